@@ -272,7 +272,7 @@ def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:
             compare.MetricTest(one.dataset, one.protocol, one.task, name, one.differences[name])
             for one in own
             for name in (known[one.task].headlines if one.task in known else ())
-            if name in one.differences and not known[one.task].metric(name).fact
+            if name in one.differences
         )
         obstacles = [f"{o.dataset} ({o.protocol}): {o.obstacle}" for o in own if o.obstacle]
         pairs.append(ModelPair(models, tests, tuple(obstacles)))

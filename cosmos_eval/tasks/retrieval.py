@@ -142,7 +142,7 @@ TASK = Task(
     metrics=(
         *_metrics("image_to_text", IMAGE_RANK, _IMAGE),
         *_metrics("text_to_image", TEXT_RANK, IMAGE_OF_TEXT),
-        Metric(_CUT_SHARE, _captions_cut, label="captions cut", higher_is_better=False, fact=True),
+        Metric(_CUT_SHARE, _captions_cut, label="captions cut", headline=True, reference=True),
     ),
     per_sample=IMAGE_RANK,
     by_image=True,

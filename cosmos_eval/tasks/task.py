@@ -56,10 +56,10 @@ class Metric:
     `estimate` is a pure function of what the task's `derive` returns. Its kind of estimate decides
     how interval and paired test are made; None says that these samples have no such metric. Tables
     show `headline` metrics and `primary` ones, which decide a comparison of models, under `label`.
-    A `fact` says how a number came about: it is shown where it is not 0, and never ranked.
     A name that ends with `*` stands for several metrics: `members` gives what the samples have in
     its place, of which `estimate` gets one beside the samples. A `reference` is what others are
-    read beside, such as the chance level: it has no interval, is not ranked and not compared.
+    read beside, such as the chance level: it has no interval, is not ranked and not compared, and
+    tables leave out a column of it that is 0.
     """
 
     name: str
@@ -69,14 +69,13 @@ class Metric:
     label: str = ""
     headline: bool = False
     primary: bool = False
-    fact: bool = False
     reference: bool = False
     members: Callable[[Derived], Sequence[str]] | None = None
 
     @property
     def is_ranked(self) -> bool:
         """Whether models are ranked by it."""
-        return not (self.fact or self.reference or self.unit == "unknown")
+        return not (self.reference or self.unit == "unknown")
 
     @property
     def factor(self) -> int:
@@ -164,8 +163,7 @@ class Task:
     @property
     def headlines(self) -> Mapping[str, str]:
         """The titles of the metrics that tables show."""
-        shown = (m for m in self.metrics if m.headline or m.primary or m.fact)
-        return {metric.name: metric.label or metric.name for metric in shown}
+        return {m.name: m.label or m.name for m in self.metrics if m.headline or m.primary}
 
     def metric(self, name: str) -> Metric:
         """The metric of a name; one that is not known is a fraction."""

@@ -132,7 +132,8 @@ def examine(
             notes.append(f"{where}: not in the baseline: {', '.join(new)}")
     if baseline.schema_version == 1:
         notes.append(f"{path} is of version 1 and has no hash of itself: write it with --update")
-    total = sum(len(entry.metrics) for entry in baseline.results)  # also those not compared
+    names = ((entry.setting["task"], n) for entry in baseline.results for n in entry.metrics)
+    total = sum(not metric_of(*name).reference for name in names)  # also those not compared
     decided = tuple(decide(findings, baseline.tolerance, total))
     return Report(path, decided, tuple(found), tuple(notes), baseline.tolerance)
 

@@ -22,7 +22,7 @@ _MEANINGS = {
     "delta": "Signed: percentage points above what its authors published.",
     "partial": "Not ranked: results of a part of the samples only.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
-    "cut": "Captions cut: the share that did not fit the model's context; not ranked.",
+    "cut": "Captions cut: the share that did not fit the model's context.",
     "unknown": "Not ranked, and not in percent: metrics of a task that is not installed.",
 }
 
@@ -106,8 +106,8 @@ def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
 
 
 def columns_of(entry: Entry) -> list[Column]:
-    """Return the columns of an entry's numbers, without facts that are 0; tasks that are not
-    installed here come last."""
+    """Return the columns of an entry's numbers, without references that are 0; tasks that are
+    not installed here come last."""
     order = list(known_tasks())
     installed = entry.task in order
     task = order.index(entry.task) if installed else len(order)
@@ -116,7 +116,7 @@ def columns_of(entry: Entry) -> list[Column]:
         Column(task, entry.dataset, position if installed else 0, metric, title)
         for position, (metric, title) in enumerate(headlines_of(entry).items())
         if metric in entry.metrics
-        and (entry.metrics[metric] or not metric_of(entry.task, metric).fact)
+        and (entry.metrics[metric] or not metric_of(entry.task, metric).reference)
     ]
 
 
@@ -148,7 +148,7 @@ def _notes(
         "delta": any(cell.delta for cell in cells),
         "partial": any(entry.partial for entry in entries),
         "unverified": any(e.source == "unverified" and e.stored is None for e in entries),
-        "cut": any(metric_of(e.task, m).fact and e.metrics[m] for e in entries for m in e.metrics),
+        "cut": any(entry.metrics.get("captions_cut") for entry in entries),
         "unknown": any(entry.task not in known_tasks() for entry in entries),
     }
     results = [entry.stored for entry in entries if entry.stored is not None]
