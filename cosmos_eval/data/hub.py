@@ -67,11 +67,17 @@ def fetch_texts(protocol: Protocol) -> Path:
         return Path(_snapshot(protocol, ["*.txt"]))
 
 
-def etag_of(protocol: Protocol, file: str) -> str:
-    """Return what the hub identifies a file's content by. Raises UsageError."""
+def archives_of(protocol: Protocol, folder: Path) -> dict[str, str]:
+    """Return what the hub identifies the contents of the archives by that nshards.txt in `folder`
+    counts, by their names. Raises UsageError for those that the repository lacks."""
+    counted = [str(path.relative_to(folder)) for path in numbered_archives(folder / "test")]
     with _reported(protocol):
-        url = client.hf_hub_url(filename=file, **_repository(protocol))
-        return str(client.get_hf_file_metadata(url).etag)
+        listed = [*client.HfApi().list_repo_tree(path_in_repo="test", **_repository(protocol))]
+    files = {one.path: one for one in listed if isinstance(one, client.hf_api.RepoFile)}
+    for name in (name for name in counted if name not in files):
+        where = f"{protocol.dataset}: {protocol.repository}{_at(protocol)}"
+        raise UsageError(f"{where} counts {len(counted)} archives, and lacks {name}")
+    return {name: getattr(files[name].lfs, "sha256", files[name].blob_id) for name in counted}
 
 
 def fetch_file(protocol: Protocol, file: str, folder: Path | None = None) -> Path:

@@ -7,7 +7,7 @@ hashes of images. It is cached by the ETag, so that another run fetches only wha
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ def stream(
     ON_DISK archives lie in a temporary folder, or `options.download` keeps all of them in the
     client's cache. Raises UsageError for whatever is wrong with an archive or the whole set."""
     texts = hub.fetch_texts(protocol)
-    files = [str(one.relative_to(texts)) for one in sources.numbered_archives(texts / "test")]
+    files = hub.archives_of(protocol, texts)
     keys: list[bytes] = []
     contents: dict[int, sources.ImageContent] = {}
     inputs = embed.image_inputs(encoder, contents, keys, options)
@@ -94,7 +94,7 @@ class _Stream:
     progress: OnProgress
     open_data: Callable[[Any, RunOptions], Any]
     root: Path
-    files: Sequence[str]
+    files: Mapping[str, str]
     keys: list[bytes]
     contents: dict[int, sources.ImageContent]
     found: embed.Found
@@ -104,7 +104,7 @@ class _Stream:
 
     def fetch(self, file: str) -> Callable[[], _Archive]:
         """Fetch an archive that has images to encode; return the function that reads it."""
-        key = sha256(hub.etag_of(self.protocol, file).encode()).digest()
+        key = sha256(self.files[file].encode()).digest()
         folder = None if self.options.download else self.root.with_name("hub")
         for _, arrays in self.indices.find([key], self._report) if folder else ():
             (self.root / file).write_bytes(zlib.decompress(arrays["index"].tobytes()))
@@ -170,7 +170,7 @@ class _Stream:
 
 @contextmanager
 def in_order(
-    files: Sequence[str], fetch: Callable[[str], Callable[[], Read]]
+    files: Collection[str], fetch: Callable[[str], Callable[[], Read]]
 ) -> Iterator[Iterator[Read]]:
     """Give an iterator over the results of the functions that `fetch` returns, of which it calls
     each in a second thread. No more than ON_DISK files are ahead of the reader or with it. Threads

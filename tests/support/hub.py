@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Literal
 
+_CHUNK = 1 << 16  # bytes sent at once
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Trouble = Literal["cut", "short", "changed", "gated"] | int
 """`cut`: every connection breaks after half of what was asked for, or at once where it goes on from
@@ -28,7 +31,8 @@ its owner has not granted access. A number: this status."""
 @dataclass
 class Hub:
     """`files` by REPOSITORY/FILE; `trouble` by the same names; `requests` of files as METHOD NAME;
-    `tags` of every repository, all of which are COMMIT. `on_request` is called first."""
+    `tags` of every repository, all of which are COMMIT. `on_request` is called before an answer,
+    whose body is sent at `bytes_per_second`."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
@@ -36,6 +40,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     on_request: Callable[[str], object] = str
+    bytes_per_second: float = math.inf
 
 
 @contextmanager
@@ -51,6 +56,14 @@ def serving() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _listed(name: str, content: bytes) -> dict[str, object]:
+    """What a hub says of a file, and of a large one where it is stored."""
+    lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    found = {"type": "file", "path": name, "size": len(content)}
+    found["oid"] = hashlib.sha1(content).hexdigest()
+    return {**found, "lfs": lfs} if name.endswith(".tar") else found
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -79,9 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _describe(self) -> None:
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         asked = re.fullmatch(
-            r"/api/(?:models|(datasets))/([^/]+/[^/]+)/(revision|tree)/([^/?]+)(\?.*)?", self.path
+            r"/api/(?:models|(datasets))/([^/]+/[^/]+)/(revision|tree)/([^/?]+)/?([^?]*)(\?.*)?",
+            self.path,
         )
-        kind, repository, what, revision = asked.groups()[:4] if asked else ("", "", "", "")
+        kind, repository, what, revision, folder = asked.groups()[:5] if asked else [""] * 5
         start = f"{kind}/{repository}/" if kind else f"{repository}/"
         files = {k.removeprefix(start): v for k, v in hub.files.items() if k.startswith(start)}
         if not asked:  # what a hub may lack
@@ -91,11 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif revision not in ("main", COMMIT, *hub.tags):
             self._refuse(404, {"X-Error-Code": "RevisionNotFound"})
         else:
-            oids = {name: hashlib.sha1(content).hexdigest() for name, content in files.items()}
-            listed = [
-                {"type": "file", "path": name, "size": len(files[name]), "oid": oid}
-                for name, oid in oids.items()
-            ]
+            listed = [_listed(name, files[name]) for name in files if name.startswith(folder)]
             info = {"id": repository, "sha": COMMIT}
             self._send(json.dumps(listed if what == "tree" else info).encode(), None)
 
@@ -126,4 +136,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(half if trouble == "cut" else body)
+            self._write(half if trouble == "cut" else body)
+
+    def _write(self, body: bytes) -> None:
+        rate: float = self.server.hub.bytes_per_second  # type: ignore[attr-defined]
+        begun = time.monotonic()
+        for start in range(0, len(body), _CHUNK):
+            self.wfile.write(body[start : start + _CHUNK])
+            time.sleep(max(0.0, begun + (start + _CHUNK) / rate - time.monotonic()))
