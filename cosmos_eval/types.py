@@ -500,8 +500,9 @@ class RunOptions:
 
     def streams(self, protocol: Protocol) -> bool:
         """Tell whether a set is measured while its archives are fetched."""
-        archives = protocol.repository is not None and not getattr(protocol, "annotations", "")
-        return self.stream and archives
+        return self.stream and bool(
+            protocol.repository and not getattr(protocol, "annotations", "")
+        )
 
 
 class CaptionWord(NamedTuple):

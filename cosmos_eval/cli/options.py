@@ -69,9 +69,7 @@ DataRoot = Annotated[str | None, option("DIR", "Folder of downloaded data sets."
 Download = Annotated[
     bool, flag("--download", "Fetch classification sets missing in --data-root, and wds/ sets.")
 ]
-Stream = Annotated[
-    bool, flag("--stream", "Measure wds/ sets as they arrive; --download keeps them.")
-]
+Stream = Annotated[bool, flag("--stream", "Measure wds/ sets on arrival; --download keeps them.")]
 Limit = Annotated[int | None, Option(min=1, help="Only the first N samples; the result is marked.")]
 KeepGoing = Annotated[bool, flag("--keep-going", "Continue after a failure; the status is then 1.")]
 Executor = Annotated[types.Executor, Option(help="Run here, on a Ray cluster, or as SLURM jobs.")]

@@ -28,7 +28,7 @@ def dataset_folder(protocol: Protocol) -> Path:
     name is the commit. Raises UsageError where it is missing or lacks files."""
     where = f"{protocol.dataset}: {protocol.repository}{_at(protocol)}"
     try:
-        folder = Path(_snapshot(protocol, local_files_only=True))
+        folder = Path(_snapshot(protocol, offline=True))
     except errors.LocalEntryNotFoundError as error:
         raise UsageError(
             f"{where} is not, or not completely, in {constants.HF_HUB_CACHE}: --download fetches it"
@@ -58,7 +58,7 @@ def fetch_dataset(protocol: Protocol) -> None:
     with _reported(protocol):
         folder = Path(_snapshot(protocol))
     for path in sorted(folder.rglob("*")):
-        _require_intact(protocol, path, f"remove {path.resolve()} and use --download again")
+        require_intact(protocol, path, f"remove {path.resolve()} and use --download again")
 
 
 def fetch_texts(protocol: Protocol) -> Path:
@@ -81,15 +81,12 @@ def archives_of(protocol: Protocol, folder: Path) -> dict[str, str]:
 
 
 def fetch_file(protocol: Protocol, file: str, folder: Path | None = None) -> Path:
-    """Return the path of a file in the client's cache, or else in a cache at `folder`, after a
-    download and a check of its SHA-256. Raises UsageError."""
+    """Return the path of a file in the client's cache, else fetch it to one at `folder`."""
     where = {"filename": file, **_repository(protocol)}
     if isinstance(client.try_to_load_from_cache(**where), str):
         folder = None
     with _reported(protocol):
-        path = Path(client.hf_hub_download(**where, cache_dir=folder))
-    _require_intact(protocol, path, "run again")
-    return path
+        return Path(client.hf_hub_download(**where, cache_dir=folder))
 
 
 @contextmanager
@@ -103,8 +100,8 @@ def _reported(protocol: Protocol) -> Iterator[None]:
         ) from error
 
 
-def _require_intact(protocol: Protocol, path: Path, remedy: str) -> None:
-    # The client names a file of the cache after its ETag, a SHA-256 of what is large.
+def require_intact(protocol: Protocol, path: Path, remedy: str) -> None:
+    """Raise UsageError for a large file of the cache that is not named after its SHA-256."""
     expected = path.resolve().name
     if len(expected) == _SHA256_DIGITS and file_sha256(path) != expected:
         raise UsageError(
@@ -112,21 +109,18 @@ def _require_intact(protocol: Protocol, path: Path, remedy: str) -> None:
         )
 
 
-def _snapshot(
-    protocol: Protocol, files: Sequence[str] = _FILES, *, local_files_only: bool = False
-) -> str:
+def _snapshot(protocol: Protocol, files: Sequence[str] = _FILES, *, offline: bool = False) -> str:
     with quiet():
         return snapshot_download(
             **_repository(protocol),
             allow_patterns=list(files),
             ignore_patterns=["train/*"],
-            local_files_only=local_files_only,
+            local_files_only=offline,
         )
 
 
 def _repository(protocol: Protocol) -> dict[str, Any]:
-    repository, revision = protocol.repository, protocol.revision
-    return {"repo_id": repository, "repo_type": "dataset", "revision": revision}
+    return {"repo_id": protocol.repository, "repo_type": "dataset", "revision": protocol.revision}
 
 
 def _at(protocol: Protocol) -> str:

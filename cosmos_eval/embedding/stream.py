@@ -1,8 +1,8 @@
 """Embed the images of a webdataset of the hub while its archives arrive.
 
-A thread fetches one archive after the other, another hashes the images of the one before, which
-are encoded in the shards of a downloaded set. What is left is its index: labels, captions and
-hashes of images. It is cached by the ETag, so that another run fetches only what it encodes."""
+A thread fetches one archive after the other, another hashes images, which are encoded in the shards
+of a downloaded set. The index of an archive is left: labels, captions and hashes of images. It is
+cached by the archive's ETag, so that another run fetches only archives with images to encode."""
 
 import re
 import shutil
@@ -114,6 +114,8 @@ class _Stream:
         return partial(self._read, file, key, hub.fetch_file(self.protocol, file, folder))
 
     def _read(self, file: str, key: bytes, path: Path) -> _Archive:
+        kept = "" if path.is_relative_to(self.root.parent) else f"remove {path.resolve()} and "
+        hub.require_intact(self.protocol, path, f"{kept}run again")
         images = sources.write_index(path, self.root / file)
         content = zlib.compress((self.root / file).read_bytes())
         self.indices.add([key], {"index": np.frombuffer(content, np.uint8)})
@@ -172,9 +174,8 @@ class _Stream:
 def in_order(
     files: Collection[str], fetch: Callable[[str], Callable[[], Read]]
 ) -> Iterator[Iterator[Read]]:
-    """Give an iterator over the results of the functions that `fetch` returns, of which it calls
-    each in a second thread. No more than ON_DISK files are ahead of the reader or with it. Threads
-    end with the process, also within a fetch, which cannot be stopped."""
+    """Give an iterator over results of the functions that `fetch` returns; a second thread calls
+    them. At most ON_DISK files are fetched and not read. The process may end within a fetch."""
     fetched: list[Future[Callable[[], Read]]] = [Future() for _ in files]
     results: list[Future[Read]] = [Future() for _ in files]
     places = Semaphore(ON_DISK)
