@@ -75,10 +75,12 @@ def test_the_worst_group_solved_by_hand(name: str, measured: Any) -> None:
     ],
 )
 def test_what_lies_beside_images_is_also_streamed(name, classes, beside, hub, command):
-    files = [shard_of(("red", beside), ("blue", beside)) for _ in range(4)]
+    files = [shard_of(("red", beside), (f"#00{i}0ff", beside)) for i in range(4)]
     put(hub, f"datasets/{find_known(name).repository}", padded(NAMES, classes), *files)
     run = ("run", "--dataset", name, "--model", MODEL, "--partial", "--json")
-    (streamed,) = json.loads(command(*run, "--stream", "--no-cache").out)
+    ended = command(*run, "--stream", "--no-cache")
+    assert ended.status == 0, ended.err
+    (streamed,) = json.loads(ended.out)
     (fetched,) = json.loads(command(*run, "--download", "--output", "fetched").out)
     assert streamed["metrics"] == fetched["metrics"]
     assert streamed["provenance"]["hashes"] == fetched["provenance"]["hashes"]
