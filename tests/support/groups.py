@@ -1,0 +1,129 @@
+"""Simulated trainings of two methods that are equally good, and how often tests find a difference.
+
+Studies draw images and trainings anew. An image has a difficulty, and is easier for one method; a
+training is better or worse by its seed; what it gets right is then drawn for each image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t
+
+from cosmos_eval.stats.estimates import Estimate, FunctionOfSums, Proportion, Values
+from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
+from cosmos_eval.stats.segmentation import Areas, mean_iou
+
+CLASSES = 10
+
+
+class Design(NamedTuple):
+    """Studies of k trainings of A and B on n images, whose seeds change the expected value by a
+    standard deviation of `sd` (as a fraction): normally, or with a long tail (`skewed`). `metric`
+    is accuracy or mIoU, of which sd is that of the share of pixels found."""
+
+    k: tuple[int, int]
+    n: int
+    sd: tuple[float, float]
+    skewed: bool = False
+    metric: str = "accuracy"
+    difference: float = 0.0
+
+
+class Rejected(NamedTuple):
+    """Shares of studies in which the true difference lay outside the 95% interval: of the groups,
+    of the same trainings with an error by images alone, and of one training each."""
+
+    groups: float
+    images_alone: float
+    one_each: float
+
+
+def rejected(design: Design, studies: int, seed: int = 0) -> Rejected:
+    """Simulate; without a difference the shares are type I errors."""
+    rng, k = np.random.default_rng(seed), design.k[0]
+    found = []
+    for _ in range(studies):
+        values, covariance, n = _moments(trainings(design, rng))
+        of_groups = group_difference(values[:k], values[k:], covariance, n)
+        pick = np.array([0, k])
+        of_one = group_difference(*values[pick, None], covariance[np.ix_(pick, pick)], n)
+        low, high = of_groups.interval()[:2]
+        found.append(
+            (
+                not low <= design.difference <= high,
+                _is_outside(of_groups, design.difference),
+                _is_outside(of_one, design.difference),
+            )
+        )
+    return Rejected(*np.mean(found, axis=0).tolist())
+
+
+def _is_outside(found: GroupDifference, true: float) -> bool:
+    half = t.ppf(0.975, found.units - 1) * found.image_error
+    return bool(abs(found.difference - true) > half)
+
+
+def rejected_splits(estimates: Sequence[Estimate]) -> float:
+    """Return in which share of all splits of one method's trainings into two halves, which differ
+    by chance alone, the test finds a difference."""
+    values, covariance, n = _moments(estimates)
+    found = []
+    for half in combinations(range(len(values)), len(values) // 2):
+        order = np.array([*half, *(one for one in range(len(values)) if one not in half)])
+        both = np.split(values[order], [len(half)])
+        difference = group_difference(*both, covariance[np.ix_(order, order)], n)
+        found.append(difference.p_value <= 0.05)
+    return float(np.mean(found))
+
+
+def _moments(estimates: Iterable[Estimate]) -> tuple[Values, Values, int]:
+    several = list(estimates)
+    found = image_covariance(several)
+    assert found is not None
+    return np.array([one.value for one in several]), *found
+
+
+def trainings(design: Design, rng: np.random.Generator) -> list[Estimate]:
+    """Draw the trainings of A, then those of B."""
+    draw = _areas if design.metric == "mIoU" else _hits
+    return draw(_expected(design, rng), rng)
+
+
+def _expected(design: Design, rng: np.random.Generator) -> Values:
+    """Draw how probably trainings get images right (S, n); on average 0.54."""
+    image = 0.15 + 0.7 * rng.beta(0.5, 0.4, design.n)
+    parts = []
+    for k, sd, sign in zip(design.k, design.sd, (1, -1), strict=True):
+        tail = rng.exponential(1, (k, 1)) - 1 if design.skewed else rng.standard_normal((k, 1))
+        method = rng.uniform(-0.05, 0.05, design.n) + sign * design.difference / 2
+        parts.append(image + method + sd * tail)
+    return np.clip(np.concatenate(parts), 0, 1)
+
+
+def _hits(expected: Values, rng: np.random.Generator) -> list[Estimate]:
+    return [Proportion(hits) for hits in rng.random(expected.shape) < expected]
+
+
+def _areas(expected: Values, rng: np.random.Generator) -> list[Estimate]:
+    """Classes are in 50% to 2% of the images; all are seen where they are not in 10%."""
+    n = expected.shape[1]
+    labelled = _pixels(rng, (n, CLASSES), np.geomspace(0.5, 0.02, CLASSES), 1000)
+    found = []
+    for quality in expected:
+        intersection = rng.binomial(labelled, quality[:, None])
+        wrong = _pixels(rng, (n, CLASSES), 0.1, 100)
+        areas = Areas(intersection, labelled, intersection + wrong)
+        found.append(FunctionOfSums(areas, mean_iou))
+    return found
+
+
+def _pixels(
+    rng: np.random.Generator, shape: tuple[int, int], presence: Values | float, mean: float
+) -> NDArray[np.int64]:
+    pixels = rng.exponential(mean, shape).astype(np.int64)
+    return np.where(rng.random(shape) < presence, pixels, 0)
