@@ -83,7 +83,8 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
 def find_known(name: str, family: str | None = None) -> Protocol:
     """Return a known data set, a webdataset also as NAME@REVISION; None: its usual family. Raises
     UsageError with nearest names."""
-    known = [*named_protocols(), *set_names()]
+    usual = named_protocols()
+    known = [*usual, *set_names()]
     plain, at, revision = name.partition("@")
     if plain not in known or (at and (not revision or plain not in WEBDATASETS)):
         raise UsageError(
@@ -93,7 +94,7 @@ def find_known(name: str, family: str | None = None) -> Protocol:
     families = known_families(plain)
     if family not in (None, *families):
         raise UsageError(f"{plain} has no protocol {family!r}; it has: {', '.join(families)}")
-    found = families[family or next(iter(families))]
+    found = usual.get(plain) or read_set(plain) if family is None else families[family]
     return replace(found, dataset=name, revision=revision) if at else found
 
 
