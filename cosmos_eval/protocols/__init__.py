@@ -83,8 +83,7 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
 def find_known(name: str, family: str | None = None) -> Protocol:
     """Return a known data set, a webdataset also as NAME@REVISION; None: its usual family. Raises
     UsageError with nearest names."""
-    usual = named_protocols()
-    known = [*usual, *set_names()]
+    known = [*named_protocols(), *set_names()]
     plain, at, revision = name.partition("@")
     if plain not in known or (at and (not revision or plain not in WEBDATASETS)):
         raise UsageError(
@@ -94,7 +93,7 @@ def find_known(name: str, family: str | None = None) -> Protocol:
     families = known_families(plain)
     if family not in (None, *families):
         raise UsageError(f"{plain} has no protocol {family!r}; it has: {', '.join(families)}")
-    found = usual.get(plain) or read_set(plain) if family is None else families[family]
+    found = families[family or next(iter(families))]
     return replace(found, dataset=name, revision=revision) if at else found
 
 
