@@ -500,9 +500,8 @@ class RunOptions:
 
     def streams(self, protocol: Protocol) -> bool:
         """Tell whether a set is measured while its archives are fetched."""
-        return self.stream and bool(
-            protocol.repository and not getattr(protocol, "annotations", "")
-        )
+        listed = getattr(protocol, "annotations", "")
+        return self.stream and protocol.repository is not None and not listed
 
 
 class CaptionWord(NamedTuple):

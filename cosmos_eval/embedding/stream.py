@@ -44,6 +44,7 @@ def stream(
     """Return the data of a set as a task's `open_data` does, with `EmbeddedImage`s. No more than
     ON_DISK archives lie in a temporary folder, or `options.download` keeps all of them in the
     client's cache. Raises UsageError for whatever is wrong with an archive or the whole set."""
+    disable_progress_bars()  # of the hub's client: this package draws its own
     texts = hub.fetch_texts(protocol)
     files = hub.archives_of(protocol, texts)
     keys: list[bytes] = []
@@ -56,7 +57,6 @@ def stream(
     try:
         folder = TemporaryDirectory(prefix="cosmos-eval-", ignore_cleanup_errors=True)
         with hub.quiet(), folder as name:
-            disable_progress_bars()  # another program draws some
             root = Path(name, "set")
             shutil.copytree(texts, root, ignore=shutil.ignore_patterns("*.tar"))
             of_set = protocol, options, progress, open_data, root, files
