@@ -206,7 +206,7 @@ def watched(folder: Path) -> Iterator[list[int]]:
 
     def watch() -> None:
         while not ended.wait(0.01):
-            counts.append(sum(1 for _ in folder.glob("*/hub/*/blobs/[0-9a-f]*")))
+            counts.append(sum(1 for _ in folder.glob("*/hub-*/*/blobs/[0-9a-f]*")))
 
     thread = Thread(target=watch)
     thread.start()

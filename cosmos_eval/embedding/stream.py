@@ -69,19 +69,18 @@ def stream(
             return data._replace(images=tuple(images))
     except UsageError as error:
         # A file of the temporary folder is called as on the hub.
-        own = rf"{re.escape(name)}/(set|hub/[^/]+/snapshots/[^/]+)"
+        own = rf"{re.escape(name)}/(set|hub-[^/]+/[^/]+/snapshots/[^/]+)"
         raise UsageError(re.sub(own, str(protocol.repository), str(error))) from error
     except OSError as error:
         raise UsageError(f"{protocol.dataset}: {hub.reason(error)}") from error
 
 
 class _Archive(NamedTuple):
-    """Images, their SHA-256s and what of their features is cached; all are without `path`."""
+    """Images, their SHA-256s and what of their features is cached."""
 
     images: Sequence[sources.ArchiveMember]
     keys: Sequence[bytes]
     found: embed.Found
-    path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class _Stream:
     def fetch(self, file: str) -> Callable[[], _Archive]:
         """Fetch an archive that has images to encode; return the function that reads it."""
         key = sha256(self.files[file].encode()).digest()
-        folder = None if self.options.download else self.root.with_name("hub")
+        folder = None if self.options.download else self.root.with_name(f"hub-{Path(file).stem}")
         for _, arrays in self.indices.find([key], self._report) if folder else ():
             (self.root / file).write_bytes(zlib.decompress(arrays["index"].tobytes()))
             archive = self._indexed(file)
@@ -119,7 +118,7 @@ class _Stream:
         images = sources.write_index(path, self.root / file)
         content = zlib.compress((self.root / file).read_bytes())
         self.indices.add([key], {"index": np.frombuffer(content, np.uint8)})
-        return self._indexed(file)._replace(images=images, path=path)
+        return self._indexed(file)._replace(images=images)
 
     def _indexed(self, file: str) -> _Archive:
         images = [sample.image() for sample in sources.open_archives([self.root / file])]
@@ -165,9 +164,7 @@ class _Stream:
                     self.contents[len(met) - 1] = sources.ImageContent(image.name, image.read())
                 self.keys.append(key)
                 yield len(met) - 1
-            if archive.path is not None and archive.path.is_relative_to(self.root.parent):
-                archive.path.resolve().unlink()
-                archive.path.unlink(missing_ok=True)  # a link to it
+            shutil.rmtree(self.root.with_name(f"hub-{number}"), ignore_errors=True)
 
 
 @contextmanager
