@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Weights = Literal["teacher", "student"]
-Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip", "proxy"]
+Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip", "proxy", "crossmodal"]
 Precision = Literal["fp32", "amp", "bf16", "fp16"]
 """Of models with float32 weights; autocast, `amp`: to float16 on CUDA, bfloat16 on a CPU."""
 Executor = Literal["local", "ray", "slurm"]
@@ -23,8 +23,18 @@ ScoredPairs = int | Literal["all"] | None
 """Of a protocol: how many pairs a query has whose scores replace products of embeddings."""
 Sentences = Literal["each", "joined"] | None
 """Of a protocol: whether every sentence of a caption is a caption, or they are joined again."""
-MapKind = Literal["cross-attention", "text-to-patch similarity"]
-"""What a map over an image shows; only models with a cross-attention module have the first."""
+MapKind = Literal[
+    "cross-attention",
+    "log ratio to the empty text",
+    "log ratio to the mean over texts",
+    "values of cross-attention",
+    "text-to-patch similarity",
+]
+"""What a map over an image shows; only models with a cross-attention module have all but the last.
+cosmos_eval.models.maps has the formulas."""
+MapName = Literal["cross-attention", "empty-ratio", "texts-ratio", "values", "similarity"]
+MAPS: Mapping[MapName, MapKind] = dict(zip(get_args(MapName), get_args(MapKind), strict=True))
+"""The kinds by their short names, as options and protocols have them."""
 # fmt: off
 SelectionLayout = Literal[
     "items", "pairs", "sugarcrepe", "mmvp", "aro", "svo", "valse", "whatsup", "coco-spatial",
@@ -325,10 +335,11 @@ class SegmentationProtocol(LabelMapProtocol):
 class LocalisationProtocol(LabelMapProtocol):
     """How much of the map of a class's name falls on the class, in images with label maps.
 
-    `map` is the kind of map of all models; None: cross-attention where a model has it. Similarities
-    become a distribution by a softmax over the patches, times `scale`. A thing is small below the
-    fraction `small` of the image and large from `large` on: COCO's 32 x 32 and 96 x 96 pixels
-    (pycocotools, cocoeval.py) of usually 640 x 480. A class 0 named `background` is no thing."""
+    `map` is the kind of map of all models; None: values of cross-attention, or similarity where a
+    model has none. All but cross-attention become a distribution by a softmax over the patches,
+    cosines times `scale`. A thing is small below the fraction `small` of the image and large from
+    `large` on: COCO's 32 x 32 and 96 x 96 pixels (pycocotools, cocoeval.py) of usually 640 x 480.
+    A class 0 named `background` is no thing."""
 
     map: MapKind | None = None
     small: float = 32**2 / (640 * 480)

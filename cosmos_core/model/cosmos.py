@@ -48,6 +48,11 @@ class CrossAttentionPooler(nn.Module):
         q, k, _ = self._heads(queries, self.keys(tokens))
         return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
 
+    def values(self, keys: Tensor) -> Tensor:
+        """Return what `pool` would if all weight were on one token, of every token: `keys` (B, N,
+        2D) -> W_o v + b_o, (B, N, D)."""
+        return self.attn.out_proj(keys.chunk(2, dim=-1)[1])
+
     def _heads(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B, heads, V, d), and keys and values (B, heads, N, d)."""
         heads = self.attn.num_heads
@@ -108,6 +113,13 @@ class Cosmos(MultiViewCLIP):
         keys = self.image_token_mapping(self.image_tokens([images], keep=len(images)).tokens)
         queries = texts.expand(len(images), -1, -1)
         return self.visual.attn_cross_pool.weights(queries, keys).unflatten(-1, grid)
+
+    def patch_values(self, images: Tensor) -> Tensor:
+        """Return the values of `visual.attn_cross_pool` in the space of features, not normalised:
+        images (B, 3, H, W) -> (B, h, w, D). What a text pools is a mean of them per head."""
+        patch = self.visual.patch_size
+        grid = tuple(side // size for side, size in zip(images.shape[2:], patch, strict=True))
+        return self.visual.attn_cross_pool.values(self.image_parts(images)[1]).unflatten(1, grid)
 
     def token_attention(self, texts: Tensor, images: Tensor) -> Tensor:
         """Return the weights of `text_attn_cross_pool`; they sum to 1 over S tokens and padding.

@@ -8,7 +8,7 @@ from typer import Argument, Option
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import option, output_file
 from cosmos_eval.cli.output import print_json, print_notes, print_records, print_written
-from cosmos_eval.types import RunOptions
+from cosmos_eval.types import MapName, RunOptions
 
 
 def attend(
@@ -35,8 +35,11 @@ def attend(
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
     kind: Annotated[
-        Literal["cross-attention", "similarity", "both"] | None,
-        Option(help="What maps show. Default: cross-attention where a model has it."),
+        Literal[MapName, "both"] | None,
+        Option(
+            help="What maps show; both: cross-attention and similarity. Default: values of "
+            "cross-attention, or similarity where a model has none."
+        ),
     ] = None,
     heads: Annotated[
         Literal["mean", "each"],

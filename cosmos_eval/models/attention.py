@@ -8,6 +8,7 @@ clearclip ClearCLIP, arXiv:2407.12442  weights softmax(qq'), neither residual no
 naclip    NACLIP, arXiv:2404.08181     weights softmax(kk' + w), neither residual nor MLP
 proxy     ProxyCLIP, arXiv:2408.04883  weights of another encoder's patches (`proxy_weights`),
                                        neither residual nor MLP
+crossmodal: the values of COSMOS's cross-attention after the block as trained (models/cosmos.py).
 All products of q and k are divided by sqrt(head width). q and k are those that the block
 multiplies: after its norms and rotations (RoPE). The heads, the output projection and whatever the
 block has between them are kept: norms, gates, scales of the heads and of the branch.

@@ -12,6 +12,7 @@ import open_clip
 from open_clip.tokenizer import SimpleTokenizer, basic_clean, whitespace_clean
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
+from torch.nn import functional as F
 
 import cosmos_core
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
@@ -20,10 +21,18 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.dense import whole_patches
 from cosmos_eval.models.encoder import Parts, run, run_parts
 from cosmos_eval.models.hub import fetch
 from cosmos_eval.models.specs import RELEASED, local_weights
-from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError
+from cosmos_eval.types import (
+    Attention,
+    CaptionWord,
+    EncoderInfo,
+    ModelSpec,
+    Precision,
+    UsageError,
+)
 
 _CONNECTING = ("-", "'", ".", "_")  # marks that make one word of what is at both sides
 
@@ -52,6 +61,14 @@ class CosmosEncoder(ClipEncoder):
 
     pair_score = "mean cosine of image, text and cross-modal features"
     openclip_tokenizer: SimpleTokenizer
+
+    def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
+        """With attention `crossmodal`, the values of the image's pooler, W_o v + b_o, instead of
+        the last block's patches."""
+        if attention != "crossmodal":
+            return super().encode_patches(images, attention)
+        whole = whole_patches(images, self.patch_size)
+        return F.normalize(run(self.info, self.model.patch_values, whole), dim=-1)
 
     def words(self, text: str) -> list[CaptionWord]:
         return words_of(self.openclip_tokenizer, text)

@@ -83,6 +83,11 @@ def _guided(tower: Tower, x: Tensor, grid_hw: Grid, features: Tensor | None) -> 
 
 def _run_as(tower: Tower, x: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:
     """Run the last block with another form of attention."""
+    if attention == "crossmodal":
+        raise UsageError(
+            "--attention crossmodal reads the values of COSMOS's cross-attention, which this model "
+            "lacks: choose a COSMOS model or another form"
+        )
     with Mixing(attention, tower.prefix, grid_hw) as mixing:
         mixed = tower.branches[0](x) if tower.branches else x
     if not tower.branches or mixing.calls != 1:

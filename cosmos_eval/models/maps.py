@@ -1,4 +1,15 @@
 """Attention between an image and texts: one number per patch of the image, or per word of the text.
+
+Kinds of maps of a text over patches n, with a(text) the weights of cross-attention of a head and
+t(text) the normalised feature of a text:
+cross-attention                   a(text)
+log ratio to the empty text       log a("") - log a(text)
+log ratio to the mean over texts  mean over all texts of log a - log a(text)
+values of cross-attention         v . (t(text) - mean over all texts of t), of one text v . t(text);
+                                  v is W_o v_n + b_o of the image's pooler, normalised
+text-to-patch similarity          p . t(text), with p the embedding of the patch
+Ratios have this sign since a text takes attention away from what it names (docs/attention.md).
+
 Shapes: B images, T texts, h x w patches, H x W pixels, D embedding, L positions of the context."""
 
 from collections.abc import Sequence
@@ -16,19 +27,25 @@ from cosmos_eval.models.encoder import (
     require_finite,
     to_device,
 )
-from cosmos_eval.types import Attention, CaptionWord, MapKind, UsageError
+from cosmos_eval.types import MAPS, Attention, CaptionWord, MapKind, UsageError
 
 # The longer side in units of the shorter one. A tower costs the square of its patches, and
 # positions far beyond those of training say little, so a longer image is squeezed to this.
 LONGEST = 4
 
+EMPTY_RATIO, TEXTS_RATIO, VALUES = MAPS["empty-ratio"], MAPS["texts-ratio"], MAPS["values"]
+SIMILARITY = MAPS["similarity"]
+OF_WEIGHTS = (MAPS["cross-attention"], EMPTY_RATIO, TEXTS_RATIO)
+"""Kinds that have heads and are asked with features that are not normalised."""
+
 
 def usual_kind(encoder: Encoder) -> MapKind:
-    """Return cross-attention where the model has it, else similarity; UsageError for neither."""
+    """Return the values of cross-attention where the model has it, else similarity; UsageError for
+    neither. Chosen on training scenes by benchmarks/localisation_table.py."""
     if isinstance(encoder, CrossAttentionEncoder):
-        return "cross-attention"
+        return VALUES
     with_patches(encoder)
-    return "text-to-patch similarity"
+    return SIMILARITY
 
 
 def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
@@ -61,11 +78,12 @@ def heatmaps(
     attention: Attention = "csa",
 ) -> Tensor:
     """Images (B, 3, H, W) and texts -> (B, T, heads, h, w) float32 on the CPU: weights that sum to
-    1 over h x w, or the cosines of texts with patches of a last block of the form `attention`, as
-    one head. Raises UsageError for a kind that the model lacks, and for maps not finite."""
-    crossed = kind == "cross-attention"
-    encode = with_cross_attention(encoder).text_queries if crossed else encoder.encode_text
-    features = encode(encoder.tokenize(texts))
+    1 over h x w, log ratios of weights, or cosines as one head; patches of similarity are those of
+    a last block of the form `attention`. Raises UsageError for a kind that the model lacks or that
+    needs several texts, and for maps not finite."""
+    of_weights = kind in OF_WEIGHTS
+    encode = with_cross_attention(encoder).text_queries if of_weights else encoder.encode_text
+    features = encode(encoder.tokenize([*texts, ""] if kind == EMPTY_RATIO else texts))
     maps = heatmaps_of_features(encoder, images, features, kind, attention).cpu()
     require_finite(maps, encoder.info, lambda index: f"image {index + 1} and its texts")
     return maps
@@ -74,13 +92,28 @@ def heatmaps(
 def heatmaps_of_features(
     encoder: Encoder, images: Tensor, features: Tensor, kind: MapKind, attention: Attention = "csa"
 ) -> Tensor:
-    """Compute `heatmaps` from features of texts (T, D), normalised but for cross-attention; they
-    are on the CPU or the model's device."""
-    if kind == "cross-attention":
-        return with_cross_attention(encoder).patch_attention(images, features).transpose(1, 2)
+    """Compute `heatmaps` from features of texts (T, D), normalised but for OF_WEIGHTS, and for
+    EMPTY_RATIO with that of the empty text as the last; on the CPU or the model's device."""
+    if kind in OF_WEIGHTS:
+        weights = with_cross_attention(encoder).patch_attention(images, features).transpose(1, 2)
+        return weights if kind == "cross-attention" else _log_ratios(weights, kind)
     images = to_device(images, encoder.info.device)
-    patches = with_patches(encoder).encode_patches(images, attention)
+    if kind == VALUES:
+        patches = with_cross_attention(encoder).encode_patches(images, "crossmodal")
+        features = features - features.mean(0) if len(features) > 1 else features
+    else:
+        patches = with_patches(encoder).encode_patches(images, attention)
     return torch.einsum("bhwd,td->bthw", patches, features.to(patches.device))[:, :, None]
+
+
+def _log_ratios(weights: Tensor, kind: MapKind) -> Tensor:
+    """Weights (B, T, heads, h, w) -> log ratios of the same shape, or of T - 1 texts."""
+    logs = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()  # a weight may underflow
+    if kind == EMPTY_RATIO:
+        return logs[:, -1:] - logs[:, :-1]
+    if logs.shape[1] < 2:
+        raise UsageError(f"a {kind} needs at least two texts: name what else the image may show")
+    return logs.mean(1, keepdim=True) - logs
 
 
 def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseEncoder:

@@ -15,12 +15,13 @@ write many names of several words without the space; this is kept, as it changes
 
 Only numbers of one family can be compared with each other. Two families measure localisation, with
 prompts of `fixed-names`; no published numbers of them are known. `localisation` takes each model's
-own map, `localisation-similarity` the similarity of text and patches of all models."""
+own map, `localisation-KIND` one kind of map of all models that have it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from cosmos_eval.types import MAPS as MAP_KINDS
 from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, MapKind, SegmentationProtocol
 
 _GUIDE = "https://mmsegmentation.readthedocs.io/en/latest/user_guides/2_dataset_prepare.html"
@@ -291,7 +292,7 @@ LOCALISATION = "localisation"
 
 MAPS: Mapping[str, MapKind | None] = {
     LOCALISATION: None,
-    f"{LOCALISATION}-similarity": "text-to-patch similarity",
+    **{f"{LOCALISATION}-{name}": kind for name, kind in MAP_KINDS.items()},
 }
 """The kind of map of each family; None: the model's own."""
 

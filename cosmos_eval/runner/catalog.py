@@ -7,7 +7,7 @@ from typing import Any
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import described_sets, known_families, named_protocols
 from cosmos_eval.tasks import known_tasks, packages_of, task_of
-from cosmos_eval.types import Suite, UsageError, base_family
+from cosmos_eval.types import MAPS, Suite, UsageError, base_family
 
 Record = dict[str, str]
 
@@ -29,7 +29,7 @@ FAMILIES = {
     "open-vocabulary": "itself: settings of `cosmos` on sets that its code does not have",
     "mess": "MESS, arXiv 2306.15521: its sets, class names and mean IoU",
     "localisation": "itself: attention mass and pointing of every model's own maps",
-    "localisation-similarity": "itself: the same of text-to-patch similarity, of all models",
+    **{f"localisation-{name}": f"itself: the same of maps: {kind}" for name, kind in MAPS.items()},
     "sugarcrepe": "SugarCrepe, arXiv 2306.14610, and CLIP Benchmark's sugar_crepe",
     "winoground": "Winoground, arXiv 2204.03162, and CLIP Benchmark's winoground",
     "mmvp": "MMVP-VLM, arXiv 2401.06209",

@@ -16,7 +16,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.maps import heatmaps, scaled, upsample, usual_kind, whole_image, whole_size
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import MAPS, UsageError
 
 PARITY = Path(__file__).parents[1] / "parity"
 TEXTS = ["a photo of a dog", "grass", "two red cups on a table"]
@@ -37,11 +37,11 @@ def test_kinds_that_models_have(
     cosmos: ClipEncoder, tiny_encoder: ClipEncoder, tiny_archs: dict[str, str]
 ) -> None:
     resnet = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny-resnet']}/random"))
-    assert usual_kind(cosmos) == "cross-attention"
+    assert usual_kind(cosmos) == "values of cross-attention"
     assert usual_kind(tiny_encoder) == "text-to-patch similarity"
     with pytest.raises(UsageError, match=r"tiny-resnet/random has no patches"):
         usual_kind(resnet)
-    for kind in ("cross-attention", "text-to-patch similarity"):
+    for kind in MAPS.values():
         with pytest.raises(UsageError, match=r"has no (patches|cross-attention)"):
             heatmaps(resnet, torch.zeros(1, 3, 32, 32), TEXTS, kind=kind)
 
@@ -60,6 +60,44 @@ def test_weights_are_those_of_torch(cosmos: ClipEncoder) -> None:
     torch.testing.assert_close(weights.flatten(3), each.transpose(1, 2), rtol=0, atol=1e-6)
     _, mean = pooler.attn(queries, keys, keys, need_weights=True)
     torch.testing.assert_close(weights.mean(2).flatten(2), mean, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_ratios_and_values_by_torch(cosmos: ClipEncoder) -> None:
+    """Of log weights of `nn.MultiheadAttention`, and of its outputs where a patch is alone."""
+    images = torch.stack([whole_image(cosmos, noise(224, 336)), torch.randn(3, 224, 336)])
+    model = cosmos.model
+    attn, pooler = model.visual.attn_cross_pool.attn, model.visual.attn_cross_pool
+    keys = pooler.ln_k(model.image_token_mapping(model.image_tokens([images], keep=2).tokens))
+    texts = model.encode_text(cosmos.tokenize([*TEXTS, ""]))
+    queries = pooler.ln_q(texts).expand(2, -1, -1)
+    _, each = attn(queries, keys, keys, need_weights=True, average_attn_weights=False)
+    logs = each.log().unflatten(3, (14, 21))
+    ratios = heatmaps(cosmos, images, TEXTS, kind="log ratio to the empty text")
+    assert ratios.shape == (2, 3, 8, 14, 21)
+    for text in range(3):
+        torch.testing.assert_close(
+            ratios[:, text], logs[:, :, 3] - logs[:, :, text], atol=1e-5, rtol=0
+        )
+    ratios = heatmaps(cosmos, images, TEXTS, kind="log ratio to the mean over texts")
+    for text in range(3):
+        mean = (logs[:, :, 0] + logs[:, :, 1] + logs[:, :, 2]) / 3
+        torch.testing.assert_close(ratios[:, text], mean - logs[:, :, text], atol=1e-5, rtol=0)
+    alone = keys.reshape(-1, 1, 32)
+    values = F.normalize(attn(alone, alone, alone)[0].view(2, 14, 21, 32), dim=-1)
+    units = F.normalize(texts[:3], dim=-1)
+    maps = heatmaps(cosmos, images, TEXTS, kind="values of cross-attention")
+    (one,) = heatmaps(cosmos, images[:1], TEXTS[:1], kind="values of cross-attention")
+    torch.testing.assert_close(one[0, 0], values[0] @ units[0], atol=1e-6, rtol=0)
+    assert maps.shape == (2, 3, 1, 14, 21)
+    for text in range(3):
+        cosines = values @ units[text] - (values @ units.T).mean(-1)
+        torch.testing.assert_close(maps[:, text, 0], cosines, atol=1e-6, rtol=0)
+
+
+def test_one_text_has_no_mean_over_texts(cosmos: ClipEncoder) -> None:
+    with pytest.raises(UsageError, match="the mean over texts needs at least two texts: name"):
+        heatmaps(cosmos, torch.zeros(1, 3, 32, 32), TEXTS[:1], kind=MAPS["texts-ratio"])
 
 
 def test_similarities_are_cosines(tiny_encoder: ClipEncoder) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cosmos_eval.types import Attention
 
-FORMS = tuple(form for form in get_args(Attention) if form != "proxy")
-"""Of a tower alone: `proxy` needs another encoder."""
+FORMS = tuple(form for form in get_args(Attention) if form not in ("proxy", "crossmodal"))
+"""Of a tower alone: `proxy` needs another encoder, `crossmodal` COSMOS's cross-attention."""
 
 
 def gaussian(rows: int, columns: int, prefix: int = 1) -> Tensor:

@@ -16,7 +16,7 @@ from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.report import write_file
 from cosmos_eval.report.attention import compute, describe, figure
 from cosmos_eval.results.text import html_templates
-from cosmos_eval.types import Attention, ModelSpec, Precision, UsageError, Weights
+from cosmos_eval.types import Attention, MapName, ModelSpec, Precision, UsageError, Weights
 
 
 def attend(
@@ -24,7 +24,7 @@ def attend(
     text: str,
     model: str = "scenes-cosmos",
     *,
-    kind: compute.Kind | None = None,
+    kind: MapName | None = None,
     heads: compute.Heads = "mean",
     attention: Attention | None = None,
     arch: str | None = None,
@@ -35,8 +35,8 @@ def attend(
 ) -> compute.Look:
     """Return the attention of a model on an image, given a text, and on the text, given the image.
 
-    Each of the result's views, one or one per head, has `map` (h, w), the weights or cosines of the
-    patches, and `caption`, the shares of words, padding, start and end of text (None for
+    Each of the result's views, one or one per head, has `map` (h, w), the values of the patches by
+    `kind`, and `caption`, the shares of words, padding, start and end of text (None for
     similarity). `out` also draws them to a file. Raises UsageError for bad input.
     """
     options = compute.AttendOptions(

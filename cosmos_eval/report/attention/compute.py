@@ -20,19 +20,25 @@ from cosmos_eval.data.readers import FileError, MissingFileError, read_text
 from cosmos_eval.data.sources import ImageArray, ImageSource, ShownImage, as_shown, decoded
 from cosmos_eval.models import load_encoder, maps
 from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder
-from cosmos_eval.types import Attention, EncoderInfo, MapKind, ModelSpec, Precision, UsageError
+from cosmos_eval.types import (
+    MAPS,
+    Attention,
+    EncoderInfo,
+    MapKind,
+    MapName,
+    ModelSpec,
+    Precision,
+    UsageError,
+)
 
 _COLUMNS = ("image", "text")
-_SIMILARITY: MapKind = "text-to-patch similarity"
 _KINDS: dict[str | None, tuple[MapKind, ...]] = {
-    "cross-attention": ("cross-attention",),
-    "similarity": (_SIMILARITY,),
-    "both": ("cross-attention", _SIMILARITY),
+    **{name: (kind,) for name, kind in MAPS.items()},
+    "both": (MAPS["cross-attention"], maps.SIMILARITY),
 }
 # Longest side of a row's picture in pixels, twice that of the largest panel.
 _PICTURE = 680
 
-Kind = Literal["cross-attention", "similarity"]
 Heads = Literal["mean", "each"]
 Level = Literal["low", "middle", "high"]
 
@@ -48,7 +54,7 @@ class Pair(NamedTuple):
 class AttendOptions(NamedTuple):
     """How maps are computed."""
 
-    kind: Kind | Literal["both"] | None = None  # the usual kind of each model
+    kind: MapName | Literal["both"] | None = None  # the usual kind of each model
     heads: Heads = "mean"
     attention: Attention | None = None  # the form of the last block for similarity, csa if None
     device: str = "auto"
@@ -88,7 +94,8 @@ class CaptionShares(NamedTuple):
 
 
 class View(NamedTuple):
-    """The map (h, w) of one head or of the mean of all: weights that sum to 1, or cosines."""
+    """The map (h, w) of one head or of the mean of all: weights that sum to 1, or their log ratios;
+    of a kind without heads cosines."""
 
     head: str
     map: NDArray[np.float32]
@@ -214,12 +221,14 @@ def _looks_of_model(
 ) -> list[list[Look]]:
     encoder = load_encoder(spec, device=own_device(options.device), precision=options.precision)
     usual = maps.usual_kind(encoder)
-    # Every model with cross-attention can show similarity as well.
-    kinds = [kind for kind in _KINDS.get(options.kind, (usual,)) if kind in (usual, _SIMILARITY)]
+    crossed = isinstance(encoder, CrossAttentionEncoder)
+    asked = _KINDS.get(options.kind, (usual,))
+    kinds = [kind for kind in asked if crossed or kind == maps.SIMILARITY]
     if not kinds:
         raise UsageError(f"{encoder.info.spec} has no cross-attention; leave --kind out")
-    if options.heads == "each" and "cross-attention" not in kinds:
-        raise UsageError(f"{spec.text}: similarity has no heads; leave --heads out")
+    if options.heads == "each" and not {*kinds} & {*maps.OF_WEIGHTS}:
+        other = "add --kind cross-attention or " if crossed else ""
+        raise UsageError(f"{spec.text}: maps of {kinds[0]} have no heads; {other}leave --heads out")
     looks: list[list[Look]] = []
     for _, group in groupby(pairs, key=attrgetter("name")):
         _, sources, texts = zip(*group, strict=True)
@@ -242,7 +251,7 @@ def looks_at_image(
     attention = options.attention or "csa"
     values = maps.heatmaps(encoder, images, texts, kind=kind, attention=attention)[0]
     look = partial(Look, encoder.info, maps.usual_kind(encoder), kind)
-    if kind != "cross-attention":
+    if kind == maps.SIMILARITY:
         return [look(attention, (View("", one[0].numpy(), None),)) for one in values]
     assert isinstance(encoder, CrossAttentionEncoder)  # or it would have no such maps
     word_maps = maps.wordmaps(encoder, images, texts)
@@ -257,12 +266,13 @@ def looks_at_image(
 def _views(
     values: Tensor, words: maps.WordMap, context: int, options: AttendOptions
 ) -> tuple[View, ...]:
-    """Return the views of one text's maps (heads, h, w), each or their mean."""
+    """Return the views of one text's maps (heads, h, w), each or their mean; words of a map without
+    heads are weighed by the mean of all."""
     others = torch.stack([words.start, words.end, words.padding], -1)
     shares = torch.cat([words.shares, others], -1)[0]
     names = [f"head {number + 1}" for number in range(len(values))]
-    if options.heads == "mean":
-        names = [f"mean of {len(values)} heads"]
+    if options.heads == "mean" or len(values) < len(shares):
+        names = [f"mean of {len(values)} heads" if len(values) > 1 else ""]
         values, shares = values.mean(0, keepdim=True), shares.mean(0, keepdim=True)
     return tuple(
         View(name, one.numpy(), _caption(words, share, context))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cosmos_eval.models.maps import LONGEST
+from cosmos_eval.models.maps import LONGEST, SIMILARITY, VALUES
 from cosmos_eval.report.attention.compute import CaptionShares, Level, Look, Row, View
 
 FAMILY = "DejaVu Sans"
@@ -40,9 +40,7 @@ def printable(text: str) -> str:
 
 def title(look: Look) -> str:
     """Name what a map shows, and whether it stands in for the cross-attention of other models."""
-    if look.kind == "cross-attention" or look.usual != look.kind:
-        return look.kind
-    return _SUBSTITUTE
+    return _SUBSTITUTE if look.kind == look.usual == SIMILARITY else look.kind
 
 
 def percent(share: float) -> str:
@@ -51,7 +49,7 @@ def percent(share: float) -> str:
 
 
 def value_text(look: Look, value: float) -> str:
-    """Format a value of a map: a share of the weight, or a cosine."""
+    """Format a value of a map: a share of the weight, log ratio, dot product or cosine."""
     if look.kind == "cross-attention":
         return percent(value)
     return f"{round(value, 3) + 0.0:.3f}"  # never -0.000
@@ -71,7 +69,8 @@ def range_line(look: Look, view: View) -> str:
     """State the values behind 0 and 1 of a map, and that of every patch if all were equal."""
     low, high = (value_text(look, float(end)) for end in (view.map.min(), view.map.max()))
     if look.kind != "cross-attention":
-        return f"cosine {low} to {high}"
+        unit = {SIMILARITY: "cosine", VALUES: "dot product"}.get(look.kind, "log ratio")
+        return f"{unit} {low} to {high}"
     return f"{low} to {high} a patch, even: {percent(1 / view.map.size)}"
 
 
@@ -117,7 +116,7 @@ def _model_line(look: Look) -> str:
     parts = [info.spec, weights, *([info.weights] if info.weights else []), info.precision]
     views = look.views
     heads = views[0].head if len(views) == 1 else f"each of {len(views)} heads"
-    how = f" with the last block {look.attention}" if look.attention else f", {heads}"
+    how = f" with the last block {look.attention}" if look.attention else heads and f", {heads}"
     return printable(f"{', '.join(parts)}: {look.kind}{how}")
 
 

@@ -48,11 +48,11 @@ def measure_data(
     attention = options.attention or protocol.attention
     kind = protocol.map or maps.usual_kind(encoder)
     with_patches = partial(maps.with_patches, attention=attention)
-    require = maps.with_cross_attention if kind == "cross-attention" else with_patches
-    if kind == "cross-attention" and attention == "proxy":
+    require = with_patches if kind == maps.SIMILARITY else maps.with_cross_attention
+    if kind != maps.SIMILARITY and attention == "proxy":
         raise types.UsageError(
             "--attention proxy changes text-to-patch similarity alone, and this model's maps are "
-            "of cross-attention: name a data set and --protocol localisation-similarity"
+            f"of {kind}: name a data set and --protocol localisation-similarity"
         )
     dense: DenseEncoder = options.distributed.synchronized(lambda: require(encoder))
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
@@ -199,12 +199,17 @@ def _make_maps(
     """Return what maps images (B, 3, H, W) to maps of all classes (B, C, h, w) float64, of sum 1.
 
     The map of a class is the mean over its names and heads: of the weights of cross-attention, or
-    of the cosines, then their softmax over patches. A name's feature is the mean over templates.
+    of log ratios or cosines, then their softmax over patches. A name's feature is the mean over
+    templates.
     """
     names = [name for synonyms in protocol.queries for name in synonyms]
-    crossed = kind == "cross-attention"
-    encode = maps.with_cross_attention(encoder).text_queries if crossed else None
+    of_weights = kind in maps.OF_WEIGHTS
+    encode = maps.with_cross_attention(encoder).text_queries if of_weights else None
     features = prompt_embeddings(encoder, names, protocol.templates, options, progress, encode)
+    if kind == maps.EMPTY_RATIO:
+        empty = prompt_embeddings(encoder, [""], ("{}",), options, progress, encode)
+        features = np.concatenate([features, empty])
+    scale = 1.0 if of_weights else protocol.scale
     queries = to_device(torch.from_numpy(features), encoder.info.device)
     means = [torch.full((len(some), 1), 1 / len(some)).double() for some in protocol.queries]
     weights = to_device(torch.block_diag(*means).T, encoder.info.device)
@@ -213,6 +218,8 @@ def _make_maps(
     def class_maps(images: Tensor) -> Tensor:
         found = maps.heatmaps_of_features(encoder, images, queries, kind=kind, attention=attention)
         mean = torch.einsum("cq,bqhw->bchw", weights, found.double().mean(dim=2))
-        return mean if crossed else (protocol.scale * mean).flatten(2).softmax(-1).view_as(mean)
+        if kind == "cross-attention":
+            return mean
+        return (scale * mean).flatten(2).softmax(-1).view_as(mean)
 
     return class_maps

@@ -54,6 +54,21 @@ def test_patches_that_texts_look_at(model: cosmos_core.Cosmos) -> None:
 
 
 @torch.no_grad()
+def test_values_are_what_a_patch_alone_would_give(model: cosmos_core.Cosmos) -> None:
+    """By torch's own module, of one key; and what a text pools where a head sees all alike."""
+    images = torch.randn(2, 3, 30, 48, dtype=torch.float64)
+    values = model.patch_values(images)
+    assert values.shape == (2, 3, 6, 32)
+    pooler = model.visual.attn_cross_pool
+    keys = pooler.ln_k(model.image_token_mapping(model.image_tokens([images], keep=2).tokens))
+    alone = keys.flatten(0, 1)[:, None]
+    expected = pooler.attn(torch.randn_like(alone), alone, alone, need_weights=False)[0]
+    torch.testing.assert_close(values.reshape(-1, 1, 32), expected, rtol=0, atol=1e-12)
+    several = torch.cat([model.patch_values(one[None]) for one in images])
+    torch.testing.assert_close(values, several, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
 def test_tokens_that_images_look_at(model: cosmos_core.Cosmos) -> None:
     queries = model.encode_image(torch.randn(2, 3, 32, 32, dtype=torch.float64))
     weights = model.token_attention(texts(), queries)

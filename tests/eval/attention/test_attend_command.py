@@ -43,8 +43,8 @@ def test_a_png_and_what_is_printed(command, photo: Path) -> None:
     ended = command("attend", photo, "--text", "a large red ball [bold] on grass")
     assert (ended.status, ended.err) == (0, "wrote attention.png\n")
     assert size_of("attention.png")[0] == 1.5 * (340 * 2 + 12 + 2 * 20)
-    assert re.search(r"photo.png .*\[bold\].* scenes-cosmos .* cross-attention", ended.out)
-    assert re.search(r"mean of 8 heads +\d+\.\d% +\d+, \d+ +\d+\.\d%", ended.out)
+    shown = r"photo.png .*\[bold\].* scenes-cosmos .* values of cross-attention +"
+    assert re.search(rf"{shown}0\.\d{{3}} +\d+, \d+ +\d+\.\d%", ended.out)
     words = re.findall(r"^ +(\S+) +(\d+\.\d)% +$", ended.out, re.M)
     assert " ".join(word for word, _ in words) == "a large red ball [ bold ] on grass"
 
@@ -58,19 +58,41 @@ def test_json_holds_every_number(command, photo: Path) -> None:
     assert [row["text"] for row in document] == list(texts)
     cosmos, clip = document[0]["looks"]
     (head,) = cosmos["heads"]
-    weights = [value for line in head["map"] for value in line]
+    values = [value for line in head["map"] for value in line]
     assert (len(head["map"]), len(head["map"][0])) == (8, 12)
-    assert sum(weights) == pytest.approx(1, abs=1e-5)
-    assert head["peak"]["value"] == max(weights)
+    assert head["peak"]["value"] == max(values)
     caption = head["caption"]
     total = sum(word["share"] for word in caption["words"])
     assert total + caption["start"] + caption["end"] + caption["padding"] == pytest.approx(1)
     assert [word["text"] for word in caption["words"]] == ["a", "red", "ball"]
     assert {word["level"] for word in caption["words"]} <= {"low", "middle", "high"}
-    assert cosmos["shown_as"] == "cross-attention"
+    assert cosmos["shown_as"] == "values of cross-attention"
     assert clip["shown_as"] == "text-to-patch similarity (this model has no cross-attention)"
     assert clip["heads"][0]["caption"] is None
     assert len(clip["weights_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "title", "value"),
+    [
+        ("cross-attention", "cross-attention", r"\d\.\d% to \d+\.\d% a patch, even: 1\.0%"),
+        ("empty-ratio", "log ratio to the empty text", r"log ratio -?\d\.\d{3} to \d\.\d{3}"),
+        ("texts-ratio", "log ratio to the mean over texts", r"log ratio -\d\.\d{3} to \d\.\d{3}"),
+        ("values", "values of cross-attention", r"dot product -\d\.\d{3} to -?\d\.\d{3}"),
+        ("similarity", "text-to-patch similarity", r"cosine -?\d\.\d{3} to \d\.\d{3}"),
+    ],
+)
+def test_every_kind_is_named_where_it_is_drawn(
+    kind: str, title: str, value: str, command, photo: Path
+) -> None:
+    texts = ("--text", "a red ball", "--text", "grass")
+    ended = command("attend", photo, *texts, "--kind", kind, "--out", "a.svg", "--json")
+    assert ended.status == 0, ended.err
+    assert {row["looks"][0]["kind"] for row in json.loads(ended.out)} == {title}
+    shown = [text.text or "" for text in ET.parse("a.svg").getroot().iter(f"{SVG}text")]
+    assert title in shown
+    assert re.search(value, " ".join(shown))
+    assert any(re.search(rf"fp32: {title}(,| with|$)", text) for text in shown)
 
 
 def test_svg_is_xml_with_text_and_images(command, photo: Path) -> None:
@@ -112,7 +134,8 @@ def test_html_stays_text(command, photo: Path) -> None:
 
 
 def test_html_lets_one_choose_the_head(command, photo: Path) -> None:
-    command("attend", photo, "--text", "a dog", "--heads", "each", "--out", "a.html")
+    heads = ("--kind", "cross-attention", "--heads", "each")
+    command("attend", photo, "--text", "a dog", *heads, "--out", "a.html")
     page = Page(Path("a.html").read_text("utf-8"))
     heads = [f"head {number}" for number in range(1, 9)]
     assert page.values("data-head") == heads * 2  # maps, then captions
@@ -158,7 +181,7 @@ BAD = [
     (("photo.png", "--text", "x", "--out", "photo.png"), "is the image itself"),
     (("photo.png", "--text", "x", "--out", "folder.png"), "is a folder"),
     (("photo.png", "--text", "x", "--out", "rows.csv/o.png"), "cannot write rows.csv/o.png"),
-    (("photo.png", "--text", "x", "--model", "scenes-clip", "--heads", "each"), "has no heads"),
+    (("photo.png", "--text", "x", "--model", "scenes-clip", "--heads", "each"), "have no heads"),
     (("photo.png", "--text", "x", *("--model", "scenes-clip") * 2), "scenes-clip is given twice"),
 ]
 

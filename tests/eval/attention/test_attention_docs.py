@@ -41,7 +41,7 @@ def test_python_example(command, photo: Path, capsys: pytest.CaptureFixture[str]
     photo.rename("my-photo.jpg")
     (block,) = blocks(PAGE, "python")
     exec(compile(block, "attention.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("cross-attention (8, 12) [('a', ")
+    assert capsys.readouterr().out.startswith("values of cross-attention (8, 12) [('a', ")
     assert Path("attention.png").exists()
 
 

@@ -16,7 +16,7 @@ from cosmos_eval.models.maps import whole_image
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.report.attention import draw
 from cosmos_eval.report.attention.compute import AttendOptions, Look, read_pairs
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import MAPS, UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"
 COSMOS = f"cosmos:{PARITY / 'checkpoint.pt'}"
@@ -50,7 +50,7 @@ def torch_weights(photo: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_weights_of_the_mean_are_those_of_torch(photo: Path) -> None:
-    look = attend(photo)
+    look = attend(photo, kind="cross-attention")
     (view,) = look.views
     over_patches, over_tokens = (weights.mean(0).numpy() for weights in torch_weights(photo))
     expected = "cross-attention", "mean of 8 heads", (14, 21)
@@ -73,7 +73,7 @@ def test_weights_of_the_mean_are_those_of_torch(photo: Path) -> None:
 
 
 def test_heads_one_by_one(photo: Path) -> None:
-    look = attend(photo, heads="each")
+    look = attend(photo, kind="cross-attention", heads="each")
     over_patches, over_tokens = torch_weights(photo)
     assert [view.head for view in look.views] == [f"head {n}" for n in range(1, 9)]
     for view, patches, tokens in zip(look.views, over_patches, over_tokens, strict=True):
@@ -150,20 +150,50 @@ def test_images_of_any_size_and_mode(
 
 def test_texts_of_one_image_are_as_one_by_one(photo: Path) -> None:
     texts = ["a red ball", "grass", "a small blue boat on the left"]
-    specs = [parse_model_spec("scenes-cosmos")]
-    rows = draw(read_pairs(photo, texts, None), specs, AttendOptions(), None)
+    specs, options = [parse_model_spec("scenes-cosmos")], AttendOptions(kind="cross-attention")
+    rows = draw(read_pairs(photo, texts, None), specs, options, None)
     assert [row.text for row in rows] == texts
     for row in rows:
-        alone = cosmos_eval.attend(photo, row.text)
+        alone = cosmos_eval.attend(photo, row.text, kind="cross-attention")
         np.testing.assert_allclose(row.looks[0].views[0].map, alone.views[0].map, atol=1e-6)
         assert row.size == (90, 60)
+
+
+def test_values_of_several_texts_are_compared_with_each_other(photo: Path) -> None:
+    texts = ["a red ball", "grass", "a small blue boat on the left"]
+    specs = [parse_model_spec("scenes-cosmos")]
+    rows = draw(read_pairs(photo, texts, None), specs, AttendOptions(), None)
+    together = [row.looks[0].views[0].map for row in rows]
+    alone = [cosmos_eval.attend(photo, text).views[0].map for text in texts]
+    mean = np.mean(alone, axis=0)
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one, other - mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["empty-ratio", "texts-ratio"])
+def test_heads_of_ratios(photo: Path, kind: str) -> None:
+    specs, pairs = [parse_model_spec("scenes-cosmos")], read_pairs(photo, ["a dog", "grass"], None)
+    (mean,), (each,) = (
+        draw(pairs, specs, AttendOptions(kind=kind, heads=heads), None)[0].looks
+        for heads in ("mean", "each")
+    )
+    assert mean.kind == each.kind == MAPS[kind]
+    heads = np.stack([view.map for view in each.views])
+    (view,) = mean.views
+    np.testing.assert_allclose(view.map, heads.mean(0), atol=1e-5)
+    assert view.map.min() < 0 < view.map.max()
+    assert view.caption is not None
+    assert view.caption.words[0].text == "a"
 
 
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
         ("scenes-clip", {"kind": "cross-attention"}, "has no cross-attention; leave --kind"),
-        ("scenes-clip", {"heads": "each"}, "similarity has no heads; leave --heads out"),
+        ("scenes-clip", {"kind": "values"}, "has no cross-attention; leave --kind"),
+        ("scenes-clip", {"heads": "each"}, "similarity have no heads; leave --heads out"),
+        ("scenes-cosmos", {"heads": "each"}, "have no heads; add --kind cross-attention or leave"),
+        ("scenes-cosmos", {"kind": "texts-ratio"}, "needs at least two texts"),
         ("scenes-cosmos", {"attention": "csa"}, "add --kind similarity"),
     ],
 )

@@ -113,4 +113,11 @@ def test_only_models_with_the_module_have_cross_attention() -> None:
     over_patches = cosmos.patch_attention(images, cosmos.text_queries(tokens))
     over_tokens = cosmos.token_attention(tokens, cosmos.image_queries(images))
     torch.testing.assert_close(over_patches.sum((3, 4)), torch.ones(2, 8, 3))
+    assert cosmos.encode_patches(images[..., :60], "crossmodal").shape[:3] == (2, 8, 7)
+    with pytest.raises(
+        UsageError, match=r"crossmodal reads .* which this model lacks: choose a CO"
+    ):
+        clip.encode_patches(images, "crossmodal")
+    with pytest.raises(UsageError, match="smaller than one patch"):
+        cosmos.encode_patches(images[..., :7], "crossmodal")
     torch.testing.assert_close(over_tokens.sum(3), torch.ones(3, 8, 2))

@@ -52,7 +52,7 @@ def test_every_kind_is_there_of_both_models(found: Gallery) -> None:
 
 def test_cosmos_looks_at_words_as_well(found: Gallery) -> None:
     for example in found.attention:
-        assert example.kinds["scenes-cosmos"] == "cross-attention"
+        assert example.kinds["scenes-cosmos"] == "values of cross-attention"
         assert example.kinds["scenes-clip"] == "text-to-patch similarity"
         (words,) = example.words.values()
         spelled = "".join(" " * word.spaced + word.text for word in words).strip()
@@ -74,8 +74,8 @@ def test_the_best_patch_is_where_the_map_is_brightest(found: Gallery) -> None:
     for example in found.attention:
         image = Image.open(root / "coco/images/test" / example.name)
         batch = encoder.transform(image.convert("RGB"))[None]
-        queries = encoder.text_queries(encoder.tokenize([example.caption]))
-        attention = encoder.patch_attention(batch, queries)[0].mean(0)[0]
+        (text,) = encoder.encode_text(encoder.tokenize([example.caption]))
+        attention = encoder.encode_patches(batch, "crossmodal")[0] @ text
         row, column = divmod(int(attention.argmax()), attention.shape[1])
         drawn = pixels(example.maps["scenes-cosmos"])[..., 3].astype(int)
         y, x = np.unravel_index(drawn.argmax(), drawn.shape)

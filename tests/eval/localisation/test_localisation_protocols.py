@@ -58,10 +58,11 @@ def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff():
     assert np.mean(np.array(stuff) >= protocol.large) > 0.99
 
 
-def test_both_families_are_in_the_suite_of_scenes():
+def test_families_that_all_models_have_are_in_the_suite_of_scenes():
     listed = [p for p in read_suite("scenes").protocols if task_of(p) == "loc"]
     assert [(p.dataset, p.family) for p in listed] == [
-        ("scenes-loc", family) for family in segmentation.MAPS
+        ("scenes-loc", "localisation"),
+        ("scenes-loc", "localisation-similarity"),
     ]
     assert len({TASK.image_pass(p, RunOptions(), None) for p in listed}) == 2
 
@@ -105,7 +106,7 @@ def test_a_users_file(tmp_path):
         (f"{OWN}window: 224", "unknown key `window`; nearest known: "),
         (
             f"{OWN}map: attention",
-            "`map` must be 'cross-attention' or 'text-to-patch similarity', n",
+            "`map` must be 'cross-attention', 'log ratio to the empty text', .*, n",
         ),
         (f"{OWN}small: tiny", "`small` must be a finite number .*, not 'tiny'"),
         ("kind: loc\nimages: i\nmasks: m", "`classes` must list the class names"),

@@ -16,7 +16,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.models.maps import heatmaps, whole_image
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks.localisation import TASK, check, measure
-from cosmos_eval.types import Measurement, RunOptions, UsageError, no_progress
+from cosmos_eval.types import MAPS, Measurement, RunOptions, UsageError, no_progress
 
 OPTIONS = RunOptions(workers=0)
 
@@ -30,28 +30,44 @@ def measured(encoder, protocol, options=OPTIONS) -> Measurement:
 def plain_maps(encoder, image, protocol, kind) -> np.ndarray:
     """The map of every class, name by name and template by template."""
     pixels = whole_image(encoder, image)[None]
+
+    def weights(query):
+        return encoder.patch_attention(pixels, query[None])[0, :, 0]
+
+    found = {}
+    for name in [name for names in protocol.queries for name in names]:
+        tokens = encoder.tokenize([one.replace("{}", name) for one in protocol.templates])
+        found[name] = plain_map(encoder, pixels, tokens, kind, weights, protocol.attention)
+    if kind in ("log ratio to the mean over texts", "values of cross-attention"):
+        mean = torch.stack([*found.values()]).mean(dim=0)
+        sign = -1 if "ratio" in kind else 1
+        found = {name: sign * (one - mean) for name, one in found.items()}
     maps = []
     for names in protocol.queries:
-        of_names = []
-        for name in names:
-            prompts = [template.replace("{}", name) for template in protocol.templates]
-            tokens = encoder.tokenize(prompts)
-            if kind == "cross-attention":
-                query = encoder.text_queries(tokens).mean(dim=0, keepdim=True)
-                weights = encoder.patch_attention(pixels, query)[0, :, 0]
-                of_names.append(weights.mean(dim=0))
-            else:
-                feature = encoder.encode_text(tokens).mean(dim=0)
-                patches = encoder.encode_patches(pixels, protocol.attention)[0]
-                of_names.append(patches @ (feature / feature.norm()))
-        mean = torch.stack(of_names).mean(dim=0).double()
+        mean = torch.stack([found[name] for name in names]).mean(dim=0).double()
         if kind != "cross-attention":
-            mean = (protocol.scale * mean).exp() / (protocol.scale * mean).exp().sum()
+            scale = 1 if "ratio" in kind else protocol.scale
+            mean = (scale * mean).exp() / (scale * mean).exp().sum()
         maps.append(mean.numpy())
     return np.stack(maps)
 
 
-@pytest.mark.parametrize("kind", ["cross-attention", "text-to-patch similarity"])
+def plain_map(encoder, pixels, tokens, kind, weights, form) -> torch.Tensor:
+    """The map (h, w) of the templates of one name, not compared with other names yet."""
+    if kind in ("values of cross-attention", "text-to-patch similarity"):
+        feature = encoder.encode_text(tokens).mean(dim=0)
+        form = "crossmodal" if kind == "values of cross-attention" else form
+        return encoder.encode_patches(pixels, form)[0] @ (feature / feature.norm())
+    own = weights(encoder.text_queries(tokens).mean(dim=0))
+    if kind == "cross-attention":
+        return own.mean(dim=0)
+    if kind == "log ratio to the mean over texts":
+        return own.log().mean(dim=0)
+    (empty,) = encoder.text_queries(encoder.tokenize([""]))
+    return (weights(empty).log() - own.log()).mean(dim=0)
+
+
+@pytest.mark.parametrize("kind", MAPS.values())
 def test_scores_equal_a_plain_implementation(kind, cosmos, protocol, write_set, labels, tmp_path):
     labels = {name: labels[name] for name in ("i0", "i2", "i5")}
     write_set(**labels)
@@ -94,6 +110,7 @@ def test_maps_are_those_that_heatmaps_gives(cosmos, protocol, write_set, tmp_pat
     label[:, :112] = 1
     write_set(one=label)
     plain = replace(protocol, queries=(("sky",), ("cat",), ("dog",), ("grass",)), templates=("{}",))
+    plain = replace(plain, map="cross-attention")
     found = measured(cosmos, plain)
     image = whole_image(cosmos, Image.open(tmp_path / "data/images/one.png"))[None]
     weights = heatmaps(cosmos, image, ["cat"], kind="cross-attention")[0, 0].mean(dim=0)
@@ -151,7 +168,7 @@ def test_an_image_that_is_turned_is_seen_as_its_label_map(cosmos, protocol, writ
 
 
 def test_each_model_has_its_own_kind_of_map(cosmos, tiny_encoder, protocol, labelled):
-    assert measured(cosmos, protocol).settings["map"] == "cross-attention"
+    assert measured(cosmos, protocol).settings["map"] == "values of cross-attention"
     assert measured(tiny_encoder, protocol).settings["map"] == "text-to-patch similarity"
     alike = replace(protocol, map="text-to-patch similarity")
     of_cosmos, of_clip = measured(cosmos, alike), measured(tiny_encoder, alike)
@@ -180,8 +197,9 @@ def test_the_form_of_attention_counts_for_similarity_alone(
 
 
 def test_what_a_model_lacks_is_told_in_a_line(tiny_encoder, tiny_archs, protocol, labelled):
-    with pytest.raises(UsageError, match=r"random has no cross-attention: choose a COSMOS model"):
-        measured(tiny_encoder, replace(protocol, map="cross-attention"))
+    for kind in set(MAPS.values()) - {"text-to-patch similarity"}:
+        with pytest.raises(UsageError, match=r"random has no cross-attention: choose a COSMOS"):
+            measured(tiny_encoder, replace(protocol, map=kind))
     resnet = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny-resnet']}/random"))
     for kind in (None, "text-to-patch similarity"):
         with pytest.raises(UsageError, match="no patch"):

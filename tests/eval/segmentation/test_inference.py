@@ -41,13 +41,26 @@ def test_label_maps_equal_the_plain_pipeline(
     attention, rule, encoder, protocol, queries, write_set, tmp_path
 ):
     write_set(tmp_path, SIZES)
-    protocol = replace(protocol, **rule)
-    images = images_of(protocol, tmp_path)
-    segmenter = Segmenter(encoder, queries, protocol, attention, batch_size=16)
-    predictions = list(predict(segmenter, iter(images)))
+    segmenter = Segmenter(encoder, queries, replace(protocol, **rule), attention, batch_size=16)
+    require_plain(segmenter, tmp_path)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16])
+def test_values_of_cross_attention_equal_the_plain_pipeline(
+    batch_size, cosmos, protocol, write_set, tmp_path
+):
+    write_set(tmp_path, SIZES)
+    rows = np.random.default_rng(1).normal(size=(7, 32)).astype(np.float32)
+    require_plain(Segmenter(cosmos, rows, protocol, "crossmodal", batch_size), tmp_path)
+
+
+def require_plain(segmenter, root):
+    """All but 1 pixel in 10,000 are those of the plain pipeline, one window at a time."""
+    protocol = segmenter.protocol
+    predictions = list(predict(segmenter, iter(images_of(protocol, root))))
     different = total = 0
     for name, prediction in zip(SIZES, predictions, strict=True):
-        logits = plain_query_logits(tmp_path / "images" / f"{name}.png", segmenter)
+        logits = plain_query_logits(root / "images" / f"{name}.png", segmenter)
         expected = plain_classes(logits, protocol)
         assert prediction.shape == expected.shape == SIZES[name]
         different += (prediction != expected).sum()
