@@ -1,32 +1,47 @@
-"""`python benchmarks/localisation_table.py [RESULTS]`: docs/attention.md's table of scenes-loc.
+"""`python benchmarks/localisation_table.py [RESULTS]`: docs/attention.md's tables of the scenes.
 
-A row a metric and a size, a column a model and a kind of map; percent, or a ratio, with 95%
-intervals; from stored results alone. `--kinds N` measures the kinds of maps of scenes-cosmos on N
-scenes of the training split that follow those it was trained on: the table that the usual kind was
-chosen by.
+Of scenes-loc a row a metric and a size, a column a model and a kind of map; percent, or a ratio,
+with 95% intervals. `--forms` is the table of scenes-seg by the last block's form, with the paired
+difference. Both are of stored results alone. `--train N` measures scenes-cosmos on N scenes of the
+training split that follow those it was trained on: by these the usual kind of map was chosen.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from scenes_table import cell, plain_results
 
+from cosmos_eval.protocols import find_known
 from cosmos_eval.protocols.scenes import scenes_localisation
 from cosmos_eval.protocols.segmentation import LOCALISATION
+from cosmos_eval.results.compare import paired_differences
+from cosmos_eval.results.store import read_result, read_samples
 from cosmos_eval.results.text import bounds, percent, shown_text
+from cosmos_eval.tasks import metric_of, task_for, task_of
 from cosmos_eval.types import MAPS, RunOptions, no_progress
 
+MODEL = "scenes-cosmos"
 COLUMNS = {
-    "scenes-cosmos, cross-attention": ("scenes-cosmos", "localisation"),
-    "scenes-cosmos, similarity": ("scenes-cosmos", "localisation-similarity"),
+    "scenes-cosmos, cross-attention": (MODEL, "localisation-cross-attention"),
+    "ratio to the empty text": (MODEL, "localisation-empty-ratio"),
+    "ratio to the mean over texts": (MODEL, "localisation-texts-ratio"),
+    "values": (MODEL, "localisation"),
+    "similarity": (MODEL, "localisation-similarity"),
     "scenes-clip, similarity": ("scenes-clip", "localisation-similarity"),
     "scenes-clip-long, similarity": ("scenes-clip-long", "localisation-similarity"),
 }
-SIZES = {"small": "small things", "medium": "dominant things", "large": "stuff"}
+SIZES = {
+    "": "all",
+    "_small": "small things",
+    "_medium": "dominant things",
+    "_large": "stuff",
+}
 METRICS = {
     "attention_mass": "attention mass",
     "mass_over_area": "mass / area",
@@ -34,58 +49,103 @@ METRICS = {
     "pointing_game": "pointing game",
     "AUC": "AUC",
 }
+FORMS = ("csa", "crossmodal")
+OF_FORMS = {
+    "scenes-seg": ("mIoU", "mIoU_things", "mIoU_stuff"),
+    "scenes-seg-small": ("mIoU", "mIoU_things"),
+}
 
 
 def table(results: str) -> str:
-    """The table in Markdown."""
+    """The table of localisation in Markdown."""
     found = plain_results(results)
-    lines = [f"| | | {' | '.join(COLUMNS)} |", f"| --- | --- |{' --: |' * len(COLUMNS)}"]
+    rows = []
     for size, things in SIZES.items():
-        area = found.loc[(*next(iter(COLUMNS.values())), "scenes-loc", f"area_{size}")]["value"]
+        area = found.loc[(*next(iter(COLUMNS.values())), "scenes-loc", f"area{size}")]["value"]
         named = f"{things}, {percent(float(area))} of a picture"
         for metric, title in METRICS.items():
-            cells = [
-                cell(found, (*column, "scenes-loc", f"{metric}_{size}"))
-                for column in COLUMNS.values()
-            ]
-            lines.append(f"| {named} | {title} | {' | '.join(cells)} |")
+            keys = [(*column, "scenes-loc", f"{metric}{size}") for column in COLUMNS.values()]
+            rows.append([named, title, *(cell(found, key) for key in keys)])
             named = ""
-    return "\n".join(lines)
+    return markdown(["", "", *COLUMNS], rows, 2)
 
 
-def kinds(count: int) -> str:
-    """Every kind of map on scenes that neither the model's training nor the test split has."""
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int = 1) -> str:
+    """A table whose first columns are texts and whose others are numbers."""
+    head, *lines = (
+        "| " + "| ".join(f"{one} " if one else "" for one in row) + "|" for row in (header, *rows)
+    )
+    numbers = head.count("|") - 1 - texts
+    return "\n".join([head, f"|{' --- |' * texts}{' --: |' * numbers}", *lines])
+
+
+def forms(results: str) -> str:
+    """The table of segmentation in Markdown, with the paired difference over images."""
+    rows = []
+    for dataset, metrics in OF_FORMS.items():
+        stem = f"{MODEL}__{dataset}__scenes"
+        files = [Path(results, f"{stem}{end}.json") for end in ("__crossmodal", "")]
+        (b, a), samples = map(read_result, files), [read_samples(file) for file in files]
+        differences = paired_differences(b, samples[0], a, samples[1], metrics)
+        for name in metrics:
+            low, high = (100 * end for end in differences[name].interval()[:2])
+            change = f"{100 * differences[name].difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+            cells = [measured(name, "seg", row.metrics, row.intervals) for row in (a, b)]
+            rows.append([f"{dataset}, {name.replace('_', ' ')}", *cells, change])
+    return markdown(["", *FORMS, "difference"], rows)
+
+
+def measured(name: str, task: str, metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> str:
+    """A metric with its interval."""
+    metric = metric_of(task, name)
+    return f"{shown_text(metric, metrics[name])} {bounds(metric, intervals[name])}"
+
+
+def train(count: int) -> Iterator[str]:
+    """Yield the tables of maps and of forms on scenes that are of no training and no test."""
     from cosmos_core.data.scenes import TRAIN
     from cosmos_core.data.scenes.layouts import write_layouts
     from cosmos_core.recipes.scenes import TRAIN_SCENES
     from cosmos_eval.models import load_encoder
     from cosmos_eval.models.specs import parse_model_spec
-    from cosmos_eval.tasks import metric_of
-    from cosmos_eval.tasks.localisation import measure
 
-    encoder = load_encoder(parse_model_spec("scenes-cosmos"))
-    pointing = [f"pointing_game_{size}" for size in SIZES]
-    metrics = [metric_of("loc", m) for m in ("attention_mass", "AUC", "pointing_game", *pointing)]
-    titles = ["attention mass", "AUC", "pointing game", *SIZES.values()]
-    lines = [f"| map | {' | '.join(titles)} |", f"| --- |{' --: |' * len(titles)}"]
+    encoder = load_encoder(parse_model_spec(MODEL))
+
+    def row(title: str, protocol: Any, metrics: Sequence[str], **options: Any) -> list[str]:
+        own = replace(protocol, root=str(root), split="voc/ImageSets/Segmentation/train.txt")
+        task, run = task_for(own), RunOptions(**options)
+        data = [task.open_data(own, run)]
+        (found,) = task.measure_all(encoder, [own], run, no_progress, data)
+        ends = {name: interval._asdict() for name, interval in found.intervals.items()}
+        return [title, *(measured(name, task_of(own), found.metrics, ends) for name in metrics)]
+
     with TemporaryDirectory() as folder:
         root = Path(folder) / "scenes"
         write_layouts(root, split=TRAIN, count=count, start=TRAIN_SCENES, layouts=["voc"])
-        made = {"root": str(root), "split": "voc/ImageSets/Segmentation/train.txt"}
-        for name, kind in MAPS.items():
-            protocol = replace(scenes_localisation(f"{LOCALISATION}-{name}"), **made)
-            (found,) = measure(encoder, [protocol], RunOptions(), no_progress)
-            cells = [
-                f"{shown_text(m, found.metrics[m.name])} "
-                f"{bounds(m, found.intervals[m.name]._asdict())}"
-                for m in metrics
-            ]
-            lines.append(f"| {kind} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        metrics = ["attention_mass", "AUC", *(f"pointing_game{size}" for size in SIZES)]
+        by_kind = {
+            kind: scenes_localisation(f"{LOCALISATION}-{name}") for name, kind in MAPS.items()
+        }
+        rows = [row(kind, protocol, metrics) for kind, protocol in by_kind.items()]
+        titles = [
+            "map",
+            "attention mass",
+            "AUC",
+            *(f"pointing game, {one}" for one in SIZES.values()),
+        ]
+        yield markdown(titles, rows)
+        metrics, seg = OF_FORMS["scenes-seg"], find_known("scenes-seg")
+        rows = [row(form, seg, metrics, attention=form) for form in FORMS]
+        yield markdown(["last block", *metrics], rows)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--kinds"]:
-        print(kinds(int(sys.argv[2])))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("results", nargs="?", default="results")
+    parser.add_argument("--forms", action="store_true")
+    parser.add_argument("--train", type=int, metavar="N")
+    chosen = parser.parse_args()
+    if chosen.train:
+        print("\n\n".join(train(chosen.train)))
     else:
-        print(table(*(sys.argv[1:] or ["results"])))
+        print((forms if chosen.forms else table)(chosen.results))
