@@ -82,8 +82,9 @@ def _examine(path: Path, stored: ResultFiles) -> Verified | Verdict:
     if swapped := [*_swapped(path, row, archive)]:
         return Verdict(str(path), tuple(swapped))
     samples = samples_of(path, stored)
+    methods = {name: interval["method"] for name, interval in row.intervals.items()}
     try:
-        again = task_named(row.task).figures(samples, row.provenance["seed"])
+        again = task_named(row.task).figures(samples, row.provenance["seed"], methods)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         found = f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"
         return Verdict(str(path), (found,))

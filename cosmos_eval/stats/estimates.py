@@ -83,11 +83,13 @@ class FunctionOfSums(NamedTuple):
     a NamedTuple of arrays (N, ...); `function` gets their sums and returns the value, NaN where
     there is none, or values (R,) of sums (R, ...). Interval and paired test are by a bootstrap over
     samples; functions with the same `terms` share its sums. Of many samples the interval is
-    faster where they are drawn `one_by_one`, by other random numbers."""
+    faster where they are drawn `one_by_one`, by other random numbers. Where resamples are biased,
+    as of means over classes, the interval of a fraction is by the `jackknife`."""
 
     terms: Any
     function: Callable[[Any], Values]
     one_by_one: bool = False
+    jackknife: bool = False
 
     @property
     def value(self) -> float:

@@ -1,8 +1,10 @@
-"""Confidence intervals of estimates: Wilson's score interval and the percentile bootstrap.
+"""Confidence intervals of estimates: Wilson's score interval, the jackknife, and the percentile
+bootstrap.
 
-Wilson 1927, "Probable inference"; Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
-chapter 13. Resampling whole clusters keeps the dependence inside them: captions of one image are
-not independent.
+Wilson 1927, "Probable inference", for clusters with an effective number of samples (Dean and Pagano
+2015, "Evaluating confidence interval methods for binomial proportions in clustered surveys");
+Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 11 and 13. Resampling whole
+clusters keeps the dependence inside them: captions of one image are not independent.
 
 Shapes: N samples, C kinds of clusters, R resamples.
 """
@@ -11,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from cosmos_eval.stats.estimates import (
     CrossedMean,
@@ -33,6 +36,9 @@ from cosmos_eval.types import Interval
 
 LEVEL = 0.95
 RESAMPLES = 2_000
+BOOTSTRAP = "bootstrap"
+CLUSTER_BOOTSTRAP = "cluster bootstrap"
+JACKKNIFE = "jackknife t"
 _RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x samples x 8 bytes
 
 Estimates = Mapping[str, Estimate]
@@ -264,11 +270,47 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
     """Return Wilson's interval of a proportion; ValueError unless 0 <= successes <= n > 0."""
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"no share of {successes} in {n}")
+    return _wilson(successes / n, n, "wilson", level)
+
+
+def _wilson(share: float, n: float, method: str, level: float) -> Interval:
     z2 = float(ndtri((1 + level) / 2)) ** 2
-    share = successes / n
     center = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return Interval(max(0.0, center - half), min(1.0, center + half), "wilson", level)
+    return Interval(max(0.0, center - half), min(1.0, center + half), method, level)
+
+
+def clustered_wilson(
+    hits: NDArray[np.bool_], clusters: NDArray[np.integer], level: float = LEVEL
+) -> Interval:
+    """Return Wilson's interval of a proportion of hits (N,) in clusters (N,), for the number of
+    independent samples that would have the same standard error. That is at least their number if
+    all hits of a cluster were equal, also where the error is 0, and N at most."""
+    cluster, n = _numbered(clusters), len(hits)
+    sizes = np.bincount(cluster)
+    if len(sizes) == n:
+        return wilson(int(hits.sum()), n, level)
+    share = float(hits.mean())
+    deviations = np.bincount(cluster, weights=hits) - share * sizes
+    variance = float(np.square(deviations).sum()) * len(sizes) / max(1, len(sizes) - 1)
+    least = n**2 / float(np.square(sizes).sum())
+    effective = share * (1 - share) * n**2 / variance if 0 < share < 1 and variance else least
+    return _wilson(share, min(max(effective, least), n), "wilson, effective n", level)
+
+
+def jackknife(estimate: FunctionOfSums, level: float = LEVEL) -> Interval | None:
+    """Return value -+ t x standard error of a fraction, by leaving out each of N samples in turn;
+    None of one sample. It is of the expected value at N samples. Unlike a resample, what is left
+    hardly ever lacks a class that is found wrongly elsewhere, whose IoU would be 0."""
+    left = estimate.terms._make(term.sum(0) - term for term in estimate.terms)
+    values = estimate.function(left)
+    values, n = values[~np.isnan(values)], len(values)
+    if len(values) < 2:
+        return None
+    error = math.sqrt((n - 1) * values.var())
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * error
+    value = estimate.value
+    return Interval(max(0.0, value - half), min(1.0, value + half), JACKKNIFE, level)
 
 
 def percentiles(drawn: Values, method: str, level: float = LEVEL) -> Interval:
@@ -278,14 +320,22 @@ def percentiles(drawn: Values, method: str, level: float = LEVEL) -> Interval:
 
 
 def intervals(
-    estimates: Estimates, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
+    estimates: Estimates,
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    methods: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Interval]:
     """Return the intervals of estimates by name.
 
     A resample in which an estimate has no value (NaN) does not count for it; an estimate without a
-    value in any resample has no interval. Raises ValueError for estimates of no samples.
+    value in any resample has no interval. `methods` are those of stored intervals by name, since
+    earlier versions resampled more. Raises ValueError for estimates of no samples.
     """
-    found: dict[str, Interval] = {}
+    resampled = {n: e for n, e in estimates.items() if _is_resampled(e, methods.get(n, ""))}
+    formulas = {n: _by_formula(e, level) for n, e in estimates.items() if n not in resampled}
+    found = {name: interval for name, interval in formulas.items() if interval is not None}
 
     def add(method: str, statistic: Statistic, counts: NDArray[np.integer], **how: Any) -> None:
         (values,) = resample([statistic], counts, seed=seed, resamples=resamples, **how)
@@ -293,22 +343,42 @@ def intervals(
             if not np.isnan(drawn).all():
                 found[name] = percentiles(drawn, method, level)
 
-    of_sums = {n: one for n, one in estimates.items() if isinstance(one, FunctionOfSums)}
+    of_sums = {n: one for n, one in resampled.items() if isinstance(one, FunctionOfSums)}
     for one_by_one in (False, True):
         same = {n: one for n, one in of_sums.items() if one.one_by_one == one_by_one}
         for (size,), some in by_clusters(same).items():
-            add("bootstrap", statistic_of(some), np.ones(size, int), multinomial=not one_by_one)
-    of_weights = {n: one for n, one in estimates.items() if isinstance(one, FunctionOfWeights)}
+            add(BOOTSTRAP, statistic_of(some), np.ones(size, int), multinomial=not one_by_one)
+    of_weights = {n: one for n, one in resampled.items() if isinstance(one, FunctionOfWeights)}
     for (size,), some in by_clusters(of_weights).items():
-        add("bootstrap", statistic_of(some), np.ones(size, int))
-    others = {n: one for n, one in estimates.items() if n not in of_sums | of_weights}
+        add(BOOTSTRAP, statistic_of(some), np.ones(size, int))
+    others = {n: one for n, one in resampled.items() if n not in of_sums | of_weights}
     for sizes, some in by_clusters(others).items():
-        method = "cluster bootstrap" if len(sizes) == 1 else "crossed bootstrap"
+        method = CLUSTER_BOOTSTRAP if len(sizes) == 1 else "crossed bootstrap"
         add(method, statistic_of(some), np.ones(sum(sizes), int), sizes=sizes)
     for name, one in others.items():
-        if isinstance(one, Proportion):
-            found[name] = wilson(int(one.hits.sum()), len(one.hits), level)
-        elif isinstance(one, GroupMean) and one.clusters is None:
+        if isinstance(one, GroupMean) and one.clusters is None:
             (statistic,), counts = statistics_of_kinds(name, [one])
-            add("bootstrap", statistic, counts, multinomial=True)
+            add(BOOTSTRAP, statistic, counts, multinomial=True)
     return {name: found[name] for name in estimates if name in found}
+
+
+def _is_resampled(estimate: Estimate, stored: str) -> bool:
+    """Return whether an interval is by a bootstrap; `stored` is its method in a stored result."""
+    match estimate:
+        case Mean(hits, _):
+            return hits.dtype != np.bool_ or stored == CLUSTER_BOOTSTRAP
+        case FunctionOfSums():
+            return not estimate.jackknife or stored == BOOTSTRAP
+        case _:
+            return not isinstance(estimate, Proportion)
+
+
+def _by_formula(estimate: Estimate, level: float) -> Interval | None:
+    match estimate:
+        case Proportion(hits):
+            return wilson(int(hits.sum()), len(hits), level)
+        case Mean(hits, clusters):
+            return clustered_wilson(hits, clusters, level)
+        case FunctionOfSums():
+            return jackknife(estimate, level)
+    return None

@@ -57,7 +57,8 @@ class Metric:
     how interval and paired test are made; None says that these samples have no such metric. Tables
     show `headline` metrics and `primary` ones, which decide a comparison of models, under `label`.
     A name that ends with `*` stands for several metrics: `members` gives what the samples have in
-    its place, of which `estimate` gets one beside the samples. A `reference` is what others are
+    its place, of which `estimate` gets one beside the samples. Stored results of earlier versions
+    lack a `later` one, whatever their samples give. A `reference` is what others are
     read beside, such as the chance level: it has no interval, is not ranked and not compared, and
     tables leave out a column of it that is 0.
     """
@@ -70,6 +71,7 @@ class Metric:
     headline: bool = False
     primary: bool = False
     reference: bool = False
+    later: bool = False
     members: Callable[[Derived], Sequence[str]] | None = None
 
     @property
@@ -199,17 +201,24 @@ class Task:
                     found[name] = metric.estimate(derived, member)
         return {name: estimate for name, estimate in found.items() if estimate is not None}
 
-    def figures(self, samples: Samples, seed: int) -> Figures:
-        """Return all figures of stored samples; metrics without a value are left out."""
+    def figures(
+        self, samples: Samples, seed: int, methods: Mapping[str, str] | None = None
+    ) -> Figures:
+        """Return all figures of stored samples; metrics without a value are left out. Of a stored
+        result, `methods` are those of its intervals: it keeps them, and lacks `later` metrics."""
         from cosmos_eval.stats.intervals import intervals
 
         estimates = self.estimates(self.derive(samples))
-        metrics = {name: estimate.value for name, estimate in estimates.items()}
+        metrics = {
+            name: estimate.value
+            for name, estimate in estimates.items()
+            if methods is None or name in methods or not self.metric(name).later
+        }
         known = {name: value for name, value in metrics.items() if not math.isnan(value)}
         uncertain = {n: estimates[n] for n in known if not self.metric(n).reference}
         return Figures(
             metrics=known,
-            intervals=intervals(uncertain, seed=seed),
+            intervals=intervals(uncertain, seed=seed, methods=methods or {}),
             n_samples=len(samples[self.per_sample or self.truth[0]]),
             per_class=self.per_class(samples) if self.per_class else {},
             confusion_pairs=self.confusion_pairs(samples) if self.confusion_pairs else (),

@@ -30,7 +30,7 @@ def wilson_coverage(n: int, share: float, *, studies: int) -> float:
 
 
 def cluster_coverage(images: int, *, blocks: int, by_image: bool = True) -> float:
-    """Of the bootstrap of recall, images or else single captions resampled.
+    """Of the interval of recall, whose clusters are images or else single captions.
 
     Images have five captions and a difficulty p of their own, from the Beta(1, 1.5) distribution:
     each caption of the image is found with probability p. The recall of all images is 0.4.
@@ -49,7 +49,7 @@ def cluster_coverage(images: int, *, blocks: int, by_image: bool = True) -> floa
 
 
 def miou_coverage(images: int, presence: float, *, blocks: int) -> float:
-    """Of the bootstrap of mIoU over ten classes, each in a share `presence` of the images.
+    """Of the jackknife of mIoU over ten classes, each in a share `presence` of the images.
 
     Where a class is, its pixels are exponentially distributed about 1,000; an image has a quality
     from Beta(4, 2), by which pixels of all its classes are found, of the first class half as often
@@ -64,7 +64,7 @@ def miou_coverage(images: int, presence: float, *, blocks: int) -> float:
         drawn = _areas(np.random.default_rng(block), images, BLOCK, presence)
         flat = Areas(*(part.reshape(images, -1) for part in drawn))
         estimates = {
-            str(n): FunctionOfSums(flat, partial(mean_iou, members=members))
+            str(n): FunctionOfSums(flat, partial(mean_iou, members=members), jackknife=True)
             for n, members in enumerate(groups)
         }
         made = intervals(estimates, seed=block, resamples=RESAMPLES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,11 @@ def group_iou(samples: Derived, group: str) -> FunctionOfSums | None:
     if group not in groups:
         return None
     members = np.flatnonzero(samples[MEMBERS][groups.index(group)])
-    return FunctionOfSums(samples[AREAS], partial(stats.mean_iou, members=members))
+    return _of_areas(partial(stats.mean_iou, members=members), samples)
+
+
+def _of_areas(function: Callable[[stats.Areas], stats.Values], samples: Derived) -> FunctionOfSums:
+    return FunctionOfSums(samples[AREAS], function, jackknife=True)
 
 
 def per_class(samples: types.Samples) -> dict[str, dict[str, float | None]]:
@@ -104,9 +108,9 @@ def class_arrays(protocol: types.SegmentationProtocol) -> dict[str, NDArray[Any]
 
 
 METRICS = (
-    Metric("mIoU", lambda samples: FunctionOfSums(samples[AREAS], stats.mean_iou), primary=True),
-    Metric("mAcc", lambda samples: FunctionOfSums(samples[AREAS], stats.mean_accuracy)),
-    Metric("aAcc", lambda samples: FunctionOfSums(samples[AREAS], stats.pixel_accuracy)),
+    Metric("mIoU", partial(_of_areas, stats.mean_iou), primary=True),
+    Metric("mAcc", partial(_of_areas, stats.mean_accuracy)),
+    Metric("aAcc", partial(_of_areas, stats.pixel_accuracy)),
     Metric("mIoU_things", partial(group_iou, group="things"), label="mIoU things", headline=True),
     Metric("mIoU_stuff", partial(group_iou, group="stuff"), label="mIoU stuff", headline=True),
     Metric("mIoU_*", group_iou, members=lambda samples: samples[GROUPS].tolist()),

@@ -9,7 +9,14 @@ import pytest
 from scipy.stats import binomtest
 from support.coverage import cluster_coverage, miou_coverage, wilson_coverage
 
-from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Mean, Median, Proportion
+from cosmos_eval.stats.estimates import (
+    FunctionOfSums,
+    GroupMean,
+    Mean,
+    Median,
+    Proportion,
+    ratio,
+)
 from cosmos_eval.stats.intervals import intervals, wilson
 from cosmos_eval.types import Interval
 
@@ -78,12 +85,12 @@ def test_wilson_covers(n: int, share: float) -> None:
     assert 0.93 <= wilson_coverage(n, share, studies=10_000) <= 0.97
 
 
-def test_cluster_bootstrap_covers_where_captions_of_an_image_depend_on_each_other() -> None:
+def test_wilson_of_clusters_covers_where_captions_of_an_image_depend_on_each_other() -> None:
     assert 0.93 <= cluster_coverage(200, blocks=10) <= 0.97
     assert cluster_coverage(200, blocks=10, by_image=False) < 0.9
 
 
-def test_bootstrap_of_miou_covers() -> None:
+def test_jackknife_of_miou_covers() -> None:
     assert 0.93 <= miou_coverage(500, 0.3, blocks=10) <= 0.97
 
 
@@ -181,3 +188,49 @@ def test_resamples_without_a_value_do_not_count() -> None:
     assert (found.low, found.high) == (1.0, 2.0)
     nowhere = FunctionOfSums(terms, lambda some: some.values * np.nan)
     assert intervals({"it": nowhere}) == {}
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_no_hit_and_no_miss_have_intervals_of_some_width(share: float) -> None:
+    """All captions of an image alike, the samples are no more than images: 3 / (3 + 3.84)."""
+    hits, clusters = np.full(15, share, bool), np.repeat([4, 7, 2], 5)
+    found = interval_of(Mean(hits, clusters))
+    low, high = sorted((share, abs(share - 3.841459 / (3 + 3.841459))))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_wilson_of_clusters_has_the_standard_error_of_their_means() -> None:
+    """Four images of two captions each: shares 1, 1, 1/2, 0 have a variance of 11/48 / 4."""
+    hits = np.array([1, 1, 1, 1, 1, 0, 0, 0], bool)
+    found = interval_of(Mean(hits, np.repeat(np.arange(4), 2)))
+    n = (5 / 8) * (3 / 8) / (11 / 48 / 4)
+    assert n == pytest.approx(4.0909, abs=1e-4)
+    center = (5 / 8 + 3.841459 / (2 * n)) / (1 + 3.841459 / n)
+    assert (found.low + found.high) / 2 == pytest.approx(center, abs=1e-6)
+    assert interval_of(Mean(hits, np.arange(8))) == wilson(5, 8)
+
+
+def test_jackknife_leaves_each_image_out_in_turn() -> None:
+    class Parts(NamedTuple):
+        part: np.ndarray
+        whole: np.ndarray
+
+    parts = Parts(np.array([3.0, 1.0, 2.0]), np.array([4.0, 5.0, 3.0]))
+    estimate = FunctionOfSums(parts, lambda sums: ratio(sums.part, sums.whole), jackknife=True)
+    left = np.array([3 / 8, 5 / 7, 4 / 9])
+    half = 4.302653 * np.sqrt(2 / 3 * ((left - left.mean()) ** 2).sum())
+    assert half > 0.5
+    assert interval_of(estimate) == Interval(0.0, 1.0, "jackknife t", 0.95)
+    found = interval_of(estimate, level=0.5)
+    half *= 0.816497 / 4.302653
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+    alone = FunctionOfSums(Parts(*(part[:1] for part in parts)), estimate.function, jackknife=True)
+    assert intervals({"it": alone}) == {}
+
+
+def test_stored_methods_of_earlier_versions_are_kept() -> None:
+    hits, clusters = np.random.default_rng(0).random(30) < 0.5, np.repeat(np.arange(6), 5)
+    former = intervals({"it": Mean(hits, clusters)}, methods={"it": "cluster bootstrap"})
+    assert former["it"] == interval_of(Mean(hits.astype(float), clusters))
+    invented = intervals({"it": Mean(hits, clusters)}, methods={"it": "mine"})
+    assert invented["it"].method == "wilson, effective n"

@@ -1,0 +1,184 @@
+"""`python benchmarks/coverage.py [SECTION ...] [--quick] [--json]`: do intervals and tests hold?
+
+Simulated studies, of which the truth is known: how often 95% intervals hold it, and how often tests
+err and find. One Markdown table per section, in percent; all sections without a name.
+`--quick` has fewer studies and ends within 60 seconds on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from cosmos_eval.results.text import markdown_table
+from cosmos_eval.stats.estimates import FunctionOfSums, Mean, Values
+from cosmos_eval.stats.intervals import (
+    BOOTSTRAP,
+    CLUSTER_BOOTSTRAP,
+    intervals,
+    jackknife,
+    percentiles,
+    resample,
+    statistic_of,
+)
+from cosmos_eval.stats.segmentation import Areas, mean_iou
+from cosmos_eval.types import Interval
+
+Row = dict[str, str]
+"""The cells of a table by the title of their column."""
+
+CAPTIONS = 5  # of an image
+
+
+def main() -> None:
+    """Simulate and print."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("section", nargs="*", help=f"any of: {', '.join(SECTIONS)}")
+    arguments.add_argument("--json", action="store_true", help="print a JSON object")
+    arguments.add_argument("--quick", action="store_true", help="end within 60 seconds")
+    given = arguments.parse_args()
+    if unknown := [name for name in given.section if name not in SECTIONS]:
+        arguments.error(f"no section {', '.join(unknown)}: name any of {', '.join(SECTIONS)}")
+    tables = {name: list(SECTIONS[name](given.quick)) for name in given.section or SECTIONS}
+    if given.json:
+        print(json.dumps(tables, indent=2))
+        return
+    for name, rows in tables.items():
+        texts = sum(1 for cell in rows[0].values() if cell[-1:].isalpha())
+        cells = (row.values() for row in rows)
+        print(f"{name}\n\n{markdown_table(rows[0], cells, texts=max(1, texts))}")
+
+
+def percent(share: float) -> str:
+    """A share, or a list of what is true, in percent."""
+    return f"{100 * share:.1f}"
+
+
+class Sets(NamedTuple):
+    """Label maps: `common` and `rare` are the shares of images with the most and the least frequent
+    class; those between fall off as a power of their rank, as in ADE20K."""
+
+    name: str
+    images: int
+    classes: int
+    common: float
+    rare: float
+
+
+LABEL_MAPS = (
+    Sets("10 classes in 150 images each", 500, 10, 0.3, 0.3),
+    Sets("10 classes in 20 images each", 200, 10, 0.1, 0.1),
+    Sets("10 classes in 250 to 10 images", 500, 10, 0.5, 0.02),
+    Sets("20 classes in 50 to 2 images", 100, 20, 0.5, 0.02),
+    Sets("150 classes in 1,200 to 5 images", 2000, 150, 0.6, 0.0025),
+)
+
+
+def miou(quick: bool) -> Iterator[Row]:
+    """Intervals of mIoU: of its expected value at this number of images, and of its value on the
+    population that the images are drawn from, which differ where a class is in few images."""
+    for label_maps in LABEL_MAPS:
+        yield from _miou(label_maps, 60 if quick else 1000, 200 if quick else 2000)
+
+
+def _miou(label_maps: Sets, studies: int, resamples: int) -> Iterator[Row]:
+    found: dict[str, list[Interval]] = {"percentile bootstrap": [], "bootstrap t": [], "ours": []}
+    values, totals = [], []
+    for seed in range(studies):
+        areas = draw_areas(np.random.default_rng(seed), label_maps)
+        estimate = FunctionOfSums(areas, mean_iou, jackknife=True)
+        values.append(estimate.value)
+        totals.append(Areas(*(part.sum(0) for part in areas)))
+        weights = np.ones(label_maps.images, int)
+        (drawn,) = resample([statistic_of({"": estimate})], weights, seed=seed, resamples=resamples)
+        found["percentile bootstrap"].append(percentiles(drawn[""], BOOTSTRAP))
+        found["bootstrap t"].append(around(estimate.value, drawn[""], label_maps.images))
+        found["ours"].append(jackknife(estimate) or Interval(0, 0, "none", 0))
+    expected = float(np.mean(values))
+    population = float(mean_iou(Areas(*np.sum(totals, axis=0))))
+    for method, made in found.items():
+        yield {
+            "mIoU": label_maps.name,
+            "method": "jackknife t" if method == "ours" else method,
+            "expected mIoU": f"{100 * expected:.2f}",
+            "held": percent(held(made, expected)),
+            "population's": f"{100 * population:.2f}",
+            "held ": percent(held(made, population)),
+        }
+
+
+def draw_areas(rng: np.random.Generator, label_maps: Sets) -> Areas:
+    """Areas (images, classes). Where a class is, its pixels are exponentially distributed about
+    1,000; an image has a quality from Beta(4, 2), by which pixels of all its classes are found, of
+    classes from 0.3 to all of that; a class is seen where it is not half as often as it is."""
+    _, images, classes, common, rare = label_maps
+    shape, ranks = (images, classes), np.arange(1, classes + 1)
+    presence = common * ranks ** (np.log(rare / common) / np.log(classes))
+    ease = np.random.default_rng(0).uniform(0.3, 1, classes)
+    labelled = _pixels(rng, shape, presence, 1000)
+    quality = np.clip(rng.beta(4, 2, (images, 1)) * ease + rng.normal(0, 0.1, shape), 0, 1)
+    intersection = (labelled * quality).astype(np.int64)
+    seen = intersection + _pixels(rng, shape, np.minimum(0.3, 0.002 + presence / 2), 300)
+    return Areas(intersection, labelled, seen)
+
+
+def _pixels(
+    rng: np.random.Generator, shape: tuple[int, int], presence: Values, mean: float
+) -> NDArray[np.int64]:
+    pixels = 1 + rng.exponential(mean, shape).astype(np.int64)
+    return np.where(rng.random(shape) < presence, pixels, 0)
+
+
+def around(value: float, drawn: Values, n: int) -> Interval:
+    """The value -+ t times the bootstrap's standard error."""
+    half = float(stdtrit(n - 1, 0.975) * drawn.std(ddof=1))
+    return Interval(value - half, value + half, "bootstrap t", 0.95)
+
+
+def held(made: list[Interval], truth: float) -> float:
+    """The share of intervals that hold the truth, up to a rounding."""
+    return float(np.mean([one.low - 1e-9 <= truth <= one.high + 1e-9 for one in made]))
+
+
+def recall(quick: bool) -> Iterator[Row]:
+    """Intervals of recall, image to text and text to image: images with five captions each, whose
+    probabilities of being found are from a Beta distribution with a correlation of 0.3."""
+    for images in (500, 5000):
+        for truth in (0.002, 0.5, 0.95, 0.99, 0.998, 0.9995):
+            for captions in (1, CAPTIONS):
+                yield _recall(images, truth, captions, 2 if quick else 20)
+
+
+def _recall(images: int, truth: float, captions: int, blocks: int) -> Row:
+    """Of blocks of 100 studies, which share resamples."""
+    found: dict[str, list[Interval]] = {CLUSTER_BOOTSTRAP: [], "": []}
+    clusters = np.repeat(np.arange(images), captions)
+    for seed in range(blocks):
+        rng = np.random.default_rng(seed)
+        scale = 1 / 0.3 - 1
+        chance = rng.beta(truth * scale, (1 - truth) * scale, (100, images))
+        hits = rng.random((100, len(clusters))) < chance[:, clusters]
+        estimates = {str(n): Mean(some, clusters) for n, some in enumerate(hits)}
+        for method, made in found.items():
+            methods = dict.fromkeys(estimates, method)
+            made += intervals(estimates, seed=seed, resamples=1000, methods=methods).values()
+    row = {"recall": f"{100 * truth:g}%", "images": f"{images:,}", "captions each": str(captions)}
+    for method, made in found.items():
+        name = method or made[0].method
+        row[f"{name}: held" if method else "Wilson: held"] = percent(held(made, truth))
+        points = np.mean([one.low == one.high for one in made])
+        row["a point" if method else "a point "] = percent(float(points))
+    return row
+
+
+SECTIONS: Mapping[str, Callable[[bool], Iterator[Row]]] = {"miou": miou, "recall": recall}
+"""What the command simulates by name: each yields the rows of its table, few studies if quick."""
+
+if __name__ == "__main__":
+    main()
