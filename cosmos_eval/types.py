@@ -296,7 +296,10 @@ class SegmentationProtocol(LabelMapProtocol):
     `short_side` and `long_side` bound the resize, `window` (None: the whole image) and `stride`
     slide, all in pixels. `mean` and `std` are RGB on the 0-255 scale, None: the model's own.
     `scale`, `prob_thd` and `area_thd` are those of the COSMOS evaluation code. `groups` of classes
-    have a mean IoU of their own, such as things and stuff."""
+    have a mean IoU of their own, such as things and stuff. `tuned` is the content of the file that
+    the values come from, if they were chosen for a model."""
+
+    NOT_IN_FILES = LabelMapProtocol.NOT_IN_FILES | {"tuned"}
 
     short_side: int = 336
     long_side: int = 2048
@@ -308,6 +311,7 @@ class SegmentationProtocol(LabelMapProtocol):
     std: Rgb | None = None
     refinement: Literal["pamr"] | None = None
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tuned: Mapping[str, Any] | None = None
 
     def faults(self) -> Iterator[str]:
         thresholds = self.prob_thd > 0 or self.area_thd is not None

@@ -13,6 +13,7 @@ from cosmos_eval.cli.convert import convert
 from cosmos_eval.cli.overlap import overlap
 from cosmos_eval.cli.results import compare, export, leaderboard, report, reproduce, verify
 from cosmos_eval.cli.run import run
+from cosmos_eval.cli.tune import tune
 from cosmos_eval.types import CosmosEvalError, UsageError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run)
+app.command()(tune)
 app.command()(draw.segment)
 app.command()(draw.attend)
 app.command("list")(data.list_known)

@@ -71,6 +71,13 @@ def run(
             "bundled models.",
         ),
     ] = None,
+    settings: Annotated[
+        Path | None,
+        option("FILE", "Settings that `cosmos-eval tune` has chosen: names data set and model."),
+    ] = None,
+    transfer: Annotated[
+        bool, flag("--transfer", "Allow --settings that were chosen for another model.")
+    ] = False,
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
     attention: options.Attention = None,
@@ -113,9 +120,11 @@ def run(
 ) -> None:
     """Measure models on data sets; write and print the results."""
     from cosmos_eval.embedding.cache import embeddings_folder
+    from cosmos_eval.models.specs import parse_model_spec
     from cosmos_eval.runner.execute import existing_results
     from cosmos_eval.runner.plan import make_plan
     from cosmos_eval.runner.preview import preview
+    from cosmos_eval.runner.tune import tuned_plan
 
     with process_group() as distributed:
         if executor != "local" and distributed.world_size > 1:
@@ -140,7 +149,14 @@ def run(
         )
         make = partial(make_plan, suite=suite, task=task, datasets=dataset or ())
         make = partial(make, families=protocol or (), models=model or (), options=run_options)
-        plan = distributed.synchronized(lambda: make(arch=arch, weights=weights))
+        make = partial(make, arch=arch, weights=weights)
+        if settings is not None:
+            if suite or protocol or task not in ("all", "seg"):
+                raise UsageError("--settings is for --task seg, without --suite and --protocol")
+            specs = [parse_model_spec(name, arch=arch, weights=weights) for name in model or ()]
+            tuned = partial(tuned_plan, settings, dataset or (), specs, run_options)
+            make = partial(tuned, transfer=transfer)
+        plan = distributed.synchronized(make)
         existing: Existing = {}
         if suite is not None or dry_run:
             existing = distributed.gather(existing_results(plan, output))[0]

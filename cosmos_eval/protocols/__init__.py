@@ -101,5 +101,5 @@ def prepare(protocol: Protocol) -> None:
     """Make sure that an embedded data set is on the disk; leave other data as they are."""
     if is_embedded(protocol):
         scenes.prepare_scenes()
-        if protocol.dataset == scenes.PROBE:
-            scenes.prepare_probe()
+        if protocol.dataset in (scenes.PROBE, scenes.TRAINING):
+            scenes.prepare_training(protocol.dataset)

@@ -21,12 +21,15 @@ DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select")
 """Data sets that a run without arguments measures."""
 
 PROBE = "scenes-probe"
+TRAINING = "scenes-seg-train"
+"""The training scenes on which settings of scenes-seg are chosen: never a test set."""
 ON_REQUEST = ("scenes-loc", PROBE)
 """Those that a run of their task alone measures."""
 
 FAMILY = "scenes"
 TEST_IMAGES = 500
 PROBE_IMAGES = 1000  # to train probes on
+TRAINING_IMAGES = 100  # to choose settings on
 
 # In the order of the label maps: cosmos_core.data.scenes.CLASSES, which a test compares. Written
 # out, because importing cosmos_core imports torch.
@@ -47,7 +50,7 @@ _SMALL, _LARGE = 0.06, 0.2
 _COCO = "coco/annotations"
 _COCO_IMAGES = "coco/images/test"
 _SMALL_FOLDER = "folder/small"
-_PROBE = "probe"
+_PROBE, _TRAINING = "probe", "training"
 _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
 
 
@@ -73,6 +76,7 @@ def scenes_protocols() -> Mapping[str, types.Protocol]:
         retrieval(dataset="scenes-retrieval-five", annotations=f"{_COCO}/captions_test.json"),
         retrieval(dataset="scenes-retrieval-small", annotations=_SMALL_CAPTIONS),
         _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
+        _segmentation(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
         scenes_localisation(LOCALISATION),
         types.ProbeProtocol(
             dataset=PROBE,
@@ -91,14 +95,16 @@ def scenes_localisation(family: str) -> types.LocalisationProtocol:
     return localisation_of(known, family, dataset="scenes-loc", small=_SMALL, large=_LARGE)
 
 
-def _segmentation(dataset: str, root: str, masks: str) -> types.SegmentationProtocol:
+def _segmentation(
+    dataset: str, root: str, masks: str, split: str = "test"
+) -> types.SegmentationProtocol:
     return types.SegmentationProtocol(
         dataset=dataset,
         family=FAMILY,
         root=root,
         images="voc/JPEGImages",
         masks=masks,
-        split="voc/ImageSets/Segmentation/test.txt",
+        split=f"voc/ImageSets/Segmentation/{split}.txt",
         class_names=THINGS + STUFF,
         queries=tuple((query,) for query in _QUERIES),
         templates=("{}",),
@@ -123,18 +129,22 @@ def prepare_scenes() -> None:
     _make(_root(), write)
 
 
-def prepare_probe() -> None:
-    """Render training images of probes beside the test scenes, like these: the scenes that follow
-    those that the bundled models were trained on. Raises UsageError."""
+def prepare_training(dataset: str) -> None:
+    """Render the training images of probes or of tuning beside the test scenes, like these: scenes
+    that follow those that the bundled models were trained on. Raises UsageError."""
     from cosmos_core.data.scenes import TRAIN
     from cosmos_core.data.scenes.layouts import write_layouts
     from cosmos_core.recipes.scenes import TRAIN_SCENES
 
-    def write(root: Path) -> None:
-        layouts = ["folder"]
-        write_layouts(root, split=TRAIN, count=PROBE_IMAGES, start=TRAIN_SCENES, layouts=layouts)
+    folder, layout, count, start = {
+        PROBE: (_PROBE, "folder", PROBE_IMAGES, TRAIN_SCENES),
+        TRAINING: (_TRAINING, "voc", TRAINING_IMAGES, TRAIN_SCENES + PROBE_IMAGES),
+    }[dataset]
 
-    _make(_root() / _PROBE, write)
+    def write(root: Path) -> None:
+        write_layouts(root, split=TRAIN, count=count, start=start, layouts=[layout])
+
+    _make(_root() / folder, write)
 
 
 def _make(root: Path, write: Callable[[Path], None]) -> None:
@@ -188,7 +198,9 @@ def _cut_out(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
 
 def _root() -> Path:
     """Return the folder of the scenes, named by what decides the content of their files."""
-    return cache_folder() / f"scenes-{_content_hash(TEST_IMAGES, PROBE_IMAGES)[:12]}"
+    return (
+        cache_folder() / f"scenes-{_content_hash(TEST_IMAGES, PROBE_IMAGES, TRAINING_IMAGES)[:12]}"
+    )
 
 
 @cache

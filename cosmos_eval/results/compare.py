@@ -13,6 +13,8 @@ from cosmos_eval.stats.paired import PairedDifference, holm
 from cosmos_eval.tasks import Metric, metric_of, task_named
 from cosmos_eval.types import Samples, UsageError, base_family
 
+_TUNED = ("attention", "hashes.constants", "hashes.queries", "hashes.templates")
+"""Fields of a setting that a search has chosen for each model, whose protocol names the search."""
 SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 """Fields of a setting of which one is the hash of the list of samples."""
 _SHOWN = 12  # characters of a hash
@@ -25,12 +27,14 @@ Measured = tuple[Mapping[str, float], Samples]
 def setting(row: ResultRow) -> dict[str, Any]:
     """Return the fields that decide which number is measured, whatever the model."""
     recorded = row.provenance
-    return {
+    fields = {
         **{name: getattr(row, name) for name in ("task", "dataset", "protocol")},
         **{name: recorded[name] for name in ("attention", "limit", "partial") if name in recorded},
         "n_samples": row.n_samples,
         **{f"hashes.{name}": value for name, value in sorted(recorded["hashes"].items())},
     }
+    chosen = _TUNED if "tuned" in recorded else ()
+    return {name: value for name, value in fields.items() if name not in chosen}
 
 
 def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

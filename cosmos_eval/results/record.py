@@ -147,6 +147,7 @@ _ATTENTION = _doc("Form of the image tower's last block; null except for segment
 _PROTOCOL_ATTENTION = _doc("The form that the protocol is made for; csa where it is missing.")
 _PAIRS_SCORED = _doc("Candidates per query of which an image and a text were scored together.")
 _PROTOCOL_MAP = _doc("The kind that the protocol requires; null: each model's own.")
+_TUNED = _doc("Content of the file of settings that `cosmos-eval tune` has chosen for a model.")
 _MEMORY = _doc("Largest resident memory of the process up to this result.")
 _HASHES = _doc("SHA-256 of what defines the number: names, templates, sample list.")
 _Rate = Annotated[float, Field(ge=0)]
@@ -198,6 +199,7 @@ class Provenance(TypedDict):
     repository: NotRequired[Annotated[Name, _doc("Of a data set on the Hugging Face hub.")]]
     revision: NotRequired[Annotated[Name, _doc("The commit of the repository that was read.")]]
     probe: NotRequired[ProbeRecord]
+    tuned: NotRequired[Annotated[dict[str, Any], _TUNED]]
     batch_size: Count
     seconds: Annotated[dict[str, Annotated[float, Field(ge=0)]], _doc("Wall time per phase.")]
     images_per_second: NotRequired[Annotated[_Rate | None, _RATE]]

@@ -14,9 +14,16 @@ from cosmos_eval.models.maps import with_patches
 from cosmos_eval.stats.segmentation import SparseConfusion, confusion, pack
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.label_maps import Joined, fingerprints, in_shards, unfinished_store
-from cosmos_eval.tasks.segmentation import inference, pictures
+from cosmos_eval.tasks.segmentation import inference, pictures, tuning
 from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter
-from cosmos_eval.types import Measurement, OnProgress, RunOptions, SegmentationProtocol, UsageError
+from cosmos_eval.types import (
+    EncoderInfo,
+    Measurement,
+    OnProgress,
+    RunOptions,
+    SegmentationProtocol,
+    UsageError,
+)
 
 _PICTURES = "pictures"  # (N, 32) SHA-256 of saved label maps, zeros where none is saved
 
@@ -46,6 +53,8 @@ def measure_data(
     """
     synchronized = options.distributed.synchronized
     attention = options.attention or protocols[0].attention
+    for protocol in protocols:
+        _require_own_settings(protocol, encoder.info)
     dense = synchronized(lambda: with_patches(encoder, attention))
     fitted = [inference.fit_to_model(protocol, dense) for protocol in protocols]
     pairs = list(zip(fitted, opened, strict=True))
@@ -59,6 +68,13 @@ def measure_data(
         yield _measurement(job, counts, options, seconds)
     for job in jobs:
         job.store.remove()
+
+
+def _require_own_settings(protocol: SegmentationProtocol, info: EncoderInfo) -> None:
+    """Refuse settings that were chosen for other weights or code of the same name."""
+    own = {} if protocol.tuned is None else protocol.tuned["model"]
+    if own.get("spec") == info.spec and own != tuning.model_record(info):
+        raise UsageError(f"the settings were chosen for another state of {info.spec}: tune again")
 
 
 def _job(
@@ -83,6 +99,7 @@ def _measurement(
         samples,
         options,
         hashes=fingerprints(protocol, names, described),
+        settings={} if protocol.tuned is None else {"tuned": dict(protocol.tuned)},
         seconds=seconds,
         notes=segmentation.shared_prompts(protocol),
     )

@@ -1,0 +1,283 @@
+"""Settings chosen on training images, and measured on the test set."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from support.segmenting import measure
+
+from cosmos_eval import models as encoders
+from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.runner.tune import make_search, tune
+from cosmos_eval.tasks import label_maps
+from cosmos_eval.tasks.segmentation import tuning
+from cosmos_eval.types import RunOptions, UsageError, no_progress
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+SETTINGS = {
+    "prompts": [{}, {"animals": ["a {}"], "templates": ["{}", "the {}"]}],
+    "attention": ["csa", "naclip"],
+    "window": [32, None],
+    "prob_thd": [0.0, 0.3],
+    "scale": [40.0, 65.0],
+    "refinement": [None, "pamr"],
+}
+# Left half red, right half blue: the first prompts are right everywhere, the second call everything
+# the first class, the third are wrong everywhere.
+COLOURS = """
+- {left: [red], right: [blue]}
+- {left: [red], right: [red]}
+- {left: [blue], right: [red]}
+"""
+
+
+def write_halves(root: Path, shade: int) -> None:
+    """Write two images of two halves, their label maps, and the YAML file of the set."""
+    left = np.arange(32)[None, :, None].repeat(32, 0) < 16
+    for number, name in enumerate(("one", "two")):
+        image = np.where(left, (shade + number, 50, 45), (70, 130, shade + number))
+        for folder, pixels in (("images", image), ("masks", ~left[..., 0])):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / folder / f"{name}.png")
+    (root / "halves.yaml").write_text(
+        "kind: seg\nimages: images\nmasks: masks\nimage_suffix: .png\nshort_side: 32\n"
+        "window: null\ntemplates: ['{}']\nclasses: [left, right]\n"
+    )
+
+
+@pytest.fixture
+def halves(tmp_path) -> dict[str, Path]:
+    """A test set, a training set, the model of the examples and a space, by name."""
+    write_halves(tmp_path / "test", 210)
+    write_halves(tmp_path / "training", 200)
+    (tmp_path / "space.yaml").write_text(f"prompts: {COLOURS}\nattention: [csa]")
+    model = shutil.copy(EXAMPLES / "own_model.py", tmp_path / "colours.py")
+    return {
+        "--dataset": tmp_path / "test/halves.yaml",
+        "--split": tmp_path / "training/halves.yaml",
+        "--space": tmp_path / "space.yaml",
+        "--model": f"python:{Path(model).name}",
+        "--output": "tuned",
+        "--budget": 3,
+    }
+
+
+def words(options, **changed):
+    named = {**options, **{f"--{name}": value for name, value in changed.items()}}
+    return [word for pair in named.items() for word in pair]
+
+
+@pytest.fixture
+def tuned(halves, command) -> Path:
+    ended = command("tune", *words(halves))
+    assert ended.status == 0, ended.err
+    assert "note: all 3 settings of the space are tried" in ended.err
+    (path,) = Path("tuned").glob("*.yaml")
+    return path
+
+
+def test_the_best_setting_is_chosen_and_every_score_is_written(tuned):
+    (path,) = tuned.parent.glob("*.trials.json")
+    scores = {
+        trial["prompts"]["left"][0] + trial["prompts"]["right"][0]: trial["mIoU"]
+        for trial in json.loads(path.read_text())["trials"]
+    }
+    assert scores == {"redblue": 1.0, "redred": 0.25, "bluered": 0.0}
+
+
+def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
+    given = ["--dataset", halves["--dataset"]]
+    chosen = yaml.safe_load(tuned.read_text())
+    ended = command("run", *given, "--settings", tuned, "--json")
+    (result,) = json.loads(ended.out)
+    assert result["metrics"]["mIoU"] == 1
+    assert result["provenance"]["tuned"] == chosen
+    assert (chosen["search"]["budget"], chosen["search"]["images"], chosen["score"]) == (3, 2, 1)
+    assert result["protocol"].startswith("tuned-")
+    assert command("verify").status == 0
+    command("run", *given, "--model", halves["--model"])
+    board = command("leaderboard", "--format", "json")
+    families = {row["protocol"] for row in json.loads(board.out)}
+    assert families == {"user", result["protocol"]}
+
+
+def test_only_equal_searches_are_compared(tuned, halves, command):
+    def run(settings, output):
+        ended = command("run", *given, "--settings", settings, "--output", output, "--json")
+        return json.loads(ended.out)[0]["protocol"]
+
+    given = ["--dataset", halves["--dataset"]]
+    shutil.copy("colours.py", "others.py")
+    other = words(halves, model="python:others.py", output="others")
+    Path("space.yaml").write_text(f"prompts: {COLOURS}\nattention: [csa]")
+    assert command("tune", *other).status == 0
+    (path,) = Path("others").glob("*.yaml")
+    record = yaml.safe_load(path.read_text())
+    assert run(tuned, "a") == run(path, "b")
+    assert command("compare", "a", "b").status == 0
+    # The same search with other values for another model is comparable, too.
+    del record["sha256"]
+    record["settings"]["prompts"] = {"left": ["red"], "right": ["red"]}
+    path.write_bytes(tuning.settings_file(record))
+    run(path, "b")
+    ended = command("compare", "a", "b")
+    assert (ended.status, ended.err) == (0, "")
+    assert command("tune", *words(halves, budget=2, output="less")).status == 0
+    (less,) = Path("less").glob("*.yaml")
+    assert run(less, "c") != run(path, "b")
+    ended = command("compare", "a", "c")
+    assert ended.status == 2
+    assert "protocol is tuned-" in ended.err
+
+
+def test_settings_of_another_model_are_refused_unless_stated(tuned, halves, command):
+    shutil.copy("colours.py", "others.py")
+    given = ["run", "--dataset", halves["--dataset"], "--settings", tuned, "--json"]
+    given += ["--model", "python:others.py"]
+    ended = command(*given)
+    assert ended.status == 2
+    assert "chosen for python:colours.py, not python:others.py: add --transfer" in ended.err
+    foreign = json.loads(command(*given, "--transfer").out)[0]["protocol"]
+    own = json.loads(command(*given[:-2]).out)[0]["protocol"]
+    assert foreign != own
+    Path("colours.py").write_text(Path("colours.py").read_text() + "# changed\n")
+    ended = command(*given[:-2])
+    assert ended.status == 2
+    assert "chosen for another state of python:colours.py" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda text: text.replace("csa", "naclip"), "was edited"),
+        (lambda text: "window: 3", "is no settings file"),
+        (lambda text: "- 1", "must hold keys and values"),
+    ],
+)
+def test_other_files_are_no_settings(tuned, halves, command, change, fault):
+    tuned.write_text(change(tuned.read_text()))
+    ended = command("run", "--dataset", halves["--dataset"], "--settings", tuned)
+    assert ended.status == 2
+    assert fault in ended.err
+
+
+def test_images_of_the_test_set_are_refused(halves, command):
+    for split in (halves["--dataset"], "voc20", "scenes-seg"):
+        ended = command("tune", *words(halves, split=split))
+        assert ended.status == 2
+        assert "is a test set" in ended.err or "is in the test set of halves" in ended.err
+    shutil.copy("test/images/one.png", "training/images/three.png")  # under another name
+    shutil.copy("test/masks/one.png", "training/masks/three.png")
+    ended = command("tune", *words(halves))
+    assert ended.status == 2
+    assert "image three is in the test set of halves" in ended.err
+    assert not Path("tuned").exists()
+
+
+@pytest.mark.parametrize(
+    ("space", "fault"),
+    [
+        ("windows: [3]", "unknown key `windows`; nearest known: window"),
+        ("window: []", "`window` must have an entry"),
+        ("{}", "names no factor"),
+        ("window: [-3]", "`window[0]` "),
+        ("attention: [proxy]", "`attention[0]` "),
+        ("prompts: [{lef: [red]}]", "no class or group 'lef'; nearest known: left"),
+        ("stride: [8]\nwindow: [4]", "every combination of the space contradicts itself: stride"),
+        (f"scale: {[*range(1, 400)]}\nwindow: {[*range(1, 400)]}", "159,201 combinations"),
+    ],
+)
+def test_faults_of_a_space_are_one_line(halves, command, space, fault):
+    Path("space.yaml").write_text(space)
+    ended = command("tune", *words(halves))
+    assert ended.status == 2
+    assert fault in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"budget": 0}, "'--budget'"),
+        ({"dataset": "scenes-cls"}, "scenes-cls is no segmentation data set"),
+        ({"split": "scenes-seg-train"}, "has other classes than halves"),
+    ],
+)
+def test_bad_options_are_one_line(halves, command, changed, fault):
+    ended = command("tune", *words(halves, **changed))
+    assert ended.status == 2
+    assert fault in ended.err
+
+
+def test_settings_without_a_difference_are_one(protocol):
+    found, faults = tuning.settings_of(protocol, SETTINGS)
+    # Without a threshold the scale changes nothing; all 64 are free of contradictions.
+    assert (len(found), faults) == (2 * 2 * 2 * (1 + 2) * 2, 0)
+    things = replace(protocol, class_names=("wall", *protocol.class_names[1:]))
+    assert len(tuning.settings_of(things, SETTINGS)[0]) == 2 * 2 * 2 * 2
+
+
+def test_prompts_of_a_group_name_its_classes(protocol):
+    changed = tuning.with_setting(protocol, {"prompts": SETTINGS["prompts"][1]})
+    assert changed.queries == (protocol.queries[0], ("a cat",), ("a dog",), protocol.queries[3])
+    assert changed.templates == ("{}", "the {}")
+
+
+@pytest.fixture
+def search(protocol, write_set, tmp_path, monkeypatch):
+    """All of SETTINGS on seven images, in shards of three."""
+    monkeypatch.setattr(label_maps, "IMAGES_PER_SHARD", 3)
+    write_set(tmp_path / "test", {"t": (30, 41)})
+    write_set(tmp_path / "training", {f"{i}": (20 + 7 * i, 60 - 5 * i) for i in range(7)})
+    fields = ("image_suffix", "short_side", "window", "stride")
+    constants = {name: getattr(protocol, name) for name in fields}
+    classes = [
+        {"name": name, "queries": [*queries]}
+        for name, queries in zip(protocol.class_names, protocol.queries, strict=True)
+    ]
+    content = {"kind": "seg", "images": "images", "masks": "masks", "classes": classes, **constants}
+    content["groups"] = {"animals": ["cat", "dog"]}
+    paths = [tmp_path / name / "pets.yaml" for name in ("test", "training")]
+    for path in paths:
+        path.write_text(yaml.safe_dump(content))
+    return make_search(*map(str, paths), SETTINGS, 48, 0, RunOptions(batch_size=8))
+
+
+def test_a_trial_scores_what_a_run_measures(search, encoder):
+    options = RunOptions(batch_size=8)
+    protocols = [tuning.with_setting(search.protocol, one) for one in search.settings]
+    protocols = [one for one in protocols if (one.window, one.attention) == (32, "csa")][::3]
+    scores = tuning.make_scorer(encoder, search.data, options)(protocols)
+    assert len(set(scores)) == len(scores) == 4
+    assert scores == [measure(encoder, one, options).metrics["mIoU"] for one in protocols]
+
+
+def test_an_interrupted_search_goes_on(search, encoder, encoded, monkeypatch, tmp_path):
+    monkeypatch.setattr(encoders, "load_encoder", lambda spec, **_: encoder)
+    search = replace(search, settings=search.settings[::4])
+    run = (search, parse_model_spec("scenes-clip"), RunOptions(batch_size=8))
+    whole = tune(*run, tmp_path / "whole", no_progress)
+    windows = sum(encoded)
+    encoded.clear()
+
+    def interrupt(step):
+        if step.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(*run, tmp_path / "half", interrupt)
+    assert 0 < sum(encoded) < windows
+    again = tune(*run, tmp_path / "half", no_progress)
+    assert again.scores == whole.scores
+    assert again.path.read_bytes() == whole.path.read_bytes()
+    encoded.clear()
+    tune(*run, tmp_path / "half", no_progress)
+    assert not encoded
+    other = replace(search, record={**search.record, "seed": 1})
+    with pytest.raises(UsageError, match="is of another search, model or version"):
+        tune(other, *run[1:], tmp_path / "half", no_progress)
