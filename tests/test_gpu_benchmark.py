@@ -61,5 +61,5 @@ def test_the_target_is_for_runs_that_decoding_does_not_limit(
     assert of_files.value == pytest.approx(0.5, rel=0.5)
     assert lines["B, embedding without decoding to bare forward"].target == 0.9
     said = capsys.readouterr().err
-    assert said.startswith("B: decoding is the limit: 2") is not applies
-    assert ("decoded by 7 threads against 4" in said) is not applies
+    assert said.startswith("B: decoding is the limit: ") is not applies
+    assert ("images/s decoded by 7 threads against " in said) is not applies
