@@ -15,7 +15,7 @@ from cosmos_core.config import TrainConfig
 from cosmos_core.data.prepare import prepare as prepare_shards
 from cosmos_core.data.scenes import TRAIN
 from cosmos_core.data.scenes.layouts import write_layouts
-from cosmos_core.engine.check import SCENES, check_config, make_tokenizer
+from cosmos_core.engine.check import check_config, make_tokenizer
 from cosmos_core.engine.distributed import World, join_world
 from cosmos_core.engine.evaluate import check_datasets, find_evaluator
 from cosmos_core.engine.snapshot import CHECKPOINT, Snapshots
@@ -29,6 +29,7 @@ from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 from cosmos_core.utils.command import Ending, run_command
 from cosmos_core.utils.files import require_writable
+from cosmos_core.utils.recipe import SCENES
 from cosmos_core.utils.text import OneLineFormatter
 
 COMMANDS = ("train", "prepare", "export")

@@ -55,13 +55,15 @@ class UsageError(CosmosEvalError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model as typed (`text`); `arch` is an OpenCLIP architecture, a JSON file or JSON itself."""
+    """A model as typed (`text`); `arch` is an OpenCLIP architecture, a JSON file or JSON itself;
+    `training` is what a file states of its training."""
 
     text: str
     kind: Literal["bundled", "cosmos", "openclip", "hf", "python", "timm"]
     name: str
     arch: str | None = None
     weights: Weights = "teacher"
+    training: Mapping[str, Any] | None = None
 
 
 class EncoderInfo(NamedTuple):

@@ -16,6 +16,7 @@ from torch.utils.data import Sampler
 from webdataset.shardlists import envsubst
 
 from cosmos_core.config import DataConfig
+from cosmos_core.utils.files import json_sha256
 
 SEPARATOR = "::"
 MOST_SHARDS = 1_000_000
@@ -42,6 +43,14 @@ class ShardSets(NamedTuple):
     def shards(self) -> list[str]:
         """Those of all sets, in order."""
         return [shard for shards in self.sets for shard in shards]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The SHA-256 of the names and sizes of the files of every set; None for streams."""
+        if self.streams:
+            return None
+        named = [[(Path(shard).name, os.path.getsize(shard)) for shard in one] for one in self.sets]
+        return json_sha256(named)
 
 
 def parse_shards(config: DataConfig) -> ShardSets:

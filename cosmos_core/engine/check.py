@@ -11,8 +11,8 @@ from cosmos_core.data.shards import parse_shards
 from cosmos_core.model.build import model_config
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import CROSS_ATTENTION_HEADS
+from cosmos_core.utils.recipe import SCENES
 
-SCENES = "scenes:"  # of a shard specification that requests a number of embedded scenes
 WEIGHT_BYTES = 4  # float32
 TOKEN_BYTES = 8  # int64
 

@@ -20,15 +20,13 @@ import torch
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.watch import LOG
 from cosmos_core.utils.files import errors_of, replacing, write_atomically
+from cosmos_core.utils.recipe import FREE
 
 FOLDER = "snapshots"
 CHECKPOINT = "checkpoint.safetensors"  # beside the folder: the weights of the newest snapshot
 BEST = "best.json"
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
-
-# What may differ between a run and its continuation: it does not change the weights.
-FREE = ("data.workers", "save", "watch", "compute.checkpointing")
 
 # Objects of `Training` with a state dict, and all keys of a snapshot.
 STATEFUL = {"student": "model", "teacher": "teacher", "optimizer": "optimizer", "scaler": "scaler"}

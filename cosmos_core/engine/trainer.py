@@ -16,10 +16,12 @@ import torch
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.loading import make_loader
 from cosmos_core.data.samples import Batch, ProblemCounter, Tokenizer
+from cosmos_core.data.shards import parse_shards
 from cosmos_core.engine import snapshot
 from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
 from cosmos_core.engine.distributed import World, make_gather, mean_over_processes
 from cosmos_core.engine.evaluate import Evaluator, evaluate
+from cosmos_core.engine.flops import sample_flops
 from cosmos_core.engine.step import normalise, train_step
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
@@ -28,6 +30,7 @@ from cosmos_core.model.cosmos import SCALES
 from cosmos_core.plots.views import Inverse
 from cosmos_core.types import Views
 from cosmos_core.utils.environment import code_state, utc_now
+from cosmos_core.utils.recipe import training_identity
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -58,6 +61,8 @@ class Trainer:
         self._mean, self._std = scale
         self._done, self._seconds, self._random = 0, 0.0, snapshot.random_state()
         self._saved: int | None = None  # steps of the newest snapshot
+        self._flops: float | None = None  # of a sample
+        self._data_sha256: str | None = None
         if state is not None:
             self._resume(state)
 
@@ -66,12 +71,15 @@ class Trainer:
         Raises FloatingPointError for losses that are not finite, ValueError for bad samples."""
         config, setting, world = self._config, self._setting, self._world
         setting.output.mkdir(parents=True, exist_ok=True)
+        self._data_sha256 = parse_shards(replace(config.data, shards=shards)).fingerprint
         start = time.monotonic() - self._seconds
         watch = Watch(config, setting.output, world, first_step=self._done)
         pictures = RunPictures(watch, setting.inverse)
         with StopRequest(world) as stop, watch, pictures:
             for batch in self._batches(shards, watch, stop):
                 views = self._views(batch)
+                if self._flops is None and world.rank == 0:
+                    self._flops = sample_flops(config, views)
                 pictures.batch(views)
                 watch.step(self._done, self._step(views))
                 self._done, self._seconds = self._done + 1, time.monotonic() - start
@@ -97,6 +105,7 @@ class Trainer:
             snapshot.restore_random_state(self._random)
         with snapshot.reading(state, "seconds"):
             self._seconds = float(state["seconds"])
+        self._flops = state.get("sample_flops")  # which older snapshots lack
         self._saved = self._done = state["step"]
 
     def _batches(self, shards: str, watch: Watch, stop: StopRequest) -> Iterator[Batch]:
@@ -178,6 +187,7 @@ class Trainer:
             "random": self._world.gather(snapshot.random_state()),
             "problems": self._problems.state(),
             "seconds": self._seconds,
+            "sample_flops": self._flops,
         }
         self._world.main_process_only(lambda: self._write(state))
         self._saved = self._done
@@ -193,20 +203,24 @@ class Trainer:
         )
 
     def _card(self) -> dict[str, Any]:
-        code = code_state()
-        return {
+        code, samples = code_state(), self._done * self._config.optim.batch_size
+        card = {
             "command": self._setting.command,
             "commit": code.commit and code.commit + ("-dirty" if code.dirty else ""),
             "config": asdict(self._config),
+            "data_sha256": self._data_sha256,
             "date": utc_now(),
+            "flops": samples * self._flops if self._flops else None,
             "processes": self._world.world_size,
-            "samples_seen": self._done * self._config.optim.batch_size,
+            "samples_seen": samples,
             "seconds": round(self._seconds, 1),
             "seed": self._config.seed,
             "steps": self._done,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
+        identity = training_identity(card)
+        return card | {name: identity[name] for name in ("group", "recipe_sha256")}
 
 
 def _next(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:

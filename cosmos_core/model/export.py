@@ -29,6 +29,7 @@ CARD_NAME = "README.md"
 # Names of facts, and their keys in the metadata that cosmos-train writes.
 TRAINING_FACTS = {
     "Command": "command",
+    "Group": "group",
     "Seed": "seed",
     "Commit": "commit",
     "Finished": "date",
@@ -38,6 +39,7 @@ TRAINING_FACTS = {
     "Steps": "steps",
     "Batch size": "config.optim.batch_size",
     "Samples seen": "samples_seen",
+    "FLOPs": "flops",
     "Training data": "config.data.shards",
     "Precision": "config.compute.precision",
     "PyTorch": "torch",

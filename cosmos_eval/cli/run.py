@@ -80,6 +80,10 @@ def run(
     ] = False,
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
+    trainings: Annotated[
+        Path | None,
+        option("FILE", "YAML that states the trainings of models: group, seed, samples..."),
+    ] = None,
     attention: options.Attention = None,
     auxiliary: options.Auxiliary = None,
     data_root: options.DataRoot = None,
@@ -121,6 +125,7 @@ def run(
     """Measure models on data sets; write and print the results."""
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.models.specs import parse_model_spec
+    from cosmos_eval.models.training import state_trainings
     from cosmos_eval.runner.execute import existing_results
     from cosmos_eval.runner.plan import make_plan
     from cosmos_eval.runner.preview import preview
@@ -149,11 +154,12 @@ def run(
         )
         make = partial(make_plan, suite=suite, task=task, datasets=dataset or ())
         make = partial(make, families=protocol or (), models=model or (), options=run_options)
-        make = partial(make, arch=arch, weights=weights)
+        make = partial(make, arch=arch, weights=weights, trainings=trainings)
         if settings is not None:
             if suite or protocol or task not in ("all", "seg"):
                 raise UsageError("--settings is for --task seg, without --suite and --protocol")
             specs = [parse_model_spec(name, arch=arch, weights=weights) for name in model or ()]
+            specs = specs if trainings is None else state_trainings(trainings, specs)
             tuned = partial(tuned_plan, settings, dataset or (), specs, run_options)
             make = partial(tuned, transfer=transfer)
         plan = distributed.synchronized(make)

@@ -22,7 +22,7 @@ COLUMNS = (
     *("model", "weights", "random", "task", "dataset", "protocol", "variant"),
     *("metric", "value", "low", "high", "method", "n_samples"),
     *("version", "commit", "dirty", "utc", "file"),
-    *("weights_sha256", "code_sha256", "unchanged"),
+    *("weights_sha256", "code_sha256", "unchanged", "group", "seed"),
 )
 """Columns of `load_results`."""
 
@@ -31,7 +31,8 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     """Return results as a table with one row per metric, from folders, those in them, and files;
     without places from `runs/eval` in the current folder, where `cosmos-eval run` writes them.
     Columns: COLUMNS; `variant` lists what differs from the defaults, `low` and `high` are the 95%
-    interval by `method`, `unchanged` says whether the file is what was written (None: unknown).
+    interval by `method`, `unchanged` says whether the file is what was written (None: unknown);
+    `group` and `seed` are those of the model's training, None where unknown.
     Warns of edited results, and of different models of the same name. Raises UsageError for a
     folder without results and for files that are not results."""
     paths = [path for place in places or (RESULTS,) for path in result_paths(Path(place))]
@@ -49,13 +50,15 @@ def table_of(results: Iterable[Stored]) -> pd.DataFrame:
     for row, path, unchanged in ((one.row, one.path, one.unchanged) for one in results):
         # A table is UTF-8, a path need not be.
         file = os.fsencode(path).decode(errors="backslashreplace")
+        training = row.model.get("training", {})
         common = {**row.provenance, **row.model, **vars(row), "model": row.model["spec"]}
+        common |= {"group": training.get("group"), "seed": training.get("seed")}
         common |= {"variant": ", ".join(variants(row)), "file": file, "unchanged": unchanged}
         for metric, value in sorted(row.metrics.items()):
             interval = row.intervals.get(metric, {})
             record = {**common, **interval, "metric": metric, "value": value}
             records.append([record.get(column) for column in COLUMNS])
-    return pd.DataFrame(records, columns=list(COLUMNS))
+    return pd.DataFrame(records, columns=list(COLUMNS)).astype({"seed": "Int64"})
 
 
 def export(table: pd.DataFrame, path: Path) -> int:

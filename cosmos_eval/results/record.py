@@ -90,6 +90,22 @@ class FactsRecord(TypedDict):
     samples_seen: Annotated[Count | None, _SEEN]
 
 
+_Seed = Annotated[int, _doc("That of the training, not of the test.", ge=0)]
+_Flops = Annotated[float, _doc("3 student's forwards and 1 teacher's per step, all views.", gt=0)]
+
+
+@with_config(STRICT)
+class TrainingRecord(TypedDict):
+    """Which training a model is of; null where unknown. Those of a group differ in seeds alone."""
+
+    group: Name
+    seed: _Seed | None
+    recipe_sha256: Annotated[Sha256 | None, _doc("Of the options that decide the weights.")]
+    data_sha256: Annotated[Sha256 | None, _doc("Of the names and sizes of the shards.")]
+    samples: Annotated[Count | None, _SEEN]
+    flops: _Flops | None
+
+
 @with_config(ConfigDict(**STRICT, json_schema_extra=_HASH_UNLESS_RANDOM))
 class ModelRecord(TypedDict):
     """A model: its specification, and hashes of its weights and of the user's code."""
@@ -102,6 +118,7 @@ class ModelRecord(TypedDict):
     code_sha256: NotRequired[Annotated[Sha256, _doc("Of the user's Python file, if any.")]]
     revision: NotRequired[Annotated[Name, _doc("Of a repository named by hf:, its commit.")]]
     facts: NotRequired[FactsRecord]
+    training: NotRequired[TrainingRecord]
 
 
 def _with_weights(model: ModelRecord) -> ModelRecord:

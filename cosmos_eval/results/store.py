@@ -29,7 +29,7 @@ _TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})  # of version 1
 # What later versions added to records and to samples.
 _LATER = {
     "provenance": {"partial", "map", "protocol_map", "record_sha256", "images_per_second"},
-    "model": {"code_sha256", "revision", "facts"},
+    "model": {"code_sha256", "revision", "facts", "training"},
 }
 _NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
 

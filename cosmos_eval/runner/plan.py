@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from cosmos_core.utils import environment
 from cosmos_eval import types
 from cosmos_eval.models.specs import BUNDLED, parse_auxiliary, parse_model_spec
+from cosmos_eval.models.training import state_trainings
 from cosmos_eval.protocols import embedded_protocols, prepare
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.suites import read_suite, refuse_repeated
@@ -109,13 +110,15 @@ def make_plan(
     models: Sequence[str] = (),
     arch: str | None = None,
     weights: types.Weights = "teacher",
+    trainings: Path | None = None,
     options: types.RunOptions | None = None,
 ) -> Plan:
     """Make a plan from names as they are typed; without names, the bundled models and data sets.
 
     Every data set is measured by its protocol of every family, without families by its usual one.
-    `suite` names data sets instead, and models where `models` does not. Raises UsageError for
-    unknown names, repetitions, a data set of another task, and options that contradict each other.
+    `suite` names data sets instead, and models where `models` does not. `trainings` is a file that
+    states how models were trained. Raises UsageError for unknown names, repetitions, a data set of
+    another task, and options that contradict each other.
     """
     options = options or types.RunOptions()
     if options.overlays and options.save_predictions is None:
@@ -135,6 +138,7 @@ def make_plan(
     if options.auxiliary is not None:
         _require_guidable(options.auxiliary, protocols)
     refuse_repeated([spec.text for spec in specs])
+    specs = specs if trainings is None else state_trainings(trainings, specs)
     refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
     streamed = [protocol.family for protocol in protocols if options.streams(protocol)]
     if options.stream and not streamed:

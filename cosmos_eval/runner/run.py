@@ -14,6 +14,7 @@ from cosmos_core.utils.distributed import own_device
 from cosmos_eval import types
 from cosmos_eval._version import __version__
 from cosmos_eval.embedding.cache import embeddings_folder
+from cosmos_eval.models.training import training_record
 from cosmos_eval.results.labels import predictions_name
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import store_result
@@ -84,6 +85,10 @@ class Loaded:
     options: types.RunOptions
     watch: plans.Watch = plans.unwatched
     seconds: float = 0.0
+
+    @cached_property
+    def training(self) -> Mapping[str, Any]:
+        return {} if self.encoder.info.random else training_record(self.spec)
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
@@ -182,6 +187,7 @@ def _row(
             "weights_sha256": info.weights_sha256,
             "random": info.random,
             **{k: v for k in ("code_sha256", "revision") if (v := getattr(info, k))},
+            **({"training": loaded.training} if loaded.training else {}),
             "facts": loaded.facts,
         },
         task=task_of(protocol),
