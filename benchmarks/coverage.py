@@ -16,6 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from cosmos_eval.results.compare import MetricTest, adjust
+from cosmos_eval.results.gate.baseline import Key
+from cosmos_eval.results.gate.check import Finding, decide
+from cosmos_eval.results.leaderboard.entries import Entry
+from cosmos_eval.results.leaderboard.ranking import close_pairs, p_value_of, rank_entries
 from cosmos_eval.results.text import markdown_table
 from cosmos_eval.stats.estimates import FunctionOfSums, Mean, Values
 from cosmos_eval.stats.intervals import (
@@ -26,7 +31,9 @@ from cosmos_eval.stats.intervals import (
     percentiles,
     resample,
     statistic_of,
+    wilson,
 )
+from cosmos_eval.stats.paired import matched_shares, mcnemar
 from cosmos_eval.stats.segmentation import Areas, mean_iou
 from cosmos_eval.types import Interval
 
@@ -177,7 +184,89 @@ def _recall(images: int, truth: float, captions: int, blocks: int) -> Row:
     return row
 
 
-SECTIONS: Mapping[str, Callable[[bool], Iterator[Row]]] = {"miou": miou, "recall": recall}
+def places(quick: bool) -> Iterator[Row]:
+    """Boards of K equally good models on the same 1,000 images: who loses the best one's company,
+    and whose ranks are not all that they can have. A model gets an image with a probability that
+    depends on the image, from a Beta(2, 1) distribution."""
+    for models in (2, 3, 5, 20):
+        errors = np.array([_place_errors(models, n) for n in range(200 if quick else 2000)])
+        shares = [percent(share) for share in errors.mean(axis=0)]
+        rules = ("some loses, pairs at 5%", "some loses", "a given one loses", "a rank is wrong")
+        yield {"equal models": str(models), **dict(zip(rules, shares, strict=True))}
+
+
+def _place_errors(models: int, seed: int) -> tuple[bool, bool, bool, bool]:
+    rng = np.random.default_rng(seed)
+    hits = rng.random((models, 1000)) < rng.beta(2, 1, 1000)
+    entries = [_entry(str(n), some) for n, some in enumerate(hits)]
+    ties = {
+        pair: p_value_of("cls", "acc1", mcnemar(*(hits[int(key.model)] for key in pair[:2])))
+        for pair in close_pairs(entries)
+    }
+    ranks = rank_entries(entries, ties)
+    lost = [not rank.best and not rank.tie for rank in ranks.values()]
+    wrong = any(rank.ranks != (1, models) for rank in ranks.values())
+    return min(ties.values(), default=1.0) <= 0.025, any(lost), lost[0], wrong
+
+
+def _entry(model: str, hits: NDArray[np.bool_]) -> Entry:
+    intervals = {"acc1": wilson(int(hits.sum()), len(hits))._asdict()}
+    return Entry(model, "cls", "set", "cosmos", {"acc1": float(hits.mean())}, intervals, "measured")
+
+
+def power(quick: bool) -> Iterator[Row]:
+    """`compare` on several sets of 1,000 images, of which models differ on 10%: how often the
+    difference of one of them that is stated as detectable makes a model better, by Holm."""
+    rng, studies = np.random.default_rng(0), 500 if quick else 5000
+    for sets in (1, 5, 20):
+        pair = [matched_shares(800, 50, 50, 1000)] * sets
+        tests = adjust(MetricTest(str(n), "cosmos", "cls", "acc1", d) for n, d in enumerate(pair))
+        stated = {"alone": pair[0].detectable() or 0.0, "corrected": tests[0].detectable or 0.0}
+        row = {"sets": str(sets)}
+        for name, size in stated.items():
+            shares = [(0.1 + size) / 2, (0.1 - size) / 2, 0.9]
+            found = [_is_found(rng, shares, sets) for _ in range(studies)]
+            row |= {f"detectable, {name}": f"{100 * size:.2f}", f"found, {name}": ""}
+            row[f"found, {name}"] = percent(float(np.mean(found)))
+        yield row
+
+
+def _is_found(rng: np.random.Generator, shares: list[float], sets: int) -> bool:
+    equal = rng.multinomial(1000, [0.05, 0.05, 0.9], sets - 1)
+    counts = [rng.multinomial(1000, shares), *equal]
+    differences = [matched_shares(0, only_a, only_b, 1000) for only_a, only_b, _ in counts]
+    found = adjust(MetricTest("", "cosmos", "cls", "acc1", one) for one in differences)
+    return found[0].better == "A"
+
+
+def gate(quick: bool) -> Iterator[Row]:
+    """`check` of headline metrics, one per set, where models differ on 10% of the images: how often
+    it finds a regression if every metric lost so much."""
+    rng, studies = np.random.default_rng(0), 200 if quick else 2000
+    for images in (500, 5000):
+        for metrics in (5, 20):
+            row = {"images": f"{images:,}", "headline metrics": str(metrics)}
+            for loss in (0.0, 0.01, 0.02, 0.05):
+                shares = [(0.1 - loss) / 2, (0.1 + loss) / 2, 0.9]
+                found = [_alarm(rng, shares, images, metrics) for _ in range(studies)]
+                row[f"{100 * loss:g} points lost"] = percent(float(np.mean(found)))
+            yield row
+
+
+def _alarm(rng: np.random.Generator, shares: list[float], images: int, metrics: int) -> bool:
+    counts = rng.multinomial(images, shares, metrics)
+    changes = [matched_shares(0, only_a, only_b, images) for only_a, only_b, _ in counts]
+    findings = [Finding(Key("m", "set", "cosmos"), "cls", "acc1", change) for change in changes]
+    return any(finding.status == "regression" for finding in decide(findings, 0.0, metrics))
+
+
+SECTIONS: Mapping[str, Callable[[bool], Iterator[Row]]] = {
+    "miou": miou,
+    "recall": recall,
+    "places": places,
+    "power": power,
+    "gate": gate,
+}
 """What the command simulates by name: each yields the rows of its table, few studies if quick."""
 
 if __name__ == "__main__":

@@ -44,17 +44,25 @@ def check(
             "With --update: store no samples; smaller, and finds only large regressions.",
         ),
     ] = False,
+    all_metrics: Annotated[
+        bool,
+        flag(
+            "--all-metrics",
+            "With --update: all metrics can fail a check, not only the headline ones; finds less.",
+        ),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Check results against a baseline, for regressions.
 
-    A metric regresses where it is worse by more than chance. Exit status: 0 no regression is
+    A headline metric regresses where it is worse by more than chance; other metrics are for
+    information, unless the baseline says otherwise. Exit status: 0 no regression is
     shown, 1 one is, 2 it cannot be decided.
     """
     if update and not (reason or "").strip():
         raise UsageError("--update needs --reason TEXT: why these results are the new baseline")
-    if not update and (reason is not None or tolerance is not None or metrics_only):
-        raise UsageError("--reason, --tolerance and --metrics-only go with --update")
+    if not update and (reason is not None or tolerance is not None or metrics_only or all_metrics):
+        raise UsageError("--reason, --tolerance, --metrics-only and --all-metrics go with --update")
     if update:
         from cosmos_eval.results.gate.baseline import replace_baseline
         from cosmos_eval.results.gate.check import read_results
@@ -66,6 +74,7 @@ def check(
             reason=str(reason),
             tolerance=tolerance or 0.0,
             keep_samples=not metrics_only,
+            all_gated=all_metrics,
         )
         print_records(changes, as_json=json)
         print_written(baseline)

@@ -211,7 +211,6 @@ def _test_row(test: MetricTest) -> dict[str, str | None]:
 
     difference, factor = test.difference, test.record.factor
     low, high = (f"{factor * end:+.2f}" for end in difference.interval()[:2])
-    least = difference.detectable()
     return {
         "data set": test.dataset,
         "protocol": test.protocol,
@@ -222,7 +221,7 @@ def _test_row(test: MetricTest) -> dict[str, str | None]:
         "p": p_value_text(difference.p_value),
         "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
         "better": test.better,
-        "detectable": None if least is None else f"{factor * least:.2f}",
+        "detectable": None if test.detectable is None else f"{factor * test.detectable:.2f}",
         "test": f"{difference.method}, n = {difference.units}",
     }
 

@@ -13,7 +13,7 @@ from cosmos_eval.results import compare
 from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.leaderboard.board import Board, boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
-from cosmos_eval.results.leaderboard.ranking import Pair, Ties, close_pairs
+from cosmos_eval.results.leaderboard.ranking import Ties, close_pairs, p_value_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import percent
 from cosmos_eval.stats.intervals import intervals
@@ -280,17 +280,19 @@ def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:
 
 
 def ties_of(found: Sequence[Comparison], entries: Sequence[Entry]) -> Ties:
-    """Tell whether the interval of each close pair's difference covers 0, if compared."""
+    """Return the p-value of each close pair, if compared."""
     known = {(one.models, one.protocol, one.dataset): one.differences for one in found}
     # Tables may call a model more than its name where models are compared.
     model = {entry.key: entry.stored.model for entry in entries if entry.stored is not None}
+    task = {entry.key: entry.task for entry in entries}
     ties = {}
     for pair in close_pairs(entries):
         first, second = sorted((model[pair.best], model[pair.other]))
         differences = known.get(((first, second), pair.best.protocol, pair.best.dataset), {})
-        if pair.metric in differences:
-            interval = differences[pair.metric].interval()
-            ties[Pair(pair.best, pair.other, pair.metric)] = interval.low <= 0 <= interval.high
+        if found_difference := differences.get(pair.metric):
+            is_first = model[pair.best] == first
+            difference = found_difference if is_first else found_difference.flipped()
+            ties[pair] = p_value_of(task[pair.best], pair.metric, difference)
     return ties
 
 

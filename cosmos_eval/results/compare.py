@@ -117,7 +117,8 @@ def require_own(name: str, value: float, computed: float | None) -> None:
 
 
 class MetricTest(NamedTuple):
-    """A metric of both models on one data set; `adjusted` is what `adjust` adds."""
+    """A metric of both models on one data set; `adjust` adds Holm's p-value and, of all tests, the
+    difference that they find with a probability of 80%."""
 
     dataset: str
     protocol: str
@@ -125,6 +126,7 @@ class MetricTest(NamedTuple):
     metric: str
     difference: PairedDifference
     adjusted: float | None = None
+    detectable: float | None = None
 
     @property
     def record(self) -> Metric:
@@ -140,11 +142,18 @@ class MetricTest(NamedTuple):
 
 
 def adjust(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
-    """Return tests with Holm's p-values over all primary metrics. They stay None for others, which
-    illustrate, and prove nothing by themselves."""
+    """Return tests with Holm's p-values over all primary metrics, and what they can detect at the
+    level of his first step. Other metrics, which illustrate, and prove nothing by themselves, have
+    no such p-value, and what each detects by itself."""
     tests = list(tests)
-    adjusted = iter(holm([test.difference.p_value for test in tests if test.record.primary]))
-    return tuple(t._replace(adjusted=next(adjusted)) if t.record.primary else t for t in tests)
+    primary = [test.difference.p_value for test in tests if test.record.primary]
+    adjusted, level = iter(holm(primary)), (1 - LEVEL) / max(1, len(primary))
+    return tuple(
+        t._replace(adjusted=next(adjusted), detectable=t.difference.detectable(level))
+        if t.record.primary
+        else t._replace(detectable=t.difference.detectable())
+        for t in tests
+    )
 
 
 class Comparison(NamedTuple):
@@ -259,7 +268,7 @@ def to_records(comparison: Comparison) -> dict[str, Any]:
             **{name: getattr(test.difference, name) for name in numbers},
             "interval": test.difference.interval()._asdict(),
             "p_value_holm": test.adjusted,
-            "detectable": test.difference.detectable(),
+            "detectable": test.detectable,
             "test": test.difference.method,
             "samples": test.difference.units,
             "better": test.better or None,

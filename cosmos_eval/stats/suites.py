@@ -4,6 +4,7 @@ Samples of different data sets are resampled independently, those of one alike f
 that differences of means are paired. Shapes: M models, N samples, R resamples.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from cosmos_eval.stats import intervals
 from cosmos_eval.stats.estimates import Estimate, GroupMean, Ints, Mean, Proportion, Values
 from cosmos_eval.stats.paired import difference_of_draws
+from cosmos_eval.types import Interval
 
 _AT_ONCE = 10  # samples drawn one by one in the time of a kind
 
@@ -100,6 +102,11 @@ def _clustered(estimate: Estimate, shared: dict[bytes, Ints]) -> Estimate:
     return estimate
 
 
+def interval_of(value: float, drawn: Values, n: int) -> Interval:
+    """Return value -+ t x the standard error of a mean's draws (R,), of n clusters at least."""
+    return difference_of_draws(value, 0.0, drawn, n).interval()._replace(method="bootstrap t")
+
+
 def probability_above(a: Values, b: Values) -> float:
     """Return the share of paired resamples (R,) in which `a` is greater; equal ones are a half."""
     differences = np.round(a - b, 12)  # equal models may differ by rounding
@@ -108,14 +115,16 @@ def probability_above(a: Values, b: Values) -> float:
 
 def standings(means: Sequence[float], drawn: Sequence[Values], n: int) -> list[Standing]:
     """Rank M means, the greatest first, by the paired intervals of their differences: behind all
-    that are greater, before all that are smaller. `drawn` holds (R,) of each, n is the smallest
-    number of clusters."""
+    that are greater, before all that are smaller. The ranks of all hold at once with 95%, since
+    intervals are corrected for the number of pairs (Bonferroni). `drawn` holds (R,) of each, n is
+    the smallest number of clusters."""
     signs = np.zeros((len(means), len(means)), int)
+    level = 1 - (1 - intervals.LEVEL) / max(1, math.comb(len(means), 2))
     for a in range(len(means)):
         for b in range(a):
             changes = drawn[a] - drawn[b]
             changes = changes[~np.isnan(changes)]
-            interval = difference_of_draws(means[a], means[b], changes, n).interval()
+            interval = difference_of_draws(means[a], means[b], changes, n).interval(level)
             signs[a, b] = (interval.low > 0) - (interval.high < 0)
             signs[b, a] = -signs[a, b]
     return [

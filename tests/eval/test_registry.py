@@ -58,7 +58,7 @@ def test_recall_at_20(add, command, tmp_path):
     samples = {**SAMPLES["retrieval"], "text_to_image_rank": ranks}
     row = read_result(store(tmp_path, "retrieval", samples))
     assert row.metrics[name] == 3 / 5
-    assert row.intervals[name]["method"] == "cluster bootstrap"
+    assert row.intervals[name]["method"] == "wilson, effective n"
     assert "text to image R@20" in command("leaderboard", str(tmp_path), "--format", "md").out
     assert "1 verified" in command("verify", str(tmp_path)).out
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypedDict
@@ -23,6 +23,7 @@ from cosmos_eval.results import record
 from cosmos_eval.results.compare import setting
 from cosmos_eval.results.labels import model_label, safe_name
 from cosmos_eval.results.verify import Verified
+from cosmos_eval.tasks import metric_of
 from cosmos_eval.types import Samples, UsageError
 
 SCHEMA_VERSION = 2
@@ -124,6 +125,7 @@ class Entry:
 _TITLE = "Results that later ones must not fall behind"
 _HEADER: Any = {"$id": f"urn:cosmos-eval:baseline:{SCHEMA_VERSION}"}
 _VERSION = Field(ge=1, le=SCHEMA_VERSION, description="Version 2 added baseline_sha256.")
+_GATED = "Which metrics can fail a check: those that decide comparisons, or all."
 _LOSS = "Tolerated loss of a metric: absolute for fractions, relative for ranks and ratios."
 
 
@@ -136,7 +138,18 @@ class Baseline:
     written: Annotated[Mapping[str, str], record.as_type(Written)]
     tolerance: Annotated[float, Field(ge=0, le=0.5, description=_LOSS)]
     results: Annotated[list[Entry], Field(min_length=1)]
+    gated: Annotated[Literal["headline", "all"], Field(description=_GATED)] = "headline"
     baseline_sha256: Annotated[record.Sha256, record.OWN_HASH] = ""
+
+    def gated_metrics(self, entry: Entry) -> set[str]:
+        """Return the metrics of an entry that can fail a check: of its primary ones, else of those
+        that tables show, else of all, the first that it has."""
+        records = [metric_of(entry.setting["task"], name) for name in entry.metrics]
+        tested = [metric for metric in records if not metric.reference]
+        primary = [metric for metric in tested if metric.primary]
+        shown = [metric for metric in tested if metric.headline]
+        chosen = tested if self.gated == "all" else primary or shown or tested
+        return {metric.name for metric in chosen}
 
 
 def baseline_samples(path: Path, entry: Entry) -> Samples | None:
@@ -208,6 +221,7 @@ def replace_baseline(
     reason: str,
     tolerance: float = 0.0,
     keep_samples: bool = True,
+    all_gated: bool = False,
 ) -> list[dict[str, str]]:
     """Make results the whole baseline in a file; return what changed. Without samples only metrics
     that have an interval are kept, since nothing could be decided of the others. Raises UsageError
@@ -222,7 +236,8 @@ def replace_baseline(
         raise UsageError(f"two results of {twice}: give one of the files")
     archives = [files.pack_arrays(one.samples) if keep_samples else None for one in results]
     entries = [_entry(one.row, own) for one, own in zip(results, archives, strict=True)]
-    document = _document(sorted(entries, key=lambda entry: entry.key), reason, tolerance)
+    settings = {"tolerance": tolerance, **({"gated": "all"} if all_gated else {})}
+    document = _document(sorted(entries, key=lambda entry: entry.key), reason, settings)
     record.validate(Baseline, json.dumps(document), str(path))
     kept = {e.samples["file"]: a for e, a in zip(entries, archives, strict=True) if e.samples and a}
     try:
@@ -238,11 +253,11 @@ def replace_baseline(
     ]
 
 
-def _document(entries: Sequence[Entry], reason: str, tolerance: float) -> dict[str, Any]:
+def _document(entries: Sequence[Entry], reason: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     document = {
         "schema_version": SCHEMA_VERSION,
         "written": {"by": user_name(), "utc": utc_now(), "reason": reason, "version": __version__},
-        "tolerance": tolerance,
+        **settings,
         "results": [vars(entry) for entry in entries],
     }
     return {**document, "baseline_sha256": files.json_sha256(document)}

@@ -1,6 +1,7 @@
 """The decision, metric by metric; what cannot be compared is a problem, never passes. A metric
 regressed where the paired interval of new minus baseline lies below minus the tolerance, at a level
-that holds for all metrics together: Holm's step-down over one-sided tests at 2.5%. Without the
+that holds for all gated metrics together: Holm's step-down over one-sided tests at 2.5%. Metrics
+that are not gated are for information. Without the
 baseline's samples the standard error is that of two independent results, from their intervals: more
 than the paired one, so that small regressions are missed, not made up."""
 
@@ -24,19 +25,19 @@ from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import Samples
 
 ALPHA = 0.025
-"""One-sided probability of a false alarm on any metric of a whole check."""
+"""One-sided probability of a false alarm on any gated metric of a whole check."""
 
 
 class Finding(NamedTuple):
     """A metric of a new result and of the baseline. `change` is new (its `a`) minus baseline (its
-    `b`); `adjusted` is Holm's one-sided p-value of a regression, and `detectable` the loss that
-    this check finds with a probability of 80%."""
+    `b`); `adjusted` is Holm's one-sided p-value of a regression, None where the metric is not
+    gated, and `detectable` the loss that its test finds with a probability of 80%."""
 
     key: Key
     task: str
     metric: str
     change: PairedDifference
-    adjusted: float = 1.0
+    adjusted: float | None = None
     detectable: float | None = None
 
     @property
@@ -48,10 +49,12 @@ class Finding(NamedTuple):
         return self.change if self.record.higher_is_better else self.change.flipped()
 
     @property
-    def status(self) -> Literal["regression", "better", "no change shown"]:
-        """The decision; `better` is by the 95% interval of this metric alone."""
-        if self.adjusted <= ALPHA:
+    def status(self) -> Literal["regression", "worse, not gated", "better", "no change shown"]:
+        """The decision; all but a regression are by the 95% interval of this metric alone."""
+        if self.adjusted is not None and self.adjusted <= ALPHA:
             return "regression"
+        if self.adjusted is None and self.gain.p_below(0) <= ALPHA:
+            return "worse, not gated"
         return "better" if self.gain.flipped().p_below(0) <= ALPHA else "no change shown"
 
 
@@ -69,19 +72,25 @@ class Report(NamedTuple):
         return [finding for finding in self.findings if finding.status == "regression"]
 
     @property
+    def gated(self) -> int:
+        """The number of metrics that can fail the check."""
+        return sum(finding.adjusted is not None for finding in self.findings)
+
+    @property
     def status(self) -> int:
         """Exit status: 1 a regression is shown, 2 something cannot be decided, 0 neither."""
         if self.regressions:
             return 1
-        return 2 if self.problems or not self.findings else 0
+        return 2 if self.problems or not self.gated else 0
 
     @property
     def verdict(self) -> str:
         """The outcome in one line."""
-        total, count = len(self.findings), len(self.problems)
+        count, others = len(self.problems), len(self.findings) - self.gated
+        total = f"{self.gated} metrics{f' ({others} more for information)' if others else ''}"
         return (
-            f"no regression shown, of {total} metrics",
-            f"regression shown: {len(self.regressions)} of {total} metrics",
+            f"no regression shown, of {total}",
+            f"regression shown: {len(self.regressions)} of {total}",
             f"cannot decide, for {count} reason{'s' if count > 1 else ''}",
         )[self.status]
 
@@ -132,10 +141,17 @@ def examine(
             notes.append(f"{where}: not in the baseline: {', '.join(new)}")
     if baseline.schema_version == 1:
         notes.append(f"{path} is of version 1 and has no hash of itself: write it with --update")
-    names = ((entry.setting["task"], n) for entry in baseline.results for n in entry.metrics)
-    total = sum(not metric_of(*name).reference for name in names)  # also those not compared
-    decided = tuple(decide(findings, baseline.tolerance, total))
-    return Report(path, decided, tuple(found), tuple(notes), baseline.tolerance)
+    gated = {entry.key: baseline.gated_metrics(entry) for entry in baseline.results}
+    total = sum(map(len, gated.values()))  # also those not compared
+    tested = [finding for finding in findings if finding.metric in gated[finding.key]]
+    decided = iter([*decide(tested, baseline.tolerance, total)])
+    shown = tuple(
+        next(decided)
+        if finding.metric in gated[finding.key]
+        else finding._replace(detectable=finding.change.detectable(2 * ALPHA))
+        for finding in findings
+    )
+    return Report(path, shown, tuple(found), tuple(notes), baseline.tolerance)
 
 
 def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[Problem]:
@@ -172,7 +188,7 @@ def _independent(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
 
 
 def decide(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
-    """Yield findings with their p-values and detectable losses among `total` metrics. The tolerance
+    """Yield gated findings with their p-values and detectable losses among `total`. The tolerance
     is absolute for fractions, relative for ranks and ratios."""
     losses = [tolerance * (1.0 if f.record.unit == "fraction" else f.change.b) for f in findings]
     p_values = [f.gain.p_below(-loss) for f, loss in zip(findings, losses, strict=True)]

@@ -21,7 +21,7 @@ def to_cells(finding: Finding) -> dict[str, str]:
         "new": f"{factor * change.a:.2f}",
         "change [95%]": f"{factor * change.difference:+.2f} "
         f"[{factor * low:+.2f}, {factor * high:+.2f}]",
-        "p (Holm)": text.p_value_text(finding.adjusted),
+        "p (Holm)": "" if finding.adjusted is None else text.p_value_text(finding.adjusted),
         "detectable": "" if least is None else f"{factor * least:.2f}",
         "test": change.method,
         "decision": finding.status,
@@ -107,6 +107,7 @@ def _record(finding: Finding) -> dict[str, Any]:
         "new": change.a,
         "change": change.difference,
         "interval": change.interval()._asdict(),
+        "gated": finding.adjusted is not None,
         "p_value_holm": finding.adjusted,
         "detectable": finding.detectable,
         "test": change.method,

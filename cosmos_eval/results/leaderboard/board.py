@@ -14,11 +14,13 @@ MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
 
 _MEANINGS = {
     "best": "Bold: the best of its column.",
-    "paired": f"{MARKS['paired']} tied with the best: the interval of the difference on the same "
-    "samples covers 0.",
-    "intervals": f"{MARKS['intervals']} not distinguished from the best: the intervals overlap "
-    "(their samples were not compared).",
-    "ranks": "Rank: the ranks that a result measured here can have by these intervals.",
+    "paired": f"{MARKS['paired']} tied with the best: a test of the difference on the same "
+    "samples, corrected for the number of results, does not tell them apart. The truly best result "
+    "is bold or tied in 95% of columns.",
+    "intervals": f"{MARKS['intervals']} not distinguished from the best: the intervals, widened "
+    "for the number of results, overlap (their samples were not compared).",
+    "ranks": "Rank: the ranks that a result measured here can have; those of a whole column hold "
+    "at once with 95%.",
     "delta": "Signed: percentage points above what its authors published.",
     "partial": "Not ranked: results of a part of the samples only.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",

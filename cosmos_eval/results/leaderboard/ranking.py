@@ -1,11 +1,20 @@
-"""Ranks of results, and ties with the best one. Two results differ by the interval of their
-difference on the same samples where that is given; else by whether their own intervals overlap,
-which finds fewer differences."""
+"""Ranks of results, and ties with the best one, which hold for the K results of a column together.
+Two results differ by the paired test of their samples where that is given; else by whether their
+intervals overlap, widened to hold all K values at once, which finds fewer differences.
+
+A model loses the best one's company by a test at 0.05 / (K - 1), one-sided, as in multiple
+comparisons with the best (Hsu 1984, Annals of Statistics 12), and never by a looser test than that
+of two models. Ranks hold at once: by simultaneous intervals (Klein, Wright and Wieczorek 2020, JRSS
+C 69), and near the best by tests of all K (K - 1) / 2 pairs.
+"""
+
+from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import NormalDist
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import Entry, Key, headlines_of
@@ -14,11 +23,15 @@ from cosmos_eval.results.text import shown
 from cosmos_eval.tasks import metric_of, task_named
 from cosmos_eval.types import UsageError
 
+if TYPE_CHECKING:
+    from cosmos_eval.stats.paired import PairedDifference  # SciPy takes long
+
 Tie = Literal["", "paired", "intervals"]
 
 # What `auto` compares at most; a bootstrap of COCO's 5,000 images takes seconds.
 _MOST_PAIRS = 16
 _MOST_SAMPLES = 10_000
+_LEVEL = 0.05  # probability of an error anywhere in a column
 
 
 class Pair(NamedTuple):
@@ -32,8 +45,8 @@ class Pair(NamedTuple):
 Cell = tuple[Key, str]
 """An entry and a metric."""
 
-Ties = Mapping[Pair, bool]
-"""Whether the interval of a pair's difference on the same samples covers 0."""
+Ties = Mapping[Pair, float]
+"""One-sided p-values, by the same samples, of the other result's being as good as the best."""
 
 NO_TIES: Ties = MappingProxyType({})
 
@@ -55,7 +68,8 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
         for metric, best, column in _columns(entries)
         if best.source == "measured"
         for other in column
-        if other is not best and other.source == "measured" and _overlap(best, other, metric)
+        if other is not best and other.source == "measured"
+        if _overlap(best, other, metric, _widening(column, metric))
     ]
 
 
@@ -89,15 +103,20 @@ def _best(column: Sequence[Entry], metric: str) -> Entry:
 def _rank_column(best: Entry, column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, Rank]:
     known = metric_of(best.task, metric)
     top = shown(known, best.metrics[metric])
-    others = {entry.key: _tie(best, entry, metric, ties) for entry in column if entry is not best}
     ranks = _ranks(column, metric)
+    widening, k = _widening(column, metric), max(2, len(ranks))
+    others, apart = {}, 0  # how many are told apart from the best
+    for entry in (entry for entry in column if entry is not best):
+        key, overlap = entry.key, _overlap(best, entry, metric, widening)
+        p_value = ties.get(Pair(best.key, key, metric))
+        if p_value is not None and best.key in ranks and key in ranks:
+            overlap = p_value > _LEVEL / (k * (k - 1))
+            first, last = ranks[key]
+            ranks[key] = (1 if overlap else max(2, first), last)
+        apart += key in ranks and not overlap
+        others[key] = _tie(overlap, p_value, k)
     if best.key in ranks:
-        for key in ranks.keys() & others.keys():
-            # Samples, where they were compared, decide which results can be first.
-            if Pair(best.key, key, metric) in ties:
-                first, last = ranks[key]
-                ranks[key] = (1, last) if others[key] else (max(2, first), last)
-        ranks[best.key] = (1, 1 + sum(1 for key, tie in others.items() if tie and key in ranks))
+        ranks[best.key] = (1, len(ranks) - apart)
     found = {}
     for entry in column:
         is_best = shown(known, entry.metrics[metric]) == top
@@ -106,27 +125,32 @@ def _rank_column(best: Entry, column: Sequence[Entry], metric: str, ties: Ties) 
     return found
 
 
-def _tie(best: Entry, other: Entry, metric: str, ties: Ties) -> Tie:
-    tied = ties.get(Pair(best.key, other.key, metric))
-    if tied is not None:
-        return "paired" if tied else ""
-    return "intervals" if _overlap(best, other, metric) else ""
+def _tie(overlap: bool, p_value: float | None, k: int) -> Tie:
+    if p_value is None:
+        return "intervals" if overlap else ""
+    return "paired" if p_value > min(_LEVEL / 2, _LEVEL / (k - 1)) else ""
 
 
-def _overlap(best: Entry, other: Entry, metric: str) -> bool:
+def _overlap(best: Entry, other: Entry, metric: str, widening: float) -> bool:
     """Return whether intervals overlap; a number without one is a point, and points never tie."""
     if metric not in best.intervals and metric not in other.intervals:
         return False
-    return _ends(other, metric)[1] >= _ends(best, metric)[0]
+    return _ends(other, metric, widening)[1] >= _ends(best, metric, widening)[0]
 
 
-def _ends(entry: Entry, metric: str) -> tuple[float, float]:
-    """Return an interval, negative where lower is better."""
+def _widening(column: Sequence[Entry], metric: str) -> float:
+    """Return the factor by which 95% intervals have to be wider to hold all K values at once."""
+    k = sum(metric in entry.intervals for entry in column)
+    quantile = NormalDist().inv_cdf
+    return quantile(1 - _LEVEL / 2 / max(1, k)) / quantile(1 - _LEVEL / 2)
+
+
+def _ends(entry: Entry, metric: str, widening: float) -> tuple[float, float]:
+    """Return a widened interval, negative where lower is better."""
     value = entry.metrics[metric]
     interval = entry.intervals.get(metric, {"low": value, "high": value})
-    if metric_of(entry.task, metric).higher_is_better:
-        return interval["low"], interval["high"]
-    return -interval["high"], -interval["low"]
+    low, high = (value + widening * (interval[end] - value) for end in ("low", "high"))
+    return (low, high) if metric_of(entry.task, metric).higher_is_better else (-high, -low)
 
 
 def _ranks(column: Sequence[Entry], metric: str) -> dict[Key, tuple[int, int]]:
@@ -134,7 +158,8 @@ def _ranks(column: Sequence[Entry], metric: str) -> dict[Key, tuple[int, int]]:
     ranked = [e for e in column if e.source == "measured" and metric in e.intervals]
     if len(ranked) < 2:
         return {}
-    ends = {entry.key: _ends(entry, metric) for entry in ranked}
+    widening = _widening(column, metric)
+    ends = {entry.key: _ends(entry, metric, widening) for entry in ranked}
     lows, highs = map(sorted, zip(*ends.values(), strict=True))
     return {
         key: (1 + len(lows) - bisect_right(lows, high), len(highs) - bisect_left(highs, low))
@@ -143,9 +168,9 @@ def _ranks(column: Sequence[Entry], metric: str) -> dict[Key, tuple[int, int]]:
 
 
 def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "intervals"]) -> Ties:
-    """Return whether the paired interval of each close pair covers 0. `paired` compares all samples
-    and raises UsageError where that is impossible; `auto` compares what it can, if it is not much;
-    `intervals` reads no samples."""
+    """Return the paired p-value of each close pair. `paired` compares all samples and raises
+    UsageError where that is impossible; `auto` compares what it can, if it is not much; `intervals`
+    reads no samples."""
     if rule == "intervals":
         return NO_TIES
     stored = {entry.key: entry.stored for entry in entries if entry.stored is not None}
@@ -156,7 +181,7 @@ def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "interva
     drawn = sum(row.n_samples for row in rows if task_named(row.task).resamples)
     if rule == "auto" and (len(close) > _MOST_PAIRS or drawn > _MOST_SAMPLES):
         return NO_TIES
-    ties: dict[Pair, bool] = {}
+    ties: dict[Pair, float] = {}
     for (best, other), pairs in close.items():
         try:
             ties |= _ties(stored[best], stored[other], pairs)
@@ -166,7 +191,13 @@ def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "interva
     return ties
 
 
-def _ties(best: Stored, other: Stored, pairs: Sequence[Pair]) -> dict[Pair, bool]:
+def p_value_of(task: str, metric: str, difference: PairedDifference) -> float:
+    """Return the p-value of `Ties`, of the best result minus another one."""
+    higher = metric_of(task, metric).higher_is_better
+    return (difference.flipped() if higher else difference).p_below(0)
+
+
+def _ties(best: Stored, other: Stored, pairs: Sequence[Pair]) -> dict[Pair, float]:
     from cosmos_eval.results.compare import mismatches, paired_differences, setting  # SciPy
 
     if differing := mismatches(setting(best.row), setting(other.row)):
@@ -175,5 +206,5 @@ def _ties(best: Stored, other: Stored, pairs: Sequence[Pair]) -> dict[Pair, bool
     samples = read_samples(best.path), read_samples(other.path)
     only = {pair.metric for pair in pairs}
     found = paired_differences(best.row, samples[0], other.row, samples[1], only)
-    intervals = {pair: found[pair.metric].interval() for pair in pairs if pair.metric in found}
-    return {pair: interval.low <= 0 <= interval.high for pair, interval in intervals.items()}
+    task, known = best.row.task, [pair for pair in pairs if pair.metric in found]
+    return {pair: p_value_of(task, pair.metric, found[pair.metric]) for pair in known}

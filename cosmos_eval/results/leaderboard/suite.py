@@ -14,7 +14,6 @@ from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.text import bounds, shown_text
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import Estimate, Values
-from cosmos_eval.stats.intervals import percentiles
 from cosmos_eval.tasks import Metric, metric_of, task_named
 from cosmos_eval.types import Interval, Suite, SuiteMember, UsageError
 
@@ -114,7 +113,7 @@ def suite_score(suite: Suite, entries: Sequence[Entry]) -> SuiteScore:
         which = "no complete and unedited result of any member"
         raise UsageError(f"suite {suite.name}: {which}, which are {_listed(members)}")
     drawn, clusters = _draw(found) if found else ({}, 0)
-    means = _means(found, drawn, members)
+    means = _means(found, drawn, members, clusters)
     metric = metric_of(members[0].task, members[0].metrics[0])
     rows, close = _ranked(means, metric, len(members), clusters)
     lacking = sorted(found.keys() - means.keys())
@@ -122,7 +121,7 @@ def suite_score(suite: Suite, entries: Sequence[Entry]) -> SuiteScore:
     shared = [m for m in members if all(m in results for results in found.values())]
     common = shared if lacking and len(found) > 1 else []
     if common:
-        of_common = _means(found, drawn, common)
+        of_common = _means(found, drawn, common, clusters)
         rows = [row._replace(common=of_common[row.model]) for row in rows]
     notes = (
         *_meanings(suite, common, is_ranked=len(means) > 1),
@@ -225,6 +224,7 @@ def _means(
     found: Mapping[str, Results],
     drawn: Mapping[str, Mapping[SuiteMember, Values]],
     members: Sequence[SuiteMember],
+    clusters: int,
 ) -> dict[str, Mean]:
     """Return the means over members of the models that have them all."""
     means = {}
@@ -232,8 +232,8 @@ def _means(
         if all(member in results for member in members):
             values = [np.mean([results[m].row.metrics[n] for n in m.metrics]) for m in members]
             draws = _mean([drawn[model][member] for member in members], members)
-            interval = percentiles(draws, "bootstrap")
-            means[model] = Mean(float(_mean(values, members)), interval, draws)
+            mean = float(_mean(values, members))
+            means[model] = Mean(mean, suites.interval_of(mean, draws, clusters), draws)
     return means
 
 
@@ -263,7 +263,7 @@ def _ranked(
     ]
     warning = (
         "Warning: neighbours that cannot be told apart, since the interval of the paired "
-        f"difference covers 0: ranks {'; '.join(close)}."
+        f"difference, corrected for the number of pairs, covers 0: ranks {'; '.join(close)}."
     )
     return rows, [warning] if close else []
 
@@ -290,7 +290,10 @@ def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -
         "the same list of samples."
     )
     if is_ranked:
-        yield "Rank: the ranks that a model can have by the intervals of paired differences."
+        yield (
+            "Rank: the ranks that a model can have by the intervals of paired differences; those "
+            "of all models hold at once with 95%."
+        )
         yield "P(above next): the share of paired resamples in which it is better than the next."
     if common:
         yield f"Common members ({len(common)} of {len(members)}): {_listed(common)}."

@@ -7,15 +7,16 @@ import pytest
 from scipy.stats import bootstrap
 
 from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion
-from cosmos_eval.stats.intervals import percentiles
-from cosmos_eval.stats.suites import probability_above, resample, standings
+from cosmos_eval.stats.suites import interval_of, probability_above, resample, standings
 
 
 def test_the_interval_of_a_mean_of_two_sets_is_scipys() -> None:
     rng = np.random.default_rng(0)
     sets = [rng.random(size) < share for size, share in ((300, 0.8), (120, 0.3))]
     drawn = [resample({"x": Proportion(hits)}, seed=i)[0]["x"] for i, hits in enumerate(sets)]
-    found = percentiles(np.mean(drawn, axis=0), "bootstrap")
+    mean = float(np.mean([hits.mean() for hits in sets]))
+    found = interval_of(mean, np.mean(drawn, axis=0), 120)
+    assert found.low + found.high == pytest.approx(2 * mean)
     expected = bootstrap(
         sets,
         lambda a, b, axis: (a.mean(axis=axis) + b.mean(axis=axis)) / 2,
@@ -94,18 +95,30 @@ def test_ranks_follow_from_paired_differences() -> None:
     assert (first.tied, second.tied, third.tied) == ({2}, {2}, {0, 1})
 
 
+def test_ranks_of_many_means_hold_at_once() -> None:
+    """2.5 standard errors tell two means apart, and not one of 190 pairs."""
+    draws = np.random.default_rng(0).normal(0, 1, (20, 2_000))
+    draws = (draws - draws.mean(axis=1, keepdims=True)) / draws.std(axis=1, keepdims=True)
+    means = [2.5 * 2**0.5, *[0.0] * 19]
+    two = standings(means[:2], [*draws[:2]], 10_000)
+    assert [one.ranks for one in two] == [(1, 1), (2, 2)]
+    assert standings(means, [*draws], 10_000)[0].ranks[1] > 1
+
+
 def test_intervals_of_means_hold_the_truth_as_often_as_they_say() -> None:
     """1,000 studies of five sets; the standard error of their share is 0.7 points."""
     rng, studies = np.random.default_rng(0), 1_000
     sets = [(80, 0.9), (100, 0.75), (150, 0.5), (200, 0.3), (250, 0.95)]
-    drawn = []
+    drawn, values = [], np.zeros(studies)
     for seed, (size, share) in enumerate(sets):
         hits = rng.random((studies, size)) < share
+        values += hits.mean(axis=1) / len(sets)
         several = {str(study): Proportion(one) for study, one in enumerate(hits)}
         drawn.append(resample(several, seed=seed)[0])
     true = np.mean([share for _, share in sets])
     holds = 0
     for study in range(studies):
-        low, high = percentiles(np.mean([one[str(study)] for one in drawn], axis=0), "")[:2]
+        several = [one[str(study)] for one in drawn]
+        low, high = interval_of(values[study], np.mean(several, axis=0), 80)[:2]
         holds += low <= true <= high
     assert 0.93 <= holds / studies <= 0.97

@@ -13,6 +13,8 @@ from support.models import make_result, seal, store
 
 from cosmos_eval.results.gate import reports
 from cosmos_eval.results.gate.baseline import (
+    Baseline,
+    Entry,
     Key,
     Problem,
     baseline_samples,
@@ -65,10 +67,46 @@ def test_holm_counts_metrics_that_could_not_be_compared(tmp_path):
     worse = Verified(path, *make_result("cls", 0.35, 2))
     report = examine([worse], path)
     acc1 = next(f for f in report.findings if f.metric == "acc1")
-    assert acc1.adjusted <= 18 * acc1.change.p_below(0) * (1 + 1e-12)
-    assert acc1.adjusted >= 17 * acc1.change.p_below(0)
+    # Of acc1, R@1 in both directions and mIoU.
+    assert acc1.adjusted == pytest.approx(4 * acc1.change.p_below(0))
+    assert {f.metric for f in report.findings if f.adjusted is not None} == {"acc1"}
     assert len(report.findings) == 4
     assert len(report.problems) == 2
+
+
+def test_metrics_beside_the_headlines_are_for_information(command, update, tmp_path):
+    """The tenth best caption instead of the second: R@5 alone falls."""
+    samples = make_result("retrieval", 0.6)[1]
+    missed = samples["image_to_text_rank"] > 1
+    for name, rank in (("old", 2), ("new", 10)):
+        ranks = np.where(missed, rank, 1)
+        store(tmp_path / name, "retrieval", samples={**samples, "image_to_text_rank": ranks})
+    update("old")
+    ended = command("check", "new", "--baseline", "base.json")
+    assert ended.status == 0
+    assert "no regression shown, of 2 metrics (8 more for information)" in ended.out
+    assert "worse, not gated" in ended.out
+    update("old", "--all-metrics")
+    ended = command("check", "new", "--baseline", "base.json")
+    assert ended.status == 1
+    assert "of 10 metrics" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("task", "gated"),
+    [
+        ("loc", {"attention_mass", "AUC"}),
+        ("multilabel", {"mAP"}),
+        ("no-task", {"error", "loss"}),
+    ],
+)
+def test_the_metrics_that_can_fail_a_check(task, gated):
+    entry = Entry(
+        "m", "1" * 64, {"task": task}, dict.fromkeys([*gated, "area"], 0.5), {}, None, None, ""
+    )
+    baseline = Baseline(schema_version=2, written={}, tolerance=0.0, results=[entry])
+    expected = gated | {"area"} if task == "no-task" else gated
+    assert baseline.gated_metrics(entry) == expected
 
 
 def test_a_loss_within_the_tolerance_passes(command, update, tmp_path):
@@ -83,7 +121,7 @@ def test_a_loss_within_the_tolerance_passes(command, update, tmp_path):
 def test_the_tolerance_of_a_rank_is_a_share_of_it(command, update, tmp_path):
     old = store(tmp_path / "old", "retrieval", 0.6)
     store(tmp_path / "new", "retrieval", 0.4, 2)
-    update("old", "--tolerance", 0.1)
+    update("old", "--tolerance", 0.1, "--all-metrics")
     found = json.loads(command("check", "new", "--baseline", "base.json", "--json").out)
     (rank,) = (f for f in found["findings"] if f["metric"] == "image_to_text_mean_rank")
     before = json.loads(old.read_text())["metrics"]["image_to_text_mean_rank"]

@@ -71,9 +71,11 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number():
         "| scenes-clip | 37.0‡ [36.5, 37.5]<br>rank 1-2 |",
         "",
         "- Bold: the best of its column.",
-        "- ‡ not distinguished from the best: the intervals overlap "
+        "- ‡ not distinguished from the best: the intervals, widened for the number of results, "
+        "overlap "
         "(their samples were not compared).",
-        "- Rank: the ranks that a result measured here can have by these intervals.",
+        "- Rank: the ranks that a result measured here can have; those of a whole column hold at "
+        "once with 95%.",
         "- Signed: percentage points above what its authors published.",
     ]
 

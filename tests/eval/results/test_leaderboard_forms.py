@@ -61,10 +61,10 @@ def test_latex_of_a_small_board():
         r"\bottomrule",
         r"\end{tabular}",
         r"\par\smallskip{\footnotesize Bold: the best of its column.\par}",
-        r"\par\smallskip{\footnotesize $\ddagger$ not distinguished from the best: the intervals "
-        r"overlap (their samples were not compared).\par}",
-        r"\par\smallskip{\footnotesize Rank: the ranks that a result measured here can have by "
-        r"these intervals.\par}",
+        r"\par\smallskip{\footnotesize $\ddagger$ not distinguished from the best: the intervals, "
+        r"widened for the number of results, overlap (their samples were not compared).\par}",
+        r"\par\smallskip{\footnotesize Rank: the ranks that a result measured here can have; those "
+        r"of a whole column hold at once with 95\%.\par}",
         r"\end{table}",
     ]
 

@@ -1,6 +1,7 @@
 """Best, ties and places, solved by hand."""
 
 import pytest
+from scipy.special import ndtri
 
 from cosmos_eval.results.leaderboard import ranking
 from cosmos_eval.results.leaderboard.entries import Entry
@@ -15,12 +16,15 @@ def entry(model, value, half=None, source="measured", partial=False):
 
 
 def found(entries, ties=()):
-    """Rank by model; `ties` says (model, tied with the best)."""
+    """Rank by model; `ties` says (model, p-value of its being as good as the best)."""
     best = max(entries, key=lambda e: e.metrics["acc1"])
-    known = {
-        Pair(best.key, e.key, "acc1"): tied for e in entries for m, tied in ties if m == e.model
-    }
+    known = {Pair(best.key, e.key, "acc1"): p for e in entries for m, p in ties if m == e.model}
     return {key.model: standing for (key, _), standing in rank_entries(entries, known).items()}
+
+
+def widened(one):
+    half = (one.intervals["acc1"]["high"] - one.metrics["acc1"]) * ndtri(1 - 0.025 / 8) / 1.959964
+    return {"low": one.metrics["acc1"] - half, "high": one.metrics["acc1"] + half}
 
 
 # Only the intervals of neighbours overlap: [0.78, 0.82], [0.75, 0.79], [0.72, 0.76], [0.58, 0.62].
@@ -39,13 +43,23 @@ def test_intervals_alone():
 
 def test_samples_decide_near_the_best():
     assert close_pairs(CHAIN) == [Pair(CHAIN[0].key, CHAIN[1].key, "acc1")]
-    apart = found(CHAIN, [("b", False)])
+    apart = found(CHAIN, [("b", 0.004)])
     assert apart["a"] == Rank(True, "", (1, 1))
     assert apart["b"] == Rank(False, "", (2, 3))
-    tied = found(CHAIN, [("b", True)])
+    tied = found(CHAIN, [("b", 0.5)])
     assert tied["a"] == Rank(True, "", (1, 2))
     assert tied["b"] == Rank(False, "paired", (1, 3))
     assert apart["c"] == tied["c"] == Rank(False, "", (2, 3))
+
+
+def test_four_results_are_tested_at_levels_for_four() -> None:
+    """0.05 / 3 for the best, and 0.05 / 12 for the ranks of all at once."""
+    assert found(CHAIN, [("b", 0.017)])["b"] == Rank(False, "paired", (1, 3))
+    assert found(CHAIN, [("b", 0.016)])["b"] == Rank(False, "", (1, 3))
+    assert found(CHAIN, [("b", 0.0042)])["a"].ranks == (1, 2)
+    assert found(CHAIN, [("b", 0.0041)])["a"].ranks == (1, 1)
+    assert found(CHAIN[:2], [("b", 0.026)])["b"].tie == "paired"  # as of two models alone
+    assert found(CHAIN[:2], [("b", 0.024)])["b"] == Rank(False, "", (2, 2))
 
 
 def test_of_a_metric_that_is_better_lower_the_lowest_is_best(monkeypatch):
@@ -96,7 +110,8 @@ def test_a_published_number_may_be_best_but_is_compared_with_no_samples():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_places_are_those_of_all_orders_within_the_intervals(seed):
-    """A second way: put the result at one end of its interval and all others at theirs."""
+    """A second way: put the result at one end of its interval and all others at theirs. Intervals
+    are normal ones of eight values at once."""
     import random
 
     rng = random.Random(seed)
@@ -105,8 +120,8 @@ def test_places_are_those_of_all_orders_within_the_intervals(seed):
     for (key, _), standing in rank_entries(entries).items():
         if key == best.key:
             continue
-        own = next(e for e in entries if e.key == key).intervals["acc1"]
-        ends = [e.intervals["acc1"] for e in entries if e.key != key]
+        wide = {e.key: widened(e) for e in entries}
+        own, ends = wide[key], [ends for other, ends in wide.items() if other != key]
         first = 1 + sum(other["low"] > own["high"] for other in ends)
         last = 1 + sum(other["high"] >= own["low"] for other in ends)
         assert standing.ranks == (first, last)
