@@ -4,15 +4,22 @@ Ours against the plain transcription of `_plain_step`, interleaved, on the same 
 global captions of 30 to 77 tokens and local ones of 10 to 28. Memory is the peak of a process of
 its own, since peaks of one process do not come down again. The targets are of batch 8; `--quick`
 takes a smaller batch, so it has none, and leaves the memory out.
+
+`--recipe scenes_cosmos` instead measures that recipe in several forms (compiled, other batches,
+channels last, threads and processes), each in processes of its own: CPU time a sample, all threads
+and processes together, which other programs on the machine disturb less than the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,21 +27,52 @@ from typing import NamedTuple
 import open_clip
 import torch
 from _plain_step import PlainStep
-from _report import Measurement, interleave, measurement, parser, report
+from _report import Measurement, Spread, interleave, measurement, parser, report
+from scenes_study import ENVIRONMENT
 
 from cosmos_core import Views
 from cosmos_core.config import ComputeConfig, DataConfig, OptimConfig, TrainConfig
+from cosmos_core.data.loading import make_loader
+from cosmos_core.data.scenes import TRAIN
+from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.engine.build import make_training
+from cosmos_core.engine.check import make_tokenizer
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.step import train_step
+from cosmos_core.engine.step import normalise, train_step
 from cosmos_core.losses import gather_locally
 from cosmos_core.methods import METHODS
+from cosmos_core.recipes import RECIPES
+from cosmos_core.recipes.overrides import override
 
 BATCH, QUICK_BATCH = 8, 2
 ROUNDS = 5
 MOMENTUM = 0.99
 TARGETS = {("ViT-B-32", "fp32"): 1.4, ("ViT-B-16", "fp32"): 1.2, ("ViT-B-32", "bf16"): 2.5}
 MEMORY_TARGET = 0.8
+SCENES, STEPS = 256, 8  # of a recipe
+
+
+class Form(NamedTuple):
+    """How a recipe's step is computed: settings, threads of a process, processes at a time."""
+
+    settings: tuple[str, ...] = ()
+    threads: int = 1
+    processes: int = 1
+    channels_last: bool = False
+    keep_memory: bool = False
+
+
+FORMS = {
+    "as it is": Form(),
+    "memory kept (benchmarks/scenes_study.py)": Form(keep_memory=True),
+    "two processes": Form(processes=2),
+    "two threads": Form(threads=2),
+    "channels last": Form(channels_last=True),
+    "batch 16": Form(("optim.batch_size=16",)),
+    "batch 64": Form(("optim.batch_size=64",)),
+    "fp32": Form(("compute.precision=fp32",)),
+    "compiled": Form(("compute.compile=true",)),
+}
 
 
 class Size(NamedTuple):
@@ -51,7 +89,16 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, help=f"{ROUNDS}, or 1 if quick")
     arguments.add_argument("--batch-size", type=int, help=f"{BATCH}, or {QUICK_BATCH} if quick")
     arguments.add_argument("--peak", help=argparse.SUPPRESS)  # of one step, for a child process
+    arguments.add_argument("--recipe", help="measure this recipe in several forms")
+    arguments.add_argument("--form", help=argparse.SUPPRESS)  # of one, for a child process
     given = arguments.parse_args()
+    if given.form:
+        print(_seconds_of(given.recipe, FORMS[given.form]))
+        return
+    if given.recipe:
+        lines = _form_lines(given.recipe, given.rounds or (1 if given.quick else ROUNDS))
+        report(f"CPU time of {given.recipe}", lines, given.json)
+        return
     torch.set_num_threads(given.threads)
     size = Size(given.batch_size or (QUICK_BATCH if given.quick else BATCH), given.threads)
     if given.peak:
@@ -154,6 +201,53 @@ def _peak_of(kind: str, model: str, batch: int) -> float:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     return int(peak) * 1024 / 1e9
+
+
+def _form_lines(recipe: str, rounds: int) -> Iterator[Measurement]:
+    seconds: dict[str, list[float]] = {name: [] for name in FORMS}
+    for _, name in itertools.product(range(rounds), FORMS):
+        seconds[name].append(_of_children(recipe, name))
+    spreads = {name: Spread(tuple(values)) for name, values in seconds.items()}
+    for name, spread in spreads.items():
+        yield measurement(name, spread, "ms a sample")
+    for name in list(FORMS)[1:]:
+        yield measurement(f"as it is to {name}", spreads["as it is"].over(spreads[name]), "x")
+
+
+def _of_children(recipe: str, name: str) -> float:
+    """Milliseconds a sample of a form's processes, the mean."""
+    command = [sys.executable, __file__, "--recipe", recipe, "--form", name]
+    kept = ENVIRONMENT if FORMS[name].keep_memory else {}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **kept}
+    pipes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(FORMS[name].processes)
+    ]
+    return sum(float(child.communicate()[0]) for child in pipes) / len(pipes)
+
+
+def _seconds_of(recipe: str, form: Form) -> float:
+    """Milliseconds of CPU a sample, data left out, of steps after as many that are not counted."""
+    torch.set_num_threads(form.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_layouts(Path(folder, "s"), split=TRAIN, count=SCENES, layouts=["shards"])
+        given = (f"data.shards={data}/shards/*.tar", "data.workers=0", *form.settings)
+        config = override(RECIPES[recipe](), given)
+        length = config.architecture["text_cfg"]["context_length"]
+        batches = make_loader(config, make_tokenizer(f"scenes:{SCENES}", length))
+        views = [batch.views for batch in itertools.islice(batches, STEPS)]
+    training = make_training(config, World())
+    if form.channels_last:
+        training.model.to(memory_format=torch.channels_last)
+        training.teacher.to(memory_format=torch.channels_last)
+    mean = std = torch.full((3,), 0.5)
+    for _ in range(2):
+        start = time.process_time()
+        for batch in views:
+            prepared = normalise(batch, mean, std)
+            precision = config.compute.precision
+            train_step(training, prepared, gather_locally, momentum=MOMENTUM, precision=precision)
+    return 1000 * (time.process_time() - start) / STEPS / config.optim.batch_size
 
 
 if __name__ == "__main__":

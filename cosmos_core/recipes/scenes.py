@@ -16,6 +16,7 @@ from cosmos_core.types import Method
 TRAIN_SCENES = 20_000
 SAMPLES = 160_000  # seen by every model but one
 LONG_SAMPLES = 810_048  # seen by CLIP with the FLOPs of COSMOS; a test counts them
+LONG_MULTI_VIEW_SAMPLES = 259_200  # the same of COSMOS without distillation
 # As each learns best (docs/log.md).
 COSMOS_BATCH_SIZE = 32
 BATCH_SIZE = 64

@@ -15,6 +15,8 @@ from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import normalise, train_step
 from cosmos_core.losses import gather_locally
 from cosmos_core.recipes import RECIPES
+from cosmos_core.recipes.overrides import override
+from cosmos_core.recipes.scenes import LONG_MULTI_VIEW_SAMPLES, SAMPLES
 
 BATCH = 16
 
@@ -26,9 +28,9 @@ def shards(tmp_path_factory):
     return str(root / "shards" / "*.tar")
 
 
-def step_flops(recipe, shards):
+def step_flops(recipe, shards, *settings):
     """Floating-point operations of one training step, a sample."""
-    config = RECIPES[recipe]()
+    config = override(RECIPES[recipe](), settings)
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, shards=shards, workers=0),
@@ -48,6 +50,12 @@ def test_long_clip_has_the_compute_of_cosmos(shards):
         for name, optim in ((n, RECIPES[n]().optim) for n in ("scenes_cosmos", "scenes_clip_long"))
     }
     assert total["scenes_clip_long"] == pytest.approx(total["scenes_cosmos"], rel=0.05)
+
+
+def test_cosmos_without_distillation_has_the_compute_of_cosmos(shards):
+    whole = step_flops("scenes_cosmos", shards)
+    part = step_flops("scenes_cosmos", shards, "method.distillation=false")
+    assert part * LONG_MULTI_VIEW_SAMPLES == pytest.approx(whole * SAMPLES, rel=0.05)
 
 
 @pytest.mark.parametrize("method", ["clip", "slip", "silc"])
