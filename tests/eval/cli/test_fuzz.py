@@ -22,8 +22,8 @@ CASES = {"images": 30, "tars": 40, "checkpoint": 20, "baseline": 18}
 OTHERS = 8
 
 
-def test_there_are_308_cases():
-    assert sum(CASES.get(name, OTHERS) for name in KINDS) == 308
+def test_there_are_300_cases_or_more():
+    assert sum(CASES.get(name, OTHERS) for name in KINDS) >= 300
 
 
 @pytest.mark.parametrize("name", KINDS)
