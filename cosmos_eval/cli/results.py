@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Exit, Option
 
@@ -174,44 +175,82 @@ def report(
 
 def compare(
     a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
-    b: Annotated[Path, Argument(metavar="B", help="Another; may be the same folder.")],
+    b: Annotated[
+        Path | None, Argument(metavar="B", help="Another; may be the same. Not with --group.")
+    ] = None,
     model: Annotated[
         list[str] | None,
         option(
             "SPEC", "The model to compare, for a folder of several; given twice: A's, then B's."
         ),
     ] = None,
+    group: Annotated[
+        list[str] | None,
+        option("NAME", "All trainings of a method in folder A; given twice: A's, then B's."),
+    ] = None,
+    same_seeds: Annotated[
+        bool, flag("--same-seeds", "Pair the trainings of two groups by seed.")
+    ] = False,
+    plan: Annotated[
+        bool, flag("--plan", "Print what other numbers of trainings of both groups would find.")
+    ] = False,
+    difference: Annotated[
+        float, option("POINTS", "Of --plan: the true difference.", min=0.001)
+    ] = 1.0,
+    power: Annotated[
+        float, option("P", "Of --plan: the probability of finding it.", min=0.5, max=0.99)
+    ] = 0.8,
     json: options.Json = False,
 ) -> None:
-    """Compare two models on the same samples, by paired tests."""
+    """Compare two models on the same samples, or two methods by groups of trainings."""
     from cosmos_eval.results import compare as results
+    from cosmos_eval.results import groups
     from cosmos_eval.results.labels import warnings_of
     from cosmos_eval.results.store import read_samples, read_stored, result_paths
 
-    names: list[str | None] = [*model] if model else [None]
-    if len(names) > 2:
-        raise UsageError("--model is given at most twice: A's model, then B's")
-    stored = [read_stored(result_paths(path) if os.path.isdir(path) else [path]) for path in (a, b)]
-    chosen = map(results.choose, stored, (names[0], names[-1]), map(str, (a, b)))
-    pairs, unpaired = results.pair(*chosen)
-    comparison = results.compare(pairs, read_samples)
-    notes = [*unpaired, *dict.fromkeys(note for one in stored for note in warnings_of(one))]
+    if group and (model or b is not None or len(group) != 2):
+        raise UsageError("methods are compared by one folder and --group twice, without --model")
+    if not group and (b is None or plan or same_seeds):
+        wrong = "Missing argument 'B'" if b is None else "--plan and --same-seeds need --group"
+        raise UsageError(f"{wrong}; methods are compared by --group, given twice")
+    places = [a] if b is None else [a, b]
+    stored = [read_stored(result_paths(p) if os.path.isdir(p) else [p]) for p in places]
+    unpaired: tuple[str, ...] = ()
+    if group:
+        of_a, of_b = (groups.choose(stored[0], name) for name in group)
+        comparison = groups.compare(of_a, of_b, read_samples, by_seed=same_seeds)
+    else:
+        names: list[str | None] = [*model] if model else [None]
+        if len(names) > 2:
+            raise UsageError("--model is given at most twice: A's model, then B's")
+        chosen = map(results.choose, stored, (names[0], names[-1]), map(str, places))
+        pairs, unpaired = results.pair(*chosen)
+        comparison = results.compare(pairs, read_samples)
+    warned = dict.fromkeys(note for one in stored for note in warnings_of(one))
+    notes = [*unpaired, *warned, *comparison.notes]
+    planned = groups.plan(comparison, difference, power) if plan else None
     if json:
         content = results.to_records(comparison)
-        output.print_json({**content, "notes": [*notes, *content["notes"]]})
+        output.print_json({**content, "notes": notes, **({"plan": planned} if plan else {})})
         return
-    output.print_line(f"A: {comparison.a}")
-    output.print_line(f"B: {comparison.b}")
-    output.print_records([_test_row(test) for test in comparison.tests])
-    output.print_notes((*notes, *comparison.notes))
+    for side, name, members in zip_longest("AB", comparison[:2], comparison.trainings):
+        output.print_line(f"{side}: {name}" + (f" ({'; '.join(members)})" if members else ""))
+    rows = [*map(_test_row, comparison.tests)] if planned is None else [*map(_rounded, planned)]
+    output.print_records(rows)
+    output.print_notes(notes)
+
+
+def _rounded(record: Mapping[str, Any]) -> dict[str, str]:
+    return {n: f"{v:.2f}" if isinstance(v, float) else str(v) for n, v in record.items()}
 
 
 def _test_row(test: MetricTest) -> dict[str, str | None]:
     from cosmos_eval.results.text import p_value_text
+    from cosmos_eval.stats.groups import GroupDifference
 
     difference, factor = test.difference, test.record.factor
     low, high = (f"{factor * end:+.2f}" for end in difference.interval()[:2])
-    return {
+    row = {
         "data set": test.dataset,
         "protocol": test.protocol,
         "metric": test.metric,
@@ -224,6 +263,12 @@ def _test_row(test: MetricTest) -> dict[str, str | None]:
         "detectable": None if test.detectable is None else f"{factor * test.detectable:.2f}",
         "test": f"{difference.method}, n = {difference.units}",
     }
+    if isinstance(difference, GroupDifference):
+        seeds = (one.seed_sd for one in difference.groups)
+        row["seed sd"] = " / ".join("?" if sd is None else f"{factor * sd:.2f}" for sd in seeds)
+        row["image se"] = f"{factor * difference.image_error:.2f}"
+        row["k"] = " / ".join(str(one.k) for one in difference.groups)
+    return row
 
 
 def verify(

@@ -202,5 +202,5 @@ def _test(test: MetricTest) -> list[Any]:
     numbers = (found.a, found.b, found.difference, interval.low, interval.high)
     rounded = [round(test.record.factor * number, 3) for number in numbers]
     adjusted = "" if test.adjusted is None else p_value_text(test.adjusted)
-    changed = found.changed or (None, None)
+    changed = getattr(found, "changed", None) or (None, None)
     return [*rounded, p_value_text(found.p_value), adjusted, test.better, *changed]

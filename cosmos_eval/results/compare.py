@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm
 from cosmos_eval.tasks import Metric, metric_of, task_named
@@ -99,12 +100,8 @@ def all_differences(
     """Return every metric, or `only` some, of each of several results minus that of each later one,
     by indices. Many results take little longer than two, except for a few slow metrics, which can
     be left out. Raises ValueError where the samples are not of the same images and labels."""
-    try:
-        compare = task_named(task).differences(several, without_slow=without_slow, only=only)
-        pairs = combinations(range(len(several)), 2)
-        return {(a, b): dict(compare(a, b)) for a, b in pairs}
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"samples that lack {error} are not of this task") from error
+    compare = task_named(task).differences(several, without_slow=without_slow, only=only)
+    return {(a, b): dict(compare(a, b)) for a, b in combinations(range(len(several)), 2)}
 
 
 def require_own(name: str, value: float, computed: float | None) -> None:
@@ -117,14 +114,14 @@ def require_own(name: str, value: float, computed: float | None) -> None:
 
 
 class MetricTest(NamedTuple):
-    """A metric of both models on one data set; `adjust` adds Holm's p-value and, of all tests, the
-    difference that they find with a probability of 80%."""
+    """A metric of both models, or methods, on one data set; `adjust` adds Holm's p-value and, of
+    all tests, the difference that they find with a probability of 80%."""
 
     dataset: str
     protocol: str
     task: str
     metric: str
-    difference: PairedDifference
+    difference: PairedDifference | GroupDifference
     adjusted: float | None = None
     detectable: float | None = None
 
@@ -134,8 +131,10 @@ class MetricTest(NamedTuple):
 
     @property
     def better(self) -> str:
-        """The model that a primary metric shows to be better: `A`, `B`, or neither."""
+        """The model, or method, that a primary metric shows to be better: `A`, `B`, or neither."""
         if self.adjusted is None or self.adjusted > 1 - LEVEL:
+            return ""
+        if isinstance(self.difference, GroupDifference) and not self.difference.of_methods:
             return ""
         is_higher = self.difference.difference > 0
         return "A" if is_higher == self.record.higher_is_better else "B"
@@ -157,12 +156,14 @@ def adjust(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
 
 
 class Comparison(NamedTuple):
-    """Two models by name, their metrics, and what a reader should know of the results."""
+    """Two models or groups by name, their metrics, and what a reader should know of the results;
+    of groups also the models of A and of B."""
 
     a: str
     b: str
     tests: tuple[MetricTest, ...]
     notes: tuple[str, ...]
+    trainings: tuple[tuple[str, ...], ...] = ()
 
 
 def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Stored]:
@@ -190,8 +191,17 @@ def pair(
     if len(a) == len(b) == 1:
         return [(a[0], b[0])], ()
     of_a, of_b = ({(r.row.dataset, r.row.protocol): r for r in results} for results in (a, b))
-    pairs = [(of_a[key], of_b[key]) for key in of_a if key in of_b]
-    if not pairs:
+    keys, notes = common_keys(of_a, of_b)
+    return [(of_a[key], of_b[key]) for key in keys], notes
+
+
+def common_keys(
+    of_a: Collection[tuple[str, str]], of_b: Collection[tuple[str, str]]
+) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """Return the data sets and protocols that A and B have, and notes of those that one lacks.
+    Raises UsageError where they have none in common."""
+    both = [key for key in of_a if key in of_b]
+    if not both:
         raise UsageError(
             f"no data set and protocol that both have: A has {_listed(of_a)}, B {_listed(of_b)}"
         )
@@ -201,7 +211,7 @@ def pair(
         for key in own
         if key not in other
     )
-    return pairs, tuple(notes)
+    return both, tuple(notes)
 
 
 def _listed(keys: Iterable[tuple[str, str]]) -> str:
@@ -214,16 +224,17 @@ def compare(
     """Compare results pair by pair. Raises UsageError for edited results, for pairs of different
     settings, and where metrics do not follow from their samples."""
     for a, b in pairs:
-        _require_comparable(a, b)
+        require_comparable(a, b)
     tests = adjust(test for one in pairs for test in _tests(*one, read_samples))
-    notes = dict.fromkeys(line for one in pairs for line in _notes(*one))
+    notes = dict.fromkeys(line for one in pairs for line in differing_settings(*one))
     a, b = pairs[0]
     if a.model == b.model:
         a, b = distinguish([a, b])  # two states of one checkpoint, each from a folder of its own
     return Comparison(a.model, b.model, tests, tuple(notes))
 
 
-def _require_comparable(a: Stored, b: Stored) -> None:
+def require_comparable(a: Stored, b: Stored) -> None:
+    """Raise UsageError for edited results, and for results of different settings."""
     for one in (a, b):
         if one.is_edited:
             raise UsageError(
@@ -245,7 +256,8 @@ def _tests(a: Stored, b: Stored, read_samples: Callable[[Path], Samples]) -> lis
     return sorted(tests, key=lambda test: not test.record.primary)
 
 
-def _notes(a: Stored, b: Stored) -> list[str]:
+def differing_settings(a: Stored, b: Stored) -> list[str]:
+    """Return notes of what two results that can be compared do not have in common."""
     dataset, of_a, of_b = a.row.dataset, a.row.provenance, b.row.provenance
     lone = sorted(set(a.row.metrics) ^ set(b.row.metrics))
     lone = [name for name in lone if not metric_of(a.row.task, name).reference]
@@ -261,18 +273,25 @@ def _notes(a: Stored, b: Stored) -> list[str]:
 
 def to_records(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as JSON holds it."""
+    content = {**comparison._asdict(), "tests": [_test_record(test) for test in comparison.tests]}
+    return {name: part for name, part in content.items() if name != "trainings" or part}
+
+
+def _test_record(test: MetricTest) -> dict[str, Any]:
+    found = test.difference
     numbers = ("a", "b", "difference", "p_value")
-    tests = [
-        {
-            **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
-            **{name: getattr(test.difference, name) for name in numbers},
-            "interval": test.difference.interval()._asdict(),
-            "p_value_holm": test.adjusted,
-            "detectable": test.detectable,
-            "test": test.difference.method,
-            "samples": test.difference.units,
-            "better": test.better or None,
-        }
-        for test in comparison.tests
-    ]
-    return {**comparison._asdict(), "tests": tests}
+    record = {
+        **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
+        **{name: getattr(found, name) for name in numbers},
+        "interval": found.interval()._asdict(),
+        "p_value_holm": test.adjusted,
+        "detectable": test.detectable,
+        "test": found.method,
+        "samples": found.units,
+        "better": test.better or None,
+    }
+    if isinstance(found, GroupDifference):
+        record["k"] = [one.k for one in found.groups]
+        record["seed_sd"] = [one.seed_sd for one in found.groups]
+        record |= {"image_error": found.image_error, "of_methods": found.of_methods}
+    return record

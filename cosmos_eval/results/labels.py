@@ -93,6 +93,11 @@ def warnings_of(results: Iterable[Stored]) -> list[str]:
     return lines
 
 
+def training_of(row: ResultRow) -> Mapping[str, Any]:
+    """Return what is known of the training of a result's model: its group and seed among others."""
+    return row.model.get("training") or {}
+
+
 def variants(row: ResultRow) -> tuple[str, ...]:
     return overrides_of(row.provenance, student=row.model["weights"] == "student")
 

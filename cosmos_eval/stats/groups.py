@@ -37,7 +37,7 @@ from cosmos_eval.stats.paired import POWER
 from cosmos_eval.stats.suites import resample
 from cosmos_eval.types import Interval
 
-METHOD = "seeds and images, Satterthwaite"
+METHOD = "Satterthwaite"
 IMAGES_ONLY = "images alone"
 _QUANTILES = (np.arange(50) + 0.5) / 50
 
@@ -54,6 +54,10 @@ class Trainings(NamedTuple):
     def seed_variance(self) -> float | None:
         """The variance by seeds, which one training does not show."""
         return max(0.0, self.between - self.rest) if self.k > 1 else None
+
+    @property
+    def seed_sd(self) -> float | None:
+        return None if self.seed_variance is None else math.sqrt(self.seed_variance)
 
 
 class GroupDifference(NamedTuple):
@@ -136,15 +140,18 @@ class GroupDifference(NamedTuple):
     ) -> tuple[Any, Any]:
         """Return the variance of the difference and its degrees of freedom, for variances `between`
         k trainings, by default these."""
-        several = self._several
-        common = self.image_error**2 - sum(one.rest / one.k for one in several)
-        by_images = max(0.0, common + sum(one.rest / (k or one.k) for one in several)) / images
-        total: Any = by_images
-        spread: Any = by_images**2 / max(1, self.units * images - 1)
-        for one, value in zip(several, between or [one.between for one in several], strict=True):
-            size = k or one.k
-            total = total + np.maximum(0, value - one.rest / images) / size
+        several, of_images = self._several, self.image_error**2
+        sizes = [k or one.k for one in several]
+        common = max(0.0, of_images - sum(one.rest / one.k for one in several)) / images
+        total: Any = common
+        spread: Any = common**2 / max(1, self.units * images - 1)
+        values = between or [one.between for one in several]
+        for value, size in zip(values, sizes, strict=True):
+            total = total + value / size
             spread = spread + (value / size) ** 2 / (size - 1)
+        if min(sizes, default=2) == 2:  # two values may be equal by chance
+            rest = sum(one.rest / n for one, n in zip(several, sizes, strict=True))
+            total = np.maximum(total, common + rest / images if k else of_images)
         return total, np.where(spread > 0, total**2 / np.where(spread > 0, spread, 1), math.inf)
 
 
@@ -179,12 +186,12 @@ def _trainings(values: Values, covariance: Values) -> Trainings:
     return Trainings(k, between, max(0.0, float(np.trace(covariance) / k - common)))
 
 
-def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[Values, int] | None:
+def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[Values, int]:
     """Return the covariance (S, S) of a metric's values of S models that the draw of their common
     images causes, and the number of images or clusters.
 
-    By the jackknife, or, for medians, minima and what samples have no sums of, by the bootstrap.
-    None where the metric has no value without some of the images. Raises ValueError for fewer than
+    By the jackknife, or, for medians, minima and what samples have no sums of, by the bootstrap. It
+    is NaN where the metric has no value without one of the images. Raises ValueError for fewer than
     two images.
     """
     left_out = [_without_each(estimate) for estimate in estimates]
@@ -194,12 +201,12 @@ def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[V
         if n < 2:
             raise ValueError("two images or more are needed to tell models apart")
         changes = values - values.mean(axis=1, keepdims=True)
-        return None if np.isnan(values).any() else ((n - 1) / n * changes @ changes.T, n)
+        return (n - 1) / n * changes @ changes.T, n
     drawn, n = resample({str(index): one for index, one in enumerate(estimates)}, seed=seed)
     values = np.stack([drawn[str(index)] for index in range(len(estimates))])
     values = values[:, ~np.isnan(values).any(axis=0)]
     # Resampling n clusters varies by a factor (n - 1) / n too little.
-    return (np.atleast_2d(np.cov(values)) * n / (n - 1), n) if values.shape[1] > 1 else None
+    return np.atleast_2d(np.cov(values)) * n / (n - 1), n
 
 
 def _without_each(estimate: Estimate) -> Values | None:

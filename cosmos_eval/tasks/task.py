@@ -288,6 +288,27 @@ class Task:
             if not np.array_equal(a[name], b[name]):
                 raise ValueError(f"`{name}` of the samples differs")
 
+    def compared_estimates(
+        self, several: Sequence[Samples], only: Collection[str] | None = None
+    ) -> list[dict[str, Estimate]]:
+        """Return the estimates of several results, or `only` some, by which they are compared.
+        Raises ValueError for other images or labels, or samples of another task."""
+        try:
+            derived = [self.derive(samples) for samples in several]
+            for other in derived[1:]:
+                self.require_same_truth(derived[0], other)
+            estimates = map(self.estimates, derived)
+            return [
+                {
+                    n: one
+                    for n, one in some.items()
+                    if (only is None or n in only) and not self.metric(n).reference
+                }
+                for some in estimates
+            ]
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"samples that lack {error} are not of this task") from error
+
     def differences(
         self,
         several: Sequence[Samples],
@@ -302,15 +323,4 @@ class Task:
         """
         from cosmos_eval.stats.paired import differences
 
-        derived = [self.derive(samples) for samples in several]
-        for other in derived[1:]:
-            self.require_same_truth(derived[0], other)
-        estimates = [
-            {
-                n: one
-                for n, one in self.estimates(some).items()
-                if (only is None or n in only) and not self.metric(n).reference
-            }
-            for some in derived
-        ]
-        return differences(estimates, without_slow=without_slow)
+        return differences(self.compared_estimates(several, only), without_slow=without_slow)

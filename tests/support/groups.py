@@ -83,9 +83,7 @@ def rejected_splits(estimates: Sequence[Estimate]) -> float:
 
 def _moments(estimates: Iterable[Estimate]) -> tuple[Values, Values, int]:
     several = list(estimates)
-    found = image_covariance(several)
-    assert found is not None
-    return np.array([one.value for one in several]), *found
+    return np.array([one.value for one in several]), *image_covariance(several)
 
 
 def trainings(design: Design, rng: np.random.Generator) -> list[Estimate]:

@@ -1,0 +1,184 @@
+"""Two methods by the results of all their trainings, and how many trainings would show more."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosmos_eval.results import compare as results
+from cosmos_eval.results.compare import Comparison, MetricTest
+from cosmos_eval.results.labels import Stored, training_of, variants
+from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
+from cosmos_eval.tasks import task_named
+from cosmos_eval.types import Samples, UsageError
+
+_IMAGES = {"these": 1.0, "4 x as many": 4.0, "unlimited": inf}  # of a plan
+_PLANNED = range(2, 11)  # trainings of each method
+_MOST = 1000  # of them that a plan considers
+
+Sets = dict[tuple[str, str], list[Stored]]
+
+
+def choose(stored: Sequence[Stored], name: str) -> list[Stored]:
+    """Return all results of a group, which its own name or a model of it names. A model that states
+    no group is one training. Raises UsageError where there is neither."""
+    named = [one for one in stored if name in (_group(one), one.model, one.row.model["spec"])]
+    if len(names := {_group(one) for one in named}) == 1:
+        return [
+            one for one in stored if _group(one) in names and (None not in names or one in named)
+        ]
+    known = ", ".join(sorted({_group(one) or one.model for one in stored}))
+    raise UsageError(f"no group, and no model of one group, is called '{name}'; there are {known}")
+
+
+def compare(
+    a: Sequence[Stored],
+    b: Sequence[Stored],
+    read_samples: Callable[[Path], Samples],
+    *,
+    by_seed: bool = False,
+) -> Comparison:
+    """Compare two groups on every data set on which all trainings of both were measured; `by_seed`
+    pairs their trainings. Raises UsageError for a training that is there twice, for edited results,
+    different settings, and where metrics do not follow from their samples."""
+    (of_a, notes_a), (of_b, notes_b) = _sets(a, "A"), _sets(b, "B")
+    keys, unpaired = results.common_keys(of_a, of_b)
+    tests: list[MetricTest] = []
+    notes = [*notes_a, *notes_b, *unpaired]
+    for key in keys:
+        several = [*of_a[key], *of_b[key]]
+        for other in several[1:]:
+            results.require_comparable(several[0], other)
+            notes += results.differing_settings(several[0], other)
+        if by_seed and [*map(_training, of_a[key])] != [*map(_training, of_b[key])]:
+            raise UsageError(f"{key[0]}: the trainings of A and B are not of the same seeds")
+        samples = [read_samples(one.path) for one in several]
+        try:
+            found = dict(_differences(several, samples, len(of_a[key]), by_seed))
+        except ValueError as error:
+            raise UsageError(f"{key[0]}: {error}") from error
+        lone = ", ".join(name for name, one in found.items() if one is None)
+        notes += [f"{key[0]}: not compared, since one image decides whether it is: {lone}"] * bool(
+            lone
+        )
+        task = several[0].row.task
+        new = (MetricTest(*key, task, name, one) for name, one in found.items() if one)
+        tests += sorted(new, key=lambda test: not test.record.primary)
+    both = of_a[keys[0]], of_b[keys[0]]
+    return Comparison(
+        a=_group(both[0][0]) or both[0][0].model,
+        b=_group(both[1][0]) or both[1][0].model,
+        tests=results.adjust(tests),
+        notes=tuple(dict.fromkeys(notes)),
+        trainings=tuple(tuple(map(_label, some)) for some in both),
+    )
+
+
+def _group(one: Stored) -> str | None:
+    return training_of(one.row).get("group")
+
+
+def _training(one: Stored) -> str:
+    """Return what distinguishes the trainings of a group, in the order of seeds."""
+    seed = training_of(one.row).get("seed")
+    return str(one.row.model["spec"]) if seed is None else f"seed {seed:010}"
+
+
+def _label(one: Stored) -> str:
+    seed = training_of(one.row).get("seed")
+    return one.model if seed is None else f"{one.model}, seed {seed}"
+
+
+def _sets(stored: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
+    """Return the data sets and protocols that all trainings of a group were measured on, and notes
+    on the others and on the trainings."""
+    sets: Sets = {}
+    for one in sorted(stored, key=_training):
+        words = filter(None, [one.row.protocol, *variants(one.row), one.row.provenance.get("map")])
+        sets.setdefault((one.row.dataset, ", ".join(words)), []).append(one)
+    k = len({_training(one) for one in stored})
+    notes = [*_notes(side, stored, k)]
+    for (dataset, how), some in sets.items():
+        _require_distinct(some)
+        if len(some) < k:
+            notes.append(
+                f"not compared: {dataset} ({how}) has {len(some)} of {k} trainings of {side}"
+            )
+    complete = {key: some for key, some in sets.items() if len(some) == k}
+    if not complete:
+        raise UsageError("; ".join(notes))
+    return complete, notes
+
+
+def _require_distinct(stored: Sequence[Stored]) -> None:
+    seen: dict[str, Stored] = {}
+    for one in stored:
+        for same in (_training(one), one.row.model["weights_sha256"] or str(one.path)):
+            if (other := seen.setdefault(same, one)) is not one:
+                raise UsageError(
+                    f"{other.path} and {one.path} are of one training, by its seed or weights, "
+                    "which counts once: leave one of them out"
+                )
+
+
+def _notes(side: str, stored: Sequence[Stored], k: int) -> Iterator[str]:
+    if k == 1:
+        yield (
+            f"{side} has one training: what another seed gives is unknown, and differences are "
+            "those of this training, not of its method"
+        )
+    if k == 2:
+        yield f"{side} has two trainings, which hardly show how much seeds vary: five do"
+    for name in ("recipe_sha256", "data_sha256", "samples"):
+        if len({training_of(one.row).get(name) for one in stored}) > 1:
+            yield f"the trainings of {side} differ in {name}"
+
+
+def _differences(
+    stored: Sequence[Stored], samples: Sequence[Samples], k: int, by_seed: bool
+) -> Iterator[tuple[str, GroupDifference | None]]:
+    estimates = task_named(stored[0].row.task).compared_estimates(samples)
+    for name in estimates[0]:
+        if all(
+            name in own and name in one.row.metrics
+            for own, one in zip(estimates, stored, strict=True)
+        ):
+            values = np.array([one.row.metrics[name] for one in stored])
+            for value, own in zip(values, estimates, strict=True):
+                results.require_own(name, value, own[name].value)
+            moments = image_covariance([own[name] for own in estimates])
+            is_known = np.isfinite(moments[0]).all()
+            both = values[:k], values[k:]
+            yield name, group_difference(*both, *moments, by_seed=by_seed) if is_known else None
+
+
+def plan(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:
+    """Return, per primary metric and number of images, the difference that k trainings of each
+    method find with a probability of `power`, and the k that find a difference of `points`; in
+    percent, ranks or ratios. Raises UsageError unless both have two trainings or more."""
+    return [
+        {
+            **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
+            "images": name,
+            **_planned(test, images, points, power),
+        }
+        for test in comparison.tests
+        if test.record.primary
+        for name, images in _IMAGES.items()
+    ]
+
+
+def _planned(test: MetricTest, images: float, points: float, power: float) -> dict[str, Any]:
+    found = test.difference
+    if not isinstance(found, GroupDifference) or not found.of_methods:
+        raise UsageError("a plan needs two trainings of each method, to see how much seeds vary")
+
+    def least(k: int) -> float:
+        return test.record.factor * (found.detectable(power=power, k=k, images=images) or 0.0)
+
+    needed = 2 + bisect_left(range(2, _MOST + 1), -points, key=lambda k: -least(k))
+    enough = needed if needed <= _MOST else f"over {_MOST}"
+    return {**{f"k = {k}": least(k) for k in _PLANNED}, f"k for {points:g}": enough}
