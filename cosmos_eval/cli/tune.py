@@ -34,9 +34,6 @@ def tune(
         Path | None, option("FILE.yaml", "Values of every factor. Default: a space of the package.")
     ] = None,
     seed: Annotated[int, Option(min=0, help="Of the random choice of settings.")] = 0,
-    protocol: Annotated[
-        str | None, option("NAME", "Values of all that the space leaves out are this family's.")
-    ] = None,
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
     data_root: options.DataRoot = None,
@@ -57,7 +54,7 @@ def tune(
     specs = [parse_model_spec(name, arch=arch, weights=weights) for name in model]
     run = RunOptions(data_root=data_root, device=device, cache=str(embeddings_folder()))
     values = read_space(space or default_space(dataset))
-    search = make_search(dataset, split, values, budget, seed, run, family=protocol)
+    search = make_search(dataset, split, values, budget, seed, run)
     with Progress() as progress:
         tuned = [
             tune_model(search, spec, run, output, partial(progress.step, spec.text))

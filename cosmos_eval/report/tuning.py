@@ -47,6 +47,7 @@ def _draw_best(axes: Axes, model: str, percents: Values) -> None:
     axes.fill_between(n, best.low, best.high, color=_SOFT)
     axes.plot(n, best.expected, color=_INK)
     axes.set(xscale="log", xlabel="n trials", ylabel="mIoU (%)", title=f"{model}: best of n")
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def _draw_factor(axes: Axes, name: str, values: Sequence[str], percents: Values) -> None:

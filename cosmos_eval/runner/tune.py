@@ -86,12 +86,11 @@ def make_search(
     budget: int,
     seed: int,
     options: RunOptions,
-    family: str | None = None,
 ) -> Search:
     """Draw `budget` settings of a space at random, all where it has fewer. Raises UsageError for
     data of another task, a split with other classes, and one with an image of the test set."""
-    known = require_segmentation(find_protocol(dataset, family))
-    training = _on(known, _training(split))
+    known = require_segmentation(find_protocol(dataset))
+    training = _training(split, known)
     plan = Plan(specs=[], protocols=[known, training], options=options)
     test, data = (opened.data for opened in open_datasets(plan))
     _require_apart(test.samples, data.samples, known, split)
@@ -115,21 +114,16 @@ def make_search(
     return Search(protocol=training, data=data, settings=drawn, record=record, notes=notes)
 
 
-def _training(split: str) -> SegmentationProtocol:
-    """Return the protocol of a split: a YAML file or the training scenes."""
-    protocol = require_segmentation(find_protocol(split))
+def _training(split: str, known: SegmentationProtocol) -> SegmentationProtocol:
+    """Return the protocol of a data set on the images of a split: a YAML file, or the scenes'."""
+    own = require_segmentation(find_protocol(split))
     if split != scenes.TRAINING and Path(split).suffix not in (".yaml", ".yml"):
         raise UsageError(
             f"{split} is a test set: settings are chosen on {scenes.TRAINING} or a YAML file"
         )
-    return protocol
-
-
-def _on(known: SegmentationProtocol, split: SegmentationProtocol) -> SegmentationProtocol:
-    """Return the protocol of a data set on the images of a split."""
-    if known.class_names != split.class_names:
-        raise UsageError(f"{split.dataset} has other classes than {known.dataset}")
-    return replace(known, dataset=split.dataset, **{name: getattr(split, name) for name in _DATA})
+    if known.class_names != own.class_names:
+        raise UsageError(f"{split} has other classes than {known.dataset}")
+    return replace(known, dataset=own.dataset, **{name: getattr(own, name) for name in _DATA})
 
 
 def _require_apart(
