@@ -117,11 +117,13 @@ class RetrievalProtocol(Protocol):
     a list that JSON or Python writes. `archives` instead names tar archives by patterns, or a
     folder in CLIP Benchmark's layout. `image_key` and `caption_key` name unusual columns or keys,
     `split_key` that of the `split`, `image_suffix` is what names of images lack.
-    `captions_per_image` keeps an image's first N; `sentences` splits those. `pairs`: a PairScorer
+    `captions_per_image` keeps an image's first N; `sentences` splits those. `floor_median`: median
+    ranks between two whole numbers are the lower one, as in published code. `pairs`: a PairScorer
     scores all pairs anew, or the N best of each query by embeddings."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
-        *("bare_names", "listed_captions", "parts", "first", "n_images", "n_captions")
+        *("bare_names", "listed_captions", "parts", "first", "n_images", "n_captions"),
+        "floor_median",
     }
     images: tuple[str, ...] | str = "."
     annotations: tuple[str, ...] | str = ()
@@ -137,6 +139,7 @@ class RetrievalProtocol(Protocol):
     caption_key: str | None = None
     captions_per_image: int | None = None
     sentences: Sentences = None
+    floor_median: bool = False
     pairs: ScoredPairs = None
     n_images: int | None = None
     n_captions: int | None = None

@@ -16,7 +16,10 @@ def _below(folders: Sequence[str], parts: Sequence[str]) -> tuple[str, ...]:
 
 
 _known = partial(RetrievalProtocol, bare_names=True)
-_cosmos = partial(_known, family="cosmos", source="github.com/ExplainableML/cosmos")
+# Its ranks are those of OpenCLIP's training code: numpy.floor(numpy.median(ranks from 0)) + 1.
+_cosmos = partial(
+    _known, family="cosmos", source="github.com/ExplainableML/cosmos", floor_median=True
+)
 _karpathy = partial(_known, family="karpathy", source="github.com/LAION-AI/CLIP_benchmark")
 
 COCO_IMAGES = "https://cocodataset.org/#download"

@@ -39,14 +39,17 @@ class Mean(NamedTuple):
 
 
 class Median(NamedTuple):
-    """The median of values (N,), otherwise like `Mean`; of an even number the mean of two."""
+    """The median of values (N,), otherwise like `Mean`; of an even number the mean of two, or the
+    whole number below (`floor`)."""
 
     values: Ints
     clusters: Ints
+    floor: bool = False
 
     @property
     def value(self) -> float:
-        return float(np.median(self.values))
+        median = float(np.median(self.values))
+        return float(np.floor(median)) if self.floor else median
 
 
 class GroupMean(NamedTuple):

@@ -174,7 +174,8 @@ def _median(name: str, median: Median) -> Statistic:
         total = up_to[:, -1:]
         lower = (up_to >= np.floor((total + 1) / 2)).argmax(axis=1)
         upper = (up_to >= np.floor(total / 2) + 1).argmax(axis=1)
-        return {name: (distinct[lower] + distinct[upper]) / 2}
+        middle = (distinct[lower] + distinct[upper]) / 2
+        return {name: np.floor(middle) if median.floor else middle}
 
     return statistic
 

@@ -16,6 +16,7 @@ from cosmos_eval.data.class_names import class_names, templates_of
 from cosmos_eval.data.classification import ClassData, fetch, open_data, sample_list_hash, survey
 from cosmos_eval.data.folders import fingerprint
 from cosmos_eval.stats.choices import (
+    TOP,
     calibration_error,
     confusion_pairs,
     macro_f1,
@@ -26,6 +27,7 @@ from cosmos_eval.stats.estimates import (
     FunctionOfSums,
     FunctionOfWeights,
     GroupMean,
+    Ints,
     Proportion,
     means_of_groups,
 )
@@ -36,13 +38,14 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 LABELS = "labels"  # (N,) class numbers
-TOP5 = "top5"  # (N, up to 5) predicted class numbers, best first
+TOP5 = "top5"  # (N, 5) predicted class numbers, best first, -1 where there are fewer classes;
+# older results have as many columns then
 CONFIDENCE = "confidence"  # (N,) probability of the first prediction; older results lack it
 CLASSES = "classes"  # (C,) the data's own names, since several classes may share a prompt name
 GROUP = "group"  # (N,) group numbers, where the data have groups
 GROUPS = "groups"  # (G,) their names
 METRICS = "metrics"  # (M,) names of metrics beside the usual ones, where the protocol has any
-_HITS = "hits"  # (N, up to 5) derived: whether a prediction is the label
+_HITS = "hits"  # (N, 5) derived: whether a prediction is the label
 _LOGIT_SCALE = 100  # CLIP's (Radford et al. 2021, section 2.5), which CLIP Benchmark uses for all
 
 
@@ -59,7 +62,7 @@ def measure(
     def score(images: Features, classifier: Features) -> types.Samples:
         samples = {
             LABELS: found.labels,
-            TOP5: top_classes(images, classifier),
+            TOP5: _padded(top_classes(images, classifier)),
             CONFIDENCE: top_confidences(images, classifier, _LOGIT_SCALE),
             CLASSES: np.array(found.classes),
         }
@@ -107,6 +110,10 @@ def measure_by_prompts(
     )
 
 
+def _padded(top: Ints) -> Ints:
+    return np.pad(top, ((0, 0), (0, TOP - top.shape[1])), constant_values=-1)
+
+
 def mistakes(samples: types.Samples) -> types.Mistakes:
     """Count what images of every class were taken for."""
     labels, predicted = samples[LABELS].astype(np.int64), samples[TOP5][:, 0]
@@ -126,6 +133,11 @@ def _confusion_pairs(samples: types.Samples) -> list[dict[str, Any]]:
     ]
 
 
+def _acc5(samples: Mapping[str, Any]) -> Proportion | None:
+    """Of fewer than five classes there is none, as in CLIP Benchmark, but in older results."""
+    return None if (samples[TOP5] < 0).any() else Proportion(samples[_HITS].any(axis=1))
+
+
 def _ece(samples: Mapping[str, Any]) -> FunctionOfSums | None:
     if CONFIDENCE not in samples:
         return None
@@ -139,6 +151,8 @@ def _f1(samples: Mapping[str, Any]) -> FunctionOfWeights | None:
 
 def _worst_group(samples: Mapping[str, Any], k: int = 1) -> GroupMean | None:
     if GROUP not in samples or (k != 1 and f"worst_group_acc{k}" not in samples.get(METRICS, ())):
+        return None
+    if k != 1 and (samples[TOP5] < 0).any():
         return None
     return GroupMean(samples[_HITS][:, :k].any(axis=1), groups=samples[GROUP], lowest=True)
 
@@ -174,7 +188,7 @@ TASK = Task(
     protocol=types.ClassificationProtocol,
     metrics=(
         Metric("acc1", lambda samples: Proportion(samples[_HITS][:, 0]), primary=True),
-        Metric("acc5", lambda samples: Proportion(samples[_HITS].any(axis=1))),
+        Metric("acc5", _acc5),
         Metric("mean_per_class_recall", lambda s: GroupMean(s[_HITS][:, 0], groups=s[LABELS])),
         Metric("ece", _ece, higher_is_better=False, label="ECE"),
         Metric("worst_group_acc1", _worst_group, label="worst-group acc1", headline=True),

@@ -34,6 +34,7 @@ IMAGE_OF_TEXT = "image_of_text"  # (M,) index of every caption's image
 # Results of older versions lack the next two.
 WORDS = "words"  # (M,) number of every caption's words
 CUT = "cut"  # (M,) whether a caption did not fit the model's context
+FLOOR_MEDIAN = "floor_median"  # (1,) of the protocols with such medians; older results lack it
 _IMAGE = "image"  # (N,) derived: index of every image
 _TEXT_R1, _CUT_SHARE = "text_to_image_R@1", "captions_cut"  # metrics
 
@@ -56,6 +57,8 @@ def measure(
             scores = scores_of(encoder, candidates, found, options, progress)
             ranks = ranks_of_pairs(candidates, scores, found.image_of_text, ranks)
         queries = {IMAGE_RANK: ranks.image_to_text, TEXT_RANK: ranks.text_to_image}
+        if protocol.floor_median:
+            queries[FLOOR_MEDIAN] = np.array([True])
         words = np.array([len(caption.split()) for caption in found.captions])
         return {**queries, IMAGE_OF_TEXT: found.image_of_text, WORDS: words, CUT: texts.cut}
 
@@ -109,7 +112,7 @@ def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
         yield Metric(name, partial(recall, k), label=name.replace("_", " "), primary=k == 1)
     rank = partial(Metric, unit="rank", higher_is_better=False)
     yield rank(f"{direction}_mean_rank", lambda s: Mean(s[ranks], s[image]))
-    yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image]))
+    yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image], FLOOR_MEDIAN in s))
 
 
 def _captions_cut(samples: Derived) -> Mean | None:

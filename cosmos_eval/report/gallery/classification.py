@@ -71,5 +71,7 @@ def _draw(
         protocol=result.row.protocol,
         image=canvas.thumbnail(data.images[index]),
         label=names[data.labels[index]],
-        predicted=[names[class_index] for class_index in result.samples[TOP5][index]],
+        predicted=[
+            names[class_index] for class_index in result.samples[TOP5][index] if class_index >= 0
+        ],
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
 from cosmos_eval.stats import localisation as stats
-from cosmos_eval.stats.estimates import FunctionOfSums, Values, means_of_groups
+from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Values, means_of_groups
 from cosmos_eval.tasks.task import Derived, Metric, Task
 from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions, Samples
 
@@ -61,6 +61,11 @@ def _metric(name: str, size: int | None, function: Callable[[stats.Sums], Values
     )
 
 
+def _pointing_by_class(samples: Derived) -> GroupMean | None:
+    hits = samples[HIT].astype(np.float64)
+    return GroupMean(hits, samples[CLASS], samples[IMAGE]) if len(hits) else None
+
+
 def _areas(samples: Samples) -> NDArray[np.float64]:
     return np.divide(samples[THING], samples[LABELLED][samples[IMAGE]])
 
@@ -93,10 +98,13 @@ def measure(
 TASK = Task(
     protocol=LocalisationProtocol,
     # Of all things, then of those of each size, of which there may be none.
-    metrics=tuple(
-        _metric(name, size, function)
-        for size in (None, *range(len(stats.SIZES)))
-        for name, function in stats.METRICS.items()
+    metrics=(
+        *(
+            _metric(name, size, function)
+            for size in (None, *range(len(stats.SIZES)))
+            for name, function in stats.METRICS.items()
+        ),
+        Metric("pointing_game_by_class", _pointing_by_class, later=True),
     ),
     truth=(NAME, PIXELS, LABELLED, CLASSES, BOUNDS, IMAGE, CLASS, THING),
     open_data=open_data,

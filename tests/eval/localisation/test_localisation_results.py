@@ -97,5 +97,5 @@ def test_a_check_finds_a_model_that_looks_elsewhere(command, tmp_path):
     ended = command("check", new, *baseline, "--json")
     assert ended.status == 1
     decided = {f["metric"]: f["decision"] for f in json.loads(ended.out)["findings"]}
-    assert decided["AUC"] == decided["mass_over_area"] == "regression"
+    assert decided["AUC"] == decided["attention_mass"] == "regression"
     assert decided["area"] == "no change shown"

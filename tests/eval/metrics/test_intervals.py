@@ -17,7 +17,7 @@ from cosmos_eval.stats.estimates import (
     Proportion,
     ratio,
 )
-from cosmos_eval.stats.intervals import intervals, wilson
+from cosmos_eval.stats.intervals import intervals, resample, statistic_of, wilson
 from cosmos_eval.types import Interval
 
 
@@ -106,6 +106,15 @@ def test_cluster_median_equals_medians_of_the_same_draws() -> None:
     expected = np.quantile([np.median(some) for some in drawn], [0.025, 0.975])
     assert [found.low, found.high] == expected.tolist()
     assert found.method == "cluster bootstrap"
+
+
+def test_a_floored_median_is_the_whole_number_below() -> None:
+    """numpy.floor(numpy.median(ranks from 0)) + 1, also in resamples: of 3 and 6 it is 3, 4, 6."""
+    ranks = np.array([3, 6])
+    found = Median(ranks, np.arange(2), floor=True)
+    assert found.value == np.floor(np.median(ranks - 1)) + 1 == 4
+    (drawn,) = resample([statistic_of({"it": found})], np.ones(2, int), resamples=50)
+    assert set(drawn["it"]) == {3, 4, 6}
 
 
 def test_mean_class_recall_equals_a_plain_bootstrap_over_images() -> None:

@@ -23,6 +23,7 @@ from cosmos_eval.stats.localisation import (
     score_maps,
     sums_of_images,
 )
+from cosmos_eval.tasks.localisation import TASK
 
 IGNORED = 9
 
@@ -235,3 +236,15 @@ def test_a_thing_alone_has_no_other_names() -> None:
     both = score_maps(np.full((2, 2, 2), 0.25), cover(label, [0, 1], (2, 2), 255))
     assert both.mass.tolist() == [0.75, 0.25]
     assert both.other_names.tolist() == [0.75, 0.25]
+
+
+def test_the_pointing_game_by_class_is_the_mean_over_classes() -> None:
+    """Three of four things of class 0 are hit, none of class 3."""
+    samples = {
+        "hit": np.array([1, 1, 0, 1, 0], np.float32),
+        "class": np.array([0, 0, 0, 0, 3]),
+        "image": np.array([0, 0, 1, 2, 2]),
+    }
+    found = TASK.metric("pointing_game_by_class").estimate(samples)
+    assert found is not None
+    assert found.value == 0.375
