@@ -57,9 +57,15 @@ def leaderboard(
         str | None,
         option("NAME|FILE", "Add a suite's score: means over its members, intervals and ranks."),
     ] = None,
+    groups: Annotated[
+        bool, flag("--groups", "Add means of trainings that differ in their seeds alone.")
+    ] = False,
 ) -> None:
     """Print results side by side, one table per protocol family."""
+    if groups and format == "csv":
+        raise UsageError("--groups has no csv: choose json, or load_results for single trainings")
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
+    from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
     from cosmos_eval.results.leaderboard.writers import WRITERS, Leaderboard, to_tables
 
@@ -67,7 +73,8 @@ def leaderboard(
     own, others = entries_of(results), published_beside(results) if with_published else []
     entries = [*own, *others]
     score = _score(suite, own, with_published) if suite is not None else None
-    shown = Leaderboard(entries, find_ties(entries, ties), facts, score)
+    means = group_means(own) if groups else ()
+    shown = Leaderboard(entries, find_ties(entries, ties), facts, score, means)
     if format == "table":
         output.print_tables(partial(to_tables, shown))
     else:

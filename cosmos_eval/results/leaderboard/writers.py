@@ -15,6 +15,7 @@ from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.board import MARKS, Board, Column, Shown, boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.facts import COLUMNS, ModelTable, facts_of, model_table
+from cosmos_eval.results.leaderboard.groups import GroupMean, group_tables
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Rank, Ties, rank_entries
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ _SUITE_COLUMNS = ("members", "p_above_next")
 
 class Leaderboard(NamedTuple):
     """What is written: entries, what ties their numbers, whether facts of their models are added,
-    and a suite's score or None."""
+    a suite's score or None, and means of groups of trainings."""
 
     entries: Sequence[Entry]
     ties: Ties = NO_TIES
     facts: bool = False
     suite: SuiteScore | None = None
+    groups: Sequence[GroupMean] = ()
 
     @property
     def boards(self) -> list[Board]:
@@ -50,6 +52,7 @@ class Leaderboard(NamedTuple):
     def tables_below(self) -> list[ModelTable]:
         """The tables below the boards."""
         tables = [] if self.suite is None else [self.suite.table()]
+        tables += group_tables(self.groups)
         return tables + ([model_table(self.entries)] if self.facts else [])
 
 
@@ -104,18 +107,20 @@ def _exact(fact: Any) -> str:
 
 def to_json(shown: Leaderboard) -> str:
     """Write a list of records as fractions, with `published` numbers and `standings` by metric, and
-    with `facts` if requested. With a suite it is `results` of an object that also has `suite`."""
+    with `facts` if requested. With a suite or groups it is `results` of an object with them."""
     listed = sorted(shown.entries, key=lambda entry: entry.key)
     found = rank_entries(listed, shown.ties)
     names = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
     records = []
     for entry in listed:
         ranks = {m: found[entry.key, m]._asdict() for m in entry.metrics if (entry.key, m) in found}
-        more = {"url": entry.url, "published": dict(entry.published), "standings": ranks}
+        known = {"url": entry.url, "published": dict(entry.published), "standings": ranks}
         fixed = {name: getattr(entry, name) for name in names}
-        known = {"facts": facts_of(entry)} if shown.facts else {}
-        records.append({**fixed, **{key: value for key, value in more.items() if value}, **known})
-    content = {"results": records, "suite": shown.suite.record()} if shown.suite else records
+        facts = {"facts": facts_of(entry)} if shown.facts else {}
+        records.append({**fixed, **{key: value for key, value in known.items() if value}, **facts})
+    more: dict[str, Any] = {"suite": shown.suite.record()} if shown.suite else {}
+    more |= {"groups": [mean.record() for mean in shown.groups]} if shown.groups else {}
+    content = {"results": records, **more} if more else records
     return text.json_text(content, indent=2, sort_keys=True) + "\n"
 
 

@@ -1,0 +1,70 @@
+"""Groups of trainings in leaderboards."""
+
+import json
+
+import numpy as np
+import pytest
+from support.rows import make_row, write_result
+
+from cosmos_eval.results.leaderboard.entries import entries_of
+from cosmos_eval.results.leaderboard.groups import group_means
+from cosmos_eval.results.leaderboard.writers import Leaderboard, to_json, to_markdown
+from cosmos_eval.results.store import read_stored
+from cosmos_eval.types import UsageError
+
+TRAINING = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops"])
+ALL, HALF = [1] * 8, [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+def store(folder, name, hits, *, seed, group="clip", **provenance):
+    """Store a classification of eight images of class 0, of which `hits` are right."""
+    hits = np.array(hits, bool)
+    top5 = np.where(hits[:, None], [[0, 1]], [[1, 0]])
+    samples = {
+        "labels": np.zeros(8, np.int64),
+        "top5": top5.astype(np.int64),
+        "classes": np.array(["a", "b"]),
+    }
+    model = {"spec": f"cosmos:{name}.pt", "weights_sha256": f"{sum(map(ord, name)):064x}"}
+    if group is not None:
+        model["training"] = {**TRAINING, "group": group, "seed": seed}
+    hashes = {"hashes": {"sample_list": "1" * 64}, **provenance}
+    metrics = {"acc1": float(hits.mean())}
+    row = make_row(hashes, model, metrics=metrics, intervals={}, per_class={}, n_samples=8)
+    return write_result(folder, row, samples)
+
+
+def means(*paths):
+    return group_means(entries_of(read_stored(paths)))
+
+
+def test_a_group_is_one_row_with_its_seeds(tmp_path):
+    """By hand: accuracies 1 and 1/2 vary by 1/8. Of images they vary by 0 and by
+    1/4 x 8/7 / 8 = 1/28, half of which is 1/56 on average, and do not vary together."""
+    paths = [store(tmp_path, "a", ALL, seed=0), store(tmp_path, "b", HALF, seed=1)]
+    paths.append(store(tmp_path, "c", HALF, seed=0, group=None))
+    alone, both = sorted(means(*paths), key=lambda mean: len(mean.seeds))
+    assert (both.group, both.seeds, both.found.a) == ("clip", (0, 1), 0.75)
+    assert both.seed_sd == pytest.approx((1 / 8 - 1 / 56) ** 0.5)
+    assert both.found.error == pytest.approx((1 / 8 / 2) ** 0.5)
+    shown = Leaderboard(entries_of(read_stored(paths)), groups=[alone, both])
+    text = to_markdown(shown)
+    assert "| clip | scenes-cls | scenes | acc1 | 2 trainings | 75.0 | 32.73 |" in text
+    assert alone.texts()[:7] == (
+        *("cosmos:c.pt", "scenes-cls", "scenes", "acc1"),
+        *("1 training", "50.0", "-"),
+    )
+    record = json.loads(to_json(shown))["groups"][1]
+    assert (record["group"], record["trainings"], record["mean"]) == ("clip", 2, 0.75)
+    low, high = alone.found.interval()[:2]
+    # By Student's t of 7 degrees of freedom, 2.3646, from a table.
+    assert high - low == pytest.approx(2 * 2.3646 * (1 / 28) ** 0.5, rel=1e-4)
+
+
+def test_results_that_are_no_replicates_are_refused(tmp_path):
+    first = store(tmp_path, "a", ALL, seed=0)
+    with pytest.raises(UsageError, match="are of one training by its seed or weights: keep one"):
+        means(first, store(tmp_path, "b", HALF, seed=0))
+    other = store(tmp_path, "c", HALF, seed=1, hashes={"sample_list": "2" * 64})
+    with pytest.raises(UsageError, match=r"of one group, but differ: hashes\.sample_list is"):
+        means(first, other)
