@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +38,9 @@ from cosmos_eval.stats.intervals import (
 from cosmos_eval.stats.paired import matched_shares, mcnemar
 from cosmos_eval.stats.segmentation import Areas, mean_iou
 from cosmos_eval.types import Interval
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.groups import Design, rejected
 
 Row = dict[str, str]
 """The cells of a table by the title of their column."""
@@ -260,7 +265,36 @@ def _alarm(rng: np.random.Generator, shares: list[float], images: int, metrics: 
     return any(finding.status == "regression" for finding in decide(findings, 0.0, metrics))
 
 
+def groups(quick: bool) -> Iterator[Row]:
+    """Type I errors of two equally good methods with k trainings each, whose seeds have a standard
+    deviation of some points; 100% less that is the coverage of intervals. Beside them, at one
+    point: tests by images alone, and of one training each."""
+    kinds = {
+        **{f"accuracy, {n:,} images": Design((0, 0), n, (1, 1)) for n in (100, 500, 5000)},
+        "seeds of B vary a quarter, 500 images": Design((0, 0), 500, (1, 0.25)),
+        "skewed seeds, 500 images": Design((0, 0), 500, (1, 1), skewed=True),
+        "mIoU, 200 images": Design((0, 0), 200, (1, 1), metric="mIoU"),
+    }
+    for name, kind in kinds.items():
+        for k in (2, 3, 5, 10):
+            found = {
+                sd: rejected(
+                    kind._replace(k=(k, k), sd=(sd / 100 * kind.sd[0], sd / 100 * kind.sd[1])),
+                    30 if quick else 1000,
+                )
+                for sd in (0, 0.5, 1, 2)
+            }
+            yield {
+                "equal methods": name,
+                "k": str(k),
+                **{f"seed sd {sd:g}": percent(one.groups) for sd, one in found.items()},
+                "images alone": percent(found[1].images_alone),
+                "one training each": percent(found[1].one_each),
+            }
+
+
 SECTIONS: Mapping[str, Callable[[bool], Iterator[Row]]] = {
+    "groups": groups,
     "miou": miou,
     "recall": recall,
     "places": places,

@@ -3,18 +3,24 @@
 From stored samples, as measuring and `cosmos-eval verify` make them, 2,000 resamples each: ranks of
 25,010 captions of 5,000 images (COCO's Karpathy test split), confusion counts of 5,000 images with
 171 classes (COCO-Stuff), and 50,000 predictions of 1,000 classes (ImageNet), all made up. The
-bootstraps are also compared with drawing images one by one, on 200 resamples. `--quick` has one
-round. How often intervals hold the true value is what benchmarks/coverage.py simulates.
+bootstraps are also compared with drawing images one by one, on 200 resamples. Two groups of five
+trainings are compared from stored ranks. `--quick` has one round.
+How often intervals hold the true value is what benchmarks/coverage.py simulates.
 """
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from _report import Measurement, interleave, measurement, parser, report
 from numpy.typing import NDArray
 
+from cosmos_eval.results import groups
+from cosmos_eval.results.store import read_samples, read_stored, result_paths
 from cosmos_eval.stats.estimates import FunctionOfSums, Mean
 from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.stats.segmentation import (
@@ -25,6 +31,9 @@ from cosmos_eval.stats.segmentation import (
 )
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Samples
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.results import store_result
 
 IMAGES, CAPTIONS = 5000, 25010
 CLASSES, PAIRS = (
@@ -39,7 +48,8 @@ FEW = 200  # resamples, where they are drawn one by one
 def main() -> None:
     """Measure and print."""
     given = parser(__doc__ or "").parse_args()
-    lines = [*_seconds(1 if given.quick else 5), *_ratios(1 if given.quick else 3)]
+    rounds = 1 if given.quick else 5
+    lines = [*_seconds(rounds), *_groups(rounds), *_ratios(1 if given.quick else 3)]
     report("Intervals", lines, given.json)
 
 
@@ -84,6 +94,28 @@ def _seconds(rounds: int) -> Iterator[Measurement]:
     functions = {what: figures(*given) for what, given in make_up().items()}
     for what, spread in interleave(functions, rounds).items():
         yield measurement(f"{what}, all figures", spread, "s", at_most=SECONDS)
+
+
+def _groups(rounds: int) -> Iterator[Measurement]:
+    """Two methods with five trainings each, from stored results to the comparison."""
+    rng = np.random.default_rng(1)
+    (task, samples), *_ = make_up().values()
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(10):
+            fields = dict.fromkeys(("recipe_sha256", "data_sha256", "samples", "flops"))
+            training = {"group": "ab"[number % 2], "seed": number // 2, **fields}
+            ranks = ("image_to_text_rank", "text_to_image_rank")
+            own = {name: samples[name] + rng.poisson(0.2, len(samples[name])) for name in ranks}
+            model = {"spec": str(number), "weights_sha256": f"{number:064}", "training": training}
+            hashes = {"hashes": {"sample_list": "1" * 64}}
+            store_result(Path(folder), task, {**samples, **own}, model=model, provenance=hashes)
+
+        def compare() -> None:
+            stored = read_stored(result_paths(Path(folder)))
+            groups.compare(*(groups.choose(stored, name) for name in "ab"), read_samples)
+
+        spread = interleave({"": compare}, rounds, warmup=0)[""]
+    yield measurement(f"2 x 5 trainings, {CAPTIONS:,} captions", spread, "s", at_most=SECONDS)
 
 
 def _ratios(rounds: int) -> Iterator[Measurement]:
