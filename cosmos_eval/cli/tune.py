@@ -64,7 +64,7 @@ def tune(
 
     figure = draw(search, tuned, output / "trials.png")
     if json:
-        print_json([one._asdict() for one in tuned])
+        print_json([{**one._asdict(), "path": str(one.path)} for one in tuned])
     else:
         _print(search, tuned)
     print_notes(search.notes)

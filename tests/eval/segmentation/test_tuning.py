@@ -81,13 +81,18 @@ def tuned(halves, command) -> Path:
     return path
 
 
-def test_the_best_setting_is_chosen_and_every_score_is_written(tuned):
+def test_the_best_setting_is_chosen_and_every_score_is_written(tuned, halves, command):
     (path,) = tuned.parent.glob("*.trials.json")
     scores = {
         trial["prompts"]["left"][0] + trial["prompts"]["right"][0]: trial["mIoU"]
         for trial in json.loads(path.read_text())["trials"]
     }
     assert scores == {"redblue": 1.0, "redred": 0.25, "bluered": 0.0}
+    chosen = yaml.safe_load(tuned.read_text())
+    assert chosen["settings"]["prompts"] == {"left": ["red"], "right": ["blue"]}
+    (printed,) = json.loads(command("tune", *words(halves), "--json").out)
+    assert sorted(printed["scores"]) == [0, 0.25, 1]
+    assert (printed["scores"][printed["best"]], printed["path"]) == (1, str(tuned))
 
 
 def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
@@ -100,6 +105,8 @@ def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
     assert (chosen["search"]["budget"], chosen["search"]["images"], chosen["score"]) == (3, 2, 1)
     assert result["protocol"].startswith("tuned-")
     assert command("verify").status == 0
+    planned = command("run", *given, "--settings", tuned, "--dry-run", "--json")
+    assert json.loads(planned.out)[0]["protocol"] == result["protocol"]
     command("run", *given, "--model", halves["--model"])
     board = command("leaderboard", "--format", "json")
     families = {row["protocol"] for row in json.loads(board.out)}
