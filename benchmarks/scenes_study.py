@@ -49,6 +49,7 @@ from cosmos_core.recipes.scenes import LONG_MULTI_VIEW_SAMPLES, LONG_SAMPLES, SA
 from cosmos_core.utils.files import file_sha256, write_atomically
 from cosmos_eval import read_results
 from cosmos_eval.protocols.scenes import PROBE_IMAGES, scenes_protocols
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.types import Protocol, SegmentationProtocol
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,11 @@ METRICS = {
     ("scenes-seg", "mIoU_things"): "mIoU, things",
     ("scenes-cls-small", "acc1"): "acc1, small things",
 }
+# By settings that `cosmos-eval tune` chooses for each training, on scenes of the training split.
+TUNED = {
+    ("scenes-seg tuned", "mIoU"): "mIoU, tuned",
+    ("scenes-seg tuned", "mIoU_things"): "mIoU, things, tuned",
+}
 # Settings are judged by the mean over tasks.
 JUDGED = [*METRICS][:4]
 HELD_OUT, HELD_OUT_SCENES = "heldout", 300
@@ -110,12 +116,18 @@ CHEAPER = ("data.workers=0", "watch.pictures=false")
 
 
 class Study(NamedTuple):
-    """What is trained: seeds of each variant, and how many short trainings choose its settings."""
+    """What is trained: seeds of each variant, how many short trainings choose its settings, and how
+    many settings of segmentation are tried with each training, 0: none."""
 
     recipe: str
     seeds: dict[str, int]
     trials: int
     equal_compute: bool
+    tune: int = 0
+
+    @property
+    def columns(self) -> dict[tuple[str, str], str]:
+        return METRICS | (TUNED if self.tune else {})
 
 
 class Job(NamedTuple):
@@ -124,6 +136,7 @@ class Job(NamedTuple):
     row: str
     trial: bool
     command: str
+    tune: int = 0
     ready: bool = True
 
     @property
@@ -141,7 +154,7 @@ class Job(NamedTuple):
     @property
     def metrics(self) -> list[tuple[str, str]]:
         if not self.trial:
-            return [*METRICS]
+            return [*METRICS, *(TUNED if self.tune else ())]
         return [(name.replace("scenes", HELD_OUT), metric) for name, metric in JUDGED]
 
 
@@ -234,7 +247,7 @@ def _job(
     if torch.cuda.is_available():
         given.append("compute.device=cuda")
     words = (f"--set {shlex.quote(setting)}" for setting in (*given, *CHEAPER))
-    return Job(variant, trial, " ".join(["cosmos-train", study.recipe, *words]))
+    return Job(variant, trial, " ".join(["cosmos-train", study.recipe, *words]), study.tune)
 
 
 def is_done(job: Job, runs: pd.DataFrame, output: Path) -> bool:
@@ -362,14 +375,29 @@ class Worker:
     ) -> Iterator[dict[str, Any]]:
         shutil.rmtree(folder, ignore_errors=True)
         options = ["--model", model, "--output", str(folder), "--workers", "0"]
-        for name in dict.fromkeys(name for name, _ in job.metrics):
+        for name in dict.fromkeys(
+            name for name, metric in job.metrics if (name, metric) not in TUNED
+        ):
             options += ["--dataset", f"{self.output / HELD_OUT / name}.yaml" if job.trial else name]
         self.start("cosmos_eval", ["run", *options], log)
         records = {record.dataset: record for record in read_results(folder)}
+        if job.tune and not job.trial:
+            records["scenes-seg tuned"] = self.tuned(job, model, folder / "tuned", log)
         for name, metric in job.metrics:
             weights = records[name].model["weights_sha256"]
             value = {"value": records[name].metrics[metric], "weights_sha256": weights}
             yield {"dataset": name, "metric": metric, **value}
+
+    def tuned(self, job: Job, model: str, folder: Path, log: BinaryIO) -> ResultRow:
+        """Segmentation by settings chosen for this model."""
+        data = ["--dataset", "scenes-seg", "--split", "scenes-seg-train"]
+        options = ["--budget", str(job.tune), "--output", str(folder), "--model", model]
+        self.start("cosmos_eval", ["tune", *data, *options], log)
+        (settings,) = folder.glob("*.yaml")
+        words = ["--settings", str(settings), "--output", str(folder / "eval"), "--workers", "0"]
+        self.start("cosmos_eval", ["run", *words], log)
+        (record,) = read_results(folder / "eval")
+        return record
 
     def start(self, module: str, words: Sequence[str], log: BinaryIO) -> None:
         """Run a command in a session of its own, so that only this process ends it. The log is its
@@ -480,18 +508,18 @@ def values(study: Study, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for row, jobs in rows.items():
         own = runs[runs["identity"].isin([job.identity for job in jobs])]
         wide = own.pivot(index="seed", columns=["dataset", "metric"], values="value")
-        found[row] = 100 * wide.reindex(columns=pd.MultiIndex.from_tuples(METRICS))
+        found[row] = 100 * wide.reindex(columns=pd.MultiIndex.from_tuples(study.columns))
     return found
 
 
 def table(study: Study, runs: pd.DataFrame) -> str:
     """Mean and standard deviation over seeds, and which seeds; then what was chosen."""
     lines = [
-        f"| {study.recipe}, percent | seeds | {' | '.join(METRICS.values())} |",
-        f"| --- | --- |{' --: |' * len(METRICS)}",
+        f"| {study.recipe}, percent | seeds | {' | '.join(study.columns.values())} |",
+        f"| --- | --- |{' --: |' * len(study.columns)}",
     ]
     for row, wide in values(study, runs).items():
-        cells = [_cell(wide[key].dropna(), len(wide)) for key in METRICS]
+        cells = [_cell(wide[key].dropna(), len(wide)) for key in study.columns]
         seeds = ", ".join(map(str, wide.index))
         lines.append(f"| {row} | {seeds} | {' | '.join(cells)} |")
     seen = f"{_samples(RECIPES[study.recipe]()):,} samples"
@@ -575,6 +603,9 @@ def main(
     variants: Annotated[list[str] | None, typer.Option("--variant", help="Default: all.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Full trainings of a method.")] = None,
     trials: Annotated[int | None, typer.Option(min=0, help="Short trainings of a method.")] = None,
+    tune: Annotated[
+        int | None, typer.Option(min=0, help="Settings of segmentation tried with a training.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the trainings.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of runs.csv and tables.")] = None,
     processes: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
@@ -585,7 +616,9 @@ def main(
     full = recipe != ABLATION
     known = [v for v in VARIANTS if v != "COSMOS without text crops" or not full]
     counts = {v: seeds or (5 if full and v in FIVE_SEEDS else 3) for v in variants or known}
-    study = Study(recipe, counts, (8 if full else 0) if trials is None else trials, full)
+    short, settings = (8, 100) if full else (0, 0)
+    short = short if trials is None else trials
+    study = Study(recipe, counts, short, full, settings if tune is None else tune)
     name = "study" if full else "ablation"
     output, results = output or Path("runs") / name, results or ROOT / "results" / name
     if show:
