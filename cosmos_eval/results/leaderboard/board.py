@@ -21,6 +21,7 @@ _MEANINGS = {
     "for the number of results, overlap (their samples were not compared).",
     "ranks": "Rank: the ranks that a result measured here can have; those of a whole column hold "
     "at once with 95%.",
+    "seeds": "Intervals cover test images, not seeds: each model was trained once.",
     "delta": "Signed: percentage points above what its authors published.",
     "partial": "Not ranked: results of a part of the samples only.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
@@ -147,6 +148,7 @@ def _notes(
         "paired": "paired" in ties,
         "intervals": "intervals" in ties,
         "ranks": any(cell.ranks for cell in cells),
+        "seeds": len(rows) > 1 and any(cell.interval for cell in cells),
         "delta": any(cell.delta for cell in cells),
         "partial": any(entry.partial for entry in entries),
         "unverified": any(e.source == "unverified" and e.stored is None for e in entries),

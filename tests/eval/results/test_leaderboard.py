@@ -54,6 +54,7 @@ def test_markdown(rows):
         "| scenes-cosmos | **50.0** | **25.0** | 25.0 [12.5, 50.0] |\n"
         "| scenes-cosmos (first 10 only) |  |  | 100.0 |\n\n"
         "- Bold: the best of its column.\n"
+        "- Intervals cover test images, not seeds: each model was trained once.\n"
         "- Not ranked: results of a part of the samples only.\n"
     )
 
@@ -76,6 +77,7 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number():
         "(their samples were not compared).",
         "- Rank: the ranks that a result measured here can have; those of a whole column hold at "
         "once with 95%.",
+        "- Intervals cover test images, not seeds: each model was trained once.",
         "- Signed: percentage points above what its authors published.",
     ]
 
@@ -196,5 +198,6 @@ def test_metrics_of_a_task_that_is_not_installed_are_shown_as_stored_and_not_ran
         "| a | 1.91 | 3.0 [2.5, 3.5] | 0.3333 |",
         "| b | 1.91 | 2.5 [2.5, 3.5] | 0.3333 |",
         "",
+        "- Intervals cover test images, not seeds: each model was trained once.",
         "- Not ranked, and not in percent: metrics of a task that is not installed.",
     ]

@@ -65,6 +65,8 @@ def test_latex_of_a_small_board():
         r"widened for the number of results, overlap (their samples were not compared).\par}",
         r"\par\smallskip{\footnotesize Rank: the ranks that a result measured here can have; those "
         r"of a whole column hold at once with 95\%.\par}",
+        r"\par\smallskip{\footnotesize Intervals cover test images, not seeds: each model was "
+        r"trained once.\par}",
         r"\end{table}",
     ]
 
