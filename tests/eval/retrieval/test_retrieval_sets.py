@@ -209,3 +209,8 @@ def test_the_doctor_names_all_paths(tmp_path):
     )
     assert found.remedy is not None
     assert found.remedy.endswith("/flickr30k_val.json")
+
+
+def test_medians_are_floored_in_the_parity_family_alone() -> None:
+    assert {p.family for p in RETRIEVAL.values() if p.floor_median} == {"cosmos"}
+    assert all(p.floor_median for p in RETRIEVAL.values() if p.family == "cosmos")
