@@ -125,7 +125,9 @@ def test_a_family_is_chosen_by_name(tmp_path):
     assert find_protocol("voc20", "naclip").attention == "naclip"
     assert list(known_families("coco_object")) == [
         *("cosmos", "fixed-names", "sclip", "clearclip", "naclip"),
-        *("localisation", "localisation-similarity"),
+        "localisation",
+        *("localisation-cross-attention", "localisation-empty-ratio", "localisation-texts-ratio"),
+        *("localisation-values", "localisation-similarity"),
     ]
     plan = make_plan(
         datasets=["voc20", "voc21"],
