@@ -190,16 +190,12 @@ _COMPOSITIONALITY = (
         images=(*_in_whatsup("val2017"), *COCO_VAL2017_IMAGES),
         annotations=_in_whatsup("coco_qa_one_obj.json"),
         layout="coco-spatial",
-        n_items=2687,
-        subset_items={"one_obj": 2247, "two_obj": 440},
     ),
     _whatsup(
         "gqa-spatial",
         images=_in_whatsup("vg_images"),
         annotations=_in_whatsup("vg_qa_one_obj.json"),
         layout="gqa-spatial",
-        n_items=1451,
-        subset_items={"one_obj": 1160, "two_obj": 291},
     ),
     _negbench(
         "negbench-coco",
@@ -219,7 +215,6 @@ _COMPOSITIONALITY = (
         images=("colorswap/data", "colorswap"),
         annotations=("colorswap/data/test.json", "colorswap/test.json"),
         layout="pairs",
-        n_items=300,
     ),
     # Miranda et al. 2024, arXiv 2406.09952 (0e09346). docs/data.md writes the hub's Parquet files
     # as pairs.

@@ -309,16 +309,21 @@ def test_eqben_has_frames_as_arrays(measured, tmp_path):
             "record 0 has no `image_0`, only id",
         ),
         (
-            "colorswap",
-            {"colorswap/data/test.json": [swapped("a", "b", "x", "y")]},
-            r"test\.json has 1 of 300 items of colorswap",
+            "bivlc",
+            {
+                "bivlc/items.jsonl": [
+                    {"image_0": "a.jpg", "image_1": "a.jpg", "caption_0": "x"}
+                    | {"caption_1": "y", "type": "swap"}
+                ]
+            },
+            r"items\.jsonl has 1 of 2933 items of bivlc",
         ),
         ("whatsup-b", {}, "no images below|no items below .*controlled_clevr_dataset"),
     ],
 )
 def test_bad_files(known_set, name, files, message):
     images = {"val2017/1.jpg": "red", "colorswap/data/images/a.png": "red"}
-    images |= {"colorswap/data/images/b.png": "red"}
+    images |= {"colorswap/data/images/b.png": "red", "bivlc/images/a.jpg": "red"}
     with pytest.raises(UsageError, match=message) as raised:
         open_data(known_set(name, files, images), RunOptions())
     assert "\n" not in str(raised.value)
