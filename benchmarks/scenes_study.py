@@ -73,6 +73,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "COSMOS": (),
 }
 FIVE_SEEDS = ("CLIP", "multi-view CLIP", "COSMOS")
+SEEDS = 3  # of the others, and with equal compute
 # How many times the samples of COSMOS have its FLOPs.
 EQUAL_COMPUTE = {
     "CLIP": LONG_SAMPLES / SAMPLES,
@@ -183,20 +184,24 @@ def plan(study: Study, runs: pd.DataFrame) -> list[Job]:
         for settings in [candidates(VARIANTS[variant], study)]
     }
     chosen = {variant: choose(jobs, runs) for variant, jobs in trials.items()}
-    rows = [(variant, variant, samples) for variant in study.seeds]
+    rows = [(variant, variant, samples, seeds) for variant, seeds in study.seeds.items()]
     if study.equal_compute:
-        longer = [(v, round(samples * by)) for v, by in EQUAL_COMPUTE.items() if v in study.seeds]
-        rows += [(f"{variant}, equal compute", variant, seen) for variant, seen in longer]
+        rows += [
+            (f"{variant}, equal compute", variant, round(samples * by), min(SEEDS, seeds))
+            for variant, by in EQUAL_COMPUTE.items()
+            if (seeds := study.seeds.get(variant))
+        ]
     full = []
-    for (row, variant, seen), seed in itertools.product(rows, range(max(study.seeds.values()))):
-        if seed < study.seeds[variant]:
+    for seed, (row, variant, seen, seeds) in itertools.product(
+        range(max(study.seeds.values())), rows
+    ):
+        if seed < seeds:
             settings = (candidates(VARIANTS[variant], study) or [()])[chosen[variant] or 0]
             job = _job(study, variant, settings, seen, seed=seed)
             ready = not study.trials or chosen[variant] is not None
-            full.append((seed, job._replace(row=row, ready=ready)))
-    full.sort(key=lambda pair: pair[0])
+            full.append(job._replace(row=row, ready=ready))
     short = [job for group in zip(*trials.values(), strict=True) for job in group]
-    return short + [job for _, job in full]
+    return short + full
 
 
 def candidates(method: Sequence[str], study: Study) -> list[tuple[str, ...]]:
@@ -615,8 +620,8 @@ def main(
     """Train, measure, tabulate."""
     full = recipe != ABLATION
     known = [v for v in VARIANTS if v != "COSMOS without text crops" or not full]
-    counts = {v: seeds or (5 if full and v in FIVE_SEEDS else 3) for v in variants or known}
-    short, settings = (8, 100) if full else (0, 0)
+    counts = {v: seeds or (5 if full and v in FIVE_SEEDS else SEEDS) for v in variants or known}
+    short, settings = (4, 100) if full else (0, 0)
     short = short if trials is None else trials
     study = Study(recipe, counts, short, full, settings if tune is None else tune)
     name = "study" if full else "ablation"
