@@ -62,8 +62,6 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Print results side by side, one table per protocol family."""
-    if groups and format == "csv":
-        raise UsageError("--groups has no csv: choose json, or load_results for single trainings")
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
@@ -73,7 +71,7 @@ def leaderboard(
     own, others = entries_of(results), published_beside(results) if with_published else []
     entries = [*own, *others]
     score = _score(suite, own, with_published) if suite is not None else None
-    means = group_means(own) if groups else ()
+    means = group_means(own) if groups else None
     shown = Leaderboard(entries, find_ties(entries, ties), facts, score, means)
     if format == "table":
         output.print_tables(partial(to_tables, shown))

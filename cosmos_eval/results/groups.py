@@ -1,16 +1,17 @@
 """Two methods by the results of all their trainings, and how many trainings would show more."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cosmos_eval.results import compare as results
 from cosmos_eval.results.compare import Comparison, MetricTest
 from cosmos_eval.results.labels import Stored, training_of, variants
+from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Samples, UsageError
@@ -20,6 +21,29 @@ _PLANNED = range(2, 11)  # trainings of each method
 _MOST = 1000  # of them that a plan considers
 
 Sets = dict[tuple[str, str], list[Stored]]
+Read = Callable[[Path], Samples]
+"""Returns the per-sample arrays of a result file; raises UsageError where there are none."""
+
+
+class Moments(NamedTuple):
+    """A metric of S trainings on the same images: values (S,), their covariance (S, S) by the draw
+    of the images, and the number of these."""
+
+    values: Values
+    covariance: Values
+    units: int
+
+    def difference(self, a: Ints, b: Ints, *, by_seed: bool = False) -> GroupDifference:
+        """Return the mean of some trainings, by index, minus that of others."""
+        both = np.concatenate([a, b])
+        covariance = self.covariance[np.ix_(both, both)]
+        values = self.values[a], self.values[b]
+        return group_difference(*values, covariance, self.units, by_seed=by_seed)
+
+    def mean(self, of: Ints) -> GroupDifference:
+        """Return the mean of some trainings, by index, less 0, which has no variance."""
+        covariance = np.pad(self.covariance[np.ix_(of, of)], (0, 1))
+        return group_difference(self.values[of], np.zeros(1), covariance, self.units)
 
 
 def choose(stored: Sequence[Stored], name: str) -> list[Stored]:
@@ -37,7 +61,7 @@ def choose(stored: Sequence[Stored], name: str) -> list[Stored]:
 def compare(
     a: Sequence[Stored],
     b: Sequence[Stored],
-    read_samples: Callable[[Path], Samples],
+    read_samples: Read,
     *,
     by_seed: bool = False,
 ) -> Comparison:
@@ -51,22 +75,14 @@ def compare(
     for key in keys:
         several = [*of_a[key], *of_b[key]]
         for other in several[1:]:
-            results.require_comparable(several[0], other)
             notes += results.differing_settings(several[0], other)
         if by_seed and [*map(_training, of_a[key])] != [*map(_training, of_b[key])]:
             raise UsageError(f"{key[0]}: the trainings of A and B are not of the same seeds")
-        samples = [read_samples(one.path) for one in several]
-        try:
-            found = dict(_differences(several, samples, len(of_a[key]), by_seed))
-        except ValueError as error:
-            raise UsageError(f"{key[0]}: {error}") from error
-        lone = ", ".join(name for name, one in found.items() if one is None)
-        notes += [f"{key[0]}: not compared, since one image decides whether it is: {lone}"] * bool(
-            lone
-        )
-        task = several[0].row.task
-        new = (MetricTest(*key, task, name, one) for name, one in found.items() if one)
-        tests += sorted(new, key=lambda test: not test.record.primary)
+        found = moments_of(several, read_samples)
+        if lone := ", ".join(name for name, one in found.items() if one is None):
+            notes.append(f"{key[0]}: not compared, since one image decides whether it is: {lone}")
+        sides = np.split(np.arange(len(several)), [len(of_a[key])])
+        tests += _tests(key, several[0].row.task, found, *sides, by_seed=by_seed)
     both = of_a[keys[0]], of_b[keys[0]]
     return Comparison(
         a=_group(both[0][0]) or both[0][0].model,
@@ -102,7 +118,7 @@ def _sets(stored: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
     k = len({_training(one) for one in stored})
     notes = [*_notes(side, stored, k)]
     for (dataset, how), some in sets.items():
-        _require_distinct(some)
+        require_distinct(some)
         if len(some) < k:
             notes.append(
                 f"not compared: {dataset} ({how}) has {len(some)} of {k} trainings of {side}"
@@ -113,7 +129,8 @@ def _sets(stored: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
     return complete, notes
 
 
-def _require_distinct(stored: Sequence[Stored]) -> None:
+def require_distinct(stored: Sequence[Stored]) -> None:
+    """Raise UsageError for results of one training, by its seed or weights, which counts once."""
     seen: dict[str, Stored] = {}
     for one in stored:
         for same in (_training(one), one.row.model["weights_sha256"] or str(one.path)):
@@ -137,22 +154,48 @@ def _notes(side: str, stored: Sequence[Stored], k: int) -> Iterator[str]:
             yield f"the trainings of {side} differ in {name}"
 
 
-def _differences(
-    stored: Sequence[Stored], samples: Sequence[Samples], k: int, by_seed: bool
-) -> Iterator[tuple[str, GroupDifference | None]]:
-    estimates = task_named(stored[0].row.task).compared_estimates(samples)
-    for name in estimates[0]:
-        if all(
-            name in own and name in one.row.metrics
-            for own, one in zip(estimates, stored, strict=True)
-        ):
+def moments_of(
+    stored: Sequence[Stored], read_samples: Read, only: Collection[str] | None = None
+) -> dict[str, Moments | None]:
+    """Return the metrics that results of a data set have in common, or `only` some; None where one
+    image decides whether a metric has a value. Raises UsageError for edited results, different
+    settings, and where metrics do not follow from their samples."""
+    for other in stored[1:]:
+        results.require_comparable(stored[0], other)
+    row = stored[0].row
+    samples = [read_samples(one.path) for one in stored]
+    try:
+        estimates = task_named(row.task).compared_estimates(samples, only)
+        shared = [n for n in estimates[0] if all(n in one.row.metrics for one in stored)]
+        found: dict[str, Moments | None] = {}
+        for name in (n for n in shared if all(n in own for own in estimates)):
             values = np.array([one.row.metrics[name] for one in stored])
             for value, own in zip(values, estimates, strict=True):
                 results.require_own(name, value, own[name].value)
-            moments = image_covariance([own[name] for own in estimates])
-            is_known = np.isfinite(moments[0]).all()
-            both = values[:k], values[k:]
-            yield name, group_difference(*both, *moments, by_seed=by_seed) if is_known else None
+            covariance, units = image_covariance([own[name] for own in estimates])
+            known = np.isfinite(covariance).all()
+            found[name] = Moments(values, covariance, units) if known else None
+        return found
+    except ValueError as error:
+        raise UsageError(f"{row.dataset}: {error}") from error
+
+
+def _tests(
+    key: tuple[str, str],
+    task: str,
+    found: Mapping[str, Moments | None],
+    a: Ints,
+    b: Ints,
+    *,
+    by_seed: bool = False,
+) -> list[MetricTest]:
+    """Return the tests of some trainings, by index, against others; primary ones first."""
+    tests = (
+        MetricTest(*key, task, name, one.difference(a, b, by_seed=by_seed))
+        for name, one in found.items()
+        if one
+    )
+    return sorted(tests, key=lambda test: not test.record.primary)
 
 
 def plan(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:

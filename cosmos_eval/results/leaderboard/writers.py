@@ -4,7 +4,7 @@ equal bytes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, product
+from itertools import groupby
 from textwrap import wrap
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from cosmos_eval.results.leaderboard.suite import SuiteScore
+    from cosmos_eval.results.leaderboard.suite import Mean, SuiteScore
 
 _LATEX_MARKS = {"": "", MARKS["paired"]: r"$^\dagger$", MARKS["intervals"]: r"$^\ddagger$"}
 _FRAME = 3  # a column's two spaces and its rule
@@ -32,17 +32,19 @@ _CSV_COLUMNS = (
     *("best", "tie", *_RANKS, "delta"),
 )
 _SUITE_COLUMNS = ("members", "p_above_next")
+_GROUP_COLUMNS = ("trainings", "seed_sd", "image_error")
+_GROUP_COLUMNS = ("trainings", "seed_sd", "image_error")
 
 
 class Leaderboard(NamedTuple):
     """What is written: entries, what ties their numbers, whether facts of their models are added,
-    a suite's score or None, and means of groups of trainings."""
+    a suite's score or None, and means of groups of trainings, None where these are not shown."""
 
     entries: Sequence[Entry]
     ties: Ties = NO_TIES
     facts: bool = False
     suite: SuiteScore | None = None
-    groups: Sequence[GroupMean] = ()
+    groups: Sequence[GroupMean] | None = None
 
     @property
     def boards(self) -> list[Board]:
@@ -52,53 +54,70 @@ class Leaderboard(NamedTuple):
     def tables_below(self) -> list[ModelTable]:
         """The tables below the boards."""
         tables = [] if self.suite is None else [self.suite.table()]
-        tables += group_tables(self.groups)
+        tables += group_tables(self.groups or ())
         return tables + ([model_table(self.entries)] if self.facts else [])
 
 
 def to_csv(shown: Leaderboard) -> str:
     """Write one line per entry and metric, as a fraction. `best` is `yes` or empty, `tie` what ties
     a number with the best (`paired`, `intervals`), and `delta` is in percentage points above what
-    its authors published. Means of a suite follow, of the task `suite`. Columns of `facts` come
-    last."""
+    its authors published. Means of groups follow, which have `trainings`, then those of a suite, of
+    the task `suite`. Columns of `facts` come last."""
     import pandas as pd
 
-    facts, suite = shown.facts, shown.suite
-    listed = sorted(shown.entries, key=lambda entry: entry.key)
-    found = rank_entries(listed, shown.ties)
-    records = []
-    for entry, metric in ((e, m) for e in listed for m in sorted(e.metrics)):
-        where = (entry.model, entry.task, entry.dataset, entry.protocol, metric)
-        ends = entry.intervals.get(metric, {})
-        number = (entry.metrics[metric], ends.get("low"), ends.get("high"), entry.source, entry.url)
-        rank = found.get((entry.key, metric), Rank())
-        ranks = ("yes" if rank.best else "", rank.tie, *(rank.ranks or (None, None)))
-        own = facts_of(entry) if facts else {}
-        more = (_exact(own.get(name)) for name in COLUMNS if facts)
-        of_suite = (None, None) if suite else ()
-        records.append((*where, *number, *ranks, entry.delta(metric), *of_suite, *more))
-    records += [(*row, *("" for _ in COLUMNS if facts)) for row in _suite_rows(suite)]
-    columns = (*_CSV_COLUMNS, *(_SUITE_COLUMNS if suite else ()), *(COLUMNS if facts else ()))
-    table = pd.DataFrame(records, columns=columns).astype(dict.fromkeys(_RANKS, "Int64"))
+    records = [*_entry_rows(shown), *map(_group_row, shown.groups or ()), *_suite_rows(shown.suite)]
+    columns = [*_CSV_COLUMNS, *(_SUITE_COLUMNS if shown.suite else ())]
+    columns += _GROUP_COLUMNS if shown.groups is not None else ()
+    columns += COLUMNS if shown.facts else ()
+    counts = [name for name in (*_RANKS, "trainings") if name in columns]
+    table = pd.DataFrame(records, columns=columns).astype(dict.fromkeys(counts, "Int64"))
     return csv_of(table, signed=["delta"])[0]
 
 
-def _suite_rows(suite: SuiteScore | None) -> Iterator[tuple[Any, ...]]:
+def _entry_rows(shown: Leaderboard) -> Iterator[dict[str, Any]]:
+    listed = sorted(shown.entries, key=lambda entry: entry.key)
+    found = rank_entries(listed, shown.ties)
+    for entry, metric in ((e, m) for e in listed for m in sorted(e.metrics)):
+        rank = found.get((entry.key, metric), Rank())
+        own = facts_of(entry) if shown.facts else {}
+        yield {
+            **entry._asdict(),
+            **{"metric": metric, "value": entry.metrics[metric]},
+            **entry.intervals.get(metric, {}),
+            **{"best": "yes" if rank.best else "", "tie": rank.tie, **_ends(rank.ranks)},
+            "delta": entry.delta(metric),
+            **{name: _exact(own.get(name)) for name in COLUMNS},
+        }
+
+
+def _group_row(mean: GroupMean) -> dict[str, Any]:
+    record = mean.record()
+    return {**record, "model": mean.group, "value": record["mean"], "source": "measured"}
+
+
+def _ends(ranks: tuple[int, int] | None) -> dict[str, int | None]:
+    return dict(zip(_RANKS, ranks or (None, None), strict=True))
+
+
+def _suite_rows(suite: SuiteScore | None) -> Iterator[dict[str, Any]]:
     """Yield the lines of a suite: the means, then those over common members."""
     if suite is None:
         return
     families = ", ".join(dict.fromkeys(member.family for member in suite.suite.members))
-    for metric, row in product(("mean", "common") if suite.common else ("mean",), suite.rows):
-        if metric == "common" and row.source != "measured":
-            continue
-        mean, where = getattr(row, metric), (row.model, "suite", suite.suite.name, families)
-        ends = mean.interval[:2] if mean and mean.interval else (None, None)
-        number = (mean and mean.value, *ends)
-        members = suite.suite.present(row.present if metric == "mean" else len(suite.common))
-        ranks, above = (row.ranks, row.above_next) if metric == "mean" else (None, None)
-        name = "mean" if metric == "mean" else "mean_of_common"
-        empty = ("", "", *(ranks or (None, None)), "")
-        yield (*where, name, *number, row.source, row.url, *empty, members, above)
+    where = {"task": "suite", "dataset": suite.suite.name, "protocol": families}
+    for row in suite.rows:
+        present = suite.suite.present(row.present)
+        ranks = {**_ends(row.ranks), "members": present, "p_above_next": row.above_next}
+        yield {**row._asdict(), **where, "metric": "mean", **_mean_cells(row.mean), **ranks}
+    common = suite.suite.present(len(suite.common))
+    for row in (row for row in suite.rows if suite.common and row.source == "measured"):
+        cells = {"metric": "mean_of_common", **_mean_cells(row.common), "members": common}
+        yield {"model": row.model, "source": row.source, "url": row.url, **where, **cells}
+
+
+def _mean_cells(mean: Mean | None) -> dict[str, Any]:
+    interval = mean.interval._asdict() if mean and mean.interval else {}
+    return {"value": mean and mean.value, **interval}
 
 
 def _exact(fact: Any) -> str:
@@ -119,7 +138,8 @@ def to_json(shown: Leaderboard) -> str:
         facts = {"facts": facts_of(entry)} if shown.facts else {}
         records.append({**fixed, **{key: value for key, value in known.items() if value}, **facts})
     more: dict[str, Any] = {"suite": shown.suite.record()} if shown.suite else {}
-    more |= {"groups": [mean.record() for mean in shown.groups]} if shown.groups else {}
+    if shown.groups is not None:
+        more["groups"] = [mean.record() for mean in shown.groups]
     content = {"results": records, **more} if more else records
     return text.json_text(content, indent=2, sort_keys=True) + "\n"
 

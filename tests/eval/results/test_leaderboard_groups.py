@@ -1,14 +1,22 @@
 """Groups of trainings in leaderboards."""
 
+import csv
+import io
 import json
 
 import numpy as np
 import pytest
+from support.html import Page
 from support.rows import make_row, write_result
 
 from cosmos_eval.results.leaderboard.entries import entries_of
 from cosmos_eval.results.leaderboard.groups import group_means
-from cosmos_eval.results.leaderboard.writers import Leaderboard, to_json, to_markdown
+from cosmos_eval.results.leaderboard.writers import (
+    WRITERS,
+    Leaderboard,
+    to_json,
+    to_markdown,
+)
 from cosmos_eval.results.store import read_stored
 from cosmos_eval.types import UsageError
 
@@ -49,7 +57,7 @@ def test_a_group_is_one_row_with_its_seeds(tmp_path):
     assert both.found.error == pytest.approx((1 / 8 / 2) ** 0.5)
     shown = Leaderboard(entries_of(read_stored(paths)), groups=[alone, both])
     text = to_markdown(shown)
-    assert "| clip | scenes-cls | scenes | acc1 | 2 trainings | 75.0 | 32.73 |" in text
+    assert "| clip | scenes-cls | scenes | acc1 | 2 trainings | 75.0 | 32.73 | 9.45 |" in text
     assert alone.texts()[:7] == (
         *("cosmos:c.pt", "scenes-cls", "scenes", "acc1"),
         *("1 training", "50.0", "-"),
@@ -61,10 +69,34 @@ def test_a_group_is_one_row_with_its_seeds(tmp_path):
     assert high - low == pytest.approx(2 * 2.3646 * (1 / 28) ** 0.5, rel=1e-4)
 
 
+def test_every_form_has_the_groups(tmp_path):
+    """The standard error by images of the mean of 1 and 1/2 is (1/28)^0.5 / 2."""
+    paths = [store(tmp_path, "a", ALL, seed=0), store(tmp_path, "b", HALF, seed=1)]
+    entries = entries_of(read_stored(paths))
+    shown = Leaderboard(entries, groups=group_means(entries))
+    forms = {form: write(shown) for form, write in WRITERS.items()}
+    first, second, line = csv.DictReader(io.StringIO(forms["csv"]))
+    assert [first["trainings"], second["trainings"]] == ["", ""]
+    named = [line[name] for name in ("model", "dataset", "metric", "value", "trainings", "source")]
+    assert named == ["clip", "scenes-cls", "acc1", "0.75", "2", "measured"]
+    assert float(line["seed_sd"]) == pytest.approx((1 / 8 - 1 / 56) ** 0.5)
+    assert float(line["image_error"]) == pytest.approx((1 / 28) ** 0.5 / 2)
+    assert (float(line["low"]), float(line["high"])) == shown.groups[0].found.interval()[:2]
+    texts = [one.text.strip() for one in Page(forms["html"]).elements]
+    assert {"Groups of trainings (%)", "2 trainings", "32.73", "9.45"} <= set(texts)
+    assert r"clip & scenes-cls & scenes & acc1 & 2 trainings & 75.0 & 32.73 & 9.45" in forms["tex"]
+    plain = Leaderboard(entries)
+    for form in ("md", "tex", "csv"):
+        lines = zip(WRITERS[form](plain).splitlines(), forms[form].splitlines(), strict=False)
+        assert all(long.startswith(short) for short, long in lines)
+    none = Leaderboard([], groups=[])
+    assert json.loads(to_json(none)) == {"results": [], "groups": []}
+
+
 def test_results_that_are_no_replicates_are_refused(tmp_path):
     first = store(tmp_path, "a", ALL, seed=0)
-    with pytest.raises(UsageError, match="are of one training by its seed or weights: keep one"):
+    with pytest.raises(UsageError, match="are of one training, by its seed or weights"):
         means(first, store(tmp_path, "b", HALF, seed=0))
     other = store(tmp_path, "c", HALF, seed=1, hashes={"sample_list": "2" * 64})
-    with pytest.raises(UsageError, match=r"of one group, but differ: hashes\.sample_list is"):
+    with pytest.raises(UsageError, match=r"cannot be compared: hashes\.sample_list is"):
         means(first, other)
