@@ -93,13 +93,15 @@ class DataConfig:
 class ComputeConfig:
     """How a step is computed; none of it changes the mathematics. `device` "auto" takes a GPU where
     there is one. `accumulate` encodes a batch in so many parts. `checkpointing` recomputes
-    activations in backward, `compile` compiles the towers' blocks."""
+    activations in backward, `compile` compiles the towers' blocks, `gather_bf16` halves the traffic
+    and the memory of the features that processes exchange."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     accumulate: Positive = 1
     checkpointing: bool = False
     compile: bool = False
+    gather_bf16: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

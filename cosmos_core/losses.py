@@ -1,5 +1,8 @@
 """The losses: CLIP, COSMOS, SLIP, SILC."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +12,8 @@ from cosmos_core.types import Features, Gather, Gathered, LossTerms
 SIMCLR_TEMPERATURE = 0.1  # SLIP, arXiv 2112.12750, section 3.2 (github.com/facebookresearch/SLIP)
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04  # github.com/facebookresearch/dino
 CENTER_MOMENTUM = 0.9  # the same
+WHOLE = 2**25  # logits of all pairs of views that are computed at once, and kept for backward
+CHUNK = 2**24  # logits of a chunk of columns, where there are more
 gather_locally = Gather()  # of a single process
 
 
@@ -39,11 +44,14 @@ def contrastive_loss(
         loss / (V * U)
 
     Gathered over processes, each computes its own rows and columns of the logits alone, (B, N)
-    each, so memory grows with B * N; the mean of the processes' values is the loss above."""
+    each; the mean of the processes' values is the loss above. More than WHOLE logits are
+    computed in chunks of columns, and again in backward, so that memory grows with B + N."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         first, second = gather_locally([first, second])
     if isinstance(first, Tensor) or isinstance(second, Tensor):
         raise TypeError("gather both sides of the contrastive loss, or neither")
+    if first.local.shape[:2].numel() * second.everywhere.shape[:2].numel() > WHOLE:
+        return _chunked_loss(first, second, logit_scale)
     rows = _logits(first.local, second.everywhere, logit_scale)
     if first.local is first.everywhere and second.local is second.everywhere:
         columns = rows.transpose(1, 2)
@@ -54,8 +62,7 @@ def contrastive_loss(
 
 def _logits(first: Tensor, second: Tensor, logit_scale: Tensor) -> Tensor:
     """Every view of `first` (V, B, D) with every one of `second` (U, C, D) -> (V*U, B, C)."""
-    cosines = torch.einsum("vbd,ucd->vubc", full_precision(first), full_precision(second))
-    return (logit_scale * cosines).flatten(0, 1)
+    return (logit_scale * _cosines(first, second)).flatten(0, 1)
 
 
 def _cross_entropy(logits: Tensor, offset: int) -> Tensor:
@@ -63,6 +70,94 @@ def _cross_entropy(logits: Tensor, offset: int) -> Tensor:
     pairs, samples, _ = logits.shape
     target = torch.arange(offset, offset + samples, device=logits.device).expand(pairs, samples)
     return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+
+def _chunked_loss(first: Gathered, second: Gathered, logit_scale: Tensor) -> Tensor:
+    if first.gather is None:
+        raise TypeError("a loss of this size needs features that a Gather returned")
+    own = full_precision(first.local), full_precision(second.local)
+    # Without the gradient of other processes' features: each computes that of its own.
+    everywhere = first.everywhere.detach(), second.everywhere.detach()
+    loss: Tensor = _ChunkedLoss.apply(*own, logit_scale, *everywhere, first.gather)
+    return loss
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """`contrastive_loss` in chunks of columns. The gradient of a logit is the softmax of its row
+    plus that of its column, and the latter's denominator is known to the process of the column: the
+    logarithms of denominators are gathered, and no gradient of features is exchanged."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        first: Tensor,
+        second: Tensor,
+        scale: Tensor,
+        all_first: Tensor,
+        all_second: Tensor,
+        gather: Gather,
+    ) -> Tensor:
+        """`first` (V, B, D), `second` (U, B, D); those of all processes (V, N, D), (U, N, D)."""
+        rows = _denominators(first, all_second, scale)
+        columns = _denominators(second, all_first, scale)
+        gathered = gather([logs.flatten(0, 1)[..., None] for logs in (rows, columns)])
+        everywhere = (logs.everywhere[..., 0] for logs in gathered)
+        shaped = (
+            logs.unflatten(0, s.shape[:2])
+            for logs, s in zip(everywhere, (rows, columns), strict=True)
+        )
+        ctx.save_for_backward(first, second, scale, all_first, all_second, rows, columns, *shaped)
+        positives = torch.einsum("vbd,ubd->vub", first, second)
+        return (rows + columns.transpose(0, 1)).mean() / 2 - scale * positives.mean()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        first, second, scale, all_first, all_second, rows, columns, *rest = ctx.saved_tensors
+        all_rows, all_columns = rest
+        by_first, by_scale = _gradient(first, second, all_second, scale, rows, all_columns)
+        by_second = None
+        if ctx.needs_input_grad[1]:
+            by_second, _ = _gradient(second, first, all_first, scale, columns, all_rows)
+            by_second = by_second * gradients[0]
+        return by_first * gradients[0], by_second, by_scale * gradients[0], None, None, None
+
+
+def _chunks(first: Tensor, everywhere: Tensor) -> Iterator[slice]:
+    """Slices of N samples: so few that their logits with `first` are at most CHUNK."""
+    size = max(1, CHUNK // (first.shape[:2].numel() * len(everywhere)))
+    return (slice(start, start + size) for start in range(0, everywhere.shape[1], size))
+
+
+def _cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Every view of `first` (V, B, D) with every one of `second` (U, C, D) -> (V, U, B, C)."""
+    return torch.einsum("vbd,ucd->vubc", full_precision(first), full_precision(second))
+
+
+def _denominators(first: Tensor, everywhere: Tensor, scale: Tensor) -> Tensor:
+    """Logarithms of the softmax's denominators: (V, B, D), (U, N, D) -> (V, U, B)."""
+    logs = [
+        (scale * _cosines(first, everywhere[:, part])).logsumexp(dim=-1)
+        for part in _chunks(first, everywhere)
+    ]
+    return torch.stack(logs).logsumexp(dim=0)
+
+
+def _gradient(
+    first: Tensor, second: Tensor, everywhere: Tensor, scale: Tensor, rows: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the loss in `first` (V, B, D) and in the scale, with the logarithms of `rows`
+    (V, U, B) and of `columns` (U, V, N)."""
+    by_first, by_scale = torch.zeros_like(first), torch.zeros_like(scale)
+    for part in _chunks(first, everywhere):
+        cosines = _cosines(first, everywhere[:, part])
+        logits = scale * cosines
+        weights = (logits - rows[..., None]).exp_()
+        weights += logits.sub_(columns[:, :, part].transpose(0, 1)[:, :, None]).exp_()
+        by_scale += cosines.mul_(weights).sum()
+        by_first += torch.einsum("vubc,ucd->vbd", weights, full_precision(everywhere[:, part]))
+    own = second.sum(dim=0)
+    by_scale -= 2 * (first.sum(dim=0) * own).sum()
+    return scale * (by_first - 2 * own) / (2 * rows.numel()), by_scale / (2 * rows.numel())
 
 
 def cosmos_loss(student: Features, teacher: Features, gather: Gather = gather_locally) -> LossTerms:

@@ -56,11 +56,13 @@ class LossTerms(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """Features of this process (V, B, D), and of all (V, N, D), where it has rows from `offset`."""
+    """Features of this process (V, B, D), and of all (V, N, D), where it has rows from `offset`;
+    `gather`, without rounding, what a loss makes of them."""
 
     local: Tensor
     everywhere: Tensor
     offset: int
+    gather: "Gather | None" = None
 
 
 class Gather:
@@ -68,7 +70,7 @@ class Gather:
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
         """Gather features (V_i, B, D_i): one collective forward, and one backward for gradients."""
-        return [Gathered(tensor, tensor, 0) for tensor in tensors]
+        return [Gathered(tensor, tensor, 0, self) for tensor in tensors]
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Return the mean over processes, without gradient: one collective."""

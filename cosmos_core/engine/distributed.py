@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,11 +52,12 @@ def _own_device(device: str) -> torch.device:
     return own
 
 
-def make_gather(world: World, gradient: str) -> Gather:
-    """Return the `Gather` of a world; `gradient` is that of `OptimConfig`."""
+def make_gather(world: World, gradient: str, *, narrow: bool = False) -> Gather:
+    """Return the `Gather` of a world; `gradient` is that of `OptimConfig`, `narrow` rounds features
+    and their gradients to bfloat16."""
     if world.world_size == 1:
         return gather_locally
-    return _GatherFromAll(world, 1.0 if gradient == "true" else 1.0 / world.world_size)
+    return _GatherFromAll(world, 1.0 if gradient == "true" else 1.0 / world.world_size, narrow)
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
@@ -76,15 +77,19 @@ class _GatherFromAll(Gather):
 
     world: World
     factor: float
+    narrow: bool = False
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
         local = torch.cat([tensor.transpose(0, 1).flatten(1) for tensor in tensors], dim=1)
         if self.factor != 1.0 and local.requires_grad:
             local.register_hook(lambda gradient: gradient * self.factor)
+        if self.narrow:  # also this process's own: a sample's logits must be alike everywhere
+            local = local.bfloat16()
         everywhere = _AllGather.apply(local)
         offset = self.world.rank * len(local)
         pairs = zip(_unpack(local, tensors), _unpack(everywhere, tensors), strict=True)
-        return [Gathered(own, all_, offset) for own, all_ in pairs]
+        exact = replace(self, factor=1.0, narrow=False)
+        return [Gathered(own, all_, offset, exact) for own, all_ in pairs]
 
     def mean(self, tensor: Tensor) -> Tensor:
         return mean_over_processes(tensor.detach())

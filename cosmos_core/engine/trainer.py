@@ -55,7 +55,8 @@ class Trainer:
         self._snapshots = snapshot.Snapshots(setting.output, config.save.keep)
         state = snapshot.find_state(self._snapshots, setting.output, config, resume=resume)
         self._training = make_training(config, self._world)
-        self._gather = make_gather(self._world, config.optim.gradient)
+        narrow = config.compute.gather_bf16
+        self._gather = make_gather(self._world, config.optim.gradient, narrow=narrow)
         self._problems = ProblemCounter(config.data.max_bad)
         scale = (torch.tensor(values, device=self._world.device) for values in setting.inverse[:2])
         self._mean, self._std = scale

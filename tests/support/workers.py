@@ -20,6 +20,7 @@ from support.training import (
 )
 from torch import Tensor, nn
 
+from cosmos_core import losses
 from cosmos_core.engine.build import make_training
 from cosmos_core.engine.distributed import World, make_gather
 from cosmos_core.engine.step import StepReport, train_step
@@ -64,16 +65,30 @@ def many_first_steps(world: World, cases: list[Case]) -> dict[Case, Stepped]:
     return {case: one_step(world, case) for case in cases}
 
 
+def chunked_steps(world: World, cases: list[Case]) -> dict[Case, Stepped]:
+    """`one_step` of each case with the loss in chunks of one or two columns."""
+    losses.WHOLE, losses.CHUNK = 0, 64
+    return many_first_steps(world, cases)
+
+
+def narrow_gather(world: World) -> tuple[Tensor, Tensor]:
+    """Features of all processes, and the gradient of this one's, of their sum over processes."""
+    own = torch.linspace(0, 1, 24).reshape(2, 3, 4).add(world.rank).requires_grad_()
+    (gathered,) = make_gather(world, "true", narrow=True)([own])
+    gathered.everywhere.float().mul(2).sum().backward()
+    return gathered.everywhere, own.grad
+
+
 def three_steps(world: World, methods: list[Method]) -> list[list[float]]:
     """The loss of each of three steps, by method: idle parameters would stop the second."""
-    losses = []
+    found = []
     for method in methods:
         training = make_training(tiny_config(method), world)
         views = share(tiny_views(method), world)
         gather = make_gather(world, "true")
         reports = [train_step(training, views, gather, momentum=0.9) for _ in range(3)]
-        losses.append([sum(report.terms.values()) for report in reports])
-    return losses
+        found.append([sum(report.terms.values()) for report in reports])
+    return found
 
 
 def published_gradients(world: World, names: list[str]) -> dict[str, dict[str, Tensor]]:

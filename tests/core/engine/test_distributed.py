@@ -122,6 +122,26 @@ def test_loss_memory_grows_with_the_samples_of_all_processes_not_their_square():
     assert plain_four > 2.5 * plain_two  # the whole loss in every process: what must not happen
 
 
+@pytest.mark.parametrize("gradient", ["true", "published"])
+def test_a_loss_in_chunks_has_the_same_gradient_and_exchanges_none_of_features(
+    size, stepped, gradient
+):
+    cases = [workers.Case("cosmos", gradient, parts) for parts in (1, 2)]
+    for chunked in run_processes(workers.chunked_steps, size, cases):
+        for case in cases:
+            (whole, *_), own = stepped[case], chunked[case]
+            assert worst(own.gradients, whole.gradients) < 1e-10
+            assert own.report.terms == pytest.approx(whole.report.terms, abs=1e-12)
+            assert "reduce_scatter_base" not in own.collectives
+
+
+def test_features_can_be_exchanged_in_bfloat16(size):
+    drawn = [torch.linspace(0, 1, 24).reshape(2, 3, 4) + rank for rank in range(size)]
+    for everywhere, gradient in run_processes(workers.narrow_gather, size):
+        assert torch.equal(everywhere, torch.cat(drawn, dim=1).bfloat16())
+        assert torch.equal(gradient, torch.full((2, 3, 4), 2.0 * size))
+
+
 def test_methods_leave_no_parameter_idle(size):
     """A parameter without gradient would stop DDP in the second step."""
     methods = [*METHODS.values(), *ABLATIONS.values()]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from open_clip import ClipLoss
 
-from cosmos_core import Features
+from cosmos_core import Features, losses
 from cosmos_core.losses import clip_loss, contrastive_loss, cosmos_loss, gather_locally
 from cosmos_core.methods.cosmos import CosmosMethod
 from cosmos_core.types import Gathered
@@ -121,3 +121,24 @@ def test_cosmos_without_distillation_is_clip_over_views():
 def test_cosmos_loss_refuses_features_without_cross_attention():
     with pytest.raises(ValueError, match="cross-modal"):
         cosmos_loss(random_features(8, 8, crossmodal=False), random_features(2, 2))
+
+
+def test_a_loss_in_chunks_equals_the_whole_one_and_its_gradient(monkeypatch):
+    student, teacher = random_features(8, 8), random_features(2, 2, crossmodal=False, seed=1)
+    found = []
+    for limits in ({}, {"WHOLE": 0, "CHUNK": 200}):  # 200: two of four columns at once, or one
+        for name, value in limits.items():
+            monkeypatch.setattr(losses, name, value)
+        leaves = Features(*(field.clone().requires_grad_() for field in student))
+        terms = cosmos_loss(leaves, teacher)
+        (3 * terms.total).backward()
+        found.append([*terms[:2], *(leaf.grad for leaf in leaves)])
+    for whole, chunked in zip(*found, strict=True):
+        assert torch.allclose(whole, chunked, rtol=1e-12, atol=1e-14)
+
+
+def test_a_large_loss_needs_features_that_were_gathered(monkeypatch):
+    monkeypatch.setattr(losses, "WHOLE", 0)
+    own = Gathered(torch.eye(2)[None], torch.eye(2)[None], 0)
+    with pytest.raises(TypeError, match="features that a Gather returned"):
+        contrastive_loss(own, own, torch.tensor(1.0))
