@@ -128,7 +128,8 @@ class WatchConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
-    """One training run. `architecture` is OpenCLIP's, by name or as its configuration."""
+    """One training run. `architecture` is OpenCLIP's, by name or as its configuration;
+    `method_sha256` is the hash of the file of a method that is not of this package."""
 
     recipe: str
     method: SkipValidation[Method]
@@ -141,3 +142,4 @@ class TrainConfig:
     save: SaveConfig = field(default_factory=SaveConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     seed: Count = 0
+    method_sha256: str = ""

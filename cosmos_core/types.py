@@ -5,6 +5,7 @@ embedding width, S tokens of a caption, H W pixels of a global view, h w pixels 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -43,16 +44,18 @@ class Features(NamedTuple):
     distill_logit_scale: Tensor | None
 
 
-class LossTerms(NamedTuple):
-    """The terms of a loss, 0-d tensors, zero where a method has none; their sum is minimised."""
-
-    clip: Tensor
-    distill: Tensor | float = 0.0
-    simclr: Tensor | float = 0.0
+class LossTerms(dict[str, Tensor]):
+    """The terms of a loss by name, 0-d tensors, in the order of the method's `terms`; their sum,
+    `total`, is minimised. `LossTerms(clip=loss).clip` is the term `clip`."""
 
     @property
     def total(self) -> Tensor:
-        return self.clip + self.distill + self.simclr
+        return torch.stack([*self.values()]).sum()
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name not in self:
+            raise AttributeError(f"the loss has no term {name!r}, only {', '.join(self)}")
+        return self[name]
 
 
 class Gathered(NamedTuple):
@@ -79,18 +82,24 @@ class Gather:
 
 class Method(Protocol):
     """How a model is trained, as a frozen dataclass whose fields are the method's options. Features
-    are a NamedTuple of (V, B, D) tensors, one row per sample, and of 0-d tensors, or None."""
+    are a NamedTuple of tensors with three dimensions (V, B, D), one row per sample, and of others,
+    such as scales, that belong to the whole batch, or None."""
 
     @property
     def name(self) -> str:
-        """The key in `cosmos_core.methods.METHODS`."""
+        """The name of its file in `cosmos_core.methods`, chosen by `--set method=NAME`."""
 
     @property
     def counts(self) -> ViewCounts:
         """The views of each sample."""
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The names of the loss terms, in the order in which they are logged and drawn."""
+
     def create_student(self, architecture: Any) -> nn.Module:
-        """Create a model with random weights; freeze parameters that this method does not train."""
+        """Create a model with random weights; freeze parameters that this method does not train.
+        Parameters added to it are stored in checkpoints, but for those of the module `head`."""
 
     def student_features(self, student: Any, views: Views) -> Any:
         """Return the student's features for the loss."""

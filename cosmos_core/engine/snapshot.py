@@ -20,7 +20,7 @@ import torch
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.watch import LOG
 from cosmos_core.utils.files import errors_of, replacing, write_atomically
-from cosmos_core.utils.recipe import FREE
+from cosmos_core.utils.recipe import FREE, without_added
 
 FOLDER = "snapshots"
 CHECKPOINT = "checkpoint.safetensors"  # beside the folder: the weights of the newest snapshot
@@ -187,8 +187,9 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:
-    """Convert a configuration to JSON's types: tuples become lists."""
-    return json.loads(json.dumps(asdict(config)))
+    """Convert a configuration to JSON's types, as its first version would have it: tuples become
+    lists, and options that were added since are left out where they are not used."""
+    return without_added(json.loads(json.dumps(asdict(config))))
 
 
 def _difference(kept: Any, wanted: Any, name: str = "") -> str | None:

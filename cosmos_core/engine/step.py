@@ -118,10 +118,11 @@ def _backward_in_parts(
 
 def _loss_backward(training: Training, student: Any, teacher: Any, gather: Gather) -> Terms:
     """Run backward from the loss of features; return the terms, means over processes."""
-    terms = training.method.loss(student, teacher, gather)
-    clip = terms.clip.detach()
-    values = torch.stack([torch.as_tensor(term).detach().to(clip) for term in terms])
-    means = dict(zip(terms._fields, mean_over_processes(values).tolist(), strict=True))
+    terms, names = training.method.loss(student, teacher, gather), training.method.terms
+    if {*terms} != {*names}:
+        raise ValueError(f"the method has the terms {names}, and its loss returned {[*terms]}")
+    values = torch.stack([terms[name].detach() for name in names])
+    means = dict(zip(names, mean_over_processes(values).tolist(), strict=True))
     for name, value in means.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"the {name} loss is {value}")

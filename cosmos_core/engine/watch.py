@@ -24,7 +24,7 @@ from cosmos_core.config import TrainConfig
 from cosmos_core.engine.distributed import World
 from cosmos_core.plots.curves import draw_curves
 from cosmos_core.plots.views import Inverse, draw_views, read_samples
-from cosmos_core.types import LossTerms, Views
+from cosmos_core.types import Views
 from cosmos_core.utils import environment
 from cosmos_core.utils.files import errors_of, write_atomically
 from cosmos_core.utils.text import one_line
@@ -119,7 +119,9 @@ class Watch:
         """Show the loss terms of the last of `done` steps, the pace and the time left."""
         optim = self.config.optim
         speed, wait = self._since_start.pace(optim.batch_size).values()
-        terms = [f"{name} {record[name]:.3f}" for name in LossTerms._fields if record.get(name)]
+        terms = [
+            f"{name} {record[name]:.3f}" for name in self.config.method.terms if name in record
+        ]
         figures = "  ".join([*terms, f"{speed:.0f} images/s", f"data wait {wait:.0%}"])
         if self._console.is_terminal:
             self._bar.update(self._task, completed=done, figures=figures)
@@ -198,7 +200,7 @@ class RunPictures(AbstractContextManager["RunPictures"]):
             if records := read_log(self._output / LOG):
                 first, last = records[0]["step"], records[-1]["step"]
                 steps = f"steps {first:,} to {last:,} of {self._config.optim.steps:,}"
-                content = draw_curves(records, f"{self._title}: {steps}")
+                content = draw_curves(records, f"{self._title}: {steps}", self._config.method.terms)
                 write_atomically(self._output / CURVES, content)
         self._drawn = time.monotonic()
         self._took = self._drawn - start

@@ -1,6 +1,6 @@
 """CLIP (arXiv 2103.00020): one view of the image against one caption."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -34,6 +34,7 @@ class ClipMethod:
 
     name: str = "clip"
     counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
+    terms: ClassVar[tuple[str, ...]] = ("clip",)
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
         return create_model(architecture, "clip")

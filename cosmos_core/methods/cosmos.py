@@ -24,6 +24,10 @@ class CosmosMethod:
         """Two global views of either modality; local ones of the image serve distillation alone."""
         return EVERY_VIEW._replace(local_images=self.distillation, local_texts=self.local_texts)
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return ("clip", "distill") if self.distillation else ("clip",)
+
     def create_student(self, architecture: Architecture) -> Cosmos:
         """Create the whole model; parameters that the loss does not reach are frozen."""
         student = create_model(architecture, "cosmos")

@@ -31,6 +31,7 @@ class SilcMethod:
     bottleneck: Positive = 256
     prototypes: Positive = 65536
     counts = ViewCounts(global_images=2, local_images=True, global_texts=1, local_texts=False)
+    terms = ("clip", "distill")
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
         student = create_model(architecture, "clip")
@@ -51,8 +52,8 @@ class SilcMethod:
     def loss(self, student: ClipFeatures, teacher: SilcTeacher, gather: Gather) -> LossTerms:
         """Return CLIP plus distillation, unweighted."""
         assert student.head is not None
-        terms = clip_loss(*student[:3], gather)
-        terms = terms._replace(distill=silc_loss(student.head, *teacher))
+        clip = clip_loss(*student[:3], gather).clip
+        terms = LossTerms(clip=clip, distill=silc_loss(student.head, *teacher))
         move_center(teacher.center, teacher.prototypes, terms.total, gather)
         return terms
 

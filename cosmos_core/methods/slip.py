@@ -21,6 +21,7 @@ class SlipMethod(ClipMethod):
     hidden: Positive = 4096
     out: Positive = 256
     counts = ViewCounts(global_images=2, local_images=False, global_texts=1, local_texts=False)
+    terms = ("clip", "simclr")
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
         student = create_model(architecture, "clip")

@@ -14,7 +14,7 @@ from cosmos_core.utils.text import parse_json
 
 Architecture = str | Path | Mapping[str, Any]
 ModelKind = Literal["cosmos", "clip"]
-MODELS: dict[str, type[MultiViewCLIP]] = {"cosmos": Cosmos, "clip": MultiViewCLIP}
+MODELS: dict[ModelKind, type[MultiViewCLIP]] = {"cosmos": Cosmos, "clip": MultiViewCLIP}
 # What open_clip.CLIP takes of a configuration; `preprocess` is the evaluation transform's.
 MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 OTHER_KEYS = {"preprocess"}
@@ -83,10 +83,12 @@ def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> Mult
     """Return a model with random weights: a `Cosmos`, or its towers. Raises ValueError if unfit."""
     config = openclip_config(architecture)
     try:
-        return MODELS[kind](**config)
+        model = MODELS[kind](**config)
     except _BUILD_ERRORS as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"a model of this architecture cannot be built: {reason}") from error
+    model.own_keys = frozenset(model.state_dict())
+    return model
 
 
 def openclip_config(architecture: Architecture) -> dict[str, Any]:

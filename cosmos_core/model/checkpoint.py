@@ -2,7 +2,8 @@
 (github.com/ExplainableML/cosmos): a dict saved by torch with `student` and `teacher` state dicts,
 whose keys may start with `module.`. Ours: one safetensors file with keys `student.*` and
 `teacher.*`; its metadata holds `model` (the kind of model), `method` (how it was trained),
-`architecture` (JSON) and `training` (JSON). In files without `model`, `method` is its kind."""
+`architecture` (JSON), `training` (JSON) and `added` (JSON: the keys of parameters that the method
+added to this kind of model). In files without `model`, `method` is its kind."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from cosmos_core.model.build import MODELS, Architecture, ModelKind, create_model
 from cosmos_core.model.clip import HEAD, MultiViewCLIP
-from cosmos_core.model.cosmos import Cosmos
 from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.text import parse_json
 
@@ -31,13 +31,15 @@ class CheckpointError(ValueError):
 
 class Checkpoint(NamedTuple):
     """State dicts by name (`student`, `teacher`), the model they fit, and how it was trained.
-    `architecture` and `training` are None where the file does not contain them."""
+    `architecture` and `training` are None where the file does not contain them. The method has
+    `added` parameters of these keys to the model."""
 
     weights: dict[str, dict[str, Tensor]]
     model_kind: ModelKind
     method: str
     architecture: dict[str, Any] | None
     training: dict[str, Any] | None
+    added: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -67,16 +69,31 @@ def build_model(
     if weights not in checkpoint.weights:
         known = ", ".join(checkpoint.weights)
         raise CheckpointError(f"{source}: no {weights} weights, only {known}")
+    state = checkpoint.weights[weights]
     with torch.device("meta"):  # an architecture that is not the file's may be of any size
         outline = create_model(architecture, checkpoint.model_kind)
-    _require_fit(outline, checkpoint.weights[weights], source)
+    own = {key: value for key, value in state.items() if key not in checkpoint.added}
+    _require_fit(outline, own, source)
     model = create_model(architecture, checkpoint.model_kind)
-    model.load_state_dict(checkpoint.weights[weights])
+    for key in checkpoint.added:
+        _add_parameter(model, key, state[key], source)
+    model.load_state_dict(state)
     return model
 
 
-def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    # PyTorch would take integers and booleans for numbers as they are.
+def _add_parameter(model: nn.Module, key: str, value: Tensor, source: str) -> None:
+    """Add a parameter like `value`, with plain modules for the parts of its key."""
+    _require_floating({key: value}, source)
+    *path, name = key.split(".")
+    for part in path:
+        if not hasattr(model, part):
+            model.add_module(part, nn.Module())
+        model = model.get_submodule(part)
+    setattr(model, name, nn.Parameter(torch.empty(value.shape)))
+
+
+def _require_floating(state: Mapping[str, Tensor], source: str) -> None:
+    """PyTorch would take integers and booleans for numbers as they are."""
     odd = [
         f"{key} ({value.dtype if isinstance(value, Tensor) else type(value).__name__})"
         for key, value in state.items()
@@ -85,6 +102,10 @@ def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     if odd:
         named = ", ".join(odd[:NAMED_KEYS])
         raise CheckpointError(f"{source}: {len(odd)} keys hold no floating-point weights: {named}")
+
+
+def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    _require_floating(state, source)
     own = model.state_dict()
     shared = own.keys() & state.keys()
     wrong = [key for key in own if key in shared and own[key].shape != state[key].shape]
@@ -112,16 +133,25 @@ def save_checkpoint(
         f"{name}.{key}": value.detach().to("cpu", dtype).contiguous()
         for name, model in weights.items()
         for key, value in model.state_dict().items()
-        if not key.startswith(f"{HEAD}.")
+        if not _is_head(key)
     }
+    model = next(iter(weights.values()))
+    kind = next(kind for kind in MODELS if isinstance(model, MODELS[kind]))
+    own = getattr(model, "own_keys", model.state_dict())
+    added = [key for key in model.state_dict() if key not in own and not _is_head(key)]
     metadata = {
         "format": "cosmos",
-        "model": "cosmos" if isinstance(next(iter(weights.values())), Cosmos) else "clip",
+        "model": kind,
         "method": method,
+        **({"added": json.dumps(added)} if added else {}),
         "architecture": json.dumps(architecture, sort_keys=True),
         "training": json.dumps(training, sort_keys=True),
     }
     write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
+
+
+def _is_head(key: str) -> bool:
+    return key.startswith(f"{HEAD}.")
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -139,7 +169,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         weights.setdefault(name, {})[rest] = value
     try:
         return _described(weights, metadata)
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged ({error})") from error
 
 
@@ -149,11 +179,13 @@ def _described(weights: dict[str, dict[str, Tensor]], metadata: Mapping[str, str
     named = metadata.get("model", method)
     if named not in MODELS:
         raise ValueError(f"{named!r} is no kind of model; known: {', '.join(MODELS)}")
-    kind: ModelKind = "cosmos" if named == "cosmos" else "clip"
     architecture, training = (parse_json(metadata[key]) for key in ("architecture", "training"))
     if not all(value is None or isinstance(value, dict) for value in (architecture, training)):
         raise ValueError("architecture and training are JSON objects")
-    return Checkpoint(weights, kind, method, architecture, training)
+    added = parse_json(metadata.get("added", "[]"))
+    if not all(key in state for key in added for state in weights.values()):
+        raise ValueError("`added` names parameters that are not there")
+    return Checkpoint(weights, named, method, architecture, training, tuple(added))
 
 
 def _read_published(path: Path) -> Checkpoint:

@@ -26,7 +26,10 @@ class Tokens(NamedTuple):
 
 class MultiViewCLIP(open_clip.CLIP):
     """OpenCLIP's CLIP, with its state-dict keys. The image tower must be a ViT with a class token,
-    the text tower causal and read at the end of text. Raises ValueError for others."""
+    the text tower causal and read at the end of text. Raises ValueError for others. `own_keys` are
+    those of its state dict before a method adds parameters."""
+
+    own_keys: frozenset[str]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)

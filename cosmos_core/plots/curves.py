@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cosmos_core.types import LossTerms
 from cosmos_core.utils.figures import new_page, plain_style, png
 
 if TYPE_CHECKING:
@@ -51,9 +50,9 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel("loss before the step", "nats", ("total", *LossTerms._fields), noisy=True),
     Panel("learning rate", "", ("lr",)),
     Panel("logit scales", "", ("logit_scale", "distill_logit_scale")),
+    Panel("logit bias", "", ("logit_bias",)),
     Panel("teacher's momentum", "", ("momentum",)),
     Panel("norm of the gradient", "", ("gradient_norm",), noisy=True, wide=True),
     Panel("speed", "images per second", ("timing.samples_per_second",), noisy=True),
@@ -61,20 +60,22 @@ PANELS = (
     Panel("peak memory", "GB", ("timing.memory_bytes",), factor=1e-9),
     Panel("samples that could not be read", "samples", ("bad_samples",)),
 )
-OPTIONAL = ("bad_samples", *LossTerms._fields)  # not drawn while they are zero
+OPTIONAL = "bad_samples"  # not drawn while it is zero
 
 
-def draw_curves(records: Records, title: str) -> bytes:
-    """Draw the records of a log, at least one; return a PNG."""
+def draw_curves(records: Records, title: str, terms: Sequence[str]) -> bytes:
+    """Draw the records of a log, at least one, with loss terms of these names; return a PNG."""
     with plain_style():
-        return png(lay_out(panels(records), title), colours=COLOURS)
+        return png(lay_out(panels(records, terms), title), colours=COLOURS)
 
 
-def panels(records: Records) -> list[Panel]:
+def panels(records: Records, terms: Sequence[str]) -> list[Panel]:
     """Return the panels of a log that have values: the loss first, data sets last."""
     steps = [record for record in records if "evaluation" not in record]
     measured = [record for record in records if "evaluation" in record]
-    planned = [_with_series(panel, steps) for panel in PANELS]
+    names = ("total", *terms) if len(terms) > 1 else tuple(terms)  # else the total is the term
+    loss = Panel("loss before the step", "nats", names, noisy=True)
+    planned = [_with_series(panel, steps) for panel in (loss, *PANELS)]
     return [panel for panel in (*planned, *_evaluations(measured)) if panel.series]
 
 
@@ -85,11 +86,9 @@ def _with_series(panel: Panel, records: Records) -> Panel:
         groups = [record.get(outer, {}) for record in records] if outer else records
         values = np.array([group.get(name) for group in groups], float)
         finite = values[np.isfinite(values)]
-        if finite.any() or (finite.size and name not in OPTIONAL):
+        if finite.any() or (finite.size and name != OPTIONAL):
             shown.append(Series(name, steps, values * panel.factor))
-    terms = [one for one in shown if one.name != "total"]
-    # The total of one term is that term.
-    return panel._replace(series=shown if len(terms) > 1 else terms)
+    return panel._replace(series=shown)
 
 
 def _evaluations(records: Records) -> Iterator[Panel]:

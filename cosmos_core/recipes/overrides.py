@@ -1,19 +1,23 @@
 """`--set a.b=value`: a configuration with some of its values replaced. Values are JSON; texts and
-choices need no quotes, tuples no brackets. `method=slip` puts another method, with its own options,
-in place of the recipe's; `architecture` is an OpenCLIP name, a JSON file, or JSON."""
+choices need no quotes, tuples no brackets. `method=slip`, or `method=FILE.py` for one of your own,
+puts another method, with its own options, in place of the recipe's; `architecture` is an OpenCLIP
+name, a JSON file, or JSON."""
 
 import dataclasses
 import difflib
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from cosmos_core.config import TrainConfig
-from cosmos_core.methods import METHODS
+from cosmos_core.methods import METHODS, load_method
 from cosmos_core.model.build import model_config
+from cosmos_core.types import Method
+from cosmos_core.utils.files import file_sha256
 from cosmos_core.utils.text import parse_json
 
 
@@ -34,15 +38,13 @@ def _replace(record: Any, path: Sequence[str], text: str) -> Any:
     name, *rest = path
     _require_field(record, name)
     old = getattr(record, name)
+    others: dict[str, Any] = {}
     if rest:
         if not dataclasses.is_dataclass(old):
             raise ValueError(f"{name!r} has no parts")
         new = _replace(old, rest, text)
     elif isinstance(record, TrainConfig) and name == "method":
-        if text not in METHODS:
-            nearest = _nearest(text, [*METHODS])
-            raise ValueError(f"{text!r} is none of {', '.join(METHODS)}{nearest}")
-        new = METHODS[text]()
+        new, others = _method(text)
     elif isinstance(record, TrainConfig) and name == "architecture":
         new = _architecture(text)
     elif dataclasses.is_dataclass(old):
@@ -50,7 +52,7 @@ def _replace(record: Any, path: Sequence[str], text: str) -> Any:
     else:
         new = _parse_like(old, text)
     try:
-        return dataclasses.replace(record, **{name: new})
+        return dataclasses.replace(record, **{name: new}, **others)
     except ValidationError as error:
         raise ValueError(_reason(error, old)) from error
 
@@ -64,11 +66,22 @@ def _require_field(record: Any, name: str) -> None:
 
 
 def _names(record: Any) -> list[str]:
-    """Return the fields that can be set; the name of a method goes with its kind."""
+    """Return the fields that can be set; the name and the hash of a method go with its kind."""
     if not dataclasses.is_dataclass(record):
         return []
-    is_method = type(record) in METHODS.values()
-    return [f.name for f in dataclasses.fields(record) if not (is_method and f.name == "name")]
+    derived = ("method_sha256", "name" if hasattr(record, "create_student") else "")
+    return [f.name for f in dataclasses.fields(record) if f.name not in derived]
+
+
+def _method(text: str) -> tuple[Method, dict[str, str]]:
+    """Return a method, with its default options, and the hash of its file if it is the user's."""
+    if text in METHODS:
+        return METHODS[text](), {"method_sha256": ""}
+    path = Path(text)
+    if path.suffix == ".py" and path.is_file():
+        return load_method(path), {"method_sha256": file_sha256(path)}
+    known = f"{text!r} is none of {', '.join(METHODS)}, and no Python file"
+    raise ValueError(f"{known}{_nearest(text, [*METHODS])}")
 
 
 def _architecture(text: str) -> Any:

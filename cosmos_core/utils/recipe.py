@@ -18,6 +18,12 @@ FREE = ("data.workers", "save", "watch", "compute.checkpointing")
 _OF_A_RUN = ("seed", "recipe", "compute.device", "compute.accumulate", "compute.compile")
 _SHARDS = "data.shards"
 
+# Options that an earlier version lacks, with the values that do what it did. These are left out
+# where configurations are hashed or compared: groups and snapshots of earlier versions stay valid.
+ADDED = {
+    "method_sha256": "",
+}
+
 
 def training_identity(training: Any) -> dict[str, Any]:
     """Return IDENTITY of a training from the metadata that cosmos-train writes, of any version;
@@ -46,7 +52,7 @@ def _recipe(config: Mapping[str, Any], data: str | None, processes: Any) -> dict
     their fingerprint, since their folder may differ."""
     options = {
         name: value
-        for name, value in _options(config)
+        for name, value in _options(without_added(config))
         if value and not name.startswith((*FREE, *_OF_A_RUN))
     }
     if data is not None and not str(options.get(_SHARDS)).startswith(SCENES):
@@ -54,6 +60,20 @@ def _recipe(config: Mapping[str, Any], data: str | None, processes: Any) -> dict
     if options.get("optim.gradient") == "published":  # divided by their number
         options["processes"] = processes
     return options
+
+
+def without_added(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a configuration without the options of ADDED that have the value given there, nor
+    groups of such options alone."""
+    kept: dict[str, Any] = {}
+    for name, value in config.items():
+        full = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            inner = without_added(value, f"{full}.")
+            kept |= {name: inner} if inner or not value else {}
+        elif full not in ADDED or value != ADDED[full]:
+            kept[name] = value
+    return kept
 
 
 def _options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

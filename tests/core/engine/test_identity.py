@@ -13,11 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosmos_core.bundled import bundled_models
 from cosmos_core.engine.build import make_training
 from cosmos_core.engine.flops import sample_flops
+from cosmos_core.engine.snapshot import plain
 from cosmos_core.engine.trainer import Trainer
 from cosmos_core.model.checkpoint import read_checkpoint
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
-from cosmos_core.utils.recipe import training_identity
+from cosmos_core.utils.recipe import training_identity, without_added
 
 SHORT = ("optim.steps=1", "optim.batch_size=4", "data.workers=0", "watch.pictures=false")
 
@@ -85,6 +86,16 @@ def test_what_does_not_decide_the_weights_does_not_decide_the_group(free):
 )
 def test_what_decides_the_weights_decides_the_group(change):
     assert group(change) != group()
+
+
+def test_options_that_a_version_added_count_where_they_are_used():
+    config = asdict(override(RECIPES["scenes_cosmos"](), []))
+    older = {key: value for key, value in config.items() if key != "method_sha256"}
+    assert training_identity({"config": config}) == training_identity({"config": older})
+    assert plain(override(RECIPES["scenes_cosmos"](), [])).keys() == older.keys()
+    assert without_added({"a": {}, "b": {"c": 1}, "method_sha256": "1"}) == {
+        **{"a": {}, "b": {"c": 1}, "method_sha256": "1"}
+    }
 
 
 def test_shards_count_by_their_fingerprint_and_a_training_that_is_not_whole_by_its_steps():

@@ -22,7 +22,7 @@ from cosmos_core.plots.curves import draw_curves
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 
-STEPS = 4
+STEPS, TERMS = 4, ("clip", "distill")
 TINY = (
     *("data.workers=0", "optim.batch_size=4", f"optim.steps={STEPS}", "optim.warmup_steps=1"),
     *("watch.log_every=1", "save.every=2"),
@@ -125,7 +125,7 @@ def test_a_resumed_run_keeps_the_picture_of_its_start(setting, scene_shards, cap
     assert (output / "views.png").read_bytes() == before[0]
     records = read_log(output / "log.jsonl")
     assert [record["step"] for record in records] == [0, 1, 2, 3]
-    curves = draw_curves(records, "scenes_small (cosmos): steps 0 to 3 of 4")
+    curves = draw_curves(records, "scenes_small (cosmos): steps 0 to 3 of 4", TERMS)
     assert (output / "losses.png").read_bytes() == curves != before[1]
 
 
@@ -162,7 +162,7 @@ def test_a_run_that_diverges_leaves_its_curves(setting, scene_shards):
     records = read_log(setting.output / "log.jsonl")
     assert 1 <= len(records) < STEPS
     title = f"scenes_small (cosmos): steps 0 to {len(records) - 1} of {STEPS}"
-    assert (setting.output / "losses.png").read_bytes() == draw_curves(records, title)
+    assert (setting.output / "losses.png").read_bytes() == draw_curves(records, title, TERMS)
 
 
 def test_other_processes_draw_nothing(setting):

@@ -98,7 +98,9 @@ def test_clip_loss_is_openclips_on_the_first_views():
     expected = ClipLoss()(student.image[0], student.text[0], student.logit_scale)
     terms = clip_loss(student.image[:1], student.text[:1], student.logit_scale)
     assert terms.total.item() == pytest.approx(expected.item(), rel=1e-12)
-    assert terms.distill == 0
+    assert [*terms] == ["clip"]
+    with pytest.raises(AttributeError, match="no term 'distill', only clip"):
+        _ = terms.distill
 
 
 def test_cosmos_without_local_texts_has_two_captions():

@@ -51,6 +51,7 @@ class ToyMethod:
 
     name: str = "toy"
     counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
+    terms = ("clip",)
 
     def create_student(self, architecture):
         return ToyModel()

@@ -11,12 +11,13 @@ from cosmos_core.plots import curves
 from cosmos_core.utils.figures import plain_style
 
 TITLE = "scenes_cosmos (cosmos): steps 0 to 9 of 10"
+TERMS = ("clip", "distill")
 
 
 def record(step, **figures):
     return {
         **{"step": step, "lr": 1e-3 / (step + 1), "clip": 3.5 - step / 8, "distill": 3.0},
-        **{"simclr": 0.0, "total": 6.5 - step / 8, "logit_scale": 14.25, "momentum": 0.99},
+        **{"total": 6.5 - step / 8, "logit_scale": 14.25, "momentum": 0.99},
         **{"distill_logit_scale": 10.0, "gradient_norm": 2.0 ** (step % 5), "bad_samples": 0},
         "timing": {"samples_per_second": 100 + step % 7, "data_wait": 0.25, "memory_bytes": 2e9},
         **figures,
@@ -26,7 +27,7 @@ def record(step, **figures):
 def drawn(records):
     """The axes of a page by their titles."""
     with plain_style():
-        page = curves.lay_out(curves.panels(records), TITLE)
+        page = curves.lay_out(curves.panels(records, TERMS), TITLE)
     return {axes.get_title(): axes for axes in page.axes}
 
 
@@ -66,14 +67,14 @@ def test_lines_are_the_logged_figures(steps):
 
 
 def test_the_only_term_is_drawn_without_a_total():
-    (loss, *_) = curves.panels([record(step, distill=0.0, total=3.0) for step in range(3)])
+    (loss, *_) = curves.panels([record(step) for step in range(3)], ["clip"])
     assert [series.name for series in loss.series] == ["clip"]
-    (loss, *_) = curves.panels([record(step, distill=0.0, simclr=1.0) for step in range(3)])
-    assert [series.name for series in loss.series] == ["total", "clip", "simclr"]
+    (loss, *_) = curves.panels([record(step, spread=1.0) for step in range(3)], ["spread", "clip"])
+    assert [series.name for series in loss.series] == ["total", "spread", "clip"]
 
 
 def test_bad_samples_are_shown_where_there_are_some():
-    titles = [panel.title for panel in curves.panels([record(0), record(1, bad_samples=2)])]
+    titles = [panel.title for panel in curves.panels([record(0), record(1, bad_samples=2)], TERMS)]
     assert "samples that could not be read" in titles
 
 
@@ -82,7 +83,7 @@ def test_what_is_not_finite_is_a_gap():
     records[1] = record(1, gradient_norm=None)
     (line,) = drawn(records)["norm of the gradient"].lines
     assert np.isnan(line.get_ydata()).tolist() == [False, True, False]
-    assert curves.draw_curves([record(0, gradient_norm=None)], TITLE)
+    assert curves.draw_curves([record(0, gradient_norm=None)], TITLE, TERMS)
 
 
 def test_evaluations_have_a_panel_a_data_set():
@@ -164,9 +165,9 @@ def test_a_short_line_is_not_thinned():
 def test_a_hundred_thousand_lines_are_drawn_soon_and_in_a_small_file():
     noise = np.random.default_rng(0).normal(1, 0.1, 100_000).tolist()
     records = [record(step, clip=value, total=value + 3) for step, value in enumerate(noise)]
-    curves.draw_curves(records[:3], TITLE)  # the first takes the time of importing
+    curves.draw_curves(records[:3], TITLE, TERMS)  # the first takes the time of importing
     start = time.process_time()
-    content = curves.draw_curves(records, TITLE)
+    content = curves.draw_curves(records, TITLE, TERMS)
     assert time.process_time() - start < 2
     assert len(content) < 300_000
     assert PIL.Image.open(io.BytesIO(content)).size == (1380, 940)
