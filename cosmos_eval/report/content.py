@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from cosmos_eval.report.groups import GroupView, view_of
 from cosmos_eval.results import compare
 from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.leaderboard.board import Board, boards
@@ -120,8 +121,8 @@ class LengthTable(NamedTuple):
 
 class Content(NamedTuple):
     """A page without pictures. `results` are those measured here without edited ones, `entries` all
-    of them and the published ones beside them, `pairs` every two models, `notes` one line for each
-    thing that is not shown."""
+    of them and the published ones beside them, `pairs` every two models, `groups` the trainings of
+    methods, `notes` one line for each thing that is not shown."""
 
     results: tuple[Stored, ...]
     entries: tuple[Entry, ...]
@@ -130,6 +131,7 @@ class Content(NamedTuple):
     lengths: tuple[LengthTable, ...]
     mistakes: tuple[MistakeTable, ...]
     notes: tuple[str, ...]
+    groups: GroupView
 
     @property
     def models(self) -> list[str]:
@@ -167,6 +169,8 @@ def content_of(
                 lengths += lengths_of(one)
             except UsageError as error:
                 notes.append(str(error))
+        groups = view_of(trusted, read)
+    notes += groups.notes
     notes += [
         f"in leaderboards alone: {one.path}, which was edited after it was written"
         for one in results
@@ -180,6 +184,7 @@ def content_of(
         lengths=tuple(lengths),
         mistakes=tuple(table for table in mistakes if table is not None),
         notes=tuple(notes),
+        groups=groups,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm
@@ -295,3 +296,28 @@ def _test_record(test: MetricTest) -> dict[str, Any]:
         record["seed_sd"] = [one.seed_sd for one in found.groups]
         record |= {"image_error": found.image_error, "of_methods": found.of_methods}
     return record
+
+
+def to_cells(test: MetricTest) -> dict[str, str | None]:
+    """Return a test as a row of a table: fractions in percent, ranks and ratios as they are."""
+    difference, factor = test.difference, test.record.factor
+    low, high = (f"{factor * end:+.2f}" for end in difference.interval()[:2])
+    row = {
+        "data set": test.dataset,
+        "protocol": test.protocol,
+        "metric": test.metric,
+        "A": f"{factor * difference.a:.2f}",
+        "B": f"{factor * difference.b:.2f}",
+        "A - B [95%]": f"{factor * difference.difference:+.2f} [{low}, {high}]",
+        "p": p_value_text(difference.p_value),
+        "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
+        "better": test.better,
+        "detectable": None if test.detectable is None else f"{factor * test.detectable:.2f}",
+        "test": f"{difference.method}, n = {difference.units}",
+    }
+    if isinstance(difference, GroupDifference):
+        seeds = (one.seed_sd for one in difference.groups)
+        row["seed sd"] = " / ".join("?" if sd is None else f"{factor * sd:.2f}" for sd in seeds)
+        row["image se"] = f"{factor * difference.image_error:.2f}"
+        row["k"] = " / ".join(str(one.k) for one in difference.groups)
+    return row

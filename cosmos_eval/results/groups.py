@@ -21,6 +21,8 @@ _PLANNED = range(2, 11)  # trainings of each method
 _MOST = 1000  # of them that a plan considers
 
 Sets = dict[tuple[str, str], list[Stored]]
+"""Results by data set and protocol, in the order of seeds."""
+
 Read = Callable[[Path], Samples]
 """Returns the per-sample arrays of a result file; raises UsageError where there are none."""
 
@@ -68,7 +70,7 @@ def compare(
     """Compare two groups on every data set on which all trainings of both were measured; `by_seed`
     pairs their trainings. Raises UsageError for a training that is there twice, for edited results,
     different settings, and where metrics do not follow from their samples."""
-    (of_a, notes_a), (of_b, notes_b) = _sets(a, "A"), _sets(b, "B")
+    (of_a, notes_a), (of_b, notes_b) = sets_of(a, "A"), sets_of(b, "B")
     keys, unpaired = results.common_keys(of_a, of_b)
     tests: list[MetricTest] = []
     notes = [*notes_a, *notes_b, *unpaired]
@@ -82,14 +84,14 @@ def compare(
         if lone := ", ".join(name for name, one in found.items() if one is None):
             notes.append(f"{key[0]}: not compared, since one image decides whether it is: {lone}")
         sides = np.split(np.arange(len(several)), [len(of_a[key])])
-        tests += _tests(key, several[0].row.task, found, *sides, by_seed=by_seed)
+        tests += metric_tests(key, several[0].row.task, found, *sides, by_seed=by_seed)
     both = of_a[keys[0]], of_b[keys[0]]
     return Comparison(
         a=_group(both[0][0]) or both[0][0].model,
         b=_group(both[1][0]) or both[1][0].model,
         tests=results.adjust(tests),
         notes=tuple(dict.fromkeys(notes)),
-        trainings=tuple(tuple(map(_label, some)) for some in both),
+        trainings=tuple(map(labels_of, both)),
     )
 
 
@@ -103,12 +105,14 @@ def _training(one: Stored) -> str:
     return str(one.row.model["spec"]) if seed is None else f"seed {seed:010}"
 
 
-def _label(one: Stored) -> str:
-    seed = training_of(one.row).get("seed")
-    return one.model if seed is None else f"{one.model}, seed {seed}"
+def labels_of(stored: Sequence[Stored]) -> tuple[str, ...]:
+    """Return the names of trainings, with their seeds."""
+    seeds = (training_of(one.row).get("seed") for one in stored)
+    named = zip(stored, seeds, strict=True)
+    return tuple(one.model if n is None else f"{one.model}, seed {n}" for one, n in named)
 
 
-def _sets(stored: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
+def sets_of(stored: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
     """Return the data sets and protocols that all trainings of a group were measured on, and notes
     on the others and on the trainings."""
     sets: Sets = {}
@@ -180,7 +184,7 @@ def moments_of(
         raise UsageError(f"{row.dataset}: {error}") from error
 
 
-def _tests(
+def metric_tests(
     key: tuple[str, str],
     task: str,
     found: Mapping[str, Moments | None],
