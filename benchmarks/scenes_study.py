@@ -86,6 +86,7 @@ SPACE = {
     "image.global_scale": ("0.4,1", "0.25,1", "0.7,1"),
     "image.local_scale": ("0.05,0.4", "0.02,0.2", "0.1,0.5"),
 }
+SPACE_FILE = ROOT / "benchmarks" / "study" / "space.yaml"  # of settings of segmentation
 SHORTER = 5  # how many times fewer samples a short training sees
 METRICS = {
     ("scenes-retrieval", "image_to_text_R@1"): "R@1 image to text",
@@ -99,6 +100,14 @@ METRICS = {
 TUNED = {
     ("scenes-seg tuned", "mIoU"): "mIoU, tuned",
     ("scenes-seg tuned", "mIoU_things"): "mIoU, things, tuned",
+}
+# What the cross-attention of COSMOS shows, as dense features and as maps.
+CROSS_ATTENTION = {
+    ("scenes-seg crossmodal", "mIoU"): "mIoU, values as features",
+    ("scenes-seg crossmodal", "mIoU_things"): "the same, things",
+    ("localisation", "pointing_game"): "pointing game, values",
+    ("localisation-similarity", "pointing_game"): "similarity",
+    ("localisation-cross-attention", "pointing_game"): "attention weights",
 }
 # Settings are judged by the mean over tasks.
 JUDGED = [*METRICS][:4]
@@ -118,7 +127,8 @@ CHEAPER = ("data.workers=0", "watch.pictures=false")
 
 class Study(NamedTuple):
     """What is trained: seeds of each variant, how many short trainings choose its settings, and how
-    many settings of segmentation are tried with each training, 0: none."""
+    many settings of segmentation are tried with each training. With none, 0, maps of the
+    cross-attention are not measured either."""
 
     recipe: str
     seeds: dict[str, int]
@@ -154,9 +164,10 @@ class Job(NamedTuple):
 
     @property
     def metrics(self) -> list[tuple[str, str]]:
-        if not self.trial:
-            return [*METRICS, *(TUNED if self.tune else ())]
-        return [(name.replace("scenes", HELD_OUT), metric) for name, metric in JUDGED]
+        if self.trial:
+            return [(name.replace("scenes", HELD_OUT), metric) for name, metric in JUDGED]
+        cross_attention = CROSS_ATTENTION if self.tune and self.row == "COSMOS" else ()
+        return [*METRICS, *(TUNED if self.tune else ()), *cross_attention]
 
 
 @cache
@@ -349,7 +360,8 @@ class Worker:
                 self.train(job, path.parent, log)
             training = read_checkpoint(path).training
             assert training is not None
-            measured = [*self.measure(job, name or f"cosmos:{path}", folder / "eval", log)]
+            place = folder / "eval" if job.trial else self.results / "trainings" / job.folder
+            measured = [*self.measure(job, name or f"cosmos:{path}", place, log)]
             shutil.rmtree(folder / "run" / "snapshots", ignore_errors=True)
         common = {key: training[key] for key in ("command", "commit", "samples_seen", "seconds")}
         named = {"variant": job.row, "trial": job.trial, "seed": job.config.seed}
@@ -379,30 +391,41 @@ class Worker:
         self, job: Job, model: str, folder: Path, log: BinaryIO
     ) -> Iterator[dict[str, Any]]:
         shutil.rmtree(folder, ignore_errors=True)
-        options = ["--model", model, "--output", str(folder), "--workers", "0"]
-        for name in dict.fromkeys(
-            name for name, metric in job.metrics if (name, metric) not in TUNED
-        ):
-            options += ["--dataset", f"{self.output / HELD_OUT / name}.yaml" if job.trial else name]
-        self.start("cosmos_eval", ["run", *options], log)
-        records = {record.dataset: record for record in read_results(folder)}
-        if job.tune and not job.trial:
-            records["scenes-seg tuned"] = self.tuned(job, model, folder / "tuned", log)
+        base = ["run", "--output", str(folder), "--workers", "0"]
+        run = [*base, "--model", model]
+        names = dict.fromkeys(name for name, metric in job.metrics if (name, metric) in METRICS)
+        if job.trial:
+            names = {str(self.output / HELD_OUT / f"{name}.yaml"): None for name, _ in job.metrics}
+        self.start("cosmos_eval", [*run, *(w for name in names for w in ("--dataset", name))], log)
+        if not job.trial and job.tune:
+            settings = self.tune(job, model, self.output / job.folder / "settings", log)
+            self.start("cosmos_eval", [*base, "--settings", str(settings)], log)
+        if {*CROSS_ATTENTION} <= {*job.metrics}:
+            attention = ["--dataset", "scenes-seg", "--attention", "crossmodal"]
+            self.start("cosmos_eval", [*run, *attention], log)
+            families = [name for name, _ in CROSS_ATTENTION if name.startswith("localisation")]
+            maps = ["--dataset", "scenes-loc", *(w for f in families for w in ("--protocol", f))]
+            self.start("cosmos_eval", [*run, *maps], log)
+        records = {_measured(record): record for record in read_results(folder)}
         for name, metric in job.metrics:
             weights = records[name].model["weights_sha256"]
             value = {"value": records[name].metrics[metric], "weights_sha256": weights}
             yield {"dataset": name, "metric": metric, **value}
 
-    def tuned(self, job: Job, model: str, folder: Path, log: BinaryIO) -> ResultRow:
-        """Segmentation by settings chosen for this model."""
-        data = ["--dataset", "scenes-seg", "--split", "scenes-seg-train"]
+    def tune(self, job: Job, model: str, folder: Path, log: BinaryIO) -> Path:
+        """The settings of segmentation that are chosen for this model."""
+        data = [
+            "--dataset",
+            "scenes-seg",
+            "--split",
+            "scenes-seg-train",
+            "--space",
+            str(SPACE_FILE),
+        ]
         options = ["--budget", str(job.tune), "--output", str(folder), "--model", model]
         self.start("cosmos_eval", ["tune", *data, *options], log)
         (settings,) = folder.glob("*.yaml")
-        words = ["--settings", str(settings), "--output", str(folder / "eval"), "--workers", "0"]
-        self.start("cosmos_eval", ["run", *words], log)
-        (record,) = read_results(folder / "eval")
-        return record
+        return settings
 
     def start(self, module: str, words: Sequence[str], log: BinaryIO) -> None:
         """Run a command in a session of its own, so that only this process ends it. The log is its
@@ -430,6 +453,16 @@ class Worker:
                 new["identity"] = [identity(row["command"]) for row in rows]
                 runs = pd.concat([runs[~runs["identity"].isin(new["identity"])], new])
             write(self.study, runs, self.results)
+
+
+def _measured(record: ResultRow) -> str:
+    """The name of a result in runs.csv."""
+    if record.task == "loc":
+        return record.protocol
+    if record.protocol.startswith("tuned"):
+        return f"{record.dataset} tuned"
+    attention = record.provenance["attention"] if record.task == "seg" else None
+    return f"{record.dataset} crossmodal" if attention == "crossmodal" else record.dataset
 
 
 def is_locked(log: BinaryIO) -> bool:
@@ -513,28 +546,36 @@ def values(study: Study, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for row, jobs in rows.items():
         own = runs[runs["identity"].isin([job.identity for job in jobs])]
         wide = own.pivot(index="seed", columns=["dataset", "metric"], values="value")
-        found[row] = 100 * wide.reindex(columns=pd.MultiIndex.from_tuples(study.columns))
+        columns = pd.MultiIndex.from_tuples(study.columns | CROSS_ATTENTION)
+        found[row] = 100 * wide.reindex(columns=columns)
     return found
 
 
 def table(study: Study, runs: pd.DataFrame) -> str:
     """Mean and standard deviation over seeds, and which seeds; then what was chosen."""
-    lines = [
-        f"| {study.recipe}, percent | seeds | {' | '.join(study.columns.values())} |",
-        f"| --- | --- |{' --: |' * len(study.columns)}",
-    ]
-    for row, wide in values(study, runs).items():
-        cells = [_cell(wide[key].dropna(), len(wide)) for key in study.columns]
-        seeds = ", ".join(map(str, wide.index))
-        lines.append(f"| {row} | {seeds} | {' | '.join(cells)} |")
+    found = values(study, runs)
+    lines = [*_table(f"{study.recipe}, percent", study.columns, found)]
     seen = f"{_samples(RECIPES[study.recipe]()):,} samples"
     lines += [
         "",
         f"Mean and standard deviation over the seeds named. {seen} a training; with equal",
     ]
     lines += ["compute as many as have the FLOPs of COSMOS. runs.csv has commands and commits."]
+    if study.tune and "COSMOS" in found:
+        title = "cross-attention, percent"
+        lines += ["", *_table(title, CROSS_ATTENTION, {"COSMOS": found["COSMOS"]})]
     lines += _choices(study, runs)
     return "\n".join([*lines, ""])
+
+
+def _table(
+    title: str, columns: dict[tuple[str, str], str], found: dict[str, pd.DataFrame]
+) -> Iterator[str]:
+    yield f"| {title} | seeds | {' | '.join(columns.values())} |"
+    yield f"| --- | --- |{' --: |' * len(columns)}"
+    for row, wide in found.items():
+        cells = [_cell(wide[key].dropna(), len(wide)) for key in columns]
+        yield f"| {row} | {', '.join(map(str, wide.index))} | {' | '.join(cells)} |"
 
 
 def _choices(study: Study, runs: pd.DataFrame) -> Iterator[str]:
@@ -625,7 +666,8 @@ def main(
     short = short if trials is None else trials
     study = Study(recipe, counts, short, full, settings if tune is None else tune)
     name = "study" if full else "ablation"
-    output, results = output or Path("runs") / name, results or ROOT / "results" / name
+    output = output or Path("runs") / name
+    results = results or ROOT / ("benchmarks" if full else "results") / name
     if show:
         for line in listing(study, read_runs(results), output, processes):
             print(line)

@@ -135,6 +135,15 @@ def test_the_table_names_seeds_and_leaves_the_rest_empty():
     assert "| CLIP | 0, 1 | 10.0 (seed 0) | 25.0 ± " in lines
 
 
+def test_maps_of_the_cross_attention_are_measured_of_cosmos_alone():
+    plan = SMALL._replace(tune=3)
+    (job,) = jobs_of("COSMOS", plan=plan)
+    assert {*study.CROSS_ATTENTION} <= {*job.metrics}
+    assert not {*study.CROSS_ATTENTION} & {*jobs_of("CLIP", plan=plan)[0].metrics}
+    lines = study.table(plan, frame(rows(job, [0.2] * len(job.metrics)))).splitlines()
+    assert f"| COSMOS | 0 |{' 20.0 |' * len(study.CROSS_ATTENTION)}" in lines
+
+
 class HereWorker(study.Worker):
     """Trains in this process, perhaps to be killed after two steps; metrics are made up."""
 
