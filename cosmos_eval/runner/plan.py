@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_core.utils import environment
+from cosmos_core.utils.files import require_writable
 from cosmos_eval import types
 from cosmos_eval.models.specs import BUNDLED, labelled, parse_auxiliary, parse_model_spec
 from cosmos_eval.models.training import state_trainings
@@ -200,6 +201,20 @@ def require_data_root(protocol: types.Protocol, options: types.RunOptions) -> No
         raise types.UsageError(f"{name} is not embedded: name its folder with --data-root DIR")
     if not Path(root).is_dir():
         raise types.UsageError(f"{name}: no folder {root}, see --data-root")
+
+
+def require_outputs(options: types.RunOptions, output: Path | None) -> None:
+    """Raise UsageError where results, predictions or the cache could not be written."""
+    for name, folder in (
+        ("--output", None if output is None else str(output)),
+        ("--save-predictions", options.save_predictions),
+        ("COSMOS_EVAL_CACHE (--no-cache does without)", options.cache),
+    ):
+        try:
+            if folder is not None:
+                require_writable(Path(folder))
+        except ValueError as error:
+            raise types.UsageError(f"{error}; choose another folder by {name}") from error
 
 
 def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True) -> list[Dataset]:

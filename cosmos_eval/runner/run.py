@@ -20,6 +20,7 @@ from cosmos_eval.results.labels import predictions_name
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import store_result
 from cosmos_eval.runner import plan as plans
+from cosmos_eval.runner.bars import bars
 from cosmos_eval.runner.facts import Encoded, facts_of
 from cosmos_eval.tasks import packages_of, task_for, task_of
 
@@ -262,6 +263,7 @@ def evaluate(
     protocol: str | None = None,
     data_root: str | None = None,
     download: bool = False,
+    stream: bool = False,
     arch: str | None = None,
     weights: types.Weights = "teacher",
     attention: types.Attention | None = None,
@@ -273,6 +275,8 @@ def evaluate(
     limit: int | None = None,
     allow_partial: bool = False,
     cache: bool = True,
+    output: str | Path | None = None,
+    progress: bool = False,
 ) -> ResultRow:
     """Measure a model on a data set, both named as on the command line.
 
@@ -281,15 +285,18 @@ def evaluate(
     given.
 
     `name` is what tables call the model. `protocol` defaults to the data set's usual one;
-    `download` fetches a missing set of torchvision below `data_root`, and a webdataset; `limit`
+    `download` fetches a missing set of torchvision below `data_root`, and a webdataset; `stream`
+    measures a webdataset while it arrives, and keeps none of it without `download`; `limit`
     measures the first samples only, `allow_partial` the samples found of a known set that is not
-    complete; `cache` keeps embeddings in the folder that `cosmos-eval cache info` shows. Returns
-    the result without storing it; metrics are fractions in [0, 1], ranks start at 1. Raises
-    UsageError for unknown names, missing or inconsistent data and what is no encoder.
+    complete; `cache` keeps embeddings in the folder that `cosmos-eval cache info` shows; `progress`
+    shows a bar, in terminals and notebooks. The result is stored in the folder `output`, in place
+    of a former one, or without it not at all. Metrics are fractions in [0, 1], ranks start at 1.
+    Raises UsageError for unknown names, missing or inconsistent data and what is no encoder.
     """
     options = types.RunOptions(
         data_root=data_root,
         download=download,
+        stream=stream,
         attention=attention,
         auxiliary=auxiliary,
         device=device,
@@ -299,28 +306,40 @@ def evaluate(
         limit=limit,
         allow_partial=allow_partial,
         cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
+        unfinished=None if output is None else str(Path(output, ".partial")),
     )
+    folder = None if output is None else Path(output)
+    plans.require_outputs(options, folder)
     families = [protocol] if protocol else []
     named = partial(plans.make_plan, datasets=[dataset], families=families, options=options)
-    if isinstance(model, str):
-        names = [name] if name is not None else []
-        (result,) = run_all(named(models=[model], names=names, arch=arch, weights=weights))
-    elif (arch, weights, auxiliary, device, precision) != (None, "teacher", None, "auto", "fp32"):
+    of_named = arch, weights, auxiliary, device, precision
+    if not isinstance(model, str) and of_named != (None, "teacher", None, "auto", "fp32"):
         raise types.UsageError("arch, weights, auxiliary, device, precision go with a named model")
-    else:
-        result = _measure_object(model, named(), name)
+    with bars(shown=progress) as watch:
+        if isinstance(model, str):
+            names = [name] if name is not None else []
+            made = named(models=[model], names=names, arch=arch, weights=weights)
+            (result,) = run_all(made, watch, folder)
+        else:
+            result = _measure_object(model, named(), name, watch, folder)
     assert result.row is not None
     return result.row
 
 
-def _measure_object(encoder: Encoder, plan: plans.Plan, label: str | None) -> plans.Result:
+def _measure_object(
+    encoder: Encoder,
+    plan: plans.Plan,
+    label: str | None,
+    watch: plans.Watch,
+    output: Path | None,
+) -> plans.Result:
     """Measure an encoder in place of the models of a plan for one data set."""
     from cosmos_eval.models.encoder import require_encoder
 
     name = type(encoder).__name__
     (spec,) = labelled([types.ModelSpec(text=name, kind="python", name=name)], [label])
-    datasets = plans.open_datasets(plan)
+    datasets = plans.open_datasets(plan, watch)
     require_encoder(encoder, name)
-    (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets)
-    (result,) = measure(Loaded(encoder, job.spec, job.options), job)
+    (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets, output=output)
+    (result,) = measure(Loaded(encoder, job.spec, job.options, watch), job, watch)
     return result
