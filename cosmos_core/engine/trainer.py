@@ -19,7 +19,13 @@ from cosmos_core.data.samples import Batch, ProblemCounter, Tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.engine import snapshot
 from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
-from cosmos_core.engine.distributed import World, make_gather, mean_over_processes
+from cosmos_core.engine.distributed import (
+    World,
+    broadcast,
+    make_gather,
+    mean_over_processes,
+    require_agreement,
+)
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.flops import sample_flops
 from cosmos_core.engine.step import normalise, train_step
@@ -53,7 +59,11 @@ class Trainer:
         self._config, self._setting, self._world = config, setting, setting.world
         self._checkpoint = setting.output / snapshot.CHECKPOINT
         self._snapshots = snapshot.Snapshots(setting.output, config.save.keep)
-        state = snapshot.find_state(self._snapshots, setting.output, config, resume=resume)
+        # One process reads: another may find other snapshots, or fail to read the newest.
+        state = self._world.main_process_only(
+            lambda: snapshot.find_state(self._snapshots, setting.output, config, resume=resume)
+        )
+        state = broadcast(self._world, state)
         self._training = make_training(config, self._world)
         narrow = config.compute.gather_bf16
         self._gather = make_gather(self._world, config.optim.gradient, narrow=narrow)
@@ -66,6 +76,8 @@ class Trainer:
         self._data_sha256: str | None = None
         if state is not None:
             self._resume(state)
+        models = self._training.model, self._training.teacher
+        require_agreement(self._world, self._done, *models)
 
     def run(self, shards: str) -> int:
         """Train on `shards` to the end, or until a signal asks to stop; return the steps done.
