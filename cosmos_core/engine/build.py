@@ -26,8 +26,9 @@ _BUFFERS_EACH_STEP = (
 
 def make_training(config: TrainConfig, world: World) -> Training:
     """Build student, teacher, optimizer and scaler on this process's device, from the seed. Weights
-    are drawn on the CPU, whatever the device. Raises ValueError for an unknown or unfit
-    architecture, and for dropout where a batch is encoded in parts."""
+    are drawn on the CPU, whatever the device; what is drawn later differs by process. Raises
+    ValueError for an unknown or unfit architecture, and for dropout where a batch is encoded in
+    parts."""
     torch.manual_seed(config.seed)
     compute, method, optim = config.compute, config.method, config.optim
     model = method.create_student(config.architecture).to(world.device)
@@ -41,6 +42,8 @@ def make_training(config: TrainConfig, world: World) -> Training:
         compile_blocks(model)
         compile_blocks(teacher)
     groups = param_groups(model, optim.weight_decay)
+    if world.rank:
+        torch.manual_seed(config.seed + world.rank)  # as OpenCLIP: each drops other patches
     return Training(
         method,
         model,

@@ -94,9 +94,9 @@ def require_agreement(world: World, step: int, *models: nn.Module) -> None:
     if other := next((rank for rank, own in enumerate(found) if own != found[0]), None):
         (first_step, first), (other_step, weights) = found[0], found[other]
         raise RuntimeError(
-            f"processes would train different models: process 0 is at step {first_step} with weights "
-            f"{first:016x}, process {other} at step {other_step} with weights {weights:016x}; "
-            "start all with the same packages and data, and go on by --resume"
+            f"processes would train different models: process 0 is at step {first_step} with "
+            f"weights {first:016x}, process {other} at step {other_step} with weights "
+            f"{weights:016x}; use the same packages on all machines"
         )
 
 

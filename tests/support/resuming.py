@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +11,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from support.training import ARCHITECTURE, METHODS, VISION, tiny_config
 from torch import Tensor
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
+from cosmos_core.engine.build import make_training
 from cosmos_core.engine.distributed import World, require_agreement
+from cosmos_core.engine.lock import locked
 from cosmos_core.engine.trainer import Setting, Trainer
 from cosmos_core.plots.views import Inverse
 from cosmos_core.recipes import RECIPES
@@ -72,3 +77,19 @@ def one_has_other_weights(world: World) -> str:
     except RuntimeError as error:
         return str(error)
     return ""
+
+
+def hold(output: Path, ready: Any) -> None:
+    """Hold the lock of an output folder until this process is killed."""
+    with locked(output):
+        ready.put(os.getpid())
+        signal.pause()
+
+
+def dropped_patches(world: World) -> Tensor:
+    """The patches that a process keeps of an image at its first step."""
+    vision = {**VISION, "patch_dropout": 0.5}
+    config = tiny_config(METHODS["clip"], architecture={**ARCHITECTURE, "vision_cfg": vision})
+    training = make_training(config, world)
+    dropout = training.model.visual.patch_dropout.train()
+    return dropout(torch.arange(17.0).reshape(1, 17, 1)).flatten()

@@ -4,7 +4,6 @@ import pytest
 from support import resuming
 from support.processes import run_processes
 
-
 pytestmark = pytest.mark.slow  # starts processes of its own
 
 
@@ -18,3 +17,9 @@ def test_other_weights_in_one_process_stop_all_before_the_first_step():
     assert first == second
     assert first.startswith("processes would train different models: process 0 is at step 3 with ")
     assert "process 1 at step 3 with" in first
+
+
+def test_processes_drop_different_patches():
+    first, second = run_processes(resuming.dropped_patches, 2)
+    assert first.shape == second.shape == (9,)  # the class token and half of 16
+    assert not first.equal(second)
