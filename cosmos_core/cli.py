@@ -8,9 +8,10 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.prepare import prepare as prepare_shards
@@ -31,6 +32,7 @@ from cosmos_core.plots.views import Inverse
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 from cosmos_core.utils.command import Ending, run_command
+from cosmos_core.utils.distributed import restarts
 from cosmos_core.utils.files import require_writable
 from cosmos_core.utils.recipe import SCENES
 from cosmos_core.utils.text import OneLineFormatter
@@ -46,7 +48,18 @@ Resume = Literal["always", "auto"]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
-@app.command()
+class _Train(TyperCommand):
+    """`--resume` stands for `--resume=always`: Typer has no option whose value may be left out."""
+
+    def parse_args(self, context: Any, words: list[str]) -> list[str]:
+        following = [*words[1:], ""]
+        pairs = zip(words, following, strict=True)
+        bare = [word == "--resume" and after != "auto" for word, after in pairs]
+        given = ["--resume=always" if b else word for b, word in zip(bare, words, strict=True)]
+        return super().parse_args(context, given)
+
+
+@app.command(cls=_Train)
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
     assignments: Annotated[
@@ -73,9 +86,9 @@ def train(
     pairs = (f"--set {shlex.quote(assignment)}" for assignment in assignments or [])
     command = " ".join(["cosmos-train", shlex.quote(recipe), *pairs])  # others have other folders
     check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):  # by torchrun --max-restarts
+    if restarts():
         resume = "auto"
-    with join_world(config.compute.device) as world, ExitStack() as stack:
+    with join_world(config.compute.device, config.compute.timeout) as world, ExitStack() as stack:
         lock = partial(_open, stack, folder, resume)
         try:
             found = any(world.gather(world.main_process_only(lock)))
@@ -158,19 +171,13 @@ def run(config: TrainConfig, output: Path, command: str, world: World, *, resume
 
 
 def main() -> None:
-    """Run a command and exit; the first word is a recipe unless it names a command. `--resume`
-    stands for `--resume=always`, since Typer knows no option whose value may be left out."""
+    """Run a command and exit; the first word is a recipe unless it names a command."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLineFormatter("cosmos-train: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     arguments = sys.argv[1:] or ["--help"]
     if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         arguments = ["train", *arguments]
-    nexts = [*arguments[1:], ""]
-    arguments = [
-        "--resume=always" if word == "--resume" and following != "auto" else word
-        for word, following in zip(arguments, nexts, strict=True)
-    ]
     run_command("cosmos-train", app, arguments, _describe)
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -30,12 +31,14 @@ class World(Distributed):
 
 
 @contextmanager
-def join_world(device: str) -> Iterator[World]:
+def join_world(device: str, timeout: float = 0) -> Iterator[World]:
     """Join the processes that torchrun started (NCCL on GPUs, else Gloo), and leave them. `device`
-    is "auto", "cpu" or "cuda". Raises ValueError for "cuda" without a GPU, or with too few."""
+    is "auto", "cpu" or "cuda"; `timeout` in seconds, 0: PyTorch's. Raises ValueError for "cuda"
+    without a GPU, or with too few."""
     own = _own_device(device)
     backend, index = ("nccl", own) if own.type == "cuda" else ("gloo", None)
-    with process_group(backend, timeout=None, device_id=index) as group:
+    limit = timedelta(seconds=timeout) if timeout else None
+    with process_group(backend, timeout=limit, device_id=index) as group:
         yield World(group.rank, group.world_size, group.gather, own)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.engine.build import make_training
-from cosmos_core.engine.distributed import World, require_agreement
+from cosmos_core.engine.distributed import World, join_world, require_agreement
 from cosmos_core.engine.lock import locked
 from cosmos_core.engine.trainer import Setting, Trainer
 from cosmos_core.plots.views import Inverse
@@ -93,3 +94,16 @@ def dropped_patches(world: World) -> Tensor:
     training = make_training(config, world)
     dropout = training.model.visual.patch_dropout.train()
     return dropout(torch.arange(17.0).reshape(1, 17, 1)).flatten()
+
+
+def late() -> str:
+    """What the first process raises where the other comes later than the timeout."""
+    with join_world("cpu", timeout=1.0) as world:
+        if world.rank:
+            time.sleep(3)
+            return ""
+        try:
+            world.gather(None)
+        except RuntimeError as error:
+            return str(error)
+    return "it waited"

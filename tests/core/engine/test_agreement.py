@@ -23,3 +23,8 @@ def test_processes_drop_different_patches():
     first, second = run_processes(resuming.dropped_patches, 2)
     assert first.shape == second.shape == (9,)  # the class token and half of 16
     assert not first.equal(second)
+
+
+def test_processes_wait_for_each_other_as_long_as_the_timeout():
+    first, _ = run_processes(resuming.late, 2, join=False)
+    assert "1000ms" in first.replace(" ", "") or "imed out" in first
