@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -29,6 +30,8 @@ STEPS: dict[str, dict[str, Any]] = {
 def test_the_action_is_a_composite_one_whose_inputs_exist():
     assert ACTION["runs"]["using"] == "composite"
     used = re.findall(r"\$\{\{ inputs\.([a-z-]+) \}\}", (ROOT / "action.yml").read_text("utf-8"))
+    paths = re.findall(r"(?:ACTION_PATH|action_path \}\})/([\w.]+)", json.dumps(ACTION))
+    assert paths == ["constraints.txt", "constraints.txt"]
     assert set(used) == set(ACTION["inputs"])
     for step in STEPS.values():
         assert step["shell"] == "bash"
@@ -72,9 +75,29 @@ def shell(tmp_path):
 
 
 def test_the_step_that_measures(shell):
-    done = shell("Measure", ARGUMENTS="--model scenes-cosmos --dry-run", OUTPUT="some where")
+    arguments = "--model scenes-cosmos --dry-run"
+    done = shell("Measure", ARGUMENTS=arguments, OUTPUT="some where", DATA_ROOT="")
     assert (done.returncode, done.stderr) == (0, "")
     assert "scenes-seg" in done.stdout
+
+
+def test_arguments_are_quoted_as_in_a_shell_and_nothing_is_expanded(shell, tmp_path):
+    printed = "#!/bin/sh\nprintf '<%s>' \"$@\"\n"
+    (tmp_path / "bin" / "cosmos-eval").write_text(printed)
+    words = "--dataset 'my photos/set.yaml' --model \"$(date)\" *"
+    done = shell("Measure", ARGUMENTS=words, OUTPUT="o u t", DATA_ROOT="my data")
+    given = "<run><--dataset><my photos/set.yaml><--model><$(date)><*>"
+    assert done.stdout == f"{given}<--data-root><my data><--output><o u t>"
+    done = shell("Measure", ARGUMENTS="", OUTPUT="out", DATA_ROOT="")
+    assert done.stdout == "<run><--output><out>"
+    done = shell("Measure", ARGUMENTS="--model 'open", OUTPUT="out", DATA_ROOT="")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No closing quotation" in done.stderr
+    done = shell("Check", BASELINE="my base.json", OUTPUT="o u t", STRICT="true")
+    assert (
+        done.stdout
+        == "<check><o u t><--baseline><my base.json><--junit><o u t/junit.xml><--strict>"
+    )
 
 
 @pytest.mark.parametrize(("skill", "status"), [(0.6, 0), (0.2, 1)])
@@ -84,7 +107,7 @@ def test_the_step_that_checks(shell, tmp_path, skill, status):
     update = ["--update", "--reason", "a test"]
     with pytest.raises(SystemExit):
         main(["check", str(tmp_path / "old"), "--baseline", str(tmp_path / "base.json"), *update])
-    done = shell("Check", BASELINE="base.json", OUTPUT="new results")
+    done = shell("Check", BASELINE="base.json", OUTPUT="new results", STRICT="false")
     assert done.returncode == status, done.stderr
     assert ("::error " if status else "::notice ") in done.stderr
     assert (tmp_path / "new results" / "junit.xml").is_file()
