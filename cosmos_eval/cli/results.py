@@ -31,9 +31,9 @@ def _read(path: Path) -> list[Stored]:
 
 
 def _print_warnings(results: Sequence[Stored]) -> None:
-    from cosmos_eval.results.labels import repeats_of, warnings_of
+    from cosmos_eval.results.labels import warnings_of
 
-    output.print_notes([*warnings_of(results), *repeats_of(results)])
+    output.print_notes(warnings_of(results))
 
 
 def leaderboard(
@@ -61,7 +61,6 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Print results side by side, one table per protocol family."""
-    from cosmos_eval.results.labels import repeats_of, warnings_of
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
@@ -77,9 +76,9 @@ def leaderboard(
         output.print_tables(partial(to_tables, shown))
     else:
         sys.stdout.write(WRITERS[format](shown))
-    # The other forms have the warnings below their tables.
-    output.print_notes(warnings_of(results) if format in ("csv", "json") else ())
-    output.print_notes(repeats_of(results))
+    if format in ("csv", "json"):
+        # The other forms have the warnings below their tables.
+        _print_warnings(results)
 
 
 def _score(suite: str, entries: Sequence[Entry], with_published: bool) -> SuiteScore:
@@ -139,6 +138,13 @@ def report(
     predictions: Annotated[
         Path | None, option("DIR", "Label maps that `run --save-predictions` wrote.")
     ] = None,
+    suite: Annotated[
+        str | None,
+        option(
+            "NAME|FILE",
+            "Rank models by a suite's score. Default: by the mean over the data sets they share.",
+        ),
+    ] = None,
     device: options.Device = "auto",
 ) -> None:
     """Write all results as one web page that works offline."""
@@ -152,15 +158,17 @@ def report(
     from cosmos_eval.report.page import require_page_name, room_for_pictures, to_page
     from cosmos_eval.results.leaderboard.entries import published
     from cosmos_eval.results.store import read_samples, read_stored, result_paths
+    from cosmos_eval.runner.suites import read_score
 
     require_page_name(out)
+    score = None if suite is None else read_score(suite)
     paths = result_paths(directory)
     results = read_stored(paths)
     require_inputs((one.row for one in results), data_root, dataset or (), predictions)
     gallery = Gallery()
     with Progress() as progress:
         others, watch = published() if with_published else (), partial(progress.step, "report")
-        content = content_of(results, read_samples, others, watch)
+        content = content_of(results, read_samples, others, watch, score)
         if pictures:
             cache = str(embeddings_folder())
             gallery = collect(

@@ -1,6 +1,7 @@
 """What a page states without pictures: leaderboards, comparisons of every two models, mistakes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, groupby
 from operator import attrgetter
 from pathlib import Path
@@ -10,12 +11,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cosmos_eval.report.groups import GroupView, view_of
+from cosmos_eval.report.overview import Overview, overview_of
+from cosmos_eval.report.training import Curve, curves_of
 from cosmos_eval.results import compare
-from cosmos_eval.results.labels import Stored, distinct, distinguish
+from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.leaderboard.board import Board, boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
 from cosmos_eval.results.leaderboard.ranking import Ties, close_pairs, p_value_of
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.store import Read
 from cosmos_eval.results.text import percent
 from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.stats.lengths import LengthBin
@@ -27,14 +31,12 @@ from cosmos_eval.types import (
     OnProgress,
     Progress,
     Samples,
+    Suite,
     UsageError,
     no_progress,
 )
 
 _FREQUENT = 8  # mistakes of each model that are shown
-
-Read = Callable[[Path], Samples]
-"""Returns the per-sample arrays of a result file; raises UsageError where there are none."""
 
 Models = tuple[str, str]
 """Two models by their labels, in alphabetical order."""
@@ -120,16 +122,19 @@ class LengthTable(NamedTuple):
 
 
 class Content(NamedTuple):
-    """A page without pictures. `results` are those measured here without edited ones, `entries` all
-    of them and the published ones beside them, `pairs` every two models, `groups` the trainings of
-    methods, `notes` one line for each thing that is not shown."""
+    """A page without pictures. `overview` ranks the models, None where that is impossible,
+    `results` are those measured here without edited ones, `entries` all of them and the published
+    ones beside them, `pairs` every two models, `groups` the trainings of methods, `notes` one line
+    for each thing that is not shown."""
 
+    overview: Overview | None
     results: tuple[Stored, ...]
     entries: tuple[Entry, ...]
     boards: tuple[Board, ...]
     pairs: tuple[ModelPair, ...]
     lengths: tuple[LengthTable, ...]
     mistakes: tuple[MistakeTable, ...]
+    curves: tuple[Curve, ...]
     notes: tuple[str, ...]
     groups: GroupView
 
@@ -144,11 +149,12 @@ def content_of(
     read: Read,
     others: Sequence[Entry] = (),
     progress: OnProgress = no_progress,
+    suite: Suite | None = None,
 ) -> Content:
     """Compare everything that can be compared. `others` are published numbers; those of measured
-    data sets and protocols are kept. Raises UsageError for two results of the same model, data set
-    and protocol."""
-    results = distinct(distinguish(results))
+    data sets and protocols are kept. `suite` is what models are ranked by. Raises UsageError for
+    two results of the same model, data set and protocol."""
+    results = distinguish(results)
     trusted = [one for one in results if not one.is_edited]
     own = entries_of(results)
     measured = {(entry.protocol, entry.dataset) for entry in own}
@@ -157,6 +163,7 @@ def content_of(
     lengths: list[LengthTable] = []
     mistakes: list[MistakeTable | None] = []
     notes: list[str] = []
+    with_samples: set[Path] = set()
     # The matrices are small: more threads of NumPy's gain little, and wait for each other where
     # other processes are busy.
     with threadpool_limits(1):
@@ -164,6 +171,7 @@ def content_of(
             progress(Progress("data sets compared", done, len(measured)))
             found += compare_set(one)
             notes += one.notes
+            with_samples |= {result.stored.path for result in one.results}
             try:
                 mistakes.append(mistakes_of(one))
                 lengths += lengths_of(one)
@@ -176,22 +184,43 @@ def content_of(
         for one in results
         if one.is_edited
     ]
+    overview = None
+    try:
+        usable = [entry for entry in own if entry.stored and entry.stored.path in with_samples]
+        overview = overview_of(usable, read, suite)
+    except UsageError as error:
+        notes.append(f"no ranking of the models: {error}")
     return Content(
+        overview=overview,
         results=tuple(trusted),
         entries=tuple(sorted(entries, key=attrgetter("key"))),
-        boards=tuple(boards(entries, ties_of(found, entries))),
+        boards=_by_size(boards(entries, ties_of(found, entries))),
         pairs=tuple(pair_models(found)),
         lengths=tuple(lengths),
         mistakes=tuple(table for table in mistakes if table is not None),
+        curves=curves_of(trusted),
         notes=tuple(notes),
         groups=groups,
     )
 
 
+def _by_size(found: Iterable[Board]) -> tuple[Board, ...]:
+    """Sort boards: those of most data sets first, then those of most models."""
+
+    def key(board: Board) -> tuple[int, int, str]:
+        return -len({c.dataset for c in board.columns}), -len(board.rows), board.protocol
+
+    return tuple(sorted(found, key=key))
+
+
 def by_data_set(results: Sequence[Stored]) -> list[tuple[str, str, list[Stored]]]:
-    """Group results by protocol and data set, those of a group sorted by model."""
-    results = sorted(results, key=attrgetter("row.protocol", "row.dataset", "model"))
-    groups = groupby(results, attrgetter("row.protocol", "row.dataset"))
+    """Group results by protocol and data set, protocols of most data sets first; those of a group
+    are sorted by model."""
+    sets = {(one.row.protocol, one.row.dataset) for one in results}
+    sizes = Counter(protocol for protocol, _ in sets)
+    where = attrgetter("row.protocol", "row.dataset")
+    results = sorted(results, key=lambda r: (-sizes[r.row.protocol], *where(r), r.model))
+    groups = groupby(results, where)
     return [(protocol, dataset, list(group)) for (protocol, dataset), group in groups]
 
 
@@ -279,6 +308,8 @@ def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:
             for name in (known[one.task].headlines if one.task in known else ())
             if name in one.differences
         )
+        sizes = Counter(one.protocol for one in own)
+        tests = tuple(sorted(tests, key=lambda t: (t.adjusted is None, -sizes[t.protocol])))
         obstacles = [f"{o.dataset} ({o.protocol}): {o.obstacle}" for o in own if o.obstacle]
         pairs.append(ModelPair(models, tests, tuple(obstacles)))
     return pairs

@@ -17,6 +17,7 @@ from cosmos_eval._version import __version__
 from cosmos_eval.report import groups, tables
 from cosmos_eval.report.content import Content
 from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
+from cosmos_eval.report.gallery.samples import MOST
 from cosmos_eval.report.models import cost_rows
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.facts import model_table
@@ -35,7 +36,7 @@ NO_PICTURES = Gallery()
 # In the order in which they run.
 _SCRIPTS = (
     *("common", "theme", "tables", "filters", "origins"),
-    *("compare", "charts", "pictures", "slider", "paper"),
+    *("compare", "charts", "samples", "pictures", "slider", "paper", "state"),
 )
 _NAME_PARTS = re.compile(r"[^/_:.-]{1,16}[/_:.-]*|[/_:.-]+")
 # Tables of more classes are closed at first, and not printed.
@@ -70,7 +71,7 @@ def require_page_name(path: Path) -> None:
 
 def room_for_pictures(content: Content) -> int:
     """Return about how many bytes of pictures fit on a page, as base64 and with their markup."""
-    return max(0, (LIMIT - len(_rendered(content, NO_PICTURES))) * 7 // 10)
+    return max(0, (LIMIT - len(_rendered(content, NO_PICTURES))) * 6 // 10)
 
 
 class Program(NamedTuple):
@@ -109,7 +110,7 @@ def _album() -> Callable[[Picture], tuple[str, str]]:
 
 def _rendered(content: Content, gallery: Gallery) -> bytes:
     of_classes = tables.class_tables(content.results)
-    charts, models = program(), content.models
+    charts, models, facts = program(), content.models, model_table(content.entries)
     # A class for the length of every bar of whole percent.
     lengths = "".join(f".w{step}{{--w:{step}%}}" for step in range(101))
     style = f"{_static('page.css')}{lengths}\n"
@@ -121,7 +122,7 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
     data = {**tables.page_data(content, of_classes), "charts": json.loads(_static("charts.json"))}
     pairs = {pair.models: pair for pair in content.pairs}
     environment = html_templates("cosmos_eval.report", "templates")
-    environment.filters.update(step=_step, breakable=_breakable)
+    environment.filters.update(step=_step, breakable=_breakable, signed=_signed)
     environment.globals.update(figures_of=tables.figures_of, bars_of=tables.bars_of)
     template = environment.get_template("page.html")
     return template.render(
@@ -141,10 +142,14 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
         pair_of=lambda *models: pairs.get(tuple(sorted(models))),
         tables=of_classes,
         few=_FEW_CLASSES,
-        facts=model_table(content.entries),
+        facts=facts,
+        facts_by_model={row[0]: dict(zip(facts.titles, row, strict=True)) for row in facts.rows},
+        overview_bars=content.overview and tables.overview_bars(content.overview),
         cost_rows=cost_rows,
         gallery=sections,
-        has_examples=any(sections.values()),
+        has_examples=any(found for kind, found in sections.items() if kind != "samples"),
+        most=MOST,
+        numbers={model: number for number, model in enumerate(models)},
         picture=_album(),
         anchors={entry.key: f"entry-{n}" for n, entry in enumerate(content.entries, start=1)},
     ).encode()
@@ -169,6 +174,10 @@ def _breakable(name: str) -> Markup:
     from markupsafe import Markup, escape
 
     return Markup("<wbr>").join(escape(part) for part in _NAME_PARTS.findall(html_value(name)))
+
+
+def _signed(number: float) -> str:
+    return f"{number:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _step(percent: float | None) -> str:

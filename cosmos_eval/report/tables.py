@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from cosmos_eval.report.content import Content, by_data_set
+from cosmos_eval.report.overview import Overview
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.labels import Stored, is_partial
 from cosmos_eval.results.leaderboard.board import Board
@@ -34,21 +35,32 @@ def bars_of(board: Board) -> list[tuple[Bar | None, ...]]:
 
 
 def _bars(board: Board, index: int) -> Iterator[Bar | None]:
-    """Yield a column; its scale goes from its lowest to its highest end, with a margin."""
     metric = board.columns[index].metric
     entries = [row.entries[index] for row in board.rows]
-    ends = [_ends(entry, metric) if entry else () for entry in entries]
+    factor = next(metric_of(e.task, metric).factor for e in entries if e and metric in e.metrics)
+    return on_scale([_ends(entry, metric) if entry else () for entry in entries], factor)
+
+
+def on_scale(ends: Sequence[tuple[float, ...]], factor: float) -> Iterator[Bar | None]:
+    """Yield the bars of values with both ends of their intervals, None for an empty tuple. The
+    scale goes from the lowest to the highest end, with a margin."""
     low, high = min(chain(*ends)), max(chain(*ends))
     margin = _MARGIN * (high - low) or 0.01
     start, length = low - margin, high - low + 2 * margin
-    for entry, of_row in zip(entries, ends, strict=True):
-        if entry and of_row:
-            factor = metric_of(entry.task, metric).factor
+    for of_row in ends:
+        if of_row:
             exact = (f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in of_row)
             value, lower, upper = (round(100 * (end - start) / length, 2) for end in of_row)
             yield Bar(value, lower, upper, tuple(exact))
         else:
             yield None
+
+
+def overview_bars(overview: Overview) -> list[Bar | None]:
+    """Return the bars of the means of an overview."""
+    means = [row.mean for row in overview.rows]
+    ends = [(m.value, m.interval.low, m.interval.high) for m in means if m and m.interval]
+    return list(on_scale(ends, overview.score.metric.factor))
 
 
 def _ends(entry: Entry, metric: str) -> tuple[float, ...]:
@@ -153,8 +165,9 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
     """Return what the page's scripts draw from, as JSON.
 
     `models` and `metrics` are lists; `pairs`, `classes` and `first` (the two models that are
-    compared until others are chosen) hold indices into them. A pair has `a`, `b`, `tests` and `why`
-    (one line for each data set that was not compared). A test is [metric, A, B, A - B, low, high,
+    compared until others are chosen) hold indices into them. A pair has `a`, `b`, `tests`, `why`
+    (one line for each data set that was not compared) and `mean` (A - B, low, high of the means of
+    the overview, or null). A test is [metric, A, B, A - B, low, high,
     p, p by Holm, better model, only A right, only B right], shares in percent. A table of
     `classes` has a list of values per model, null where there is none.
     """
@@ -163,9 +176,11 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
     metrics = {key: index for index, key in enumerate(tests)}
     # Of models that won as many tests the first by name.
     wins = {name: sum(p.wins(name) for p in content.pairs if name in p.models) for name in models}
+    order = sorted(models, key=wins.__getitem__, reverse=True)
+    best = [row.model for row in content.overview.rows] if content.overview else order
     return {
         "models": content.models,
-        "first": [models[name] for name in sorted(models, key=wins.__getitem__, reverse=True)[:2]],
+        "first": [models[name] for name in best if name in models][:2],
         "metrics": [
             {
                 "protocol": test.protocol,
@@ -180,10 +195,12 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
                 **{side: models[name] for side, name in zip("ab", pair.models, strict=True)},
                 "tests": [[metrics[_key(test)], *_test(test)] for test in pair.tests],
                 "why": list(pair.obstacles),
+                "mean": content.overview and content.overview.difference(*pair.models),
             }
             for pair in content.pairs
         ],
         "classes": [_table(table, models) for table in tables],
+        "curves": [{**curve._asdict(), "model": models[curve.model]} for curve in content.curves],
     }
 
 

@@ -41,10 +41,6 @@ class Forked:
     def returncode(self) -> int | None:
         return self._process.exitcode
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
     def poll(self) -> int | None:
         return self._process.exitcode
 

@@ -19,16 +19,17 @@ from cosmos_eval.report.attention.compute import WordShare
 from cosmos_eval.report.content import Content, content_of
 from cosmos_eval.report.gallery.records import (
     AttentionExample,
-    ClassificationExample,
     Gallery,
+    Outcome,
     Picture,
     RetrievalExample,
+    SampleExample,
     SegmentationExample,
 )
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.types import Samples
+from cosmos_eval.types import Samples, Suite
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -76,9 +77,9 @@ class MadeUpResults:
         """The samples of a result."""
         return self._samples[path]
 
-    def content(self, others: Sequence[Entry] = ()) -> Content:
+    def content(self, others: Sequence[Entry] = (), suite: Suite | None = None) -> Content:
         """What a page says of them."""
-        return content_of(self.results, self.read, others)
+        return content_of(self.results, self.read, others, suite=suite)
 
 
 def made_up_results(
@@ -135,10 +136,15 @@ def gallery_of(models: Sequence[str], text: str = "a red square", dataset: str =
                 expected=image, found=[image, plain_picture(BLUE)], right=[True, False],
             ),
         ],
-        classification=[
-            ClassificationExample(
-                model=models[0], **where, image=image, label=text, predicted=["disc", text]
-            )
+        samples=[
+            SampleExample(
+                **where, image=image, text=text, group=text, size=0.05,
+                outcomes={m: Outcome(text if n else "disc", bool(n)) for n, m in enumerate(models)},
+            ),
+            SampleExample(
+                **where, image=plain_picture(GREEN), text=f"{text} on grass", words=9,
+                outcomes={m: Outcome(f"rank {n}", n == 1) for n, m in enumerate(models)},
+            ),
         ],
         segmentation=[
             SegmentationExample(

@@ -22,12 +22,11 @@ TINY = [
 ]
 
 
-def start(output, *arguments, processes=1, launcher=()):
+def start(output, *arguments, processes=1):
     words = [*TINY, "--output", str(output), *arguments]
     if processes == 1:
         return Forked(words)
-    count = f"--nproc-per-node={processes}"
-    launcher = ["-m", "torch.distributed.run", count, "--standalone", *launcher]
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", "cosmos_core.train", *words],
         stdout=subprocess.PIPE,

@@ -21,10 +21,11 @@ from support.rows import make_row, write_result
 from cosmos_eval.report.attention.compute import WordShare
 from cosmos_eval.report.gallery.records import (
     AttentionExample,
-    ClassificationExample,
     Gallery,
+    Outcome,
     Picture,
     RetrievalExample,
+    SampleExample,
     SegmentationExample,
 )
 from cosmos_eval.results.record import ResultRow
@@ -183,7 +184,7 @@ def make_gallery(examples: int = 4, size: int = 160) -> Gallery:
     sets = {task: [n for n, s in SETS.items() if s.task == task] for task in _SAMPLES}
     return Gallery(
         retrieval=[*_retrieval_examples(sets["retrieval"], examples, size, rng)],
-        classification=[*_classification_examples(sets["cls"], examples, size, rng)],
+        samples=[*_sample_examples(sets["cls"], rng)],
         segmentation=[*_segmentation_examples(sets["seg"], examples, size, rng)],
         attention=[*_attention_examples("flickr30k-val", examples, size, rng)],
         notes=["scenes-cosmos on food101: no pictures, since its images are not on this machine"],
@@ -250,21 +251,22 @@ def _retrieval_examples(
                 )
 
 
-def _classification_examples(
-    names: list[str], examples: int, size: int, rng: np.random.Generator
-) -> Iterator[ClassificationExample]:
+def _sample_examples(names: list[str], rng: np.random.Generator) -> Iterator[SampleExample]:
     for dataset in names:
-        for model in MODELS:
-            for _ in range(examples):
-                label, *others = (f"class number {n}" for n in rng.permutation(40)[:4])
-                yield ClassificationExample(
-                    model=model,
-                    dataset=dataset,
-                    protocol=PROTOCOL,
-                    image=make_picture(rng, size),
-                    label=label,
-                    predicted=[*others[:1], label, *others[1:]],
-                )
+        for _ in range(60):
+            label, other = (f"class number {n}" for n in rng.permutation(40)[:2])
+            right = rng.random(len(MODELS)) < 0.7
+            yield SampleExample(
+                dataset=dataset,
+                protocol=PROTOCOL,
+                image=make_picture(rng, 112),
+                text=label,
+                group=label,
+                outcomes={
+                    model: Outcome(label if is_right else other, bool(is_right))
+                    for model, is_right in zip(MODELS, right, strict=True)
+                },
+            )
 
 
 def _segmentation_examples(

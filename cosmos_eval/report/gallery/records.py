@@ -34,6 +34,7 @@ class Example:
     """What is shown of a data set; `model` and `protocol` are empty where it is of several."""
 
     kind: ClassVar = ""
+    in_a_round: ClassVar = 1
     dataset: str
     protocol: str = ""
     model: str = ""
@@ -54,14 +55,26 @@ class RetrievalExample(Example):
     right: Sequence[bool]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassificationExample(Example):
-    """An image, its class, and the classes that a model predicted, best first."""
+class Outcome(NamedTuple):
+    """What a model answered, and whether that is right."""
 
-    kind: ClassVar = "classification"
+    answer: str
+    right: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleExample(Example):
+    """A small image, its caption or class, and the outcomes by model. `group` is the class, `words`
+    counts those of the caption, `size` is the share of the image's pixels."""
+
+    kind: ClassVar = "samples"
+    in_a_round: ClassVar = 6  # they are small
     image: Picture
-    label: str
-    predicted: Sequence[str]
+    text: str
+    outcomes: Mapping[str, Outcome]
+    group: str = ""
+    words: int | None = None
+    size: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +105,10 @@ class AttentionExample(Example):
 
 
 KINDS: Mapping[str, str] = {
+    "samples": "samples",
     "segmentation": "segmentation",
     "attention": "what a text lights up",
     "retrieval": "retrieval",
-    "classification": "classification",
 }
 """The kinds of examples in the order of a page, with their names in notes."""
 
@@ -105,7 +118,7 @@ class Gallery:
     """All examples, and one line for each thing that cannot be shown, with the reason."""
 
     retrieval: Sequence[RetrievalExample] = ()
-    classification: Sequence[ClassificationExample] = ()
+    samples: Sequence[SampleExample] = ()
     segmentation: Sequence[SegmentationExample] = ()
     attention: Sequence[AttentionExample] = ()
     notes: Sequence[str] = ()
@@ -118,13 +131,18 @@ class Gallery:
 
     @property
     def rounds(self) -> int:
-        """The number of examples in the longest section."""
-        return max((len(some) for kind in KINDS for some in self.sections(kind)), default=0)
+        """The number of rounds of examples in the longest section."""
+        sections = (some for kind in KINDS for some in self.sections(kind))
+        return max((-(-len(some) // some[0].in_a_round) for some in sections), default=0)
 
     def limited(self, rounds: int) -> Gallery:
-        """Keep the first examples of every section; notes state how many are left out."""
+        """Keep the first rounds of every section; notes state how many examples are left out."""
         kept: dict[str, Any] = {
-            kind: [one for section in self.sections(kind) for one in section[:rounds]]
+            kind: [
+                one
+                for section in self.sections(kind)
+                for one in section[: rounds * section[0].in_a_round]
+            ]
             for kind in KINDS
         }
         left_out = [

@@ -16,6 +16,7 @@ from cosmos_eval.data.sources import decoded
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample
+from cosmos_eval.report.gallery.samples import judge_captions, sample_candidates
 from cosmos_eval.report.gallery.source import Group, Pair, Request, Source, listed, spread
 from cosmos_eval.stats.retrieval import Candidates
 from cosmos_eval.tasks.retrieval import IMAGE_RANK, TEXT_RANK, candidates_of, scores_of
@@ -99,7 +100,8 @@ class RetrievalSource(Source):
         }
 
     def candidates(self) -> Iterator[Candidate]:
-        """Return the chosen queries of every result."""
+        """Return the chosen captions of all results, and queries of every result."""
+        yield from sample_candidates(self._results, judge_captions)
         differing: list[str] = []
         for result, data in self._results:
             found = self._found.get(result.model, {})

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from cosmos_eval.data.label_maps import Label, LabelMaps, Sample, open_data, read_label
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas, shrunk
 from cosmos_eval.report.gallery.records import SegmentationExample
+from cosmos_eval.report.gallery.samples import judge_maps, sample_candidates
 from cosmos_eval.report.gallery.source import MAPS, Group, Pair, Request, Source, listed
-from cosmos_eval.results.labels import auxiliary_of, name_of, predictions_name
-from cosmos_eval.stats.segmentation import confusion
-from cosmos_eval.tasks.segmentation import CLASSES, NAME, pictures
+from cosmos_eval.results.labels import auxiliary_of, predictions_name
+from cosmos_eval.stats.segmentation import confusion, pixel_accuracy
+from cosmos_eval.tasks.segmentation import AREAS, CLASSES, NAME, derive, pictures
+from cosmos_eval.tasks.segmentation.tuning import tuned_protocol
 from cosmos_eval.types import OnProgress, RunOptions, Samples, SegmentationProtocol, UsageError
 
 if TYPE_CHECKING:
@@ -52,13 +53,13 @@ class SegmentationSource(Source):
 
     def __init__(self, group: Group, options: RunOptions, predictions: Path | None) -> None:
         super().__init__()
-        self._name, self._options = group.name, options
+        self._name, self._family, self._options = group.name, group.family, options
         self._protocol = cast(SegmentationProtocol, group.protocol)
         self._truths: list[Truth] = []
         self._maps: dict[tuple[str, int], Label] = {}  # by model and number of the image
         self._differing: set[str] = set()  # models whose predictions were not all measured
         opened = self.open_results(group, options, open_data, self._is_of, whole=True)
-        self._results = [result for result, _ in opened]
+        self._opened, self._results = opened, [result for result, _ in opened]
         if opened:
             self._read_truths(opened[0][1])
         for result in self._results:
@@ -83,10 +84,17 @@ class SegmentationSource(Source):
             except UsageError as error:
                 self.notes.append(str(error))
 
+    def _protocol_of(self, result: Sampled) -> SegmentationProtocol:
+        """Return the protocol with the settings that were chosen for the model, if any. Raises
+        UsageError where they change what is not there any more."""
+        tuned = result.row.provenance.get("tuned")
+        spec = result.row.model["spec"]
+        return tuned_protocol(tuned, self._protocol, spec) if tuned else self._protocol
+
     def _read_saved(self, folder: Path, result: Sampled) -> None:
         auxiliary = auxiliary_of(result.row.provenance)
-        of_model = folder / predictions_name(name_of(result.row), auxiliary)
-        own = pictures.predictions_folder(of_model, self._protocol)
+        of_model = folder / predictions_name(result.row.model["spec"], auxiliary)
+        own = pictures.predictions_folder(of_model, replace(self._protocol, family=self._family))
         found: list[tuple[Truth, Label]] = []
         for truth in self._truths:
             path = pictures.prediction_file(own, truth.sample.name)
@@ -106,7 +114,8 @@ class SegmentationSource(Source):
         how = result.row.provenance
         own = {"attention": how["attention"], "auxiliary": auxiliary_of(how)}
         options = replace(self._options, **own)
-        maps = predictions(encoder, self._protocol, [truth.sample for truth in truths], options)
+        samples = [truth.sample for truth in truths]
+        maps = predictions(encoder, self._protocol_of(result), samples, options)
         if not self._add_measured(result, list(zip(truths, maps, strict=True))):
             self._differing.add(result.model)
 
@@ -133,7 +142,8 @@ class SegmentationSource(Source):
                 yield Pair(protocol.dataset, truth.sample.name, image, _PROMPT.format(name))
 
     def candidates(self) -> Iterator[Candidate]:
-        """Return the chosen images, with the label maps of all results."""
+        """Return the chosen classes of images, and images with the label maps of all results."""
+        yield from sample_candidates(self._opened, partial(judge_maps, self._protocol))
         if differing := [r.model for r in self._results if r.model in self._differing]:
             self.notes.append(
                 f"{self._name}: label maps of {listed(differing)} are not shown, as they "
@@ -142,7 +152,8 @@ class SegmentationSource(Source):
         for turn, truth in enumerate(self._truths):
             models = [r.model for r in self._results if (r.model, truth.number) in self._maps]
             maps = {model: self._maps[model, truth.number] for model in models}
-            yield Candidate(turn, partial(_draw, self._protocol, truth, maps))
+            shown = replace(self._protocol, family=self._family)
+            yield Candidate(turn, partial(_draw, shown, truth, maps))
 
 
 def choose_images(results: Sequence[Samples]) -> list[int]:
@@ -150,7 +161,7 @@ def choose_images(results: Sequence[Samples]) -> list[int]:
     they differ most comes first; then a typical, a poor and a good one. Images are judged by their
     share of right pixels."""
     n_images = min(len(samples[NAME]) for samples in results)
-    shares = np.stack([_right_pixels(samples)[:n_images] for samples in results])
+    shares = np.stack([pixel_accuracy(derive(one)[AREAS])[:n_images] for one in results])
     judged = np.flatnonzero(~np.isnan(shares).any(axis=0))
     if not len(judged):
         return []
@@ -161,16 +172,6 @@ def choose_images(results: Sequence[Samples]) -> list[int]:
     quantiles = _QUANTILES[: _IMAGES - len(first)] if len(by_mean) else ()
     others = (int(by_mean[round(quantile * (len(by_mean) - 1))]) for quantile in quantiles)
     return [int(judged[index]) for index in dict.fromkeys([*first, *others])]
-
-
-def _right_pixels(samples: Samples) -> NDArray[np.float64]:
-    """Return every image's share of right labelled pixels; NaN without such pixels."""
-    image, n_classes, n_images = samples["image"], len(samples[CLASSES]), len(samples[NAME])
-    label, predicted = np.divmod(samples["pair"], n_classes)
-    pixels = samples["pixels"]
-    counts = np.bincount(image, pixels, n_images)
-    right = np.bincount(image, np.where(label == predicted, pixels, 0), n_images)
-    return np.divide(right, counts, out=np.full(n_images, np.nan), where=counts > 0)
 
 
 def _is_measured(

@@ -17,7 +17,7 @@ from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate
-from cosmos_eval.results.labels import auxiliary_of, distinct
+from cosmos_eval.results.labels import auxiliary_of, model_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, read_stored, samples_of
 from cosmos_eval.runner.plan import Watch
@@ -45,20 +45,33 @@ _IDENTITY = ("spec", "architecture", "weights", "weights_sha256", "random")
 _TASKS = ("retrieval", "cls", "seg")  # with examples: their samples tell which images to show
 _Name = tuple[str, str, str]  # task, data set and family: what the results of a group share
 _name: Callable[[ResultRow], _Name] = attrgetter("task", "dataset", "protocol")
+
+
+def _data_name(row: ResultRow) -> _Name:
+    """Return the name of the protocol that describes the data: chosen settings change no data."""
+    tuned = row.provenance.get("tuned")
+    return (row.task, row.dataset, tuned["search"]["protocol"] if tuned else row.protocol)
+
+
 # Indices that `spread` takes, as fractions: both ends, the middle, the quarters.
 _SPREAD = (1.0, 0.0, 0.5, 0.75, 0.25)
 
 
 class Group(NamedTuple):
-    """All results by one protocol, which share their images; `name` is for notes."""
+    """All results by one protocol, which share their images; `name` is for notes. Of settings that
+    were chosen for each model, `protocol` is what they change, and each result holds its own."""
 
     task: str
     protocol: Protocol
     results: tuple[Sampled, ...]
 
     @property
+    def family(self) -> str:
+        return self.results[0].row.protocol
+
+    @property
     def name(self) -> str:
-        return f"{self.protocol.dataset} ({self.protocol.family})"
+        return f"{self.protocol.dataset} ({self.family})"
 
     def without_data(self, error: UsageError) -> str:
         """Return the note on data that cannot be opened."""
@@ -76,7 +89,7 @@ def group_results(
     notes = []
     stored = read_stored(paths)
     known = _user_protocols(user_files, (one.row for one in stored))
-    shown = [o for o in distinct(stored) if o.row.task in _TASKS and not o.is_edited]
+    shown = [one for one in stored if one.row.task in _TASKS and not one.is_edited]
     for one in shown:
         try:
             files = read_files(one.path)
@@ -86,14 +99,14 @@ def group_results(
             notes.append(f"{one.model} on {one.row.dataset}: no pictures: {error}")
     groups = []
     for name in sorted(by_name, key=lambda name: (_TASKS.index(name[0]), name)):
-        task, dataset, family = name
+        results = sorted(by_name[name], key=attrgetter("model"))
+        of_data = task, dataset, family = _data_name(results[0].row)
         try:
             is_users = family.partition("-")[0] == USER
-            if is_users and name not in known:
+            if is_users and of_data not in known:
                 raise UsageError("name the YAML file that describes it with --dataset FILE")
-            protocol = known[name] if is_users else find_protocol(dataset, family)
+            protocol = known[of_data] if is_users else find_protocol(dataset, family)
             prepare(protocol)
-            results = sorted(by_name[name], key=attrgetter("model"))
             groups.append(Group(task, protocol, tuple(results)))
         except UsageError as error:
             notes.append(f"{dataset}: no pictures: {error}")
@@ -115,7 +128,7 @@ def require_inputs(
 
 def _user_protocols(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_Name, Protocol]:
     """Read the protocols of users' files. Raises UsageError for one of no result."""
-    measured = set(map(_name, rows)) if files else set()
+    measured = set(map(_data_name, rows)) if files else set()
     known = {(task_of(p), p.dataset, p.family): p for p in map(find_protocol, files)}
     for name in known:
         if name not in measured:
@@ -197,7 +210,7 @@ def label_of(result: Sampled) -> str:
     """Return the label of a model in tables, without what concerns the measurement alone."""
     rest = {name: value for name, value in result.row.provenance.items() if name != "partial"}
     row = replace(result.row, provenance={**rest, "limit": None, "attention": None})
-    return result.stored._replace(row=row).model
+    return model_label(row, result.stored.notes)
 
 
 def spread(n: int, most: int = PAIRS) -> list[int]:

@@ -13,7 +13,8 @@ const unpacked = async () => {
 };
 let chartProgram = null;
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+// Colours are those of the style sheet, also after the theme changes and on paper.
+const colour = (name) => `var(--${name})`;
 
 const chartConfig = () => {
   const [text, soft, line] = ["text", "soft", "line"].map(colour);
@@ -88,18 +89,36 @@ const lengthRows = (chart) => {
   }));
 };
 
-const chartRows = { intervals: intervalRows, classes: classRows, costs: costRows, lengths: lengthRows };
+// One line per model, and dashes for those of one panel; of a single model, one colour per line.
+const curveRows = (chart) => {
+  const shown = data.curves.filter(({ panel }) => panel === chart.querySelector("select").value);
+  const models = [...new Set(shown.map(({ model }) => model))];
+  chart.querySelector(".cut").textContent =
+    models.length > LINES.length ? `The first ${LINES.length} of ${models.length} models; the table has all.` : "";
+  const isSingle = models.length === 1;
+  return shown.filter(({ model }) => models.indexOf(model) < LINES.length).flatMap(({ model, line, unit, steps, values }) =>
+    steps.map((step, place) => ({
+      name: isSingle ? line : data.models[model], line: isSingle ? "" : line, step, value: values[place],
+      label: `${data.models[model]}, ${line}, step ${step}: ${values[place]} ${unit}`,
+    })));
+};
+
+const chartRows = { curves: curveRows, intervals: intervalRows, classes: classRows, costs: costRows, lengths: lengthRows };
 
 const drawChart = async (chart) => {
   const kind = chart.dataset.chart;
   const plot = chart.querySelector(".plot");
+  chart.label ??= plot.getAttribute("aria-label");  // which Vega replaces by the description
   const turn = (chart.turn ?? 0) + 1;
   chart.turn = turn;
   try {
     chartProgram ??= unpacked();
     const embed = await chartProgram;
     if (chart.turn !== turn) return;  // requested again meanwhile
-    const specification = structuredClone(data.charts[kind]);
+    const specification = {
+      $schema: "https://vega.github.io/schema/vega-lite/v6.json", autosize: { type: "fit-x", contains: "padding" },
+      width: "container", description: chart.label, data: { name: "rows" }, ...structuredClone(data.charts[kind]),
+    };
     const rows = chartRows[kind](chart);
     chart.view?.finalize();
     chart.view = null;
@@ -109,7 +128,15 @@ const drawChart = async (chart) => {
     }
     if (kind === "costs" && plot.clientWidth < 600) {  // no room for names beside points
       specification.layer.pop();
-      specification.layer.forEach(({ encoding }) => { encoding.x.scale.padding = 20; });
+      specification.encoding.x.scale.padding = 20;
+    }
+    if (kind === "intervals" && rows.every(({ source }) => source === "measured")) {
+      specification.encoding.color.legend = null;
+    }
+    if (kind === "curves") {
+      const { color, strokeDash } = specification.layer[0].encoding;
+      color.scale = { range: LINES.map(colour) };
+      if (new Set(rows.map(({ line }) => line)).size === 1) strokeDash.legend = null;
     }
     if (kind === "lengths") {
       const columns = plot.clientWidth < 600 ? 1 : 2;
@@ -147,4 +174,10 @@ for (const chart of charts) {
 }
 filterListeners.push(redraw("intervals"));
 compareListeners.push(redraw("classes"));
-themeListeners.push(redraw());
+// Those that nobody scrolls to are drawn when nothing else is to be done, and are printed.
+addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(async () => {
+  for (const chart of charts.filter((one) => !seen.has(one) && one.querySelector(".plot").clientWidth > 0)) {
+    seen.add(chart);
+    await drawChart(chart);
+  }
+}));

@@ -32,5 +32,16 @@ const soon = (task) => {
   };
 };
 
+// The page's address keeps its state: each part adds its own by `write`, and takes it by `read`.
+const stateParts = [];
+const sectionOf = (address) => address.split("&").find((piece) => piece && !piece.includes("=")) ?? "";
+const saveState = soon(() => {
+  const given = new URLSearchParams();
+  for (const part of stateParts) part.write(given);
+  const [page, address = ""] = location.href.split("#");
+  const text = [sectionOf(address), given.toString()].filter(Boolean).join("&");
+  history.replaceState(null, "", text ? `${page}#${text}` : page);
+});
+
 for (const part of all(".scripted")) part.hidden = false;
 for (const part of all(".unscripted")) part.hidden = true;

@@ -17,8 +17,10 @@ const flipped = (test) => {
 
 const pairOf = (a, b) => {
   const found = data.pairs.find((one) => (one.a === a && one.b === b) || (one.a === b && one.b === a));
-  if (!found) return { tests: [], why: [] };
-  return { why: found.why, tests: found.a === a ? found.tests : found.tests.map(flipped) };
+  if (!found) return { tests: [], why: [], mean: null };
+  if (found.a === a) return found;
+  const mean = found.mean && [-found.mean[0], -found.mean[2], -found.mean[1]];
+  return { why: found.why, tests: found.tests.map(flipped), mean };
 };
 
 // A bar from low to high around zero, and the difference in it; `reach` is the scale's end.
@@ -69,7 +71,7 @@ const fill = (table, rows) => {
 
 const showPair = () => {
   const a = Number(choice.a.value), b = Number(choice.b.value);
-  const { tests, why } = pairOf(a, b);
+  const { tests, why, mean } = pairOf(a, b);
   const ends = (share) => tests.filter((test) => isShare(test) === share).flatMap((test) => [test[LOW], test[HIGH]]);
   const reach = new Map([true, false].map((share) => [share, reachOf(ends(share))]));
   fill(document.getElementById("pair-table"), tests.map((test) => testRow(test, reach.get(isShare(test)))));
@@ -78,7 +80,7 @@ const showPair = () => {
   const wins = (side) => tests.filter((test) => test[BETTER] === side).length;
   document.getElementById("pair-found").textContent = a === b
     ? "Choose two different models."
-    : `A better in ${wins("A")}, B in ${wins("B")} of ${tests.filter((test) => test[HOLM]).length} tests`;
+    : `${mean ? `Mean of A − B: ${signed(mean[0])} [${signed(mean[1])}, ${signed(mean[2])}]. ` : ""}A better in ${wins("A")}, B in ${wins("B")} of ${tests.filter((test) => test[HOLM]).length} tests`;
   const usable = data.classes.filter((one) => one.models.includes(a) && one.models.includes(b));
   const former = classChoice.value;
   classChoice.replaceChildren(...usable.map((one) => make("option", {
@@ -116,6 +118,7 @@ const showClasses = () => {
   const reach = reachOf(classes.map((one) => one.a - one.b));
   fill(document.getElementById("class-pair"), classes.map((one) => classRow(one, reach)));
   for (const listener of compareListeners) listener();
+  saveState();
 };
 
 const choosePair = (a, b) => {
@@ -141,4 +144,16 @@ if (choice.a) {
     cell.append(button);
   }));
   choosePair(...data.first);
+  stateParts.push({
+    write: (given) => {
+      const chosen = [choice.a, choice.b].map((one) => Number(one.value));
+      if (chosen.some((model, side) => model !== data.first[side])) {
+        chosen.forEach((model, side) => given.set("ab"[side], data.models[model]));
+      }
+    },
+    read: (given) => {
+      const named = ["a", "b"].map((side) => data.models.indexOf(given.get(side)));
+      choosePair(...named.map((model, side) => (model < 0 ? data.first[side] : model)));
+    },
+  });
 }

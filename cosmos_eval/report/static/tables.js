@@ -1,4 +1,4 @@
-// Tables that are sorted by a click on a column's title.
+// Tables that are sorted by a click on a column's title, and written as CSV.
 const sortKey = (cell, isText) => {
   if (isText) return cell.textContent.trim().toLowerCase();
   const given = cell.dataset.value ?? cell.textContent;
@@ -32,7 +32,66 @@ const nextDirection = (title) => {
 for (const table of all("table.sortable")) {
   for (const title of table.tHead.rows[0].cells) {
     const button = make("button", { type: "button" }, Array.from(title.childNodes));
-    button.addEventListener("click", () => sortBy(table, title, nextDirection(title)));
+    button.addEventListener("click", () => {
+      sortBy(table, title, nextDirection(title));
+      saveState();
+    });
     title.append(button);
   }
+}
+
+stateParts.push({
+  write: (given) => {
+    for (const title of all("table[data-key] th[aria-sort]")) {
+      const down = title.getAttribute("aria-sort") === "descending";
+      given.append("sort", [title.closest("table").dataset.key, title.cellIndex, down ? "down" : "up"].join(" "));
+    }
+  },
+  read: (given) => {
+    for (const one of given.getAll("sort")) {
+      const [, key, place, direction] = one.match(/^(.*) (\d+) (down|up)$/s) ?? [];
+      const table = all("table[data-key]").find((some) => some.dataset.key === key);
+      const title = table?.tHead.rows[0].cells[Number(place)];
+      if (title) sortBy(table, title, direction === "down" ? -1 : 1);
+    }
+  },
+});
+
+const plainText = (cell) => cell.querySelector(".name")?.title || cell.textContent.replace(/\s+/g, " ").trim();
+
+// What begins like a formula, and is no number, gets an apostrophe in front.
+const csvCell = (text) => {
+  const isFormula = /^[=+\-@\uff1d\uff0b\uff0d\uff20']/.test(text) && Number.isNaN(Number(text));
+  return `"${isFormula ? "'" : ""}${text.replaceAll('"', '""')}"`;
+};
+
+// The rows and columns that are shown; a number with an interval has its ends behind it.
+const toCsv = (table) => {
+  const titles = Array.from(table.tHead.rows[0].cells);
+  const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
+  const places = titles.map((_, place) => place).filter((place) => !titles[place].hidden);
+  const hasEnds = (place) => rows.some((row) => row.cells[place].dataset.low);
+  const head = places.flatMap((place) => {
+    const title = plainText(titles[place]);
+    return hasEnds(place) ? [title, `${title} low`, `${title} high`] : [title];
+  });
+  const cells = (row) => places.flatMap((place) => {
+    const cell = row.cells[place];
+    const { value, low = "", high = "" } = cell.dataset;
+    return hasEnds(place) ? [value ?? "", low, high] : [value ?? plainText(cell)];
+  });
+  return [head, ...rows.map(cells)].map((line) => `${line.map(csvCell).join(",")}\r\n`).join("");
+};
+
+const nameOf = (table) => table.caption?.textContent ?? document.getElementById(table.getAttribute("aria-labelledby")).textContent;
+
+for (const table of all("table.sortable")) {
+  const button = make("button", { type: "button", textContent: "Download CSV" });
+  button.addEventListener("click", () => {
+    const address = URL.createObjectURL(new Blob([toCsv(table)], { type: "text/csv" }));
+    make("a", { href: address, download: `${nameOf(table).replace(/[^\w.-]+/g, "-").slice(0, 80)}.csv` }).click();
+    setTimeout(() => URL.revokeObjectURL(address));
+  });
+  button.setAttribute("aria-label", `Download CSV: ${nameOf(table)}`);
+  table.parentElement.after(make("p", { className: "controls tools" }, [button]));
 }

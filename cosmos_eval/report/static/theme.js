@@ -1,5 +1,4 @@
 // Light or dark. A page opened from a file may have no storage: then the choice lasts as long as it.
-const themeListeners = [];
 
 const remembered = () => {
   try {
@@ -12,7 +11,6 @@ const remembered = () => {
 const useTheme = (theme) => {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
-  for (const listener of themeListeners) listener();
 };
 
 const themeChoice = document.getElementById("theme");
@@ -26,4 +24,3 @@ themeChoice.addEventListener("change", () => {
   }
   useTheme(themeChoice.value);
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => useTheme(themeChoice.value));

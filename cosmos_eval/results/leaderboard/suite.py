@@ -10,7 +10,7 @@ from cosmos_eval.results.compare import SAMPLE_LISTS, require_own, setting
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
 from cosmos_eval.results.leaderboard.facts import ModelTable
-from cosmos_eval.results.store import read_samples
+from cosmos_eval.results.store import Read, read_samples
 from cosmos_eval.results.text import bounds, shown_text
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import Estimate, Values
@@ -51,13 +51,15 @@ class Row(NamedTuple):
 class SuiteScore(NamedTuple):
     """The rows of a suite from the best mean down, then those of models that lack members, then
     published ones. `common` are the members that all models have, empty if that is not of interest;
-    `metric` is one of a member, of which all have the unit and direction."""
+    `metric` is one of a member, of which all have the unit and direction; `clusters` is the least
+    number of clusters that a member was resampled by."""
 
     suite: Suite
     metric: Metric
     common: tuple[SuiteMember, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    clusters: int = 0
 
     def table(self) -> ModelTable:
         """Return the table as text: percent for fractions, `-` for what is not there."""
@@ -104,7 +106,7 @@ def _plain(mean: Mean | None) -> dict[str, Any] | None:
     return mean and {"value": mean.value, **(mean.interval._asdict() if mean.interval else {})}
 
 
-def suite_score(suite: Suite, entries: Sequence[Entry]) -> SuiteScore:
+def suite_score(suite: Suite, entries: Sequence[Entry], read: Read = read_samples) -> SuiteScore:
     """Return the table of a suite. Raises UsageError without a number of any member, and where the
     samples of a result are missing or do not give its metrics."""
     members = suite.members
@@ -112,7 +114,7 @@ def suite_score(suite: Suite, entries: Sequence[Entry]) -> SuiteScore:
     if not found and not published:
         which = "no complete and unedited result of any member"
         raise UsageError(f"suite {suite.name}: {which}, which are {_listed(members)}")
-    drawn, clusters = _draw(found) if found else ({}, 0)
+    drawn, clusters = _draw(found, read) if found else ({}, 0)
     means = _means(found, drawn, members, clusters)
     metric = metric_of(members[0].task, members[0].metrics[0])
     rows, close = _ranked(means, metric, len(members), clusters)
@@ -135,7 +137,7 @@ def suite_score(suite: Suite, entries: Sequence[Entry]) -> SuiteScore:
     )
     sign = -1 if metric.higher_is_better else 1
     rows += sorted(published, key=lambda row: (sign * row.mean.value if row.mean else 0, row.model))
-    return SuiteScore(suite, metric, tuple(common), tuple(rows), notes)
+    return SuiteScore(suite, metric, tuple(common), tuple(rows), notes, clusters)
 
 
 def _published(members: Sequence[SuiteMember], entries: Iterable[Entry]) -> list[Row]:
@@ -174,7 +176,9 @@ def _results(
     return found
 
 
-def _draw(found: Mapping[str, Results]) -> tuple[dict[str, dict[SuiteMember, Values]], int]:
+def _draw(
+    found: Mapping[str, Results], read: Read
+) -> tuple[dict[str, dict[SuiteMember, Values]], int]:
     """Return values (R,) of every model and member, and the smallest number of clusters. What has
     the same list of samples is resampled in the same draws."""
     by_list: dict[str, list[tuple[str, SuiteMember, Stored]]] = {}
@@ -187,7 +191,7 @@ def _draw(found: Mapping[str, Results]) -> tuple[dict[str, dict[SuiteMember, Val
         estimates = {
             f"{index} {name}": estimate
             for index, (_, member, stored) in enumerate(alike)
-            for name, estimate in _estimates(member, stored).items()
+            for name, estimate in _estimates(member, stored, read).items()
         }
         seed = int(hashlib.sha256(samples.encode()).hexdigest()[:16], 16)
         try:
@@ -208,8 +212,8 @@ def _sample_list(stored: Stored) -> str:
     return str(next(known, (stored.model, stored.row.dataset, stored.row.protocol)))
 
 
-def _estimates(member: SuiteMember, stored: Stored) -> dict[str, Estimate]:
-    task, samples = task_named(member.task), read_samples(stored.path)
+def _estimates(member: SuiteMember, stored: Stored, read: Read) -> dict[str, Estimate]:
+    task, samples = task_named(member.task), read(stored.path)
     try:
         known = task.estimates(task.derive(samples))
         for name in member.metrics:

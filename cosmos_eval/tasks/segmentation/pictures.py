@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -30,17 +30,40 @@ _OPACITY = 0.6
 _PANEL = 480  # longest side of an image in the picture, in pixels
 _LINE = 22  # height of a line of text
 _MARGIN = 10
-_GOLDEN = 0.618034  # of a turn: neighbours in the list, and their neighbours, differ in hue
+_LIGHTNESS = (30, 88)  # of colours, which are seen on white, on black and on images
+_ALIKE = 8  # a distance in CIELAB below which neighbours in a picture look alike
 
 Panel = tuple[str, Pixels, Label | None]
 """A title, an image (H, W, 3) RGB and, where given, classes (H, W) that are drawn over it."""
 
 
+@cache
 def distinct_colours(count: int) -> tuple[Colour, ...]:
-    """Return colours of hues that are far apart, in two brightnesses."""
-    hues = ((index * _GOLDEN % 1, 0.7 if index % 2 else 0.95) for index in range(count))
-    found = (colorsys.hsv_to_rgb(hue, 0.75, brightness) for hue, brightness in hues)
-    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in found)
+    """Return colours of medium lightness, each as far as possible in CIELAB from all before it."""
+    steps = np.arange(0, 256, 17)
+    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
+    lab = _lab(grid)
+    is_medium = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1])
+    grid, lab = grid[is_medium], lab[is_medium]
+    ends = _lab([(0, 0, 0), (255, 255, 255)])
+    distances, chosen = np.linalg.norm(lab[:, None] - ends, axis=-1).min(axis=1), list[int]()
+    for _ in range(count):
+        chosen.append(int(distances.argmax()))
+        distances = np.minimum(distances, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+    return tuple((r, g, b) for r, g, b in grid[chosen].tolist())
+
+
+def _lab(colours: Any) -> NDArray[np.float32]:
+    """Convert RGB (N, 3), 0-255, to CIELAB."""
+    scaled = np.asarray(colours, np.float32)[None] / 255
+    return cv2.cvtColor(scaled, cv2.COLOR_RGB2Lab)[0].astype(np.float32, copy=False)
+
+
+def _are_alike(colours: Sequence[Colour]) -> bool:
+    """Return whether any two colours are hard to tell apart."""
+    lab = _lab(colours)
+    distances = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    return bool(distances[np.triu_indices(len(lab), 1)].min(initial=np.inf) < _ALIKE)
 
 
 def shares(classes: Label, n_classes: int) -> dict[int, float]:
@@ -99,8 +122,9 @@ def prediction_file(folder: Path, name: str) -> Path:
 
 
 def colours(protocol: SegmentationProtocol) -> tuple[Colour, ...]:
-    """Return an RGB colour (0-255) per class: MMSegmentation's, else distinct ones."""
-    return palette(protocol) or distinct_colours(len(protocol.class_names))
+    """Return an RGB colour (0-255) per class: MMSegmentation's where no two of them look alike."""
+    usual = palette(protocol)
+    return usual if usual and not _are_alike(usual) else distinct_colours(len(protocol.class_names))
 
 
 def save_label_map(path: Path, classes: Label, colours: Sequence[Colour]) -> bytes:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from cosmos_eval.report.gallery.classification import wrong_images
 from cosmos_eval.report.gallery.retrieval import Found, Query, choose_queries, find
+from cosmos_eval.report.gallery.samples import choose, judge_maps
 from cosmos_eval.report.gallery.segmentation import choose_images
 from cosmos_eval.report.gallery.source import spread
 from cosmos_eval.stats.segmentation import pack
+from cosmos_eval.tasks import find_protocol
 
 NOTHING = np.array([], int)
 
@@ -97,14 +100,39 @@ def test_a_rank_far_down_may_be_a_little_off() -> None:
         assert (found is not None) == agrees
 
 
-def test_images_of_the_most_frequent_mistakes_in_turn() -> None:
-    """Pear for apple three times, fig for pear once."""
+def test_samples_differ_in_which_models_are_right() -> None:
+    """Two models differ on 2 and 5; of the others both have some right and none right."""
+    right = np.array([[1, 1, 1, 0, 0, 0, 1, 1], [1, 1, 0, 0, 0, 1, 1, 1]], bool)
+    kind = np.array([0, 0, 0, 0, 1, 1, 1, 2])
+    chosen = choose(right, kind)
+    assert sorted(chosen) == list(range(8))
+    assert set(chosen[:2]) == {2, 5}
+    first_alike, second_alike = chosen[2:4]
+    assert right[0, first_alike] != right[0, second_alike]
+    # Where both are right, each kind comes once before one comes again.
+    both = [index for index in chosen if right[:, index].all()]
+    assert sorted(kind[both[:3]]) == [0, 1, 2]
+    assert choose(right, kind, most=3) == chosen[:3]
+    assert choose(np.zeros((2, 0), bool), np.zeros(0, int)) == []
+
+
+def test_classes_of_images_by_their_size_and_iou() -> None:
+    """Of the first image 60 pixels are a (48 right) and 40 b (12 are taken for it from a)."""
+    confusions = [np.array([[48, 12], [0, 40]]), np.array([[0, 0], [9, 0]])]
     samples = {
-        "labels": np.array([0, 0, 0, 1, 1, 2]),
-        "top5": np.array([[1, 0], [1, 0], [1, 0], [1, 0], [2, 1], [2, 0]]),
+        "name": np.array(["one", "two"]),
+        "classes": np.array(["a", "b"]),
+        **pack(confusions)._asdict(),
     }
-    assert wrong_images(samples) == [0, 4, 1, 2]
-    assert wrong_images({"labels": np.array([0]), "top5": np.array([[0, 1]])}) == []
+    protocol = replace(find_protocol("scenes-seg"), class_names=("a", "b"))
+    judged = judge_maps(protocol, None, [samples])
+    found = [{**judged.describe(n), "answer": judged.answer(0, n)} for n in range(3)]
+    assert found == [
+        {"text": "a", "group": "a", "size": 0.6, "answer": "IoU 80%"},  # 48 / 60
+        {"text": "b", "group": "b", "size": 0.4, "answer": "IoU 77%"},  # 40 / 52
+        {"text": "b", "group": "b", "size": 1.0, "answer": "IoU 0%"},
+    ]
+    assert judged.right.tolist() == [[True, True, False]]
 
 
 def segmented(*shares: float) -> dict[str, np.ndarray]:

@@ -42,8 +42,9 @@ def of(paths: list[Path], **options) -> Gallery:
 
 def test_every_kind_is_there_of_both_models(found: Gallery) -> None:
     assert found.notes == ()
-    for examples in (found.retrieval, found.classification):
-        assert sorted({example.model for example in examples}) == LABELS
+    assert sorted({example.model for example in found.retrieval}) == LABELS
+    assert {tuple(sorted(example.outcomes)) for example in found.samples} == {tuple(LABELS)}
+    assert {e.dataset for e in found.samples} == {"scenes-cls", "scenes-retrieval", "scenes-seg"}
     assert [sorted(example.predictions) for example in found.segmentation] == [LABELS] * 3
     assert [sorted(example.maps) for example in found.attention] == [
         ["scenes-clip", "scenes-cosmos"]

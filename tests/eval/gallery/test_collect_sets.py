@@ -124,7 +124,7 @@ def test_a_model_that_is_gone(retrieval, classes, model, checkpoint, tmp_path) -
     found = gallery(paths, *data)
     assert len(whole.attention) == 3
     assert found.attention == ()
-    assert found.classification == whole.classification != ()
+    assert found.samples == whole.samples != ()
     assert [e.rank for e in found.retrieval] == [e.rank for e in whole.retrieval]
     assert [e.query for e in found.retrieval] == [e.query for e in whole.retrieval]
     assert {(*e.found, *e.right) for e in found.retrieval} == {()}
@@ -167,16 +167,31 @@ def test_models_of_which_the_same_is_to_be_said(tmp_path, monkeypatch) -> None:
     )
 
 
-def test_wrong_images_with_their_classes(classes, model, tmp_path) -> None:
+def test_images_with_their_classes_and_what_was_predicted(classes, model, tmp_path) -> None:
     (path,) = measure(tmp_path / "results", model, classes)
     samples = read_samples(path)
-    found = gallery([path], classes)
-    wrong = int((samples["top5"][:, 0] != samples["labels"]).sum())
-    assert len(found.classification) == min(5, wrong) > 0
-    for example in found.classification:
-        assert example.label == f"class {colour_of(example.image)}"
-        assert example.predicted[0] != example.label
-        assert sorted(example.predicted) == ["class blue", "class green", "class red"]
+    found = gallery([path], classes).samples
+    assert len(found) == len(samples["labels"])
+    outcomes = [example.outcomes[f"{model} (random weights)"] for example in found]
+    right = int((samples["top5"][:, 0] == samples["labels"]).sum())
+    assert sum(outcome.right for outcome in outcomes) == right
+    for example, outcome in zip(found, outcomes, strict=True):
+        assert example.text == example.group == f"class {colour_of(example.image)}"
+        assert (outcome.answer == example.group) == outcome.right
+        assert outcome.answer in ("class blue", "class green", "class red")
+
+
+def test_captions_with_their_ranks(retrieval, model, tmp_path) -> None:
+    (path,) = measure(tmp_path / "results", model, retrieval)
+    ranks = read_samples(path)["text_to_image_rank"].tolist()
+    found = gallery([path], retrieval).samples
+    for example in found:
+        (outcome,) = example.outcomes.values()
+        assert example.text in CAPTIONS[colour_of(example.image)]
+        assert example.words == len(example.text.split())
+        assert (outcome.answer == "rank 1") == outcome.right
+    listed = sorted(next(iter(one.outcomes.values())).answer for one in found)
+    assert listed == sorted(f"rank {rank}" for rank in ranks)
 
 
 def test_data_of_another_kind_are_never_shown(retrieval, classes, model, tmp_path) -> None:
@@ -189,7 +204,7 @@ def test_data_of_another_kind_are_never_shown(retrieval, classes, model, tmp_pat
     moved = tmp_path / "classes" / "class_red"
     (moved / "0.png").rename(tmp_path / "classes" / "class_blue" / "9.png")
     found = gallery(paths, *data)
-    assert found.retrieval == found.classification == found.attention == ()
+    assert found.retrieval == found.samples == found.attention == ()
     assert found.notes == tuple(
         f"{name} (user): no pictures of {model} (random weights): measured on other images, "
         "captions or classes than are there now"
@@ -203,14 +218,14 @@ def test_an_image_that_is_missing_or_broken(retrieval, classes, model, tmp_path)
     paths = measure(tmp_path / "results", model, *data)
     whole = gallery(paths, *data)
     (tmp_path / "images" / "red.png").unlink()
-    label = whole.classification[0].label
+    label = next(example.group for example in whole.samples if example.group)
     for number in range(3):
         broken = tmp_path / "classes" / label.replace(" ", "_") / f"{number}.png"
         broken.write_bytes(b"no image")
     found = gallery(paths, *data)
     assert found.retrieval == ()
-    assert 0 < len(found.classification) < len(whole.classification)
-    assert all(example.label != label for example in found.classification)
+    assert 0 < len(found.samples) < len(whole.samples)
+    assert all(example.group != label for example in found.samples)
     missing, *undecoded = found.notes
     assert missing.startswith("colours (user): no pictures: 1 of 3 images missing, first: ")
     assert undecoded
@@ -237,9 +252,9 @@ def test_two_sets_of_one_name(retrieval, classes, model, tmp_path) -> None:
         paths += measure(tmp_path / f"results{number}", model, described)
     found = gallery(paths, *renamed)
     assert found.notes == ()
-    assert {e.dataset for e in (*found.retrieval, *found.classification)} == {"mine"}
+    assert {e.dataset for e in (*found.retrieval, *found.samples)} == {"mine"}
     assert found.retrieval
-    assert found.classification
+    assert found.samples
 
 
 def test_a_description_of_nothing_measured(retrieval, classes, model, tmp_path):
@@ -283,7 +298,7 @@ def test_no_torch_where_no_model_is_loaded(classes, model, tmp_path) -> None:
         "import sys; from pathlib import Path; from cosmos_eval.report.gallery import collect\n"
         "from cosmos_eval.types import RunOptions\n"
         "found = collect([Path(sys.argv[1])], RunOptions(), datasets=[sys.argv[2]])\n"
-        "assert found.classification, found.notes\n"
+        "assert found.samples, found.notes\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(path), str(classes)], check=True)

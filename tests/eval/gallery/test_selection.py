@@ -11,7 +11,7 @@ from PIL import Image
 from support.galleries import bytes_of
 
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas, select
-from cosmos_eval.report.gallery.records import ClassificationExample, pictures_of
+from cosmos_eval.report.gallery.records import SampleExample, pictures_of
 from cosmos_eval.types import Progress, UsageError, no_progress
 
 ROUNDS, A_ROUND = 3, 4
@@ -22,10 +22,10 @@ def noise(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (240, 320, 3), np.uint8))
 
 
-def draw(name: str, image: Image.Image, canvas: Canvas) -> ClassificationExample:
+def draw(name: str, image: Image.Image, canvas: Canvas) -> SampleExample:
     where = {"dataset": "noise", "protocol": "user"}
     picture = canvas.large(image)
-    return ClassificationExample(model=name, **where, image=picture, label="a", predicted=["b"])
+    return SampleExample(model=name, **where, image=picture, text="a", outcomes={})
 
 
 def candidates() -> list[Candidate]:
@@ -93,7 +93,7 @@ def test_the_same_with_threads(a_picture: int) -> None:
 
 
 def test_an_image_that_cannot_be_used_is_noted(a_picture: int) -> None:
-    def fail(canvas: Canvas) -> ClassificationExample:
+    def fail(canvas: Canvas) -> SampleExample:
         raise UsageError("cannot decode image a.jpg")
 
     broken = candidates()
@@ -114,7 +114,7 @@ def test_pictures_of_every_kind_of_field() -> None:
     picture = Canvas().large(noise(1))
     example = draw("m", noise(1), Canvas())
     assert list(pictures_of(example)) == [picture]
-    many = replace(example, predicted=[picture, "text"], label={"a": picture})
+    many = replace(example, text=[picture, "text"], outcomes={"a": picture})
     assert list(pictures_of(many)) == [picture, picture, picture]
 
 

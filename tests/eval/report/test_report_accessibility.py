@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from support.colours import contrast
 from support.report_pages import OPEN_ALL, PUBLISHED, gallery_of, made_up_results
 
@@ -19,6 +20,14 @@ NAME = """(one) => {
     const labels = Array.from(one.labels ?? [], (label) => label.textContent);
     const given = [one.getAttribute("aria-label"), ...texts, ...labels, one.alt, one.textContent];
     return given.filter(Boolean).map((text) => text.trim()).find(Boolean) ?? "";
+}"""
+
+
+# A colour of the style sheet as it is used.
+HEX = """(name) => {
+    document.body.style.setProperty("outline-color", `var(--${name})`);
+    const [...parts] = getComputedStyle(document.body).outlineColor.match(/\\d+/g);
+    return "#" + parts.map((part) => Number(part).toString(16).padStart(2, "0")).join("");
 }"""
 
 
@@ -53,7 +62,15 @@ def names(page, selector):
 
 @pytest.mark.parametrize(
     "selector",
-    ["button", "select", "input", "a[href]", "[role=region]:visible", "[role=img]", "dialog"],
+    [
+        "button",
+        "select",
+        "input",
+        "a[href]",
+        "[role=region]:visible",
+        "[role=img], [role=graphics-document]",
+        "dialog",
+    ],
 )
 def test_everything_that_is_used_has_a_name(shared_page, selector):
     found = names(shared_page, selector)
@@ -112,9 +129,11 @@ def test_landmarks_language_and_the_way_past_the_contents(page):
 
 def test_what_changes_is_told(page):
     statuses = page.get_by_role("status")
-    assert statuses.count() == 2
+    assert statuses.count() == 3
     page.locator("#filters [name=model]").fill("alpha")
-    assert "1 of 4 rows" in statuses.first.inner_text()
+    assert "1 of 4 rows" in statuses.nth(1).inner_text()
+    page.locator("#sample-filters [name=outcome]").select_option("A wrong, B right")
+    assert statuses.nth(2).inner_text() == "1 samples"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -122,6 +141,19 @@ def test_what_changes_is_told(page):
 def test_texts_stand_out_from_the_page(shared_page, scheme, colour):
     """WCAG 2.2, 1.4.3: a contrast of 4.5 at least."""
     shared_page.emulate_media(color_scheme=scheme)
-    style = "getComputedStyle(document.documentElement).getPropertyValue('--{}')"
-    text, ground = (shared_page.evaluate(style.format(name)) for name in (colour, "page"))
+    text, ground = (shared_page.evaluate(HEX, name) for name in (colour, "page"))
     assert contrast(text, ground) >= 4.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+def test_axe_finds_no_violation(open_page, file, scheme, width):
+    """With everything opened, charts drawn and the dialog of a number shown."""
+    page = open_page(file, color_scheme=scheme, viewport={"width": width, "height": 800})
+    page.evaluate(OPEN_ALL)
+    page.locator("[role=graphics-document] svg").first.wait_for()
+    page.locator("a.number").first.click()
+    found = Axe().run(page).response["violations"]
+    page.keyboard.press("Escape")
+    found += Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []

@@ -24,7 +24,7 @@ def test_the_usual_folder_becomes_a_page(command, results, tmp_path):
     assert done.err == "wrote sub/page.html, 0.5 MB\n"
     text = (tmp_path / "sub" / "page.html").read_text("utf-8")
     assert text.startswith("<!DOCTYPE html>")
-    assert "2 models, made by cosmos-eval" in text
+    assert "2 models, 2 data sets, 4 results of" in text
     assert 'id="compare"' in text
     again = command("report", results, "--out", "again.html", "--no-pictures")
     assert again.status == 0
@@ -76,7 +76,7 @@ def test_an_edited_result_is_in_leaderboards_alone(command, tmp_path):
     assert "best" not in row
     assert (page_data(text)["models"], page_data(text)["pairs"]) == (["scenes-cosmos"], [])
     # Figures of classes may have been edited as well.
-    assert "scenes-clip" not in text[text.index('id="classes"') : text.index('id="origins"')]
+    assert "scenes-clip" not in text[text.index('id="classes"') : text.index('id="summary"')]
 
 
 def test_two_states_of_a_checkpoint_are_two_models(command, tmp_path):

@@ -96,7 +96,7 @@ def test_filters_by_model_source_task_and_data_set(page):
     page.get_by_label("Model", exact=True).fill("ALPH")
     assert visible_models(page) == ["alpha"]
     assert found.inner_text() == "1 of 5 rows, 8 columns"
-    page.get_by_role("button", name="Show all").click()
+    page.get_by_role("button", name="Show all", exact=True).click()
     expect(page.locator(ROWS)).to_have_count(5)
     page.locator("#filters [name=source]").select_option("published")
     assert visible_models(page) == ["beta", "delta"]
@@ -104,7 +104,7 @@ def test_filters_by_model_source_task_and_data_set(page):
     assert visible_models(page) == ["delta"]
     heads = [re.sub(r"\s+", " ", head) for head in texts(page, ".leaderboard thead th:visible")]
     assert heads == ["Model", "Source", "scenes-seg mIoU", "scenes-seg mIoU things"]
-    page.get_by_role("button", name="Show all").click()
+    page.get_by_role("button", name="Show all", exact=True).click()
     expect(page.locator(ROWS)).to_have_count(5)
     page.locator("#filters [name=dataset]").select_option("scenes-cls")
     assert visible_models(page) == ["alpha", "beta", "beta", "gamma"]
@@ -119,7 +119,7 @@ def test_a_chart_follows_the_column_and_the_filter(page):
     points = chart.locator("path[aria-roledescription=point]")
     points.first.wait_for()
     assert points.count() == 3
-    chart.get_by_label("Chart of").select_option(label="scenes-cls: acc1")
+    chart.locator("select").select_option(label="scenes-cls: acc1")
     page.wait_for_timeout(500)
     assert points.count() == 4
     names = chart.locator(".role-axis-label text").all_text_contents()
@@ -246,6 +246,7 @@ def test_a_cell_of_the_matrix_chooses_its_models(page):
 
 
 def test_classes_of_two_models(page, made_up):
+    page.evaluate(OPEN_ALL)
     page.get_by_label("Data set and figure").select_option(label="scenes-seg (scenes): IoU")
     own = rows_of(made_up, "seg")
     rows = texts(page, "#class-pair tbody tr")

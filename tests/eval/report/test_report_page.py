@@ -25,7 +25,7 @@ from support.report_pages import (
 
 from cosmos_eval.report import page as page_module
 from cosmos_eval.report.content import content_of
-from cosmos_eval.report.gallery.records import ClassificationExample, Gallery
+from cosmos_eval.report.gallery.records import Gallery, SampleExample, SegmentationExample
 from cosmos_eval.report.page import LIMIT, program, room_for_pictures, to_page
 
 MODELS = ["a", "b", "c"]
@@ -124,9 +124,12 @@ def test_pictures_are_carried_once(text):
 
 
 def examples(count: int, model: str = "a") -> Gallery:
-    of = {"model": model, "dataset": "d", "protocol": "p", "label": "x", "predicted": ["y"]}
-    shown = [ClassificationExample(image=noise(number), **of) for number in range(count)]
-    return Gallery(classification=shown)
+    of = {"model": model, "dataset": "d", "protocol": "p", "name": "x", "legend": {}}
+    shown = [
+        SegmentationExample(image=noise(number), truth=noise(number), predictions={}, **of)
+        for number in range(count)
+    ]
+    return Gallery(segmentation=shown)
 
 
 def test_examples_that_do_not_fit_are_told(monkeypatch):
@@ -134,23 +137,24 @@ def test_examples_that_do_not_fit_are_told(monkeypatch):
     plain = len(to_page(content).content)
     monkeypatch.setattr(page_module, "LIMIT", plain + 100_000)
     room = room_for_pictures(content)
-    assert 60_000 < room < 75_000
+    assert 55_000 < room < 65_000
     page = to_page(content, examples(6))  # about 40 kB each as text
     assert plain + 60_000 < len(page.content) <= plain + 100_000
-    note = "4 of 6 examples of classification are left out: the page would be too large with them"
+    note = "4 of 6 examples of segmentation are left out: the page would be too large with them"
     assert page.notes == (note,)
     assert note in page.content.decode()
 
 
 def test_examples_are_kept_from_every_section_in_turn():
-    gallery = Gallery(
-        classification=[*examples(3, "a").classification, *examples(3, "b").classification]
-    )
+    gallery = Gallery(segmentation=[*examples(3, "a").segmentation, *examples(3, "b").segmentation])
     limited = gallery.limited(2)
-    assert limited.classification == [*gallery.classification[:2], *gallery.classification[3:5]]
+    assert limited.segmentation == [*gallery.segmentation[:2], *gallery.segmentation[3:5]]
     (note,) = limited.notes
-    assert note.startswith("2 of 6 examples of classification are left out: ")
+    assert note.startswith("2 of 6 examples of segmentation are left out: ")
     assert (gallery.rounds, limited.rounds, Gallery().rounds) == (3, 2, 0)
+    sample = SampleExample(dataset="d", image=noise(0), text="x", outcomes={})
+    many = Gallery(samples=[sample] * 13)  # six in a round
+    assert (many.rounds, len(many.limited(2).samples)) == (3, 12)
 
 
 def test_tables_that_are_too_large_alone_are_told(monkeypatch):

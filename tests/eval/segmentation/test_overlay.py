@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from support.segmenting import measure
 
+from cosmos_eval.data.label_maps import palette
 from cosmos_eval.runner.plan import make_plan
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.segmentation.inference import draw_image
-from cosmos_eval.tasks.segmentation.pictures import distinct_colours, picture, shares
+from cosmos_eval.tasks.segmentation.pictures import colours, distinct_colours, picture, shares
 from cosmos_eval.types import RunOptions, UsageError
 
 
@@ -19,11 +21,32 @@ def test_shares_count_classes_and_leave_out_ignored_pixels():
     assert list(shares(np.array([[0, 2, 2, 255]], np.uint8), 3).items()) == [(2, 0.5), (0, 0.25)]
 
 
-def test_colours_of_many_classes_differ():
-    colours = distinct_colours(150)
-    assert len(set(colours)) == 150
-    for first, second in itertools.pairwise(colours):
-        assert np.abs(np.subtract(first, second)).max() > 60
+def lab_distance(first, second):
+    """The distance of two sRGB colours in CIELAB (CIE 1976), by the formulas."""
+
+    def lab(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+        to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+        xyz = np.array(to_xyz) @ linear / (0.9505, 1, 1.089)
+        x, y, z = (t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116 for t in xyz)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    return np.linalg.norm(lab(np.divide(first, 255)) - lab(np.divide(second, 255)))
+
+
+@pytest.mark.parametrize(("count", "distance"), [(11, 50), (21, 35), (150, 15)])
+def test_colours_of_many_classes_differ(count, distance):
+    colours = distinct_colours(count)
+    assert len(colours) == count
+    pairs = itertools.combinations(colours, 2)
+    assert min(lab_distance(*pair) for pair in pairs) > distance
+
+
+def test_a_palette_with_colours_that_look_alike_is_not_used():
+    known = find_protocol("context59")  # MMSegmentation's snow and bicycle are equal
+    assert colours(known) == distinct_colours(59) != palette(known)
+    cityscapes = find_protocol("cityscapes")
+    assert colours(cityscapes) == palette(cityscapes)
 
 
 def test_the_legend_lists_classes_by_size_and_pixels_without_one_stay():

@@ -13,6 +13,8 @@ from support.segmenting import measure
 
 from cosmos_eval import models as encoders
 from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.report.gallery import collect
+from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner.tune import make_search, tune
 from cosmos_eval.tasks import label_maps
 from cosmos_eval.tasks.segmentation import tuning
@@ -107,6 +109,13 @@ def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
     assert command("verify").status == 0
     planned = command("run", *given, "--settings", tuned, "--dry-run", "--json")
     assert json.loads(planned.out)[0]["protocol"] == result["protocol"]
+    # A report predicts by the chosen settings: others would not give the measured label maps.
+    gallery = collect(
+        result_paths(Path("runs/eval")), RunOptions(), datasets=[str(halves["--dataset"])]
+    )
+    assert {one.protocol for one in gallery.segmentation} == {result["protocol"]}
+    assert [list(one.predictions) for one in gallery.segmentation] == [[halves["--model"]]] * 2
+    assert not [note for note in gallery.notes if "label maps" in note]
     command("run", *given, "--model", halves["--model"])
     board = command("leaderboard", "--format", "json")
     families = {row["protocol"] for row in json.loads(board.out)}

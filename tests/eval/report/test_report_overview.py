@@ -1,0 +1,117 @@
+"""Which model is better: means, differences and ranks, by hand and by a second computation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.models import make_result
+from support.report_pages import MadeUpResults, made_up_results
+from support.rows import make_row
+
+from cosmos_eval.report.content import content_of
+from cosmos_eval.report.overview import members_of
+from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.types import Suite, SuiteMember, UsageError
+
+RIGHT = {"a": 30, "b": 60, "c": 60, "d": 100}  # of 120 images
+
+
+def classified(name, right):
+    """A result of 120 images of which the first ones are right."""
+    top = (np.arange(120) >= right).astype(int)[:, None]
+    samples = {"labels": np.zeros(120, int), "top5": top, "classes": np.array(["x", "y"])}
+    return make_result("cls", samples=samples, model={"spec": name})
+
+
+@pytest.fixture(scope="module")
+def overview():
+    made_up = MadeUpResults()
+    for name, right in RIGHT.items():
+        made_up.add(*classified(name, right))
+    return made_up.content().overview
+
+
+def test_models_are_ranked_by_their_mean(overview):
+    assert [row.model for row in overview.rows] == ["d", "b", "c", "a"]
+    assert [overview.mean(row) for row in overview.rows] == ["83.3", "50.0", "50.0", "25.0"]
+    assert [row.ranks for row in overview.rows] == [(1, 1), (2, 3), (2, 3), (4, 4)]
+    assert overview.average_ranks == {"d": 1, "b": 2.5, "c": 2.5, "a": 4}
+    assert overview.equals == []
+    assert overview.scope == "protocol scenes"
+
+
+def test_differences_are_paired(overview):
+    """Of 40 of 120 images: its standard error is that of a proportion; equal models differ by 0."""
+    found, low, high = overview.difference("d", "b")
+    error = 100 * np.sqrt(1 / 3 * 2 / 3 / 119)
+    assert found == pytest.approx(100 / 3)
+    assert (high - low) / 2 == pytest.approx(1.98 * error, rel=0.05)
+    assert overview.difference("b", "d") == pytest.approx((-found, -high, -low))
+    assert overview.difference("b", "c") == (0, 0, 0)
+    assert overview.difference("b", "e") is None
+
+
+def test_models_that_are_not_told_apart_from_the_first():
+    made_up = MadeUpResults()
+    for name, right in {"a": 60, "b": 61, "c": 30}.items():
+        made_up.add(*classified(name, right))
+    assert made_up.content().overview.equals == ["a"]
+
+
+def test_a_mean_over_tasks():
+    made_up = made_up_results(["a", "b"])
+    overview = made_up.content().overview
+    by_task = {one.row.task: one.row.metrics for one in made_up.results if one.model == "b"}
+    both = [by_task["retrieval"][f"{way}_R@1"] for way in ("image_to_text", "text_to_image")]
+    others = (by_task["cls"]["acc1"], by_task["seg"]["mIoU"], by_task["select"]["accuracy"])
+    assert overview.rows[0].model == "b"
+    assert overview.rows[0].mean.value == pytest.approx(np.mean([np.mean(both), *others]))
+
+
+def entries(**sets):
+    rows = [
+        make_row(model={"spec": model}, dataset=dataset, protocol="p")
+        for dataset, models in sets.items()
+        for model in models
+    ]
+    return measured(rows)
+
+
+@pytest.mark.parametrize(
+    ("sets", "chosen"),
+    [
+        ({"x": "abc", "y": "abc"}, "xy"),
+        ({"x": "abc", "y": "ab", "z": "c"}, "xy"),  # two models on two sets, not three on one
+        ({"x": "abcd", "y": "a"}, "x"),  # four models on one, not one on two
+        ({"x": "a", "y": "b"}, ""),
+    ],
+)
+def test_data_sets_that_most_models_share(sets, chosen):
+    members = members_of(entries(**sets), "p")
+    assert members == tuple(SuiteMember("cls", name, "p", ("acc1",)) for name in chosen)
+
+
+def test_one_model_is_not_ranked_and_a_suite_ranks_by_its_members():
+    assert made_up_results(["a"]).content().overview is None
+    made_up = made_up_results(["a", "b"])
+    member = SuiteMember("seg", "scenes-seg", "scenes", ("mIoU",))
+    content = made_up.content(suite=Suite("mine", (), (), (member,), {}, ""))
+    assert content.overview.scope == "suite mine"
+    (expected,) = (
+        one.row.metrics["mIoU"]
+        for one in made_up.results
+        if (one.row.task, one.model) == ("seg", "b")
+    )
+    assert content.overview.rows[0].mean.value == expected
+
+
+def test_a_model_without_samples_is_not_ranked():
+    made_up = made_up_results(["a", "b", "c"], ["cls"])
+
+    def read(path):
+        if path.name == "result-0.json":
+            raise UsageError("missing")
+        return made_up.read(path)
+
+    content = content_of(made_up.results, read)
+    assert [row.model for row in content.overview.rows] == ["c", "b"]
