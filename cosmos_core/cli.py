@@ -5,11 +5,13 @@ import logging
 import os
 import shlex
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.prepare import prepare as prepare_shards
@@ -18,8 +20,10 @@ from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.engine.check import check_config, make_tokenizer
 from cosmos_core.engine.distributed import World, join_world
 from cosmos_core.engine.evaluate import check_datasets, find_evaluator
-from cosmos_core.engine.snapshot import CHECKPOINT, Snapshots
+from cosmos_core.engine.lock import locked
+from cosmos_core.engine.snapshot import CHECKPOINT, SnapshotError, Snapshots
 from cosmos_core.engine.trainer import Setting, Trainer
+from cosmos_core.engine.watch import LOG
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import Weights
 from cosmos_core.model.export import export as export_model
@@ -28,6 +32,7 @@ from cosmos_core.plots.views import Inverse
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 from cosmos_core.utils.command import Ending, run_command
+from cosmos_core.utils.distributed import restarts
 from cosmos_core.utils.files import require_writable
 from cosmos_core.utils.recipe import SCENES
 from cosmos_core.utils.text import OneLineFormatter
@@ -39,10 +44,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=f"`cosmos-train RECIPE` trains. Recipes: {', '.join(RECIPES)}.",
 )
+Resume = Literal["always", "auto"]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
-@app.command()
+class _Train(TyperCommand):
+    """`--resume` stands for `--resume=always`: Typer has no option whose value may be left out."""
+
+    def parse_args(self, context: Any, words: list[str]) -> list[str]:
+        following = [*words[1:], ""]
+        pairs = zip(words, following, strict=True)
+        bare = [word == "--resume" and after != "auto" for word, after in pairs]
+        given = ["--resume=always" if b else word for b, word in zip(bare, words, strict=True)]
+        return super().parse_args(context, given)
+
+
+@app.command(cls=_Train)
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
     assignments: Annotated[
@@ -52,8 +69,12 @@ def train(
         Path | None, typer.Option(help="Folder of snapshots, checkpoint and log [runs/RECIPE].")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest snapshot in the folder.")
-    ] = False,
+        Resume | None,
+        typer.Option(
+            metavar="[auto]",
+            help="Go on from the newest snapshot in the folder; auto: start where there is none.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe."""
@@ -65,9 +86,13 @@ def train(
     pairs = (f"--set {shlex.quote(assignment)}" for assignment in assignments or [])
     command = " ".join(["cosmos-train", shlex.quote(recipe), *pairs])  # others have other folders
     check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
-    with join_world(config.compute.device) as world:
+    if restarts():
+        resume = "auto"
+    with join_world(config.compute.device, config.compute.timeout) as world, ExitStack() as stack:
+        lock = partial(_open, stack, folder, resume)
         try:
-            steps = run(config, folder, command, world, resume=resume)
+            found = any(world.gather(world.main_process_only(lock)))
+            steps = run(config, folder, command, world, resume=found)
         except OSError as error:
             if error.strerror and Snapshots(folder, config.save.keep).steps():
                 hint = "the snapshots are whole: when that is mended, go on by --resume"
@@ -80,6 +105,18 @@ def train(
         resumed = f"{command} --output {shlex.quote(str(folder))} --resume"
         typer.echo(f"cosmos-train: {done}: {resumed}", err=True)
     typer.echo(str(folder / CHECKPOINT))
+
+
+def _open(stack: ExitStack, output: Path, resume: Resume | None) -> bool:
+    """Lock an output folder; return whether the run goes on from a snapshot."""
+    require_writable(output)
+    if resume == "always" and not Snapshots(output, keep=1).steps():
+        raise SnapshotError(f"{output}: no whole snapshot to resume from")
+    stack.enter_context(locked(output))
+    found = bool(Snapshots(output, keep=1).steps())
+    if resume == "auto" and not found and not (output / CHECKPOINT).exists():
+        (output / LOG).unlink(missing_ok=True)  # of a run that ended before its first snapshot
+    return found and resume is not None
 
 
 @app.command()
@@ -114,11 +151,10 @@ def export(
 def run(config: TrainConfig, output: Path, command: str, world: World, *, resume: bool) -> int:
     """Train a configuration that `check_config` has passed, with scenes written as shards first.
     Returns the steps done. Raises ValueError, before any work, for an unfit folder or data set."""
-    world.main_process_only(partial(require_writable, output))
     evaluator = None
     if config.watch.evaluate_every:
         evaluator = find_evaluator()
-        check_datasets(evaluator, config.watch, world)
+        check_datasets(evaluator, config.watch, world, config.save.best)
     preprocess, shards = preprocess_config(config.architecture), config.data.shards
     context_length = model_config(config.architecture)["text_cfg"].get("context_length", 77)
     tokenizer = make_tokenizer(shards, context_length)

@@ -20,6 +20,12 @@ def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
     return scale
 
 
+def _pair_or_none(scale: tuple[float, ...]) -> tuple[float, ...]:
+    if len(scale) not in (0, 2) or [*scale] != sorted(scale):
+        raise PydanticCustomError("pair", "Input should be a smaller and a larger number, or none")
+    return scale
+
+
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -31,9 +37,10 @@ Scale = Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_ord
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ImageViewConfig:
-    """Multi-crop augmentation. Defaults are the published ones (github.com/ExplainableML/cosmos).
-    Sizes in pixels, scales as fractions of the image's area, `*_p` probabilities; the three of
-    `blur_p` are for the first global, the second global and the locals."""
+    """Multi-crop augmentation. Defaults are those of COSMOS (github.com/ExplainableML/cosmos); a
+    method's `image` has its own. Sizes in pixels, scales as fractions of the image's area, `*_p`
+    probabilities; the three of `blur_p` are for the first global, the second global and the locals.
+    With a `caption_scale` a crop that is not augmented comes before the globals, for SLIP."""
 
     global_size: Positive = 224
     local_size: Positive = 96
@@ -46,6 +53,7 @@ class ImageViewConfig:
     grayscale_p: Fraction = 0.2
     blur_p: tuple[Fraction, Fraction, Fraction] = (1.0, 0.1, 0.5)
     solarize_p: Fraction = 0.2
+    caption_scale: Annotated[tuple[PositiveFraction, ...], AfterValidator(_pair_or_none)] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -94,7 +102,10 @@ class ComputeConfig:
     """How a step is computed; none of it changes the mathematics. `device` "auto" takes a GPU where
     there is one. `accumulate` encodes a batch in so many parts. `checkpointing` recomputes
     activations in backward, `compile` compiles the towers' blocks, `gather_bf16` halves the traffic
-    and the memory of the features that processes exchange."""
+    and the memory of the features that processes exchange. On a GPU `tf32` rounds the factors of
+    float32 products, and `cudnn_benchmark` measures which convolution is fastest: the published
+    training, as OpenCLIP's main.py, does both. Processes wait `timeout` seconds for each other, 0:
+    PyTorch's default."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -102,6 +113,9 @@ class ComputeConfig:
     checkpointing: bool = False
     compile: bool = False
     gather_bf16: bool = False
+    tf32: bool = True
+    cudnn_benchmark: bool = True
+    timeout: NonNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -51,6 +51,7 @@ class ViewKind(NamedTuple):
     scale: tuple[float, float]
     blur_p: float
     solarize_p: float
+    crop_only: bool = False
 
 
 class ImageViews(NamedTuple):
@@ -61,7 +62,8 @@ class ImageViews(NamedTuple):
 
 
 class MultiCrop:
-    """Make one or two global views, and the configured local ones where the method has any."""
+    """Make the view for captions, if it is configured, one or two global views, and the local ones
+    where the method has any."""
 
     def __init__(self, config: ImageViewConfig, counts: ViewCounts = EVERY_VIEW) -> None:
         first, second, local = config.blur_p
@@ -69,6 +71,10 @@ class MultiCrop:
         kinds = ViewKind(size, scale, first, 0), ViewKind(size, scale, second, config.solarize_p)
         small = ViewKind(config.local_size, config.local_scale, local, 0.0)
         self._config, self._globals = config, kinds[: counts.global_images]
+        if config.caption_scale:
+            low, high = config.caption_scale
+            caption = ViewKind(size, (low, high), 0, 0, crop_only=True)
+            self._globals = caption, *self._globals
         self._locals = [small] * (config.locals if counts.local_images else 0)
 
     def __call__(self, image: PIL.Image.Image, rng: Generator) -> ImageViews:
@@ -91,6 +97,8 @@ def random_view(pixels: Pixels, kind: ViewKind, config: ImageViewConfig, rng: Ge
     """Draw one square view (size, size, 3)."""
     height, width, _ = pixels.shape
     view = cut(pixels, random_box(width, height, kind.scale, rng), kind.size)
+    if kind.crop_only:
+        return view
     if rng.random() < config.flip_p:
         view = cv2.flip(view, 1)
     if rng.random() < config.jitter_p:

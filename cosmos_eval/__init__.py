@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from cosmos_eval.models.user import TwoTower
     from cosmos_eval.report.attention import attend
     from cosmos_eval.results.export import load_results
+    from cosmos_eval.results.samples import load_samples
     from cosmos_eval.results.store import read_results
+    from cosmos_eval.runner.embed import embed
     from cosmos_eval.runner.run import evaluate
     from cosmos_eval.types import UsageError
 
@@ -26,8 +28,10 @@ __all__ = [
     "UsageError",
     "__version__",
     "attend",
+    "embed",
     "evaluate",
     "load_results",
+    "load_samples",
     "read_results",
 ]
 
@@ -38,8 +42,10 @@ _HOMES = {
     "TwoTower": "cosmos_eval.models.user",
     "UsageError": "cosmos_eval.types",
     "attend": "cosmos_eval.report.attention",
+    "embed": "cosmos_eval.runner.embed",
     "evaluate": "cosmos_eval.runner.run",
     "load_results": "cosmos_eval.results.export",
+    "load_samples": "cosmos_eval.results.samples",
     "read_results": "cosmos_eval.results.store",
 }
 
@@ -50,3 +56,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

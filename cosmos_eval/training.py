@@ -9,13 +9,23 @@ from typing import Any
 from cosmos_core.utils.distributed import Distributed
 from cosmos_eval.runner.plan import Dataset, make_plan, open_datasets
 from cosmos_eval.runner.run import run_all
+from cosmos_eval.tasks import task_for
 from cosmos_eval.types import CosmosEvalError, RunOptions, Weights
 
 
-def check(datasets: Sequence[str], data_root: str | None) -> None:
-    """Check all data sets, embedded ones are made; raises ValueError, one line, for any fault."""
+def check(datasets: Sequence[str], data_root: str | None) -> dict[str, list[str]]:
+    """Check all data sets, embedded ones are made; return their metrics that are better the higher
+    they are. Raises ValueError, one line, for any fault."""
     with _value_errors():
-        _open(tuple(datasets), data_root)
+        protocols = [dataset.protocol for dataset in _open(tuple(datasets), data_root)]
+        return {
+            protocol.dataset: [
+                metric.name
+                for metric in task_for(protocol).metrics
+                if metric.is_ranked and metric.higher_is_better
+            ]
+            for protocol in protocols
+        }
 
 
 @cache

@@ -65,9 +65,17 @@ def test_a_run_and_its_second_submission(submit, tmp_path):
     done = submit(*TINY)
     assert done.returncode == 0, done.stderr
     assert [record["step"] for record in log(tmp_path / "run")] == list(range(STEPS))
-    again = submit(*TINY, srun='printf "%s\\n" "$@"')
+    again = submit(*TINY)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[-3:] == ["--output", str(tmp_path / "run"), "--resume"]
+    assert [record["step"] for record in log(tmp_path / "run")] == list(range(STEPS))
+
+
+def test_processes_have_time_for_a_snapshot_and_start_again_after_a_failure(submit):
+    shown = submit("debug", srun='printf "%s\\n" "$@"').stdout.splitlines()
+    notice = re.search(r"--signal=TERM@(\d+)", FILE.read_text("utf-8"))[1]
+    assert 60 < int(shown[shown.index("--shutdown-timeout") + 1]) < int(notice)
+    assert int(shown[shown.index("--max-restarts") + 1]) > 0
+    assert shown[-2:] == ["--resume", "auto"]
 
 
 def test_a_recipe_must_be_named(submit):

@@ -27,12 +27,13 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     first_step: int = 0,
+    indexed: Callable[[SampleIndex], None] = lambda _: None,
 ) -> Iterator[samples.Batch]:
     """Return this process's batches of uint8 views, from a global step to the last of the run. They
     depend on the seed and the step only; those of streams also on the numbers of processes and of
-    workers. No global random generator is used. Raises ValueError at once for unfit shards or
-    numbers; later UnreadableDataError without a good sample, ChildProcessError for a dead
-    worker."""
+    workers. No global random generator is used. `indexed` is called with the index of local tars.
+    Raises ValueError at once for unfit shards or numbers; later UnreadableDataError without a good
+    sample, ChildProcessError for a dead worker."""
     batch_size = config.optim.batch_size
     if batch_size % world_size:
         raise ValueError(
@@ -49,6 +50,7 @@ def make_loader(
         streams = StreamBatches(shards, config.seed, schedule, workers, maker)
         return _load(config, streams, None, workers)
     index = index_shards(shards.shards, workers=workers, rank=rank, world_size=world_size)
+    indexed(index)
     ends = itertools.accumulate(map(len, shards.sets), initial=0)
     sizes = np.diff([index.start(end) for end in ends])
     order = BatchOrder(sizes.tolist(), shards.weights, config.seed, schedule)

@@ -155,9 +155,10 @@ class Schedule(NamedTuple):
 
 class BatchOrder(Sampler[list[Draw]]):
     """The draws of a process's batches, a part of each global batch, from any step on. Without
-    weights an epoch is a permutation of all samples; batches continue into the next one. With one
-    weight per set, it is as many draws with replacement, of a set in proportion to its weight times
-    its size, as by `--train-data-upsampling-factors` of OpenCLIP."""
+    weights an epoch is a permutation of all samples; batches continue into the next one, and none
+    has a sample twice unless the data are smaller than three batches. With one weight per set, it
+    is as many draws with replacement, of a set in proportion to its weight times its size, as by
+    `--train-data-upsampling-factors` of OpenCLIP."""
 
     def __init__(
         self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, schedule: Schedule
@@ -180,11 +181,28 @@ class BatchOrder(Sampler[list[Draw]]):
         """Return the draw at a position counted over all epochs."""
         epoch, offset = divmod(position, int(self._sizes.sum()))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._permute(epoch)
+            self._epoch, self._order = epoch, self._continue(epoch)
         number = int(self._order[offset])
         seed = (self._seed, epoch, number)
         # A sample that is drawn twice in an epoch is not augmented alike.
         return Draw(number, seed if self._weights is None else (*seed, offset))
+
+    def _continue(self, epoch: int) -> npt.NDArray[np.uint32]:
+        """Return an epoch's order: samples of its first batch that this has already, from the end
+        of the epoch before, change places with later ones. Its own end, which the next epoch's
+        order depends on, stays."""
+        order, batch = self._permute(epoch), self._schedule.batch_size
+        shared, following = epoch * len(order) % batch, (epoch + 1) * len(order) % batch
+        if not shared or self._weights is not None:
+            return order
+        before = self._order if self._epoch == epoch - 1 else self._permute(epoch - 1)
+        first, end = batch - shared, len(order) - following
+        twice = np.flatnonzero(np.isin(order[:first], before[-shared:]))
+        others = order[first : min(end, first + 2 * batch)]
+        spare = first + np.flatnonzero(~np.isin(others, before[-shared:]))[: len(twice)]
+        twice = twice[: len(spare)]
+        order[twice], order[spare] = order[spare], order[twice]
+        return order
 
     def _permute(self, epoch: int) -> npt.NDArray[np.uint32]:
         rng, samples = np.random.default_rng([self._seed, epoch]), int(self._sizes.sum())

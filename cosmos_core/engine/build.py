@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cosmos_core.config import OptimConfig, TrainConfig
+from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import Student, Training
 from cosmos_core.model.cosmos import create_teacher
@@ -26,10 +26,13 @@ _BUFFERS_EACH_STEP = (
 
 def make_training(config: TrainConfig, world: World) -> Training:
     """Build student, teacher, optimizer and scaler on this process's device, from the seed. Weights
-    are drawn on the CPU, whatever the device. Raises ValueError for an unknown or unfit
-    architecture, and for dropout where a batch is encoded in parts."""
+    are drawn on the CPU, whatever the device; what is drawn later differs by process. Raises
+    ValueError for an unknown or unfit architecture, and for dropout where a batch is encoded in
+    parts."""
     torch.manual_seed(config.seed)
     compute, method, optim = config.compute, config.method, config.optim
+    if world.device.type == "cuda":
+        _set_rounding(compute)
     model = method.create_student(config.architecture).to(world.device)
     if compute.accumulate > 1:
         _refuse_dropout(model)
@@ -41,6 +44,8 @@ def make_training(config: TrainConfig, world: World) -> Training:
         compile_blocks(model)
         compile_blocks(teacher)
     groups = param_groups(model, optim.weight_decay)
+    if world.rank:
+        torch.manual_seed(config.seed + world.rank)  # as OpenCLIP: each drops other patches
     return Training(
         method,
         model,
@@ -49,6 +54,12 @@ def make_training(config: TrainConfig, world: World) -> Training:
         torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True),
         torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16"),
     )
+
+
+def _set_rounding(compute: ComputeConfig) -> None:
+    torch.set_float32_matmul_precision("high" if compute.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = compute.tf32
+    torch.backends.cudnn.benchmark = compute.cudnn_benchmark
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

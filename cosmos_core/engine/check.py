@@ -70,7 +70,8 @@ def _check_memory(config: TrainConfig, model: MultiViewCLIP, world_size: int) ->
     weights = WEIGHT_BYTES * sum(parameter.numel() for parameter in model.parameters())
     image, counts = config.image, config.method.counts
     local = image.locals * image.local_size**2 if counts.local_images else 0
-    pixels = counts.global_images * image.global_size**2 + local
+    large = counts.global_images + bool(image.caption_scale)
+    pixels = large * image.global_size**2 + local
     texts = counts.global_texts + (config.text.locals if counts.local_texts else 0)
     sample = 3 * pixels + texts * TOKEN_BYTES * model.context_length
     batch = config.optim.batch_size
@@ -98,6 +99,8 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
             f"image.local_size={image.local_size} is no multiple of the architecture's patches of "
             f"{height}x{width}"
         )
+    if config.method.name in ("cosmos", "silc") and image.caption_scale:
+        raise ValueError("image.caption_scale adds a view, for SLIP; leave it empty")
     if config.method.name == "silc" and not image.locals:
         raise ValueError("image.locals is 0, and SILC learns from local views alone; give some")
 

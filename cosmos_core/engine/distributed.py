@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from cosmos_core.losses import gather_locally
 from cosmos_core.types import Gather, Gathered
@@ -29,12 +31,14 @@ class World(Distributed):
 
 
 @contextmanager
-def join_world(device: str) -> Iterator[World]:
+def join_world(device: str, timeout: float = 0) -> Iterator[World]:
     """Join the processes that torchrun started (NCCL on GPUs, else Gloo), and leave them. `device`
-    is "auto", "cpu" or "cuda". Raises ValueError for "cuda" without a GPU, or with too few."""
+    is "auto", "cpu" or "cuda"; `timeout` in seconds, 0: PyTorch's. Raises ValueError for "cuda"
+    without a GPU, or with too few."""
     own = _own_device(device)
     backend, index = ("nccl", own) if own.type == "cuda" else ("gloo", None)
-    with process_group(backend, timeout=None, device_id=index) as group:
+    limit = timedelta(seconds=timeout) if timeout else None
+    with process_group(backend, timeout=limit, device_id=index) as group:
         yield World(group.rank, group.world_size, group.gather, own)
 
 
@@ -67,6 +71,42 @@ def mean_over_processes(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def broadcast(world: World, state: Any) -> Any:
+    """Return the first process's nested state in all processes: objects at once, and tensors one by
+    one, so that a device holds one of them at a time."""
+    if world.world_size == 1:
+        return state
+    outline = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), state)
+    leaves, structure = tree_flatten(world.gather(outline)[0])
+    own = tree_leaves(state) if world.rank == 0 else leaves
+    for number, leaf in enumerate(own):
+        if isinstance(leaf, Tensor):
+            sent = torch.empty_like(leaf, device=world.device) if leaf.is_meta else leaf
+            sent = sent.to(world.device).contiguous()
+            dist.broadcast(sent, 0)
+            leaves[number] = sent.to(_CPU)
+    return tree_unflatten(leaves, structure)
+
+
+def require_agreement(world: World, step: int, *models: nn.Module) -> None:
+    """Raise RuntimeError in all processes where one is at another step or has other weights."""
+    sums = [_checksum(tensor) for model in models for tensor in model.state_dict().values()]
+    found = world.gather((step, int(torch.stack(sums).sum()) % 2**64))
+    if other := next((rank for rank, own in enumerate(found) if own != found[0]), None):
+        (first_step, first), (other_step, weights) = found[0], found[other]
+        raise RuntimeError(
+            f"processes would train different models: process 0 is at step {first_step} with "
+            f"weights {first:016x}, process {other} at step {other_step} with weights "
+            f"{weights:016x}; use the same packages on all machines"
+        )
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor's bits, as whole numbers."""
+    kind = torch.int32 if tensor.element_size() % 4 == 0 else torch.uint8
+    return tensor.detach().flatten().view(kind).sum(dtype=torch.int64)
 
 
 @dataclass(frozen=True)

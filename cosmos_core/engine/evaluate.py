@@ -1,6 +1,8 @@
 """Evaluations in training, made by the first entry point of the group `cosmos_core.evaluators`."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -17,8 +19,12 @@ WEIGHTS: tuple[Weights, ...] = ("teacher", "student")
 class Evaluator(Protocol):
     """What an entry point names: a module or an object with these two functions."""
 
-    def check(self, datasets: Sequence[str], data_root: str | None) -> None:
-        """Raise ValueError, one line, for unknown data sets and data that cannot be used."""
+    def check(
+        self, datasets: Sequence[str], data_root: str | None
+    ) -> Mapping[str, Sequence[str]] | None:
+        """Raise ValueError, one line, for unknown data sets and data that cannot be used. Return
+        names, or patterns of names (`R@*`), of the metrics of each data set of which higher values
+        are better; with None, `save.best` is not checked."""
 
     def measure(
         self,
@@ -55,9 +61,24 @@ def dataset_names(watch: WatchConfig) -> list[str]:
     return names
 
 
-def check_datasets(evaluator: Evaluator, watch: WatchConfig, world: World) -> None:
-    """Check all data in the first process before any training; a ValueError is raised in all."""
-    world.main_process_only(lambda: evaluator.check(dataset_names(watch), watch.data_root or None))
+def check_datasets(evaluator: Evaluator, watch: WatchConfig, world: World, best: str = "") -> None:
+    """Check all data, and the metric `best`, in the first process before any training; a ValueError
+    is raised in all."""
+    world.main_process_only(lambda: _check(evaluator, watch, best))
+
+
+def _check(evaluator: Evaluator, watch: WatchConfig, best: str) -> None:
+    found = evaluator.check(dataset_names(watch), watch.data_root or None)
+    if not best or found is None:
+        return
+    pairs = [(dataset, metric) for dataset, metrics in found.items() for metric in metrics]
+    names = [f"{dataset}/{weights}/{metric}" for dataset, metric in pairs for weights in WEIGHTS]
+    if not any(fnmatchcase(best, name) for name in names):
+        near = difflib.get_close_matches(best, names, n=3, cutoff=0.3) or names[:3]
+        raise ValueError(
+            f"save.best={best} is no metric of the evaluations of which higher values are better; "
+            f"nearest: {', '.join(near)}"
+        )
 
 
 def evaluate(

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import torch
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.watch import LOG
 from cosmos_core.utils.files import errors_of, replacing, write_atomically
-from cosmos_core.utils.recipe import FREE, without_added
+from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, without_added
 
 FOLDER = "snapshots"
 CHECKPOINT = "checkpoint.safetensors"  # beside the folder: the weights of the newest snapshot
@@ -131,9 +132,33 @@ def find_state(
     state = snapshots.newest(PARTS)
     if state is None:
         raise SnapshotError(f"{output}: no whole snapshot to resume from")
-    if different := _difference(state["config"], plain(config)):
+    # A fingerprint is compared later; scenes are named by their number.
+    scenes = config.data.shards.startswith(SCENES)
+    free = (*FREE, SHARDS) if state.get("data") and not scenes else FREE
+    if different := _difference(state["config"], plain(config), free):
         raise SnapshotError(f"{output} holds another run: {different}")
     return state
+
+
+def require_same_data(kept: Sequence[Sequence[Any]], found: Sequence[Sequence[Any]]) -> None:
+    """Raise SnapshotError, which names the first difference, unless two fingerprints of
+    `SampleIndex` are the same: the order of the samples depends on all shards."""
+    for number, (before, now) in enumerate(zip_longest(kept, found)):
+        if before == now:
+            continue
+        old, new = (sum(shard[2] for shard in shards) for shards in (kept, found))
+        raise SnapshotError(
+            f"the data are not those of the snapshot: shard {number + 1} was {_shard(before)} and "
+            f"is {_shard(now)}; there were {old} samples, and are {new}; name the same tars by "
+            "--set data.shards=, or train anew in another folder"
+        )
+
+
+def _shard(entry: Sequence[Any] | None) -> str:
+    if entry is None:
+        return "missing"
+    name, size, samples, positions = entry
+    return f"{name} of {size} bytes with {samples} samples (positions {positions:.8})"
 
 
 def _require_unused(snapshots: Snapshots, output: Path) -> None:
@@ -192,13 +217,14 @@ def plain(config: TrainConfig) -> dict[str, Any]:
     return without_added(json.loads(json.dumps(asdict(config))))
 
 
-def _difference(kept: Any, wanted: Any, name: str = "") -> str | None:
-    """Return the first field that differs between two configurations and changes the weights."""
-    if name.startswith(FREE):
+def _difference(kept: Any, wanted: Any, free: tuple[str, ...], name: str = "") -> str | None:
+    """Return the first field that differs between two configurations and is not free to."""
+    if name.startswith(free):
         return None
     if not (isinstance(kept, dict) and isinstance(wanted, dict)):
         return None if kept == wanted else f"{name} is {kept!r} there and {wanted!r} here"
     for key in sorted(kept.keys() | wanted.keys()):
-        if inner := _difference(kept.get(key), wanted.get(key), f"{name}.{key}".lstrip(".")):
-            return inner
+        inner = f"{name}.{key}".lstrip(".")
+        if found := _difference(kept.get(key), wanted.get(key), free, inner):
+            return found
     return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,12 +15,19 @@ from typing import Any, NamedTuple
 import torch
 
 from cosmos_core.config import TrainConfig
+from cosmos_core.data.index import SampleIndex
 from cosmos_core.data.loading import make_loader
 from cosmos_core.data.samples import Batch, ProblemCounter, Tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.engine import snapshot
 from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
-from cosmos_core.engine.distributed import World, make_gather, mean_over_processes
+from cosmos_core.engine.distributed import (
+    World,
+    broadcast,
+    make_gather,
+    mean_over_processes,
+    require_agreement,
+)
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.flops import sample_flops
 from cosmos_core.engine.step import normalise, train_step
@@ -33,6 +41,7 @@ from cosmos_core.utils.environment import code_state, utc_now
 from cosmos_core.utils.recipe import training_identity
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+REPEATED = 2.0  # seconds in which a signal may come again by torchrun
 
 
 class Setting(NamedTuple):
@@ -53,7 +62,11 @@ class Trainer:
         self._config, self._setting, self._world = config, setting, setting.world
         self._checkpoint = setting.output / snapshot.CHECKPOINT
         self._snapshots = snapshot.Snapshots(setting.output, config.save.keep)
-        state = snapshot.find_state(self._snapshots, setting.output, config, resume=resume)
+        # One process reads: another may find other snapshots, or fail to read the newest.
+        state = self._world.main_process_only(
+            lambda: snapshot.find_state(self._snapshots, setting.output, config, resume=resume)
+        )
+        state = broadcast(self._world, state)
         self._training = make_training(config, self._world)
         narrow = config.compute.gather_bf16
         self._gather = make_gather(self._world, config.optim.gradient, narrow=narrow)
@@ -64,8 +77,11 @@ class Trainer:
         self._saved: int | None = None  # steps of the newest snapshot
         self._flops: float | None = None  # of a sample
         self._data_sha256: str | None = None
+        self._data: list[list[Any]] | None = None  # fingerprint of local shards
         if state is not None:
             self._resume(state)
+        models = self._training.model, self._training.teacher
+        require_agreement(self._world, self._done, *models)
 
     def run(self, shards: str) -> int:
         """Train on `shards` to the end, or until a signal asks to stop; return the steps done.
@@ -100,19 +116,22 @@ class Trainer:
             with snapshot.reading(state, name):
                 getattr(self._training, own).load_state_dict(state[name])
         with snapshot.reading(state, "problems"):
-            self._problems.load(state["problems"])
+            if self._world.rank == 0:  # which goes on with the sum over processes
+                self._problems.load(state["problems"])
         with snapshot.reading(state, "random"):
             self._random = state["random"][self._world.rank % len(state["random"])]
             snapshot.restore_random_state(self._random)
         with snapshot.reading(state, "seconds"):
             self._seconds = float(state["seconds"])
-        self._flops = state.get("sample_flops")  # which older snapshots lack
+        self._flops = state.get("sample_flops")  # which older snapshots lack, as the next
+        self._data = state.get("data")
         self._saved = self._done = state["step"]
 
     def _batches(self, shards: str, watch: Watch, stop: StopRequest) -> Iterator[Batch]:
         """Yield the batches from the current step on, until a process is asked to stop."""
         config, world = self._config, self._world
         batches: Iterator[Batch] = iter(())
+        indexes: list[SampleIndex] = []  # none for streams, and where a signal came first
         with suppress(StopWaiting), stop.interrupting():
             batches = make_loader(
                 replace(config, data=replace(config.data, shards=shards)),
@@ -120,7 +139,9 @@ class Trainer:
                 rank=world.rank,
                 world_size=world.world_size,
                 first_step=self._done,
+                indexed=indexes.append,
             )
+        world.synchronized(lambda: self._check_data(indexes))
         # A loader may draw from the generators as it starts.
         snapshot.restore_random_state(self._random)
         while self._done < config.optim.steps:
@@ -129,6 +150,13 @@ class Trainer:
             if stop.agreed() or batch is None:
                 return
             yield batch
+
+    def _check_data(self, indexes: Sequence[SampleIndex]) -> None:
+        """Note the fingerprint of the data. Raises SnapshotError if it is not the snapshot's."""
+        for index in indexes:
+            before, self._data = self._data, index.fingerprint()
+            if before is not None:
+                snapshot.require_same_data(before, self._data)
 
     def _views(self, batch: Batch) -> Views:
         self._problems.add(batch.problems, seen=batch.views.texts.shape[1])
@@ -176,19 +204,21 @@ class Trainer:
             return
         if name not in metrics:
             raise ValueError(f"save.best names {name}, not among {', '.join(sorted(metrics))}")
-        if best is None or metrics[name] > best.value:
-            self._snapshots.note_best(snapshot.Best(self._done, metrics[name]))
+        value = metrics[name]
+        if not math.isnan(value) and (best is None or not value <= best.value):  # which may be NaN
+            self._snapshots.note_best(snapshot.Best(self._done, value))
 
     def _save(self) -> None:
         """Write a snapshot of all processes and a checkpoint of the weights, in the first."""
-        own = snapshot.STATEFUL.items()
+        own, problems = snapshot.STATEFUL.items(), self._world.gather(self._problems.state())
         state = {
             "config": snapshot.plain(self._config),
             **{name: getattr(self._training, part).state_dict() for name, part in own},
             "random": self._world.gather(snapshot.random_state()),
-            "problems": self._problems.state(),
+            "problems": {name: sum(one[name] for one in problems) for name in problems[0]},
             "seconds": self._seconds,
             "sample_flops": self._flops,
+            "data": self._data,
         }
         self._world.main_process_only(lambda: self._write(state))
         self._saved = self._done
@@ -242,10 +272,11 @@ class StopWaiting(BaseException):
 
 
 class StopRequest:
-    """Records the first signal in its context, to end after a step; a second one interrupts."""
+    """Records the first signal in its context, to end after a step; a later SIGINT interrupts. One
+    that follows at once does not: from a terminal it reaches processes directly and by torchrun."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        self._world, self._since = world, 0.0
         self._former: dict[signal.Signals, Any] = {}
         self._waiting = self.requested = False
 
@@ -277,7 +308,10 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            passed = time.monotonic() - self._since
+            if number == signal.SIGINT and (passed > REPEATED or self._world.world_size == 1):
+                raise KeyboardInterrupt
+            return  # SLURM repeats SIGTERM at the end, where a snapshot may be half written
+        self.requested, self._since = True, time.monotonic()
         if self._waiting:
             raise StopWaiting

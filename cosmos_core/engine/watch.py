@@ -131,14 +131,15 @@ class Watch:
             self.say(f"{self.config.recipe} {done}/{optim.steps}  {figures}  {left} left")
 
     def _write(self, step: int, record: Mapping[str, float]) -> None:
-        """Log a step, with the longest wait and the largest memory of all processes."""
+        """Log a step, with the longest wait, the largest memory and the bad samples of all."""
         pace = self._since_line.pace(self.config.optim.batch_size)
         on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
         memory = torch.cuda.max_memory_allocated() if on_gpu else environment.peak_memory_bytes()
-        waits, peaks = zip(*self.world.gather((pace["data_wait"], memory)), strict=True)
+        own = (pace["data_wait"], memory, record.get("bad_samples", 0))
+        waits, peaks, bad = zip(*self.world.gather(own), strict=True)
         if self._log is not None:
             timing = {**pace, "data_wait": max(waits), "memory_bytes": max(peaks)}
-            self._log.write(step, {**record, "timing": timing})
+            self._log.write(step, {**record, "bad_samples": sum(bad), "timing": timing})
         self._since_line = _Meter()
 
 

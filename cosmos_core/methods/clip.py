@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from cosmos_core.config import STRICT
+from cosmos_core.config import STRICT, ImageViewConfig
 from cosmos_core.losses import clip_loss
 from cosmos_core.model.build import Architecture, create_model
 from cosmos_core.model.clip import MultiViewCLIP
@@ -35,6 +35,15 @@ class ClipMethod:
     name: str = "clip"
     counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
     terms: ClassVar[tuple[str, ...]] = ("clip",)
+    # OpenCLIP's transform.py, AugmentationCfg: a crop of nearly the whole image, and nothing else.
+    image: ClassVar[ImageViewConfig] = ImageViewConfig(
+        global_scale=(0.9, 1.0),
+        flip_p=0.0,
+        jitter_p=0.0,
+        grayscale_p=0.0,
+        blur_p=(0.0, 0.0, 0.0),
+        solarize_p=0.0,
+    )
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
         return create_model(architecture, "clip")

@@ -1,6 +1,7 @@
 """SILC (arXiv 2310.13355): CLIP, and the teacher's global views distilled into local ones. The
 head reads the joint embedding, not the tower's last layer."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from cosmos_core.config import STRICT, Positive
 from cosmos_core.losses import clip_loss, move_center, silc_loss
-from cosmos_core.methods.clip import ClipFeatures, clip_features
+from cosmos_core.methods.clip import ClipFeatures, ClipMethod, clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
 from cosmos_core.model.clip import HEAD, MultiViewCLIP, PrototypeHead
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
@@ -32,6 +33,10 @@ class SilcMethod:
     prototypes: Positive = 65536
     counts = ViewCounts(global_images=2, local_images=True, global_texts=1, local_texts=False)
     terms = ("clip", "distill")
+    # Section 4.1 of the paper: eight local views, and a momentum that stays as it is. It names no
+    # change of colours, which are those of CLIP.
+    image = replace(ClipMethod.image, global_scale=(0.4, 1.0), local_scale=(0.05, 0.4), locals=8)
+    momentum = 0.966
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
         student = create_model(architecture, "clip")

@@ -1,11 +1,12 @@
-"""SLIP (arXiv 2112.12750): CLIP, and SimCLR between two views of the image. As in the comparison of
-arXiv 2412.01814 there are two image views; here both meet the caption too. The head has no batch
-normalisation and reads the joint embedding, not the tower's last layer."""
+"""SLIP (arXiv 2112.12750): CLIP on a weakly augmented view, and SimCLR between two strongly
+augmented ones. Without a view for captions (`image.caption_scale`, as in the recipes on scenes) the
+two meet the caption too. The head has no batch normalisation and reads the joint embedding, not the
+tower's last layer."""
 
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 
-from cosmos_core.config import STRICT, Positive
+from cosmos_core.config import STRICT, ImageViewConfig, Positive
 from cosmos_core.losses import slip_loss
 from cosmos_core.methods.clip import ClipFeatures, ClipMethod, clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
@@ -22,6 +23,14 @@ class SlipMethod(ClipMethod):
     out: Positive = 256
     counts = ViewCounts(global_images=2, local_images=False, global_texts=1, local_texts=False)
     terms = ("clip", "simclr")
+    # github.com/facebookresearch/SLIP: train_transform of main.py, augment of datasets.py.
+    image = ImageViewConfig(
+        caption_scale=(0.5, 1.0),
+        global_scale=(0.08, 1.0),
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        blur_p=(0.5, 0.5, 0.5),
+        solarize_p=0.0,
+    )
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
         student = create_model(architecture, "clip")
@@ -31,8 +40,10 @@ class SlipMethod(ClipMethod):
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> ClipFeatures:
         features = clip_features(student, views)
-        projections = student.get_submodule(HEAD)(features.image)
-        return features._replace(head=F.normalize(projections, dim=-1))
+        strong = features.image[-self.counts.global_images :]
+        projections = student.get_submodule(HEAD)(strong)
+        caption = features.image[: -len(strong)] if len(features.image) > len(strong) else strong
+        return features._replace(image=caption, head=F.normalize(projections, dim=-1))
 
     def loss(self, student: ClipFeatures, teacher: None, gather: Gather) -> LossTerms:
         """Return CLIP plus SimCLR, unweighted as published."""

@@ -13,25 +13,43 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cosmos_core.config import TrainConfig
+from cosmos_core.config import ImageViewConfig, OptimConfig, TrainConfig
 from cosmos_core.methods import METHODS, load_method
 from cosmos_core.model.build import model_config
 from cosmos_core.types import Method
 from cosmos_core.utils.files import file_sha256
+from cosmos_core.utils.recipe import SCENES
 from cosmos_core.utils.text import parse_json
 
 
 def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
-    """Apply assignments in order. Raises ValueError, one line, for wrong keys and values."""
-    for assignment in assignments:
+    """Apply assignments, a method first, the others in order. Another method brings its own image
+    views and momentum, but on scenes, whose captions name colours and sides, the recipe's stay.
+    Raises ValueError, one line, for wrong keys and values."""
+    recipe = config
+    for assignment in sorted(assignments, key=lambda text: not text.startswith("method=")):
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set takes key=value, not {assignment!r}")
         try:
             config = _replace(config, key.split("."), text)
+            if key == "method" and not recipe.data.shards.startswith(SCENES):
+                config = _with_views_of_its_method(config, recipe)
         except ValueError as error:
             raise ValueError(f"--set {key}: {error}") from error
     return config
+
+
+def _with_views_of_its_method(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
+    """Take image views and momentum from the method, their sizes from the recipe; the recipe's own
+    method keeps what the recipe has."""
+    if config.method.name == recipe.method.name:
+        return dataclasses.replace(config, image=recipe.image, optim=recipe.optim)
+    sizes = {name: getattr(recipe.image, name) for name in ("global_size", "local_size")}
+    views = getattr(config.method, "image", ImageViewConfig())
+    momentum = getattr(config.method, "momentum", OptimConfig.momentum)
+    optim = dataclasses.replace(config.optim, momentum=momentum, momentum_ramp=False)
+    return dataclasses.replace(config, image=dataclasses.replace(views, **sizes), optim=optim)
 
 
 def _replace(record: Any, path: Sequence[str], text: str) -> Any:

@@ -66,6 +66,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def restarts() -> int:
+    """Return how many times torchrun has started the processes again (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 @contextmanager
 def process_group(
     backend: str = "gloo", timeout: timedelta | None = _PATIENCE, device_id: Any = None
@@ -77,7 +82,12 @@ def process_group(
         return
     import torch.distributed as dist
 
-    dist.init_process_group(backend, timeout=timeout, device_id=device_id)
+    where: dict[str, Any] = {}
+    if count := restarts():  # whose store, in PyTorch 2.13, still has the addresses of the dead
+        store, *numbers = next(dist.rendezvous("env://"))
+        where = dict(zip(("rank", "world_size"), numbers, strict=True))
+        where["store"] = dist.PrefixStore(f"restart {count}", store)
+    dist.init_process_group(backend, timeout=timeout, device_id=device_id, **where)
     try:
         yield Distributed(dist.get_rank(), dist.get_world_size(), _all_gather)
     finally:

@@ -12,16 +12,23 @@ IDENTITY = ("group", "seed", "recipe_sha256", "data_sha256", "samples", "flops")
 SCENES = "scenes:"  # of a shard specification that requests a number of embedded scenes
 
 # What may differ between a run and its continuation: it does not change the weights.
-FREE = ("data.workers", "save", "watch", "compute.checkpointing")
+FREE = ("data.workers", "save", "watch", "compute.checkpointing", "compute.timeout")
 
 # What trainings of one recipe may differ in besides: it changes names, or the rounding of weights.
-_OF_A_RUN = ("seed", "recipe", "compute.device", "compute.accumulate", "compute.compile")
-_SHARDS = "data.shards"
+_OF_A_RUN = (
+    *("seed", "recipe", "compute.device", "compute.accumulate", "compute.compile"),
+    *("compute.tf32", "compute.cudnn_benchmark"),
+)
+SHARDS = "data.shards"
 
 # Options that an earlier version lacks, with the values that do what it did. These are left out
 # where configurations are hashed or compared: groups and snapshots of earlier versions stay valid.
 ADDED = {
     "method_sha256": "",
+    "image.caption_scale": [],
+    "compute.tf32": True,
+    "compute.cudnn_benchmark": True,
+    "compute.timeout": 0.0,
 }
 
 
@@ -55,8 +62,8 @@ def _recipe(config: Mapping[str, Any], data: str | None, processes: Any) -> dict
         for name, value in _options(without_added(config))
         if value and not name.startswith((*FREE, *_OF_A_RUN))
     }
-    if data is not None and not str(options.get(_SHARDS)).startswith(SCENES):
-        options[_SHARDS] = data
+    if data is not None and not str(options.get(SHARDS)).startswith(SCENES):
+        options[SHARDS] = data
     if options.get("optim.gradient") == "published":  # divided by their number
         options["processes"] = processes
     return options

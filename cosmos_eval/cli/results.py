@@ -31,9 +31,9 @@ def _read(path: Path) -> list[Stored]:
 
 
 def _print_warnings(results: Sequence[Stored]) -> None:
-    from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.labels import repeats_of, warnings_of
 
-    output.print_notes(warnings_of(results))
+    output.print_notes([*warnings_of(results), *repeats_of(results)])
 
 
 def leaderboard(
@@ -61,6 +61,7 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Print results side by side, one table per protocol family."""
+    from cosmos_eval.results.labels import repeats_of, warnings_of
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
@@ -76,9 +77,9 @@ def leaderboard(
         output.print_tables(partial(to_tables, shown))
     else:
         sys.stdout.write(WRITERS[format](shown))
-    if format in ("csv", "json"):
-        # The other forms have the warnings below their tables.
-        _print_warnings(results)
+    # The other forms have the warnings below their tables.
+    output.print_notes(warnings_of(results) if format in ("csv", "json") else ())
+    output.print_notes(repeats_of(results))
 
 
 def _score(suite: str, entries: Sequence[Entry], with_published: bool) -> SuiteScore:

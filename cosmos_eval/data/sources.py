@@ -224,6 +224,14 @@ class ImageArray:
         return Image.fromarray(pixels)
 
 
+def array_of(image: Image.Image, name: str) -> ImageArray:
+    """Return the RGB pixels of an image of Pillow's. Raises UsageError where it has none."""
+    try:
+        return ImageArray(name, np.asarray(to_rgb(image)))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{name} cannot be read as an image: {error}") from error
+
+
 @dataclass(frozen=True)
 class CroppedImage:
     """A box (left, top, right, bottom), in pixels, of another source; black outside the image."""

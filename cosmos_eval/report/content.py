@@ -14,7 +14,7 @@ from cosmos_eval.report.groups import GroupView, view_of
 from cosmos_eval.report.overview import Overview, overview_of
 from cosmos_eval.report.training import Curve, curves_of
 from cosmos_eval.results import compare
-from cosmos_eval.results.labels import Stored, distinguish
+from cosmos_eval.results.labels import Stored, distinct, distinguish
 from cosmos_eval.results.leaderboard.board import Board, boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
 from cosmos_eval.results.leaderboard.ranking import Ties, close_pairs, p_value_of
@@ -154,7 +154,7 @@ def content_of(
     """Compare everything that can be compared. `others` are published numbers; those of measured
     data sets and protocols are kept. `suite` is what models are ranked by. Raises UsageError for
     two results of the same model, data set and protocol."""
-    results = distinguish(results)
+    results = distinct(distinguish(results))
     trusted = [one for one in results if not one.is_edited]
     own = entries_of(results)
     measured = {(entry.protocol, entry.dataset) for entry in own}

@@ -6,7 +6,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval.results.labels import Stored, distinguish
+from cosmos_eval.results.labels import (
+    Stored,
+    distinct,
+    distinguish,
+    model_sha256,
+    name_of,
+    variants,
+)
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.groups import GroupDifference
@@ -168,15 +175,15 @@ class Comparison(NamedTuple):
 
 
 def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Stored]:
-    """Return the results of the only model, or of `model`: a specification or a name in tables.
-    Raises UsageError where it is not one model."""
+    """Return the results of the only model, or of `model`: its specification, name, or label in
+    tables. Raises UsageError where it is not one model."""
     found = results
     if model is not None:
         named = [some for some in results if some.model == model]
-        found = named or [some for some in results if some.row.model["spec"] == model]
+        found = named or [o for o in results if model in (name_of(o.row), o.row.model["spec"])]
     labels = {some.model for some in found}
     if len(labels) == 1:
-        return list(found)
+        return distinct(some for some in results if some.model in labels)
     there = ", ".join(sorted({some.model for some in results}))
     if model is None:
         raise UsageError(f"{where} has several models ({there}): choose with --model, A's then B's")
@@ -229,7 +236,11 @@ def compare(
     tests = adjust(test for one in pairs for test in _tests(*one, read_samples))
     notes = dict.fromkeys(line for one in pairs for line in differing_settings(*one))
     a, b = pairs[0]
-    if a.model == b.model:
+    is_one = model_sha256(a.row) == model_sha256(b.row)
+    if is_one and variants(a.row) == variants(b.row):
+        weights = str(a.row.model["weights_sha256"])[:_SHOWN]
+        notes = {f"A and B are one model, of weights {weights}": None, **notes}
+    if a.model == b.model and not is_one:
         a, b = distinguish([a, b])  # two states of one checkpoint, each from a folder of its own
     return Comparison(a.model, b.model, tests, tuple(notes))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cosmos_eval.results import compare as results
 from cosmos_eval.results.compare import Comparison, MetricTest
-from cosmos_eval.results.labels import Stored, training_of, variants
+from cosmos_eval.results.labels import Stored, name_of, training_of, variants
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
 from cosmos_eval.tasks import task_named
@@ -51,7 +51,11 @@ class Moments(NamedTuple):
 def choose(stored: Sequence[Stored], name: str) -> list[Stored]:
     """Return all results of a group, which its own name or a model of it names. A model that states
     no group is one training. Raises UsageError where there is neither."""
-    named = [one for one in stored if name in (_group(one), one.model, one.row.model["spec"])]
+    named = [
+        one
+        for one in stored
+        if name in (_group(one), one.model, name_of(one.row), one.row.model["spec"])
+    ]
     if len(names := {_group(one) for one in named}) == 1:
         return [
             one for one in stored if _group(one) in names and (None not in names or one in named)
@@ -102,7 +106,7 @@ def _group(one: Stored) -> str | None:
 def _training(one: Stored) -> str:
     """Return what distinguishes the trainings of a group, in the order of seeds."""
     seed = training_of(one.row).get("seed")
-    return str(one.row.model["spec"]) if seed is None else f"seed {seed:010}"
+    return name_of(one.row) if seed is None else f"seed {seed:010}"
 
 
 def labels_of(stored: Sequence[Stored]) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-from cosmos_core.utils.files import require_writable
 from cosmos_eval import types
 from cosmos_eval.models import specs
 from cosmos_eval.results.labels import overrides_of, stem_of
@@ -81,7 +80,9 @@ def execute(
     """
     needed = [p for p in plan.protocols if any(plans.pair_of(m, p) not in skip for m in plan.specs)]
     if needed:
-        plan.options.distributed.main_process_first(partial(_require_outputs, plan.options, output))
+        plan.options.distributed.main_process_first(
+            partial(plans.require_outputs, plan.options, output)
+        )
     datasets = plans.open_datasets(replace(plan, protocols=needed), watch, raising=False)
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
     if len(errors) == 1 and not keep_going:
@@ -99,20 +100,6 @@ def execute(
     if jobs:
         with closing(engine(jobs, watch)) as outcomes:
             yield from _in_order(outcomes, raising=not keep_going)
-
-
-def _require_outputs(options: types.RunOptions, output: Path) -> None:
-    """Raise UsageError where results, predictions or the cache could not be written."""
-    for name, folder in (
-        ("--output", str(output)),
-        ("--save-predictions", options.save_predictions),
-        ("COSMOS_EVAL_CACHE (--no-cache does without)", options.cache),
-    ):
-        try:
-            if folder is not None:
-                require_writable(Path(folder))
-        except ValueError as error:
-            raise types.UsageError(f"{error}; choose another folder by {name}") from error
 
 
 def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[plans.Result]]:
@@ -167,6 +154,11 @@ def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> Res
         for what, files in {"weights": weights, "code": [code] if code else []}.items():
             if files and specs.weights_sha256(files) != recorded.get(f"{what}_sha256"):
                 raise types.UsageError(f"{path} is of other {what} than {own.name} now holds")
+        arguments = specs.argument_hashes(specs.argument_records(own))
+        if arguments != specs.argument_hashes(recorded.get("arguments")):
+            raise types.UsageError(f"{path} is of other arguments than {own.text} now has")
+        if not code and not weights and recorded["spec"] != own.text:
+            raise types.UsageError(f"{path} is of {recorded['spec']}, not of {own.text}")
     return stored.row
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 JACCARD = "jaccard"  # (N,) of the chosen images of an item
 CANDIDATES = "candidates"  # (N,) the number of images to choose from
 CLUSTER = "cluster"  # (N,) items of one number have the same candidates
+CUE = "cue"  # (N,) prompts; older results lack it
 
 
 def measure(
@@ -44,6 +45,7 @@ def measure(
             JACCARD: jaccard_indices(products(images, texts.features), found.items),
             CANDIDATES: np.array([len(images) for _, images, _ in items]),
             CLUSTER: np.unique(candidates, return_inverse=True)[1],
+            CUE: np.array([found.captions[cue] for cue, *_ in items]),
         }
 
     hashes = {"sample_list": fingerprint([found.names, found.captions, *items])}

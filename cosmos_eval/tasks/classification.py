@@ -99,6 +99,7 @@ def measure_by_prompts(
     return task.measurement(
         score(images.features, np.concatenate(parts)),
         options,
+        names=data.names,
         hashes={
             "class_names": fingerprint([name for names, _ in prompts for name in names]),
             "templates": fingerprint([t for _, some in prompts for t in resolve_templates(some)]),
@@ -123,6 +124,18 @@ def mistakes(samples: types.Samples) -> types.Mistakes:
     wrong = true != taken_for
     totals = np.bincount(labels, minlength=len(classes))
     return types.Mistakes("images", classes, true[wrong], taken_for[wrong], images[wrong], totals)
+
+
+def _columns(samples: types.Samples) -> dict[str, Any]:
+    classes, hits = samples[CLASSES], samples[TOP5] == samples[LABELS][:, None]
+    groups = {"group": samples[GROUPS][samples[GROUP]]} if GROUP in samples else {}
+    return {
+        "label": classes[samples[LABELS]],
+        "prediction": classes[samples[TOP5][:, 0]],
+        "score": samples.get(CONFIDENCE),
+        "rank": np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.nan),
+        **groups,
+    }
 
 
 def _confusion_pairs(samples: types.Samples) -> list[dict[str, Any]]:
@@ -213,6 +226,7 @@ TASK = Task(
     confusion_pairs=_confusion_pairs,
     mistakes=mistakes,
     upgrade=_upgrade,
+    columns=_columns,
     survey=survey,
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -92,6 +92,17 @@ def _derive(samples: types.Samples) -> Derived:
     }
 
 
+def _columns(samples: types.Samples) -> dict[str, Any]:
+    """Classes by name, but `toxic`, of which there is no label."""
+    found: dict[str, Any] = {}
+    for question, predicted in zip(_QUESTIONS, samples[PREDICTED].T, strict=True):
+        names = np.array(_of_question(question, samples[CLASSES].tolist()))
+        if question in _FIELDS:
+            found[question] = names[samples[LABELS][:, _FIELDS.index(question)]]
+        found[f"{question}_prediction"] = names[predicted]
+    return found
+
+
 def _groups(groupings: _Fields, samples: Derived) -> list[str]:
     """Name the groups that have images, such as `gender 0, race 3`."""
     found = []
@@ -135,4 +146,5 @@ TASK = replace(
     confusion_pairs=None,
     mistakes=None,
     upgrade=None,
+    columns=_columns,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from cosmos_eval.stats.choices import (
 )
 from cosmos_eval.tasks import classification
 from cosmos_eval.tasks.classification import CLASSES, LABELS
-from cosmos_eval.tasks.task import Metric
+from cosmos_eval.tasks.task import NAME, Metric
+from cosmos_eval.types import Samples
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Features
@@ -56,6 +57,20 @@ def _per_class(samples: types.Samples) -> Mapping[str, Mapping[str, float | None
     }
 
 
+def _columns(samples: Samples) -> dict[str, Any]:
+    """One row per image and class, by image; ranks are those of images for a class."""
+    scores, classes = samples[SCORES], samples[CLASSES]
+    order = np.argsort(-scores, axis=0, kind="stable")
+    names = {"image": np.repeat(samples[NAME], len(classes))} if NAME in samples else {}
+    return {
+        **names,
+        "class": np.tile(classes, len(scores)),
+        "label": samples[LABELS].astype(bool).ravel(),
+        "score": scores.ravel(),
+        "rank": np.argsort(order, axis=0).ravel() + 1,
+    }
+
+
 TASK = replace(
     classification.TASK,
     protocol=types.MultilabelProtocol,
@@ -67,4 +82,5 @@ TASK = replace(
     confusion_pairs=None,
     mistakes=None,
     upgrade=None,
+    columns=_columns,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from cosmos_eval.stats.retrieval import (
     ranks_of_pairs,
     retrieval_ranks,
 )
-from cosmos_eval.tasks.task import Derived, Metric, Task
+from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
@@ -64,7 +64,7 @@ def measure(
 
     hashes = {"sample_list": sample_list_hash(found)}
     given = encoder, found, options, progress, score
-    return TASK.measure_captions(*given, hashes=hashes, settings=settings)
+    return TASK.measure_captions(*given, names=found.names, hashes=hashes, settings=settings)
 
 
 def candidates_of(pairs: int | str, images: Features, texts: Features) -> Candidates:
@@ -134,6 +134,21 @@ def _per_length(samples: types.Samples) -> dict[str, dict[str, float | None]]:
     }
 
 
+def _columns(samples: types.Samples) -> dict[str, Any]:
+    """One row per query: the images, then the captions, numbered within their images."""
+    of_text, n_images = samples[IMAGE_OF_TEXT], len(samples[IMAGE_RANK])
+    image = np.concatenate([np.arange(n_images), of_text])
+    query = np.repeat(["image", "caption"], [n_images, len(of_text)])
+    starts = np.searchsorted(of_text, of_text)  # captions of an image follow each other
+    number = np.concatenate([np.full(n_images, np.nan), np.arange(len(of_text)) - starts])
+    return {
+        **({"image": samples[NAME][image]} if NAME in samples else {}),
+        "query": query,
+        "caption": number,
+        "rank": np.concatenate([samples[IMAGE_RANK], samples[TEXT_RANK]]),
+    }
+
+
 def _is_there(protocol: types.RetrievalProtocol, root: Path) -> bool:
     if protocol.archives:
         return any(any(root.glob(pattern)) for pattern in several(protocol.archives))
@@ -156,6 +171,7 @@ TASK = Task(
     derive=lambda samples: {**samples, _IMAGE: np.arange(len(samples[IMAGE_RANK]))},
     per_class=_per_length,
     lengths=lengths,
+    columns=_columns,
     survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,

@@ -22,7 +22,7 @@ from cosmos_eval.stats.choices import (
     text_hits,
 )
 from cosmos_eval.stats.estimates import GroupMean, Ints, Mean, Proportion, means_of_groups
-from cosmos_eval.tasks.task import Derived, Metric, Task
+from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
@@ -77,6 +77,7 @@ def measure(
         progress,
         score,
         hashes={"sample_list": _sample_list_hash(data)},
+        names=[data.pictures[images[0]].file for images in data.images_of_item],
         settings=settings,
         notes=[note] if found else [],
         unit="items",
@@ -228,6 +229,11 @@ def _per_subset(samples: types.Samples) -> dict[str, dict[str, float | None]]:
     return means_of_groups(subsets, samples[SUBSET], columns, "items")
 
 
+def _columns(samples: types.Samples) -> dict[str, Any]:
+    found = {n: array for n, array in samples.items() if n not in (NAME, SUBSETS, AVERAGED)}
+    return {**found, SUBSET: samples[SUBSETS][samples[SUBSET]]}
+
+
 def _derive(samples: types.Samples) -> Derived:
     if TEXT not in samples:
         return samples
@@ -271,6 +277,7 @@ TASK = Task(
     measure=measure,
     derive=_derive,
     per_class=_per_subset,
+    columns=_columns,
     upgrade=lambda s, record: {**s, SUBSETS: np.array(sorted(record["per_class"]) or [""])},
     survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
     is_there=lambda protocol, root: exist_in(root, protocol.annotations, protocol.images),

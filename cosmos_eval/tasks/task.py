@@ -42,6 +42,10 @@ Unit = Literal["fraction", "rank", "ratio", "unknown"]
 Metrics of tasks that are not installed are `unknown`: they are shown as stored and never ranked.
 """
 
+NAME = "name"
+"""Of stored samples: the names (N,) of images, or of what else was measured, as the data have them.
+"""
+
 _BOUNDS = {"fraction": (0, 1), "rank": (1, math.inf)}
 
 
@@ -133,14 +137,16 @@ class Task:
     image_pass: Callable[[Any, RunOptions, Any], Hashable] = lambda protocol, *_: protocol.dataset
 
     # Of stored samples: arrays that metrics share, figures per class, recall by the length of
-    # captions, the most frequent mistakes, all mistakes, and samples of version 1 brought up to
-    # date (`upgrade(samples, record)`).
+    # captions, the most frequent mistakes, all mistakes, samples of version 1 brought up to date
+    # (`upgrade(samples, record)`), and the columns of `load_samples`, by default the arrays with
+    # one entry per sample.
     derive: Callable[[Samples], Derived] = lambda samples: samples
     per_class: Callable[[Samples], Mapping[str, Mapping[str, float | None]]] | None = None
     lengths: Callable[[Samples], Sequence[LengthBin]] | None = None
     confusion_pairs: Callable[[Samples], Sequence[Mapping[str, Any]]] | None = None
     mistakes: Callable[[Samples], Mistakes] | None = None
     upgrade: Callable[[Samples, Mapping[str, Any]], Samples] | None = None
+    columns: Callable[[Samples], Mapping[str, Any]] | None = None
 
     # Of protocols: `check(protocol, options, data)` raises UsageError where opened data cannot be
     # measured on, where finding out takes long; what `data doctor` finds, whether folders are below
@@ -257,6 +263,7 @@ class Task:
         samples: Samples,
         options: RunOptions,
         *,
+        names: Sequence[str] = (),
         sample_list: Sequence[object] = (),
         hashes: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
@@ -265,12 +272,16 @@ class Task:
     ) -> Measurement:
         """Return the measurement of samples; `more` are other fields of `Measurement`.
 
-        The hash of `sample_list`, what was measured, is recorded; `options.limit` counts `unit`s.
+        `names` of samples are stored with them, for people. The hash of `sample_list`, what was
+        measured, is recorded; `options.limit` counts `unit`s.
         """
+        import numpy as np
+
         from cosmos_eval.data.folders import fingerprint
 
         if options.limit is not None:
             notes = (f"at most {options.limit} {unit} were measured", *notes)
+        samples = {**samples, NAME: np.array(names)} if names else samples
         listed = {"sample_list": fingerprint(sample_list)} if sample_list else {}
         return Measurement(
             **vars(self.figures(samples, options.seed)),

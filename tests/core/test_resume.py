@@ -136,6 +136,32 @@ def test_refusals_take_one_line_and_no_work(tmp_path, reference):
     assert state_of(reference) == before
 
 
+@pytest.mark.parametrize("arguments", [[], ["--resume"], ["--resume", "auto"]])
+def test_a_run_beside_a_living_one_is_refused(tmp_path, arguments):
+    output = tmp_path / "run"
+    living = start(output, "--set", "optim.steps=100000", "--set", "save.every=1")
+    wait_for_step(living, output, 1)
+    printed = finish(start(output, *arguments), status=2)
+    assert printed.count("\n") == 1
+    assert f"{output} is in use by a run: process {living.pid} on " in printed
+    living.send_signal(signal.SIGKILL)
+    living.communicate()
+
+
+def test_resume_auto_starts_and_goes_on(tmp_path, reference):
+    output = tmp_path / "run"
+    process = start(output, "--resume", "auto", "--set", "save.every=100")
+    wait_for_step(process, output, 1)
+    process.send_signal(signal.SIGKILL)  # before its first snapshot
+    process.communicate()
+    process = start(output, "--resume", "auto")
+    wait_for_step(process, output, 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(start(output, "--resume", "auto"))
+    assert_same_run(output, reference)
+
+
 def test_a_finished_run_has_nothing_left_to_do(reference):
     printed = finish(start(reference, "--resume"))
     assert str(reference / "checkpoint.safetensors") in printed

@@ -1,5 +1,7 @@
 """`cosmos-train --resume` under torchrun."""
 
+import json
+import os
 import signal
 
 import pytest
@@ -8,7 +10,7 @@ from support.runs import STEPS, assert_same_run, finish, start, wait_for_step
 pytestmark = pytest.mark.slow  # starts processes of its own
 
 
-def test_two_processes_stop_and_go_on_together(tmp_path):
+def test_two_processes_stop_or_fail_and_go_on_together(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     printed = finish(start(whole, processes=2))
     assert printed.count("pictures: ") == 1
@@ -18,5 +20,12 @@ def test_two_processes_stop_and_go_on_together(tmp_path):
     process.send_signal(signal.SIGTERM)  # torchrun passes it on to both
     _, printed = process.communicate(timeout=60)
     assert f"of {STEPS} steps; go on with" in printed
+    assert process.returncode == 1  # torchrun's own, as docs/training.md says
     finish(start(stopped, "--resume", processes=2))
     assert_same_run(stopped, whole)
+    restarted = tmp_path / "restarted"
+    process = start(restarted, processes=2, launcher=["--max-restarts=1", "--shutdown-timeout=5"])
+    wait_for_step(process, restarted, 1)
+    os.kill(json.loads((restarted / "run.lock").read_text())["process"], signal.SIGKILL)
+    finish(process)
+    assert_same_run(restarted, whole)

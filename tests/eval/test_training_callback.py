@@ -119,6 +119,22 @@ def test_what_cannot_be_measured_is_said_before_training(datasets, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("best", "message"),
+    [
+        ("scenes-cls/teacher/acc2", "nearest: .*scenes-cls/teacher/acc1, "),
+        ("scenes-retrieval/teacher/text_to_image_mean_rank", "of which higher values are better"),
+        ("acc1", "save.best=acc1 is no metric of the evaluations"),
+    ],
+)
+def test_the_metric_of_the_best_snapshot_is_checked_before_training(best, message):
+    watch = WatchConfig(datasets="scenes-cls,scenes-retrieval", evaluate_every=1)
+    with pytest.raises(ValueError, match=message):
+        check_datasets(training, watch, World(), best)
+    for metric in ("scenes-cls/student/acc1", "scenes-retrieval/teacher/text_to_image_R@1"):
+        check_datasets(training, watch, World(), metric)
+
+
 def test_an_image_that_cannot_be_read_is_one_line(checkpoint, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)

@@ -22,11 +22,12 @@ TINY = [
 ]
 
 
-def start(output, *arguments, processes=1):
+def start(output, *arguments, processes=1, launcher=()):
     words = [*TINY, "--output", str(output), *arguments]
     if processes == 1:
         return Forked(words)
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    count = f"--nproc-per-node={processes}"
+    launcher = ["-m", "torch.distributed.run", count, "--standalone", *launcher]
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", "cosmos_core.train", *words],
         stdout=subprocess.PIPE,

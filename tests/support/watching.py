@@ -13,7 +13,7 @@ from cosmos_core.recipes import RECIPES
 from cosmos_eval.models.clip import ClipEncoder
 
 BATCH = 32
-TERMS = {"clip": 2.5, "distill": 0.0, "lr": 0.125}
+TERMS = {"clip": 2.5, "distill": 0.0, "lr": 0.125, "bad_samples": 0}
 
 
 def watch_config(*, steps: int, log_every: int) -> TrainConfig:
@@ -24,13 +24,13 @@ def watch_config(*, steps: int, log_every: int) -> TrainConfig:
 
 
 def wait_by_rank(world: World, output: Path) -> None:
-    """One step, in which only the second process waits for its batch."""
+    """One step, in which only the second process waits for its batch, and bad samples in both."""
     config = watch_config(steps=1, log_every=1)
     with Watch(config, output, world, first_step=0) as watch:
         with watch.waiting():
             time.sleep(0.5 * world.rank)
         time.sleep(0.5 * (1 - world.rank))
-        watch.step(0, TERMS)
+        watch.step(0, {**TERMS, "bad_samples": 1 + world.rank})
 
 
 def evaluate_together(world: World, checkpoint: Path, datasets: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cosmos_eval.report.gallery.pictures import Candidate, Canvas, shrunk
 from cosmos_eval.report.gallery.records import SegmentationExample
 from cosmos_eval.report.gallery.samples import judge_maps, sample_candidates
 from cosmos_eval.report.gallery.source import MAPS, Group, Pair, Request, Source, listed
-from cosmos_eval.results.labels import auxiliary_of, predictions_name
+from cosmos_eval.results.labels import auxiliary_of, name_of, predictions_name
 from cosmos_eval.stats.segmentation import confusion, pixel_accuracy
 from cosmos_eval.tasks.segmentation import AREAS, CLASSES, NAME, derive, pictures
 from cosmos_eval.tasks.segmentation.tuning import tuned_protocol
@@ -93,7 +93,7 @@ class SegmentationSource(Source):
 
     def _read_saved(self, folder: Path, result: Sampled) -> None:
         auxiliary = auxiliary_of(result.row.provenance)
-        of_model = folder / predictions_name(result.row.model["spec"], auxiliary)
+        of_model = folder / predictions_name(name_of(result.row), auxiliary)
         own = pictures.predictions_folder(of_model, replace(self._protocol, family=self._family))
         found: list[tuple[Truth, Label]] = []
         for truth in self._truths:

@@ -6,7 +6,7 @@ Importing this package imports no torch: figures follow from stored samples with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,12 @@ from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
 from cosmos_eval.stats import localisation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Values, means_of_groups
-from cosmos_eval.tasks.task import Derived, Metric, Task
+from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions, Samples
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
-NAME = "name"  # (N,) of the images
 PIXELS = "image_pixels"  # (N,)
 LABELLED = "labelled_pixels"  # (N,) pixels with a label
 CLASSES = "classes"  # (C,) names
@@ -77,6 +76,12 @@ def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
     return means_of_groups(samples[CLASSES].tolist(), samples[CLASS], columns, "images")
 
 
+def columns(samples: Samples) -> dict[str, Any]:
+    """One row per image and class in it."""
+    found = {"image": samples[NAME][samples[IMAGE]], "class": samples[CLASSES][samples[CLASS]]}
+    return {**found, **{name: samples[name] for name in (THING, *SCORES)}}
+
+
 def measure(
     encoder: Encoder,
     protocols: Sequence[LocalisationProtocol],
@@ -115,6 +120,7 @@ TASK = Task(
     image_pass=lambda protocol, *_: (protocol.dataset, protocol.family),
     derive=derive,
     per_class=per_class,
+    columns=columns,
     survey=survey,
     is_there=is_there,
     n_samples=lambda protocol: protocol.n_images,

@@ -253,6 +253,7 @@ def measure(
     return TASK.measurement(
         samples,
         options,
+        names=data.test.names,
         sample_list=[data.train.names, data.test.names],
         hashes={"probe": _fingerprint(protocol, options.seed)},
         settings={"probe": recorded},
@@ -311,6 +312,10 @@ TASK = Task(
     measure=measure,
     is_there=_is_there,
     fetch=_fetch,
+    columns=lambda s: {
+        "label": s[CLASSES][s[LABELS]],
+        **{name: s[CLASSES][s[name]] for name in (LINEAR, NEIGHBOURS)},
+    },
     per_class=lambda s: means_of_groups(
         s[CLASSES].tolist(), s[LABELS], {"recall": s[LINEAR] == s[LABELS]}, "images"
     ),

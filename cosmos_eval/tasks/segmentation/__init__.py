@@ -20,13 +20,12 @@ from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
 from cosmos_eval.stats import segmentation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums
-from cosmos_eval.tasks.task import Derived, Metric, Task
+from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 # Beside the fields of SparseConfusion.
-NAME = "name"  # (N,) of the images
 CLASSES = "classes"  # (C,) names
 GROUPS = "groups"  # (G,) names of groups of classes whose mean IoU is reported
 MEMBERS = "members"  # (G, C) whether a class belongs to a group
@@ -69,6 +68,12 @@ def per_class(samples: types.Samples) -> dict[str, dict[str, float | None]]:
     ]
     of_class = zip(samples[CLASSES].tolist(), *scores, strict=True)
     return {name: {"IoU": iou, "Acc": accuracy} for name, iou, accuracy in of_class}
+
+
+def columns(samples: types.Samples) -> dict[str, Any]:
+    """Accuracy of the pixels of every image, and mean IoU of the classes in it."""
+    areas = derive(samples)[AREAS]
+    return {"pixel_accuracy": stats.pixel_accuracy(areas), "mIoU": stats.mean_iou(areas)}
 
 
 def mistakes(samples: types.Samples) -> types.Mistakes:
@@ -188,6 +193,7 @@ TASK = Task(
     per_class=per_class,
     mistakes=mistakes,
     upgrade=upgrade,
+    columns=columns,
     survey=survey,
     is_there=is_there,
     n_samples=lambda protocol: protocol.n_images,

@@ -128,6 +128,21 @@ def test_a_batch_may_be_larger_than_the_data():
     assert [draw.seed[1] for draw in only] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("samples", [96, 100, 127])
+def test_no_batch_has_a_sample_twice_where_two_epochs_meet(samples):
+    batch, steps = 32, 60
+    for seed in range(5):
+        order = BatchOrder([samples], None, seed, Schedule(batch, steps))
+        batches = [[draw.number for draw in one] for one in order]
+        assert all(len(set(one)) == batch for one in batches)
+        drawn = list(itertools.chain(*batches))
+        for start in range(0, len(drawn) - samples + 1, samples):
+            assert sorted(drawn[start : start + samples]) == list(range(samples))
+        for step in (1, 7, 50):  # from which a run may go on
+            (first, *_) = BatchOrder([samples], None, seed, Schedule(batch, steps, step))
+            assert [draw.number for draw in first] == batches[step]
+
+
 def test_another_seed_is_another_order():
     assert batches(50, Schedule(50, 1)) != batches(50, Schedule(50, 1), seed=1)
 

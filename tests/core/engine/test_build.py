@@ -16,6 +16,7 @@ from support.training import (
     tiny_views,
 )
 
+from cosmos_core.config import ComputeConfig
 from cosmos_core.engine import build
 from cosmos_core.methods.cosmos import CosmosMethod
 
@@ -105,3 +106,17 @@ def test_parts_with_dropout_are_refused():
     config = tiny_config(METHOD, architecture=with_vision(patch_dropout=0.5), accumulate=2)
     with pytest.raises(ValueError, match=r"without dropout, and visual\.patch_dropout has it"):
         build.make_training(config, SINGLE_PROCESS)
+
+
+def test_float32_on_a_gpu_is_rounded_as_in_the_published_training(monkeypatch):
+    """OpenCLIP's main.py sets allow_tf32 and cudnn.benchmark."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    precision = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(cudnn, "allow_tf32", cudnn.allow_tf32)
+    monkeypatch.setattr(cudnn, "benchmark", cudnn.benchmark)
+    try:
+        for options, wanted in (({}, True), ({"tf32": False, "cudnn_benchmark": False}, False)):
+            build._set_rounding(ComputeConfig(**options))
+            assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (wanted,) * 3
+    finally:
+        torch.set_float32_matmul_precision(precision)

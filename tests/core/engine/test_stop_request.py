@@ -1,16 +1,18 @@
 """When a signal ends a wait, when it is only noted, and when it interrupts."""
 
+import dataclasses
 import os
 import signal
 
 import pytest
 from support.training import SINGLE_PROCESS
 
+from cosmos_core.engine import trainer
 from cosmos_core.engine.trainer import StopRequest, StopWaiting
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_ends_a_wait_and_a_second_one_interrupts(number):
+def test_the_first_signal_ends_a_wait(number):
     former = signal.getsignal(number)
     with StopRequest(SINGLE_PROCESS) as stop:
         with pytest.raises(StopWaiting), stop.interrupting():
@@ -18,9 +20,25 @@ def test_the_first_signal_ends_a_wait_and_a_second_one_interrupts(number):
         assert stop.agreed()
         with pytest.raises(StopWaiting), stop.interrupting():
             pytest.fail("a run that is to stop does not wait again")
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
     assert signal.getsignal(number) is former
+
+
+def test_a_second_interrupt_interrupts_and_sigterm_never_does():
+    with StopRequest(SINGLE_PROCESS):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_that_torchrun_repeats_counts_once(monkeypatch):
+    world = dataclasses.replace(SINGLE_PROCESS, world_size=2)
+    with StopRequest(world):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.setattr(trainer, "REPEATED", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_signal_outside_a_wait_is_noted():

@@ -1,9 +1,16 @@
 """The training loop in this process."""
 
+import dataclasses
 import os
+import shutil
 import signal
 
-from cosmos_core.engine.snapshot import Snapshots
+import pytest
+import torch
+
+from cosmos_core.data.scenes import TRAIN
+from cosmos_core.data.scenes.layouts import write_layouts
+from cosmos_core.engine.snapshot import Best, SnapshotError, Snapshots, plain
 from cosmos_core.engine.trainer import Trainer
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
@@ -21,3 +28,87 @@ def test_a_run_stopped_before_its_first_step_can_go_on(setting, scene_shards):
     assert Snapshots(setting.output, keep=1).steps() == [0]
     assert (setting.output / "checkpoint.safetensors").exists()
     assert Trainer(config, setting, resume=True).run(scene_shards) == 1
+
+
+@pytest.fixture
+def local_run(setting, tmp_path):
+    """A run of a step on two tars of four scenes, and its configuration."""
+    for number in (0, 4):
+        root = tmp_path / f"scenes-{number}"
+        write_layouts(root, split=TRAIN, count=4, start=number, layouts=["shards"])
+        (tmp_path / "here").mkdir(exist_ok=True)
+        (tar,) = (root / "shards").glob("*.tar")
+        tar.rename(tmp_path / "here" / f"{number}.tar")
+    settings = ["optim.steps=2", "optim.batch_size=4", "data.workers=0", "watch.pictures=false"]
+    config = override(RECIPES["scenes_clip"](), [*settings, f"data.shards={tmp_path}/here/*.tar"])
+    short = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=1))
+    Trainer(short, setting).run(short.data.shards)
+    path = setting.output / "snapshots" / "step-00000001.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "config": plain(config)}, path)
+    return config
+
+
+def resume(config, setting, shards):
+    moved = override(config, [f"data.shards={shards}"])
+    return Trainer(moved, setting, resume=True).run(shards)
+
+
+def test_a_run_goes_on_with_the_same_data_in_another_folder(local_run, setting, tmp_path):
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    assert resume(local_run, setting, f"{tmp_path}/there/*.tar") == 2
+
+
+def add(folder):
+    shutil.copy(folder / "0.tar", folder / "5.tar")
+
+
+def remove(folder):
+    (folder / "4.tar").unlink()
+
+
+def replace(folder):
+    shutil.copy(folder / "0.tar", folder / "4.tar")
+
+
+def pad(folder):
+    with (folder / "4.tar").open("ab") as file:
+        file.write(bytes(10_240))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (add, r"shard 3 was missing and is 5\.tar of \d+ bytes with 4 samples \(positions"),
+        (remove, r"shard 2 was 4\.tar of \d+ bytes with 4 samples .* and is missing"),
+        (replace, r"shard 2 was 4\.tar of \d+ bytes with 4 samples .* and is 4\.tar of"),
+        (pad, r"shard 2 was 4\.tar of \d+ bytes with 4 samples .* and is 4\.tar of"),
+    ],
+)
+def test_changed_data_stop_a_resumed_run_and_are_named(
+    local_run, setting, tmp_path, change, message
+):
+    change(tmp_path / "here")
+    with pytest.raises(SnapshotError, match=f"data are not those of the snapshot: {message}"):
+        resume(local_run, setting, local_run.data.shards)
+
+
+class Scores:
+    """An evaluator that returns given values of a metric."""
+
+    def __init__(self, *values):
+        self.values = iter(values)
+
+    def measure(self, checkpoint, weights, datasets, **_):
+        return {"set": {"acc1": next(self.values) if weights == "teacher" else 0.0}}
+
+
+def test_the_best_snapshot_is_found_after_a_first_value_that_is_no_number(setting, scene_shards):
+    settings = ["optim.steps=4", "optim.batch_size=4", "data.workers=0", "watch.pictures=false"]
+    best = ["save.best=set/teacher/acc1", "watch.evaluate_every=1", "watch.datasets=set"]
+    config = override(RECIPES["scenes_clip"](), [*settings, *best, "save.keep=1"])
+    nan = float("nan")
+    Trainer(config, setting._replace(evaluator=Scores(nan, 0.5, 0.75, 0.5))).run(scene_shards)
+    snapshots = Snapshots(setting.output, keep=1)
+    assert snapshots.best() == Best(3, 0.75)
+    assert snapshots.steps() == [3, 4]

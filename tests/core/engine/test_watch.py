@@ -223,10 +223,11 @@ def read_all(descriptor):
 
 
 @pytest.mark.slow
-def test_the_slowest_loader_of_all_processes_is_logged(tmp_path):
+def test_the_slowest_loader_and_the_bad_samples_of_all_processes_are_logged(tmp_path):
     run_processes(wait_by_rank, 2, tmp_path)
     (record,) = read_log(tmp_path)
     assert record["timing"]["data_wait"] > 0.8
+    assert record["bad_samples"] == 3
 
 
 def test_a_full_disk_ends_the_log_in_one_error_that_names_it(tmp_path, capfd):

@@ -172,3 +172,25 @@ def test_a_step_moves_the_teachers_center_alone():
     step(training, views)
     assert torch.allclose(training.teacher.head.center, 0.1 * mean, atol=1e-6)
     assert not training.model.head.center.any()
+
+
+def test_slip_with_a_view_for_captions_is_clip_of_it_and_simclr_of_the_others():
+    method = METHODS["slip"]
+    student = method.create_student(ARCHITECTURE).eval()
+    views = tiny_views(method)
+    caption = torch.randn_like(views.global_images[:1])
+    images = torch.cat([caption, views.global_images])
+    features = method.student_features(student, views._replace(global_images=images))
+    assert (len(features.image), len(features.text), len(features.head)) == (1, 1, 2)
+    alone = student.encode_image(caption[0], normalize=True)
+    torch.testing.assert_close(features.image[0], alone)
+    both = method.student_features(student, views)
+    torch.testing.assert_close(features.head, both.head)
+    assert len(both.image) == 2
+    terms = method.loss(features, None, gather_locally)
+    assert terms.clip.item() == pytest.approx(
+        contrastive_loss(
+            *gather_locally([features.image, features.text]), features.logit_scale
+        ).item()
+    )
+    torch.testing.assert_close(terms.simclr, method.loss(both, None, gather_locally).simclr)

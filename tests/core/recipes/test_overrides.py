@@ -110,6 +110,7 @@ def test_bad_assignments_are_one_line_that_begins_with_their_key(config, assignm
         ("image.blur_p=0,2,0", "less than or equal to 1, not 2"),
         ("image.global_scale=0.9,0.4", "a smaller, then a larger number, not (0.9, 0.4)"),
         ("image.local_scale=0,0.4", "greater than 0, not 0"),
+        ("image.caption_scale=0.5", "a smaller and a larger number, or none, not (0.5,)"),
         ("seed=-1", "greater than or equal to 0, not -1"),
         ("method.prototypes=0", "greater than 0, not 0"),
     ],
@@ -125,7 +126,54 @@ def test_a_method_is_chosen_by_name_and_brings_its_own_options(config):
     changed = override(config, ["method=silc", "method.prototypes=64"])
     assert changed.method == SilcMethod(prototypes=64)
     with pytest.raises(ValueError, match="no 'prototypes'; nearest: "):
-        override(config, ["method.prototypes=64", "method=silc"])
+        override(config, ["method.prototypes=64"])
+    assert override(config, ["method.prototypes=64", "method=silc"]) == changed  # in any order
+
+
+SHARED = {"global_size": 224, "local_size": 96, "caption_scale": ()}
+CROP_ONLY = {"flip_p": 0, "jitter_p": 0, "grayscale_p": 0, "blur_p": (0, 0, 0), "solarize_p": 0}
+
+
+@pytest.mark.parametrize(
+    ("method", "momentum", "image"),
+    [
+        ("clip", 0.999, {**SHARED, **CROP_ONLY, "global_scale": (0.9, 1.0)}),
+        (
+            "slip",
+            0.999,
+            {
+                **SHARED,
+                **{"caption_scale": (0.5, 1.0), "global_scale": (0.08, 1.0), "flip_p": 0.5},
+                **{"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_p": 0.8, "grayscale_p": 0.2},
+                **{"blur_p": (0.5, 0.5, 0.5), "solarize_p": 0},
+            },
+        ),
+        (
+            "silc",
+            0.966,
+            {
+                **SHARED,
+                **CROP_ONLY,
+                **{"global_scale": (0.4, 1.0), "local_scale": (0.05, 0.4), "locals": 8},
+            },
+        ),
+    ],
+)
+def test_a_method_brings_the_views_and_the_momentum_of_its_paper(method, momentum, image):
+    cosmos = RECIPES["cc12m"]()
+    changed = override(cosmos, [f"method={method}"])
+    assert {name: getattr(changed.image, name) for name in image} == image
+    assert (changed.optim.momentum, changed.optim.momentum_ramp) == (momentum, False)
+    assert changed.optim.lr == cosmos.optim.lr
+    own = override(cosmos, ["image.flip_p=0.25", "optim.momentum=0.5", f"method={method}"])
+    assert (own.image.flip_p, own.optim.momentum) == (0.25, 0.5)
+    assert override(cosmos, [f"method={method}", "method=cosmos"]) == cosmos
+
+
+@pytest.mark.parametrize("method", ["clip", "slip", "silc", "cosmos"])
+def test_on_scenes_the_views_and_the_momentum_of_the_recipe_stay(config, method):
+    changed = override(config, [f"method={method}"])
+    assert (changed.image, changed.optim) == (config.image, config.optim)
 
 
 def test_options_of_the_recipes_own_method_are_replaced_one_by_one(config):

@@ -99,6 +99,17 @@ def test_views_have_the_probabilities_and_sizes_of_their_kind():
     assert blurred.local_images.float().std() < sharp.local_images.float().std() - 5
 
 
+def test_the_view_for_captions_is_a_crop_and_nothing_else_before_the_globals():
+    config = ImageViewConfig(global_size=64, blur_p=(1.0, 1.0, 1.0), caption_scale=(1.0, 1.0))
+    config = replace(config, jitter_p=1.0, grayscale_p=1.0, flip_p=1.0)
+    views = MultiCrop(config)(noise_image(64, 64), np.random.default_rng(0))
+    caption, *strong = views.global_images
+    assert torch.equal(caption, torch.from_numpy(noise(64, 64)).permute(2, 0, 1))
+    without = MultiCrop(replace(config, caption_scale=()))
+    assert len(strong) == len(without(noise_image(64, 64), np.random.default_rng(0))[0]) == 2
+    assert all((view == view[0]).all() for view in strong)  # grey
+
+
 def jittered(colour, strengths):
     """The first pixel of a plain image, jittered with 400 seeds."""
     view = np.full((4, 4, 3), colour, np.uint8)

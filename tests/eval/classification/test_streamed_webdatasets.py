@@ -19,6 +19,7 @@ import pytest
 from support.hub import COMMIT, Hub, Trouble
 from support.webdatasets import put, refused, shard
 
+import cosmos_eval
 from cosmos_core.utils.distributed import Distributed
 from cosmos_eval.embedding.stream import ON_DISK, in_order
 from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
@@ -180,6 +181,14 @@ def test_with_download_the_archives_are_kept(stl10: Hub, command: Any) -> None:
     assert stl10.requests == []
     assert measured(command(*RUN, "--stream", "--no-cache", "--output", "more")) == first
     assert fetched(stl10) == []
+
+
+def test_python_streams_as_the_command_does(stl10: Hub, command: Any) -> None:
+    row = cosmos_eval.evaluate(MODEL, "wds/stl10", stream=True, output="python")
+    assert not [*Path(huggingface_hub.constants.HF_HUB_CACHE).rglob("*.tar")]
+    assert row.metrics == measured(command(*RUN, "--stream"))["metrics"]
+    (one,), (other,) = (Path(folder).glob("*.npz") for folder in ("python", "runs/eval"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_what_cannot_be_streamed_is_one_line(stl10: Hub, command: Any) -> None:
