@@ -62,7 +62,7 @@ def overview_of(entries: Sequence[Entry], read: Read, suite: Suite | None) -> Ov
         families = sorted({entry.protocol for entry in ranked})
         found = [(members_of(ranked, family), family) for family in families]
         members, family = max(found, key=lambda one: len(one[0]), default=((), ""))
-        chosen, scope = Suite("", (), (), members, {}, ""), f"protocol {family}"
+        chosen, scope = Suite("", (), (), (), members, {}, ""), f"protocol {family}"
     if not chosen.members:
         return None
     score = suite_score(chosen, ranked, read)

@@ -95,7 +95,7 @@ def test_one_model_is_not_ranked_and_a_suite_ranks_by_its_members():
     assert made_up_results(["a"]).content().overview is None
     made_up = made_up_results(["a", "b"])
     member = SuiteMember("seg", "scenes-seg", "scenes", ("mIoU",))
-    content = made_up.content(suite=Suite("mine", (), (), (member,), {}, ""))
+    content = made_up.content(suite=Suite("mine", (), (), (), (member,), {}, ""))
     assert content.overview.scope == "suite mine"
     (expected,) = (
         one.row.metrics["mIoU"]
