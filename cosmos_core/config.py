@@ -65,11 +65,23 @@ class TextViewConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelConfig:
+    """What a training starts from. `init` names weights: `openclip:ARCH/TAG`, `hf:ORG/NAME` or the
+    path of a checkpoint; empty, all are random. With `partial` they need not cover both towers.
+    `freeze` names a tower that is not trained."""
+
+    init: str = ""
+    partial: bool = False
+    freeze: Literal["", "image", "text"] = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimConfig:
     """AdamW with linear warm-up and a cosine to zero; defaults are the published constants.
     `batch_size` counts the samples of all processes. `momentum` is the teacher's, raised to 1 by a
     cosine over the run where `momentum_ramp`. `gradient` "published" is the true one divided by the
-    number of processes for everything but the scales, as the released models were trained."""
+    number of processes for everything but the scales, as the released models were trained.
+    `layer_decay` multiplies the learning rate once per layer of a tower from the last one down."""
 
     steps: Annotated[int, Field(gt=0, lt=10**8)]  # snapshots have eight digits for it
     batch_size: Positive
@@ -82,6 +94,7 @@ class OptimConfig:
     momentum_ramp: bool = False
     clip_norm: NonNegative = 0.0  # 0: no clipping of gradients
     gradient: Literal["true", "published"] = "true"
+    layer_decay: PositiveFraction = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -150,6 +163,7 @@ class TrainConfig:
     architecture: SkipValidation[Mapping[str, Any] | str]
     data: DataConfig
     optim: OptimConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
     image: ImageViewConfig = field(default_factory=ImageViewConfig)
     text: TextViewConfig = field(default_factory=TextViewConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)

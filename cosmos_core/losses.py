@@ -1,11 +1,12 @@
-"""The losses: CLIP, COSMOS, SLIP, SILC."""
+"""The losses: CLIP, COSMOS, SLIP, SILC, SigLIP, FLAIR."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from cosmos_core.types import Features, Gather, Gathered, LossTerms
 
@@ -250,3 +251,80 @@ def move_center(
     means = gather.mean(torch.cat([batch_mean, loss.detach()[None]]))
     moved = center.lerp(means[:-1], 1 - CENTER_MOMENTUM)
     center.copy_(torch.where(means.isfinite().all(), moved, center))
+
+
+def sigmoid_loss(image: Tensor, texts: Gathered, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
+    """Return SigLIP's loss (arXiv 2303.15343) of `image` (B, D) with T captions of each sample,
+    `texts` (T, B, D), L2-normalised, with a scale and a bias, 0-d, per image and caption view::
+
+        for t in range(T):
+            for i in range(B):
+                for j in range(N):
+                    logit = logit_scale * image[i] @ text[t][j] + logit_bias
+                    loss += -log_sigmoid(logit if i == j else -logit) / (T * B)
+
+    Only captions are gathered over processes, and compared with the images of one process at a
+    time, (B, T * B) logits, which are computed again in backward; the mean of the processes' values
+    is the loss of the batch, the same sum with N images."""
+    blocks = texts.everywhere.split(len(image), dim=1)
+    firsts = range(-texts.offset, texts.everywhere.shape[1] - texts.offset, len(image))
+    losses = [
+        _in_blocks(len(blocks), _sigmoid_block, image, block, logit_scale, logit_bias, first)
+        for block, first in zip(blocks, firsts, strict=True)
+    ]
+    return torch.stack(losses).sum() / (len(image) * len(texts.local))
+
+
+def _in_blocks(count: int, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Call a function of one of `count` blocks; where there are more, again in backward."""
+    if count == 1:
+        return function(*inputs)
+    loss: Tensor = checkpoint(function, *inputs, use_reentrant=False)
+    return loss
+
+
+def _sigmoid_block(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, first: int) -> Tensor:
+    """Sum over (T, B, C) logits of `image` (B, D) and `text` (T, C, D), in which row b is of the
+    sample of column b - first."""
+    logits = scale * _cosines(image[None], text)[0] + bias
+    rows, columns = (torch.arange(n, device=image.device) for n in logits.shape[1:])
+    return -F.logsigmoid(torch.where(rows[:, None] == columns + first, logits, -logits)).sum()
+
+
+def pooled_sigmoid_loss(
+    pool: Callable[[Tensor], Tensor],
+    queries: Gathered,
+    texts: Gathered,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+) -> Tensor:
+    """Return FLAIR's text-conditioned sigmoid loss (arXiv 2412.03561). Of `texts` (K, B, D), L2-
+    normalised, `queries` (K, B, D) pool the images: `pool` maps queries for each image (B, M, D) to
+    pooled features (B, M, D). An image meets its own K captions and one of every other image::
+
+        for i in range(B):
+            for k in range(K):
+                loss -= log_sigmoid(logit(i, text[k][i])) / (K + N - 1)
+            for j in range(N) but i:
+                loss -= log_sigmoid(-logit(i, text[(i + j) % K][j])) / (K + N - 1)
+        logit(i, text) = scale * cosine(pool(i, query of text), text) + bias
+
+    The mean of the processes' values is the sum over all N images. The published code draws the
+    caption of another image at random; since all K are drawn alike, a fixed choice has the same
+    distribution, and depends on no generator. Captions come in blocks as in `sigmoid_loss`."""
+    views, samples, _ = texts.local.shape
+    total, everywhere = texts.everywhere.shape[1], (queries.everywhere, texts.everywhere)
+    rows = torch.arange(samples, device=texts.local.device)[:, None] + texts.offset
+
+    def block(captions: Tensor, columns: Tensor, sign: float) -> Tensor:
+        asked, met = (full_precision(one)[captions, columns] for one in everywhere)
+        logits = logit_scale * F.cosine_similarity(pool(asked), met, dim=-1) + logit_bias
+        losses = -F.logsigmoid(sign * logits)
+        return (losses * (columns != rows) if sign < 0 else losses).sum()
+
+    own = torch.arange(views, device=rows.device).expand(samples, -1)
+    losses = [_in_blocks(total // samples, block, own, rows.expand(-1, views), 1.0)]
+    for columns in torch.arange(total, device=rows.device).split(samples):
+        captions, others = (rows + columns) % views, columns.expand(samples, -1)
+        losses.append(_in_blocks(total // samples, block, captions, others, -1.0))
+    return torch.stack(losses).sum() * (total / samples) / (views + total - 1)

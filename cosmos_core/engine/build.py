@@ -13,6 +13,7 @@ from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import Student, Training
 from cosmos_core.model.cosmos import create_teacher
+from cosmos_core.model.pretrained import freeze, initialise, layers_above
 
 NO_DECAY_NAMES = ("bn", "ln", "bias", "logit_scale")
 GRAPHS = 16  # of a block; COSMOS in parts needs 10, and PyTorch gives up after 8
@@ -24,16 +25,20 @@ _BUFFERS_EACH_STEP = (
 )
 
 
-def make_training(config: TrainConfig, world: World) -> Training:
+def make_training(config: TrainConfig, world: World, *, pretrained: bool = True) -> Training:
     """Build student, teacher, optimizer and scaler on this process's device, from the seed. Weights
-    are drawn on the CPU, whatever the device; what is drawn later differs by process. Raises
-    ValueError for an unknown or unfit architecture, and for dropout where a batch is encoded in
-    parts."""
+    are drawn on the CPU, whatever the device, and `pretrained` ones of the configuration loaded;
+    what is drawn later differs by process. Raises ValueError for an unknown or unfit architecture,
+    for unfit pretrained weights, and for dropout where a batch is encoded in parts."""
     torch.manual_seed(config.seed)
-    compute, method, optim = config.compute, config.method, config.optim
+    compute, method, optim, start = config.compute, config.method, config.optim, config.model
     if world.device.type == "cuda":
         _set_rounding(compute)
-    model = method.create_student(config.architecture).to(world.device)
+    model, audit = method.create_student(config.architecture), None
+    if start.init and pretrained:
+        audit = initialise(model, config.architecture, start.init, partial=start.partial)
+    freeze(model, start.freeze)
+    model = model.to(world.device)
     if compute.accumulate > 1:
         _refuse_dropout(model)
     teacher = create_teacher(model)
@@ -43,7 +48,7 @@ def make_training(config: TrainConfig, world: World) -> Training:
     if compute.compile:
         compile_blocks(model)
         compile_blocks(teacher)
-    groups = param_groups(model, optim.weight_decay)
+    groups = param_groups(model, optim.weight_decay, optim.layer_decay)
     if world.rank:
         torch.manual_seed(config.seed + world.rank)  # as OpenCLIP: each drops other patches
     return Training(
@@ -53,6 +58,7 @@ def make_training(config: TrainConfig, world: World) -> Training:
         teacher,
         torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True),
         torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16"),
+        audit,
     )
 
 
@@ -62,16 +68,23 @@ def _set_rounding(compute: ComputeConfig) -> None:
     torch.backends.cudnn.benchmark = compute.cudnn_benchmark
 
 
-def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def param_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
     """Return groups for `torch.optim.AdamW`: without weight decay (NO_DECAY_NAMES and parameters of
-    fewer than two dimensions, as in github.com/ExplainableML/cosmos, after OpenCLIP), and with."""
-    groups: list[dict[str, Any]]
-    groups = [{"params": [], "weight_decay": decay} for decay in (0.0, weight_decay)]
-    for name, parameter in model.named_parameters():
+    fewer than two dimensions, as in github.com/ExplainableML/cosmos, after OpenCLIP), and with. The
+    learning rate of a group is multiplied by `lr_scale`, which is `layer_decay` to the power of
+    `layers_above`."""
+    names = dict(model.named_parameters())
+    above = layers_above(names) if layer_decay < 1 else dict.fromkeys(names, 0)
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for name, parameter in names.items():
         if parameter.requires_grad:
+            rates = {"lr_scale": layer_decay ** above[name]}
+            pair = [{"params": [], "weight_decay": d, **rates} for d in (0.0, weight_decay)]
             decayed = parameter.ndim >= 2 and not any(part in name for part in NO_DECAY_NAMES)
-            groups[decayed]["params"].append(parameter)
-    return groups
+            groups.setdefault(above[name], pair)[decayed]["params"].append(parameter)
+    return [group for layer in sorted(groups) for group in groups[layer]]
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:

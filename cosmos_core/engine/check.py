@@ -28,9 +28,20 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
             f"optim.batch_size={size} cannot be dealt to {world_size} processes in {parts} parts "
             f"each; give a multiple of {world_size * parts}"
         )
+    _check_start(config)
     _check_model(config, world_size)
     if config.save.best and not config.watch.evaluate_every:
         raise ValueError("save.best needs evaluations: set watch.evaluate_every, watch.datasets")
+
+
+def _check_start(config: TrainConfig) -> None:
+    start = config.model
+    if start.init:
+        return
+    if config.method.name == "lit" or start.freeze:
+        raise ValueError("a frozen tower needs pretrained weights: name some by model.init")
+    if start.partial:
+        raise ValueError("model.partial=true is of pretrained weights: name some by model.init")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -48,7 +59,7 @@ def _check_data(data: DataConfig) -> None:
 
 def _check_model(config: TrainConfig, world_size: int) -> None:
     width = model_config(config.architecture)["embed_dim"]
-    if config.method.name == "cosmos" and width % CROSS_ATTENTION_HEADS:
+    if config.method.name in ("cosmos", "flair") and width % CROSS_ATTENTION_HEADS:
         raise ValueError(
             f"architecture: embed_dim {width} does not divide by the {CROSS_ATTENTION_HEADS} heads "
             "of the cross-attention"

@@ -8,20 +8,29 @@ from cosmos_core.config import TrainConfig
 from cosmos_core.types import Views
 
 SAMPLES = 8  # of a batch, by which all are counted
+INPUTS = ("visual.conv1.weight", "token_embedding.weight")  # of the towers
 
 
 def sample_flops(config: TrainConfig, views: Views) -> float:
     """Return the operations of a training step per sample, of the first of a batch: 3 times the
-    student's forward, since backward takes twice as many, and once the teacher's, over all views,
-    as PyTorch counts them, 2 per multiply-accumulate of matrix products, convolutions and
-    attention. The loss, the optimizer and what is computed again are left out."""
+    student's forward, since backward takes twice as many (with a frozen tower fewer, which are
+    counted), and once the teacher's, over all views, as PyTorch counts them, 2 per
+    multiply-accumulate of matrix products, convolutions and attention. The loss, the optimizer and
+    what is computed again are left out."""
     few = Views(*(tensor[:, :SAMPLES] for tensor in views))
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = config.method.create_student(config.architecture)
     model.to_empty(device=few.texts.device)  # weights do not matter
+    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    frozen = not all(trains.get(name, True) for name in INPUTS)
     # Fused attention is not counted.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        config.method.student_features(model, few)
-        student = counter.get_total_flops()
-        config.method.teacher_features(model, few)
-    return float(2 * student + counter.get_total_flops()) / few.texts.shape[1]
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with torch.set_grad_enabled(frozen):
+            features = config.method.student_features(model, few)
+        backward = 0 if frozen else 2 * counter.get_total_flops()
+        if frozen:
+            trained = [one for one in features if one is not None and one.requires_grad]
+            torch.autograd.backward(trained, [torch.ones_like(one) for one in trained])
+        with torch.no_grad():
+            config.method.teacher_features(model, few)
+    return float(backward + counter.get_total_flops()) / few.texts.shape[1]

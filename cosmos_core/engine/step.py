@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cosmos_core.engine.distributed import mean_over_processes
 from cosmos_core.model.cosmos import clamp_logit_scales, update_teacher
+from cosmos_core.model.pretrained import Audit
 from cosmos_core.types import Gather, Method, Views
 
 Terms = dict[str, float]  # loss terms by name, means over all processes
@@ -34,7 +35,8 @@ class Student(nn.Module):
 
 @dataclass
 class Training:
-    """What a step changes. `student` is `model` as `Student`, under DDP with several processes."""
+    """What a step changes. `student` is `model` as `Student`, under DDP with several processes;
+    `audit` tells which pretrained weights the model started from, if any."""
 
     method: Method
     model: nn.Module
@@ -42,6 +44,7 @@ class Training:
     teacher: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    audit: Audit | None = None
 
 
 class StepReport(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import signal
 import time
@@ -35,11 +37,15 @@ from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.model.cosmos import SCALES
+from cosmos_core.model.pretrained import Audit
 from cosmos_core.plots.views import Inverse
 from cosmos_core.types import Views
 from cosmos_core.utils.environment import code_state, utc_now
+from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.recipe import training_identity
 
+INIT = "init.json"  # in the output folder: keys of pretrained weights
+logger = logging.getLogger(__name__)
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 REPEATED = 2.0  # seconds in which a signal may come again by torchrun
 
@@ -67,7 +73,9 @@ class Trainer:
             lambda: snapshot.find_state(self._snapshots, setting.output, config, resume=resume)
         )
         state = broadcast(self._world, state)
-        self._training = make_training(config, self._world)
+        self._training = make_training(config, self._world, pretrained=state is None)
+        self._audit = self._training.audit
+        self._init_sha256 = self._audit.sha256 if self._audit else None
         narrow = config.compute.gather_bf16
         self._gather = make_gather(self._world, config.optim.gradient, narrow=narrow)
         self._problems = ProblemCounter(config.data.max_bad)
@@ -88,6 +96,8 @@ class Trainer:
         Raises FloatingPointError for losses that are not finite, ValueError for bad samples."""
         config, setting, world = self._config, self._setting, self._world
         setting.output.mkdir(parents=True, exist_ok=True)
+        if self._audit is not None and world.rank == 0:
+            self._report_start(self._audit)
         self._data_sha256 = parse_shards(replace(config.data, shards=shards)).fingerprint
         start = time.monotonic() - self._seconds
         watch = Watch(config, setting.output, world, first_step=self._done)
@@ -111,6 +121,12 @@ class Trainer:
                 self._save()
         return self._done
 
+    def _report_start(self, audit: Audit) -> None:
+        """Print which pretrained weights were loaded, and write every key to OUTPUT/init.json."""
+        path = self._setting.output / INIT
+        logger.info(f"{audit.summary(self._config.model.init)}, named in {path}")
+        write_atomically(path, json.dumps(audit._asdict(), indent=1).encode())
+
     def _resume(self, state: Mapping[str, Any]) -> None:
         for name, own in snapshot.STATEFUL.items():
             with snapshot.reading(state, name):
@@ -123,7 +139,8 @@ class Trainer:
             snapshot.restore_random_state(self._random)
         with snapshot.reading(state, "seconds"):
             self._seconds = float(state["seconds"])
-        self._flops = state.get("sample_flops")  # which older snapshots lack, as the next
+        # Which older snapshots lack.
+        self._flops, self._init_sha256 = state.get("sample_flops"), state.get("init_sha256")
         self._data = state.get("data")
         self._saved = self._done = state["step"]
 
@@ -166,9 +183,10 @@ class Trainer:
     def _step(self, views: Views) -> dict[str, float]:
         optim, compute, step = self._config.optim, self._config.compute, self._done
         model = self._training.model
+        bias = getattr(model, "logit_bias", None)
         lr, momentum = learning_rate(step, optim), teacher_momentum(step, optim)
         for group in self._training.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         try:
             report = train_step(
                 self._training,
@@ -187,6 +205,7 @@ class Trainer:
             **report.terms,
             "total": sum(report.terms.values()),
             **{name: getattr(model, name).exp().item() for name in SCALES if hasattr(model, name)},
+            **({"logit_bias": bias.item()} if bias is not None else {}),
             "momentum": momentum,
             "gradient_norm": report.gradient_norm,
             "bad_samples": self._problems.bad,
@@ -219,6 +238,7 @@ class Trainer:
             "seconds": self._seconds,
             "sample_flops": self._flops,
             "data": self._data,
+            "init_sha256": self._init_sha256,
         }
         self._world.main_process_only(lambda: self._write(state))
         self._saved = self._done
@@ -242,6 +262,7 @@ class Trainer:
             "data_sha256": self._data_sha256,
             "date": utc_now(),
             "flops": samples * self._flops if self._flops else None,
+            "init_sha256": self._init_sha256,
             "processes": self._world.world_size,
             "samples_seen": samples,
             "seconds": round(self._seconds, 1),

@@ -10,11 +10,15 @@ import open_clip
 
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import Cosmos
+from cosmos_core.model.flair import Flair
 from cosmos_core.utils.text import parse_json
 
 Architecture = str | Path | Mapping[str, Any]
-ModelKind = Literal["cosmos", "clip"]
-MODELS: dict[ModelKind, type[MultiViewCLIP]] = {"cosmos": Cosmos, "clip": MultiViewCLIP}
+ModelKind = Literal["cosmos", "flair", "clip"]
+MODELS: dict[ModelKind, type[MultiViewCLIP]] = {
+    **{"cosmos": Cosmos, "flair": Flair},
+    "clip": MultiViewCLIP,  # of the others too: it comes last
+}
 # What open_clip.CLIP takes of a configuration; `preprocess` is the evaluation transform's.
 MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 OTHER_KEYS = {"preprocess"}

@@ -167,8 +167,11 @@ def create_teacher(student: Model) -> Model:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, over all parameters, in place. The
-    foreach form is bitwise equal to a loop over the tensors; `lerp` is not."""
-    targets = [parameter.data for parameter in teacher.parameters()]
+    """teacher <- momentum * teacher + (1 - momentum) * student, in place, over all parameters but
+    those that the student does not train, which rounding would move. The foreach form is bitwise
+    equal to a loop over the tensors; `lerp` is not."""
+    pairs = zip(teacher.parameters(), student.parameters(), strict=True)
+    trained = [(target.data, source.data) for target, source in pairs if source.requires_grad]
+    targets, sources = (list(tensors) for tensors in zip(*trained, strict=True))
     torch._foreach_mul_(targets, momentum)
-    torch._foreach_add_(targets, [p.data for p in student.parameters()], alpha=1 - momentum)
+    torch._foreach_add_(targets, sources, alpha=1 - momentum)

@@ -64,6 +64,8 @@ def export(
     architecture = architecture or read.architecture
     assert architecture is not None  # else no model could be built
     whole, own = model_config(architecture), openclip_config(architecture)
+    if "logit_bias" in read.added:  # which OpenCLIP has where its configuration says so
+        own["init_logit_bias"] = read.weights[weights]["logit_bias"].item()
     config = {"model_cfg": own, "preprocess_cfg": preprocess_config(architecture)}
     with appearing(output) as folder:
         _write_openclip(folder, models[weights], config)

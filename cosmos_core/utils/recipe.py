@@ -29,6 +29,10 @@ ADDED = {
     "compute.tf32": True,
     "compute.cudnn_benchmark": True,
     "compute.timeout": 0.0,
+    "model.init": "",
+    "model.partial": False,
+    "model.freeze": "",
+    "optim.layer_decay": 1.0,
 }
 
 
@@ -41,7 +45,10 @@ def training_identity(training: Any) -> dict[str, Any]:
     if not (isinstance(config, Mapping) and config):
         return {}
     data, steps = _sha256(training.get("data_sha256")), _count(training.get("steps"))
-    recipe = json_sha256(_recipe(config, data, training.get("processes")))
+    options = _recipe(config, data, training.get("processes"))
+    if "model.init" in options:  # a path, or a name whose weights may change
+        options["model.init"] = _sha256(training.get("init_sha256")) or options["model.init"]
+    recipe = json_sha256(options)
     name = str(config.get("recipe") or "training").encode(errors="replace").decode()
     whole = dict(_options(config)).get("optim.steps")
     part = f" at step {steps}" if steps is not None and steps != whole else ""

@@ -3,8 +3,7 @@
 loaded as any model is, and compared with its source, before the folder appears."""
 
 import json
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ import numpy as np
 import open_clip
 import PIL.Image
 import safetensors.torch
-import torch
 import transformers
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor
 
+from cosmos_core.model.transformers_names import tensor_names, to_openclip, to_transformers
 from cosmos_core.utils.files import appearing, errors_of, require_new_folder, write_atomically
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
@@ -26,34 +25,6 @@ from cosmos_eval.models.hf import HfEncoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import ModelSpec, UsageError
 
-Names = Mapping[str, Sequence[str]]
-
-_NAMES = {  # OpenCLIP's -> transformers'; what ends with a mark has a weight and a bias
-    "logit_scale": ["logit_scale"],
-    "visual.class_embedding": ["vision_model.embeddings.class_embedding"],
-    "visual.conv1.weight": ["vision_model.embeddings.patch_embedding.weight"],
-    "visual.positional_embedding": ["vision_model.embeddings.position_embedding.weight"],
-    "visual.ln_pre.": ["vision_model.pre_layrnorm."],
-    "visual.ln_post.": ["vision_model.post_layernorm."],
-    "visual.proj": ["visual_projection.weight"],
-    "token_embedding.weight": ["text_model.embeddings.token_embedding.weight"],
-    "positional_embedding": ["text_model.embeddings.position_embedding.weight"],
-    "ln_final.": ["text_model.final_layer_norm."],
-    "text_projection": ["text_projection.weight"],
-}
-_TRANSPOSED = ("visual.proj", "text_projection")
-_TOWERS = {
-    "visual.transformer.resblocks": "vision_model.encoder.layers",
-    "transformer.resblocks": "text_model.encoder.layers",
-}
-_BLOCK = {
-    "ln_1.": ["layer_norm1."],
-    "attn.in_proj_": ["self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."],
-    "attn.out_proj.": ["self_attn.out_proj."],
-    "ln_2.": ["layer_norm2."],
-    "mlp.c_fc.": ["mlp.fc1."],
-    "mlp.c_proj.": ["mlp.fc2."],
-}
 # Modules that features do not need, and CLIPModel does not have.
 _LEFT_OUT = (
     *("visual.attn_cross_pool", "text_attn_cross_pool", "image_token_mapping"),
@@ -95,39 +66,6 @@ def convert(spec: ModelSpec, output: Path) -> list[str]:
         card = _CARD.format(info=source.info, weights=source.info.weights or "model", **stated)
         write_atomically(folder / "README.md", card.encode())
     return notes
-
-
-def tensor_names(vision_layers: int, text_layers: int) -> dict[str, list[str]]:
-    """Map OpenCLIP's names of a ViT's tensors to transformers': three for q, k and v, else one."""
-    names = dict(_NAMES)
-    for (own, other), layers in zip(_TOWERS.items(), (vision_layers, text_layers), strict=True):
-        for i, (part, parts) in product(range(layers), _BLOCK.items()):
-            names[f"{own}.{i}.{part}"] = [f"{other}.{i}.{one}" for one in parts]
-    return {
-        f"{own}{kind}": [f"{other}{kind}" for other in others]
-        for own, others in names.items()
-        for kind in (("weight", "bias") if own[-1] in "._" else ("",))
-    }
-
-
-def to_transformers(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Return OpenCLIP's tensors under transformers' names, without those that have none."""
-    renamed: dict[str, Tensor] = {}
-    for own, others in names.items():
-        tensor = state[own].T if own in _TRANSPOSED else state[own]
-        parts = tensor.chunk(len(others)) if len(others) > 1 else [tensor]
-        renamed |= {other: part.contiguous() for other, part in zip(others, parts, strict=True)}
-    return renamed
-
-
-def to_openclip(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Return transformers' tensors under OpenCLIP's names."""
-    joined = {}
-    for own, others in names.items():
-        parts = [state[other] for other in others]
-        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
-        joined[own] = (tensor.T if own in _TRANSPOSED else tensor).contiguous()
-    return joined
 
 
 def _require(holds: object, fault: str) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import cosmos_core
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.model.build import model_config
+from cosmos_core.model.flair import Flair
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
@@ -52,11 +53,29 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     described, digest = named or json.dumps(config, sort_keys=True), file_sha256(path)
     info = EncoderInfo(spec.text, described, spec.weights, digest, False, precision, device)
     kind = CosmosEncoder if isinstance(model, cosmos_core.Cosmos) else ClipEncoder
+    kind = PooledEncoder if isinstance(model, Flair) else kind
     tokenizer = _tokenizer(model.vocab_size, model.context_length)
     return kind(model, _preprocessing(model.visual.image_size, config), tokenizer, info)
 
 
-class CosmosEncoder(ClipEncoder):
+class PooledEncoder(ClipEncoder):
+    """A PairScorer: a model with text-conditioned pooling, as FLAIR's."""
+
+    pair_score = "cosine of the text and of what it pools from the image"
+
+    def image_parts(self, images: Tensor) -> Parts:
+        return run_parts(self.info, self.model.image_parts, images)
+
+    def text_parts(self, tokens: Tensor) -> Parts:
+        return run_parts(self.info, self.model.text_parts, tokens)
+
+    def pair_scores(self, images: Parts, texts: Parts) -> Tensor:
+        return run(
+            self.info, lambda *parts: self.model.pair_scores(parts[:2], parts[2:]), *images, *texts
+        )
+
+
+class CosmosEncoder(PooledEncoder):
     """A CrossAttentionEncoder and a PairScorer: a model with the cross-attention of COSMOS."""
 
     pair_score = "mean cosine of image, text and cross-modal features"
@@ -84,17 +103,6 @@ class CosmosEncoder(ClipEncoder):
 
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
         return run(self.info, self.model.token_attention, tokens, queries)
-
-    def image_parts(self, images: Tensor) -> Parts:
-        return run_parts(self.info, self.model.image_parts, images)
-
-    def text_parts(self, tokens: Tensor) -> Parts:
-        return run_parts(self.info, self.model.text_parts, tokens)
-
-    def pair_scores(self, images: Parts, texts: Parts) -> Tensor:
-        return run(
-            self.info, lambda *parts: self.model.pair_scores(parts[:2], parts[2:]), *images, *texts
-        )
 
 
 def _config(path: Path, arch: str | None) -> dict[str, Any]:

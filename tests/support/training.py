@@ -16,6 +16,9 @@ from cosmos_core.engine.step import StepReport, Training, train_step
 from cosmos_core.losses import gather_locally
 from cosmos_core.methods.clip import ClipMethod
 from cosmos_core.methods.cosmos import CosmosMethod
+from cosmos_core.methods.flair import FlairMethod
+from cosmos_core.methods.lit import LitMethod
+from cosmos_core.methods.siglip import SiglipMethod
 from cosmos_core.methods.silc import SilcMethod
 from cosmos_core.methods.slip import SlipMethod
 from cosmos_core.types import Method, Views
@@ -31,6 +34,9 @@ METHODS: dict[str, Method] = {
     "slip": SlipMethod(hidden=16, out=6),
     "silc": SilcMethod(hidden=16, bottleneck=6, prototypes=12),
     "cosmos": CosmosMethod(),
+    "siglip": SiglipMethod(),
+    "flair": FlairMethod(captions=3),
+    "lit": LitMethod(),
 }
 ABLATIONS: dict[str, Method] = {
     "without local texts": CosmosMethod(local_texts=False),

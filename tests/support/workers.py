@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from open_clip import ClipLoss
+from open_clip.loss import SigLipLoss
 from support.training import (
     METHODS,
     SINGLE_PROCESS,
@@ -24,6 +25,7 @@ from cosmos_core import losses
 from cosmos_core.engine.build import make_training
 from cosmos_core.engine.distributed import World, make_gather
 from cosmos_core.engine.step import StepReport, train_step
+from cosmos_core.losses import sigmoid_loss
 from cosmos_core.types import Features, Method
 
 
@@ -150,6 +152,25 @@ def _published_loss(world: World, student, teacher) -> Tensor:
                     loss = pair(own[v], target[u], student.distill_logit_scale)
                     total = total + loss / len(own) / 2 / 4
     return total
+
+
+def siglip_gradients(world: World, samples: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Loss and gradients of SigLIP in this process with `samples`: ours and OpenCLIP's."""
+    found = []
+    for ours in (True, False):
+        torch.manual_seed(world.rank)
+        draws = (torch.randn(1, samples, 5, dtype=torch.float64) for _ in range(2))
+        image, text = (nn.functional.normalize(d, dim=-1).requires_grad_() for d in draws)
+        scale, bias = (torch.tensor(v, dtype=torch.float64).requires_grad_() for v in (9.0, -3.0))
+        if ours:
+            (texts,) = make_gather(world, "true")([text])
+            loss = sigmoid_loss(image[0], texts, scale, bias)
+        else:
+            plain = SigLipLoss(rank=world.rank, world_size=world.world_size)
+            loss = plain(image[0], text[0], scale, bias)
+        loss.backward()
+        found.append([loss.detach(), *(one.grad for one in (image, text, scale, bias))])
+    return found[0], found[1]
 
 
 def meet(world: World) -> list[tuple[int, str]]:

@@ -99,6 +99,8 @@ def test_every_method_has_its_name():
         ("slip", (2, False, 1, False)),
         ("silc", (2, True, 1, False)),
         ("cosmos", (2, True, 2, True)),
+        ("siglip", (1, False, 1, False)),
+        ("flair", (1, False, 3, False)),
         ("without local texts", (2, True, 2, False)),
         ("without cross-attention", (2, True, 2, True)),
         ("without distillation", (2, False, 2, True)),

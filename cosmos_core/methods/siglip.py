@@ -1,0 +1,58 @@
+"""SigLIP (arXiv 2303.15343): one view of the image against one caption, each pair by itself."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from cosmos_core.config import STRICT
+from cosmos_core.losses import sigmoid_loss
+from cosmos_core.methods.clip import ClipMethod
+from cosmos_core.model.build import Architecture, create_model
+from cosmos_core.model.clip import MultiViewCLIP
+from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
+
+INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0  # section 3.2: most pairs do not match
+
+
+class SiglipFeatures(NamedTuple):
+    """`image` and `text` (1, B, D), L2-normalised, the exponentiated scale, and the bias."""
+
+    image: Tensor
+    text: Tensor
+    logit_scale: Tensor
+    logit_bias: Tensor
+
+
+def add_bias(student: MultiViewCLIP) -> MultiViewCLIP:
+    """Give a model the initial scale and bias of SigLIP, which OpenCLIP has under these names."""
+    student.logit_scale.data.fill_(INITIAL_SCALE)
+    student.logit_bias = nn.Parameter(torch.tensor(INITIAL_BIAS))
+    return student
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SiglipMethod:
+    """No softmax over the batch: the loss of a pair does not depend on the others."""
+
+    name: str = "siglip"
+    counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
+    terms = ("sigmoid",)
+    image = ClipMethod.image
+
+    def create_student(self, architecture: Architecture) -> MultiViewCLIP:
+        return add_bias(create_model(architecture, "clip"))
+
+    def student_features(self, student: MultiViewCLIP, views: Views) -> SiglipFeatures:
+        pair = student.encode_pairs(views.global_images, views.texts)
+        return SiglipFeatures(*pair, student.logit_scale.exp(), student.logit_bias)
+
+    def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> None:
+        """Return nothing: the moving average serves evaluation only."""
+
+    def loss(self, student: SiglipFeatures, teacher: None, gather: Gather) -> LossTerms:
+        (texts,) = gather([student.text])
+        scalars = student.logit_scale, student.logit_bias
+        return LossTerms(sigmoid=sigmoid_loss(student.image[0], texts, *scalars))
