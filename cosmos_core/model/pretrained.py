@@ -1,5 +1,5 @@
-"""Pretrained weights at the start of a training. `openclip:ARCH/TAG`, `hf:FOLDER`,
-`hf:ORG/NAME[@REVISION]` or the path of a checkpoint name them, and every key is accounted for."""
+"""Pretrained weights at the start of a training. `openclip:ARCH/TAG`, `hf:ORG/NAME[@REVISION]`, the
+path of a file or folder, or a bundled model name them, and every key is accounted for."""
 
 import hashlib
 import json
@@ -35,6 +35,7 @@ _PROJECTIONS, _LAST_NORMS = ("visual.proj", "text_projection"), ("visual.ln_post
 _SHOWN = {"image_size", "context_length", "vocab_size", "width", "layers", "mlp_ratio"}
 _SHOWN |= {"patch_size", "patch_dropout", "output_tokens", "hf_tokenizer_name", "tokenizer_kwargs"}
 _NAMED = 3
+_BUNDLED = Path(__file__).parents[1] / "bundled"
 
 
 class Pretrained(NamedTuple):
@@ -235,8 +236,10 @@ def _hugging_face(name: str) -> Pretrained:
 
 def _file(path: Path) -> Pretrained:
     """Read the teacher of a checkpoint of cosmos-train, or published; else a state of OpenCLIP."""
+    bundled = _BUNDLED / f"{path}.safetensors"
+    path = bundled if bundled.is_file() else path
     if not path.is_file():
-        raise ValueError("no such file, and neither openclip:ARCH/TAG nor hf:ORG/NAME")
+        raise ValueError("no such file or bundled model; forms: openclip:ARCH/TAG, hf:ORG/NAME")
     try:
         read = read_checkpoint(path)
     except CheckpointError as error:

@@ -1,6 +1,9 @@
 """A run that starts from pretrained weights: what is loaded, kept, frozen and recorded."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,3 +99,23 @@ def test_weights_that_do_not_fit_leave_no_folder(setting, tmp_path):
     with pytest.raises(ValueError, match="does not fit the image and text tower"):
         Trainer(chosen(f"model.init={path}"), setting)
     assert not setting.output.exists()
+
+
+@pytest.mark.slow
+def test_the_fine_tuning_of_the_docs_starts_where_the_bundled_model_ended(setting, scene_shards):
+    """The command of docs/training.md, but for its length and data."""
+    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text("utf-8")
+    (command,) = re.findall(
+        r"cosmos-train (scenes_clip --set model\.init=.*?)\n    cosmos", text, re.S
+    )
+    recipe, *words = shlex.split(command.replace("\\\n", ""))
+    assert words[::2] == ["--set"] * 4
+    config = override(RECIPES[recipe](), [*words[1::2], *SHORT, "optim.steps=1"])
+    random = override(RECIPES[recipe](), [*SHORT, "optim.steps=1"])
+    Trainer(config, setting).run(scene_shards)
+    Trainer(random, setting._replace(output=setting.output / "random")).run(scene_shards)
+    first, other = (
+        read_log(folder / "log.jsonl")[0]["clip"]
+        for folder in (setting.output, setting.output / "random")
+    )
+    assert first < other / 3

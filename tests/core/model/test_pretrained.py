@@ -199,7 +199,7 @@ def test_with_partial_a_tower_of_another_size_starts_at_random(ours, source):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nowhere.pt", "nowhere.pt: no such file, and neither openclip:ARCH/TAG nor hf:ORG/NAME"),
+        ("nowhere.pt", "nowhere.pt: no such file or bundled model; forms: openclip:ARCH/TAG, "),
         ("openclip:ViT-B-99/openai", "unknown architecture 'ViT-B-99'; nearest: "),
         ("openclip:ViT-B-32/opena", "'opena' is no file and no weights of ViT-B-32: openai, "),
         ("hf:./nowhere/at/all", "hf:./nowhere/at/all"),
