@@ -77,9 +77,8 @@ class ModelSpec:
 class EncoderInfo(NamedTuple):
     """Identity of a loaded model, for provenance. None are `weights` where the model has only one
     set, `weights_sha256` of random weights, `code_sha256` where no file of the user made the
-    model, `revision` (a commit) where `hf:` names no repository, `auxiliary`, the record of the
-    encoder that guides the last block, where none does, and `arguments`, those of the user's
-    function as results hold them, where there are none."""
+    model, `revision` (a commit) where `hf:` names no repository, and `auxiliary`, the record of the
+    encoder that guides the last block, where none does."""
 
     spec: str
     architecture: str
@@ -91,7 +90,6 @@ class EncoderInfo(NamedTuple):
     code_sha256: str | None = None
     revision: str | None = None
     auxiliary: Mapping[str, Any] | None = None
-    arguments: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

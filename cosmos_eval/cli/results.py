@@ -283,7 +283,9 @@ def verify(
     else:
         for verdict in verdicts:
             if verdict.outcome == "verified":
-                output.print_line(f"{verdict.path}: verified, {verdict.figures} figures")
+                output.print_line(
+                    f"{verdict.path}: verified, {verdict.figures} figures of {verdict.model}"
+                )
             for line in verdict.differences or filter(None, [verdict.obstacle]):
                 output.print_line(f"{verdict.path}: {line}")
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))

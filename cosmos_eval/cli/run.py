@@ -160,8 +160,6 @@ def run(
             distributed=distributed,
         )
         make = partial(make_plan, suite=suite, task=task, datasets=dataset or ())
-        if name and not model:
-            raise UsageError("--name needs --model: the model that it names")
         make = partial(make, families=protocol or (), models=model or (), options=run_options)
         make = partial(make, names=name or (), arch=arch, weights=weights, trainings=trainings)
         if settings is not None:
@@ -233,7 +231,7 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
 def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None = None) -> None:
     """Print results as a table, with a suite's score; on standard error frequent mistakes and
     notes."""
-    from cosmos_eval.results.labels import Stored, distinguish
+    from cosmos_eval.results.labels import Stored, distinct, distinguish
     from cosmos_eval.results.leaderboard.entries import entries_of
     from cosmos_eval.results.leaderboard.writers import Leaderboard, to_tables
     from cosmos_eval.results.store import to_record
@@ -243,7 +241,7 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     if as_json:
         print_json([to_record(row) for row in rows])
         return
-    stored = distinguish(stored)
+    stored = distinct(distinguish(stored))
     entries = entries_of(stored)
     score = None if suite is None else _score(suite, entries)
     print_tables(partial(to_tables, Leaderboard(entries, suite=score)))

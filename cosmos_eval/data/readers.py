@@ -41,6 +41,7 @@ _MESSAGES = {
     "float_type": "must be a finite number that float32 can hold",
     "int_type": "must be a whole number",
     "dict_type": "must map names to values",
+    "model_type": "must map names to values",
     "too_short": "must have an entry",
 }
 

@@ -2,9 +2,10 @@
 
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -39,7 +40,6 @@ _FORMS = (
     "hf:FOLDER, hf:ORG/NAME[@REVISION] or python:FILE.py[?NAME=VALUE&...]"
 )
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
-_LONGEST_LABEL = 100
 
 
 def _bundled_files() -> dict[str, Path]:
@@ -97,23 +97,6 @@ def _value(text: str) -> Any:
     return _WORDS.get(text.lower(), text)
 
 
-def argument_records(spec: ModelSpec) -> dict[str, Any]:
-    """Return the arguments of a user's function as results hold them: files with their SHA-256."""
-    return {
-        name: {"file": value, "sha256": file_sha256(Path(value))}
-        if isinstance(value, str) and Path(value).is_file()
-        else value
-        for name, value in spec.arguments.items()
-    }
-
-
-def argument_hashes(records: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return what identifies arguments: of files the hash, wherever they are; None for none."""
-    if not records:
-        return None
-    return {k: v["sha256"] if isinstance(v, Mapping) else v for k, v in records.items()}
-
-
 def labelled(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[ModelSpec]:
     """Return models with the names that results give them, one per model in their order, or none.
     Raises UsageError for another number of names, and for one that tables could not show."""
@@ -123,15 +106,10 @@ def labelled(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[M
             "in their order"
         )
     for label in (label for label in labels if label is not None):
-        if (
-            not label.strip()
-            or not label.isprintable()
-            or "(" in label
-            or len(label) > _LONGEST_LABEL
-        ):
+        if not re.fullmatch(r"[^\s(][^(]{,99}", label) or not label.isprintable():
             raise UsageError(
-                f"name {label!r}: use 1 to {_LONGEST_LABEL} printable characters without '(', "
-                "which in tables begins what differs from the defaults"
+                f"name {label!r}: use 1 to 100 printable characters without '(', which in tables "
+                "begins what differs from the defaults"
             )
     named = zip(specs, labels or [None] * len(specs), strict=True)
     return [replace(spec, label=label) for spec, label in named]
@@ -222,12 +200,14 @@ def weights_sha256(files: Sequence[Path]) -> str:
     return digests[0] if len(digests) == 1 else json_sha256(digests)
 
 
-def code_identity(code: str | None, arguments: Mapping[str, Any] | None) -> str | None:
-    """Return what identifies the user's code in caches: its hash, with that of its arguments."""
-    hashes = argument_hashes(arguments)
-    return code if hashes is None else json_sha256([code, hashes])
-
-
-def code_file(spec: ModelSpec) -> Path | None:
-    """Return the user's Python file that makes a model, where one does."""
-    return Path(spec.name) if spec.kind == "python" else None
+def code_sha256(spec: ModelSpec, content: bytes | None = None) -> str | None:
+    """Hash the user's Python file that makes a model, where one does, or its `content`; and with it
+    the arguments of its function, of which files are their SHA-256, wherever they lie."""
+    if spec.kind != "python":
+        return None
+    code = file_sha256(Path(spec.name)) if content is None else sha256(content).hexdigest()
+    given = {
+        name: [file_sha256(Path(value))] if Path(str(value)).is_file() else value
+        for name, value in spec.arguments.items()
+    }
+    return json_sha256([code, given]) if given else code

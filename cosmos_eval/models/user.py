@@ -1,6 +1,5 @@
 """Models of users: `TwoTower`, and Python files with `load(device, precision)` or a `model`."""
 
-import hashlib
 import inspect
 import re
 import sys
@@ -20,7 +19,7 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import FileError, read_bytes
 from cosmos_eval.models import encoder as checks
 from cosmos_eval.models.encoder import Encoder, Parts, run, run_parts, tensors_sha256
-from cosmos_eval.models.specs import argument_records
+from cosmos_eval.models.specs import code_sha256
 from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
 _APPENDED = " and much more"
@@ -183,7 +182,7 @@ def _description(function: Any) -> str:
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Run the file and check its model. Raises UsageError, one line, whatever goes wrong there."""
-    path, arguments = Path(spec.name), argument_records(spec)
+    path = Path(spec.name)
     encoder, code, where = made_by(spec, device, precision)
     with errors_of(where):
         if isinstance(encoder, TwoTower):
@@ -191,8 +190,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
         checks.require_encoder(encoder, where)
         _require_honest(encoder.info, precision, where)
     with errors_of(f"{where}: setting its `info`"):
-        named = {"spec": spec.text, "code_sha256": code, "arguments": arguments or None}
-        encoder.info = encoder.info._replace(**named)
+        encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
         _guard(encoder, path)
     if encoder.info.code_sha256 != code:
         raise UsageError(f"{where}: its `info` cannot be set, and results would not name the file")
@@ -200,14 +198,14 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
 
 
 def made_by(spec: ModelSpec, device: str, precision: Precision) -> tuple[Any, str, str]:
-    """Run a file; return its `model` or what its `load` returns, the file's SHA-256, and which of
-    both it was, for messages. Raises UsageError, one line, whatever goes wrong there."""
+    """Run a file; return its `model` or what its `load` returns, `code_sha256`, and which of both
+    it was, for messages. Raises UsageError, one line, whatever goes wrong there."""
     path = Path(spec.name)
     try:
         content = read_bytes(path)
     except FileError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
-    code = hashlib.sha256(content).hexdigest()
+    code = str(code_sha256(spec, content))
     with errors_of(str(path)):
         module = _run(path, content, f"cosmos_eval_model_{code[:16]}")
     make: Any = getattr(module, "load", None)

@@ -6,14 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval.results.labels import (
-    Stored,
-    distinct,
-    distinguish,
-    model_sha256,
-    name_of,
-    variants,
-)
+from cosmos_eval.results.labels import Stored, distinct, distinguish, model_sha256
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.groups import GroupDifference
@@ -180,7 +173,7 @@ def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Sto
     found = results
     if model is not None:
         named = [some for some in results if some.model == model]
-        found = named or [o for o in results if model in (name_of(o.row), o.row.model["spec"])]
+        found = named or [some for some in results if some.is_called(model)]
     labels = {some.model for some in found}
     if len(labels) == 1:
         return distinct(some for some in results if some.model in labels)
@@ -236,11 +229,10 @@ def compare(
     tests = adjust(test for one in pairs for test in _tests(*one, read_samples))
     notes = dict.fromkeys(line for one in pairs for line in differing_settings(*one))
     a, b = pairs[0]
-    is_one = model_sha256(a.row) == model_sha256(b.row)
-    if is_one and variants(a.row) == variants(b.row):
+    if model_sha256(a.row) == model_sha256(b.row):
         weights = str(a.row.model["weights_sha256"])[:_SHOWN]
         notes = {f"A and B are one model, of weights {weights}": None, **notes}
-    if a.model == b.model and not is_one:
+    elif a.model == b.model:
         a, b = distinguish([a, b])  # two states of one checkpoint, each from a folder of its own
     return Comparison(a.model, b.model, tests, tuple(notes))
 

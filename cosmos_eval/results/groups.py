@@ -51,11 +51,7 @@ class Moments(NamedTuple):
 def choose(stored: Sequence[Stored], name: str) -> list[Stored]:
     """Return all results of a group, which its own name or a model of it names. A model that states
     no group is one training. Raises UsageError where there is neither."""
-    named = [
-        one
-        for one in stored
-        if name in (_group(one), one.model, name_of(one.row), one.row.model["spec"])
-    ]
+    named = [one for one in stored if _group(one) == name or one.is_called(name)]
     if len(names := {_group(one) for one in named}) == 1:
         return [
             one for one in stored if _group(one) in names and (None not in names or one in named)

@@ -3,12 +3,11 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_core.utils.files import json_sha256
-from cosmos_eval.models.specs import argument_hashes
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.types import UsageError
 
@@ -40,11 +39,6 @@ class Stored(NamedTuple):
         return _label(self, *variants(self.row), *self.notes)
 
     @property
-    def called(self) -> str:
-        """The model's name with the notes of `distinguish`, without what differs from defaults."""
-        return _label(self, *self.notes)
-
-    @property
     def label(self) -> str:
         """The label of the model's row in tables: also with the kind of map, if the protocol
         leaves it open."""
@@ -52,35 +46,34 @@ class Stored(NamedTuple):
         kind = () if record.get("map") == record.get("protocol_map") else (record["map"],)
         return _label(self, *kind, *variants(self.row), *self.notes)
 
+    def is_called(self, name: str) -> bool:
+        """Return whether a user may mean the model by its label, name or specification."""
+        return name in (self.model, name_of(self.row), self.row.model["spec"])
+
     @property
     def measured(self) -> tuple[str, str, str]:
         """What a table has one result of: the row's label, the data set and the protocol."""
         return self.label, self.row.dataset, self.row.protocol
 
 
-_PARTS = ("weights", "code", "arguments", "architecture", "auxiliary")
-
-
-def _state(row: ResultRow) -> tuple[str | None, ...]:
-    """Return hashes of the parts of a model, None where there is none."""
+def _state(row: ResultRow) -> dict[str, str]:
+    """Return hashes of the parts of a model, `none` where there is none."""
     model, auxiliary = row.model, row.provenance.get("auxiliary")
-    architecture = hashlib.sha256(model["architecture"].encode(errors="replace")).hexdigest()
-    arguments = argument_hashes(model.get("arguments"))
-    return (
-        model["weights_sha256"],
-        model.get("code_sha256"),
-        json_sha256(arguments) if arguments else None,
-        architecture,
-        json_sha256(auxiliary) if auxiliary else None,
-    )
+    hashes = {
+        "weights": model["weights_sha256"],
+        "code": model.get("code_sha256"),
+        "architecture": hashlib.sha256(model["architecture"].encode(errors="replace")).hexdigest(),
+        "auxiliary": auxiliary and json_sha256(auxiliary),
+    }
+    return {part: digest or "none" for part, digest in hashes.items()}
 
 
 def model_sha256(row: ResultRow) -> str:
     """Return the hash of all that makes a model the same, whatever its path or name: weights and
-    which of them, code and arguments of a Python file, architecture, auxiliary encoder. Random
+    which of them, a Python file with its arguments, architecture, auxiliary encoder. Random
     weights, which have no hash, are those of their specification."""
     model = row.model
-    return json_sha256([*_state(row), model["weights"], model["random"] and model["spec"]])
+    return json_sha256([_state(row), model["weights"], model["random"] and model["spec"]])
 
 
 def name_of(row: ResultRow) -> str:
@@ -88,12 +81,17 @@ def name_of(row: ResultRow) -> str:
     return str(row.model.get("name") or row.model["spec"])
 
 
-def _models(results: Iterable[Stored]) -> list[list[Stored]]:
-    """Group the results that are not edited by their models."""
-    models: dict[str, list[Stored]] = {}
-    for one in (one for one in results if not one.is_edited):
-        models.setdefault(model_sha256(one.row), []).append(one)
-    return list(models.values())
+def _grouped(results: Iterable[Stored], key: Callable[[Stored], str]) -> dict[str, list[Stored]]:
+    """Group the results that are not edited."""
+    groups: dict[str, list[Stored]] = {}
+    for one in results:
+        if not one.is_edited:
+            groups.setdefault(key(one), []).append(one)
+    return groups
+
+
+def _by_model(results: Iterable[Stored]) -> dict[str, list[Stored]]:
+    return _grouped(results, lambda one: model_sha256(one.row))
 
 
 def _names(results: Iterable[Stored]) -> tuple[str, ...]:
@@ -103,25 +101,25 @@ def _names(results: Iterable[Stored]) -> tuple[str, ...]:
 
 
 def _agree(results: Iterable[Stored]) -> bool:
-    """Return whether the results of a model, also under several names, contradict each other."""
+    """Return whether the results of a model are the same wherever they are of the same."""
     seen: dict[tuple[str, ...], ResultRow] = {}
     alike = (one._replace(names=("-",), notes=()) for one in results)
     return all(_same(seen.setdefault(one.measured, one.row), one.row) for one in alike)
 
 
 def _same(a: ResultRow, b: ResultRow) -> bool:
-    keys = ((row.metrics, row.n_samples, row.provenance["hashes"]) for row in (a, b))
-    return next(keys) == next(keys)
+    first, second = ((r.metrics, r.n_samples, r.provenance["hashes"]) for r in (a, b))
+    return first == second
 
 
-def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
-    """Count the models per label of records that are not edited; index the parts that differ."""
-    states: dict[str, set[tuple[str | None, ...]]] = {}
-    for one in results:
-        if not one.is_edited:
-            states.setdefault(one._replace(notes=()).model, set()).add(_state(one.row))
+def _differing(results: Iterable[Stored]) -> dict[str, list[str]]:
+    """Return the parts in which models of one label differ, by label."""
+    states = {
+        label: [_state(one.row) for one in some]
+        for label, some in _grouped(results, lambda one: one._replace(notes=()).model).items()
+    }
     return {
-        label: (len(of), [i for i in range(len(_PARTS)) if len({state[i] for state in of}) > 1])
+        label: [part for part in of[0] if len({state[part] for state in of}) > 1]
         for label, of in states.items()
     }
 
@@ -129,26 +127,21 @@ def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
 def distinguish(results: Iterable[Stored]) -> list[Stored]:
     """Return the same results with names and notes by which a label is one model, and a model has
     one label. A model of several names has the first of them, unless its results contradict each
-    other. Where weights, code, arguments or architecture of one name differ, the note is the hash
-    of what differs."""
+    other. Where weights, code or architecture of one name differ, the note is the hash of what
+    differs."""
     listed = list(results)
-    several = {
-        model_sha256(some[0].row): names
-        for some in _models(listed)
-        if len(names := _names(some)) > 1 and _agree(some)
-    }
-    named = [
-        one._replace(names=() if one.is_edited else several.get(model_sha256(one.row), ()))
-        for one in listed
-    ]
+    names = {sha: _names(some) if _agree(some) else () for sha, some in _by_model(listed).items()}
+    named = []
+    for one in listed:
+        own = () if one.is_edited else names[model_sha256(one.row)]
+        named.append(one._replace(names=own if len(own) > 1 else ()))
     differing = _differing(named)
 
     def notes(one: Stored) -> tuple[str, ...]:
         if one.is_edited:
             return ("edited record",)
-        _, parts = differing[one._replace(notes=()).model]
-        state = _state(one.row) if parts else ()
-        return tuple(f"{_PARTS[i]} {(state[i] or 'none')[:_HASH]}" for i in parts)
+        parts, state = differing[one._replace(notes=()).model], _state(one.row)
+        return tuple(f"{part} {state[part][:_HASH]}" for part in parts)
 
     return [one._replace(notes=notes(one)) for one in named]
 
@@ -171,22 +164,19 @@ def warnings_of(results: Iterable[Stored]) -> list[str]:
     """Return a line per name of several models, per model of several names, and for all edited
     records."""
     listed = list(results)
-    lines = [
-        f"{count} models are called {label}: their {' and '.join(_PARTS[i] for i in parts)} "
-        "differ, and each has a row of its own"
-        for label, (count, parts) in sorted(_differing(o for o in listed if o.notes).items())
-        if count > 1
-    ]
-    lines += [
-        f"{' and '.join(names)} are one model, called {names[0]}"
-        for names in sorted({one.names for one in listed if one.names})
-    ]
-    lines += [
-        f"{' and '.join(_names(some))} are one model, but their results differ: each has a row of "
-        "its own"
-        for some in _models(one for one in listed if not one.names)
-        if len(_names(some)) > 1
-    ]
+    lines = []
+    for label, parts in sorted(_differing(one for one in listed if one.notes).items()):
+        if parts:
+            alike = (o for o in listed if not o.is_edited and o._replace(notes=()).model == label)
+            lines.append(
+                f"{len(_by_model(alike))} models are called {label}: their {' and '.join(parts)} "
+                "differ, and each has a row of its own"
+            )
+    called = {one.names: f", and is called {one.names[0]}" for one in listed if one.names}
+    apart = map(_names, _by_model(one for one in listed if not one.names).values())
+    but = ", under which its results differ: each has a row of its own"
+    called |= {names: but for names in apart if len(names) > 1}
+    lines += [f"one model has the names {', '.join(n)}{how}" for n, how in sorted(called.items())]
     edited = list(dict.fromkeys(one.path.name for one in listed if one.is_edited))
     if edited:
         more = f" and {len(edited) - _FILES} more" if len(edited) > _FILES else ""
@@ -282,11 +272,6 @@ def file_stem(row: ResultRow) -> str:
 def set_aside(path: Path, row: ResultRow) -> Path:
     """Return the file to which a result is moved when another model of its name is measured."""
     return path.with_name(f"{file_stem(row)}__{model_sha256(row)[:_HASH]}.json")
-
-
-def files_aside(path: Path) -> list[Path]:
-    """List the files of results that were moved from `path`."""
-    return sorted(path.parent.glob(f"{path.stem}__{'[0-9a-f]' * _HASH}.json"))
 
 
 def samples_name(row: ResultRow, digest: str) -> str:

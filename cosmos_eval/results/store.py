@@ -32,7 +32,7 @@ _TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})  # of version 1
 # What later versions added to records and to samples.
 _LATER = {
     "provenance": {"partial", "map", "protocol_map", "record_sha256", "images_per_second"},
-    "model": {"name", "code_sha256", "arguments", "revision", "facts", "training"},
+    "model": {"name", "code_sha256", "revision", "facts", "training"},
 }
 _NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
 
@@ -103,9 +103,10 @@ def _replace(stored: Stored, archive: bytes, text: bytes) -> Path | None:
 
 
 def _samples_of(path: Path) -> set[str]:
-    """Return the samples' files of the result in a file and of those that were moved from it."""
+    """Return the samples' files of the result in a file, of those that were moved from it, and of
+    others whose names begin alike."""
     found = set()
-    for one in (path, *labels.files_aside(path)):
+    for one in path.parent.glob(f"{path.stem}*.json"):
         with suppress(UsageError):
             found.add(str(read_record(one).get("samples")))
     return found

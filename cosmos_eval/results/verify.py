@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
-from cosmos_eval.results.labels import file_stem, samples_name, set_aside
+from cosmos_eval.results.labels import file_stem, model_label, samples_name, set_aside
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import (
     ResultFiles,
@@ -28,14 +28,18 @@ from cosmos_eval.results.store import (
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Figures, Interval, Samples, UsageError
 
+_HASH = 8  # characters of a hash that is shown
+
 
 class Verdict(NamedTuple):
-    """Differences of one result, or an obstacle; `figures` is how many were compared."""
+    """Differences of one result, or an obstacle; of one that was verified the number of figures and
+    the model with the first digits of its weights' hash."""
 
     path: str
     differences: tuple[str, ...] = ()
     obstacle: str = ""
     figures: int = 0
+    model: str = ""
 
     @property
     def outcome(self) -> Literal["verified", "differs", "not looked at"]:
@@ -64,7 +68,11 @@ def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
 def verify(path: Path) -> Verdict:
     """Return the verdict on the result in a JSON file."""
     found = read_verified(path)
-    return found if isinstance(found, Verdict) else Verdict(str(path), figures=found.figures)
+    if isinstance(found, Verdict):
+        return found
+    weights = (found.row.model["weights_sha256"] or "none")[:_HASH]
+    model = f"{model_label(found.row)}, weights {weights}"
+    return Verdict(str(path), figures=found.figures, model=model)
 
 
 def read_verified(path: Path) -> Verified | Verdict:

@@ -150,14 +150,12 @@ def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> Res
     if auxiliary is not None:
         owners.append((specs.parse_auxiliary(auxiliary), stored.row.provenance["auxiliary"]))
     for own, recorded in owners:
-        code, weights = specs.code_file(own), specs.local_weights(own)
-        for what, files in {"weights": weights, "code": [code] if code else []}.items():
-            if files and specs.weights_sha256(files) != recorded.get(f"{what}_sha256"):
+        files = specs.local_weights(own)
+        weights, code = specs.weights_sha256(files) if files else None, specs.code_sha256(own)
+        for what, found in {"weights": weights, "code": code}.items():
+            if found is not None and found != recorded.get(f"{what}_sha256"):
                 raise types.UsageError(f"{path} is of other {what} than {own.name} now holds")
-        arguments = specs.argument_hashes(specs.argument_records(own))
-        if arguments != specs.argument_hashes(recorded.get("arguments")):
-            raise types.UsageError(f"{path} is of other arguments than {own.text} now has")
-        if not code and not weights and recorded["spec"] != own.text:
+        if weights is code is None and recorded["spec"] != own.text:
             raise types.UsageError(f"{path} is of {recorded['spec']}, not of {own.text}")
     return stored.row
 

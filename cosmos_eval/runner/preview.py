@@ -7,17 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
 
-from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.folders import root_of
 from cosmos_eval.embedding.cache import EMBEDDING, fingerprint, spaces
-from cosmos_eval.models.specs import (
-    TWO_SETS,
-    argument_records,
-    code_file,
-    code_identity,
-    local_weights,
-    weights_sha256,
-)
+from cosmos_eval.models.specs import TWO_SETS, code_sha256, local_weights, weights_sha256
 from cosmos_eval.protocols import is_embedded
 from cosmos_eval.results.labels import is_partial
 from cosmos_eval.results.record import ResultRow
@@ -124,7 +116,7 @@ def _samples(protocol: Protocol, options: RunOptions, rows: Rows) -> int | None:
 
 def _cached(spec: ModelSpec, options: RunOptions, rows: Rows) -> Mapping[str, int] | None:
     """Count cached embeddings of a model's weights, hashed here or by results of the model."""
-    files, code = local_weights(spec), code_file(spec)
+    files = local_weights(spec)
     digests = {row.model["weights_sha256"] for row in rows if row.model["spec"] == spec.text}
     if files:
         small = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
@@ -138,7 +130,7 @@ def _cached(spec: ModelSpec, options: RunOptions, rows: Rows) -> Mapping[str, in
         weights=spec.weights if spec.kind in TWO_SETS else None,
         precision=options.precision,
         code=fingerprint(*EMBEDDING),
-        code_of_model=code_identity(file_sha256(code) if code else None, argument_records(spec)),
+        code_of_model=code_sha256(spec),
     )
     counts: Counter[str] = Counter()
     for space in cached:

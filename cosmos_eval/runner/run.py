@@ -193,7 +193,7 @@ def _row(
             "weights_sha256": info.weights_sha256,
             "random": info.random,
             **({"name": loaded.spec.label} if loaded.spec.label else {}),
-            **{k: v for k in ("code_sha256", "arguments", "revision") if (v := getattr(info, k))},
+            **{k: v for k in ("code_sha256", "revision") if (v := getattr(info, k))},
             **({"training": loaded.training} if loaded.training else {}),
             "facts": loaded.facts,
         },

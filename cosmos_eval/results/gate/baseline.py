@@ -209,27 +209,22 @@ def faults_of(results: Iterable[Verified], *, strict: bool) -> Iterator[Problem]
 
 
 def _several_models(results: Iterable[Verified]) -> Iterator[Problem]:
-    """Yield the names that results of different models have."""
-    found: dict[str, dict[str, Path]] = {}
     for one in distinguish(Stored(result.path, result.row) for result in results):
         if one.notes:
-            found.setdefault(model_label(one.row), {})[", ".join(one.notes)] = one.path
-    for model, states in found.items():
-        listed = "; ".join(f"{notes} in {path}" for notes, path in states.items())
-        yield Problem(model, f"is the name of {len(states)} models: {listed}; give those of one")
+            others = f"other results of {model_label(one.row)} are not: give those of one model"
+            yield Problem(str(one.path), f"is of {', '.join(one.notes)}, and {others}")
 
 
 def without_former(results: Sequence[Verified]) -> tuple[list[Verified], list[str]]:
     """Return results without those that were moved aside when another model of their name was
     measured, where the later ones are among them; and a note on each."""
-    paths = {one.path for one in results}
-    latest = [one.path.with_name(f"{file_stem(one.row)}.json") for one in results]
-    kept, notes = [], []
-    for one, path in zip(results, latest, strict=True):
-        if path == one.path or path not in paths:
+    paths, kept, notes = {one.path for one in results}, [], []
+    for one in results:
+        latest = one.path.with_name(f"{file_stem(one.row)}.json")
+        if latest == one.path or latest not in paths:
             kept.append(one)
         else:
-            notes.append(f"left out: {one.path}, of the model that had the name of {path} before")
+            notes.append(f"left out: {one.path}, of another model than {latest}")
     return kept, notes
 
 

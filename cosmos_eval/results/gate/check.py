@@ -160,17 +160,14 @@ def examine(
 
 def _key_in(baseline: Baseline, row: ResultRow) -> Key:
     """Return the key of a result, or that of the same model under another name in the baseline."""
-    own, sha256 = result_key(row), model_sha256(row)
-    words = own.model.partition(" (")[2]  # what differs from the defaults
-    alike = [
-        entry.key
-        for entry in baseline.results
-        if entry.model_sha256 == sha256
-        and entry.key[1:] == own[1:]
-        and entry.model.partition(" (")[2] == words
-    ]
-    is_known = own in (entry.key for entry in baseline.results)
-    return own if is_known or len(alike) != 1 else alike[0]
+
+    def nameless(key: Key, sha256: str | None) -> tuple[str | None, ...]:
+        return sha256, key.model.partition(" (")[2], *key[1:]  # with what differs from the defaults
+
+    own = result_key(row)
+    keys = {nameless(entry.key, entry.model_sha256): entry.key for entry in baseline.results}
+    is_known = any(entry.key == own for entry in baseline.results)
+    return own if is_known else keys.get(nameless(own, model_sha256(row)), own)
 
 
 def _states(by_key: Mapping[Key, Verified], baseline: Baseline) -> list[str]:

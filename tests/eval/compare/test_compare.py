@@ -197,7 +197,10 @@ def test_one_folder_with_two_models(command, tmp_path):
     assert "B: scenes-clip" in ended.out
     models = ["--model", "scenes-cosmos", "--model", "scenes-cosmos (bf16)"]
     ended = command("compare", "all", "all", *models)
-    assert ended.err == "note: scenes-cls: precision is fp32 and bf16\n"
+    assert ended.err.splitlines() == [
+        "note: A and B are one model, of weights 000000000000",
+        "note: scenes-cls: precision is fp32 and bf16",
+    ]
 
 
 def test_differences_of_ranks_count_the_other_way(command, tmp_path):

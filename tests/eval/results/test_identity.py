@@ -1,6 +1,7 @@
 """A model is its weights, code and arguments, whatever its path: rows, files and the gate."""
 
 import json
+import re
 
 import pytest
 from support.models import store
@@ -29,7 +30,7 @@ def test_two_paths_to_one_file_are_one_model(command, tmp_path):
     other = ("cosmos:last.pt (weights bbbbbbbb)", "scenes-retrieval")
     assert rows_of(command, "r") == {*named, other}
     shown = " ".join(command("leaderboard", "r", "--format", "md").out.split())
-    assert "Cosmos:last.pt and cosmos:runs/a/last.pt are one model, called cosmos:last.pt" in shown
+    assert "names cosmos:last.pt, cosmos:runs/a/last.pt, and is called cosmos:last.pt." in shown
     assert "2 models are called cosmos:last.pt: their weights differ" in shown
 
 
@@ -38,7 +39,6 @@ def test_two_paths_to_one_file_are_one_model(command, tmp_path):
     [
         {"architecture": "other"},
         {"code_sha256": "2" * 64},
-        {"arguments": {"width": 2}},
         {"weights": "student"},
         {"random": True, "weights_sha256": None},
     ],
@@ -46,13 +46,7 @@ def test_two_paths_to_one_file_are_one_model(command, tmp_path):
 def test_what_makes_another_model(tmp_path, changes):
     put(tmp_path, "cosmos:a.pt")
     put(tmp_path, "cosmos:b.pt", **changes)
-    assert len({one.called for one in read_stored(result_paths(tmp_path))}) == 2
-
-
-def test_paths_of_arguments_make_no_other_model(tmp_path):
-    files = [{"file": name, "sha256": "3" * 64} for name in ("a.pt", "b/a.pt")]
-    rows = [put(tmp_path, f"python:{n}", arguments={"weights": f}) for n, f in enumerate(files)]
-    assert len({model_sha256(read_result(path)) for path in rows}) == 1
+    assert len({one.label for one in read_stored(result_paths(tmp_path))}) == 2
 
 
 def test_the_same_result_twice_is_shown_once_and_another_is_shown_beside(command, tmp_path):
@@ -60,14 +54,14 @@ def test_the_same_result_twice_is_shown_once_and_another_is_shown_beside(command
         put(tmp_path / "r", spec)
     done = command("leaderboard", "r")
     shown = " ".join(done.out.split())
-    assert "Cosmos:a.pt and cosmos:bb.pt are one model, called cosmos:a.pt." in shown
+    assert "One model has the names cosmos:a.pt, cosmos:bb.pt, and is called cosmos:a.pt." in shown
     note = "left out: 1 results that repeat another one of the same model, data set and protocol"
     assert note in done.err
     assert rows_of(command, "r") == {("cosmos:a.pt", "scenes-cls")}
     put(tmp_path / "r", "cosmos:bb.pt", seed=2)
     assert rows_of(command, "r") == {(f"cosmos:{n}.pt", "scenes-cls") for n in ("a", "bb")}
     done = command("leaderboard", "r", "--format", "csv")
-    assert "cosmos:a.pt and cosmos:bb.pt are one model, but their results differ" in done.err
+    assert "one model has the names cosmos:a.pt, cosmos:bb.pt, under which its results" in done.err
 
 
 def test_a_given_name_comes_first(command, tmp_path):
@@ -97,7 +91,11 @@ def test_a_model_of_the_same_name_moves_the_former_result_aside(command, tmp_pat
         k: v.tolist() for k, v in before[1].items()
     }
     assert read_result(first).model["weights_sha256"] == "b" * 64
-    assert command("verify", tmp_path).status == 0
+    done = command("verify", tmp_path)
+    assert done.status == 0
+    assert sorted(re.findall("figures of (.*)", done.out)) == [
+        f"cosmos:last.pt, weights {state * 8}" for state in "ab"
+    ]
     # The first model again, with another result: it takes its place, and leaves nothing behind.
     put(tmp_path, "cosmos:last.pt", skill=0.7)
     assert not aside.exists()
@@ -118,7 +116,8 @@ def test_columns_of_a_table(tmp_path):
     put(tmp_path, "cosmos:a.pt", weights="student", name="mine")
     table = cosmos_eval.load_results(tmp_path)
     (row,) = table[table["metric"] == "acc1"].to_dict("records")
-    assert (row["model"], row["name"], row["variant"]) == ("cosmos:a.pt", "mine", "student")
+    names = row["model"], row["name"], row["variant"]
+    assert names == ("cosmos:a.pt", "mine (student)", "student")
     assert row["weights_sha256"] == SHA
     assert row["low"] < row["value"] < row["high"]
     (path,) = tmp_path.glob("*.json")
@@ -168,4 +167,5 @@ def test_former_results_are_left_out_and_a_mixture_decides_nothing(command, upda
     put(tmp_path / "r", "cosmos:last.pt", "seg", sha="c" * 64)
     for done in (check(command, "r"), update("r")):
         assert done.status == 2
-        assert "cosmos:last.pt: is the name of 2 models: weights bbbbbbbb in r/" in done.err
+        for state in "bc":
+            assert f"is of weights {state * 8}, and other results of cosmos:last.pt are" in done.err

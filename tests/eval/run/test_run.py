@@ -109,7 +109,7 @@ def test_progress_of_every_phase_reaches_its_end(photos, loads):
     for _ in run_all(plan, lambda what, step: seen.update({(what, step.phase): step})):
         pass
     assert ("data", "check") in seen
-    assert ("colours on photos", "images") in seen
+    assert ("scenes-clip on photos", "images") in seen
     assert all(step.done == step.total for step in seen.values())
 
 

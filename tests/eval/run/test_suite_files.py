@@ -226,6 +226,17 @@ def test_files_are_relative_to_the_suite(tmp_path: Path):
         (GOOD + "score: {as_one: [[voc2]]}\n", "score.as_one: unknown member 'voc2'; known: voc20"),
         (GOOD + "score: {as_one: [[voc20], [voc20]]}\n", "score.as_one: voc20 is given twice"),
         (GOOD.replace("cosmos]", "clip, scenes-clip]"), "models: scenes-clip is given twice"),
+        (GOOD.replace("scenes-cosmos", "{model: scenes-clip, nam: a}"), "unknown key `models.*nam"),
+        (GOOD.replace("scenes-cosmos", "{name: a}"), r"`models\[0\].model` is missing"),
+        (GOOD.replace("scenes-cosmos", "3"), r"`models\[0\]` must map names to values, not 3"),
+        (
+            GOOD.replace("scenes-cosmos", "{model: scenes-clip, name: a (b)}"),
+            r"name 'a \(b\)': use",
+        ),
+        (
+            GOOD.replace("cosmos]", "clip, {model: scenes-cosmos, name: scenes-clip}]"),
+            "models: scenes-clip is given twice",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_file(text, message, tmp_path):
@@ -234,6 +245,16 @@ def test_what_is_wrong_in_a_file(text, message, tmp_path):
     with pytest.raises(UsageError, match=rf"own\.yaml: .*{message}") as raised:
         read_suite(str(path))
     assert "\n" not in str(raised.value)
+
+
+def test_names_of_models(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        GOOD.replace("scenes-cosmos", "scenes-clip, {model: scenes-cosmos, name: ours}")
+    )
+    read = read_suite(str(path))
+    assert (read.models, read.names) == (("scenes-clip", "scenes-cosmos"), (None, "ours"))
+    assert [spec.called for spec in make_plan(suite=str(path)).specs] == ["scenes-clip", "ours"]
 
 
 def test_an_unknown_suite_is_reported_with_the_nearest():
