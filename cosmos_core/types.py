@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 class Views(NamedTuple):
     """The views of one batch. `global_images` (G, B, 3, H, W), `local_images` (L, B, 3, h, w),
-    L >= 0, `texts` (T, B, S) padded with zeros. In COSMOS two images and two texts are global."""
+    L >= 0, `texts` (T, B, S) padded with zeros. In COSMOS two images and two texts are global. In a
+    training on a GPU `texts` stay on the host, and the model's `encode_text` and `text_tokens` take
+    them from there."""
 
     global_images: Tensor
     local_images: Tensor

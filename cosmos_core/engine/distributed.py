@@ -32,11 +32,12 @@ class World(Distributed):
 
 @contextmanager
 def join_world(device: str, timeout: float = 0) -> Iterator[World]:
-    """Join the processes that torchrun started (NCCL on GPUs, else Gloo), and leave them. `device`
-    is "auto", "cpu" or "cuda"; `timeout` in seconds, 0: PyTorch's. Raises ValueError for "cuda"
-    without a GPU, or with too few."""
+    """Join the processes that torchrun started, and leave them. Gloo exchanges what is on the host,
+    NCCL what is on GPUs. `device` is "auto", "cpu" or "cuda"; `timeout` in seconds, 0: PyTorch's.
+    Raises ValueError for "cuda" without a GPU, or with too few."""
     own = _own_device(device)
-    backend, index = ("nccl", own) if own.type == "cuda" else ("gloo", None)
+    on_gpu = own.type == "cuda"
+    backend, index = ("cpu:gloo,cuda:nccl", own) if on_gpu else ("gloo", None)
     limit = timedelta(seconds=timeout) if timeout else None
     with process_group(backend, timeout=limit, device_id=index) as group:
         yield World(group.rank, group.world_size, group.gather, own)

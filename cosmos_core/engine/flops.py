@@ -20,7 +20,7 @@ def sample_flops(config: TrainConfig, views: Views) -> float:
     few = Views(*(tensor[:, :SAMPLES] for tensor in views))
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = config.method.create_student(config.architecture)
-    model.to_empty(device=few.texts.device)  # weights do not matter
+    model.to_empty(device=few.global_images.device)  # weights do not matter
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     frozen = not all(trains.get(name, True) for name in INPUTS)
     # Fused attention is not counted.

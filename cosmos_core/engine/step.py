@@ -8,18 +8,18 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cosmos_core.engine.distributed import mean_over_processes
-from cosmos_core.model.cosmos import clamp_logit_scales, update_teacher
+from cosmos_core.model.cosmos import SCALES, clamp_logit_scales, update_teacher
 from cosmos_core.model.pretrained import Audit
 from cosmos_core.types import Gather, Method, Views
 
-Terms = dict[str, float]  # loss terms by name, means over all processes
+Terms = dict[str, Tensor]  # loss terms by name, 0-d, means over all processes
 
 
 class Student(nn.Module):
@@ -47,11 +47,48 @@ class Training:
     audit: Audit | None = None
 
 
-class StepReport(NamedTuple):
-    """The loss terms before the step, means over all processes, and the norm of the gradient."""
+class StepReport:
+    """What a step found. The values are copied to the host as the device computes them; reading
+    them waits for this step alone, not for what was started since."""
 
-    terms: Terms
-    gradient_norm: float
+    def __init__(self, terms: Terms, others: dict[str, Tensor], *, scaled: bool) -> None:
+        self._terms, self._names, self._scaled = [*terms], [*terms, *others], scaled
+        first, *rest = (*terms.values(), *others.values())
+        values = torch.stack([first, *(value.detach().to(first) for value in rest)])
+        self._values = values.to("cpu", non_blocking=True)
+        self._copied = torch.cuda.Event() if values.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def read(self) -> dict[str, float]:
+        """Return the loss terms before the step (means over all processes), the scales after it,
+        exponentiated, and the norm of the gradient before clipping, by name."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return dict(zip(self._names, self._values.tolist(), strict=True))
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The loss terms of `read`."""
+        values = self.read()
+        return {name: values[name] for name in self._terms}
+
+    @property
+    def gradient_norm(self) -> float:
+        """The norm of `read`."""
+        return self.read()["gradient_norm"]
+
+    def check(self) -> dict[str, float]:
+        """Return what `read` does. Raises FloatingPointError, in every process, where a term is not
+        finite in any, or the gradient, which a scaler may find too large."""
+        values = self.read()
+        for name in self._terms:
+            if not math.isfinite(values[name]):
+                raise FloatingPointError(f"the {name} loss is {values[name]}")
+        norm = values["gradient_norm"]
+        if not (self._scaled or math.isfinite(norm)):
+            raise FloatingPointError(f"the gradient's norm is {norm}")
+        return values
 
 
 def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:
@@ -71,9 +108,9 @@ def train_step(
     clip_norm: float = 0.0,
 ) -> StepReport:
     """Run forward, backward, teacher, optimizer and clamping, in the published order. `views` hold
-    normalised images of this process. Raises FloatingPointError in every process, before any
-    update, where a term or the gradient is not finite in any. With a scaler, such a gradient skips
-    the optimizer instead, and the scale is halved."""
+    normalised images of this process; captions may be on the host, which then need not wait for
+    the device. `StepReport.check` says, later, whether terms and gradient were finite. With a
+    scaler, a gradient that is not skips the optimizer, and the scale is halved."""
     training.optimizer.zero_grad(set_to_none=True)
     # Losses are computed outside it, and so is backward: recomputed activations restore it there.
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
@@ -81,13 +118,19 @@ def train_step(
     mixed = torch.autocast(device, dtype, enabled=precision != "fp32")
     backward = _backward if parts == 1 else _backward_in_parts
     terms = backward(training, views, gather, mixed, parts)
-    norm = _gradient_norm(training, clip_norm)
+    training.scaler.unscale_(training.optimizer)
+    limit = clip_norm if clip_norm > 0 else math.inf
+    norm = nn.utils.clip_grad_norm_(training.model.parameters(), limit)
     update_teacher(training.teacher, training.model, momentum)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     clamp_logit_scales(training.model)
     clamp_logit_scales(training.teacher)
-    return StepReport(terms, norm)
+    model = training.model
+    scales = {name: getattr(model, name).exp() for name in SCALES if hasattr(model, name)}
+    bias = {} if getattr(model, "logit_bias", None) is None else {"logit_bias": model.logit_bias}
+    others = {**scales, **bias, "gradient_norm": norm}
+    return StepReport(terms, others, scaled=training.scaler.is_enabled())
 
 
 def _backward(
@@ -125,21 +168,9 @@ def _loss_backward(training: Training, student: Any, teacher: Any, gather: Gathe
     if {*terms} != {*names}:
         raise ValueError(f"the method has the terms {names}, and its loss returned {[*terms]}")
     values = torch.stack([terms[name].detach() for name in names])
-    means = dict(zip(names, mean_over_processes(values).tolist(), strict=True))
-    for name, value in means.items():
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the {name} loss is {value}")
+    means = dict(zip(names, mean_over_processes(values), strict=True))
     training.scaler.scale(terms.total).backward()
     return means
-
-
-def _gradient_norm(training: Training, clip_norm: float) -> float:
-    training.scaler.unscale_(training.optimizer)
-    limit = clip_norm if clip_norm > 0 else math.inf
-    norm = float(nn.utils.clip_grad_norm_(training.model.parameters(), limit))
-    if not (math.isfinite(norm) or training.scaler.is_enabled()):
-        raise FloatingPointError(f"the gradient's norm is {norm}")
-    return norm
 
 
 def split_views(views: Views, parts: int) -> list[Views]:

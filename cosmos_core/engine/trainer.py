@@ -32,11 +32,10 @@ from cosmos_core.engine.distributed import (
 )
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.flops import sample_flops
-from cosmos_core.engine.step import normalise, train_step
+from cosmos_core.engine.step import StepReport, normalise, train_step
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
-from cosmos_core.model.cosmos import SCALES
 from cosmos_core.model.pretrained import Audit
 from cosmos_core.plots.views import Inverse
 from cosmos_core.types import Views
@@ -59,6 +58,14 @@ class Setting(NamedTuple):
     command: str  # stored beside the weights
     world: World
     evaluator: Evaluator | None = None
+
+
+class _Pending(NamedTuple):
+    """A step that the device may still compute, and the values of its log line that are known."""
+
+    step: int
+    known: dict[str, float]
+    report: StepReport
 
 
 class Trainer:
@@ -84,6 +91,7 @@ class Trainer:
         self._done, self._seconds, self._random = 0, 0.0, snapshot.random_state()
         self._saved: int | None = None  # steps of the newest snapshot
         self._flops: float | None = None  # of a sample
+        self._pending: _Pending | None = None
         self._data_sha256: str | None = None
         self._data: list[list[Any]] | None = None  # fingerprint of local shards
         if state is not None:
@@ -108,15 +116,19 @@ class Trainer:
                 if self._flops is None and world.rank == 0:
                     self._flops = sample_flops(config, views)
                 pictures.batch(views)
-                watch.step(self._done, self._step(views))
+                pending = self._step(views)
+                self._finish(watch)  # the step before, while the device computes this one
+                self._pending = pending
                 self._done, self._seconds = self._done + 1, time.monotonic() - start
                 evaluator = setting.evaluator if self._due(config.watch.evaluate_every) else None
                 if evaluator is not None or self._due(config.save.every):
+                    self._finish(watch)
                     self._save()
                 if evaluator is not None:
                     self._evaluate(evaluator, watch)
                 if self._saved == self._done:
                     pictures.curves()
+            self._finish(watch)
             if self._saved != self._done:  # also before the first step, so that it can go on
                 self._save()
         return self._done
@@ -176,40 +188,43 @@ class Trainer:
                 snapshot.require_same_data(before, self._data)
 
     def _views(self, batch: Batch) -> Views:
+        """Move images to the device. Captions stay on the host, where their lengths are needed."""
         self._problems.add(batch.problems, seen=batch.views.texts.shape[1])
-        views = Views(*(tensor.to(self._world.device, non_blocking=True) for tensor in batch.views))
-        return normalise(views, self._mean, self._std)
+        device, (*images, texts) = self._world.device, batch.views
+        moved = (tensor.to(device, non_blocking=True) for tensor in images)
+        return normalise(Views(*moved, texts), self._mean, self._std)
 
-    def _step(self, views: Views) -> dict[str, float]:
+    def _step(self, views: Views) -> _Pending:
+        """Start a step; its values are read by `_finish`."""
         optim, compute, step = self._config.optim, self._config.compute, self._done
-        model = self._training.model
-        bias = getattr(model, "logit_bias", None)
         lr, momentum = learning_rate(step, optim), teacher_momentum(step, optim)
         for group in self._training.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+        report = train_step(
+            self._training,
+            views,
+            self._gather,
+            momentum=momentum,
+            precision=compute.precision,
+            parts=compute.accumulate,
+            clip_norm=optim.clip_norm,
+        )
+        known = {"lr": lr, "momentum": momentum, "bad_samples": self._problems.bad}
+        return _Pending(step, known, report)
+
+    def _finish(self, watch: Watch) -> None:
+        """Check and show the step that was started last, if there is one. No snapshot is written in
+        between. Raises FloatingPointError, in all processes."""
+        if self._pending is None:
+            return
+        (step, known, report), self._pending = self._pending, None
         try:
-            report = train_step(
-                self._training,
-                views,
-                self._gather,
-                momentum=momentum,
-                precision=compute.precision,
-                parts=compute.accumulate,
-                clip_norm=optim.clip_norm,
-            )
+            values = report.check()
         except FloatingPointError as error:
-            raise FloatingPointError(f"step {step}: {error}; nothing was updated") from error
-        return {
-            "samples_seen": (step + 1) * optim.batch_size,
-            "lr": lr,
-            **report.terms,
-            "total": sum(report.terms.values()),
-            **{name: getattr(model, name).exp().item() for name in SCALES if hasattr(model, name)},
-            **({"logit_bias": bias.item()} if bias is not None else {}),
-            "momentum": momentum,
-            "gradient_norm": report.gradient_norm,
-            "bad_samples": self._problems.bad,
-        }
+            raise FloatingPointError(f"step {step}: {error}; no snapshot has this step") from error
+        total = sum(report.terms.values())
+        samples = (step + 1) * self._config.optim.batch_size
+        watch.step(step, {"samples_seen": samples, **known, **values, "total": total})
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self._done % every == 0 or self._done == self._config.optim.steps)
@@ -321,10 +336,11 @@ class StopRequest:
             self._waiting = False
 
     def agreed(self) -> bool:
-        """Whether any process received a signal; all must call it at the same step."""
+        """Whether any process received a signal; all must call it at the same step. Hosts vote,
+        which waits for no device."""
         if self._world.world_size == 1:
             return self.requested
-        requested = torch.tensor([float(self.requested)], device=self._world.device)
+        requested = torch.tensor([float(self.requested)])
         return bool(mean_over_processes(requested).item() > 0)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -93,20 +93,25 @@ class MultiViewCLIP(open_clip.CLIP):
     def text_tokens(self, texts: Tensor, keep: int = 0) -> Tokens:
         """Encode captions (M, S), S up to the context length, in one pass, in their order. Each is
         cut near its end, after which nothing changes its feature; but the first `keep` keep all S
-        positions, and their tokens, after `ln_final`, are returned."""
+        positions, and their tokens, after `ln_final`, are returned. The host reads the lengths: of
+        captions on the host without waiting for the model's device."""
+        device = self.positional_embedding.device
         # The id of the end of text is the highest, unless the config names it.
         is_end = (texts == self.text_eos_id).int() if self.text_pool_type == "eos" else texts
         ends = is_end.argmax(dim=-1)
-        order, runs = sort_by_length(ends, texts.shape[1], keep)
+        step = LENGTH_STEPS.get(device.type, OTHER_LENGTH_STEP)
+        order, runs = sort_by_length(ends, texts.shape[1], keep, step)
         rows = order.split([run.sequences for run in runs])
         trimmed = [texts[r, : run.length] for r, run in zip(rows, runs, strict=True)]
-        positions = [torch.arange(r.length, device=ends.device).repeat(r.sequences) for r in runs]
-        x = self.token_embedding(torch.cat([t.flatten() for t in trimmed]))
+        positions = [torch.arange(r.length, device=device).repeat(r.sequences) for r in runs]
+        tokens = torch.cat([t.flatten() for t in trimmed])
+        ends, order = (t.to(device, non_blocking=True) for t in (ends, order))
+        x = self.token_embedding(tokens.to(device, non_blocking=True))
         x = x + F.embedding(torch.cat(positions), self.positional_embedding)
         whole, others = min(keep, 1), ends[order[keep:]]
         x, at_ends = through_blocks(self.transformer, x, Packing(runs, True), whole, others)
         tokens = self.ln_final(x).view(keep, texts.shape[1], x.shape[-1])
-        first = tokens[torch.arange(keep, device=ends.device), ends[:keep]]
+        first = tokens[torch.arange(keep, device=device), ends[:keep]]
         pooled = torch.cat([first, self.ln_final(at_ends)])[order.argsort()]
         return Tokens(pooled @ self.text_projection, tokens)
 
@@ -128,10 +133,12 @@ def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, i
     return torch.cat([class_embedding, resized.to(patches.dtype)])
 
 
-def sort_by_length(ends: Tensor, context: int, keep: int) -> tuple[Tensor, tuple[Run, ...]]:
-    """Return an order (M,) of captions by length, rounded up so that runs are few, and these runs.
-    `ends` (M,) are last positions. The first `keep` stay first, at the length of the context."""
-    step = LENGTH_STEPS.get(ends.device.type, OTHER_LENGTH_STEP)
+def sort_by_length(
+    ends: Tensor, context: int, keep: int, step: int
+) -> tuple[Tensor, tuple[Run, ...]]:
+    """Return an order (M,) of captions by length, rounded up to multiples of `step` so that runs
+    are few, and these runs. `ends` (M,) are last positions. The first `keep` stay first, at the
+    length of the context."""
     lengths = ((ends // step + 1) * step).clamp(max=context)
     lengths[:keep] = 0
     order = lengths.argsort(stable=True)

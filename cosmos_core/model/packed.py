@@ -88,7 +88,7 @@ def through_blocks(
     if not rest.runs:
         return complete, others
     lengths = [run.length for run in rest.runs for _ in range(run.sequences)]
-    starts = torch.tensor([0, *lengths[:-1]], device=x.device).cumsum(0)
+    starts = torch.tensor([0, *lengths[:-1]]).cumsum(0).to(x.device, non_blocking=True)
     return complete, _call(transformer, last, others[starts + ends], others, rest)
 
 

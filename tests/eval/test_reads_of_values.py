@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.reads import Reads
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from cosmos_eval import TwoTower
 from cosmos_eval.data.label_maps import Label, Sample
@@ -26,29 +26,7 @@ from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter, normalised, predict
 from cosmos_eval.types import RunOptions, SegmentationProtocol
 
-READS = (
-    *("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"),
-    *("nonzero", "bincount", "unique", "equal", "allclose", "masked_select"),
-)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-
-
-class Reads(TorchFunctionMode):
-    """Counts the calls of this thread that read values of tensors, by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = func.__name__
-        index = args[1] if name in ("__getitem__", "__setitem__") else ()
-        some = index if isinstance(index, tuple) else (index,)
-        masked = any(isinstance(one, Tensor) and one.dtype == torch.bool for one in some)
-        self.found.update([name] * (name in READS or masked))
-        return func(*args, **(kwargs or {}))
 
 
 def pictures(count: int) -> list[ImageArray]:

@@ -1,12 +1,14 @@
 """The training loop in this process."""
 
 import dataclasses
+import math
 import os
 import shutil
 import signal
 
 import pytest
 import torch
+from support.reads import DeviceReads
 
 from cosmos_core.data.scenes import TRAIN
 from cosmos_core.data.scenes.layouts import write_layouts
@@ -112,3 +114,32 @@ def test_the_best_snapshot_is_found_after_a_first_value_that_is_no_number(settin
     snapshots = Snapshots(setting.output, keep=1)
     assert snapshots.best() == Best(3, 0.75)
     assert snapshots.steps() == [3, 4]
+def short_run(setting, *settings, steps=6):
+    settings = [f"optim.steps={steps}", "optim.batch_size=4", "data.workers=0", *settings]
+    settings += ["watch.pictures=false", "compute.precision=fp32"]
+    return Trainer(override(RECIPES["scenes_cosmos"](), settings), setting)
+
+
+@pytest.mark.parametrize("bad", [2, 3])
+def test_an_update_that_is_not_finite_reaches_no_snapshot(setting, scene_shards, bad):
+    """It is noticed when the next step has been started, or before a snapshot is written."""
+    trainer = short_run(setting, "save.every=2")
+    gradients = iter(range(99))
+    weight = trainer._training.model.visual.proj
+    weight.register_hook(lambda gradient: gradient * (math.inf if next(gradients) == bad else 1))
+    with pytest.raises(FloatingPointError, match=f"^step {bad}: the gradient's norm is "):
+        trainer.run(scene_shards)
+    assert Snapshots(setting.output, keep=9).steps() == [2]
+
+
+def test_a_step_reads_at_most_two_values_from_the_device(setting, scene_shards, tmp_path):
+    found = {}
+    for steps in (6, 12):
+        trainer = short_run(setting._replace(output=tmp_path / str(steps)), steps=steps)
+        training = trainer._training
+        on_device = [*training.model.state_dict().values(), *training.teacher.state_dict().values()]
+        with DeviceReads([*on_device, trainer._mean, trainer._std]) as reads:
+            trainer.run(scene_shards)
+        found[steps] = reads.found
+    more = found[12] - found[6]
+    assert 0 < more.total() <= 2 * 6, more

@@ -1,0 +1,53 @@
+"""Reads of values of tensors, which make a process wait for a GPU. They show on a CPU as well."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+READS = (
+    *("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"),
+    *("nonzero", "bincount", "unique", "equal", "allclose", "masked_select"),
+)
+
+
+class Reads(TorchFunctionMode):
+    """Counts the calls of this thread that read values of tensors, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.__name__
+        index = args[1] if name in ("__getitem__", "__setitem__") else ()
+        some = index if isinstance(index, tuple) else (index,)
+        masked = any(isinstance(one, Tensor) and one.dtype == torch.bool for one in some)
+        self.found.update([name] * (name in READS or masked))
+        return func(*args, **(kwargs or {}))
+
+
+class DeviceReads(Reads):
+    """Counts reads of given tensors, which stand for those on a GPU, and of all made of them."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._tensors = {id(tensor): tensor for tensor in tensors}  # held: an id is not used again
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if not any(id(leaf) in self._tensors for leaf in tree_leaves((args, kwargs))):
+            return func(*args, **(kwargs or {}))
+        output = super().__torch_function__(func, types, args, kwargs)
+        made = (leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+        self._tensors |= {id(tensor): tensor for tensor in made}
+        return output
