@@ -102,10 +102,13 @@ class DataConfig:
     """Where the samples come from. `shards`: webdataset tars, as a path, a brace list, `pipe:` or a
     URL, several sets joined by `::`; or `scenes:N`, N embedded scenes. `weights`, one a set joined
     by `::`, draw samples with replacement in these proportions; without them every sample is seen
-    once an epoch. A run stops where more than `max_bad` of its samples cannot be read."""
+    once an epoch, in an order that `keyed_order` computes as it goes: for tens of millions, whose
+    permutation takes time and memory. A run stops where more than `max_bad` of its samples
+    cannot be read."""
 
     shards: str
     weights: str = ""
+    keyed_order: bool = False
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
     max_bad: Fraction = 0.05
 

@@ -1,12 +1,14 @@
 """Random access to the samples of local tars. The user's cache folder keeps the index of a tar,
 rows (samples, 4) of int32: first block and bytes of the image, then of the JSON record; block 0,
-never a file's, where a sample lacks one."""
+never a file's, where a sample lacks one. It also keeps the rows of all tars of a data set in one
+file, which all processes and workers of a machine map into their memory: it is there once."""
 
 import hashlib
 import io
 import logging
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -19,7 +21,7 @@ import torch
 
 from cosmos_core.data.samples import SAMPLE_SUFFIXES, BadSampleError, RawSample
 from cosmos_core.data.shards import ShardError
-from cosmos_core.data.tar import BLOCK, TarError, TarReader, require_one_file, split_name
+from cosmos_core.data.tar import BLOCK, TarError, read_members, require_one_file, split_name
 from cosmos_core.data.workers import worker_lifetime
 from cosmos_core.utils.files import pack_arrays, unpack_arrays, write_atomically
 
@@ -32,12 +34,12 @@ _log = logging.getLogger(__name__)
 
 
 class SampleIndex:
-    """The samples of tars, in order. The rows are one tensor, which worker processes share."""
+    """The samples of tars, in order: `rows` (N, 4) of all, and `starts` (shards + 1,), the first of
+    each and N. Worker processes share the rows."""
 
-    def __init__(self, shards: Sequence[str], rows: Sequence[Rows]) -> None:
-        self._shards = list(shards)
-        self._starts = np.cumsum([0, *map(len, rows)])
-        self._rows = torch.from_numpy(np.concatenate([np.empty((0, COLUMNS), np.int32), *rows]))
+    def __init__(self, shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
+        self._shards, self._starts = list(shards), starts
+        self._rows = torch.from_numpy(rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -100,20 +102,55 @@ def index_shards(
     """Index local tars; those not in the user's cache are scanned by `workers` processes. Each of
     `world_size` processes begins at another shard, so that they divide the scanning. Raises
     ShardError for an unreadable tar, and where there is no sample."""
+    if (index := _mapped(shards)) is None:
+        rows = _all_rows(shards, workers, rank, world_size)
+        starts = np.cumsum([0, *(len(rows[shard]) for shard in shards)])
+        whole = np.concatenate([np.empty((0, COLUMNS), np.int32), *(rows[s] for s in shards)])
+        if len(whole) == 0:
+            where = f"{len(shards)} shards, of which the first is {shards[0]}"
+            raise ShardError(f"no sample in {where}")
+        _write_whole(shards, starts, whole)
+        # Mapped, where it could be written, so that this process's own copy is dropped.
+        index = _mapped(shards) or SampleIndex(shards, starts, whole)
+    return index
+
+
+def _all_rows(shards: Sequence[str], workers: int, rank: int, world_size: int) -> dict[str, Rows]:
     rows = {shard: found for shard in shards if (found := cached_rows(shard)) is not None}
     missing = [shard for shard in dict.fromkeys(shards) if shard not in rows]
     first = rank * len(missing) // world_size
     missing = missing[first:] + missing[:first]
     results = dict(zip(missing, _scan(missing, workers), strict=True))
-    rows |= {shard: new for shard, new in results.items() if not isinstance(new, ShardError)}
     failures = [result for result in results.values() if isinstance(result, ShardError)]
     if failures:
         others = f" ({len(failures) - 1} other shards fail as well)" if len(failures) > 1 else ""
         raise ShardError(f"{failures[0]}{others}")
-    index = SampleIndex(shards, [rows[shard] for shard in shards])
-    if len(index) == 0:
-        raise ShardError(f"no sample in {len(shards)} shards, of which the first is {shards[0]}")
-    return index
+    return rows | {shard: new for shard, new in results.items() if not isinstance(new, ShardError)}
+
+
+def _mapped(shards: Sequence[str]) -> SampleIndex | None:
+    """Map the rows of all shards, if they are cached whole and no tar has changed."""
+    path = _whole_entry(shards)
+    try:
+        head = unpack_arrays(path.read_bytes())
+        if not np.array_equal(head["states"], _states(shards)):
+            return None
+        # Of copy on write, since a tensor must be writable; the pages are shared all the same.
+        rows = np.memmap(path.with_suffix(".rows"), np.int32, mode="c").reshape(-1, COLUMNS)
+        whole = len(rows) == head["starts"][-1] and zlib.crc32(rows) == head["checksum"]
+        return SampleIndex(shards, head["starts"], rows) if whole else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write_whole(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
+    path, checksum = _whole_entry(shards), np.array(zlib.crc32(rows))
+    head = {"states": _states(shards), "starts": starts, "checksum": checksum}
+    try:
+        write_atomically(path.with_suffix(".rows"), memoryview(rows).cast("B"))
+        write_atomically(path, pack_arrays(head))
+    except OSError as error:
+        _log.warning("the index of all shards cannot be cached in %s: %s", path.parent, error)
 
 
 def _scan(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardError]:
@@ -161,22 +198,30 @@ def scan_tar(shard: str) -> Rows:
     one name up to its first full stop are one sample, of which the first image and the first JSON
     record count. Raises TarError, OSError, and OverflowError from 1 TiB on."""
     samples: dict[str, list[int]] = {}
-    with open(shard, "rb") as file:
-        for member in TarReader(file):
-            key, suffix = split_name(member.name) or ("", "")
-            if suffix in SAMPLE_SUFFIXES:
-                row = samples.setdefault(key, [0] * COLUMNS)
-                column = 2 if suffix == "json" else 0
-                if row[column] == 0:
-                    row[column : column + 2] = member.offset // BLOCK, min(member.size, _MOST)
+    for name, offset, size in read_members(shard):
+        key, suffix = split_name(name) or ("", "")
+        if suffix in SAMPLE_SUFFIXES:
+            row = samples.setdefault(key, [0] * COLUMNS)
+            column = 2 if suffix == "json" else 0
+            if row[column] == 0:
+                row[column : column + 2] = offset // BLOCK, min(size, _MOST)
     if not samples:
         _log.warning("%s: has no samples", shard)
     return np.array(list(samples.values()), dtype=np.int32).reshape(-1, COLUMNS)
 
 
-def _entry(shard: str) -> Path:
-    digest = hashlib.sha256(os.path.realpath(shard).encode(errors="surrogateescape")).hexdigest()
-    return Path(platformdirs.user_cache_dir("cosmos-train", appauthor=False)) / "shards" / digest
+def _entry(*shards: str, folder: str = "shards") -> Path:
+    names = "\0".join(map(os.path.realpath, shards)).encode(errors="surrogateescape")
+    cache = Path(platformdirs.user_cache_dir("cosmos-train", appauthor=False))
+    return cache / folder / hashlib.sha256(names).hexdigest()
+
+
+def _whole_entry(shards: Sequence[str]) -> Path:
+    return _entry(*shards, folder="data-sets")
+
+
+def _states(shards: Sequence[str]) -> npt.NDArray[np.int64]:
+    return np.array([_state(shard) for shard in shards])
 
 
 def _state(shard: str) -> npt.NDArray[np.int64]:

@@ -53,7 +53,8 @@ def make_loader(
     indexed(index)
     ends = itertools.accumulate(map(len, shards.sets), initial=0)
     sizes = np.diff([index.start(end) for end in ends])
-    order = BatchOrder(sizes.tolist(), shards.weights, config.seed, schedule)
+    keyed = config.data.keyed_order
+    order = BatchOrder(sizes.tolist(), shards.weights, config.seed, schedule, keyed=keyed)
     return _load(config, LocalBatches(index, maker), order, workers)
 
 

@@ -5,9 +5,9 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -136,6 +136,10 @@ def _parse_weights(spec: str, sets: int) -> tuple[float, ...] | None:
     return weights
 
 
+# From positions in an epoch (N,) to numbers of samples.
+Order = Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]
+
+
 class Draw(NamedTuple):
     """A sample's number, and the seed of what is random about it."""
 
@@ -155,17 +159,25 @@ class Schedule(NamedTuple):
 
 class BatchOrder(Sampler[list[Draw]]):
     """The draws of a process's batches, a part of each global batch, from any step on. Without
-    weights an epoch is a permutation of all samples; batches continue into the next one, and none
-    has a sample twice unless the data are smaller than three batches. With one weight per set, it
-    is as many draws with replacement, of a set in proportion to its weight times its size, as by
+    weights an epoch is a permutation of all samples, NumPy's or, if `keyed`, one that needs no
+    memory and no time at the start of an epoch; batches continue into the next one, and none has a
+    sample twice unless the data are smaller than three batches. With one weight per set, it is as
+    many draws with replacement, of a set in proportion to its weight times its size, as by
     `--train-data-upsampling-factors` of OpenCLIP."""
 
     def __init__(
-        self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, schedule: Schedule
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float] | None,
+        seed: int,
+        schedule: Schedule,
+        *,
+        keyed: bool = False,
     ) -> None:
         self._sizes, self._weights, self._seed = np.array(sizes), weights, seed
-        self._schedule = schedule
-        self._epoch, self._order = -1, np.empty(0, np.uint32)
+        self._schedule, self._keyed = schedule, keyed
+        self._epoch = -1
+        self._order: Order = np.asarray
 
     def __len__(self) -> int:
         return max(0, self._schedule.steps - self._schedule.first_step)
@@ -175,40 +187,85 @@ class BatchOrder(Sampler[list[Draw]]):
         size = schedule.batch_size // schedule.world_size
         for step in range(schedule.first_step, schedule.steps):
             first = step * schedule.batch_size + schedule.rank * size
-            yield [self._draw(position) for position in range(first, first + size)]
+            yield self._draws(np.arange(first, first + size))
 
-    def _draw(self, position: int) -> Draw:
-        """Return the draw at a position counted over all epochs."""
-        epoch, offset = divmod(position, int(self._sizes.sum()))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._continue(epoch)
-        number = int(self._order[offset])
-        seed = (self._seed, epoch, number)
-        # A sample that is drawn twice in an epoch is not augmented alike.
-        return Draw(number, seed if self._weights is None else (*seed, offset))
+    def _draws(self, positions: npt.NDArray[np.int64]) -> list[Draw]:
+        """Return the draws at positions counted over all epochs, ascending."""
+        epochs, offsets = np.divmod(positions, int(self._sizes.sum()))
+        found = []
+        for epoch in dict.fromkeys(epochs.tolist()):
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, self._continue(epoch)
+            own = offsets[epochs == epoch]
+            for number, offset in zip(self._order(own).tolist(), own.tolist(), strict=True):
+                seed = (self._seed, epoch, number)
+                # A sample that is drawn twice in an epoch is not augmented alike.
+                found.append(Draw(number, seed if self._weights is None else (*seed, offset)))
+        return found
 
-    def _continue(self, epoch: int) -> npt.NDArray[np.uint32]:
+    def _continue(self, epoch: int) -> Order:
         """Return an epoch's order: samples of its first batch that this has already, from the end
         of the epoch before, change places with later ones. Its own end, which the next epoch's
         order depends on, stays."""
-        order, batch = self._permute(epoch), self._schedule.batch_size
-        shared, following = epoch * len(order) % batch, (epoch + 1) * len(order) % batch
+        order, batch, samples = self._permute(epoch), self._schedule.batch_size, self._sizes.sum()
+        shared, following = epoch * samples % batch, (epoch + 1) * samples % batch
         if not shared or self._weights is not None:
             return order
-        before = self._order if self._epoch == epoch - 1 else self._permute(epoch - 1)
-        first, end = batch - shared, len(order) - following
-        twice = np.flatnonzero(np.isin(order[:first], before[-shared:]))
-        others = order[first : min(end, first + 2 * batch)]
-        spare = first + np.flatnonzero(~np.isin(others, before[-shared:]))[: len(twice)]
+        earlier = self._order if self._epoch == epoch - 1 else self._permute(epoch - 1)
+        before = earlier(np.arange(max(0, samples - shared), samples))
+        first, end = batch - shared, samples - following
+        numbers = order(np.arange(min(samples, first + 2 * batch)))
+        twice = np.flatnonzero(np.isin(numbers[:first], before))
+        others = numbers[first : min(end, first + 2 * batch)]
+        spare = first + np.flatnonzero(~np.isin(others, before))[: len(twice)]
         twice = twice[: len(spare)]
-        order[twice], order[spare] = order[spare], order[twice]
-        return order
+        numbers[twice], numbers[spare] = numbers[spare], numbers[twice]
+        most = len(numbers) - 1
+        return lambda at: np.where(at <= most, numbers[np.minimum(at, most)], order(at))
 
-    def _permute(self, epoch: int) -> npt.NDArray[np.uint32]:
-        rng, samples = np.random.default_rng([self._seed, epoch]), int(self._sizes.sum())
+    def _permute(self, epoch: int) -> Order:
+        """Return the function of an epoch from positions in it to numbers of samples."""
+        samples = int(self._sizes.sum())
+        if self._keyed and self._weights is None and samples >= KeyedPermutation.SMALLEST:
+            return KeyedPermutation(samples, [self._seed, epoch])
+        rng = np.random.default_rng([self._seed, epoch])
         if self._weights is None:
-            return rng.permutation(samples).astype(np.uint32)
+            return rng.permutation(samples).astype(np.uint32).__getitem__
         mass = self._sizes * np.array(self._weights)
         chosen = rng.choice(len(mass), size=samples, p=mass / mass.sum())
         starts = np.cumsum(self._sizes) - self._sizes
-        return (starts[chosen] + rng.integers(self._sizes[chosen])).astype(np.uint32)
+        return (starts[chosen] + rng.integers(self._sizes[chosen])).astype(np.uint32).__getitem__
+
+
+class KeyedPermutation:
+    """A permutation of `size` numbers, each computed when it is needed: a Feistel network on the
+    bits of positions (Luby and Rackoff, 1988), applied again to what exceeds the size (cycle
+    walking; Black and Rogaway, 2002). The round function is splitmix64's (Steele et al., 2014)."""
+
+    ROUNDS = 6
+    SMALLEST = 2**16  # of a smaller domain a network's permutations are not uniform
+
+    def __init__(self, size: int, seed: Sequence[int]) -> None:
+        self._size = size
+        self._half = np.uint64(((size - 1).bit_length() + 1) // 2)  # bits
+        self._keys = np.random.default_rng(seed).integers(2**64, size=self.ROUNDS, dtype=np.uint64)
+
+    def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """Return the numbers at positions (N,)."""
+        numbers = self._encrypt(positions.astype(np.uint64))
+        while (outside := numbers >= self._size).any():
+            numbers[outside] = self._encrypt(numbers[outside])
+        return numbers
+
+    def _encrypt(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        mask = (np.uint64(1) << self._half) - np.uint64(1)
+        left, right = numbers >> self._half, numbers & mask
+        for key in self._keys:
+            left, right = right, left ^ (_mix(right + key) & mask)
+        return left << self._half | right
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ values >> np.uint64(shift)) * np.uint64(factor)
+    return values ^ values >> np.uint64(31)

@@ -6,13 +6,18 @@ the content holds the headers of other files. Formats: POSIX.1-2017, pax, and fo
 and large numbers GNU tar's manual, "Basic Tar Format". Imports no torch by itself."""
 
 import io
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 BLOCK = 512
 _MAGIC = 257  # where a header has "ustar"
 _ZEROS = bytes(BLOCK)
+_PADDINGS = [bytes(size) for size in range(BLOCK)]
 _END_LIMIT = 1 << 20  # bytes of zeros after the end: more than any program pads an archive with
 _HEADER_LIMIT = 1 << 20  # bytes of an extended header, which holds names and attributes
 _CHUNK = 1 << 20
@@ -54,6 +59,9 @@ class Member(NamedTuple):
 def split_name(name: str) -> tuple[str, str] | None:
     """Split a file's name into its sample's key and its lower-case extension, as webdataset does.
     None for names without either, and for metadata (`__meta__/...`)."""
+    key, _, suffix = name.partition(".")
+    if key.isalnum() and suffix.isalnum():  # as of most names
+        return key, suffix.lower()
     found = _KEY.fullmatch(name)
     if found is None or _META.match(name):
         return None
@@ -66,6 +74,59 @@ def require_one_file(content: bytes) -> None:
         start = magic.start() - _MAGIC
         if start >= 0 and start % BLOCK == 0 and _is_header(content[start : start + BLOCK]):
             raise TarError("damaged: a file reaches into the next one; fetch it again")
+
+
+def read_members(path: str) -> Iterable[tuple[str, int, int]]:
+    """Return the files of a local tar as TarReader does, as plain tuples; raise what it does, and
+    OSError. Ordinary headers are checked together, in a fraction of the time."""
+    with open(path, "rb", buffering=0) as file:
+        found = _ordinary_members(file.fileno())
+    if found is not None:
+        return found
+    with open(path, "rb") as file:
+        return [*TarReader(file)]
+
+
+def _ordinary_members(file: int) -> Iterable[tuple[str, int, int]] | None:
+    """Return the files of a tar of ordinary headers; None for others, and for any damage."""
+    blocks, offsets, sizes = list[bytes](), list[int](), list[int]()
+    position = padding = 0
+    try:
+        while data := os.pread(file, padding + BLOCK, position):
+            if len(data) < padding + BLOCK or not data.startswith(_PADDINGS[padding]):
+                return None
+            if not data[padding]:  # the end
+                break
+            size = int(data[padding + 124 : padding + 135], 8)
+            position += padding + BLOCK
+            blocks.append(data[padding:])
+            offsets.append(position)
+            sizes.append(size)
+            position, padding = position + size, -size % BLOCK
+    except (ValueError, OverflowError):
+        return None
+    rest = os.pread(file, _END_LIMIT, position)
+    if rest.strip(b"\0") or not padding + 2 * BLOCK <= len(rest) < _END_LIMIT:
+        return None
+    headers = np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, BLOCK)
+    names = [block[:100].rstrip(b"\0").decode("utf-8", "surrogateescape") for block in blocks]
+    if not _are_ordinary(headers) or len({*names}) < len(names):
+        return None
+    if any(not name or name.endswith("/") or "\0" in name for name in names):
+        return None
+    return zip(names, offsets, sizes, strict=True)
+
+
+def _are_ordinary(headers: NDArray[np.uint8]) -> bool:
+    """Whether headers (N, 512) are of files, with short names, plain numbers, right checksums."""
+    sizes, stated = headers[:, 124:135], headers[:, 148:154]
+    digits = all(((field >= ord("0")) & (field <= ord("7"))).all() for field in (sizes, stated))
+    is_file = np.isin(headers[:, 156], np.frombuffer(b"".join(_FILES), np.uint8))
+    plain = (headers[:, 345] == 0) & np.isin(headers[:, 135], (0, ord(" ")))  # no prefix of a name
+    ends = np.isin(headers[:, 154:156], (0, ord(" ")))
+    sums = headers.sum(axis=1, dtype=np.int64) - headers[:, 148:156].sum(axis=1, dtype=np.int64)
+    right = sums + 8 * ord(" ") == (stated - np.uint8(ord("0"))) @ 8 ** np.arange(5, -1, -1)
+    return bool(digits and (is_file & plain & right).all() and ends.all())
 
 
 class TarReader:

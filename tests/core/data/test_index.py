@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 import tarfile
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +164,8 @@ def test_a_damaged_index_is_made_again_and_a_changed_byte_never_changes_rows(tmp
     index_shards([shard])
     (entry,) = entries(cache)
     whole, rows = entry.read_bytes(), cached_rows(shard)
+    shutil.rmtree(cache / "cosmos-train" / "data-sets")
+    (cache / "cosmos-train" / "data-sets").touch()  # nothing is written there
     for damaged in (whole[:-1], whole[:-16], b"", b"no end of line"):
         entry.write_bytes(damaged)
         assert len(index_shards([shard])) == 3
@@ -190,9 +194,32 @@ def test_workers_and_several_processes_find_the_same(tmp_path, monkeypatch):
         assert contents(index) == contents(alone)
 
 
+def test_processes_map_one_file_with_the_rows_of_all_shards(tmp_path, cache):
+    folder = write_shards(tmp_path, [2, 3])
+    shards = [str(folder / f"{name}.tar") for name in range(2)]
+    alone = contents(index_shards(shards))
+    (head, rows) = sorted((cache / "cosmos-train" / "data-sets").iterdir())
+    shutil.rmtree(cache / "cosmos-train" / "shards")  # which are no longer needed
+    index = index_shards(shards)
+    assert contents(index) == alone
+    assert str(rows) in Path("/proc/self/maps").read_text()
+    assert not (cache / "cosmos-train" / "shards").exists()
+    whole = rows.read_bytes()
+    for file, damaged in (
+        (rows, bytes([whole[0] ^ 1]) + whole[1:]),
+        (rows, whole[:-16]),
+        (rows, b""),
+        (head, b"no archive"),
+    ):
+        file.write_bytes(damaged)
+        assert contents(index_shards(shards)) == alone
+        assert rows.read_bytes() == whole
+
+
 def test_an_index_is_small_and_handed_to_other_processes_as_shared_memory():
-    rows = np.random.default_rng(0).integers(1, 1000, (200, 1000, 4), dtype=np.int32)
-    index = SampleIndex([f"{number}.tar" for number in range(200)], list(rows))
+    rows = np.random.default_rng(0).integers(1, 1000, (200_000, 4), dtype=np.int32)
+    shards = [f"{number}.tar" for number in range(200)]
+    index = SampleIndex(shards, np.arange(201) * 1000, rows)
     assert len(index) == 200_000
     # What goes through a pipe to a spawned worker: names of shards, not 3.2 MB of rows.
     assert len(ForkingPickler.dumps(index)) < 20_000

@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from cosmos_core.config import DataConfig
-from cosmos_core.data.shards import BatchOrder, Schedule, ShardError, ShardSets, parse_shards
+from cosmos_core.data.shards import (
+    BatchOrder,
+    KeyedPermutation,
+    Schedule,
+    ShardError,
+    ShardSets,
+    parse_shards,
+)
 
 
 @pytest.fixture
@@ -159,6 +166,38 @@ def test_a_run_can_begin_at_any_step(weights):
     whole = batches(10, Schedule(4, 9), weights=weights)
     for step in range(10):
         assert batches(10, Schedule(4, 9, step), weights=weights) == whole[step:]
+
+
+@pytest.mark.parametrize("size", [65_536, 65_537, 100_000])
+def test_a_keyed_permutation_is_one_of_all_numbers(size):
+    for seed in range(3):
+        numbers = KeyedPermutation(size, [seed, 7])(np.arange(size))
+        assert np.array_equal(np.sort(numbers), np.arange(size))
+
+
+def test_keyed_permutations_are_uniform_and_independent():
+    """Over 4,000 keys: where the first position goes, where it and the second go together, and
+    their distance; in one permutation, where neighbours go."""
+    size = 70_000
+    pairs = np.array([KeyedPermutation(size, [key])(np.arange(2)) for key in range(4000)])
+    first, second = pairs.astype(np.int64).T
+    fifth = size // 5
+    assert stats.chisquare(np.bincount(first // (size // 50))).pvalue > 1e-4
+    assert stats.chisquare(np.bincount(first // fifth * 5 + second // fifth)).pvalue > 1e-4
+    assert stats.chisquare(np.bincount((first - second) % size // (size // 50))).pvalue > 1e-4
+    numbers = KeyedPermutation(1_000_000, [0])(np.arange(1_000_000)).astype(np.int64) // 100_000
+    assert stats.chisquare(np.bincount(numbers[:-1] * 10 + numbers[1:])).pvalue > 1e-4
+
+
+def test_a_keyed_order_visits_every_sample_once_an_epoch_from_any_step():
+    size = KeyedPermutation.SMALLEST
+    whole = batches(size, Schedule(size // 2 + 1, 4), keyed=True)
+    numbers = [draw.number for batch in whole for draw in batch]
+    assert sorted(numbers[:size]) == sorted(numbers[size : 2 * size]) == list(range(size))
+    assert numbers[:size] != numbers[size : 2 * size]
+    assert batches(size, Schedule(size // 2 + 1, 4, 3), keyed=True) == whole[3:]
+    few = batches(9, Schedule(9, 2), keyed=True)
+    assert few == batches(9, Schedule(9, 2))
 
 
 def test_weights_draw_sets_by_weight_times_size_and_their_samples_evenly():

@@ -6,12 +6,20 @@ import random
 import shutil
 import subprocess
 import tarfile
+import tempfile
 
 import pytest
 import webdataset
 from support.shards import tar_of, with_size
 
-from cosmos_core.data.tar import BLOCK, TarError, TarReader, require_one_file, split_name
+from cosmos_core.data.tar import (
+    BLOCK,
+    TarError,
+    TarReader,
+    read_members,
+    require_one_file,
+    split_name,
+)
 
 LONG = "/".join(["long-name" * 12] * 3)  # needs an extended header
 PREFIX = "/".join(["long-name" * 9] * 2)  # fits into the two fields of the ustar format
@@ -36,6 +44,17 @@ def read_at(data):
     return files
 
 
+def read_at_once(data):
+    """The same by `read_members`, from a file."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        members = [*read_members(file.name)]
+    for _, offset, size in members:
+        require_one_file(data[offset : offset + size])
+    return [(name, data[offset : offset + size]) for name, offset, size in members]
+
+
 def read_in_order(data):
     reader = TarReader(Stream(data))
     return [(member.name, reader.read()) for member in reader]
@@ -48,7 +67,7 @@ def read_by_tarfile(data):
 
 def assert_read(data):
     expected = read_by_tarfile(data)
-    assert read_at(data) == read_in_order(data) == expected
+    assert read_at(data) == read_in_order(data) == read_at_once(data) == expected
     return expected
 
 
@@ -123,12 +142,12 @@ def test_an_archive_ends_with_two_blocks_of_zeros():
     for zeros in (2 * BLOCK, 2 * BLOCK + 1, 100 * BLOCK):
         assert read_at(data + bytes(zeros)) == read_in_order(data + bytes(zeros)) == FILES
     for zeros in (0, 1, BLOCK, 2 * BLOCK - 1):
-        for read in (read_at, read_in_order):
+        for read in (read_at, read_in_order, read_at_once):
             with pytest.raises(TarError, match=f"^cut off at byte {len(data) + zeros}; fetch it"):
                 read(data + bytes(zeros))
     joined = r"goes on after its end at .* tar --ignore-zeros -xf"
     for rest, message in ((b"x", joined), (data, joined), (bytes(1 << 20), "only zeros from")):
-        for read in (read_at, read_in_order):
+        for read in (read_at, read_in_order, read_at_once):
             with pytest.raises(TarError, match=message):
                 read(data + bytes(2 * BLOCK) + rest)
 
@@ -218,10 +237,10 @@ def test_damage_is_an_error_or_costs_no_file(seed):
     files = random_files(draw)
     form = draw.choice([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
     data = tar_of(files, form)
-    assert read_at(data) == read_in_order(data) == files
+    assert read_at(data) == read_in_order(data) == read_at_once(data) == files
     errors = []
     for what, broken in damaged(data, draw):
-        for read in (read_at, read_in_order):
+        for read in (read_at, read_in_order, read_at_once):
             try:
                 found = read(broken)
             except TarError as error:
@@ -243,8 +262,9 @@ def test_bytes_of_any_kind_are_read_or_refused(seed):
         for _ in range(draw.randrange(1, 6)):
             start = draw.choice([start for start, _ in headers(tar_of([("a", b"a")]))])
             data[(start + draw.randrange(len(data))) % len(data)] = draw.randrange(256)
-        at, in_order = (outcome(read, bytes(data)) for read in (read_at, read_in_order))
-        assert at == in_order
+        reads = (read_at, read_in_order, read_at_once)
+        at, in_order, at_once = (outcome(read, bytes(data)) for read in reads)
+        assert at == in_order == at_once
     assert isinstance(at, str)  # after 60 rounds something is refused
     assert "\n" not in at
 
