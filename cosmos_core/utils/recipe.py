@@ -33,6 +33,8 @@ ADDED = {
     "model.partial": False,
     "model.freeze": "",
     "optim.layer_decay": 1.0,
+    "data.keyed_order": False,
+    "compute.gather_bf16": False,
 }
 
 
