@@ -137,17 +137,17 @@ def _mapped(shards: Sequence[str]) -> SampleIndex | None:
             return None
         # Of copy on write, since a tensor must be writable; the pages are shared all the same.
         rows = np.memmap(path.with_suffix(".rows"), np.int32, mode="c").reshape(-1, COLUMNS)
-        whole = len(rows) == head["starts"][-1] and zlib.crc32(rows) == head["checksum"]
+        whole = len(rows) == head["starts"][-1] and zlib.crc32(rows.data) == head["checksum"]
         return SampleIndex(shards, head["starts"], rows) if whole else None
     except (OSError, ValueError, KeyError):
         return None
 
 
 def _write_whole(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
-    path, checksum = _whole_entry(shards), np.array(zlib.crc32(rows))
+    path, checksum = _whole_entry(shards), np.array(zlib.crc32(rows.data))
     head = {"states": _states(shards), "starts": starts, "checksum": checksum}
     try:
-        write_atomically(path.with_suffix(".rows"), memoryview(rows).cast("B"))
+        write_atomically(path.with_suffix(".rows"), rows.data.cast("B"))
         write_atomically(path, pack_arrays(head))
     except OSError as error:
         _log.warning("the index of all shards cannot be cached in %s: %s", path.parent, error)

@@ -190,9 +190,9 @@ class Trainer:
     def _views(self, batch: Batch) -> Views:
         """Move images to the device. Captions stay on the host, where their lengths are needed."""
         self._problems.add(batch.problems, seen=batch.views.texts.shape[1])
-        device, (*images, texts) = self._world.device, batch.views
-        moved = (tensor.to(device, non_blocking=True) for tensor in images)
-        return normalise(Views(*moved, texts), self._mean, self._std)
+        device, (large, small, texts) = self._world.device, batch.views
+        large, small = (images.to(device, non_blocking=True) for images in (large, small))
+        return normalise(Views(large, small, texts), self._mean, self._std)
 
     def _step(self, views: Views) -> _Pending:
         """Start a step; its values are read by `_finish`."""

@@ -34,7 +34,7 @@ _LARGEST = 4 << 30  # bytes of unpacked arrays; samples of 5,000 images with 171
 _cleared: set[str] = set()  # folders that this process has cleared
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file; folders are made as needed. Raises OSError, with the path, where it fails.
     Of several threads or processes that write one path, the last to finish wins. A pipe or device,
     such as /dev/stdout, stays what it is; OSError is raised for a pipe that nobody reads."""
