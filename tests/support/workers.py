@@ -19,7 +19,7 @@ from support.training import (
     tiny_config,
     tiny_views,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosmos_core import losses
 from cosmos_core.engine.build import make_training

@@ -114,6 +114,8 @@ def test_the_best_snapshot_is_found_after_a_first_value_that_is_no_number(settin
     snapshots = Snapshots(setting.output, keep=1)
     assert snapshots.best() == Best(3, 0.75)
     assert snapshots.steps() == [3, 4]
+
+
 def short_run(setting, *settings, steps=6):
     settings = [f"optim.steps={steps}", "optim.batch_size=4", "data.workers=0", *settings]
     settings += ["watch.pictures=false", "compute.precision=fp32"]
