@@ -177,10 +177,12 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
     # Of models that won as many tests the first by name.
     wins = {name: sum(p.wins(name) for p in content.pairs if name in p.models) for name in models}
     order = sorted(models, key=wins.__getitem__, reverse=True)
-    best = [row.model for row in content.overview.rows] if content.overview else order
+    best = [row.model for row in content.overview.rows] if content.overview else []
+    # Tables may call a model more than its name where models are compared.
+    order = [*dict.fromkeys([*(name for name in best if name in models), *order])]
     return {
         "models": content.models,
-        "first": [models[name] for name in best if name in models][:2],
+        "first": [models[name] for name in order[:2]],
         "metrics": [
             {
                 "protocol": test.protocol,

@@ -23,7 +23,7 @@ def random_models_are_loaded_once() -> Iterator[None]:
     def load_once(spec: ModelSpec, **options: Any) -> Encoder:
         if not spec.text.endswith("/random"):
             return load(spec, **options)
-        key = (spec, tuple(sorted((name, str(value)) for name, value in options.items())))
+        key = (repr(spec), tuple(sorted((name, str(value)) for name, value in options.items())))
         if key not in loaded:
             loaded[key] = load(spec, **options)
         return loaded[key]
