@@ -1,6 +1,7 @@
 """The commands `cosmos-train RECIPE`, `cosmos-train prepare` and `cosmos-train export`."""
 
 import difflib
+import json
 import logging
 import os
 import shlex
@@ -30,20 +31,28 @@ from cosmos_core.model.export import export as export_model
 from cosmos_core.model.export import preprocess_config
 from cosmos_core.plots.views import Inverse
 from cosmos_core.recipes import RECIPES
-from cosmos_core.recipes.overrides import override
+from cosmos_core.recipes.overrides import override, sources, values
 from cosmos_core.utils.command import Ending, run_command
 from cosmos_core.utils.distributed import restarts
 from cosmos_core.utils.files import require_writable
 from cosmos_core.utils.recipe import SCENES
 from cosmos_core.utils.text import OneLineFormatter
 
-COMMANDS = ("train", "prepare", "export")
+COMMANDS = ("train", "show", "prepare", "export")
 
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
-    help=f"`cosmos-train RECIPE` trains. Recipes: {', '.join(RECIPES)}.",
+    help="Train CLIP-like models by recipes. `cosmos-train RECIPE` stands for `cosmos-train train "
+    "RECIPE`.\n\n--set KEY=VALUE replaces a value of the recipe; `cosmos-train show RECIPE` prints "
+    "all.\n\n--output DIR is the folder of snapshots, checkpoint and log, by default runs/RECIPE."
+    "\n\n--resume goes on from the newest snapshot in the folder; --resume auto starts where there "
+    f"is none.\n\nRecipes: {', '.join(RECIPES)}.",
 )
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="Replace a value: --set optim.steps=100")
+]
 Resume = Literal["always", "auto"]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
@@ -61,12 +70,11 @@ class _Train(TyperCommand):
 
 @app.command(cls=_Train)
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a value: --set optim.steps=100")
-    ] = None,
+    recipe: RecipeName,
+    assignments: Assignments = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of snapshots, checkpoint and log [runs/RECIPE].")
+        Path | None,
+        typer.Option(help="Folder of snapshots, checkpoint and log; by default runs/RECIPE."),
     ] = None,
     resume: Annotated[
         Resume | None,
@@ -78,10 +86,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe."""
-    if recipe not in RECIPES:
-        close = difflib.get_close_matches(recipe, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise ValueError(f"unknown recipe {recipe!r}; nearest: {', '.join(close)}")
-    config = override(RECIPES[recipe](), assignments or [])
+    config = override(_find(recipe), assignments or [])
     folder = output or Path("runs") / recipe
     pairs = (f"--set {shlex.quote(assignment)}" for assignment in assignments or [])
     command = " ".join(["cosmos-train", shlex.quote(recipe), *pairs])  # others have other folders
@@ -105,6 +110,26 @@ def train(
         resumed = f"{command} --output {shlex.quote(str(folder))} --resume"
         typer.echo(f"cosmos-train: {done}: {resumed}", err=True)
     typer.echo(str(folder / CHECKPOINT))
+
+
+@app.command()
+def show(recipe: RecipeName, assignments: Assignments = None, debug: Debug = False) -> None:
+    """Print every value of a recipe, and whether it comes from it, --set, a method or a default."""
+    base, keys = _find(recipe), {text.partition("=")[0] for text in assignments or []}
+    config = override(base, assignments or [])
+    origins = {"method": "--set" if "method" in keys else "recipe", **sources(base, config, keys)}
+    shown = {"method": config.method.name, **dict(values(config))}
+    for name, origin in origins.items():
+        value = shown[name]
+        text = value if isinstance(value, str) and value else json.dumps(value)
+        typer.echo(f"{name:28} {origin:14} {text}")
+
+
+def _find(recipe: str) -> TrainConfig:
+    if recipe not in RECIPES:
+        close = difflib.get_close_matches(recipe, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
+        raise ValueError(f"unknown recipe {recipe!r}; nearest: {', '.join(close)}")
+    return RECIPES[recipe]()
 
 
 def _open(stack: ExitStack, output: Path, resume: Resume | None) -> bool:

@@ -70,13 +70,22 @@ def draw_curves(records: Records, title: str, terms: Sequence[str]) -> bytes:
 
 
 def panels(records: Records, terms: Sequence[str]) -> list[Panel]:
-    """Return the panels of a log that have values: the loss first, data sets last."""
+    """Return the panels of a log that have something to show: the loss first, data sets last. Of
+    several records, values that never change are left out."""
     steps = [record for record in records if "evaluation" not in record]
     measured = [record for record in records if "evaluation" in record]
     names = ("total", *terms) if len(terms) > 1 else tuple(terms)  # else the total is the term
     loss = Panel("loss before the step", "nats", names, noisy=True)
     planned = [_with_series(panel, steps) for panel in (loss, *PANELS)]
-    return [panel for panel in (*planned, *_evaluations(measured)) if panel.series]
+    shown = [panel for panel in planned if panel.title == loss.title or _changes(panel)]
+    return [panel for panel in (*shown, *_evaluations(measured)) if panel.series]
+
+
+def _changes(panel: Panel) -> bool:
+    lines = [series.values[np.isfinite(series.values)] for series in panel.series]
+    return any(len(series.values) == 1 for series in panel.series) or any(
+        line.size and line.min() < line.max() for line in lines
+    )
 
 
 def _with_series(panel: Panel, records: Records) -> Panel:

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_core.utils.recipe import SCENES
 from cosmos_core.utils.text import parse_json
 
+# Names that other programs have for these values.
+SYNONYMS = {
+    **{"learning_rate": "lr", "epochs": "steps", "max_steps": "steps", "iterations": "steps"},
+    **{"wd": "weight_decay", "warmup": "warmup_steps", "num_workers": "workers"},
+    **{"image_size": "global_size", "grad_clip_norm": "clip_norm", "train_data": "shards"},
+}
+
 
 def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     """Apply assignments, a method first, the others in order. Another method brings its own image
@@ -32,6 +39,7 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
         if not equals:
             raise ValueError(f"--set takes key=value, not {assignment!r}")
         try:
+            _require_known(config, key)
             config = _replace(config, key.split("."), text)
             if key == "method" and not recipe.data.shards.startswith(SCENES):
                 config = _with_views_of_its_method(config, recipe)
@@ -54,7 +62,6 @@ def _with_views_of_its_method(config: TrainConfig, recipe: TrainConfig) -> Train
 
 def _replace(record: Any, path: Sequence[str], text: str) -> Any:
     name, *rest = path
-    _require_field(record, name)
     old = getattr(record, name)
     others: dict[str, Any] = {}
     if rest:
@@ -75,12 +82,44 @@ def _replace(record: Any, path: Sequence[str], text: str) -> Any:
         raise ValueError(_reason(error, old)) from error
 
 
-def _require_field(record: Any, name: str) -> None:
-    names = _names(record)
-    if name not in names:
-        deeper = [f"{outer}.{name}" for outer in names if name in _names(getattr(record, outer))]
-        close = deeper or difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
-        raise ValueError(f"no {name!r}; nearest: {', '.join(close)}")
+def _require_known(config: TrainConfig, key: str) -> None:
+    """Raise ValueError, with the nearest names of any part, for a name that no part has."""
+    record: Any = config
+    known = dict(values(config))
+    for name in key.split("."):
+        if dataclasses.is_dataclass(record) and name not in _names(record):
+            leaf = key.rpartition(".")[2]
+            wanted = (leaf, SYNONYMS.get(leaf))
+            same = [full for full in known if full.rpartition(".")[2] in wanted]
+            close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            raise ValueError(f"no {name!r}; nearest: {', '.join(same or close or _names(record))}")
+        record = getattr(record, name, None)
+
+
+def values(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full name and the value of everything that can be set, but for the method."""
+    for name in _names(record):
+        value = getattr(record, name)
+        if dataclasses.is_dataclass(value):
+            yield from values(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def sources(recipe: TrainConfig, config: TrainConfig, keys: Collection[str]) -> dict[str, str]:
+    """Return for each name of `values(config)` what its value comes from: the `keys` given to
+    `--set`, their method, the recipe, or the default of the configuration."""
+    before, found = dict(values(recipe)), dict[str, str]()
+    for name, value in values(config):
+        group, _, leaf = name.rpartition(".")
+        default = getattr(type(getattr(config, group)) if group else TrainConfig, leaf, None)
+        if name in keys:
+            found[name] = "--set"
+        elif before.get(name, value) != value or (group == "method" and "method" in keys):
+            found[name] = f"method {config.method.name}"
+        else:
+            found[name] = "default" if value == default else "recipe"
+    return found
 
 
 def _names(record: Any) -> list[str]:

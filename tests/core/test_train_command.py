@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,10 @@ from support import forked
 
 import cosmos_core
 from cosmos_core.data.samples import DREAMLIP_KEYS
+from cosmos_core.recipes import RECIPES
+from cosmos_core.recipes.overrides import override
+
+GROUPS = ("method", "data", "optim", "image", "text", "compute", "save", "watch")
 
 TINY = [
     *("--set", "data.shards=scenes:24"),
@@ -62,7 +67,7 @@ def test_the_same_seed_gives_the_same_losses(tmp_path):
     ("arguments", "message"),
     [
         (["scenes_cosmo"], "unknown recipe 'scenes_cosmo'; nearest: scenes_cosmos, "),
-        (["scenes_clip", "--set", "optim.step=1"], "no 'step'; nearest: steps"),
+        (["scenes_clip", "--set", "optim.step=1"], "no 'step'; nearest: optim.steps"),
         (["scenes_clip", "--nonsense"], "No such option: --nonsense (see --help)"),
     ],
 )
@@ -71,6 +76,30 @@ def test_usage_errors_are_one_line(tmp_path, arguments, message):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+def test_show_prints_every_value_and_where_it_comes_from():
+    done = train("show", "cc12m", "--set", "method=silc", "--set", "optim.lr=0.25")
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in done.stdout.splitlines()}
+    assert re.split(" {2,}", rows["optim.lr"]) == ["--set", "0.25"]
+    assert re.split(" {2,}", rows["method"]) == ["--set", "silc"]
+    assert re.split(" {2,}", rows["optim.momentum"]) == ["method silc", "0.966"]
+    assert re.split(" {2,}", rows["image.locals"]) == ["method silc", "8"]
+    assert re.split(" {2,}", rows["optim.batch_size"]) == ["recipe", "4096"]
+    assert re.split(" {2,}", rows["optim.eps"]) == ["default", "1e-08"]
+    assert re.split(" {2,}", rows["data.shards"]) == ["recipe", '""']
+    config = override(RECIPES["cc12m"](), ["method=silc"])
+    fields = {f"{group}.{name}" for group in GROUPS for name in vars(getattr(config, group))}
+    assert fields - {"method.name"} <= set(rows)
+
+
+def test_help_shows_the_options_of_a_training():
+    done = train("--help")
+    words = " ".join(done.stdout.split())
+    for option in ("--set KEY=VALUE", "--output DIR", "--resume auto", "by default runs/RECIPE"):
+        assert option in words
+    assert "runs/RECIPE" in train("train", "--help").stdout
 
 
 def prepared(tmp_path):

@@ -17,9 +17,12 @@ TERMS = ("clip", "distill")
 def record(step, **figures):
     return {
         **{"step": step, "lr": 1e-3 / (step + 1), "clip": 3.5 - step / 8, "distill": 3.0},
-        **{"total": 6.5 - step / 8, "logit_scale": 14.25, "momentum": 0.99},
+        **{"total": 6.5 - step / 8, "logit_scale": 14.25 + step, "momentum": 0.99 + step / 1e4},
         **{"distill_logit_scale": 10.0, "gradient_norm": 2.0 ** (step % 5), "bad_samples": 0},
-        "timing": {"samples_per_second": 100 + step % 7, "data_wait": 0.25, "memory_bytes": 2e9},
+        "timing": {
+            **{"samples_per_second": 100.0 + step % 7, "data_wait": 0.25 + step / 64},
+            "memory_bytes": 2e9 + step,
+        },
         **figures,
     }
 
@@ -71,6 +74,16 @@ def test_the_only_term_is_drawn_without_a_total():
     assert [series.name for series in loss.series] == ["clip"]
     (loss, *_) = curves.panels([record(step, spread=1.0) for step in range(3)], ["spread", "clip"])
     assert [series.name for series in loss.series] == ["total", "spread", "clip"]
+
+
+def test_values_that_never_change_have_no_panel_once_there_are_several():
+    same = {"momentum": 0.99, "timing": {"memory_bytes": 2e9, "samples_per_second": 10.0}}
+    titles = [panel.title for panel in curves.panels([record(n, **same) for n in (0, 1)], TERMS)]
+    assert titles[:3] == ["loss before the step", "learning rate", "logit scales"]
+    assert titles[3:] == ["norm of the gradient"]
+    (first, *_) = curves.panels([record(n, total=1, clip=1, distill=0) for n in (0, 1)], TERMS)
+    assert first.title == "loss before the step"
+    assert "teacher's momentum" in [one.title for one in curves.panels([record(0)], TERMS)]
 
 
 def test_bad_samples_are_shown_where_there_are_some():
@@ -129,7 +142,7 @@ def test_a_long_noisy_line_has_its_mean_over_it():
 
 
 def test_a_wide_range_has_a_logarithmic_axis_and_a_narrow_one_has_not():
-    for norms, scale in (((1.0, 100.0), "log"), ((5.0, 6.0), "linear"), ((0.0, 0.0), "linear")):
+    for norms, scale in (((1.0, 100.0), "log"), ((5.0, 6.0), "linear"), ((0.0, 1.0), "linear")):
         records = [record(step, gradient_norm=norm) for step, norm in enumerate(norms)]
         assert drawn(records)["norm of the gradient"].get_yscale() == scale
 

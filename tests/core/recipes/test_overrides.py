@@ -49,9 +49,12 @@ def test_texts_become_values_of_the_type_of_their_field(config, assignment, valu
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("optim.step=7", "no 'step'; nearest: steps"),
-        ("optm.steps=7", "no 'optm'; nearest: optim"),
+        ("optim.step=7", "no 'step'; nearest: optim.steps"),
+        ("optm.steps=7", "no 'optm'; nearest: optim.steps"),
         ("steps=7", "no 'steps'; nearest: optim.steps"),
+        ("data.batch_size=7", "no 'batch_size'; nearest: optim.batch_size"),
+        ("optim.learning_rate=7", "no 'learning_rate'; nearest: optim.lr"),
+        ("nothing.like.it=7", "no 'nothing'; nearest: recipe, method, architecture, data"),
         ("optim.steps", "takes key=value, not 'optim.steps'"),
         ("optim.steps=many", "a valid integer, not "),
         ("optim.steps=1.5", "a valid integer, not "),
@@ -73,7 +76,7 @@ def test_texts_become_values_of_the_type_of_their_field(config, assignment, valu
         ("method=slipp", "'slipp' is none of clip, cosmos, "),
         ("method=slipp", "and no Python file; nearest: slip"),
         ("method.name=slip", "no 'name'; nearest: "),
-        ("method.crossattention=false", "no 'crossattention'; nearest: cross_attention"),
+        ("method.crossattention=false", "no 'crossattention'; nearest: method.cross_attention"),
         ("architecture=ViT-B16", "unknown architecture 'ViT-B16'; nearest: ViT-B-16"),
         ("architecture=nowhere.json", "nowhere.json: cannot read the architecture"),
         ('architecture={"embed_dim": 8}', "an architecture needs text_cfg, vision_cfg"),
