@@ -181,7 +181,7 @@ def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Sto
     if model is None:
         raise UsageError(f"{where} has several models ({there}): choose with --model, A's then B's")
     problem = f"several results of model '{model}'" if labels else f"no result of model '{model}'"
-    raise UsageError(f"{where} has {problem}; it has {there}")
+    raise UsageError(f"{where} has {problem}: choose one of {there}")
 
 
 def pair(

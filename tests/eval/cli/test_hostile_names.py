@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -39,7 +40,9 @@ def folder(tmp_path_factory) -> Path:
     for place, (side, skill, more) in enumerate(folders):
         row, samples = make_result("cls", skill, place)
         for one in HOSTILE:
-            model = {**row.model, "spec": f"{one.name}{more}"}
+            spec = f"{one.name}{more}"
+            digest = hashlib.sha256(spec.encode()).hexdigest()
+            model = {**row.model, "spec": spec, "weights_sha256": digest}
             provenance = {**row.provenance, "notes": [one.name], "command": one.name}
             names = {"dataset": one.name, "protocol": one.name}
             named = replace(row, model=model, provenance=provenance, **names)
