@@ -104,7 +104,7 @@ def test_bars_are_shown_on_request(colour_encoder, save_colour, tmp_path, capsys
         row = cosmos_eval.evaluate(colour_encoder, str(path), progress=shown)
         assert row.metrics["acc1"] == 1
         printed = capsys.readouterr()
-        assert ("colours on photos: images" in printed.err) is shown
+        assert ("ColourEncoder on photos: images" in printed.err) is shown
         assert printed.out == ""
         cosmos_eval.embed(colour_encoder, "red", progress=shown)
         assert ("colours: texts" in capsys.readouterr().err) is shown
