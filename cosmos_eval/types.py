@@ -41,7 +41,7 @@ SelectionLayout = Literal[
     "gqa-spatial", "negbench", "eqben",
 ]
 # fmt: on
-"""The form of a caption selection set's file (docs/data.md)."""
+"""The form of a caption selection set's file (docs/caption-selection.md)."""
 Rgb = tuple[float, float, float]
 
 
@@ -215,11 +215,11 @@ class SelectionProtocol(Protocol):
     """Images, each with captions of which one or more are right, captions, each with images of
     which one is right, or pairs of two images and two captions.
 
-    `annotations` is a file in the form that `layout` names (docs/data.md), or a folder with a file
-    per subset. `template` is what captions are put into. A pair is right when each caption finds
-    its image (`pair_accuracy` of `image`), or each image its caption as well (`group`). The mean
-    over subsets leaves out those in `left_out` or with under `smallest` items. `pairs`: a
-    PairScorer scores every caption with its images."""
+    `annotations` is a file in the form that `layout` names (docs/caption-selection.md), or a folder
+    with a file per subset. `template` is what captions are put into. A pair is right when each
+    caption finds its image (`pair_accuracy` of `image`), or each image its caption as well
+    (`group`). The mean over subsets leaves out those in `left_out` or with under `smallest` items.
+    `pairs`: a PairScorer scores every caption with its images."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items", "subset_items", "left_out", "smallest"}
     images: tuple[str, ...] | str

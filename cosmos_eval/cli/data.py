@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Argument, Exit, Typer
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import option
+from cosmos_eval.cli.options import flag, option
 from cosmos_eval.cli.output import print_json, print_line, print_records
 from cosmos_eval.types import RunOptions
 
@@ -48,6 +48,10 @@ def doctor(
     ] = None,
     suite: Annotated[str | None, option("NAME|FILE", "The data sets of a suite.")] = None,
     data_root: options.DataRoot = None,
+    decode: Annotated[
+        bool | None,
+        flag("--decode/--no-decode", "Decode every image. Default: of your own data sets only."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Check whether data sets are complete, and how to mend them.
@@ -61,7 +65,10 @@ def doctor(
     run_options = RunOptions(data_root=data_root, workers=_WORKERS)
     protocols = choose(names or (), suite, run_options)
     with Progress() as progress:
-        diagnoses = [examine(p, run_options, partial(progress.step, p.dataset)) for p in protocols]
+        diagnoses = [
+            examine(p, run_options, partial(progress.step, p.dataset), decode=decode)
+            for p in protocols
+        ]
     if json:
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
     else:
@@ -83,6 +90,7 @@ def _diagnosis_row(diagnosis: Diagnosis) -> dict[str, str | None]:
         "captions": (diagnosis.captions, diagnosis.expected_captions),
         "items": (diagnosis.items, diagnosis.expected_items),
         "label maps": (diagnosis.label_maps, diagnosis.expected),
+        "decoded": (diagnosis.decoded, diagnosis.images),
     }
     ranges = {"labels": diagnosis.labels, "of": diagnosis.classes}
     return {
@@ -90,6 +98,7 @@ def _diagnosis_row(diagnosis: Diagnosis) -> dict[str, str | None]:
         "task": diagnosis.task,
         "whole": "yes" if diagnosis.whole else "NO",
         **{key: None if n is None else f"{n} of {of}" for key, (n, of) in counts.items()},
+        "classes": None if diagnosis.n_classes is None else str(diagnosis.n_classes),
         **{key: ends and f"{ends[0]}-{ends[1]}" for key, ends in ranges.items()},
         "suffix": diagnosis.mask_suffix,
         "folder": diagnosis.folder or diagnosis.note,

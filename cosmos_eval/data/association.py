@@ -62,7 +62,9 @@ def list_data(
         where=path,
         parts=parts,
         survey=folders.Survey(
-            faults=tuple(f"{what}{place / file}" for file in missing[:1]),
+            faults=tuple(
+                f"{what}{place / file}{folders.beside(place / file)}" for file in missing[:1]
+            ),
             folder=str(place),
             expected=len(files),
             images=len(files) - len(missing),

@@ -142,7 +142,7 @@ def _read_records(
 
 def _no_split(split: str, splits: Counter[str]) -> FileError:
     has = ", ".join(f"{name} ({count})" for name, count in splits.items())
-    return FileError(f"has no images of split {split!r}, only of {has}")
+    return FileError(f"has no images of split {split!r}, only of {has}: set `split`")
 
 
 def _reply(turns: Any, where: str, protocol: RetrievalProtocol) -> str:
@@ -364,7 +364,10 @@ def _the_one(key: str | None, usual: Sequence[str], record: Mapping[str, Any], w
         raise UsageError(f"{where}: has {keys}; name one with image_key or caption_key")
     if not found:
         names = " or ".join(f"`{name}`" for name in wanted)
-        raise UsageError(f"{where}: no {names}, only {', '.join(map(str, record)) or 'nothing'}")
+        only = ", ".join(map(str, record)) or "nothing"
+        option = {_IMAGE_KEYS: "image_key", _CAPTION_KEYS: "caption_key"}.get(tuple(usual), "")
+        hint = f"; name the one that is meant by `{option}`" if option and key is None else ""
+        raise UsageError(f"{where}: no {names}, only {only}{hint}")
     return record[found[0]]
 
 

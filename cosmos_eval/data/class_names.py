@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
@@ -17,6 +18,9 @@ from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import ClassificationProtocol, Part, UsageError, nearest
 
+OPENAI = "openai-imagenet"
+CLIP_BENCHMARK = "clip-benchmark/"
+"""Begins the name of the templates of a data set in CLIP Benchmark."""
 _NAMED = 5  # classes that an error message names
 
 
@@ -69,9 +73,40 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
     return tuple(protocol.class_names.get(name, name.translate(spaces)) for name in data.classes)
 
 
+def shown_names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
+    """Return the names of classes for people: those in prompts, of which each that several classes
+    share also has the data's own name."""
+    named = class_names(protocol, data)
+    counts = Counter(named)
+    both = (
+        own if own.startswith(n) else f"{n} ({own})"
+        for n, own in zip(named, data.classes, strict=True)
+    )
+    return [n if counts[n] == 1 else one for n, one in zip(named, both, strict=True)]
+
+
 def templates_of(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...] | str:
     """Return the protocol's templates, else those that the data bring, else the usual ones."""
-    return protocol.templates or data.templates or "openai-imagenet"
+    return protocol.templates or data.templates or OPENAI
+
+
+def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
+    """Yield what is wrong with templates, or with the name of a set of them."""
+    if isinstance(templates, tuple):
+        if not templates:
+            yield "no prompt templates: give at least one, such as 'a photo of a {}.'"
+        for template in (one for one in templates if one.count("{}") != 1):
+            yield f"prompt template '{template}' must hold '{{}}' exactly once, for the class name"
+    elif templates.startswith(CLIP_BENCHMARK):
+        try:
+            clip_benchmark_templates(templates.removeprefix(CLIP_BENCHMARK))
+        except UsageError as error:
+            yield str(error)
+    elif "{}" in templates:
+        yield f"`templates` must be a list, such as ['{templates}']"
+    elif templates != OPENAI:
+        known = f"{OPENAI}, and {CLIP_BENCHMARK}NAME, such as {CLIP_BENCHMARK}food101"
+        yield f"unknown template set '{templates}'; known: {known}"
 
 
 def clip_benchmark_templates(key: str) -> tuple[str, ...]:

@@ -13,7 +13,13 @@ import numpy as np
 
 from cosmos_eval.data import folders
 from cosmos_eval.data.class_folders import find_folder, read_folders, read_webdataset
-from cosmos_eval.data.class_names import ClassData, class_differences, make_data
+from cosmos_eval.data.class_names import (
+    ClassData,
+    class_differences,
+    make_data,
+    template_faults,
+    templates_of,
+)
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, read_records, shortened
 from cosmos_eval.data.sources import ImageFile
@@ -121,6 +127,7 @@ def _list(protocol: ClassificationProtocol, options: RunOptions) -> folders.List
             folder=str(folder),
             expected=protocol.n_images or n_images,
             images=n_images - len(missing),
+            n_classes=len(data.classes),
         ),
     )
 
@@ -190,6 +197,9 @@ def _read_list(protocol: ClassificationProtocol, folder: Path, path: Path) -> Cl
     except FileError as error:
         raise UsageError(f"{protocol.dataset}: {path}: {error}") from error
     found = {name for names in listed.values() for name in names}
+    for name in sorted(one for one in found if {*map(str.strip, one.split(","))} & (found - {one})):
+        parts = " | ".join(map(str.strip, name.split(",")))
+        raise UsageError(f"{protocol.dataset}: {path}: '{name}' names classes: write '{parts}'")
     if not found:
         raise UsageError(f"{protocol.dataset}: {path} lists no image with a class")
     classes = list(protocol.class_names) or sorted(found)
@@ -273,6 +283,7 @@ def _faults(
         yield (
             f"{len(missing)} of {len(data.images)} {split_of(protocol)} images are not there, "
             f"the first: {missing[0]}{page.replace('get the whole set from', 'from:')}"
+            f"{folders.beside(missing[0])}"
         )
     listed = CLASS_LISTS.get(protocol.class_list or "")
     expected = protocol.n_classes if listed is None else listed.n_classes
@@ -280,7 +291,10 @@ def _faults(
         what = "" if listed is None else f" {listed.classes} of {protocol.class_list}"
         differences = class_differences(protocol, data.classes)
         yield f"{folder} has {n_classes} classes, not the {expected}{what}{differences}{page}"
+    yield from template_faults(templates_of(protocol, data))
     labels = data.labels if data.labels.ndim == 1 else np.zeros(0, np.int64)
+    if n_classes == 1 and len(labels):
+        yield f"{folder} has one class, {data.classes[0]}: a choice needs two or more"
     for index in np.flatnonzero((labels < 0) | (labels >= n_classes))[:1]:
         yield (
             f"{folder} gives {data.names[index]} the class number {data.labels[index] + 1}, "

@@ -1,5 +1,6 @@
 """Paths, counts of samples and faults that the data sets of all tasks share. Imports no torch."""
 
+import glob
 import hashlib
 import json
 import os
@@ -37,6 +38,7 @@ class Survey:
     mask_suffix: str | None = None
     labels: tuple[int, int] | None = None  # the lowest and the highest found, as files have them
     classes: tuple[int, int] | None = None  # what they may be
+    n_classes: int | None = None
 
 
 def remedy_of(protocol: Protocol) -> str | None:
@@ -63,6 +65,15 @@ def several(paths: Paths) -> tuple[str, ...]:
 def exist_in(root: Path, *stated: Paths) -> bool:
     """Return whether of each stated paths one exists below a root."""
     return all(any((root / path).exists() for path in several(paths)) for paths in stated)
+
+
+def beside(path: Path) -> str:
+    """Return the end of a message about a file that is missing: the file of another suffix that is
+    there, or nothing."""
+    stems = dict.fromkeys((path.name, path.stem))
+    found = (p for stem in stems for p in sorted(path.parent.glob(f"{glob.escape(stem)}.*")))
+    first = next(found, None)
+    return "" if first is None else f"; there is {first.name}"
 
 
 def root_of(protocol: Protocol, options: RunOptions, holds: Paths) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import label_maps
+from cosmos_eval.data.class_names import template_faults
 from cosmos_eval.data.folders import Survey, find_root
 from cosmos_eval.data.label_maps import LabelMaps, Sample
 from cosmos_eval.data.prefetch import prefetch
@@ -81,6 +82,7 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
         mask_suffix=protocol.mask_suffix,
         labels=(labels[0], labels[-1]) if labels else None,
         classes=(first, first + len(protocol.class_names) - 1),
+        n_classes=len(protocol.class_names),
     )
 
 
@@ -146,7 +148,8 @@ def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> str
 def check_constants(protocol: LabelMapProtocol) -> None:
     """Raise UsageError, naming the data set, for constants that contradict each other."""
     own = protocol.faults()
-    for fault in itertools.chain(_class_faults(protocol), _label_faults(protocol), own):
+    templates = template_faults(protocol.templates)
+    for fault in itertools.chain(_class_faults(protocol), _label_faults(protocol), templates, own):
         raise UsageError(f"{protocol.dataset}: {fault}")
 
 

@@ -73,7 +73,9 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     if protocol.only_labelled:
         samples = [sample for sample in samples if sample.mask.is_file()][: options.limit]
     if not samples:
-        raise UsageError(f"{protocol.dataset}: no image *{protocol.image_suffix} in {folder}")
+        suffixes = sorted({path.suffix for path in folder.rglob("*.*") if path.is_file()})
+        hint = f", only of {', '.join(suffixes)}: set `image_suffix`" if suffixes else ""
+        raise UsageError(f"{protocol.dataset}: no image *{protocol.image_suffix} in {folder}{hint}")
     return LabelMaps(tuple(samples), _colours(dataset.metainfo["palette"], protocol))
 
 
@@ -103,7 +105,7 @@ def load_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
             require_lossless(image, sample.mask)
             if _bits(image) != bits:
                 kind = f"map of {bits}-bit class indices (PIL mode {mode})"
-                raise UsageError(f"{sample.mask} is no {kind}")
+                raise UsageError(f"{sample.mask} is no {kind}: save indices, not colours")
             if bits == 16:  # MMSegmentation casts all label maps to 8 bits
                 return np.asarray(image).astype(np.uint16)
         squeezed = load({**sample.record, "seg_fields": []})["gt_seg_map"]
@@ -145,7 +147,8 @@ def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -
         value = int(undeclared.argmax()) + protocol.reduce_zero_label
         raise UsageError(
             f"label map {sample.mask} holds class {value}, which {protocol.dataset} does not "
-            f"declare ({len(protocol.class_names)} classes, ignored: {protocol.ignore_index})"
+            f"declare ({len(protocol.class_names)} classes, ignored: {protocol.ignore_index}): "
+            "see `classes` and `ignore_index`"
         )
 
 

@@ -142,6 +142,8 @@ def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = next(reader, [])
+        if len(header) == 1 and ";" in header[0]:
+            raise FileError("line 1: columns are separated by semicolons: use commas or tabs")
         if repeated := first_repeated(header):
             raise FileError(f"line 1: column {repeated[0]} is listed twice")
         for row in filter(None, reader):
@@ -162,7 +164,8 @@ def read_yaml(path: Path, example: str) -> dict[str, Any]:
     except RecursionError:
         raise FileError("is not YAML: it is nested too deeply") from None
     except yaml.YAMLError as error:
-        raise FileError(f"is not YAML: {' '.join(str(error).split())}") from error
+        text = " ".join(str(error).split()).replace(' in "<unicode string>"', "")
+        raise FileError(f"is not YAML: {text}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FileError(f"must hold keys and values, such as `{example}`")
     return content

@@ -114,6 +114,8 @@ def _fault(
     missing: Sequence[Path], listed: int, protocol: RetrievalProtocol, options: RunOptions
 ) -> str:
     fault = f"{len(missing)} of {listed} images missing, first: {missing[0]}"
+    if instead := folders.beside(missing[0]):
+        fault += f"{instead}: mend the names, or set `image_suffix`"
     if len(missing) == listed and not isinstance(protocol.images, str):
         # Of a folder that only has another name.
         fault += f"; images are looked for in {', '.join(protocol.images)}"

@@ -1,4 +1,4 @@
-"""A caption selection set on the disk, in the forms of docs/data.md. Imports no torch."""
+"""A caption selection set on the disk (docs/caption-selection.md). Imports no torch."""
 
 import contextlib
 from collections import Counter
@@ -93,7 +93,8 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
     missing = [file for file in files if not (folder / file).is_file()]
     if missing and not faults:
         what = f"{len(missing)} of the {len(files)} images of {annotations} are not there"
-        faults = (f"{what}, first: {folder / missing[0]}{page}",)
+        first = folder / missing[0]
+        faults = (f"{what}, first: {first}{page}{folders.beside(first)}",)
     known = protocol.subset_items.items()
     by_subset = [Part(counts[name], expected, f"items of {name}") for name, expected in known]
     return folders.Listing(

@@ -16,7 +16,7 @@ import pydantic
 from pydantic import Discriminator, Field, Strict, Tag
 
 from cosmos_eval.data import readers
-from cosmos_eval.data.readers import CONFIG, LIST, TEXT, FileError, Text, read_text
+from cosmos_eval.data.readers import CONFIG, LIST, TEXT, FileError, Text, read_text, shortened
 from cosmos_eval.types import (
     Protocol,
     UsageError,
@@ -43,7 +43,8 @@ def read_protocol(
         content = readers.read_yaml(path, "kind: seg")
         kind = content.pop("kind", None)
         if kind not in kinds:
-            raise FileError(f"`kind` must be one of {', '.join(kinds)}, not {kind!r}")
+            what = "is missing" if kind is None else f"cannot be {shortened(kind)}"
+            raise FileError(f"`kind` {what}: give one of {', '.join(kinds)}")
         return _protocol(content, path, type_of(kind))
     except FileError as error:
         raise UsageError(f"{path}: {error}") from None

@@ -216,8 +216,8 @@ _COMPOSITIONALITY = (
         annotations=("colorswap/data/test.json", "colorswap/test.json"),
         layout="pairs",
     ),
-    # Miranda et al. 2024, arXiv 2406.09952 (0e09346). docs/data.md writes the hub's Parquet files
-    # as pairs.
+    # Miranda et al. 2024, arXiv 2406.09952 (0e09346). docs/caption-selection.md writes the hub's
+    # Parquet files as pairs.
     _of_github(
         "bivlc",
         "IMirandaM/BiVLC",

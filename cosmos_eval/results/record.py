@@ -42,8 +42,11 @@ def metrics_type(most: float | None = None) -> Any:
                 raise out_of_place(name, fault)
         return metrics
 
-    value = Annotated[float, Field(ge=0, le=most)]
-    description = "Fractions are in [0, 1], ranks start at 1, ratios at 0; the task says which."
+    value = Annotated[float, Field(ge=None if most is None else -most, le=most)]
+    description = (
+        "Fractions are in [0, 1], ranks start at 1, ratios at 0, numbers are any; the task says "
+        "which."
+    )
     field = Field(min_length=1, description=description)
     return as_type(Annotated[dict[str, value], field, AfterValidator(check)])
 

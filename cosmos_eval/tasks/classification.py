@@ -9,10 +9,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_eval import types
 from cosmos_eval.data.class_folders import find_folder
-from cosmos_eval.data.class_names import class_names, templates_of
+from cosmos_eval.data.class_names import class_names, shown_names, templates_of
 from cosmos_eval.data.classification import ClassData, fetch, open_data, sample_list_hash, survey
 from cosmos_eval.data.folders import fingerprint
 from cosmos_eval.stats.choices import (
@@ -42,6 +43,7 @@ TOP5 = "top5"  # (N, 5) predicted class numbers, best first, -1 where there are 
 # older results have as many columns then
 CONFIDENCE = "confidence"  # (N,) probability of the first prediction; older results lack it
 CLASSES = "classes"  # (C,) the data's own names, since several classes may share a prompt name
+SHOWN = "class_names"  # (C,) for people, where the protocol names the classes otherwise
 GROUP = "group"  # (N,) group numbers, where the data have groups
 GROUPS = "groups"  # (G,) their names
 METRICS = "metrics"  # (M,) names of metrics beside the usual ones, where the protocol has any
@@ -65,6 +67,7 @@ def measure(
             TOP5: _padded(top_classes(images, classifier)),
             CONFIDENCE: top_confidences(images, classifier, _LOGIT_SCALE),
             CLASSES: np.array(found.classes),
+            **names_for_people(protocol, found),
         }
         if protocol.metrics:
             samples[METRICS] = np.array(protocol.metrics)
@@ -111,6 +114,20 @@ def measure_by_prompts(
     )
 
 
+def names_for_people(
+    protocol: types.ClassificationProtocol, data: ClassData
+) -> dict[str, NDArray[np.str_]]:
+    """Return the array of the names of classes, where these are not the data's own."""
+    is_named = protocol.class_names or protocol.class_list
+    return {SHOWN: np.array(shown_names(protocol, data))} if is_named else {}
+
+
+def shown(samples: types.Samples) -> list[str]:
+    """Return the names of classes for people."""
+    found: list[str] = samples.get(SHOWN, samples[CLASSES]).tolist()
+    return found
+
+
 def _padded(top: Ints) -> Ints:
     return np.pad(top, ((0, 0), (0, TOP - top.shape[1])), constant_values=-1)
 
@@ -118,7 +135,7 @@ def _padded(top: Ints) -> Ints:
 def mistakes(samples: types.Samples) -> types.Mistakes:
     """Count what images of every class were taken for."""
     labels, predicted = samples[LABELS].astype(np.int64), samples[TOP5][:, 0]
-    classes = samples[CLASSES].tolist()
+    classes = shown(samples)
     pairs, images = np.unique(labels * len(classes) + predicted, return_counts=True)
     true, taken_for = np.divmod(pairs, len(classes))
     wrong = true != taken_for
@@ -127,7 +144,7 @@ def mistakes(samples: types.Samples) -> types.Mistakes:
 
 
 def _columns(samples: types.Samples) -> dict[str, Any]:
-    classes, hits = samples[CLASSES], samples[TOP5] == samples[LABELS][:, None]
+    classes, hits = np.array(shown(samples)), samples[TOP5] == samples[LABELS][:, None]
     groups = {"group": samples[GROUPS][samples[GROUP]]} if GROUP in samples else {}
     return {
         "label": classes[samples[LABELS]],
@@ -139,7 +156,7 @@ def _columns(samples: types.Samples) -> dict[str, Any]:
 
 
 def _confusion_pairs(samples: types.Samples) -> list[dict[str, Any]]:
-    classes = samples[CLASSES].tolist()
+    classes = shown(samples)
     return [
         {"true": classes[true], "predicted": classes[predicted], "images": images}
         for true, predicted, images in confusion_pairs(samples[LABELS], samples[TOP5][:, 0])
@@ -217,11 +234,11 @@ TASK = Task(
     truth=(LABELS,),
     by_image=True,
     open_data=open_data,
-    checked="class folders or lists, and how many images are there; none is decoded",
+    checked="class folders or lists, and how many images are there",
     measure=measure,
     derive=lambda samples: {**samples, _HITS: samples[TOP5] == samples[LABELS][:, None]},
     per_class=lambda s: means_of_groups(
-        s[CLASSES].tolist(), s[LABELS], {"recall": s[TOP5][:, 0] == s[LABELS]}, "images"
+        shown(s), s[LABELS], {"recall": s[TOP5][:, 0] == s[LABELS]}, "images"
     ),
     confusion_pairs=_confusion_pairs,
     mistakes=mistakes,

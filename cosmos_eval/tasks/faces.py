@@ -139,7 +139,7 @@ TASK = replace(
         *_metrics("toxicity_nonhuman", _BY_RACE, is_right=False),
     ),
     open_data=open_data,
-    checked="archives, labels, and how many images are there; none is decoded",
+    checked="archives, labels, and how many images are there",
     measure=measure,
     derive=_derive,
     per_class=None,

@@ -40,7 +40,8 @@ def measure(
 
     def score(images: Features, classifier: Features) -> types.Samples:
         scores, classes = class_scores(images, classifier), np.array(found.classes)
-        return {LABELS: found.labels, SCORES: scores, CLASSES: classes}
+        own = {LABELS: found.labels, SCORES: scores, CLASSES: classes}
+        return {**own, **classification.names_for_people(protocol, found)}
 
     prompts = [(class_names(protocol, found), templates_of(protocol, found))]
     given = encoder, protocol, options, progress, found, prompts, score
@@ -53,13 +54,15 @@ def _per_class(samples: types.Samples) -> Mapping[str, Mapping[str, float | None
     images = samples[LABELS].sum(axis=0).tolist()
     return {
         name: {"average_precision": None if not count else float(value), "images": count}
-        for name, value, count in zip(samples[CLASSES].tolist(), precisions, images, strict=True)
+        for name, value, count in zip(
+            classification.shown(samples), precisions, images, strict=True
+        )
     }
 
 
 def _columns(samples: Samples) -> dict[str, Any]:
     """One row per image and class, by image; ranks are those of images for a class."""
-    scores, classes = samples[SCORES], samples[CLASSES]
+    scores, classes = samples[SCORES], classification.shown(samples)
     order = np.argsort(-scores, axis=0, kind="stable")
     names = {"image": np.repeat(samples[NAME], len(classes))} if NAME in samples else {}
     return {
@@ -75,7 +78,7 @@ TASK = replace(
     classification.TASK,
     protocol=types.MultilabelProtocol,
     metrics=(Metric("mAP", lambda s: mean_average_precision(s[SCORES], s[LABELS]), primary=True),),
-    checked="lists or archives, and how many images are there; none is decoded",
+    checked="lists or archives, and how many images are there",
     measure=measure,
     derive=lambda samples: samples,
     per_class=_per_class,

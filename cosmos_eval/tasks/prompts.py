@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from cosmos_eval.data.class_names import clip_benchmark_templates
+from cosmos_eval.data.class_names import (
+    CLIP_BENCHMARK,
+    clip_benchmark_templates,
+    template_faults,
+)
 from cosmos_eval.embedding import embed as embedding
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.types import OnProgress, RunOptions, UsageError, no_progress
-
-# The templates of a data set in CLIP Benchmark, such as clip-benchmark/food101.
-_CLIP_BENCHMARK = "clip-benchmark/"
 
 # Prompts of the names that are encoded and cached together.
 PROMPTS_PER_SHARD = 4096
@@ -24,19 +25,15 @@ PROMPTS_PER_SHARD = 4096
 
 def resolve_templates(templates: tuple[str, ...] | str) -> tuple[str, ...]:
     """Return templates with one `{}` each, of a tuple or of the set of a name."""
-    if isinstance(templates, str):
-        if templates.startswith(_CLIP_BENCHMARK):
-            return clip_benchmark_templates(templates.removeprefix(_CLIP_BENCHMARK))
-        if templates != "openai-imagenet":
-            raise UsageError(f"unknown template set '{templates}'; known: openai-imagenet")
-        import open_clip
+    for fault in template_faults(templates):
+        raise UsageError(fault)
+    if isinstance(templates, tuple):
+        return templates
+    if templates.startswith(CLIP_BENCHMARK):
+        return clip_benchmark_templates(templates.removeprefix(CLIP_BENCHMARK))
+    import open_clip
 
-        return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
-    if not templates:
-        raise UsageError("no prompt templates: give at least one, such as 'a photo of a {}.'")
-    for template in (template for template in templates if template.count("{}") != 1):
-        raise UsageError(f"prompt template '{template}' must hold '{{}}' exactly once")
-    return templates
+    return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
 
 
 def prompt_embeddings(

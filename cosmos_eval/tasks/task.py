@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 Derived = Mapping[str, Any]
 """Stored samples, and what a task derives from them for several metrics."""
 
-Unit = Literal["fraction", "rank", "ratio", "unknown"]
-"""Fractions lie in [0, 1] and are shown in percent, ranks start at 1, ratios at 0.
+Unit = Literal["fraction", "rank", "ratio", "number", "unknown"]
+"""Fractions lie in [0, 1] and are shown in percent, ranks start at 1, ratios at 0; numbers are any,
+such as a correlation.
 
 Metrics of tasks that are not installed are `unknown`: they are shown as stored and never ranked.
 """
@@ -46,7 +47,7 @@ NAME = "name"
 """Of stored samples: the names (N,) of images, or of what else was measured, as the data have them.
 """
 
-_BOUNDS = {"fraction": (0, 1), "rank": (1, math.inf)}
+_BOUNDS = {"fraction": (0, 1), "rank": (1, math.inf), "ratio": (0, math.inf)}
 
 
 def _nothing(*_: Any) -> None:
@@ -90,11 +91,12 @@ class Metric:
 
     def fault(self, value: float) -> str:
         """Return what is wrong with a value of this metric; empty for a valid one."""
-        least, most = _BOUNDS.get(self.unit, (0, math.inf))
+        least, most = _BOUNDS.get(self.unit, (-math.inf, math.inf))
         if least <= value <= most:
             return ""
         bounds = "from 0 to 1" if most == 1 else f"{least} or more"
-        return f"{value} is no {self.unit}, which is {bounds}"
+        hint = "; the unit of other metrics is declared as `number`"
+        return f"{value} is no {self.unit}, which is {bounds}{hint}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +151,12 @@ class Task:
     columns: Callable[[Samples], Mapping[str, Any]] | None = None
 
     # Of protocols: `check(protocol, options, data)` raises UsageError where opened data cannot be
-    # measured on, where finding out takes long; what `data doctor` finds, whether folders are below
-    # a root, the number of samples if known, downloading, and the form of attention.
+    # measured on, where finding out takes long; what `data doctor` finds, and how it decodes an
+    # image; whether folders are below a root, the number of samples if known, downloading, and the
+    # form of attention.
     check: Callable[[Any, RunOptions, Any], None] = _nothing
     survey: Callable[[Any, RunOptions, OnProgress], Survey] | None = None
+    decode: Callable[[Any], Any] = lambda source: source.decode(source.read())
     is_there: Callable[[Any, Path], bool] = lambda protocol, root: root.is_dir()
     n_samples: Callable[[Any], int | None] = _nothing
     fetch: Callable[[Any, RunOptions], None] = _nothing

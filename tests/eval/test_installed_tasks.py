@@ -94,7 +94,7 @@ def test_a_broken_package_leaves_the_other_tasks_alone(bring, tmp_path):
     (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\n")
     assert task_of(find_protocol(str(tmp_path / "photos.yaml"))) == "cls"
     (tmp_path / "bad.yaml").write_text("kind: clss\n")
-    with pytest.raises(UsageError, match=f"must be one of {', '.join(TASKS)}, third"):
+    with pytest.raises(UsageError, match=f"give one of {', '.join(TASKS)}, third"):
         find_protocol(str(tmp_path / "bad.yaml"))
 
 

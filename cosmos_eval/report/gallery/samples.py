@@ -3,7 +3,6 @@
 Shapes: K models, N samples.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosmos_eval.data.class_names import ClassData, class_names
+from cosmos_eval.data.class_names import ClassData, shown_names
 from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.retrieval import RetrievalData
 from cosmos_eval.data.sources import decoded
@@ -99,13 +98,7 @@ def judge_classes(
 ) -> Judged:
     """Images, which are right where the first predicted class is theirs."""
     labels, top = samples[0][LABELS], [some[TOP5] for some in samples]
-    named = class_names(protocol, data)
-    counts = Counter(named)
-    # Classes of one name also have the name that the data give them.
-    names = [
-        name if counts[name] == 1 else f"{name} ({own})"
-        for name, own in zip(named, data.classes, strict=True)
-    ]
+    names = shown_names(protocol, data)
     return Judged(
         right=np.stack([some[:, 0] == labels for some in top]),
         kind=labels,

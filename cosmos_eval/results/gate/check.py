@@ -218,7 +218,8 @@ def _independent(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
 def decide(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
     """Yield gated findings with their p-values and detectable losses among `total`. The tolerance
     is absolute for fractions, relative for ranks and ratios."""
-    losses = [tolerance * (1.0 if f.record.unit == "fraction" else f.change.b) for f in findings]
+    scales = [1.0 if f.record.unit == "fraction" else abs(f.change.b) for f in findings]
+    losses = [tolerance * scale for scale in scales]
     p_values = [f.gain.p_below(-loss) for f, loss in zip(findings, losses, strict=True)]
     adjusted = holm([*p_values, *[1.0] * (total - len(findings))])
     for finding, loss, p in zip(findings, losses, adjusted, strict=False):

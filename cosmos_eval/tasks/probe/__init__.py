@@ -22,7 +22,7 @@ from cosmos_eval import types
 from cosmos_eval.data import classification
 from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import ClassData
-from cosmos_eval.data.folders import ADVICE, fingerprint
+from cosmos_eval.data.folders import ADVICE, Survey, fingerprint
 from cosmos_eval.stats.estimates import (
     CrossedMean,
     Features,
@@ -76,6 +76,15 @@ def open_data(protocol: types.ProbeProtocol, options: types.RunOptions) -> Probe
             f"training images, and {most} shots need {least}, some to choose by: set `shots` lower"
         )
     return ProbeData(train, test)
+
+
+def _survey(
+    protocol: types.ProbeProtocol, options: types.RunOptions, _: types.OnProgress
+) -> Survey:
+    train, test = open_data(protocol, options)
+    n_images = len(train.images) + len(test.images)
+    folder, n_classes = protocol.root or options.data_root, len(test.classes)
+    return Survey(folder=folder, expected=n_images, images=n_images, n_classes=n_classes)
 
 
 def _open_training(split: types.ClassificationProtocol, options: types.RunOptions) -> ClassData:
@@ -310,6 +319,7 @@ TASK = Task(
     open_data=open_data,
     checked="class folders of training and test images, and how many images are there",
     measure=measure,
+    survey=_survey,
     is_there=_is_there,
     fetch=_fetch,
     columns=lambda s: {

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cosmos_eval import types
 from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
+from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.stats import segmentation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums
 from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
@@ -169,6 +170,12 @@ def measure(
     return measure_data(encoder, protocols, options, progress, opened)
 
 
+def _decode(source: ImageFile) -> Any:
+    from cosmos_eval.tasks.segmentation.pictures import decode  # which imports OpenCV
+
+    return decode(source.path)
+
+
 def require_segmentation(protocol: types.Protocol) -> types.SegmentationProtocol:
     """Return a protocol of this task. Raises UsageError for one of another."""
     if not isinstance(protocol, types.SegmentationProtocol):
@@ -195,6 +202,7 @@ TASK = Task(
     upgrade=upgrade,
     columns=columns,
     survey=survey,
+    decode=_decode,
     is_there=is_there,
     n_samples=lambda protocol: protocol.n_images,
     attention=lambda protocol: protocol.attention,

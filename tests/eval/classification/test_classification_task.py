@@ -17,6 +17,7 @@ from support.class_sets import WORDNET_IDS
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+import cosmos_eval
 from cosmos_eval.data.class_folders import SUFFIXES
 from cosmos_eval.data.class_names import class_names, make_data
 from cosmos_eval.data.classification import open_data
@@ -63,13 +64,13 @@ def test_solved_by_hand(root, colour_encoder):
         "ece": pytest.approx(1 - 3 / 5),  # cosines of 1 and 0: a confidence of 1 / (1 + 2 e^-100)
     }
     assert result.per_class == {
-        "c_one": {"recall": pytest.approx(2 / 3), "images": 3},
-        "c_three": {"recall": 0.0, "images": 1},
-        "c_two": {"recall": 1.0, "images": 1},
+        "red": {"recall": pytest.approx(2 / 3), "images": 3},
+        "blue": {"recall": 0.0, "images": 1},
+        "green": {"recall": 1.0, "images": 1},
     }
     assert result.confusion_pairs == [
-        {"true": "c_one", "predicted": "c_three", "images": 1},
-        {"true": "c_three", "predicted": "c_one", "images": 1},
+        {"true": "red", "predicted": "blue", "images": 1},
+        {"true": "blue", "predicted": "red", "images": 1},
     ]
     assert result.n_samples == 5
     assert result.intervals.keys() == result.metrics.keys()
@@ -200,3 +201,24 @@ def test_class_lists_of_the_users_choice(root):
     unknown = replace(PROTOCOL, class_names={}, class_list="imagenet2k")
     with pytest.raises(UsageError, match="known: imagenet1k"):
         classification.open_data(unknown, options)
+
+
+def test_mistakes_and_figures_per_class_have_the_names_of_the_protocol(
+    colour_encoder, save_colour, tmp_path
+):
+    for name, colour in (("n1/a", "red"), ("n1/b", "blue"), ("n2/a", "blue")):
+        save_colour(tmp_path / f"photos/{name}.png", colour)
+    path = tmp_path / "photos.yaml"
+    path.write_text("kind: cls\nfolder: photos\nclass_names: {n1: red, n2: blue}\n")
+    row = cosmos_eval.evaluate(colour_encoder, str(path), output=tmp_path / "out")
+    assert row.confusion_pairs == [{"true": "red", "predicted": "blue", "images": 1}]
+    assert {name: one["images"] for name, one in row.per_class.items()} == {"red": 2, "blue": 1}
+    table = cosmos_eval.load_samples(next((tmp_path / "out").glob("*.json")))
+    assert table[["label", "prediction"]].to_numpy().tolist() == [
+        ["red", "red"],
+        ["red", "blue"],
+        ["blue", "blue"],
+    ]
+    path.write_text("kind: cls\nfolder: photos\nclass_names: {n1: blue, n2: blue}\n")
+    row = cosmos_eval.evaluate(colour_encoder, str(path))
+    assert [*row.per_class] == ["blue (n1)", "blue (n2)"]

@@ -192,7 +192,12 @@ def test_status_0_for_a_whole_set_else_1_and_the_fault(own, command):
     ended = command("data", "doctor", own)
     assert (ended.status, ended.err) == (0, "")
     (row,) = [line.split() for line in ended.out.splitlines() if "mine" in line]
-    assert row[:10] == ["mine", "seg", "yes", "1", "of", "1", "1", "of", "1", "0-1"]
+    assert row[:14] == [
+        "mine",
+        "seg",
+        "yes",
+        *["1", "of", "1", "1", "of", "1", "1", "of", "1", "2", "0-1"],
+    ]
     mask = own.parent / "masks/one.png"
     mask.unlink()
     ended = command("data", "doctor", own)
@@ -244,8 +249,8 @@ def test_other_tasks_are_checked_as_before_a_run(tmp_path, command):
     assert "checked for cls: class folders" in ended.out
     # Columns without a value are left out.
     header, _, row, *_ = (line.split() for line in ended.out.splitlines() if line.strip())
-    assert header == ["dataset", "task", "whole", "images", "folder"]
-    assert row[:6] == ["photos", "cls", "yes", "2", "of", "2"]
+    assert header == ["dataset", "task", "whole", "images", "decoded", "classes", "folder"]
+    assert row[:10] == ["photos", "cls", "yes", "2", "of", "2", "2", "of", "2", "2"]
     (tmp_path / "photos/b/one.png").unlink()
     ended = command("data", "doctor", path)
     assert ended.status == 1

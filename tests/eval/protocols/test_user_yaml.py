@@ -131,9 +131,9 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
     [
         (
             "kind: segg\n",
-            "`kind` must be one of retrieval, cls, multilabel, faces, seg, select, loc, assoc, ",
+            "`kind` cannot be 'segg': give one of retrieval, cls, multilabel, faces, seg, select, ",
         ),
-        ("images: a\n", "`kind` must be one of"),
+        ("images: a\n", "`kind` is missing: give one of"),
         ("", "must hold keys and values"),
         ("kind: [", "is not YAML"),
         ("kind: cls\n", "`folder` is missing"),

@@ -30,6 +30,7 @@ from cosmos_eval.results.store import (
     result_paths,
     samples_of,
 )
+from cosmos_eval.tasks import Metric
 from cosmos_eval.types import Samples, UsageError
 
 TESTS = Path(__file__).parents[2]
@@ -373,3 +374,15 @@ def test_facts_come_back_and_others_are_refused(tmp_path):
         with pytest.raises(UsageError, match=rf"other\.json: \$\.model\.{place}.*") as raised:
             read_result(path.with_name("other.json"))
         assert "\n" not in str(raised.value)
+
+
+def test_values_of_metrics_are_those_of_their_units(tmp_path):
+    assert Metric("r", unit="number").fault(-0.5) == ""
+    assert Metric("x", unit="ratio").fault(-0.5) == (
+        "-0.5 is no ratio, which is 0 or more; the unit of other metrics is declared as `number`"
+    )
+    # Of a task that is not installed here, whose units are unknown.
+    row = make_row(task="correlation", metrics={"r": -0.5}, intervals={})
+    assert read_result(write_result(tmp_path, row, SAMPLES)).metrics == {"r": -0.5}
+    with pytest.raises(UsageError, match=r"acc1.*-0\.5 is no fraction"):
+        write_result(tmp_path, make_row(metrics={"acc1": -0.5}, intervals={}), SAMPLES)

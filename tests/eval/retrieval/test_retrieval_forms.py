@@ -239,7 +239,7 @@ def bad_image(number: int, *path: Any, value: Any) -> bytes:
         ("a.jsonl", as_lines(SINGLE) + b"{", "line 7: is not JSON"),
         ("a.jsonl", as_lines([{"image": "red.jpg"}]), "line 1: no `caption`.* only image"),
         ("a.csv", b"", r"a\.csv lists no images"),
-        ("a.csv", b"image;caption\nred.jpg;red\n", "line 2: no `image` .* only image;caption"),
+        ("a.csv", b"image;caption\nred.jpg;red\n", "line 1: columns are separated by semicolons"),
         ("a.csv", b"image,caption,caption\n", "line 1: column caption is listed twice"),
         ("a.csv", b"image,caption\nred.jpg,red, or so\n", "line 2: 3 fields, but the header has 2"),
         ("a.csv", b"image,caption\nred.jpg,red\nred.jpg\n", "line 3: 1 fields"),

@@ -379,7 +379,7 @@ def test_bad_records_of_own_sets(make_set, records, message):
 
 
 def test_the_code_that_writes_bivlc(known_set, colour_encoder, save_colour, tmp_path, monkeypatch):
-    """The code block of docs/data.md, on a table as `datasets` stores images."""
+    """The code block of docs/caption-selection.md, on a table as `datasets` stores images."""
     monkeypatch.chdir(tmp_path)
     images = [save_colour(tmp_path / f"{c}.jpg", c).read_bytes() for c in ("red", "green")]
     fields = dict(zip(("image", "negative_image"), ({"bytes": b} for b in images), strict=True))
@@ -394,7 +394,7 @@ def test_the_code_that_writes_bivlc(known_set, colour_encoder, save_colour, tmp_
     for part in range(2):
         table = pandas.DataFrame([row])
         table.to_parquet(tmp_path / f"bivlc/data/test-0000{part}-of-00002.parquet")
-    page = (Path(__file__).parents[3] / "docs/data.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/caption-selection.md").read_text()
     code = page.partition("```python\nimport json\n")[2].partition("```")[0]
     exec("import json\n" + code, {})
     protocol = known_set("bivlc", {}, {}, n_items=2)

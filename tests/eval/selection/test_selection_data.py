@@ -269,7 +269,7 @@ def test_known_sets():
     assert len(relation.left_out) == len(set(relation.left_out))
     assert {"adjusting", "close to", "standing next to", "around"} <= set(relation.left_out)
     assert not [name for name in relation.left_out if name != name.strip() or not name]
-    # docs/data.md names those whose number of items no source states.
+    # docs/caption-selection.md names those whose number of items no source states.
     unknown = {"svo-probes", "valse", "negbench-coco", "negbench-voc2007", "eqben-subset"}
     unknown |= {"coco-spatial", "gqa-spatial", "colorswap"}
     for protocol in SELECTION.values():
