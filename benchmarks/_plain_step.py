@@ -111,7 +111,7 @@ class PlainStep:
         self.teacher = PlainCosmos(**config).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
         self.optimizer = torch.optim.AdamW(
-            _groups(self.student, weight_decay), lr=lr, betas=(0.9, 0.98), eps=1e-8
+            groups(self.student, weight_decay), lr=lr, betas=(0.9, 0.98), eps=1e-8
         )
 
     def losses(self, images: Tensor, local_images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,8 @@ class PlainStep:
         return clip.item(), distill.item()
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters without and with weight decay."""
     exempt, decayed = [], []
     for name, parameter in model.named_parameters():
         spared = parameter.ndim < 2 or any(part in name for part in NO_DECAY)
@@ -171,6 +172,6 @@ def _mean_over_pairs(first: list[Tensor], second: list[Tensor], scale: Tensor) -
 
 def _contrastive(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
     """The symmetric cross-entropy of two (B, D)."""
-    target = torch.arange(len(first))
+    target = torch.arange(len(first), device=first.device)
     rows, columns = scale * first @ second.T, scale * second @ first.T
     return (F.cross_entropy(rows, target) + F.cross_entropy(columns, target)) / 2

@@ -3,27 +3,54 @@
 - The largest sum of the tensors that the COSMOS loss holds, forward and backward, for 1,024 samples
   of this process and 32,768 of all, with the gathered features: counted on meta tensors, which have
   sizes and no content. The plain loss is the same one without chunks.
+- The index of a tar of 10,000 samples: its headers by `pread` against the strict reader.
+- The index of 30 million samples (`--quick`: one million), made up: seconds to map it, the memory
+  of its own that a process needs, and the start of an epoch by NumPy's and by a keyed permutation.
+- How long a snapshot of ViT-B/32 (`--quick`: of the scenes' model) stops a training, compared with
+  writing it at once.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
+import os
+import re
+import tarfile
+import tempfile
+import time
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from _report import Measurement, measurement, parser, report
+from _report import Measurement, interleave, measurement, parser, report
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cosmos_core import losses
+from cosmos_core.data import index
+from cosmos_core.data.shards import BatchOrder, Schedule
+from cosmos_core.data.tar import TarReader, read_members
+from cosmos_core.engine.build import make_training
+from cosmos_core.engine.distributed import World
+from cosmos_core.engine.snapshot import HostCopy, Snapshots
+from cosmos_core.model.build import model_config
+from cosmos_core.model.checkpoint import save_checkpoint
+from cosmos_core.recipes import RECIPES
+from cosmos_core.recipes.scenes import scenes_architecture
 from cosmos_core.types import Features, Gather, Gathered
 
 SAMPLES, EVERYWHERE, WIDTH = 1024, 32_768, 512
 VIEWS, GLOBALS = 8, 2
 LOSS_GIGABYTES = 4.0
+SCANNED, ROUNDS = 10_000, 5
 
 
 def main() -> None:
@@ -34,6 +61,12 @@ def main() -> None:
 
 def _lines(quick: bool) -> Iterator[Measurement]:
     yield from _loss_lines()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        yield from _scan_lines(Path(folder), 1 if quick else ROUNDS)
+        yield from _index_lines(Path(folder), 1_000_000 if quick else 30_000_000)
+        architecture = scenes_architecture() if quick else "ViT-B-32"
+        yield from _snapshot_lines(Path(folder), architecture, 1 if quick else ROUNDS)
 
 
 class Peak(TorchDispatchMode):
@@ -117,6 +150,92 @@ def _loss_lines() -> Iterator[Measurement]:
     yield measurement(f"{size}, in chunks", chunked, "GB", at_most=LOSS_GIGABYTES)
     narrow = loss_gigabytes(Repeat(torch.bfloat16))
     yield measurement(f"{size}, in chunks, gathered in bf16", narrow, "GB", at_most=LOSS_GIGABYTES)
+
+
+def _scan_lines(folder: Path, rounds: int) -> Iterator[Measurement]:
+    path = folder / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, suffix in itertools.product(range(SCANNED), ("jpg", "json")):
+            member = tarfile.TarInfo(f"{number:09}.{suffix}")
+            member.size = 3000
+            tar.addfile(member, io.BytesIO(bytes(3000)))
+
+    def strictly() -> None:
+        with path.open("rb") as file:
+            deque(TarReader(file), maxlen=0)
+
+    functions = {
+        "the strict reader": strictly,
+        "pread": lambda: deque(read_members(str(path)), maxlen=0),
+    }
+    seconds = interleave(functions, rounds, clock=time.process_time)
+    for name, spread in seconds.items():
+        yield measurement(f"headers of {SCANNED} samples by {name}, CPU time", spread, "s")
+    ratio = seconds["the strict reader"].over(seconds["pread"])
+    yield measurement("the strict reader to pread", ratio, "x")
+
+
+def _index_lines(folder: Path, samples: int) -> Iterator[Measurement]:
+    shards = [str(folder / f"{number}.tar") for number in range(samples // SCANNED)]
+    for shard in shards:
+        Path(shard).touch()
+    starts = np.arange(0, samples + 1, SCANNED)
+    rows = np.random.default_rng(0).integers(1, 2**31 - 1, (samples, index.COLUMNS), np.int32)
+    index._write_whole(shards, starts, rows)
+    size, name = rows.nbytes / 1e9, f"{samples:,} samples"
+    del rows
+    yield measurement(f"index of {name}", size, "GB")
+    before, start = _private_bytes(), time.perf_counter()
+    mapped = index.index_shards(shards)
+    yield measurement(f"index of {name}, mapped and checked", time.perf_counter() - start, "s")
+    own = (_private_bytes() - before) / 1e9
+    yield measurement(f"index of {name}, memory of each process", own, "GB", at_most=0.1 * size)
+    del mapped
+    schedule = Schedule(SAMPLES, 1)
+    for kind, keyed in (("NumPy's permutation", False), ("a keyed one", True)):
+        order = BatchOrder([samples], None, 0, schedule, keyed=keyed)
+        batches, before, start = iter(order), _private_bytes(), time.perf_counter()
+        next(batches)  # held, with the order of its epoch
+        seconds = time.perf_counter() - start
+        yield measurement(f"first batch of {SAMPLES} of {name}, {kind}", seconds, "s")
+        held = (_private_bytes() - before) / 1e9
+        yield measurement(f"order of {name}, {kind}, memory", held, "GB")
+
+
+def _private_bytes() -> int:
+    """Memory of this process that is no file's (proc(5))."""
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
+    return sum(1024 * int(kilobytes) for kilobytes in re.findall(r"Anonymous:\s+(\d+) kB", text))
+
+
+def _snapshot_lines(folder: Path, architecture: Any, rounds: int) -> Iterator[Measurement]:
+    config = replace(RECIPES["scenes_cosmos"](), architecture=architecture)
+    training = make_training(config, World())
+    for parameter in training.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    training.optimizer.step()  # which makes its state
+    training.optimizer.zero_grad()
+    state = {
+        "student": training.model.state_dict(),
+        "teacher": training.teacher.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+    }
+    snapshots, models = (
+        Snapshots(folder, 1),
+        {"student": training.model, "teacher": training.teacher},
+    )
+
+    def write() -> None:
+        snapshots.save(1, state)
+        whole = model_config(architecture)
+        save_checkpoint(folder / "checkpoint.safetensors", models, "cosmos", whole, {})
+
+    functions = {"written at once": write, "copied": lambda: HostCopy(state)}
+    seconds = interleave(functions, rounds)
+    for name, spread in seconds.items():
+        yield measurement(f"snapshot, {name}", spread, "s")
+    ratio = seconds["copied"].over(seconds["written at once"])
+    yield measurement("stop of a training for a snapshot, to writing it", ratio, "x", at_most=0.1)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,8 @@ class WatchConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
-    """One training run. `architecture` is OpenCLIP's, by name or as its configuration;
+    """One training run. `architecture` is OpenCLIP's, by name or as its configuration; `parallel`
+    copies weights to all processes, or shards them over all, or over those of a machine ("hsdp");
     `method_sha256` is the hash of the file of a method that is not of this package."""
 
     recipe: str
@@ -174,3 +175,4 @@ class TrainConfig:
     watch: WatchConfig = field(default_factory=WatchConfig)
     seed: Count = 0
     method_sha256: str = ""
+    parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"

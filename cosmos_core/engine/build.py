@@ -11,7 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.step import Student, Training
+from cosmos_core.engine.sharding import make_mesh, shard, sort_parameters, widen_scalars
+from cosmos_core.engine.step import Student, Teacher, Training
 from cosmos_core.model.cosmos import create_teacher
 from cosmos_core.model.pretrained import freeze, initialise, layers_above
 
@@ -41,6 +42,9 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
     model = model.to(world.device)
     if compute.accumulate > 1:
         _refuse_dropout(model)
+    names = [name for name, _ in model.named_parameters()]
+    if sharded := config.parallel != "ddp" and world.world_size > 1:
+        widen_scalars(model)
     teacher = create_teacher(model)
     for module in model.modules():
         if isinstance(module, open_clip.transformer.Transformer):
@@ -48,14 +52,21 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
     if compute.compile:
         compile_blocks(model)
         compile_blocks(teacher)
+    student, averaged = Student(method, model), Teacher(method, teacher)
+    if sharded:
+        mesh = make_mesh(world, config.parallel)
+        shard(student, mesh)
+        shard(averaged, mesh, reshard=True)
     groups = param_groups(model, optim.weight_decay, optim.layer_decay)
+    sort_parameters(groups, model, names)
     if world.rank:
         torch.manual_seed(config.seed + world.rank)  # as OpenCLIP: each drops other patches
     return Training(
         method,
         model,
-        _distributed(Student(method, model), world),
+        student if sharded else _distributed(student, world),
         teacher,
+        averaged,
         torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True),
         torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16"),
         audit,

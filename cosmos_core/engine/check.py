@@ -30,6 +30,10 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
         )
     _check_start(config)
     _check_model(config, world_size)
+    if config.parallel != "ddp" and config.compute.precision == "fp16":
+        raise ValueError(
+            f"parallel={config.parallel} has no gradient scaler; --set compute.precision=bf16"
+        )
     if config.save.best and not config.watch.evaluate_every:
         raise ValueError("save.best needs evaluations: set watch.evaluate_every, watch.datasets")
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from cosmos_core.losses import gather_locally
@@ -104,10 +105,15 @@ def require_agreement(world: World, step: int, *models: nn.Module) -> None:
         )
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor of which processes may hold shards: all of them call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def _checksum(tensor: Tensor) -> Tensor:
     """Return the sum of a tensor's bits, as whole numbers."""
     kind = torch.int32 if tensor.element_size() % 4 == 0 else torch.uint8
-    return tensor.detach().flatten().view(kind).sum(dtype=torch.int64)
+    return whole(tensor.detach()).flatten().view(kind).sum(dtype=torch.int64)
 
 
 @dataclass(frozen=True)

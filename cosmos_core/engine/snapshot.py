@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.watch import LOG
@@ -29,9 +31,11 @@ BEST = "best.json"
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
-# Objects of `Training` with a state dict, and all keys of a snapshot.
-STATEFUL = {"student": "model", "teacher": "teacher", "optimizer": "optimizer", "scaler": "scaler"}
-PARTS = ("config", *STATEFUL, "step", "random", "problems", "seconds")
+# All keys of a snapshot.
+PARTS = (
+    *("config", "student", "teacher", "optimizer", "scaler"),
+    *("step", "random", "problems", "seconds"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,28 @@ class Best(NamedTuple):
 
     step: int
     value: float
+
+
+class HostCopy:
+    """A copy of a nested state. It is taken in the order of the device's work; the process does not
+    wait for it until it asks for the state."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self._state: dict[str, Any] = tree_map_only(Tensor, _copy, dict(state))
+        self._copied = torch.cuda.Event() if torch.cuda.is_initialized() else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state, with all tensors on the host."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._state
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor.to("cpu", non_blocking=True) if tensor.is_cuda else tensor.clone()
 
 
 class Snapshots:

@@ -5,21 +5,27 @@ NamedTuple: (V, B, D) tensors have one row per sample, others (scales, the centr
 belong to the whole batch."""
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map_only
 
-from cosmos_core.engine.distributed import mean_over_processes
-from cosmos_core.model.cosmos import SCALES, clamp_logit_scales, update_teacher
+from cosmos_core.engine.distributed import mean_over_processes, whole
+from cosmos_core.model.cosmos import SCALES, clamp_logit_scales, scalars, update_teacher
 from cosmos_core.model.pretrained import Audit
 from cosmos_core.types import Gather, Method, Views
 
 Terms = dict[str, Tensor]  # loss terms by name, 0-d, means over all processes
+
+
+def _is_sharded(module: nn.Module) -> TypeGuard[FSDPModule]:
+    return isinstance(module, FSDPModule)
 
 
 class Student(nn.Module):
@@ -30,18 +36,29 @@ class Student(nn.Module):
         self.method, self.model = method, model
 
     def forward(self, views: Views) -> Any:
-        return self.method.student_features(self.model, views)
+        features = self.method.student_features(self.model, views)
+        # A view that a loss changed in place would lose the hook that gathers weights in backward.
+        return tree_map_only(Tensor, torch.clone, features) if _is_sharded(self) else features
+
+
+class Teacher(Student):
+    """The teacher as one module whose forward returns its features, without gradient."""
+
+    def forward(self, views: Views) -> Any:
+        return self.method.teacher_features(self.model, views)
 
 
 @dataclass
 class Training:
-    """What a step changes. `student` is `model` as `Student`, under DDP with several processes;
-    `audit` tells which pretrained weights the model started from, if any."""
+    """What a step changes. `student` is `model` as `Student`, under DDP or sharded with several
+    processes; `averaged` is `teacher` as `Teacher`; `audit` tells which pretrained weights the model
+    started from, if any."""
 
     method: Method
     model: nn.Module
-    student: Student | DistributedDataParallel
+    student: nn.Module
     teacher: nn.Module
+    averaged: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     audit: Audit | None = None
@@ -120,16 +137,16 @@ def train_step(
     terms = backward(training, views, gather, mixed, parts)
     training.scaler.unscale_(training.optimizer)
     limit = clip_norm if clip_norm > 0 else math.inf
-    norm = nn.utils.clip_grad_norm_(training.model.parameters(), limit)
+    norm = whole(nn.utils.clip_grad_norm_(training.model.parameters(), limit))
     update_teacher(training.teacher, training.model, momentum)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     clamp_logit_scales(training.model)
     clamp_logit_scales(training.teacher)
-    model = training.model
-    scales = {name: getattr(model, name).exp() for name in SCALES if hasattr(model, name)}
-    bias = {} if getattr(model, "logit_bias", None) is None else {"logit_bias": model.logit_bias}
-    others = {**scales, **bias, "gradient_norm": norm}
+    own = scalars(training.model, (*SCALES, "logit_bias"))
+    values = {name: whole(value.detach()).squeeze() for name, value in own.items()}
+    others = {name: v.exp() if name in SCALES else v for name, v in values.items()}
+    others |= {"gradient_norm": norm}
     return StepReport(terms, others, scaled=training.scaler.is_enabled())
 
 
@@ -138,7 +155,7 @@ def _backward(
 ) -> Terms:
     with mixed:
         student = training.student(views)
-        teacher = training.method.teacher_features(training.teacher, views)
+        teacher = training.averaged(views)
     return _loss_backward(training, student, teacher, gather)
 
 
@@ -148,18 +165,27 @@ def _backward_in_parts(
     """Compute the whole batch's gradient with the activations of one part. Features are computed
     twice: without gradient, for the loss and its gradient in all features; then part by part, to
     carry that gradient back. Processes exchange the model's gradient once, with the last part."""
-    method, pieces = training.method, split_views(views, parts)
+    pieces = split_views(views, parts)
     with torch.no_grad(), mixed:
-        students = [as_leaves(method.student_features(training.model, piece)) for piece in pieces]
-        teachers = [method.teacher_features(training.teacher, piece) for piece in pieces]
+        students = [as_leaves(training.student(piece)) for piece in pieces]
+        teachers = [training.averaged(piece) for piece in pieces]
     terms = _loss_backward(training, join_features(students), join_features(teachers), gather)
-    ddp = training.student if isinstance(training.student, DistributedDataParallel) else None
     for number, (piece, leaves) in enumerate(zip(pieces, students, strict=True), start=1):
-        with ddp.no_sync() if ddp is not None and number < parts else nullcontext():
+        with _exchanging(training.student, number == parts):
             with mixed:
                 features = training.student(piece)
             carry_back(features, leaves)
     return terms
+
+
+@contextmanager
+def _exchanging(student: nn.Module, last: bool) -> Iterator[None]:
+    """Let processes exchange the gradients of a backward pass in the block, or keep their own."""
+    if _is_sharded(student):
+        student.set_requires_gradient_sync(last)
+    ddp = student if isinstance(student, DistributedDataParallel) else None
+    with ddp.no_sync() if ddp is not None and not last else nullcontext():
+        yield
 
 
 def _loss_backward(training: Training, student: Any, teacher: Any, gather: Gather) -> Terms:

@@ -8,8 +8,10 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -32,6 +34,12 @@ from cosmos_core.engine.distributed import (
 )
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.flops import sample_flops
+from cosmos_core.engine.sharding import (
+    load_optimizer,
+    load_weights,
+    whole_optimizer,
+    whole_weights,
+)
 from cosmos_core.engine.step import StepReport, normalise, train_step
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
@@ -39,7 +47,7 @@ from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.model.pretrained import Audit
 from cosmos_core.plots.views import Inverse
 from cosmos_core.types import Views
-from cosmos_core.utils.environment import code_state, utc_now
+from cosmos_core.utils.environment import CodeState, code_state, utc_now
 from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.recipe import training_identity
 
@@ -92,6 +100,8 @@ class Trainer:
         self._saved: int | None = None  # steps of the newest snapshot
         self._flops: float | None = None  # of a sample
         self._pending: _Pending | None = None
+        self._writer, self._written = ThreadPoolExecutor(1), Future[None]()
+        self._written.set_result(None)
         self._data_sha256: str | None = None
         self._data: list[list[Any]] | None = None  # fingerprint of local shards
         if state is not None:
@@ -110,7 +120,7 @@ class Trainer:
         start = time.monotonic() - self._seconds
         watch = Watch(config, setting.output, world, first_step=self._done)
         pictures = RunPictures(watch, setting.inverse)
-        with StopRequest(world) as stop, watch, pictures:
+        with self._writer, StopRequest(world) as stop, watch, pictures:
             for batch in self._batches(shards, watch, stop):
                 views = self._views(batch)
                 if self._flops is None and world.rank == 0:
@@ -131,6 +141,7 @@ class Trainer:
             self._finish(watch)
             if self._saved != self._done:  # also before the first step, so that it can go on
                 self._save()
+            self._await_write()
         return self._done
 
     def _report_start(self, audit: Audit) -> None:
@@ -140,9 +151,14 @@ class Trainer:
         write_atomically(path, json.dumps(audit._asdict(), indent=1).encode())
 
     def _resume(self, state: Mapping[str, Any]) -> None:
-        for name, own in snapshot.STATEFUL.items():
+        training = self._training
+        for name, model in (("student", training.model), ("teacher", training.teacher)):
             with snapshot.reading(state, name):
-                getattr(self._training, own).load_state_dict(state[name])
+                load_weights(model, state[name])
+        with snapshot.reading(state, "optimizer"):
+            load_optimizer(training.optimizer, state["optimizer"])
+        with snapshot.reading(state, "scaler"):
+            training.scaler.load_state_dict(state["scaler"])
         with snapshot.reading(state, "problems"):
             if self._world.rank == 0:  # which goes on with the sum over processes
                 self._problems.load(state["problems"])
@@ -176,7 +192,8 @@ class Trainer:
         while self._done < config.optim.steps:
             with watch.waiting():
                 batch = _next(batches, stop)
-            if stop.agreed() or batch is None:
+            failed = self._written.done() and self._written.exception() is not None
+            if stop.agreed(failed=failed) or batch is None:
                 return
             yield batch
 
@@ -231,6 +248,7 @@ class Trainer:
 
     def _evaluate(self, evaluator: Evaluator, watch: Watch) -> None:
         """Measure the checkpoint just written, and keep its snapshot if it is the best."""
+        self._await_write()
         metrics = evaluate(evaluator, self._checkpoint, self._config.watch, self._world)
         watch.evaluation(self._done - 1, metrics)
         name, best = self._config.save.best, self._snapshots.best()
@@ -243,11 +261,16 @@ class Trainer:
             self._snapshots.note_best(snapshot.Best(self._done, value))
 
     def _save(self) -> None:
-        """Write a snapshot of all processes and a checkpoint of the weights, in the first."""
-        own, problems = snapshot.STATEFUL.items(), self._world.gather(self._problems.state())
+        """Copy the state of all processes to the host. The first writes it, as a snapshot and a
+        checkpoint of the weights, while the training goes on."""
+        self._await_write()
+        training, problems = self._training, self._world.gather(self._problems.state())
         state = {
             "config": snapshot.plain(self._config),
-            **{name: getattr(self._training, part).state_dict() for name, part in own},
+            "student": whole_weights(training.model),
+            "teacher": whole_weights(training.teacher),
+            "optimizer": whole_optimizer(training.optimizer, training.model),
+            "scaler": training.scaler.state_dict(),
             "random": self._world.gather(snapshot.random_state()),
             "problems": {name: sum(one[name] for one in problems) for name in problems[0]},
             "seconds": self._seconds,
@@ -255,21 +278,32 @@ class Trainer:
             "data": self._data,
             "init_sha256": self._init_sha256,
         }
-        self._world.main_process_only(lambda: self._write(state))
+        if self._world.rank == 0:
+            copied = snapshot.HostCopy(state)
+            self._written = self._writer.submit(self._write, self._done, copied, self._card())
         self._saved = self._done
 
-    def _write(self, state: Mapping[str, Any]) -> None:
-        self._snapshots.save(self._done, state)
-        save_checkpoint(
-            self._checkpoint,
-            {"student": self._training.model, "teacher": self._training.teacher},
-            self._config.method.name,
-            model_config(self._config.architecture),
-            self._card(),
-        )
+    def _await_write(self) -> None:
+        """Wait for the snapshot that is being written; its error is raised in all processes."""
+        self._world.main_process_only(self._written.result)
+
+    def _write(self, step: int, copied: snapshot.HostCopy, card: Mapping[str, Any]) -> None:
+        state, method = copied.state(), self._config.method
+        self._snapshots.save(step, state)
+        models = {}
+        for name in ("student", "teacher"):
+            with torch.device("meta"):
+                models[name] = method.create_student(self._config.architecture)
+            models[name].load_state_dict(state[name], assign=True)
+        architecture = model_config(self._config.architecture)
+        save_checkpoint(self._checkpoint, models, method.name, architecture, card)
+
+    @cached_property
+    def _code(self) -> CodeState:
+        return code_state()
 
     def _card(self) -> dict[str, Any]:
-        code, samples = code_state(), self._done * self._config.optim.batch_size
+        code, samples = self._code, self._done * self._config.optim.batch_size
         card = {
             "command": self._setting.command,
             "commit": code.commit and code.commit + ("-dirty" if code.dirty else ""),
@@ -335,12 +369,12 @@ class StopRequest:
         finally:
             self._waiting = False
 
-    def agreed(self) -> bool:
-        """Whether any process received a signal; all must call it at the same step. Hosts vote,
-        which waits for no device."""
+    def agreed(self, *, failed: bool = False) -> bool:
+        """Whether any process received a signal or has `failed`; all must call it at the same step.
+        Hosts vote, which waits for no device."""
         if self._world.world_size == 1:
-            return self.requested
-        requested = torch.tensor([float(self.requested)])
+            return self.requested or failed
+        requested = torch.tensor([float(self.requested or failed)])
         return bool(mean_over_processes(requested).item() > 0)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@ teacher, an exponential moving average of the student."""
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -155,9 +156,16 @@ class Cosmos(MultiViewCLIP):
 @torch.no_grad()
 def clamp_logit_scales(model: nn.Module) -> None:
     """Clamp `logit_scale` and, where there is one, `distill_logit_scale` to [0, ln 100]."""
-    for name in SCALES:
-        if hasattr(model, name):
-            getattr(model, name).clamp_(0, math.log(100))
+    for scale in scalars(model, SCALES).values():
+        scale.clamp_(0, math.log(100))
+
+
+def scalars(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return a model's own parameters of these names; a sharded training stores 0-d ones as (1,)."""
+    stored = getattr(model, "parametrizations", {})
+    own = dict(model.named_parameters(recurse=False))
+    own |= {name: stored[name].original for name in names if name in stored}
+    return {name: own[name] for name in names if name in own}
 
 
 def create_teacher(student: Model) -> Model:

@@ -12,7 +12,10 @@ IDENTITY = ("group", "seed", "recipe_sha256", "data_sha256", "samples", "flops")
 SCENES = "scenes:"  # of a shard specification that requests a number of embedded scenes
 
 # What may differ between a run and its continuation: it does not change the weights.
-FREE = ("data.workers", "save", "watch", "compute.checkpointing", "compute.timeout")
+FREE = (
+    *("data.workers", "save", "watch"),
+    *("compute.checkpointing", "compute.timeout", "parallel"),
+)
 
 # What trainings of one recipe may differ in besides: it changes names, or the rounding of weights.
 _OF_A_RUN = (
@@ -35,6 +38,7 @@ ADDED = {
     "optim.layer_decay": 1.0,
     "data.keyed_order": False,
     "compute.gather_bf16": False,
+    "parallel": "ddp",
 }
 
 

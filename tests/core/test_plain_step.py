@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cosmos_core
-from cosmos_core.engine.step import Student, Training, train_step
+from cosmos_core.engine.step import Student, Teacher, Training, train_step
 from cosmos_core.losses import gather_locally
 from cosmos_core.methods import METHODS
 
@@ -51,7 +51,8 @@ def ours():
         eps=SETTINGS["eps"],
     )
     teacher.requires_grad_(False)
-    return Training(method, student, Student(method, student), teacher, optimizer, scaler)
+    averaged = Teacher(method, teacher)
+    return Training(method, student, Student(method, student), teacher, averaged, optimizer, scaler)
 
 
 def test_it_meets_the_records_of_the_published_implementation(plain, recorded_views):

@@ -1,14 +1,17 @@
 """The training loop in this process."""
 
 import dataclasses
+import errno
 import math
 import os
 import shutil
 import signal
+import time
 
 import pytest
 import torch
 from support.reads import DeviceReads
+from torch.utils._pytree import tree_leaves
 
 from cosmos_core.data.scenes import TRAIN
 from cosmos_core.data.scenes.layouts import write_layouts
@@ -145,3 +148,37 @@ def test_a_step_reads_at_most_two_values_from_the_device(setting, scene_shards, 
         found[steps] = reads.found
     more = found[12] - found[6]
     assert 0 < more.total() <= 2 * 6, more
+
+
+def test_a_snapshot_holds_its_step_however_late_it_is_written(
+    setting, scene_shards, tmp_path, monkeypatch
+):
+    saved, trainers = Snapshots.save, []
+
+    def save_late(snapshots, step, state):
+        while late and step == 2 and trainers[-1]._done < 4:  # two steps later
+            time.sleep(0.001)
+        return saved(snapshots, step, state)
+
+    monkeypatch.setattr(Snapshots, "save", save_late)
+    found = []
+    for late in (False, True):
+        output = tmp_path / str(late)
+        trainers.append(short_run(setting._replace(output=output), "save.every=2", "save.keep=9"))
+        trainers[-1].run(scene_shards)
+        path = output / "snapshots" / "step-00000002.pt"
+        found.append(tree_leaves(torch.load(path, weights_only=True)))
+    pairs = [pair for pair in zip(*found, strict=True) if isinstance(pair[0], torch.Tensor)]
+    assert len(pairs) > 100
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_a_snapshot_that_cannot_be_written_ends_the_run(setting, scene_shards, monkeypatch):
+    def fail(snapshots, step, state):
+        raise OSError(errno.ENOSPC, "No space left on device", "step.pt")
+
+    monkeypatch.setattr(Snapshots, "save", fail)
+    trainer = short_run(setting, "save.every=2", steps=50)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.run(scene_shards)
+    assert trainer._done < 50
