@@ -51,8 +51,8 @@ class Teacher(Student):
 @dataclass
 class Training:
     """What a step changes. `student` is `model` as `Student`, under DDP or sharded with several
-    processes; `averaged` is `teacher` as `Teacher`; `audit` tells which pretrained weights the model
-    started from, if any."""
+    processes; `averaged` is `teacher` as `Teacher`; `audit` tells which pretrained weights the
+    model started from, if any."""
 
     method: Method
     model: nn.Module

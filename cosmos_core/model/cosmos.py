@@ -161,7 +161,7 @@ def clamp_logit_scales(model: nn.Module) -> None:
 
 
 def scalars(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return a model's own parameters of these names; a sharded training stores 0-d ones as (1,)."""
+    """Return a model's own parameters by name; a sharded training stores 0-d ones as (1,)."""
     stored = getattr(model, "parametrizations", {})
     own = dict(model.named_parameters(recurse=False))
     own |= {name: stored[name].original for name in names if name in stored}
