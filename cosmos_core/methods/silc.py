@@ -33,8 +33,8 @@ class SilcMethod:
     prototypes: Positive = 65536
     counts = ViewCounts(global_images=2, local_images=True, global_texts=1, local_texts=False)
     terms = ("clip", "distill")
-    # Section 4.1 of the paper: eight local views, and a momentum that stays as it is. It names no
-    # change of colours, which are those of CLIP.
+    # The paper has these crops and a fixed momentum. Its value, and that colours stay, were not
+    # checked against its text.
     image = replace(ClipMethod.image, global_scale=(0.4, 1.0), local_scale=(0.05, 0.4), locals=8)
     momentum = 0.966
 
