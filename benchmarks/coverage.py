@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,8 @@ from cosmos_eval.results.gate.check import Finding, decide
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.ranking import close_pairs, p_value_of, rank_entries
 from cosmos_eval.results.text import markdown_table
-from cosmos_eval.stats.estimates import FunctionOfSums, Mean, Values
+from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Mean, Values
+from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
 from cosmos_eval.stats.intervals import (
     BOOTSTRAP,
     CLUSTER_BOOTSTRAP,
@@ -35,12 +36,12 @@ from cosmos_eval.stats.intervals import (
     statistic_of,
     wilson,
 )
-from cosmos_eval.stats.paired import matched_shares, mcnemar
+from cosmos_eval.stats.paired import PairedDifference, matched_shares, mcnemar
 from cosmos_eval.stats.segmentation import Areas, mean_iou
 from cosmos_eval.types import Interval
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from support.groups import Design, rejected
+from support.groups import Design, rejected, trainings
 
 Row = dict[str, str]
 """The cells of a table by the title of their column."""
@@ -189,6 +190,43 @@ def _recall(images: int, truth: float, captions: int, blocks: int) -> Row:
     return row
 
 
+def class_recall(quick: bool) -> Iterator[Row]:
+    """Intervals of the mean recall per class: classes that are all as hard, or of which the one
+    with the fewest images has all misses."""
+    sizes = {
+        "10 of 50": np.full(10, 50),
+        "100 of 5": np.full(100, 5),
+        "20 of 100 to 2": np.geomspace(100, 2, 20).astype(int),
+    }
+    for name, images in sizes.items():
+        for truth in (0.95, 0.99, 0.999):
+            for is_one in (False, True):
+                recalls = np.full(len(images), truth)
+                if is_one and (1 - truth) * len(images) > 1:
+                    continue
+                if is_one:
+                    recalls[:] = 1
+                    recalls[-1] = 1 - (1 - truth) * len(images)
+                label = "the rarest class alone" if is_one else "all classes alike"
+                row = {"images per class": name, "misses": label}
+                yield {**row, **_class_recall(images, recalls, 20 if quick else 300)}
+
+
+def _class_recall(images: NDArray[np.int64], recalls: Values, studies: int) -> Row:
+    found: dict[str, list[Interval]] = {BOOTSTRAP: [], "": []}
+    classes = np.repeat(np.arange(len(images)), images)
+    for seed in range(studies):
+        hits = np.random.default_rng(seed).random(len(classes)) < recalls[classes]
+        for method, made in found.items():
+            estimate, methods = {"": GroupMean(hits, classes)}, {"": method}
+            made.append(intervals(estimate, seed=seed, resamples=500, methods=methods)[""])
+    row = {"mean recall": f"{100 * recalls.mean():.1f}%"}
+    for method, made in found.items():
+        row[f"{method or 'ours'}: held"] = percent(held(made, float(recalls.mean())))
+    points = np.mean([one.high - one.low < 1e-9 for one in found[BOOTSTRAP]])
+    return {**row, "bootstrap: a point": percent(float(points))}
+
+
 def places(quick: bool) -> Iterator[Row]:
     """Boards of K equally good models on the same 1,000 images: who loses the best one's company,
     and whose ranks are not all that they can have. A model gets an image with a probability that
@@ -261,8 +299,46 @@ def gate(quick: bool) -> Iterator[Row]:
 def _alarm(rng: np.random.Generator, shares: list[float], images: int, metrics: int) -> bool:
     counts = rng.multinomial(images, shares, metrics)
     changes = [matched_shares(0, only_a, only_b, images) for only_a, only_b, _ in counts]
+    return _regressed(changes)
+
+
+def retrained(quick: bool) -> Iterator[Row]:
+    """`check` of the accuracy on one to five sets by new trainings of a recipe, which has several
+    in the baseline: how often it finds a regression if every accuracy lost so much, and without a
+    loss where the first of both are compared as two models. Seeds have a standard deviation of some
+    points."""
+    studies = 10 if quick else 300
+    for images, sets, sd in ((500, 1, 0), (500, 1, 1), (5000, 1, 1), (5000, 5, 1), (5000, 5, 2)):
+        for new, old in ((1, 3), (1, 5), (3, 5)):
+            row = {"images": f"{images:,}", "sets": str(sets), "seed sd": str(sd)}
+            row |= {"new trainings": str(new), "in the baseline": str(old)}
+            design = Design((new, old), images, (sd / 100, sd / 100))
+            for loss in (0.0, 0.02, 0.05):
+                rng = np.random.default_rng(0)
+                lossy = design._replace(difference=-loss)
+                found = [_retrained(rng, lossy, sets) for _ in range(studies)]
+                of_group, of_two = np.mean(found, axis=0)
+                row[f"{100 * loss:g} points lost"] = percent(of_group)
+                row.setdefault("as two models", percent(of_two))
+            yield row
+
+
+def _retrained(rng: np.random.Generator, design: Design, sets: int) -> tuple[bool, bool]:
+    new, seeds = design.k[0], list(design.draw_seeds(rng))
+    of_groups, of_models = [], []
+    for _ in range(sets):
+        drawn = trainings(design, rng, seeds)
+        values = np.array([one.value for one in drawn])
+        covariance, n = image_covariance(drawn)
+        both = values[:new], values[new:]
+        of_groups.append(group_difference(*both, covariance, n, pooled=True))
+        of_models.append(mcnemar(drawn[0].hits, drawn[new].hits))
+    return _regressed(of_groups), _regressed(of_models)
+
+
+def _regressed(changes: Sequence[PairedDifference | GroupDifference]) -> bool:
     findings = [Finding(Key("m", "set", "cosmos"), "cls", "acc1", change) for change in changes]
-    return any(finding.status == "regression" for finding in decide(findings, 0.0, metrics))
+    return any(one.status == "regression" for one in decide(findings, 0.0, len(changes)))
 
 
 def groups(quick: bool) -> Iterator[Row]:
@@ -295,8 +371,10 @@ def groups(quick: bool) -> Iterator[Row]:
 
 SECTIONS: Mapping[str, Callable[[bool], Iterator[Row]]] = {
     "groups": groups,
+    "retrained": retrained,
     "miou": miou,
     "recall": recall,
+    "class_recall": class_recall,
     "places": places,
     "power": power,
     "gate": gate,

@@ -57,7 +57,11 @@ def leaderboard(
         option("NAME|FILE", "Add a suite's score: means over its members, intervals and ranks."),
     ] = None,
     groups: Annotated[
-        bool, flag("--groups", "Add means of trainings that differ in their seeds alone.")
+        bool,
+        flag(
+            "--groups",
+            "Add means of trainings that differ in their seeds alone; --suite is of these, too.",
+        ),
     ] = False,
 ) -> None:
     """Print results side by side, one table per protocol family."""
@@ -70,7 +74,7 @@ def leaderboard(
     results = _read(directory)
     own, others = entries_of(results), published_beside(results) if with_published else []
     entries = [*own, *others]
-    score = _score(suite, own, with_published) if suite is not None else None
+    score = _score(suite, own, with_published, groups) if suite is not None else None
     means = group_means(own) if groups else None
     shown = Leaderboard(entries, find_ties(entries, ties), facts, score, means)
     if format == "table":
@@ -82,12 +86,15 @@ def leaderboard(
     output.print_notes(repeats_of(results))
 
 
-def _score(suite: str, entries: Sequence[Entry], with_published: bool) -> SuiteScore:
+def _score(
+    suite: str, entries: Sequence[Entry], with_published: bool, by_group: bool
+) -> SuiteScore:
     from cosmos_eval.results.leaderboard.entries import published
     from cosmos_eval.results.leaderboard.suite import suite_score
     from cosmos_eval.runner.suites import read_score
 
-    return suite_score(read_score(suite), [*entries, *(published() if with_published else ())])
+    others = published() if with_published else ()
+    return suite_score(read_score(suite), [*entries, *others], by_group=by_group)
 
 
 def reproduce(

@@ -294,18 +294,22 @@ def _test_record(test: MetricTest) -> dict[str, Any]:
         "samples": found.units,
         "better": test.better or None,
     }
-    if isinstance(found, GroupDifference):
-        record["k"] = [one.k for one in found.groups]
-        record["seed_sd"] = [one.seed_sd for one in found.groups]
-        record |= {"image_error": found.image_error, "of_methods": found.of_methods}
-    return record
+    return {**record, **components(found)}
+
+
+def components(found: PairedDifference | GroupDifference) -> dict[str, Any]:
+    """Return the numbers of trainings and both components of an error, if it is one of groups."""
+    if not isinstance(found, GroupDifference):
+        return {}
+    seeds = {"k": [one.k for one in found.groups], "seed_sd": [one.seed_sd for one in found.groups]}
+    return {**seeds, "image_error": found.image_error, "of_methods": found.of_methods}
 
 
 def to_cells(test: MetricTest) -> dict[str, str | None]:
     """Return a test as a row of a table: fractions in percent, ranks and ratios as they are."""
     difference, factor = test.difference, test.record.factor
     low, high = (f"{factor * end:+.2f}" for end in difference.interval()[:2])
-    row = {
+    row: dict[str, str | None] = {
         "data set": test.dataset,
         "protocol": test.protocol,
         "metric": test.metric,
@@ -318,9 +322,13 @@ def to_cells(test: MetricTest) -> dict[str, str | None]:
         "detectable": None if test.detectable is None else f"{factor * test.detectable:.2f}",
         "test": f"{difference.method}, n = {difference.units}",
     }
-    if isinstance(difference, GroupDifference):
-        seeds = (one.seed_sd for one in difference.groups)
-        row["seed sd"] = " / ".join("?" if sd is None else f"{factor * sd:.2f}" for sd in seeds)
-        row["image se"] = f"{factor * difference.image_error:.2f}"
-        row["k"] = " / ".join(str(one.k) for one in difference.groups)
-    return row
+    return {**row, **component_cells(difference, factor)}
+
+
+def component_cells(found: PairedDifference | GroupDifference, factor: float) -> dict[str, str]:
+    """Return the numbers of trainings and both components as text, empty where there are none."""
+    if not isinstance(found, GroupDifference):
+        return {"seed sd": "", "image se": "", "k": ""}
+    sds = ("?" if one.seed_sd is None else f"{factor * one.seed_sd:.2f}" for one in found.groups)
+    k = " / ".join(str(one.k) for one in found.groups)
+    return {"seed sd": " / ".join(sds), "image se": f"{factor * found.image_error:.2f}", "k": k}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosmos_eval.results import compare as results
-from cosmos_eval.results.compare import Comparison, MetricTest
+from cosmos_eval.results.compare import Comparison, Measured, MetricTest
 from cosmos_eval.results.labels import Stored, name_of, training_of, variants
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
@@ -35,12 +35,12 @@ class Moments(NamedTuple):
     covariance: Values
     units: int
 
-    def difference(self, a: Ints, b: Ints, *, by_seed: bool = False) -> GroupDifference:
-        """Return the mean of some trainings, by index, minus that of others."""
+    def difference(self, a: Ints, b: Ints, **how: bool) -> GroupDifference:
+        """Return the mean of some trainings, by index, minus that of others; `how` is that of
+        `group_difference`."""
         both = np.concatenate([a, b])
         covariance = self.covariance[np.ix_(both, both)]
-        values = self.values[a], self.values[b]
-        return group_difference(*values, covariance, self.units, by_seed=by_seed)
+        return group_difference(self.values[a], self.values[b], covariance, self.units, **how)
 
     def mean(self, of: Ints) -> GroupDifference:
         """Return the mean of some trainings, by index, less 0, which has no variance."""
@@ -166,22 +166,29 @@ def moments_of(
     settings, and where metrics do not follow from their samples."""
     for other in stored[1:]:
         results.require_comparable(stored[0], other)
-    row = stored[0].row
-    samples = [read_samples(one.path) for one in stored]
+    task, dataset = stored[0].row.task, stored[0].row.dataset
     try:
-        estimates = task_named(row.task).compared_estimates(samples, only)
-        shared = [n for n in estimates[0] if all(n in one.row.metrics for one in stored)]
-        found: dict[str, Moments | None] = {}
-        for name in (n for n in shared if all(n in own for own in estimates)):
-            values = np.array([one.row.metrics[name] for one in stored])
-            for value, own in zip(values, estimates, strict=True):
-                results.require_own(name, value, own[name].value)
-            covariance, units = image_covariance([own[name] for own in estimates])
-            known = np.isfinite(covariance).all()
-            found[name] = Moments(values, covariance, units) if known else None
-        return found
+        return moments(task, [(one.row.metrics, read_samples(one.path)) for one in stored], only)
     except ValueError as error:
-        raise UsageError(f"{row.dataset}: {error}") from error
+        raise UsageError(f"{dataset}: {error}") from error
+
+
+def moments(
+    task: str, several: Sequence[Measured], only: Collection[str] | None = None
+) -> dict[str, Moments | None]:
+    """Return the metrics that several results of the same samples have in common; ValueError where
+    samples are not the same or do not give the metrics."""
+    estimates = task_named(task).compared_estimates([samples for _, samples in several], only)
+    shared = [n for n in estimates[0] if all(n in metrics for metrics, _ in several)]
+    found: dict[str, Moments | None] = {}
+    for name in (n for n in shared if all(n in own for own in estimates)):
+        values = np.array([metrics[name] for metrics, _ in several])
+        for value, own in zip(values, estimates, strict=True):
+            results.require_own(name, value, own[name].value)
+        covariance, units = image_covariance([own[name] for own in estimates])
+        known = np.isfinite(covariance).all()
+        found[name] = Moments(values, covariance, units) if known else None
+    return found
 
 
 def metric_tests(

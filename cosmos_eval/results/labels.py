@@ -200,6 +200,13 @@ def training_of(row: ResultRow) -> Mapping[str, Any]:
     return row.model.get("training") or {}
 
 
+def group_label(row: ResultRow) -> str | None:
+    """Return the name of a result's group of trainings with what differs from the defaults, None
+    of a model that states no group."""
+    group, words = training_of(row).get("group"), ", ".join(variants(row))
+    return f"{group} ({words})" if group and words else group
+
+
 def variants(row: ResultRow) -> tuple[str, ...]:
     return overrides_of(row.provenance, student=row.model["weights"] == "student")
 

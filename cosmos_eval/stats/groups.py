@@ -44,16 +44,23 @@ _QUANTILES = (np.arange(50) + 0.5) / 50
 
 class Trainings(NamedTuple):
     """The k trainings of a method, or k pairs of trainings of two methods: the variance between
-    their values, and the variance of a value by images that its other trainings do not share."""
+    their values, and the variance of a value by images that its other trainings do not share. Those
+    of two methods that vary alike are `pooled`: k is then what one over the sum of their inverse
+    numbers is, and `freedom` the degrees of freedom of `between`, otherwise k - 1."""
 
-    k: int
+    k: float
     between: float
     rest: float
+    freedom: int | None = None
+
+    @property
+    def dof(self) -> float:
+        return self.k - 1 if self.freedom is None else self.freedom
 
     @property
     def seed_variance(self) -> float | None:
         """The variance by seeds, which one training does not show."""
-        return max(0.0, self.between - self.rest) if self.k > 1 else None
+        return max(0.0, self.between - self.rest) if self.dof > 0 else None
 
     @property
     def seed_sd(self) -> float | None:
@@ -79,7 +86,7 @@ class GroupDifference(NamedTuple):
 
     @property
     def method(self) -> str:
-        return METHOD if any(one.k > 1 for one in self.factors) else IMAGES_ONLY
+        return METHOD if self._several else IMAGES_ONLY
 
     @property
     def of_methods(self) -> bool:
@@ -101,6 +108,15 @@ class GroupDifference(NamedTuple):
             return 2 * float(stdtr(self.dof, -abs(self.difference) / self.error))
         return 1.0 if self.difference == 0 else min(1.0, 2 * 0.5**self.units)
 
+    def p_below(self, bound: float) -> float:
+        """One-sided p-value against a true difference of `bound` or more."""
+        if self.error > 0:
+            return float(stdtr(self.dof, (self.difference - bound) / self.error))
+        return 1.0 if self.difference >= bound else 0.5**self.units
+
+    def flipped(self) -> "GroupDifference":
+        return self._replace(a=self.b, b=self.a, groups=self.groups[::-1])
+
     def interval(self, level: float = LEVEL) -> Interval:
         half = float(stdtrit(self.dof, (1 + level) / 2)) * self.error
         return Interval(self.difference - half, self.difference + half, self.method, level)
@@ -116,12 +132,12 @@ class GroupDifference(NamedTuple):
         """The true difference that a two-sided test at `alpha` finds with probability `power`: with
         these trainings or k of each method, and `images` times as many images. It is what it is on
         average over how much so many trainings happen to vary. None where nothing varied."""
-        sizes = [k or one.k for one in self._several]
+        dofs = [k - 1 if k else one.dof for one in self._several]
         expected = [(one.seed_variance or 0) + one.rest / images for one in self._several]
         error = math.sqrt(self._moments(expected, k, images)[0])
         if error == 0:
             return None
-        happened = np.meshgrid(*(2 * gammaincinv((n - 1) / 2, _QUANTILES) / (n - 1) for n in sizes))
+        happened = np.meshgrid(*(2 * gammaincinv(n / 2, _QUANTILES) / n for n in dofs))
         between = [one * varied for one, varied in zip(expected, happened, strict=True)]
         variance, dof = self._moments(between, k, images)
         least = stdtrit(dof, 1 - alpha / 2) * np.sqrt(variance)
@@ -133,7 +149,7 @@ class GroupDifference(NamedTuple):
 
     @property
     def _several(self) -> list[Trainings]:
-        return [one for one in self.factors if one.k > 1]
+        return [one for one in self.factors if one.dof > 0]
 
     def _moments(
         self, between: Sequence[Any] | None = None, k: int | None = None, images: float = 1
@@ -141,26 +157,33 @@ class GroupDifference(NamedTuple):
         """Return the variance of the difference and its degrees of freedom, for variances `between`
         k trainings, by default these."""
         several, of_images = self._several, self.image_error**2
-        sizes = [k or one.k for one in several]
+        sizes = [(k, k - 1) if k else (one.k, one.dof) for one in several]
         common = max(0.0, of_images - sum(one.rest / one.k for one in several)) / images
         total: Any = common
         spread: Any = common**2 / max(1, self.units * images - 1)
         values = between or [one.between for one in several]
-        for value, size in zip(values, sizes, strict=True):
+        for value, (size, dof) in zip(values, sizes, strict=True):
             total = total + value / size
-            spread = spread + (value / size) ** 2 / (size - 1)
-        if min(sizes, default=2) == 2:  # two values may be equal by chance
-            rest = sum(one.rest / n for one, n in zip(several, sizes, strict=True))
+            spread = spread + (value / size) ** 2 / dof
+        if min((dof for _, dof in sizes), default=1) == 1:  # two values may be equal by chance
+            rest = sum(one.rest / n for one, (n, _) in zip(several, sizes, strict=True))
             total = np.maximum(total, common + rest / images if k else of_images)
         return total, np.where(spread > 0, total**2 / np.where(spread > 0, spread, 1), math.inf)
 
 
 def group_difference(
-    a: Values, b: Values, covariance: Values, units: int, *, by_seed: bool = False
+    a: Values,
+    b: Values,
+    covariance: Values,
+    units: int,
+    *,
+    by_seed: bool = False,
+    pooled: bool = False,
 ) -> GroupDifference:
     """Compare the values (k_A,) and (k_B,) of two groups of trainings, whose covariance by `units`
     images is (k_A + k_B,) squared, A's before B's. `by_seed` pairs trainings of the same index,
-    which share what a seed decides for both methods. Raises ValueError where `by_seed` has groups
+    which share what a seed decides for both methods. `pooled` takes both methods to vary alike by
+    seeds, so that one of them may have one training. Raises ValueError where `by_seed` has groups
     of different sizes, and for fewer than two images."""
     if units < 2:
         raise ValueError("two images or more are needed to tell models apart")
@@ -173,6 +196,8 @@ def group_difference(
     if by_seed:
         pairs = np.concatenate([np.eye(k), -np.eye(k)], axis=1)
         factors = (_trainings(a - b, pairs @ covariance @ pairs.T),)
+    elif pooled:
+        factors = (_pooled(groups),)
     image_error = math.sqrt(max(0.0, float(weights @ covariance @ weights)))
     return GroupDifference(float(a.mean()), float(b.mean()), groups, factors, image_error, units)
 
@@ -184,6 +209,17 @@ def _trainings(values: Values, covariance: Values) -> Trainings:
     between = float(values.var(ddof=1))
     common = (covariance.sum() - np.trace(covariance)) / (k * (k - 1))
     return Trainings(k, between, max(0.0, float(np.trace(covariance) / k - common)))
+
+
+def _pooled(groups: tuple[Trainings, Trainings]) -> Trainings:
+    freedom = sum(int(one.dof) for one in groups)
+    if not freedom:
+        return Trainings(1, 0.0, 0.0)
+    between, rest = (
+        sum(one.dof * getattr(one, name) for one in groups) / freedom
+        for name in ("between", "rest")
+    )
+    return Trainings(1 / sum(1 / one.k for one in groups), between, rest, freedom)
 
 
 def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[Values, int]:

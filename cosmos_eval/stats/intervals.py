@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 
 from cosmos_eval.stats.estimates import (
@@ -39,6 +40,7 @@ RESAMPLES = 2_000
 BOOTSTRAP = "bootstrap"
 CLUSTER_BOOTSTRAP = "cluster bootstrap"
 JACKKNIFE = "jackknife t"
+ALL_OR_NONE = "exact, all or none"
 _RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x samples x 8 bytes
 
 Estimates = Mapping[str, Estimate]
@@ -314,6 +316,36 @@ def jackknife(estimate: FunctionOfSums, level: float = LEVEL) -> Interval | None
     return Interval(max(0.0, value - half), min(1.0, value + half), JACKKNIFE, level)
 
 
+def all_or_none(mean: GroupMean, level: float = LEVEL) -> Interval:
+    """Return the interval of a mean, or the lowest, of shares that is exactly 0 or 1, which no
+    resample changes: to the most extreme value whose probability of such samples is (1 - level) / 2
+    still, however it is spread over the groups. Of one group it is Clopper and Pearson's (1934,
+    Biometrika 26). Clusters count once, those of several groups in parts."""
+    owner = np.arange(len(mean.hits)) if mean.clusters is None else mean.clusters
+    cells = np.unique(np.stack([owner, mean.groups]), axis=1)
+    group, sizes = np.unique(cells[1], return_counts=True)
+    n = sizes.astype(np.float64) * len(np.unique(owner)) / len(cells[0])
+    unlikely, is_all = -math.log((1 - level) / 2), bool(mean.value)
+    if mean.lowest:
+        none = [not mean.hits[mean.groups == one].any() for one in group]
+        reach = -math.expm1(-unlikely / (n.min() if is_all else n[none].max()))
+    else:
+        reach = _spread(n, unlikely)
+    low, high = (1 - reach, 1.0) if is_all else (0.0, reach)
+    return Interval(float(low), float(high), ALL_OR_NONE, level)
+
+
+def _spread(n: Values, unlikely: float) -> float:
+    """Return the largest mean of shares (G,) of misses with sum(-n log(1 - misses)) = `unlikely`:
+    a group of n has misses of 1 - x n, or none where x n > 1 (Lagrange)."""
+
+    def excess(x: float) -> float:
+        return float((n * np.maximum(0, -np.log(x * n))).sum()) - unlikely
+
+    x = brentq(excess, math.exp(-unlikely / n.min()) / n.max() / 2, 1 / n.min())
+    return float(np.maximum(0, 1 - x * n).mean())
+
+
 def percentiles(drawn: Values, method: str, level: float = LEVEL) -> Interval:
     """Return the interval of drawn values (R,), of which NaN does not count."""
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
@@ -370,6 +402,8 @@ def _is_resampled(estimate: Estimate, stored: str) -> bool:
             return hits.dtype != np.bool_ or stored == CLUSTER_BOOTSTRAP
         case FunctionOfSums():
             return not estimate.jackknife or stored == BOOTSTRAP
+        case GroupMean():
+            return 0 < estimate.value < 1 or stored in (BOOTSTRAP, CLUSTER_BOOTSTRAP)
         case _:
             return not isinstance(estimate, Proportion)
 
@@ -382,4 +416,6 @@ def _by_formula(estimate: Estimate, level: float) -> Interval | None:
             return clustered_wilson(hits, clusters, level)
         case FunctionOfSums():
             return jackknife(estimate, level)
+        case GroupMean():
+            return all_or_none(estimate, level)
     return None

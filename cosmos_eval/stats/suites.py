@@ -4,17 +4,22 @@ Samples of different data sets are resampled independently, those of one alike f
 that differences of means are paired. Shapes: M models, N samples, R resamples.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.stats import intervals
 from cosmos_eval.stats.estimates import Estimate, GroupMean, Ints, Mean, Proportion, Values
-from cosmos_eval.stats.paired import difference_of_draws
+from cosmos_eval.stats.paired import PairedDifference, difference_of_draws
 from cosmos_eval.types import Interval
+
+if TYPE_CHECKING:
+    from cosmos_eval.stats.groups import GroupDifference
 
 _AT_ONCE = 10  # samples drawn one by one in the time of a kind
 
@@ -113,18 +118,44 @@ def probability_above(a: Values, b: Values) -> float:
     return float(np.mean((differences > 0) + 0.5 * (differences == 0)))
 
 
-def standings(means: Sequence[float], drawn: Sequence[Values], n: int) -> list[Standing]:
+def probabilities_best(drawn: Sequence[Values]) -> list[float]:
+    """Return in which share of paired resamples (R,) each of M is greatest; equal ones share."""
+    several = np.round(np.stack(drawn), 12)  # equal models may differ by rounding
+    best = several == np.fmax.reduce(several, axis=0)
+    shares: list[float] = (best / np.maximum(1, best.sum(axis=0))).mean(axis=1).tolist()
+    return shares
+
+
+def with_seeds(mean: GroupDifference, drawn: Values, seed: int) -> Values:
+    """Return draws (R,) of the mean of k trainings with those of their seeds, Student's t of k - 1
+    degrees of freedom times the standard error by seeds."""
+    (of, *_) = mean.groups
+    if not of.seed_variance:
+        return drawn
+    noise = np.random.default_rng(seed).standard_t(of.dof, len(drawn))
+    return drawn + noise * math.sqrt(of.seed_variance / of.k)
+
+
+def standings(
+    means: Sequence[float],
+    drawn: Sequence[Values],
+    n: int,
+    between: Callable[[int, int], GroupDifference] | None = None,
+) -> list[Standing]:
     """Rank M means, the greatest first, by the paired intervals of their differences: behind all
     that are greater, before all that are smaller. The ranks of all hold at once with 95%, since
     intervals are corrected for the number of pairs (Bonferroni). `drawn` holds (R,) of each, n is
-    the smallest number of clusters."""
+    the smallest number of clusters; `between` returns the differences in their place."""
     signs = np.zeros((len(means), len(means)), int)
     level = 1 - (1 - intervals.LEVEL) / max(1, math.comb(len(means), 2))
+
+    def by_draws(a: int, b: int) -> PairedDifference:
+        changes = drawn[a] - drawn[b]
+        return difference_of_draws(means[a], means[b], changes[~np.isnan(changes)], n)
+
     for a in range(len(means)):
         for b in range(a):
-            changes = drawn[a] - drawn[b]
-            changes = changes[~np.isnan(changes)]
-            interval = difference_of_draws(means[a], means[b], changes, n).interval(level)
+            interval = (between or by_draws)(a, b).interval(level)
             signs[a, b] = (interval.low > 0) - (interval.high < 0)
             signs[b, a] = -signs[a, b]
     return [

@@ -6,7 +6,7 @@ training is better or worse by its seed; what it gets right is then drawn for ea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -32,6 +32,13 @@ class Design(NamedTuple):
     skewed: bool = False
     metric: str = "accuracy"
     difference: float = 0.0
+
+    def draw_seeds(self, rng: np.random.Generator) -> Iterator[Values]:
+        """Draw what seeds add to the expected values of the trainings of A and B, (k, 1) each."""
+        for k, sd in zip(self.k, self.sd, strict=True):
+            shape = (k, 1)
+            tail = rng.exponential(1, shape) - 1 if self.skewed else rng.standard_normal(shape)
+            yield sd * tail
 
 
 class Rejected(NamedTuple):
@@ -86,20 +93,22 @@ def _moments(estimates: Iterable[Estimate]) -> tuple[Values, Values, int]:
     return np.array([one.value for one in several]), *image_covariance(several)
 
 
-def trainings(design: Design, rng: np.random.Generator) -> list[Estimate]:
-    """Draw the trainings of A, then those of B."""
+def trainings(
+    design: Design, rng: np.random.Generator, seeds: Sequence[Values] = ()
+) -> list[Estimate]:
+    """Draw the trainings of A, then those of B, on images of their own; `seeds` are what these add,
+    drawn if not given."""
     draw = _areas if design.metric == "mIoU" else _hits
-    return draw(_expected(design, rng), rng)
+    return draw(_expected(design, rng, seeds), rng)
 
 
-def _expected(design: Design, rng: np.random.Generator) -> Values:
+def _expected(design: Design, rng: np.random.Generator, seeds: Sequence[Values]) -> Values:
     """Draw how probably trainings get images right (S, n); on average 0.54."""
     image = 0.15 + 0.7 * rng.beta(0.5, 0.4, design.n)
     parts = []
-    for k, sd, sign in zip(design.k, design.sd, (1, -1), strict=True):
-        tail = rng.exponential(1, (k, 1)) - 1 if design.skewed else rng.standard_normal((k, 1))
+    for added, sign in zip(seeds or design.draw_seeds(rng), (1, -1), strict=True):
         method = rng.uniform(-0.05, 0.05, design.n) + sign * design.difference / 2
-        parts.append(image + method + sd * tail)
+        parts.append(image + method + added)
     return np.clip(np.concatenate(parts), 0, 1)
 
 

@@ -21,13 +21,16 @@ from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
 from cosmos_eval.results.compare import setting
+from cosmos_eval.results.groups import require_distinct
 from cosmos_eval.results.labels import (
     Stored,
     distinguish,
     file_stem,
+    group_label,
     model_label,
     model_sha256,
     safe_name,
+    training_of,
 )
 from cosmos_eval.results.verify import Verified
 from cosmos_eval.tasks import metric_of
@@ -98,6 +101,14 @@ class SamplesRecord(TypedDict):
 
 
 @with_config(record.STRICT)
+class TrainingRecord(TypedDict):
+    """Of which group, with what differs from the defaults, and of which seed a training is."""
+
+    group: record.Name
+    seed: int | None
+
+
+@with_config(record.STRICT)
 class Written(TypedDict):
     """Who wrote a baseline, when, why, and with which version."""
 
@@ -105,6 +116,9 @@ class Written(TypedDict):
     utc: record.Name
     reason: record.Name
     version: str
+
+
+_TRAINING = Field(description="Absent where unknown. Several of a group are gated together.")
 
 
 @with_config(record.STRICT)
@@ -124,6 +138,9 @@ class Entry:
     utc: str
     model_sha256: Annotated[
         record.Sha256 | None, Field(description="Of all that makes a model the same.")
+    ] = None
+    training: Annotated[
+        Mapping[str, Any] | None, record.as_type(Annotated[TrainingRecord | None, _TRAINING])
     ] = None
 
     @property
@@ -257,8 +274,8 @@ def replace_baseline(
 ) -> tuple[list[dict[str, str]], list[str]]:
     """Make results the whole baseline in a file; return what changed, and notes. Without samples
     only metrics that have an interval are kept, since nothing could be decided of the others.
-    Raises UsageError for results that a check could not use, for two of one model and data set, for
-    a file that is not called *.json, and where it is no baseline or cannot be written."""
+    Raises UsageError for results that a check could not use, for two of one model, or training, and
+    data set, for a file that is not called *.json, and where it is none or cannot be written."""
     results, left_out = without_former(results)
     wrong = [*map(str, problems), *map(str, faults_of(results, strict=strict))]
     if wrong or not results:
@@ -267,6 +284,7 @@ def replace_baseline(
         raise UsageError(f"cannot write {path}: the name of a baseline ends with .json")
     for twice in readers.first_repeated(result_key(one.row) for one in results):
         raise UsageError(f"two results of {twice}: give one of the files")
+    _require_replicates(results)
     archives = [files.pack_arrays(one.samples) if keep_samples else None for one in results]
     entries = [_entry(one.row, own) for one, own in zip(results, archives, strict=True)]
     settings = {"tolerance": tolerance, **({"gated": "all"} if all_gated else {})}
@@ -286,18 +304,31 @@ def replace_baseline(
     ], left_out
 
 
+def _require_replicates(results: Iterable[Verified]) -> None:
+    groups: dict[tuple[str, ...], list[Stored]] = {}
+    for one in results:
+        if group := group_label(one.row):
+            key = (group, *result_key(one.row)[1:])
+            groups.setdefault(key, []).append(Stored(one.path, one.row))
+    for stored in groups.values():
+        require_distinct(stored)
+
+
 def _document(entries: Sequence[Entry], reason: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     document = {
         "schema_version": SCHEMA_VERSION,
         "written": {"by": user_name(), "utc": utc_now(), "reason": reason, "version": __version__},
         **settings,
-        "results": [vars(entry) for entry in entries],
+        "results": [
+            {name: value for name, value in vars(entry).items() if name != "training" or value}
+            for entry in entries
+        ],
     }
     return {**document, "baseline_sha256": files.json_sha256(document)}
 
 
 def _entry(row: record.ResultRow, archive: bytes | None) -> Entry:
-    stored, usable = None, row.intervals.keys()
+    stored, usable, group = None, row.intervals.keys(), group_label(row)
     if archive is not None:
         digest, usable = hashlib.sha256(archive).hexdigest(), row.metrics.keys()
         name = "__".join(map(safe_name, result_key(row)))
@@ -312,6 +343,7 @@ def _entry(row: record.ResultRow, archive: bytes | None) -> Entry:
         commit=row.provenance["commit"],
         utc=row.provenance["utc"],
         model_sha256=model_sha256(row),
+        training={"group": group, "seed": training_of(row).get("seed")} if group else None,
     )
 
 

@@ -3,12 +3,13 @@ regressed where the paired interval of new minus baseline lies below minus the t
 that holds for all gated metrics together: Holm's step-down over one-sided tests at 2.5%. Metrics
 that are not gated are for information. Without the
 baseline's samples the standard error is that of two independent results, from their intervals: more
-than the paired one, so that small regressions are missed, not made up."""
+than the paired one, so that small regressions are missed, not made up. New trainings of a recipe of
+which the baseline has several are compared with all of these (groups.py)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,14 +17,17 @@ from scipy.special import ndtri
 
 from cosmos_eval.results.compare import differences_of, mismatches, setting
 from cosmos_eval.results.gate import baseline as baselines
+from cosmos_eval.results.gate import groups
 from cosmos_eval.results.gate.baseline import Baseline, Entry, Key, Problem, faults_of, result_key
+from cosmos_eval.results.gate.groups import Cohort
 from cosmos_eval.results.labels import model_label, model_sha256
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
 from cosmos_eval.results.verify import Verdict, Verified, read_verified
+from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.paired import PairedDifference, holm, independent_difference
 from cosmos_eval.tasks import Metric, metric_of
-from cosmos_eval.types import Samples
+from cosmos_eval.types import UsageError
 
 _HASH = 8  # characters of a hash that is shown
 ALPHA = 0.025
@@ -38,7 +42,7 @@ class Finding(NamedTuple):
     key: Key
     task: str
     metric: str
-    change: PairedDifference
+    change: PairedDifference | GroupDifference
     adjusted: float | None = None
     detectable: float | None = None
 
@@ -47,7 +51,7 @@ class Finding(NamedTuple):
         return metric_of(self.task, self.metric)
 
     @property
-    def gain(self) -> PairedDifference:
+    def gain(self) -> PairedDifference | GroupDifference:
         return self.change if self.record.higher_is_better else self.change.flipped()
 
     @property
@@ -123,29 +127,37 @@ def examine(
     """Check results, and problems of reading them. Raises UsageError for a faulty baseline."""
     baseline = baselines.read_baseline(path)
     results, notes = baselines.without_former(results)
-    found, findings = list(problems), []
+    cohorts, mixed = groups.cohorts_of(baseline, results)
+    found, findings = [*problems, *mixed], []
+    apart = {id(one) for cohort in cohorts for one in (*cohort.entries, *cohort.results)}
     by_key: dict[Key, Verified] = {}
-    for result in results:
+    for result in (result for result in results if id(result) not in apart):
         first = by_key.setdefault(key := _key_in(baseline, result.row), result)
         if first is not result:
             message = f"a second result of {key}, beside {first.path}"
             found.append(Problem(str(result.path), message))
-    found += [*faults_of(results, strict=strict), *_unmatched(by_key, baseline)]
-    for entry in (entry for entry in baseline.results if entry.key in by_key):
-        where, metrics = str(entry.key), by_key[entry.key].row.metrics
+    single = [entry for entry in baseline.results if id(entry) not in apart]
+    found += [*faults_of(results, strict=strict), *_unmatched(by_key, single)]
+    pairs = [Cohort(e.key, [e], [by_key[e.key]]) for e in single if e.key in by_key]
+    cases = [*((pair, False) for pair in pairs), *((cohort, True) for cohort in cohorts)]
+    for case, is_group in cases:
+        where = str(case.key)
         try:
-            samples = baselines.baseline_samples(path, entry)
-            findings += _compare(by_key[entry.key], entry, samples)
-        except ValueError as error:
+            findings += _of_group(case, path) if is_group else _of_one(case, path)
+        except (ValueError, UsageError) as error:
             found.append(Problem(where, str(error)))
-        for name in sorted(entry.metrics.keys() - metrics.keys()):
+        known = {name for entry in case.entries for name in entry.metrics}
+        metrics = set.intersection(*({*one.row.metrics} for one in case.results))
+        for name in sorted(known - metrics):
             found.append(Problem(where, f"the result lacks {name}, which the baseline has"))
-        if new := sorted(metrics.keys() - entry.metrics.keys()):
+        if new := sorted(metrics - known):
             notes.append(f"{where}: not in the baseline: {', '.join(new)}")
     notes += _states(by_key, baseline)
+    notes += _trainings_note(pairs)
     if baseline.schema_version == 1:
         notes.append(f"{path} is of version 1 and has no hash of itself: write it with --update")
-    gated = {entry.key: baseline.gated_metrics(entry) for entry in baseline.results}
+    entries = {**{entry.key: entry for entry in single}, **{c.key: c.entries[0] for c in cohorts}}
+    gated = {key: baseline.gated_metrics(entry) for key, entry in entries.items()}
     total = sum(map(len, gated.values()))  # also those not compared
     tested = [finding for finding in findings if finding.metric in gated[finding.key]]
     decided = iter([*decide(tested, baseline.tolerance, total)])
@@ -182,8 +194,22 @@ def _states(by_key: Mapping[Key, Verified], baseline: Baseline) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[Problem]:
-    entries = {entry.key for entry in baseline.results}
+def _trainings_note(cases: Iterable[Cohort]) -> Iterator[str]:
+    """Note where a new training is compared with one other."""
+    differ = [
+        str(case.key)
+        for case in cases
+        if case.entries[0].weights_sha256 != case.results[0].row.model["weights_sha256"]
+    ]
+    if differ:
+        yield (
+            f"one training in the baseline: changes are those between these two trainings, and "
+            f"another seed may give others: {', '.join(differ)}"
+        )
+
+
+def _unmatched(by_key: Mapping[Key, Verified], single: Iterable[Entry]) -> Iterator[Problem]:
+    entries = {entry.key for entry in single}
     without_entry = [key for key in by_key if key not in entries]
     for key in sorted(entries - by_key.keys()):
         near = [other.model for other in without_entry if other[1:] == key[1:]]
@@ -193,7 +219,16 @@ def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[P
     yield from (Problem(str(key), message) for key in without_entry)
 
 
-def _compare(result: Verified, entry: Entry, samples: Samples | None) -> list[Finding]:
+def _of_group(cohort: Cohort, path: Path) -> list[Finding]:
+    task, changes = cohort.entries[0].setting["task"], groups.changes_of(cohort, path)
+    if lone := ", ".join(name for name, change in changes.items() if change is None):
+        raise ValueError(f"one image decides whether there is a value of {lone}")
+    return [Finding(cohort.key, task, name, change) for name, change in changes.items() if change]
+
+
+def _of_one(case: Cohort, path: Path) -> list[Finding]:
+    (result,), (entry,) = case.results, case.entries
+    samples = baselines.baseline_samples(path, entry)
     if differing := mismatches(entry.setting, setting(result.row)):
         raise ValueError(f"measured otherwise than the baseline: {'; '.join(differing)}")
     task, new = result.row.task, (result.row.metrics, result.samples)

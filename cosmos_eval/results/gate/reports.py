@@ -4,6 +4,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from cosmos_eval.results import text
+from cosmos_eval.results.compare import component_cells, components
 from cosmos_eval.results.gate.check import ALPHA, Finding, Report
 
 NAME = "cosmos-eval check"
@@ -24,6 +25,7 @@ def to_cells(finding: Finding) -> dict[str, str]:
         "p (Holm)": "" if finding.adjusted is None else text.p_value_text(finding.adjusted),
         "detectable": "" if least is None else f"{factor * least:.2f}",
         "test": change.method,
+        **component_cells(change, factor),
         "decision": finding.status,
     }
 
@@ -57,8 +59,9 @@ def to_markdown(report: Report) -> str:
     lines += [f"- note: {escaped(note)}" for note in report.notes]
     if report.findings:
         rows = [to_cells(finding) for finding in report.findings]
-        cells = (map(escaped, row.values()) for row in rows)
-        lines += ["", text.markdown_table(rows[0], cells, texts=len(rows[0])).rstrip("\n")]
+        shown = [name for name in rows[0] if any(row[name] for row in rows)]
+        cells = ([escaped(row[name]) for name in shown] for row in rows)
+        lines += ["", text.markdown_table(shown, cells, texts=len(shown)).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
@@ -111,6 +114,7 @@ def _record(finding: Finding) -> dict[str, Any]:
         "p_value_holm": finding.adjusted,
         "detectable": finding.detectable,
         "test": change.method,
+        **components(change),
         "decision": finding.status,
     }
 

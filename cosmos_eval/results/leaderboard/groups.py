@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosmos_eval.results.groups import moments_of, require_distinct
-from cosmos_eval.results.labels import Stored, training_of, variants
+from cosmos_eval.results.labels import Stored, group_label, training_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.facts import ModelTable
 from cosmos_eval.results.store import read_samples
@@ -73,15 +73,9 @@ def group_means(entries: Iterable[Entry]) -> list[GroupMean]:
     groups: dict[tuple[str, str, str], list[tuple[Entry, Stored]]] = {}
     for entry in entries:
         if entry.stored is not None and entry.is_ranked:
-            key = (entry.protocol, entry.dataset, group_of(entry, entry.stored))
+            key = (entry.protocol, entry.dataset, group_label(entry.stored.row) or entry.model)
             groups.setdefault(key, []).append((entry, entry.stored))
     return [mean for key in sorted(groups) for mean in _means(key[2], groups[key])]
-
-
-def group_of(entry: Entry, stored: Stored) -> str:
-    """Return the name of a result's group, or of its model, with what differs from the defaults."""
-    group, words = training_of(stored.row).get("group"), ", ".join(variants(stored.row))
-    return entry.model if group is None else f"{group} ({words})" if words else group
 
 
 def _means(group: str, members: Sequence[tuple[Entry, Stored]]) -> Iterator[GroupMean]:

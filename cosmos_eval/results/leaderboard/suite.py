@@ -1,25 +1,34 @@
 """The score of a suite: the mean over its members of every model that has them all, with ranks."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cosmos_eval.results.compare import SAMPLE_LISTS, require_own, setting
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.compare import SAMPLE_LISTS, require_comparable, require_own, setting
+from cosmos_eval.results.groups import Moments, require_distinct
+from cosmos_eval.results.labels import Stored, group_label
 from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
 from cosmos_eval.results.leaderboard.facts import ModelTable
 from cosmos_eval.results.store import Read, read_samples
 from cosmos_eval.results.text import bounds, shown_text
 from cosmos_eval.stats import suites
-from cosmos_eval.stats.estimates import Estimate, Values
+from cosmos_eval.stats.estimates import Estimate, Ints, Values
+from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, metric_of, task_named
 from cosmos_eval.types import Interval, Suite, SuiteMember, UsageError
 
 _ABSENT = "-"
-_TITLES = ("model", "rank", "mean", "95% interval", "members", "P(above next)")
+_TITLES = ("rank", "mean", "95% interval", "members", "P(above next)", "P(best)")
 _COMMON_TITLES = ("mean over common members", "95% interval")
+
+_OF_GROUPS = (
+    "Group: the mean of all of its trainings. Its interval, ranks and probabilities cover seeds "
+    "and images; it has the members that all of its trainings have.",
+    "1 training: they cover images alone, and another seed may give another mean.",
+)
 
 Results = Mapping[SuiteMember, Stored]
 """The results of a model that count."""
@@ -33,19 +42,25 @@ class Mean(NamedTuple):
     drawn: Values = np.empty(0)
 
 
+_Between = Callable[[str, str], GroupDifference]
+
+
 class Row(NamedTuple):
     """A model's mean over all members, None where it lacks one, and over those that all models
-    have, None unless a model lacks one. `ranks` and `above_next`, the probability that the mean is
-    better than that of the next row, are of models that have all members."""
+    have, None unless a model lacks one. `ranks`, `above_next`, the probability that the mean is
+    better than that of the next row, and `p_best`, that it is the best, are of models that have all
+    members. The model may be a group of `trainings`."""
 
     model: str
     present: int
     mean: Mean | None = None
     ranks: tuple[int, int] | None = None
     above_next: float | None = None
+    p_best: float | None = None
     common: Mean | None = None
     source: Source = "measured"
     url: str = ""
+    trainings: int | None = None
 
 
 class SuiteScore(NamedTuple):
@@ -65,9 +80,14 @@ class SuiteScore(NamedTuple):
         """Return the table as text: percent for fractions, `-` for what is not there."""
         unit = " (%)" if self.metric.unit == "fraction" else ""
         source = ("source",) if self.has_published else ()
-        titles = (_TITLES[0], *source, *_TITLES[1:], *(_COMMON_TITLES if self.common else ()))
+        heads = ("group", *source, "trainings") if self.has_groups else ("model", *source)
+        titles = (*heads, *_TITLES, *(_COMMON_TITLES if self.common else ()))
         rows, title = tuple(map(self._texts, self.rows)), f"Suite {self.suite.name}{unit}"
-        return ModelTable(titles, 1 + len(source), rows, self.notes, title)
+        return ModelTable(titles, len(heads), rows, self.notes, title)
+
+    @property
+    def has_groups(self) -> bool:
+        return any(row.trainings is not None for row in self.rows)
 
     @property
     def has_published(self) -> bool:
@@ -75,11 +95,12 @@ class SuiteScore(NamedTuple):
 
     def _texts(self, row: Row) -> tuple[str, ...]:
         ranks = "-".join(map(str, dict.fromkeys(row.ranks or [_ABSENT])))
-        above = _ABSENT if row.above_next is None else f"{row.above_next:.3f}"
+        chances = (_ABSENT if p is None else f"{p:.3f}" for p in (row.above_next, row.p_best))
         common = _texts(self.metric, row.common) if self.common else ()
         mean, present = _texts(self.metric, row.mean), self.suite.present(row.present)
         source = (row.source,) if self.has_published else ()
-        return (row.model, *source, ranks, *mean, present, above, *common)
+        size = (str(row.trainings or _ABSENT),) if self.has_groups else ()
+        return (row.model, *source, *size, ranks, *mean, present, *chances, *common)
 
     def record(self) -> dict[str, Any]:
         """Return the table as JSON holds it, as fractions."""
@@ -87,6 +108,9 @@ class SuiteScore(NamedTuple):
             {**row._asdict(), "mean": _plain(row.mean), "common": _plain(row.common)}
             for row in self.rows
         ]
+        if not self.has_groups:
+            for model in models:
+                del model["trainings"]
         members, common = (
             [m._asdict() for m in some] for some in (self.suite.members, self.common)
         )
@@ -106,38 +130,96 @@ def _plain(mean: Mean | None) -> dict[str, Any] | None:
     return mean and {"value": mean.value, **(mean.interval._asdict() if mean.interval else {})}
 
 
-def suite_score(suite: Suite, entries: Sequence[Entry], read: Read = read_samples) -> SuiteScore:
-    """Return the table of a suite. Raises UsageError without a number of any member, and where the
-    samples of a result are missing or do not give its metrics."""
+def suite_score(
+    suite: Suite,
+    entries: Sequence[Entry],
+    read: Read = read_samples,
+    *,
+    by_group: bool = False,
+) -> SuiteScore:
+    """Return the table of a suite, of models or of groups of trainings. Raises UsageError without a
+    number of any member, and where the samples of a result are missing or do not give its metrics,
+    a training is there twice, or those of a group were measured by other settings."""
     members = suite.members
-    found, published = _results(members, entries), _published(members, entries)
-    if not found and not published:
+    single, published = _results(members, entries), _published(members, entries)
+    if not single and not published:
         which = "no complete and unedited result of any member"
         raise UsageError(f"suite {suite.name}: {which}, which are {_listed(members)}")
-    drawn, clusters = _draw(found, read) if found else ({}, 0)
-    means = _means(found, drawn, members, clusters)
+    drawn, clusters = _draw(single, read) if single else ({}, 0)
+    groups = _groups(single, by_group=by_group)
+    found = {group: _shared([single[one] for one in models]) for group, models in groups.items()}
+
+    def means_over(some: Sequence[SuiteMember]) -> tuple[dict[str, Mean], _Between | None]:
+        own = _means(single, drawn, some, clusters)
+        return _of_groups(groups, own, clusters) if by_group and own else (own, None)
+
+    means, between = means_over(members)
     metric = metric_of(members[0].task, members[0].metrics[0])
-    rows, close = _ranked(means, metric, len(members), clusters)
+    rows, close = _ranked(means, metric, len(members), clusters, between)
     lacking = sorted(found.keys() - means.keys())
     rows += [Row(model, len(found[model])) for model in lacking]
     shared = [m for m in members if all(m in results for results in found.values())]
     common = shared if lacking and len(found) > 1 else []
     if common:
-        of_common = _means(found, drawn, common, clusters)
+        of_common, _ = means_over(common)
         rows = [row._replace(common=of_common[row.model]) for row in rows]
+    if by_group:
+        rows = [row._replace(trainings=len(groups[row.model])) for row in rows]
     notes = (
         *_meanings(suite, common, is_ranked=len(means) > 1),
+        *(_OF_GROUPS if by_group else ()),
         *close,
         *(
             f"Not ranked: {m} lacks {_listed(x for x in members if x not in found[m])}."
             for m in lacking
         ),
-        *_exceptions(members, found, entries),
+        *_exceptions(members, single, entries),
         *(f"Published: {url}." for url in dict.fromkeys(row.url for row in published)),
     )
     sign = -1 if metric.higher_is_better else 1
     rows += sorted(published, key=lambda row: (sign * row.mean.value if row.mean else 0, row.model))
     return SuiteScore(suite, metric, tuple(common), tuple(rows), notes, clusters)
+
+
+def _groups(single: Mapping[str, Results], *, by_group: bool) -> dict[str, list[str]]:
+    """Return the models of every group; a model that states none is one of its own."""
+    groups: dict[str, list[str]] = {}
+    for model, results in single.items():
+        (first, *_) = results.values()
+        groups.setdefault((by_group and group_label(first.row)) or model, []).append(model)
+    for models in groups.values():
+        require_distinct([next(iter(single[model].values())) for model in models])
+        for model in models[1:]:
+            for member in single[model].keys() & single[models[0]].keys():
+                require_comparable(single[models[0]][member], single[model][member])
+    return groups
+
+
+def _shared(several: Sequence[Results]) -> Results:
+    """Return the members that all trainings of a group have, with the results of the first."""
+    return {m: one for m, one in several[0].items() if all(m in results for results in several)}
+
+
+def _of_groups(
+    groups: Mapping[str, Sequence[str]], means: Mapping[str, Mean], clusters: int
+) -> tuple[dict[str, Mean], _Between]:
+    """Return the means over trainings of those groups whose every training has a mean, and the
+    differences of two, with intervals over images and seeds."""
+    index = {model: number for number, model in enumerate(means)}
+    drawn = np.stack([mean.drawn for mean in means.values()])
+    known = drawn[:, ~np.isnan(drawn).any(axis=0)]
+    covariance = np.atleast_2d(np.cov(known)) * clusters / (clusters - 1)
+    moments = Moments(np.array([mean.value for mean in means.values()]), covariance, clusters)
+    found: dict[str, Mean] = {}
+    of: dict[str, Ints] = {}
+    for group, models in groups.items():
+        if all(model in means for model in models):
+            of[group] = some = np.array([index[model] for model in models])
+            one = moments.mean(some)
+            draws = suites.with_seeds(one, drawn[some].mean(axis=0), len(of))
+            several = Mean(one.a, one.interval(), draws)
+            found[group] = several if len(models) > 1 else means[models[0]]
+    return found, lambda a, b: moments.difference(of[a], of[b])
 
 
 def _published(members: Sequence[SuiteMember], entries: Iterable[Entry]) -> list[Row]:
@@ -247,15 +329,23 @@ def _mean(values: Sequence[Any], members: Sequence[SuiteMember]) -> Values:
 
 
 def _ranked(
-    means: Mapping[str, Mean], metric: Metric, members: int, clusters: int
+    means: Mapping[str, Mean],
+    metric: Metric,
+    members: int,
+    clusters: int,
+    between: _Between | None,
 ) -> tuple[list[Row], list[str]]:
     """Return rows from the best mean down, and a warning of neighbours that may be equally good."""
     sign = 1 if metric.higher_is_better else -1
     order = sorted(means, key=lambda model: (-sign * means[model].value, model))
     values = [sign * means[model].value for model in order]
     drawn = [sign * means[model].drawn for model in order]
-    standings = suites.standings(values, drawn, clusters) if len(order) > 1 else []
-    rows = [Row(model, members, means[model]) for model in order]
+    signed = between and partial(_signed, between, order, sign)
+    standings = suites.standings(values, drawn, clusters, signed) if len(order) > 1 else []
+    best = suites.probabilities_best(drawn) if drawn else []
+    rows = [
+        Row(model, members, means[model], p_best=p) for model, p in zip(order, best, strict=True)
+    ]
     for index, standing in enumerate(standings):
         is_last = index + 1 == len(order)
         above = None if is_last else suites.probability_above(*drawn[index : index + 2])
@@ -270,6 +360,10 @@ def _ranked(
         f"difference, corrected for the number of pairs, covers 0: ranks {'; '.join(close)}."
     )
     return rows, [warning] if close else []
+
+
+def _signed(between: _Between, order: Sequence[str], sign: int, a: int, b: int) -> GroupDifference:
+    return between(*(order[a], order[b])[::sign])
 
 
 def _listed(members: Iterable[SuiteMember]) -> str:
@@ -299,6 +393,7 @@ def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -
             "of all models hold at once with 95%."
         )
         yield "P(above next): the share of paired resamples in which it is better than the next."
+        yield "P(best): the share of paired resamples in which it is better than all others."
     if common:
         yield f"Common members ({len(common)} of {len(members)}): {_listed(common)}."
 

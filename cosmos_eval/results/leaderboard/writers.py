@@ -31,7 +31,7 @@ _CSV_COLUMNS = (
     *("model", "task", "dataset", "protocol", "metric", "value", "low", "high", "source", "url"),
     *("best", "tie", *_RANKS, "delta"),
 )
-_SUITE_COLUMNS = ("members", "p_above_next")
+_SUITE_COLUMNS = ("members", "p_above_next", "p_best")
 _GROUP_COLUMNS = ("trainings", "seed_sd", "image_error")
 _GROUP_COLUMNS = ("trainings", "seed_sd", "image_error")
 

@@ -243,3 +243,46 @@ def test_stored_methods_of_earlier_versions_are_kept() -> None:
     assert former["it"] == interval_of(Mean(hits.astype(float), clusters))
     invented = intervals({"it": Mean(hits, clusters)}, methods={"it": "mine"})
     assert invented["it"].method == "wilson, effective n"
+
+
+@pytest.mark.parametrize("is_all", [True, False])
+def test_all_or_none_of_one_group_is_clopper_and_pearsons(is_all):
+    hits = np.full(50, is_all)
+    for lowest in (False, True):
+        found = intervals({"": GroupMean(hits, np.zeros(50, int), lowest=lowest)})[""]
+        expected = binomtest(int(hits.sum()), 50).proportion_ci()
+        assert found[:2] == pytest.approx((expected.low, expected.high))
+        assert found.method == "exact, all or none"
+
+
+def test_all_or_none_is_the_worst_mean_that_may_still_be_by_a_search():
+    """The shares of misses of three groups on a grid, of which all are missed together 2.5% of
+    the time or more often."""
+    sizes = np.array([2, 3, 12])
+    low = intervals({"": GroupMean(np.ones(17, bool), np.repeat([0, 1, 2], sizes))})[""].low
+    grid = np.linspace(0, 1, 201)
+    misses = np.stack(np.meshgrid(grid, grid, grid[:60])).reshape(3, -1)
+    possible = ((1 - misses) ** sizes[:, None]).prod(axis=0) >= 0.025
+    assert low == pytest.approx(1 - misses[:, possible].mean(axis=0).max(), abs=0.005)
+    lowest = GroupMean(np.ones(17, bool), np.repeat([0, 1, 2], sizes), lowest=True)
+    assert intervals({"": lowest})[""].low == pytest.approx(0.025 ** (1 / 2))
+
+
+def test_clusters_of_all_or_none_count_once():
+    """Two groups of the same 20 images, as if each had 10 of its own, whatever their hits."""
+    images, groups = np.repeat(np.arange(20), 6), np.tile([0, 0, 0, 1, 1, 1], 20)
+    found = intervals({"": GroupMean(np.ones(120, bool), groups, images)})[""]
+    assert found.low == pytest.approx(0.025 ** (1 / 20))
+
+
+def test_none_of_a_group_right_bounds_the_lowest():
+    """None of 20 of one group, of 5 of another; others are right."""
+    groups = np.repeat([0, 1, 2], [20, 5, 30])
+    found = intervals({"": GroupMean(groups == 2, groups, lowest=True)})[""]
+    assert found[:2] == pytest.approx((0, binomtest(0, 20).proportion_ci().high))
+
+
+def test_stored_intervals_of_a_point_stay():
+    estimate = {"": GroupMean(np.ones(5, bool), np.zeros(5, int))}
+    assert intervals(estimate, methods={"": "bootstrap"})[""][:2] == (1, 1)
+    assert 0 < intervals({"": estimate[""]._replace(hits=np.arange(5) > 0)})[""].low < 1

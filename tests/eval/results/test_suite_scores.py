@@ -6,9 +6,11 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t
 from support.html import Page
 from support.results import store_result
 
@@ -18,15 +20,17 @@ SUITE = "models: [scenes-cosmos]\ndatasets: {cosmos: [food101, dtd]}\nscore: {me
 SIZES = {"food101": 400, "dtd": 200, "flowers102": 100}
 
 
-def store(folder: Path, model: str, dataset: str, hits: int, **more: str) -> None:
+def store(folder: Path, model: str, dataset: str, hits: int, **more: Any) -> None:
     """Store a classification of which the first images are hits; lists of samples differ by set."""
     size = SIZES[dataset]
     top5 = np.where(np.arange(size) < hits, 0, 1)[:, None]
     samples = {"labels": np.zeros(size, int), "top5": top5, "classes": np.array(["a", "b"])}
     hashes = {"sample_list": more.pop("sample_list", dataset)}
+    more_of_model = more.pop("training", {})
     fields = {"dataset": dataset, "protocol": "cosmos", **more}
     provenance = {"hashes": hashes}
-    store_result(folder, "cls", samples, model={"spec": model}, provenance=provenance, **fields)
+    named = {"spec": model, **more_of_model}
+    store_result(folder, "cls", samples, model=named, provenance=provenance, **fields)
 
 
 @pytest.fixture
@@ -64,8 +68,8 @@ def test_means_ranks_and_probabilities(results, capsys):
     ]
     assert "cannot be told apart" in text
     assert "covers 0: ranks 1 and 2 (best, near)." in text
-    assert lacks[:6] == ["lacks", "-", "-", "-", "1 of 2", "-"]
-    assert [row[6] for row in (best, near, apart, lacks)] == ["75.0", "74.3", "69.3", "80.0"]
+    assert lacks[:7] == ["lacks", "-", "-", "-", "1 of 2", "-", "-"]
+    assert [row[7] for row in (best, near, apart, lacks)] == ["75.0", "74.3", "69.3", "80.0"]
     assert "Not ranked: lacks lacks dtd (cosmos)." in text
     assert "Common members (1 of 2): food101 (cosmos)." in text
     # Normal theory: half of the root of both variances.
@@ -75,6 +79,9 @@ def test_means_ranks_and_probabilities(results, capsys):
     # 3 images of 400 are drawn together or not at all: exp(-3) of the resamples have none.
     assert float(best[5]) == pytest.approx(1 - np.exp(-3) / 2, abs=0.015)
     assert (near[5], apart[5]) == ("1.000", "-")
+    # The others are the best where the first is not.
+    chances = [float(row[6]) for row in (best, near, apart)]
+    assert chances == pytest.approx([float(best[5]), 1 - float(best[5]), 0], abs=0.0011)
 
 
 def test_every_form_has_the_table(results, capsys):
@@ -94,7 +101,7 @@ def test_every_form_has_the_table(results, capsys):
     assert suite["models"][0]["ranks"] == [1, 2]
     texts = [one.text.strip() for one in Page(printed(capsys, results, "html")).elements]
     assert {"Suite own (%)", "62.5", "1 of 2"} <= set(texts)
-    assert r"lacks & - & - & - & 1 of 2 & - & 80.0" in printed(capsys, results, "tex")
+    assert r"lacks & - & - & - & 1 of 2 & - & - & 80.0" in printed(capsys, results, "tex")
     assert "Suite own (%)" in printed(capsys, results, "table")
 
 
@@ -161,7 +168,7 @@ def test_published_means_stand_below_measured_ones(tmp_path, capsys):
     store(folder, "mine", "food101", 1)
     (row,) = table(printed(capsys, folder, "md", *arguments))
     # (81.54 + 16.45) / 2
-    assert row == ["openclip:ViT-B-16/openai", "published", "-", "49.0", "-", "2 of 2", "-"]
+    assert row == ["openclip:ViT-B-16/openai", "published", "-", "49.0", "-", "2 of 2", "-", "-"]
     text = printed(capsys, folder, "csv", *arguments)
     (line,) = (r for r in csv.DictReader(io.StringIO(text)) if r["task"] == "suite")
     assert (line["value"], line["low"], line["source"]) == ("0.48995", "", "published")
@@ -191,7 +198,7 @@ def test_main_metrics_of_every_kind_have_a_mean_and_an_interval(tmp_path, capsys
     # Recalls 10/20 and 15/20. F1 with 15 and 25 predictions. The late group has the first guess of
     # none and 5 of 10 right, and with the second guess images 12, 16 and 36 more.
     expected = [(1 / 2 + 3 / 4) / 2, (20 / 35 + 30 / 45) / 2, 5 / 20, 8 / 20, 1 / 2]
-    ((_, _, mean, interval, present, _),) = table(printed(capsys, tmp_path / "results", "md"))
+    ((_, _, mean, interval, present, *_),) = table(printed(capsys, tmp_path / "results", "md"))
     low, high = map(float, interval.strip("[]").split(", "))
     assert (mean, present) == (f"{100 * sum(expected) / 5:.1f}", "5 of 5")
     assert 0 < low < float(mean) < high < 100
@@ -257,3 +264,68 @@ def test_missing_samples_are_refused(results, capsys):
         main(["leaderboard", str(results), "--suite", str(results.parent / "own.yaml")])
     assert raised.value.code == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def trained(folder: Path, group: str, seed: int, food: int | None, dtd: int) -> None:
+    facts = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops"])
+    training = {**facts, "group": group, "seed": seed}
+    number = sum(map(ord, group)) + 1000 * seed
+    model = {"weights_sha256": f"{number:064x}", "training": training}
+    for dataset, hits in (("food101", food), ("dtd", dtd)):
+        if hits is not None:
+            store(folder, f"{group}-{seed}", dataset, hits, training=model)
+
+
+def test_groups_have_the_interval_of_seeds_and_images(tmp_path, capsys):
+    """By hand: suite means of 0.70, 0.72 and 0.68 have a mean of 0.70 and a variance between
+    trainings of 0.0004, of which the standard error is (0.0004 / 3) ** 0.5; the images that the
+    trainings have in common add to that."""
+    (tmp_path / "own.yaml").write_text(SUITE)
+    folder = tmp_path / "results"
+    for seed, (food, dtd) in enumerate([(300, 130), (308, 134), (292, 126)]):
+        trained(folder, "clip", seed, food, dtd)
+        trained(folder, "slips", seed, food - 60, dtd - 30)
+    trained(folder, "alone", 0, 300, 130)
+    trained(folder, "lacks", 0, 300, 130)
+    trained(folder, "lacks", 1, None, 130)
+    options = ("--suite", str(tmp_path / "own.yaml"), "--groups")
+    text = printed(capsys, folder, "md", *options)
+    rows = {row[0]: row for row in reversed(table(text))}  # not those of the table of groups
+    assert [rows[name][1:4:2] for name in ("clip", "alone", "slips", "lacks")] == [
+        *(["3", "70.0"], ["1", "70.0"], ["3", "55.0"]),
+        ["2", "-"],
+    ]
+    assert rows["slips"][2] == "3"
+    assert rows["lacks"][5] == "1 of 2"
+    assert "Not ranked: lacks lacks food101 (cosmos)." in text
+    found = json.loads(printed(capsys, folder, "json", *options))["suite"]["models"]
+    clip = next(one for one in found if one["model"] == "clip")
+    # Of images, of which nearly all is shared, since hits are the first images of all trainings.
+    images = (0.75 * 0.25 / 400 + 0.65 * 0.35 / 200) / 4
+    assert clip["trainings"] == 3
+    assert clip["mean"]["value"] == pytest.approx(0.7)
+    total = images + 0.0004 / 3
+    dof = total**2 / (images**2 / 199 + (0.0004 / 3) ** 2 / 2)
+    half = (clip["mean"]["high"] - clip["mean"]["low"]) / 2
+    assert half == pytest.approx(t.ppf(0.975, dof) * total**0.5, rel=0.15)
+    assert clip["mean"]["method"] == "Satterthwaite"
+    assert sum(one["p_best"] or 0 for one in found) == pytest.approx(1)
+    lines = list(csv.DictReader(io.StringIO(printed(capsys, folder, "csv", *options))))
+    suite = [one for one in lines if one["task"] == "suite" and one["model"] == "clip"]
+    assert (suite[0]["metric"], suite[0]["trainings"]) == ("mean", "3")
+    assert float(suite[0]["p_best"]) == pytest.approx(clip["p_best"])
+    for form in ("tex", "html", "table"):
+        assert "Suite own" in printed(capsys, folder, form, *options)
+
+
+def test_replicates_of_a_suite_are_distinct(tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text(SUITE)
+    trained(tmp_path / "results", "clip", 0, 300, 130)
+    facts = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops"])
+    again = {"training": {**facts, "group": "clip", "seed": 0}}
+    store(tmp_path / "results", "other", "food101", 300, training=again)
+    options = ("--suite", str(tmp_path / "own.yaml"), "--groups")
+    with pytest.raises(SystemExit) as raised:
+        main(["leaderboard", str(tmp_path / "results"), *options])
+    assert raised.value.code == 2
+    assert "are of one training" in capsys.readouterr().err
