@@ -92,9 +92,12 @@ class SegmentationSource(Source):
         return tuned_protocol(tuned, self._protocol, spec) if tuned else self._protocol
 
     def _read_saved(self, folder: Path, result: Sampled) -> None:
-        auxiliary = auxiliary_of(result.row.provenance)
+        record, auxiliary = result.row.provenance, auxiliary_of(result.row.provenance)
         of_model = folder / predictions_name(name_of(result.row), auxiliary)
-        own = pictures.predictions_folder(of_model, replace(self._protocol, family=self._family))
+        usual = record.get("protocol_attention", self._protocol.attention)
+        protocol = replace(self._protocol, family=self._family, attention=usual)
+        attention = None if auxiliary else record["attention"]
+        own = pictures.predictions_folder(of_model, protocol, attention)
         found: list[tuple[Truth, Label]] = []
         for truth in self._truths:
             path = pictures.prediction_file(own, truth.sample.name)

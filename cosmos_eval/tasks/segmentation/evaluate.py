@@ -82,7 +82,8 @@ def _job(
 ) -> Job:
     store = unfinished_store(encoder.info, protocol, options, data.samples)
     folder = options.save_predictions
-    below = None if folder is None else pictures.predictions_folder(Path(folder), protocol)
+    attention = None if options.auxiliary else options.attention  # the model's folder names both
+    below = pictures.predictions_folder(Path(folder), protocol, attention) if folder else None
     return Job(protocol, data, store, below, options.overlays)
 
 

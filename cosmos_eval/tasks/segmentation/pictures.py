@@ -111,9 +111,13 @@ def _drawn(image: Pixels, classes: Label | None, colours: Sequence[Colour]) -> I
     return Image.fromarray(image).resize((width, height))
 
 
-def predictions_folder(folder: Path, protocol: SegmentationProtocol) -> Path:
-    """Return the folder of the predictions for a data set, below that of the model."""
-    return folder / f"{protocol.dataset}__{protocol.family}"
+def predictions_folder(
+    folder: Path, protocol: SegmentationProtocol, attention: str | None = None
+) -> Path:
+    """Return the folder of the predictions for a data set, below that of the model; another form of
+    attention than the protocol's has one of its own."""
+    form = "" if attention in (None, protocol.attention) else f"__{attention}"
+    return folder / f"{protocol.dataset}__{protocol.family}{form}"
 
 
 def prediction_file(folder: Path, name: str) -> Path:

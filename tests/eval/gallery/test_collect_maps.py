@@ -104,16 +104,17 @@ def test_saved_maps_are_used_and_equal(pets, model, checkpoint, tmp_path) -> Non
     assert all("label maps" not in note for note in found.notes)
 
 
-def test_saved_maps_of_another_result_are_not_shown(paths, pets, model, tmp_path) -> None:
-    """A run with other attention has replaced them; the model is here and is asked instead."""
+def test_every_form_of_attention_has_its_own_saved_maps(paths, pets, model, tmp_path) -> None:
     saved = tmp_path / "saved"
     live = gallery(paths, pets)
-    measure(tmp_path / "others", model, pets, save_predictions=str(saved), attention="maskclip")
-    found = gallery(paths, pets, predictions=saved)
-    assert found.segmentation == live.segmentation
-    (note,) = found.notes
-    assert note.startswith(str(saved))
-    assert note.endswith(f": not the label maps that {model} (random weights) was measured with")
+    others = measure(
+        tmp_path / "others", model, pets, save_predictions=str(saved), attention="maskclip"
+    )
+    (of_model,) = saved.iterdir()
+    assert {one.name for one in of_model.iterdir()} == {"pets__user", "pets__user__maskclip"}
+    for results, expected in ((paths, live), (others, gallery(others, pets))):
+        found = gallery(results, pets, predictions=saved)
+        assert (found.segmentation, found.notes) == (expected.segmentation, ())
 
 
 @pytest.mark.parametrize(
