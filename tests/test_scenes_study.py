@@ -123,6 +123,20 @@ def test_what_does_not_change_weights_does_not_make_another_training():
     assert len(found) == 5
 
 
+@pytest.mark.parametrize(
+    ("settings", "digits"),
+    [
+        ("optim.batch_size=64 optim.lr=0.002 seed=1 data.workers=0", "cf5ab28d0404a30d"),
+        ("method=slip method.hidden=512 method.out=128 optim.steps=100", "3392009dcd85c765"),
+    ],
+)
+def test_identities_are_those_of_the_first_version(settings, digits):
+    """Trainings of weeks are found by them: an option that is added must be in `recipe.ADDED`."""
+    words = [word for setting in settings.split() for word in ("--set", setting)]
+    command = " ".join(["cosmos-train scenes_cosmos", *words])
+    assert study.identity(command).startswith(digits)
+
+
 def test_the_table_names_seeds_and_leaves_the_rest_empty():
     first, second = jobs_of("CLIP")
     shares = [0.1] * 6, [0.4] * 6
