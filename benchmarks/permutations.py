@@ -66,7 +66,7 @@ def permutations(results: Sequence[Stored]) -> Iterator[Row]:
 
 
 def _rows(name: str, groups: Sequence[Sets]) -> Iterator[Row]:
-    for key in groups[0].keys() & groups[-1].keys():
+    for key in sorted(groups[0].keys() & groups[-1].keys()):
         sizes = [len(group[key]) for group in groups]
         stored = [one for group in groups for one in group[key]]
         first = sizes[0] if len(groups) > 1 else sizes[0] // 2
