@@ -15,8 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from scenes_table import cell, plain_results
+import pandas as pd
 
+from cosmos_eval import load_results
 from cosmos_eval.protocols import find_known
 from cosmos_eval.protocols.scenes import scenes_localisation
 from cosmos_eval.protocols.segmentation import LOCALISATION
@@ -68,6 +69,20 @@ def table(results: str) -> str:
             rows.append([named, title, *(cell(found, key) for key in keys)])
             named = ""
     return markdown(["", "", *COLUMNS], rows, 2)
+
+
+def plain_results(results: str) -> pd.DataFrame:
+    """Results without variants, by model, protocol, data set and metric."""
+    frame = load_results(results)
+    return frame[frame["variant"] == ""].set_index(["model", "protocol", "dataset", "metric"])
+
+
+def cell(found: pd.DataFrame, key: tuple[str, ...]) -> str:
+    """A metric with its interval."""
+    record = found.loc[key]
+    interval = {name: float(record[name]) for name in ("low", "high")}
+    metric = metric_of(record["task"], key[-1])
+    return f"{shown_text(metric, float(record['value']))} {bounds(metric, interval)}"
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int = 1) -> str:

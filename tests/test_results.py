@@ -1,5 +1,7 @@
 """The committed results, and the README's table of them."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cosmos_eval import read_results
+from cosmos_eval.cli.app import main
 from cosmos_eval.results.verify import verify_all
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +19,6 @@ RESULTS = read_results(ROOT / "results")
 @pytest.mark.parametrize(
     ("script", "document", "name"),
     [
-        ("scenes_table.py", "README.md", "scenes table"),
         ("localisation_table.py", "docs/attention.md", "localisation table"),
         ("localisation_table.py --forms", "docs/attention.md", "table of forms"),
         ("pairs_table.py", "docs/pair-scores.md", "pairs table"),
@@ -29,6 +31,17 @@ def test_documents_show_what_the_results_say(script, document, name):
     table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     shown = (ROOT / document).read_text("utf-8")
     assert f"<!-- {name} -->\n\n{table}\n<!-- end of {name} -->" in shown
+
+
+def test_the_readme_shows_what_the_leaderboard_prints(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (command,) = re.findall(r"(?m)`cosmos-eval (leaderboard results --format md .*)`:$", readme)
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(command))
+    assert not ended.value.code
+    table = capsys.readouterr().out
+    assert f"<!-- scenes table -->\n\n{table}\n<!-- end of scenes table -->" in readme
 
 
 def test_every_figure_follows_from_the_stored_samples():

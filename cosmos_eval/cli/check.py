@@ -118,7 +118,8 @@ def _print_report(report: Report, *, as_json: bool) -> None:
         print_json(to_records(report))
     else:
         if report.findings:
-            print_records([to_cells(finding) for finding in report.findings])
+            cells = [to_cells(finding) for finding in report.findings]
+            print_records(cells, section=("model", "data set", "protocol"), texts=2)
         print_line(f"baseline: {report.baseline}{tolerance_text(report)}")
         print_line(report.verdict)
     print_notes(report.notes)

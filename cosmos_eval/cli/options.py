@@ -18,14 +18,16 @@ def flag(names: str, help: str) -> Any:
     return Option(names, help=help)
 
 
-def output_file(metavar: str, help: str) -> Any:
+def output_file(metavar: str, help: str, *names: str) -> Any:
     """Return the option of a file to write, which is refused before its content is made."""
-    return Option(metavar=metavar, callback=_require_writable, help=help)
+    return Option(*names, metavar=metavar, callback=_require_writable, help=help)
 
 
-def _require_writable(path: Path) -> Path:
+def _require_writable(path: Path | None) -> Path | None:
     from cosmos_core.utils.files import require_replaceable
 
+    if path is None:
+        return None
     try:
         require_replaceable(path)
     except ValueError as error:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cosmos_eval.results.table import of_records
+from cosmos_eval.results.terminal import to_terminal
 from cosmos_eval.results.text import json_text, one_line
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
+    from rich.text import Text
 
 _FILE_WIDTH = 200  # enough for any table, where no terminal states its width
 
@@ -31,28 +35,43 @@ def print_written(path: Path, details: str = "") -> None:
     print_line(f"wrote {path}{details}", error=True)
 
 
-def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
-    """Print records that have the same keys as JSON, or as a table without its empty columns."""
+def print_records(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    as_json: bool = False,
+    section: Sequence[str] = (),
+    texts: int = 1,
+) -> None:
+    """Print records that have the same keys as JSON, or as a table without its empty columns, where
+    the keys `section` are headings and the next `texts` name a row."""
     if as_json:
         print_json(records)
         return
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns = [name for name in records[0] if any(r[name] not in ("", None) for r in records)]
-    for name in columns:
-        table.add_column(one_line(name), overflow="fold")
-    for record in records:
-        cells = ("" if record[name] is None else str(record[name]) for name in columns)
-        table.add_row(*map(one_line, cells))
-    console().print(table)
+    table = of_records(records, section=section, texts=texts)
+    print_tables(lambda width: to_terminal(table, width, can_turn=False))
 
 
-def print_tables(tables_of: Callable[[int], Iterable[RenderableType]]) -> None:
-    """Print the rich tables of the console's width."""
-    for table in tables_of(console().width):
-        console().print(table)
+def print_tables(texts_of: Callable[[int], Iterable[Text]], out: Path | None = None) -> None:
+    """Print texts that are made for the console's width, a blank line between them, or write them
+    to a file."""
+    if out is not None:
+        write_text("\n\n".join(text.plain for text in texts_of(_FILE_WIDTH)) + "\n", out)
+        return
+    shown = console()
+    for number, text in enumerate(texts_of(shown.width)):
+        blank = ["\n"] * (number > 0)
+        shown.print(*blank, text, sep="", no_wrap=True, overflow="ignore", crop=False)
+
+
+def write_text(text: str, out: Path | None = None) -> None:
+    """Write a text to standard output, or to a file."""
+    if out is None:
+        sys.stdout.write(text)
+        return
+    from cosmos_core.utils.files import write_atomically
+
+    write_atomically(out, text.encode())
+    print_written(out)
 
 
 def print_json(content: Any) -> None:
@@ -65,5 +84,6 @@ def console() -> Console:
     """Standard output as a rich console, which interprets nothing in texts."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else _FILE_WIDTH
+    is_known = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    width = None if is_known else _FILE_WIDTH
     return Console(width=width, highlight=False, markup=False, emoji=False)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from cosmos_eval.results.leaderboard.suite import SuiteScore
 
 
+_PATTERNS = "`*` is any text; repeatable."
+
+
 def _read(path: Path) -> list[Stored]:
     from cosmos_eval.results.store import read_stored, result_paths
 
@@ -63,38 +66,95 @@ def leaderboard(
             "Add means of trainings that differ in their seeds alone; --suite is of these, too.",
         ),
     ] = False,
+    models: Annotated[
+        list[str] | None, option("NAME,...", f"Only these models; {_PATTERNS}")
+    ] = None,
+    datasets: Annotated[list[str] | None, option("NAME,...", "Only these data sets.")] = None,
+    protocols: Annotated[list[str] | None, option("NAME,...", "Only these protocols.")] = None,
+    metrics: Annotated[
+        list[str] | None,
+        option("NAME,...", "These metrics, as `--format json` names them. Default: the headlines."),
+    ] = None,
+    decimals: Annotated[
+        int | None, Option(min=0, max=6, help="Digits after the point. Default: 1, of ratios 2.")
+    ] = None,
+    intervals: Annotated[
+        bool | None,
+        flag("--intervals/--no-intervals", "Show 95% intervals. Default: all but tex has them."),
+    ] = None,
+    ranks: Annotated[bool, flag("--ranks", "Show the ranks that a result can have.")] = False,
+    second: Annotated[bool, flag("--second", "Underline the second best.")] = False,
+    sort: Annotated[
+        str, option("model|rank|METRIC", "Order of the rows: by name, by mean rank, by a metric.")
+    ] = "",
+    transpose: Annotated[
+        bool, flag("--transpose", "One table of all tasks, with a column per model.")
+    ] = False,
+    members: Annotated[
+        bool, flag("--members", "With --suite: also the tables of single data sets.")
+    ] = False,
+    out: Annotated[
+        Path | None, output_file("FILE", "Write a file, not standard output.", "--output")
+    ] = None,
 ) -> None:
-    """Print results side by side, one table per protocol family."""
+    """Print results side by side, one table per task.
+
+    A table that is too wide for the terminal is transposed, or else split.
+    """
+    if format == "html" and out is None and sys.stdout.isatty():
+        raise UsageError("--format html is a page for a browser: add --output board.html")
+    if members and suite is None:
+        raise UsageError("--members needs --suite: without it, these tables are shown anyway")
     from cosmos_eval.results.labels import repeats_of, warnings_of
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.writers import WRITERS, Leaderboard, to_tables
+    from cosmos_eval.results.leaderboard.view import View, patterns, select
+    from cosmos_eval.results.leaderboard.writers import WRITERS, Leaderboard, to_texts
 
     results = _read(directory)
-    own, others = entries_of(results), published_beside(results) if with_published else []
-    entries = [*own, *others]
-    score = _score(suite, own, with_published, groups) if suite is not None else None
+    all_own, others = entries_of(results), published_beside(results) if with_published else []
+    view = View(
+        models=patterns(models or ()),
+        datasets=patterns(datasets or ()),
+        protocols=patterns(protocols or ()),
+        metrics=patterns(metrics or ()),
+        decimals=decimals,
+        intervals=format != "tex" if intervals is None else intervals,
+        ranks=ranks,
+        second=second,
+        sort=sort,
+        transpose=transpose,
+        members=members,
+    )
+    entries = select([*all_own, *others], view)
+    own = [entry for entry in entries if entry.stored is not None]
+    score = None if suite is None else _score(suite, all_own, with_published, groups, view.models)
     means = group_means(own) if groups else None
-    shown = Leaderboard(entries, find_ties(entries, ties), facts, score, means)
+    shown = Leaderboard(entries, find_ties(entries, ties), facts, score, means, view)
     if format == "table":
-        output.print_tables(partial(to_tables, shown))
+        output.print_tables(partial(to_texts, shown), out)
     else:
-        sys.stdout.write(WRITERS[format](shown))
+        output.write_text(WRITERS[format](shown), out)
     # The other forms have the warnings below their tables.
     output.print_notes(warnings_of(results) if format in ("csv", "json") else ())
     output.print_notes(repeats_of(results))
 
 
 def _score(
-    suite: str, entries: Sequence[Entry], with_published: bool, by_group: bool
+    suite: str,
+    entries: Sequence[Entry],
+    with_published: bool,
+    by_group: bool,
+    models: Sequence[str],
 ) -> SuiteScore:
     from cosmos_eval.results.leaderboard.entries import published
     from cosmos_eval.results.leaderboard.suite import suite_score
+    from cosmos_eval.results.leaderboard.view import View, select
     from cosmos_eval.runner.suites import read_score
 
-    others = published() if with_published else ()
-    return suite_score(read_score(suite), [*entries, *others], by_group=by_group)
+    found = [*entries, *(published() if with_published else ())]
+    return suite_score(read_score(suite), select(found, View(models)), by_group=by_group)
 
 
 def reproduce(
@@ -115,10 +175,10 @@ def reproduce(
     results = _read(directory or RESULTS) if has_results else []
     numbers = reproduction.reproductions(entries_of(results))
     if format == "table":
-        output.print_tables(partial(reproduction.to_tables, numbers))
+        output.print_tables(partial(reproduction.to_texts, numbers))
     else:
         write = reproduction.to_json if format == "json" else reproduction.to_markdown
-        sys.stdout.write(write(numbers))
+        output.write_text(write(numbers))
     _print_warnings(results)
 
 
@@ -256,10 +316,11 @@ def compare(
         return
     for side, name, members in zip_longest("AB", comparison[:2], comparison.trainings):
         output.print_line(f"{side}: {name}" + (f" ({'; '.join(members)})" if members else ""))
-    rows = (
-        [*map(results.to_cells, comparison.tests)] if planned is None else [*map(_rounded, planned)]
-    )
-    output.print_records(rows)
+    if planned is None:
+        rows = [*map(results.to_cells, comparison.tests)]
+        output.print_records(rows, section=("data set", "protocol"), texts=2)
+    else:
+        output.print_records([*map(_rounded, planned)], section=("data set", "protocol"), texts=2)
     output.print_notes(notes)
 
 

@@ -233,7 +233,9 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     notes."""
     from cosmos_eval.results.labels import Stored, distinct, distinguish
     from cosmos_eval.results.leaderboard.entries import entries_of
-    from cosmos_eval.results.leaderboard.writers import Leaderboard, to_tables
+    from cosmos_eval.results.leaderboard.ranking import find_ties
+    from cosmos_eval.results.leaderboard.view import View
+    from cosmos_eval.results.leaderboard.writers import Leaderboard, to_texts
     from cosmos_eval.results.store import to_record
 
     stored = [Stored(one.path or Path(), one.row) for one in results if one.row is not None]
@@ -244,7 +246,8 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     stored = distinct(distinguish(stored))
     entries = entries_of(stored)
     score = None if suite is None else _score(suite, entries)
-    print_tables(partial(to_tables, Leaderboard(entries, suite=score)))
+    ties, view = find_ties(entries, "auto"), View(members=True)
+    print_tables(partial(to_texts, Leaderboard(entries, ties, suite=score, view=view)))
     for one in stored:
         row = one.row
         pairs = ", ".join(

@@ -313,6 +313,7 @@ def to_cells(test: MetricTest) -> dict[str, str | None]:
         "data set": test.dataset,
         "protocol": test.protocol,
         "metric": test.metric,
+        "test": f"{difference.method}, n = {difference.units}",
         "A": f"{factor * difference.a:.2f}",
         "B": f"{factor * difference.b:.2f}",
         "A - B [95%]": f"{factor * difference.difference:+.2f} [{low}, {high}]",
@@ -320,7 +321,6 @@ def to_cells(test: MetricTest) -> dict[str, str | None]:
         "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
         "better": test.better,
         "detectable": None if test.detectable is None else f"{factor * test.detectable:.2f}",
-        "test": f"{difference.method}, n = {difference.units}",
     }
     return {**row, **component_cells(difference, factor)}
 

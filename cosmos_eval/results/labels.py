@@ -287,7 +287,7 @@ def samples_name(row: ResultRow, digest: str) -> str:
 
 
 def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
-    """Return short forms of names, by name: `cosmos:/data/runs/a/last.pt` -> `cosmos:…/a/last.pt`.
+    """Return short forms of names, by name: `cosmos:/data/run/a/last.pt` -> `cosmos:.../a/last.pt`.
     Long paths lose as many first folders as possible, so that no two names become the same; what
     follows a path in brackets stays."""
     ends: dict[str, list[str]] = {}  # the kind of model with ends of its path, shortest first
@@ -296,7 +296,7 @@ def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
         kind, colon, path = spec.partition(":")
         parts = path.split("/")
         ends_of = ("/".join(parts[-n:]) for n in range(1, len(parts)))
-        found = (f"{kind}{colon}…/{end}{bracket}{rest}" for end in ends_of)
+        found = (f"{kind}{colon}.../{end}{bracket}{rest}" for end in ends_of)
         ends[name] = [end for end in found if len(end) < len(name)]
     times = Counter(end for found in ends.values() for end in found)
     return {

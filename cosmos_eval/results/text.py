@@ -136,24 +136,43 @@ def html_templates(package: str, folder: str = ".") -> Environment:
     )
 
 
-def percent(fraction: float) -> Decimal:
-    """Return percent with one decimal, half up as people round: 0.6705 -> 67.1. The shortest text
-    of the float is rounded, since 0.6705 itself is a little less."""
-    return (Decimal(repr(fraction)) * 100).quantize(Decimal("0.1"), ROUND_HALF_UP)
+def percent(fraction: float, decimals: int = 1) -> Decimal:
+    """Return percent, half up as people round: 0.6705 -> 67.1. The shortest text of the float is
+    rounded, since 0.6705 itself is a little less."""
+    return (Decimal(repr(fraction)) * 100).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
 
 
-def shown(metric: Metric, value: float) -> Decimal:
-    """Return a metric as tables show it: a fraction in percent, ranks and ratios in hundredths."""
+def shown(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
+    """Return a metric as tables show it: a fraction in percent, ranks and ratios in hundredths.
+    `decimals` are those of all units."""
     if metric.unit == "fraction":
-        return percent(value)
-    if metric.unit == "unknown":
+        return percent(value, 1 if decimals is None else decimals)
+    if metric.unit == "unknown" and decimals is None:
         return Decimal(repr(round(value, 4)))
-    return Decimal(repr(value)).quantize(Decimal("0.01"), ROUND_HALF_UP)
+    digits = Decimal(1).scaleb(-2 if decimals is None else -decimals)
+    return Decimal(repr(value)).quantize(digits, ROUND_HALF_UP)
 
 
-def shown_text(metric: Metric, value: float) -> str:
+def shown_text(metric: Metric, value: float, decimals: int | None = None) -> str:
     """Return the same as text: `67.1`, or `1.91x` of a ratio."""
-    return f"{shown(metric, value)}{'x' if metric.unit == 'ratio' else ''}"
+    return f"{shown(metric, value, decimals)}{'x' if metric.unit == 'ratio' else ''}"
+
+
+def ends(
+    metric: Metric, value: float, interval: Mapping[str, Any] | None, decimals: int | None = None
+) -> tuple[str, ...]:
+    """Return by how much an interval reaches above and below a value, as shown: one text where
+    these differ by a unit of the last digit at most, the interval where it lacks the value."""
+    if interval is None:
+        return ()
+    low, own, high = (
+        shown(metric, one, decimals) for one in (interval["low"], value, interval["high"])
+    )
+    above, below = high - own, own - low
+    if min(above, below) < 0:
+        return (f"[{low}, {high}]",)
+    unit = Decimal(1).scaleb(int(own.as_tuple().exponent))
+    return (str(max(above, below)),) if abs(above - below) <= unit else (str(above), str(below))
 
 
 def bounds(metric: Metric, interval: Mapping[str, Any] | None) -> str:

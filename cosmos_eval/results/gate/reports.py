@@ -18,13 +18,13 @@ def to_cells(finding: Finding) -> dict[str, str]:
     return {
         **dict(zip(("model", "data set", "protocol"), finding.key, strict=True)),
         "metric": finding.metric,
+        "test": change.method,
         "baseline": f"{factor * change.b:.2f}",
         "new": f"{factor * change.a:.2f}",
         "change [95%]": f"{factor * change.difference:+.2f} "
         f"[{factor * low:+.2f}, {factor * high:+.2f}]",
         "p (Holm)": "" if finding.adjusted is None else text.p_value_text(finding.adjusted),
         "detectable": "" if least is None else f"{factor * least:.2f}",
-        "test": change.method,
         **component_cells(change, factor),
         "decision": finding.status,
     }

@@ -7,22 +7,22 @@ from typing import NamedTuple
 from cosmos_eval.results.labels import warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
-from cosmos_eval.results.text import bounds, shown_text
+from cosmos_eval.results.text import bounds, ends, shown_text
 from cosmos_eval.tasks import known_tasks, metric_of
 
 MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
 
-_MEANINGS = {
-    "best": "Bold: the best of its column.",
+MEANINGS = {
+    "best": "Bold: the best by its data set and metric.",
     "paired": f"{MARKS['paired']} tied with the best: a test of the difference on the same "
     "samples, corrected for the number of results, does not tell them apart. The truly best result "
-    "is bold or tied in 95% of columns.",
+    "is bold or tied in 95% of cases.",
     "intervals": f"{MARKS['intervals']} not distinguished from the best: the intervals, widened "
     "for the number of results, overlap (their samples were not compared).",
-    "ranks": "Rank: the ranks that a result measured here can have; those of a whole column hold "
-    "at once with 95%.",
+    "ranks": "Rank: the ranks that a result measured here can have; those of all models on a data "
+    "set hold at once with 95%.",
     "seeds": "Intervals cover test images, not seeds: each model was trained once.",
-    "delta": "Signed: percentage points above what its authors published.",
+    "delta": "Signed, or after Δ: percentage points above what its authors published.",
     "partial": "Not ranked: results of a part of the samples only.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
     "cut": "Captions cut: the share that did not fit the model's context.",
@@ -41,11 +41,14 @@ class Column(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One number, its marks and its interval as text; all empty where it is unknown."""
+    """One number, its marks and its interval as text, `ends` being above and below the number; all
+    empty where it is unknown."""
 
     value: str = ""
     interval: str = ""
+    ends: tuple[str, ...] = ()
     best: bool = False
+    second: bool = False
     mark: str = ""
     ranks: str = ""
     delta: str = ""
@@ -62,50 +65,48 @@ class Row(NamedTuple):
 
 
 class Board(NamedTuple):
-    """A protocol family's table, and what its readers must know, one line each."""
+    """The results of a protocol family, of other settings if `aside`, and what readers must know,
+    one line each."""
 
     protocol: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    aside: bool = False
 
     @property
-    def urls(self) -> tuple[str, ...]:
-        """The sources of numbers that were not measured here."""
-        return tuple(sorted({row.url for row in self.rows if row.url}))
+    def name(self) -> str:
+        return f"{self.protocol}, other settings" if self.aside else self.protocol
 
     @property
     def shows_source(self) -> bool:
         """Whether some row was not measured here."""
         return any(row.source != "measured" for row in self.rows)
 
-    @property
-    def texts(self) -> list[str]:
-        """The titles of the columns before the numbers."""
-        return ["model", "source"] if self.shows_source else ["model"]
 
-    def head(self, row: Row, model: str) -> list[str]:
-        """Return the texts before a row's numbers; a source has the number of its URL."""
-        source = f"{row.source} [{self.urls.index(row.url) + 1}]" if row.url else row.source
-        return [model, source][: len(self.texts)]
-
-
-def boards(entries: Iterable[Entry], ties: Ties = NO_TIES) -> list[Board]:
-    """Return one table per protocol family, in alphabetical order of the families."""
-    families = groupby(sorted(entries, key=lambda entry: entry.key), lambda e: e.protocol)
-    return [_board(protocol, list(family), ties) for protocol, family in families]
+def boards(
+    entries: Iterable[Entry], ties: Ties = NO_TIES, decimals: int | None = None
+) -> list[Board]:
+    """Return one table per protocol family, in alphabetical order of the families, each followed by
+    one of its results of other settings, if any. Numbers have `decimals`, or else the usual ones.
+    """
+    ordered = sorted(entries, key=lambda entry: (entry.protocol, entry.aside, entry.key))
+    families = groupby(ordered, lambda entry: (entry.protocol, entry.aside))
+    return [_board(*family, list(own), ties, decimals) for family, own in families]
 
 
-def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
+def _board(
+    protocol: str, aside: bool, entries: Sequence[Entry], ties: Ties, decimals: int | None
+) -> Board:
     columns = tuple(sorted({column for entry in entries for column in columns_of(entry)}))
-    ranked = rank_entries(entries, ties)
+    ranked = rank_entries(entries, ties, decimals)
     by_key = {entry.key: entry for entry in entries}
     rows = []
     for key in dict.fromkeys(entry.key._replace(dataset="") for entry in entries):
         found = [by_key.get(key._replace(dataset=column.dataset)) for column in columns]
-        cells = (_cell(e, c.metric, ranked) for e, c in zip(found, columns, strict=True))
+        cells = (_cell(e, c.metric, ranked, decimals) for e, c in zip(found, columns, strict=True))
         rows.append(Row(key.model, key.source, key.url, tuple(cells), tuple(found)))
-    return Board(protocol, columns, tuple(rows), _notes(entries, rows, ranked))
+    return Board(protocol, columns, tuple(rows), _notes(entries, rows, ranked), aside)
 
 
 def columns_of(entry: Entry) -> list[Column]:
@@ -123,15 +124,19 @@ def columns_of(entry: Entry) -> list[Column]:
     ]
 
 
-def _cell(entry: Entry | None, metric: str, ranked: Mapping[Cell, Rank]) -> Shown:
+def _cell(
+    entry: Entry | None, metric: str, ranked: Mapping[Cell, Rank], decimals: int | None
+) -> Shown:
     if entry is None or metric not in entry.metrics:
         return Shown()
-    best, tie, ranks = ranked.get((entry.key, metric), Rank())
-    known = metric_of(entry.task, metric)
+    best, tie, ranks, second = ranked.get((entry.key, metric), Rank())
+    known, interval = metric_of(entry.task, metric), entry.intervals.get(metric)
     return Shown(
-        value=shown_text(known, entry.metrics[metric]),
-        interval=bounds(known, entry.intervals.get(metric)),
+        value=shown_text(known, entry.metrics[metric], decimals),
+        interval=bounds(known, interval),
+        ends=ends(known, entry.metrics[metric], interval, decimals),
         best=best,
+        second=second,
         mark=MARKS[tie],
         ranks="" if ranks is None else "-".join(str(rank) for rank in dict.fromkeys(ranks)),
         delta=entry.delta(metric),
@@ -156,5 +161,5 @@ def _notes(
         "unknown": any(entry.task not in known_tasks() for entry in entries),
     }
     results = [entry.stored for entry in entries if entry.stored is not None]
-    meanings = (meaning for name, meaning in _MEANINGS.items() if applies[name])
+    meanings = (meaning for name, meaning in MEANINGS.items() if applies[name])
     return (*meanings, *(f"{line[:1].upper()}{line[1:]}." for line in warnings_of(results)))

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
-from cosmos_eval.results.labels import Stored, distinct, distinguish, is_partial
+from cosmos_eval.results.labels import Stored, distinct, distinguish, is_partial, variants
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference
 from cosmos_eval.tasks import known_tasks, task_of
@@ -45,7 +45,9 @@ class Entry(NamedTuple):
     """One model's metrics on one data set, measured here or published elsewhere. `partial` results
     are shown and never ranked; `url` is the source of a published number. A measured entry has
     `stored`, its result, and `published`, what the model's authors published for the same data set
-    and protocol. An edited result is `unverified`."""
+    and protocol. An edited result is `unverified`. `titles` are of the metrics that tables show,
+    where these were chosen. Results `aside`, of a part of the samples, a student or an attention
+    that is not the protocol's, are in no table and no ranking with others."""
 
     model: str
     task: str
@@ -58,6 +60,14 @@ class Entry(NamedTuple):
     url: str = ""
     published: Mapping[str, float] = MappingProxyType({})
     stored: Stored | None = None
+    titles: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def aside(self) -> bool:
+        if self.stored is None:
+            return False
+        row = self.stored.row
+        return any(word != row.provenance["precision"] for word in variants(row))
 
     @property
     def key(self) -> Key:
@@ -82,6 +92,8 @@ class Entry(NamedTuple):
 def headlines_of(entry: Entry) -> Mapping[str, str]:
     """Return the titles of the metrics that tables show: all, where the task is not installed. The
     one that a webdataset's own benchmark reports comes first."""
+    if entry.titles:
+        return entry.titles
     known, main = known_tasks(), main_metric(entry.dataset, entry.protocol)
     if entry.task in known:
         return {**({main: main} if main else {}), **known[entry.task].headlines}

@@ -1,12 +1,13 @@
 """Facts of models beside their numbers: those of results, else those that others state."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.protocols.facts import profile_of, training_of
 from cosmos_eval.results.leaderboard.entries import Entry
+from cosmos_eval.results.table import Table, of_records
 
 COLUMNS = {
     **{"training_data": "training data", "samples_seen": "samples seen"},
@@ -33,6 +34,14 @@ class ModelTable(NamedTuple):
     notes: tuple[str, ...]
     title: str = "Models"
 
+    def as_table(self, section: Sequence[str] = ()) -> Table:
+        """Return the table of cells without its empty columns; texts called `section` are those of
+        sections."""
+        records = [dict(zip(self.titles, row, strict=True)) for row in self.rows]
+        table = of_records(records, section=section, texts=self.texts - len(section))
+        label = self.title.partition(" ")[0].lower()
+        return table._replace(title=self.title, notes=self.notes, label=label)
+
 
 def facts_of(entry: Entry) -> dict[str, Any]:
     """Return the facts of an entry that are known. One without facts of its own has those that its
@@ -57,9 +66,10 @@ def stated_facts(model: str) -> dict[str, Any]:
 def model_table(entries: Iterable[Entry]) -> ModelTable:
     """Return the facts of all models of which any are known, as text; empty where unknown."""
     by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for entry in sorted(entries, key=lambda entry: (entry.model, entry.source)):
-        by_model.setdefault((entry.model, entry.source), []).append(facts_of(entry))
-    known = {model: _joined(several) for model, several in by_model.items() if any(several)}
+    for entry in entries:
+        model = entry.stored.model if entry.stored else entry.model
+        by_model.setdefault((model, entry.source), []).append(facts_of(entry))
+    known = {model: _joined(by_model[model]) for model in sorted(by_model) if any(by_model[model])}
     heads = 1 + any(source != "measured" for _, source in known)
     rows = tuple(
         (*model[:heads], *(_text(name, facts.get(name)) for name in COLUMNS))

@@ -54,11 +54,12 @@ NO_TIES: Ties = MappingProxyType({})
 class Rank(NamedTuple):
     """How a number compares with the others of its column. `best` is whether it is the best as
     shown, `tie` what does not distinguish it from the best, and `ranks` are the first and last rank
-    that it can have."""
+    that it can have. `second` is whether it is the best as shown of all that are not `best`."""
 
     best: bool = False
     tie: Tie = ""
     ranks: tuple[int, int] | None = None
+    second: bool = False
 
 
 def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
@@ -73,25 +74,28 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
     ]
 
 
-def rank_entries(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, Rank]:
+def rank_entries(
+    entries: Iterable[Entry], ties: Ties = NO_TIES, decimals: int | None = None
+) -> dict[Cell, Rank]:
     """Return ranks, except of partial results, unverified numbers, facts and metrics of unknown
-    tasks."""
+    tasks. Numbers are shown with `decimals`, if these are not the usual ones."""
     return {
         (key, metric): rank
         for metric, best, column in _columns(entries)
-        for key, rank in _rank_column(best, column, metric, ties).items()
+        for key, rank in _rank_column(best, column, metric, ties, decimals).items()
     }
 
 
 def _columns(entries: Iterable[Entry]) -> list[tuple[str, Entry, list[Entry]]]:
     """Return every column of several ranked entries: its headline metric, the best one, all. Of
     equal ones the first by name is the best."""
-    columns: dict[tuple[str, str, str], list[Entry]] = {}
+    columns: dict[tuple[str, str, str, bool], list[Entry]] = {}
     for entry in (e for e in entries if e.is_ranked):
         for metric in headlines_of(entry):
             if metric in entry.metrics and metric_of(entry.task, metric).is_ranked:
-                columns.setdefault((entry.protocol, entry.dataset, metric), []).append(entry)
-    several = ((metric, column) for (_, _, metric), column in columns.items() if len(column) > 1)
+                key = (entry.protocol, entry.dataset, metric, entry.aside)
+                columns.setdefault(key, []).append(entry)
+    several = ((key[2], column) for key, column in columns.items() if len(column) > 1)
     return [(metric, _best(column, metric), column) for metric, column in several]
 
 
@@ -100,9 +104,14 @@ def _best(column: Sequence[Entry], metric: str) -> Entry:
     return min(column, key=lambda entry: (sign * entry.metrics[metric], entry.key))
 
 
-def _rank_column(best: Entry, column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, Rank]:
+def _rank_column(
+    best: Entry, column: Sequence[Entry], metric: str, ties: Ties, decimals: int | None
+) -> dict[Key, Rank]:
     known = metric_of(best.task, metric)
-    top = shown(known, best.metrics[metric])
+    values = {entry.key: shown(known, entry.metrics[metric], decimals) for entry in column}
+    top = values[best.key]
+    rest = [value for value in values.values() if value != top]
+    next_best = (max if known.higher_is_better else min)(rest, default=top)
     ranks = _ranks(column, metric)
     widening, k = _widening(column, metric), max(2, len(ranks))
     others, apart = {}, 0  # how many are told apart from the best
@@ -119,9 +128,10 @@ def _rank_column(best: Entry, column: Sequence[Entry], metric: str, ties: Ties) 
         ranks[best.key] = (1, len(ranks) - apart)
     found = {}
     for entry in column:
-        is_best = shown(known, entry.metrics[metric]) == top
-        tie = "" if is_best else others[entry.key]
-        found[entry.key] = Rank(is_best, tie, ranks.get(entry.key))
+        value = values[entry.key]
+        tie = "" if value == top else others[entry.key]
+        second = value == next_best != top
+        found[entry.key] = Rank(value == top, tie, ranks.get(entry.key), second)
     return found
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cosmos_eval.models.specs import RELEASED
-from cosmos_eval.results import text
+from cosmos_eval.results import table, text
 from cosmos_eval.results.leaderboard.board import Column, columns_of
 from cosmos_eval.results.leaderboard.entries import AMP, Entry, published
-from cosmos_eval.results.leaderboard.writers import grid_tables
+from cosmos_eval.results.table import Cell, Head, Table
+from cosmos_eval.results.terminal import notes_text, to_terminal
 from cosmos_eval.tasks import metric_of
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
-TITLE = "Released checkpoints: published, measured [interval], difference (%)"
+TITLE = "Released checkpoints: published and measured (%)"
 _OUTSIDE = "!"
 # github.com/ExplainableML/cosmos: the default of `--precision` in its params.py is `amp`, and its
 # README says that amp was used. On a GPU that is autocast to float16.
@@ -117,52 +117,40 @@ def to_json(numbers: Iterable[Reproduction]) -> str:
 
 
 def to_markdown(numbers: Sequence[Reproduction]) -> str:
-    """Write a table with one row per checkpoint, with its sources and a summary."""
-    columns = sorted({number.column for number in numbers})
-    titles = ["model", *(f"{column.dataset} {column.title}" for column in columns)]
-    rows = (
-        [text.markdown_text(model), *map("<br>".join, map(_lines, row))]
-        for model, row in _rows(numbers).items()
-    )
-    table = text.markdown_table(map(text.markdown_text, titles), rows, texts=1)
-    sources = "".join(f"- <{url}>\n" for url in sorted({n.published.url for n in numbers}))
-    note = precision_note(numbers)
-    remark = f"{text.markdown_text(note)}.\n\n" if note else ""
-    return f"### {TITLE}\n\n{table}\n{remark}{summary(numbers)}. Published by:\n\n{sources}"
+    """Write a table with one row per number, with its sources and a summary."""
+    return table.to_markdown(_table(numbers))
 
 
-def to_tables(numbers: Sequence[Reproduction], width: int) -> list[Table]:
-    """Return the same for the terminal, at most `width` characters wide."""
-    from rich.text import Text
+def to_texts(numbers: Sequence[Reproduction], width: int) -> Iterator[Text]:
+    """Yield the same for the terminal, at most `width` characters wide."""
+    shown = _table(numbers)
+    yield from to_terminal(shown, width)
+    yield notes_text(shown.notes, width)
 
-    rows = _rows(numbers)
+
+def _table(numbers: Sequence[Reproduction]) -> Table:
+    ordered = sorted(numbers, key=lambda number: number.column)
     urls = sorted({number.published.url for number in numbers})
-    return grid_tables(
-        TITLE,
-        width,
-        texts=["model"],
-        columns=sorted({number.column for number in numbers}),
-        heads=[[model] for model in rows],
-        cells=[[Text("\n".join(_lines(number))) for number in row] for row in rows.values()],
-        notes=[summary(numbers), *filter(None, [precision_note(numbers)]), *urls],
+    notes = (f"{note}." for note in (summary(numbers), precision_note(numbers)) if note)
+    return Table(
+        title=TITLE,
+        heads=tuple(map(Head, ("model", "published", "measured", "difference"))),
+        rows=tuple((Cell(n.published.model), *_cells(n)) for n in ordered),
+        notes=(*notes, *(f"Published by {url}" for url in urls)),
+        sections=tuple(f"{n.column.dataset}, {n.column.title}" for n in ordered),
+        section="metric",
     )
 
 
-def _rows(numbers: Sequence[Reproduction]) -> dict[str, list[Reproduction]]:
-    by_model = groupby(numbers, key=lambda number: number.published.model)
-    return {model: list(row) for model, row in by_model}
-
-
-def _lines(number: Reproduction) -> list[str]:
-    """The published number; below it the measured one, its interval and the difference."""
-    if number.measured is None:
-        return [str(text.percent(number.value)), number.status]
-    metric = number.column.metric
-    value = number.measured.metrics[metric]
-    known = metric_of(number.measured.task, metric)
+def _cells(number: Reproduction) -> tuple[Cell, Cell, Cell]:
+    """Return the published number, the measured one with its interval, and the difference."""
+    metric, entry = number.column.metric, number.measured
+    published = Cell(str(text.percent(number.value)))
+    if entry is None:
+        return published, Cell(number.status), Cell()
+    value = entry.metrics[metric]
+    known = metric_of(entry.task, metric)
     mark = f" {_OUTSIDE}" if number.status == "outside" else ""
-    return [
-        *(str(text.percent(fraction)) for fraction in (number.value, value)),
-        *filter(None, [text.bounds(known, number.measured.intervals.get(metric))]),
-        text.difference(value, number.value) + mark,
-    ]
+    ends = text.ends(known, value, entry.intervals.get(metric))
+    measured = Cell(str(text.percent(value)), ends)
+    return published, measured, Cell(text.difference(value, number.value) + mark)

@@ -11,9 +11,9 @@ from cosmos_eval.results.compare import SAMPLE_LISTS, require_comparable, requir
 from cosmos_eval.results.groups import Moments, require_distinct
 from cosmos_eval.results.labels import Stored, group_label
 from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
-from cosmos_eval.results.leaderboard.facts import ModelTable
 from cosmos_eval.results.store import Read, read_samples
-from cosmos_eval.results.text import bounds, shown_text
+from cosmos_eval.results.table import Cell, Head, Table
+from cosmos_eval.results.text import ends, shown_text
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import Estimate, Ints, Values
 from cosmos_eval.stats.groups import GroupDifference
@@ -21,8 +21,8 @@ from cosmos_eval.tasks import Metric, metric_of, task_named
 from cosmos_eval.types import Interval, Suite, SuiteMember, UsageError
 
 _ABSENT = "-"
-_TITLES = ("rank", "mean", "95% interval", "members", "P(above next)", "P(best)")
-_COMMON_TITLES = ("mean over common members", "95% interval")
+_TITLES = ("rank", "mean", "members", "P(above next)", "P(best)")
+_COMMON_TITLES = ("mean over common members",)
 
 _OF_GROUPS = (
     "Group: the mean of all of its trainings. Its interval, ranks and probabilities cover seeds "
@@ -76,14 +76,16 @@ class SuiteScore(NamedTuple):
     notes: tuple[str, ...]
     clusters: int = 0
 
-    def table(self) -> ModelTable:
-        """Return the table as text: percent for fractions, `-` for what is not there."""
+    def table(self, decimals: int | None = None, *, intervals: bool = True) -> Table:
+        """Return the table: percent for fractions, `-` for what is not there."""
         unit = " (%)" if self.metric.unit == "fraction" else ""
         source = ("source",) if self.has_published else ()
-        heads = ("group", *source, "trainings") if self.has_groups else ("model", *source)
-        titles = (*heads, *_TITLES, *(_COMMON_TITLES if self.common else ()))
-        rows, title = tuple(map(self._texts, self.rows)), f"Suite {self.suite.name}{unit}"
-        return ModelTable(titles, len(heads), rows, self.notes, title)
+        names = ("group", *source, "trainings") if self.has_groups else ("model", *source)
+        titles = (*names, *_TITLES, *(_COMMON_TITLES if self.common else ()))
+        rows = tuple(self._cells(row, decimals, intervals) for row in self.rows)
+        title, label = f"Suite {self.suite.name}{unit}", f"suite-{self.suite.name}"
+        heads = tuple(map(Head, titles))
+        return Table(title, heads, rows, len(names), self.notes, label=label)
 
     @property
     def has_groups(self) -> bool:
@@ -93,14 +95,17 @@ class SuiteScore(NamedTuple):
     def has_published(self) -> bool:
         return any(row.source != "measured" for row in self.rows)
 
-    def _texts(self, row: Row) -> tuple[str, ...]:
+    def _cells(self, row: Row, decimals: int | None, intervals: bool) -> tuple[Cell, ...]:
         ranks = "-".join(map(str, dict.fromkeys(row.ranks or [_ABSENT])))
         chances = (_ABSENT if p is None else f"{p:.3f}" for p in (row.above_next, row.p_best))
-        common = _texts(self.metric, row.common) if self.common else ()
-        mean, present = _texts(self.metric, row.mean), self.suite.present(row.present)
+        mean, *common = (
+            _cell(self.metric, one, decimals, intervals)
+            for one in (row.mean, *([row.common] if self.common else []))
+        )
         source = (row.source,) if self.has_published else ()
         size = (str(row.trainings or _ABSENT),) if self.has_groups else ()
-        return (row.model, *source, *size, ranks, *mean, present, *chances, *common)
+        names = map(Cell, (row.model, *source, *size, ranks))
+        return (*names, mean, *map(Cell, (self.suite.present(row.present), *chances)), *common)
 
     def record(self) -> dict[str, Any]:
         """Return the table as JSON holds it, as fractions."""
@@ -119,11 +124,12 @@ class SuiteScore(NamedTuple):
         return {**named, **left_out, "models": models, "notes": self.notes}
 
 
-def _texts(metric: Metric, mean: Mean | None) -> tuple[str, str]:
+def _cell(metric: Metric, mean: Mean | None, decimals: int | None, intervals: bool) -> Cell:
     if mean is None:
-        return _ABSENT, _ABSENT
-    interval = mean.interval and mean.interval._asdict()
-    return shown_text(metric, mean.value), bounds(metric, interval) or _ABSENT
+        return Cell(_ABSENT)
+    interval = mean.interval._asdict() if mean.interval and intervals else None
+    shown = shown_text(metric, mean.value, decimals)
+    return Cell(shown, ends(metric, mean.value, interval, decimals))
 
 
 def _plain(mean: Mean | None) -> dict[str, Any] | None:

@@ -204,8 +204,8 @@ def test_leaderboard_formats(command, tmp_path):
     write_plain(tmp_path / "runs" / "eval")
     names = ("table", "md", "csv", "tex", "html", "json")
     forms = {name: command("leaderboard", "--format", name)[1] for name in names}
-    assert "[12.5, 50.0]" in forms["table"]
-    assert "| scenes-cosmos | 25.0 [12.5, 50.0] |" in forms["md"]
+    assert "scenes-cosmos  25.0 +25.0/-12.5" in forms["table"]
+    assert "| scenes-cosmos | 25.0 +25.0/-12.5 |" in forms["md"]
     assert forms["csv"].startswith("model,task,dataset,protocol,metric,value")
     assert r"\toprule" in forms["tex"]
     assert forms["html"].startswith("<!DOCTYPE html>")

@@ -35,7 +35,7 @@ def result(model: str, gflops: float | None, acc1: float, **more: Any) -> Result
 def tables(*rows: ResultRow) -> dict[str, dict[str, list[tuple[str, bool] | None]]]:
     """What every protocol's table shows of a model: numbers, and whether they are on the front."""
     return {
-        board.protocol: {
+        board.name: {
             board.rows[index].model: [
                 (shown.value, place in on_front) if shown.value else None
                 for place, shown in enumerate(board.rows[index].cells)
@@ -80,11 +80,8 @@ def test_families_are_apart_and_what_is_not_ranked_is_on_no_front():
     )
     assert found == {
         "cosmos": {"b": [("40.0", True)]},
-        "scenes": {
-            "a": [("50.0", True)],
-            "a (first 10 only)": [("90.0", False)],
-            "c": [("30.0", False)],
-        },
+        "scenes": {"a": [("50.0", True)], "c": [("30.0", False)]},
+        "scenes, other settings": {"a (first 10 only)": [("90.0", False)]},
     }
 
 

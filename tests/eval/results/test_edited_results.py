@@ -57,7 +57,7 @@ def test_an_edited_figure_is_marked_and_not_the_best(command, folder, form):
 
 def test_an_edited_figure_is_marked_in_the_terminal(command, folder):
     text = " ".join(command("leaderboard", folder).out.split())
-    assert "scenes-clip (edited record) │ unverified" in text
+    assert "scenes-clip (edited record) unverified" in text
     assert f"Not ranked and not compared, {NOTE}." in text
 
 

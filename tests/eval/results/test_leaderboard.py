@@ -14,6 +14,7 @@ from support.rows import make_row
 from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
 from cosmos_eval.results.leaderboard.ranking import find_ties, rank_entries
+from cosmos_eval.results.leaderboard.view import View
 from cosmos_eval.results.leaderboard.writers import (
     WRITERS,
     Leaderboard,
@@ -42,19 +43,23 @@ def rows():
 
 def test_markdown(rows):
     assert to_markdown(Leaderboard(measured(rows))) == (
-        "### Protocol `cosmos` (%)\n\n"
-        "| model | imagenet1k acc1 |\n"
+        "### Retrieval (%), protocol scenes\n\n"
+        "| model | scenes-retrieval image to text R@1 | scenes-retrieval text to image R@1 |\n"
+        "| --- | --: | --: |\n"
+        "| scenes-clip | **50.0** | 12.5 |\n"
+        "| scenes-cosmos | **50.0** | **25.0** |\n\n"
+        "### Classification (%)\n\n"
+        "| model | imagenet1k (cosmos) acc1 | scenes-cls (scenes) acc1 |\n"
+        "| --- | --: | --: |\n"
+        "| scenes-clip |  | **67.1** |\n"
+        "| scenes-cosmos | 50.0 | 25.0 +25.0/-12.5 |\n\n"
+        "### Classification (%), other settings, protocol scenes\n\n"
+        "| model | scenes-cls acc1 |\n"
         "| --- | --: |\n"
-        "| scenes-cosmos | 50.0 |\n\n"
-        "### Protocol `scenes` (%)\n\n"
-        "| model | scenes-retrieval image to text R@1 | scenes-retrieval text to image R@1"
-        " | scenes-cls acc1 |\n"
-        "| --- | --: | --: | --: |\n"
-        "| scenes-clip | **50.0** | 12.5 | **67.1** |\n"
-        "| scenes-cosmos | **50.0** | **25.0** | 25.0 [12.5, 50.0] |\n"
-        "| scenes-cosmos (first 10 only) |  |  | 100.0 |\n\n"
-        "- Bold: the best of its column.\n"
+        "| scenes-cosmos (first 10 only) | 100.0 |\n\n"
+        "- Bold: the best by its data set and metric.\n"
         "- Intervals cover test images, not seeds: each model was trained once.\n"
+        "- ±, or + and -: how far the 95% interval reaches above and below the number.\n"
         "- Not ranked: results of a part of the samples only.\n"
     )
 
@@ -67,18 +72,20 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number():
 
     # The authors of the first published 37.1.
     rows = [row("cosmos:vitb16_cc3m", 0.375, 0.37, 0.38), row("scenes-clip", 0.37, 0.365, 0.3752)]
-    assert to_markdown(Leaderboard(measured(rows))).splitlines()[4:] == [
-        "| cosmos:vitb16\\_cc3m | **37.5** [37.0, 38.0]<br>rank 1-2, +0.4 |".replace("\\", ""),
-        "| scenes-clip | 37.0‡ [36.5, 37.5]<br>rank 1-2 |",
+    shown = Leaderboard(measured(rows), view=View(ranks=True))
+    assert to_markdown(shown).splitlines()[4:] == [
+        "| cosmos:vitb16_cc3m | **37.5** ±0.5 (1-2) Δ+0.4 |",
+        "| scenes-clip | 37.0‡ ±0.5 (1-2) |",
         "",
-        "- Bold: the best of its column.",
+        "- Bold: the best by its data set and metric.",
         "- ‡ not distinguished from the best: the intervals, widened for the number of results, "
         "overlap "
         "(their samples were not compared).",
-        "- Rank: the ranks that a result measured here can have; those of a whole column hold at "
-        "once with 95%.",
+        "- Rank: the ranks that a result measured here can have; those of all models on a data set "
+        "hold at once with 95%.",
         "- Intervals cover test images, not seeds: each model was trained once.",
-        "- Signed: percentage points above what its authors published.",
+        "- Signed, or after Δ: percentage points above what its authors published.",
+        "- ±, or + and -: how far the 95% interval reaches above and below the number.",
     ]
 
 
@@ -196,9 +203,10 @@ def test_metrics_of_a_task_that_is_not_installed_are_shown_as_stored_and_not_ran
     assert to_markdown(Leaderboard(entries)).splitlines()[2:] == [
         "| model | scenes-cls a_over_b | scenes-cls mean_rank | scenes-cls share |",
         "| --- | --: | --: | --: |",
-        "| a | 1.91 | 3.0 [2.5, 3.5] | 0.3333 |",
-        "| b | 1.91 | 2.5 [2.5, 3.5] | 0.3333 |",
+        "| a | 1.91 | 3.0 ±0.5 | 0.3333 |",
+        "| b | 1.91 | 2.5 +1.0/-0.0 | 0.3333 |",
         "",
         "- Intervals cover test images, not seeds: each model was trained once.",
         "- Not ranked, and not in percent: metrics of a task that is not installed.",
+        "- ±, or + and -: how far the 95% interval reaches above and below the number.",
     ]

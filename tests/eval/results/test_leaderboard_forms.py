@@ -1,21 +1,25 @@
 """The leaderboard for papers, browsers and terminals."""
 
-import io
+import itertools
+import os
 import re
 import shutil
 import subprocess
 
 import pytest
-from rich.console import Console
 from support.html import Page
 from support.rows import make_row
 
 from cosmos_eval.results.labels import shortened
+from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
-from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_latex, to_tables
+from cosmos_eval.results.leaderboard.view import View, patterns, select, tables_of
+from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_tex, to_texts
 from cosmos_eval.results.text import latex_text
+from cosmos_eval.types import UsageError
 
 ODD = "cosmos:[a]\\b_c$d&e#f%g{h}~i^j<script>alert('k')</script>--l*m|\"n\" é"
+PLAIN = View()
 DOCUMENT = """\
 \\documentclass{article}
 \\usepackage{booktabs}
@@ -31,44 +35,55 @@ def entries():
     metrics = {"acc1": 0.26}
     rows = [make_row(), make_row(model={"spec": ODD}, metrics=metrics)]
     rows += [make_row(dataset="[100%]_set")]
+    rows += [make_row(provenance={"limit": 2}, model={"spec": ODD})]
     return [*measured(rows), *published_beside([])]
 
 
-def test_latex_of_a_small_board():
+def small():
     retrieval = {"task": "retrieval", "dataset": "my_set", "intervals": {}}
     r1 = {"image_to_text_R@1": 0.5, "text_to_image_R@1": 0.25}
-    rows = [
+    clip = {"model": {"spec": "scenes-clip"}}
+    return [
         make_row(),
-        make_row(model={"spec": "scenes-clip"}, metrics={"acc1": 0.26}),
+        make_row(**clip, metrics={"acc1": 0.26}),
         make_row(**retrieval, metrics=r1),
+        make_row(**retrieval, **clip, metrics={**r1, "text_to_image_R@1": 0.375}),
     ]
-    first, last = (rf"\begin{{tabular}}[{place}]{{@{{}}r@{{}}}}" for place in "tb")
-    more, end = r"\scriptsize [12.5, 50.0] \\ \scriptsize rank 1--2", r"\end{tabular}"
-    assert to_latex(Leaderboard(measured(rows))).splitlines() == [
-        r"% needs \usepackage{booktabs} in the preamble",
-        r"\begin{table}",
+
+
+def test_latex_of_a_small_board():
+    shown = Leaderboard(measured(small()), view=View(second=True))
+    retrieval, cls = to_tex(shown).split("\n\n")
+    assert retrieval.splitlines() == [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table*}",
         r"\centering",
-        r"\caption{Protocol scenes (\%)}",
+        r"\caption[{Retrieval (\%), protocol scenes}]{Retrieval (\%), protocol scenes. "
+        r"Bold: the best by its data set and metric. Underlined: the second best.}",
+        r"\label{tab:retrieval}",
+        r"\smallskip",
         r"\small",
-        r"\begin{tabular}{lrrr}",
+        r"\setlength{\tabcolsep}{4pt}",
+        r"\begin{tabular}{@{}lrr@{}}",
         r"\toprule",
-        r" & \multicolumn{2}{c}{my\_set} & \multicolumn{1}{c}{scenes-cls} \\",
-        r"\cmidrule(lr){2-3}\cmidrule(lr){4-4}",
-        rf"model & {last}image to text \\ R@1{end} & {last}text to image \\ R@1{end} & acc1 \\",
+        r" & \multicolumn{2}{c}{my\_set} \\",
+        r"\cmidrule(lr){2-3}",
+        r"model & \shortstack[r]{image to \\ text R@1} & \shortstack[r]{text to \\ image R@1} \\",
         r"\midrule",
-        rf"scenes-clip &  &  & {first}\textbf{{26.0}} \\ {more}{end} \\",
-        rf"scenes-cosmos & 50.0 & 25.0 & {first}25.0$^\ddagger$ \\ {more}{end} \\",
+        r"scenes-clip & \textbf{50.0} & \textbf{37.5} \\",
+        r"scenes-cosmos & \textbf{50.0} & \underline{25.0} \\",
         r"\bottomrule",
         r"\end{tabular}",
-        r"\par\smallskip{\footnotesize Bold: the best of its column.\par}",
-        r"\par\smallskip{\footnotesize $\ddagger$ not distinguished from the best: the intervals, "
-        r"widened for the number of results, overlap (their samples were not compared).\par}",
-        r"\par\smallskip{\footnotesize Rank: the ranks that a result measured here can have; those "
-        r"of a whole column hold at once with 95\%.\par}",
-        r"\par\smallskip{\footnotesize Intervals cover test images, not seeds: each model was "
-        r"trained once.\par}",
-        r"\end{table}",
+        r"\end{table*}",
     ]
+    assert r"scenes-cosmos & \underline{25.0}$^\ddagger$\,$^{+25.0}_{-12.5}$ \\" in cls.splitlines()
+    assert r"$\ddagger$ not distinguished from the best" in cls
+
+
+def test_symmetric_intervals_of_latex():
+    ends = {"acc1": {"low": 0.23, "high": 0.27, "method": "wilson", "level": 0.95}}
+    text = to_tex(Leaderboard(measured([make_row(intervals=ends)])))
+    assert r"scenes-cosmos & 25.0\,{\scriptsize $\pm$2.0} \\" in text
 
 
 def test_special_characters_of_latex():
@@ -80,32 +95,40 @@ def test_special_characters_of_latex():
     assert latex_text("a\nb---c") == "a b-{}-{}-c"
 
 
-def test_every_line_of_a_latex_table_has_as_many_cells(entries):
-    text = to_latex(Leaderboard(entries))
-    stack = re.compile(r"\\begin\{tabular\}\[[tb]\].*?\\end\{tabular\}")
-    for table in stack.sub("", text).split(r"\begin{tabular}")[1:]:
-        body = table.split(r"\end{tabular}")[0]
-        columns = len(body[1 : body.index("}")])
-        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(lines) > 2
-        assert {line.replace(r"\&", "").count(" & ") + 1 for line in lines[1:]} == {columns}
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 9
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}")
-    plain = text.replace(r"\{", "").replace(r"\}", "")
-    assert plain.count("{") == plain.count("}")
+def test_a_table_wider_than_the_text_is_split_and_repeats_no_caption():
+    rows = [make_row(dataset=f"a-long-name-of-a-data-set-{n}") for n in range(7)]
+    text = to_tex(Leaderboard(measured(rows)))
+    labels = re.findall(r"\\label\{(.*?)\}", text)
+    assert labels == ["tab:cls", "tab:cls-2"] + [f"tab:cls-{n}" for n in range(3, 1 + len(labels))]
+    assert len(labels) > 2
+    assert text.count("Signs as in Table~\\ref{tab:cls}") == len(labels) - 1
+    assert [f"set-{n}" in text for n in range(7)] == [True] * 7
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX with booktabs")
-def test_latex_compiles(tmp_path, entries):
-    (tmp_path / "board.tex").write_text(DOCUMENT % to_latex(Leaderboard(entries)), "utf-8")
+def test_a_table_longer_than_a_page_is_split():
+    rows = [make_row(model={"spec": f"m{n:03}"}) for n in range(90)]
+    bodies = re.findall(r"(?s)\\midrule\n(.*?)\\bottomrule", to_tex(Leaderboard(measured(rows))))
+    assert [len(body.splitlines()) for body in bodies] == [30, 30, 30]
+
+
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None and not os.environ.get("COSMOS_EVAL_REQUIRE_LATEX"),
+    reason="needs LaTeX with booktabs",
+)
+@pytest.mark.parametrize("view", [View(second=True, ranks=True), View(transpose=True)], ids=str)
+def test_latex_compiles_and_fits_the_text(tmp_path, entries, view):
+    text = to_tex(Leaderboard(entries, facts=True, view=view))
+    (tmp_path / "board.tex").write_text(DOCUMENT % text, "utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "board.tex"],
         cwd=tmp_path,
         capture_output=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    log = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, log[-2000:]
     assert (tmp_path / "board.pdf").read_bytes().startswith(b"%PDF")
+    assert [line for line in log.splitlines() if "Overfull" in line or "too large" in line] == []
 
 
 def test_html_is_one_page_that_needs_nothing_else(entries):
@@ -117,67 +140,81 @@ def test_html_is_one_page_that_needs_nothing_else(entries):
     assert "url(" not in text
     assert {*page.values("href", "src")} == {entry.url for entry in entries if entry.url}
     assert "color-scheme: light dark" in text
-    assert len(page.all("table")) == len({entry.protocol for entry in entries})
+    assert len(page.all("table")) == 4  # retrieval, classification, segmentation, a limited result
 
 
 def test_names_are_text_in_html(entries):
     texts = [one.text.strip() for one in Page(to_html(Leaderboard(entries))).elements]
-    assert {ODD, "[100%]_set"} <= set(texts)
+    assert {ODD, "[100%]_set (scenes)"} <= set(texts)
 
 
-def test_html_shows_best_ties_places_and_sources(entries):
-    text = to_html(Leaderboard(entries))
-    assert "<td><b>26.0</b><small>[12.5, 50.0]</small><small>rank 1-2</small></td>" in text
-    assert "<td>25.0‡<small>[12.5, 50.0]</small><small>rank 1-2</small></td>" in text
+def test_html_shows_best_ties_ranks_and_sources(entries):
+    text = to_html(Leaderboard(entries, view=View(ranks=True)))
+    assert "<td><b>26.0</b> <small>+24.0/-13.5</small> <small>(1-2)</small></td>" in text
+    assert "<td>25.0‡ <small>+25.0/-12.5</small> <small>(1-2)</small></td>" in text
     url = "https://github.com/wangf3014/SCLIP/blob/main/README.md"
-    assert f'<td class="source"><a href="{url}">published</a></td>' in text
+    assert f'<td class="text"><a href="{url}">published</a></td>' in text
 
 
-def lines(entries, width):
+def lines(entries, width, view=PLAIN):
     """What a terminal of a width shows."""
-    out = io.StringIO()
-    console = Console(file=out, width=width)
-    for table in to_tables(Leaderboard(entries), width):
-        console.print(table)
-    return out.getvalue().splitlines()
+    shown = to_texts(Leaderboard(entries, view=view), width)
+    return "\n\n".join(text.plain for text in shown).splitlines()
 
 
-def test_the_terminal_shows_number_place_interval_and_difference():
+def test_the_terminal_shows_number_interval_rank_and_difference():
     where = {"dataset": "imagenet1k", "protocol": "cosmos"}
     rows = [
         make_row(model={"spec": "cosmos:vitb16_cc3m"}, **where),
         make_row(model={"spec": "[red]x[/red]"}, **where, metrics={"acc1": 0.26}),
     ]
-    shown = [line.strip("│ ").split("│") for line in lines(measured(rows), 80) if "│" in line]
-    assert [[cell.strip() for cell in row] for row in shown] == [
-        ["[red]x[/red]", "26.0 (1-2)"],
-        ["[12.5, 50.0]"],
-        ["cosmos:vitb16_cc3m", "25.0‡ (1-2)"],
-        ["[12.5, 50.0]"],
-        ["-12.1"],
+    assert lines(measured(rows), 80, View(ranks=True))[:6] == [
+        "Classification (%), protocol cosmos",
+        "                              imagenet1k",
+        "model                                         acc1",
+        "─" * 50,
+        "[red]x[/red]        26.0  +24.0/-13.5 (1-2)",
+        "cosmos:vitb16_cc3m  25.0‡ +25.0/-12.5 (1-2) Δ-12.1",
+    ]
+
+
+def test_a_narrow_table_is_transposed():
+    rows = [make_row(dataset=f"{name}-of-images", intervals={}) for name in ("set", "other")]
+    wide, narrow = (lines(measured(rows), width)[1:-1] for width in (60, 26))
+    assert wide == [
+        "               other-of-images  set-of-images",
+        "model                     acc1           acc1",
+        "─────────────────────────────────────────────",
+        "scenes-cosmos             25.0           25.0",
+    ]
+    assert narrow == [
+        "metric  scenes-cosmos",
+        "─────────────────────",
+        "other-of-images",
+        "  acc1           25.0",
+        "set-of-images",
+        "  acc1           25.0",
     ]
 
 
 def test_the_best_is_bold_in_the_terminal():
     rows = [make_row(model={"spec": "scenes-clip"}, metrics={"acc1": 0.26}), make_row()]
-    (table,) = to_tables(Leaderboard(measured(rows)), 80)
-    first, second = table.columns[-1].cells
-    assert [(str(s.style), first.plain[s.start : s.end]) for s in first.spans] == [
-        ("bold green", "26.0")
-    ]
-    assert not second.spans
+    table, _ = to_texts(Leaderboard(measured(rows), view=View(second=True)), 80)
+    styles = {str(s.style): table.plain[s.start : s.end] for s in table.spans}
+    assert (styles["bold green"], styles["underline"]) == ("26.0", "25.0")
 
 
-@pytest.mark.parametrize("width", [70, 100, 250])
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 250])
 def test_wide_boards_become_several_tables_that_fit(width):
     shown = lines(published_beside([]), width)
     assert max(map(len, shown)) <= width
     text = "\n".join(shown)
-    assert (", part 1 of" in text) == (width < 250)
-    # No number is broken: each of the published ones stands on one line of a cell.
+    assert (", part 1 of" in text) == (width < 100)
+    assert "…" not in text
+    # No number is broken: each of the published ones is a word of its own.
+    body = text[: text.index("Bold: the best")]
     numbers = sum(len(entry.metrics) for entry in published_beside([]))
-    cells = [cell.strip() for line in shown if "│" in line for cell in line.split("│")]
-    assert sum(re.fullmatch(r"\d+\.\d", cell) is not None for cell in cells) == numbers
+    assert len(re.findall(r"(?<!\S)\d+\.\d(?!\S)", body)) == numbers
 
 
 def test_long_paths_are_cut_so_that_they_stay_apart():
@@ -193,18 +230,16 @@ def test_long_paths_are_cut_so_that_they_stay_apart():
         "a name that is very long but has no folder in it at all",
     ]
     assert list(shortened(names).values()) == [
-        "cosmos:…/first/checkpoints/last.pt",
-        "cosmos:…/second/checkpoints/last.pt",
-        "cosmos:…/last.pt (student, bf16)",
-        "cosmos:…/best.pt",
-        "cosmos:…/best.pt (proxy: timm:vit_base_patch8_224.dino/dino/last.pt)",
+        "cosmos:.../first/checkpoints/last.pt",
+        "cosmos:.../second/checkpoints/last.pt",
+        "cosmos:.../last.pt (student, bf16)",
+        "cosmos:.../best.pt",
+        "cosmos:.../best.pt (proxy: timm:vit_base_patch8_224.dino/dino/last.pt)",
         *names[5:],
     ]
 
 
 def test_shortened_names_are_unique_and_shorter():
-    import itertools
-
     words = ["data", "runs", "a", "b"]
     names = [f"cosmos:/{'/'.join(path)}/x.pt" for path in itertools.product(words, repeat=4)]
     short = shortened(names, longest=5)
@@ -214,4 +249,89 @@ def test_shortened_names_are_unique_and_shorter():
 
 def test_a_board_of_one_cell():
     entry = Entry("m", "cls", "d", "p", {"acc1": 0.5}, {}, "measured")
-    assert "│ 50.0" in "".join(lines([entry], 14))
+    assert "m      50.0" in lines([entry], 14)
+
+
+def titles(found, view):
+    return [table.title for table in tables_of(boards(found), view)]
+
+
+def test_other_settings_have_tables_of_their_own():
+    """A limit, a student, another attention; another precision is compared with all."""
+    others = [{"limit": 2}, {"attention": "naclip"}, {"precision": "amp"}]
+    rows = [make_row(), *(make_row(provenance) for provenance in others)]
+    rows.append(make_row(model={"weights": "student"}))
+    plain, aside = tables_of(boards(measured(rows)), View())
+    assert [row[0].text for row in plain.rows] == ["scenes-cosmos", "scenes-cosmos (amp)"]
+    assert aside.title == "Classification (%), other settings, protocol scenes"
+    assert [row[0].text for row in aside.rows] == [
+        f"scenes-cosmos ({word})" for word in ("first 2 only", "naclip", "student")
+    ]
+
+
+def test_what_is_selected_is_shown_in_its_order():
+    rows = [make_row(model={"spec": name}, dataset=d) for name in ("a", "b", "c") for d in "xyz"]
+    found = measured(rows)
+    view = View(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",))
+    (table,) = tables_of(boards(select(found, view)), view)
+    assert [row[0].text for row in table.rows] == ["c", "a"]
+    assert [(head.group, head.title) for head in table.heads[1:]] == [("z", "acc5"), ("x", "acc5")]
+    assert {cell.text for row in table.rows for cell in row[1:]} == {"75.0"}
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        (View(models=("scenes-cosmo",)), "no model is called 'scenes-cosmo'; there are scenes-c"),
+        (View(datasets=("scenes",)), "no data set is called 'scenes'; there are scenes-cls"),
+        (View(protocols=("x",)), "no protocol is called 'x'; there are scenes"),
+        (View(metrics=("acc",)), "no metric is called 'acc'; there are acc"),
+        (View(models=("scenes-clip",), datasets=("my_set",), metrics=("acc1",)), "no metric"),
+    ],
+)
+def test_what_nothing_has_is_refused(view, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        select(measured(small()), view)
+
+
+def test_rows_are_sorted_by_a_metric_or_by_all():
+    values = {"a": (0.5, 0.1), "b": (0.4, 0.4), "c": (0.6, 0.3), "d": (0.1, None)}
+    rows = []
+    for name, (first, second) in values.items():
+        rows.append(make_row(model={"spec": name}, metrics={"acc1": first}))
+        if second is not None:
+            rows.append(make_row(model={"spec": name}, dataset="z", metrics={"acc1": second}))
+    found = measured(rows)
+
+    def order(sort, dataset="*"):
+        view = View(datasets=(dataset,), sort=sort)
+        (table,) = tables_of(boards(select(found, view)), view)
+        return "".join(row[0].text for row in table.rows)
+
+    assert order("") == order("model") == "abcd"
+    assert order("acc1", "scenes-cls") == "cabd"
+    assert order("acc1", "z") == "bca"
+    # The shares of better rows: a (1/4, 2/3), b (2/4, 0), c (0, 1/3), d (3/4).
+    assert order("rank") == "cbad"
+    with pytest.raises(UsageError, match="--sort acc9: give model, rank or a metric"):
+        order("acc9")
+
+
+def test_decimals_are_those_of_numbers_and_intervals_and_decide_what_is_equal():
+    rows = [make_row(metrics={"acc1": 0.25004}), make_row(model={"spec": "b"})]
+    (board,) = boards(measured(rows), decimals=3)
+    first, second = (row.cells[0] for row in board.rows)
+    assert (first.value, first.best, second.value, second.best) == ("25.000", False, "25.004", True)
+    assert second.ends == ("24.996", "12.504")
+
+
+def test_values_of_an_option():
+    assert patterns(["a, b", "x (student, amp),*"]) == ["a", "b", "x (student, amp)", "*"]
+
+
+def test_transposed_tables_of_all_tasks_are_one():
+    view = View(transpose=True)
+    (table,) = tables_of(boards(measured(small())), view)
+    assert [head.title for head in table.heads] == ["metric", "scenes-clip", "scenes-cosmos"]
+    assert table.sections == ("my_set", "my_set", "scenes-cls")
+    assert titles(measured(small()), view) == ["Retrieval, classification (%), protocol scenes"]

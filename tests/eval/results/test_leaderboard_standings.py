@@ -19,7 +19,8 @@ def found(entries, ties=()):
     """Rank by model; `ties` says (model, p-value of its being as good as the best)."""
     best = max(entries, key=lambda e: e.metrics["acc1"])
     known = {Pair(best.key, e.key, "acc1"): p for e in entries for m, p in ties if m == e.model}
-    return {key.model: standing for (key, _), standing in rank_entries(entries, known).items()}
+    ranks = rank_entries(entries, known)
+    return {key.model: rank._replace(second=False) for (key, _), rank in ranks.items()}
 
 
 def widened(one):
@@ -69,8 +70,20 @@ def test_of_a_metric_that_is_better_lower_the_lowest_is_best(monkeypatch):
     assert close_pairs(mirrored) == [Pair(mirrored[0].key, mirrored[1].key, "acc1")]
     ranks = {key.model: rank for (key, _), rank in rank_entries(mirrored).items()}
     assert ranks["a"] == Rank(True, "", (1, 2))
-    assert ranks["b"] == Rank(False, "intervals", (1, 3))
+    assert ranks["b"] == Rank(False, "intervals", (1, 3), second=True)
     assert ranks["d"] == Rank(False, "", (4, 4))
+
+
+def test_the_second_best_is_the_best_of_what_is_shown_otherwise():
+    entries = [entry("a", 0.8), entry("b", 0.8001), entry("c", 0.7), entry("d", 0.7004)]
+    entries.append(entry("e", 0.6))
+
+    def seconds(decimals):
+        ranks = rank_entries(entries, decimals=decimals)
+        return [key.model for (key, _), rank in ranks.items() if rank.second]
+
+    assert seconds(None) == ["c", "d"]  # 80.0, 80.0, 70.0, 70.0
+    assert seconds(2) == ["a"]  # 80.00, 80.01
 
 
 def test_all_of_equal_numbers_are_the_best():

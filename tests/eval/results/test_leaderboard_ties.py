@@ -7,6 +7,7 @@ from support.rows import make_row, write_result
 from cosmos_eval.results.leaderboard import ranking
 from cosmos_eval.results.leaderboard.entries import entries_of
 from cosmos_eval.results.leaderboard.ranking import find_ties
+from cosmos_eval.results.leaderboard.view import View
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_markdown
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.types import UsageError
@@ -39,7 +40,7 @@ def reported(folder, rule):
     entries = entries_of(read_stored(result_paths(folder)))
     ties = find_ties(entries, rule)
     return {pair.other.model: tied for pair, tied in ties.items()}, to_markdown(
-        Leaderboard(entries, ties)
+        Leaderboard(entries, ties, view=View(ranks=True))
     )
 
 
@@ -47,8 +48,8 @@ def reported(folder, rule):
 def test_samples_tell_apart_what_intervals_do_not(board, rule):
     ties, text = reported(board, rule)
     assert ties == {"near": NEAR, "apart": APART}
-    assert "| near | 58.5† [50.0, 70.0]<br>rank 1-3 |" in text
-    assert "| apart | 55.0 [50.0, 70.0]<br>rank 2-3 |" in text
+    assert "| near | 58.5† +11.5/-8.5 (1-3) |" in text
+    assert "| apart | 55.0 +15.0/-5.0 (2-3) |" in text
     assert "† tied with the best: a test of the difference on the same samples" in text
 
 
@@ -57,7 +58,8 @@ def test_intervals_alone_read_no_samples(board):
         archive.unlink()
     ties, text = reported(board, "intervals")
     assert ties == {}
-    assert text.count("‡ [50.0, 70.0]<br>rank 1-3") == 2
+    assert "| near | 58.5‡ +11.5/-8.5 (1-3) |" in text
+    assert "| apart | 55.0‡ +15.0/-5.0 (1-3) |" in text
 
 
 def test_pairs_without_samples_fall_back_or_are_refused(board):

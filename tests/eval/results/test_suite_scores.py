@@ -54,34 +54,47 @@ def printed(capsys, folder: Path, form: str, *options: str) -> str:
 
 
 def table(text: str) -> list[list[str]]:
-    lines = text[text.index("### Suite own (%)") :].splitlines()[4:]
+    """Rows of a suite's table, which is the first."""
+    lines = text[text.index("### Suite own (%)") :].split("###")[1].splitlines()[4:]
     return [line.strip("| ").replace("\\", "").split(" | ") for line in lines if line[:1] == "|"]
+
+
+def ends(cell: str) -> tuple[float, float, float]:
+    """A number and the ends of its interval."""
+    value, interval = cell.split(" ")
+    above, _, below = interval.lstrip("±+").partition("/-")
+    return float(value), float(value) - float(below or above), float(value) + float(above)
+
+
+def values(row: list[str]) -> list[str]:
+    return [cell.split(" ±")[0].split(" +")[0] for cell in row]
 
 
 def test_means_ranks_and_probabilities(results, capsys):
     text = printed(capsys, results, "md")
     best, near, apart, lacks = table(text)
-    assert [row[:3] for row in (best, near, apart)] == [
+    assert [values(row)[:3] for row in (best, near, apart)] == [
         ["best", "1-2", "62.5"],  # (0.75 + 0.5) / 2
         ["near", "1-2", "62.1"],
         ["apart", "3", "57.1"],
     ]
     assert "cannot be told apart" in text
     assert "covers 0: ranks 1 and 2 (best, near)." in text
-    assert lacks[:7] == ["lacks", "-", "-", "-", "1 of 2", "-", "-"]
-    assert [row[7] for row in (best, near, apart, lacks)] == ["75.0", "74.3", "69.3", "80.0"]
+    assert lacks[:6] == ["lacks", "-", "-", "1 of 2", "-", "-"]
+    common = [values(row)[6] for row in (best, near, apart, lacks)]
+    assert common == ["75.0", "74.3", "69.3", "80.0"]
     assert "Not ranked: lacks lacks dtd (cosmos)." in text
     assert "Common members (1 of 2): food101 (cosmos)." in text
     # Normal theory: half of the root of both variances.
     half = 98 * np.sqrt(0.75 * 0.25 / 400 + 0.5 * 0.5 / 200)
-    low, high = map(float, best[3].strip("[]").split(", "))
+    _, low, high = ends(best[2])
     assert (62.5 - low, high - 62.5) == pytest.approx((half, half), abs=0.4)
     # 3 images of 400 are drawn together or not at all: exp(-3) of the resamples have none.
-    assert float(best[5]) == pytest.approx(1 - np.exp(-3) / 2, abs=0.015)
-    assert (near[5], apart[5]) == ("1.000", "-")
+    assert float(best[4]) == pytest.approx(1 - np.exp(-3) / 2, abs=0.015)
+    assert (near[4], apart[4]) == ("1.000", "-")
     # The others are the best where the first is not.
-    chances = [float(row[6]) for row in (best, near, apart)]
-    assert chances == pytest.approx([float(best[5]), 1 - float(best[5]), 0], abs=0.0011)
+    chances = [float(row[5]) for row in (best, near, apart)]
+    assert chances == pytest.approx([float(best[4]), 1 - float(best[4]), 0], abs=0.0011)
 
 
 def test_every_form_has_the_table(results, capsys):
@@ -101,16 +114,24 @@ def test_every_form_has_the_table(results, capsys):
     assert suite["models"][0]["ranks"] == [1, 2]
     texts = [one.text.strip() for one in Page(printed(capsys, results, "html")).elements]
     assert {"Suite own (%)", "62.5", "1 of 2"} <= set(texts)
-    assert r"lacks & - & - & - & 1 of 2 & - & - & 80.0" in printed(capsys, results, "tex")
+    assert r"lacks & - & - & 1 of 2 & - & - & 80.0" in printed(capsys, results, "tex")
     assert "Suite own (%)" in printed(capsys, results, "table")
 
 
-def test_the_other_tables_stay_as_they_are(results, capsys):
-    for form in ("md", "tex", "csv"):
-        plain = printed(capsys, results, form, "--ties", "auto").splitlines()
-        added = printed(capsys, results, form).splitlines()
-        assert len(added) > len(plain)
-        assert all(a.startswith(b) for a, b in zip(added, plain, strict=False))
+def test_other_tables_stand_below_on_request(results, capsys):
+    suite = ("--suite", str(results.parent / "own.yaml"))
+    for form in ("md", "tex", "html", "table"):
+        plain = printed(capsys, results, form, "--ties", "auto")
+        alone = printed(capsys, results, form)
+        both = printed(capsys, results, form, *suite, "--members")
+        assert ("Suite own" in plain, "Suite own" in alone, "Suite own" in both) == (0, 1, 1)
+        title = "Classification ("
+        assert (title in plain, title in alone, title in both) == (True, False, True)
+        assert both.index("Suite own") < both.index(title)
+    plain = printed(capsys, results, "csv", "--ties", "auto").splitlines()
+    added = printed(capsys, results, "csv").splitlines()
+    assert len(added) > len(plain)
+    assert all(a.startswith(b) for a, b in zip(added, plain, strict=False))
     own = json.loads(printed(capsys, results, "json", "--ties", "auto"))
     assert own == json.loads(printed(capsys, results, "json"))["results"]
 
@@ -123,17 +144,17 @@ def test_members_of_the_same_images_are_resampled_together(tmp_path, capsys):
         (tmp_path / "own.yaml").write_text(suite)
         store(folder, "it", "food101", 200)
         store(folder, "it", "food101", 200, protocol="clip-benchmark", sample_list=same)
-        ((_, _, mean, interval, *_),) = table(printed(capsys, folder, "md"))
-        low, high = map(float, interval.strip("[]").split(", "))
+        ((_, _, cell, *_),) = table(printed(capsys, folder, "md"))
+        mean, low, high = ends(cell)
         half = 196 * np.sqrt(0.25 / 400) / (1 if same == "food101" else np.sqrt(2))
-        assert (mean, high - low) == ("50.0", pytest.approx(2 * half, abs=0.5))
+        assert (mean, high - low) == (50.0, pytest.approx(2 * half, abs=0.5))
 
 
 def test_what_a_suite_lacks_of_its_source_counts_as_a_member(results, capsys):
     left_out = "left_out: {winogavil: it has no reader}\n"
     (results.parent / "own.yaml").write_text(SUITE + left_out)
     text = printed(capsys, results, "md")
-    assert [row[4] for row in table(text)] == ["2 of 3", "2 of 3", "2 of 3", "1 of 3"]
+    assert [row[3] for row in table(text)] == ["2 of 3", "2 of 3", "2 of 3", "1 of 3"]
     assert "- Mean: over 2 of 3 members, acc1 of food101 (cosmos), dtd (cosmos)." in text
     assert "- Left out: winogavil: it has no reader." in text
     suite = json.loads(printed(capsys, results, "json"))["suite"]
@@ -155,8 +176,8 @@ def test_a_third_set_weighs_as_much_as_two_that_count_as_one(tmp_path, capsys):
     (tmp_path / "own.yaml").write_text("datasets: {cosmos: [food101, dtd, flowers102]}\n" + one)
     for dataset, hits in (("food101", 400), ("dtd", 100), ("flowers102", 10)):
         store(tmp_path / "results", "it", dataset, hits)
-    ((_, _, mean, *_),) = table(printed(capsys, tmp_path / "results", "md"))
-    assert mean == "42.5"  # ((1 + 0.5) / 2 + 0.1) / 2
+    ((_, _, cell, *_),) = table(printed(capsys, tmp_path / "results", "md"))
+    assert ends(cell)[0] == 42.5  # ((1 + 0.5) / 2 + 0.1) / 2
 
 
 def test_published_means_stand_below_measured_ones(tmp_path, capsys):
@@ -168,7 +189,7 @@ def test_published_means_stand_below_measured_ones(tmp_path, capsys):
     store(folder, "mine", "food101", 1)
     (row,) = table(printed(capsys, folder, "md", *arguments))
     # (81.54 + 16.45) / 2
-    assert row == ["openclip:ViT-B-16/openai", "published", "-", "49.0", "-", "2 of 2", "-", "-"]
+    assert row == ["openclip:ViT-B-16/openai", "published", "-", "49.0", "2 of 2", "-", "-"]
     text = printed(capsys, folder, "csv", *arguments)
     (line,) = (r for r in csv.DictReader(io.StringIO(text)) if r["task"] == "suite")
     assert (line["value"], line["low"], line["source"]) == ("0.48995", "", "published")
@@ -198,10 +219,10 @@ def test_main_metrics_of_every_kind_have_a_mean_and_an_interval(tmp_path, capsys
     # Recalls 10/20 and 15/20. F1 with 15 and 25 predictions. The late group has the first guess of
     # none and 5 of 10 right, and with the second guess images 12, 16 and 36 more.
     expected = [(1 / 2 + 3 / 4) / 2, (20 / 35 + 30 / 45) / 2, 5 / 20, 8 / 20, 1 / 2]
-    ((_, _, mean, interval, present, *_),) = table(printed(capsys, tmp_path / "results", "md"))
-    low, high = map(float, interval.strip("[]").split(", "))
-    assert (mean, present) == (f"{100 * sum(expected) / 5:.1f}", "5 of 5")
-    assert 0 < low < float(mean) < high < 100
+    ((_, _, cell, present, *_),) = table(printed(capsys, tmp_path / "results", "md"))
+    mean, low, high = ends(cell)
+    assert (f"{mean:.1f}", present) == (f"{100 * sum(expected) / 5:.1f}", "5 of 5")
+    assert 0 < low < mean < high < 100
 
 
 def test_lower_is_better_and_ranks_are_no_percent(tmp_path, capsys):
@@ -216,8 +237,8 @@ def test_lower_is_better_and_ranks_are_no_percent(tmp_path, capsys):
         store_result(folder, "retrieval", samples, model={"spec": model}, **where)
     shown = printed(capsys, folder, "md")
     lines = shown[shown.index("### Suite own\n") :].splitlines()[4:6]
-    assert lines[0].startswith("| better | 1 | 2.00 |")
-    assert lines[1].startswith("| worse | 2 | 3.00 |")
+    assert lines[0].startswith("| better | 1 | 2.00 ±0.00 |")
+    assert lines[1].startswith("| worse | 2 | 3.00 ±0.00 |")
     assert "| 1.000 |" in lines[0]
     assert "Not paired, since lists of samples differ or are not recorded: coco-val2017" in shown
 
@@ -227,7 +248,7 @@ def test_part_of_the_samples_does_not_count(results, capsys):
     (stored,) = results.glob("best__dtd__cosmos.json")
     stored.write_text(stored.read_text().replace('"acc1": 0.5', '"acc1": 0.75', 1))
     text = printed(capsys, results, "md")
-    assert ["best", "-", "-", "-", "1 of 2", "-"] in [row[:6] for row in table(text)]
+    assert ["best", "-", "-", "1 of 2", "-"] in [row[:5] for row in table(text)]
     assert "Not counted: results of a part of the samples only, and edited ones." in text
 
 
@@ -291,12 +312,12 @@ def test_groups_have_the_interval_of_seeds_and_images(tmp_path, capsys):
     options = ("--suite", str(tmp_path / "own.yaml"), "--groups")
     text = printed(capsys, folder, "md", *options)
     rows = {row[0]: row for row in reversed(table(text))}  # not those of the table of groups
-    assert [rows[name][1:4:2] for name in ("clip", "alone", "slips", "lacks")] == [
+    assert [values(rows[name])[1:4:2] for name in ("clip", "alone", "slips", "lacks")] == [
         *(["3", "70.0"], ["1", "70.0"], ["3", "55.0"]),
         ["2", "-"],
     ]
     assert rows["slips"][2] == "3"
-    assert rows["lacks"][5] == "1 of 2"
+    assert rows["lacks"][4] == "1 of 2"
     assert "Not ranked: lacks lacks food101 (cosmos)." in text
     found = json.loads(printed(capsys, folder, "json", *options))["suite"]["models"]
     clip = next(one for one in found if one["model"] == "clip")
