@@ -34,6 +34,18 @@ def named_protocols() -> Mapping[str, Protocol]:
     return {**known_protocols(), **PROBES, **webdatasets()}
 
 
+def published_error(dataset: str, family: str) -> str | None:
+    """Return a wrong name of the published class lists, which `cosmos` keeps, such as
+    "trafficlight"; None where there is none."""
+    if family != "cosmos":
+        return None
+    if dataset in CLASSIFICATION:
+        return next(iter((CLASSIFICATION[dataset].class_names or {}).values()), None)
+    fixed = segmentation.SEGMENTATION_FAMILIES["fixed-names"].get(dataset)
+    pairs = zip(SEGMENTATION[dataset].queries, fixed.queries, strict=True) if fixed else ()
+    return next((name for names, others in pairs for name in names if name not in others), None)
+
+
 def webdatasets() -> Mapping[str, Protocol]:
     """Return the webdatasets on the hub by name, each with its usual protocol."""
     return {name: next(iter(families.values())) for name, families in WEBDATASETS.items()}

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from cosmos_eval.protocols import published_error
 from cosmos_eval.results.labels import warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
@@ -160,6 +161,13 @@ def _notes(
         "cut": any(entry.metrics.get("captions_cut") for entry in entries),
         "unknown": any(entry.task not in known_tasks() for entry in entries),
     }
+    errors = {e.dataset: published_error(e.dataset, e.protocol) for e in entries}
+    named = ", ".join(f"{name} ({error})" for name, error in errors.items() if error)
+    faults = [f"Class names with the published errors: {named}."] if named else []
     results = [entry.stored for entry in entries if entry.stored is not None]
     meanings = (meaning for name, meaning in MEANINGS.items() if applies[name])
-    return (*meanings, *(f"{line[:1].upper()}{line[1:]}." for line in warnings_of(results)))
+    return (
+        *meanings,
+        *faults,
+        *(f"{line[:1].upper()}{line[1:]}." for line in warnings_of(results)),
+    )
