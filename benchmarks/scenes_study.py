@@ -187,7 +187,8 @@ def identity(command: str) -> str:
 
 
 def plan(study: Study, runs: pd.DataFrame) -> list[Job]:
-    """All trainings in their order: every method's n-th trial, then every method's n-th seed."""
+    """All trainings in their order: every method's n-th trial, then every method's n-th seed, then
+    those with equal compute."""
     samples = _samples(RECIPES[study.recipe]())
     trials = {
         variant: [_job(study, variant, s, samples // SHORTER, trial=True) for s in settings]
@@ -195,16 +196,17 @@ def plan(study: Study, runs: pd.DataFrame) -> list[Job]:
         for settings in [candidates(VARIANTS[variant], study)]
     }
     chosen = {variant: choose(jobs, runs) for variant, jobs in trials.items()}
-    rows = [(variant, variant, samples, seeds) for variant, seeds in study.seeds.items()]
-    if study.equal_compute:
-        rows += [
-            (f"{variant}, equal compute", variant, round(samples * by), min(SEEDS, seeds))
-            for variant, by in EQUAL_COMPUTE.items()
-            if (seeds := study.seeds.get(variant))
-        ]
+    equal_samples = [(variant, variant, samples, seeds) for variant, seeds in study.seeds.items()]
+    equal_compute = [
+        (f"{variant}, equal compute", variant, round(samples * by), min(SEEDS, seeds))
+        for variant, by in EQUAL_COMPUTE.items()
+        if study.equal_compute and (seeds := study.seeds.get(variant))
+    ]
     full = []
-    for seed, (row, variant, seen, seeds) in itertools.product(
-        range(max(study.seeds.values())), rows
+    for (row, variant, seen, seeds), seed in (
+        (row, seed)
+        for rows in (equal_samples, equal_compute)
+        for seed, row in itertools.product(range(max(study.seeds.values())), rows)
     ):
         if seed < seeds:
             settings = (candidates(VARIANTS[variant], study) or [()])[chosen[variant] or 0]
@@ -662,7 +664,7 @@ def main(
     full = recipe != ABLATION
     known = [v for v in VARIANTS if v != "COSMOS without text crops" or not full]
     counts = {v: seeds or (5 if full and v in FIVE_SEEDS else SEEDS) for v in variants or known}
-    short, settings = (4, 100) if full else (0, 0)
+    short, settings = (2, 100) if full else (0, 0)
     short = short if trials is None else trials
     study = Study(recipe, counts, short, full, settings if tune is None else tune)
     name = "study" if full else "ablation"
