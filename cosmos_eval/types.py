@@ -56,7 +56,8 @@ class UsageError(CosmosEvalError):
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A model as typed (`text`); `arch` is an OpenCLIP architecture, a JSON file or JSON itself;
-    `training` is what a file states of its training."""
+    `training` is what a file states of its training, `label` the name that results give it, and
+    `arguments` those of the function in a Python file."""
 
     text: str
     kind: Literal["bundled", "cosmos", "openclip", "hf", "python", "timm"]
@@ -64,13 +65,21 @@ class ModelSpec:
     arch: str | None = None
     weights: Weights = "teacher"
     training: Mapping[str, Any] | None = None
+    label: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def called(self) -> str:
+        """What results call the model: its label, else as it was typed."""
+        return self.label or self.text
 
 
 class EncoderInfo(NamedTuple):
     """Identity of a loaded model, for provenance. None are `weights` where the model has only one
     set, `weights_sha256` of random weights, `code_sha256` where no file of the user made the
-    model, `revision` (a commit) where `hf:` names no repository, and `auxiliary`, the record of the
-    encoder that guides the last block, where none does."""
+    model, `revision` (a commit) where `hf:` names no repository, `auxiliary`, the record of the
+    encoder that guides the last block, where none does, and `arguments`, those of the user's
+    function as results hold them, where there are none."""
 
     spec: str
     architecture: str
@@ -82,6 +91,7 @@ class EncoderInfo(NamedTuple):
     code_sha256: str | None = None
     revision: str | None = None
     auxiliary: Mapping[str, Any] | None = None
+    arguments: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,12 +417,14 @@ class SuiteMember(NamedTuple):
 
 
 class Suite(NamedTuple):
-    """Models as `--model` takes them, none where `--model` has to name them; the protocols that
-    each is measured by; the members of its mean, none without a `score`; and what it lacks of its
-    source, with the reason: it counts as a member that no model has."""
+    """Models as `--model` takes them, none where `--model` has to name them, and what results call
+    each, None for as it is typed; the protocols that each is measured by; the members of its mean,
+    none without a `score`; and what it lacks of its source, with the reason: it counts as a member
+    that no model has."""
 
     name: str
     models: tuple[str, ...]
+    names: tuple[str | None, ...]
     protocols: tuple[Protocol, ...]
     members: tuple[SuiteMember, ...]
     left_out: Mapping[str, str]

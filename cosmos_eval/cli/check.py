@@ -67,7 +67,7 @@ def check(
         from cosmos_eval.results.gate.baseline import replace_baseline
         from cosmos_eval.results.gate.check import read_results
 
-        changes = replace_baseline(
+        changes, notes = replace_baseline(
             baseline,
             *read_results(results),
             strict=strict,
@@ -78,6 +78,7 @@ def check(
         )
         print_records(changes, as_json=json)
         print_written(baseline)
+        print_notes(notes)
         return
     report, error = _examine(results, baseline, strict=strict)
     try:

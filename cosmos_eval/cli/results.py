@@ -19,7 +19,6 @@ from cosmos_eval.results import RESULTS
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.results.compare import MetricTest
     from cosmos_eval.results.labels import Stored
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
@@ -32,9 +31,9 @@ def _read(path: Path) -> list[Stored]:
 
 
 def _print_warnings(results: Sequence[Stored]) -> None:
-    from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.labels import repeats_of, warnings_of
 
-    output.print_notes(warnings_of(results))
+    output.print_notes([*warnings_of(results), *repeats_of(results)])
 
 
 def leaderboard(
@@ -62,6 +61,7 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Print results side by side, one table per protocol family."""
+    from cosmos_eval.results.labels import repeats_of, warnings_of
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
@@ -77,9 +77,9 @@ def leaderboard(
         output.print_tables(partial(to_tables, shown))
     else:
         sys.stdout.write(WRITERS[format](shown))
-    if format in ("csv", "json"):
-        # The other forms have the warnings below their tables.
-        _print_warnings(results)
+    # The other forms have the warnings below their tables.
+    output.print_notes(warnings_of(results) if format in ("csv", "json") else ())
+    output.print_notes(repeats_of(results))
 
 
 def _score(suite: str, entries: Sequence[Entry], with_published: bool) -> SuiteScore:
@@ -240,40 +240,15 @@ def compare(
         return
     for side, name, members in zip_longest("AB", comparison[:2], comparison.trainings):
         output.print_line(f"{side}: {name}" + (f" ({'; '.join(members)})" if members else ""))
-    rows = [*map(_test_row, comparison.tests)] if planned is None else [*map(_rounded, planned)]
+    rows = (
+        [*map(results.to_cells, comparison.tests)] if planned is None else [*map(_rounded, planned)]
+    )
     output.print_records(rows)
     output.print_notes(notes)
 
 
 def _rounded(record: Mapping[str, Any]) -> dict[str, str]:
     return {n: f"{v:.2f}" if isinstance(v, float) else str(v) for n, v in record.items()}
-
-
-def _test_row(test: MetricTest) -> dict[str, str | None]:
-    from cosmos_eval.results.text import p_value_text
-    from cosmos_eval.stats.groups import GroupDifference
-
-    difference, factor = test.difference, test.record.factor
-    low, high = (f"{factor * end:+.2f}" for end in difference.interval()[:2])
-    row = {
-        "data set": test.dataset,
-        "protocol": test.protocol,
-        "metric": test.metric,
-        "A": f"{factor * difference.a:.2f}",
-        "B": f"{factor * difference.b:.2f}",
-        "A - B [95%]": f"{factor * difference.difference:+.2f} [{low}, {high}]",
-        "p": p_value_text(difference.p_value),
-        "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
-        "better": test.better,
-        "detectable": None if test.detectable is None else f"{factor * test.detectable:.2f}",
-        "test": f"{difference.method}, n = {difference.units}",
-    }
-    if isinstance(difference, GroupDifference):
-        seeds = (one.seed_sd for one in difference.groups)
-        row["seed sd"] = " / ".join("?" if sd is None else f"{factor * sd:.2f}" for sd in seeds)
-        row["image se"] = f"{factor * difference.image_error:.2f}"
-        row["k"] = " / ".join(str(one.k) for one in difference.groups)
-    return row
 
 
 def verify(

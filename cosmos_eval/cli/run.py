@@ -71,6 +71,13 @@ def run(
             "bundled models.",
         ),
     ] = None,
+    name: Annotated[
+        list[str] | None,
+        option(
+            "NAME",
+            "What tables and files call the model in place of SPEC; given once per --model.",
+        ),
+    ] = None,
     settings: Annotated[
         Path | None,
         option("FILE", "Settings that `cosmos-eval tune` has chosen: names data set and model."),
@@ -124,7 +131,7 @@ def run(
 ) -> None:
     """Measure models on data sets; write and print the results."""
     from cosmos_eval.embedding.cache import embeddings_folder
-    from cosmos_eval.models.specs import parse_model_spec
+    from cosmos_eval.models.specs import labelled, parse_model_spec
     from cosmos_eval.models.training import state_trainings
     from cosmos_eval.runner.execute import existing_results
     from cosmos_eval.runner.plan import make_plan
@@ -153,12 +160,15 @@ def run(
             distributed=distributed,
         )
         make = partial(make_plan, suite=suite, task=task, datasets=dataset or ())
+        if name and not model:
+            raise UsageError("--name needs --model: the model that it names")
         make = partial(make, families=protocol or (), models=model or (), options=run_options)
-        make = partial(make, arch=arch, weights=weights, trainings=trainings)
+        make = partial(make, names=name or (), arch=arch, weights=weights, trainings=trainings)
         if settings is not None:
             if suite or protocol or task not in ("all", "seg"):
                 raise UsageError("--settings is for --task seg, without --suite and --protocol")
-            specs = [parse_model_spec(name, arch=arch, weights=weights) for name in model or ()]
+            specs = [parse_model_spec(text, arch=arch, weights=weights) for text in model or ()]
+            specs = labelled(specs, name or ())
             specs = specs if trainings is None else state_trainings(trainings, specs)
             tuned = partial(tuned_plan, settings, dataset or (), specs, run_options)
             make = partial(tuned, transfer=transfer)
@@ -210,6 +220,9 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
         progress.hide_bars()
         for result in results:
             progress.print(f"wrote {result.path}")
+            if result.aside is not None:
+                kept = "the former result, of another model of this name, is kept as"
+                progress.print(f"{kept} {result.aside}")
         return
     models = {result.pair.model for result in results}
     sets = {f"{result.pair.dataset} ({result.pair.family})" for result in results}
@@ -230,16 +243,18 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     if as_json:
         print_json([to_record(row) for row in rows])
         return
-    entries = entries_of(distinguish(stored))
+    stored = distinguish(stored)
+    entries = entries_of(stored)
     score = None if suite is None else _score(suite, entries)
     print_tables(partial(to_tables, Leaderboard(entries, suite=score)))
-    for row in rows:
+    for one in stored:
+        row = one.row
         pairs = ", ".join(
             f"{pair['true']} as {pair['predicted']} ({pair['images']})"
             for pair in row.confusion_pairs[:_MISTAKES_SHOWN]
         )
         if pairs:
-            of = f"{row.model['spec']} on {row.dataset} ({row.protocol})"
+            of = f"{one.model} on {row.dataset} ({row.protocol})"
             print_line(f"most confused by {of}: {pairs}", error=True)
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
 

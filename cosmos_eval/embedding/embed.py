@@ -20,6 +20,7 @@ from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageContent, ImageSource
 from cosmos_eval.embedding.cache import EMBEDDING, Report, ShardStore, fingerprint, limit_bytes
 from cosmos_eval.models.encoder import Encoder, is_gpu, on_host, require_finite, stacked
+from cosmos_eval.models.specs import code_identity
 from cosmos_eval.types import EncoderInfo, OnProgress, Progress, RunOptions, UsageError, no_progress
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def identity(encoder: Encoder, role: str, **of_role: Any) -> dict[str, Any]:
         "precision": info.precision,
         "device": info.device.partition(":")[0],
         "code": fingerprint(*EMBEDDING),
-        "code_of_model": info.code_sha256,
+        "code_of_model": code_identity(info.code_sha256, info.arguments),
         **of_role,
     }
 

@@ -21,7 +21,12 @@ from cosmos_eval.models.attention import PROXY_BETA, PROXY_GAMMA
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.dense import whole_patches
 from cosmos_eval.models.encoder import Encoder, tensors_sha256
-from cosmos_eval.models.specs import parse_auxiliary, saved_weights, weights_sha256
+from cosmos_eval.models.specs import (
+    argument_records,
+    parse_auxiliary,
+    saved_weights,
+    weights_sha256,
+)
 from cosmos_eval.models.towers import sized
 from cosmos_eval.types import ModelSpec, Rgb, UsageError, nearest
 
@@ -135,12 +140,14 @@ def _transformers(spec: ModelSpec, device: str) -> tuple[Any, ...]:
 
 
 def _users(spec: ModelSpec, device: str) -> tuple[Any, ...]:
-    made, code, where = user.made_by(Path(spec.name), device, "fp32")
+    arguments = argument_records(spec)
+    made, code, where = user.made_by(spec, device, "fp32")
     weights = [*user.referred_weights([made.encode_patches], set())]
     for module in (one for one in weights if isinstance(one, nn.Module)):
         module.eval().requires_grad_(False).to(device)
     states = [one.state_dict() if isinstance(one, nn.Module) else {"": one} for one in weights]
-    identity = {"architecture": type(made).__name__, "code_sha256": code}
+    identity: dict[str, Any] = {"architecture": type(made).__name__, "code_sha256": code}
+    identity |= {"arguments": arguments} if arguments else {}
     digest = {"weights_sha256": tensors_sha256(*states) if states else None}
     encode = user.errors_of(f"{where}: encode_patches")(made.encode_patches)
     return encode, made.patch_size, made.image_mean, made.image_std, identity | digest

@@ -2,10 +2,15 @@
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
 
 from cosmos_core.utils.files import file_sha256, json_sha256
+from cosmos_core.utils.text import parse_json
 from cosmos_eval.types import ModelSpec, UsageError, Weights, nearest
 
 # Files cosmos_<name>.pt of the Hugging Face repository sankim2/cosmos and their architectures
@@ -31,8 +36,10 @@ DESCRIBED = (
 
 _FORMS = (
     "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER, openclip:hf-hub:ORG/NAME, "
-    "hf:FOLDER, hf:ORG/NAME[@REVISION] or python:FILE.py"
+    "hf:FOLDER, hf:ORG/NAME[@REVISION] or python:FILE.py[?NAME=VALUE&...]"
 )
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+_LONGEST_LABEL = 100
 
 
 def _bundled_files() -> dict[str, Path]:
@@ -63,11 +70,71 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
             return ModelSpec(text=text, kind="hf", name=name)
         raise UsageError(f"'{text}': no such folder; use hf:FOLDER or hf:ORG/NAME[@REVISION]")
     if separator and kind == "python":
-        if Path(name).is_file():
-            return ModelSpec(text=text, kind="python", name=name)
+        file, _, query = (name, "", "") if Path(name).is_file() else name.partition("?")
+        if Path(file).is_file():
+            return ModelSpec(text=text, kind="python", name=file, arguments=_arguments(text, query))
         raise UsageError(f"'{text}': no such file; python:FILE.py is a file that makes a model")
     known = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
     raise UsageError(f"unknown model '{text}'; nearest: {nearest(text, known)}; forms: {_FORMS}")
+
+
+def _arguments(text: str, query: str) -> dict[str, Any]:
+    """Parse `NAME=VALUE&NAME=VALUE`; values are numbers, true, false, none or else texts."""
+    found: dict[str, Any] = {}
+    for part in query.split("&") if query else ():
+        name, equals, value = part.partition("=")
+        if not equals or not name.isidentifier() or name in found:
+            form = "python:FILE.py?NAME=VALUE&NAME=VALUE, each NAME once"
+            raise UsageError(f"'{text}': '{part}' is no argument of a function; use {form}")
+        found[name] = _value(unquote(value))
+    return found
+
+
+def _value(text: str) -> Any:
+    with suppress(ValueError):
+        value = parse_json(text)
+        return text if isinstance(value, dict | list) else value
+    return _WORDS.get(text.lower(), text)
+
+
+def argument_records(spec: ModelSpec) -> dict[str, Any]:
+    """Return the arguments of a user's function as results hold them: files with their SHA-256."""
+    return {
+        name: {"file": value, "sha256": file_sha256(Path(value))}
+        if isinstance(value, str) and Path(value).is_file()
+        else value
+        for name, value in spec.arguments.items()
+    }
+
+
+def argument_hashes(records: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what identifies arguments: of files the hash, wherever they are; None for none."""
+    if not records:
+        return None
+    return {k: v["sha256"] if isinstance(v, Mapping) else v for k, v in records.items()}
+
+
+def labelled(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[ModelSpec]:
+    """Return models with the names that results give them, one per model in their order, or none.
+    Raises UsageError for another number of names, and for one that tables could not show."""
+    if labels and len(labels) != len(specs):
+        raise UsageError(
+            f"--name is given {len(labels)} times for {len(specs)} models: give one per --model, "
+            "in their order"
+        )
+    for label in (label for label in labels if label is not None):
+        if (
+            not label.strip()
+            or not label.isprintable()
+            or "(" in label
+            or len(label) > _LONGEST_LABEL
+        ):
+            raise UsageError(
+                f"name {label!r}: use 1 to {_LONGEST_LABEL} printable characters without '(', "
+                "which in tables begins what differs from the defaults"
+            )
+    named = zip(specs, labels or [None] * len(specs), strict=True)
+    return [replace(spec, label=label) for spec, label in named]
 
 
 def parse_auxiliary(text: str) -> ModelSpec:
@@ -110,11 +177,23 @@ def located(text: str, folder: Path) -> str:
     kind, _, name = text.partition(":")
     described = kind == "openclip" and (folder / name / DESCRIPTION).is_file()
     saved = kind == "hf" and name and (folder / name).is_dir()
+    if kind == "python" and not (folder / name).is_file():
+        return _located_arguments(name, folder)
     if (kind == "cosmos" and name not in RELEASED) or kind == "python" or described or saved:
         return f"{kind}:{folder / name}"
     arch, _, source = name.partition("/")
     own = kind == "openclip" and source and (folder / source).is_file()
     return f"openclip:{arch}/{folder / source}" if own else text
+
+
+def _located_arguments(name: str, folder: Path) -> str:
+    file, question, query = name.partition("?")
+    parts = []
+    for part in query.split("&"):
+        argument, _, value = part.partition("=")
+        path = folder / unquote(value)
+        parts.append(f"{argument}={quote(str(path))}" if value and path.is_file() else part)
+    return f"python:{folder / file}{question}{'&'.join(parts)}"
 
 
 def local_weights(spec: ModelSpec) -> list[Path]:
@@ -141,6 +220,12 @@ def weights_sha256(files: Sequence[Path]) -> str:
     """Hash a file of weights, or the hashes of several in the order given."""
     digests = [file_sha256(file) for file in files]
     return digests[0] if len(digests) == 1 else json_sha256(digests)
+
+
+def code_identity(code: str | None, arguments: Mapping[str, Any] | None) -> str | None:
+    """Return what identifies the user's code in caches: its hash, with that of its arguments."""
+    hashes = argument_hashes(arguments)
+    return code if hashes is None else json_sha256([code, hashes])
 
 
 def code_file(spec: ModelSpec) -> Path | None:

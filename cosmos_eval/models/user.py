@@ -20,6 +20,7 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import FileError, read_bytes
 from cosmos_eval.models import encoder as checks
 from cosmos_eval.models.encoder import Encoder, Parts, run, run_parts, tensors_sha256
+from cosmos_eval.models.specs import argument_records
 from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
 _APPENDED = " and much more"
@@ -182,24 +183,26 @@ def _description(function: Any) -> str:
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Run the file and check its model. Raises UsageError, one line, whatever goes wrong there."""
-    path = Path(spec.name)
-    encoder, code, where = made_by(path, device, precision)
+    path, arguments = Path(spec.name), argument_records(spec)
+    encoder, code, where = made_by(spec, device, precision)
     with errors_of(where):
         if isinstance(encoder, TwoTower):
             encoder.to(device, precision)
         checks.require_encoder(encoder, where)
         _require_honest(encoder.info, precision, where)
     with errors_of(f"{where}: setting its `info`"):
-        encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
+        named = {"spec": spec.text, "code_sha256": code, "arguments": arguments or None}
+        encoder.info = encoder.info._replace(**named)
         _guard(encoder, path)
     if encoder.info.code_sha256 != code:
         raise UsageError(f"{where}: its `info` cannot be set, and results would not name the file")
     return encoder
 
 
-def made_by(path: Path, device: str, precision: Precision) -> tuple[Any, str, str]:
+def made_by(spec: ModelSpec, device: str, precision: Precision) -> tuple[Any, str, str]:
     """Run a file; return its `model` or what its `load` returns, the file's SHA-256, and which of
     both it was, for messages. Raises UsageError, one line, whatever goes wrong there."""
+    path = Path(spec.name)
     try:
         content = read_bytes(path)
     except FileError as error:
@@ -211,9 +214,13 @@ def made_by(path: Path, device: str, precision: Precision) -> tuple[Any, str, st
     model: Any = getattr(module, "model", None)
     if not callable(make) and model is None:
         raise UsageError(f"{path} has no function `load(device, precision)` and no `model`")
-    where = f"{path}: load({device!r}, {precision!r})" if callable(make) else f"{path}: `model`"
+    if spec.arguments and not callable(make):
+        raise UsageError(f"'{spec.text}': {path} has no function `load` to take arguments")
+    given = [repr(device), repr(precision), *(f"{k}={v!r}" for k, v in spec.arguments.items())]
+    where = f"{path}: load({', '.join(given)})" if callable(make) else f"{path}: `model`"
     with errors_of(where):
-        return make(device, precision) if callable(make) else model, code, where
+        made = make(device, precision, **spec.arguments) if callable(make) else model
+    return made, code, where
 
 
 def _run(path: Path, content: bytes, name: str) -> ModuleType:

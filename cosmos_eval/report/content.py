@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from cosmos_eval.report.groups import GroupView, view_of
 from cosmos_eval.results import compare
-from cosmos_eval.results.labels import Stored, distinguish
+from cosmos_eval.results.labels import Stored, distinct, distinguish
 from cosmos_eval.results.leaderboard.board import Board, boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
 from cosmos_eval.results.leaderboard.ranking import Ties, close_pairs, p_value_of
@@ -120,8 +121,8 @@ class LengthTable(NamedTuple):
 
 class Content(NamedTuple):
     """A page without pictures. `results` are those measured here without edited ones, `entries` all
-    of them and the published ones beside them, `pairs` every two models, `notes` one line for each
-    thing that is not shown."""
+    of them and the published ones beside them, `pairs` every two models, `groups` the trainings of
+    methods, `notes` one line for each thing that is not shown."""
 
     results: tuple[Stored, ...]
     entries: tuple[Entry, ...]
@@ -130,6 +131,7 @@ class Content(NamedTuple):
     lengths: tuple[LengthTable, ...]
     mistakes: tuple[MistakeTable, ...]
     notes: tuple[str, ...]
+    groups: GroupView
 
     @property
     def models(self) -> list[str]:
@@ -146,7 +148,7 @@ def content_of(
     """Compare everything that can be compared. `others` are published numbers; those of measured
     data sets and protocols are kept. Raises UsageError for two results of the same model, data set
     and protocol."""
-    results = distinguish(results)
+    results = distinct(distinguish(results))
     trusted = [one for one in results if not one.is_edited]
     own = entries_of(results)
     measured = {(entry.protocol, entry.dataset) for entry in own}
@@ -167,6 +169,8 @@ def content_of(
                 lengths += lengths_of(one)
             except UsageError as error:
                 notes.append(str(error))
+        groups = view_of(trusted, read)
+    notes += groups.notes
     notes += [
         f"in leaderboards alone: {one.path}, which was edited after it was written"
         for one in results
@@ -180,6 +184,7 @@ def content_of(
         lengths=tuple(lengths),
         mistakes=tuple(table for table in mistakes if table is not None),
         notes=tuple(notes),
+        groups=groups,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cosmos_eval._version import __version__
-from cosmos_eval.report import tables
+from cosmos_eval.report import groups, tables
 from cosmos_eval.report.content import Content
 from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
 from cosmos_eval.report.models import cost_rows
@@ -131,6 +131,7 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
         charts=charts,
         data=script_json(data),
         version=__version__,
+        **groups.template_values(content.groups),
         summary=tables.summary_of(content.results),
         notes=[*content.notes, *gallery.notes],
         content=content,

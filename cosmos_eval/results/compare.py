@@ -6,8 +6,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval.results.labels import Stored, distinguish
+from cosmos_eval.results.labels import (
+    Stored,
+    distinct,
+    distinguish,
+    model_sha256,
+    name_of,
+    variants,
+)
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm
@@ -167,15 +175,15 @@ class Comparison(NamedTuple):
 
 
 def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Stored]:
-    """Return the results of the only model, or of `model`: a specification or a name in tables.
-    Raises UsageError where it is not one model."""
+    """Return the results of the only model, or of `model`: its specification, name, or label in
+    tables. Raises UsageError where it is not one model."""
     found = results
     if model is not None:
         named = [some for some in results if some.model == model]
-        found = named or [some for some in results if some.row.model["spec"] == model]
+        found = named or [o for o in results if model in (name_of(o.row), o.row.model["spec"])]
     labels = {some.model for some in found}
     if len(labels) == 1:
-        return list(found)
+        return distinct(some for some in results if some.model in labels)
     there = ", ".join(sorted({some.model for some in results}))
     if model is None:
         raise UsageError(f"{where} has several models ({there}): choose with --model, A's then B's")
@@ -228,7 +236,11 @@ def compare(
     tests = adjust(test for one in pairs for test in _tests(*one, read_samples))
     notes = dict.fromkeys(line for one in pairs for line in differing_settings(*one))
     a, b = pairs[0]
-    if a.model == b.model:
+    is_one = model_sha256(a.row) == model_sha256(b.row)
+    if is_one and variants(a.row) == variants(b.row):
+        weights = str(a.row.model["weights_sha256"])[:_SHOWN]
+        notes = {f"A and B are one model, of weights {weights}": None, **notes}
+    if a.model == b.model and not is_one:
         a, b = distinguish([a, b])  # two states of one checkpoint, each from a folder of its own
     return Comparison(a.model, b.model, tests, tuple(notes))
 
@@ -295,3 +307,28 @@ def _test_record(test: MetricTest) -> dict[str, Any]:
         record["seed_sd"] = [one.seed_sd for one in found.groups]
         record |= {"image_error": found.image_error, "of_methods": found.of_methods}
     return record
+
+
+def to_cells(test: MetricTest) -> dict[str, str | None]:
+    """Return a test as a row of a table: fractions in percent, ranks and ratios as they are."""
+    difference, factor = test.difference, test.record.factor
+    low, high = (f"{factor * end:+.2f}" for end in difference.interval()[:2])
+    row = {
+        "data set": test.dataset,
+        "protocol": test.protocol,
+        "metric": test.metric,
+        "A": f"{factor * difference.a:.2f}",
+        "B": f"{factor * difference.b:.2f}",
+        "A - B [95%]": f"{factor * difference.difference:+.2f} [{low}, {high}]",
+        "p": p_value_text(difference.p_value),
+        "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
+        "better": test.better,
+        "detectable": None if test.detectable is None else f"{factor * test.detectable:.2f}",
+        "test": f"{difference.method}, n = {difference.units}",
+    }
+    if isinstance(difference, GroupDifference):
+        seeds = (one.seed_sd for one in difference.groups)
+        row["seed sd"] = " / ".join("?" if sd is None else f"{factor * sd:.2f}" for sd in seeds)
+        row["image se"] = f"{factor * difference.image_error:.2f}"
+        row["k"] = " / ".join(str(one.k) for one in difference.groups)
+    return row

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results import RESULTS
-from cosmos_eval.results.labels import Stored, variants, warnings_of
+from cosmos_eval.results.labels import (
+    Stored,
+    model_sha256,
+    repeats_of,
+    variants,
+    warnings_of,
+)
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.results.text import csv_text, one_line
 from cosmos_eval.types import UsageError
@@ -23,6 +29,7 @@ COLUMNS = (
     *("metric", "value", "low", "high", "method", "n_samples"),
     *("version", "commit", "dirty", "utc", "file"),
     *("weights_sha256", "code_sha256", "unchanged", "group", "seed"),
+    *("name", "model_sha256"),
 )
 """Columns of `load_results`."""
 
@@ -32,12 +39,14 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     without places from `runs/eval` in the current folder, where `cosmos-eval run` writes them.
     Columns: COLUMNS; `variant` lists what differs from the defaults, `low` and `high` are the 95%
     interval by `method`, `unchanged` says whether the file is what was written (None: unknown);
-    `group` and `seed` are those of the model's training, None where unknown.
+    `group` and `seed` are those of the model's training, None where unknown. `name` is what tables
+    call the model, and `model_sha256` the hash of all that makes it the same (weights, code and
+    arguments, architecture, auxiliary encoder): results with equal ones are of one model.
     Warns of edited results, and of different models of the same name. Raises UsageError for a
     folder without results and for files that are not results."""
     paths = [path for place in places or (RESULTS,) for path in result_paths(Path(place))]
     results = read_stored(paths)
-    for line in warnings_of(results):
+    for line in [*warnings_of(results), *repeats_of(results)]:
         warnings.warn(one_line(line), stacklevel=2)
     return table_of(results)
 
@@ -47,13 +56,16 @@ def table_of(results: Iterable[Stored]) -> pd.DataFrame:
     import pandas as pd
 
     records = []
-    for row, path, unchanged in ((one.row, one.path, one.unchanged) for one in results):
+    for one in results:
+        row = one.row
         # A table is UTF-8, a path need not be.
-        file = os.fsencode(path).decode(errors="backslashreplace")
+        file = os.fsencode(one.path).decode(errors="backslashreplace")
         training = row.model.get("training", {})
         common = {**row.provenance, **row.model, **vars(row), "model": row.model["spec"]}
         common |= {"group": training.get("group"), "seed": training.get("seed")}
-        common |= {"variant": ", ".join(variants(row)), "file": file, "unchanged": unchanged}
+        common |= {"variant": ", ".join(variants(row)), "file": file}
+        common |= {"unchanged": one.unchanged, "model_sha256": model_sha256(row)}
+        common |= {"name": one.called}
         for metric, value in sorted(row.metrics.items()):
             interval = row.intervals.get(metric, {})
             record = {**common, **interval, "metric": metric, "value": value}

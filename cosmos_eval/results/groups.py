@@ -10,7 +10,7 @@ import numpy as np
 
 from cosmos_eval.results import compare as results
 from cosmos_eval.results.compare import Comparison, MetricTest
-from cosmos_eval.results.labels import Stored, training_of, variants
+from cosmos_eval.results.labels import Stored, name_of, training_of, variants
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
 from cosmos_eval.tasks import task_named
@@ -21,6 +21,8 @@ _PLANNED = range(2, 11)  # trainings of each method
 _MOST = 1000  # of them that a plan considers
 
 Sets = dict[tuple[str, str], list[Stored]]
+"""Results by data set and protocol, in the order of seeds."""
+
 Read = Callable[[Path], Samples]
 """Returns the per-sample arrays of a result file; raises UsageError where there are none."""
 
@@ -49,7 +51,11 @@ class Moments(NamedTuple):
 def choose(stored: Sequence[Stored], name: str) -> list[Stored]:
     """Return all results of a group, which its own name or a model of it names. A model that states
     no group is one training. Raises UsageError where there is neither."""
-    named = [one for one in stored if name in (_group(one), one.model, one.row.model["spec"])]
+    named = [
+        one
+        for one in stored
+        if name in (_group(one), one.model, name_of(one.row), one.row.model["spec"])
+    ]
     if len(names := {_group(one) for one in named}) == 1:
         return [
             one for one in stored if _group(one) in names and (None not in names or one in named)
@@ -68,7 +74,7 @@ def compare(
     """Compare two groups on every data set on which all trainings of both were measured; `by_seed`
     pairs their trainings. Raises UsageError for a training that is there twice, for edited results,
     different settings, and where metrics do not follow from their samples."""
-    (of_a, notes_a), (of_b, notes_b) = _sets(a, "A"), _sets(b, "B")
+    (of_a, notes_a), (of_b, notes_b) = sets_of(a, "A"), sets_of(b, "B")
     keys, unpaired = results.common_keys(of_a, of_b)
     tests: list[MetricTest] = []
     notes = [*notes_a, *notes_b, *unpaired]
@@ -82,14 +88,14 @@ def compare(
         if lone := ", ".join(name for name, one in found.items() if one is None):
             notes.append(f"{key[0]}: not compared, since one image decides whether it is: {lone}")
         sides = np.split(np.arange(len(several)), [len(of_a[key])])
-        tests += _tests(key, several[0].row.task, found, *sides, by_seed=by_seed)
+        tests += metric_tests(key, several[0].row.task, found, *sides, by_seed=by_seed)
     both = of_a[keys[0]], of_b[keys[0]]
     return Comparison(
         a=_group(both[0][0]) or both[0][0].model,
         b=_group(both[1][0]) or both[1][0].model,
         tests=results.adjust(tests),
         notes=tuple(dict.fromkeys(notes)),
-        trainings=tuple(tuple(map(_label, some)) for some in both),
+        trainings=tuple(map(labels_of, both)),
     )
 
 
@@ -100,15 +106,17 @@ def _group(one: Stored) -> str | None:
 def _training(one: Stored) -> str:
     """Return what distinguishes the trainings of a group, in the order of seeds."""
     seed = training_of(one.row).get("seed")
-    return str(one.row.model["spec"]) if seed is None else f"seed {seed:010}"
+    return name_of(one.row) if seed is None else f"seed {seed:010}"
 
 
-def _label(one: Stored) -> str:
-    seed = training_of(one.row).get("seed")
-    return one.model if seed is None else f"{one.model}, seed {seed}"
+def labels_of(stored: Sequence[Stored]) -> tuple[str, ...]:
+    """Return the names of trainings, with their seeds."""
+    seeds = (training_of(one.row).get("seed") for one in stored)
+    named = zip(stored, seeds, strict=True)
+    return tuple(one.model if n is None else f"{one.model}, seed {n}" for one, n in named)
 
 
-def _sets(stored: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
+def sets_of(stored: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
     """Return the data sets and protocols that all trainings of a group were measured on, and notes
     on the others and on the trainings."""
     sets: Sets = {}
@@ -180,7 +188,7 @@ def moments_of(
         raise UsageError(f"{row.dataset}: {error}") from error
 
 
-def _tests(
+def metric_tests(
     key: tuple[str, str],
     task: str,
     found: Mapping[str, Moments | None],

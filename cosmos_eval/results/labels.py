@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_core.utils.files import json_sha256
+from cosmos_eval.models.specs import argument_hashes
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.types import UsageError
 
 _FILES = 5  # of edited results that a warning names
 _HASH = 8  # characters of a hash in a label
@@ -17,13 +19,16 @@ _LONGEST = 40  # characters of a name that is not shortened
 
 class Stored(NamedTuple):
     """A result and the file that it was read from. `unchanged` is whether the record is what was
-    written, by the hash that it holds of itself; None where that is unknown. `notes` are what
-    `distinguish` adds to the model's name."""
+    written, by the hash that it holds of itself; None where that is unknown. `distinguish` sets
+    `names`, if results call the model by several, of which the first is shown, and `notes`. `aside`
+    is the file to which storing this result moved that of another model of its name."""
 
     path: Path
     row: ResultRow
     unchanged: bool | None = None
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    aside: Path | None = None
 
     @property
     def is_edited(self) -> bool:
@@ -31,19 +36,82 @@ class Stored(NamedTuple):
 
     @property
     def model(self) -> str:
-        """The name of the model where models are compared."""
-        return model_label(self.row, self.notes)
+        """The label of the model where models are compared: the same for all its results."""
+        return _label(self, *variants(self.row), *self.notes)
+
+    @property
+    def called(self) -> str:
+        """The model's name with the notes of `distinguish`, without what differs from defaults."""
+        return _label(self, *self.notes)
+
+    @property
+    def label(self) -> str:
+        """The label of the model's row in tables: also with the kind of map, if the protocol
+        leaves it open."""
+        record = self.row.provenance
+        kind = () if record.get("map") == record.get("protocol_map") else (record["map"],)
+        return _label(self, *kind, *variants(self.row), *self.notes)
+
+    @property
+    def measured(self) -> tuple[str, str, str]:
+        """What a table has one result of: the row's label, the data set and the protocol."""
+        return self.label, self.row.dataset, self.row.protocol
 
 
-_PARTS = ("weights", "code", "architecture", "auxiliary")
+_PARTS = ("weights", "code", "arguments", "architecture", "auxiliary")
 
 
 def _state(row: ResultRow) -> tuple[str | None, ...]:
     """Return hashes of the parts of a model, None where there is none."""
-    architecture = hashlib.sha256(row.model["architecture"].encode(errors="replace")).hexdigest()
-    auxiliary = row.provenance.get("auxiliary")
-    code, digest = row.model.get("code_sha256"), auxiliary and json_sha256(auxiliary)
-    return row.model["weights_sha256"], code, architecture, digest
+    model, auxiliary = row.model, row.provenance.get("auxiliary")
+    architecture = hashlib.sha256(model["architecture"].encode(errors="replace")).hexdigest()
+    arguments = argument_hashes(model.get("arguments"))
+    return (
+        model["weights_sha256"],
+        model.get("code_sha256"),
+        json_sha256(arguments) if arguments else None,
+        architecture,
+        json_sha256(auxiliary) if auxiliary else None,
+    )
+
+
+def model_sha256(row: ResultRow) -> str:
+    """Return the hash of all that makes a model the same, whatever its path or name: weights and
+    which of them, code and arguments of a Python file, architecture, auxiliary encoder. Random
+    weights, which have no hash, are those of their specification."""
+    model = row.model
+    return json_sha256([*_state(row), model["weights"], model["random"] and model["spec"]])
+
+
+def name_of(row: ResultRow) -> str:
+    """Return what a result calls its model: the name that was given, else the specification."""
+    return str(row.model.get("name") or row.model["spec"])
+
+
+def _models(results: Iterable[Stored]) -> list[list[Stored]]:
+    """Group the results that are not edited by their models."""
+    models: dict[str, list[Stored]] = {}
+    for one in (one for one in results if not one.is_edited):
+        models.setdefault(model_sha256(one.row), []).append(one)
+    return list(models.values())
+
+
+def _names(results: Iterable[Stored]) -> tuple[str, ...]:
+    """Return the names of a model, those that were given first, then the shortest first."""
+    keys = {("name" not in one.row.model, len(n := name_of(one.row)), n) for one in results}
+    return tuple(name for *_, name in sorted(keys))
+
+
+def _agree(results: Iterable[Stored]) -> bool:
+    """Return whether the results of a model, also under several names, contradict each other."""
+    seen: dict[tuple[str, ...], ResultRow] = {}
+    alike = (one._replace(names=("-",), notes=()) for one in results)
+    return all(_same(seen.setdefault(one.measured, one.row), one.row) for one in alike)
+
+
+def _same(a: ResultRow, b: ResultRow) -> bool:
+    keys = ((row.metrics, row.n_samples, row.provenance["hashes"]) for row in (a, b))
+    return next(keys) == next(keys)
 
 
 def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
@@ -51,7 +119,7 @@ def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
     states: dict[str, set[tuple[str | None, ...]]] = {}
     for one in results:
         if not one.is_edited:
-            states.setdefault(model_label(one.row), set()).add(_state(one.row))
+            states.setdefault(one._replace(notes=()).model, set()).add(_state(one.row))
     return {
         label: (len(of), [i for i in range(len(_PARTS)) if len({state[i] for state in of}) > 1])
         for label, of in states.items()
@@ -59,31 +127,67 @@ def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
 
 
 def distinguish(results: Iterable[Stored]) -> list[Stored]:
-    """Return the same results, with notes where a name does not identify one model. Where weights,
-    code or architecture of one name differ, the note is the hash of what differs."""
+    """Return the same results with names and notes by which a label is one model, and a model has
+    one label. A model of several names has the first of them, unless its results contradict each
+    other. Where weights, code, arguments or architecture of one name differ, the note is the hash
+    of what differs."""
     listed = list(results)
-    differing = _differing(listed)
+    several = {
+        model_sha256(some[0].row): names
+        for some in _models(listed)
+        if len(names := _names(some)) > 1 and _agree(some)
+    }
+    named = [
+        one._replace(names=() if one.is_edited else several.get(model_sha256(one.row), ()))
+        for one in listed
+    ]
+    differing = _differing(named)
 
     def notes(one: Stored) -> tuple[str, ...]:
         if one.is_edited:
             return ("edited record",)
-        _, parts = differing[model_label(one.row)]
+        _, parts = differing[one._replace(notes=()).model]
         state = _state(one.row) if parts else ()
         return tuple(f"{_PARTS[i]} {(state[i] or 'none')[:_HASH]}" for i in parts)
 
-    return [one._replace(notes=notes(one)) for one in listed]
+    return [one._replace(notes=notes(one)) for one in named]
+
+
+def distinct(results: Iterable[Stored]) -> list[Stored]:
+    """Return results without those that repeat another one of the same model. Raises UsageError
+    where two such results differ."""
+    found: dict[tuple[str, str, str], Stored] = {}
+    for one in results:
+        other = found.setdefault(one.measured, one)
+        if not _same(other.row, one.row):
+            paths = other.path, one.path
+            named = f" {' and '.join(map(str, paths))}" if all(p.name for p in paths) else ""
+            where = f"{one.label} on {one.row.dataset} ({one.row.protocol})"
+            raise UsageError(f"two results of {where}: keep one of the files{named}")
+    return list(found.values())
 
 
 def warnings_of(results: Iterable[Stored]) -> list[str]:
-    """Return a line per name of several models, and one for all edited records."""
-    noted = [one for one in results if one.notes]
+    """Return a line per name of several models, per model of several names, and for all edited
+    records."""
+    listed = list(results)
     lines = [
         f"{count} models are called {label}: their {' and '.join(_PARTS[i] for i in parts)} "
         "differ, and each has a row of its own"
-        for label, (count, parts) in sorted(_differing(noted).items())
+        for label, (count, parts) in sorted(_differing(o for o in listed if o.notes).items())
         if count > 1
     ]
-    edited = list(dict.fromkeys(one.path.name for one in noted if one.is_edited))
+    lines += [
+        f"{' and '.join(names)} are one model, called {names[0]}"
+        for names in sorted({one.names for one in listed if one.names})
+    ]
+    lines += [
+        f"{' and '.join(_names(some))} are one model, but their results differ: each has a row of "
+        "its own"
+        for some in _models(one for one in listed if not one.names)
+        if len(_names(some)) > 1
+    ]
+    edited = list(dict.fromkeys(one.path.name for one in listed if one.is_edited))
     if edited:
         more = f" and {len(edited) - _FILES} more" if len(edited) > _FILES else ""
         lines.append(
@@ -91,6 +195,14 @@ def warnings_of(results: Iterable[Stored]) -> list[str]:
             f"{', '.join(edited[:_FILES])}{more}"
         )
     return lines
+
+
+def repeats_of(results: Iterable[Stored]) -> list[str]:
+    """Return a line, if there are any, on results that `distinct` leaves out."""
+    listed = list(results)
+    count = len(listed) - len({one.measured for one in listed})
+    what = "results that repeat another one of the same model, data set and protocol"
+    return [f"left out: {count} {what}"] if count else []
 
 
 def training_of(row: ResultRow) -> Mapping[str, Any]:
@@ -125,21 +237,16 @@ def is_partial(row: ResultRow) -> bool:
     return row.provenance["limit"] is not None or "partial" in row.provenance
 
 
-def model_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:
-    """Return the model's spec, then in brackets what differs from the defaults, and `notes`."""
-    return _label(row, *variants(row), *notes)
+def model_label(row: ResultRow) -> str:
+    """Return the label of a model by one result alone: its name, then in brackets what differs from
+    the defaults."""
+    return Stored(Path(), row).model
 
 
-def table_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:
-    """Return the label in tables: also with the kind of map, if the protocol leaves it open."""
-    record = row.provenance
-    kind = () if record.get("map") == record.get("protocol_map") else (record["map"],)
-    return _label(row, *kind, *variants(row), *notes)
-
-
-def _label(row: ResultRow, *words: str) -> str:
-    listed = ", ".join(("random weights", *words) if row.model["random"] else words)
-    return f"{row.model['spec']} ({listed})" if listed else str(row.model["spec"])
+def _label(one: Stored, *words: str) -> str:
+    name = one.names[0] if one.names else name_of(one.row)
+    listed = ", ".join(("random weights", *words) if one.row.model["random"] else words)
+    return f"{name} ({listed})" if listed else name
 
 
 def safe_name(text: str) -> str:
@@ -156,9 +263,9 @@ def auxiliary_of(settings: Mapping[str, Any]) -> str | None:
     return None if record is None else str(record["spec"])
 
 
-def predictions_name(spec: str, auxiliary: str | None) -> str:
-    """Return the name of the folder of a model's saved label maps."""
-    return safe_name(spec if auxiliary is None else f"{spec} {auxiliary}")
+def predictions_name(model: str, auxiliary: str | None) -> str:
+    """Return the name of the folder of saved label maps of a model, by its name."""
+    return safe_name(model if auxiliary is None else f"{model} {auxiliary}")
 
 
 def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> str:
@@ -169,7 +276,17 @@ def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> st
 
 def file_stem(row: ResultRow) -> str:
     """Return the file name of a result without suffix."""
-    return stem_of(row.model["spec"], row.dataset, row.protocol, variants(row))
+    return stem_of(name_of(row), row.dataset, row.protocol, variants(row))
+
+
+def set_aside(path: Path, row: ResultRow) -> Path:
+    """Return the file to which a result is moved when another model of its name is measured."""
+    return path.with_name(f"{file_stem(row)}__{model_sha256(row)[:_HASH]}.json")
+
+
+def files_aside(path: Path) -> list[Path]:
+    """List the files of results that were moved from `path`."""
+    return sorted(path.parent.glob(f"{path.stem}__{'[0-9a-f]' * _HASH}.json"))
 
 
 def samples_name(row: ResultRow, digest: str) -> str:

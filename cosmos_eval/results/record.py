@@ -106,16 +106,30 @@ class TrainingRecord(TypedDict):
     flops: _Flops | None
 
 
+@with_config(STRICT)
+class ArgumentFile(TypedDict):
+    """A file that a user's function was given."""
+
+    file: Name
+    sha256: Sha256
+
+
+_ARGUMENTS = _doc("Keyword arguments of the function in the user's Python file.")
+_Arguments = Annotated[dict[str, str | int | float | bool | ArgumentFile | None], _ARGUMENTS]
+
+
 @with_config(ConfigDict(**STRICT, json_schema_extra=_HASH_UNLESS_RANDOM))
 class ModelRecord(TypedDict):
     """A model: its specification, and hashes of its weights and of the user's code."""
 
+    name: NotRequired[Annotated[Name, _doc("What tables and files call it in place of `spec`.")]]
     spec: Name
     architecture: Name
     weights: Weights | None
     weights_sha256: Sha256 | None
     random: bool
     code_sha256: NotRequired[Annotated[Sha256, _doc("Of the user's Python file, if any.")]]
+    arguments: NotRequired[_Arguments]
     revision: NotRequired[Annotated[Name, _doc("Of a repository named by hf:, its commit.")]]
     facts: NotRequired[FactsRecord]
     training: NotRequired[TrainingRecord]
@@ -181,6 +195,7 @@ class AuxiliaryRecord(TypedDict):
     architecture: Name
     weights_sha256: Annotated[Sha256 | None, _doc("null: a user's function without weights.")]
     code_sha256: NotRequired[Annotated[Sha256, _doc("Of the user's Python file, if any.")]]
+    arguments: NotRequired[_Arguments]
     revision: NotRequired[Annotated[Name, _doc("Of a repository named by hf:, its commit.")]]
     patch_size: Count
     image_mean: Annotated[list[float], _doc("RGB on the 0-1 scale.", min_length=3, max_length=3)]

@@ -29,15 +29,16 @@ _TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})  # of version 1
 # What later versions added to records and to samples.
 _LATER = {
     "provenance": {"partial", "map", "protocol_map", "record_sha256", "images_per_second"},
-    "model": {"code_sha256", "revision", "facts", "training"},
+    "model": {"name", "code_sha256", "arguments", "revision", "facts", "training"},
 }
 _NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
 
 
 def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
-    """Write a result in place of the former one; return the result as the JSON file holds it. The
-    samples come first and carry their hash in their name, so that a JSON file always names its own.
-    Raises UsageError for values outside the schema, and where the files cannot be written."""
+    """Write a result in place of the former one, or move that aside if it is of another model of
+    the same name; return the result as the JSON file holds it. The samples come first and carry
+    their hash in their name, so that a JSON file always names its own. Raises UsageError for values
+    outside the schema, and where the files cannot be written."""
     for name, value in row.metrics.items():
         if not math.isfinite(value):
             where = f"{labels.model_label(row)} on {row.dataset}"
@@ -54,10 +55,9 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
     stored = Stored(path, validate(ResultRow, text, str(path)))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(path, record["samples"], archive, text)
+        return stored._replace(aside=_replace(stored, archive, text))
     except OSError as error:
         raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
-    return stored
 
 
 def to_record(row: ResultRow) -> dict[str, Any]:
@@ -75,19 +75,37 @@ def _to_text(content: Any, **form: Any) -> str:
     return json.dumps(content, sort_keys=True, allow_nan=False, default=plain, **form)
 
 
-def _replace(path: Path, samples: str, archive: bytes, text: bytes) -> None:
-    """Write both files of a result, then remove the samples that the replaced one named. Without
-    the lock of the folder another writer could name these samples: nothing is removed."""
+def _replace(stored: Stored, archive: bytes, text: bytes) -> Path | None:
+    """Write both files of a result, then remove the samples that only a replaced one named. Without
+    the lock of the folder another writer could name these samples: nothing is removed. Returns the
+    file to which the result of another model was moved."""
+    path, aside = stored.path, None
+    again = labels.set_aside(path, stored.row)  # where the same model may have been moved before
     with files.exclusive(path.parent) as alone:
-        former = None
+        named = _samples_of(path)
         with suppress(UsageError):
-            former = str(read_record(path).get("samples"))
-        files.write_atomically(path.with_name(samples), archive)
+            if (former := labels.set_aside(path, read_result(path))) != again:
+                aside = former
+        files.write_atomically(path.with_name(stored.row.samples), archive)
+        if aside is not None:
+            path.replace(aside)
         files.write_atomically(path, text)
-        own = re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz"
-        if alone and former not in (None, samples) and re.fullmatch(own, str(former)):
-            with suppress(OSError):  # the new result is whole already
-                path.with_name(str(former)).unlink(missing_ok=True)
+        with suppress(OSError):  # the new result is whole already
+            again.unlink(missing_ok=True)
+            own = re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz"
+            for name in named - _samples_of(path) if alone else ():
+                if re.fullmatch(own, name):
+                    path.with_name(name).unlink(missing_ok=True)
+    return aside
+
+
+def _samples_of(path: Path) -> set[str]:
+    """Return the samples' files of the result in a file and of those that were moved from it."""
+    found = set()
+    for one in (path, *labels.files_aside(path)):
+        with suppress(UsageError):
+            found.add(str(read_record(one).get("samples")))
+    return found
 
 
 def record_sha256(record: Record) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
-from cosmos_eval.results.labels import file_stem, samples_name
+from cosmos_eval.results.labels import file_stem, samples_name, set_aside
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import (
     ResultFiles,
@@ -105,7 +105,7 @@ def _examine(path: Path, stored: ResultFiles) -> Verified | Verdict:
 
 def _swapped(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
     """Describe files of other names and samples. Raises UsageError where there are no samples."""
-    if path.stem != file_stem(row):
+    if path.stem not in (file_stem(row), set_aside(path, row).stem):
         yield f"swapped file: it holds the result that is called {file_stem(row)}.json"
     digest = row.provenance["samples_sha256"]
     if row.samples != samples_name(row, digest):

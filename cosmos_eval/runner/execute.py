@@ -167,6 +167,11 @@ def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> Res
         for what, files in {"weights": weights, "code": [code] if code else []}.items():
             if files and specs.weights_sha256(files) != recorded.get(f"{what}_sha256"):
                 raise types.UsageError(f"{path} is of other {what} than {own.name} now holds")
+        arguments = specs.argument_hashes(specs.argument_records(own))
+        if arguments != specs.argument_hashes(recorded.get("arguments")):
+            raise types.UsageError(f"{path} is of other arguments than {own.text} now has")
+        if not code and not weights and recorded["spec"] != own.text:
+            raise types.UsageError(f"{path} is of {recorded['spec']}, not of {own.text}")
     return stored.row
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile, ImageSource, shard_images
 from cosmos_eval.embedding.embed import Features, embed_images
+from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import without
 from cosmos_eval.stats.hashing import SIDE, HashIndex, correlations, perceptual_hashes
@@ -115,7 +116,7 @@ def metrics_without(
         if not task.by_image:
             raise UsageError(f"the samples of task {row.task} are not images: leave --results out")
         if row.n_samples != len(names):
-            where = f"{row.model['spec']} on {row.dataset} ({row.protocol})"
+            where = f"{model_label(row)} on {row.dataset} ({row.protocol})"
             raise UsageError(f"{where} has {row.n_samples} samples for {len(names)} images")
         estimates = task.estimates(task.derive(samples))
         for name in (name for name in task.headlines if name in row.metrics):
@@ -123,7 +124,7 @@ def metrics_without(
             (interval,) = intervals({name: rest}, seed=row.provenance["seed"]).values()
             numbers = {"all": row.metrics[name], "without": rest.value}
             ends = {"low": interval.low, "high": interval.high}
-            of = {"model": row.model["spec"], "protocol": row.protocol, "metric": name}
+            of = {"model": model_label(row), "protocol": row.protocol, "metric": name}
             rows.append({**of, **numbers, **ends})
     return rows
 

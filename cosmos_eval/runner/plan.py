@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cosmos_core.utils import environment
 from cosmos_eval import types
-from cosmos_eval.models.specs import BUNDLED, parse_auxiliary, parse_model_spec
+from cosmos_eval.models.specs import BUNDLED, labelled, parse_auxiliary, parse_model_spec
 from cosmos_eval.models.training import state_trainings
 from cosmos_eval.protocols import embedded_protocols, prepare
 from cosmos_eval.results.record import ResultRow
@@ -28,7 +28,7 @@ def unwatched(what: str, progress: types.Progress) -> None:
 
 
 class Pair(NamedTuple):
-    """The key of one result: a model as it was named, a data set and its protocol family."""
+    """The key of one result: what results call a model, a data set and its protocol family."""
 
     model: str
     dataset: str
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
 def pair_of(spec: types.ModelSpec, protocol: types.Protocol) -> Pair:
     """Return the key of the result of a model on a data set."""
-    return Pair(spec.text, protocol.dataset, protocol.family)
+    return Pair(spec.called, protocol.dataset, protocol.family)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,8 @@ class Plan:
 class Result(NamedTuple):
     """The result of one model on one data set, or the error for which there is none.
 
-    `samples` follow metrics, None once they are stored in the files of `path`.
+    `samples` follow metrics, None once they are stored in the files of `path`. `aside` is where the
+    former result of another model of this name was moved.
     """
 
     pair: Pair
@@ -65,6 +66,7 @@ class Result(NamedTuple):
     samples: types.Samples | None = None
     path: Path | None = None
     error: Exception | None = None
+    aside: Path | None = None
 
 
 class Dataset(NamedTuple):
@@ -108,6 +110,7 @@ def make_plan(
     datasets: Sequence[str] = (),
     families: Sequence[str] = (),
     models: Sequence[str] = (),
+    names: Sequence[str | None] = (),
     arch: str | None = None,
     weights: types.Weights = "teacher",
     trainings: Path | None = None,
@@ -116,9 +119,10 @@ def make_plan(
     """Make a plan from names as they are typed; without names, the bundled models and data sets.
 
     Every data set is measured by its protocol of every family, without families by its usual one.
-    `suite` names data sets instead, and models where `models` does not. `trainings` is a file that
-    states how models were trained. Raises UsageError for unknown names, repetitions, a data set of
-    another task, and options that contradict each other.
+    `suite` names data sets instead, and models where `models` does not. `names` are what results
+    call the models, one each. `trainings` is a file that states how models were trained. Raises
+    UsageError for unknown names, repetitions, a data set of another task, and options that
+    contradict each other.
     """
     options = options or types.RunOptions()
     if options.overlays and options.save_predictions is None:
@@ -131,13 +135,17 @@ def make_plan(
         )
     else:
         named = read_suite(suite, with_models=not models)
-        models, protocols = models or named.models, named.protocols
+        if not models:
+            models, names = named.models, names or named.names
+        protocols = named.protocols
         if not models:
             raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
     if options.auxiliary is not None:
         _require_guidable(options.auxiliary, protocols)
     refuse_repeated([spec.text for spec in specs])
+    specs = labelled(specs, names)
+    refuse_repeated([spec.called for spec in specs])
     specs = specs if trainings is None else state_trainings(trainings, specs)
     refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
     streamed = [protocol.family for protocol in protocols if options.streams(protocol)]

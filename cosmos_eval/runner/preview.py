@@ -10,7 +10,14 @@ from typing import Literal, NamedTuple
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.folders import root_of
 from cosmos_eval.embedding.cache import EMBEDDING, fingerprint, spaces
-from cosmos_eval.models.specs import TWO_SETS, code_file, local_weights, weights_sha256
+from cosmos_eval.models.specs import (
+    TWO_SETS,
+    argument_records,
+    code_file,
+    code_identity,
+    local_weights,
+    weights_sha256,
+)
 from cosmos_eval.protocols import is_embedded
 from cosmos_eval.results.labels import is_partial
 from cosmos_eval.results.record import ResultRow
@@ -131,7 +138,7 @@ def _cached(spec: ModelSpec, options: RunOptions, rows: Rows) -> Mapping[str, in
         weights=spec.weights if spec.kind in TWO_SETS else None,
         precision=options.precision,
         code=fingerprint(*EMBEDDING),
-        code_of_model=None if code is None else file_sha256(code),
+        code_of_model=code_identity(file_sha256(code) if code else None, argument_records(spec)),
     )
     counts: Counter[str] = Counter()
     for space in cached:

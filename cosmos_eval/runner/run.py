@@ -14,6 +14,7 @@ from cosmos_core.utils.distributed import own_device
 from cosmos_eval import types
 from cosmos_eval._version import __version__
 from cosmos_eval.embedding.cache import embeddings_folder
+from cosmos_eval.models.specs import labelled
 from cosmos_eval.models.training import training_record
 from cosmos_eval.results.labels import predictions_name
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
@@ -49,7 +50,7 @@ class Worker:
 
     def __init__(self, watch: plans.Watch = plans.unwatched) -> None:
         self._watch = watch
-        self._spec: types.ModelSpec | None = None
+        self._loaded: tuple[Any, ...] = ()
         self._model: Loaded | Exception | None = None
 
     def run(self, job: plans.Job) -> list[plans.Result]:
@@ -63,8 +64,10 @@ class Worker:
 
     def measure(self, job: plans.Job) -> Iterator[plans.Result]:
         """Yield results as `measure` does. A model that cannot be loaded is not tried again."""
-        if job.spec != self._spec:
-            self._spec, self._model = job.spec, None  # its memory is free before the next
+        how = job.options
+        wanted = (job.spec, how.precision, how.auxiliary, how.device)
+        if wanted != self._loaded:
+            self._loaded, self._model = wanted, None  # its memory is free before the next
             try:
                 self._model = _load(job, self._watch)
             except Exception as error:
@@ -93,7 +96,7 @@ class Loaded:
     @cached_property
     def facts(self) -> Mapping[str, Any]:
         def note(line: str) -> None:
-            self.watch(self.spec.text, types.Progress("facts", 0, 1, note=line))
+            self.watch(self.spec.called, types.Progress("facts", 0, 1, note=line))
 
         return facts_of(self.encoder, self.spec, self.options, note)
 
@@ -103,10 +106,10 @@ def _load(job: plans.Job, watch: plans.Watch) -> Loaded:
     from cosmos_eval.models import load_encoder
 
     started, options = time.perf_counter(), job.options
-    watch(job.spec.text, types.Progress("load", 0, 1))
+    watch(job.spec.called, types.Progress("load", 0, 1))
     load = partial(load_encoder, job.spec, precision=options.precision, auxiliary=options.auxiliary)
     encoder = options.distributed.synchronized(lambda: load(device=own_device(options.device)))
-    watch(job.spec.text, types.Progress("load", 1, 1))
+    watch(job.spec.called, types.Progress("load", 1, 1))
     return Loaded(encoder, job.spec, options, watch, time.perf_counter() - started)
 
 
@@ -124,10 +127,10 @@ def measure(
     started, options, encoder = time.perf_counter(), job.options, loaded.encoder
     protocols = [dataset.protocol for dataset in job.datasets]
     names = dict.fromkeys(protocol.dataset for protocol in protocols)
-    what = f"{encoder.info.spec} on {' + '.join(names)}"
+    what = f"{job.spec.called} on {' + '.join(names)}"
     if options.save_predictions is not None:
         folder = Path(
-            options.save_predictions, predictions_name(encoder.info.spec, options.auxiliary)
+            options.save_predictions, predictions_name(job.spec.called, options.auxiliary)
         )
         options = replace(options, save_predictions=str(folder))
     task = task_for(protocols[0])
@@ -168,7 +171,9 @@ def _store(
         return result(row, samples)
     write = partial(store_result, job.output, row, samples)
     stored = job.options.distributed.main_process_only(write)
-    return result(row) if stored is None else result(stored.row, path=stored.path)
+    if stored is None:
+        return result(row)
+    return result(stored.row, path=stored.path, aside=stored.aside)
 
 
 def _row(
@@ -186,7 +191,8 @@ def _row(
             "weights": info.weights,
             "weights_sha256": info.weights_sha256,
             "random": info.random,
-            **{k: v for k in ("code_sha256", "revision") if (v := getattr(info, k))},
+            **({"name": loaded.spec.label} if loaded.spec.label else {}),
+            **{k: v for k in ("code_sha256", "arguments", "revision") if (v := getattr(info, k))},
             **({"training": loaded.training} if loaded.training else {}),
             "facts": loaded.facts,
         },
@@ -252,6 +258,7 @@ def evaluate(
     model: str | Encoder,
     dataset: str,
     *,
+    name: str | None = None,
     protocol: str | None = None,
     data_root: str | None = None,
     download: bool = False,
@@ -273,12 +280,12 @@ def evaluate(
     code is unknown here, and `arch`, `weights`, `auxiliary`, `device` and `precision` must not be
     given.
 
-    `protocol` defaults to the data set's usual one; `download` fetches a missing set of torchvision
-    below `data_root`, and a webdataset; `limit` measures the first samples only, `allow_partial`
-    the samples found of a known set that is not complete; `cache` keeps embeddings in the folder
-    that `cosmos-eval cache info` shows. Returns the result without storing it; metrics are
-    fractions in [0, 1], ranks start at 1. Raises UsageError for unknown names, missing or
-    inconsistent data and what is no encoder.
+    `name` is what tables call the model. `protocol` defaults to the data set's usual one;
+    `download` fetches a missing set of torchvision below `data_root`, and a webdataset; `limit`
+    measures the first samples only, `allow_partial` the samples found of a known set that is not
+    complete; `cache` keeps embeddings in the folder that `cosmos-eval cache info` shows. Returns
+    the result without storing it; metrics are fractions in [0, 1], ranks start at 1. Raises
+    UsageError for unknown names, missing or inconsistent data and what is no encoder.
     """
     options = types.RunOptions(
         data_root=data_root,
@@ -296,21 +303,22 @@ def evaluate(
     families = [protocol] if protocol else []
     named = partial(plans.make_plan, datasets=[dataset], families=families, options=options)
     if isinstance(model, str):
-        (result,) = run_all(named(models=[model], arch=arch, weights=weights))
+        names = [name] if name is not None else []
+        (result,) = run_all(named(models=[model], names=names, arch=arch, weights=weights))
     elif (arch, weights, auxiliary, device, precision) != (None, "teacher", None, "auto", "fp32"):
         raise types.UsageError("arch, weights, auxiliary, device, precision go with a named model")
     else:
-        result = _measure_object(model, named())
+        result = _measure_object(model, named(), name)
     assert result.row is not None
     return result.row
 
 
-def _measure_object(encoder: Encoder, plan: plans.Plan) -> plans.Result:
+def _measure_object(encoder: Encoder, plan: plans.Plan, label: str | None) -> plans.Result:
     """Measure an encoder in place of the models of a plan for one data set."""
     from cosmos_eval.models.encoder import require_encoder
 
     name = type(encoder).__name__
-    spec = types.ModelSpec(text=name, kind="python", name=name)
+    (spec,) = labelled([types.ModelSpec(text=name, kind="python", name=name)], [label])
     datasets = plans.open_datasets(plan)
     require_encoder(encoder, name)
     (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets)

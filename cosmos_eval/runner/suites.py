@@ -10,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
 from cosmos_eval.data.user_yaml import FAMILY as USER
-from cosmos_eval.models.specs import located, parse_model_spec
+from cosmos_eval.models.specs import labelled, located, parse_model_spec
 from cosmos_eval.tasks import find_protocol, metric_of, task_named, task_of
 from cosmos_eval.types import Protocol, Suite, SuiteMember, UsageError, nearest
 
@@ -35,10 +35,22 @@ class _Score(BaseModel):
     as_one: list[_Names] = []
 
 
+class _Model(BaseModel):
+    """A model as `--model` takes it, and what results call it."""
+
+    model_config = CONFIG
+
+    model: Text
+    name: Text | None = None
+
+
+_Listed = Annotated[_Model, BeforeValidator(lambda v: {"model": v} if isinstance(v, str) else v)]
+
+
 class _File(BaseModel):
     model_config = CONFIG
 
-    models: _Names | None = None
+    models: Annotated[list[_Listed], Field(min_length=1)] | None = None
     datasets: Annotated[dict[Text, _Names], Field(min_length=1)]
     score: _Score | None = None
     left_out: dict[Text, Text] = {}
@@ -85,18 +97,19 @@ def read_score(name_or_file: str) -> Suite:
     return suite
 
 
-def _suite(content: _File, path: Path, models: Sequence[str]) -> Suite:
-    located_models = tuple(located(text, path.parent) for text in models)
-    for text in located_models:
-        parse_model_spec(text)
+def _suite(content: _File, path: Path, models: Sequence[_Model]) -> Suite:
+    located_models = tuple(located(one.model, path.parent) for one in models)
+    names = tuple(one.name for one in models)
+    specs = labelled([*map(parse_model_spec, located_models)], names)
     protocols = _protocols(content, path.parent)
     refuse_repeated(located_models, "models: ")
+    refuse_repeated([spec.called for spec in specs], "models: ")
     for name in content.left_out:
         if name in (protocol.dataset for protocol in protocols):
             raise UsageError(f"left_out: {name} is one of `datasets`")
     members = () if content.score is None else _members(content.score, protocols)
     about = (content.left_out, content.source or "")
-    return Suite(path.stem, located_models, protocols, members, *about)
+    return Suite(path.stem, located_models, names, protocols, members, *about)
 
 
 def _protocols(content: _File, folder: Path) -> tuple[Protocol, ...]:

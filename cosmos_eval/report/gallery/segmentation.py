@@ -20,7 +20,7 @@ from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas, shrunk
 from cosmos_eval.report.gallery.records import SegmentationExample
 from cosmos_eval.report.gallery.source import MAPS, Group, Pair, Request, Source, listed
-from cosmos_eval.results.labels import auxiliary_of, predictions_name
+from cosmos_eval.results.labels import auxiliary_of, name_of, predictions_name
 from cosmos_eval.stats.segmentation import confusion
 from cosmos_eval.tasks.segmentation import CLASSES, NAME, pictures
 from cosmos_eval.types import OnProgress, RunOptions, Samples, SegmentationProtocol, UsageError
@@ -85,7 +85,7 @@ class SegmentationSource(Source):
 
     def _read_saved(self, folder: Path, result: Sampled) -> None:
         auxiliary = auxiliary_of(result.row.provenance)
-        of_model = folder / predictions_name(result.row.model["spec"], auxiliary)
+        of_model = folder / predictions_name(name_of(result.row), auxiliary)
         own = pictures.predictions_folder(of_model, self._protocol)
         found: list[tuple[Truth, Label]] = []
         for truth in self._truths:

@@ -17,7 +17,7 @@ from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate
-from cosmos_eval.results.labels import auxiliary_of, model_label
+from cosmos_eval.results.labels import auxiliary_of, distinct
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, read_stored, samples_of
 from cosmos_eval.runner.plan import Watch
@@ -76,7 +76,7 @@ def group_results(
     notes = []
     stored = read_stored(paths)
     known = _user_protocols(user_files, (one.row for one in stored))
-    shown = [one for one in stored if one.row.task in _TASKS and not one.is_edited]
+    shown = [o for o in distinct(stored) if o.row.task in _TASKS and not o.is_edited]
     for one in shown:
         try:
             files = read_files(one.path)
@@ -197,7 +197,7 @@ def label_of(result: Sampled) -> str:
     """Return the label of a model in tables, without what concerns the measurement alone."""
     rest = {name: value for name, value in result.row.provenance.items() if name != "partial"}
     row = replace(result.row, provenance={**rest, "limit": None, "attention": None})
-    return model_label(row, result.stored.notes)
+    return result.stored._replace(row=row).model
 
 
 def spread(n: int, most: int = PAIRS) -> list[int]:

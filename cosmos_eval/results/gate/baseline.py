@@ -21,7 +21,14 @@ from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
 from cosmos_eval.results.compare import setting
-from cosmos_eval.results.labels import model_label, safe_name
+from cosmos_eval.results.labels import (
+    Stored,
+    distinguish,
+    file_stem,
+    model_label,
+    model_sha256,
+    safe_name,
+)
 from cosmos_eval.results.verify import Verified
 from cosmos_eval.tasks import metric_of
 from cosmos_eval.types import Samples, UsageError
@@ -115,6 +122,9 @@ class Entry:
     samples: Annotated[Mapping[str, str] | None, record.as_type(SamplesRecord | None)]
     commit: str | None
     utc: str
+    model_sha256: Annotated[
+        record.Sha256 | None, Field(description="Of all that makes a model the same.")
+    ] = None
 
     @property
     def key(self) -> Key:
@@ -183,6 +193,8 @@ class Problem(NamedTuple):
 
 def faults_of(results: Iterable[Verified], *, strict: bool) -> Iterator[Problem]:
     """Yield what keeps results from being trusted; `strict` also asks for their exact code."""
+    results = list(results)
+    yield from _several_models(results)
     for result in results:
         row, path = result.row, str(result.path)
         if row.model["random"]:
@@ -194,6 +206,31 @@ def faults_of(results: Iterable[Verified], *, strict: bool) -> Iterator[Problem]
             yield Problem(path, "does not state its commit, which --strict requires")
         elif strict and row.provenance["dirty"] is not False:
             yield Problem(path, "is of edited code (dirty), which --strict refuses")
+
+
+def _several_models(results: Iterable[Verified]) -> Iterator[Problem]:
+    """Yield the names that results of different models have."""
+    found: dict[str, dict[str, Path]] = {}
+    for one in distinguish(Stored(result.path, result.row) for result in results):
+        if one.notes:
+            found.setdefault(model_label(one.row), {})[", ".join(one.notes)] = one.path
+    for model, states in found.items():
+        listed = "; ".join(f"{notes} in {path}" for notes, path in states.items())
+        yield Problem(model, f"is the name of {len(states)} models: {listed}; give those of one")
+
+
+def without_former(results: Sequence[Verified]) -> tuple[list[Verified], list[str]]:
+    """Return results without those that were moved aside when another model of their name was
+    measured, where the later ones are among them; and a note on each."""
+    paths = {one.path for one in results}
+    latest = [one.path.with_name(f"{file_stem(one.row)}.json") for one in results]
+    kept, notes = [], []
+    for one, path in zip(results, latest, strict=True):
+        if path == one.path or path not in paths:
+            kept.append(one)
+        else:
+            notes.append(f"left out: {one.path}, of the model that had the name of {path} before")
+    return kept, notes
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -222,11 +259,12 @@ def replace_baseline(
     tolerance: float = 0.0,
     keep_samples: bool = True,
     all_gated: bool = False,
-) -> list[dict[str, str]]:
-    """Make results the whole baseline in a file; return what changed. Without samples only metrics
-    that have an interval are kept, since nothing could be decided of the others. Raises UsageError
-    for results that a check could not use, for two of one model and data set, for a file that is
-    not called *.json, and where it is no baseline or cannot be written."""
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Make results the whole baseline in a file; return what changed, and notes. Without samples
+    only metrics that have an interval are kept, since nothing could be decided of the others.
+    Raises UsageError for results that a check could not use, for two of one model and data set, for
+    a file that is not called *.json, and where it is no baseline or cannot be written."""
+    results, left_out = without_former(results)
     wrong = [*map(str, problems), *map(str, faults_of(results, strict=strict))]
     if wrong or not results:
         raise UsageError(f"no baseline of such results: {'; '.join(wrong)}")
@@ -250,7 +288,7 @@ def replace_baseline(
     return [
         {"result": str(key), "change": changes[key in before, key in after]}
         for key in sorted(before | after)
-    ]
+    ], left_out
 
 
 def _document(entries: Sequence[Entry], reason: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,6 +316,7 @@ def _entry(row: record.ResultRow, archive: bytes | None) -> Entry:
         samples=stored,
         commit=row.provenance["commit"],
         utc=row.provenance["utc"],
+        model_sha256=model_sha256(row),
     )
 
 

@@ -17,6 +17,7 @@ from scipy.special import ndtri
 from cosmos_eval.results.compare import differences_of, mismatches, setting
 from cosmos_eval.results.gate import baseline as baselines
 from cosmos_eval.results.gate.baseline import Baseline, Entry, Key, Problem, faults_of, result_key
+from cosmos_eval.results.labels import model_label, model_sha256
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
 from cosmos_eval.results.verify import Verdict, Verified, read_verified
@@ -24,6 +25,7 @@ from cosmos_eval.stats.paired import PairedDifference, holm, independent_differe
 from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import Samples
 
+_HASH = 8  # characters of a hash that is shown
 ALPHA = 0.025
 """One-sided probability of a false alarm on any gated metric of a whole check."""
 
@@ -120,10 +122,11 @@ def examine(
 ) -> Report:
     """Check results, and problems of reading them. Raises UsageError for a faulty baseline."""
     baseline = baselines.read_baseline(path)
-    found, notes, findings = list(problems), [], []
+    results, notes = baselines.without_former(results)
+    found, findings = list(problems), []
     by_key: dict[Key, Verified] = {}
     for result in results:
-        first = by_key.setdefault(key := result_key(result.row), result)
+        first = by_key.setdefault(key := _key_in(baseline, result.row), result)
         if first is not result:
             message = f"a second result of {key}, beside {first.path}"
             found.append(Problem(str(result.path), message))
@@ -139,6 +142,7 @@ def examine(
             found.append(Problem(where, f"the result lacks {name}, which the baseline has"))
         if new := sorted(metrics.keys() - entry.metrics.keys()):
             notes.append(f"{where}: not in the baseline: {', '.join(new)}")
+    notes += _states(by_key, baseline)
     if baseline.schema_version == 1:
         notes.append(f"{path} is of version 1 and has no hash of itself: write it with --update")
     gated = {entry.key: baseline.gated_metrics(entry) for entry in baseline.results}
@@ -152,6 +156,33 @@ def examine(
         for finding in findings
     )
     return Report(path, shown, tuple(found), tuple(notes), baseline.tolerance)
+
+
+def _key_in(baseline: Baseline, row: ResultRow) -> Key:
+    """Return the key of a result, or that of the same model under another name in the baseline."""
+    own, sha256 = result_key(row), model_sha256(row)
+    words = own.model.partition(" (")[2]  # what differs from the defaults
+    alike = [
+        entry.key
+        for entry in baseline.results
+        if entry.model_sha256 == sha256
+        and entry.key[1:] == own[1:]
+        and entry.model.partition(" (")[2] == words
+    ]
+    is_known = own in (entry.key for entry in baseline.results)
+    return own if is_known or len(alike) != 1 else alike[0]
+
+
+def _states(by_key: Mapping[Key, Verified], baseline: Baseline) -> list[str]:
+    """Return a note per model on its weights then and now, and on its name in the results."""
+    notes = []
+    for entry in (entry for entry in baseline.results if entry.key in by_key):
+        row, then = by_key[entry.key].row, entry.weights_sha256[:_HASH]
+        now, name = str(row.model["weights_sha256"])[:_HASH], model_label(row)
+        called = "" if name == entry.model else f", called {name} in the results"
+        weights = f"{then}, as in the baseline" if now == then else f"{now}, in the baseline {then}"
+        notes.append(f"{entry.model}: weights {weights}{called}")
+    return list(dict.fromkeys(notes))
 
 
 def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[Problem]:

@@ -10,11 +10,10 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
-from cosmos_eval.results.labels import Stored, distinguish, is_partial, table_label
+from cosmos_eval.results.labels import Stored, distinct, distinguish, is_partial
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference
 from cosmos_eval.tasks import known_tasks, task_of
-from cosmos_eval.types import UsageError
 
 Source = Literal["measured", "published", "unverified"]
 
@@ -68,6 +67,12 @@ class Entry(NamedTuple):
     def is_ranked(self) -> bool:
         return not self.partial and self.source != "unverified"
 
+    @property
+    def specified(self) -> str:
+        """The label by the model's specification, as published numbers have it."""
+        stored = self.stored
+        return stored._replace(names=(stored.row.model["spec"],)).label if stored else self.model
+
     def delta(self, metric: str) -> str:
         """Return a metric minus what the model's authors published, if they did."""
         published = self.published.get(metric)
@@ -89,26 +94,15 @@ def measured(rows: Iterable[ResultRow]) -> list[Entry]:
 
 
 def entries_of(results: Iterable[Stored]) -> list[Entry]:
-    """Return entries of stored results. Raises UsageError where two would be the same entry."""
-    entries: dict[Key, Entry] = {}
-    for one in results:
-        entry = _entry(one)
-        if (other := entries.get(entry.key)) is not None:
-            paths = [some.stored.path for some in (other, entry) if some.stored]
-            named = f" {' and '.join(map(str, paths))}" if all(path.name for path in paths) else ""
-            where = f"{entry.model} on {entry.dataset} ({entry.protocol})"
-            raise UsageError(f"two results of {where}: keep one of the files{named}")
-        entries[entry.key] = entry
-    return [entries[key] for key in sorted(entries)]
+    """Return entries of stored results, of those that repeat another one only once. Raises
+    UsageError where two results of a model differ."""
+    return sorted(map(_entry, distinct(results)), key=lambda entry: entry.key)
 
 
 def _entry(one: Stored) -> Entry:
-    row, model = one.row, table_label(one.row, one.notes)
-    # Most authors measured in mixed precision: it and float32 are compared with their numbers.
-    # OpenCLIP loads a tag that both architectures have with QuickGELU by either name.
-    as_published = model.removesuffix(AMP).replace("-quickgelu/", "/")
-    return Entry(
-        model=model,
+    row = one.row
+    entry = Entry(
+        model=one.label,
         task=row.task,
         dataset=row.dataset,
         protocol=row.protocol,
@@ -116,9 +110,13 @@ def _entry(one: Stored) -> Entry:
         intervals=row.intervals,
         source="unverified" if one.is_edited else row.source,
         partial=is_partial(row),
-        published=_of_authors().get((as_published, row.dataset, row.protocol), {}),
         stored=one,
     )
+    # Most authors measured in mixed precision: it and float32 are compared with their numbers.
+    # OpenCLIP loads a tag that both architectures have with QuickGELU by either name.
+    model = entry.specified.removesuffix(AMP).replace("-quickgelu/", "/")
+    published = _of_authors().get((model, row.dataset, row.protocol), {})
+    return entry._replace(published=published)
 
 
 @cache

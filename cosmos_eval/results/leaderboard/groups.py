@@ -27,7 +27,7 @@ _NOTES = (
 
 
 class GroupMean(NamedTuple):
-    """A metric of the trainings of one recipe; `found` is their mean less 0."""
+    """A metric of the trainings of one recipe: their seeds and values, and in `found` the mean."""
 
     group: str
     task: str
@@ -35,6 +35,7 @@ class GroupMean(NamedTuple):
     protocol: str
     metric: str
     seeds: tuple[int | None, ...]
+    values: tuple[float, ...]
     found: GroupDifference
 
     @property
@@ -91,8 +92,9 @@ def _means(group: str, members: Sequence[tuple[Entry, Stored]]) -> Iterator[Grou
     found = moments_of(results, read_samples, shown)
     for name in shown:
         if one := found.get(name):
-            mean = one.mean(np.arange(len(results)))
-            yield GroupMean(group, entry.task, entry.dataset, entry.protocol, name, seeds, mean)
+            mean, values = one.mean(np.arange(len(results))), tuple(one.values.tolist())
+            where = (entry.task, entry.dataset, entry.protocol)
+            yield GroupMean(group, *where, name, seeds, values, mean)
 
 
 def group_tables(means: Sequence[GroupMean]) -> list[ModelTable]:

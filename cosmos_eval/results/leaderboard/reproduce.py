@@ -59,7 +59,7 @@ def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
     """Return every published number of the released checkpoints, in the order of their names. Only
     a plain result counts as its measurement: the teacher's, of all samples, in mixed precision as
     the published one or else in float32."""
-    found = {entry.key: entry for entry in entries}
+    found = {entry.key._replace(model=entry.specified): entry for entry in entries}
     models = [f"cosmos:{name}" for name in RELEASED]
     numbers = []
     for entry in published():

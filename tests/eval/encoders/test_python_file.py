@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,27 @@ from support.user_models import MODEL
 import cosmos_eval
 from cosmos_eval.embedding.cache import spaces
 from cosmos_eval.models.encoder import DenseEncoder
-from cosmos_eval.models.specs import located
+from cosmos_eval.models.specs import located, parse_model_spec
+from cosmos_eval.results.labels import model_sha256
 from cosmos_eval.results.store import read_record
 from cosmos_eval.runner.execute import existing_results
-from cosmos_eval.runner.plan import make_plan
-from cosmos_eval.runner.run import run_all
+from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
+from cosmos_eval.runner.run import Worker, run_all
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
+
+TOWERS = """
+import torch
+from cosmos_eval import TwoTower
+
+towers = torch.nn.Linear(3, 4)
+model = TwoTower(
+    encode_image=lambda images: towers(images.mean((2, 3))),
+    encode_text=lambda tokens: towers(tokens.float()),
+    transform=lambda image: torch.tensor(image.getpixel((0, 0))).float()[:, None, None],
+    tokenize=lambda texts: torch.tensor([[len(text), 1, 1] for text in texts]),
+    name="towers",
+)
+"""
 
 
 @pytest.fixture
@@ -89,6 +106,71 @@ def test_a_changed_file_is_measured_again(own, tmp_path, photos):
 
 def test_in_a_suite_a_file_is_relative_to_the_suite(tmp_path):
     assert located("python:mine.py", tmp_path) == f"python:{tmp_path / 'mine.py'}"
+    (tmp_path / "a b.pt").touch()
+    text = located("python:mine.py?file=a%20b.pt&width=2", tmp_path)
+    assert text == f"python:{tmp_path}/mine.py?file={tmp_path}/a%20b.pt&width=2"
+
+
+ARGUMENTS = (
+    MODEL.replace("SHIFT", "shift")
+    .replace(
+        "def __init__(self, device, precision):",
+        """
+    def __init__(self, device, precision, weights, shift):
+        globals().update(shift=shift)""",
+    )
+    .replace(
+        "def load(device, precision):",
+        """
+def load(device, precision, *, weights, shift=0):""",
+    )
+    .replace("Mean(device, precision)", "Mean(device, precision, weights, shift)")
+)
+
+
+def test_arguments_of_the_function(own, tmp_path, photos):
+    file = tmp_path / "a.bin"
+    file.write_bytes(b"1")
+    texts = [f"{own(ARGUMENTS)}?weights={file}&shift={shift}" for shift in (0, 1)]
+    options = RunOptions(cache=str(tmp_path / "kept"))
+    plan = make_plan(datasets=[photos], models=texts, options=options)
+    results = list(run_all(plan, output=tmp_path / "out"))
+    assert len({result.path for result in results}) == len({model_sha256(r.row) for r in results})
+    assert results[1].row.model["spec"] == texts[1]
+    stored = {"file": str(file), "sha256": hashlib.sha256(b"1").hexdigest()}
+    assert results[1].row.model["arguments"] == {"weights": stored, "shift": 1}
+    assert len(spaces(tmp_path / "kept")) == 6  # images, texts and facts of each
+    assert all(one.error is None for one in existing_results(plan, tmp_path / "out").values())
+    file.write_bytes(b"2")
+    for one in existing_results(plan, tmp_path / "out").values():
+        assert "is of other arguments than python:" in str(one.error)
+
+
+def test_values_of_arguments():
+    values = "a=1&b=-2.5e3&c=true&d=none&e=x%26y%3Dz+1&f=%222%22&g=[1]&h="
+    spec = parse_model_spec(f"python:{__file__}?{values}")
+    assert spec.name == __file__
+    assert spec.arguments == {
+        **{"a": 1, "b": -2500.0, "c": True, "d": None, "e": "x&y=z+1", "f": "2", "g": "[1]"},
+        "h": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("?width", r"'width' is no argument of a function; use python:FILE\.py\?NAME=VALUE"),
+        ("?2=3", "'2=3' is no argument"),
+        ("?a=1&a=2", "'a=2' is no argument"),
+        ("?width=2", r"load\('cpu', 'fp32', width=2\) failed: TypeError: .* argument 'width'"),
+    ],
+)
+def test_wrong_arguments(own, text, message):
+    assert re.search(message, refusal(own() + text))
+
+
+def test_a_model_takes_no_arguments(own):
+    assert "no function `load` to take arguments" in refusal(own("model = 3") + "?width=2")
 
 
 @pytest.mark.parametrize(
@@ -146,3 +228,48 @@ def test_an_object_without_patches_does_not_segment(colour_encoder, tmp_path, sa
     assert not isinstance(colour_encoder, DenseEncoder)
     with pytest.raises(UsageError, match="colours has no patches to compare a text with"):
         cosmos_eval.evaluate(colour_encoder, str(tmp_path / "seg.yaml"))
+
+
+def test_a_name_is_in_the_record_the_file_and_the_table(command, own, tmp_path, photos):
+    (tmp_path / "other.py").write_text(MODEL.replace("SHIFT", "1"))
+    for path in ("mine.py", "other.py"):
+        own()
+        done = command("run", "--model", f"python:{tmp_path / path}", "--name", "our model",
+                       "--dataset", photos, "--output", "out", "--json", "--no-cache")  # fmt: skip
+        (record,) = json.loads(done.out)
+        assert record["model"]["name"] == "our model"
+        assert "wrote out/our-model__photos__user.json" in done.err
+    assert "of another model of this name, is kept as out/our-model__photos__user__" in done.err
+    done = command("leaderboard", "out", "--format", "json")
+    assert {one["model"].partition(" (")[0] for one in json.loads(done.out)} == {"our model"}
+    assert "2 models are called our model: their code differ" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--name", "a"], "--name needs --model"),
+        (["--model", "scenes-clip", "--name", "a", "--name", "b"], "given 2 times for 1 models"),
+        (["--model", "scenes-clip", "--name", "a (b)"], r"name 'a \(b\)': use 1 to 100 print"),
+        (["--model", "scenes-clip", "--name", " "], "name ' ': use"),
+        (
+            ["--model", "scenes-clip", "--name", "a", "--model", "scenes-cosmos", "--name", "a"],
+            "a is given twice",
+        ),
+    ],
+)
+def test_wrong_names(command, words, message):
+    done = command("run", *words)
+    assert (done.status, done.out) == (2, "")
+    assert re.search(message, done.err)
+
+
+def test_a_worker_loads_a_model_again_for_another_precision(photos, tmp_path):
+    file = tmp_path / "towers.py"
+    file.write_text(TOWERS)
+    worker, plan = Worker(), make_plan(datasets=[photos], models=[f"python:{file}"])
+    (job,) = jobs_of(plan, open_datasets(plan))
+    for precision in ("fp32", "bf16", "fp32"):
+        own = job._replace(options=replace(job.options, precision=precision))
+        (result,) = worker.run(own)
+        assert result.row.provenance["precision"] == precision

@@ -16,7 +16,8 @@ CLS = make_result()[1]
 
 def test_what_is_the_same_passes(command, bench):
     ended = command(*bench.command("--strict"))
-    assert (ended.status, ended.err) == (0, "")
+    note = "note: scenes-cosmos: weights 00000000, as in the baseline\n"
+    assert (ended.status, ended.err) == (0, note)
     assert ended.out.endswith("no regression shown, of 7 metrics (32 more for information)\n")
 
 

@@ -342,7 +342,7 @@ def test_file_names_are_safe_and_tell_results_apart():
 
 def test_hidden_files_of_killed_runs_are_no_results(tmp_path):
     path = write_result(tmp_path / "one", make_row(), SAMPLES)
-    nested = write_result(tmp_path / "more" / "two", make_row(), SAMPLES)
+    nested = write_result(tmp_path / "more" / "two", make_row(protocol="other"), SAMPLES)
     hidden = [".0123.tmp", ".x.json", ".partial/x.json", "more/.0123.tmp"]
     for name in hidden:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,0 +1,106 @@
+"""Groups of trainings on a page: as `cosmos-eval compare --group` and leaderboards have them."""
+
+from __future__ import annotations
+
+import pytest
+from support.html import Page
+from support.models import make_result
+from support.report_pages import ODD, MadeUpResults
+
+from cosmos_eval.report.groups import difference_lines, mean_lines, view_of
+from cosmos_eval.report.page import to_page
+from cosmos_eval.results.groups import choose, compare
+
+FACTS = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops"])
+
+
+def add(made_up, group, seed, task="cls", skill=0.5, **changes):
+    training = {**FACTS, "group": group, "seed": seed}
+    number = seed + 100 * len(group)
+    model = {"spec": f"{group}-{seed}", "weights_sha256": f"{number:064x}", "training": training}
+    made_up.add(*make_result(task, skill, number, model=model, **changes))
+
+
+def made_up_groups(sizes: dict[str, int], tasks: tuple[str, ...] = ("cls", "seg")) -> MadeUpResults:
+    made_up = MadeUpResults()
+    for place, (group, k) in enumerate(sizes.items()):
+        for seed in range(k):
+            for task in tasks:
+                add(made_up, group, seed, task, 0.5 + 0.2 * place)
+    return made_up
+
+
+def test_comparisons_and_means_are_those_of_compare():
+    made_up = made_up_groups({"clip": 3, "slips": 2, "cosmos": 1})
+    view = view_of(made_up.results, made_up.read)
+    assert [one[:2] for one in view.comparisons] == [
+        ("clip", "cosmos"),
+        ("clip", "slips"),
+        ("cosmos", "slips"),
+    ]
+    for one in view.comparisons:
+        both = (choose(made_up.results, group) for group in one[:2])
+        expected = compare(*both, made_up.read)
+        shown = {(test.dataset, test.metric) for test in one.tests}
+        assert {metric for _, metric in shown} == {"acc1", "mIoU", "mIoU_things"}
+        of = [t for t in expected.tests if (t.dataset, t.metric) in shown]
+        assert one.tests == tuple(sorted(of, key=lambda test: test.dataset))
+        assert one.trainings == expected.trainings
+    (first,) = (m for m in view.means if (m.group, m.metric) == ("slips", "acc1"))
+    accuracies = [make_result("cls", 0.7, 500 + seed)[0].metrics["acc1"] for seed in range(2)]
+    assert (first.seeds, list(first.values)) == ((0, 1), accuracies)
+    assert first.found.a == pytest.approx(sum(accuracies) / 2)
+    assert any("cosmos has one training" in one for one in view.remarks)
+
+
+def test_lines_are_on_common_scales():
+    """The lowest end is 4% from the left, the highest 4% from the right; zero is in the middle."""
+    view = view_of((made_up := made_up_groups({"a": 3, "bb": 2})).results, made_up.read)
+    lines = mean_lines(view.means[:2])
+    ends = [number for line in lines for number in (line.low, line.high, *line.trainings)]
+    assert (min(ends), max(ends), len(lines[0].trainings)) == (4, 96, 3)
+    (comparison,) = view.comparisons
+    lines = difference_lines(comparison.tests)
+    reach = max(abs(end) for test in comparison.tests for end in test.difference.interval()[:2])
+    for line, test in zip(lines, comparison.tests, strict=True):
+        assert line.value == pytest.approx(50 + 46 * test.difference.difference / reach, abs=0.01)
+
+
+def test_groups_of_other_settings_are_shown_and_not_compared():
+    made_up = made_up_groups({"clip": 2}, ("cls",))
+    for seed in range(2):
+        add(made_up, "other", seed, hashes={"templates": "f" * 64})
+    view = view_of(made_up.results, made_up.read)
+    assert {mean.group for mean in view.means} == {"clip", "other"}
+    assert view.comparisons == ()
+
+
+def test_what_is_no_replicate_or_cannot_be_read_has_a_note():
+    made_up = made_up_groups({"clip": 2, "slips": 2}, ("cls",))
+    first = made_up.results[0]
+    made_up.add(first.row, {"labels": made_up.read(first.path)["labels"]})
+    (note,) = view_of(made_up.results, made_up.read).notes
+    assert note.startswith("clip: ")
+    assert "are of one training" in note
+    made_up = made_up_groups({"clip": 2, "slips": 2}, ("cls",))
+    made_up._samples[first.path] = {"labels": made_up.read(first.path)["labels"]}
+    view = view_of(made_up.results, made_up.read)
+    assert ({mean.group for mean in view.means}, view.comparisons) == ({"slips"}, ())
+    assert [note.split(":")[0] for note in view.notes] == ["clip, slips", "clip"]
+
+
+def test_single_trainings_have_no_section():
+    content = made_up_groups({"clip": 1, "slips": 1}).content()
+    assert (content.groups.means, content.groups.remarks) == ((), ())
+    assert 'id="groups"' not in to_page(content).content.decode()
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_the_section_of_a_page(odd):
+    made_up = made_up_groups({odd: 2, f"{odd} too": 2}, ("cls", "retrieval"))
+    page = to_page(made_up.content()).content.decode()
+    texts = [one.text for one in Page(page).elements]
+    assert any("Groups of trainings" in text for text in texts)
+    assert any(text.strip() == "2 trainings" for text in texts)
+    assert "<b>bold</b>" not in page
+    assert "<script>window" not in page

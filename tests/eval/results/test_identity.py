@@ -1,0 +1,171 @@
+"""A model is its weights, code and arguments, whatever its path: rows, files and the gate."""
+
+import json
+
+import pytest
+from support.models import store
+
+import cosmos_eval
+from cosmos_eval.results.labels import model_sha256
+from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
+
+SHA = "a" * 64
+
+
+def put(folder, spec, task="cls", sha=SHA, skill=0.6, seed=1, **model):
+    return store(folder, task, skill, seed, model={"spec": spec, "weights_sha256": sha, **model})
+
+
+def rows_of(command, folder):
+    records = json.loads(command("leaderboard", folder, "--format", "json").out)
+    return {(record["model"], record["dataset"]) for record in records}
+
+
+def test_two_paths_to_one_file_are_one_model(command, tmp_path):
+    put(tmp_path / "r", "cosmos:runs/a/last.pt")
+    put(tmp_path / "r", "cosmos:last.pt", "seg")
+    put(tmp_path / "r", "cosmos:last.pt", sha="b" * 64, task="retrieval")
+    named = {("cosmos:last.pt (weights aaaaaaaa)", f"scenes-{task}") for task in ("cls", "seg")}
+    other = ("cosmos:last.pt (weights bbbbbbbb)", "scenes-retrieval")
+    assert rows_of(command, "r") == {*named, other}
+    shown = " ".join(command("leaderboard", "r", "--format", "md").out.split())
+    assert "Cosmos:last.pt and cosmos:runs/a/last.pt are one model, called cosmos:last.pt" in shown
+    assert "2 models are called cosmos:last.pt: their weights differ" in shown
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": "other"},
+        {"code_sha256": "2" * 64},
+        {"arguments": {"width": 2}},
+        {"weights": "student"},
+        {"random": True, "weights_sha256": None},
+    ],
+)
+def test_what_makes_another_model(tmp_path, changes):
+    put(tmp_path, "cosmos:a.pt")
+    put(tmp_path, "cosmos:b.pt", **changes)
+    assert len({one.called for one in read_stored(result_paths(tmp_path))}) == 2
+
+
+def test_paths_of_arguments_make_no_other_model(tmp_path):
+    files = [{"file": name, "sha256": "3" * 64} for name in ("a.pt", "b/a.pt")]
+    rows = [put(tmp_path, f"python:{n}", arguments={"weights": f}) for n, f in enumerate(files)]
+    assert len({model_sha256(read_result(path)) for path in rows}) == 1
+
+
+def test_the_same_result_twice_is_shown_once_and_another_is_shown_beside(command, tmp_path):
+    for spec in ("cosmos:a.pt", "cosmos:bb.pt"):
+        put(tmp_path / "r", spec)
+    done = command("leaderboard", "r")
+    shown = " ".join(done.out.split())
+    assert "Cosmos:a.pt and cosmos:bb.pt are one model, called cosmos:a.pt." in shown
+    note = "left out: 1 results that repeat another one of the same model, data set and protocol"
+    assert note in done.err
+    assert rows_of(command, "r") == {("cosmos:a.pt", "scenes-cls")}
+    put(tmp_path / "r", "cosmos:bb.pt", seed=2)
+    assert rows_of(command, "r") == {(f"cosmos:{n}.pt", "scenes-cls") for n in ("a", "bb")}
+    done = command("leaderboard", "r", "--format", "csv")
+    assert "cosmos:a.pt and cosmos:bb.pt are one model, but their results differ" in done.err
+
+
+def test_a_given_name_comes_first(command, tmp_path):
+    put(tmp_path / "r", "cosmos:a.pt")
+    put(tmp_path / "r", "cosmos:/long/path/to/a.pt", "seg", name="the baseline")
+    assert {model for model, _ in rows_of(command, "r")} == {"the baseline"}
+    found = json.loads(command("compare", "r", "r", "--model", "cosmos:a.pt", "--json").out)
+    assert found["a"] == "the baseline"
+    assert {test["dataset"] for test in found["tests"]} == {"scenes-cls", "scenes-seg"}
+
+
+def test_comparing_a_model_with_itself_is_said(command, tmp_path):
+    put(tmp_path / "a", "cosmos:a.pt")
+    put(tmp_path / "b", "cosmos:b.pt")
+    found = json.loads(command("compare", "a", "b", "--json").out)
+    assert (found["a"], found["b"]) == ("cosmos:a.pt", "cosmos:b.pt")
+    assert found["notes"][0] == f"A and B are one model, of weights {'a' * 12}"
+
+
+def test_a_model_of_the_same_name_moves_the_former_result_aside(command, tmp_path):
+    first = put(tmp_path, "cosmos:last.pt")
+    before = first.read_bytes(), read_samples(first)
+    put(tmp_path, "cosmos:last.pt", sha="b" * 64, skill=0.8)
+    (aside,) = tmp_path.glob(f"{first.stem}__*.json")
+    assert aside.read_bytes() == before[0]
+    assert {k: v.tolist() for k, v in read_samples(aside).items()} == {
+        k: v.tolist() for k, v in before[1].items()
+    }
+    assert read_result(first).model["weights_sha256"] == "b" * 64
+    assert command("verify", tmp_path).status == 0
+    # The first model again, with another result: it takes its place, and leaves nothing behind.
+    put(tmp_path, "cosmos:last.pt", skill=0.7)
+    assert not aside.exists()
+    assert read_result(first).model["weights_sha256"] == SHA
+    assert len([*tmp_path.glob("*.json")]) == len([*tmp_path.glob("*.npz")]) == 2
+    assert command("verify", tmp_path).status == 0
+
+
+def test_samples_that_two_models_share_stay(tmp_path):
+    first = put(tmp_path, "cosmos:last.pt")
+    put(tmp_path, "cosmos:last.pt", sha="b" * 64)  # the same samples, in the same file
+    put(tmp_path, "cosmos:last.pt", sha="b" * 64, seed=2)
+    (aside,) = tmp_path.glob(f"{first.stem}__*.json")
+    assert len(read_samples(aside)) == len(read_samples(first)) > 0
+
+
+def test_columns_of_a_table(tmp_path):
+    put(tmp_path, "cosmos:a.pt", weights="student", name="mine")
+    table = cosmos_eval.load_results(tmp_path)
+    (row,) = table[table["metric"] == "acc1"].to_dict("records")
+    assert (row["model"], row["name"], row["variant"]) == ("cosmos:a.pt", "mine", "student")
+    assert row["weights_sha256"] == SHA
+    assert row["low"] < row["value"] < row["high"]
+    (path,) = tmp_path.glob("*.json")
+    assert row["model_sha256"] == model_sha256(read_result(path))
+
+
+@pytest.fixture
+def update(command):
+    return lambda *paths: command("check", *paths, "--baseline", "b.json", "--update", "--reason=x")
+
+
+def check(command, *paths):
+    return command("check", *paths, "--baseline", "b.json")
+
+
+def test_a_name_makes_another_path_the_same_model_to_the_gate(command, update, tmp_path):
+    put(tmp_path / "old", "cosmos:old/last.pt", name="ours")
+    put(tmp_path / "new", "cosmos:new/last.pt", sha="b" * 64, name="ours")
+    assert update("old").status == 0
+    done = check(command, "new")
+    assert done.status == 0
+    assert "note: ours: weights bbbbbbbb, in the baseline aaaaaaaa" in done.err
+    assert "note: ours: weights aaaaaaaa, as in the baseline" in check(command, "old").err
+
+
+def test_the_same_weights_under_another_path_are_found_in_the_baseline(command, update, tmp_path):
+    put(tmp_path / "old", "cosmos:old/last.pt")
+    put(tmp_path / "same", "cosmos:new/last.pt")
+    put(tmp_path / "other", "cosmos:new/last.pt", sha="b" * 64)
+    update("old")
+    done = check(command, "same")
+    assert done.status == 0
+    assert "as in the baseline, called cosmos:new/last.pt in the results" in done.err
+    assert check(command, "other").status == 2
+
+
+def test_former_results_are_left_out_and_a_mixture_decides_nothing(command, update, tmp_path):
+    for task in ("cls", "seg"):
+        put(tmp_path / "r", "cosmos:last.pt", task)
+    assert update("r").status == 0
+    for task in ("cls", "seg"):
+        put(tmp_path / "r", "cosmos:last.pt", task, sha="b" * 64)
+    done = check(command, "r")
+    assert done.status == 0
+    assert done.err.count("note: left out: r/cosmos-last.pt") == 2
+    assert update("r").status == 0
+    put(tmp_path / "r", "cosmos:last.pt", "seg", sha="c" * 64)
+    for done in (check(command, "r"), update("r")):
+        assert done.status == 2
+        assert "cosmos:last.pt: is the name of 2 models: weights bbbbbbbb in r/" in done.err
