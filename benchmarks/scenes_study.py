@@ -393,15 +393,15 @@ class Worker:
         self, job: Job, model: str, folder: Path, log: BinaryIO
     ) -> Iterator[dict[str, Any]]:
         shutil.rmtree(folder, ignore_errors=True)
-        base = ["run", "--output", str(folder), "--workers", "0"]
-        run = [*base, "--model", model]
+        label = f"{job.row}, {'trial' if job.trial else f'seed {job.config.seed}'}"
+        run = ["run", "--output", str(folder), "--workers", "0", "--model", model, "--name", label]
         names = dict.fromkeys(name for name, metric in job.metrics if (name, metric) in METRICS)
         if job.trial:
             names = {str(self.output / HELD_OUT / f"{name}.yaml"): None for name, _ in job.metrics}
         self.start("cosmos_eval", [*run, *(w for name in names for w in ("--dataset", name))], log)
         if not job.trial and job.tune:
             settings = self.tune(job, model, self.output / job.folder / "settings", log)
-            self.start("cosmos_eval", [*base, "--settings", str(settings)], log)
+            self.start("cosmos_eval", [*run, "--settings", str(settings)], log)
         if {*CROSS_ATTENTION} <= {*job.metrics}:
             attention = ["--dataset", "scenes-seg", "--attention", "crossmodal"]
             self.start("cosmos_eval", [*run, *attention], log)
