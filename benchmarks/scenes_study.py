@@ -394,7 +394,18 @@ class Worker:
     ) -> Iterator[dict[str, Any]]:
         shutil.rmtree(folder, ignore_errors=True)
         label = f"{job.row}, {'trial' if job.trial else f'seed {job.config.seed}'}"
-        run = ["run", "--output", str(folder), "--workers", "0", "--model", model, "--name", label]
+        # Results hold the command: a relative path says nothing of this machine.
+        run = [
+            "run",
+            "--output",
+            os.path.relpath(folder),
+            "--workers",
+            "0",
+            "--model",
+            model,
+            "--name",
+            label,
+        ]
         names = dict.fromkeys(name for name, metric in job.metrics if (name, metric) in METRICS)
         if job.trial:
             names = {str(self.output / HELD_OUT / f"{name}.yaml"): None for name, _ in job.metrics}
@@ -422,7 +433,7 @@ class Worker:
             "--split",
             "scenes-seg-train",
             "--space",
-            str(SPACE_FILE),
+            os.path.relpath(SPACE_FILE),
         ]
         options = ["--budget", str(job.tune), "--output", str(folder), "--model", model]
         self.start("cosmos_eval", ["tune", *data, *options], log)
