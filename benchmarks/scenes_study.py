@@ -460,7 +460,9 @@ class Worker:
 
     def record(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add the rows of a training, in place of older ones, and make the table again."""
-        with self.state:
+        self.output.mkdir(parents=True, exist_ok=True)
+        with self.state, (self.output / "results.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of another study, of other methods
             runs, new = read_runs(self.results), pd.DataFrame(rows)
             if rows:
                 new["identity"] = [identity(row["command"]) for row in rows]
