@@ -187,7 +187,8 @@ def identity(command: str) -> str:
 
 
 def plan(study: Study, runs: pd.DataFrame) -> list[Job]:
-    """All trainings in their order: every method's n-th trial, then every method's n-th seed."""
+    """All trainings in their order: every method's n-th trial, then every method's n-th seed, then
+    those with equal compute."""
     samples = _samples(RECIPES[study.recipe]())
     trials = {
         variant: [_job(study, variant, s, samples // SHORTER, trial=True) for s in settings]
@@ -195,16 +196,17 @@ def plan(study: Study, runs: pd.DataFrame) -> list[Job]:
         for settings in [candidates(VARIANTS[variant], study)]
     }
     chosen = {variant: choose(jobs, runs) for variant, jobs in trials.items()}
-    rows = [(variant, variant, samples, seeds) for variant, seeds in study.seeds.items()]
-    if study.equal_compute:
-        rows += [
-            (f"{variant}, equal compute", variant, round(samples * by), min(SEEDS, seeds))
-            for variant, by in EQUAL_COMPUTE.items()
-            if (seeds := study.seeds.get(variant))
-        ]
+    equal_samples = [(variant, variant, samples, seeds) for variant, seeds in study.seeds.items()]
+    equal_compute = [
+        (f"{variant}, equal compute", variant, round(samples * by), min(SEEDS, seeds))
+        for variant, by in EQUAL_COMPUTE.items()
+        if study.equal_compute and (seeds := study.seeds.get(variant))
+    ]
     full = []
-    for seed, (row, variant, seen, seeds) in itertools.product(
-        range(max(study.seeds.values())), rows
+    for (row, variant, seen, seeds), seed in (
+        (row, seed)
+        for rows in (equal_samples, equal_compute)
+        for seed, row in itertools.product(range(max(study.seeds.values())), rows)
     ):
         if seed < seeds:
             settings = (candidates(VARIANTS[variant], study) or [()])[chosen[variant] or 0]
@@ -391,15 +393,26 @@ class Worker:
         self, job: Job, model: str, folder: Path, log: BinaryIO
     ) -> Iterator[dict[str, Any]]:
         shutil.rmtree(folder, ignore_errors=True)
-        base = ["run", "--output", str(folder), "--workers", "0"]
-        run = [*base, "--model", model]
+        label = f"{job.row}, {'trial' if job.trial else f'seed {job.config.seed}'}"
+        # Results hold the command: a relative path says nothing of this machine.
+        run = [
+            "run",
+            "--output",
+            os.path.relpath(folder),
+            "--workers",
+            "0",
+            "--model",
+            model,
+            "--name",
+            label,
+        ]
         names = dict.fromkeys(name for name, metric in job.metrics if (name, metric) in METRICS)
         if job.trial:
             names = {str(self.output / HELD_OUT / f"{name}.yaml"): None for name, _ in job.metrics}
         self.start("cosmos_eval", [*run, *(w for name in names for w in ("--dataset", name))], log)
         if not job.trial and job.tune:
             settings = self.tune(job, model, self.output / job.folder / "settings", log)
-            self.start("cosmos_eval", [*base, "--settings", str(settings)], log)
+            self.start("cosmos_eval", [*run, "--settings", str(settings)], log)
         if {*CROSS_ATTENTION} <= {*job.metrics}:
             attention = ["--dataset", "scenes-seg", "--attention", "crossmodal"]
             self.start("cosmos_eval", [*run, *attention], log)
@@ -420,7 +433,7 @@ class Worker:
             "--split",
             "scenes-seg-train",
             "--space",
-            str(SPACE_FILE),
+            os.path.relpath(SPACE_FILE),
         ]
         options = ["--budget", str(job.tune), "--output", str(folder), "--model", model]
         self.start("cosmos_eval", ["tune", *data, *options], log)
@@ -447,7 +460,9 @@ class Worker:
 
     def record(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add the rows of a training, in place of older ones, and make the table again."""
-        with self.state:
+        self.output.mkdir(parents=True, exist_ok=True)
+        with self.state, (self.output / "results.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of another study, of other methods
             runs, new = read_runs(self.results), pd.DataFrame(rows)
             if rows:
                 new["identity"] = [identity(row["command"]) for row in rows]
@@ -662,7 +677,7 @@ def main(
     full = recipe != ABLATION
     known = [v for v in VARIANTS if v != "COSMOS without text crops" or not full]
     counts = {v: seeds or (5 if full and v in FIVE_SEEDS else SEEDS) for v in variants or known}
-    short, settings = (4, 100) if full else (0, 0)
+    short, settings = (2, 100) if full else (0, 0)
     short = short if trials is None else trials
     study = Study(recipe, counts, short, full, settings if tune is None else tune)
     name = "study" if full else "ablation"
