@@ -182,7 +182,8 @@ def identity(command: str) -> str:
     config = {key: value for key, value in plain(_config(command)).items() if key != "recipe"}
     for name in FREE:
         part, _, key = name.partition(".")
-        config[part] = {k: v for k, v in config[part].items() if key and k != key}
+        if part in config:
+            config[part] = {k: v for k, v in config[part].items() if k != key} if key else {}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
