@@ -48,7 +48,8 @@ def test_label_maps_and_scores(case, cosmos, embed_once, monkeypatch, tmp_path):
     for name, percent in RECORDED[case].items():
         assert measurement.metrics[name] * 100 == pytest.approx(percent, abs=0.01)
     assert measurement.n_samples == len(list((PARITY / "predictions" / case).iterdir()))
-    different, pixels = disagreement(PARITY / "predictions" / case, tmp_path / f"{dataset}__cosmos")
+    (predicted,) = tmp_path.iterdir()
+    different, pixels = disagreement(PARITY / "predictions" / case, predicted)
     assert different <= pixels / 10_000
 
 
