@@ -151,7 +151,7 @@ def test_every_result_in_its_own_form_of_attention(pets, model, tmp_path) -> Non
         own, vanilla = example.predictions.values()
         differ += own != vanilla
         (folder,) = (tmp_path / "v").iterdir()
-        predicted = read(folder / "pets__user" / f"{example.name}.png")
+        predicted = read(folder / "pets__user__vanilla" / f"{example.name}.png")
         np.testing.assert_array_equal(classes_of(example, vanilla), predicted)
     assert differ
     (maps,) = {tuple(example.maps) for example in found.attention}
