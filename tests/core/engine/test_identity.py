@@ -96,7 +96,7 @@ def test_what_decides_the_weights_decides_the_group(change):
 
 def test_options_that_a_version_added_count_where_they_are_used():
     config = asdict(override(RECIPES["scenes_cosmos"](), []))
-    older = {k: v for k, v in config.items() if k not in ("method_sha256", "model")}
+    older = {k: v for k, v in config.items() if k not in ("method_sha256", "model", "parallel")}
     older["optim"] = {k: v for k, v in config["optim"].items() if k != "layer_decay"}
     assert training_identity({"config": config}) == training_identity({"config": older})
     assert plain(override(RECIPES["scenes_cosmos"](), [])).keys() == older.keys()

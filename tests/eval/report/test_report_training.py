@@ -16,9 +16,14 @@ def write_run(folder, losses):
     """A checkpoint and its log, as cosmos-train leaves them."""
     folder.mkdir()
     (folder / "checkpoint.safetensors").touch()
-    timing = {"samples_per_second": 10.0, "data_wait": 0.5, "memory_bytes": 2e9}
     lines = [
-        {"step": 10 * n, "clip": loss, "total": loss, "lr": 0.1, "timing": timing}
+        {
+            "step": 10 * n,
+            "clip": loss,
+            "total": loss,
+            "lr": 0.1,
+            "timing": {"memory_bytes": (2 + n) * 1e9},
+        }
         for n, loss in enumerate(losses)
     ]
     measured = {"step": 10, "evaluation": {"scenes-cls/student/acc1": 0.25}}
@@ -43,7 +48,8 @@ def test_the_lines_of_all_logs(content, tmp_path):
     loss = found[one, "loss before the step"]
     assert (loss.line, loss.unit, loss.steps, loss.values) == ("clip", "nats", (0, 10), (3.0, 2.0))
     assert found[two, "loss before the step"].values == (4.0, 1.235)
-    assert found[two, "peak memory"].values == (2, 2, 2)
+    assert found[two, "peak memory"].values == (2, 3, 4)
+    assert (two, "learning rate") not in found  # it never changes
     assert found[one, "scenes-cls"].line == "acc1 (student)"
     assert {name for name, _ in found} == {one, two}
 

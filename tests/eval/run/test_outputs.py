@@ -51,7 +51,7 @@ def test_nothing_is_tested_where_nothing_is_measured(command, own_suite, tmp_pat
     def refuse(folder):
         raise ValueError("cannot write to it")
 
-    monkeypatch.setattr("cosmos_eval.runner.execute.require_writable", refuse)
+    monkeypatch.setattr("cosmos_eval.runner.plan.require_writable", refuse)
     done = command(*run)
     assert done.status == 0, done.err
     next((tmp_path / "out").glob("*.json")).unlink()

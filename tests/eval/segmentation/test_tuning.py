@@ -128,7 +128,8 @@ def test_only_equal_searches_are_compared(tuned, halves, command):
         return json.loads(ended.out)[0]["protocol"]
 
     given = ["--dataset", halves["--dataset"]]
-    shutil.copy("colours.py", "others.py")
+    other_model = Path("colours.py").read_text() + "# Another model\n"
+    Path("others.py").write_text(other_model)
     other = words(halves, model="python:others.py", output="others")
     Path("space.yaml").write_text(f"prompts: {COLOURS}\nattention: [csa]")
     assert command("tune", *other).status == 0
