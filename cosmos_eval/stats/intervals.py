@@ -402,8 +402,9 @@ def _is_resampled(estimate: Estimate, stored: str) -> bool:
             return hits.dtype != np.bool_ or stored == CLUSTER_BOOTSTRAP
         case FunctionOfSums():
             return not estimate.jackknife or stored == BOOTSTRAP
-        case GroupMean():
-            return 0 < estimate.value < 1 or stored in (BOOTSTRAP, CLUSTER_BOOTSTRAP)
+        case GroupMean(hits, _):
+            is_stored = stored in (BOOTSTRAP, CLUSTER_BOOTSTRAP)
+            return is_stored or not len(hits) or 0 < estimate.value < 1
         case _:
             return not isinstance(estimate, Proportion)
 
