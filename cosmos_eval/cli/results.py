@@ -320,7 +320,7 @@ def compare(
         rows = [*map(results.to_cells, comparison.tests)]
         output.print_records(rows, section=("data set", "protocol"), texts=2)
     else:
-        output.print_records([*map(_rounded, planned)], section=("data set", "protocol"), texts=2)
+        output.print_records([*map(_rounded, planned)], section=("dataset", "protocol"), texts=2)
     output.print_notes(notes)
 
 

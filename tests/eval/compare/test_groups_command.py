@@ -1,6 +1,7 @@
 """Comparing methods by stored results of several trainings."""
 
 import json
+import re
 
 import pytest
 from support.models import make_result, store
@@ -71,7 +72,9 @@ def test_a_plan_needs_fewer_trainings_for_more(command, tmp_path):
     assert [row["images"] for row in rows] == ["these", "4 x as many", "unlimited"]
     assert rows[0]["k for 5"] >= rows[1]["k for 5"] >= rows[2]["k for 5"] >= 2
     assert rows[0]["k = 3"] > rows[0]["k = 10"]
-    assert "k for 5" in command("compare", "all", *BOTH, "--plan", "--difference", "5").out
+    shown = command("compare", "all", *BOTH, "--plan", "--difference", "5")
+    assert (shown.status, "k for 5" in shown.out) == (0, True)
+    assert re.search(r"^scenes-cls, scenes$", shown.out, re.M)
 
 
 def test_pairs_of_the_same_seeds(command, tmp_path):
