@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import option, output_file
-from cosmos_eval.cli.output import print_json, print_notes, print_records, print_written
+from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
 from cosmos_eval.types import MapName, RunOptions
 
 
@@ -71,6 +71,7 @@ def attend(
     else:
         print_records(map_table(rows))
         for table in word_tables(rows[0]) if len(rows) == 1 else ():
+            print_line("")
             print_records(table)
     print_notes(notes(rows, out))
     print_written(out)

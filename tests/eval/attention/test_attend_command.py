@@ -45,7 +45,7 @@ def test_a_png_and_what_is_printed(command, photo: Path) -> None:
     assert size_of("attention.png")[0] == 1.5 * (340 * 2 + 12 + 2 * 20)
     shown = r"photo.png .*\[bold\].* scenes-cosmos .* values of cross-attention +"
     assert re.search(rf"{shown}0\.\d{{3}} +\d+, \d+ +\d+\.\d%", ended.out)
-    words = re.findall(r"^ +(\S+) +(\d+\.\d)% +$", ended.out, re.M)
+    words = re.findall(r"^(\S+) +(\d+\.\d)%$", ended.out, re.M)
     assert " ".join(word for word, _ in words) == "a large red ball [ bold ] on grass"
 
 
