@@ -1,5 +1,6 @@
 """One thread a test and a child process of it: more gain nothing on small tensors, and lose much
-on a busy machine. And a cache folder that only this session has."""
+on a busy machine. Tables as wide as in a file, whatever terminal the tests are started from. And a
+cache folder that only this session has."""
 
 import os
 import tempfile
@@ -7,6 +8,7 @@ import tempfile
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported, here and in children
+os.environ.pop("COLUMNS", None)
 
 _CACHE = "COSMOS_EVAL_CACHE"
 
