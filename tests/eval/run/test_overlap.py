@@ -47,11 +47,13 @@ def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A classification set of twelve scenes."""
-    folder = tmp_path / "photos" / "scene"
+    """A classification set of twelve scenes, the last in a class of its own."""
+    folder, last = (tmp_path / "photos" / name for name in ("scene", "view"))
     folder.mkdir(parents=True)
+    last.mkdir()
     for number, scene in enumerate(split_scenes("test", SCENES)):
-        Image.fromarray(scene.image).save(folder / f"{number:02}.png")
+        target = folder if number < SCENES - 1 else last
+        Image.fromarray(scene.image).save(target / f"{number:02}.png")
     (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\ntemplates: ['{}']\n")
     return folder
 
@@ -95,8 +97,10 @@ def test_metrics_without_the_images_found(command, shards, photos, tmp_path) -> 
     for number in range(SCENES):  # four classes that no model knows
         target = photos.parent / "abcd"[number % 4]
         target.mkdir(exist_ok=True)
-        (photos / f"{number:02}.png").rename(target / f"{number:02}.png")
+        (image,) = photos.parent.glob(f"*/{number:02}.png")
+        image.rename(target / image.name)
     photos.rmdir()
+    photos.with_name("view").rmdir()
     given = ["--dataset", tmp_path / "photos.yaml"]
     ended = command("run", *given, "--model", "scenes-clip", "--output", tmp_path / "out")
     assert ended.status == 0, ended.err
@@ -125,7 +129,7 @@ def test_by_the_embeddings_of_a_model(command, shards, photos, tmp_path) -> None
     given = ["overlap", "turned.tar", "--dataset", "photos.yaml", "--json"]
     assert json.loads(command(*given).out)["matches"] == []
     encoder = load_encoder(parse_model_spec("scenes-clip"))
-    sources = [ImageFile(path) for path in sorted(photos.iterdir())]
+    sources = [ImageFile(path) for path in sorted(photos.parent.glob("*/*.png"))]
     pixels = [encoder.transform(one.decode(one.read())) for one in sources]
     pixels.append(encoder.transform(Image.open(io.BytesIO(copy)).convert("RGB")))
     features = encoder.encode_image(torch.stack(pixels))
