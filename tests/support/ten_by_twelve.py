@@ -233,20 +233,17 @@ def _retrieval_examples(
             for number in range(examples):
                 to_text, rank = bool(number % 2), 1 + 2 * (number // 2)
                 captions = [_CAPTION.format(n) for n in rng.integers(100, size=3)]
-                picture, found = make_picture(rng, size), captions
-                query, expected = picture, captions[0]
-                if not to_text:
-                    query, expected = captions[0], picture
-                    found = [make_picture(rng, size) for _ in range(3)]
+                picture = make_picture(rng, size)
+                pictures = [] if to_text else [make_picture(rng, size) for _ in range(3)]
                 yield RetrievalExample(
                     model=model,
                     dataset=dataset,
                     protocol=PROTOCOL,
                     direction="image_to_text" if to_text else "text_to_image",
                     rank=rank,
-                    query=query,
-                    expected=expected,
-                    found=found,
+                    query=picture if to_text else captions[0],
+                    expected=captions[0] if to_text else picture,
+                    found=captions if to_text else pictures,
                     right=[place == rank for place in (1, 2, 3)],
                 )
 
