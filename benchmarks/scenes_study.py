@@ -79,6 +79,12 @@ EQUAL_COMPUTE = {
     "CLIP": LONG_SAMPLES / SAMPLES,
     "multi-view CLIP": LONG_MULTI_VIEW_SAMPLES / SAMPLES,
 }
+# Bundled models are of the groups of these rows.
+GROUPS = {
+    "COSMOS": "scenes_cosmos",
+    "CLIP": "scenes_clip",
+    "CLIP, equal compute": "scenes_clip_long",
+}
 # Two settings that the recipes have, and others drawn from the product of these.
 SPACE = {
     "optim.batch_size": ("32", "64", "128"),
@@ -211,9 +217,9 @@ def plan(study: Study, runs: pd.DataFrame) -> list[Job]:
     ):
         if seed < seeds:
             settings = (candidates(VARIANTS[variant], study) or [()])[chosen[variant] or 0]
-            job = _job(study, variant, settings, seen, seed=seed)
+            job = _job(study, variant, settings, seen, seed=seed, row=row)
             ready = not study.trials or chosen[variant] is not None
-            full.append(job._replace(row=row, ready=ready))
+            full.append(job._replace(ready=ready))
     short = [job for group in zip(*trials.values(), strict=True) for job in group]
     return short + full
 
@@ -259,14 +265,18 @@ def _job(
     *,
     seed: int = 0,
     trial: bool = False,
+    row: str | None = None,
 ) -> Job:
+    row = row or variant
     given = [*VARIANTS[variant], *settings]
     batch = override(RECIPES[study.recipe](), given).optim.batch_size
     given += [f"optim.steps={samples // batch}", f"seed={seed}"]
     if torch.cuda.is_available():
         given.append("compute.device=cuda")
+    if study.recipe == FULL and row != "COSMOS":  # the name of the group in results
+        given.append(f"recipe={GROUPS.get(row, row.lower().replace(' ', '-').replace(',', ''))}")
     words = (f"--set {shlex.quote(setting)}" for setting in (*given, *CHEAPER))
-    return Job(variant, trial, " ".join(["cosmos-train", study.recipe, *words]), study.tune)
+    return Job(row, trial, " ".join(["cosmos-train", study.recipe, *words]), study.tune)
 
 
 def is_done(job: Job, runs: pd.DataFrame, output: Path) -> bool:
