@@ -80,11 +80,7 @@ EQUAL_COMPUTE = {
     "multi-view CLIP": LONG_MULTI_VIEW_SAMPLES / SAMPLES,
 }
 # Bundled models are of the groups of these rows.
-GROUPS = {
-    "COSMOS": "scenes_cosmos",
-    "CLIP": "scenes_clip",
-    "CLIP, equal compute": "scenes_clip_long",
-}
+GROUPS = {"CLIP": "scenes_clip", "CLIP, equal compute": "scenes_clip_long"}
 # Two settings that the recipes have, and others drawn from the product of these.
 SPACE = {
     "optim.batch_size": ("32", "64", "128"),
@@ -166,7 +162,7 @@ class Job(NamedTuple):
 
     @property
     def folder(self) -> str:
-        return f"{self.row.lower().replace(' ', '-').replace(',', '')}-{self.identity[:12]}"
+        return f"{_slug(self.row)}-{self.identity[:12]}"
 
     @property
     def metrics(self) -> list[tuple[str, str]]:
@@ -253,6 +249,10 @@ def score(job: Job, runs: pd.DataFrame) -> float | None:
     return float(found.loc[job.metrics].groupby(level="dataset").mean().mean())
 
 
+def _slug(row: str) -> str:
+    return row.lower().replace(" ", "-").replace(",", "")
+
+
 def _samples(config: TrainConfig) -> int:
     return config.optim.steps * config.optim.batch_size
 
@@ -274,7 +274,7 @@ def _job(
     if torch.cuda.is_available():
         given.append("compute.device=cuda")
     if study.recipe == FULL and row != "COSMOS":  # the name of the group in results
-        given.append(f"recipe={GROUPS.get(row, row.lower().replace(' ', '-').replace(',', ''))}")
+        given.append(f"recipe={GROUPS.get(row, _slug(row))}")
     words = (f"--set {shlex.quote(setting)}" for setting in (*given, *CHEAPER))
     return Job(row, trial, " ".join(["cosmos-train", study.recipe, *words]), study.tune)
 
