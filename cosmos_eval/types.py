@@ -64,9 +64,9 @@ class ModelSpec:
     name: str
     arch: str | None = None
     weights: Weights = "teacher"
-    training: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = field(default=None, hash=False)
     label: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def called(self) -> str:
