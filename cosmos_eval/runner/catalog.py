@@ -6,44 +6,14 @@ from typing import Any
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import described_sets, known_families, named_protocols
+from cosmos_eval.protocols.declared import read_yaml
 from cosmos_eval.tasks import known_tasks, packages_of, task_of
-from cosmos_eval.types import MAPS, Suite, UsageError, base_family
+from cosmos_eval.types import Suite, UsageError, base_family
 
 Record = dict[str, str]
 
-# What the numbers of a family can be compared with.
-FAMILIES = {
-    "cosmos": "the evaluation code of COSMOS, github.com/ExplainableML/cosmos",
-    "karpathy": "CLIP Benchmark's and OpenCLIP's tables of retrieval",
-    "long": "Long-CLIP's figures (urban1k, sharegpt4v-1k), and itself: captions as published",
-    "long-joined": "LoTLIP's and FLAIR's figures of long captions, whose sentences they join",
-    "long-sentences": "itself; FLAIR's fine-grained figures (docci, iiw) are of scored pairs of it",
-    "clip-benchmark": "CLIP Benchmark's and OpenCLIP's tables of classification (wds/: the former)",
-    "datacomp": "DataComp's and OpenCLIP's tables of DataComp's evaluation sets",
-    "scenes": "the embedded scenes of this version",
-    "probe": "itself: probes of frozen features on splits of torchvision",
-    "fixed-names": "itself: `cosmos` without the faults in its lists of names",
-    "sclip": "published numbers of github.com/wangf3014/SCLIP",
-    "clearclip": "published numbers of ClearCLIP, arXiv 2407.12442",
-    "naclip": "published numbers of github.com/sinahmr/NACLIP",
-    "open-vocabulary": "itself: settings of `cosmos` on sets that its code does not have",
-    "mess": "MESS, arXiv 2306.15521: its sets, class names and mean IoU",
-    "localisation": "itself: attention mass and pointing of every model's own maps",
-    **{f"localisation-{name}": f"itself: the same of maps: {kind}" for name, kind in MAPS.items()},
-    "sugarcrepe": "SugarCrepe, arXiv 2306.14610, and CLIP Benchmark's sugar_crepe",
-    "winoground": "Winoground, arXiv 2204.03162, and CLIP Benchmark's winoground",
-    "mmvp": "MMVP-VLM, arXiv 2401.06209",
-    "aro": "ARO, arXiv 2210.01936",
-    "sugarcrepe-pp": "SugarCrepe++, arXiv 2406.11171",
-    "svo-probes": "itself: which image fits better; SVO-Probes' paper asks whether one fits",
-    "valse": "pairwise accuracy of VALSE, arXiv 2112.07566",
-    "whatsup": "What'sUp, arXiv 2310.19785",
-    "negbench": "NegBench, arXiv 2501.09425",
-    "colorswap": "ColorSwap, arXiv 2402.04492",
-    "bivlc": "BiVLC, arXiv 2406.09952",
-    "eqben": "itself: the public tenth of EqBen, arXiv 2303.14465",
-    "user": "your own data sets",
-}
+FAMILIES: dict[str, str] = read_yaml("families")
+"""What the numbers of a family can be compared with."""
 
 
 def models() -> list[Record]:

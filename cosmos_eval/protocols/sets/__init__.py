@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+from cosmos_eval.protocols.declared import read_yaml
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.types import SegmentationProtocol
 
@@ -29,7 +29,7 @@ def set_names() -> tuple[str, ...]:
 @cache
 def read_set(name: str) -> SegmentationProtocol:
     """Return the protocol of a described set."""
-    fields = _content(name)
+    fields = {**read_yaml(f"sets/{name}")}
     if classes := fields.pop("classes", None):
         names = tuple(classes.values() if isinstance(classes, dict) else classes)
         fields |= {"class_names": names, "queries": _prompts(names)}
@@ -40,15 +40,7 @@ def read_set(name: str) -> SegmentationProtocol:
 
 def class_ids(name: str) -> Sequence[int]:
     """Return the ids that the classes of a described set have in its release, in their order."""
-    return list(_content(name)["classes"])
-
-
-def _content(name: str) -> dict[str, Any]:
-    import yaml  # here, as most commands read no such file
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    content: dict[str, Any] = yaml.load((_FOLDER / f"{name}.yaml").read_text("utf-8"), loader)
-    return content
+    return list(read_yaml(f"sets/{name}")["classes"])
 
 
 def _prompts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

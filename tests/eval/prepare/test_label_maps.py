@@ -11,7 +11,7 @@ from PIL import Image
 from support.sets import LAYOUTS, save_map, write_images
 
 from cosmos_eval.data.prepare import Counts, prepare
-from cosmos_eval.protocols.segmentation import CITYSCAPES, COCO_THINGS, CONTEXT, SEGMENTATION
+from cosmos_eval.protocols.segmentation import COCO_THINGS, SEGMENTATION
 
 from .conftest import EXPECTED, drawn, read, refusal
 
@@ -87,7 +87,9 @@ def test_cityscapes_from_label_ids_in_city_folders(tmp_path):
     assert prepare("cityscapes", str(tmp_path / "cityscapes")) == Counts(made=3, kept=0)
     for name in layout.names:
         (row,) = read(tmp_path / layout.masks.format(name))
-        named = [CITYSCAPES[index] if index != 255 else None for index in row]
+        named = [
+            SEGMENTATION["cityscapes"].class_names[index] if index != 255 else None for index in row
+        ]
         assert named == [of_id.get(number) for number in values[0].tolist()]
 
 
@@ -153,7 +155,7 @@ def test_contexts_classes_have_the_ids_of_their_categories(voc2010):
     write_lists(voc2010 / "ImageSets/Main")
     prepare("context", str(voc2010))
     (row,) = read(voc2010 / "SegmentationClassContext/2007_000033.png")
-    assert [CONTEXT[index - 1] for index in row] == list(CATEGORIES)
+    assert [SEGMENTATION["context59"].class_names[index - 1] for index in row] == list(CATEGORIES)
 
 
 def read_wide(path: Path) -> list[list[int]]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.protocols import find_known, known_families
-from cosmos_eval.protocols.segmentation import CONTEXT, SEGMENTATION
+from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.sets import class_ids, read_set, set_names
 from cosmos_eval.runner.doctor import examine
 from cosmos_eval.tasks.segmentation import shared_prompts
@@ -92,7 +92,7 @@ def test_a_prompt_is_of_the_class_with_fewest_names():
 
 
 def test_pascal_contexts_59_classes_are_among_all():
-    assert set(CONTEXT) <= set(read_set("context459").class_names)
+    assert set(SEGMENTATION["context59"].class_names) <= set(read_set("context459").class_names)
 
 
 def test_voc_2007_has_the_constants_of_voc_2012():
