@@ -406,17 +406,8 @@ class Worker:
         shutil.rmtree(folder, ignore_errors=True)
         label = f"{job.row}, {'trial' if job.trial else f'seed {job.config.seed}'}"
         # Results hold the command: a relative path says nothing of this machine.
-        run = [
-            "run",
-            "--output",
-            os.path.relpath(folder),
-            "--workers",
-            "0",
-            "--model",
-            model,
-            "--name",
-            label,
-        ]
+        run = ["run", "--output", os.path.relpath(folder), "--workers", "0"]
+        run += ["--model", model, "--name", label]
         names = dict.fromkeys(name for name, metric in job.metrics if (name, metric) in METRICS)
         if job.trial:
             names = {str(self.output / HELD_OUT / f"{name}.yaml"): None for name, _ in job.metrics}
@@ -438,15 +429,9 @@ class Worker:
 
     def tune(self, job: Job, model: str, folder: Path, log: BinaryIO) -> Path:
         """The settings of segmentation that are chosen for this model."""
-        data = [
-            "--dataset",
-            "scenes-seg",
-            "--split",
-            "scenes-seg-train",
-            "--space",
-            os.path.relpath(SPACE_FILE),
-        ]
-        options = ["--budget", str(job.tune), "--output", str(folder), "--model", model]
+        data = ["--dataset", "scenes-seg", "--split", "scenes-seg-train"]
+        options = ["--space", os.path.relpath(SPACE_FILE), "--budget", str(job.tune)]
+        options += ["--output", str(folder), "--model", model]
         self.start("cosmos_eval", ["tune", *data, *options], log)
         (settings,) = folder.glob("*.yaml")
         return settings
@@ -582,11 +567,9 @@ def table(study: Study, runs: pd.DataFrame) -> str:
     found = values(study, runs)
     lines = [*_table(f"{study.recipe}, percent", study.columns, found)]
     seen = f"{_samples(RECIPES[study.recipe]()):,} samples"
-    lines += [
-        "",
-        f"Mean and standard deviation over the seeds named. {seen} a training; with equal",
-    ]
-    lines += ["compute as many as have the FLOPs of COSMOS. runs.csv has commands and commits."]
+    seeds = f"Mean and standard deviation over the seeds named. {seen} a training; with equal"
+    compute = "compute as many as have the FLOPs of COSMOS. runs.csv has commands and commits."
+    lines += ["", seeds, compute]
     if study.tune and "COSMOS" in found:
         title = "cross-attention, percent"
         lines += ["", *_table(title, CROSS_ATTENTION, {"COSMOS": found["COSMOS"]})]

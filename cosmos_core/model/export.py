@@ -126,35 +126,21 @@ def model_card(name: str, checkpoint: Checkpoint, config: dict[str, Any], weight
     )
     stored = " and ".join(f"the {name}" for name in sorted(checkpoint.weights))
     modules = ", cross-attention modules included" if checkpoint.model_kind == "cosmos" else ""
-    return f"""---
-{metadata.to_yaml()}
----
-# {name}
-
-A CLIP model, trained by the method {checkpoint.method.upper()}. The front matter names the MIT
-licence, that of the code: change it where the weights are under another.
-
-## Use
-
-```python
-import open_clip
-
-name = "local-dir:{name}"  # this folder; on the Hub "hf-hub:OWNER/{name}"
-model, _, preprocess = open_clip.create_model_and_transforms(name)
-{_tokenizer(config)}
-```
-
-OpenCLIP loads the {weights}. `cosmos.safetensors` holds {stored}{modules}:
-`cosmos_core.load_model("cosmos.safetensors", weights="{weights}")`.
-
-## Training
-
-{facts_table(training_facts(checkpoint))}
-
-## Results
-
-None are recorded here. `cosmos-eval run --model cosmos:cosmos.safetensors` measures the model.
-"""
+    return (
+        Path(__file__)
+        .with_name("card.md")
+        .read_text("utf-8")
+        .format(
+            metadata=metadata.to_yaml(),
+            name=name,
+            method=checkpoint.method.upper(),
+            tokenizer=_tokenizer(config),
+            weights=weights,
+            stored=stored,
+            modules=modules,
+            facts=facts_table(training_facts(checkpoint)),
+        )
+    )
 
 
 def _tokenizer(config: Mapping[str, Any]) -> str:

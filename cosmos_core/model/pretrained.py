@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import CheckpointError, read_checkpoint
 from cosmos_core.model.transformers_names import tensor_names, to_openclip
+from cosmos_core.utils.text import first_of
 
 Tower = Literal["image", "text"]
 State = dict[str, Tensor]
@@ -34,7 +35,6 @@ _PROJECTIONS, _LAST_NORMS = ("visual.proj", "text_projection"), ("visual.ln_post
 # What shapes show, or what may differ: all other options of a tower must be the source's.
 _SHOWN = {"image_size", "context_length", "vocab_size", "width", "layers", "mlp_ratio"}
 _SHOWN |= {"patch_size", "patch_dropout", "output_tokens", "hf_tokenizer_name", "tokenizer_kwargs"}
-_NAMED = 3
 _BUNDLED = Path(__file__).parents[1] / "bundled"
 
 
@@ -117,19 +117,14 @@ def initialise(model: nn.Module, architecture: Any, source: str, *, partial: boo
     if gaps or not covered:
         odd = [key for key in dict.fromkeys(gaps or new) if tower_of(key)]
         towers = " and ".join(sorted({str(tower_of(key)) for key in odd}))
-        named = _first([_described(key, own, state) for key in odd])
+        named = first_of([_described(key, own, state) for key in odd])
         remedy = "; --set model.partial=true loads what fits" if covered else ""
         raise ValueError(f"model.init={source} does not fit the {towers} tower: {named}{remedy}")
     _require_same_options(found.config, model_config(architecture), covered, source)
     if odd := [key for key in own if key in fits and not state[key].isfinite().all()]:
-        raise ValueError(f"model.init={source} has values that are not finite: {_first(odd)}")
+        raise ValueError(f"model.init={source} has values that are not finite: {first_of(odd)}")
     model.load_state_dict({**own, **{key: state[key] for key in fits}})
     return Audit(loaded, resized, new, left_over, digest)
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _described(key: str, own: State, state: State) -> str:
@@ -162,7 +157,7 @@ def _require_same_options(
         return
     stated, wanted = (_options(config, covered) for config in (theirs, ours))
     if different := [key for key in wanted if wanted[key] != stated[key]]:
-        named = _first([f"{key}={stated[key]}, not {wanted[key]}" for key in different])
+        named = first_of([f"{key}={stated[key]}, not {wanted[key]}" for key in different])
         raise ValueError(f"model.init={source} was trained with {named}; set architecture to it")
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 # Characters that terminals obey (C0, DEL, C1), that turn the direction of text or are invisible,
@@ -51,6 +52,12 @@ def code(found: re.Match[str]) -> str:
     r"""Return the first character of a match as its code, such as `\x1b`."""
     number = ord(found[0][0])
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names of a list for a message, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def split_sentences(text: str) -> list[str]:

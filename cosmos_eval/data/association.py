@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
-from cosmos_eval.data.readers import FileError, parse_list, read_records, shortened
+from cosmos_eval.data.readers import FileError, faults_of, parse_list, read_records, shortened
 from cosmos_eval.data.sources import ImageFile, ImageSource, image_finder
 from cosmos_eval.types import AssociationProtocol, Part, RunOptions, UsageError
 
@@ -34,10 +34,8 @@ def list_data(
     """List items and images, with all faults. Raises UsageError where items are unreadable."""
     path = folders.data_path(protocol, options, protocol.annotations, "items")
     place = folders.data_path(protocol, options, protocol.images, "images")
-    try:
+    with faults_of(f"{path}: "):
         items = [_item(record, where) for where, record in read_records(path)]
-    except FileError as error:
-        raise UsageError(f"{path}: {error}") from error
     if not items:
         raise UsageError(f"{path} holds no items")
     parts = folders.parts_of(items=(len(items), protocol.n_items))

@@ -14,7 +14,7 @@ import pydantic
 from cosmos_core.utils.text import split_sentences
 from cosmos_eval.data import readers, sources
 from cosmos_eval.data.folders import several
-from cosmos_eval.data.readers import FileError, parse
+from cosmos_eval.data.readers import FileError, faults_of, parse
 from cosmos_eval.types import RetrievalProtocol, UsageError
 
 # Keys of records and columns of tables: those of BLIP's lists (github.com/salesforce/BLIP), the
@@ -133,7 +133,8 @@ def _read_records(
         if "conversations" in record and captions is record["conversations"]:
             captions = _reply(captions, where, protocol)
         if protocol.listed_captions:
-            captions = _listed(captions, where)
+            with faults_of(f"{where}: captions "):
+                captions = readers.parse_list(captions)
         found.append(Captioned(name, _texts(captions, where)))
     if splits and not found:
         raise _no_split(protocol.split, splits)
@@ -167,20 +168,11 @@ def _dense_captions(content: dict[str, Any], path: Path) -> list[Captioned]:
     found = []
     for name in chain.from_iterable(content.values()):
         file = path.parent / "annotations" / str(name)
-        try:
+        with faults_of(f"{file}: "):
             one = parse(_DenseCaption, readers.read_json(file))
-        except FileError as error:
-            raise UsageError(f"{file}: {error}") from error
         captions = _texts(f"{one.short_caption}\n{one.extra_caption}", str(file))
         found.append(Captioned(one.image, captions))
     return found
-
-
-def _listed(text: Any, where: str) -> Any:
-    try:
-        return readers.parse_list(text)
-    except FileError as error:
-        raise UsageError(f"{where}: captions {error}") from None
 
 
 class _CocoImage(pydantic.BaseModel, strict=True):
@@ -326,10 +318,8 @@ def _archived_captions(
     where, content = f"{sample.name}.{extension}", sample.text(extension)
     if extension == "txt":
         return _texts(content.splitlines(), where)
-    try:
+    with faults_of(f"{where} "):
         record = readers.parse_json(content)
-    except FileError as error:
-        raise UsageError(f"{where} {error}") from error
     if not isinstance(record, dict):
         raise UsageError(f"{where}: must be a record with captions")
     return _texts(_the_one(protocol.caption_key, _CAPTION_KEYS, record, where), where)

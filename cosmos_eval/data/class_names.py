@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_core.utils.text import first_of
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import ClassificationProtocol, Part, UsageError, nearest
@@ -133,8 +134,7 @@ def class_differences(protocol: ClassificationProtocol, found: Sequence[str]) ->
     others = [name for name in found if name not in known] if known else []
     text = ""
     for what, names in (("missing", missing), ("not of this set", others)):
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        text += f"; {what}: {', '.join(names[:_NAMED])}{more}" if names else ""
+        text += f"; {what}: {first_of(names, _NAMED)}" if names else ""
     return text
 
 

@@ -21,7 +21,7 @@ from cosmos_eval.data.class_names import (
     templates_of,
 )
 from cosmos_eval.data.prepare import can_prepare
-from cosmos_eval.data.readers import FileError, read_records, shortened
+from cosmos_eval.data.readers import FileError, faults_of, read_records, shortened
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_of
 from cosmos_eval.protocols.classification import CLASS_LISTS
@@ -192,10 +192,8 @@ def _list_of(protocol: ClassificationProtocol) -> str | None:
 
 def _read_list(protocol: ClassificationProtocol, folder: Path, path: Path) -> ClassData:
     """Read images and the classes of each; classes are those of `class_names`, or else listed."""
-    try:
+    with faults_of(f"{protocol.dataset}: {path}: "):
         listed = _by_image(path, protocol, partial(_classes, protocol))
-    except FileError as error:
-        raise UsageError(f"{protocol.dataset}: {path}: {error}") from error
     found = {name for names in listed.values() for name in names}
     for name in sorted(one for one in found if {*map(str.strip, one.split(","))} & (found - {one})):
         parts = " | ".join(map(str.strip, name.split(",")))
@@ -226,12 +224,10 @@ def _with_groups(
     protocol: ClassificationProtocol, folder: Path, data: ClassData, path: Path
 ) -> ClassData:
     keys = folders.several(protocol.group_keys)
-    try:
+    with faults_of(f"{protocol.dataset}: `group_file`: {path}: "):
         groups = _by_image(
             path, protocol, lambda record, at: ", ".join(_field(record, key, at) for key in keys)
         )
-    except FileError as error:
-        raise UsageError(f"{protocol.dataset}: `group_file`: {path}: {error}") from error
     for name in (name for name in data.names if name not in groups):
         raise UsageError(f"{protocol.dataset}: {path} gives image {name} of {folder} no group")
     if unknown := sorted(groups.keys() - set(data.names)):

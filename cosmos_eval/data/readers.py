@@ -6,7 +6,7 @@ import io
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,7 +15,7 @@ import yaml
 from pydantic import ConfigDict, StringConstraints
 
 from cosmos_core.utils import text
-from cosmos_eval.types import nearest
+from cosmos_eval.types import UsageError, nearest
 
 LARGEST = 4 << 30
 """Bytes of the largest file that is read whole."""
@@ -54,6 +54,15 @@ class FileError(ValueError):
 
 class MissingFileError(FileError):
     """There is no such file."""
+
+
+@contextmanager
+def faults_of(where: str) -> Iterator[None]:
+    """Raise UsageError, which begins with `where`, for a FileError in the block."""
+    try:
+        yield
+    except FileError as error:
+        raise UsageError(f"{where}{error}") from error
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
-from cosmos_eval.data.readers import FileError, read_records
+from cosmos_eval.data.readers import faults_of, read_records
 from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource, PixelFile
 from cosmos_eval.types import Part, RunOptions, SelectionProtocol, UsageError
 
@@ -448,7 +448,5 @@ def _records(path: Path) -> list[_Record]:
 
 
 def _entries(path: Path) -> list[tuple[str, Any]]:
-    try:
+    with faults_of(f"cannot read {path}: "):
         return [(f"{path}, {where}", entry) for where, entry in read_records(path)]
-    except FileError as error:
-        raise UsageError(f"cannot read {path}: {error}") from error

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from cosmos_core.data.pixels import has_deep_pixels, to_rgb
 from cosmos_core.data.tar import TarError, TarReader, require_one_file, split_name
-from cosmos_eval.data.readers import FileError, MissingFileError, read_bytes, read_text
+from cosmos_eval.data.readers import FileError, MissingFileError, faults_of, read_bytes, read_text
 from cosmos_eval.types import UsageError
 
 # Pillow's names. JPEG 2000 may be lossless, which the header does not say.
@@ -378,9 +378,5 @@ def numbered_archives(folder: Path) -> list[Path]:
 
 def read_stated(path: Path) -> str:
     """Read a text file of CLIP Benchmark's layout. Raises UsageError where it cannot be read."""
-    try:
+    with faults_of(f"cannot read {path}, which CLIP Benchmark's layout has: "):
         return read_text(path).strip()
-    except FileError as error:
-        raise UsageError(
-            f"cannot read {path}, which CLIP Benchmark's layout has: {error}"
-        ) from error

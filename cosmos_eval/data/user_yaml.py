@@ -19,7 +19,6 @@ from cosmos_eval.data import readers
 from cosmos_eval.data.readers import CONFIG, LIST, TEXT, FileError, Text, read_text, shortened
 from cosmos_eval.types import (
     Protocol,
-    UsageError,
     family_of_pairs,
     family_of_sentences,
     nearest,
@@ -39,15 +38,13 @@ def read_protocol(
     path: Path, kinds: Sequence[str], type_of: Callable[[str], type[Protocol]]
 ) -> Protocol:
     """Read a description of a known `kind` and its type of protocol. Raises UsageError."""
-    try:
+    with readers.faults_of(f"{path}: "):
         content = readers.read_yaml(path, "kind: seg")
         kind = content.pop("kind", None)
         if kind not in kinds:
             what = "is missing" if kind is None else f"cannot be {shortened(kind)}"
             raise FileError(f"`kind` {what}: give one of {', '.join(kinds)}")
         return _protocol(content, path, type_of(kind))
-    except FileError as error:
-        raise UsageError(f"{path}: {error}") from None
 
 
 class _Class(pydantic.BaseModel):

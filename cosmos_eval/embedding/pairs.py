@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.embedding import embed
-from cosmos_eval.embedding.cache import ShardStore, limit_bytes
 from cosmos_eval.models.encoder import PairScorer, require_finite
 from cosmos_eval.stats.estimates import Ints
 from cosmos_eval.types import OnProgress, Progress, RunOptions, UsageError, no_progress
@@ -65,7 +64,8 @@ def score_pairs(
     from scipy.sparse import csr_array
 
     image, image_keys, own_images = _distinct(embed.image_keys(images, options), images)
-    text, text_keys, own_texts = _distinct([*map(_text_key, texts)], texts)
+    keys_of_texts = [hashlib.sha256(text.encode()).digest() for text in texts]
+    text, text_keys, own_texts = _distinct(keys_of_texts, texts)
     columns = _columns(wanted, image, text)
     shards = [*_shards(columns, len(own_images))]
     given = encoder, own_images, image_keys, own_texts, text_keys
@@ -79,10 +79,6 @@ def score_pairs(
     ends = np.cumsum([0, *map(len, columns)])
     shape = len(own_texts), len(own_images)
     return PairScores(csr_array((values, np.concatenate(columns), ends), shape=shape), image, text)
-
-
-def _text_key(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
 
 
 def _distinct(keys: Sequence[bytes], inputs: Sequence[Any]) -> tuple[Ints, Any, list[Any]]:
@@ -137,8 +133,7 @@ class _Work:
 
     def score(self, shards: Sequence[_Shard]) -> list[list[Scores]]:
         """Return the scores of every text of each shard; those that are not cached are added."""
-        remedy = "; set COSMOS_EVAL_CACHE to another folder, or use --no-cache"
-        store = ShardStore(self.options.cache, self._identity, limit_bytes(), remedy)
+        store = embed.store_of(self._identity, self.options)
         keys, done, results = [*map(self._key, shards)], 0, []
         note = partial(Progress, "pairs", 0, self.total)
         stored = {

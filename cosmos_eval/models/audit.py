@@ -18,11 +18,11 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
+from cosmos_core.utils.text import first_of
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models.clip import Tokenizer
 from cosmos_eval.types import UsageError
 
-_NAMED = 3  # differences that a message names
 _TRAINING = {  # keys of a configuration that are about training alone
     *("hf_model_pretrained", "patch_dropout", "timm_drop", "timm_drop_path"),
     "timm_model_pretrained",
@@ -104,14 +104,14 @@ def require_fit(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], source:
     if "logit_scale" in shapes and "logit_bias" in own and "logit_bias" not in shapes:
         unfit.append("logit_bias is missing")
     if unfit:
-        raise UsageError(f"{source} does not fit the architecture: {_named(unfit)}")
+        raise UsageError(f"{source} does not fit the architecture: {first_of(unfit)}")
 
 
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Raise UsageError for weights that are NaN or infinite."""
     if bad := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
         raise UsageError(
-            f"{source} has NaN or infinite weights: {_named(bad)}; fetch or train anew"
+            f"{source} has NaN or infinite weights: {first_of(bad)}; fetch or train anew"
         )
 
 
@@ -123,11 +123,6 @@ def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> No
             "it was trained with another one, which is not here; use the COSMOS checkpoint itself "
             "(cosmos:PATH), or say hf_tokenizer_name in its description"
         )
-
-
-def _named(items: Sequence[str]) -> str:
-    more = len(items) - _NAMED
-    return ", ".join(items[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +143,7 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
     keys = [key for key in {**stated, **built} if stated.get(key) != built.get(key)]
-    return _named([f"{key} is {stated.get(key)}, not {built.get(key)}" for key in keys])
+    return first_of([f"{key} is {stated.get(key)}, not {built.get(key)}" for key in keys])
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -35,15 +35,6 @@ _RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
 _TEXTS = ["", "a dog", "A photo of two CATs, isn't it?", "a café in 1998", "dog " * 100]
 # Relative distances; transformers rounds some values of a resized image otherwise.
 _MOST = {"pixels": 1e-2, "image features": 1e-5, "text features": 1e-5}
-_CARD = """---
-library_name: {library}
-pipeline_tag: zero-shot-image-classification
----
-# {name}
-
-`{info.spec}` ({weights} weights, SHA-256 `{info.weights_sha256}`), converted by
-`cosmos-eval convert`. {notes}The licence is that of the source: name it in the front matter.
-"""
 
 
 def convert(spec: ModelSpec, output: Path) -> list[str]:
@@ -63,7 +54,8 @@ def convert(spec: ModelSpec, output: Path) -> list[str]:
             kind, library, notes = "hf", "transformers", _write_transformers(source, folder)
         _require_same(source, load_encoder(parse_model_spec(f"{kind}:{folder}")))
         stated = {"name": output.name, "library": library, "notes": ". ".join([*notes, ""])}
-        card = _CARD.format(info=source.info, weights=source.info.weights or "model", **stated)
+        text = Path(__file__).with_name("card.md").read_text("utf-8")
+        card = text.format(info=source.info, weights=source.info.weights or "model", **stated)
         write_atomically(folder / "README.md", card.encode())
     return notes
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
-from cosmos_eval.data.readers import FileError, read_bytes
+from cosmos_eval.data.readers import faults_of, read_bytes
 from cosmos_eval.models import encoder as checks
 from cosmos_eval.models.encoder import Encoder, Parts, run, run_parts, tensors_sha256
 from cosmos_eval.models.specs import code_sha256
@@ -201,10 +201,8 @@ def made_by(spec: ModelSpec, device: str, precision: Precision) -> tuple[Any, st
     """Run a file; return its `model` or what its `load` returns, `code_sha256`, and which of both
     it was, for messages. Raises UsageError, one line, whatever goes wrong there."""
     path = Path(spec.name)
-    try:
+    with faults_of(f"cannot read {path}: "):
         content = read_bytes(path)
-    except FileError as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
     code = str(code_sha256(spec, content))
     with errors_of(str(path)):
         module = _run(path, content, f"cosmos_eval_model_{code[:16]}")

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cosmos_eval.protocols import scenes, segmentation
-from cosmos_eval.protocols.classification import CLASSIFICATION, CLASSIFICATION_FAMILIES
-from cosmos_eval.protocols.probe import PROBES
+from cosmos_eval.protocols.classification import CLASSIFICATION, CLASSIFICATION_FAMILIES, PROBES
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_FAMILIES
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION

@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from cosmos_eval.protocols.declared import read_protocols, read_yaml
-from cosmos_eval.types import ClassificationProtocol
+from cosmos_eval.protocols.declared import fields_of, read_protocols, read_yaml
+from cosmos_eval.types import ClassificationProtocol, ProbeProtocol
 
 
 class ClassList(NamedTuple):
@@ -45,3 +45,24 @@ CLASSIFICATION_FAMILIES: Mapping[str, Mapping[str, ClassificationProtocol]] = {
     },
 }
 """Protocols of every set by family, then by data set."""
+
+
+def _probe(name: str, n_images: int) -> ProbeProtocol:
+    # The family without errors in names of classes, which a probe does not read.
+    test = replace(CLASSIFICATION_FAMILIES["clip-benchmark"][name], dataset=f"{name}-probe")
+    others = _DECLARED[".training_folders"].get(name, {"torchvision": f"{name}/train"})
+    return ProbeProtocol(
+        dataset=test.dataset,
+        family="probe",
+        source="Radford et al. 2021, arXiv 2103.00020, table 9; torchvision.datasets",
+        download=test.download,
+        train="training images",
+        test="test images",
+        splits=(replace(test, n_images=n_images, **fields_of(others)), test),
+    )
+
+
+PROBES: Mapping[str, ProbeProtocol] = {
+    f"{name}-probe": _probe(name, n) for name, n in _DECLARED[".training_images"].items()
+}
+"""Probes of known sets by name: their training and test splits."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_core.utils.files import json_sha256
+from cosmos_core.utils.text import first_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.types import UsageError
 
@@ -179,10 +180,9 @@ def warnings_of(results: Iterable[Stored]) -> list[str]:
     lines += [f"one model has the names {', '.join(n)}{how}" for n, how in sorted(called.items())]
     edited = list(dict.fromkeys(one.path.name for one in listed if one.is_edited))
     if edited:
-        more = f" and {len(edited) - _FILES} more" if len(edited) > _FILES else ""
         lines.append(
             "not ranked and not compared, since the file was edited after it was written: "
-            f"{', '.join(edited[:_FILES])}{more}"
+            f"{first_of(edited, _FILES)}"
         )
     return lines
 

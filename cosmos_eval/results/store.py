@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_core.utils import files
-from cosmos_eval.data.readers import FileError, read_bytes
+from cosmos_eval.data.readers import FileError, faults_of, read_bytes
 from cosmos_eval.results import labels
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, validate
@@ -150,10 +150,8 @@ def read_record(path: Path) -> Record:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with faults_of(f"{path}: cannot be read as a result: it "):
         return read_bytes(path)
-    except FileError as error:
-        raise UsageError(f"{path}: cannot be read as a result: it {error}") from error
 
 
 def _parse(content: bytes, path: Path) -> Record:

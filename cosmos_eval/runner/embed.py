@@ -7,21 +7,20 @@ import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from cosmos_core.utils.distributed import own_device
-from cosmos_eval import types
+from cosmos_eval import models, types
 from cosmos_eval.data.class_folders import SUFFIXES
 from cosmos_eval.data.sources import ImageFile, ImageSource, array_of
 from cosmos_eval.embedding.cache import embeddings_folder
+from cosmos_eval.models.encoder import Encoder, require_encoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.runner.bars import bars
-
-if TYPE_CHECKING:
-    from cosmos_eval.models.encoder import Encoder
 
 Input: TypeAlias = "str | os.PathLike[str] | Image.Image"
 
@@ -102,13 +101,9 @@ def _encoder(
     device: str,
     precision: types.Precision,
 ) -> Encoder:
-    from cosmos_eval.models import load_encoder
-    from cosmos_eval.models.encoder import require_encoder
-    from cosmos_eval.models.specs import parse_model_spec
-
     if isinstance(model, str):
         spec = parse_model_spec(model, arch=arch, weights=weights)
-        return load_encoder(spec, device=own_device(device), precision=precision)
+        return models.load_encoder(spec, device=own_device(device), precision=precision)
     if (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
         raise types.UsageError("arch, weights, device and precision go with a named model")
     require_encoder(model, type(model).__name__)

@@ -6,17 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cosmos_eval.embedding.cache import ShardStore, limit_bytes
 from cosmos_eval.embedding.embed import identity
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.training import training_facts
 from cosmos_eval.types import ModelSpec, OnProgress, Progress, RunOptions, UsageError
-
-if TYPE_CHECKING:
-    from cosmos_eval.models.encoder import Encoder
 
 FACTS = "facts"
 """The role of cached facts, among those of embeddings."""

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cosmos_core.utils import environment
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval import types
 from cosmos_eval._version import __version__
 from cosmos_eval.embedding.cache import embeddings_folder
+from cosmos_eval.models.encoder import Encoder, require_encoder
 from cosmos_eval.models.specs import labelled
 from cosmos_eval.models.training import training_record
 from cosmos_eval.results.labels import predictions_name
@@ -23,9 +24,6 @@ from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.bars import bars
 from cosmos_eval.runner.facts import Encoded, facts_of
 from cosmos_eval.tasks import packages_of, task_for, task_of
-
-if TYPE_CHECKING:
-    from cosmos_eval.models.encoder import Encoder
 
 
 def run_all(
@@ -334,8 +332,6 @@ def _measure_object(
     output: Path | None,
 ) -> plans.Result:
     """Measure an encoder in place of the models of a plan for one data set."""
-    from cosmos_eval.models.encoder import require_encoder
-
     name = type(encoder).__name__
     (spec,) = labelled([types.ModelSpec(text=name, kind="python", name=name)], [label])
     datasets = plans.open_datasets(plan, watch)

@@ -161,11 +161,12 @@ def mean_average_precision(scores: Features, labels: NDArray[np.bool_]) -> Funct
     are retrieved: `sklearn.metrics.average_precision_score`, which CLIP Benchmark's
     average_precision_per_class equals where no two scores do."""
     samples = np.stack([scores, labels], axis=1)
-    return FunctionOfWeights(samples, lambda some: _mean_of(average_precisions(some)))
 
+    def prepare(samples: Features) -> Callable[[Values], Values]:
+        precisions = average_precisions(samples)
+        return lambda weights: mean_of_known(precisions(weights))
 
-def _mean_of(function: Callable[[Values], Values]) -> Callable[[Values], Values]:
-    return lambda weights: mean_of_known(function(weights))
+    return FunctionOfWeights(samples, prepare)
 
 
 def average_precisions(samples: Features) -> Callable[[Values], Values]:

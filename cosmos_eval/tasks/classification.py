@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import class_names, shown_names, templates_of
 from cosmos_eval.data.classification import ClassData, fetch, open_data, sample_list_hash, survey
 from cosmos_eval.data.folders import fingerprint
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import (
     TOP,
     calibration_error,
@@ -25,18 +26,14 @@ from cosmos_eval.stats.choices import (
     top_confidences,
 )
 from cosmos_eval.stats.estimates import (
+    Features,
     FunctionOfSums,
     FunctionOfWeights,
     GroupMean,
-    Ints,
     Proportion,
     means_of_groups,
 )
 from cosmos_eval.tasks.task import Metric, Task
-
-if TYPE_CHECKING:
-    from cosmos_eval.embedding.embed import Features
-    from cosmos_eval.models.encoder import Encoder
 
 LABELS = "labels"  # (N,) class numbers
 TOP5 = "top5"  # (N, 5) predicted class numbers, best first, -1 where there are fewer classes;
@@ -62,9 +59,10 @@ def measure(
     found = data or open_data(protocol, options)
 
     def score(images: Features, classifier: Features) -> types.Samples:
+        top = top_classes(images, classifier)
         samples = {
             LABELS: found.labels,
-            TOP5: _padded(top_classes(images, classifier)),
+            TOP5: np.pad(top, ((0, 0), (0, TOP - top.shape[1])), constant_values=-1),
             CONFIDENCE: top_confidences(images, classifier, _LOGIT_SCALE),
             CLASSES: np.array(found.classes),
             **names_for_people(protocol, found),
@@ -126,10 +124,6 @@ def shown(samples: types.Samples) -> list[str]:
     """Return the names of classes for people."""
     found: list[str] = samples.get(SHOWN, samples[CLASSES]).tolist()
     return found
-
-
-def _padded(top: Ints) -> Ints:
-    return np.pad(top, ((0, 0), (0, TOP - top.shape[1])), constant_values=-1)
 
 
 def mistakes(samples: types.Samples) -> types.Mistakes:

@@ -8,23 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cosmos_eval import types
 from cosmos_eval.data import classification as classes
 from cosmos_eval.data.class_names import ClassData
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import top_classes
-from cosmos_eval.stats.estimates import Proportion
+from cosmos_eval.stats.estimates import Features, Proportion
 from cosmos_eval.tasks import classification
 from cosmos_eval.tasks.classification import CLASSES, LABELS
 from cosmos_eval.tasks.task import Derived, Metric
 from cosmos_eval.types import UsageError
-
-if TYPE_CHECKING:
-    from cosmos_eval.embedding.embed import Features
-    from cosmos_eval.models.encoder import Encoder
 
 PREDICTED = "predicted"  # (N, 4) indices among the classes of each question
 _QUESTIONS = ("race", "gender", "age", "toxic")

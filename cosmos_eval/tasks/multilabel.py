@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cosmos_eval import types
 from cosmos_eval.data.class_names import ClassData, class_names, templates_of
 from cosmos_eval.data.classification import open_data
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import (
     average_precisions,
     class_scores,
     mean_average_precision,
 )
+from cosmos_eval.stats.estimates import Features
 from cosmos_eval.tasks import classification
 from cosmos_eval.tasks.classification import CLASSES, LABELS
 from cosmos_eval.tasks.task import NAME, Metric
 from cosmos_eval.types import Samples
-
-if TYPE_CHECKING:
-    from cosmos_eval.embedding.embed import Features
-    from cosmos_eval.models.encoder import Encoder
 
 SCORES = "scores"  # (N, C) float32 cosines of images and classes; LABELS are (N, C) here
 

@@ -12,7 +12,7 @@ import numpy as np
 from cosmos_eval import types
 from cosmos_eval.data.folders import exist_in, fetch_repository, several
 from cosmos_eval.data.retrieval import RetrievalData, list_data, open_data, sample_list_hash
-from cosmos_eval.models.encoder import settings_of_pairs, with_pair_scores
+from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
 from cosmos_eval.stats.estimates import Mean, Median
 from cosmos_eval.stats.lengths import LengthBin, length_bins
 from cosmos_eval.stats.retrieval import (
@@ -26,7 +26,6 @@ from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
     from cosmos_eval.embedding.pairs import PairScores
-    from cosmos_eval.models.encoder import Encoder
 
 IMAGE_RANK = "image_to_text_rank"  # (N,) rank of every image's best caption, from 1
 TEXT_RANK = "text_to_image_rank"  # (M,) rank of every caption's image, from 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cosmos_eval import types
 from cosmos_eval.data.folders import exist_in, fingerprint
 from cosmos_eval.data.selection import SelectionData, list_data, open_data
-from cosmos_eval.models.encoder import settings_of_pairs, with_pair_scores
+from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
 from cosmos_eval.stats.choices import (
     Score,
     expected_hits,
@@ -26,7 +26,6 @@ from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
-    from cosmos_eval.models.encoder import Encoder
 
 CORRECT = "correct"  # (N,) whether an item counts for the accuracy
 TEXT = "text_correct"  # (N,) of pairs: whether each image finds its caption

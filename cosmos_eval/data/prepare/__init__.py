@@ -5,7 +5,7 @@ from contextlib import suppress
 from functools import partial
 
 from cosmos_eval.data.folders import find_root
-from cosmos_eval.data.prepare import ade20k_full, imagenet, label_maps
+from cosmos_eval.data.prepare import imagenet, label_maps
 from cosmos_eval.data.prepare.label_maps import Counts, Work, execute
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.sets import read_set, set_names
@@ -26,7 +26,7 @@ _WORKS: Mapping[str, Callable[[str | None], Work]] = {
     },
     "context": label_maps.context,
     "context459": label_maps.context_459,
-    ade20k_full.NAME: ade20k_full.ade20k_full,
+    label_maps.ADE20K_847: label_maps.ade20k_847,
 }
 
 
@@ -63,7 +63,7 @@ def can_prepare(name: str, data_root: str | None) -> bool:
     # One of the originals is enough; where they lie beside the label maps, it is their folder.
     originals = label_maps.ORIGINALS if name.startswith("context") else (protocol.masks,)
     needed = [(protocol.images, original) for original in originals]
-    for parts in [(ade20k_full.ORIGINALS,)] if name == ade20k_full.NAME else needed:
+    for parts in [(label_maps.ADE20K_ORIGINALS,)] if name == label_maps.ADE20K_847 else needed:
         with suppress(UsageError):
             return bool(find_root(protocol, data_root, parts))
     return False

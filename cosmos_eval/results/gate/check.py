@@ -1,10 +1,13 @@
 """The decision, metric by metric; what cannot be compared is a problem, never passes. A metric
 regressed where the paired interval of new minus baseline lies below minus the tolerance, at a level
 that holds for all gated metrics together: Holm's step-down over one-sided tests at 2.5%. Metrics
-that are not gated are for information. Without the
-baseline's samples the standard error is that of two independent results, from their intervals: more
-than the paired one, so that small regressions are missed, not made up. New trainings of a recipe of
-which the baseline has several are compared with all of these (groups.py)."""
+that are not gated are for information. Without the baseline's samples the standard error is that of
+two independent results, from their intervals: more than the paired one, so that small regressions
+are missed, not made up.
+
+New trainings of a recipe of which the baseline has several are compared with all of these: the
+difference of both means, whose error covers seeds and images. Seeds are taken to vary new trainings
+as they vary those of the baseline, so that one new training can be tested."""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 from scipy.special import ndtri
 
 from cosmos_eval.results.compare import differences_of, mismatches, setting
 from cosmos_eval.results.gate import baseline as baselines
-from cosmos_eval.results.gate import groups
 from cosmos_eval.results.gate.baseline import Baseline, Entry, Key, Problem, faults_of, result_key
-from cosmos_eval.results.gate.groups import Cohort
-from cosmos_eval.results.labels import model_label, model_sha256
+from cosmos_eval.results.groups import Moments, moments, require_distinct
+from cosmos_eval.results.labels import Stored, group_label, model_label, model_sha256
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
 from cosmos_eval.results.verify import Verdict, Verified, read_verified
@@ -30,8 +33,18 @@ from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import UsageError
 
 _HASH = 8  # characters of a hash that is shown
+_FEWEST = 4  # trainings, which leave the variance by seeds two degrees of freedom
 ALPHA = 0.025
 """One-sided probability of a false alarm on any gated metric of a whole check."""
+
+
+class Cohort(NamedTuple):
+    """The trainings of a group on one data set: those of a baseline, and new ones; the model of the
+    key is the group."""
+
+    key: Key
+    entries: list[Entry]
+    results: list[Verified]
 
 
 class Finding(NamedTuple):
@@ -127,7 +140,7 @@ def examine(
     """Check results, and problems of reading them. Raises UsageError for a faulty baseline."""
     baseline = baselines.read_baseline(path)
     results, notes = baselines.without_former(results)
-    cohorts, mixed = groups.cohorts_of(baseline, results)
+    cohorts, mixed = cohorts_of(baseline, results)
     found, findings = [*problems, *mixed], []
     apart = {id(one) for cohort in cohorts for one in (*cohort.entries, *cohort.results)}
     by_key: dict[Key, Verified] = {}
@@ -139,11 +152,10 @@ def examine(
     single = [entry for entry in baseline.results if id(entry) not in apart]
     found += [*faults_of(results, strict=strict), *_unmatched(by_key, single)]
     pairs = [Cohort(e.key, [e], [by_key[e.key]]) for e in single if e.key in by_key]
-    cases = [*((pair, False) for pair in pairs), *((cohort, True) for cohort in cohorts)]
-    for case, is_group in cases:
+    for case in (*pairs, *cohorts):
         where = str(case.key)
         try:
-            findings += _of_group(case, path) if is_group else _of_one(case, path)
+            findings += _of_group(case, path) if len(case.entries) > 1 else _of_one(case, path)
         except (ValueError, UsageError) as error:
             found.append(Problem(where, str(error)))
         known = {name for entry in case.entries for name in entry.metrics}
@@ -168,6 +180,61 @@ def examine(
         for finding in findings
     )
     return Report(path, shown, tuple(found), tuple(notes), baseline.tolerance)
+
+
+def cohorts_of(
+    baseline: Baseline, results: Iterable[Verified]
+) -> tuple[list[Cohort], list[Problem]]:
+    """Return the groups of which a baseline has several trainings and results have others. Results
+    of the same weights as the baseline's are not of other trainings, and compared one by one."""
+    groups: dict[Key, Cohort] = {}
+    for entry in baseline.results:
+        if entry.training:
+            key = entry.key._replace(model=entry.training["group"])
+            groups.setdefault(key, Cohort(key, [], [])).entries.append(entry)
+    for result in results:
+        row = result.row
+        key = Key(group_label(row) or "", row.dataset, row.protocol)
+        if key in groups:
+            groups[key].results.append(result)
+    found: list[Cohort] = []
+    problems: list[Problem] = []
+    for cohort in groups.values():
+        known = {entry.weights_sha256 for entry in cohort.entries}
+        again = [one for one in cohort.results if one.row.model["weights_sha256"] in known]
+        if len(cohort.entries) > 1 and len(again) < len(cohort.results):
+            found.append(cohort)
+            problems += (
+                Problem(str(one.path), "is a training of the baseline: check it apart from others")
+                for one in again
+            )
+    return found, problems
+
+
+def changes_of(cohort: Cohort, path: Path) -> Mapping[str, GroupDifference | None]:
+    """Return every metric of new trainings minus that of the baseline's in `path`; None where one
+    image decides whether it has a value. Raises ValueError, or UsageError, for trainings that are
+    there twice, other settings, and samples that are missing or do not give the metrics."""
+    if len(cohort.results) + len(cohort.entries) < _FEWEST:
+        raise ValueError(
+            "two trainings in the baseline and a new one do not show how much seeds vary: give "
+            "another of either, or three in the baseline"
+        )
+    require_distinct([Stored(one.path, one.row) for one in cohort.results])
+    first = cohort.entries[0].setting
+    others = [entry.setting for entry in cohort.entries[1:]]
+    for other in (*others, *(setting(one.row) for one in cohort.results)):
+        if differing := mismatches(first, other):
+            raise ValueError(f"measured otherwise than the baseline: {'; '.join(differing)}")
+    several = [(one.row.metrics, one.samples) for one in cohort.results]
+    for entry in cohort.entries:
+        samples = baselines.baseline_samples(path, entry)
+        if samples is None:
+            raise ValueError("trainings are compared by samples, which --metrics-only left out")
+        several.append((entry.metrics, samples))
+    indices = np.split(np.arange(len(several)), [len(cohort.results)])
+    found: Mapping[str, Moments | None] = moments(first["task"], several)
+    return {name: one and one.difference(*indices, pooled=True) for name, one in found.items()}
 
 
 def _key_in(baseline: Baseline, row: ResultRow) -> Key:
@@ -220,7 +287,7 @@ def _unmatched(by_key: Mapping[Key, Verified], single: Iterable[Entry]) -> Itera
 
 
 def _of_group(cohort: Cohort, path: Path) -> list[Finding]:
-    task, changes = cohort.entries[0].setting["task"], groups.changes_of(cohort, path)
+    task, changes = cohort.entries[0].setting["task"], changes_of(cohort, path)
     if lone := ", ".join(name for name, change in changes.items() if change is None):
         raise ValueError(f"one image decides whether there is a value of {lone}")
     return [Finding(cohort.key, task, name, change) for name, change in changes.items() if change]

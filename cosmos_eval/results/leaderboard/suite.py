@@ -153,7 +153,11 @@ def suite_score(
         raise UsageError(f"suite {suite.name}: {which}, which are {_listed(members)}")
     drawn, clusters = _draw(single, read) if single else ({}, 0)
     groups = _groups(single, by_group=by_group)
-    found = {group: _shared([single[one] for one in models]) for group, models in groups.items()}
+    # The members that all trainings of a group have, with the results of the first.
+    found = {
+        group: {m: one for m, one in single[first].items() if all(m in single[o] for o in others)}
+        for group, (first, *others) in groups.items()
+    }
 
     def means_over(some: Sequence[SuiteMember]) -> tuple[dict[str, Mean], _Between | None]:
         own = _means(single, drawn, some, clusters)
@@ -199,11 +203,6 @@ def _groups(single: Mapping[str, Results], *, by_group: bool) -> dict[str, list[
             for member in single[model].keys() & single[models[0]].keys():
                 require_comparable(single[models[0]][member], single[model][member])
     return groups
-
-
-def _shared(several: Sequence[Results]) -> Results:
-    """Return the members that all trainings of a group have, with the results of the first."""
-    return {m: one for m, one in several[0].items() if all(m in results for results in several)}
 
 
 def _of_groups(

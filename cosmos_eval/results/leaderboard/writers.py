@@ -57,7 +57,11 @@ def to_csv(shown: Leaderboard) -> str:
     the task `suite`. Columns of `facts` come last."""
     import pandas as pd
 
-    records = [*_entry_rows(shown), *map(_group_row, shown.groups or ()), *_suite_rows(shown.suite)]
+    groups = [
+        {**mean.record(), "model": mean.group, "value": mean.found.a, "source": "measured"}
+        for mean in shown.groups or ()
+    ]
+    records = [*_entry_rows(shown), *groups, *_suite_rows(shown.suite)]
     columns = [*_CSV_COLUMNS, *(_SUITE_COLUMNS if shown.suite else ())]
     columns += _GROUP_COLUMNS if shown.groups is not None else ()
     columns += COLUMNS if shown.facts else ()
@@ -80,11 +84,6 @@ def _entry_rows(shown: Leaderboard) -> Iterator[dict[str, Any]]:
             "delta": entry.delta(metric),
             **{name: _exact(own.get(name)) for name in COLUMNS},
         }
-
-
-def _group_row(mean: GroupMean) -> dict[str, Any]:
-    record = mean.record()
-    return {**record, "model": mean.group, "value": record["mean"], "source": "measured"}
 
 
 def _ends(ranks: tuple[int, int] | None) -> dict[str, int | None]:

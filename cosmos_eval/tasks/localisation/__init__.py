@@ -6,20 +6,18 @@ Importing this package imports no torch: figures follow from stored samples with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import localisation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Values, means_of_groups
 from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions, Samples
-
-if TYPE_CHECKING:
-    from cosmos_eval.models.encoder import Encoder
 
 PIXELS = "image_pixels"  # (N,)
 LABELLED = "labelled_pixels"  # (N,) pixels with a label

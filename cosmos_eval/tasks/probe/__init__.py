@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from cosmos_eval.data import classification
 from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import ClassData
 from cosmos_eval.data.folders import ADVICE, Survey, fingerprint
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.estimates import (
     CrossedMean,
     Features,
@@ -31,10 +32,8 @@ from cosmos_eval.stats.estimates import (
     Proportion,
     means_of_groups,
 )
+from cosmos_eval.tasks.probe.classifiers import Labelled, choose, fit, nearest_classes, predict
 from cosmos_eval.tasks.task import Derived, Metric, Task
-
-if TYPE_CHECKING:
-    from cosmos_eval.models.encoder import Encoder
 
 LABELS = "labels"  # (N,) classes of the test images
 LINEAR = "linear"  # (N,) predicted classes
@@ -178,8 +177,6 @@ class Probe:
 
     def neighbours(self) -> Ints:
         """Return the classes (N,) of the nearest training images."""
-        from cosmos_eval.tasks.probe.classifiers import nearest_classes
-
         of = self.protocol
         k = min(of.neighbours, len(self.labels))
         given = self._labelled(np.arange(len(self.labels))), self.test, self.n_classes, k
@@ -209,15 +206,11 @@ class Probe:
         """The seed of each draw."""
         return [self.seed + draw for draw in range(self.protocol.draws)]
 
-    def _labelled(self, rows: Ints) -> Any:
-        from cosmos_eval.tasks.probe.classifiers import Labelled
-
+    def _labelled(self, rows: Ints) -> Labelled:
         return Labelled(self.train, self.labels, rows)
 
     def _fitted(self, rows: Ints, held_out: Ints, final: Ints) -> tuple[Ints, float]:
         """Choose C by rows held out; return what a fit to the final rows predicts, and C."""
-        from cosmos_eval.tasks.probe.classifiers import choose, fit, predict
-
         how = self.n_classes, self.protocol.c_values, self.device
         choice = choose(self._labelled(rows), held_out, *how)
         linear = fit(self._labelled(final), self.n_classes, choice.c, self.device)

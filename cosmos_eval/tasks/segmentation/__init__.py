@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,10 @@ from cosmos_eval import types
 from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
 from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import segmentation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums
 from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
-
-if TYPE_CHECKING:
-    from cosmos_eval.models.encoder import Encoder
 
 # Beside the fields of SparseConfusion.
 CLASSES = "classes"  # (C,) names

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cache, partial
 from itertools import islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -22,14 +22,11 @@ from pydantic import Field, PositiveInt
 from cosmos_core.utils.files import json_sha256
 from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
+from cosmos_eval.data.readers import CONFIG, Text, faults_of, parse, read_yaml
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.segmentation import Areas, confusion, mean_iou
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.types import EncoderInfo, RunOptions, SegmentationProtocol, UsageError, nearest
-
-if TYPE_CHECKING:
-    # At run time it would import torch.
-    from cosmos_eval.models.encoder import Encoder
 
 Setting = Mapping[str, Any]
 
@@ -55,10 +52,8 @@ _Space: Any = pydantic.create_model("Space", __config__=CONFIG, **_LISTS)
 
 def read_space(path: Path) -> dict[str, list[Any]]:
     """Read the values of every factor, as JSON has them. Raises UsageError for unknown ones."""
-    try:
+    with faults_of(f"{path}: "):
         parsed = parse(_Space, read_yaml(path, "window: [224, 336]"))
-    except FileError as error:
-        raise UsageError(f"{path}: {error}") from None
     if not parsed.model_fields_set:
         raise UsageError(f"{path} names no factor: {', '.join(_FACTORS)}")
     return parsed.model_dump(mode="json", exclude_unset=True)
@@ -166,10 +161,8 @@ def settings_file(record: Mapping[str, Any]) -> bytes:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a file of chosen settings. Raises UsageError for another file, and an edited one."""
-    try:
+    with faults_of(f"{path}: "):
         record = read_yaml(path, "settings: {window: 224}")
-    except FileError as error:
-        raise UsageError(f"{path}: {error}") from None
     if "sha256" not in record or "search" not in record:
         raise UsageError(f"{path} is no settings file of `cosmos-eval tune`")
     if json_sha256({k: v for k, v in record.items() if k != "sha256"}) != record["sha256"]:

@@ -1,4 +1,5 @@
-"""`python -m cosmos_core.bundled CHECKPOINT NAME`: put weights in float16 and their card here."""
+"""`python docs/tools/bundle_model.py CHECKPOINT NAME`: put weights in float16 and their card into
+the package."""
 
 from pathlib import Path
 from typing import Annotated, NoReturn
