@@ -22,11 +22,11 @@ from cosmos_core.engine.check import check_config, make_tokenizer
 from cosmos_core.engine.distributed import World, join_world
 from cosmos_core.engine.evaluate import check_datasets, find_evaluator
 from cosmos_core.engine.lock import locked
-from cosmos_core.engine.snapshot import CHECKPOINT, SnapshotError, Snapshots
+from cosmos_core.engine.snapshot import SnapshotError, Snapshots
 from cosmos_core.engine.trainer import Setting, Trainer
 from cosmos_core.engine.watch import LOG
 from cosmos_core.model.build import model_config
-from cosmos_core.model.checkpoint import Weights
+from cosmos_core.model.checkpoint import CHECKPOINT, Weights
 from cosmos_core.model.export import export as export_model
 from cosmos_core.model.export import preprocess_config
 from cosmos_core.plots.views import Inverse
@@ -160,7 +160,7 @@ def prepare(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Written by cosmos-train, or published.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Written by cosmos-train, or published; or the folder of a run.")],
     output: Annotated[Path, typer.Argument(help="Folder to write, in the Hub's layout.")],
     weights: Annotated[Weights, typer.Option(help="What OpenCLIP loads.")] = "teacher",
     arch: Annotated[

@@ -11,7 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.sharding import make_mesh, shard, sort_parameters, widen_scalars
+from cosmos_core.engine.sharding import (
+    is_sharded,
+    make_mesh,
+    shard,
+    sort_parameters,
+    widen_scalars,
+)
 from cosmos_core.engine.step import Student, Teacher, Training
 from cosmos_core.model.cosmos import create_teacher
 from cosmos_core.model.pretrained import freeze, initialise, layers_above
@@ -43,7 +49,7 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
     if compute.accumulate > 1:
         _refuse_dropout(model)
     names = [name for name, _ in model.named_parameters()]
-    if sharded := config.parallel != "ddp" and world.world_size > 1:
+    if sharded := is_sharded(config, world):
         widen_scalars(model)
     teacher = create_teacher(model)
     for module in model.modules():

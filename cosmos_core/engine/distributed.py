@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_u
 
 from cosmos_core.losses import gather_locally
 from cosmos_core.types import Gather, Gathered
-from cosmos_core.utils.distributed import Distributed, process_group
+from cosmos_core.utils.distributed import Distributed, gather_objects, process_group
 
 # PyTorch 2.13 warns of the old names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -29,6 +30,20 @@ class World(Distributed):
     """The processes of a training, and the device of this one."""
 
     device: torch.device = _CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Background(Distributed):
+    """The processes of a training, for what a thread of each does beside it."""
+
+    group: dist.ProcessGroup
+
+
+def make_background(world: World) -> Background:
+    """Return the same processes, which a thread of each can use: all call it at the same time."""
+    group = dist.new_group(backend="gloo")
+    gather = partial(gather_objects, group=group)
+    return Background(world.rank, world.world_size, gather, group=group)
 
 
 @contextmanager

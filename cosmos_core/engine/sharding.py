@@ -1,11 +1,12 @@
 """Weights, gradients and optimizer states sharded over processes, by PyTorch's `fully_shard`.
 FSDP gathers the weights of a block when it is computed; HSDP shards them within a machine and keeps
 machines alike. No 0-d parameters can be sharded: scales have the shape (1,) inside, and 0-d
-wherever a model or a state is read. Whole states have the names and shapes of an unsharded
-training."""
+wherever a model or a state is read. Snapshots have the names and shapes of an unsharded training.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import parametrize
 
-from cosmos_core.engine.distributed import World, whole
+from cosmos_core.config import TrainConfig
+from cosmos_core.engine.distributed import World
+from cosmos_core.model.sharded import MODELS, read_parts, stored_tensors
 
 
 class _Scalar(nn.Module):
@@ -41,6 +44,11 @@ def widen_scalars(model: nn.Module) -> None:
 def public_name(name: str) -> str:
     """Return the name of a parameter in an unsharded training."""
     return name.removeprefix("parametrizations.").removesuffix(".original")
+
+
+def is_sharded(config: TrainConfig, world: World) -> bool:
+    """Whether processes hold parts of the weights."""
+    return config.parallel != "ddp" and world.world_size > 1
 
 
 def make_mesh(world: World, parallel: str) -> DeviceMesh:
@@ -76,57 +84,66 @@ def sort_parameters(groups: list[dict[str, Any]], model: nn.Module, order: Seque
         group["params"].sort(key=lambda parameter: own[id(parameter)])
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's state dict as that of an unsharded one, in all processes."""
+def divide(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split a state into the tensors of models and optimizer, of which this process may hold parts,
+    by the names of an unsharded training, and the rest, with the shapes of weights by key."""
+    moments = state["optimizer"]["state"]
+    rest = {**state, "optimizer": {"param_groups": state["optimizer"]["param_groups"]}}
+    for name in MODELS:
+        rest[name] = {
+            public_name(key): list(value.shape) if key == public_name(key) else []
+            for key, value in state[name].items()
+        }
+    return _parts(state, moments), rest
+
+
+def load_state(
+    state: Mapping[str, Any], models: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> None:
+    """Set what this process holds of models and optimizer to the state of a snapshot, of any number
+    of processes. Processes do not communicate. Raises ValueError and others where it does not fit.
+    """
+    folder = Path(state["folder"]) if "folder" in state else None
+    whole: Mapping[str, Any] = (
+        stored_tensors(folder) if folder else _parts(state, state["optimizer"]["state"])
+    )
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key in whole:
+        if key.startswith("optimizer."):
+            _, number, name = key.split(".")
+            own = torch.zeros(()) if name == "step" else torch.zeros_like(parameters[int(number)])
+            moments.setdefault(int(number), {})[name] = own
+    parts = _parts({name: model.state_dict() for name, model in models.items()}, moments)
+    if other := whole.keys() ^ parts.keys():
+        raise ValueError(f"{len(other)} missing or unexpected keys, first: {min(other)}")
+    if folder:
+        read_parts(folder, parts)
+    else:
+        for key, part in parts.items():
+            part.copy_(_placed(whole[key], part))
+    groups = state["optimizer"]["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _parts(
+    weights: Mapping[str, Mapping[str, Tensor]], moments: Mapping[int, Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Return tensors by their keys in a folder."""
+    groups: dict[str, Mapping[str, Tensor]] = {name: weights[name] for name in MODELS}
+    groups |= {f"optimizer.{number}": values for number, values in moments.items()}
     return {
-        public_name(key): whole(value) if key == public_name(key) else whole(value)[0]
-        for key, value in model.state_dict().items()
+        f"{group}.{public_name(key)}": value
+        for group, values in groups.items()
+        for key, value in values.items()
     }
-
-
-def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what `whole_weights` returned, of any number of processes. Raises as PyTorch does."""
-    own = model.state_dict()
-    names = {public_name(key): key for key in own}
-    known = {names.get(key, key): value for key, value in state.items()}
-    model.load_state_dict({k: _placed(v, own[k]) if k in own else v for k, v in known.items()})
-
-
-def whole_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
-    """Return an optimizer's state dict as that of an unsharded training, in all processes."""
-    state, parameters = optimizer.state_dict(), _parameters(optimizer)
-    scalars = {id(p) for name, p in model.named_parameters() if name != public_name(name)}
-    shapes = [() if id(p) in scalars else p.shape for p in parameters]
-    states = {
-        number: {
-            name: value if name == "step" else whole(value).reshape(shapes[number])
-            for name, value in values.items()
-        }
-        for number, values in state["state"].items()
-    }
-    return {**state, "state": states}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load what `whole_optimizer` returned, of any number of processes."""
-    parameters = _parameters(optimizer)
-    placed = {
-        number: {
-            name: value if name == "step" else _placed(value, parameters[number])
-            for name, value in values.items()
-        }
-        for number, values in state["state"].items()
-    }
-    optimizer.load_state_dict({**state, "state": placed})
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _placed(value: Tensor, like: Tensor) -> Tensor:
     """Return the part of a whole tensor that this process holds of `like`."""
     if not isinstance(like, DTensor):
+        if value.shape != like.shape:  # which could be filled by repetition
+            raise ValueError(f"{tuple(value.shape)} does not fit {tuple(like.shape)}")
         return value
     value = value.reshape(like.shape).to(like.device)
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)

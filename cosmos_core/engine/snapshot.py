@@ -1,15 +1,16 @@
 """Snapshots of a run: everything that the next step depends on, so that it goes on exactly.
-OUTPUT/snapshots/step-00000400.pt holds the state after 400 steps. It is written atomically,
-synchronised, and read with `weights_only=True`."""
+OUTPUT/snapshots/step-00000400.pt holds the state after 400 steps; of sharded weights, it is the
+folder step-00000400 with a file of each process. Both are written atomically, synchronised, and
+read with `weights_only=True`."""
 
 import json
 import logging
 import os
 import random
 import re
-import zipfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
@@ -21,15 +22,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from cosmos_core.config import TrainConfig
+from cosmos_core.engine.distributed import Background
+from cosmos_core.engine.sharding import divide
 from cosmos_core.engine.watch import LOG
-from cosmos_core.utils.files import errors_of, replacing, write_atomically
+from cosmos_core.model.checkpoint import CHECKPOINT, SNAPSHOTS
+from cosmos_core.model.sharded import REST, read_state, require_shared, write_parts
+from cosmos_core.utils.files import appearing, errors_of, replacing, write_atomically
 from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, without_added
 
-FOLDER = "snapshots"
-CHECKPOINT = "checkpoint.safetensors"  # beside the folder: the weights of the newest snapshot
 BEST = "best.json"
 FORMAT = 1
-_NAME = re.compile(r"step-(\d{8})\.pt")
+_NAME = re.compile(r"step-(\d{8})(\.pt)?")
 
 # All keys of a snapshot.
 PARTS = (
@@ -77,36 +80,53 @@ class Snapshots:
     """The snapshots of one run, in OUTPUT/snapshots."""
 
     def __init__(self, output: Path, keep: int) -> None:
-        self._folder, self._keep = output / FOLDER, keep
+        self._folder, self._keep = output / SNAPSHOTS, keep
 
     def steps(self) -> list[int]:
         """Return the steps of the snapshots that exist, ascending."""
-        names = [_NAME.fullmatch(path.name) for path in self._folder.glob("step-*.pt")]
-        return sorted(int(name[1]) for name in names if name)
+        names = [_NAME.fullmatch(path.name) for path in self._folder.glob("step-*")]
+        return sorted({int(name[1]) for name in names if name})
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write the state after `step` steps; remove old ones. Raises OSError, with the path."""
-        path = self._path(step)
+        folder, path = self._paths(step)
         with errors_of(path), replacing(path) as file:
             torch.save({**state, "format": FORMAT, "step": step}, file)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # so that the rename survives a loss of power
-        finally:
-            os.close(folder)
+        _synchronise(self._folder)
+        _remove(folder)
         self._thin()
         return path
+
+    def save_sharded(
+        self, step: int, state: Mapping[str, Any], model: Mapping[str, str], world: Background
+    ) -> Path:
+        """Write the state after `step` steps, each process its part; the first one completes it.
+        `model` describes the weights. All processes of `world` call it. Raises OSError in all."""
+        path, file = self._paths(step)
+        parts, rest = divide(state)
+        with errors_of(path), ExitStack() as stack:
+            made = world.main_process_only(lambda: self._begin(stack, path))
+            temporary = world.gather(made)[0]
+            files = write_parts(temporary, parts, world, world.group)
+            rest |= {"format": FORMAT, "step": step, "files": files, "model": dict(model)}
+            world.main_process_only(lambda: _complete(temporary, rest))
+        if world.rank == 0:
+            _synchronise(self._folder)
+            file.unlink(missing_ok=True)
+            self._thin()
+        return path
+
+    def _begin(self, stack: ExitStack, path: Path) -> Path:
+        _remove(path)  # which was damaged: else the run had gone on from it
+        return stack.enter_context(appearing(path))
 
     def newest(self, parts: Sequence[str] = ()) -> dict[str, Any] | None:
         """Return the newest snapshot with all `parts`, on the CPU; log warnings of damaged ones.
         Raises SnapshotError for another format."""
         for step in reversed(self.steps()):
-            path = self._path(step)
+            path = self.path(step)
             try:
-                with zipfile.ZipFile(path) as archive:  # torch itself compares no checksums
-                    if damaged := archive.testzip():
-                        raise SnapshotError(f"{damaged} is not as it was written")
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                state = read_state(path)
             except Exception as error:  # a truncated file raises errors of any kind
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 logger.warning(f"{path}: damaged, passed over ({reason})")
@@ -137,14 +157,44 @@ class Snapshots:
         write_atomically(self._folder / BEST, json.dumps(best._asdict()).encode())
         self._thin()
 
-    def _path(self, step: int) -> Path:
-        return self._folder / f"step-{step:08d}.pt"
+    def path(self, step: int) -> Path:
+        """Return the snapshot of a step: a file, or a folder."""
+        folder, file = self._paths(step)
+        return file if file.exists() else folder
+
+    def _paths(self, step: int) -> tuple[Path, Path]:
+        folder = self._folder / f"step-{step:08d}"
+        return folder, folder.with_suffix(".pt")
 
     def _thin(self) -> None:
         best = self.best()
         for step in self.steps()[: -self._keep]:
             if best is None or step != best.step:
-                self._path(step).unlink()
+                for path in self._paths(step):
+                    _remove(path)
+
+
+def _complete(folder: Path, rest: Mapping[str, Any]) -> None:
+    require_shared(folder, rest["files"])
+    with replacing(folder / REST) as file:
+        torch.save(rest, file)
+    _synchronise(folder)
+
+
+def _synchronise(folder: Path) -> None:
+    """Make names in a folder survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def find_state(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -28,22 +28,18 @@ from cosmos_core.engine.build import learning_rate, make_training, teacher_momen
 from cosmos_core.engine.distributed import (
     World,
     broadcast,
+    make_background,
     make_gather,
     mean_over_processes,
     require_agreement,
 )
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.flops import sample_flops
-from cosmos_core.engine.sharding import (
-    load_optimizer,
-    load_weights,
-    whole_optimizer,
-    whole_weights,
-)
+from cosmos_core.engine.sharding import is_sharded, load_state
 from cosmos_core.engine.step import StepReport, normalise, train_step
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
-from cosmos_core.model.checkpoint import save_checkpoint
+from cosmos_core.model.checkpoint import CHECKPOINT, consolidate, describe, write_weights
 from cosmos_core.model.pretrained import Audit
 from cosmos_core.plots.views import Inverse
 from cosmos_core.types import Views
@@ -81,7 +77,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
         self._config, self._setting, self._world = config, setting, setting.world
-        self._checkpoint = setting.output / snapshot.CHECKPOINT
+        self._checkpoint = setting.output / CHECKPOINT
         self._snapshots = snapshot.Snapshots(setting.output, config.save.keep)
         # One process reads: another may find other snapshots, or fail to read the newest.
         state = self._world.main_process_only(
@@ -89,6 +85,9 @@ class Trainer:
         )
         state = broadcast(self._world, state)
         self._training = make_training(config, self._world, pretrained=state is None)
+        self._models = {"student": self._training.model, "teacher": self._training.teacher}
+        sharded = is_sharded(config, self._world)
+        self._background = make_background(self._world) if sharded else None
         self._audit = self._training.audit
         self._init_sha256 = self._audit.sha256 if self._audit else None
         narrow = config.compute.gather_bf16
@@ -106,8 +105,7 @@ class Trainer:
         self._data: list[list[Any]] | None = None  # fingerprint of local shards
         if state is not None:
             self._resume(state)
-        models = self._training.model, self._training.teacher
-        require_agreement(self._world, self._done, *models)
+        require_agreement(self._world, self._done, *self._models.values())
 
     def run(self, shards: str) -> int:
         """Train on `shards` to the end, or until a signal asks to stop; return the steps done.
@@ -142,6 +140,7 @@ class Trainer:
             if self._saved != self._done:  # also before the first step, so that it can go on
                 self._save()
             self._await_write()
+            self._consolidate()
         return self._done
 
     def _report_start(self, audit: Audit) -> None:
@@ -152,11 +151,9 @@ class Trainer:
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         training = self._training
-        for name, model in (("student", training.model), ("teacher", training.teacher)):
-            with snapshot.reading(state, name):
-                load_weights(model, state[name])
-        with snapshot.reading(state, "optimizer"):
-            load_optimizer(training.optimizer, state["optimizer"])
+        load = partial(load_state, state, self._models, training.optimizer)
+        with snapshot.reading(state, "weights or optimizer"):
+            self._world.synchronized(load)
         with snapshot.reading(state, "scaler"):
             training.scaler.load_state_dict(state["scaler"])
         with snapshot.reading(state, "problems"):
@@ -249,6 +246,7 @@ class Trainer:
     def _evaluate(self, evaluator: Evaluator, watch: Watch) -> None:
         """Measure the checkpoint just written, and keep its snapshot if it is the best."""
         self._await_write()
+        self._consolidate()
         metrics = evaluate(evaluator, self._checkpoint, self._config.watch, self._world)
         watch.evaluation(self._done - 1, metrics)
         name, best = self._config.save.best, self._snapshots.best()
@@ -261,15 +259,14 @@ class Trainer:
             self._snapshots.note_best(snapshot.Best(self._done, value))
 
     def _save(self) -> None:
-        """Copy the state of all processes to the host. The first writes it, as a snapshot and a
-        checkpoint of the weights, while the training goes on."""
+        """Copy the state to the host. The first process writes it, as a snapshot and a checkpoint
+        of the weights, or each its part of it, while the training goes on."""
         self._await_write()
         training, problems = self._training, self._world.gather(self._problems.state())
         state = {
             "config": snapshot.plain(self._config),
-            "student": whole_weights(training.model),
-            "teacher": whole_weights(training.teacher),
-            "optimizer": whole_optimizer(training.optimizer, training.model),
+            **{name: model.state_dict() for name, model in self._models.items()},
+            "optimizer": training.optimizer.state_dict(),
             "scaler": training.scaler.state_dict(),
             "random": self._world.gather(snapshot.random_state()),
             "problems": {name: sum(one[name] for one in problems) for name in problems[0]},
@@ -278,25 +275,34 @@ class Trainer:
             "data": self._data,
             "init_sha256": self._init_sha256,
         }
-        if self._world.rank == 0:
-            copied = snapshot.HostCopy(state)
-            self._written = self._writer.submit(self._write, self._done, copied, self._card())
+        if self._world.rank == 0 or self._background is not None:
+            copied, card = snapshot.HostCopy(state), self._card() if self._world.rank == 0 else {}
+            self._written = self._writer.submit(self._write, self._done, copied, card)
         self._saved = self._done
 
     def _await_write(self) -> None:
         """Wait for the snapshot that is being written; its error is raised in all processes."""
-        self._world.main_process_only(self._written.result)
+        self._world.synchronized(self._written.result)
+
+    def _consolidate(self) -> None:
+        """Write the weights of a sharded snapshot as a checkpoint, in the first process."""
+        path = self._snapshots.path(self._done)
+        self._world.main_process_only(
+            lambda: consolidate(path, self._checkpoint) if path.is_dir() else None
+        )
 
     def _write(self, step: int, copied: snapshot.HostCopy, card: Mapping[str, Any]) -> None:
         state, method = copied.state(), self._config.method
+        with torch.device("meta"):
+            outline = method.create_student(self._config.architecture)
+        model = describe(outline, method.name, model_config(self._config.architecture), card)
+        if self._background is not None:
+            self._snapshots.save_sharded(step, state, model, self._background)
+            return
         self._snapshots.save(step, state)
-        models = {}
-        for name in ("student", "teacher"):
-            with torch.device("meta"):
-                models[name] = method.create_student(self._config.architecture)
-            models[name].load_state_dict(state[name], assign=True)
-        architecture = model_config(self._config.architecture)
-        save_checkpoint(self._checkpoint, models, method.name, architecture, card)
+        pairs = [(name, state[name].items()) for name in self._models]
+        tensors = {f"{name}.{key}": value for name, values in pairs for key, value in values}
+        write_weights(self._checkpoint, tensors, model)
 
     @cached_property
     def _code(self) -> CodeState:

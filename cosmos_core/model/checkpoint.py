@@ -23,6 +23,8 @@ from cosmos_core.utils.text import parse_json
 Weights = Literal["teacher", "student"]
 DISTRIBUTED_PREFIX = "module."  # left by DistributedDataParallel in published files
 NAMED_KEYS = 3
+SNAPSHOTS = "snapshots"  # in the folder of a run
+CHECKPOINT = "checkpoint.safetensors"  # beside it: the weights of the newest snapshot in one file
 
 
 class CheckpointError(ValueError):
@@ -43,8 +45,11 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read either layout. Raises CheckpointError for other files. Nothing is unpickled."""
-    path = Path(path)
+    """Read either layout, the newest weights in the folder of a run, or a sharded snapshot. Raises
+    CheckpointError for others. Nothing is unpickled."""
+    path = _newest(Path(path))
+    if path.is_dir():
+        return _split(path, *_sharded(path))
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
@@ -130,16 +135,25 @@ def save_checkpoint(
 ) -> None:
     """Write models (`student`, `teacher`) in our layout, atomically."""
     tensors = {
-        f"{name}.{key}": value.detach().to("cpu", dtype).contiguous()
+        f"{name}.{key}": value.detach().to("cpu", dtype)
         for name, model in weights.items()
         for key, value in model.state_dict().items()
-        if not _is_head(key)
     }
     model = next(iter(weights.values()))
+    write_weights(Path(path), tensors, describe(model, method, architecture, training))
+
+
+def describe(
+    model: nn.Module,
+    method: str,
+    architecture: Mapping[str, Any],
+    training: Mapping[str, Any] | None,
+) -> dict[str, str]:
+    """Return the metadata of a checkpoint of a model, whose weights may have no content."""
     kind = next(kind for kind in MODELS if isinstance(model, MODELS[kind]))
     own = getattr(model, "own_keys", model.state_dict())
     added = [key for key in model.state_dict() if key not in own and not _is_head(key)]
-    metadata = {
+    return {
         "format": "cosmos",
         "model": kind,
         "method": method,
@@ -147,7 +161,40 @@ def save_checkpoint(
         "architecture": json.dumps(architecture, sort_keys=True),
         "training": json.dumps(training, sort_keys=True),
     }
-    write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors (`student.KEY`, `teacher.KEY`) in our layout, atomically."""
+    kept = {
+        key: tensor.contiguous()
+        for key, tensor in tensors.items()
+        if not _is_head(key.partition(".")[2])
+    }
+    write_atomically(path, safetensors.torch.save(kept, metadata))
+
+
+def consolidate(snapshot: Path, path: Path) -> None:
+    """Write the weights of a sharded snapshot in our layout. Raises CheckpointError."""
+    write_weights(path, *_sharded(snapshot))
+
+
+def _newest(path: Path) -> Path:
+    """Return what holds the weights of a run's folder; other paths as they are."""
+    if not (path / SNAPSHOTS).is_dir():
+        return path
+    last = max((path / SNAPSHOTS).glob("step-*"), default=path)
+    return last if last.is_dir() else path / CHECKPOINT
+
+
+def _sharded(snapshot: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    # Imports a tenth of a second of modules that nothing else needs.
+    from cosmos_core.model.sharded import read_weights
+
+    try:
+        return read_weights(snapshot)
+    except Exception as error:  # damaged files raise errors of any kind
+        reason = " ".join(f"{error or type(error).__name__}".split())
+        raise CheckpointError(f"{snapshot}: no whole sharded snapshot ({reason:.200})") from error
 
 
 def _is_head(key: str) -> bool:
@@ -163,10 +210,15 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
     if metadata.get("format") != "cosmos":
         raise CheckpointError(f"{path}: not written by cosmos-train (no format in its metadata)")
+    return _split(path, tensors, metadata)
+
+
+def _split(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Checkpoint:
     weights: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, rest = key.partition(".")
-        weights.setdefault(name, {})[rest] = value
+        if not _is_head(rest):
+            weights.setdefault(name, {})[rest] = value
     try:
         return _described(weights, metadata)
     except (KeyError, TypeError, ValueError) as error:

@@ -89,7 +89,7 @@ def process_group(
         where["store"] = dist.PrefixStore(f"restart {count}", store)
     dist.init_process_group(backend, timeout=timeout, device_id=device_id, **where)
     try:
-        yield Distributed(dist.get_rank(), dist.get_world_size(), _all_gather)
+        yield Distributed(dist.get_rank(), dist.get_world_size(), gather_objects)
     finally:
         dist.destroy_process_group()
 
@@ -121,11 +121,12 @@ def own_device(device: str) -> str:
     return "cuda" if number is None else f"cuda:{int(number) % gpus}"
 
 
-def _all_gather(item: Any) -> list[Any]:
+def gather_objects(item: Any, group: Any = None) -> list[Any]:
+    """Return an object of every process by rank; all of a group, by default of all, call it."""
     import torch.distributed as dist
 
-    items: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(items, item)
+    items: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(items, item, group=group)
     return items
 
 

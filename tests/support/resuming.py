@@ -12,13 +12,21 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 from support.training import ARCHITECTURE, METHODS, VISION, tiny_config
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
+from cosmos_core.engine import snapshot
 from cosmos_core.engine.build import make_training
-from cosmos_core.engine.distributed import World, join_world, require_agreement
+from cosmos_core.engine.distributed import (
+    World,
+    join_world,
+    make_background,
+    require_agreement,
+)
 from cosmos_core.engine.lock import locked
 from cosmos_core.engine.trainer import Setting, Trainer
 from cosmos_core.plots.views import Inverse
@@ -78,6 +86,51 @@ def one_has_other_weights(world: World) -> str:
     except RuntimeError as error:
         return str(error)
     return ""
+
+
+def divided_state(value: float) -> dict[str, Any]:
+    """A state whose tensors a folder holds in files of their own."""
+    student, teacher = (
+        {"weight": torch.full((100, 100), own), "scale": torch.tensor(own)}
+        for own in (value + 0.25, value + 0.5)
+    )
+    moments = {0: {"step": torch.tensor(float(value)), "exp_avg": torch.zeros(100, 100)}}
+    optimizer = {"state": moments, "param_groups": [{"lr": 0.5}]}
+    return {"student": student, "teacher": teacher, "optimizer": optimizer, "random": [7]}
+
+
+def stay_in_a_snapshot(output: Path, ready: Any) -> None:
+    """Write a sharded snapshot of one process, and wait before it is complete, to be killed."""
+
+    def wait(folder: Path, rest: Any) -> None:
+        ready.put(folder.name)
+        signal.pause()
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    snapshots, world = snapshot.Snapshots(output, keep=3), make_background(World())
+    with patch.object(snapshot, "_complete", wait):
+        snapshots.save_sharded(3, divided_state(3), {}, world)
+
+
+def save_one(output: Path) -> None:
+    """Write a snapshot of step 3, as the next run would."""
+    snapshot.Snapshots(output, keep=3).save(3, {})
+
+
+def train(world: World, output: Path, shards: str, *settings: str) -> dict[str, Tensor]:
+    """Train to the end, from the newest snapshot where there is one; return this process's part of
+    the weights."""
+    resume = bool(snapshot.Snapshots(output, keep=1).steps())
+    trainer = Trainer(short_config(*settings), setting_of(world, output), resume=resume)
+    trainer.run(shards)
+    return {
+        key: local(value.detach()) for key, value in trainer._models["student"].state_dict().items()
+    }
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def hold(output: Path, ready: Any) -> None:

@@ -1,14 +1,22 @@
 """Snapshot files: what stays, what is passed over, what is refused."""
 
+import os
 import random
+import signal
 
 import numpy as np
 import pytest
 import torch
-from support.training import METHODS, tiny_config
+import torch.distributed as dist
+from support import resuming
+from support.processes import context
+from support.training import METHODS, SINGLE_PROCESS, tiny_config
 from support.writing import file_size_limit
 
 from cosmos_core.engine import snapshot
+from cosmos_core.engine.distributed import make_background
+from cosmos_core.model.checkpoint import CheckpointError, read_checkpoint
+from cosmos_core.model.sharded import read_weights
 
 
 def names(folder):
@@ -140,3 +148,96 @@ def test_a_full_disk_leaves_the_snapshots_before(tmp_path, caplog):
     assert names(tmp_path) == ["step-00000001.pt"]
     assert torch.equal(snapshots.newest()["weights"], state(1)["weights"])
     assert caplog.messages == []
+
+
+@pytest.fixture
+def background():
+    """The threads of a training with one process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield make_background(SINGLE_PROCESS)
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def sharded(tmp_path, background):
+    """Snapshots after one and two steps, as folders."""
+    snapshots = snapshot.Snapshots(tmp_path, keep=3)
+    for step in (1, 2):
+        snapshots.save_sharded(step, resuming.divided_state(step), {"method": "clip"}, background)
+    return snapshots
+
+
+def test_a_sharded_snapshot_comes_back_as_it_was(sharded, tmp_path, caplog):
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+    found = sharded.newest(["student", "optimizer", "random"])
+    assert (found["step"], found["random"], caplog.messages) == (2, [7], [])
+    assert found["optimizer"] == {"param_groups": [{"lr": 0.5}]}
+    weights, model = read_weights(sharded.path(2))
+    assert model == {"method": "clip"}
+    expected = resuming.divided_state(2)
+    keys = [f"{name}.{key}" for name in ("student", "teacher") for key in ("scale", "weight")]
+    assert sorted(weights) == keys
+    for key in keys:
+        name, _, part = key.partition(".")
+        assert weights[key].shape == expected[name][part].shape
+        assert torch.equal(weights[key], expected[name][part])
+    sharded.save(2, {})
+    assert names(tmp_path) == ["step-00000001", "step-00000002.pt"]
+
+
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        (SHARD, None, f"{SHARD} is missing"),
+        (SHARD, flip, f"{SHARD} is not as it was written"),
+        (SHARD, cut(0.9), f"{SHARD} is not as it was written"),
+        ("state.pt", None, "No such file"),
+        ("state.pt", cut(0.9), "not a zip file"),
+    ],
+)
+def test_a_sharded_snapshot_without_a_part_is_passed_over(
+    sharded, tmp_path, name, damage, reason, caplog
+):
+    path = sharded.path(2) / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage(content))
+    assert sharded.newest()["step"] == 1
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{sharded.path(2)}: damaged, passed over (")
+    assert reason in warning
+    assert "\n" not in warning
+    with pytest.raises(CheckpointError, match="step-00000002: no whole sharded snapshot") as caught:
+        read_checkpoint(tmp_path)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_leaves_the_sharded_snapshots_before(sharded, tmp_path, background):
+    state = resuming.divided_state(3)
+    with file_size_limit(10_000), pytest.raises(OSError, match="File too large") as caught:
+        sharded.save_sharded(3, state, {}, background)
+    assert caught.value.filename == str(sharded.path(3))
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+    sharded.save_sharded(3, state, {}, background)
+    assert sharded.newest()["step"] == 3
+
+
+@pytest.mark.slow
+def test_a_killed_write_is_no_snapshot_and_is_removed(sharded, tmp_path):
+    ready = context.SimpleQueue()
+    writer = context.Process(target=resuming.stay_in_a_snapshot, args=(tmp_path, ready))
+    writer.start()
+    temporary = ready.get()
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    assert temporary in names(tmp_path)
+    assert sharded.steps() == [1, 2]
+    again = context.Process(target=resuming.save_one, args=(tmp_path,))
+    again.start()
+    again.join()
+    assert names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003.pt"]
