@@ -21,6 +21,8 @@ _PADDINGS = [bytes(size) for size in range(BLOCK)]
 _END_LIMIT = 1 << 20  # bytes of zeros after the end: more than any program pads an archive with
 _HEADER_LIMIT = 1 << 20  # bytes of an extended header, which holds names and attributes
 _CHUNK = 1 << 20
+_NEAR, _MANY, _FEW = 1 << 14, 1 << 16, 1 << 12  # bytes per header up to which MANY are read, or FEW
+_TIME = re.compile(rb"(\d{1,3}) mtime=\d+\.?\d*\n")
 _DIGITS = 13  # of a size: 10 TB, which every file system can seek to
 # What webdataset skips, and its keys and extensions: webdataset/tariterators.py.
 _META = re.compile(r"__[^/]*__(/|$)")
@@ -89,44 +91,81 @@ def read_members(path: str) -> Iterable[tuple[str, int, int]]:
 
 def _ordinary_members(file: int) -> Iterable[tuple[str, int, int]] | None:
     """Return the files of a tar of ordinary headers; None for others, and for any damage."""
-    blocks, offsets, sizes = list[bytes](), list[int](), list[int]()
+    if (found := _read_headers(file)) is None:
+        return None
+    headers = np.frombuffer(found, np.uint8).reshape(-1, BLOCK)
+    if not _are_ordinary(headers):
+        return None
+    sizes = _octal(headers[:, 124:135])
+    padded = sizes + -sizes % BLOCK
+    offsets = np.cumsum(BLOCK + padded) - padded
+    is_file = headers[:, 156] != ord("x")
+    fields = np.ascontiguousarray(headers[is_file, :100]).view("S100").ravel().tolist()
+    text = b"\0".join(fields).decode("utf-8", "surrogateescape")
+    names = text.split("\0") if fields else []
+    # No file after an extended header; names that hold a zero, are empty, of folders, or the same.
+    if not is_file[-1:].all() or not len(fields) == len(names) == len({*names}) or "" in names:
+        return None
+    if "/\0" in f"{text}\0":
+        return None
+    return zip(names, offsets[is_file].tolist(), sizes[is_file].tolist(), strict=True)
+
+
+def _read_headers(file: int) -> bytes | None:
+    """Return the headers of a tar, one after the other, whose sizes lead from each to the next and
+    to the end; None where they do not, and for extended headers that state more than times."""
+    headers = list[bytes]()
+    window, first = b"", 0  # what has been read, and its position
     position = padding = 0
-    try:
-        while data := os.pread(file, padding + BLOCK, position):
-            if len(data) < padding + BLOCK or not data.startswith(_PADDINGS[padding]):
-                return None
-            if not data[padding]:  # the end
-                break
-            size = int(data[padding + 124 : padding + 135], 8)
-            position += padding + BLOCK
-            blocks.append(data[padding:])
-            offsets.append(position)
-            sizes.append(size)
-            position, padding = position + size, -size % BLOCK
-    except (ValueError, OverflowError):
-        return None
+    while True:
+        start = position - first
+        if start + 2 * BLOCK > len(window):
+            first = position - padding
+            # Headers that lie near each other are read together, others alone.
+            near = position < _NEAR * len(headers)
+            window, start = os.pread(file, _MANY if near else _FEW, first), padding
+        if not window.startswith(_PADDINGS[padding], start - padding):
+            return None
+        header = window[start : start + BLOCK]
+        if len(header) < BLOCK or not header[0]:
+            break
+        try:
+            size = int(header[124:135], 8)
+        except ValueError:
+            return None
+        content = start + BLOCK
+        if header[156] == ord("x") and not _states_time(window[content : content + size]):
+            return None
+        headers.append(header)
+        padding = -size % BLOCK
+        position += BLOCK + size + padding
     rest = os.pread(file, _END_LIMIT, position)
-    if rest.strip(b"\0") or not padding + 2 * BLOCK <= len(rest) < _END_LIMIT:
+    if rest.strip(b"\0") or not 2 * BLOCK <= len(rest) < _END_LIMIT:
         return None
-    headers = np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, BLOCK)
-    names = [block[:100].rstrip(b"\0").decode("utf-8", "surrogateescape") for block in blocks]
-    if not _are_ordinary(headers) or len({*names}) < len(names):
-        return None
-    if any(not name or name.endswith("/") or "\0" in name for name in names):
-        return None
-    return zip(names, offsets, sizes, strict=True)
+    return b"".join(headers)
+
+
+def _states_time(content: bytes) -> bool:
+    """Whether an extended header states only when the file was changed, as webdataset's do."""
+    found = _TIME.fullmatch(content)
+    return found is not None and int(found[1]) == len(content)
 
 
 def _are_ordinary(headers: NDArray[np.uint8]) -> bool:
     """Whether headers (N, 512) are of files, with short names, plain numbers, right checksums."""
     sizes, stated = headers[:, 124:135], headers[:, 148:154]
     digits = all(((field >= ord("0")) & (field <= ord("7"))).all() for field in (sizes, stated))
-    is_file = np.isin(headers[:, 156], np.frombuffer(b"".join(_FILES), np.uint8))
+    known = np.isin(headers[:, 156], np.frombuffer(b"".join((*_FILES, b"x")), np.uint8))
     plain = (headers[:, 345] == 0) & np.isin(headers[:, 135], (0, ord(" ")))  # no prefix of a name
     ends = np.isin(headers[:, 154:156], (0, ord(" ")))
     sums = headers.sum(axis=1, dtype=np.int64) - headers[:, 148:156].sum(axis=1, dtype=np.int64)
-    right = sums + 8 * ord(" ") == (stated - np.uint8(ord("0"))) @ 8 ** np.arange(5, -1, -1)
-    return bool(digits and (is_file & plain & right).all() and ends.all())
+    right = sums + 8 * ord(" ") == _octal(stated)
+    return bool(digits and (known & plain & right).all() and ends.all())
+
+
+def _octal(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the numbers of digits (N, D)."""
+    return (digits - np.uint8(ord("0"))) @ 8 ** np.arange(digits.shape[1] - 1, -1, -1)
 
 
 class TarReader:

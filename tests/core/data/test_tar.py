@@ -82,11 +82,31 @@ def test_what_python_writes(form):
     assert assert_read(tar_of([], FORMATS[form])) == []
 
 
-def test_what_webdataset_writes(tmp_path):
+def test_what_webdataset_writes(tmp_path, monkeypatch):
+    """An extended header with the time before every file: these are ordinary."""
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
         for number in range(3):
             writer.write({"__key__": f"{number}", "jpg": b"x" * 700, "json": {"a": number}})
-    assert len(assert_read((tmp_path / "a.tar").read_bytes())) == 6
+    data = (tmp_path / "a.tar").read_bytes()
+    assert len(assert_read(data)) == 6
+    monkeypatch.delattr(TarReader, "__iter__")
+    assert len(read_at_once(data)) == 6
+
+
+@pytest.mark.parametrize("large", [0, 100_000])
+def test_headers_far_from_each_other_and_near(large):
+    files = [(f"{number:04}.jpg", b"x" * (number * 37 % 1500)) for number in range(300)]
+    for number in range(0, 300, 50):
+        files[number] = (files[number][0], b"y" * large)
+    assert assert_read(tar_of(files)) == files
+    info = tarfile.TarInfo("0.jpg")
+    info.mtime = 1.5
+    for records in (b"12 mtime=1.5\n", b"17 mtime=1.5\n"):  # the second has a wrong length
+        header = info.tobuf(tarfile.PAX_FORMAT)
+        broken = header.replace(b"13 mtime=1.5\n", records + b"\0")
+        assert broken != header
+        with pytest.raises(TarError, match=r"an extended header is broken \(bad record\)"):
+            read_at_once(broken + bytes(2 * BLOCK))
 
 
 @pytest.mark.parametrize("form", ["gnu", "oldgnu", "pax", "ustar", "v7"])
