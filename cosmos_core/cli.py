@@ -160,7 +160,9 @@ def prepare(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Written by cosmos-train, or published; or the folder of a run.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A file of cosmos-train, a published one, or a run.")
+    ],
     output: Annotated[Path, typer.Argument(help="Folder to write, in the Hub's layout.")],
     weights: Annotated[Weights, typer.Option(help="What OpenCLIP loads.")] = "teacher",
     arch: Annotated[
