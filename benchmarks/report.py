@@ -60,7 +60,7 @@ def main() -> None:
 
 def _command(folder: str, rounds: int) -> Iterator[Measurement]:
     out = str(Path(folder) / "command.html")
-    arguments = (sys.executable, "-m", "cosmos_eval", "report", folder, "--out", out)
+    arguments = (sys.executable, "-m", "cosmos_eval", "report", folder, "--output", out)
     run = partial(subprocess.run, arguments, check=True, stderr=subprocess.DEVNULL)
     spread = interleave({"command": run}, rounds, warmup=0)["command"]
     yield measurement("the command, no data for pictures", spread, "s", at_most=SECONDS)

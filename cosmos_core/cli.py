@@ -148,7 +148,7 @@ def _open(stack: ExitStack, output: Path, resume: Resume | None) -> bool:
 def prepare(
     images: Annotated[Path, typer.Argument(help="A folder that img2dataset wrote.")],
     captions: Annotated[Path, typer.Argument(help="DreamLIP's caption CSV.")],
-    output: Annotated[Path, typer.Argument(help="Folder of the shards to write.")],
+    output: Annotated[Path, typer.Option(help="Folder of the shards to write.")],
     shard_size: Annotated[int, typer.Option(min=1, help="Samples per shard.")] = 10_000,
     debug: Debug = False,
 ) -> None:
@@ -163,7 +163,7 @@ def export(
     checkpoint: Annotated[
         Path, typer.Argument(help="A file of cosmos-train, a published one, or a run.")
     ],
-    output: Annotated[Path, typer.Argument(help="Folder to write, in the Hub's layout.")],
+    output: Annotated[Path, typer.Option(help="Folder to write, in the Hub's layout.")],
     weights: Annotated[Weights, typer.Option(help="What OpenCLIP loads.")] = "teacher",
     arch: Annotated[
         str | None, typer.Option(help="OpenCLIP architecture, where the file does not say.")

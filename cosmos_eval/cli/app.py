@@ -10,6 +10,7 @@ from cosmos_core.utils.command import Ending, run_command
 from cosmos_eval.cli import data, draw
 from cosmos_eval.cli.check import check
 from cosmos_eval.cli.convert import convert
+from cosmos_eval.cli.options import Command
 from cosmos_eval.cli.overlap import overlap
 from cosmos_eval.cli.results import compare, export, leaderboard, report, reproduce, verify
 from cosmos_eval.cli.run import run
@@ -19,18 +20,19 @@ from cosmos_eval.types import CosmosEvalError, UsageError
 app = typer.Typer(
     name="cosmos-eval",
     add_completion=False,
-    rich_markup_mode=None,  # its tables leave too few columns for help texts
     pretty_exceptions_enable=False,
 )
-app.command()(run)
-app.command()(tune)
-app.command()(draw.segment)
-app.command()(draw.attend)
-app.command("list")(data.list_known)
-app.add_typer(data.data, name="data")
-app.add_typer(data.cache, name="cache")
-for command in (leaderboard, report, reproduce, compare, check, verify, export, convert, overlap):
-    app.command()(command)
+_COMMANDS = {
+    "Measure": (run, tune),
+    "Results": (leaderboard, report, reproduce, compare, check, verify, export),
+    "Models and data": (data.list_known, draw.segment, draw.attend, convert, overlap),
+}
+for panel, commands in _COMMANDS.items():
+    for command in commands:
+        name = command.__name__.partition("_")[0]
+        app.command(name, cls=Command, rich_help_panel=panel)(command)
+app.add_typer(data.data, name="data", rich_help_panel="Models and data")
+app.add_typer(data.cache, name="cache", rich_help_panel="Models and data")
 
 # Errors of names that users give, and of permissions, whichever access to a file finds them.
 _USERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)

@@ -8,15 +8,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Exit, Option
+from typer import Argument, Exit
 
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import flag, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
+from cosmos_eval.results.table import View
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.results.gate.check import Report
+
+UPDATE = "A new baseline"
 
 
 def check(
@@ -24,34 +27,29 @@ def check(
         list[Path], Argument(metavar="RESULT...", help="Result files, or folders of them.")
     ],
     baseline: Annotated[Path, option("FILE", "The baseline: results to compare with.")],
+    format: options.Format = "table",
+    decimals: options.Decimals = None,
+    intervals: options.Intervals = None,
+    sort: options.Sort = "",
     strict: options.Strict = False,
     summary: Annotated[
         Path | None, option("FILE", "Append a report in Markdown.", envvar="GITHUB_STEP_SUMMARY")
     ] = None,
     junit: Annotated[Path | None, option("FILE", "Write a report as JUnit XML.")] = None,
-    update: Annotated[bool, flag("--update", "Make the results the baseline instead.")] = False,
-    reason: Annotated[str | None, option("TEXT", "With --update: why, for later readers.")] = None,
+    update: Annotated[
+        bool, flag("--update", "Make the results the baseline, and check nothing.", UPDATE)
+    ] = False,
+    reason: Annotated[str | None, option("TEXT", "Why, for later readers.", UPDATE)] = None,
     tolerance: Annotated[
         float | None,
-        Option(
-            min=0, max=0.5, help="With --update: by how much a metric may be worse. Default: 0."
-        ),
+        option("X", "How much worse a metric may be. Default: 0.", UPDATE, min=0, max=0.5),
     ] = None,
     metrics_only: Annotated[
-        bool,
-        flag(
-            "--metrics-only",
-            "With --update: store no samples; smaller, and finds only large regressions.",
-        ),
+        bool, flag("--metrics-only", "Store no samples: finds large regressions only.", UPDATE)
     ] = False,
     all_metrics: Annotated[
-        bool,
-        flag(
-            "--all-metrics",
-            "With --update: all metrics can fail a check, not only the headline ones; finds less.",
-        ),
+        bool, flag("--all-metrics", "Gate on all metrics, not only the headlines.", UPDATE)
     ] = False,
-    json: options.Json = False,
 ) -> None:
     """Check results against a baseline, for regressions.
 
@@ -76,14 +74,15 @@ def check(
             keep_samples=not metrics_only,
             all_gated=all_metrics,
         )
-        print_records(changes, as_json=json)
+        print_records(changes, as_json=format == "json")
         print_written(baseline)
         print_notes(notes)
         return
     report, error = _examine(results, baseline, strict=strict)
     try:
-        if json or error is None:
-            _print_report(report, as_json=json)
+        if format == "json" or error is None:
+            view = View(decimals=decimals, intervals=intervals is not False, sort=sort)
+            _print_report(report, view, as_json=format == "json")
     finally:  # also where standard output cannot be written
         _write(report, summary, junit)
     if error is not None:
@@ -110,7 +109,7 @@ def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report
         return report, None if is_usage else error
 
 
-def _print_report(report: Report, *, as_json: bool) -> None:
+def _print_report(report: Report, view: View, *, as_json: bool) -> None:
     """Print all metrics and the verdict; on standard error why something cannot be decided."""
     from cosmos_eval.results.gate.reports import to_cells, to_records, tolerance_text
 
@@ -118,8 +117,9 @@ def _print_report(report: Report, *, as_json: bool) -> None:
         print_json(to_records(report))
     else:
         if report.findings:
-            cells = [to_cells(finding) for finding in report.findings]
-            print_records(cells, section=("model", "data set", "protocol"), texts=2)
+            cells = [to_cells(finding, view) for finding in report.findings]
+            section = ("model", "data set", "protocol")
+            print_records(cells, section=section, texts=2, sort=view.sort)
         print_line(f"baseline: {report.baseline}{tolerance_text(report)}")
         print_line(report.verdict)
     print_notes(report.notes)

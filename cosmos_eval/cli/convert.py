@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Argument
 
 from cosmos_eval.cli import options
+from cosmos_eval.cli.options import option
 from cosmos_eval.cli.output import print_notes, print_written
 
 
@@ -13,7 +14,7 @@ def convert(
     model: Annotated[
         str, Argument(metavar="MODEL", help="A COSMOS or OpenCLIP ViT, or an hf: CLIPModel.")
     ],
-    output: Annotated[Path, Argument(metavar="OUTPUT", help="A new folder.")],
+    output: Annotated[Path, option("DIR", "A new folder.")],
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Argument, Exit, Typer
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import flag, option
+from cosmos_eval.cli.options import flag
 from cosmos_eval.cli.output import print_json, print_line, print_records
 from cosmos_eval.types import RunOptions
 
@@ -29,15 +29,15 @@ def list_known(
     what: Annotated[
         Literal["models", "tasks", "datasets", "protocols", "suites"], Argument(show_default=False)
     ],
-    json: options.Json = False,
+    format: options.Format = "table",
 ) -> None:
     """List known models, tasks, data sets, protocols or suites."""
     from cosmos_eval.runner.catalog import LISTS
 
-    print_records(LISTS[what](), as_json=json)
+    print_records(LISTS[what](), as_json=format == "json")
 
 
-@data.command()
+@data.command(cls=options.Command)
 def doctor(
     names: Annotated[
         list[str] | None,
@@ -46,13 +46,12 @@ def doctor(
             help="Known data sets or YAML files that describe yours. Default: all known ones.",
         ),
     ] = None,
-    suite: Annotated[str | None, option("NAME|FILE", "The data sets of a suite.")] = None,
+    suite: options.Suite = None,
     data_root: options.DataRoot = None,
     decode: Annotated[
-        bool | None,
-        flag("--decode/--no-decode", "Decode every image. Default: of your own data sets only."),
+        bool | None, flag("--decode/--no-decode", "Decode every image. Default: only of yours.")
     ] = None,
-    json: options.Json = False,
+    format: options.Format = "table",
 ) -> None:
     """Check whether data sets are complete, and how to mend them.
 
@@ -69,7 +68,7 @@ def doctor(
             examine(p, run_options, partial(progress.step, p.dataset), decode=decode)
             for p in protocols
         ]
-    if json:
+    if format == "json":
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
     else:
         print_records([_diagnosis_row(diagnosis) for diagnosis in diagnoses])
@@ -105,13 +104,13 @@ def _diagnosis_row(diagnosis: Diagnosis) -> dict[str, str | None]:
     }
 
 
-@data.command()
+@data.command(cls=options.Command)
 def prepare(
     name: Annotated[
         str, Argument(help="coco_object, coco_stuff, cityscapes, context or imagenet.")
     ],
     data_root: options.DataRoot = None,
-    json: options.Json = False,
+    format: options.Format = "table",
 ) -> None:
     """Make label maps or class folders that a download lacks.
 
@@ -122,18 +121,18 @@ def prepare(
 
     with Progress() as progress:
         counts = make(name, data_root, workers=_WORKERS, progress=partial(progress.step, name))
-    print_records([{"prepared": name, **counts._asdict()}], as_json=json)
+    print_records([{"prepared": name, **counts._asdict()}], as_json=format == "json")
 
 
-@cache.command()
-def info(json: options.Json = False) -> None:
+@cache.command(cls=options.Command)
+def info(format: options.Format = "table") -> None:
     """Show where embeddings are cached, how many of which models, and the size on disk."""
     from cosmos_eval.embedding.cache import embeddings_folder, limit_bytes, spaces
 
     folder, limit = embeddings_folder(), limit_bytes()
     cached = spaces(folder)
     size = sum(space.size for space in cached)
-    if json:
+    if format == "json":
         content = {"folder": str(folder), "bytes": size, "limit_bytes": limit}
         print_json({**content, "spaces": [space._asdict() for space in cached]})
         return
@@ -142,14 +141,14 @@ def info(json: options.Json = False) -> None:
     print_line(f"{folder}: {size / 1e6:.1f} MB of {limit / 1e9:g} GB")
 
 
-@cache.command()
-def clear(json: options.Json = False) -> None:
+@cache.command(cls=options.Command)
+def clear(format: options.Format = "table") -> None:
     """Remove all cached embeddings; the next run that needs them computes them again."""
     from cosmos_eval.embedding import cache as embeddings
 
     folder = embeddings.embeddings_folder()
     removed = {"folder": str(folder), "removed_bytes": embeddings.clear(folder)}
-    print_records([removed], as_json=json)
+    print_records([removed], as_json=format == "json")
 
 
 def _space_row(space: Space) -> dict[str, str]:

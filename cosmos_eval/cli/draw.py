@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Argument, Option
+from typer import Argument
 
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import option, output_file
@@ -14,41 +14,36 @@ from cosmos_eval.types import MapName, RunOptions
 def attend(
     image: Annotated[Path | None, Argument(help="An image file.", show_default=False)] = None,
     text: Annotated[
-        list[str] | None,
-        Option(help="What to look for; repeatable, one row each.", show_default=False),
+        list[str] | None, option("TEXT", "What to look for; repeatable, one row each.")
     ] = None,
     csv: Annotated[
-        Path | None,
-        option(
-            "FILE",
-            "Instead of IMAGE and --text: a table with columns image and text; images are "
-            "relative to FILE.",
-        ),
+        Path | None, option("FILE", "In place of IMAGE and --text: columns image and text.")
     ] = None,
-    out: Annotated[Path, output_file("FILE.png|.svg|.html", "The picture to write.")] = Path(
+    output: Annotated[Path, output_file("FILE", "A .png, .svg or .html picture.")] = Path(
         "attention.png"
     ),
     model: Annotated[
         list[str] | None,
         option("SPEC", "A model; repeatable, one column each. Default: scenes-cosmos."),
     ] = None,
-    arch: options.Arch = None,
-    weights: options.Weights = "teacher",
+    format: options.Format = "table",
     kind: Annotated[
         Literal[MapName, "both"] | None,
-        Option(
-            help="What maps show; both: cross-attention and similarity. Default: values of "
-            "cross-attention, or similarity where a model has none."
+        option(
+            "NAME",
+            "cross-attention, empty-ratio, texts-ratio, values or similarity; both: the first and "
+            "the last. Default: values, or similarity where a model has no cross-attention.",
+            "Maps",
         ),
     ] = None,
     heads: Annotated[
-        Literal["mean", "each"],
-        Option(help="Heads of cross-attention: their mean, or each of them."),
+        Literal["mean", "each"], option("NAME", "mean or each of cross-attention.", "Maps")
     ] = "mean",
     attention: options.Attention = None,
+    arch: options.Arch = None,
+    weights: options.Weights = "teacher",
     precision: options.Precision = "fp32",
     device: options.Device = "auto",
-    json: options.Json = False,
 ) -> None:
     """Draw where a model looks in an image, given a text.
 
@@ -65,34 +60,36 @@ def attend(
     how = AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
     )
-    rows = draw(read_pairs(image, text or [], csv), specs, how, out)
-    if json:
+    rows = draw(read_pairs(image, text or [], csv), specs, how, output)
+    if format == "json":
         print_json(to_records(rows))
     else:
         print_records(map_table(rows))
         for table in word_tables(rows[0]) if len(rows) == 1 else ():
             print_line("")
             print_records(table)
-    print_notes(notes(rows, out))
-    print_written(out)
+    print_notes(notes(rows, output))
+    print_written(output)
 
 
 def segment(
     image: Annotated[Path, Argument(help="An image file.", show_default=False)],
-    out: Annotated[Path, output_file("FILE.png", "The picture to write.")] = Path("segmented.png"),
+    output: Annotated[Path, output_file("FILE", "A .png picture.")] = Path("segmented.png"),
+    dataset: Annotated[
+        str, option("NAME|FILE", "Data set of the classes and settings.")
+    ] = "scenes-seg",
     classes: Annotated[
-        str | None, Option(help="Names separated by commas. Default: the classes of the data set.")
+        str | None, option("NAME,...", "Other classes. Default: those of the data set.")
     ] = None,
-    dataset: options.SourceOfClasses = "scenes-seg",
-    protocol: Annotated[str | None, option("NAME", "Settings of this family.")] = None,
+    protocol: Annotated[str | None, option("NAME", "A protocol of the data set.")] = None,
     model: options.Model = "scenes-cosmos",
+    format: options.Format = "table",
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
     attention: options.Attention = None,
     auxiliary: options.Auxiliary = None,
     precision: options.Precision = "fp32",
     device: options.Device = "auto",
-    json: options.Json = False,
 ) -> None:
     """Draw the segmentation of one image: image, label map, legend."""
     from cosmos_eval.models.specs import parse_model_spec
@@ -107,10 +104,10 @@ def segment(
     run_options = RunOptions(
         attention=attention, auxiliary=auxiliary, device=device, precision=precision
     )
-    shares = draw(image, out, spec=spec, protocol=known, classes=names, options=run_options)
-    if json:
+    shares = draw(image, output, spec=spec, protocol=known, classes=names, options=run_options)
+    if format == "json":
         print_json(shares)
     else:
         cells = {name: f"{100 * share:.1f}" for name, share in shares.items()}
         print_records([{"class": name, "pixels (%)": cell} for name, cell in cells.items()])
-    print_written(out)
+    print_written(output)

@@ -1,26 +1,53 @@
-"""Options and arguments: all of several commands, and those of one command that fit a line."""
+"""Options and arguments: one name, help text and panel for the same thing in every command."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 from cosmos_eval import types
 
+MODELS, DATA, COMPUTATION = "Models", "Data", "Computation"
+CONTENT, LAYOUT = "Content of tables", "Layout of tables"
+_FEW = 10  # parameters of a command, with --help, that need no panels
+# Spellings that no help lists: a short form, a default, and a former name.
+_HIDDEN = {"--format": ("--json", "json"), "--no-cache": ("--cache", False), "--output": ("--out",)}
 
-def option(metavar: str, help: str, **settings: Any) -> Any:
+
+class Command(TyperCommand):
+    """A command of which --help shows panels only if it has many options. `--json` stands for
+    `--format json`."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.help = re.sub(r"(?<=\S)\n(?=\S)", " ", self.help or "")
+        for one in self.params if len(self.params) < _FEW else ():
+            one.rich_help_panel = None  # type: ignore[attr-defined]
+
+    def make_parser(self, ctx: Any) -> Any:
+        parser = super().make_parser(ctx)
+        for one in self.params:
+            for spelling, *constant in (_HIDDEN[name] for name in one.opts if name in _HIDDEN):
+                action = {"action": "store_const", "const": constant[0]} if constant else {}
+                parser.add_option(one, [spelling], one.name, **action)
+        return parser
+
+
+def option(metavar: str, help: str, panel: str | None = None, **settings: Any) -> Any:
     """Return an option that takes a value, named as its parameter."""
-    return Option(metavar=metavar, help=help, **settings)
+    return Option(metavar=metavar, help=help, rich_help_panel=panel, **settings)
 
 
-def flag(names: str, help: str) -> Any:
+def flag(names: str, help: str, panel: str | None = None) -> Any:
     """Return an option without a value; `names` may hold a second one, of its opposite."""
-    return Option(names, help=help)
+    return Option(names, help=help, rich_help_panel=panel, metavar="")
 
 
-def output_file(metavar: str, help: str, *names: str) -> Any:
+def output_file(metavar: str, help: str) -> Any:
     """Return the option of a file to write, which is refused before its content is made."""
-    return Option(*names, metavar=metavar, callback=_require_writable, help=help)
+    return Option("--output", metavar=metavar, callback=_require_writable, help=help)
 
 
 def _require_writable(path: Path | None) -> Path | None:
@@ -35,48 +62,63 @@ def _require_writable(path: Path | None) -> Path | None:
     return path
 
 
+Form = Literal["table", "json"]
+Format = Annotated[
+    Form, option("table|json", "Form of what is printed; or just --json.", show_default=False)
+]
+
+Suite = Annotated[str | None, option("NAME|FILE", "A suite of data sets, and perhaps of models.")]
+Dataset = Annotated[str, option("NAME|FILE", "A known data set, or a YAML file of yours.")]
+Datasets = Annotated[
+    list[str] | None, option("NAME|FILE", "A known data set, or a YAML file of yours; repeatable.")
+]
+Model = Annotated[str, option("SPEC", "A model, see `cosmos-eval list models`.")]
+Models = Annotated[
+    list[str] | None, option("SPEC", "A model, see `cosmos-eval list models`; repeatable.")
+]
+Names = Annotated[list[str] | None, option("NAME", "Name of a model in tables; one per --model.")]
+ResultFolder = Annotated[Path, Argument(metavar="[DIR]", help="A folder of results.")]
+Strict = Annotated[bool, flag("--strict", "Refuse results of edited code or an unknown commit.")]
+
 Arch = Annotated[
     str | None,
-    option(
-        "NAME|FILE",
-        "OpenCLIP architecture or JSON file, for a checkpoint that does not state its own.",
-    ),
+    option("NAME|FILE", "OpenCLIP architecture of a checkpoint.", MODELS),
 ]
-Weights = Annotated[types.Weights, Option(help="Which of the two models in a COSMOS checkpoint.")]
+Weights = Annotated[types.Weights, option("NAME", "teacher or student.", MODELS)]
 Attention = Annotated[
     types.Attention | None,
-    Option(
-        help="Last block of the image tower, for segmentation and similarity maps. "
-        "Default: the protocol's, or csa."
+    option(
+        "NAME",
+        "Last block of the image tower: vanilla, csa, maskclip, clearclip, naclip, proxy or "
+        "crossmodal. Default: the protocol's.",
+        MODELS,
     ),
 ]
 Auxiliary = Annotated[
     str | None,
-    option(
-        "SPEC",
-        "Encoder that guides --attention proxy: timm:ARCH, timm:ARCH/PATH, hf:FOLDER, "
-        "hf:ORG/NAME or python:FILE.py.",
-    ),
+    option("SPEC", "Encoder that guides --attention proxy.", MODELS),
 ]
+
+DataRoot = Annotated[str | None, option("DIR", "Folder of downloaded data sets.", DATA)]
+Predictions = "Label maps, one folder per model and protocol."
+
 Precision = Annotated[
-    types.Precision,
-    Option(
-        help="Arithmetic of the model. amp, in which COSMOS's numbers were published, is float16 "
-        "on CUDA and bfloat16 on a CPU."
-    ),
+    types.Precision, option("NAME", "fp32, bf16, fp16, or amp as published.", COMPUTATION)
 ]
-Device = Annotated[str, Option(help="cpu, cuda, cuda:1...; auto: a GPU if there is one.")]
-Json = Annotated[bool, flag("--json", "Print one JSON document.")]
-DataRoot = Annotated[str | None, option("DIR", "Folder of downloaded data sets.")]
-Download = Annotated[
-    bool, flag("--download", "Fetch classification sets missing in --data-root, and wds/ sets.")
+Device = Annotated[str, option("NAME", "cpu, cuda or cuda:N; auto: a GPU if any.", COMPUTATION)]
+Workers = Annotated[int, option("N", "Threads that read images.", COMPUTATION, min=0)]
+
+Published = Annotated[
+    bool, flag("--published/--no-published", "Show numbers that others published.", CONTENT)
 ]
-Stream = Annotated[bool, flag("--stream", "Measure wds/ sets on arrival; --download keeps them.")]
-Limit = Annotated[int | None, Option(min=1, help="Only the first N samples; the result is marked.")]
-KeepGoing = Annotated[bool, flag("--keep-going", "Continue after a failure; the status is then 1.")]
-Executor = Annotated[types.Executor, Option(help="Run here, on a Ray cluster, or as SLURM jobs.")]
-Strict = Annotated[bool, flag("--strict", "Refuse results of edited code or of an unknown commit.")]
-Published = Annotated[bool, flag("--published", "Add numbers that others published.")]
-SourceOfClasses = Annotated[str, option("NAME|FILE", "Data set that gives classes and settings.")]
-Model = Annotated[str, option("SPEC", "A model, see `cosmos-eval list models`.")]
-ResultFolder = Annotated[Path, Argument(metavar="[DIR]", help="A folder of results.")]
+Metrics = Annotated[
+    list[str] | None,
+    option("NAME,...", "Only these metrics, as JSON names them; `*` is any text.", CONTENT),
+]
+Decimals = Annotated[
+    int | None, option("N", "Digits after the decimal point.", LAYOUT, min=0, max=6)
+]
+Intervals = Annotated[
+    bool | None, flag("--intervals/--no-intervals", "95% intervals. Default: not in tex.", LAYOUT)
+]
+Sort = Annotated[str, option("COLUMN", "Order of the rows, by the values of a column.", LAYOUT)]

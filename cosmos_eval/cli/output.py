@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosmos_eval.results.table import of_records
+from cosmos_eval.results.table import of_records, sorted_by
 from cosmos_eval.results.terminal import to_terminal
 from cosmos_eval.results.text import json_text, one_line
 
@@ -41,13 +41,14 @@ def print_records(
     as_json: bool = False,
     section: Sequence[str] = (),
     texts: int = 1,
+    sort: str = "",
 ) -> None:
     """Print records that have the same keys as JSON, or as a table without its empty columns, where
-    the keys `section` are headings and the next `texts` name a row."""
+    the keys `section` are headings and the next `texts` name a row, in the order of a column."""
     if as_json:
         print_json(records)
         return
-    table = of_records(records, section=section, texts=texts)
+    table = sorted_by(of_records(records, section=section, texts=texts), sort)
     print_tables(lambda width: to_terminal(table, width, can_turn=False))
 
 

@@ -11,7 +11,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
 from cosmos_core.utils.distributed import is_main_process, own_device, process_group
 from cosmos_eval.cli import options
@@ -32,21 +32,18 @@ def overlap(
         str,
         Argument(metavar="SHARDS", help="Tars of training images, as in 'data/{000..099}.tar'."),
     ],
-    dataset: Annotated[str, option("NAME|FILE", "The data set whose images are looked for.")],
-    data_root: options.DataRoot = None,
+    dataset: options.Dataset,
     results: Annotated[
-        Path | None,
-        option("DIR|FILE", "Results of the data set, shown with and without the images found."),
+        Path | None, option("DIR|FILE", "Show results with and without the images found.")
     ] = None,
-    model: Annotated[
-        str | None, option("SPEC", "Also compare embeddings: see `cosmos-eval list models`.")
-    ] = None,
+    model: Annotated[str | None, option("SPEC", "Also compare embeddings of this model.")] = None,
     cosine: Annotated[
-        float, Option(min=0, max=1, help="With --model: least cosine of a near-duplicate.")
+        float, option("X", "Least cosine of a near-duplicate by --model.", min=0, max=1)
     ] = 0.95,
+    format: options.Format = "table",
+    data_root: options.DataRoot = None,
     device: options.Device = "auto",
-    workers: Annotated[int, Option(min=0, help="Threads that decode images.")] = _WORKERS,
-    json: options.Json = False,
+    workers: options.Workers = _WORKERS,
 ) -> None:
     """Find images of a data set among training images: copies, scaled, compressed or mirrored.
 
@@ -56,7 +53,7 @@ def overlap(
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.models.specs import parse_model_spec
     from cosmos_eval.runner.overlap import ByModel, find_overlap, images_of, metrics_without
-    from cosmos_eval.runner.plan import Plan, open_datasets
+    from cosmos_eval.runner.plan import open_dataset, require_data_root
     from cosmos_eval.tasks import find_protocol
 
     with process_group() as distributed:
@@ -70,7 +67,8 @@ def overlap(
         protocol, paths = find_protocol(dataset), _paths(shards)
         spec = None if model is None else parse_model_spec(model)
         measured = [] if results is None else _results_of(results, protocol.dataset)
-        (opened,) = open_datasets(Plan(specs=[], protocols=[protocol], options=run))
+        require_data_root(protocol, run)
+        opened = open_dataset(protocol, run, check=False)  # images are enough
         with Progress(silent=not is_main_process()) as progress:
             watch = partial(progress.step, protocol.dataset)
             images = images_of(opened.data)
@@ -79,7 +77,7 @@ def overlap(
     if not is_main_process():
         return
     metrics = metrics_without(measured, [*images], found.found)
-    if json:
+    if format == "json":
         more = {"dataset": protocol.dataset, "found": found.found, "metrics": metrics}
         print_json({**asdict(found), **more})
     else:

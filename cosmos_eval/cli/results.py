@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import Argument, Exit, Option
+from typer import Argument, Exit
 
-from cosmos_eval.cli import options, output
-from cosmos_eval.cli.options import flag, option, output_file
+from cosmos_eval.cli import options
+from cosmos_eval.cli.options import CONTENT, DATA, LAYOUT, flag, option, output_file
+from cosmos_eval.cli.output import (
+    print_json,
+    print_line,
+    print_notes,
+    print_records,
+    print_tables,
+    print_written,
+    write_text,
+)
 from cosmos_eval.results import RESULTS
+from cosmos_eval.results.table import View, of_metrics, patterns
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +34,8 @@ if TYPE_CHECKING:
     from cosmos_eval.results.leaderboard.suite import SuiteScore
 
 
-_PATTERNS = "`*` is any text; repeatable."
+METHODS = "Methods, by groups of trainings"
+_ALL = ("csv", "json")  # forms that have the results beside a suite
 
 
 def _read(path: Path) -> list[Stored]:
@@ -36,89 +47,80 @@ def _read(path: Path) -> list[Stored]:
 def _print_warnings(results: Sequence[Stored]) -> None:
     from cosmos_eval.results.labels import repeats_of, warnings_of
 
-    output.print_notes([*warnings_of(results), *repeats_of(results)])
+    print_notes([*warnings_of(results), *repeats_of(results)])
 
 
 def leaderboard(
     directory: options.ResultFolder = RESULTS,
     format: Annotated[
-        Literal["table", "md", "csv", "tex", "html", "json"], Option(help="Form of the output.")
+        Literal["table", "md", "csv", "tex", "html", "json"],
+        option("NAME", "table, md, csv, tex, html, or json, for which --json is short."),
     ] = "table",
+    output: Annotated[Path | None, output_file("FILE", "A file in place of the terminal.")] = None,
+    suite: options.Suite = None,
+    members: Annotated[
+        bool, flag("--members", "With --suite: also the tables of single data sets.", CONTENT)
+    ] = False,
+    groups: Annotated[
+        bool, flag("--groups", "Add means over the seeds of a training; --suite, too.", CONTENT)
+    ] = False,
+    facts: Annotated[
+        bool, flag("--facts", "Add parameters, GFLOPs, image size, training, speed.", CONTENT)
+    ] = False,
     with_published: options.Published = False,
+    models: Annotated[
+        list[str] | None, option("NAME,...", "Only these models; `*` is any text.", CONTENT)
+    ] = None,
+    datasets: Annotated[
+        list[str] | None, option("NAME,...", "Only these data sets.", CONTENT)
+    ] = None,
+    protocols: Annotated[
+        list[str] | None, option("NAME,...", "Only these protocols.", CONTENT)
+    ] = None,
+    metrics: options.Metrics = None,
     ties: Annotated[
         Literal["auto", "paired", "intervals"],
-        Option(
-            help="How models are compared with the best: by paired differences of their samples, "
-            "or by whether intervals overlap. auto: by samples where that is quick."
+        option(
+            "NAME",
+            "Test of ties with the best: paired (of samples), intervals (overlap), or auto.",
+            CONTENT,
         ),
     ] = "auto",
-    facts: Annotated[
-        bool, flag("--facts", "Add what models are: parameters, GFLOPs, sizes, training, speed.")
+    ranks: Annotated[
+        bool, flag("--ranks", "Show the ranks that a result can have.", CONTENT)
     ] = False,
-    suite: Annotated[
-        str | None,
-        option("NAME|FILE", "Add a suite's score: means over its members, intervals and ranks."),
-    ] = None,
-    groups: Annotated[
-        bool,
-        flag(
-            "--groups",
-            "Add means of trainings that differ in their seeds alone; --suite is of these, too.",
-        ),
-    ] = False,
-    models: Annotated[
-        list[str] | None, option("NAME,...", f"Only these models; {_PATTERNS}")
-    ] = None,
-    datasets: Annotated[list[str] | None, option("NAME,...", "Only these data sets.")] = None,
-    protocols: Annotated[list[str] | None, option("NAME,...", "Only these protocols.")] = None,
-    metrics: Annotated[
-        list[str] | None,
-        option("NAME,...", "These metrics, as `--format json` names them. Default: the headlines."),
-    ] = None,
-    decimals: Annotated[
-        int | None, Option(min=0, max=6, help="Digits after the point. Default: 1, of ratios 2.")
-    ] = None,
-    intervals: Annotated[
-        bool | None,
-        flag("--intervals/--no-intervals", "Show 95% intervals. Default: all but tex has them."),
-    ] = None,
-    ranks: Annotated[bool, flag("--ranks", "Show the ranks that a result can have.")] = False,
-    second: Annotated[bool, flag("--second", "Underline the second best.")] = False,
-    sort: Annotated[
-        str, option("model|rank|METRIC", "Order of the rows: by name, by mean rank, by a metric.")
-    ] = "",
+    decimals: options.Decimals = None,
+    intervals: options.Intervals = None,
+    second: Annotated[bool, flag("--second", "Underline the second best.", LAYOUT)] = False,
+    sort: options.Sort = "",
     transpose: Annotated[
-        bool, flag("--transpose", "One table of all tasks, with a column per model.")
+        bool, flag("--transpose", "One table of all tasks, a column per model.", LAYOUT)
     ] = False,
-    members: Annotated[
-        bool, flag("--members", "With --suite: also the tables of single data sets.")
-    ] = False,
-    out: Annotated[
-        Path | None, output_file("FILE", "Write a file, not standard output.", "--output")
-    ] = None,
 ) -> None:
     """Print results side by side, one table per task.
 
     A table that is too wide for the terminal is transposed, or else split.
     """
-    if format == "html" and out is None and sys.stdout.isatty():
+    if format == "html" and output is None and sys.stdout.isatty():
         raise UsageError("--format html is a page for a browser: add --output board.html")
     if members and suite is None:
         raise UsageError("--members needs --suite: without it, these tables are shown anyway")
+    if suite and (datasets or protocols or metrics) and not (members or groups or format in _ALL):
+        raise UsageError("--datasets, --protocols and --metrics need --members with --suite")
     from cosmos_eval.results.labels import repeats_of, warnings_of
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.view import View, patterns, select
+    from cosmos_eval.results.leaderboard.view import select
     from cosmos_eval.results.leaderboard.writers import WRITERS, Leaderboard, to_texts
 
     results = _read(directory)
     all_own, others = entries_of(results), published_beside(results) if with_published else []
     view = View(
-        models=patterns(models or ()),
-        datasets=patterns(datasets or ()),
-        protocols=patterns(protocols or ()),
-        metrics=patterns(metrics or ()),
+        models=patterns(models),
+        datasets=patterns(datasets),
+        protocols=patterns(protocols),
+        metrics=patterns(metrics),
         decimals=decimals,
         intervals=format != "tex" if intervals is None else intervals,
         ranks=ranks,
@@ -133,12 +135,12 @@ def leaderboard(
     means = group_means(own) if groups else None
     shown = Leaderboard(entries, find_ties(entries, ties), facts, score, means, view)
     if format == "table":
-        output.print_tables(partial(to_texts, shown), out)
+        print_tables(partial(to_texts, shown), output)
     else:
-        output.write_text(WRITERS[format](shown), out)
+        write_text(WRITERS[format](shown), output)
     # The other forms have the warnings below their tables.
-    output.print_notes(warnings_of(results) if format in ("csv", "json") else ())
-    output.print_notes(repeats_of(results))
+    print_notes(warnings_of(results) if format in ("csv", "json") else ())
+    print_notes(repeats_of(results))
 
 
 def _score(
@@ -150,7 +152,7 @@ def _score(
 ) -> SuiteScore:
     from cosmos_eval.results.leaderboard.entries import published
     from cosmos_eval.results.leaderboard.suite import suite_score
-    from cosmos_eval.results.leaderboard.view import View, select
+    from cosmos_eval.results.leaderboard.view import select
     from cosmos_eval.runner.suites import read_score
 
     found = [*entries, *(published() if with_published else ())]
@@ -159,9 +161,15 @@ def _score(
 
 def reproduce(
     directory: Annotated[
-        Path | None, Argument(metavar="[DIR]", help=f"A folder of results. [default: {RESULTS}]")
+        Path | None, Argument(metavar="[DIR]", help=f"A folder of results. Default: {RESULTS}.")
     ] = None,
-    format: Annotated[Literal["table", "md", "json"], Option(help="Form of the output.")] = "table",
+    format: Annotated[
+        Literal["table", "md", "json"], option("NAME", "table, md, or json (short: --json).")
+    ] = "table",
+    metrics: options.Metrics = None,
+    decimals: options.Decimals = None,
+    intervals: options.Intervals = None,
+    sort: options.Sort = "",
 ) -> None:
     """Print published numbers beside those measured here.
 
@@ -173,46 +181,31 @@ def reproduce(
 
     has_results = directory or (RESULTS.exists() and any(RESULTS.iterdir()))
     results = _read(directory or RESULTS) if has_results else []
+    view = View((), (), (), patterns(metrics), decimals, intervals is not False, sort=sort)
     numbers = reproduction.reproductions(entries_of(results))
+    numbers = [*of_metrics(numbers, view.metrics, lambda number: number.column.metric)]
     if format == "table":
-        output.print_tables(partial(reproduction.to_texts, numbers))
+        print_tables(partial(reproduction.to_texts, numbers, view=view))
+    elif format == "md":
+        write_text(reproduction.to_markdown(numbers, view))
     else:
-        write = reproduction.to_json if format == "json" else reproduction.to_markdown
-        output.write_text(write(numbers))
+        write_text(reproduction.to_json(numbers))
     _print_warnings(results)
 
 
 def report(
-    out: Annotated[Path, output_file("FILE.html", "The page to write.")],
+    output: Annotated[Path, output_file("FILE", "The .html page to write.")],
     directory: options.ResultFolder = RESULTS,
-    with_published: Annotated[
-        bool,
-        flag(
-            "--published/--no-published",
-            "Add numbers that others published for the same data sets and protocols.",
-        ),
-    ] = True,
+    suite: options.Suite = None,
+    with_published: options.Published = True,
     pictures: Annotated[
-        bool,
-        flag(
-            "--pictures/--no-pictures",
-            "Add examples; models on this machine compute what results do not store.",
-        ),
+        bool, flag("--pictures/--no-pictures", "Show examples; models may compute them.", CONTENT)
     ] = True,
-    data_root: options.DataRoot = None,
-    dataset: Annotated[
-        list[str] | None, option("FILE", "YAML file that describes your data set; repeatable.")
-    ] = None,
+    dataset: options.Datasets = None,
     predictions: Annotated[
-        Path | None, option("DIR", "Label maps that `run --save-predictions` wrote.")
+        Path | None, option("DIR", "Label maps that `run --save-predictions` wrote.", DATA)
     ] = None,
-    suite: Annotated[
-        str | None,
-        option(
-            "NAME|FILE",
-            "Rank models by a suite's score. Default: by the mean over the data sets they share.",
-        ),
-    ] = None,
+    data_root: options.DataRoot = None,
     device: options.Device = "auto",
 ) -> None:
     """Write all results as one web page that works offline."""
@@ -228,7 +221,7 @@ def report(
     from cosmos_eval.results.store import read_samples, read_stored, result_paths
     from cosmos_eval.runner.suites import read_score
 
-    require_page_name(out)
+    require_page_name(output)
     score = None if suite is None else read_score(suite)
     paths = result_paths(directory)
     results = read_stored(paths)
@@ -248,40 +241,40 @@ def report(
                 watch=progress.step,
             )
     page = to_page(content, gallery)
-    write_file(out, page.content)
-    output.print_written(out, f", {len(page.content) / 1e6:.1f} MB")
-    output.print_notes(f"not shown: {note}" for note in page.notes)
+    write_file(output, page.content)
+    print_written(output, f", {len(page.content) / 1e6:.1f} MB")
+    print_notes(f"not shown: {note}" for note in page.notes)
     _print_warnings(results)
 
 
 def compare(
     a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
     b: Annotated[
-        Path | None, Argument(metavar="B", help="Another; may be the same. Not with --group.")
+        Path | None, Argument(metavar="B", help="Another one. Default: the folder A.")
     ] = None,
     model: Annotated[
-        list[str] | None,
-        option(
-            "SPEC", "The model to compare, for a folder of several; given twice: A's, then B's."
-        ),
+        list[str] | None, option("SPEC", "Model of a folder of several; twice: A's, then B's.")
     ] = None,
+    format: options.Format = "table",
     group: Annotated[
-        list[str] | None,
-        option("NAME", "All trainings of a method in folder A; given twice: A's, then B's."),
+        list[str] | None, option("NAME", "Twice: all trainings of method A, and of B.", METHODS)
     ] = None,
     same_seeds: Annotated[
-        bool, flag("--same-seeds", "Pair the trainings of two groups by seed.")
+        bool, flag("--same-seeds", "Pair the trainings of both by seed.", METHODS)
     ] = False,
     plan: Annotated[
-        bool, flag("--plan", "Print what other numbers of trainings of both groups would find.")
+        bool, flag("--plan", "Show what other numbers of trainings would find.", METHODS)
     ] = False,
     difference: Annotated[
-        float, option("POINTS", "Of --plan: the true difference.", min=0.001)
+        float, option("POINTS", "Of --plan: the true difference.", METHODS, min=0.001)
     ] = 1.0,
     power: Annotated[
-        float, option("P", "Of --plan: the probability of finding it.", min=0.5, max=0.99)
+        float, option("P", "Of --plan: probability to find it.", METHODS, min=0.5, max=0.99)
     ] = 0.8,
-    json: options.Json = False,
+    metrics: options.Metrics = None,
+    decimals: options.Decimals = None,
+    intervals: options.Intervals = None,
+    sort: options.Sort = "",
 ) -> None:
     """Compare two models on the same samples, or two methods by groups of trainings."""
     from cosmos_eval.results import compare as results
@@ -289,43 +282,49 @@ def compare(
     from cosmos_eval.results.labels import warnings_of
     from cosmos_eval.results.store import read_samples, read_stored, result_paths
 
+    several = [*(group or model or ())]
     if group and (model or b is not None or len(group) != 2):
         raise UsageError("methods are compared by one folder and --group twice, without --model")
-    if not group and (b is None or plan or same_seeds):
-        wrong = "Missing argument 'B'" if b is None else "--plan and --same-seeds need --group"
-        raise UsageError(f"{wrong}; methods are compared by --group, given twice")
-    places = [a] if b is None else [a, b]
+    if not group and (plan or same_seeds):
+        raise UsageError("--plan and --same-seeds need --group, given twice")
+    if b is None and len(several) != 2:
+        raise UsageError("Missing argument 'B': name it, or give --model or --group twice")
+    places = [a, b or a][: 1 if group else 2]
     stored = [read_stored(result_paths(p) if os.path.isdir(p) else [p]) for p in places]
     unpaired: tuple[str, ...] = ()
     if group:
         of_a, of_b = (groups.choose(stored[0], name) for name in group)
         comparison = groups.compare(of_a, of_b, read_samples, by_seed=same_seeds)
     else:
-        names: list[str | None] = [*model] if model else [None]
-        if len(names) > 2:
+        if len(several) > 2:
             raise UsageError("--model is given at most twice: A's model, then B's")
+        names = several or [None]
         chosen = map(results.choose, stored, (names[0], names[-1]), map(str, places))
         pairs, unpaired = results.pair(*chosen)
         comparison = results.compare(pairs, read_samples)
+    view = View((), (), (), patterns(metrics), decimals, intervals is not False, sort=sort)
+    tests = of_metrics(comparison.tests, view.metrics, lambda test: test.metric)
+    comparison = comparison._replace(tests=tests)
     warned = dict.fromkeys(note for one in stored for note in warnings_of(one))
     notes = [*unpaired, *warned, *comparison.notes]
     planned = groups.plan(comparison, difference, power) if plan else None
-    if json:
+    if format == "json":
         content = results.to_records(comparison)
-        output.print_json({**content, "notes": notes, **({"plan": planned} if plan else {})})
+        print_json({**content, "notes": notes, **({"plan": planned} if plan else {})})
         return
-    for side, name, members in zip_longest("AB", comparison[:2], comparison.trainings):
-        output.print_line(f"{side}: {name}" + (f" ({'; '.join(members)})" if members else ""))
+    for side, name, trained in zip_longest("AB", comparison[:2], comparison.trainings):
+        print_line(f"{side}: {name}" + (f" ({'; '.join(trained)})" if trained else ""))
     if planned is None:
-        rows = [*map(results.to_cells, comparison.tests)]
-        output.print_records(rows, section=("data set", "protocol"), texts=2)
+        rows = [results.to_cells(test, view) for test in tests]
+        print_records(rows, section=("data set", "protocol"), texts=2, sort=sort)
     else:
-        output.print_records([*map(_rounded, planned)], section=("dataset", "protocol"), texts=2)
-    output.print_notes(notes)
+        rows = [{n: _rounded(value, view) for n, value in one.items()} for one in planned]
+        print_records(rows, section=("dataset", "protocol"), texts=2, sort=sort)
+    print_notes(notes)
 
 
-def _rounded(record: Mapping[str, Any]) -> dict[str, str]:
-    return {n: f"{v:.2f}" if isinstance(v, float) else str(v) for n, v in record.items()}
+def _rounded(value: Any, view: View) -> str:
+    return view.fixed(value) if isinstance(value, float) else str(value)
 
 
 def verify(
@@ -335,7 +334,7 @@ def verify(
             metavar="[RESULT]...", help=f"Result files, or folders of them. Default: {RESULTS}."
         ),
     ] = None,
-    json: options.Json = False,
+    format: options.Format = "table",
 ) -> None:
     """Recompute results from their stored samples.
 
@@ -346,33 +345,33 @@ def verify(
 
     verdicts = list(verify_all(results or [RESULTS]))
     outcomes = Counter(verdict.outcome for verdict in verdicts)
-    if json:
-        output.print_json([{**one._asdict(), "outcome": one.outcome} for one in verdicts])
+    if format == "json":
+        print_json([{**one._asdict(), "outcome": one.outcome} for one in verdicts])
     else:
         for verdict in verdicts:
             if verdict.outcome == "verified":
-                output.print_line(
+                print_line(
                     f"{verdict.path}: verified, {verdict.figures} figures of {verdict.model}"
                 )
             for line in verdict.differences or filter(None, [verdict.obstacle]):
-                output.print_line(f"{verdict.path}: {line}")
+                print_line(f"{verdict.path}: {line}")
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-        output.print_line(f"{len(verdicts)} results: {counts}")
+        print_line(f"{len(verdicts)} results: {counts}")
     if set(outcomes) != {"verified"}:
         raise Exit(1 if "differs" in outcomes else 2)
 
 
 def export(
-    out: Annotated[Path, output_file("FILE", "The .csv or .parquet file to write.")],
+    output: Annotated[Path, output_file("FILE", "The .csv or .parquet file to write.")],
     directory: options.ResultFolder = RESULTS,
 ) -> None:
     """Write all results as one table, one row per metric."""
     from cosmos_eval.results import export as tables
 
     results = _read(directory)
-    changed = tables.export(tables.table_of(results), out)
-    output.print_written(out)
+    changed = tables.export(tables.table_of(results), output)
+    print_written(output)
     if changed:
         note = f"{changed} texts would be formulas or several lines in CSV, and are escaped"
-        output.print_notes([note])
+        print_notes([note])
     _print_warnings(results)

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Exit, Option
+from typer import Exit
 
 from cosmos_core.utils.distributed import is_main_process, process_group
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import flag, option
+from cosmos_eval.cli.options import COMPUTATION, DATA, MODELS, flag, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_tables
 from cosmos_eval.results import RESULTS
 from cosmos_eval.types import Executor, RunOptions, UsageError
@@ -31,116 +31,87 @@ _MISTAKES_SHOWN = 3  # of the most frequent ones, which the result file has in f
 
 def run(
     suite: Annotated[
-        str | None,
-        option(
-            "NAME|FILE",
-            "A list of data sets, and perhaps of models, see `cosmos-eval list suites`; only "
-            "results missing in --output are measured.",
-        ),
+        str | None, option("NAME|FILE", "Measure what --output lacks of a suite.")
     ] = None,
-    task: Annotated[
-        str,
-        option(
-            "NAME",
-            "Measure only this task: retrieval, cls, seg, select, loc, probe or another of "
-            "`cosmos-eval list tasks`. Only here are loc and probe measured on the embedded "
-            "scenes.",
-        ),
-    ] = "all",
+    task: Annotated[str, option("NAME", "Only this task; loc and probe if named.")] = "all",
     dataset: Annotated[
         list[str] | None,
-        option(
-            "NAME|FILE",
-            "A known data set or a YAML file that describes yours; repeatable. "
-            "Default: the embedded scenes.",
-        ),
+        option("NAME|FILE", "Data set. Default: the embedded scenes."),
     ] = None,
     protocol: Annotated[
-        list[str] | None,
-        option(
-            "NAME",
-            "Settings of this family, see `cosmos-eval list protocols`; repeatable. "
-            "Default: the data set's usual ones.",
-        ),
+        list[str] | None, option("NAME", "Protocol. Default: the data set's own.")
     ] = None,
     model: Annotated[
-        list[str] | None,
-        option(
-            "SPEC",
-            "A model, see `cosmos-eval list models`; repeatable. Default: the suite's, else the "
-            "bundled models.",
-        ),
+        list[str] | None, option("SPEC", "Model. Default: the suite's, or bundled.")
     ] = None,
-    name: Annotated[
-        list[str] | None,
-        option(
-            "NAME",
-            "What tables and files call the model in place of SPEC; given once per --model.",
-        ),
-    ] = None,
-    settings: Annotated[
-        Path | None,
-        option("FILE", "Settings that `cosmos-eval tune` has chosen: names data set and model."),
-    ] = None,
-    transfer: Annotated[
-        bool, flag("--transfer", "Allow --settings that were chosen for another model.")
+    name: options.Names = None,
+    output: Annotated[Path, option("DIR", "Folder of the results.")] = RESULTS,
+    format: options.Format = "table",
+    dry_run: Annotated[
+        bool, flag("--dry-run", "Show what would be measured, and how long.")
     ] = False,
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
     trainings: Annotated[
-        Path | None,
-        option("FILE", "YAML that states the trainings of models: group, seed, samples..."),
+        Path | None, option("FILE", "Group, seed... of the models' trainings.", MODELS)
     ] = None,
     attention: options.Attention = None,
     auxiliary: options.Auxiliary = None,
+    settings: Annotated[
+        Path | None, option("FILE", "Settings that `cosmos-eval tune` chose.", MODELS)
+    ] = None,
+    transfer: Annotated[
+        bool, flag("--transfer", "Use --settings of another model.", MODELS)
+    ] = False,
     data_root: options.DataRoot = None,
-    download: options.Download = False,
-    stream: options.Stream = False,
-    output: Annotated[Path, option("DIR", "Folder for results.")] = RESULTS,
+    download: Annotated[
+        bool, flag("--download", "Fetch missing wds/ and classification sets.", DATA)
+    ] = False,
+    stream: Annotated[
+        bool, flag("--stream", "Measure wds/ sets without storing them.", DATA)
+    ] = False,
+    limit: Annotated[
+        int | None, option("N", "Only the first N samples; marks the result.", DATA, min=1)
+    ] = None,
+    allow_partial: Annotated[
+        bool, flag("--partial", "Allow missing files; marks the result.", DATA)
+    ] = False,
     precision: options.Precision = "fp32",
     device: options.Device = "auto",
-    batch_size: Annotated[int, Option(min=1, help="Images per batch.")] = RunOptions.batch_size,
-    workers: Annotated[int, Option(min=0, help="Threads that read images.")] = RunOptions.workers,
-    limit: options.Limit = None,
-    allow_partial: Annotated[
-        bool,
-        flag(
-            "--partial",
-            "Measure the samples found of known data sets that are not complete; such results "
-            "are marked.",
-        ),
+    batch_size: Annotated[
+        int, option("N", "Images per batch.", COMPUTATION, min=1)
+    ] = RunOptions.batch_size,
+    workers: options.Workers = RunOptions.workers,
+    no_cache: Annotated[
+        bool, flag("--no-cache", "Do not use cached embeddings.", COMPUTATION)
     ] = False,
+    keep_going: Annotated[
+        bool, flag("--keep-going", "Continue after a failure, then fail.", COMPUTATION)
+    ] = False,
+    executor: Annotated[Executor, option("NAME", "local, ray or slurm.", COMPUTATION)] = "local",
     save_predictions: Annotated[
-        str | None, option("DIR", "Save predicted label maps, one folder per model and protocol.")
+        str | None, option("DIR", "Write predicted label maps.", "Label maps")
     ] = None,
     overlays: Annotated[
-        bool,
-        flag("--overlays", "With --save-predictions: pictures of image, truth and prediction."),
+        bool, flag("--overlays", "Draw them over the images, too.", "Label maps")
     ] = False,
-    cache: Annotated[
-        bool,
-        flag("--cache/--no-cache", "Read and write cached embeddings, see `cosmos-eval cache`."),
-    ] = True,
-    keep_going: options.KeepGoing = False,
-    executor: options.Executor = "local",
-    dry_run: Annotated[
-        bool,
-        flag("--dry-run", "Only show what would be measured, what exists, and about how long."),
-    ] = False,
-    json: options.Json = False,
 ) -> None:
-    """Measure models on data sets; write and print the results."""
+    """Measure models on data sets; write and print the results.
+
+    Without options: the bundled models on the embedded scenes. `cosmos-eval list` shows models,
+    tasks, data sets, protocols and suites; --model, --name, --dataset, --protocol are repeatable.
+    """
     from cosmos_eval.embedding.cache import embeddings_folder
-    from cosmos_eval.models.specs import labelled, parse_model_spec
-    from cosmos_eval.models.training import state_trainings
     from cosmos_eval.runner.execute import existing_results
-    from cosmos_eval.runner.plan import make_plan
+    from cosmos_eval.runner.plan import make_plan, model_specs
     from cosmos_eval.runner.preview import preview
     from cosmos_eval.runner.tune import tuned_plan
 
     with process_group() as distributed:
         if executor != "local" and distributed.world_size > 1:
             raise UsageError("torchrun needs --executor local")
+        if settings is not None and (suite or protocol or task not in ("all", "seg")):
+            raise UsageError("--settings is for --task seg, without --suite and --protocol")
         run_options = RunOptions(
             data_root=data_root,
             download=download,
@@ -156,31 +127,39 @@ def run(
             save_predictions=save_predictions,
             overlays=overlays,
             unfinished=str(output / ".partial"),
-            cache=str(embeddings_folder()) if cache else None,
+            cache=None if no_cache else str(embeddings_folder()),
             distributed=distributed,
         )
-        make = partial(make_plan, suite=suite, task=task, datasets=dataset or ())
-        make = partial(make, families=protocol or (), models=model or (), options=run_options)
-        make = partial(make, names=name or (), arch=arch, weights=weights, trainings=trainings)
-        if settings is not None:
-            if suite or protocol or task not in ("all", "seg"):
-                raise UsageError("--settings is for --task seg, without --suite and --protocol")
-            specs = [parse_model_spec(text, arch=arch, weights=weights) for text in model or ()]
-            specs = labelled(specs, name or ())
-            specs = specs if trainings is None else state_trainings(trainings, specs)
-            tuned = partial(tuned_plan, settings, dataset or (), specs, run_options)
-            make = partial(tuned, transfer=transfer)
+        if settings is None:
+            make = partial(
+                make_plan,
+                suite=suite,
+                task=task,
+                datasets=dataset or (),
+                families=protocol or (),
+                models=model or (),
+                names=name or (),
+                arch=arch,
+                weights=weights,
+                trainings=trainings,
+                options=run_options,
+            )
+        else:
+            specs = model_specs(model or (), name or (), arch, weights, trainings)
+            make = partial(
+                tuned_plan, settings, dataset or (), specs, run_options, transfer=transfer
+            )
         plan = distributed.synchronized(make)
         existing: Existing = {}
         if suite is not None or dry_run:
             existing = distributed.gather(existing_results(plan, output))[0]
         if dry_run:
             if is_main_process():
-                _print_previews(preview(plan, existing, output), as_json=json)
+                _print_previews(preview(plan, existing, output), as_json=format == "json")
             return
         results = _execute(plan, output, existing, executor, keep_going=keep_going)
     if is_main_process():
-        print_results(results, as_json=json, suite=suite)
+        print_results(results, as_json=format == "json", suite=suite)
         failed = sum(result.error is not None for result in results)
         if suite is not None or keep_going:
             reused = sum(existing.get(result.pair) is result for result in results)
@@ -234,9 +213,9 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     from cosmos_eval.results.labels import Stored, distinct, distinguish
     from cosmos_eval.results.leaderboard.entries import entries_of
     from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.view import View
     from cosmos_eval.results.leaderboard.writers import Leaderboard, to_texts
     from cosmos_eval.results.store import to_record
+    from cosmos_eval.results.table import View
 
     stored = [Stored(one.path or Path(), one.row) for one in results if one.row is not None]
     rows = [one.row for one in stored]

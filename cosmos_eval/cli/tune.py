@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import option
 from cosmos_eval.cli.output import print_json, print_notes, print_records, print_written
@@ -20,25 +18,23 @@ if TYPE_CHECKING:
 
 
 def tune(
-    dataset: Annotated[str, option("NAME|FILE", "The data set to choose settings for.")],
+    dataset: options.Dataset,
     split: Annotated[
-        str,
-        option(
-            "NAME|FILE", "Training images: scenes-seg-train, or a YAML file with the same classes."
-        ),
+        str, option("NAME|FILE", "Training images: scenes-seg-train, or a YAML file.")
     ],
-    budget: Annotated[int, Option(min=1, help="How many settings are tried with every model.")],
-    output: Annotated[Path, option("DIR", "Folder for settings, trials and figure.")],
+    budget: Annotated[int, option("N", "How many settings are tried with every model.", min=1)],
+    output: Annotated[Path, option("DIR", "Folder of settings, trials and figure.")],
     model: Annotated[list[str], option("SPEC", "A model; repeatable.")],
+    name: options.Names = None,
     space: Annotated[
-        Path | None, option("FILE.yaml", "Values of every factor. Default: a space of the package.")
+        Path | None, option("FILE", "YAML of every factor's values. Default: of the package.")
     ] = None,
-    seed: Annotated[int, Option(min=0, help="Of the random choice of settings.")] = 0,
+    seed: Annotated[int, option("N", "Seed of the choice of settings.", min=0)] = 0,
+    format: options.Format = "table",
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
     data_root: options.DataRoot = None,
     device: options.Device = "auto",
-    json: options.Json = False,
 ) -> None:
     """Choose settings of a segmentation data set for each model, by equal budgets.
 
@@ -46,24 +42,24 @@ def tune(
     """
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder
-    from cosmos_eval.models.specs import parse_model_spec
+    from cosmos_eval.runner.plan import model_specs
     from cosmos_eval.runner.tune import default_space, make_search
     from cosmos_eval.runner.tune import tune as tune_model
     from cosmos_eval.tasks.segmentation.tuning import read_space
 
-    specs = [parse_model_spec(name, arch=arch, weights=weights) for name in model]
+    specs = model_specs(model, name or (), arch, weights)
     run = RunOptions(data_root=data_root, device=device, cache=str(embeddings_folder()))
     values = read_space(space or default_space(dataset))
     search = make_search(dataset, split, values, budget, seed, run)
     with Progress() as progress:
         tuned = [
-            tune_model(search, spec, run, output, partial(progress.step, spec.text))
+            tune_model(search, spec, run, output, partial(progress.step, spec.called))
             for spec in specs
         ]
     from cosmos_eval.report.tuning import draw  # which imports Matplotlib
 
     figure = draw(search, tuned, output / "trials.png")
-    if json:
+    if format == "json":
         print_json([{**one._asdict(), "path": str(one.path)} for one in tuned])
     else:
         _print(search, tuned)

@@ -5,6 +5,7 @@ import shlex
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +54,9 @@ def survey(
 ) -> folders.Survey:
     """Count the test images, and list all that is wrong with them."""
     try:
-        return _list(protocol, options).surveyed(protocol, options)
+        listing = _list(protocol, options)
+        found = listing.surveyed(protocol, options)
+        return replace(found, faults=(*found.faults, *_choice_faults(protocol, listing.data)))
     except UsageError as error:
         remedy, root = folders.remedy_of(protocol), shlex.quote(str(options.data_root))
         if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
@@ -61,6 +64,17 @@ def survey(
         elif _can_fetch(protocol) and options.data_root is not None:
             remedy = f"cosmos-eval run --dataset {protocol.dataset} --data-root {root} --download"
         return folders.Survey(faults=(str(error),), remedy=remedy)
+
+
+def require_choice(protocol: ClassificationProtocol, _: RunOptions, data: ClassData) -> None:
+    """Raise UsageError for data of one class, of which there is nothing to choose."""
+    for fault in _choice_faults(protocol, data):
+        raise UsageError(f"{protocol.dataset}: {fault}")
+
+
+def _choice_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
+    if len(data.classes) == 1 and data.labels.ndim == 1:
+        yield f"{protocol.folder} has one class, {data.classes[0]}: a choice needs two or more"
 
 
 def sample_list_hash(data: ClassData) -> str:
@@ -289,8 +303,6 @@ def _faults(
         yield f"{folder} has {n_classes} classes, not the {expected}{what}{differences}{page}"
     yield from template_faults(templates_of(protocol, data))
     labels = data.labels if data.labels.ndim == 1 else np.zeros(0, np.int64)
-    if n_classes == 1 and len(labels):
-        yield f"{folder} has one class, {data.classes[0]}: a choice needs two or more"
     for index in np.flatnonzero((labels < 0) | (labels >= n_classes))[:1]:
         yield (
             f"{folder} gives {data.names[index]} the class number {data.labels[index] + 1}, "

@@ -19,7 +19,7 @@ from cosmos_eval.results.compare import (
 )
 from cosmos_eval.results.groups import Moments, Read
 from cosmos_eval.results.labels import Stored, training_of
-from cosmos_eval.results.leaderboard.groups import GroupMean, group_tables
+from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
 from cosmos_eval.stats.estimates import Ints
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import CosmosEvalError, UsageError
@@ -139,7 +139,7 @@ class Line(NamedTuple):
 
 def template_values(view: GroupView) -> dict[str, Any]:
     """Return what the section's template needs."""
-    table = next(iter(group_tables(view.means)), None)
+    table = group_table(view.means) if view.means else None
     lines = {"mean_lines": mean_lines(view.means), "difference_lines": difference_lines}
     return {"groups": view, "group_table": table, "test_cells": _cells, **lines}
 

@@ -66,7 +66,7 @@ def to_page(content: Content, gallery: Gallery = NO_PICTURES) -> Page:
 def require_page_name(path: Path) -> None:
     """Raise UsageError for a file that browsers would not take for a page."""
     if path.suffix not in (".html", ".htm"):
-        raise UsageError(f"--out {path}: a page is written, so end its name in .html")
+        raise UsageError(f"--output {path}: a page is written, so end its name in .html")
 
 
 def room_for_pictures(content: Content) -> int:
@@ -143,7 +143,12 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
         tables=of_classes,
         few=_FEW_CLASSES,
         facts=facts,
-        facts_by_model={row[0]: dict(zip(facts.titles, row, strict=True)) for row in facts.rows},
+        facts_by_model={
+            row[0].text: {
+                head.title: cell.text for head, cell in zip(facts.heads, row, strict=True)
+            }
+            for row in facts.rows
+        },
         overview_bars=content.overview and tables.overview_bars(content.overview),
         cost_rows=cost_rows,
         gallery=sections,

@@ -25,7 +25,7 @@ def segment(
     `classes` replace those of the protocol, whose constants stay but for its thresholds, which need
     a background. Raises UsageError for bad input and where the file cannot be written."""
     if out.suffix.lower() != ".png":
-        raise UsageError(f"--out {out}: pictures are PNG files, so name it NAME.png")
+        raise UsageError(f"--output {out}: pictures are PNG files, so name it NAME.png")
     protocol = require_segmentation(protocol)
     if classes:
         protocol = replace(

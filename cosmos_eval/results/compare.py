@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from cosmos_eval.results.labels import Stored, distinct, distinguish, model_sha256
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.table import USUAL, View
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.intervals import LEVEL
@@ -305,30 +306,32 @@ def components(found: PairedDifference | GroupDifference) -> dict[str, Any]:
     return {**seeds, "image_error": found.image_error, "of_methods": found.of_methods}
 
 
-def to_cells(test: MetricTest) -> dict[str, str | None]:
+def to_cells(test: MetricTest, view: View = USUAL) -> dict[str, str | None]:
     """Return a test as a row of a table: fractions in percent, ranks and ratios as they are."""
-    difference, factor = test.difference, test.record.factor
-    low, high = (f"{factor * end:+.2f}" for end in difference.interval()[:2])
-    row: dict[str, str | None] = {
+    found, factor = test.difference, test.record.factor
+    ends = (factor * end for end in found.interval()[:2])
+    return {
         "data set": test.dataset,
         "protocol": test.protocol,
         "metric": test.metric,
-        "test": f"{difference.method}, n = {difference.units}",
-        "A": f"{factor * difference.a:.2f}",
-        "B": f"{factor * difference.b:.2f}",
-        "A - B [95%]": f"{factor * difference.difference:+.2f} [{low}, {high}]",
-        "p": p_value_text(difference.p_value),
+        "test": f"{found.method}, n = {found.units}",
+        "A": view.fixed(factor * found.a),
+        "B": view.fixed(factor * found.b),
+        **view.change("A - B", factor * found.difference, ends),
+        "p": p_value_text(found.p_value),
         "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
         "better": test.better,
-        "detectable": None if test.detectable is None else f"{factor * test.detectable:.2f}",
+        "detectable": None if test.detectable is None else view.fixed(factor * test.detectable),
+        **component_cells(found, factor, view),
     }
-    return {**row, **component_cells(difference, factor)}
 
 
-def component_cells(found: PairedDifference | GroupDifference, factor: float) -> dict[str, str]:
+def component_cells(
+    found: PairedDifference | GroupDifference, factor: float, view: View = USUAL
+) -> dict[str, str]:
     """Return the numbers of trainings and both components as text, empty where there are none."""
     if not isinstance(found, GroupDifference):
         return {"seed sd": "", "image se": "", "k": ""}
-    sds = ("?" if one.seed_sd is None else f"{factor * one.seed_sd:.2f}" for one in found.groups)
+    sds = ("?" if g.seed_sd is None else view.fixed(factor * g.seed_sd) for g in found.groups)
     k = " / ".join(str(one.k) for one in found.groups)
-    return {"seed sd": " / ".join(sds), "image se": f"{factor * found.image_error:.2f}", "k": k}
+    return {"seed sd": " / ".join(sds), "image se": view.fixed(factor * found.image_error), "k": k}

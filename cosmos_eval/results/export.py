@@ -119,7 +119,9 @@ def export(table: pd.DataFrame, path: Path) -> int:
             needed = "pip install 'cosmos-eval[parquet]'"
             raise UsageError(f"Parquet needs pyarrow: {needed}, or export to .csv") from error
     else:
-        raise UsageError(f"cannot export to '{path.suffix}' files: end --out in .csv or .parquet")
+        raise UsageError(
+            f"cannot export to '{path.suffix}' files: end --output in .csv or .parquet"
+        )
     try:
         write_atomically(path, content)
     except OSError as error:

@@ -2,13 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import groupby, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from cosmos_eval.results import text
+from cosmos_eval.types import UsageError, nearest
 
+T = TypeVar("T")
+BY_NAME, BY_RANK = "model", "rank"  # orders of leaderboards
 _NUMBER = r"[<>+-]?\d[\d.,e+x%:/ \[\]-]*|\d[\d,]* of \d[\d,]*|-"
+
+
+class View(NamedTuple):
+    """What tables show and how. `models`, `datasets`, `protocols` and `metrics` are patterns, in
+    the order of which rows and columns are shown; empty for all models, data sets and protocols,
+    and the headline metrics. `sort` is the order of the rows: of leaderboards `model`, `rank` or a
+    metric, of other tables a column. `second` underlines the second best, and `members` adds the
+    tables of single data sets to a suite's."""
+
+    models: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    protocols: Sequence[str] = ()
+    metrics: Sequence[str] = ()
+    decimals: int | None = None
+    intervals: bool = True
+    ranks: bool = False
+    second: bool = False
+    sort: str = ""
+    transpose: bool = False
+    members: bool = False
+
+    def fixed(self, value: float, sign: str = "") -> str:
+        """Return a number with the decimals of the view, or else with two."""
+        return f"{value:{sign}.{2 if self.decimals is None else self.decimals}f}"
+
+    def change(self, title: str, value: float, ends: Iterable[float]) -> dict[str, str]:
+        """Return a difference as a column, with the ends of its interval where these are shown."""
+        low, high = (self.fixed(end, "+") for end in ends)
+        if not self.intervals:
+            return {title: self.fixed(value, "+")}
+        return {f"{title} [95%]": f"{self.fixed(value, '+')} [{low}, {high}]"}
+
+
+USUAL = View()
+
+
+def patterns(values: Iterable[str] | None) -> list[str]:
+    """Split the values of an option at commas outside brackets."""
+    parts = (one.strip() for value in values or () for one in re.split(r",(?![^(]*\))", value))
+    return [one for one in parts if one]
+
+
+def require_known(what: str, wanted: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UsageError for a pattern that no known name matches."""
+    names = sorted(set(known))
+    for pattern in wanted:
+        if names and not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(
+                f"no {what} is called '{pattern}'; there are {nearest(pattern, names)}"
+            )
+
+
+def first(names: Iterable[str], wanted: Sequence[str]) -> int:
+    """Return the index of the first pattern that one of several names has, -1 where none has."""
+    found = (i for i, p in enumerate(wanted) if any(fnmatchcase(name, p) for name in names))
+    return next(found, -1)
+
+
+def of_metrics(
+    items: Sequence[T], wanted: Sequence[str], name: Callable[[T], str]
+) -> tuple[T, ...]:
+    """Return the items whose metric, by `name`, is wanted, all where `wanted` is empty. Raises
+    UsageError for a pattern that no metric has."""
+    require_known("metric", wanted, map(name, items))
+    return tuple(item for item in items if not wanted or first([name(item)], wanted) >= 0)
 
 
 class Cell(NamedTuple):
@@ -70,20 +141,37 @@ class Table(NamedTuple):
 def of_records(
     records: Sequence[Mapping[str, Any]], *, section: Sequence[str] = (), texts: int = 1
 ) -> Table:
-    """Return a table of records that have the same keys, without its empty columns. Values of the
-    keys `section` are those of the sections, the next `texts` name a row."""
-    names = [n for n in next(iter(records), ()) if any(r[n] not in ("", None) for r in records)]
-    shown = [name for name in names if name not in section]
-    rows = [[Cell("" if r[n] is None else str(r[n])) for n in shown] for r in records]
+    """Return a table of records that have the same keys, without its empty columns. Of the first
+    keys, those in `section` are headings, and `texts` others name a row."""
+    keys = list(next(iter(records), ()))
+    named = keys[: len(section) + texts]
+    keys = [key for key in keys if any(record[key] not in ("", None) for record in records)]
+    shown = [key for key in keys if key not in section]
+    rows = (tuple(Cell("" if r[n] is None else str(r[n])) for n in shown) for r in records)
     sections = [", ".join(str(r[n]) for n in section if r[n]) for r in records] if section else ()
-    heads = tuple(map(Head, shown))
-    return Table("", heads, tuple(map(tuple, rows)), texts, sections=tuple(sections))
+    count = sum(key in named for key in shown)
+    return Table("", tuple(map(Head, shown)), tuple(rows), count, sections=tuple(sections))
+
+
+def sorted_by(table: Table, column: str) -> Table:
+    """Return a table in the order of a column, numbers from the least, then texts; sections become
+    a column. Raises UsageError for a column that is not there."""
+    if not column or not table.rows:
+        return table
+    titles = [head.title.partition(" [")[0] for head in table.heads]
+    if column not in titles:
+        raise UsageError(f"--sort {column}: give a column of the table: {', '.join(titles)}")
+    texts = [row[titles.index(column)].text for row in table.rows]
+    numbers = [re.match(r"<?([+-]?[\d.]+(?:e-?\d+)?)", one) for one in texts]
+    keys = [float(found[1]) if found else math.inf for found in numbers]
+    order = sorted(range(len(keys)), key=lambda index: (keys[index], texts[index] or "\uffff"))
+    sections = tuple(table.sections[index] for index in order) if table.sections else ()
+    rows = tuple(table.rows[index] for index in order)
+    return flat(table._replace(rows=rows, sections=sections))
 
 
 def is_number(texts: Iterable[str]) -> bool:
     """Return whether a column holds numbers alone, which are set right and never broken."""
-    import re
-
     return all(re.fullmatch(_NUMBER, one) for one in texts if one)
 
 

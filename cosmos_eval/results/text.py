@@ -136,17 +136,18 @@ def html_templates(package: str, folder: str = ".") -> Environment:
     )
 
 
-def percent(fraction: float, decimals: int = 1) -> Decimal:
+def percent(fraction: float, decimals: int | None = None) -> Decimal:
     """Return percent, half up as people round: 0.6705 -> 67.1. The shortest text of the float is
     rounded, since 0.6705 itself is a little less."""
-    return (Decimal(repr(fraction)) * 100).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
+    digits = Decimal(1).scaleb(-1 if decimals is None else -decimals)
+    return (Decimal(repr(fraction)) * 100).quantize(digits, ROUND_HALF_UP)
 
 
 def shown(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
     """Return a metric as tables show it: a fraction in percent, ranks and ratios in hundredths.
     `decimals` are those of all units."""
     if metric.unit == "fraction":
-        return percent(value, 1 if decimals is None else decimals)
+        return percent(value, decimals)
     if metric.unit == "unknown" and decimals is None:
         return Decimal(repr(round(value, 4)))
     digits = Decimal(1).scaleb(-2 if decimals is None else -decimals)
@@ -175,11 +176,12 @@ def ends(
     return (str(max(above, below)),) if abs(above - below) <= unit else (str(above), str(below))
 
 
-def bounds(metric: Metric, interval: Mapping[str, Any] | None) -> str:
+def bounds(metric: Metric, interval: Mapping[str, Any] | None, decimals: int | None = None) -> str:
     """Return an interval of a metric, `[12.5, 50.0]`; empty where there is none."""
     if interval is None:
         return ""
-    return f"[{shown(metric, interval['low'])}, {shown(metric, interval['high'])}]"
+    low, high = (shown(metric, interval[end], decimals) for end in ("low", "high"))
+    return f"[{low}, {high}]"
 
 
 def exact_difference(fraction: float, other: float) -> Decimal:
@@ -187,10 +189,10 @@ def exact_difference(fraction: float, other: float) -> Decimal:
     return Decimal(repr(fraction)) - Decimal(repr(other))
 
 
-def difference(fraction: float, other: float) -> str:
+def difference(fraction: float, other: float, decimals: int | None = None) -> str:
     """Return by how many percentage points a fraction is above another, as `+0.4`."""
-    points = (exact_difference(fraction, other) * 100).quantize(Decimal("0.1"), ROUND_HALF_UP)
-    return f"{points:+}" if points else "0.0"
+    points = percent(float(exact_difference(fraction, other)), decimals)
+    return f"{points:+}" if points else f"{abs(points)}"
 
 
 def p_value_text(value: float) -> str:

@@ -141,13 +141,9 @@ def make_plan(
         protocols = named.protocols
         if not models:
             raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
-    specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
+    specs = model_specs(models or BUNDLED, names, arch, weights, trainings)
     if options.auxiliary is not None:
         _require_guidable(options.auxiliary, protocols)
-    refuse_repeated([spec.text for spec in specs])
-    specs = labelled(specs, names)
-    refuse_repeated([spec.called for spec in specs])
-    specs = specs if trainings is None else state_trainings(trainings, specs)
     refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
     streamed = [protocol.family for protocol in protocols if options.streams(protocol)]
     if options.stream and not streamed:
@@ -155,6 +151,21 @@ def make_plan(
     for family in (name for name in streamed if name != types.base_family(name)):
         raise types.UsageError(f"{family} needs images twice: --stream cannot do that")
     return Plan(specs=specs, protocols=protocols, options=options)
+
+
+def model_specs(
+    models: Sequence[str],
+    names: Sequence[str | None] = (),
+    arch: str | None = None,
+    weights: types.Weights = "teacher",
+    trainings: Path | None = None,
+) -> list[types.ModelSpec]:
+    """Return models as `make_plan` names them. Raises UsageError for unknown or repeated ones."""
+    specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models]
+    refuse_repeated([spec.text for spec in specs])
+    specs = labelled(specs, names)
+    refuse_repeated([spec.called for spec in specs])
+    return specs if trainings is None else state_trainings(trainings, specs)
 
 
 def _require_guidable(auxiliary: str, protocols: Sequence[types.Protocol]) -> None:
@@ -228,7 +239,7 @@ def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True)
     for done, protocol in enumerate(plan.protocols):
         watch("data", types.Progress("check", done, count))
         try:
-            datasets.append(_open(protocol, plan.options))
+            datasets.append(open_dataset(protocol, plan.options))
         except Exception as error:
             if raising:
                 raise
@@ -237,8 +248,11 @@ def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True)
     return datasets
 
 
-def _open(protocol: types.Protocol, options: types.RunOptions) -> Dataset:
-    """Make or download what is missing in the main process, then open and check it in all."""
+def open_dataset(
+    protocol: types.Protocol, options: types.RunOptions, *, check: bool = True
+) -> Dataset:
+    """Make or download what is missing in the main process, then open it in all, and check that
+    its task can be measured on it."""
     task, processes = task_for(protocol), options.distributed
     processes.main_process_first(partial(prepare, protocol))
     streamed = options.streams(protocol)
@@ -252,7 +266,8 @@ def _open(protocol: types.Protocol, options: types.RunOptions) -> Dataset:
     if streamed:
         return Dataset(protocol)  # opened while it is measured
     data = processes.synchronized(partial(task.open_data, protocol, options))
-    processes.synchronized(partial(task.check, protocol, options, data))
+    if check:
+        processes.synchronized(partial(task.check, protocol, options, data))
     return Dataset(protocol, data)
 
 

@@ -154,7 +154,7 @@ def tune(
     from cosmos_eval.models import load_encoder
 
     encoder = load_encoder(spec, device=own_device(options.device))
-    trials = folder / f"{safe_name(spec.text)}.trials.json"
+    trials = folder / f"{safe_name(spec.called)}.trials.json"
     code = fingerprint("cosmos_core", "cosmos_eval")
     head = {"model": tuning.model_record(encoder.info), "search": search.record, "code": code}
     scores = _stored(trials, head, len(search.settings))
@@ -174,9 +174,9 @@ def tune(
     best = int(np.argmax(complete))
     record = {"version": 1, **head, "settings": search.settings[best], "score": complete[best]}
     del record["code"]
-    path = folder / f"{safe_name(spec.text)}.yaml"
+    path = folder / f"{safe_name(spec.called)}.yaml"
     write_atomically(path, tuning.settings_file(record))
-    return Tuned(spec.text, complete, best, path)
+    return Tuned(spec.called, complete, best, path)
 
 
 def _stored(path: Path, head: Mapping[str, Any], count: int) -> list[float | None]:

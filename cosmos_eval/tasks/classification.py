@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from cosmos_eval import types
 from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import class_names, shown_names, templates_of
-from cosmos_eval.data.classification import ClassData, fetch, open_data, sample_list_hash, survey
+from cosmos_eval.data.classification import (
+    ClassData,
+    fetch,
+    open_data,
+    require_choice,
+    sample_list_hash,
+    survey,
+)
 from cosmos_eval.data.folders import fingerprint
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import (
@@ -238,6 +245,7 @@ TASK = Task(
     mistakes=mistakes,
     upgrade=_upgrade,
     columns=_columns,
+    check=require_choice,
     survey=survey,
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,

@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _opened(browser: Browser, path: Path) -> Page:
-    command = (sys.executable, "-m", "cosmos_eval", "report", "results", "--out", str(path))
+    command = (sys.executable, "-m", "cosmos_eval", "report", "results", "--output", str(path))
     subprocess.run(command, cwd=ROOT, check=True)
     page = browser.new_page(viewport={"width": WIDTH, "height": 900})
     page.goto(path.as_uri())

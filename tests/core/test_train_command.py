@@ -111,7 +111,7 @@ def prepared(tmp_path):
     captions = tmp_path / "captions.csv"
     header = ["Image Path", *DREAMLIP_KEYS]
     captions.write_text(",".join(header) + "\nhttps://host/0.jpg" + ",a caption" * 7 + "\n")
-    return ["prepare", tmp_path / "images", captions, tmp_path / "out"]
+    return ["prepare", tmp_path / "images", captions, "--output", tmp_path / "out"]
 
 
 def test_output_that_cannot_be_printed_is_status_2_in_a_line(tmp_path):
@@ -137,8 +137,8 @@ def test_a_reader_that_is_gone_is_status_141_without_a_word(tmp_path):
     "arguments",
     [
         ["debug", "--output", "{file}/run"],
-        ["prepare", "{images}", "{captions}", "{file}/run"],
-        ["export", "none.safetensors", "{file}/run"],
+        ["prepare", "{images}", "{captions}", "--output", "{file}/run"],
+        ["export", "none.safetensors", "--output", "{file}/run"],
     ],
 )
 def test_an_output_that_cannot_be_written_is_named_before_any_work(tmp_path, arguments):

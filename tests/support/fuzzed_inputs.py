@@ -204,8 +204,8 @@ KINDS: dict[str, Kind] = {
             ("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe"),
         ),
         _tables("leaderboard", "{}/results", "--format", "md"),
-        _tables("export", "{}/results", "--out", "{}/out/table.csv"),
-        _tables("report", "{}/results", "--no-pictures", "--out", "{}/out/page.html"),
+        _tables("export", "{}/results", "--output", "{}/out/table.csv"),
+        _tables("report", "{}/results", "--no-pictures", "--output", "{}/out/page.html"),
         Kind("baseline", _prepare_baseline, _mutate_baseline, _check, _judge_records, reports=True),
     )
 }

@@ -69,11 +69,11 @@ def draw(
 
 def _require_writable(out: Path, pairs: Sequence[compute.Pair]) -> None:
     if out.suffix.lower() not in FORMATS:
-        raise UsageError(f"--out {out}: name a file that ends with {', '.join(FORMATS)}")
+        raise UsageError(f"--output {out}: name a file that ends with {', '.join(FORMATS)}")
     if out.is_dir():
-        raise UsageError(f"--out {out} is a folder: name a file")
+        raise UsageError(f"--output {out} is a folder: name a file")
     if out.resolve() in {Path(pair.source.name).resolve() for pair in pairs}:
-        raise UsageError(f"--out {out} is the image itself: name another file")
+        raise UsageError(f"--output {out} is the image itself: name another file")
 
 
 def to_html(rows: Sequence[compute.Row]) -> bytes:

@@ -6,26 +6,27 @@ from xml.etree import ElementTree as ET
 from cosmos_eval.results import text
 from cosmos_eval.results.compare import component_cells, components
 from cosmos_eval.results.gate.check import ALPHA, Finding, Report
+from cosmos_eval.results.table import USUAL, View
 
 NAME = "cosmos-eval check"
 
 
-def to_cells(finding: Finding) -> dict[str, str]:
+def to_cells(finding: Finding, view: View = USUAL) -> dict[str, str]:
     """Return a finding as a row of a table: fractions in percent, ranks and ratios as they are."""
     change, factor = finding.change, finding.record.factor
-    low, high = change.interval()[:2]
     least = finding.detectable
     return {
         **dict(zip(("model", "data set", "protocol"), finding.key, strict=True)),
         "metric": finding.metric,
         "test": change.method,
-        "baseline": f"{factor * change.b:.2f}",
-        "new": f"{factor * change.a:.2f}",
-        "change [95%]": f"{factor * change.difference:+.2f} "
-        f"[{factor * low:+.2f}, {factor * high:+.2f}]",
+        "baseline": view.fixed(factor * change.b),
+        "new": view.fixed(factor * change.a),
+        **view.change(
+            "change", factor * change.difference, (factor * end for end in change.interval()[:2])
+        ),
         "p (Holm)": "" if finding.adjusted is None else text.p_value_text(finding.adjusted),
-        "detectable": "" if least is None else f"{factor * least:.2f}",
-        **component_cells(change, factor),
+        "detectable": "" if least is None else view.fixed(factor * least),
+        **component_cells(change, factor, view),
         "decision": finding.status,
     }
 

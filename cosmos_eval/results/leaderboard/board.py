@@ -140,7 +140,7 @@ def _cell(
         second=second,
         mark=MARKS[tie],
         ranks="" if ranks is None else "-".join(str(rank) for rank in dict.fromkeys(ranks)),
-        delta=entry.delta(metric),
+        delta=entry.delta(metric, decimals),
     )
 
 

@@ -83,10 +83,10 @@ class Entry(NamedTuple):
         stored = self.stored
         return stored._replace(names=(stored.row.model["spec"],)).label if stored else self.model
 
-    def delta(self, metric: str) -> str:
+    def delta(self, metric: str, decimals: int | None = None) -> str:
         """Return a metric minus what the model's authors published, if they did."""
         published = self.published.get(metric)
-        return "" if published is None else difference(self.metrics[metric], published)
+        return "" if published is None else difference(self.metrics[metric], published, decimals)
 
 
 def headlines_of(entry: Entry) -> Mapping[str, str]:

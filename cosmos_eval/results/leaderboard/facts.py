@@ -1,8 +1,8 @@
 """Facts of models beside their numbers: those of results, else those that others state."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.protocols.facts import profile_of, training_of
@@ -25,24 +25,6 @@ _NOTES = (
 )
 
 
-class ModelTable(NamedTuple):
-    """A row per model and source; the first `texts` columns are texts, the others numbers."""
-
-    titles: tuple[str, ...]
-    texts: int
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...]
-    title: str = "Models"
-
-    def as_table(self, section: Sequence[str] = ()) -> Table:
-        """Return the table of cells without its empty columns; texts called `section` are those of
-        sections."""
-        records = [dict(zip(self.titles, row, strict=True)) for row in self.rows]
-        table = of_records(records, section=section, texts=self.texts - len(section))
-        label = self.title.partition(" ")[0].lower()
-        return table._replace(title=self.title, notes=self.notes, label=label)
-
-
 def facts_of(entry: Entry) -> dict[str, Any]:
     """Return the facts of an entry that are known. One without facts of its own has those that its
     name implies."""
@@ -63,20 +45,21 @@ def stated_facts(model: str) -> dict[str, Any]:
     return {**{k: v for k, v in profile.items() if k != "parameters"}, **training_of(model)}
 
 
-def model_table(entries: Iterable[Entry]) -> ModelTable:
-    """Return the facts of all models of which any are known, as text; empty where unknown."""
+def model_table(entries: Iterable[Entry]) -> Table:
+    """Return the known facts of all models of which any are known."""
     by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         model = entry.stored.model if entry.stored else entry.model
         by_model.setdefault((model, entry.source), []).append(facts_of(entry))
     known = {model: _joined(by_model[model]) for model in sorted(by_model) if any(by_model[model])}
     heads = 1 + any(source != "measured" for _, source in known)
-    rows = tuple(
-        (*model[:heads], *(_text(name, facts.get(name)) for name in COLUMNS))
+    records = [
+        dict(zip(("model", "source")[:heads], model, strict=False))
+        | {title: _text(name, facts.get(name)) for name, title in COLUMNS.items()}
         for model, facts in known.items()
-    )
-    titles = (*("model", "source")[:heads], *COLUMNS.values())
-    return ModelTable(titles, heads + 1, rows, _NOTES[: 1 + heads])
+    ]
+    table = of_records(records, texts=heads + 1)
+    return table._replace(title="Models", notes=_NOTES[: 1 + heads], label="models")
 
 
 def _joined(several: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Groups of trainings: the mean of several seeds, with an interval over seeds and images."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,16 +10,12 @@ import numpy as np
 from cosmos_eval.results.groups import moments_of, require_distinct
 from cosmos_eval.results.labels import Stored, group_label, training_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
-from cosmos_eval.results.leaderboard.facts import ModelTable
 from cosmos_eval.results.store import read_samples
+from cosmos_eval.results.table import BY_RANK, USUAL, Table, View, of_records
 from cosmos_eval.results.text import bounds, shown_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, metric_of
 
-_TITLES = (
-    *("group", "data set", "protocol", "metric"),
-    *("trainings", "mean", "seed sd", "image se", "95% interval"),
-)
 _NOTES = (
     "Mean of all trainings of a group; its interval covers seeds and images.",
     "Seed sd: the standard deviation of the metric between trainings, without that of images.",
@@ -47,17 +45,24 @@ class GroupMean(NamedTuple):
     def of(self) -> Metric:
         return metric_of(self.task, self.metric)
 
-    def texts(self) -> tuple[str, ...]:
+    @property
+    def loss(self) -> float:
+        return -self.found.a if self.of.higher_is_better else self.found.a
+
+    def cells(self, view: View) -> dict[str, str]:
         """Return a row of the table: percent for fractions, `-` for what one training lacks."""
-        metric, k = self.of, len(self.seeds)
-        return (
-            *(self.group, self.dataset, self.protocol, metric.label or self.metric),
-            f"{k} training{'s' * (k > 1)}",
-            shown_text(metric, self.found.a),
-            "-" if self.seed_sd is None else f"{metric.factor * self.seed_sd:.2f}",
-            f"{metric.factor * self.found.image_error:.2f}",
-            bounds(metric, self.found.interval()._asdict()),
-        )
+        metric, k, interval = self.of, len(self.seeds), self.found.interval()._asdict()
+        return {
+            "group": self.group,
+            "data set": self.dataset,
+            "protocol": self.protocol,
+            "metric": metric.label or self.metric,
+            "trainings": f"{k} training{'s' * (k > 1)}",
+            "mean": shown_text(metric, self.found.a, view.decimals),
+            "seed sd": "-" if self.seed_sd is None else view.fixed(metric.factor * self.seed_sd),
+            "image se": view.fixed(metric.factor * self.found.image_error),
+            "95% interval": bounds(metric, interval, view.decimals) if view.intervals else "",
+        }
 
     def record(self) -> dict[str, Any]:
         """Return the mean as JSON holds it, as a fraction."""
@@ -91,7 +96,21 @@ def _means(group: str, members: Sequence[tuple[Entry, Stored]]) -> Iterator[Grou
             yield GroupMean(group, *where, name, seeds, values, mean)
 
 
-def group_tables(means: Sequence[GroupMean]) -> list[ModelTable]:
+def group_table(
+    means: Sequence[GroupMean], view: View = USUAL, section: Sequence[str] = ()
+) -> Table:
     """Return the table of groups, with percent for fractions."""
-    rows = tuple(mean.texts() for mean in means)
-    return [ModelTable(_TITLES, 4, rows, _NOTES, "Groups of trainings (%)")] if rows else []
+    ordered = sorted(means, key=partial(_position, means, view.sort))
+    table = of_records(
+        [mean.cells(view) for mean in ordered], section=section, texts=4 - len(section)
+    )
+    return table._replace(title="Groups of trainings (%)", notes=_NOTES, label="groups")
+
+
+def _position(means: Sequence[GroupMean], sort: str, of: GroupMean) -> tuple[Any, ...]:
+    """Return the place of a group among those of its data set: by name, or from the best down, by
+    the mean, over its metrics or the one that `sort` names, of how many groups are better."""
+    same = [m for m in means if (m.protocol, m.dataset) == (of.protocol, of.dataset)]
+    own = [m for m in same if m.group == of.group and sort in (BY_RANK, m.metric)]
+    better = [sum(o.metric == m.metric and o.loss < m.loss for o in same) for m in own]
+    return of.protocol, of.dataset, fmean(better) if better else 0.0, of.group

@@ -10,7 +10,7 @@ from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.results import table, text
 from cosmos_eval.results.leaderboard.board import Column, columns_of
 from cosmos_eval.results.leaderboard.entries import AMP, Entry, published
-from cosmos_eval.results.table import Cell, Head, Table
+from cosmos_eval.results.table import USUAL, Cell, Head, Table, View
 from cosmos_eval.results.terminal import notes_text, to_terminal
 from cosmos_eval.tasks import metric_of
 
@@ -116,41 +116,41 @@ def to_json(numbers: Iterable[Reproduction]) -> str:
     return text.json_text(records, indent=2, sort_keys=True) + "\n"
 
 
-def to_markdown(numbers: Sequence[Reproduction]) -> str:
+def to_markdown(numbers: Sequence[Reproduction], view: View = USUAL) -> str:
     """Write a table with one row per number, with its sources and a summary."""
-    return table.to_markdown(_table(numbers))
+    return table.to_markdown(_table(numbers, view))
 
 
-def to_texts(numbers: Sequence[Reproduction], width: int) -> Iterator[Text]:
+def to_texts(numbers: Sequence[Reproduction], width: int, view: View = USUAL) -> Iterator[Text]:
     """Yield the same for the terminal, at most `width` characters wide."""
-    shown = _table(numbers)
+    shown = _table(numbers, view)
     yield from to_terminal(shown, width)
     yield notes_text(shown.notes, width)
 
 
-def _table(numbers: Sequence[Reproduction]) -> Table:
+def _table(numbers: Sequence[Reproduction], view: View) -> Table:
     ordered = sorted(numbers, key=lambda number: number.column)
     urls = sorted({number.published.url for number in numbers})
     notes = (f"{note}." for note in (summary(numbers), precision_note(numbers)) if note)
-    return Table(
+    shown = Table(
         title=TITLE,
         heads=tuple(map(Head, ("model", "published", "measured", "difference"))),
-        rows=tuple((Cell(n.published.model), *_cells(n)) for n in ordered),
+        rows=tuple((Cell(n.published.model), *_cells(n, view)) for n in ordered),
         notes=(*notes, *(f"Published by {url}" for url in urls)),
         sections=tuple(f"{n.column.dataset}, {n.column.title}" for n in ordered),
         section="metric",
     )
+    return table.sorted_by(shown, view.sort)
 
 
-def _cells(number: Reproduction) -> tuple[Cell, Cell, Cell]:
+def _cells(number: Reproduction, view: View) -> tuple[Cell, Cell, Cell]:
     """Return the published number, the measured one with its interval, and the difference."""
-    metric, entry = number.column.metric, number.measured
-    published = Cell(str(text.percent(number.value)))
+    metric, entry, decimals = number.column.metric, number.measured, view.decimals
+    published = Cell(str(text.percent(number.value, decimals)))
     if entry is None:
         return published, Cell(number.status), Cell()
-    value = entry.metrics[metric]
-    known = metric_of(entry.task, metric)
+    value, interval = entry.metrics[metric], entry.intervals.get(metric)
+    ends = text.ends(metric_of(entry.task, metric), value, interval, decimals)
+    measured = Cell(str(text.percent(value, decimals)), ends if view.intervals else ())
     mark = f" {_OUTSIDE}" if number.status == "outside" else ""
-    ends = text.ends(known, value, entry.intervals.get(metric))
-    measured = Cell(str(text.percent(value)), ends)
-    return published, measured, Cell(text.difference(value, number.value) + mark)
+    return published, measured, Cell(text.difference(value, number.value, decimals) + mark)

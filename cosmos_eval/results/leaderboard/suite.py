@@ -12,7 +12,7 @@ from cosmos_eval.results.groups import Moments, require_distinct
 from cosmos_eval.results.labels import Stored, group_label
 from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
 from cosmos_eval.results.store import Read, read_samples
-from cosmos_eval.results.table import Cell, Head, Table
+from cosmos_eval.results.table import BY_NAME, BY_RANK, USUAL, Cell, Head, Table, View
 from cosmos_eval.results.text import ends, shown_text
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import Estimate, Ints, Values
@@ -76,13 +76,17 @@ class SuiteScore(NamedTuple):
     notes: tuple[str, ...]
     clusters: int = 0
 
-    def table(self, decimals: int | None = None, *, intervals: bool = True) -> Table:
-        """Return the table: percent for fractions, `-` for what is not there."""
+    def table(self, view: View = USUAL) -> Table:
+        """Return the table: percent for fractions, `-` for what is not there. Raises UsageError for
+        an order that it does not have."""
+        if view.sort not in ("", BY_NAME, BY_RANK) and not view.members:
+            raise UsageError(f"--sort {view.sort}: give {BY_NAME} or {BY_RANK}, or add --members")
         unit = " (%)" if self.metric.unit == "fraction" else ""
         source = ("source",) if self.has_published else ()
         names = ("group", *source, "trainings") if self.has_groups else ("model", *source)
         titles = (*names, *_TITLES, *(_COMMON_TITLES if self.common else ()))
-        rows = tuple(self._cells(row, decimals, intervals) for row in self.rows)
+        order = sorted(self.rows, key=lambda row: row.model if view.sort == BY_NAME else "")
+        rows = tuple(self._cells(row, view) for row in order)
         title, label = f"Suite {self.suite.name}{unit}", f"suite-{self.suite.name}"
         heads = tuple(map(Head, titles))
         return Table(title, heads, rows, len(names), self.notes, label=label)
@@ -95,11 +99,11 @@ class SuiteScore(NamedTuple):
     def has_published(self) -> bool:
         return any(row.source != "measured" for row in self.rows)
 
-    def _cells(self, row: Row, decimals: int | None, intervals: bool) -> tuple[Cell, ...]:
+    def _cells(self, row: Row, view: View) -> tuple[Cell, ...]:
         ranks = "-".join(map(str, dict.fromkeys(row.ranks or [_ABSENT])))
         chances = (_ABSENT if p is None else f"{p:.3f}" for p in (row.above_next, row.p_best))
         mean, *common = (
-            _cell(self.metric, one, decimals, intervals)
+            _cell(self.metric, one, view)
             for one in (row.mean, *([row.common] if self.common else []))
         )
         source = (row.source,) if self.has_published else ()
@@ -124,12 +128,12 @@ class SuiteScore(NamedTuple):
         return {**named, **left_out, "models": models, "notes": self.notes}
 
 
-def _cell(metric: Metric, mean: Mean | None, decimals: int | None, intervals: bool) -> Cell:
+def _cell(metric: Metric, mean: Mean | None, view: View) -> Cell:
     if mean is None:
         return Cell(_ABSENT)
-    interval = mean.interval._asdict() if mean.interval and intervals else None
-    shown = shown_text(metric, mean.value, decimals)
-    return Cell(shown, ends(metric, mean.value, interval, decimals))
+    interval = mean.interval._asdict() if mean.interval and view.intervals else None
+    shown = shown_text(metric, mean.value, view.decimals)
+    return Cell(shown, ends(metric, mean.value, interval, view.decimals))
 
 
 def _plain(mean: Mean | None) -> dict[str, Any] | None:

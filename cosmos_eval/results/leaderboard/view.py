@@ -1,9 +1,8 @@
 """What of a leaderboard is shown, and its tables: one per task, in which every column is a ranking
 of one data set, protocol family and metric."""
 
-import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 from statistics import fmean
@@ -11,34 +10,24 @@ from typing import Any, NamedTuple
 
 from cosmos_eval.results.leaderboard.board import MARKS, MEANINGS, Board, Column, Shown
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
-from cosmos_eval.results.table import Cell, Head, Table, transposed
+from cosmos_eval.results.table import (
+    BY_NAME,
+    BY_RANK,
+    Cell,
+    Head,
+    Table,
+    View,
+    first,
+    require_known,
+    transposed,
+)
 from cosmos_eval.tasks import known_tasks, metric_of
-from cosmos_eval.types import UsageError, nearest
+from cosmos_eval.types import UsageError
 
-BY_NAME, BY_RANK = "model", "rank"
 _TITLES = {
     **{"cls": "classification", "seg": "segmentation", "select": "caption selection"},
     **{"loc": "localisation", "assoc": "association"},
 }
-
-
-class View(NamedTuple):
-    """What is shown and how. `models`, `datasets`, `protocols` and `metrics` are patterns, in the
-    order of which rows and columns are shown; empty for all models, data sets and protocols, and
-    the headline metrics. `sort` is the order of the rows: `model`, `rank` or a metric. `second`
-    underlines the second best, and `members` adds the tables of single data sets to a suite's."""
-
-    models: Sequence[str] = ()
-    datasets: Sequence[str] = ()
-    protocols: Sequence[str] = ()
-    metrics: Sequence[str] = ()
-    decimals: int | None = None
-    intervals: bool = True
-    ranks: bool = False
-    second: bool = False
-    sort: str = ""
-    transpose: bool = False
-    members: bool = False
 
 
 class _Place(NamedTuple):
@@ -56,13 +45,6 @@ class _Name(NamedTuple):
     url: str
 
 
-def patterns(values: Iterable[str]) -> list[str]:
-    """Split the values of an option at commas outside brackets."""
-    return [
-        one.strip() for value in values for one in re.split(r",(?![^(]*\))", value) if one.strip()
-    ]
-
-
 def select(entries: Sequence[Entry], view: View) -> list[Entry]:
     """Return the entries that a view shows, with only the metrics that it names. Raises UsageError
     for a pattern that nothing has."""
@@ -72,10 +54,10 @@ def select(entries: Sequence[Entry], view: View) -> list[Entry]:
         ("data set", view.datasets, lambda entry: [entry.dataset]),
         ("protocol", view.protocols, lambda entry: [entry.protocol]),
     ):
-        _require_known(what, wanted, (name for entry in entries for name in names(entry)))
-        kept = [entry for entry in kept if not wanted or _first(names(entry), wanted) >= 0]
+        require_known(what, wanted, (name for entry in entries for name in names(entry)))
+        kept = [entry for entry in kept if not wanted or first(names(entry), wanted) >= 0]
     if view.metrics:
-        _require_known("metric", view.metrics, (name for e in kept for name in e.metrics))
+        require_known("metric", view.metrics, (name for e in kept for name in e.metrics))
         kept = [entry for entry in map(_with_metrics(view.metrics), kept) if entry.metrics]
     if entries and not kept:
         raise UsageError("no result is of these models, data sets, protocols and metrics together")
@@ -85,21 +67,6 @@ def select(entries: Sequence[Entry], view: View) -> list[Entry]:
 def _labels(entry: Entry) -> list[str]:
     """Return a model's label, also without the kind of map."""
     return [entry.model, *([entry.stored.model] if entry.stored else [])]
-
-
-def _require_known(what: str, wanted: Iterable[str], known: Iterable[str]) -> None:
-    names = sorted(set(known))
-    for pattern in wanted:
-        if names and not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(
-                f"no {what} is called '{pattern}'; there are {nearest(pattern, names)}"
-            )
-
-
-def _first(names: Iterable[str], wanted: Sequence[str]) -> int:
-    """Return the index of the first pattern that one of several names has, -1 where none has."""
-    found = (i for i, p in enumerate(wanted) if any(fnmatchcase(name, p) for name in names))
-    return next(found, -1)
 
 
 def _with_metrics(wanted: Sequence[str]) -> Callable[[Entry], Entry]:
@@ -139,9 +106,9 @@ def _require_order(boards: Sequence[Board], view: View) -> None:
 def _order(place: _Place, view: View) -> tuple[Any, ...]:
     """Return the order of columns: by task and data set, unless patterns have one."""
     column = place.column
-    dataset = _first([column.dataset], view.datasets), column.dataset
-    protocol = _first([place.protocol], view.protocols), place.protocol
-    return column.task, *dataset, *protocol, _first([column.metric], view.metrics), column
+    dataset = first([column.dataset], view.datasets), column.dataset
+    protocol = first([place.protocol], view.protocols), place.protocol
+    return column.task, *dataset, *protocol, first([column.metric], view.metrics), column
 
 
 def _table(boards: Sequence[Board], places: Sequence[_Place], view: View) -> Table:
@@ -261,7 +228,7 @@ def _sorted(
     def position(name: _Name) -> tuple[Any, ...]:
         own = [p for p in by if name in losses[p]]
         better = [bisect_left(columns[p], losses[p][name]) / len(columns[p]) for p in own]
-        given = -1 if view.sort == BY_NAME else _first([name.model], view.models)
+        given = -1 if view.sort == BY_NAME else first([name.model], view.models)
         return fmean(better) if better else 1.0, given, name
 
     return sorted(entries, key=position)

@@ -14,11 +14,10 @@ from cosmos_eval.results.latex import PREAMBLE, to_latex
 from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.facts import COLUMNS, facts_of, model_table
-from cosmos_eval.results.leaderboard.groups import GroupMean, group_tables
+from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Rank, Ties, rank_entries
-from cosmos_eval.results.leaderboard.view import View
 from cosmos_eval.results.leaderboard.view import tables_of as view_tables
-from cosmos_eval.results.table import Table, flat, numbered
+from cosmos_eval.results.table import Table, View, flat, numbered
 from cosmos_eval.results.table import to_markdown as markdown
 from cosmos_eval.results.terminal import notes_text, to_terminal
 
@@ -142,11 +141,12 @@ def to_json(shown: Leaderboard) -> str:
 def tables_of(shown: Leaderboard) -> list[Table]:
     """Return the tables: a suite's, then one per task, of groups of trainings, and of models."""
     view, suite = shown.view, shown.suite
-    found = [] if suite is None else [suite.table(view.decimals, intervals=view.intervals)]
+    found = [] if suite is None else [suite.table(view)]
     if suite is None or view.members:
         found += view_tables(boards(shown.entries, shown.ties, view.decimals), view)
-    found += [t.as_table(("data set", "protocol")) for t in group_tables(shown.groups or ())]
-    return found + ([model_table(shown.entries).as_table()] if shown.facts else [])
+    if shown.groups:
+        found.append(group_table(shown.groups, view, ("data set", "protocol")))
+    return found + ([model_table(shown.entries)] if shown.facts else [])
 
 
 def to_markdown(shown: Leaderboard) -> str:

@@ -63,6 +63,7 @@ def open_data(protocol: types.ProbeProtocol, options: types.RunOptions) -> Probe
     of_train, of_test = _splits(protocol)
     train = _open_training(of_train, replace(options, limit=None, allow_partial=False))
     test = classification.open_data(of_test, options)
+    classification.require_choice(of_test, options, test)
     for name in sorted({*train.classes} ^ {*test.classes}):
         has, lacks = protocol.train, protocol.test
         if name in test.classes:

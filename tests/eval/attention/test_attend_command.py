@@ -34,7 +34,7 @@ def test_options(command) -> None:
     attend = click.commands["attend"]
     names = {option for parameter in attend.params for option in parameter.opts}
     assert names == {
-        *("image", "--text", "--csv", "--out", "--model", "--arch", "--weights"),
+        *("image", "--text", "--csv", "--output", "--model", "--arch", "--weights"),
         *("--kind", "--heads", "--attention", "--precision", "--device", "--json"),
     }
 
@@ -53,7 +53,7 @@ def test_json_holds_every_number(command, photo: Path) -> None:
     texts = ("a red ball", "grass")
     named = [argument for text in texts for argument in ("--text", text)]
     models = ("--model", "scenes-cosmos", "--model", "scenes-clip")
-    ended = command("attend", photo, *named, *models, "--json", "--out", "a.svg")
+    ended = command("attend", photo, *named, *models, "--json", "--output", "a.svg")
     document = json.loads(ended.out)
     assert [row["text"] for row in document] == list(texts)
     cosmos, clip = document[0]["looks"]
@@ -86,7 +86,7 @@ def test_every_kind_is_named_where_it_is_drawn(
     kind: str, title: str, value: str, command, photo: Path
 ) -> None:
     texts = ("--text", "a red ball", "--text", "grass")
-    ended = command("attend", photo, *texts, "--kind", kind, "--out", "a.svg", "--json")
+    ended = command("attend", photo, *texts, "--kind", kind, "--output", "a.svg", "--json")
     assert ended.status == 0, ended.err
     assert {row["looks"][0]["kind"] for row in json.loads(ended.out)} == {title}
     shown = [text.text or "" for text in ET.parse("a.svg").getroot().iter(f"{SVG}text")]
@@ -96,7 +96,7 @@ def test_every_kind_is_named_where_it_is_drawn(
 
 
 def test_svg_is_xml_with_text_and_images(command, photo: Path) -> None:
-    ended = command("attend", photo, "--text", INJECTION, "--out", "a.svg")
+    ended = command("attend", photo, "--text", INJECTION, "--output", "a.svg")
     assert ended.status == 0
     root = ET.parse("a.svg").getroot()
     texts = [element.text for element in root.iter(f"{SVG}text")]
@@ -116,7 +116,7 @@ def test_svg_is_xml_with_text_and_images(command, photo: Path) -> None:
 
 def test_html_stays_text(command, photo: Path) -> None:
     models = ("--model", "scenes-cosmos", "--model", "scenes-clip")
-    ended = command("attend", photo, "--text", INJECTION, *models, "--out", "a.html")
+    ended = command("attend", photo, "--text", INJECTION, *models, "--output", "a.html")
     assert ended.status == 0
     page = Page(Path("a.html").read_text("utf-8"))
     assert len(page.all("script")) == 1
@@ -135,12 +135,12 @@ def test_html_stays_text(command, photo: Path) -> None:
 
 def test_html_lets_one_choose_the_head(command, photo: Path) -> None:
     heads = ("--kind", "cross-attention", "--heads", "each")
-    command("attend", photo, "--text", "a dog", *heads, "--out", "a.html")
+    command("attend", photo, "--text", "a dog", *heads, "--output", "a.html")
     page = Page(Path("a.html").read_text("utf-8"))
     heads = [f"head {number}" for number in range(1, 9)]
     assert page.values("data-head") == heads * 2  # maps, then captions
     assert len(page.all("option")) == 8
-    command("attend", photo, "--text", "a dog", "--out", "a.html")
+    command("attend", photo, "--text", "a dog", "--output", "a.html")
     assert not Page(Path("a.html").read_text("utf-8")).all("select")
 
 
@@ -150,9 +150,9 @@ def test_a_contact_sheet(command, photo: Path, tmp_path: Path) -> None:
     photo.rename(folder / "photo.png")
     lines = ("text,image,remark", '"a dog, running",photo.png,', "grass,photo.png,x")
     (folder / "rows.csv").write_text("\n".join(lines), "utf-8-sig")
-    ended = command("attend", "--csv", "set/rows.csv", "--json", "--out", "sheets/sheet.png")
+    ended = command("attend", "--csv", "set/rows.csv", "--json", "--output", "sheets/sheet.png")
     assert [row["text"] for row in json.loads(ended.out)] == ["a dog, running", "grass"]
-    command("attend", "set/photo.png", "--text", "grass", "--out", "one.png")
+    command("attend", "set/photo.png", "--text", "grass", "--output", "one.png")
     assert size_of("sheets/sheet.png")[1] > 1.5 * size_of("one.png")[1]
 
 
@@ -175,12 +175,12 @@ BAD = [
     (("photo.png", "--text", "x", "--csv", "rows.csv"), "leave IMAGE and --text out"),
     (("--csv", "none.csv"), r"cosmos-eval: no such file: none.csv\n$"),
     (
-        ("photo.png", "--text", "x", "--out", "o.gif"),
+        ("photo.png", "--text", "x", "--output", "o.gif"),
         "name a file that ends with .png, .svg, .html",
     ),
-    (("photo.png", "--text", "x", "--out", "photo.png"), "is the image itself"),
-    (("photo.png", "--text", "x", "--out", "folder.png"), "is a folder"),
-    (("photo.png", "--text", "x", "--out", "rows.csv/o.png"), "cannot write rows.csv/o.png"),
+    (("photo.png", "--text", "x", "--output", "photo.png"), "is the image itself"),
+    (("photo.png", "--text", "x", "--output", "folder.png"), "is a folder"),
+    (("photo.png", "--text", "x", "--output", "rows.csv/o.png"), "cannot write rows.csv/o.png"),
     (("photo.png", "--text", "x", "--model", "scenes-clip", "--heads", "each"), "have no heads"),
     (("photo.png", "--text", "x", *("--model", "scenes-clip") * 2), "scenes-clip is given twice"),
 ]
@@ -238,5 +238,5 @@ def test_a_model_without_patches(
 
 def test_random_weights_are_said(command, photo: Path, tiny_archs: dict[str, str]) -> None:
     model = f"openclip:{tiny_archs['tiny']}/random"
-    command("attend", photo, "--text", "x", "--model", model, "--out", "a.html")
+    command("attend", photo, "--text", "x", "--model", model, "--output", "a.html")
     assert f"{model}, random weights, fp32" in Path("a.html").read_text("utf-8")

@@ -21,7 +21,7 @@ COMMANDS = [
 def test_the_picture_is_what_its_command_draws(command, tmp_path: Path) -> None:
     (tmp_path / "docs").symlink_to(DOCS)
     (arguments,) = [one.arguments for one in COMMANDS if "--csv" in one.words]
-    out = arguments.index("--out") + 1
+    out = arguments.index("--output") + 1
     drawn_before, arguments[out] = tmp_path / arguments[out], "now.png"
     assert command(*arguments).status == 0
     with Image.open(drawn_before) as before, Image.open("now.png") as now:

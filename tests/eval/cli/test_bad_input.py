@@ -93,7 +93,7 @@ def test_a_path_that_is_not_utf_8_is_no_fault(run, command):
     shutil.copy("good.yaml", f"{folder}/good.yaml")
     assert run(f"{folder}/good.yaml").status == 0
     shutil.move("out", f"{folder}/out")
-    for name, *options in (["leaderboard"], ["verify"], ["export", "--out", "out.csv"]):
+    for name, *options in (["leaderboard"], ["verify"], ["export", "--output", "out.csv"]):
         assert command(name, f"{folder}/out", *options).status == 0
     assert "caf\\xe9/out" in Path("out.csv").read_text("utf-8")
 

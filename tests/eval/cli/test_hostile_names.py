@@ -205,7 +205,7 @@ def test_check(command, folder, tmp_path, monkeypatch):
 
 
 def test_export(command, folder, tmp_path):
-    done = command("export", folder / "a", "--out", tmp_path / "all.csv")
+    done = command("export", folder / "a", "--output", tmp_path / "all.csv")
     assert done.status == 0
     assert "texts would be formulas or several lines in CSV, and are escaped" in done.err
     content = (tmp_path / "all.csv").read_text("utf-8")
@@ -215,7 +215,7 @@ def test_export(command, folder, tmp_path):
     assert {name.removeprefix("'") for name in table["model"]} == {in_csv(o.name) for o in HOSTILE}
     assert not table["model"].str.lstrip().str.startswith(("=", "+", "-", "@")).any()
     assert (table["value"].dtype, table["low"].dtype) == (float, float)
-    command("export", folder / "a", "--out", tmp_path / "all.parquet")
+    command("export", folder / "a", "--output", tmp_path / "all.parquet")
     # Parquet has no formulas and no lines.
     exact = pd.read_parquet(tmp_path / "all.parquet")
     assert sorted(set(exact["model"])) == NAMES
@@ -232,7 +232,7 @@ def test_numbers_that_begin_with_a_sign_stay_numbers(command, tmp_path):
 
 
 def test_report(command, folder, tmp_path):
-    done = command("report", folder, "--out", tmp_path / "p.html", "--no-pictures")
+    done = command("report", folder, "--output", tmp_path / "p.html", "--no-pictures")
     assert done.status == 0
     assert_only_text(done.out + done.err)
     text = (tmp_path / "p.html").read_text("utf-8")
@@ -254,8 +254,8 @@ def test_report(command, folder, tmp_path):
         ("run", "--model", "{}", "--dataset", "scenes-cls"),
         ("run", "x{}"),
         ("leaderboard", "x{}"),
-        ("export", "x{}", "--out", "x.csv"),
-        ("report", "x{}", "--out", "x.html"),
+        ("export", "x{}", "--output", "x.csv"),
+        ("report", "x{}", "--output", "x.html"),
         ("compare", "x{}", "x"),
         ("check", "x{}", "--baseline", "x{}"),
         ("verify", "x{}"),
@@ -298,8 +298,8 @@ def test_paths(command, tmp_path):
     for arguments in (
         ("verify", path),
         ("verify", ODD_FOLDER),
-        ("export", ODD_FOLDER, "--out", f"{ODD_FOLDER}/all.csv"),
-        ("report", ODD_FOLDER, "--out", f"{ODD_FOLDER}/p.html", "--no-pictures"),
+        ("export", ODD_FOLDER, "--output", f"{ODD_FOLDER}/all.csv"),
+        ("report", ODD_FOLDER, "--output", f"{ODD_FOLDER}/p.html", "--no-pictures"),
         ("check", ODD_FOLDER, "--baseline", f"{ODD_FOLDER}.json", "--update", "--reason", "r"),
         ("check", ODD_FOLDER, "--baseline", f"{ODD_FOLDER}.json", "--summary", "s.md"),
     ):

@@ -166,7 +166,7 @@ def test_several_images_are_named_by_the_first(folder, capsys):
             "`templates` must be a list, such as ['a photo of {}']",
         ),
         ("{cls}\ntemplates: clip-benchmark/x", "CLIP Benchmark has no templates of 'x'; nearest:"),
-        ("kind: cls\nfolder: one", "/one has one class, cat: a choice needs two or more"),
+        ("kind: cls\nfolder: one", "one has one class, cat: a choice needs two or more"),
         ("{multilabel:labels=commas}", "commas.csv: 'cat, dog' names classes: write 'cat | dog'"),
         ("{retrieval:captions=columns}", "only file, text; name the one that is meant by `image_k"),
         ("{retrieval:captions=semicolons}", "line 1: columns are separated by semicolons: use com"),

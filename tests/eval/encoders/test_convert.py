@@ -352,14 +352,14 @@ def test_another_model_of_transformers_is_refused(converted: Any, tmp_path: Path
 
 
 def test_the_command(command, tmp_path: Path) -> None:
-    ended = command("convert", "scenes-cosmos", "new")
+    ended = command("convert", "scenes-cosmos", "--output", "new")
     assert (ended.status, ended.out) == (0, "")
     assert ended.err.startswith("note: CLIPModel has no place for visual.attn_cross_pool, ")
     assert ended.err.endswith("\nwrote new\n")
-    again = command("convert", "scenes-clip", "new")
+    again = command("convert", "scenes-clip", "--output", "new")
     assert again.status == 2
     assert again.err == f"cosmos-eval: {tmp_path / 'new'} is there already; choose another folder\n"
     (tmp_path / "file").touch()
-    assert command("convert", "scenes-clip", "file/new").status == 2
-    own = command("convert", f"python:{ROOT / 'examples' / 'two_tower.py'}", "other")
+    assert command("convert", "scenes-clip", "--output", "file/new").status == 2
+    own = command("convert", f"python:{ROOT / 'examples' / 'two_tower.py'}", "--output", "other")
     assert "the model cannot be converted: it is code of your own; use it as it is" in own.err

@@ -79,7 +79,7 @@ def test_the_same_model_through_transformers(
     form: str, command: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Two towers written apart agree on the label maps of a trained model, but for rounding."""
-    assert command("convert", "scenes-clip", "hf").status == 0
+    assert command("convert", "scenes-clip", "--output", "hf").status == 0
     run = ("run", "--model", "scenes-clip", "--model", "hf:hf", "--limit", 8, "--output", "out")
     sets = ("--dataset", "scenes-seg", "--dataset", "scenes-loc")
     assert command(*run, *sets, "--attention", form).status == 0

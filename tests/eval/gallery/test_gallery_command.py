@@ -34,15 +34,15 @@ def pictures(page: Path) -> set[bytes]:
 
 def test_a_page_with_and_without_examples(command, results: Path, colours: Path) -> None:
     page = Path("page.html")
-    ended = command("report", results, "--out", page, "--dataset", colours)
+    ended = command("report", results, "--output", page, "--dataset", colours)
     assert ended.status == 0, ended.err
     shown = pictures(page)
     assert shown
     assert all(content[:4] == b"RIFF" and content[8:12] == b"WEBP" for content in shown)
     first = page.read_bytes()
-    assert command("report", results, "--out", page, "--dataset", colours).status == 0
+    assert command("report", results, "--output", page, "--dataset", colours).status == 0
     assert page.read_bytes() == first
-    ended = command("report", results, "--out", page, "--no-pictures")
+    ended = command("report", results, "--output", page, "--no-pictures")
     assert ended.status == 0, ended.err
     assert "not shown" not in ended.err
     assert pictures(page) == set()
@@ -50,7 +50,7 @@ def test_a_page_with_and_without_examples(command, results: Path, colours: Path)
 
 def test_what_is_missing_is_told(command, results: Path) -> None:
     page = Path("page.html")
-    ended = command("report", results, "--out", page)
+    ended = command("report", results, "--output", page)
     assert ended.status == 0
     line = "colours: no pictures: name the YAML file that describes it with --dataset FILE"
     assert line in ended.err
@@ -69,7 +69,7 @@ def test_what_is_missing_is_told(command, results: Path) -> None:
 )
 def test_bad_input(option: str, value: str, message: str, command, results, tmp_path) -> None:
     (tmp_path / "other.yaml").write_text("kind: cls\nfolder: colours\n")
-    ended = command("report", results, "--out", "page.html", option, value)
+    ended = command("report", results, "--output", "page.html", option, value)
     assert ended.status == 2
     assert ended.err.startswith("cosmos-eval: ")
     assert message in ended.err

@@ -19,14 +19,14 @@ def results(tmp_path):
 
 
 def test_the_usual_folder_becomes_a_page(command, results, tmp_path):
-    done = command("report", "--out", "sub/page.html", "--no-pictures")
+    done = command("report", "--output", "sub/page.html", "--no-pictures")
     assert (done.status, done.out) == (0, "")
     assert done.err == "wrote sub/page.html, 0.5 MB\n"
     text = (tmp_path / "sub" / "page.html").read_text("utf-8")
     assert text.startswith("<!DOCTYPE html>")
     assert "2 models, 2 data sets, 4 results of" in text
     assert 'id="compare"' in text
-    again = command("report", results, "--out", "again.html", "--no-pictures")
+    again = command("report", results, "--output", "again.html", "--no-pictures")
     assert again.status == 0
     assert (tmp_path / "again.html").read_text("utf-8") == text
 
@@ -35,7 +35,7 @@ def test_published_numbers_can_be_left_out(command, tmp_path):
     where = {"dataset": "imagenet1k", "protocol": "cosmos"}
     store(tmp_path / "r", "cls", model={"spec": "cosmos:vitb16_cc3m"}, **where)
     for option, there in (("--published", True), ("--no-published", False)):
-        assert command("report", "r", "--out", "p.html", "--no-pictures", option).status == 0
+        assert command("report", "r", "--output", "p.html", "--no-pictures", option).status == 0
         text = (tmp_path / "p.html").read_text("utf-8")
         assert (
             "vs published" in text
@@ -46,7 +46,7 @@ def test_published_numbers_can_be_left_out(command, tmp_path):
 def test_what_cannot_be_compared_is_told_on_the_page_and_beside_it(command, results, tmp_path):
     (samples,) = results.glob("a__scenes-cls__scenes.*.npz")
     samples.write_bytes(b"edited")
-    done = command("report", "--out", "page.html", "--no-pictures")
+    done = command("report", "--output", "page.html", "--no-pictures")
     assert done.status == 0
     first, note = done.err.splitlines()
     assert first.startswith("wrote page.html")
@@ -63,7 +63,7 @@ def test_an_edited_result_is_in_leaderboards_alone(command, tmp_path):
     store(tmp_path / "r", "cls", 0.9)
     bad = store(tmp_path / "r", "cls", 0.4, 1, model={"spec": "scenes-clip"})
     bad.write_text(re.sub(r'"acc1": 0\.\d+', '"acc1": 0.99', bad.read_text(), count=1))
-    done = command("report", "r", "--out", "p.html", "--no-pictures")
+    done = command("report", "r", "--output", "p.html", "--no-pictures")
     assert done.status == 0
     note = f"since the file was edited after it was written: {bad.name}"
     text = (tmp_path / "p.html").read_text("utf-8")
@@ -82,7 +82,7 @@ def test_an_edited_result_is_in_leaderboards_alone(command, tmp_path):
 def test_two_states_of_a_checkpoint_are_two_models(command, tmp_path):
     for place, state in enumerate("12"):
         store(tmp_path / "r" / state, "cls", 0.5, place, model={"weights_sha256": state * 64})
-    done = command("report", "r", "--out", "p.html", "--no-pictures")
+    done = command("report", "r", "--output", "p.html", "--no-pictures")
     assert "note: 2 models are called scenes-cosmos: their weights differ" in done.err
     text = (tmp_path / "p.html").read_text("utf-8")
     names = [f"scenes-cosmos (weights {state * 8})" for state in "12"]
@@ -100,25 +100,25 @@ def refused(command, *arguments):
 
 
 def test_wrong_usage_is_one_line(command, results, tmp_path):
-    assert "--out" in refused(command)
-    message = refused(command, "--out", "page.pdf")
-    assert message == "cosmos-eval: --out page.pdf: a page is written, so end its name in .html"
-    assert "no results (*.json) in nowhere" in refused(command, "nowhere", "--out", "p.html")
+    assert "--output" in refused(command)
+    message = refused(command, "--output", "page.pdf")
+    assert message == "cosmos-eval: --output page.pdf: a page is written, so end its name in .html"
+    assert "no results (*.json) in nowhere" in refused(command, "nowhere", "--output", "p.html")
     (tmp_path / "file").touch()
-    assert "cannot write file/p.html: " in refused(command, "--out", "file/p.html")
+    assert "cannot write file/p.html: " in refused(command, "--output", "file/p.html")
     (tmp_path / "folder.html").mkdir()
-    assert "cannot write folder.html" in refused(command, "--out", "folder.html")
+    assert "cannot write folder.html" in refused(command, "--output", "folder.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.html", "runs"]
 
 
 def test_a_broken_result_is_named(command, results):
     (results / "broken.json").write_text("{")
-    assert "broken.json: cannot be read as a result" in refused(command, "--out", "p.html")
+    assert "broken.json: cannot be read as a result" in refused(command, "--output", "p.html")
     (results / "broken.json").write_text(json.dumps({"schema_version": 2}))
-    assert "broken.json: $.model: Field required" in refused(command, "--out", "p.html")
+    assert "broken.json: $.model: Field required" in refused(command, "--output", "p.html")
 
 
 def test_two_results_of_one_model_are_named(command, results):
     store_result(results / "more", "cls", model={"spec": "a"}, dataset="scenes-cls")
-    message = refused(command, "--out", "p.html")
+    message = refused(command, "--output", "p.html")
     assert "two results of a on scenes-cls (scenes): keep one of the files" in message

@@ -261,8 +261,8 @@ def test_a_folder_that_cannot_be_read_is_an_error(unreadable: Path) -> None:
     "arguments",
     [
         ["leaderboard"],
-        ["export", "--out", "out.csv"],
-        ["report", "--out", "out.html"],
+        ["export", "--output", "out.csv"],
+        ["report", "--output", "out.html"],
         ["reproduce"],
         ["verify"],
         ["compare", "{good}"],

@@ -76,7 +76,7 @@ def test_an_edited_figure_is_unverified_in_csv_and_json(command, folder):
 
 def test_an_edited_figure_has_a_column_of_a_table(command, folder, tmp_path):
     for suffix, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
-        done = command("export", folder, "--out", tmp_path / f"all.{suffix}")
+        done = command("export", folder, "--output", tmp_path / f"all.{suffix}")
         assert done.status == 0
         assert NOTE in done.err
         table = read(tmp_path / f"all.{suffix}").groupby("model")["unchanged"].unique()

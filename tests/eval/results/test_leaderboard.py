@@ -14,7 +14,6 @@ from support.rows import make_row
 from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
 from cosmos_eval.results.leaderboard.ranking import find_ties, rank_entries
-from cosmos_eval.results.leaderboard.view import View
 from cosmos_eval.results.leaderboard.writers import (
     WRITERS,
     Leaderboard,
@@ -22,6 +21,7 @@ from cosmos_eval.results.leaderboard.writers import (
     to_json,
     to_markdown,
 )
+from cosmos_eval.results.table import View
 from cosmos_eval.types import UsageError
 
 R1 = {"image_to_text_R@1": 0.5, "text_to_image_R@1": 0.25, "image_to_text_R@5": 0.9}

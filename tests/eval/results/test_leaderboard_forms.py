@@ -13,8 +13,9 @@ from support.rows import make_row
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
-from cosmos_eval.results.leaderboard.view import View, patterns, select, tables_of
+from cosmos_eval.results.leaderboard.view import select, tables_of
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_tex, to_texts
+from cosmos_eval.results.table import View, patterns
 from cosmos_eval.results.text import latex_text
 from cosmos_eval.types import UsageError
 

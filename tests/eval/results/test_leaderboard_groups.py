@@ -10,7 +10,7 @@ from support.html import Page
 from support.rows import make_row, write_result
 
 from cosmos_eval.results.leaderboard.entries import entries_of
-from cosmos_eval.results.leaderboard.groups import group_means
+from cosmos_eval.results.leaderboard.groups import group_means, group_table
 from cosmos_eval.results.leaderboard.writers import (
     WRITERS,
     Leaderboard,
@@ -18,6 +18,7 @@ from cosmos_eval.results.leaderboard.writers import (
     to_markdown,
 )
 from cosmos_eval.results.store import read_stored
+from cosmos_eval.results.table import View
 from cosmos_eval.types import UsageError
 
 TRAINING = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops"])
@@ -58,15 +59,23 @@ def test_a_group_is_one_row_with_its_seeds(tmp_path):
     shown = Leaderboard(entries_of(read_stored(paths)), groups=[alone, both])
     text = to_markdown(shown)
     assert "| clip | acc1 | 2 trainings | 75.0 | 32.73 | 9.45 |" in text
-    assert alone.texts()[:7] == (
+    assert [*alone.cells(View(decimals=2, intervals=False)).values()] == [
         *("cosmos:c.pt", "scenes-cls", "scenes", "acc1"),
-        *("1 training", "50.0", "-"),
-    )
+        *("1 training", "50.00", "-", "18.90", ""),
+    ]
     record = json.loads(to_json(shown))["groups"][1]
     assert (record["group"], record["trainings"], record["mean"]) == ("clip", 2, 0.75)
     low, high = alone.found.interval()[:2]
     # By Student's t of 7 degrees of freedom, 2.3646, from a table.
     assert high - low == pytest.approx(2 * 2.3646 * (1 / 28) ** 0.5, rel=1e-4)
+
+
+def test_groups_by_name_or_from_the_best_down(tmp_path):
+    paths = [store(tmp_path, "a", HALF, seed=0, group="one")]
+    paths.append(store(tmp_path, "b", ALL, seed=0, group="two"))
+    for sort, expected in (("", "one two"), ("model", "one two"), ("acc1", "two one")):
+        rows = group_table(means(*paths), View(sort=sort)).rows
+        assert [row[0].text for row in rows] == expected.split()
 
 
 def test_every_form_has_the_groups(tmp_path):

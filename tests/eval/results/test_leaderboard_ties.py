@@ -7,9 +7,9 @@ from support.rows import make_row, write_result
 from cosmos_eval.results.leaderboard import ranking
 from cosmos_eval.results.leaderboard.entries import entries_of
 from cosmos_eval.results.leaderboard.ranking import find_ties
-from cosmos_eval.results.leaderboard.view import View
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_markdown
 from cosmos_eval.results.store import read_stored, result_paths
+from cosmos_eval.results.table import View
 from cosmos_eval.types import UsageError
 
 N = 200

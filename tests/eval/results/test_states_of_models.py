@@ -88,7 +88,7 @@ def test_csv_json_and_tables_of_pandas(command, folder, tmp_path):
     done = command("leaderboard", folder, "--format", "json")
     assert sorted({record["model"] for record in json.loads(done.out)}) == NAMES
     assert done.err == f"note: {WARNING}\n"
-    done = command("export", folder, "--out", tmp_path / "all.csv")
+    done = command("export", folder, "--output", tmp_path / "all.csv")
     assert f"note: {WARNING}" in done.err
     table = pd.read_csv(tmp_path / "all.csv")
     assert set(table["weights_sha256"]) == {"a" * 64, "b" * 64}

@@ -47,7 +47,7 @@ def test_export_keeps_every_float(folder, suffix, capsys):
     store_result(folder, "retrieval")
     out = folder.parent / f"deep/all.{suffix}"
     with pytest.raises(SystemExit) as ended:
-        main(["export", str(folder), "--out", str(out)])
+        main(["export", str(folder), "--output", str(out)])
     assert not ended.value.code, capsys.readouterr().err
     # By text, since how exactly pandas reads floats differs between its versions.
     again = pd.read_parquet(out) if suffix == "parquet" else pd.read_csv(out, dtype=str)
@@ -64,7 +64,9 @@ def test_export_keeps_every_float(folder, suffix, capsys):
 
 def test_what_cannot_be_exported(folder, monkeypatch):
     table = load_results(folder)
-    with pytest.raises(UsageError, match=r"cannot export to '.xlsx' files: end --out in .csv or"):
+    with pytest.raises(
+        UsageError, match=r"cannot export to '.xlsx' files: end --output in .csv or"
+    ):
         export(table, folder / "all.xlsx")
     with pytest.raises(UsageError, match="cannot write"):
         export(table, folder / "scenes-cosmos__scenes-cls__scenes.json" / "all.csv")

@@ -78,10 +78,10 @@ def test_what_a_killed_run_left_among_results_is_removed_by_the_next(command, ow
 @pytest.mark.parametrize(
     "words",
     [
-        ["attend", "scene.jpg", "--text", "a", "--out", "{}/a.png"],
-        ["segment", "scene.jpg", "--out", "{}/a.png"],
-        ["report", ".", "--out", "{}/a.html"],
-        ["export", ".", "--out", "{}/a.csv"],
+        ["attend", "scene.jpg", "--text", "a", "--output", "{}/a.png"],
+        ["segment", "scene.jpg", "--output", "{}/a.png"],
+        ["report", ".", "--output", "{}/a.html"],
+        ["export", ".", "--output", "{}/a.csv"],
     ],
 )
 def test_a_file_that_cannot_be_written_is_named_first(command, tmp_path, no_model, words):

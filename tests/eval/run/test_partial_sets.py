@@ -216,7 +216,7 @@ def test_a_partial_result_is_marked_wherever_it_is_shown(command, cityscapes, ti
     listed = json.loads(command("leaderboard", "out", "--published", "--format", "json").out)
     (measured,) = [entry for entry in listed if entry["source"] == "measured"]
     assert MARK in measured["model"]
-    assert command("report", "out", "--out", "page.html").status == 0
+    assert command("report", "out", "--output", "page.html").status == 0
     assert MARK in (tmp_path / "page.html").read_text()
 
 

@@ -96,7 +96,7 @@ def test_the_command_writes_one_picture(tmp_path, command):
     image, out = tmp_path / "photo.png", tmp_path / "new/drawn.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(image)
     classes = "the ground is covered with grass, a red apple"
-    ended = command("segment", image, "--out", out, "--classes", classes, "--json")
+    ended = command("segment", image, "--output", out, "--classes", classes, "--json")
     assert ended.status == 0
     found = json.loads(ended.out)
     assert set(found) <= {"the ground is covered with grass", "a red apple"}
@@ -109,7 +109,7 @@ def test_the_command_writes_one_picture(tmp_path, command):
     ("arguments", "message"),
     [
         (["photo.jpg"], "cannot read image photo.jpg"),
-        (["photo.jpg", "--out", "drawn.jpg"], "pictures are PNG files"),
+        (["photo.jpg", "--output", "drawn.jpg"], "pictures are PNG files"),
         (["photo.jpg", "--classes", "apple,,sky"], "blank name"),
         (["photo.jpg", "--dataset", "scenes-cls"], "scenes-cls is no segmentation data set"),
         (["photo.jpg", "--dataset", "voc22"], "unknown data set 'voc22'"),
