@@ -143,7 +143,7 @@ def test_a_reader_that_is_gone_is_status_141_without_a_word(tmp_path):
 )
 def test_an_output_that_cannot_be_written_is_named_before_any_work(tmp_path, arguments):
     (tmp_path / "file").touch()
-    _, images, captions, _ = prepared(tmp_path)
+    _, images, captions, *_ = prepared(tmp_path)
     places = {"file": tmp_path / "file", "images": images, "captions": captions}
     done = train(*(word.format(**places) for word in arguments))
     assert done.returncode == 2
