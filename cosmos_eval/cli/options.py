@@ -13,7 +13,11 @@ MODELS, DATA, COMPUTATION = "Models", "Data", "Computation"
 CONTENT, LAYOUT = "Content of tables", "Layout of tables"
 _FEW = 10  # parameters of a command, with --help, that need no panels
 # Spellings that no help lists: a short form, a default, and a former name.
-_HIDDEN = {"--format": ("--json", "json"), "--no-cache": ("--cache", False), "--output": ("--out",)}
+_HIDDEN: dict[str, tuple[str, Any]] = {
+    "--format": ("--json", "json"),
+    "--no-cache": ("--cache", False),
+    "--output": ("--out", None),
+}
 
 
 class Command(TyperCommand):
@@ -27,11 +31,11 @@ class Command(TyperCommand):
             one.rich_help_panel = None  # type: ignore[attr-defined]
 
     def make_parser(self, ctx: Any) -> Any:
-        parser = super().make_parser(ctx)
+        parser: Any = super().make_parser(ctx)
         for one in self.params:
-            for spelling, *constant in (_HIDDEN[name] for name in one.opts if name in _HIDDEN):
-                action = {"action": "store_const", "const": constant[0]} if constant else {}
-                parser.add_option(one, [spelling], one.name, **action)
+            for spelling, constant in (_HIDDEN[name] for name in one.opts if name in _HIDDEN):
+                action = "store" if constant is None else "store_const"
+                parser.add_option(one, [spelling], one.name, action, const=constant)
         return parser
 
 
