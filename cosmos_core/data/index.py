@@ -1,7 +1,8 @@
-"""Random access to the samples of local tars. The user's cache folder keeps the index of a tar,
-rows (samples, 4) of int32: first block and bytes of the image, then of the JSON record; block 0,
-never a file's, where a sample lacks one. It also keeps the rows of all tars of a data set in one
-file, which all processes and workers of a machine map into their memory: it is there once."""
+"""Random access to the samples of local tars. The index of a tar, rows (samples, 4) of int32, has
+first block and bytes of the image, then of the JSON record; block 0, never a file's, where a sample
+lacks one. It is stored in `.cosmos-index` beside the tar, or, where that cannot be written, in the
+user's cache folder. So are the rows of all tars of a data set in one file, which all processes and
+workers of a machine map into their memory: it is there once."""
 
 import hashlib
 import io
@@ -9,8 +10,9 @@ import logging
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ from cosmos_core.data.workers import worker_lifetime
 from cosmos_core.utils.files import pack_arrays, unpack_arrays, write_atomically
 
 COLUMNS = 4
-_VERSION = 3  # of the cached index
+BESIDE = ".cosmos-index"  # a folder beside tars
+_VERSION = 3  # of the stored index
 _MOST = np.iinfo(np.int32).max
 Rows = npt.NDArray[np.int32]
 
@@ -99,7 +102,7 @@ def _read(file: io.FileIO, block: int, size: int) -> bytes | None:
 def index_shards(
     shards: Sequence[str], *, workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> SampleIndex:
-    """Index local tars; those not in the user's cache are scanned by `workers` processes. Each of
+    """Index local tars; those without a stored index are scanned by `workers` processes. Each of
     `world_size` processes begins at another shard, so that they divide the scanning. Raises
     ShardError for an unreadable tar, and where there is no sample."""
     if (index := _mapped(shards)) is None:
@@ -129,28 +132,23 @@ def _all_rows(shards: Sequence[str], workers: int, rank: int, world_size: int) -
 
 
 def _mapped(shards: Sequence[str]) -> SampleIndex | None:
-    """Map the rows of all shards, if they are cached whole and no tar has changed."""
-    path = _whole_entry(shards)
-    try:
-        head = unpack_arrays(path.read_bytes())
-        if not np.array_equal(head["states"], _states(shards)):
-            return None
-        # Of copy on write, since a tensor must be writable; the pages are shared all the same.
-        rows = np.memmap(path.with_suffix(".rows"), np.int32, mode="c").reshape(-1, COLUMNS)
-        whole = len(rows) == head["starts"][-1] and zlib.crc32(rows.data) == head["checksum"]
-        return SampleIndex(shards, head["starts"], rows) if whole else None
-    except (OSError, ValueError, KeyError):
-        return None
+    """Map the rows of all shards, if they are stored whole and no tar has changed."""
+    for path in _homes("data-sets", *shards):
+        with suppress(OSError, ValueError, KeyError):
+            head = unpack_arrays(path.read_bytes())
+            if not np.array_equal(head["states"], _states(shards)):
+                continue
+            # Of copy on write, since a tensor must be writable; the pages are shared all the same.
+            rows = np.memmap(path.with_suffix(".rows"), np.int32, mode="c").reshape(-1, COLUMNS)
+            if len(rows) == head["starts"][-1] and zlib.crc32(rows.data) == head["checksum"]:
+                return SampleIndex(shards, head["starts"], rows)
+    return None
 
 
 def _write_whole(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
-    path, checksum = _whole_entry(shards), np.array(zlib.crc32(rows.data))
-    head = {"states": _states(shards), "starts": starts, "checksum": checksum}
-    try:
-        write_atomically(path.with_suffix(".rows"), rows.data.cast("B"))
-        write_atomically(path, pack_arrays(head))
-    except OSError as error:
-        _log.warning("the index of all shards cannot be cached in %s: %s", path.parent, error)
+    checksum = np.array(zlib.crc32(rows.data))
+    head = pack_arrays({"states": _states(shards), "starts": starts, "checksum": checksum})
+    _store(_homes("data-sets", *shards), {".rows": rows.data.cast("B"), "": head})
 
 
 def _scan(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardError]:
@@ -165,7 +163,7 @@ def _scan(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardError]:
 
 
 def tar_rows(shard: str) -> Rows | ShardError:
-    """Return the rows of a tar, scanned unless they are cached, or why it cannot be read."""
+    """Return the rows of a tar, scanned unless they are stored, or why it cannot be read."""
     if (rows := cached_rows(shard)) is not None:
         return rows
     try:
@@ -176,21 +174,18 @@ def tar_rows(shard: str) -> Rows | ShardError:
         return ShardError(f"{shard}: larger than 1 TiB; use smaller tars")
     except OSError as error:
         return ShardError(f"{shard}: cannot be read ({error.strerror})")
-    entry = _entry(shard)
-    try:
-        write_atomically(entry, pack_arrays({"state": state, "rows": rows}))
-    except OSError as error:
-        _log.warning("the index of a shard cannot be cached in %s: %s", entry.parent, error)
+    _store(_homes("shards", shard), {"": pack_arrays({"state": state, "rows": rows})})
     return rows
 
 
 def cached_rows(shard: str) -> Rows | None:
-    """Return the rows of a tar if the cache holds them whole and the tar has not changed."""
-    try:
-        cached = unpack_arrays(_entry(shard).read_bytes())
-        return cached["rows"] if np.array_equal(cached["state"], _state(shard)) else None
-    except (OSError, ValueError, KeyError):
-        return None
+    """Return the rows of a tar if they are stored whole and the tar has not changed."""
+    for path in _homes("shards", shard):
+        with suppress(OSError, ValueError, KeyError):
+            stored = unpack_arrays(path.read_bytes())
+            if np.array_equal(stored["state"], _state(shard)):
+                return stored["rows"]
+    return None
 
 
 def scan_tar(shard: str) -> Rows:
@@ -210,14 +205,33 @@ def scan_tar(shard: str) -> Rows:
     return np.array(list(samples.values()), dtype=np.int32).reshape(-1, COLUMNS)
 
 
-def _entry(*shards: str, folder: str = "shards") -> Path:
-    names = "\0".join(map(os.path.realpath, shards)).encode(errors="surrogateescape")
-    cache = Path(platformdirs.user_cache_dir("cosmos-train", appauthor=False))
-    return cache / folder / hashlib.sha256(names).hexdigest()
+def _homes(kind: str, *shards: str) -> list[Path]:
+    """Return where an index of shards may be: beside the first, by names that hold wherever the
+    folder is mounted, and in the user's cache."""
+    paths = [os.path.realpath(shard) for shard in shards]
+    folder = os.path.dirname(paths[0])
+    cache = platformdirs.user_cache_dir("cosmos-train", appauthor=False)
+    homes = ((Path(folder, BESIDE), [os.path.relpath(p, folder) for p in paths]), (cache, paths))
+    return [
+        Path(
+            home,
+            kind,
+            hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest(),
+        )
+        for home, names in homes
+    ]
 
 
-def _whole_entry(shards: Sequence[str]) -> Path:
-    return _entry(*shards, folder="data-sets")
+def _store(homes: Sequence[Path], contents: Mapping[str, bytes | memoryview]) -> None:
+    """Write files, named by suffix, to the first of `homes` that can be written to."""
+    for home in homes:
+        try:
+            for suffix, content in contents.items():
+                write_atomically(home.with_suffix(suffix), content)
+            return
+        except OSError as error:
+            failure = error
+    _log.warning("an index cannot be stored, tars are scanned each time: %s", failure)
 
 
 def _states(shards: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -133,9 +133,10 @@ def _read_headers(file: int) -> bytes | None:
             size = int(header[124:135], 8)
         except ValueError:
             return None
-        content = start + BLOCK
-        if header[156] == ord("x") and not _states_time(window[content : content + size]):
-            return None
+        if header[156] == ord("x"):  # extended, of webdataset's and others: a time and no more
+            time = _TIME.fullmatch(window[start + BLOCK : start + BLOCK + size])
+            if time is None or int(time[1]) != size:
+                return None
         headers.append(header)
         padding = -size % BLOCK
         position += BLOCK + size + padding
@@ -143,12 +144,6 @@ def _read_headers(file: int) -> bytes | None:
     if rest.strip(b"\0") or not 2 * BLOCK <= len(rest) < _END_LIMIT:
         return None
     return b"".join(headers)
-
-
-def _states_time(content: bytes) -> bool:
-    """Whether an extended header states only when the file was changed, as webdataset's do."""
-    found = _TIME.fullmatch(content)
-    return found is not None and int(found[1]) == len(content)
 
 
 def _are_ordinary(headers: NDArray[np.uint8]) -> bool:

@@ -10,14 +10,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
+from cosmos_core.engine import sharding
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.sharding import (
-    is_sharded,
-    make_mesh,
-    shard,
-    sort_parameters,
-    widen_scalars,
-)
 from cosmos_core.engine.step import Student, Teacher, Training
 from cosmos_core.model.cosmos import create_teacher
 from cosmos_core.model.pretrained import freeze, initialise, layers_above
@@ -49,8 +43,8 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
     if compute.accumulate > 1:
         _refuse_dropout(model)
     names = [name for name, _ in model.named_parameters()]
-    if sharded := is_sharded(config, world):
-        widen_scalars(model)
+    if sharded := sharding.is_sharded(config, world):
+        sharding.widen_scalars(model)
     teacher = create_teacher(model)
     for module in model.modules():
         if isinstance(module, open_clip.transformer.Transformer):
@@ -60,11 +54,11 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         compile_blocks(teacher)
     student, averaged = Student(method, model), Teacher(method, teacher)
     if sharded:
-        mesh = make_mesh(world, config.parallel)
-        shard(student, mesh)
-        shard(averaged, mesh, reshard=True)
+        mesh = sharding.make_mesh(world, config.parallel)
+        sharding.shard(student, mesh)
+        sharding.shard(averaged, mesh, reshard=True)
     groups = param_groups(model, optim.weight_decay, optim.layer_decay)
-    sort_parameters(groups, model, names)
+    sharding.sort_parameters(groups, model, names)
     if world.rank:
         torch.manual_seed(config.seed + world.rank)  # as OpenCLIP: each drops other patches
     return Training(

@@ -27,23 +27,15 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class World(Distributed):
-    """The processes of a training, and the device of this one."""
+    """The processes of a training, the device of this one, and their group if not the default."""
 
     device: torch.device = _CPU
+    group: Any = None
 
-
-@dataclass(frozen=True, kw_only=True)
-class Background(Distributed):
-    """The processes of a training, for what a thread of each does beside it."""
-
-    group: dist.ProcessGroup
-
-
-def make_background(world: World) -> Background:
-    """Return the same processes, which a thread of each can use: all call it at the same time."""
-    group = dist.new_group(backend="gloo")
-    gather = partial(gather_objects, group=group)
-    return Background(world.rank, world.world_size, gather, group=group)
+    def in_background(self) -> "World":
+        """Return the same processes for what a thread of each does meanwhile; all call it."""
+        group = dist.new_group(backend="gloo")
+        return replace(self, gather=partial(gather_objects, group=group), group=group)
 
 
 @contextmanager

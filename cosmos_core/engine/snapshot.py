@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -22,12 +21,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from cosmos_core.config import TrainConfig
-from cosmos_core.engine.distributed import Background
+from cosmos_core.engine.distributed import World
 from cosmos_core.engine.sharding import divide
 from cosmos_core.engine.watch import LOG
 from cosmos_core.model.checkpoint import CHECKPOINT, SNAPSHOTS
 from cosmos_core.model.sharded import REST, read_state, require_shared, write_parts
-from cosmos_core.utils.files import appearing, errors_of, replacing, write_atomically
+from cosmos_core.utils.files import appearing, errors_of, remove, replacing, write_atomically
 from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, without_added
 
 BEST = "best.json"
@@ -93,12 +92,12 @@ class Snapshots:
         with errors_of(path), replacing(path) as file:
             torch.save({**state, "format": FORMAT, "step": step}, file)
         _synchronise(self._folder)
-        _remove(folder)
+        remove(folder)
         self._thin()
         return path
 
     def save_sharded(
-        self, step: int, state: Mapping[str, Any], model: Mapping[str, str], world: Background
+        self, step: int, state: Mapping[str, Any], model: Mapping[str, str], world: World
     ) -> Path:
         """Write the state after `step` steps, each process its part; the first one completes it.
         `model` describes the weights. All processes of `world` call it. Raises OSError in all."""
@@ -112,12 +111,12 @@ class Snapshots:
             world.main_process_only(lambda: _complete(temporary, rest))
         if world.rank == 0:
             _synchronise(self._folder)
-            file.unlink(missing_ok=True)
+            remove(file)
             self._thin()
         return path
 
     def _begin(self, stack: ExitStack, path: Path) -> Path:
-        _remove(path)  # which was damaged: else the run had gone on from it
+        remove(path)  # which was damaged: else the run had gone on from it
         return stack.enter_context(appearing(path))
 
     def newest(self, parts: Sequence[str] = ()) -> dict[str, Any] | None:
@@ -171,7 +170,7 @@ class Snapshots:
         for step in self.steps()[: -self._keep]:
             if best is None or step != best.step:
                 for path in self._paths(step):
-                    _remove(path)
+                    remove(path)
 
 
 def _complete(folder: Path, rest: Mapping[str, Any]) -> None:
@@ -188,13 +187,6 @@ def _synchronise(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def find_state(

@@ -28,7 +28,6 @@ from cosmos_core.engine.build import learning_rate, make_training, teacher_momen
 from cosmos_core.engine.distributed import (
     World,
     broadcast,
-    make_background,
     make_gather,
     mean_over_processes,
     require_agreement,
@@ -39,8 +38,9 @@ from cosmos_core.engine.sharding import is_sharded, load_state
 from cosmos_core.engine.step import StepReport, normalise, train_step
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
-from cosmos_core.model.checkpoint import CHECKPOINT, consolidate, describe, write_weights
+from cosmos_core.model.checkpoint import CHECKPOINT, describe, write_weights
 from cosmos_core.model.pretrained import Audit
+from cosmos_core.model.sharded import read_weights
 from cosmos_core.plots.views import Inverse
 from cosmos_core.types import Views
 from cosmos_core.utils.environment import CodeState, code_state, utc_now
@@ -87,7 +87,7 @@ class Trainer:
         self._training = make_training(config, self._world, pretrained=state is None)
         self._models = {"student": self._training.model, "teacher": self._training.teacher}
         sharded = is_sharded(config, self._world)
-        self._background = make_background(self._world) if sharded else None
+        self._background = self._world.in_background() if sharded else None
         self._audit = self._training.audit
         self._init_sha256 = self._audit.sha256 if self._audit else None
         narrow = config.compute.gather_bf16
@@ -288,7 +288,7 @@ class Trainer:
         """Write the weights of a sharded snapshot as a checkpoint, in the first process."""
         path = self._snapshots.path(self._done)
         self._world.main_process_only(
-            lambda: consolidate(path, self._checkpoint) if path.is_dir() else None
+            lambda: write_weights(self._checkpoint, *read_weights(path)) if path.is_dir() else None
         )
 
     def _write(self, step: int, copied: snapshot.HostCopy, card: Mapping[str, Any]) -> None:

@@ -173,11 +173,6 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     write_atomically(path, safetensors.torch.save(kept, metadata))
 
 
-def consolidate(snapshot: Path, path: Path) -> None:
-    """Write the weights of a sharded snapshot in our layout. Raises CheckpointError."""
-    write_weights(path, *_sharded(snapshot))
-
-
 def _newest(path: Path) -> Path:
     """Return what holds the weights of a run's folder; other paths as they are."""
     if not (path / SNAPSHOTS).is_dir():

@@ -205,15 +205,16 @@ def _temporary(folder: Path, *, is_folder: bool = False) -> Iterator[tuple[Path,
         if _is_held(handle):
             break
         os.close(handle)
-        _remove(path)
+        remove(path)
     try:
         yield path, handle
     finally:
         os.close(handle)
-        _remove(path)
+        remove(path)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -254,6 +255,6 @@ def _remove_abandoned(path: Path, *, own: bool) -> None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if own or time.time() - os.fstat(handle).st_mtime > _DAY:
-                _remove(path)
+                remove(path)
         finally:
             os.close(handle)

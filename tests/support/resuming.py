@@ -24,7 +24,6 @@ from cosmos_core.engine.build import make_training
 from cosmos_core.engine.distributed import (
     World,
     join_world,
-    make_background,
     require_agreement,
 )
 from cosmos_core.engine.lock import locked
@@ -107,7 +106,7 @@ def stay_in_a_snapshot(output: Path, ready: Any) -> None:
         signal.pause()
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    snapshots, world = snapshot.Snapshots(output, keep=3), make_background(World())
+    snapshots, world = snapshot.Snapshots(output, keep=3), World().in_background()
     with patch.object(snapshot, "_complete", wait):
         snapshots.save_sharded(3, divided_state(3), {}, world)
 

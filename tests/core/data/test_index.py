@@ -13,7 +13,7 @@ import pytest
 import webdataset
 from support.shards import jpeg, sample, tar_of, write_shard, write_shards
 
-from cosmos_core.data.index import SampleIndex, cached_rows, index_shards, scan_tar
+from cosmos_core.data.index import BESIDE, SampleIndex, cached_rows, index_shards, scan_tar
 from cosmos_core.data.samples import BadSampleError, RawSample
 from cosmos_core.data.shards import ShardError
 from cosmos_core.data.tar import BLOCK
@@ -23,8 +23,8 @@ def contents(index):
     return {index.name(number)[1]: index.read(number) for number in range(len(index))}
 
 
-def entries(cache):
-    return sorted((cache / "cosmos-train" / "shards").iterdir())
+def entries(shard, kind="shards"):
+    return sorted((Path(shard).parent / BESIDE / kind).iterdir())
 
 
 def test_every_sample_is_read_as_it_was_written(tmp_path):
@@ -104,7 +104,7 @@ def test_a_tar_that_was_cut_after_it_was_indexed_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_tars_are_refused_in_every_run(tmp_path, cache, workers):
+def test_damaged_tars_are_refused_in_every_run(tmp_path, workers):
     folder = write_shards(tmp_path, [1, 2, 3])
     shards = [folder / f"{number}.tar" for number in range(3)]
     for shard in shards[1:]:
@@ -112,7 +112,7 @@ def test_damaged_tars_are_refused_in_every_run(tmp_path, cache, workers):
     for _ in range(2):
         with pytest.raises(ShardError, match=r"/1.tar: cut off .* \(1 other shards fail"):
             index_shards([str(shard) for shard in shards], workers=workers)
-    assert len(entries(cache)) == 1
+    assert len(entries(shards[0])) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -140,15 +140,15 @@ def test_a_tar_that_vanished_is_a_bad_sample(tmp_path):
     assert index.name(0) == (str(shard), "sample 0")
 
 
-def test_an_index_is_scanned_once_and_again_after_a_change(tmp_path, cache):
+def test_an_index_is_scanned_once_and_again_after_a_change(tmp_path):
     shard = write_shards(tmp_path, [3]) / "0.tar"
     assert cached_rows(str(shard)) is None
     index_shards([str(shard)])
     assert np.array_equal(cached_rows(str(shard)), scan_tar(str(shard)))
-    (entry,) = entries(cache)
+    (entry,) = entries(shard)
     written = entry.stat().st_mtime_ns
     index_shards([str(shard)])
-    assert entries(cache) == [entry]
+    assert entries(shard) == [entry]
     assert entry.stat().st_mtime_ns == written
     write_shards(tmp_path, [5])
     assert len(index_shards([str(shard)])) == 5
@@ -156,21 +156,23 @@ def test_an_index_is_scanned_once_and_again_after_a_change(tmp_path, cache):
     os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert cached_rows(str(shard)) is None
     index_shards([str(shard)])
-    assert len(entries(cache)) == 1
+    assert len(entries(shard)) == 1
 
 
-def test_a_damaged_index_is_made_again_and_a_changed_byte_never_changes_rows(tmp_path, cache):
+def test_a_damaged_index_is_made_again_and_a_changed_byte_never_changes_rows(tmp_path, monkeypatch):
     shard = str(write_shards(tmp_path, [3]) / "0.tar")
     index_shards([shard])
-    (entry,) = entries(cache)
+    (entry,) = entries(shard)
     whole, rows = entry.read_bytes(), cached_rows(shard)
-    shutil.rmtree(cache / "cosmos-train" / "data-sets")
-    (cache / "cosmos-train" / "data-sets").touch()  # nothing is written there
+    whole_set = tmp_path / BESIDE / "data-sets"
+    shutil.rmtree(whole_set)
+    whole_set.touch()  # nothing is written there
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: "/dev/null")
     for damaged in (whole[:-1], whole[:-16], b"", b"no end of line"):
         entry.write_bytes(damaged)
         assert len(index_shards([shard])) == 3
         assert entry.read_bytes() == whole
-        assert entries(cache) == [entry]
+        assert entries(shard) == [entry]
     for place in range(len(whole)):
         entry.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         found = cached_rows(shard)
@@ -179,31 +181,45 @@ def test_a_damaged_index_is_made_again_and_a_changed_byte_never_changes_rows(tmp
 
 def test_without_a_place_for_the_cache_tars_are_scanned_each_time(tmp_path, cache, caplog):
     shard = str(write_shards(tmp_path, [3]) / "0.tar")
+    (tmp_path / BESIDE).touch()  # as where the folder cannot be written
+    assert len(index_shards([shard])) == 3
+    (_, rows) = sorted((cache / "cosmos-train" / "data-sets").iterdir())
+    assert str(rows) in Path("/proc/self/maps").read_text()
+    shutil.rmtree(cache / "cosmos-train")
     (cache / "cosmos-train").write_text("in the way")
     assert len(index_shards([shard])) == 3
-    assert "cannot be cached" in caplog.text
+    assert "an index cannot be stored" in caplog.text
 
 
-def test_workers_and_several_processes_find_the_same(tmp_path, monkeypatch):
+def test_an_index_beside_tars_holds_where_their_folder_is_mounted_elsewhere(tmp_path, monkeypatch):
+    shards = [str(write_shards(tmp_path / "here", [2, 3]) / f"{name}.tar") for name in range(2)]
+    alone = contents(index_shards(shards))
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.delattr("cosmos_core.data.index.scan_tar")
+    moved = [shard.replace("/here/", "/there/") for shard in shards]
+    assert contents(index_shards(moved)) == alone
+
+
+def test_workers_and_several_processes_find_the_same(tmp_path):
     folder = write_shards(tmp_path / "tars", [2, 3, 1, 4])
     shards = [str(folder / f"{name}.tar") for name in range(4)]
     alone = index_shards(shards)
-    for case, (rank, world_size, workers) in enumerate([(0, 1, 1), (1, 2, 0), (2, 3, 1)]):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache {case}"))
+    for rank, world_size, workers in [(0, 1, 1), (1, 2, 0), (2, 3, 1)]:
+        shutil.rmtree(folder / BESIDE)
         index = index_shards(shards, workers=workers, rank=rank, world_size=world_size)
         assert contents(index) == contents(alone)
 
 
-def test_processes_map_one_file_with_the_rows_of_all_shards(tmp_path, cache):
+def test_processes_map_one_file_with_the_rows_of_all_shards(tmp_path):
     folder = write_shards(tmp_path, [2, 3])
     shards = [str(folder / f"{name}.tar") for name in range(2)]
     alone = contents(index_shards(shards))
-    (head, rows) = sorted((cache / "cosmos-train" / "data-sets").iterdir())
-    shutil.rmtree(cache / "cosmos-train" / "shards")  # which are no longer needed
+    (head, rows) = entries(shards[0], "data-sets")
+    shutil.rmtree(folder / BESIDE / "shards")  # which are no longer needed
     index = index_shards(shards)
     assert contents(index) == alone
     assert str(rows) in Path("/proc/self/maps").read_text()
-    assert not (cache / "cosmos-train" / "shards").exists()
+    assert not (folder / BESIDE / "shards").exists()
     whole = rows.read_bytes()
     for file, damaged in (
         (rows, bytes([whole[0] ^ 1]) + whole[1:]),
