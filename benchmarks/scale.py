@@ -223,6 +223,7 @@ def _index_lines(folder: Path, samples: int) -> Iterator[Measurement]:
         yield measurement(f"first batch of {SAMPLES} of {name}, {kind}", seconds, "s")
         held = (_memory("Anonymous") - before) / 1e9
         yield measurement(f"order of {name}, {kind}, memory", held, "GB")
+        del order, batches
 
 
 def _map_index(shards: list[str], meeting: Any, found: Any) -> None:

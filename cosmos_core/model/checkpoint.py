@@ -143,12 +143,7 @@ def save_checkpoint(
     write_weights(Path(path), tensors, describe(model, method, architecture, training))
 
 
-def describe(
-    model: nn.Module,
-    method: str,
-    architecture: Mapping[str, Any],
-    training: Mapping[str, Any] | None,
-) -> dict[str, str]:
+def describe(model: nn.Module, method: str, architecture: Any, training: Any) -> dict[str, str]:
     """Return the metadata of a checkpoint of a model, whose weights may have no content."""
     kind = next(kind for kind in MODELS if isinstance(model, MODELS[kind]))
     own = getattr(model, "own_keys", model.state_dict())
@@ -165,12 +160,9 @@ def describe(
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write tensors (`student.KEY`, `teacher.KEY`) in our layout, atomically."""
-    kept = {
-        key: tensor.contiguous()
-        for key, tensor in tensors.items()
-        if not _is_head(key.partition(".")[2])
-    }
-    write_atomically(path, safetensors.torch.save(kept, metadata))
+    kept = [key for key in tensors if not _is_head(key.partition(".")[2])]
+    content = {key: tensors[key].contiguous() for key in kept}
+    write_atomically(path, safetensors.torch.save(content, metadata))
 
 
 def _newest(path: Path) -> Path:

@@ -85,6 +85,6 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def require_shared(folder: Path, files: Mapping[str, str]) -> None:
-    """Raise RuntimeError where a process has written its file to another machine's folder."""
+    """Raise ValueError where a process has written its file to another machine's folder."""
     if missing := files.keys() - set(os.listdir(folder)):
-        raise RuntimeError(f"{min(missing)} is elsewhere: all machines must share --output")
+        raise ValueError(f"{folder} has no {min(missing)}: all machines must share --output")

@@ -105,7 +105,9 @@ def test_a_run_leaves_parts_that_are_joined_where_they_are_read(tmp_path, scene_
     for ours, theirs in zip(again, first, strict=True):
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     resuming.train(SINGLE_PROCESS, alone, scene_shards)
-    assert "step-00000003: damaged, passed over (shard-00002-" in caplog.text
+    (warning,) = caplog.messages
+    assert "step-00000003: damaged, passed over ([Errno 2] No such file or directory: " in warning
+    assert "/shard-00002-" in warning
     last = read_checkpoint(alone).weights["teacher"]
     for key, value in written.weights["teacher"].items():
         assert (last[key] - value).abs().max() < 1e-6
