@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -114,3 +116,44 @@ def test_former_spellings(command, tmp_path):
     assert listed.startswith("[")
     assert command("leaderboard", RESULTS, "--format", "csv", "--out", "board.csv").status == 0
     assert (tmp_path / "board.csv").read_text("utf-8").startswith("model,task")
+
+
+@pytest.mark.slow
+def test_options_of_tables_reach_a_comparison(command):
+    models = ("--model", "scenes-cosmos", "--model", "scenes-clip")
+    every = json.loads(command("compare", RESULTS, RESULTS, *models, "--json").out)
+    chosen = json.loads(
+        command("compare", RESULTS, *models, "--metrics", "mIoU,acc1", "--json").out
+    )
+    kept = [test for test in every["tests"] if test["metric"] in ("mIoU", "acc1")]
+    assert chosen["tests"] == kept  # with Holm's p-values of all
+    how = ("--decimals", "3", "--no-intervals", "--sort", "A - B", "--metrics", "acc1,acc5,mIoU")
+    shown = command("compare", RESULTS, *models, *how).out
+    found = [float(one) for one in re.findall(r"(?<= )[+-]\d+\.\d{3}(?= )", shown)]
+    tests = [test for test in every["tests"] if test["metric"] in ("acc1", "acc5", "mIoU")]
+    expected = sorted(100 * test["difference"] for test in tests)
+    assert found == pytest.approx(expected, abs=0.0006)
+    assert "[" not in shown.partition("─")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "leaderboard {} --suite robustness --published --sort acc1",
+            "--sort acc1: give model or rank, or add",
+        ),
+        (
+            "leaderboard {} --suite robustness --published --metrics acc1",
+            "need --members with --suite",
+        ),
+        ("reproduce {} --sort size", "--sort size: give a column of the table: model, published"),
+        ("reproduce {} --metrics acc", "no metric is called 'acc'; there are"),
+        ("compare {}", "Missing argument 'B': name it, or give --model or --group twice"),
+        ("compare {} {} --plan", "--plan and --same-seeds need --group, given twice"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(words, message, command):
+    ended = command(*words.replace("{}", str(RESULTS)).split())
+    assert (ended.status, ended.out) == (2, "")
+    assert message in ended.err

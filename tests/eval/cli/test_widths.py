@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from support.segmenting import write_halves
 
-from cosmos_eval.cli.output import print_records
 from cosmos_eval.tasks import known_tasks
 
 ROOT = Path(__file__).parents[3]
@@ -36,30 +38,80 @@ def words(text: str) -> set[str]:
     return {word for word in found if NUMBER.fullmatch(word) or word in NAMES}
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda words: " ".join(words[:2]))
-def test_no_number_and_no_metric_is_cut(arguments, command, monkeypatch):
+def require_whole(command, arguments, monkeypatch):
+    """Compare what a command prints at the widths of terminals with what it prints at 1000."""
     monkeypatch.setenv("COLUMNS", "1000")
-    expected = words(command(*arguments).out)
+    ended = command(*arguments)
+    expected = words(ended.out)
+    assert expected, ended.err
     for width in (80, 100, 120):
         monkeypatch.setenv("COLUMNS", str(width))
         text = command(*arguments).out
         assert "…" not in text
-        tables = re.split(r"(?m)^(?:baseline:|checked for)", text)[0]  # sentences follow
+        tables = re.split(r"(?m)^(?:baseline:|checked for|\d+ of \d+ images)", text)[0]  # sentences
         assert max(map(len, tables.splitlines())) <= width
         assert expected - words(text) == set()
 
 
-@pytest.mark.parametrize("width", [80, 100, 120])
-def test_tables_of_tuning_and_overlap(width, capsys, monkeypatch):
-    """Columns as `tune` and `overlap` print them, of long names."""
-    monkeypatch.setenv("COLUMNS", str(width))
-    path = "/data/" + "training-images-of-2024/" * 6 + "00001.tar"
-    print_records([{"image": path, "found in": path, "distance": 3, "cosine": 0.9731}])
-    names = [f"cosmos:{path}", "openclip:ViT-B-32-quickgelu/laion400m_e32", "scenes-cosmos"]
-    row = {"": "best of 100", **dict.fromkeys(names, "51.25 [50.61, 52.12]")}
-    print_records([row, {**row, "": "worst_group_mean_recall"}])
-    text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= width
-    assert "0.9731" in text
-    assert text.count("51.25 [50.61, 52.12]") == 6
-    assert "worst_group_mean_recall" in text
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda words: " ".join(words[:2]))
+def test_no_number_and_no_metric_is_cut(arguments, command, monkeypatch):
+    require_whole(command, arguments, monkeypatch)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, str]:
+    """Two models of colours, of which the second takes some red for pink, in a deep folder, a
+    classification set of twelve images of which one is of that red, and two segmentation sets."""
+    folder = tmp_path / "models" / ("a-folder-with-a-rather-long-name/" * 3)
+    folder.mkdir(parents=True)
+    source = (ROOT / "examples" / "own_model.py").read_text("utf-8")
+    other = source.replace('"pink": (235, 150, 180)', '"pink": (190, 70, 60)')
+    for name, text in (("first.py", source), ("second.py", other)):
+        (folder / name).write_text(text, "utf-8")
+    colours = {"red": (210, 50, 45), "green": (70, 150, 60), "blue": (70, 130, 210)}
+    for name, colour in colours.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            shown = (192, 70, 60) if (name, number) == ("red", 3) else colour
+            Image.new("RGB", (40, 30), shown).save(tmp_path / "photos" / name / f"{number}.png")
+    (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\ntemplates: ['{}']\n")
+    write_halves(tmp_path / "test", 210)
+    write_halves(tmp_path / "training", 200)
+    (tmp_path / "space.yaml").write_text(
+        "prompts: [{left: [red], right: [blue]}, {left: [blue], right: [red]}]\nattention: [csa]"
+    )
+    return {name: f"python:{folder / name}.py" for name in ("first", "second")}
+
+
+def measured(own: dict[str, str]) -> list[str]:
+    sets = ("--dataset", "photos.yaml", "--dataset", "test/halves.yaml")
+    return ["run", "--model", own["first"], "--model", own["second"], *sets]
+
+
+@pytest.mark.slow
+def test_commands_that_measure_cut_nothing_either(command, own, monkeypatch):
+    require_whole(command, measured(own), monkeypatch)
+    search = ["--dataset", "test/halves.yaml", "--split", "training/halves.yaml", "--budget", "2"]
+    search += ["--space", "space.yaml", "--output", "tuned"]
+    models = ["--model", own["first"], "--model", own["second"]]
+    require_whole(command, ["tune", *models, *search], monkeypatch)
+    picture, shard = "test/images/one.png", "a-shard-of-many-training-images-with-a-long-name.tar"
+    with tarfile.open(shard, "w") as tar:
+        tar.add(picture, "a-key-of-a-training-image-with-a-long-name.png")
+    require_whole(command, ["overlap", shard, "--dataset", "test/halves.yaml"], monkeypatch)
+    classes = ["--dataset", "test/halves.yaml", "--classes", "red,blue"]
+    require_whole(command, ["segment", picture, "--model", own["first"], *classes], monkeypatch)
+    require_whole(command, ["attend", picture, "--text", "red", "--text", "blue"], monkeypatch)
+    for width in (80, 100, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        ended = command("convert", "scenes-clip", "--output", f"converted-{width}")
+        assert (ended.status, "…" in ended.out + ended.err) == (0, False)
+
+
+@pytest.mark.slow
+def test_run_prints_the_table_of_the_leaderboard(command, own):
+    """The second model has 11 of 12 right, which proves nothing: it is tied with the first."""
+    printed = command(*measured(own))
+    assert printed.status == 0, printed.err
+    assert re.search("91.7[^\\n]*†", printed.out), printed.out
+    assert command("leaderboard", "runs/eval").out == printed.out

@@ -5,11 +5,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
-from support.segmenting import measure
+from support.segmenting import measure, write_halves
 
 from cosmos_eval import models as encoders
 from cosmos_eval.models.specs import parse_model_spec
@@ -36,20 +34,6 @@ COLOURS = """
 - {left: [red], right: [red]}
 - {left: [blue], right: [red]}
 """
-
-
-def write_halves(root: Path, shade: int) -> None:
-    """Write two images of two halves, their label maps, and the YAML file of the set."""
-    left = np.arange(32)[None, :, None].repeat(32, 0) < 16
-    for number, name in enumerate(("one", "two")):
-        image = np.where(left, (shade + number, 50, 45), (70, 130, shade + number))
-        for folder, pixels in (("images", image), ("masks", ~left[..., 0])):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(root / folder / f"{name}.png")
-    (root / "halves.yaml").write_text(
-        "kind: seg\nimages: images\nmasks: masks\nimage_suffix: .png\nshort_side: 32\n"
-        "window: null\ntemplates: ['{}']\nclasses: [left, right]\n"
-    )
 
 
 @pytest.fixture
@@ -95,6 +79,10 @@ def test_the_best_setting_is_chosen_and_every_score_is_written(tuned, halves, co
     (printed,) = json.loads(command("tune", *words(halves), "--json").out)
     assert sorted(printed["scores"]) == [0, 0.25, 1]
     assert (printed["scores"][printed["best"]], printed["path"]) == (1, str(tuned))
+    assert command("tune", *words(halves, name="ours", output="named")).status == 0
+    assert sorted(path.name for path in Path("named").iterdir()) == [
+        *("ours.trials.json", "ours.yaml", "trials.png"),
+    ]
 
 
 def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
