@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import flag, option
+from cosmos_eval.cli.options import File, Text, flag, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
 from cosmos_eval.results.table import View
 from cosmos_eval.types import UsageError
@@ -23,9 +23,7 @@ UPDATE = "A new baseline"
 
 
 def check(
-    results: Annotated[
-        list[Path], Argument(metavar="RESULT...", help="Result files, or folders of them.")
-    ],
+    results: Annotated[list[Path], Argument(metavar="RESULT...", help="Results, or folders.")],
     baseline: Annotated[Path, option("FILE", "The baseline: results to compare with.")],
     format: options.Format = "table",
     decimals: options.Decimals = None,
@@ -33,13 +31,13 @@ def check(
     sort: options.Sort = "",
     strict: options.Strict = False,
     summary: Annotated[
-        Path | None, option("FILE", "Append a report in Markdown.", envvar="GITHUB_STEP_SUMMARY")
+        File, option("FILE", "Append a report in Markdown.", envvar="GITHUB_STEP_SUMMARY")
     ] = None,
-    junit: Annotated[Path | None, option("FILE", "Write a report as JUnit XML.")] = None,
+    junit: Annotated[File, option("FILE", "Write a report as JUnit XML.")] = None,
     update: Annotated[
         bool, flag("--update", "Make the results the baseline, and check nothing.", UPDATE)
     ] = False,
-    reason: Annotated[str | None, option("TEXT", "Why, for later readers.", UPDATE)] = None,
+    reason: Annotated[Text, option("TEXT", "Why, for later readers.", UPDATE)] = None,
     tolerance: Annotated[
         float | None,
         option("X", "How much worse a metric may be. Default: 0.", UPDATE, min=0, max=0.5),

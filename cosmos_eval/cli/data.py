@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Argument, Exit, Typer
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import flag
+from cosmos_eval.cli.options import Texts, flag
 from cosmos_eval.cli.output import print_json, print_line, print_records
 from cosmos_eval.types import RunOptions
 
@@ -40,7 +40,7 @@ def list_known(
 @data.command(cls=options.Command)
 def doctor(
     names: Annotated[
-        list[str] | None,
+        Texts,
         Argument(
             metavar="[NAME|FILE]...",
             help="Known data sets or YAML files that describe yours. Default: all known ones.",
@@ -106,9 +106,7 @@ def _diagnosis_row(diagnosis: Diagnosis) -> dict[str, str | None]:
 
 @data.command(cls=options.Command)
 def prepare(
-    name: Annotated[
-        str, Argument(help="coco_object, coco_stuff, cityscapes, context or imagenet.")
-    ],
+    name: Annotated[str, Argument(help="coco_object, coco_stuff, cityscapes, context, imagenet.")],
     data_root: options.DataRoot = None,
     format: options.Format = "table",
 ) -> None:

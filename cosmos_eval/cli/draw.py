@@ -6,25 +6,20 @@ from typing import Annotated, Literal
 from typer import Argument
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import option, output_file
+from cosmos_eval.cli.options import File, Text, Texts, option, output_file
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
 from cosmos_eval.types import MapName, RunOptions
 
 
 def attend(
-    image: Annotated[Path | None, Argument(help="An image file.", show_default=False)] = None,
-    text: Annotated[
-        list[str] | None, option("TEXT", "What to look for; repeatable, one row each.")
-    ] = None,
-    csv: Annotated[
-        Path | None, option("FILE", "In place of IMAGE and --text: columns image and text.")
-    ] = None,
+    image: Annotated[File, Argument(help="An image file.", show_default=False)] = None,
+    text: Annotated[Texts, option("TEXT", "What to look for; repeatable, one row each.")] = None,
+    csv: Annotated[File, option("FILE", "In place of IMAGE and --text: a table of both.")] = None,
     output: Annotated[Path, output_file("FILE", "A .png, .svg or .html picture.")] = Path(
         "attention.png"
     ),
     model: Annotated[
-        list[str] | None,
-        option("SPEC", "A model; repeatable, one column each. Default: scenes-cosmos."),
+        Texts, option("SPEC", "A model; repeatable, one column each. Default: scenes-cosmos.")
     ] = None,
     format: options.Format = "table",
     kind: Annotated[
@@ -76,12 +71,10 @@ def segment(
     image: Annotated[Path, Argument(help="An image file.", show_default=False)],
     output: Annotated[Path, output_file("FILE", "A .png picture.")] = Path("segmented.png"),
     dataset: Annotated[
-        str, option("NAME|FILE", "Data set of the classes and settings.")
+        str, option("NAME|FILE", "Data set of classes and settings.")
     ] = "scenes-seg",
-    classes: Annotated[
-        str | None, option("NAME,...", "Other classes. Default: those of the data set.")
-    ] = None,
-    protocol: Annotated[str | None, option("NAME", "A protocol of the data set.")] = None,
+    classes: Annotated[Text, option("NAME,...", "Other classes than the data set's.")] = None,
+    protocol: Annotated[Text, option("NAME", "A protocol of the data set.")] = None,
     model: options.Model = "scenes-cosmos",
     format: options.Format = "table",
     arch: options.Arch = None,

@@ -66,28 +66,24 @@ def _require_writable(path: Path | None) -> Path | None:
     return path
 
 
-Form = Literal["table", "json"]
+Text = str | None
+Texts = list[str] | None
+File = Path | None
+
 Format = Annotated[
-    Form, option("table|json", "Form of what is printed; or just --json.", show_default=False)
+    Literal["table", "json"],
+    option("table|json", "Form of what is printed; or just --json.", show_default=False),
 ]
 
-Suite = Annotated[str | None, option("NAME|FILE", "A suite of data sets, and perhaps of models.")]
-Dataset = Annotated[str, option("NAME|FILE", "A known data set, or a YAML file of yours.")]
-Datasets = Annotated[
-    list[str] | None, option("NAME|FILE", "A known data set, or a YAML file of yours; repeatable.")
-]
+Suite = Annotated[Text, option("NAME|FILE", "A suite of data sets, and perhaps of models.")]
+Dataset = Annotated[str, option("NAME|FILE", "A known data set or YAML file.")]
+Datasets = Annotated[Texts, option("NAME|FILE", "A known data set or YAML file; repeatable.")]
 Model = Annotated[str, option("SPEC", "A model, see `cosmos-eval list models`.")]
-Models = Annotated[
-    list[str] | None, option("SPEC", "A model, see `cosmos-eval list models`; repeatable.")
-]
-Names = Annotated[list[str] | None, option("NAME", "Name of a model in tables; one per --model.")]
+Names = Annotated[Texts, option("NAME", "Name of a model in tables; one per --model.")]
 ResultFolder = Annotated[Path, Argument(metavar="[DIR]", help="A folder of results.")]
 Strict = Annotated[bool, flag("--strict", "Refuse results of edited code or an unknown commit.")]
 
-Arch = Annotated[
-    str | None,
-    option("NAME|FILE", "OpenCLIP architecture of a checkpoint.", MODELS),
-]
+Arch = Annotated[Text, option("NAME|FILE", "OpenCLIP architecture of a checkpoint.", MODELS)]
 Weights = Annotated[types.Weights, option("NAME", "teacher or student.", MODELS)]
 Attention = Annotated[
     types.Attention | None,
@@ -98,13 +94,9 @@ Attention = Annotated[
         MODELS,
     ),
 ]
-Auxiliary = Annotated[
-    str | None,
-    option("SPEC", "Encoder that guides --attention proxy.", MODELS),
-]
+Auxiliary = Annotated[Text, option("SPEC", "Encoder that guides --attention proxy.", MODELS)]
 
-DataRoot = Annotated[str | None, option("DIR", "Folder of downloaded data sets.", DATA)]
-Predictions = "Label maps, one folder per model and protocol."
+DataRoot = Annotated[Text, option("DIR", "Folder of downloaded data sets.", DATA)]
 
 Precision = Annotated[
     types.Precision, option("NAME", "fp32, bf16, fp16, or amp as published.", COMPUTATION)
@@ -116,12 +108,9 @@ Published = Annotated[
     bool, flag("--published/--no-published", "Show numbers that others published.", CONTENT)
 ]
 Metrics = Annotated[
-    list[str] | None,
-    option("NAME,...", "Only these metrics, as JSON names them; `*` is any text.", CONTENT),
+    Texts, option("NAME,...", "Only these metrics, as JSON names them; `*` is any text.", CONTENT)
 ]
-Decimals = Annotated[
-    int | None, option("N", "Digits after the decimal point.", LAYOUT, min=0, max=6)
-]
+Decimals = Annotated[int | None, option("N", "Digits after the point.", LAYOUT, min=0, max=6)]
 Intervals = Annotated[
     bool | None, flag("--intervals/--no-intervals", "95% intervals. Default: not in tex.", LAYOUT)
 ]

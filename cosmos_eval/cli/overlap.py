@@ -15,7 +15,7 @@ from typer import Argument
 
 from cosmos_core.utils.distributed import is_main_process, own_device, process_group
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import option
+from cosmos_eval.cli.options import File, Text, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records
 from cosmos_eval.results.text import percent
 from cosmos_eval.types import ModelSpec, RunOptions, UsageError
@@ -33,10 +33,8 @@ def overlap(
         Argument(metavar="SHARDS", help="Tars of training images, as in 'data/{000..099}.tar'."),
     ],
     dataset: options.Dataset,
-    results: Annotated[
-        Path | None, option("DIR|FILE", "Show results with and without the images found.")
-    ] = None,
-    model: Annotated[str | None, option("SPEC", "Also compare embeddings of this model.")] = None,
+    results: Annotated[File, option("DIR|FILE", "Results to show without the images.")] = None,
+    model: Annotated[Text, option("SPEC", "Also compare embeddings of this model.")] = None,
     cosine: Annotated[
         float, option("X", "Least cosine of a near-duplicate by --model.", min=0, max=1)
     ] = 0.95,

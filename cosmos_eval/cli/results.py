@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Exit
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import CONTENT, DATA, LAYOUT, flag, option, output_file
+from cosmos_eval.cli.options import CONTENT, DATA, LAYOUT, File, Texts, flag, option, output_file
 from cosmos_eval.cli.output import (
     print_json,
     print_line,
@@ -56,7 +56,7 @@ def leaderboard(
         Literal["table", "md", "csv", "tex", "html", "json"],
         option("NAME", "table, md, csv, tex, html, or json, for which --json is short."),
     ] = "table",
-    output: Annotated[Path | None, output_file("FILE", "A file in place of the terminal.")] = None,
+    output: Annotated[File, output_file("FILE", "A file in place of the terminal.")] = None,
     suite: options.Suite = None,
     members: Annotated[
         bool, flag("--members", "With --suite: also the tables of single data sets.", CONTENT)
@@ -68,15 +68,9 @@ def leaderboard(
         bool, flag("--facts", "Add parameters, GFLOPs, image size, training, speed.", CONTENT)
     ] = False,
     with_published: options.Published = False,
-    models: Annotated[
-        list[str] | None, option("NAME,...", "Only these models; `*` is any text.", CONTENT)
-    ] = None,
-    datasets: Annotated[
-        list[str] | None, option("NAME,...", "Only these data sets.", CONTENT)
-    ] = None,
-    protocols: Annotated[
-        list[str] | None, option("NAME,...", "Only these protocols.", CONTENT)
-    ] = None,
+    models: Annotated[Texts, option("NAME,...", "Only these; `*` is any text.", CONTENT)] = None,
+    datasets: Annotated[Texts, option("NAME,...", "Only these data sets.", CONTENT)] = None,
+    protocols: Annotated[Texts, option("NAME,...", "Only these protocols.", CONTENT)] = None,
     metrics: options.Metrics = None,
     ties: Annotated[
         Literal["auto", "paired", "intervals"],
@@ -86,9 +80,7 @@ def leaderboard(
             CONTENT,
         ),
     ] = "auto",
-    ranks: Annotated[
-        bool, flag("--ranks", "Show the ranks that a result can have.", CONTENT)
-    ] = False,
+    ranks: Annotated[bool, flag("--ranks", "Show the ranks a result can have.", CONTENT)] = False,
     decimals: options.Decimals = None,
     intervals: options.Intervals = None,
     second: Annotated[bool, flag("--second", "Underline the second best.", LAYOUT)] = False,
@@ -161,7 +153,7 @@ def _score(
 
 def reproduce(
     directory: Annotated[
-        Path | None, Argument(metavar="[DIR]", help=f"A folder of results. Default: {RESULTS}.")
+        File, Argument(metavar="[DIR]", help=f"A folder of results. Default: {RESULTS}.")
     ] = None,
     format: Annotated[
         Literal["table", "md", "json"], option("NAME", "table, md, or json (short: --json).")
@@ -203,7 +195,7 @@ def report(
     ] = True,
     dataset: options.Datasets = None,
     predictions: Annotated[
-        Path | None, option("DIR", "Label maps that `run --save-predictions` wrote.", DATA)
+        File, option("DIR", "Label maps that `run --save-predictions` wrote.", DATA)
     ] = None,
     data_root: options.DataRoot = None,
     device: options.Device = "auto",
@@ -249,22 +241,12 @@ def report(
 
 def compare(
     a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
-    b: Annotated[
-        Path | None, Argument(metavar="B", help="Another one. Default: the folder A.")
-    ] = None,
-    model: Annotated[
-        list[str] | None, option("SPEC", "Model of a folder of several; twice: A's, then B's.")
-    ] = None,
+    b: Annotated[File, Argument(metavar="B", help="Another one. Default: the folder A.")] = None,
+    model: Annotated[Texts, option("SPEC", "Model of a folder; twice: A's, then B's.")] = None,
     format: options.Format = "table",
-    group: Annotated[
-        list[str] | None, option("NAME", "Twice: all trainings of method A, and of B.", METHODS)
-    ] = None,
-    same_seeds: Annotated[
-        bool, flag("--same-seeds", "Pair the trainings of both by seed.", METHODS)
-    ] = False,
-    plan: Annotated[
-        bool, flag("--plan", "Show what other numbers of trainings would find.", METHODS)
-    ] = False,
+    group: Annotated[Texts, option("NAME", "Twice: the trainings of A, and of B.", METHODS)] = None,
+    same_seeds: Annotated[bool, flag("--same-seeds", "Pair trainings by seed.", METHODS)] = False,
+    plan: Annotated[bool, flag("--plan", "Show what more trainings find.", METHODS)] = False,
     difference: Annotated[
         float, option("POINTS", "Of --plan: the true difference.", METHODS, min=0.001)
     ] = 1.0,

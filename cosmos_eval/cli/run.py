@@ -12,7 +12,7 @@ from typer import Exit
 
 from cosmos_core.utils.distributed import is_main_process, process_group
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import COMPUTATION, DATA, MODELS, flag, option
+from cosmos_eval.cli.options import COMPUTATION, DATA, MODELS, File, Text, Texts, flag, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_tables
 from cosmos_eval.results import RESULTS
 from cosmos_eval.types import Executor, RunOptions, UsageError
@@ -30,70 +30,43 @@ _MISTAKES_SHOWN = 3  # of the most frequent ones, which the result file has in f
 
 
 def run(
-    suite: Annotated[
-        str | None, option("NAME|FILE", "Measure what --output lacks of a suite.")
-    ] = None,
+    suite: Annotated[Text, option("NAME|FILE", "Measure what --output lacks of a suite.")] = None,
     task: Annotated[str, option("NAME", "Only this task; loc and probe if named.")] = "all",
-    dataset: Annotated[
-        list[str] | None,
-        option("NAME|FILE", "Data set. Default: the embedded scenes."),
-    ] = None,
-    protocol: Annotated[
-        list[str] | None, option("NAME", "Protocol. Default: the data set's own.")
-    ] = None,
-    model: Annotated[
-        list[str] | None, option("SPEC", "Model. Default: the suite's, or bundled.")
-    ] = None,
+    dataset: Annotated[Texts, option("NAME|FILE", "Data set. Default: embedded scenes.")] = None,
+    protocol: Annotated[Texts, option("NAME", "Protocol. Default: the data set's own.")] = None,
+    model: Annotated[Texts, option("SPEC", "Model. Default: the suite's, or bundled.")] = None,
     name: options.Names = None,
     output: Annotated[Path, option("DIR", "Folder of the results.")] = RESULTS,
     format: options.Format = "table",
-    dry_run: Annotated[
-        bool, flag("--dry-run", "Show what would be measured, and how long.")
-    ] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Show what would be measured, how long.")] = False,
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
-    trainings: Annotated[
-        Path | None, option("FILE", "Group, seed... of the models' trainings.", MODELS)
-    ] = None,
+    trainings: Annotated[File, option("FILE", "Groups and seeds of the trainings.", MODELS)] = None,
     attention: options.Attention = None,
     auxiliary: options.Auxiliary = None,
-    settings: Annotated[
-        Path | None, option("FILE", "Settings that `cosmos-eval tune` chose.", MODELS)
-    ] = None,
-    transfer: Annotated[
-        bool, flag("--transfer", "Use --settings of another model.", MODELS)
-    ] = False,
+    settings: Annotated[File, option("FILE", "Settings by `cosmos-eval tune`.", MODELS)] = None,
+    transfer: Annotated[bool, flag("--transfer", "Allow --settings of others.", MODELS)] = False,
     data_root: options.DataRoot = None,
-    download: Annotated[
-        bool, flag("--download", "Fetch missing wds/ and classification sets.", DATA)
-    ] = False,
-    stream: Annotated[
-        bool, flag("--stream", "Measure wds/ sets without storing them.", DATA)
-    ] = False,
+    download: Annotated[bool, flag("--download", "Fetch wds/ and cls sets.", DATA)] = False,
+    stream: Annotated[bool, flag("--stream", "Measure wds/ sets without storing.", DATA)] = False,
     limit: Annotated[
-        int | None, option("N", "Only the first N samples; marks the result.", DATA, min=1)
+        int | None, option("N", "Only the first N samples (marked).", DATA, min=1)
     ] = None,
-    allow_partial: Annotated[
-        bool, flag("--partial", "Allow missing files; marks the result.", DATA)
-    ] = False,
+    allow_partial: Annotated[bool, flag("--partial", "Allow missing files; marked.", DATA)] = False,
     precision: options.Precision = "fp32",
     device: options.Device = "auto",
     batch_size: Annotated[
         int, option("N", "Images per batch.", COMPUTATION, min=1)
     ] = RunOptions.batch_size,
     workers: options.Workers = RunOptions.workers,
-    no_cache: Annotated[
-        bool, flag("--no-cache", "Do not use cached embeddings.", COMPUTATION)
-    ] = False,
+    no_cache: Annotated[bool, flag("--no-cache", "Use no cached embeddings.", COMPUTATION)] = False,
     keep_going: Annotated[
-        bool, flag("--keep-going", "Continue after a failure, then fail.", COMPUTATION)
+        bool, flag("--keep-going", "Go on after a failure, then fail.", COMPUTATION)
     ] = False,
     executor: Annotated[Executor, option("NAME", "local, ray or slurm.", COMPUTATION)] = "local",
-    save_predictions: Annotated[
-        str | None, option("DIR", "Write predicted label maps.", "Label maps")
-    ] = None,
+    save_predictions: Annotated[Text, option("DIR", "Write label maps.", "Label maps")] = None,
     overlays: Annotated[
-        bool, flag("--overlays", "Draw them over the images, too.", "Label maps")
+        bool, flag("--overlays", "Also draw them over images.", "Label maps")
     ] = False,
 ) -> None:
     """Measure models on data sets; write and print the results.

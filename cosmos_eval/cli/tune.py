@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import option
+from cosmos_eval.cli.options import File, option
 from cosmos_eval.cli.output import print_json, print_notes, print_records, print_written
 from cosmos_eval.results.text import percent
 from cosmos_eval.types import RunOptions
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 
 def tune(
     dataset: options.Dataset,
-    split: Annotated[
-        str, option("NAME|FILE", "Training images: scenes-seg-train, or a YAML file.")
-    ],
+    split: Annotated[str, option("NAME|FILE", "Training images: scenes-seg-train or YAML.")],
     budget: Annotated[int, option("N", "How many settings are tried with every model.", min=1)],
     output: Annotated[Path, option("DIR", "Folder of settings, trials and figure.")],
     model: Annotated[list[str], option("SPEC", "A model; repeatable.")],
     name: options.Names = None,
     space: Annotated[
-        Path | None, option("FILE", "YAML of every factor's values. Default: of the package.")
+        File, option("FILE", "YAML of every factor's values. Default: of the package.")
     ] = None,
     seed: Annotated[int, option("N", "Seed of the choice of settings.", min=0)] = 0,
     format: options.Format = "table",
