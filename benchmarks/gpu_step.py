@@ -3,7 +3,7 @@
 COSMOS in bf16 as `cosmos-train` makes it, against the plain transcription of `_plain_step`, and our
 step of CLIP against OpenCLIP's model, loss and optimizer, interleaved, on noise images and random
 captions, for ViT-B/32 and ViT-B/16. MFU is the FLOPs of a step, as trainings count them, over its
-time and what the card does at most (PEAKS); those of our step also for the plain one, so that what
+time and what the card does at most; those of our step also for the plain one, so that what
 it computes in vain does not count. A form that needs more memory than there is is left out, with a
 line on standard error. Without a GPU it ends with status 2 and one line; `--device cpu --quick`
 shows that it runs.
@@ -26,7 +26,7 @@ from cosmos_core import Views
 from cosmos_core.config import ComputeConfig, DataConfig, OptimConfig, TrainConfig
 from cosmos_core.engine.build import make_training
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.flops import sample_flops
+from cosmos_core.engine.flops import peak_flops, sample_flops
 from cosmos_core.engine.step import train_step
 from cosmos_core.losses import gather_locally
 from cosmos_core.methods import METHODS
@@ -34,8 +34,6 @@ from cosmos_core.methods import METHODS
 MODELS, BATCH, ROUNDS = ("ViT-B-32", "ViT-B-16"), 256, 10
 QUICK_MODELS, QUICK_BATCH = ("ViT-S-32",), 2
 LR, WEIGHT_DECAY = 5e-4, 0.5
-# Dense bf16 products, TFLOP/s, by a part of the card's name: NVIDIA's data sheets.
-PEAKS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "A10": 125}
 
 
 def main() -> None:
@@ -80,7 +78,7 @@ def _lines(model: str, batch: int, given: argparse.Namespace, card: str) -> Iter
             print(f"{model}: {name}: not enough memory for batch {batch}", file=sys.stderr)
             torch.cuda.empty_cache()
     seconds = interleave(functions, 1 if given.quick else ROUNDS)
-    peak = next((tera * 1e12 for part, tera in PEAKS.items() if part in card), None)
+    peak = peak_flops(card, ComputeConfig())
     for name, spread in seconds.items():
         _, method, own = forms[name]
         yield measurement(f"{model} {name}, a step", spread, "s")

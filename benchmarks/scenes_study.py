@@ -41,8 +41,8 @@ from cosmos_core.bundled import bundled_models
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.scenes import TRAIN
 from cosmos_core.data.scenes.layouts import write_layouts
+from cosmos_core.engine.loggers import LOG
 from cosmos_core.engine.snapshot import CHECKPOINT, FREE, Snapshots, plain
-from cosmos_core.engine.watch import LOG
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 from cosmos_core.recipes.scenes import LONG_MULTI_VIEW_SAMPLES, LONG_SAMPLES, SAMPLES, TRAIN_SCENES

@@ -22,9 +22,10 @@ from cosmos_core.engine.check import check_config, make_tokenizer
 from cosmos_core.engine.distributed import World, join_world
 from cosmos_core.engine.evaluate import check_datasets, find_evaluator
 from cosmos_core.engine.lock import locked
+from cosmos_core.engine.loggers import LOG
+from cosmos_core.engine.remote import Remote
 from cosmos_core.engine.snapshot import SnapshotError, Snapshots
 from cosmos_core.engine.trainer import Setting, Trainer
-from cosmos_core.engine.watch import LOG
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import CHECKPOINT, Weights
 from cosmos_core.model.export import export as export_model
@@ -33,11 +34,13 @@ from cosmos_core.plots.views import Inverse
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override, sources, values
 from cosmos_core.utils.command import Ending, run_command
-from cosmos_core.utils.distributed import restarts
+from cosmos_core.utils.distributed import is_main_process, restarts
 from cosmos_core.utils.files import require_writable
 from cosmos_core.utils.recipe import SCENES
 from cosmos_core.utils.text import OneLineFormatter
 
+logger = logging.getLogger(__name__)
+WARMUP = "optim.warmup_steps"
 COMMANDS = ("train", "show", "prepare", "export")
 
 app = typer.Typer(
@@ -86,7 +89,11 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe."""
-    config = override(_find(recipe), assignments or [])
+    base = _find(recipe)
+    config = override(base, assignments or [])
+    origin, steps = sources(base, config, assignments or [])[WARMUP], config.optim.warmup_steps
+    if origin == "optim.steps" and is_main_process():
+        logger.info(f"{steps} steps of warm-up for a shortened run; --set {WARMUP}=N changes it")
     folder = output or Path("runs") / recipe
     pairs = (f"--set {shlex.quote(assignment)}" for assignment in assignments or [])
     command = " ".join(["cosmos-train", shlex.quote(recipe), *pairs])  # others have other folders
@@ -94,7 +101,7 @@ def train(
     if restarts():
         resume = "auto"
     with join_world(config.compute.device, config.compute.timeout) as world, ExitStack() as stack:
-        lock = partial(_open, stack, folder, resume)
+        lock = partial(_open, stack, config.save.remote, folder, resume)
         try:
             found = any(world.gather(world.main_process_only(lock)))
             steps = run(config, folder, command, world, resume=found)
@@ -115,9 +122,9 @@ def train(
 @app.command()
 def show(recipe: RecipeName, assignments: Assignments = None, debug: Debug = False) -> None:
     """Print every value of a recipe, and whether it comes from it, --set, a method or a default."""
-    base, keys = _find(recipe), {text.partition("=")[0] for text in assignments or []}
+    base = _find(recipe)
     config = override(base, assignments or [])
-    origins = {"method": "--set" if "method" in keys else "recipe", **sources(base, config, keys)}
+    origins = sources(base, config, assignments or [])
     shown = {"method": config.method.name, **dict(values(config))}
     for name, origin in origins.items():
         value = shown[name]
@@ -132,13 +139,20 @@ def _find(recipe: str) -> TrainConfig:
     return RECIPES[recipe]()
 
 
-def _open(stack: ExitStack, output: Path, resume: Resume | None) -> bool:
-    """Lock an output folder; return whether the run goes on from a snapshot."""
+def _open(stack: ExitStack, url: str, output: Path, resume: Resume | None) -> bool:
+    """Lock an output folder; return whether the run goes on from a snapshot. One that was copied to
+    `url` is fetched where it is newer than those of the folder."""
     require_writable(output)
-    if resume == "always" and not Snapshots(output, keep=1).steps():
-        raise SnapshotError(f"{output}: no whole snapshot to resume from")
+    snapshots = Snapshots(output, keep=1)
+    none = SnapshotError(f"{output}: no whole snapshot to resume from")
+    if resume == "always" and not (url or snapshots.steps()):
+        raise none
     stack.enter_context(locked(output))
-    found = bool(Snapshots(output, keep=1).steps())
+    if url:
+        Remote(url, output).prepare(resume=resume is not None)
+    found = bool(snapshots.steps())
+    if resume == "always" and not found:
+        raise none
     if resume == "auto" and not found and not (output / CHECKPOINT).exists():
         (output / LOG).unlink(missing_ok=True)  # of a run that ended before its first snapshot
     return found and resume is not None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, SkipValidation
 from pydantic.dataclasses import dataclass
@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from cosmos_core.types import Method
 
 LARGEST = 2**31 - 1  # of whole numbers
+Pair = TypeVar("Pair", bound=tuple[float, ...])
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
@@ -20,7 +21,7 @@ def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
     return scale
 
 
-def _pair_or_none(scale: tuple[float, ...]) -> tuple[float, ...]:
+def _pair_or_none(scale: Pair) -> Pair:
     if len(scale) not in (0, 2) or [*scale] != sorted(scale):
         raise PydanticCustomError("pair", "Input should be a smaller and a larger number, or none")
     return scale
@@ -137,23 +138,30 @@ class ComputeConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SaveConfig:
     """Snapshots: one every `every` steps; the last `keep` stay, and that with the highest metric
-    `best` of the evaluations, `dataset/weights/metric` such as `scenes-cls/teacher/acc1`."""
+    `best` of the evaluations, `dataset/weights/metric` such as `scenes-cls/teacher/acc1`. `remote`
+    is a folder to copy them to that fsspec opens, such as `s3://BUCKET/RUN`."""
 
     every: Count = 1000
     keep: Positive = 3
     best: str = ""
+    remote: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class WatchConfig:
     """What is written down: a log line and an evaluation on `datasets` (names of cosmos_eval joined
-    by commas, files under `data_root`) every so many steps; `pictures` of first batch and log."""
+    by commas, files under `data_root`) every so many steps; `pictures` of first batch and log.
+    `loggers` get its numbers as well. `profile` is the first and the last of the steps to trace,
+    `peak_tflops` what a device computes at most, where its name does not tell."""
 
     log_every: Positive = 10
     pictures: bool = True
     evaluate_every: Count = 0
     datasets: str = ""
     data_root: str = ""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    profile: Annotated[tuple[Count, ...], AfterValidator(_pair_or_none)] = ()
+    peak_tflops: NonNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

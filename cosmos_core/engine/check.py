@@ -8,6 +8,7 @@ import torch
 from cosmos_core.config import DataConfig, TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
+from cosmos_core.engine.loggers import missing_packages
 from cosmos_core.model.build import model_config
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import CROSS_ATTENTION_HEADS
@@ -22,6 +23,7 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
     `cosmos_core.config` checks each value by itself, `join_world` devices, the evaluator data sets.
     A warm-up longer than the run is allowed: the learning rate then rises to the end."""
     _check_data(config.data)
+    missing_packages(config.watch)
     size, parts = config.optim.batch_size, config.compute.accumulate
     if size % (world_size * parts):
         raise ValueError(

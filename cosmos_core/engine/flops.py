@@ -1,13 +1,28 @@
-"""What a training step costs."""
+"""What a training step costs, and what a device does at most."""
+
+import re
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cosmos_core.config import TrainConfig
+from cosmos_core.config import ComputeConfig, TrainConfig
 from cosmos_core.types import Views
 
 SAMPLES = 8  # of a batch, by which all are counted
+# TFLOP/s of dense products in bf16 or fp16, tf32 and fp32, from NVIDIA's data sheets, which state
+# twice as many of the first two for sparse ones. A name comes after those that contain it.
+PEAKS = {
+    "A100": (312, 156, 19.5),
+    "H100 PCIe": (756, 378, 51.2),
+    "H100 NVL": (835, 417, 60),
+    "H100": (989, 494, 67),
+    "H200 NVL": (835, 417, 60),
+    "H200": (989, 494, 67),
+    "L40S": (362, 183, 91.6),
+    "L4": (121, 60, 30.3),
+    "A10": (125, 62.5, 31.2),
+}
 INPUTS = ("visual.conv1.weight", "token_embedding.weight")  # of the towers
 
 
@@ -34,3 +49,13 @@ def sample_flops(config: TrainConfig, views: Views) -> float:
         with torch.no_grad():
             config.method.teacher_features(model, few)
     return float(backward + counter.get_total_flops()) / few.texts.shape[1]
+
+
+def peak_flops(name: str, compute: ComputeConfig) -> float | None:
+    """Return what a GPU of this name does at most per second in the precision of the products; None
+    for names that PEAKS lacks, and for parts of a GPU (MIG)."""
+    found = [peaks for part, peaks in PEAKS.items() if re.search(rf"\b{part}\b", name)]
+    if not found or "MIG" in name:
+        return None
+    column = 0 if compute.precision != "fp32" else 1 if compute.tf32 else 2
+    return found[0][column] * 1e12

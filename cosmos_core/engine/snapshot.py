@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_map_only
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.distributed import World
+from cosmos_core.engine.loggers import LOG
 from cosmos_core.engine.sharding import divide
-from cosmos_core.engine.watch import LOG
 from cosmos_core.model.checkpoint import CHECKPOINT, SNAPSHOTS
 from cosmos_core.model.sharded import REST, read_state, require_shared, write_parts
 from cosmos_core.utils.files import appearing, errors_of, remove, replacing, write_atomically

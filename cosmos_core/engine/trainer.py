@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,8 +34,10 @@ from cosmos_core.engine.distributed import (
 )
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.flops import sample_flops
+from cosmos_core.engine.remote import Remote
 from cosmos_core.engine.sharding import is_sharded, load_state
 from cosmos_core.engine.step import StepReport, normalise, train_step
+from cosmos_core.engine.trace import Trace
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import CHECKPOINT, describe, write_weights
@@ -101,6 +103,7 @@ class Trainer:
         self._pending: _Pending | None = None
         self._writer, self._written = ThreadPoolExecutor(1), Future[None]()
         self._written.set_result(None)
+        self._remote: Remote | None = None  # in the first process, where snapshots are copied
         self._data_sha256: str | None = None
         self._data: list[list[Any]] | None = None  # fingerprint of local shards
         if state is not None:
@@ -118,12 +121,22 @@ class Trainer:
         start = time.monotonic() - self._seconds
         watch = Watch(config, setting.output, world, first_step=self._done)
         pictures = RunPictures(watch, setting.inverse)
-        with self._writer, StopRequest(world) as stop, watch, pictures:
+        copying, trace = self._copying(watch), Trace(watch)
+        with (
+            copying as self._remote,
+            self._writer,
+            StopRequest(world) as stop,
+            watch,
+            pictures,
+            trace,
+        ):
             for batch in self._batches(shards, watch, stop):
                 views = self._views(batch)
                 if self._flops is None and world.rank == 0:
                     self._flops = sample_flops(config, views)
+                watch.flops = self._flops
                 pictures.batch(views)
+                trace.before(self._done)
                 pending = self._step(views)
                 self._finish(watch)  # the step before, while the device computes this one
                 self._pending = pending
@@ -137,11 +150,24 @@ class Trainer:
                 if self._saved == self._done:
                     pictures.curves()
             self._finish(watch)
-            if self._saved != self._done:  # also before the first step, so that it can go on
+            # Also before the first step, so that it can go on, and where a snapshot was fetched.
+            if self._saved != self._done or world.gather(self._lacks_checkpoint())[0]:
                 self._save()
             self._await_write()
             self._consolidate()
+            if config.save.remote:
+                world.synchronized(self._remote.finish if self._remote else lambda: None)
         return self._done
+
+    def _lacks_checkpoint(self) -> bool:
+        """Whether the checkpoint has to be written: that of a sharded snapshot follows anyway."""
+        return not (self._checkpoint.exists() or self._snapshots.path(self._done).is_dir())
+
+    def _copying(self, watch: Watch) -> AbstractContextManager[Remote | None]:
+        url = self._config.save.remote
+        if not url or self._world.rank:
+            return nullcontext()
+        return Remote(url, self._setting.output, watch.say)
 
     def _report_start(self, audit: Audit) -> None:
         """Print which pretrained weights were loaded, and write every key to OUTPUT/init.json."""
@@ -298,8 +324,12 @@ class Trainer:
         model = describe(outline, method.name, model_config(self._config.architecture), card)
         if self._background is not None:
             self._snapshots.save_sharded(step, state, model, self._background)
+        else:
+            self._snapshots.save(step, state)
+        if self._remote is not None:
+            self._remote.start()
+        if self._background is not None:
             return
-        self._snapshots.save(step, state)
         pairs = [(name, state[name].items()) for name in self._models]
         tensors = {f"{name}.{key}": value for name, values in pairs for key, value in values}
         write_weights(self._checkpoint, tensors, model)

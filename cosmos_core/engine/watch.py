@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import math
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
-from functools import partialmethod
+from functools import partial, partialmethod
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,19 +19,15 @@ from rich.table import Column
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.distributed import World
+from cosmos_core.engine.flops import peak_flops
+from cosmos_core.engine.loggers import LOG, RunLog, missing_packages, open_log, read_log
 from cosmos_core.plots.curves import draw_curves
 from cosmos_core.plots.views import Inverse, draw_views, read_samples
 from cosmos_core.types import Views
 from cosmos_core.utils import environment
-from cosmos_core.utils.files import errors_of, write_atomically
+from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.text import one_line
 
-LOG = "log.jsonl"
-TENSORBOARD = "tensorboard"
-NO_TENSORBOARD = (
-    "no TensorBoard log: the package tensorboard is not installed "
-    "(pip install 'cosmos-eval[train]'); everything is in log.jsonl"
-)
 LINE_SECONDS = 30  # between the plain lines of a run that is not in a terminal
 VIEWS = "views.png"
 RESUMED_VIEWS = "views-resumed.png"  # the picture of the start stays
@@ -46,11 +39,14 @@ GUESS = 1.0  # seconds that the first of these drawings takes
 
 class Watch:
     """Shows and logs the steps of a run, in the first process; all processes call it alike. In
-    OUTPUT/log.jsonl, `timing` holds the values in which equal runs may differ."""
+    OUTPUT/log.jsonl, `timing` holds the values in which equal runs may differ. `flops` of a sample,
+    where they are known, give the MFU."""
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
         self.config, self.output, self.world, self.first_step = config, output, world, first_step
         self._log: RunLog | None = None
+        self.flops: float | None = None
+        self._peak, self._slowest = _peak_flops(config, world.device), ""
         self._since_start, self._since_line = _Meter(), _Meter()
         self._stack, self._next_line = ExitStack(), -math.inf
         plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
@@ -68,18 +64,21 @@ class Watch:
         self._task = self._bar.add_task(config.recipe, True, steps, first_step, figures="")
 
     def __enter__(self) -> Watch:
-        if self.world.rank == 0:
-            self._log = RunLog(self.output, self.first_step)
-            self._stack.callback(self._log.close)
-            if self._console.is_terminal:  # elsewhere the bar would leave an empty line
-                self._stack.enter_context(self._bar)
-            if self._log.events is None:
-                self.say(NO_TENSORBOARD)
+        opening = partial(open_log, self.config, self.output, self.first_step)
+        self._log = self.world.main_process_only(opening)
+        if self._log is not None and self._console.is_terminal:  # else it would leave an empty line
+            self._stack.enter_context(self._bar)
+        for line in missing_packages(self.config.watch):
+            self.say(line)
         self._since_start, self._since_line = _Meter(), _Meter()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._stack.close()
+        finally:
+            if self._log is not None:
+                self._log.close(failed=kind is not None)
 
     @contextmanager
     def _adding(self, attribute: str) -> Iterator[None]:
@@ -98,9 +97,9 @@ class Watch:
         """Show and log a finished step, counted from 0; `record` holds its values by name."""
         for meter in (self._since_start, self._since_line):
             meter.steps += 1
-        self._show(step + 1, record)
         if step % self.config.watch.log_every == 0 or step == self.config.optim.steps - 1:
             self._write(step, record)
+        self._show(step + 1, record)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show and log metrics named `dataset/weights/metric`; measure the pace anew."""
@@ -118,11 +117,14 @@ class Watch:
     def _show(self, done: int, record: Mapping[str, float]) -> None:
         """Show the loss terms of the last of `done` steps, the pace and the time left."""
         optim = self.config.optim
-        speed, wait = self._since_start.pace(optim.batch_size).values()
+        pace = self._pace(self._since_start)
+        speed = pace["samples_per_second"]
         terms = [
             f"{name} {record[name]:.3f}" for name in self.config.method.terms if name in record
         ]
-        figures = "  ".join([*terms, f"{speed:.0f} images/s", f"data wait {wait:.0%}"])
+        usage = [f"MFU {pace['mfu']:.1%}"] if "mfu" in pace else []
+        wait = f"data wait {pace['data_wait']:.0%}{self._slowest}"
+        figures = "  ".join([*terms, f"{speed:.0f} images/s", *usage, wait])
         if self._console.is_terminal:
             self._bar.update(self._task, completed=done, figures=figures)
         elif done == optim.steps or time.monotonic() >= self._next_line:
@@ -131,16 +133,41 @@ class Watch:
             self.say(f"{self.config.recipe} {done}/{optim.steps}  {figures}  {left} left")
 
     def _write(self, step: int, record: Mapping[str, float]) -> None:
-        """Log a step, with the longest wait, the largest memory and the bad samples of all."""
-        pace = self._since_line.pace(self.config.optim.batch_size)
-        on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
-        memory = torch.cuda.max_memory_allocated() if on_gpu else environment.peak_memory_bytes()
-        own = (pace["data_wait"], memory, record.get("bad_samples", 0))
-        waits, peaks, bad = zip(*self.world.gather(own), strict=True)
+        """Log a step, with the waits, the largest memory and the bad samples of all processes."""
+        pace = self._pace(self._since_line)
+        own = (pace["data_wait"], _memory(), record.get("bad_samples", 0))
+        waits, memory, bad = zip(*self.world.gather(own), strict=True)
+        timing = {**pace, **{name: max(one[name] for one in memory) for name in memory[0]}}
+        if len(waits) > 1:
+            rank, timing["data_wait"] = max(enumerate(waits), key=lambda pair: pair[1])
+            timing |= {"slowest_rank": rank, "data_wait_of_rank": dict(enumerate(waits))}
+            self._slowest = f" (slowest: rank {rank}, {waits[rank]:.0%})"
         if self._log is not None:
-            timing = {**pace, "data_wait": max(waits), "memory_bytes": max(peaks)}
             self._log.write(step, {**record, "bad_samples": sum(bad), "timing": timing})
         self._since_line = _Meter()
+
+    def _pace(self, meter: _Meter) -> dict[str, Any]:
+        """Return the pace of a meter, with the MFU where FLOPs and peak are known."""
+        pace = meter.pace(self.config.optim.batch_size)
+        if self.flops and self._peak:
+            done = pace["samples_per_second"] * self.flops
+            pace["mfu"] = done / (self._peak * self.world.world_size)
+        return pace
+
+
+def _peak_flops(config: TrainConfig, device: torch.device) -> float | None:
+    if config.watch.peak_tflops or device.type != "cuda":
+        return config.watch.peak_tflops * 1e12 or None
+    return peak_flops(torch.cuda.get_device_name(device), config.compute)
+
+
+def _memory() -> dict[str, int]:
+    """Return the peaks of this process in bytes: of tensors, and of what PyTorch reserves for them,
+    on a GPU; else of the process."""
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return {"memory_bytes": environment.peak_memory_bytes()}
+    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return {"memory_bytes": allocated, "gpu_reserved_bytes": reserved}
 
 
 class _Meter:
@@ -215,76 +242,3 @@ class RunPictures(AbstractContextManager["RunPictures"]):
             except Exception as error:  # no error of a picture is worth a training
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._watch.say(f"{name} could not be drawn, the training goes on ({reason})")
-
-
-class RunLog:
-    """The log files of a run from `first_step` on; records of later steps are dropped."""
-
-    def __init__(self, output: Path, first_step: int) -> None:
-        self._path, self._folder = output / LOG, output / TENSORBOARD
-        kept = (json.dumps(record) + "\n" for record in read_log(self._path, first_step))
-        write_atomically(self._path, "".join(kept).encode())
-        self._lines = self._path.open("a", encoding="utf-8")
-        self._hook = threading.excepthook
-        self.events: Any = None  # TensorBoard's writer, where the package is installed
-        if importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            threading.excepthook = self._report
-            with errors_of(self._folder):
-                self.events = SummaryWriter(str(self._folder), purge_step=first_step)
-
-    def write(self, step: int, record: Mapping[str, Any]) -> None:
-        """Append a record of numbers, or mappings to them; null in JSON for NaN and infinities."""
-        with errors_of(self._path):
-            self._lines.write(json.dumps(_plain({"step": step, **record}), allow_nan=False) + "\n")
-            self._lines.flush()
-        if self.events is None:
-            return
-        with errors_of(self._folder):
-            for name, value in record.items():
-                is_group = isinstance(value, Mapping)
-                group, values = (name, value) if is_group else ("train", {name: value})
-                for inner, number in values.items():
-                    self.events.add_scalar(f"{group}/{inner}", number, step)
-
-    def close(self) -> None:
-        """Write what is left and close the files."""
-        with ExitStack() as closing:  # all of it, also where one fails
-            closing.callback(setattr, threading, "excepthook", self._hook)
-            closing.callback(self._close_events)
-            with errors_of(self._path):
-                self._lines.close()
-
-    def _close_events(self) -> None:
-        if self.events is not None:
-            with errors_of(self._folder):
-                self.events.close()
-
-    def _report(self, error: threading.ExceptHookArgs) -> None:
-        """Print the errors of threads but for TensorBoard's, whose next call raises them again."""
-        if type(error.thread).__name__ != "_AsyncWriterThread":
-            self._hook(error)
-
-
-def read_log(path: Path, before: float = math.inf) -> list[dict[str, Any]]:
-    """Return the complete records of a log, of steps below `before`, in order; none without file. A
-    line cut by a killed process is left out."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        return [found for line in lines if (found := _parse(line)) and found["step"] < before]
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line) if line.endswith("\n") else None
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return value if math.isfinite(value) else None

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from cosmos_core.config import STRICT, Positive
 from cosmos_core.losses import full_precision, pooled_sigmoid_loss, sigmoid_loss
 from cosmos_core.methods.clip import ClipMethod
-from cosmos_core.methods.siglip import add_bias
+from cosmos_core.methods.siglip import INITIAL_BIAS, add_bias
 from cosmos_core.model.build import Architecture, create_model
 from cosmos_core.model.flair import Flair, Pooling
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
@@ -35,9 +35,10 @@ class FlairFeatures(NamedTuple):
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FlairMethod:
     """`captions` K are drawn per image, each of 1 to `text.max_sentences` sentences (published: 8
-    and 3)."""
+    and 3). `bias` is as SigLIP's."""
 
     name: str = "flair"
+    bias: float = INITIAL_BIAS
     captions: Positive = 8
     terms = ("tcs", "mps")  # the paper's names: text-conditioned and multi-positive sigmoid loss
     image = ClipMethod.image
@@ -47,7 +48,7 @@ class FlairMethod:
         return ViewCounts(1, local_images=False, global_texts=self.captions, local_texts=False)
 
     def create_student(self, architecture: Architecture) -> Flair:
-        student = add_bias(create_model(architecture, "flair"))
+        student = add_bias(create_model(architecture, "flair"), self.bias)
         assert isinstance(student, Flair)
         return student
 

@@ -14,7 +14,7 @@ from cosmos_core.model.build import Architecture, create_model
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
-INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0  # section 3.2: most pairs do not match
+INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0  # section 3.2, for batches of 32,768
 
 
 class SiglipFeatures(NamedTuple):
@@ -26,24 +26,26 @@ class SiglipFeatures(NamedTuple):
     logit_bias: Tensor
 
 
-def add_bias(student: MultiViewCLIP) -> MultiViewCLIP:
-    """Give a model the initial scale and bias of SigLIP, which OpenCLIP has under these names."""
+def add_bias(student: MultiViewCLIP, bias: float) -> MultiViewCLIP:
+    """Give a model SigLIP's initial scale, and a bias, by OpenCLIP's names."""
     student.logit_scale.data.fill_(INITIAL_SCALE)
-    student.logit_bias = nn.Parameter(torch.tensor(INITIAL_BIAS))
+    student.logit_bias = nn.Parameter(torch.tensor(bias))
     return student
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SiglipMethod:
-    """No softmax over the batch: the loss of a pair does not depend on the others."""
+    """No softmax over the batch: the loss of a pair does not depend on the others. `bias` is the
+    initial one, which is to fit the fraction of pairs that match: about -ln(batch size)."""
 
     name: str = "siglip"
+    bias: float = INITIAL_BIAS
     counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
     terms = ("sigmoid",)
     image = ClipMethod.image
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
-        return add_bias(create_model(architecture, "clip"))
+        return add_bias(create_model(architecture, "clip"), self.bias)
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> SiglipFeatures:
         pair = student.encode_pairs(views.global_images, views.texts)

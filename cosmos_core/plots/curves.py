@@ -57,7 +57,8 @@ PANELS = (
     Panel("norm of the gradient", "", ("gradient_norm",), noisy=True, wide=True),
     Panel("speed", "images per second", ("timing.samples_per_second",), noisy=True),
     Panel("time spent waiting for batches", "%", ("timing.data_wait",), noisy=True, factor=100),
-    Panel("peak memory", "GB", ("timing.memory_bytes",), factor=1e-9),
+    Panel("FLOPs of the peak (MFU)", "%", ("timing.mfu",), noisy=True, factor=100),
+    Panel("peak memory", "GB", ("timing.memory_bytes", "timing.gpu_reserved_bytes"), factor=1e-9),
     Panel("samples that could not be read", "samples", ("bad_samples",)),
 )
 OPTIONAL = "bad_samples"  # not drawn while it is zero

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_core.utils.recipe import SCENES
 from cosmos_core.utils.text import parse_json
 
+WARMUP = 0.2  # of the steps of a shortened run, at most
+
 # Names that other programs have for these values.
 SYNONYMS = {
     **{"learning_rate": "lr", "epochs": "steps", "max_steps": "steps", "iterations": "steps"},
@@ -31,8 +33,9 @@ SYNONYMS = {
 
 def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     """Apply assignments, a method first, the others in order. Another method brings its own image
-    views and momentum, but on scenes, whose captions name colours and sides, the recipe's stay.
-    Raises ValueError, one line, for wrong keys and values."""
+    views and momentum, but on scenes, whose captions name colours and sides, the recipe's stay. The
+    warm-up of a run with fewer steps is shortened where it is not given. Raises ValueError, one
+    line, for wrong keys and values."""
     recipe = config
     for assignment in sorted(assignments, key=lambda text: not text.startswith("method=")):
         key, equals, text = assignment.partition("=")
@@ -45,7 +48,18 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
                 config = _with_views_of_its_method(config, recipe)
         except ValueError as error:
             raise ValueError(f"--set {key}: {error}") from error
-    return config
+    warmup_given = any(text.startswith("optim.warmup_steps=") for text in assignments)
+    return config if warmup_given else _with_fitting_warmup(config, recipe)
+
+
+def _with_fitting_warmup(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
+    """Limit the warm-up of a run that has fewer steps than its recipe to WARMUP of the steps, or to
+    the recipe's own fraction where that is larger."""
+    steps, whole = config.optim.steps, recipe.optim
+    most = round(steps * max(WARMUP, whole.warmup_steps / whole.steps))
+    if steps >= whole.steps or config.optim.warmup_steps <= most:
+        return config
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, warmup_steps=most))
 
 
 def _with_views_of_its_method(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
@@ -106,15 +120,18 @@ def values(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def sources(recipe: TrainConfig, config: TrainConfig, keys: Collection[str]) -> dict[str, str]:
-    """Return for each name of `values(config)` what its value comes from: the `keys` given to
-    `--set`, their method, the recipe, or the default of the configuration."""
-    before, found = dict(values(recipe)), dict[str, str]()
+def sources(recipe: TrainConfig, config: TrainConfig, assignments: Sequence[str]) -> dict[str, str]:
+    """Return for the method and each name of `values(config)` what its value comes from: the
+    assignments of `--set`, their method, the number of steps, the recipe, or a default."""
+    keys = {text.partition("=")[0] for text in assignments}
+    before, found = dict(values(recipe)), {"method": "--set" if "method" in keys else "recipe"}
     for name, value in values(config):
         group, _, leaf = name.rpartition(".")
         default = getattr(type(getattr(config, group)) if group else TrainConfig, leaf, None)
         if name in keys:
             found[name] = "--set"
+        elif name == "optim.warmup_steps" and value != before[name]:
+            found[name] = "optim.steps"
         elif before.get(name, value) != value or (group == "method" and "method" in keys):
             found[name] = f"method {config.method.name}"
         else:
@@ -149,6 +166,8 @@ def _architecture(text: str) -> Any:
 
 
 def _parse_like(old: Any, text: str) -> Any:
+    if isinstance(old, tuple) and old and isinstance(old[0], str):
+        return tuple(re.findall(r"[^\s,\[\]\"']+", text))
     if isinstance(old, tuple):
         value = _parse(text if text.startswith("[") else f"[{text}]")
         return tuple(value) if isinstance(value, list) else value

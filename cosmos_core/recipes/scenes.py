@@ -1,5 +1,6 @@
 """Recipes on the embedded scenes, at a size for two CPU cores."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,9 @@ from cosmos_core import config
 from cosmos_core.data.scenes.vocabulary import CONTEXT_LENGTH, scenes_tokenizer
 from cosmos_core.methods.clip import ClipMethod
 from cosmos_core.methods.cosmos import CosmosMethod
+from cosmos_core.methods.flair import FlairMethod
+from cosmos_core.methods.lit import LitMethod
+from cosmos_core.methods.siglip import SiglipMethod
 from cosmos_core.methods.silc import SilcMethod
 from cosmos_core.methods.slip import SlipMethod
 from cosmos_core.types import Method
@@ -20,6 +24,7 @@ LONG_MULTI_VIEW_SAMPLES = 259_200  # the same of COSMOS without distillation
 # As each learns best (docs/log.md).
 COSMOS_BATCH_SIZE = 32
 BATCH_SIZE = 64
+BIAS = -math.log(BATCH_SIZE)  # of arXiv 2303.15343, where -10 is about -ln 32768
 DEBUG_SCENES, DEBUG_EPOCHS = 256, 3
 
 
@@ -77,6 +82,19 @@ def scenes_small() -> config.TrainConfig:
     return replace(_recipe("scenes_small", CosmosMethod(), 24_000), architecture=architecture)
 
 
+def scenes_flair() -> config.TrainConfig:
+    """FLAIR, whose captions have up to 3 sentences (arXiv 2412.03561)."""
+    recipe = _recipe("scenes_flair", FlairMethod(bias=BIAS))
+    return replace(recipe, text=config.TextViewConfig(max_sentences=3))
+
+
+def scenes_lit() -> config.TrainConfig:
+    """LiT from the bundled CLIP, whose text tower 1e-3 would harm (docs/log.md)."""
+    recipe = _recipe("scenes_lit", LitMethod())
+    optim = replace(recipe.optim, lr=1e-4)
+    return replace(recipe, optim=optim, model=config.ModelConfig(init="scenes-clip"))
+
+
 def debug() -> config.TrainConfig:
     """COSMOS on 256 scenes: everything that `scenes_cosmos` does, in half a minute on one core."""
     whole = scenes_cosmos()
@@ -99,6 +117,9 @@ SCENES_RECIPES: dict[str, Callable[[], config.TrainConfig]] = {
     "scenes_silc": partial(
         _recipe, "scenes_silc", SilcMethod(hidden=512, bottleneck=128, prototypes=1024)
     ),
+    "scenes_siglip": partial(_recipe, "scenes_siglip", SiglipMethod(bias=BIAS)),
+    "scenes_flair": scenes_flair,
+    "scenes_lit": scenes_lit,
     # With the FLOPs of scenes_cosmos, whose samples all others see.
     "scenes_clip_long": partial(_recipe, "scenes_clip_long", ClipMethod(), LONG_SAMPLES),
     "scenes_small": scenes_small,

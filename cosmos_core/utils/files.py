@@ -72,6 +72,13 @@ def appearing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a folder that is removed at the end of the block."""
+    with _temporary(parent, is_folder=True) as (path, _):
+        yield path
+
+
+@contextmanager
 def errors_of(path: Path) -> Iterator[None]:
     """Name `path` in every OSError of a block that writes it and does nothing else. The system
     names no file when a disk is full, and `torch.save` turns its error into another."""

@@ -39,6 +39,7 @@ ADDED = {
     "data.keyed_order": False,
     "compute.gather_bf16": False,
     "parallel": "ddp",
+    "method.bias": -10.0,
 }
 
 

@@ -41,7 +41,7 @@ def curves_of(results: Iterable[Stored]) -> tuple[Curve, ...]:
 
 
 def _curves(model: str, path: Path) -> Iterator[Curve]:
-    from cosmos_core.engine.watch import read_log  # which imports torch
+    from cosmos_core.engine.loggers import read_log  # which imports torch
     from cosmos_core.plots.curves import PANELS, panels, thinned
 
     records = read_log(path)

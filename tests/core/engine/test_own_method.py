@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import cosmos_core
+from cosmos_core.engine.loggers import read_log
 from cosmos_core.engine.snapshot import SnapshotError
 from cosmos_core.engine.trainer import Trainer
-from cosmos_core.engine.watch import read_log
 from cosmos_core.model.checkpoint import read_checkpoint
 from cosmos_core.model.export import export
 from cosmos_core.recipes import RECIPES

@@ -15,9 +15,10 @@ from support.training import METHODS, SINGLE_PROCESS, tiny_views
 
 from cosmos_core.engine import watch as pictures
 from cosmos_core.engine.distributed import World
+from cosmos_core.engine.loggers import read_log
 from cosmos_core.engine.snapshot import Snapshots
 from cosmos_core.engine.trainer import Trainer
-from cosmos_core.engine.watch import RunPictures, Watch, read_log
+from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.plots.curves import draw_curves
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override

@@ -10,8 +10,8 @@ import torch
 
 from cosmos_core.bundled import bundled_models
 from cosmos_core.engine.check import check_config
+from cosmos_core.engine.loggers import read_log
 from cosmos_core.engine.trainer import Trainer
-from cosmos_core.engine.watch import read_log
 from cosmos_core.model.checkpoint import read_checkpoint, save_checkpoint
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override

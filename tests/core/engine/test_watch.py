@@ -1,5 +1,6 @@
 """What a run shows and writes down, with real files, terminals and processes."""
 
+import dataclasses
 import json
 import os
 import pty
@@ -18,9 +19,11 @@ from support.watching import BATCH, TERMS, wait_by_rank, watch_config
 from support.writing import file_size_limit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cosmos_core.config import WatchConfig
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.watch import RunLog, Watch
-from cosmos_core.engine.watch import read_log as read_records
+from cosmos_core.engine.loggers import RunLog, TensorBoard, missing_packages
+from cosmos_core.engine.loggers import read_log as read_records
+from cosmos_core.engine.watch import Watch
 
 SECOND = World(rank=1, world_size=2)
 TESTS = Path(__file__).parents[2]
@@ -72,6 +75,19 @@ def test_pace_and_wait_are_those_since_the_last_line(tmp_path):
     assert first["samples_per_second"] <= BATCH / 0.5
     assert second["samples_per_second"] == pytest.approx(2 * BATCH / seconds, rel=0.05)
     assert 0.3 / seconds - 0.01 <= second["data_wait"] <= 1 - 0.1 / seconds + 0.01
+
+
+@pytest.mark.parametrize(("peak", "mfu"), [(0.5, 1 / 250), (0, None)])
+def test_the_mfu_is_the_flops_of_the_images_over_those_of_the_peak(tmp_path, capsys, peak, mfu):
+    options = dataclasses.replace(config().watch, peak_tflops=peak)
+    chosen = dataclasses.replace(config(), watch=options)
+    with Watch(chosen, tmp_path, SINGLE_PROCESS, first_step=0) as watch:
+        watch.flops = 2e9  # of an image
+        watch.step(0, TERMS)
+    timing = read_log(tmp_path)[0]["timing"]
+    found = timing.get("mfu")
+    assert found == (mfu and pytest.approx(mfu * timing["samples_per_second"]))
+    assert ("MFU" in capsys.readouterr().err) == (mfu is not None)
 
 
 def test_the_time_of_an_evaluation_counts_in_no_pace(tmp_path):
@@ -151,8 +167,14 @@ def test_without_tensorboard_a_line_says_how_to_get_it(tmp_path, monkeypatch, ca
     assert not (tmp_path / "tensorboard").exists()
     assert len(read_log(tmp_path)) == 6
     first = capsys.readouterr().err.splitlines()[0]
-    assert first.startswith("no TensorBoard log")
-    assert "pip install 'cosmos-eval[train]'" in first
+    assert first.startswith("tensorboard is not installed")
+    assert "pip install 'cosmos-eval[tensorboard]'" in first
+
+
+def test_a_logger_that_is_requested_and_not_installed_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"pip install 'cosmos-eval\[wandb\]'"):
+        missing_packages(WatchConfig(loggers=("tensorboard", "wandb")))
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path):
@@ -223,24 +245,29 @@ def read_all(descriptor):
 
 
 @pytest.mark.slow
-def test_the_slowest_loader_and_the_bad_samples_of_all_processes_are_logged(tmp_path):
+def test_the_slowest_loader_and_the_bad_samples_of_all_processes_are_logged(tmp_path, capfd):
     run_processes(wait_by_rank, 2, tmp_path)
     (record,) = read_log(tmp_path)
-    assert record["timing"]["data_wait"] > 0.8
+    timing = record["timing"]
+    assert timing["data_wait"] > 0.8
+    assert timing["slowest_rank"] == 1
+    assert timing["data_wait_of_rank"] == {"0": pytest.approx(0, abs=0.1), "1": timing["data_wait"]}
     assert record["bad_samples"] == 3
+    assert re.search(r"data wait \d+% \(slowest: rank 1, \d\d+%\)  ", capfd.readouterr().err)
 
 
 def test_a_full_disk_ends_the_log_in_one_error_that_names_it(tmp_path, capfd):
     """TensorBoard writes in a thread, whose traceback would be printed besides."""
     before = threading.excepthook
-    log = RunLog(tmp_path, first_step=0)
+    board = TensorBoard(config(), tmp_path, 0)
+    log = RunLog(tmp_path, 0, [board])
     log.write(0, {"lr": 1.0})
 
     def fill():
         for step in range(1, 400):
             log.write(step, {"lr": 1.0})
             if step % 50 == 0:
-                log.events.flush()
+                board.events.flush()
 
     with file_size_limit(4000):
         with pytest.raises(OSError, match="File too large") as caught:

@@ -8,12 +8,30 @@ import pytest
 from cosmos_core.methods.silc import SilcMethod
 from cosmos_core.methods.slip import SlipMethod
 from cosmos_core.recipes import RECIPES
-from cosmos_core.recipes.overrides import override
+from cosmos_core.recipes.overrides import override, sources
 
 
 @pytest.fixture(scope="module")
 def config():
     return RECIPES["scenes_cosmos"]()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "assignments", "warmup", "source"),
+    [
+        ("scenes_cosmos", ["optim.steps=200"], 40, "optim.steps"),  # a fifth
+        ("scenes_cosmos", ["optim.steps=500"], 100, "recipe"),  # already a fifth
+        ("scenes_cosmos", ["optim.steps=200", "optim.warmup_steps=70"], 70, "--set"),
+        ("scenes_cosmos", ["optim.steps=6000"], 100, "recipe"),
+        ("debug", ["optim.steps=8"], 2, "optim.steps"),  # a fourth, as of the recipe's 24
+        ("scenes_small", [], 100, "recipe"),
+    ],
+)
+def test_a_shortened_run_has_a_shorter_warm_up(recipe, assignments, warmup, source):
+    base = RECIPES[recipe]()
+    changed = override(base, assignments)
+    assert changed.optim.warmup_steps == warmup
+    assert sources(base, changed, assignments)["optim.warmup_steps"] == source
 
 
 def test_values_are_replaced_and_nothing_else(config):
@@ -37,6 +55,10 @@ def test_values_are_replaced_and_nothing_else(config):
         ("data.shards=0", "0"),
         ("data.shards=a=b", "a=b"),
         ("watch.datasets=", ""),
+        ("watch.loggers=[tensorboard, wandb]", ("tensorboard", "wandb")),
+        ('watch.loggers=["wandb"]', ("wandb",)),
+        ("watch.loggers=", ()),
+        ("watch.profile=100,110", (100, 110)),
     ],
 )
 def test_texts_become_values_of_the_type_of_their_field(config, assignment, value):
@@ -73,6 +95,7 @@ def test_texts_become_values_of_the_type_of_their_field(config, assignment, valu
         ("optim.gradient=tru", "'true' or 'published', not 'tru'; nearest: true"),
         ("compute.precision=bf61", "'fp32', 'bf16' or 'fp16', not 'bf61'; nearest: bf16"),
         ("compute.precision=double", "'fp32', 'bf16' or 'fp16', not 'double'"),
+        ("watch.loggers=wandbb", "'tensorboard' or 'wandb', not 'wandbb'; nearest: wandb"),
         ("method=slipp", "'slipp' is none of clip, cosmos, "),
         ("method=slipp", "and no Python file; nearest: slip"),
         ("method.name=slip", "no 'name'; nearest: "),
@@ -103,6 +126,7 @@ def test_bad_assignments_are_one_line_that_begins_with_their_key(config, assignm
         ("optim.momentum=1.1", "less than or equal to 1, not 1.1"),
         ("compute.accumulate=0", "greater than 0, not 0"),
         ("save.keep=0", "greater than 0, not 0"),
+        ("watch.profile=9,8", "a smaller and a larger number, or none, not (9, 8)"),
         ("data.workers=-1", "greater than or equal to 0, not -1"),
         ("optim.lr=1e400", "a finite number, not inf"),
         ("image.jitter=0,0,0,1e999", "a finite number, not inf"),

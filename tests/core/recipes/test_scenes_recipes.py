@@ -58,7 +58,7 @@ def test_cosmos_without_distillation_has_the_compute_of_cosmos(shards):
     assert part * LONG_MULTI_VIEW_SAMPLES == pytest.approx(whole * SAMPLES, rel=0.05)
 
 
-@pytest.mark.parametrize("method", ["clip", "slip", "silc"])
+@pytest.mark.parametrize("method", ["clip", "slip", "silc", "siglip"])
 def test_baselines_differ_from_cosmos_in_method_and_batch_alone(method):
     cosmos, baseline = RECIPES["scenes_cosmos"](), RECIPES[f"scenes_{method}"]()
     assert baseline.method.name == method
