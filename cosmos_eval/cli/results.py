@@ -201,6 +201,8 @@ def report(
     device: options.Device = "auto",
 ) -> None:
     """Write all results as one web page that works offline."""
+    # Threads of models that wait actively take the cores from each other and from other processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.report import write_file

@@ -122,7 +122,10 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
     data = {**tables.page_data(content, of_classes), "charts": json.loads(_static("charts.json"))}
     pairs = {pair.models: pair for pair in content.pairs}
     environment = html_templates("cosmos_eval.report", "templates")
-    environment.filters.update(step=_step, breakable=_breakable, signed=_signed)
+    task_name = [*known_tasks(), "other"].__getitem__
+    environment.filters.update(
+        step=_step, breakable=_breakable, signed=_signed, task_name=task_name
+    )
     environment.globals.update(figures_of=tables.figures_of, bars_of=tables.bars_of)
     template = environment.get_template("page.html")
     return template.render(
@@ -136,9 +139,9 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
         summary=tables.summary_of(content.results),
         notes=[*content.notes, *gallery.notes],
         content=content,
-        tasks=[*known_tasks(), "other"],
         models=models,
         short=lambda model: names.get(model, model),
+        compared=sorted({name for pair in content.pairs if pair.decisive for name in pair.models}),
         pair_of=lambda *models: pairs.get(tuple(sorted(models))),
         tables=of_classes,
         few=_FEW_CLASSES,

@@ -45,13 +45,7 @@ def _curves(model: str, path: Path) -> Iterator[Curve]:
     from cosmos_core.plots.curves import PANELS, panels, thinned
 
     records = read_log(path)
-    others = {
-        "step",
-        "total",
-        "timing",
-        "evaluation",
-        *(n for panel in PANELS for n in panel.names),
-    }
+    others = {*_OTHERS, *(name for panel in PANELS for name in panel.names)}
     terms = dict.fromkeys(name for record in records for name in record if name not in others)
     for panel in panels(records, list(terms)):
         for series in panel.series:

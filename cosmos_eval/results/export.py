@@ -78,7 +78,8 @@ def load_samples(result: str | Path) -> pd.DataFrame:
     - cls: `label`, `prediction`, `score` (the probability of the prediction), `rank` of the label
       (missing below the fifth), `group`
     - retrieval: `query` (image or caption), `caption` (its number within the image), `rank` of the
-      image's best caption, or of the caption's image
+      image's best caption, or of the caption's image; results store neither similarities nor what
+      was ranked first, so that there is no prediction or score
     - seg: `pixel_accuracy`, `mIoU`
     - select: `correct`, `subset`, `chance`...; assoc: `cue`, `jaccard`, `candidates`
     - multilabel: `class`, `label`, `score`, `rank` of the image for the class

@@ -91,7 +91,7 @@ const lengthRows = (chart) => {
 
 // One line per model, and dashes for those of one panel; of a single model, one colour per line.
 const curveRows = (chart) => {
-  const shown = data.curves.filter(({ panel }) => panel === chart.querySelector("select").value);
+  const shown = data.curves.filter(({ panel }) => panel === chart.querySelector("select").selectedOptions[0].text);
   const models = [...new Set(shown.map(({ model }) => model))];
   chart.querySelector(".cut").textContent =
     models.length > LINES.length ? `The first ${LINES.length} of ${models.length} models; the table has all.` : "";

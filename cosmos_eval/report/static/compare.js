@@ -132,8 +132,8 @@ if (choice.a) {
   choice.b.addEventListener("change", showPair);
   classChoice.addEventListener("change", showClasses);
   document.getElementById("swap").addEventListener("click", () => choosePair(choice.b.value, choice.a.value));
-  all("table.wins tbody tr").forEach((row, a) => Array.from(row.cells).slice(1).forEach((cell, b) => {
-    if (cell.textContent.trim() === "") return;
+  for (const cell of all("table.wins td[data-pair]")) {
+    const [a, b] = cell.dataset.pair.split(" ").map(Number);
     const label = `Compare ${data.models[a]} with ${data.models[b]}: ${cell.textContent.trim()}`;
     const button = make("button", { type: "button", ariaLabel: label }, Array.from(cell.childNodes));
     button.addEventListener("click", () => {
@@ -142,7 +142,7 @@ if (choice.a) {
       choice.a.focus();
     });
     cell.append(button);
-  }));
+  }
   choosePair(...data.first);
   stateParts.push({
     write: (given) => {

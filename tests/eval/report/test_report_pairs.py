@@ -10,6 +10,7 @@ from support.models import make_result
 from support.report_pages import TASKS, MadeUpResults, made_up_results
 
 from cosmos_eval.report.content import compare_set, pair_models, result_sets
+from cosmos_eval.report.page import to_page
 from cosmos_eval.results.compare import compare, pair
 from cosmos_eval.types import UsageError
 
@@ -92,6 +93,10 @@ def test_samples_that_cannot_be_read_or_are_foreign_are_told():
     assert reported["a", "b"].tests
     for models in (("a", "c"), ("b", "c")):
         assert "samples that lack 'top5' are not of this task" in reported[models].obstacles[0]
+    # A model without a comparison has no row in the table of all models.
+    page = to_page(made_up.content()).content.decode()
+    table = page.partition('<table class="wins"')[2].partition("</table>")[0]
+    assert table.count('<th scope="row">') == 2
 
     def unreadable(path):
         raise UsageError(f"{path}: missing")
