@@ -306,8 +306,10 @@ def read_runs(results: Path) -> pd.DataFrame:
 class Worker:
     """Trains and measures what is missing, several trainings side by side in processes."""
 
-    def __init__(self, study: Study, output: Path, results: Path, hours: float) -> None:
-        self.study, self.output, self.results = study, output, results
+    def __init__(
+        self, study: Study, output: Path, results: Path, hours: float, variants: Sequence[str]
+    ) -> None:
+        self.study, self.output, self.results, self.variants = study, output, results, variants
         self.deadline = time.monotonic() + hours * 3600
         self.stop, self.state = threading.Event(), threading.Condition()
         self.taken: set[str] = set()
@@ -320,9 +322,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._end)
         self.record([])
-        runs = read_runs(self.results)
-        left = (job for job in plan(self.study, runs) if not is_done(job, runs, self.output))
-        if not any(left) or time.monotonic() >= self.deadline:
+        if not self.missing() or time.monotonic() >= self.deadline:
             return
         render(self.output, RECIPES[self.study.recipe]())
         render_held_out(self.output / HELD_OUT)
@@ -347,14 +347,17 @@ class Worker:
                     self.active -= 1
                     self.state.notify_all()
 
+    def missing(self) -> list[Job]:
+        runs = read_runs(self.results)
+        jobs = [j for j in plan(self.study, runs) if j.row.partition(",")[0] in self.variants]
+        return [job for job in jobs if not is_done(job, runs, self.output)]
+
     def next(self) -> Job | None:
         """The next training that is missing; waits for those whose results decide its settings."""
         with self.state:
             while not self.stop.is_set() and time.monotonic() < self.deadline:
-                runs = read_runs(self.results)
-                for job in plan(self.study, runs):
-                    new = job.ready and job.folder not in self.taken
-                    if new and not is_done(job, runs, self.output):
+                for job in self.missing():
+                    if job.ready and job.folder not in self.taken:
                         self.taken.add(job.folder)
                         self.active += 1
                         return job
@@ -655,7 +658,7 @@ def _last(log: Path) -> dict[str, Any]:
 
 def main(
     recipe: Annotated[str, typer.Option(help="What all trainings have in common.")] = FULL,
-    variants: Annotated[list[str] | None, typer.Option("--variant", help="Default: all.")] = None,
+    variants: Annotated[list[str] | None, typer.Option("--variant", help="Train only these methods.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Full trainings of a method.")] = None,
     trials: Annotated[int | None, typer.Option(min=0, help="Short trainings of a method.")] = None,
     tune: Annotated[
@@ -670,7 +673,7 @@ def main(
     """Train, measure, tabulate."""
     full = recipe != ABLATION
     known = [v for v in VARIANTS if v != "COSMOS without text crops" or not full]
-    counts = {v: seeds or (5 if full and v in FIVE_SEEDS else SEEDS) for v in variants or known}
+    counts = {v: seeds or (5 if full and v in FIVE_SEEDS else SEEDS) for v in known}
     short, settings = (2, 100) if full else (0, 0)
     short = short if trials is None else trials
     study = Study(recipe, counts, short, full, settings if tune is None else tune)
@@ -681,7 +684,7 @@ def main(
         for line in listing(study, read_runs(results), output, processes):
             print(line)
         return
-    worker = Worker(study, output, results, hours)
+    worker = Worker(study, output, results, hours, variants or known)
     worker.run(processes)
     for line in worker.failed:
         print(line, file=sys.stderr)

@@ -182,15 +182,15 @@ class HereWorker(study.Worker):
 def test_a_killed_study_goes_on(tmp_path, monkeypatch):
     shorter = ("optim.steps=3", "optim.batch_size=4", "data.shards=scenes:8")
     monkeypatch.setattr(study, "CHEAPER", (*study.CHEAPER, *shorter))
-    plan = study.Study("debug", {"CLIP": 1}, trials=0, equal_compute=False)
-    (job,) = study.plan(plan, NOTHING)
+    plan = study.Study("debug", {"CLIP": 1, "COSMOS": 1}, trials=0, equal_compute=False)
+    job, _ = study.plan(plan, NOTHING)
     output, results = tmp_path / "runs", tmp_path / "results"
     checkpoint = output / job.folder / "run" / study.CHECKPOINT
     study.render(output, job.config)
 
     def work(*, killed=False):
         """Whether each training that was started resumes another."""
-        worker = HereWorker(plan, output, results, hours=1)
+        worker = HereWorker(plan, output, results, hours=1, variants=["CLIP"])
         worker.killed = killed
         worker.work()
         assert len(worker.failed) == killed
@@ -199,7 +199,8 @@ def test_a_killed_study_goes_on(tmp_path, monkeypatch):
     assert work(killed=True) == [False]
     assert study.read_runs(results).empty
     assert work() == [True]
-    assert len(study.read_runs(results)) == len(study.METRICS)
+    assert len(study.read_runs(results)) == len(study.METRICS)  # COSMOS was not selected
+    assert "| COSMOS |  |" in (results / "table.md").read_text(encoding="utf-8")
     resumed = load_file(checkpoint)
     assert work() == []  # nothing is missing
     (results / "runs.csv").unlink()
