@@ -658,7 +658,9 @@ def _last(log: Path) -> dict[str, Any]:
 
 def main(
     recipe: Annotated[str, typer.Option(help="What all trainings have in common.")] = FULL,
-    variants: Annotated[list[str] | None, typer.Option("--variant", help="Train only these methods.")] = None,
+    variants: Annotated[
+        list[str] | None, typer.Option("--variant", help="Train only these methods.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Full trainings of a method.")] = None,
     trials: Annotated[int | None, typer.Option(min=0, help="Short trainings of a method.")] = None,
     tune: Annotated[
