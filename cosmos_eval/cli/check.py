@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import File, Text, flag, option
+from cosmos_eval.cli.options import File, Text, flag, option, table_view
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
 from cosmos_eval.results.table import View
 from cosmos_eval.types import UsageError
@@ -79,7 +79,7 @@ def check(
     report, error = _examine(results, baseline, strict=strict)
     try:
         if format == "json" or error is None:
-            view = View(decimals=decimals, intervals=intervals is not False, sort=sort)
+            view = table_view(None, decimals, intervals, sort)
             _print_report(report, view, as_json=format == "json")
     finally:  # also where standard output cannot be written
         _write(report, summary, junit)

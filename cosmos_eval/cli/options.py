@@ -8,6 +8,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand
 
 from cosmos_eval import types
+from cosmos_eval.results.table import View, patterns
 
 MODELS, DATA, COMPUTATION = "Models", "Data", "Computation"
 CONTENT, LAYOUT = "Content of tables", "Layout of tables"
@@ -64,6 +65,14 @@ def _require_writable(path: Path | None) -> Path | None:
     except ValueError as error:
         raise types.UsageError(str(error)) from error
     return path
+
+
+def table_view(
+    metrics: list[str] | None, decimals: int | None, intervals: bool | None, sort: str
+) -> View:
+    """Return what a table shows by the options that tables share."""
+    shows = intervals is not False
+    return View(metrics=patterns(metrics), decimals=decimals, intervals=shows, sort=sort)
 
 
 Text = str | None

@@ -113,17 +113,14 @@ def _shown(metric: dict[str, Any]) -> dict[str, Any]:
 
 def _results_of(place: Path, dataset: str) -> list[Any]:
     """Read the complete results of a data set with their samples. Raises UsageError without any."""
+    from cosmos_eval.results.labels import is_partial
     from cosmos_eval.results.store import read_samples, read_stored, result_paths
 
     stored = [one for one in read_stored(result_paths(place)) if one.row.dataset == dataset]
-    whole = [one for one in stored if not {"limit", "partial"} & _set(one.row.provenance)]
+    whole = [one for one in stored if not is_partial(one.row)]
     if not whole:
         raise UsageError(f"{place} has no complete result of {dataset}")
     return [(one.row, read_samples(one.path)) for one in whole]
-
-
-def _set(provenance: Any) -> set[str]:
-    return {name for name, value in provenance.items() if value is not None}
 
 
 def _paths(shards: str) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Exit
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import CONTENT, DATA, LAYOUT, File, Texts, flag, option, output_file
+from cosmos_eval.cli.options import (
+    CONTENT,
+    DATA,
+    LAYOUT,
+    File,
+    Texts,
+    flag,
+    option,
+    output_file,
+    table_view,
+)
 from cosmos_eval.cli.output import (
     print_json,
     print_line,
@@ -29,6 +39,7 @@ from cosmos_eval.results.table import View, of_metrics, patterns
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
+    from cosmos_eval.results.compare import Comparison
     from cosmos_eval.results.labels import Stored
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
@@ -173,7 +184,7 @@ def reproduce(
 
     has_results = directory or (RESULTS.exists() and any(RESULTS.iterdir()))
     results = _read(directory or RESULTS) if has_results else []
-    view = View((), (), (), patterns(metrics), decimals, intervals is not False, sort=sort)
+    view = table_view(metrics, decimals, intervals, sort)
     numbers = reproduction.reproductions(entries_of(results))
     numbers = [*of_metrics(numbers, view.metrics, lambda number: number.column.metric)]
     if format == "table":
@@ -264,33 +275,21 @@ def compare(
     from cosmos_eval.results import compare as results
     from cosmos_eval.results import groups
     from cosmos_eval.results.labels import warnings_of
-    from cosmos_eval.results.store import read_samples, read_stored, result_paths
+    from cosmos_eval.results.store import read_stored, result_paths
 
-    several = [*(group or model or ())]
     if group and (model or b is not None or len(group) != 2):
         raise UsageError("methods are compared by one folder and --group twice, without --model")
     if not group and (plan or same_seeds):
         raise UsageError("--plan and --same-seeds need --group, given twice")
-    if b is None and len(several) != 2:
+    if b is None and len(group or model or ()) != 2:
         raise UsageError("Missing argument 'B': name it, or give --model or --group twice")
-    places = [a, b or a][: 1 if group else 2]
-    stored = [read_stored(result_paths(p) if os.path.isdir(p) else [p]) for p in places]
-    unpaired: tuple[str, ...] = ()
-    if group:
-        of_a, of_b = (groups.choose(stored[0], name) for name in group)
-        comparison = groups.compare(of_a, of_b, read_samples, by_seed=same_seeds)
-    else:
-        if len(several) > 2:
-            raise UsageError("--model is given at most twice: A's model, then B's")
-        names = several or [None]
-        chosen = map(results.choose, stored, (names[0], names[-1]), map(str, places))
-        pairs, unpaired = results.pair(*chosen)
-        comparison = results.compare(pairs, read_samples)
-    view = View((), (), (), patterns(metrics), decimals, intervals is not False, sort=sort)
-    tests = of_metrics(comparison.tests, view.metrics, lambda test: test.metric)
-    comparison = comparison._replace(tests=tests)
-    warned = dict.fromkeys(note for one in stored for note in warnings_of(one))
-    notes = [*unpaired, *warned, *comparison.notes]
+    read = {p: read_stored(result_paths(p) if os.path.isdir(p) else [p]) for p in (a, b or a)}
+    comparison = _by_groups(read[a], group, same_seeds) if group else _by_models(read, a, b, model)
+    view = table_view(metrics, decimals, intervals, sort)
+    shown = of_metrics(comparison.tests, view.metrics, lambda test: test.metric)
+    comparison = comparison._replace(tests=shown)
+    warned = dict.fromkeys(note for one in read.values() for note in warnings_of(one))
+    notes = [*warned, *comparison.notes]
     planned = groups.plan(comparison, difference, power) if plan else None
     if format == "json":
         content = results.to_records(comparison)
@@ -298,13 +297,36 @@ def compare(
         return
     for side, name, trained in zip_longest("AB", comparison[:2], comparison.trainings):
         print_line(f"{side}: {name}" + (f" ({'; '.join(trained)})" if trained else ""))
-    if planned is None:
-        rows = [results.to_cells(test, view) for test in tests]
-        print_records(rows, section=("data set", "protocol"), texts=2, sort=sort)
-    else:
+    rows = [results.to_cells(test, view) for test in shown]
+    section = ("data set", "protocol")
+    if planned is not None:
         rows = [{n: _rounded(value, view) for n, value in one.items()} for one in planned]
-        print_records(rows, section=("dataset", "protocol"), texts=2, sort=sort)
+        section = ("dataset", "protocol")
+    print_records(rows, section=section, texts=2, sort=sort)
     print_notes(notes)
+
+
+def _by_groups(stored: Sequence[Stored], group: Sequence[str], same_seeds: bool) -> Comparison:
+    from cosmos_eval.results import groups
+    from cosmos_eval.results.store import read_samples
+
+    of_a, of_b = (groups.choose(stored, name) for name in group)
+    return groups.compare(of_a, of_b, read_samples, by_seed=same_seeds)
+
+
+def _by_models(
+    read: Mapping[Path, Sequence[Stored]], a: Path, b: Path | None, model: Texts
+) -> Comparison:
+    from cosmos_eval.results import compare as results
+    from cosmos_eval.results.store import read_samples
+
+    names: Sequence[str | None] = model or [None]
+    if len(names) > 2:
+        raise UsageError("--model is given at most twice: A's model, then B's")
+    sides = (a, names[0]), (b or a, names[-1])
+    pairs, unpaired = results.pair(*(results.choose(read[p], m, str(p)) for p, m in sides))
+    comparison = results.compare(pairs, read_samples)
+    return comparison._replace(notes=(*unpaired, *comparison.notes))
 
 
 def _rounded(value: Any, view: View) -> str:
