@@ -1,12 +1,12 @@
 """`python benchmarks/gpu_step.py [--json] [--quick] [--device D] [--batch-size N]`: GPU steps.
 
-COSMOS in bf16 as `cosmos-train` makes it, against the plain transcription of `_plain_step`, and our
-step of CLIP against OpenCLIP's model, loss and optimizer, interleaved, on noise images and random
-captions, for ViT-B/32 and ViT-B/16. MFU is the FLOPs of a step, as trainings count them, over its
-time and what the card does at most; those of our step also for the plain one, so that what
-it computes in vain does not count. A form that needs more memory than there is is left out, with a
-line on standard error. Without a GPU it ends with status 2 and one line; `--device cpu --quick`
-shows that it runs.
+COSMOS as `cosmos-train` makes it, also compiled, against the plain transcription of `_plain_step`,
+and our step of CLIP against OpenCLIP's model, loss and optimizer, all in bf16, interleaved, on
+noise images and random captions, for ViT-B/32 and ViT-B/16. MFU is the FLOPs of a step, as
+trainings count them, over its time and what the card does at most; those of our step also
+for the plain one, so that what it computes in vain does not count. A form that needs more memory
+than there is is left out, with a line on standard error. Without a GPU it ends with status 2 and
+one line; `--device cpu --quick` shows that it runs, without compiled forms, which take minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import open_clip
@@ -68,6 +69,9 @@ def _lines(model: str, batch: int, given: argparse.Namespace, card: str) -> Iter
         "CLIP, OpenCLIP": (openclip_step, "clip", pairs),
         "CLIP": (our_step, "clip", pairs),
     }
+    if device.type == "cuda":
+        forms["COSMOS, compiled"] = (partial(our_step, compiled=True), "cosmos", views)
+        forms["CLIP, compiled"] = (partial(our_step, compiled=True), "clip", pairs)
     functions = {}
     for name, (make, method, own) in forms.items():
         try:
@@ -77,8 +81,10 @@ def _lines(model: str, batch: int, given: argparse.Namespace, card: str) -> Iter
             functions.pop(name, None)
             print(f"{model}: {name}: not enough memory for batch {batch}", file=sys.stderr)
             torch.cuda.empty_cache()
-    seconds = interleave(functions, 1 if given.quick else ROUNDS)
+    seconds = interleave(functions, 1 if given.quick else ROUNDS, warmup=0)
     peak = peak_flops(card, ComputeConfig())
+    if peak is None:
+        print(f"{card}: its peak is not known, so there is no MFU", file=sys.stderr)
     for name, spread in seconds.items():
         _, method, own = forms[name]
         yield measurement(f"{model} {name}, a step", spread, "s")
@@ -86,19 +92,21 @@ def _lines(model: str, batch: int, given: argparse.Namespace, card: str) -> Iter
         if peak is not None:
             flops = sample_flops(_config(model, method, own), own) * batch
             yield measurement(f"{model} {name}, MFU", spread.per(flops / peak), "of the peak")
-    for ours, other in (("COSMOS", "COSMOS, plain"), ("CLIP", "CLIP, OpenCLIP")):
-        if ours in seconds and other in seconds:
+    others = {"COSMOS": "COSMOS, plain", "CLIP": "CLIP, OpenCLIP"}
+    for ours in forms:
+        other = others[ours.partition(",")[0]]
+        if ours != other and ours in seconds and other in seconds:
             yield measurement(f"{model} {other} to {ours}", seconds[other].over(seconds[ours]), "x")
 
 
-def _config(model: str, method: str, views: Views) -> TrainConfig:
+def _config(model: str, method: str, views: Views, *, compiled: bool = False) -> TrainConfig:
     return TrainConfig(
         recipe="gpu_step",
         method=METHODS[method](),
         architecture=model,
         data=DataConfig(shards=""),
         optim=OptimConfig(steps=1, batch_size=views.texts.shape[1], lr=LR),
-        compute=ComputeConfig(),
+        compute=ComputeConfig(compile=compiled),
     )
 
 
@@ -113,10 +121,13 @@ def _waiting(device: torch.device, step: Callable[[], object]) -> Callable[[], o
     return run
 
 
-def our_step(model: str, method: str, views: Views) -> Callable[[], object]:
+def our_step(
+    model: str, method: str, views: Views, *, compiled: bool = False
+) -> Callable[[], object]:
     """Ours, as `cosmos-train` makes it."""
     device = views.global_images.device
-    training = make_training(_config(model, method, views), World(device=device))
+    config = _config(model, method, views, compiled=compiled)
+    training = make_training(config, World(device=device))
     return _waiting(
         device,
         lambda: train_step(training, views, gather_locally, momentum=MOMENTUM, precision="bf16"),

@@ -118,7 +118,7 @@ class DataConfig:
 class ComputeConfig:
     """How a step is computed; none of it changes the mathematics. `device` "auto" takes a GPU where
     there is one. `accumulate` encodes a batch in so many parts. `checkpointing` recomputes
-    activations in backward, `compile` compiles the towers' blocks, `gather_bf16` halves the traffic
+    activations in backward, `compile` compiles models and loss, `gather_bf16` halves the traffic
     and the memory of the features that processes exchange. On a GPU `tf32` rounds the factors of
     float32 products, and `cudnn_benchmark` measures which convolution is fastest: the published
     training, as OpenCLIP's main.py, does both. Processes wait `timeout` seconds for each other, 0:

@@ -4,20 +4,19 @@ import inspect
 import math
 from typing import Any
 
-import open_clip
 import torch
+from open_clip.transformer import PatchDropout, ResidualAttentionBlock, Transformer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
 from cosmos_core.engine import sharding
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.step import Student, Teacher, Training
+from cosmos_core.engine.step import Loss, Student, Teacher, Training
 from cosmos_core.model.cosmos import create_teacher
 from cosmos_core.model.pretrained import freeze, initialise, layers_above
 
 NO_DECAY_NAMES = ("bn", "ln", "bias", "logit_scale")
-GRAPHS = 16  # of a block; COSMOS in parts needs 10, and PyTorch gives up after 8
 # PyTorch 2.13 warns of the old name.
 _BUFFERS_EACH_STEP = (
     "forward_sync_buffers"
@@ -47,12 +46,12 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         sharding.widen_scalars(model)
     teacher = create_teacher(model)
     for module in model.modules():
-        if isinstance(module, open_clip.transformer.Transformer):
+        if isinstance(module, Transformer):
             module.grad_checkpointing = compute.checkpointing
-    if compute.compile:
-        compile_blocks(model)
-        compile_blocks(teacher)
     student, averaged = Student(method, model), Teacher(method, teacher)
+    loss = method.loss
+    if compute.compile:
+        loss = compile_step(loss, student, averaged, blocks=sharded)
     if sharded:
         mesh = sharding.make_mesh(world, config.parallel)
         sharding.shard(student, mesh)
@@ -69,6 +68,7 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         averaged,
         torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True),
         torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16"),
+        loss,
         audit,
     )
 
@@ -113,12 +113,15 @@ def teacher_momentum(step: int, optim: OptimConfig) -> float:
     return 1 - (1 - optim.momentum) * 0.5 * (1 + math.cos(math.pi * step / optim.steps))
 
 
-def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
-    """Compile the transformer blocks of both towers, in place: state-dict keys stay."""
-    torch._dynamo.config.cache_size_limit = GRAPHS
-    for module in model.modules():
-        if isinstance(module, open_clip.transformer.ResidualAttentionBlock):
+def compile_step(loss: Loss, *models: nn.Module, blocks: bool, backend: str = "inductor") -> Loss:
+    """Compile models in place, with the state-dict keys they have, or their blocks alone, between
+    which sharded weights are gathered; return the compiled loss."""
+    torch._dynamo.config.capture_dynamic_output_shape_ops = True  # of `pack_texts`
+    torch._dynamo.config.cache_size_limit = 16  # graphs of a block; after 8 PyTorch gives up
+    for module in (part for model in models for part in model.modules()):
+        if isinstance(module, ResidualAttentionBlock) if blocks else module in models:
             module.compile(backend=backend)
+    return torch.compile(loss, backend=backend)
 
 
 def _distributed(student: Student, world: World) -> Student | DistributedDataParallel:
@@ -135,6 +138,6 @@ def _distributed(student: Student, world: World) -> Student | DistributedDataPar
 
 def _refuse_dropout(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        patches = isinstance(module, open_clip.transformer.PatchDropout) and module.prob > 0
+        patches = isinstance(module, PatchDropout) and module.prob > 0
         if patches or (isinstance(module, nn.Dropout) and module.p > 0):
             raise ValueError(f"a batch in parts needs a model without dropout, and {name} has it")

@@ -1,6 +1,7 @@
 """Whether a configuration can be trained: everything that would fail later, before any work."""
 
 import os
+import shutil
 
 import open_clip
 import torch
@@ -36,6 +37,8 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
         raise ValueError(
             f"parallel={config.parallel} has no gradient scaler; --set compute.precision=bf16"
         )
+    if config.compute.compile and not shutil.which(os.environ.get("CXX") or "g++"):
+        raise ValueError("compute.compile needs a C++ compiler: install g++, or name one in CXX")
     if config.save.best and not config.watch.evaluate_every:
         raise ValueError("save.best needs evaluations: set watch.evaluate_every, watch.datasets")
 

@@ -5,7 +5,7 @@ NamedTuple: (V, B, D) tensors have one row per sample, others (scales, the centr
 belong to the whole batch."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -19,8 +19,9 @@ from torch.utils._pytree import tree_map_only
 from cosmos_core.engine.distributed import mean_over_processes, whole
 from cosmos_core.model.cosmos import SCALES, clamp_logit_scales, scalars, update_teacher
 from cosmos_core.model.pretrained import Audit
-from cosmos_core.types import Gather, Method, Views
+from cosmos_core.types import Gather, LossTerms, Method, Views
 
+Loss = Callable[[Any, Any, Gather], LossTerms]
 Terms = dict[str, Tensor]  # loss terms by name, 0-d, means over all processes
 
 
@@ -51,8 +52,8 @@ class Teacher(Student):
 @dataclass
 class Training:
     """What a step changes. `student` is `model` as `Student`, under DDP or sharded with several
-    processes; `averaged` is `teacher` as `Teacher`; `audit` tells which pretrained weights the
-    model started from, if any."""
+    processes; `averaged` is `teacher` as `Teacher`; `loss` is the method's; `audit` tells which
+    pretrained weights the model started from, if any."""
 
     method: Method
     model: nn.Module
@@ -61,6 +62,7 @@ class Training:
     averaged: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    loss: Loss
     audit: Audit | None = None
 
 
@@ -190,7 +192,7 @@ def _exchanging(student: nn.Module, last: bool) -> Iterator[None]:
 
 def _loss_backward(training: Training, student: Any, teacher: Any, gather: Gather) -> Terms:
     """Run backward from the loss of features; return the terms, means over processes."""
-    terms, names = training.method.loss(student, teacher, gather), training.method.terms
+    terms, names = training.loss(student, teacher, gather), training.method.terms
     if {*terms} != {*names}:
         raise ValueError(f"the method has the terms {names}, and its loss returned {[*terms]}")
     values = torch.stack([terms[name].detach() for name in names])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cosmos_core.model.packed import Packing, Run, pack_blocks, through_blocks
+from cosmos_core.model.packed import attends_in_one_call, pack, pack_blocks, through_blocks
 
 # Captions of about the same length are encoded together. A finer step saves tokens, a coarser one
 # calls of the attention: those cost little on a CPU, and a launch of kernels each on a GPU.
@@ -67,15 +67,19 @@ class MultiViewCLIP(open_clip.CLIP):
         visual = self.visual
         first, *others = (self._embed(images) for images in batches)
         embedded = [x for x in (first[:keep], first[keep:], *others) if len(x)]
-        runs = tuple(Run(*x.shape[:2]) for x in embedded)
+        runs = [x.shape[:2] for x in embedded]
         x = visual.ln_pre(torch.cat([x.flatten(0, 1) for x in embedded]))
         reads_class = visual.attn_pool is None and visual.pool_type == "tok"
-        whole = min(keep, 1) if reads_class else len(runs)
-        images = sum(run.sequences for run in runs[whole:])
-        ends = torch.zeros(images, dtype=torch.long, device=x.device)
-        x, at_ends = through_blocks(visual.transformer, x, Packing(runs, False), whole, ends)
-        pieces = x.split([run.tokens for run in runs[:whole]])
-        views = [piece.view(*run, -1) for piece, run in zip(pieces, runs[:whole], strict=True)]
+        whole = runs[: min(keep, 1)] if reads_class else runs
+        lengths = torch.cat([torch.full((count,), length) for count, length in runs])
+        one_call = attends_in_one_call(visual.transformer, x)
+        longest = max(length for _, length in runs)
+        packing = pack(lengths, longest, x, causal=False, one_call=one_call)
+        kept = sum(count for count, _ in whole)
+        ends = torch.zeros(len(lengths) - kept, dtype=torch.long, device=x.device)
+        sizes = [count * length for count, length in whole]
+        x, at_ends = through_blocks(visual.transformer, x, packing, kept, sum(sizes), ends)
+        views = [piece.view(*run, -1) for piece, run in zip(x.split(sizes), whole, strict=True)]
         pooled = [visual._pool(view) for view in (*views, at_ends[:, None])]
         features = torch.cat([feature for feature, _ in pooled])
         return Tokens(features @ visual.proj, pooled[0][1][:keep])
@@ -95,23 +99,21 @@ class MultiViewCLIP(open_clip.CLIP):
         cut near its end, after which nothing changes its feature; but the first `keep` keep all S
         positions, and their tokens, after `ln_final`, are returned. The host reads the lengths: of
         captions on the host without waiting for the model's device."""
-        device = self.positional_embedding.device
+        like, context = self.positional_embedding, texts.shape[1]
         # The id of the end of text is the highest, unless the config names it.
         is_end = (texts == self.text_eos_id).int() if self.text_pool_type == "eos" else texts
         ends = is_end.argmax(dim=-1)
-        step = LENGTH_STEPS.get(device.type, OTHER_LENGTH_STEP)
-        order, runs = sort_by_length(ends, texts.shape[1], keep, step)
-        rows = order.split([run.sequences for run in runs])
-        trimmed = [texts[r, : run.length] for r, run in zip(rows, runs, strict=True)]
-        positions = [torch.arange(r.length, device=device).repeat(r.sequences) for r in runs]
-        tokens = torch.cat([t.flatten() for t in trimmed])
-        ends, order = (t.to(device, non_blocking=True) for t in (ends, order))
-        x = self.token_embedding(tokens.to(device, non_blocking=True))
-        x = x + F.embedding(torch.cat(positions), self.positional_embedding)
-        whole, others = min(keep, 1), ends[order[keep:]]
-        x, at_ends = through_blocks(self.transformer, x, Packing(runs, True), whole, others)
-        tokens = self.ln_final(x).view(keep, texts.shape[1], x.shape[-1])
-        first = tokens[torch.arange(keep, device=device), ends[:keep]]
+        one_call = attends_in_one_call(self.transformer, like)
+        step = 1 if one_call else LENGTH_STEPS.get(like.device.type, OTHER_LENGTH_STEP)
+        order, lengths, tokens, positions = pack_texts(texts, ends, keep, step)
+        packing = pack(lengths, context, like, causal=True, one_call=one_call)
+        moved = (t.to(like.device, non_blocking=True) for t in (ends, order, tokens, positions))
+        ends, order, tokens, positions = moved
+        x = self.token_embedding(tokens) + F.embedding(positions, self.positional_embedding)
+        others = ends[order[keep:]]
+        x, at_ends = through_blocks(self.transformer, x, packing, keep, keep * context, others)
+        tokens = self.ln_final(x).view(keep, context, x.shape[-1])
+        first = tokens[torch.arange(keep, device=like.device), ends[:keep]]
         pooled = torch.cat([first, self.ln_final(at_ends)])[order.argsort()]
         return Tokens(pooled @ self.text_projection, tokens)
 
@@ -133,18 +135,31 @@ def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, i
     return torch.cat([class_embedding, resized.to(patches.dtype)])
 
 
-def sort_by_length(
-    ends: Tensor, context: int, keep: int, step: int
-) -> tuple[Tensor, tuple[Run, ...]]:
-    """Return an order (M,) of captions by length, rounded up to multiples of `step` so that runs
-    are few, and these runs. `ends` (M,) are last positions. The first `keep` stay first, at the
-    length of the context."""
-    lengths = ((ends // step + 1) * step).clamp(max=context)
+# An operator, since compiled code cannot have a size that depends on data.
+@torch.library.custom_op("cosmos_core::pack_texts", mutates_args=())
+def pack_texts(
+    texts: Tensor, ends: Tensor, keep: int, step: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Concatenate captions (M, S) by length, rounded up to multiples of `step` so that few lengths
+    differ. The first `keep` stay first, with S positions; `ends` (M,) are last positions of all.
+    Return the order (M,), lengths (M,) on the host, and token ids and their positions (T,)."""
+    lengths = ((ends // step + 1) * step).clamp(max=texts.shape[1])
     lengths[:keep] = 0
     order = lengths.argsort(stable=True)
-    found, counts = lengths[order].unique_consecutive(return_counts=True)
-    runs = zip(counts.tolist(), found.tolist(), strict=True)
-    return order, tuple(Run(count, length or context) for count, length in runs)
+    lengths = lengths[order]
+    lengths[:keep] = texts.shape[1]
+    rows = order.repeat_interleave(lengths)
+    starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    positions = torch.arange(len(rows), device=rows.device) - starts
+    return order, lengths.cpu(), texts[rows, positions], positions
+
+
+@pack_texts.register_fake
+def _(texts: Tensor, ends: Tensor, keep: int, step: int) -> tuple[Tensor, ...]:
+    kept = keep * texts.shape[1]
+    total = kept if keep == len(texts) else torch.library.get_ctx().new_dynamic_size(min=kept)
+    order, tokens = ends.new_empty(len(texts)), ends.new_empty(total)
+    return order, order.new_empty(len(texts), device="cpu"), tokens, tokens.new_empty(total)
 
 
 class ProjectionHead(nn.Sequential):

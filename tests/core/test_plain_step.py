@@ -52,7 +52,8 @@ def ours():
     )
     teacher.requires_grad_(False)
     averaged = Teacher(method, teacher)
-    return Training(method, student, Student(method, student), teacher, averaged, optimizer, scaler)
+    own = Student(method, student)
+    return Training(method, student, own, teacher, averaged, optimizer, scaler, method.loss)
 
 
 def test_it_meets_the_records_of_the_published_implementation(plain, recorded_views):

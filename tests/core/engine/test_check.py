@@ -124,3 +124,13 @@ def test_a_check_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert (np.random.get_state()[1] == before[2]).all()
+
+
+def test_compiling_needs_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        ValueError, match=r"^compute\.compile needs a C\+\+ compiler: install g\+\+"
+    ):
+        check("compute.compile=true")
+    monkeypatch.setenv("CXX", "true")  # any program
+    check("compute.compile=true")

@@ -6,9 +6,11 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from support.varlen import written_out
 
 import cosmos_core
-from cosmos_core.model.clip import resize_positional_embedding, sort_by_length
+from cosmos_core.model import clip, packed
+from cosmos_core.model.clip import pack_texts, resize_positional_embedding
 
 CONFIG = {
     "embed_dim": 16,
@@ -41,8 +43,12 @@ def test_training_size_equals_openclip(models):
     torch.testing.assert_close(ours.encode_image(images), plain.encode_image(images))
 
 
-def test_texts_in_one_pass_equal_openclip_at_full_length(models):
-    """Captions of many lengths in any order: features come in the order given."""
+@pytest.mark.parametrize("one_call", [False, True])
+def test_texts_in_one_pass_equal_openclip_at_full_length(models, one_call, monkeypatch):
+    """Captions of many lengths in any order: features come in the order given. `one_call` is as on
+    a GPU, by the definition of PyTorch's attention over variable lengths."""
+    monkeypatch.setattr(clip, "attends_in_one_call", lambda *_: one_call)
+    monkeypatch.setattr(packed, "varlen_attn", written_out)
     ours, plain = models
     texts = captions(lengths=(12, 3, 7, 2, 12, 5, 3, 9))
     torch.testing.assert_close(ours.encode_text(texts), plain.encode_text(texts))
@@ -59,8 +65,11 @@ def test_texts_shorter_than_the_context(models):
     torch.testing.assert_close(ours.encode_text(texts[:, :7]), plain.encode_text(texts))
 
 
+@pytest.mark.parametrize("one_call", [False, True])
 @pytest.mark.parametrize("pool_type", ["tok", "avg"])
-def test_images_of_two_sizes_in_one_pass_equal_openclip_on_each(pool_type):
+def test_images_of_two_sizes_in_one_pass_equal_openclip_on_each(pool_type, one_call, monkeypatch):
+    monkeypatch.setattr(clip, "attends_in_one_call", lambda *_: one_call)
+    monkeypatch.setattr(packed, "varlen_attn", written_out)
     torch.manual_seed(0)
     config = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "pool_type": pool_type}}
     ours = cosmos_core.create_model(config, "clip").double()
@@ -78,15 +87,17 @@ def test_images_of_two_sizes_in_one_pass_equal_openclip_on_each(pool_type):
     torch.testing.assert_close(features[4:], plain.visual(small)[0])
 
 
-def test_runs_by_hand():
-    """Lengths 3, 8, 1, 6, 4, 10 are rounded up to 4, 8, 4, 8, 4, 12; the context has 10."""
-    ends = torch.tensor([2, 7, 0, 5, 3, 9])
-    order, runs = sort_by_length(ends, 10, keep=0, step=4)
-    assert order.tolist() == [0, 2, 4, 1, 3, 5]
-    assert runs == ((3, 4), (2, 8), (1, 10))
-    order, runs = sort_by_length(ends, 10, keep=2, step=4)
-    assert order.tolist() == [0, 1, 2, 4, 3, 5]
-    assert runs == ((2, 10), (2, 4), (1, 8), (1, 10))
+def test_texts_are_packed_by_hand():
+    """Lengths 3, 7, 1, 6 are rounded up to 4, 8, 4, 8; the context has 7."""
+    texts, ends = torch.arange(28).reshape(4, 7), torch.tensor([2, 6, 0, 5])
+    order, lengths, tokens, positions = pack_texts(texts, ends, 0, 4)
+    assert (order.tolist(), lengths.tolist()) == ([0, 2, 1, 3], [4, 4, 7, 7])
+    assert tokens.tolist() == [*range(4), *range(14, 18), *range(7, 14), *range(21, 28)]
+    assert positions.tolist() == [*range(4), *range(4), *range(7), *range(7)]
+    order, lengths, tokens, positions = pack_texts(texts, ends, 2, 4)
+    assert (order.tolist(), lengths.tolist()) == ([0, 1, 2, 3], [7, 7, 4, 7])
+    assert tokens.tolist() == [*range(18), *range(21, 28)]
+    assert positions.tolist() == [*range(7), *range(7), *range(4), *range(7)]
 
 
 @pytest.mark.parametrize("option", [{"no_causal_mask": True}, {"pool_type": "first"}])

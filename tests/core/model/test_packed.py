@@ -5,14 +5,26 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, Transformer
+from support.varlen import written_out
 from torch._dynamo.testing import CompileCounter
 
-from cosmos_core.model.packed import Packing, Run, attend, pack_blocks, through_blocks
+from cosmos_core.model import packed as module
+from cosmos_core.model.packed import (
+    HAS_VARLEN,
+    attend,
+    attend_by_length,
+    attends_in_one_call,
+    pack,
+    pack_blocks,
+    through_blocks,
+)
 
 WIDTH, HEADS = 16, 2
-RUNS = (Run(2, 7), Run(3, 4), Run(1, 2))
+LENGTHS = (7, 7, 4, 4, 4, 2)
 ENDS = (6, 1, 3, 0, 2, 1)  # of each sequence
+LAST = tuple(length - 1 for length in LENGTHS)
 
 
 @pytest.fixture
@@ -30,8 +42,7 @@ def transformers():
 def sequences(requires_grad=False):
     generator = torch.Generator().manual_seed(1)
     options = {"dtype": torch.float64, "generator": generator, "requires_grad": requires_grad}
-    lengths = [run.length for run in RUNS for _ in range(run.sequences)]
-    return [torch.randn(length, WIDTH, **options) for length in lengths]
+    return [torch.randn(length, WIDTH, **options) for length in LENGTHS]
 
 
 def one_by_one(transformer, tokens, causal):
@@ -43,23 +54,32 @@ def one_by_one(transformer, tokens, causal):
     return outputs
 
 
+@pytest.fixture
+def one_call(request, monkeypatch):
+    """Whether attention is one call, by the definition of PyTorch's, which needs a GPU."""
+    monkeypatch.setattr(module, "varlen_attn", written_out)
+    return request.param
+
+
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("whole", [0, 1, 3])
+@pytest.mark.parametrize("kept", [0, 2, 6])
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("one_call", [False, True], indirect=True)
 def test_features_and_gradients_are_those_of_single_sequences(
-    transformers, causal, whole, checkpointing
+    transformers, causal, kept, checkpointing, one_call
 ):
     plain, packed = transformers
     packed.grad_checkpointing = checkpointing
-    kept = sum(run.sequences for run in RUNS[:whole])
+    ends = LAST if one_call and causal else ENDS
     tokens, alone = sequences(requires_grad=True), sequences(requires_grad=True)
     outputs = one_by_one(plain, alone, causal)
     expected = [
         *outputs[:kept],
-        *(x[end : end + 1] for x, end in zip(outputs[kept:], ENDS[kept:], strict=True)),
+        *(x[end : end + 1] for x, end in zip(outputs[kept:], ends[kept:], strict=True)),
     ]
-    ends = torch.tensor(ENDS[kept:], dtype=torch.long)
-    mixed = through_blocks(packed, torch.cat(tokens), Packing(RUNS, causal), whole, ends)
+    ends, x = torch.tensor(ends[kept:], dtype=torch.long), torch.cat(tokens)
+    packing = pack(torch.tensor(LENGTHS), 7, x, causal=causal, one_call=one_call)
+    mixed = through_blocks(packed, x, packing, kept, sum(LENGTHS[:kept]), ends)
     ours, theirs = torch.cat(mixed), torch.cat(expected)
     torch.testing.assert_close(ours, theirs)
     ours.sin().sum().backward()
@@ -109,6 +129,73 @@ def test_attention_in_bfloat16_is_near_the_formula(masked):
     torch.testing.assert_close(exact, expected)
 
 
+def padded(q, k, v, lengths, ends, causal):
+    """Attention in one batch of padded sequences, with a mask of what a query sees."""
+    longest, places = max(lengths), torch.arange(max(lengths), device=q.device)
+
+    def pad(x):
+        rows = [F.pad(one, (0, 0, 0, 0, 0, longest - len(one))) for one in x.split(lengths)]
+        return torch.stack(rows).transpose(1, 2)
+
+    size = torch.tensor(lengths, device=q.device)[:, None, None, None]
+    seen = (places < size).expand(-1, 1, longest if ends is None else 1, -1)
+    if causal:
+        seen = seen & (places <= (places[:, None] if ends is None else ends[:, None, None, None]))
+    query = pad(q) if ends is None else q[:, :, None]
+    scores = (query @ pad(k).transpose(-2, -1) / math.sqrt(q.shape[-1])).masked_fill(~seen, -1e9)
+    mixed = (scores.softmax(dim=-1) @ pad(v)).transpose(1, 2)
+    pieces = mixed if ends is not None else [x[:n] for x, n in zip(mixed, lengths, strict=True)]
+    return torch.cat([*pieces])
+
+
+def projections(ends, device="cpu", dtype=torch.float32):
+    generator = torch.Generator().manual_seed(2)
+    counts = (sum(LENGTHS) if ends is None else len(LENGTHS), *[sum(LENGTHS)] * 2)
+    made = (torch.randn(count, HEADS, 8, generator=generator) for count in counts)
+    return [x.to(device, dtype).requires_grad_() for x in made]
+
+
+def assert_same(ours, theirs, given, others, tolerance=1e-5):
+    """Outputs, and gradients in what was given."""
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(3)).to(ours)
+    mine = torch.autograd.grad((ours * weights).sum(), given)
+    expected = torch.autograd.grad((theirs * weights).sum(), others)
+    for one, other in zip((ours, *mine), (theirs, *expected), strict=True):
+        assert (one - other).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("ends", [None, ENDS])
+@pytest.mark.parametrize("form", [module._by_length, attend_by_length])
+def test_attention_by_length_is_that_of_a_padded_batch(form, causal, ends):
+    """Also as the operator of compiled code, which has a gradient of its own."""
+    ends = ends and torch.tensor(ends)
+    given = projections(ends)
+    ours = form(*given, torch.tensor(LENGTHS), ends, causal)
+    assert_same(ours, padded(*given, LENGTHS, ends, causal), given, given)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="varlen_attn needs an NVIDIA GPU")
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("ends", [None, LAST])
+def test_attention_in_one_call_is_that_of_a_padded_batch(transformers, causal, ends):
+    """In bfloat16, against float32 on the same values; rounding alone differs."""
+    assert HAS_VARLEN
+    ends = ends and torch.tensor(ends, device="cuda")
+    given = projections(ends, "cuda", torch.bfloat16)
+    assert attends_in_one_call(transformers[1], given[0])
+    packing = pack(torch.tensor(LENGTHS), 7, given[0], causal=causal, one_call=True)
+    ours = module._attention(*given, packing._replace(ends=ends))
+    exact = [x.detach().float().requires_grad_() for x in given]
+    assert_same(ours, padded(*exact, LENGTHS, ends, causal), given, exact, tolerance=0.05)
+
+
+def test_what_one_call_needs(transformers):
+    """Half precision on a GPU: neither here."""
+    for dtype in (torch.float32, torch.bfloat16):
+        assert not attends_in_one_call(transformers[1], torch.zeros(1, dtype=dtype))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # PyTorch's own
 def test_another_packing_does_not_compile_a_block_again(transformers):
@@ -119,14 +206,10 @@ def test_another_packing_does_not_compile_a_block_again(transformers):
     for block in packed.resblocks:
         block.compile(backend=counter)
     compiled = []
-    for runs in (
-        (Run(2, 7), Run(3, 4), Run(4, 2)),
-        (Run(3, 5), Run(2, 3)),
-        (Run(2, 6), Run(4, 3), Run(2, 2), Run(3, 9)),
-        (Run(5, 2), Run(6, 7)),
-    ):
-        ends = torch.zeros(sum(run.sequences for run in runs[1:]), dtype=torch.long)
-        x = torch.randn(sum(run.tokens for run in runs), WIDTH, dtype=torch.float64)
-        through_blocks(packed, x, Packing(runs, True), 1, ends)
+    for lengths in ((7, 7, 4, 4), (7, 7, 3, 2), (7, 7, 6, 6), (7, 7, 5, 2)):
+        ends = torch.zeros(2, dtype=torch.long)
+        x = torch.randn(sum(lengths), WIDTH, dtype=torch.float64)
+        packing = pack(torch.tensor(lengths), 7, x, causal=True, one_call=False)
+        through_blocks(packed, x, packing, 2, 14, ends)
         compiled.append(counter.frame_count)
     assert 0 < compiled[0] < compiled[1] == compiled[2] == compiled[3]
