@@ -49,7 +49,7 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         if isinstance(module, Transformer):
             module.grad_checkpointing = compute.checkpointing
     student, averaged = Student(method, model), Teacher(method, teacher)
-    loss = method.loss
+    loss: Loss = method.loss
     if compute.compile:
         loss = compile_step(loss, student, averaged, blocks=sharded)
     if sharded:

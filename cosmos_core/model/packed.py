@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # before PyTorch 2.10
-    varlen_attn = None
+    varlen_attn = None  # type: ignore[assignment]
 # PyTorch 2.10 has it with other arguments.
 HAS_VARLEN = varlen_attn is not None and "window_size" in inspect.signature(varlen_attn).parameters
 
@@ -143,7 +143,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     if ends is not None:  # of a causal sequence the last token, which sees all
         own, most = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device), 1
     window = (-1, 0 if causal and ends is None else -1)
-    return varlen_attn(q, k, v, own, bounds, most, longest, window_size=window)
+    attended = varlen_attn(q, k, v, own, bounds, most, longest, window_size=window)
+    assert isinstance(attended, Tensor)
+    return attended
 
 
 def _by_length(
