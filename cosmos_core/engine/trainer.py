@@ -141,6 +141,8 @@ class Trainer:
                 self._finish(watch)  # the step before, while the device computes this one
                 self._pending = pending
                 self._done, self._seconds = self._done + 1, time.monotonic() - start
+                if world.device.type == "cpu":  # which has computed the step already
+                    self._finish(watch)
                 evaluator = setting.evaluator if self._due(config.watch.evaluate_every) else None
                 if evaluator is not None or self._due(config.save.every):
                     self._finish(watch)

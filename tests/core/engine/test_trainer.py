@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from support.reads import DeviceReads
+from support.runs import log
 from torch.utils._pytree import tree_leaves
 
 from cosmos_core.data.scenes import TRAIN
@@ -148,6 +149,13 @@ def test_a_step_reads_at_most_two_values_from_the_device(setting, scene_shards, 
         found[steps] = reads.found
     more = found[12] - found[6]
     assert 0 < more.total() <= 2 * 6, more
+
+
+def test_the_pace_of_the_last_step_is_like_that_of_the_others(setting, scene_shards):
+    short_run(setting, "watch.log_every=1").run(scene_shards)
+    paces = [record["timing"]["samples_per_second"] for record in log(setting.output)]
+    assert len(paces) == 6
+    assert paces[-1] < 20 * max(paces[1:-1])
 
 
 def test_a_snapshot_holds_its_step_however_late_it_is_written(
