@@ -39,7 +39,7 @@ def main() -> None:
         page = _opened(browser, Path(work) / "report.html")
         for name, selectors in PARTS.items():
             pictures = [picture for some in selectors for picture in _pictures(page, some)]
-            _stacked(pictures).quantize(256).save(folder / name, optimize=True)
+            _stacked(pictures).save(folder / name, optimize=True)
             print(folder / name)
 
 
