@@ -268,7 +268,12 @@ def _snapshot_lines(folder: Path, architecture: Any, rounds: int) -> Iterator[Me
         whole = model_config(architecture)
         save_checkpoint(folder / "checkpoint.safetensors", models, "cosmos", whole, {})
 
-    functions = {"written at once": write, "copied": lambda: HostCopy(state)}
+    def copy() -> None:
+        nonlocal copied
+        copied = HostCopy(state, copied)
+
+    copied: HostCopy | None = None
+    functions = {"written at once": write, "copied": copy}
     seconds = interleave(functions, rounds)
     for name, spread in seconds.items():
         yield measurement(f"snapshot, {name}", spread, "s")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.distributed import World
@@ -55,10 +55,18 @@ class Best(NamedTuple):
 
 class HostCopy:
     """A copy of a nested state. It is taken in the order of the device's work; the process does not
-    wait for it until it asks for the state."""
+    wait for it until it asks for the state. The memory of a `former` copy, which must no longer be
+    used, is taken where tensors have the same shapes: to allocate it takes longer than to copy."""
 
-    def __init__(self, state: Mapping[str, Any]) -> None:
-        self._state: dict[str, Any] = tree_map_only(Tensor, _copy, dict(state))
+    def __init__(self, state: Mapping[str, Any], former: "HostCopy | None" = None) -> None:
+        leaves, structure = tree_flatten(dict(state))
+        old: list[Any] = tree_leaves(former._state) if former else []
+        old = old if len(old) == len(leaves) else [None] * len(leaves)
+        copies = [
+            _copy(*pair) if isinstance(pair[0], Tensor) else pair[0]
+            for pair in zip(leaves, old, strict=True)
+        ]
+        self._state: dict[str, Any] = tree_unflatten(copies, structure)
         self._copied = torch.cuda.Event() if torch.cuda.is_initialized() else None
         if self._copied is not None:
             self._copied.record()
@@ -70,8 +78,11 @@ class HostCopy:
         return self._state
 
 
-def _copy(tensor: Tensor) -> Tensor:
+def _copy(tensor: Tensor, old: Any) -> Tensor:
     tensor = tensor.detach()
+    plain = type(tensor) is type(old) is Tensor  # no part of sharded weights, which is small
+    if plain and (tensor.shape, tensor.dtype) == (old.shape, old.dtype):
+        return old.copy_(tensor, non_blocking=True)
     return tensor.to("cpu", non_blocking=True) if tensor.is_cuda else tensor.clone()
 
 

@@ -99,6 +99,7 @@ class Trainer:
         self._mean, self._std = scale
         self._done, self._seconds, self._random = 0, 0.0, snapshot.random_state()
         self._saved: int | None = None  # steps of the newest snapshot
+        self._copied: snapshot.HostCopy | None = None  # of that step
         self._flops: float | None = None  # of a sample
         self._pending: _Pending | None = None
         self._writer, self._written = ThreadPoolExecutor(1), Future[None]()
@@ -304,8 +305,9 @@ class Trainer:
             "init_sha256": self._init_sha256,
         }
         if self._world.rank == 0 or self._background is not None:
-            copied, card = snapshot.HostCopy(state), self._card() if self._world.rank == 0 else {}
-            self._written = self._writer.submit(self._write, self._done, copied, card)
+            self._copied = snapshot.HostCopy(state, self._copied)
+            card = self._card() if self._world.rank == 0 else {}
+            self._written = self._writer.submit(self._write, self._done, self._copied, card)
         self._saved = self._done
 
     def _await_write(self) -> None:

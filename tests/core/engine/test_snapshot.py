@@ -36,6 +36,21 @@ def test_the_newest_comes_back_as_it_was(tmp_path, caplog):
     assert found["nested"] == {"steps": [1, (2, 3)]}
 
 
+def test_a_copy_takes_the_memory_of_the_former_one():
+    first = snapshot.HostCopy({"a": torch.ones(3), "b": torch.ones(2), "step": 1})
+    places = {key: first.state()[key].data_ptr() for key in "ab"}
+    state = {"a": torch.arange(3.0), "b": torch.ones(4), "step": 2}
+    copied = snapshot.HostCopy(state, first).state()
+    assert copied["a"].data_ptr() == places["a"]
+    assert copied["b"].data_ptr() not in (places["b"], state["b"].data_ptr())
+    assert copied["step"] == 2
+    assert all(torch.equal(copied[key], state[key]) for key in "ab")
+    state["a"].zero_()
+    assert copied["a"].tolist() == [0, 1, 2]
+    more = snapshot.HostCopy({**state, "c": torch.ones(1)}, first).state()
+    assert more["a"].data_ptr() != places["a"]
+
+
 def test_the_last_few_and_the_best_stay(tmp_path):
     snapshots = snapshot.Snapshots(tmp_path, keep=2)
     for step in (1, 2, 3):
