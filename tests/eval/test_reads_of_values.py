@@ -68,7 +68,7 @@ def make(tiny_encoder: ClipEncoder, cosmos: ClipEncoder) -> Callable[[str], Enco
     [
         ("openclip", "images", 2),
         ("openclip", "texts", 1),
-        ("cosmos", "images", 2),  # of texts a CPU reads the lengths
+        ("cosmos", "images", 2),
         ("two towers", "images", 2),
         ("two towers", "texts", 1),
     ],
@@ -76,6 +76,8 @@ def make(tiny_encoder: ClipEncoder, cosmos: ClipEncoder) -> Callable[[str], Enco
 def test_features_are_read_once_per_shard(kind, role, shards, make):
     encoder = make(kind)
     of_few, of_many = (reads_of(lambda n=n: features_of(role, encoder, n)) for n in (32, 2))
+    if kind == "cosmos":  # the attention reads the lengths of sequences, which are on the host
+        del of_few["tolist"], of_many["tolist"]
     assert of_few == of_many
     assert of_few["__bool__"] == shards  # whether features are finite
 

@@ -182,7 +182,8 @@ def test_a_damaged_index_is_made_again_and_a_changed_byte_never_changes_rows(tmp
 def test_without_a_place_for_the_cache_tars_are_scanned_each_time(tmp_path, cache, caplog):
     shard = str(write_shards(tmp_path, [3]) / "0.tar")
     (tmp_path / BESIDE).touch()  # as where the folder cannot be written
-    assert len(index_shards([shard])) == 3
+    index = index_shards([shard])
+    assert len(index) == 3
     (_, rows) = sorted((cache / "cosmos-train" / "data-sets").iterdir())
     assert str(rows) in Path("/proc/self/maps").read_text()
     shutil.rmtree(cache / "cosmos-train")

@@ -35,7 +35,7 @@ def test_options(command) -> None:
     names = {option for parameter in attend.params for option in parameter.opts}
     assert names == {
         *("image", "--text", "--csv", "--output", "--model", "--arch", "--weights"),
-        *("--kind", "--heads", "--attention", "--precision", "--device", "--json"),
+        *("--kind", "--heads", "--attention", "--precision", "--device", "--format"),
     }
 
 
