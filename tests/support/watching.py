@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,15 @@ def watch_config(*, steps: int, log_every: int) -> TrainConfig:
 
 
 def wait_by_rank(world: World, output: Path) -> None:
-    """One step, in which only the second process waits for its batch, and bad samples in both."""
+    """One step, in which only the second process waits for its batch, and bad samples in both. What
+    they print is in printed-RANK.txt: a server of forks may have the streams of an earlier test."""
     config = watch_config(steps=1, log_every=1)
-    with Watch(config, output, world, first_step=0) as watch:
+    printed = output.joinpath(f"printed-{world.rank}.txt").open("w", encoding="utf-8")
+    with (
+        printed,
+        redirect_stderr(printed),
+        Watch(config, output, world, first_step=0) as watch,
+    ):
         with watch.waiting():
             time.sleep(0.5 * world.rank)
         time.sleep(0.5 * (1 - world.rank))
