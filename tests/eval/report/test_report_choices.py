@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 import pytest
 from playwright.sync_api import expect
@@ -79,7 +80,7 @@ def test_the_address_keeps_what_is_chosen(page, open_page, file):
     page.locator("#model-b").select_option("alpha")
     page.locator("#sample-filters [name=outcome]").select_option("A wrong, B right")
     page.get_by_role("link", name="Samples").click()
-    page.wait_for_function("location.hash.startsWith('#samples&')")
+    page.wait_for_url(re.compile("#samples&"))
     assert len(page.url) < len(file.as_uri()) + 200
     address = page.url.partition("#")[2]
     other = open_page(file)
