@@ -10,8 +10,9 @@ from cosmos_core.config import ComputeConfig, TrainConfig
 from cosmos_core.types import Views
 
 SAMPLES = 8  # of a batch, by which all are counted
-# TFLOP/s of dense products in bf16 or fp16, tf32 and fp32, from NVIDIA's data sheets, which state
-# twice as many of the first two for sparse ones. A name comes after those that contain it.
+# TFLOP/s of dense products in bf16 or fp16, tf32 and fp32, half of what is stated for sparse ones.
+# Compared with specs.md of github.com/winston-zhang-orz/gpu-specs (A100, H100 PCIe, L40S, L4, A10),
+# not with NVIDIA's own data sheets. A name comes after those that contain it.
 PEAKS = {
     "A100": (312, 156, 19.5),
     "H100 PCIe": (756, 378, 51.2),
