@@ -55,8 +55,9 @@ class Median(NamedTuple):
 class GroupMean(NamedTuple):
     """The mean, or the `lowest`, of the proportions of hits (N,) of groups (N,). Interval and
     paired test are by a bootstrap over clusters (N,), or over independent samples where clusters
-    are None. A group that a resample does not draw is left out of it. A value of 0 or 1, which no
-    resample changes, has an exact interval."""
+    are None; the interval of their mean is then at least that of the profile likelihood. A group
+    that a resample does not draw is left out of it. A value of 0 or 1, which no resample changes,
+    has an exact interval."""
 
     hits: NDArray[np.bool_]
     groups: Ints

@@ -1,5 +1,5 @@
-"""Confidence intervals of estimates: Wilson's score interval, the jackknife, and the percentile
-bootstrap.
+"""Confidence intervals of estimates: Wilson's score interval, the jackknife, the percentile
+bootstrap, and the profile likelihood.
 
 Wilson 1927, "Probable inference", for clusters with an effective number of samples (Dean and Pagano
 2015, "Evaluating confidence interval methods for binomial proportions in clustered surveys");
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri, stdtrit, xlogy
 
 from cosmos_eval.stats.estimates import (
     CrossedMean,
@@ -41,6 +41,7 @@ BOOTSTRAP = "bootstrap"
 CLUSTER_BOOTSTRAP = "cluster bootstrap"
 JACKKNIFE = "jackknife t"
 ALL_OR_NONE = "exact, all or none"
+OR_LIKELIHOOD = "bootstrap or likelihood"
 _RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x samples x 8 bytes
 
 Estimates = Mapping[str, Estimate]
@@ -330,20 +331,46 @@ def all_or_none(mean: GroupMean, level: float = LEVEL) -> Interval:
         none = [not mean.hits[mean.groups == one].any() for one in group]
         reach = -math.expm1(-unlikely / (n.min() if is_all else n[none].max()))
     else:
-        reach = _spread(n, unlikely)
+        reach = 1 - _profile(n, n, unlikely)[0]
     low, high = (1 - reach, 1.0) if is_all else (0.0, reach)
     return Interval(float(low), float(high), ALL_OR_NONE, level)
 
 
-def _spread(n: Values, unlikely: float) -> float:
-    """Return the largest mean of shares (G,) of misses with sum(-n log(1 - misses)) = `unlikely`:
-    a group of n has misses of 1 - x n, or none where x n > 1 (Lagrange)."""
+def or_likelihood(drawn: Interval, mean: GroupMean, level: float = LEVEL) -> Interval:
+    """Return an interval of drawn means of groups, widened to that of the profile likelihood: no
+    resample has misses in a group of few samples that are all right."""
+    _, group, n = np.unique(mean.groups, return_inverse=True, return_counts=True)
+    right = np.bincount(group, weights=mean.hits)
+    low, high = _profile(right, n.astype(np.float64), float(ndtri((1 + level) / 2)) ** 2 / 2)
+    return Interval(min(drawn.low, low), max(drawn.high, high), OR_LIKELIHOOD, level)
 
-    def excess(x: float) -> float:
-        return float((n * np.maximum(0, -np.log(x * n))).sum()) - unlikely
 
-    x = brentq(excess, math.exp(-unlikely / n.min()) / n.max() / 2, 1 / n.min())
-    return float(np.maximum(0, 1 - x * n).mean())
+def _profile(right: NDArray[Any], n: Values, fall: float) -> tuple[float, float]:
+    """Return the least and the largest mean of proportions (G,), of which `right` of `n` are found,
+    whose greatest log-likelihood is `fall` below the maximum. It is at the proportions p where
+    right / p - (n - right) / (1 - p) is the same multiplier for all groups (Lagrange)."""
+
+    def proportions(multiplier: float) -> Values:
+        total = n + multiplier
+        root = np.sqrt(np.maximum(0, np.square(total) - 4 * multiplier * right))
+        found = (total - root) / (2 * multiplier)  # which cancels where the multiplier is small
+        return np.divide(2 * right, total + root, out=found, where=total > 0)
+
+    def excess(multiplier: float) -> float:
+        p, share = proportions(multiplier), right / n
+        fallen = xlogy(right, share) - xlogy(right, p)
+        fallen += xlogy(n - right, 1 - share) - xlogy(n - right, 1 - p)
+        return float(fallen.sum()) - fall
+
+    ends = []
+    for end, sign in ((0.0, 1.0), (1.0, -1.0)):
+        if not np.array_equal(right, end * n):
+            beyond = sign * float(n.max())
+            while excess(beyond) < 0:
+                beyond *= 2
+            end = float(proportions(brentq(excess, sign * 1e-9, beyond)).mean())
+        ends.append(end)
+    return ends[0], ends[1]
 
 
 def percentiles(drawn: Values, method: str, level: float = LEVEL) -> Interval:
@@ -392,6 +419,8 @@ def intervals(
         if isinstance(one, GroupMean) and one.clusters is None:
             (statistic,), counts = statistics_of_kinds(name, [one])
             add(BOOTSTRAP, statistic, counts, multinomial=True)
+            if not one.lowest and methods.get(name) != BOOTSTRAP:
+                found[name] = or_likelihood(found[name], one, level)
     return {name: found[name] for name in estimates if name in found}
 
 

@@ -17,7 +17,7 @@ from cosmos_eval.stats.estimates import (
     Proportion,
     ratio,
 )
-from cosmos_eval.stats.intervals import intervals, resample, statistic_of, wilson
+from cosmos_eval.stats.intervals import intervals, or_likelihood, resample, statistic_of, wilson
 from cosmos_eval.types import Interval
 
 
@@ -136,7 +136,8 @@ def test_mean_class_recall_equals_a_plain_bootstrap_over_images() -> None:
 def test_groups_that_were_not_drawn_are_left_out(clusters: np.ndarray | None, method: str) -> None:
     estimate = GroupMean(np.array([True, False]), np.array([0, 1]), clusters)
     # Both, the first alone or the second alone: means 0.5, 1 and 0.
-    assert interval_of(estimate, resamples=400) == Interval(0.0, 1.0, method, 0.95)
+    found = intervals({"": estimate}, resamples=400, methods={"": method})[""]
+    assert found == Interval(0.0, 1.0, method, 0.95)
 
 
 def test_nothing_to_resample() -> None:
@@ -266,6 +267,33 @@ def test_all_or_none_is_the_worst_mean_that_may_still_be_by_a_search():
     assert low == pytest.approx(1 - misses[:, possible].mean(axis=0).max(), abs=0.005)
     lowest = GroupMean(np.ones(17, bool), np.repeat([0, 1, 2], sizes), lowest=True)
     assert intervals({"": lowest})[""].low == pytest.approx(0.025 ** (1 / 2))
+
+
+def test_the_interval_of_a_mean_of_shares_has_all_likely_means_by_a_search():
+    """The shares of three groups on a grid, whose log-likelihood is at most 3.84 / 2 below that of
+    the shares found: half of the chi-squared quantile."""
+    right, sizes = np.array([1, 3, 10]), np.array([2, 3, 12])
+    grid = np.linspace(0.0025, 0.9975, 200)
+    shares = np.stack(np.meshgrid(grid, grid, grid)).reshape(3, -1)
+    found = right[:, None] * np.log(shares) + (sizes - right)[:, None] * np.log(1 - shares)
+    of_found = np.log(1 / 2) + 10 * np.log(10 / 12) + 2 * np.log(2 / 12) + np.log(1 / 2)
+    likely = shares[:, found.sum(axis=0) >= of_found - 1.920729].mean(axis=0)
+    hits = np.concatenate([np.arange(n) < k for k, n in zip(right, sizes, strict=True)])
+    mean = GroupMean(hits, np.repeat([0, 1, 2], sizes))
+    interval = or_likelihood(Interval(0.7, 0.75, "bootstrap", 0.95), mean)
+    assert interval[:2] == pytest.approx((likely.min(), likely.max()), abs=0.01)
+    assert interval.method == "bootstrap or likelihood"
+    assert or_likelihood(Interval(0.1, 0.99, "bootstrap", 0.95), mean)[:2] == (0.1, 0.99)
+
+
+def test_misses_of_a_rare_class_are_possible_though_no_resample_has_them():
+    """99 of 100 of one class, all two of another: by the bootstrap of the second alone a point."""
+    mean = GroupMean(np.arange(102) != 7, np.repeat([0, 1], [100, 2]))
+    former = intervals({"": mean}, methods={"": "bootstrap"})[""]
+    found = interval_of(mean)
+    assert former.low > 0.98
+    assert found.low < 0.8
+    assert found.high >= former.high
 
 
 def test_clusters_of_all_or_none_count_once():
