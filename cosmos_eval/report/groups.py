@@ -151,7 +151,7 @@ def _cells(test: MetricTest) -> dict[str, str | None]:
 
 def mean_lines(means: Sequence[GroupMean]) -> list[Line]:
     """Return lines of means, on one scale per data set, protocol and metric."""
-    ends = [(*mean.found.interval()[:2], *mean.values) for mean in means]
+    ends = [(*mean.interval[:2], *mean.values) for mean in means]
     where = [*map(attrgetter("dataset", "protocol", "metric"), means)]
     scales = {
         one: [

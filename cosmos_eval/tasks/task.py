@@ -89,9 +89,14 @@ class Metric:
         """What values are multiplied by where people read them: 100 for percent."""
         return 100 if self.unit == "fraction" else 1
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value that it can have."""
+        return _BOUNDS.get(self.unit, (-math.inf, math.inf))
+
     def fault(self, value: float) -> str:
         """Return what is wrong with a value of this metric; empty for a valid one."""
-        least, most = _BOUNDS.get(self.unit, (-math.inf, math.inf))
+        least, most = self.bounds
         if least <= value <= most:
             return ""
         bounds = "from 0 to 1" if most == 1 else f"{least} or more"

@@ -15,12 +15,13 @@ from cosmos_eval.results.table import BY_RANK, USUAL, Table, View, of_records
 from cosmos_eval.results.text import bounds, shown_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, metric_of
+from cosmos_eval.types import Interval
 
 _NOTES = (
     "Mean of all trainings of a group; its interval covers seeds and images.",
     "Seed sd: the standard deviation of the metric between trainings, without that of images.",
     "Image se: the standard error of the mean by the draw of images, for these trainings.",
-    "1 training: the interval covers images alone, and another seed may give another number.",
+    "With one training the interval covers images alone, and another seed may give another number.",
 )
 
 
@@ -49,15 +50,21 @@ class GroupMean(NamedTuple):
     def loss(self) -> float:
         return -self.found.a if self.of.higher_is_better else self.found.a
 
+    @property
+    def interval(self) -> Interval:
+        """The mean's, within the values that the metric can have."""
+        found, (least, most) = self.found.interval(), self.of.bounds
+        return found._replace(low=max(least, found.low), high=min(most, found.high))
+
     def cells(self, view: View) -> dict[str, str]:
         """Return a row of the table: percent for fractions, `-` for what one training lacks."""
-        metric, k, interval = self.of, len(self.seeds), self.found.interval()._asdict()
+        metric, interval = self.of, self.interval._asdict()
         return {
             "group": self.group,
             "data set": self.dataset,
             "protocol": self.protocol,
             "metric": metric.label or self.metric,
-            "trainings": f"{k} training{'s' * (k > 1)}",
+            "trainings": str(len(self.seeds)),
             "mean": shown_text(metric, self.found.a, view.decimals),
             "seed sd": "-" if self.seed_sd is None else view.fixed(metric.factor * self.seed_sd),
             "image se": view.fixed(metric.factor * self.found.image_error),
@@ -67,7 +74,7 @@ class GroupMean(NamedTuple):
     def record(self) -> dict[str, Any]:
         """Return the mean as JSON holds it, as a fraction."""
         numbers = {"trainings": len(self.seeds), "mean": self.found.a, "seed_sd": self.seed_sd}
-        ends = {"image_error": self.found.image_error, **self.found.interval()._asdict()}
+        ends = {"image_error": self.found.image_error, **self.interval._asdict()}
         return {k: v for k, v in self._asdict().items() if k != "found"} | numbers | ends
 
 
