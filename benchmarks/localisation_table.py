@@ -2,7 +2,9 @@
 
 Of scenes-loc a row a metric and a size, a column a model and a kind of map; percent, or a ratio,
 with 95% intervals. `--forms` is the table of scenes-seg by the last block's form, with the paired
-difference. Both are of stored results alone. `--train N` measures scenes-cosmos on N scenes of the
+difference; `--trainings FOLDER` is that of several trainings, of benchmarks/study/trainings: the
+difference is paired by training, and its interval covers seeds and images. All are of stored
+results alone. `--train N` measures scenes-cosmos on N scenes of the
 training split that follow those it was trained on: by these the usual kind of map was chosen.
 """
 
@@ -15,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cosmos_eval import load_results
@@ -22,12 +25,14 @@ from cosmos_eval.protocols import find_known
 from cosmos_eval.protocols.scenes import scenes_localisation
 from cosmos_eval.protocols.segmentation import LOCALISATION
 from cosmos_eval.results.compare import paired_differences
-from cosmos_eval.results.store import read_result, read_samples
+from cosmos_eval.results.groups import moments
+from cosmos_eval.results.labels import Stored, training_of
+from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
 from cosmos_eval.results.text import bounds, percent, shown_text
 from cosmos_eval.tasks import metric_of, task_for, task_of
 from cosmos_eval.types import MAPS, RunOptions, no_progress
 
-MODEL = "scenes-cosmos"
+MODEL, RECIPE = "scenes-cosmos", "scenes_cosmos"
 COLUMNS = {
     "scenes-cosmos, cross-attention": (MODEL, "localisation-cross-attention"),
     "ratio to the empty text": (MODEL, "localisation-empty-ratio"),
@@ -55,6 +60,12 @@ OF_FORMS = {
     "scenes-seg": ("mIoU", "mIoU_things", "mIoU_stuff"),
     "scenes-seg-small": ("mIoU", "mIoU_things"),
 }
+# Of patches as they are, and of the values of the cross-attention.
+SIDES = {
+    "scenes-seg": ("csa", "crossmodal"),
+    "scenes-loc": ("localisation-similarity", "localisation"),
+}
+OF_TRAININGS = {"scenes-seg": OF_FORMS["scenes-seg"], "scenes-loc": ("pointing_game", "AUC")}
 
 
 def table(results: str) -> str:
@@ -110,6 +121,41 @@ def forms(results: str) -> str:
     return markdown(["", *FORMS, "difference"], rows)
 
 
+def trainings(folder: str) -> str:
+    """The table of all trainings with cross-attention in Markdown."""
+    found: dict[str, dict[str, dict[int, Stored]]] = {name: {} for name in SIDES}
+    for one in read_stored(result_paths(Path(folder))):
+        row, training = one.row, training_of(one.row)
+        side = row.provenance.get("attention") if row.protocol == "scenes" else row.protocol
+        if side in SIDES.get(row.dataset, ()) and training["group"].startswith(RECIPE):
+            found[row.dataset].setdefault(side, {})[training["seed"]] = one
+    rows = [row for dataset, sides in found.items() for row in _of_trainings(dataset, sides)]
+    titles = ["seeds", "patches", "values", "difference", "of each training"]
+    return markdown(["", *titles], rows, 2)
+
+
+def _of_trainings(dataset: str, found: Mapping[str, Mapping[int, Stored]]) -> Iterator[list[str]]:
+    sides = [found[name] for name in SIDES[dataset]]
+    seeds = sorted(sides[0].keys() & sides[1].keys())
+    several = [side[seed] for side in sides for seed in seeds]
+    read = [(one.row.metrics, read_samples(one.path)) for one in several]
+    of_metrics = moments(several[0].row.task, read, OF_TRAININGS[dataset])
+    for name in OF_TRAININGS[dataset]:
+        one = of_metrics[name]
+        assert one is not None
+        patches, values = np.split(np.arange(len(several)), 2)
+        change = one.difference(values, patches, by_seed=True)
+        low, high = (100 * end for end in change.interval()[:2])
+        means = (
+            f"{100 * one.values[side].mean():.1f} ± {100 * one.values[side].std(ddof=1):.1f}"
+            for side in (patches, values)
+        )
+        each = (f"{100 * one:+.1f}" for one in one.values[values] - one.values[patches])
+        title = f"{dataset}, {name.replace('_', ' ')}"
+        covered = f"{100 * change.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+        yield [title, ", ".join(map(str, seeds)), *means, covered, ", ".join(each)]
+
+
 def measured(name: str, task: str, metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> str:
     """A metric with its interval."""
     metric = metric_of(task, name)
@@ -158,9 +204,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("results", nargs="?", default="results")
     parser.add_argument("--forms", action="store_true")
+    parser.add_argument("--trainings", metavar="FOLDER")
     parser.add_argument("--train", type=int, metavar="N")
     chosen = parser.parse_args()
     if chosen.train:
         print("\n\n".join(train(chosen.train)))
+    elif chosen.trainings:
+        print(trainings(chosen.trainings))
     else:
         print((forms if chosen.forms else table)(chosen.results))

@@ -61,12 +61,12 @@ class Form(NamedTuple):
     threads: int = 1
     processes: int = 1
     channels_last: bool = False
-    keep_memory: bool = False
+    as_in_study: bool = False
 
 
 FORMS = {
     "as it is": Form(),
-    "memory kept (benchmarks/scenes_study.py)": Form(keep_memory=True),
+    "as in benchmarks/scenes_study.py": Form(as_in_study=True),
     "two processes": Form(processes=2),
     "two threads": Form(threads=2),
     "channels last": Form(channels_last=True),
@@ -228,7 +228,7 @@ def _form_lines(recipe: str, rounds: int) -> Iterator[Measurement]:
 def _of_children(recipe: str, name: str) -> float:
     """Milliseconds a sample of a form's processes, the mean."""
     command = [sys.executable, __file__, "--recipe", recipe, "--form", name]
-    kept = ENVIRONMENT if FORMS[name].keep_memory else {}
+    kept = ENVIRONMENT if FORMS[name].as_in_study else {}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **kept}
     pipes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

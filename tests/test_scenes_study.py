@@ -215,12 +215,8 @@ def test_a_killed_study_goes_on(tmp_path, monkeypatch):
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
-def test_the_readme_has_the_numbers_of_the_table():
+def test_the_readme_has_the_table():
     root = SCRIPT.parents[1]
     table = (root / "benchmarks" / "study" / "table.md").read_text(encoding="utf-8")
-    lines = [[cell.strip() for cell in line.split("|")] for line in table.splitlines()]
-    columns, rows = lines[0], {line[1]: line for line in lines[:10] if len(line) > 2}
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    for method in study.FIVE_SEEDS:
-        for column in ("R@1 image to text", "mIoU", "mIoU, things"):
-            assert rows[method][columns.index(column)] in readme
+    shown = f"<!-- study table -->\n\n{table.split(chr(10) * 2)[0]}\n\n<!-- end of study table -->"
+    assert shown in (root / "README.md").read_text(encoding="utf-8")

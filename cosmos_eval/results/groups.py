@@ -154,8 +154,11 @@ def _notes(side: str, stored: Sequence[Stored], k: int) -> Iterator[str]:
     if k == 2:
         yield f"{side} has two trainings, which hardly show how much seeds vary: five do"
     for name in ("recipe_sha256", "data_sha256", "samples"):
-        if len({training_of(one.row).get(name) for one in stored}) > 1:
+        found = {training_of(one.row).get(name) for one in stored}
+        if len(found - {None}) > 1:
             yield f"the trainings of {side} differ in {name}"
+        elif len(found) > 1:
+            yield f"not all trainings of {side} state their {name}"
 
 
 def moments_of(

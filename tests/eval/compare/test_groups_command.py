@@ -11,12 +11,12 @@ from cosmos_eval.results.compare import all_differences
 BOTH = ("--group", "clip", "--group", "slip")
 
 
-def put(folder, group, seed, task="cls", number=None, **more):
+def put(folder, group, seed, task="cls", number=None, samples=None, **more):
     """Store the result of a training."""
     number = seed if number is None else number
     training = {
         "group": group, "seed": seed, "recipe_sha256": None, "data_sha256": None,
-        "samples": None, "flops": None,
+        "samples": samples, "flops": None,
     }  # fmt: skip
     spec = more.pop("spec", f"{group}-{number}")
     weights = f"{number + 100 * len(group) + ord(group[0]):064x}"
@@ -90,6 +90,21 @@ def test_sets_without_all_trainings_are_noted(command, tmp_path):
     put(tmp_path / "all", "clip", 0, dataset="other")
     ended = command("compare", "all", *BOTH)
     assert ended.err == "note: not compared: other (scenes) has 1 of 3 trainings of A\n"
+
+
+@pytest.mark.parametrize(
+    ("samples", "note"),
+    [
+        ((10, 20, None), "the trainings of A differ in samples"),
+        ((10, None, 10), "not all trainings of A state their samples"),
+        ((10, 10, 10), ""),
+    ],
+)
+def test_replicates_of_other_recipes_are_noted(command, tmp_path, samples, note):
+    for seed, count in enumerate(samples):
+        put(tmp_path / "all", "clip", seed, samples=count)
+        put(tmp_path / "all", "slip", seed)
+    assert command("compare", "all", *BOTH).err == (f"note: {note}\n" if note else "")
 
 
 def test_a_training_counts_once(command, tmp_path):
