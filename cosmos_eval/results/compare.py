@@ -321,9 +321,17 @@ def to_cells(test: MetricTest, view: View = USUAL) -> dict[str, str | None]:
         "p": p_value_text(found.p_value),
         "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
         "better": test.better,
-        "detectable": None if test.detectable is None else view.fixed(factor * test.detectable),
+        "detectable": _detectable(test, view),
         **component_cells(found, factor, view),
     }
+
+
+def _detectable(test: MetricTest, view: View) -> str | None:
+    """Return what is detectable, or that it is more than any two models can differ by."""
+    (least, most), factor = test.record.bounds, test.record.factor
+    if test.detectable is not None and test.detectable > most - least:
+        return f"> {factor * (most - least):g}"
+    return None if test.detectable is None else view.fixed(factor * test.detectable)
 
 
 def component_cells(

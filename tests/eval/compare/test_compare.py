@@ -9,7 +9,12 @@ import pytest
 from support.models import make_result, seg_samples, select_samples, store
 from support.results import store_result
 
-from cosmos_eval.results.compare import all_differences, paired_differences
+from cosmos_eval.results.compare import (
+    MetricTest,
+    all_differences,
+    paired_differences,
+    to_cells,
+)
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.types import UsageError
 
@@ -44,6 +49,18 @@ def test_many_results_are_compared_as_two_are(task):
     slow = {n for n in found[0, 1] if "median" in n or n.endswith("mean_per_class_recall")}
     assert set(found[0, 1]) - set(quick[0, 1]) == slow
     assert all(quick[place] == {n: found[place][n] for n in quick[place]} for place in found)
+
+
+@pytest.mark.parametrize(
+    ("metric", "size", "shown"),
+    [("acc1", 0.2, "20.00"), ("acc1", 4.2, "> 100"), ("image_to_text_mean_rank", 4.2, "4.20")],
+)
+def test_nothing_larger_than_what_models_can_differ_by_is_detectable(metric, size, shown):
+    task = "cls" if metric == "acc1" else "retrieval"
+    both = make_result(task, 0.7, 1), make_result(task, 0.5, 2)
+    difference = paired_differences(*both[0], *both[1])[metric]
+    cells = to_cells(MetricTest("d", "p", task, metric, difference, detectable=size))
+    assert cells["detectable"] == shown
 
 
 @pytest.mark.parametrize("task", TASKS)
