@@ -1,5 +1,6 @@
 """The committed results, and tables of them in documents."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -44,6 +45,28 @@ def test_a_page_shows_what_the_leaderboard_prints(capsys, monkeypatch):
     assert not ended.value.code
     table = capsys.readouterr().out
     assert f"<!-- scenes table -->\n\n{table}\n<!-- end of scenes table -->" in page
+
+
+def test_the_readme_has_the_differences_of_methods(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (command,) = re.findall(r"(?m)^`cosmos-eval (compare benchmarks/study/trainings .*)`:$", readme)
+    with pytest.raises(SystemExit) as ended:
+        main([*shlex.split(command), "--json"])
+    assert not ended.value.code
+    shown = set()
+    for test in json.loads(capsys.readouterr().out)["tests"]:
+        ends = (test["difference"], test["interval"]["low"], test["interval"]["high"])
+        text = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * end for end in ends))
+        if text in readme:
+            shown.add((test["dataset"], test["protocol"].partition("-")[0], test["metric"]))
+    assert shown >= {
+        ("scenes-cls", "scenes", "acc1"),
+        ("scenes-retrieval", "scenes", "image_to_text_R@1"),
+        ("scenes-retrieval", "scenes", "text_to_image_R@1"),
+        ("scenes-seg", "scenes", "mIoU"),
+        ("scenes-seg", "tuned", "mIoU"),
+    }
 
 
 def test_every_figure_follows_from_the_stored_samples():
