@@ -36,14 +36,18 @@ def test_documents_show_what_the_results_say(script, document, name):
     assert f"<!-- {name} -->\n\n{table}\n<!-- end of {name} -->" in shown
 
 
+def printed(capsys, command):
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(command))
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
 def test_a_page_shows_what_the_leaderboard_prints(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs/limits.md").read_text("utf-8")
     (command,) = re.findall(r"(?m)`cosmos-eval (leaderboard results --format md .*)`:$", page)
-    with pytest.raises(SystemExit) as ended:
-        main(shlex.split(command))
-    assert not ended.value.code
-    table = capsys.readouterr().out
+    table = printed(capsys, command)
     assert f"<!-- scenes table -->\n\n{table}\n<!-- end of scenes table -->" in page
 
 
@@ -51,11 +55,8 @@ def test_the_readme_has_the_differences_of_methods(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     readme = (ROOT / "README.md").read_text("utf-8")
     (command,) = re.findall(r"(?m)^`cosmos-eval (compare benchmarks/study/trainings .*)`:$", readme)
-    with pytest.raises(SystemExit) as ended:
-        main([*shlex.split(command), "--json"])
-    assert not ended.value.code
     shown = set()
-    for test in json.loads(capsys.readouterr().out)["tests"]:
+    for test in json.loads(printed(capsys, f"{command} --json"))["tests"]:
         ends = (test["difference"], test["interval"]["low"], test["interval"]["high"])
         text = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * end for end in ends))
         if text in readme:

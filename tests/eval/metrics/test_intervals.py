@@ -17,7 +17,8 @@ from cosmos_eval.stats.estimates import (
     Proportion,
     ratio,
 )
-from cosmos_eval.stats.intervals import intervals, or_likelihood, resample, statistic_of, wilson
+from cosmos_eval.stats.intervals import intervals, resample, statistic_of, wilson
+from cosmos_eval.stats.shares import or_likelihood
 from cosmos_eval.types import Interval
 
 
@@ -280,10 +281,10 @@ def test_the_interval_of_a_mean_of_shares_has_all_likely_means_by_a_search():
     likely = shares[:, found.sum(axis=0) >= of_found - 1.920729].mean(axis=0)
     hits = np.concatenate([np.arange(n) < k for k, n in zip(right, sizes, strict=True)])
     mean = GroupMean(hits, np.repeat([0, 1, 2], sizes))
-    interval = or_likelihood(Interval(0.7, 0.75, "bootstrap", 0.95), mean)
+    interval = or_likelihood(Interval(0.7, 0.75, "bootstrap", 0.95), mean, 0.95)
     assert interval[:2] == pytest.approx((likely.min(), likely.max()), abs=0.01)
     assert interval.method == "bootstrap or likelihood"
-    assert or_likelihood(Interval(0.1, 0.99, "bootstrap", 0.95), mean)[:2] == (0.1, 0.99)
+    assert or_likelihood(Interval(0.1, 0.99, "bootstrap", 0.95), mean, 0.95)[:2] == (0.1, 0.99)
 
 
 def test_misses_of_a_rare_class_are_possible_though_no_resample_has_them():
