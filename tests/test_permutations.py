@@ -18,7 +18,8 @@ from cosmos_eval.cli.app import main
 from cosmos_eval.results.groups import Moments
 from cosmos_eval.results.store import read_stored, result_paths
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "permutations.py"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "permutations.py"
 SPEC = importlib.util.spec_from_file_location("permutations", SCRIPT)
 permutations = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(permutations)
@@ -54,6 +55,16 @@ def test_rows_are_of_each_group_and_of_every_two(tmp_path):
         ("clip", "acc1", "2 / 2", "6"),
         ("clip and slips", "acc1", "4 / 3", "35"),
     ]
+
+
+def test_the_documentation_has_the_shares_of_the_study():
+    stored = read_stored(result_paths(ROOT / "benchmarks" / "study" / "trainings"))
+    rows = [row for row in permutations.permutations(stored) if row["k"] == "5 / 5"]
+    assert {row["divisions"] for row in rows} == {str(comb(10, 5))}
+    shares = [float(row["p <= 0.05 (%)"]) for row in rows]
+    comparing = " ".join((ROOT / "docs" / "comparing.md").read_text("utf-8").split())
+    expected = f"it is {min(shares):g} to {max(shares)}% for two groups (252 divisions)"
+    assert f"CLIP, multi-view CLIP and COSMOS, five each, {expected}" in comparing
 
 
 @pytest.mark.slow

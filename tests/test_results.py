@@ -70,6 +70,14 @@ def test_the_readme_has_the_differences_of_methods(capsys, monkeypatch):
     }
 
 
+def test_the_readme_has_the_difference_of_dense_features():
+    attention = (ROOT / "docs/attention.md").read_text("utf-8")
+    table = attention.partition("<!-- table of trainings -->")[2]
+    (interval,) = re.findall(r"(?m)^\| scenes-seg, mIoU \|.*?\| \+([^|]*\]) \|", table)
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"by {interval.replace('+', '')} points of mIoU ([Attention]" in readme
+
+
 def test_every_figure_follows_from_the_stored_samples():
     verdicts = list(verify_all([ROOT / "results"]))
     assert len(verdicts) == len(RESULTS)
