@@ -13,7 +13,9 @@ others were trained on whole images only.
 
 Shapes: B images, N tokens, h x w patches, C tower width, D embedding."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -23,6 +25,20 @@ from torch.nn import functional as F
 from cosmos_eval.models.attention import Grid, Mixing, proxy_attention
 from cosmos_eval.models.towers import Step, Tower, image_tower
 from cosmos_eval.types import Attention, UsageError
+
+# The last tower and images of `shared_blocks`, and their tokens before the last block.
+_shared: ContextVar[list[Any] | None] = ContextVar("_shared", default=None)
+
+
+@contextmanager
+def shared_blocks() -> Iterator[None]:
+    """Within it, images that `encode_patches` gets again, the same tensor, with another attention
+    pass through the last block alone."""
+    token = _shared.set([])
+    try:
+        yield
+    finally:
+        _shared.reset(token)
 
 
 @torch.no_grad()
@@ -37,7 +53,7 @@ def encode_patches(
     whole = whole_patches(images, tower.patch_size)
     grid = whole.shape[2] // tower.patch_size, whole.shape[3] // tower.patch_size
     with tower.sized((whole.shape[2], whole.shape[3])):
-        x = tower.before_last(whole)
+        x = _before_last(model, tower, images, whole)
         if attention == "proxy":
             x, grid = _guided(tower, x, grid, guide and guide(images))
         elif attention == "vanilla":
@@ -46,6 +62,16 @@ def encode_patches(
             x = _run_as(tower, x, grid, attention)[:, tower.prefix :]
         patches = tower.pool(x).float()
     return F.normalize(patches, dim=-1).unflatten(1, grid)
+
+
+def _before_last(model: nn.Module, tower: Tower, images: Tensor, whole: Tensor) -> Tensor:
+    kept = _shared.get()
+    if kept is None:
+        return tower.before_last(whole)
+    if not (kept and kept[0] is model and kept[1] is images):
+        kept[:] = model, images, tower.before_last(whole)
+    x: Tensor = kept[2]
+    return x
 
 
 def whole_patches(images: Tensor, patch_size: int) -> Tensor:

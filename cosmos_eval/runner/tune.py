@@ -161,7 +161,8 @@ def tune(
     protocols = [tuning.with_setting(search.protocol, one) for one in search.settings]
     passes = defaultdict[Hashable, list[int]](list)
     for index in (index for index, score in enumerate(scores) if score is None):
-        passes[image_pass(protocols[index], options, search.data)].append(index)
+        windows = replace(protocols[index], attention=search.protocol.attention)
+        passes[image_pass(windows, options, search.data)].append(index)
     score_pass = tuning.make_scorer(encoder, search.data, options)
     for done, members in enumerate(passes.values()):
         progress(Progress("passes over the images", done, len(passes)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cosmos_eval.types import (
     Attention,
     Figures,
+    Interval,
     Measurement,
     Mistakes,
     OnProgress,
@@ -93,6 +94,11 @@ class Metric:
     def bounds(self) -> tuple[float, float]:
         """The least and the largest value that it can have."""
         return _BOUNDS.get(self.unit, (-math.inf, math.inf))
+
+    def within(self, interval: Interval) -> Interval:
+        """Cut an interval off at the least and the largest value."""
+        least, most = self.bounds
+        return interval._replace(low=max(least, interval.low), high=min(most, interval.high))
 
     def fault(self, value: float) -> str:
         """Return what is wrong with a value of this metric; empty for a valid one."""

@@ -53,8 +53,7 @@ class GroupMean(NamedTuple):
     @property
     def interval(self) -> Interval:
         """The mean's, within the values that the metric can have."""
-        found, (least, most) = self.found.interval(), self.of.bounds
-        return found._replace(low=max(least, found.low), high=min(most, found.high))
+        return self.of.within(self.found.interval())
 
     def cells(self, view: View) -> dict[str, str]:
         """Return a row of the table: percent for fractions, `-` for what one training lacks."""

@@ -41,6 +41,10 @@ class Mean(NamedTuple):
     interval: Interval | None = None
     drawn: Values = np.empty(0)
 
+    def within(self, metric: Metric) -> "Mean":
+        """Cut the interval off at the values that the metric can have."""
+        return self._replace(interval=self.interval and metric.within(self.interval))
+
 
 _Between = Callable[[str, str], GroupDifference]
 
@@ -164,11 +168,13 @@ def suite_score(
     }
 
     def means_over(some: Sequence[SuiteMember]) -> tuple[dict[str, Mean], _Between | None]:
-        own = _means(single, drawn, some, clusters)
-        return _of_groups(groups, own, clusters) if by_group and own else (own, None)
+        means, between = _means(single, drawn, some, clusters), None
+        if by_group and means:
+            means, between = _of_groups(groups, means, clusters)
+        return {name: mean.within(metric) for name, mean in means.items()}, between
 
-    means, between = means_over(members)
     metric = metric_of(members[0].task, members[0].metrics[0])
+    means, between = means_over(members)
     rows, close = _ranked(means, metric, len(members), clusters, between)
     lacking = sorted(found.keys() - means.keys())
     rows += [Row(model, len(found[model])) for model in lacking]

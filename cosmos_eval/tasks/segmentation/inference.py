@@ -22,6 +22,7 @@ from torch import Tensor
 from cosmos_eval import types
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import Label, Sample, read_label, require_same_size
+from cosmos_eval.models.dense import shared_blocks
 from cosmos_eval.models.encoder import DenseEncoder, Encoder, on_host, require_finite, to_device
 from cosmos_eval.models.maps import with_patches
 from cosmos_eval.tasks.label_maps import images_at_once
@@ -146,8 +147,8 @@ def predict_together(
 ) -> Iterator[list[tuple[LoadedImage, Label]]]:
     """Predict classes (H, W) with every segmenter, in the order of the images, encoded once each.
 
-    An image comes with every segmenter's label map; these have the same model, attention, batch
-    size and windows. Raises UsageError for images under one patch and embeddings not finite.
+    An image comes with every segmenter's label map; these have the same model, batch size and
+    windows. Raises UsageError for images under one patch and embeddings not finite.
     """
     info = segmenters[0].encoder.info
     for loaded, (largest, *maps) in on_host(_label_maps(segmenters, images)):
@@ -165,10 +166,12 @@ def _label_maps(
     A magnitude that is not finite shows one such value, and is read with the maps.
     """
     windows = (_windows(one, segmenters[0]) for one in images)
+    forms = [*dict.fromkeys(segmenter.attention for segmenter in segmenters)]
     for group in _groups(windows, segmenters[0].batch_size):
-        for one, patches in zip(group, _patches(group, segmenters[0]), strict=True):
-            largest = torch.linalg.vector_norm(patches.flatten(), torch.inf).view(1, 1)
-            maps = [_label_map(one, patches, segmenter) for segmenter in segmenters]
+        for one, patches in zip(group, _patches(group, segmenters[0], forms), strict=True):
+            norms = [torch.linalg.vector_norm(of.flatten(), torch.inf) for of in patches.values()]
+            largest = torch.stack(norms).amax().view(1, 1)
+            maps = [_label_map(one, patches[own.attention], own) for own in segmenters]
             yield one.images, [largest, *maps]
 
 
@@ -220,25 +223,32 @@ def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windo
         yield group
 
 
-def _patches(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
-    """Patch embeddings (n, h, w, D) of the windows of every image; equal shapes go together."""
+def _patches(
+    group: Sequence[_Windows], segmenter: Segmenter, forms: Sequence[Attention]
+) -> list[dict[Attention, Tensor]]:
+    """Patch embeddings (n, h, w, D) of every image's windows by form; equal shapes go together."""
     members = defaultdict(list)
     for index, one in enumerate(group):
         members[one.shape].append(index)
-    patches: dict[int, Tensor] = {}
+    patches: list[dict[Attention, Tensor]] = [{} for _ in group]
     for indices in members.values():
         pixels = torch.stack([window for i in indices for window in group[i].cut()])
-        encoded = _encode(pixels, segmenter)
-        patches.update(zip(indices, encoded.split([group[i].total for i in indices]), strict=True))
-    return [patches[index] for index in range(len(group))]
+        totals = [group[i].total for i in indices]
+        for form, encoded in zip(forms, _encode(pixels, segmenter, forms), strict=True):
+            for index, own in zip(indices, encoded.split(totals), strict=True):
+                patches[index][form] = own
+    return patches
 
 
-def _encode(pixels: Tensor, segmenter: Segmenter) -> Tensor:
-    """Windows (n, 3, H, W) -> patch embeddings (n, h, w, D), in batches of about equal size."""
+def _encode(pixels: Tensor, segmenter: Segmenter, forms: Sequence[Attention]) -> list[Tensor]:
+    """Windows (n, 3, H, W) -> patch embeddings (n, h, w, D) by each form of attention, in batches
+    of about equal size."""
     encoder = segmenter.encoder
     at_once = images_at_once(encoder, (pixels.shape[2], pixels.shape[3]), segmenter.batch_size)
     batches = pixels.chunk(math.ceil(len(pixels) / at_once))
-    return torch.cat([encoder.encode_patches(one, segmenter.attention) for one in batches])
+    with shared_blocks():
+        encoded = [[encoder.encode_patches(one, form) for form in forms] for one in batches]
+    return [torch.cat(parts) for parts in zip(*encoded, strict=True)]
 
 
 def _tiled(logits: Tensor, windows: _Windows) -> Tensor:

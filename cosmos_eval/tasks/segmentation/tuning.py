@@ -111,8 +111,9 @@ def make_scorer(
 ) -> Callable[[Sequence[SegmentationProtocol]], list[float]]:
     """Return what gives the mIoU of protocols of one image pass, to the bit that of `run`.
 
-    Windows are encoded once for all of them, prompts once for all passes. Raises UsageError for an
-    attention that the model does not have, and images that are damaged."""
+    Attentions may differ. What precedes the last block runs once for all of them, prompts are
+    encoded once for all passes. Raises UsageError for an attention that the model does not have,
+    and images that are damaged."""
     from cosmos_eval.models.maps import with_patches
     from cosmos_eval.tasks.label_maps import IMAGES_PER_SHARD
     from cosmos_eval.tasks.segmentation import inference
@@ -123,8 +124,10 @@ def make_scorer(
         flat = [name for synonyms in names for name in synonyms]
         return inference.prompt_embeddings(encoder, flat, templates, options)
 
+    dense_by = cache(partial(with_patches, encoder))  # which tries the attention
+
     def segmenter(protocol: SegmentationProtocol) -> inference.Segmenter:
-        dense = with_patches(encoder, protocol.attention)
+        dense = dense_by(protocol.attention)
         fitted = inference.fit_to_model(protocol, dense)
         own = queries(protocol.queries, protocol.templates)
         return inference.Segmenter(dense, own, fitted, protocol.attention, options.batch_size)

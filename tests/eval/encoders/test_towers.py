@@ -24,7 +24,7 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.models.dense import encode_patches, patch_size
+from cosmos_eval.models.dense import encode_patches, patch_size, shared_blocks
 from cosmos_eval.models.towers import image_tower
 from cosmos_eval.types import Attention, UsageError
 
@@ -251,6 +251,26 @@ def test_patches_are_features_of_equal_tokens(name: str, form: Attention) -> Non
         torch.testing.assert_close(patches.double(), expected, rtol=0, atol=2e-6)
     after = feature(model, torch.ones(1, 3, SIDE, SIDE).double())
     assert torch.equal(before, after)  # resized for the call only
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_blocks_before_the_last_run_once_for_all_forms(name: str) -> None:
+    model, embedded = randomised(KINDS[name].make()), []
+    for convolution in (one for one in model.modules() if isinstance(one, nn.Conv2d)):
+        convolution.register_forward_hook(lambda _, given, __: embedded.append(given[0]))
+    images = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
+    expected = [[encode_patches(model, x, form) for form in FORMS] for x in (images, -images)]
+    separate = len(embedded)
+    embedded.clear()
+    with shared_blocks():
+        shared = [[encode_patches(model, x, form) for form in FORMS] for x in (images, -images)]
+    assert separate == len(FORMS) * len(embedded) > 0
+    torch.testing.assert_close(shared, expected, rtol=0, atol=0)
+    other = randomised(randomised(KINDS[name].make()))
+    with shared_blocks():
+        encode_patches(model, images, FORMS[0])
+        found = encode_patches(other, images, FORMS[0])
+    assert torch.equal(found, encode_patches(other, images, FORMS[0]))
 
 
 @torch.no_grad()

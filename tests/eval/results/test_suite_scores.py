@@ -339,6 +339,17 @@ def test_groups_have_the_interval_of_seeds_and_images(tmp_path, capsys):
         assert "Suite own" in printed(capsys, folder, form, *options)
 
 
+def test_intervals_end_at_what_a_metric_can_be(tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text(SUITE)
+    folder = tmp_path / "results"
+    for seed, (food, dtd) in enumerate([(400, 200), (80, 40)]):
+        trained(folder, "clip", seed, food, dtd)
+    options = ("--suite", str(tmp_path / "own.yaml"), "--groups")
+    (clip,) = json.loads(printed(capsys, folder, "json", *options))["suite"]["models"]
+    # Not 0.6 -+ 12.7 x 0.4, with Student's t of one degree of freedom.
+    assert [clip["mean"][name] for name in ("value", "low", "high")] == [pytest.approx(0.6), 0, 1]
+
+
 def test_replicates_of_a_suite_are_distinct(tmp_path, capsys):
     (tmp_path / "own.yaml").write_text(SUITE)
     trained(tmp_path / "results", "clip", 0, 300, 130)

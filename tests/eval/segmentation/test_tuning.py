@@ -256,9 +256,10 @@ def search(protocol, write_set, tmp_path, monkeypatch):
 def test_a_trial_scores_what_a_run_measures(search, encoder):
     options = RunOptions(batch_size=8)
     protocols = [tuning.with_setting(search.protocol, one) for one in search.settings]
-    protocols = [one for one in protocols if (one.window, one.attention) == (32, "csa")][::3]
+    protocols = [one for one in protocols if one.window == 32][::3]
+    assert {one.attention for one in protocols} == {"csa", "naclip"}
     scores = tuning.make_scorer(encoder, search.data, options)(protocols)
-    assert len(set(scores)) == len(scores) == 4
+    assert len(set(scores)) == len(scores) == 8
     assert scores == [measure(encoder, one, options).metrics["mIoU"] for one in protocols]
 
 
@@ -271,7 +272,7 @@ def test_an_interrupted_search_goes_on(search, encoder, encoded, monkeypatch, tm
     encoded.clear()
 
     def interrupt(step):
-        if step.done == 2:
+        if step.done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
