@@ -146,10 +146,12 @@ def _pipeline_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
         job = Job(protocol, data, ShardStore(None, {}), None)
         segmenters = {precision: _segmenter(protocol, precision) for precision in ("fp32", "bf16")}
         images = [load_together([sample], [protocol])[0] for sample in data.samples]
-        batches = _batches(images, segmenters["fp32"])
+        plain = segmenters["fp32"]
+        batches = _batches(images, plain)
 
         def backbone() -> list[Tensor]:
-            return [_inference._encode(one, segmenters["fp32"]) for one in batches]
+            forms = [plain.attention]
+            return [of for one in batches for of in _inference._encode(one, plain, forms)]
 
         def pipeline(precision: str) -> object:
             return count_images([job], lambda: [segmenters[precision]], options, no_progress)

@@ -64,8 +64,9 @@ def segmenter_of(
 
 def our_logits(image: inference.LoadedImage, segmenter: inference.Segmenter) -> torch.Tensor:
     windows = inference._windows([image], segmenter)
-    (patches,) = inference._patches([windows], segmenter)
-    tokens = inference._tiled(patches @ torch.from_numpy(segmenter.queries).T, windows)
+    (patches,) = inference._patches([windows], segmenter, [segmenter.attention])
+    own = patches[segmenter.attention]
+    tokens = inference._tiled(own @ torch.from_numpy(segmenter.queries).T, windows)
     height, width = image.label.shape
     logits = torch.full((len(tokens), height, width), torch.nan)
     placements = placement(windows.rows, height), placement(windows.columns, width)
