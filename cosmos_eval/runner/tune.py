@@ -161,6 +161,7 @@ def tune(
     protocols = [tuning.with_setting(search.protocol, one) for one in search.settings]
     passes = defaultdict[Hashable, list[int]](list)
     for index in (index for index, score in enumerate(scores) if score is None):
+        # Attentions share a pass, since they share all blocks but the last.
         windows = replace(protocols[index], attention=search.protocol.attention)
         passes[image_pass(windows, options, search.data)].append(index)
     score_pass = tuning.make_scorer(encoder, search.data, options)
