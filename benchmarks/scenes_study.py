@@ -326,8 +326,9 @@ class Worker:
         self.record([])
         if not self.missing() or time.monotonic() >= self.deadline:
             return
-        render(self.output, RECIPES[self.study.recipe]())
-        render_held_out(self.output / HELD_OUT)
+        with _alone(self.output):
+            render(self.output, RECIPES[self.study.recipe]())
+            render_held_out(self.output / HELD_OUT)
         with ThreadPoolExecutor(processes) as pool:
             list(pool.map(lambda _: self.work(), range(processes)))
 
@@ -461,9 +462,7 @@ class Worker:
 
     def record(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add the rows of a training, in place of older ones, and make the table again."""
-        self.output.mkdir(parents=True, exist_ok=True)
-        with self.state, (self.output / "results.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of another study, of other methods
+        with self.state, _alone(self.output):
             runs, new = read_runs(self.results), pd.DataFrame(rows)
             if rows:
                 new["identity"] = [identity(row["command"]) for row in rows]
@@ -488,6 +487,15 @@ def is_locked(log: BinaryIO) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep out other studies, of other methods, that write to the same folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "results.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def bundled(job: Job) -> str | None:

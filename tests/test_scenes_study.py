@@ -2,6 +2,7 @@
 
 import importlib.util
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from cosmos_core.cli import app
+from cosmos_core.recipes.overrides import override
 from cosmos_core.utils.files import file_sha256
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "scenes_study.py"
@@ -213,6 +215,20 @@ def test_a_killed_study_goes_on(tmp_path, monkeypatch):
     assert work() == [False]  # as if killed before its first snapshot
     whole = load_file(checkpoint)
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+def test_studies_of_one_folder_render_its_scenes_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "HELD_OUT_SCENES", 4)
+    config = override(study.RECIPES["debug"](), ["data.shards=scenes:64"])
+    monkeypatch.setattr(study, "RECIPES", {"debug": lambda: config})
+    monkeypatch.setattr(study.signal, "signal", lambda *_: None)  # for the main thread alone
+    plan = study.Study("debug", {"CLIP": 1}, trials=0, equal_compute=False)
+    workers = [HereWorker(plan, tmp_path, tmp_path / "r", hours=1, variants=["CLIP"]) for _ in "ab"]
+    for worker in workers:
+        worker.stop.set()  # no training follows
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda worker: worker.run(1), workers))
+    assert (tmp_path / "scenes-64").is_dir()
 
 
 def test_the_readme_has_the_table():
