@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,28 @@ def test_the_own_gate_is_run():
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert 'cosmos-eval" check runs/eval/scenes-cosmos__*.json' in script
     assert "benchmarks/baselines/scenes.json" in script
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("", 0), ("[a page](no-such-page.md)", 1), ("[a heading](limits.md#no-such-heading)", 1)],
+)
+def test_the_build_of_the_documentation_fails_for_links_to_nowhere(tmp_path, text, status):
+    pytest.importorskip("mkdocs")
+    command = re.search(r"mkdocs build (.*)", (ROOT / ".ci" / "run").read_text("utf-8"))[1]
+    options = command.replace('"$work/site"', str(tmp_path / "site")).split()
+    for name in ("docs", "cosmos_eval", "benchmarks", "examples", "results", "tests"):
+        shutil.copytree(
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.npz", "*.pyc")
+        )
+    for name in ("mkdocs.yml", "action.yml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    with open(tmp_path / "docs" / "probe.md", "a", encoding="utf-8") as page:
+        page.write(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", *options],
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, cwd=tmp_path, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
