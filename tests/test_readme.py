@@ -21,7 +21,7 @@ from cosmos_core.cli import COMMANDS as COMMANDS_OF_TRAIN
 from cosmos_core.cli import app
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
-from cosmos_eval.cli.app import main
+from cosmos_eval.cli.app import _describe, main
 
 COMMANDS = typed()
 
@@ -140,6 +140,12 @@ def test_every_page_is_in_the_sites_menu():
     named = [page for section in sections for pages in section.values() for page in pages]
     files = sorted(file for page in named for file in page.values())
     assert files == sorted(page.name for page in PAGES if page != README)
+
+
+def test_the_message_about_system_libraries_names_a_part_of_the_readme():
+    message = _describe(ImportError("libGL.so.1: cannot open shared object file")).message
+    (heading,) = re.findall(r"see (\w+) in README.md", message)
+    assert f"<summary>{heading}:" in README.read_text("utf-8")
 
 
 def test_the_readme_is_short():

@@ -65,5 +65,5 @@ def _describe(error: BaseException) -> Ending | None:
         message = f"a model or library called sys.exit({error.code!r}) (--debug shows where)"
         return Ending(message, 2)
     if isinstance(error, ImportError) and ".so" in str(error):
-        return Ending(f"a system library is missing ({error}); see Set-up in README.md", 1)
+        return Ending(f"a system library is missing ({error}); see Requirements in README.md", 1)
     return None
