@@ -99,6 +99,8 @@ class Protocol:
     at a `revision` (None: its main branch), else to the data root. `download` is the page that its
     files come from, `main_metric` what its benchmark reports. Unknown numbers are None."""
 
+    task: ClassVar[str]
+    """The name of the task; protocols of other packages may leave it out."""
     # Fields that a user's YAML file does not set under their own names.
     NOT_IN_FILES: ClassVar[frozenset[str]] = frozenset(
         {"dataset", "family", "root", "download", "repository", "revision", "main_metric"}
@@ -129,6 +131,7 @@ class RetrievalProtocol(Protocol):
     ranks between two whole numbers are the lower one, as in published code. `pairs`: a PairScorer
     scores all pairs anew, or the N best of each query by embeddings."""
 
+    task: ClassVar[str] = "retrieval"
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
         *("bare_names", "listed_captions", "parts", "first", "n_images", "n_captions"),
         "floor_median",
@@ -166,6 +169,7 @@ class ClassificationProtocol(Protocol):
     of `group_keys`; `metadata` instead names the numbers in the .npy of each sample of an archive.
     `metrics` are measured beside the usual ones, `remark` is what a reader of them must know."""
 
+    task: ClassVar[str] = "cls"
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
         *("torchvision", "usual_folders", "separators", "n_classes", "n_images", "remark")
     }
@@ -193,6 +197,7 @@ class MultilabelProtocol(ClassificationProtocol):
     `image_key`, and in `label_key` classes, separated by `|` or as a list. In webdataset archives
     the .npy beside an image instead has a 1 for each of its classes and a 0 for all others."""
 
+    task: ClassVar[str] = "multilabel"
     NOT_IN_FILES = ClassificationProtocol.NOT_IN_FILES | {
         *("class_list", "group_file", "group_keys", "metadata", "metrics")
     }
@@ -206,6 +211,7 @@ class FacesProtocol(ClassificationProtocol):
     with a question (`race:`), and the .npy of an image holds its age, gender, race, and 0 for white
     or 1, as indices of classes."""
 
+    task: ClassVar[str] = "faces"
     NOT_IN_FILES = MultilabelProtocol.NOT_IN_FILES | {"layout"}
     layout: Literal["folders", "webdataset"] = "webdataset"
 
@@ -221,6 +227,7 @@ class SelectionProtocol(Protocol):
     (`group`). The mean over subsets leaves out those in `left_out` or with under `smallest` items.
     `pairs`: a PairScorer scores every caption with its images."""
 
+    task: ClassVar[str] = "select"
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items", "subset_items", "left_out", "smallest"}
     images: tuple[str, ...] | str
     annotations: tuple[str, ...] | str
@@ -248,6 +255,7 @@ class AssociationProtocol(Protocol):
     Records of `annotations` have a `cue`, and names of images in `candidates` and `associations`,
     to which `image_suffix` is added; `images` is a folder of them, or a zip file."""
 
+    task: ClassVar[str] = "assoc"
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items"}
     images: str
     annotations: str
@@ -312,6 +320,7 @@ class SegmentationProtocol(LabelMapProtocol):
     have a mean IoU of their own, such as things and stuff. `tuned` is the content of the file that
     the values come from, if they were chosen for a model."""
 
+    task: ClassVar[str] = "seg"
     NOT_IN_FILES = LabelMapProtocol.NOT_IN_FILES | {"tuned"}
 
     short_side: int = 336
@@ -358,6 +367,7 @@ class LocalisationProtocol(LabelMapProtocol):
     `large` on: COCO's 32 x 32 and 96 x 96 pixels (pycocotools, cocoeval.py) of usually 640 x 480.
     A class 0 named `background` is no thing."""
 
+    task: ClassVar[str] = "loc"
     map: MapKind | None = None
     small: float = 32**2 / (640 * 480)
     large: float = 96**2 / (640 * 480)
@@ -376,6 +386,7 @@ class ProbeProtocol(Protocol):
     `neighbours` vote with weights exp(similarity / temperature): DINO's (arXiv 2104.14294).
     `splits` are instead the training and the test images of a known set."""
 
+    task: ClassVar[str] = "probe"
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"splits"}
     train: str
     test: str

@@ -24,7 +24,7 @@ from cosmos_eval.results.text import percent
 from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.stats.lengths import LengthBin
 from cosmos_eval.stats.paired import PairedDifference
-from cosmos_eval.tasks import Task, known_tasks, task_named
+from cosmos_eval.tasks import Task, task_named, usable_task
 from cosmos_eval.types import (
     CosmosEvalError,
     Mistakes,
@@ -299,13 +299,14 @@ def _not_own(result: Sampled, differences: Mapping[str, PairedDifference], side:
 def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:
     """Group comparisons by models, with Holm's correction over the decisive tests of a pair."""
     found = sorted(found, key=attrgetter("models", "protocol", "dataset"))
-    known, pairs = known_tasks(), []
+    pairs = []
     for models, group in groupby(found, attrgetter("models")):
         own = list(group)
         tests = compare.adjust(
             compare.MetricTest(one.dataset, one.protocol, one.task, name, one.differences[name])
             for one in own
-            for name in (known[one.task].headlines if one.task in known else ())
+            if (task := usable_task(one.task)) is not None
+            for name in task.headlines
             if name in one.differences
         )
         sizes = Counter(one.protocol for one in own)

@@ -11,7 +11,7 @@ from cosmos_eval.results.leaderboard.suite import Row, SuiteScore, suite_score
 from cosmos_eval.results.store import Read
 from cosmos_eval.results.text import shown_text
 from cosmos_eval.stats.paired import difference_of_draws
-from cosmos_eval.tasks import known_tasks
+from cosmos_eval.tasks import metric_of, usable_task
 from cosmos_eval.types import Suite, SuiteMember
 
 
@@ -78,8 +78,8 @@ def members_of(entries: Sequence[Entry], family: str) -> tuple[SuiteMember, ...]
     better: as many as give the most numbers of models that have them all."""
     have: dict[SuiteMember, set[str]] = {}
     for entry in (entry for entry in entries if entry.protocol == family):
-        known = known_tasks().get(entry.task)
-        primary = [metric for metric in known.metrics if metric.primary] if known else []
+        task = usable_task(entry.task)
+        primary = [metric for metric in task.metrics if metric.primary] if task else []
         metrics = [metric for metric in primary if metric.name in entry.metrics]
         if metrics and all(m.unit == "fraction" and m.higher_is_better for m in metrics):
             names = tuple(metric.name for metric in metrics)
@@ -97,9 +97,8 @@ def _ranks(
 ) -> Iterator[list[float]]:
     """Yield the ranks of models on each member; equal ones share the mean of their ranks."""
     by_key = {(e.model, e.task, e.dataset, e.protocol): e.metrics for e in entries}
-    higher = {m.name: m.higher_is_better for task in known_tasks().values() for m in task.metrics}
     for member in members:
-        sign = -1 if higher.get(member.metrics[0], True) else 1
+        sign = -1 if metric_of(member.task, member.metrics[0]).higher_is_better else 1
         found = (by_key[(model, *member[:3])] for model in models)
         values = [sign * np.mean([metrics[name] for name in member.metrics]) for metrics in found]
         yield rankdata(np.round(values, 12)).tolist()

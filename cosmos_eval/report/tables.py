@@ -12,7 +12,7 @@ from cosmos_eval.results.labels import Stored, is_partial
 from cosmos_eval.results.leaderboard.board import Board
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.text import bounds, difference, p_value_text, percent, shown
-from cosmos_eval.tasks import known_tasks, metric_of
+from cosmos_eval.tasks import metric_of, usable_task
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
 _key = attrgetter("protocol", "dataset", "metric")
@@ -86,8 +86,11 @@ class ClassTable(NamedTuple):
 def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
     """Return tables by protocol, data set and figure; classes in the order of the results. Lengths
     of captions, which are no classes, have their own."""
-    no_classes = {name for name, task in known_tasks().items() if task.lengths}
-    classified = [one for one in results if one.row.per_class and one.row.task not in no_classes]
+    classified = []
+    for result in results:
+        task = usable_task(result.row.task)
+        if result.row.per_class and not (task and task.lengths):
+            classified.append(result)
     return [table for group in by_data_set(classified) for table in _class_tables(*group)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import described_sets, known_families, named_protocols
 from cosmos_eval.protocols.declared import read_yaml
-from cosmos_eval.tasks import known_tasks, packages_of, task_of
+from cosmos_eval.tasks import known_tasks, name_faults, packages_of, task_named, task_of
 from cosmos_eval.types import Suite, UsageError, base_family
 
 Record = dict[str, str]
@@ -38,10 +38,12 @@ def tasks() -> list[Record]:
     for name in known_tasks():
         bringer = " ".join(chain(*packages_of(name).items())) or "cosmos-eval"
         try:
-            shown = ", ".join(known_tasks()[name].headlines)
+            shown = ", ".join(task_named(name).headlines)
         except UsageError as error:
             shown = str(error)
         records.append({"task": name, "shown": shown, "brought by": bringer})
+    for name, fault in name_faults().items():
+        records.append({"task": name, "shown": fault, "brought by": ""})
     return records
 
 

@@ -26,7 +26,7 @@ from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import without
 from cosmos_eval.stats.hashing import SIDE, HashIndex, correlations, perceptual_hashes
 from cosmos_eval.stats.intervals import intervals
-from cosmos_eval.tasks import known_tasks
+from cosmos_eval.tasks import task_named
 from cosmos_eval.types import (
     OnProgress,
     Progress,
@@ -112,7 +112,7 @@ def metrics_without(
         raise UsageError("every image has a near-duplicate: no metric is left without them")
     rows = []
     for row, samples in results:
-        task = known_tasks()[row.task]
+        task = task_named(row.task)
         if not task.by_image:
             raise UsageError(f"the samples of task {row.task} are not images: leave --results out")
         if row.n_samples != len(names):

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from cosmos_eval.tasks.task import Metric, Task
 from cosmos_eval.types import Protocol, UsageError, nearest
@@ -32,43 +32,65 @@ TASKS = tuple(_MODULES)
 _NAME = re.compile("[a-z][a-z0-9_-]*")  # as schema.json has it
 
 
-class _Known(Mapping[str, Task]):
-    """The tasks of this package, then those of others, which are loaded when they are looked up."""
+class _Tasks(Mapping[str, Task]):
+    """The tasks of this package and then the tasks of other packages, loaded on look-up."""
 
     def __getitem__(self, name: str) -> Task:
         return _load(name)
 
     def __iter__(self) -> Iterator[str]:
         yield from TASKS
-        yield from _entries()
+        yield from _installed().entry_points
 
     def __len__(self) -> int:
-        return len(TASKS) + len(_entries())
+        return len(TASKS) + len(_installed().entry_points)
 
     def __contains__(self, name: object) -> bool:
-        return name in TASKS or name in _entries()
+        return name in TASKS or name in _installed().entry_points
 
 
 def known_tasks() -> Mapping[str, Task]:
-    """All tasks by name, this package's own first. A look-up raises UsageError for a broken one."""
-    return _Known()
+    """Return all tasks by name, the tasks of this package first.
+
+    A look-up raises UsageError if the package that brings the task is broken. Tasks whose names
+    cannot be used are left out; `name_faults` says why.
+    """
+    return _Tasks()
+
+
+class _InstalledTasks(NamedTuple):
+    """The tasks that other packages bring, by name."""
+
+    entry_points: dict[str, EntryPoint]
+    faults: dict[str, str]  # names that cannot be used, with the reason
 
 
 @cache
-def _entries() -> Mapping[str, EntryPoint]:
-    """Entry points of packages by task. Raises UsageError for a name that no new task can have."""
-    found: dict[str, EntryPoint] = {}
+def _installed() -> _InstalledTasks:
+    """Return the tasks that other packages bring, none of which is loaded yet.
+
+    A faulty name is no error here: it must not break the other tasks.
+    """
+    entries: dict[str, EntryPoint] = {}
+    faults: dict[str, str] = {}
     for entry in entry_points(group="cosmos_eval.tasks"):
         name, task = entry.name, f"{_described(entry)} brings a task '{entry.name}'"
         if not _NAME.fullmatch(name) or name == "all":
-            raise UsageError(f"{task}: a name is of small letters, digits, - and _, and not 'all'")
-        if name in TASKS:
-            raise UsageError(f"{task}, which cosmos-eval has itself")
-        if name in found:
-            both = f"{_described(found[name])} and {_described(entry)}"
-            raise UsageError(f"{both} both bring a task '{name}': uninstall one of them")
-        found[name] = entry
-    return found
+            faults[name] = f"{task}: use small letters, digits, - and _, and not 'all'"
+        elif name in TASKS:
+            faults[name] = f"{task}, which cosmos-eval has itself"
+        elif name in entries:
+            packages = f"{_described(entries[name])} and {_described(entry)}"
+            faults[name] = f"{packages} both bring a task '{name}': uninstall one of them"
+        else:
+            entries[name] = entry
+    usable = {name: entry for name, entry in entries.items() if name not in faults}
+    return _InstalledTasks(usable, faults)
+
+
+def name_faults() -> Mapping[str, str]:
+    """Return the names of installed tasks that cannot be used, with the reason."""
+    return _installed().faults
 
 
 @cache
@@ -76,17 +98,17 @@ def _load(name: str) -> Task:
     """Return a task. Raises KeyError for an unknown one, UsageError for one that is broken."""
     if name in TASKS:
         return cast(Task, import_module(_MODULES[name]).TASK)
-    entry = _entries()[name]
+    entry = _installed().entry_points[name]
     where = f"task '{name}' of {_described(entry)}"
     try:
-        found = entry.load()
+        task = entry.load()
     except Exception as error:
         raise UsageError(
             f"{where} cannot be loaded: {type(error).__name__}: {error} (--debug shows where)"
         ) from error
-    if not isinstance(found, Task):
-        raise UsageError(f"{where}: {type(found).__name__} is no cosmos_eval.tasks.Task")
-    return found
+    if not isinstance(task, Task):
+        raise UsageError(f"{where}: {type(task).__name__} is not a cosmos_eval.tasks.Task")
+    return task
 
 
 def _described(entry: EntryPoint) -> str:
@@ -95,27 +117,51 @@ def _described(entry: EntryPoint) -> str:
 
 def packages_of(task: str) -> dict[str, str]:
     """The package that brings a task and its version; empty for a task of this package."""
-    package = None if task in TASKS else _entries()[task].dist
+    package = None if task in TASKS else _installed().entry_points[task].dist
     return {package.name: package.version} if package else {}
 
 
 def task_named(name: str) -> Task:
-    """A task by its name. Raises UsageError with the nearest known names."""
-    known = known_tasks()
-    if name not in known:
-        raise UsageError(
-            f"unknown task '{name}'; known: {nearest(name, list(known))}; "
-            "others are brought by packages, which must be installed"
-        )
-    return known[name]
+    """Return a task by its name. Raises UsageError for an unknown and for a broken one."""
+    tasks = known_tasks()
+    if name in tasks:
+        return tasks[name]
+    if name in name_faults():
+        raise UsageError(name_faults()[name])
+    raise UsageError(
+        f"unknown task '{name}'; known: {nearest(name, list(tasks))}; "
+        "others are brought by packages, which must be installed"
+    )
+
+
+def usable_task(name: str) -> Task | None:
+    """Return a task by its name, or None if it is not installed or its package is broken.
+
+    Tables use it to show results of such a task, without units and ranks, beside other results.
+    """
+    try:
+        return task_named(name)
+    except UsageError:
+        return None
 
 
 def task_of(protocol: Protocol) -> str:
-    """The name of the task that a protocol belongs to."""
-    for name, task in known_tasks().items():
-        if task.protocol is type(protocol):
-            return name
-    raise UsageError(f"{type(protocol).__name__} is the protocol of no task")
+    """Return the name of the task that a protocol belongs to.
+
+    The tasks of other packages are only loaded for protocols of other packages; broken packages
+    are passed over. Raises UsageError if the protocol belongs to no task.
+    """
+    kind = type(protocol)
+    if "task" in vars(kind):  # not inherited: a subclass may belong to another task
+        return kind.task
+    broken = []
+    for name in _installed().entry_points:
+        try:
+            if _load(name).protocol is kind:
+                return name
+        except UsageError as error:
+            broken.append(str(error))
+    raise UsageError("; ".join([f"{kind.__name__} is not the protocol of any task", *broken]))
 
 
 def task_for(protocol: Protocol) -> Task:
@@ -124,9 +170,9 @@ def task_for(protocol: Protocol) -> Task:
 
 
 def metric_of(task: str, name: str) -> Metric:
-    """A metric by its task and name; its unit is unknown if the task is not installed."""
-    known = known_tasks()
-    return known[task].metric(name) if task in known else Metric(name, unit="unknown")
+    """Return a metric by its task and name; its unit is unknown if the task cannot be used."""
+    usable = usable_task(task)
+    return Metric(name, unit="unknown") if usable is None else usable.metric(name)
 
 
 def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:

@@ -7,9 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.packages import forget_tasks, install
+from support.rows import make_row, write_result
 
+from cosmos_eval.cli.app import main
+from cosmos_eval.runner import catalog
 from cosmos_eval.tasks import TASKS, find_protocol, known_tasks, packages_of, task_named, task_of
 from cosmos_eval.types import ClassificationProtocol, Protocol, UsageError
 
@@ -78,7 +82,7 @@ def test_fields_that_no_file_can_set(bring, tmp_path):
         ("import no_such_module", "task 'third' of thirds 1.2 cannot be loaded: ModuleNotFoundErr"),
         ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
         ("TUSK = 3", "cannot be loaded: AttributeError: "),
-        ("TASK = 3", r"task 'third' of thirds 1\.2: int is no cosmos_eval\.tasks\.Task"),
+        ("TASK = 3", r"task 'third' of thirds 1\.2: int is not a cosmos_eval\.tasks\.Task"),
     ],
 )
 def test_a_broken_package_is_named(bring, text, message):
@@ -101,31 +105,75 @@ def test_a_broken_package_leaves_the_other_tasks_alone(bring, tmp_path):
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ({"Third": "thirds:TASK"}, "thirds 1.2 brings a task 'Third': a name is of small letters"),
-        ({"all": "thirds:TASK"}, "brings a task 'all'"),
+        ({"Third": "thirds:TASK"}, "thirds 1.2 brings a task 'Third': use small letters"),
+        ({"all": "thirds:TASK"}, "thirds 1.2 brings a task 'all': use small letters"),
         ({"cls": "thirds:TASK"}, "thirds 1.2 brings a task 'cls', which cosmos-eval has itself"),
     ],
 )
-def test_names_that_no_task_can_have(bring, tasks, message):
+def test_names_that_no_task_can_have_break_no_other_task(bring, tasks, message):
     bring(**tasks)
-    with pytest.raises(UsageError, match=message):
-        list(known_tasks())
+    (name,) = tasks
+    assert list(known_tasks()) == list(TASKS)
     assert task_of(find_protocol("scenes-cls")) == "cls"
+    assert task_named("cls").protocol is ClassificationProtocol
+    fault = catalog.tasks()[-1]
+    assert fault["task"] == name
+    assert fault["shown"].startswith(message)
+    if name not in TASKS:
+        with pytest.raises(UsageError, match=message):
+            task_named(name)
 
 
 def test_two_packages_with_one_name(bring):
     bring()
     bring(name="others", third="thirds:TASK")
+    assert list(known_tasks()) == list(TASKS)
     with pytest.raises(UsageError, match=r"(thirds|others) 1\.2 and .* both bring a task 'third'"):
-        list(known_tasks())
+        task_named("third")
 
 
 def test_a_protocol_of_no_task():
     class Unknown(Protocol):
         pass
 
-    with pytest.raises(UsageError, match="Unknown is the protocol of no task"):
+    with pytest.raises(UsageError, match="Unknown is not the protocol of any task"):
         task_of(Unknown(dataset="d", family="f"))
+
+
+def test_every_protocol_of_this_package_names_its_task():
+    for name in TASKS:
+        assert task_named(name).protocol.task == name
+
+
+def test_a_broken_package_leaves_the_tasks_of_other_packages_alone(bring, tmp_path):
+    # `broken` comes first by its name, so that a scan meets it before the task that works.
+    install(tmp_path, "broken", {"broken": "no_such_module:TASK"}, version="3.4")
+    bring()
+    (tmp_path / "my.yaml").write_text("kind: third\nplaces: 4\n")
+    assert task_of(find_protocol(str(tmp_path / "my.yaml"))) == "third"
+
+    class Unknown(Protocol):
+        pass
+
+    with pytest.raises(UsageError, match=r"task 'broken' of broken 3\.4 cannot be loaded"):
+        task_of(Unknown(dataset="d", family="f"))
+
+
+def test_tables_and_reports_show_the_results_of_a_broken_package(bring, tmp_path, capsys):
+    bring("1 / 0")
+    write_result(tmp_path / "results", make_row(), {"unused": np.zeros(4)})
+    row = make_row(task="third", dataset="mine", protocol="user", metrics={"share": 0.25},
+                   intervals={}, per_class={})  # fmt: skip
+    write_result(tmp_path / "results", row, {"unused": np.zeros(4)})
+    for command in (["leaderboard"], ["report", "--output", str(tmp_path / "report.html")]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, str(tmp_path / "results")])
+        printed = capsys.readouterr()
+        assert ended.value.code in (None, 0), printed.err
+        page = printed.out if command == ["leaderboard"] else (tmp_path / "report.html").read_text()
+        assert "whose package cannot be loaded" in " ".join(page.split())
+        assert "0.25" in page  # as stored: its unit is unknown
+        assert "25.0" in page  # acc1 of the task of this package
 
 
 def test_packages_are_not_looked_for_by_help(tmp_path):

@@ -9,7 +9,7 @@ from cosmos_eval.results.labels import warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
 from cosmos_eval.results.text import bounds, ends, shown_text
-from cosmos_eval.tasks import known_tasks, metric_of
+from cosmos_eval.tasks import known_tasks, metric_of, usable_task
 
 MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
 
@@ -27,7 +27,10 @@ MEANINGS = {
     "partial": "Not ranked: results of a part of the samples only.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
     "cut": "Captions cut: the share that did not fit the model's context.",
-    "unknown": "Not ranked, and not in percent: metrics of a task that is not installed.",
+    "unknown": (
+        "Not ranked, and not in percent: metrics of a task that is not installed or whose package "
+        "cannot be loaded (cosmos-eval list tasks says which)."
+    ),
 }
 
 
@@ -159,7 +162,7 @@ def _notes(
         "partial": any(entry.partial for entry in entries),
         "unverified": any(e.source == "unverified" and e.stored is None for e in entries),
         "cut": any(entry.metrics.get("captions_cut") for entry in entries),
-        "unknown": any(entry.task not in known_tasks() for entry in entries),
+        "unknown": any(usable_task(entry.task) is None for entry in entries),
     }
     errors = {e.dataset: published_error(e.dataset, e.protocol) for e in entries}
     named = ", ".join(f"{name} ({error})" for name, error in errors.items() if error)

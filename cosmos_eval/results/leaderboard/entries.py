@@ -13,7 +13,7 @@ from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
 from cosmos_eval.results.labels import Stored, distinct, distinguish, is_partial, variants
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference
-from cosmos_eval.tasks import known_tasks, task_of
+from cosmos_eval.tasks import task_of, usable_task
 
 Source = Literal["measured", "published", "unverified"]
 
@@ -90,14 +90,15 @@ class Entry(NamedTuple):
 
 
 def headlines_of(entry: Entry) -> Mapping[str, str]:
-    """Return the titles of the metrics that tables show: all, where the task is not installed. The
+    """Return the titles of the metrics that tables show: all, if the task cannot be used. The
     one that a webdataset's own benchmark reports comes first."""
     if entry.titles:
         return entry.titles
-    known, main = known_tasks(), main_metric(entry.dataset, entry.protocol)
-    if entry.task in known:
-        return {**({main: main} if main else {}), **known[entry.task].headlines}
-    return {metric: metric for metric in sorted(entry.metrics)}
+    task = usable_task(entry.task)
+    if task is None:
+        return {metric: metric for metric in sorted(entry.metrics)}
+    main = main_metric(entry.dataset, entry.protocol)
+    return {**({main: main} if main else {}), **task.headlines}
 
 
 def measured(rows: Iterable[ResultRow]) -> list[Entry]:

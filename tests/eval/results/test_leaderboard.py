@@ -207,6 +207,7 @@ def test_metrics_of_a_task_that_is_not_installed_are_shown_as_stored_and_not_ran
         "| b | 1.91 | 2.5 +1.0/-0.0 | 0.3333 |",
         "",
         "- Intervals cover test images, not seeds: each model was trained once.",
-        "- Not ranked, and not in percent: metrics of a task that is not installed.",
+        "- Not ranked, and not in percent: metrics of a task that is not installed or whose "
+        "package cannot be loaded (cosmos-eval list tasks says which).",
         "- ±, or + and -: how far the 95% interval reaches above and below the number.",
     ]
