@@ -25,6 +25,7 @@ MEANINGS = {
     "seeds": "Intervals cover test images, not seeds: each model was trained once.",
     "delta": "Signed, or after Δ: percentage points above what its authors published.",
     "partial": "Not ranked: results of a part of the samples only.",
+    "second-hand": "Not ranked: second-hand numbers, quoted from a paper by somebody else.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
     "cut": "Captions cut: the share that did not fit the model's context.",
     "unknown": (
@@ -160,6 +161,7 @@ def _notes(
         "seeds": len(rows) > 1 and any(cell.interval for cell in cells),
         "delta": any(cell.delta for cell in cells),
         "partial": any(entry.partial for entry in entries),
+        "second-hand": any(entry.source == "second-hand" for entry in entries),
         "unverified": any(e.source == "unverified" and e.stored is None for e in entries),
         "cut": any(entry.metrics.get("captions_cut") for entry in entries),
         "unknown": any(usable_task(entry.task) is None for entry in entries),

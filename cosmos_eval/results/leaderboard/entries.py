@@ -15,7 +15,7 @@ from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference
 from cosmos_eval.tasks import task_of, usable_task
 
-Source = Literal["measured", "published", "unverified"]
+Source = Literal["measured", "published", "second-hand", "unverified"]
 
 DATACOMP = "datacomp"
 MEAN_RECALL = "mean_recall@1"
@@ -75,7 +75,7 @@ class Entry(NamedTuple):
 
     @property
     def is_ranked(self) -> bool:
-        return not self.partial and self.source != "unverified"
+        return not self.partial and self.source in ("measured", "published")
 
     @property
     def specified(self) -> str:
@@ -134,7 +134,11 @@ def _entry(one: Stored) -> Entry:
 
 @cache
 def published() -> tuple[Entry, ...]:
-    """Return numbers of others, `unverified` where the URL is not the authors' own page."""
+    """Return numbers of others, each with the address of its source.
+
+    They are `second-hand` if somebody quotes a table of the paper, and `unverified` if the source
+    neither is nor names a page of the authors.
+    """
     numbers: dict[tuple[str, ...], dict[str, float]] = {}
     folder = files("cosmos_eval.protocols").joinpath("published")
     for line in chain.from_iterable(_lines(file.read_text("utf-8")) for file in folder.iterdir()):

@@ -153,7 +153,9 @@ def test_html_shows_best_ties_ranks_and_sources(entries):
     text = to_html(Leaderboard(entries, view=View(ranks=True)))
     assert "<td><b>26.0</b> <small>+24.0/-13.5</small> <small>(1-2)</small></td>" in text
     assert "<td>25.0‡ <small>+25.0/-12.5</small> <small>(1-2)</small></td>" in text
-    url = "https://github.com/wangf3014/SCLIP/blob/main/README.md"
+    url = (
+        "https://github.com/wangf3014/SCLIP/blob/b56bd3014b9e8a3ee3450bcfc53700a67d627b7a/README.md"
+    )
     assert f'<td class="text"><a href="{url}">published</a></td>' in text
 
 

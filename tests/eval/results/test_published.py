@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,16 +13,27 @@ from support.rows import make_row
 from cosmos_eval.protocols import known_families
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import DATACOMP, measured, published, published_beside
+from cosmos_eval.results.leaderboard.ranking import rank_entries
 from cosmos_eval.results.leaderboard.suite import suite_score
+from cosmos_eval.results.leaderboard.writers import Leaderboard, to_markdown
 from cosmos_eval.runner.suites import read_score
 
-COSMOS = "https://github.com/ExplainableML/cosmos/blob/main/README.md"
+COSMOS = "https://github.com/ExplainableML/cosmos/blob/c80348f08e9b02c5a81adadd7dce486b3c284b78/README.md"
 COSMOS_SEGMENTATION = "https://paperswithcode2.com/paper/513034"
-SCLIP = "https://github.com/wangf3014/SCLIP/blob/main/README.md"
-NACLIP = "https://github.com/sinahmr/NACLIP/blob/main/README.md"
-CLEARCLIP = "https://github.com/mc-lan/ClearCLIP/blob/main/README.md"
-LOTLIP = "https://github.com/wuw2019/LoTLIP/blob/main/README.md"
-_OPENCLIP = "https://github.com/mlfoundations/open_clip/blob/main/docs"
+PAPER = "https://arxiv.org/abs/2412.01814"
+NOTE = (
+    "https://github.com/zhaoyang97/Paper-Notes-en/blob/a87e1184c1fb5b7ededda8957c497f37a5542f79/docs/"
+    "CVPR2025/segmentation/cosmos_cross-modality_self-distillation_for_vision_language_pre-training.md"
+)
+SCLIP = "https://github.com/wangf3014/SCLIP/blob/b56bd3014b9e8a3ee3450bcfc53700a67d627b7a/README.md"
+NACLIP = "https://github.com/sinahmr/NACLIP/blob/0cac3a651f753b11315ea799cfbfabf79da1bd76/README.md"
+CLEARCLIP = (
+    "https://github.com/mc-lan/ClearCLIP/blob/ad68a404d55d48d27330b93554eb64a234ff717f/README.md"
+)
+LOTLIP = "https://github.com/wuw2019/LoTLIP/blob/301b906e70953ad8ac575f4eeac9e0817d565bdb/README.md"
+_OPENCLIP = (
+    "https://github.com/mlfoundations/open_clip/blob/f862f86cd92123615a8695ce8bcb6ecc066af452/docs"
+)
 OPENCLIP = f"{_OPENCLIP}/openclip_results.csv"
 OPENCLIP_RETRIEVAL = f"{_OPENCLIP}/openclip_retrieval_results.csv"
 
@@ -146,6 +158,28 @@ LoTLIP ViT-B/16 (100M pairs) 64.11 62.63 94.28 92.65 88.40 82.72
 LoTLIP ViT-B/32 (100M pairs) 59.90 56.36 93.14 91.83 83.76 78.97
 """
 
+# Table 5 of the paper (ViT-B/16, CC3M with DreamLIP's captions) as others quote it: each row adds
+# to the row above.
+COMPONENT_COLUMNS = (
+    ("retrieval", "coco-val2017", "cosmos", I2T, PAPER),
+    ("retrieval", "coco-val2017", "cosmos", T2I, PAPER),
+)
+COMPONENT_TABLE = """
+CLIP ViT-B/16 (CC3M-recap) 15.0 10.7
+CLIP ViT-B/16 + image augmentation (CC3M-recap) 17.5 12.7
+CLIP ViT-B/16 + image self-distillation (CC3M-recap) 20.6 14.6
+CLIP ViT-B/16 + text augmentation (CC3M-recap) 50.4 37.5
+CLIP ViT-B/16 + text self-distillation (CC3M-recap) 51.0 38.0
+CLIP ViT-B/16 + cross-attention = COSMOS (CC3M-recap) 53.1 40.1
+"""
+# "Main Results" of a note on the paper.
+NOTE_COLUMNS = tuple((*column[:4], NOTE) for column in COSMOS_COLUMNS)
+NOTE_TABLE = """
+COSMOS ViT-B/16 (Merged-30M) 68.0 52.5 92.9 80.3 57.6
+DreamLIP ViT-B/16 (Merged-30M) 62.3 44.9 89.9 73.3 58.4
+CLIP ViT-B/16 (Merged-30M) 63.2 48.2 90.5 75.9 50.0
+"""
+
 # The source states neither training set nor attention: this is none of the released names.
 UNSTATED = "COSMOS ViT-B/16 (training set and attention not stated)"
 
@@ -175,6 +209,10 @@ EXPECTED = {
         f"{UNSTATED} 77.7 34.7 33.7 17.7 23.2 31.3",
         "unverified",
     ),
+    "cosmos_second_hand.csv": {
+        **_table(COMPONENT_COLUMNS, COMPONENT_TABLE, "second-hand"),
+        **_table(NOTE_COLUMNS, NOTE_TABLE, "second-hand"),
+    },
     "openclip.csv": OPENCLIP_CELLS,
     "lotlip.csv": _table(LOTLIP_COLUMNS, LOTLIP_TABLE),
     "sclip.csv": _table(
@@ -274,7 +312,44 @@ def test_the_leaderboard_shows_exactly_these():
         for cell, (number, source, url) in table.items()
     }
     assert found == expected
-    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24
+    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27
+
+    # What the quoted tables say of the released checkpoints is what the authors' README says.
+    for quoted, released in (
+        ("CLIP ViT-B/16 + cross-attention = COSMOS (CC3M-recap)", "cosmos:vitb16_cc3m"),
+        ("COSMOS ViT-B/16 (Merged-30M)", "cosmos:vitb16_merged30m"),
+    ):
+        for (model, *where), (value, _, _) in found.items():
+            if model == quoted:
+                assert value == found[(released, *where)][0]
+
+
+def test_links_of_published_numbers_name_a_commit():
+    code_hosts = {entry.url for entry in published() if entry.url.startswith("https://github.com")}
+    assert len(code_hosts) >= 8
+    for url in code_hosts:
+        assert re.search("/blob/[0-9a-f]{40}/", url), url
+
+
+def test_second_hand_numbers_are_shown_and_never_ranked():
+    entries = [entry for entry in published() if entry.protocol == "cosmos"]
+    quoted = {entry.key for entry in entries if entry.source == "second-hand"}
+    assert quoted
+    assert quoted.isdisjoint(key for key, _ in rank_entries(entries))
+    text = to_markdown(Leaderboard(entries))
+    assert "| DreamLIP ViT-B/16 (Merged-30M) | [second-hand](<https://github.com/zhaoyang97" in text
+    assert "- Not ranked: second-hand numbers, quoted from a paper by somebody else." in text
+
+
+def test_the_six_segmentation_numbers_fit_a_mean_with_csa():
+    """The page on published numbers infers their attention from these sums."""
+    sums = [float(number) for number, _, _ in EXPECTED["cosmos_segmentation.csv"].values()]
+    assert round(sum(sums), 1) == 218.3
+    assert round(8 * 37.8 - sum(sums), 1) == 84.1
+    assert sum(sums) > 8 * 20.0
+    page = (Path(__file__).parents[3] / "docs" / "published.md").read_text("utf-8")
+    assert "218.3" in page
+    assert "84.1" in page
 
 
 def test_a_sample_of_cells_of_the_table_of_38_sets():

@@ -193,7 +193,7 @@ def test_published_means_stand_below_measured_ones(tmp_path, capsys):
     text = printed(capsys, folder, "csv", *arguments)
     (line,) = (r for r in csv.DictReader(io.StringIO(text)) if r["task"] == "suite")
     assert (line["value"], line["low"], line["source"]) == ("0.48995", "", "published")
-    assert line["url"].endswith("SCLIP/blob/main/README.md")
+    assert line["url"].endswith("SCLIP/blob/b56bd3014b9e8a3ee3450bcfc53700a67d627b7a/README.md")
     found = json.loads(printed(capsys, folder, "json", *arguments))["suite"]["models"]
     assert [(one["source"], one["mean"]) for one in found] == [("published", {"value": 0.48995})]
 
