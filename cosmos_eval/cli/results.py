@@ -173,11 +173,17 @@ def reproduce(
     decimals: options.Decimals = None,
     intervals: options.Intervals = None,
     sort: options.Sort = "",
+    strict: Annotated[
+        bool, flag("--strict", "Exit with 1 or 2 unless every number shown is reproduced.")
+    ] = False,
 ) -> None:
     """Print published numbers beside those measured here.
 
     The numbers are those of the released checkpoints. What was not measured is `unverified`;
     without any results that is everything.
+
+    Exit status with --strict: 0 all are reproduced, 1 one differs or is only near, 2 one was not
+    measured.
     """
     from cosmos_eval.results.leaderboard import reproduce as reproduction
     from cosmos_eval.results.leaderboard.entries import entries_of
@@ -194,6 +200,8 @@ def reproduce(
     else:
         write_text(reproduction.to_json(numbers))
     _print_warnings(results)
+    if strict:
+        raise Exit(reproduction.exit_status(numbers))
 
 
 def report(

@@ -3,7 +3,8 @@
 openclip_profile.csv is OpenCLIP's docs/model_profile.csv: parameters in millions, and GFLOPs with 2
 per multiply-accumulate. training.csv has the training of models by patterns of their names, of
 which the first that fits counts; what its source does not state is empty. webdatasets.csv has
-the names, sizes and main metrics of webdatasets (protocols/webdatasets.py)."""
+the names, sizes and main metrics of webdatasets (protocols/webdatasets.py). released.csv has the
+SHA-256 of released checkpoints' files, as far as it is known."""
 
 import csv
 from fnmatch import fnmatchcase
@@ -37,6 +38,14 @@ def training_of(model: str) -> dict[str, Any]:
     row = next(same, {"training_data": "", "samples_seen": ""})
     found = {"training_data": row["training_data"], "samples_seen": int(row["samples_seen"] or 0)}
     return {key: value for key, value in found.items() if value}
+
+
+def released_model(weights_sha256: str | None) -> str | None:
+    """Return the name of the released checkpoint whose file has a SHA-256, or None."""
+    for row in read_table("released.csv"):
+        if row["sha256"] == weights_sha256:
+            return row["model"]
+    return None
 
 
 @cache

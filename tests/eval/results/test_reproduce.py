@@ -10,6 +10,7 @@ from support.rows import make_row, write_result
 from cosmos_eval.cli.app import main
 from cosmos_eval.results.leaderboard.entries import measured
 from cosmos_eval.results.leaderboard.reproduce import reproductions, to_json, to_markdown, to_texts
+from cosmos_eval.runner.suites import read_suite
 
 
 def row(model, value, low, high, **provenance):
@@ -51,10 +52,14 @@ def test_ten_checkpoints_with_five_metrics_in_the_order_of_their_names():
 @pytest.mark.parametrize(
     ("value", "low", "high", "difference", "status"),
     [
-        (0.373, 0.369, 0.377, 0.002, "inside"),
-        (0.371, 0.371, 0.371, 0.0, "inside"),
-        (0.38, 0.375, 0.385, 0.009, "outside"),
-        (0.36, 0.35, 0.3709, -0.011, "outside"),
+        (0.371, 0.371, 0.371, 0.0, "reproduced"),
+        # 0.05 points of rounding and 0.1 points of tolerance, also outside a narrow interval.
+        (0.3725, 0.3716, 0.3734, 0.0015, "reproduced"),
+        (0.3695, 0.36, 0.38, -0.0015, "reproduced"),
+        (0.3726, 0.36, 0.38, 0.0016, "near"),
+        (0.373, 0.369, 0.377, 0.002, "near"),
+        (0.38, 0.375, 0.385, 0.009, "differs"),
+        (0.36, 0.35, 0.3709, -0.011, "differs"),
     ],
 )
 def test_a_measured_number(value, low, high, difference, status):
@@ -119,17 +124,63 @@ def test_markdown():
     rows = [
         row("cosmos:vitb16_cc3m", 0.38, 0.375, 0.385),
         row("cosmos:vitb32_cc3m", 0.331, 0.325, 0.335),
+        row("cosmos:vitb32_cc12m", 0.464, 0.459, 0.469),
     ]
     lines = to_markdown(reproductions(measured(rows))).splitlines()
     start = "| coco-val2017, image to text R@1 | cosmos:vitb16_cc3m | 53.1 | unverified |  |"
     assert lines[2:5] == ["| metric | model | published | measured | difference |", lines[3], start]
     assert "| imagenet1k, acc1 | cosmos:vitb16_cc3m | 37.1 | 38.0 ±0.5 | +0.9 ! |" in lines
+    assert "|  | cosmos:vitb32_cc12m | 46.7 | 46.4 ±0.5 | -0.3 ? |" in lines
     assert "|  | cosmos:vitb32_cc3m | 33.0 | 33.1 +0.4/-0.6 | +0.1 |" in lines
     assert lines[-3] == (
-        "- 50 published numbers: 2 measured (1 outside the measured interval, marked !), "
-        "48 unverified."
+        "- 50 published numbers: 1 reproduced (within 0.15 points), 1 near (marked ?: inside the "
+        "measured interval, but model and images are the same, so look for the cause), 1 differ "
+        "(marked !), 47 unverified."
     )
     assert lines[-1].startswith("- Published by https")
+
+
+def test_a_file_with_the_hash_of_a_released_checkpoint_counts_wherever_it_lies():
+    digest = "ac58b2b29481669ebbfdaa9cfdf85a4f61959e69cdab29be9c8099f900567c81"
+    ends = {"acc1": {"low": 0.464, "high": 0.47, "method": "wilson", "level": 0.95}}
+    named = {"metrics": {"acc1": 0.467}, "intervals": ends}
+    named |= {"dataset": "imagenet1k", "protocol": "cosmos"}
+
+    def statuses(**model):
+        model = {"spec": "cosmos:/weights/best.pt", **model}
+        found = records([make_row({}, model, **named)])
+        return [record["model"] for record in found if record["status"] == "reproduced"]
+
+    assert statuses(weights_sha256=digest) == ["cosmos:vitb32_cc12m"]
+    assert statuses(weights_sha256=digest, weights="student") == []
+    assert statuses(weights_sha256="1" * 64) == []
+
+
+def test_the_suite_makes_the_rows_that_are_listed():
+    suite = read_suite("released")
+    rows = {(model, p.dataset, p.family) for model in suite.models for p in suite.protocols}
+    listed = {(r["model"], r["dataset"], r["protocol"]) for r in records([])}
+    assert rows == listed
+    assert len(rows) == 30
+
+
+@pytest.mark.parametrize(("accuracy", "status"), [(None, 2), (0.371, 2), (0.373, 1), (0.38, 1)])
+def test_strict_decides_the_exit_status(tmp_path, monkeypatch, capsys, accuracy, status):
+    monkeypatch.chdir(tmp_path)
+    if accuracy is not None:
+        write_result(tmp_path, row("cosmos:vitb16_cc3m", accuracy, 0.369, 0.377), {})
+    assert ended(*["."] * (accuracy is not None), "--strict") == status
+    assert "published numbers" in capsys.readouterr().out
+
+
+def test_strict_ends_with_0_if_all_numbers_are_reproduced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    accuracies = [r for r in records([]) if r["metric"] == "acc1"]
+    for r in accuracies:
+        write_result(tmp_path, row(r["model"], r["published"], 0.0, 1.0), {})
+    assert len(accuracies) == 10
+    assert ended(".", "--strict", "--metrics", "acc1") == 0
+    assert ended(".", "--strict") == 2
 
 
 def ended(*arguments):
@@ -143,10 +194,10 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert ended() == 0
     shown = capsys.readouterr().out
     assert shown.count("unverified") == 50 + 1
-    assert "50 published numbers: 0 measured" in shown
+    assert "50 published numbers: 0 reproduced" in " ".join(shown.split())
     write_result(tmp_path, row("cosmos:vitb16_cc3m", 0.38, 0.375, 0.385), {})
     assert ended(".", "--format", "json") == 0
-    assert of(json.loads(capsys.readouterr().out), "cosmos:vitb16_cc3m")["status"] == "outside"
+    assert of(json.loads(capsys.readouterr().out), "cosmos:vitb16_cc3m")["status"] == "differs"
     assert ended(".") == 0
     assert "+0.9 !" in capsys.readouterr().out
     assert ended("nowhere") == 2
