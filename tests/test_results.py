@@ -1,6 +1,5 @@
 """The committed results, and tables of them in documents."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -51,31 +50,42 @@ def test_a_page_shows_what_the_leaderboard_prints(capsys, monkeypatch):
     assert f"<!-- scenes table -->\n\n{table}\n<!-- end of scenes table -->" in page
 
 
-def test_the_readme_has_the_differences_of_methods(capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (command,) = re.findall(r"(?m)^`cosmos-eval (compare benchmarks/study/trainings .*)`:$", readme)
-    shown = set()
-    for test in json.loads(printed(capsys, f"{command} --json"))["tests"]:
-        ends = (test["difference"], test["interval"]["low"], test["interval"]["high"])
-        text = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * end for end in ends))
-        if text in readme:
-            shown.add((test["dataset"], test["protocol"].partition("-")[0], test["metric"]))
-    assert shown >= {
-        ("scenes-cls", "scenes", "acc1"),
-        ("scenes-retrieval", "scenes", "image_to_text_R@1"),
-        ("scenes-retrieval", "scenes", "text_to_image_R@1"),
-        ("scenes-seg", "scenes", "mIoU"),
-        ("scenes-seg", "tuned", "mIoU"),
-    }
+def claims():
+    """The tests of the study by comparison and metric: difference, p with Holm's correction."""
+    lines = (ROOT / "benchmarks/study/claims.md").read_text("utf-8").splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {(row[0], row[1]): (row[4], float(row[6].strip("<"))) for row in cells}
 
 
-def test_the_readme_has_the_difference_of_dense_features():
-    attention = (ROOT / "docs/attention.md").read_text("utf-8")
-    table = attention.partition("<!-- table of trainings -->")[2]
-    (interval,) = re.findall(r"(?m)^\| scenes-seg, mIoU \|.*?\| \+([^|]*\]) \|", table)
+def test_the_tests_of_the_study_follow_from_its_results():
+    program = str(ROOT / "benchmarks" / "study_claims.py")
+    table = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
+    assert table.stdout == (ROOT / "benchmarks/study/claims.md").read_text("utf-8")
+
+
+def test_the_readme_claims_what_the_tests_of_the_study_show():
     readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    assert f"by {interval.replace('+', '')} points of mIoU ([Attention]" in readme
+    study = readme.partition("Claims rest on one family")[2].partition("The package includes")[0]
+    figures = re.findall(r"[+-][0-9.]+ \[[^]]*\]", study)
+    assert len(figures) >= 10
+    assert set(figures) <= {difference for difference, _ in claims().values()}
+    assert f"{len(claims())} tests" in readme
+
+    def significant(comparison):
+        return {
+            metric
+            for (name, metric), (_, p) in claims().items()
+            if name == comparison and p <= 0.05
+        }
+
+    retrieval = {"R@1 image to text", "R@1 text to image"}
+    tuned = {"mIoU, tuned", "mIoU, things, tuned"}
+    assert significant("COSMOS minus multi-view CLIP") == {*retrieval, "acc1", *tuned}
+    assert significant("COSMOS minus multi-view CLIP, equal compute") == {"mIoU, tuned"}
+    assert significant("COSMOS minus CLIP, equal compute") == {"mIoU, tuned"}
+    assert significant("COSMOS minus COSMOS without cross-attention") == set()
+    assert significant("COSMOS: values minus patches") == set()
+    assert significant("COSMOS: values minus patches, tuned") == set()
 
 
 def test_every_figure_follows_from_the_stored_samples():
