@@ -16,8 +16,15 @@ import pytest
 
 from cosmos_eval.data import retrieval
 from cosmos_eval.data.selection import open_data
+from cosmos_eval.runner.doctor import examine
 from cosmos_eval.tasks import selection
-from cosmos_eval.types import Measurement, RunOptions, SelectionProtocol, UsageError
+from cosmos_eval.types import (
+    Measurement,
+    RunOptions,
+    SelectionProtocol,
+    UsageError,
+    no_progress,
+)
 
 Known = Callable[..., SelectionProtocol]
 
@@ -120,8 +127,44 @@ VALSE_IMAGES = {"VALSE/images/a_1.jpg": "red", "VALSE/images/v7w_1.jpg": "green"
 
 
 def test_valse_keeps_the_valid_items(measured):
-    result = measured("valse", VALSE, VALSE_IMAGES)
+    sizes = {"actant-swap": 2, "existence": 1}
+    result = measured("valse", VALSE, VALSE_IMAGES, n_items=3, subset_items=sizes)
     assert accuracies(result) == {"actant-swap": (0.5, 2), "existence": (1, 1)}
+
+
+# Counted in the files of github.com/Heidelberg-NLP/VALSE at 2152d90: items of which at least two
+# of three annotators chose the caption.
+VALID_ITEMS = {
+    "actant-swap": 949,
+    "action-replacement": 648,
+    "coreference-hard": 104,
+    "coreference-standard": 708,
+    "counting-adversarial": 691,
+    "counting-hard": 868,
+    "counting-small-quant": 900,
+    "existence": 505,
+    "foil-it": 943,
+    "plurals": 851,
+    "relations": 535,
+}
+
+
+def test_valse_is_whole_with_the_items_of_its_release(known_set):
+    item, invalid = foil("a_1.jpg", "red", "green", 2), foil("a_1.jpg", "red", "green", 1)
+    files = {
+        f"VALSE/data/{name}.json": {"0": invalid, **{f"{i + 1}": item for i in range(size)}}
+        for name, size in VALID_ITEMS.items()
+    }
+    protocol = known_set("valse", files, VALSE_IMAGES)
+    assert len(open_data(protocol, RunOptions()).subset_of_item) == 7702
+    del files["VALSE/data/coreference-hard.json"]["7"]
+    short = known_set("valse", files, VALSE_IMAGES)
+    message = r"VALSE/data has 103 of 104 items of coreference-hard of valse; see"
+    with pytest.raises(UsageError, match=message):
+        open_data(short, RunOptions())
+    diagnosis = examine(short, RunOptions(), no_progress, decode=False)
+    assert not diagnosis.whole
+    assert "103 of 104 items of coreference-hard" in diagnosis.faults[0]
 
 
 def placed(first: str, word: str, last: str, *captions: str) -> dict[str, Any]:

@@ -270,7 +270,7 @@ def test_known_sets():
     assert {"adjusting", "close to", "standing next to", "around"} <= set(relation.left_out)
     assert not [name for name in relation.left_out if name != name.strip() or not name]
     # docs/caption-selection.md names those whose number of items no source states.
-    unknown = {"svo-probes", "valse", "negbench-coco", "negbench-voc2007", "eqben-subset"}
+    unknown = {"svo-probes", "negbench-coco", "negbench-voc2007", "eqben-subset"}
     unknown |= {"coco-spatial", "gqa-spatial", "colorswap"}
     for protocol in SELECTION.values():
         assert isinstance(protocol, SelectionProtocol)
