@@ -1,8 +1,41 @@
-"""Read the pixels of an image in 8 bits. Imports no torch."""
+"""Open images, and read their pixels in 8 bits. Imports no torch."""
+
+import io
+import warnings
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from PIL import ExifTags
+
+# Pillow's names of the formats of data sets; MPO, of stereo cameras, is opened as JPEG. Pillow has
+# readers that nobody expects behind the name of a .png: that of EPS runs Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+MOST_ELONGATED = 500
+"""How many times the shorter side of an image the longer one may be. Models resize the shorter side
+to 224 pixels or more: at this limit the resized image takes 100 MB, far beyond it gigabytes."""
+
+# It is written for every image of 89 to 179 megapixels, which are measured; larger ones are errors.
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+
+
+def open_image(file: Path | io.BytesIO) -> PIL.Image.Image:
+    """Open an image of one of the FORMATS. Raises what Pillow raises."""
+    try:
+        return PIL.Image.open(file, formats=FORMATS)
+    except PIL.UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise PIL.UnidentifiedImageError(f"cannot identify image file (known: {known})") from error
+
+
+def require_moderate_shape(image: PIL.Image.Image) -> None:
+    """Raise ValueError for an image so thin that it would fill the memory once it is resized."""
+    shorter, longer = sorted(image.size)
+    if longer > MOST_ELONGATED * shorter:
+        raise ValueError(
+            f"{image.width}x{image.height} pixels: its longer side is more than {MOST_ELONGATED} "
+            "times the shorter one, and would be resized to gigabytes"
+        )
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -12,7 +45,7 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     PNG files. EXIF tags stay. Raises ValueError for pixels whose white is not defined: 32-bit
     integers, floats and unusual TIFF encodings."""
     if not has_deep_pixels(image):
-        return image.convert("RGB")
+        return _without_palette_alpha(image).convert("RGB")
     # Older releases of Pillow call 16-bit PNG files, and all releases 16-bit PGM files, `I`.
     sixteen_bits = image.mode.startswith("I;16") or (
         image.mode == "I" and image.format in ("PNG", "PPM")
@@ -29,6 +62,15 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     grey = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     grey.info = {key: value for key, value in image.info.items() if key == "exif"}
     return grey.convert("RGB")
+
+
+def _without_palette_alpha(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Drop the transparency of a palette's colours, of which `convert` warns before it drops it."""
+    if image.mode != "P" or not isinstance(image.info.get("transparency"), bytes):
+        return image
+    copied = image.copy()
+    del copied.info["transparency"]
+    return copied
 
 
 def has_deep_pixels(image: PIL.Image.Image) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cosmos_core.config import TrainConfig
-from cosmos_core.data.pixels import to_rgb
+from cosmos_core.data.pixels import open_image, to_rgb
 from cosmos_core.types import Views
 from cosmos_core.utils.text import split_sentences
 from cosmos_core.views import ImageViews, MultiCrop, caption_views
@@ -161,10 +161,10 @@ def _decode_image(data: bytes | None) -> PIL.Image.Image:
         warnings.simplefilter("ignore")  # Pillow warns of harmless oddities in metadata
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         try:
-            return to_rgb(PIL.Image.open(io.BytesIO(data)))
+            return to_rgb(open_image(io.BytesIO(data)))
         except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
             raise BadSampleError("image_too_large", str(error)) from error
-        except PIL.UnidentifiedImageError as error:  # its message holds an address in memory
+        except PIL.UnidentifiedImageError as error:
             raise BadSampleError("image_broken", f"{len(data)} bytes of no known format") from error
         except Exception as error:  # Pillow does not document what its decoders raise
             reason = str(error) or type(error).__name__

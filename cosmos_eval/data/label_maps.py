@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from cosmos_core.data.pixels import open_image
 from cosmos_eval.data.folders import Listing, find_root, parts_of, shortfall, walk
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
@@ -100,7 +101,7 @@ def load_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
     """Load a label map as `read_label` does, whatever classes it holds."""
     load, bits = mmseg_module("datasets").transforms.LoadAnnotations(), protocol.label_bits
     try:
-        with Image.open(sample.mask) as image:
+        with open_image(sample.mask) as image:
             mode, size = image.mode, image.size
             require_lossless(image, sample.mask)
             if _bits(image) != bits:
@@ -155,7 +156,7 @@ def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -
 def displayed_size(path: Path) -> tuple[int, int]:
     """Return (height, width) of an image as OpenCV decodes it, turned by EXIF; header only."""
     try:
-        with Image.open(path) as header:
+        with open_image(path) as header:
             width, height = header.size
             turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     except Exception as error:

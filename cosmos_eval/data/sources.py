@@ -20,7 +20,12 @@ import PIL.ImageFile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from cosmos_core.data.pixels import has_deep_pixels, to_rgb
+from cosmos_core.data.pixels import (
+    has_deep_pixels,
+    open_image,
+    require_moderate_shape,
+    to_rgb,
+)
 from cosmos_core.data.tar import TarError, TarReader, require_one_file, split_name
 from cosmos_eval.data.readers import FileError, MissingFileError, faults_of, read_bytes, read_text
 from cosmos_eval.types import UsageError
@@ -64,6 +69,15 @@ def as_shown(image: Image.Image) -> Image.Image:
     return page
 
 
+def _moderate(image: Image.Image, name: str) -> Image.Image:
+    """Return an image that can be resized. Raises UsageError for a very thin one."""
+    try:
+        require_moderate_shape(image)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}; remove it") from error
+    return image
+
+
 class _Encoded:
     name: str
     _to_rgb = staticmethod(to_rgb)
@@ -72,7 +86,8 @@ class _Encoded:
         # Code that was imported with a model may have allowed it: half an image is another image.
         PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with open_image(io.BytesIO(content)) as image:
+                require_moderate_shape(image)
                 return self._to_rgb(image)
         except Exception as error:
             # What Pillow's decoders raise for damaged files is not documented. Some messages end
@@ -85,7 +100,7 @@ class _Encoded:
 
 @dataclass(frozen=True)
 class ImageFile(_Encoded):
-    """An image file of any format that PIL reads."""
+    """An image file of one of the formats of cosmos_core.data.pixels."""
 
     path: Path
 
@@ -114,9 +129,10 @@ class PixelFile(ImageFile):
     def decode(self, content: bytes) -> Image.Image:
         try:
             pixels = np.load(io.BytesIO(content), allow_pickle=False)[:, :, [2, 1, 0]]
-            return Image.fromarray(pixels)
+            image = Image.fromarray(pixels)
         except (ValueError, EOFError, IndexError, TypeError) as error:
             raise UsageError(f"{self.name} holds no pixels (H, W, 3) uint8: {error}") from error
+        return _moderate(image, self.name)
 
 
 def shard_images(shard: Path) -> Iterator[tuple[str, bytes]]:
@@ -221,7 +237,7 @@ class ImageArray:
     def decode(self, content: bytes) -> Image.Image:
         height, width = np.frombuffer(content, "<i8", 2)
         pixels = np.frombuffer(content, np.uint8, offset=16).reshape(height, width, 3)
-        return Image.fromarray(pixels)
+        return _moderate(Image.fromarray(pixels), self.name)
 
 
 def array_of(image: Image.Image, name: str) -> ImageArray:
@@ -255,7 +271,7 @@ class CroppedImage:
         if max(left, 0) >= min(right, image.width) or max(top, 0) >= min(bottom, image.height):
             raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
         try:
-            return image.crop(self.box)
+            return _moderate(image.crop(self.box), self.name)
         except (Image.DecompressionBombError, OverflowError, MemoryError) as error:
             raise UsageError(f"{self.name}: the box is too large ({error})") from error
 

@@ -11,8 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from cosmos_core.data.pixels import open_image
 from cosmos_core.utils.files import appearing, cache_folder
 from cosmos_eval import types
 from cosmos_eval.protocols.segmentation import LOCALISATION, MEAN, STD, localisation_of
@@ -189,7 +188,7 @@ def _cut_out(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
     left, top, right, bottom = thing["box"]
     target = folder / _SMALL_FOLDER / thing["kind"] / f"{scene_id}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(folder / _COCO_IMAGES / f"{scene_id}.jpg") as picture:
+    with open_image(folder / _COCO_IMAGES / f"{scene_id}.jpg") as picture:
         side = min(round(1.5 * max(right - left, bottom - top)), *picture.size)
         x = min(max((left + right - side) // 2, 0), picture.width - side)
         y = min(max((top + bottom - side) // 2, 0), picture.height - side)

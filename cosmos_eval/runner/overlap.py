@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cosmos_core.data.pixels import open_image
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile, ImageSource, shard_images
 from cosmos_eval.embedding.embed import Features, embed_images
@@ -267,7 +268,7 @@ def _decoded(
     """Return an image's key, its small picture, and what a model gets; None if it is unreadable."""
     key, content = member
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content)) as image:
             if transform is None:  # a JPEG need not be decoded in full
                 image.draft("RGB", (4 * SIDE, 4 * SIDE))
             whole = image.convert("RGB")

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cosmos_core.data.pixels import open_image
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.data.folders import find_root
 from cosmos_eval.data.prefetch import prefetch
@@ -90,7 +91,7 @@ def _write(wanted: tuple[Path, Callable[[], Label]], n_classes: int) -> bool:
     target, make = wanted
     suffix = target.suffix
     # What is missing or damaged; Pillow raises SyntaxError for a broken PNG.
-    with suppress(OSError, SyntaxError, ValueError), Image.open(target) as image:
+    with suppress(OSError, SyntaxError, ValueError), open_image(target) as image:
         values = np.asarray(image)
         if image.mode == "RGB" and suffix == ".jpg":
             return False
@@ -158,7 +159,7 @@ def translated(protocol: LabelMapProtocol, data_root: str | None) -> Work:
 
 def _translate(original: Path, index_of: NDArray[np.int16]) -> Label:
     try:
-        with Image.open(original) as image:
+        with open_image(original) as image:
             require_lossless(image, original)
             mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
@@ -339,7 +340,7 @@ def _label(original: Path, index_of: NDArray[np.uint16]) -> Label:
 
 def _read(path: Path) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}; fetch it again") from error

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
-from PIL import Image
 
+from cosmos_core.data.pixels import open_image
 from cosmos_eval.data.label_maps import Label, LabelMaps, Sample, open_data, read_label
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas, shrunk
@@ -195,7 +195,7 @@ def _is_measured(
 
 def _saved_map(path: Path) -> Label:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             mode, classes = image.mode, np.asarray(image)
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
         raise UsageError(f"cannot read the saved label map {path}: {error}") from error
