@@ -160,8 +160,9 @@ class RetrievalProtocol(Protocol):
 class ClassificationProtocol(Protocol):
     """Images and the class of each.
 
-    `folder` holds a folder per class, or webdataset archives, or the set that `torchvision` names
-    (a key of cosmos_eval.data.torchvision_sets); `usual_folders` are other places of it.
+    `folder` holds a folder per class, or webdataset archives, or ObjectNet as it unpacks, or the
+    set that `torchvision` names (a key of cosmos_eval.data.torchvision_sets); `usual_folders` are
+    other places of it.
     `class_names` maps classes to prompt names, by default the classes with every character of
     `separators` as a space; `class_list` instead names one of protocols.classification.CLASS_LISTS.
     `templates` are prompts with one `{}`, or the name of a known set; None: those of the data, else
@@ -174,7 +175,7 @@ class ClassificationProtocol(Protocol):
         *("torchvision", "usual_folders", "separators", "n_classes", "n_images", "remark")
     }
     folder: str
-    layout: Literal["folders", "webdataset"] = "folders"
+    layout: Literal["folders", "webdataset", "objectnet"] = "folders"
     torchvision: str | None = None
     usual_folders: tuple[str, ...] = ()
     class_names: Mapping[str, str] = field(default_factory=dict)
@@ -213,7 +214,7 @@ class FacesProtocol(ClassificationProtocol):
 
     task: ClassVar[str] = "faces"
     NOT_IN_FILES = MultilabelProtocol.NOT_IN_FILES | {"layout"}
-    layout: Literal["folders", "webdataset"] = "webdataset"
+    layout: Literal["folders", "webdataset", "objectnet"] = "webdataset"
 
 
 @dataclass(frozen=True, kw_only=True)

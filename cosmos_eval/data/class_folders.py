@@ -15,8 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import sources
-from cosmos_eval.data.class_names import ClassData, class_differences, make_data
+from cosmos_eval.data.class_names import (
+    WORDNET_ID,
+    ClassData,
+    class_differences,
+    listed_classes,
+    make_data,
+)
 from cosmos_eval.data.folders import folder_entries, root_of, several, walk
+from cosmos_eval.data.readers import faults_of, read_json
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -32,7 +39,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 # ImageNet's 50,000 validation images without folders: as ILSVRC2012_img_val.tar names them, and
 # with the class at the end, as in val_images.tar.gz of huggingface.co/datasets/ILSVRC/imagenet-1k.
 _FLAT = re.compile(r"(ILSVRC2012_val_\d{8})(?:_(n\d{8}))?\.JPEG")
-_WORDNET_ID = re.compile(r"n\d{8}")
 
 # clip_benchmark's webdataset_builder.py writes these, test/nshards.txt and test/0.tar, 1.tar...; a
 # sample's `.cls` member holds the index of its class.
@@ -59,7 +65,7 @@ def find_folder(protocol: ClassificationProtocol, options: RunOptions) -> Path:
 
 def _holds_imagenet(folder: Path) -> bool:
     names = (entry.name for entry in folder_entries(folder))
-    return any(_WORDNET_ID.fullmatch(name) or _FLAT.fullmatch(name) for name in names)
+    return any(WORDNET_ID.fullmatch(name) or _FLAT.fullmatch(name) for name in names)
 
 
 class FlatImage(NamedTuple):
@@ -78,7 +84,7 @@ def flat_images(folder: Path) -> list[FlatImage]:
 
 def must_be_sorted(folder: Path, flat: Sequence[FlatImage]) -> bool:
     """Tell whether any image does not name its class, or others are in class folders already."""
-    has_folders = any(_WORDNET_ID.fullmatch(entry.name) for entry in folder_entries(folder))
+    has_folders = any(WORDNET_ID.fullmatch(entry.name) for entry in folder_entries(folder))
     return bool(flat) and (has_folders or any(image.wordnet_id is None for image in flat))
 
 
@@ -93,13 +99,40 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
     if class_list and class_list.numeric and all(map(str.isdecimal, classes)):
         classes.sort(key=int)  # names that are no numbers fail by the list's hash
     _require_list(protocol, folder, classes)
+    return _read_classes(folder, classes)
+
+
+def read_objectnet(folder: Path) -> ClassData:
+    """List the images of ObjectNet's classes that ImageNet has too, as CLIP Benchmark does in
+    objectnet.py. Raises UsageError for another layout."""
+    label_of = _texts(folder / "mappings" / "folder_to_objectnet_label.json")
+    shared = _texts(folder / "mappings" / "objectnet_to_imagenet_1k.json")
+    classes = sorted(name for name, label in label_of.items() if label in shared)
+    for name in classes:
+        if not (folder / "images" / name).is_dir():
+            raise UsageError(f"{folder / 'images'} has no class folder {name}")
+    data = _read_classes(folder / "images", classes)
+    return data._replace(prompts=tuple(label_of[name].lower() for name in classes))
+
+
+def _texts(path: Path) -> dict[str, str]:
+    with faults_of(f"cannot read {path}: "):
+        content = read_json(path)
+    if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
+        raise UsageError(f"{path} must hold names and texts")
+    return content
+
+
+def _read_classes(folder: Path, classes: Sequence[str]) -> ClassData:
+    """List the images of the folders of classes. Raises UsageError for an empty one."""
     images: dict[str, list[str]] = {name: [] for name in classes}
     # In ImageFolder's order, at any depth.
     for at, names in sorted(walk(folder), key=lambda found: str(found[0])):
         if at != folder:
             below = at.relative_to(folder)
             files = (file for file in sorted(names) if file.lower().endswith(SUFFIXES))
-            images[below.parts[0]] += [(below / file).as_posix() for file in files]
+            if below.parts[0] in images:
+                images[below.parts[0]] += [(below / file).as_posix() for file in files]
     if empty := [name for name in classes if not images[name]]:
         raise UsageError(f"class folder {folder / empty[0]} has no images ({', '.join(SUFFIXES)})")
     samples = (
@@ -130,10 +163,20 @@ def _read_flat(
     return make_data(list(index_of), samples)
 
 
+def is_subset_of_list(protocol: ClassificationProtocol, classes: Sequence[str]) -> bool:
+    """Tell whether a user's classes are in the list that the user's YAML names."""
+    if protocol.class_list is None or protocol.n_classes is not None:
+        return False
+    return {*classes} <= {*listed_classes(protocol.class_list)}
+
+
 def _require_list(
     protocol: ClassificationProtocol, folder: Path, classes: list[str], what: str = "class folders"
 ) -> None:
+    """Raise UsageError for other classes than a known set's, or than a user's list has."""
     expected = CLASS_LISTS.get(protocol.class_list or "")
+    if is_subset_of_list(protocol, classes):
+        return
     found = hashlib.sha256("\n".join(classes).encode(errors="surrogateescape")).hexdigest()
     if expected and expected.classes_sha256 not in (None, found):
         raise UsageError(

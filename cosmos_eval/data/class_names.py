@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -23,6 +24,7 @@ OPENAI = "openai-imagenet"
 CLIP_BENCHMARK = "clip-benchmark/"
 """Begins the name of the templates of a data set in CLIP Benchmark."""
 _NAMED = 5  # classes that an error message names
+WORDNET_ID = re.compile(r"n\d{8}")
 
 
 class ClassData(NamedTuple):
@@ -67,7 +69,11 @@ def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, 
 def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...]:
     """Return what the prompts call the classes, in the order of the classes."""
     if protocol.class_list is not None:
-        return list_names(protocol.class_list)
+        names, ids = list_names(protocol.class_list), listed_classes(protocol.class_list)
+        if {*data.classes} <= {*ids}:  # a subset of them has the names of its own classes
+            name_of = dict(zip(ids, names, strict=True))
+            return tuple(name_of[wordnet_id] for wordnet_id in data.classes)
+        return names
     if data.prompts is not None and not protocol.class_names:
         return data.prompts
     spaces = str.maketrans(dict.fromkeys(protocol.separators, " "))
@@ -124,7 +130,41 @@ def clip_benchmark_templates(key: str) -> tuple[str, ...]:
 def list_names(class_list: str) -> tuple[str, ...]:
     """Return the prompt names of a known class list. Raises KeyError for an unknown one."""
     known = CLASS_LISTS[class_list]
-    return tuple(_clip_benchmark("en_classnames.json")[known.names])[known.skipped :]
+    names = tuple(_clip_benchmark("en_classnames.json")[known.names])[known.skipped :]
+    if known.n_classes == len(names):
+        return names
+    name_of = dict(zip(listed_classes(known.names), names, strict=True))
+    return tuple(name_of[wordnet_id] for wordnet_id in listed_classes(class_list))
+
+
+def listed_classes(class_list: str) -> Sequence[str]:
+    """Return what a known list's classes are called on the disk; empty if no package lists them."""
+    known = CLASS_LISTS[class_list]
+    if known.numeric:
+        return list(map(str, range(known.n_classes)))
+    # Ids are read from timm's files without importing timm and torch.
+    package = find_spec("timm") if known.ids else None
+    folders = (package and package.submodule_search_locations) or ()
+    paths = (Path(folder, "data", "_info", known.ids) for folder in folders)
+    return next((sorted(p.read_text("utf-8").split()) for p in paths if p.is_file()), [])
+
+
+def unnamed_classes(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
+    """Yield what is wrong with prompts that would repeat ids or numbers instead of names."""
+    prompted = zip(data.classes, class_names(protocol, data), strict=True)
+    ids = [name for name, prompt in prompted if name == prompt and WORDNET_ID.fullmatch(name)]
+    has_names = protocol.class_names or protocol.class_list or data.prompts
+    if not ids and not has_names and all(map(str.isdecimal, data.classes)):
+        ids = list(data.classes)
+    if not ids:
+        return
+    kind, class_list = "numbers", "imagenet1k-numbers"
+    if WORDNET_ID.fullmatch(ids[0]):
+        kind, class_list = "WordNet ids", "imagenet1k"
+    remedy = f"name them by `class_names: {{{ids[0]!r}: NAME, ...}}`"
+    if {*data.classes} <= {*listed_classes(class_list)}:
+        remedy += f", or if they are ImageNet's by `class_list: {class_list}`"
+    yield f"{len(ids)} classes are called by {kind}, such as {ids[0]}, in prompts too: {remedy}"
 
 
 def class_differences(protocol: ClassificationProtocol, found: Sequence[str]) -> str:
@@ -142,13 +182,7 @@ def _known_classes(protocol: ClassificationProtocol) -> Sequence[str]:
     """Return the classes of a known set as data name them; empty where no package lists them."""
     if protocol.torchvision == "oxford_pets":
         return list(_clip_benchmark("en_classnames.json")["pets"])
-    if protocol.class_list == "imagenet1k-numbers":
-        return list(map(str, range(1000)))
-    package = find_spec("timm") if protocol.class_list == "imagenet1k" else None
-    # ImageNet's WordNet ids are read from timm's copy without importing timm and torch.
-    folders = (package and package.submodule_search_locations) or ()
-    lists = (Path(folder, "data", "_info", "imagenet_synsets.txt") for folder in folders)
-    return next((sorted(f.read_text("utf-8").split()) for f in lists if f.is_file()), ())
+    return () if protocol.class_list is None else listed_classes(protocol.class_list)
 
 
 @cache

@@ -13,13 +13,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cosmos_eval.data import folders
-from cosmos_eval.data.class_folders import find_folder, read_folders, read_webdataset
+from cosmos_eval.data.class_folders import (
+    find_folder,
+    is_subset_of_list,
+    read_folders,
+    read_objectnet,
+    read_webdataset,
+)
 from cosmos_eval.data.class_names import (
     ClassData,
     class_differences,
     make_data,
     template_faults,
     templates_of,
+    unnamed_classes,
 )
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, faults_of, read_records, shortened
@@ -56,7 +63,7 @@ def survey(
     try:
         listing = _list(protocol, options)
         found = listing.surveyed(protocol, options)
-        return replace(found, faults=(*found.faults, *_choice_faults(protocol, listing.data)))
+        return replace(found, faults=(*found.faults, *_prompt_faults(protocol, listing.data)))
     except UsageError as error:
         remedy, root = folders.remedy_of(protocol), shlex.quote(str(options.data_root))
         if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
@@ -70,6 +77,17 @@ def require_choice(protocol: ClassificationProtocol, _: RunOptions, data: ClassD
     """Raise UsageError for data of one class, of which there is nothing to choose."""
     for fault in _choice_faults(protocol, data):
         raise UsageError(f"{protocol.dataset}: {fault}")
+
+
+def require_prompts(protocol: ClassificationProtocol, _: RunOptions, data: ClassData) -> None:
+    """Raise UsageError for data of one class, and for classes without names for prompts."""
+    for fault in _prompt_faults(protocol, data):
+        raise UsageError(f"{protocol.dataset}: {fault}")
+
+
+def _prompt_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
+    yield from _choice_faults(protocol, data)
+    yield from unnamed_classes(protocol, data)
 
 
 def _choice_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
@@ -186,10 +204,12 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
     if (annotations := _list_of(protocol)) is not None:
         path = folders.root_of(protocol, options, annotations) / annotations
         return folder, _read_list(protocol, folder, path)
-    archived = protocol.layout == "webdataset"
-    data = (
-        read_webdataset(folder, protocol) if archived else read_folders(folder, protocol, options)
-    )
+    if protocol.layout == "webdataset":
+        data = read_webdataset(folder, protocol)
+    elif protocol.layout == "objectnet":
+        data = read_objectnet(folder)
+    else:
+        data = read_folders(folder, protocol, options)
     if protocol.class_names:
         _require_named(protocol, folder, data.classes)
     return folder, data
@@ -297,7 +317,7 @@ def _faults(
         )
     listed = CLASS_LISTS.get(protocol.class_list or "")
     expected = protocol.n_classes if listed is None else listed.n_classes
-    if expected not in (None, n_classes):
+    if expected not in (None, n_classes) and not is_subset_of_list(protocol, data.classes):
         what = "" if listed is None else f" {listed.classes} of {protocol.class_list}"
         differences = class_differences(protocol, data.classes)
         yield f"{folder} has {n_classes} classes, not the {expected}{what}{differences}{page}"

@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cosmos_eval.protocols import scenes, segmentation
-from cosmos_eval.protocols.classification import CLASSIFICATION, CLASSIFICATION_FAMILIES, PROBES
+from cosmos_eval.protocols.classification import (
+    CLASSIFICATION,
+    CLASSIFICATION_FAMILIES,
+    PROBES,
+    ROBUSTNESS,
+)
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_FAMILIES
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
@@ -25,7 +30,14 @@ RERANKED = 100  # candidates of a query, of which a known set's `pairs100` score
 
 def known_protocols() -> Mapping[str, Protocol]:
     """Return the data sets that the doctor examines without names, the embedded ones first."""
-    return {**scenes.scenes_protocols(), **RETRIEVAL, **CLASSIFICATION, **SEGMENTATION, **SELECTION}
+    return {
+        **scenes.scenes_protocols(),
+        **RETRIEVAL,
+        **CLASSIFICATION,
+        **ROBUSTNESS,
+        **SEGMENTATION,
+        **SELECTION,
+    }
 
 
 def named_protocols() -> Mapping[str, Protocol]:

@@ -1,5 +1,5 @@
-"""Zero-shot classification sets, as classification.yaml declares them: families `cosmos` and
-`clip-benchmark`. Imports no torch."""
+"""Zero-shot classification sets, as classification.yaml and robustness.yaml declare them: families
+`cosmos` and `clip-benchmark`. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,8 +13,10 @@ from cosmos_eval.types import ClassificationProtocol, ProbeProtocol
 class ClassList(NamedTuple):
     """Prompt names in the order of a set's classes. `names` is the key of clip_benchmark's list
     (en_classnames.json), whose first `skipped` are left out. `classes` says what the classes are
-    called on the disk, `numeric` that they are sorted as numbers; `classes_sha256` is the hash of
-    their names in that order, joined by newlines (None: only their number is checked)."""
+    called on the disk: `ids` is the file in timm's data/_info that lists these names, `numeric`
+    that they are 0, 1, 2... and sorted as numbers. `classes_sha256` is the hash of the names in
+    their order, joined by newlines (None: only their number is checked). A user's set may have a
+    subset of the classes whose names are listed."""
 
     names: str
     classes: str
@@ -22,6 +24,7 @@ class ClassList(NamedTuple):
     classes_sha256: str | None = None
     numeric: bool = False
     skipped: int = 0
+    ids: str = ""
 
 
 _DECLARED = read_yaml("classification")
@@ -32,19 +35,24 @@ CLASSIFICATION: Mapping[str, ClassificationProtocol] = read_protocols(
     "classification",
     partial(ClassificationProtocol, family="cosmos", source="github.com/ExplainableML/cosmos"),
 )
+_CLIP_BENCHMARK = "https://github.com/LAION-AI/CLIP_benchmark (datasets/builder.py)"
+ROBUSTNESS: Mapping[str, ClassificationProtocol] = read_protocols(
+    "robustness", partial(ClassificationProtocol, family="clip-benchmark", source=_CLIP_BENCHMARK)
+)
+"""Sets of ImageNet's classes, which have the family `clip-benchmark` alone."""
 CLASSIFICATION_FAMILIES: Mapping[str, Mapping[str, ClassificationProtocol]] = {
     "cosmos": CLASSIFICATION,
     "clip-benchmark": {
         name: replace(
             protocol,
             family="clip-benchmark",
-            source="https://github.com/LAION-AI/CLIP_benchmark (datasets/builder.py)",
+            source=_CLIP_BENCHMARK,
             **_DECLARED[".clip-benchmark"].get(name, {}),
         )
         for name, protocol in CLASSIFICATION.items()
     },
 }
-"""Protocols of every set by family, then by data set."""
+"""Protocols of the sets of `cosmos` by family, then by data set."""
 
 
 def _probe(name: str, n_images: int) -> ProbeProtocol:

@@ -18,7 +18,7 @@ from cosmos_eval.data.classification import (
     ClassData,
     fetch,
     open_data,
-    require_choice,
+    require_prompts,
     sample_list_hash,
     survey,
 )
@@ -245,7 +245,7 @@ TASK = Task(
     mistakes=mistakes,
     upgrade=_upgrade,
     columns=_columns,
-    check=require_choice,
+    check=require_prompts,
     survey=survey,
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,
