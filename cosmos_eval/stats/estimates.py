@@ -161,9 +161,17 @@ def means_of_groups(
 
 
 def first_equal(features: Features) -> NDArray[np.int64]:
-    """Return the index of the first row that is equal, for each row of (N, D) features."""
-    first: dict[bytes, int] = {}
-    return np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(features)])
+    """Return the index of the first row that is equal, for each row of (N, D) features.
+
+    Hashes of 8 bytes tell which rows can have an equal one: only these are kept and compared.
+    """
+    first = np.arange(len(features))
+    hashes = np.fromiter((hash(row.tobytes()) for row in features), np.int64, len(features))
+    _, group, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    first_of_bytes: dict[bytes, int] = {}
+    for index in np.flatnonzero(counts[group] > 1).tolist():
+        first[index] = first_of_bytes.setdefault(features[index].tobytes(), index)
+    return first
 
 
 def require_finite(*features: Features) -> None:

@@ -124,6 +124,7 @@ def _count(
     """Ranks of images and of rows: one, and what is no positive and no worse than the best."""
     ranks = RetrievalRanks(np.ones(len(matrix.images), int), np.ones(len(matrix.texts), int))
     image, row = first_equal(matrix.images), first_equal(matrix.texts)[matrix.order]
+    image_repeats, row_repeats = _repeats(image), _repeats(row)
     best = np.empty_like(image)  # the first equal of the best positive text of every image
     is_best = of_row == of_image[matrix.owner]
     best[matrix.owner[is_best]] = row[is_best]
@@ -133,28 +134,37 @@ def _count(
             for band in bands:
                 columns = band.columns
                 scores = matrix.scores(features, columns)
-                above = _above(scores, of_row[rows, None], image[owner], image[columns])
+                above = scores >= of_row[rows, None]
+                _add_equals(above, image[owner], image[columns], image_repeats[owner])
                 ranks.text_to_image[rows] += np.count_nonzero(above, axis=1)
                 if band is home:
                     ranks.text_to_image[rows] -= matrix.own(above, rows, columns)
-                above = _above(scores, of_image[columns], row[rows], best[columns])
+                above = scores >= of_image[columns]
+                _add_equals(above, row[rows], best[columns], row_repeats[rows])
                 ranks.image_to_text[columns] += np.count_nonzero(above, axis=0)
                 if band is home:
                     np.subtract.at(ranks.image_to_text, owner, matrix.own(above, rows, columns))
     return ranks
 
 
-def _above(
-    scores: NDArray[np.float32],
-    best: NDArray[np.float32],
+def _repeats(first: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether features (N,) have an equal, by the index of the first equal one."""
+    return np.bincount(first, minlength=len(first))[first] > 1
+
+
+def _add_equals(
+    above: NDArray[np.bool_],
     of_rows: NDArray[np.int64],
     of_columns: NDArray[np.int64],
-) -> NDArray[np.bool_]:
-    """Scores no worse than the best positive's, and those of features equal to the positive's."""
-    above = scores >= best
-    equal = np.flatnonzero(np.isin(of_rows, of_columns))
+    row_repeats: NDArray[np.bool_],
+) -> None:
+    """Count as above (rows, columns) what has the features of the best positive, by first equals.
+
+    A row whose features no other has equals at most its own best positive, whose score is its own.
+    """
+    repeated = np.flatnonzero(row_repeats)
+    equal = repeated[np.isin(of_rows[repeated], of_columns)]
     above[equal] |= of_rows[equal, None] == of_columns
-    return above
 
 
 class Candidates(NamedTuple):

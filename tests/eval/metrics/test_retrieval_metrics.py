@@ -13,6 +13,7 @@ from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
 from support.results import retrieval_metrics
 
 from cosmos_eval.stats import retrieval
+from cosmos_eval.stats.estimates import first_equal
 from cosmos_eval.stats.retrieval import retrieval_ranks
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -108,6 +109,21 @@ def test_equal_features_tie_however_their_scores_are_rounded() -> None:
     ranks = retrieval_ranks(images, texts, np.arange(5000) // 5)
     assert set(ranks.image_to_text.tolist()) == {4996}
     assert set(ranks.text_to_image.tolist()) == {1000}
+
+
+def test_equal_rows_are_found_without_a_copy_of_all() -> None:
+    rng = np.random.default_rng(9)
+    features = rng.normal(size=(5_000, 512)).astype(np.float32)
+    features[rng.integers(0, 5_000, 300)] = features[rng.integers(0, 5_000, 300)]
+    tracemalloc.start()
+    first = first_equal(features)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < features.nbytes / 4
+    # A second implementation: a sort of the rows, of which np.unique keeps the first ones.
+    _, starts, group = np.unique(features, axis=0, return_index=True, return_inverse=True)
+    assert 4_600 < len(starts) < 4_800
+    assert first.tolist() == starts[group.ravel()].tolist()
 
 
 def test_the_whole_score_matrix_is_never_there() -> None:
