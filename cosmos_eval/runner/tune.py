@@ -157,7 +157,7 @@ def tune(
     trials = folder / f"{safe_name(spec.called)}.trials.json"
     code = fingerprint("cosmos_core", "cosmos_eval")
     head = {"model": tuning.model_record(encoder.info), "search": search.record, "code": code}
-    scores = _stored(trials, head, len(search.settings))
+    scores = _stored_scores(trials, head, len(search.settings))
     protocols = [tuning.with_setting(search.protocol, one) for one in search.settings]
     passes = defaultdict[Hashable, list[int]](list)
     for index in (index for index, score in enumerate(scores) if score is None):
@@ -171,7 +171,7 @@ def tune(
         for index, score in zip(members, found, strict=True):
             scores[index] = score
         listed = [{**s, "mIoU": v} for s, v in zip(search.settings, scores, strict=True)]
-        write_atomically(trials, json.dumps({**head, "trials": listed}, indent=1).encode())
+        _write_trials(trials, {**head, "trials": listed})
     complete = [score for score in scores if score is not None]
     best = int(np.argmax(complete))
     record = {"version": 1, **head, "settings": search.settings[best], "score": complete[best]}
@@ -181,8 +181,17 @@ def tune(
     return Tuned(spec.called, complete, best, path)
 
 
-def _stored(path: Path, head: Mapping[str, Any], count: int) -> list[float | None]:
-    """Return the scores in a file of trials, None for those that are missing."""
+def _write_trials(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the scores of a search with a hash of the file's content."""
+    whole = {**content, "sha256": json_sha256(content)}
+    write_atomically(path, json.dumps(whole, indent=1).encode())
+
+
+def _stored_scores(path: Path, head: Mapping[str, Any], count: int) -> list[float | None]:
+    """Return the scores in a file of trials, None for settings that have none yet.
+
+    Raises UsageError for a file of another search, and for one that was edited.
+    """
     try:
         stored = parse_json(read_text(path))
     except MissingFileError:
@@ -191,6 +200,16 @@ def _stored(path: Path, head: Mapping[str, Any], count: int) -> list[float | Non
         raise UsageError(f"{path}: {error}") from None
     if not isinstance(stored, dict) or {name: stored.get(name) for name in head} != head:
         raise UsageError(f"{path} is of another search, model or version: choose another --output")
+    content = {name: value for name, value in stored.items() if name != "sha256"}
+    try:
+        is_unchanged = json_sha256(content) == stored.get("sha256")
+    except ValueError:  # a number that is too large for a float
+        is_unchanged = False
+    if not is_unchanged:
+        raise UsageError(
+            f"{path} was edited after it was written, and its scores would decide the choice: "
+            "remove it to measure them again"
+        )
     return [trial["mIoU"] for trial in stored["trials"]]
 
 

@@ -85,6 +85,50 @@ def test_the_best_setting_is_chosen_and_every_score_is_written(tuned, halves, co
     ]
 
 
+HUGE = 123456789  # stands for a number that no float can hold
+
+
+def swap_the_scores(trials: dict) -> None:
+    """Let the worst setting look best."""
+    best, *_, worst = trials["trials"]
+    best["mIoU"], worst["mIoU"] = worst["mIoU"], best["mIoU"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        swap_the_scores,
+        lambda trials: trials["trials"][1].update(mIoU=float("nan")),
+        lambda trials: trials["trials"][2].update(mIoU=None),
+        lambda trials: trials["trials"][2].update(mIoU=HUGE),
+        lambda trials: trials["trials"].reverse(),
+        lambda trials: trials["trials"].clear(),
+        lambda trials: trials.pop("trials"),
+        lambda trials: trials.pop("sha256"),  # as earlier versions wrote it
+        lambda trials: trials.update(sha256=1),
+    ],
+)
+def test_edited_trials_decide_nothing(tuned, halves, command, edit):
+    (path,) = tuned.parent.glob("*.trials.json")
+    trials, before = json.loads(path.read_text()), tuned.read_bytes()
+    edit(trials)
+    path.write_text(json.dumps(trials).replace(str(HUGE), "1e999"))
+    ended = command("tune", *words(halves))
+    assert ended.status == 2
+    (line,) = ended.err.splitlines()
+    assert f"{path} was edited after it was written" in line or "not JSON" in line
+    assert tuned.read_bytes() == before
+    path.unlink()
+    assert command("tune", *words(halves)).status == 0
+    assert tuned.read_bytes() == before
+
+
+def test_trials_in_another_layout_are_the_same(tuned, halves, command):
+    (path,) = tuned.parent.glob("*.trials.json")
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    assert command("tune", *words(halves)).status == 0
+
+
 def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
     given = ["--dataset", halves["--dataset"]]
     chosen = yaml.safe_load(tuned.read_text())
