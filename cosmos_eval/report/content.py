@@ -21,7 +21,7 @@ from cosmos_eval.results.leaderboard.ranking import Ties, close_pairs, p_value_o
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import Read
 from cosmos_eval.results.text import percent
-from cosmos_eval.stats.intervals import intervals
+from cosmos_eval.stats.intervals import clustered_wilson
 from cosmos_eval.stats.lengths import LengthBin
 from cosmos_eval.stats.paired import PairedDifference
 from cosmos_eval.tasks import Task, task_named, usable_task
@@ -341,7 +341,7 @@ def lengths_of(one: ResultSet) -> list[LengthTable]:
     for result in one.results:
         if bins := found.get(result.model):
             cells = tables.setdefault(tuple((b.name, b.captions) for b in bins), {})
-            cells[result.model] = _length_cells(bins, result.row.provenance["seed"])
+            cells[result.model] = _length_cells(bins)
     return [
         LengthTable(
             one.protocol,
@@ -353,10 +353,15 @@ def lengths_of(one: ResultSet) -> list[LengthTable]:
     ]
 
 
-def _length_cells(bins: Sequence[LengthBin], seed: int) -> list[tuple[str, ...]]:
-    ends = intervals({one.name: one.recall for one in bins}, seed=seed)
-    numbers = ((one.recall.value, *ends[one.name][:2], one.cut) for one in bins)
-    return [tuple(str(percent(number)) for number in of_bin) for of_bin in numbers]
+def _length_cells(bins: Sequence[LengthBin]) -> list[tuple[str, ...]]:
+    """Return recall, both ends of its interval, and the share that was cut, in percent."""
+    cells = []
+    for length_bin in bins:
+        recall = length_bin.recall
+        interval = clustered_wilson(recall.values, recall.clusters)
+        shares = (recall.value, interval.low, interval.high, length_bin.cut)
+        cells.append(tuple(str(percent(share)) for share in shares))
+    return cells
 
 
 def _evaluate(

@@ -3,55 +3,49 @@
 Shapes: N images, M captions, B bins.
 """
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import FunctionOfSums, Ints, Values, ratio
+from cosmos_eval.stats.estimates import Ints, Mean
 
 _MOST = 8  # bins
 _LEAST = 100  # captions in a bin
 
 
 class LengthBin(NamedTuple):
-    """Captions of some lengths: their name, such as `25-49 words`, how many they are, the share
-    that was cut to the model's context, and their recall."""
+    """Captions of similar length.
+
+    - `name`: their lengths, such as `25-49 words`.
+    - `captions`: how many they are.
+    - `cut`: the share that was cut to the model's context.
+    - `recall`: the share whose image ranks first. Captions of one image depend on each other.
+    """
 
     name: str
     captions: int
     cut: float
-    recall: FunctionOfSums
-
-
-class _Sums(NamedTuple):
-    """Of every image the hits (N, B) and the captions (N, B) in each bin."""
-
-    hits: NDArray[Any]
-    captions: NDArray[Any]
+    recall: Mean
 
 
 def length_bins(
     words: Ints, cut: NDArray[np.bool_], hits: NDArray[np.bool_], image_of_text: Ints
 ) -> list[LengthBin]:
-    """Return bins of captions, whose number of words, cut, hit and image are (M,) each. An image is
-    resampled with all its captions. One bin is none: the list is empty."""
+    """Return bins of captions, whose number of words, cut, hit and image are (M,) each. The list is
+    empty if all captions belong to one bin."""
     ends = _ends(words)
     if len(ends) < 2:
         return []
-    of_caption = np.searchsorted(ends, words)
-    cell, size = image_of_text * len(ends) + of_caption, len(ends) * (image_of_text.max() + 1)
-    shape, found = (-1, len(ends)), []
-    right, counts = np.bincount(cell, hits, size), np.bincount(cell, minlength=size)
-    sums = _Sums(right.reshape(shape), counts.reshape(shape))
+    bin_of_caption = np.searchsorted(ends, words)
+    bins = []
     for index, end in enumerate(ends):
-        own = of_caption == index
-        start = int(words[own].min())
+        is_inside = bin_of_caption == index
+        start = int(words[is_inside].min())
         name = f"{start}-{end} words" if start < end else f"{end} words"
-        recall = FunctionOfSums(sums, partial(_recall, index), one_by_one=True)
-        found.append(LengthBin(name, int(own.sum()), float(cut[own].mean()), recall))
-    return found
+        recall = Mean(hits[is_inside], image_of_text[is_inside])
+        bins.append(LengthBin(name, int(is_inside.sum()), float(cut[is_inside].mean()), recall))
+    return bins
 
 
 def _ends(words: Ints) -> list[int]:
@@ -64,7 +58,3 @@ def _ends(words: Ints) -> list[int]:
             ends.append(length)
             n = 0
     return [*ends[:-1], *lengths[-1:].tolist()]  # the rest belongs to the last bin
-
-
-def _recall(index: int, sums: Any) -> Values:
-    return ratio(sums.hits[..., index], sums.captions[..., index])
