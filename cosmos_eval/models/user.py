@@ -36,9 +36,11 @@ class TwoTower:
     inputs of the encoders to a tensor or several, `pair_scores` parts of B images and T texts to
     (B, T).
 
-    `weights` (a module or a state dict) may be left out where the functions are methods of modules
-    or refer to modules or tensors in their closure or file. They are hashed and, if modules, moved
-    to the device. Raises UsageError for a function without weights."""
+    `weights` (a module or a state dict) may be left out if the functions are methods of modules or
+    refer to modules or tensors in their closure or file. They are hashed. Nothing about the model
+    changes: `cosmos_eval.evaluate` sets its evaluation mode and restores the former one, and
+    `python:FILE.py` moves modules to the device. Raises UsageError for a function without
+    weights."""
 
     trims_text = False
 
@@ -64,11 +66,11 @@ class TwoTower:
                 raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
         of_pairs = image_parts, text_parts, pair_scores
         functions = [encode_image, encode_text, encode_patches, *of_pairs]
-        self._weights = [*referred_weights(functions if weights is None else [weights], set())]
-        states = (w.state_dict() if isinstance(w, nn.Module) else {"": w} for w in self._weights)
+        self._weight_sources = functions if weights is None else [weights]
         file = Path(sys._getframe(1).f_code.co_filename)
-        code, digest = file_sha256(file) if file.is_file() else None, tensors_sha256(*states)
-        self.info = EncoderInfo(name, name, None, digest, False, "fp32", "cpu", code)
+        code = file_sha256(file) if file.is_file() else None
+        self.info = EncoderInfo(name, name, None, None, False, "fp32", "cpu", code)
+        self.refresh_info()
         self._encode_image, self._encode_text = encode_image, encode_text
         self.transform, self._tokenize = transform, tokenize
         self.preprocessing = {"transform": _description(transform)}
@@ -83,12 +85,19 @@ class TwoTower:
             self.image_parts = partial(self._run_parts, image_parts)
             self.text_parts = partial(self._run_parts, text_parts)
             self.pair_scores = partial(self._scores, pair_scores)
-        self.to("cpu", "fp32")
+
+    def refresh_info(self) -> None:
+        """Record the hash of the weights, and their device, as they are now."""
+        weights = [*referred_weights(self._weight_sources, set())]
+        states = [w.state_dict() if isinstance(w, nn.Module) else {"": w} for w in weights]
+        tensors = [tensor for state in states for tensor in state.values()]
+        device = str(tensors[0].device) if tensors else "cpu"
+        self.info = self.info._replace(weights_sha256=tensors_sha256(*states), device=device)
 
     def to(self, device: str, precision: Precision) -> None:
         """Move the model to a device, where it runs in this precision, in evaluation mode."""
         self.info = self.info._replace(device=device, precision=precision)
-        for module in self._weights:
+        for module in referred_weights(self._weight_sources, set()):
             if isinstance(module, nn.Module):
                 module.eval().to(device)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +24,8 @@ from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.runner.bars import bars
 
 Input: TypeAlias = "str | os.PathLike[str] | Image.Image"
+
+_DEFAULTS = (None, "teacher", "auto", "fp32")  # arch, weights, device, precision
 
 
 def embed(
@@ -68,8 +71,9 @@ def embed(
         workers=workers,
         cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
     )
-    encoder = _encoder(model, arch, weights, device, precision)
-    with bars(shown=progress) as watch:
+    if not isinstance(model, str) and (arch, weights, device, precision) != _DEFAULTS:
+        raise types.UsageError("arch, weights, device and precision go with a named model")
+    with _loaded(model, arch, weights, device, precision) as encoder, bars(shown=progress) as watch:
         report = partial(watch, encoder.info.spec)
         if images:
             return embed_images(encoder, images, options, report).features
@@ -94,17 +98,21 @@ def _source(one: Any, name: str) -> ImageSource | str:
     return one
 
 
-def _encoder(
+@contextmanager
+def _loaded(
     model: str | Encoder,
     arch: str | None,
     weights: types.Weights,
     device: str,
     precision: types.Precision,
-) -> Encoder:
+) -> Iterator[Encoder]:
+    """Load a named model; check one that is an object, and keep it in evaluation mode."""
     if isinstance(model, str):
         spec = parse_model_spec(model, arch=arch, weights=weights)
-        return models.load_encoder(spec, device=own_device(device), precision=precision)
-    if (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
-        raise types.UsageError("arch, weights, device and precision go with a named model")
-    require_encoder(model, type(model).__name__)
-    return model
+        yield models.load_encoder(spec, device=own_device(device), precision=precision)
+        return
+    from cosmos_eval.models.live import evaluation_mode  # which imports torch
+
+    with evaluation_mode(model):
+        require_encoder(model, type(model).__name__)
+        yield model

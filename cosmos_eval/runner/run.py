@@ -278,9 +278,9 @@ def evaluate(
 ) -> ResultRow:
     """Measure a model on a data set, both named as on the command line.
 
-    `model` may also be an encoder, ready on its device. Its embeddings are not cached, since its
-    code is unknown here, and `arch`, `weights`, `auxiliary`, `device` and `precision` must not be
-    given.
+    `model` may also be an encoder, ready on its device. It is measured in evaluation mode, and
+    every submodule then gets its former mode back. Its embeddings are not cached, since its code is
+    unknown here, and `arch`, `weights`, `auxiliary`, `device` and `precision` must not be given.
 
     `name` is what tables call the model. `protocol` defaults to the data set's usual one;
     `download` fetches a missing set of torchvision below `data_root`, and a webdataset; `stream`
@@ -335,7 +335,10 @@ def _measure_object(
     name = type(encoder).__name__
     (spec,) = labelled([types.ModelSpec(text=name, kind="python", name=name)], [label])
     datasets = plans.open_datasets(plan, watch)
-    require_encoder(encoder, name)
-    (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets, output=output)
-    (result,) = measure(Loaded(encoder, job.spec, job.options, watch), job, watch)
+    from cosmos_eval.models.live import evaluation_mode  # which imports torch
+
+    with evaluation_mode(encoder):
+        require_encoder(encoder, name)
+        (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets, output=output)
+        (result,) = measure(Loaded(encoder, job.spec, job.options, watch), job, watch)
     return result

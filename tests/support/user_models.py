@@ -1,4 +1,11 @@
-"""The Python file of a user's model, as text that tests change."""
+"""Models of users: a Python file as text that tests change, and functions of tiny models."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 # A model whose identity, but for its code, never changes: SHIFT is all that its versions differ in.
 MODEL = """
@@ -32,3 +39,13 @@ class Mean:
 def load(device, precision):
     return Mean(device, precision)
 """
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """A transform: 8 x 8 pixels in [0, 1]."""
+    return torch.from_numpy(np.asarray(image.resize((8, 8)), np.float32)).permute(2, 0, 1) / 255
+
+
+def tokens_of(texts: list[str]) -> Tensor:
+    """A tokenizer: the first nine characters."""
+    return torch.tensor([[*map(ord, text[:9]), *[0] * (9 - len(text))] for text in texts])
