@@ -35,6 +35,8 @@ IMAGES_PER_SHARD = 32  # at least a batch, and whole batches
 TEXTS_PER_SHARD = 1024
 _HASHED_AT_ONCE = 256  # by a process
 _READ_AT_ONCE = 16  # by a thread
+_SAME_FEATURE = 1e-5  # the largest difference of a value that rounding explains
+_COMPARED_IMAGES = 64  # whose pixels are compared if all images have one feature
 
 
 class Embeddings(NamedTuple):
@@ -168,11 +170,32 @@ def embed_images(
     and TooManyError where more than `most` would have to be encoded."""
     if not images:
         raise UsageError("no images to embed: the data set is empty")
-    known = [image.feature for image in images if isinstance(image, EmbeddedImage)]
-    if known:
-        return Embeddings(np.stack(known))
-    inputs = image_inputs(encoder, images, image_keys(images, options), options)
-    return Embeddings(embed(inputs._replace(most=most), options, progress))
+    streamed = [image for image in images if isinstance(image, EmbeddedImage)]
+    if streamed:
+        features = np.stack([image.feature for image in streamed])
+        keys = [image.content for image in streamed]
+    else:
+        keys = image_keys(images, options)
+        inputs = image_inputs(encoder, images, keys, options)
+        features = embed(inputs._replace(most=most), options, progress)
+    if len(set(keys)) > 1 and all_the_same(features) and (streamed or _differ(encoder, images)):
+        raise UsageError(
+            f"{encoder.info.spec} returns the same feature for all {len(set(keys))} images, which "
+            "differ: check its image tower and its weights"
+        )
+    return Embeddings(features)
+
+
+def all_the_same(features: Features) -> bool:
+    """Whether the features (N, D) of all inputs are equal but for rounding."""
+    return all(np.abs(feature - features[0]).max() <= _SAME_FEATURE for feature in features)
+
+
+def _differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
+    """Whether the first images differ in their pixels, and not in their files alone."""
+    pixels = (encoder.transform(image.decode(image.read())) for image in images[:_COMPARED_IMAGES])
+    first = next(pixels)
+    return not all(first.equal(other) for other in pixels)
 
 
 def image_inputs(
@@ -290,11 +313,34 @@ def embed_texts(
         most=most,
     )
     features = embed(inputs, options, progress)[np.argsort(order)]
+    require_different_texts(encoder, texts, features, phase, progress)
     # Of texts that are padded by 0 only those that fill the context can be cut.
     cut = tokens[:, -1].numpy() != 0 if encoder.trims_text else np.ones(len(texts), np.bool_)
     if full_texts := [*compress(texts, cut)]:
         cut[cut] = encoder.overlong(full_texts).numpy()
     return Embeddings(features, cut)
+
+
+def require_different_texts(
+    encoder: Encoder,
+    texts: Sequence[str],
+    features: Features,
+    phase: str,
+    progress: OnProgress = no_progress,
+) -> None:
+    """Raise UsageError if different texts all have the same feature (N, D), although their tokens
+    differ. If the tokens are the same as well, only report it: the vocabulary knows no word."""
+    distinct = [*dict.fromkeys(texts)]
+    if len(distinct) < 2 or not all_the_same(features):
+        return
+    spec, tokens = encoder.info.spec, encoder.tokenize(distinct)
+    if not tokens.equal(tokens[:1].expand_as(tokens)):
+        raise UsageError(
+            f"{spec} returns the same feature for {len(distinct)} different {phase}: check its "
+            "text tower, and which token it reads the feature at (an end of text that never occurs)"
+        )
+    note = f"{spec} has the same tokens for {len(distinct)} different {phase}: it knows no word"
+    progress(Progress(phase, len(texts), len(texts), note))
 
 
 def encode_tokens(

@@ -25,6 +25,9 @@ Parts: TypeAlias = "tuple[Tensor, ...]"
 _TEXTS = ("a red ball", "a photograph of two small blue boats on a lake, with a house behind them")
 _IDENTITY = ("info", "preprocessing", "tokenizer")
 _DIMENSIONS = {"transform": 3, "tokenize": 2, "overlong": 1}  # of a method's output
+_TRANSFORM_REPEATS = 8  # so that even a flip at random, of one image in two, is noticed
+# How far features of length 1 may move if an input is encoded again: GPUs may add in another order.
+_REPEAT_DISTANCE = {"fp32": 1e-3, "amp": 1e-2, "bf16": 1e-2, "fp16": 1e-2}
 
 
 @runtime_checkable
@@ -291,7 +294,8 @@ def _info_faults(info: Any) -> list[str]:
 
 
 def _run_example(model: Encoder, where: str) -> None:
-    import PIL.Image
+    """Encode a picture and two texts. Raises UsageError for an output that does not fit, and for
+    one that changes if the same input is given again."""
     import torch
 
     json.dumps([dict(model.preprocessing), dict(model.tokenizer)])
@@ -304,16 +308,37 @@ def _run_example(model: Encoder, where: str) -> None:
         require_output(method, given, read, widths, where)
         return output
 
-    pixels = run("transform", PIL.Image.new("RGB", (64, 48), (200, 120, 40)))
+    picture = _example_picture()
+    pixels = run("transform", picture)
+    if not all(model.transform(picture).equal(pixels) for _ in range(_TRANSFORM_REPEATS)):
+        raise UsageError(
+            f"{where}: `transform` returns other pixels for the same image: it must not be random; "
+            "use the transform of the evaluation, not that of the training"
+        )
     images, tokens = torch.stack([pixels, pixels]), run("tokenize", _TEXTS)
-    run("encode_image", images)
-    run("encode_text", tokens)
+    for method, inputs in (("encode_image", images), ("encode_text", tokens)):
+        features, repeated = run(method, inputs), run(method, inputs)
+        largest = float((features - repeated).norm(dim=1).max())
+        if largest > _REPEAT_DISTANCE[model.info.precision]:
+            raise UsageError(
+                f"{where}: `{method}` returns other features for the same input, by up to "
+                f"{largest:.2g} of their length: set its evaluation mode, without dropout or noise"
+            )
     run("overlong", _TEXTS)
     if isinstance(model, PairScorer):
         scores = model.pair_scores(model.image_parts(images), model.text_parts(tokens))
         if tuple(scores.shape) != (2, len(_TEXTS)):
             found = f"{tuple(scores.shape)} for 2 images and {len(_TEXTS)} texts"
             raise UsageError(f"{where}: `pair_scores` returns {found}, not one score per pair")
+
+
+def _example_picture() -> PIL.Image.Image:
+    """Return a picture whose colours differ from pixel to pixel, so that every crop differs."""
+    import numpy as np
+    import PIL.Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    return PIL.Image.fromarray(pixels)
 
 
 def require_output(method: str, given: Any, output: Any, widths: set[int], where: str) -> None:

@@ -74,4 +74,6 @@ def prompt_embeddings(
         phase="prompts",
     )
     means = embedding.embed(inputs, options, progress)
+    prompts = [patterns[0].replace("{}", name) for name in names]
+    embedding.require_different_texts(encoder, prompts, means, inputs.phase, progress)
     return means if text_queries else means / np.linalg.norm(means, axis=1, keepdims=True)

@@ -17,6 +17,7 @@ from support.dense import FORMS
 from support.encoders import load, noise, refusal
 from torch.testing import assert_close
 
+import cosmos_eval
 from cosmos_eval.models.dense import encode_patches
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.models.facts import model_facts
@@ -535,6 +536,15 @@ def test_models_that_are_refused(kind: str, folder: Path) -> None:
         else "Config has not an image and a text tower; take"
     )
     assert message in refusal(f"hf:{folder}")
+
+
+def test_an_end_of_text_that_never_occurs(folder: Path) -> None:
+    """CLIPModel then reads the feature of every text at its first token, which is always equal."""
+    words = json.loads((folder / "config.json").read_text())["text_config"]
+    edit(folder / "config.json", text_config={**words, "eos_token_id": 5})
+    message = "returns the same feature for 10 different prompts: check its text tower"
+    with pytest.raises(UsageError, match=message):
+        cosmos_eval.evaluate(f"hf:{folder}", "scenes-cls", limit=4, cache=False)
 
 
 def test_names(tmp_path: Path) -> None:

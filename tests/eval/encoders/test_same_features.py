@@ -1,0 +1,111 @@
+"""Features that change at every call, and features that are the same for all inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.user_models import pixels_of, tokens_of
+from torch import Tensor, nn
+from torchvision.transforms import RandomHorizontalFlip, RandomResizedCrop
+
+import cosmos_eval
+from cosmos_eval import TwoTower, UsageError
+
+image_tower, text_tower = nn.Linear(192, 16), nn.Linear(9, 16)
+
+
+def encode_image(images: Tensor) -> Tensor:
+    return image_tower(images.flatten(1))
+
+
+def encode_text(tokens: Tensor) -> Tensor:
+    return text_tower(tokens / 100)
+
+
+def with_dropout(images: Tensor) -> Tensor:
+    return nn.functional.dropout(encode_image(images), 0.1, training=True)
+
+
+def with_noise(tokens: Tensor) -> Tensor:
+    features = encode_text(tokens)
+    return features + 0.01 * features.norm() * torch.randn_like(features)
+
+
+def bias_only(images: Tensor) -> Tensor:
+    """The output of a tower that ignores its input."""
+    return image_tower.bias.repeat(len(images), 1)
+
+
+def at_the_start(tokens: Tensor) -> Tensor:
+    """The feature at the first token, if the end of text never occurs and attention is causal."""
+    return text_tower.weight[:, 0].repeat(len(tokens), 1)
+
+
+def make(**changed: Any) -> TwoTower:
+    functions = {"encode_image": encode_image, "encode_text": encode_text}
+    functions |= {"transform": pixels_of, "tokenize": tokens_of}
+    return TwoTower(**{**functions, **changed}, name="mine")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"encode_image": with_dropout}, "`encode_image` returns other features for the same"),
+        ({"encode_text": with_noise}, "`encode_text` returns other features for the same input"),
+        (
+            {"transform": lambda image: pixels_of(RandomHorizontalFlip()(image))},
+            "`transform` returns other pixels for the same image",
+        ),
+        (
+            {"transform": lambda image: pixels_of(RandomResizedCrop(32)(image))},
+            "`transform` returns other pixels for the same image",
+        ),
+        (
+            {"encode_image": bias_only},
+            "mine returns the same feature for all 20 images, which differ",
+        ),
+        ({"encode_text": at_the_start}, "mine returns the same feature for 10 different prompts"),
+    ],
+)
+def test_models_that_are_refused(changed, message):
+    with pytest.raises(UsageError, match=message) as raised:
+        cosmos_eval.evaluate(make(**changed), "scenes-cls", limit=20)
+    assert "\n" not in str(raised.value)
+
+
+def test_streamed_and_cached_features_are_compared_too(colour_encoder, save_colour, tmp_path):
+    """As they are found in the cache: nothing is encoded."""
+    from cosmos_eval.embedding.embed import EmbeddedImage, embed_images
+    from cosmos_eval.types import RunOptions
+
+    feature = np.array([0, 1, 0], np.float32)
+    images = [EmbeddedImage(f"{i}.jpg", bytes([i]), feature) for i in range(3)]
+    with pytest.raises(UsageError, match="colours returns the same feature for all 3 images"):
+        embed_images(colour_encoder, images, RunOptions())
+    assert len(embed_images(colour_encoder, [images[0]] * 3, RunOptions()).features) == 3
+
+
+def test_inputs_that_are_the_same_may_have_the_same_feature(tmp_path: Path):
+    """One input, an input given twice, and one picture in two files."""
+    picture = Image.effect_noise((20, 20), 80).convert("RGB")
+    paths = [tmp_path / "a.png", tmp_path / "b.bmp"]
+    for path in paths:
+        picture.save(path)
+    for inputs in ([paths[0]], [paths[0]] * 2, paths, ["a dog"], ["a dog", "a dog"]):
+        features = cosmos_eval.embed(make(), inputs)
+        np.testing.assert_array_equal(features, np.repeat(features[:1], len(inputs), axis=0))
+
+
+def test_texts_that_a_vocabulary_does_not_know(capsys: pytest.CaptureFixture[str]):
+    model = make(tokenize=lambda texts: torch.ones(len(texts), 9, dtype=torch.long))
+    with pytest.warns(UserWarning, match="did not fit"):
+        assert cosmos_eval.embed(model, ["un chien", "un chat"], progress=True).shape == (2, 16)
+    assert (
+        "mine has the same tokens for 2 different texts: it knows no word"
+        in capsys.readouterr().err
+    )
