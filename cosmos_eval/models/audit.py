@@ -3,6 +3,7 @@
 those of the training, and checks no values: the numbers would look like a model's."""
 
 import json
+import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from torch import Tensor
 from cosmos_core.utils.text import first_of
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models.clip import Tokenizer
+from cosmos_eval.models.weight_files import require_weights
 from cosmos_eval.types import UsageError
 
 _TRAINING = {  # keys of a configuration that are about training alone
@@ -30,6 +32,14 @@ _TRAINING = {  # keys of a configuration that are about training alone
 _PARTS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg, "multimodal_cfg": MultimodalCfg}
 # What may be stated of weights: keys of their transform, and their activation.
 _STATED = ("size", "mean", "std", "interpolation", "resize_mode", "fill_color", "quick_gelu")
+
+# Prefixes of the names that OpenCLIP loads, and who writes others.
+_READ_PLACES = {"", "module.", "state_dict.", "state_dict.module."}
+_ORIGINS = {
+    "_orig_mod.": "torch.compile",
+    "ema": "a moving average of the weights",
+    "module.": "DistributedDataParallel",
+}
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -63,25 +73,64 @@ def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> s
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:
     """Map a file's tensors by name, dots between nested names; empty for NumPy's formats. They are
-    read when they are used. Raises UsageError for keys that OpenCLIP does not read, and what torch
-    and safetensors raise for other files."""
+    read when they are used. Raises UsageError for what is not a file of weights, for pickles of
+    other objects, and for weights where OpenCLIP does not look."""
     if path.suffix in (".npz", ".npy"):
         return {}
+    require_weights(path)
     if path.suffix == ".safetensors":
         tensors = safetensors.torch.load_file(path)
     else:
         mapped = zipfile.is_zipfile(path)  # files of torch < 1.6 are none and cannot be mapped
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError as error:
+            raise UsageError(
+                f"{path} is a pickle of other objects than tensors, which may run code and is not "
+                "opened: save the model's state_dict() with torch.save"
+            ) from error
         tensors = dict(_flat(content))
     heads = {name.partition(".")[0] for name in tensors}
     if heads & {"student", "teacher"}:
         raise UsageError(f"{path} is a COSMOS checkpoint: name it as cosmos:{path}")
-    if "model" in heads and "state_dict" not in heads:
-        raise UsageError(
-            f"{path} holds its weights under 'model', where OpenCLIP does not look: save its "
-            "content as a file of its own"
-        )
+    _require_place(path, tensors)
     return tensors
+
+
+def _require_place(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UsageError if the weights are where OpenCLIP does not look, or are not merged."""
+    if adapters := [name for name in tensors if "lora_" in name]:
+        raise UsageError(
+            f"{path} holds adapters of LoRA ({first_of(adapters)}): merge them into the weights, "
+            "model.merge_and_unload() of peft, and save these"
+        )
+    places = _places(tensors)
+    if places and not places & _READ_PLACES:
+        place = min(places)
+        origins = (origin for name, origin in _ORIGINS.items() if name in place)
+        origin = next(origins, "a training's checkpoint or a module around the model")
+        raise UsageError(
+            f"{path} holds its weights under '{place.rstrip('.')}', where OpenCLIP does not look: "
+            f"save its content as a file of its own, with names that do not begin with {place} "
+            f"(which comes from {origin})"
+        )
+
+
+def unused_weights(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return notes on further weights of a file that OpenCLIP does not load."""
+    others = sorted(place.rstrip(".") for place in _places(tensors) - _READ_PLACES)
+    return [f"{path} also has weights under '{place}', which are not measured" for place in others]
+
+
+def has_logit_bias(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the weights that OpenCLIP loads have the bias of SigLIP's loss."""
+    return any(f"{place}logit_bias" in tensors for place in _READ_PLACES)
+
+
+def _places(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Return the prefixes of all sets of weights in a file, each of which has a logit scale."""
+    scale = "logit_scale"
+    return {name.removesuffix(scale) for name in tensors if f".{name}".endswith(f".{scale}")}
 
 
 def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

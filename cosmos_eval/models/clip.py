@@ -33,6 +33,7 @@ class ClipEncoder:
     `guide` maps images, their mean and std to features that guide attention `proxy`, if any."""
 
     guide: Callable[..., Tensor] | None = None
+    notes: Sequence[str] = ()  # on files, for results
 
     def __init__(
         self, model: Any, preprocessing: PreprocessCfg, tokenizer: Tokenizer, info: EncoderInfo

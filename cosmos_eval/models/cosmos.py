@@ -26,6 +26,7 @@ from cosmos_eval.models.dense import whole_patches
 from cosmos_eval.models.encoder import Parts, run, run_parts
 from cosmos_eval.models.hub import fetch
 from cosmos_eval.models.specs import RELEASED, local_weights
+from cosmos_eval.models.weight_files import require_weights
 from cosmos_eval.types import (
     Attention,
     CaptionWord,
@@ -42,6 +43,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     """Load a checkpoint. Raises UsageError where it is missing, unfit or cannot be fetched."""
     own = local_weights(spec) or [Path(spec.name)]
     path = fetch(spec.name) if spec.name in RELEASED else own[0]
+    if path.is_file():
+        require_weights(path)
     try:
         config = _config(path, spec.arch)
         model = cosmos_core.load_model(path, config, weights=spec.weights)

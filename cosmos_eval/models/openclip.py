@@ -10,7 +10,7 @@ import open_clip
 import torch
 from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.transform import PreprocessCfg
-from torch import nn
+from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.hub import quiet, reason
@@ -44,7 +44,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     try:
         with quiet():
             source = _source(spec)
-            model, tokenizer = _build(source)
+            stored = audit.stored_tensors(source.file) if source.file else {}
+            model, tokenizer = _build(source, stored)
     except UsageError:
         raise
     except Exception as error:  # OpenCLIP downloads and unpickles: all are faults of the weights
@@ -54,7 +55,10 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     if digest is None and not random:
         digest = tensors_sha256(model.state_dict())
     info = EncoderInfo(spec.text, source.architecture, None, digest, random, precision, device)
-    return ClipEncoder(model, _preprocessing(model.visual.preprocess_cfg), tokenizer, info)
+    encoder = ClipEncoder(model, _preprocessing(model.visual.preprocess_cfg), tokenizer, info)
+    if source.file:
+        encoder.notes = audit.unused_weights(source.file, stored)
+    return encoder
 
 
 def _source(spec: ModelSpec) -> _Source:
@@ -117,14 +121,13 @@ def _described(spec: ModelSpec) -> _Source:
     return _Source(name, None, architecture, str(description), stated, "correct it", file)
 
 
-def _build(source: _Source) -> tuple[Any, Tokenizer]:
-    """Create the model and its tokenizer, and audit them."""
-    stored = audit.stored_tensors(source.file) if source.file else {}
+def _build(source: _Source, stored: Mapping[str, Tensor]) -> tuple[Any, Tokenizer]:
+    """Create the model and its tokenizer, and audit them; `stored` are the tensors of a file."""
     # A tag states the activation of its weights, else the architecture decides.
     tag = open_clip.get_pretrained_cfg(source.name, source.pretrained or "")
     stating = (open_clip.get_model_config(source.name), tag)
     quick_gelu = any(bool(config.get("quick_gelu", False)) for config in stating)
-    model: Any = _create(source, quick_gelu)
+    model: Any = _create(source, quick_gelu, audit.has_logit_bias(stored))
     built = {**model.visual.preprocess_cfg, "quick_gelu": quick_gelu}
     if differences := audit.stated_differences(source.stated, built):
         raise UsageError(f"{source.stating}: {differences} of {source.name}; {source.remedy}")
@@ -137,10 +140,13 @@ def _build(source: _Source) -> tuple[Any, Tokenizer]:
     return model, tokenizer
 
 
-def _create(source: _Source, quick_gelu: bool) -> nn.Module:
-    """Create the model; OpenCLIP opens files with weights_only and loads them strictly."""
+def _create(source: _Source, quick_gelu: bool, has_logit_bias: bool) -> nn.Module:
+    """Create the model; OpenCLIP opens files with weights_only and loads them strictly. A training
+    with SigLIP's loss adds a bias of logits to any architecture, which no feature reads."""
     if source.pretrained != RANDOM:
         options = {"force_quick_gelu": quick_gelu, "force_preprocess_cfg": dict(source.given)}
+        if has_logit_bias:
+            options["init_logit_bias"] = 0.0  # to be loaded
         return open_clip.create_model(
             source.name, source.pretrained, require_pretrained=True, **options
         )

@@ -43,6 +43,9 @@ class TwoTower:
     weights."""
 
     trims_text = False
+    notes: Sequence[str] = ()  # on files, for results
+    has_image_size = True  # an image's tensor has its height and width
+    added_texts = 0  # that are encoded with every batch
 
     def __init__(
         self,

@@ -108,8 +108,15 @@ def _load(job: plans.Job, watch: plans.Watch) -> Loaded:
     watch(job.spec.called, types.Progress("load", 0, 1))
     load = partial(load_encoder, job.spec, precision=options.precision, auxiliary=options.auxiliary)
     encoder = options.distributed.synchronized(lambda: load(device=own_device(options.device)))
-    watch(job.spec.called, types.Progress("load", 1, 1))
+    for note in ("", *notes_of(encoder)):
+        watch(job.spec.called, types.Progress("load", 1, 1, note))
     return Loaded(encoder, job.spec, options, watch, time.perf_counter() - started)
+
+
+def notes_of(encoder: Encoder) -> Sequence[str]:
+    """Return what loading a model found worth a note, such as weights that are not used."""
+    notes: Sequence[str] = getattr(encoder, "notes", ())
+    return notes
 
 
 _environment = cache(partial(environment.describe, __version__))
@@ -142,7 +149,7 @@ def measure(
         seconds |= {"images": seconds.get("images", 0.0) + opened_after} if options.stream else {}
         seconds["total"] = time.perf_counter() - started
         part = getattr(opened, "part", None) if options.allow_partial else None
-        provenance = _provenance(encoder.info, protocol, measurement, part, job, seconds)
+        provenance = _provenance(encoder, protocol, measurement, part, job, seconds)
         provenance["images_per_second"] = encoded.per_second(seconds, options)
         if task.measure_together is None:  # else all have the same pass
             encoded.restart()
@@ -225,14 +232,14 @@ def settings_of(
 
 
 def _provenance(
-    info: types.EncoderInfo,
+    encoder: Encoder,
     protocol: types.Protocol,
     measurement: types.Measurement,
     part: types.Part | None,
     job: plans.Job,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    options, common = job.options, _environment()
+    info, options, common = encoder.info, job.options, _environment()
     named = {"repository": protocol.repository, "revision": protocol.revision}
     return {
         **common,
@@ -249,7 +256,11 @@ def _provenance(
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": environment.peak_memory_bytes(),
         "hashes": dict(measurement.hashes),
-        "notes": [*measurement.notes, *([] if part is None else [f"{part} were found"])],
+        "notes": [
+            *measurement.notes,
+            *notes_of(encoder),
+            *([] if part is None else [f"{part} were found"]),
+        ],
     }
 
 

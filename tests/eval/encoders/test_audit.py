@@ -19,6 +19,7 @@ import cosmos_core
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.model.export import export
 from cosmos_eval.models.audit import config_differences, published
+from cosmos_eval.models.auxiliary import load as load_auxiliary
 from cosmos_eval.models.specs import BUNDLED
 from cosmos_eval.types import UsageError
 
@@ -84,6 +85,102 @@ def test_files_whose_weights_are_elsewhere(state, tiny_archs, tmp_path):
     spec = f"openclip:{tiny_archs['tiny']}/{tmp_path}"
     assert "under 'model', where OpenCLIP does not look" in refusal(f"{spec}/wrapped.pt")
     assert f"name it as cosmos:{tmp_path}/cosmos.pt" in refusal(f"{spec}/cosmos.pt")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (
+            lambda state: {f"_orig_mod.{name}": x for name, x in state.items()},
+            "holds its weights under '_orig_mod', where OpenCLIP does not look: save its content "
+            "as a file of its own, with names that do not begin with _orig_mod. (which comes from "
+            "torch.compile)",
+        ),
+        (
+            lambda state: {"state_dict": {f"module._orig_mod.{n}": x for n, x in state.items()}},
+            "under 'state_dict.module._orig_mod', where OpenCLIP",
+        ),
+        (lambda state: {f"model.{name}": x for name, x in state.items()}, "under 'model', where"),
+        (
+            lambda state: {"model_ema": state, "epoch": 3},
+            "under 'model_ema', where OpenCLIP does not look: save its content as a file of its "
+            "own, with names that do not begin with model_ema. (which comes from a moving average",
+        ),
+        (
+            lambda state: {**state, "visual.proj.lora_A.weight": torch.ones(1)},
+            "holds adapters of LoRA (visual.proj.lora_A.weight): merge them into the weights, "
+            "model.merge_and_unload() of peft",
+        ),
+        (
+            lambda state: {**state, "args": torch.nn.Linear(1, 1)},
+            "is a pickle of other objects than tensors, which may run code and is not opened",
+        ),
+    ],
+)
+def test_weights_that_must_be_saved_in_another_way(wrap, message, state, tiny_archs, tmp_path):
+    torch.save(wrap(state), tmp_path / "weights.pt")
+    assert message in refusal(f"openclip:{tiny_archs['tiny']}/{tmp_path}/weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty: fetch it again"),
+        (b"404: Not Found", "is a text, not weights, and begins with '404: Not Found'"),
+        (b"<html><head>", "is an HTML page, such as a login or an error, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("kind", ["openclip", "cosmos", "timm"])
+def test_files_that_are_not_weights(kind, suffix, content, message, tiny_archs, tmp_path):
+    path = tmp_path / f"weights.{suffix}"
+    path.write_bytes(content)
+    if kind == "timm":
+        with pytest.raises(UsageError, match=re.escape(message)):
+            load_auxiliary(f"timm:vit_tiny_patch16_224/{path}", "cpu")
+        return
+    arch = tiny_archs["tiny"]
+    spec = f"openclip:{arch}/{path}" if kind == "openclip" else f"cosmos:{path}"
+    assert f"{path} {message}" in refusal(spec, arch if kind == "cosmos" else None)
+
+
+def test_a_format_and_a_name_that_contradict_each_other(state, tiny_archs, tmp_path):
+    torch.save(state, tmp_path / "weights.safetensors")
+    safetensors.torch.save_file(state, tmp_path / "weights.pt")
+    spec = f"openclip:{tiny_archs['tiny']}/{tmp_path}"
+    assert "is a pickle, as torch.save writes it, and not the" in refusal(
+        f"{spec}/weights.safetensors"
+    )
+    assert "rename it so that it ends with .safetensors" in refusal(f"{spec}/weights.pt")
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize("arch", ["tiny", "tiny-custom"])
+def test_weights_trained_with_the_loss_of_siglip(arch, shape, tiny_archs, tmp_path):
+    """OpenCLIP adds a bias of logits to any architecture; features do not read it."""
+    plain = open_clip.create_model(tiny_archs[arch]).eval()
+    trained = {**plain.state_dict(), "logit_bias": torch.full(shape, -10.0)}
+    torch.save({"state_dict": trained}, tmp_path / "weights.pt")
+    encoder = load(f"openclip:{tiny_archs[arch]}/{tmp_path}/weights.pt")
+    assert encoder.model.logit_bias.item() == -10
+    tokens = encoder.tokenize(["a dog", "two dogs"])
+    with torch.no_grad():
+        expected = plain.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(encoder.encode_text(tokens), expected)
+
+
+def test_further_weights_of_a_file_are_noted(state, tiny_archs, command, tmp_path):
+    path = tmp_path / "weights.pt"
+    averaged = {name: 2 * tensor for name, tensor in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": averaged}, path)
+    run = ("run", "--dataset", "scenes-cls", "--limit", 8, "--no-cache", "--output", "out")
+    done = command(*run, "--model", f"openclip:{tiny_archs['tiny']}/{path}")
+    assert done.status == 0, done.err
+    note = f"{path} also has weights under 'state_dict_ema', which are not measured"
+    (result,) = Path("out").glob("*.json")
+    assert note in json.loads(result.read_text())["provenance"]["notes"]
+    assert note in done.err.replace("\n", " ")
 
 
 def test_a_bias_of_logits_that_would_be_made_up(state, tmp_path):

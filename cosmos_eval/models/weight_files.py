@@ -1,0 +1,91 @@
+"""Files of weights before a library opens them: what else a file may be, and how large a header."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+
+from cosmos_eval.types import UsageError
+
+LARGEST_HEADER = 16 << 20
+"""Bytes of the largest header of a safetensors file that is read: about 100,000 tensors."""
+
+_FIRST_BYTES = 4096
+_LFS = b"version https://git-lfs.github.com/spec"
+_HTML = (b"<!doctype html", b"<html")
+_ZIP = b"PK\x03\x04"  # how torch.save begins a file
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+
+
+def require_weights(path: Path) -> None:
+    """Raise UsageError, which says what it is instead, for a file that is not one of weights."""
+    if path.suffix in (".npz", ".npy"):
+        return
+    with path.open("rb") as file:
+        start = file.read(_FIRST_BYTES)
+    size = path.stat().st_size
+    fault = _other_content(start)
+    if fault is None and path.suffix == ".safetensors":
+        fault = _safetensors_fault(start, size)
+    elif fault is None and _is_safetensors(start, size):
+        fault = "is a safetensors file: rename it so that it ends with .safetensors"
+    if fault is not None:
+        raise UsageError(f"{path} {fault}")
+
+
+def tensor_shapes(files: Sequence[Path]) -> Mapping[str, Sequence[int]]:
+    """Return the shapes of the tensors of safetensors files by their names, from their headers.
+    Raises UsageError as `require_weights` does."""
+    shapes: dict[str, Sequence[int]] = {}
+    for path in files:
+        require_weights(path)
+        with safe_open(path, "numpy") as opened:
+            names = opened.keys()
+            shapes.update({name: opened.get_slice(name).get_shape() for name in names})
+    return shapes
+
+
+def count_values(shapes: Mapping[str, Sequence[int]]) -> int:
+    """Return how many numbers the tensors of these shapes hold."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _other_content(start: bytes) -> str | None:
+    """Say what a file is that begins so, if it is of another kind than weights."""
+    if not start:
+        return "is empty: fetch it again"
+    if start.startswith(_LFS):
+        return "is a pointer of Git LFS, not the weights: fetch them with `git lfs pull`"
+    if start.lstrip().lower().startswith(_HTML):
+        return "is an HTML page, such as a login or an error, not weights: fetch the file itself"
+    try:
+        text = start.decode()
+    except UnicodeDecodeError:
+        return None
+    if all(character.isprintable() or character.isspace() for character in text):
+        return f"is a text, not weights, and begins with {text[:40]!r}"
+    return None
+
+
+def _safetensors_fault(start: bytes, size: int) -> str | None:
+    header = _header_size(start)
+    if _is_safetensors(start, size):
+        if header <= LARGEST_HEADER:
+            return None
+        return f"has a header of {header:,} bytes; at most {LARGEST_HEADER:,} are read"
+    if start.startswith((_ZIP, *_PICKLES)):
+        return (
+            "is a pickle, as torch.save writes it, and not the safetensors file that its name "
+            "says: save it with safetensors.torch.save_file"
+        )
+    return "is damaged: it does not begin with the header of a safetensors file; fetch it again"
+
+
+def _is_safetensors(start: bytes, size: int) -> bool:
+    """Whether a file begins with the length of a header, which fits into it, and with JSON."""
+    return start[8:9] == b"{" and _header_size(start) <= size - 8
+
+
+def _header_size(start: bytes) -> int:
+    return int.from_bytes(start[:8], "little")
