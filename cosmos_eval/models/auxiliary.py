@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.hub import quiet, reason
-from cosmos_eval.models import audit, hf, user
+from cosmos_eval.models import audit, hf_folder, user
 from cosmos_eval.models.attention import PROXY_BETA, PROXY_GAMMA
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.dense import whole_patches
 from cosmos_eval.models.encoder import Encoder, tensors_sha256
 from cosmos_eval.models.specs import parse_auxiliary, saved_weights, weights_sha256
 from cosmos_eval.models.towers import sized
+from cosmos_eval.models.weight_files import require_weights
 from cosmos_eval.types import ModelSpec, Rgb, UsageError, nearest
 
 # Models of transformers with patch tokens, by `model_type`.
@@ -96,6 +97,8 @@ def _timm(spec: ModelSpec, device: str) -> tuple[Any, ...]:
             "ViT, such as timm:vit_base_patch8_224.dino"
         )
     file = {"file": path, "custom_load": False} if path else None
+    if path:
+        require_weights(Path(path))
     model: Any = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=file)
     model = model.eval().requires_grad_(False).to(device)
     audit.require_finite(model.state_dict(), path or arch)
@@ -112,15 +115,17 @@ def _timm(spec: ModelSpec, device: str) -> tuple[Any, ...]:
 
 
 def _transformers(spec: ModelSpec, device: str) -> tuple[Any, ...]:
-    folder, commit = hf.snapshot(spec.name)
-    config = transformers.AutoConfig.from_pretrained(folder, **hf.OFFLINE)
+    folder, commit = hf_folder.snapshot(spec.name)
+    config = transformers.AutoConfig.from_pretrained(folder, **hf_folder.OFFLINE)
     if config.model_type not in _TRANSFORMERS:
         known = ", ".join(_TRANSFORMERS)
         raise UsageError(f"it is a {config.model_type}, but one of {known} is needed")
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, **hf.OFFLINE)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, **hf_folder.OFFLINE)
     is_vit, side = config.model_type == "vit", config.patch_size
-    model = hf.load_model(folder, config, **({"add_pooling_layer": False} if is_vit else {}))
-    model = model.requires_grad_(False).to(device)  # from_pretrained leaves it in evaluation mode
+    options: dict[str, Any] = {"add_pooling_layer": False} if is_vit else {}
+    loaded = hf_folder.load_model(folder, config, **options)
+    # from_pretrained leaves it in evaluation mode
+    model = loaded.model.requires_grad_(False).to(device)
     prefix = 1 + getattr(config, "num_register_tokens", 0)
 
     def encode(images: Tensor) -> Tensor:

@@ -48,6 +48,8 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] = lambda _: None
         encode_image, encode_text = _towers(encoder, model)
         image = attempt("GFLOPs per image", lambda: _counted(encode_image, pixels))
         text = attempt("GFLOPs per text", lambda: _counted(encode_text, tokens))
+    sized = getattr(model, "has_image_size", True)
+    texts_at_once = 1 + getattr(model, "added_texts", 0)
     image_gflops, image_parameters, width = image or (None, None, None)
     text_gflops, text_parameters, _ = text or (None, None, None)
     return {
@@ -55,8 +57,8 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] = lambda _: None
         "image_parameters": image_parameters,
         "text_parameters": text_parameters,
         "image_gflops": image_gflops,
-        "text_gflops": text_gflops,
-        "image_size": None if pixels is None else [*pixels.shape[2:]],
+        "text_gflops": text_gflops and text_gflops / texts_at_once,
+        "image_size": [*pixels.shape[2:]] if pixels is not None and sized else None,
         "patch_size": _patch_size(modules) or getattr(model, "patch_size", 0) or None,
         "embedding_size": width,
         "context_length": None if tokens is None else tokens.shape[1],
@@ -147,4 +149,8 @@ def _patch_size(modules: Sequence[nn.Module]) -> int | None:
                 side = layer.kernel_size[0]
                 if stated in (side, (side, side), [side, side]):
                     return side
+            if isinstance(layer, nn.Linear) and isinstance(stated, int):
+                values = 3 * stated**2  # of a patch, which is cut before
+                if layer.in_features == values:
+                    return stated
     return None

@@ -1,40 +1,35 @@
-"""Models with two towers as transformers (5) runs them: hf:FOLDER and hf:ORG/NAME[@REVISION].
-
-Code of a repository is never run, and pickles are never opened. transformers makes up weights that
-the files lack, and a tokenizer where there is none: both are refused here."""
+"""Models with two towers as transformers (5) runs them: hf:FOLDER and hf:ORG/NAME[@REVISION]."""
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
 import transformers
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.hub import quiet, reason
-from cosmos_eval.data.readers import read_json
-from cosmos_eval.models import audit
 from cosmos_eval.models.dense import encode_patches, patch_size
 from cosmos_eval.models.encoder import require_encoder
-from cosmos_eval.models.specs import DESCRIPTION, HUB, saved_weights, weights_sha256
+from cosmos_eval.models.hf_folder import (
+    DESCRIBED,
+    IMAGE_FILES,
+    OFFLINE,
+    load_model,
+    read_config,
+    require,
+    snapshot,
+)
+from cosmos_eval.models.specs import saved_weights, weights_sha256
 from cosmos_eval.models.user import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
 
-_IMAGE_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
-# Files that may ask to run code, and their keys of what transformers may have itself.
-_STATED = {
-    "config.json": "model_type",
-    "preprocessor_config.json": "image_processor_type",
-    "processor_config.json": "processor_class",
-    "tokenizer_config.json": "tokenizer_class",
-}
-_DESCRIBED = ("*.json", "*.txt", "*.model")  # files of processors, tokenizers, configurations
-_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
-OFFLINE = {"local_files_only": True, "trust_remote_code": False}
+_UNMASKED = ("siglip", "siglip2")  # trained with padding that is not masked
+# Texts of which one is short, and one fills every context.
+_TEXTS = ("a", "a photo of two dogs on a red sofa", "a dog and a cat " * 500)
+_SAME_TEXT = 1e-5  # how far rounding may move the feature of a text
 
 
 class HfEncoder(TwoTower):
@@ -56,12 +51,13 @@ class HfEncoder(TwoTower):
         super().__init__(name=info.spec, weights=model, transform=self._pixels, **functions)
         self.info = info
         self.to(info.device, info.precision)
-        # SigLIP was trained with padding that is not masked.
         masked = "attention_mask" in tokenizer.model_input_names
-        self._masked = masked and model.config.model_type != "siglip"
+        self._masked = masked and model.config.model_type not in _UNMASKED
         sided = not self._masked or tokenizer.padding_side == "right"
-        _require(sided, "its tokenizer must pad on the right, padding_side")
-        read = {name: files[name] for name in _IMAGE_FILES if name in files}
+        require(sided, "its tokenizer must pad on the right, padding_side")
+        self._trims_batches = self._masked
+        self.added_texts = 0  # to every batch
+        read = {name: files[name] for name in IMAGE_FILES if name in files}
         filters = {2: "bilinear", 3: "bicubic"}  # of PIL
         interpolation = filters.get(getattr(processor, "resample", 0), "other")
         known = {"class": type(processor).__name__, "interpolation": interpolation}
@@ -76,10 +72,36 @@ class HfEncoder(TwoTower):
         return torch.tensor([len(ids) > self._context for ids in encoded["input_ids"]])
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        if self._masked:
+        if self._trims_batches:
             # Positions masked in all texts change nothing; on a GPU it would wait for the count.
             tokens = tokens[:, : int(self._mask(tokens).sum(1).max())]
         return super().encode_text(tokens)
+
+    def require_independent_texts(self) -> None:
+        """Encode texts alone and together, until both give the same features: if padding that is
+        masked in all texts changes them, it is kept; if texts without padding still do, a short
+        text is added to every batch. Raises UsageError if that does not help either.
+
+        AIMv2 needs both: transformers drops a mask without padding, and causality with it."""
+        if self._texts_are_independent():
+            return
+        self._trims_batches = False
+        if self._texts_are_independent():
+            return
+        self.added_texts = 1
+        fault = "the feature of a text depends on the other texts of its batch"
+        require(self._texts_are_independent(), f"{fault}; choose a model without that")
+
+    def _texts_are_independent(self) -> bool:
+        info = self.info
+        self.info = info._replace(precision="fp32")
+        try:
+            tokens = self.tokenize(_TEXTS)
+            together = self.encode_text(tokens)
+            alone = torch.cat([self.encode_text(row[None]) for row in tokens])
+        finally:
+            self.info = info
+        return float((together - alone).abs().max()) <= _SAME_TEXT
 
     def _pixels(self, image: PIL.Image.Image) -> Tensor:
         return self._processor(images=image, return_tensors="pt")["pixel_values"][0].float()
@@ -89,9 +111,13 @@ class HfEncoder(TwoTower):
         return getattr(output, "pooler_output", output)
 
     def _text_features(self, tokens: Tensor) -> Tensor:
+        n = len(tokens)
+        if self.added_texts:
+            short_text = self.tokenize(_TEXTS[:1])
+            tokens = torch.cat([tokens, short_text.to(tokens.device)])
         given = {"attention_mask": self._mask(tokens).long()} if self._masked else {}
         output = self._model.get_text_features(input_ids=tokens, **given)
-        return getattr(output, "pooler_output", output)
+        return getattr(output, "pooler_output", output)[:n]
 
     def _mask(self, tokens: Tensor) -> Tensor:
         pad, end = self._read.pad_token_id, self._read.eos_token_id
@@ -101,88 +127,64 @@ class HfEncoder(TwoTower):
         return mask
 
 
+class NaflexEncoder(HfEncoder):
+    """SigLIP 2 of any size (NaFlex): an image keeps its aspect, and has as many patches as fit.
+
+    A transformed image is its patches side by side, (3, P, (N + 1) P) for N patches at most: those
+    of the image, row by row, then padding, then one whose first pixel has the height and the width
+    of the grid in its first two channels."""
+
+    has_image_size = False
+
+    def _pixels(self, image: PIL.Image.Image) -> Tensor:
+        inputs = self._processor(images=image, return_tensors="pt")
+        side = self._processor.patch_size
+        patches = inputs["pixel_values"][0].float().unflatten(1, (side, side, 3))
+        grid = torch.zeros_like(patches[:1])
+        grid[0, 0, 0, :2] = inputs["spatial_shapes"][0]
+        return torch.cat([patches, grid]).permute(3, 1, 0, 2).flatten(2)
+
+    def _image_features(self, images: Tensor) -> Tensor:
+        side = images.shape[2]
+        patches = images.unflatten(3, (-1, side)).permute(0, 3, 2, 4, 1)  # (B, N + 1, P, P, 3)
+        grids = patches[:, -1, 0, 0, :2].long()
+        pixels = patches[:, :-1].flatten(2)
+        positions = torch.arange(pixels.shape[1], device=images.device)
+        mask = positions < grids.prod(dim=1, keepdim=True)
+        output = self._model.get_image_features(
+            pixel_values=pixels, pixel_attention_mask=mask.int(), spatial_shapes=grids
+        )
+        return output.pooler_output
+
+
 def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
-    """Load a model. Raises UsageError where a file is missing or does not fit the others."""
+    """Load a model. Raises UsageError if a file is missing or does not fit the others."""
     transformers.utils.logging.disable_progress_bar()
     try:
         with quiet():
             folder, commit = snapshot(spec.name)
-            config, digest = _config(folder, spec.name), weights_sha256(saved_weights(folder))
+            config = read_config(folder, spec.name)
+            model, notes = load_model(folder, config)
+            digest = weights_sha256(saved_weights(folder))
             processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE)
-            files = {f.name: file_sha256(f) for names in _DESCRIBED for f in folder.glob(names)}
-            own = type(config).__name__
-            info = EncoderInfo(spec.text, own, None, digest, False, precision, device, None, commit)
-            encoder = HfEncoder((load_model(folder, config), processor, tokenizer), files, info)
+            files = {f.name: file_sha256(f) for names in DESCRIBED for f in folder.glob(names)}
+            architecture = type(config).__name__
+            info = EncoderInfo(
+                spec.text, architecture, None, digest, False, precision, device, None, commit
+            )
+            encoder_class = NaflexEncoder if config.model_type == "siglip2" else HfEncoder
+            encoder = encoder_class((model, processor, tokenizer), files, info)
+            encoder.notes = notes
             require_encoder(encoder, "it")
+            encoder.require_independent_texts()
     except UsageError as error:
         raise UsageError(f"'{spec.text}' cannot be loaded: {error}") from error
     except Exception as error:  # of transformers and the hub's client: all are faults of the files
         installed = not isinstance(error, ImportError)  # which says what is missing
-        why = reason(error, "; fetch its files anew, or update transformers" if installed else "")
+        why = reason(error, "; fetch its files again, or update transformers" if installed else "")
         raise UsageError(f"'{spec.text}' cannot be loaded: {why}") from error
     return encoder
-
-
-def _require(holds: object, fault: str) -> None:
-    if not holds:
-        raise UsageError(fault)
-
-
-def snapshot(name: str) -> tuple[Path, str | None]:
-    """Return the folder of a model, and the commit of a repository, which is fetched."""
-    if Path(name).is_dir():
-        return Path(name), None
-    repository, _, revision = name.partition("@")
-    read = [*_DESCRIBED, "README.md", "model*.safetensors"]
-    options: Any = {"allow_patterns": read, "ignore_patterns": "*/*"}
-    found = snapshot_download(repository, revision=revision or None, **options)
-    return Path(found), Path(found).name  # snapshots/COMMIT in the client's cache
-
-
-def _config(folder: Path, name: str) -> Any:
-    """Read the configuration of a model with two towers, and check for its other files."""
-    own = name if Path(name).is_dir() else f"{HUB}{name.partition('@')[0]}"
-    described = (folder / DESCRIPTION).is_file()
-    other = f"use openclip:{own}" if described else "name what save_pretrained wrote"
-    _require((folder / "config.json").is_file(), f"no config.json: {other}")
-    for file, key in _STATED.items():
-        asks = (folder / file).is_file() and b'"auto_map"' in (folder / file).read_bytes()
-        needed = asks and not _is_known(read_json(folder / file), key)
-        _require(not needed, f"{file} asks to run code (auto_map): refused; use python:FILE.py")
-    for what, names in {"image processor": _IMAGE_FILES[1:], "tokenizer": _VOCABULARIES}.items():
-        found = any(any(folder.glob(name)) for name in names)
-        _require(found, f"no {what} ({names[0]}); save it with save_pretrained beside the weights")
-    remedy = "name a revision with them (ORG/NAME@refs/pr/N), or convert them"
-    _require(saved_weights(folder), f"no model.safetensors (pickles are never opened): {remedy}")
-    config = transformers.AutoConfig.from_pretrained(folder, **OFFLINE)
-    kind: Any = transformers.MODEL_MAPPING.get(type(config), None)
-    towers = all(hasattr(kind, f"get_{tower}_features") for tower in ("image", "text"))
-    _require(towers, f"{type(config).__name__} has not an image and a text tower; take e.g. CLIP")
-    _require(config.model_type != "siglip2", "NaFlex is not run; choose a SigLIP 2 of one size")
-    return config
-
-
-def _is_known(stated: Any, key: str) -> bool:
-    """Whether transformers has itself what a file names beside the code of its repository."""
-    name = str(stated.get(key))
-    known = name in transformers.CONFIG_MAPPING or hasattr(transformers, name)
-    return "auto_map" in stated and known
-
-
-def load_model(folder: Path, config: Any, **more: Any) -> Any:
-    """Load the weights as float32. Raises UsageError where they do not fit the configuration."""
-    options: Any = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-    options |= {"config": config, "ignore_mismatched_sizes": True, **OFFLINE, **more}  # named below
-    model, found = transformers.AutoModel.from_pretrained(folder, **options)
-    missing = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
-    # Heads of a training may be left over, layers may not.
-    unread = [key for key in found["unexpected_keys"] if any(map(str.isdigit, key.split(".")))]
-    for fault, keys in {"lack or misshape": missing, "have, unlike config.json,": unread}.items():
-        named = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
-        _require(not keys, f"its weights {fault} {named}; fetch weights and config.json anew")
-    audit.require_finite(model.state_dict(), str(folder))
-    return model
 
 
 def _context_length(model: nn.Module, tokenizer: Any) -> int:
@@ -191,11 +193,11 @@ def _context_length(model: nn.Module, tokenizer: Any) -> int:
     of_text = {p.rpartition(".")[2].rstrip("s"): m for p, m in modules if ".text" in p}
     words = of_text.get("token_embedding", of_text.get("word_embedding"))
     known = not words or max(tokenizer.get_vocab().values()) < words.num_embeddings
-    _require(known, "its tokenizer has ids that its text tower lacks; use that of its training")
+    require(known, "its tokenizer has ids that its text tower lacks; use that of its training")
     positions, length = of_text.get("position_embedding"), tokenizer.model_max_length
     if positions:  # RoBERTa's begin after that of the padding
         first = 0 if positions.padding_idx is None else positions.padding_idx + 1
         length = min(length, positions.num_embeddings - first)
     # transformers' number for none is larger.
-    _require(length < 1e6, "no context length: set model_max_length of its tokenizer")
+    require(length < 1e6, "no context length: set model_max_length of its tokenizer")
     return length

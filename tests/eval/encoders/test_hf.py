@@ -125,7 +125,32 @@ def tipsv2() -> Made:
     return t.Tipsv2Model(config), images, tokenizer, {"max_length": 64}
 
 
+def aimv2(length: int = 20) -> Made:
+    ends = {"bos_token_id": 49406, "eos_token_id": 49407}
+    config = t.Aimv2Config(
+        text_config=text(49408, length, initializer_range=0.5, **ends),
+        vision_config={**VISION, "initializer_range": 0.5},
+        projection_dim=16,
+    )
+    images = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    return t.Aimv2Model(config), images, clip_tokenizer(length), {"max_length": length}
+
+
+def naflex() -> Made:
+    """13 patches at most, which no grid but 1 x 13 fills: padding is masked."""
+    letters = gemma_tokenizer().get_vocab()
+    tokenizer = t.Siglip2Tokenizer(vocab=letters, merges=[], padding_side="right")
+    vision = {key: value for key, value in VISION.items() if key != "image_size"}
+    config = t.Siglip2Config(
+        text_config=text(len(tokenizer), 64, bos_token_id=2, eos_token_id=1),
+        vision_config={**vision, "num_patches": 16},
+    )
+    images = t.Siglip2ImageProcessor(patch_size=8, max_num_patches=13)
+    return t.Siglip2Model(config), images, tokenizer, {"max_length": 64, "mask": False}
+
+
 KINDS = (
+    "aimv2",
     "clip",
     "siglip",
     "siglip_pieces",
@@ -144,6 +169,8 @@ def makers(
 ) -> dict[str, Callable[[], Made]]:
     read = t.AutoTokenizer.from_pretrained
     return {
+        "aimv2": aimv2,
+        "naflex": naflex,
         "clip": clip,
         "siglip": lambda: siglip(read(siglip_tokenizer)),
         "siglip_pieces": lambda: siglip(t.SiglipTokenizer(str(request.getfixturevalue("pieces")))),
@@ -211,6 +238,68 @@ def test_features_are_those_of_transformers_forward(kind: str, kinds: Any) -> No
     assert encoder.overlong(TEXTS).tolist() == [False] * 4 + [True]
     assert encoder.info.architecture == type(model.config).__name__
     assert not encoder.info.random
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "naflex"])
+def test_a_text_has_the_same_feature_alone_and_among_others(kind: str, kinds: Any) -> None:
+    """That of transformers' forward of all texts, also for the text that fills the context."""
+    (model, _, tokenizer, options), folder = kinds(kind)
+    texts = [text for text in TEXTS if text]  # TIPSv2's feature of an empty text is 0 / 0
+    padded = {"padding": "max_length", "max_length": options["max_length"], "truncation": True}
+    words = tokenizer(texts, return_tensors="pt", **padded)
+    mask = {"attention_mask": words["attention_mask"]} if options.get("mask", True) else {}
+    with torch.no_grad():
+        expected = model.get_text_features(words["input_ids"], **mask).pooler_output
+    encoder = load(f"hf:{folder}")
+    alone = [encoder.encode_text(encoder.tokenize([text])) for text in texts]
+    together = torch.nn.functional.normalize(expected, dim=-1)
+    assert_close(torch.cat(alone), together, rtol=0, atol=1e-5)
+
+
+def test_a_model_whose_texts_depend_on_each_other(
+    kinds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither padding nor a short text helps where the mean of the batch is added."""
+    forward = t.CLIPModel.get_text_features
+
+    def with_mean(self: Any, *args: Any, **more: Any) -> Any:
+        output = forward(self, *args, **more)
+        output.pooler_output += output.pooler_output.mean(dim=0)
+        return output
+
+    monkeypatch.setattr(t.CLIPModel, "get_text_features", with_mean)
+    message = "the feature of a text depends on the other texts of its batch"
+    assert message in refusal(f"hf:{kinds('clip')[1]}")
+
+
+def test_images_of_any_size(kinds: Any, command: Any) -> None:
+    """NaFlex: pixels, masks and positions of its own processor, and its own forward."""
+    (model, processor, tokenizer, options), folder = kinds("naflex")
+    pictures = [noise(40, 60), noise(90, 20), noise(64, 64), noise(8, 200)]
+    inputs = processor(images=pictures, return_tensors="pt")
+    grids = inputs["spatial_shapes"].tolist()
+    assert len({tuple(grid) for grid in grids}) == 4
+    assert inputs["pixel_attention_mask"].sum(dim=1).tolist() == [h * w for h, w in grids]
+    assert inputs["pixel_attention_mask"].min() == 0
+    length = options["max_length"]
+    words = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=length)
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor(words["input_ids"]), **inputs)
+    encoder = load(f"hf:{folder}")
+    images = torch.stack([encoder.transform(picture) for picture in pictures])
+    close = {"rtol": 0, "atol": 1e-6}
+    assert_close(encoder.encode_image(images), expected.image_embeds, **close)
+    assert_close(encoder.encode_image(images[1:2]), expected.image_embeds[1:2], **close)
+    tokens = encoder.tokenize(TEXTS)
+    assert_close(encoder.encode_text(tokens), expected.text_embeds, **close)
+    with pytest.raises(UsageError, match="has no patches to compare a text with"):
+        with_patches(encoder)
+    facts = model_facts(encoder)
+    assert (facts["image_size"], facts["patch_size"], facts["context_length"]) == (None, 8, 64)
+    assert all(facts[f"{tower}_gflops"] for tower in ("image", "text"))
+    run = ("run", "--dataset", "scenes-cls", "--limit", 8, "--no-cache", "--output", "out")
+    done = command(*run, "--model", f"hf:{folder}")
+    assert done.status == 0, done.err
 
 
 def test_a_vocabulary_of_sentencepiece_without_tokenizer_json(pieces: Path, tmp_path: Path) -> None:
@@ -352,7 +441,7 @@ def test_weights_of_several_files(kinds: Any, tmp_path: Path) -> None:
     spoil(sharded / names[-1], lambda s: s.update({name: x + 1e-3 for name, x in s.items()}))
     assert load(f"hf:{sharded}").info.weights_sha256 != first
     (sharded / names[-1]).unlink()
-    assert f"{names[-1]}; fetch its files anew" in refusal(f"hf:{sharded}")
+    assert f"{names[-1]}; fetch its files again" in refusal(f"hf:{sharded}")
 
 
 def test_half_precision_and_the_head_of_a_training(folder: Path) -> None:
@@ -457,9 +546,66 @@ def no_positions(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", model_max_length=10**30)
 
 
-def one_layer(folder: Path) -> None:
+def edit_text_tower(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
-    edit(folder / "config.json", text_config={**config["text_config"], "num_hidden_layers": 1})
+    edit(folder / "config.json", text_config={**config["text_config"], **changes})
+
+
+def save_as(folder: Path, model: t.PreTrainedModel) -> None:
+    """Replace a folder's model by one of another class."""
+    (folder / "config.json").unlink()
+    model.save_pretrained(folder)
+
+
+def blip_retrieval(folder: Path) -> None:
+    words = {**text(16), "encoder_hidden_size": 32, "bos_token_id": 2, "sep_token_id": 3}
+    config = t.BlipConfig(text_config=words, vision_config=VISION, projection_dim=16)
+    save_as(folder, t.BlipForImageTextRetrieval(config))
+
+
+def clip_segmentation(folder: Path) -> None:
+    config = t.CLIPSegConfig(
+        text_config=text(49408),
+        vision_config=VISION,
+        projection_dim=16,
+        reduce_dim=8,
+        extract_layers=[0],
+        decoder_num_attention_heads=2,
+    )
+    save_as(folder, t.CLIPSegForImageSegmentation(config))
+
+
+def prefixed(folder: Path) -> None:
+    def change(state: dict[str, Any]) -> None:
+        renamed = {f"_orig_mod.{name}": tensor for name, tensor in state.items()}
+        state.clear()
+        state.update(renamed)
+
+    spoil(folder / "model.safetensors", change)
+
+
+def adapter_alone(folder: Path) -> None:
+    edit_adapter(folder)
+    (folder / "model.safetensors").unlink()
+
+
+def edit_adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+
+
+def large_header(folder: Path) -> None:
+    """A file of 17 MiB that takes no space."""
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write((17 << 20).to_bytes(8, "little") + b"{")
+        file.truncate((17 << 20) + 8)
+
+
+def write_weights(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "model.safetensors").write_bytes(content)
+
+
+def pickle_named_safetensors(folder: Path) -> None:
+    torch.save({"weight": torch.ones(100)}, folder / "model.safetensors")
 
 
 NORM = "text_model.final_layer_norm.weight"
@@ -492,7 +638,7 @@ SPOILT = {
         f"its weights lack or misshape {NORM};",
     ),
     "other layers": (
-        one_layer,
+        lambda f: edit_text_tower(f, num_hidden_layers=1),
         "its weights have, unlike config.json, text_model.encoder.layers.1",
     ),
     "NaN": (
@@ -500,6 +646,40 @@ SPOILT = {
             f / "model.safetensors", lambda s: s.update({NORM: torch.full((32,), torch.nan)})
         ),
         "NaN or infinite weights",
+    ),
+    "many layers": (
+        lambda f: edit_text_tower(f, num_hidden_layers=10**7),
+        "tensors, far more than its weights: they are not of one model",
+    ),
+    "wide layers": (
+        lambda f: edit_text_tower(f, hidden_size=2**20),
+        "config.json describes a model of 8,848,228,245,505 parameters, its weights hold 1,623,809",
+    ),
+    "large header": (large_header, "has a header of 17,825,792 bytes; at most 16,777,216 are"),
+    "cut header": (write_weights(b"\xff" * 7 + b"\x00{"), "it does not begin with the header of"),
+    "empty": (write_weights(b""), "model.safetensors is empty: fetch it again"),
+    "text": (
+        write_weights(b"Not found\n"),
+        "model.safetensors is a text, not weights, and begins with 'Not found",
+    ),
+    "page": (write_weights(b"\n<!DOCTYPE html><html>"), "is an HTML page, such as a login"),
+    "pointer": (
+        write_weights(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"),
+        "is a pointer of Git LFS, not the weights: fetch them with `git lfs pull`",
+    ),
+    "pickle": (pickle_named_safetensors, "is a pickle, as torch.save writes it, and not the"),
+    "adapter": (
+        adapter_alone,
+        "merge the LoRA adapter into the weights of org/base (peft's model.merge_and_unload())",
+    ),
+    "prefix": (prefixed, "all names begin with _orig_mod., of a module around the model: save"),
+    "BLIP-ITM": (
+        blip_retrieval,
+        "it is a BlipForImageTextRetrieval, which is not a two-tower model, and its weights lack",
+    ),
+    "CLIPSeg": (
+        clip_segmentation,
+        "it is a CLIPSegForImageSegmentation, which is not a two-tower model, and its weights have",
     ),
 }
 
@@ -513,6 +693,23 @@ def test_folders_that_are_refused(fault: str, folder: Path) -> None:
     assert message in found.removeprefix(f"'hf:{folder}'")
 
 
+def test_notes_on_what_is_not_used(folder: Path, command: Any) -> None:
+    edit_adapter(folder)
+    spoil(folder / "model.safetensors", lambda s: s.update({"head.weight": torch.ones(1)}))
+    run = ("run", "--dataset", "scenes-cls", "--limit", 8, "--no-cache", "--output", "out")
+    done = command(*run, "--model", f"hf:{folder}")
+    assert done.status == 0, done.err
+    notes = [
+        "tensors of the weights that the model does not use: head.weight",
+        "the adapter of adapter_config.json is not applied: merge the LoRA adapter into the "
+        "weights of org/base (peft's model.merge_and_unload()) and save the result with "
+        "save_pretrained to measure it",
+    ]
+    (path,) = Path("out").glob("*.json")
+    assert json.loads(path.read_text())["provenance"]["notes"][1:] == notes
+    assert all(note in " ".join(done.err.split()) for note in notes)
+
+
 @pytest.mark.parametrize("kind", ["clip", "siglip2", "altclip", "align"])
 def test_a_tokenizer_with_another_word(kind: str, kinds: Any, tmp_path: Path) -> None:
     (model, processor, _, _), folder = kinds(kind)
@@ -522,26 +719,16 @@ def test_a_tokenizer_with_another_word(kind: str, kinds: Any, tmp_path: Path) ->
     assert "its tokenizer has ids that its text tower lacks" in found
 
 
-@pytest.mark.parametrize("kind", ["text", "vision", "naflex"])
+@pytest.mark.parametrize("kind", ["text", "vision"])
 def test_models_that_are_refused(kind: str, folder: Path) -> None:
-    config = {
-        "text": t.BertConfig(**text(16)),
-        "vision": t.CLIPVisionConfig(**VISION),
-        "naflex": t.Siglip2Config(),
-    }[kind]
+    config = {"text": t.BertConfig(**text(16)), "vision": t.CLIPVisionConfig(**VISION)}[kind]
     config.save_pretrained(folder)
-    message = (
-        "NaFlex is not run; choose"
-        if kind == "naflex"
-        else "Config has not an image and a text tower; take"
-    )
-    assert message in refusal(f"hf:{folder}")
+    assert "Config has not an image and a text tower; take" in refusal(f"hf:{folder}")
 
 
 def test_an_end_of_text_that_never_occurs(folder: Path) -> None:
     """CLIPModel then reads the feature of every text at its first token, which is always equal."""
-    words = json.loads((folder / "config.json").read_text())["text_config"]
-    edit(folder / "config.json", text_config={**words, "eos_token_id": 5})
+    edit_text_tower(folder, eos_token_id=5)
     message = "returns the same feature for 10 different prompts: check its text tower"
     with pytest.raises(UsageError, match=message):
         cosmos_eval.evaluate(f"hf:{folder}", "scenes-cls", limit=4, cache=False)
