@@ -167,6 +167,15 @@ def fingerprint(items: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(list(items), ensure_ascii=True).encode()).hexdigest()
 
 
+def content_hash(sha256s: Iterable[bytes], labels: NDArray[Any] | None = None) -> str:
+    """Return the SHA-256 of the SHA-256s (32 bytes each) of what was measured, in the order of the
+    samples, and of labels where no file holds them; in hexadecimal."""
+    digest = hashlib.sha256(b"".join(sha256s))
+    if labels is not None:
+        digest.update(json.dumps(labels.tolist()).encode())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Listing(Generic[Data]):
     """Data as their files list them: how complete they are, and what is wrong with them."""

@@ -40,15 +40,17 @@ _COMPARED_IMAGES = 64  # whose pixels are compared if all images have one featur
 
 
 class Embeddings(NamedTuple):
-    """L2-normalised features (N, D), and which texts (N,) were cut to the model's context."""
+    """L2-normalised features (N, D); the SHA-256 of every image (N,), or which texts (N,) were cut
+    to the model's context."""
 
     features: Features
     cut: NDArray[np.bool_] = np.zeros(0, np.bool_)
+    image_sha256s: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True)
 class EmbeddedImage(ImageContent):
-    """An image of which the model's feature (D,) is left."""
+    """The model's feature (D,) of an image; the content is the SHA-256 of the image's file."""
 
     feature: Features
 
@@ -183,7 +185,7 @@ def embed_images(
             f"{encoder.info.spec} returns the same feature for all {len(set(keys))} images, which "
             "differ: check its image tower and its weights"
         )
-    return Embeddings(features)
+    return Embeddings(features, image_sha256s=keys)
 
 
 def all_the_same(features: Features) -> bool:

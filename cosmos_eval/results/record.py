@@ -171,7 +171,7 @@ _PAIRS_SCORED = _doc("Candidates per query of which an image and a text were sco
 _PROTOCOL_MAP = _doc("The kind that the protocol requires; null: each model's own.")
 _TUNED = _doc("Content of the file of settings that `cosmos-eval tune` has chosen for a model.")
 _MEMORY = _doc("Largest resident memory of the process up to this result.")
-_HASHES = _doc("SHA-256 of what defines the number: names, templates, sample list.")
+_HASHES = _doc("SHA-256 of what defines the number: names, templates, sample list, content.")
 _Rate = Annotated[float, Field(ge=0)]
 _RATE = _doc("Images encoded, not read from the cache, per second of that phase; null: none.")
 _NOTES = _doc("What a reader of the numbers must know, such as captions cut.")

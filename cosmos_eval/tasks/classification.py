@@ -22,7 +22,7 @@ from cosmos_eval.data.classification import (
     sample_list_hash,
     survey,
 )
-from cosmos_eval.data.folders import fingerprint
+from cosmos_eval.data.folders import content_hash, fingerprint
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import (
     TOP,
@@ -108,6 +108,7 @@ def measure_by_prompts(
         score(images.features, np.concatenate(parts)),
         options,
         names=data.names,
+        content=content_hash(images.image_sha256s, data.labels),
         hashes={
             "class_names": fingerprint([name for names, _ in prompts for name in names]),
             "templates": fingerprint([t for _, some in prompts for t in resolve_templates(some)]),

@@ -17,12 +17,22 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.data.prefetch import prefetch
+from cosmos_eval.data.readers import FileError, read_bytes
 from cosmos_eval.embedding.cache import Arrays, Report, ShardStore, fingerprint
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.tasks.prompts import resolve_templates
-from cosmos_eval.types import EncoderInfo, LabelMapProtocol, OnProgress, Progress, RunOptions
+from cosmos_eval.types import (
+    EncoderInfo,
+    LabelMapProtocol,
+    OnProgress,
+    Progress,
+    RunOptions,
+    UsageError,
+)
 
 IMAGES_PER_SHARD = 32
+CONTENT = "content"
+"""Name of the array (N, 32) of a shard: the SHA-256 of every image with its label map."""
 
 # Patches that a CPU encodes at once: eight windows of 224 pixels in patches of 16. More take more
 # memory, and longer, since they leave its caches (docs/log.md).
@@ -141,6 +151,22 @@ def unfinished_store(
         "samples": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
     }
     return ShardStore(options.unfinished, identity)
+
+
+def content_sha256(image: bytes, sample: Sample) -> bytes:
+    """Return the SHA-256 of an image file's SHA-256 and that of its label map's file. Raises
+    UsageError for a label map that cannot be read."""
+    try:
+        label_map = read_bytes(sample.mask)
+    except FileError as error:
+        raise UsageError(f"cannot read label map {sample.mask}: {error}") from error
+    both = hashlib.sha256(image).digest() + hashlib.sha256(label_map).digest()
+    return hashlib.sha256(both).digest()
+
+
+def content_array(sha256s: Sequence[bytes]) -> NDArray[np.uint8]:
+    """Return SHA-256s as an array (N, 32)."""
+    return np.frombuffer(b"".join(sha256s), np.uint8).reshape(len(sha256s), 32)
 
 
 def images_at_once(encoder: DenseEncoder, image_hw: tuple[int, int], batch_size: int) -> int:

@@ -258,6 +258,7 @@ class Task:
     ) -> Measurement:
         """Measure what `score` makes of the features of all images (N, D) and the embedded captions
         (M, D)."""
+        from cosmos_eval.data.folders import content_hash
         from cosmos_eval.embedding.embed import embed_images, embed_texts
 
         started = perf_counter()
@@ -271,7 +272,10 @@ class Task:
         if texts.cut.any():
             cut = f"{texts.cut.sum()} of {len(data.captions)} captions"
             notes = (f"{cut} did not fit the model's context and were cut", *notes)
-        return self.measurement(samples, options, seconds=seconds, notes=notes, **more)
+        content = content_hash(images.image_sha256s)
+        return self.measurement(
+            samples, options, content=content, seconds=seconds, notes=notes, **more
+        )
 
     def measurement(
         self,
@@ -280,6 +284,7 @@ class Task:
         *,
         names: Sequence[str] = (),
         sample_list: Sequence[object] = (),
+        content: str = "",
         hashes: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
         unit: str = "images",
@@ -287,8 +292,10 @@ class Task:
     ) -> Measurement:
         """Return the measurement of samples; `more` are other fields of `Measurement`.
 
-        `names` of samples are stored with them, for people. The hash of `sample_list`, what was
-        measured, is recorded; `options.limit` counts `unit`s.
+        `names` of samples are stored with them, for people. Two hashes are recorded: of
+        `sample_list`, the names of what was measured, and `content`, the `content_hash` of the
+        files, by which results on other images of the same names are told apart. `options.limit`
+        counts `unit`s.
         """
         import numpy as np
 
@@ -297,11 +304,13 @@ class Task:
         if options.limit is not None:
             notes = (f"at most {options.limit} {unit} were measured", *notes)
         samples = {**samples, NAME: np.array(names)} if names else samples
-        listed = {"sample_list": fingerprint(sample_list)} if sample_list else {}
+        recorded = {"sample_list": fingerprint(sample_list)} if sample_list else {}
+        if content:
+            recorded["content"] = content
         return Measurement(
             **vars(self.figures(samples, options.seed)),
             samples=samples,
-            hashes={**listed, **(hashes or {})},
+            hashes={**recorded, **(hashes or {})},
             notes=tuple(notes),
             **more,
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cosmos_eval.data.folders import data_path
+from cosmos_eval.data.folders import content_hash, data_path
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.stats.estimates import Proportion
 from cosmos_eval.tasks import Metric, Task
@@ -38,11 +38,13 @@ def measure(
     """Find the nearest picture of every query."""
     from cosmos_eval.embedding.embed import embed_images  # which imports torch
 
-    queries, gallery = (embed_images(encoder, some, options, progress).features for some in data)
-    of_query, of_gallery = (np.array([image.path.parent.name for image in some]) for some in data)
-    nearest = of_gallery[(queries @ gallery.T).argmax(axis=1)]
+    queries, gallery = (embed_images(encoder, images, options, progress) for images in data)
+    of_query, of_gallery = (np.array([i.path.parent.name for i in images]) for images in data)
+    nearest = of_gallery[(queries.features @ gallery.features.T).argmax(axis=1)]
     names = ["/".join(image.path.parts[-2:]) for some in data for image in some]
-    return TASK.measurement({"class": of_query, "nearest": nearest}, options, sample_list=names)
+    content = content_hash([*queries.image_sha256s, *gallery.image_sha256s])
+    samples = {"class": of_query, "nearest": nearest}
+    return TASK.measurement(samples, options, sample_list=names, content=content)
 
 
 def recall_at_1(samples: Samples) -> Proportion:

@@ -14,8 +14,9 @@ from PIL import ImageOps
 from torch import Tensor
 
 from cosmos_eval import types
+from cosmos_eval.data.folders import content_hash
 from cosmos_eval.data.label_maps import LabelMaps, Sample, read_label, require_same_size
-from cosmos_eval.data.sources import ImageFile, decoded
+from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.embedding.cache import Arrays
 from cosmos_eval.models import maps
 from cosmos_eval.models.encoder import (
@@ -83,7 +84,7 @@ def _measurement(
         raise types.UsageError(
             f"{where}: no image has a thing beside something else that is labelled"
         )
-    alone = arrays.pop(ALONE)
+    alone, content = arrays.pop(ALONE), content_hash(arrays.pop(label_maps.CONTENT))
     left_out = (
         f"{where}: left out are {alone.sum()} of {len(alone)} images in which one "
         "class fills all labelled pixels"
@@ -98,7 +99,9 @@ def _measurement(
     hashes = label_maps.fingerprints(protocol, names, constants)
     notes = [left_out] if alone.any() else []
     samples = {**described, **arrays}
-    return fields.TASK.measurement(samples, options, hashes=hashes, notes=notes, **more)
+    return fields.TASK.measurement(
+        samples, options, content=content, hashes=hashes, notes=notes, **more
+    )
 
 
 def _score_shard(
@@ -147,6 +150,7 @@ def _arrays(
         fields.PIXELS: np.array([image.image_pixels for image in images], np.int32),
         fields.LABELLED: np.array([image.labelled_pixels for image in images], np.int32),
         ALONE: np.array([image.alone for image in images]),
+        label_maps.CONTENT: label_maps.content_array([image.sha256 for image in images]),
         fields.IMAGE: np.repeat(np.array(shard, np.int32), counts),
         fields.CLASS: np.array([n for image in images for n in image.classes], np.int16),
         fields.THING: np.array([n for image in images for n in image.thing_pixels], np.int32),
@@ -165,6 +169,7 @@ class LoadedImage(NamedTuple):
     labelled_pixels: int
     under: Cover | None  # None without such things
     alone: bool  # one class fills all labelled pixels, so that no map can miss it
+    sha256: bytes  # of both files
 
 
 def load_image(
@@ -172,7 +177,9 @@ def load_image(
 ) -> LoadedImage:
     """Read an image and its label map. Raises UsageError that names a file it cannot use."""
     # As label maps are made of what is displayed.
-    image = ImageOps.exif_transpose(decoded(ImageFile(sample.image)))
+    source = ImageFile(sample.image)
+    content = source.read()
+    image = ImageOps.exif_transpose(source.decode(content))
     label = read_label(sample, protocol)
     require_same_size(sample, (image.height, image.width), label)
     pixels = maps.whole_image(encoder, image)
@@ -186,7 +193,8 @@ def load_image(
     # The patches are taken to cover all of the label map.
     under = cover(label, classes, (height, width), protocol.ignore_index) if classes else None
     things = (classes, counts[classes].tolist())
-    return LoadedImage(sample.name, pixels, *things, label.size, labelled, under, alone)
+    sha256 = label_maps.content_sha256(content, sample)
+    return LoadedImage(sample.name, pixels, *things, label.size, labelled, under, alone, sha256)
 
 
 def _make_maps(

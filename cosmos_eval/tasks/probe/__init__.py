@@ -22,7 +22,7 @@ from cosmos_eval import types
 from cosmos_eval.data import classification
 from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import ClassData
-from cosmos_eval.data.folders import ADVICE, Survey, fingerprint
+from cosmos_eval.data.folders import ADVICE, Survey, content_hash, fingerprint
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.estimates import (
     CrossedMean,
@@ -231,10 +231,11 @@ def measure(
 
     data = data or open_data(protocol, options)
     started = perf_counter()
-    train, test = (embed_images(encoder, some.images, options, progress).features for some in data)
+    train = embed_images(encoder, data.train.images, options, progress)
+    test = embed_images(encoder, data.test.images, options, progress)
     imaged = perf_counter()
     labels, device = data.train.labels, encoder.info.device
-    probe = Probe(protocol, train, labels, test, options.seed, device, progress)
+    probe = Probe(protocol, train.features, labels, test.features, options.seed, device, progress)
     linear, c, n_held_out = probe.linear()
     drawn, fewshot_c = probe.few_shots()
     samples = {
@@ -258,6 +259,10 @@ def measure(
         options,
         names=data.test.names,
         sample_list=[data.train.names, data.test.names],
+        content=content_hash(
+            [*train.image_sha256s, *test.image_sha256s],
+            np.concatenate([data.train.labels, data.test.labels]),
+        ),
         hashes={"probe": _fingerprint(protocol, options.seed)},
         settings={"probe": recorded},
         seconds={"images": imaged - started, "probes": perf_counter() - imaged},

@@ -7,13 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cosmos_eval.data.folders import content_hash
 from cosmos_eval.data.label_maps import Label, LabelMaps
 from cosmos_eval.embedding.cache import Arrays, ShardStore
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.maps import with_patches
 from cosmos_eval.stats.segmentation import SparseConfusion, confusion, pack
 from cosmos_eval.tasks import segmentation
-from cosmos_eval.tasks.label_maps import Joined, fingerprints, in_shards, unfinished_store
+from cosmos_eval.tasks.label_maps import (
+    CONTENT,
+    Joined,
+    content_array,
+    fingerprints,
+    in_shards,
+    unfinished_store,
+)
 from cosmos_eval.tasks.segmentation import inference, pictures, tuning
 from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter
 from cosmos_eval.types import (
@@ -94,11 +102,13 @@ def _measurement(
     if not counts["pixels"].any():
         raise UsageError(f"{protocol.dataset}: no pixel of any image has a label to compare with")
     names = [sample.name for sample in job.data.samples]
+    content = content_hash(counts.pop(CONTENT))
     samples = {segmentation.NAME: np.array(names), **segmentation.class_arrays(protocol), **counts}
     described = segmentation.constants(protocol, options.attention or protocol.attention)
     return segmentation.TASK.measurement(
         samples,
         options,
+        content=content,
         hashes=fingerprints(protocol, names, described),
         settings={} if protocol.tuned is None else {"tuned": dict(protocol.tuned)},
         seconds=seconds,
@@ -112,7 +122,8 @@ def count_images(
     options: RunOptions,
     progress: OnProgress,
 ) -> tuple[list[Joined], dict[str, float]]:
-    """Return the confusion counts of all images for every job, and seconds; in all processes.
+    """Return the confusion counts of all images for every job, with their CONTENT, and seconds; in
+    all processes.
 
     The segmenters, one per job, are made where any image is left to count. Raises UsageError.
     """
@@ -148,24 +159,29 @@ def _count(
     step: Callable[[], None],
 ) -> list[Arrays]:
     """Count the pixels of a shard's images by label and prediction, for every job."""
-    found: list[list[tuple[SparseConfusion, bytes]]] = [[] for _ in jobs]
+    counted: list[list[tuple[SparseConfusion, bytes, bytes]]] = [[] for _ in jobs]
     for predictions in inference.predict_together(segmenters, images):
-        for own, job, (image, classes) in zip(found, jobs, predictions, strict=True):
+        for of_job, job, (image, classes) in zip(counted, jobs, predictions, strict=True):
             n_classes, ignored = len(job.protocol.class_names), job.protocol.ignore_index
             counts = confusion(image.label, classes, n_classes, ignored)
-            own.append((pack([counts]), _save(image, classes, job)))
+            of_job.append((pack([counts]), _save(image, classes, job), image.sha256))
         step()
-    return [_arrays(shard, *zip(*own, strict=True)) for own in found]
+    return [_arrays(shard, *zip(*of_job, strict=True)) for of_job in counted]
 
 
-def _arrays(shard: range, counts: Sequence[SparseConfusion], saved: Sequence[bytes]) -> Arrays:
+def _arrays(
+    shard: range,
+    counts: Sequence[SparseConfusion],
+    saved: Sequence[bytes],
+    content: Sequence[bytes],
+) -> Arrays:
     numbered = [
         sparse._replace(image=sparse.image + np.int32(index))
         for index, sparse in zip(shard, counts, strict=True)
     ]
     joined = SparseConfusion(*map(np.concatenate, zip(*numbered, strict=True)))
-    hashes = np.frombuffer(b"".join(saved), np.uint8).reshape(len(saved), -1)
-    return {_PICTURES: hashes, **joined._asdict()}
+    hashes = {_PICTURES: content_array(saved), CONTENT: content_array(content)}
+    return {**hashes, **joined._asdict()}
 
 
 def _save(image: LoadedImage, classes: Label, job: Job) -> bytes:

@@ -22,10 +22,11 @@ from torch import Tensor
 from cosmos_eval import types
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import Label, Sample, read_label, require_same_size
+from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.models.dense import shared_blocks
 from cosmos_eval.models.encoder import DenseEncoder, Encoder, on_host, require_finite, to_device
 from cosmos_eval.models.maps import with_patches
-from cosmos_eval.tasks.label_maps import images_at_once
+from cosmos_eval.tasks.label_maps import content_sha256, images_at_once
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import pictures
 from cosmos_eval.tasks.segmentation.merge import Axis, Decision, label_map, placement
@@ -33,24 +34,27 @@ from cosmos_eval.types import Attention, OnProgress, RunOptions, SegmentationPro
 
 
 class LoadedImage(NamedTuple):
-    """`pixels` (3, H, W) float32, resized and normalised; `label` at the original size."""
+    """`pixels` (3, H, W) float32, resized and normalised; `label` at the original size; the SHA-256
+    of both files."""
 
     sample: Sample
     pixels: Tensor
     label: Label
+    sha256: bytes = b""
 
 
 def load_together(
     samples: Sequence[Sample], protocols: Sequence[SegmentationProtocol]
 ) -> list[LoadedImage]:
     """Read an image and each protocol's label map. Raises UsageError that names a bad file."""
-    image = pictures.decode(samples[0].image)
+    content = ImageFile(samples[0].image).read()
+    image = pictures.decode(samples[0].image, content)
     pixels = normalised(image, protocols[0])
     loaded = []
     for sample, protocol in zip(samples, protocols, strict=True):
         label = read_label(sample, protocol)
         require_same_size(sample, (image.shape[0], image.shape[1]), label)
-        loaded.append(LoadedImage(sample, pixels, label))
+        loaded.append(LoadedImage(sample, pixels, label, content_sha256(content, sample)))
     return loaded
 
 

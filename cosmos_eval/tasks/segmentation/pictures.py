@@ -169,10 +169,12 @@ def _write(path: Path, image: Image.Image, form: str) -> bytes:
     return content.getvalue()
 
 
-def decode(path: Path) -> Pixels:
-    """Decode an image file to (H, W, 3) RGB by OpenCV, as MMSegmentation does."""
+def decode(path: Path, content: bytes | None = None) -> Pixels:
+    """Decode an image file, or its content that was read before, to (H, W, 3) RGB by OpenCV, as
+    MMSegmentation does."""
     try:
-        image = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_COLOR)
+        encoded = read_bytes(path) if content is None else content
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     except (FileError, cv2.error) as error:
         raise UsageError(f"cannot read image {path}: {error}") from error
     if image is None:

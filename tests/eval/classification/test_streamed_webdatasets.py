@@ -106,6 +106,7 @@ def test_the_result_is_that_of_the_downloaded_set_and_few_archives_lie_on_the_di
     assert streamed == measured(command(*run, "--download", "--output", "downloaded"))
     assert streamed["n_samples"] == 90
     assert streamed["provenance"]["revision"] == COMMIT
+    assert streamed["provenance"]["hashes"]["content"]
     (one,), (other,) = (Path(folder).glob("*.npz") for folder in ("streamed", "downloaded"))
     assert one.read_bytes() == other.read_bytes()
 

@@ -41,18 +41,27 @@ def command(data: Path, output: Path, *names: str) -> list[str]:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_any_number_of_processes_gives_the_same_files(size, data, alone, tmp_path):
-    metrics, files = alone
+    metrics, files, hashes = alone
     found = run_processes(measure_together, size, *arguments(data, tmp_path), join=False)
     assert found == [metrics] * size
     # The name of a per-sample file holds the hash of its content.
     assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert hashes_in(tmp_path) == hashes
 
 
 @pytest.fixture(scope="module")
-def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], list[str]]:
+def alone(
+    data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[dict], list[str], dict]:
     output = tmp_path_factory.mktemp("alone")
     metrics = measure(SINGLE_PROCESS, *arguments(data, output))
-    return metrics, sorted(path.name for path in output.iterdir())
+    return metrics, sorted(path.name for path in output.iterdir()), hashes_in(output)
+
+
+def hashes_in(output: Path) -> dict[str, dict[str, str]]:
+    """Return the hashes of what was measured by the names of the results."""
+    records = {path.name: json.loads(path.read_text()) for path in output.glob("*.json")}
+    return {name: record["provenance"]["hashes"] for name, record in records.items()}
 
 
 def arguments(data: Path, output: Path) -> tuple[list[str], str, str, str]:

@@ -1,0 +1,177 @@
+"""The hash of what was measured: of every task, and the same however a set is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.class_sets import write_class_set
+from support.encoders import load
+from support.one_set import (
+    PHOTOS,
+    change_image,
+    protocol_of,
+    write_label_map,
+    write_photo,
+    write_set,
+)
+from support.sharing import together
+
+from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.protocols import find_known
+from cosmos_eval.tasks import TASKS, task_for
+from cosmos_eval.types import OnProgress, Protocol, RunOptions, no_progress
+
+MODEL = f"python:{Path(__file__).parents[3] / 'examples/own_model.py'}"
+WITH_LABEL_MAPS = ("seg", "loc")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load(MODEL)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_set(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def hashes_of(
+    encoder: Encoder,
+    protocol: Protocol,
+    options: RunOptions,
+    progress: OnProgress = no_progress,
+) -> Mapping[str, str]:
+    """Return the hashes of a measurement."""
+    task = task_for(protocol)
+    data = task.open_data(protocol, options)
+    (measurement,) = task.measure_all(encoder, [protocol], options, progress, [data])
+    return measurement.hashes
+
+
+def options_for(root: Path, **options: Any) -> RunOptions:
+    return RunOptions(data_root=str(root), workers=0, **options)
+
+
+def sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def sha256_of_all(sha256s: Sequence[bytes], labels: Sequence[Any] | None = None) -> str:
+    """Return the hash as the documentation describes it."""
+    text = b"" if labels is None else json.dumps(labels).encode()
+    return hashlib.sha256(b"".join(sha256s) + text).hexdigest()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_another_image_under_its_name_changes_this_hash_alone(task, encoder, root):
+    protocol, options = protocol_of(task, root), options_for(root)
+    before = hashes_of(encoder, protocol, options)
+    assert before["content"] == hashes_of(encoder, protocol, options)["content"]
+    change_image(task, root)
+    after = hashes_of(encoder, protocol, options)
+    assert {name for name in before if before[name] != after[name]} == {"content"}
+
+
+def test_training_images_of_a_probe_belong_to_it(encoder, root):
+    protocol, options = protocol_of("probe", root), options_for(root)
+    before = hashes_of(encoder, protocol, options)
+    write_photo(root / "train/green/0.png", (1, 2, 3))
+    after = hashes_of(encoder, protocol, options)
+    assert {name for name in before if before[name] != after[name]} == {"content"}
+
+
+@pytest.mark.parametrize("task", WITH_LABEL_MAPS)
+def test_another_label_map_changes_it(task, encoder, root):
+    protocol, options = protocol_of(task, root), options_for(root)
+    before = hashes_of(encoder, protocol, options)
+    write_label_map(root / "masks/green/0.png", split_at=20)
+    after = hashes_of(encoder, protocol, options)
+    assert {name for name in before if before[name] != after[name]} == {"content"}
+
+
+def test_it_is_the_hash_of_files_in_the_order_of_the_list(encoder, root):
+    images = [sha256((root / f"photos/{photo}.png").read_bytes()) for photo in PHOTOS]
+    masks = [sha256((root / f"masks/{photo}.png").read_bytes()) for photo in PHOTOS]
+    both = [sha256(image + mask) for image, mask in zip(images, masks, strict=True)]
+    training = [sha256((root / f"train/{photo}.png").read_bytes()) for photo in PHOTOS]
+    labels = [0, 0, 1, 1, 2, 2]
+    expected = {
+        "retrieval": sha256_of_all(images),
+        "select": sha256_of_all(images),
+        "assoc": sha256_of_all(images),
+        "cls": sha256_of_all(images, labels),
+        "multilabel": sha256_of_all(images, [[label == n for n in range(3)] for label in labels]),
+        "seg": sha256_of_all(both),
+        "loc": sha256_of_all(both),
+        "probe": sha256_of_all(training + images, labels + labels),
+    }
+    options = options_for(root)
+    found = {
+        task: hashes_of(encoder, protocol_of(task, root), options)["content"] for task in expected
+    }
+    assert found == expected
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("size", [2, 4])
+def test_it_is_the_same_for_any_number_of_processes(size, task, encoder, root, monkeypatch):
+    monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 1)
+    protocol = protocol_of(task, root)
+    alone = hashes_of(encoder, protocol, options_for(root))
+    shared = together(
+        size, lambda rank: hashes_of(encoder, protocol, options_for(root, distributed=rank))
+    )
+    assert shared == [alone] * size
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_is_the_same_with_and_without_the_cache(task, encoder, root, tmp_path):
+    protocol, cached = protocol_of(task, root), options_for(root, cache=str(tmp_path / "cache"))
+    without = hashes_of(encoder, protocol, options_for(root))
+    assert hashes_of(encoder, protocol, cached) == without
+    assert hashes_of(encoder, protocol, cached) == without  # nothing is encoded again
+
+
+@pytest.mark.parametrize("task", WITH_LABEL_MAPS)
+def test_a_resumed_run_has_it_of_all_images(task, encoder, root, tmp_path, monkeypatch):
+    monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
+    protocol, options = protocol_of(task, root), options_for(root, unfinished=str(tmp_path / "u"))
+    whole = hashes_of(encoder, protocol, options_for(root))
+
+    def end_at_the_fifth_image(step):
+        if (step.phase, step.done) == ("images", 5):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hashes_of(encoder, protocol, options, end_at_the_fifth_image)
+    done = []
+    resumed = hashes_of(encoder, protocol, options, lambda step: done.append(step.note))
+    assert "resumed: 4 of 6 images were measured already" in done
+    assert resumed == whole
+
+
+def test_a_part_of_a_set_has_its_own(encoder, root):
+    first = sha256((root / "photos/blue/0.png").read_bytes())
+    limited = hashes_of(encoder, protocol_of("retrieval", root), options_for(root, limit=1))
+    assert limited["content"] == sha256_of_all([first])
+
+
+def test_pixels_that_a_set_holds_in_one_file(encoder, tmp_path, monkeypatch):
+    write_class_set("cifar10", tmp_path, monkeypatch)
+    protocol = replace(find_known("cifar10"), n_images=None, n_classes=None)
+    options = options_for(tmp_path)
+    data = task_for(protocol).open_data(protocol, options)
+    images = [
+        sha256(np.array(image.pixels.shape[:2], "<i8").tobytes() + image.pixels.tobytes())
+        for image in data.images
+    ]
+    content = hashes_of(encoder, protocol, options)["content"]
+    assert content == sha256_of_all(images, data.labels.tolist())
