@@ -220,7 +220,7 @@ def _score(name: str, entries: Sequence[Entry]) -> SuiteScore | None:
     suite = read_suite(name, with_models=False)
     members = {member[:3] for member in suite.members}
     ranked = (entry for entry in entries if entry.is_ranked)
-    counts = any((e.task, e.dataset, e.protocol) in members for e in ranked)
+    counts = any((e.task, e.dataset_name, e.protocol) in members for e in ranked)
     return suite_score(suite, entries) if counts else None
 
 

@@ -158,7 +158,8 @@ def content_of(
     trusted = [one for one in results if not one.is_edited]
     own = entries_of(results)
     measured = {(entry.protocol, entry.dataset) for entry in own}
-    entries = [*own, *(o for o in others if (o.protocol, o.dataset) in measured)]
+    names = {(entry.protocol, entry.dataset_name) for entry in own}
+    entries = [*own, *(o for o in others if (o.protocol, o.dataset) in names)]
     found: list[Comparison] = []
     lengths: list[LengthTable] = []
     mistakes: list[MistakeTable | None] = []
@@ -216,9 +217,9 @@ def _by_size(found: Iterable[Board]) -> tuple[Board, ...]:
 def by_data_set(results: Sequence[Stored]) -> list[tuple[str, str, list[Stored]]]:
     """Group results by protocol and data set, protocols of most data sets first; those of a group
     are sorted by model."""
-    sets = {(one.row.protocol, one.row.dataset) for one in results}
+    sets = {(one.row.protocol, one.dataset) for one in results}
     sizes = Counter(protocol for protocol, _ in sets)
-    where = attrgetter("row.protocol", "row.dataset")
+    where = attrgetter("row.protocol", "dataset")
     results = sorted(results, key=lambda r: (-sizes[r.row.protocol], *where(r), r.model))
     groups = groupby(results, where)
     return [(protocol, dataset, list(group)) for (protocol, dataset), group in groups]

@@ -84,7 +84,11 @@ def _alike(of_key: Mapping[str, list[Stored]]) -> list[_Part]:
     parts: list[_Part] = []
     for group, some in of_key.items():
         own = setting(some[0].row)
-        fitting = (p for p in parts if not mismatches(setting(next(iter(p.values()))[0].row), own))
+        fitting = (
+            part
+            for part in parts
+            if not any(mismatches(setting(other[0].row), own) for other in part.values())
+        )
         part = next(fitting, None)
         if part is None:
             parts.append(part := {})

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from cosmos_eval.results.leaderboard.entries import Entry
-from cosmos_eval.results.leaderboard.suite import Row, SuiteScore, suite_score
+from cosmos_eval.results.leaderboard.suite import Row, SuiteScore, entry_of, suite_score
 from cosmos_eval.results.store import Read
 from cosmos_eval.results.text import shown_text
 from cosmos_eval.stats.paired import difference_of_draws
@@ -96,9 +96,13 @@ def _ranks(
     members: Sequence[SuiteMember], models: Sequence[str], entries: Sequence[Entry]
 ) -> Iterator[list[float]]:
     """Yield the ranks of models on each member; equal ones share the mean of their ranks."""
-    by_key = {(e.model, e.task, e.dataset, e.protocol): e.metrics for e in entries}
+    of_model = {model: [entry for entry in entries if entry.model == model] for model in models}
     for member in members:
         sign = -1 if metric_of(member.task, member.metrics[0]).higher_is_better else 1
-        found = (by_key[(model, *member[:3])] for model in models)
-        values = [sign * np.mean([metrics[name] for name in member.metrics]) for metrics in found]
+        of_member = (entry_of(member, of_model[model]) for model in models)
+        values = [
+            sign * np.mean([entry.metrics[name] for name in member.metrics])
+            for entry in of_member
+            if entry is not None  # the models have all members
+        ]
         yield rankdata(np.round(values, 12)).tolist()

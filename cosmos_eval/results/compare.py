@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval.results.labels import Stored, distinct, distinguish, model_sha256
+from cosmos_eval.results.labels import CONTENT, Stored, distinct, distinguish, model_sha256
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.table import USUAL, View
 from cosmos_eval.results.text import p_value_text
@@ -20,6 +20,11 @@ _TUNED = ("attention", "hashes.constants", "hashes.queries", "hashes.templates")
 """Fields of a setting that a search has chosen for each model, whose protocol names the search."""
 SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 """Fields of a setting of which one is the hash of the list of samples."""
+_CONTENT = f"hashes.{CONTENT}"
+_DATA = ("repository", "revision", _CONTENT)
+"""Fields of a setting that are compared if both have them: not every result records them."""
+_RECORDED = ("attention", "limit", "partial", "repository", "revision")
+_EXPLAINED = {_CONTENT: " (images, label maps and labels that were measured)"}
 _SHOWN = 12  # characters of a hash
 _ROUNDING = 1e-9  # sums in another order differ in their last bits
 
@@ -32,7 +37,7 @@ def setting(row: ResultRow) -> dict[str, Any]:
     recorded = row.provenance
     fields = {
         **{name: getattr(row, name) for name in ("task", "dataset", "protocol")},
-        **{name: recorded[name] for name in ("attention", "limit", "partial") if name in recorded},
+        **{name: recorded[name] for name in _RECORDED if name in recorded},
         "n_samples": row.n_samples,
         **{f"hashes.{name}": value for name, value in sorted(recorded["hashes"].items())},
     }
@@ -41,22 +46,29 @@ def setting(row: ResultRow) -> dict[str, Any]:
 
 
 def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Describe the fields in which two settings differ; a field that one of them lacks is one.
-    Settings without a hash of their samples never match: whether these are the same is unknown."""
-    found = [
-        f"{name} is {_shown(a, name)} and {_shown(b, name)}"
-        for name in dict.fromkeys([*a, *b])
-        if name not in a or name not in b or a[name] != b[name]
-    ]
+    """Describe the fields in which two settings differ; a field that one of them lacks is one, but
+    for repository, revision and content, which older results do not record. Settings without a hash
+    of their samples never match: whether these are the same is unknown."""
+    differences = []
+    for name in dict.fromkeys([*a, *b]):
+        is_in_both = name in a and name in b
+        if a[name] != b[name] if is_in_both else name not in _DATA:
+            explained = f"{name}{_EXPLAINED.get(name, '')}"
+            differences.append(f"{explained} is {_shown(a, name)} and {_shown(b, name)}")
     if not any(a.get(name) for name in SAMPLE_LISTS):
-        found.append("hashes.sample_list is not recorded and of unknown samples")
-    return found
+        differences.append("hashes.sample_list is not recorded and of unknown samples")
+    return differences
+
+
+def has_content(fields: Mapping[str, Any]) -> bool:
+    """Return whether a setting has the hash of what was measured."""
+    return bool(fields.get(_CONTENT))
 
 
 def _shown(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name, "missing")
     value = "none" if value is None else str(value)
-    return value[:_SHOWN] if name.startswith("hashes.") else value
+    return value[:_SHOWN] if name.startswith("hashes.") or name == "revision" else value
 
 
 def paired_differences(
@@ -171,18 +183,32 @@ class Comparison(NamedTuple):
 def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Stored]:
     """Return the results of the only model, or of `model`: its specification, name, or label in
     tables. Raises UsageError where it is not one model."""
-    found = results
+    chosen = results
     if model is not None:
-        named = [some for some in results if some.model == model]
-        found = named or [some for some in results if some.is_called(model)]
-    labels = {some.model for some in found}
+        named = [stored for stored in results if stored.model == model]
+        chosen = named or [stored for stored in results if stored.is_called(model)]
+    labels = {stored.model for stored in chosen}
     if len(labels) == 1:
-        return distinct(some for some in results if some.model in labels)
-    there = ", ".join(sorted({some.model for some in results}))
+        of_model = distinct(stored for stored in results if stored.model in labels)
+        require_one_state_of_data(of_model)
+        return of_model
+    there = ", ".join(sorted({stored.model for stored in results}))
     if model is None:
         raise UsageError(f"{where} has several models ({there}): choose with --model, A's then B's")
     problem = f"several results of model '{model}'" if labels else f"no result of model '{model}'"
     raise UsageError(f"{where} has {problem}: choose one of {there}")
+
+
+def require_one_state_of_data(results: Iterable[Stored]) -> None:
+    """Raise UsageError where a model has results on other files of one data set."""
+    first: dict[tuple[str, str], Stored] = {}
+    for stored in results:
+        other = first.setdefault((stored.row.dataset, stored.row.protocol), stored)
+        if other is not stored:
+            raise UsageError(
+                f"{other.path} and {stored.path} are results of {stored.model} on other data: "
+                f"{other.dataset} and {stored.dataset}: keep one of the files"
+            )
 
 
 def pair(
@@ -269,6 +295,11 @@ def differing_settings(a: Stored, b: Stored) -> list[str]:
     lines = [f"{dataset}: not compared, since only one of both has it: {name}" for name in lone]
     if a.row.protocol != b.row.protocol:
         lines.append(f"{dataset}: protocol is {a.row.protocol} and {b.row.protocol}")
+    if not (has_content(setting(a.row)) and has_content(setting(b.row))):
+        lines.append(
+            f"{dataset}: the content of the images was not compared, since not all results record "
+            "it (those of older versions do not)"
+        )
     return lines + [
         f"{dataset}: {name} is {of_a.get(name)} and {of_b.get(name)}"
         for name in ("map", "pair_score", "precision", "device", "version")

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import combinations
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,8 +168,8 @@ def moments_of(
     """Return the metrics that results of a data set have in common, or `only` some; None where one
     image decides whether a metric has a value. Raises UsageError for edited results, different
     settings, and where metrics do not follow from their samples."""
-    for other in stored[1:]:
-        results.require_comparable(stored[0], other)
+    for first, second in combinations(stored, 2):  # the first one alone may not record all
+        results.require_comparable(first, second)
     task, dataset = stored[0].row.task, stored[0].row.dataset
     try:
         return moments(task, [(one.row.metrics, read_samples(one.path)) for one in stored], only)

@@ -16,18 +16,23 @@ _FILES = 5  # of edited results that a warning names
 _HASH = 8  # characters of a hash in a label
 _LONGEST = 40  # characters of a name that is not shortened
 
+CONTENT = "content"
+"""Name of the hash of what was measured; results of older versions lack it."""
+
 
 class Stored(NamedTuple):
     """A result and the file that it was read from. `unchanged` is whether the record is what was
     written, by the hash that it holds of itself; None where that is unknown. `distinguish` sets
-    `names`, if results call the model by several, of which the first is shown, and `notes`. `aside`
-    is the file to which storing this result moved that of another model of its name."""
+    `names`, if results call the model by several, of which the first is shown, `notes`, and
+    `data_notes`, if results on one data set measured other data. `aside` is the file to which
+    storing this result moved that of another model of its name."""
 
     path: Path
     row: ResultRow
     unchanged: bool | None = None
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    data_notes: tuple[str, ...] = ()
     aside: Path | None = None
 
     @property
@@ -52,9 +57,15 @@ class Stored(NamedTuple):
         return name in (self.model, name_of(self.row), self.row.model["spec"])
 
     @property
+    def dataset(self) -> str:
+        """The label of the data set's column in tables."""
+        name, notes = self.row.dataset, ", ".join(self.data_notes)
+        return f"{name} ({notes})" if notes else name
+
+    @property
     def measured(self) -> tuple[str, str, str]:
         """What a table has one result of: the row's label, the data set and the protocol."""
-        return self.label, self.row.dataset, self.row.protocol
+        return self.label, self.dataset, self.row.protocol
 
 
 def _state(row: ResultRow) -> dict[str, str]:
@@ -109,8 +120,51 @@ def _agree(results: Iterable[Stored]) -> bool:
 
 
 def _same(a: ResultRow, b: ResultRow) -> bool:
-    first, second = ((r.metrics, r.n_samples, r.provenance["hashes"]) for r in (a, b))
+    if (a.metrics, a.n_samples) != (b.metrics, b.n_samples):
+        return False
+    first, second = dict(a.provenance["hashes"]), dict(b.provenance["hashes"])
+    if not (first.get(CONTENT) and second.get(CONTENT)):  # one is of an older version
+        first.pop(CONTENT, None)
+        second.pop(CONTENT, None)
     return first == second
+
+
+def data_state(row: ResultRow) -> dict[str, str]:
+    """Return what identifies the files that were measured: the repository of the hub, its commit
+    and the hash of their content; empty where a result does not record it."""
+    provenance = row.provenance
+    return {
+        "repository": provenance.get("repository", ""),
+        "revision": provenance.get("revision", ""),
+        "content": provenance["hashes"].get(CONTENT, ""),
+    }
+
+
+def _with_data_notes(results: Iterable[Stored]) -> list[Stored]:
+    """Return results with notes on the data where those of one data set and protocol, of as many
+    samples, are of several states. Each state is a column of its own."""
+
+    def column(stored: Stored) -> tuple[Any, ...]:
+        row = stored.row
+        limits = row.provenance["limit"], row.provenance.get("partial")
+        return row.task, row.dataset, row.protocol, *limits
+
+    listed = list(results)
+    states: dict[tuple[Any, ...], list[dict[str, str]]] = {}
+    for stored in listed:
+        of_column = states.setdefault(column(stored), [])
+        if not stored.is_edited:
+            of_column.append(data_state(stored.row))
+    labelled = []
+    for stored in listed:
+        notes = []
+        for name, value in data_state(stored.row).items():
+            values = {state[name] for state in states[column(stored)]} - {""}
+            if len(values) > 1:
+                shown = value if name == "repository" else value[:_HASH]
+                notes.append(f"{name} {shown or 'not recorded'}")
+        labelled.append(stored._replace(data_notes=tuple(notes)))
+    return labelled
 
 
 def _differing(results: Iterable[Stored]) -> dict[str, list[str]]:
@@ -129,8 +183,8 @@ def distinguish(results: Iterable[Stored]) -> list[Stored]:
     """Return the same results with names and notes by which a label is one model, and a model has
     one label. A model of several names has the first of them, unless its results contradict each
     other. Where weights, code or architecture of one name differ, the note is the hash of what
-    differs."""
-    listed = list(results)
+    differs. The same holds for data sets: results on other files have another label."""
+    listed = _with_data_notes(results)
     names = {sha: _names(some) if _agree(some) else () for sha, some in _by_model(listed).items()}
     named = []
     for one in listed:

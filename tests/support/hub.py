@@ -31,7 +31,7 @@ its owner has not granted access. A number: this status."""
 @dataclass
 class Hub:
     """`files` by REPOSITORY/FILE; `trouble` by the same names; `requests` of files as METHOD NAME;
-    `tags` of every repository, all of which are COMMIT. `on_request` is called before an answer,
+    `tags` of every repository, all of which are `commit`. `on_request` is called before an answer,
     whose body is sent at `bytes_per_second`."""
 
     url: str
@@ -39,6 +39,7 @@ class Hub:
     trouble: dict[str, Trouble] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
+    commit: str = COMMIT
     on_request: Callable[[str], object] = str
     bytes_per_second: float = math.inf
 
@@ -102,11 +103,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, {"X-Error-Code": "EntryNotFound"})
         elif not files:
             self._refuse(404, {"X-Error-Code": "RepoNotFound"})
-        elif revision not in ("main", COMMIT, *hub.tags):
+        elif revision not in ("main", hub.commit, *hub.tags):
             self._refuse(404, {"X-Error-Code": "RevisionNotFound"})
         else:
             listed = [_listed(name, files[name]) for name in files if name.startswith(folder)]
-            info = {"id": repository, "sha": COMMIT}
+            info = {"id": repository, "sha": hub.commit}
             self._send(json.dumps(listed if what == "tree" else info).encode(), None)
 
     def do_HEAD(self) -> None:
@@ -128,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif trouble == "changed":
             body = content[::-1]
         self.send_response(206 if asked else 200)
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self.server.hub.commit)  # type: ignore[attr-defined]
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(body)))

@@ -26,7 +26,7 @@ PROVENANCE: dict[str, Any] = {
     "batch_size": 32,
     "seconds": {"total": 1.5},
     "peak_memory_bytes": 1,
-    "hashes": {},
+    "hashes": {"content": "c" * 64},
     "notes": [],
 }
 MODEL = {

@@ -78,6 +78,8 @@ class Setting(TypedDict):
     attention: str | None
     limit: int | None
     partial: NotRequired[str]
+    repository: NotRequired[record.Name]
+    revision: NotRequired[record.Name]
     n_samples: record.Count
 
 

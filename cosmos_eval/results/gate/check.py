@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
 
-from cosmos_eval.results.compare import differences_of, mismatches, setting
+from cosmos_eval.results.compare import differences_of, has_content, mismatches, setting
 from cosmos_eval.results.gate import baseline as baselines
 from cosmos_eval.results.gate.baseline import Baseline, Entry, Key, Problem, faults_of, result_key
 from cosmos_eval.results.groups import Moments, moments, require_distinct
@@ -45,6 +46,16 @@ class Cohort(NamedTuple):
     key: Key
     entries: list[Entry]
     results: list[Verified]
+
+    @property
+    def task(self) -> str:
+        return str(self.entries[0].setting["task"])
+
+    @property
+    def settings(self) -> list[Mapping[str, Any]]:
+        """The settings of the baseline's trainings, then those of the new ones."""
+        of_baseline = [entry.setting for entry in self.entries]
+        return [*of_baseline, *(setting(result.row) for result in self.results)]
 
 
 class Finding(NamedTuple):
@@ -166,6 +177,7 @@ def examine(
             notes.append(f"{where}: not in the baseline: {', '.join(new)}")
     notes += _states(by_key, baseline)
     notes += _trainings_note(pairs)
+    notes += _content_note([*pairs, *cohorts])
     if baseline.schema_version == 1:
         notes.append(f"{path} is of version 1 and has no hash of itself: write it with --update")
     entries = {**{entry.key: entry for entry in single}, **{c.key: c.entries[0] for c in cohorts}}
@@ -221,10 +233,8 @@ def changes_of(cohort: Cohort, path: Path) -> Mapping[str, GroupDifference | Non
             "another of either, or three in the baseline"
         )
     require_distinct([Stored(one.path, one.row) for one in cohort.results])
-    first = cohort.entries[0].setting
-    others = [entry.setting for entry in cohort.entries[1:]]
-    for other in (*others, *(setting(one.row) for one in cohort.results)):
-        if differing := mismatches(first, other):
+    for first, second in combinations(cohort.settings, 2):  # not each one records its content
+        if differing := mismatches(first, second):
             raise ValueError(f"measured otherwise than the baseline: {'; '.join(differing)}")
     several = [(one.row.metrics, one.samples) for one in cohort.results]
     for entry in cohort.entries:
@@ -233,7 +243,7 @@ def changes_of(cohort: Cohort, path: Path) -> Mapping[str, GroupDifference | Non
             raise ValueError("trainings are compared by samples, which --metrics-only left out")
         several.append((entry.metrics, samples))
     indices = np.split(np.arange(len(several)), [len(cohort.results)])
-    found: Mapping[str, Moments | None] = moments(first["task"], several)
+    found: Mapping[str, Moments | None] = moments(cohort.task, several)
     return {name: one and one.difference(*indices, pooled=True) for name, one in found.items()}
 
 
@@ -275,6 +285,16 @@ def _trainings_note(cases: Iterable[Cohort]) -> Iterator[str]:
         )
 
 
+def _content_note(cases: Iterable[Cohort]) -> Iterator[str]:
+    """Note which data sets may have other images under the same names."""
+    keys = [str(case.key) for case in cases if not all(map(has_content, case.settings))]
+    if keys:
+        yield (
+            "the content of the images was not compared, since the baseline or a result does not "
+            f"record it (those of older versions do not): {', '.join(keys)}"
+        )
+
+
 def _unmatched(by_key: Mapping[Key, Verified], single: Iterable[Entry]) -> Iterator[Problem]:
     entries = {entry.key for entry in single}
     without_entry = [key for key in by_key if key not in entries]
@@ -287,7 +307,7 @@ def _unmatched(by_key: Mapping[Key, Verified], single: Iterable[Entry]) -> Itera
 
 
 def _of_group(cohort: Cohort, path: Path) -> list[Finding]:
-    task, changes = cohort.entries[0].setting["task"], changes_of(cohort, path)
+    task, changes = cohort.task, changes_of(cohort, path)
     if lone := ", ".join(name for name, change in changes.items() if change is None):
         raise ValueError(f"one image decides whether there is a value of {lone}")
     return [Finding(cohort.key, task, name, change) for name, change in changes.items() if change]

@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from cosmos_eval.protocols import published_error
-from cosmos_eval.results.labels import warnings_of
+from cosmos_eval.results.labels import data_state, warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
 from cosmos_eval.results.text import bounds, ends, shown_text
@@ -32,6 +32,8 @@ MEANINGS = {
         "Not ranked, and not in percent: metrics of a task that is not installed or whose package "
         "cannot be loaded (cosmos-eval list tasks says which)."
     ),
+    "content": "Not compared: the content of images of the same names, which results of older "
+    "versions do not record.",
 }
 
 
@@ -148,6 +150,16 @@ def _cell(
     )
 
 
+def _is_content_unknown(entries: Iterable[Entry]) -> bool:
+    """Return whether a column has several results and one does not record what it measured."""
+    columns: dict[str, list[bool]] = {}
+    for entry in entries:
+        if entry.stored is not None:
+            has_content = bool(data_state(entry.stored.row)["content"])
+            columns.setdefault(entry.dataset, []).append(has_content)
+    return any(len(known) > 1 and not all(known) for known in columns.values())
+
+
 def _notes(
     entries: Sequence[Entry], rows: Sequence[Row], ranked: Mapping[Cell, Rank]
 ) -> tuple[str, ...]:
@@ -165,8 +177,9 @@ def _notes(
         "unverified": any(e.source == "unverified" and e.stored is None for e in entries),
         "cut": any(entry.metrics.get("captions_cut") for entry in entries),
         "unknown": any(usable_task(entry.task) is None for entry in entries),
+        "content": _is_content_unknown(entries),
     }
-    errors = {e.dataset: published_error(e.dataset, e.protocol) for e in entries}
+    errors = {e.dataset_name: published_error(e.dataset_name, e.protocol) for e in entries}
     named = ", ".join(f"{name} ({error})" for name, error in errors.items() if error)
     faults = [f"Class names with the published errors: {named}."] if named else []
     results = [entry.stored for entry in entries if entry.stored is not None]

@@ -45,7 +45,8 @@ class Entry(NamedTuple):
     """One model's metrics on one data set, measured here or published elsewhere. `partial` results
     are shown and never ranked; `url` is the source of a published number. A measured entry has
     `stored`, its result, and `published`, what the model's authors published for the same data set
-    and protocol. An edited result is `unverified`. `titles` are of the metrics that tables show,
+    and protocol. `dataset` is the label of a column: results on other files of a data set have
+    others. An edited result is `unverified`. `titles` are of the metrics that tables show,
     where these were chosen. Results `aside`, of a part of the samples, a student or an attention
     that is not the protocol's, are in no table and no ranking with others."""
 
@@ -78,6 +79,11 @@ class Entry(NamedTuple):
         return not self.partial and self.source in ("measured", "published")
 
     @property
+    def dataset_name(self) -> str:
+        """The data set's name alone."""
+        return self.stored.row.dataset if self.stored else self.dataset
+
+    @property
     def specified(self) -> str:
         """The label by the model's specification, as published numbers have it."""
         stored = self.stored
@@ -97,7 +103,7 @@ def headlines_of(entry: Entry) -> Mapping[str, str]:
     task = usable_task(entry.task)
     if task is None:
         return {metric: metric for metric in sorted(entry.metrics)}
-    main = main_metric(entry.dataset, entry.protocol)
+    main = main_metric(entry.dataset_name, entry.protocol)
     return {**({main: main} if main else {}), **task.headlines}
 
 
@@ -117,7 +123,7 @@ def _entry(one: Stored) -> Entry:
     entry = Entry(
         model=one.label,
         task=row.task,
-        dataset=row.dataset,
+        dataset=one.dataset,
         protocol=row.protocol,
         metrics=row.metrics,
         intervals=row.intervals,

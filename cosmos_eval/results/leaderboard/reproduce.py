@@ -85,7 +85,10 @@ def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
     like the published number or else in float32. A checkpoint counts under its released name, or
     under any path if its file has the SHA-256 of a released one.
     """
-    found = {entry.key._replace(model=_specified(entry)): entry for entry in entries}
+    found = {
+        entry.key._replace(model=_specified(entry), dataset=entry.dataset_name): entry
+        for entry in entries
+    }
     models = [f"cosmos:{name}" for name in RELEASED]
     numbers = []
     for entry in published():

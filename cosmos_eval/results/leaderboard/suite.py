@@ -263,14 +263,31 @@ def _results(
 ) -> dict[str, dict[SuiteMember, Stored]]:
     """Return the results of members by model, in the order of the suite."""
     ranked = [entry for entry in entries if entry.is_ranked and entry.stored]
-    by_key = {(e.model, e.task, e.dataset, e.protocol): e for e in ranked}
     found: dict[str, dict[SuiteMember, Stored]] = {}
     for model in sorted({entry.model for entry in ranked}):
+        of_model = [entry for entry in ranked if entry.model == model]
         for member in members:
-            entry = by_key.get((model, *member[:3]))
+            entry = entry_of(member, of_model)
             if entry and entry.stored and all(n in entry.metrics for n in member.metrics):
                 found.setdefault(model, {})[member] = entry.stored
     return found
+
+
+def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:
+    """Return a model's entry of a member, whose data set may be the label of a column. Raises
+    UsageError for two, on other files of the data set."""
+    fitting = [
+        entry
+        for entry in entries
+        if (entry.task, entry.protocol) == (member.task, member.family)
+        and member.dataset in (entry.dataset, entry.dataset_name)
+    ]
+    if len(fitting) > 1:
+        raise UsageError(
+            f"{fitting[0].model} has several results of {member.dataset}, on other data: "
+            f"{', '.join(entry.dataset for entry in fitting)}: keep one of them"
+        )
+    return fitting[0] if fitting else None
 
 
 def _draw(
@@ -303,10 +320,13 @@ def _draw(
 
 
 def _sample_list(stored: Stored) -> str:
-    """Return the hash of the list of samples; where there is none, a text of this result alone."""
+    """Return the hash of the list of samples, with the data's state if results on its data set
+    have several; without a hash a text of this result alone."""
     recorded = setting(stored.row)
-    known = (recorded[name] for name in SAMPLE_LISTS if recorded.get(name))
-    return str(next(known, (stored.model, stored.row.dataset, stored.row.protocol)))
+    for name in SAMPLE_LISTS:
+        if recorded.get(name):
+            return ", ".join([recorded[name], *stored.data_notes])
+    return str((stored.model, stored.row.dataset, stored.row.protocol))
 
 
 def _estimates(member: SuiteMember, stored: Stored, read: Read) -> dict[str, Estimate]:
@@ -421,7 +441,8 @@ def _exceptions(
         return len(set(map(_sample_list, several))) > 1
 
     if unlike := _listed(filter(is_unlike, members)):
-        yield f"Not paired, since lists of samples differ or are not recorded: {unlike}."
+        why = "lists of samples, or their content, differ or are not recorded"
+        yield f"Not paired, since {why}: {unlike}."
     sets = {(member.dataset, member.family) for member in members}
-    if any((e.dataset, e.protocol) in sets and e.stored and not e.is_ranked for e in entries):
+    if any((e.dataset_name, e.protocol) in sets and e.stored and not e.is_ranked for e in entries):
         yield "Not counted: results of a part of the samples only, and edited ones."

@@ -51,7 +51,7 @@ def select(entries: Sequence[Entry], view: View) -> list[Entry]:
     kept = [*entries]
     for what, wanted, names in (
         ("model", view.models, _labels),
-        ("data set", view.datasets, lambda entry: [entry.dataset]),
+        ("data set", view.datasets, lambda entry: [entry.dataset, entry.dataset_name]),
         ("protocol", view.protocols, lambda entry: [entry.protocol]),
     ):
         require_known(what, wanted, (name for entry in entries for name in names(entry)))
