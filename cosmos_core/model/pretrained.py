@@ -173,7 +173,10 @@ def _options(config: Mapping[str, Any], covered: set[Tower]) -> dict[str, Any]:
 
 def read_pretrained(source: str) -> Pretrained:
     """Read weights by their name. Raises ValueError, one line, for all that can go wrong."""
+    from cosmos_core.utils.hub import limit_waiting
+
     kind, separator, name = source.partition(":")
+    limit_waiting()
     try:
         if separator and kind == "openclip":
             return _openclip(name)

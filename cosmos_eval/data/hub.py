@@ -13,6 +13,7 @@ import huggingface_hub as client
 from huggingface_hub import constants, errors, snapshot_download
 
 from cosmos_core.utils.files import file_sha256
+from cosmos_core.utils.hub import SlowHubError, limit_waiting
 from cosmos_eval.data.sources import numbered_archives
 from cosmos_eval.types import Protocol, UsageError
 
@@ -91,6 +92,7 @@ def fetch_file(protocol: Protocol, file: str, folder: Path | None = None) -> Pat
 
 @contextmanager
 def _reported(protocol: Protocol) -> Iterator[None]:
+    limit_waiting()
     try:
         yield
     except Exception as error:  # the client's, OSError, and those of its HTTP library
@@ -160,6 +162,8 @@ def _known(error: BaseException) -> str | None:
     """Say what to do about an error of the client, of its HTTP library or of the system."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
     status = getattr(getattr(error, "response", None), "status_code", 0)
+    if isinstance(error, SlowHubError):
+        return str(error)
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"not in {cache}, and offline mode is enabled: unset HF_HUB_OFFLINE to fetch it"
     if isinstance(error, errors.GatedRepoError):

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
+from cosmos_core.utils.hub import limit_waiting
 from cosmos_eval.data.hub import quiet, reason
 from cosmos_eval.models import audit, hf_folder, user
 from cosmos_eval.models.attention import PROXY_BETA, PROXY_GAMMA
@@ -52,6 +53,7 @@ def load(text: str, device: str) -> tuple[Callable[..., Tensor], dict[str, Any]]
     and `provenance.auxiliary` of results. Raises UsageError where it is no ViT, or its files are
     missing, unfit or cannot be fetched."""
     spec = parse_auxiliary(text)
+    limit_waiting()
     try:
         with quiet():
             load_kind = {"timm": _timm, "hf": _transformers, "python": _users}[spec.kind]

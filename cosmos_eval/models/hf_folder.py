@@ -17,6 +17,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from cosmos_core.utils.hub import limit_waiting
 from cosmos_core.utils.text import first_of
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models import audit
@@ -62,6 +63,7 @@ def snapshot(name: str) -> tuple[Path, str | None]:
     repository, _, revision = name.partition("@")
     patterns = [*DESCRIBED, "README.md", "model*.safetensors"]
     options: Any = {"allow_patterns": patterns, "ignore_patterns": "*/*"}
+    limit_waiting()
     folder = snapshot_download(repository, revision=revision or None, **options)
     return Path(folder), Path(folder).name  # snapshots/COMMIT in the client's cache
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from huggingface_hub import constants, errors, hf_hub_download
 
+from cosmos_core.utils.hub import limit_waiting
 from cosmos_eval.data.hub import reason
 from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.types import UsageError
@@ -19,6 +20,7 @@ def fetch(name: str) -> Path:
     """Return the file of a released model from the client's cache or the network, or UsageError.
     HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN apply; a broken download is never used."""
     filename = f"cosmos_{name}.pt"
+    limit_waiting()
     try:
         return Path(hf_hub_download(RELEASED_REPOSITORY, filename))
     except Exception as error:  # its own, OSError, and those of whatever HTTP library it uses

@@ -13,6 +13,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
+from cosmos_core.utils.hub import limit_waiting
 from cosmos_eval.data.hub import quiet, reason
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder, Tokenizer
@@ -41,6 +42,7 @@ class _Source(NamedTuple):
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     """Load a model. Raises UsageError where its name is unknown or its weights fail the audit."""
+    limit_waiting()
     try:
         with quiet():
             source = _source(spec)

@@ -12,12 +12,13 @@ import hashlib
 import json
 import math
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Literal
 
 _CHUNK = 1 << 16  # bytes sent at once
@@ -42,6 +43,50 @@ class Hub:
     commit: str = COMMIT
     on_request: Callable[[str], object] = str
     bytes_per_second: float = math.inf
+
+
+Delay = Literal["silent", "slow headers", "slow body", "endless"]
+"""What a server does that never refuses: it accepts a request and sends nothing; it sends headers,
+or what follows them, a byte at a time; or it sends a body without an end."""
+
+
+@contextmanager
+def stalling(delay: Delay, pause: float) -> Iterator[str]:
+    """The address of a server that delays every answer; `pause` is the time between two bytes."""
+    stopped = Event()
+    server = socket.create_server(("127.0.0.1", 0))
+    connections: list[socket.socket] = []
+
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError):
+            connection.recv(1 << 16)
+            start = b"HTTP/1.1 200 OK\r\n"
+            if delay == "slow body":
+                connection.sendall(start + b"Content-Length: 1000000\r\n\r\n")
+            elif delay == "endless":
+                connection.sendall(start + b"Content-Type: application/json\r\n\r\n[")
+            elif delay == "slow headers":
+                connection.sendall(start + b"X-")
+            while not stopped.wait(pause):
+                if delay != "silent":
+                    connection.sendall(b" " * 4096 if delay == "endless" else b"x")
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connections.append(server.accept()[0])
+                Thread(target=answer, args=(connections[-1],)).start()
+
+    thread = Thread(target=accept)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        stopped.set()
+        server.shutdown(socket.SHUT_RDWR)
+        for closing in (server, *connections):
+            closing.close()
+        thread.join()
 
 
 @contextmanager

@@ -181,10 +181,8 @@ def test_objectnet_is_read_as_clip_benchmark_reads_it(tmp_path):
     data = open_data(protocol, RunOptions())
     assert list(class_names(protocol, data)) == theirs.classes
     images = tmp_path / "objectnet-1.0/images"
-    ours = [
-        (str(images / name), int(label))
-        for name, label in zip(data.names, data.labels, strict=True)
-    ]
+    labelled = zip(data.names, data.labels, strict=True)
+    ours = [(str(images / name), int(label)) for name, label in labelled]
     assert ours == [(path, theirs[number][1]) for number, (path, _) in enumerate(theirs.samples)]
 
 

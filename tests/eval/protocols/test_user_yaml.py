@@ -142,7 +142,10 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
         (CLS + "class_names: [a]\n", "`class_names` must map"),
         (CLS + "templates: []\n", "`templates` must have an entry"),
         (CLS + "templates: {cat: [a cat]}\n", "the same for all .*'cat'"),
-        (CLS + "layout: tar\n", "`layout` must be 'folders' or 'webdataset', not 'tar'"),
+        (
+            CLS + "layout: tar\n",
+            "`layout` must be 'folders', 'webdataset' or 'obj.*', not 'tar'",
+        ),
         (CLS + "torchvision: dtd\n", "unknown key `torchvision`"),
         (RETRIEVAL + "captions_per_image: x\n", "whole number"),
         (SELECT, "`layout` is missing"),
