@@ -38,6 +38,13 @@ class Mean(NamedTuple):
         return float(self.values.mean())
 
 
+class MeanRank(Mean):
+    """The mean of ranks (N,), from 1, whose distribution has a long tail: its interval is Hall's.
+    Otherwise like `Mean`."""
+
+    __slots__ = ()
+
+
 class Median(NamedTuple):
     """The median of values (N,), otherwise like `Mean`; of an even number the mean of two, or the
     whole number below (`floor`)."""
@@ -72,9 +79,10 @@ class GroupMean(NamedTuple):
 
 
 class CrossedMean(NamedTuple):
-    """The mean of hits (N, D) of N samples by D draws of what classifies them. Interval and paired
-    test are by a bootstrap that draws samples and draws, each on their own (Owen 2007, "The
-    pigeonhole bootstrap", Annals of Applied Statistics 1)."""
+    """The mean of hits (N, D) of N samples by D draws of what classifies them. The interval is
+    Wilson's with Student's t (`stats.crossed`). The paired test is by a bootstrap that draws
+    samples and draws, each on their own (Owen 2007, "The pigeonhole bootstrap", Annals of Applied
+    Statistics 1)."""
 
     hits: NDArray[np.bool_]
 

@@ -1,5 +1,5 @@
 """Confidence intervals of estimates: Wilson's score interval, the jackknife, the percentile
-bootstrap, and those of means of shares (`stats.shares`).
+bootstrap, and those of means of shares (`stats.shares`) and of ranks (`stats.mean_rank`).
 
 Wilson 1927, "Probable inference", for clusters with an effective number of samples (Dean and Pagano
 2015, "Evaluating confidence interval methods for binomial proportions in clustered surveys");
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
+from cosmos_eval.stats.crossed import OVER_DRAWS, effective_samples
 from cosmos_eval.stats.estimates import (
     CrossedMean,
     Estimate,
@@ -27,11 +28,13 @@ from cosmos_eval.stats.estimates import (
     FunctionOfWeights,
     GroupMean,
     Mean,
+    MeanRank,
     Median,
     Proportion,
     Values,
     ratio,
 )
+from cosmos_eval.stats.mean_rank import mean_rank_interval
 from cosmos_eval.stats.shares import all_or_none, or_likelihood
 from cosmos_eval.types import Interval
 
@@ -39,6 +42,7 @@ LEVEL = 0.95
 RESAMPLES = 2_000
 BOOTSTRAP = "bootstrap"
 CLUSTER_BOOTSTRAP = "cluster bootstrap"
+CROSSED_BOOTSTRAP = "crossed bootstrap"
 JACKKNIFE = "jackknife t"
 _RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x samples x 8 bytes
 
@@ -275,8 +279,10 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
     return _wilson(successes / n, n, "wilson", level)
 
 
-def _wilson(share: float, n: float, method: str, level: float) -> Interval:
-    z2 = float(ndtri((1 + level) / 2)) ** 2
+def _wilson(share: float, n: float, method: str, level: float, dof: float = math.inf) -> Interval:
+    """Return Wilson's interval with the quantile of Student's t, by default the normal one."""
+    quantile = (1 + level) / 2
+    z2 = float(ndtri(quantile) if math.isinf(dof) else stdtrit(dof, quantile)) ** 2
     center = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     return Interval(max(0.0, center - half), min(1.0, center + half), method, level)
@@ -355,7 +361,7 @@ def intervals(
         add(BOOTSTRAP, statistic_of(some), np.ones(size, int))
     others = {n: one for n, one in resampled.items() if n not in of_sums | of_weights}
     for sizes, some in by_clusters(others).items():
-        method = CLUSTER_BOOTSTRAP if len(sizes) == 1 else "crossed bootstrap"
+        method = CLUSTER_BOOTSTRAP if len(sizes) == 1 else CROSSED_BOOTSTRAP
         add(method, statistic_of(some), np.ones(sum(sizes), int), sizes=sizes)
     for name, one in others.items():
         if isinstance(one, GroupMean) and one.clusters is None:
@@ -369,6 +375,10 @@ def intervals(
 def _is_resampled(estimate: Estimate, stored: str) -> bool:
     """Return whether an interval is by a bootstrap; `stored` is its method in a stored result."""
     match estimate:
+        case MeanRank():
+            return stored == CLUSTER_BOOTSTRAP
+        case CrossedMean():
+            return stored == CROSSED_BOOTSTRAP
         case Mean(hits, _):
             return hits.dtype != np.bool_ or stored == CLUSTER_BOOTSTRAP
         case FunctionOfSums():
@@ -384,6 +394,11 @@ def _by_formula(estimate: Estimate, level: float) -> Interval | None:
     match estimate:
         case Proportion(hits):
             return wilson(int(hits.sum()), len(hits), level)
+        case MeanRank():
+            return mean_rank_interval(estimate, level)
+        case CrossedMean():
+            n, dof = effective_samples(estimate)
+            return _wilson(estimate.value, n, OVER_DRAWS, level, dof)
         case Mean(hits, clusters):
             return clustered_wilson(hits, clusters, level)
         case FunctionOfSums():

@@ -13,7 +13,7 @@ from cosmos_eval import types
 from cosmos_eval.data.folders import exist_in, fetch_repository, several
 from cosmos_eval.data.retrieval import RetrievalData, list_data, open_data, sample_list_hash
 from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
-from cosmos_eval.stats.estimates import Mean, Median
+from cosmos_eval.stats.estimates import Mean, MeanRank, Median
 from cosmos_eval.stats.lengths import LengthBin, length_bins
 from cosmos_eval.stats.retrieval import (
     Candidates,
@@ -110,7 +110,7 @@ def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
         name = f"{direction}_R@{k}"
         yield Metric(name, partial(recall, k), label=name.replace("_", " "), primary=k == 1)
     rank = partial(Metric, unit="rank", higher_is_better=False)
-    yield rank(f"{direction}_mean_rank", lambda s: Mean(s[ranks], s[image]))
+    yield rank(f"{direction}_mean_rank", lambda s: MeanRank(s[ranks], s[image]))
     yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image], FLOOR_MEDIAN in s))
 
 

@@ -1,0 +1,50 @@
+"""Standard error of a mean of hits of samples by draws, such as few-shot classifiers.
+
+Model: hit = mean + sample + draw + rest, all but the mean random. The variance of the mean follows
+from the mean squares of a two-way table; its degrees of freedom are Satterthwaite's (1946,
+Biometrics Bulletin 2). A bootstrap of D draws finds (D - 1) / D of the variance between them.
+Shapes: N samples, D draws.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from cosmos_eval.stats.estimates import CrossedMean
+
+OVER_DRAWS = "wilson, t over draws"
+
+
+class EffectiveSamples(NamedTuple):
+    """The number of independent samples that would have the standard error of a mean, and the
+    degrees of freedom of that error."""
+
+    n: float
+    dof: float
+
+
+def effective_samples(mean: CrossedMean) -> EffectiveSamples:
+    """Return how many independent samples the hits (N, D) of D draws are worth.
+
+    The variance by draws counts as no smaller than the rest adds to it. All hits, or none, are
+    worth N samples, and so is a single draw, which does not show how much draws vary.
+    """
+    hits = mean.hits.astype(np.float64)
+    n_samples, n_draws = hits.shape
+    share = float(hits.mean())
+    if min(hits.shape) == 1 or share in (0, 1):
+        return EffectiveSamples(n_samples, math.inf)
+    of_samples, of_draws = hits.mean(axis=1), hits.mean(axis=0)
+    rest = hits - of_samples[:, None] - of_draws + share
+    dof_samples, dof_draws = n_samples - 1, n_draws - 1
+    by_samples = n_draws * float(of_samples.var(ddof=1))
+    by_rest = float(np.square(rest).sum()) / (dof_samples * dof_draws)
+    by_draws = max(n_samples * float(of_draws.var(ddof=1)), by_rest)
+    total = by_samples + by_draws - by_rest  # N x D times the variance of the mean
+    spread = by_samples**2 / dof_samples + by_draws**2 / dof_draws
+    spread += by_rest**2 / (dof_samples * dof_draws)
+    if total <= 0:
+        return EffectiveSamples(n_samples, math.inf)
+    n = min(share * (1 - share) * hits.size / total, hits.size)
+    return EffectiveSamples(n, total**2 / spread)
