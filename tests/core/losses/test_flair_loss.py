@@ -8,7 +8,7 @@ from support.training import ARCHITECTURE, tiny_views
 from cosmos_core.losses import gather_locally
 from cosmos_core.methods.flair import FlairMethod
 from cosmos_core.model.build import create_model
-from cosmos_core.types import Gather, Gathered
+from cosmos_core.types import Gather, Gathered, Views
 
 SAMPLES, CAPTIONS = 5, 3
 METHOD = FlairMethod(captions=CAPTIONS)
@@ -118,3 +118,49 @@ def test_keys_are_those_of_the_published_checkpoints():
     norms = {f"visual_proj.ln_{x}.{kind}" for x in "qkv" for kind in ("weight", "bias")}
     attention = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
     assert names == norms | {f"visual_proj.attn.{name}" for name in attention}
+
+
+def published(model, views, processes):
+    """The mean over processes of the published loss, `src/flair/loss.py` of ExplainableML/flair at
+    0f9ce05, with the captions of other images that this package chooses. Texts are sampled in each
+    process before they are exchanged: with those of another process, image i meets all captions of
+    its image i and one of each other, B + K - 1 again, by which every process's sum is divided."""
+    images = views.global_images[0]
+    texts = model.encode_text(views.texts.flatten(0, 1)).unflatten(0, views.texts.shape[:2])
+    scale, bias = model.logit_scale.exp(), model.logit_bias
+    size = len(images) // processes  # B
+
+    def sigmoid(feature, text, sign):
+        return -F.logsigmoid(sign * (scale * F.cosine_similarity(feature, text, dim=0) + bias))
+
+    tcs = mps = 0
+    for i, image in enumerate(images):
+        own, index = divmod(i, size)
+        whole = model.encode_image(image[None])[0]
+        for process in range(processes):
+            first = process * size
+            sign = 1 if process == own else -1
+            met = [(texts[k, first + index], sign) for k in range(CAPTIONS)]
+            others = (j for j in range(first, first + size) if j != first + index)
+            met += [(texts[(i + j) % CAPTIONS, j], -1) for j in others]
+            tcs += sum(sigmoid(pooled(model, image, text), text, s) for text, s in met)
+            for k in range(CAPTIONS):
+                for j in range(first, first + size):
+                    mps += sigmoid(whole, texts[k, j], 1 if i == j else -1)
+    return tcs / (CAPTIONS + size - 1) / processes / 2, mps / (CAPTIONS * size) / processes / 2
+
+
+def ours(model, views):
+    return METHOD.loss(METHOD.student_features(model, views), None, gather_locally).values()
+
+
+def test_the_published_loss_is_the_same_in_one_process_and_another_in_two(model, views):
+    four = Views(*(tensor[:, :4] for tensor in views))
+    in_one, in_two = (published(model, four, processes) for processes in (1, 2))
+    for term, expected in zip(ours(model, four), in_one, strict=True):
+        assert term.item() == pytest.approx(expected.item(), rel=1e-10)
+    (tcs, mps), (published_tcs, published_mps) = ours(model, four), in_two
+    assert mps.item() == pytest.approx(published_mps.item(), rel=1e-10)
+    # Per image 8 logits over 4 there, as 3 captions of one image of the other process, not 1, are
+    # among them; here 6 logits over 3.
+    assert abs(tcs.item() - published_tcs.item()) > 0.01 * tcs.item()

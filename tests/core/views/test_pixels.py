@@ -81,6 +81,18 @@ def test_blur_is_pillows_within_its_rounding(view, radius):
     assert apart.mean() < 1.1
 
 
+def test_blur_differs_from_pillows_in_the_two_outermost_pixels_alone():
+    worst = np.zeros(3, int)
+    for radius in np.linspace(0.1, 2, 20).tolist():
+        theirs = PIL.Image.fromarray(noise()).filter(ImageFilter.GaussianBlur(radius))
+        apart = difference(views.blur(noise(), radius), theirs)
+        rings = [apart[ring : len(apart) - ring, ring : apart.shape[1] - ring] for ring in range(3)]
+        worst = np.maximum(worst, [ring.max() for ring in rings])
+    assert 3 < worst[0] <= 32
+    assert 3 < worst[1] <= 11
+    assert worst[2] <= 3
+
+
 @pytest.mark.parametrize("radius", np.linspace(0.1, 2, 20))
 def test_blur_has_the_radius_as_standard_deviation_and_keeps_brightness(radius):
     kernel = views.blur_kernel(radius)
