@@ -1,7 +1,7 @@
 """The batches of a training run: from a configuration to uint8 views."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -27,11 +27,13 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     first_step: int = 0,
+    positions: Mapping[int, samples.StreamPosition] | None = None,
     indexed: Callable[[SampleIndex], None] = lambda _: None,
 ) -> Iterator[samples.Batch]:
     """Return this process's batches of uint8 views, from a global step to the last of the run. They
     depend on the seed and the step only; those of streams also on the numbers of processes and of
-    workers. No global random generator is used. `indexed` is called with the index of local tars.
+    workers, and go on at `positions` of these workers, by lane, or read all that comes before. No
+    global random generator is used. `indexed` is called with the index of local tars.
     Raises ValueError at once for unfit shards or numbers; later UnreadableDataError without a good
     sample, ChildProcessError for a dead worker."""
     batch_size = config.optim.batch_size
@@ -46,8 +48,8 @@ def make_loader(
     if shards.streams:
         # Streams are read by a worker even where none is configured: a command can stall, and what
         # it started can only be ended with a process group of its own.
-        workers = max(1, workers)
-        streams = StreamBatches(shards, config.seed, schedule, workers, maker)
+        workers = stream_workers(config)
+        streams = StreamBatches(shards, config.seed, schedule, workers, maker, positions)
         return _load(config, streams, None, workers)
     index = index_shards(shards.shards, workers=workers, rank=rank, world_size=world_size)
     indexed(index)
@@ -56,6 +58,11 @@ def make_loader(
     keyed = config.data.keyed_order
     order = BatchOrder(sizes.tolist(), shards.weights, config.seed, schedule, keyed=keyed)
     return _load(config, LocalBatches(index, maker), order, workers)
+
+
+def stream_workers(config: TrainConfig) -> int:
+    """Return the number of workers of a process that read streams."""
+    return max(1, config.data.workers)
 
 
 class LocalBatches(Dataset[samples.Item]):
@@ -109,7 +116,7 @@ def _load(
                 if isinstance(item, samples.UnreadableDataError):
                     raise item
                 # The loader turns the tuple into a list.
-                yield samples.Batch(item.views, tuple(item.problems))
+                yield item._replace(problems=tuple(item.problems))
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise

@@ -77,11 +77,28 @@ class UnreadableDataError(ValueError):
     """Too many samples cannot be read for training to go on."""
 
 
+class StreamPosition(NamedTuple):
+    """How far a worker has come in its stream, of plain numbers.
+
+    A pass reads all shards of the worker once. The order in which samples leave the shuffle buffer
+    follows from the seed and from how many came in and out. So these numbers tell which samples are
+    in the buffer, and it is filled again from the shards that have them.
+    """
+
+    number: int = 0  # of the pass, counted from 0
+    taken: int = 0  # samples of this pass that have left the buffer
+    good: int = 0  # of these, the ones that could be decoded
+    whole: tuple[int, ...] = ()  # samples in each shard of this pass that was read to its end
+    begun: int = 0  # samples read of the next shard
+
+
 class Batch(NamedTuple):
     """The uint8 views of B good samples, and the bad samples met on the way to them."""
 
     views: Views
     problems: tuple[Problem, ...]
+    lane: int = 0  # of the worker that read it from streams
+    position: StreamPosition | None = None  # of this worker after it
 
 
 Item = Batch | UnreadableDataError

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from braceexpand import braceexpand
+from fsspec import get_filesystem_class
 from torch.utils.data import Sampler
+from webdataset.gopen import gopen_schemes
 from webdataset.shardlists import envsubst
 
 from cosmos_core.config import DataConfig
@@ -55,8 +57,8 @@ class ShardSets(NamedTuple):
 
 def parse_shards(config: DataConfig) -> ShardSets:
     """Find the shards of a configuration; every local path must exist, and none is opened. Sets are
-    joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`), `pipe:COMMAND` or a URL; braces
-    are expanded as webdataset does. Raises ShardError."""
+    joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`), `pipe:COMMAND` or a URL, of
+    webdataset or of fsspec; braces are expanded as webdataset does. Raises ShardError."""
     sets = [_expand(spec) for spec in config.shards.split(SEPARATOR)]
     streams = {_SCHEME.match(shard) is not None for shards in sets for shard in shards}
     if len(streams) > 1:
@@ -69,8 +71,28 @@ def parse_shards(config: DataConfig) -> ShardSets:
             sets = [[path for shard in shards for path in _find(shard)] for shards in sets]
         except OSError as error:  # a name that is too long, a folder that cannot be read
             raise ShardError(f"no such shard: {error.filename} ({error.strerror})") from error
+    else:
+        for shards in sets:
+            _require_file_system(shards[0])
     weights = _parse_weights(config.weights, len(sets))
     return ShardSets(tuple(map(tuple, sets)), weights, streams == {True})
+
+
+def is_opened_by_fsspec(shard: str) -> bool:
+    """Whether fsspec opens a stream: every scheme that webdataset has no way of its own for."""
+    return shard.partition(":")[0] not in (*gopen_schemes, "file")
+
+
+def _require_file_system(shard: str) -> None:
+    """Raise ShardError, which names the package to install, if fsspec cannot open a stream."""
+    if not is_opened_by_fsspec(shard):
+        return
+    scheme = shard.partition(":")[0]
+    try:
+        get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        hint = "; pip install 'cosmos-eval[s3]'" if scheme == "s3" else ""
+        raise ShardError(f"data.shards {shard}: {' '.join(str(error).split())}{hint}") from error
 
 
 def _expand(spec: str) -> list[str]:

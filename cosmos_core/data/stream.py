@@ -4,27 +4,31 @@ import bz2
 import gzip
 import hashlib
 import itertools
+import logging
 import lzma
 import random
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from errno import EIO
 from typing import Any, NamedTuple
 
 import numpy as np
 import webdataset
+from fsspec.core import url_to_fs
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.gopen import set_options
 
 from cosmos_core.data import samples
-from cosmos_core.data.shards import Schedule, ShardError, ShardSets
+from cosmos_core.data.shards import Schedule, ShardError, ShardSets, is_opened_by_fsspec
 from cosmos_core.data.tar import TarError, TarReader, split_name
 
 SHUFFLE_BUFFER = 1000  # undecoded samples: about 100 MB of photographs in each worker
 # By their first bytes; webdataset decompresses these as well.
 _DECOMPRESS: dict[bytes, Callable[[Any], Any]]
 _DECOMPRESS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+_log = logging.getLogger(__name__)
 _FAILURES = (TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
@@ -46,10 +50,17 @@ class StreamSample(NamedTuple):
 class StreamBatches(IterableDataset[samples.Item]):
     """Whole batches; worker i of L, `lanes`, makes those of the steps that leave i modulo L.
     PyTorch takes turns among the workers, which puts the batches in order. A run that begins late
-    reads the samples before. Raises ShardError where a worker would have no shard."""
+    goes on from the `positions` of its lanes; a lane without one reads all samples before. Raises
+    ShardError if a worker would have no shard."""
 
     def __init__(
-        self, shards: ShardSets, seed: int, schedule: Schedule, lanes: int, maker: samples.ViewMaker
+        self,
+        shards: ShardSets,
+        seed: int,
+        schedule: Schedule,
+        lanes: int,
+        maker: samples.ViewMaker,
+        positions: Mapping[int, samples.StreamPosition] | None = None,
     ) -> None:
         super().__init__()
         have, processes = len(shards.shards), schedule.world_size
@@ -59,18 +70,24 @@ class StreamBatches(IterableDataset[samples.Item]):
                 "each reads its own; lower data.workers, or give weights"
             )
         self._shards, self._seed, self._schedule = shards, seed, schedule
-        self._lanes, self._maker = lanes, maker
+        self._lanes, self._maker, self._positions = lanes, maker, positions or {}
 
     def __iter__(self) -> Iterator[samples.Item]:
         schedule, worker = self._schedule, get_worker_info()
-        lane = ((worker.id if worker else 0) + schedule.first_step) % self._lanes
+        number = worker.id if worker else 0
+        lane = (number + schedule.first_step) % self._lanes
         problems = list[samples.Problem]()
-        good = self._samples(lane, problems)
+        reader = LaneReader(self, lane, self._positions.get(lane, samples.StreamPosition()))
+        good = reader.good_samples(problems)
         try:
             for step in range(lane, schedule.steps, self._lanes):
+                if step < schedule.first_step and lane in self._positions:
+                    continue
                 batch = itertools.islice(good, schedule.batch_size // schedule.world_size)
                 if step >= schedule.first_step:
-                    yield self._maker.batch([self._maker.views(*one) for one in batch], problems)
+                    views = [self._maker.views(*sample_and_seed) for sample_and_seed in batch]
+                    made = self._maker.batch(views, problems)
+                    yield made._replace(lane=lane, position=reader.position())
                 else:  # decoded in any case: which are bad decides where a batch ends
                     deque(batch, maxlen=0)
                 problems.clear()
@@ -88,41 +105,158 @@ class StreamBatches(IterableDataset[samples.Item]):
         count = max(1, len(shards) // (world_size * self._lanes))
         return [shards[i] for i in rng.choice(len(shards), count, p=weights / weights.sum())]
 
-    def _samples(
-        self, lane: int, problems: list[samples.Problem]
+    def shuffle_order(self, lane: int, number: int) -> random.Random:
+        """Return the generator of a worker's shuffle buffer in a pass."""
+        return random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
+
+    def view_seed(self, number: int, turn: int, key: str) -> tuple[int, ...]:
+        """Return the seed of the views of a sample in a shard, the `turn`-th of a pass."""
+        digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
+        seed = (self._seed, number, int.from_bytes(digest, "big"))
+        # A shard that is drawn twice in a pass is not augmented alike.
+        return seed if self._shards.weights is None else (*seed, turn)
+
+
+Entry = StreamSample | samples.Problem
+SeededEntry = tuple[Entry, tuple[int, ...]]  # and the seed of its views
+
+
+class LaneReader:
+    """Reads the samples of one worker from a position on, through its shuffle buffer."""
+
+    def __init__(self, streams: StreamBatches, lane: int, start: samples.StreamPosition) -> None:
+        self._streams, self._lane, self._start = streams, lane, start
+        self._number, self._taken, self._good = start.number, 0, 0
+        self._whole, self._begun = list[int](), 0
+        self._open: Generator[Entry, None, None] | None = (
+            None  # the shard that a resumed pass goes on in
+        )
+
+    def position(self) -> samples.StreamPosition:
+        """Return the position after the last sample."""
+        return samples.StreamPosition(
+            self._number, self._taken, self._good, tuple(self._whole), self._begun
+        )
+
+    def good_samples(
+        self, problems: list[samples.Problem]
     ) -> Iterator[tuple[samples.Sample, tuple[int, ...]]]:
         """Yield good samples and their seeds for ever, and append the bad ones to `problems`.
-        Raises UnreadableDataError after a pass without any good one."""
-        for number in itertools.count():
-            good, last = 0, ""
-            rng = random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
-            shuffled = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
-            for read, seed in shuffled(self._read(lane, number)):
-                found = read if isinstance(read, samples.Problem) else read.decode()
-                if isinstance(found, samples.Problem):
-                    problems.append(found)
-                    last = f"; the last problem: {found}"
+        Raises UnreadableDataError after a pass without any good one, and if a shard no longer has
+        the samples that the position names."""
+        start, last = self._start, ""
+        while True:
+            self._good = start.good
+            for entry, seed in self._shuffled(start):
+                self._taken += 1
+                decoded = entry if isinstance(entry, samples.Problem) else entry.decode()
+                if isinstance(decoded, samples.Problem):
+                    problems.append(decoded)
+                    last = f"; the last problem: {decoded}"
                 else:
-                    good += 1
-                    yield found, seed
-            if not good:
+                    self._good += 1
+                    yield decoded, seed
+            if not self._good:
                 raise samples.UnreadableDataError(f"no good sample in the shards of a worker{last}")
+            self._number += 1
+            start = samples.StreamPosition(self._number)
 
-    def _read(
-        self, lane: int, number: int
-    ) -> Iterator[tuple[StreamSample | samples.Problem, tuple[int, ...]]]:
-        for turn, shard in enumerate(self.shards_of_pass(lane, number)):
-            # A shard that is drawn twice in a pass is not augmented alike.
-            twice = () if self._shards.weights is None else (turn,)
-            for item in read_stream(shard):
-                digest = hashlib.blake2b(item.key.encode(errors="surrogateescape"), digest_size=8)
-                yield item, (self._seed, number, int.from_bytes(digest.digest(), "big"), *twice)
+    def _shuffled(self, start: samples.StreamPosition) -> Iterator[SeededEntry]:
+        """Yield the entries of a pass in the order of the shuffle buffer, from a position on.
+
+        The buffer is first filled with the places of entries, numbers counted over the shards of
+        the pass, of which those before the position leave it again; only then is anything read.
+        """
+        rng = self._streams.shuffle_order(self._lane, self._number)
+        shuffle = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
+        shuffled = shuffle(self._places_and_entries(start))
+        places = set(range(sum(start.whole) + start.begun))
+        places.difference_update(itertools.islice(shuffled, start.taken))
+        self._taken = start.taken
+        buffered = self._read_again(start, places)
+        for item in shuffled:
+            yield buffered.pop(item) if isinstance(item, int) else item
+
+    def _places_and_entries(self, start: samples.StreamPosition) -> Iterator[int | SeededEntry]:
+        """Yield the places of the entries before a position, then the entries from there on."""
+        self._whole, self._begun = list(start.whole), start.begun
+        yield from range(sum(start.whole) + start.begun)
+        shards = self._streams.shards_of_pass(self._lane, self._number)
+        for turn in range(len(start.whole), len(shards)):
+            stream, self._open = self._open or read_stream(shards[turn]), None
+            for entry in stream:
+                self._begun += 1
+                yield self._seeded(entry, turn)
+            self._whole.append(self._begun)
+            self._begun = 0
+
+    def _read_again(
+        self, start: samples.StreamPosition, places: set[int]
+    ) -> dict[int, SeededEntry]:
+        """Return the entries at places before a position, and open the shard that it is in."""
+        shards = self._streams.shards_of_pass(self._lane, self._number)
+        entries: dict[int, SeededEntry] = {}
+        first = 0  # place of a shard
+        for turn, count in enumerate([*start.whole, start.begun]):
+            wanted = places.intersection(range(first, first + count))
+            is_open = turn == len(start.whole) and start.begun > 0
+            if wanted or is_open:
+                stream, read = read_stream(shards[turn]), 0
+                last = first + count - 1 if is_open else max(wanted)
+                for place, entry in zip(range(first, last + 1), stream, strict=False):
+                    read += 1
+                    if place in wanted:
+                        entries[place] = self._seeded(entry, turn)
+                if read < last + 1 - first:
+                    raise samples.UnreadableDataError(
+                        f"{shards[turn]} has {read} samples, and had {last + 1 - first} or more "
+                        "when the snapshot was written"
+                    )
+                if is_open:
+                    self._open = stream
+                else:
+                    stream.close()
+            first += count
+        return entries
+
+    def _seeded(self, entry: Entry, turn: int) -> SeededEntry:
+        return entry, self._streams.view_seed(self._number, turn, entry.key)
 
 
-def read_stream(shard: str) -> Iterator[StreamSample | samples.Problem]:
+def pack_positions(
+    by_rank: Sequence[Mapping[int, samples.StreamPosition]], lanes: int
+) -> dict[str, Any]:
+    """Return the positions of the workers of all processes, of plain types for a snapshot."""
+    packed = [[[lane, *place] for lane, place in places.items()] for places in by_rank]
+    return {"lanes": lanes, "positions": packed}
+
+
+def resumed_positions(
+    stored: Mapping[str, Any], *, rank: int, world_size: int, lanes: int
+) -> dict[int, samples.StreamPosition]:
+    """Return where the workers of a process go on by what `pack_positions` stored. If the numbers
+    of processes or of workers are others, that is the beginning of a pass that none has begun."""
+    by_rank = [
+        {lane: samples.StreamPosition(*values) for lane, *values in places}
+        for places in stored["positions"]
+    ]
+    if (world_size, lanes) == (len(by_rank), stored["lanes"]):
+        return by_rank[rank]
+    passes = [position.number for places in by_rank for position in places.values()]
+    number = 1 + max(passes, default=-1)
+    if rank == 0:
+        _log.warning(
+            f"the streams go on at the beginning of pass {number + 1}: the snapshot is of "
+            f"{len(by_rank)} processes of {stored['lanes']} workers, and this run has {world_size} "
+            f"of {lanes}; with the same numbers it goes on at the next sample"
+        )
+    return {lane: samples.StreamPosition(number) for lane in range(lanes)}
+
+
+def read_stream(shard: str) -> Generator[Entry, None, None]:
     """Yield the samples of a stream up to where it fails, and then the shard's problem."""
     try:
-        stream = webdataset.gopen(shard)
+        stream = RemoteFile(shard) if is_opened_by_fsspec(shard) else webdataset.gopen(shard)
     except (OSError, ValueError) as error:
         yield _broken(shard, 0, error)
         return
@@ -142,6 +276,38 @@ def read_stream(shard: str) -> Iterator[StreamSample | samples.Problem]:
             stream.close()
     if failure is not None:
         yield _broken(shard, count, failure)
+
+
+class RemoteFile:
+    """A file of fsspec, such as `s3://BUCKET/00000.tar`, read from its beginning to its end. Every
+    error is an OSError: file systems raise errors of any kind."""
+
+    def __init__(self, url: str) -> None:
+        with _as_os_error():
+            # Not those of another process, whose connections a worker must not use.
+            files, path = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+            self._file = files.open(path, "rb")
+
+    def read(self, size: int, /) -> bytes:
+        """Return `size` bytes, fewer only at the end."""
+        with _as_os_error():
+            content: bytes = self._file.read(size)
+            return content
+
+    def close(self) -> None:
+        """Close the file."""
+        with _as_os_error():
+            self._file.close()
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        raise OSError(EIO, f"{type(error).__name__}: {error}") from error
 
 
 class _Stream:

@@ -1,4 +1,5 @@
-"""The batch of views, and the features, that the published implementation recorded."""
+"""The batch of views, and the features, that the published implementation recorded; a server of S3
+on this machine."""
 
 from pathlib import Path
 
@@ -26,3 +27,21 @@ def recorded_views(recorded):
     )
     texts = torch.from_numpy(recorded["text_tokens"]).long()
     return Views(*(crops.contiguous() for crops in images), texts)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A server of S3 on this machine with an empty bucket of this name."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    port = server.get_host_and_port()[1]
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    yield
+    server.stop()

@@ -6,8 +6,10 @@ import gzip
 import http.server
 import lzma
 import shutil
+import sys
 import threading
 
+import fsspec
 import numpy as np
 import pytest
 from support.shards import (
@@ -20,9 +22,10 @@ from support.shards import (
     write_shards,
 )
 
+from cosmos_core.config import DataConfig
 from cosmos_core.data.loading import make_loader
 from cosmos_core.data.samples import Problem, UnreadableDataError
-from cosmos_core.data.shards import Schedule, ShardError, ShardSets
+from cosmos_core.data.shards import Schedule, ShardError, ShardSets, parse_shards
 from cosmos_core.data.stream import StreamBatches, read_stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -114,6 +117,45 @@ def test_http_gives_what_a_pipe_gives(server, folder):
     (problem,) = read_stream(f"{server}/missing.tar")
     assert (problem.kind, problem.key) == ("unreadable", f"{server}/missing.tar")
     assert "ended with status 22" in problem.detail
+
+
+@pytest.mark.slow
+def test_s3_gives_what_a_pipe_gives(bucket, folder):
+    # Also in a process whose parent has connections to S3.
+    fsspec.filesystem("s3").put(str(folder), "s3://bucket/shards", recursive=True)
+    read = [
+        list(read_stream(f"{place}/2.tar"))
+        for place in ("s3://bucket/shards", f"pipe:cat {folder}")
+    ]
+    assert [item.raw for item in read[0]] == [item.raw for item in read[1]]
+    config = train_config("s3://bucket/shards/{0..7}.tar", steps=6, batch_size=4, workers=2)
+    batches = load(config)
+    assert all_numbers(batches) == list(range(3 * SHARDS))
+    positions = {batch.lane: batch.position for batch in batches[:3]}
+    assert_same_batches(load(config, first_step=3, positions=positions), batches[3:])
+    (problem,) = read_stream("s3://bucket/missing.tar")
+    assert (problem.kind, problem.key) == ("unreadable", "s3://bucket/missing.tar")
+    assert "\n" not in problem.detail
+
+
+def test_other_file_systems_of_fsspec_are_read(folder):
+    files = fsspec.filesystem("memory")
+    files.put(str(folder / "1.tar"), "/shards/1.tar")
+    samples = list(read_stream("memory://shards/1.tar"))
+    assert [item.key for item in samples] == ["000003", "000004", "000005"]
+    files.pipe_file("/shards/cut.tar", files.cat_file("/shards/1.tar")[:3000])
+    *_, problem = read_stream("memory://shards/cut.tar")
+    assert problem.kind in ("unreadable", "truncated")
+    files.rm("/shards", recursive=True)
+
+
+def test_a_scheme_without_its_package_is_refused_at_once(monkeypatch):
+    with pytest.raises(ShardError, match=r"data\.shards s4://bucket/1\.tar: Protocol not known"):
+        parse_shards(DataConfig(shards="s4://bucket/1.tar"))
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ShardError, match=r"; pip install 'cosmos-eval\[s3\]'"):
+        parse_shards(DataConfig(shards="s3://bucket/1.tar"))
 
 
 def plan(sets, weights=None, rank=0, world_size=1, lanes=1):

@@ -32,23 +32,6 @@ def url(request, tmp_path):
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    port = server.get_host_and_port()[1]
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "any")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    boto3.client("s3").create_bucket(Bucket="bucket")
-    yield
-    server.stop()
-
-
-@pytest.fixture
 def output(tmp_path):
     """A folder with the snapshots of steps 2 and 4, and a log."""
     save(folder := tmp_path / "run", 2, 4)
