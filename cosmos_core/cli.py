@@ -23,6 +23,7 @@ from cosmos_core.engine.distributed import World, join_world
 from cosmos_core.engine.evaluate import check_datasets, find_evaluator
 from cosmos_core.engine.lock import locked
 from cosmos_core.engine.loggers import LOG
+from cosmos_core.engine.presence import LostProcessError
 from cosmos_core.engine.remote import Remote
 from cosmos_core.engine.snapshot import SnapshotError, Snapshots
 from cosmos_core.engine.trainer import Setting, Trainer
@@ -225,6 +226,8 @@ def main() -> None:
 def _describe(error: BaseException) -> Ending | None:
     if isinstance(error, ValueError | FloatingPointError):
         return Ending(str(error), 2 if isinstance(error, ValueError) else 1)
+    if isinstance(error, LostProcessError):
+        return Ending(str(error), 1)
     if isinstance(error, OSError) and error.filename is not None:
         return Ending(f"{error.filename}: {error.strerror}", 1)
     return None

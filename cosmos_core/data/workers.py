@@ -34,7 +34,7 @@ def _start(lifeline: Connection, end: Connection, commands: bool, number: int) -
     signal.signal(signal.SIGINT, lambda *_: None)  # unlike SIG_IGN, commands do not inherit it
     os.setpgid(0, 0)
     if commands:  # start one more that kills this group, itself included, once this process ended
-        guard = ["sh", "-c", "trap '' INT TERM HUP; read -r line; kill -s KILL 0"]
+        guard = ["sh", "-c", "trap '' INT TERM HUP USR1; read -r line; kill -s KILL 0"]
         quiet = subprocess.DEVNULL
         _guards.append(subprocess.Popen(guard, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet))
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()

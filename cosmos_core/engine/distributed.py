@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
+from cosmos_core.engine.presence import Presence
 from cosmos_core.losses import gather_locally
 from cosmos_core.types import Gather, Gathered
 from cosmos_core.utils.distributed import Distributed, gather_objects, process_group
@@ -22,6 +23,7 @@ from cosmos_core.utils.distributed import Distributed, gather_objects, process_g
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
+NCCL_TIMEOUT = 600.0  # seconds, PyTorch's default
 _CPU = torch.device("cpu")
 
 
@@ -31,24 +33,33 @@ class World(Distributed):
 
     device: torch.device = _CPU
     group: Any = None
+    presence: Presence | None = None
 
     def in_background(self) -> "World":
         """Return the same processes for what a thread of each does meanwhile; all call it."""
         group = dist.new_group(backend="gloo")
-        return replace(self, gather=partial(gather_objects, group=group), group=group)
+        return replace(
+            self, gather=partial(gather_objects, group=group), group=group, presence=None
+        )
 
 
 @contextmanager
 def join_world(device: str, timeout: float = 0) -> Iterator[World]:
     """Join the processes that torchrun started, and leave them. Gloo exchanges what is on the host,
     NCCL what is on GPUs. `device` is "auto", "cpu" or "cuda"; `timeout` in seconds, 0: PyTorch's.
-    Raises ValueError for "cuda" without a GPU, or with too few."""
+    Raises ValueError for "cuda" without a GPU, or with too few, and LostProcessError, on leaving,
+    after a timeout in which one did not answer."""
     own = _own_device(device)
     on_gpu = own.type == "cuda"
     backend, index = ("cpu:gloo,cuda:nccl", own) if on_gpu else ("gloo", None)
     limit = timedelta(seconds=timeout) if timeout else None
     with process_group(backend, timeout=limit, device_id=index) as group:
-        yield World(group.rank, group.world_size, group.gather, own)
+        if group.world_size == 1:
+            yield World(device=own)
+            return
+        seconds = timeout or (NCCL_TIMEOUT if on_gpu else dist.default_pg_timeout.total_seconds())
+        with Presence(group, seconds, reports=on_gpu) as presence:
+            yield World(group.rank, group.world_size, presence.gather, own, presence=presence)
 
 
 def _own_device(device: str) -> torch.device:

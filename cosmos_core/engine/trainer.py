@@ -51,7 +51,7 @@ from cosmos_core.utils.recipe import training_identity
 
 INIT = "init.json"  # in the output folder: keys of pretrained weights
 logger = logging.getLogger(__name__)
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 REPEATED = 2.0  # seconds in which a signal may come again by torchrun
 
 
@@ -414,6 +414,8 @@ class StopRequest:
         Hosts vote, which waits for no device."""
         if self._world.world_size == 1:
             return self.requested or failed
+        if self._world.presence is not None:
+            self._world.presence.enter()
         requested = torch.tensor([float(self.requested or failed)])
         return bool(mean_over_processes(requested).item() > 0)
 

@@ -1,6 +1,5 @@
 """`cosmos-train` on streams that never deliver: it stops on request, and nothing outlives it."""
 
-import json
 import os
 import signal
 import sys
@@ -8,9 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.runs import start
-
-from cosmos_core.recipes import RECIPES
+from support.runs import shard_settings, start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -61,11 +58,7 @@ def stalled(tmp_path):
     for number in range(2):
         os.mkfifo(tmp_path / f"fifo{number}")
     spec = f"pipe:cat {tmp_path}/fifo{{0..1}} | cat"
-    architecture = json.loads(json.dumps(RECIPES["scenes_cosmos"]().architecture))
-    architecture["text_cfg"]["vocab_size"] = 49408  # of the tokenizer of shards
-    settings = {"data.shards": spec, "data.workers": 2, "architecture": json.dumps(architecture)}
-    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    run = start(tmp_path / "run", *words)
+    run = start(tmp_path / "run", *shard_settings(spec), "--set", "data.workers=2")
     pid = run._process.pid
 
     def started():

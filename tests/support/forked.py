@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 
+import torch
 from support.processes import context
 
 from cosmos_core.train import main
@@ -34,7 +35,9 @@ class Forked:
         self._out, self._err = self._folder / "out", self._folder / "err"
         words = [str(word) for word in arguments]
         outputs = (Path(out or self._out), self._err)
-        self._process = context.Process(target=_run, args=(target or _train, words, *outputs))
+        self._process = context.Process(
+            target=_run, args=(target or train_in_process, words, *outputs)
+        )
         self._process.start()
 
     @property
@@ -73,6 +76,17 @@ def run(arguments: Sequence[object], timeout: float) -> CompletedProcess[str]:
     return CompletedProcess(arguments, process.returncode or 0, out, err)
 
 
+def train_as_rank(arguments: list[str]) -> None:
+    """Run `cosmos-train` as torchrun would start a process of several on this machine. Shards may
+    have `${RANK}` in their names."""
+    rank, world_size, port, *words = arguments
+    names = ("RANK", "LOCAL_RANK", "WDS_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    values = (rank, rank, rank, world_size, "127.0.0.1", port)
+    os.environ.update(zip(names, values, strict=True))
+    torch.set_num_threads(1)
+    train_in_process(words)
+
+
 def interrupted_import(arguments: list[str]) -> None:
     """Run the `main` of a module whose first import is interrupted and does not pass that on."""
     (program,) = arguments
@@ -98,7 +112,8 @@ def _run(target: Callable[[list[str]], None], arguments: list[str], out: Path, e
     target(arguments)
 
 
-def _train(arguments: list[str]) -> None:
+def train_in_process(arguments: list[str]) -> None:
+    """Run `cosmos-train`, which ends this process."""
     sys.argv = ["cosmos-train", *arguments]
     multiprocessing.set_start_method(None, force=True)  # a program's, not that of this process
     main()

@@ -37,7 +37,7 @@ def run_processes(
     them. An error of a worker is raised here, with its trace.
     """
     results: Any = context.Queue()
-    port = _free_port()
+    port = free_port()
     ranks = [(worker, rank, size, port, results, args, join) for rank in range(size)]
     processes = [context.Process(target=_run, args=arguments) for arguments in ranks]
     for process in processes:
@@ -83,7 +83,8 @@ def _joined(worker: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return worker(world, *args)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -13,13 +16,14 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from support.forked import train_in_process
 from support.training import ARCHITECTURE, METHODS, VISION, tiny_config
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
-from cosmos_core.engine import snapshot
+from cosmos_core.engine import lock, snapshot, trainer
 from cosmos_core.engine.build import make_training
 from cosmos_core.engine.distributed import (
     World,
@@ -27,6 +31,7 @@ from cosmos_core.engine.distributed import (
     require_agreement,
 )
 from cosmos_core.engine.lock import locked
+from cosmos_core.engine.presence import LostProcessError, Presence
 from cosmos_core.engine.trainer import Setting, Trainer
 from cosmos_core.plots.views import Inverse
 from cosmos_core.recipes import RECIPES
@@ -87,6 +92,22 @@ def one_has_other_weights(world: World) -> str:
     return ""
 
 
+def stay_before_the_checkpoint(arguments: list[str]) -> None:
+    """Run `cosmos-train`, which waits with the checkpoint of a number of steps, to be killed: it
+    makes the file `marker` once the snapshot of these steps is there."""
+    marker, steps, *words = arguments
+    write = trainer.write_weights
+
+    def write_or_stay(path: Path, tensors: Any, metadata: dict[str, str]) -> None:
+        if json.loads(metadata["training"])["steps"] == int(steps):
+            Path(marker).touch()
+            threading.Event().wait()
+        write(path, tensors, metadata)
+
+    with patch.object(trainer, "write_weights", write_or_stay):
+        train_in_process(words)
+
+
 def divided_state(value: float) -> dict[str, Any]:
     """A state whose tensors a folder holds in files of their own."""
     student, teacher = (
@@ -139,6 +160,19 @@ def hold(output: Path, ready: Any) -> None:
         signal.pause()
 
 
+def hold_elsewhere(output: Path, ready: Any) -> None:
+    """Hold the lock as a process of another machine, on a file system whose locks hold on one
+    machine, and renew it a hundred times a second."""
+    with (
+        patch.object(lock, "HEARTBEAT", 0.01),
+        patch.object(lock.platform, "node", return_value="node7"),
+        patch.object(lock, "_is_locked", return_value=None),
+        locked(output),
+    ):
+        ready.put(os.getpid())
+        signal.pause()
+
+
 def dropped_patches(world: World) -> Tensor:
     """The patches that a process keeps of an image at its first step."""
     vision = {**VISION, "patch_dropout": 0.5}
@@ -149,13 +183,28 @@ def dropped_patches(world: World) -> Tensor:
 
 
 def late() -> str:
-    """What the first process raises where the other comes later than the timeout."""
-    with join_world("cpu", timeout=1.0) as world:
-        if world.rank:
-            time.sleep(3)
-            return ""
-        try:
-            world.gather(None)
-        except RuntimeError as error:
-            return str(error)
+    """What the first process raises if the other comes later than the timeout."""
+    try:
+        with join_world("cpu", timeout=1.0) as world:
+            if world.rank:
+                time.sleep(3)
+            else:
+                world.gather(None)
+    except LostProcessError as error:
+        return str(error)
     return "it waited"
+
+
+def reported(world: World) -> list[str]:
+    """What the first process logs when it has waited for nearly as long as a limit."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger(Presence.__module__).addHandler(handler)
+    with Presence(world, 1.0, reports=True) as presence:
+        if world.rank == 0:
+            presence.enter()
+            while not messages:
+                time.sleep(0.01)
+        world.gather(None)
+    return messages

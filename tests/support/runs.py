@@ -7,7 +7,10 @@ import sys
 import time
 
 from safetensors.torch import load_file
-from support.forked import Forked
+from support.forked import Forked, train_as_rank
+from support.processes import free_port
+
+from cosmos_core.recipes import RECIPES
 
 STEPS = 6
 TINY = [
@@ -35,6 +38,20 @@ def start(output, *arguments, processes=1, launcher=()):
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def start_ranks(output, *arguments, size=2):
+    """Processes that train together, each with a status: no torchrun ends the others."""
+    port, words = free_port(), [*TINY, "--output", str(output), *arguments]
+    return [Forked([rank, size, port, *words], target=train_as_rank) for rank in range(size)]
+
+
+def shard_settings(shards):
+    """The options by which a tiny run reads shards of captions that are no scenes'."""
+    architecture = json.loads(json.dumps(RECIPES["scenes_cosmos"]().architecture))
+    architecture["text_cfg"]["vocab_size"] = 49408  # of the tokenizer of shards
+    settings = (f"data.shards={shards}", f"architecture={json.dumps(architecture)}")
+    return [word for setting in settings for word in ("--set", setting)]
 
 
 def finish(process, status=0):

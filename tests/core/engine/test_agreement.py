@@ -1,8 +1,14 @@
 """Processes that resume together have the same state, whatever each of them can read."""
 
+import os
+import platform
+import signal
+
 import pytest
 from support import resuming
 from support.processes import run_processes
+from support.runs import finish, shard_settings, start_ranks, wait_for_step
+from support.shards import write_shards
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 
@@ -25,6 +31,37 @@ def test_processes_drop_different_patches():
     assert not first.equal(second)
 
 
-def test_processes_wait_for_each_other_as_long_as_the_timeout():
+def test_a_process_that_others_wait_for_until_the_timeout_is_named():
     first, _ = run_processes(resuming.late, 2, join=False)
-    assert "1000ms" in first.replace(" ", "") or "imed out" in first
+    assert first == (
+        f"rank 1 on {platform.node()} does not come to the exchange that the others wait in "
+        "(compute.timeout: 1 s)"
+    )
+
+
+def test_with_nccl_it_is_named_before_the_timeout_ends_the_process():
+    (line,), others = run_processes(resuming.reported, 2)
+    assert line.startswith(f"rank 1 on {platform.node()} does not come to the exchange")
+    assert others == []
+
+
+def test_a_stopped_process_is_named_in_a_line(tmp_path):
+    words = ["--set", "optim.steps=100000", "--set", "compute.timeout=15"]
+    running, stopped = start_ranks(tmp_path / "run", *words)
+    wait_for_step(running, tmp_path / "run", 1)
+    stopped.send_signal(signal.SIGSTOP)
+    printed = finish(running, status=1)
+    stopped.send_signal(signal.SIGKILL)
+    assert f"rank 1 on {platform.node()} does not answer: it or its machine has stopped" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_process_that_waits_for_its_data_is_named_in_a_line(tmp_path):
+    write_shards(tmp_path, [16])
+    os.mkfifo(tmp_path / "1.tar")
+    words = shard_settings(f"pipe:cat {tmp_path}/${{RANK}}.tar")
+    spec = [*words, "--set", "data.weights=1", "--set", "compute.timeout=15"]
+    running, waiting = start_ranks(tmp_path / "run", *spec)
+    printed = finish(running, status=1)
+    waiting.send_signal(signal.SIGKILL)
+    assert f"rank 1 on {platform.node()} does not come to the exchange" in printed

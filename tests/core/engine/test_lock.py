@@ -3,10 +3,11 @@
 import json
 import os
 import platform
+import time
 
 import pytest
 from support.processes import context
-from support.resuming import hold
+from support.resuming import hold, hold_elsewhere
 
 from cosmos_core.engine import lock
 
@@ -52,7 +53,112 @@ def test_without_a_lock_of_the_file_system_a_living_process_is_recognised(
     assert take(tmp_path / "run")["process"] == os.getpid()
 
 
-def test_the_lock_of_another_machine_is_for_a_user_to_judge(tmp_path):
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A living process that holds the lock of the folder `run` as if on another machine, on a file
+    system whose locks do not reach this one."""
+    ready = context.Queue()
+    process = context.Process(target=hold_elsewhere, args=(tmp_path / "run", ready))
+    process.start()
+    ready.get(timeout=60)
+    monkeypatch.setattr(lock, "_is_locked", lambda handle: None)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_lock_that_another_machine_renews_is_refused(tmp_path, elsewhere):
+    with pytest.raises(ValueError, match=f"in use by a run: process {elsewhere.pid} on node7"):
+        take(tmp_path / "run")
+
+
+def test_a_lock_that_another_machine_no_longer_renews_is_taken_over(
+    tmp_path, elsewhere, monkeypatch, caplog
+):
+    elsewhere.kill()
+    elsewhere.join()
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(lock, "EXPIRY", 0.1)
+    assert take(tmp_path / "run")["host"] == platform.node()
+    named = f"took over the lock of process {elsewhere.pid} on node7"
+    assert named in caplog.text
+
+
+def test_a_run_whose_lock_was_taken_says_so_and_leaves_it(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.01)
+    path = tmp_path / lock.LOCK
+    with lock.locked(tmp_path):
+        path.write_text('{"host": "node7"}')
+        while "another run has taken" not in caplog.text:
+            time.sleep(0.01)
+    assert path.read_text() == '{"host": "node7"}'
+
+
+ENDED, RUNNING = ("", 0), ("RUNNING\n", 0)
+REQUEUED, FORGOTTEN = ("PENDING\n", 0), ("slurm_load_jobs error: Invalid job id specified\n", 1)
+
+
+def job_lock(path, **values):
+    """The lock of a process that renewed it just now, in job 7 on another machine."""
+    entry = {"host": "node7", "process": 12, "since": "then", "run": "none", "cluster": "here"}
+    path.write_text(json.dumps({**entry, "job": "7", "restarts": "0", "heartbeat": 15, **values}))
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Put a `squeue` that knows one state of job 7 alone first on the path."""
+
+    def set_state(text, status):
+        script = tmp_path / "bin" / "squeue"
+        script.parent.mkdir(exist_ok=True)
+        stream = "&2" if status else "&1"
+        asked = '[[ "$*" == "--noheader --format=%T --jobs=7" ]] || exit 9'
+        script.write_text(f"#!/bin/bash\n{asked}\nprintf %s '{text}' >{stream}\nexit {status}\n")
+        script.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "here")
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    return set_state
+
+
+def refuse_to_wait(*_):
+    pytest.fail("SLURM knows that the job has ended")
+
+
+@pytest.mark.parametrize("state", [ENDED, REQUEUED, FORGOTTEN])
+def test_the_lock_of_a_job_that_has_ended_is_taken_over_at_once(
+    tmp_path, slurm, monkeypatch, state
+):
+    slurm(*state)
+    job_lock(tmp_path / lock.LOCK)
+    monkeypatch.setattr(lock, "_is_renewed", refuse_to_wait)
+    assert take(tmp_path)["job"] == "8"
+
+
+def test_a_job_that_was_requeued_takes_over_its_own_lock_at_once(tmp_path, slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    slurm(*RUNNING)
+    job_lock(tmp_path / lock.LOCK)
+    monkeypatch.setattr(lock, "_is_renewed", refuse_to_wait)
+    assert take(tmp_path)["restarts"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("state", "values"), [(RUNNING, {}), (ENDED, {"cluster": "there"}), (("", 1), {})]
+)
+def test_a_lock_is_watched_where_slurm_does_not_know_that_its_job_has_ended(
+    tmp_path, slurm, monkeypatch, state, values
+):
+    slurm(*state)
+    job_lock(tmp_path / lock.LOCK, **values)
+    monkeypatch.setattr(lock, "_is_renewed", lambda *_: True)
+    with pytest.raises(ValueError, match="in use by a run: process 12 on node7"):
+        take(tmp_path)
+
+
+def test_the_lock_of_another_machine_without_renewals_is_for_a_user_to_judge(tmp_path):
     path = tmp_path / lock.LOCK
     path.write_text(json.dumps({"host": "node7", "process": 12, "since": "then"}))
     with pytest.raises(ValueError, match="process 12 on node7, since then") as caught:

@@ -11,7 +11,7 @@ from cosmos_core.engine import trainer
 from cosmos_core.engine.trainer import StopRequest, StopWaiting
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_the_first_signal_ends_a_wait(number):
     former = signal.getsignal(number)
     with StopRequest(SINGLE_PROCESS) as stop:
