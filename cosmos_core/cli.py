@@ -25,7 +25,7 @@ from cosmos_core.engine.lock import locked
 from cosmos_core.engine.loggers import LOG
 from cosmos_core.engine.presence import LostProcessError
 from cosmos_core.engine.remote import Remote
-from cosmos_core.engine.snapshot import SnapshotError, Snapshots
+from cosmos_core.engine.snapshot import SnapshotError, Snapshots, UnequalDataError
 from cosmos_core.engine.trainer import Setting, Trainer
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import CHECKPOINT, Weights
@@ -225,7 +225,8 @@ def main() -> None:
 
 def _describe(error: BaseException) -> Ending | None:
     if isinstance(error, ValueError | FloatingPointError):
-        return Ending(str(error), 2 if isinstance(error, ValueError) else 1)
+        status = 2 if isinstance(error, ValueError) else 1
+        return Ending(str(error), status, everywhere=isinstance(error, UnequalDataError))
     if isinstance(error, LostProcessError):
         return Ending(str(error), 1)
     if isinstance(error, OSError) and error.filename is not None:

@@ -126,6 +126,22 @@ def load_state(
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
+def require_finite(models: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError, which names the first, for weights or moments of which what this process
+    holds is not finite."""
+    tensors = {
+        f"{name}.{public_name(key)}": parameter.detach()
+        for name, model in models.items()
+        for key, parameter in model.named_parameters()
+    }
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{key}": value for key, value in moments.items()}
+    for key, tensor in tensors.items():
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if not local.isfinite().all():
+            raise ValueError(f"{key} has values that are NaN or infinite")
+
+
 def _parts(
     weights: Mapping[str, Mapping[str, Tensor]], moments: Mapping[int, Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:

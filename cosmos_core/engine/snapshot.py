@@ -6,6 +6,7 @@ read with `weights_only=True`."""
 import json
 import logging
 import os
+import platform
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +27,18 @@ from cosmos_core.engine.loggers import LOG
 from cosmos_core.engine.sharding import divide
 from cosmos_core.model.checkpoint import CHECKPOINT, SNAPSHOTS
 from cosmos_core.model.sharded import REST, read_state, require_shared, write_parts
-from cosmos_core.utils.files import appearing, errors_of, remove, replacing, write_atomically
+from cosmos_core.utils.files import (
+    appearing,
+    errors_of,
+    json_sha256,
+    remove,
+    replacing,
+    write_atomically,
+)
 from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, without_added
 
 BEST = "best.json"
+REMEDY = "remove it, and --resume goes on from the one before"
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})(\.pt)?")
 
@@ -131,8 +140,9 @@ class Snapshots:
         return stack.enter_context(appearing(path))
 
     def newest(self, parts: Sequence[str] = ()) -> dict[str, Any] | None:
-        """Return the newest snapshot with all `parts`, on the CPU; log warnings of damaged ones.
-        Raises SnapshotError for another format."""
+        """Return the newest snapshot with all `parts` and, as `path`, its path, on the CPU; log
+        warnings of damaged ones. Raises SnapshotError for another format, or a step that is not
+        that of its name."""
         for step in reversed(self.steps()):
             path = self.path(step)
             try:
@@ -143,10 +153,13 @@ class Snapshots:
                 continue
             if not isinstance(state, dict) or state.get("format") != FORMAT:
                 raise SnapshotError(f"{path}: not a snapshot of this version of cosmos-train")
-            missing = [name for name in parts if name not in state]
-            if not missing:
-                return state
-            logger.warning(f"{path}: damaged, passed over (lacks {', '.join(missing)})")
+            if missing := [name for name in parts if name not in state]:
+                logger.warning(f"{path}: damaged, passed over (lacks {', '.join(missing)})")
+                continue
+            if type(state.get("step")) is not int or state["step"] != step:
+                value = f"{state.get('step')!r:.40}"
+                raise SnapshotError(f"{path}: its step is {value} and not {step}; {REMEDY}")
+            return {**state, "path": str(path)}
         return None
 
     def best(self) -> Best | None:
@@ -216,26 +229,69 @@ def find_state(
     free = (*FREE, SHARDS) if state.get("data") and not scenes else FREE
     if different := _difference(state["config"], plain(config), free):
         raise SnapshotError(f"{output} holds another run: {different}")
+    if state["step"] > config.optim.steps:
+        raise SnapshotError(
+            f"{state['path']}: has more steps than the run, {config.optim.steps}; {REMEDY}"
+        )
     return state
 
 
 def require_same_data(kept: Sequence[Sequence[Any]], found: Sequence[Sequence[Any]]) -> None:
     """Raise SnapshotError, which names the first difference, unless two fingerprints of
     `SampleIndex` are the same: the order of the samples depends on all shards."""
-    for number, (before, now) in enumerate(zip_longest(kept, found)):
-        if before == now:
-            continue
-        old, new = (sum(shard[2] for shard in shards) for shards in (kept, found))
+    if difference := _first_difference(kept, found):
+        number, before, now = difference
         raise SnapshotError(
-            f"the data are not those of the snapshot: shard {number + 1} was {_shard(before)} and "
-            f"is {_shard(now)}; there were {old} samples, and are {new}; name the same tars by "
-            "--set data.shards=, or train anew in another folder"
+            f"the data are not those of the snapshot: shard {number} was {_shard(before)} and "
+            f"is {_shard(now)}; there were {_samples(kept)} samples, and are {_samples(found)}; "
+            "name the same tars by --set data.shards=, or train anew in another folder"
         )
+
+
+class UnequalDataError(ValueError):
+    """Processes that would train together with different data; all of them raise it."""
+
+
+def require_same_data_everywhere(world: World, entries: Sequence[Sequence[Any]] | None) -> None:
+    """Raise UnequalDataError in all processes if one has other shards than the first. `entries` are
+    a fingerprint of `SampleIndex`, or the names of streams; None if a process has not read them,
+    and then nothing is compared."""
+    hashes = world.gather(None if entries is None else json_sha256(entries))
+    if None in hashes or len(set(hashes)) == 1:
+        return
+    other = next(rank for rank, sha256 in enumerate(hashes) if sha256 != hashes[0])
+    sent = entries if world.rank in (0, other) else None
+    reports = world.gather((platform.node(), sent))
+    (first_host, expected), (host, differing) = reports[0], reports[other]
+    difference = _first_difference(expected, differing)
+    assert difference is not None  # since the hashes differ
+    number, first, second = difference
+    raise UnequalDataError(
+        f"rank {other} on {host} has other data than rank 0 on {first_host}: shard {number} "
+        f"is {_shard(second)}, not {_shard(first)}; copy the same tars to all machines, and name "
+        "them by --set data.shards="
+    )
+
+
+def _first_difference(
+    some: Sequence[Sequence[Any]], others: Sequence[Sequence[Any]]
+) -> tuple[int, Sequence[Any] | None, Sequence[Any] | None] | None:
+    """Return the number of the first shard, counted from 1, that differs, and both entries."""
+    for number, (entry, other) in enumerate(zip_longest(some, others), start=1):
+        if entry != other:
+            return number, entry, other
+    return None
+
+
+def _samples(entries: Sequence[Sequence[Any]]) -> int:
+    return sum(samples for _, _, samples, _ in entries)
 
 
 def _shard(entry: Sequence[Any] | None) -> str:
     if entry is None:
         return "missing"
+    if len(entry) == 1:  # a stream, of which nothing but its name is known
+        return str(entry[0])
     name, size, samples, positions = entry
     return f"{name} of {size} bytes with {samples} samples (positions {positions:.8})"
 
@@ -262,8 +318,7 @@ def reading(state: Mapping[str, Any], part: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise SnapshotError(
-            f"the snapshot of step {state['step']} cannot be resumed from ({part}: {reason:.200}); "
-            "remove it, and --resume goes on from the one before"
+            f"{state['path']}: cannot be resumed from ({part}: {reason:.200}); {REMEDY}"
         ) from error
 
 

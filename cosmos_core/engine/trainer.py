@@ -7,11 +7,11 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -20,9 +20,10 @@ import torch
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.index import SampleIndex
-from cosmos_core.data.loading import make_loader
-from cosmos_core.data.samples import Batch, ProblemCounter, Tokenizer
+from cosmos_core.data.loading import make_loader, stream_workers
+from cosmos_core.data.samples import Batch, ProblemCounter, StreamPosition, Tokenizer
 from cosmos_core.data.shards import parse_shards
+from cosmos_core.data.stream import pack_positions, resumed_positions
 from cosmos_core.engine import snapshot
 from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
 from cosmos_core.engine.distributed import (
@@ -35,12 +36,12 @@ from cosmos_core.engine.distributed import (
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.flops import sample_flops
 from cosmos_core.engine.remote import Remote
-from cosmos_core.engine.sharding import is_sharded, load_state
+from cosmos_core.engine.sharding import is_sharded, load_state, require_finite
 from cosmos_core.engine.step import StepReport, normalise, train_step
 from cosmos_core.engine.trace import Trace
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
-from cosmos_core.model.checkpoint import CHECKPOINT, describe, write_weights
+from cosmos_core.model.checkpoint import CHECKPOINT, describe, trained_steps, write_weights
 from cosmos_core.model.pretrained import Audit
 from cosmos_core.model.sharded import read_weights
 from cosmos_core.plots.views import Inverse
@@ -107,6 +108,7 @@ class Trainer:
         self._remote: Remote | None = None  # in the first process, where snapshots are copied
         self._data_sha256: str | None = None
         self._data: list[list[Any]] | None = None  # fingerprint of local shards
+        self._positions: dict[int, StreamPosition] = {}  # of this process's workers, by lane
         if state is not None:
             self._resume(state)
         require_agreement(self._world, self._done, *self._models.values())
@@ -144,17 +146,11 @@ class Trainer:
                 self._done, self._seconds = self._done + 1, time.monotonic() - start
                 if world.device.type == "cpu":  # which has computed the step already
                     self._finish(watch)
-                evaluator = setting.evaluator if self._due(config.watch.evaluate_every) else None
-                if evaluator is not None or self._due(config.save.every):
-                    self._finish(watch)
-                    self._save()
-                if evaluator is not None:
-                    self._evaluate(evaluator, watch)
+                self._save_if_due(watch)
                 if self._saved == self._done:
                     pictures.curves()
             self._finish(watch)
-            # Also before the first step, so that it can go on, and where a snapshot was fetched.
-            if self._saved != self._done or world.gather(self._lacks_checkpoint())[0]:
+            if self._saved != self._done:  # also before the first step, so that it can go on
                 self._save()
             self._await_write()
             self._consolidate()
@@ -162,9 +158,26 @@ class Trainer:
                 world.synchronized(self._remote.finish if self._remote else lambda: None)
         return self._done
 
-    def _lacks_checkpoint(self) -> bool:
-        """Whether the checkpoint has to be written: that of a sharded snapshot follows anyway."""
-        return not (self._checkpoint.exists() or self._snapshots.path(self._done).is_dir())
+    def _save_if_due(self, watch: Watch) -> None:
+        """Write a snapshot and evaluate, each if the configuration asks for it after this step."""
+        evaluator = self._setting.evaluator
+        if not self._due(self._config.watch.evaluate_every):
+            evaluator = None
+        if evaluator is not None or self._due(self._config.save.every):
+            self._finish(watch)
+            self._save()
+        if evaluator is not None:
+            self._evaluate(evaluator, watch)
+
+    def _update_checkpoint(self) -> None:
+        """Write the checkpoint of the snapshot that the run goes on from, unless the file names its
+        step: the run may have been killed between the two, and a fetched snapshot has none. The
+        checkpoint of a sharded snapshot is written at the end in any case."""
+        outdated = trained_steps(self._checkpoint) != self._done
+        sharded = self._snapshots.path(self._done).is_dir()
+        if self._saved == self._done and self._world.gather(outdated and not sharded)[0]:
+            self._save()
+            self._await_write()
 
     def _copying(self, watch: Watch) -> AbstractContextManager[Remote | None]:
         url = self._config.save.remote
@@ -180,7 +193,11 @@ class Trainer:
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         training = self._training
-        load = partial(load_state, state, self._models, training.optimizer)
+
+        def load() -> None:
+            load_state(state, self._models, training.optimizer)
+            require_finite(self._models, training.optimizer)
+
         with snapshot.reading(state, "weights or optimizer"):
             self._world.synchronized(load)
         with snapshot.reading(state, "scaler"):
@@ -196,39 +213,75 @@ class Trainer:
         # Which older snapshots lack.
         self._flops, self._init_sha256 = state.get("sample_flops"), state.get("init_sha256")
         self._data = state.get("data")
+        if state.get("streams") is not None:
+            with snapshot.reading(state, "streams"):
+                self._positions = resumed_positions(
+                    state["streams"],
+                    rank=self._world.rank,
+                    world_size=self._world.world_size,
+                    lanes=stream_workers(self._config),
+                )
         self._saved = self._done = state["step"]
 
     def _batches(self, shards: str, watch: Watch, stop: StopRequest) -> Iterator[Batch]:
         """Yield the batches from the current step on, until a process is asked to stop."""
-        config, world = self._config, self._world
-        batches: Iterator[Batch] = iter(())
-        indexes: list[SampleIndex] = []  # none for streams, and where a signal came first
-        with suppress(StopWaiting), stop.interrupting():
-            batches = make_loader(
-                replace(config, data=replace(config.data, shards=shards)),
-                self._setting.tokenizer,
-                rank=world.rank,
-                world_size=world.world_size,
-                first_step=self._done,
-                indexed=indexes.append,
-            )
-        world.synchronized(lambda: self._check_data(indexes))
+        batches = self._open_data(shards, stop)
         # A loader may draw from the generators as it starts.
         snapshot.restore_random_state(self._random)
-        while self._done < config.optim.steps:
+        self._update_checkpoint()
+        while self._done < self._config.optim.steps:
             with watch.waiting():
                 batch = _next(batches, stop)
             failed = self._written.done() and self._written.exception() is not None
             if stop.agreed(failed=failed) or batch is None:
                 return
+            if batch.position is not None:
+                self._positions[batch.lane] = batch.position
             yield batch
 
-    def _check_data(self, indexes: Sequence[SampleIndex]) -> None:
-        """Note the fingerprint of the data. Raises SnapshotError if it is not the snapshot's."""
-        for index in indexes:
-            before, self._data = self._data, index.fingerprint()
-            if before is not None:
-                snapshot.require_same_data(before, self._data)
+    def _open_data(self, shards: str, stop: StopRequest) -> Iterator[Batch]:
+        """Return the batches from the current step on; none if a signal comes first. Raises
+        ValueError in all processes if one cannot read its data or has others than the first, and
+        SnapshotError if they are not those of the snapshot."""
+        config, world = self._config, self._world
+        config = replace(config, data=replace(config.data, shards=shards))
+        indexes: list[SampleIndex] = []  # none for streams, and if a signal came first
+
+        def open_loader() -> Iterator[Batch]:
+            with suppress(StopWaiting), stop.interrupting():
+                return make_loader(
+                    config,
+                    self._setting.tokenizer,
+                    rank=world.rank,
+                    world_size=world.world_size,
+                    first_step=self._done,
+                    positions=self._positions,
+                    indexed=indexes.append,
+                )
+            return iter(())
+
+        def fingerprint() -> list[list[Any]] | None:
+            """Return what tells data apart; None if a signal came before they were indexed."""
+            if indexes:
+                return indexes[0].fingerprint()
+            sets = parse_shards(config.data)
+            return [[shard.rpartition("/")[2]] for shard in sets.shards] if sets.streams else None
+
+        batches = world.synchronized(open_loader)
+        entries = world.synchronized(fingerprint)
+        snapshot.require_same_data_everywhere(world, entries)
+        if indexes and entries is not None:
+            if self._data is not None:
+                snapshot.require_same_data(self._data, entries)
+            self._data = entries
+        return batches
+
+    def _stream_state(self) -> dict[str, Any] | None:
+        """Return where the workers of all processes are in streams; None for local tars."""
+        if not self._positions:
+            return None
+        by_rank = self._world.gather(self._positions)
+        return pack_positions(by_rank, stream_workers(self._config))
 
     def _views(self, batch: Batch) -> Views:
         """Move images to the device. Captions stay on the host, where their lengths are needed."""
@@ -303,6 +356,7 @@ class Trainer:
             "sample_flops": self._flops,
             "data": self._data,
             "init_sha256": self._init_sha256,
+            "streams": self._stream_state(),
         }
         if self._world.rank == 0 or self._background is not None:
             self._copied = snapshot.HostCopy(state, self._copied)

@@ -55,6 +55,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
 
 
+def trained_steps(path: Path) -> int | None:
+    """Return the steps that the metadata of a checkpoint name; None if it is not a whole one."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            steps = parse_json((file.metadata() or {})["training"])["steps"]
+    except (safetensors.SafetensorError, OSError, LookupError, TypeError, ValueError):
+        return None
+    return steps if type(steps) is int else None
+
+
 def load_model(
     path: str | Path, architecture: Architecture | None = None, weights: Weights = "teacher"
 ) -> MultiViewCLIP:

@@ -1,5 +1,6 @@
 """`cosmos-train --resume`: a run that was stopped or killed goes on to the same weights."""
 
+import json
 import random
 import shutil
 import signal
@@ -7,7 +8,10 @@ import time
 
 import pytest
 import torch
-from support.runs import STEPS, assert_same_run, finish, start, wait_for_step
+from safetensors import safe_open
+from support.forked import Forked
+from support.resuming import stay_before_the_checkpoint
+from support.runs import STEPS, TINY, assert_same_run, finish, start, wait_for_step
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 
@@ -46,7 +50,7 @@ def test_a_killed_run_goes_on_bitwise_with_other_workers(tmp_path, reference):
     assert_same_run(output, reference)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_a_run_in_good_order(tmp_path, reference, number):
     output = tmp_path / "run"
     process = start(output, "--set", "data.workers=1", "--set", "save.every=100")
@@ -101,27 +105,47 @@ def test_a_damaged_snapshot_is_passed_over(tmp_path, reference, damage, reason):
     assert before.exists()
 
 
+def put(part, content):
+    """Return what replaces a part of the state in a snapshot."""
+
+    def replace(state):
+        state[part] = content
+
+    return replace
+
+
+def spoil_weights(state):
+    state["teacher"]["visual.proj"][0, 0] = float("nan")
+
+
+def spoil_moments(state):
+    state["optimizer"]["state"][2]["exp_avg"].flatten()[0] = float("inf")
+
+
 @pytest.mark.parametrize(
-    ("part", "content", "reason"),
+    ("change", "reason"),
     [
-        (
-            "student",
-            {},
-            "weights or optimizer: ValueError: ",
-        ),
-        ("random", [{}], "random: "),
+        (put("student", {}), "cannot be resumed from (weights or optimizer: ValueError: "),
+        (put("random", [{}]), "cannot be resumed from (random: "),
+        (put("step", "x"), f"its step is 'x' and not {STEPS}; remove it, and --resume goes on "),
+        (put("step", -1), f"its step is -1 and not {STEPS}"),
+        (put("step", 10**9), f"its step is 1000000000 and not {STEPS}"),
+        (put("step", float(STEPS)), f"its step is 6.0 and not {STEPS}"),
+        (spoil_weights, "ValueError: teacher.visual.proj has values that are NaN or infinite"),
+        (spoil_moments, "ValueError: optimizer.2.exp_avg has values that are NaN or infinite"),
     ],
 )
-def test_a_snapshot_that_does_not_fit_is_refused_in_a_line(
-    tmp_path, reference, part, content, reason
-):
+def test_a_snapshot_that_does_not_fit_is_refused_in_a_line(tmp_path, reference, change, reason):
     output = copy_of(reference, tmp_path / "run")
     newest = snapshots_of(output)[-1]
-    torch.save({**torch.load(newest, weights_only=True), part: content}, newest)
+    state = torch.load(newest, weights_only=True)
+    change(state)
+    torch.save(state, newest)
     before = state_of(output)
     printed = finish(start(output, "--resume"), status=2)
     assert printed.count("\n") == 1
-    assert f"the snapshot of step {STEPS} cannot be resumed from ({reason}" in printed
+    assert f"{newest}: " in printed
+    assert reason in printed
     assert state_of(output) == before
 
 
@@ -171,6 +195,60 @@ def test_resume_auto_starts_and_goes_on(tmp_path, reference):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finish(start(output, "--resume", "auto"))
+    assert_same_run(output, reference)
+
+
+def kill_before_the_checkpoint(output, steps, copies=None):
+    """Kill a run with the snapshot of these steps (and its copy) and the checkpoint before it."""
+    marker = output.with_suffix(".snapshot")
+    words = [*TINY, "--output", output]
+    if copies is not None:
+        words += ["--set", f"save.remote=file://{copies}"]
+    process = Forked([marker, steps, *words], target=stay_before_the_checkpoint)
+    wait_for_file(process, marker)
+    if copies is not None:
+        wait_for_file(process, copies / f"step-{steps:08d}" / "complete.json")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert steps_of_checkpoint(output) == steps - 1
+
+
+def wait_for_file(process, path):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def steps_of_checkpoint(output):
+    with safe_open(output / "checkpoint.safetensors", framework="pt") as file:
+        return json.loads(file.metadata()["training"])["steps"]
+
+
+def test_a_run_killed_between_its_last_snapshot_and_the_checkpoint_ends_with_its_weights(
+    tmp_path, reference
+):
+    kill_before_the_checkpoint(tmp_path / "run", STEPS)
+    finish(start(tmp_path / "run", "--resume"))
+    assert_same_run(tmp_path / "run", reference)
+
+
+def test_a_resumed_run_has_the_checkpoint_of_its_snapshot_before_its_first_step(tmp_path):
+    output = tmp_path / "run"
+    kill_before_the_checkpoint(output, 3)
+    process = start(output, "--resume", "--set", "save.every=100")
+    wait_for_step(process, output, 3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert steps_of_checkpoint(output) == 3
+
+
+def test_the_checkpoint_of_a_fetched_snapshot_replaces_an_older_one(tmp_path, reference):
+    output, copies = tmp_path / "run", tmp_path / "copies"
+    kill_before_the_checkpoint(output, STEPS, copies)
+    shutil.rmtree(output / "snapshots")
+    finish(start(output, "--resume", "--set", f"save.remote=file://{copies}"))
     assert_same_run(output, reference)
 
 
