@@ -6,11 +6,18 @@ its seed, and by the images in a way that trainings have in common as far as the
 `image_covariance` of the trainings' values holds that. With c = 1/k of each training of A and -1/k
 of B, c' covariance c is the part of the images in the variance of the difference; the variance
 between the values of a group's trainings, less what the rest adds to it, over k is that of its
-seeds. Degrees of freedom: Satterthwaite 1946, Biometrics Bulletin 2; of seeds alone they are
-Welch's. The design is that of several readers and cases (Obuchowski and Rockette 1995,
-Communications in Statistics 24; Hillis 2007, Statistics in Medicine 26), with readers nested in
-methods. Jackknife: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11.
-Shapes: S trainings, C clusters (images), G groups of samples.
+seeds. By chance the values of few trainings lie closer together than images without seeds make
+them. An error is therefore never below that by images: of the test with seeds and the test by
+images alone, the wider interval and the larger p-value count.
+
+Degrees of freedom within the seeds: Satterthwaite 1946, Biometrics Bulletin 2; of two groups of the
+same size they are Welch's, and the smaller size counts for both otherwise. Quantiles of seeds and
+images together: Cochran and Cox 1957, "Experimental Designs", section 4.14, since Satterthwaite's
+degrees of freedom are too many if a large variance, known from few trainings, happens to look small
+beside one that is well known. The design is that of several readers and cases (Obuchowski and
+Rockette 1995, Communications in Statistics 24; Hillis 2007, Statistics in Medicine 26), with
+readers nested in methods. Jackknife: Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
+chapter 11. Shapes: S trainings, C clusters (images), G groups of samples.
 """
 
 import math
@@ -20,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import gammaincinv, ndtr, stdtr, stdtrit
+from scipy.special import gammaincinv, ndtr, stdtrit
 
 from cosmos_eval.stats.estimates import (
     Estimate,
@@ -37,9 +44,10 @@ from cosmos_eval.stats.paired import POWER
 from cosmos_eval.stats.suites import resample
 from cosmos_eval.types import Interval
 
-METHOD = "Satterthwaite"
+METHOD = "Satterthwaite and Cochran"
 IMAGES_ONLY = "images alone"
 _QUANTILES = (np.arange(50) + 0.5) / 50
+_LEAST_P = 1e-100  # below which quantiles of t are not accurate
 
 
 class Trainings(NamedTuple):
@@ -67,6 +75,37 @@ class Trainings(NamedTuple):
         return None if self.seed_variance is None else math.sqrt(self.seed_variance)
 
 
+class ErrorVariance(NamedTuple):
+    """The variance of a difference: the part of the seeds, the part that trainings have in common
+    by the images, and the whole by the images alone. Arrays are of several studies."""
+
+    seeds: Any
+    seeds_dof: Any
+    common: Any
+    images: float
+    images_dof: float
+
+    def half_width(self, tail: float) -> Any:
+        """Return how far the difference is off with a probability of `tail`, to one side."""
+        of_images = -stdtrit(self.images_dof, tail)
+        of_seeds = -stdtrit(self.seeds_dof, tail)
+        total = self.seeds + self.common
+        weighted = (self.seeds * of_seeds + self.common * of_images) / np.sqrt(total)
+        return np.maximum(weighted, of_images * math.sqrt(self.images))
+
+    def tail(self, distance: float) -> float:
+        """Return the probability that a difference is off by a distance or more, to one side."""
+        if distance == 0:
+            return 0.5
+
+        def excess(log_tail: float) -> float:
+            return float(self.half_width(math.exp(log_tail))) - abs(distance)
+
+        least = math.log(_LEAST_P)
+        tail = math.exp(least if excess(least) < 0 else brentq(excess, least, math.log(0.5)))
+        return tail if distance > 0 else 1 - tail
+
+
 class GroupDifference(NamedTuple):
     """The mean of a metric over the trainings of one method (`a`) minus that of another (`b`), in
     the metric's unit. `image_error` is the standard error by the images alone; `factors` are what
@@ -91,34 +130,22 @@ class GroupDifference(NamedTuple):
     @property
     def of_methods(self) -> bool:
         """Whether both groups have seeds, so that the difference is one of methods."""
-        return all(one.k > 1 for one in self.groups)
-
-    @property
-    def error(self) -> float:
-        return math.sqrt(self._moments()[0])
-
-    @property
-    def dof(self) -> float:
-        return float(self._moments()[1])
+        return all(group.k > 1 for group in self.groups)
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of no difference."""
-        if self.error > 0:
-            return 2 * float(stdtr(self.dof, -abs(self.difference) / self.error))
-        return 1.0 if self.difference == 0 else min(1.0, 2 * 0.5**self.units)
+        """Two-sided, of no difference; at least that of signs that are the same in all images."""
+        return 2 * max(0.5**self.units, self._variance().tail(abs(self.difference)))
 
     def p_below(self, bound: float) -> float:
         """One-sided p-value against a true difference of `bound` or more."""
-        if self.error > 0:
-            return float(stdtr(self.dof, (self.difference - bound) / self.error))
-        return 1.0 if self.difference >= bound else 0.5**self.units
+        return max(0.5**self.units, self._variance().tail(bound - self.difference))
 
     def flipped(self) -> "GroupDifference":
         return self._replace(a=self.b, b=self.a, groups=self.groups[::-1])
 
     def interval(self, level: float = LEVEL) -> Interval:
-        half = float(stdtrit(self.dof, (1 + level) / 2)) * self.error
+        half = float(self._variance().half_width((1 - level) / 2))
         return Interval(self.difference - half, self.difference + half, self.method, level)
 
     def detectable(
@@ -132,43 +159,64 @@ class GroupDifference(NamedTuple):
         """The true difference that a two-sided test at `alpha` finds with probability `power`: with
         these trainings or k of each method, and `images` times as many images. It is what it is on
         average over how much so many trainings happen to vary. None where nothing varied."""
-        dofs = [k - 1 if k else one.dof for one in self._several]
-        expected = [(one.seed_variance or 0) + one.rest / images for one in self._several]
-        error = math.sqrt(self._moments(expected, k, images)[0])
+        dofs = [k - 1 if k else trainings.dof for trainings in self._several]
+        expected = [
+            (trainings.seed_variance or 0) + trainings.rest / images for trainings in self._several
+        ]
+        true = self._variance(expected, k, images)
+        error = math.sqrt(true.seeds + true.common)
         if error == 0:
             return None
-        happened = np.meshgrid(*(2 * gammaincinv(n / 2, _QUANTILES) / n for n in dofs))
-        between = [one * varied for one, varied in zip(expected, happened, strict=True)]
-        variance, dof = self._moments(between, k, images)
-        least = stdtrit(dof, 1 - alpha / 2) * np.sqrt(variance)
+        happened = np.meshgrid(*(2 * gammaincinv(dof / 2, _QUANTILES) / dof for dof in dofs))
+        between = [value * varied for value, varied in zip(expected, happened, strict=True)]
+        least = self._variance(between, k, images).half_width(alpha / 2)
 
-        def lacking(true: float) -> float:
-            return float(np.mean(ndtr((true - least) / error))) - power
+        def lacking(difference: float) -> float:
+            return float(np.mean(ndtr((difference - least) / error))) - power
 
         return float(brentq(lacking, 0, np.max(least) + 10 * error))
 
     @property
     def _several(self) -> list[Trainings]:
-        return [one for one in self.factors if one.dof > 0]
+        return [trainings for trainings in self.factors if trainings.dof > 0]
 
-    def _moments(
+    def _variance(
         self, between: Sequence[Any] | None = None, k: int | None = None, images: float = 1
-    ) -> tuple[Any, Any]:
-        """Return the variance of the difference and its degrees of freedom, for variances `between`
-        k trainings, by default these."""
-        several, of_images = self._several, self.image_error**2
-        sizes = [(k, k - 1) if k else (one.k, one.dof) for one in several]
-        common = max(0.0, of_images - sum(one.rest / one.k for one in several)) / images
-        total: Any = common
-        spread: Any = common**2 / max(1, self.units * images - 1)
-        values = between or [one.between for one in several]
-        for value, (size, dof) in zip(values, sizes, strict=True):
-            total = total + value / size
-            spread = spread + (value / size) ** 2 / dof
-        if min((dof for _, dof in sizes), default=1) == 1:  # two values may be equal by chance
-            rest = sum(one.rest / n for one, (n, _) in zip(several, sizes, strict=True))
-            total = np.maximum(total, common + rest / images if k else of_images)
-        return total, np.where(spread > 0, total**2 / np.where(spread > 0, spread, 1), math.inf)
+    ) -> ErrorVariance:
+        """Return the variance of the difference for variances `between` trainings, by default those
+        that were seen; of k trainings of each method and `images` times as many images, if given.
+
+        No value is known better than to one image: groups that are all right would have no error
+        otherwise.
+        """
+        several, one_image = self._several, (self.units * images + 2) ** -2
+        sizes = [(k, k - 1) if k else (trainings.k, trainings.dof) for trainings in several]
+        values = between or [trainings.between for trainings in several]
+        of_groups: list[Any] = []
+        rest, rest_of_size = 0.0, 0.0
+        for trainings, value, (size, _) in zip(several, values, sizes, strict=True):
+            of_groups.append(np.maximum(value, one_image) / size)
+            rest += trainings.rest / trainings.k
+            rest_of_size += trainings.rest / size / images
+        common = max(0.0, self.image_error**2 - rest) / images
+        of_images = max(common + rest_of_size, one_image)
+        return ErrorVariance(
+            seeds=sum(of_groups),
+            seeds_dof=_freedom(of_groups, [dof for _, dof in sizes]),
+            common=common if several else of_images,
+            images=of_images,
+            images_dof=max(1, self.units * images - 1),
+        )
+
+
+def _freedom(variances: Sequence[Any], dofs: Sequence[float]) -> Any:
+    """Return the degrees of freedom of a sum of variances by Satterthwaite, for the smallest
+    number of trainings. Two trainings may be equal by chance, which others do not make up for."""
+    fewest, total = min(dofs, default=1), sum(variances)
+    if fewest == 1 and len(set(dofs)) > 1:
+        return 1
+    squares = np.asarray(sum(variance**2 for variance in variances))
+    return fewest * np.divide(total**2, squares, out=np.ones(squares.shape), where=squares > 0)
 
 
 def group_difference(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_ind, ttest_rel
+from scipy.stats import t, ttest_ind, ttest_rel
 from support.groups import Design, rejected, rejected_splits, trainings
 
 from cosmos_eval.stats.estimates import (
@@ -25,6 +25,7 @@ from cosmos_eval.stats.groups import (
     group_difference,
     image_covariance,
 )
+from cosmos_eval.stats.paired import matched_shares
 from cosmos_eval.stats.segmentation import Areas, mean_iou
 
 A, B = np.array([0.61, 0.64, 0.58, 0.66]), np.array([0.52, 0.50, 0.57])
@@ -32,11 +33,67 @@ NONE = np.zeros((7, 7))
 
 
 def test_without_variation_of_images_it_is_welchs_test() -> None:
-    found, expected = group_difference(A, B, NONE, 500), ttest_ind(A, B, equal_var=False)
+    found = group_difference(A[:3], B, NONE[:6, :6], 500)
+    expected = ttest_ind(A[:3], B, equal_var=False)
     assert found.p_value == pytest.approx(expected.pvalue)
-    assert found.dof == pytest.approx(expected.df)
     assert found.interval()[:2] == pytest.approx((*expected.confidence_interval(),))
-    assert [one.seed_variance for one in found.groups] == pytest.approx([A.var(ddof=1), 0.0013])
+    variances = [A[:3].var(ddof=1), 0.0013]
+    assert [group.seed_variance for group in found.groups] == pytest.approx(variances)
+
+
+def test_the_smaller_number_of_trainings_counts_for_both() -> None:
+    """Satterthwaite's formula with two degrees of freedom each, and one against two trainings."""
+    found = group_difference(A, B, NONE, 500)
+    of_a, of_b = A.var(ddof=1) / 4, B.var(ddof=1) / 3
+    dof = (of_a + of_b) ** 2 / (of_a**2 / 2 + of_b**2 / 2)
+    distance = (A.mean() - B.mean()) / np.sqrt(of_a + of_b)
+    assert found.p_value == pytest.approx(2 * t.sf(distance, dof))
+    two = group_difference(A[:2], B, NONE[:5, :5], 500)
+    error = np.sqrt(A[:2].var(ddof=1) / 2 + of_b)
+    assert two.p_value == pytest.approx(2 * t.sf((A[:2].mean() - B.mean()) / error, 1))
+
+
+def test_seeds_and_images_have_quantiles_of_their_own() -> None:
+    """Values that vary by 0.02^2 / 4 in each group, beside images that all have in common by c."""
+    spread = 0.01 * np.array([-1.5, -0.5, 0.5, 1.5])
+    seeds, common = 2 * spread.var(ddof=1) / 4, 0.0001
+    covariance = np.kron(np.diag([common, 0.0]), np.ones((4, 4)))
+    found = group_difference(0.6 + spread, 0.5 + spread, covariance, 101)
+    quantile = (seeds * t.ppf(0.975, 6) + common * t.ppf(0.975, 100)) / (seeds + common)
+    half = quantile * np.sqrt(seeds + common)
+    assert found.interval()[:2] == pytest.approx((0.1 - half, 0.1 + half))
+    shifted = group_difference(0.5 + half + spread, 0.5 + spread, covariance, 101)
+    assert shifted.p_value == pytest.approx(0.05)
+    assert shifted.p_below(0) == pytest.approx(0.975)
+    assert shifted.flipped().p_below(0) == pytest.approx(0.025)
+
+
+def test_trainings_that_are_equal_by_chance_vary_as_their_images_do() -> None:
+    """Each gets 40 of 80 images right, whichever these are."""
+    rng = np.random.default_rng(0)
+    hits = np.stack([rng.permutation(80) < 40 for _ in range(10)])
+    covariance, n = image_covariance([Proportion(training) for training in hits])
+    values = hits.mean(axis=1)
+    for k in (2, 3, 5):
+        of_both = covariance[: 2 * k, : 2 * k]
+        found = group_difference(values[:k], values[k : 2 * k], of_both, n)
+        rest = np.trace(of_both) / (2 * k) * 2 / k  # of which trainings have little in common
+        half = t.ppf(0.975, 79) * np.sqrt(rest)
+        assert found.interval().high == pytest.approx(half, rel=0.2)
+        assert found.interval().high >= t.ppf(0.975, 79) * found.image_error
+
+
+def test_one_image_less_is_no_certainty() -> None:
+    """Three trainings at 100% against three at 99.8%, which miss an image each, or the same."""
+    for missed in (np.arange(3), np.zeros(3, int)):
+        hits = np.ones((6, 500), bool)
+        hits[3 + np.arange(3), missed] = False
+        covariance, n = image_covariance([Proportion(one) for one in hits])
+        values = hits.mean(axis=1)
+        for by_seed in (False, True):
+            found = group_difference(values[:3], values[3:], covariance, n, by_seed=by_seed)
+            assert found.p_value > 0.2
+            assert found.interval().low < -0.002 < 0.006 < found.interval().high
 
 
 def test_trainings_of_shared_seeds_are_compared_by_pairs() -> None:
@@ -142,10 +199,16 @@ def test_one_image_tells_nothing() -> None:
         group_difference(A, B, NONE, 1)
 
 
-def test_equal_trainings_do_not_differ() -> None:
-    found = group_difference(np.ones(3), np.ones(3), np.zeros((6, 6)), 50)
-    assert (found.difference, found.p_value, found.detectable()) == (0, 1, None)
-    assert group_difference(np.ones(3), np.zeros(3), np.zeros((6, 6)), 50).p_value < 1e-9
+def test_trainings_without_any_variation_are_no_certainty() -> None:
+    """Known to one image at best, which is as much as two models that are alike everywhere are."""
+    same = group_difference(np.ones(3), np.ones(3), np.zeros((6, 6)), 50)
+    assert (same.difference, same.p_value) == (0, 1)
+    of_models = matched_shares(50, 0, 0, 50).interval()
+    assert same.interval().low < of_models.low < of_models.high < same.interval().high
+    apart = group_difference(np.ones(3), np.zeros(3), np.zeros((6, 6)), 50)
+    assert 1e-9 < apart.p_value < 1e-3
+    alone = group_difference(np.ones(1), np.zeros(1), np.zeros((2, 2)), 6)
+    assert alone.p_value == 2 / 2**6
 
 
 @pytest.mark.parametrize(
@@ -166,6 +229,12 @@ def test_false_alarms_are_rare(design: Design) -> None:
     if any(design.sd):
         assert found.images_alone > found.groups
         assert found.one_each > found.groups
+
+
+@pytest.mark.parametrize("ratio", [4, 1])
+def test_two_trainings_against_ten_are_not_told_apart_too_often(ratio: int) -> None:
+    """The two vary four times as much, or as the ten do; 5% of 400 studies and two errors."""
+    assert rejected(Design((2, 10), 1000, (0.04, 0.04 / ratio)), 400).groups <= 0.072
 
 
 def test_splits_of_one_methods_trainings_do_not_differ() -> None:
@@ -197,5 +266,5 @@ def test_more_images_leave_the_error_of_seeds() -> None:
     assert fewer > many > all_images
     seeds_alone = np.array([0.0, 1.0, 2.0, 3.0])
     seeds_alone *= 0.02 / seeds_alone.std(ddof=1)
-    of_seeds = group_difference(seeds_alone, seeds_alone, np.zeros((8, 8)), 100)
+    of_seeds = group_difference(seeds_alone, seeds_alone, np.zeros((8, 8)), 10**9)
     assert all_images == pytest.approx(of_seeds.detectable(), rel=1e-4)

@@ -55,7 +55,9 @@ def test_a_group_is_one_row_with_its_seeds(tmp_path):
     alone, both = sorted(means(*paths), key=lambda mean: len(mean.seeds))
     assert (both.group, both.seeds, both.found.a) == ("clip", (0, 1), 0.75)
     assert both.seed_sd == pytest.approx((1 / 8 - 1 / 56) ** 0.5)
-    assert both.found.error == pytest.approx((1 / 8 / 2) ** 0.5)
+    low, high = both.found.interval()[:2]
+    # By Student's t of 1 degree of freedom, 12.706, from a table.
+    assert high - low == pytest.approx(2 * 12.706 * (1 / 8 / 2) ** 0.5, rel=1e-4)
     shown = Leaderboard(entries_of(read_stored(paths)), groups=[alone, both])
     text = to_markdown(shown)
     assert "| clip | acc1 | 2 | 75.0 | 32.73 | 9.45 |" in text
