@@ -66,7 +66,8 @@ class Metric:
     its place, of which `estimate` gets one beside the samples. Stored results of earlier versions
     lack a `later` one, whatever their samples give. A `reference` is what others are
     read beside, such as the chance level: it has no interval, is not ranked and not compared, and
-    tables leave out a column of it that is 0.
+    tables leave out a column of it that is 0. Its interval takes as given what it is
+    `conditional_on`, such as the training images of a probe; tables note that.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Metric:
     primary: bool = False
     reference: bool = False
     later: bool = False
+    conditional_on: str = ""
     members: Callable[[Derived], Sequence[str]] | None = None
 
     @property

@@ -1,6 +1,6 @@
 """Tables of a leaderboard before they are written: one per protocol family."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -183,9 +183,26 @@ def _notes(
     named = ", ".join(f"{name} ({error})" for name, error in errors.items() if error)
     faults = [f"Class names with the published errors: {named}."] if named else []
     results = [entry.stored for entry in entries if entry.stored is not None]
+    conditions = dict.fromkeys(note for entry in entries for note in _conditions(entry))
     meanings = (meaning for name, meaning in MEANINGS.items() if applies[name])
     return (
         *meanings,
+        *conditions,
         *faults,
         *(f"{line[:1].upper()}{line[1:]}." for line in warnings_of(results)),
     )
+
+
+def _conditions(entry: Entry) -> Iterator[str]:
+    """Yield a note for what the intervals of shown metrics are conditional on."""
+    titles: dict[str, list[str]] = {}
+    for name, title in headlines_of(entry).items():
+        condition = metric_of(entry.task, name).conditional_on
+        if condition and name in entry.intervals:
+            titles.setdefault(condition, []).append(title)
+    for condition, conditional in titles.items():
+        listed = " and ".join(conditional)
+        yield (
+            f"Intervals of {listed} are for the {condition} that were used: they do not cover the "
+            f"choice of {condition}."
+        )

@@ -41,6 +41,7 @@ NEIGHBOURS = "neighbours"  # (N,) predicted classes
 SHOTS = "shots"  # (S,) training images per class
 CORRECT = "fewshot_correct"  # (S, N, D) whether the classifier of a draw is right
 CLASSES = "classes"  # (C,)
+_TRAINING = "training images"  # what intervals of single fits are conditional on
 _HELD_OUT = 4  # images per class, at most, that few shots hold out
 
 
@@ -301,16 +302,19 @@ TASK = Task(
             lambda samples: Proportion(samples[LINEAR] == samples[LABELS]),
             label="linear probe acc1",
             primary=True,
+            conditional_on=_TRAINING,
         ),
         Metric(
             "linear_mean_per_class_recall",
             lambda samples: GroupMean(samples[LINEAR] == samples[LABELS], groups=samples[LABELS]),
+            conditional_on=_TRAINING,
         ),
         Metric(
             "knn_acc1",
             lambda samples: Proportion(samples[NEIGHBOURS] == samples[LABELS]),
             label="kNN acc1",
             headline=True,
+            conditional_on=_TRAINING,
         ),
         Metric("fewshot_*", _few_shot, members=lambda s: [f"{shots}_acc1" for shots in s[SHOTS]]),
     ),
