@@ -87,7 +87,7 @@ class StreamPosition(NamedTuple):
 
     number: int = 0  # of the pass, counted from 0
     taken: int = 0  # samples of this pass that have left the buffer
-    good: int = 0  # of these, the ones that could be decoded
+    good: int = 0  # samples among them that could be decoded
     whole: tuple[int, ...] = ()  # samples in each shard of this pass that was read to its end
     begun: int = 0  # samples read of the next shard
 

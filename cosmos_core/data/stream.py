@@ -246,9 +246,9 @@ def resumed_positions(
     number = 1 + max(passes, default=-1)
     if rank == 0:
         _log.warning(
-            f"the streams go on at the beginning of pass {number + 1}: the snapshot is of "
-            f"{len(by_rank)} processes of {stored['lanes']} workers, and this run has {world_size} "
-            f"of {lanes}; with the same numbers it goes on at the next sample"
+            f"the streams go on at the beginning of pass {number + 1}: {len(by_rank)} processes of "
+            f"{stored['lanes']} workers wrote the snapshot, and this run has {world_size} of "
+            f"{lanes}; with the same numbers it goes on at the next sample"
         )
     return {lane: samples.StreamPosition(number) for lane in range(lanes)}
 

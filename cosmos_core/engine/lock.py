@@ -44,7 +44,7 @@ def locked(output: Path) -> Iterator[None]:
         try:
             _require_free(handle, path)
             if os.fstat(handle).st_nlink > 0:  # else the former holder has just removed it
-                content = json.dumps(_own_entry()).encode()
+                content = json.dumps(_new_entry()).encode()
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, content, 0)
                 with _Renewal(handle, content, path):
@@ -80,8 +80,8 @@ class _Renewal(AbstractContextManager["_Renewal"]):
                 os.utime(self._handle)
 
 
-def _own_entry() -> dict[str, Any]:
-    """Return what a lock file says of its holder; `run` is the call of torchrun."""
+def _new_entry() -> dict[str, Any]:
+    """Return what a lock file says if this process holds it; `run` is the call of torchrun."""
     return {
         "host": platform.node(),
         "process": os.getpid(),
@@ -98,18 +98,18 @@ def _require_free(handle: int, path: Path) -> None:
     """Take the lock of the system. Raises ValueError, which names the holder of a lock file, unless
     its run has ended."""
     locked = _is_locked(handle)
-    holder, own = _read(handle), _own_entry()
+    holder, entry = _read(handle), _new_entry()
     host, process = holder.get("host"), holder.get("process")
     named = f"process {process} on {host}, since {holder.get('since')}" if holder else "it starts"
     in_use = (
         f"{path.parent} is in use by a run: {named}; wait for its end, stop it, or choose another "
         "folder by --output"
     )
-    unknown = locked is None and host == own["host"] and process != own["process"]
+    unknown = locked is None and host == entry["host"] and process != entry["process"]
     if locked or (unknown and _is_alive(process)):
         raise ValueError(in_use)
-    restarted = own["run"] != "none" and holder.get("run") == own["run"]  # maybe elsewhere
-    if not holder or host == own["host"] or restarted or _has_job_ended(holder, own):
+    restarted = entry["run"] != "none" and holder.get("run") == entry["run"]  # maybe elsewhere
+    if not holder or host == entry["host"] or restarted or _has_job_ended(holder, entry):
         return
     if "heartbeat" not in holder:
         raise ValueError(
@@ -144,13 +144,13 @@ def _file_system_time(folder: Path) -> float:
         return os.fstat(file.fileno()).st_mtime
 
 
-def _has_job_ended(holder: dict[str, Any], own: dict[str, Any]) -> bool:
+def _has_job_ended(holder: dict[str, Any], entry: dict[str, Any]) -> bool:
     """Whether SLURM knows that the job of a holder has ended, or was started again as this one."""
     job, squeue = holder.get("job"), shutil.which("squeue")
-    if not job or holder.get("cluster") != own["cluster"]:
+    if not job or holder.get("cluster") != entry["cluster"]:
         return False
-    if job == own["job"]:
-        return holder.get("restarts") != own["restarts"]
+    if job == entry["job"]:
+        return holder.get("restarts") != entry["restarts"]
     if squeue is None:
         return False
     words = [squeue, "--noheader", "--format=%T", f"--jobs={job}"]

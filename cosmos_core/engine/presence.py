@@ -1,8 +1,11 @@
-"""Names the process that others wait for. Processes that train together wait for each other until a
-timeout, whose error says who waited and not for whom. So each of them counts the exchanges that it
-enters, and a thread writes the count to the store that the processes met by. Once a process has
-waited long, its thread reads the counts of all: one that is no longer written is of a process that
-has stopped or whose machine has, and a smaller one is of a process that hangs elsewhere."""
+"""Names the process that others wait for.
+
+Processes that train together wait for each other until a timeout, whose error says who waited and
+not for whom. So each of them counts the exchanges that it enters, and a thread writes the count to
+the store that the processes met by. Once a process has waited long, its thread reads the counts of
+all. If a count is no longer written, its process or its machine has stopped; if it is smaller, its
+process hangs elsewhere.
+"""
 
 import json
 import logging
@@ -41,7 +44,7 @@ class Presence(AbstractContextManager["Presence"]):
         self._first: dict[int, Any] = {}  # entries of all when this process had waited long
         self._first_time = 0.0
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # A connection of its own: one that waits for a value would block the thread.
+        # A second connection: the first one blocks while it waits for a value.
         client = dist.TCPStore(host, port, timeout=STORE_TIMEOUT, wait_for_workers=False)
         self._store = dist.PrefixStore(f"presence {restarts()}", client)
         self._write()

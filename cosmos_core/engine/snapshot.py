@@ -236,15 +236,16 @@ def find_state(
     return state
 
 
-def require_same_data(kept: Sequence[Sequence[Any]], found: Sequence[Sequence[Any]]) -> None:
+def require_same_data(stored: Sequence[Sequence[Any]], current: Sequence[Sequence[Any]]) -> None:
     """Raise SnapshotError, which names the first difference, unless two fingerprints of
     `SampleIndex` are the same: the order of the samples depends on all shards."""
-    if difference := _first_difference(kept, found):
+    if difference := _first_difference(stored, current):
         number, before, now = difference
         raise SnapshotError(
             f"the data are not those of the snapshot: shard {number} was {_shard(before)} and "
-            f"is {_shard(now)}; there were {_samples(kept)} samples, and are {_samples(found)}; "
-            "name the same tars by --set data.shards=, or train anew in another folder"
+            f"is {_shard(now)}; there were {_samples(stored)} samples, and are "
+            f"{_samples(current)}; name the same tars by --set data.shards=, or train anew in "
+            "another folder"
         )
 
 
@@ -274,10 +275,10 @@ def require_same_data_everywhere(world: World, entries: Sequence[Sequence[Any]] 
 
 
 def _first_difference(
-    some: Sequence[Sequence[Any]], others: Sequence[Sequence[Any]]
+    first: Sequence[Sequence[Any]], second: Sequence[Sequence[Any]]
 ) -> tuple[int, Sequence[Any] | None, Sequence[Any] | None] | None:
     """Return the number of the first shard, counted from 1, that differs, and both entries."""
-    for number, (entry, other) in enumerate(zip_longest(some, others), start=1):
+    for number, (entry, other) in enumerate(zip_longest(first, second), start=1):
         if entry != other:
             return number, entry, other
     return None

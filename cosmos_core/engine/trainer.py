@@ -68,10 +68,10 @@ class Setting(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A step that the device may still compute, and the values of its log line that are known."""
+    """A step that the device may still compute, and the settings in its log line."""
 
     step: int
-    known: dict[str, float]
+    settings: dict[str, float]
     report: StepReport
 
 
@@ -305,22 +305,22 @@ class Trainer:
             parts=compute.accumulate,
             clip_norm=optim.clip_norm,
         )
-        known = {"lr": lr, "momentum": momentum, "bad_samples": self._problems.bad}
-        return _Pending(step, known, report)
+        settings = {"lr": lr, "momentum": momentum, "bad_samples": self._problems.bad}
+        return _Pending(step, settings, report)
 
     def _finish(self, watch: Watch) -> None:
         """Check and show the step that was started last, if there is one. No snapshot is written in
         between. Raises FloatingPointError, in all processes."""
         if self._pending is None:
             return
-        (step, known, report), self._pending = self._pending, None
+        (step, settings, report), self._pending = self._pending, None
         try:
             values = report.check()
         except FloatingPointError as error:
             raise FloatingPointError(f"step {step}: {error}; no snapshot has this step") from error
         total = sum(report.terms.values())
         samples = (step + 1) * self._config.optim.batch_size
-        watch.step(step, {"samples_seen": samples, **known, **values, "total": total})
+        watch.step(step, {"samples_seen": samples, **settings, **values, "total": total})
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self._done % every == 0 or self._done == self._config.optim.steps)
@@ -351,7 +351,7 @@ class Trainer:
             "optimizer": training.optimizer.state_dict(),
             "scaler": training.scaler.state_dict(),
             "random": self._world.gather(snapshot.random_state()),
-            "problems": {name: sum(one[name] for one in problems) for name in problems[0]},
+            "problems": {name: sum(counts[name] for counts in problems) for name in problems[0]},
             "seconds": self._seconds,
             "sample_flops": self._flops,
             "data": self._data,

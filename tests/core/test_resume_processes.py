@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from support.runs import STEPS, assert_same_run, finish, start, wait_for_step
+from torch.distributed.run import get_args_parser
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 
@@ -29,3 +30,17 @@ def test_two_processes_stop_or_fail_and_go_on_together(tmp_path):
     os.kill(json.loads((restarted / "run.lock").read_text())["process"], signal.SIGKILL)
     finish(process)
     assert_same_run(restarted, whole)
+
+
+@pytest.mark.skipif(
+    "--signals-to-handle" not in get_args_parser()._option_string_actions,
+    reason="this torchrun passes no other signals on",
+)
+def test_torchrun_passes_the_signal_of_slurm_jobs_on(tmp_path):
+    signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    words = ("--set", "optim.steps=100000", "--set", "save.every=100000")
+    process = start(tmp_path / "run", *words, processes=2, launcher=[signals])
+    wait_for_step(process, tmp_path / "run", 1)
+    process.send_signal(signal.SIGUSR1)
+    _, printed = process.communicate(timeout=150)
+    assert "of 100000 steps; go on with" in printed

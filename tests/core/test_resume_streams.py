@@ -37,5 +37,5 @@ def test_other_workers_go_on_at_a_pass_and_a_line_says_so(tmp_path, words):
     kill(tmp_path / "run", words, 2)
     more = ("--set", "data.workers=2")
     printed = finish(start(tmp_path / "run", *words, *more, "--resume"))
-    assert "the streams go on at the beginning of pass 2: the snapshot is of 1 processes" in printed
+    assert "the streams go on at the beginning of pass 2: 1 processes of 1 workers" in printed
     assert [record["step"] for record in log(tmp_path / "run")] == list(range(STEPS))

@@ -139,8 +139,8 @@ def test_the_same_numbers_go_on_at_the_sample_and_others_at_a_pass(caplog):
     assert resumed_positions(stored, rank=0, world_size=2, lanes=3) == expected
     assert resumed_positions(stored, rank=0, world_size=1, lanes=3) == expected
     assert caplog.messages[0] == (
-        "the streams go on at the beginning of pass 4: the snapshot is of 2 processes of 2 "
-        "workers, and this run has 2 of 3; with the same numbers it goes on at the next sample"
+        "the streams go on at the beginning of pass 4: 2 processes of 2 workers wrote the "
+        "snapshot, and this run has 2 of 3; with the same numbers it goes on at the next sample"
     )
     unread = pack_positions([{}], lanes=1)
     assert resumed_positions(unread, rank=0, world_size=1, lanes=2)[1] == StreamPosition(0)

@@ -57,9 +57,10 @@ def test_a_stopped_process_is_named_in_a_line(tmp_path):
 
 
 def test_a_process_that_waits_for_its_data_is_named_in_a_line(tmp_path):
-    write_shards(tmp_path, [16])
-    os.mkfifo(tmp_path / "1.tar")
-    words = shard_settings(f"pipe:cat {tmp_path}/${{RANK}}.tar")
+    write_shards(tmp_path / "0", [16])
+    (tmp_path / "1").mkdir()
+    os.mkfifo(tmp_path / "1" / "0.tar")
+    words = shard_settings(f"pipe:cat {tmp_path}/${{RANK}}/0.tar")
     spec = [*words, "--set", "data.weights=1", "--set", "compute.timeout=15"]
     running, waiting = start_ranks(tmp_path / "run", *spec)
     printed = finish(running, status=1)

@@ -131,6 +131,14 @@ def test_a_snapshot_without_a_part_is_damaged(tmp_path, part, caplog):
     assert caplog.messages == [f"{newest}: damaged, passed over (lacks {part})"]
 
 
+def test_a_snapshot_with_more_steps_than_the_run_is_refused(tmp_path):
+    snapshots, config = snapshot.Snapshots(tmp_path, keep=1), tiny_config(METHODS["clip"])
+    state = {**dict.fromkeys(snapshot.PARTS, 0), "config": snapshot.plain(config)}
+    path = snapshots.save(config.optim.steps + 1, state)
+    with pytest.raises(snapshot.SnapshotError, match=f"{path}: has more steps than the run"):
+        snapshot.find_state(snapshots, tmp_path, config, resume=True)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"step": 1, "value": null}', "[" * 9999])
 def test_a_damaged_note_of_the_best_is_named(tmp_path, content):
     snapshots = snapshot.Snapshots(tmp_path, keep=2)
