@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
@@ -57,7 +58,7 @@ def join_world(device: str, timeout: float = 0) -> Iterator[World]:
         if group.world_size == 1:
             yield World(device=own)
             return
-        seconds = timeout or (NCCL_TIMEOUT if on_gpu else dist.default_pg_timeout.total_seconds())
+        seconds = timeout or (NCCL_TIMEOUT if on_gpu else default_pg_timeout.total_seconds())
         with Presence(group, seconds, reports=on_gpu) as presence:
             yield World(group.rank, group.world_size, presence.gather, own, presence=presence)
 
