@@ -128,9 +128,8 @@ class LaneReader:
         self._streams, self._lane, self._start = streams, lane, start
         self._number, self._taken, self._good = start.number, 0, 0
         self._whole, self._begun = list[int](), 0
-        self._open: Generator[Entry, None, None] | None = (
-            None  # the shard that a resumed pass goes on in
-        )
+        # The shard that a resumed pass goes on in.
+        self._open: Generator[Entry, None, None] | None = None
 
     def position(self) -> samples.StreamPosition:
         """Return the position after the last sample."""
@@ -170,10 +169,11 @@ class LaneReader:
         rng = self._streams.shuffle_order(self._lane, self._number)
         shuffle = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
         shuffled = shuffle(self._places_and_entries(start))
-        places = set(range(sum(start.whole) + start.begun))
-        places.difference_update(itertools.islice(shuffled, start.taken))
+        is_in_buffer = np.ones(sum(start.whole) + start.begun, bool)
+        taken = itertools.islice(shuffled, start.taken)
+        is_in_buffer[np.fromiter(taken, np.int64, start.taken)] = False
         self._taken = start.taken
-        buffered = self._read_again(start, places)
+        buffered = self._read_again(start, set(np.flatnonzero(is_in_buffer).tolist()))
         for item in shuffled:
             yield buffered.pop(item) if isinstance(item, int) else item
 
@@ -196,23 +196,22 @@ class LaneReader:
         """Return the entries at places before a position, and open the shard that it is in."""
         shards = self._streams.shards_of_pass(self._lane, self._number)
         entries: dict[int, SeededEntry] = {}
-        first = 0  # place of a shard
+        first = 0  # place of the first entry of a shard
         for turn, count in enumerate([*start.whole, start.begun]):
-            wanted = places.intersection(range(first, first + count))
-            is_open = turn == len(start.whole) and start.begun > 0
-            if wanted or is_open:
-                stream, read = read_stream(shards[turn]), 0
-                last = first + count - 1 if is_open else max(wanted)
-                for place, entry in zip(range(first, last + 1), stream, strict=False):
-                    read += 1
-                    if place in wanted:
-                        entries[place] = self._seeded(entry, turn)
-                if read < last + 1 - first:
+            places_in_shard = places.intersection(range(first, first + count))
+            goes_on = turn == len(start.whole) and start.begun > 0
+            end = first + count if goes_on else max(places_in_shard, default=first - 1) + 1
+            if end > first:
+                stream, number = read_stream(shards[turn]), 0
+                for number, entry in enumerate(itertools.islice(stream, end - first), start=1):
+                    if first + number - 1 in places_in_shard:
+                        entries[first + number - 1] = self._seeded(entry, turn)
+                if number < end - first:
                     raise samples.UnreadableDataError(
-                        f"{shards[turn]} has {read} samples, and had {last + 1 - first} or more "
-                        "when the snapshot was written"
+                        f"{shards[turn]} has {number} samples, and had {end - first} or more when "
+                        "the snapshot was written"
                     )
-                if is_open:
+                if goes_on:
                     self._open = stream
                 else:
                     stream.close()
