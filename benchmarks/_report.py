@@ -40,6 +40,10 @@ class Spread(NamedTuple):
         """Ratios round by round: load that slows a whole round cancels."""
         return Spread(tuple(a / b for a, b in zip(self.rounds, other.rounds, strict=True)))
 
+    def percent_of(self, other: Spread) -> Spread:
+        """Shares round by round, in percent."""
+        return Spread(tuple(100 * ratio for ratio in self.over(other).rounds))
+
     def per(self, amount: float) -> Spread:
         """`amount` divided by each round: seconds become a rate."""
         return Spread(tuple(amount / value for value in self.rounds))

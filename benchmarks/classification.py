@@ -6,6 +6,8 @@ With ViT-B/32 of random weights:
 - a whole run over made-up photographs, from files to metrics, against the model alone on images
   that lie in memory. On a CPU decoding takes its time from the same cores and so never keeps up for
   nothing: the run is held against decoding and model in turn, too;
+- the hashes of the photographs, by which embeddings are cached and results compared, as a share of
+  the run;
 - the run once more, which finds its embeddings kept.
 `--quick` takes 4 classes and 64 photographs; `--cpu-time` counts the process's own seconds, where
 others share the cores.
@@ -31,6 +33,7 @@ from _report import Measurement, interleave, measurement, parser, report
 
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.embedding.embed import image_keys
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.specs import parse_model_spec
@@ -43,6 +46,7 @@ PROMPTS_TARGET = 4.0
 PROMPTS_TOLERANCE = 1e-6
 RUN_TARGET = 0.9
 SECOND_RUN_TARGET = 3.0
+HASHES_TARGET = 2.0  # percent of a run
 PHOTO_CLASSES = 10
 DISTINCT = 48  # photographs; the others repeat their pixels in files of their own
 IN_MEMORY = 128  # images that the model alone is fed with, again and again
@@ -119,6 +123,7 @@ def _run_lines(encoder: ClipEncoder, effort: Effort, threads: int) -> Iterator[M
         functions: dict[str, Callable[[], object]] = {
             "model alone": _model_alone(encoder, paths, count, options),
             "decoding alone": lambda: _decode_all(encoder, paths, options),
+            "hashes alone": lambda: image_keys([*map(ImageFile, paths)], options),
             "files to metrics": lambda: classification.measure(encoder, protocol, options),
         }
         seconds = interleave(functions, effort.rounds, 0, effort.clock)
@@ -132,7 +137,7 @@ def _run_lines(encoder: ClipEncoder, effort: Effort, threads: int) -> Iterator[M
         )
     for kind, spread in seconds.items():
         yield measurement(f"{count} photographs, {kind}", spread.per(count), "images/s")
-    alone, decoding, whole = seconds.values()
+    alone, decoding, hashes, whole = seconds.values()
     in_turn = alone._replace(
         rounds=tuple(a + d for a, d in zip(alone.rounds, decoding.rounds, strict=True))
     )
@@ -145,6 +150,8 @@ def _run_lines(encoder: ClipEncoder, effort: Effort, threads: int) -> Iterator[M
         "x",
         at_least=RUN_TARGET,
     )
+    yield measurement("hashes, of a run", hashes.percent_of(whole), "%", at_most=HASHES_TARGET)
+    yield measurement("hashes, of decoding", hashes.percent_of(decoding), "%")
     again = second["again"]
     yield measurement(
         f"{count} photographs, second run of the loaded model",

@@ -175,10 +175,13 @@ def make_result(
     samples: Samples | None = None,
     **changes: Any,
 ) -> tuple[ResultRow, Samples]:
-    """A result and its samples; `changes` are make_row's, `hashes` those of the provenance."""
+    """A result and its samples; `changes` are make_row's, `hashes` those of the provenance, of
+    which an empty one is left out."""
     some = SAMPLES[task](skill, np.random.default_rng(seed)) if samples is None else samples
+    data = {"sample_list": "c" * 64, "content": "d" * 64}
+    hashes = {**HASHES, **data, **changes.pop("hashes", {})}
     provenance = {
-        "hashes": {**HASHES, "sample_list": "c" * 64, **changes.pop("hashes", {})},
+        "hashes": {name: value for name, value in hashes.items() if value},
         "commit": "1" * 40,
         "dirty": False,
         **({"attention": "csa", "protocol_attention": "csa"} if task in ("seg", "loc") else {}),

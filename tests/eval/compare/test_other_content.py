@@ -22,6 +22,7 @@ MODEL = f"python:{Path(__file__).parents[3] / 'examples/own_model.py'}"
 STL10 = "datasets/clip-benchmark/wds_stl10"
 OTHER_COMMIT = "f" * 40
 A, B = "a" * 64, "b" * 64  # hashes of content
+NO_CONTENT = {"content": ""}  # as in results of older versions
 NOT_COMPARED = "the content of the images was not compared"
 
 
@@ -118,7 +119,7 @@ def test_results_without_the_hash_are_compared_with_a_note(
     lacking: str, command: Any, tmp_path: Path
 ) -> None:
     for folder, skill in (("first", 0.6), ("second", 0.7)):
-        hashes = {} if lacking in (folder, "both") else {"content": A}
+        hashes = NO_CONTENT if lacking in (folder, "both") else {"content": A}
         store(tmp_path / "r" / folder, skill=skill, hashes=hashes, provenance={"revision": "one"})
     found = json.loads(command("compare", "r/first", "r/second", "--json").out)
     assert any(NOT_COMPARED in note for note in found["notes"])
@@ -145,7 +146,7 @@ def test_with_the_hash_in_both_nothing_is_noted(command: Any, tmp_path: Path) ->
 
 
 def test_columns_of_two_contents_and_of_none(command: Any, tmp_path: Path) -> None:
-    for spec, hashes in (("a", {"content": A}), ("b", {"content": B}), ("c", {})):
+    for spec, hashes in (("a", {"content": A}), ("b", {"content": B}), ("c", NO_CONTENT)):
         store(tmp_path / "r", model={"spec": f"cosmos:{spec}.pt"}, hashes=hashes)
     labels = {f"scenes-cls (content {value})" for value in (A[:8], B[:8], "not recorded")}
     assert columns_of(command, "r") == labels
@@ -165,7 +166,7 @@ def test_one_model_on_two_contents(command: Any, tmp_path: Path) -> None:
 
 def test_an_older_result_of_the_same_measurement_repeats_it(tmp_path: Path) -> None:
     store(tmp_path / "a", hashes={"content": A})
-    store(tmp_path / "b")
+    store(tmp_path / "b", hashes=NO_CONTENT)
     assert len(distinct(read_stored(result_paths(tmp_path)))) == 1
 
 
@@ -178,7 +179,7 @@ def test_an_edited_hash_moves_no_other_result(command: Any, tmp_path: Path) -> N
 
 def test_trainings_of_a_group_are_compared_with_each_other(command: Any, tmp_path: Path) -> None:
     """Also where the first of them does not record its content."""
-    contents = {"a": [{}, {"content": A}], "b": [{"content": A}, {"content": B}]}
+    contents = {"a": [NO_CONTENT, {"content": A}], "b": [{"content": A}, {"content": B}]}
     for group, of_group in contents.items():
         for seed, hashes in enumerate(of_group):
             training = {"group": group, "seed": seed, "recipe_sha256": None, "data_sha256": None}
@@ -189,7 +190,7 @@ def test_trainings_of_a_group_are_compared_with_each_other(command: Any, tmp_pat
 
 
 def test_a_check_of_trainings_compares_all_of_them(command: Any, tmp_path: Path) -> None:
-    for seed, hashes in enumerate([{}, {"content": A}, {"content": A}, {"content": B}]):
+    for seed, hashes in enumerate([NO_CONTENT, {"content": A}, {"content": A}, {"content": B}]):
         training = {"group": "g", "seed": seed, "recipe_sha256": None, "data_sha256": None}
         training |= {"samples": None, "flops": None}
         model = {"spec": f"cosmos:{seed}.pt", "training": training}

@@ -83,7 +83,7 @@ def test_hashes_tell_what_changed(encoder, protocol, options):
     assert changed(replace(protocol, templates=("{}",))) == {"templates"}
     lawn = (*protocol.queries[:-1], ("lawn",))
     assert changed(replace(protocol, queries=lawn)) == {"queries"}
-    assert changed(protocol, replace(options, limit=2)) == {"samples"}
+    assert changed(protocol, replace(options, limit=2)) == {"samples", "content"}
     assert changed(protocol, replace(options, attention="vanilla")) == {"constants"}
 
 
