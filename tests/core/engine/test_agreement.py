@@ -46,7 +46,7 @@ def test_with_nccl_it_is_named_before_the_timeout_ends_the_process():
 
 
 def test_a_stopped_process_is_named_in_a_line(tmp_path):
-    words = ["--set", "optim.steps=100000", "--set", "compute.timeout=15"]
+    words = ["--set", "optim.steps=100000", "--set", "compute.timeout=30"]
     running, stopped = start_ranks(tmp_path / "run", *words)
     wait_for_step(running, tmp_path / "run", 1)
     stopped.send_signal(signal.SIGSTOP)
@@ -61,7 +61,7 @@ def test_a_process_that_waits_for_its_data_is_named_in_a_line(tmp_path):
     (tmp_path / "1").mkdir()
     os.mkfifo(tmp_path / "1" / "0.tar")
     words = shard_settings(f"pipe:cat {tmp_path}/${{RANK}}/0.tar")
-    spec = [*words, "--set", "data.weights=1", "--set", "compute.timeout=15"]
+    spec = [*words, "--set", "data.weights=1", "--set", "compute.timeout=30"]
     running, waiting = start_ranks(tmp_path / "run", *spec)
     printed = finish(running, status=1)
     waiting.send_signal(signal.SIGKILL)
