@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_eval import types
 from cosmos_eval.data.folders import exist_in, fetch_repository, several
@@ -15,6 +16,7 @@ from cosmos_eval.data.retrieval import RetrievalData, list_data, open_data, samp
 from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
 from cosmos_eval.stats.estimates import Mean, MeanRank, Median
 from cosmos_eval.stats.lengths import LengthBin, length_bins
+from cosmos_eval.stats.random_ties import decide_any, random_ties
 from cosmos_eval.stats.retrieval import (
     Candidates,
     best_candidates,
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 IMAGE_RANK = "image_to_text_rank"  # (N,) rank of every image's best caption, from 1
 TEXT_RANK = "text_to_image_rank"  # (M,) rank of every caption's image, from 1
 IMAGE_OF_TEXT = "image_of_text"  # (M,) index of every caption's image
+# The probability that every image (N,), and every caption (M,), ranks a right item first if items
+# with equal features are in random order; only where this order decides any query.
+IMAGE_TIES = "image_to_text_random_ties"
+TEXT_TIES = "text_to_image_random_ties"
 # Results of older versions lack the next two.
 WORDS = "words"  # (M,) number of every caption's words
 CUT = "cut"  # (M,) whether a caption did not fit the model's context
@@ -51,11 +57,18 @@ def measure(
 
     def score(images: Features, texts: Embeddings) -> types.Samples:
         ranks = retrieval_ranks(images, texts.features, found.image_of_text)
-        if protocol.pairs is not None:
+        queries: dict[str, NDArray[Any]] = {}
+        if protocol.pairs is None:
+            ties = random_ties(ranks, images, texts.features, found.image_of_text)
+            if decide_any(ties.image_to_text):
+                queries[IMAGE_TIES] = ties.image_to_text
+            if decide_any(ties.text_to_image):
+                queries[TEXT_TIES] = ties.text_to_image
+        else:
             candidates = candidates_of(protocol.pairs, images, texts.features)
             scores = scores_of(encoder, candidates, found, options, progress)
             ranks = ranks_of_pairs(candidates, scores, found.image_of_text, ranks)
-        queries = {IMAGE_RANK: ranks.image_to_text, TEXT_RANK: ranks.text_to_image}
+        queries |= {IMAGE_RANK: ranks.image_to_text, TEXT_RANK: ranks.text_to_image}
         if protocol.floor_median:
             queries[FLOOR_MEDIAN] = np.array([True])
         words = np.array([len(caption.split()) for caption in found.captions])
@@ -106,9 +119,21 @@ def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
     def recall(k: int, samples: Derived) -> Mean:
         return Mean(samples[ranks] <= k, samples[image])
 
+    ties = f"{direction}_random_ties"
+
+    def recall_of_random_ties(samples: Derived) -> Mean | None:
+        return Mean(samples[ties], samples[image]) if ties in samples else None
+
     for k in (1, 5, 10):
         name = f"{direction}_R@{k}"
         yield Metric(name, partial(recall, k), label=name.replace("_", " "), primary=k == 1)
+    yield Metric(
+        f"{direction}_R@1_random_ties",
+        recall_of_random_ties,
+        label=f"{direction.replace('_', ' ')} R@1, random ties",
+        headline=True,
+        reference=True,
+    )
     rank = partial(Metric, unit="rank", higher_is_better=False)
     yield rank(f"{direction}_mean_rank", lambda s: MeanRank(s[ranks], s[image]))
     yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image], FLOOR_MEDIAN in s))

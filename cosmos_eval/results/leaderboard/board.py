@@ -28,6 +28,8 @@ MEANINGS = {
     "second-hand": "Not ranked: second-hand numbers, quoted from a paper by somebody else.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
     "cut": "Captions cut: the share that did not fit the model's context.",
+    "random_ties": "Random ties: R@1 if captions or images with equal features were in random "
+    "order; R@1 itself ranks wrong ones above the right one.",
     "unknown": (
         "Not ranked, and not in percent: metrics of a task that is not installed or whose package "
         "cannot be loaded (cosmos-eval list tasks says which)."
@@ -176,6 +178,7 @@ def _notes(
         "second-hand": any(entry.source == "second-hand" for entry in entries),
         "unverified": any(e.source == "unverified" and e.stored is None for e in entries),
         "cut": any(entry.metrics.get("captions_cut") for entry in entries),
+        "random_ties": any(n.endswith("_random_ties") for e in entries for n in e.metrics),
         "unknown": any(usable_task(entry.task) is None for entry in entries),
         "content": _is_content_unknown(entries),
     }

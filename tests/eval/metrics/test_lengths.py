@@ -148,3 +148,18 @@ def test_the_share_cut_is_shown_where_it_is_not_0_and_never_ranked():
     ]
     assert any(note.startswith("Captions cut: ") for note in board.notes)
     assert {metric for _, metric in rank_entries(entries)} == {*FIGURES}
+
+
+def test_recall_of_random_ties_stands_beside_recall():
+    """A column of its own where some result has ties, and a note; it is never ranked."""
+    entries = entries_with(a=0.0, b=0.0)
+    name = "image_to_text_R@1_random_ties"
+    tied = entries[0]._replace(metrics={**entries[0].metrics, name: 0.625})
+    (board,) = boards([tied, entries[1]])
+    assert [column.metric for column in board.columns] == [FIGURES[0], name, FIGURES[1]]
+    assert [row.cells[1].value for row in board.rows] == ["62.5", ""]
+    assert board.columns[1].title == "image to text R@1, random ties"
+    assert any(note.startswith("Random ties: ") for note in board.notes)
+    assert {metric for _, metric in rank_entries([tied, entries[1]])} == {*FIGURES}
+    (plain,) = boards(entries)
+    assert not any(note.startswith("Random ties: ") for note in plain.notes)

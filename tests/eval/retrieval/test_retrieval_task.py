@@ -63,10 +63,30 @@ def test_solved_by_hand(root, colour_encoder, capsys):
     assert result.metrics["text_to_image_mean_rank"] == pytest.approx(8 / 5)
     assert result.n_samples == 3
     assert result.notes == ()
-    assert set(result.intervals) == set(result.metrics) - {"captions_cut"}
+    # In random order, the green image's "green" is the first of two in half of the cases.
+    assert result.samples["image_to_text_random_ties"].tolist() == [0.5, 1, 1]
+    assert result.metrics["image_to_text_R@1_random_ties"] == pytest.approx(2.5 / 3)
+    references = {"captions_cut", "image_to_text_R@1_random_ties", "text_to_image_R@1_random_ties"}
+    assert set(result.intervals) == set(result.metrics) - references
     for name, interval in result.intervals.items():
         assert interval.low <= result.metrics[name] <= interval.high
     assert capsys.readouterr() == ("", "")
+
+
+def test_duplicate_captions_have_a_recall_of_random_ties(root, colour_encoder):
+    """The caption "red" of the red image is also one of the blue image, which prefers "the blue
+    one"; "green" is as good for its image as the red one's "green, by mistake"."""
+    content = annotations()
+    content["annotations"].append({"id": 5, "image_id": 11, "caption": "red"})
+    write(root, content)
+    result = retrieval.measure(colour_encoder, PROTOCOL, RunOptions(data_root=str(root)))
+    assert result.samples["image_to_text_rank"].tolist() == [2, 1, 2]
+    assert result.samples["image_to_text_random_ties"].tolist() == [0.5, 1, 0.5]
+    assert "text_to_image_random_ties" not in result.samples
+    assert result.metrics["image_to_text_R@1"] == pytest.approx(1 / 3)
+    assert result.metrics["image_to_text_R@1_random_ties"] == pytest.approx(2 / 3)
+    assert "image_to_text_R@1_random_ties" not in result.intervals
+    assert "text_to_image_R@1_random_ties" not in result.metrics
 
 
 def test_limit_and_captions_per_image(root, colour_encoder):

@@ -1,0 +1,75 @@
+"""R@1 of queries whose right item has equals, such as a caption that several images have.
+
+`stats.retrieval` ranks wrong items that tie with the right one above it. In random order, the right
+one comes first with a probability that follows from the rank and from the number of equals.
+Shapes: N images, M texts, D embedding.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.stats.estimates import Features, Ints, Values, first_equal
+from cosmos_eval.stats.retrieval import RetrievalRanks
+
+_ROWS_AT_ONCE = 4096  # bounds the memory for features of each text's image
+
+
+class RandomTies(NamedTuple):
+    """The probability that the best right item of every query ranks first if items with equal
+    features are in random order: (N,) images, (M,) texts."""
+
+    image_to_text: Values
+    text_to_image: Values
+
+
+def decide_any(chances: Values) -> bool:
+    """Return whether the order of equals decides any query (Q,)."""
+    return bool(np.any((chances > 0) & (chances < 1)))
+
+
+def random_ties(
+    ranks: RetrievalRanks,
+    image_features: Features,
+    text_features: Features,
+    image_of_text: NDArray[np.integer],
+) -> RandomTies:
+    """Return how probably queries of (N, D) images and (M, D) texts find a right item first.
+
+    `ranks` are those of `retrieval_ranks` for the same features. If g items equal the best right
+    one, p of them right, and nothing else ranks above, the rank is 1 + g - p, and a right one comes
+    first with probability p / g; otherwise, never.
+    """
+    first_text, first_image = first_equal(text_features), first_equal(image_features)
+    best_text = _best_own_text(image_features, text_features, image_of_text)
+    best_first = first_text[best_text]
+    equal_texts = np.bincount(first_text, minlength=len(text_features))[best_first]
+    is_best = first_text == best_first[image_of_text]
+    right_texts = np.bincount(image_of_text[is_best], minlength=len(image_features))
+    equal_images = np.bincount(first_image, minlength=len(image_features))[first_image]
+    equal_images = equal_images[image_of_text]
+    return RandomTies(
+        image_to_text=_chance_of_first(ranks.image_to_text, equal_texts, right_texts),
+        text_to_image=_chance_of_first(
+            ranks.text_to_image, equal_images, np.ones_like(equal_images)
+        ),
+    )
+
+
+def _chance_of_first(ranks: Ints, equal: Ints, right: Ints) -> Values:
+    return np.where(ranks == 1 + equal - right, right / equal, 0.0)
+
+
+def _best_own_text(
+    image_features: Features, text_features: Features, image_of_text: NDArray[np.integer]
+) -> Ints:
+    """Return the index (N,) of the text of every image that scores highest with it."""
+    scores = np.empty(len(text_features), np.float32)
+    for start in range(0, len(text_features), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        own_images = image_features[image_of_text[rows]]
+        scores[rows] = np.einsum("md,md->m", text_features[rows], own_images)
+    order = np.lexsort((scores, image_of_text))  # by image, then by score
+    last = np.searchsorted(image_of_text[order], np.arange(len(image_features)), side="right") - 1
+    return order[last]
