@@ -298,7 +298,7 @@ def differing_settings(a: Stored, b: Stored) -> list[str]:
     if not (has_content(setting(a.row)) and has_content(setting(b.row))):
         lines.append(
             f"{dataset}: the content of the images was not compared, since not all results record "
-            "it (those of older versions do not)"
+            "it (older versions did not)"
         )
     return lines + [
         f"{dataset}: {name} is {of_a.get(name)} and {of_b.get(name)}"

@@ -168,7 +168,7 @@ def moments_of(
     """Return the metrics that results of a data set have in common, or `only` some; None where one
     image decides whether a metric has a value. Raises UsageError for edited results, different
     settings, and where metrics do not follow from their samples."""
-    for first, second in combinations(stored, 2):  # the first one alone may not record all
+    for first, second in combinations(stored, 2):  # the first may not record its content
         results.require_comparable(first, second)
     task, dataset = stored[0].row.task, stored[0].row.dataset
     try:

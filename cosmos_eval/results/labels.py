@@ -123,7 +123,7 @@ def _same(a: ResultRow, b: ResultRow) -> bool:
     if (a.metrics, a.n_samples) != (b.metrics, b.n_samples):
         return False
     first, second = dict(a.provenance["hashes"]), dict(b.provenance["hashes"])
-    if not (first.get(CONTENT) and second.get(CONTENT)):  # one is of an older version
+    if not (first.get(CONTENT) and second.get(CONTENT)):  # an older version has no such hash
         first.pop(CONTENT, None)
         second.pop(CONTENT, None)
     return first == second
@@ -141,30 +141,30 @@ def data_state(row: ResultRow) -> dict[str, str]:
 
 
 def _with_data_notes(results: Iterable[Stored]) -> list[Stored]:
-    """Return results with notes on the data where those of one data set and protocol, of as many
-    samples, are of several states. Each state is a column of its own."""
-
-    def column(stored: Stored) -> tuple[Any, ...]:
-        row = stored.row
-        limits = row.provenance["limit"], row.provenance.get("partial")
-        return row.task, row.dataset, row.protocol, *limits
-
+    """Return results with notes that tell data of one name apart: the fields of `data_state` that
+    have several values among the results of a data set, protocol and number of samples."""
     listed = list(results)
-    states: dict[tuple[Any, ...], list[dict[str, str]]] = {}
+    values: dict[tuple[Any, ...], set[str]] = {}
     for stored in listed:
-        of_column = states.setdefault(column(stored), [])
-        if not stored.is_edited:
-            of_column.append(data_state(stored.row))
+        for name, value in data_state(stored.row).items():
+            recorded = values.setdefault((*_samples_of(stored.row), name), set())
+            if value and not stored.is_edited:
+                recorded.add(value)
     labelled = []
     for stored in listed:
         notes = []
         for name, value in data_state(stored.row).items():
-            values = {state[name] for state in states[column(stored)]} - {""}
-            if len(values) > 1:
-                shown = value if name == "repository" else value[:_HASH]
-                notes.append(f"{name} {shown or 'not recorded'}")
+            if len(values[(*_samples_of(stored.row), name)]) > 1:
+                short = value if name == "repository" else value[:_HASH]
+                notes.append(f"{name} {short or 'not recorded'}")
         labelled.append(stored._replace(data_notes=tuple(notes)))
     return labelled
+
+
+def _samples_of(row: ResultRow) -> tuple[Any, ...]:
+    """Return what results must have in common to be of the same samples by their names."""
+    limits = row.provenance["limit"], row.provenance.get("partial")
+    return row.task, row.dataset, row.protocol, *limits
 
 
 def _differing(results: Iterable[Stored]) -> dict[str, list[str]]:

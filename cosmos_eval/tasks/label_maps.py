@@ -154,8 +154,8 @@ def unfinished_store(
 
 
 def content_sha256(image: bytes, sample: Sample) -> bytes:
-    """Return the SHA-256 of an image file's SHA-256 and that of its label map's file. Raises
-    UsageError for a label map that cannot be read."""
+    """Return the SHA-256 of two SHA-256s: of an image file's content and of its label map's file.
+    Raises UsageError for a label map that cannot be read."""
     try:
         label_map = read_bytes(sample.mask)
     except FileError as error:

@@ -53,7 +53,7 @@ class Cohort(NamedTuple):
 
     @property
     def settings(self) -> list[Mapping[str, Any]]:
-        """The settings of the baseline's trainings, then those of the new ones."""
+        """The settings of all trainings, the baseline's first."""
         of_baseline = [entry.setting for entry in self.entries]
         return [*of_baseline, *(setting(result.row) for result in self.results)]
 
@@ -291,7 +291,7 @@ def _content_note(cases: Iterable[Cohort]) -> Iterator[str]:
     if keys:
         yield (
             "the content of the images was not compared, since the baseline or a result does not "
-            f"record it (those of older versions do not): {', '.join(keys)}"
+            f"record it (older versions did not): {', '.join(keys)}"
         )
 
 

@@ -34,8 +34,7 @@ MEANINGS = {
         "Not ranked, and not in percent: metrics of a task that is not installed or whose package "
         "cannot be loaded (cosmos-eval list tasks says which)."
     ),
-    "content": "Not compared: the content of images of the same names, which results of older "
-    "versions do not record.",
+    "content": "Not compared: the content of the images, which older results do not record.",
 }
 
 
@@ -154,12 +153,12 @@ def _cell(
 
 def _is_content_unknown(entries: Iterable[Entry]) -> bool:
     """Return whether a column has several results and one does not record what it measured."""
-    columns: dict[str, list[bool]] = {}
+    columns: dict[str, list[str]] = {}
     for entry in entries:
         if entry.stored is not None:
-            has_content = bool(data_state(entry.stored.row)["content"])
-            columns.setdefault(entry.dataset, []).append(has_content)
-    return any(len(known) > 1 and not all(known) for known in columns.values())
+            content = data_state(entry.stored.row)["content"]
+            columns.setdefault(entry.dataset, []).append(content)
+    return any(len(contents) > 1 and not all(contents) for contents in columns.values())
 
 
 def _notes(

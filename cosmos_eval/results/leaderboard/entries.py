@@ -80,7 +80,7 @@ class Entry(NamedTuple):
 
     @property
     def dataset_name(self) -> str:
-        """The data set's name alone."""
+        """The data set's name without what its column's label adds."""
         return self.stored.row.dataset if self.stored else self.dataset
 
     @property

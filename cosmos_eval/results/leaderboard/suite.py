@@ -320,8 +320,8 @@ def _draw(
 
 
 def _sample_list(stored: Stored) -> str:
-    """Return the hash of the list of samples, with the data's state if results on its data set
-    have several; without a hash a text of this result alone."""
+    """Return the hash of the list of samples, with the notes on the data that tell columns of one
+    data set apart; without a hash a text that no other result has."""
     recorded = setting(stored.row)
     for name in SAMPLE_LISTS:
         if recorded.get(name):

@@ -131,7 +131,7 @@ def test_results_without_the_hash_are_compared_with_a_note(
     (tmp_path / "r/second").rename(tmp_path / "second")
     assert columns_of(command, "r") == {"scenes-cls"}
     text = " ".join(command("leaderboard", "r", "--format", "md").out.split())
-    note = "Not compared: the content of images of the same names"
+    note = "Not compared: the content of the images, which older results do not record."
     assert (note in text) == (lacking != "second")
 
 
