@@ -73,8 +73,8 @@ def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> s
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:
     """Map a file's tensors by name, dots between nested names; empty for NumPy's formats. They are
-    read when they are used. Raises UsageError for what is not a file of weights, for pickles of
-    other objects, and for weights where OpenCLIP does not look."""
+    read when they are used. Raises UsageError for files of another kind, for pickles of other
+    objects, and for weights where OpenCLIP does not look."""
     if path.suffix in (".npz", ".npy"):
         return {}
     require_weights(path)
@@ -118,8 +118,8 @@ def _require_place(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def unused_weights(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
     """Return notes on further weights of a file that OpenCLIP does not load."""
-    others = sorted(place.rstrip(".") for place in _places(tensors) - _READ_PLACES)
-    return [f"{path} also has weights under '{place}', which are not measured" for place in others]
+    unread = sorted(place.rstrip(".") for place in _places(tensors) - _READ_PLACES)
+    return [f"{path} also has weights under '{place}', which are not measured" for place in unread]
 
 
 def has_logit_bias(tensors: Mapping[str, Tensor]) -> bool:

@@ -182,7 +182,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
         raise UsageError(f"'{spec.text}' cannot be loaded: {error}") from error
     except Exception as error:  # of transformers and the hub's client: all are faults of the files
         installed = not isinstance(error, ImportError)  # which says what is missing
-        why = reason(error, "; fetch its files again, or update transformers" if installed else "")
+        why = reason(error, "; fetch its files anew, or update transformers" if installed else "")
         raise UsageError(f"'{spec.text}' cannot be loaded: {why}") from error
     return encoder
 

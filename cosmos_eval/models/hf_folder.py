@@ -37,6 +37,7 @@ _STATED = {
     "tokenizer_config.json": "tokenizer_class",
 }
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
+_INDEX = "model.safetensors.index.json"  # of weights in several files
 _ADAPTER = "adapter_config.json"  # as peft saves LoRA
 _LARGEST_CONFIG = 16 << 20  # bytes of a file of _STATED
 # How much larger a model may be than its files, before it is built: some tensors are tied or split.
@@ -88,8 +89,8 @@ def read_config(folder: Path, name: str) -> Any:
 
 def load_model(folder: Path, config: Any, **more: Any) -> LoadedModel:
     """Load the weights as float32. Raises UsageError if they do not fit the configuration."""
-    shapes = tensor_shapes(saved_weights(folder))
-    _require_size(config, shapes)
+    _require_all_parts(folder)
+    _require_size(config, tensor_shapes(saved_weights(folder)))
     options: Any = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     options |= {"config": config, "ignore_mismatched_sizes": True, **OFFLINE, **more}  # named below
     model, report = transformers.AutoModel.from_pretrained(folder, **options)
@@ -142,6 +143,18 @@ def _is_known(stated: Any, key: str) -> bool:
     name = str(stated.get(key))
     is_known = name in transformers.CONFIG_MAPPING or hasattr(transformers, name)
     return "auto_map" in stated and is_known
+
+
+def _require_all_parts(folder: Path) -> None:
+    """Raise FileNotFoundError if a part of the weights is missing, or the index of the parts."""
+    parts = {"model.safetensors"}
+    if not (folder / "model.safetensors").is_file():
+        index = read_json(folder / _INDEX) if (folder / _INDEX).is_file() else None
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        parts = {_INDEX, *map(str, weight_map.values() if isinstance(weight_map, dict) else ())}
+    missing = sorted(name for name in parts if not (folder / name).is_file())
+    if missing:
+        raise FileNotFoundError(f"its weights lack {first_of(missing)}")
 
 
 def _require_size(config: Any, shapes: Mapping[str, Sequence[int]]) -> None:

@@ -21,7 +21,7 @@ def evaluation_mode(encoder: Any) -> Iterator[None]:
     """
     weights = [*referred_weights([getattr(encoder, "__dict__", {})], set())]
     modules = [module for module in weights if isinstance(module, nn.Module)]
-    former_modes = [(part, part.training) for module in modules for part in module.modules()]
+    former_modes = [(submodule, submodule.training) for m in modules for submodule in m.modules()]
     records_gradients = torch.is_grad_enabled()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:

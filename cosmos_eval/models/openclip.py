@@ -46,7 +46,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     try:
         with quiet():
             source = _source(spec)
-            stored = audit.stored_tensors(source.file) if source.file else {}
+            stored = _stored(source.file, spec)
             model, tokenizer = _build(source, stored)
     except UsageError:
         raise
@@ -121,6 +121,14 @@ def _described(spec: ModelSpec) -> _Source:
     architecture = json.dumps(config["model_cfg"], sort_keys=True)
     stated = config.get("preprocess_cfg", {})
     return _Source(name, None, architecture, str(description), stated, "correct it", file)
+
+
+def _stored(file: Path | None, spec: ModelSpec) -> dict[str, Tensor]:
+    """Return the tensors of a model's file, if it is known. Raises UsageError."""
+    try:
+        return audit.stored_tensors(file) if file else {}
+    except UsageError as error:
+        raise UsageError(f"'{spec.text}' cannot be loaded: {error}") from error
 
 
 def _build(source: _Source, stored: Mapping[str, Tensor]) -> tuple[Any, Tokenizer]:

@@ -84,10 +84,19 @@ class TwoTower:
         if pair_scores is not None:
             if image_parts is None or text_parts is None:
                 raise UsageError(f"{name}: pair_scores= needs image_parts= and text_parts=")
-            self.pair_score = getattr(pair_scores, "__name__", type(pair_scores).__name__)
-            self.image_parts = partial(self._run_parts, image_parts)
-            self.text_parts = partial(self._run_parts, text_parts)
-            self.pair_scores = partial(self._scores, pair_scores)
+            self._add_pair_scores(image_parts, text_parts, pair_scores)
+
+    def _add_pair_scores(
+        self,
+        image_parts: Callable[[Tensor], Any],
+        text_parts: Callable[[Tensor], Any],
+        pair_scores: Callable[[Any, Any], Tensor],
+    ) -> None:
+        """Add the members that make an encoder a PairScorer."""
+        self.pair_score = getattr(pair_scores, "__name__", type(pair_scores).__name__)
+        self.image_parts = partial(self._run_parts, image_parts)
+        self.text_parts = partial(self._run_parts, text_parts)
+        self.pair_scores = partial(self._scores, pair_scores)
 
     def refresh_info(self) -> None:
         """Record the hash of the weights, and their device, as they are now."""

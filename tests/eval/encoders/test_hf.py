@@ -15,7 +15,9 @@ import torch
 import transformers as t
 from support.dense import FORMS
 from support.encoders import load, noise, refusal
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 import cosmos_eval
 from cosmos_eval.models.dense import encode_patches
@@ -333,6 +335,18 @@ def test_operations_counted_by_hand(kinds: Any) -> None:
     assert (facts["patch_size"], facts["context_length"], facts["image_size"]) == (8, 20, [32, 32])
 
 
+def test_operations_of_one_text(kinds: Any) -> None:
+    """AIMv2, whose texts are encoded with a short one beside them, which is not counted."""
+    model, folder = kinds("aimv2")[0][0], kinds("aimv2")[1]
+    tokens = torch.full((1, 20), 320)
+    tokens[0, -1] = 49407
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model.get_text_features(tokens, torch.ones_like(tokens))
+    encoder = load(f"hf:{folder}")
+    assert encoder.added_texts == 1
+    assert model_facts(encoder)["text_gflops"] == counter.get_total_flops() / 1e9
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_facts_of_every_kind(kind: str, kinds: Any) -> None:
     facts = model_facts(load(f"hf:{kinds(kind)[1]}"))
@@ -441,7 +455,7 @@ def test_weights_of_several_files(kinds: Any, tmp_path: Path) -> None:
     spoil(sharded / names[-1], lambda s: s.update({name: x + 1e-3 for name, x in s.items()}))
     assert load(f"hf:{sharded}").info.weights_sha256 != first
     (sharded / names[-1]).unlink()
-    assert f"{names[-1]}; fetch its files again" in refusal(f"hf:{sharded}")
+    assert f"{names[-1]}; fetch its files anew" in refusal(f"hf:{sharded}")
 
 
 def test_half_precision_and_the_head_of_a_training(folder: Path) -> None:

@@ -22,17 +22,17 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "two_tower.py"
 
 
 class Towers(nn.Module):
-    """Linear maps of the mean colour and of the first tokens to five dimensions."""
+    """Linear maps of the mean colour and of the tokens to five dimensions."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.image, self.text = nn.Linear(3, 5), nn.Linear(4, 5)
+        self.image, self.text = nn.Linear(3, 5), nn.Linear(9, 5)
 
     def encode_image(self, images: Tensor) -> Tensor:
         return self.image(images.mean(dim=(2, 3)))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        return self.text(tokens[:, :4].float())
+        return self.text(tokens.float())
 
 
 class Holder:
