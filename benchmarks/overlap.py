@@ -1,22 +1,32 @@
-"""`python benchmarks/overlap.py [--json] [--quick] [--images DIR]`: near-duplicates by hash.
+"""`python benchmarks/overlap.py [--json] [--quick] [--images DIR] [--cifar DIR]`: near-duplicates.
 
 Speed: small pictures and hashes per second on one thread after decoding, and 5 million random
 hashes searched for 50,000. Quality: copies of made-up photographs, or of those in DIR, that are
-found, by kind of copy, and pairs of different photographs that pass for copies.
+found, by kind of copy, and pairs of different photographs that pass for copies. `--cifar`: of
+CIFAR-10's test images with a near-duplicate among its training images, those that are found. DIR
+has the images in `test.zip` and `train.zip`, their names by their index in the original batches in
+`order.csv` (split, index, file), and `duplicates_test_in_train.csv` (TestID, TrainID, Judgment: 1
+near-duplicate, 2 very similar), which is ciFAIR's list (Barz and Denzler 2020, arXiv 1902.00423,
+github.com/cvjena/cifair).
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import resource
+import tarfile
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 from _photographs import jpegs
 from _report import Measurement, interleave, measurement, parser, report
 from PIL import Image, ImageEnhance, ImageOps
 
+from cosmos_eval.data.sources import ZippedImage
 from cosmos_eval.runner import overlap
 from cosmos_eval.stats.hashing import HashIndex, perceptual_hashes
 
@@ -89,6 +99,43 @@ def quality(photographs: list[Image.Image]) -> list[Measurement]:
     return found
 
 
+def cifar(folder: Path) -> list[Measurement]:
+    """Recall on CIFAR-10's test images that ciFAIR's authors judged by eye."""
+    with open(folder / "order.csv", newline="") as file:
+        file_of = {(row["split"], row["index"]): row["file"] for row in csv.DictReader(file)}
+    with open(folder / "duplicates_test_in_train.csv", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    judged = {
+        judgment: {file_of["test", row["TestID"]] for row in rows if row["Judgment"] == judgment}
+        for judgment in ("1", "2")
+    }
+    with tempfile.TemporaryDirectory() as scratch, ZipFile(folder / "test.zip") as archive:
+        shard = Path(scratch) / "train.tar"
+        write_shard(folder / "train.zip", shard)
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
+        images = {name: ZippedImage(archive, name) for name in names}
+        found = {*overlap.find_overlap(images, [shard], overlap.RunOptions(workers=1)).found}
+    near, similar = judged["1"], judged["2"]
+    others = len(found - near - similar)
+    return [
+        measurement("CIFAR-10: near-duplicates listed", len(near), "images"),
+        measurement("CIFAR-10: of these found", len(found & near), "images", at_least=128),
+        measurement("CIFAR-10: recall", len(found & near) / len(near), "fraction"),
+        measurement("CIFAR-10: very similar ones found", len(found & similar), "images"),
+        measurement("CIFAR-10: others found, listed by nobody", others, "images"),
+    ]
+
+
+def write_shard(archive: Path, shard: Path) -> None:
+    """Write the images of a zip file as a tar of training images."""
+    with ZipFile(archive) as images, tarfile.open(shard, "w") as tar:
+        for name in sorted(name for name in images.namelist() if name.endswith(".jpg")):
+            content = images.read(name)
+            member = tarfile.TarInfo(name.replace("/", "_"))
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
 def search(seen: int) -> list[Measurement]:
     """Random hashes, with a near one of every hundredth known one among them."""
     rng = np.random.default_rng(0)
@@ -118,10 +165,12 @@ def speed(photographs: list[Image.Image]) -> Measurement:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--images", metavar="DIR", help="photographs instead of made-up ones")
+    arguments.add_argument("--cifar", metavar="DIR", type=Path, help="CIFAR-10 and its duplicates")
     options = arguments.parse_args()
     found = search(QUICK_SEEN if options.quick else SEEN)
     photographs = load(options.images, QUICK_PHOTOGRAPHS if options.quick else PHOTOGRAPHS)
     found += [speed(photographs), *quality(photographs)]
+    found += cifar(options.cifar) if options.cifar else []
     report("near-duplicates", found, options.json)
 
 

@@ -50,7 +50,13 @@ def overlap(
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.models.specs import parse_model_spec
-    from cosmos_eval.runner.overlap import ByModel, find_overlap, images_of, metrics_without
+    from cosmos_eval.runner.overlap import (
+        RECALL_NOTE,
+        ByModel,
+        find_overlap,
+        images_of,
+        metrics_without,
+    )
     from cosmos_eval.runner.plan import open_dataset, require_data_root
     from cosmos_eval.tasks import find_protocol
 
@@ -77,9 +83,11 @@ def overlap(
     metrics = metrics_without(measured, [*images], found.found)
     if format == "json":
         more = {"dataset": protocol.dataset, "found": found.found, "metrics": metrics}
-        print_json({**asdict(found), **more})
+        print_json({**asdict(found), **more, "note": RECALL_NOTE})
     else:
         _print(found, protocol.dataset, metrics)
+        if metrics:
+            print_notes([f"without the images found: {RECALL_NOTE}"])
 
 
 def _print(found: Overlap, dataset: str, metrics: Sequence[dict[str, Any]]) -> None:

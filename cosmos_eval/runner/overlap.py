@@ -1,12 +1,14 @@
 """Near-duplicates of a data set's images among training images, by perceptual hash.
 
 Copies that were scaled, compressed, recoloured a little, mirrored, or cropped at the border are
-found (docs/overlap.md has rates). A pair is reported where hashes are near and the small grey
-pictures correlate."""
+found (docs/overlap.md has rates). A pair is reported if the files are the same, or if hashes are
+near and the small grey pictures correlate."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosmos_core.data.pixels import open_image
+from cosmos_core.data.pixels import open_image, to_rgb
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile, ImageSource, shard_images
 from cosmos_eval.embedding.embed import Features, embed_images
@@ -46,6 +48,13 @@ Pictures = NDArray[np.uint8]
 
 CORRELATION = 0.9
 """Least correlation of the pixels of two small grey pictures that are near-duplicates."""
+SAME_FILE = "the same file"
+"""What `Match.copy` says of two files with the same bytes."""
+RECALL_NOTE = (
+    "perceptual hashes find about half of the near-duplicates (docs/overlap.md): some of the "
+    "remaining images may have been trained on"
+)
+"""What must be read beside the metrics without the images found."""
 # What is compared of an evaluation image: the fraction of its sides, and where, from the left and
 # the top, the rest is cut off.
 _CROPS = {
@@ -173,45 +182,52 @@ def _report(progress: OnProgress, done: list[int], images: int) -> None:
 
 
 class Known(NamedTuple):
-    """What is searched: hashes of copies (K,), their pictures, names, and what was made of them."""
+    """What is searched: hashes of copies (K,), their pictures, names, and what was made of them;
+    and the names of the images by the SHA-256 of their files."""
 
     hashes: HashIndex
     pictures: Pictures
     names: Sequence[str]
     copies: Sequence[str]
     flat: int
+    files: Mapping[bytes, Sequence[str]]
 
     @classmethod
     def of(
         cls, images: Mapping[str, ImageSource], options: RunOptions, progress: OnProgress
     ) -> Known:
-        pictures, flat = list[Pictures](), 0
+        """Read and hash the images of a data set."""
+        pictures, flat = [np.empty((0, SIDE, SIDE), np.uint8)], 0
         names, copies = list[str](), list[str]()
+        files = defaultdict[bytes, list[str]](list)
         read = prefetch(images.values(), _copies, workers=options.workers)
-        for number, (name, own) in enumerate(zip(images, read, strict=True), 1):
+        for number, (name, (digest, copies_of_image)) in enumerate(
+            zip(images, read, strict=True), start=1
+        ):
             progress(Progress("images", number, len(images)))
-            if own[next(iter(own))].std() < _FLAT:
+            files[digest].append(name)
+            if copies_of_image["whole"].std() < _FLAT:
                 flat += 1
                 continue
-            pictures += own.values()
-            copies += own
-            names += [name] * len(own)
-        if not pictures:
-            raise UsageError("no image of the data set shows anything to compare")
-        every = np.stack(pictures)
-        return cls(HashIndex(perceptual_hashes(every)), every, names, copies, flat)
+            pictures.append(np.stack([*copies_of_image.values()]))
+            copies += copies_of_image
+            names += [name] * len(copies_of_image)
+        every = np.concatenate(pictures)
+        return cls(HashIndex(perceptual_hashes(every)), every, names, copies, flat, files)
 
 
-def _copies(source: ImageSource) -> dict[str, Pictures]:
-    """Return small pictures of an image, of its parts, and of all mirrored."""
-    image = source.decode(source.read())
+def _copies(source: ImageSource) -> tuple[bytes, dict[str, Pictures]]:
+    """Return the SHA-256 of an image's file, and small pictures of the image, of its parts, and of
+    all mirrored."""
+    content = source.read()
+    image = source.decode(content)
     found = dict[str, Pictures]()
     for name, (fraction, x, y) in _CROPS.items():
         width, height = (round(side * fraction) for side in image.size)
         left, top = round((image.width - width) * x), round((image.height - height) * y)
         picture = small(image.crop((left, top, left + width, top + height)))
         found |= {name: picture, f"{name}, mirrored": picture[:, ::-1]}
-    return found
+    return hashlib.sha256(content).digest(), found
 
 
 def small(image: Image.Image) -> Pictures:
@@ -230,11 +246,15 @@ def _search(
     decode = partial(_decoded, transform)
     samples = prefetch(shard_images(shard), decode, workers=options.workers)
     while block := [*islice(samples, _AT_ONCE if alike is None else _PIXELS_AT_ONCE)]:
-        good = [sample for sample in block if sample[1] is not None]
+        good = [sample for sample in block if sample.picture is not None]
         count, unreadable = count + len(block), unreadable + len(block) - len(good)
         if good:
-            keys, pictures, pixels = zip(*good, strict=True)
-            matches += matches_of(known, str(shard), keys, np.stack(pictures))
+            keys, digests, pictures, pixels = zip(*good, strict=True)
+            same = same_files(known, str(shard), keys, digests)
+            matches += same
+            found = {(match.key, match.image) for match in same}
+            near = matches_of(known, str(shard), keys, np.stack(pictures))
+            matches += (match for match in near if (match.key, match.image) not in found)
             if alike is not None:
                 matches += alike(str(shard), keys, pixels)
         report(len(block))
@@ -262,19 +282,41 @@ def _alike(
         yield Match(names[item], shard, keys[query], "embedding", cosine=cosine)
 
 
+class _Training(NamedTuple):
+    """A training image: its key, the SHA-256 of its file, its small picture, and what a model gets;
+    the last two are None if it is unreadable."""
+
+    key: str
+    digest: bytes
+    picture: Pictures | None
+    pixels: Tensor | None
+
+
 def _decoded(
     transform: Callable[[Image.Image], Tensor] | None, member: tuple[str, bytes]
-) -> tuple[str, Pictures | None, Tensor | None]:
-    """Return an image's key, its small picture, and what a model gets; None if it is unreadable."""
+) -> _Training:
+    """Hash and decode a training image."""
     key, content = member
+    digest = hashlib.sha256(content).digest()
     try:
         with open_image(io.BytesIO(content)) as image:
             if transform is None:  # a JPEG need not be decoded in full
                 image.draft("RGB", (4 * SIDE, 4 * SIDE))
-            whole = image.convert("RGB")
+            whole = to_rgb(image)
     except Exception:  # what Pillow's decoders raise for damaged files is not documented
-        return key, None, None
-    return key, small(whole), None if transform is None else transform(whole)
+        return _Training(key, digest, None, None)
+    return _Training(key, digest, small(whole), None if transform is None else transform(whole))
+
+
+def same_files(
+    known: Known, shard: str, keys: Sequence[str], digests: Sequence[bytes]
+) -> list[Match]:
+    """Return the matches of training images with evaluation images that are the same file."""
+    return [
+        Match(name, shard, key, SAME_FILE, distance=0, correlation=1.0)
+        for key, digest in zip(keys, digests, strict=True)
+        for name in known.files.get(digest, ())
+    ]
 
 
 def matches_of(

@@ -6,6 +6,8 @@ has one processor and, unless the device is the CPU, one GPU where the cluster h
 
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +21,8 @@ from cosmos_eval.types import CosmosEvalError, Progress
 
 RETRIES = 3
 """How often a job is given to another worker after its own has died."""
+_INTERVAL = 5.0  # seconds between two looks at the head, and for its answer
+_ATTEMPTS = 4
 
 
 def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
@@ -31,7 +35,9 @@ def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
         try:
             while waiting:
                 watch("ray", Progress("jobs", len(jobs) - len(waiting), len(jobs)))
-                (ended, *_), _ = ray.wait(list(waiting))
+                while not (ready := ray.wait(list(waiting), timeout=_INTERVAL)[0]):
+                    _require_head()
+                ended = ready[0]
                 index = waiting.pop(ended)
                 try:
                     results = ray.get(ended)
@@ -39,9 +45,33 @@ def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
                     reason = f"Ray gave it up after {RETRIES} retries: {str(error).splitlines()[0]}"
                     results = jobs[index].failed(CosmosEvalError(reason))
                 yield index, results
+        except _HeadLostError:
+            waiting.clear()  # nobody is left to cancel them
+            raise
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
+
+
+class _HeadLostError(CosmosEvalError):
+    """The head of the cluster does not accept connections any more."""
+
+
+def _require_head() -> None:
+    """Raise _HeadLostError if Ray's head is gone: Ray itself ends this process a minute later."""
+    address = ray.get_runtime_context().gcs_address
+    host, _, port = address.rpartition(":")
+    for attempt in range(_ATTEMPTS):
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_INTERVAL).close()
+            return
+        except OSError as error:
+            reason = error.strerror or str(error)
+            time.sleep(attempt)
+    raise _HeadLostError(
+        f"--executor ray: the head of the cluster at {address} is gone ({reason}); "
+        "results so far are complete: start it, and run the same command again"
+    )
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Perceptual hashes of images, and exact search for near ones among millions.
 
 The hash is pHash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
-2010): which of the 8 x 8 lowest DCT coefficients of a 32 x 32 grey picture exceed their median. Two
-hashes that differ in up to 7 of 64 bits agree in one of four runs of 16 bits but for one bit, so
-that 17 look-ups per run find all of them (multi-index hashing, Norouzi et al., arXiv:1307.2982).
+2010): which of the 8 x 8 lowest DCT coefficients of a 32 x 32 grey picture exceed their median.
+Half of them do, so that two hashes differ in an even number of bits. If they differ in up to 8 of
+64 bits, then in one of three runs of 16 bits in one bit at most, or in the fourth run in two at
+most (else in 3 * 2 + 3 = 9 or more): 3 * 17 and 137 look-ups find all of them (multi-index hashing,
+Norouzi et al., arXiv:1307.2982).
 """
 
 from collections.abc import Iterator
@@ -18,19 +20,21 @@ Ints = NDArray[np.int64]
 
 SIDE = 32
 """Height and width of the pictures that are hashed, in pixels."""
-RADIUS = 7
+RADIUS = 8
 """Bits in which near hashes may differ."""
 _LOW, _RUNS = 8, 4
 _BASIS = dct(np.eye(SIDE, dtype=np.float32), axis=0, norm="ortho")[:_LOW]
 _ROUNDING = 1e-2  # coefficients of a constant picture are not exactly 0
-_FLIPPED_BITS = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
+_UP_TO_ONE = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
+_UP_TO_TWO = np.unique(_UP_TO_ONE[:, None] ^ _UP_TO_ONE)
+_FLIPPED_BITS = (_UP_TO_TWO, _UP_TO_ONE, _UP_TO_ONE, _UP_TO_ONE)  # of each run
 _BLOCK = 1 << 16  # queries at a time
 _BITS = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
 
 
 def perceptual_hashes(pictures: NDArray[np.uint8]) -> Hashes:
     """Return the hashes (N,) of grey pictures (N, 32, 32)."""
-    low = (_BASIS @ pictures.astype(np.float32) @ _BASIS.T).reshape(len(pictures), -1)
+    low = (_BASIS @ pictures.astype(np.float32) @ _BASIS.T).reshape(len(pictures), _LOW**2)
     above = low > np.median(low, axis=1, keepdims=True) + _ROUNDING
     return np.packbits(above, axis=1).view(np.uint64)[:, 0]
 
@@ -66,13 +70,13 @@ class HashIndex:
         return Near(query, item, differing_bits(queries[query], self._hashes[item]))
 
     def _candidates(self, queries: Hashes, run: int) -> Iterator[Ints]:
-        """Yield (K, 2) queries and items whose 16 bits of a run differ in one bit at most."""
-        own, order, starts = _runs(queries)[:, run], self._order[run], self._starts[run]
-        for flipped in _FLIPPED_BITS:
-            bits = own ^ flipped
+        """Yield (K, 2) near queries and items whose bits of a run differ as `_FLIPPED_BITS` do."""
+        query_bits, order, starts = _runs(queries)[:, run], self._order[run], self._starts[run]
+        for flipped in _FLIPPED_BITS[run]:
+            bits = query_bits ^ flipped
             begin = starts[bits]
             counts = starts[bits.astype(np.int64) + 1] - begin
-            query = np.repeat(np.arange(len(own)), counts)
+            query = np.repeat(np.arange(len(queries)), counts)
             # Places in the order: begin, begin + 1, ... of each query.
             place = np.arange(len(query)) + np.repeat(begin - np.cumsum(counts) + counts, counts)
             item = order[place]

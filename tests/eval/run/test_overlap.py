@@ -90,6 +90,32 @@ def test_planted_copies(command, shards, photos, tmp_path) -> None:
     assert "note: 1 training images cannot be decoded" in printed.err
 
 
+def test_the_same_file_is_found_among_few_images(command, tmp_path) -> None:
+    """Three files, of which one shows nothing, and one is a copy of another."""
+    folder = tmp_path / "photos" / "scene"
+    folder.mkdir(parents=True)
+    (scene,) = split_scenes("test", 1)
+    picture, white = (encoded(Image.fromarray(scene.image)), encoded(Image.new("RGB", (64, 64))))
+    for name, content in {"a": picture, "b": white, "c": picture}.items():
+        (folder / f"{name}.jpg").write_bytes(content)
+    (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\ntemplates: ['{}']\n")
+    write_tar(tmp_path / "seen.tar", {"1.jpg": white, "2.jpg": picture})
+    ended = command("overlap", tmp_path / "seen.tar", "--dataset", "photos.yaml", "--json")
+    assert ended.status == 0, ended.err
+    found = json.loads(ended.out)
+    assert {(match["key"], match["image"], match["copy"]) for match in found["matches"]} == {
+        ("1", "scene/b.jpg", "the same file"),
+        ("2", "scene/a.jpg", "the same file"),
+        ("2", "scene/c.jpg", "the same file"),
+    }
+    assert len(found["matches"]) == 3
+    assert found["flat"] == 1
+    for image in ("a", "c"):
+        (folder / f"{image}.jpg").unlink()
+    ended = command("overlap", tmp_path / "seen.tar", "--dataset", "photos.yaml", "--json")
+    assert [match["image"] for match in json.loads(ended.out)["matches"]] == ["scene/b.jpg"]
+
+
 def test_metrics_without_the_images_found(command, shards, photos, tmp_path) -> None:
     """By the stored labels and predictions of the other seven images."""
     for number in range(SCENES):  # four classes that no model knows
@@ -112,7 +138,10 @@ def test_metrics_without_the_images_found(command, shards, photos, tmp_path) -> 
     (acc1,) = (one for one in shown["metrics"] if one["metric"] == "acc1")
     assert (acc1["all"], acc1["without"]) == (hits.mean(), np.mean(rest))
     assert acc1["low"] <= acc1["without"] <= acc1["high"]
-    assert "without [95%]" in command("overlap", *files).out
+    printed = command("overlap", *files)
+    assert "without [95%]" in printed.out
+    assert "find about half of the near-duplicates" in printed.err
+    assert "find about half of the near-duplicates" in shown["note"]
     other = command("overlap", files[0], "--dataset", "scenes-cls", "--results", tmp_path / "out")
     assert (other.status, "no complete result of scenes-cls" in other.err) == (2, True)
 
