@@ -25,10 +25,16 @@ _AT_ONCE = 10  # samples drawn one by one in the time of a kind
 
 
 class Standing(NamedTuple):
-    """The first and last rank that a mean can have, and by index what is not told apart from it."""
+    """Where a mean stands among others.
+
+    - `ranks`: the first and last rank that it can have.
+    - `tied`: the indices of means that are not told apart from it.
+    - `p_next`: the two-sided p-value of its difference from the next mean, None for the last.
+    """
 
     ranks: tuple[int, int]
     tied: frozenset[int]
+    p_next: float | None
 
 
 def resample(
@@ -112,30 +118,6 @@ def interval_of(value: float, drawn: Values, n: int) -> Interval:
     return difference_of_draws(value, 0.0, drawn, n).interval()._replace(method="bootstrap t")
 
 
-def probability_above(a: Values, b: Values) -> float:
-    """Return the share of paired resamples (R,) in which `a` is greater; equal ones are a half."""
-    differences = np.round(a - b, 12)  # equal models may differ by rounding
-    return float(np.mean((differences > 0) + 0.5 * (differences == 0)))
-
-
-def probabilities_best(drawn: Sequence[Values]) -> list[float]:
-    """Return in which share of paired resamples (R,) each of M is greatest; equal ones share."""
-    several = np.round(np.stack(drawn), 12)  # equal models may differ by rounding
-    best = several == np.fmax.reduce(several, axis=0)
-    shares: list[float] = (best / np.maximum(1, best.sum(axis=0))).mean(axis=1).tolist()
-    return shares
-
-
-def with_seeds(mean: GroupDifference, drawn: Values, seed: int) -> Values:
-    """Return draws (R,) of the mean of k trainings with those of their seeds, Student's t of k - 1
-    degrees of freedom times the standard error by seeds."""
-    (of, *_) = mean.groups
-    if not of.seed_variance:
-        return drawn
-    noise = np.random.default_rng(seed).standard_t(of.dof, len(drawn))
-    return drawn + noise * math.sqrt(of.seed_variance / of.k)
-
-
 def standings(
     means: Sequence[float],
     drawn: Sequence[Values],
@@ -147,6 +129,7 @@ def standings(
     intervals are corrected for the number of pairs (Bonferroni). `drawn` holds (R,) of each, n is
     the smallest number of clusters; `between` returns the differences in their place."""
     signs = np.zeros((len(means), len(means)), int)
+    p_next: list[float | None] = [None] * len(means)
     level = 1 - (1 - intervals.LEVEL) / max(1, math.comb(len(means), 2))
 
     def by_draws(a: int, b: int) -> PairedDifference:
@@ -155,13 +138,17 @@ def standings(
 
     for a in range(len(means)):
         for b in range(a):
-            interval = (between or by_draws)(a, b).interval(level)
+            difference = (between or by_draws)(a, b)
+            interval = difference.interval(level)
+            if b == a - 1:
+                p_next[b] = difference.p_value
             signs[a, b] = (interval.low > 0) - (interval.high < 0)
             signs[b, a] = -signs[a, b]
     return [
         Standing(
             (1 + int((row < 0).sum()), len(means) - int((row > 0).sum())),
             frozenset(int(other) for other in np.flatnonzero(row == 0) if other != index),
+            p_next[index],
         )
         for index, row in enumerate(signs)
     ]

@@ -13,7 +13,7 @@ from cosmos_eval.results.labels import Stored, group_label
 from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
 from cosmos_eval.results.store import Read, read_samples
 from cosmos_eval.results.table import BY_NAME, BY_RANK, USUAL, Cell, Head, Table, View
-from cosmos_eval.results.text import ends, shown_text
+from cosmos_eval.results.text import ends, p_value_text, shown_text
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import Estimate, Ints, Values
 from cosmos_eval.stats.groups import GroupDifference
@@ -21,11 +21,11 @@ from cosmos_eval.tasks import Metric, metric_of, task_named
 from cosmos_eval.types import Interval, Suite, SuiteMember, UsageError
 
 _ABSENT = "-"
-_TITLES = ("rank", "mean", "members", "P(above next)", "P(best)")
+_TITLES = ("rank", "mean", "members", "p (next)")
 _COMMON_TITLES = ("mean over common members",)
 
 _OF_GROUPS = (
-    "Group: the mean of all of its trainings. Its interval, ranks and probabilities cover seeds "
+    "Group: the mean of all of its trainings. Its interval, ranks and p-value cover seeds "
     "and images; it has the members that all of its trainings have.",
     "1 training: they cover images alone, and another seed may give another mean.",
 )
@@ -51,16 +51,14 @@ _Between = Callable[[str, str], GroupDifference]
 
 class Row(NamedTuple):
     """A model's mean over all members, None where it lacks one, and over those that all models
-    have, None unless a model lacks one. `ranks`, `above_next`, the probability that the mean is
-    better than that of the next row, and `p_best`, that it is the best, are of models that have all
-    members. The model may be a group of `trainings`."""
+    have, None unless a model lacks one. `ranks`, and `p_next`, the p-value of the difference from
+    the next row, are of models that have all members. The model may be a group of `trainings`."""
 
     model: str
     present: int
     mean: Mean | None = None
     ranks: tuple[int, int] | None = None
-    above_next: float | None = None
-    p_best: float | None = None
+    p_next: float | None = None
     common: Mean | None = None
     source: Source = "measured"
     url: str = ""
@@ -105,7 +103,7 @@ class SuiteScore(NamedTuple):
 
     def _cells(self, row: Row, view: View) -> tuple[Cell, ...]:
         ranks = "-".join(map(str, dict.fromkeys(row.ranks or [_ABSENT])))
-        chances = (_ABSENT if p is None else f"{p:.3f}" for p in (row.above_next, row.p_best))
+        p_next = _ABSENT if row.p_next is None else p_value_text(row.p_next)
         mean, *common = (
             _cell(self.metric, one, view)
             for one in (row.mean, *([row.common] if self.common else []))
@@ -113,7 +111,7 @@ class SuiteScore(NamedTuple):
         source = (row.source,) if self.has_published else ()
         size = (str(row.trainings or _ABSENT),) if self.has_groups else ()
         names = map(Cell, (row.model, *source, *size, ranks))
-        return (*names, mean, *map(Cell, (self.suite.present(row.present), *chances)), *common)
+        return (*names, mean, *map(Cell, (self.suite.present(row.present), p_next)), *common)
 
     def record(self) -> dict[str, Any]:
         """Return the table as JSON holds it, as fractions."""
@@ -231,8 +229,7 @@ def _of_groups(
         if all(model in means for model in models):
             of[group] = some = np.array([index[model] for model in models])
             one = moments.mean(some)
-            draws = suites.with_seeds(one, drawn[some].mean(axis=0), len(of))
-            several = Mean(one.a, one.interval(), draws)
+            several = Mean(one.a, one.interval(), drawn[some].mean(axis=0))
             found[group] = several if len(models) > 1 else means[models[0]]
     return found, lambda a, b: moments.difference(of[a], of[b])
 
@@ -377,14 +374,9 @@ def _ranked(
     drawn = [sign * means[model].drawn for model in order]
     signed = between and partial(_signed, between, order, sign)
     standings = suites.standings(values, drawn, clusters, signed) if len(order) > 1 else []
-    best = suites.probabilities_best(drawn) if drawn else []
-    rows = [
-        Row(model, members, means[model], p_best=p) for model, p in zip(order, best, strict=True)
-    ]
+    rows = [Row(model, members, means[model]) for model in order]
     for index, standing in enumerate(standings):
-        is_last = index + 1 == len(order)
-        above = None if is_last else suites.probability_above(*drawn[index : index + 2])
-        rows[index] = rows[index]._replace(ranks=standing.ranks, above_next=above)
+        rows[index] = rows[index]._replace(ranks=standing.ranks, p_next=standing.p_next)
     close = [
         f"{index + 1} and {index + 2} ({order[index]}, {order[index + 1]})"
         for index, standing in enumerate(standings)
@@ -427,8 +419,10 @@ def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -
             "Rank: the ranks that a model can have by the intervals of paired differences; those "
             "of all models hold at once with 95%."
         )
-        yield "P(above next): the share of paired resamples in which it is better than the next."
-        yield "P(best): the share of paired resamples in which it is better than all others."
+        yield (
+            "p (next): the two-sided p-value of the paired difference from the next row, not "
+            "corrected for the number of pairs."
+        )
     if common:
         yield f"Common members ({len(common)} of {len(members)}): {_listed(common)}."
 

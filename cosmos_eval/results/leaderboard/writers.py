@@ -32,7 +32,7 @@ _CSV_COLUMNS = (
     *("best", "tie", *_RANKS, "delta"),
 )
 _RANK = ("best", "tie", "ranks")
-_SUITE_COLUMNS = ("members", "p_above_next", "p_best")
+_SUITE_COLUMNS = ("members", "p_next")
 _GROUP_COLUMNS = ("trainings", "seed_sd", "image_error")
 
 
@@ -97,7 +97,7 @@ def _suite_rows(suite: SuiteScore | None) -> Iterator[dict[str, Any]]:
     where = {"task": "suite", "dataset": suite.suite.name, "protocol": families}
     for row in suite.rows:
         present = suite.suite.present(row.present)
-        ranks = {**_ends(row.ranks), "members": present, "p_above_next": row.above_next}
+        ranks = {**_ends(row.ranks), "members": present}
         yield {**row._asdict(), **where, "metric": "mean", **_mean_cells(row.mean), **ranks}
     common = suite.suite.present(len(suite.common))
     for row in (row for row in suite.rows if suite.common and row.source == "measured"):

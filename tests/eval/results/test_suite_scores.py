@@ -70,7 +70,7 @@ def values(row: list[str]) -> list[str]:
     return [cell.split(" ±")[0].split(" +")[0] for cell in row]
 
 
-def test_means_ranks_and_probabilities(results, capsys):
+def test_means_ranks_and_p_values(results, capsys):
     text = printed(capsys, results, "md")
     best, near, apart, lacks = table(text)
     assert [values(row)[:3] for row in (best, near, apart)] == [
@@ -80,8 +80,8 @@ def test_means_ranks_and_probabilities(results, capsys):
     ]
     assert "cannot be told apart" in text
     assert "covers 0: ranks 1 and 2 (best, near)." in text
-    assert lacks[:6] == ["lacks", "-", "-", "1 of 2", "-", "-"]
-    common = [values(row)[6] for row in (best, near, apart, lacks)]
+    assert lacks[:5] == ["lacks", "-", "-", "1 of 2", "-"]
+    common = [values(row)[5] for row in (best, near, apart, lacks)]
     assert common == ["75.0", "74.3", "69.3", "80.0"]
     assert "Not ranked: lacks lacks dtd (cosmos)." in text
     assert "Common members (1 of 2): food101 (cosmos)." in text
@@ -89,12 +89,12 @@ def test_means_ranks_and_probabilities(results, capsys):
     half = 98 * np.sqrt(0.75 * 0.25 / 400 + 0.5 * 0.5 / 200)
     _, low, high = ends(best[2])
     assert (62.5 - low, high - 62.5) == pytest.approx((half, half), abs=0.4)
-    # 3 images of 400 are drawn together or not at all: exp(-3) of the resamples have none.
-    assert float(best[4]) == pytest.approx(1 - np.exp(-3) / 2, abs=0.015)
-    assert (near[4], apart[4]) == ("1.000", "-")
-    # The others are the best where the first is not.
-    chances = [float(row[5]) for row in (best, near, apart)]
-    assert chances == pytest.approx([float(best[4]), 1 - float(best[4]), 0], abs=0.0011)
+    # 3 more images of 400, whose number has a variance of 3 x (1 - 3 / 400).
+    p_next = 2 * t.sf(3 / np.sqrt(3 * (1 - 3 / 400)), 199)
+    assert float(best[4]) == pytest.approx(p_next, abs=0.01)
+    assert (near[4], apart[4]) == ("&lt;1e-06", "-")
+    assert "- p (next): the two-sided p-value of the paired difference from the next row" in text
+    assert "P(best)" not in text
 
 
 def test_every_form_has_the_table(results, capsys):
@@ -105,7 +105,7 @@ def test_every_form_has_the_table(results, capsys):
         found[key] for key in (("mean", "best"), ("mean", "lacks"), ("mean_of_common", "lacks"))
     )
     assert (float(mean["value"]), mean["members"], mean["rank_high"]) == (0.625, "2 of 2", "2")
-    assert (none["value"], none["members"], none["p_above_next"]) == ("", "1 of 2", "")
+    assert (none["value"], none["members"], none["p_next"]) == ("", "1 of 2", "")
     assert (float(common["value"]), common["members"]) == (0.8, "1 of 2")
     suite = json.loads(printed(capsys, results, "json"))["suite"]
     assert [one["dataset"] for one in suite["members"]] == ["food101", "dtd"]
@@ -114,7 +114,7 @@ def test_every_form_has_the_table(results, capsys):
     assert suite["models"][0]["ranks"] == [1, 2]
     texts = [one.text.strip() for one in Page(printed(capsys, results, "html")).elements]
     assert {"Suite own (%)", "62.5", "1 of 2"} <= set(texts)
-    assert r"lacks & - & - & 1 of 2 & - & - & 80.0" in printed(capsys, results, "tex")
+    assert r"lacks & - & - & 1 of 2 & - & 80.0" in printed(capsys, results, "tex")
     assert "Suite own (%)" in printed(capsys, results, "table")
 
 
@@ -189,7 +189,7 @@ def test_published_means_stand_below_measured_ones(tmp_path, capsys):
     store(folder, "mine", "food101", 1)
     (row,) = table(printed(capsys, folder, "md", *arguments))
     # (81.54 + 16.45) / 2
-    assert row == ["openclip:ViT-B-16/openai", "published", "-", "49.0", "2 of 2", "-", "-"]
+    assert row == ["openclip:ViT-B-16/openai", "published", "-", "49.0", "2 of 2", "-"]
     text = printed(capsys, folder, "csv", *arguments)
     (line,) = (r for r in csv.DictReader(io.StringIO(text)) if r["task"] == "suite")
     assert (line["value"], line["low"], line["source"]) == ("0.48995", "", "published")
@@ -239,7 +239,7 @@ def test_lower_is_better_and_ranks_are_no_percent(tmp_path, capsys):
     lines = shown[shown.index("### Suite own\n") :].splitlines()[4:6]
     assert lines[0].startswith("| better | 1 | 2.00 ±0.00 |")
     assert lines[1].startswith("| worse | 2 | 3.00 ±0.00 |")
-    assert "| 1.000 |" in lines[0]
+    assert lines[0].endswith("| &lt;1e-06 |")
     unpaired = "lists of samples, or their content, differ or are not recorded: coco-val2017"
     assert f"Not paired, since {unpaired}" in shown
 
@@ -331,11 +331,11 @@ def test_groups_have_the_interval_of_seeds_and_images(tmp_path, capsys):
     half = (clip["mean"]["high"] - clip["mean"]["low"]) / 2
     assert half == pytest.approx(of_both * (seeds + images) ** 0.5, rel=0.05)
     assert clip["mean"]["method"] == "Satterthwaite and Cochran"
-    assert sum(one["p_best"] or 0 for one in found) == pytest.approx(1)
+    assert [0 <= one["p_next"] <= 1 for one in found if one["p_next"] is not None] == [True] * 2
     lines = list(csv.DictReader(io.StringIO(printed(capsys, folder, "csv", *options))))
     suite = [one for one in lines if one["task"] == "suite" and one["model"] == "clip"]
     assert (suite[0]["metric"], suite[0]["trainings"]) == ("mean", "3")
-    assert float(suite[0]["p_best"]) == pytest.approx(clip["p_best"])
+    assert float(suite[0]["p_next"]) == pytest.approx(clip["p_next"])
     for form in ("tex", "html", "table"):
         assert "Suite own" in printed(capsys, folder, form, *options)
 
