@@ -114,9 +114,10 @@ def _load(spec: ModelSpec, run: RunOptions) -> Any:
 
 
 def _shown(metric: dict[str, Any]) -> dict[str, Any]:
-    every, rest, low, high = (percent(metric[key]) for key in ("all", "without", "low", "high"))
+    every, rest = percent(metric["all"]), percent(metric["without"])
+    ends = ["-" if metric[end] is None else percent(metric[end]) for end in ("low", "high")]
     named = {key: metric[key] for key in ("model", "protocol", "metric")}
-    return {**named, "all (%)": every, "without [95%]": f"{rest} [{low}, {high}]"}
+    return {**named, "all (%)": every, "without [95%]": f"{rest} [{ends[0]}, {ends[1]}]"}
 
 
 def _results_of(place: Path, dataset: str) -> list[Any]:

@@ -28,7 +28,6 @@ from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import without
 from cosmos_eval.stats.hashing import SIDE, HashIndex, correlations, perceptual_hashes
-from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import (
     OnProgress,
@@ -131,9 +130,10 @@ def metrics_without(
         estimates = task.estimates(task.derive(samples))
         for name in (name for name in task.headlines if name in row.metrics):
             rest = without(estimates[name], keep)
-            (interval,) = intervals({name: rest}, seed=row.provenance["seed"]).values()
+            interval = task.intervals({name: rest}, row.provenance["seed"]).get(name)
             numbers = {"all": row.metrics[name], "without": rest.value}
-            ends = {"low": interval.low, "high": interval.high}
+            low, high = interval[:2] if interval else (None, None)
+            ends = {"low": low, "high": high}
             of = {"model": model_label(row), "protocol": row.protocol, "metric": name}
             rows.append({**of, **numbers, **ends})
     return rows

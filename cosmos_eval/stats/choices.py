@@ -11,15 +11,14 @@ and s(c1, i1) > s(c1, i0); group: both.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.stats.class_means import LeftOut, jackknife_or_likelihood
 from cosmos_eval.stats.estimates import (
     Features,
-    FunctionOfSums,
     FunctionOfWeights,
     Ints,
     Values,
@@ -28,13 +27,13 @@ from cosmos_eval.stats.estimates import (
     ratio,
     require_finite,
 )
+from cosmos_eval.types import Interval
 
 Score = Callable[[Ints, Ints], NDArray[np.float32]]
 """Indices of images (K,) and captions (K,) -> scores (K,)."""
 
 TOP = 5
 PAIRS = 10
-BINS = 15  # of Guo et al. 2017, section 4
 _BLOCK_BYTES = 64 << 20  # of float32 scores or products
 
 
@@ -84,35 +83,6 @@ def class_scores(image_features: Features, class_embeddings: Features) -> Featur
     return np.concatenate([scores for _, scores in blocks])
 
 
-class CalibrationSums(NamedTuple):
-    """Of N samples: 1 (N,), and in the column of its bin whether it is a hit, minus its confidence
-    (N, bins)."""
-
-    samples: Values
-    gaps: Values
-
-
-def calibration_error(
-    confidences: NDArray[np.float32], hits: NDArray[np.bool_], bins: int = BINS
-) -> FunctionOfSums:
-    """Return the expected calibration error of confidences (N,) in (0, 1] and hits (N,).
-
-    |accuracy - mean confidence| of every bin ((m - 1) / bins, m / bins], weighted by its number of
-    samples (Guo et al. 2017, arXiv:1706.04599, equation 3). Raises ValueError for others."""
-    if not ((confidences > 0) & (confidences <= 1)).all():
-        raise ValueError("confidences must lie in (0, 1]")
-    gaps = np.zeros((len(hits), bins))
-    bin_of = np.ceil(confidences.astype(np.float64) * bins).astype(int) - 1
-    gaps[np.arange(len(hits)), bin_of] = hits - confidences.astype(np.float64)
-    sums = CalibrationSums(np.ones(len(hits)), gaps)
-    return FunctionOfSums(sums, _mean_gap, one_by_one=True)
-
-
-def _mean_gap(sums: CalibrationSums) -> Values:
-    gap: Values = np.abs(sums.gaps).sum(axis=-1) / sums.samples
-    return gap
-
-
 class ConfusedPair(NamedTuple):
     """How many `images` of class `true` were given class `predicted` instead."""
 
@@ -135,7 +105,8 @@ def macro_f1(labels: Ints, predicted: Ints) -> FunctionOfWeights:
     """Return the mean over the classes that labels (N,) hold of the F1 scores of predictions (N,):
     `sklearn.metrics.f1_score(..., average="macro", labels=np.unique(labels))`, as WILDS has it
     (github.com/p-lambda/wilds, wilds/common/metrics/all_metrics.py, F1)."""
-    return FunctionOfWeights(np.stack([labels, predicted], axis=1), _macro_f1)
+    samples = np.stack([labels, predicted], axis=1)
+    return FunctionOfWeights(samples, _macro_f1, macro_f1_interval)
 
 
 def _macro_f1(samples: Ints) -> Callable[[Values], Values]:
@@ -155,54 +126,31 @@ def _macro_f1(samples: Ints) -> Callable[[Values], Values]:
     return function
 
 
-def mean_average_precision(scores: Features, labels: NDArray[np.bool_]) -> FunctionOfWeights:
-    """Return the mean over classes of the average precision of scores (N, C), by whether images
-    have a class, labels (N, C); classes without images do not count. Of equal scores all or none
-    are retrieved: `sklearn.metrics.average_precision_score`, which CLIP Benchmark's
-    average_precision_per_class equals where no two scores do."""
-    samples = np.stack([scores, labels], axis=1)
+def macro_f1_interval(samples: Ints, level: float) -> Interval:
+    """Return the interval of macro F1. A sample changes the scores of two classes at most: its own
+    and the predicted one. Of the samples that a score is a share of, half are those of the class,
+    half those predicted."""
+    numbers = np.unique(samples, return_inverse=True)[1].reshape(samples.shape)
+    (true, predicted), n_classes = numbers.T, int(numbers.max()) + 1
+    is_right = true == predicted
+    labelled = np.bincount(true, minlength=n_classes)
+    taken = np.bincount(predicted, minlength=n_classes)
+    right = np.bincount(true[is_right], minlength=n_classes)
 
-    def prepare(samples: Features) -> Callable[[Values], Values]:
-        precisions = average_precisions(samples)
-        return lambda weights: mean_of_known(precisions(weights))
+    def scores(right: Ints, labelled: Ints, taken: Ints) -> Values:
+        return np.nan_to_num(ratio(2 * right, (labelled + taken) * (labelled > 0)))
 
-    return FunctionOfWeights(samples, prepare)
-
-
-def average_precisions(samples: Features) -> Callable[[Values], Values]:
-    """Return the function of weights (R, N) to average precisions (C, R), NaN of classes without
-    images. `samples` (N, 2, C) are scores and labels."""
-    from scipy.sparse import vstack
-
-    parts = [_thresholds(scores, is_of > 0) for scores, is_of in samples.T]
-    retrieved, right = (vstack(some, format="csr") for some in zip(*parts, strict=True))
-    ends = np.cumsum([0, *(some.shape[0] for some, _ in parts)])
-
-    def function(weights: Values) -> Values:
-        drawn = np.ascontiguousarray(weights.T)
-        all_new, right_new = retrieved @ drawn, right @ drawn
-        found = []
-        for a, b in pairwise(ends):
-            hits, total = right_new[a:b].cumsum(axis=0), right_new[a:b].sum(axis=0)
-            precision = np.nan_to_num(ratio(hits, all_new[a:b].cumsum(axis=0)))
-            found.append(ratio((precision * right_new[a:b]).sum(axis=0), total))
-        return np.stack(found)
-
-    return function
-
-
-def _thresholds(scores: Features, labels: NDArray[np.bool_]) -> tuple[Any, Any]:
-    """Return which of all samples, and of those of the class, each threshold retrieves that the one
-    above does not, sparse (T, N). Thresholds are those at which recall rises, from the highest."""
-    from scipy.sparse import csr_array
-
-    thresholds = np.unique(-scores[labels])
-    first = np.searchsorted(thresholds, -scores)
-    kept = np.flatnonzero(first < len(thresholds))
-    shape = len(thresholds), len(scores)
-    groups = kept, kept[labels[kept]]
-    all_new, right = (csr_array((np.ones(len(k)), (first[k], k)), shape=shape) for k in groups)
-    return all_new, right
+    score = scores(right, labelled, taken)
+    own = scores(right[true] - is_right, labelled[true] - 1, taken[true] - is_right)
+    other = scores(right[predicted], labelled[predicted], taken[predicted] - 1)
+    changes = own - score[true] + np.where(is_right, 0, other - score[predicted])
+    n_left = (labelled > 0).sum() - (labelled[true] == 1)  # classes without the sample
+    without_sample = ratio(score.sum() + changes, n_left)
+    present = labelled > 0
+    halves = (labelled + taken)[present] / 2
+    value = float(score[present].mean())
+    mean = LeftOut(value, without_sample, right[present].astype(np.float64), halves)
+    return jackknife_or_likelihood(mean, level)
 
 
 class PairHits(NamedTuple):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.types import Interval
+
 Values = NDArray[np.float64]
 Features = NDArray[np.float32]
 Ints = NDArray[np.integer]
@@ -60,11 +62,11 @@ class Median(NamedTuple):
 
 
 class GroupMean(NamedTuple):
-    """The mean, or the `lowest`, of the proportions of hits (N,) of groups (N,). Interval and
-    paired test are by a bootstrap over clusters (N,), or over independent samples where clusters
-    are None; the interval of their mean is then at least that of the profile likelihood. A group
-    that a resample does not draw is left out of it. A value of 0 or 1, which no resample changes,
-    has an exact interval."""
+    """The mean, or the `lowest`, of the proportions of hits (N,) of groups (N,). Samples with the
+    same number in clusters (N,) are dependent; without clusters all are independent. The paired
+    test is by a bootstrap over clusters or samples, and so is the interval of a mean of dependent
+    samples; other intervals are by binomial counts (`stats.shares`). A group that a resample does
+    not draw is left out of it."""
 
     hits: NDArray[np.bool_]
     groups: Ints
@@ -97,12 +99,14 @@ class FunctionOfSums(NamedTuple):
     there is none, or values (R,) of sums (R, ...). Interval and paired test are by a bootstrap over
     samples; functions with the same `terms` share its sums. Of many samples the interval is
     faster where they are drawn `one_by_one`, by other random numbers. Where resamples are biased,
-    as of means over classes, the interval of a fraction is by the `jackknife`."""
+    as of means over classes, the interval of a fraction is by the `jackknife`, or `interval`
+    returns it, given the terms and the level."""
 
     terms: Any
     function: Callable[[Any], Values]
     one_by_one: bool = False
     jackknife: bool = False
+    interval: Callable[[Any, float], Interval] | None = None
 
     @property
     def value(self) -> float:
@@ -112,10 +116,12 @@ class FunctionOfSums(NamedTuple):
 class FunctionOfWeights(NamedTuple):
     """A function of how often each of N independent samples (N, ...) is drawn, such as average
     precision: `prepare` gets the samples and returns the function of weights (R, N) -> values (R,),
-    NaN where there is none. Interval and paired test are by a bootstrap over samples."""
+    NaN where there is none. The paired test is by a bootstrap over samples, and so is the interval
+    if no `interval` returns it, given the samples and the level."""
 
     samples: NDArray[Any]
     prepare: Callable[[NDArray[Any]], Callable[[Values], Values]]
+    interval: Callable[[NDArray[Any], float], Interval] | None = None
 
     @property
     def value(self) -> float:

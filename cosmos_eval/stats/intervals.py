@@ -1,5 +1,6 @@
 """Confidence intervals of estimates: Wilson's score interval, the jackknife, the percentile
-bootstrap, and those of means of shares (`stats.shares`) and of ranks (`stats.mean_rank`).
+bootstrap, those of shares of groups (`stats.shares`), of ranks (`stats.mean_rank`), and of samples
+that are all alike.
 
 Wilson 1927, "Probable inference", for clusters with an effective number of samples (Dean and Pagano
 2015, "Evaluating confidence interval methods for binomial proportions in clustered surveys");
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
+from cosmos_eval.stats.class_means import jackknife_ends
 from cosmos_eval.stats.crossed import OVER_DRAWS, effective_samples
 from cosmos_eval.stats.estimates import (
     CrossedMean,
@@ -35,7 +37,14 @@ from cosmos_eval.stats.estimates import (
     ratio,
 )
 from cosmos_eval.stats.mean_rank import mean_rank_interval
-from cosmos_eval.stats.shares import all_or_none, or_likelihood
+from cosmos_eval.stats.shares import (
+    ALL_OR_NONE,
+    OR_LIKELIHOOD,
+    all_or_none,
+    lowest_share,
+    or_likelihood,
+    stratified,
+)
 from cosmos_eval.types import Interval
 
 LEVEL = 0.95
@@ -44,6 +53,8 @@ BOOTSTRAP = "bootstrap"
 CLUSTER_BOOTSTRAP = "cluster bootstrap"
 CROSSED_BOOTSTRAP = "crossed bootstrap"
 JACKKNIFE = "jackknife t"
+ALL_ALIKE = "exact, all alike"
+_NO_WIDTH = 1e-9
 _RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x samples x 8 bytes
 
 Estimates = Mapping[str, Estimate]
@@ -312,13 +323,10 @@ def jackknife(estimate: FunctionOfSums, level: float = LEVEL) -> Interval | None
     hardly ever lacks a class that is found wrongly elsewhere, whose IoU would be 0."""
     left = estimate.terms._make(term.sum(0) - term for term in estimate.terms)
     values = estimate.function(left)
-    values, n = values[~np.isnan(values)], len(values)
+    values = values[~np.isnan(values)]
     if len(values) < 2:
         return None
-    error = math.sqrt((n - 1) * values.var())
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * error
-    value = estimate.value
-    return Interval(max(0.0, value - half), min(1.0, value + half), JACKKNIFE, level)
+    return Interval(*jackknife_ends(estimate.value, values, level), JACKKNIFE, level)
 
 
 def percentiles(drawn: Values, method: str, level: float = LEVEL) -> Interval:
@@ -334,15 +342,22 @@ def intervals(
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     methods: Mapping[str, str] = MappingProxyType({}),
+    bounds: Mapping[str, tuple[float, float]] = MappingProxyType({}),
 ) -> dict[str, Interval]:
     """Return the intervals of estimates by name.
 
     A resample in which an estimate has no value (NaN) does not count for it; an estimate without a
     value in any resample has no interval. `methods` are those of stored intervals by name, since
-    earlier versions resampled more. Raises ValueError for estimates of no samples.
+    earlier versions resampled more. `bounds` are the least and the largest value of each estimate,
+    by default 0 and 1, which decide how far samples that are all alike may mislead. Raises
+    ValueError for estimates of no samples.
     """
     resampled = {n: e for n, e in estimates.items() if _is_resampled(e, methods.get(n, ""))}
-    formulas = {n: _by_formula(e, level) for n, e in estimates.items() if n not in resampled}
+    formulas = {
+        name: _by_formula(estimate, methods.get(name, ""), level)
+        for name, estimate in estimates.items()
+        if name not in resampled
+    }
     found = {name: interval for name, interval in formulas.items() if interval is not None}
 
     def add(method: str, statistic: Statistic, counts: NDArray[np.integer], **how: Any) -> None:
@@ -369,7 +384,49 @@ def intervals(
             add(BOOTSTRAP, statistic, counts, multinomial=True)
             if not one.lowest and methods.get(name) != BOOTSTRAP:
                 found[name] = or_likelihood(found[name], one, level)
-    return {name: found[name] for name in estimates if name in found}
+    checked = {
+        name: found[name]
+        if name in found and methods.get(name) == found[name].method
+        else with_width(found.get(name), estimate, bounds.get(name, (0.0, 1.0)), level)
+        for name, estimate in estimates.items()
+    }
+    return {name: interval for name, interval in checked.items() if interval is not None}
+
+
+def with_width(
+    interval: Interval | None, estimate: Estimate, bounds: tuple[float, float], level: float
+) -> Interval | None:
+    """Return an interval, or that of samples that are all alike if it is missing or has no width.
+
+    A share of the population that no sample is of may have any value within the bounds: the largest
+    share that N samples all miss with a probability of (1 - level) / 2. There is none if the bounds
+    are infinite, or do not hold the value. Medians may well be known exactly.
+    """
+    has_width = interval is not None and interval.high - interval.low > _NO_WIDTH
+    if has_width or isinstance(estimate, Median):
+        return interval
+    value, (least, most) = estimate.value, bounds
+    if math.isinf(most - least) or not least <= value <= most:
+        return None
+    if interval is not None and isinstance(estimate, GroupMean):
+        return or_likelihood(interval, estimate, level)
+    missed = -math.expm1(math.log((1 - level) / 2) / _n_independent(estimate))
+    low, high = value - missed * (value - least), value + missed * (most - value)
+    return Interval(low, high, ALL_ALIKE, level)
+
+
+def _n_independent(estimate: Estimate) -> int:
+    """Return how many samples, or clusters, of an estimate have a value."""
+    match estimate:
+        case Mean(_, clusters):
+            return len(np.unique(clusters))
+        case FunctionOfSums(terms, function):
+            return max(1, int((~np.isnan(function(terms))).sum()))
+        case FunctionOfWeights(samples):
+            return len(samples)
+        case CrossedMean(hits):
+            return len(hits)
+    return 1
 
 
 def _is_resampled(estimate: Estimate, stored: str) -> bool:
@@ -382,15 +439,19 @@ def _is_resampled(estimate: Estimate, stored: str) -> bool:
         case Mean(hits, _):
             return hits.dtype != np.bool_ or stored == CLUSTER_BOOTSTRAP
         case FunctionOfSums():
-            return not estimate.jackknife or stored == BOOTSTRAP
-        case GroupMean(hits, _):
-            is_stored = stored in (BOOTSTRAP, CLUSTER_BOOTSTRAP)
-            return is_stored or not len(hits) or 0 < estimate.value < 1
+            has_formula = estimate.jackknife or estimate.interval is not None
+            return not has_formula or stored == BOOTSTRAP
+        case FunctionOfWeights():
+            return estimate.interval is None or stored == BOOTSTRAP
+        case GroupMean(hits, _, clusters):
+            if not len(hits) or stored in (BOOTSTRAP, CLUSTER_BOOTSTRAP, OR_LIKELIHOOD):
+                return True
+            return not (estimate.lowest or clusters is None or estimate.value in (0, 1))
         case _:
             return not isinstance(estimate, Proportion)
 
 
-def _by_formula(estimate: Estimate, level: float) -> Interval | None:
+def _by_formula(estimate: Estimate, stored: str, level: float) -> Interval | None:
     match estimate:
         case Proportion(hits):
             return wilson(int(hits.sum()), len(hits), level)
@@ -401,8 +462,15 @@ def _by_formula(estimate: Estimate, level: float) -> Interval | None:
             return _wilson(estimate.value, n, OVER_DRAWS, level, dof)
         case Mean(hits, clusters):
             return clustered_wilson(hits, clusters, level)
+        case FunctionOfSums(terms) if estimate.interval is not None:
+            return estimate.interval(terms, level)
         case FunctionOfSums():
             return jackknife(estimate, level)
+        case FunctionOfWeights(samples) if estimate.interval is not None:
+            return estimate.interval(samples, level)
+        case GroupMean() if estimate.lowest and stored != ALL_OR_NONE:
+            return lowest_share(estimate, level)
         case GroupMean():
-            return all_or_none(estimate, level)
+            extreme = estimate.value in (0, 1)
+            return all_or_none(estimate, level) if extreme else stratified(estimate, level)
     return None

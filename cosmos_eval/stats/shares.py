@@ -1,53 +1,131 @@
-"""Confidence intervals of the mean of several shares, where no resample shows what is possible.
+"""Confidence intervals of the mean and of the lowest of several shares.
 
-Of a share of 0 or 1 the interval is Clopper and Pearson's (1934, Biometrika 26); otherwise that of
-the profile likelihood. Shapes: N samples, G groups.
+A share of a few samples that are all right, or all wrong, does not change in any resample, although
+the share of the population is hardly 0 or 1. The intervals here rest on binomial counts instead:
+
+- Clopper and Pearson's (1934, Biometrika 26), for the lowest share, and if all shares are 0 or 1.
+- Wilson's (1927), with the effective number of samples of a stratified mean, whose strata of one
+  sample are collapsed into one (Cochran 1977, "Sampling Techniques", section 5A.12).
+- That of the profile likelihood, which also knows the strata in which no sample is wrong.
+
+Shapes: N samples, G groups.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import ndtri, xlogy
+from scipy.special import betaincinv, ndtri, xlogy
 
 from cosmos_eval.stats.estimates import GroupMean, Values
 from cosmos_eval.types import Interval
 
 ALL_OR_NONE = "exact, all or none"
+LOWEST = "exact, lowest of groups"
 OR_LIKELIHOOD = "bootstrap or likelihood"
+CLUSTERS_OR_LIKELIHOOD = "cluster bootstrap or likelihood"
+STRATIFIED = "stratified Wilson or likelihood"
+
+
+class GroupCounts(NamedTuple):
+    """Hits and samples of every group that has samples, (G,) each."""
+
+    right: Values
+    samples: Values
+
+
+def group_counts(mean: GroupMean) -> GroupCounts:
+    """Count the hits and the samples of every group.
+
+    The samples of a group that lie in one cluster count as one sample, and those of a cluster that
+    lie in several groups count in each of them in part.
+    """
+    _, group, sizes = np.unique(mean.groups, return_inverse=True, return_counts=True)
+    right = np.bincount(group, weights=mean.hits).astype(np.float64)
+    if mean.clusters is None:
+        return GroupCounts(right, sizes.astype(np.float64))
+    cells = np.unique(np.stack([mean.clusters, group]), axis=1)
+    clusters_of_group = np.bincount(cells[1]).astype(np.float64)
+    samples = clusters_of_group * len(np.unique(cells[0])) / cells.shape[1]
+    return GroupCounts(right / sizes * samples, samples)
 
 
 def all_or_none(mean: GroupMean, level: float) -> Interval:
-    """Return the interval of a mean, or the lowest, of shares that is exactly 0 or 1, which no
-    resample changes: to the most extreme value whose probability of such samples is (1 - level) / 2
-    still, however it is spread over the groups. Of one group it is Clopper and Pearson's (1934,
-    Biometrika 26). Clusters count once, those of several groups in parts."""
-    owner = np.arange(len(mean.hits)) if mean.clusters is None else mean.clusters
-    cells = np.unique(np.stack([owner, mean.groups]), axis=1)
-    group, sizes = np.unique(cells[1], return_counts=True)
-    n = sizes.astype(np.float64) * len(np.unique(owner)) / len(cells[0])
-    unlikely, is_all = -math.log((1 - level) / 2), bool(mean.value)
-    if mean.lowest:
-        none = [not mean.hits[mean.groups == one].any() for one in group]
-        reach = -math.expm1(-unlikely / (n.min() if is_all else n[none].max()))
+    """Return the interval of a mean, or the lowest, of shares that is exactly 0 or 1.
+
+    It reaches to the most extreme value under which such samples have a probability of (1 - level)
+    / 2, however the misses, or hits, are spread over the groups.
+    """
+    (right, n), unlikely, is_all = group_counts(mean), -math.log((1 - level) / 2), bool(mean.value)
+    if mean.lowest:  # of stored results: `lowest_share` is the interval of new ones
+        reach = -math.expm1(-unlikely / (n.min() if is_all else n[right == 0].max()))
     else:
-        reach = 1 - _profile(n, n, unlikely)[0]
+        reach = 1 - _likely_means(n, n, unlikely)[0]
     low, high = (1 - reach, 1.0) if is_all else (0.0, reach)
     return Interval(float(low), float(high), ALL_OR_NONE, level)
+
+
+def lowest_share(mean: GroupMean, level: float) -> Interval:
+    """Return the interval of the lowest share of a population's groups.
+
+    The lowest share of samples lies below it, since the group with the worst luck is chosen. A
+    share that is lowest is at least the lowest of all lower bounds, which needs no correction, and
+    at most any of the upper bounds: these are corrected for their number (Sidak 1967), which is
+    exact if all groups are equal, and too wide if one group is far below the others.
+    """
+    right, n = group_counts(mean)
+    error = (1 - level) / 2
+    corrected = -math.expm1(math.log1p(-error) / len(n))
+    low = np.zeros(len(n))
+    has_hits, has_misses = right > 0, right < n
+    low[has_hits] = betaincinv(right[has_hits], (n - right + 1)[has_hits], error)
+    high = np.ones(len(n))
+    high[has_misses] = betaincinv((right + 1)[has_misses], (n - right)[has_misses], 1 - corrected)
+    return Interval(float(low.min()), float(high.min()), LOWEST, level)
+
+
+def stratified(mean: GroupMean, level: float) -> Interval:
+    """Return the interval of the mean share of the groups that have samples.
+
+    The wider, at each end, of Wilson's with the effective number of samples, and of the profile
+    likelihood's. A group of one sample shows nothing of its variance: all such groups together have
+    that of the share of them that is right, which is not below their mean variance.
+    """
+    right, n = group_counts(mean)
+    shares, alone = right / n, n <= 1
+    variances = shares * (1 - shares) / np.where(alone, 1, n - 1)
+    if alone.any():
+        share_of_alone = (right[alone].sum() + 1) / (alone.sum() + 2)
+        variances[alone] = share_of_alone * (1 - share_of_alone)
+    value, variance = float(shares.mean()), float(variances.sum()) / len(n) ** 2
+    low, high = likely_means(right, n, level)
+    if variance > 0:
+        quantile = float(ndtri((1 + level) / 2)) ** 2 * variance / (value * (1 - value))
+        center = (value + quantile / 2) / (1 + quantile)
+        half = math.sqrt(value * (1 - value) * quantile + quantile**2 / 4) / (1 + quantile)
+        low, high = min(low, center - half), max(high, center + half)
+    return Interval(max(0.0, low), min(1.0, high), STRATIFIED, level)
 
 
 def or_likelihood(drawn: Interval, mean: GroupMean, level: float) -> Interval:
     """Return an interval of drawn means of groups, widened to that of the profile likelihood: no
     resample has misses in a group of few samples that are all right."""
-    _, group, n = np.unique(mean.groups, return_inverse=True, return_counts=True)
-    right = np.bincount(group, weights=mean.hits)
-    low, high = _profile(right, n.astype(np.float64), float(ndtri((1 + level) / 2)) ** 2 / 2)
-    return Interval(min(drawn.low, low), max(drawn.high, high), OR_LIKELIHOOD, level)
+    low, high = likely_means(*group_counts(mean), level)
+    method = OR_LIKELIHOOD if mean.clusters is None else CLUSTERS_OR_LIKELIHOOD
+    return Interval(min(drawn.low, low), max(drawn.high, high), method, level)
 
 
-def _profile(right: NDArray[Any], n: Values, fall: float) -> tuple[float, float]:
+def likely_means(right: NDArray[Any], n: Values, level: float) -> tuple[float, float]:
+    """Return the least and the largest mean of proportions (G,) under which `right` of `n` samples
+    are likely: those of the profile likelihood, or of `all_or_none` if all or none are right."""
+    if not right.any() or np.array_equal(right, n):
+        return _likely_means(right, n, -math.log((1 - level) / 2))
+    return _likely_means(right, n, float(ndtri((1 + level) / 2)) ** 2 / 2)
+
+
+def _likely_means(right: NDArray[Any], n: Values, fall: float) -> tuple[float, float]:
     """Return the least and the largest mean of proportions (G,), of which `right` of `n` are found,
     whose greatest log-likelihood is `fall` below the maximum. It is at the proportions p where
     right / p - (n - right) / (1 - p) is the same multiplier for all groups (Lagrange)."""
@@ -55,8 +133,8 @@ def _profile(right: NDArray[Any], n: Values, fall: float) -> tuple[float, float]
     def proportions(multiplier: float) -> Values:
         total = n + multiplier
         root = np.sqrt(np.maximum(0, np.square(total) - 4 * multiplier * right))
-        found = (total - root) / (2 * multiplier)  # which cancels where the multiplier is small
-        return np.divide(2 * right, total + root, out=found, where=total > 0)
+        likeliest = (total - root) / (2 * multiplier)  # which cancels if the multiplier is small
+        return np.divide(2 * right, total + root, out=likeliest, where=total > 0)
 
     def excess(multiplier: float) -> float:
         p, share = proportions(multiplier), right / n

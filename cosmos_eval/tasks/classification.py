@@ -24,9 +24,9 @@ from cosmos_eval.data.classification import (
 )
 from cosmos_eval.data.folders import content_hash, fingerprint
 from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.stats.calibration import calibration_error
 from cosmos_eval.stats.choices import (
     TOP,
-    calibration_error,
     confusion_pairs,
     macro_f1,
     top_classes,

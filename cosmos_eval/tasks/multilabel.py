@@ -12,12 +12,9 @@ from cosmos_eval import types
 from cosmos_eval.data.class_names import ClassData, class_names, templates_of
 from cosmos_eval.data.classification import open_data
 from cosmos_eval.models.encoder import Encoder
-from cosmos_eval.stats.choices import (
-    average_precisions,
-    class_scores,
-    mean_average_precision,
-)
+from cosmos_eval.stats.choices import class_scores
 from cosmos_eval.stats.estimates import Features
+from cosmos_eval.stats.precision import average_precisions, mean_average_precision
 from cosmos_eval.tasks import classification
 from cosmos_eval.tasks.classification import CLASSES, LABELS
 from cosmos_eval.tasks.task import NAME, Metric

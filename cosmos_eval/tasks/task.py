@@ -229,8 +229,6 @@ class Task:
     ) -> Figures:
         """Return all figures of stored samples; metrics without a value are left out. Of a stored
         result, `methods` are those of its intervals: it keeps them, and lacks `later` metrics."""
-        from cosmos_eval.stats.intervals import intervals
-
         estimates = self.estimates(self.derive(samples))
         metrics = {
             name: estimate.value
@@ -241,11 +239,29 @@ class Task:
         uncertain = {n: estimates[n] for n in known if not self.metric(n).reference}
         return Figures(
             metrics=known,
-            intervals=intervals(uncertain, seed=seed, methods=methods or {}),
+            intervals=self.intervals(uncertain, seed, methods),
             n_samples=len(samples[self.per_sample or self.truth[0]]),
             per_class=self.per_class(samples) if self.per_class else {},
             confusion_pairs=self.confusion_pairs(samples) if self.confusion_pairs else (),
         )
+
+    def intervals(
+        self,
+        estimates: Mapping[str, Estimate],
+        seed: int,
+        methods: Mapping[str, str] | None = None,
+    ) -> dict[str, Interval]:
+        """Return the intervals of estimates by the name of the metric. `methods` are those of a
+        stored result, which has no other intervals of samples that are all alike."""
+        from cosmos_eval.stats.intervals import ALL_ALIKE, intervals
+
+        bounds = {name: self.metric(name).bounds for name in estimates}
+        ends = intervals(estimates, seed=seed, methods=methods or {}, bounds=bounds)
+        return {
+            name: interval
+            for name, interval in ends.items()
+            if methods is None or name in methods or interval.method != ALL_ALIKE
+        }
 
     def measure_captions(
         self,

@@ -50,7 +50,8 @@ def test_solved_by_hand(protocol_of, colour_encoder, command, tmp_path):
     expected = {"acc1_land": 2 / 3, "acc1_water": 1 / 2, "worst_group_acc1": 1 / 2}
     assert {name: result.metrics[name] for name in expected} == pytest.approx(expected)
     methods = {name: result.intervals[name].method for name in expected}
-    assert methods == dict(zip(expected, ("wilson", "wilson", "bootstrap"), strict=True))
+    names = ("wilson", "wilson", "exact, lowest of groups")
+    assert methods == dict(zip(expected, names, strict=True))
     assert result.samples["groups"].tolist() == ["land", "water"]
     store_result(tmp_path / "runs", "cls", result.samples)
     assert "1 verified" in command("verify", str(tmp_path / "runs")).out

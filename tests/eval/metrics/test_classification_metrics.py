@@ -9,8 +9,8 @@ from scipy.special import softmax
 from support.results import metrics_of
 
 from cosmos_eval.stats import choices
+from cosmos_eval.stats.calibration import calibration_error
 from cosmos_eval.stats.choices import (
-    calibration_error,
     confusion_pairs,
     top_classes,
     top_confidences,
@@ -85,10 +85,11 @@ def test_a_confidence_that_is_none(value: float) -> None:
         calibration_error(np.array([0.5, value], np.float32), np.ones(2, bool))
 
 
-def test_the_interval_of_a_calibration_error_is_that_of_resampled_ones() -> None:
+def test_the_stored_interval_of_a_calibration_error_is_that_of_resampled_ones() -> None:
     rng = np.random.default_rng(0)
     confidences, hits = rng.uniform(0.1, 1, 300).astype(np.float32), rng.random(300) < 0.5
-    interval = intervals({"ece": calibration_error(confidences, hits)})["ece"]
+    estimate = {"ece": calibration_error(confidences, hits)}
+    interval = intervals(estimate, methods={"ece": "bootstrap"})["ece"]
     drawn = rng.integers(300, size=(2000, 300))
     values = [calibration_error(confidences[rows], hits[rows]).value for rows in drawn]
     assert interval[:2] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.01)
@@ -101,7 +102,7 @@ def test_the_worst_group_is_that_of_pandas() -> None:
     worst = GroupMean(hits, groups=group, lowest=True)
     frame = pd.DataFrame({"group": group, "hit": hits})
     assert worst.value == frame.groupby("group")["hit"].mean().min()
-    interval = intervals({"worst": worst})["worst"]
+    interval = intervals({"worst": worst}, methods={"worst": "bootstrap"})["worst"]
     draws = (frame.sample(200, replace=True, random_state=seed) for seed in range(500))
     lowest = [draw.groupby("group")["hit"].mean().min() for draw in draws]
     assert interval[:2] == pytest.approx(np.quantile(lowest, [0.025, 0.975]), abs=0.02)
