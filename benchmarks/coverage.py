@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import betaincinv, expit, logit, stdtrit
 
 from cosmos_eval.results.compare import MetricTest, adjust
 from cosmos_eval.results.gate.baseline import Key
@@ -24,7 +24,9 @@ from cosmos_eval.results.gate.check import Finding, decide
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.ranking import close_pairs, p_value_of, rank_entries
 from cosmos_eval.results.text import markdown_table
-from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Mean, Values
+from cosmos_eval.stats.calibration import BINS, calibration_error
+from cosmos_eval.stats.choices import macro_f1 as stats_macro_f1
+from cosmos_eval.stats.estimates import Estimate, FunctionOfSums, GroupMean, Mean, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
 from cosmos_eval.stats.intervals import (
     BOOTSTRAP,
@@ -37,6 +39,7 @@ from cosmos_eval.stats.intervals import (
     wilson,
 )
 from cosmos_eval.stats.paired import PairedDifference, matched_shares, mcnemar
+from cosmos_eval.stats.precision import mean_average_precision
 from cosmos_eval.stats.segmentation import Areas, mean_iou
 from cosmos_eval.types import Interval
 
@@ -222,9 +225,227 @@ def _class_recall(images: NDArray[np.int64], recalls: Values, studies: int) -> R
             made.append(intervals(estimate, seed=seed, resamples=500, methods=methods)[""])
     row = {"mean recall": f"{100 * recalls.mean():.1f}%"}
     for method, made in found.items():
-        row[f"{method or 'ours'}: held"] = percent(held(made, float(recalls.mean())))
+        row[f"{method or 'ours'}: held"] = marked(held(made, float(recalls.mean())), studies)
     points = np.mean([one.high - one.low < 1e-9 for one in found[BOOTSTRAP]])
     return {**row, "bootstrap: a point": percent(float(points))}
+
+
+class Study(NamedTuple):
+    """Samples of a population, whose estimate is to be held, and its value there."""
+
+    estimate: Estimate
+    truth: float
+
+
+def before_and_after(
+    draw: Callable[[np.random.Generator], Study], studies: int, former: str = BOOTSTRAP
+) -> Row:
+    """How often intervals by the former method and today's hold the truth, and how wide they are.
+    Without a truth (NaN) it is the mean value of all studies: what is expected of so many samples.
+    """
+    drawn = [draw(np.random.default_rng(seed)) for seed in range(studies)]
+    expected = float(np.mean([study.estimate.value for study in drawn]))
+    truths = [expected if np.isnan(study.truth) else study.truth for study in drawn]
+    row = {"value": f"{100 * expected:.1f}", "truth": f"{100 * np.mean(truths):.1f}"}
+    for title, method, count in (("bootstrap", former, studies // 3), ("ours", "", studies)):
+        made = [
+            intervals({"": study.estimate}, seed=seed, resamples=300, methods={"": method})[""]
+            for seed, study in enumerate(drawn[:count])
+        ]
+        holds = [held([ends], truth) for ends, truth in zip(made, truths[:count], strict=True)]
+        row[f"{title}: held"] = marked(float(np.mean(holds)), count)
+        row[f"{title}: width"] = percent(float(np.mean([ends.high - ends.low for ends in made])))
+    return row
+
+
+def marked(share: float, studies: int) -> str:
+    """A coverage in percent, with a mark if it is two standard errors below 95%."""
+    return percent(share) + ("†" if share < 0.95 - 2 * np.sqrt(0.95 * 0.05 / studies) else "")
+
+
+def worst_group(quick: bool) -> Iterator[Row]:
+    """Intervals of the lowest accuracy of groups of 200 images: of equal groups, and of groups of
+    which one is so many points below the others."""
+    for n_groups in (2, 5, 20):
+        for lead in (0.0, 0.05, 0.2):
+            for lowest in (0.5, 0.95):
+                if lowest + lead <= 1:
+                    shares = np.append(np.full(n_groups - 1, lowest + lead), lowest)
+                    row = {"groups": str(n_groups), "others above it": f"{100 * lead:g} points"}
+                    design = _GroupDesign(shares, np.full(n_groups, 200))
+                    yield {**row, **before_and_after(design.lowest, 9 if quick else 600)}
+
+
+class _GroupDesign(NamedTuple):
+    """Groups with these shares of hits and numbers of images."""
+
+    shares: Values
+    images: NDArray[np.int64]
+
+    def lowest(self, rng: np.random.Generator) -> Study:
+        group = np.repeat(np.arange(len(self.images)), self.images)
+        hits = rng.random(len(group)) < self.shares[group]
+        return Study(GroupMean(hits, group, lowest=True), float(self.shares.min()))
+
+
+def calibration(quick: bool) -> Iterator[Row]:
+    """Intervals of the expected calibration error of the population. A model is calibrated, too
+    sure by some points, or its confidences are those of another temperature."""
+    models: Mapping[str, Callable[[Values], Values]] = {
+        "calibrated": np.asarray,
+        "5 points too sure": _less_by_5_points,
+        "15 points too sure": _less_by_15_points,
+        "temperature off by 1.7": _of_another_temperature,
+    }
+    for confidences, (a, b) in {"from 0 to 1": (1, 1), "mostly near 1": (12, 0.4)}.items():
+        for name, accuracy in models.items():
+            for images in (100, 1000) if quick else (100, 1000, 10000):
+                row = {"confidences": confidences, "model": name, "images": f"{images:,}"}
+                design = _CalibrationDesign(a, b, accuracy, images)
+                yield {**row, **before_and_after(design.study, 3 if quick else 210)}
+
+
+def _less_by_5_points(confidences: Values) -> Values:
+    return np.maximum(0, confidences - 0.05)
+
+
+def _less_by_15_points(confidences: Values) -> Values:
+    return np.maximum(0, confidences - 0.15)
+
+
+def _of_another_temperature(confidences: Values) -> Values:
+    return np.asarray(expit(0.6 * logit(confidences)))
+
+
+class _CalibrationDesign(NamedTuple):
+    """Images whose confidence is from a Beta distribution, and whose accuracy depends on it."""
+
+    a: float
+    b: float
+    accuracy: Callable[[Values], Values]
+    images: int
+
+    def study(self, rng: np.random.Generator) -> Study:
+        confidences = self.confidences(rng, self.images)
+        hits = rng.random(self.images) < self.accuracy(confidences)
+        estimate = calibration_error(confidences.astype(np.float32), hits)
+        return Study(estimate, self.truth())
+
+    def confidences(self, rng: np.random.Generator, n: int) -> Values:
+        return np.clip(rng.beta(self.a, self.b, n), 0.02, 0.9999)
+
+    def truth(self) -> float:
+        grid = (np.arange(20_000) + 0.5) / 20_000
+        confidences = np.clip(betaincinv(self.a, self.b, grid), 0.02, 0.9999)
+        gaps = self.accuracy(confidences) - confidences
+        bins = np.ceil(confidences * BINS).astype(int)
+        return float(np.abs(np.bincount(bins, gaps)).sum() / len(grid))
+
+
+def average_precision(quick: bool) -> Iterator[Row]:
+    """Intervals of mAP of classes whose shares of images fall off from the first to the second
+    number. Scores are normal, higher by some standard deviations where an image has a class."""
+    for images, classes, common, rare in ((500, 20, 0.1, 0.1), (500, 20, 0.3, 0.004)):
+        for lead in (1.0, 2.5, 5.0):
+            yield _average_precision(images, classes, common, rare, lead, 3 if quick else 150)
+    for lead in (1.0,) if quick else (1.0, 2.5, 5.0):
+        yield _average_precision(1000, 80, 0.3, 0.001, lead, 3 if quick else 90)
+
+
+def _average_precision(
+    images: int, classes: int, common: float, rare: float, lead: float, studies: int
+) -> Row:
+    leads = lead * np.random.default_rng(0).uniform(0.6, 1.4, classes)
+
+    def draw(rng: np.random.Generator) -> Study:
+        labels = rng.random((images, classes)) < np.geomspace(common, rare, classes)
+        scores = rng.normal(size=(images, classes)) + leads * labels
+        return Study(mean_average_precision(scores, labels), np.nan)
+
+    name = f"{classes} in {images * common:g} to {images * rare:g} of {images:,} images"
+    return {"classes": name, "higher by": f"{lead:g} sd", **before_and_after(draw, studies)}
+
+
+def macro_f1(quick: bool) -> Iterator[Row]:
+    """Intervals of macro F1 of classes whose frequencies fall off, down to a share of the first's.
+    Wrong predictions are of other classes by their frequency."""
+    for images, classes, rare in (
+        (200, 10, 1),
+        (500, 10, 0.05),
+        (500, 100, 0.01),
+        (2000, 20, 0.01),
+    ):
+        for accuracy in (0.5, 0.9, 0.99):
+            row = {"images": f"{images:,}", "classes": str(classes), "rarest": f"{rare:g}"}
+            design = _ClassDesign(images, np.geomspace(1, rare, classes), accuracy)
+            yield {**row, **before_and_after(design.f1, 6 if quick else 300)}
+
+
+class _ClassDesign(NamedTuple):
+    """Images of classes with these relative frequencies and mean accuracy."""
+
+    images: int
+    frequencies: Values
+    accuracy: float
+    rare_are_hard: bool = False
+
+    def f1(self, rng: np.random.Generator) -> Study:
+        labels, hits = self.labels_and_hits(rng)
+        others = rng.choice(len(self.frequencies), self.images, p=self.shares)
+        predicted = np.where(hits, labels, others)
+        return Study(stats_macro_f1(labels, predicted), np.nan)
+
+    def recall_of_present(self, rng: np.random.Generator) -> Study:
+        labels, hits = self.labels_and_hits(rng)
+        truth = float(self.recalls[np.unique(labels)].mean())
+        return Study(GroupMean(hits, labels), truth)
+
+    def labels_and_hits(
+        self, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        labels = rng.choice(len(self.frequencies), self.images, p=self.shares)
+        return labels, rng.random(self.images) < self.recalls[labels]
+
+    @property
+    def shares(self) -> Values:
+        return self.frequencies / self.frequencies.sum()
+
+    @property
+    def recalls(self) -> Values:
+        spread = 0.9 * min(self.accuracy, 1 - self.accuracy)
+        recalls = self.accuracy + spread * np.linspace(1, -1, len(self.frequencies))
+        shuffled: Values = np.random.default_rng(0).permutation(recalls)
+        return recalls if self.rare_are_hard else shuffled
+
+
+def absent_classes(quick: bool) -> Iterator[Row]:
+    """Intervals of the mean recall per class if many classes have no image: of the classes that
+    have any, and of all."""
+    for images, classes, power in ((100, 100, 0), (60, 50, 1), (200, 100, 1)):
+        for accuracy in (0.5, 0.9, 0.98):
+            for rare_are_hard in (False, True):
+                frequencies = 1 / np.arange(1, classes + 1) ** power
+                design = _ClassDesign(images, frequencies, accuracy, rare_are_hard)
+                absent = float(np.mean((1 - design.shares) ** images))
+                row = {
+                    "classes": f"{classes:,}",
+                    "images": f"{images:,}",
+                    "without images": f"{100 * absent:.0f}%",
+                    "rare classes": "harder" if rare_are_hard else "as hard",
+                }
+                studies, former = 6 if quick else 300, "bootstrap or likelihood"
+                row |= before_and_after(design.recall_of_present, studies, former)
+                row["ours: held of all classes"] = _held_of_all(design, studies)
+                yield row
+
+
+def _held_of_all(design: _ClassDesign, studies: int) -> str:
+    """How often intervals hold the mean recall of all classes, with images or without."""
+    truth, holds = float(design.recalls.mean()), []
+    for seed in range(studies):
+        study = design.recall_of_present(np.random.default_rng(seed))
+        holds.append(held([*intervals({"": study.estimate}).values()], truth))
+    return marked(float(np.mean(holds)), studies)
 
 
 def places(quick: bool) -> Iterator[Row]:
@@ -375,6 +596,11 @@ SECTIONS: Mapping[str, Callable[[bool], Iterator[Row]]] = {
     "miou": miou,
     "recall": recall,
     "class_recall": class_recall,
+    "absent_classes": absent_classes,
+    "worst_group": worst_group,
+    "calibration": calibration,
+    "average_precision": average_precision,
+    "macro_f1": macro_f1,
     "places": places,
     "power": power,
     "gate": gate,

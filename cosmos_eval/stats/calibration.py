@@ -6,6 +6,8 @@ calibrated model never holds 0. The interval here is of the population's error, 
 may be. Shapes: N samples, B bins.
 """
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 
@@ -18,7 +20,8 @@ from cosmos_eval.types import Interval
 
 BINS = 15  # of Guo et al. 2017, section 4
 INVERTED_TEST = "inverted test of calibration"
-_DRAWS = 4_000
+_DRAWS = 2_000
+_PRECISION = 1e-5  # of the ends, as a share of what is searched
 _RARE = 0.01  # below it, draws are too few to tell how improbable so small an error is
 
 
@@ -54,40 +57,63 @@ def _mean_gap(sums: CalibrationSums) -> Values:
 def calibration_interval(sums: CalibrationSums, level: float) -> Interval:
     """Return the calibration errors of a population that could well show these samples.
 
-    If the gaps of bins are d, samples show the sum of |d + noise|. An error is too high if the
-    probability of showing so little is below (1 - level) / 2 times that of a calibrated model, so
-    that good luck does not make the interval narrow; the gaps are then spread over the bins like
-    the noise, which adds least to them. An error is too low if the probability of showing so much
-    is below (1 - level) / 2; the gaps are then the likeliest ones with this error. The interval
-    holds the error of the samples, too.
+    An error is too high if the probability of showing so little is below (1 - level) / 2 times that
+    of a calibrated model, so that good luck does not make the interval narrow. It is too low if the
+    probability of showing so much is below (1 - level) / 2. The interval holds the error of the
+    samples, too.
     """
-    gaps, noise = _gaps_of_bins(sums)
-    shown, error = float(gaps.sum()), (1 - level) / 2
-    draws = noise * np.random.default_rng(0).standard_normal((_DRAWS, len(noise)))
+    test = _ErrorTest.of(sums, (1 - level) / 2)
+    low, high = test.lowest(), test.highest()
+    return Interval(min(low, test.shown), min(1.0, max(high, test.shown)), INVERTED_TEST, level)
 
-    def share_below(population: Values) -> float:
-        return float((np.abs(population + draws).sum(axis=1) <= shown).mean())
 
-    def likeliest(shrinkage: float) -> Values:
-        likely: Values = np.maximum(0, gaps - shrinkage * np.square(noise))
-        return likely
+class _ErrorTest(NamedTuple):
+    """What samples show of a population: if the gaps of its bins are d, the sum of |d + noise|."""
 
-    def too_low(shrinkage: float) -> float:
-        return share_below(likeliest(shrinkage)) - (1 - error)
+    gaps: Values  # (B,) of the samples
+    noise: Values  # (B,) their standard errors
+    draws: Values  # (R, B) of the noise
+    shown: float  # the error of the samples
+    error: float  # of the test, on one side
 
-    spread, calibrated = noise / noise.sum(), share_below(np.zeros(len(noise)))
+    @classmethod
+    def of(cls, sums: CalibrationSums, error: float) -> _ErrorTest:
+        gaps, noise = _gaps_of_bins(sums)
+        draws = noise * np.random.default_rng(0).standard_normal((_DRAWS, len(noise)))
+        return cls(gaps, noise, draws, float(gaps.sum()), error)
 
-    def too_high(population_error: float) -> float:
-        return share_below(population_error * spread) - error * calibrated
+    def lowest(self) -> float:
+        """Return the least error that may be, of the likeliest gaps with this error: those of the
+        samples, shrunk by a multiple of their variances (Lagrange)."""
+        all_shrunk = float((self.gaps / np.square(self.noise)).max())
+        if self._too_low(all_shrunk) <= 0:
+            return 0.0
+        shrinkage = bisect(self._too_low, 0.0, all_shrunk, xtol=_PRECISION * all_shrunk)
+        return float(self._shrunk(shrinkage).sum())
 
-    low, all_shrunk = 0.0, float((gaps / np.square(noise)).max())
-    if too_low(all_shrunk) > 0:
-        low = float(likeliest(bisect(too_low, 0.0, all_shrunk)).sum())
-    if calibrated > _RARE:
-        high = float(bisect(too_high, 0.0, shown + 40 * noise.sum()))
-    else:  # the limit for samples that show no error at all: a ratio of normal densities
-        high = float(noise.sum()) * math.sqrt(-2 * math.log(error) / len(noise))
-    return Interval(min(low, shown), min(1.0, max(high, shown)), INVERTED_TEST, level)
+    def highest(self) -> float:
+        """Return the largest error that may be, of gaps that are spread over the bins like the
+        noise, which adds least to them."""
+        if self._share_below(np.zeros(len(self.noise))) > _RARE:
+            most = self.shown + 40 * float(self.noise.sum())
+            return float(bisect(self._too_high, 0.0, most, xtol=_PRECISION * most))
+        # The limit for samples that show no error at all: a ratio of normal densities.
+        return float(self.noise.sum()) * math.sqrt(-2 * math.log(self.error) / len(self.noise))
+
+    def _too_low(self, shrinkage: float) -> float:
+        return self._share_below(self._shrunk(shrinkage)) - (1 - self.error)
+
+    def _too_high(self, population_error: float) -> float:
+        calibrated = self._share_below(np.zeros(len(self.noise)))
+        spread = population_error * self.noise / self.noise.sum()
+        return self._share_below(spread) - self.error * calibrated
+
+    def _shrunk(self, shrinkage: float) -> Values:
+        gaps: Values = np.maximum(0, self.gaps - shrinkage * np.square(self.noise))
+        return gaps
+
+    def _share_below(self, gaps: Values) -> float:
+        return float((np.abs(gaps + self.draws).sum(axis=1) <= self.shown).mean())
 
 
 def _gaps_of_bins(sums: CalibrationSums) -> tuple[Values, Values]:

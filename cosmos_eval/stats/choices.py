@@ -141,12 +141,12 @@ def macro_f1_interval(samples: Ints, level: float) -> Interval:
         return np.nan_to_num(ratio(2 * right, (labelled + taken) * (labelled > 0)))
 
     score = scores(right, labelled, taken)
-    own = scores(right[true] - is_right, labelled[true] - 1, taken[true] - is_right)
-    other = scores(right[predicted], labelled[predicted], taken[predicted] - 1)
-    changes = own - score[true] + np.where(is_right, 0, other - score[predicted])
-    n_left = (labelled > 0).sum() - (labelled[true] == 1)  # classes without the sample
-    without_sample = ratio(score.sum() + changes, n_left)
     present = labelled > 0
+    of_true = scores(right[true] - is_right, labelled[true] - 1, taken[true] - is_right)
+    of_predicted = scores(right[predicted], labelled[predicted], taken[predicted] - 1)
+    changes = of_true - score[true] + np.where(is_right, 0, of_predicted - score[predicted])
+    classes_without_sample = present.sum() - (labelled[true] == 1)
+    without_sample = ratio(score.sum() + changes, classes_without_sample)
     halves = (labelled + taken)[present] / 2
     value = float(score[present].mean())
     mean = LeftOut(value, without_sample, right[present].astype(np.float64), halves)

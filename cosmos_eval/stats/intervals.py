@@ -13,7 +13,7 @@ Shapes: N samples, C kinds of clusters, R resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -352,45 +352,63 @@ def intervals(
     by default 0 and 1, which decide how far samples that are all alike may mislead. Raises
     ValueError for estimates of no samples.
     """
-    resampled = {n: e for n, e in estimates.items() if _is_resampled(e, methods.get(n, ""))}
-    formulas = {
-        name: _by_formula(estimate, methods.get(name, ""), level)
-        for name, estimate in estimates.items()
-        if name not in resampled
-    }
-    found = {name: interval for name, interval in formulas.items() if interval is not None}
+    ends: dict[str, Interval | None] = {}
+    resampled = {}
+    for name, estimate in estimates.items():
+        if _is_resampled(estimate, methods.get(name, "")):
+            resampled[name] = estimate
+        else:
+            ends[name] = _by_formula(estimate, methods.get(name, ""), level)
+    for method, drawn in _draws(resampled, seed, resamples):
+        for name, values in drawn.items():
+            if not np.isnan(values).all():
+                ends[name] = percentiles(values, method, level)
+    for name, estimate in estimates.items():
+        interval, stored = ends.get(name), methods.get(name)
+        if isinstance(estimate, GroupMean) and interval and stored == OR_LIKELIHOOD:
+            interval = or_likelihood(interval, estimate, level)
+        if interval is None or interval.method != stored:
+            interval = with_width(interval, estimate, bounds.get(name, (0.0, 1.0)), level)
+        ends[name] = interval
+    return {name: interval for name in estimates if (interval := ends[name]) is not None}
 
-    def add(method: str, statistic: Statistic, counts: NDArray[np.integer], **how: Any) -> None:
-        (values,) = resample([statistic], counts, seed=seed, resamples=resamples, **how)
-        for name, drawn in values.items():
-            if not np.isnan(drawn).all():
-                found[name] = percentiles(drawn, method, level)
 
-    of_sums = {n: one for n, one in resampled.items() if isinstance(one, FunctionOfSums)}
-    for one_by_one in (False, True):
-        same = {n: one for n, one in of_sums.items() if one.one_by_one == one_by_one}
-        for (size,), some in by_clusters(same).items():
-            add(BOOTSTRAP, statistic_of(some), np.ones(size, int), multinomial=not one_by_one)
-    of_weights = {n: one for n, one in resampled.items() if isinstance(one, FunctionOfWeights)}
-    for (size,), some in by_clusters(of_weights).items():
-        add(BOOTSTRAP, statistic_of(some), np.ones(size, int))
-    others = {n: one for n, one in resampled.items() if n not in of_sums | of_weights}
-    for sizes, some in by_clusters(others).items():
+def _draws(
+    estimates: Estimates, seed: int, resamples: int
+) -> Iterator[tuple[str, Mapping[str, Values]]]:
+    """Yield the method of a bootstrap and values (R,) of the estimates that it draws together."""
+    sums = {n: e for n, e in estimates.items() if isinstance(e, FunctionOfSums)}
+    in_turn = {n: e for n, e in sums.items() if e.one_by_one}
+    at_once = {n: e for n, e in sums.items() if not e.one_by_one}
+    of_weights = {n: e for n, e in estimates.items() if isinstance(e, FunctionOfWeights)}
+    for independent in (at_once, in_turn, of_weights):
+        for (size,), group in by_clusters(independent).items():
+            (drawn,) = resample(
+                [statistic_of(group)],
+                np.ones(size, int),
+                seed=seed,
+                resamples=resamples,
+                multinomial=independent is at_once,
+            )
+            yield BOOTSTRAP, drawn
+    clustered = {n: e for n, e in estimates.items() if n not in sums | of_weights}
+    for sizes, group in by_clusters(clustered).items():
         method = CLUSTER_BOOTSTRAP if len(sizes) == 1 else CROSSED_BOOTSTRAP
-        add(method, statistic_of(some), np.ones(sum(sizes), int), sizes=sizes)
-    for name, one in others.items():
-        if isinstance(one, GroupMean) and one.clusters is None:
-            (statistic,), counts = statistics_of_kinds(name, [one])
-            add(BOOTSTRAP, statistic, counts, multinomial=True)
-            if not one.lowest and methods.get(name) != BOOTSTRAP:
-                found[name] = or_likelihood(found[name], one, level)
-    checked = {
-        name: found[name]
-        if name in found and methods.get(name) == found[name].method
-        else with_width(found.get(name), estimate, bounds.get(name, (0.0, 1.0)), level)
-        for name, estimate in estimates.items()
-    }
-    return {name: interval for name, interval in checked.items() if interval is not None}
+        (drawn,) = resample(
+            [statistic_of(group)],
+            np.ones(sum(sizes), int),
+            seed=seed,
+            resamples=resamples,
+            sizes=sizes,
+        )
+        yield method, drawn
+    for name, estimate in clustered.items():
+        if isinstance(estimate, GroupMean) and estimate.clusters is None:
+            statistics, counts = statistics_of_kinds(name, [estimate])
+            (drawn,) = resample(
+                statistics, counts, seed=seed, resamples=resamples, multinomial=True
+            )
+            yield BOOTSTRAP, drawn
 
 
 def with_width(

@@ -42,19 +42,20 @@ def average_precisions(samples: Features) -> Callable[[Values], Values]:
     images. `samples` (N, 2, C) are scores and labels."""
     from scipy.sparse import vstack
 
-    parts = [_thresholds(scores, is_of > 0) for scores, is_of in samples.T]
-    retrieved, right = (vstack(some, format="csr") for some in zip(*parts, strict=True))
-    ends = np.cumsum([0, *(some.shape[0] for some, _ in parts)])
+    of_classes = [_thresholds(scores, is_of > 0) for scores, is_of in samples.T]
+    retrieved = vstack([all_new for all_new, _ in of_classes], format="csr")
+    right = vstack([right_new for _, right_new in of_classes], format="csr")
+    ends = np.cumsum([0, *(all_new.shape[0] for all_new, _ in of_classes)])
 
     def function(weights: Values) -> Values:
         drawn = np.ascontiguousarray(weights.T)
         all_new, right_new = retrieved @ drawn, right @ drawn
-        found = []
+        precisions = []
         for a, b in pairwise(ends):
             hits, total = right_new[a:b].cumsum(axis=0), right_new[a:b].sum(axis=0)
             precision = np.nan_to_num(ratio(hits, all_new[a:b].cumsum(axis=0)))
-            found.append(ratio((precision * right_new[a:b]).sum(axis=0), total))
-        return np.stack(found)
+            precisions.append(ratio((precision * right_new[a:b]).sum(axis=0), total))
+        return np.stack(precisions)
 
     return function
 
