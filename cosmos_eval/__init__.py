@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import DenseEncoder, Encoder, PairScorer
     from cosmos_eval.models.user import TwoTower
     from cosmos_eval.report.attention import attend
+    from cosmos_eval.results.checked import read_results
     from cosmos_eval.results.export import load_results, load_samples
-    from cosmos_eval.results.store import read_results
     from cosmos_eval.runner.embed import embed
     from cosmos_eval.runner.run import evaluate
     from cosmos_eval.types import UsageError
@@ -27,7 +27,7 @@ _MODULES = {
     "models.user": ("TwoTower",),
     "report.attention": ("attend",),
     "results.export": ("load_results", "load_samples"),
-    "results.store": ("read_results",),
+    "results.checked": ("read_results",),
     "runner.embed": ("embed",),
     "runner.run": ("evaluate",),
     "types": ("UsageError",),

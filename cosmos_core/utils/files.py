@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -29,7 +30,7 @@ _MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})-[0-9a-f]{32}\.tmp")
 _DAY = 86_400  # seconds
 _PROBE = bytes(4096)
-_LARGEST = 4 << 30  # bytes of unpacked arrays; samples of 5,000 images with 171 classes take 1.3 MB
+_LARGEST = 4 << 30  # bytes of unpacked arrays
 
 _cleared: set[str] = set()  # folders that this process has cleared
 
@@ -150,15 +151,19 @@ def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return archive.getvalue()
 
 
-def unpack_arrays(content: bytes) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an .npz file by name. Raises ValueError for anything else."""
+def unpack_arrays(content: bytes, largest: int = _LARGEST) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an .npz file by name. Raises ValueError for anything else, and for more
+    than `largest` bytes, which are not unpacked."""
     import numpy as np
 
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > _LARGEST:
-            raise ValueError(f"unpacked it has {size >> 30} GiB")
+            members = archive.infolist()
+            size = sum(member.file_size for member in members)
+            if size > largest:
+                raise ValueError(f"unpacked it has {size >> 20:,} MiB, more than {largest >> 20:,}")
+            for member in members:
+                _require_stated_size(archive, member)
         with np.load(io.BytesIO(content), allow_pickle=False) as members:
             arrays = {name: members[name] for name in members}
     except Exception as error:  # damaged files raise about ten kinds from zipfile, zlib and NumPy
@@ -166,6 +171,21 @@ def unpack_arrays(content: bytes) -> dict[str, NDArray[Any]]:
     if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"{foreign[0]} is not an array")
     return arrays
+
+
+def _require_stated_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise an error unless the header of an array states as much as its member of a zip file has.
+
+    NumPy allocates the array by its header, whatever follows.
+    """
+    from numpy.lib import format as npy
+
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    with archive.open(member) as file:
+        shape, _, dtype = readers[npy.read_magic(file)](file)
+        stated = file.tell() + math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and stated != member.file_size:
+        raise ValueError(f"{member.filename} has {member.file_size:,} bytes, not {stated:,}")
 
 
 def json_sha256(content: Any) -> str:

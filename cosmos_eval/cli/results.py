@@ -50,9 +50,10 @@ _ALL = ("csv", "json")  # forms that have the results beside a suite
 
 
 def _read(path: Path) -> list[Stored]:
-    from cosmos_eval.results.store import read_stored, result_paths
+    from cosmos_eval.results.checked import read_checked
+    from cosmos_eval.results.store import result_paths
 
-    return read_stored(result_paths(path))
+    return read_checked(result_paths(path))
 
 
 def _print_warnings(results: Sequence[Stored]) -> None:
@@ -230,14 +231,15 @@ def report(
     from cosmos_eval.report.gallery.records import Gallery
     from cosmos_eval.report.gallery.source import require_inputs
     from cosmos_eval.report.page import require_page_name, room_for_pictures, to_page
+    from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.leaderboard.entries import published
-    from cosmos_eval.results.store import read_samples, read_stored, result_paths
+    from cosmos_eval.results.store import read_samples, result_paths
     from cosmos_eval.runner.suites import read_score
 
     require_page_name(output)
     score = None if suite is None else read_score(suite)
     paths = result_paths(directory)
-    results = read_stored(paths)
+    results = read_checked(paths)
     require_inputs((one.row for one in results), data_root, dataset or (), predictions)
     gallery = Gallery()
     with Progress() as progress:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results import RESULTS, labels
-from cosmos_eval.results.store import read_files, read_stored, result_paths, samples_of
+from cosmos_eval.results.checked import read_checked
+from cosmos_eval.results.store import read_files, result_paths, samples_of
 from cosmos_eval.results.text import csv_text, one_line
 from cosmos_eval.tasks import task_named
 from cosmos_eval.tasks.task import NAME
@@ -33,14 +34,15 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     """Return results as a table with one row per metric, from folders, those in them, and files;
     without places from `runs/eval` in the current folder, where `cosmos-eval run` writes them.
     Columns: COLUMNS; `variant` lists what differs from the defaults, `low` and `high` are the 95%
-    interval by `method`, `unchanged` says whether the file is what was written (None: unknown);
+    interval by `method`, `unchanged` says whether the file is what was written, also by its samples
+    (None: unknown);
     `group` and `seed` are those of the model's training, None where unknown. `name` is the label of
     the model's row in tables, and `model_sha256` the hash of all that makes it the same: weights,
     code with its arguments, architecture, auxiliary encoder.
     Warns of edited results, and of different models of the same name. Raises UsageError for a
     folder without results and for files that are not results."""
     paths = [path for place in places or (RESULTS,) for path in result_paths(Path(place))]
-    results = read_stored(paths)
+    results = read_checked(paths)
     for line in [*labels.warnings_of(results), *labels.repeats_of(results)]:
         warnings.warn(one_line(line), stacklevel=2)
     return table_of(results)
@@ -59,7 +61,8 @@ def table_of(results: Iterable[labels.Stored]) -> pd.DataFrame:
         common = {**row.provenance, **row.model, **vars(row), "model": row.model["spec"]}
         common |= {"group": training.get("group"), "seed": training.get("seed")}
         common |= {"variant": ", ".join(labels.variants(row)), "file": file}
-        common |= {"unchanged": one.unchanged, "model_sha256": labels.model_sha256(row)}
+        unchanged = False if one.is_edited else one.unchanged
+        common |= {"unchanged": unchanged, "model_sha256": labels.model_sha256(row)}
         common |= {"name": one.label}
         for metric, value in sorted(row.metrics.items()):
             interval = row.intervals.get(metric, {})

@@ -20,24 +20,45 @@ CONTENT = "content"
 """Name of the hash of what was measured; results of older versions lack it."""
 
 
+EDITED_RECORD, EDITED_SAMPLES, EDITED_METRICS = "edited record", "edited samples", "edited metrics"
+"""What `Stored.contradiction` and tables call results that are not what was measured."""
+
+_REASONS = {
+    EDITED_RECORD: "the file was edited after it was written",
+    EDITED_SAMPLES: "the samples are not those that were stored with the record",
+    EDITED_METRICS: "the samples give other metrics than the record",
+}
+
+
 class Stored(NamedTuple):
-    """A result and the file that it was read from. `unchanged` is whether the record is what was
-    written, by the hash that it holds of itself; None where that is unknown. `distinguish` sets
+    """A result and the file that it was read from.
+
+    `unchanged` is whether the record is what was written, by the hash that it holds of itself; None
+    if that is unknown. `contradiction` is how its samples contradict it, if they do; `recomputed`
+    is whether its metrics were compared with its samples, if there are any. `distinguish` sets
     `names`, if results call the model by several, of which the first is shown, `notes`, and
     `data_notes`, if results on one data set measured other data. `aside` is the file to which
-    storing this result moved that of another model of its name."""
+    storing this result moved the result of another model of its name.
+    """
 
     path: Path
     row: ResultRow
     unchanged: bool | None = None
+    contradiction: str = ""
+    recomputed: bool = True
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     data_notes: tuple[str, ...] = ()
     aside: Path | None = None
 
     @property
+    def fault(self) -> str:
+        """Why the result is neither ranked nor compared; empty if it is."""
+        return EDITED_RECORD if self.unchanged is False else self.contradiction
+
+    @property
     def is_edited(self) -> bool:
-        return self.unchanged is False
+        return bool(self.fault)
 
     @property
     def model(self) -> str:
@@ -194,7 +215,7 @@ def distinguish(results: Iterable[Stored]) -> list[Stored]:
 
     def notes(one: Stored) -> tuple[str, ...]:
         if one.is_edited:
-            return ("edited record",)
+            return (one.fault,)
         parts, state = differing[one._replace(notes=()).model], _state(one.row)
         return tuple(f"{part} {state[part][:_HASH]}" for part in parts)
 
@@ -216,8 +237,8 @@ def distinct(results: Iterable[Stored]) -> list[Stored]:
 
 
 def warnings_of(results: Iterable[Stored]) -> list[str]:
-    """Return a line per name of several models, per model of several names, and for all edited
-    records."""
+    """Return a line per name of several models, per model of several names, for all edited
+    records, for results that their samples contradict, and for those that were not recomputed."""
     listed = list(results)
     lines = []
     for label, parts in sorted(_differing(one for one in listed if one.notes).items()):
@@ -232,11 +253,14 @@ def warnings_of(results: Iterable[Stored]) -> list[str]:
     but = ", under which its results differ: each has a row of its own"
     called |= {names: but for names in apart if len(names) > 1}
     lines += [f"one model has the names {', '.join(n)}{how}" for n, how in sorted(called.items())]
-    edited = list(dict.fromkeys(one.path.name for one in listed if one.is_edited))
-    if edited:
+    for fault, reason in _REASONS.items():
+        edited = list(dict.fromkeys(one.path.name for one in listed if one.fault == fault))
+        if edited:
+            lines.append(f"not ranked and not compared, since {reason}: {first_of(edited, _FILES)}")
+    if unchecked := sum(not one.recomputed for one in listed):
         lines.append(
-            "not ranked and not compared, since the file was edited after it was written: "
-            f"{first_of(edited, _FILES)}"
+            f"the metrics of {unchecked:,} of {len(listed):,} results, whose samples are large, "
+            "were not recomputed: `cosmos-eval verify` does"
         )
     return lines
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +17,7 @@ from cosmos_eval.data.readers import FileError, faults_of, read_bytes
 from cosmos_eval.results import labels
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, validate
-from cosmos_eval.results.text import one_line
-from cosmos_eval.tasks import metric_of, task_named
+from cosmos_eval.tasks import known_tasks, metric_of, task_named
 from cosmos_eval.types import Samples, UsageError
 
 Record = Mapping[str, Any]
@@ -28,6 +26,7 @@ Record = Mapping[str, Any]
 Read = Callable[[Path], Samples]
 """Returns the per-sample arrays of a result file; raises UsageError where there are none."""
 
+_LARGEST = 1 << 30  # bytes of samples; 5,000 images with 171 classes take 1.3 MB packed
 _TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})  # of version 1
 # What later versions added to records and to samples.
 _LATER = {
@@ -214,6 +213,10 @@ def _relabelled(where: str, later: str) -> UsageError:
     return UsageError(f"{where}: its schema_version is 1, but it has {later}, {came}")
 
 
+class ImpossibleSamplesError(UsageError):
+    """Samples that no measurement gives, though they are those that the record names."""
+
+
 class ResultFiles(NamedTuple):
     """Both files of a result: the record as stored, the result, and the samples or their error."""
 
@@ -228,7 +231,7 @@ def read_files(path: Path) -> ResultFiles:
     while True:
         record, row = _parse(content, path), _to_row(content, path)
         try:
-            return ResultFiles(record, row, read_bytes(path.with_name(row.samples)))
+            return ResultFiles(record, row, read_bytes(path.with_name(row.samples), _LARGEST))
         except FileError as error:
             before, content = content, _read(path)
             if content == before:  # no other process has replaced the result meanwhile
@@ -241,7 +244,10 @@ def read_samples(path: Path) -> Samples:
 
 
 def samples_of(path: Path, stored: ResultFiles) -> Samples:
-    """Return the samples of a result that was read from a JSON file, as `read_samples` does."""
+    """Return the samples of a result that was read from a JSON file, as `read_samples` does.
+
+    Raises ImpossibleSamplesError for its own samples if they hold what they cannot.
+    """
     record, row, content = stored
     if isinstance(content, FileError):
         raise UsageError(f"{path}: its samples {row.samples} cannot be read: {content}")
@@ -249,20 +255,21 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
     if hashlib.sha256(content).hexdigest() != row.provenance["samples_sha256"]:
         raise UsageError(f"{archive} is not what was stored with {path.name}: measure again")
     try:
-        samples = files.unpack_arrays(content)
+        samples = files.unpack_arrays(content, _LARGEST)
     except ValueError as error:
         raise UsageError(f"{archive} holds no arrays: measure again ({error})") from error
-    return _upgrade_samples(samples, record, str(path))
-
-
-def read_results(directory: str | Path) -> list[ResultRow]:
-    """Read every result of a folder, in the order of `result_paths`. Warns of edited records, and
-    of different models of the same name. Raises UsageError where there are none or a file is not a
-    result."""
-    results = read_stored(result_paths(Path(directory)))
-    for line in labels.warnings_of(results):
-        warnings.warn(one_line(line), stacklevel=2)
-    return [one.row for one in results]
+    upgraded = _upgrade_samples(samples, record, str(path))
+    tasks = known_tasks()
+    if row.task not in tasks:
+        return upgraded
+    try:
+        # Versions before 1 stored no names of images for most tasks.
+        has_names = not row.provenance["version"].startswith("0.")
+        tasks[row.task].require_valid(upgraded, row.provenance["hashes"], has_names=has_names)
+    except ValueError as error:
+        fault = f"{archive} holds no samples of task {row.task}: {error}"
+        raise ImpossibleSamplesError(fault) from error
+    return upgraded
 
 
 def list_results(place: Path) -> tuple[list[Path], list[str]]:

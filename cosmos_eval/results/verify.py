@@ -18,6 +18,7 @@ from cosmos_eval.data.readers import FileError, MissingFileError
 from cosmos_eval.results.labels import file_stem, model_label, samples_name, set_aside
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import (
+    ImpossibleSamplesError,
     ResultFiles,
     list_results,
     read_files,
@@ -89,12 +90,15 @@ def _examine(path: Path, stored: ResultFiles) -> Verified | Verdict:
     record, row, archive = stored
     if swapped := [*_swapped(path, row, archive)]:
         return Verdict(str(path), tuple(swapped))
-    samples = samples_of(path, stored)
+    try:
+        samples = samples_of(path, stored)
+    except ImpossibleSamplesError as error:
+        return Verdict(str(path), (f"impossible samples: {error}",))
     methods = {name: interval["method"] for name, interval in row.intervals.items()}
     try:
         again = task_named(row.task).figures(samples, row.provenance["seed"], methods)
     except (KeyError, ValueError, IndexError, TypeError) as error:
-        found = f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"
+        found = f"impossible samples: {row.samples} gives no figures: {error!r}"
         return Verdict(str(path), (found,))
     if record["schema_version"] < SCHEMA_VERSION:
         # Figures that came after version 1 are left out.

@@ -14,9 +14,10 @@ from typing import Any
 
 from cosmos_eval import types
 from cosmos_eval.models import specs
+from cosmos_eval.results.checked import contradiction_of_metrics
 from cosmos_eval.results.labels import overrides_of, stem_of
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.store import read_files, samples_of
+from cosmos_eval.results.store import read_files, record_is_unchanged, samples_of
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.run import Worker, settings_of
 from cosmos_eval.tasks import task_for
@@ -146,6 +147,8 @@ def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> Res
     """Read a result. Raises UsageError where samples, weights or code are not its own any more."""
     stored = read_files(path)
     samples_of(path, stored)
+    if record_is_unchanged(stored.record) is False or contradiction_of_metrics(path):
+        raise types.UsageError(f"{path} was edited after it was written")
     owners: list[tuple[types.ModelSpec, Mapping[str, Any]]] = [(spec, stored.row.model)]
     if auxiliary is not None:
         owners.append((specs.parse_auxiliary(auxiliary), stored.row.provenance["auxiliary"]))

@@ -16,6 +16,7 @@ from cosmos_eval.data.association import AssociationData, list_data, open_data
 from cosmos_eval.data.folders import exist_in, fetch_repository, fingerprint
 from cosmos_eval.stats.choices import jaccard_indices, products
 from cosmos_eval.stats.estimates import Mean
+from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.task import Derived, Metric, Task
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ JACCARD = "jaccard"  # (N,) of the chosen images of an item
 CANDIDATES = "candidates"  # (N,) the number of images to choose from
 CLUSTER = "cluster"  # (N,) items of one number have the same candidates
 CUE = "cue"  # (N,) prompts; older results lack it
+ARRAYS = (
+    SampleArray(JACCARD, "number", ("items",), least=0, most=1),
+    SampleArray(CANDIDATES, "whole number", ("items",), least=1),
+    SampleArray(CLUSTER, "whole number", ("items",), least=0),
+    SampleArray(CUE, "text", ("items",), optional=True),
+)
 
 
 def measure(
@@ -73,6 +80,7 @@ TASK = Task(
             headline=True,
         ),
     ),
+    arrays=ARRAYS,
     per_sample=JACCARD,
     truth=(CANDIDATES, CLUSTER),
     open_data=open_data,

@@ -40,7 +40,8 @@ from cosmos_eval.stats.estimates import (
     Proportion,
     means_of_groups,
 )
-from cosmos_eval.tasks.task import Metric, Task
+from cosmos_eval.tasks.arrays import SampleArray
+from cosmos_eval.tasks.task import NAME, Metric, Task
 
 LABELS = "labels"  # (N,) class numbers
 TOP5 = "top5"  # (N, 5) predicted class numbers, best first, -1 where there are fewer classes;
@@ -51,6 +52,17 @@ SHOWN = "class_names"  # (C,) for people, where the protocol names the classes o
 GROUP = "group"  # (N,) group numbers, where the data have groups
 GROUPS = "groups"  # (G,) their names
 METRICS = "metrics"  # (M,) names of metrics beside the usual ones, where the protocol has any
+ARRAYS = (
+    SampleArray(LABELS, "whole number", ("images",), least=0, below="classes"),
+    SampleArray(TOP5, "whole number", ("images", None), least=-1, below="classes"),
+    SampleArray(CONFIDENCE, "number", ("images",), least=0, most=1, optional=True),
+    SampleArray(CLASSES, "text", ("classes",)),
+    SampleArray(SHOWN, "text", ("classes",), optional=True),
+    SampleArray(GROUP, "whole number", ("images",), least=0, below="groups", optional=True),
+    SampleArray(GROUPS, "text", ("groups",), optional=True),
+    SampleArray(METRICS, "text", ("metrics",), optional=True),
+    SampleArray(NAME, "text", ("images",), optional=True),
+)
 _HITS = "hits"  # (N, 5) derived: whether a prediction is the label
 _LOGIT_SCALE = 100  # CLIP's (Radford et al. 2021, section 2.5), which CLIP Benchmark uses for all
 
@@ -209,6 +221,15 @@ def _upgrade(samples: types.Samples, record: Mapping[str, Any]) -> types.Samples
     return {**samples, CLASSES: np.array(classes)}
 
 
+def _require_consistent(samples: types.Samples) -> None:
+    """Raise ValueError for images without a prediction, and groups without names."""
+    columns = samples[TOP5].shape[1]
+    if not 1 <= columns <= TOP or (samples[TOP5][:, 0] < 0).any():
+        raise ValueError(f"`{TOP5}` has no first prediction, or more than {TOP} of an image")
+    if (GROUP in samples) != (GROUPS in samples):
+        raise ValueError(f"`{GROUP}` and `{GROUPS}` are stored together")
+
+
 def _is_there(protocol: types.ClassificationProtocol, root: Path) -> bool:
     try:
         return bool(find_folder(protocol, types.RunOptions(data_root=str(root))))
@@ -234,6 +255,9 @@ TASK = Task(
         Metric("acc1_*", _of_group, members=_groups),
     ),
     truth=(LABELS,),
+    arrays=ARRAYS,
+    require_consistent=_require_consistent,
+    names_hash="sample_list",
     by_image=True,
     open_data=open_data,
     checked="class folders or lists, and how many images are there",

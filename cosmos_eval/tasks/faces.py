@@ -19,11 +19,18 @@ from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import top_classes
 from cosmos_eval.stats.estimates import Features, Proportion
 from cosmos_eval.tasks import classification
+from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.classification import CLASSES, LABELS
-from cosmos_eval.tasks.task import Derived, Metric
+from cosmos_eval.tasks.task import NAME, Derived, Metric
 from cosmos_eval.types import UsageError
 
 PREDICTED = "predicted"  # (N, 4) indices among the classes of each question
+ARRAYS = (
+    SampleArray(LABELS, "whole number", ("images", 4), least=0),
+    SampleArray(PREDICTED, "whole number", ("images", 4), least=0),
+    SampleArray(CLASSES, "text", ("classes",)),
+    SampleArray(NAME, "text", ("images",), optional=True),
+)
 _QUESTIONS = ("race", "gender", "age", "toxic")
 _FIELDS = ("age", "gender", "race", "race_binary")  # columns of LABELS (N, 4)
 
@@ -73,6 +80,17 @@ def measure(
 def _of_question(question: str, texts: Sequence[str] | None) -> tuple[str, ...]:
     start = f"{question}:"
     return tuple(text.removeprefix(start) for text in texts or () if text.startswith(start))
+
+
+def _require_known_answers(samples: types.Samples) -> None:
+    """Raise ValueError for a label or an answer that is no class of its question."""
+    classes = samples[CLASSES].tolist()
+    counts = {question: len(_of_question(question, classes)) for question in _QUESTIONS}
+    counts["race_binary"] = 2
+    for array, fields in ((LABELS, _FIELDS), (PREDICTED, _QUESTIONS)):
+        for field, values in zip(fields, samples[array].T, strict=True):
+            if len(values) and values.max() >= counts[field]:
+                raise ValueError(f"`{array}` holds {values.max()} for {field}, of {counts[field]}")
 
 
 def _derive(samples: types.Samples) -> Derived:
@@ -136,6 +154,8 @@ TASK = replace(
         *_metrics("toxicity_nonhuman", _BY_RACE, is_right=False),
     ),
     open_data=open_data,
+    arrays=ARRAYS,
+    require_consistent=_require_known_answers,
     checked="archives, labels, and how many images are there",
     measure=measure,
     derive=_derive,

@@ -16,11 +16,19 @@ from cosmos_eval.stats.choices import class_scores
 from cosmos_eval.stats.estimates import Features
 from cosmos_eval.stats.precision import average_precisions, mean_average_precision
 from cosmos_eval.tasks import classification
-from cosmos_eval.tasks.classification import CLASSES, LABELS
-from cosmos_eval.tasks.task import NAME, Metric
+from cosmos_eval.tasks.arrays import SampleArray
+from cosmos_eval.tasks.classification import CLASSES, LABELS, SHOWN
+from cosmos_eval.tasks.task import NAME, Metric, no_further_check
 from cosmos_eval.types import Samples
 
 SCORES = "scores"  # (N, C) float32 cosines of images and classes; LABELS are (N, C) here
+ARRAYS = (
+    SampleArray(LABELS, "truth value", ("images", "classes")),
+    SampleArray(SCORES, "number", ("images", "classes"), least=-1, most=1),
+    SampleArray(CLASSES, "text", ("classes",)),
+    SampleArray(SHOWN, "text", ("classes",), optional=True),
+    SampleArray(NAME, "text", ("images",), optional=True),
+)
 
 
 def measure(
@@ -73,6 +81,8 @@ TASK = replace(
     classification.TASK,
     protocol=types.MultilabelProtocol,
     metrics=(Metric("mAP", lambda s: mean_average_precision(s[SCORES], s[LABELS]), primary=True),),
+    arrays=ARRAYS,
+    require_consistent=no_further_check,
     checked="lists or archives, and how many images are there",
     measure=measure,
     derive=lambda samples: samples,

@@ -23,6 +23,7 @@ from cosmos_eval.stats.retrieval import (
     ranks_of_pairs,
     retrieval_ranks,
 )
+from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ TEXT_TIES = "text_to_image_random_ties"
 WORDS = "words"  # (M,) number of every caption's words
 CUT = "cut"  # (M,) whether a caption did not fit the model's context
 FLOOR_MEDIAN = "floor_median"  # (1,) of the protocols with such medians; older results lack it
+ARRAYS = (
+    SampleArray(IMAGE_RANK, "whole number", ("images",), least=1, most="texts"),
+    SampleArray(TEXT_RANK, "whole number", ("texts",), least=1, most="images"),
+    SampleArray(IMAGE_OF_TEXT, "whole number", ("texts",), least=0, below="images"),
+    SampleArray(WORDS, "whole number", ("texts",), least=0, optional=True),
+    SampleArray(CUT, "truth value", ("texts",), optional=True),
+    SampleArray(FLOOR_MEDIAN, "truth value", (1,), optional=True),
+    SampleArray(NAME, "text", ("images",), optional=True),
+)
 _IMAGE = "image"  # (N,) derived: index of every image
 _TEXT_R1, _CUT_SHARE = "text_to_image_R@1", "captions_cut"  # metrics
 
@@ -173,6 +183,13 @@ def _columns(samples: types.Samples) -> dict[str, Any]:
     }
 
 
+def _require_captions(samples: types.Samples) -> None:
+    """Raise ValueError for an image without a caption."""
+    captions = np.bincount(samples[IMAGE_OF_TEXT], minlength=len(samples[IMAGE_RANK]))
+    if not captions.all():
+        raise ValueError(f"image {captions.argmin()} has no text in `{IMAGE_OF_TEXT}`")
+
+
 def _is_there(protocol: types.RetrievalProtocol, root: Path) -> bool:
     if protocol.archives:
         return any(any(root.glob(pattern)) for pattern in several(protocol.archives))
@@ -186,6 +203,8 @@ TASK = Task(
         *_metrics("text_to_image", TEXT_RANK, IMAGE_OF_TEXT),
         Metric(_CUT_SHARE, _captions_cut, label="captions cut", headline=True, reference=True),
     ),
+    arrays=ARRAYS,
+    require_consistent=_require_captions,
     per_sample=IMAGE_RANK,
     by_image=True,
     truth=(IMAGE_OF_TEXT,),

@@ -22,6 +22,7 @@ from cosmos_eval.stats.choices import (
     text_hits,
 )
 from cosmos_eval.stats.estimates import GroupMean, Ints, Mean, Proportion, means_of_groups
+from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 
 if TYPE_CHECKING:
@@ -41,6 +42,23 @@ BLIND = "blind"  # (N,) whether the choice by the mean of all images, or caption
 SHORTER = "shorter"  # (N,) how probable it is that the captions of fewest words are right
 TEXT_TO_TEXT = "text_to_text"  # (N,) whether right captions are closer to each other than to wrong
 _TEXT_CHANCE = "text_to_text_chance"  # (N,)
+ARRAYS = (
+    SampleArray(CORRECT, "truth value", ("items",)),
+    SampleArray(TEXT, "truth value", ("items",), optional=True),
+    SampleArray(IMAGE, "truth value", ("items",), optional=True),
+    SampleArray(SUBSET, "whole number", ("items",), least=0, below="subsets"),
+    SampleArray(SUBSETS, "text", ("subsets",)),
+    SampleArray(AVERAGED, "truth value", ("subsets",)),
+    SampleArray(CLUSTER, "whole number", ("items",), least=0),
+    SampleArray(PAIR, "whole number", ("items",), least=-1, optional=True),
+    SampleArray(SET, "whole number", ("items",), least=-1, optional=True),
+    SampleArray(CHANCE, "number", ("items",), least=0, most=1, optional=True),
+    SampleArray(BLIND, "truth value", ("items",), optional=True),
+    SampleArray(SHORTER, "number", ("items",), least=0, most=1, optional=True),
+    SampleArray(TEXT_TO_TEXT, "truth value", ("items",), optional=True),
+    SampleArray(_TEXT_CHANCE, "number", ("items",), least=0, most=1, optional=True),
+    SampleArray(NAME, "text", ("items",), optional=True),
+)
 _GROUP = "group_correct"  # (N,) derived, of pairs: both
 # One of so many orders of a pair's four scores counts: two are each the higher of two, or the
 # highest of all.
@@ -233,6 +251,12 @@ def _columns(samples: types.Samples) -> dict[str, Any]:
     return {**found, SUBSET: samples[SUBSETS][samples[SUBSET]]}
 
 
+def _require_both_directions(samples: types.Samples) -> None:
+    """Raise ValueError for hits of pairs in one direction only."""
+    if (TEXT in samples) != (IMAGE in samples):
+        raise ValueError(f"`{TEXT}` and `{IMAGE}` are stored together")
+
+
 def _derive(samples: types.Samples) -> Derived:
     if TEXT not in samples:
         return samples
@@ -269,6 +293,8 @@ def _metrics() -> Iterator[Metric]:
 TASK = Task(
     protocol=types.SelectionProtocol,
     metrics=tuple(_metrics()),
+    arrays=ARRAYS,
+    require_consistent=_require_both_directions,
     per_sample=CORRECT,
     truth=(SUBSET, AVERAGED, CLUSTER),
     open_data=open_data,

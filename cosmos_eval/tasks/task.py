@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cosmos_eval.stats.estimates import Estimate
     from cosmos_eval.stats.lengths import LengthBin
     from cosmos_eval.stats.paired import Compare
+    from cosmos_eval.tasks.arrays import SampleArray
 
 Derived = Mapping[str, Any]
 """Stored samples, and what a task derives from them for several metrics."""
@@ -53,6 +54,10 @@ _BOUNDS = {"fraction": (0, 1), "rank": (1, math.inf), "ratio": (0, math.inf)}
 
 def _nothing(*_: Any) -> None:
     """Be the default of hooks that a task need not have."""
+
+
+def no_further_check(samples: Samples) -> None:
+    """Accept all samples whose arrays are as they are declared."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,10 @@ class Task:
       measurement, which is stored by then.
     - `checked` says what `open_data`, `check` and `survey` check.
 
+    `arrays` declares the stored arrays and the values that they may hold, and `require_consistent`
+    raises ValueError for arrays that contradict each other: samples that break either are refused
+    before figures are computed. `names_hash` is the recorded hash that is of the names alone.
+
     `seconds` is how long a sample takes ViT-B/16 on two busy CPU cores (48 scenes; for seg 6
     photographs of voc20's usual size). `resamples` says whether a paired comparison of headline
     metrics resamples every sample, which takes seconds for many. `by_image` says whether the
@@ -175,6 +184,9 @@ class Task:
     fetch: Callable[[Any, RunOptions], None] = _nothing
     attention: Callable[[Any], Attention | None] = _nothing
 
+    arrays: Sequence[SampleArray] = ()
+    require_consistent: Callable[[Samples], None] = no_further_check
+    names_hash: str = ""
     per_sample: str = ""
     seconds: float = 0.4
     resamples: bool = True
@@ -211,6 +223,26 @@ class Task:
             for protocol, own in zip(protocols, data, strict=True):
                 yield self.measure(encoder, protocol, options, progress, own)
 
+    def require_valid(
+        self, samples: Samples, hashes: Mapping[str, str], *, has_names: bool = False
+    ) -> None:
+        """Raise ValueError, one line, for stored samples that cannot be of this task.
+
+        `hashes` are those that the result records; of a result that `has_names`, a hash of the
+        list of samples means that their names are stored.
+        """
+        from cosmos_eval.data.folders import fingerprint
+        from cosmos_eval.tasks.arrays import require_valid
+
+        require_valid(self.arrays, samples)
+        self.require_consistent(samples)
+        stores_names = any(array.name == NAME for array in self.arrays)
+        if stores_names and has_names and "sample_list" in hashes and NAME not in samples:
+            raise ValueError(f"there is no array `{NAME}`, though the list of samples was hashed")
+        recorded = hashes.get(self.names_hash)
+        if recorded and NAME in samples and fingerprint(samples[NAME].tolist()) != recorded:
+            raise ValueError(f"the hash of `{NAME}` is not the recorded one, `{self.names_hash}`")
+
     def estimates(self, derived: Derived) -> dict[str, Estimate]:
         """Return the estimates of samples, as `derive` returns them, by the name of the metric."""
         found = {}
@@ -224,21 +256,27 @@ class Task:
                     found[name] = metric.estimate(derived, member)
         return {name: estimate for name, estimate in found.items() if estimate is not None}
 
+    def values(
+        self, estimates: Mapping[str, Estimate], methods: Mapping[str, str] | None = None
+    ) -> dict[str, float]:
+        """Return the metrics that have a value; `methods` are those of `figures`."""
+        values = {
+            name: estimate.value
+            for name, estimate in estimates.items()
+            if methods is None or name in methods or not self.metric(name).later
+        }
+        return {name: value for name, value in values.items() if not math.isnan(value)}
+
     def figures(
         self, samples: Samples, seed: int, methods: Mapping[str, str] | None = None
     ) -> Figures:
         """Return all figures of stored samples; metrics without a value are left out. Of a stored
         result, `methods` are those of its intervals: it keeps them, and lacks `later` metrics."""
         estimates = self.estimates(self.derive(samples))
-        metrics = {
-            name: estimate.value
-            for name, estimate in estimates.items()
-            if methods is None or name in methods or not self.metric(name).later
-        }
-        known = {name: value for name, value in metrics.items() if not math.isnan(value)}
-        uncertain = {n: estimates[n] for n in known if not self.metric(n).reference}
+        metrics = self.values(estimates, methods)
+        uncertain = {n: estimates[n] for n in metrics if not self.metric(n).reference}
         return Figures(
-            metrics=known,
+            metrics=metrics,
             intervals=self.intervals(uncertain, seed, methods),
             n_samples=len(samples[self.per_sample or self.truth[0]]),
             per_class=self.per_class(samples) if self.per_class else {},

@@ -45,8 +45,8 @@ def retrieval_samples(skill: float, rng: np.random.Generator) -> Samples:
     words = np.tile([8, 90], IMAGES)
     chance = np.clip(skill - 0.2 + 0.4 * HARDNESS, 0.05, 1)
     return {
-        "image_to_text_rank": rng.geometric(chance),
-        "text_to_image_rank": rng.geometric(chance[image_of_text]),
+        "image_to_text_rank": np.minimum(rng.geometric(chance), 2 * IMAGES),
+        "text_to_image_rank": np.minimum(rng.geometric(chance[image_of_text]), IMAGES),
         "image_of_text": image_of_text,
         "words": words,
         "cut": (words > 50) & (image_of_text % 4 > 0),
@@ -108,7 +108,7 @@ def multilabel_samples(skill: float, rng: np.random.Generator) -> Samples:
     first, second = LABELS[:IMAGES, None], (LABELS[:IMAGES, None] + 1) % CLASSES
     classes, has_two = np.arange(CLASSES), np.arange(IMAGES)[:, None] % 3 == 0
     labels = (classes == first) | ((classes == second) & has_two)
-    scores = skill * labels + rng.normal(0, 0.3, labels.shape)
+    scores = np.clip(skill * labels + rng.normal(0, 0.3, labels.shape), -1, 1)
     return {
         "labels": labels,
         "scores": scores.astype(np.float32),
@@ -121,10 +121,11 @@ def faces_samples(skill: float, rng: np.random.Generator) -> Samples:
     labels = np.stack([LABELS, LABELS % 2, LABELS, LABELS != 1], axis=1).astype(np.int64)
     right = np.stack([_right(skill, rng) for _ in range(4)], axis=1)
     answers = labels[:, [2, 1, 0, 3]] * [1, 1, 1, 18]
+    counts = {"race": CLASSES, "gender": 2, "age": CLASSES, "toxic": 21}
     return {
         "labels": labels,
-        "predicted": np.where(right, answers, (answers + 1) % [4, 2, 4, 21]),
-        "classes": np.array(list("abcd")),
+        "predicted": np.where(right, answers, (answers + 1) % [*counts.values()]),
+        "classes": np.array([f"{name}:{i}" for name, n in counts.items() for i in range(n)]),
     }
 
 

@@ -16,8 +16,8 @@ from cosmos_eval.types import Samples
 
 SAMPLES: dict[str, Samples] = {
     "retrieval": {
-        "image_to_text_rank": np.array([1, 3, 12]),
-        "text_to_image_rank": np.array([1, 1, 2, 3, 6]),
+        "image_to_text_rank": np.array([1, 3, 5]),
+        "text_to_image_rank": np.array([1, 1, 2, 3, 3]),
         "image_of_text": np.array([0, 0, 1, 2, 2]),
     },
     # In no alphabetical order, as the classes of torchvision's sets may be.
@@ -69,7 +69,13 @@ SAMPLES: dict[str, Samples] = {
     "faces": {
         "labels": np.array([[0, 0, 1, 0], [2, 1, 1, 0], [1, 1, 3, 1], [1, 0, 0, 1]]),
         "predicted": np.array([[1, 0, 0, 3], [0, 1, 1, 14], [2, 0, 1, 17], [1, 0, 1, 18]]),
-        "classes": np.array(["race:black", "race:white"]),
+        "classes": np.array(
+            [
+                *(f"race:{n}" for n in ("black", "white", "indian", "east asian")),
+                *("gender:male", "gender:female", "age:young", "age:grown", "age:old"),
+                *(f"toxic:{n}" for n in range(19)),
+            ]
+        ),
     },
     "assoc": {
         "jaccard": np.array([1, 0.5, 0.25]),

@@ -63,5 +63,8 @@ def make_row(
 
 
 def write_result(folder: Path, row: ResultRow, samples: Samples) -> Path:
-    """Store a result; return the path of its JSON file."""
-    return store_result(folder, row, samples).path
+    """Store a result; return the path of its JSON file. Without samples no file is left of them."""
+    stored = store_result(folder, row, samples)
+    if not samples:
+        stored.path.with_name(stored.row.samples).unlink()
+    return stored.path

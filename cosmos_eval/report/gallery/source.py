@@ -17,9 +17,10 @@ from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate
+from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.labels import auxiliary_of, distinct
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.store import read_files, read_stored, samples_of
+from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import Watch
 from cosmos_eval.tasks import find_protocol, task_of
 from cosmos_eval.types import (
@@ -87,7 +88,7 @@ def group_results(
     describe users' data sets. Raises UsageError for files of no result."""
     by_name: dict[_Name, list[Sampled]] = {}
     notes = []
-    stored = read_stored(paths)
+    stored = read_checked(paths)
     known = _user_protocols(user_files, (one.row for one in stored))
     # Users may call sets of two tasks the same.
     by_task = [[one for one in stored if one.row.task == task] for task in _TASKS]

@@ -33,7 +33,7 @@ from cosmos_eval.results.labels import (
     training_of,
 )
 from cosmos_eval.results.verify import Verified
-from cosmos_eval.tasks import metric_of
+from cosmos_eval.tasks import known_tasks, metric_of
 from cosmos_eval.types import Samples, UsageError
 
 SCHEMA_VERSION = 2
@@ -190,7 +190,10 @@ def baseline_samples(path: Path, entry: Entry) -> Samples | None:
         content = readers.read_bytes(file)
         if hashlib.sha256(content).hexdigest() != entry.samples["sha256"]:
             raise ValueError("not what the baseline was written with")
-        return files.unpack_arrays(content)
+        samples = files.unpack_arrays(content)
+        if (name := entry.setting["task"]) in known_tasks():
+            known_tasks()[name].require_valid(samples, {})
+        return samples
     except ValueError as error:  # FileError is one
         raise ValueError(f"the baseline's samples {file.name}: {error}") from error
 

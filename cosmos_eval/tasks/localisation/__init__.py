@@ -16,6 +16,7 @@ from cosmos_eval.data.label_maps import LabelMaps, open_data
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import localisation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Values, means_of_groups
+from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions, Samples
 
@@ -31,6 +32,21 @@ HIT = "hit"
 AUC = "auc"
 OTHER_NAMES = "other_names"
 SCORES = (MASS, HIT, AUC, OTHER_NAMES)
+_MOST_PIXELS = 2**31  # of an image
+ARRAYS = (
+    SampleArray(NAME, "text", ("images",)),
+    SampleArray(CLASSES, "text", ("classes",)),
+    SampleArray(BOUNDS, "number", (2,), least=0, most=1),
+    SampleArray(PIXELS, "whole number", ("images",), least=1, most=_MOST_PIXELS),
+    SampleArray(LABELLED, "whole number", ("images",), least=0, most=_MOST_PIXELS),
+    SampleArray(IMAGE, "whole number", ("pairs",), least=0, below="images"),
+    SampleArray(CLASS, "whole number", ("pairs",), least=0, below="classes"),
+    SampleArray(THING, "whole number", ("pairs",), least=1, most=_MOST_PIXELS),
+    SampleArray(MASS, "number", ("pairs",), least=0, most=1),
+    SampleArray(HIT, "number", ("pairs",), least=0, most=1),
+    SampleArray(AUC, "number", ("pairs",), least=0, most=1),
+    SampleArray(OTHER_NAMES, "number", ("pairs",), least=0, most=1, may_be_nan=True),
+)
 SUMS = "sums"  # derived: cosmos_eval.stats.localisation.Sums of every image
 
 
@@ -41,6 +57,14 @@ def derive(samples: Samples) -> Derived:
     scores = stats.MapScores(*(samples[name].astype(np.float64) for name in SCORES))
     pairs = stats.Pairs(samples[IMAGE], size, _areas(samples), scores)
     return {**samples, SUMS: stats.sums_of_images(pairs, len(samples[NAME]))}
+
+
+def _require_pixels(samples: Samples) -> None:
+    """Raise ValueError for a thing with more pixels than its image has labelled, or has at all."""
+    if (samples[LABELLED] > samples[PIXELS]).any():
+        raise ValueError(f"`{LABELLED}` holds more than `{PIXELS}`")
+    if (samples[THING] > samples[LABELLED][samples[IMAGE]]).any():
+        raise ValueError(f"`{THING}` holds more than `{LABELLED}` of its image")
 
 
 def _metric(name: str, size: int | None, function: Callable[[stats.Sums], Values]) -> Metric:
@@ -109,6 +133,9 @@ TASK = Task(
         ),
         Metric("pointing_game_by_class", _pointing_by_class, later=True),
     ),
+    arrays=ARRAYS,
+    require_consistent=_require_pixels,
+    names_hash="samples",
     truth=(NAME, PIXELS, LABELLED, CLASSES, BOUNDS, IMAGE, CLASS, THING),
     open_data=open_data,
     check=check,

@@ -32,8 +32,9 @@ from cosmos_eval.stats.estimates import (
     Proportion,
     means_of_groups,
 )
+from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.probe.classifiers import Labelled, choose, fit, nearest_classes, predict
-from cosmos_eval.tasks.task import Derived, Metric, Task
+from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
 
 LABELS = "labels"  # (N,) classes of the test images
 LINEAR = "linear"  # (N,) predicted classes
@@ -41,6 +42,15 @@ NEIGHBOURS = "neighbours"  # (N,) predicted classes
 SHOTS = "shots"  # (S,) training images per class
 CORRECT = "fewshot_correct"  # (S, N, D) whether the classifier of a draw is right
 CLASSES = "classes"  # (C,)
+ARRAYS = (
+    SampleArray(LABELS, "whole number", ("images",), least=0, below="classes"),
+    SampleArray(LINEAR, "whole number", ("images",), least=0, below="classes"),
+    SampleArray(NEIGHBOURS, "whole number", ("images",), least=0, below="classes"),
+    SampleArray(SHOTS, "whole number", ("shots",), least=1),
+    SampleArray(CORRECT, "truth value", ("shots", "images", "draws")),
+    SampleArray(CLASSES, "text", ("classes",)),
+    SampleArray(NAME, "text", ("images",), optional=True),
+)
 _TRAINING = "training images"  # what intervals of single fits are conditional on
 _HELD_OUT = 4  # images per class, at most, that few shots hold out
 
@@ -289,6 +299,12 @@ def _notes(probe: Probe, c: float) -> Sequence[str]:
     return notes
 
 
+def _require_distinct_shots(samples: types.Samples) -> None:
+    """Raise ValueError for a number of shots that is there twice."""
+    if len(np.unique(samples[SHOTS])) < len(samples[SHOTS]):
+        raise ValueError(f"`{SHOTS}` holds a number twice")
+
+
 def _few_shot(samples: Derived, member: str) -> CrossedMean:
     shots = samples[SHOTS].tolist()
     return CrossedMean(samples[CORRECT][shots.index(int(member.partition("_")[0]))])
@@ -319,6 +335,8 @@ TASK = Task(
         Metric("fewshot_*", _few_shot, members=lambda s: [f"{shots}_acc1" for shots in s[SHOTS]]),
     ),
     truth=(LABELS, SHOTS),
+    arrays=ARRAYS,
+    require_consistent=_require_distinct_shots,
     open_data=open_data,
     checked="class folders of training and test images, and how many images are there",
     measure=measure,

@@ -22,12 +22,25 @@ from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import segmentation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums
+from cosmos_eval.tasks.arrays import MOST_CELLS, SampleArray
 from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
+
+_MOST_PIXELS = 2**31  # of an image
 
 # Beside the fields of SparseConfusion.
 CLASSES = "classes"  # (C,) names
 GROUPS = "groups"  # (G,) names of groups of classes whose mean IoU is reported
 MEMBERS = "members"  # (G, C) whether a class belongs to a group
+# Fields of SparseConfusion are one array each, with an entry per count.
+ARRAYS = (
+    SampleArray(NAME, "text", ("images",)),
+    SampleArray(CLASSES, "text", ("classes",)),
+    SampleArray(GROUPS, "text", ("groups",)),
+    SampleArray(MEMBERS, "truth value", ("groups", "classes")),
+    SampleArray("image", "whole number", ("counts",), least=0, below="images"),
+    SampleArray("pair", "whole number", ("counts",), least=0),
+    SampleArray("pixels", "whole number", ("counts",), least=0, most=_MOST_PIXELS),
+)
 AREAS = "areas"  # derived: cosmos_eval.stats.segmentation.Areas of every image
 LABELLED = "labelled pixels of the label maps"  # (N, C) derived
 
@@ -43,6 +56,15 @@ def derive(samples: types.Samples) -> Derived:
     sparse = stats.SparseConfusion(*(samples[field] for field in stats.SparseConfusion._fields))
     areas = stats.areas_of_images(sparse, len(samples[NAME]), len(samples[CLASSES]))
     return {**samples, AREAS: areas, LABELLED: areas.labelled}
+
+
+def _require_known_classes(samples: types.Samples) -> None:
+    """Raise ValueError for classes that have no name, and more areas than memory holds."""
+    images, classes, pairs = len(samples[NAME]), len(samples[CLASSES]), samples["pair"]
+    if len(pairs) and pairs.max() >= classes**2:
+        raise ValueError(f"`pair` holds {pairs.max()}, and {classes} classes have {classes**2}")
+    if images * classes > MOST_CELLS:
+        raise ValueError(f"{images:,} images by {classes:,} classes are more than can be read")
 
 
 def group_iou(samples: Derived, group: str) -> FunctionOfSums | None:
@@ -187,6 +209,9 @@ TASK = Task(
     protocol=types.SegmentationProtocol,
     metrics=METRICS,
     truth=(NAME, CLASSES, GROUPS, MEMBERS, LABELLED),
+    arrays=ARRAYS,
+    require_consistent=_require_known_classes,
+    names_hash="samples",
     by_image=True,
     open_data=open_data,
     check=check,

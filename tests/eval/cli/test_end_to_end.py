@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.encoders import CHECKPOINT, CONFIG
 
-from cosmos_eval.results.store import read_results
+from cosmos_eval.results.checked import read_results
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 

@@ -19,6 +19,9 @@ NEAR, APART = pytest.approx(0.0659, abs=5e-4), pytest.approx(0.00101, abs=2e-5)
 CLOSE = {"acc1": {"low": 0.5, "high": 0.7, "method": "wilson", "level": 0.95}}
 
 
+CLASSES = np.array(["a", "b"])
+
+
 @pytest.fixture
 def board(tmp_path):
     """Three models: the second misses 3 images more than the best, the third 10 more; nothing else.
@@ -32,7 +35,7 @@ def board(tmp_path):
         row = make_row(
             SAME_LIST, {"spec": model}, metrics={"acc1": hits / N}, intervals=CLOSE, n_samples=N
         )
-        write_result(tmp_path, row, {"labels": labels, "top5": top5})
+        write_result(tmp_path, row, {"labels": labels, "top5": top5, "classes": CLASSES})
     return tmp_path
 
 
@@ -83,7 +86,7 @@ def test_samples_of_other_images_are_not_compared(board, provenance, label, mess
     figures = {"metrics": {"acc1": 0.585}, "intervals": CLOSE, "n_samples": N}
     labels = np.full(N, label)
     row = make_row(provenance, {"spec": "near"}, **figures)
-    write_result(board, row, {"labels": labels, "top5": labels[:, None]})
+    write_result(board, row, {"labels": labels, "top5": labels[:, None], "classes": CLASSES})
     assert reported(board, "auto")[0] == {"apart": APART}
     with pytest.raises(UsageError, match=message):
         reported(board, "paired")

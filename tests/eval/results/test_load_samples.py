@@ -29,7 +29,7 @@ EXPECTED = {
             "image": ["a", "b", "c", "a", "a", "b", "c", "c"],
             "query": ["image"] * 3 + ["caption"] * 5,
             "caption": [NA, NA, NA, 0, 1, 0, 0, 1],
-            "rank": [1, 3, 12, 1, 1, 2, 3, 6],
+            "rank": [1, 3, 5, 1, 1, 2, 3, 3],
         },
     ),
     "select": (

@@ -18,13 +18,13 @@ import pytest
 from support.rows import make_row, write_result
 
 from cosmos_core.utils.files import write_atomically
+from cosmos_eval.results.checked import read_results
 from cosmos_eval.results.gate.baseline import Baseline
 from cosmos_eval.results.labels import file_stem
 from cosmos_eval.results.record import ResultRow, json_schema
 from cosmos_eval.results.store import (
     read_files,
     read_result,
-    read_results,
     read_samples,
     record_is_unchanged,
     result_paths,
@@ -47,7 +47,7 @@ def test_the_schemas_in_the_package_are_those_of_the_code(kind, name):
 
 
 def test_a_result_comes_back_as_it_was(tmp_path):
-    path = write_result(tmp_path / "new" / "folder", make_row(), SAMPLES)
+    path = write_result(tmp_path / "new" / "folder", make_row(task="cook"), SAMPLES)
     (row,) = read_results(path.parent)
     assert row.metrics == {"acc1": 0.25, "acc5": 0.75}
     assert row.per_class == {"apple": {"recall": 0.5}, "boat": {"recall": None}}
@@ -58,11 +58,11 @@ def test_a_result_comes_back_as_it_was(tmp_path):
 
 
 def test_samples_come_back_and_others_do_not_pass_for_them(tmp_path):
-    path = write_result(tmp_path, make_row(), SAMPLES)
+    path = write_result(tmp_path, make_row(task="cook"), SAMPLES)
     for name, array in read_samples(path).items():
         np.testing.assert_array_equal(array, SAMPLES[name])
     archive = tmp_path / read_result(path).samples
-    other = write_result(tmp_path / "other", make_row(), {"label": np.array([1, 1, 1])})
+    other = write_result(tmp_path / "other", make_row(task="cook"), {"label": np.array([1, 1, 1])})
     archive.write_bytes((other.parent / read_result(other).samples).read_bytes())
     with pytest.raises(UsageError, match=r"\.npz is not what was stored with .*\.json"):
         read_samples(path)
@@ -166,8 +166,9 @@ def test_no_results(tmp_path):
 
 
 def test_a_new_result_replaces_the_former_with_its_samples(tmp_path):
-    write_result(tmp_path, make_row(), SAMPLES)
-    write_result(tmp_path, make_row(metrics={"acc1": 0.5}), {"label": np.arange(9)})
+    write_result(tmp_path, make_row(task="cook"), SAMPLES)
+    row = make_row(task="cook", metrics={"acc1": 0.5})
+    write_result(tmp_path, row, {"label": np.arange(9)})
     (row,) = read_results(tmp_path)
     assert row.metrics == {"acc1": 0.5}
     assert [p.name for p in tmp_path.glob("*.npz")] == [row.samples]
@@ -187,8 +188,11 @@ def test_a_pipe_is_written_and_stays_a_pipe(tmp_path):
 
 
 def numbered(number: int) -> tuple[ResultRow, Samples]:
-    """A result, always of the same name, whose metrics and samples hold its number."""
-    return make_row(metrics={"acc1": number / 64}), {"x": np.full(3, number)}
+    """A result, always of the same name, whose metrics and samples hold its number.
+
+    Its task is not installed, so that its samples may be anything.
+    """
+    return make_row(task="cook", metrics={"acc1": number / 64}), {"x": np.full(3, number)}
 
 
 def test_of_two_writers_of_one_result_one_wins_with_its_samples(tmp_path):
@@ -238,7 +242,7 @@ from support.rows import make_row, write_result
 
 for count in range(1_000_000):
     number = (3 * count + int(sys.argv[2])) % 64
-    row = make_row(metrics={"acc1": number / 64})
+    row = make_row(task="cook", metrics={"acc1": number / 64})
     write_result(Path(sys.argv[1]), row, {"x": np.full(3, number), "count": np.array(count)})
     print(number, flush=True)
 """
@@ -300,7 +304,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_killed_run_leaves_the_former_result(tmp_path, monkeypatch, step):
-    write_result(tmp_path, make_row(), SAMPLES)
+    write_result(tmp_path, make_row(task="cook"), SAMPLES)
     replace, calls = Path.replace, []
 
     def killed(self, target):
@@ -310,8 +314,9 @@ def test_a_killed_run_leaves_the_former_result(tmp_path, monkeypatch, step):
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", killed)
+    row = make_row(task="cook", metrics={"acc1": 0.5})
     with pytest.raises(KeyboardInterrupt):
-        write_result(tmp_path, make_row(metrics={"acc1": 0.5}), {"label": np.arange(9)})
+        write_result(tmp_path, row, {"label": np.arange(9)})
     (row,) = read_results(tmp_path)
     assert row.metrics["acc1"] == 0.25
     with np.load(tmp_path / row.samples) as stored:
@@ -342,8 +347,9 @@ def test_file_names_are_safe_and_tell_results_apart():
 
 
 def test_hidden_files_of_killed_runs_are_no_results(tmp_path):
-    path = write_result(tmp_path / "one", make_row(), SAMPLES)
-    nested = write_result(tmp_path / "more" / "two", make_row(protocol="other"), SAMPLES)
+    path = write_result(tmp_path / "one", make_row(task="cook"), SAMPLES)
+    row = make_row(task="cook", protocol="other")
+    nested = write_result(tmp_path / "more" / "two", row, SAMPLES)
     hidden = [".0123.tmp", ".x.json", ".partial/x.json", "more/.0123.tmp"]
     for name in hidden:
         (tmp_path / name).parent.mkdir(exist_ok=True)

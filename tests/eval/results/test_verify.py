@@ -165,8 +165,8 @@ def test_samples_of_another_task(tmp_path: Path) -> None:
         record["provenance"]["record_sha256"] = record_sha256(record)
 
     (line,) = verify(edit(path, change)).differences
-    assert line.startswith("swapped file: ")
-    assert "holds no samples of task seg: KeyError('image')" in line
+    assert line.startswith("impossible samples: ")
+    assert "holds no samples of task seg: there is no array `name`" in line
 
 
 @pytest.mark.parametrize(

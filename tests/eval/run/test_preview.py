@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.results import store_result
 from support.rows import make_row, write_result
 
 from cosmos_core.utils.files import file_sha256
@@ -62,7 +63,7 @@ def test_a_suite_before_and_after_it_ran(command, own_suite, tmp_path):
 def test_results_are_found_by_the_names_they_are_stored_under(provenance, model, how, tmp_path):
     (file,) = local_weights(parse_model_spec("scenes-cosmos"))
     own = {**model, "weights_sha256": file_sha256(file)}
-    path = write_result(tmp_path, make_row(provenance, own), {"x": np.arange(3)})
+    path = store_result(tmp_path, "cls", provenance=provenance, model=own)
     plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"], **how)
     found = existing_results(plan, tmp_path)[SCENES]
     assert found.path == path
@@ -70,12 +71,12 @@ def test_results_are_found_by_the_names_they_are_stored_under(provenance, model,
 
 
 def test_the_form_of_attention_is_part_of_the_name(tmp_path):
-    known = {"task": "seg", "dataset": "voc20", "protocol": "cosmos"}
+    known = {"dataset": "voc20", "protocol": "cosmos"}
     spec = "openclip:ViT-B-16/openai"
     for used, requested in (("csa", None), ("csa", "csa"), ("naclip", "naclip")):
         attention = {"attention": used, "protocol_attention": "csa"}
-        row = make_row(attention, {"spec": spec, "weights": None}, **known)
-        path = write_result(tmp_path / used, row, {"x": np.arange(3)})
+        model = {"spec": spec, "weights": None}
+        path = store_result(tmp_path / used, "seg", provenance=attention, model=model, **known)
         options = RunOptions(attention=requested)
         plan = make_plan(datasets=["voc20"], models=[spec], options=options)
         (found,) = existing_results(plan, tmp_path / used).values()
@@ -83,7 +84,7 @@ def test_the_form_of_attention_is_part_of_the_name(tmp_path):
 
 
 def test_a_result_of_weights_that_the_file_no_longer_holds_is_none(tmp_path):
-    write_result(tmp_path, make_row(), {"x": np.arange(3)})
+    store_result(tmp_path, "cls")
     plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"])
     found = existing_results(plan, tmp_path)[SCENES]
     assert found.row is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cosmos_eval import models as encoders
-from cosmos_eval.results.store import read_results
+from cosmos_eval.results.checked import read_results
 
 RUN = ("run", "--device", "cpu", "--no-cache", "--output", "out", "--suite")
 

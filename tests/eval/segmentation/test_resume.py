@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from cosmos_eval.results.store import read_results
+from cosmos_eval.results.checked import read_results
 from cosmos_eval.tasks.segmentation import measure as measure_together
 from cosmos_eval.types import RunOptions
 

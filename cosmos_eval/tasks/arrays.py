@@ -1,0 +1,98 @@
+"""The values that stored arrays may hold: declared beside each task's arrays, checked on reading.
+
+Figures are computed only from samples that pass: all indices lie within what they are indices of,
+and no axis is longer than what the figures can be computed for in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cosmos_eval.types import Samples
+
+MOST_ENTRIES = 1 << 21
+"""The longest axis: a bootstrap has 200 weights of 8 bytes for each entry at a time."""
+MOST_CELLS = 1 << 26
+"""The largest array, also of those that figures need beside the stored ones."""
+ROUNDING = 0.005
+"""How far shares and cosines may be out of bounds: encoders' features are of length 1 +- 0.001."""
+
+Kind = Literal["whole number", "number", "truth value", "text"]
+_DTYPES = {"whole number": "iu", "number": "fiu", "truth value": "biu", "text": "U"}
+
+
+@dataclass(frozen=True)
+class SampleArray:
+    """A stored array of a task and the values that it may hold.
+
+    Axes of one name are equally long in all arrays of a result; an axis without a name (None) has
+    any length. `most` is a number, or the axis whose length it is; indices are `below` the length
+    of an axis.
+    """
+
+    name: str
+    kind: Kind
+    axes: tuple[str | int | None, ...]
+    least: float = -math.inf
+    most: float | str = math.inf
+    below: str = ""
+    may_be_nan: bool = False
+    optional: bool = False
+
+    def require_shape(self, array: NDArray[Any], lengths: dict[str, int]) -> None:
+        """Check type and axes, and add the lengths of new axes. Raises ValueError."""
+        if array.dtype.kind not in _DTYPES[self.kind] or array.dtype == "uint64":
+            raise ValueError(f"`{self.name}` holds {array.dtype}, not {self.kind}s")
+        if array.ndim != len(self.axes):
+            raise ValueError(f"`{self.name}` has {array.ndim} axes, not {len(self.axes)}")
+        if array.size > MOST_CELLS or max(array.shape) > MOST_ENTRIES:
+            shape = " x ".join(f"{length:,}" for length in array.shape)
+            raise ValueError(f"`{self.name}` has {shape} values, more than can be read")
+        for axis, length in zip(self.axes, array.shape, strict=True):
+            if axis is None:
+                continue
+            expected = axis if isinstance(axis, int) else lengths.setdefault(axis, length)
+            if length != expected:
+                noun = axis if isinstance(axis, str) else "columns"
+                raise ValueError(f"`{self.name}` has {length:,} {noun}, not {expected:,}")
+
+    def require_bounds(self, array: NDArray[Any], lengths: Mapping[str, int]) -> None:
+        """Raise ValueError for values out of bounds."""
+        if self.kind == "text" or not array.size:
+            return
+        most = lengths[self.most] if isinstance(self.most, str) else self.most
+        if self.below:
+            most = lengths[self.below] - 1
+        elif self.kind == "truth value":
+            most = 1
+        self._require_between(array, 0 if self.kind == "truth value" else self.least, most)
+
+    def _require_between(self, array: NDArray[Any], least: float, most: float) -> None:
+        import numpy as np
+
+        rounding = ROUNDING if self.kind == "number" else 0
+        is_valid = (array >= least - rounding) & (array <= most + rounding)
+        if self.may_be_nan:
+            is_valid |= np.isnan(array)
+        if not is_valid.all():
+            bounds = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+            value = array[~is_valid][0].item()
+            raise ValueError(f"`{self.name}` holds {value}, and its values are {bounds}")
+
+
+def require_valid(arrays: Sequence[SampleArray], samples: Samples) -> None:
+    """Raise ValueError, one line, for samples that lack an array or hold an impossible value."""
+    lengths: dict[str, int] = {}
+    stored = [one for one in arrays if one.name in samples or not one.optional]
+    for declared in stored:
+        if declared.name not in samples:
+            raise ValueError(f"there is no array `{declared.name}`")
+        declared.require_shape(samples[declared.name], lengths)
+    for declared in stored:
+        declared.require_bounds(samples[declared.name], lengths)
