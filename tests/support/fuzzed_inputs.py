@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from support import fuzzed_images, fuzzed_sets
+from support import fuzzed_images, fuzzed_samples, fuzzed_sets
 from support.fuzzed_images import measure, prepare_images
 from support.fuzzed_sets import same_numbers
 from support.fuzzing import Kind, Outcome, alter, damage, misplace, run_command
@@ -203,6 +203,7 @@ KINDS: dict[str, Kind] = {
             _results,
             ("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe"),
         ),
+        *fuzzed_samples.KINDS,
         _tables("leaderboard", "{}/results", "--format", "md"),
         _tables("export", "{}/results", "--output", "{}/out/table.csv"),
         _tables("report", "{}/results", "--no-pictures", "--output", "{}/out/page.html"),

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -42,7 +43,7 @@ class Kind(NamedTuple):
     are the command for that copy. `judge` gets the copy, the untouched folder, and the outcomes of
     both, and yields what is wrong with a command that ended with status 0. `reports` says that the
     command has a report instead of one line, `verdicts` other statuses by which it reports a
-    difference.
+    difference, and `memory` how many bytes more than before it may take, 0 for any number.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Kind(NamedTuple):
     judge: Callable[[Path, Path, Outcome, Outcome], Iterator[str]]
     reports: bool = False
     verdicts: tuple[int, ...] = ()
+    memory: int = 0
 
 
 class Fuzzer:
@@ -74,7 +76,8 @@ class Fuzzer:
         shutil.copytree(self._pristine, self._copy, symlinks=True)
         done = self.kind.mutate(rng, self._copy)
         before, running, children = _snapshot(self._copy), set(threading.enumerate()), _children()
-        outcome = run_command(self.kind.arguments(self._copy), self._copy)
+        with _memory_limit(self.kind.memory):
+            outcome = run_command(self.kind.arguments(self._copy), self._copy)
         faults = [*self._faults(outcome, before), *_left_running(running, children)]
         if faults:
             last = outcome.err.strip().splitlines()[-1:]
@@ -93,8 +96,9 @@ class Fuzzer:
         errors = [line for line in outcome.err.splitlines() if line.startswith("cosmos-eval:")]
         if len(errors) != 1 and not self.kind.reports:
             yield f"{len(errors)} error lines"
-        if "Traceback" in outcome.err or "--debug shows" in outcome.err:
-            yield "an error that nobody expected"
+        said = outcome.out + outcome.err
+        if any(sign in said for sign in ("Traceback", "--debug shows", "cannot be verified: ")):
+            yield f"an error that nobody expected: {said[-300:]}"
         if _snapshot(self._copy) != before:
             yield "something was written"
 
@@ -132,6 +136,21 @@ def _time_limit(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, former)
+
+
+@contextlib.contextmanager
+def _memory_limit(more: int) -> Iterator[None]:
+    """Let this process have so many bytes more than it has; an allocation of others fails."""
+    if not more:
+        yield
+        return
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def _snapshot(folder: Path) -> dict[str, str]:
