@@ -1,6 +1,5 @@
 """Two methods by the results of all their trainings, and how many trainings would show more."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from math import inf
@@ -14,12 +13,12 @@ from cosmos_eval.results.compare import Comparison, Measured, MetricTest
 from cosmos_eval.results.labels import Stored, name_of, training_of, variants
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
+from cosmos_eval.stats.planning import MOST_TRAININGS, range_of_trainings
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Samples, UsageError
 
 _IMAGES = {"these": 1.0, "4 x as many": 4.0, "unlimited": inf}  # of a plan
 _PLANNED = range(2, 11)  # trainings of each method
-_MOST = 1000  # of them that a plan considers
 
 Sets = dict[tuple[str, str], list[Stored]]
 """Results by data set and protocol, in the order of seeds."""
@@ -215,8 +214,9 @@ def metric_tests(
 
 def plan(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:
     """Return, per primary metric and number of images, the difference that k trainings of each
-    method find with a probability of `power`, and the k that find a difference of `points`; in
-    percent, ranks or ratios. Raises UsageError unless both have two trainings or more."""
+    method find with a probability of `power`, and the range of k that find a difference of `points`
+    by the 5 and 95% points of the variance between trainings; in percent, ranks or ratios. Raises
+    UsageError unless both have two trainings or more."""
     return [
         {
             **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
@@ -233,10 +233,10 @@ def _planned(test: MetricTest, images: float, points: float, power: float) -> di
     found = test.difference
     if not isinstance(found, GroupDifference) or not found.of_methods:
         raise UsageError("a plan needs two trainings of each method, to see how much seeds vary")
-
-    def least(k: int) -> float:
-        return test.record.factor * (found.detectable(power=power, k=k, images=images) or 0.0)
-
-    needed = 2 + bisect_left(range(2, _MOST + 1), -points, key=lambda k: -least(k))
-    enough = needed if needed <= _MOST else f"over {_MOST}"
-    return {**{f"k = {k}": least(k) for k in _PLANNED}, f"k for {points:g}": enough}
+    detectable = {
+        f"k = {k}": test.record.factor * (found.detectable(power=power, k=k, images=images) or 0.0)
+        for k in _PLANNED
+    }
+    ends = range_of_trainings(found, points / test.record.factor, power, images)
+    shown = [f"over {MOST_TRAININGS}" if k > MOST_TRAININGS else f"{k}" for k in ends]
+    return {**detectable, f"k for {points:g}": " to ".join(dict.fromkeys(shown))}
