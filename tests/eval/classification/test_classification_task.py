@@ -76,7 +76,7 @@ def test_solved_by_hand(root, colour_encoder):
     assert result.intervals.keys() == result.metrics.keys()
     for name, interval in result.intervals.items():
         assert interval.low <= result.metrics[name] <= interval.high
-    assert result.hashes.keys() == {"class_names", "templates", "sample_list"}
+    assert result.hashes.keys() == {"class_names", "templates", "sample_list", "content"}
 
 
 def test_limit_takes_the_classes_in_turn(root, colour_encoder):
