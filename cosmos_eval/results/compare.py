@@ -51,8 +51,8 @@ def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     of their samples never match: whether these are the same is unknown."""
     differences = []
     for name in dict.fromkeys([*a, *b]):
-        is_in_both = name in a and name in b
-        if a[name] != b[name] if is_in_both else name not in _DATA:
+        is_in_both, is_required = name in a and name in b, name not in _DATA
+        if (is_in_both and a[name] != b[name]) or (is_required and not is_in_both):
             explained = f"{name}{_EXPLAINED.get(name, '')}"
             differences.append(f"{explained} is {_shown(a, name)} and {_shown(b, name)}")
     if not any(a.get(name) for name in SAMPLE_LISTS):
