@@ -180,7 +180,7 @@ def embed_images(
         keys = image_keys(images, options)
         inputs = image_inputs(encoder, images, keys, options)
         features = embed(inputs._replace(most=most), options, progress)
-    if len(set(keys)) > 1 and all_the_same(features) and (streamed or _differ(encoder, images)):
+    if all_the_same(features) and len(set(keys)) > 1 and (streamed or _differ(encoder, images)):
         raise UsageError(
             f"{encoder.info.spec} returns the same feature for all {len(set(keys))} images, which "
             "differ: check its image tower and its weights"
@@ -332,8 +332,10 @@ def require_different_texts(
 ) -> None:
     """Raise UsageError if different texts all have the same feature (N, D), although their tokens
     differ. If the tokens are the same as well, only report it: the vocabulary knows no word."""
+    if not all_the_same(features):
+        return
     distinct = [*dict.fromkeys(texts)]
-    if len(distinct) < 2 or not all_the_same(features):
+    if len(distinct) < 2:
         return
     spec, tokens = encoder.info.spec, encoder.tokenize(distinct)
     if not tokens.equal(tokens[:1].expand_as(tokens)):
