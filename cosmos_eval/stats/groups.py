@@ -25,21 +25,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import gammaincinv, ndtr, stdtrit
 
-from cosmos_eval.stats.estimates import (
-    Estimate,
-    FunctionOfSums,
-    GroupMean,
-    Ints,
-    Mean,
-    Proportion,
-    Values,
-    ratio,
-)
+from cosmos_eval.stats.estimates import Estimate, Values
 from cosmos_eval.stats.intervals import LEVEL
+from cosmos_eval.stats.jackknife import values_without_each
 from cosmos_eval.stats.paired import POWER
 from cosmos_eval.stats.suites import resample
 from cosmos_eval.types import Interval
@@ -278,7 +269,7 @@ def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[V
     is NaN where the metric has no value without one of the images. Raises ValueError for fewer than
     two images.
     """
-    left_out = [_without_each(estimate) for estimate in estimates]
+    left_out = [values_without_each(estimate) for estimate in estimates]
     known = [values for values in left_out if values is not None]
     if len(known) == len(left_out):
         values, n = np.stack(known), len(known[0])
@@ -291,35 +282,3 @@ def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[V
     values = values[:, ~np.isnan(values).any(axis=0)]
     # Resampling n clusters varies by a factor (n - 1) / n too little.
     return np.atleast_2d(np.cov(values)) * n / (n - 1), n
-
-
-def _without_each(estimate: Estimate) -> Values | None:
-    """Return the values (C,) of an estimate without each cluster, which the jackknife varies; None
-    where it does not hold or takes as many passes as there are clusters."""
-    match estimate:
-        case Proportion(hits):
-            return (hits.sum() - hits) / (len(hits) - 1) if len(hits) > 1 else np.zeros(1)
-        case Mean(values, clusters):
-            cluster = np.unique(clusters, return_inverse=True)[1]
-            sums, sizes = np.bincount(cluster, weights=values), np.bincount(cluster)
-            return ratio(sums.sum() - sums, sizes.sum() - sizes)
-        case FunctionOfSums(terms, function):
-            return function(terms._make(term.sum(0) - term for term in terms))
-        case GroupMean(hits, groups, clusters, lowest=False):
-            owner = np.arange(len(hits)) if clusters is None else clusters
-            return _group_mean_without_each(hits, groups, owner)
-    return None
-
-
-def _group_mean_without_each(hits: NDArray[np.bool_], groups: Ints, clusters: Ints) -> Values:
-    """Groups that only one cluster has are left out of the mean without it."""
-    group = np.unique(groups, return_inverse=True)[1]
-    cluster = np.unique(clusters, return_inverse=True)[1]
-    total, right = np.bincount(group), np.bincount(group, weights=hits)
-    cells, cell = np.unique(cluster * len(total) + group, return_inverse=True)
-    of_cluster, of_group = np.divmod(cells, len(total))
-    left = total[of_group] - np.bincount(cell)
-    share = np.nan_to_num(ratio(right[of_group] - np.bincount(cell, weights=hits), left))
-    shares = right / total
-    change = np.bincount(of_cluster, weights=share - shares[of_group])
-    return ratio(shares.sum() + change, len(total) - np.bincount(of_cluster, weights=left == 0))

@@ -1,9 +1,11 @@
 """Two models on the same samples: tests, intervals, and the detectable difference.
 
 Proportions of independent samples: McNemar's exact test (McNemar 1947, Psychometrika 12) and the
-interval of Agresti and Min 2005, Statistics in Medicine 24. Everything else: a bootstrap that draws
-whole clusters for both models at once, so that what makes a sample hard for both cancels out
-(Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 6.2 and 12.2), with
+interval of Agresti and Min 2005, Statistics in Medicine 24. Means over classes, such as mIoU: the
+jackknife of the difference, since a resample lacks classes that occur in few images. Means of
+proportions per class: the variance of weighted signs, `by_class`. Everything else: a bootstrap that
+draws whole clusters for both models at once, so that what makes a sample hard for both cancels out
+(Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 6.2, 11 and 12.2), with
 Student's t, which unlike the percentile interval holds its level where the models differ on a
 handful of samples only. Several tests: Holm 1979, Scandinavian Journal of Statistics 6.
 Shapes: N samples, C kinds of clusters, R resamples, G groups.
@@ -21,13 +23,24 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
 from cosmos_eval.stats import intervals
-from cosmos_eval.stats.estimates import Estimate, GroupMean, Ints, Median, Proportion, Values
+from cosmos_eval.stats.estimates import (
+    Estimate,
+    FunctionOfSums,
+    GroupMean,
+    Ints,
+    Median,
+    Proportion,
+    Values,
+)
+from cosmos_eval.stats.jackknife import sums_without_each
 from cosmos_eval.types import Interval
 
 POWER = 0.8
 MCNEMAR = "exact McNemar"
 AGRESTI_MIN = "Agresti and Min"
 BOOTSTRAP = "paired cluster bootstrap"
+JACKKNIFE = "paired jackknife"
+BY_CLASS = "paired t by class"
 INDEPENDENT = "independent intervals"
 _NORMAL = math.inf  # degrees of freedom
 
@@ -107,7 +120,7 @@ Compare = Callable[[int, int], Mapping[str, PairedDifference]]
 
 def is_slow(estimate: Estimate) -> bool:
     """Return whether comparing such an estimate takes longer than all others together."""
-    by_kinds = isinstance(estimate, GroupMean) and estimate.clusters is None
+    by_kinds = isinstance(estimate, GroupMean) and estimate.clusters is None and estimate.lowest
     return by_kinds or isinstance(estimate, Median)
 
 
@@ -121,11 +134,26 @@ def differences(
     """Return the paired differences of two of several models, of the same samples. Raises
     ValueError where fewer than two clusters would be resampled."""
     chosen = [
-        {name: one for name, one in model.items() if not (without_slow and is_slow(one))}
+        {
+            name: estimate
+            for name, estimate in model.items()
+            if not (without_slow and is_slow(estimate))
+        }
         for model in several
     ]
+    left_out = [
+        {
+            name: sums_without_each(estimate)
+            for name, estimate in model.items()
+            if isinstance(estimate, FunctionOfSums) and estimate.jackknife
+        }
+        for model in chosen
+    ]
     draw = partial(intervals.resample, seed=seed, resamples=resamples)
-    clustered = [intervals.by_clusters(model) for model in chosen]
+    clustered = [
+        intervals.by_clusters({name: e for name, e in model.items() if name not in values})
+        for model, values in zip(chosen, left_out, strict=True)
+    ]
     bootstraps = []
     for sizes in sorted({sizes for model in clustered for sizes in model}):
         products: dict[int, intervals.Product] = {}
@@ -135,16 +163,58 @@ def differences(
 
     def compare(a: int, b: int) -> dict[str, PairedDifference]:
         found = {name: one for some in bootstraps for name, one in some(a, b).items()}
-        for name, one in chosen[a].items():
-            match one, chosen[b].get(name):
+        for name, of_a in chosen[a].items():
+            match of_a, chosen[b].get(name):
                 case Proportion(hits), Proportion(others):
                     found[name] = mcnemar(hits, others)
-                case GroupMean(clusters=None), GroupMean(clusters=None) as other:
-                    kinds = intervals.statistics_of_kinds(name, [one, other])
-                    found |= _by_bootstrap(*kinds, draw)(0, 1)
+                case FunctionOfSums(jackknife=True), FunctionOfSums(jackknife=True) as of_b:
+                    changes = left_out[a][name] - left_out[b][name]
+                    if difference := _by_jackknife(of_a.value, of_b.value, changes):
+                        found[name] = difference
+                case GroupMean(clusters=None), GroupMean(clusters=None) as of_b:
+                    if not of_a.lowest and np.array_equal(of_a.groups, of_b.groups):
+                        found[name] = by_class(of_a, of_b)
+                    else:  # such as precision per class, whose classes are those predicted
+                        kinds = intervals.statistics_of_kinds(name, [of_a, of_b])
+                        found |= _by_bootstrap(*kinds, draw)(0, 1)
         return {name: found[name] for name in chosen[a] if name in found}
 
     return compare
+
+
+def by_class(a: GroupMean, b: GroupMean) -> PairedDifference:
+    """Compare mean proportions of hits (N,) per class of two models, of the same samples.
+
+    The difference is a sum of weighted signs, 1 for a sample that only A gets right and -1 for one
+    that only B does, each weighted by one over its class's size and the number of classes. Its
+    variance is that of the terms around the difference, which needs no two samples of a class, and
+    of one sample more of the average squared weight, so that it is not 0. Degrees of freedom are
+    Satterthwaite's, about the number of samples on which the models differ.
+    """
+    n = len(a.hits)
+    if n < 2:
+        raise ValueError("two images or more are needed to tell models apart")
+    _, group, sizes = np.unique(a.groups, return_inverse=True, return_counts=True)
+    weights = 1 / (len(sizes) * sizes[group])
+    signs = a.hits.astype(np.float64) - b.hits
+    squares = np.square(weights * (signs - weights @ signs))
+    variance = float(squares.sum() + np.square(weights).mean())
+    fourth = float(np.square(squares).sum())
+    dof = variance**2 / fourth if fourth > 0 else _NORMAL
+    return _by_student(a.value, b.value, math.sqrt(variance), n, dof, BY_CLASS)
+
+
+def _by_jackknife(a: float, b: float, changes: Values) -> PairedDifference | None:
+    """Return the difference of values, which is `changes` (N,) without each of N samples, NaN if
+    there is none; None if that is so of nearly all. Raises ValueError for fewer than two samples.
+    """
+    if len(changes) < 2:
+        raise ValueError("two images or more are needed to tell models apart")
+    changes = changes[~np.isnan(changes)]
+    n = len(changes)
+    if n < 2 or math.isnan(a - b):
+        return None
+    return _by_student(a, b, math.sqrt((n - 1) * changes.var()), n, n - 1, JACKKNIFE)
 
 
 def _by_bootstrap(
@@ -179,7 +249,7 @@ def difference_of_draws(a: float, b: float, changes: Values, n: int) -> PairedDi
     or, of a mean over several sets of samples, of the smallest number of clusters."""
     # Resampling n clusters varies by a factor (n - 1) / n too little.
     error = float(changes.std(ddof=1)) * math.sqrt(n / (n - 1))
-    return _by_student(a, b, error, n)
+    return _by_student(a, b, error, n, n - 1, BOOTSTRAP)
 
 
 def independent_difference(a: float, b: float, error: float, units: int) -> PairedDifference:
@@ -198,9 +268,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _by_student(a: float, b: float, error: float, n: int) -> PairedDifference:
+def _by_student(
+    a: float, b: float, error: float, n: int, dof: float, method: str
+) -> PairedDifference:
     if error > 0:
-        p_value = 2 * float(stdtr(n - 1, -abs(a - b) / error))
+        p_value = 2 * float(stdtr(dof, -abs(a - b) / error))
     else:
         p_value = 1.0 if a == b else 2 * 0.5**n  # all clusters point the same way
-    return PairedDifference(a, b, a - b, error, n - 1, p_value, n, BOOTSTRAP)
+    return PairedDifference(a, b, a - b, error, dof, p_value, n, method)

@@ -24,7 +24,8 @@ CLASSES = 10
 class Design(NamedTuple):
     """Studies of k trainings of A and B on n images, whose seeds change the expected value by a
     standard deviation of `sd` (as a fraction): normally, or with a long tail (`skewed`). `metric`
-    is accuracy or mIoU, of which sd is that of the share of pixels found."""
+    is accuracy or mIoU, of which sd is that of the share of pixels found. `share` is how probably
+    each image is right, 0 for images that are not equally hard."""
 
     k: tuple[int, int]
     n: int
@@ -32,6 +33,7 @@ class Design(NamedTuple):
     skewed: bool = False
     metric: str = "accuracy"
     difference: float = 0.0
+    share: float = 0.0
 
     def draw_seeds(self, rng: np.random.Generator) -> Iterator[Values]:
         """Draw what seeds add to the expected values of the trainings of A and B, (k, 1) each."""
@@ -103,11 +105,14 @@ def trainings(
 
 
 def _expected(design: Design, rng: np.random.Generator, seeds: Sequence[Values]) -> Values:
-    """Draw how probably trainings get images right (S, n); on average 0.54."""
-    image = 0.15 + 0.7 * rng.beta(0.5, 0.4, design.n)
+    """Draw how probably trainings get images right (S, n); on average 0.54 of hard and easy ones,
+    of which each is easier for one method."""
+    image, easier = 0.15 + 0.7 * rng.beta(0.5, 0.4, design.n), 0.05
+    if design.share:
+        image, easier = np.full(design.n, design.share), 0.0
     parts = []
     for added, sign in zip(seeds or design.draw_seeds(rng), (1, -1), strict=True):
-        method = rng.uniform(-0.05, 0.05, design.n) + sign * design.difference / 2
+        method = rng.uniform(-easier, easier, design.n) + sign * design.difference / 2
         parts.append(image + method + added)
     return np.clip(np.concatenate(parts), 0, 1)
 

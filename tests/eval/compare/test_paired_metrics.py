@@ -1,7 +1,9 @@
 """Paired statistics: against SciPy and statsmodels, solved by hand, and in simulated studies."""
 
+import importlib.util
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,11 @@ from cosmos_eval.stats.paired import (
 )
 from cosmos_eval.stats.retrieval import RetrievalRanks
 from cosmos_eval.stats.segmentation import Areas, mean_accuracy, mean_iou, pixel_accuracy
+
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "coverage.py"
+SPEC = importlib.util.spec_from_file_location("coverage_benchmark", SCRIPT)
+coverage = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(coverage)
 
 
 def difference_of(a, b, **options: int) -> PairedDifference:
@@ -147,16 +154,90 @@ def test_ranks_are_those_of_the_samples_drawn() -> None:
         assert {name: values[row] for name, values in found.items()} == pytest.approx(expected)
 
 
-def test_recall_over_kinds_is_recall_over_images() -> None:
+def test_the_lowest_recall_over_kinds_is_that_over_images() -> None:
     rng = np.random.default_rng(5)
     labels = rng.choice([1, 4, 7], 90, p=[0.2, 0.3, 0.5])
     a, b = rng.random((2, 90)) < 0.6
     own = np.arange(90)
-    both = (GroupMean(hits, labels, own) for hits in (a, b))
+    both = (GroupMean(hits, labels, own, lowest=True) for hits in (a, b))
     plain = difference_of(*both, seed=1, resamples=8000)
-    found = difference_of(GroupMean(a, labels), GroupMean(b, labels), resamples=8000)
+    of_kinds = (GroupMean(hits, labels, lowest=True) for hits in (a, b))
+    found = difference_of(*of_kinds, resamples=8000)
     assert found.difference == pytest.approx(plain.difference)
     assert found.error == pytest.approx(plain.error, rel=0.04)
+
+
+def test_recall_per_class_by_hand() -> None:
+    """Classes of one and of two samples, whose weights are 1/2 and 1/4; only A gets the first and
+    the second right, so that the difference is 3/4."""
+    a, b = np.array([[1, 1, 0], [0, 0, 0]], bool)
+    found = difference_of(*(GroupMean(hits, np.array([4, 7, 7])) for hits in (a, b)))
+    assert (found.difference, found.units, found.method) == (0.75, 3, "paired t by class")
+    squares = np.array([1 / 2 * 1 / 4, 1 / 4 * 1 / 4, 1 / 4 * -3 / 4]) ** 2
+    variance = squares.sum() + (1 / 4 + 1 / 16 + 1 / 16) / 3
+    dof = variance**2 / (squares**2).sum()
+    half = t.ppf(0.975, dof) * math.sqrt(variance)
+    assert found.interval()[:2] == pytest.approx((0.75 - half, 0.75 + half))
+    same = difference_of(*(GroupMean(a, np.array([4, 7, 7])) for _ in range(2)))
+    assert (same.difference, same.p_value) == (0, 1)
+    assert same.interval().low < -0.3 < 0.3 < same.interval().high
+
+
+def test_recall_of_one_class_is_about_as_cautious_as_mcnemars_test() -> None:
+    for only_a, only_b in ((5, 0), (8, 1), (12, 5), (60, 40)):
+        a, b = np.zeros((2, 500), bool)
+        a[:only_a], b[only_a : only_a + only_b] = True, True
+        found = difference_of(*(GroupMean(hits, np.zeros(500, int)) for hits in (a, b)))
+        exact = matched_shares(0, only_a, only_b, 500).p_value
+        assert found.p_value == pytest.approx(exact, rel=0.4)
+
+
+def test_the_jackknife_of_a_difference_is_a_plain_loop() -> None:
+    """Of the differences without each image; one class is in one image alone."""
+    rng = np.random.default_rng(9)
+    labelled = rng.integers(0, 60, (12, 4)) * (np.arange(12)[:, None] != 0)
+    labelled[:, 3] = 9 * (np.arange(12) == 5)
+    models = [Areas(rng.binomial(labelled, 0.7), labelled, labelled + 5) for _ in range(2)]
+    found = difference_of(*(FunctionOfSums(m, mean_iou, jackknife=True) for m in models))
+    changes = []
+    for image in range(12):
+        kept = np.arange(12) != image
+        sums = [Areas(*(part[kept].sum(axis=0) for part in areas)) for areas in models]
+        changes.append(float(mean_iou(sums[0]) - mean_iou(sums[1])))
+    assert found.error == pytest.approx(math.sqrt(11**2 / 12 * np.var(changes, ddof=1)))
+    assert (found.dof, found.units, found.method) == (11, 12, "paired jackknife")
+    alone = FunctionOfSums(Areas(*(part[:1] for part in models[0])), mean_iou, jackknife=True)
+    with pytest.raises(ValueError, match="two images"):
+        difference_of(alone, alone)
+
+
+def test_rare_classes_do_not_tell_equal_models_apart() -> None:
+    """Two equally good models on ten images, of whose classes some are in one or two: 5% of 1,000
+    studies and two errors."""
+    label_maps = coverage.Sets("", 10, 10, 0.5, 0.1)
+    studies = []
+    for seed in range(1000):
+        models = coverage.draw_models(np.random.default_rng(seed), label_maps, 2)
+        both = (FunctionOfSums(areas, mean_iou, jackknife=True) for areas in models)
+        studies.append(difference_of(*both).p_value <= 0.05)
+    assert np.mean(studies) <= 0.064
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.95])
+def test_classes_of_few_images_do_not_tell_equal_models_apart(recall: float) -> None:
+    """Of 1 and 2 images, and of 100 to 2; by the p-value and by that of `check`, to one side."""
+    rng = np.random.default_rng(10)
+    for sizes in (np.tile([1, 2], 50), np.geomspace(100, 2, 20).astype(int)):
+        classes = np.repeat(np.arange(len(sizes)), sizes)
+        studies = []
+        for _ in range(1000):
+            chance = rng.beta(2 * recall, 2 * (1 - recall), len(classes))
+            hits = rng.random((2, len(classes))) < chance
+            found = difference_of(*(GroupMean(model, classes) for model in hits))
+            studies.append((found.p_value <= 0.05, found.p_below(0) <= 0.025))
+        two_sided, one_sided = np.mean(studies, axis=0)
+        assert two_sided <= 0.064
+        assert one_sided <= 0.035
 
 
 def test_areas_drawn_twice_count_twice() -> None:
@@ -306,12 +387,13 @@ def test_slow_estimates_can_be_left_out() -> None:
         "mean": Mean(values, own),
         "median": Median(values, own),
         "of groups": GroupMean(hits, groups),
+        "lowest group": GroupMean(hits, groups, lowest=True),
         "of groups of clusters": GroupMean(hits, groups, own),
         "proportion": Proportion(hits),
     }
     assert list(differences([model, model])(0, 1)) == list(model)
     quick = differences([model, model], without_slow=True)(0, 1)
-    assert list(quick) == ["mean", "of groups of clusters", "proportion"]
+    assert list(quick) == ["mean", "of groups", "of groups of clusters", "proportion"]
     # What only one of both has is left out.
     assert list(differences([model, {"median": model["median"]}])(0, 1)) == ["median"]
 
