@@ -122,13 +122,17 @@ def _shown(metric: dict[str, Any]) -> dict[str, Any]:
 
 def _results_of(place: Path, dataset: str) -> list[Any]:
     """Read the complete results of a data set with their samples. Raises UsageError without any."""
+    from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.labels import is_partial
-    from cosmos_eval.results.store import read_samples, read_stored, result_paths
+    from cosmos_eval.results.store import read_samples, result_paths
 
-    stored = [one for one in read_stored(result_paths(place)) if one.row.dataset == dataset]
+    stored = [one for one in read_checked(result_paths(place)) if one.row.dataset == dataset]
     whole = [one for one in stored if not is_partial(one.row)]
     if not whole:
         raise UsageError(f"{place} has no complete result of {dataset}")
+    for one in whole:
+        if one.is_edited:
+            raise UsageError(f"{one.path}: {one.fault} (`cosmos-eval verify` shows more)")
     return [(one.row, read_samples(one.path)) for one in whole]
 
 

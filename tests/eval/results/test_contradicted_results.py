@@ -1,6 +1,7 @@
 """Numbers that the samples contradict are marked wherever results are shown."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,14 @@ from support.forging import seal
 from support.models import store
 
 import cosmos_eval
+from cosmos_eval.cli.overlap import _results_of
 from cosmos_eval.results import checked
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.store import result_paths
 from cosmos_eval.results.verify import verify
+from cosmos_eval.runner.execute import existing_results
+from cosmos_eval.runner.plan import make_plan
+from cosmos_eval.types import UsageError
 
 STEM = "scenes-clip__scenes-cls__scenes"
 
@@ -136,6 +141,20 @@ def test_they_are_not_compared(folder, command, change):
         assert len(done.err.splitlines()) == 1
 
 
+def test_an_overlap_does_not_show_them(changed):
+    folder, mark, _ = changed
+    with pytest.raises(UsageError, match=rf"{STEM}\.json: {mark} \(`cosmos-eval verify`"):
+        _results_of(folder, "scenes-cls")
+
+
+def test_a_run_measures_them_again(changed):
+    folder, *_ = changed
+    plan = make_plan(datasets=["scenes-cls"], models=["scenes-clip"])
+    (found,) = existing_results(plan, folder).values()
+    assert found.row is None
+    assert re.search(r"was edited after it was written|is not what was stored", str(found.error))
+
+
 def test_results_without_samples_are_shown(folder, command):
     for archive in folder.glob("*.npz"):
         archive.unlink()
@@ -146,7 +165,7 @@ def test_results_without_samples_are_shown(folder, command):
 
 def test_large_samples_are_hashed_and_a_note_says_so(folder, command, monkeypatch):
     sizes = sorted(path.stat().st_size for path in folder.glob("*.npz"))
-    monkeypatch.setattr(checked, "RECOMPUTED_BYTES", sum(sizes[:2]))
+    monkeypatch.setattr(checked, "RECOMPUTED_BYTES", sum(sizes[:2]) + 2 * 65_536)
     results = read_checked(result_paths(folder))
     assert sorted(one.recomputed for one in results) == [False, True, True]
     note = "the metrics of 1 of 3 results, whose samples are large, were not recomputed"
