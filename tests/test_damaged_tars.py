@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import webdataset
+from support.fuzzed_images import MODEL, measure
+from support.fuzzing import run_command
 from support.shards import jpeg, with_size
 
 from cosmos_core.data.index import index_shards
@@ -24,6 +26,7 @@ from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import RunOptions, UsageError, no_progress
 
 SAMPLES = 10
+RECORD = 10_240  # which tar fills up with zeros
 BLOCK = tarfile.BLOCKSIZE
 
 
@@ -158,3 +161,31 @@ def test_a_file_that_reaches_into_the_next_sample_is_an_error_when_it_is_read(wh
         index_shards([str(path)]).read(4)
     with pytest.raises(UsageError, match=r"0004\.webp: damaged: a file reaches into the next one"):
         open_archives([path])[4].image().read()
+
+
+def cut_at_a_member(whole: bytes, samples: int, zeros: int) -> bytes:
+    """Return the first samples of a tar, and zeros in place of what follows."""
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        start = tar.getmembers()[4 * samples].offset
+    return whole[:start] + bytes(zeros)
+
+
+@pytest.mark.parametrize(
+    ("zeros", "noted"), [(2 * BLOCK, False), (RECORD, False), (RECORD + 2 * BLOCK, True)]
+)
+def test_more_zeros_than_tar_writes_are_noted(whole, zeros, noted, tmp_path):
+    """The tar cannot be told from a whole one of fewer samples."""
+    (tmp_path / "model.py").write_text(MODEL)
+    (tmp_path / "tars/test").mkdir(parents=True)
+    (tmp_path / "tars/test/nshards.txt").write_text("1")
+    (tmp_path / "tars/classnames.txt").write_text("red\ngreen")
+    (tmp_path / "tars/test/0.tar").write_bytes(cut_at_a_member(whole, 6, zeros))
+    (tmp_path / "set.yaml").write_text("kind: cls\nlayout: webdataset\nfolder: tars\n")
+    doctor = run_command(["data", "doctor", str(tmp_path / "set.yaml")], tmp_path)
+    assert doctor.status == 0, doctor
+    run = run_command(measure("set.yaml", tmp_path), tmp_path)
+    assert run.status == 0, run
+    notes = " ".join(run.results[0]["provenance"]["notes"])
+    message = f"0.tar ends with {zeros:,} bytes of zeros after 0005.webp, more than tar writes"
+    for text in (doctor.out, run.err, notes):
+        assert (message in " ".join(text.split())) is noted

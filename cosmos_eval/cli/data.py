@@ -77,6 +77,8 @@ def doctor(
         for diagnosis in diagnoses:
             for fault in diagnosis.faults:
                 print_line(f"{diagnosis.dataset}: {fault}")
+            if diagnosis.note and diagnosis.folder:
+                print_line(f"{diagnosis.dataset}: note: {diagnosis.note}")
             if diagnosis.remedy:
                 print_line(f"{diagnosis.dataset}: to mend it: {diagnosis.remedy}")
     if not all(diagnosis.whole for diagnosis in diagnoses):

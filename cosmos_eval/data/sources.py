@@ -26,7 +26,14 @@ from cosmos_core.data.pixels import (
     require_moderate_shape,
     to_rgb,
 )
-from cosmos_core.data.tar import TarError, TarReader, require_one_file, split_name
+from cosmos_core.data.tar import (
+    BLOCK,
+    TarError,
+    TarReader,
+    read_members,
+    require_one_file,
+    split_name,
+)
 from cosmos_eval.data.readers import FileError, MissingFileError, faults_of, read_bytes, read_text
 from cosmos_eval.types import UsageError
 
@@ -37,6 +44,7 @@ _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 # Of a sample's image; those that CLIP Benchmark's webdataset_builder.py and builder.py read.
 _IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 _MOST_DIGITS = 6
+_RECORD = 20 * BLOCK  # what tar pads an archive to, after two blocks of zeros
 
 
 class ImageSource(Protocol):
@@ -364,6 +372,42 @@ def _samples(archive: Path) -> list[ArchiveSample]:
     if not samples:
         raise UsageError(f"no samples in {archive}")
     return samples
+
+
+def image_sources(data: Any) -> list[ImageSource]:
+    """Return the images of opened data of any task: listed in `images`, beside label maps in
+    `samples`, or in several sets, such as a probe's."""
+    if hasattr(data, "images"):
+        return list(data.images)
+    if hasattr(data, "samples"):
+        return [ImageFile(sample.image) for sample in data.samples]
+    if isinstance(data, list | tuple):
+        return [source for inner in data for source in image_sources(inner)]
+    return [data] if hasattr(data, "decode") else []
+
+
+def archive_notes(data: Any) -> list[str]:
+    """Return a note for every archive of opened data that may have been cut and zero-filled."""
+    images = (source for source in image_sources(data) if isinstance(source, ArchiveMember))
+    archives = dict.fromkeys(image.archive for image in images)
+    return [note for archive in archives for note in _zeros_at_end(archive)]
+
+
+def _zeros_at_end(archive: Path) -> Iterator[str]:
+    """Yield a note if an archive ends with more zeros than tar writes: a record and two blocks."""
+    usual = 2 * BLOCK + _RECORD
+    size = archive.stat().st_size
+    with archive.open("rb") as file:
+        file.seek(max(size - usual, 0))
+        if file.read().strip(b"\0"):
+            return
+    *_, (name, offset, length) = read_members(str(archive))
+    zeros = size - offset - length - (-length % BLOCK)
+    if zeros >= usual:
+        yield (
+            f"{archive} ends with {zeros:,} bytes of zeros after {name}, more than tar writes: "
+            "samples are missing if it was cut there; compare its checksum with its source's"
+        )
 
 
 def write_index(archive: Path, index: Path) -> list[ArchiveMember]:

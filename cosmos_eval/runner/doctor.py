@@ -8,7 +8,7 @@ from typing import Any
 
 from cosmos_eval.data.folders import ADVICE, Survey, remedy_of
 from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.data.sources import ImageFile, ImageSource
+from cosmos_eval.data.sources import ImageSource, archive_notes, image_sources
 from cosmos_eval.protocols import is_embedded, known_protocols
 from cosmos_eval.runner.plan import require_data_root
 from cosmos_eval.runner.suites import read_suite
@@ -54,17 +54,19 @@ def examine(
     if is_embedded(protocol) and not Path(str(protocol.root)).is_dir():
         return diagnosed(whole=True, note="embedded: the first run makes it")
     known = task_named(task)
-    decoded = None
+    decoded, note = None, ""
     try:
         if known.survey is not None:
             found = known.survey(protocol, options, progress)
         else:
             known.check(protocol, options, data := known.open_data(protocol, options))
-            n_images = len(_sources(data)) or None
+            n_images = len(image_sources(data)) or None
             folder = protocol.root or options.data_root
             found = Survey(folder=folder, expected=n_images, images=n_images)
+        if not found.faults and _has_archives(protocol):
+            note = "; ".join(archive_notes(known.open_data(protocol, options)))
         if not found.faults and (protocol.root is not None if decode is None else decode):
-            sources = _sources(known.open_data(protocol, options))
+            sources = image_sources(known.open_data(protocol, options))
             broken = _undecodable(sources, known.decode, options, progress)
             decoded = len(sources) - len(broken)
             more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
@@ -74,19 +76,13 @@ def examine(
     # The name is printed before each fault, and the advice is to call the doctor.
     texts = (fault.partition(ADVICE)[0] for fault in found.faults)
     faults = tuple(text.removeprefix(f"{dataset}: ") for text in texts)
-    return diagnosed(whole=not faults, decoded=decoded, **vars(replace(found, faults=faults)))
+    survey = vars(replace(found, faults=faults))
+    return diagnosed(whole=not faults, decoded=decoded, note=note, **survey)
 
 
-def _sources(data: Any) -> list[ImageSource]:
-    """Return the images of opened data of any task: listed in `images`, beside label maps in
-    `samples`, or in several parts, such as a probe's."""
-    if hasattr(data, "images"):
-        return list(data.images)
-    if hasattr(data, "samples"):
-        return [ImageFile(sample.image) for sample in data.samples]
-    if isinstance(data, list | tuple):
-        return [source for part in data for source in _sources(part)]
-    return [data] if hasattr(data, "decode") else []
+def _has_archives(protocol: Protocol) -> bool:
+    archives = getattr(protocol, "archives", ())
+    return bool(archives) or getattr(protocol, "layout", None) == "webdataset"
 
 
 def _undecodable(

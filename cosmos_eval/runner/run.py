@@ -13,6 +13,7 @@ from cosmos_core.utils import environment
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval import types
 from cosmos_eval._version import __version__
+from cosmos_eval.data.sources import archive_notes
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.models.encoder import Encoder, require_encoder
 from cosmos_eval.models.specs import labelled
@@ -145,11 +146,12 @@ def measure(
     opened_after = time.perf_counter() - started
     measurements = task.measure_all(encoder, protocols, options, encoded, data)
     for protocol, opened, measurement in zip(protocols, data, measurements, strict=True):
+        noted = replace(measurement, notes=(*measurement.notes, *archive_notes(opened)))
         seconds = {"load": loaded.seconds, **measurement.seconds}
         seconds |= {"images": seconds.get("images", 0.0) + opened_after} if options.stream else {}
         seconds["total"] = time.perf_counter() - started
         part = getattr(opened, "part", None) if options.allow_partial else None
-        provenance = _provenance(encoder, protocol, measurement, part, job, seconds)
+        provenance = _provenance(encoder, protocol, noted, part, job, seconds)
         provenance["images_per_second"] = encoded.per_second(seconds, options)
         if task.measure_together is None:  # else all have the same pass
             encoded.restart()
