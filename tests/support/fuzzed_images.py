@@ -105,6 +105,25 @@ def _mutate_image(rng: Random, folder: Path) -> str:
     return misplace(rng, path) if rng.random() < 0.1 else damage(rng, path)
 
 
+def _mutate_shape(rng: Random, folder: Path) -> str:
+    """Put an image of another shape in the place of one, from square to very thin."""
+    path = rng.choice(sorted((folder / "photos").glob("*/*")))
+    size = [rng.choice((1, 2, 7)), int(10 ** rng.uniform(0, 6))]
+    rng.shuffle(size)
+    Image.new("RGB", (size[0], size[1]), COLOURS[path.parent.name]).save(path, "PNG")
+    return f"{path.name}: {size[0]}x{size[1]} pixels"
+
+
+def _judge_shapes(copy: Path, pristine: Path, outcome: Outcome, other: Outcome) -> Iterator[str]:
+    """An image that passes is none of those that would be resized to gigabytes."""
+    for path in (copy / "photos").glob("*/*.*"):
+        with Image.open(path) as image:
+            shorter, longer = sorted(image.size)
+        if longer > 500 * shorter:
+            yield f"{path.name} of {longer}x{shorter} pixels is measured"
+    yield from _judge_images(copy, pristine, outcome, other)
+
+
 def _judge_images(copy: Path, _: Path, outcome: Outcome, __: Outcome) -> Iterator[str]:
     paths = [path for path in (copy / "photos").glob("*/*.*") if path.is_file()]
     labels = [(path.parent.name, path.read_bytes()) for path in paths]
@@ -189,5 +208,6 @@ def _judge_tar(copy: Path, _: Path, outcome: Outcome, __: Outcome) -> Iterator[s
 
 KINDS = (
     Kind("images", prepare_images, _mutate_image, partial(measure, "set.yaml"), _judge_images),
+    Kind("shapes", prepare_images, _mutate_shape, partial(measure, "set.yaml"), _judge_shapes),
     Kind("tars", _prepare_tars, _mutate_tar, partial(measure, "set.yaml"), _judge_tar),
 )
