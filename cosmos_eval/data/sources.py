@@ -390,7 +390,9 @@ def archive_notes(data: Any) -> list[str]:
     """Return a note for every archive of opened data that may have been cut and zero-filled."""
     images = (source for source in image_sources(data) if isinstance(source, ArchiveMember))
     archives = dict.fromkeys(image.archive for image in images)
-    return [note for archive in archives for note in _zeros_at_end(archive)]
+    # What was streamed is gone after the measurement.
+    there = (archive for archive in archives if archive.is_file())
+    return [note for archive in there for note in _zeros_at_end(archive)]
 
 
 def _zeros_at_end(archive: Path) -> Iterator[str]:

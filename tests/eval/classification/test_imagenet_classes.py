@@ -87,7 +87,7 @@ def test_classes_without_names_are_refused_with_the_remedy(classes, remedy, tmp_
     prepare_images(tmp_path)
     write_folders(tmp_path / "ids", classes)
     (tmp_path / "set.yaml").write_text("kind: cls\nfolder: ids\n")
-    run = run_command(measure("set.yaml", tmp_path), tmp_path)
+    run = run_command(measure("set.yaml", tmp_path), tmp_path, seconds=0)
     assert run.status == 2
     (line,) = (text for text in run.err.splitlines() if text.startswith("cosmos-eval: "))
     (fault,) = doctor_faults(find_protocol(str(tmp_path / "set.yaml")), RunOptions())

@@ -31,11 +31,11 @@ def data(tmp_path: Path) -> Path:
 
 def run_and_doctor(data: Path) -> tuple[str, str]:
     """Return the line by which a run ends, with status 2, and the doctor's report."""
-    run = run_command(measure("set.yaml", data), data)
+    run = run_command(measure("set.yaml", data), data, seconds=0)
     assert run.status == 2, run
     lines = run.err.splitlines()
     (line,) = (text for text in lines if text.startswith("cosmos-eval: "))
-    doctor = run_command(["data", "doctor", str(data / "set.yaml")], data)
+    doctor = run_command(["data", "doctor", str(data / "set.yaml")], data, seconds=0)
     assert doctor.status == 1, doctor
     return line, doctor.out
 
@@ -53,7 +53,7 @@ def test_a_very_thin_image_is_refused_by_its_name(size, data):
 
 def test_an_image_at_the_limit_is_measured(data):
     Image.new("RGB", (500, 1), (200, 30, 40)).save(data / "photos/red/banner.png")
-    assert run_command(measure("set.yaml", data), data).results[0]["n_samples"] == 7
+    assert run_command(measure("set.yaml", data), data, seconds=0).results[0]["n_samples"] == 7
 
 
 def test_thin_boxes_and_arrays_are_refused(tmp_path):
