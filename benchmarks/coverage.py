@@ -48,6 +48,7 @@ from cosmos_eval.stats.segmentation import Areas, mean_iou
 from cosmos_eval.types import Interval
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+import _coverage_ranks as of_ranks
 from support.groups import Design, rejected, trainings
 
 Row = dict[str, str]
@@ -697,6 +698,11 @@ SECTIONS: Mapping[str, Callable[[bool], Iterator[Row]]] = {
     "places": places,
     "power": power,
     "gate": gate,
+    "lengths": of_ranks.lengths,
+    "mean_rank": of_ranks.mean_rank,
+    "few_shots": of_ranks.few_shots,
+    "probe": of_ranks.probe,
+    "neighbours": of_ranks.neighbours,
 }
 """What the command simulates by name: each yields the rows of its table, few studies if quick."""
 
