@@ -36,6 +36,7 @@ TEXTS_PER_SHARD = 1024
 _HASHED_AT_ONCE = 256  # by a process
 _READ_AT_ONCE = 16  # by a thread
 _SAME_FEATURE = 1e-5  # the largest difference of a value that rounding explains
+_MANY_IMAGES = 8  # that cannot all be alike by chance; fewer are only reported
 _COMPARED_IMAGES = 64  # whose pixels are compared if all images have one feature
 
 
@@ -180,11 +181,12 @@ def embed_images(
         keys = image_keys(images, options)
         inputs = image_inputs(encoder, images, keys, options)
         features = embed(inputs._replace(most=most), options, progress)
-    if all_the_same(features) and len(set(keys)) > 1 and (streamed or _differ(encoder, images)):
-        raise UsageError(
-            f"{encoder.info.spec} returns the same feature for all {len(set(keys))} images, which "
-            "differ: check its image tower and its weights"
-        )
+    n = len(set(keys)) if all_the_same(features) else 0
+    if n > 1 and (streamed or _differ(encoder, images)):
+        fault = f"{encoder.info.spec} returns the same feature for all {n} images, which differ"
+        if n >= _MANY_IMAGES:
+            raise UsageError(f"{fault}: check its image tower and its weights")
+        progress(Progress("images", len(images), len(images), fault))
     return Embeddings(features, image_sha256s=keys)
 
 

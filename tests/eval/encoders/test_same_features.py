@@ -84,10 +84,20 @@ def test_streamed_and_cached_features_are_compared_too(colour_encoder, save_colo
     from cosmos_eval.types import RunOptions
 
     feature = np.array([0, 1, 0], np.float32)
-    images = [EmbeddedImage(f"{i}.jpg", bytes([i]), feature) for i in range(3)]
-    with pytest.raises(UsageError, match="colours returns the same feature for all 3 images"):
+    images = [EmbeddedImage(f"{i}.jpg", bytes([i]), feature) for i in range(8)]
+    fault = "colours returns the same feature for all 8 images, which differ"
+    with pytest.raises(UsageError, match=fault):
         embed_images(colour_encoder, images, RunOptions())
-    assert len(embed_images(colour_encoder, [images[0]] * 3, RunOptions()).features) == 3
+    assert len(embed_images(colour_encoder, [images[0]] * 8, RunOptions()).features) == 8
+
+
+def test_few_images_with_one_feature_are_reported(colour_encoder, save_colour, tmp_path, capsys):
+    """Pictures of one colour may differ in what a model need not see, such as their size."""
+    paths = [save_colour(tmp_path / "a.png", "red"), tmp_path / "b.png"]
+    Image.new("RGB", (9, 9), (255, 0, 0)).save(paths[1])
+    features = cosmos_eval.embed(colour_encoder, paths, progress=True, batch_size=1)
+    np.testing.assert_array_equal(features[0], features[1])
+    assert "colours returns the same feature for all 2 images" in capsys.readouterr().err
 
 
 def test_inputs_that_are_the_same_may_have_the_same_feature(tmp_path: Path):
