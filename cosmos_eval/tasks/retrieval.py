@@ -45,6 +45,8 @@ ARRAYS = (
     SampleArray(IMAGE_RANK, "whole number", ("images",), least=1, most="texts"),
     SampleArray(TEXT_RANK, "whole number", ("texts",), least=1, most="images"),
     SampleArray(IMAGE_OF_TEXT, "whole number", ("texts",), least=0, below="images"),
+    SampleArray(IMAGE_TIES, "number", ("images",), least=0, most=1, optional=True),
+    SampleArray(TEXT_TIES, "number", ("texts",), least=0, most=1, optional=True),
     SampleArray(WORDS, "whole number", ("texts",), least=0, optional=True),
     SampleArray(CUT, "truth value", ("texts",), optional=True),
     SampleArray(FLOOR_MEDIAN, "truth value", (1,), optional=True),
