@@ -1,3 +1,3 @@
 """The version, the one place that states it."""
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from picture_source import source_note
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page
 
@@ -39,7 +40,7 @@ def main() -> None:
         page = _opened(browser, Path(work) / "report.html")
         for name, selectors in PARTS.items():
             pictures = [picture for some in selectors for picture in _pictures(page, some)]
-            _stacked(pictures).save(folder / name, optimize=True)
+            _stacked(pictures).save(folder / name, optimize=True, pnginfo=source_note())
             print(folder / name)
 
 

@@ -15,6 +15,7 @@ import termios
 from pathlib import Path
 
 from matplotlib import get_data_path
+from picture_source import source_note
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.style import Style
@@ -86,5 +87,5 @@ if __name__ == "__main__":
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "pictures" / "terminal.png"
     shown = f"$ cosmos-eval {' '.join(WORDS)}\n{printed(WORDS, COLUMNS)}"
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw(shown, COLUMNS).save(out, optimize=True)
+    draw(shown, COLUMNS).save(out, optimize=True, pnginfo=source_note())
     print(out)
