@@ -181,9 +181,7 @@ def content_of(
         groups = view_of(trusted, read)
     notes += groups.notes
     notes += [
-        f"in leaderboards alone: {one.path}, which was edited after it was written"
-        for one in results
-        if one.is_edited
+        f"in leaderboards alone: {one.path} ({one.fault})" for one in results if one.is_edited
     ]
     overview = None
     try:

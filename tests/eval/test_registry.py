@@ -54,8 +54,11 @@ def error_rate(samples: Samples) -> Proportion:
 def test_recall_at_20(add, command, tmp_path):
     name = "text_to_image_R@20"
     add("retrieval", Metric(name, recall_at_20, label="text to image R@20", headline=True))
-    ranks = np.array([1, 20, 21, 300, 7])
-    samples = {**SAMPLES["retrieval"], "text_to_image_rank": ranks}
+    samples = {
+        "image_to_text_rank": np.ones(30, int),
+        "text_to_image_rank": np.repeat([1, 20, 21, 30, 7], 12),
+        "image_of_text": np.repeat(np.arange(30), 2),
+    }
     row = read_result(store(tmp_path, "retrieval", samples))
     assert row.metrics[name] == 3 / 5
     assert row.intervals[name]["method"] == "wilson, effective n"

@@ -73,7 +73,7 @@ def test_without_an_evaluator_a_line_says_what_to_do(monkeypatch):
 def test_metrics_are_those_of_cosmos_eval(checkpoint, data_sets, expected, capsys):
     watch = WatchConfig(datasets=data_sets, evaluate_every=1)
     found = evaluate(training, checkpoint, watch, World())
-    assert found == expected
+    assert found == pytest.approx(expected, abs=1e-6)  # batches of other sizes round otherwise
     assert found["named/teacher/acc5"] != found["named/student/acc5"]
     assert {"found", "named", "segmented"} == {name.split("/")[0] for name in found}
     assert capsys.readouterr() == ("", "")

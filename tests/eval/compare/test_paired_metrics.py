@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from cosmos_eval.stats.retrieval import RetrievalRanks
 from cosmos_eval.stats.segmentation import Areas, mean_accuracy, mean_iou, pixel_accuracy
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "coverage.py"
+sys.path.append(str(SCRIPT.parent))  # the benchmark imports a module beside it
 SPEC = importlib.util.spec_from_file_location("coverage_benchmark", SCRIPT)
 coverage = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(coverage)

@@ -48,11 +48,12 @@ def test_what_cannot_be_compared_is_told_on_the_page_and_beside_it(command, resu
     samples.write_bytes(b"edited")
     done = command("report", "--output", "page.html", "--no-pictures")
     assert done.status == 0
-    first, note = done.err.splitlines()
+    first, note, reason = done.err.splitlines()
     assert first.startswith("wrote page.html")
-    assert "note: not shown: not compared with others:" in note
-    assert f"{samples.name} is not what was stored" in note
-    assert f"{samples.name} is not what was stored" in (tmp_path / "page.html").read_text("utf-8")
+    told = "in leaderboards alone: runs/eval/a__scenes-cls__scenes.json (edited samples)"
+    assert note == f"note: not shown: {told}"
+    assert "the samples are not those that were stored with the record" in reason
+    assert told in (tmp_path / "page.html").read_text("utf-8")
 
 
 def page_data(text):
@@ -119,6 +120,7 @@ def test_a_broken_result_is_named(command, results):
 
 
 def test_two_results_of_one_model_are_named(command, results):
-    store_result(results / "more", "cls", model={"spec": "a"}, dataset="scenes-cls")
+    same_data = {"hashes": {"content": "d" * 64}}
+    store_result(results / "more", "cls", model={"spec": "a"}, provenance=same_data)
     message = refused(command, "--output", "p.html")
     assert "two results of a on scenes-cls (scenes): keep one of the files" in message

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from support.encoders import CHECKPOINT, CONFIG
 from support.scene_files import write_scenes
 
 from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.results.store import read_samples
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
@@ -51,5 +53,15 @@ def test_nothing_is_encoded_twice(tmp_path, monkeypatch):
     encoded.clear()
     assert run(tmp_path / "second", str(tmp_path / "cache")) == first
     assert encoded == []
-    assert run(tmp_path / "third", None) == first
+    # Without a cache each data set has batches of its own, which some processors round otherwise.
+    third = run(tmp_path / "third", None)
+    results = [name for name in first if name.endswith(".json")]
+    assert [name for name in third if name.endswith(".json")] == results
+    for name in results:
+        expected = read_samples(tmp_path / "first" / name)
+        for array, values in read_samples(tmp_path / "third" / name).items():
+            if values.dtype.kind == "f":
+                np.testing.assert_allclose(values, expected[array], atol=1e-5)
+            else:
+                np.testing.assert_array_equal(values, expected[array])
     assert encoded.count("encode_image") == 2 * SCENES + 1
