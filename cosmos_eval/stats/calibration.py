@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import bisect
 
 from cosmos_eval.stats.estimates import FunctionOfSums, Values
 from cosmos_eval.types import Interval
@@ -85,6 +84,8 @@ class _ErrorTest(NamedTuple):
     def lowest(self) -> float:
         """Return the least error that may be, of the likeliest gaps with this error: those of the
         samples, shrunk by a multiple of their variances (Lagrange)."""
+        from scipy.optimize import bisect  # which commands that compute nothing need not wait for
+
         all_shrunk = float((self.gaps / np.square(self.noise)).max())
         if self._too_low(all_shrunk) <= 0:
             return 0.0
@@ -94,6 +95,8 @@ class _ErrorTest(NamedTuple):
     def highest(self) -> float:
         """Return the largest error that may be, of gaps that are spread over the bins like the
         noise, which adds least to them."""
+        from scipy.optimize import bisect
+
         if self._share_below(np.zeros(len(self.noise))) > _RARE:
             most = self.shown + 40 * float(self.noise.sum())
             return float(bisect(self._too_high, 0.0, most, xtol=_PRECISION * most))

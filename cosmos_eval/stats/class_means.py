@@ -11,10 +11,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from cosmos_eval.stats.estimates import Values
-from cosmos_eval.stats.shares import likely_means
 from cosmos_eval.types import Interval
 
 JACKKNIFE_OR_LIKELIHOOD = "jackknife or likelihood"
@@ -32,6 +30,8 @@ class LeftOut(NamedTuple):
 def jackknife_ends(value: float, without_sample: Values, level: float) -> tuple[float, float]:
     """Return value -+ t x the standard error by what the value is without each sample (N,), within
     [0, 1]."""
+    from scipy.special import stdtrit  # which commands that compute nothing need not wait for
+
     n = len(without_sample)
     error = math.sqrt((n - 1) * without_sample.var())
     half = float(stdtrit(n - 1, (1 + level) / 2)) * error
@@ -40,6 +40,8 @@ def jackknife_ends(value: float, without_sample: Values, level: float) -> tuple[
 
 def jackknife_or_likelihood(mean: LeftOut, level: float) -> Interval:
     """Return the wider interval, at each end, of the jackknife and of the profile likelihood."""
+    from cosmos_eval.stats.shares import likely_means  # which imports SciPy
+
     usable = mean.without_sample[~np.isnan(mean.without_sample)]
     low, high = likely_means(mean.right, mean.samples, level)
     if len(usable) > 1:
