@@ -1,7 +1,6 @@
 """The curves of a log: what Matplotlib was given is what was logged."""
 
 import io
-import time
 
 import numpy as np
 import PIL.Image
@@ -175,12 +174,9 @@ def test_a_short_line_is_not_thinned():
     assert curves.thinned(series, curves.MOST) is series
 
 
-def test_a_hundred_thousand_lines_are_drawn_soon_and_in_a_small_file():
+def test_a_hundred_thousand_lines_make_a_small_file():
     noise = np.random.default_rng(0).normal(1, 0.1, 100_000).tolist()
     records = [record(step, clip=value, total=value + 3) for step, value in enumerate(noise)]
-    curves.draw_curves(records[:3], TITLE, TERMS)  # the first takes the time of importing
-    start = time.process_time()
     content = curves.draw_curves(records, TITLE, TERMS)
-    assert time.process_time() - start < 2
     assert len(content) < 300_000
     assert PIL.Image.open(io.BytesIO(content)).size == (1380, 940)
