@@ -1,7 +1,8 @@
 """`python benchmarks/fuzz.py [--json] [--quick] [--cases N] [--seed S] [--only KIND]`: bad inputs.
 
 Result records and samples of all tasks, users' YAML and lists, tar archives, images, checkpoints
-and baselines are damaged by chance, and a command is run on each. It must give a right number, or
+and baselines are damaged by chance, a hub refuses files, falls silent or has another commit, and a
+command is run on each. It must give a right number, or
 end with one line and status 2, having written nothing and with nothing left running;
 tests/support/fuzzing.py says how that is decided. A case that fails is printed with the options
 that repeat it alone. Status 1 where any fails.

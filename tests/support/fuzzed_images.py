@@ -186,12 +186,16 @@ def _mutate_tar(rng: Random, folder: Path) -> str:
 
 
 def _judge_tar(copy: Path, _: Path, outcome: Outcome, __: Outcome) -> Iterator[str]:
+    yield from judge_archive(copy / "wds/test/0.tar", outcome)
+
+
+def judge_archive(archive: Path, outcome: Outcome) -> Iterator[str]:
     """Compare with what GNU tar finds in the archive, which must be whole."""
-    if any((copy / "wds/test/0.tar").read_bytes()[-1024:]):
+    if any(archive.read_bytes()[-1024:]):
         yield "it does not end as archives do, with two blocks of zeros"
         return
     with tempfile.TemporaryDirectory() as folder:
-        command = ["tar", "--ignore-zeros", "-xf", str(copy / "wds/test/0.tar"), "-C", folder]
+        command = ["tar", "--ignore-zeros", "-xf", str(archive), "-C", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         faults = [line for line in done.stderr.splitlines() if not _NO_MATTER.search(line)]
         if faults:

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from support import fuzzed_images, fuzzed_samples, fuzzed_sets
+from support import fuzzed_hubs, fuzzed_images, fuzzed_samples, fuzzed_sets
 from support.fuzzed_images import measure, prepare_images
 from support.fuzzed_sets import same_numbers
 from support.fuzzing import Kind, Outcome, alter, damage, misplace, run_command
@@ -198,6 +198,7 @@ KINDS: dict[str, Kind] = {
     for kind in (
         *fuzzed_images.KINDS,
         *fuzzed_sets.KINDS,
+        *fuzzed_hubs.KINDS,
         Kind("checkpoint", _prepare_checkpoint, _mutate_checkpoint, _evaluate, _judge_checkpoint),
         *map(
             _results,

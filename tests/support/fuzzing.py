@@ -43,7 +43,8 @@ class Kind(NamedTuple):
     are the command for that copy. `judge` gets the copy, the untouched folder, and the outcomes of
     both, and yields what is wrong with a command that ended with status 0. `reports` says that the
     command has a report instead of one line, `verdicts` other statuses by which it reports a
-    difference, and `memory` how many bytes more than before it may take, 0 for any number.
+    difference, and `memory` how many bytes more than before it may take, 0 for any number. The
+    command runs within the context `around`, such as that of a server.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Kind(NamedTuple):
     reports: bool = False
     verdicts: tuple[int, ...] = ()
     memory: int = 0
+    around: Callable[[Path], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
 class Fuzzer:
@@ -65,7 +67,8 @@ class Fuzzer:
         self._pristine.mkdir(parents=True)
         kind.prepare(self._pristine)
         # No limit here: the first command imports all that the others find imported.
-        self._reference = run_command(kind.arguments(self._pristine), self._pristine, seconds=0)
+        with kind.around(self._pristine):
+            self._reference = run_command(kind.arguments(self._pristine), self._pristine, seconds=0)
         if self._reference.status != 0:
             raise AssertionError(f"{kind.name}: the untouched input fails: {self._reference}")
         shutil.rmtree(self._pristine / "out", ignore_errors=True)
@@ -76,7 +79,7 @@ class Fuzzer:
         shutil.copytree(self._pristine, self._copy, symlinks=True)
         done = self.kind.mutate(rng, self._copy)
         before, running, children = _snapshot(self._copy), set(threading.enumerate()), _children()
-        with _memory_limit(self.kind.memory):
+        with self.kind.around(self._copy), _memory_limit(self.kind.memory):
             outcome = run_command(self.kind.arguments(self._copy), self._copy)
         faults = [*self._faults(outcome, before), *_left_running(running, children)]
         if faults:

@@ -187,6 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, body: bytes) -> None:
         rate: float = self.server.hub.bytes_per_second  # type: ignore[attr-defined]
         begun = time.monotonic()
-        for start in range(0, len(body), _CHUNK):
-            self.wfile.write(body[start : start + _CHUNK])
-            time.sleep(max(0.0, begun + (start + _CHUNK) / rate - time.monotonic()))
+        with suppress(BrokenPipeError, ConnectionResetError):  # a client that gave up
+            for start in range(0, len(body), _CHUNK):
+                self.wfile.write(body[start : start + _CHUNK])
+                time.sleep(max(0.0, begun + (start + _CHUNK) / rate - time.monotonic()))

@@ -1,4 +1,4 @@
-"""308 damaged inputs, the same in every run; `benchmarks/fuzz.py` tries thousands of others."""
+"""324 damaged inputs, the same in every run; `benchmarks/fuzz.py` tries thousands of others."""
 
 from __future__ import annotations
 
