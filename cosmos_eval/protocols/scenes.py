@@ -11,7 +11,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from cosmos_core.data.pixels import open_image
 from cosmos_core.utils.files import appearing, cache_folder
 from cosmos_eval import types
 from cosmos_eval.protocols.segmentation import LOCALISATION, MEAN, STD, localisation_of
@@ -55,7 +54,11 @@ _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
 
 def scenes_protocols() -> Mapping[str, types.Protocol]:
     """Return the embedded data sets by name; their files may not exist yet."""
-    root = str(_root())
+    return _protocols_below(str(_root()))
+
+
+@cache
+def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
     retrieval = partial(types.RetrievalProtocol, family=FAMILY, root=root, images=_COCO_IMAGES)
     classification = partial(types.ClassificationProtocol, family=FAMILY, root=root)
     protocols: tuple[types.Protocol, ...] = (
@@ -185,6 +188,8 @@ def _render(folder: Path) -> None:
 def _cut_out(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
     """Write a thing of a scene to the folder of its kind, in a square that is half as large again
     as the thing and moved inside the picture."""
+    from cosmos_core.data.pixels import open_image  # imports NumPy, which lists do without
+
     left, top, right, bottom = thing["box"]
     target = folder / _SMALL_FOLDER / thing["kind"] / f"{scene_id}.png"
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import gammaincinv, ndtr, stdtrit
 
 from cosmos_eval.stats.estimates import Estimate, Values
@@ -86,6 +85,8 @@ class ErrorVariance(NamedTuple):
 
     def tail(self, distance: float) -> float:
         """Return the probability that a difference is off by a distance or more, to one side."""
+        from scipy.optimize import brentq  # which tables without groups need not wait for
+
         if distance == 0:
             return 0.5
 
@@ -150,6 +151,8 @@ class GroupDifference(NamedTuple):
         """The true difference that a two-sided test at `alpha` finds with probability `power`: with
         these trainings or k of each method, and `images` times as many images. It is what it is on
         average over how much so many trainings happen to vary. None where nothing varied."""
+        from scipy.optimize import brentq
+
         dofs = [k - 1 if k else trainings.dof for trainings in self._several]
         expected = [
             (trainings.seed_variance or 0) + trainings.rest / images for trainings in self._several

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import betaincinv, ndtri, xlogy
 
 from cosmos_eval.stats.estimates import GroupMean, Values
@@ -129,6 +128,7 @@ def _likely_means(right: NDArray[Any], n: Values, fall: float) -> tuple[float, f
     """Return the least and the largest mean of proportions (G,), of which `right` of `n` are found,
     whose greatest log-likelihood is `fall` below the maximum. It is at the proportions p where
     right / p - (n - right) / (1 - p) is the same multiplier for all groups (Lagrange)."""
+    from scipy.optimize import brentq  # which commands that compute nothing need not wait for
 
     def proportions(multiplier: float) -> Values:
         total = n + multiplier
