@@ -18,10 +18,12 @@ from pydantic import Discriminator, Field, Strict, Tag
 from cosmos_eval.data import readers
 from cosmos_eval.data.readers import CONFIG, LIST, TEXT, FileError, Text, read_text, shortened
 from cosmos_eval.types import (
+    LabelMapProtocol,
     Protocol,
     family_of_pairs,
     family_of_sentences,
     nearest,
+    yaml_fields,
 )
 
 FAMILY = "user"
@@ -60,7 +62,7 @@ def _protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Proto
             "`templates` must be the same for all classes: a list of texts with {}, not prompts "
             f"for each class such as {next(iter(templates), None)!r}"
         )
-    of_classes = "queries" in cls.NOT_IN_FILES
+    of_classes = issubclass(cls, LabelMapProtocol)
     if of_classes:
         content["classes"] = _classes(content.get("classes"), path.parent)
     parsed = readers.parse(_model(cls), content)
@@ -79,13 +81,12 @@ def _protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Proto
 def _model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
     hints = get_type_hints(cls)
     fields: dict[str, Any] = {"name": (Text, None)}
-    if "queries" in cls.NOT_IN_FILES:
+    if issubclass(cls, LabelMapProtocol):
         fields["classes"] = (list[_Class], ...)
-    for item in dataclasses.fields(cls):
-        if item.name not in cls.NOT_IN_FILES:
-            defaults = (item.default, item.default_factory)
-            required = defaults == (dataclasses.MISSING, dataclasses.MISSING)
-            fields[item.name] = (_strict(hints[item.name]), ... if required else None)
+    for item in yaml_fields(cls):
+        defaults = (item.default, item.default_factory)
+        required = defaults == (dataclasses.MISSING, dataclasses.MISSING)
+        fields[item.name] = (_strict(hints[item.name]), ... if required else None)
     return pydantic.create_model(cls.__name__, __config__=CONFIG, **fields)
 
 

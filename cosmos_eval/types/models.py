@@ -1,0 +1,86 @@
+"""Models: how they are specified, what identifies them, and the forms in which they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+Weights = Literal["teacher", "student"]
+Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip", "proxy", "crossmodal"]
+Precision = Literal["fp32", "amp", "bf16", "fp16"]
+"""The precision of models with float32 weights.
+
+`amp` is autocast: to float16 on CUDA, to bfloat16 on a CPU.
+"""
+MapKind = Literal[
+    "cross-attention",
+    "log ratio to the empty text",
+    "log ratio to the mean over texts",
+    "values of cross-attention",
+    "text-to-patch similarity",
+]
+"""The quantity that a map over an image shows; `cosmos_eval.models.maps` has the formulas.
+
+Every model has the last kind, only models with a cross-attention module have the others.
+"""
+MapName = Literal["cross-attention", "empty-ratio", "texts-ratio", "values", "similarity"]
+MAPS: Mapping[MapName, MapKind] = dict(zip(get_args(MapName), get_args(MapKind), strict=True))
+"""The kinds of maps by their short names, which options and protocols use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model as the user specifies it."""
+
+    # The specification as it was typed, such as `openclip:ViT-B-32/openai`.
+    text: str
+    kind: Literal["bundled", "cosmos", "openclip", "hf", "python", "timm"]
+    # The specification without its kind.
+    name: str
+    # An OpenCLIP architecture, a JSON file, or JSON itself.
+    arch: str | None = None
+    weights: Weights = "teacher"
+    # The record of the training that a checkpoint states.
+    training: Mapping[str, Any] | None = field(default=None, hash=False)
+    # The name that results give the model.
+    label: str | None = None
+    # The arguments of the function in a Python file.
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def called(self) -> str:
+        """The name of the model in results: its label, or else the specification."""
+        return self.label or self.text
+
+
+class EncoderInfo(NamedTuple):
+    """The identity of a loaded model, for provenance."""
+
+    spec: str
+    architecture: str
+    # None if the model has only one set of weights.
+    weights: Weights | None
+    # None for random weights.
+    weights_sha256: str | None
+    random: bool
+    precision: Precision
+    device: str
+    # None unless a Python file of the user made the model.
+    code_sha256: str | None = None
+    # The commit of the repository on the Hugging Face hub, if `hf:` names one.
+    revision: str | None = None
+    # The record of the encoder that guides the attention of the last block, if there is one.
+    auxiliary: Mapping[str, Any] | None = None
+
+
+class CaptionWord(NamedTuple):
+    """A word of a text, and the positions of its tokens in the context."""
+
+    text: str
+    # The tokens are at start, ..., stop - 1. Position 0 is the start of text. Words of a text that
+    # was cut may lie past the context.
+    start: int
+    stop: int
+    # Whether white space precedes the word.
+    spaced: bool
