@@ -124,13 +124,13 @@ def _run_lines(encoder: ClipEncoder, effort: Effort, threads: int) -> Iterator[M
             "model alone": _model_alone(encoder, paths, count, options),
             "decoding alone": lambda: _decode_all(encoder, paths, options),
             "hashes alone": lambda: image_keys([*map(ImageFile, paths)], options),
-            "files to metrics": lambda: classification.measure(encoder, protocol, options),
+            "files to metrics": lambda: classification.TASK.measure_one(encoder, protocol, options),
         }
         seconds = interleave(functions, effort.rounds, 0, effort.clock)
         keeping = replace(options, cache=str(Path(folder, "cache")))
-        classification.measure(encoder, protocol, keeping)
+        classification.TASK.measure_one(encoder, protocol, keeping)
         second = interleave(
-            {"again": lambda: classification.measure(encoder, protocol, keeping)},
+            {"again": lambda: classification.TASK.measure_one(encoder, protocol, keeping)},
             effort.rounds,
             0,
             effort.clock,

@@ -126,7 +126,7 @@ def _embedding_lines(name: str, effort: Effort, options: RunOptions) -> Iterator
             BARE: partial(_encode_all, encode, to_device(batch, options.device), count),
             DECODING: lambda: _use_up(files, lambda f: encoder.transform(decoded(f)), options),
             "embedding without decoding": _embedding(encoder, images, count, options),
-            FILES: lambda: classification.measure(encoder, protocol, options),
+            FILES: lambda: classification.TASK.measure_one(encoder, protocol, options),
         }
         yield from compare(name, functions, count, effort.rounds, options)
 

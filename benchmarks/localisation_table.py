@@ -29,8 +29,8 @@ from cosmos_eval.results.groups import moments
 from cosmos_eval.results.labels import Stored, training_of
 from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
 from cosmos_eval.results.text import bounds, percent, shown_text
-from cosmos_eval.tasks import metric_of, task_for, task_of
-from cosmos_eval.types import MAPS, RunOptions, no_progress
+from cosmos_eval.tasks import metric_of, task_for
+from cosmos_eval.types import MAPS, RunOptions
 
 MODEL, RECIPE = "scenes-cosmos", "scenes_cosmos"
 COLUMNS = {
@@ -175,10 +175,9 @@ def train(count: int) -> Iterator[str]:
     def row(title: str, protocol: Any, metrics: Sequence[str], **options: Any) -> list[str]:
         own = replace(protocol, root=str(root), split="voc/ImageSets/Segmentation/train.txt")
         task, run = task_for(own), RunOptions(**options)
-        data = [task.open_data(own, run)]
-        (found,) = task.measure_all(encoder, [own], run, no_progress, data)
+        found = task.measure_one(encoder, own, run)
         ends = {name: interval._asdict() for name, interval in found.intervals.items()}
-        return [title, *(measured(name, task_of(own), found.metrics, ends) for name in metrics)]
+        return [title, *(measured(name, own.task, found.metrics, ends) for name in metrics)]
 
     with TemporaryDirectory() as folder:
         root = Path(folder) / "scenes"

@@ -240,10 +240,9 @@ def _peak_of(dataset: str, count: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         protocol = write_set(dataset, Path(folder), count)
         encoder = _encoder("fp32")
-        segmentation.check(protocol, RunOptions())  # imports what reads the data
-        return peak_of(
-            lambda: list(segmentation.measure(encoder, [protocol], RunOptions(), no_progress))
-        )
+        data = segmentation.TASK.open_data(protocol, RunOptions())
+        segmentation.TASK.check(protocol, RunOptions(), data)  # imports what reads the data
+        return peak_of(lambda: segmentation.TASK.measure_one(encoder, protocol, RunOptions()))
 
 
 def _has_amx() -> bool:

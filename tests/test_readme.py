@@ -76,7 +76,11 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
             (tmp_path / name).write_text(text)
     for folder in ("examples", "docs/pictures"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    install(tmp_path / "site", "image-retrieval-task", {"image-retrieval": "image_retrieval:TASK"})
+    install(
+        tmp_path / "site",
+        "image-retrieval-task",
+        {"image-retrieval": "image_retrieval:ImageRetrieval"},
+    )
     (tmp_path / "data").mkdir()
     Image.new("RGB", (60, 40), "green").save(tmp_path / "my-photo.jpg")
     for run in ("short", "cc3m"):

@@ -364,13 +364,14 @@ def _length_cells(bins: Sequence[LengthBin]) -> list[tuple[str, ...]]:
 
 
 def _evaluate(
-    one: ResultSet, what: str, function_of: Callable[[Task], Callable[[Samples], Any] | None]
+    one: ResultSet, what: str, function_of: Callable[[Task], Callable[[Samples], Any]]
 ) -> dict[str, Any]:
-    """Return what a function of the task, if it has one, gives for the samples of each model.
+    """Return what a function of the task gives for the samples of each model, unless it is empty.
     Raises UsageError for samples of another task."""
     try:
         function = function_of(task_named(one.task))
-        return {result.model: function(result.samples) for result in one.results if function}
+        figures = {result.model: function(result.samples) for result in one.results}
+        return {model: figure for model, figure in figures.items() if figure}
     except (CosmosEvalError, KeyError, IndexError, ValueError) as error:
         where = f"{one.dataset} ({one.protocol})"
         raise UsageError(f"{where}: no {what} are shown: {error}") from error

@@ -89,7 +89,7 @@ def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
     classified = []
     for result in results:
         task = usable_task(result.row.task)
-        if result.row.per_class and not (task and task.lengths):
+        if result.row.per_class and not (task and task.groups_by_length):
             classified.append(result)
     return [table for group in by_data_set(classified) for table in _class_tables(*group)]
 

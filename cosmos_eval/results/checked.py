@@ -100,6 +100,5 @@ def contradiction_of_metrics(path: Path) -> str:
         metrics = task.values(task.estimates(task.derive(samples)), methods)
     except Exception:  # a task of another package may raise any error for foreign samples
         return EDITED_SAMPLES
-    n_samples = len(samples[task.per_sample or task.truth[0]])
-    is_same = metrics == row.metrics and n_samples == row.n_samples
+    is_same = metrics == row.metrics and task.count(samples) == row.n_samples
     return "" if is_same else EDITED_METRICS

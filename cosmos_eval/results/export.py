@@ -96,11 +96,7 @@ def load_samples(result: str | Path) -> pd.DataFrame:
     path = Path(result)
     stored = read_files(path)
     samples, task = samples_of(path, stored), task_named(stored.row.task)
-    if task.columns is None:
-        n = len(samples[task.per_sample or task.truth[0]])
-        own = {name: array for name, array in samples.items() if array.shape == (n,)}
-    else:
-        own = dict(task.columns(samples))
+    own = dict(task.columns(samples))
     if NAME in samples and "image" not in own:
         own = {"image": own.pop(NAME, samples[NAME]), **own}
     table = pd.DataFrame(own)

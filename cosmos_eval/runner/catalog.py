@@ -7,7 +7,7 @@ from typing import Any
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import described_sets, known_families, named_protocols
 from cosmos_eval.protocols.declared import read_yaml
-from cosmos_eval.tasks import known_tasks, name_faults, packages_of, task_named, task_of
+from cosmos_eval.tasks import known_tasks, name_faults, packages_of, task_named
 from cosmos_eval.types import Suite, UsageError, base_family
 
 Record = dict[str, str]
@@ -50,7 +50,7 @@ def tasks() -> list[Record]:
 def datasets() -> list[Record]:
     """List known data sets with their task and usual protocol family."""
     return [
-        {"dataset": name, "task": task_of(protocol), "protocol": protocol.family}
+        {"dataset": name, "task": protocol.task, "protocol": protocol.family}
         for name, protocol in {**named_protocols(), **described_sets()}.items()
     ]
 
@@ -98,7 +98,7 @@ def _suite(suite: Suite) -> Record:
         "suite": suite.name,
         "models": str(len(suite.models)) if suite.models else "--model",
         "members": suite.present(len(suite.members or suite.protocols)),
-        "tasks": ", ".join(dict.fromkeys(map(task_of, suite.protocols))),
+        "tasks": ", ".join(dict.fromkeys(protocol.task for protocol in suite.protocols)),
         "score": f"mean of {metrics}" if metrics else "none",
         "datasets": "; ".join(f"{f}: {', '.join(names)}" for f, names in sets.items()) + lacking,
         "source": suite.source,

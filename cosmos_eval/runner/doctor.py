@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from cosmos_eval.data.sources import ImageSource, archive_notes, image_sources
 from cosmos_eval.protocols import is_embedded, known_protocols
 from cosmos_eval.runner.plan import require_data_root
 from cosmos_eval.runner.suites import read_suite
-from cosmos_eval.tasks import find_protocol, task_named, task_of
+from cosmos_eval.tasks import find_protocol, task_named
 from cosmos_eval.types import OnProgress, Progress, Protocol, RunOptions, UsageError
 
 
@@ -47,37 +46,51 @@ def choose(names: Sequence[str], suite: str | None, options: RunOptions) -> list
 def examine(
     protocol: Protocol, options: RunOptions, progress: OnProgress, *, decode: bool | None = None
 ) -> Diagnosis:
-    """Survey a data set file by file, or check it as before a run where its task has no survey.
-    Where nothing else is wrong, `decode` every image (None: of a user's own set)."""
-    dataset, task = protocol.dataset, task_of(protocol)
-    diagnosed = partial(Diagnosis, dataset=dataset, task=task)
+    """Survey a data set file by file.
+
+    If nothing else is wrong, every image is decoded: of a user's own data set, or of any data set
+    if `decode` is true, or of none if it is false.
+    """
+    dataset, task = protocol.dataset, task_named(protocol.task)
     if is_embedded(protocol) and not Path(str(protocol.root)).is_dir():
-        return diagnosed(whole=True, note="embedded: the first run makes it")
-    known = task_named(task)
-    decoded, note = None, ""
+        note = "embedded: the first run makes it"
+        return Diagnosis(dataset=dataset, task=task.name, whole=True, note=note)
+    if decode is None:
+        decode = protocol.root is not None
+    n_decoded, note = None, ""
     try:
-        if known.survey is not None:
-            found = known.survey(protocol, options, progress)
-        else:
-            known.check(protocol, options, data := known.open_data(protocol, options))
-            n_images = len(image_sources(data)) or None
-            folder = protocol.root or options.data_root
-            found = Survey(folder=folder, expected=n_images, images=n_images)
-        if not found.faults and _has_archives(protocol):
-            note = "; ".join(archive_notes(known.open_data(protocol, options)))
-        if not found.faults and (protocol.root is not None if decode is None else decode):
-            sources = image_sources(known.open_data(protocol, options))
-            broken = _undecodable(sources, known.decode, options, progress)
-            decoded = len(sources) - len(broken)
-            more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-            found = replace(found, faults=tuple(f"{fault}{more}" for fault in broken[:1]))
+        survey = task.survey(protocol, options, progress)
+        if not survey.faults and _has_archives(protocol):
+            note = "; ".join(archive_notes(task.open_data(protocol, options)))
+        if not survey.faults and decode:
+            sources = image_sources(task.open_data(protocol, options))
+            faults_of_images = _decode_all(sources, task.decode, options, progress)
+            n_decoded = len(sources) - len(faults_of_images)
+            survey = replace(survey, faults=_first_of(faults_of_images))
     except UsageError as error:
-        found = Survey(faults=(str(error),), remedy=remedy_of(protocol))
-    # The name is printed before each fault, and the advice is to call the doctor.
-    texts = (fault.partition(ADVICE)[0] for fault in found.faults)
-    faults = tuple(text.removeprefix(f"{dataset}: ") for text in texts)
-    survey = vars(replace(found, faults=faults))
-    return diagnosed(whole=not faults, decoded=decoded, note=note, **survey)
+        survey = Survey(faults=(str(error),), remedy=remedy_of(protocol))
+    faults = tuple(_without_name_and_advice(fault, dataset) for fault in survey.faults)
+    return Diagnosis(
+        dataset=dataset,
+        task=task.name,
+        whole=not faults,
+        decoded=n_decoded,
+        note=note,
+        **vars(replace(survey, faults=faults)),
+    )
+
+
+def _without_name_and_advice(fault: str, dataset: str) -> str:
+    """Return a fault without the data set's name, which is printed before it, and the advice to
+    call the doctor."""
+    return fault.partition(ADVICE)[0].removeprefix(f"{dataset}: ")
+
+
+def _first_of(faults: Sequence[str]) -> tuple[str, ...]:
+    """Return the first fault with the number of the others; empty if there are none."""
+    if len(faults) > 1:
+        return (f"{faults[0]} (and {len(faults) - 1} more)",)
+    return tuple(faults)
 
 
 def _has_archives(protocol: Protocol) -> bool:
@@ -85,13 +98,13 @@ def _has_archives(protocol: Protocol) -> bool:
     return bool(archives) or getattr(protocol, "layout", None) == "webdataset"
 
 
-def _undecodable(
+def _decode_all(
     sources: Sequence[ImageSource],
     decode: Callable[[Any], Any],
     options: RunOptions,
     progress: OnProgress,
 ) -> list[str]:
-    """Decode images; return what is wrong with those that cannot be."""
+    """Decode images, and return the faults of those that cannot be decoded."""
 
     def fault_of(source: ImageSource) -> str:
         try:

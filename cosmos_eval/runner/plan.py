@@ -18,7 +18,7 @@ from cosmos_eval.models.training import state_trainings
 from cosmos_eval.protocols import embedded_protocols, prepare
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.suites import read_suite, refuse_repeated
-from cosmos_eval.tasks import find_protocol, task_for, task_named, task_of
+from cosmos_eval.tasks import find_protocol, task_for, task_named
 
 Watch = Callable[[str, types.Progress], None]
 """Called with the names of model and data set, and their progress."""
@@ -174,7 +174,7 @@ def _require_guidable(auxiliary: str, protocols: Sequence[types.Protocol]) -> No
         if task_for(protocol).attention(protocol) is None:
             raise types.UsageError(
                 f"--auxiliary guides segmentation and localisation alone, and {protocol.dataset} "
-                f"is of task {task_of(protocol)}: add --task seg, or name data sets"
+                f"is of task {protocol.task}: add --task seg, or name data sets"
             )
 
 
@@ -187,7 +187,7 @@ def _choose_protocols(
         raise types.UsageError("--protocol needs --dataset: the data sets to be measured by it")
     if not datasets:
         known = embedded_protocols(on_request=task != "all")
-        embedded = [protocol for protocol in known if task in ("all", task_of(protocol))]
+        embedded = [protocol for protocol in known if task in ("all", protocol.task)]
         if not embedded:
             message = f"no embedded data set is of task {task}: name one with --dataset"
             raise types.UsageError(message)
@@ -195,9 +195,9 @@ def _choose_protocols(
     wanted: Sequence[str | None] = families or [None]
     protocols = [find_protocol(name, family) for name in datasets for family in wanted]
     for protocol in protocols:
-        if task not in ("all", task_of(protocol)):
+        if task not in ("all", protocol.task):
             raise types.UsageError(
-                f"{protocol.dataset} is a data set of task {task_of(protocol)}, not {task}: "
+                f"{protocol.dataset} is a data set of task {protocol.task}, not {task}: "
                 "leave --task out"
             )
     return protocols
@@ -286,6 +286,6 @@ def jobs_of(
             protocol = dataset.protocol
             if pair_of(spec, protocol) not in skip:
                 image_pass = task_for(protocol).image_pass(protocol, plan.options, dataset.data)
-                groups[task_of(protocol), image_pass].append(dataset)
+                groups[protocol.task, image_pass].append(dataset)
         jobs += [Job(spec, tuple(group), *common) for group in groups.values()]
     return jobs

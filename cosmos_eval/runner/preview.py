@@ -17,7 +17,7 @@ from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.execute import found_part
 from cosmos_eval.runner.facts import FACTS
 from cosmos_eval.runner.plan import Pair, Plan, Result, pair_of
-from cosmos_eval.tasks import task_for, task_of
+from cosmos_eval.tasks import task_for
 from cosmos_eval.types import ModelSpec, Protocol, RunOptions, UsageError
 
 Data = Literal[
@@ -66,7 +66,7 @@ def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[P
             seconds, basis = _estimate(spec, protocol, count, options, rows)
             one = Preview(
                 *pair_of(spec, protocol),
-                task=task_of(protocol),
+                task=protocol.task,
                 data=protocol.root or protocol.repository or options.data_root,
                 data_state=_data(protocol, options),
                 samples=count,
@@ -148,7 +148,7 @@ def _estimate(
     alike = [
         row
         for row in rows
-        if row.task == task_of(protocol)
+        if row.task == protocol.task
         and row.provenance["precision"] == options.precision
         and options.device in ("auto", row.provenance["device"])
         and (row.model["spec"] == spec.text or row.model["architecture"] == spec.arch)

@@ -24,7 +24,7 @@ from cosmos_eval.results.store import store_result
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.bars import bars
 from cosmos_eval.runner.facts import Encoded, facts_of
-from cosmos_eval.tasks import packages_of, task_for, task_of
+from cosmos_eval.tasks import packages_of, task_for
 
 
 def run_all(
@@ -144,7 +144,7 @@ def measure(
     encoded = Encoded(partial(watch, what))
     data = [one.data or _open(encoder, one.protocol, options, encoded) for one in job.datasets]
     opened_after = time.perf_counter() - started
-    measurements = task.measure_all(encoder, protocols, options, encoded, data)
+    measurements = task.measure(encoder, protocols, data, options, encoded)
     for protocol, opened, measurement in zip(protocols, data, measurements, strict=True):
         noted = replace(measurement, notes=(*measurement.notes, *archive_notes(opened)))
         seconds = {"load": loaded.seconds, **measurement.seconds}
@@ -153,7 +153,7 @@ def measure(
         part = getattr(opened, "part", None) if options.allow_partial else None
         provenance = _provenance(encoder, protocol, noted, part, job, seconds)
         provenance["images_per_second"] = encoded.per_second(seconds, options)
-        if task.measure_together is None:  # else all have the same pass
+        if not task.shares_pass:
             encoded.restart()
         row = _row(loaded, protocol, measurement, provenance)
         yield _store(protocol, row, measurement.samples, job)
@@ -204,7 +204,7 @@ def _row(
             **({"training": loaded.training} if loaded.training else {}),
             "facts": loaded.facts,
         },
-        task=task_of(protocol),
+        task=protocol.task,
         dataset=protocol.dataset,
         protocol=protocol.family,
         metrics=dict(measurement.metrics),
@@ -245,7 +245,7 @@ def _provenance(
     named = {"repository": protocol.repository, "revision": protocol.revision}
     return {
         **common,
-        "packages": {**common["packages"], **packages_of(task_of(protocol))},
+        "packages": {**common["packages"], **packages_of(protocol.task)},
         "command": job.command,
         "utc": environment.utc_now(),
         "device": info.device,

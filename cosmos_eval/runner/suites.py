@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
 from cosmos_eval.data.user_yaml import FAMILY as USER
 from cosmos_eval.models.specs import labelled, located, parse_model_spec
-from cosmos_eval.tasks import find_protocol, metric_of, task_named, task_of
+from cosmos_eval.tasks import find_protocol, metric_of, task_named
 from cosmos_eval.types import Protocol, Suite, SuiteMember, UsageError, nearest
 
 _SUFFIXES = (".yaml", ".yml")
@@ -152,7 +152,7 @@ def _require_known(where: str, names: Iterable[str], known: Sequence[str]) -> No
 
 
 def _member(protocol: Protocol, name: str | None, weight: float) -> SuiteMember:
-    task = task_of(protocol)
+    task = protocol.task
     records = task_named(task).metrics
     known = [metric.name for metric in records if metric.members is None]
     if name is not None and name not in known:

@@ -20,8 +20,8 @@ from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import scenes
 from cosmos_eval.results.labels import safe_name
 from cosmos_eval.runner.plan import Plan, open_datasets
-from cosmos_eval.tasks import find_protocol
-from cosmos_eval.tasks.segmentation import image_pass, require_segmentation, tuning
+from cosmos_eval.tasks import find_protocol, segmentation
+from cosmos_eval.tasks.segmentation import require_segmentation, tuning
 from cosmos_eval.types import (
     ModelSpec,
     OnProgress,
@@ -31,7 +31,7 @@ from cosmos_eval.types import (
     UsageError,
 )
 
-# Fields of a protocol that say where data are and what label maps hold.
+# Fields of a protocol that say where the data are and what label maps hold.
 _DATA = (
     *("root", "images", "masks", "split", "mmseg_type", "usual_folder", "preparation", "n_images"),
     *("only_labelled", "image_suffix", "mask_suffix", "reduce_zero_label", "ignore_index"),
@@ -40,24 +40,30 @@ _DATA = (
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """The settings that every model is tried with, by `protocol` on `data`. `record` identifies the
-    search, `notes` are what a reader should know."""
+    """The settings that every model is tried with, and the images that they are scored on."""
 
+    # The protocol of the data set on the training images.
     protocol: SegmentationProtocol
     data: LabelMaps
     settings: Sequence[tuning.Setting]
+    # The record that identifies the search.
     record: Mapping[str, Any]
+    # Lines for a reader of the scores.
     notes: Sequence[str]
 
     @property
     def factors(self) -> dict[str, list[str]]:
-        """The value of every trial, as a text, by factor; without factors of one value."""
-        names = self.settings[0]
-        texts = {name: [_text(setting[name]) for setting in self.settings] for name in names}
-        return {name: values for name, values in texts.items() if len(set(values)) > 1}
+        """The value of every trial, as a text, by factor; without factors that have one value."""
+        values_of_factors = {}
+        for name in self.settings[0]:
+            values = [_text(setting[name]) for setting in self.settings]
+            if len(set(values)) > 1:
+                values_of_factors[name] = values
+        return values_of_factors
 
 
 def _text(value: Any) -> str:
+    """Return the value of a factor as a text for people."""
     if isinstance(value, dict):
         return " / ".join(", ".join(texts) for texts in value.values()) or "the protocol's"
     return "none" if value is None else str(value)
@@ -87,70 +93,98 @@ def make_search(
     seed: int,
     options: RunOptions,
 ) -> Search:
-    """Draw `budget` settings of a space at random, all where it has fewer. Raises UsageError for
-    data of another task, a split with other classes, and one with an image of the test set."""
-    known = require_segmentation(find_protocol(dataset))
-    training = _training(split, known)
-    plan = Plan(specs=[], protocols=[known, training], options=options)
-    test, data = (opened.data for opened in open_datasets(plan))
-    _require_apart(test.samples, data.samples, known, split)
-    found, contradictions = tuning.settings_of(known, space)
-    order = np.random.default_rng(seed).permutation(len(found))[:budget]
-    notes = [f"{contradictions} combinations contradict themselves"] if contradictions else []
-    if budget >= len(found):
-        notes.append(f"all {len(found)} settings of the space are tried")
+    """Draw `budget` settings of a space at random, or all if the space has fewer.
+
+    Raises UsageError for data of another task, and for a split with other classes or with an image
+    of the test set.
+    """
+    protocol = require_segmentation(find_protocol(dataset))
+    training_protocol = _training_protocol(split, protocol)
+    plan = Plan(specs=[], protocols=[protocol, training_protocol], options=options)
+    test, training = (opened.data for opened in open_datasets(plan))
+    _require_disjoint(test.samples, training.samples, protocol, split)
+    settings, n_contradictions = tuning.settings_of(protocol, space)
+    order = np.random.default_rng(seed).permutation(len(settings))[:budget]
+    notes = []
+    if n_contradictions:
+        notes.append(f"{n_contradictions} combinations contradict themselves")
+    if budget >= len(settings):
+        notes.append(f"all {len(settings)} settings of the space are tried")
+    file_hashes = [
+        [file_sha256(sample.image), file_sha256(sample.mask)] for sample in training.samples
+    ]
     record = {
-        "dataset": known.dataset,
-        "protocol": known.family,
-        "protocol_sha256": tuning.protocol_sha256(known),
+        "dataset": protocol.dataset,
+        "protocol": protocol.family,
+        "protocol_sha256": tuning.protocol_sha256(protocol),
         "space_sha256": json_sha256(space),
         "budget": len(order),
         "seed": seed,
-        "split": training.dataset,
-        "split_sha256": json_sha256([[*map(file_sha256, s[1:3])] for s in data.samples]),
-        "images": len(data.samples),
+        "split": training_protocol.dataset,
+        "split_sha256": json_sha256(file_hashes),
+        "images": len(training.samples),
     }
-    drawn = [found[index] for index in order]
-    return Search(protocol=training, data=data, settings=drawn, record=record, notes=notes)
+    return Search(
+        protocol=training_protocol,
+        data=training,
+        settings=[settings[index] for index in order],
+        record=record,
+        notes=notes,
+    )
 
 
-def _training(split: str, known: SegmentationProtocol) -> SegmentationProtocol:
-    """Return the protocol of a data set on the images of a split: a YAML file, or the scenes'."""
-    own = require_segmentation(find_protocol(split))
+def _training_protocol(split: str, protocol: SegmentationProtocol) -> SegmentationProtocol:
+    """Return the protocol of a data set on the images of a split.
+
+    The split is a YAML file, or the training scenes. Raises UsageError for another data set, and
+    for other classes.
+    """
+    split_protocol = require_segmentation(find_protocol(split))
     if split != scenes.TRAINING and Path(split).suffix not in (".yaml", ".yml"):
         raise UsageError(
             f"{split} is a test set: settings are chosen on {scenes.TRAINING} or a YAML file"
         )
-    if known.class_names != own.class_names:
-        raise UsageError(f"{split} has other classes than {known.dataset}")
-    return replace(known, dataset=own.dataset, **{name: getattr(own, name) for name in _DATA})
+    if protocol.class_names != split_protocol.class_names:
+        raise UsageError(f"{split} has other classes than {protocol.dataset}")
+    data_fields = {name: getattr(split_protocol, name) for name in _DATA}
+    return replace(protocol, dataset=split_protocol.dataset, **data_fields)
 
 
-def _require_apart(
-    test: Sequence[Sample], training: Sequence[Sample], known: SegmentationProtocol, split: str
+def _require_disjoint(
+    test: Sequence[Sample], training: Sequence[Sample], protocol: SegmentationProtocol, split: str
 ) -> None:
-    """Raise UsageError where an image is in both: the same file or content, or the same name in a
-    published set, whose names are its own."""
-    files = {sample.image.resolve() for sample in test}
-    names = {Path(sample.name).name for sample in test} if known.n_images is not None else set()
-    sizes = defaultdict[int, list[Path]](list)
-    for path in files:
-        sizes[path.stat().st_size].append(path)
-    hashes: dict[int, set[str]] = {}
-    for name, image, *_ in training:
-        path, size = image.resolve(), image.stat().st_size
-        if size in sizes and size not in hashes:  # other files cannot be equal
-            hashes[size] = {file_sha256(other) for other in sizes[size]}
-        is_same = path in files or (size in hashes and file_sha256(path) in hashes[size])
-        if is_same or Path(name).name in names:
-            raise UsageError(f"{split}: image {name} is in the test set of {known.dataset}")
+    """Raise UsageError for a training image that is also a test image.
+
+    Images are the same if their file or content is, or their name in a published data set, whose
+    names belong to it.
+    """
+    test_files = {sample.image.resolve() for sample in test}
+    is_published = protocol.n_images is not None
+    test_names = {Path(sample.name).name for sample in test} if is_published else set()
+    test_files_of_size = defaultdict[int, list[Path]](list)
+    for path in test_files:
+        test_files_of_size[path.stat().st_size].append(path)
+    hashes_of_size: dict[int, set[str]] = {}
+    for sample in training:
+        path, size = sample.image.resolve(), sample.image.stat().st_size
+        if size in test_files_of_size and size not in hashes_of_size:  # others cannot be equal
+            hashes_of_size[size] = {file_sha256(file) for file in test_files_of_size[size]}
+        is_same_file = path in test_files
+        is_same_content = size in hashes_of_size and file_sha256(path) in hashes_of_size[size]
+        if is_same_file or is_same_content or Path(sample.name).name in test_names:
+            raise UsageError(
+                f"{split}: image {sample.name} is in the test set of {protocol.dataset}"
+            )
 
 
 def tune(
     search: Search, spec: ModelSpec, options: RunOptions, folder: Path, progress: OnProgress
 ) -> Tuned:
-    """Score the settings that have no score yet, and write the best one. Scores are written after
-    each pass over the images. Raises UsageError for files of another search, model or version."""
+    """Score the settings that do not have a score yet, and write the best one.
+
+    Scores are written after each pass over the images. Raises UsageError for files of another
+    search, model or version.
+    """
     from cosmos_eval.models import load_encoder
 
     encoder = load_encoder(spec, device=own_device(options.device))
@@ -158,37 +192,62 @@ def tune(
     code = fingerprint("cosmos_core", "cosmos_eval")
     head = {"model": tuning.model_record(encoder.info), "search": search.record, "code": code}
     scores = _stored_scores(trials, head, len(search.settings))
-    protocols = [tuning.with_setting(search.protocol, one) for one in search.settings]
-    passes = defaultdict[Hashable, list[int]](list)
-    for index in (index for index, score in enumerate(scores) if score is None):
-        # Attentions share a pass, since they share all blocks but the last.
-        windows = replace(protocols[index], attention=search.protocol.attention)
-        passes[image_pass(windows, options, search.data)].append(index)
-    score_pass = tuning.make_scorer(encoder, search.data, options)
-    for done, members in enumerate(passes.values()):
-        progress(Progress("passes over the images", done, len(passes)))
-        found = score_pass([protocols[index] for index in members])
-        for index, score in zip(members, found, strict=True):
+    protocols = [tuning.with_setting(search.protocol, setting) for setting in search.settings]
+    unscored = [index for index, score in enumerate(scores) if score is None]
+    passes = _passes_over_images(search, protocols, unscored, options)
+    scorer = tuning.Scorer(encoder, search.data, options)
+    for n_done, indices in enumerate(passes):
+        progress(Progress("passes over the images", n_done, len(passes)))
+        scores_of_pass = scorer.mean_ious([protocols[index] for index in indices])
+        for index, score in zip(indices, scores_of_pass, strict=True):
             scores[index] = score
-        listed = [{**s, "mIoU": v} for s, v in zip(search.settings, scores, strict=True)]
-        _write_trials(trials, {**head, "trials": listed})
-    complete = [score for score in scores if score is not None]
-    best = int(np.argmax(complete))
-    record = {"version": 1, **head, "settings": search.settings[best], "score": complete[best]}
-    del record["code"]
+        _write_trials(trials, head, search.settings, scores)
+    complete_scores = [score for score in scores if score is not None]
+    best = int(np.argmax(complete_scores))
+    record = {
+        "version": 1,
+        "model": head["model"],
+        "search": head["search"],
+        "settings": search.settings[best],
+        "score": complete_scores[best],
+    }
     path = folder / f"{safe_name(spec.called)}.yaml"
     write_atomically(path, tuning.settings_file(record))
-    return Tuned(spec.called, complete, best, path)
+    return Tuned(spec.called, complete_scores, best, path)
 
 
-def _write_trials(path: Path, content: Mapping[str, Any]) -> None:
+def _passes_over_images(
+    search: Search,
+    protocols: Sequence[SegmentationProtocol],
+    indices: Sequence[int],
+    options: RunOptions,
+) -> list[list[int]]:
+    """Group indices of protocols by the pass over the images that they share.
+
+    Protocols that differ in attention share a pass, since they share all blocks but the last.
+    """
+    passes = defaultdict[Hashable, list[int]](list)
+    for index in indices:
+        protocol = replace(protocols[index], attention=search.protocol.attention)
+        passes[segmentation.TASK.image_pass(protocol, options, search.data)].append(index)
+    return list(passes.values())
+
+
+def _write_trials(
+    path: Path,
+    head: Mapping[str, Any],
+    settings: Sequence[tuning.Setting],
+    scores: Sequence[float | None],
+) -> None:
     """Write the scores of a search with a hash of the file's content."""
-    whole = {**content, "sha256": json_sha256(content)}
-    write_atomically(path, json.dumps(whole, indent=1).encode())
+    trials = [{**setting, "mIoU": score} for setting, score in zip(settings, scores, strict=True)]
+    content = {**head, "trials": trials}
+    content["sha256"] = json_sha256(content)
+    write_atomically(path, json.dumps(content, indent=1).encode())
 
 
 def _stored_scores(path: Path, head: Mapping[str, Any], count: int) -> list[float | None]:
-    """Return the scores in a file of trials, None for settings that have none yet.
+    """Return the scores in a file of trials, None for a setting without a score.
 
     Raises UsageError for a file of another search, and for one that was edited.
     """
@@ -199,7 +258,9 @@ def _stored_scores(path: Path, head: Mapping[str, Any], count: int) -> list[floa
     except FileError as error:
         raise UsageError(f"{path}: {error}") from None
     if not isinstance(stored, dict) or {name: stored.get(name) for name in head} != head:
-        raise UsageError(f"{path} is of another search, model or version: choose another --output")
+        raise UsageError(
+            f"{path} belongs to another search, model or version: choose another --output"
+        )
     content = {name: value for name, value in stored.items() if name != "sha256"}
     try:
         is_unchanged = json_sha256(content) == stored.get("sha256")
@@ -223,17 +284,21 @@ def tuned_plan(
 ) -> Plan:
     """Plan to measure one model by the settings in a file, on the data set that they are for.
 
-    `transfer` allows a model that they were not chosen for. Raises UsageError."""
+    `transfer` allows a model that they were not tuned for. Raises UsageError for options that do
+    not fit the file.
+    """
     record = tuning.read_settings(path)
-    own, search = record["model"]["spec"], record["search"]
+    tuned_model, search = record["model"]["spec"], record["search"]
     if len(datasets) > 1 or len(models) > 1 or options.attention is not None:
         raise UsageError("--settings FILE takes one --model and one --dataset, and no --attention")
-    spec = models[0] if models else parse_model_spec(own)
-    if spec.text != own and not transfer:
-        raise UsageError(f"{path}: chosen for {own}, not {spec.text}: add --transfer to measure it")
-    named = datasets[0] if datasets else search["dataset"]
-    is_file = Path(named).suffix in (".yaml", ".yml")
-    known = require_segmentation(find_protocol(named, None if is_file else search["protocol"]))
-    return Plan(
-        specs=[spec], protocols=[tuning.tuned_protocol(record, known, spec.text)], options=options
-    )
+    spec = models[0] if models else parse_model_spec(tuned_model)
+    if spec.text != tuned_model and not transfer:
+        raise UsageError(
+            f"{path}: chosen for {tuned_model}, not {spec.text}: add --transfer to measure it"
+        )
+    dataset = datasets[0] if datasets else search["dataset"]
+    is_file = Path(dataset).suffix in (".yaml", ".yml")
+    family = None if is_file else search["protocol"]
+    protocol = require_segmentation(find_protocol(dataset, family))
+    tuned_protocol = tuning.tuned_protocol(record, protocol, spec.text)
+    return Plan(specs=[spec], protocols=[tuned_protocol], options=options)

@@ -1,7 +1,7 @@
-"""The registry of tasks: each is a `Task` record, which its module calls `TASK`.
+"""The registry of tasks: each is an instance of a subclass of `Task`, called `TASK` in its module.
 
 Modules are imported when a task is looked up, and import torch only to measure. Other packages
-bring tasks of their own by entry points of the group `cosmos_eval.tasks`, which name a `Task`.
+bring tasks of their own by entry points of the group `cosmos_eval.tasks`, which name a subclass.
 """
 
 import re
@@ -12,7 +12,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from cosmos_eval.tasks.task import Metric, Task
+from cosmos_eval.tasks.metric import Metric
+from cosmos_eval.tasks.task import Task
 from cosmos_eval.types import Protocol, UsageError, nearest
 
 _MODULES: Mapping[str, str] = {
@@ -62,14 +63,15 @@ class _InstalledTasks(NamedTuple):
     """The tasks that other packages bring, by name."""
 
     entry_points: dict[str, EntryPoint]
-    faults: dict[str, str]  # names that cannot be used, with the reason
+    # The reason why a name cannot be used.
+    faults: dict[str, str]
 
 
 @cache
 def _installed() -> _InstalledTasks:
     """Return the tasks that other packages bring, none of which is loaded yet.
 
-    A faulty name is no error here: it must not break the other tasks.
+    A faulty name is not an error here: it must not break the other tasks.
     """
     entries: dict[str, EntryPoint] = {}
     faults: dict[str, str] = {}
@@ -95,29 +97,45 @@ def name_faults() -> Mapping[str, str]:
 
 @cache
 def _load(name: str) -> Task:
-    """Return a task. Raises KeyError for an unknown one, UsageError for one that is broken."""
+    """Return a task. Raises KeyError for an unknown task, UsageError for one that is broken."""
     if name in TASKS:
         return cast(Task, import_module(_MODULES[name]).TASK)
-    entry = _installed().entry_points[name]
-    where = f"task '{name}' of {_described(entry)}"
+    return _load_installed(name, _installed().entry_points[name])
+
+
+def _load_installed(name: str, entry: EntryPoint) -> Task:
+    """Return a task of another package. Raises UsageError if it is broken."""
+    origin = f"task '{name}' of {_described(entry)}"
     try:
-        task = entry.load()
+        task_class = entry.load()
     except Exception as error:
         raise UsageError(
-            f"{where} cannot be loaded: {type(error).__name__}: {error} (--debug shows where)"
+            f"{origin} cannot be loaded: {type(error).__name__}: {error} (--debug shows where)"
         ) from error
-    if not isinstance(task, Task):
-        raise UsageError(f"{where}: {type(task).__name__} is not a cosmos_eval.tasks.Task")
+    if not (isinstance(task_class, type) and issubclass(task_class, Task)):
+        raise UsageError(f"{origin}: {entry.value} is not a subclass of cosmos_eval.tasks.Task")
+    try:
+        task = task_class()
+    except TypeError as error:  # a method is missing
+        raise UsageError(f"{origin}: {error}") from error
+    protocol: type[Protocol] = task.protocol
+    if vars(protocol).get("task") != name:  # not inherited: a subclass belongs to another task
+        raise UsageError(
+            f'{origin}: its protocol {protocol.__name__} needs `task: ClassVar[str] = "{name}"`'
+        )
     return task
 
 
 def _described(entry: EntryPoint) -> str:
+    """Return the package of an entry point with its version, for messages."""
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
 
 
 def packages_of(task: str) -> dict[str, str]:
-    """The package that brings a task and its version; empty for a task of this package."""
-    package = None if task in TASKS else _installed().entry_points[task].dist
+    """Return the package that brings a task, and its version; empty for a task of this package."""
+    if task in TASKS:
+        return {}
+    package = _installed().entry_points[task].dist
     return {package.name: package.version} if package else {}
 
 
@@ -145,28 +163,9 @@ def usable_task(name: str) -> Task | None:
         return None
 
 
-def task_of(protocol: Protocol) -> str:
-    """Return the name of the task that a protocol belongs to.
-
-    The tasks of other packages are only loaded for protocols of other packages; broken packages
-    are passed over. Raises UsageError if the protocol belongs to no task.
-    """
-    kind = type(protocol)
-    if "task" in vars(kind):  # not inherited: a subclass may belong to another task
-        return kind.task
-    broken = []
-    for name in _installed().entry_points:
-        try:
-            if _load(name).protocol is kind:
-                return name
-        except UsageError as error:
-            broken.append(str(error))
-    raise UsageError("; ".join([f"{kind.__name__} is not the protocol of any task", *broken]))
-
-
 def task_for(protocol: Protocol) -> Task:
-    """The task that a protocol belongs to."""
-    return task_named(task_of(protocol))
+    """Return the task that a protocol belongs to."""
+    return task_named(protocol.task)
 
 
 def metric_of(task: str, name: str) -> Metric:
@@ -176,9 +175,10 @@ def metric_of(task: str, name: str) -> Metric:
 
 
 def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:
-    """A known data set by name and family (None: the usual one), or that of a YAML file.
+    """Return the protocol of a known data set, or of a YAML file.
 
-    Raises UsageError with the nearest known names, or what is wrong in the file.
+    `family` is the protocol of a known data set; None: the usual one. Raises UsageError with the
+    nearest known names, or with the fault of the file.
     """
     from cosmos_eval.data.user_yaml import read_protocol
     from cosmos_eval.protocols import find_known  # which makes images

@@ -1,29 +1,36 @@
-"""Associations: which of several images belong to a cue, of which it is known how many do.
+"""Associations: which of several images belong to a cue, if it is known how many do.
 
-The images with the highest scores are chosen, as many as are associated, and compared with those by
-the Jaccard index: WinoGAViL (Bitton et al. 2022, arXiv 2207.12576), as DataComp measures it
-(eval_utils/wino_eval.py of github.com/mlfoundations/datacomp, commit 170b603)."""
+The images with the highest scores are chosen, as many as are associated with the cue. They are
+compared with the associated images by the Jaccard index: WinoGAViL (Bitton et al. 2022, arXiv
+2207.12576), as DataComp measures it (eval_utils/wino_eval.py of github.com/mlfoundations/datacomp,
+commit 170b603).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cosmos_eval import types
-from cosmos_eval.data.association import AssociationData, list_data, open_data
-from cosmos_eval.data.folders import exist_in, fetch_repository, fingerprint
+from cosmos_eval.data import association as association_data
+from cosmos_eval.data.association import AssociationData
+from cosmos_eval.data.folders import Survey, exist_in, fetch_repository, fingerprint
 from cosmos_eval.stats.choices import jaccard_indices, products
 from cosmos_eval.stats.estimates import Mean
 from cosmos_eval.tasks.arrays import SampleArray
-from cosmos_eval.tasks.task import Derived, Metric, Task
+from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.task import Task
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
     from cosmos_eval.models.encoder import Encoder
 
-JACCARD = "jaccard"  # (N,) of the chosen images of an item
+# Stored arrays of N items.
+JACCARD = "jaccard"  # (N,) Jaccard index of the chosen and the associated images
 CANDIDATES = "candidates"  # (N,) the number of images to choose from
 CLUSTER = "cluster"  # (N,) items of one number have the same candidates
 CUE = "cue"  # (N,) prompts; older results lack it
@@ -35,59 +42,98 @@ ARRAYS = (
 )
 
 
-def measure(
-    encoder: Encoder,
-    protocol: types.AssociationProtocol,
-    options: types.RunOptions,
-    progress: types.OnProgress = types.no_progress,
-    data: AssociationData | None = None,
-) -> types.Measurement:
-    """Measure Jaccard indices; `options.limit` keeps the first items."""
-    found = data or open_data(protocol, options)
-    items = [(cue, images.tolist(), right.tolist()) for cue, images, right in found.items]
-    candidates = [str(images) for _, images, _ in items]
-
-    def score(images: Features, texts: Embeddings) -> types.Samples:
-        return {
-            JACCARD: jaccard_indices(products(images, texts.features), found.items),
-            CANDIDATES: np.array([len(images) for _, images, _ in items]),
-            CLUSTER: np.unique(candidates, return_inverse=True)[1],
-            CUE: np.array([found.captions[cue] for cue, *_ in items]),
-        }
-
-    hashes = {"sample_list": fingerprint([found.names, found.captions, *items])}
-    given = encoder, found, options, progress, score
-    return TASK.measure_captions(*given, hashes=hashes, unit="items")
+def _jaccard(samples: Derived) -> Mean:
+    return Mean(samples[JACCARD], samples[CLUSTER])
 
 
-def _mean(samples: Derived, sizes: tuple[int, ...] = ()) -> Mean | None:
-    chosen = np.isin(samples[CANDIDATES], sizes or samples[CANDIDATES])
-    clusters = samples[CLUSTER][chosen]
-    if sizes and len(np.unique(clusters)) < 2:  # which cannot be resampled
+def _jaccard_of_sizes(n_candidates: Sequence[int], samples: Derived) -> Mean | None:
+    """Return the mean over items with these numbers of candidates.
+
+    Return None for items of fewer than two clusters, which cannot be resampled.
+    """
+    is_member = np.isin(samples[CANDIDATES], n_candidates)
+    clusters = samples[CLUSTER][is_member]
+    if len(np.unique(clusters)) < 2:
         return None
-    return Mean(samples[JACCARD][chosen], clusters)
+    return Mean(samples[JACCARD][is_member], clusters)
 
 
-TASK = Task(
-    protocol=types.AssociationProtocol,
-    metrics=(
-        Metric("jaccard", _mean, label="Jaccard", primary=True),
-        Metric("jaccard_5-6", partial(_mean, sizes=(5, 6)), label="Jaccard of 5 or 6"),
+class Association(Task):
+    """The choice of the images that are associated with a cue."""
+
+    protocol = types.AssociationProtocol
+    metrics = (
+        Metric("jaccard", _jaccard, label="Jaccard", primary=True),
+        Metric("jaccard_5-6", partial(_jaccard_of_sizes, [5, 6]), label="Jaccard of 5 or 6"),
         Metric(
             "jaccard_10-12",
-            partial(_mean, sizes=(10, 12)),
+            partial(_jaccard_of_sizes, [10, 12]),
             label="Jaccard of 10 or 12",
             headline=True,
         ),
-    ),
-    arrays=ARRAYS,
-    per_sample=JACCARD,
-    truth=(CANDIDATES, CLUSTER),
-    open_data=open_data,
-    checked="cues, numbers of items, and that every image is there",
-    measure=measure,
-    survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
-    is_there=lambda protocol, root: exist_in(root, protocol.annotations, protocol.images),
-    n_samples=lambda protocol: protocol.n_items,
-    fetch=fetch_repository,
-)
+    )
+    truth = (CANDIDATES, CLUSTER)
+    per_sample = JACCARD
+    checked = "cues, numbers of items, and that every image is there"
+    arrays = ARRAYS
+
+    def open_data(
+        self, protocol: types.AssociationProtocol, options: types.RunOptions
+    ) -> AssociationData:
+        return association_data.open_data(protocol, options)
+
+    def measure(
+        self,
+        encoder: Encoder,
+        protocols: Sequence[types.AssociationProtocol],
+        data: Sequence[AssociationData],
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Iterator[types.Measurement]:
+        """Yield the Jaccard indices of every protocol; `options.limit` keeps the first items."""
+        for associations in data:
+            items = [
+                (cue, images.tolist(), associated.tolist())
+                for cue, images, associated in associations.items
+            ]
+            sample_list = [associations.names, associations.captions, *items]
+            yield self.measure_captions(
+                encoder,
+                associations,
+                options,
+                progress,
+                partial(_samples, associations),
+                hashes={"sample_list": fingerprint(sample_list)},
+                unit="items",
+            )
+
+    def survey(
+        self,
+        protocol: types.AssociationProtocol,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Survey:
+        return association_data.list_data(protocol, options).surveyed(protocol, options)
+
+    def is_there(self, protocol: types.AssociationProtocol, root: Path) -> bool:
+        return exist_in(root, protocol.annotations, protocol.images)
+
+    def n_samples(self, protocol: types.AssociationProtocol) -> int | None:
+        return protocol.n_items
+
+    def fetch(self, protocol: types.AssociationProtocol, options: types.RunOptions) -> None:
+        fetch_repository(protocol, options)
+
+
+def _samples(data: AssociationData, image_features: Features, cues: Embeddings) -> types.Samples:
+    """Return the samples of images (N, D) and embedded cues (M, D)."""
+    candidates_of_items = [str(images.tolist()) for _, images, _ in data.items]
+    return {
+        JACCARD: jaccard_indices(products(image_features, cues.features), data.items),
+        CANDIDATES: np.array([len(images) for _, images, _ in data.items]),
+        CLUSTER: np.unique(candidates_of_items, return_inverse=True)[1],
+        CUE: np.array([data.captions[cue] for cue, *_ in data.items]),
+    }
+
+
+TASK = Association()

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval import types
+from cosmos_eval.data import classification as class_data
 from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import class_names, shown_names, templates_of
-from cosmos_eval.data.classification import (
-    ClassData,
-    fetch,
-    open_data,
-    require_prompts,
-    sample_list_hash,
-    survey,
-)
-from cosmos_eval.data.folders import content_hash, fingerprint
+from cosmos_eval.data.classification import ClassData
+from cosmos_eval.data.folders import Survey, content_hash, fingerprint
 from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.stats import choices
 from cosmos_eval.stats.calibration import calibration_error
-from cosmos_eval.stats.choices import (
-    TOP,
-    confusion_pairs,
-    macro_f1,
-    top_classes,
-    top_confidences,
-)
+from cosmos_eval.stats.choices import TOP
 from cosmos_eval.stats.estimates import (
     Features,
     FunctionOfSums,
@@ -41,17 +30,19 @@ from cosmos_eval.stats.estimates import (
     means_of_groups,
 )
 from cosmos_eval.tasks.arrays import SampleArray
-from cosmos_eval.tasks.task import NAME, Metric, Task
+from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.task import NAME, Task
 
+# Stored arrays of N images, C classes and G groups.
 LABELS = "labels"  # (N,) class numbers
-TOP5 = "top5"  # (N, 5) predicted class numbers, best first, -1 where there are fewer classes;
-# older results have as many columns then
+TOP5 = "top5"  # (N, 5) predicted class numbers, best first, -1 if there are fewer classes;
+# older results have as many columns as classes then
 CONFIDENCE = "confidence"  # (N,) probability of the first prediction; older results lack it
 CLASSES = "classes"  # (C,) the data's own names, since several classes may share a prompt name
-SHOWN = "class_names"  # (C,) for people, where the protocol names the classes otherwise
-GROUP = "group"  # (N,) group numbers, where the data have groups
-GROUPS = "groups"  # (G,) their names
-METRICS = "metrics"  # (M,) names of metrics beside the usual ones, where the protocol has any
+SHOWN = "class_names"  # (C,) for people, if the protocol names the classes otherwise
+GROUP = "group"  # (N,) group numbers, if the data have groups
+GROUPS = "groups"  # (G,) names of the groups
+METRICS = "metrics"  # (M,) names of metrics beside the usual ones, if the protocol has any
 ARRAYS = (
     SampleArray(LABELS, "whole number", ("images",), least=0, below="classes"),
     SampleArray(TOP5, "whole number", ("images", None), least=-1, below="classes"),
@@ -63,217 +54,314 @@ ARRAYS = (
     SampleArray(METRICS, "text", ("metrics",), optional=True),
     SampleArray(NAME, "text", ("images",), optional=True),
 )
-_HITS = "hits"  # (N, 5) derived: whether a prediction is the label
+HITS = "hits"  # (N, 5) derived: whether each prediction is the label
 _LOGIT_SCALE = 100  # CLIP's (Radford et al. 2021, section 2.5), which CLIP Benchmark uses for all
 
-
-def measure(
-    encoder: Encoder,
-    protocol: types.ClassificationProtocol,
-    options: types.RunOptions,
-    progress: types.OnProgress = types.no_progress,
-    data: ClassData | None = None,
-) -> types.Measurement:
-    """Measure accuracy and recall; `options.limit` keeps the first images of classes in turn."""
-    found = data or open_data(protocol, options)
-
-    def score(images: Features, classifier: Features) -> types.Samples:
-        top = top_classes(images, classifier)
-        samples = {
-            LABELS: found.labels,
-            TOP5: np.pad(top, ((0, 0), (0, TOP - top.shape[1])), constant_values=-1),
-            CONFIDENCE: top_confidences(images, classifier, _LOGIT_SCALE),
-            CLASSES: np.array(found.classes),
-            **names_for_people(protocol, found),
-        }
-        if protocol.metrics:
-            samples[METRICS] = np.array(protocol.metrics)
-        if found.group is not None:
-            samples |= {GROUP: found.group, GROUPS: np.array(found.groups)}
-        return samples
-
-    prompts = [(class_names(protocol, found), templates_of(protocol, found))]
-    return measure_by_prompts(TASK, encoder, protocol, options, progress, found, prompts, score)
+Score = Callable[[Features, Features], types.Samples]
+"""Returns samples from the features of images (N, D) and the embeddings of classes (C, D)."""
 
 
-def measure_by_prompts(
-    task: Task,
-    encoder: Encoder,
-    protocol: types.ClassificationProtocol,
-    options: types.RunOptions,
-    progress: types.OnProgress,
-    data: ClassData,
-    prompts: Sequence[tuple[Sequence[str], tuple[str, ...] | str]],
-    score: Callable[[Features, Features], types.Samples],
-) -> types.Measurement:
-    """Measure what `score` makes of the features of images (N, D) and the embeddings of classes
-    (C, D), whose names and templates are in one or several `prompts`."""
-    from cosmos_eval.embedding.embed import embed_images
-    from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
+class Prompts(NamedTuple):
+    """The names of classes, and the templates that they are put into."""
 
-    started = perf_counter()
-    parts = [prompt_embeddings(encoder, *one, options, progress) for one in prompts]
-    prompted = perf_counter()
-    images = embed_images(encoder, data.images, options, progress)
-    group = None if data.group is None else data.group.tolist()
-    return task.measurement(
-        score(images.features, np.concatenate(parts)),
-        options,
-        names=data.names,
-        content=content_hash(images.image_sha256s, data.labels),
-        hashes={
-            "class_names": fingerprint([name for names, _ in prompts for name in names]),
-            "templates": fingerprint([t for _, some in prompts for t in resolve_templates(some)]),
-            "sample_list": sample_list_hash(data),
-            **({"groups": fingerprint([data.groups, group])} if group is not None else {}),
-        },
-        seconds={"prompts": prompted - started, "images": perf_counter() - prompted},
-        notes=[f"{protocol.dataset}: {protocol.remark}"] if protocol.remark else [],
-    )
+    names: Sequence[str]
+    # Texts with one `{}`, or the name of a known set of them.
+    templates: tuple[str, ...] | str
+
+
+def prompts_of(protocol: types.ClassificationProtocol, data: ClassData) -> Prompts:
+    """Return the prompts of all classes of a data set."""
+    return Prompts(class_names(protocol, data), templates_of(protocol, data))
+
+
+class ClassTask(Task):
+    """The common part of tasks that compare images with prompts of classes."""
+
+    by_image = True
+    names_hash = "sample_list"
+    resamples = False
+
+    def open_data(
+        self, protocol: types.ClassificationProtocol, options: types.RunOptions
+    ) -> ClassData:
+        """List the images and labels; `options.limit` keeps the first images of classes in turn.
+
+        Raises UsageError for data that are missing or inconsistent.
+        """
+        return class_data.open_data(protocol, options)
+
+    def check(
+        self, protocol: types.ClassificationProtocol, options: types.RunOptions, data: ClassData
+    ) -> None:
+        class_data.require_prompts(protocol, options, data)
+
+    def survey(
+        self,
+        protocol: types.ClassificationProtocol,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Survey:
+        return class_data.survey(protocol, options, progress)
+
+    def is_there(self, protocol: types.ClassificationProtocol, root: Path) -> bool:
+        try:
+            return bool(find_folder(protocol, types.RunOptions(data_root=str(root))))
+        except types.UsageError:
+            return False
+
+    def n_samples(self, protocol: types.ClassificationProtocol) -> int | None:
+        return protocol.n_images
+
+    def fetch(self, protocol: types.ClassificationProtocol, options: types.RunOptions) -> None:
+        class_data.fetch(protocol, options)
+
+    def measure_prompts(
+        self,
+        encoder: Encoder,
+        protocol: types.ClassificationProtocol,
+        data: ClassData,
+        prompts: Sequence[Prompts],
+        score: Score,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> types.Measurement:
+        """Return the measurement of the samples that `score` returns for images and prompts."""
+        from cosmos_eval.embedding.embed import embed_images
+        from cosmos_eval.tasks.prompts import prompt_embeddings
+
+        started = perf_counter()
+        class_embeddings = [
+            prompt_embeddings(encoder, asked.names, asked.templates, options, progress)
+            for asked in prompts
+        ]
+        prompts_done = perf_counter()
+        images = embed_images(encoder, data.images, options, progress)
+        return self.measurement(
+            score(images.features, np.concatenate(class_embeddings)),
+            options,
+            names=data.names,
+            content=content_hash(images.image_sha256s, data.labels),
+            hashes=_hashes(data, prompts),
+            seconds={"prompts": prompts_done - started, "images": perf_counter() - prompts_done},
+            notes=[f"{protocol.dataset}: {protocol.remark}"] if protocol.remark else [],
+        )
+
+
+def _hashes(data: ClassData, prompts: Sequence[Prompts]) -> dict[str, str]:
+    """Return the hashes of class names, templates, the list of samples, and groups."""
+    from cosmos_eval.tasks.prompts import resolve_templates
+
+    names: list[str] = []
+    templates: list[str] = []
+    for asked in prompts:
+        names.extend(asked.names)
+        templates.extend(resolve_templates(asked.templates))
+    hashes = {
+        "class_names": fingerprint(names),
+        "templates": fingerprint(templates),
+        "sample_list": class_data.sample_list_hash(data),
+    }
+    if data.group is not None:
+        hashes["groups"] = fingerprint([data.groups, data.group.tolist()])
+    return hashes
 
 
 def names_for_people(
     protocol: types.ClassificationProtocol, data: ClassData
 ) -> dict[str, NDArray[np.str_]]:
-    """Return the array of the names of classes, where these are not the data's own."""
-    is_named = protocol.class_names or protocol.class_list
-    return {SHOWN: np.array(shown_names(protocol, data))} if is_named else {}
+    """Return the array of class names for people; empty if the data's own names are for people."""
+    if protocol.class_names or protocol.class_list:
+        return {SHOWN: np.array(shown_names(protocol, data))}
+    return {}
 
 
 def shown(samples: types.Samples) -> list[str]:
     """Return the names of classes for people."""
-    found: list[str] = samples.get(SHOWN, samples[CLASSES]).tolist()
-    return found
+    names: list[str] = samples.get(SHOWN, samples[CLASSES]).tolist()
+    return names
 
 
-def mistakes(samples: types.Samples) -> types.Mistakes:
-    """Count what images of every class were taken for."""
-    labels, predicted = samples[LABELS].astype(np.int64), samples[TOP5][:, 0]
-    classes = shown(samples)
-    pairs, images = np.unique(labels * len(classes) + predicted, return_counts=True)
-    true, taken_for = np.divmod(pairs, len(classes))
-    wrong = true != taken_for
-    totals = np.bincount(labels, minlength=len(classes))
-    return types.Mistakes("images", classes, true[wrong], taken_for[wrong], images[wrong], totals)
+def _acc1(samples: Derived) -> Proportion:
+    return Proportion(samples[HITS][:, 0])
 
 
-def _columns(samples: types.Samples) -> dict[str, Any]:
-    classes, hits = np.array(shown(samples)), samples[TOP5] == samples[LABELS][:, None]
-    groups = {"group": samples[GROUPS][samples[GROUP]]} if GROUP in samples else {}
-    return {
-        "label": classes[samples[LABELS]],
-        "prediction": classes[samples[TOP5][:, 0]],
-        "score": samples.get(CONFIDENCE),
-        "rank": np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.nan),
-        **groups,
-    }
+def _acc5(samples: Derived) -> Proportion | None:
+    """Return no estimate for fewer than five classes, as CLIP Benchmark does."""
+    has_fewer_classes = (samples[TOP5] < 0).any()
+    return None if has_fewer_classes else Proportion(samples[HITS].any(axis=1))
 
 
-def _confusion_pairs(samples: types.Samples) -> list[dict[str, Any]]:
-    classes = shown(samples)
-    return [
-        {"true": classes[true], "predicted": classes[predicted], "images": images}
-        for true, predicted, images in confusion_pairs(samples[LABELS], samples[TOP5][:, 0])
-    ]
+def _mean_per_class_recall(samples: Derived) -> GroupMean:
+    return GroupMean(samples[HITS][:, 0], groups=samples[LABELS])
 
 
-def _acc5(samples: Mapping[str, Any]) -> Proportion | None:
-    """Of fewer than five classes there is none, as in CLIP Benchmark, but in older results."""
-    return None if (samples[TOP5] < 0).any() else Proportion(samples[_HITS].any(axis=1))
-
-
-def _ece(samples: Mapping[str, Any]) -> FunctionOfSums | None:
+def _ece(samples: Derived) -> FunctionOfSums | None:
     if CONFIDENCE not in samples:
         return None
-    return calibration_error(samples[CONFIDENCE], samples[_HITS][:, 0])
+    return calibration_error(samples[CONFIDENCE], samples[HITS][:, 0])
 
 
-def _f1(samples: Mapping[str, Any]) -> FunctionOfWeights | None:
-    wanted = "f1_macro" in samples.get(METRICS, ())
-    return macro_f1(samples[LABELS], samples[TOP5][:, 0]) if wanted else None
-
-
-def _worst_group(samples: Mapping[str, Any], k: int = 1) -> GroupMean | None:
-    if GROUP not in samples or (k != 1 and f"worst_group_acc{k}" not in samples.get(METRICS, ())):
+def _f1(samples: Derived) -> FunctionOfWeights | None:
+    if "f1_macro" not in samples.get(METRICS, ()):
         return None
-    if k != 1 and (samples[TOP5] < 0).any():
+    return choices.macro_f1(samples[LABELS], samples[TOP5][:, 0])
+
+
+def _worst_group_acc1(samples: Derived) -> GroupMean | None:
+    if GROUP not in samples:
         return None
-    return GroupMean(samples[_HITS][:, :k].any(axis=1), groups=samples[GROUP], lowest=True)
+    return GroupMean(samples[HITS][:, 0], groups=samples[GROUP], lowest=True)
 
 
-def _of_group(samples: Mapping[str, Any], group: str) -> Proportion:
-    return Proportion(samples[_HITS][samples[GROUP] == samples[GROUPS].tolist().index(group), 0])
+def _worst_group_acc5(samples: Derived) -> GroupMean | None:
+    """Return an estimate only if the protocol asks for it and there are five classes."""
+    if GROUP not in samples or "worst_group_acc5" not in samples.get(METRICS, ()):
+        return None
+    if (samples[TOP5] < 0).any():
+        return None
+    return GroupMean(samples[HITS].any(axis=1), groups=samples[GROUP], lowest=True)
 
 
-def _groups(samples: Mapping[str, Any]) -> Sequence[str]:
+def _acc1_of_group(samples: Derived, group: str) -> Proportion:
+    group_number = samples[GROUPS].tolist().index(group)
+    return Proportion(samples[HITS][samples[GROUP] == group_number, 0])
+
+
+def _groups_with_images(samples: Derived) -> Sequence[str]:
     """Return the names of groups that have images."""
     if GROUP not in samples:
         return ()
     return [str(name) for name in samples[GROUPS][np.unique(samples[GROUP])]]
 
 
-def _upgrade(samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
-    """Add the classes, by their numbers of images: records hold them in alphabetical order."""
-    classes = sorted(record["per_class"])
-    images = [record["per_class"][name].get("images") for name in classes]
-    if images != np.bincount(samples[LABELS], minlength=len(classes)).tolist():
-        raise ValueError("the order of the classes is unknown")
-    return {**samples, CLASSES: np.array(classes)}
+class Classification(ClassTask):
+    """Zero-shot classification of images with one class each."""
 
-
-def _require_consistent(samples: types.Samples) -> None:
-    """Raise ValueError for images without a prediction, and groups without names."""
-    columns = samples[TOP5].shape[1]
-    if not 1 <= columns <= TOP or (samples[TOP5][:, 0] < 0).any():
-        raise ValueError(f"`{TOP5}` has no first prediction, or more than {TOP} of an image")
-    if (GROUP in samples) != (GROUPS in samples):
-        raise ValueError(f"`{GROUP}` and `{GROUPS}` are stored together")
-
-
-def _is_there(protocol: types.ClassificationProtocol, root: Path) -> bool:
-    try:
-        return bool(find_folder(protocol, types.RunOptions(data_root=str(root))))
-    except types.UsageError:
-        return False
-
-
-TASK = Task(
-    protocol=types.ClassificationProtocol,
-    metrics=(
-        Metric("acc1", lambda samples: Proportion(samples[_HITS][:, 0]), primary=True),
+    protocol = types.ClassificationProtocol
+    metrics = (
+        Metric("acc1", _acc1, primary=True),
         Metric("acc5", _acc5),
-        Metric("mean_per_class_recall", lambda s: GroupMean(s[_HITS][:, 0], groups=s[LABELS])),
+        Metric("mean_per_class_recall", _mean_per_class_recall),
         Metric("ece", _ece, higher_is_better=False, label="ECE"),
-        Metric("worst_group_acc1", _worst_group, label="worst-group acc1", headline=True),
-        Metric(
-            "worst_group_acc5",
-            partial(_worst_group, k=5),
-            label="worst-group acc5",
-            headline=True,
-        ),
+        Metric("worst_group_acc1", _worst_group_acc1, label="worst-group acc1", headline=True),
+        Metric("worst_group_acc5", _worst_group_acc5, label="worst-group acc5", headline=True),
         Metric("f1_macro", _f1, label="macro F1", headline=True),
-        Metric("acc1_*", _of_group, members=_groups),
-    ),
-    truth=(LABELS,),
-    arrays=ARRAYS,
-    require_consistent=_require_consistent,
-    names_hash="sample_list",
-    by_image=True,
-    open_data=open_data,
-    checked="class folders or lists, and how many images are there",
-    measure=measure,
-    derive=lambda samples: {**samples, _HITS: samples[TOP5] == samples[LABELS][:, None]},
-    per_class=lambda s: means_of_groups(
-        shown(s), s[LABELS], {"recall": s[TOP5][:, 0] == s[LABELS]}, "images"
-    ),
-    confusion_pairs=_confusion_pairs,
-    mistakes=mistakes,
-    upgrade=_upgrade,
-    columns=_columns,
-    check=require_prompts,
-    survey=survey,
-    is_there=_is_there,
-    n_samples=lambda protocol: protocol.n_images,
-    fetch=fetch,
-    resamples=False,
-)
+        Metric("acc1_*", _acc1_of_group, members=_groups_with_images),
+    )
+    truth = (LABELS,)
+    checked = "class folders or lists, and how many images are there"
+    arrays = ARRAYS
+
+    def measure(
+        self,
+        encoder: Encoder,
+        protocols: Sequence[types.ClassificationProtocol],
+        data: Sequence[ClassData],
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Iterator[types.Measurement]:
+        """Yield the accuracy and recall of every protocol."""
+        for protocol, images in zip(protocols, data, strict=True):
+            yield self.measure_prompts(
+                encoder,
+                protocol,
+                images,
+                [prompts_of(protocol, images)],
+                partial(_samples, protocol, images),
+                options,
+                progress,
+            )
+
+    def derive(self, samples: types.Samples) -> Derived:
+        return {**samples, HITS: samples[TOP5] == samples[LABELS][:, None]}
+
+    def require_consistent(self, samples: types.Samples) -> None:
+        """Raise ValueError for images without a prediction, and for groups without names."""
+        n_columns = samples[TOP5].shape[1]
+        if not 1 <= n_columns <= TOP or (samples[TOP5][:, 0] < 0).any():
+            raise ValueError(
+                f"`{TOP5}` has no first prediction, or more than {TOP} predictions, of an image"
+            )
+        if (GROUP in samples) != (GROUPS in samples):
+            raise ValueError(f"`{GROUP}` and `{GROUPS}` are stored together")
+
+    def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
+        """Return the recall and the number of images of every class."""
+        is_right = samples[TOP5][:, 0] == samples[LABELS]
+        return means_of_groups(shown(samples), samples[LABELS], {"recall": is_right}, "images")
+
+    def confusion_pairs(self, samples: types.Samples) -> Sequence[Mapping[str, Any]]:
+        classes = shown(samples)
+        pairs = choices.confusion_pairs(samples[LABELS], samples[TOP5][:, 0])
+        return [
+            {"true": classes[true], "predicted": classes[predicted], "images": n_images}
+            for true, predicted, n_images in pairs
+        ]
+
+    def mistakes(self, samples: types.Samples) -> types.Mistakes:
+        """Count the images of every class that were given another class."""
+        labels, predicted = samples[LABELS].astype(np.int64), samples[TOP5][:, 0]
+        classes = shown(samples)
+        pairs, n_images = np.unique(labels * len(classes) + predicted, return_counts=True)
+        true_classes, predicted_classes = np.divmod(pairs, len(classes))
+        is_wrong = true_classes != predicted_classes
+        return types.Mistakes(
+            unit="images",
+            classes=classes,
+            true=true_classes[is_wrong],
+            predicted=predicted_classes[is_wrong],
+            amounts=n_images[is_wrong],
+            totals=np.bincount(labels, minlength=len(classes)),
+        )
+
+    def upgrade(self, samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
+        """Add the names of the classes, which records of version 1 hold in alphabetical order.
+
+        Raises ValueError if the classes have other numbers of images in this order.
+        """
+        classes = sorted(record["per_class"])
+        n_images = [record["per_class"][name].get("images") for name in classes]
+        if n_images != np.bincount(samples[LABELS], minlength=len(classes)).tolist():
+            raise ValueError("the order of the classes is unknown")
+        return {**samples, CLASSES: np.array(classes)}
+
+    def columns(self, samples: types.Samples) -> Mapping[str, Any]:
+        """Return one row per image: label, prediction, score, and the rank of the label."""
+        classes = np.array(shown(samples))
+        hits = samples[TOP5] == samples[LABELS][:, None]
+        columns = {
+            "label": classes[samples[LABELS]],
+            "prediction": classes[samples[TOP5][:, 0]],
+            "score": samples.get(CONFIDENCE),
+            "rank": np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.nan),
+        }
+        if GROUP in samples:
+            columns["group"] = samples[GROUPS][samples[GROUP]]
+        return columns
+
+
+def _samples(
+    protocol: types.ClassificationProtocol,
+    data: ClassData,
+    image_features: Features,
+    class_embeddings: Features,
+) -> types.Samples:
+    """Return the samples of images (N, D) and classes (C, D)."""
+    top = choices.top_classes(image_features, class_embeddings)
+    n_missing = TOP - top.shape[1]
+    samples = {
+        LABELS: data.labels,
+        TOP5: np.pad(top, ((0, 0), (0, n_missing)), constant_values=-1),
+        CONFIDENCE: choices.top_confidences(image_features, class_embeddings, _LOGIT_SCALE),
+        CLASSES: np.array(data.classes),
+        **names_for_people(protocol, data),
+    }
+    if protocol.metrics:
+        samples[METRICS] = np.array(protocol.metrics)
+    if data.group is not None:
+        samples[GROUP] = data.group
+        samples[GROUPS] = np.array(data.groups)
+    return samples
+
+
+TASK = Classification()

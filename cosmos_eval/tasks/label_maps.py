@@ -1,16 +1,17 @@
-"""What the measurements of data sets with label maps share: shards of images, patches, hashes.
+"""Measurements of data sets with label maps: shards of images, batches of patches, and hashes.
 
-Images of a shard are never encoded with others: neither the number of processes nor a resumed run
-changes a batch or a bit of the results. Finished shards are stored until the result is.
+Images of a shard are never encoded with images of another one: neither the number of processes nor
+a resumed run changes a batch or a bit of the results. Finished shards are stored until the result
+is stored.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import count, islice
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.readers import FileError, read_bytes
-from cosmos_eval.embedding.cache import Arrays, Report, ShardStore, fingerprint
+from cosmos_eval.embedding.cache import Arrays, ShardStore, fingerprint
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.tasks.prompts import resolve_templates
 from cosmos_eval.types import (
@@ -34,96 +35,121 @@ IMAGES_PER_SHARD = 32
 CONTENT = "content"
 """Name of the array (N, 32) of a shard: the SHA-256 of every image with its label map."""
 
-# Patches that a CPU encodes at once: eight windows of 224 pixels in patches of 16. More take more
-# memory, and longer, since they leave its caches (docs/log.md).
+# Patches that a CPU encodes at once: eight windows of 224 pixels in patches of 16. More patches
+# take more memory, and longer, since they leave the caches of the CPU (docs/log.md).
 _CPU_PATCHES = 8 * 14 * 14
 
 Item = TypeVar("Item")
 Image = TypeVar("Image")
 Joined = dict[str, NDArray[Any]]
-MeasureShard = Callable[[range, Iterator[Image], Callable[[], None]], Sequence[Arrays]]
-"""Returns the arrays of a shard of images for every store; calls its last argument per image."""
+"""Arrays of all images by name."""
 
 
-def in_shards(
-    stores: Sequence[ShardStore],
-    samples: Sequence[Item],
-    load: Callable[[Item], Image],
-    prepare: Callable[[], MeasureShard[Image]],
-    options: RunOptions,
-    progress: OnProgress,
-    is_valid: Callable[[range, Sequence[Arrays]], bool] = lambda shard, arrays: True,
-) -> tuple[list[Joined], dict[str, float]]:
-    """Return the arrays of all images for each store, in all processes, and seconds per phase.
+class ShardedMeasurement(ABC, Generic[Item, Image]):
+    """The measurement of all images of a data set, shard by shard, in all processes.
 
-    Shards that are stored and valid are used again. Where any is missing, `prepare` is called in
-    all processes, and each measures and stores its share. Raises UsageError where it cannot.
+    `samples` are the items to load. There is a store for each protocol that is measured, and each
+    shard has arrays for every store.
     """
-    started = prepared = perf_counter()
-    n_images = len(samples)
-    starts = range(0, n_images, IMAGES_PER_SHARD)
-    shards = [range(n_images)[start : start + IMAGES_PER_SHARD] for start in starts]
 
-    def report(note: str, done: int = 0) -> None:
-        progress(Progress("images", done, n_images, note))
+    def __init__(
+        self,
+        stores: Sequence[ShardStore],
+        samples: Sequence[Item],
+        options: RunOptions,
+        progress: OnProgress,
+    ) -> None:
+        self._stores = stores
+        self._samples = samples
+        self._options = options
+        self._progress = progress
+        self._n_done = self._n_total = 0  # images, for the progress
 
-    found = options.distributed.map_sharded(partial(_stored, stores, is_valid, report), shards)
-    left = [shard for shard, arrays in zip(shards, found, strict=True) if arrays is None]
-    done = n_images - sum(map(len, left))
-    if done:
-        report(f"resumed: {done:,} of {n_images:,} images were measured already", done)
-    new: Iterator[Sequence[Arrays]] = iter(())
-    if left:
-        measure = partial(_measure, stores, samples, load, prepare(), done, options, progress)
+    @abstractmethod
+    def prepare(self) -> None:
+        """Encode prompts. It is called in all processes if any shard is left to measure."""
+
+    @abstractmethod
+    def load(self, sample: Item) -> Image:
+        """Read the files of a sample. Raises UsageError for a file that cannot be used."""
+
+    @abstractmethod
+    def measure_shard(self, shard: range, images: Iterator[Image]) -> Sequence[Arrays]:
+        """Return the arrays of a shard for every store; call `image_done` after each image."""
+
+    def is_valid(self, shard: range, arrays: Sequence[Arrays]) -> bool:
+        """Return whether stored arrays of a shard can be used again."""
+        return True
+
+    def image_done(self) -> None:
+        """Report that one more image was measured."""
+        self._n_done += 1
+        self._progress(Progress("images", self._n_done, self._n_total))
+
+    def run(self) -> tuple[list[Joined], dict[str, float]]:
+        """Return the arrays of all images for each store, in all processes, and seconds by phase.
+
+        Shards that are stored and valid are used again; each process measures and stores its share
+        of the others. Raises UsageError for files that cannot be used.
+        """
+        started = perf_counter()
+        n_images = len(self._samples)
+        shards = [
+            range(start, min(start + IMAGES_PER_SHARD, n_images))
+            for start in range(0, n_images, IMAGES_PER_SHARD)
+        ]
+        distributed = self._options.distributed
+        arrays_of_shards = distributed.map_sharded(self._read_stored, shards)
+        missing_shards = [
+            shard for shard, arrays in zip(shards, arrays_of_shards, strict=True) if arrays is None
+        ]
+        self._n_done = n_images - sum(len(shard) for shard in missing_shards)
+        if self._n_done:
+            note = f"resumed: {self._n_done:,} of {n_images:,} images were measured already"
+            self._report(note)
+        if missing_shards:
+            self.prepare()
         prepared = perf_counter()
-        new = iter(options.distributed.map_sharded(measure, left))
-    by_store = zip(*(next(new) if one is None else one for one in found), strict=True)
-    joined = [{name: np.concatenate([a[name] for a in own]) for name in own[0]} for own in by_store]
-    return joined, {"prompts": prepared - started, "images": perf_counter() - prepared}
+        measured = iter(distributed.map_sharded(self._measure, missing_shards))
+        complete = [next(measured) if arrays is None else arrays for arrays in arrays_of_shards]
+        joined = [_joined(arrays_of_store) for arrays_of_store in zip(*complete, strict=True)]
+        return joined, {"prompts": prepared - started, "images": perf_counter() - prepared}
+
+    def _report(self, note: str) -> None:
+        self._progress(Progress("images", self._n_done, len(self._samples), note))
+
+    def _read_stored(self, shards: Sequence[range]) -> list[Sequence[Arrays] | None]:
+        """Return the arrays of each shard for every store; None if a store lacks them."""
+        keys = [_key(shard) for shard in shards]
+        arrays_by_key = []
+        for store in self._stores:
+            stored = store.find(keys, self._report)
+            arrays_by_key.append({shard_keys[0]: arrays for shard_keys, arrays in stored})
+        arrays_of_shards: list[Sequence[Arrays] | None] = []
+        for shard, key in zip(shards, keys, strict=True):
+            arrays = [by_key[key] for by_key in arrays_by_key if key in by_key]
+            is_complete = len(arrays) == len(self._stores) and self.is_valid(shard, arrays)
+            arrays_of_shards.append(arrays if is_complete else None)
+        return arrays_of_shards
+
+    def _measure(self, shards: Sequence[range]) -> list[Sequence[Arrays]]:
+        """Measure the shards of this process, and store each."""
+        samples = [self._samples[index] for shard in shards for index in shard]
+        self._n_total = self._n_done + len(samples)
+        # Images of the next shard are read while the last ones of a shard are encoded.
+        images = prefetch(samples, self.load, workers=self._options.workers)
+        measured = []
+        for shard in shards:
+            arrays = self.measure_shard(shard, islice(images, len(shard)))
+            for store, arrays_of_store in zip(self._stores, arrays, strict=True):
+                store.add([_key(shard)], arrays_of_store)
+            measured.append(arrays)
+        return measured
 
 
-def _stored(
-    stores: Sequence[ShardStore],
-    is_valid: Callable[[range, Sequence[Arrays]], bool],
-    report: Report,
-    shards: Sequence[range],
-) -> list[Sequence[Arrays] | None]:
-    """Return the arrays of shards that every store has, else None."""
-    keys = list(map(_key, shards))
-    found = [{own[0]: arrays for own, arrays in store.find(keys, report)} for store in stores]
-    every = ([own[key] for own in found if key in own] for key in keys)
-    return [
-        arrays if len(arrays) == len(stores) and is_valid(shard, arrays) else None
-        for shard, arrays in zip(shards, every, strict=True)
-    ]
-
-
-def _measure(
-    stores: Sequence[ShardStore],
-    samples: Sequence[Item],
-    load: Callable[[Item], Image],
-    measure_shard: MeasureShard[Image],
-    done: int,
-    options: RunOptions,
-    progress: OnProgress,
-    shards: Sequence[range],
-) -> list[Sequence[Arrays]]:
-    """Measure shards and store each; `done` images were measured before."""
-    own = [samples[index] for shard in shards for index in shard]
-    numbers, total = count(done + 1), done + len(own)
-    # Images of the next shard are read while the last ones of a shard are encoded.
-    images = prefetch(own, load, workers=options.workers)
-    measured = []
-    for shard in shards:
-        arrays = measure_shard(
-            shard,
-            islice(images, len(shard)),
-            lambda: progress(Progress("images", next(numbers), total)),
-        )
-        for store, of_store in zip(stores, arrays, strict=True):
-            store.add([_key(shard)], of_store)
-        measured.append(arrays)
-    return measured
+def _joined(shards: Sequence[Arrays]) -> Joined:
+    """Concatenate the arrays of shards by name."""
+    return {name: np.concatenate([arrays[name] for arrays in shards]) for name in shards[0]}
 
 
 def _key(shard: range) -> bytes:
@@ -136,17 +162,18 @@ def unfinished_store(
     """Return the store of the finished shards of one measurement."""
     if options.unfinished is None:
         return ShardStore(None, {})
-    states = [(sample.name, sample.image.stat(), sample.mask.stat()) for sample in samples]
-    files = [  # other content shows in size and time of the last change
-        (name, image.st_size, image.st_mtime_ns, mask.st_size, mask.st_mtime_ns)
-        for name, image, mask in states
-    ]
+    files = []
+    for sample in samples:  # other content shows in size and time of the last change
+        image, mask = sample.image.stat(), sample.mask.stat()
+        files.append(
+            (sample.name, image.st_size, image.st_mtime_ns, mask.st_size, mask.st_mtime_ns)
+        )
     identity = {
         "code": fingerprint("cosmos_core", "cosmos_eval"),
         "model": list(info._replace(spec="", device=info.device.partition(":")[0])),
         "protocol": vars(protocol),
-        # No other option decides results. Batch size and threads change how sums are rounded, which
-        # moves a pixel at a border now and then, as another processor would.
+        # Other options do not decide results. Batch size and threads change how sums are rounded,
+        # which moves a pixel at a border now and then, as another processor would.
         "options": {"attention": options.attention, "overlays": options.overlays},
         "samples": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
     }
@@ -154,14 +181,17 @@ def unfinished_store(
 
 
 def content_sha256(image: bytes, sample: Sample) -> bytes:
-    """Return the SHA-256 of two SHA-256s: of an image file's content and of its label map's file.
-    Raises UsageError for a label map that cannot be read."""
+    """Return the SHA-256 of an image with its label map.
+
+    It is taken of two SHA-256s: of the image file's content, and of the label map's file. Raises
+    UsageError for a label map that cannot be read.
+    """
     try:
         label_map = read_bytes(sample.mask)
     except FileError as error:
         raise UsageError(f"cannot read label map {sample.mask}: {error}") from error
-    both = hashlib.sha256(image).digest() + hashlib.sha256(label_map).digest()
-    return hashlib.sha256(both).digest()
+    digests = hashlib.sha256(image).digest() + hashlib.sha256(label_map).digest()
+    return hashlib.sha256(digests).digest()
 
 
 def content_array(sha256s: Sequence[bytes]) -> NDArray[np.uint8]:
@@ -170,7 +200,7 @@ def content_array(sha256s: Sequence[bytes]) -> NDArray[np.uint8]:
 
 
 def images_at_once(encoder: DenseEncoder, image_hw: tuple[int, int], batch_size: int) -> int:
-    """Return how many images of a size make up a batch, at least 1."""
+    """Return the number of images (H, W) in a batch, at least 1."""
     if encoder.info.device.partition(":")[0] != "cpu":
         return batch_size
     patches = max(1, image_hw[0] * image_hw[1] // encoder.patch_size**2)
@@ -180,13 +210,16 @@ def images_at_once(encoder: DenseEncoder, image_hw: tuple[int, int], batch_size:
 def fingerprints(
     protocol: LabelMapProtocol, names: Sequence[str], constants: Mapping[str, Any]
 ) -> dict[str, str]:
-    """SHA-256 of classes, prompts, the constants that change the number, and names of images."""
-    described = {
+    """Return SHA-256s of classes, prompts, names of images, and constants that change numbers."""
+    content = {
         "class_names": protocol.class_names,
         "queries": protocol.queries,
         "templates": resolve_templates(protocol.templates),
         "constants": constants,
         "samples": list(names),
     }
-    texts = {name: json.dumps(value, sort_keys=True) for name, value in described.items()}
-    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    hashes = {}
+    for name, value in content.items():
+        text = json.dumps(value, sort_keys=True)
+        hashes[name] = hashlib.sha256(text.encode()).hexdigest()
+    return hashes

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from cosmos_eval import types
-from cosmos_eval.data.class_names import ClassData, class_names, templates_of
-from cosmos_eval.data.classification import open_data
+from cosmos_eval.data.class_names import ClassData
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import class_scores
-from cosmos_eval.stats.estimates import Features
+from cosmos_eval.stats.estimates import Features, FunctionOfWeights
 from cosmos_eval.stats.precision import average_precisions, mean_average_precision
 from cosmos_eval.tasks import classification
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.classification import CLASSES, LABELS, SHOWN
-from cosmos_eval.tasks.task import NAME, Metric, no_further_check
-from cosmos_eval.types import Samples
+from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.task import NAME
 
-SCORES = "scores"  # (N, C) float32 cosines of images and classes; LABELS are (N, C) here
+# LABELS are (N, C) here.
+SCORES = "scores"  # (N, C) float32 cosines of images and classes
 ARRAYS = (
     SampleArray(LABELS, "truth value", ("images", "classes")),
     SampleArray(SCORES, "number", ("images", "classes"), least=-1, most=1),
@@ -31,64 +31,85 @@ ARRAYS = (
 )
 
 
-def measure(
-    encoder: Encoder,
+def _mean_average_precision(samples: Derived) -> FunctionOfWeights:
+    return mean_average_precision(samples[SCORES], samples[LABELS])
+
+
+class Multilabel(classification.ClassTask):
+    """Zero-shot classification of images with several classes each."""
+
+    protocol = types.MultilabelProtocol
+    metrics = (Metric("mAP", _mean_average_precision, primary=True),)
+    truth = (LABELS,)
+    checked = "lists or archives, and how many images are there"
+    arrays = ARRAYS
+
+    def measure(
+        self,
+        encoder: Encoder,
+        protocols: Sequence[types.MultilabelProtocol],
+        data: Sequence[ClassData],
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Iterator[types.Measurement]:
+        """Yield the average precision of every protocol."""
+        for protocol, images in zip(protocols, data, strict=True):
+            yield self.measure_prompts(
+                encoder,
+                protocol,
+                images,
+                [classification.prompts_of(protocol, images)],
+                partial(_samples, protocol, images),
+                options,
+                progress,
+            )
+
+    def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
+        """Return the average precision and the number of images of every class.
+
+        The precision is None if a class has no image.
+        """
+        scores_and_labels = np.stack([samples[SCORES], samples[LABELS]], axis=1)
+        one_weight_each = np.ones((1, len(scores_and_labels)))
+        precisions = average_precisions(scores_and_labels)(one_weight_each)[:, 0]
+        figures: dict[str, dict[str, float | None]] = {}
+        for name, precision, n_images in zip(
+            classification.shown(samples),
+            precisions,
+            samples[LABELS].sum(axis=0).tolist(),
+            strict=True,
+        ):
+            average_precision = float(precision) if n_images else None
+            figures[name] = {"average_precision": average_precision, "images": n_images}
+        return figures
+
+    def columns(self, samples: types.Samples) -> Mapping[str, Any]:
+        """Return one row per image and class, by image; ranks are those of images for a class."""
+        scores, classes = samples[SCORES], classification.shown(samples)
+        order = np.argsort(-scores, axis=0, kind="stable")
+        columns = {}
+        if NAME in samples:
+            columns["image"] = np.repeat(samples[NAME], len(classes))
+        columns["class"] = np.tile(classes, len(scores))
+        columns["label"] = samples[LABELS].astype(bool).ravel()
+        columns["score"] = scores.ravel()
+        columns["rank"] = np.argsort(order, axis=0).ravel() + 1
+        return columns
+
+
+def _samples(
     protocol: types.MultilabelProtocol,
-    options: types.RunOptions,
-    progress: types.OnProgress = types.no_progress,
-    data: ClassData | None = None,
-) -> types.Measurement:
-    """Measure average precision; `options.limit` keeps the first images."""
-    found = data or open_data(protocol, options)
-
-    def score(images: Features, classifier: Features) -> types.Samples:
-        scores, classes = class_scores(images, classifier), np.array(found.classes)
-        own = {LABELS: found.labels, SCORES: scores, CLASSES: classes}
-        return {**own, **classification.names_for_people(protocol, found)}
-
-    prompts = [(class_names(protocol, found), templates_of(protocol, found))]
-    given = encoder, protocol, options, progress, found, prompts, score
-    return classification.measure_by_prompts(TASK, *given)
-
-
-def _per_class(samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
-    own = np.stack([samples[SCORES], samples[LABELS]], axis=1)
-    precisions = average_precisions(own)(np.ones((1, len(own))))[:, 0]
-    images = samples[LABELS].sum(axis=0).tolist()
+    data: ClassData,
+    image_features: Features,
+    class_embeddings: Features,
+) -> types.Samples:
+    """Return the samples of images (N, D) and classes (C, D)."""
     return {
-        name: {"average_precision": None if not count else float(value), "images": count}
-        for name, value, count in zip(
-            classification.shown(samples), precisions, images, strict=True
-        )
+        LABELS: data.labels,
+        SCORES: class_scores(image_features, class_embeddings),
+        CLASSES: np.array(data.classes),
+        **classification.names_for_people(protocol, data),
     }
 
 
-def _columns(samples: Samples) -> dict[str, Any]:
-    """One row per image and class, by image; ranks are those of images for a class."""
-    scores, classes = samples[SCORES], classification.shown(samples)
-    order = np.argsort(-scores, axis=0, kind="stable")
-    names = {"image": np.repeat(samples[NAME], len(classes))} if NAME in samples else {}
-    return {
-        **names,
-        "class": np.tile(classes, len(scores)),
-        "label": samples[LABELS].astype(bool).ravel(),
-        "score": scores.ravel(),
-        "rank": np.argsort(order, axis=0).ravel() + 1,
-    }
-
-
-TASK = replace(
-    classification.TASK,
-    protocol=types.MultilabelProtocol,
-    metrics=(Metric("mAP", lambda s: mean_average_precision(s[SCORES], s[LABELS]), primary=True),),
-    arrays=ARRAYS,
-    require_consistent=no_further_check,
-    checked="lists or archives, and how many images are there",
-    measure=measure,
-    derive=lambda samples: samples,
-    per_class=_per_class,
-    confusion_pairs=None,
-    mistakes=None,
-    upgrade=None,
-    columns=_columns,
-)
+TASK = Multilabel()

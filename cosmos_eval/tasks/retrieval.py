@@ -1,8 +1,8 @@
-"""Image-text retrieval on images with captions in any of the forms of docs/data.md."""
+"""Image-text retrieval on images with captions, in all forms of docs/data.md."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,36 +11,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval import types
-from cosmos_eval.data.folders import exist_in, fetch_repository, several
-from cosmos_eval.data.retrieval import RetrievalData, list_data, open_data, sample_list_hash
+from cosmos_eval.data import retrieval as retrieval_data
+from cosmos_eval.data.folders import Survey, exist_in, fetch_repository, several
+from cosmos_eval.data.retrieval import RetrievalData
 from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
 from cosmos_eval.stats.estimates import Mean, MeanRank, Median
 from cosmos_eval.stats.lengths import LengthBin, length_bins
 from cosmos_eval.stats.random_ties import decide_any, random_ties
 from cosmos_eval.stats.retrieval import (
     Candidates,
+    RetrievalRanks,
     best_candidates,
     ranks_of_pairs,
     retrieval_ranks,
 )
 from cosmos_eval.tasks.arrays import SampleArray
-from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
+from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.task import NAME, Task
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
     from cosmos_eval.embedding.pairs import PairScores
 
+# Stored arrays of N images and M captions.
 IMAGE_RANK = "image_to_text_rank"  # (N,) rank of every image's best caption, from 1
 TEXT_RANK = "text_to_image_rank"  # (M,) rank of every caption's image, from 1
 IMAGE_OF_TEXT = "image_of_text"  # (M,) index of every caption's image
-# The probability that every image (N,), and every caption (M,), ranks a right item first if items
-# with equal features are in random order; only where this order decides any query.
+# The probability that an image (N,), or a caption (M,), ranks a right item first if items with
+# equal features are in random order. They are stored only if this order decides any query.
 IMAGE_TIES = "image_to_text_random_ties"
 TEXT_TIES = "text_to_image_random_ties"
 # Results of older versions lack the next two.
 WORDS = "words"  # (M,) number of every caption's words
 CUT = "cut"  # (M,) whether a caption did not fit the model's context
-FLOOR_MEDIAN = "floor_median"  # (1,) of the protocols with such medians; older results lack it
+# (1,) True if the protocol takes the lower one of two middle ranks; older results lack it.
+FLOOR_MEDIAN = "floor_median"
 ARRAYS = (
     SampleArray(IMAGE_RANK, "whole number", ("images",), least=1, most="texts"),
     SampleArray(TEXT_RANK, "whole number", ("texts",), least=1, most="images"),
@@ -53,52 +58,229 @@ ARRAYS = (
     SampleArray(NAME, "text", ("images",), optional=True),
 )
 _IMAGE = "image"  # (N,) derived: index of every image
-_TEXT_R1, _CUT_SHARE = "text_to_image_R@1", "captions_cut"  # metrics
+_TEXT_R1, _CUT_FRACTION = "text_to_image_R@1", "captions_cut"  # metrics
 
 
-def measure(
+class Direction:
+    """The metrics of one direction of retrieval.
+
+    Queries are resampled by image: an image together with all its captions, which are not
+    independent.
+    """
+
+    def __init__(self, name: str, ranks: str, images: str) -> None:
+        self._name = name
+        # The arrays of the rank of every query, and of its image.
+        self._ranks, self._images = ranks, images
+        self._ties = f"{name}_random_ties"
+
+    def recall(self, k: int, samples: Derived) -> Mean:
+        """Return R@k: the fraction of queries with a rank of at most k."""
+        return Mean(samples[self._ranks] <= k, samples[self._images])
+
+    def recall_of_random_ties(self, samples: Derived) -> Mean | None:
+        """Return the expected R@1 if items with equal features are in random order."""
+        if self._ties not in samples:
+            return None
+        return Mean(samples[self._ties], samples[self._images])
+
+    def mean_rank(self, samples: Derived) -> MeanRank:
+        return MeanRank(samples[self._ranks], samples[self._images])
+
+    def median_rank(self, samples: Derived) -> Median:
+        return Median(samples[self._ranks], samples[self._images], FLOOR_MEDIAN in samples)
+
+    def metrics(self) -> Iterator[Metric]:
+        """Yield recall and ranks in the order of tables."""
+        label = self._name.replace("_", " ")
+        for k in (1, 5, 10):
+            yield Metric(
+                f"{self._name}_R@{k}",
+                partial(self.recall, k),
+                label=f"{label} R@{k}",
+                primary=k == 1,
+            )
+        yield Metric(
+            f"{self._name}_R@1_random_ties",
+            self.recall_of_random_ties,
+            label=f"{label} R@1, random ties",
+            headline=True,
+            reference=True,
+        )
+        yield Metric(f"{self._name}_mean_rank", self.mean_rank, unit="rank", higher_is_better=False)
+        yield Metric(
+            f"{self._name}_median_rank", self.median_rank, unit="rank", higher_is_better=False
+        )
+
+
+def _captions_cut(samples: Derived) -> Mean | None:
+    """Return the fraction of captions that were cut; older results do not say which."""
+    if CUT not in samples:
+        return None
+    return Mean(samples[CUT], samples[IMAGE_OF_TEXT])
+
+
+class Retrieval(Task):
+    """Retrieval of captions by images, and of images by captions."""
+
+    protocol = types.RetrievalProtocol
+    metrics = (
+        *Direction("image_to_text", IMAGE_RANK, _IMAGE).metrics(),
+        *Direction("text_to_image", TEXT_RANK, IMAGE_OF_TEXT).metrics(),
+        Metric(_CUT_FRACTION, _captions_cut, label="captions cut", headline=True, reference=True),
+    )
+    truth = (IMAGE_OF_TEXT,)
+    per_sample = IMAGE_RANK
+    by_image = True
+    groups_by_length = True
+    checked = "captions and their number, and that every image is there"
+    arrays = ARRAYS
+
+    def open_data(
+        self, protocol: types.RetrievalProtocol, options: types.RunOptions
+    ) -> RetrievalData:
+        return retrieval_data.open_data(protocol, options)
+
+    def measure(
+        self,
+        encoder: Encoder,
+        protocols: Sequence[types.RetrievalProtocol],
+        data: Sequence[RetrievalData],
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Iterator[types.Measurement]:
+        """Yield recall and ranks of every protocol; `options.limit` keeps the first images."""
+        for protocol, captioned in zip(protocols, data, strict=True):
+            yield self.measure_captions(
+                encoder,
+                captioned,
+                options,
+                progress,
+                partial(_samples, encoder, protocol, captioned, options, progress),
+                names=captioned.names,
+                hashes={"sample_list": retrieval_data.sample_list_hash(captioned)},
+                settings=settings_of_pairs(encoder, protocol.pairs),
+            )
+
+    def derive(self, samples: types.Samples) -> Derived:
+        return {**samples, _IMAGE: np.arange(len(samples[IMAGE_RANK]))}
+
+    def require_consistent(self, samples: types.Samples) -> None:
+        """Raise ValueError for an image without a caption."""
+        n_captions = np.bincount(samples[IMAGE_OF_TEXT], minlength=len(samples[IMAGE_RANK]))
+        if not n_captions.all():
+            raise ValueError(f"image {n_captions.argmin()} has no text in `{IMAGE_OF_TEXT}`")
+
+    def lengths(self, samples: types.Samples) -> Sequence[LengthBin]:
+        """Return text to image R@1 by the number of words; empty for results of older versions."""
+        if WORDS not in samples:
+            return []
+        return length_bins(
+            samples[WORDS], samples[CUT], samples[TEXT_RANK] <= 1, samples[IMAGE_OF_TEXT]
+        )
+
+    def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
+        """Return text to image R@1, the fraction that was cut, and the number of captions, by the
+        length of the captions."""
+        return {
+            length_bin.name: {
+                _TEXT_R1: length_bin.recall.value,
+                _CUT_FRACTION: length_bin.cut,
+                "captions": length_bin.captions,
+            }
+            for length_bin in self.lengths(samples)
+        }
+
+    def columns(self, samples: types.Samples) -> Mapping[str, Any]:
+        """Return one row per query: the images, then the captions, numbered within their images."""
+        image_of_text, n_images = samples[IMAGE_OF_TEXT], len(samples[IMAGE_RANK])
+        n_captions = len(image_of_text)
+        first_caption = np.searchsorted(image_of_text, image_of_text)
+        caption_number = np.arange(n_captions) - first_caption
+        columns: dict[str, Any] = {}
+        if NAME in samples:
+            image_of_query = np.concatenate([np.arange(n_images), image_of_text])
+            columns["image"] = samples[NAME][image_of_query]
+        columns["query"] = np.repeat(["image", "caption"], [n_images, n_captions])
+        columns["caption"] = np.concatenate([np.full(n_images, np.nan), caption_number])
+        columns["rank"] = np.concatenate([samples[IMAGE_RANK], samples[TEXT_RANK]])
+        return columns
+
+    def survey(
+        self,
+        protocol: types.RetrievalProtocol,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Survey:
+        return retrieval_data.list_data(protocol, options).surveyed(protocol, options)
+
+    def is_there(self, protocol: types.RetrievalProtocol, root: Path) -> bool:
+        if protocol.archives:
+            return any(any(root.glob(pattern)) for pattern in several(protocol.archives))
+        return exist_in(root, protocol.annotations, protocol.images)
+
+    def n_samples(self, protocol: types.RetrievalProtocol) -> int | None:
+        return protocol.n_images
+
+    def fetch(self, protocol: types.RetrievalProtocol, options: types.RunOptions) -> None:
+        fetch_repository(protocol, options)
+
+
+def _samples(
     encoder: Encoder,
     protocol: types.RetrievalProtocol,
+    data: RetrievalData,
     options: types.RunOptions,
-    progress: types.OnProgress = types.no_progress,
-    data: RetrievalData | None = None,
-) -> types.Measurement:
-    """Measure recall and ranks in both directions; `options.limit` keeps the first images."""
-    found = data or open_data(protocol, options)
-    settings = settings_of_pairs(encoder, protocol.pairs)
-
-    def score(images: Features, texts: Embeddings) -> types.Samples:
-        ranks = retrieval_ranks(images, texts.features, found.image_of_text)
-        queries: dict[str, NDArray[Any]] = {}
-        if protocol.pairs is None:
-            ties = random_ties(ranks, images, texts.features, found.image_of_text)
-            if decide_any(ties.image_to_text):
-                queries[IMAGE_TIES] = ties.image_to_text
-            if decide_any(ties.text_to_image):
-                queries[TEXT_TIES] = ties.text_to_image
-        else:
-            candidates = candidates_of(protocol.pairs, images, texts.features)
-            scores = scores_of(encoder, candidates, found, options, progress)
-            ranks = ranks_of_pairs(candidates, scores, found.image_of_text, ranks)
-        queries |= {IMAGE_RANK: ranks.image_to_text, TEXT_RANK: ranks.text_to_image}
-        if protocol.floor_median:
-            queries[FLOOR_MEDIAN] = np.array([True])
-        words = np.array([len(caption.split()) for caption in found.captions])
-        return {**queries, IMAGE_OF_TEXT: found.image_of_text, WORDS: words, CUT: texts.cut}
-
-    hashes = {"sample_list": sample_list_hash(found)}
-    given = encoder, found, options, progress, score
-    return TASK.measure_captions(*given, names=found.names, hashes=hashes, settings=settings)
+    progress: types.OnProgress,
+    image_features: Features,
+    captions: Embeddings,
+) -> types.Samples:
+    """Return the samples of images (N, D) and embedded captions (M, D)."""
+    image_of_text = data.image_of_text
+    ranks = retrieval_ranks(image_features, captions.features, image_of_text)
+    samples: dict[str, NDArray[Any]] = {}
+    if protocol.pairs is None:
+        samples |= _samples_of_ties(ranks, image_features, captions.features, image_of_text)
+    else:
+        candidates = candidates_of(protocol.pairs, image_features, captions.features)
+        scores = scores_of(encoder, candidates, data, options, progress)
+        ranks = ranks_of_pairs(candidates, scores, image_of_text, ranks)
+    samples[IMAGE_RANK] = ranks.image_to_text
+    samples[TEXT_RANK] = ranks.text_to_image
+    if protocol.floor_median:
+        samples[FLOOR_MEDIAN] = np.array([True])
+    samples[IMAGE_OF_TEXT] = image_of_text
+    samples[WORDS] = np.array([len(caption.split()) for caption in data.captions])
+    samples[CUT] = captions.cut
+    return samples
 
 
-def candidates_of(pairs: int | str, images: Features, texts: Features) -> Candidates:
-    """Return the items whose pairs with a query are scored: the best `pairs` of them, or `all`."""
+def _samples_of_ties(
+    ranks: RetrievalRanks,
+    image_features: Features,
+    text_features: Features,
+    image_of_text: NDArray[np.int64],
+) -> dict[str, NDArray[Any]]:
+    """Return the probabilities of a first rank, if the order of equal features decides any."""
+    samples = {}
+    ties = random_ties(ranks, image_features, text_features, image_of_text)
+    if decide_any(ties.image_to_text):
+        samples[IMAGE_TIES] = ties.image_to_text
+    if decide_any(ties.text_to_image):
+        samples[TEXT_TIES] = ties.text_to_image
+    return samples
+
+
+def candidates_of(
+    pairs: int | str, image_features: Features, text_features: Features
+) -> Candidates:
+    """Return the items that are scored with each query: the best `pairs` of them, or `all`."""
     if isinstance(pairs, int):
-        return best_candidates(images, texts, pairs)
-    sizes = len(images), len(texts)
+        return best_candidates(image_features, text_features, pairs)
+    n_images, n_texts = len(image_features), len(text_features)
     return Candidates(
-        texts=np.broadcast_to(np.arange(sizes[1]), sizes),
-        images=np.broadcast_to(np.arange(sizes[0]), sizes[::-1]),
+        texts=np.broadcast_to(np.arange(n_texts), (n_images, n_texts)),
+        images=np.broadcast_to(np.arange(n_images), (n_texts, n_images)),
     )
 
 
@@ -110,115 +292,36 @@ def scores_of(
     progress: types.OnProgress,
     most: int | None = None,
 ) -> PairScores:
-    """Score the pairs of every query, image or text, with its candidates. Raises TooManyError where
-    more than `most` are not cached."""
+    """Score every query, image or text, with its candidates.
+
+    Raises TooManyError if more than `most` pairs are not cached.
+    """
     from cosmos_eval.embedding.pairs import score_pairs
 
-    wanted = [*candidates.images]
-    if candidates.images.shape[1] < len(data.images):  # else all pairs are among these
-        queries = np.broadcast_to(np.arange(len(data.images))[:, None], candidates.texts.shape)
-        order = np.argsort(candidates.texts, axis=None, kind="stable")
-        ends = np.cumsum(np.bincount(candidates.texts.ravel(), minlength=len(wanted)))[:-1]
-        of_text = np.split(queries.ravel()[order], ends)
-        wanted = [np.concatenate(both) for both in zip(wanted, of_text, strict=True)]
-    scorer = with_pair_scores(encoder)
-    return score_pairs(scorer, data.images, data.captions, wanted, options, progress, most)
-
-
-def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
-    """Metrics of ranks; an image is resampled with all its captions, which are not independent."""
-
-    def recall(k: int, samples: Derived) -> Mean:
-        return Mean(samples[ranks] <= k, samples[image])
-
-    ties = f"{direction}_random_ties"
-
-    def recall_of_random_ties(samples: Derived) -> Mean | None:
-        return Mean(samples[ties], samples[image]) if ties in samples else None
-
-    for k in (1, 5, 10):
-        name = f"{direction}_R@{k}"
-        yield Metric(name, partial(recall, k), label=name.replace("_", " "), primary=k == 1)
-    yield Metric(
-        f"{direction}_R@1_random_ties",
-        recall_of_random_ties,
-        label=f"{direction.replace('_', ' ')} R@1, random ties",
-        headline=True,
-        reference=True,
+    images_of_text = [*candidates.images]
+    if candidates.images.shape[1] < len(data.images):  # else these are all pairs
+        queries_of_text = _images_by_candidate_text(candidates, len(data.images))
+        images_of_text = [
+            np.concatenate(images) for images in zip(images_of_text, queries_of_text, strict=True)
+        ]
+    return score_pairs(
+        with_pair_scores(encoder),
+        data.images,
+        data.captions,
+        images_of_text,
+        options,
+        progress,
+        most,
     )
-    rank = partial(Metric, unit="rank", higher_is_better=False)
-    yield rank(f"{direction}_mean_rank", lambda s: MeanRank(s[ranks], s[image]))
-    yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image], FLOOR_MEDIAN in s))
 
 
-def _captions_cut(samples: Derived) -> Mean | None:
-    return Mean(samples[CUT], samples[IMAGE_OF_TEXT]) if CUT in samples else None
+def _images_by_candidate_text(candidates: Candidates, n_images: int) -> list[NDArray[np.int64]]:
+    """Return the images that have each text among their candidates."""
+    image_of_pair = np.broadcast_to(np.arange(n_images)[:, None], candidates.texts.shape)
+    order = np.argsort(candidates.texts, axis=None, kind="stable")
+    n_pairs_of_text = np.bincount(candidates.texts.ravel(), minlength=len(candidates.images))
+    ends = np.cumsum(n_pairs_of_text)[:-1]
+    return np.split(image_of_pair.ravel()[order], ends)
 
 
-def lengths(samples: types.Samples) -> list[LengthBin]:
-    """Return text to image R@1 by the number of words; empty for results of older versions."""
-    if WORDS not in samples:
-        return []
-    arrays = (samples[WORDS], samples[CUT], samples[TEXT_RANK] <= 1, samples[IMAGE_OF_TEXT])
-    return length_bins(*arrays)
-
-
-def _per_length(samples: types.Samples) -> dict[str, dict[str, float | None]]:
-    return {
-        one.name: {_TEXT_R1: one.recall.value, _CUT_SHARE: one.cut, "captions": one.captions}
-        for one in lengths(samples)
-    }
-
-
-def _columns(samples: types.Samples) -> dict[str, Any]:
-    """One row per query: the images, then the captions, numbered within their images."""
-    of_text, n_images = samples[IMAGE_OF_TEXT], len(samples[IMAGE_RANK])
-    image = np.concatenate([np.arange(n_images), of_text])
-    query = np.repeat(["image", "caption"], [n_images, len(of_text)])
-    starts = np.searchsorted(of_text, of_text)  # captions of an image follow each other
-    number = np.concatenate([np.full(n_images, np.nan), np.arange(len(of_text)) - starts])
-    return {
-        **({"image": samples[NAME][image]} if NAME in samples else {}),
-        "query": query,
-        "caption": number,
-        "rank": np.concatenate([samples[IMAGE_RANK], samples[TEXT_RANK]]),
-    }
-
-
-def _require_captions(samples: types.Samples) -> None:
-    """Raise ValueError for an image without a caption."""
-    captions = np.bincount(samples[IMAGE_OF_TEXT], minlength=len(samples[IMAGE_RANK]))
-    if not captions.all():
-        raise ValueError(f"image {captions.argmin()} has no text in `{IMAGE_OF_TEXT}`")
-
-
-def _is_there(protocol: types.RetrievalProtocol, root: Path) -> bool:
-    if protocol.archives:
-        return any(any(root.glob(pattern)) for pattern in several(protocol.archives))
-    return exist_in(root, protocol.annotations, protocol.images)
-
-
-TASK = Task(
-    protocol=types.RetrievalProtocol,
-    metrics=(
-        *_metrics("image_to_text", IMAGE_RANK, _IMAGE),
-        *_metrics("text_to_image", TEXT_RANK, IMAGE_OF_TEXT),
-        Metric(_CUT_SHARE, _captions_cut, label="captions cut", headline=True, reference=True),
-    ),
-    arrays=ARRAYS,
-    require_consistent=_require_captions,
-    per_sample=IMAGE_RANK,
-    by_image=True,
-    truth=(IMAGE_OF_TEXT,),
-    open_data=open_data,
-    checked="captions and their number, and that every image is there",
-    measure=measure,
-    derive=lambda samples: {**samples, _IMAGE: np.arange(len(samples[IMAGE_RANK]))},
-    per_class=_per_length,
-    lengths=lengths,
-    columns=_columns,
-    survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
-    is_there=_is_there,
-    n_samples=lambda protocol: protocol.n_images,
-    fetch=fetch_repository,
-)
+TASK = Retrieval()

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval import types
-from cosmos_eval.data.folders import exist_in, fingerprint
-from cosmos_eval.data.selection import SelectionData, list_data, open_data
+from cosmos_eval.data import selection as selection_data
+from cosmos_eval.data.folders import Survey, exist_in, fingerprint
+from cosmos_eval.data.selection import SelectionData
 from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
-from cosmos_eval.stats.choices import (
-    Score,
-    expected_hits,
-    pair_hits,
-    products,
-    single_hits,
-    text_hits,
-)
+from cosmos_eval.stats import choices
+from cosmos_eval.stats.choices import Score, products
 from cosmos_eval.stats.estimates import GroupMean, Ints, Mean, Proportion, means_of_groups
 from cosmos_eval.tasks.arrays import SampleArray
-from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
+from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.task import NAME, Task
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
 
-CORRECT = "correct"  # (N,) whether an item counts for the accuracy
-TEXT = "text_correct"  # (N,) of pairs: whether each image finds its caption
-IMAGE = "image_correct"  # (N,) of pairs: whether each caption finds its image
+# Stored arrays of N items and S subsets.
+CORRECT = "correct"  # (N,) whether an item counts as right for the accuracy
+TEXT = "text_correct"  # (N,) for pairs: whether each image finds its caption
+IMAGE = "image_correct"  # (N,) for pairs: whether each caption finds its image
 SUBSET = "subset"  # (N,) numbers of subsets
-SUBSETS = "subsets"  # (S,) their sorted names; one without a name where there are no subsets
-AVERAGED = "averaged"  # (S,) whether a subset is part of the mean over subsets
-CLUSTER = "cluster"  # (N,) items of one number share an image or a set
-PAIR = "pair"  # (N,) items of one number are right together; -1: of no complete pair
-SET = "set"  # (N,) the same of sets of pairs
-CHANCE = "chance"  # (N,) how probable it is that a random order of the scores counts
+SUBSETS = "subsets"  # (S,) sorted names of subsets; one empty name if there are no subsets
+AVERAGED = "averaged"  # (S,) whether a subset counts in the mean over subsets
+CLUSTER = "cluster"  # (N,) items with the same number share an image or a set
+PAIR = "pair"  # (N,) items with the same number are right together; -1: in no complete pair
+SET = "set"  # (N,) the same for sets of pairs
+CHANCE = "chance"  # (N,) the probability that a random order of the scores is right
 BLIND = "blind"  # (N,) whether the choice by the mean of all images, or captions, is right
-SHORTER = "shorter"  # (N,) how probable it is that the captions of fewest words are right
+SHORTER = "shorter"  # (N,) the probability that the captions with the fewest words are right
 TEXT_TO_TEXT = "text_to_text"  # (N,) whether right captions are closer to each other than to wrong
-_TEXT_CHANCE = "text_to_text_chance"  # (N,)
+_TEXT_CHANCE = "text_to_text_chance"  # (N,) the probability of the same by a random order
 ARRAYS = (
     SampleArray(CORRECT, "truth value", ("items",)),
     SampleArray(TEXT, "truth value", ("items",), optional=True),
@@ -59,46 +57,230 @@ ARRAYS = (
     SampleArray(_TEXT_CHANCE, "number", ("items",), least=0, most=1, optional=True),
     SampleArray(NAME, "text", ("items",), optional=True),
 )
-_GROUP = "group_correct"  # (N,) derived, of pairs: both
-# One of so many orders of a pair's four scores counts: two are each the higher of two, or the
-# highest of all.
+_GROUP = "group_correct"  # (N,) derived, for pairs: whether both TEXT and IMAGE are true
+# The number of equally likely orders of a pair's four scores, one of which is right. For TEXT and
+# IMAGE, two scores are each the higher one of two; for _GROUP, they are the two highest of all.
 _ORDERS = {TEXT: 4, IMAGE: 4, _GROUP: 6}
 
 
-def measure(
+def _score(array: str, samples: Derived) -> Proportion | Mean | None:
+    """Return the mean of an array; None if the samples do not have it."""
+    if array not in samples:
+        return None
+    return _mean_of_items(samples[array], samples[CLUSTER])
+
+
+def _mean_of_items(values: NDArray[Any], clusters: NDArray[np.int64]) -> Proportion | Mean:
+    """Return the mean of (N,) values, by clusters unless every item is a cluster of its own."""
+    are_independent = len(np.unique(clusters)) == len(clusters)
+    return Proportion(values) if are_independent else Mean(values, clusters)
+
+
+def _all_right(numbers: str, array: str, samples: Derived) -> Proportion | Mean | None:
+    """Return the fraction of complete pairs, or sets, whose items are all right.
+
+    `numbers` is the array that numbers pairs or sets. None: there are no complete ones.
+    """
+    number_of_item = samples.get(numbers, np.array([-1]))
+    if (number_of_item < 0).all() or array not in samples:
+        return None
+    distinct_numbers, first_item, group_of_item = np.unique(
+        number_of_item, return_index=True, return_inverse=True
+    )
+    all_right = np.ones(len(distinct_numbers), samples[array].dtype)
+    np.multiply.at(all_right, group_of_item, samples[array])
+    is_complete = distinct_numbers >= 0
+    return _mean_of_items(all_right[is_complete], samples[CLUSTER][first_item][is_complete])
+
+
+def _mean_over_subsets(array: str, samples: Derived) -> GroupMean | None:
+    """Return the mean over subsets.
+
+    None: there is only one subset, or the mean equals the accuracy, as all subsets have one size.
+    """
+    subset, averaged = samples[SUBSET], samples[AVERAGED]
+    n_items = np.bincount(subset, minlength=len(averaged))
+    sizes = n_items[averaged & (n_items > 0)]
+    equals_accuracy = sizes.sum() == len(subset) and len(np.unique(sizes)) == 1
+    if len(sizes) < 2 or equals_accuracy or array not in samples:
+        return None
+    is_averaged = averaged[subset]
+    return GroupMean(
+        samples[array][is_averaged], subset[is_averaged], samples[CLUSTER][is_averaged]
+    )
+
+
+def _headline(name: str, estimate: Callable[[Derived], Any], label: str = "") -> Metric:
+    return Metric(name, estimate, headline=True, label=label)
+
+
+def _baseline(
+    name: str, estimate: Callable[[Derived], Any], label: str = "", *, headline: bool = False
+) -> Metric:
+    """Return a metric that others are read beside."""
+    return Metric(name, estimate, reference=True, label=label, headline=headline)
+
+
+def _metrics() -> Iterator[Metric]:
+    """Yield the metrics in the order of tables, each followed by its baselines."""
+    yield Metric("accuracy", partial(_score, CORRECT), primary=True)
+    yield _baseline(CHANCE, partial(_score, CHANCE), headline=True)
+    yield _baseline("blind_accuracy", partial(_score, BLIND), "blind", headline=True)
+    yield _baseline("shorter_accuracy", partial(_score, SHORTER))
+    yield _headline(TEXT_TO_TEXT, partial(_score, TEXT_TO_TEXT), "text to text")
+    yield _baseline(_TEXT_CHANCE, partial(_score, _TEXT_CHANCE))
+    for name, label, estimate in (
+        ("mean_subset_accuracy", "mean over subsets", _mean_over_subsets),
+        ("accuracy_of_pairs", "pairs", partial(_all_right, PAIR)),
+        ("accuracy_of_sets", "sets", partial(_all_right, SET)),
+    ):
+        yield _headline(name, partial(estimate, CORRECT), label)
+        yield _baseline(f"{name}_chance", partial(estimate, CHANCE))
+        yield _baseline(f"{name}_blind", partial(estimate, BLIND))
+    for name, array in (("text_score", TEXT), ("image_score", IMAGE), ("group_score", _GROUP)):
+        yield _headline(name, partial(_score, array), name.replace("_", " "))
+        yield _baseline(f"{name}_chance", partial(_score, f"{array}_{CHANCE}"))
+
+
+class Selection(Task):
+    """The choice of the right caption for an image, or of the right image for a caption."""
+
+    protocol = types.SelectionProtocol
+    metrics = tuple(_metrics())
+    truth = (SUBSET, AVERAGED, CLUSTER)
+    per_sample = CORRECT
+    checked = "captions, numbers of items, and that every image is there"
+    arrays = ARRAYS
+
+    def open_data(
+        self, protocol: types.SelectionProtocol, options: types.RunOptions
+    ) -> SelectionData:
+        return selection_data.open_data(protocol, options)
+
+    def measure(
+        self,
+        encoder: Encoder,
+        protocols: Sequence[types.SelectionProtocol],
+        data: Sequence[SelectionData],
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Iterator[types.Measurement]:
+        """Yield the accuracy of every protocol.
+
+        `options.limit` keeps the first items of subsets in turn.
+        """
+        for protocol, items in zip(protocols, data, strict=True):
+            yield self.measure_captions(
+                encoder,
+                items,
+                options,
+                progress,
+                partial(_samples, encoder, protocol, items, options, progress),
+                hashes={"sample_list": _sample_list_hash(items)},
+                names=[items.pictures[images[0]].file for images in items.images_of_item],
+                settings=settings_of_pairs(encoder, protocol.pairs),
+                notes=_notes(items),
+                unit="items",
+            )
+
+    def derive(self, samples: types.Samples) -> Derived:
+        """Add, for pairs, whether both directions are right, and the probability of each score by a
+        random order."""
+        if TEXT not in samples:
+            return samples
+        derived = {**samples, _GROUP: samples[TEXT] & samples[IMAGE]}
+        if CHANCE in samples:
+            is_solvable = samples[CHANCE] > 0
+            for array, n_orders in _ORDERS.items():
+                derived[f"{array}_{CHANCE}"] = is_solvable / n_orders
+        return derived
+
+    def require_consistent(self, samples: types.Samples) -> None:
+        """Raise ValueError for hits of pairs in one direction only."""
+        if (TEXT in samples) != (IMAGE in samples):
+            raise ValueError(f"`{TEXT}` and `{IMAGE}` are stored together")
+
+    def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
+        """Return the accuracy, the baselines and, for pairs, both scores by the subset's name."""
+        subsets = samples[SUBSETS].tolist()
+        if subsets == [""]:
+            return {}
+        column_names = {
+            CORRECT: "accuracy",
+            TEXT: "text_score",
+            IMAGE: "image_score",
+            CHANCE: CHANCE,
+            BLIND: "blind_accuracy",
+            SHORTER: "shorter_accuracy",
+        }
+        columns = {name: samples[array] for array, name in column_names.items() if array in samples}
+        return means_of_groups(subsets, samples[SUBSET], columns, "items")
+
+    def columns(self, samples: types.Samples) -> Mapping[str, Any]:
+        """Return the arrays of items, with the names of subsets."""
+        columns: dict[str, Any] = {
+            name: array for name, array in samples.items() if name not in (NAME, SUBSETS, AVERAGED)
+        }
+        columns[SUBSET] = samples[SUBSETS][samples[SUBSET]]
+        return columns
+
+    def upgrade(self, samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
+        """Add the names of the subsets, which records of version 1 hold."""
+        return {**samples, SUBSETS: np.array(sorted(record["per_class"]) or [""])}
+
+    def survey(
+        self,
+        protocol: types.SelectionProtocol,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Survey:
+        return selection_data.list_data(protocol, options).surveyed(protocol, options)
+
+    def is_there(self, protocol: types.SelectionProtocol, root: Path) -> bool:
+        return exist_in(root, protocol.annotations, protocol.images)
+
+    def n_samples(self, protocol: types.SelectionProtocol) -> int | None:
+        return protocol.n_items
+
+
+def _notes(data: SelectionData) -> list[str]:
+    """Return a note on items whose wrong captions include the right one."""
+    n_items = 0
+    for captions, n_right in zip(data.captions_of_item, data.right, strict=True):
+        n_items += bool(np.isin(captions[:n_right], captions[n_right:]).any())
+    if not n_items:
+        return []
+    return [f"{n_items} items have a wrong caption equal to the right one and count as wrong"]
+
+
+def _samples(
     encoder: Encoder,
     protocol: types.SelectionProtocol,
+    data: SelectionData,
     options: types.RunOptions,
-    progress: types.OnProgress = types.no_progress,
-    data: SelectionData | None = None,
-) -> types.Measurement:
-    """Measure accuracy; `options.limit` keeps the first items of subsets in turn."""
-    data = data or open_data(protocol, options)
-    settings = settings_of_pairs(encoder, protocol.pairs)
-
-    def score(images: Features, texts: Embeddings) -> types.Samples:
-        scores: Score = products(images, texts.features)
-        baselines = _baselines(data, images, texts.features)
-        if protocol.pairs is not None:
-            scores = _scores_of_pairs(encoder, data, options, progress)
-            baselines.pop(BLIND, None)  # which is of the embeddings
-        return {**_samples(protocol.pair_accuracy, data, scores), **baselines}
-
-    of_item = zip(data.captions_of_item, data.right, strict=True)
-    found = sum(bool(np.isin(some[:n], some[n:]).any()) for some, n in of_item)
-    note = f"{found} items have a wrong caption equal to the right one and count as wrong"
-    return TASK.measure_captions(
-        encoder,
-        data,
-        options,
-        progress,
-        score,
-        hashes={"sample_list": _sample_list_hash(data)},
-        names=[data.pictures[images[0]].file for images in data.images_of_item],
-        settings=settings,
-        notes=[note] if found else [],
-        unit="items",
-    )
+    progress: types.OnProgress,
+    image_features: Features,
+    captions: Embeddings,
+) -> types.Samples:
+    """Return the samples of images (N, D) and embedded captions (M, D)."""
+    scores: Score = products(image_features, captions.features)
+    baselines = _baselines(data, image_features, captions.features)
+    if protocol.pairs is not None:
+        scores = _scores_of_pairs(encoder, data, options, progress)
+        baselines.pop(BLIND, None)  # which follows from embeddings
+    if data.chosen == "both":
+        hits = _hits_of_pairs(protocol.pair_accuracy, data, scores)
+    else:
+        hits = {CORRECT: _hits(data, scores)}
+    return {
+        **hits,
+        SUBSET: data.subset_of_item,
+        SUBSETS: np.array(data.subsets),
+        AVERAGED: data.averaged,
+        CLUSTER: _clusters(data),
+        **data.groups,
+        **baselines,
+    }
 
 
 def _scores_of_pairs(
@@ -107,204 +289,141 @@ def _scores_of_pairs(
     """Score every caption with the images of its items."""
     from cosmos_eval.embedding.pairs import score_pairs
 
-    wanted: list[list[int]] = [[] for _ in data.captions]
+    images_of_caption: list[list[int]] = [[] for _ in data.captions]
     for images, captions in zip(data.images_of_item, data.captions_of_item, strict=True):
         for caption in captions:
-            wanted[caption] += images.tolist()
-    arrays = [np.array(some, np.int64) for some in wanted]
-    scorer = with_pair_scores(encoder)
-    return score_pairs(scorer, data.images, data.captions, arrays, options, progress)
+            images_of_caption[caption] += images.tolist()
+    return score_pairs(
+        with_pair_scores(encoder),
+        data.images,
+        data.captions,
+        [np.array(images, np.int64) for images in images_of_caption],
+        options,
+        progress,
+    )
 
 
-def _samples(rule: str, data: SelectionData, score: Score) -> dict[str, Any]:
-    hits = {CORRECT: _hits(data, score)} if data.chosen != "both" else _of_pairs(rule, data, score)
-    return {
-        **hits,
-        SUBSET: data.subset_of_item,
-        SUBSETS: np.array(data.subsets),
-        AVERAGED: data.averaged,
-        CLUSTER: _clusters(data),
-        **data.groups,
-    }
-
-
-def _of_pairs(rule: str, data: SelectionData, score: Score) -> dict[str, Any]:
+def _hits_of_pairs(rule: str, data: SelectionData, score: Score) -> dict[str, NDArray[Any]]:
+    """Return the samples of pairs of two images and two captions; `rule` is `pair_accuracy`."""
     images, captions = np.stack(data.images_of_item), np.stack(data.captions_of_item)
-    hits = pair_hits(score, images, captions)
-    solvable = (images[:, 0] != images[:, 1]) & (captions[:, 0] != captions[:, 1])
-    correct = hits.image if rule == "image" else hits.text & hits.image
-    chance = solvable / _ORDERS[IMAGE if rule == "image" else _GROUP]
-    return {CORRECT: correct, TEXT: hits.text, IMAGE: hits.image, CHANCE: chance}
+    hits = choices.pair_hits(score, images, captions)
+    is_solvable = (images[:, 0] != images[:, 1]) & (captions[:, 0] != captions[:, 1])
+    if rule == "image":
+        is_correct, n_orders = hits.image, _ORDERS[IMAGE]
+    else:
+        is_correct, n_orders = hits.text & hits.image, _ORDERS[_GROUP]
+    return {
+        CORRECT: is_correct,
+        TEXT: hits.text,
+        IMAGE: hits.image,
+        CHANCE: is_solvable / n_orders,
+    }
 
 
 def _hits(data: SelectionData, score: Score) -> NDArray[np.bool_]:
     """Return whether each item's image finds its right captions, or its caption the image, (N,)."""
-    images, captions = data.images_of_item, data.captions_of_item
     if data.chosen == "captions":
-        return single_hits(score, np.concatenate(images), captions, data.right)
-    return single_hits(lambda rows, columns: score(columns, rows), np.concatenate(captions), images)
+        images = np.concatenate(data.images_of_item)
+        return choices.single_hits(score, images, data.captions_of_item, data.right)
+
+    def score_images(captions: Ints, images: Ints) -> NDArray[np.float32]:
+        return score(images, captions)
+
+    captions = np.concatenate(data.captions_of_item)
+    return choices.single_hits(score_images, captions, data.images_of_item)
 
 
-def _baselines(data: SelectionData, images: Features, texts: Features) -> dict[str, Any]:
-    """Return the samples of single items that no image decides, or no caption that chooses one.
-    Blind is the choice by the mean of all images, or captions, which is no item's alone."""
-    found: dict[str, Any] = {}
+def _baselines(
+    data: SelectionData, image_features: Features, text_features: Features
+) -> dict[str, NDArray[Any]]:
+    """Return the samples of choices that ignore the query; empty for pairs.
+
+    The blind choice is made by the mean of all images, or of all captions, in place of the query.
+    """
     if data.chosen == "both":
-        return found
-    of_item, queries, right = data.images_of_item, texts, data.right
+        return {}
+    baselines: dict[str, NDArray[Any]] = {}
     if data.chosen == "captions":
-        of_item, queries = data.captions_of_item, images
-        words = np.array([len(caption.split()) for caption in data.captions])
-        found[SHORTER] = expected_hits(-words, of_item, right)
-        if (right > 1).all():
-            found |= _text_to_text(texts, of_item, right)
+        choices_of_item, queries = data.captions_of_item, image_features
+        n_words = np.array([len(caption.split()) for caption in data.captions])
+        baselines[SHORTER] = choices.expected_hits(-n_words, choices_of_item, data.right)
+        if (data.right > 1).all():
+            baselines |= _text_to_text(text_features, choices_of_item, data.right)
+    else:
+        choices_of_item, queries = data.images_of_item, text_features
     if len(queries) > 1:
-        mean = np.broadcast_to(queries.mean(axis=0), queries.shape)
-        both = (mean, texts) if data.chosen == "captions" else (images, mean)
-        found[BLIND] = _hits(data, products(*both))
-    return {**found, CHANCE: expected_hits(np.zeros(len(images) + len(texts)), of_item, right)}
+        mean_query = np.broadcast_to(queries.mean(axis=0), queries.shape)
+        if data.chosen == "captions":
+            baselines[BLIND] = _hits(data, products(mean_query, text_features))
+        else:
+            baselines[BLIND] = _hits(data, products(image_features, mean_query))
+    equal_scores = np.zeros(len(image_features) + len(text_features))
+    baselines[CHANCE] = choices.expected_hits(equal_scores, choices_of_item, data.right)
+    return baselines
 
 
-def _text_to_text(texts: Features, of_item: Sequence[Ints], right: Ints) -> dict[str, Any]:
-    alike = right * (right - 1) // 2
-    pairs = alike + right * ([*map(len, of_item)] - right)
-    chance = expected_hits(np.zeros(max(pairs)), [np.arange(n) for n in pairs], alike)
-    return {TEXT_TO_TEXT: np.array(text_hits(texts, of_item, right)), _TEXT_CHANCE: chance}
+def _text_to_text(
+    text_features: Features, captions_of_item: Sequence[Ints], n_right: Ints
+) -> dict[str, NDArray[Any]]:
+    """Return whether right captions are closer to each other than to wrong ones, and the chance.
+
+    An item has `n_right` right captions, which come first.
+    """
+    n_captions = np.array([len(captions) for captions in captions_of_item])
+    n_right_pairs = n_right * (n_right - 1) // 2
+    n_pairs = n_right_pairs + n_right * (n_captions - n_right)
+    equal_scores = np.zeros(max(n_pairs))
+    pairs_of_item = [np.arange(n) for n in n_pairs]
+    return {
+        TEXT_TO_TEXT: np.array(choices.text_hits(text_features, captions_of_item, n_right)),
+        _TEXT_CHANCE: choices.expected_hits(equal_scores, pairs_of_item, n_right_pairs),
+    }
 
 
 def _clusters(data: SelectionData) -> NDArray[np.int64]:
-    """Number items (N,) alike that share an image file, or boxes of it, or a set of items that are
-    right together, also by way of others."""
+    """Return the cluster (N,) of every item.
+
+    Items are in one cluster if they share an image file, or a set of items that are right together,
+    directly or through other items. Boxes of one image file share it.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    n_items, per_item = len(data.images_of_item), [len(some) for some in data.images_of_item]
-    item, shared = np.repeat(np.arange(n_items), per_item), np.concatenate(data.images_of_item)
-    files = {file: i for i, file in enumerate(dict.fromkeys(p.file for p in data.pictures))}
-    shared = np.array([files[picture.file] for picture in data.pictures])[shared]
-    size = n_items + len(files)
-    shared += n_items
-    for group in data.groups.values():
-        item = np.concatenate([item, np.flatnonzero(group >= 0)])
-        shared = np.concatenate([shared, size + group[group >= 0]])
-        size += n_items
-    graph = coo_array((np.ones(len(item), bool), (item, shared)), shape=(size, size))
-    return connected_components(graph, directed=False)[1][:n_items].astype(np.int64)
+    # The nodes of the graph are the items, the image files, and the numbers of every grouping.
+    n_items = len(data.images_of_item)
+    file_names = dict.fromkeys(picture.file for picture in data.pictures)
+    node_of_file = {file: n_items + index for index, file in enumerate(file_names)}
+    node_of_image = np.array([node_of_file[picture.file] for picture in data.pictures])
+    n_images = [len(images) for images in data.images_of_item]
+    items = np.repeat(np.arange(n_items), n_images)
+    nodes = node_of_image[np.concatenate(data.images_of_item)]
+    n_nodes = n_items + len(node_of_file)
+    for numbers in data.groups.values():
+        items = np.concatenate([items, np.flatnonzero(numbers >= 0)])
+        nodes = np.concatenate([nodes, n_nodes + numbers[numbers >= 0]])
+        n_nodes += n_items
+    edges = coo_array((np.ones(len(items), bool), (items, nodes)), shape=(n_nodes, n_nodes))
+    _, component_of_node = connected_components(edges, directed=False)
+    return component_of_node[:n_items].astype(np.int64)
 
 
 def _sample_list_hash(data: SelectionData) -> str:
-    images = [some.tolist() for some in data.images_of_item]
-    captions = [some.tolist() for some in data.captions_of_item]
-    subsets = (data.subsets, data.subset_of_item.tolist())
-    # What most sets lack is left out, so that the hashes of these stay.
-    more = [data.right.tolist()] if (data.right > 1).any() else []
-    more += [group.tolist() for group in data.groups.values()]
-    return fingerprint([data.pictures, data.captions, images, captions, *subsets, *more])
+    """Return the SHA-256 of pictures, captions and items.
+
+    Fields that most data sets lack are left out, so that the hashes of these stay the same.
+    """
+    sample_list: list[Any] = [
+        data.pictures,
+        data.captions,
+        [images.tolist() for images in data.images_of_item],
+        [captions.tolist() for captions in data.captions_of_item],
+        data.subsets,
+        data.subset_of_item.tolist(),
+    ]
+    if (data.right > 1).any():
+        sample_list.append(data.right.tolist())
+    sample_list += [numbers.tolist() for numbers in data.groups.values()]
+    return fingerprint(sample_list)
 
 
-def _score(array: str, samples: Derived) -> Proportion | Mean | None:
-    return _proportion(samples[array], samples[CLUSTER]) if array in samples else None
-
-
-def _proportion(hits: NDArray[Any], clusters: NDArray[np.int64]) -> Proportion | Mean:
-    independent = len(np.unique(clusters)) == len(clusters)
-    return Proportion(hits) if independent else Mean(hits, clusters)
-
-
-def _together(groups: str, array: str, samples: Derived) -> Proportion | Mean | None:
-    """Return the share of complete pairs or sets all of whose items are right, None without any."""
-    group = samples.get(groups, np.array([-1]))
-    if (group < 0).all() or array not in samples:
-        return None
-    numbers, first, group = np.unique(group, return_index=True, return_inverse=True)
-    right = np.ones(len(numbers), samples[array].dtype)
-    np.multiply.at(right, group, samples[array])
-    whole = numbers >= 0
-    return _proportion(right[whole], samples[CLUSTER][first][whole])
-
-
-def _mean_over_subsets(array: str, samples: Derived) -> GroupMean | None:
-    """None where there is one subset, or the mean is the accuracy: all subsets of one size."""
-    subset, averaged = samples[SUBSET], samples[AVERAGED]
-    counts = np.bincount(subset, minlength=len(averaged))
-    chosen = counts[averaged & (counts > 0)]
-    is_accuracy = chosen.sum() == len(subset) and len(np.unique(chosen)) == 1
-    if len(chosen) < 2 or is_accuracy or array not in samples:
-        return None
-    kept = averaged[subset]
-    return GroupMean(samples[array][kept], subset[kept], samples[CLUSTER][kept])
-
-
-def _per_subset(samples: types.Samples) -> dict[str, dict[str, float | None]]:
-    """Accuracy, items, and of pairs both scores, by the subset's name, where there are subsets."""
-    subsets = samples[SUBSETS].tolist()
-    if subsets == [""]:
-        return {}
-    names = {CORRECT: "accuracy", TEXT: "text_score", IMAGE: "image_score"}
-    names |= {CHANCE: CHANCE, BLIND: "blind_accuracy", SHORTER: "shorter_accuracy"}
-    columns = {name: samples[array] for array, name in names.items() if array in samples}
-    return means_of_groups(subsets, samples[SUBSET], columns, "items")
-
-
-def _columns(samples: types.Samples) -> dict[str, Any]:
-    found = {n: array for n, array in samples.items() if n not in (NAME, SUBSETS, AVERAGED)}
-    return {**found, SUBSET: samples[SUBSETS][samples[SUBSET]]}
-
-
-def _require_both_directions(samples: types.Samples) -> None:
-    """Raise ValueError for hits of pairs in one direction only."""
-    if (TEXT in samples) != (IMAGE in samples):
-        raise ValueError(f"`{TEXT}` and `{IMAGE}` are stored together")
-
-
-def _derive(samples: types.Samples) -> Derived:
-    if TEXT not in samples:
-        return samples
-    found = {**samples, _GROUP: samples[TEXT] & samples[IMAGE]}
-    if CHANCE in samples:
-        found |= {f"{of}_{CHANCE}": (samples[CHANCE] > 0) / n for of, n in _ORDERS.items()}
-    return found
-
-
-_headline = partial(Metric, headline=True)
-_reference = partial(Metric, reference=True)
-
-
-def _metrics() -> Iterator[Metric]:
-    yield Metric("accuracy", partial(_score, CORRECT), primary=True)
-    yield _reference(CHANCE, partial(_score, CHANCE), headline=True)
-    yield _reference("blind_accuracy", partial(_score, BLIND), headline=True, label="blind")
-    yield _reference("shorter_accuracy", partial(_score, SHORTER))
-    yield _headline(TEXT_TO_TEXT, partial(_score, TEXT_TO_TEXT), label="text to text")
-    yield _reference(_TEXT_CHANCE, partial(_score, _TEXT_CHANCE))
-    for name, label, of in (
-        ("mean_subset_accuracy", "mean over subsets", _mean_over_subsets),
-        ("accuracy_of_pairs", "pairs", partial(_together, PAIR)),
-        ("accuracy_of_sets", "sets", partial(_together, SET)),
-    ):
-        yield _headline(name, partial(of, CORRECT), label=label)
-        yield _reference(f"{name}_chance", partial(of, CHANCE))
-        yield _reference(f"{name}_blind", partial(of, BLIND))
-    for name, array in (("text_score", TEXT), ("image_score", IMAGE), ("group_score", _GROUP)):
-        yield _headline(name, partial(_score, array), label=name.replace("_", " "))
-        yield _reference(f"{name}_chance", partial(_score, f"{array}_{CHANCE}"))
-
-
-TASK = Task(
-    protocol=types.SelectionProtocol,
-    metrics=tuple(_metrics()),
-    arrays=ARRAYS,
-    require_consistent=_require_both_directions,
-    per_sample=CORRECT,
-    truth=(SUBSET, AVERAGED, CLUSTER),
-    open_data=open_data,
-    checked="captions, numbers of items, and that every image is there",
-    measure=measure,
-    derive=_derive,
-    per_class=_per_subset,
-    columns=_columns,
-    upgrade=lambda s, record: {**s, SUBSETS: np.array(sorted(record["per_class"]) or [""])},
-    survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
-    is_there=lambda protocol, root: exist_in(root, protocol.annotations, protocol.images),
-    n_samples=lambda protocol: protocol.n_items,
-)
+TASK = Selection()

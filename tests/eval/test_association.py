@@ -68,7 +68,7 @@ def winogavil(hub: Hub) -> Hub:
 def measured(encoder: Any) -> Any:
     protocol = find_known("wds/misc/winogavil", "datacomp")
     association.TASK.fetch(protocol, RunOptions())
-    return association.measure(encoder, protocol, RunOptions(allow_partial=True))
+    return association.TASK.measure_one(encoder, protocol, RunOptions(allow_partial=True))
 
 
 def test_winogavil_solved_by_hand(winogavil: Hub, colour_encoder: Any) -> None:
@@ -85,7 +85,7 @@ def test_winogavil_solved_by_hand(winogavil: Hub, colour_encoder: Any) -> None:
     assert found.metrics == pytest.approx(means)
     assert found.intervals["jaccard"].method == "cluster bootstrap"
     with pytest.raises(UsageError, match="has 5 of 3563 items of wds/misc/winogavil"):
-        association.open_data(find_known("wds/misc/winogavil"), RunOptions())
+        association.TASK.open_data(find_known("wds/misc/winogavil"), RunOptions())
 
 
 def test_a_repository_without_images_is_one_line(hub: Hub, colour_encoder: Any) -> None:
@@ -100,7 +100,7 @@ def test_prompts_are_datacomps(winogavil: Hub, colour_encoder: Any) -> None:
     ).encode()
     measured(colour_encoder)
     protocol = find_known("wds/misc/winogavil", "datacomp")
-    data = association.open_data(protocol, RunOptions(allow_partial=True))
+    data = association.TASK.open_data(protocol, RunOptions(allow_partial=True))
     assert data.captions == ("An orange", "A red")
 
 
@@ -136,7 +136,7 @@ def test_bad_lists(items, message, tmp_path, save_colour):
     protocol = find_protocol(str(tmp_path / "mine.yaml"))
     assert isinstance(protocol, AssociationProtocol)
     with pytest.raises(UsageError, match=message) as raised:
-        association.open_data(protocol, RunOptions())
+        association.TASK.open_data(protocol, RunOptions())
     assert "\n" not in str(raised.value)
 
 
@@ -154,7 +154,7 @@ def test_damaged_zip_files(damage, tmp_path, colour_encoder):
         annotations="items.csv",
     )
     with pytest.raises(UsageError, match=r"cannot read .*images.zip.*; fetch it again"):
-        association.measure(colour_encoder, protocol, RunOptions())
+        association.TASK.measure_one(colour_encoder, protocol, RunOptions())
 
 
 @pytest.mark.parametrize("name", ["flickr_1k", "mscoco_2014_5k"])

@@ -14,8 +14,8 @@ from support.rows import make_row, write_result
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.runner import catalog
-from cosmos_eval.tasks import TASKS, find_protocol, known_tasks, packages_of, task_named, task_of
-from cosmos_eval.types import ClassificationProtocol, Protocol, UsageError
+from cosmos_eval.tasks import TASKS, find_protocol, known_tasks, packages_of, task_named
+from cosmos_eval.types import ClassificationProtocol, UsageError
 
 MODULE = """
 from dataclasses import dataclass
@@ -24,16 +24,21 @@ from cosmos_eval.types import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Protocol):
+    task = "third"
     places: int
     lists: bytes = b""
 
-TASK = Task(
-    protocol=Mine,
-    metrics=[Metric("share", primary=True)],
-    truth=("label",),
-    open_data=lambda protocol, options: None,
-    checked="nothing",
-)
+class Third(Task):
+    protocol = Mine
+    metrics = (Metric("share", primary=True),)
+    truth = ("label",)
+    checked = "nothing"
+
+    def open_data(self, protocol, options):
+        return None
+
+    def measure(self, encoder, protocols, data, options, progress):
+        yield from ()
 """
 
 
@@ -44,7 +49,7 @@ def bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     def write(text: str = MODULE, name="thirds", **tasks: str) -> None:
         (tmp_path / "thirds.py").write_text(text)
-        install(tmp_path, name, tasks or {"third": "thirds:TASK"}, version="1.2")
+        install(tmp_path, name, tasks or {"third": "thirds:Third"}, version="1.2")
         forget_tasks("thirds")
 
     yield write
@@ -66,7 +71,7 @@ def test_an_installed_task_is_one_as_any_other(bring, tmp_path):
     (tmp_path / "my.yaml").write_text("kind: third\nplaces: 4\n")
     protocol = find_protocol(str(tmp_path / "my.yaml"))
     assert (protocol.dataset, protocol.family, protocol.places) == ("my", "user", 4)
-    assert task_of(protocol) == "third"
+    assert protocol.task == "third"
 
 
 def test_fields_that_no_file_can_set(bring, tmp_path):
@@ -81,8 +86,14 @@ def test_fields_that_no_file_can_set(bring, tmp_path):
     [
         ("import no_such_module", "task 'third' of thirds 1.2 cannot be loaded: ModuleNotFoundErr"),
         ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
-        ("TUSK = 3", "cannot be loaded: AttributeError: "),
-        ("TASK = 3", r"task 'third' of thirds 1\.2: int is not a cosmos_eval\.tasks\.Task"),
+        ("Fourth = 3", "cannot be loaded: AttributeError: "),
+        (
+            "Third = 3",
+            r"task 'third' of thirds 1\.2: thirds:Third is not a subclass of cosmos_eval",
+        ),
+        (MODULE.replace("def measure", "def measured"), "abstract method '?measure"),
+        (MODULE.replace('task = "third"', ""), "its protocol Mine needs `task: ClassVar"),
+        (MODULE.replace('"third"', '"fourth"'), 'needs `task: ClassVar.str. = "third"`'),
     ],
 )
 def test_a_broken_package_is_named(bring, text, message):
@@ -96,7 +107,7 @@ def test_a_broken_package_leaves_the_other_tasks_alone(bring, tmp_path):
     bring("1 / 0")
     assert task_named("cls").protocol is ClassificationProtocol
     (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\n")
-    assert task_of(find_protocol(str(tmp_path / "photos.yaml"))) == "cls"
+    assert find_protocol(str(tmp_path / "photos.yaml")).task == "cls"
     (tmp_path / "bad.yaml").write_text("kind: clss\n")
     with pytest.raises(UsageError, match=f"give one of {', '.join(TASKS)}, third"):
         find_protocol(str(tmp_path / "bad.yaml"))
@@ -105,16 +116,16 @@ def test_a_broken_package_leaves_the_other_tasks_alone(bring, tmp_path):
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ({"Third": "thirds:TASK"}, "thirds 1.2 brings a task 'Third': use small letters"),
-        ({"all": "thirds:TASK"}, "thirds 1.2 brings a task 'all': use small letters"),
-        ({"cls": "thirds:TASK"}, "thirds 1.2 brings a task 'cls', which cosmos-eval has itself"),
+        ({"Third": "thirds:Third"}, "thirds 1.2 brings a task 'Third': use small letters"),
+        ({"all": "thirds:Third"}, "thirds 1.2 brings a task 'all': use small letters"),
+        ({"cls": "thirds:Third"}, "thirds 1.2 brings a task 'cls', which cosmos-eval has itself"),
     ],
 )
 def test_names_that_no_task_can_have_break_no_other_task(bring, tasks, message):
     bring(**tasks)
     (name,) = tasks
     assert list(known_tasks()) == list(TASKS)
-    assert task_of(find_protocol("scenes-cls")) == "cls"
+    assert find_protocol("scenes-cls").task == "cls"
     assert task_named("cls").protocol is ClassificationProtocol
     fault = catalog.tasks()[-1]
     assert fault["task"] == name
@@ -126,18 +137,10 @@ def test_names_that_no_task_can_have_break_no_other_task(bring, tasks, message):
 
 def test_two_packages_with_one_name(bring):
     bring()
-    bring(name="others", third="thirds:TASK")
+    bring(name="others", third="thirds:Third")
     assert list(known_tasks()) == list(TASKS)
     with pytest.raises(UsageError, match=r"(thirds|others) 1\.2 and .* both bring a task 'third'"):
         task_named("third")
-
-
-def test_a_protocol_of_no_task():
-    class Unknown(Protocol):
-        pass
-
-    with pytest.raises(UsageError, match="Unknown is not the protocol of any task"):
-        task_of(Unknown(dataset="d", family="f"))
 
 
 def test_every_protocol_of_this_package_names_its_task():
@@ -150,13 +153,9 @@ def test_a_broken_package_leaves_the_tasks_of_other_packages_alone(bring, tmp_pa
     install(tmp_path, "broken", {"broken": "no_such_module:TASK"}, version="3.4")
     bring()
     (tmp_path / "my.yaml").write_text("kind: third\nplaces: 4\n")
-    assert task_of(find_protocol(str(tmp_path / "my.yaml"))) == "third"
-
-    class Unknown(Protocol):
-        pass
-
+    assert find_protocol(str(tmp_path / "my.yaml")).task == "third"
     with pytest.raises(UsageError, match=r"task 'broken' of broken 3\.4 cannot be loaded"):
-        task_of(Unknown(dataset="d", family="f"))
+        task_named("broken")
 
 
 def test_tables_and_reports_show_the_results_of_a_broken_package(bring, tmp_path, capsys):
@@ -177,7 +176,7 @@ def test_tables_and_reports_show_the_results_of_a_broken_package(bring, tmp_path
 
 
 def test_packages_are_not_looked_for_by_help(tmp_path):
-    install(tmp_path, "thirds", {"Third": "thirds:TASK"})
+    install(tmp_path, "thirds", {"Third": "thirds:Third"})
     for words in (["--help"], ["run", "--help"]):
         done = subprocess.run(
             [sys.executable, "-m", "cosmos_eval", *words],

@@ -18,8 +18,7 @@ def measure(
     options: RunOptions,
     progress: OnProgress = no_progress,
 ) -> Measurement:
-    (measurement,) = segmentation.measure(encoder, [protocol], options, progress)
-    return measurement
+    return segmentation.TASK.measure_one(encoder, protocol, options, progress)
 
 
 def write_halves(root: Path, shade: int) -> None:

@@ -19,9 +19,10 @@ from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import Outcome, SampleExample
 from cosmos_eval.stats.segmentation import class_scores
+from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.classification import LABELS, TOP5
 from cosmos_eval.tasks.retrieval import TEXT_RANK
-from cosmos_eval.tasks.segmentation import AREAS, NAME, derive, pictures
+from cosmos_eval.tasks.segmentation import AREAS, NAME, pictures
 from cosmos_eval.types import ClassificationProtocol, SegmentationProtocol
 from cosmos_eval.types import Samples as Stored
 
@@ -124,7 +125,7 @@ def judge_captions(data: RetrievalData, samples: list[Stored]) -> Judged:
 def judge_maps(protocol: SegmentationProtocol, data: LabelMaps, samples: list[Stored]) -> Judged:
     """Classes of images, which are right from an IoU of 0.5 in the image on."""
     n_images = min(len(some[NAME]) for some in samples)  # each result has the first ones
-    areas = [derive(some)[AREAS] for some in samples]
+    areas = [segmentation.TASK.derive(some)[AREAS] for some in samples]
     pixels = areas[0].labelled[:n_images]
     shares = pixels / np.maximum(1, pixels.sum(axis=1, keepdims=True))
     images, classes = np.nonzero(shares >= _LEAST_SHARE)

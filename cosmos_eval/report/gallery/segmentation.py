@@ -22,7 +22,8 @@ from cosmos_eval.report.gallery.samples import judge_maps, sample_candidates
 from cosmos_eval.report.gallery.source import MAPS, Group, Pair, Request, Source, listed
 from cosmos_eval.results.labels import auxiliary_of, name_of, predictions_name
 from cosmos_eval.stats.segmentation import confusion, pixel_accuracy
-from cosmos_eval.tasks.segmentation import AREAS, CLASSES, NAME, derive, pictures
+from cosmos_eval.tasks import segmentation
+from cosmos_eval.tasks.segmentation import AREAS, CLASSES, NAME, pictures
 from cosmos_eval.tasks.segmentation.tuning import tuned_protocol
 from cosmos_eval.types import OnProgress, RunOptions, Samples, SegmentationProtocol, UsageError
 
@@ -164,7 +165,9 @@ def choose_images(results: Sequence[Samples]) -> list[int]:
     they differ most comes first; then a typical, a poor and a good one. Images are judged by their
     share of right pixels."""
     n_images = min(len(samples[NAME]) for samples in results)
-    shares = np.stack([pixel_accuracy(derive(one)[AREAS])[:n_images] for one in results])
+    shares = np.stack(
+        [pixel_accuracy(segmentation.TASK.derive(one)[AREAS])[:n_images] for one in results]
+    )
     judged = np.flatnonzero(~np.isnan(shares).any(axis=0))
     if not len(judged):
         return []

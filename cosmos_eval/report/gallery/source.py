@@ -22,7 +22,7 @@ from cosmos_eval.results.labels import auxiliary_of, distinct
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import Watch
-from cosmos_eval.tasks import find_protocol, task_of
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import (
     OnProgress,
     Progress,
@@ -132,7 +132,7 @@ def require_inputs(
 def _user_protocols(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_Name, Protocol]:
     """Read the protocols of users' files. Raises UsageError for one of no result."""
     measured = set(map(_data_name, rows)) if files else set()
-    known = {(task_of(p), p.dataset, p.family): p for p in map(find_protocol, files)}
+    known = {(p.task, p.dataset, p.family): p for p in map(find_protocol, files)}
     for name in known:
         if name not in measured:
             raise UsageError(f"no result is of your data set {name[1]}: leave its file out")

@@ -13,7 +13,7 @@ from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
 from cosmos_eval.results.labels import Stored, distinct, distinguish, is_partial, variants
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference
-from cosmos_eval.tasks import task_of, usable_task
+from cosmos_eval.tasks import usable_task
 
 Source = Literal["measured", "published", "second-hand", "unverified"]
 
@@ -170,7 +170,7 @@ def _lines(text: str) -> Iterator[Mapping[str, str]]:
     for dataset in lines.fieldnames or ():
         if protocol := WEBDATASETS.get(dataset, {}).get(DATACOMP):
             metric = protocol.main_metric or MEAN_RECALL
-            where = {"dataset": dataset, "protocol": DATACOMP, "task": task_of(protocol)}
+            where = {"dataset": dataset, "protocol": DATACOMP, "task": protocol.task}
             columns[dataset] = {**_OPENCLIP, **where, "metric": metric}
     for line, dataset in product(lines, columns):
         percent = str(100 * float(line[dataset]))

@@ -1,33 +1,45 @@
-"""Localisation: how much of a map of what a class is called falls on that class.
+"""Localisation: how much of a map of a class's name falls on the class.
 
 Importing this package imports no torch: figures follow from stored samples without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
-from cosmos_eval.data.label_maps import LabelMaps, open_data
+from cosmos_eval.data import label_map_checks, label_maps
+from cosmos_eval.data.folders import Survey
+from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import localisation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Values, means_of_groups
 from cosmos_eval.tasks.arrays import SampleArray
-from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
-from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions, Samples
+from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.task import NAME, Task
+from cosmos_eval.types import (
+    Attention,
+    LocalisationProtocol,
+    Measurement,
+    OnProgress,
+    RunOptions,
+    Samples,
+)
 
+# Stored arrays of N images, C classes, and P pairs of an image and a class in it.
 PIXELS = "image_pixels"  # (N,)
 LABELLED = "labelled_pixels"  # (N,) pixels with a label
 CLASSES = "classes"  # (C,) names
-BOUNDS = "bounds"  # (2,) shares of an image from which on a thing is medium, and large
+BOUNDS = "bounds"  # (2,) fractions of an image from which on a thing is medium, and large
 IMAGE = "image"  # (P,) number of the image of a pair
 CLASS = "class"  # (P,) number of its class
 THING = "thing_pixels"  # (P,) pixels of the class
-MASS = "mass"  # (P,) and below: stats.localisation.MapScores, float32
+# Fields of stats.localisation.MapScores, (P,) float32.
+MASS = "mass"
 HIT = "hit"
 AUC = "auc"
 OTHER_NAMES = "other_names"
@@ -47,39 +59,39 @@ ARRAYS = (
     SampleArray(AUC, "number", ("pairs",), least=0, most=1),
     SampleArray(OTHER_NAMES, "number", ("pairs",), least=0, most=1, may_be_nan=True),
 )
-SUMS = "sums"  # derived: cosmos_eval.stats.localisation.Sums of every image
+SUMS = "sums"  # derived: stats.localisation.Sums of every image
 
 
-def derive(samples: Samples) -> Derived:
-    """Add the sums over the pairs of every image, (N, sizes)."""
-    of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
-    size = np.searchsorted(samples[BOUNDS], of_image, side="right")
-    scores = stats.MapScores(*(samples[name].astype(np.float64) for name in SCORES))
-    pairs = stats.Pairs(samples[IMAGE], size, _areas(samples), scores)
-    return {**samples, SUMS: stats.sums_of_images(pairs, len(samples[NAME]))}
+def _areas(samples: Samples) -> NDArray[np.float64]:
+    """Return the fraction (P,) of the labelled pixels of the image that each thing covers."""
+    return np.divide(samples[THING], samples[LABELLED][samples[IMAGE]])
 
 
-def _require_pixels(samples: Samples) -> None:
-    """Raise ValueError for a thing with more pixels than its image has labelled, or has at all."""
-    if (samples[LABELLED] > samples[PIXELS]).any():
-        raise ValueError(f"`{LABELLED}` holds more than `{PIXELS}`")
-    if (samples[THING] > samples[LABELLED][samples[IMAGE]]).any():
-        raise ValueError(f"`{THING}` holds more than `{LABELLED}` of its image")
+def _metric_of_size(
+    name: str, size: int | None, function: Callable[[stats.Sums], Values]
+) -> Metric:
+    """Return a metric of things of one size, an index of `stats.SIZES`; None: of all things."""
 
-
-def _metric(name: str, size: int | None, function: Callable[[stats.Sums], Values]) -> Metric:
     def estimate(samples: Derived) -> FunctionOfSums:
         return FunctionOfSums(samples[SUMS], lambda sums: function(stats.of_size(size, sums)))
 
-    shown = size is None and name != "area"
+    is_headline = size is None and name != "area"
     return Metric(
         name if size is None else f"{name}_{stats.SIZES[size]}",
         estimate,
         "ratio" if "_over_" in name else "fraction",
-        label=name.replace("_over_", " / ").replace("_", " ") if shown else "",
-        headline=shown,
+        label=name.replace("_over_", " / ").replace("_", " ") if is_headline else "",
+        headline=is_headline,
         primary=size is None and name in ("attention_mass", "AUC"),
     )
+
+
+def _metrics() -> Iterator[Metric]:
+    """Yield the metrics of all things, and then the metrics of each size."""
+    for size in (None, *range(len(stats.SIZES))):
+        for name, function in stats.METRICS.items():
+            yield _metric_of_size(name, size, function)
+    yield Metric("pointing_game_by_class", _pointing_by_class, later=True)
 
 
 def _pointing_by_class(samples: Derived) -> GroupMean | None:
@@ -87,67 +99,93 @@ def _pointing_by_class(samples: Derived) -> GroupMean | None:
     return GroupMean(hits, samples[CLASS], samples[IMAGE]) if len(hits) else None
 
 
-def _areas(samples: Samples) -> NDArray[np.float64]:
-    return np.divide(samples[THING], samples[LABELLED][samples[IMAGE]])
+class Localisation(Task):
+    """Maps of class names over images, compared with label maps."""
+
+    protocol = LocalisationProtocol
+    metrics = tuple(_metrics())
+    truth = (NAME, PIXELS, LABELLED, CLASSES, BOUNDS, IMAGE, CLASS, THING)
+    checked = label_map_checks.CHECKED
+    arrays = ARRAYS
+    names_hash = "samples"
+
+    def open_data(self, protocol: LocalisationProtocol, options: RunOptions) -> LabelMaps:
+        return label_maps.open_data(protocol, options)
+
+    def measure(
+        self,
+        encoder: Encoder,
+        protocols: Sequence[LocalisationProtocol],
+        data: Sequence[LabelMaps],
+        options: RunOptions,
+        progress: OnProgress,
+    ) -> Iterator[Measurement]:
+        """Yield a measurement per protocol, and store finished shards until then.
+
+        Raises UsageError for a model without the requested kind of map, and for damaged images.
+        """
+        from cosmos_eval.tasks.localisation.evaluate import measure_data
+
+        for protocol, labelled_images in zip(protocols, data, strict=True):
+            yield from measure_data(encoder, protocol, options, progress, labelled_images)
+
+    def image_pass(
+        self, protocol: LocalisationProtocol, options: RunOptions, data: LabelMaps
+    ) -> Hashable:
+        """Return the family as well: each makes maps of its own, and is timed by itself."""
+        return protocol.dataset, protocol.family
+
+    def derive(self, samples: Samples) -> Derived:
+        """Add the sums over the pairs of every image, (N, sizes)."""
+        fraction_of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
+        size = np.searchsorted(samples[BOUNDS], fraction_of_image, side="right")
+        scores = stats.MapScores(*(samples[name].astype(np.float64) for name in SCORES))
+        pairs = stats.Pairs(samples[IMAGE], size, _areas(samples), scores)
+        return {**samples, SUMS: stats.sums_of_images(pairs, len(samples[NAME]))}
+
+    def require_consistent(self, samples: Samples) -> None:
+        """Raise ValueError for a thing with more pixels than its image has labelled, or has."""
+        if (samples[LABELLED] > samples[PIXELS]).any():
+            raise ValueError(f"`{LABELLED}` holds more than `{PIXELS}`")
+        if (samples[THING] > samples[LABELLED][samples[IMAGE]]).any():
+            raise ValueError(f"`{THING}` holds more than `{LABELLED}` of its image")
+
+    def per_class(self, samples: Samples) -> Mapping[str, Mapping[str, float | None]]:
+        """Return means over the pairs of every class, and the number of its images."""
+        columns = {
+            "attention_mass": samples[MASS],
+            "area": _areas(samples),
+            "pointing_game": samples[HIT],
+            "AUC": samples[AUC],
+        }
+        return means_of_groups(samples[CLASSES].tolist(), samples[CLASS], columns, "images")
+
+    def columns(self, samples: Samples) -> Mapping[str, Any]:
+        """Return one row per image and class in it."""
+        columns = {
+            "image": samples[NAME][samples[IMAGE]],
+            "class": samples[CLASSES][samples[CLASS]],
+        }
+        for name in (THING, *SCORES):
+            columns[name] = samples[name]
+        return columns
+
+    def check(self, protocol: LocalisationProtocol, options: RunOptions, data: LabelMaps) -> None:
+        label_map_checks.check(protocol, options, data)
+
+    def survey(
+        self, protocol: LocalisationProtocol, options: RunOptions, progress: OnProgress
+    ) -> Survey:
+        return label_map_checks.survey(protocol, options, progress)
+
+    def is_there(self, protocol: LocalisationProtocol, root: Path) -> bool:
+        return label_map_checks.is_there(protocol, root)
+
+    def n_samples(self, protocol: LocalisationProtocol) -> int | None:
+        return protocol.n_images
+
+    def attention(self, protocol: LocalisationProtocol) -> Attention:
+        return protocol.attention
 
 
-def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
-    """Means over the pairs of every class, and how many there are."""
-    columns = {"attention_mass": samples[MASS], "area": _areas(samples)}
-    columns |= {"pointing_game": samples[HIT], "AUC": samples[AUC]}
-    return means_of_groups(samples[CLASSES].tolist(), samples[CLASS], columns, "images")
-
-
-def columns(samples: Samples) -> dict[str, Any]:
-    """One row per image and class in it."""
-    found = {"image": samples[NAME][samples[IMAGE]], "class": samples[CLASSES][samples[CLASS]]}
-    return {**found, **{name: samples[name] for name in (THING, *SCORES)}}
-
-
-def measure(
-    encoder: Encoder,
-    protocols: Sequence[LocalisationProtocol],
-    options: RunOptions,
-    progress: OnProgress,
-    data: Sequence[LabelMaps] | None = None,
-) -> Iterator[Measurement]:
-    """Yield a measurement per protocol, of checked data; finished shards are stored until then.
-
-    Raises UsageError for a model without the requested kind of map and for damaged images.
-    """
-    from cosmos_eval.tasks.localisation.evaluate import measure_data
-
-    opened = data or [open_data(protocol, options) for protocol in protocols]
-    for protocol, own in zip(protocols, opened, strict=True):
-        yield from measure_data(encoder, protocol, options, progress, own)
-
-
-TASK = Task(
-    protocol=LocalisationProtocol,
-    # Of all things, then of those of each size, of which there may be none.
-    metrics=(
-        *(
-            _metric(name, size, function)
-            for size in (None, *range(len(stats.SIZES)))
-            for name, function in stats.METRICS.items()
-        ),
-        Metric("pointing_game_by_class", _pointing_by_class, later=True),
-    ),
-    arrays=ARRAYS,
-    require_consistent=_require_pixels,
-    names_hash="samples",
-    truth=(NAME, PIXELS, LABELLED, CLASSES, BOUNDS, IMAGE, CLASS, THING),
-    open_data=open_data,
-    check=check,
-    checked=CHECKED,
-    measure_together=measure,
-    # Both families of a data set make their own maps, and are timed by themselves.
-    image_pass=lambda protocol, *_: (protocol.dataset, protocol.family),
-    derive=derive,
-    per_class=per_class,
-    columns=columns,
-    survey=survey,
-    is_there=is_there,
-    n_samples=lambda protocol: protocol.n_images,
-    attention=lambda protocol: protocol.attention,
-)
+TASK = Localisation()

@@ -1,12 +1,12 @@
-"""Localisation: maps of all classes over the images of a data set, scored where a class is."""
+"""Localisation: maps of all classes over the images of a data set, compared with label maps."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from cosmos_eval.tasks.prompts import prompt_embeddings
 
 ALONE = "alone"  # (N,) whether one class fills all labelled pixels of an image
 
-# Constants of a protocol that change the number, beside names, prompts and templates.
+# Fields of a protocol that change the number, beside class names, prompts and templates.
 _CONSTANTS = ("map", "scale", "small", "large", "reduce_zero_label", "ignore_index")
 
 
@@ -45,30 +45,30 @@ def measure_data(
     progress: types.OnProgress,
     data: LabelMaps,
 ) -> Iterator[types.Measurement]:
-    """Measure checked data; finished shards are removed when the caller goes on."""
+    """Yield the measurement of checked data.
+
+    Finished shards are removed when the iterator is resumed. Raises UsageError for a model without
+    the requested kind of map, and for damaged images.
+    """
     attention = options.attention or protocol.attention
     kind = protocol.map or maps.usual_kind(encoder)
-    with_patches = partial(maps.with_patches, attention=attention)
-    require = with_patches if kind == maps.SIMILARITY else maps.with_cross_attention
     if kind != maps.SIMILARITY and attention == "proxy":
         raise types.UsageError(
-            "--attention proxy changes text-to-patch similarity alone, and this model's maps are "
-            f"of {kind}: name a data set and --protocol localisation-similarity"
+            "--attention proxy changes only text-to-patch similarity, and this model's maps are "
+            f"{kind}: name a data set and --protocol localisation-similarity"
         )
-    dense: DenseEncoder = options.distributed.synchronized(lambda: require(encoder))
+
+    def require_map() -> DenseEncoder:
+        if kind == maps.SIMILARITY:
+            return maps.with_patches(encoder, attention=attention)
+        return maps.with_cross_attention(encoder)
+
+    dense = options.distributed.synchronized(require_map)
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
-    make_maps = partial(_make_maps, dense, kind, protocol, options, progress)
-    (arrays,), seconds = label_maps.in_shards(
-        [store],
-        data.samples,
-        partial(load_image, encoder=dense, protocol=protocol),
-        lambda: partial(_score_shard, dense, make_maps(), options.batch_size),
-        options,
-        progress,
-    )
-    settings = {"map": kind, "protocol_map": protocol.map}
+    scoring = _Scoring(dense, kind, protocol, [store], data.samples, options, progress)
+    (arrays,), seconds = scoring.run()
     names = [sample.name for sample in data.samples]
-    yield _measurement(protocol, names, arrays, options, settings=settings, seconds=seconds)
+    yield _measurement(protocol, names, arrays, options, kind, seconds)
     store.remove()
 
 
@@ -77,106 +77,153 @@ def _measurement(
     names: Sequence[str],
     arrays: label_maps.Joined,
     options: types.RunOptions,
-    **more: Any,
+    kind: types.MapKind,
+    seconds: Mapping[str, float],
 ) -> types.Measurement:
-    where = protocol.dataset
+    dataset = protocol.dataset
     if not len(arrays[fields.IMAGE]):
         raise types.UsageError(
-            f"{where}: no image has a thing beside something else that is labelled"
+            f"{dataset}: no image has a thing beside something else that is labelled"
         )
-    alone, content = arrays.pop(ALONE), content_hash(arrays.pop(label_maps.CONTENT))
-    left_out = (
-        f"{where}: left out are {alone.sum()} of {len(alone)} images in which one "
-        "class fills all labelled pixels"
-    )
-    described = {
+    has_one_class = arrays.pop(ALONE)
+    content = content_hash(arrays.pop(label_maps.CONTENT))
+    notes = []
+    if has_one_class.any():
+        notes.append(
+            f"{dataset}: left out are {has_one_class.sum()} of {len(has_one_class)} images in "
+            "which one class fills all labelled pixels"
+        )
+    constants = {name: getattr(protocol, name) for name in _CONSTANTS}
+    constants["attention"] = options.attention or protocol.attention
+    samples = {
         fields.NAME: np.array(names),
         fields.CLASSES: np.array(protocol.class_names),
         fields.BOUNDS: np.array([protocol.small, protocol.large]),
+        **arrays,
     }
-    constants = {name: getattr(protocol, name) for name in _CONSTANTS}
-    constants["attention"] = options.attention or protocol.attention
-    hashes = label_maps.fingerprints(protocol, names, constants)
-    notes = [left_out] if alone.any() else []
-    samples = {**described, **arrays}
     return fields.TASK.measurement(
-        samples, options, content=content, hashes=hashes, notes=notes, **more
+        samples,
+        options,
+        content=content,
+        hashes=label_maps.fingerprints(protocol, names, constants),
+        notes=notes,
+        settings={"map": kind, "protocol_map": protocol.map},
+        seconds=seconds,
     )
 
 
-def _score_shard(
-    encoder: DenseEncoder,
-    class_maps: Callable[[Tensor], Tensor],
-    batch_size: int,
-    shard: range,
-    images: Iterator[LoadedImage],
-    step: Callable[[], None],
-) -> list[Arrays]:
-    loaded = list(images)
-    scores: list[MapScores | None] = [None] * len(loaded)
-    encoded = (
-        (batch, [class_maps(stacked([loaded[n].pixels for n in batch], encoder.info.device))])
-        for batch in _batches(encoder, loaded, batch_size)
-    )
-    for batch, (found,) in on_host(encoded):
-        require_finite(found, encoder.info, [loaded[n].name for n in batch].__getitem__)
-        for number, every in zip(batch, found.numpy(), strict=True):
-            if under := loaded[number].under:
-                scores[number] = score_maps(every[loaded[number].classes], under)
-            step()
-    return [_arrays(shard, loaded, scores)]
+class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
+    """The maps of all things in all images, scored against the label maps."""
+
+    def __init__(
+        self,
+        encoder: DenseEncoder,
+        kind: types.MapKind,
+        protocol: types.LocalisationProtocol,
+        stores: Sequence[label_maps.ShardStore],
+        samples: Sequence[Sample],
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> None:
+        super().__init__(stores, samples, options, progress)
+        self._encoder = encoder
+        self._kind = kind
+        self._protocol = protocol
+        self._class_maps: ClassMaps | None = None
+
+    def prepare(self) -> None:
+        self._class_maps = ClassMaps(
+            self._encoder, self._kind, self._protocol, self._options, self._progress
+        )
+
+    def load(self, sample: Sample) -> LoadedImage:
+        return load_image(sample, self._encoder, self._protocol)
+
+    def measure_shard(self, shard: range, images: Iterator[LoadedImage]) -> list[Arrays]:
+        loaded = list(images)
+        scores: list[MapScores | None] = [None] * len(loaded)
+        for indices, (maps_of_batch,) in on_host(self._encode(loaded)):
+            names = [loaded[index].name for index in indices]
+            require_finite(maps_of_batch, self._encoder.info, names.__getitem__)
+            for index, maps_of_image in zip(indices, maps_of_batch.numpy(), strict=True):
+                image = loaded[index]
+                if image.under is not None:
+                    scores[index] = score_maps(maps_of_image[image.classes], image.under)
+                self.image_done()
+        return [_arrays(shard, loaded, scores)]
+
+    def _encode(self, images: Sequence[LoadedImage]) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Yield indices of images, and the maps (B, C, h, w) of all classes over them."""
+        assert self._class_maps is not None  # shards are measured after `prepare`
+        for indices in _batches(self._encoder, images, self._options.batch_size):
+            pixels = stacked([images[index].pixels for index in indices], self._encoder.info.device)
+            yield indices, [self._class_maps(pixels)]
 
 
 def _batches(
     encoder: DenseEncoder, images: Sequence[LoadedImage], batch_size: int
 ) -> Iterator[list[int]]:
     """Yield indices of images of equal size, which are encoded together."""
-    of_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, image in enumerate(images):
-        of_size[image.pixels.shape[1], image.pixels.shape[2]].append(number)
-    for size, members in of_size.items():
-        at_once = label_maps.images_at_once(encoder, size, batch_size)
-        for batch in np.array_split(members, math.ceil(len(members) / at_once)):
+    indices_of_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        indices_of_size[image.pixels.shape[1], image.pixels.shape[2]].append(index)
+    for size, indices in indices_of_size.items():
+        n_at_once = label_maps.images_at_once(encoder, size, batch_size)
+        n_batches = math.ceil(len(indices) / n_at_once)
+        for batch in np.array_split(indices, n_batches):
             yield batch.tolist()
 
 
 def _arrays(
-    shard: range, images: Sequence[LoadedImage], scored: Sequence[MapScores | None]
+    shard: range, images: Sequence[LoadedImage], scores: Sequence[MapScores | None]
 ) -> Arrays:
-    scores = [np.stack(some).astype(np.float32) for some in scored if some is not None]
-    joined = np.concatenate([np.zeros((len(MapScores._fields), 0), np.float32), *scores], axis=1)
-    counts = [len(image.classes) for image in images]
+    """Return the arrays of a shard: of its images, and of the things in them."""
+    no_scores = np.zeros((len(MapScores._fields), 0), np.float32)
+    scores_of_images = [
+        np.stack(scores_of_image).astype(np.float32)
+        for scores_of_image in scores
+        if scores_of_image is not None
+    ]
+    scores_of_things = np.concatenate([no_scores, *scores_of_images], axis=1)
+    n_things = [len(image.classes) for image in images]
+    classes = [number for image in images for number in image.classes]
+    thing_pixels = [n_pixels for image in images for n_pixels in image.thing_pixels]
     return {
         fields.PIXELS: np.array([image.image_pixels for image in images], np.int32),
         fields.LABELLED: np.array([image.labelled_pixels for image in images], np.int32),
         ALONE: np.array([image.alone for image in images]),
         label_maps.CONTENT: label_maps.content_array([image.sha256 for image in images]),
-        fields.IMAGE: np.repeat(np.array(shard, np.int32), counts),
-        fields.CLASS: np.array([n for image in images for n in image.classes], np.int16),
-        fields.THING: np.array([n for image in images for n in image.thing_pixels], np.int32),
-        **dict(zip(fields.SCORES, joined, strict=True)),
+        fields.IMAGE: np.repeat(np.array(shard, np.int32), n_things),
+        fields.CLASS: np.array(classes, np.int16),
+        fields.THING: np.array(thing_pixels, np.int32),
+        **dict(zip(fields.SCORES, scores_of_things, strict=True)),
     }
 
 
 class LoadedImage(NamedTuple):
-    """Resized and normalised pixels, and the things that have something else beside them."""
+    """The pixels of an image, and the things in it that have something else beside them."""
 
     name: str
-    pixels: Tensor  # (3, H, W) float32
-    classes: list[int]  # of the things, ascending
+    # (3, H, W) float32, resized and normalised.
+    pixels: Tensor
+    # The classes of the things, ascending, and the number of pixels of each.
+    classes: list[int]
     thing_pixels: list[int]
     image_pixels: int
     labelled_pixels: int
-    under: Cover | None  # None without such things
-    alone: bool  # one class fills all labelled pixels, so that no map can miss it
-    sha256: bytes  # of both files
+    # The parts of the things under each patch; None if there are no things.
+    under: Cover | None
+    # Whether one class fills all labelled pixels, so that no map can miss it.
+    alone: bool
+    # The SHA-256 of the image with its label map.
+    sha256: bytes
 
 
 def load_image(
     sample: Sample, encoder: DenseEncoder, protocol: types.LocalisationProtocol
 ) -> LoadedImage:
-    """Read an image and its label map. Raises UsageError that names a file it cannot use."""
-    # As label maps are made of what is displayed.
+    """Read an image and its label map. Raises UsageError for a file that cannot be used."""
+    # Label maps are made of images as they are displayed.
     source = ImageFile(sample.image)
     content = source.read()
     image = ImageOps.exif_transpose(source.decode(content))
@@ -187,47 +234,73 @@ def load_image(
     counts = np.bincount(label.ravel(), minlength=protocol.ignore_index + 1)
     labelled = int(counts.sum() - counts[protocol.ignore_index])
     first, last = int(protocol.has_background), len(protocol.class_names)
-    present = [n for n in range(first, last) if counts[n]]
-    alone = any(counts[n] == labelled for n in present)
-    classes = [] if alone else present
-    # The patches are taken to cover all of the label map.
-    under = cover(label, classes, (height, width), protocol.ignore_index) if classes else None
-    things = (classes, counts[classes].tolist())
-    sha256 = label_maps.content_sha256(content, sample)
-    return LoadedImage(sample.name, pixels, *things, label.size, labelled, under, alone, sha256)
+    present_classes = [number for number in range(first, last) if counts[number]]
+    has_one_class = any(counts[number] == labelled for number in present_classes)
+    classes = [] if has_one_class else present_classes
+    under = None
+    if classes:  # the patches are taken to cover all of the label map
+        under = cover(label, classes, (height, width), protocol.ignore_index)
+    return LoadedImage(
+        name=sample.name,
+        pixels=pixels,
+        classes=classes,
+        thing_pixels=counts[classes].tolist(),
+        image_pixels=label.size,
+        labelled_pixels=labelled,
+        under=under,
+        alone=has_one_class,
+        sha256=label_maps.content_sha256(content, sample),
+    )
 
 
-def _make_maps(
-    encoder: DenseEncoder,
-    kind: types.MapKind,
-    protocol: types.LocalisationProtocol,
-    options: types.RunOptions,
-    progress: types.OnProgress,
-) -> Callable[[Tensor], Tensor]:
-    """Return what maps images (B, 3, H, W) to maps of all classes (B, C, h, w) float64, of sum 1.
+class ClassMaps:
+    """Maps of all classes over images.
 
-    The map of a class is the mean over its names and heads: of the weights of cross-attention, or
-    of log ratios or cosines, then their softmax over patches. A name's feature is the mean over
-    templates.
+    The map of a class is the mean over its names and the heads: of the weights of cross-attention,
+    or of log ratios or cosines, to which a softmax over the patches is applied then. The feature of
+    a name is the mean over templates.
     """
-    names = [name for synonyms in protocol.queries for name in synonyms]
-    of_weights = kind in maps.OF_WEIGHTS
-    encode = maps.with_cross_attention(encoder).text_queries if of_weights else None
-    features = prompt_embeddings(encoder, names, protocol.templates, options, progress, encode)
-    if kind == maps.EMPTY_RATIO:
-        empty = prompt_embeddings(encoder, [""], ("{}",), options, progress, encode)
-        features = np.concatenate([features, empty])
-    scale = 1.0 if of_weights else protocol.scale
-    queries = to_device(torch.from_numpy(features), encoder.info.device)
-    means = [torch.full((len(some), 1), 1 / len(some)).double() for some in protocol.queries]
-    weights = to_device(torch.block_diag(*means).T, encoder.info.device)
-    attention = options.attention or protocol.attention
 
-    def class_maps(images: Tensor) -> Tensor:
-        found = maps.heatmaps_of_features(encoder, images, queries, kind=kind, attention=attention)
-        mean = torch.einsum("cq,bqhw->bchw", weights, found.double().mean(dim=2))
-        if kind == "cross-attention":
+    def __init__(
+        self,
+        encoder: DenseEncoder,
+        kind: types.MapKind,
+        protocol: types.LocalisationProtocol,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> None:
+        self._encoder = encoder
+        self._kind = kind
+        self._attention = options.attention or protocol.attention
+        encode = partial(prompt_embeddings, encoder, options=options, progress=progress)
+        if kind in maps.OF_WEIGHTS:
+            self._scale = 1.0
+            queries = maps.with_cross_attention(encoder).text_queries
+            encode = partial(encode, text_queries=queries)
+        else:
+            self._scale = protocol.scale
+        names = [name for synonyms in protocol.queries for name in synonyms]
+        features = encode(names, protocol.templates)
+        if kind == maps.EMPTY_RATIO:
+            features = np.concatenate([features, encode([""], ("{}",))])
+        self._features = to_device(torch.from_numpy(features), encoder.info.device)
+        self._mean_over_names = to_device(_mean_over_names(protocol), encoder.info.device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return maps (B, C, h, w) float64, of sum 1, of images (B, 3, H, W)."""
+        maps_of_names = maps.heatmaps_of_features(
+            self._encoder, images, self._features, kind=self._kind, attention=self._attention
+        )
+        mean_over_heads = maps_of_names.double().mean(dim=2)
+        mean = torch.einsum("cq,bqhw->bchw", self._mean_over_names, mean_over_heads)
+        if self._kind == "cross-attention":
             return mean
-        return (scale * mean).flatten(2).softmax(-1).view_as(mean)
+        return (self._scale * mean).flatten(2).softmax(-1).view_as(mean)
 
-    return class_maps
+
+def _mean_over_names(protocol: types.LocalisationProtocol) -> Tensor:
+    """Return the weights (C, Q) float64 of the Q names in the mean of each of C classes."""
+    weights_of_classes = [
+        torch.full((len(synonyms), 1), 1 / len(synonyms)).double() for synonyms in protocol.queries
+    ]
+    return torch.block_diag(*weights_of_classes).T

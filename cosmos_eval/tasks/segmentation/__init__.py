@@ -10,26 +10,29 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval import types
-from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
-from cosmos_eval.data.label_maps import LabelMaps, open_data
+from cosmos_eval.data import label_map_checks, label_maps
+from cosmos_eval.data.folders import Survey
+from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import segmentation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums
 from cosmos_eval.tasks.arrays import MOST_CELLS, SampleArray
-from cosmos_eval.tasks.task import NAME, Derived, Metric, Task
+from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.task import NAME, Task
 
 _MOST_PIXELS = 2**31  # of an image
 
-# Beside the fields of SparseConfusion.
+# Stored arrays of N images, C classes and G groups, beside the fields of SparseConfusion.
 CLASSES = "classes"  # (C,) names
-GROUPS = "groups"  # (G,) names of groups of classes whose mean IoU is reported
+GROUPS = "groups"  # (G,) names of the groups of classes that have a mean IoU of their own
 MEMBERS = "members"  # (G, C) whether a class belongs to a group
 # Fields of SparseConfusion are one array each, with an entry per count.
 ARRAYS = (
@@ -41,34 +44,23 @@ ARRAYS = (
     SampleArray("pair", "whole number", ("counts",), least=0),
     SampleArray("pixels", "whole number", ("counts",), least=0, most=_MOST_PIXELS),
 )
-AREAS = "areas"  # derived: cosmos_eval.stats.segmentation.Areas of every image
-LABELLED = "labelled pixels of the label maps"  # (N, C) derived
+# Derived arrays: the Areas of every image, and its labelled pixels (N, C).
+AREAS = "areas"
+LABELLED = "labelled pixels of the label maps"
 
-# Constants of a protocol that change the number, beside names, prompts and templates.
+# Fields of a protocol that change the number, beside class names, prompts and templates.
 _CONSTANTS = (
     *("short_side", "long_side", "window", "stride", "scale", "prob_thd", "area_thd"),
     *("reduce_zero_label", "ignore_index", "mean", "std"),
 )
 
 
-def derive(samples: types.Samples) -> Derived:
-    """Add the areas of every image, the truth about them, and the members of groups."""
-    sparse = stats.SparseConfusion(*(samples[field] for field in stats.SparseConfusion._fields))
-    areas = stats.areas_of_images(sparse, len(samples[NAME]), len(samples[CLASSES]))
-    return {**samples, AREAS: areas, LABELLED: areas.labelled}
+def _of_areas(function: Callable[[stats.Areas], stats.Values], samples: Derived) -> FunctionOfSums:
+    return FunctionOfSums(samples[AREAS], function, jackknife=True)
 
 
-def _require_known_classes(samples: types.Samples) -> None:
-    """Raise ValueError for classes that have no name, and more areas than memory holds."""
-    images, classes, pairs = len(samples[NAME]), len(samples[CLASSES]), samples["pair"]
-    if len(pairs) and pairs.max() >= classes**2:
-        raise ValueError(f"`pair` holds {pairs.max()}, and {classes} classes have {classes**2}")
-    if images * classes > MOST_CELLS:
-        raise ValueError(f"{images:,} images by {classes:,} classes are more than can be read")
-
-
-def group_iou(samples: Derived, group: str) -> FunctionOfSums | None:
-    """Mean IoU of the classes of a group; None where there is no such group."""
+def _mean_iou_of_group(samples: Derived, group: str) -> FunctionOfSums | None:
+    """Return the mean IoU of the classes of a group; None if there is no such group."""
     groups = samples[GROUPS].tolist()
     if group not in groups:
         return None
@@ -76,157 +68,219 @@ def group_iou(samples: Derived, group: str) -> FunctionOfSums | None:
     return _of_areas(partial(stats.mean_iou, members=members), samples)
 
 
-def _of_areas(function: Callable[[stats.Areas], stats.Values], samples: Derived) -> FunctionOfSums:
-    return FunctionOfSums(samples[AREAS], function, jackknife=True)
+def _names_of_groups(samples: Derived) -> list[str]:
+    names: list[str] = samples[GROUPS].tolist()
+    return names
 
 
-def per_class(samples: types.Samples) -> dict[str, dict[str, float | None]]:
-    """IoU and accuracy of every class, None where it does not occur."""
-    total = stats.Areas(*(part.sum(0) for part in derive(samples)[AREAS]))
-    scores = [
-        [None if np.isnan(score) else score for score in part.tolist()]
-        for part in stats.class_scores(total)
-    ]
-    of_class = zip(samples[CLASSES].tolist(), *scores, strict=True)
-    return {name: {"IoU": iou, "Acc": accuracy} for name, iou, accuracy in of_class}
+class Segmentation(Task):
+    """Zero-shot semantic segmentation."""
+
+    protocol = types.SegmentationProtocol
+    metrics = (
+        Metric("mIoU", partial(_of_areas, stats.mean_iou), primary=True),
+        Metric("mAcc", partial(_of_areas, stats.mean_accuracy)),
+        Metric("aAcc", partial(_of_areas, stats.pixel_accuracy)),
+        Metric(
+            "mIoU_things",
+            partial(_mean_iou_of_group, group="things"),
+            label="mIoU things",
+            headline=True,
+        ),
+        Metric(
+            "mIoU_stuff",
+            partial(_mean_iou_of_group, group="stuff"),
+            label="mIoU stuff",
+            headline=True,
+        ),
+        Metric("mIoU_*", _mean_iou_of_group, members=_names_of_groups),
+    )
+    truth = (NAME, CLASSES, GROUPS, MEMBERS, LABELLED)
+    checked = label_map_checks.CHECKED
+    arrays = ARRAYS
+    names_hash = "samples"
+    seconds = 2.0
+    by_image = True
+    shares_pass = True
+
+    def open_data(
+        self, protocol: types.SegmentationProtocol, options: types.RunOptions
+    ) -> LabelMaps:
+        return label_maps.open_data(protocol, options)
+
+    def measure(
+        self,
+        encoder: Encoder,
+        protocols: Sequence[types.SegmentationProtocol],
+        data: Sequence[LabelMaps],
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Iterator[types.Measurement]:
+        """Segment every image once, and compare it with the label maps of each protocol."""
+        from cosmos_eval.tasks.segmentation.evaluate import measure_data
+
+        return measure_data(encoder, protocols, options, progress, data)
+
+    def image_pass(
+        self, protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
+    ) -> Hashable:
+        """Return everything that decides what a model sees of the images."""
+        return (
+            protocol.short_side,
+            protocol.long_side,
+            protocol.window,
+            protocol.stride,
+            protocol.mean,
+            protocol.std,
+            options.attention or protocol.attention,
+            *(sample.image for sample in data.samples),
+        )
+
+    def derive(self, samples: types.Samples) -> Derived:
+        """Add the areas of every image, and its labelled pixels."""
+        fields = stats.SparseConfusion._fields
+        confusion = stats.SparseConfusion(*(samples[field] for field in fields))
+        areas = stats.areas_of_images(confusion, len(samples[NAME]), len(samples[CLASSES]))
+        return {**samples, AREAS: areas, LABELLED: areas.labelled}
+
+    def require_consistent(self, samples: types.Samples) -> None:
+        """Raise ValueError for classes without a name, and for more areas than memory holds."""
+        pairs = samples["pair"]
+        n_images, n_classes = len(samples[NAME]), len(samples[CLASSES])
+        if len(pairs) and pairs.max() >= n_classes**2:
+            raise ValueError(
+                f"`pair` holds {pairs.max()}, and {n_classes} classes have {n_classes**2}"
+            )
+        if n_images * n_classes > MOST_CELLS:
+            raise ValueError(
+                f"{n_images:,} images by {n_classes:,} classes are more than can be read"
+            )
+
+    def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
+        """Return IoU and accuracy of every class, None if it does not occur."""
+        areas = self.derive(samples)[AREAS]
+        total = stats.Areas(*(areas_of_images.sum(0) for areas_of_images in areas))
+        ious, accuracies = stats.class_scores(total)
+        return {
+            name: {"IoU": _number_or_none(iou), "Acc": _number_or_none(accuracy)}
+            for name, iou, accuracy in zip(
+                samples[CLASSES].tolist(), ious.tolist(), accuracies.tolist(), strict=True
+            )
+        }
+
+    def columns(self, samples: types.Samples) -> Mapping[str, Any]:
+        """Return pixel accuracy and the mean IoU of the occurring classes for every image."""
+        areas = self.derive(samples)[AREAS]
+        return {"pixel_accuracy": stats.pixel_accuracy(areas), "mIoU": stats.mean_iou(areas)}
+
+    def mistakes(self, samples: types.Samples) -> types.Mistakes:
+        """Count the pixels of every class that were given another class."""
+        classes = samples[CLASSES].tolist()
+        pixels_of_pair = np.zeros(len(classes) ** 2, np.int64)
+        np.add.at(pixels_of_pair, samples["pair"], samples["pixels"])
+        confusion = pixels_of_pair.reshape(len(classes), -1)
+        totals = confusion.sum(axis=1)
+        np.fill_diagonal(confusion, 0)
+        true_classes, predicted_classes = np.nonzero(confusion)
+        return types.Mistakes(
+            unit="pixels",
+            classes=classes,
+            true=true_classes,
+            predicted=predicted_classes,
+            amounts=confusion[true_classes, predicted_classes],
+            totals=totals,
+        )
+
+    def upgrade(self, samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
+        """Add the classes and groups of the known protocol.
+
+        Raises UsageError for an unknown protocol, and ValueError for one with other classes.
+        """
+        from cosmos_eval.protocols import find_known  # which takes longer than reading a result
+
+        protocol = find_known(record["dataset"], record["protocol"])
+        if not isinstance(protocol, types.SegmentationProtocol):
+            raise ValueError("no segmentation protocol")
+        class_names_hash = hashlib.sha256(json.dumps(protocol.class_names).encode()).hexdigest()
+        if class_names_hash != record["provenance"]["hashes"].get("class_names"):
+            raise ValueError("other classes")
+        return {**samples, **class_arrays(protocol)}
+
+    def check(
+        self, protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
+    ) -> None:
+        label_map_checks.check(protocol, options, data)
+
+    def survey(
+        self,
+        protocol: types.SegmentationProtocol,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Survey:
+        return label_map_checks.survey(protocol, options, progress)
+
+    def decode(self, source: ImageFile) -> Any:
+        from cosmos_eval.tasks.segmentation.pictures import decode  # which imports OpenCV
+
+        return decode(source.path)
+
+    def is_there(self, protocol: types.SegmentationProtocol, root: Path) -> bool:
+        return label_map_checks.is_there(protocol, root)
+
+    def n_samples(self, protocol: types.SegmentationProtocol) -> int | None:
+        return protocol.n_images
+
+    def attention(self, protocol: types.SegmentationProtocol) -> types.Attention:
+        return protocol.attention
 
 
-def columns(samples: types.Samples) -> dict[str, Any]:
-    """Accuracy of the pixels of every image, and mean IoU of the classes in it."""
-    areas = derive(samples)[AREAS]
-    return {"pixel_accuracy": stats.pixel_accuracy(areas), "mIoU": stats.mean_iou(areas)}
-
-
-def mistakes(samples: types.Samples) -> types.Mistakes:
-    """What pixels of every class were taken for."""
-    classes = samples[CLASSES].tolist()
-    pixels = np.zeros(len(classes) ** 2, np.int64)
-    np.add.at(pixels, samples["pair"], samples["pixels"])
-    square = pixels.reshape(len(classes), -1)
-    totals = square.sum(axis=1)
-    np.fill_diagonal(square, 0)
-    true, taken_for = np.nonzero(square)
-    return types.Mistakes("pixels", classes, true, taken_for, square[true, taken_for], totals)
-
-
-def upgrade(samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
-    """Add classes and groups of the known protocol. Raises UsageError and ValueError for others."""
-    from cosmos_eval.protocols import find_known  # which takes longer than reading a result
-
-    protocol = find_known(record["dataset"], record["protocol"])
-    if not isinstance(protocol, types.SegmentationProtocol):
-        raise ValueError("no segmentation protocol")
-    names = hashlib.sha256(json.dumps(protocol.class_names).encode()).hexdigest()
-    if names != record["provenance"]["hashes"].get("class_names"):
-        raise ValueError("other classes")
-    return {**samples, **class_arrays(protocol)}
+def _number_or_none(value: float) -> float | None:
+    """Return None for NaN, which JSON does not have."""
+    return None if np.isnan(value) else value
 
 
 def class_arrays(protocol: types.SegmentationProtocol) -> dict[str, NDArray[Any]]:
-    """Return the arrays to store that name the classes and their groups."""
+    """Return the stored arrays that name the classes and their groups."""
     classes, groups = protocol.class_names, protocol.groups
-    members = [[name in some for name in classes] for some in groups.values()]
+    is_member = [[name in members for name in classes] for members in groups.values()]
     return {
         CLASSES: np.array(classes),
         GROUPS: np.array(list(groups), dtype=np.str_),
-        MEMBERS: np.array(members, dtype=np.bool_).reshape(len(groups), len(classes)),
+        MEMBERS: np.array(is_member, dtype=np.bool_).reshape(len(groups), len(classes)),
     }
-
-
-METRICS = (
-    Metric("mIoU", partial(_of_areas, stats.mean_iou), primary=True),
-    Metric("mAcc", partial(_of_areas, stats.mean_accuracy)),
-    Metric("aAcc", partial(_of_areas, stats.pixel_accuracy)),
-    Metric("mIoU_things", partial(group_iou, group="things"), label="mIoU things", headline=True),
-    Metric("mIoU_stuff", partial(group_iou, group="stuff"), label="mIoU stuff", headline=True),
-    Metric("mIoU_*", group_iou, members=lambda samples: samples[GROUPS].tolist()),
-)
 
 
 def constants(protocol: types.SegmentationProtocol, attention: types.Attention) -> dict[str, Any]:
     """Return the constants of a protocol that define its numbers, and the form of attention."""
-    found = {name: getattr(protocol, name) for name in _CONSTANTS}
+    values = {name: getattr(protocol, name) for name in _CONSTANTS}
     if protocol.window is None:
-        found["stride"] = None  # it has no effect, so that its value must not change the hash
+        values["stride"] = None  # it has no effect, so that its value must not change the hash
     if protocol.refinement is not None:  # else left out, so that older results keep their hash
-        found["refinement"] = protocol.refinement
-    return {**found, "attention": attention}
+        values["refinement"] = protocol.refinement
+    values["attention"] = attention
+    return values
 
 
 def shared_prompts(protocol: types.SegmentationProtocol) -> tuple[str, ...]:
-    """Return one note per prompt of several classes: the first class wins wherever it is best."""
-    owners = defaultdict(list)
+    """Return a note for each prompt of several classes, of which the first class always wins."""
+    classes_of_prompt = defaultdict(list)
     for name, prompts in zip(protocol.class_names, protocol.queries, strict=True):
         for prompt in dict.fromkeys(prompts):
-            owners[prompt].append(name)
+            classes_of_prompt[prompt].append(name)
     return tuple(
         f"prompt '{prompt}' belongs to {' and '.join(names)}: {names[0]} always wins with it"
-        for prompt, names in owners.items()
+        for prompt, names in classes_of_prompt.items()
         if len(names) > 1
     )
 
 
-def image_pass(
-    protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
-) -> Hashable:
-    """Return what a model sees: protocols of equal keys are evaluated in one pass over images."""
-    size = (protocol.short_side, protocol.long_side, protocol.window, protocol.stride)
-    attention = options.attention or protocol.attention
-    images = (sample.image for sample in data.samples)
-    return (*size, protocol.mean, protocol.std, attention, *images)
-
-
-def measure(
-    encoder: Encoder,
-    protocols: Sequence[types.SegmentationProtocol],
-    options: types.RunOptions,
-    progress: types.OnProgress,
-    data: Sequence[LabelMaps] | None = None,
-) -> Iterator[types.Measurement]:
-    """Segment every image once and compare with each protocol's label maps, in their order."""
-    from cosmos_eval.tasks.segmentation.evaluate import measure_data
-
-    opened = data or [open_data(protocol, options) for protocol in protocols]
-    return measure_data(encoder, protocols, options, progress, opened)
-
-
-def _decode(source: ImageFile) -> Any:
-    from cosmos_eval.tasks.segmentation.pictures import decode  # which imports OpenCV
-
-    return decode(source.path)
-
-
 def require_segmentation(protocol: types.Protocol) -> types.SegmentationProtocol:
-    """Return a protocol of this task. Raises UsageError for one of another."""
+    """Return a segmentation protocol as it is. Raises UsageError for a protocol of another task."""
     if not isinstance(protocol, types.SegmentationProtocol):
         raise types.UsageError(
-            f"{protocol.dataset} is no segmentation data set: name one, such as voc20"
+            f"{protocol.dataset} is not a segmentation data set: name one, such as voc20"
         )
     return protocol
 
 
-TASK = Task(
-    protocol=types.SegmentationProtocol,
-    metrics=METRICS,
-    truth=(NAME, CLASSES, GROUPS, MEMBERS, LABELLED),
-    arrays=ARRAYS,
-    require_consistent=_require_known_classes,
-    names_hash="samples",
-    by_image=True,
-    open_data=open_data,
-    check=check,
-    checked=CHECKED,
-    seconds=2.0,
-    measure_together=measure,
-    image_pass=image_pass,
-    derive=derive,
-    per_class=per_class,
-    mistakes=mistakes,
-    upgrade=upgrade,
-    columns=columns,
-    survey=survey,
-    decode=_decode,
-    is_there=is_there,
-    n_samples=lambda protocol: protocol.n_images,
-    attention=lambda protocol: protocol.attention,
-)
+TASK = Segmentation()

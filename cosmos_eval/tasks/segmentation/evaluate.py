@@ -1,14 +1,13 @@
-"""Segment the images of protocols that see them alike: encoded once, counted for each protocol."""
+"""Segmentation of images for several protocols: encoded once, and counted for each protocol."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from cosmos_eval.data.folders import content_hash
-from cosmos_eval.data.label_maps import Label, LabelMaps
+from cosmos_eval.data.label_maps import Label, LabelMaps, Sample
 from cosmos_eval.embedding.cache import Arrays, ShardStore
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.maps import with_patches
@@ -17,9 +16,9 @@ from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.label_maps import (
     CONTENT,
     Joined,
+    ShardedMeasurement,
     content_array,
     fingerprints,
-    in_shards,
     unfinished_store,
 )
 from cosmos_eval.tasks.segmentation import inference, pictures, tuning
@@ -33,16 +32,18 @@ from cosmos_eval.types import (
     UsageError,
 )
 
-_PICTURES = "pictures"  # (N, 32) SHA-256 of saved label maps, zeros where none is saved
+_PICTURES = "pictures"  # (N, 32) SHA-256 of saved label maps, zeros for images without one
 
 
 class Job(NamedTuple):
-    """A protocol, its data and shards, and where label maps go, with `overlays` drawn as well."""
+    """A protocol that is measured, and where its label maps and finished shards are stored."""
 
     protocol: SegmentationProtocol
     data: LabelMaps
     store: ShardStore
+    # The folder for predicted label maps; None: they are not saved.
     pictures: Path | None
+    # Whether label maps are also drawn over the images.
     overlays: bool = False
 
 
@@ -51,48 +52,61 @@ def measure_data(
     protocols: Sequence[SegmentationProtocol],
     options: RunOptions,
     progress: OnProgress,
-    opened: Sequence[LabelMaps],
+    data: Sequence[LabelMaps],
 ) -> Iterator[Measurement]:
     """Yield a measurement per protocol, of checked data; `options.batch_size` counts windows.
 
     Predictions are palette PNG files named like the images, in a folder per protocol below
     `options.save_predictions`. Finished shards are stored below `options.unfinished` until the
-    caller goes on. Raises UsageError for models without patches and images that are damaged.
+    iterator is resumed after the last measurement. Raises UsageError for models without patches and
+    for damaged images.
     """
     synchronized = options.distributed.synchronized
     attention = options.attention or protocols[0].attention
     for protocol in protocols:
-        _require_own_settings(protocol, encoder.info)
+        _require_tuned_model(protocol, encoder.info)
     dense = synchronized(lambda: with_patches(encoder, attention))
-    fitted = [inference.fit_to_model(protocol, dense) for protocol in protocols]
-    pairs = list(zip(fitted, opened, strict=True))
-    jobs = synchronized(lambda: [_job(dense, *pair, options) for pair in pairs])
+    fitted_protocols = [inference.fit_to_model(protocol, dense) for protocol in protocols]
 
-    def segmenters() -> list[Segmenter]:
-        return [inference.make_segmenter(dense, protocol, options, progress) for protocol in fitted]
+    def make_jobs() -> list[Job]:
+        return [
+            _make_job(dense, protocol, label_maps, options)
+            for protocol, label_maps in zip(fitted_protocols, data, strict=True)
+        ]
 
-    counted, seconds = count_images(jobs, segmenters, options, progress)
-    for job, counts in zip(jobs, counted, strict=True):
+    def make_segmenters() -> list[Segmenter]:
+        return [
+            inference.make_segmenter(dense, protocol, options, progress)
+            for protocol in fitted_protocols
+        ]
+
+    jobs = synchronized(make_jobs)
+    counts_of_jobs, seconds = count_images(jobs, make_segmenters, options, progress)
+    for job, counts in zip(jobs, counts_of_jobs, strict=True):
         yield _measurement(job, counts, options, seconds)
     for job in jobs:
         job.store.remove()
 
 
-def _require_own_settings(protocol: SegmentationProtocol, info: EncoderInfo) -> None:
-    """Refuse settings that were chosen for other weights or code of the same name."""
-    own = {} if protocol.tuned is None else protocol.tuned["model"]
-    if own.get("spec") == info.spec and own != tuning.model_record(info):
+def _require_tuned_model(protocol: SegmentationProtocol, info: EncoderInfo) -> None:
+    """Raise UsageError for settings that were tuned for other weights or code of the same name."""
+    if protocol.tuned is None:
+        return
+    tuned_model = protocol.tuned["model"]
+    if tuned_model.get("spec") == info.spec and tuned_model != tuning.model_record(info):
         raise UsageError(f"the settings were chosen for another state of {info.spec}: tune again")
 
 
-def _job(
+def _make_job(
     encoder: Encoder, protocol: SegmentationProtocol, data: LabelMaps, options: RunOptions
 ) -> Job:
+    folder = None
+    if options.save_predictions:
+        # With an auxiliary encoder, the name of the model's folder states the attention.
+        attention = None if options.auxiliary else options.attention
+        folder = pictures.predictions_folder(Path(options.save_predictions), protocol, attention)
     store = unfinished_store(encoder.info, protocol, options, data.samples)
-    folder = options.save_predictions
-    attention = None if options.auxiliary else options.attention  # the model's folder names both
-    below = pictures.predictions_folder(Path(folder), protocol, attention) if folder else None
-    return Job(protocol, data, store, below, options.overlays)
+    return Job(protocol, data, store, folder, options.overlays)
 
 
 def _measurement(
@@ -103,13 +117,12 @@ def _measurement(
         raise UsageError(f"{protocol.dataset}: no pixel of any image has a label to compare with")
     names = [sample.name for sample in job.data.samples]
     content = content_hash(counts.pop(CONTENT))
-    samples = {segmentation.NAME: np.array(names), **segmentation.class_arrays(protocol), **counts}
-    described = segmentation.constants(protocol, options.attention or protocol.attention)
+    constants = segmentation.constants(protocol, options.attention or protocol.attention)
     return segmentation.TASK.measurement(
-        samples,
+        {segmentation.NAME: np.array(names), **segmentation.class_arrays(protocol), **counts},
         options,
         content=content,
-        hashes=fingerprints(protocol, names, described),
+        hashes=fingerprints(protocol, names, constants),
         settings={} if protocol.tuned is None else {"tuned": dict(protocol.tuned)},
         seconds=seconds,
         notes=segmentation.shared_prompts(protocol),
@@ -122,70 +135,96 @@ def count_images(
     options: RunOptions,
     progress: OnProgress,
 ) -> tuple[list[Joined], dict[str, float]]:
-    """Return the confusion counts of all images for every job, with their CONTENT, and seconds; in
-    all processes.
+    """Return the confusion counts of all images for every job, and seconds by phase.
 
-    The segmenters, one per job, are made where any image is left to count. Raises UsageError.
+    The counts come with the array CONTENT, and are the same in all processes. The segmenters, one
+    per job, are made if any image is left to count. Raises UsageError for damaged images.
     """
-    counted, seconds = in_shards(
-        [job.store for job in jobs],
-        list(zip(*(job.data.samples for job in jobs), strict=True)),
-        partial(inference.load_together, protocols=[job.protocol for job in jobs]),
-        lambda: partial(_count, jobs, make_segmenters()),
-        options,
-        progress,
-        partial(_are_saved, jobs),
-    )
-    for counts in counted:
+    counts_of_jobs, seconds = _Counting(jobs, make_segmenters, options, progress).run()
+    for counts in counts_of_jobs:
         del counts[_PICTURES]
-    return counted, seconds
+    return counts_of_jobs, seconds
 
 
-def _are_saved(jobs: Sequence[Job], shard: range, arrays: Sequence[Arrays]) -> bool:
-    """Whether all label maps of a shard are on disk as they were saved."""
-    return all(
-        pictures.is_saved(job.pictures, job.data.samples[index].name, digest.tobytes())
-        for job, own in zip(jobs, arrays, strict=True)
-        if job.pictures is not None
-        for index, digest in zip(shard, own[_PICTURES], strict=True)
+class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
+    """The pixels of all images, counted by label and prediction for every job.
+
+    An item is the sample of an image for every job: the same image, with different label maps.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        make_segmenters: Callable[[], Sequence[Segmenter]],
+        options: RunOptions,
+        progress: OnProgress,
+    ) -> None:
+        samples = list(zip(*(job.data.samples for job in jobs), strict=True))
+        super().__init__([job.store for job in jobs], samples, options, progress)
+        self._jobs = jobs
+        self._make_segmenters = make_segmenters
+        self._segmenters: Sequence[Segmenter] = ()
+
+    def prepare(self) -> None:
+        self._segmenters = self._make_segmenters()
+
+    def load(self, sample: Sequence[Sample]) -> list[LoadedImage]:
+        return inference.load_together(sample, [job.protocol for job in self._jobs])
+
+    def is_valid(self, shard: range, arrays: Sequence[Arrays]) -> bool:
+        """Return whether all label maps of a shard are on disk as they were saved."""
+        for job, arrays_of_job in zip(self._jobs, arrays, strict=True):
+            if job.pictures is None:
+                continue
+            for index, digest in zip(shard, arrays_of_job[_PICTURES], strict=True):
+                name = job.data.samples[index].name
+                if not pictures.is_saved(job.pictures, name, digest.tobytes()):
+                    return False
+        return True
+
+    def measure_shard(self, shard: range, images: Iterator[list[LoadedImage]]) -> list[Arrays]:
+        counted: list[list[_CountedImage]] = [[] for _ in self._jobs]
+        for predictions in inference.predict_together(self._segmenters, images):
+            for counted_images, job, (image, classes) in zip(
+                counted, self._jobs, predictions, strict=True
+            ):
+                counted_images.append(_count(image, classes, job))
+            self.image_done()
+        return [_arrays(shard, counted_images) for counted_images in counted]
+
+
+class _CountedImage(NamedTuple):
+    """The counts of one image, and the SHA-256s of its saved label map and of its files."""
+
+    counts: SparseConfusion
+    picture_sha256: bytes
+    content_sha256: bytes
+
+
+def _count(image: LoadedImage, classes: Label, job: Job) -> _CountedImage:
+    """Count the pixels of an image by label and prediction, and save its label map if requested."""
+    counts = confusion(
+        image.label, classes, len(job.protocol.class_names), job.protocol.ignore_index
     )
+    return _CountedImage(pack([counts]), _save(image, classes, job), image.sha256)
 
 
-def _count(
-    jobs: Sequence[Job],
-    segmenters: Sequence[Segmenter],
-    shard: range,
-    images: Iterator[list[LoadedImage]],
-    step: Callable[[], None],
-) -> list[Arrays]:
-    """Count the pixels of a shard's images by label and prediction, for every job."""
-    counted: list[list[tuple[SparseConfusion, bytes, bytes]]] = [[] for _ in jobs]
-    for predictions in inference.predict_together(segmenters, images):
-        for of_job, job, (image, classes) in zip(counted, jobs, predictions, strict=True):
-            n_classes, ignored = len(job.protocol.class_names), job.protocol.ignore_index
-            counts = confusion(image.label, classes, n_classes, ignored)
-            of_job.append((pack([counts]), _save(image, classes, job), image.sha256))
-        step()
-    return [_arrays(shard, *zip(*of_job, strict=True)) for of_job in counted]
-
-
-def _arrays(
-    shard: range,
-    counts: Sequence[SparseConfusion],
-    saved: Sequence[bytes],
-    content: Sequence[bytes],
-) -> Arrays:
+def _arrays(shard: range, counted_images: Sequence[_CountedImage]) -> Arrays:
+    """Return the arrays of a shard; its images are numbered as in the data set."""
     numbered = [
-        sparse._replace(image=sparse.image + np.int32(index))
-        for index, sparse in zip(shard, counts, strict=True)
+        counted.counts._replace(image=counted.counts.image + np.int32(index))
+        for index, counted in zip(shard, counted_images, strict=True)
     ]
-    joined = SparseConfusion(*map(np.concatenate, zip(*numbered, strict=True)))
-    hashes = {_PICTURES: content_array(saved), CONTENT: content_array(content)}
-    return {**hashes, **joined._asdict()}
+    joined = SparseConfusion(*(np.concatenate(arrays) for arrays in zip(*numbered, strict=True)))
+    return {
+        _PICTURES: content_array([counted.picture_sha256 for counted in counted_images]),
+        CONTENT: content_array([counted.content_sha256 for counted in counted_images]),
+        **joined._asdict(),
+    }
 
 
 def _save(image: LoadedImage, classes: Label, job: Job) -> bytes:
-    """Save a label map where requested; return the SHA-256 of its file, or zeros."""
+    """Save a label map if requested. Returns the SHA-256 of its file, or zeros."""
     if job.pictures is None:
         return bytes(32)
     name, palette = image.sample.name, job.data.palette

@@ -8,9 +8,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -34,19 +33,24 @@ from cosmos_eval.types import Attention, OnProgress, RunOptions, SegmentationPro
 
 
 class LoadedImage(NamedTuple):
-    """`pixels` (3, H, W) float32, resized and normalised; `label` at the original size; the SHA-256
-    of both files."""
+    """An image as a model sees it, and its label map."""
 
     sample: Sample
+    # (3, H, W) float32, resized and normalised.
     pixels: Tensor
+    # At the original size.
     label: Label
+    # The SHA-256 of the image with its label map.
     sha256: bytes = b""
 
 
 def load_together(
     samples: Sequence[Sample], protocols: Sequence[SegmentationProtocol]
 ) -> list[LoadedImage]:
-    """Read an image and each protocol's label map. Raises UsageError that names a bad file."""
+    """Read an image and each protocol's label map.
+
+    Raises UsageError for a file that cannot be used.
+    """
     content = ImageFile(samples[0].image).read()
     image = pictures.decode(samples[0].image, content)
     pixels = normalised(image, protocols[0])
@@ -70,27 +74,42 @@ def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tens
 
 
 def resized_hw(image_hw: tuple[int, int], protocol: SegmentationProtocol) -> tuple[int, int]:
-    """Return the largest size that keeps the ratio and both bounds, as mmcv.rescale_size."""
-    bounds = (protocol.long_side / max(image_hw), protocol.short_side / min(image_hw))
-    height, width = (int(side * min(bounds) + 0.5) for side in image_hw)
+    """Return the largest size that keeps the ratio and both bounds, as mmcv.rescale_size does."""
+    scale = min(protocol.long_side / max(image_hw), protocol.short_side / min(image_hw))
+    height, width = (int(side * scale + 0.5) for side in image_hw)
     return max(height, 1), max(width, 1)
 
 
 class Segmenter(NamedTuple):
-    """A model and its query embeddings (Q, D) in class order; `batch_size` counts windows."""
+    """A model that segments images by a protocol."""
 
     encoder: DenseEncoder
+    # (Q, D) embeddings of the queries, in the order of the classes.
     queries: NDArray[np.float32]
     protocol: SegmentationProtocol
     attention: Attention
+    # The number of windows that are encoded together.
     batch_size: int
 
 
 def fit_to_model(protocol: SegmentationProtocol, encoder: DenseEncoder) -> SegmentationProtocol:
-    """Return the protocol with the model's mean and std where it states none."""
-    constants = (encoder.image_mean, encoder.image_std)
-    mean, std = ((255 * red, 255 * green, 255 * blue) for red, green, blue in constants)
-    return replace(protocol, mean=protocol.mean or mean, std=protocol.std or std)
+    """Return the protocol with the model's mean and std if the protocol does not state them."""
+    mean = protocol.mean or _to_byte_scale(encoder.image_mean)
+    std = protocol.std or _to_byte_scale(encoder.image_std)
+    return replace(protocol, mean=mean, std=std)
+
+
+def _to_byte_scale(rgb: types.Rgb) -> types.Rgb:
+    """Return RGB on the 0-255 scale."""
+    red, green, blue = rgb
+    return 255 * red, 255 * green, 255 * blue
+
+
+def _to_unit_scale(rgb: types.Rgb | None) -> types.Rgb:
+    """Return RGB on the 0-1 scale."""
+    assert rgb is not None  # the protocol was fitted to a model
+    red, green, blue = rgb
+    return red / 255, green / 255, blue / 255
 
 
 def make_segmenter(
@@ -106,33 +125,34 @@ def make_segmenter(
     fitted = fit_to_model(protocol, encoder)
     if encoder.info.auxiliary is not None:  # it must know how images are normalised
         encoder = copy.copy(encoder)
-        moments: Any = fitted.mean, fitted.std
-        encoder.image_mean, encoder.image_std = (
-            tuple(one / 255 for one in some) for some in moments
-        )
+        encoder.image_mean = _to_unit_scale(fitted.mean)
+        encoder.image_std = _to_unit_scale(fitted.std)
     return Segmenter(encoder, queries, fitted, attention, options.batch_size)
 
 
 class _Windows(NamedTuple):
-    """A grid of windows of one shape over an image, held with the label map of every protocol;
-    `pixels` (3, H, W) are on the model's device."""
+    """A grid of windows of one shape over an image."""
 
+    # The image with the label map of each protocol.
     images: Sequence[LoadedImage]
+    # (3, H, W), on the model's device.
     pixels: Tensor
     rows: Axis
     columns: Axis
 
     @property
     def total(self) -> int:
+        """The number of windows."""
         return len(self.rows.starts) * len(self.columns.starts)
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Height and width of a window, in pixels."""
         rows, columns = self.rows, self.columns
         return min(rows.window, rows.length), min(columns.window, columns.length)
 
     def cut(self) -> Iterator[Tensor]:
-        """The windows, (3, h, w) each, row by row."""
+        """Yield the windows, (3, h, w) each, row by row."""
         height, width = self.shape
         for top in self.rows.starts:
             for left in self.columns.starts:
@@ -140,7 +160,10 @@ class _Windows(NamedTuple):
 
 
 def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Label]:
-    """Label maps in the order of the images. Raises UsageError as `predict_together` does."""
+    """Yield label maps in the order of the images.
+
+    Raises UsageError as `predict_together` does.
+    """
     for ((_, classes),) in predict_together([segmenter], ([image] for image in images)):
         yield classes
 
@@ -149,17 +172,20 @@ def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Lab
 def predict_together(
     segmenters: Sequence[Segmenter], images: Iterable[Sequence[LoadedImage]]
 ) -> Iterator[list[tuple[LoadedImage, Label]]]:
-    """Predict classes (H, W) with every segmenter, in the order of the images, encoded once each.
+    """Yield the classes (H, W) of every image by every segmenter; each image is encoded once.
 
-    An image comes with every segmenter's label map; these have the same model, batch size and
-    windows. Raises UsageError for images under one patch and embeddings not finite.
+    An image comes with the label map of every segmenter. The segmenters have the same model, batch
+    size and windows. Raises UsageError for images smaller than a patch, and for embeddings that are
+    not finite.
     """
     info = segmenters[0].encoder.info
     for loaded, (largest, *maps) in on_host(_label_maps(segmenters, images)):
         require_finite(largest, info, [loaded[0].sample.name].__getitem__)
-        arrays = (classes.numpy() for classes in maps)
-        unsigned = (array.view(f"u{array.itemsize}") for array in arrays)
-        yield list(zip(loaded, unsigned, strict=True))
+        predictions = []
+        for image, classes in zip(loaded, maps, strict=True):
+            array = classes.numpy()
+            predictions.append((image, array.view(f"u{array.itemsize}")))
+        yield predictions
 
 
 def _label_maps(
@@ -167,36 +193,51 @@ def _label_maps(
 ) -> Iterator[tuple[Sequence[LoadedImage], list[Tensor]]]:
     """Yield the largest magnitude (1, 1) of an image's embeddings, and its map by every segmenter.
 
-    A magnitude that is not finite shows one such value, and is read with the maps.
+    If a value is not finite, neither is the largest magnitude, which is read together with the
+    maps.
     """
-    windows = (_windows(one, segmenters[0]) for one in images)
-    forms = [*dict.fromkeys(segmenter.attention for segmenter in segmenters)]
-    for group in _groups(windows, segmenters[0].batch_size):
-        for one, patches in zip(group, _patches(group, segmenters[0], forms), strict=True):
-            norms = [torch.linalg.vector_norm(of.flatten(), torch.inf) for of in patches.values()]
-            largest = torch.stack(norms).amax().view(1, 1)
-            maps = [_label_map(one, patches[own.attention], own) for own in segmenters]
-            yield one.images, [largest, *maps]
+    grids = (_windows(loaded, segmenters[0]) for loaded in images)
+    attentions = list(dict.fromkeys(segmenter.attention for segmenter in segmenters))
+    for group in _groups(grids, segmenters[0].batch_size):
+        patches_of_images = _patches(group, segmenters[0], attentions)
+        for windows, patches in zip(group, patches_of_images, strict=True):
+            magnitudes = [
+                torch.linalg.vector_norm(embeddings.flatten(), torch.inf)
+                for embeddings in patches.values()
+            ]
+            largest = torch.stack(magnitudes).amax().view(1, 1)
+            maps = [
+                _label_map(windows, patches[segmenter.attention], segmenter)
+                for segmenter in segmenters
+            ]
+            yield windows.images, [largest, *maps]
 
 
 def _label_map(windows: _Windows, patches: Tensor, segmenter: Segmenter) -> Tensor:
-    """Classes (H, W) from the patch embeddings (n, h, w, D) of an image's windows."""
+    """Return the classes (H, W) of an image from the patches (n, h, w, D) of its windows."""
     protocol, label = segmenter.protocol, windows.images[0].label
-    move = partial(to_device, device=segmenter.encoder.info.device)
-    tokens = _tiled(patches @ move(torch.from_numpy(segmenter.queries)).T, windows)
-    rows = move(placement(windows.rows, label.shape[0]))
-    columns = move(placement(windows.columns, label.shape[1]))
-    counts = torch.tensor([len(names) for names in protocol.queries])
+    device = segmenter.encoder.info.device
+    queries = to_device(torch.from_numpy(segmenter.queries), device)
+    n_queries = torch.tensor([len(names) for names in protocol.queries])
     # PyTorch has few operations for uint16.
-    narrow = torch.uint8 if len(counts) <= 256 else torch.int16
-    classes = torch.arange(len(counts), dtype=narrow).repeat_interleave(counts)
-    decision = Decision(move(classes), protocol.scale, protocol.prob_thd, protocol.area_thd)
-    pixels = windows.pixels if protocol.refinement else None
-    return label_map(tokens, rows, columns, decision, pixels)
+    dtype = torch.uint8 if len(n_queries) <= 256 else torch.int16
+    class_of_query = torch.arange(len(n_queries), dtype=dtype).repeat_interleave(n_queries)
+    return label_map(
+        _tiled(patches @ queries.T, windows),
+        to_device(placement(windows.rows, label.shape[0]), device),
+        to_device(placement(windows.columns, label.shape[1]), device),
+        Decision(
+            to_device(class_of_query, device),
+            protocol.scale,
+            protocol.prob_thd,
+            protocol.area_thd,
+        ),
+        windows.pixels if protocol.refinement else None,
+    )
 
 
 def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
-    """Place the windows on an image; the whole image is one where the protocol has none."""
+    """Place the windows on an image; without a window, the whole image is one."""
     protocol, patch = segmenter.protocol, segmenter.encoder.patch_size
     height, width = images[0].pixels.shape[1:]
     if patch > min(height, width, protocol.window or patch):
@@ -205,58 +246,72 @@ def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
             f"image {images[0].sample.image} is {width}x{height} px after the resize{windows}, "
             f"but a patch of this model needs {patch}"
         )
-
-    def axis(length: int) -> Axis:
-        if protocol.window is None:
-            return Axis(length, length, length, length // patch, is_whole=True)
-        return Axis(length, protocol.window, protocol.stride, min(protocol.window, length) // patch)
-
     pixels = to_device(images[0].pixels, segmenter.encoder.info.device)
-    return _Windows(images, pixels, axis(height), axis(width))
+    return _Windows(images, pixels, _axis(height, protocol, patch), _axis(width, protocol, patch))
+
+
+def _axis(length: int, protocol: SegmentationProtocol, patch: int) -> Axis:
+    """Return the windows along one side of an image, of `length` pixels."""
+    if protocol.window is None:
+        return Axis(length, length, length, length // patch, is_whole=True)
+    n_tokens = min(protocol.window, length) // patch
+    return Axis(length, protocol.window, protocol.stride, n_tokens)
 
 
 def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windows]]:
-    """Consecutive images whose windows together fill a batch without exceeding it."""
+    """Yield consecutive images whose windows together fill a batch without exceeding it."""
     group: list[_Windows] = []
+    n_windows = 0
     for image in images:
-        if group and sum(one.total for one in group) + image.total > batch_size:
+        if group and n_windows + image.total > batch_size:
             yield group
             group = []
+            n_windows = 0
         group.append(image)
+        n_windows += image.total
     if group:
         yield group
 
 
 def _patches(
-    group: Sequence[_Windows], segmenter: Segmenter, forms: Sequence[Attention]
+    group: Sequence[_Windows], segmenter: Segmenter, attentions: Sequence[Attention]
 ) -> list[dict[Attention, Tensor]]:
-    """Patch embeddings (n, h, w, D) of every image's windows by form; equal shapes go together."""
-    members = defaultdict(list)
-    for index, one in enumerate(group):
-        members[one.shape].append(index)
+    """Return the patch embeddings (n, h, w, D) of every image's windows by form of attention.
+
+    Windows of equal shape are encoded together.
+    """
+    indices_of_shape = defaultdict(list)
+    for index, windows in enumerate(group):
+        indices_of_shape[windows.shape].append(index)
     patches: list[dict[Attention, Tensor]] = [{} for _ in group]
-    for indices in members.values():
-        pixels = torch.stack([window for i in indices for window in group[i].cut()])
-        totals = [group[i].total for i in indices]
-        for form, encoded in zip(forms, _encode(pixels, segmenter, forms), strict=True):
-            for index, own in zip(indices, encoded.split(totals), strict=True):
-                patches[index][form] = own
+    for indices in indices_of_shape.values():
+        pixels = torch.stack([window for index in indices for window in group[index].cut()])
+        n_windows = [group[index].total for index in indices]
+        encoded_forms = _encode(pixels, segmenter, attentions)
+        for attention, encoded in zip(attentions, encoded_forms, strict=True):
+            for index, encoded_image in zip(indices, encoded.split(n_windows), strict=True):
+                patches[index][attention] = encoded_image
     return patches
 
 
-def _encode(pixels: Tensor, segmenter: Segmenter, forms: Sequence[Attention]) -> list[Tensor]:
-    """Windows (n, 3, H, W) -> patch embeddings (n, h, w, D) by each form of attention, in batches
-    of about equal size."""
+def _encode(pixels: Tensor, segmenter: Segmenter, attentions: Sequence[Attention]) -> list[Tensor]:
+    """Return the patch embeddings (n, h, w, D) of windows (n, 3, H, W) by each form of attention.
+
+    Batches are of about equal size.
+    """
     encoder = segmenter.encoder
     at_once = images_at_once(encoder, (pixels.shape[2], pixels.shape[3]), segmenter.batch_size)
     batches = pixels.chunk(math.ceil(len(pixels) / at_once))
     with shared_blocks():
-        encoded = [[encoder.encode_patches(one, form) for form in forms] for one in batches]
-    return [torch.cat(parts) for parts in zip(*encoded, strict=True)]
+        encoded = [
+            [encoder.encode_patches(batch, attention) for attention in attentions]
+            for batch in batches
+        ]
+    return [torch.cat(batches_of_form) for batches_of_form in zip(*encoded, strict=True)]
 
 
 def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
-    """Token logits (n, h, w, Q) of an image's windows -> side by side, (Q, A, B)."""
+    """Return token logits (n, h, w, Q) of an image's windows side by side, (Q, A, B)."""
     grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
     return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2).contiguous()
 
@@ -264,7 +319,11 @@ def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
 def draw_image(
     encoder: Encoder, protocol: SegmentationProtocol, path: Path, options: RunOptions
 ) -> tuple[Image.Image, dict[str, float]]:
-    """Draw an image, its label map and a legend; return also classes' shares. Raises UsageError."""
+    """Draw an image, its label map and a legend.
+
+    Returns the picture, and the fraction of the pixels of each class by name. Raises UsageError for
+    a file that is not an image, and for a model without patches.
+    """
     check_constants(protocol)
     image = pictures.decode(path)
     dense = with_patches(encoder, options.attention or protocol.attention)

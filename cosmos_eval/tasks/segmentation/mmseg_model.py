@@ -1,7 +1,7 @@
-"""Our models and data sets for MMSegmentation, so that MMEngine's Runner can evaluate them.
+"""Models and data sets of this package for MMSegmentation and MMEngine's Runner.
 
 A config lists this module in `custom_imports`; configs are in benchmarks/mmseg. Windows, merging,
-thresholds and refinement are those of `cosmos_eval run`: both call the same functions.
+thresholds and refinement call the same functions as `cosmos-eval run`.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from cosmos_eval.tasks.segmentation import inference, require_segmentation
 from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol, UsageError
 from cosmos_eval.types import Weights as WhichWeights
 
-# What IoUMetric leaves out unless a config says otherwise.
+# The label that IoUMetric leaves out unless a config says otherwise.
 _MMSEG_IGNORE = 255
 
 
@@ -35,7 +35,7 @@ _MMSEG_IGNORE = 255
 class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[misc]
     """A zero-shot model under a protocol of a data set.
 
-    Arguments are those of `cosmos_eval.evaluate`; `dataset` is a name or a YAML file and gives
+    `cosmos_eval.evaluate` has the same arguments. `dataset` is a name or a YAML file, and gives
     classes, prompts and every constant. The pipeline must leave images as LoadImageFromFile reads
     them: BGR, 0-255, at their own size. Raises UsageError as `evaluate` does.
     """
@@ -54,19 +54,20 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
-        known = _segmentation_protocol(dataset, protocol)  # names first: they cost nothing
+        # Names are checked first: a model takes long to load.
+        dataset_protocol = _segmentation_protocol(dataset, protocol)
         spec = parse_model_spec(model, arch, weights)
         options = RunOptions(attention=attention, auxiliary=auxiliary, batch_size=batch_size)
         encoder = load_encoder(spec, device=get_device(), precision=precision, auxiliary=auxiliary)
-        dense = with_patches(encoder, attention or known.attention)
-        self.segmenter = inference.make_segmenter(dense, known, options)
+        dense = with_patches(encoder, attention or dataset_protocol.attention)
+        self.segmenter = inference.make_segmenter(dense, dataset_protocol, options)
 
     def predict(
         self, inputs: Sequence[Tensor], data_samples: Sequence[Any] | None = None
     ) -> list[Any]:
-        """Images (3, H, W) -> SegDataSamples with `pred_sem_seg` (1, H, W) int64."""
+        """Return SegDataSamples with `pred_sem_seg` (1, H, W) int64 for images (3, H, W)."""
         samples = [SegDataSample() for _ in inputs] if data_samples is None else list(data_samples)
-        images = (self._load(*pair) for pair in zip(inputs, samples, strict=True))
+        images = (self._load(image, sample) for image, sample in zip(inputs, samples, strict=True))
         for sample, classes in zip(samples, inference.predict(self.segmenter, images), strict=True):
             data = torch.from_numpy(classes.astype(np.int64))[None]
             sample.set_data({"pred_sem_seg": PixelData(data=data)})
@@ -80,7 +81,7 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         return inference.LoadedImage(Sample(path.stem, path, path, {}), pixels, unlabelled)
 
     def loss(self, *_: Any, **__: Any) -> NoReturn:
-        """Nothing is trained here."""
+        """Raise NotImplementedError: the model is not trained here."""
         raise NotImplementedError("CosmosSegmentor is zero-shot: it can be tested, not trained")
 
     extract_feat = encode_decode = _forward = loss
@@ -90,8 +91,8 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
 class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignore[misc]
     """The images and label maps of a data set that `cosmos-eval` knows, or of a YAML file.
 
-    `data_root`, `limit` and `allow_partial` are those of `cosmos_eval.evaluate`, as are errors.
-    Classes are the protocol's, and pixels to ignore become 255.
+    `cosmos_eval.evaluate` has the same `data_root`, `limit` and `allow_partial`, and raises the
+    same errors. Classes are the protocol's, and pixels to ignore become 255.
     """
 
     def __init__(
@@ -118,11 +119,12 @@ class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignor
         )
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """The records that MMSegmentation's loading transforms read."""
+        """Return the records that MMSegmentation's loading transforms read."""
         return self._records
 
 
 def _segmentation_protocol(dataset: str, family: str | None = None) -> SegmentationProtocol:
+    """Return the protocol of a segmentation data set. Raises UsageError for another data set."""
     protocol = require_segmentation(find_protocol(dataset, family))
     check_constants(protocol)
     return protocol

@@ -30,16 +30,16 @@ _OPACITY = 0.6
 _PANEL = 480  # longest side of an image in the picture, in pixels
 _LINE = 22  # height of a line of text
 _MARGIN = 10
-_LIGHTNESS = (30, 88)  # of colours, which are seen on white, on black and on images
-_ALIKE = 8  # a distance in CIELAB below which neighbours in a picture look alike
+_LIGHTNESS = (30, 88)  # range of colours that can be seen on white, on black and on images
+_ALIKE = 8  # the distance in CIELAB below which neighbours in a picture look alike
 
 Panel = tuple[str, Pixels, Label | None]
-"""A title, an image (H, W, 3) RGB and, where given, classes (H, W) that are drawn over it."""
+"""A title, an image (H, W, 3) RGB, and classes (H, W) to draw over it, if any."""
 
 
 @cache
 def distinct_colours(count: int) -> tuple[Colour, ...]:
-    """Return colours of medium lightness, each as far as possible in CIELAB from all before it."""
+    """Return colours of medium lightness, each as far as possible from all before it in CIELAB."""
     steps = np.arange(0, 256, 17)
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
     lab = _lab(grid)
@@ -80,27 +80,29 @@ def picture(
     shares: Mapping[int, float],
 ) -> Image.Image:
     """Draw panels side by side, and a legend of the classes with `shares`, in their order."""
-    drawn = [_drawn(image, classes, colours) for _, image, classes in panels]
-    text = [f"{names[index]}  {100 * share:.1f}%" for index, share in shares.items()]
+    images = [_with_classes(image, classes, colours) for _, image, classes in panels]
+    legend = [f"{names[index]}  {100 * share:.1f}%" for index, share in shares.items()]
     font = ImageFont.load_default(size=15)
-    legend_width = max([font.getlength(line) for line in text], default=0) + 2 * _LINE
-    width = sum(image.width + _MARGIN for image in drawn) + _MARGIN + int(legend_width)
-    height = max([image.height for image in drawn] + [_LINE * len(text)]) + _LINE + 2 * _MARGIN
+    legend_width = max([font.getlength(line) for line in legend], default=0) + 2 * _LINE
+    width = sum(image.width + _MARGIN for image in images) + _MARGIN + int(legend_width)
+    content_height = max([*(image.height for image in images), _LINE * len(legend)])
+    height = content_height + _LINE + 2 * _MARGIN
     page = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(page)
     left, top = _MARGIN, _MARGIN + _LINE
-    for (title, *_), image in zip(panels, drawn, strict=True):
+    for (title, *_), image in zip(panels, images, strict=True):
         draw.text((left, _MARGIN // 2), title, "black", font)
         page.paste(image, (left, top))
         left += image.width + _MARGIN
-    for index, line in zip(shares, text, strict=True):
+    for index, line in zip(shares, legend, strict=True):
         draw.rectangle((left, top, left + 16, top + 16), colours[index], "black")
         draw.text((left + _LINE, top - 1), line, "black", font)
         top += _LINE
     return page
 
 
-def _drawn(image: Pixels, classes: Label | None, colours: Sequence[Colour]) -> Image.Image:
+def _with_classes(image: Pixels, classes: Label | None, colours: Sequence[Colour]) -> Image.Image:
+    """Return an image at the size of a panel, with classes drawn over it."""
     if classes is not None:
         table = np.zeros((VALUES, 3), np.float32)
         table[: len(colours)] = colours
@@ -114,10 +116,12 @@ def _drawn(image: Pixels, classes: Label | None, colours: Sequence[Colour]) -> I
 def predictions_folder(
     folder: Path, protocol: SegmentationProtocol, attention: str | None = None
 ) -> Path:
-    """Return the folder of the predictions for a data set, below that of the model; another form of
-    attention than the protocol's has one of its own."""
-    form = "" if attention in (None, protocol.attention) else f"__{attention}"
-    return folder / f"{protocol.dataset}__{protocol.family}{form}"
+    """Return the folder of the predictions for a data set, below the folder of the model.
+
+    Another form of attention than the protocol's has a folder of its own.
+    """
+    suffix = "" if attention in (None, protocol.attention) else f"__{attention}"
+    return folder / f"{protocol.dataset}__{protocol.family}{suffix}"
 
 
 def prediction_file(folder: Path, name: str) -> Path:
@@ -126,29 +130,35 @@ def prediction_file(folder: Path, name: str) -> Path:
 
 
 def colours(protocol: SegmentationProtocol) -> tuple[Colour, ...]:
-    """Return an RGB colour (0-255) per class: MMSegmentation's where no two of them look alike."""
-    usual = palette(protocol)
-    return usual if usual and not _are_alike(usual) else distinct_colours(len(protocol.class_names))
+    """Return an RGB colour (0-255) per class: MMSegmentation's unless two of them look alike."""
+    mmseg_palette = palette(protocol)
+    if mmseg_palette and not _are_alike(mmseg_palette):
+        return mmseg_palette
+    return distinct_colours(len(protocol.class_names))
 
 
 def save_label_map(path: Path, classes: Label, colours: Sequence[Colour]) -> bytes:
-    """Write class indices (H, W), of 8 bits with their colours; return the file's SHA-256."""
-    drawn = Image.fromarray(classes)
+    """Write class indices (H, W) as a PNG file, and return its SHA-256.
+
+    Indices of 8 bits have a palette of the colours.
+    """
+    image = Image.fromarray(classes)
     if classes.dtype == np.uint8:
-        drawn = drawn.convert("P")
-        drawn.putpalette([value for colour in colours for value in colour])
-    return hashlib.sha256(_write(path, drawn, "PNG")).digest()
+        image = image.convert("P")
+        image.putpalette([value for colour in colours for value in colour])
+    return hashlib.sha256(_write(path, image, "PNG")).digest()
 
 
 def save_overlay(
     path: Path, image: LoadedImage, classes: Label, names: Sequence[str], colours: Sequence[Colour]
 ) -> None:
-    """Write a JPEG of image, truth and prediction. Raises UsageError where it cannot."""
+    """Write a JPEG of image, truth and prediction. Raises UsageError if it cannot be written."""
     name, rgb = image.sample.image.name, decode(image.sample.image)
     panels = [(name, rgb, None), ("truth", rgb, image.label), ("prediction", rgb, classes)]
-    found = shares(classes, len(names))
-    unseen = dict.fromkeys(sorted(shares(image.label, len(names)).keys() - found.keys()), 0.0)
-    _write(path, picture(panels, names, colours, found | unseen), "JPEG")
+    shares_of_classes = shares(classes, len(names))
+    for index in sorted(shares(image.label, len(names))):
+        shares_of_classes.setdefault(index, 0.0)  # classes of the truth that were not predicted
+    _write(path, picture(panels, names, colours, shares_of_classes), "JPEG")
 
 
 def is_saved(folder: Path, name: str, sha256: bytes) -> bool:
@@ -160,6 +170,7 @@ def is_saved(folder: Path, name: str, sha256: bytes) -> bool:
 
 
 def _write(path: Path, image: Image.Image, form: str) -> bytes:
+    """Write an image file, and return its content. Raises UsageError if it cannot be written."""
     content = io.BytesIO()
     image.save(content, format=form)
     try:
@@ -170,8 +181,11 @@ def _write(path: Path, image: Image.Image, form: str) -> bytes:
 
 
 def decode(path: Path, content: bytes | None = None) -> Pixels:
-    """Decode an image file, or its content that was read before, to (H, W, 3) RGB by OpenCV, as
-    MMSegmentation does."""
+    """Decode an image file to (H, W, 3) RGB by OpenCV, as MMSegmentation does.
+
+    `content` is the content of the file, if it was read before. Raises UsageError for a file that
+    is not an image.
+    """
     try:
         encoded = read_bytes(path) if content is None else content
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
@@ -183,5 +197,5 @@ def decode(path: Path, content: bytes | None = None) -> Pixels:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Return an image as it is evaluated: RGB, rotated as its EXIF data state."""
+    """Return an image as it is evaluated: in RGB, rotated as its EXIF data state."""
     return Image.fromarray(decode(path))

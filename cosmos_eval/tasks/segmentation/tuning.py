@@ -1,17 +1,18 @@
 """Settings of a segmentation protocol that are chosen from a declared space, and their file.
 
-A setting maps fields of the protocol to values. Its `prompts` map classes, or groups of them, to
-texts in which `{}` is the class's name, and `templates` to templates. Imports no torch."""
+A setting maps fields of the protocol to values. Its `prompts` map classes, or groups of classes, to
+texts in which `{}` is the name of the class, and `templates` to templates. Imports no torch.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -26,37 +27,61 @@ from cosmos_eval.data.readers import CONFIG, Text, faults_of, parse, read_yaml
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.segmentation import Areas, confusion, mean_iou
 from cosmos_eval.tasks import segmentation
-from cosmos_eval.types import EncoderInfo, RunOptions, SegmentationProtocol, UsageError, nearest
+from cosmos_eval.types import (
+    Attention,
+    EncoderInfo,
+    RunOptions,
+    SegmentationProtocol,
+    UsageError,
+    nearest,
+)
+
+if TYPE_CHECKING:
+    # At run time they would import torch.
+    from cosmos_eval.models.encoder import DenseEncoder
+    from cosmos_eval.tasks.segmentation.inference import Segmenter
 
 Setting = Mapping[str, Any]
 
-_MOST = 100_000  # combinations of a space
+_MOST_COMBINATIONS = 100_000
 _PROMPTS, _TEMPLATES = "prompts", "templates"
 _Texts = Annotated[list[Text], Field(min_length=1)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
-_FACTORS: Mapping[str, Any] = {
-    _PROMPTS: dict[str, _Texts],
-    "attention": Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"],
-    **dict.fromkeys(("short_side", "long_side", "stride"), PositiveInt),
-    "window": PositiveInt | None,
-    "scale": Annotated[float, Field(gt=0, allow_inf_nan=False)],
-    "prob_thd": _Share,
-    "area_thd": _Share | None,
-    "refinement": Literal["pamr"] | None,
-}
-_AnyList: Any = list
+_Fraction = Annotated[float, Field(ge=0, lt=1)]
 _NotEmpty = Field(min_length=1)
-_LISTS: Any = {n: (Annotated[_AnyList[k], _NotEmpty], None) for n, k in _FACTORS.items()}
-_Space: Any = pydantic.create_model("Space", __config__=CONFIG, **_LISTS)
+
+
+class _Space(pydantic.BaseModel):
+    """The file of a space: for each factor the values that are tried."""
+
+    model_config = CONFIG
+
+    prompts: Annotated[list[dict[str, _Texts]], _NotEmpty] | None = None
+    attention: (
+        Annotated[
+            list[Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]],
+            _NotEmpty,
+        ]
+        | None
+    ) = None
+    short_side: Annotated[list[PositiveInt], _NotEmpty] | None = None
+    long_side: Annotated[list[PositiveInt], _NotEmpty] | None = None
+    stride: Annotated[list[PositiveInt], _NotEmpty] | None = None
+    window: Annotated[list[PositiveInt | None], _NotEmpty] | None = None
+    scale: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], _NotEmpty] | None = (
+        None
+    )
+    prob_thd: Annotated[list[_Fraction], _NotEmpty] | None = None
+    area_thd: Annotated[list[_Fraction | None], _NotEmpty] | None = None
+    refinement: Annotated[list[Literal["pamr"] | None], _NotEmpty] | None = None
 
 
 def read_space(path: Path) -> dict[str, list[Any]]:
-    """Read the values of every factor, as JSON has them. Raises UsageError for unknown ones."""
+    """Read the values of every factor, as JSON has them. Raises UsageError for unknown factors."""
     with faults_of(f"{path}: "):
-        parsed = parse(_Space, read_yaml(path, "window: [224, 336]"))
-    if not parsed.model_fields_set:
-        raise UsageError(f"{path} names no factor: {', '.join(_FACTORS)}")
-    return parsed.model_dump(mode="json", exclude_unset=True)
+        space: _Space = parse(_Space, read_yaml(path, "window: [224, 336]"))
+    if not space.model_fields_set:
+        raise UsageError(f"{path} names no factor: {', '.join(_Space.model_fields)}")
+    return space.model_dump(mode="json", exclude_unset=True)
 
 
 def with_setting(protocol: SegmentationProtocol, setting: Setting) -> SegmentationProtocol:
@@ -65,8 +90,8 @@ def with_setting(protocol: SegmentationProtocol, setting: Setting) -> Segmentati
     queries = dict(zip(protocol.class_names, protocol.queries, strict=True))
     for name, texts in setting.get(_PROMPTS, {}).items():
         if name == _TEMPLATES:
-            is_set = len(texts) == 1 and "{}" not in texts[0]  # the name of a known one
-            fields[_TEMPLATES] = texts[0] if is_set else tuple(texts)
+            names_known_set = len(texts) == 1 and "{}" not in texts[0]
+            fields[_TEMPLATES] = texts[0] if names_known_set else tuple(texts)
         elif name in (*protocol.groups, *queries):
             for member in protocol.groups.get(name, (name,)):
                 queries[member] = tuple(text.replace("{}", member) for text in texts)
@@ -80,86 +105,114 @@ def settings_of(
     protocol: SegmentationProtocol, space: Mapping[str, Sequence[Any]]
 ) -> tuple[list[Setting], int]:
     """Return the settings of a space that differ in effect, and how many contradict themselves.
-    Raises UsageError for too many, and where none is left."""
+
+    Raises UsageError for a space with too many combinations, and if all contradict themselves.
+    """
     count = int(np.prod([len(values) for values in space.values()], dtype=object))
-    if count > _MOST:
-        raise UsageError(f"the space has {count:,} combinations, and at most {_MOST:,} are listed")
-    found: dict[str, Setting] = {}
-    faults = []
+    if count > _MOST_COMBINATIONS:
+        raise UsageError(
+            f"the space has {count:,} combinations, and at most {_MOST_COMBINATIONS:,} are listed"
+        )
+    setting_of_effect: dict[str, Setting] = {}
+    contradictions = []
     for values in product(*space.values()):
         setting = dict(zip(space, values, strict=True))
-        changed = with_setting(protocol, setting)
-        if own := [*changed.faults()]:
-            faults.append(own[0])
+        changed_protocol = with_setting(protocol, setting)
+        faults = list(changed_protocol.faults())
+        if faults:
+            contradictions.append(faults[0])
         else:
-            found.setdefault(_effect(changed), setting)
-    if not found:
-        raise UsageError(f"every combination of the space contradicts itself: {faults[0]}")
-    return [*found.values()], len(faults)
+            setting_of_effect.setdefault(_effect(changed_protocol), setting)
+    if not setting_of_effect:
+        raise UsageError(f"every combination of the space contradicts itself: {contradictions[0]}")
+    return list(setting_of_effect.values()), len(contradictions)
 
 
 def _effect(protocol: SegmentationProtocol) -> str:
-    """Return all that decides label maps: without a threshold the scale changes no order."""
+    """Return everything that decides label maps, as a text.
+
+    Without a threshold, the scale does not: it leaves the order of the classes as it is.
+    """
     constants = segmentation.constants(protocol, protocol.attention)
     if protocol.prob_thd == 0:
         del constants["scale"]
     return json.dumps([constants, protocol.queries, protocol.templates])
 
 
-def make_scorer(
-    encoder: Encoder, data: LabelMaps, options: RunOptions
-) -> Callable[[Sequence[SegmentationProtocol]], list[float]]:
-    """Return what gives the mIoU of protocols of one image pass, to the bit that of `run`.
+class Scorer:
+    """Computes the mIoU of protocols on one data set, equal to the bit to the mIoU of `run`.
 
-    Attentions may differ. What precedes the last block runs once for all of them, prompts are
-    encoded once for all passes. Raises UsageError for an attention that the model does not have,
-    and images that are damaged."""
-    from cosmos_eval.models.maps import with_patches
-    from cosmos_eval.tasks.label_maps import IMAGES_PER_SHARD
-    from cosmos_eval.tasks.segmentation import inference
+    Prompts are encoded once for all calls. Raises UsageError for an attention that the model does
+    not have, and for damaged images.
+    """
 
-    @cache
-    def queries(*prompts: Any) -> NDArray[np.float32]:
-        names, templates = prompts
-        flat = [name for synonyms in names for name in synonyms]
-        return inference.prompt_embeddings(encoder, flat, templates, options)
+    def __init__(self, encoder: Encoder, data: LabelMaps, options: RunOptions) -> None:
+        self._encoder = encoder
+        self._data = data
+        self._options = options
+        # Embeddings of queries by their names and templates.
+        self._queries: dict[tuple[Any, ...], NDArray[np.float32]] = {}
+        # The model with each form of attention.
+        self._dense_encoders: dict[Attention, DenseEncoder] = {}
 
-    dense_by = cache(partial(with_patches, encoder))  # which tries the attention
+    def mean_ious(self, protocols: Sequence[SegmentationProtocol]) -> list[float]:
+        """Return the mIoU of protocols that see the images alike, except for the attention.
 
-    def segmenter(protocol: SegmentationProtocol) -> inference.Segmenter:
-        dense = dense_by(protocol.attention)
-        fitted = inference.fit_to_model(protocol, dense)
-        own = queries(protocol.queries, protocol.templates)
-        return inference.Segmenter(dense, own, fitted, protocol.attention, options.batch_size)
+        The blocks before the last one run once for all protocols.
+        """
+        from cosmos_eval.tasks.label_maps import IMAGES_PER_SHARD
+        from cosmos_eval.tasks.segmentation import inference
 
-    def scores(protocols: Sequence[SegmentationProtocol]) -> list[float]:
-        segmenters = list(map(segmenter, protocols))
+        segmenters = [self._segmenter(protocol) for protocol in protocols]
         n_classes, ignored = len(protocols[0].class_names), protocols[0].ignore_index
         load = partial(inference.load_together, protocols=[segmenters[0].protocol])
-        images = prefetch([[s] for s in data.samples], load, workers=options.workers)
+        samples = [[sample] for sample in self._data.samples]
+        images = prefetch(samples, load, workers=self._options.workers)
         areas = np.zeros((len(protocols), len(Areas._fields), n_classes), np.int64)
-        for _ in range(0, len(data.samples), IMAGES_PER_SHARD):  # batches as `run` makes them
-            shard = (one * len(protocols) for one in islice(images, IMAGES_PER_SHARD))
+        for _ in range(0, len(samples), IMAGES_PER_SHARD):  # batches as `run` makes them
+            # Every protocol compares with the same label map.
+            shard = (loaded * len(protocols) for loaded in islice(images, IMAGES_PER_SHARD))
             for predictions in inference.predict_together(segmenters, shard):
-                for total, (image, classes) in zip(areas, predictions, strict=True):
+                for areas_of_protocol, (image, classes) in zip(areas, predictions, strict=True):
                     counts = confusion(image.label, classes, n_classes, ignored)
-                    total += np.diagonal(counts), counts.sum(1), counts.sum(0)
+                    areas_of_protocol += np.diagonal(counts), counts.sum(1), counts.sum(0)
         if not areas.any():
             raise UsageError("no pixel of any image of the split has a label to compare with")
-        return [float(mean_iou(Areas(*total))) for total in areas]
+        return [float(mean_iou(Areas(*areas_of_protocol))) for areas_of_protocol in areas]
 
-    return scores
+    def _segmenter(self, protocol: SegmentationProtocol) -> Segmenter:
+        from cosmos_eval.models.maps import with_patches
+        from cosmos_eval.tasks.segmentation import inference
+
+        attention = protocol.attention
+        if attention not in self._dense_encoders:  # trying the attention takes a while
+            self._dense_encoders[attention] = with_patches(self._encoder, attention)
+        dense = self._dense_encoders[attention]
+        fitted = inference.fit_to_model(protocol, dense)
+        queries = self._embed_queries(protocol)
+        return inference.Segmenter(dense, queries, fitted, attention, self._options.batch_size)
+
+    def _embed_queries(self, protocol: SegmentationProtocol) -> NDArray[np.float32]:
+        from cosmos_eval.tasks.segmentation import inference
+
+        key = protocol.queries, protocol.templates
+        if key not in self._queries:
+            names = [name for synonyms in protocol.queries for name in synonyms]
+            self._queries[key] = inference.prompt_embeddings(
+                self._encoder, names, protocol.templates, self._options
+            )
+        return self._queries[key]
 
 
 def model_record(info: EncoderInfo) -> dict[str, Any]:
-    """Return what identifies the model that settings are chosen for."""
+    """Return the fields that identify the model that settings are chosen for."""
     return {name: getattr(info, name) for name in ("spec", "weights_sha256", "code_sha256")}
 
 
 def settings_file(record: Mapping[str, Any]) -> bytes:
     """Return the YAML file of chosen settings, with a hash of its content."""
-    whole = {**record, "sha256": json_sha256(record)}
-    return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True).encode()
+    content = {**record, "sha256": json_sha256(record)}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -167,32 +220,34 @@ def read_settings(path: Path) -> dict[str, Any]:
     with faults_of(f"{path}: "):
         record = read_yaml(path, "settings: {window: 224}")
     if "sha256" not in record or "search" not in record:
-        raise UsageError(f"{path} is no settings file of `cosmos-eval tune`")
-    if json_sha256({k: v for k, v in record.items() if k != "sha256"}) != record["sha256"]:
+        raise UsageError(f"{path} is not a settings file of `cosmos-eval tune`")
+    content = {name: value for name, value in record.items() if name != "sha256"}
+    if json_sha256(content) != record["sha256"]:
         raise UsageError(f"{path} was edited: tune again, or write its values in a data set's YAML")
     return record
 
 
 def protocol_sha256(protocol: SegmentationProtocol) -> str:
-    """Return the hash of what a setting leaves as it is, or changes."""
+    """Return the hash of the constants, classes and prompts of a protocol."""
     constants = segmentation.constants(protocol, protocol.attention)
     return json_sha256([constants, protocol.class_names, protocol.queries, protocol.templates])
 
 
 def tuned_protocol(
-    record: Mapping[str, Any], known: SegmentationProtocol, model: str
+    record: Mapping[str, Any], protocol: SegmentationProtocol, model: str
 ) -> SegmentationProtocol:
-    """Return the protocol of a data set with chosen settings, by which a model is measured.
+    """Return the protocol of a data set with tuned settings, by which a model is measured.
 
     Its family names the search: only models with equal space, budget, seed and split are ranked
-    together, and settings that were chosen for another model are a family of their own. Raises
-    UsageError for another data set."""
-    search = record["search"]
-    if (known.dataset, known.family) != (search["dataset"], search["protocol"]):
-        raise UsageError(f"these settings were chosen for {search['dataset']}, not {known.dataset}")
-    if protocol_sha256(known) != search["protocol_sha256"]:
-        raise UsageError(f"{known.dataset} has other constants or prompts now: tune again")
-    own = record["model"]["spec"]
-    identity = json_sha256([search, None if model == own else own])
-    changed = with_setting(known, record["settings"])
-    return replace(changed, family=f"tuned-{identity[:12]}", tuned=record)
+    together. Settings that were tuned for another model are a family of their own. Raises
+    UsageError for another data set.
+    """
+    search, dataset = record["search"], protocol.dataset
+    if (dataset, protocol.family) != (search["dataset"], search["protocol"]):
+        raise UsageError(f"these settings were chosen for {search['dataset']}, not {dataset}")
+    if protocol_sha256(protocol) != search["protocol_sha256"]:
+        raise UsageError(f"{dataset} has other constants or prompts now: tune again")
+    tuned_model = record["model"]["spec"]
+    identity = json_sha256([search, None if model == tuned_model else tuned_model])
+    changed_protocol = with_setting(protocol, record["settings"])
+    return replace(changed_protocol, family=f"tuned-{identity[:12]}", tuned=record)

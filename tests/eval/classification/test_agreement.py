@@ -49,7 +49,7 @@ def test_metrics_are_clip_benchmarks(root, tiny_encoder, monkeypatch):
     protocol = ClassificationProtocol(
         dataset="noise", family="test", folder="test", class_names=NAMES, templates=TEMPLATES
     )
-    ours = classification.measure(tiny_encoder, protocol, RunOptions(data_root=str(root)))
+    ours = classification.TASK.measure_one(tiny_encoder, protocol, RunOptions(data_root=str(root)))
     data = ImageFolder(root / "test", transform=tiny_encoder.transform)
     expected = theirs.evaluate(
         tiny_encoder.model,

@@ -53,7 +53,7 @@ def root(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
 
 def test_solved_by_hand(root, colour_encoder):
     options = RunOptions(data_root=str(root), batch_size=2)
-    result = classification.measure(colour_encoder, PROTOCOL, options)
+    result = classification.TASK.measure_one(colour_encoder, PROTOCOL, options)
     # Classes in the order of the sorted folders: red, blue, green.
     assert result.samples["labels"].tolist() == [0, 0, 0, 1, 2]
     assert result.samples["top5"][:, 0].tolist() == [0, 0, 1, 0, 2]
@@ -81,7 +81,7 @@ def test_solved_by_hand(root, colour_encoder):
 
 def test_limit_takes_the_classes_in_turn(root, colour_encoder):
     options = RunOptions(data_root=str(root), limit=4)
-    result = classification.measure(colour_encoder, PROTOCOL, options)
+    result = classification.TASK.measure_one(colour_encoder, PROTOCOL, options)
     assert result.samples["labels"].tolist() == [0, 0, 1, 2]
     assert result.notes == ("at most 4 images were measured",)
 
@@ -98,7 +98,9 @@ def test_names_without_a_mapping(root, colour_encoder):
     protocol = replace(PROTOCOL, class_names={})
     assert class_names(protocol, make_data(("a_red_one", "blue"), [])) == ("a red one", "blue")
     # No folder is called after a colour: every class scores the same and the first one wins.
-    result = classification.measure(colour_encoder, protocol, RunOptions(data_root=str(root)))
+    result = classification.TASK.measure_one(
+        colour_encoder, protocol, RunOptions(data_root=str(root))
+    )
     assert result.metrics["acc1"] == pytest.approx(3 / 5)
 
 
@@ -106,7 +108,7 @@ def test_bad_folders(root, save_colour):
 
     def check(message: str, protocol: ClassificationProtocol = PROTOCOL) -> None:
         with pytest.raises(UsageError, match=message) as raised:
-            classification.open_data(protocol, RunOptions(data_root=str(root)))
+            classification.TASK.open_data(protocol, RunOptions(data_root=str(root)))
         assert "\n" not in str(raised.value)
 
     save_colour(root / "test" / "c_tow" / "1.png", "red")
@@ -168,7 +170,7 @@ def test_a_folder_that_cannot_be_read_is_refused(root, monkeypatch):
 
 def test_missing_root():
     with pytest.raises(UsageError, match="--data-root DIR, the folder that holds test"):
-        classification.open_data(PROTOCOL, RunOptions())
+        classification.TASK.open_data(PROTOCOL, RunOptions())
 
 
 def test_imagenet_folders(tmp_path, save_colour):
@@ -184,23 +186,23 @@ def test_imagenet_folders(tmp_path, save_colour):
         (tmp_path / "val" / wordnet_id).mkdir(parents=True)
         (tmp_path / "val" / wordnet_id / "1.png").hardlink_to(one)
     options = RunOptions(data_root=str(tmp_path), limit=1000)
-    classification.open_data(imagenet, options)
+    classification.TASK.open_data(imagenet, options)
     (tmp_path / "val" / WORDNET_IDS[7]).rename(tmp_path / "val" / "n99999999")
     with pytest.raises(
         UsageError,
         match=rf"has 1000 class folders, which are not the 1000 WordNet ids of imagenet1k; "
         rf"missing: {WORDNET_IDS[7]}; not of this set: n99999999",
     ):
-        classification.open_data(imagenet, options)
+        classification.TASK.open_data(imagenet, options)
 
 
 def test_class_lists_of_the_users_choice(root):
     options = RunOptions(data_root=str(root))
     with pytest.raises(UsageError, match="not both"):
-        classification.open_data(replace(PROTOCOL, class_list="imagenet1k"), options)
+        classification.TASK.open_data(replace(PROTOCOL, class_list="imagenet1k"), options)
     unknown = replace(PROTOCOL, class_names={}, class_list="imagenet2k")
     with pytest.raises(UsageError, match="known: imagenet1k"):
-        classification.open_data(unknown, options)
+        classification.TASK.open_data(unknown, options)
 
 
 def test_mistakes_and_figures_per_class_have_the_names_of_the_protocol(

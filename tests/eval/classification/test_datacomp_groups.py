@@ -36,8 +36,10 @@ def measured(hub: Hub, colour_encoder: Any) -> Any:
         protocol = find_known(name, "datacomp")
         assert isinstance(protocol, ClassificationProtocol)
         put(hub, f"datasets/{protocol.repository}", padded(NAMES, classes), *shards)
-        classification.fetch(protocol, RunOptions())
-        return classification.measure(colour_encoder, protocol, RunOptions(allow_partial=True))
+        classification.TASK.fetch(protocol, RunOptions())
+        return classification.TASK.measure_one(
+            colour_encoder, protocol, RunOptions(allow_partial=True)
+        )
 
     return measure
 
@@ -155,7 +157,7 @@ def test_groups_that_a_protocol_does_not_have() -> None:
         protocol = ClassificationProtocol(
             dataset="x", family="user", root=".", folder=".", **fields
         )
-        classification.open_data(protocol, RunOptions())
+        classification.TASK.open_data(protocol, RunOptions())
 
     with pytest.raises(UsageError, match="x: `metadata` has no `place` for `group_keys`: region"):
         opened(layout="webdataset", metadata=("region",), group_keys="place")

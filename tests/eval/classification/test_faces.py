@@ -108,4 +108,4 @@ def test_faces_of_another_form(numbers, names, message, hub, colour_encoder):
     assert isinstance(protocol, FacesProtocol)
     faces.TASK.fetch(protocol, RunOptions())
     with pytest.raises(UsageError, match=message):
-        faces.open_data(protocol, RunOptions(allow_partial=True))
+        faces.TASK.open_data(protocol, RunOptions(allow_partial=True))

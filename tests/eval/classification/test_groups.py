@@ -45,7 +45,7 @@ def protocol_of(
 
 
 def test_solved_by_hand(protocol_of, colour_encoder, command, tmp_path):
-    result = classification.measure(colour_encoder, protocol_of(), RunOptions())
+    result = classification.TASK.measure_one(colour_encoder, protocol_of(), RunOptions())
     # land: red/1 and blue/1 of three; water: blue/2 of two.
     expected = {"acc1_land": 2 / 3, "acc1_water": 1 / 2, "worst_group_acc1": 1 / 2}
     assert {name: result.metrics[name] for name in expected} == pytest.approx(expected)
@@ -68,21 +68,23 @@ def test_groups_by_several_keys(protocol_of, colour_encoder):
     protocol = protocol_of(
         "\n".join(map(json.dumps, lines)), "group_keys: [y, wet]\nimage_key: file\n", "g.jsonl"
     )
-    metrics = classification.measure(colour_encoder, protocol, RunOptions()).metrics
+    metrics = classification.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
     assert {name: value for name, value in metrics.items() if name.startswith("acc1_")} == {
         **{"acc1_blue, 0": 1, "acc1_blue, 1": 1},
         **{"acc1_red, 0": 0.5, "acc1_red, 1": 0},
     }
     assert metrics["worst_group_acc1"] == 0
     # The first image of each class: groups without an image have no accuracy and are no worst.
-    few = classification.measure(colour_encoder, protocol, RunOptions(limit=2))
+    few = classification.TASK.measure_one(colour_encoder, protocol, RunOptions(limit=2))
     assert few.metrics["worst_group_acc1"] == 1
     assert "acc1_red, 1" not in few.metrics
 
 
 def test_results_of_other_groups_are_not_compared(protocol_of, colour_encoder):
     hashes = [
-        classification.measure(colour_encoder, protocol_of(groups), RunOptions()).hashes["groups"]
+        classification.TASK.measure_one(colour_encoder, protocol_of(groups), RunOptions()).hashes[
+            "groups"
+        ]
         for groups in (CSV, CSV.replace("blue,land", "blue,water"), CSV)
     ]
     assert hashes[0] == hashes[2] != hashes[1]
@@ -101,7 +103,7 @@ def test_results_of_other_groups_are_not_compared(protocol_of, colour_encoder):
 )
 def test_bad_groups(groups, message, protocol_of):
     with pytest.raises(UsageError, match=f"^birds: .*{message}") as raised:
-        classification.open_data(protocol_of(groups), RunOptions())
+        classification.TASK.open_data(protocol_of(groups), RunOptions())
     assert "\n" not in str(raised.value)
 
 

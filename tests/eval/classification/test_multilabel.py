@@ -122,7 +122,7 @@ def test_labels_of_another_form(labels, message, tmp_path):
         **{"dataset": "x", "family": "user", "root": str(tmp_path)}, folder=".", layout="webdataset"
     )
     with pytest.raises(UsageError, match=message):
-        multilabel.open_data(protocol, RunOptions())
+        multilabel.TASK.open_data(protocol, RunOptions())
 
 
 IMAGES = {"1.png": "red", "sub/2.png": "blue", "3.png": "green"}
@@ -147,14 +147,14 @@ def protocol_of(tmp_path: Path, save_colour: Any) -> Any:
 
 def test_a_list_of_the_users_own(protocol_of: Any, colour_encoder: Any) -> None:
     table = "image,labels\n1.png,red\nsub/2.png,blue|red\n3.png,\n"
-    found = multilabel.measure(colour_encoder, protocol_of(table), RunOptions())
+    found = multilabel.TASK.measure_one(colour_encoder, protocol_of(table), RunOptions())
     assert found.samples["classes"].tolist() == ["blue", "red"]
     assert found.samples["labels"].tolist() == [[False, True], [True, True], [False, False]]
     assert found.metrics["mAP"] == pytest.approx((1 + (1 + 2 / 3) / 2) / 2)
     lines = '{"image": "1.png", "labels": ["red"]}\n{"image": "3.png", "labels": []}\n'
     names = "class_names: {red: red, green: a green}\n"
     named = protocol_of(lines, names, "l.jsonl")
-    data = multilabel.open_data(named, RunOptions())
+    data = multilabel.TASK.open_data(named, RunOptions())
     assert (data.classes, data.labels.tolist()) == (("red", "green"), [[True, False], [False] * 2])
 
 
@@ -170,11 +170,11 @@ def test_a_list_of_the_users_own(protocol_of: Any, colour_encoder: Any) -> None:
 )
 def test_bad_lists(table, more, message, protocol_of):
     with pytest.raises(UsageError, match=message.replace("|", r"\|")) as raised:
-        multilabel.open_data(protocol_of(table, more), RunOptions())
+        multilabel.TASK.open_data(protocol_of(table, more), RunOptions())
     assert "\n" not in str(raised.value)
 
 
 def test_a_set_needs_a_list_or_archives(tmp_path):
     protocol = MultilabelProtocol(dataset="x", family="user", root=str(tmp_path), folder=".")
     with pytest.raises(UsageError, match="x: give `annotations`, or `layout: webdataset`"):
-        multilabel.open_data(protocol, RunOptions())
+        multilabel.TASK.open_data(protocol, RunOptions())

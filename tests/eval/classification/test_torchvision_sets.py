@@ -265,7 +265,7 @@ def test_oxford_pets_without_some_breeds(family, limit, tmp_path):
         r"get the whole set from https://www.robots.*/pets/$"
     )
     with pytest.raises(UsageError, match=message):
-        classification.open_data(protocol, options)
+        classification.TASK.open_data(protocol, options)
 
 
 def test_labels_that_are_no_classes(tmp_path):
@@ -382,8 +382,8 @@ def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, 
     options = RunOptions(data_root=str(tmp_path), download=True, limit=2)
     protocol = replace(CLASSIFICATION["dtd"], n_classes=2)
     for _ in range(2):
-        classification.fetch(protocol, options)
-        classification.open_data(protocol, options)
+        classification.TASK.fetch(protocol, options)
+        classification.TASK.open_data(protocol, options)
     assert asked == [(datasets.DTD._URL, datasets.DTD._MD5)]
     assert capsys.readouterr().out == ""
 
@@ -396,13 +396,13 @@ def test_imagenetv2s_archive_is_fetched_and_unpacked(tmp_path):
     options = RunOptions(data_root=str(tmp_path), download=True)
     # A file of that name is taken for the archive, so nothing is downloaded here.
     with pytest.raises(UsageError, match=rf"cannot download or unpack .*remove .*/{name}.tar.gz"):
-        classification.fetch(protocol, options)
+        classification.TASK.fetch(protocol, options)
     with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo(f"{imagenetv2.FNAMES['matched-frequency']}/7/a.jpeg"))
-    classification.fetch(protocol, options)
+    classification.TASK.fetch(protocol, options)
     assert (tmp_path / protocol.folder / "7/a.jpeg").is_file()
     (tmp_path / f"{name}.tar.gz").write_bytes(b"not read again")
-    classification.fetch(protocol, options)
+    classification.TASK.fetch(protocol, options)
 
 
 def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
@@ -414,13 +414,15 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(
         UsageError, match=r"dtd: torchvision cannot fetch .*no network; from: https"
     ):
-        classification.fetch(CLASSIFICATION["dtd"], options)
+        classification.TASK.fetch(CLASSIFICATION["dtd"], options)
 
 
 def test_a_remark_is_in_the_result(tmp_path, monkeypatch, colour_encoder):
     write_class_set("sun397", tmp_path, monkeypatch)
     protocol = replace(of_any_size("sun397"), templates=("{}",))
-    result = classification.measure(colour_encoder, protocol, RunOptions(data_root=str(tmp_path)))
+    result = classification.TASK.measure_one(
+        colour_encoder, protocol, RunOptions(data_root=str(tmp_path))
+    )
     (note,) = result.notes
     assert note.startswith("sun397: all images, as CLIP Benchmark takes them")
     assert of_any_size("sun397", "clip-benchmark").remark == ""

@@ -62,7 +62,7 @@ def test_samples_are_clip_benchmarks(protocol):
 
 
 def test_it_is_measured(protocol, colour_encoder):
-    result = classification.measure(colour_encoder, protocol, RunOptions())
+    result = classification.TASK.measure_one(colour_encoder, protocol, RunOptions())
     assert result.metrics["acc1"] == pytest.approx(2 / 3)
     assert result.per_class["blue"] == {"recall": 0.0, "images": 1}
     assert result.confusion_pairs == [{"true": "blue", "predicted": "red_one", "images": 1}]
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_named(protocol, name, content, message):
     if content is not None:
         path.write_text(content)
     with pytest.raises(UsageError, match=message) as raised:
-        classification.open_data(protocol, RunOptions())
+        classification.TASK.open_data(protocol, RunOptions())
     assert "\n" not in str(raised.value)
 
 

@@ -97,7 +97,7 @@ def test_classification(model, encoder, paths, tmp_path):
         folder="classes",
         templates=tuple(template.replace("{c}", "{}") for template in TEMPLATES),
     )
-    ours = classification.measure(encoder, protocol, RunOptions(data_root=str(tmp_path)))
+    ours = classification.TASK.measure_one(encoder, protocol, RunOptions(data_root=str(tmp_path)))
     np.testing.assert_array_equal(ours.samples["top5"], top)
     assert ours.metrics == pytest.approx(
         {name: float(value) for name, value in theirs.items()}, rel=1e-5
@@ -134,7 +134,7 @@ def test_retrieval(model, encoder, paths, tmp_path):
     protocol = RetrievalProtocol(
         dataset="made", family="user", images=".", annotations="captions.json"
     )
-    ours = retrieval.measure(encoder, protocol, RunOptions(data_root=str(tmp_path)))
+    ours = retrieval.TASK.measure_one(encoder, protocol, RunOptions(data_root=str(tmp_path)))
     for k in (1, 5, 10):
         image, text = (theirs[f"{kind}_retrieval_recall@{k}"] for kind in ("image", "text"))
         assert ours.metrics[f"text_to_image_R@{k}"] == pytest.approx(image)

@@ -13,7 +13,7 @@ from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import open_data, read_label
 from cosmos_eval.protocols import is_embedded, known_families, prepare, segmentation
 from cosmos_eval.runner.suites import read_suite
-from cosmos_eval.tasks import find_protocol, task_of
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.localisation import TASK
 from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, RunOptions, UsageError
 
@@ -25,13 +25,13 @@ PARITY = Path(__file__).parents[2] / "parity"
 def test_every_segmentation_set_is_one_of_localisation(dataset, family):
     found = find_protocol(dataset, family)
     assert isinstance(found, LocalisationProtocol)
-    assert (task_of(found), found.family, found.map) == ("loc", family, segmentation.MAPS[family])
+    assert (found.task, found.family, found.map) == ("loc", family, segmentation.MAPS[family])
     segmented = segmentation.SEGMENTATION_FAMILIES["fixed-names"][dataset]
     for field in fields(LabelMapProtocol):
         if field.name not in ("family", "source"):
             assert getattr(found, field.name) == getattr(segmented, field.name)
     check_constants(found)
-    assert task_of(find_protocol(dataset)) == "seg"
+    assert find_protocol(dataset).task == "seg"
 
 
 def test_the_usual_bounds_are_cocos():
@@ -59,7 +59,7 @@ def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff():
 
 
 def test_families_that_all_models_have_are_in_the_suite_of_scenes():
-    listed = [p for p in read_suite("scenes").protocols if task_of(p) == "loc"]
+    listed = [p for p in read_suite("scenes").protocols if p.task == "loc"]
     assert [(p.dataset, p.family) for p in listed] == [
         ("scenes-loc", "localisation"),
         ("scenes-loc", "localisation-similarity"),

@@ -12,18 +12,19 @@ from PIL import Image
 from scipy.stats import mannwhitneyu
 from support.sharing import together
 
+from cosmos_eval.data.label_map_checks import check
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.maps import heatmaps, whole_image
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.tasks.localisation import TASK, check, measure
-from cosmos_eval.types import MAPS, Measurement, RunOptions, UsageError, no_progress
+from cosmos_eval.tasks.localisation import TASK
+from cosmos_eval.types import MAPS, Measurement, RunOptions, UsageError
 
 OPTIONS = RunOptions(workers=0)
 
 
 def measured(encoder, protocol, options=OPTIONS) -> Measurement:
     check(protocol, options)
-    (measurement,) = measure(encoder, [protocol], options, no_progress)
+    measurement = TASK.measure_one(encoder, protocol, options)
     return measurement
 
 
@@ -241,11 +242,15 @@ def test_a_killed_run_goes_on_at_its_shard(cosmos, protocol, labelled, monkeypat
         if (step.phase, step.done) == ("images", 5):
             raise KeyboardInterrupt
 
+    data = TASK.open_data(protocol, options)
     with pytest.raises(KeyboardInterrupt):
-        next(measure(cosmos, [protocol], options, ending))
+        next(TASK.measure(cosmos, [protocol], [data], options, ending))
     assert len(sorted((tmp_path / ".partial").rglob("*.safetensors"))) == 2
     notes = []
-    running = measure(cosmos, [protocol], options, lambda step: notes.append(step.note))
+    data = TASK.open_data(protocol, options)
+    running = TASK.measure(
+        cosmos, [protocol], [data], options, lambda step: notes.append(step.note)
+    )
     resumed = next(running)
     assert [note for note in notes if note] == ["resumed: 4 of 7 images were measured already"]
     for name, values in measured(cosmos, protocol).samples.items():

@@ -23,6 +23,7 @@ from cosmos_eval.stats.estimates import CrossedMean, Mean, Proportion, without
 from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.stats.paired import differences
 from cosmos_eval.tasks import probe, task_for
+from cosmos_eval.tasks.probe import fits
 from cosmos_eval.types import ProbeProtocol, RunOptions, UsageError
 
 PROTOCOL = ProbeProtocol(
@@ -38,56 +39,57 @@ METRICS = ("linear_acc1", "linear_mean_per_class_recall", "knn_acc1", "fewshot_1
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 30))
 
 
-def make_probe(test: np.ndarray, seed: int = 3) -> probe.Probe:
+def make_probe(test: np.ndarray, seed: int = 3) -> fits.Probe:
     train, labels = make_up(280, spread=2.0)
-    return probe.Probe(PROTOCOL, train, labels, test, seed, "cpu")
+    return fits.Probe(PROTOCOL, train, labels, test, seed, "cpu")
 
 
 @pytest.mark.parametrize(("shots", "held_out"), [(1, 1), (2, 2), (4, 4), (16, 4)])
 def test_draws_are_balanced_disjoint_and_reproducible(shots, held_out):
-    rows, others = probe.few_shots(LABELS, shots, seed=5)
+    rows, others = fits.few_shots(LABELS, shots, seed=5)
     assert np.bincount(LABELS[rows]).tolist() == [shots] * 5
     assert np.bincount(LABELS[others]).tolist() == [held_out] * 5
     assert len({*rows, *others}) == 5 * (shots + held_out)
-    assert np.array_equal(rows, probe.few_shots(LABELS, shots, seed=5)[0])
-    assert not np.array_equal(rows, probe.few_shots(LABELS, shots, seed=6)[0])
-    assert {*rows} <= {*probe.few_shots(LABELS, shots + 1, seed=5)[0]}
+    assert np.array_equal(rows, fits.few_shots(LABELS, shots, seed=5)[0])
+    assert not np.array_equal(rows, fits.few_shots(LABELS, shots, seed=6)[0])
+    assert {*rows} <= {*fits.few_shots(LABELS, shots + 1, seed=5)[0]}
 
 
 def test_a_part_of_every_class_is_held_out():
     labels = np.array([0] * 50 + [1] * 2 + [2] * 10)
-    rows, held_out = probe.split(labels, 0.2, seed=0)
+    rows, held_out = fits.split(labels, 0.2, seed=0)
     assert np.bincount(labels[held_out]).tolist() == [10, 1, 2]
     assert sorted([*rows, *held_out]) == [*range(62)]
-    assert not np.array_equal(held_out, probe.split(labels, 0.2, seed=1)[1])
+    assert not np.array_equal(held_out, fits.split(labels, 0.2, seed=1)[1])
 
 
 def test_the_linear_probe_is_scikit_learns_on_all_training_images():
     queries, _ = make_up(1000, seed=1, spread=2.0)
     of = make_probe(queries)
-    predicted, c, n_held_out = of.linear()
-    rows, held_out = probe.split(of.labels, PROTOCOL.validation, seed=3)
+    predicted, c, n_held_out = of.fit_linear()
+    rows, held_out = fits.split(of.train_labels, PROTOCOL.validation, seed=3)
     scores = {
-        one: theirs(of.train[rows], of.labels[rows], one).score(
-            of.train[held_out], of.labels[held_out]
+        one: theirs(of.train_features[rows], of.train_labels[rows], one).score(
+            of.train_features[held_out], of.train_labels[held_out]
         )
         for one in PROTOCOL.c_values
     }
     assert (c, n_held_out) == (max(scores, key=scores.__getitem__), len(held_out))
-    known = theirs(of.train, of.labels, c).predict(queries.astype(np.float64))
+    known = theirs(of.train_features, of.train_labels, c).predict(queries.astype(np.float64))
     assert (predicted == known).mean() >= 0.999
 
 
 def test_few_shots_are_scikit_learns_on_the_draws():
     queries, _ = make_up(500, seed=1, spread=2.0)
     of = make_probe(queries)
-    predicted, chosen = of.few_shots()
+    predicted, chosen = of.fit_few_shots()
     assert predicted.shape == (2, 2, 500)
-    assert of.seeds == [3, 4]
+    assert of.draw_seeds == [3, 4]
     for shots, classes, values in zip(PROTOCOL.shots, predicted, chosen, strict=True):
-        for seed, found, c in zip(of.seeds, classes, values, strict=True):
-            rows, _ = probe.few_shots(of.labels, shots, seed)
-            known = theirs(of.train[rows], of.labels[rows], c).predict(queries.astype(np.float64))
+        for seed, found, c in zip(of.draw_seeds, classes, values, strict=True):
+            rows, _ = fits.few_shots(of.train_labels, shots, seed)
+            expected = theirs(of.train_features[rows], of.train_labels[rows], c)
+            known = expected.predict(queries.astype(np.float64))
             assert (found == known).mean() >= 0.998
 
 
@@ -142,7 +144,7 @@ def photos(tmp_path: Path, save_colour) -> Path:
 def test_what_cannot_be_measured_is_refused(photos, changes, message):
     protocol = replace(PROTOCOL, **{"root": str(photos), "shots": (1,), **changes})
     with pytest.raises(UsageError, match=message) as raised:
-        probe.open_data(protocol, RunOptions())
+        probe.TASK.open_data(protocol, RunOptions())
     assert "\n" not in str(raised.value)
 
 
@@ -150,15 +152,15 @@ def test_classes_of_one_folder_only_are_refused(photos, save_colour):
     protocol = replace(PROTOCOL, root=str(photos), shots=(1,))
     save_colour(photos / "test" / "sky" / "0.png", "blue")
     with pytest.raises(UsageError, match=r"^photos: class sky is in test, but not in train$"):
-        probe.open_data(protocol, RunOptions())
+        probe.TASK.open_data(protocol, RunOptions())
     (photos / "test" / "sky").rename(photos / "train" / "sky")
     with pytest.raises(UsageError, match=r"^photos: class sky is in train, but not in test$"):
-        probe.open_data(protocol, RunOptions())
+        probe.TASK.open_data(protocol, RunOptions())
 
 
 def test_a_limit_is_of_test_images_and_images_of_both_are_noted(photos, colour_encoder):
     protocol = replace(PROTOCOL, root=str(photos), shots=(1,))
-    found = probe.measure(colour_encoder, protocol, RunOptions(limit=2, workers=0))
+    found = probe.TASK.measure_one(colour_encoder, protocol, RunOptions(limit=2, workers=0))
     assert found.n_samples == 2
     assert found.settings["probe"]["training_images"] == 6
     assert {*found.metrics} == {*METRICS}
@@ -180,19 +182,19 @@ def test_a_known_set_is_measured_whole(tmp_path, monkeypatch, colour_encoder):
     more = {"waffles": ["waffles/1", "waffles/1"], "apple_pie": ["apple_pie/2", "apple_pie/4"]}
     annotations.write_text(json.dumps(more))
     options = RunOptions(data_root=str(tmp_path), workers=0)
-    found = probe.measure(colour_encoder, of_any_size("food101-probe"), options)
+    found = probe.TASK.measure_one(colour_encoder, of_any_size("food101-probe"), options)
     assert (found.n_samples, found.settings["probe"]["training_images"]) == (3, 4)
     with pytest.raises(UsageError, match=r"has 4 of 75750 .*; a probe needs all training images$"):
-        probe.open_data(of_any_size("food101-probe", 75_750), options)
+        probe.TASK.open_data(of_any_size("food101-probe", 75_750), options)
     (tmp_path / "food-101/images/waffles/7.jpg").unlink()
     partial = replace(options, allow_partial=True)
-    data = probe.open_data(of_any_size("food101-probe"), partial)
+    data = probe.TASK.open_data(of_any_size("food101-probe"), partial)
     assert str(data.part) == "2 of 3 images"
     (tmp_path / "food-101/images/apple_pie/2.jpg").unlink()
     with pytest.raises(
         UsageError, match=r"1 of 4 training images are not there, the first: .*apple_pie/2"
     ):
-        probe.open_data(of_any_size("food101-probe"), partial)
+        probe.TASK.open_data(of_any_size("food101-probe"), partial)
 
 
 def test_imagenets_training_folders_are_found(tmp_path):
@@ -236,7 +238,7 @@ def test_training_scenes_of_probes_are_none_that_models_were_trained_on(tmp_path
     monkeypatch.setattr(scenes, "PROBE_IMAGES", 20)
     protocol = find_known("scenes-probe")
     prepare(protocol)
-    data = probe.open_data(replace(protocol, shots=(1,)), RunOptions())
+    data = probe.TASK.open_data(replace(protocol, shots=(1,)), RunOptions())
     assert np.bincount(data.train.labels).tolist() == [2] * 10
     for name, image in zip(data.train.names, data.train.images, strict=True):
         number = int(Path(name).stem)

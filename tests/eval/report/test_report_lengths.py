@@ -34,7 +34,7 @@ def test_cells_are_the_figures_of_the_samples(made_up):
     stored = {one.row.model["spec"]: one for one in made_up.results if one.row.task == "retrieval"}
     for place, model in enumerate(table.models):
         one = stored[model]
-        bins = retrieval.lengths(made_up.read(one.path))
+        bins = retrieval.TASK.lengths(made_up.read(one.path))
         ends = intervals({b.name: b.recall for b in bins}, seed=one.row.provenance["seed"])
         for name, _, cells in table.rows:
             own = one.row.per_class[name]

@@ -78,7 +78,7 @@ def captions(save_colour, tmp_path: Path) -> RetrievalProtocol:
     ],
 )
 def test_retrieval_solved_by_hand(knowing, captions, pairs, of_texts, of_images):
-    found = retrieval.measure(knowing, replace(captions, pairs=pairs), RunOptions())
+    found = retrieval.TASK.measure_one(knowing, replace(captions, pairs=pairs), RunOptions())
     assert found.samples["text_to_image_rank"].tolist() == of_texts
     assert found.samples["image_to_text_rank"].tolist() == of_images
     scored = {} if pairs is None else {"pairs": pairs, "pair_score": "the colour that is meant"}
@@ -96,7 +96,7 @@ def test_selection_solved_by_hand(knowing, save_colour, tmp_path):
     (tmp_path / "items.json").write_text(json.dumps(items))
     given = {"dataset": "mine", "family": "test", "root": str(tmp_path), "images": "."}
     by_pairs = [
-        selection.measure(
+        selection.TASK.measure_one(
             knowing,
             SelectionProtocol(**given, annotations="items.json", layout="items", pairs=pairs),
             RunOptions(),
@@ -115,7 +115,7 @@ def test_models_with_cross_attention_score_pairs(captions):
     assert not isinstance(without, PairScorer)
     protocol = replace(captions, pairs="all")
     with pytest.raises(UsageError, match="scenes-clip has no scores of pairs: choose a COSMOS"):
-        retrieval.measure(without, protocol, RunOptions())
+        retrieval.TASK.measure_one(without, protocol, RunOptions())
 
 
 def test_families_of_known_sets():
@@ -174,8 +174,8 @@ def test_the_scores_of_a_bundled_model_are_those_of_its_matrix(tmp_path):
     protocol = find_known("scenes-retrieval-five", "scenes-pairs")
     options = RunOptions(limit=15, batch_size=4, cache=str(tmp_path))
     encoder = load_encoder(parse_model_spec("scenes-cosmos"))
-    found = retrieval.measure(encoder, protocol, options)
-    data = retrieval.open_data(protocol, options)
+    found = retrieval.TASK.measure_one(encoder, protocol, options)
+    data = retrieval.TASK.open_data(protocol, options)
     pixels = torch.stack([encoder.transform(one.decode(one.read())) for one in data.images])
     parts = encoder.image_parts(pixels), encoder.text_parts(encoder.tokenize(data.captions))
     scores = encoder.pair_scores(*parts).numpy()

@@ -54,7 +54,7 @@ def test_recalls_are_clip_benchmarks(root, tiny_encoder, tiny_archs):
         recall_k_list=[1, 5, 10],
     )
     protocol = RetrievalProtocol(dataset="noise", family="test", annotations=annotations.name)
-    ours = retrieval.measure(tiny_encoder, protocol, RunOptions(data_root=str(root)))
+    ours = retrieval.TASK.measure_one(tiny_encoder, protocol, RunOptions(data_root=str(root)))
     for k in (1, 5, 10):
         assert ours.metrics[f"image_to_text_R@{k}"] == pytest.approx(
             theirs[f"text_retrieval_recall@{k}"]

@@ -301,7 +301,9 @@ def test_clip_benchmarks_archives(tmp_path, colour_encoder):
     assert data.names == ("wds/test/0.tar:green", "wds/test/0.tar:blue", "wds/test/1.tar:red")
     assert data.captions == tuple(caption for _, caption in ROWS)
     protocol = replace(PROTOCOL, archives="wds", captions_per_image=2)
-    result = retrieval.measure(colour_encoder, protocol, RunOptions(data_root=str(tmp_path)))
+    result = retrieval.TASK.measure_one(
+        colour_encoder, protocol, RunOptions(data_root=str(tmp_path))
+    )
     # The mistaken caption of the red image is no worse for the green one than its own.
     assert result.samples["text_to_image_rank"].tolist() == [1, 1, 1, 1, 3]
     assert result.samples["image_to_text_rank"].tolist() == [2, 1, 1]

@@ -51,7 +51,7 @@ def root(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
 
 def test_solved_by_hand(root, colour_encoder, capsys):
     options = RunOptions(data_root=str(root), batch_size=2)
-    result = retrieval.measure(colour_encoder, PROTOCOL, options)
+    result = retrieval.TASK.measure_one(colour_encoder, PROTOCOL, options)
     # By id: green (3), blue (11), red (20), each with its captions in the order of the file.
     assert result.samples["image_of_text"].tolist() == [0, 0, 1, 2, 2]
     # "green or blue" ties with the blue image; "green, by mistake" scores 0 with red and blue.
@@ -79,7 +79,7 @@ def test_duplicate_captions_have_a_recall_of_random_ties(root, colour_encoder):
     content = annotations()
     content["annotations"].append({"id": 5, "image_id": 11, "caption": "red"})
     write(root, content)
-    result = retrieval.measure(colour_encoder, PROTOCOL, RunOptions(data_root=str(root)))
+    result = retrieval.TASK.measure_one(colour_encoder, PROTOCOL, RunOptions(data_root=str(root)))
     assert result.samples["image_to_text_rank"].tolist() == [2, 1, 2]
     assert result.samples["image_to_text_random_ties"].tolist() == [0.5, 1, 0.5]
     assert "text_to_image_random_ties" not in result.samples
@@ -91,18 +91,20 @@ def test_duplicate_captions_have_a_recall_of_random_ties(root, colour_encoder):
 
 def test_limit_and_captions_per_image(root, colour_encoder):
     protocol = replace(PROTOCOL, captions_per_image=1)
-    result = retrieval.measure(colour_encoder, protocol, RunOptions(data_root=str(root), limit=2))
+    result = retrieval.TASK.measure_one(
+        colour_encoder, protocol, RunOptions(data_root=str(root), limit=2)
+    )
     assert result.samples["image_of_text"].tolist() == [0, 1]
     assert result.notes == ("at most 2 images were measured",)
 
 
 def test_the_sample_list_is_hashed(root, colour_encoder):
     options = RunOptions(data_root=str(root))
-    first = retrieval.measure(colour_encoder, PROTOCOL, options)
+    first = retrieval.TASK.measure_one(colour_encoder, PROTOCOL, options)
     changed = annotations()
     changed["annotations"][0]["caption"] += "."
     write(root, changed)
-    second = retrieval.measure(colour_encoder, PROTOCOL, options)
+    second = retrieval.TASK.measure_one(colour_encoder, PROTOCOL, options)
     assert first.hashes.keys() == {"sample_list", "content"}
     assert first.hashes["sample_list"] != second.hashes["sample_list"]
     assert first.hashes["content"] == second.hashes["content"]
@@ -112,7 +114,7 @@ def test_cut_captions_are_noted(root, tiny_encoder):
     content = annotations()
     content["annotations"][0]["caption"] = "blue " * 40
     write(root, content)
-    result = retrieval.measure(tiny_encoder, PROTOCOL, RunOptions(data_root=str(root)))
+    result = retrieval.TASK.measure_one(tiny_encoder, PROTOCOL, RunOptions(data_root=str(root)))
     assert result.notes == ("1 of 5 captions did not fit the model's context and were cut",)
     assert result.samples["cut"].tolist() == [False, False, True, False, False]
     assert result.samples["words"].tolist() == [3, 1, 40, 1, 3]
@@ -149,13 +151,13 @@ def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict
 def test_bad_annotations(content, message, root):
     write(root, content)
     with pytest.raises(UsageError, match=message) as raised:
-        retrieval.open_data(PROTOCOL, RunOptions(data_root=str(root)))
+        retrieval.TASK.open_data(PROTOCOL, RunOptions(data_root=str(root)))
     assert "\n" not in str(raised.value)
 
 
 def test_missing_data(root):
     with pytest.raises(UsageError, match=r"--data-root DIR, the folder that holds captions.json"):
-        retrieval.open_data(PROTOCOL, RunOptions())
+        retrieval.TASK.open_data(PROTOCOL, RunOptions())
     (root / "captions.json").unlink()
     with pytest.raises(UsageError, match=f"expected {root}/captions.json"):
-        retrieval.open_data(PROTOCOL, RunOptions(data_root=str(root)))
+        retrieval.TASK.open_data(PROTOCOL, RunOptions(data_root=str(root)))

@@ -51,9 +51,7 @@ def hashes_of(
 ) -> Mapping[str, str]:
     """Return the hashes of a measurement."""
     task = task_for(protocol)
-    data = task.open_data(protocol, options)
-    (measurement,) = task.measure_all(encoder, [protocol], options, progress, [data])
-    return measurement.hashes
+    return task.measure_one(encoder, protocol, options, progress).hashes
 
 
 def options_for(root: Path, **options: Any) -> RunOptions:

@@ -14,7 +14,7 @@ from cosmos_eval.protocols import known_protocols, webdatasets
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
 from cosmos_eval.runner.run import Worker, run_all
-from cosmos_eval.tasks import TASKS, task_named, task_of
+from cosmos_eval.tasks import TASKS, task_named
 from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
 
 SPEC = ModelSpec(text="cosmos:mine.pt", kind="cosmos", name="mine.pt")
@@ -126,16 +126,16 @@ def test_every_task_has_metrics_data_sets_and_an_embedded_one():
         assert any(metric.primary for metric in task.metrics)
         assert task.truth
     of_hub = {"multilabel", "faces", "assoc"}  # no set of these tasks is embedded
-    known = {task_of(protocol) for protocol in known_protocols().values()}
+    known = {protocol.task for protocol in known_protocols().values()}
     assert known == set(TASKS) - of_hub
-    assert known | {task_of(protocol) for protocol in webdatasets().values()} == set(TASKS)
-    assert {task_of(p) for p in make_plan().protocols} == known - {"loc", "probe"}
+    assert known | {protocol.task for protocol in webdatasets().values()} == set(TASKS)
+    assert {p.task for p in make_plan().protocols} == known - {"loc", "probe"}
     for name in of_hub:
         with pytest.raises(UsageError, match=f"no embedded data set is of task {name}"):
             make_plan(task=name)
     for name in known:
         (embedded,) = make_plan(task=name).protocols
-        assert task_of(embedded) == name
+        assert embedded.task == name
 
 
 def test_a_default_plan_is_the_bundled_models_on_the_embedded_data():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cosmos_eval.data.label_map_checks import check
 from cosmos_eval.data.label_maps import open_data, read_label
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.tasks.segmentation import check
 from cosmos_eval.types import RunOptions, UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"

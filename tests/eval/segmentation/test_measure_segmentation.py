@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 from support.segmenting import measure
 
+from cosmos_eval.data.label_map_checks import check
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.stats.segmentation import SparseConfusion
-from cosmos_eval.tasks.segmentation import TASK, check
+from cosmos_eval.tasks.segmentation import TASK
 from cosmos_eval.tasks.segmentation.inference import fit_to_model
 from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError
 

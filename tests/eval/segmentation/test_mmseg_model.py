@@ -174,7 +174,7 @@ def test_images_alone_can_be_segmented(own_set):
 
 
 def test_another_kind_of_data_set_is_refused():
-    with pytest.raises(UsageError, match="coco-val2017 is no segmentation data set"):
+    with pytest.raises(UsageError, match="coco-val2017 is not a segmentation data set"):
         CosmosEvalDataset("coco-val2017")
 
 

@@ -13,8 +13,7 @@ from cosmos_eval import models as encoders
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
-from cosmos_eval.tasks.segmentation import image_pass, open_data
-from cosmos_eval.tasks.segmentation import measure as measure_together
+from cosmos_eval.tasks.segmentation import TASK
 from cosmos_eval.types import RunOptions, no_progress
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -58,7 +57,9 @@ def test_together_gives_what_apart_gives_and_encodes_half(encoder, protocol, opt
     assert encoded[:half] == encoded[half:]
     batches = list(encoded)
     encoded.clear()
-    shared = list(measure_together(encoder, [background, things], options, no_progress))
+    together = [background, things]
+    data = [TASK.open_data(measured, options) for measured in together]
+    shared = list(TASK.measure(encoder, together, data, options, no_progress))
     assert encoded == batches[:half]
     for one, other in zip(apart, shared, strict=True):
         assert_same_counts(one.samples, other.samples)
@@ -81,7 +82,7 @@ def test_which_published_sets_share_a_pass(one, other, alike, tmp_path):
         write_images(tmp_path, layout)
         write_masks(tmp_path, layout)
     options = RunOptions(data_root=str(tmp_path), allow_partial=True)
-    keys = [image_pass(one, options, open_data(one, options)) for one in protocols]
+    keys = [TASK.image_pass(one, options, TASK.open_data(one, options)) for one in protocols]
     assert (keys[0] == keys[1]) == alike
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks import prompts, segmentation
 from cosmos_eval.tasks.segmentation import inference
-from cosmos_eval.types import RunOptions, no_progress
+from cosmos_eval.types import RunOptions
 
 PARITY = Path(__file__).parents[2] / "parity"
 RECORDED = json.loads((PARITY / "segmentation.json").read_text("utf-8"))
@@ -43,8 +43,8 @@ def test_label_maps_and_scores(case, cosmos, embed_once, monkeypatch, tmp_path):
         allow_partial=True,
     )
     protocol = SEGMENTATION[dataset]
-    segmentation.check(protocol, options)
-    (measurement,) = segmentation.measure(cosmos, [protocol], options, no_progress)
+    segmentation.TASK.check(protocol, options, segmentation.TASK.open_data(protocol, options))
+    measurement = segmentation.TASK.measure_one(cosmos, protocol, options)
     for name, percent in RECORDED[case].items():
         assert measurement.metrics[name] * 100 == pytest.approx(percent, abs=0.01)
     assert measurement.n_samples == len(list((PARITY / "predictions" / case).iterdir()))

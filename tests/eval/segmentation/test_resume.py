@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from cosmos_eval.results.checked import read_results
-from cosmos_eval.tasks.segmentation import measure as measure_together
+from cosmos_eval.tasks.segmentation import TASK
 from cosmos_eval.types import RunOptions
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -38,7 +38,8 @@ def options(tmp_path, write_set, monkeypatch) -> RunOptions:
 def start(encoder, protocol, options, notes=None):
     """Measure up to the result, which is then not stored: everything is kept."""
     steps = []
-    running = measure_together(encoder, [protocol], options, steps.append)
+    data = TASK.open_data(protocol, options)
+    running = TASK.measure(encoder, [protocol], [data], options, steps.append)
     measurement = next(running)
     if notes is not None:
         notes.extend(step.note for step in steps if step.note)
@@ -52,8 +53,9 @@ def interrupt(encoder, protocol, options, *, image):
         if (step.phase, step.done) == ("images", image):
             raise KeyboardInterrupt
 
+    data = TASK.open_data(protocol, options)
     with pytest.raises(KeyboardInterrupt):
-        next(measure_together(encoder, [protocol], options, ending))
+        next(TASK.measure(encoder, [protocol], [data], options, ending))
 
 
 def kept_shards(options):

@@ -253,7 +253,7 @@ def test_faults_of_a_space_are_one_line(halves, command, space, fault):
     ("changed", "fault"),
     [
         ({"budget": 0}, "'--budget'"),
-        ({"dataset": "scenes-cls"}, "scenes-cls is no segmentation data set"),
+        ({"dataset": "scenes-cls"}, "scenes-cls is not a segmentation data set"),
         ({"split": "scenes-seg-train"}, "has other classes than halves"),
     ],
 )
@@ -302,7 +302,7 @@ def test_a_trial_scores_what_a_run_measures(search, encoder):
     protocols = [tuning.with_setting(search.protocol, one) for one in search.settings]
     protocols = [one for one in protocols if one.window == 32][::3]
     assert {one.attention for one in protocols} == {"csa", "naclip"}
-    scores = tuning.make_scorer(encoder, search.data, options)(protocols)
+    scores = tuning.Scorer(encoder, search.data, options).mean_ious(protocols)
     assert len(set(scores)) == len(scores) == 8
     assert scores == [measure(encoder, one, options).metrics["mIoU"] for one in protocols]
 
@@ -329,5 +329,5 @@ def test_an_interrupted_search_goes_on(search, encoder, encoded, monkeypatch, tm
     tune(*run, tmp_path / "half", no_progress)
     assert not encoded
     other = replace(search, record={**search.record, "seed": 1})
-    with pytest.raises(UsageError, match="is of another search, model or version"):
+    with pytest.raises(UsageError, match="belongs to another search, model or version"):
         tune(other, *run[1:], tmp_path / "half", no_progress)

@@ -10,9 +10,9 @@ from support.plain_segmentation import plain_classes, plain_pixels, plain_query_
 from support.segmenting import measure
 from torch.nn import functional as F
 
-from cosmos_eval.data.label_map_checks import survey
+from cosmos_eval.data.label_map_checks import check, survey
 from cosmos_eval.data.label_maps import open_data, read_label
-from cosmos_eval.tasks.segmentation import check, inference
+from cosmos_eval.tasks.segmentation import inference
 from cosmos_eval.tasks.segmentation.merge import affinities, refine
 from cosmos_eval.tasks.segmentation.mmseg_model import CosmosEvalDataset
 from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError, no_progress

@@ -62,7 +62,7 @@ def test_chance_of_text_to_text_by_all_orders(make_set, colour_encoder, n, right
     texts = [f"text {i}" for i in range(n)]
     record = {"image": "a.png", "caption": texts[0], "positive": texts[1:right]}
     protocol = make_set(IMAGES, [{**record, "negative": texts[right:]}])
-    found = selection.measure(colour_encoder, protocol, RunOptions()).metrics
+    found = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
     expected = share(orders_of(len(pairs)), lambda o: bool(o[alike].min() > o[~alike].max()))
     assert found["text_to_text_chance"] == pytest.approx(expected)
 
@@ -91,7 +91,7 @@ ITEMS = [
 
 @pytest.fixture
 def result(make_set, colour_encoder) -> Measurement:
-    return selection.measure(colour_encoder, make_set(IMAGES, ITEMS), RunOptions())
+    return selection.TASK.measure_one(colour_encoder, make_set(IMAGES, ITEMS), RunOptions())
 
 
 def test_baselines_solved_by_hand(result):
@@ -162,18 +162,21 @@ def test_references_are_not_compared(command, stored):
 def test_pairs_have_a_chance_and_no_blind_choice(make_set, colour_encoder):
     pairs = [{"image_0": "a.png", "image_1": "c.png", "caption_0": "red", "caption_1": "green"}]
     protocol = make_set(IMAGES, pairs, layout="pairs")
-    metrics = selection.measure(colour_encoder, protocol, RunOptions()).metrics
+    metrics = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
     assert metrics["chance"] == metrics["group_score_chance"] == pytest.approx(1 / 6)
     assert metrics["text_score_chance"] == metrics["image_score_chance"] == 1 / 4
     assert "blind_accuracy" not in metrics
     protocol = make_set(IMAGES, pairs, "i.json", layout="pairs", pair_accuracy="image")
-    assert selection.measure(colour_encoder, protocol, RunOptions()).metrics["chance"] == 1 / 4
+    assert (
+        selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics["chance"]
+        == 1 / 4
+    )
 
 
 def test_a_pair_of_one_image_cannot_be_solved(make_set, colour_encoder):
     pairs = [{"image_0": "a.png", "image_1": "a.png", "caption_0": "red", "caption_1": "green"}]
     protocol = make_set(IMAGES, pairs, layout="pairs", n_items=1)
-    metrics = selection.measure(colour_encoder, protocol, RunOptions()).metrics
+    metrics = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
     assert metrics["chance"] == metrics["text_score_chance"] == 0
 
 
@@ -183,7 +186,7 @@ def test_images_are_chosen_blind_by_the_mean_of_captions(make_set, colour_encode
         {"caption": "green", "image": "c.png", "negative_image": ["a.png"]},
         {"caption": "red it is", "image": "b.png", "negative_image": "c.png"},
     ]
-    found = selection.measure(colour_encoder, make_set(IMAGES, records), RunOptions())
+    found = selection.TASK.measure_one(colour_encoder, make_set(IMAGES, records), RunOptions())
     assert found.samples["correct"].all()
     assert found.samples["blind"].tolist() == [True, False, True]
     assert found.metrics["chance"] == 0.5
@@ -191,7 +194,7 @@ def test_images_are_chosen_blind_by_the_mean_of_captions(make_set, colour_encode
 
 
 def test_one_image_alone_leaves_nothing_to_choose_blind_by(make_set, colour_encoder):
-    found = selection.measure(colour_encoder, make_set(IMAGES, ITEMS[:1]), RunOptions())
+    found = selection.TASK.measure_one(colour_encoder, make_set(IMAGES, ITEMS[:1]), RunOptions())
     assert "blind_accuracy" not in found.metrics
     assert found.metrics["chance"] == 0.5
 
@@ -200,7 +203,9 @@ def test_pairs_and_sets_multiply_chances(make_set, colour_encoder):
     items = [
         {**one, "pair_id": pair} for one, pair in zip(ITEMS, ("p", "p", "q", "q"), strict=True)
     ]
-    metrics = selection.measure(colour_encoder, make_set(IMAGES, items), RunOptions()).metrics
+    metrics = selection.TASK.measure_one(
+        colour_encoder, make_set(IMAGES, items), RunOptions()
+    ).metrics
     assert metrics["accuracy_of_pairs"] == 0.5
     assert metrics["accuracy_of_pairs_chance"] == pytest.approx((0.5 / 3 + 0.25) / 2)
     assert metrics["accuracy_of_pairs_blind"] == 0
@@ -213,6 +218,8 @@ def test_text_to_text_by_hand(make_set, colour_encoder):
         *(True, False, False)
     ]
     records = [{"image": "a.png", "caption": "red", "positive": "red one", "negative": "blue"}]
-    metrics = selection.measure(colour_encoder, make_set(IMAGES, records), RunOptions()).metrics
+    metrics = selection.TASK.measure_one(
+        colour_encoder, make_set(IMAGES, records), RunOptions()
+    ).metrics
     assert metrics["text_to_text"] == 1
     assert metrics["text_to_text_chance"] == metrics["chance"] == pytest.approx(1 / 3)

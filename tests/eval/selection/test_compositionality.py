@@ -33,7 +33,7 @@ Known = Callable[..., SelectionProtocol]
 def measured(known_set, colour_encoder) -> Callable[..., Measurement]:
     def measure(*args: Any, options: RunOptions | None = None, **changes: Any) -> Measurement:
         protocol = known_set(*args, **changes)
-        return selection.measure(colour_encoder, protocol, options or RunOptions())
+        return selection.TASK.measure_one(colour_encoder, protocol, options or RunOptions())
 
     return measure
 
@@ -381,7 +381,7 @@ def test_own_sets_can_have_all_of_it(make_set, colour_encoder):
     ]
     for record, pair in zip(records, (0, 0, 1), strict=True):
         record["pair_id"] = pair
-    result = selection.measure(colour_encoder, make_set(images, records), RunOptions())
+    result = selection.TASK.measure_one(colour_encoder, make_set(images, records), RunOptions())
     assert result.samples["correct"].tolist() == [True, True, False]
     assert result.metrics["accuracy_of_pairs"] == 0.5
     chosen = [
@@ -393,7 +393,9 @@ def test_own_sets_can_have_all_of_it(make_set, colour_encoder):
         },
         {"caption": "red", "image": "b.png", "negative_image": ["a.png"]},
     ]
-    result = selection.measure(colour_encoder, make_set(images, chosen, "c.json"), RunOptions())
+    result = selection.TASK.measure_one(
+        colour_encoder, make_set(images, chosen, "c.json"), RunOptions()
+    )
     assert result.samples["correct"].tolist() == [True, False]
     assert result.samples["cluster"].tolist() == [0, 0]
 
@@ -441,4 +443,6 @@ def test_the_code_that_writes_bivlc(known_set, colour_encoder, save_colour, tmp_
     code = page.partition("```python\nimport json\n")[2].partition("```")[0]
     exec("import json\n" + code, {})
     protocol = known_set("bivlc", {}, {}, n_items=2)
-    assert selection.measure(colour_encoder, protocol, RunOptions()).metrics["accuracy"] == 1
+    assert (
+        selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics["accuracy"] == 1
+    )

@@ -243,7 +243,7 @@ def test_other_faults(make_set):
         make_set(IMAGES, {}, "empty", layout="sugarcrepe"), r"a folder with a \.json file per"
     )
     with pytest.raises(UsageError, match="--data-root DIR, the folder that holds sugar-crepe/data"):
-        selection.open_data(SELECTION["sugarcrepe"], RunOptions())  # type: ignore[arg-type]
+        selection.TASK.open_data(SELECTION["sugarcrepe"], RunOptions())  # type: ignore[arg-type]
 
 
 def test_counts_are_part_of_a_published_set(make_set):
@@ -283,5 +283,5 @@ def test_known_sets():
 
 def assert_refused(protocol: SelectionProtocol, message: str) -> None:
     with pytest.raises(UsageError, match=message) as raised:
-        selection.open_data(protocol, RunOptions())
+        selection.TASK.open_data(protocol, RunOptions())
     assert "\n" not in str(raised.value)

@@ -40,7 +40,9 @@ def figures(result: Measurement) -> dict[str, float]:
 
 
 def test_single_images_solved_by_hand(make_set, colour_encoder):
-    result = selection.measure(colour_encoder, make_set(IMAGES, ITEMS), RunOptions(batch_size=2))
+    result = selection.TASK.measure_one(
+        colour_encoder, make_set(IMAGES, ITEMS), RunOptions(batch_size=2)
+    )
     assert result.samples["correct"].tolist() == [True, False, True, False]
     assert result.samples["cluster"].tolist() == [0, 0, 1, 2]
     assert figures(result) == {
@@ -73,7 +75,7 @@ def test_pairs_solved_by_hand(make_set, colour_encoder):
         pair("ef", "green", "blue"),
     ]
     protocol = make_set(images, pairs, "pairs.jsonl", layout="pairs")
-    result = selection.measure(colour_encoder, protocol, RunOptions())
+    result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions())
     assert result.samples["text_correct"].tolist() == [True, True, False]
     assert result.samples["image_correct"].tolist() == [True, False, False]
     thirds = {"text_score": 2, "image_score": 1, "group_score": 1, "accuracy": 1}
@@ -92,7 +94,7 @@ def test_a_pair_may_count_by_its_images_alone(make_set, colour_encoder, tmp_path
         pair_accuracy=rule,
     )
     Image.new("RGB", (8, 6), (255, 0, 128)).save(tmp_path / "images" / "b.png")
-    result = selection.measure(colour_encoder, protocol, RunOptions())
+    result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions())
     assert result.metrics["text_score"] == 0
     assert result.metrics["image_score"] == 1
     assert result.metrics["accuracy"] == expected
@@ -101,7 +103,7 @@ def test_a_pair_may_count_by_its_images_alone(make_set, colour_encoder, tmp_path
 def test_items_that_share_images_by_way_of_others_are_one_cluster(make_set, colour_encoder):
     images = {f"{name}.png": "red" for name in "abcdef"}
     pairs = [pair(two, "red", "blue") for two in ("ab", "cd", "ef", "bc")]
-    result = selection.measure(
+    result = selection.TASK.measure_one(
         colour_encoder, make_set(images, pairs, layout="pairs"), RunOptions()
     )
     assert result.samples["cluster"].tolist() == [0, 0, 1, 0]
@@ -109,7 +111,7 @@ def test_items_that_share_images_by_way_of_others_are_one_cluster(make_set, colo
 
 def test_every_image_and_caption_is_encoded_once(make_set, colour_encoder):
     seen: dict[str, int] = {}
-    selection.measure(
+    selection.TASK.measure_one(
         colour_encoder,
         make_set(IMAGES, ITEMS),
         RunOptions(),
@@ -120,10 +122,10 @@ def test_every_image_and_caption_is_encoded_once(make_set, colour_encoder):
 
 def test_limit_takes_subsets_in_turn(make_set, colour_encoder):
     protocol = make_set(IMAGES, ITEMS[1:] + ITEMS[:1])
-    result = selection.measure(colour_encoder, protocol, RunOptions(limit=2))
+    result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions(limit=2))
     assert result.samples["subset"].tolist() == [1, 0]
     assert result.notes == ("at most 2 items were measured",)
-    alone = selection.measure(colour_encoder, protocol, RunOptions(limit=1))
+    alone = selection.TASK.measure_one(colour_encoder, protocol, RunOptions(limit=1))
     assert set(alone.per_class["two"].values()) == {None, 0}
     assert set(figures(alone)) == {"accuracy"}
 
@@ -131,11 +133,11 @@ def test_limit_takes_subsets_in_turn(make_set, colour_encoder):
 def test_subsets_left_out_of_the_mean(make_set, colour_encoder):
     items = [*ITEMS, item("b.png", "red", "green", subset="three")]
     protocol = make_set(IMAGES, items, left_out=("three",))
-    result = selection.measure(colour_encoder, protocol, RunOptions())
+    result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions())
     assert result.metrics["accuracy"] == pytest.approx(2 / 5)
     assert result.metrics["mean_subset_accuracy"] == pytest.approx(2 / 3)
     assert result.per_class["three"]["accuracy"] == 0
-    few = selection.measure(
+    few = selection.TASK.measure_one(
         colour_encoder, make_set(IMAGES, items, "few.json", smallest=2), RunOptions()
     )
     assert "mean_subset_accuracy" not in few.metrics
@@ -145,7 +147,9 @@ def test_subsets_left_out_of_the_mean(make_set, colour_encoder):
 def test_the_sample_list_is_hashed(make_set, colour_encoder):
     def hashes(items: list[dict[str, Any]], file: str, **fields: Any) -> str:
         protocol = make_set(IMAGES, items, file, **fields)
-        return selection.measure(colour_encoder, protocol, RunOptions()).hashes["sample_list"]
+        return selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).hashes[
+            "sample_list"
+        ]
 
     first = hashes(ITEMS, "a.json")
     assert first == hashes(ITEMS, "b.json")
@@ -160,7 +164,9 @@ def test_the_sample_list_is_hashed(make_set, colour_encoder):
 
 def test_what_a_published_set_leaves_unsolvable_is_noted(make_set, colour_encoder):
     items = [item("a.png", "red", "red"), item("b.png", "green", "blue")]
-    result = selection.measure(colour_encoder, make_set(IMAGES, items, n_items=2), RunOptions())
+    result = selection.TASK.measure_one(
+        colour_encoder, make_set(IMAGES, items, n_items=2), RunOptions()
+    )
     assert (result.metrics["accuracy"], result.metrics["chance"]) == (0.5, 0.25)
     assert result.notes == (
         "1 items have a wrong caption equal to the right one and count as wrong",
@@ -193,7 +199,7 @@ def test_equals_clip_benchmark(make_set, colour_encoder, tmp_path, per_item, cap
         images = torch.stack([colour_encoder.transform(Image.open(folder / f)) for f in names])
         loader.append((images[None] if per_item == 2 else images, [some]))
     protocol = make_set({}, items, layout="items" if per_item == 1 else "pairs")
-    ours = selection.measure(colour_encoder, protocol, RunOptions()).metrics
+    ours = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
     theirs = evaluate(colour_encoder, loader, colour_encoder.tokenize, "cpu", amp=False)
     assert 0 < theirs["acc"] < 1
     assert ours["accuracy"] == pytest.approx(theirs["acc"])

@@ -1,0 +1,158 @@
+"""The probes of one protocol: which training images each is fitted to, and what it predicts.
+
+Nothing is chosen by the test images: the strength of regularisation is chosen by training images
+that are held out. Few-shot probes are drawn as CoOp draws them (Zhou et al. 2022, arXiv 2109.01134,
+github.com/KaiyangZhou/CoOp): k images per class to train on, min(k, 4) others to choose by.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval import types
+from cosmos_eval.stats.estimates import Features, Ints
+from cosmos_eval.tasks.probe.classifiers import Labelled, choose, fit, nearest_classes, predict
+
+MOST_HELD_OUT = 4
+"""The number of images per class, at most, that few-shot probes hold out."""
+
+
+def in_random_order(labels: Ints, seed: int) -> list[Ints]:
+    """Return the rows of each class of (N,) labels in an order that a seed decides."""
+    rng = np.random.default_rng(seed)
+    n_classes = labels.max() + 1
+    return [rng.permutation(np.flatnonzero(labels == label)) for label in range(n_classes)]
+
+
+def few_shots(labels: Ints, shots: int, seed: int) -> tuple[Ints, Ints]:
+    """Draw rows of (N,) labels: `shots` per class to train on, and others to choose by.
+
+    With the same seed, the rows of fewer shots are among the rows of more shots.
+    """
+    n_held_out = min(shots, MOST_HELD_OUT)
+    rows_of_classes = in_random_order(labels, seed)
+    training_rows = [rows[:shots] for rows in rows_of_classes]
+    held_out_rows = [rows[shots : shots + n_held_out] for rows in rows_of_classes]
+    return np.concatenate(training_rows), np.concatenate(held_out_rows)
+
+
+def split(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
+    """Split the rows of (N,) labels into training rows and held-out rows.
+
+    About a fraction of each class is held out: at least one row, and not all.
+    """
+    training_rows, held_out_rows = [], []
+    for rows in in_random_order(labels, seed):
+        n_held_out = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+        training_rows.append(rows[n_held_out:])
+        held_out_rows.append(rows[:n_held_out])
+    return np.sort(np.concatenate(training_rows)), np.sort(np.concatenate(held_out_rows))
+
+
+class LinearProbe(NamedTuple):
+    """A linear probe of all training images."""
+
+    # (N,) classes of the test images.
+    predicted: Ints
+    c: float
+    n_held_out: int
+
+
+class FewShotProbes(NamedTuple):
+    """The linear probes of S numbers of shots in D draws each."""
+
+    # (S, D, N) classes of the test images.
+    predicted: NDArray[np.integer]
+    # The C that each draw chose, by number of shots.
+    c_values: list[list[float]]
+
+
+class Probe:
+    """The probes of one protocol on features of training (F, D) and test images (N, D)."""
+
+    def __init__(
+        self,
+        protocol: types.ProbeProtocol,
+        train_features: Features,
+        train_labels: Ints,
+        test_features: Features,
+        seed: int,
+        device: str,
+        progress: types.OnProgress = types.no_progress,
+    ) -> None:
+        self.protocol = protocol
+        self.train_features = train_features
+        self.train_labels = train_labels
+        self.test_features = test_features
+        self.seed = seed
+        self.device = device
+        self.progress = progress
+        self.n_classes = int(train_labels.max()) + 1
+        # Whether all fits so far converged.
+        self.converged = True
+
+    @property
+    def draw_seeds(self) -> list[int]:
+        """The seed of each draw of few shots."""
+        return [self.seed + draw for draw in range(self.protocol.draws)]
+
+    def predict_neighbours(self) -> Ints:
+        """Return the classes (N,) that the nearest training images vote for."""
+        all_rows = np.arange(len(self.train_labels))
+        return nearest_classes(
+            self._labelled(all_rows),
+            self.test_features,
+            self.n_classes,
+            min(self.protocol.neighbours, len(all_rows)),
+            self.protocol.temperature,
+            self.device,
+        )
+
+    def fit_linear(self) -> LinearProbe:
+        """Choose C by held-out training images, and fit a probe to all training images."""
+        training_rows, held_out_rows = split(self.train_labels, self.protocol.validation, self.seed)
+        all_rows = np.arange(len(self.train_labels))
+        predicted, c = self._fit(training_rows, held_out_rows, all_rows)
+        return LinearProbe(predicted, c, len(held_out_rows))
+
+    def fit_few_shots(self) -> FewShotProbes:
+        """Fit a probe to every draw of every number of shots."""
+        shots_of_protocol, n_draws = self.protocol.shots, self.protocol.draws
+        predicted: list[Ints] = []
+        c_values: list[list[float]] = []
+        for shots in shots_of_protocol:
+            c_of_draws = []
+            for seed in self.draw_seeds:
+                training_rows, held_out_rows = few_shots(self.train_labels, shots, seed)
+                classes, c = self._fit(training_rows, held_out_rows, training_rows)
+                predicted.append(classes)
+                c_of_draws.append(c)
+                total = len(shots_of_protocol) * n_draws
+                self.progress(types.Progress("few shots", len(predicted), total))
+            c_values.append(c_of_draws)
+        by_shots = np.stack(predicted).reshape(len(shots_of_protocol), n_draws, -1)
+        return FewShotProbes(by_shots, c_values)
+
+    def _labelled(self, rows: Ints) -> Labelled:
+        return Labelled(self.train_features, self.train_labels, rows)
+
+    def _fit(
+        self, training_rows: Ints, held_out_rows: Ints, final_rows: Ints
+    ) -> tuple[Ints, float]:
+        """Choose C by held-out rows, and fit a probe to the final rows.
+
+        Returns the classes (N,) of the test images, and C.
+        """
+        choice = choose(
+            self._labelled(training_rows),
+            held_out_rows,
+            self.n_classes,
+            self.protocol.c_values,
+            self.device,
+        )
+        linear = fit(self._labelled(final_rows), self.n_classes, choice.c, self.device)
+        self.converged = self.converged and choice.converged and linear.converged
+        return predict(linear, self.test_features, self.device), choice.c
