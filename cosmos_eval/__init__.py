@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cosmos_eval.results.checked import read_results
     from cosmos_eval.results.export import load_results, load_samples
     from cosmos_eval.runner.embed import embed
-    from cosmos_eval.runner.run import evaluate
+    from cosmos_eval.runner.evaluate import evaluate
     from cosmos_eval.types import UsageError
 
 __all__ = ["DenseEncoder", "Encoder", "PairScorer", "TwoTower", "UsageError", "__version__"]
@@ -29,7 +29,7 @@ _MODULES = {
     "results.export": ("load_results", "load_samples"),
     "results.checked": ("read_results",),
     "runner.embed": ("embed",),
-    "runner.run": ("evaluate",),
+    "runner.evaluate": ("evaluate",),
     "types": ("UsageError",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -19,6 +19,7 @@ from cosmos_eval.types import Executor, RunOptions, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.cli.progress import Progress
+    from cosmos_eval.results.labels import Stored
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
     from cosmos_eval.runner.plan import Pair, Plan, Result
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     Existing = Mapping[Pair, Result]
 
-_MISTAKES_SHOWN = 3  # of the most frequent ones, which the result file has in full
+_MISTAKES_SHOWN = 3  # the most frequent ones; the result file has more
 
 
 def run(
@@ -80,6 +81,7 @@ def run(
     from cosmos_eval.runner.preview import preview
     from cosmos_eval.runner.tune import tuned_plan
 
+    as_json = format == "json"
     with process_group() as distributed:
         if executor != "local" and distributed.world_size > 1:
             raise UsageError("torchrun needs --executor local")
@@ -103,9 +105,12 @@ def run(
             cache=None if no_cache else str(embeddings_folder()),
             distributed=distributed,
         )
-        if settings is None:
-            make = partial(
-                make_plan,
+
+        def plan_run() -> Plan:
+            if settings is not None:
+                specs = model_specs(model or (), name or (), arch, weights, trainings)
+                return tuned_plan(settings, dataset or (), specs, run_options, transfer=transfer)
+            return make_plan(
                 suite=suite,
                 task=task,
                 datasets=dataset or (),
@@ -117,28 +122,22 @@ def run(
                 trainings=trainings,
                 options=run_options,
             )
-        else:
-            specs = model_specs(model or (), name or (), arch, weights, trainings)
-            make = partial(
-                tuned_plan, settings, dataset or (), specs, run_options, transfer=transfer
-            )
-        plan = distributed.synchronized(make)
+
+        plan = distributed.synchronized(plan_run)
         existing: Existing = {}
         if suite is not None or dry_run:
             existing = distributed.gather(existing_results(plan, output))[0]
         if dry_run:
             if is_main_process():
-                _print_previews(preview(plan, existing, output), as_json=format == "json")
+                _print_previews(preview(plan, existing, output), as_json=as_json)
             return
         results = _execute(plan, output, existing, executor, keep_going=keep_going)
     if is_main_process():
-        print_results(results, as_json=format == "json", suite=suite)
-        failed = sum(result.error is not None for result in results)
+        print_results(results, as_json=as_json, suite=suite)
+        n_failed = sum(result.error is not None for result in results)
         if suite is not None or keep_going:
-            reused = sum(existing.get(result.pair) is result for result in results)
-            counts = f"measured {len(results) - reused - failed}, there already {reused}"
-            print_line(f"{counts}, failed {failed}", error=True)
-        if failed:
+            _print_counts(results, existing, n_failed)
+        if n_failed:
             raise Exit(1)
 
 
@@ -151,18 +150,33 @@ def _execute(
 
     results = {pair: result for pair, result in existing.items() if result.error is None}
     with Progress(silent=not is_main_process()) as progress:
-        for pair, result in existing.items():
-            valid = f"there already: {result.path}"
-            progress.print(valid if pair in results else f"{result.error}: measured again")
-        engine, skip, watch = engine_of(executor), frozenset(results), progress.step
-        for batch in execute(plan, output, engine, skip=skip, keep_going=keep_going, watch=watch):
+        for result in existing.values():
+            if result.error is None:
+                progress.print(f"there already: {result.path}")
+            else:
+                progress.print(f"{result.error}: measured again")
+        for batch in execute(
+            plan,
+            output,
+            engine_of(executor),
+            skip=frozenset(results),
+            keep_going=keep_going,
+            watch=progress.step,
+        ):
             _report(batch, progress)
             results.update({result.pair: result for result in batch})
     return [results[pair] for pair in plan.pairs if pair in results]
 
 
+def _print_counts(results: Sequence[Result], existing: Existing, n_failed: int) -> None:
+    """Print how many results were measured, were there already, and failed."""
+    n_reused = sum(existing.get(result.pair) is result for result in results)
+    n_measured = len(results) - n_reused - n_failed
+    print_line(f"measured {n_measured}, there already {n_reused}, failed {n_failed}", error=True)
+
+
 def _report(results: Sequence[Result], progress: Progress) -> None:
-    """Print the files of results, or what has none for one reason."""
+    """Print the files of results, or the models and data sets that failed for one reason."""
     from cosmos_eval.runner.execute import reason_of
 
     error = results[0].error
@@ -171,18 +185,21 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
         for result in results:
             progress.print(f"wrote {result.path}")
             if result.aside is not None:
-                kept = "the former result, of another model of this name, is kept as"
-                progress.print(f"{kept} {result.aside}")
+                progress.print(
+                    f"the former result, of another model of this name, is kept as {result.aside}"
+                )
         return
-    models = {result.pair.model for result in results}
-    sets = {f"{result.pair.dataset} ({result.pair.family})" for result in results}
-    who = models.pop() if len(models) == 1 else f"{len(models)} models"
-    progress.print(f"failed: {who} on {', '.join(sorted(sets))}: {reason_of(error)}")
+    model_names = sorted({result.pair.model for result in results})
+    models = model_names[0] if len(model_names) == 1 else f"{len(model_names)} models"
+    datasets = sorted({f"{result.pair.dataset} ({result.pair.family})" for result in results})
+    progress.print(f"failed: {models} on {', '.join(datasets)}: {reason_of(error)}")
 
 
 def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None = None) -> None:
-    """Print results as a table, with a suite's score; on standard error frequent mistakes and
-    notes."""
+    """Print results as a table, with the score of a suite.
+
+    Frequent mistakes and notes go to standard error.
+    """
     from cosmos_eval.results.labels import Stored, distinct, distinguish
     from cosmos_eval.results.leaderboard.entries import entries_of
     from cosmos_eval.results.leaderboard.ranking import find_ties
@@ -190,71 +207,94 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     from cosmos_eval.results.store import to_record
     from cosmos_eval.results.table import View
 
-    stored = [Stored(one.path or Path(), one.row) for one in results if one.row is not None]
-    rows = [one.row for one in stored]
+    stored = [
+        Stored(result.path or Path(), result.row) for result in results if result.row is not None
+    ]
+    rows = [result.row for result in stored]
     if as_json:
         print_json([to_record(row) for row in rows])
         return
     stored = distinct(distinguish(stored))
     entries = entries_of(stored)
-    score = None if suite is None else _score(suite, entries)
-    ties, view = find_ties(entries, "auto"), View(members=True)
-    print_tables(partial(to_texts, Leaderboard(entries, ties, suite=score, view=view)))
-    for one in stored:
-        row = one.row
-        pairs = ", ".join(
-            f"{pair['true']} as {pair['predicted']} ({pair['images']})"
-            for pair in row.confusion_pairs[:_MISTAKES_SHOWN]
-        )
-        if pairs:
-            of = f"{one.model} on {row.dataset} ({row.protocol})"
-            print_line(f"most confused by {of}: {pairs}", error=True)
+    leaderboard = Leaderboard(
+        entries,
+        find_ties(entries, "auto"),
+        suite=None if suite is None else _score(suite, entries),
+        view=View(members=True),
+    )
+    print_tables(partial(to_texts, leaderboard))
+    for result in stored:
+        _print_mistakes(result)
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
 
 
+def _print_mistakes(result: Stored) -> None:
+    """Print the most frequent mistakes of a classification."""
+    row = result.row
+    mistakes = [
+        f"{pair['true']} as {pair['predicted']} ({pair['images']})"
+        for pair in row.confusion_pairs[:_MISTAKES_SHOWN]
+    ]
+    if mistakes:
+        name = f"{result.model} on {row.dataset} ({row.protocol})"
+        print_line(f"most confused by {name}: {', '.join(mistakes)}", error=True)
+
+
 def _score(name: str, entries: Sequence[Entry]) -> SuiteScore | None:
-    """Return the score of a suite, None where it has none or no result counts in it."""
+    """Return the score of a suite; None if it has no score, or none of the results counts."""
     from cosmos_eval.results.leaderboard.suite import suite_score
     from cosmos_eval.runner.suites import read_suite
 
     suite = read_suite(name, with_models=False)
-    members = {member[:3] for member in suite.members}
-    ranked = (entry for entry in entries if entry.is_ranked)
-    counts = any((e.task, e.dataset_name, e.protocol) in members for e in ranked)
-    return suite_score(suite, entries) if counts else None
+    members = {(member.task, member.dataset, member.family) for member in suite.members}
+    for entry in entries:
+        if entry.is_ranked and (entry.task, entry.dataset_name, entry.protocol) in members:
+            return suite_score(suite, entries)
+    return None
 
 
 def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
+    """Print what a run would measure, which of its results are there, and an estimate of hours."""
     if as_json:
         print_json([preview._asdict() for preview in previews])
         return
-    print_records([_row(preview) for preview in previews])
-    for dataset, state in {preview.dataset: preview.data_state for preview in previews}.items():
+    print_records([_preview_record(preview) for preview in previews])
+    state_of_dataset = {preview.dataset: preview.data_state for preview in previews}
+    for dataset, state in state_of_dataset.items():
         if state not in ("there", "made by the run"):
             print_line(f"data of {dataset}: {state}")
-    left = [one for one in previews if one.result is None or one.result_fault]
-    print_line(f"there already: {len(previews) - len(left)} of {len(previews)}")
-    known = [one.estimated_seconds for one in left if one.estimated_seconds is not None]
-    if known:
+    missing = [preview for preview in previews if preview.result is None or preview.result_fault]
+    print_line(f"there already: {len(previews) - len(missing)} of {len(previews)}")
+    estimates = [
+        preview.estimated_seconds for preview in missing if preview.estimated_seconds is not None
+    ]
+    if estimates:
         print_line(
-            f"estimate for {len(known)} of the other {len(left)}: about {_duration(sum(known))} h, "
-            "one after the other, without cached embeddings"
+            f"estimate for {len(estimates)} of the other {len(missing)}: about "
+            f"{_duration(sum(estimates))} h, one after the other, without cached embeddings"
         )
-    for basis in dict.fromkeys(one.estimated_from for one in left if one.estimated_from):
-        print_line(f"estimated from {basis}")
+    for basis in dict.fromkeys(preview.estimated_from for preview in missing):
+        if basis:
+            print_line(f"estimated from {basis}")
 
 
-def _row(preview: Preview) -> dict[str, Any]:
-    cached, seconds = preview.embeddings_kept, preview.estimated_seconds
-    counts = ", ".join(f"{count} {role}" for role, count in (cached or {}).items())
-    result = preview.result and ("damaged" if preview.result_fault else "there")
+def _preview_record(preview: Preview) -> dict[str, Any]:
+    """Return the row of a table of previews."""
+    cached = "unknown"
+    if preview.embeddings_kept is not None:
+        counts = [f"{count} {role}" for role, count in preview.embeddings_kept.items()]
+        cached = ", ".join(counts) or "none"
+    result = preview.result
+    if result:
+        result = "damaged" if preview.result_fault else "there"
+    seconds = preview.estimated_seconds
     return {
         "model": preview.model,
         "data set": f"{preview.dataset} ({preview.protocol})",
         "data": preview.data_state,
         "samples": preview.samples,
         "result": result,
-        "cached": "unknown" if cached is None else counts or "none",
+        "cached": cached,
         "h:mm:ss": "unknown" if seconds is None else _duration(seconds),
     }
 

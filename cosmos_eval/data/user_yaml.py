@@ -39,14 +39,40 @@ _SIMPLE: Mapping[Any, Any] = {str: Text, int: pydantic.NonNegativeInt, float: _N
 def read_protocol(
     path: Path, kinds: Sequence[str], type_of: Callable[[str], type[Protocol]]
 ) -> Protocol:
-    """Read a description of a known `kind` and its type of protocol. Raises UsageError."""
+    """Read the description of a data set.
+
+    `kinds` are the known values of `kind`; `type_of` returns the type of a kind's protocol. Raises
+    UsageError for any fault.
+    """
     with readers.faults_of(f"{path}: "):
         content = readers.read_yaml(path, "kind: seg")
-        kind = content.pop("kind", None)
-        if kind not in kinds:
-            what = "is missing" if kind is None else f"cannot be {shortened(kind)}"
-            raise FileError(f"`kind` {what}: give one of {', '.join(kinds)}")
-        return _protocol(content, path, type_of(kind))
+        return _protocol_of_kind(content, path, kinds, type_of)
+
+
+def parse_protocol(
+    content: Mapping[str, Any], kinds: Sequence[str], type_of: Callable[[str], type[Protocol]]
+) -> Protocol:
+    """Return the protocol of a mapping with the keys of a YAML file.
+
+    Paths are relative to the current folder. Raises UsageError as `read_protocol` does.
+    """
+    with readers.faults_of("the mapping of a data set: "):
+        if not isinstance(content.get("name"), str):
+            raise FileError("`name`, which results call the data set by, is missing")
+        return _protocol_of_kind(dict(content), Path.cwd() / "mapping.yaml", kinds, type_of)
+
+
+def _protocol_of_kind(
+    content: dict[str, Any],
+    path: Path,
+    kinds: Sequence[str],
+    type_of: Callable[[str], type[Protocol]],
+) -> Protocol:
+    kind = content.pop("kind", None)
+    if kind not in kinds:
+        fault = "is missing" if kind is None else f"cannot be {shortened(kind)}"
+        raise FileError(f"`kind` {fault}: give one of {', '.join(kinds)}")
+    return _protocol(content, path, type_of(kind))
 
 
 class _Class(pydantic.BaseModel):

@@ -19,7 +19,8 @@ from cosmos_eval.results.labels import overrides_of, stem_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, record_is_unchanged, samples_of
 from cosmos_eval.runner import plan as plans
-from cosmos_eval.runner.run import Worker, settings_of
+from cosmos_eval.runner.provenance import settings_of
+from cosmos_eval.runner.run import Worker
 from cosmos_eval.tasks import task_for
 
 Outcomes = Generator[tuple[int, list[plans.Result]], None, None]

@@ -1,10 +1,10 @@
-"""What a run measures, a `Plan` made of `Job`s, and what it gives, `Result`s. Imports no torch."""
+"""The plan of a run, the jobs that it consists of, and their results. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,12 @@ Watch = Callable[[str, types.Progress], None]
 """Called with the names of model and data set, and their progress."""
 
 
-def unwatched(what: str, progress: types.Progress) -> None:
-    """The watch that shows nothing."""
+def unwatched(title: str, progress: types.Progress) -> None:
+    """Show nothing."""
 
 
 class Pair(NamedTuple):
-    """The key of one result: what results call a model, a data set and its protocol family."""
+    """The key of one result: the names of a model, a data set and its protocol family."""
 
     model: str
     dataset: str
@@ -56,24 +56,22 @@ class Plan:
 
 
 class Result(NamedTuple):
-    """The result of one model on one data set, or the error for which there is none.
-
-    `samples` follow metrics, None once they are stored in the files of `path`. `aside` is where the
-    former result of another model of this name was moved.
-    """
+    """The result of one model on one data set, or the error by which there is none."""
 
     pair: Pair
     row: ResultRow | None = None
+    # The samples that the metrics follow from; None once they are stored beside `path`.
     samples: types.Samples | None = None
     path: Path | None = None
     error: Exception | None = None
+    # The file to which the former result of another model of this name was moved.
     aside: Path | None = None
 
 
 class Dataset(NamedTuple):
     """A data set of a plan: its protocol and its opened data, or the error that opening raised.
 
-    Pickled without its data, which another process opens itself.
+    It is pickled without its data, which another process opens itself.
     """
 
     protocol: types.Protocol
@@ -87,28 +85,32 @@ class Dataset(NamedTuple):
 class Job(NamedTuple):
     """A model and the data sets that are measured in one pass over their images.
 
-    It holds all that decides the results, and can be sent to another process. `output` None stores
-    none. Paths are relative to `folder`, which all processes must have.
+    It holds everything that decides the results, and can be sent to another process.
     """
 
     spec: types.ModelSpec
     datasets: tuple[Dataset, ...]
     options: types.RunOptions
+    # The folder of the results; None: they are not stored.
     output: Path | None
+    # The command line, for provenance.
     command: str
+    # The folder that paths are relative to, which all processes must have.
     folder: str
 
     def failed(self, error: Exception, done: int = 0) -> list[Result]:
         """Return results with an error, for all data sets but the first `done`."""
-        missing = self.datasets[done:]
-        return [Result(pair_of(self.spec, one.protocol), error=error) for one in missing]
+        return [
+            Result(pair_of(self.spec, dataset.protocol), error=error)
+            for dataset in self.datasets[done:]
+        ]
 
 
 def make_plan(
     *,
     suite: str | None = None,
     task: str = "all",
-    datasets: Sequence[str] = (),
+    datasets: Sequence[str | Mapping[str, Any] | types.Protocol] = (),
     families: Sequence[str] = (),
     models: Sequence[str] = (),
     names: Sequence[str | None] = (),
@@ -119,15 +121,16 @@ def make_plan(
 ) -> Plan:
     """Make a plan from names as they are typed; without names, the bundled models and data sets.
 
-    Every data set is measured by its protocol of every family, without families by its usual one.
-    `suite` names data sets instead, and models where `models` does not. `names` are what results
-    call the models, one each. `trainings` is a file that states how models were trained. Raises
-    UsageError for unknown names, repetitions, a data set of another task, and options that
-    contradict each other.
+    Every data set is measured by its protocol of every family, or without families by its usual
+    protocol. A suite names the data sets instead, and the models unless `models` does. `names` are
+    the names of the models in results, one each. `trainings` is a file that states how models were
+    trained. Raises UsageError for unknown names, repetitions, a data set of another task, and
+    options that contradict each other.
     """
     options = options or types.RunOptions()
     if options.overlays and options.save_predictions is None:
         raise types.UsageError("--overlays needs --save-predictions DIR: where the pictures go")
+    protocols: Sequence[types.Protocol]
     if suite is None:
         protocols = _choose_protocols(task, datasets, families)
     elif task != "all" or datasets or families:
@@ -135,22 +138,29 @@ def make_plan(
             "--suite names data sets: leave --task, --dataset and --protocol out"
         )
     else:
-        named = read_suite(suite, with_models=not models)
+        contents = read_suite(suite, with_models=not models)
+        protocols = contents.protocols
         if not models:
-            models, names = named.models, names or named.names
-        protocols = named.protocols
+            models, names = contents.models, names or contents.names
         if not models:
             raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
     specs = model_specs(models or BUNDLED, names, arch, weights, trainings)
     if options.auxiliary is not None:
         _require_guidable(options.auxiliary, protocols)
     refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
-    streamed = [protocol.family for protocol in protocols if options.streams(protocol)]
-    if options.stream and not streamed:
-        raise types.UsageError("--stream is for archives of the hub (wds/NAME), and none is named")
-    for family in (name for name in streamed if name != types.base_family(name)):
-        raise types.UsageError(f"{family} needs images twice: --stream cannot do that")
+    if options.stream:
+        _require_streamable(protocols, options)
     return Plan(specs=specs, protocols=protocols, options=options)
+
+
+def _require_streamable(protocols: Sequence[types.Protocol], options: types.RunOptions) -> None:
+    """Raise UsageError if none of the protocols is streamed, or one needs its images twice."""
+    streamed = [protocol for protocol in protocols if options.streams(protocol)]
+    if not streamed:
+        raise types.UsageError("--stream is for archives of the hub (wds/NAME), and none is named")
+    for protocol in streamed:
+        if protocol.family != types.base_family(protocol.family):
+            raise types.UsageError(f"{protocol.family} needs images twice: --stream cannot do that")
 
 
 def model_specs(
@@ -160,7 +170,10 @@ def model_specs(
     weights: types.Weights = "teacher",
     trainings: Path | None = None,
 ) -> list[types.ModelSpec]:
-    """Return models as `make_plan` names them. Raises UsageError for unknown or repeated ones."""
+    """Return the specifications of models, as `make_plan` takes them.
+
+    Raises UsageError for unknown and for repeated models.
+    """
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models]
     refuse_repeated([spec.text for spec in specs])
     specs = labelled(specs, names)
@@ -169,31 +182,45 @@ def model_specs(
 
 
 def _require_guidable(auxiliary: str, protocols: Sequence[types.Protocol]) -> None:
+    """Raise UsageError for an unknown auxiliary encoder, and for tasks without attention."""
     parse_auxiliary(auxiliary)
     for protocol in protocols:
         if task_for(protocol).attention(protocol) is None:
             raise types.UsageError(
-                f"--auxiliary guides segmentation and localisation alone, and {protocol.dataset} "
-                f"is of task {protocol.task}: add --task seg, or name data sets"
+                f"--auxiliary guides only segmentation and localisation, and {protocol.dataset} "
+                f"is a data set of task {protocol.task}: add --task seg, or name data sets"
             )
 
 
 def _choose_protocols(
-    task: str, datasets: Sequence[str], families: Sequence[str]
+    task: str,
+    datasets: Sequence[str | Mapping[str, Any] | types.Protocol],
+    families: Sequence[str],
 ) -> Sequence[types.Protocol]:
+    """Return the protocols of data sets, or of the embedded ones of a task.
+
+    Raises UsageError for unknown names, and for data sets of another task.
+    """
     if task != "all":
         task_named(task)
     if families and not datasets:
         raise types.UsageError("--protocol needs --dataset: the data sets to be measured by it")
     if not datasets:
-        known = embedded_protocols(on_request=task != "all")
-        embedded = [protocol for protocol in known if task in ("all", protocol.task)]
+        embedded = [
+            protocol
+            for protocol in embedded_protocols(on_request=task != "all")
+            if task in ("all", protocol.task)
+        ]
         if not embedded:
-            message = f"no embedded data set is of task {task}: name one with --dataset"
-            raise types.UsageError(message)
+            raise types.UsageError(
+                f"there is no embedded data set of task {task}: name one with --dataset"
+            )
         return embedded
-    wanted: Sequence[str | None] = families or [None]
-    protocols = [find_protocol(name, family) for name in datasets for family in wanted]
+    usual_family: list[str | None] = [None]
+    protocols = []
+    for dataset in datasets:
+        for family in families or usual_family:
+            protocols.append(find_protocol(dataset, family))
     for protocol in protocols:
         if task not in ("all", protocol.task):
             raise types.UsageError(
@@ -204,7 +231,7 @@ def _choose_protocols(
 
 
 def require_data_root(protocol: types.Protocol, options: types.RunOptions) -> None:
-    """Raise UsageError where a data set needs a data root that is not named or does not exist."""
+    """Raise UsageError if a data set needs a data root that is not named or does not exist."""
     name, root = protocol.dataset, options.data_root
     if protocol.root is not None or protocol.repository is not None:
         return
@@ -215,17 +242,19 @@ def require_data_root(protocol: types.Protocol, options: types.RunOptions) -> No
 
 
 def require_outputs(options: types.RunOptions, output: Path | None) -> None:
-    """Raise UsageError where results, predictions or the cache could not be written."""
-    for name, folder in (
-        ("--output", None if output is None else str(output)),
-        ("--save-predictions", options.save_predictions),
-        ("COSMOS_EVAL_CACHE (--no-cache does without)", options.cache),
-    ):
+    """Raise UsageError if results, predictions or the cache could not be written."""
+    folder_of_option = {
+        "--output": output,
+        "--save-predictions": options.save_predictions,
+        "COSMOS_EVAL_CACHE (--no-cache does without)": options.cache,
+    }
+    for option, folder in folder_of_option.items():
+        if folder is None:
+            continue
         try:
-            if folder is not None:
-                require_writable(Path(folder))
+            require_writable(Path(folder))
         except ValueError as error:
-            raise types.UsageError(f"{error}; choose another folder by {name}") from error
+            raise types.UsageError(f"{error}; choose another folder by {option}") from error
 
 
 def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True) -> list[Dataset]:
@@ -251,8 +280,10 @@ def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True)
 def open_dataset(
     protocol: types.Protocol, options: types.RunOptions, *, check: bool = True
 ) -> Dataset:
-    """Make or download what is missing in the main process, then open it in all, and check that
-    its task can be measured on it."""
+    """Return an opened data set, and check that it can be measured.
+
+    The main process makes or downloads missing files; then all processes open the data.
+    """
     task, processes = task_for(protocol), options.distributed
     processes.main_process_first(partial(prepare, protocol))
     streamed = options.streams(protocol)
@@ -261,8 +292,8 @@ def open_dataset(
     if protocol.repository is not None:
         from cosmos_eval.data import hub  # which imports the hub's client
 
-        folder = hub.fetch_texts if streamed else hub.dataset_folder
-        protocol = processes.synchronized(partial(hub.pinned, protocol, folder))
+        find_folder = hub.fetch_texts if streamed else hub.dataset_folder
+        protocol = processes.synchronized(partial(hub.pinned, protocol, find_folder))
     if streamed:
         return Dataset(protocol)  # opened while it is measured
     data = processes.synchronized(partial(task.open_data, protocol, options))
@@ -274,18 +305,26 @@ def open_dataset(
 def jobs_of(
     plan: Plan, datasets: Sequence[Dataset], skip: Container[Pair] = (), output: Path | None = None
 ) -> list[Job]:
-    """Return the jobs of a plan without the pairs to be skipped, models outermost.
+    """Return the jobs of a plan without the pairs to skip, model by model.
 
-    Data sets that are measured in one pass take the place of the first of them.
+    Data sets that are measured in one pass make one job, at the place of the first of them.
     """
-    common = plan.options, output, environment.command_line(), os.getcwd()
     jobs = []
     for spec in plan.specs:
-        groups: dict[Hashable, list[Dataset]] = defaultdict(list)
+        datasets_of_pass: dict[Hashable, list[Dataset]] = defaultdict(list)
         for dataset in datasets:
             protocol = dataset.protocol
             if pair_of(spec, protocol) not in skip:
                 image_pass = task_for(protocol).image_pass(protocol, plan.options, dataset.data)
-                groups[protocol.task, image_pass].append(dataset)
-        jobs += [Job(spec, tuple(group), *common) for group in groups.values()]
+                datasets_of_pass[protocol.task, image_pass].append(dataset)
+        for datasets_of_job in datasets_of_pass.values():
+            job = Job(
+                spec=spec,
+                datasets=tuple(datasets_of_job),
+                options=plan.options,
+                output=output,
+                command=environment.command_line(),
+                folder=os.getcwd(),
+            )
+            jobs.append(job)
     return jobs

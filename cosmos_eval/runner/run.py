@@ -1,30 +1,26 @@
-"""Measure models on data sets: Plan -> Job -> Result."""
+"""Measure models on data sets: load a model, open the data, measure, and store the results."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cosmos_core.utils import environment
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval import types
-from cosmos_eval._version import __version__
 from cosmos_eval.data.sources import archive_notes
-from cosmos_eval.embedding.cache import embeddings_folder
-from cosmos_eval.models.encoder import Encoder, require_encoder
-from cosmos_eval.models.specs import labelled
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.training import training_record
 from cosmos_eval.results.labels import predictions_name
-from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import store_result
 from cosmos_eval.runner import plan as plans
-from cosmos_eval.runner.bars import bars
 from cosmos_eval.runner.facts import Encoded, facts_of
-from cosmos_eval.tasks import packages_of, task_for
+from cosmos_eval.runner.provenance import describe_environment, make_row, notes_of
+from cosmos_eval.tasks import task_for
 
 
 def run_all(
@@ -36,25 +32,29 @@ def run_all(
     """Yield a result for every model and data set of the plan, job by job.
 
     All data sets are opened before the first model is loaded, unless `datasets` are open already.
-    Results are stored in `output`; without it, a result should be stored before the next is
+    Results are stored in `output`. Without it, a result should be stored before the next one is
     requested, since cached parts of unfinished measurements are removed then. Raises UsageError
     for bad data or models, in all processes.
     """
-    datasets = plans.open_datasets(plan, watch) if datasets is None else datasets
-    for results in map(Worker(watch).measure, plans.jobs_of(plan, datasets, output=output)):
-        yield from results
+    if datasets is None:
+        datasets = plans.open_datasets(plan, watch)
+    worker = Worker(watch)
+    for job in plans.jobs_of(plan, datasets, output=output):
+        yield from worker.measure(job)
 
 
 class Worker:
-    """Run jobs one after the other; keep the last model, which the next job may use as well."""
+    """Runs jobs one after the other, and keeps the last model for the next job."""
 
     def __init__(self, watch: plans.Watch = plans.unwatched) -> None:
         self._watch = watch
-        self._loaded: tuple[Any, ...] = ()
-        self._model: Loaded | Exception | None = None
+        self._model: LoadedModel | None = None
+        # The fields of a job that decide its model, and the error that loading it raised.
+        self._model_key: tuple[Any, ...] = ()
+        self._error: Exception | None = None
 
     def run(self, job: plans.Job) -> list[plans.Result]:
-        """Measure a job and store its results. An error is that of all results that are missing."""
+        """Measure a job and store its results. An error is the error of all missing results."""
         results: list[plans.Result] = []
         try:
             results.extend(self.measure(job))
@@ -64,294 +64,177 @@ class Worker:
 
     def measure(self, job: plans.Job) -> Iterator[plans.Result]:
         """Yield results as `measure` does. A model that cannot be loaded is not tried again."""
-        how = job.options
-        wanted = (job.spec, how.precision, how.auxiliary, how.device)
-        if wanted != self._loaded:
-            self._loaded, self._model = wanted, None  # its memory is free before the next
+        options = job.options
+        model_key = (job.spec, options.precision, options.auxiliary, options.device)
+        if model_key != self._model_key:
+            self._model = self._error = None  # the memory is freed before the next model is loaded
+            self._model_key = model_key
             try:
                 self._model = _load(job, self._watch)
             except Exception as error:
-                self._model = error
-        if isinstance(self._model, Exception):
-            raise self._model
-        assert self._model is not None  # it was loaded or failed
+                self._error = error
+        if self._model is None:
+            assert self._error is not None  # a model is loaded, or loading it fails
+            raise self._error
         yield from measure(self._model, job, self._watch)
 
 
-@dataclass
-class Loaded:
-    """A model, and how long it took to load. Its facts are counted after its first measurement,
-    which reports the faults of a user's model."""
+class LoadedModel:
+    """A model, and what is recorded of it.
 
-    encoder: Encoder
-    spec: types.ModelSpec
-    options: types.RunOptions
-    watch: plans.Watch = plans.unwatched
-    seconds: float = 0.0
+    Its facts are counted after the first measurement, which reports the faults of a user's model.
+    """
 
-    @cached_property
+    def __init__(
+        self,
+        encoder: Encoder,
+        spec: types.ModelSpec,
+        options: types.RunOptions,
+        watch: plans.Watch = plans.unwatched,
+        load_seconds: float = 0.0,
+    ) -> None:
+        self.encoder = encoder
+        self.spec = spec
+        self.load_seconds = load_seconds
+        self._options = options
+        self._watch = watch
+        self._training: Mapping[str, Any] | None = None
+        self._facts: Mapping[str, Any] | None = None
+
+    @property
     def training(self) -> Mapping[str, Any]:
-        return {} if self.encoder.info.random else training_record(self.spec)
+        """The record of the model's training; empty for random weights."""
+        if self._training is None:
+            self._training = {} if self.encoder.info.random else training_record(self.spec)
+        return self._training
 
-    @cached_property
+    @property
     def facts(self) -> Mapping[str, Any]:
-        def note(line: str) -> None:
-            self.watch(self.spec.called, types.Progress("facts", 0, 1, note=line))
+        """The size and the cost of the model, as results record them."""
+        if self._facts is None:
+            self._facts = facts_of(self.encoder, self.spec, self._options, self._report)
+        return self._facts
 
-        return facts_of(self.encoder, self.spec, self.options, note)
+    def _report(self, note: str) -> None:
+        self._watch(self.spec.called, types.Progress("facts", 0, 1, note=note))
 
 
-def _load(job: plans.Job, watch: plans.Watch) -> Loaded:
-    """Return the model of a job."""
+def _load(job: plans.Job, watch: plans.Watch) -> LoadedModel:
+    """Load the model of a job, in all processes."""
     from cosmos_eval.models import load_encoder
 
     started, options = time.perf_counter(), job.options
+
+    def load() -> Encoder:
+        return load_encoder(
+            job.spec,
+            device=own_device(options.device),
+            precision=options.precision,
+            auxiliary=options.auxiliary,
+        )
+
     watch(job.spec.called, types.Progress("load", 0, 1))
-    load = partial(load_encoder, job.spec, precision=options.precision, auxiliary=options.auxiliary)
-    encoder = options.distributed.synchronized(lambda: load(device=own_device(options.device)))
+    encoder = options.distributed.synchronized(load)
     for note in ("", *notes_of(encoder)):
         watch(job.spec.called, types.Progress("load", 1, 1, note))
-    return Loaded(encoder, job.spec, options, watch, time.perf_counter() - started)
+    return LoadedModel(encoder, job.spec, options, watch, time.perf_counter() - started)
 
 
-def notes_of(encoder: Encoder) -> Sequence[str]:
-    """Return what loading a model found worth a note, such as weights that are not used."""
-    notes: Sequence[str] = getattr(encoder, "notes", ())
-    return notes
+@dataclass
+class OpenedJob:
+    """The data of a job, opened, and how long that took."""
 
-
-_environment = cache(partial(environment.describe, __version__))
+    protocols: list[types.Protocol]
+    data: list[Any]
+    seconds: float
 
 
 def measure(
-    loaded: Loaded, job: plans.Job, watch: plans.Watch = plans.unwatched
+    model: LoadedModel, job: plans.Job, watch: plans.Watch = plans.unwatched
 ) -> Iterator[plans.Result]:
     """Yield a result per protocol of a job, in their order, from one pass over their images.
 
-    A result should be stored before the next is requested, as in `run_all`.
+    A result should be stored before the next one is requested, as in `run_all`.
     """
-    _environment()  # the state of the code before it can be edited
-    started, options, encoder = time.perf_counter(), job.options, loaded.encoder
-    protocols = [dataset.protocol for dataset in job.datasets]
-    names = dict.fromkeys(protocol.dataset for protocol in protocols)
-    what = f"{job.spec.called} on {' + '.join(names)}"
-    if options.save_predictions is not None:
-        folder = Path(
-            options.save_predictions, predictions_name(job.spec.called, options.auxiliary)
-        )
-        options = replace(options, save_predictions=str(folder))
-    task = task_for(protocols[0])
-    encoded = Encoded(partial(watch, what))
-    data = [one.data or _open(encoder, one.protocol, options, encoded) for one in job.datasets]
-    opened_after = time.perf_counter() - started
-    measurements = task.measure(encoder, protocols, data, options, encoded)
-    for protocol, opened, measurement in zip(protocols, data, measurements, strict=True):
-        noted = replace(measurement, notes=(*measurement.notes, *archive_notes(opened)))
-        seconds = {"load": loaded.seconds, **measurement.seconds}
-        seconds |= {"images": seconds.get("images", 0.0) + opened_after} if options.stream else {}
-        seconds["total"] = time.perf_counter() - started
-        part = getattr(opened, "part", None) if options.allow_partial else None
-        provenance = _provenance(encoder, protocol, noted, part, job, seconds)
-        provenance["images_per_second"] = encoded.per_second(seconds, options)
+    describe_environment()  # of the code as it is now, before it can be edited
+    started = time.perf_counter()
+    options = _with_predictions_folder(job)
+    encoded = Encoded(partial(watch, _title(job)))
+    opened = _open(model.encoder, job, options, encoded)
+    task = task_for(opened.protocols[0])
+    measurements = task.measure(model.encoder, opened.protocols, opened.data, options, encoded)
+    for protocol, data, measurement in zip(
+        opened.protocols, opened.data, measurements, strict=True
+    ):
+        measurement = replace(measurement, notes=(*measurement.notes, *archive_notes(data)))
+        seconds = _seconds(model, measurement, opened, options, started)
+        images_per_second = encoded.per_second(seconds, options)
         if not task.shares_pass:
             encoded.restart()
-        row = _row(loaded, protocol, measurement, provenance)
+        part = getattr(data, "part", None) if options.allow_partial else None
+        row = make_row(model, job, protocol, measurement, part, seconds, images_per_second)
         yield _store(protocol, row, measurement.samples, job)
 
 
-def _open(
-    encoder: Encoder, protocol: types.Protocol, options: types.RunOptions, progress: Encoded
-) -> Any:
-    """Return data that were not opened with the plan; images that are streamed are encoded."""
-    open_data = task_for(protocol).open_data
-    if not options.streams(protocol):
-        return open_data(protocol, options)
-    from cosmos_eval.embedding.stream import stream  # which imports the hub's client
+def _with_predictions_folder(job: plans.Job) -> types.RunOptions:
+    """Return the options with the model's own folder for predicted label maps."""
+    options = job.options
+    if options.save_predictions is None:
+        return options
+    name = predictions_name(job.spec.called, options.auxiliary)
+    return replace(options, save_predictions=str(Path(options.save_predictions, name)))
 
-    return stream(encoder, protocol, options, progress, open_data)
+
+def _title(job: plans.Job) -> str:
+    """Return the title of a job's progress: the model and the data sets."""
+    names = dict.fromkeys(dataset.protocol.dataset for dataset in job.datasets)
+    return f"{job.spec.called} on {' + '.join(names)}"
+
+
+def _open(
+    encoder: Encoder, job: plans.Job, options: types.RunOptions, progress: Encoded
+) -> OpenedJob:
+    """Open the data that were not opened with the plan; streamed images are encoded as well."""
+    started = time.perf_counter()
+    protocols, opened = [], []
+    for dataset in job.datasets:
+        protocol, data = dataset.protocol, dataset.data
+        open_data: Callable[..., Any] = task_for(protocol).open_data
+        if not data and options.streams(protocol):
+            from cosmos_eval.embedding.stream import stream  # which imports the hub's client
+
+            data = stream(encoder, protocol, options, progress, open_data)
+        elif not data:
+            data = open_data(protocol, options)
+        protocols.append(protocol)
+        opened.append(data)
+    return OpenedJob(protocols, opened, time.perf_counter() - started)
+
+
+def _seconds(
+    model: LoadedModel,
+    measurement: types.Measurement,
+    opened: OpenedJob,
+    options: types.RunOptions,
+    started: float,
+) -> dict[str, float]:
+    """Return the wall time of a measurement by phase."""
+    seconds = {"load": model.load_seconds, **measurement.seconds}
+    if options.stream:  # images were encoded while the data were opened
+        seconds["images"] = seconds.get("images", 0.0) + opened.seconds
+    seconds["total"] = time.perf_counter() - started
+    return seconds
 
 
 def _store(
     protocol: types.Protocol, row: ResultRow, samples: types.Samples, job: plans.Job
 ) -> plans.Result:
-    result = partial(plans.Result, plans.pair_of(job.spec, protocol))
+    """Store a result if the job has an output folder: in the main process only."""
+    pair = plans.pair_of(job.spec, protocol)
     if job.output is None:
-        return result(row, samples)
+        return plans.Result(pair, row, samples)
     write = partial(store_result, job.output, row, samples)
     stored = job.options.distributed.main_process_only(write)
     if stored is None:
-        return result(row)
-    return result(stored.row, path=stored.path, aside=stored.aside)
-
-
-def _row(
-    loaded: Loaded,
-    protocol: types.Protocol,
-    measurement: types.Measurement,
-    provenance: dict[str, Any],
-) -> ResultRow:
-    info = loaded.encoder.info
-    return ResultRow(
-        schema_version=SCHEMA_VERSION,
-        model={
-            "spec": info.spec,
-            "architecture": info.architecture,
-            "weights": info.weights,
-            "weights_sha256": info.weights_sha256,
-            "random": info.random,
-            **({"name": loaded.spec.label} if loaded.spec.label else {}),
-            **{k: v for k in ("code_sha256", "revision") if (v := getattr(info, k))},
-            **({"training": loaded.training} if loaded.training else {}),
-            "facts": loaded.facts,
-        },
-        task=protocol.task,
-        dataset=protocol.dataset,
-        protocol=protocol.family,
-        metrics=dict(measurement.metrics),
-        intervals={name: value._asdict() for name, value in measurement.intervals.items()},
-        per_class=measurement.per_class,
-        confusion_pairs=measurement.confusion_pairs,
-        n_samples=measurement.n_samples,
-        provenance=provenance,
-        samples="",
-        source="measured",
-    )
-
-
-def settings_of(
-    protocol: types.Protocol, options: types.RunOptions, part: types.Part | None
-) -> dict[str, Any]:
-    """Return the settings in a provenance that make a result another than the plain one."""
-    own = task_for(protocol).attention(protocol)
-    return {
-        "precision": options.precision,
-        "limit": options.limit,
-        **({} if part is None else {"partial": str(part)}),
-        "attention": (options.attention or own) if own else None,
-        "protocol_attention": own,
-        **({} if options.auxiliary is None else {"auxiliary": {"spec": options.auxiliary}}),
-    }
-
-
-def _provenance(
-    encoder: Encoder,
-    protocol: types.Protocol,
-    measurement: types.Measurement,
-    part: types.Part | None,
-    job: plans.Job,
-    seconds: Mapping[str, float],
-) -> dict[str, Any]:
-    info, options, common = encoder.info, job.options, _environment()
-    named = {"repository": protocol.repository, "revision": protocol.revision}
-    return {
-        **common,
-        "packages": {**common["packages"], **packages_of(protocol.task)},
-        "command": job.command,
-        "utc": environment.utc_now(),
-        "device": info.device,
-        "seed": options.seed,
-        **settings_of(protocol, replace(options, precision=info.precision), part),
-        **({} if info.auxiliary is None else {"auxiliary": dict(info.auxiliary)}),
-        **(named if protocol.repository else {}),
-        **measurement.settings,
-        "batch_size": options.batch_size,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "peak_memory_bytes": environment.peak_memory_bytes(),
-        "hashes": dict(measurement.hashes),
-        "notes": [
-            *measurement.notes,
-            *notes_of(encoder),
-            *([] if part is None else [f"{part} were found"]),
-        ],
-    }
-
-
-def evaluate(
-    model: str | Encoder,
-    dataset: str,
-    *,
-    name: str | None = None,
-    protocol: str | None = None,
-    data_root: str | None = None,
-    download: bool = False,
-    stream: bool = False,
-    arch: str | None = None,
-    weights: types.Weights = "teacher",
-    attention: types.Attention | None = None,
-    auxiliary: str | None = None,
-    device: str = "auto",
-    precision: types.Precision = "fp32",
-    batch_size: int = types.RunOptions.batch_size,
-    workers: int = types.RunOptions.workers,
-    limit: int | None = None,
-    allow_partial: bool = False,
-    cache: bool = True,
-    output: str | Path | None = None,
-    progress: bool = False,
-) -> ResultRow:
-    """Measure a model on a data set, both named as on the command line.
-
-    `model` may also be an encoder, ready on its device. It is measured in evaluation mode, and
-    every submodule then gets its former mode back. Its embeddings are not cached, since its code is
-    unknown here, and `arch`, `weights`, `auxiliary`, `device` and `precision` must not be given.
-
-    `name` is what tables call the model. `protocol` defaults to the data set's usual one;
-    `download` fetches a missing set of torchvision below `data_root`, and a webdataset; `stream`
-    measures a webdataset while it arrives, and keeps none of it without `download`; `limit`
-    measures the first samples only, `allow_partial` the samples found of a known set that is not
-    complete; `cache` keeps embeddings in the folder that `cosmos-eval cache info` shows; `progress`
-    shows a bar, in terminals and notebooks. The result is stored in the folder `output`, in place
-    of a former one, or without it not at all. Metrics are fractions in [0, 1], ranks start at 1.
-    Raises UsageError for unknown names, missing or inconsistent data and what is no encoder.
-    """
-    options = types.RunOptions(
-        data_root=data_root,
-        download=download,
-        stream=stream,
-        attention=attention,
-        auxiliary=auxiliary,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        workers=workers,
-        limit=limit,
-        allow_partial=allow_partial,
-        cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
-        unfinished=None if output is None else str(Path(output, ".partial")),
-    )
-    folder = None if output is None else Path(output)
-    plans.require_outputs(options, folder)
-    families = [protocol] if protocol else []
-    named = partial(plans.make_plan, datasets=[dataset], families=families, options=options)
-    of_named = arch, weights, auxiliary, device, precision
-    if not isinstance(model, str) and of_named != (None, "teacher", None, "auto", "fp32"):
-        raise types.UsageError("arch, weights, auxiliary, device, precision go with a named model")
-    with bars(shown=progress) as watch:
-        if isinstance(model, str):
-            names = [name] if name is not None else []
-            made = named(models=[model], names=names, arch=arch, weights=weights)
-            (result,) = run_all(made, watch, folder)
-        else:
-            result = _measure_object(model, named(), name, watch, folder)
-    assert result.row is not None
-    return result.row
-
-
-def _measure_object(
-    encoder: Encoder,
-    plan: plans.Plan,
-    label: str | None,
-    watch: plans.Watch,
-    output: Path | None,
-) -> plans.Result:
-    """Measure an encoder in place of the models of a plan for one data set."""
-    name = type(encoder).__name__
-    (spec,) = labelled([types.ModelSpec(text=name, kind="python", name=name)], [label])
-    datasets = plans.open_datasets(plan, watch)
-    from cosmos_eval.models.live import evaluation_mode  # which imports torch
-
-    with evaluation_mode(encoder):
-        require_encoder(encoder, name)
-        (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets, output=output)
-        (result,) = measure(Loaded(encoder, job.spec, job.options, watch), job, watch)
-    return result
+        return plans.Result(pair, row)
+    return plans.Result(pair, stored.row, path=stored.path, aside=stored.aside)

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from cosmos_eval.tasks.metric import Metric
 from cosmos_eval.tasks.task import Task
@@ -174,18 +174,29 @@ def metric_of(task: str, name: str) -> Metric:
     return Metric(name, unit="unknown") if usable is None else usable.metric(name)
 
 
-def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:
-    """Return the protocol of a known data set, or of a YAML file.
+def find_protocol(
+    dataset: str | Mapping[str, Any] | Protocol, family: str | None = None
+) -> Protocol:
+    """Return the protocol of a data set.
 
-    `family` is the protocol of a known data set; None: the usual one. Raises UsageError with the
-    nearest known names, or with the fault of the file.
+    `dataset` is the name of a known data set, a YAML file, a mapping with the keys of such a file,
+    or a protocol. `family` is the protocol of a known data set; None: the usual one. Raises
+    UsageError with the nearest known names, or with the fault of the file.
     """
-    from cosmos_eval.data.user_yaml import read_protocol
+    from cosmos_eval.data.user_yaml import parse_protocol, read_protocol
     from cosmos_eval.protocols import find_known  # which makes images
 
-    if Path(name_or_file).suffix not in (".yaml", ".yml"):
-        return find_known(name_or_file, family)
+    if isinstance(dataset, str) and Path(dataset).suffix not in (".yaml", ".yml"):
+        return find_known(dataset, family)
     if family is not None:
-        raise UsageError(f"{name_or_file} states its own protocol: leave --protocol out")
-    known = known_tasks()
-    return read_protocol(Path(name_or_file), list(known), lambda kind: known[kind].protocol)
+        raise UsageError(f"{dataset} states its own protocol: leave --protocol out")
+    if isinstance(dataset, Protocol):
+        return dataset
+    tasks = known_tasks()
+
+    def protocol_of(kind: str) -> type[Protocol]:
+        return tasks[kind].protocol
+
+    if isinstance(dataset, str):
+        return read_protocol(Path(dataset), list(tasks), protocol_of)
+    return parse_protocol(dataset, list(tasks), protocol_of)

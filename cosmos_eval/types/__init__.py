@@ -21,7 +21,9 @@ from cosmos_eval.types.models import (
     Weights,
 )
 from cosmos_eval.types.options import (
+    DataOptions,
     Executor,
+    ModelOptions,
     OnProgress,
     Progress,
     RunOptions,
@@ -57,6 +59,7 @@ __all__ = [
     "CaptionWord",
     "ClassificationProtocol",
     "CosmosEvalError",
+    "DataOptions",
     "EncoderInfo",
     "Executor",
     "FacesProtocol",
@@ -68,6 +71,7 @@ __all__ = [
     "MapName",
     "Measurement",
     "Mistakes",
+    "ModelOptions",
     "ModelSpec",
     "MultilabelProtocol",
     "OnProgress",

@@ -13,7 +13,7 @@ from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.encoder import require_encoder, require_finite
 from cosmos_eval.models.maps import heatmaps, whole_image
 from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
-from cosmos_eval.runner.run import Loaded, measure
+from cosmos_eval.runner.run import LoadedModel, measure
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
 
 DENSE = ("scenes-seg", "scenes-loc")
@@ -45,7 +45,7 @@ def error_of(encoder: ClipEncoder, dataset: str) -> str:
     plan = make_plan(datasets=[dataset], models=["scenes-clip"], options=options)
     (job,) = jobs_of(plan, open_datasets(plan))
     with pytest.raises(UsageError) as raised:
-        list(measure(Loaded(encoder, job.spec, job.options), job))
+        list(measure(LoadedModel(encoder, job.spec, job.options), job))
     return str(raised.value)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 import cosmos_core
 import cosmos_eval
 from cosmos_eval.embedding.cache import embeddings_folder, spaces
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,42 @@ def test_features_of_a_named_model_are_cached(save_colour, tmp_path, monkeypatch
         found.append(cosmos_eval.embed(OWN_MODEL, paths[::-1])[::-1])
         assert cached() == 2
     assert found[0].tolist() == found[1].tolist() == found[2].tolist()
+
+
+@pytest.fixture
+def apples(save_colour, tmp_path, monkeypatch) -> dict[str, str]:
+    """A mapping that describes four apples, one of which is in the folder of another colour."""
+    for folder, name, colour in (
+        ("red", "a", "red"),
+        ("red", "b", "red"),
+        ("red", "c", "green"),
+        ("green", "d", "green"),
+    ):
+        save_colour(tmp_path / "photos" / folder / f"{name}.png", colour)
+    monkeypatch.chdir(tmp_path)
+    return {"kind": "cls", "name": "apples", "folder": "photos"}
+
+
+def test_a_mapping_or_a_protocol_in_place_of_a_name(colour_encoder, apples):
+    row = cosmos_eval.evaluate(colour_encoder, apples)
+    assert (row.dataset, row.protocol, row.n_samples) == ("apples", "user", 4)
+    assert row.metrics["acc1"] == 3 / 4
+    protocol = find_protocol(apples)
+    assert cosmos_eval.evaluate(colour_encoder, protocol).metrics == row.metrics
+    assert apples == {"kind": "cls", "name": "apples", "folder": "photos"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": None}, "the mapping of a data set: `name`, which results call .* is missing"),
+        ({"kind": "clss"}, "the mapping of a data set: `kind` cannot be 'clss': give one of"),
+        ({"folders": "a"}, "the mapping of a data set: unknown key `folders`"),
+    ],
+)
+def test_a_mapping_that_describes_no_data_set(colour_encoder, apples, changes, message):
+    with pytest.raises(UsageError, match=message):
+        cosmos_eval.evaluate(colour_encoder, apples | changes)
 
 
 def test_bars_are_shown_on_request(colour_encoder, save_colour, tmp_path, capsys):

@@ -1,0 +1,126 @@
+"""`cosmos_eval.evaluate`: measure one model on one data set from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cosmos_eval import types
+from cosmos_eval.embedding.cache import embeddings_folder
+from cosmos_eval.models.encoder import Encoder, require_encoder
+from cosmos_eval.models.specs import labelled
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.runner import plan as plans
+from cosmos_eval.runner.bars import bars
+from cosmos_eval.runner.run import LoadedModel, measure, run_all
+
+
+def evaluate(
+    model: str | Encoder,
+    dataset: str | Mapping[str, Any] | types.Protocol,
+    *,
+    name: str | None = None,
+    protocol: str | None = None,
+    data_root: str | None = None,
+    download: bool = False,
+    stream: bool = False,
+    arch: str | None = None,
+    weights: types.Weights = "teacher",
+    attention: types.Attention | None = None,
+    auxiliary: str | None = None,
+    device: str = "auto",
+    precision: types.Precision = "fp32",
+    batch_size: int = types.RunOptions.batch_size,
+    workers: int = types.RunOptions.workers,
+    limit: int | None = None,
+    allow_partial: bool = False,
+    cache: bool = True,
+    output: str | Path | None = None,
+    progress: bool = False,
+) -> ResultRow:
+    """Measure a model on a data set, both named as on the command line.
+
+    `model` may also be an encoder, ready on its device. It is measured in evaluation mode, and
+    every submodule then gets its former mode back. Its embeddings are not cached, since its code is
+    unknown here, and `arch`, `weights`, `auxiliary`, `device` and `precision` must not be given.
+
+    `dataset` may also be a dict with the keys of a YAML file, whose paths are relative to the
+    current folder, or a protocol.
+
+    `name` is what tables call the model. `protocol` defaults to the data set's usual one.
+    `download` fetches a missing set of torchvision below `data_root`, and a webdataset. `stream`
+    measures a webdataset while it arrives, and keeps none of it without `download`. `limit`
+    measures the first samples only, `allow_partial` the samples found of a known set that is not
+    complete. `cache` keeps embeddings in the folder that `cosmos-eval cache info` shows. `progress`
+    shows a bar, in terminals and notebooks. The result is stored in the folder `output`, in place
+    of a former one, or without it not at all. Metrics are fractions in [0, 1], ranks start at 1.
+    Raises UsageError for unknown names, missing or inconsistent data, and objects that are not
+    encoders.
+    """
+    options = types.RunOptions(
+        data_root=data_root,
+        download=download,
+        stream=stream,
+        attention=attention,
+        auxiliary=auxiliary,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        allow_partial=allow_partial,
+        cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
+        unfinished=None if output is None else str(Path(output, ".partial")),
+    )
+    folder = None if output is None else Path(output)
+    plans.require_outputs(options, folder)
+    families = [protocol] if protocol else []
+    with bars(shown=progress) as watch:
+        if isinstance(model, str):
+            plan = plans.make_plan(
+                datasets=[dataset],
+                families=families,
+                models=[model],
+                names=[] if name is None else [name],
+                arch=arch,
+                weights=weights,
+                options=options,
+            )
+            (result,) = run_all(plan, watch, folder)
+        else:
+            if (arch, weights, auxiliary, device, precision) != (
+                None,
+                "teacher",
+                None,
+                "auto",
+                "fp32",
+            ):
+                raise types.UsageError(
+                    "arch, weights, auxiliary, device, precision go with a named model"
+                )
+            plan = plans.make_plan(datasets=[dataset], families=families, options=options)
+            result = _measure_encoder(model, plan, name, watch, folder)
+    assert result.row is not None  # an error would have been raised
+    return result.row
+
+
+def _measure_encoder(
+    encoder: Encoder,
+    plan: plans.Plan,
+    label: str | None,
+    watch: plans.Watch,
+    output: Path | None,
+) -> plans.Result:
+    """Measure an encoder in place of the models of a plan for one data set."""
+    name = type(encoder).__name__
+    (spec,) = labelled([types.ModelSpec(text=name, kind="python", name=name)], [label])
+    datasets = plans.open_datasets(plan, watch)
+    from cosmos_eval.models.live import evaluation_mode  # which imports torch
+
+    with evaluation_mode(encoder):
+        require_encoder(encoder, name)
+        (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets, output=output)
+        (result,) = measure(LoadedModel(encoder, job.spec, job.options, watch), job, watch)
+    return result
