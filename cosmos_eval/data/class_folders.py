@@ -252,7 +252,7 @@ _LABELS: Mapping[type, Callable[[sources.ArchiveSample, int], Any]] = {
 
 
 def _lines(path: Path, expected: int | None = None) -> list[str]:
-    lines = [line.strip() for line in sources.read_stated(path).splitlines()]
+    lines = [line.strip() for line in sources.read_layout_file(path).splitlines()]
     if not lines or ("" in lines and len(lines) != expected):
         raise UsageError(f"{path} is empty or has a blank line")
     return lines
