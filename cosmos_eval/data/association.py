@@ -59,7 +59,7 @@ def list_data(
             f"{len(missing_files)} of the {len(files)} images of {list_path} are not there, "
             f"first: {missing_files[0]}{folders.similar_file(missing_files[0])}"
         )
-    parts = folders.parts_of(items=(len(all_items), protocol.n_items))
+    counts = folders.known_counts(items=(len(all_items), protocol.n_items))
     prompt_numbers = folders.number_distinct(item.prompt for item in items)
     numbered_items = []
     for item in items:
@@ -71,10 +71,10 @@ def list_data(
             images=tuple(images),
             captions=tuple(prompt_numbers),
             items=tuple(numbered_items),
-            part=folders.shortfall(parts),
+            part=folders.first_shortfall(counts),
         ),
-        where=list_path,
-        parts=parts,
+        path=list_path,
+        counts=counts,
         survey=folders.Survey(
             faults=tuple(faults),
             folder=str(image_place),

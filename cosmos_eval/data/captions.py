@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -118,19 +119,25 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     if isinstance(content, dict) and "images" not in content:  # as in FLAIR's files
         content = content.get("annotations", content)
     if isinstance(content, list):
-        records = ((f"record {number}", record) for number, record in enumerate(content))
+        records = [(f"record {number}", record) for number, record in enumerate(content)]
         return _parse_records(records, path, protocol)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise FileError(
             "has none of the known forms: COCO's {images, annotations}, Karpathy's {images: "
             "[{filename, split, sentences}]}, or a list of {image, caption}"
         )
-    images = content["images"]
-    if not images:
+    if not content["images"]:
         return []
-    if "annotations" not in content and isinstance(images[0], dict) and "sentences" in images[0]:
+    if _is_karpathy(content):
         return _parse_karpathy(content, path, protocol.split)
     return _parse_coco(content, path)
+
+
+def _is_karpathy(content: Mapping[str, Any]) -> bool:
+    """Tell whether the images of a file hold their captions, as in Karpathy's splits."""
+    first_image = content["images"][0]
+    has_sentences = isinstance(first_image, dict) and "sentences" in first_image
+    return has_sentences and "annotations" not in content
 
 
 def _read_records(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
@@ -246,7 +253,7 @@ def _parse_coco(content: dict[str, Any], path: Path) -> list[Captioned]:
     captions_of: dict[Any, list[str]] = {image.id: [] for image in coco.images}
     for annotation in coco.annotations:
         captions_of[annotation.image_id].append(annotation.caption)
-    images = sorted(coco.images, key=lambda image: image.id)
+    images = sorted(coco.images, key=attrgetter("id"))
     uncaptioned = [image.id for image in images if not captions_of[image.id]]
     if uncaptioned:
         raise FileError(
@@ -325,6 +332,24 @@ def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned
     If every caption is one CSV field, the file is CSV as pandas writes it. Otherwise a caption is
     everything after the image, as clip_benchmark/datasets/flickr.py always reads it.
     """
+    rows = _read_flickr_lines(path)
+    unquoted = [row for row in rows if row.field is None]
+    quoted = [row for row in rows if row.field is not None and row.field != row.text]
+    if unquoted and quoted:
+        raise FileError(
+            f"line {unquoted[0].number}: the caption holds a comma or a quote and is not a CSV "
+            f"field, but line {quoted[0].number} has a CSV field; write all lines as CSV"
+        )
+    captioned = []
+    for row in rows:
+        caption = row.text if unquoted else row.field
+        captions = _checked_captions(caption, f"{path}, line {row.number}")
+        captioned.append(Captioned(f"{row.image}.jpg", captions))
+    return _merge(captioned)
+
+
+def _read_flickr_lines(path: Path) -> list[_FlickrLine]:
+    """Read the lines below the header. Raise FileError for a line in another form."""
     numbered_lines = list(readers.lines(readers.read_text(path)))
     if numbered_lines and ".jpg," in numbered_lines[0][1]:
         raise FileError(f"line {numbered_lines[0][0]}: must be a header, not an image")
@@ -334,19 +359,7 @@ def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned
         if not (image and suffix):
             raise FileError(f"line {number}: expected IMAGE.jpg,caption")
         rows.append(_FlickrLine(number, image, text, _csv_field(text)))
-    free = [row for row in rows if row.field is None]
-    quoted = [row for row in rows if row.field is not None and row.field != row.text]
-    if free and quoted:
-        raise FileError(
-            f"line {free[0].number}: the caption holds a comma or a quote and is not a CSV field, "
-            f"but line {quoted[0].number} has a CSV field; write all lines as CSV"
-        )
-    captioned = []
-    for row in rows:
-        caption = row.text if free else row.field
-        captions = _checked_captions(caption, f"{path}, line {row.number}")
-        captioned.append(Captioned(f"{row.image}.jpg", captions))
-    return _merge(captioned)
+    return rows
 
 
 def _csv_field(text: str) -> str | None:
@@ -411,9 +424,10 @@ def _archived_captions(
 
 
 def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:
-    """Return the archives that the protocol's patterns name, or those of a folder of the hub.
+    """Return the archives that the protocol's patterns name.
 
-    Such a folder is in CLIP Benchmark's layout (clip_benchmark/datasets/builder.py).
+    A single folder, such as a snapshot of the hub, must be in CLIP Benchmark's layout
+    (clip_benchmark/datasets/builder.py) and stands for the archives of its split.
     """
     patterns = several(protocol.archives)
     folder = root / patterns[0]

@@ -6,6 +6,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -162,15 +163,15 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
         data = data.select(present)
         missing_files = {}
     n_images = len(data.images)
-    parts = folders.parts_of(images=(n_images, protocol.n_images))
+    counts = folders.known_counts(images=(n_images, protocol.n_images))
     # Images with several labels count as one class when images are chosen up to a limit.
     classes = data.labels if data.labels.ndim == 1 else np.zeros(n_images, np.int64)
     chosen_indices = folders.choose_in_turn(classes, options.limit)
     chosen_data = data.select(chosen_indices.tolist())
     return folders.Listing(
-        data=chosen_data._replace(part=folders.shortfall(parts)),
-        where=folder,
-        parts=parts,
+        data=chosen_data._replace(part=folders.first_shortfall(counts)),
+        path=folder,
+        counts=counts,
         survey=folders.Survey(
             faults=tuple(_faults(protocol, folder, data, list(missing_files.values()))),
             folder=str(folder),
@@ -201,7 +202,7 @@ def _check_groups(protocol: ClassificationProtocol) -> None:
     if metadata:
         if protocol.group_file is not None or protocol.layout != "webdataset":
             raise UsageError(
-                f"{protocol.dataset}: `metadata` are those of webdataset archives, without a "
+                f"{protocol.dataset}: `metadata` name numbers in webdataset archives, without a "
                 "`group_file`"
             )
         for key in group_keys:
@@ -256,8 +257,8 @@ def _read_multilabel_list(
 ) -> ClassData:
     """Read a list of images with several classes each.
 
-    The classes are those of `class_names`, or else all classes in the list. Raise UsageError for
-    any fault.
+    The classes are the keys of `class_names`, or else all classes in the list. Raise UsageError
+    for any fault.
     """
     if protocol.annotations is None:
         raise UsageError(f"{protocol.dataset}: give `annotations`, or `layout: webdataset`")
@@ -267,26 +268,36 @@ def _read_multilabel_list(
     with faults_of(f"{protocol.dataset}: {path}: "):
         for image, record, location in _image_records(path, protocol):
             classes_of[image] = _parse_classes(record, protocol.label_key, location)
-    listed_classes = {name for names in classes_of.values() for name in names}
+    listed_classes = set(chain.from_iterable(classes_of.values()))
+    _check_listed_classes(protocol, path, listed_classes)
+    classes = list(protocol.class_names) or sorted(listed_classes)
+    samples = []
+    for image, image_classes in classes_of.items():
+        samples.append((image, ImageFile(folder / image), np.isin(classes, image_classes)))
+    return make_data(classes, samples)
+
+
+def _check_listed_classes(
+    protocol: MultilabelProtocol, path: Path, listed_classes: set[str]
+) -> None:
+    """Raise UsageError for classes that are separated by commas or that `class_names` lacks."""
     if not listed_classes:
         raise UsageError(f"{protocol.dataset}: {path} lists no image with a class")
     for name in sorted(listed_classes):
-        names = [part.strip() for part in name.split(",")]
-        if len(names) > 1 and not listed_classes.isdisjoint(names):
+        # A name may hold a comma, but not the names of other classes.
+        comma_separated = [text.strip() for text in name.split(",")]
+        if len(comma_separated) > 1 and not listed_classes.isdisjoint(comma_separated):
             raise UsageError(
-                f"{protocol.dataset}: {path}: '{name}' names classes: write '{' | '.join(names)}'"
+                f"{protocol.dataset}: {path}: '{name}' names classes: write "
+                f"'{' | '.join(comma_separated)}'"
             )
-    classes = list(protocol.class_names) or sorted(listed_classes)
-    for name in sorted(listed_classes - set(classes)):
+    if not protocol.class_names:
+        return
+    for name in sorted(listed_classes - set(protocol.class_names)):
         raise UsageError(
             f"{protocol.dataset}: class_names lacks {name} of {path}; "
-            f"nearest: {nearest(name, classes)}"
+            f"nearest: {nearest(name, list(protocol.class_names))}"
         )
-    samples = [
-        (image, ImageFile(folder / image), np.isin(classes, names))
-        for image, names in classes_of.items()
-    ]
-    return make_data(classes, samples)
 
 
 def _parse_classes(record: Any, key: str, location: str) -> list[str]:

@@ -216,11 +216,11 @@ class Listing(Generic[Data]):
     """The data that a set's files list, before it is known whether they may be measured."""
 
     data: Data
-    # The file or folder that error messages name.
-    where: Path
-    # The numbers of samples that are on the disk and that the complete set has.
-    parts: Sequence[Part]
-    # Counts of samples, and all faults except wrong numbers of samples.
+    # The file or folder that lists the samples, which error messages name.
+    path: Path
+    # The numbers of samples in the list and in the complete set.
+    counts: Sequence[Part]
+    # What is on the disk, and all faults except wrong numbers of samples.
     survey: Survey = field(default_factory=Survey)
 
     def require(self, protocol: Protocol, options: RunOptions) -> Data:
@@ -238,14 +238,14 @@ class Listing(Generic[Data]):
         yield from self.survey.faults
         if options.limit is not None:
             return
-        for count in self.parts:
+        for count in self.counts:
             if count.found > count.known:
                 yield (
-                    f"{self.where} has {count.found} {count.unit}, more than the {count.known} "
+                    f"{self.path} has {count.found} {count.unit}, more than the {count.known} "
                     f"of {protocol.dataset}{advice(protocol, options)}"
                 )
             elif count.found < count.known and not options.allow_partial:
-                yield f"{self.where} has {count} of {protocol.dataset}{advice(protocol, options)}"
+                yield f"{self.path} has {count} of {protocol.dataset}{advice(protocol, options)}"
 
 
 def advice(protocol: Protocol, options: RunOptions) -> str:
@@ -259,21 +259,22 @@ def number_distinct(values: Iterable[Any]) -> dict[Any, int]:
     return {value: number for number, value in enumerate(dict.fromkeys(values))}
 
 
-def parts_of(**counts: tuple[int, int | None]) -> list[Part]:
-    """Return the numbers of samples by unit, such as `images=(number_found, number_known)`.
+def known_counts(**numbers: tuple[int, int | None]) -> list[Part]:
+    """Return the counts of samples of sets whose complete number is known.
 
-    Leave out units whose known number is None.
+    An argument is a unit with the number of samples found and the number in the complete set, such
+    as `images=(499, 500)`. Units whose complete number is None are left out.
     """
-    parts = []
-    for unit, (n_found, n_known) in counts.items():
+    counts = []
+    for unit, (n_found, n_known) in numbers.items():
         if n_known is not None:
-            parts.append(Part(n_found, n_known, unit))
-    return parts
+            counts.append(Part(n_found, n_known, unit))
+    return counts
 
 
-def shortfall(parts: Sequence[Part]) -> Part | None:
-    """Return the first number of samples that is less than the known one, or None."""
-    for count in parts:
+def first_shortfall(counts: Sequence[Part]) -> Part | None:
+    """Return the first count that is less than the number in the complete set, or None."""
+    for count in counts:
         if count.found < count.known:
             return count
     return None

@@ -68,15 +68,11 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
         faults[_MISSING_IMAGES] = [fault]
     if fault := _missing_masks_fault(samples, protocol):
         faults[_MISSING_MASKS] = [fault]
-    complete = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
     has_value = np.zeros(label_maps.VALUES, np.bool_)
-    check_sample = partial(_check_sample, protocol=protocol)
-    checks = prefetch(complete, check_sample, workers=options.workers)
-    for done, checked in enumerate(checks, start=1):
+    for checked in _check_complete_samples(samples, protocol, options, progress):
         has_value |= checked.has_value
         for kind, fault in checked.faults.items():
             faults.setdefault(kind, []).append(fault)
-        progress(Progress("look", done, len(complete)))
     has_value[protocol.ignore_index] = False
     # Values as the files have them: reducing labels subtracted 1.
     first_class = int(protocol.reduce_zero_label)
@@ -119,6 +115,21 @@ class _CheckedSample(NamedTuple):
     has_value: NDArray[np.bool_]
     # Messages by kind of fault.
     faults: Mapping[str, str]
+
+
+def _check_complete_samples(
+    samples: Sequence[Sample],
+    protocol: LabelMapProtocol,
+    options: RunOptions,
+    progress: OnProgress,
+) -> Iterator[_CheckedSample]:
+    """Check all samples whose image and label map are there, in threads."""
+    complete = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
+    check_sample = partial(_check_sample, protocol=protocol)
+    checks = prefetch(complete, check_sample, workers=options.workers)
+    for done, checked in enumerate(checks, start=1):
+        yield checked
+        progress(Progress("look", done, len(complete)))
 
 
 def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _CheckedSample:

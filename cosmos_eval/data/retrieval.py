@@ -55,16 +55,16 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
         listed = _read_listed(protocol, options)
     n_images = len(listed.captioned)
     n_captions = sum(len(image.captions) for image in listed.captioned)
-    parts = folders.parts_of(
+    counts = folders.known_counts(
         images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
     )
     faults = []
     if listed.missing_files:
         faults.append(_missing_images_fault(listed, protocol, options))
     return folders.Listing(
-        data=_make_data(listed, protocol, folders.shortfall(parts)),
-        where=listed.list_path,
-        parts=parts,
+        data=_make_data(listed, protocol, folders.first_shortfall(counts)),
+        path=listed.list_path,
+        counts=counts,
         survey=folders.Survey(
             faults=tuple(faults),
             folder=str(listed.image_folder),

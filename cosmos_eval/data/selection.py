@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,13 +52,7 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
 def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listing[SelectionData]:
     """List items and images with all faults. Raise UsageError if the items cannot be read."""
     list_path, listed_items = _read_items(protocol, options)
-    faults = []
-    try:
-        image_folder = folders.data_path(protocol, options, protocol.images, "images")
-    except UsageError as error:
-        fault = str(error).removeprefix(f"{protocol.dataset}: ")
-        faults.append(f"{fault}{_download_page(protocol)}")
-        image_folder = list_path  # no image is found below it
+    image_folder, faults = _locate_image_folder(protocol, options, list_path)
     items = listed_items
     if options.allow_partial and protocol.is_published:
         # If no item is complete, keep all of them, so that a missing image is reported.
@@ -73,11 +68,11 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
     n_known = protocol.n_items
     if n_known is None and protocol.is_published:
         n_known = len(listed_items)  # the whole list is expected
-    parts = folders.parts_of(items=(len(items), n_known))
+    counts = folders.known_counts(items=(len(items), n_known))
     return folders.Listing(
-        data=data._replace(part=folders.shortfall(parts)),
-        where=list_path,
-        parts=_subset_parts(protocol, items) or parts,
+        data=data._replace(part=folders.first_shortfall(counts)),
+        path=list_path,
+        counts=_subset_counts(protocol, items) or counts,
         survey=folders.Survey(
             faults=tuple(faults),
             folder=str(image_folder),
@@ -104,6 +99,20 @@ def _read_items(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path,
         _check_item(item, items[0], protocol)
     _check_subsets(protocol, items, list_path)
     return list_path, items
+
+
+def _locate_image_folder(
+    protocol: SelectionProtocol, options: RunOptions, list_path: Path
+) -> tuple[Path, list[str]]:
+    """Return the folder of the images, and the faults of its location.
+
+    If it is missing, return the path of the list, below which no image will be found.
+    """
+    try:
+        return folders.data_path(protocol, options, protocol.images, "images"), []
+    except UsageError as error:
+        fault = str(error).removeprefix(f"{protocol.dataset}: ")
+        return list_path, [f"{fault}{_download_page(protocol)}"]
 
 
 def _download_page(protocol: SelectionProtocol) -> str:
@@ -159,7 +168,7 @@ def _items_with_images(items: Sequence[Item], image_folder: Path) -> list[Item]:
     return complete
 
 
-def _subset_parts(protocol: SelectionProtocol, items: Sequence[Item]) -> list[Part]:
+def _subset_counts(protocol: SelectionProtocol, items: Sequence[Item]) -> list[Part]:
     """Return the numbers of items of every subset whose size is known."""
     counts = Counter(item.subset for item in items)
     return [
@@ -184,37 +193,31 @@ def _make_data(
     )
     chosen_indices = folders.choose_in_turn(subset_of_item, options.limit)
     items = [items[index] for index in chosen_indices]
-    picture_numbers = folders.number_distinct(
-        picture for item in items for picture in item.pictures
-    )
-    caption_numbers = folders.number_distinct(
-        caption for item in items for caption in item.captions
-    )
-    images_of_item, captions_of_item = [], []
-    for item in items:
-        images_of_item.append(np.array([picture_numbers[picture] for picture in item.pictures]))
-        captions_of_item.append(np.array([caption_numbers[caption] for caption in item.captions]))
-    groups = {}
-    if any(item.pair for item in listed_items):
-        listed_pairs = [item.pair for item in listed_items]
-        groups["pair"] = _number_groups([item.pair for item in items], listed_pairs)
-    if any(item.set for item in listed_items):
-        listed_sets = [item.set for item in listed_items]
-        groups["set"] = _number_groups([item.set for item in items], listed_sets)
+    pictures, images_of_item = _number_per_item([item.pictures for item in items])
+    captions, captions_of_item = _number_per_item([item.captions for item in items])
     is_left_out = np.isin(subsets, protocol.left_out)
     return SelectionData(
-        pictures=tuple(picture_numbers),
-        images=tuple(_image_source(image_folder, picture) for picture in picture_numbers),
-        captions=tuple(protocol.template.replace("{}", caption) for caption in caption_numbers),
+        pictures=tuple(pictures),
+        images=tuple(_image_source(image_folder, picture) for picture in pictures),
+        captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
         images_of_item=images_of_item,
         captions_of_item=captions_of_item,
         right=np.array([item.n_right for item in items]),
         subsets=tuple(subsets.tolist()),
         subset_of_item=subset_of_item[chosen_indices],
         averaged=~is_left_out & (subset_sizes >= protocol.smallest),
-        groups=groups,
+        groups=_number_groups(items, listed_items),
         chosen=items[0].chosen,
     )
+
+
+def _number_per_item(
+    values_of_items: Sequence[Sequence[Any]],
+) -> tuple[list[Any], list[NDArray[np.int64]]]:
+    """Return the distinct values of all items, and the indices of each item's values in them."""
+    numbers = folders.number_distinct(chain.from_iterable(values_of_items))
+    indices = [np.array([numbers[value] for value in values]) for values in values_of_items]
+    return list(numbers), indices
 
 
 def _image_source(image_folder: Path, picture: Picture) -> ImageSource:
@@ -224,11 +227,28 @@ def _image_source(image_folder: Path, picture: Picture) -> ImageSource:
     return image if picture.box is None else CroppedImage(image, picture.box)
 
 
-def _number_groups(names: Sequence[str], listed_names: Sequence[str]) -> NDArray[np.int64]:
+def _number_groups(
+    items: Sequence[Item], listed_items: Sequence[Item]
+) -> dict[str, NDArray[np.int64]]:
+    """Return the numbers of the items' pairs and sets (N,), if the file has any.
+
+    An item has -1 if not all `listed_items` of its group are among the items.
+    """
+    groups = {}
+    if any(item.pair for item in listed_items):
+        names, listed_names = [item.pair for item in items], [item.pair for item in listed_items]
+        groups["pair"] = _number_complete_groups(names, listed_names)
+    if any(item.set for item in listed_items):
+        names, listed_names = [item.set for item in items], [item.set for item in listed_items]
+        groups["set"] = _number_complete_groups(names, listed_names)
+    return groups
+
+
+def _number_complete_groups(names: Sequence[str], listed_names: Sequence[str]) -> NDArray[np.int64]:
     """Return the number of each item's group (N,), or -1 if the group is incomplete.
 
-    `names` are the groups of the N items that are measured, `listed_names` those of all items of
-    the file. An empty name means that an item belongs to no group.
+    `names` holds the group of each of the N items that are measured, `listed_names` the group of
+    every item in the file. An item with an empty name belongs to no group.
     """
     sizes = Counter(name for name in names if name)
     listed_sizes = Counter(listed_names)

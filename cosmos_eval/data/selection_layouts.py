@@ -42,7 +42,10 @@ class Item(NamedTuple):
 
     @property
     def chosen(self) -> Chosen:
-        """Whether captions are chosen by an image, images by a caption, or both in a pair."""
+        """What the item asks to choose: the captions of an image, the image of a caption, or both.
+
+        In a pair, both are chosen.
+        """
         if len(self.pictures) == 1:
             return "captions"
         return "images" if len(self.captions) == 1 else "both"
@@ -358,9 +361,9 @@ def _aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     The subset is the `relation_name`, or the two `attributes` joined as in aro_datasets.py.
     """
     for record in _read_records(path):
-        left, top = record.number("bbox_x"), record.number("bbox_y")
+        x, y = record.number("bbox_x"), record.number("bbox_y")
         width, height = record.number("bbox_w"), record.number("bbox_h")
-        picture = Picture(record.text("image_path"), (left, top, left + width, top + height))
+        picture = Picture(record.text("image_path"), (x, y, x + width, y + height))
         captions = (record.text("true_caption"), record.text("false_caption"))
         subset_names = record.texts("relation_name") or record.texts("attributes")
         if not subset_names:

@@ -1,7 +1,7 @@
 """Sources of images: files, members of tar archives, arrays, and boxes of other images.
 
 Reading and decoding are two steps, so that the content can be hashed: two sources with the same
-content are the same image, whatever their names. Imports no torch.
+content are the same image, also under different names. Imports no torch.
 """
 
 import hashlib
@@ -302,21 +302,21 @@ class CroppedImage:
     `box` is (left, top, right, bottom) in pixels.
     """
 
-    whole: ImageSource
+    image: ImageSource
     box: tuple[int, int, int, int]
 
     @property
     def name(self) -> str:
-        return f"{self.whole.name} {list(self.box)}"
+        return f"{self.image.name} {list(self.box)}"
 
     def read(self) -> bytes:
         """Return a line with the box, followed by the content of the whole image."""
-        return json.dumps(self.box).encode() + b"\n" + self.whole.read()
+        return json.dumps(self.box).encode() + b"\n" + self.image.read()
 
     def decode(self, content: bytes) -> Image.Image:
         """Decode the image and cut out the box. Raise UsageError if the box is not in it."""
-        _, _, whole_content = content.partition(b"\n")
-        image = self.whole.decode(whole_content)
+        _, _, image_content = content.partition(b"\n")
+        image = self.image.decode(image_content)
         left, top, right, bottom = self.box
         if max(left, 0) >= min(right, image.width) or max(top, 0) >= min(bottom, image.height):
             raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")

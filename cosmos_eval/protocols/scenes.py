@@ -43,7 +43,7 @@ STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
 # Prompts in the style of the scenes' captions. They were chosen, like the windows below, on 100
 # scenes of the training split (docs/log.md).
 _THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
-_QUERIES = (*(f"we see a {thing}" for thing in THINGS), *(f"with {stuff}" for stuff in STUFF))
+_QUERIES = (*(f"we see a {name}" for name in THINGS), *(f"with {name}" for name in STUFF))
 # Fractions of a picture. A small thing covers 1.6 to 6%, the dominant thing 7.7 to 25%, stuff 20%
 # and more. Two small things of the same kind are one class.
 _SMALL, _LARGE = 0.06, 0.2

@@ -159,7 +159,7 @@ def test_groups_that_a_protocol_does_not_have() -> None:
 
     with pytest.raises(UsageError, match="x: `metadata` has no `place` for `group_keys`: region"):
         opened(layout="webdataset", metadata=("region",), group_keys="place")
-    with pytest.raises(UsageError, match="`metadata` are those of webdataset archives"):
+    with pytest.raises(UsageError, match="`metadata` name numbers in webdataset archives"):
         opened(metadata=("region",), group_keys="region")
     with pytest.raises(UsageError, match="worst_group_acc5 needs groups"):
         opened(metrics=("worst_group_acc5",))
