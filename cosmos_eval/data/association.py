@@ -1,6 +1,6 @@
 """Cues with candidate images, as WinoGAViL lists them. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,19 +60,9 @@ def list_data(
             f"first: {missing_files[0]}{folders.similar_file(missing_files[0])}"
         )
     counts = folders.known_counts(items=(len(all_items), protocol.n_items))
-    prompt_numbers = folders.number_distinct(item.prompt for item in items)
-    numbered_items = []
-    for item in items:
-        candidates = np.array([image_numbers[name] for name in item.candidates])
-        numbered_items.append((prompt_numbers[item.prompt], candidates, item.is_associated))
+    data = _make_data(items, image_numbers, images)
     return folders.Listing(
-        data=AssociationData(
-            names=tuple(image_numbers),
-            images=tuple(images),
-            captions=tuple(prompt_numbers),
-            items=tuple(numbered_items),
-            part=folders.first_shortfall(counts),
-        ),
+        data=data._replace(part=folders.first_shortfall(counts)),
         path=list_path,
         counts=counts,
         survey=folders.Survey(
@@ -83,6 +73,23 @@ def list_data(
             expected_items=protocol.n_items or len(all_items),
             items=len(all_items),
         ),
+    )
+
+
+def _make_data(
+    items: Sequence[_Item], image_numbers: Mapping[str, int], images: Sequence[ImageSource]
+) -> AssociationData:
+    """Number the prompts of the items; the images are numbered by their names already."""
+    prompt_numbers = folders.number_distinct(item.prompt for item in items)
+    numbered_items = []
+    for item in items:
+        candidates = np.array([image_numbers[name] for name in item.candidates])
+        numbered_items.append((prompt_numbers[item.prompt], candidates, item.is_associated))
+    return AssociationData(
+        names=tuple(image_numbers),
+        images=tuple(images),
+        captions=tuple(prompt_numbers),
+        items=tuple(numbered_items),
     )
 
 

@@ -25,7 +25,7 @@ _IMAGE_KEYS = ("image", "filepath", "image/key")
 _CAPTION_KEYS = ("caption", "captions", "title", "conversations")
 
 
-class Captioned(NamedTuple):
+class CaptionedImage(NamedTuple):
     """An image by its name, and its captions."""
 
     name: str
@@ -33,30 +33,30 @@ class Captioned(NamedTuple):
     path: str = ""  # the path of the image, if it differs from the name
 
 
-def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+def read_captions(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read captioned images from a file, or from the `parts` of the protocol in a folder.
 
     The suffix and the content of a file tell its form. Raise UsageError for any fault.
     """
     list_paths = [path / name for name in protocol.parts] or [path]
-    listed: list[Captioned] = []
+    listed_images: list[CaptionedImage] = []
     for list_path in list_paths:
-        listed.extend(_read_list(list_path, protocol))
-    captioned = [_with_image_path(image, protocol) for image in listed[: protocol.first]]
-    if repeated := readers.first_repeated(image.name for image in captioned):
+        listed_images.extend(_read_list(list_path, protocol))
+    images = [_with_image_path(image, protocol) for image in listed_images[: protocol.first]]
+    if repeated := readers.first_repeated(image.name for image in images):
         raise UsageError(f"{path}: image {repeated[0]} is listed twice")
-    return captioned
+    return images
 
 
-def _with_image_path(image: Captioned, protocol: RetrievalProtocol) -> Captioned:
+def _with_image_path(image: CaptionedImage, protocol: RetrievalProtocol) -> CaptionedImage:
     """Add the protocol's suffix to the name, and with `bare_names` drop the folders from it."""
     name = image.name.removesuffix(protocol.image_suffix) + protocol.image_suffix
     if protocol.bare_names:
-        return Captioned(PurePosixPath(name).name, image.captions, path=name)
-    return Captioned(name, image.captions)
+        return CaptionedImage(PurePosixPath(name).name, image.captions, path=name)
+    return CaptionedImage(name, image.captions)
 
 
-def _read_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+def _read_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read one file of captions, or a folder of text files. Raise UsageError for any fault."""
     read = _read_texts if path.is_dir() else _READERS.get(path.suffix.lower())
     if read is None:
@@ -65,16 +65,16 @@ def _read_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
             "tar archives are named by `archives`"
         )
     try:
-        captioned = read(path, protocol)
+        captioned_images = read(path, protocol)
     except FileError as error:
         comma = "," if str(error).startswith("line ") else ""
         raise UsageError(f"{path}{comma} {error}") from error
-    if not captioned:
+    if not captioned_images:
         raise UsageError(f"{path} lists no images")
-    return captioned
+    return captioned_images
 
 
-def measured_captions(image: Captioned, protocol: RetrievalProtocol) -> tuple[str, ...]:
+def measured_captions(image: CaptionedImage, protocol: RetrievalProtocol) -> tuple[str, ...]:
     """Return the captions of an image that a protocol measures.
 
     `protocol.sentences` says whether captions stay as they are (None), whether every sentence is a
@@ -96,19 +96,19 @@ def measured_captions(image: Captioned, protocol: RetrievalProtocol) -> tuple[st
     return tuple(measured)
 
 
-def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read a folder with a text file for each image of the same name: a caption on every line."""
     paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
     if paths and not protocol.image_suffix:
         raise FileError("holds texts: name the suffix of the images by `image_suffix`")
-    captioned = []
+    images = []
     for path in paths:
         captions = [line for _, line in readers.lines(readers.read_text(path))]
-        captioned.append(Captioned(path.stem, _checked_captions(captions, str(path))))
-    return captioned
+        images.append(CaptionedImage(path.stem, _checked_captions(captions, str(path))))
+    return images
 
 
-def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read a JSON file in one of the forms that the message of the error below lists."""
     try:
         content = readers.read_json(path)
@@ -140,19 +140,19 @@ def _is_karpathy(content: Mapping[str, Any]) -> bool:
     return has_sentences and "annotations" not in content
 
 
-def _read_records(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+def _read_records(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read the records of a table or of a file of JSON lines."""
     return _parse_records(readers.read_records(path), path, protocol)
 
 
 def _parse_records(
     records: Iterable[tuple[str, Any]], path: Path, protocol: RetrievalProtocol
-) -> list[Captioned]:
+) -> list[CaptionedImage]:
     """Return the captioned images of records {image: path, caption: text or texts}.
 
     `records` are pairs of a location in the file, such as `line 3`, and a record.
     """
-    captioned = []
+    images = []
     split_counts: Counter[str] = Counter()
     for number, record in records:
         location = f"{path}, {number}"
@@ -165,10 +165,10 @@ def _parse_records(
                 continue
         name = _image_field(record, protocol, location)
         captions = _record_captions(record, protocol, location)
-        captioned.append(Captioned(name, captions))
-    if split_counts and not captioned:
+        images.append(CaptionedImage(name, captions))
+    if split_counts and not images:
         raise _missing_split_error(protocol.split, split_counts)
-    return _merge(captioned)
+    return _merge(images)
 
 
 def _record_captions(
@@ -205,27 +205,27 @@ def _reply(turns: Any, location: str, protocol: RetrievalProtocol) -> str:
 
 
 class _DenseCaption(pydantic.BaseModel, strict=True):
-    """The fields that are read from a file of the Densely Captioned Images."""
+    """The fields that are read from a file of the Densely CaptionedImage Images."""
 
     image: str
     short_caption: str
     extra_caption: str
 
 
-def _read_dense_captions(content: dict[str, Any], path: Path) -> list[Captioned]:
-    """Read the files of all splits that a list of the Densely Captioned Images names.
+def _read_dense_captions(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
+    """Read the files of all splits that a list of the Densely CaptionedImage Images names.
 
     dataloaders/dci_retrieval.py of LoTLIP takes all splits too. A caption is made as by
     DenseCaptionedImage.get_extended_caption of github.com/facebookresearch/DCI.
     """
-    captioned = []
+    images = []
     for name in chain.from_iterable(content.values()):
         file = path.parent / "annotations" / str(name)
         with faults_of(f"{file}: "):
             entry = parse(_DenseCaption, readers.read_json(file))
         caption = f"{entry.short_caption}\n{entry.extra_caption}"
-        captioned.append(Captioned(entry.image, _checked_captions(caption, str(file))))
-    return captioned
+        images.append(CaptionedImage(entry.image, _checked_captions(caption, str(file))))
+    return images
 
 
 class _CocoImage(pydantic.BaseModel, strict=True):
@@ -245,7 +245,7 @@ class _Coco(pydantic.BaseModel, strict=True):
     annotations: list[_CocoCaption] = []
 
 
-def _parse_coco(content: dict[str, Any], path: Path) -> list[Captioned]:
+def _parse_coco(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
     """Return images in the order of their ids, and their captions in the order of the file."""
     coco = parse(_Coco, content)
     captioned_ids = [annotation.image_id for annotation in coco.annotations]
@@ -259,11 +259,11 @@ def _parse_coco(content: dict[str, Any], path: Path) -> list[Captioned]:
         raise FileError(
             f"has {len(uncaptioned)} images without captions, first: image id {uncaptioned[0]}"
         )
-    captioned = []
+    captioned_images = []
     for image in images:
         captions = _checked_captions(captions_of[image.id], f"{path}: image id {image.id}")
-        captioned.append(Captioned(image.file_name, captions))
-    return captioned
+        captioned_images.append(CaptionedImage(image.file_name, captions))
+    return captioned_images
 
 
 def _require_sound_ids(ids: Sequence[Any], captioned_ids: Sequence[Any]) -> None:
@@ -301,20 +301,20 @@ class _Karpathy(pydantic.BaseModel, strict=True):
     images: list[_KarpathyImage]
 
 
-def _parse_karpathy(content: dict[str, Any], path: Path, split: str) -> list[Captioned]:
+def _parse_karpathy(content: dict[str, Any], path: Path, split: str) -> list[CaptionedImage]:
     """Return the images of a split, in the order of the file (cs.stanford.edu/people/karpathy)."""
     images = parse(_Karpathy, content).images
-    captioned = []
+    captioned_images = []
     for number, image in enumerate(images):
         if image.split != split:
             continue
         name = f"{image.filepath}/{image.filename}" if image.filepath else image.filename
         sentences = [sentence.raw for sentence in image.sentences]
         captions = _checked_captions(sentences, f"{path}, images[{number}]")
-        captioned.append(Captioned(name, captions))
-    if not captioned:
+        captioned_images.append(CaptionedImage(name, captions))
+    if not captioned_images:
         raise _missing_split_error(split, Counter(image.split for image in images))
-    return captioned
+    return captioned_images
 
 
 class _FlickrLine(NamedTuple):
@@ -326,7 +326,7 @@ class _FlickrLine(NamedTuple):
     field: str | None  # the caption if the text is one CSV field, else None
 
 
-def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read a header, then `IMAGE.jpg,caption` lines, as in CLIP Benchmark's and Kaggle's lists.
 
     If every caption is one CSV field, the file is CSV as pandas writes it. Otherwise a caption is
@@ -340,12 +340,12 @@ def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned
             f"line {unquoted[0].number}: the caption holds a comma or a quote and is not a CSV "
             f"field, but line {quoted[0].number} has a CSV field; write all lines as CSV"
         )
-    captioned = []
+    images = []
     for row in rows:
         caption = row.text if unquoted else row.field
         captions = _checked_captions(caption, f"{path}, line {row.number}")
-        captioned.append(Captioned(f"{row.image}.jpg", captions))
-    return _merge(captioned)
+        images.append(CaptionedImage(f"{row.image}.jpg", captions))
+    return _merge(images)
 
 
 def _read_flickr_lines(path: Path) -> list[_FlickrLine]:
@@ -371,7 +371,7 @@ def _csv_field(text: str) -> str | None:
     return fields[0] if len(fields) == 1 else None
 
 
-_READERS: Mapping[str, Callable[[Path, RetrievalProtocol], list[Captioned]]] = {
+_READERS: Mapping[str, Callable[[Path, RetrievalProtocol], list[CaptionedImage]]] = {
     ".json": _read_json,
     ".jsonl": _read_records,
     ".jsonlines": _read_records,
@@ -383,7 +383,7 @@ _READERS: Mapping[str, Callable[[Path, RetrievalProtocol], list[Captioned]]] = {
 
 def read_archives(
     root: Path, protocol: RetrievalProtocol
-) -> tuple[list[Captioned], list[sources.ArchiveMember]]:
+) -> tuple[list[CaptionedImage], list[sources.ArchiveMember]]:
     """Return the captioned samples of tar archives, and their images.
 
     A sample is named by the path of its archive below `root` and its key. Captions are the lines of
@@ -400,13 +400,14 @@ def read_archives(
             f"{first.name} has neither a .txt of captions, one per line, nor a .json record "
             f"with them, only {', '.join(first.members)}"
         )
-    captioned = []
+    captioned_images = []
     for sample in samples:
         name = f"{os.path.relpath(sample.archive, root)}:{sample.key}"
-        captioned.append(Captioned(name, _archived_captions(sample, extension, protocol)))
-    if repeated := readers.first_repeated(image.name for image in captioned):
+        captions = _archived_captions(sample, extension, protocol)
+        captioned_images.append(CaptionedImage(name, captions))
+    if repeated := readers.first_repeated(image.name for image in captioned_images):
         raise UsageError(f"sample {repeated[0]} is listed twice")
-    return captioned, [sample.image() for sample in samples]
+    return captioned_images, [sample.image() for sample in samples]
 
 
 def _archived_captions(
@@ -511,9 +512,9 @@ def _checked_captions(value: Any, location: str) -> tuple[str, ...]:
     return tuple(captions)
 
 
-def _merge(records: Iterable[Captioned]) -> list[Captioned]:
+def _merge(records: Iterable[CaptionedImage]) -> list[CaptionedImage]:
     """Join the captions of records of the same image; images and captions keep their order."""
     captions_of: dict[str, list[str]] = {}
     for record in records:
         captions_of.setdefault(record.name, []).extend(record.captions)
-    return [Captioned(name, tuple(captions)) for name, captions in captions_of.items()]
+    return [CaptionedImage(name, tuple(captions)) for name, captions in captions_of.items()]

@@ -204,11 +204,11 @@ def is_subset_of_list(protocol: ClassificationProtocol, classes: Sequence[str]) 
 
 
 def _require_listed_classes(
-    protocol: ClassificationProtocol, folder: Path, classes: list[str], what: str
+    protocol: ClassificationProtocol, folder: Path, classes: list[str], origin: str
 ) -> None:
     """Raise UsageError if the classes are not those of the protocol's class list.
 
-    `what` names in the message what the classes were read from. A user's data may have a subset of
+    `origin` says in the message where the classes were read. A user's data may have a subset of
     a list's classes.
     """
     class_list = CLASS_LISTS.get(protocol.class_list or "")
@@ -219,7 +219,7 @@ def _require_listed_classes(
     sha256 = hashlib.sha256("\n".join(classes).encode(errors="surrogateescape")).hexdigest()
     if sha256 != class_list.classes_sha256:
         raise UsageError(
-            f"{folder} has {len(classes)} {what}, which are not the {class_list.n_classes} "
+            f"{folder} has {len(classes)} {origin}, which are not the {class_list.n_classes} "
             f"{class_list.classes} of {protocol.class_list}{class_differences(protocol, classes)}"
         )
 

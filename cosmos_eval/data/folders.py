@@ -108,20 +108,20 @@ def root_of(protocol: Protocol, options: RunOptions, contents: Paths) -> Path:
     return Path(root)
 
 
-def data_path(protocol: Protocol, options: RunOptions, paths: Paths, what: str = "data") -> Path:
+def data_path(protocol: Protocol, options: RunOptions, paths: Paths, kind: str = "data") -> Path:
     """Return the first of `paths` that exists. Raise UsageError if none does.
 
-    `what` names in the message what the path should hold, such as `images`.
+    `kind` says in the message what the path should hold, such as `images`.
     """
     root = root_of(protocol, options, paths)
     for path in several(paths):
         if (root / path).exists():
             return root / path
-    raise missing_path_error(protocol, root, several(paths), what)
+    raise missing_path_error(protocol, root, several(paths), kind)
 
 
 def missing_path_error(
-    protocol: Protocol, root: Path, paths: Sequence[str], what: str
+    protocol: Protocol, root: Path, paths: Sequence[str], kind: str
 ) -> UsageError:
     """Return the error for a data set that has none of `paths` below `root`."""
     if len(paths) == 1:
@@ -134,7 +134,7 @@ def missing_path_error(
         candidates = f"{', '.join(names)} in {', '.join(parents)}"
     else:
         candidates = ", ".join(paths)
-    return UsageError(f"{protocol.dataset}: no {what} below {root}: looked for {candidates}")
+    return UsageError(f"{protocol.dataset}: no {kind} below {root}: looked for {candidates}")
 
 
 def find_root(

@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
-from cosmos_eval.data.captions import Captioned, measured_captions, read_archives, read_captions
+from cosmos_eval.data.captions import (
+    CaptionedImage,
+    measured_captions,
+    read_archives,
+    read_captions,
+)
 from cosmos_eval.data.sources import ImageFile, ImageSource, holds_images, open_image_place
 from cosmos_eval.types import Part, RetrievalProtocol, RunOptions, UsageError
 
@@ -23,13 +28,13 @@ class RetrievalData(NamedTuple):
     part: Part | None = None  # how many samples there are, if a known set is incomplete
 
 
-class _Listed(NamedTuple):
+class _ListedImages(NamedTuple):
     """Images with captions, and the places where their files are looked for."""
 
     list_path: Path  # the file of captions, or the folder of the archives
     image_folder: Path
-    captioned: list[Captioned]
-    images: list[ImageSource]  # one for each entry of `captioned`, also if its file is missing
+    captioned_images: list[CaptionedImage]
+    sources: list[ImageSource]  # one for each captioned image, also if its file is missing
     missing_files: list[Path]
 
 
@@ -50,11 +55,11 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
     """List images and captions with all faults. Raise UsageError if captions cannot be read."""
     _check_protocol(protocol)
     if protocol.archives:
-        listed = _read_archived(protocol, options)
+        listed = _list_archives(protocol, options)
     else:
-        listed = _read_listed(protocol, options)
-    n_images = len(listed.captioned)
-    n_captions = sum(len(image.captions) for image in listed.captioned)
+        listed = _list_files(protocol, options)
+    n_images = len(listed.captioned_images)
+    n_captions = sum(len(image.captions) for image in listed.captioned_images)
     counts = folders.known_counts(
         images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
     )
@@ -86,42 +91,47 @@ def _check_protocol(protocol: RetrievalProtocol) -> None:
         raise UsageError(f"{protocol.dataset}: `pairs` must be 1 or more, `all` or null")
 
 
-def _read_archived(protocol: RetrievalProtocol, options: RunOptions) -> _Listed:
+def _list_archives(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImages:
     """Read captions from tar archives, which hold the images too."""
     root = folders.root_of(protocol, options, protocol.archives)
-    captioned, members = read_archives(root, protocol)
-    folder = members[0].archive.parent
-    images: list[ImageSource] = list(members[: options.limit])
-    return _Listed(folder, folder, captioned[: options.limit], images, missing_files=[])
+    captioned_images, members = read_archives(root, protocol)
+    archive_folder = members[0].archive.parent
+    return _ListedImages(
+        list_path=archive_folder,
+        image_folder=archive_folder,
+        captioned_images=captioned_images[: options.limit],
+        sources=list(members[: options.limit]),
+        missing_files=[],
+    )
 
 
-def _read_listed(protocol: RetrievalProtocol, options: RunOptions) -> _Listed:
+def _list_files(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImages:
     """Read captions from a file, and locate the images that it names.
 
     With `options.allow_partial`, leave out missing images of a known set unless all are missing.
     """
     root = folders.root_of(protocol, options, protocol.annotations)
     list_path = folders.data_path(protocol, options, protocol.annotations, "captions")
-    all_captioned = read_captions(list_path, protocol)[: options.limit]
-    image_folder, sources = _locate_images(root, protocol, all_captioned)
-    has_images = any(source is not None for source in sources)
-    skip_missing = options.allow_partial and protocol.n_images is not None and has_images
-    listed = _Listed(list_path, image_folder, captioned=[], images=[], missing_files=[])
-    for captioned, source in zip(all_captioned, sources, strict=True):
+    captioned_images = read_captions(list_path, protocol)[: options.limit]
+    image_folder, sources = _locate_images(root, protocol, captioned_images)
+    all_missing = all(source is None for source in sources)
+    skip_missing = options.allow_partial and protocol.n_images is not None and not all_missing
+    listed = _ListedImages(list_path, image_folder, [], [], [])
+    for image, source in zip(captioned_images, sources, strict=True):
         if source is None and skip_missing:
             continue
-        listed.captioned.append(captioned)
+        listed.captioned_images.append(image)
         if source is None:
-            path = image_folder / captioned.name
+            path = image_folder / image.name
             listed.missing_files.append(path)
-            listed.images.append(ImageFile(path))
+            listed.sources.append(ImageFile(path))
         else:
-            listed.images.append(source)
+            listed.sources.append(source)
     return listed
 
 
 def _locate_images(
-    root: Path, protocol: RetrievalProtocol, all_captioned: Sequence[Captioned]
+    root: Path, protocol: RetrievalProtocol, captioned_images: Sequence[CaptionedImage]
 ) -> tuple[Path, list[ImageSource | None]]:
     """Return the image folder that lacks the fewest images, and the images, None if missing.
 
@@ -132,50 +142,54 @@ def _locate_images(
     if not places:
         raise folders.missing_path_error(protocol, root, paths, "images")
     if protocol.parts:
-        return places[0], _find_in_places(places, all_captioned)
-    best_place, best_sources = places[0], _find_in_places(places[:1], all_captioned)
+        return places[0], _find_in_places(places, captioned_images)
+    best_place, best_sources = places[0], _find_in_places(places[:1], captioned_images)
     for place in places[1:]:
         if best_sources.count(None) == 0:
             break
-        sources = _find_in_places([place], all_captioned)
+        sources = _find_in_places([place], captioned_images)
         if sources.count(None) < best_sources.count(None):
             best_place, best_sources = place, sources
     return best_place, best_sources
 
 
 def _find_in_places(
-    places: Sequence[Path], all_captioned: Sequence[Captioned]
+    places: Sequence[Path], captioned_images: Sequence[CaptionedImage]
 ) -> list[ImageSource | None]:
     """Look for every image in folders or zip files; return None for a missing one."""
     image_places = [open_image_place(place) for place in places]
     sources: list[ImageSource | None] = []
-    for captioned in all_captioned:
-        names = [name for name in (captioned.name, captioned.path) if name]
+    for image in captioned_images:
+        names = [name for name in (image.name, image.path) if name]
         candidates = (place.find(name) for place in image_places for name in names)
         sources.append(next((source for source in candidates if source is not None), None))
     return sources
 
 
-def _make_data(listed: _Listed, protocol: RetrievalProtocol, part: Part | None) -> RetrievalData:
+def _make_data(
+    listed: _ListedImages, protocol: RetrievalProtocol, part: Part | None
+) -> RetrievalData:
     """Number the images and captions that the protocol measures."""
     captions: list[str] = []
     captions_per_image: list[int] = []
-    for captioned in listed.captioned:
-        image_captions = measured_captions(captioned, protocol)
+    for image in listed.captioned_images:
+        image_captions = measured_captions(image, protocol)
         captions.extend(image_captions)
         captions_per_image.append(len(image_captions))
     return RetrievalData(
-        names=tuple(captioned.name for captioned in listed.captioned),
-        images=tuple(listed.images),
+        names=tuple(image.name for image in listed.captioned_images),
+        images=tuple(listed.sources),
         captions=tuple(captions),
-        image_of_text=np.repeat(np.arange(len(listed.captioned)), captions_per_image),
+        image_of_text=np.repeat(np.arange(len(listed.captioned_images)), captions_per_image),
         part=part,
     )
 
 
-def _missing_images_fault(listed: _Listed, protocol: RetrievalProtocol, options: RunOptions) -> str:
+def _missing_images_fault(
+    listed: _ListedImages, protocol: RetrievalProtocol, options: RunOptions
+) -> str:
     """Say how many images are missing, and what may mend it."""
-    n_missing, n_listed = len(listed.missing_files), len(listed.captioned)
+    n_missing, n_listed = len(listed.missing_files), len(listed.captioned_images)
     first = listed.missing_files[0]
     fault = f"{n_missing} of {n_listed} images missing, first: {first}"
     similar = folders.similar_file(first)

@@ -93,11 +93,12 @@ class _EncodedImage:
     """Base class of the sources whose content is an image file that Pillow decodes."""
 
     name: str
+    # The function that converts a decoded image to RGB.
     _to_rgb = staticmethod(to_rgb)
 
     def decode(self, content: bytes) -> Image.Image:
         """Decode an image file. Raise UsageError if it is damaged or cut off."""
-        # The code of a model may have allowed truncated images, whose pixels are incomplete.
+        # The code of a model may have set this, and Pillow would then fill up a cut file silently.
         PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
         try:
             with open_image(io.BytesIO(content)) as image:

@@ -201,18 +201,24 @@ def translated(protocol: LabelMapProtocol, data_root: str | None) -> Work:
     images = sorted(folder.rglob(f"*{suffix}"))
     if not images:
         raise UsageError(f"no image *{suffix} in {folder}")
-    tables = _ORIGINALS[protocol.dataset]
     maps: dict[Path, Maker] = {}
     for image in images:
         stem = str(root / protocol.masks / image.relative_to(folder)).removesuffix(suffix)
-        original_suffix = next(iter(tables))
-        for candidate in tables:
-            if Path(stem + candidate).is_file():
-                original_suffix = candidate
-                break
-        maker = _TranslatedMap(Path(stem + original_suffix), tables[original_suffix])
+        maker = _translated_map(stem, _ORIGINALS[protocol.dataset])
         _add_map(maps, Path(stem + protocol.mask_suffix), maker)
     return Work(maps)
+
+
+def _translated_map(stem: str, tables: Mapping[str, NDArray[np.int16]]) -> "_TranslatedMap":
+    """Return the maker for the first original that exists, or for the first if none exists.
+
+    `tables` maps suffixes of originals to the class index of each value in them.
+    """
+    candidates = [_TranslatedMap(Path(stem + suffix), tables[suffix]) for suffix in tables]
+    for candidate in candidates:
+        if candidate.original.is_file():
+            return candidate
+    return candidates[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,18 +304,20 @@ def _list_context(
     Raise UsageError if the originals are missing.
     """
     root = find_root(protocol, data_root, (protocol.images,))
-    annotation_file, matlab_folder = (root / original for original in ORIGINALS)
-    list_folder = (root / str(_CONTEXT.split)).parent
-    list_paths = [list_folder / f"{phase}.txt" for phase in phases]
-    if annotation_file.is_file():
-        makers_of_phases = _drawn_maps(annotation_file, phases, index_of)
-    elif matlab_folder.is_dir():
-        makers_of_phases = [_matlab_maps(root, list_path, index_of) for list_path in list_paths]
-    else:
+    annotation_file, matlab_folder = root / ORIGINALS[0], root / ORIGINALS[1]
+    has_annotation_file = annotation_file.is_file()
+    if not has_annotation_file and not matlab_folder.is_dir():
         raise UsageError(f"{annotation_file} is missing")
+    pictures = _read_annotation(annotation_file) if has_annotation_file else []
     maps: dict[Path, Maker] = {}
     lists: dict[Path, str] = {}
-    for list_path, makers in zip(list_paths, makers_of_phases, strict=True):
+    for phase in phases:
+        list_path = (root / str(_CONTEXT.split)).with_name(f"{phase}.txt")
+        makers: list[tuple[str, Maker]]
+        if has_annotation_file:
+            makers = _drawn_maps(annotation_file, pictures, phase, index_of)
+        else:
+            makers = _matlab_maps(matlab_folder, root, list_path, index_of)
         for name, maker in makers:
             _add_map(maps, root / protocol.masks / f"{name}{protocol.mask_suffix}", maker)
         names = sorted(name for name, _ in makers)
@@ -318,22 +326,20 @@ def _list_context(
 
 
 def _drawn_maps(
-    annotation_file: Path, phases: Sequence[str], index_of: Label
-) -> list[list[tuple[str, Maker]]]:
-    """Return, for each phase, the names of its images and the makers of their label maps."""
-    pictures = _read_annotation(annotation_file)
-    makers_of_phases: list[list[tuple[str, Maker]]] = []
-    for phase in phases:
-        makers: list[tuple[str, Maker]] = []
-        for picture in pictures:
-            if picture.phase == phase:
-                makers.append((picture.name, _DrawnMap(annotation_file, picture, index_of)))
-        makers_of_phases.append(makers)
-    return makers_of_phases
+    annotation_file: Path, pictures: Sequence[_Picture], phase: str, index_of: Label
+) -> list[tuple[str, Maker]]:
+    """Return the names of a phase's pictures, and the makers of their label maps."""
+    makers: list[tuple[str, Maker]] = []
+    for picture in pictures:
+        if picture.phase == phase:
+            makers.append((picture.name, _DrawnMap(annotation_file, picture, index_of)))
+    return makers
 
 
-def _matlab_maps(root: Path, list_path: Path, index_of: Label) -> list[tuple[str, Maker]]:
-    """Return the names of a phase's images, and the makers of their label maps.
+def _matlab_maps(
+    folder: Path, root: Path, list_path: Path, index_of: Label
+) -> list[tuple[str, Maker]]:
+    """Return the names of a phase's images, and the makers of their label maps from .mat files.
 
     The names are read from the list that is made here, if it is there already, from CAT-Seg's for
     all categories, or else from the list of VOC. Raise UsageError if there is none.
@@ -346,7 +352,6 @@ def _matlab_maps(root: Path, list_path: Path, index_of: Label) -> list[tuple[str
     for path in candidates:
         if path.is_file():
             names = path.read_text("utf-8").split()
-            folder = root / ORIGINALS[1]
             return [(name, _MatlabMap(folder / f"{name}.mat", index_of)) for name in names]
     raise UsageError(f"{candidates[-1]} is missing")
 
