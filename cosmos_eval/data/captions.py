@@ -185,6 +185,7 @@ def _record_captions(
 
 
 def _missing_split_error(split: str, split_counts: Counter[str]) -> FileError:
+    """Return the error for a file without images of a split, which lists its splits."""
     splits = ", ".join(f"{name} ({count})" for name, count in split_counts.items())
     return FileError(f"has no images of split {split!r}, only of {splits}: set `split`")
 
@@ -205,7 +206,7 @@ def _reply(turns: Any, location: str, protocol: RetrievalProtocol) -> str:
 
 
 class _DenseCaption(pydantic.BaseModel, strict=True):
-    """The fields that are read from a file of the Densely CaptionedImage Images."""
+    """The fields that are read from a file of the Densely Captioned Images."""
 
     image: str
     short_caption: str
@@ -213,7 +214,7 @@ class _DenseCaption(pydantic.BaseModel, strict=True):
 
 
 def _read_dense_captions(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
-    """Read the files of all splits that a list of the Densely CaptionedImage Images names.
+    """Read the files of all splits that a list of the Densely Captioned Images names.
 
     dataloaders/dci_retrieval.py of LoTLIP takes all splits too. A caption is made as by
     DenseCaptionedImage.get_extended_caption of github.com/facebookresearch/DCI.
@@ -289,6 +290,8 @@ class _Sentence(pydantic.BaseModel, strict=True):
 
 
 class _KarpathyImage(pydantic.BaseModel, strict=True):
+    """An image of Karpathy's splits, with its captions."""
+
     filename: str
     split: str
     sentences: list[_Sentence]
@@ -496,6 +499,7 @@ def _usual_field(
 
 
 def _listed_keys(record: Mapping[str, Any]) -> str:
+    """Return the keys of a record for an error message."""
     return ", ".join(map(str, record)) or "nothing"
 
 
@@ -508,7 +512,7 @@ def _checked_captions(value: Any, location: str) -> tuple[str, ...]:
         raise UsageError(f"{location}: an image without captions")
     for caption in captions:
         if not isinstance(caption, str) or not caption.strip():
-            raise UsageError(f"{location}: a caption is blank or no text: {caption!r}")
+            raise UsageError(f"{location}: a caption is blank or not text: {caption!r}")
     return tuple(captions)
 
 

@@ -319,7 +319,7 @@ def _class_index(sample: sources.ArchiveSample, n_classes: int) -> int:
     text = sample.text("cls").strip()
     if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) >= n_classes:
         raise UsageError(
-            f"{sample.name}.cls holds {text[:40]!r}, which is no class from 0 to {n_classes - 1}"
+            f"{sample.name}.cls holds {text[:40]!r}, which is not a class from 0 to {n_classes - 1}"
         )
     return int(text)
 

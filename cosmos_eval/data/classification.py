@@ -93,11 +93,13 @@ def require_prompts(protocol: ClassificationProtocol, _: RunOptions, data: Class
 
 
 def _prompt_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
+    """Yield the faults of data that are to be classified by prompts."""
     yield from _choice_faults(protocol, data)
     yield from unnamed_classes(protocol, data)
 
 
 def _choice_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
+    """Yield a fault for data of a single class, unless images have several labels each."""
     if len(data.classes) == 1 and data.labels.ndim == 1:
         yield f"{protocol.folder} has one class, {data.classes[0]}: a choice needs two or more"
 
@@ -412,14 +414,15 @@ def _whole_set_page(protocol: ClassificationProtocol) -> str:
 def _class_count_faults(
     protocol: ClassificationProtocol, folder: Path, data: ClassData
 ) -> Iterator[str]:
+    """Yield a fault if the set or its class list has another number of classes."""
     class_list = CLASS_LISTS.get(protocol.class_list or "")
-    expected = protocol.n_classes if class_list is None else class_list.n_classes
-    if expected in (None, len(data.classes)) or is_subset_of_list(protocol, data.classes):
+    n_expected = protocol.n_classes if class_list is None else class_list.n_classes
+    if n_expected in (None, len(data.classes)) or is_subset_of_list(protocol, data.classes):
         return
     kind = "" if class_list is None else f" {class_list.classes} of {protocol.class_list}"
     differences = class_differences(protocol, data.classes)
     yield (
-        f"{folder} has {len(data.classes)} classes, not the {expected}{kind}{differences}"
+        f"{folder} has {len(data.classes)} classes, not the {n_expected}{kind}{differences}"
         f"{_whole_set_page(protocol)}"
     )
 

@@ -191,6 +191,7 @@ def folder_entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
+    """Raise UsageError for a folder that cannot be read."""
     raise UsageError(f"cannot read folder {error.filename}: {error.strerror}") from error
 
 
@@ -235,6 +236,7 @@ class Listing(Generic[Data]):
         return replace(self.survey, faults=faults, remedy=remedy_of(protocol) if faults else None)
 
     def _faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
+        """Yield all faults; a limit or a partial set excuses missing samples."""
         yield from self.survey.faults
         if options.limit is not None:
             return

@@ -42,10 +42,7 @@ class Item(NamedTuple):
 
     @property
     def chosen(self) -> Chosen:
-        """What the item asks to choose: the captions of an image, the image of a caption, or both.
-
-        In a pair, both are chosen.
-        """
+        """The kind of choice: captions for an image, an image for a caption, or both in a pair."""
         if len(self.pictures) == 1:
             return "captions"
         return "images" if len(self.captions) == 1 else "both"
@@ -101,12 +98,14 @@ class _Record(NamedTuple):
         return tuple(texts)
 
     def _field(self, name: str) -> Any:
+        """Return the value of a field. Raise UsageError if it is missing."""
         if name not in self.fields:
             names = ", ".join(map(str, self.fields))
             raise UsageError(f"{self.location} has no `{name}`, only {names}")
         return self.fields[name]
 
     def _require_text(self, value: Any, name: str) -> str:
+        """Return a value that is text. Raise UsageError if it is not, or if it is blank."""
         if not isinstance(value, str) or not value.strip():
             raise UsageError(f"{self.location}: `{name}` must be text, not {value!r}")
         return value
@@ -345,7 +344,7 @@ def _mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         if first_kind != second_kind or first_id % 2 == 0 or second_id != first_id + 1:
             raise UsageError(
                 f"{first.location}: {first_id} ({first_kind}) and {second_id} ({second_kind}) are "
-                "no pair; rows of a pair follow each other, odd number first"
+                "not a pair; rows of a pair follow each other, odd number first"
             )
         pictures = (
             Picture(f"{first_kind}/{first_id}.jpg"),

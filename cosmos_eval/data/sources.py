@@ -368,7 +368,7 @@ class ArchiveSample(NamedTuple):
         except UnicodeDecodeError as error:
             raise UsageError(f"{self.name}.{extension} is not UTF-8 text") from error
         if "\0" in text:  # for example in a tar that is partly overwritten with zeros
-            raise UsageError(f"{self.name}.{extension} has zero bytes, which are no text")
+            raise UsageError(f"{self.name}.{extension} has zero bytes: it is not text")
         return text
 
     def vector(self, size: int, *, exact: bool = True) -> NDArray[Any]:
@@ -390,6 +390,7 @@ class ArchiveSample(NamedTuple):
         return vector
 
     def _read(self, extension: str) -> bytes:
+        """Return the content of a member. Raise UsageError if it is missing."""
         if extension not in self.members:
             raise UsageError(f"{self.name} has no .{extension}, only {', '.join(self.members)}")
         return self.members[extension].read()

@@ -103,6 +103,7 @@ def _file_model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
 
 
 def _tag_of(value: Any) -> str:
+    """Return the tag of the type by which pydantic reads a text or a list of texts."""
     return LIST if isinstance(value, list) else TEXT
 
 
@@ -170,7 +171,7 @@ def _read_classes(value: Any, folder: Path) -> list[Any]:
 
 
 def _check_class_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
-    """Raise FileError for repeated names, and for groups of classes that have no such name."""
+    """Raise FileError for repeated class names, and for groups that name an unknown class."""
     if repeated := readers.first_repeated(names):
         raise FileError(f"`classes` names {repeated[0]!r} twice")
     for group, members in groups.items():

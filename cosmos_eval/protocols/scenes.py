@@ -100,6 +100,7 @@ def scenes_localisation(family: str) -> types.LocalisationProtocol:
 
 
 def _retrieval(dataset: str, root: str, annotations: str) -> types.RetrievalProtocol:
+    """Return the protocol of captions in a COCO file of the scenes."""
     return types.RetrievalProtocol(
         dataset=dataset, family=FAMILY, root=root, images=_COCO_IMAGES, annotations=annotations
     )
@@ -108,6 +109,7 @@ def _retrieval(dataset: str, root: str, annotations: str) -> types.RetrievalProt
 def _classification(
     dataset: str, root: str, folder: str, templates: tuple[str, ...]
 ) -> types.ClassificationProtocol:
+    """Return the protocol of class folders of the scenes."""
     return types.ClassificationProtocol(
         dataset=dataset, family=FAMILY, root=root, folder=folder, templates=templates
     )
@@ -116,6 +118,7 @@ def _classification(
 def _segmentation(
     dataset: str, root: str, masks: str, split: str = "test"
 ) -> types.SegmentationProtocol:
+    """Return the protocol of a folder of label maps of the scenes."""
     return types.SegmentationProtocol(
         dataset=dataset,
         family=FAMILY,

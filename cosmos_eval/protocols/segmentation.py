@@ -97,6 +97,7 @@ LOCALISATION = "localisation"
 
 
 def _map_families() -> dict[str, MapKind | None]:
+    """Return the kind of map of each family of localisation."""
     families: dict[str, MapKind | None] = {LOCALISATION: None}
     for name, kind in MAP_KINDS.items():
         families[f"{LOCALISATION}-{name}"] = kind

@@ -88,6 +88,7 @@ def _file_fields(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _read_webdatasets() -> Mapping[str, Mapping[str, Protocol]]:
+    """Return the protocols of all rows of the table by data set, then by family."""
     protocols: dict[str, dict[str, Protocol]] = {}
     for row in read_table("webdatasets.csv"):
         protocol = _protocol(row)

@@ -129,6 +129,7 @@ def _is_whole(path: Path, n_classes: int) -> bool:
 
 
 def _write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raise UsageError if it cannot be written."""
     try:
         write_atomically(path, content)
     except OSError as error:
