@@ -336,16 +336,16 @@ def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned
     everything after the image, as clip_benchmark/datasets/flickr.py always reads it.
     """
     rows = _read_flickr_lines(path)
-    unquoted = [row for row in rows if row.field is None]
-    quoted = [row for row in rows if row.field is not None and row.field != row.text]
-    if unquoted and quoted:
+    unquoted_rows = [row for row in rows if row.field is None]
+    quoted_rows = [row for row in rows if row.field is not None and row.field != row.text]
+    if unquoted_rows and quoted_rows:
         raise FileError(
-            f"line {unquoted[0].number}: the caption holds a comma or a quote and is not a CSV "
-            f"field, but line {quoted[0].number} has a CSV field; write all lines as CSV"
+            f"line {unquoted_rows[0].number}: the caption holds a comma or a quote and is not a "
+            f"CSV field, but line {quoted_rows[0].number} has a CSV field; write all lines as CSV"
         )
     images = []
     for row in rows:
-        caption = row.text if unquoted else row.field
+        caption = row.text if unquoted_rows else row.field
         captions = _checked_captions(caption, f"{path}, line {row.number}")
         images.append(CaptionedImage(f"{row.image}.jpg", captions))
     return _merge(images)

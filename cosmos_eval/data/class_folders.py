@@ -206,7 +206,7 @@ def is_subset_of_list(protocol: ClassificationProtocol, classes: Sequence[str]) 
 def _require_listed_classes(
     protocol: ClassificationProtocol, folder: Path, classes: list[str], origin: str
 ) -> None:
-    """Raise UsageError if the classes are not those of the protocol's class list.
+    """Raise UsageError unless the classes are those in the class list of the protocol.
 
     `origin` says in the message where the classes were read. A user's data may have a subset of
     a list's classes.
@@ -262,7 +262,7 @@ def _distinct_names(names: Sequence[str]) -> list[str]:
 
 
 def _read_templates(path: Path) -> tuple[str, ...]:
-    """Read prompt templates, with `{}` for the class; none if there is no such file."""
+    """Read prompt templates, with `{}` for the class, if the file exists."""
     if not path.exists():
         return ()
     templates = _read_lines(path)
@@ -315,7 +315,7 @@ def _face_labels(sample: sources.ArchiveSample) -> NDArray[Any]:
 
 
 def _class_index(sample: sources.ArchiveSample, n_classes: int) -> int:
-    """Return the index of the sample's class. Raise UsageError if there is no such class."""
+    """Return the index of the sample's class. Raise UsageError for any other number."""
     text = sample.text("cls").strip()
     if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) >= n_classes:
         raise UsageError(

@@ -92,9 +92,9 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
     """
     if protocol.class_list is not None:
         prompt_names = list_names(protocol.class_list)
-        listed = listed_classes(protocol.class_list)
-        if {*data.classes} <= {*listed}:  # the data may have a subset of the listed classes
-            name_of = dict(zip(listed, prompt_names, strict=True))
+        list_classes = listed_classes(protocol.class_list)
+        if {*data.classes} <= {*list_classes}:  # the data may have a subset of the listed classes
+            name_of = dict(zip(list_classes, prompt_names, strict=True))
             return tuple(name_of[class_name] for class_name in data.classes)
         return prompt_names
     if data.prompts is not None and not protocol.class_names:
@@ -123,7 +123,7 @@ def shown_names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
 
 
 def templates_of(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...] | str:
-    """Return the templates of the protocol, else those of the data, else OpenAI's."""
+    """Return the protocol's templates, or else the data's, or else the name of OpenAI's."""
     return protocol.templates or data.templates or OPENAI
 
 
@@ -203,38 +203,38 @@ def listed_classes(class_list: str) -> Sequence[str]:
 def unnamed_classes(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
     """Yield a fault if prompts would hold WordNet ids or numbers instead of names."""
     prompt_names = class_names(protocol, data)
-    unnamed = []
+    unnamed_names = []
     for data_name, prompt_name in zip(data.classes, prompt_names, strict=True):
         if data_name == prompt_name and WORDNET_ID.fullmatch(data_name):
-            unnamed.append(data_name)
+            unnamed_names.append(data_name)
     has_names = protocol.class_names or protocol.class_list or data.prompts
-    if not unnamed and not has_names and all(map(str.isdecimal, data.classes)):
-        unnamed = list(data.classes)
-    if not unnamed:
+    if not unnamed_names and not has_names and all(map(str.isdecimal, data.classes)):
+        unnamed_names = list(data.classes)
+    if not unnamed_names:
         return
-    if WORDNET_ID.fullmatch(unnamed[0]):
+    if WORDNET_ID.fullmatch(unnamed_names[0]):
         kind, class_list = "WordNet ids", "imagenet1k"
     else:
         kind, class_list = "numbers", "imagenet1k-numbers"
-    remedy = f"name them by `class_names: {{{unnamed[0]!r}: NAME, ...}}`"
+    remedy = f"name them by `class_names: {{{unnamed_names[0]!r}: NAME, ...}}`"
     if {*data.classes} <= {*listed_classes(class_list)}:
         remedy += f", or if they are ImageNet's by `class_list: {class_list}`"
     yield (
-        f"{len(unnamed)} classes are called by {kind}, such as {unnamed[0]}, in prompts too: "
-        f"{remedy}"
+        f"{len(unnamed_names)} classes are called by {kind}, such as {unnamed_names[0]}, in "
+        f"prompts too: {remedy}"
     )
 
 
 def class_differences(protocol: ClassificationProtocol, data_classes: Sequence[str]) -> str:
     """Return the end of a message that lists missing and unexpected classes of a known set."""
     expected = _expected_classes(protocol)
-    missing = [name for name in expected if name not in data_classes]
-    unexpected = [name for name in data_classes if expected and name not in expected]
+    missing_names = [name for name in expected if name not in data_classes]
+    unexpected_names = [name for name in data_classes if expected and name not in expected]
     text = ""
-    if missing:
-        text += f"; missing: {first_of(missing, _MAX_LISTED)}"
-    if unexpected:
-        text += f"; not of this set: {first_of(unexpected, _MAX_LISTED)}"
+    if missing_names:
+        text += f"; missing: {first_of(missing_names, _MAX_LISTED)}"
+    if unexpected_names:
+        text += f"; not of this set: {first_of(unexpected_names, _MAX_LISTED)}"
     return text
 
 

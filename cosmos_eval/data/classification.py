@@ -161,8 +161,8 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
         data = _with_groups(protocol, folder, data, group_file)
     missing_files = _missing_files(protocol, data)
     if options.allow_partial and 0 < len(missing_files) < len(data.images):
-        present = [index for index in range(len(data.images)) if index not in missing_files]
-        data = data.select(present)
+        present_indices = [index for index in range(len(data.images)) if index not in missing_files]
+        data = data.select(present_indices)
         missing_files = {}
     n_images = len(data.images)
     counts = folders.known_counts(images=(n_images, protocol.n_images))
@@ -432,9 +432,9 @@ def _label_faults(protocol: ClassificationProtocol, folder: Path, data: ClassDat
     if data.labels.ndim != 1:
         return
     n_classes = len(data.classes)
-    invalid = np.flatnonzero((data.labels < 0) | (data.labels >= n_classes))
-    if len(invalid):
-        first = invalid[0]
+    invalid_indices = np.flatnonzero((data.labels < 0) | (data.labels >= n_classes))
+    if len(invalid_indices):
+        first = invalid_indices[0]
         yield (
             f"{folder} gives {data.names[first]} the class number {data.labels[first] + 1}, "
             f"but has {n_classes} classes{_whole_set_page(protocol)}"

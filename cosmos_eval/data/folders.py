@@ -156,10 +156,10 @@ def find_root(
         raise UsageError(f"{protocol.dataset}: give --data-root DIR that holds {contents}")
     missing_paths: list[str] = []
     for folder in dict.fromkeys([Path(root), Path(root) / usual_folder]):
-        absent = [folder / path for path in required if not (folder / path).exists()]
-        if not absent:
+        absent_paths = [folder / path for path in required if not (folder / path).exists()]
+        if not absent_paths:
             return folder
-        missing_paths.append(str(absent[0]))
+        missing_paths.append(str(absent_paths[0]))
     expected = " or ".join(missing_paths)
     raise UsageError(f"{protocol.dataset}: expected {expected}, which is not there")
 

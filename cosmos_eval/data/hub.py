@@ -48,10 +48,10 @@ def dataset_folder(protocol: Protocol) -> Path:
     else:
         files = numbered_archives(folder / "test")
         count = f"lists {len(files)} archives in test/nshards.txt, and "
-    missing = [path.name for path in files if not path.is_file()]
-    if missing:
+    missing_names = [path.name for path in files if not path.is_file()]
+    if missing_names:
         raise UsageError(
-            f"{repository} {count}lacks {', '.join(missing[:5])}: "
+            f"{repository} {count}lacks {', '.join(missing_names[:5])}: "
             "--download fetches what the repository has"
         )
     return folder

@@ -48,8 +48,8 @@ def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | Non
     check_constants(protocol)
     data = data or label_maps.open_data(protocol, options)
     check_sample = partial(_check_sample, protocol=protocol)
-    for checked in prefetch(data.samples, check_sample, workers=options.workers):
-        for fault in checked.faults.values():
+    for sample_check in prefetch(data.samples, check_sample, workers=options.workers):
+        for fault in sample_check.faults.values():
             raise UsageError(fault)
 
 
@@ -69,9 +69,9 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
     if fault := _missing_masks_fault(samples, protocol):
         faults[_MISSING_MASKS] = [fault]
     has_value = np.zeros(label_maps.VALUES, np.bool_)
-    for checked in _check_complete_samples(samples, protocol, options, progress):
-        has_value |= checked.has_value
-        for kind, fault in checked.faults.items():
+    for sample_check in _check_complete_samples(samples, protocol, options, progress):
+        has_value |= sample_check.has_value
+        for kind, fault in sample_check.faults.items():
             faults.setdefault(kind, []).append(fault)
     has_value[protocol.ignore_index] = False
     # Values as the files have them: reducing labels subtracted 1.
@@ -108,7 +108,7 @@ def _remedy(protocol: LabelMapProtocol, options: RunOptions, kinds: Iterable[str
     return protocol.download
 
 
-class _CheckedSample(NamedTuple):
+class _SampleCheck(NamedTuple):
     """The values in a sample's label map, and the faults of the sample."""
 
     # (VALUES,) whether the label map, as loaded, holds each value.
@@ -122,22 +122,22 @@ def _check_complete_samples(
     protocol: LabelMapProtocol,
     options: RunOptions,
     progress: OnProgress,
-) -> Iterator[_CheckedSample]:
+) -> Iterator[_SampleCheck]:
     """Check all samples whose image and label map are there, in threads."""
     complete = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
     check_sample = partial(_check_sample, protocol=protocol)
     checks = prefetch(complete, check_sample, workers=options.workers)
-    for done, checked in enumerate(checks, start=1):
-        yield checked
+    for done, sample_check in enumerate(checks, start=1):
+        yield sample_check
         progress(Progress("look", done, len(complete)))
 
 
-def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _CheckedSample:
+def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _SampleCheck:
     """Read a label map and check its classes and its size."""
     try:
         label = label_maps.load_label(sample, protocol)
     except UsageError as error:
-        return _CheckedSample(np.zeros(label_maps.VALUES, np.bool_), {_UNREADABLE: str(error)})
+        return _SampleCheck(np.zeros(label_maps.VALUES, np.bool_), {_UNREADABLE: str(error)})
     faults = {}
     try:
         label_maps.require_declared(label, sample, protocol)
@@ -147,7 +147,7 @@ def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _CheckedSample:
         label_maps.require_same_size(sample, label_maps.displayed_size(sample.image), label)
     except UsageError as error:
         faults[_OTHER_SIZE] = str(error)
-    return _CheckedSample(label_maps.values_of(label), faults)
+    return _SampleCheck(label_maps.values_of(label), faults)
 
 
 def _missing_images_fault(
@@ -174,7 +174,7 @@ def _missing_images_fault(
 def _images_of_unused_masks(
     samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path
 ) -> list[Path]:
-    """Return the paths of images, of which there are only the label maps."""
+    """Return the paths of images that are missing although their label maps are there."""
     mask_folder = root / protocol.masks
     used_masks = {sample.mask for sample in samples}
     images = []

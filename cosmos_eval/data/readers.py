@@ -54,7 +54,7 @@ class FileError(ValueError):
 
 
 class MissingFileError(FileError):
-    """There is no such file."""
+    """Raised for a file that does not exist."""
 
 
 @contextmanager

@@ -55,26 +55,26 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
     """List images and captions with all faults. Raise UsageError if captions cannot be read."""
     _check_protocol(protocol)
     if protocol.archives:
-        listed = _list_archives(protocol, options)
+        listed_images = _list_archives(protocol, options)
     else:
-        listed = _list_files(protocol, options)
-    n_images = len(listed.captioned_images)
-    n_captions = sum(len(image.captions) for image in listed.captioned_images)
+        listed_images = _list_files(protocol, options)
+    n_images = len(listed_images.captioned_images)
+    n_captions = sum(len(image.captions) for image in listed_images.captioned_images)
     counts = folders.known_counts(
         images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
     )
     faults = []
-    if listed.missing_files:
-        faults.append(_missing_images_fault(listed, protocol, options))
+    if listed_images.missing_files:
+        faults.append(_missing_images_fault(listed_images, protocol, options))
     return folders.Listing(
-        data=_make_data(listed, protocol, folders.first_shortfall(counts)),
-        path=listed.list_path,
+        data=_make_data(listed_images, protocol, folders.first_shortfall(counts)),
+        path=listed_images.list_path,
         counts=counts,
         survey=folders.Survey(
             faults=tuple(faults),
-            folder=str(listed.image_folder),
+            folder=str(listed_images.image_folder),
             expected=protocol.n_images or n_images,
-            images=n_images - len(listed.missing_files),
+            images=n_images - len(listed_images.missing_files),
             expected_captions=protocol.n_captions or n_captions,
             captions=n_captions,
         ),
@@ -116,18 +116,18 @@ def _list_files(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImag
     image_folder, sources = _locate_images(root, protocol, captioned_images)
     all_missing = all(source is None for source in sources)
     skip_missing = options.allow_partial and protocol.n_images is not None and not all_missing
-    listed = _ListedImages(list_path, image_folder, [], [], [])
+    listed_images = _ListedImages(list_path, image_folder, [], [], [])
     for image, source in zip(captioned_images, sources, strict=True):
         if source is None and skip_missing:
             continue
-        listed.captioned_images.append(image)
+        listed_images.captioned_images.append(image)
         if source is None:
             path = image_folder / image.name
-            listed.missing_files.append(path)
-            listed.sources.append(ImageFile(path))
+            listed_images.missing_files.append(path)
+            listed_images.sources.append(ImageFile(path))
         else:
-            listed.sources.append(source)
-    return listed
+            listed_images.sources.append(source)
+    return listed_images
 
 
 def _locate_images(
@@ -167,30 +167,30 @@ def _find_in_places(
 
 
 def _make_data(
-    listed: _ListedImages, protocol: RetrievalProtocol, part: Part | None
+    listed_images: _ListedImages, protocol: RetrievalProtocol, part: Part | None
 ) -> RetrievalData:
     """Number the images and captions that the protocol measures."""
     captions: list[str] = []
     captions_per_image: list[int] = []
-    for image in listed.captioned_images:
+    for image in listed_images.captioned_images:
         image_captions = measured_captions(image, protocol)
         captions.extend(image_captions)
         captions_per_image.append(len(image_captions))
     return RetrievalData(
-        names=tuple(image.name for image in listed.captioned_images),
-        images=tuple(listed.sources),
+        names=tuple(image.name for image in listed_images.captioned_images),
+        images=tuple(listed_images.sources),
         captions=tuple(captions),
-        image_of_text=np.repeat(np.arange(len(listed.captioned_images)), captions_per_image),
+        image_of_text=np.repeat(np.arange(len(listed_images.captioned_images)), captions_per_image),
         part=part,
     )
 
 
 def _missing_images_fault(
-    listed: _ListedImages, protocol: RetrievalProtocol, options: RunOptions
+    listed_images: _ListedImages, protocol: RetrievalProtocol, options: RunOptions
 ) -> str:
     """Say how many images are missing, and what may mend it."""
-    n_missing, n_listed = len(listed.missing_files), len(listed.captioned_images)
-    first = listed.missing_files[0]
+    n_missing, n_listed = len(listed_images.missing_files), len(listed_images.captioned_images)
+    first = listed_images.missing_files[0]
     fault = f"{n_missing} of {n_listed} images missing, first: {first}"
     similar = folders.similar_file(first)
     if similar:

@@ -64,11 +64,11 @@ class _Record(NamedTuple):
         return self._require_text(self._field(name), name)
 
     def optional(self, name: str) -> str:
-        """Return the text of a field, or an empty text if there is no such field."""
+        """Return the text of a field, or an empty text if it is missing."""
         return self.text(name) if name in self.fields else ""
 
     def identity(self, name: str) -> str:
-        """Return a field of any type as text, or an empty text if there is no such field."""
+        """Return a field of any type as text, or an empty text if it is missing."""
         value = self.fields.get(name)
         return "" if value is None else str(value)
 
@@ -262,7 +262,7 @@ _AXES = {
 
 
 def _whatsup(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `image_path` and `caption_options`, of which the first is right.
+    """Read `image_path` and `caption_options`, whose first caption is right.
 
     Files are named OBJECT_PREPOSITION_OBJECT.jpeg. Pairs and sets are made as in evaluate_scores of
     dataset_zoo/aro_datasets.py.

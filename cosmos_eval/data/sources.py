@@ -241,7 +241,7 @@ class ImageFolder:
         self.folder = folder
 
     def find(self, name: str) -> ImageSource | None:
-        """Return the image of this path, or None if there is no such file."""
+        """Return the image of this path, or None if it is missing."""
         path = self.folder / name
         return ImageFile(path) if path.is_file() else None
 

@@ -59,10 +59,10 @@ def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
     except _TORCHVISION_ERRORS as error:
         folder = root / protocol.folder
         set_name = str(protocol.torchvision).removesuffix(TRAIN)
-        required = [folder / file for file in _REQUIRED_FILES.get(set_name, ())]
-        missing = [path for path in required if not path.exists()]
-        if missing:
-            reason = f"expected {missing[0]}, which is not there"
+        required_paths = [folder / file for file in _REQUIRED_FILES.get(set_name, ())]
+        missing_paths = [path for path in required_paths if not path.exists()]
+        if missing_paths:
+            reason = f"expected {missing_paths[0]}, which is not there"
         else:
             reason = _torchvision_message(error)
         raise UsageError(
@@ -148,7 +148,7 @@ class _FileSet:
 
 @dataclass(frozen=True)
 class _TrainAndValSet:
-    """The images of the split `train`, followed by those of `val`."""
+    """The images of the split `train`, followed by the images of the split `val`."""
 
     class_name: str
 

@@ -138,7 +138,7 @@ def find_known(name: str, family: str | None = None) -> Protocol:
     """
     known_names = [*named_protocols(), *set_names()]
     dataset, at, revision = name.partition("@")
-    has_invalid_revision = at and (not revision or dataset not in WEBDATASETS)
+    has_invalid_revision = bool(at) and (not revision or dataset not in WEBDATASETS)
     if dataset not in known_names or has_invalid_revision:
         raise UsageError(
             f"unknown data set {name!r}; known: {nearest(name, known_names)}; "

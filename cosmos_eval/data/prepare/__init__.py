@@ -52,12 +52,12 @@ def prepare(
 def _list_work(name: str, data_root: str | None) -> Work:
     """List the label maps that a preparation makes. Raise UsageError if originals are missing."""
     if name in _TRANSLATED:
-        return label_maps.translated(SEGMENTATION[name], data_root)
+        return label_maps.list_translated_maps(SEGMENTATION[name], data_root)
     if name == "context":
-        return label_maps.context(data_root)
+        return label_maps.list_context_maps(data_root)
     if name == "context459":
-        return label_maps.context_459(data_root)
-    return label_maps.ade20k_847(data_root)
+        return label_maps.list_context_459_maps(data_root)
+    return label_maps.list_ade20k_847_files(data_root)
 
 
 def can_prepare(name: str, data_root: str | None) -> bool:

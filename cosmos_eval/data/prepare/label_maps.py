@@ -192,7 +192,7 @@ _ORIGINALS: Mapping[str, Mapping[str, NDArray[np.int16]]] = {
 }
 
 
-def translated(protocol: LabelMapProtocol, data_root: str | None) -> Work:
+def list_translated_maps(protocol: LabelMapProtocol, data_root: str | None) -> Work:
     """List the label maps of all images, made from originals that lie beside them.
 
     Raise UsageError if an original is missing.
@@ -287,17 +287,17 @@ class _Picture(NamedTuple):
     segments: list[_Segment]
 
 
-def context(data_root: str | None) -> Work:
+def list_context_maps(data_root: str | None) -> Work:
     """List label maps of training and validation images, then `train.txt` and `val.txt`."""
-    return _list_context(_CONTEXT, data_root, _PHASES, _CONTEXT_INDEX_OF)
+    return _list_context_phases(_CONTEXT, data_root, _PHASES, _CONTEXT_INDEX_OF)
 
 
-def context_459(data_root: str | None) -> Work:
+def list_context_459_maps(data_root: str | None) -> Work:
     """List label maps of all categories of the validation images, then `val.txt`."""
-    return _list_context(read_set("context459"), data_root, ("val",), _CONTEXT_459_INDEX_OF)
+    return _list_context_phases(read_set("context459"), data_root, ("val",), _CONTEXT_459_INDEX_OF)
 
 
-def _list_context(
+def _list_context_phases(
     protocol: LabelMapProtocol, data_root: str | None, phases: Sequence[str], index_of: Label
 ) -> Work:
     """List the label maps of phases of Pascal-Context, and a list of names for each phase.
@@ -443,7 +443,7 @@ _SHORT_SIDE = 512  # pixels
 _N_ADE20K_IDS = 256 * 26  # the red value over ten is at most 25
 
 
-def ade20k_847(data_root: str | None) -> Work:
+def list_ade20k_847_files(data_root: str | None) -> Work:
     """List the images and label maps of the validation images.
 
     Raise UsageError if the originals are missing.
