@@ -1,6 +1,7 @@
 """Cues with candidate images, as WinoGAViL lists them. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,86 +9,134 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
 from cosmos_eval.data.readers import FileError, faults_of, parse_list, read_records, shortened
-from cosmos_eval.data.sources import ImageFile, ImageSource, image_finder
+from cosmos_eval.data.sources import ImageFile, ImageSource, open_image_place
 from cosmos_eval.types import AssociationProtocol, Part, RunOptions, UsageError
 
 
 class AssociationData(NamedTuple):
-    """Every distinct image and prompt once, and items that refer to them: the index of a prompt,
-    those of its candidates (n,), and which of these are associated with it (n,)."""
+    """Every distinct image and prompt once, and the items that refer to them by index."""
 
-    names: tuple[str, ...]  # (I) of images, as the file has them
+    # Names of the I images, as the file has them.
+    names: tuple[str, ...]
+    # The I images.
     images: tuple[ImageSource, ...]
-    captions: tuple[str, ...]  # the prompts of cues
+    # The prompts of the cues.
+    captions: tuple[str, ...]
+    # The index of the item's prompt, the indices of its candidate images (n,), and whether each
+    # candidate is associated with the cue (n,).
     items: tuple[tuple[int, NDArray[np.int64], NDArray[np.bool_]], ...]
-    part: Part | None = None  # how many items there are of an incomplete known set
+    # How many items there are, if a known set is incomplete.
+    part: Part | None = None
+
+
+class _Item(NamedTuple):
+    """A cue as a prompt, and its candidate images by name."""
+
+    prompt: str
+    candidates: list[str]
+    is_associated: NDArray[np.bool_]  # (n,) one for each candidate
 
 
 def open_data(protocol: AssociationProtocol, options: RunOptions) -> AssociationData:
-    """Read the items, all or the partial set allowed. Raises UsageError for any fault."""
+    """Read the items, or those found of a partial set. Raise UsageError for any fault."""
     return list_data(protocol, options).require(protocol, options)
 
 
 def list_data(
     protocol: AssociationProtocol, options: RunOptions
 ) -> folders.Listing[AssociationData]:
-    """List items and images, with all faults. Raises UsageError where items are unreadable."""
-    path = folders.data_path(protocol, options, protocol.annotations, "items")
-    place = folders.data_path(protocol, options, protocol.images, "images")
-    with faults_of(f"{path}: "):
-        items = [_item(record, where) for where, record in read_records(path)]
-    if not items:
-        raise UsageError(f"{path} holds no items")
-    parts = folders.parts_of(items=(len(items), protocol.n_items))
-    kept = items[: options.limit]
-    names = folders.index(name for _, candidates, _ in kept for name in candidates)
-    prompts = folders.index(prompt for prompt, _, _ in kept)
-    files = [name + protocol.image_suffix for name in names]
-    found = [*map(image_finder(place), files)]
-    missing = [file for file, image in zip(files, found, strict=True) if image is None]
-    what = f"{len(missing)} of the {len(files)} images of {path} are not there, first: "
+    """List items and images with all faults. Raise UsageError if the items cannot be read."""
+    list_path = folders.data_path(protocol, options, protocol.annotations, "items")
+    image_place = folders.data_path(protocol, options, protocol.images, "images")
+    all_items = _read_items(list_path)
+    items = all_items[: options.limit]
+    image_numbers = folders.number_distinct(name for item in items for name in item.candidates)
+    files = [name + protocol.image_suffix for name in image_numbers]
+    images, missing_files = _locate_images(image_place, files)
+    faults = []
+    if missing_files:
+        faults.append(
+            f"{len(missing_files)} of the {len(files)} images of {list_path} are not there, "
+            f"first: {missing_files[0]}{folders.similar_file(missing_files[0])}"
+        )
+    counts = folders.known_counts(items=(len(all_items), protocol.n_items))
+    data = _make_data(items, image_numbers, images)
     return folders.Listing(
-        data=AssociationData(
-            names=tuple(names),
-            images=tuple(one or ImageFile(place / f) for f, one in zip(files, found, strict=True)),
-            captions=tuple(prompts),
-            items=tuple(
-                (prompts[prompt], np.array([names[name] for name in candidates]), right)
-                for prompt, candidates, right in kept
-            ),
-            part=folders.shortfall(parts),
-        ),
-        where=path,
-        parts=parts,
+        data=data._replace(part=folders.first_shortfall(counts)),
+        path=list_path,
+        counts=counts,
         survey=folders.Survey(
-            faults=tuple(
-                f"{what}{place / file}{folders.beside(place / file)}" for file in missing[:1]
-            ),
-            folder=str(place),
+            faults=tuple(faults),
+            folder=str(image_place),
             expected=len(files),
-            images=len(files) - len(missing),
-            expected_items=protocol.n_items or len(items),
-            items=len(items),
+            images=len(files) - len(missing_files),
+            expected_items=protocol.n_items or len(all_items),
+            items=len(all_items),
         ),
     )
 
 
-def _item(record: Any, where: str) -> tuple[str, list[str], NDArray[np.bool_]]:
-    """Return prompt, candidates and which are right. The prompt is that of DataComp's
-    eval_utils/wino_eval.py (get_clip_prompt)."""
-    fields = record if isinstance(record, Mapping) else {}
-    cue = fields.get("cue")
+def _make_data(
+    items: Sequence[_Item], image_numbers: Mapping[str, int], images: Sequence[ImageSource]
+) -> AssociationData:
+    """Number the prompts of the items; the images are numbered by their names already."""
+    prompt_numbers = folders.number_distinct(item.prompt for item in items)
+    numbered_items = []
+    for item in items:
+        candidates = np.array([image_numbers[name] for name in item.candidates])
+        numbered_items.append((prompt_numbers[item.prompt], candidates, item.is_associated))
+    return AssociationData(
+        names=tuple(image_numbers),
+        images=tuple(images),
+        captions=tuple(prompt_numbers),
+        items=tuple(numbered_items),
+    )
+
+
+def _read_items(path: Path) -> list[_Item]:
+    """Read the items of a file. Raise UsageError for a broken item or an empty file."""
+    with faults_of(f"{path}: "):
+        items = [_parse_item(record, location) for location, record in read_records(path)]
+    if not items:
+        raise UsageError(f"{path} holds no items")
+    return items
+
+
+def _parse_item(record: Any, location: str) -> _Item:
+    """Return the item of a record. Raise FileError, beginning with `location`, for a broken one.
+
+    The prompt is made as in DataComp's eval_utils/wino_eval.py (get_clip_prompt).
+    """
+    if not isinstance(record, dict):
+        record = {}
+    cue = record.get("cue")
     if not isinstance(cue, str) or not cue.strip():
-        raise FileError(f"{where}: `cue` must be text, not {shortened(cue)}")
-    candidates, right = (_names(fields, key, where) for key in ("candidates", "associations"))
-    chosen = np.isin(candidates, right)
-    if not chosen.any():
-        raise FileError(f"{where}: none of `associations` is among the candidates")
-    return f"{'An' if cue[0].lower() in 'aeiou' else 'A'} {cue.lower()}", candidates, chosen
+        raise FileError(f"{location}: `cue` must be text, not {shortened(cue)}")
+    candidates = _parse_names(record.get("candidates"), "candidates", location)
+    associations = _parse_names(record.get("associations"), "associations", location)
+    is_associated = np.isin(candidates, associations)
+    if not is_associated.any():
+        raise FileError(f"{location}: none of `associations` is among the candidates")
+    article = "An" if cue[0].lower() in "aeiou" else "A"
+    return _Item(f"{article} {cue.lower()}", candidates, is_associated)
 
 
-def _names(fields: Mapping[str, Any], key: str, where: str) -> list[str]:
-    names = parse_list(fields.get(key))
+def _parse_names(value: Any, key: str, location: str) -> list[str]:
+    """Return the list of names in a field. Raise FileError for any other value."""
+    names = parse_list(value)
     if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
-        raise FileError(f"{where}: `{key}` must be a list of names, not {shortened(names)}")
+        raise FileError(f"{location}: `{key}` must be a list of names, not {shortened(names)}")
     return names
+
+
+def _locate_images(place: Path, files: Sequence[str]) -> tuple[list[ImageSource], list[Path]]:
+    """Return the images in a folder or zip file, and the paths of the missing ones."""
+    image_place = open_image_place(place)
+    images: list[ImageSource] = []
+    missing_files = []
+    for file in files:
+        image = image_place.find(file)
+        if image is None:
+            missing_files.append(place / file)
+        images.append(image or ImageFile(place / file))
+    return images, missing_files

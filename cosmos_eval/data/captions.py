@@ -4,8 +4,9 @@ import csv
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -17,162 +18,215 @@ from cosmos_eval.data.folders import several
 from cosmos_eval.data.readers import FileError, faults_of, parse
 from cosmos_eval.types import RetrievalProtocol, UsageError
 
-# Keys of records and columns of tables: those of BLIP's lists (github.com/salesforce/BLIP), the
-# usual ones of open_clip_train/params.py of github.com/mlfoundations/open_clip, that of
-# datasets/IIW-400/data.jsonl of github.com/google/imageinwords, and LLaVA's conversations.
+# Usual keys of records and columns of tables. They are used by the lists of BLIP
+# (github.com/salesforce/BLIP), by open_clip_train/params.py of github.com/mlfoundations/open_clip,
+# by datasets/IIW-400/data.jsonl of github.com/google/imageinwords, and by LLaVA's conversations.
 _IMAGE_KEYS = ("image", "filepath", "image/key")
 _CAPTION_KEYS = ("caption", "captions", "title", "conversations")
 
 
-class Captioned(NamedTuple):
-    """An image, by its name, and its captions; `path` is its path where that is not the name."""
+class CaptionedImage(NamedTuple):
+    """An image by its name, and its captions."""
 
     name: str
     captions: tuple[str, ...]
-    path: str = ""
+    path: str = ""  # the path of the image, if it differs from the name
 
 
-def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    """Read captioned images in the form that suffix and content show. Raises UsageError."""
-    parts = [path / part for part in protocol.parts] or [path]
-    found = [image for part in parts for image in _read_part(part, protocol)][: protocol.first]
-    end = protocol.image_suffix
-    found = [image._replace(name=image.name.removesuffix(end) + end) for image in found]
-    if protocol.bare_names:
-        found = [i._replace(name=PurePosixPath(i.name).name, path=i.name) for i in found]
-    if repeated := readers.first_repeated(image.name for image in found):
+def read_captions(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
+    """Read captioned images from a file, or from the `parts` of the protocol in a folder.
+
+    The suffix and the content of a file tell its form. Raise UsageError for any fault.
+    """
+    list_paths = [path / name for name in protocol.parts] or [path]
+    listed_images: list[CaptionedImage] = []
+    for list_path in list_paths:
+        listed_images.extend(_read_list(list_path, protocol))
+    images = [_with_image_path(image, protocol) for image in listed_images[: protocol.first]]
+    if repeated := readers.first_repeated(image.name for image in images):
         raise UsageError(f"{path}: image {repeated[0]} is listed twice")
-    return found
+    return images
 
 
-def _read_part(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    read = _read_texts if path.is_dir() else _FORMS.get(path.suffix.lower())
+def _with_image_path(image: CaptionedImage, protocol: RetrievalProtocol) -> CaptionedImage:
+    """Add the protocol's suffix to the name, and with `bare_names` drop the folders from it."""
+    name = image.name.removesuffix(protocol.image_suffix) + protocol.image_suffix
+    if protocol.bare_names:
+        return CaptionedImage(PurePosixPath(name).name, image.captions, path=name)
+    return CaptionedImage(name, image.captions)
+
+
+def _read_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
+    """Read one file of captions, or a folder of text files. Raise UsageError for any fault."""
+    read = _read_texts if path.is_dir() else _READERS.get(path.suffix.lower())
     if read is None:
         raise UsageError(
-            f"{path} has no known form of captions: {', '.join(_FORMS)}; "
+            f"{path} has no known form of captions: {', '.join(_READERS)}; "
             "tar archives are named by `archives`"
         )
     try:
-        found = read(path, protocol)
+        captioned_images = read(path, protocol)
     except FileError as error:
         comma = "," if str(error).startswith("line ") else ""
         raise UsageError(f"{path}{comma} {error}") from error
-    if not found:
+    if not captioned_images:
         raise UsageError(f"{path} lists no images")
-    return found
+    return captioned_images
 
 
-def measured_captions(image: Captioned, protocol: RetrievalProtocol) -> tuple[str, ...]:
-    """Return the captions of an image that a protocol keeps, as they are, every sentence of them,
-    or their sentences joined. Raises UsageError for a caption without a sentence."""
-    kept = image.captions[: protocol.captions_per_image]
+def measured_captions(image: CaptionedImage, protocol: RetrievalProtocol) -> tuple[str, ...]:
+    """Return the captions of an image that a protocol measures.
+
+    `protocol.sentences` says whether captions stay as they are (None), whether every sentence is a
+    caption ("each"), or whether the sentences of a caption are joined again ("joined"). Raise
+    UsageError for a caption that has no sentence.
+    """
+    captions = image.captions[: protocol.captions_per_image]
     if protocol.sentences is None:
-        return kept
-    split = [split_sentences(caption) for caption in kept]
-    if not all(split):
-        raise UsageError(f"image {image.name}: a caption without a sentence")
-    if protocol.sentences == "each":
-        return tuple(sentence for some in split for sentence in some)
-    # LoTLIP's dataloaders join by this, FLAIR's too.
-    return tuple(". ".join(some) for some in split)
+        return captions
+    measured: list[str] = []
+    for caption in captions:
+        sentences = split_sentences(caption)
+        if not sentences:
+            raise UsageError(f"image {image.name}: a caption without a sentence")
+        if protocol.sentences == "each":
+            measured.extend(sentences)
+        else:
+            measured.append(". ".join(sentences))  # as the dataloaders of LoTLIP and FLAIR do
+    return tuple(measured)
 
 
-def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    """Read a folder with a text per image of the same name: a caption per line."""
-    texts = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
-    if texts and not protocol.image_suffix:
+def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
+    """Read a folder with a text file for each image of the same name: a caption on every line."""
+    paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
+    if paths and not protocol.image_suffix:
         raise FileError("holds texts: name the suffix of the images by `image_suffix`")
-    read = ((path, readers.lines(readers.read_text(path))) for path in texts)
-    return [Captioned(p.stem, _texts([line for _, line in some], str(p))) for p, some in read]
+    images = []
+    for path in paths:
+        captions = [line for _, line in readers.lines(readers.read_text(path))]
+        images.append(CaptionedImage(path.stem, _checked_captions(captions, str(path))))
+    return images
 
 
-def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
+    """Read a JSON file in one of the forms that the message of the error below lists."""
     try:
         content = readers.read_json(path)
     except FileError as error:
         raise FileError(f"{error}; one record per line is .jsonl") from error
     if isinstance(content, dict) and content.keys() == {"train", "valid", "test"}:
-        return _dense_captions(content, path)
-    if isinstance(content, dict) and "images" not in content:  # FLAIR's
+        return _read_dense_captions(content, path)
+    if isinstance(content, dict) and "images" not in content:  # as in FLAIR's files
         content = content.get("annotations", content)
     if isinstance(content, list):
-        entries = ((f"record {i}", item) for i, item in enumerate(content))
-        return _read_records(path, protocol, entries)
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list):
+        records = [(f"record {number}", record) for number, record in enumerate(content)]
+        return _parse_records(records, path, protocol)
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise FileError(
             "has none of the known forms: COCO's {images, annotations}, Karpathy's {images: "
             "[{filename, split, sentences}]}, or a list of {image, caption}"
         )
-    if not images:
+    if not content["images"]:
         return []
-    if "annotations" not in content and isinstance(images[0], dict) and "sentences" in images[0]:
-        return _karpathy(content, path, protocol.split)
-    return _coco(content, path)
+    if _is_karpathy(content):
+        return _parse_karpathy(content, path, protocol.split)
+    return _parse_coco(content, path)
 
 
-def _read_records(
-    path: Path, protocol: RetrievalProtocol, entries: Iterable[tuple[str, Any]] | None = None
-) -> list[Captioned]:
-    """Read records {image: path, caption: text or texts}."""
-    found = []
-    splits: Counter[str] = Counter()
-    for where, record in entries or readers.read_records(path):
-        where = f"{path}, {where}"
+def _is_karpathy(content: Mapping[str, Any]) -> bool:
+    """Tell whether the images of a file hold their captions, as in Karpathy's splits."""
+    first_image = content["images"][0]
+    has_sentences = isinstance(first_image, dict) and "sentences" in first_image
+    return has_sentences and "annotations" not in content
+
+
+def _read_records(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
+    """Read the records of a table or of a file of JSON lines."""
+    return _parse_records(readers.read_records(path), path, protocol)
+
+
+def _parse_records(
+    records: Iterable[tuple[str, Any]], path: Path, protocol: RetrievalProtocol
+) -> list[CaptionedImage]:
+    """Return the captioned images of records {image: path, caption: text or texts}.
+
+    `records` are pairs of a location in the file, such as `line 3`, and a record.
+    """
+    images = []
+    split_counts: Counter[str] = Counter()
+    for number, record in records:
+        location = f"{path}, {number}"
         if not isinstance(record, Mapping):
-            raise UsageError(f"{where}: must be a record with an image and its captions")
+            raise UsageError(f"{location}: must be a record with an image and its captions")
         if protocol.split_key is not None:
-            split = str(_the_one(protocol.split_key, (), record, where))
-            splits[split] += 1
+            split = str(_stated_field(record, protocol.split_key, location))
+            split_counts[split] += 1
             if split != protocol.split:
                 continue
-        name = _the_one(protocol.image_key, _IMAGE_KEYS, record, where)
-        if not isinstance(name, str) or not name.strip():
-            raise UsageError(f"{where}: the image must be a path, not {name!r}")
-        captions = _the_one(protocol.caption_key, _CAPTION_KEYS, record, where)
-        if "conversations" in record and captions is record["conversations"]:
-            captions = _reply(captions, where, protocol)
-        if protocol.listed_captions:
-            with faults_of(f"{where}: captions "):
-                captions = readers.parse_list(captions)
-        found.append(Captioned(name, _texts(captions, where)))
-    if splits and not found:
-        raise _no_split(protocol.split, splits)
-    return _merge(found)
+        name = _image_field(record, protocol, location)
+        captions = _record_captions(record, protocol, location)
+        images.append(CaptionedImage(name, captions))
+    if split_counts and not images:
+        raise _missing_split_error(protocol.split, split_counts)
+    return _merge(images)
 
 
-def _no_split(split: str, splits: Counter[str]) -> FileError:
-    has = ", ".join(f"{name} ({count})" for name, count in splits.items())
-    return FileError(f"has no images of split {split!r}, only of {has}: set `split`")
+def _record_captions(
+    record: Mapping[str, Any], protocol: RetrievalProtocol, location: str
+) -> tuple[str, ...]:
+    """Return the captions of a record. Raise UsageError if they are not text."""
+    captions = _caption_field(record, protocol, location)
+    if "conversations" in record and captions is record["conversations"]:
+        captions = _reply(captions, location, protocol)
+    if protocol.listed_captions:
+        with faults_of(f"{location}: captions "):
+            captions = readers.parse_list(captions)
+    return _checked_captions(captions, location)
 
 
-def _reply(turns: Any, where: str, protocol: RetrievalProtocol) -> str:
-    """Return the second turn, on one line as train/sharegpt4v.py of github.com/beichenzbc/Long-CLIP
-    has it unless it is split into sentences."""
+def _missing_split_error(split: str, split_counts: Counter[str]) -> FileError:
+    """Return the error for a file without images of a split, which lists its splits."""
+    splits = ", ".join(f"{name} ({count})" for name, count in split_counts.items())
+    return FileError(f"has no images of split {split!r}, only of {splits}: set `split`")
+
+
+def _reply(turns: Any, location: str, protocol: RetrievalProtocol) -> str:
+    """Return the second turn of a conversation.
+
+    It is put on one line, as in train/sharegpt4v.py of github.com/beichenzbc/Long-CLIP, unless it
+    is split into sentences.
+    """
     turn = turns[1] if isinstance(turns, list) and len(turns) > 1 else None
     text = turn.get("value") if isinstance(turn, Mapping) else None
     if not isinstance(text, str):
-        raise UsageError(f"{where}: `conversations` must be a question and a reply {{from, value}}")
+        raise UsageError(
+            f"{location}: `conversations` must be a question and a reply {{from, value}}"
+        )
     return text if protocol.sentences else text.replace("\n", " ")
 
 
 class _DenseCaption(pydantic.BaseModel, strict=True):
+    """The fields that are read from a file of the Densely Captioned Images."""
+
     image: str
     short_caption: str
     extra_caption: str
 
 
-def _dense_captions(content: dict[str, Any], path: Path) -> list[Captioned]:
-    """Read the files of all splits, as dataloaders/dci_retrieval.py of LoTLIP does. Captions are
-    those of DenseCaptionedImage.get_extended_caption of github.com/facebookresearch/DCI."""
-    found = []
+def _read_dense_captions(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
+    """Read the files of all splits that a list of the Densely Captioned Images names.
+
+    dataloaders/dci_retrieval.py of LoTLIP takes all splits too. A caption is made as by
+    DenseCaptionedImage.get_extended_caption of github.com/facebookresearch/DCI.
+    """
+    images = []
     for name in chain.from_iterable(content.values()):
         file = path.parent / "annotations" / str(name)
         with faults_of(f"{file}: "):
-            one = parse(_DenseCaption, readers.read_json(file))
-        captions = _texts(f"{one.short_caption}\n{one.extra_caption}", str(file))
-        found.append(Captioned(one.image, captions))
-    return found
+            entry = parse(_DenseCaption, readers.read_json(file))
+        caption = f"{entry.short_caption}\n{entry.extra_caption}"
+        images.append(CaptionedImage(entry.image, _checked_captions(caption, str(file))))
+    return images
 
 
 class _CocoImage(pydantic.BaseModel, strict=True):
@@ -186,36 +240,49 @@ class _CocoCaption(pydantic.BaseModel, strict=True):
 
 
 class _Coco(pydantic.BaseModel, strict=True):
+    """The fields that are read from a captions file of COCO."""
+
     images: list[_CocoImage]
     annotations: list[_CocoCaption] = []
 
 
-def _coco(content: dict[str, Any], path: Path) -> list[Captioned]:
-    """Return images in the order of their ids, an image's captions in the order of the file."""
+def _parse_coco(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
+    """Return images in the order of their ids, and their captions in the order of the file."""
     coco = parse(_Coco, content)
-    _require_sound_ids([i.id for i in coco.images], [note.image_id for note in coco.annotations])
-    captions: dict[Any, list[str]] = {image.id: [] for image in coco.images}
-    for note in coco.annotations:
-        captions[note.image_id].append(note.caption)
-    images = sorted(coco.images, key=lambda image: image.id)
-    if bare := [image.id for image in images if not captions[image.id]]:
-        raise FileError(f"has {len(bare)} images without captions, first: image id {bare[0]}")
-    return [
-        Captioned(image.file_name, _texts(captions[image.id], f"{path}: image id {image.id}"))
-        for image in images
-    ]
+    captioned_ids = [annotation.image_id for annotation in coco.annotations]
+    _require_sound_ids([image.id for image in coco.images], captioned_ids)
+    captions_of: dict[Any, list[str]] = {image.id: [] for image in coco.images}
+    for annotation in coco.annotations:
+        captions_of[annotation.image_id].append(annotation.caption)
+    images = sorted(coco.images, key=attrgetter("id"))
+    uncaptioned = [image.id for image in images if not captions_of[image.id]]
+    if uncaptioned:
+        raise FileError(
+            f"has {len(uncaptioned)} images without captions, first: image id {uncaptioned[0]}"
+        )
+    captioned_images = []
+    for image in images:
+        captions = _checked_captions(captions_of[image.id], f"{path}: image id {image.id}")
+        captioned_images.append(CaptionedImage(image.file_name, captions))
+    return captioned_images
 
 
-def _require_sound_ids(ids: Sequence[Any], captioned: Sequence[Any]) -> None:
-    """Require distinct ids, all of one kind: else 1, true and 1.0 are one key, 1 and "1" two."""
-    kinds = Counter(map(type, [*ids, *captioned]))
-    if len(kinds) > 1 or kinds.keys() - {int, str}:
-        found = ", ".join(f"{kind.__name__} ({count})" for kind, count in kinds.items())
-        raise FileError(f"has image ids that are not all whole numbers or all text, but {found}")
+def _require_sound_ids(ids: Sequence[Any], captioned_ids: Sequence[Any]) -> None:
+    """Require distinct ids, all whole numbers or all text.
+
+    As keys of a dictionary, 1, true and 1.0 would be the same, and 1 and "1" would be different.
+    """
+    type_counts = Counter(map(type, [*ids, *captioned_ids]))
+    if len(type_counts) > 1 or type_counts.keys() - {int, str}:
+        types = ", ".join(f"{kind.__name__} ({count})" for kind, count in type_counts.items())
+        raise FileError(f"has image ids that are not all whole numbers or all text, but {types}")
     if repeated := readers.first_repeated(ids):
         raise FileError(f"has image id {repeated[0]} twice")
-    if lost := sorted(set(captioned) - set(ids)):
-        raise FileError(f"has captions of {len(lost)} images not listed, first: id {lost[0]}")
+    unlisted = sorted(set(captioned_ids) - set(ids))
+    if unlisted:
+        raise FileError(
+            f"has captions of {len(unlisted)} images not listed, first: id {unlisted[0]}"
+        )
 
 
 class _Sentence(pydantic.BaseModel, strict=True):
@@ -223,60 +290,83 @@ class _Sentence(pydantic.BaseModel, strict=True):
 
 
 class _KarpathyImage(pydantic.BaseModel, strict=True):
+    """An image of Karpathy's splits, with its captions."""
+
     filename: str
     split: str
     sentences: list[_Sentence]
-    filepath: str | None = None  # the folder, in COCO's file
+    filepath: str | None = None  # the folder of the image, in COCO's file
 
 
 class _Karpathy(pydantic.BaseModel, strict=True):
+    """The fields that are read from a file of Karpathy's splits."""
+
     images: list[_KarpathyImage]
 
 
-def _karpathy(content: dict[str, Any], path: Path, split: str) -> list[Captioned]:
+def _parse_karpathy(content: dict[str, Any], path: Path, split: str) -> list[CaptionedImage]:
     """Return the images of a split, in the order of the file (cs.stanford.edu/people/karpathy)."""
     images = parse(_Karpathy, content).images
-    found = [
-        Captioned(
-            f"{image.filepath}/{image.filename}" if image.filepath else image.filename,
-            _texts([sentence.raw for sentence in image.sentences], f"{path}, images[{i}]"),
+    captioned_images = []
+    for number, image in enumerate(images):
+        if image.split != split:
+            continue
+        name = f"{image.filepath}/{image.filename}" if image.filepath else image.filename
+        sentences = [sentence.raw for sentence in image.sentences]
+        captions = _checked_captions(sentences, f"{path}, images[{number}]")
+        captioned_images.append(CaptionedImage(name, captions))
+    if not captioned_images:
+        raise _missing_split_error(split, Counter(image.split for image in images))
+    return captioned_images
+
+
+class _FlickrLine(NamedTuple):
+    """A line `IMAGE.jpg,caption` of a list."""
+
+    number: int
+    image: str
+    text: str  # all that follows the comma
+    field: str | None  # the caption if the text is one CSV field, else None
+
+
+def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
+    """Read a header, then `IMAGE.jpg,caption` lines, as in CLIP Benchmark's and Kaggle's lists.
+
+    If every caption is one CSV field, the file is CSV as pandas writes it. Otherwise a caption is
+    everything after the image, as clip_benchmark/datasets/flickr.py always reads it.
+    """
+    rows = _read_flickr_lines(path)
+    unquoted_rows = [row for row in rows if row.field is None]
+    quoted_rows = [row for row in rows if row.field is not None and row.field != row.text]
+    if unquoted_rows and quoted_rows:
+        raise FileError(
+            f"line {unquoted_rows[0].number}: the caption holds a comma or a quote and is not a "
+            f"CSV field, but line {quoted_rows[0].number} has a CSV field; write all lines as CSV"
         )
-        for i, image in enumerate(images)
-        if image.split == split
-    ]
-    if not found:
-        raise _no_split(split, Counter(image.split for image in images))
-    return found
+    images = []
+    for row in rows:
+        caption = row.text if unquoted_rows else row.field
+        captions = _checked_captions(caption, f"{path}, line {row.number}")
+        images.append(CaptionedImage(f"{row.image}.jpg", captions))
+    return _merge(images)
 
 
-def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    """Read a header, then `IMAGE.jpg,caption` lines, as in CLIP Benchmark's and Kaggle's lists."""
-    # Where every caption is one CSV field, the file is CSV, as pandas writes it. Else a caption is
-    # all that follows the image, as clip_benchmark/datasets/flickr.py always reads it.
-    (number, header), *rows = [*readers.lines(readers.read_text(path))] or [(1, "")]
-    if ".jpg," in header:
-        raise FileError(f"line {number}: must be a header, not an image")
-    found = []
-    for number, line in rows:
-        image, suffix, caption = line.partition(".jpg,")
+def _read_flickr_lines(path: Path) -> list[_FlickrLine]:
+    """Read the lines below the header. Raise FileError for a line in another form."""
+    numbered_lines = list(readers.lines(readers.read_text(path)))
+    if numbered_lines and ".jpg," in numbered_lines[0][1]:
+        raise FileError(f"line {numbered_lines[0][0]}: must be a header, not an image")
+    rows = []
+    for number, line in numbered_lines[1:]:
+        image, suffix, text = line.partition(".jpg,")
         if not (image and suffix):
             raise FileError(f"line {number}: expected IMAGE.jpg,caption")
-        found.append((number, image, caption, _csv_field(caption)))
-    free = [number for number, *_, field in found if field is None]
-    quoted = [number for number, _, text, field in found if field not in (None, text)]
-    if free and quoted:
-        raise FileError(
-            f"line {free[0]}: the caption holds a comma or a quote and is no CSV field, but "
-            f"that of line {quoted[0]} is; write all lines as CSV"
-        )
-    return _merge(
-        Captioned(f"{image}.jpg", _texts(caption if free else field, f"{path}, line {number}"))
-        for number, image, caption, field in found
-    )
+        rows.append(_FlickrLine(number, image, text, _csv_field(text)))
+    return rows
 
 
 def _csv_field(text: str) -> str | None:
-    """Return the content of a text that is one CSV field, None where it is none or several."""
+    """Return the content of a text that is one CSV field, or None for any other text."""
     try:
         fields = next(csv.reader([text], strict=True)) or [""]
     except csv.Error:
@@ -284,98 +374,151 @@ def _csv_field(text: str) -> str | None:
     return fields[0] if len(fields) == 1 else None
 
 
-_FORMS: Mapping[str, Callable[[Path, RetrievalProtocol], list[Captioned]]] = {
+_READERS: Mapping[str, Callable[[Path, RetrievalProtocol], list[CaptionedImage]]] = {
     ".json": _read_json,
-    **dict.fromkeys((".jsonl", ".jsonlines", ".csv", ".tsv"), _read_records),
+    ".jsonl": _read_records,
+    ".jsonlines": _read_records,
+    ".csv": _read_records,
+    ".tsv": _read_records,
     ".txt": _read_flickr_list,
 }
 
 
 def read_archives(
     root: Path, protocol: RetrievalProtocol
-) -> tuple[list[Captioned], list[sources.ArchiveMember]]:
-    """Return captioned samples, by their archives' paths below the root and keys, and their images.
+) -> tuple[list[CaptionedImage], list[sources.ArchiveMember]]:
+    """Return the captioned samples of tar archives, and their images.
 
-    Captions are lines of .txt (CLIP Benchmark's webdataset_builder.py), or else in .json.
+    A sample is named by the path of its archive below `root` and its key. Captions are the lines of
+    .txt members, as CLIP Benchmark's webdataset_builder.py writes them, or in .json members.
     """
     samples = sources.open_archives(_find_archives(root, protocol))
-    extension = next((name for name in ("txt", "json") if name in samples[0].members), None)
-    if extension is None:
+    first = samples[0]
+    if "txt" in first.members:
+        extension = "txt"
+    elif "json" in first.members:
+        extension = "json"
+    else:
         raise UsageError(
-            f"{samples[0].name} has neither a .txt of captions, one per line, nor a .json record "
-            f"with them, only {', '.join(samples[0].members)}"
+            f"{first.name} has neither a .txt of captions, one per line, nor a .json record "
+            f"with them, only {', '.join(first.members)}"
         )
-    names = [f"{os.path.relpath(sample.archive, root)}:{sample.key}" for sample in samples]
-    captions = [_archived_captions(sample, extension, protocol) for sample in samples]
-    if repeated := readers.first_repeated(names):
+    captioned_images = []
+    for sample in samples:
+        name = f"{os.path.relpath(sample.archive, root)}:{sample.key}"
+        captions = _archived_captions(sample, extension, protocol)
+        captioned_images.append(CaptionedImage(name, captions))
+    if repeated := readers.first_repeated(image.name for image in captioned_images):
         raise UsageError(f"sample {repeated[0]} is listed twice")
-    return list(map(Captioned, names, captions)), [sample.image() for sample in samples]
+    return captioned_images, [sample.image() for sample in samples]
 
 
 def _archived_captions(
     sample: sources.ArchiveSample, extension: str, protocol: RetrievalProtocol
 ) -> tuple[str, ...]:
-    where, content = f"{sample.name}.{extension}", sample.text(extension)
+    """Return the captions of a sample from its .txt or .json member."""
+    location, content = f"{sample.name}.{extension}", sample.text(extension)
     if extension == "txt":
-        return _texts(content.splitlines(), where)
-    with faults_of(f"{where} "):
+        return _checked_captions(content.splitlines(), location)
+    with faults_of(f"{location} "):
         record = readers.parse_json(content)
     if not isinstance(record, dict):
-        raise UsageError(f"{where}: must be a record with captions")
-    return _texts(_the_one(protocol.caption_key, _CAPTION_KEYS, record, where), where)
+        raise UsageError(f"{location}: must be a record with captions")
+    return _checked_captions(_caption_field(record, protocol, location), location)
 
 
-def _find_archives(root: Path, protocol: RetrievalProtocol) -> Iterator[Path]:
+def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:
+    """Return the archives that the protocol's patterns name.
+
+    A single folder, such as a snapshot of the hub, must be in CLIP Benchmark's layout
+    (clip_benchmark/datasets/builder.py) and stands for the archives of its split.
+    """
     patterns = several(protocol.archives)
     folder = root / patterns[0]
-    if len(patterns) == 1 and folder.is_dir():  # clip_benchmark/datasets/builder.py
-        kind = sources.read_stated(folder / "dataset_type.txt")
+    if len(patterns) == 1 and folder.is_dir():
+        kind = sources.read_layout_file(folder / "dataset_type.txt")
         if kind.lower() != "retrieval":
             raise UsageError(
                 f"{folder} is of type {kind!r}, not retrieval, by its dataset_type.txt; name other "
                 "archives by a pattern such as FOLDER/*.tar"
             )
-        yield from sources.numbered_archives(folder / protocol.split)
-        return
+        return sources.numbered_archives(folder / protocol.split)
+    archives: list[Path] = []
     for pattern in patterns:
         exists = (root / pattern).exists()
         names = [pattern] if exists else sorted(glob.glob(pattern, root_dir=root))
         if not names:
             raise UsageError(f"no archive {root / pattern}")
-        yield from (root / name for name in names)
+        archives.extend(root / name for name in names)
+    return archives
 
 
-def _the_one(key: str | None, usual: Sequence[str], record: Mapping[str, Any], where: str) -> Any:
-    """Return the value of the user's key, or of the only usual key that is present."""
-    wanted = usual if key is None else (key,)
-    found = [name for name in wanted if name in record]
-    if len(found) > 1:
-        keys = " and ".join(found)
-        raise UsageError(f"{where}: has {keys}; name one with image_key or caption_key")
-    if not found:
-        names = " or ".join(f"`{name}`" for name in wanted)
-        only = ", ".join(map(str, record)) or "nothing"
-        option = {_IMAGE_KEYS: "image_key", _CAPTION_KEYS: "caption_key"}.get(tuple(usual), "")
-        hint = f"; name the one that is meant by `{option}`" if option and key is None else ""
-        raise UsageError(f"{where}: no {names}, only {only}{hint}")
-    return record[found[0]]
+def _image_field(record: Mapping[str, Any], protocol: RetrievalProtocol, location: str) -> str:
+    """Return the path of a record's image. Raise UsageError if it is missing or not text."""
+    if protocol.image_key is not None:
+        name = _stated_field(record, protocol.image_key, location)
+    else:
+        name = _usual_field(record, _IMAGE_KEYS, "image_key", location)
+    if not isinstance(name, str) or not name.strip():
+        raise UsageError(f"{location}: the image must be a path, not {name!r}")
+    return name
 
 
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    """Return one caption or several, none of them blank."""
-    found = (value,) if isinstance(value, str) else value
-    if not isinstance(found, list | tuple):
-        raise UsageError(f"{where}: captions must be text or a list of texts, not {value!r}")
-    if not found:
-        raise UsageError(f"{where}: an image without captions")
-    for caption in (text for text in found if not isinstance(text, str) or not text.strip()):
-        raise UsageError(f"{where}: a caption is blank or no text: {caption!r}")
-    return tuple(found)
+def _caption_field(record: Mapping[str, Any], protocol: RetrievalProtocol, location: str) -> Any:
+    """Return the captions of a record, unchecked. Raise UsageError if they are missing."""
+    if protocol.caption_key is not None:
+        return _stated_field(record, protocol.caption_key, location)
+    return _usual_field(record, _CAPTION_KEYS, "caption_key", location)
 
 
-def _merge(records: Iterable[Captioned]) -> list[Captioned]:
-    """Join records of one image; images and captions stay in the order in which they come."""
-    captions: dict[str, list[str]] = {}
+def _stated_field(record: Mapping[str, Any], key: str, location: str) -> Any:
+    """Return the value of the key that the user stated. Raise UsageError if it is missing."""
+    if key not in record:
+        raise UsageError(f"{location}: no `{key}`, only {_listed_keys(record)}")
+    return record[key]
+
+
+def _usual_field(
+    record: Mapping[str, Any], usual_keys: Sequence[str], option: str, location: str
+) -> Any:
+    """Return the value of the only usual key in a record.
+
+    Raise UsageError if there is none or several; the field `option` then has to name the key.
+    """
+    present_keys = [key for key in usual_keys if key in record]
+    if len(present_keys) > 1:
+        keys = " and ".join(present_keys)
+        raise UsageError(f"{location}: has {keys}; name one with image_key or caption_key")
+    if not present_keys:
+        keys = " or ".join(f"`{key}`" for key in usual_keys)
+        raise UsageError(
+            f"{location}: no {keys}, only {_listed_keys(record)}; name the one that is meant "
+            f"by `{option}`"
+        )
+    return record[present_keys[0]]
+
+
+def _listed_keys(record: Mapping[str, Any]) -> str:
+    """Return the keys of a record for an error message."""
+    return ", ".join(map(str, record)) or "nothing"
+
+
+def _checked_captions(value: Any, location: str) -> tuple[str, ...]:
+    """Return one caption or several as a tuple. Raise UsageError for blank or missing captions."""
+    captions = (value,) if isinstance(value, str) else value
+    if not isinstance(captions, list | tuple):
+        raise UsageError(f"{location}: captions must be text or a list of texts, not {value!r}")
+    if not captions:
+        raise UsageError(f"{location}: an image without captions")
+    for caption in captions:
+        if not isinstance(caption, str) or not caption.strip():
+            raise UsageError(f"{location}: a caption is blank or not text: {caption!r}")
+    return tuple(captions)
+
+
+def _merge(records: Iterable[CaptionedImage]) -> list[CaptionedImage]:
+    """Join the captions of records of the same image; images and captions keep their order."""
+    captions_of: dict[str, list[str]] = {}
     for record in records:
-        captions.setdefault(record.name, []).extend(record.captions)
-    return [Captioned(name, tuple(some)) for name, some in captions.items()]
+        captions_of.setdefault(record.name, []).extend(record.captions)
+    return [CaptionedImage(name, tuple(captions)) for name, captions in captions_of.items()]

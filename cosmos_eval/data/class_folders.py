@@ -7,7 +7,7 @@ Imports no torch.
 import hashlib
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from cosmos_eval.data.class_names import (
     listed_classes,
     make_data,
 )
-from cosmos_eval.data.folders import folder_entries, root_of, several, walk
+from cosmos_eval.data.folders import folder_entries, number_distinct, root_of, several, walk
 from cosmos_eval.data.readers import faults_of, read_json
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
@@ -33,27 +33,33 @@ from cosmos_eval.types import (
     UsageError,
 )
 
-# torchvision/datasets/folder.py, IMG_EXTENSIONS (compared by a test).
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""IMG_EXTENSIONS of torchvision/datasets/folder.py, which a test compares."""
 
-# ImageNet's 50,000 validation images without folders: as ILSVRC2012_img_val.tar names them, and
-# with the class at the end, as in val_images.tar.gz of huggingface.co/datasets/ILSVRC/imagenet-1k.
-_FLAT = re.compile(r"(ILSVRC2012_val_\d{8})(?:_(n\d{8}))?\.JPEG")
+# Names of ImageNet's 50,000 validation images without folders: in ILSVRC2012_img_val.tar, or with
+# the class at the end, in val_images.tar.gz of huggingface.co/datasets/ILSVRC/imagenet-1k.
+_FLAT_NAME = re.compile(r"(ILSVRC2012_val_\d{8})(?:_(n\d{8}))?\.JPEG")
 
-# clip_benchmark's webdataset_builder.py writes these, test/nshards.txt and test/0.tar, 1.tar...; a
-# sample's `.cls` member holds the index of its class.
-_CLASSES = "classnames.txt"
-_TEMPLATES = "zeroshot_classification_templates.txt"
-_MOST_DIGITS = 9
+# clip_benchmark's webdataset_builder.py writes these files, test/nshards.txt and test/0.tar,
+# 1.tar...; the `.cls` member of a sample holds the index of its class.
+_CLASSES_FILE = "classnames.txt"
+_TEMPLATES_FILE = "zeroshot_classification_templates.txt"
+_MAX_DIGITS = 9  # of the index of a class
 
 
 def find_folder(protocol: ClassificationProtocol, options: RunOptions) -> Path:
-    """Return the first of the set's usual folders that exists. Raises UsageError naming all."""
+    """Return the first of the set's usual folders that exists.
+
+    Raise UsageError that names all of them if none exists.
+    """
     root = root_of(protocol, options, protocol.folder)
     paths = [root / path for path in (protocol.folder, *protocol.usual_folders)]
     for path in paths:
-        # Any folder may be the data root: it is the set only where it looks like it.
-        if path.is_dir() and (path != root or protocol.folder == "." or _holds_imagenet(root)):
+        if not path.is_dir():
+            continue
+        # Any folder may be the data root. It is the set itself only if the protocol says so, or
+        # if it holds ImageNet's images or class folders.
+        if path != root or protocol.folder == "." or _holds_imagenet(root):
             return path
     if len(paths) == 1:
         if paths[0].exists():
@@ -64,58 +70,78 @@ def find_folder(protocol: ClassificationProtocol, options: RunOptions) -> Path:
 
 
 def _holds_imagenet(folder: Path) -> bool:
-    names = (entry.name for entry in folder_entries(folder))
-    return any(WORDNET_ID.fullmatch(name) or _FLAT.fullmatch(name) for name in names)
+    """Tell whether a folder holds ImageNet's class folders or its validation images."""
+    for entry in folder_entries(folder):
+        if WORDNET_ID.fullmatch(entry.name) or _FLAT_NAME.fullmatch(entry.name):
+            return True
+    return False
 
 
 class FlatImage(NamedTuple):
     """One of ImageNet's validation images outside class folders."""
 
     name: str
-    usual: str  # the name that ILSVRC2012_img_val.tar gives it
-    wordnet_id: str | None  # the end of `name`
+    usual: str  # its name in ILSVRC2012_img_val.tar
+    wordnet_id: str | None  # its class, if it is the end of the name
 
 
 def flat_images(folder: Path) -> list[FlatImage]:
     """List ImageNet's validation images that lie in the folder itself, sorted by name."""
-    matches = (_FLAT.fullmatch(entry.name) for entry in folder_entries(folder))
-    return sorted(FlatImage(match[0], f"{match[1]}.JPEG", match[2]) for match in matches if match)
+    images = []
+    for entry in folder_entries(folder):
+        match = _FLAT_NAME.fullmatch(entry.name)
+        if match is not None:
+            images.append(FlatImage(match[0], f"{match[1]}.JPEG", match[2]))
+    return sorted(images)
 
 
 def must_be_sorted(folder: Path, flat: Sequence[FlatImage]) -> bool:
-    """Tell whether any image does not name its class, or others are in class folders already."""
-    has_folders = any(WORDNET_ID.fullmatch(entry.name) for entry in folder_entries(folder))
-    return bool(flat) and (has_folders or any(image.wordnet_id is None for image in flat))
+    """Tell whether flat images have to be moved into class folders before they can be read.
+
+    They have to if one of them does not name its class, or if the folder has class folders too.
+    """
+    if not flat:
+        return False
+    has_class_folders = any(WORDNET_ID.fullmatch(entry.name) for entry in folder_entries(folder))
+    return has_class_folders or any(image.wordnet_id is None for image in flat)
 
 
 def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
-    """List the images of every class, undecoded. Raises UsageError for another layout or class."""
-    if protocol.class_list == "imagenet1k" and (flat := flat_images(folder)):
-        return _read_flat(folder, flat, protocol, options)
+    """List the images of every class folder, without decoding them.
+
+    Raise UsageError for another layout or other classes than the protocol's.
+    """
+    if protocol.class_list == "imagenet1k":
+        flat = flat_images(folder)
+        if flat:
+            return _read_flat(folder, flat, protocol, options)
     class_list = CLASS_LISTS.get(protocol.class_list or "")
     classes = sorted(entry.name for entry in folder_entries(folder) if entry.is_dir())
     if not classes:
         raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
     if class_list and class_list.numeric and all(map(str.isdecimal, classes)):
-        classes.sort(key=int)  # names that are no numbers fail by the list's hash
-    _require_list(protocol, folder, classes)
-    return _read_classes(folder, classes)
+        classes.sort(key=int)
+    _require_listed_classes(protocol, folder, classes, "class folders")
+    return _read_class_folders(folder, classes)
 
 
 def read_objectnet(folder: Path) -> ClassData:
-    """List the images of ObjectNet's classes that ImageNet has too, as CLIP Benchmark does in
-    objectnet.py. Raises UsageError for another layout."""
-    label_of = _texts(folder / "mappings" / "folder_to_objectnet_label.json")
-    shared = _texts(folder / "mappings" / "objectnet_to_imagenet_1k.json")
-    classes = sorted(name for name, label in label_of.items() if label in shared)
+    """List the images of the classes of ObjectNet that ImageNet has too.
+
+    CLIP Benchmark does the same in objectnet.py. Raise UsageError for another layout.
+    """
+    label_of = _read_mapping(folder / "mappings" / "folder_to_objectnet_label.json")
+    imagenet_class_of = _read_mapping(folder / "mappings" / "objectnet_to_imagenet_1k.json")
+    classes = sorted(name for name, label in label_of.items() if label in imagenet_class_of)
     for name in classes:
         if not (folder / "images" / name).is_dir():
             raise UsageError(f"{folder / 'images'} has no class folder {name}")
-    data = _read_classes(folder / "images", classes)
+    data = _read_class_folders(folder / "images", classes)
     return data._replace(prompts=tuple(label_of[name].lower() for name in classes))
 
 
-def _texts(path: Path) -> dict[str, str]:
+def _read_mapping(path: Path) -> dict[str, str]:
+    """Read a JSON object that maps names to texts. Raise UsageError for any other content."""
     with faults_of(f"cannot read {path}: "):
         content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
@@ -123,136 +149,187 @@ def _texts(path: Path) -> dict[str, str]:
     return content
 
 
-def _read_classes(folder: Path, classes: Sequence[str]) -> ClassData:
-    """List the images of the folders of classes. Raises UsageError for an empty one."""
-    images: dict[str, list[str]] = {name: [] for name in classes}
-    # In ImageFolder's order, at any depth.
-    for at, names in sorted(walk(folder), key=lambda found: str(found[0])):
-        if at != folder:
-            below = at.relative_to(folder)
-            files = (file for file in sorted(names) if file.lower().endswith(SUFFIXES))
-            if below.parts[0] in images:
-                images[below.parts[0]] += [(below / file).as_posix() for file in files]
-    if empty := [name for name in classes if not images[name]]:
-        raise UsageError(f"class folder {folder / empty[0]} has no images ({', '.join(SUFFIXES)})")
-    samples = (
-        (path, sources.ImageFile(folder / path), index)
-        for index, name in enumerate(classes)
-        for path in images[name]
-    )
+def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
+    """List the images below the folders of classes, at any depth, in ImageFolder's order.
+
+    Raise UsageError for a class without images.
+    """
+    paths_of: dict[str, list[str]] = {name: [] for name in classes}
+    for subfolder, file_names in sorted(walk(folder), key=lambda entry: str(entry[0])):
+        relative = subfolder.relative_to(folder)
+        if not relative.parts or relative.parts[0] not in paths_of:
+            continue
+        for file_name in sorted(file_names):
+            if file_name.lower().endswith(SUFFIXES):
+                paths_of[relative.parts[0]].append((relative / file_name).as_posix())
+    samples = []
+    for index, name in enumerate(classes):
+        if not paths_of[name]:
+            raise UsageError(f"class folder {folder / name} has no images ({', '.join(SUFFIXES)})")
+        for path in paths_of[name]:
+            samples.append((path, sources.ImageFile(folder / path), index))
     return make_data(classes, samples)
 
 
 def _read_flat(
     folder: Path, flat: Sequence[FlatImage], protocol: ClassificationProtocol, options: RunOptions
 ) -> ClassData:
-    """Read images that name their class, under the names and in the order of class folders."""
+    """Read images whose names end in their class.
+
+    They get the names and the order that they would have in class folders. Raise UsageError if the
+    class of an image is not known.
+    """
     if must_be_sorted(folder, flat):
         root = shlex.quote(str(protocol.root or options.data_root))
         raise UsageError(
             f"{folder} holds {len(flat)} images outside class folders, the first {flat[0].name}: "
             f"`cosmos-eval data prepare imagenet --data-root {root}` makes one folder per class"
         )
-    images = sorted((str(image.wordnet_id), image.usual, image.name) for image in flat)
-    index_of = {wnid: index for index, wnid in enumerate(dict.fromkeys(w for w, _, _ in images))}
-    _require_list(protocol, folder, list(index_of), "classes in the names of its images")
-    samples = (
-        (f"{wnid}/{usual}", sources.ImageFile(folder / name), index_of[wnid])
-        for wnid, usual, name in images
-    )
-    return make_data(list(index_of), samples)
+    wordnet_ids = sorted({str(image.wordnet_id) for image in flat})
+    _require_listed_classes(protocol, folder, wordnet_ids, "classes in the names of its images")
+    index_of = number_distinct(wordnet_ids)
+    samples = []
+    for image in sorted(flat, key=lambda image: (image.wordnet_id, image.usual, image.name)):
+        name = f"{image.wordnet_id}/{image.usual}"
+        source = sources.ImageFile(folder / image.name)
+        samples.append((name, source, index_of[image.wordnet_id]))
+    return make_data(wordnet_ids, samples)
 
 
 def is_subset_of_list(protocol: ClassificationProtocol, classes: Sequence[str]) -> bool:
-    """Tell whether a user's classes are in the list that the user's YAML names."""
+    """Tell whether a user's YAML names a class list that has all classes of the data."""
     if protocol.class_list is None or protocol.n_classes is not None:
         return False
     return {*classes} <= {*listed_classes(protocol.class_list)}
 
 
-def _require_list(
-    protocol: ClassificationProtocol, folder: Path, classes: list[str], what: str = "class folders"
+def _require_listed_classes(
+    protocol: ClassificationProtocol, folder: Path, classes: list[str], origin: str
 ) -> None:
-    """Raise UsageError for other classes than a known set's, or than a user's list has."""
-    expected = CLASS_LISTS.get(protocol.class_list or "")
+    """Raise UsageError unless the classes are those in the class list of the protocol.
+
+    `origin` says in the message where the classes were read. A user's data may have a subset of
+    a list's classes.
+    """
+    class_list = CLASS_LISTS.get(protocol.class_list or "")
+    if class_list is None or class_list.classes_sha256 is None:
+        return
     if is_subset_of_list(protocol, classes):
         return
-    found = hashlib.sha256("\n".join(classes).encode(errors="surrogateescape")).hexdigest()
-    if expected and expected.classes_sha256 not in (None, found):
+    sha256 = hashlib.sha256("\n".join(classes).encode(errors="surrogateescape")).hexdigest()
+    if sha256 != class_list.classes_sha256:
         raise UsageError(
-            f"{folder} has {len(classes)} {what}, which are not the {expected.n_classes} "
-            f"{expected.classes} of {protocol.class_list}{class_differences(protocol, classes)}"
+            f"{folder} has {len(classes)} {origin}, which are not the {class_list.n_classes} "
+            f"{class_list.classes} of {protocol.class_list}{class_differences(protocol, classes)}"
         )
 
 
 def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData:
-    """List the samples of the test split in the archives' order; with `n_classes`, that many may
-    have blank names. Raises UsageError."""
-    names = _lines(folder / _CLASSES, protocol.n_classes)
-    # Several classes may have the same name, as in ImageNet, and CLEVR's fourth distance has none.
-    distinct = [
-        f"{name} ({i})".strip() if not name or names.count(name) > 1 else name
-        for i, name in enumerate(names)
-    ]
-    path = folder / _TEMPLATES
-    templates = _lines(path) if path.exists() else []
-    for template in (template for template in templates if template.count("{c}") != 1):
-        raise UsageError(
-            f"{path}: template {template[:60]!r} must hold '{{c}}' exactly once; prompts for "
-            "each class are not supported"
-        )
-    prompts = tuple(template.replace("{c}", "{}") for template in templates)
-    samples = sources.open_archives(sources.numbered_archives(folder / "test"))
-    label = _LABELS.get(type(protocol), _label)
-    listed = (
-        (f"{one.archive.relative_to(folder)}:{one.key}", one.image(), label(one, len(names)))
-        for one in samples
-    )
-    data = make_data(distinct, listed)._replace(prompts=tuple(names), templates=prompts or None)
-    return data.grouped([_group(one, protocol) for one in samples]) if protocol.metadata else data
+    """List the samples of the test split in the order of the archives.
+
+    Names of classes may be blank if their number is `protocol.n_classes`. Raise UsageError for any
+    fault.
+    """
+    prompt_names = _read_lines(folder / _CLASSES_FILE, protocol.n_classes)
+    templates = _read_templates(folder / _TEMPLATES_FILE)
+    archives = sources.numbered_archives(folder / "test")
+    samples = sources.open_archives(archives)
+    labelled_images = []
+    for sample in samples:
+        name = f"{sample.archive.relative_to(folder)}:{sample.key}"
+        image = sample.image()
+        label = _read_label(sample, protocol, len(prompt_names))
+        labelled_images.append((name, image, label))
+    data = make_data(_distinct_names(prompt_names), labelled_images)
+    data = data._replace(prompts=tuple(prompt_names), templates=templates or None)
+    if protocol.metadata:
+        data = data.grouped([_group_name(sample, protocol) for sample in samples])
+    return data
 
 
-def _group(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> str:
-    """Name the group of a sample by the numbers that its .npy holds, such as `region 3`."""
-    found = sample.vector(len(protocol.metadata), exact=False)
-    values = {key: found[protocol.metadata.index(key)] for key in several(protocol.group_keys)}
-    for key, value in values.items():
+def _distinct_names(names: Sequence[str]) -> list[str]:
+    """Add the index of the class to names that are blank or that several classes share.
+
+    Several classes of ImageNet have the same name, and the fourth distance of CLEVR has none.
+    """
+    distinct = []
+    for index, name in enumerate(names):
+        if name and names.count(name) == 1:
+            distinct.append(name)
+        else:
+            distinct.append(f"{name} ({index})".strip())
+    return distinct
+
+
+def _read_templates(path: Path) -> tuple[str, ...]:
+    """Read prompt templates, with `{}` for the class, if the file exists."""
+    if not path.exists():
+        return ()
+    templates = _read_lines(path)
+    for template in templates:
+        if template.count("{c}") != 1:
+            raise UsageError(
+                f"{path}: template {template[:60]!r} must hold '{{c}}' exactly once; prompts for "
+                "each class are not supported"
+            )
+    return tuple(template.replace("{c}", "{}") for template in templates)
+
+
+def _group_name(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> str:
+    """Name the group of a sample by the numbers in its .npy member, such as `region 3`."""
+    metadata = sample.vector(len(protocol.metadata), exact=False)
+    labels = []
+    for key in several(protocol.group_keys):
+        value = metadata[protocol.metadata.index(key)]
         if value < 0 or value != int(value):
             raise UsageError(f"{sample.name}.npy: `{key}` must be 0, 1, 2..., not {value}")
-    return ", ".join(f"{key} {int(value)}" for key, value in values.items())
+        labels.append(f"{key} {int(value)}")
+    return ", ".join(labels)
 
 
-def _labels(sample: sources.ArchiveSample, n_classes: int) -> NDArray[Any]:
+def _read_label(
+    sample: sources.ArchiveSample, protocol: ClassificationProtocol, n_classes: int
+) -> Any:
+    """Return the label of a sample, in the form that ClassData.labels has for the protocol."""
+    if isinstance(protocol, MultilabelProtocol):
+        return _multilabel(sample, n_classes)
+    if isinstance(protocol, FacesProtocol):
+        return _face_labels(sample)
+    return _class_index(sample, n_classes)
+
+
+def _multilabel(sample: sources.ArchiveSample, n_classes: int) -> NDArray[Any]:
+    """Return whether the image shows each class (C,)."""
     labels = sample.vector(n_classes)
     if not np.isin(labels, (0, 1)).all():
         raise UsageError(f"{sample.name}.npy must hold 0 and 1, not {labels.min()}, {labels.max()}")
     return labels.astype(bool)
 
 
-def _of_face(sample: sources.ArchiveSample, _: int) -> NDArray[Any]:
+def _face_labels(sample: sources.ArchiveSample) -> NDArray[Any]:
+    """Return the indices of age, gender and race, and 0 for white or 1 (4,)."""
     labels = sample.vector(4, exact=False)[:4]
     if (labels < 0).any() or (labels != labels.astype(np.int64)).any():
         raise UsageError(f"{sample.name}.npy must hold 0, 1, 2..., not {labels.tolist()}")
     return labels.astype(np.int64)
 
 
-def _label(sample: sources.ArchiveSample, n_classes: int) -> int:
+def _class_index(sample: sources.ArchiveSample, n_classes: int) -> int:
+    """Return the index of the sample's class. Raise UsageError for any other number."""
     text = sample.text("cls").strip()
-    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) >= n_classes:
+    if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) >= n_classes:
         raise UsageError(
-            f"{sample.name}.cls holds {text[:40]!r}, which is no class from 0 to {n_classes - 1}"
+            f"{sample.name}.cls holds {text[:40]!r}, which is not a class from 0 to {n_classes - 1}"
         )
     return int(text)
 
 
-_LABELS: Mapping[type, Callable[[sources.ArchiveSample, int], Any]] = {
-    MultilabelProtocol: _labels,
-    FacesProtocol: _of_face,
-}
+def _read_lines(path: Path, n_with_blanks: int | None = None) -> list[str]:
+    """Read the lines of a file. Raise UsageError for a blank line or an empty file.
 
-
-def _lines(path: Path, expected: int | None = None) -> list[str]:
-    lines = [line.strip() for line in sources.read_stated(path).splitlines()]
-    if not lines or ("" in lines and len(lines) != expected):
+    Lines may be blank if their number is `n_with_blanks`.
+    """
+    lines = [line.strip() for line in sources.read_layout_file(path).splitlines()]
+    if not lines or ("" in lines and len(lines) != n_with_blanks):
         raise UsageError(f"{path} is empty or has a blank line")
     return lines

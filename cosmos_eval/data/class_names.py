@@ -21,27 +21,38 @@ from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import ClassificationProtocol, Part, UsageError, nearest
 
 OPENAI = "openai-imagenet"
+"""The name of OpenAI's templates for ImageNet."""
 CLIP_BENCHMARK = "clip-benchmark/"
-"""Begins the name of the templates of a data set in CLIP Benchmark."""
-_NAMED = 5  # classes that an error message names
+"""The beginning of the name of the templates of a data set in CLIP Benchmark."""
 WORDNET_ID = re.compile(r"n\d{8}")
+_MAX_LISTED = 5  # classes that an error message lists
 
 
 class ClassData(NamedTuple):
-    """Classes as the data call them, and images."""
+    """N images and their labels among C classes."""
 
+    # Names of the C classes in the data, for example of folders.
     classes: tuple[str, ...]
-    names: tuple[str, ...]  # paths below the set's folder, or names in an archive or array
+    # Paths of the N images below the set's folder, or their names in an archive or array.
+    names: tuple[str, ...]
+    # The N images.
     images: tuple[ImageSource, ...]
-    labels: NDArray[Any]  # (N,) indices of classes; (N, C) whether each is one; (N, 4) of faces
-    prompts: tuple[str, ...] | None = None  # what the data say that prompts call the classes
-    templates: tuple[str, ...] | None = None  # the data's prompts, with one `{}` each
-    part: Part | None = None  # how many there are of an incomplete known set
-    groups: tuple[str, ...] = ()  # names of groups of images, where there are any
-    group: NDArray[np.int64] | None = None  # (N,) indices of groups
+    # (N,) the index of each image's class; (N, C) whether an image shows each of the classes; or
+    # (N, 4) the indices of a face's age, gender and race, and 0 for white or 1.
+    labels: NDArray[Any]
+    # Names of the C classes in prompts, if the data state them.
+    prompts: tuple[str, ...] | None = None
+    # Prompt templates with one `{}` each, if the data state them.
+    templates: tuple[str, ...] | None = None
+    # How many images there are, if a known set is incomplete.
+    part: Part | None = None
+    # Names of the groups of images, if there are any.
+    groups: tuple[str, ...] = ()
+    # (N,) the index of each image's group.
+    group: NDArray[np.int64] | None = None
 
     def select(self, indices: Sequence[int]) -> ClassData:
-        """Return the data of some images."""
+        """Return the data of the images with these indices."""
         return self._replace(
             names=tuple(self.names[i] for i in indices),
             images=tuple(self.images[i] for i in indices),
@@ -50,30 +61,42 @@ class ClassData(NamedTuple):
         )
 
     def grouped(self, groups: Sequence[str]) -> ClassData:
-        """Return the data with the group of each image."""
+        """Return the data with the name of each image's group."""
         names, group = np.unique(groups, return_inverse=True)
         return self._replace(groups=tuple(names.tolist()), group=group)
 
 
 def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, Any]]) -> ClassData:
-    """Make data of names, images and labels. Raises UsageError for a class that is no text."""
-    for name in (name for name in classes if name != name.encode(errors="ignore").decode()):
-        raise UsageError(f"class folder {name!r}: its name is not UTF-8; rename it")
-    listed = list(samples)
-    names, images, labels = zip(*listed, strict=True) if listed else ((), (), ())
-    found = np.array(labels)
-    found = found if found.ndim == 2 else found.astype(np.int64)
-    return ClassData(tuple(classes), names, images, found)
+    """Make data of samples (name, image, label). Raise UsageError if a class is not UTF-8 text."""
+    for class_name in classes:
+        if class_name != class_name.encode(errors="ignore").decode():
+            raise UsageError(f"class folder {class_name!r}: its name is not UTF-8; rename it")
+    names: list[str] = []
+    images: list[ImageSource] = []
+    labels: list[Any] = []
+    for name, image, label in samples:
+        names.append(name)
+        images.append(image)
+        labels.append(label)
+    label_array = np.array(labels)
+    if label_array.ndim != 2:
+        label_array = label_array.astype(np.int64)
+    return ClassData(tuple(classes), tuple(names), tuple(images), label_array)
 
 
 def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...]:
-    """Return what the prompts call the classes, in the order of the classes."""
+    """Return the names of the classes in prompts, in the order of the classes.
+
+    They come from the protocol's class list, from the data, or from `class_names`. A class that
+    `class_names` lacks has its name in the data, with the protocol's separators as spaces.
+    """
     if protocol.class_list is not None:
-        names, ids = list_names(protocol.class_list), listed_classes(protocol.class_list)
-        if {*data.classes} <= {*ids}:  # a subset of them has the names of its own classes
-            name_of = dict(zip(ids, names, strict=True))
-            return tuple(name_of[wordnet_id] for wordnet_id in data.classes)
-        return names
+        prompt_names = list_names(protocol.class_list)
+        list_classes = listed_classes(protocol.class_list)
+        if {*data.classes} <= {*list_classes}:  # the data may have a subset of the listed classes
+            name_of = dict(zip(list_classes, prompt_names, strict=True))
+            return tuple(name_of[class_name] for class_name in data.classes)
+        return prompt_names
     if data.prompts is not None and not protocol.class_names:
         return data.prompts
     spaces = str.maketrans(dict.fromkeys(protocol.separators, " "))
@@ -81,29 +104,40 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
 
 
 def shown_names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
-    """Return the names of classes for people: those in prompts, of which each that several classes
-    share also has the data's own name."""
-    named = class_names(protocol, data)
-    counts = Counter(named)
-    both = (
-        own if own.startswith(n) else f"{n} ({own})"
-        for n, own in zip(named, data.classes, strict=True)
-    )
-    return [n if counts[n] == 1 else one for n, one in zip(named, both, strict=True)]
+    """Return the names of classes for people.
+
+    They are the names in prompts. A name that several classes share is followed by the name of the
+    class in the data, so that all shown names differ.
+    """
+    prompt_names = class_names(protocol, data)
+    counts = Counter(prompt_names)
+    shown = []
+    for prompt_name, data_name in zip(prompt_names, data.classes, strict=True):
+        if counts[prompt_name] == 1:
+            shown.append(prompt_name)
+        elif data_name.startswith(prompt_name):
+            shown.append(data_name)
+        else:
+            shown.append(f"{prompt_name} ({data_name})")
+    return shown
 
 
 def templates_of(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...] | str:
-    """Return the protocol's templates, else those that the data bring, else the usual ones."""
+    """Return the protocol's templates, or else the data's, or else the name of OpenAI's."""
     return protocol.templates or data.templates or OPENAI
 
 
 def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
-    """Yield what is wrong with templates, or with the name of a set of them."""
+    """Yield the faults of templates, or of the name of a set of templates."""
     if isinstance(templates, tuple):
         if not templates:
             yield "no prompt templates: give at least one, such as 'a photo of a {}.'"
-        for template in (one for one in templates if one.count("{}") != 1):
-            yield f"prompt template '{template}' must hold '{{}}' exactly once, for the class name"
+        for template in templates:
+            if template.count("{}") != 1:
+                yield (
+                    f"prompt template '{template}' must hold '{{}}' exactly once, for the class "
+                    "name"
+                )
     elif templates.startswith(CLIP_BENCHMARK):
         try:
             clip_benchmark_templates(templates.removeprefix(CLIP_BENCHMARK))
@@ -112,79 +146,106 @@ def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
     elif "{}" in templates:
         yield f"`templates` must be a list, such as ['{templates}']"
     elif templates != OPENAI:
-        known = f"{OPENAI}, and {CLIP_BENCHMARK}NAME, such as {CLIP_BENCHMARK}food101"
-        yield f"unknown template set '{templates}'; known: {known}"
+        yield (
+            f"unknown template set '{templates}'; known: {OPENAI}, and {CLIP_BENCHMARK}NAME, such "
+            f"as {CLIP_BENCHMARK}food101"
+        )
 
 
 def clip_benchmark_templates(key: str) -> tuple[str, ...]:
-    """Return CLIP Benchmark's templates of a key, with one `{}` each. Raises UsageError."""
-    known = _clip_benchmark("en_zeroshot_classification_templates.json")
-    if key not in known:
-        names = nearest(key, list(known))
+    """Return CLIP Benchmark's templates of a data set, with one `{}` each.
+
+    Raise UsageError for an unknown data set, and for templates that differ between classes.
+    """
+    templates_by_set = _read_clip_benchmark("en_zeroshot_classification_templates.json")
+    if key not in templates_by_set:
+        names = nearest(key, list(templates_by_set))
         raise UsageError(f"CLIP Benchmark has no templates of {key!r}; nearest: {names}")
-    if not isinstance(known[key], list):
+    templates = templates_by_set[key]
+    if not isinstance(templates, list):
         raise UsageError(f"CLIP Benchmark's templates of {key!r} differ from class to class")
-    return tuple(template.replace("{c}", "{}") for template in known[key])
+    return tuple(template.replace("{c}", "{}") for template in templates)
 
 
 def list_names(class_list: str) -> tuple[str, ...]:
-    """Return the prompt names of a known class list. Raises KeyError for an unknown one."""
-    known = CLASS_LISTS[class_list]
-    names = tuple(_clip_benchmark("en_classnames.json")[known.names])[known.skipped :]
-    if known.n_classes == len(names):
+    """Return the prompt names of a class list. Raise KeyError for an unknown list.
+
+    A list of fewer classes than CLIP Benchmark has names for is a subset of another list, whose
+    classes are named in the same order.
+    """
+    record = CLASS_LISTS[class_list]
+    names = tuple(_read_clip_benchmark("en_classnames.json")[record.names])[record.skipped :]
+    if record.n_classes == len(names):
         return names
-    name_of = dict(zip(listed_classes(known.names), names, strict=True))
+    name_of = dict(zip(listed_classes(record.names), names, strict=True))
     return tuple(name_of[wordnet_id] for wordnet_id in listed_classes(class_list))
 
 
 def listed_classes(class_list: str) -> Sequence[str]:
-    """Return what a known list's classes are called on the disk; empty if no package lists them."""
-    known = CLASS_LISTS[class_list]
-    if known.numeric:
-        return list(map(str, range(known.n_classes)))
-    # Ids are read from timm's files without importing timm and torch.
-    package = find_spec("timm") if known.ids else None
-    folders = (package and package.submodule_search_locations) or ()
-    paths = (Path(folder, "data", "_info", known.ids) for folder in folders)
-    return next((sorted(p.read_text("utf-8").split()) for p in paths if p.is_file()), [])
+    """Return the names that the classes of a list have on the disk, such as WordNet ids.
+
+    Return an empty list if no installed package lists them.
+    """
+    record = CLASS_LISTS[class_list]
+    if record.numeric:
+        return [str(number) for number in range(record.n_classes)]
+    # The ids are read from timm's files, without importing timm and torch.
+    package = find_spec("timm") if record.ids else None
+    if package is None:
+        return []
+    for folder in package.submodule_search_locations or ():
+        path = Path(folder, "data", "_info", record.ids)
+        if path.is_file():
+            return sorted(path.read_text("utf-8").split())
+    return []
 
 
 def unnamed_classes(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
-    """Yield what is wrong with prompts that would repeat ids or numbers instead of names."""
-    prompted = zip(data.classes, class_names(protocol, data), strict=True)
-    ids = [name for name, prompt in prompted if name == prompt and WORDNET_ID.fullmatch(name)]
+    """Yield a fault if prompts would hold WordNet ids or numbers instead of names."""
+    prompt_names = class_names(protocol, data)
+    unnamed_names = []
+    for data_name, prompt_name in zip(data.classes, prompt_names, strict=True):
+        if data_name == prompt_name and WORDNET_ID.fullmatch(data_name):
+            unnamed_names.append(data_name)
     has_names = protocol.class_names or protocol.class_list or data.prompts
-    if not ids and not has_names and all(map(str.isdecimal, data.classes)):
-        ids = list(data.classes)
-    if not ids:
+    if not unnamed_names and not has_names and all(map(str.isdecimal, data.classes)):
+        unnamed_names = list(data.classes)
+    if not unnamed_names:
         return
-    kind, class_list = "numbers", "imagenet1k-numbers"
-    if WORDNET_ID.fullmatch(ids[0]):
+    if WORDNET_ID.fullmatch(unnamed_names[0]):
         kind, class_list = "WordNet ids", "imagenet1k"
-    remedy = f"name them by `class_names: {{{ids[0]!r}: NAME, ...}}`"
+    else:
+        kind, class_list = "numbers", "imagenet1k-numbers"
+    remedy = f"name them by `class_names: {{{unnamed_names[0]!r}: NAME, ...}}`"
     if {*data.classes} <= {*listed_classes(class_list)}:
         remedy += f", or if they are ImageNet's by `class_list: {class_list}`"
-    yield f"{len(ids)} classes are called by {kind}, such as {ids[0]}, in prompts too: {remedy}"
+    yield (
+        f"{len(unnamed_names)} classes are called by {kind}, such as {unnamed_names[0]}, in "
+        f"prompts too: {remedy}"
+    )
 
 
-def class_differences(protocol: ClassificationProtocol, found: Sequence[str]) -> str:
-    """Return the end of a message: which classes of a known set are missing, which are others."""
-    known = _known_classes(protocol)
-    missing = [name for name in known if name not in found]
-    others = [name for name in found if name not in known] if known else []
+def class_differences(protocol: ClassificationProtocol, data_classes: Sequence[str]) -> str:
+    """Return the end of a message that lists missing and unexpected classes of a known set."""
+    expected = _expected_classes(protocol)
+    missing_names = [name for name in expected if name not in data_classes]
+    unexpected_names = [name for name in data_classes if expected and name not in expected]
     text = ""
-    for what, names in (("missing", missing), ("not of this set", others)):
-        text += f"; {what}: {first_of(names, _NAMED)}" if names else ""
+    if missing_names:
+        text += f"; missing: {first_of(missing_names, _MAX_LISTED)}"
+    if unexpected_names:
+        text += f"; not of this set: {first_of(unexpected_names, _MAX_LISTED)}"
     return text
 
 
-def _known_classes(protocol: ClassificationProtocol) -> Sequence[str]:
-    """Return the classes of a known set as data name them; empty where no package lists them."""
+def _expected_classes(protocol: ClassificationProtocol) -> Sequence[str]:
+    """Return the classes of a known set as data name them; none if no package lists them."""
     if protocol.torchvision == "oxford_pets":
-        return list(_clip_benchmark("en_classnames.json")["pets"])
+        return list(_read_clip_benchmark("en_classnames.json")["pets"])
     return () if protocol.class_list is None else listed_classes(protocol.class_list)
 
 
 @cache
-def _clip_benchmark(name: str) -> dict[str, Any]:
+def _read_clip_benchmark(name: str) -> dict[str, Any]:
+    """Return the content of a JSON file of CLIP Benchmark's data sets."""
     return dict(json.loads(files("clip_benchmark").joinpath("datasets", name).read_text("utf-8")))

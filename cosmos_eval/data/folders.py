@@ -1,11 +1,11 @@
-"""Paths, counts of samples and faults that the data sets of all tasks share. Imports no torch."""
+"""Paths, numbers of samples and faults that the data sets of all tasks share. Imports no torch."""
 
 import glob
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -16,18 +16,16 @@ from cosmos_eval.types import LabelMapProtocol, Part, Protocol, RunOptions, Usag
 
 Data = TypeVar("Data")
 Paths = tuple[str, ...] | str
+"""One path or several alternatives, relative to the folder of a data set."""
 
 ADVICE = "; see `cosmos-eval data doctor "
 """The start of the advice in errors about the number of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
-    """What is on the disk of a data set; counts are None where they were not determined."""
+class SampleCounts:
+    """How many samples a data set should have, and how many are on the disk; None: not counted."""
 
-    faults: tuple[str, ...] = ()  # one line each
-    remedy: str | None = None  # the command or the page that mends them
-    folder: str | None = None
     expected: int | None = None  # images
     images: int | None = None
     expected_captions: int | None = None
@@ -35,22 +33,40 @@ class Survey:
     expected_items: int | None = None
     items: int | None = None
     label_maps: int | None = None
-    mask_suffix: str | None = None
-    labels: tuple[int, int] | None = None  # the lowest and the highest found, as files have them
-    classes: tuple[int, int] | None = None  # what they may be
     n_classes: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Survey(SampleCounts):
+    """The files of a data set on the disk, and all that is wrong with them."""
+
+    # One line for each fault.
+    faults: tuple[str, ...] = ()
+    # The command that mends the faults, or the page that the files come from.
+    remedy: str | None = None
+    # The folder of the images.
+    folder: str | None = None
+    # The end of the names of label maps.
+    mask_suffix: str | None = None
+    # The lowest and the highest value in the label maps, as the files have them.
+    labels: tuple[int, int] | None = None
+    # The lowest and the highest value that the protocol allows.
+    classes: tuple[int, int] | None = None
+
+
 def remedy_of(protocol: Protocol) -> str | None:
-    """Return the command or the page that a data set's files come from."""
+    """Return the command that downloads a data set, or the page that its files come from."""
     if protocol.repository is None:
         return protocol.download
-    named = f"--dataset {protocol.dataset} --protocol {protocol.family}"
-    return f"cosmos-eval run {named} --download"
+    data_set = f"--dataset {protocol.dataset} --protocol {protocol.family}"
+    return f"cosmos-eval run {data_set} --download"
 
 
 def fetch_repository(protocol: Protocol, _: RunOptions) -> None:
-    """Download what the cache lacks of a set's repository, if it has one. Raises UsageError."""
+    """Download the files of a data set's repository that the cache lacks, if it has a repository.
+
+    Raise UsageError if the download fails.
+    """
     if protocol.repository is not None:
         from cosmos_eval.data.hub import fetch_dataset  # which imports the hub's client
 
@@ -62,95 +78,111 @@ def several(paths: Paths) -> tuple[str, ...]:
     return (paths,) if isinstance(paths, str) else paths
 
 
-def exist_in(root: Path, *stated: Paths) -> bool:
-    """Return whether of each stated paths one exists below a root."""
-    return all(any((root / path).exists() for path in several(paths)) for paths in stated)
+def exist_in(root: Path, *required: Paths) -> bool:
+    """Tell whether everything required exists below `root`; one of several paths is enough."""
+    return all(any((root / path).exists() for path in several(paths)) for paths in required)
 
 
-def beside(path: Path) -> str:
-    """Return the end of a message about a file that is missing: the file of another suffix that is
-    there, or nothing."""
-    stems = dict.fromkeys((path.name, path.stem))
-    found = (p for stem in stems for p in sorted(path.parent.glob(f"{glob.escape(stem)}.*")))
-    first = next(found, None)
-    return "" if first is None else f"; there is {first.name}"
+def similar_file(path: Path) -> str:
+    """Return the end of a message about a missing file: `; there is NAME` for a file of the same
+    name with another suffix, or nothing."""
+    for stem in (path.name, path.stem):
+        for similar in sorted(path.parent.glob(f"{glob.escape(stem)}.*")):
+            return f"; there is {similar.name}"
+    return ""
 
 
-def root_of(protocol: Protocol, options: RunOptions, holds: Paths) -> Path:
-    """Return the folder of all paths of a set. Raises UsageError where the user must give it."""
+def root_of(protocol: Protocol, options: RunOptions, contents: Paths) -> Path:
+    """Return the folder that all paths of a data set are relative to.
+
+    Raise UsageError if the user must name it; the message says that it holds `contents`.
+    """
     if protocol.repository is not None:
         from cosmos_eval.data.hub import dataset_folder  # which imports the hub's client
 
         return dataset_folder(protocol)
     root = protocol.root or options.data_root
     if root is None:
-        names = " or ".join(several(holds))
+        names = " or ".join(several(contents))
         raise UsageError(f"{protocol.dataset}: give --data-root DIR, the folder that holds {names}")
     return Path(root)
 
 
-def data_path(protocol: Protocol, options: RunOptions, paths: Paths, what: str = "data") -> Path:
-    """Return the first existing path of a set. Raises UsageError that says where it should be."""
+def data_path(protocol: Protocol, options: RunOptions, paths: Paths, kind: str = "data") -> Path:
+    """Return the first of `paths` that exists. Raise UsageError if none does.
+
+    `kind` says in the message what the path should hold, such as `images`.
+    """
     root = root_of(protocol, options, paths)
     for path in several(paths):
         if (root / path).exists():
             return root / path
-    raise missing_path(protocol, root, several(paths), what)
+    raise missing_path_error(protocol, root, several(paths), kind)
 
 
-def missing_path(protocol: Protocol, root: Path, paths: Sequence[str], what: str) -> UsageError:
-    """Return the error for a data set of which none of `paths` exists below `root`."""
+def missing_path_error(
+    protocol: Protocol, root: Path, paths: Sequence[str], kind: str
+) -> UsageError:
+    """Return the error for a data set that has none of `paths` below `root`."""
     if len(paths) == 1:
         return UsageError(f"{protocol.dataset}: expected {root / paths[0]}, which is not there")
-    listed = ", ".join(paths)
-    names = dict.fromkeys(PurePosixPath(path).name for path in paths)
-    folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in paths)
-    # In short where every file name is combined with every folder.
-    if len(names) * len(folders) == len(paths) and folders.keys() != {"."}:
-        listed = f"{', '.join(names)} in {', '.join(folders)}"
-    return UsageError(f"{protocol.dataset}: no {what} below {root}: looked for {listed}")
+    names = list(dict.fromkeys(PurePosixPath(path).name for path in paths))
+    parents = list(dict.fromkeys(str(PurePosixPath(path).parent) for path in paths))
+    # If every file name is combined with every folder, list both instead of all the paths.
+    is_product = len(names) * len(parents) == len(paths)
+    if is_product and parents != ["."]:
+        candidates = f"{', '.join(names)} in {', '.join(parents)}"
+    else:
+        candidates = ", ".join(paths)
+    return UsageError(f"{protocol.dataset}: no {kind} below {root}: looked for {candidates}")
 
 
 def find_root(
-    protocol: LabelMapProtocol, data_root: str | None, parts: Sequence[str] | None = None
+    protocol: LabelMapProtocol, data_root: str | None, required: Sequence[str] | None = None
 ) -> Path:
-    """Return the folder that holds all `parts` of a set: the root or the usual folder below it.
+    """Return the folder that holds all `required` paths: the data root or the usual folder in it.
 
-    Without `parts`, images, label maps and the list of names. Raises UsageError naming the missing.
+    `required` defaults to the images, the label maps and the list of names. Raise UsageError that
+    names the missing paths.
     """
-    needed = parts or [p for p in (protocol.images, protocol.masks, protocol.split) if p]
-    base = protocol.root or data_root
-    usual = protocol.usual_folder or ""
-    if base is None:
-        either = f", or {usual} with them" if usual else ""
-        holds = f"{', '.join(needed)}{either}"
-        raise UsageError(f"{protocol.dataset}: give --data-root DIR that holds {holds}")
-    missing: list[Path] = []
-    for folder in dict.fromkeys([Path(base), Path(base) / usual]):
-        absent = [folder / part for part in needed if not (folder / part).exists()]
-        if not absent:
+    if not required:
+        required = [path for path in (protocol.images, protocol.masks, protocol.split) if path]
+    root = protocol.root or data_root
+    usual_folder = protocol.usual_folder or ""
+    if root is None:
+        contents = ", ".join(required)
+        if usual_folder:
+            contents += f", or {usual_folder} with them"
+        raise UsageError(f"{protocol.dataset}: give --data-root DIR that holds {contents}")
+    missing_paths: list[str] = []
+    for folder in dict.fromkeys([Path(root), Path(root) / usual_folder]):
+        absent_paths = [folder / path for path in required if not (folder / path).exists()]
+        if not absent_paths:
             return folder
-        missing.append(absent[0])
-    expected = " or ".join(map(str, missing))
+        missing_paths.append(str(absent_paths[0]))
+    expected = " or ".join(missing_paths)
     raise UsageError(f"{protocol.dataset}: expected {expected}, which is not there")
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield a folder and all below it, also by links, with names of files, or raise UsageError."""
-    entered: dict[tuple[int, int], str] = {}
+    """Yield a folder and all folders below it, each with the names of its files. Follow links.
+
+    Raise UsageError for a folder that cannot be read or that is reached twice.
+    """
+    first_paths: dict[tuple[int, int], str] = {}
     for folder, _, names in os.walk(root, followlinks=True, onerror=_refuse_unreadable):
         status = os.stat(folder)
-        first = entered.setdefault((status.st_dev, status.st_ino), folder)
-        if first != folder:
+        first_path = first_paths.setdefault((status.st_dev, status.st_ino), folder)
+        if first_path != folder:
             raise UsageError(
-                f"{folder} is the same folder as {first}, by a link: its images would be read "
+                f"{folder} is the same folder as {first_path}, by a link: its images would be read "
                 "twice; remove the link"
             )
         yield Path(folder), names
 
 
 def folder_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """List the entries of a folder, unsorted. Raises UsageError where it cannot be read."""
+    """List the entries of a folder, unsorted. Raise UsageError if the folder cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -159,6 +191,7 @@ def folder_entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
+    """Raise UsageError for a folder that cannot be read."""
     raise UsageError(f"cannot read folder {error.filename}: {error.strerror}") from error
 
 
@@ -168,8 +201,11 @@ def fingerprint(items: Sequence[object]) -> str:
 
 
 def content_hash(sha256s: Iterable[bytes], labels: NDArray[Any] | None = None) -> str:
-    """Return the SHA-256 of the SHA-256s (32 bytes each) of what was measured, in the order of the
-    samples, and of labels where no file holds them; in hexadecimal."""
+    """Return the SHA-256 of the content that was measured, in hexadecimal.
+
+    `sha256s` are the SHA-256s of the images or files, 32 bytes each, in the order of the samples.
+    `labels` are hashed as well if no file holds them.
+    """
     digest = hashlib.sha256(b"".join(sha256s))
     if labels is not None:
         digest.update(json.dumps(labels.tolist()).encode())
@@ -178,59 +214,83 @@ def content_hash(sha256s: Iterable[bytes], labels: NDArray[Any] | None = None) -
 
 @dataclass(frozen=True, kw_only=True)
 class Listing(Generic[Data]):
-    """Data as their files list them: how complete they are, and what is wrong with them."""
+    """The data that a set's files list, before it is known whether they may be measured."""
 
     data: Data
-    where: Path
-    parts: Sequence[Part]  # the numbers of samples found and known, which `where` has
-    survey: Survey = Survey()  # what was found, and faults other than numbers of samples
+    # The file or folder that lists the samples, which error messages name.
+    path: Path
+    # The numbers of samples in the list and in the complete set.
+    counts: Sequence[Part]
+    # What is on the disk, and all faults except wrong numbers of samples.
+    survey: Survey = field(default_factory=Survey)
 
     def require(self, protocol: Protocol, options: RunOptions) -> Data:
-        """Return the data. Raises UsageError for the first fault."""
+        """Return the data. Raise UsageError for the first fault."""
         for fault in self._faults(protocol, options):
             raise UsageError(f"{protocol.dataset}: {fault}")
         return self.data
 
     def surveyed(self, protocol: Protocol, options: RunOptions) -> Survey:
-        """Return what was found, with all faults and the page that the set comes from."""
+        """Return the survey with all faults and, if there are any, with their remedy."""
         faults = tuple(self._faults(protocol, options))
         return replace(self.survey, faults=faults, remedy=remedy_of(protocol) if faults else None)
 
     def _faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
+        """Yield all faults; a limit or a partial set excuses missing samples."""
         yield from self.survey.faults
-        end = advice(protocol, options)
-        for part in self.parts if options.limit is None else ():
-            if part.found > part.known:
-                more = f"more than the {part.known} of {protocol.dataset}"
-                yield f"{self.where} has {part.found} {part.unit}, {more}{end}"
-            elif part.found < part.known and not options.allow_partial:
-                yield f"{self.where} has {part} of {protocol.dataset}{end}"
+        if options.limit is not None:
+            return
+        for count in self.counts:
+            if count.found > count.known:
+                yield (
+                    f"{self.path} has {count.found} {count.unit}, more than the {count.known} "
+                    f"of {protocol.dataset}{advice(protocol, options)}"
+                )
+            elif count.found < count.known and not options.allow_partial:
+                yield f"{self.path} has {count} of {protocol.dataset}{advice(protocol, options)}"
 
 
 def advice(protocol: Protocol, options: RunOptions) -> str:
-    """Return the end of an error about an incomplete known data set: what to do."""
-    part = "" if options.allow_partial else "the samples found with --partial, "
-    return f"{ADVICE}{protocol.dataset}`, or measure {part}the first N with --limit N"
+    """Return the end of an error about an incomplete data set, which says what to do."""
+    partial = "" if options.allow_partial else "the samples found with --partial, "
+    return f"{ADVICE}{protocol.dataset}`, or measure {partial}the first N with --limit N"
 
 
-def index(things: Iterable[Any]) -> dict[Any, int]:
-    """Return distinct things with their indices, in the order of the first of each."""
-    return {thing: number for number, thing in enumerate(dict.fromkeys(things))}
+def number_distinct(values: Iterable[Any]) -> dict[Any, int]:
+    """Map every distinct value to its number 0, 1, 2..., in the order of first occurrence."""
+    return {value: number for number, value in enumerate(dict.fromkeys(values))}
 
 
-def parts_of(**counts: tuple[int, int | None]) -> list[Part]:
-    """Return the numbers of samples found and known, by unit, where they are known."""
-    return [Part(found, n, unit) for unit, (found, n) in counts.items() if n is not None]
+def known_counts(**numbers: tuple[int, int | None]) -> list[Part]:
+    """Return the counts of samples of sets whose complete number is known.
+
+    An argument is a unit with the number of samples found and the number in the complete set, such
+    as `images=(499, 500)`. Units whose complete number is None are left out.
+    """
+    counts = []
+    for unit, (n_found, n_known) in numbers.items():
+        if n_known is not None:
+            counts.append(Part(n_found, n_known, unit))
+    return counts
 
 
-def shortfall(parts: Sequence[Part]) -> Part | None:
-    """Return the first number of samples that is less than known."""
-    return next((part for part in parts if part.found < part.known), None)
+def first_shortfall(counts: Sequence[Part]) -> Part | None:
+    """Return the first count that is less than the number in the complete set, or None."""
+    for count in counts:
+        if count.found < count.known:
+            return count
+    return None
 
 
-def in_turn(groups: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
-    """Return the sorted indices of the first of every group, then the second, ... up to a limit."""
+def choose_in_turn(groups: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    """Choose up to `limit` samples: the first of every group, then the second of every group, ...
+
+    `groups` (N,) holds the group of each sample. Return the chosen indices, sorted.
+    """
     order = np.argsort(groups, kind="stable")
-    turn = np.empty_like(groups)
-    turn[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
-    return np.sort(np.lexsort((groups, turn))[:limit])
+    sorted_groups = groups[order]
+    # The position of each sample within its group: 0 for the first, 1 for the second, ...
+    turns = np.empty_like(groups)
+    turns[order] = np.arange(len(groups)) - np.searchsorted(sorted_groups, sorted_groups)
+    by_turn_then_group = np.lexsort((groups, turns))
+    return np.sort(by_turn_then_group[:limit])

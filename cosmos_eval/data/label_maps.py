@@ -1,4 +1,4 @@
-"""Segmentation data through MMSegmentation's data set classes: list and read."""
+"""Read images and label maps through MMSegmentation's data set classes."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cosmos_core.data.pixels import open_image
-from cosmos_eval.data.folders import Listing, find_root, parts_of, shortfall, walk
+from cosmos_eval.data.folders import Listing, find_root, first_shortfall, known_counts, walk
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
 from cosmos_eval.types import LabelMapProtocol, Part, RunOptions, UsageError, nearest
@@ -26,48 +26,58 @@ Label = NDArray[np.integer[Any]]
 """Classes (H, W), uint8 or uint16."""
 
 VALUES = 2**16
-"""What label maps can hold, at most."""
+"""The number of values that label maps can hold, 0 to 65535."""
 
 
 class Sample(NamedTuple):
-    """An image and its label map. `name`: path below the image folder, without the suffix."""
+    """An image and its label map."""
 
+    # The path below the image folder, without the suffix.
     name: str
     image: Path
     mask: Path
+    # MMSegmentation's record of the sample.
     record: Mapping[str, Any]
 
 
 class LabelMaps(NamedTuple):
-    """Samples in the data set's order, an RGB colour (0-255) per class, how incomplete they are."""
+    """Images with label maps."""
 
+    # The samples in the order of the data set.
     samples: tuple[Sample, ...]
+    # An RGB colour (0-255) for each class.
     palette: tuple[tuple[int, int, int], ...]
+    # How many samples there are, if a known set is incomplete.
     part: Part | None = None
 
 
 def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
-    """List the samples, all or the partial set allowed. Raises UsageError for any fault."""
+    """List the samples, or those found of a partial set. Raise UsageError for any fault."""
     data = list_data(protocol, options)
     if options.allow_partial and protocol.n_images is not None:
-        found = [s for s in data.samples if s.image.is_file() and s.mask.is_file()]
-        # Where no sample is complete, the first file that is missing says more.
-        data = data._replace(samples=tuple(found) or data.samples)
-    parts = parts_of(images=(len(data.samples), protocol.n_images))
-    where = find_root(protocol, options.data_root) / protocol.images
-    listing = Listing(data=data._replace(part=shortfall(parts)), where=where, parts=parts)
-    return listing.require(protocol, options)
+        complete = [s for s in data.samples if s.image.is_file() and s.mask.is_file()]
+        # If no sample is complete, keep all of them, so that a missing file is reported.
+        if complete:
+            data = data._replace(samples=tuple(complete))
+    counts = known_counts(images=(len(data.samples), protocol.n_images))
+    data = data._replace(part=first_shortfall(counts))
+    image_folder = find_root(protocol, options.data_root) / protocol.images
+    return Listing(data=data, path=image_folder, counts=counts).require(protocol, options)
 
 
 def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
-    """List a data set as `open_data` does, whatever the number of its images."""
+    """List the samples as `open_data` does, without checking the number of images."""
     root = find_root(protocol, options.data_root)
     folder = root / protocol.images
-    if protocol.split is None:  # MMSegmentation then walks the folder, also in circles
-        list(walk(folder))
-    dataset = _build(protocol, root, None if protocol.only_labelled else options.limit)
+    if protocol.split is None:
+        # MMSegmentation walks the folder and would follow links in circles: refuse these first.
+        for _ in walk(folder):
+            pass
+    # If unlabelled images are left out, the limit is applied afterwards.
+    dataset = _build_dataset(protocol, root, None if protocol.only_labelled else options.limit)
     samples = []
-    for record in map(dataset.get_data_info, range(len(dataset))):
+    for index in range(len(dataset)):
+        record = dataset.get_data_info(index)
         image = Path(record["img_path"])
         name = image.relative_to(folder).as_posix().removesuffix(protocol.image_suffix)
         samples.append(Sample(name, image, Path(record["seg_map_path"]), record))
@@ -77,61 +87,71 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
         suffixes = sorted({path.suffix for path in folder.rglob("*.*") if path.is_file()})
         hint = f", only of {', '.join(suffixes)}: set `image_suffix`" if suffixes else ""
         raise UsageError(f"{protocol.dataset}: no image *{protocol.image_suffix} in {folder}{hint}")
-    return LabelMaps(tuple(samples), _colours(dataset.metainfo["palette"], protocol))
+    return LabelMaps(tuple(samples), _class_colours(dataset.metainfo["palette"], protocol))
 
 
 def palette(protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
     """Return MMSegmentation's RGB colours (0-255) of the classes; none for plain folders."""
-    kind = dataset_class(protocol.mmseg_type or "BaseSegDataset")
-    return _colours(kind.METAINFO.get("palette", ()), protocol)
+    cls = dataset_class(protocol.mmseg_type or "BaseSegDataset")
+    return _class_colours(cls.METAINFO.get("palette", ()), protocol)
 
 
-def _colours(colours: Any, protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
+def _class_colours(colours: Any, protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
+    """Return the last colours, one for each class: a background that is left out comes first."""
     return tuple((r, g, b) for r, g, b in colours[-len(protocol.class_names) :])
 
 
 def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
-    """Load a label map (H, W) as MMSegmentation does. Raises UsageError for undeclared classes."""
+    """Load a label map (H, W) as MMSegmentation does.
+
+    Raise UsageError if it cannot be read or holds a class that the protocol does not declare.
+    """
     label = load_label(sample, protocol)
     require_declared(label, sample, protocol)
     return label
 
 
 def load_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
-    """Load a label map as `read_label` does, whatever classes it holds."""
-    load, bits = mmseg_module("datasets").transforms.LoadAnnotations(), protocol.label_bits
+    """Load a label map (H, W) as `read_label` does, without checking its classes."""
+    load_annotations = mmseg_module("datasets").transforms.LoadAnnotations()
+    bits = protocol.label_bits
     try:
         with open_image(sample.mask) as image:
-            mode, size = image.mode, image.size
+            width, height = image.size
             require_lossless(image, sample.mask)
-            if _bits(image) != bits:
-                kind = f"map of {bits}-bit class indices (PIL mode {mode})"
-                raise UsageError(f"{sample.mask} is no {kind}: save indices, not colours")
+            if _bits_per_pixel(image) != bits:
+                raise UsageError(
+                    f"{sample.mask} is not a map of {bits}-bit class indices (PIL mode "
+                    f"{image.mode}): save indices, not colours"
+                )
             if bits == 16:  # MMSegmentation casts all label maps to 8 bits
                 return np.asarray(image).astype(np.uint16)
-        squeezed = load({**sample.record, "seg_fields": []})["gt_seg_map"]
+        label = load_annotations({**sample.record, "seg_fields": []})["gt_seg_map"]
     except UsageError:
         raise
-    except Exception as error:  # what Pillow's decoders raise for damaged files is not documented
+    except Exception as error:  # Pillow does not document its errors for damaged files
         raise UsageError(f"cannot read label map {sample.mask}: {error}") from error
-    return squeezed.reshape(size[::-1])  # a side of one pixel, which MMSegmentation drops
+    return label.reshape(height, width)  # MMSegmentation drops a side of one pixel
 
 
-def _bits(image: Image.Image) -> int | None:
-    """Return the bits of an image's integer values; older Pillow calls 16-bit PNG files `I`."""
+def _bits_per_pixel(image: Image.Image) -> int | None:
+    """Return 8 or 16 for an image of integer values, or None for any other image."""
     if image.mode in ("1", "L", "P"):
         return 8
-    deep = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
-    return 16 if deep else None
+    if image.mode.startswith("I;16"):
+        return 16
+    if image.mode == "I" and image.format == "PNG":  # 16-bit PNG files in older Pillow
+        return 16
+    return None
 
 
 def values_of(label: Label) -> NDArray[np.bool_]:
-    """Return which of the VALUES a label map holds."""
+    """Return whether a label map holds each value (VALUES,)."""
     return np.bincount(label.ravel(), minlength=VALUES) > 0
 
 
 def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -> None:
-    """Raise UsageError where a label map is not of its image's size."""
+    """Raise UsageError if a label map and its image have different sizes."""
     if image_hw != label.shape:
         raise UsageError(
             f"label map {sample.mask} is {label.shape[1]}x{label.shape[0]} px, "
@@ -140,7 +160,7 @@ def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -
 
 
 def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -> None:
-    """Raise UsageError where a label map holds a class that the protocol does not declare."""
+    """Raise UsageError if a label map holds a class that the protocol does not declare."""
     undeclared = values_of(label)
     undeclared[: len(protocol.class_names)] = False
     undeclared[protocol.ignore_index] = False
@@ -154,20 +174,24 @@ def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -
 
 
 def displayed_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of an image as OpenCV decodes it, turned by EXIF; header only."""
+    """Return (height, width) of an image as OpenCV decodes it, turned by its EXIF orientation.
+
+    Only the header is read.
+    """
     try:
         with open_image(path) as header:
             width, height = header.size
-            turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            is_turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     except Exception as error:
         raise UsageError(f"cannot read image {path}: {error}") from error
-    return (width, height) if turned else (height, width)
+    return (width, height) if is_turned else (height, width)
 
 
-def _build(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
-    kind = dataset_class(protocol.mmseg_type or "BaseSegDataset")
-    _require_class_count(kind, protocol)
-    return kind(
+def _build_dataset(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
+    """Return MMSegmentation's data set, with the first `limit` samples."""
+    cls = dataset_class(protocol.mmseg_type or "BaseSegDataset")
+    _require_class_count(cls, protocol)
+    return cls(
         data_root=str(root),
         data_prefix={"img_path": protocol.images, "seg_map_path": protocol.masks},
         ann_file=protocol.split or "",
@@ -176,14 +200,15 @@ def _build(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
         reduce_zero_label=protocol.reduce_zero_label,
         ignore_index=protocol.ignore_index,
         indices=limit,
-        serialize_data=False,  # only pays where worker processes copy the list
-        # A class with classes of its own would take other names for a wish to relabel.
-        metainfo=None if kind.METAINFO else {"classes": protocol.class_names},
+        serialize_data=False,  # which only pays if worker processes copy the list
+        # A class with class names of its own would relabel the maps to match other names.
+        metainfo=None if cls.METAINFO else {"classes": protocol.class_names},
     )
 
 
 @functools.cache
 def _registry() -> Any:
+    """Return MMSegmentation's registry of data set classes, with COCO-Object added to it."""
     base = mmseg_module("datasets").BaseSegDataset
     from mmseg.registry import DATASETS
 
@@ -197,52 +222,65 @@ def _registry() -> Any:
 
 
 def dataset_class(name: str) -> Any:
-    """Return the data set class that MMSegmentation has under a name."""
-    if kind := _registry().get(name):
-        return kind
-    known = nearest(name, list(_registry().module_dict))
-    raise UsageError(f"MMSegmentation has no data set class '{name}'; known: {known}")
+    """Return the data set class that MMSegmentation has under a name.
+
+    Raise UsageError with the nearest names if there is none.
+    """
+    cls = _registry().get(name)
+    if cls is None:
+        nearest_names = nearest(name, list(_registry().module_dict))
+        raise UsageError(f"MMSegmentation has no data set class '{name}'; known: {nearest_names}")
+    return cls
 
 
-def _require_class_count(kind: Any, protocol: LabelMapProtocol) -> None:
-    """Require that label maps have the protocol's classes, and zero where that is reduced away."""
-    labelled = len(kind.METAINFO.get("classes", ()))
-    declared = len(protocol.class_names)
-    if labelled not in (0, declared, declared + protocol.reduce_zero_label):
+def _require_class_count(cls: Any, protocol: LabelMapProtocol) -> None:
+    """Raise UsageError if a data set class of MMSegmentation has other classes than the protocol.
+
+    The class may have one more, the background, if `reduce_zero_label` removes it.
+    """
+    n_mmseg = len(cls.METAINFO.get("classes", ()))  # 0 for plain folders
+    n_declared = len(protocol.class_names)
+    n_with_zero = n_declared + int(protocol.reduce_zero_label)
+    if n_mmseg not in (0, n_declared, n_with_zero):
         raise UsageError(
-            f"{protocol.dataset}: {declared} classes declared, {kind.__name__} has {labelled}"
+            f"{protocol.dataset}: {n_declared} classes declared, {cls.__name__} has {n_mmseg}"
         )
-    # A class list without the background of the label maps asks for the reduction; one as long as
-    # MMSegmentation's leaves the choice to it.
-    reduces = inspect.signature(kind).parameters.get("reduce_zero_label")
-    usual = reduces is not None and reduces.default is True
-    if labelled == declared and protocol.reduce_zero_label != usual:
+    # A protocol with all classes of MMSegmentation must reduce labels exactly if that does.
+    parameter = inspect.signature(cls).parameters.get("reduce_zero_label")
+    mmseg_reduces = parameter is not None and parameter.default is True
+    if n_mmseg == n_declared and protocol.reduce_zero_label != mmseg_reduces:
         raise UsageError(
-            f"{protocol.dataset}: reduce_zero_label must be {str(usual).lower()} for the "
-            f"{declared} classes of {kind.__name__}"
+            f"{protocol.dataset}: reduce_zero_label must be {str(mmseg_reduces).lower()} for the "
+            f"{n_declared} classes of {cls.__name__}"
         )
 
 
 @functools.cache
 def mmseg_module(name: str) -> ModuleType:
-    """Return a module of MMSegmentation, imported on first use, which must not be in a thread."""
-    with warnings.catch_warnings(), contextlib.ExitStack() as after:
+    """Return a module of MMSegmentation, imported on first use.
+
+    The first use must not be in a thread, since warning filters belong to the process.
+    """
+    with warnings.catch_warnings(), contextlib.ExitStack() as cleanup:
         # mmcv.ops compiles two functions with torch.jit at import, which newer torch deprecates.
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
-        # MMCV warns of a name that has moved wherever the name is there.
+        # MMCV warns of a name that has moved, even if the name is still there.
         warnings.filterwarnings("ignore", message="``MultiScale", category=ImportWarning)
         if importlib.util.find_spec("mmcv._ext") is None:
             sys.modules["mmcv._ext"] = _Placeholder("mmcv._ext")
-            # MMEngine later asks for its spec.
-            after.callback(sys.modules.pop, "mmcv._ext")
+            # MMEngine later asks for the specification of the module, which this one lacks.
+            cleanup.callback(sys.modules.pop, "mmcv._ext")
         return importlib.import_module(f"mmseg.{name}")
 
 
 class _Placeholder(ModuleType):
-    """The compiled module that MMSegmentation loads but never calls, and mmcv-lite lacks."""
+    """A stand-in for mmcv's compiled module, which MMSegmentation imports but never calls.
+
+    mmcv-lite does not have it.
+    """
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what the import system and inspect look for
+        if name.startswith("__"):  # the import system and inspect look for such names
             raise AttributeError(name)
 
         def missing_operation(*_: Any, **__: Any) -> NoReturn:

@@ -12,24 +12,29 @@ Result = TypeVar("Result")
 def prefetch(
     items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, window: int = 0
 ) -> Iterator[Result]:
-    """Yield results of `work` in order, up to `window` items ahead; 0 is four for each worker."""
+    """Yield the result of `work` for every item, in order, while threads work ahead.
+
+    `workers` is the number of threads; without any, the caller's thread does the work. The threads
+    are at most `window` items ahead (0: four for each worker).
+    """
     if workers < 1:
         yield from map(work, items)
         return
+    max_pending = window or 4 * workers
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[Future[Result]] = deque()
-    wait = True
+    pending: deque[Future[Result]] = deque()
+    wait_for_threads = True
     try:
         for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > (window or 4 * workers):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(work, item))
+            if len(pending) > max_pending:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     except GeneratorExit:
-        # A reader that gave up. The garbage collector may do this late, in a thread of the pool,
-        # which cannot wait for itself.
-        wait = False
+        # The caller gave up. The garbage collector may close this generator late, in a thread of
+        # the pool, which cannot wait for itself.
+        wait_for_threads = False
         raise
     finally:
-        pool.shutdown(wait=wait, cancel_futures=True)
+        pool.shutdown(wait=wait_for_threads, cancel_futures=True)

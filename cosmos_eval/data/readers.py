@@ -5,7 +5,7 @@ import csv
 import io
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -20,21 +20,22 @@ from cosmos_eval.types import UsageError, nearest
 LARGEST = 4 << 30
 """Bytes of the largest file that is read whole."""
 
-_LARGEST_YAML = 16 << 20
-_MOST_VALUES = 1_000_000  # of a YAML file, with its aliases written out
+_MAX_YAML_BYTES = 16 << 20
+_MAX_YAML_VALUES = 1_000_000  # of a YAML file in which aliases are replaced by their values
 
 CONFIG = ConfigDict(
     strict=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
 )
-"""Of files whose keys are all known: nothing is converted, and other keys are faults."""
+"""The configuration of pydantic for files: no value is converted, and unknown keys are faults."""
 
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 """Text that is not blank."""
 
-# Tags of the two types of a field that is a text or a list of texts; they are no part of its path.
+# Tags of the two types of a field that is a text or a list of texts. Pydantic adds them to the path
+# of a field; error messages leave them out.
 LIST, TEXT = "<list>", "<text>"
 
-# What replaces those of pydantic's messages that say less.
+# Messages by the type of pydantic's error, if they say more than pydantic's.
 _MESSAGES = {
     "string_type": "must be text (write yes, no and numbers in quotes)",
     "string_pattern_mismatch": "must be text that is not blank",
@@ -49,31 +50,31 @@ _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 
 class FileError(ValueError):
-    """What is wrong in a file, without the file's name."""
+    """A fault in a file. The message does not name the file."""
 
 
 class MissingFileError(FileError):
-    """There is no such file."""
+    """Raised for a file that does not exist."""
 
 
 @contextmanager
-def faults_of(where: str) -> Iterator[None]:
-    """Raise UsageError, which begins with `where`, for a FileError in the block."""
+def faults_of(location: str) -> Iterator[None]:
+    """Turn a FileError in the block into a UsageError whose message begins with `location`."""
     try:
         yield
     except FileError as error:
-        raise UsageError(f"{where}{error}") from error
+        raise UsageError(f"{location}{error}") from error
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """Read a regular file of at most `largest` bytes. Raises FileError."""
+    """Read a regular file of at most `largest` bytes. Raise FileError if it cannot be read."""
     if "\0" in str(path):
         raise MissingFileError("no such file")
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise FileError("is a folder, not a file")
-        if not stat.S_ISREG(status.st_mode):  # which may block or never end
+        if not stat.S_ISREG(status.st_mode):  # reading may block or never end
             raise FileError("is a pipe or a device, not a file")
         if status.st_size > largest:
             raise FileError(f"has {status.st_size} bytes; at most {largest} are read")
@@ -85,7 +86,7 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:
-    """Read a file of UTF-8 text, with or without a byte order mark. Raises FileError."""
+    """Read a file of UTF-8 text, with or without a byte order mark. Raise FileError for others."""
     try:
         return read_bytes(path, largest).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -93,7 +94,7 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parse JSON as `cosmos_core.utils.text.parse_json` does. Raises FileError."""
+    """Parse JSON as `cosmos_core.utils.text.parse_json` does. Raise FileError for other text."""
     try:
         return text.parse_json(content)
     except ValueError as error:
@@ -101,33 +102,40 @@ def parse_json(content: str | bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file in UTF-8, UTF-16 or UTF-32. Raises FileError."""
+    """Read a JSON file in UTF-8, UTF-16 or UTF-32. Raise FileError if it cannot be read."""
     return parse_json(read_bytes(path))
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield where an entry of a file is, as `line 3` or `record 2`, and it. Raises FileError."""
+    """Yield the entries of a file, each after its location, such as `line 3` or `record 2`.
+
+    An entry of a table is a dictionary of texts; an entry of a JSON file may be any value. Raise
+    FileError for a broken file.
+    """
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".jsonlines"):
-        for number, line in lines(read_text(path)):
-            try:
-                yield f"line {number}", parse_json(line)
-            except FileError as error:
-                raise FileError(f"line {number}: {error}") from error
+        yield from _json_lines(read_text(path))
     elif suffix in (".csv", ".tsv"):
         yield from _table_rows(read_text(path))
     elif suffix == ".json":
         content = read_json(path)
-        if not isinstance(content, dict | list):
+        if isinstance(content, list):
+            for number, entry in enumerate(content):
+                yield f"record {number}", entry
+        elif isinstance(content, dict):
+            for key, entry in content.items():
+                yield f"record {key}", entry
+        else:
             raise FileError("must hold a list of records, or an object of them")
-        entries = content.items() if isinstance(content, dict) else enumerate(content)
-        yield from ((f"record {key}", entry) for key, entry in entries)
     else:
         raise FileError("must be a .json, .jsonl, .csv or .tsv file")
 
 
 def parse_list(cell: Any) -> Any:
-    """Return a list, or that of a table's cell as JSON or Python writes it. Raises FileError."""
+    """Parse the text of a list in a cell of a table, in JSON's or Python's syntax.
+
+    Return any value that is not text as it is. Raise FileError for text in another syntax.
+    """
     if not isinstance(cell, str):
         return cell
     with suppress(FileError):
@@ -139,14 +147,29 @@ def parse_list(cell: Any) -> Any:
 
 
 def lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield stripped lines that are not blank, and their numbers; only a line feed ends one."""
+    """Yield the number and the stripped text of every line that is not blank.
+
+    Only a line feed ends a line.
+    """
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.strip()
 
 
+def _json_lines(text: str) -> Iterator[tuple[str, Any]]:
+    """Yield the location and the value of every line of JSON."""
+    for number, line in lines(text):
+        try:
+            yield f"line {number}", parse_json(line)
+        except FileError as error:
+            raise FileError(f"line {number}: {error}") from error
+
+
 def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the rows of a table: OpenCLIP's .csv files are separated by tabs."""
+    """Yield the location and the fields of every row of a table.
+
+    Columns are separated by commas, or by tabs as in OpenCLIP's .csv files.
+    """
     separator = "\t" if "\t" in text.partition("\n")[0] else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
@@ -167,28 +190,34 @@ def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def read_yaml(path: Path, example: str) -> dict[str, Any]:
-    """Read the keys and values of a YAML file, such as the line `example`. Raises FileError."""
+    """Read the keys and values of a YAML file. Raise FileError if it holds anything else.
+
+    `example` is a line of such a file, for the error message.
+    """
     try:
-        content = yaml.load(read_text(path, _LARGEST_YAML), _Loader)
+        content = yaml.load(read_text(path, _MAX_YAML_BYTES), _Loader)
     except RecursionError:
         raise FileError("is not YAML: it is nested too deeply") from None
     except yaml.YAMLError as error:
-        text = " ".join(str(error).split()).replace(' in "<unicode string>"', "")
-        raise FileError(f"is not YAML: {text}") from error
+        reason = " ".join(str(error).split()).replace(' in "<unicode string>"', "")
+        raise FileError(f"is not YAML: {reason}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FileError(f"must hold keys and values, such as `{example}`")
     return content
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its silent acceptance of a key given twice."""
+    """A loader of YAML that refuses repeated keys and too many values."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Make a value. PyYAML raises whatever it meets in a date or number that is none."""
+        """Make a value. Raise FileError for a scalar that is not valid, such as a date 2024-99-99.
+
+        PyYAML raises errors of many types for them.
+        """
         if not isinstance(node, yaml.ScalarNode):
             return super().construct_object(node, deep)
         try:
-            node.value.encode()  # half a character, as in "\\ud800", is no text
+            node.value.encode()  # fails for half a character, such as "\\ud800"
             return super().construct_object(node, deep)
         except (ValueError, ArithmeticError, AttributeError, KeyError) as error:
             kind = node.tag.rpartition(":")[2]
@@ -198,56 +227,79 @@ class _Loader(yaml.SafeLoader):
             ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Make a dictionary whose keys are distinct."""
-        pairs = list(node.value)
-        found: dict[Any, Any] = super().construct_mapping(node, deep=True)
+        """Make a dictionary. Raise FileError for a key that is given twice."""
+        pairs = list(node.value)  # before PyYAML replaces merge keys
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=True)
         if repeated := first_repeated(self.construct_object(key) for key, _ in pairs):
             raise FileError(f"key {shortened(repeated[0])} is given twice")
-        return found
+        return mapping
 
     def get_single_node(self) -> yaml.Node | None:
-        """Read the nodes, which must not stand for too many values."""
+        """Read the nodes. Raise FileError if they stand for too many values."""
         node = super().get_single_node()
         if node is not None:
-            _count(node, {})
+            _count_values(node, {})
         return node
 
 
-def _count(node: yaml.Node, counts: dict[int, int]) -> int:
-    """Count the values below a node, those of an alias each time: nested ones may be too many."""
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Count the values of a node, and the values of an alias every time that it is used.
+
+    `counts` holds the counts of nodes by their ids. Raise FileError for too many values, which a
+    short file can stand for by aliases of aliases.
+    """
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in counts:
-        counts[id(node)] = _MOST_VALUES  # met again below itself: it has no end
-        pairs = isinstance(node, yaml.MappingNode)
-        below = [part for pair in node.value for part in pair] if pairs else node.value
-        counts[id(node)] = 1 + sum(_count(part, counts) for part in below)
-    if counts[id(node)] > _MOST_VALUES:
-        raise FileError(f"stands for more than {_MOST_VALUES} values with its aliases written out")
+        # A node that contains itself has this count when it is reached again: it has no end.
+        counts[id(node)] = _MAX_YAML_VALUES
+        count = 1
+        for child in node.value:
+            if isinstance(node, yaml.MappingNode):
+                key, value = child
+                count += _count_values(key, counts) + _count_values(value, counts)
+            else:
+                count += _count_values(child, counts)
+        counts[id(node)] = count
+    if counts[id(node)] > _MAX_YAML_VALUES:
+        raise FileError(
+            f"stands for more than {_MAX_YAML_VALUES} values with its aliases written out"
+        )
     return counts[id(node)]
 
 
 def parse(model: type[_Model], content: Mapping[str, Any]) -> _Model:
-    """Validate the content of a file. Raises FileError, one line, for the first fault."""
+    """Validate the content of a file. Raise FileError, on one line, for the first fault."""
     try:
         return model.model_validate(content)
     except pydantic.ValidationError as error:
-        # A wrong spelling makes a key unknown and may leave another one missing.
         faults = error.errors(include_url=False)
-        fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
-    first, *rest = fault["loc"]
-    inner = (part for part in rest if part not in (LIST, TEXT))
-    path = str(first) + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in inner)
+    # Prefer an unknown key: if it is misspelt, the fault of a missing key follows from it.
+    unknown_keys = [fault for fault in faults if fault["type"] == "extra_forbidden"]
+    fault = (unknown_keys or faults)[0]
+    path = _field_path(fault["loc"])
     if fault["type"] == "missing":
         raise FileError(f"`{path}` is missing")
     if fault["type"] == "extra_forbidden":
-        known = list(model.model_fields) if path == first else ["name", "queries"]
-        names = nearest(path.rpartition(".")[2], known)
-        raise FileError(f"unknown key `{path}`; nearest known: {names}")
-    text = fault["msg"].removeprefix("Input ").replace("should", "must", 1)
-    raise FileError(
-        f"`{path}` {_MESSAGES.get(fault['type'], text)}, not {shortened(fault['input'])}"
-    )
+        is_outermost = path == fault["loc"][0]
+        keys = list(model.model_fields) if is_outermost else ["name", "queries"]
+        nearest_keys = nearest(path.rpartition(".")[2], keys)
+        raise FileError(f"unknown key `{path}`; nearest known: {nearest_keys}")
+    message = _MESSAGES.get(fault["type"])
+    if message is None:
+        message = fault["msg"].removeprefix("Input ").replace("should", "must", 1)
+    raise FileError(f"`{path}` {message}, not {shortened(fault['input'])}")
+
+
+def _field_path(location: Sequence[int | str]) -> str:
+    """Return the path of a field, such as `classes[2].queries`, from pydantic's location."""
+    path = str(location[0])
+    for step in location[1:]:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif step not in (LIST, TEXT):
+            path += f".{step}"
+    return path
 
 
 def shortened(value: Any) -> str:
@@ -257,5 +309,8 @@ def shortened(value: Any) -> str:
 
 
 def first_repeated(values: Iterable[Any]) -> list[Any]:
-    """Return a list of the first of the values that occur more than once, empty without any."""
-    return [value for value, count in Counter(values).items() if count > 1][:1]
+    """Return a list of the first value that occurs more than once, or an empty list."""
+    for value, count in Counter(values).items():
+        if count > 1:
+            return [value]
+    return []

@@ -1,7 +1,7 @@
 """Sources of images: files, members of tar archives, arrays, and boxes of other images.
 
 Reading and decoding are two steps, so that the content can be hashed: two sources with the same
-content are the same image, whatever their names. Imports no torch.
+content are the same image, also under different names. Imports no torch.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
@@ -37,28 +37,30 @@ from cosmos_core.data.tar import (
 from cosmos_eval.data.readers import FileError, MissingFileError, faults_of, read_bytes, read_text
 from cosmos_eval.types import UsageError
 
-# Pillow's names. JPEG 2000 may be lossless, which the header does not say.
-_LOSSY = frozenset({"JPEG", "MPO", "JPEG2000"})
-_LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
+# Names of formats and of compressions in Pillow. JPEG 2000 may be lossless, but its header does
+# not tell.
+_LOSSY_FORMATS = frozenset({"JPEG", "MPO", "JPEG2000"})
+_LOSSY_TIFF_COMPRESSIONS = frozenset({"jpeg", "tiff_jpeg", "webp"})
 
-# Of a sample's image; those that CLIP Benchmark's webdataset_builder.py and builder.py read.
+# Extensions of the image of a sample, as CLIP Benchmark's webdataset_builder.py and builder.py
+# read them.
 _IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
-_MOST_DIGITS = 6
-_RECORD = 20 * BLOCK  # what tar pads an archive to, after two blocks of zeros
+_MAX_DIGITS = 6  # of the number of archives
+_RECORD = 20 * BLOCK  # bytes; tar fills an archive up to a multiple of a record
 
 
 class ImageSource(Protocol):
-    """One image of a data set. Both methods raise UsageError that names it."""
+    """One image of a data set. Both methods raise a UsageError that names the image."""
 
     @property
     def name(self) -> str:
-        """The name in error messages."""
+        """The name of the image in error messages."""
 
     def read(self) -> bytes:
-        """Return everything that decides the pixels."""
+        """Return all bytes that decide the pixels."""
 
     def decode(self, content: bytes) -> Image.Image:
-        """Turn what was read into an RGB image."""
+        """Decode the bytes that `read` returned into an RGB image."""
 
 
 def decoded(source: ImageSource) -> Image.Image:
@@ -67,8 +69,10 @@ def decoded(source: ImageSource) -> Image.Image:
 
 
 def as_shown(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB as viewers show it: upright, what is transparent in white."""
-    upright = ImageOps.exif_transpose(to_rgb(image) if has_deep_pixels(image) else image)
+    """Convert an image to RGB as viewers show it: upright, and white if it is transparent."""
+    if has_deep_pixels(image):
+        image = to_rgb(image)
+    upright = ImageOps.exif_transpose(image)
     if not upright.has_transparency_data:
         return to_rgb(upright)
     layer = upright.convert("RGBA")
@@ -77,29 +81,32 @@ def as_shown(image: Image.Image) -> Image.Image:
     return page
 
 
-def _moderate(image: Image.Image, name: str) -> Image.Image:
-    """Return an image that can be resized. Raises UsageError for a very thin one."""
+def _require_moderate_shape(image: Image.Image, name: str) -> None:
+    """Raise UsageError for an image that is too thin to be resized."""
     try:
         require_moderate_shape(image)
     except ValueError as error:
         raise UsageError(f"{name}: {error}; remove it") from error
-    return image
 
 
-class _Encoded:
+class _EncodedImage:
+    """Base class of the sources whose content is an image file that Pillow decodes."""
+
     name: str
+    # The function that converts a decoded image to RGB.
     _to_rgb = staticmethod(to_rgb)
 
     def decode(self, content: bytes) -> Image.Image:
-        # Code that was imported with a model may have allowed it: half an image is another image.
+        """Decode an image file. Raise UsageError if it is damaged or cut off."""
+        # The code of a model may have set this, and Pillow would then fill up a cut file silently.
         PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
         try:
             with open_image(io.BytesIO(content)) as image:
                 require_moderate_shape(image)
                 return self._to_rgb(image)
         except Exception as error:
-            # What Pillow's decoders raise for damaged files is not documented. Some messages end
-            # with the address of the buffer.
+            # Pillow does not document the errors of its decoders for damaged files. Some messages
+            # end with the address of the buffer.
             reason = str(error).partition(" <_io.BytesIO")[0] or type(error).__name__
             raise UsageError(
                 f"cannot decode image {self.name}: {reason}; replace or remove it"
@@ -107,8 +114,8 @@ class _Encoded:
 
 
 @dataclass(frozen=True)
-class ImageFile(_Encoded):
-    """An image file of one of the formats of cosmos_core.data.pixels."""
+class ImageFile(_EncodedImage):
+    """An image file in one of the formats of cosmos_core.data.pixels."""
 
     path: Path
 
@@ -117,6 +124,7 @@ class ImageFile(_Encoded):
         return str(self.path)
 
     def read(self) -> bytes:
+        """Return the content of the file. Raise UsageError if it cannot be read."""
         try:
             return read_bytes(self.path)
         except MissingFileError as error:
@@ -126,39 +134,44 @@ class ImageFile(_Encoded):
 
 
 class ShownImage(ImageFile):
-    """An image file as viewers show it: upright, the first frame, what is transparent in white."""
+    """An image file as viewers show it: its first frame, upright, and white if transparent."""
 
     _to_rgb = staticmethod(as_shown)
 
 
 class PixelFile(ImageFile):
-    """A .npy file of pixels (H, W, 3) uint8 in OpenCV's order, BGR, as EqBen has frames."""
+    """A .npy file with pixels (H, W, 3) uint8 in OpenCV's order BGR, as EqBen stores frames."""
 
     def decode(self, content: bytes) -> Image.Image:
+        """Return the pixels as an RGB image. Raise UsageError for any other array."""
         try:
             pixels = np.load(io.BytesIO(content), allow_pickle=False)[:, :, [2, 1, 0]]
             image = Image.fromarray(pixels)
         except (ValueError, EOFError, IndexError, TypeError) as error:
             raise UsageError(f"{self.name} holds no pixels (H, W, 3) uint8: {error}") from error
-        return _moderate(image, self.name)
+        _require_moderate_shape(image, self.name)
+        return image
 
 
 def shard_images(shard: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the keys and the files of a tar's images. Raises UsageError for a damaged tar."""
+    """Yield the key and the content of every image in a tar. Raise UsageError if it is damaged."""
     try:
         with shard.open("rb") as file:
             reader = TarReader(file)
             for member in reader:
-                named = split_name(member.name)
-                if named and named[1] in _IMAGE_EXTENSIONS:
-                    yield named[0], reader.read()
+                key_and_extension = split_name(member.name)
+                if key_and_extension is None:
+                    continue
+                key, extension = key_and_extension
+                if extension in _IMAGE_EXTENSIONS:
+                    yield key, reader.read()
     except (TarError, OSError) as error:
         raise UsageError(f"{shard}: {error}") from error
 
 
 @dataclass(frozen=True)
-class ArchiveMember(_Encoded):
-    """A file inside an uncompressed tar archive: `size` bytes from `offset` on."""
+class ArchiveMember(_EncodedImage):
+    """A file inside an uncompressed tar archive: `size` bytes that begin at `offset`."""
 
     archive: Path
     member: str
@@ -170,6 +183,7 @@ class ArchiveMember(_Encoded):
         return f"{self.archive}:{self.member}"
 
     def read(self) -> bytes:
+        """Return the content of the file. Raise UsageError if the archive is damaged."""
         try:
             with self.archive.open("rb") as file:
                 file.seek(self.offset)
@@ -185,18 +199,19 @@ class ArchiveMember(_Encoded):
 
 
 @dataclass(frozen=True)
-class ImageContent(_Encoded):
-    """An image file that was read before."""
+class ImageContent(_EncodedImage):
+    """An image file whose content was read before."""
 
     name: str
     content: bytes
 
     def read(self) -> bytes:
+        """Return the content."""
         return self.content
 
 
 @dataclass(frozen=True)
-class ZippedImage(_Encoded):
+class ZippedImage(_EncodedImage):
     """A file inside a zip archive, which threads may read at the same time."""
 
     archive: ZipFile
@@ -207,6 +222,7 @@ class ZippedImage(_Encoded):
         return f"{self.archive.filename}:{self.member}"
 
     def read(self) -> bytes:
+        """Return the unpacked content of the file. Raise UsageError if it is damaged."""
         try:
             return self.archive.read(self.member)
         except (BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
@@ -214,21 +230,42 @@ class ZippedImage(_Encoded):
 
 
 def holds_images(place: Path) -> bool:
-    """Return whether this is a folder or a zip file."""
+    """Tell whether a path is a folder or a zip file."""
     return place.is_dir() or (place.suffix == ".zip" and place.is_file())
 
 
-def image_finder(place: Path) -> Callable[[str], ImageSource | None]:
-    """Return the function that finds an image by its path below a folder, or by its name in any
-    folder of a zip file. Raises UsageError for a damaged zip file."""
-    if place.is_dir():
-        return lambda name: ImageFile(place / name) if (place / name).is_file() else None
-    try:
-        archive = ZipFile(place)
-    except (BadZipFile, OSError) as error:
-        raise UsageError(f"cannot read {place}: {error}; fetch it again") from error
-    members = {PurePosixPath(member).name: member for member in archive.namelist()}
-    return lambda name: ZippedImage(archive, members[name]) if name in members else None
+class ImageFolder:
+    """A folder in which images are found by their paths below it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find(self, name: str) -> ImageSource | None:
+        """Return the image of this path, or None if it is missing."""
+        path = self.folder / name
+        return ImageFile(path) if path.is_file() else None
+
+
+class ImageZip:
+    """A zip file in which images are found by their names, in any of its folders."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.archive = ZipFile(path)
+        except (BadZipFile, OSError) as error:
+            raise UsageError(f"cannot read {path}: {error}; fetch it again") from error
+        members = self.archive.namelist()
+        self.members = {PurePosixPath(member).name: member for member in members}
+
+    def find(self, name: str) -> ImageSource | None:
+        """Return the image of this name, or None if the zip file does not hold it."""
+        member = self.members.get(name)
+        return None if member is None else ZippedImage(self.archive, member)
+
+
+def open_image_place(place: Path) -> ImageFolder | ImageZip:
+    """Open a folder or a zip file of images. Raise UsageError for a damaged zip file."""
+    return ImageFolder(place) if place.is_dir() else ImageZip(place)
 
 
 @dataclass(frozen=True)
@@ -239,17 +276,20 @@ class ImageArray:
     pixels: NDArray[np.uint8]
 
     def read(self) -> bytes:
-        """Return height and width, then the pixels."""
+        """Return height and width as two 64-bit integers, followed by the pixels."""
         return np.array(self.pixels.shape[:2], "<i8").tobytes() + self.pixels.tobytes()
 
     def decode(self, content: bytes) -> Image.Image:
+        """Return the pixels as an image. Raise UsageError for a very thin one."""
         height, width = np.frombuffer(content, "<i8", 2)
         pixels = np.frombuffer(content, np.uint8, offset=16).reshape(height, width, 3)
-        return _moderate(Image.fromarray(pixels), self.name)
+        image = Image.fromarray(pixels)
+        _require_moderate_shape(image, self.name)
+        return image
 
 
 def array_of(image: Image.Image, name: str) -> ImageArray:
-    """Return the RGB pixels of an image of Pillow's. Raises UsageError where it has none."""
+    """Return the RGB pixels of an image of Pillow. Raise UsageError if they cannot be read."""
     try:
         return ImageArray(name, np.asarray(to_rgb(image)))
     except (ValueError, OSError) as error:
@@ -258,36 +298,41 @@ def array_of(image: Image.Image, name: str) -> ImageArray:
 
 @dataclass(frozen=True)
 class CroppedImage:
-    """A box (left, top, right, bottom), in pixels, of another source; black outside the image."""
+    """A box of another image; the pixels of the box outside that image are black.
 
-    whole: ImageSource
+    `box` is (left, top, right, bottom) in pixels.
+    """
+
+    image: ImageSource
     box: tuple[int, int, int, int]
 
     @property
     def name(self) -> str:
-        return f"{self.whole.name} {list(self.box)}"
+        return f"{self.image.name} {list(self.box)}"
 
     def read(self) -> bytes:
-        """Return the box in a line, then the whole image's content."""
-        return json.dumps(self.box).encode() + b"\n" + self.whole.read()
+        """Return a line with the box, followed by the content of the whole image."""
+        return json.dumps(self.box).encode() + b"\n" + self.image.read()
 
     def decode(self, content: bytes) -> Image.Image:
-        """Decode the box. Raises UsageError where it is empty or has no pixel of the image."""
-        _, _, inner = content.partition(b"\n")
-        image = self.whole.decode(inner)
+        """Decode the image and cut out the box. Raise UsageError if the box is not in it."""
+        _, _, image_content = content.partition(b"\n")
+        image = self.image.decode(image_content)
         left, top, right, bottom = self.box
         if max(left, 0) >= min(right, image.width) or max(top, 0) >= min(bottom, image.height):
             raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
         try:
-            return _moderate(image.crop(self.box), self.name)
+            cropped = image.crop(self.box)
         except (Image.DecompressionBombError, OverflowError, MemoryError) as error:
             raise UsageError(f"{self.name}: the box is too large ({error})") from error
+        _require_moderate_shape(cropped, self.name)
+        return cropped
 
 
 def require_lossless(image: Image.Image, path: Path) -> None:
-    """Raise UsageError for a label map of a lossy format, whatever its name ends with."""
+    """Raise UsageError for a label map in a lossy format, also under a lossless one's suffix."""
     compression = str(image.info.get("compression", ""))  # of a TIFF file
-    if image.format in _LOSSY or compression in _LOSSY_TIFF:
+    if image.format in _LOSSY_FORMATS or compression in _LOSSY_TIFF_COMPRESSIONS:
         raise UsageError(
             f"label map {path} is a {image.format} file, whose compression changes classes: "
             "get it as PNG"
@@ -295,7 +340,10 @@ def require_lossless(image: Image.Image, path: Path) -> None:
 
 
 class ArchiveSample(NamedTuple):
-    """Adjacent members of an archive under one key (`1.jpg`, `1.cls`), by lower extension."""
+    """Adjacent members of an archive with the same key, such as `1.jpg` and `1.cls`.
+
+    `members` maps extensions in lower case to members.
+    """
 
     archive: Path
     key: str
@@ -303,66 +351,82 @@ class ArchiveSample(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The name of the sample in error messages."""
         return f"{self.archive}:{self.key}"
 
     def image(self) -> ArchiveMember:
-        """Return the sample's image. Raises UsageError where it has none."""
-        found = [self.members[one] for one in _IMAGE_EXTENSIONS if one in self.members]
-        if not found:
-            raise UsageError(f"{self.name} has no image ({', '.join(_IMAGE_EXTENSIONS)})")
-        return found[0]
+        """Return the image of the sample. Raise UsageError if there is none."""
+        for extension in _IMAGE_EXTENSIONS:
+            if extension in self.members:
+                return self.members[extension]
+        raise UsageError(f"{self.name} has no image ({', '.join(_IMAGE_EXTENSIONS)})")
 
     def text(self, extension: str) -> str:
-        """Return a member as UTF-8 text. Raises UsageError where it is missing or is no text."""
+        """Return a member as text. Raise UsageError if it is missing or not UTF-8 text."""
         try:
             text = self._read(extension).decode()
         except UnicodeDecodeError as error:
             raise UsageError(f"{self.name}.{extension} is not UTF-8 text") from error
-        if "\0" in text:  # as in a tar of which a part is overwritten with zeros
-            raise UsageError(f"{self.name}.{extension} has zero bytes, which are no text")
+        if "\0" in text:  # for example in a tar that is partly overwritten with zeros
+            raise UsageError(f"{self.name}.{extension} has zero bytes: it is not text")
         return text
 
     def vector(self, size: int, *, exact: bool = True) -> NDArray[Any]:
-        """Return the .npy member, which must hold `size` finite numbers in a row, or where that is
-        not `exact` more. Raises UsageError."""
+        """Return the numbers (size,) of the .npy member.
+
+        There may be more than `size` numbers if `exact` is False. Raise UsageError for another
+        shape, and for values that are not finite numbers.
+        """
         try:
-            found = np.lib.format.read_array(io.BytesIO(self._read("npy")), allow_pickle=False)
+            vector = np.lib.format.read_array(io.BytesIO(self._read("npy")), allow_pickle=False)
         except (ValueError, EOFError, MemoryError, OverflowError) as error:
-            raise UsageError(f"{self.name}.npy is no array of NumPy's: {error}") from error
-        if found.dtype.kind not in "biuf" or not np.isfinite(found).all():
+            raise UsageError(f"{self.name}.npy is not a NumPy array: {error}") from error
+        if vector.dtype.kind not in "biuf" or not np.isfinite(vector).all():
             raise UsageError(f"{self.name}.npy must hold finite numbers")
-        if found.ndim != 1 or len(found) < size or (exact and len(found) > size):
-            what = f"{size}{'' if exact else ' or more'} numbers"
-            raise UsageError(f"{self.name}.npy must hold {what}, not an array of {found.shape}")
-        return found
+        has_size = vector.ndim == 1 and (len(vector) == size if exact else len(vector) >= size)
+        if not has_size:
+            numbers = f"{size} numbers" if exact else f"{size} or more numbers"
+            raise UsageError(f"{self.name}.npy must hold {numbers}, not an array of {vector.shape}")
+        return vector
 
     def _read(self, extension: str) -> bytes:
+        """Return the content of a member. Raise UsageError if it is missing."""
         if extension not in self.members:
             raise UsageError(f"{self.name} has no .{extension}, only {', '.join(self.members)}")
         return self.members[extension].read()
 
 
 def open_archives(archives: Iterable[Path]) -> list[ArchiveSample]:
-    """List all samples of archives, in their order; only headers are read. Raises UsageError."""
-    return [sample for archive in archives for sample in _samples(archive)]
+    """List all samples of archives in their order, reading only headers.
+
+    Raise UsageError for an archive that is missing, empty or damaged.
+    """
+    samples = []
+    for archive in archives:
+        samples.extend(_list_samples(archive))
+    return samples
 
 
-def _samples(archive: Path) -> list[ArchiveSample]:
+def _list_samples(archive: Path) -> list[ArchiveSample]:
+    """List the samples of one archive. Raise UsageError if it is missing, empty or damaged."""
     if archive.exists() and not archive.is_file():
         raise UsageError(f"{archive} is a folder, a pipe or a device, not a tar archive")
     samples: list[ArchiveSample] = []
     try:
         with archive.open("rb") as file:
             for member in TarReader(file):
-                if (found := split_name(member.name)) is None:
+                key_and_extension = split_name(member.name)
+                if key_and_extension is None:
                     continue
-                key, extension = found
+                key, extension = key_and_extension
                 if not samples or samples[-1].key != key:
                     samples.append(ArchiveSample(archive, key, {}))
                 sample = samples[-1]
                 if extension in sample.members:
                     raise UsageError(f"{sample.name} has two files .{extension}; keep one of them")
-                sample.members[extension] = ArchiveMember(archive, *member)
+                sample.members[extension] = ArchiveMember(
+                    archive, member.name, member.offset, member.size
+                )
     except FileNotFoundError as error:
         raise UsageError(f"{archive} is not there") from error
     except TarError as error:
@@ -375,70 +439,94 @@ def _samples(archive: Path) -> list[ArchiveSample]:
 
 
 def image_sources(data: Any) -> list[ImageSource]:
-    """Return the images of opened data of any task: listed in `images`, beside label maps in
-    `samples`, or in several sets, such as a probe's."""
+    """Return the images of a task's opened data.
+
+    The data hold them in `images`, or beside label maps in `samples`. A list or tuple of data, such
+    as the training and test images of a probe, has the images of all of its entries.
+    """
     if hasattr(data, "images"):
         return list(data.images)
     if hasattr(data, "samples"):
         return [ImageFile(sample.image) for sample in data.samples]
     if isinstance(data, list | tuple):
-        return [source for inner in data for source in image_sources(inner)]
-    return [data] if hasattr(data, "decode") else []
+        return [source for entry in data for source in image_sources(entry)]
+    if hasattr(data, "decode"):
+        return [data]
+    return []
 
 
 def archive_notes(data: Any) -> list[str]:
     """Return a note for every archive of opened data that may have been cut and zero-filled."""
-    images = (source for source in image_sources(data) if isinstance(source, ArchiveMember))
-    archives = dict.fromkeys(image.archive for image in images)
-    # What was streamed is gone after the measurement.
-    there = (archive for archive in archives if archive.is_file())
-    return [note for archive in there for note in _zeros_at_end(archive)]
+    archives: dict[Path, None] = {}
+    for source in image_sources(data):
+        if isinstance(source, ArchiveMember):
+            archives[source.archive] = None
+    notes = []
+    for archive in archives:
+        # A streamed archive is removed after the measurement.
+        note = _note_of_zeros(archive) if archive.is_file() else None
+        if note is not None:
+            notes.append(note)
+    return notes
 
 
-def _zeros_at_end(archive: Path) -> Iterator[str]:
-    """Yield a note if an archive ends with more zeros than tar writes: a record and two blocks."""
-    usual = 2 * BLOCK + _RECORD
+def _note_of_zeros(archive: Path) -> str | None:
+    """Return a note if an archive ends with more zeros than tar writes, else None.
+
+    Tar writes two blocks of zeros, and fills the archive's last record with zeros.
+    """
+    usual_zeros = 2 * BLOCK + _RECORD
     size = archive.stat().st_size
     with archive.open("rb") as file:
-        file.seek(max(size - usual, 0))
-        if file.read().strip(b"\0"):
-            return
-    *_, (name, offset, length) = read_members(str(archive))
-    zeros = size - offset - length - (-length % BLOCK)
-    if zeros >= usual:
-        yield (
-            f"{archive} ends with {zeros:,} bytes of zeros after {name}, more than tar writes: "
-            "samples are missing if it was cut there; compare its checksum with its source's"
-        )
+        file.seek(max(size - usual_zeros, 0))
+        end = file.read()
+    if end.strip(b"\0"):
+        return None
+    last_name, last_offset, last_size = list(read_members(str(archive)))[-1]
+    padding = -last_size % BLOCK
+    zeros = size - last_offset - last_size - padding
+    if zeros < usual_zeros:
+        return None
+    return (
+        f"{archive} ends with {zeros:,} bytes of zeros after {last_name}, more than tar writes: "
+        "samples are missing if it was cut there; compare its checksum with its source's"
+    )
 
 
 def write_index(archive: Path, index: Path) -> list[ArchiveMember]:
-    """Write a tar with the members of an archive, but the SHA-256 (32 bytes) of each sample's image
-    in its place, and return the images. Raises UsageError."""
+    """Write a tar that stands in for an archive: every image is replaced by its SHA-256.
+
+    The index has the same members; the content of an image is 32 bytes. Return the images of the
+    archive. Raise UsageError if the archive is damaged.
+    """
     samples = open_archives([archive])
     images = [sample.image() for sample in samples]
-    hashed = {image.member for image in images}
+    image_names = {image.member for image in images}
     with tarfile.open(index, "w", format=tarfile.GNU_FORMAT) as tar:
-        for member in (one for sample in samples for one in sample.members.values()):
-            content = member.read()
-            if member.member in hashed:
-                content = hashlib.sha256(content).digest()
-            entry = tarfile.TarInfo(member.member)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
+        for sample in samples:
+            for member in sample.members.values():
+                content = member.read()
+                if member.member in image_names:
+                    content = hashlib.sha256(content).digest()
+                entry = tarfile.TarInfo(member.member)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
     return images
 
 
 def numbered_archives(folder: Path) -> list[Path]:
-    """Return 0.tar, 1.tar... of a folder by CLIP Benchmark's nshards.txt. Raises UsageError."""
+    """Return the paths 0.tar, 1.tar... in a folder, as many as its nshards.txt says.
+
+    Raise UsageError if that file of CLIP Benchmark's layout does not hold a number.
+    """
     path = folder / "nshards.txt"
-    count = read_stated(path)
-    if not count.isdecimal() or not count.strip("0") or len(count) > _MOST_DIGITS:
+    count = read_layout_file(path)
+    if not count.isdecimal() or not count.strip("0") or len(count) > _MAX_DIGITS:
         raise UsageError(f"{path} must hold the number of archives, not {count[:40]!r}")
     return [folder / f"{number}.tar" for number in range(int(count))]
 
 
-def read_stated(path: Path) -> str:
-    """Read a text file of CLIP Benchmark's layout. Raises UsageError where it cannot be read."""
+def read_layout_file(path: Path) -> str:
+    """Read a text file of CLIP Benchmark's layout. Raise UsageError if it cannot be read."""
     with faults_of(f"cannot read {path}, which CLIP Benchmark's layout has: "):
         return read_text(path).strip()

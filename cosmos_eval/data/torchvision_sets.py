@@ -1,17 +1,17 @@
 """Images and labels of the sets that torchvision reads. Imports torch only when called.
 
 torchvision keeps paths in attributes that begin with an underscore; a test compares each reader
-with what indexing torchvision's data set gives.
+with the images and labels that indexing torchvision's data set returns.
 """
 
 import contextlib
 import pickle
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,14 +19,22 @@ from cosmos_eval.data.class_names import ClassData, list_names, make_data
 from cosmos_eval.data.sources import ImageArray, ImageFile
 from cosmos_eval.types import ClassificationProtocol, UsageError
 
-TRAIN = "/train"  # ends the name of a reader of images that classifiers are trained on
-# What torchvision raises for data that are missing, damaged or of another layout.
-_FAULTS = (
-    *(RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError),
-    *(pickle.UnpicklingError, tarfile.TarError),
+TRAIN = "/train"
+"""The end of the name of a reader of images that classifiers are trained on."""
+
+# The errors that torchvision raises for data that are missing, damaged or of another layout.
+_TORCHVISION_ERRORS = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    pickle.UnpicklingError,
+    tarfile.TarError,
 )
-# What the folder of a set must hold, where torchvision does not name what is missing.
-_PARTS: Mapping[str, tuple[str, ...]] = {
+# Files and folders in the folder of a set, if torchvision does not name the missing one.
+_REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
     "food101": ("meta", "images"),
     "cifar10": ("batches.meta", *(f"data_batch_{n}" for n in range(1, 6)), "test_batch"),
     "cifar100": ("meta", "train", "test"),
@@ -42,143 +50,204 @@ def split_of(protocol: ClassificationProtocol) -> str:
 
 
 def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
-    """List images and labels, whether the images are there or not. Raises UsageError."""
+    """List images and labels, also if the image files are missing. Raise UsageError for faults."""
     try:
-        data = READERS[str(protocol.torchvision)](root, False)
+        data = READERS[str(protocol.torchvision)].read(root, download=False)
         if not data.images:
             raise ValueError(f"it has no {split_of(protocol)} images")
         return data
-    except _FAULTS as error:
+    except _TORCHVISION_ERRORS as error:
         folder = root / protocol.folder
-        parts = _PARTS.get(str(protocol.torchvision).partition("/")[0], ())
-        absent = [folder / part for part in parts if not (folder / part).exists()]
-        reason = f"expected {absent[0]}, which is not there" if absent else _reason(error)
+        set_name = str(protocol.torchvision).removesuffix(TRAIN)
+        required_paths = [folder / file for file in _REQUIRED_FILES.get(set_name, ())]
+        missing_paths = [path for path in required_paths if not path.exists()]
+        if missing_paths:
+            reason = f"expected {missing_paths[0]}, which is not there"
+        else:
+            reason = _torchvision_message(error)
         raise UsageError(
             f"{protocol.dataset}: torchvision cannot read {folder}: {reason}"
         ) from error
 
 
 def download_torchvision(protocol: ClassificationProtocol, root: Path) -> None:
-    """Download a set below `root` unless it is there. Raises UsageError where that fails."""
+    """Download a set below `root` unless it is there. Raise UsageError if the download fails."""
     try:
         # torchvision prints on standard output, which belongs to the results.
         with contextlib.redirect_stdout(sys.stderr):
-            READERS[str(protocol.torchvision)](root, True)
-    except _FAULTS as error:
+            READERS[str(protocol.torchvision)].read(root, download=True)
+    except _TORCHVISION_ERRORS as error:
         raise UsageError(
             f"{protocol.dataset}: torchvision cannot fetch {root / protocol.folder}: "
-            f"{_reason(error)}; from: {protocol.download}"
+            f"{_torchvision_message(error)}; from: {protocol.download}"
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    """Return torchvision's message without its advice to set an argument."""
+def _torchvision_message(error: Exception) -> str:
+    """Return torchvision's message on one line, without its advice to set an argument."""
     text = " ".join(str(error).split()).replace(" You can use download=True to download it", "")
     return text.removesuffix(".") or type(error).__name__
 
 
-def _data_set(name: str, root: Path, download: bool, **arguments: Any) -> Any:
+class Reader(Protocol):
+    """Reads the images of one split of a set."""
+
+    def read(self, root: Path, *, download: bool) -> ClassData:
+        """List the images below `root`, and download them first if asked to."""
+
+
+def _open_data_set(class_name: str, root: Path, download: bool, **arguments: Any) -> Any:
+    """Return the data set of a class of torchvision.datasets."""
     from torchvision import datasets
 
-    return getattr(datasets, name)(root, download=download, **arguments)
+    return getattr(datasets, class_name)(root, download=download, **arguments)
 
 
-def _of_files(
-    classes: Sequence[str], root: Path, labelled: Iterable[tuple[str | Path, int]]
+def _make_file_data(
+    classes: Sequence[str], root: Path, labelled_paths: Iterable[tuple[str | Path, int]]
 ) -> ClassData:
-    paths = ((Path(path), label) for path, label in labelled)
-    samples = ((p.relative_to(root).as_posix(), ImageFile(p), label) for p, label in paths)
+    """Make data of image files, which are named by their paths below `root`."""
+    samples = []
+    for path, label in labelled_paths:
+        name = Path(path).relative_to(root).as_posix()
+        samples.append((name, ImageFile(Path(path)), label))
     return make_data(classes, samples)
 
 
-def _listed(
-    name: str, root: Path, download: bool, *, files: str = "_image_files", **arguments: Any
-) -> ClassData:
-    found = _data_set(name, root, download, **arguments)
-    # Older releases of torchvision have no names of flowers, and the files have none.
-    classes = list_names("flowers102") if name == "Flowers102" else found.classes
-    cars = name == "StanfordCars"
-    labelled = found._samples if cars else zip(getattr(found, files), found._labels, strict=True)
-    # torchvision leaves the files of SUN397 in the file system's order.
-    return _of_files(classes, root, sorted(labelled) if name == "SUN397" else labelled)
+@dataclass(frozen=True)
+class _FileSet:
+    """A class of torchvision.datasets that lists the paths of its images."""
+
+    class_name: str
+    # The split, or None for a set without splits.
+    split: str | None = None
+    # More arguments of the class.
+    arguments: Mapping[str, Any] | None = None
+    # The attribute that holds the paths.
+    paths_attribute: str = "_image_files"
+
+    def read(self, root: Path, *, download: bool) -> ClassData:
+        """List the images of the split."""
+        arguments = dict(self.arguments or {})
+        if self.split is not None:
+            arguments["split"] = self.split
+        data_set = _open_data_set(self.class_name, root, download, **arguments)
+        # Neither the files nor older releases of torchvision have names of flowers.
+        is_flowers = self.class_name == "Flowers102"
+        classes = list_names("flowers102") if is_flowers else data_set.classes
+        if self.class_name == "StanfordCars":
+            labelled_paths = data_set._samples
+        else:
+            paths = getattr(data_set, self.paths_attribute)
+            labelled_paths = list(zip(paths, data_set._labels, strict=True))
+        if self.class_name == "SUN397":
+            # torchvision leaves the files in the order of the file system.
+            labelled_paths = sorted(labelled_paths)
+        return _make_file_data(classes, root, labelled_paths)
 
 
-def _arrays(name: str, root: Path, download: bool, *, train: bool = False) -> ClassData:
-    found, split = _data_set(name, root, download, train=train), "train" if train else "test"
-    samples = (
-        (f"{split}/{number:05d}", ImageArray(f"{name} {split} image {number}", pixels), label)
-        for number, (pixels, label) in enumerate(zip(found.data, found.targets, strict=True))
-    )
-    return make_data(found.classes, samples)
+@dataclass(frozen=True)
+class _TrainAndValSet:
+    """The images of the split `train`, followed by the images of the split `val`."""
+
+    class_name: str
+
+    def read(self, root: Path, *, download: bool) -> ClassData:
+        """List the images of both splits."""
+        train = _FileSet(self.class_name, "train").read(root, download=download)
+        val = _FileSet(self.class_name, "val").read(root, download=download)
+        return train._replace(
+            names=(*train.names, *val.names),
+            images=(*train.images, *val.images),
+            labels=np.concatenate([train.labels, val.labels]),
+        )
 
 
-def _joined(name: str, root: Path, download: bool) -> ClassData:
-    """List the images of `train`, then those of `val`."""
-    train, val = (_listed(name, root, download, split=split) for split in ("train", "val"))
-    return train._replace(
-        names=(*train.names, *val.names),
-        images=(*train.images, *val.images),
-        labels=np.concatenate([train.labels, val.labels]),
-    )
+@dataclass(frozen=True)
+class _ArraySet:
+    """A class of torchvision.datasets that holds its images in memory."""
+
+    class_name: str
+    train: bool = False
+
+    def read(self, root: Path, *, download: bool) -> ClassData:
+        """List the images of the split; an image is named by its split and its number."""
+        data_set = _open_data_set(self.class_name, root, download, train=self.train)
+        split = "train" if self.train else "test"
+        samples = []
+        labelled_arrays = zip(data_set.data, data_set.targets, strict=True)
+        for number, (pixels, label) in enumerate(labelled_arrays):
+            image = ImageArray(f"{self.class_name} {split} image {number}", pixels)
+            samples.append((f"{split}/{number:05d}", image, label))
+        return make_data(data_set.classes, samples)
+
+
+@dataclass(frozen=True)
+class _Caltech101:
+    """Folders and images in sorted order, as torchvision and CLIP Benchmark list them."""
+
+    background: bool
+
+    def read(self, root: Path, *, download: bool) -> ClassData:
+        """List all images, with or without the folder BACKGROUND_Google."""
+        if download:
+            _open_data_set("Caltech101", root, download)
+        folder = root / "caltech101" / "101_ObjectCategories"
+        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        if not self.background:
+            classes = [name for name in classes if name != "BACKGROUND_Google"]
+        labelled_paths: list[tuple[str | Path, int]] = []
+        for label, name in enumerate(classes):
+            paths = sorted((folder / name).glob("*.jpg"))
+            labelled_paths.extend((path, label) for path in paths)
+        return _make_file_data(classes, root, labelled_paths)
 
 
 _CALTECH_TRAIN, _CALTECH_IMAGES, _CALTECH_SEED = 3_000, 8_677, 3072
 
 
-def _caltech101_published(root: Path, download: bool) -> ClassData:
-    """List the second part of `random_split(images, [3000, 5677])`, as the COSMOS code does."""
-    import torch
+class _PublishedCaltech101:
+    """The images of Caltech-101 that the COSMOS code measures.
 
-    found = _caltech101(root, download, background=False)
-    if len(found.images) != _CALTECH_IMAGES:
-        raise ValueError(
-            f"{len(found.images)} images; the {_CALTECH_IMAGES - _CALTECH_TRAIN} that are measured "
-            f"are chosen from {_CALTECH_IMAGES}"
-        )
-    generator = torch.Generator().manual_seed(_CALTECH_SEED)
-    # What torch.utils.data.random_split does, which a test compares.
-    chosen = torch.randperm(_CALTECH_IMAGES, generator=generator)[_CALTECH_TRAIN:]
-    return found.select(chosen.tolist())
+    They are the second part of `torch.utils.data.random_split(images, [3000, 5677])`.
+    """
 
+    def read(self, root: Path, *, download: bool) -> ClassData:
+        """List the images. Raise ValueError if the set has not the published number of images."""
+        import torch
 
-def _caltech101(root: Path, download: bool, *, background: bool) -> ClassData:
-    """List folders and images in sorted order, as torchvision and CLIP Benchmark do."""
-    if download:
-        _data_set("Caltech101", root, download)
-    folder = root / "caltech101" / "101_ObjectCategories"
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if not background:
-        classes = [name for name in classes if name != "BACKGROUND_Google"]
-    labelled = (
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).glob("*.jpg"))
-    )
-    return _of_files(classes, root, labelled)
+        data = _Caltech101(background=False).read(root, download=download)
+        if len(data.images) != _CALTECH_IMAGES:
+            raise ValueError(
+                f"{len(data.images)} images; the {_CALTECH_IMAGES - _CALTECH_TRAIN} that are "
+                f"measured are chosen from {_CALTECH_IMAGES}"
+            )
+        # torch.utils.data.random_split does the same, which a test compares.
+        generator = torch.Generator().manual_seed(_CALTECH_SEED)
+        test_indices = torch.randperm(_CALTECH_IMAGES, generator=generator)[_CALTECH_TRAIN:]
+        return data.select(test_indices.tolist())
 
 
-_aircraft = partial(_listed, "FGVCAircraft", annotation_level="variant")
-_pets = partial(_listed, "OxfordIIITPet", files="_images")
-READERS: Mapping[str, Callable[[Path, bool], ClassData]] = {
-    "food101": partial(_listed, "Food101", split="test"),
-    "food101/train": partial(_listed, "Food101", split="train"),
-    "cifar10": partial(_arrays, "CIFAR10"),
-    "cifar10/train": partial(_arrays, "CIFAR10", train=True),
-    "cifar100": partial(_arrays, "CIFAR100"),
-    "cifar100/train": partial(_arrays, "CIFAR100", train=True),
-    "sun397": partial(_listed, "SUN397"),  # which has no splits
-    "stanford_cars": partial(_listed, "StanfordCars", split="test"),
-    "stanford_cars/train": partial(_listed, "StanfordCars", split="train"),
-    "fgvc_aircraft": partial(_aircraft, split="test"),
-    "fgvc_aircraft/train": partial(_aircraft, split="trainval"),
-    "dtd": partial(_listed, "DTD", split="test"),
-    "dtd/train": partial(_joined, "DTD"),
-    "oxford_pets": partial(_pets, split="test"),
-    "oxford_pets/train": partial(_pets, split="trainval"),
-    "flowers102": partial(_listed, "Flowers102", split="test"),
-    "flowers102/train": partial(_joined, "Flowers102"),
-    "caltech101": _caltech101_published,
-    "caltech101-with-background": partial(_caltech101, background=True),
+_VARIANTS = {"annotation_level": "variant"}
+READERS: Mapping[str, Reader] = {
+    "food101": _FileSet("Food101", "test"),
+    "food101/train": _FileSet("Food101", "train"),
+    "cifar10": _ArraySet("CIFAR10"),
+    "cifar10/train": _ArraySet("CIFAR10", train=True),
+    "cifar100": _ArraySet("CIFAR100"),
+    "cifar100/train": _ArraySet("CIFAR100", train=True),
+    "sun397": _FileSet("SUN397"),
+    "stanford_cars": _FileSet("StanfordCars", "test"),
+    "stanford_cars/train": _FileSet("StanfordCars", "train"),
+    "fgvc_aircraft": _FileSet("FGVCAircraft", "test", _VARIANTS),
+    "fgvc_aircraft/train": _FileSet("FGVCAircraft", "trainval", _VARIANTS),
+    "dtd": _FileSet("DTD", "test"),
+    "dtd/train": _TrainAndValSet("DTD"),
+    "oxford_pets": _FileSet("OxfordIIITPet", "test", paths_attribute="_images"),
+    "oxford_pets/train": _FileSet("OxfordIIITPet", "trainval", paths_attribute="_images"),
+    "flowers102": _FileSet("Flowers102", "test"),
+    "flowers102/train": _TrainAndValSet("Flowers102"),
+    "caltech101": _PublishedCaltech101(),
+    "caltech101-with-background": _Caltech101(background=True),
 }
-"""Readers of the sets by name, from the root and whether to download: of test images or, with
-`/train`, of what classifiers are trained on."""
+"""Readers of the sets by name: of test images or, with `/train`, of training images."""

@@ -1,15 +1,13 @@
-"""Read users' YAML files: data sets of their own (docs/your-data.md has an example per kind).
+"""Read users' YAML files, which describe their own data sets (docs/your-data.md has examples).
 
-Keys are the fields of the kind's protocol in cosmos_eval.types, `kind`, `name` and `classes`.
+Keys are `kind`, `name`, `classes`, and the fields of the kind's protocol in cosmos_eval.types.
 """
 
 import dataclasses
-import functools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pydantic
@@ -28,12 +26,11 @@ from cosmos_eval.types import (
 
 FAMILY = "user"
 
-_LARGEST = float(np.finfo(np.float32).max)
-_NUMBER = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
+_MAX_FLOAT = float(np.finfo(np.float32).max)
+_NUMBER = Annotated[float, Field(ge=-_MAX_FLOAT, le=_MAX_FLOAT, allow_inf_nan=False)]
 
-_BY_TAG = Discriminator(lambda value: LIST if isinstance(value, list) else TEXT)
-# Types of fields and how they are read; all others are read as they are.
-_SIMPLE: Mapping[Any, Any] = {str: Text, int: pydantic.NonNegativeInt, float: _NUMBER}
+# How types of fields are read; types that are not listed are read as they are.
+_SIMPLE_TYPES: Mapping[Any, Any] = {str: Text, int: pydantic.NonNegativeInt, float: _NUMBER}
 
 
 def read_protocol(
@@ -41,7 +38,7 @@ def read_protocol(
 ) -> Protocol:
     """Read the description of a data set.
 
-    `kinds` are the known values of `kind`; `type_of` returns the type of a kind's protocol. Raises
+    `kinds` are the known values of `kind`; `type_of` returns the type of a kind's protocol. Raise
     UsageError for any fault.
     """
     with readers.faults_of(f"{path}: "):
@@ -68,77 +65,108 @@ def _protocol_of_kind(
     kinds: Sequence[str],
     type_of: Callable[[str], type[Protocol]],
 ) -> Protocol:
+    """Return the protocol of a file's content by its `kind`. Raise FileError for any fault."""
     kind = content.pop("kind", None)
     if kind not in kinds:
         fault = "is missing" if kind is None else f"cannot be {shortened(kind)}"
         raise FileError(f"`kind` {fault}: give one of {', '.join(kinds)}")
-    return _protocol(content, path, type_of(kind))
+    return _parse_protocol(content, path, type_of(kind))
 
 
 class _Class(pydantic.BaseModel):
+    """An entry of `classes`."""
+
     model_config = CONFIG
 
     name: Text
     queries: Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)] | None = None
 
 
-def _protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Protocol:
-    if isinstance(templates := content.get("templates"), dict):
+def _parse_protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Protocol:
+    """Return the protocol of a file's content. Raise FileError for the first fault."""
+    templates = content.get("templates")
+    if isinstance(templates, dict):
         raise FileError(
             "`templates` must be the same for all classes: a list of texts with {}, not prompts "
             f"for each class such as {next(iter(templates), None)!r}"
         )
-    of_classes = issubclass(cls, LabelMapProtocol)
-    if of_classes:
-        content["classes"] = _classes(content.get("classes"), path.parent)
-    parsed = readers.parse(_model(cls), content)
-    found = {name: getattr(parsed, name) for name in parsed.model_fields_set}
-    if of_classes:
-        classes = found.pop("classes")
-        found["class_names"] = tuple(one.name for one in classes)
-        found["queries"] = tuple(one.queries or (one.name,) for one in classes)
-        _require_known_names(found["class_names"], found.get("groups", {}))
-    name = found.pop("name", path.stem)
-    family = family_of_sentences(FAMILY, found.get("sentences"))
-    family = family_of_pairs(family, found.get("pairs"))
-    return cls(dataset=name, family=family, root=str(path.parent.absolute()), **found)
+    if issubclass(cls, LabelMapProtocol):
+        content["classes"] = _read_classes(content.get("classes"), path.parent)
+    parsed = readers.parse(_file_model(cls), content)
+    fields = {name: getattr(parsed, name) for name in parsed.model_fields_set}
+    if issubclass(cls, LabelMapProtocol):
+        classes: list[_Class] = fields.pop("classes")
+        fields["class_names"] = tuple(entry.name for entry in classes)
+        fields["queries"] = tuple(entry.queries or (entry.name,) for entry in classes)
+        _check_class_names(fields["class_names"], fields.get("groups", {}))
+    dataset = fields.pop("name", path.stem)
+    family = family_of_sentences(FAMILY, fields.get("sentences"))
+    family = family_of_pairs(family, fields.get("pairs"))
+    return cls(dataset=dataset, family=family, root=str(path.parent.absolute()), **fields)
 
 
-def _model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
-    hints = get_type_hints(cls)
+def _file_model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
+    """Make the pydantic model of the files that describe a type of protocol."""
+    types = get_type_hints(cls)
     fields: dict[str, Any] = {"name": (Text, None)}
     if issubclass(cls, LabelMapProtocol):
         fields["classes"] = (list[_Class], ...)
-    for item in yaml_fields(cls):
-        defaults = (item.default, item.default_factory)
-        required = defaults == (dataclasses.MISSING, dataclasses.MISSING)
-        fields[item.name] = (_strict(hints[item.name]), ... if required else None)
+    for field in yaml_fields(cls):
+        is_required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        # Pydantic writes a required field as one whose default is an ellipsis.
+        fields[field.name] = (_strict_type(types[field.name]), ... if is_required else None)
     return pydantic.create_model(cls.__name__, __config__=CONFIG, **fields)
 
 
-def _strict(hint: Any) -> Any:
-    """Return the type of a field, without blank texts, empty lists, negative and huge numbers."""
-    origin, args = get_origin(hint), get_args(hint)
-    if hint in _SIMPLE:
-        return _SIMPLE[hint]
+def _tag_of(value: Any) -> str:
+    """Return the tag of the type by which pydantic reads a text or a list of texts."""
+    return LIST if isinstance(value, list) else TEXT
+
+
+def _strict_type(hint: Any) -> Any:
+    """Return the pydantic type of a field's type hint.
+
+    It refuses blank texts, empty lists, negative whole numbers, and numbers beyond float32.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint in _SIMPLE_TYPES:
+        return _SIMPLE_TYPES[hint]
     if origin is tuple:
-        inner: Any = tuple[tuple(part if part is ... else _strict(part) for part in args)]  # type: ignore[misc]
-        return Annotated[inner, Strict(False), Field(min_length=1 if ... in args else None)]
+        return _strict_tuple(arguments)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return dict[tuple(map(_strict, args))]  # type: ignore[misc]
-    if NoneType in args:
-        rest = functools.reduce(operator.or_, (part for part in args if part is not NoneType))
-        return _strict(rest) | None
-    if set(args) == {str, tuple[str, ...]}:
-        texts: Any = Annotated[_strict(tuple[str, ...]), Tag(LIST)]
-        return Annotated[texts | Annotated[Text, Tag(TEXT)], _BY_TAG]
+        key, value = arguments
+        return dict[_strict_type(key), _strict_type(value)]  # type: ignore[misc]
+    if NoneType in arguments:
+        alternatives = tuple(argument for argument in arguments if argument is not NoneType)
+        return _strict_type(Union[alternatives]) | None  # noqa: UP007 for a tuple of types
+    if set(arguments) == {str, tuple[str, ...]}:
+        texts: Any = Annotated[_strict_type(tuple[str, ...]), Tag(LIST)]
+        return Annotated[texts | Annotated[Text, Tag(TEXT)], Discriminator(_tag_of)]
     return hint
 
 
-def _classes(value: Any, folder: Path) -> list[Any]:
-    """Return the entries of `classes`, or of the file they name: a class's prompts on each line."""
+def _strict_tuple(arguments: Sequence[Any]) -> Any:
+    """Return the pydantic type of a tuple, which YAML files write as a list.
+
+    A tuple of any length, whose last argument is an ellipsis, must not be empty.
+    """
+    if arguments[-1] is ...:
+        repeated: Any = tuple[_strict_type(arguments[0]), ...]  # type: ignore[misc]
+        return Annotated[repeated, Strict(False), Field(min_length=1)]
+    entries: Any = tuple[tuple(_strict_type(argument) for argument in arguments)]  # type: ignore[misc]
+    return Annotated[entries, Strict(False)]
+
+
+def _read_classes(value: Any, folder: Path) -> list[Any]:
+    """Return the entries of `classes`, or of the text file that it names.
+
+    Every line of the file holds the prompts of a class, separated by commas. Raise FileError for
+    any other value and for blank prompts.
+    """
     if isinstance(value, list) and value:
-        return [one if isinstance(one, dict) else {"name": one} for one in value]
+        return [entry if isinstance(entry, dict) else {"name": entry} for entry in value]
     if not isinstance(value, str):
         raise FileError(
             "`classes` must list the class names in the order of the label map's indices, "
@@ -151,16 +179,23 @@ def _classes(value: Any, folder: Path) -> list[Any]:
         raise FileError(f"`classes`: cannot read {path}: {error}") from error
     if not lines:
         raise FileError(f"`classes`: {path} is empty")
-    classes = [[prompt.strip() for prompt in line.split(",")] for line in lines]
-    for number in (i for i, prompts in enumerate(classes, start=1) if not all(prompts)):
-        raise FileError(f"`classes`: {path}, line {number} is blank or has a blank prompt")
-    return [{"name": prompts[0], "queries": prompts} for prompts in classes]
+    classes = []
+    for number, line in enumerate(lines, start=1):
+        prompts = [prompt.strip() for prompt in line.split(",")]
+        if not all(prompts):
+            raise FileError(f"`classes`: {path}, line {number} is blank or has a blank prompt")
+        classes.append({"name": prompts[0], "queries": prompts})
+    return classes
 
 
-def _require_known_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+def _check_class_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+    """Raise FileError for repeated class names, and for groups that name an unknown class."""
     if repeated := readers.first_repeated(names):
         raise FileError(f"`classes` names {repeated[0]!r} twice")
     for group, members in groups.items():
-        for name in (name for name in members if name not in names):
-            known = nearest(name, names)
-            raise FileError(f"`groups.{group}` names no class {name!r}; nearest known: {known}")
+        for name in members:
+            if name not in names:
+                raise FileError(
+                    f"`groups.{group}` names no class {name!r}; nearest known: "
+                    f"{nearest(name, names)}"
+                )

@@ -1,4 +1,4 @@
-"""Known data sets and users' own, each with the protocol it is measured by. Imports no torch."""
+"""Known data sets, each with the protocols that measure it. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,60 +18,75 @@ from cosmos_eval.protocols.webdatasets import WEBDATASETS
 from cosmos_eval.types import (
     Protocol,
     RetrievalProtocol,
-    ScoredPairs,
     SelectionProtocol,
     UsageError,
     family_of_pairs,
     nearest,
 )
 
-RERANKED = 100  # candidates of a query, of which a known set's `pairs100` scores the pairs
+RERANKED = 100
+"""The number of candidates of a query whose pairs are scored by `pairs100` protocols."""
 
 
 def known_protocols() -> Mapping[str, Protocol]:
-    """Return the data sets that the doctor examines without names, the embedded ones first."""
-    return {
-        **scenes.scenes_protocols(),
-        **RETRIEVAL,
-        **CLASSIFICATION,
-        **ROBUSTNESS,
-        **SEGMENTATION,
-        **SELECTION,
-    }
+    """Return the data sets that the doctor examines if none is named, the embedded ones first."""
+    protocols: dict[str, Protocol] = dict(scenes.scenes_protocols())
+    protocols.update(RETRIEVAL)
+    protocols.update(CLASSIFICATION)
+    protocols.update(ROBUSTNESS)
+    protocols.update(SEGMENTATION)
+    protocols.update(SELECTION)
+    return protocols
 
 
 def named_protocols() -> Mapping[str, Protocol]:
-    """Return every data set that can be named but the described ones, with its usual protocol."""
-    return {**known_protocols(), **PROBES, **webdatasets()}
+    """Return all data sets that can be named except the described ones, in their usual protocol."""
+    protocols = dict(known_protocols())
+    protocols.update(PROBES)
+    protocols.update(webdatasets())
+    return protocols
 
 
 def published_error(dataset: str, family: str) -> str | None:
-    """Return a wrong name of the published class lists, which `cosmos` keeps, such as
-    "trafficlight"; None where there is none."""
+    """Return a wrong class name that the published lists of family `cosmos` hold, or None.
+
+    An example is "trafficlight".
+    """
     if family != "cosmos":
         return None
     if dataset in CLASSIFICATION:
         return next(iter((CLASSIFICATION[dataset].class_names or {}).values()), None)
-    fixed = segmentation.SEGMENTATION_FAMILIES["fixed-names"].get(dataset)
-    pairs = zip(SEGMENTATION[dataset].queries, fixed.queries, strict=True) if fixed else ()
-    return next((name for names, others in pairs for name in names if name not in others), None)
+    fixed_names = segmentation.SEGMENTATION_FAMILIES["fixed-names"]
+    if dataset not in fixed_names:
+        return None
+    published_queries = SEGMENTATION[dataset].queries
+    for published, fixed in zip(published_queries, fixed_names[dataset].queries, strict=True):
+        for name in published:
+            if name not in fixed:
+                return name
+    return None
 
 
 def webdatasets() -> Mapping[str, Protocol]:
-    """Return the webdatasets on the hub by name, each with its usual protocol."""
+    """Return the webdatasets on the hub by name, each in its usual protocol."""
     return {name: next(iter(families.values())) for name, families in WEBDATASETS.items()}
 
 
 def described_sets() -> Mapping[str, Protocol]:
-    """Return the segmentation sets that are read when they are named, each with its protocol."""
+    """Return the segmentation sets whose YAML files are read when they are named."""
     return {name: read_set(name) for name in set_names()}
 
 
 def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
-    """Return the data sets that are measured when none is named, none of which needs a download;
-    `on_request` adds those that are measured when their task alone is named."""
-    known = known_protocols()
-    return [known[name] for name in (*scenes.DEFAULT, *(scenes.ON_REQUEST if on_request else ()))]
+    """Return the data sets that are measured if none is named; they need no download.
+
+    `on_request` adds the sets that are only measured if their task is named.
+    """
+    protocols = known_protocols()
+    names = [*scenes.DEFAULT]
+    if on_request:
+        names += scenes.ON_REQUEST
+    return [protocols[name] for name in names]
 
 
 def is_embedded(protocol: Protocol) -> bool:
@@ -81,43 +96,61 @@ def is_embedded(protocol: Protocol) -> bool:
 
 
 def known_families(dataset: str) -> Mapping[str, Protocol]:
-    """Return the protocols of a known data set by their family, its usual one first."""
+    """Return the protocols of a known data set by their family, the usual one first."""
     if dataset in set_names():
-        return {read_set(dataset).family: read_set(dataset)}
-    found = [*WEBDATASETS.get(dataset, {}).values()] or [named_protocols()[dataset]]
-    of_maps = segmentation.SEGMENTATION_FAMILIES, segmentation.LOCALISATION_FAMILIES
-    for families in (CLASSIFICATION_FAMILIES, RETRIEVAL_FAMILIES, *of_maps):
-        found += [protocols[dataset] for protocols in families.values() if dataset in protocols]
+        described = read_set(dataset)
+        return {described.family: described}
+    if dataset in WEBDATASETS:
+        protocols = list(WEBDATASETS[dataset].values())
+    else:
+        protocols = [named_protocols()[dataset]]
+    for families in (
+        CLASSIFICATION_FAMILIES,
+        RETRIEVAL_FAMILIES,
+        segmentation.SEGMENTATION_FAMILIES,
+        segmentation.LOCALISATION_FAMILIES,
+    ):
+        protocols.extend(sets[dataset] for sets in families.values() if dataset in sets)
     if dataset == "scenes-loc":
-        found += [scenes.scenes_localisation(family) for family in segmentation.MAPS]
-    scored: Sequence[ScoredPairs] = ()
-    if isinstance(found[0], RetrievalProtocol):
-        scored = (RERANKED, "all")
-    elif isinstance(found[0], SelectionProtocol):
-        scored = ("all",)
-    found += [
-        replace(one, family=family_of_pairs(one.family, pairs), pairs=pairs)  # type: ignore[call-arg]
-        for one in found
-        for pairs in scored
-    ]
-    return {protocol.family: protocol for protocol in found}
+        protocols.extend(scenes.scenes_localisation(family) for family in segmentation.MAPS)
+    protocols.extend(_with_scored_pairs(protocols))
+    return {protocol.family: protocol for protocol in protocols}
+
+
+def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
+    """Return variants of protocols in which a model scores pairs of images and texts."""
+    variants: list[Protocol] = []
+    for protocol in protocols:
+        if isinstance(protocol, RetrievalProtocol):
+            reranked = family_of_pairs(protocol.family, RERANKED)
+            variants.append(replace(protocol, family=reranked, pairs=RERANKED))
+        if isinstance(protocol, RetrievalProtocol | SelectionProtocol):
+            all_pairs = family_of_pairs(protocol.family, "all")
+            variants.append(replace(protocol, family=all_pairs, pairs="all"))
+    return variants
 
 
 def find_known(name: str, family: str | None = None) -> Protocol:
-    """Return a known data set, a webdataset also as NAME@REVISION; None: its usual family. Raises
-    UsageError with nearest names."""
-    known = [*named_protocols(), *set_names()]
-    plain, at, revision = name.partition("@")
-    if plain not in known or (at and (not revision or plain not in WEBDATASETS)):
+    """Return a known data set in a family of protocols (None: the usual one).
+
+    A webdataset may be named with a revision: NAME@REVISION. Raise UsageError with the nearest
+    names for an unknown data set or family.
+    """
+    known_names = [*named_protocols(), *set_names()]
+    dataset, at, revision = name.partition("@")
+    has_invalid_revision = bool(at) and (not revision or dataset not in WEBDATASETS)
+    if dataset not in known_names or has_invalid_revision:
         raise UsageError(
-            f"unknown data set {name!r}; known: {nearest(name, known)}; "
+            f"unknown data set {name!r}; known: {nearest(name, known_names)}; "
             "or a .yaml file that describes your own"
         )
-    families = known_families(plain)
-    if family not in (None, *families):
-        raise UsageError(f"{plain} has no protocol {family!r}; it has: {', '.join(families)}")
-    found = families[family or next(iter(families))]
-    return replace(found, dataset=name, revision=revision) if at else found
+    families = known_families(dataset)
+    if family is None:
+        family = next(iter(families))
+    if family not in families:
+        raise UsageError(f"{dataset} has no protocol {family!r}; it has: {', '.join(families)}")
+    protocol = families[family]
+    return replace(protocol, dataset=name, revision=revision) if revision else protocol
 
 
 def prepare(protocol: Protocol) -> None:

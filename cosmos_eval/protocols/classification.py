@@ -1,9 +1,10 @@
-"""Zero-shot classification sets, as classification.yaml and robustness.yaml declare them: families
-`cosmos` and `clip-benchmark`. Imports no torch."""
+"""Zero-shot classification sets that classification.yaml and robustness.yaml declare.
+
+Their families are `cosmos` and `clip-benchmark`. Imports no torch.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from cosmos_eval.protocols.declared import fields_of, read_protocols, read_yaml
@@ -11,19 +12,23 @@ from cosmos_eval.types import ClassificationProtocol, ProbeProtocol
 
 
 class ClassList(NamedTuple):
-    """Prompt names in the order of a set's classes. `names` is the key of clip_benchmark's list
-    (en_classnames.json), whose first `skipped` are left out. `classes` says what the classes are
-    called on the disk: `ids` is the file in timm's data/_info that lists these names, `numeric`
-    that they are 0, 1, 2... and sorted as numbers. `classes_sha256` is the hash of the names in
-    their order, joined by newlines (None: only their number is checked). A user's set may have a
-    subset of the classes whose names are listed."""
+    """A list of classes: their names in prompts and on the disk, in the same order.
 
+    A user's set may have a subset of the classes, if their names on the disk are known.
+    """
+
+    # The key of the names for prompts in clip_benchmark's en_classnames.json.
     names: str
+    # A description of the names on the disk for error messages, such as "WordNet ids".
     classes: str
     n_classes: int
+    # The hash of the names on the disk in their order, joined by newlines; None: not checked.
     classes_sha256: str | None = None
+    # Whether the names on the disk are 0, 1, 2..., which are sorted as numbers.
     numeric: bool = False
+    # How many names at the beginning of clip_benchmark's list are left out.
     skipped: int = 0
+    # The file in timm's data/_info that lists the names on the disk.
     ids: str = ""
 
 
@@ -33,32 +38,38 @@ CLASS_LISTS: Mapping[str, ClassList] = {
 }
 CLASSIFICATION: Mapping[str, ClassificationProtocol] = read_protocols(
     "classification",
-    partial(ClassificationProtocol, family="cosmos", source="github.com/ExplainableML/cosmos"),
+    ClassificationProtocol,
+    family="cosmos",
+    source="github.com/ExplainableML/cosmos",
 )
 _CLIP_BENCHMARK = "https://github.com/LAION-AI/CLIP_benchmark (datasets/builder.py)"
 ROBUSTNESS: Mapping[str, ClassificationProtocol] = read_protocols(
-    "robustness", partial(ClassificationProtocol, family="clip-benchmark", source=_CLIP_BENCHMARK)
+    "robustness", ClassificationProtocol, family="clip-benchmark", source=_CLIP_BENCHMARK
 )
-"""Sets of ImageNet's classes, which have the family `clip-benchmark` alone."""
+"""Sets of ImageNet's classes, which only have the family `clip-benchmark`."""
+
+
+def _as_clip_benchmark(protocol: ClassificationProtocol) -> ClassificationProtocol:
+    """Return the protocol of the same set in the family `clip-benchmark`."""
+    changes = _DECLARED[".clip-benchmark"].get(protocol.dataset, {})
+    return replace(protocol, family="clip-benchmark", source=_CLIP_BENCHMARK, **changes)
+
+
 CLASSIFICATION_FAMILIES: Mapping[str, Mapping[str, ClassificationProtocol]] = {
     "cosmos": CLASSIFICATION,
     "clip-benchmark": {
-        name: replace(
-            protocol,
-            family="clip-benchmark",
-            source=_CLIP_BENCHMARK,
-            **_DECLARED[".clip-benchmark"].get(name, {}),
-        )
-        for name, protocol in CLASSIFICATION.items()
+        name: _as_clip_benchmark(protocol) for name, protocol in CLASSIFICATION.items()
     },
 }
 """Protocols of the sets of `cosmos` by family, then by data set."""
 
 
-def _probe(name: str, n_images: int) -> ProbeProtocol:
-    # The family without errors in names of classes, which a probe does not read.
+def _probe(name: str, n_training_images: int) -> ProbeProtocol:
+    """Return the protocol of a probe on the training and test images of a known set."""
+    # This family has no errors in names of classes, which a probe does not read.
     test = replace(CLASSIFICATION_FAMILIES["clip-benchmark"][name], dataset=f"{name}-probe")
-    others = _DECLARED[".training_folders"].get(name, {"torchvision": f"{name}/train"})
+    training_images = _DECLARED[".training_folders"].get(name, {"torchvision": f"{name}/train"})
+    train = replace(test, n_images=n_training_images, **fields_of(training_images))
     return ProbeProtocol(
         dataset=test.dataset,
         family="probe",
@@ -66,11 +77,12 @@ def _probe(name: str, n_images: int) -> ProbeProtocol:
         download=test.download,
         train="training images",
         test="test images",
-        splits=(replace(test, n_images=n_images, **fields_of(others)), test),
+        splits=(train, test),
     )
 
 
 PROBES: Mapping[str, ProbeProtocol] = {
-    f"{name}-probe": _probe(name, n) for name, n in _DECLARED[".training_images"].items()
+    f"{name}-probe": _probe(name, n_images)
+    for name, n_images in _DECLARED[".training_images"].items()
 }
-"""Probes of known sets by name: their training and test splits."""
+"""Probes on the training and test images of known sets, by name."""

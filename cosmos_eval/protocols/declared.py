@@ -1,7 +1,8 @@
-"""Data sets that YAML files of this package declare: fields of the protocol by the set's name.
+"""Read the YAML files of this package, which declare data sets: fields of a protocol by name.
 
-Names that begin with a point are for merge keys (`<<`) alone. Lists in lists are joined. In paths,
-braces stand for all that they expand to, the first brace outermost.
+Names that begin with a point hold values for merge keys (`<<`) or for other code, not data sets.
+Lists in lists are joined. Braces in paths stand for all paths that they expand to, the first brace
+outermost.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,13 +16,19 @@ from braceexpand import braceexpand
 
 Kind = TypeVar("Kind")
 
-_PATHS = ("images", "annotations")
+_PATH_FIELDS = ("images", "annotations")
 
 
-def read_protocols(name: str, kind: Callable[..., Kind]) -> dict[str, Kind]:
-    """Return the protocols of a file of this package by the name of the data set."""
-    sets = {key: entry for key, entry in read_yaml(name).items() if not key.startswith(".")}
-    return {dataset: kind(dataset=dataset, **fields_of(entry)) for dataset, entry in sets.items()}
+def read_protocols(file: str, kind: Callable[..., Kind], **common: Any) -> dict[str, Kind]:
+    """Return the protocols of a YAML file by the name of the data set.
+
+    `kind` makes a protocol from `dataset`, the `common` fields, and the fields in the file.
+    """
+    protocols = {}
+    for dataset, entry in read_yaml(file).items():
+        if not dataset.startswith("."):
+            protocols[dataset] = kind(dataset=dataset, **common, **fields_of(entry))
+    return protocols
 
 
 @cache
@@ -34,18 +41,32 @@ def read_yaml(name: str) -> dict[str, Any]:
 
 
 def fields_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return fields with tuples for lists, and for paths with braces."""
-    found = {n: tuple(flat(v)) if isinstance(v, list) else v for n, v in entry.items()}
-    for name in _PATHS:
-        stated = found.get(name, "")
-        parts = (stated,) if isinstance(stated, str) else stated
-        if any("{" in part for part in parts):
-            expanded = (path for part in parts for path in braceexpand(part))
-            found[name] = tuple(str(PurePosixPath(path)) for path in expanded)
-    return found
+    """Return the fields of an entry: lists become flat tuples, and braces in paths are expanded."""
+    fields: dict[str, Any] = {}
+    for name, value in entry.items():
+        if isinstance(value, list):
+            value = tuple(flat(value))
+        if name in _PATH_FIELDS:
+            value = _expand_braces(value)
+        fields[name] = value
+    return fields
+
+
+def _expand_braces(paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return all paths that paths with braces stand for; return paths without braces unchanged."""
+    alternatives = (paths,) if isinstance(paths, str) else paths
+    if not any("{" in path for path in alternatives):
+        return paths
+    expanded: list[str] = []
+    for path in alternatives:
+        expanded.extend(str(PurePosixPath(alternative)) for alternative in braceexpand(path))
+    return tuple(expanded)
 
 
 def flat(values: Iterable[Any]) -> Iterator[Any]:
     """Yield the values of a list and of the lists in it."""
     for value in values:
-        yield from flat(value) if isinstance(value, list) else [value]
+        if isinstance(value, list):
+            yield from flat(value)
+        else:
+            yield value

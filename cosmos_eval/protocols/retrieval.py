@@ -1,19 +1,26 @@
-"""Image-text retrieval data sets, as retrieval.yaml declares them. Imports no torch."""
+"""Image-text retrieval data sets that retrieval.yaml declares. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from cosmos_eval.protocols.declared import read_protocols
-from cosmos_eval.types import RetrievalProtocol, family_of_sentences
+from cosmos_eval.types import RetrievalProtocol, Sentences, family_of_sentences
 
 RETRIEVAL: Mapping[str, RetrievalProtocol] = read_protocols("retrieval", RetrievalProtocol)
 
-RETRIEVAL_FAMILIES: Mapping[str, Mapping[str, RetrievalProtocol]] = {
-    family_of_sentences("long", sentences): {
-        name: replace(long, family=family_of_sentences("long", sentences), sentences=sentences)
-        for name, long in RETRIEVAL.items()
-        if long.family == "long"
+
+def _with_sentences(sentences: Sentences) -> dict[str, RetrievalProtocol]:
+    """Return the sets of family `long`, with captions that are split into sentences."""
+    family = family_of_sentences("long", sentences)
+    return {
+        name: replace(protocol, family=family, sentences=sentences)
+        for name, protocol in RETRIEVAL.items()
+        if protocol.family == "long"
     }
-    for sentences in ("joined", "each")
+
+
+RETRIEVAL_FAMILIES: Mapping[str, Mapping[str, RetrievalProtocol]] = {
+    family_of_sentences("long", "joined"): _with_sentences("joined"),
+    family_of_sentences("long", "each"): _with_sentences("each"),
 }
 """Protocols of captions in sentences by family, then by data set."""

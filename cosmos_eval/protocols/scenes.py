@@ -1,13 +1,16 @@
 """The embedded data sets: rendered scenes in standard layouts, made in the user's cache folder.
-Every data set is also measured on its small things alone, since the dominant thing of a scene hides
-them: queries that name nothing else, cut-outs around one small thing per scene, label maps that
-ignore the dominant thing."""
+
+Every data set is also measured on small things only, since the dominant thing of a scene hides
+them: captions that name nothing else, crops around one small thing of each scene, and label maps
+that ignore the dominant thing.
+"""
 
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
-from functools import cache, partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +25,27 @@ PROBE = "scenes-probe"
 TRAINING = "scenes-seg-train"
 """The training scenes on which settings of scenes-seg are chosen: never a test set."""
 ON_REQUEST = ("scenes-loc", PROBE)
-"""Those that a run of their task alone measures."""
+"""Data sets that are only measured if their task is named."""
 
 FAMILY = "scenes"
 TEST_IMAGES = 500
-PROBE_IMAGES = 1000  # to train probes on
-TRAINING_IMAGES = 100  # to choose settings on
+PROBE_IMAGES = 1000  # on which probes are trained
+TRAINING_IMAGES = 100  # on which settings are chosen
 
-# In the order of the label maps: cosmos_core.data.scenes.CLASSES, which a test compares. Written
-# out, because importing cosmos_core imports torch.
+# The classes in the order of the label maps, as in cosmos_core.data.scenes.CLASSES, which a test
+# compares. They are written out, because importing cosmos_core imports torch.
 THINGS = (
     *("apple", "ball", "boat", "car", "fish"),
     *("house", "ladybird", "mushroom", "sunflower", "tree"),
 )
 STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
 
-# Prompts in the manner of the scenes' captions; chosen, like the windows below, on 100 scenes of
-# the training split (docs/log.md).
+# Prompts in the style of the scenes' captions. They were chosen, like the windows below, on 100
+# scenes of the training split (docs/log.md).
 _THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
-_QUERIES = (*(f"we see a {thing}" for thing in THINGS), *(f"with {stuff}" for stuff in STUFF))
-# A small thing covers 1.6 to 6% of a picture, the dominant one 7.7 to 25%, stuff 20% and more. Two
-# small ones of a kind are one class.
+_QUERIES = (*(f"we see a {name}" for name in THINGS), *(f"with {name}" for name in STUFF))
+# Fractions of a picture. A small thing covers 1.6 to 6%, the dominant thing 7.7 to 25%, stuff 20%
+# and more. Two small things of the same kind are one class.
 _SMALL, _LARGE = 0.06, 0.2
 
 _COCO = "coco/annotations"
@@ -59,11 +62,10 @@ def scenes_protocols() -> Mapping[str, types.Protocol]:
 
 @cache
 def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
-    retrieval = partial(types.RetrievalProtocol, family=FAMILY, root=root, images=_COCO_IMAGES)
-    classification = partial(types.ClassificationProtocol, family=FAMILY, root=root)
+    """Return the embedded data sets whose files are below `root`."""
     protocols: tuple[types.Protocol, ...] = (
-        retrieval(dataset="scenes-retrieval", annotations=f"{_COCO}/captions_test_joined.json"),
-        classification(dataset="scenes-cls", folder="folder/test", templates=_THING_TEMPLATES),
+        _retrieval("scenes-retrieval", root, f"{_COCO}/captions_test_joined.json"),
+        _classification("scenes-cls", root, "folder/test", _THING_TEMPLATES),
         _segmentation("scenes-seg", root, "voc/SegmentationClass"),
         # cosmos_core.data.scenes.captions says how the wrong captions are made.
         types.SelectionProtocol(
@@ -74,9 +76,9 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
             annotations="choices",
             layout="sugarcrepe",
         ),
-        classification(dataset="scenes-cls-small", folder=_SMALL_FOLDER, templates=("a {}",)),
-        retrieval(dataset="scenes-retrieval-five", annotations=f"{_COCO}/captions_test.json"),
-        retrieval(dataset="scenes-retrieval-small", annotations=_SMALL_CAPTIONS),
+        _classification("scenes-cls-small", root, _SMALL_FOLDER, ("a {}",)),
+        _retrieval("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
+        _retrieval("scenes-retrieval-small", root, _SMALL_CAPTIONS),
         _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
         _segmentation(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
         scenes_localisation(LOCALISATION),
@@ -92,14 +94,31 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
 
 
 def scenes_localisation(family: str) -> types.LocalisationProtocol:
-    """Return the protocol by which a family measures localisation on the scenes."""
-    known = _segmentation("scenes-seg", str(_root()), "voc/SegmentationClass")
-    return localisation_of(known, family, dataset="scenes-loc", small=_SMALL, large=_LARGE)
+    """Return the protocol of a family of localisation on the scenes."""
+    segmentation = _segmentation("scenes-seg", str(_root()), "voc/SegmentationClass")
+    return localisation_of(segmentation, family, dataset="scenes-loc", small=_SMALL, large=_LARGE)
+
+
+def _retrieval(dataset: str, root: str, annotations: str) -> types.RetrievalProtocol:
+    """Return the protocol of captions in a COCO file of the scenes."""
+    return types.RetrievalProtocol(
+        dataset=dataset, family=FAMILY, root=root, images=_COCO_IMAGES, annotations=annotations
+    )
+
+
+def _classification(
+    dataset: str, root: str, folder: str, templates: tuple[str, ...]
+) -> types.ClassificationProtocol:
+    """Return the protocol of class folders of the scenes."""
+    return types.ClassificationProtocol(
+        dataset=dataset, family=FAMILY, root=root, folder=folder, templates=templates
+    )
 
 
 def _segmentation(
     dataset: str, root: str, masks: str, split: str = "test"
 ) -> types.SegmentationProtocol:
+    """Return the protocol of a folder of label maps of the scenes."""
     return types.SegmentationProtocol(
         dataset=dataset,
         family=FAMILY,
@@ -111,7 +130,7 @@ def _segmentation(
         queries=tuple((query,) for query in _QUERIES),
         templates=("{}",),
         short_side=128,
-        window=40,  # about a local crop's content: a thing then fills one, as in training
+        window=40,  # as much content as a local crop: a thing fills the window, as in training
         stride=20,
         mean=MEAN,
         std=STD,
@@ -120,43 +139,48 @@ def _segmentation(
 
 
 def prepare_scenes() -> None:
-    """Render the test scenes into the cache folder unless they are there: all at once or not at
-    all, so that a killed or a simultaneous run does no harm. Raises UsageError where the folder
-    cannot be written."""
+    """Render the test scenes into the cache folder unless they are there.
 
-    def write(root: Path) -> None:
-        with appearing(root) as temporary:
-            _render(temporary)
-
-    _make(_root(), write)
+    The folder appears when it is complete, so that a killed or a simultaneous run does no harm.
+    Raise UsageError if it cannot be written.
+    """
+    root = _root()
+    if root.is_dir():
+        return
+    with _write_errors_reported(root), appearing(root) as temporary:
+        _render(temporary)
 
 
 def prepare_training(dataset: str) -> None:
-    """Render the training images of probes or of tuning beside the test scenes, like these: scenes
-    that follow those that the bundled models were trained on. Raises UsageError."""
+    """Render the training images of probes or of tuning beside the test scenes.
+
+    They are the scenes of the training split after those that the bundled models were trained on.
+    Raise UsageError if they cannot be written.
+    """
     from cosmos_core.data.scenes import TRAIN
     from cosmos_core.data.scenes.layouts import write_layouts
     from cosmos_core.recipes.scenes import TRAIN_SCENES
 
-    folder, layout, count, start = {
-        PROBE: (_PROBE, "folder", PROBE_IMAGES, TRAIN_SCENES),
-        TRAINING: (_TRAINING, "voc", TRAINING_IMAGES, TRAIN_SCENES + PROBE_IMAGES),
-    }[dataset]
-
-    def write(root: Path) -> None:
-        write_layouts(root, split=TRAIN, count=count, start=start, layouts=[layout])
-
-    _make(_root() / folder, write)
-
-
-def _make(root: Path, write: Callable[[Path], None]) -> None:
+    if dataset == PROBE:
+        root, layout = _root() / _PROBE, "folder"
+        start, count = TRAIN_SCENES, PROBE_IMAGES
+    else:
+        root, layout = _root() / _TRAINING, "voc"
+        start, count = TRAIN_SCENES + PROBE_IMAGES, TRAINING_IMAGES
     if root.is_dir():
         return
+    with _write_errors_reported(root):
+        write_layouts(root, split=TRAIN, count=count, start=start, layouts=[layout])
+
+
+@contextmanager
+def _write_errors_reported(root: Path) -> Iterator[None]:
+    """Turn an OSError in the block into a UsageError, unless `root` is there nevertheless."""
     try:
-        write(root)
+        yield
     except OSError as error:
         if root.is_dir():
-            return  # another run was faster; what it wrote is the same
+            return  # another run was faster and has written the same files
         raise types.UsageError(
             f"cannot write the embedded scenes to {root.parent}: {error}; "
             "set COSMOS_EVAL_CACHE to a folder that can be written"
@@ -164,7 +188,7 @@ def _make(root: Path, write: Callable[[Path], None]) -> None:
 
 
 def _render(folder: Path) -> None:
-    """Fill an empty folder with the layouts and what the small things need."""
+    """Fill an empty folder with the test scenes, and with captions and crops of small things."""
     from cosmos_core.data.scenes import TEST
     from cosmos_core.data.scenes.captions import PLACE_PHRASES
     from cosmos_core.data.scenes.layouts import write_layouts
@@ -177,18 +201,22 @@ def _render(folder: Path) -> None:
     scenes = json.loads((folder / "annotations.json").read_text("utf-8"))["scenes"]
     coco = json.loads((folder / _COCO / "captions_test_joined.json").read_text("utf-8"))
     for annotation, scene in zip(coco["annotations"], scenes, strict=True):
-        small = [thing for thing in scene["things"] if thing["size"] == "small"]
-        annotation["caption"] = ". ".join(
-            f"a small {t['colour']} {t['kind']} {PLACE_PHRASES[t['place']]}" for t in small
-        )
-        _cut_out(small[0], scene["id"], folder)
+        small_things = [thing for thing in scene["things"] if thing["size"] == "small"]
+        sentences = []
+        for thing in small_things:
+            place = PLACE_PHRASES[thing["place"]]
+            sentences.append(f"a small {thing['colour']} {thing['kind']} {place}")
+        annotation["caption"] = ". ".join(sentences)
+        _write_crop(small_things[0], scene["id"], folder)
     (folder / _SMALL_CAPTIONS).write_text(json.dumps(coco), encoding="utf-8")
 
 
-def _cut_out(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
-    """Write a thing of a scene to the folder of its kind, in a square that is half as large again
-    as the thing and moved inside the picture."""
-    from cosmos_core.data.pixels import open_image  # imports NumPy, which lists do without
+def _write_crop(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
+    """Write a crop around a thing of a scene to the folder of the thing's kind.
+
+    The crop is a square 1.5 times as long as the thing, moved to lie inside the picture.
+    """
+    from cosmos_core.data.pixels import open_image  # which imports NumPy; lists do without
 
     left, top, right, bottom = thing["box"]
     target = folder / _SMALL_FOLDER / thing["kind"] / f"{scene_id}.png"
@@ -201,17 +229,19 @@ def _cut_out(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
 
 
 def _root() -> Path:
-    """Return the folder of the scenes, named by what decides the content of their files."""
-    return (
-        cache_folder() / f"scenes-{_content_hash(TEST_IMAGES, PROBE_IMAGES, TRAINING_IMAGES)[:12]}"
-    )
+    """Return the folder of the scenes, which is named by a hash of all that decides its content."""
+    sha256 = _code_hash(TEST_IMAGES, PROBE_IMAGES, TRAINING_IMAGES)
+    return cache_folder() / f"scenes-{sha256[:12]}"
 
 
 @cache
-def _content_hash(*counts: int) -> str:
-    """Return the hash of counts and of all code that makes scenes, found without importing it."""
-    core = importlib.util.find_spec("cosmos_core")
-    folders = core.submodule_search_locations if core else None
+def _code_hash(*counts: int) -> str:
+    """Return the SHA-256 of numbers of images and of all code that makes scenes.
+
+    The code is found without importing it, since that would import torch.
+    """
+    package = importlib.util.find_spec("cosmos_core")
+    folders = package.submodule_search_locations if package else None
     if not folders:
         raise types.UsageError("the package cosmos_core is missing: install cosmos-eval again")
     digest = hashlib.sha256(" ".join(map(str, counts)).encode())

@@ -1,8 +1,9 @@
 """The eight zero-shot segmentation sets that segmentation.yaml declares, and families of settings.
 
-Only numbers of one family can be compared with each other. Two families measure localisation, with
-prompts of `fixed-names`; no published numbers of them are known. `localisation` takes each model's
-own map, `localisation-KIND` one kind of map of all models that have it."""
+Only numbers of one family can be compared with each other. Families of localisation use the prompts
+of `fixed-names`; no published numbers are known for them. `localisation` takes the preferred map of
+each model, `localisation-KIND` one kind of map for all models that have it.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -21,73 +22,103 @@ def _protocol(
     classes: Sequence[str],
     prompts: Mapping[str, Sequence[Any]] | None = None,
     joined: Sequence[str] = (),
-    **stated: Any,
+    **fields: Any,
 ) -> SegmentationProtocol:
-    own = {name: (name.replace(" ", ""),) for name in joined}
-    own |= {name: tuple(flat(texts)) for name, texts in (prompts or {}).items()}
-    queries = tuple(own.get(name, (name,)) for name in classes)
-    names = tuple(classes)
-    return SegmentationProtocol(class_names=names, queries=queries, mean=MEAN, std=STD, **stated)
+    """Make the protocol that an entry of the YAML file declares.
+
+    The prompt of a class is its name, without spaces for the classes in `joined`, or else the texts
+    in `prompts`. `fields` are other fields of the protocol.
+    """
+    queries: dict[str, tuple[str, ...]] = {name: (name,) for name in classes}
+    for name in joined:
+        queries[name] = (name.replace(" ", ""),)
+    for name, texts in (prompts or {}).items():
+        queries[name] = tuple(flat(texts))
+    return SegmentationProtocol(
+        class_names=tuple(classes),
+        queries=tuple(queries[name] for name in classes),
+        mean=MEAN,
+        std=STD,
+        **fields,
+    )
 
 
 _DECLARED = read_yaml("segmentation")
 SEGMENTATION = read_protocols("segmentation", _protocol)
 COCO_THINGS = SEGMENTATION["coco_object"].class_names[1:]
 
-# Names that COCO-Stuff, PASCAL VOC and PASCAL-Context themselves write without their spaces.
-_SPACED = ("dining table", "playing field", "potted plant", "tv monitor", "water drops")
+# Names that COCO-Stuff, PASCAL VOC and PASCAL-Context write without spaces.
+_SPACED_NAMES = ("dining table", "playing field", "potted plant", "tv monitor", "water drops")
 
 
 def _fixed_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
-    """Return prompts of whole words, none of which belongs to two classes: the published lists join
-    "traffic light", and the background of coco_object claims "bed", which is a class of its own."""
-    spaced = {name.replace(" ", ""): name for name in (*protocol.class_names, *_SPACED)}
-    queries = [tuple(spaced.get(name, name) for name in names) for names in protocol.queries]
+    """Return prompts of whole words, each of which belongs to one class only.
+
+    The published lists join "traffic light", and the background of coco_object has the prompt
+    "bed", which is a class too.
+    """
+    spaced = {name.replace(" ", ""): name for name in (*protocol.class_names, *_SPACED_NAMES)}
+    queries = [
+        tuple(spaced.get(prompt, prompt) for prompt in prompts) for prompts in protocol.queries
+    ]
     if protocol.class_names[0] == "background":
-        queries[0] = tuple(name for name in queries[0] if name not in protocol.class_names[1:])
+        other_classes = protocol.class_names[1:]
+        queries[0] = tuple(prompt for prompt in queries[0] if prompt not in other_classes)
     return tuple(queries)
 
 
 def _clearclip_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
-    """Return the prompts of ClearCLIP: of these three sets its lists are not SCLIP's."""
+    """Return the prompts of ClearCLIP, whose lists differ from SCLIP's for three sets."""
     if protocol.dataset not in ("voc21", "voc20", "coco_object"):
         return protocol.queries
     renamed = {"boat": "ship", "diningtable": "table"} if "voc" in protocol.dataset else {}
     return tuple((renamed.get(name, name),) for name in protocol.class_names)
 
 
-_PROMPTS = {"fixed-names": _fixed_names, "clearclip": _clearclip_names}
-
-
-def _of_family(family: str, protocol: SegmentationProtocol) -> SegmentationProtocol:
-    queries = _PROMPTS[family](protocol) if family in _PROMPTS else protocol.queries
-    of_set = _DECLARED[".of_sets"].get(family, {}).get(protocol.dataset, {})
-    settings = {**_DECLARED[".families"][family], **of_set}
+def _in_family(family: str, protocol: SegmentationProtocol) -> SegmentationProtocol:
+    """Return the protocol of the same set with the settings and the prompts of a family."""
+    settings = dict(_DECLARED[".families"][family])
+    settings.update(_DECLARED[".of_sets"].get(family, {}).get(protocol.dataset, {}))
+    queries = protocol.queries
+    if family == "fixed-names":
+        queries = _fixed_names(protocol)
+    elif family == "clearclip":
+        queries = _clearclip_names(protocol)
     return replace(protocol, family=family, queries=queries, **settings)
 
 
 SEGMENTATION_FAMILIES: Mapping[str, Mapping[str, SegmentationProtocol]] = {
-    family: {name: _of_family(family, protocol) for name, protocol in SEGMENTATION.items()}
+    family: {name: _in_family(family, protocol) for name, protocol in SEGMENTATION.items()}
     for family in _DECLARED[".families"]
 }
 """Protocols of every set by family, then by data set."""
 
 LOCALISATION = "localisation"
 
-MAPS: Mapping[str, MapKind | None] = {
-    LOCALISATION: None,
-    **{f"{LOCALISATION}-{name}": kind for name, kind in MAP_KINDS.items()},
-}
-"""The kind of map of each family; None: the model's own."""
+
+def _map_families() -> dict[str, MapKind | None]:
+    """Return the kind of map of each family of localisation."""
+    families: dict[str, MapKind | None] = {LOCALISATION: None}
+    for name, kind in MAP_KINDS.items():
+        families[f"{LOCALISATION}-{name}"] = kind
+    return families
+
+
+MAPS: Mapping[str, MapKind | None] = _map_families()
+"""The kind of map of each family of localisation; None: the preferred kind of each model."""
 
 
 def localisation_of(
     protocol: SegmentationProtocol, family: str, **changes: Any
 ) -> LocalisationProtocol:
-    """Return the protocol of a family with the same images, label maps, names and templates."""
-    shared = {field.name: getattr(protocol, field.name) for field in fields(LabelMapProtocol)}
-    own = {"family": family, "source": "", "map": MAPS[family]}
-    return LocalisationProtocol(**{**shared, **own, **changes})
+    """Return a localisation protocol with the images, label maps, names and templates of a set.
+
+    `changes` replace fields of it.
+    """
+    values = {field.name: getattr(protocol, field.name) for field in fields(LabelMapProtocol)}
+    values.update(family=family, source="", map=MAPS[family])
+    values.update(changes)
+    return LocalisationProtocol(**values)
 
 
 LOCALISATION_FAMILIES: Mapping[str, Mapping[str, LocalisationProtocol]] = {

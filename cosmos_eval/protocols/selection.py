@@ -1,4 +1,4 @@
-"""Caption selection data sets, as selection.yaml declares them. Imports no torch."""
+"""Caption selection data sets that selection.yaml declares. Imports no torch."""
 
 from collections.abc import Mapping
 

@@ -1,8 +1,4 @@
-"""Make what downloads of data sets lack: label maps, and ImageNet's class folders."""
-
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
+"""Make files that downloads of data sets lack: label maps, and ImageNet's class folders."""
 
 from cosmos_eval.data.folders import find_root
 from cosmos_eval.data.prepare import imagenet, label_maps
@@ -18,19 +14,14 @@ from cosmos_eval.types import (
     no_progress,
 )
 
-# How the label maps of sets are made, by the name of their preparation.
-_WORKS: Mapping[str, Callable[[str | None], Work]] = {
-    **{
-        name: partial(label_maps.translated, SEGMENTATION[name])
-        for name in ("coco_object", "coco_stuff", "cityscapes")
-    },
-    "context": label_maps.context,
-    "context459": label_maps.context_459,
-    label_maps.ADE20K_847: label_maps.ade20k_847,
-}
+# Names of preparations of label maps: those that are translated from originals beside them, and
+# those that have a function of their own.
+_TRANSLATED = ("coco_object", "coco_stuff", "cityscapes")
+_LABEL_MAPS = (*_TRANSLATED, "context", "context459", label_maps.ADE20K_847)
 
 
-def _protocol(name: str) -> LabelMapProtocol:
+def _protocol_of(name: str) -> LabelMapProtocol:
+    """Return the protocol of the set whose label maps a preparation makes."""
     if name in set_names():
         return read_set(name)
     return SEGMENTATION["context60" if name == "context" else name]
@@ -39,31 +30,54 @@ def _protocol(name: str) -> LabelMapProtocol:
 def prepare(
     name: str, data_root: str | None, *, workers: int = 2, progress: OnProgress = no_progress
 ) -> Counts:
-    """Make the files that a set lacks; an interrupted call can be repeated. Raises UsageError."""
+    """Make the files that a set lacks. An interrupted call can be repeated.
+
+    Raise UsageError for an unknown name, and if originals are missing or damaged.
+    """
     if name == "imagenet":
         return imagenet.organise(data_root, progress)
-    if name not in _WORKS:
-        known = nearest(name, (*_WORKS, "imagenet"))
-        raise UsageError(f"nothing is known to prepare as {name!r}; known: {known}")
-    protocol = _protocol(name)
+    if name not in _LABEL_MAPS:
+        nearest_names = nearest(name, (*_LABEL_MAPS, "imagenet"))
+        raise UsageError(f"nothing is known to prepare as {name!r}; known: {nearest_names}")
+    protocol = _protocol_of(name)
     progress(Progress("originals", 0, 1))
     try:
-        work = _WORKS[name](data_root)
+        work = _list_work(name, data_root)
     except UsageError as error:
         raise UsageError(f"{error}; download: {protocol.download}") from error
     progress(Progress("originals", 1, 1))
     return execute(work, len(protocol.class_names), workers=workers, progress=progress)
 
 
+def _list_work(name: str, data_root: str | None) -> Work:
+    """List the label maps that a preparation makes. Raise UsageError if originals are missing."""
+    if name in _TRANSLATED:
+        return label_maps.list_translated_maps(SEGMENTATION[name], data_root)
+    if name == "context":
+        return label_maps.list_context_maps(data_root)
+    if name == "context459":
+        return label_maps.list_context_459_maps(data_root)
+    return label_maps.list_ade20k_847_files(data_root)
+
+
 def can_prepare(name: str, data_root: str | None) -> bool:
-    """Tell whether what a set is made from is there; no original is read."""
+    """Tell whether the originals of a set are there, without reading them."""
     if name == "imagenet":
         return imagenet.is_flat(data_root)
-    protocol = _protocol(name)
-    # One of the originals is enough; where they lie beside the label maps, it is their folder.
-    originals = label_maps.ORIGINALS if name.startswith("context") else (protocol.masks,)
-    needed = [(protocol.images, original) for original in originals]
-    for parts in [(label_maps.ADE20K_ORIGINALS,)] if name == label_maps.ADE20K_847 else needed:
-        with suppress(UsageError):
-            return bool(find_root(protocol, data_root, parts))
+    protocol = _protocol_of(name)
+    alternatives: list[tuple[str, ...]]
+    if name == label_maps.ADE20K_847:
+        alternatives = [(label_maps.ADE20K_ORIGINALS,)]
+    elif name.startswith("context"):
+        # One of the originals is enough.
+        alternatives = [(protocol.images, original) for original in label_maps.ORIGINALS]
+    else:
+        # The originals lie beside the label maps.
+        alternatives = [(protocol.images, protocol.masks)]
+    for required in alternatives:
+        try:
+            find_root(protocol, data_root, required)
+        except UsageError:
+            continue
+        return True
     return False

@@ -1,16 +1,15 @@
 """Move ImageNet's validation images, which come in one folder, into one folder per class.
 
-One of three files, which people have beside the images, tells the class of each:
+One of three files, which usually lies beside the images, tells the class of each image:
 - the development kit (ILSVRC2012_devkit_t12): line i of ILSVRC2012_validation_ground_truth.txt is
-  the ILSVRC2012_ID of image i, and meta.mat maps those of the leaves to WordNet ids;
+  the ILSVRC2012_ID of image i, and meta.mat maps the ids of the leaves to WordNet ids;
 - Kaggle's LOC_val_solution.csv: ImageId, and the WordNet id before every box;
 - a text file with lines such as `ILSVRC2012_val_00000001.JPEG n01751748`.
 
-Images whose names end in the class (`ILSVRC2012_val_00000293_n01440764.JPEG`) need none of them.
+Images whose names end in the class (`ILSVRC2012_val_00000293_n01440764.JPEG`) need no such file.
 """
 
 import hashlib
-import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,29 +21,31 @@ from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.types import OnProgress, Progress, RunOptions, UsageError
 
 _PROTOCOL = CLASSIFICATION["imagenet1k"]
-_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+_GROUND_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 _KAGGLE = "LOC_val_solution.csv"
-# Where the mapping may lie, below the folder of images or one above it.
-_BESIDE = (".", "data", "ILSVRC2012_devkit_t12/data")
+# Places of the file of classes, below the folder of images or a folder above it.
+_CLASS_FILE_FOLDERS = (".", "data", "ILSVRC2012_devkit_t12/data")
 _LINE = re.compile(r"(ILSVRC2012_val_\d{8}\.JPEG)\s+(n\d{8})")
 
 
 def organise(data_root: str | None, progress: OnProgress) -> Counts:
-    """Rename every image outside class folders into that of its class; a call can be repeated.
+    """Move every image outside class folders into the folder of its class.
 
-    Raises UsageError, before anything is moved, where a class is unknown or an image exists twice.
+    An interrupted call can be repeated. Raise UsageError, before any image is moved, if a class is
+    unknown or an image exists twice.
     """
     folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
-    there = sum(1 for _ in folder.glob("n*/*.JPEG"))
-    if flat := flat_images(folder):
+    n_in_class_folders = sum(1 for _ in folder.glob("n*/*.JPEG"))
+    flat = flat_images(folder)
+    if flat:
         source, class_of = _find_classes(folder, flat, Path(str(data_root)))
         progress(Progress("images", 0, len(flat), f"classes of {len(flat)} images from {source}"))
-        _move(_sources(folder, flat, class_of), progress)
-    return Counts(len(flat), there)
+        _move_images(_plan_moves(folder, flat, class_of), progress)
+    return Counts(made=len(flat), kept=n_in_class_folders)
 
 
 def is_flat(data_root: str | None) -> bool:
-    """Tell whether there are images outside class folders that cannot be read where they are."""
+    """Tell whether there are images outside class folders that have to be moved before reading."""
     try:
         folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     except UsageError:
@@ -55,33 +56,45 @@ def is_flat(data_root: str | None) -> bool:
 def _find_classes(
     folder: Path, flat: Sequence[FlatImage], root: Path
 ) -> tuple[str, Mapping[str, str]]:
-    """Return where the WordNet ids of images come from, and these by file name."""
-    class_of = {image.name: image.wordnet_id for image in flat if image.wordnet_id}
-    if len(class_of) == len(flat):
-        return "their names", class_of
-    path, mapping = _mapping(folder, root)
-    class_of = {**mapping, **class_of}
-    if unknown := [image.name for image in flat if image.name not in class_of]:
+    """Return the WordNet id of every flat image by its file name, and the source of the ids.
+
+    The source is the path of a file, or `their names` if all names end in the id. Raise UsageError
+    if the class of an image is unknown.
+    """
+    class_of_named = {image.name: image.wordnet_id for image in flat if image.wordnet_id}
+    if len(class_of_named) == len(flat):
+        return "their names", class_of_named
+    path, class_of_listed = _read_class_file(folder, root)
+    class_of = {**class_of_listed, **class_of_named}
+    unknown = [image.name for image in flat if image.name not in class_of]
+    if unknown:
         raise UsageError(f"{path} has no class for {len(unknown)} images, first: {unknown[0]}")
     return str(path), class_of
 
 
-def _sources(
+def _plan_moves(
     folder: Path, flat: Sequence[FlatImage], class_of: Mapping[str, str]
 ) -> dict[Path, Path]:
-    """Return the images by the paths that they are moved to."""
-    sources: dict[Path, Path] = {}
-    for name, usual, _ in flat:
-        source, target = folder / name, folder / class_of[name] / usual
-        other = target if target.exists() else sources.get(target)
-        if other is not None:
-            raise UsageError(f"both {source} and {other} are there: remove one; nothing was moved")
-        sources[target] = source
-    return sources
+    """Return the paths of the images by the paths that they are moved to.
+
+    Raise UsageError if two images would have the same path.
+    """
+    source_of: dict[Path, Path] = {}
+    for image in flat:
+        source = folder / image.name
+        target = folder / class_of[image.name] / image.usual
+        duplicate = target if target.exists() else source_of.get(target)
+        if duplicate is not None:
+            raise UsageError(
+                f"both {source} and {duplicate} are there: remove one; nothing was moved"
+            )
+        source_of[target] = source
+    return source_of
 
 
-def _move(sources: Mapping[Path, Path], progress: OnProgress) -> None:
-    for done, (target, source) in enumerate(sources.items(), start=1):
+def _move_images(source_of: Mapping[Path, Path], progress: OnProgress) -> None:
+    """Move images to the paths that `source_of` maps to their present paths."""
+    for done, (target, source) in enumerate(source_of.items(), start=1):
         try:
             target.parent.mkdir(exist_ok=True)
             source.rename(target)
@@ -90,48 +103,66 @@ def _move(sources: Mapping[Path, Path], progress: OnProgress) -> None:
                 f"cannot move {source} to {target}: {error.strerror}; the same command goes on "
                 "when that is mended"
             ) from error
-        progress(Progress("images", done, len(sources)))
+        progress(Progress("images", done, len(source_of)))
 
 
-def _mapping(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
-    """Return the first file found that tells WordNet ids, and these by file name."""
-    within = [folder, *(p for p in folder.parents if p == root or root in p.parents)]
-    places = [base / part for base in within for part in _BESIDE if (base / part).is_dir()]
-    for path, read in itertools.chain.from_iterable(map(_candidates, places)):
-        class_of = read(path)
-        found = sorted(set(class_of.values()))
-        known = CLASS_LISTS["imagenet1k"]
-        if hashlib.sha256("\n".join(found).encode()).hexdigest() != known.classes_sha256:
-            raise UsageError(
-                f"{path} has {len(found)} classes, which are not the {known.n_classes} of "
-                "ImageNet-1k"
-            )
-        return path, class_of
-    halves = (
-        f" (found {place / name}, but no {other} beside it)"
-        for place in places
-        for name, other in ((_TRUTH, _META), (_META, _TRUTH))
-        if (place / name).is_file()
-    )
+def _read_class_file(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
+    """Return the first file of classes, and the WordNet ids in it by the names of the images.
+
+    The file lies in the folder of images or in a folder above it, up to the data root. Raise
+    UsageError if there is none or if it has other classes than ImageNet-1k.
+    """
+    bases = [folder]
+    bases.extend(parent for parent in folder.parents if parent == root or root in parent.parents)
+    places = [base / name for base in bases for name in _CLASS_FILE_FOLDERS]
+    places = [place for place in places if place.is_dir()]
+    for place in places:
+        for path, read in _class_files(place):
+            class_of = read(path)
+            _require_imagenet_classes(path, class_of)
+            return path, class_of
     raise UsageError(
-        f"{folder} needs to know the classes of its images: put {_TRUTH} and {_META} (development "
-        f"kit), {_KAGGLE} (Kaggle) or a text file with lines `NAME.JPEG nXXXXXXXX` into {root}"
-        f"{next(halves, '')}; from: {_PROTOCOL.download}"
+        f"{folder} needs to know the classes of its images: put {_GROUND_TRUTH} and {_META} "
+        f"(development kit), {_KAGGLE} (Kaggle) or a text file with lines `NAME.JPEG nXXXXXXXX` "
+        f"into {root}{_incomplete_devkit(places)}; from: {_PROTOCOL.download}"
     )
 
 
-def _candidates(beside: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:
-    if (beside / _TRUTH).is_file() and (beside / _META).is_file():
-        yield beside / _TRUTH, _read_devkit
-    if (beside / _KAGGLE).is_file():
-        yield beside / _KAGGLE, _read_kaggle
-    for path in sorted(path for path in beside.glob("*.txt") if path.is_file()):
+def _require_imagenet_classes(path: Path, class_of: Mapping[str, str]) -> None:
+    """Raise UsageError if a file does not have exactly the classes of ImageNet-1k."""
+    classes = sorted(set(class_of.values()))
+    imagenet = CLASS_LISTS["imagenet1k"]
+    if hashlib.sha256("\n".join(classes).encode()).hexdigest() != imagenet.classes_sha256:
+        raise UsageError(
+            f"{path} has {len(classes)} classes, which are not the {imagenet.n_classes} of "
+            "ImageNet-1k"
+        )
+
+
+def _incomplete_devkit(places: Sequence[Path]) -> str:
+    """Return a part of an error: which of the two files of the development kit is missing."""
+    for place in places:
+        for name, missing_name in ((_GROUND_TRUTH, _META), (_META, _GROUND_TRUTH)):
+            if (place / name).is_file():
+                return f" (found {place / name}, but no {missing_name} beside it)"
+    return ""
+
+
+def _class_files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:
+    """Yield the files of classes in a folder, each with the function that reads it."""
+    if (folder / _GROUND_TRUTH).is_file() and (folder / _META).is_file():
+        yield folder / _GROUND_TRUTH, _read_devkit
+    if (folder / _KAGGLE).is_file():
+        yield folder / _KAGGLE, _read_kaggle
+    for path in sorted(path for path in folder.glob("*.txt") if path.is_file()):
         with path.open(encoding="utf-8", errors="replace") as file:
-            if _LINE.fullmatch(file.readline(200).strip()):
-                yield path, _read_lines
+            first_line = file.readline(200).strip()
+        if _LINE.fullmatch(first_line):
+            yield path, _read_lines
 
 
 def _read_devkit(path: Path) -> Mapping[str, str]:
+    """Read the ground truth of the development kit, and meta.mat beside it."""
     from scipy.io import loadmat
 
     meta = path.with_name(_META)
@@ -139,17 +170,20 @@ def _read_devkit(path: Path) -> Mapping[str, str]:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         leaves = synsets[synsets["num_children"] == 0]
         ids = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
-    except Exception as error:  # a damaged file fails wherever scipy and zlib first notice
+    except Exception as error:  # SciPy and zlib raise many types for a damaged file
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot read {meta} ({reason}); fetch it again") from error
+    class_of = {}
     try:
-        numbers = enumerate(map(int, path.read_text("utf-8").split()), start=1)
-        return {f"ILSVRC2012_val_{index:08d}.JPEG": ids[number] for index, number in numbers}
+        for number, imagenet_id in enumerate(path.read_text("utf-8").split(), start=1):
+            class_of[f"ILSVRC2012_val_{number:08d}.JPEG"] = ids[int(imagenet_id)]
     except (ValueError, KeyError) as error:
-        raise UsageError(f"{path} holds what is no id of {meta}: {error}") from error
+        raise UsageError(f"{path} holds a value that is not an id of {meta}: {error}") from error
+    return class_of
 
 
 def _read_kaggle(path: Path) -> Mapping[str, str]:
+    """Read Kaggle's table of images, and the WordNet id of the first box in each."""
     try:
         rows = [row for _, row in read_records(path)]
         return {f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0] for row in rows}
@@ -160,6 +194,7 @@ def _read_kaggle(path: Path) -> Mapping[str, str]:
 
 
 def _read_lines(path: Path) -> Mapping[str, str]:
+    """Read a text file with the name of an image and its WordNet id on every line."""
     class_of = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         match = _LINE.fullmatch(line.strip())

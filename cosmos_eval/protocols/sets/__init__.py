@@ -1,9 +1,9 @@
-"""Segmentation sets that YAML files of this package describe, each read when it is named.
+"""Segmentation sets that YAML files of this package describe; a file is read when it is named.
 
-NAME.yaml holds fields of `SegmentationProtocol`; `like` names a published set whose other fields it
-has. `classes` are names, or names by their ids in the release, and the parts of a name with commas
-are prompts. mess/ has the sets of MESS (arXiv:2306.15521) in the form that its scripts
-mess/prepare_datasets/prepare_*.py write; class names are those that it evaluates.
+NAME.yaml holds fields of `SegmentationProtocol`. `like` names a published set, from which all other
+fields are taken. `classes` are names, or names by their ids in the release; a name with commas is a
+list of prompts. mess/ has the sets of MESS (arXiv:2306.15521), in the form that its scripts
+mess/prepare_datasets/prepare_*.py write and with the class names that it evaluates.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _FOLDER = Path(str(files(__name__)))
 
 @cache
 def set_names() -> tuple[str, ...]:
-    """Return the names of all described sets; no file is read."""
+    """Return the names of all described sets, without reading their files."""
     paths = (path.relative_to(_FOLDER).with_suffix("") for path in _FOLDER.rglob("*.yaml"))
     return tuple(sorted(path.as_posix() for path in paths))
 
@@ -29,27 +29,35 @@ def set_names() -> tuple[str, ...]:
 @cache
 def read_set(name: str) -> SegmentationProtocol:
     """Return the protocol of a described set."""
-    fields = {**read_yaml(f"sets/{name}")}
-    if classes := fields.pop("classes", None):
+    fields = dict(read_yaml(f"sets/{name}"))
+    classes = fields.pop("classes", None)
+    if classes:
         names = tuple(classes.values() if isinstance(classes, dict) else classes)
-        fields |= {"class_names": names, "queries": _prompts(names)}
-    if like := fields.pop("like", None):
-        return replace(SEGMENTATION[like], dataset=name, **fields)
+        fields["class_names"] = names
+        fields["queries"] = _split_prompts(names)
+    published_set = fields.pop("like", None)
+    if published_set:
+        return replace(SEGMENTATION[published_set], dataset=name, **fields)
     return SegmentationProtocol(dataset=name, **fields)
 
 
 def class_ids(name: str) -> Sequence[int]:
-    """Return the ids that the classes of a described set have in its release, in their order."""
+    """Return the ids of the classes in the release of a described set, in the order of classes."""
     return list(read_yaml(f"sets/{name}")["classes"])
 
 
-def _prompts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Split names at commas; what several have is a prompt of the one with the fewest parts, of
-    equal ones the first, as no class can win with a prompt of an earlier one."""
-    parts = [[part.strip() for part in name.split(",")] for name in names]
-    owner: dict[str, int] = {}
-    for index in sorted(range(len(parts)), key=lambda index: len(parts[index])):
-        owner |= {part: index for part in parts[index] if part not in owner}
-    return tuple(
-        tuple(part for part in own if owner[part] == index) for index, own in enumerate(parts)
-    )
+def _split_prompts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Split the names of classes at commas into prompts, so that each belongs to one class only.
+
+    A prompt that several classes share stays with the class of the fewest prompts, or the first of
+    these: the maximum over prompts would always choose the first class for a shared prompt.
+    """
+    all_prompts = [[prompt.strip() for prompt in name.split(",")] for name in names]
+    class_of: dict[str, int] = {}
+    for index in sorted(range(len(names)), key=lambda index: len(all_prompts[index])):
+        for prompt in all_prompts[index]:
+            class_of.setdefault(prompt, index)
+    queries = []
+    for index, prompts in enumerate(all_prompts):
+        queries.append(tuple(prompt for prompt in prompts if class_of[prompt] == index))
+    return tuple(queries)

@@ -101,8 +101,8 @@ GOOD = npy([1, 14, 40, 0])
         ({"cls": "0", "npy": npy([0.5, 1, 2], float)}, "`region` must be 0, 1, 2..., not 0.5"),
         ({"cls": "0", "npy": npy([-1, 1, 2])}, "`region` must be 0, 1, 2..., not -1"),
         ({"cls": "0", "npy": npy(["a", "b", "c"], str)}, "must hold finite numbers"),
-        ({"cls": "0", "npy": GOOD[:-4]}, "s0000001.npy is no array of NumPy's"),
-        ({"cls": "0", "npy": b"3"}, "s0000001.npy is no array of NumPy's"),
+        ({"cls": "0", "npy": GOOD[:-4]}, "s0000001.npy is not a NumPy array"),
+        ({"cls": "0", "npy": b"3"}, "s0000001.npy is not a NumPy array"),
     ],
 )
 def test_metadata_that_are_missing_or_of_another_form(files, message, measured):
@@ -161,7 +161,7 @@ def test_groups_that_a_protocol_does_not_have() -> None:
 
     with pytest.raises(UsageError, match="x: `metadata` has no `place` for `group_keys`: region"):
         opened(layout="webdataset", metadata=("region",), group_keys="place")
-    with pytest.raises(UsageError, match="`metadata` are those of webdataset archives"):
+    with pytest.raises(UsageError, match="`metadata` name numbers in webdataset archives"):
         opened(metadata=("region",), group_keys="region")
     with pytest.raises(UsageError, match="worst_group_acc5 needs groups"):
         opened(metrics=("worst_group_acc5",))

@@ -139,7 +139,7 @@ def cached(command: Any) -> list[dict[str, Any]]:
     ("file", "content", "parts"),
     [
         ("test/8.tar", b"no tar" * 200, ("wds_stl10/test/8.tar: not an uncompressed tar",)),
-        ("test/8.tar", shard(("red", "3")), ("test/8.tar:s0000000.cls holds '3'", "no class")),
+        ("test/8.tar", shard(("red", "3")), ("test/8.tar:s0000000.cls holds '3'", "not a class")),
         ("test/8.tar", None, (COMMIT, "counts 10 archives, and lacks test/8.tar")),
         ("test/8.tar", "changed", ("wds_stl10/test/8.tar is damaged, its SHA-256", "run again")),
         ("test/8.tar", "short", ("cannot fetch clip-benchmark/wds_stl10",)),

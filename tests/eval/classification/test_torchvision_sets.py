@@ -147,7 +147,7 @@ def test_names_and_templates_are_clip_benchmarks(name, tmp_path, monkeypatch, re
 
 def test_caltech101_with_background_is_clip_benchmarks(tmp_path, monkeypatch):
     write_class_set("caltech101", tmp_path, monkeypatch)
-    found = READERS["caltech101-with-background"](tmp_path, False)
+    found = READERS["caltech101-with-background"].read(tmp_path, download=False)
     theirs = clip_benchmark.datasets.caltech101.Caltech101(str(tmp_path))
     assert list(found.classes) == theirs.categories
     assert found.labels.tolist() == theirs.y

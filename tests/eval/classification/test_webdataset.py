@@ -93,7 +93,7 @@ def test_names_of_several_classes_are_told_apart_in_reports_only(protocol):
     ("name", "content", "message"),
     [
         ("classnames.txt", None, r"cannot read .*classnames\.txt, which CLIP .*: no such file"),
-        ("classnames.txt", "red\n", r"1\.tar:s0000001\.cls holds '1', which is no class"),
+        ("classnames.txt", "red\n", r"1\.tar:s0000001\.cls holds '1', which is not a class"),
         ("classnames.txt", "red\n\nblue\n", "has a blank line"),
         ("zeroshot_classification_templates.txt", "a photo\n", r"must hold '\{c\}' exactly once"),
         ("zeroshot_classification_templates.txt", '{"red": ["a"]}', "each class are not supported"),

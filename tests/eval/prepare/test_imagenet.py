@@ -171,7 +171,7 @@ def devkit_with(name: str, content: str | None) -> Callable[[Path], None]:
         (add_line("ILSVRC2012_val_00000001.JPEG n00001740"), "1000 classes,"),
         (lambda root: (root / "val/ILSVRC2012_val_00050000.JPEG").touch(), "no class for 1 images"),
         (devkit_with("meta.mat", "x"), "cannot read .*meta.mat"),
-        (devkit_with(TRUTH, "1\n2000\n"), "holds what is no id of .*meta.mat: 2000"),
+        (devkit_with(TRUTH, "1\n2000\n"), "holds a value that is not an id of .*meta.mat: 2000"),
         (
             lambda root: (root / "LOC_val_solution.csv").write_text("a,b\n1,2\n"),
             "LOC_val_solution.csv is not Kaggle's list",

@@ -78,8 +78,11 @@ def test_the_doctor_says_which_labels_16_bits_hold(many, things):
             lambda path: save_wide(path, np.full((48, 60), N_CLASSES)),
             r"one\.png holds class 300, which pets does not declare \(300 classes, ignored: 65535",
         ),
-        (lambda path: Image.new("L", (60, 48)).save(path), r"one\.png is no map of 16-bit"),
-        (lambda path: Image.new("I", (60, 48)).save(path, "TIFF"), r"one\.png is no map of 16-bit"),
+        (lambda path: Image.new("L", (60, 48)).save(path), r"one\.png is not a map of 16-bit"),
+        (
+            lambda path: Image.new("I", (60, 48)).save(path, "TIFF"),
+            r"one\.png is not a map of 16-bit",
+        ),
         (
             lambda path: save_wide(path, np.zeros((48, 60)), format="JPEG2000"),
             r"one\.png is a JPEG2000 file, whose compression",

@@ -220,7 +220,7 @@ def test_bad_items(make_set, content, message):
             [QUESTIONS[0], *QUESTIONS[2:], QUESTIONS[1]],
             r"line 2: 2 \(Color\) and 31 \(Text\) are no",
         ),
-        ([QUESTIONS[0], QUESTIONS[2], QUESTIONS[1]], r"2 \(Color\) and 1 \(Color\) are no pair"),
+        ([QUESTIONS[0], QUESTIONS[2], QUESTIONS[1]], r"2 \(Color\) and 1 \(Color\) are not a pair"),
         ([QUESTIONS[0], QUESTIONS[1][:2]], "line 2: 2 fields, but the header has 3"),
         ([["Id", *QUESTIONS[0][1:]], *QUESTIONS[1:]], "line 2 has no `Question ID`, only Id, Type"),
         ([QUESTIONS[0], ["one", "Color", "red"], QUESTIONS[2]], "`Question ID` must be a whole"),
