@@ -212,9 +212,8 @@ def pack_texts(
 def _(texts: Tensor, ends: Tensor, keep: int, step: int) -> tuple[Tensor, ...]:
     """Return empty tensors of the shapes that `pack_texts` returns, for the compiler."""
     complete_tokens = keep * texts.shape[1]
-    if keep == len(texts):
-        total_tokens = complete_tokens
-    else:
+    total_tokens: int | torch.SymInt = complete_tokens
+    if keep != len(texts):
         total_tokens = torch.library.get_ctx().new_dynamic_size(min=complete_tokens)
     order = ends.new_empty(len(texts))
     lengths = ends.new_empty(len(texts), device="cpu")

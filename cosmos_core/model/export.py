@@ -64,10 +64,9 @@ def export(
     output = output.resolve()
     require_new_folder(output)
     content = read_checkpoint(checkpoint)
-    models = {weights: build_model(content, weights, architecture, str(checkpoint))}
-    for name in content.weights:
-        if name != weights:
-            models[name] = build_model(content, name, architecture, str(checkpoint))
+    models: dict[str, MultiViewCLIP] = {}
+    for name in dict.fromkeys([weights, *content.weights]):  # `weights` first: it may be missing
+        models[name] = build_model(content, name, architecture, str(checkpoint))
     architecture = architecture or content.architecture
     assert architecture is not None  # else no model could be built
     openclip_model_config = openclip_config(architecture)
