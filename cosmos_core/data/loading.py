@@ -24,7 +24,7 @@ class OpenedData(NamedTuple):
     """The batches of a process, and the index of local tars, which is None for streams."""
 
     batches: Iterator[samples.Batch]
-    index: SampleIndex | None
+    sample_index: SampleIndex | None
 
 
 def make_loader(

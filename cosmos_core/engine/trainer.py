@@ -289,7 +289,7 @@ class Trainer:
         data = self._world.synchronized(lambda: self._open_data_here(config, stop))
         fingerprint = self._world.synchronized(lambda: _fingerprint(data, config))
         snapshot.require_same_data_everywhere(self._world, fingerprint)
-        if data.index is not None and fingerprint is not None:
+        if data.sample_index is not None and fingerprint is not None:
             if self._data is not None:
                 snapshot.require_same_data(self._data, fingerprint)
             self._data = fingerprint
@@ -525,8 +525,8 @@ def _fingerprint(data: OpenedData, config: TrainConfig) -> list[list[Any]] | Non
     It is `SampleIndex.fingerprint` for local tars, and the names of the shards for streams. It is
     None if a signal came before local tars were indexed.
     """
-    if data.index is not None:
-        return data.index.fingerprint()
+    if data.sample_index is not None:
+        return data.sample_index.fingerprint()
     shard_sets = parse_shards(config.data)
     if not shard_sets.streams:
         return None
