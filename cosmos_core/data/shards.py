@@ -264,7 +264,7 @@ class BatchOrder(Sampler[list[Draw]]):
             epoch_offsets = offsets[epochs == epoch]
             numbers = self._order(epoch_offsets)
             for number, offset in zip(numbers.tolist(), epoch_offsets.tolist(), strict=True):
-                seed = (self._seed, epoch, number)
+                seed: tuple[int, ...] = (self._seed, epoch, number)
                 if self._weights is not None:
                     # A sample can be drawn twice in an epoch; its views should then differ.
                     seed = (*seed, offset)
