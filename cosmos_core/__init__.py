@@ -1,5 +1,7 @@
 """COSMOS: cross-modality self-distillation for vision-language pre-training (arXiv 2412.01814).
-`import cosmos_core` is light: its names are imported when they are used."""
+
+`import cosmos_core` is fast: its names are imported when they are used.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ __all__ += ["Checkpoint", "CheckpointError", "load_model", "read_checkpoint"]
 __all__ += ["Cosmos", "clamp_logit_scales", "create_teacher", "update_teacher"]
 __all__ += ["Features", "LossTerms", "Views"]
 
+# The modules of the public names.
 _MODULES = {
     "bundled": ("BundledModel", "bundled_models"),
     "engine.build": ("param_groups",),
@@ -31,15 +34,15 @@ _MODULES = {
     "model.cosmos": ("Cosmos", "clamp_logit_scales", "create_teacher", "update_teacher"),
     "types": ("Features", "LossTerms", "Views"),
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_MODULE_OF_NAME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name == "losses":
         return import_module("cosmos_core.losses")
-    if name not in _HOMES:
+    if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"cosmos_core.{_HOMES[name]}"), name)
+    return getattr(import_module(f"cosmos_core.{_MODULE_OF_NAME[name]}"), name)
 
 
 def __dir__() -> list[str]:

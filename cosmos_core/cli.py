@@ -50,7 +50,7 @@ app = typer.Typer(
     help="Train CLIP-like models by recipes. `cosmos-train RECIPE` stands for `cosmos-train train "
     "RECIPE`.\n\n--set KEY=VALUE replaces a value of the recipe; `cosmos-train show RECIPE` prints "
     "all.\n\n--output DIR is the folder of snapshots, checkpoint and log, by default runs/RECIPE."
-    "\n\n--resume goes on from the newest snapshot in the folder; --resume auto starts where there "
+    "\n\n--resume goes on from the newest snapshot in the folder; --resume auto starts if there "
     f"is none.\n\nRecipes: {', '.join(RECIPES)}.",
 )
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")]
@@ -61,18 +61,22 @@ Resume = Literal["always", "auto"]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
-class _Train(TyperCommand):
-    """`--resume` stands for `--resume=always`: Typer has no option whose value may be left out."""
+class _TrainCommand(TyperCommand):
+    """The command `train`, whose `--resume` stands for `--resume=always`.
+
+    Typer has no option whose value may be left out.
+    """
 
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
-        following = [*words[1:], ""]
-        pairs = zip(words, following, strict=True)
-        bare = [word == "--resume" and after != "auto" for word, after in pairs]
-        given = ["--resume=always" if b else word for b, word in zip(bare, words, strict=True)]
-        return super().parse_args(context, given)
+        arguments = list(words)
+        for position, word in enumerate(words):
+            is_last = position == len(words) - 1
+            if word == "--resume" and (is_last or words[position + 1] != "auto"):
+                arguments[position] = "--resume=always"
+        return super().parse_args(context, arguments)
 
 
-@app.command(cls=_Train)
+@app.command(cls=_TrainCommand)
 def train(
     recipe: RecipeName,
     assignments: Assignments = None,
@@ -84,79 +88,104 @@ def train(
         Resume | None,
         typer.Option(
             metavar="[auto]",
-            help="Go on from the newest snapshot in the folder; auto: start where there is none.",
+            help="Go on from the newest snapshot in the folder; auto: start if there is none.",
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe."""
-    base = _find(recipe)
-    config = override(base, assignments or [])
-    origin, steps = sources(base, config, assignments or [])[WARMUP], config.optim.warmup_steps
-    if origin == "optim.steps" and is_main_process():
-        logger.info(f"{steps} steps of warm-up for a shortened run; --set {WARMUP}=N changes it")
-    folder = output or Path("runs") / recipe
-    pairs = (f"--set {shlex.quote(assignment)}" for assignment in assignments or [])
-    command = " ".join(["cosmos-train", shlex.quote(recipe), *pairs])  # others have other folders
+    assignments = assignments or []
+    config = _configure(recipe, assignments)
+    output = output or Path("runs") / recipe
+    # Without the output folder, so that it is the same for runs in different folders.
+    command = " ".join(["cosmos-train", shlex.quote(recipe)])
+    for assignment in assignments:
+        command += f" --set {shlex.quote(assignment)}"
     check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
     if restarts():
         resume = "auto"
     with join_world(config.compute.device, config.compute.timeout) as world, ExitStack() as stack:
-        lock = partial(_open, stack, config.save.remote, folder, resume)
+        lock_output = partial(_lock_output, stack, config.save.remote, output, resume)
         try:
-            found = any(world.gather(world.main_process_only(lock)))
-            steps = run(config, folder, command, world, resume=found)
+            resumes = world.gather(world.main_process_only(lock_output))[0]
+            steps = run(config, output, command, world, resume=bool(resumes))
         except OSError as error:
-            if error.strerror and Snapshots(folder, config.save.keep).steps():
-                hint = "the snapshots are whole: when that is mended, go on by --resume"
-                error.strerror += f"; {hint}"
+            _add_resume_hint(error, output, config)
             raise
-    if world.rank != 0:
+    if world.rank > 0:
         return
     if steps < config.optim.steps:
-        done = f"stopped after {steps} of {config.optim.steps} steps; go on with"
-        resumed = f"{command} --output {shlex.quote(str(folder))} --resume"
-        typer.echo(f"cosmos-train: {done}: {resumed}", err=True)
-    typer.echo(str(folder / CHECKPOINT))
+        resume_command = f"{command} --output {shlex.quote(str(output))} --resume"
+        typer.echo(
+            f"cosmos-train: stopped after {steps} of {config.optim.steps} steps; go on with: "
+            f"{resume_command}",
+            err=True,
+        )
+    typer.echo(str(output / CHECKPOINT))
+
+
+def _configure(recipe: str, assignments: list[str]) -> TrainConfig:
+    """Return the configuration of a run, and log if its warm-up is shorter than the recipe's."""
+    base = _find_recipe(recipe)
+    config = override(base, assignments)
+    origin = sources(base, config, assignments)[WARMUP]
+    if origin == "optim.steps" and is_main_process():
+        logger.info(
+            f"{config.optim.warmup_steps} steps of warm-up for a shortened run; --set {WARMUP}=N "
+            "changes it"
+        )
+    return config
+
+
+def _add_resume_hint(error: OSError, output: Path, config: TrainConfig) -> None:
+    """Extend an error's message by how to resume, if there is a snapshot to resume from."""
+    if error.strerror and Snapshots(output, config.save.keep).steps():
+        error.strerror += "; the snapshots are whole: when that is mended, go on by --resume"
 
 
 @app.command()
 def show(recipe: RecipeName, assignments: Assignments = None, debug: Debug = False) -> None:
     """Print every value of a recipe, and whether it comes from it, --set, a method or a default."""
-    base = _find(recipe)
+    base = _find_recipe(recipe)
     config = override(base, assignments or [])
-    origins = sources(base, config, assignments or [])
-    shown = {"method": config.method.name, **dict(values(config))}
-    for name, origin in origins.items():
-        value = shown[name]
+    config_values = dict(values(config))
+    config_values["method"] = config.method.name
+    for name, origin in sources(base, config, assignments or []).items():
+        value = config_values[name]
         text = value if isinstance(value, str) and value else json.dumps(value)
         typer.echo(f"{name:28} {origin:14} {text}")
 
 
-def _find(recipe: str) -> TrainConfig:
-    if recipe not in RECIPES:
-        close = difflib.get_close_matches(recipe, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise ValueError(f"unknown recipe {recipe!r}; nearest: {', '.join(close)}")
-    return RECIPES[recipe]()
+def _find_recipe(name: str) -> TrainConfig:
+    """Return a recipe. Raises ValueError, with the nearest names, for an unknown one."""
+    if name not in RECIPES:
+        names = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
+        raise ValueError(f"unknown recipe {name!r}; nearest: {', '.join(names)}")
+    return RECIPES[name]()
 
 
-def _open(stack: ExitStack, url: str, output: Path, resume: Resume | None) -> bool:
-    """Lock an output folder; return whether the run goes on from a snapshot. One that was copied to
-    `url` is fetched where it is newer than those of the folder."""
+def _lock_output(stack: ExitStack, url: str, output: Path, resume: Resume | None) -> bool:
+    """Lock an output folder until the stack is closed; return whether the run resumes a snapshot.
+
+    A newer snapshot that was copied to `url` is fetched first. Raises SnapshotError for `--resume`
+    if there is no snapshot.
+    """
     require_writable(output)
     snapshots = Snapshots(output, keep=1)
-    none = SnapshotError(f"{output}: no whole snapshot to resume from")
-    if resume == "always" and not (url or snapshots.steps()):
-        raise none
+    missing_error = SnapshotError(f"{output}: no whole snapshot to resume from")
+    if resume == "always" and not url and not snapshots.steps():
+        raise missing_error
     stack.enter_context(locked(output))
     if url:
         Remote(url, output).prepare(resume=resume is not None)
-    found = bool(snapshots.steps())
-    if resume == "always" and not found:
-        raise none
-    if resume == "auto" and not found and not (output / CHECKPOINT).exists():
-        (output / LOG).unlink(missing_ok=True)  # of a run that ended before its first snapshot
-    return found and resume is not None
+    if snapshots.steps():
+        return resume is not None
+    if resume == "always":
+        raise missing_error
+    if resume == "auto" and not (output / CHECKPOINT).exists():
+        # The log of a run that ended before its first snapshot.
+        (output / LOG).unlink(missing_ok=True)
+    return False
 
 
 @app.command()
@@ -179,9 +208,9 @@ def export(
         Path, typer.Argument(help="A file of cosmos-train, a published one, or a run.")
     ],
     output: Annotated[Path, typer.Option(help="Folder to write, in the Hub's layout.")],
-    weights: Annotated[Weights, typer.Option(help="What OpenCLIP loads.")] = "teacher",
+    weights: Annotated[Weights, typer.Option(help="The weights that OpenCLIP loads.")] = "teacher",
     arch: Annotated[
-        str | None, typer.Option(help="OpenCLIP architecture, where the file does not say.")
+        str | None, typer.Option(help="OpenCLIP architecture, if the file does not state it.")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -191,25 +220,33 @@ def export(
 
 
 def run(config: TrainConfig, output: Path, command: str, world: World, *, resume: bool) -> int:
-    """Train a configuration that `check_config` has passed, with scenes written as shards first.
-    Returns the steps done. Raises ValueError, before any work, for an unfit folder or data set."""
+    """Train a configuration that `check_config` has passed; return the steps done.
+
+    Scenes are written as shards first. Raises ValueError, before any work, for an unfit folder or
+    data set.
+    """
     evaluator = None
     if config.watch.evaluate_every:
         evaluator = find_evaluator()
         check_datasets(evaluator, config.watch, world, config.save.best)
-    preprocess, shards = preprocess_config(config.architecture), config.data.shards
+    preprocess = preprocess_config(config.architecture)
     context_length = model_config(config.architecture)["text_cfg"].get("context_length", 77)
-    tokenizer = make_tokenizer(shards, context_length)
+    tokenizer = make_tokenizer(config.data.shards, context_length)
     inverse = Inverse(preprocess["mean"], preprocess["std"], tokenizer.decode)
     setting = Setting(tokenizer, inverse, output, command, world, evaluator)
     trainer = Trainer(config, setting, resume=resume)
-    if shards.startswith(SCENES):
-        count = int(shards.removeprefix(SCENES))
-        data = output / f"scenes-{count}"
-        write = partial(write_layouts, data, split=TRAIN, count=count, layouts=["shards"])
-        world.main_process_only(lambda: data.exists() or write())
-        shards = str(data / "shards" / "*.tar")
-    return trainer.run(shards)
+    if not config.data.shards.startswith(SCENES):
+        return trainer.run(config.data.shards)
+    scenes_count = int(config.data.shards.removeprefix(SCENES))
+    scenes_folder = output / f"scenes-{scenes_count}"
+    world.main_process_only(partial(_write_scenes, scenes_folder, scenes_count))
+    return trainer.run(str(scenes_folder / "shards" / "*.tar"))
+
+
+def _write_scenes(folder: Path, count: int) -> None:
+    """Write scenes of the training split as shards, unless the folder exists."""
+    if not folder.exists():
+        write_layouts(folder, split=TRAIN, count=count, layouts=["shards"])
 
 
 def main() -> None:
@@ -224,6 +261,7 @@ def main() -> None:
 
 
 def _describe(error: BaseException) -> Ending | None:
+    """Return how the program ends after an error of its own; None for other errors."""
     if isinstance(error, ValueError | FloatingPointError):
         status = 2 if isinstance(error, ValueError) else 1
         return Ending(str(error), status, everywhere=isinstance(error, UnequalDataError))

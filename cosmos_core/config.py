@@ -10,18 +10,20 @@ from pydantic_core import PydanticCustomError
 
 from cosmos_core.types import Method
 
-LARGEST = 2**31 - 1  # of whole numbers
+LARGEST = 2**31 - 1  # the largest integer that an option may have
 Pair = TypeVar("Pair", bound=tuple[float, ...])
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
 def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
+    """Return a range if its numbers are in order. Raises pydantic's error otherwise."""
     if scale[0] > scale[1]:
         raise PydanticCustomError("order", "Input should be a smaller, then a larger number")
     return scale
 
 
 def _pair_or_none(scale: Pair) -> Pair:
+    """Return a range if it is empty, or two numbers in order. Raises pydantic's error otherwise."""
     if len(scale) not in (0, 2) or [*scale] != sorted(scale):
         raise PydanticCustomError("pair", "Input should be a smaller and a larger number, or none")
     return scale
@@ -38,140 +40,167 @@ Scale = Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_ord
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ImageViewConfig:
-    """Multi-crop augmentation. Defaults are those of COSMOS (github.com/ExplainableML/cosmos); a
-    method's `image` has its own. Sizes in pixels, scales as fractions of the image's area, `*_p`
-    probabilities; the three of `blur_p` are for the first global, the second global and the locals.
-    With a `caption_scale` a crop that is not augmented comes before the globals, for SLIP."""
+    """Multi-crop augmentation. `*_p` are probabilities, scales are fractions of the image's area.
 
+    The defaults are those of COSMOS (github.com/ExplainableML/cosmos). The `image` of a method has
+    its own.
+    """
+
+    # The sides of global and local views, in pixels.
     global_size: Positive = 224
     local_size: Positive = 96
+    # The number of local views.
     locals: Count = 6
     global_scale: Scale = (0.4, 1.0)
     local_scale: Scale = (0.05, 0.4)
     flip_p: Fraction = 0.5
+    # Strengths of changes of brightness, contrast, saturation and hue.
     jitter: Strengths = (0.4, 0.4, 0.2, 0.1)
     jitter_p: Fraction = 0.8
     grayscale_p: Fraction = 0.2
+    # For the first global view, the second global view, and local views.
     blur_p: tuple[Fraction, Fraction, Fraction] = (1.0, 0.1, 0.5)
+    # For the second global view.
     solarize_p: Fraction = 0.2
+    # If it is given, a crop without other augmentation comes before the global views, for SLIP.
     caption_scale: Annotated[tuple[PositiveFraction, ...], AfterValidator(_pair_or_none)] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TextViewConfig:
-    """Caption crops: two globals of 1 to `max_sentences` sentences, and single-sentence locals."""
+    """Caption views."""
 
+    # A global view has 1 to so many sentences.
     max_sentences: Positive = 5
+    # The number of local views, of one sentence each.
     locals: Count = 6
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
-    """What a training starts from. `init` names weights: `openclip:ARCH/TAG`, `hf:ORG/NAME` or the
-    path of a checkpoint; empty, all are random. With `partial` they need not cover both towers.
-    `freeze` names a tower that is not trained."""
+    """The weights that a training starts from."""
 
+    # The source of pretrained weights: `openclip:ARCH/TAG`, `hf:ORG/NAME` or the path of a
+    # checkpoint. If it is empty, all weights are random.
     init: str = ""
+    # Whether the weights may cover only a part of the towers.
     partial: bool = False
+    # A tower that is not trained.
     freeze: Literal["", "image", "text"] = ""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimConfig:
-    """AdamW with linear warm-up and a cosine to zero; defaults are the published constants.
-    `batch_size` counts the samples of all processes. `momentum` is the teacher's, raised to 1 by a
-    cosine over the run where `momentum_ramp`. `gradient` "published" is the true one divided by the
-    number of processes for everything but the scales, as the released models were trained.
-    `layer_decay` multiplies the learning rate once per layer of a tower from the last one down."""
+    """AdamW with linear warm-up and cosine decay to zero; the defaults are published constants."""
 
-    steps: Annotated[int, Field(gt=0, lt=10**8)]  # snapshots have eight digits for it
+    # Below 10**8, since the names of snapshots have eight digits.
+    steps: Annotated[int, Field(gt=0, lt=10**8)]
+    # Samples of all processes in a step.
     batch_size: Positive
     lr: PositiveFloat = 5e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegative = 0.5
     warmup_steps: Count = 2000
+    # Momentum of the teacher, and whether it is raised to 1 by a cosine over the run.
     momentum: Fraction = 0.999
     momentum_ramp: bool = False
-    clip_norm: NonNegative = 0.0  # 0: no clipping of gradients
+    # The largest norm of the gradient; 0: it is not clipped.
+    clip_norm: NonNegative = 0.0
+    # "published": as the released models were trained, the true gradient is divided by the number
+    # of processes, except that of the scales.
     gradient: Literal["true", "published"] = "true"
+    # A factor of the learning rate for each layer of a tower, counted from the last one down.
     layer_decay: PositiveFraction = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
-    """Where the samples come from. `shards`: webdataset tars, as a path, a brace list, `pipe:` or a
-    URL, several sets joined by `::`; or `scenes:N`, N embedded scenes. `weights`, one a set joined
-    by `::`, draw samples with replacement in these proportions; without them every sample is seen
-    once an epoch, in an order that `keyed_order` computes as it goes: for tens of millions, whose
-    permutation takes time and memory. A run stops where more than `max_bad` of its samples
-    cannot be read."""
+    """The source and the order of the samples."""
 
+    # Webdataset tars, as a path, a brace list, `pipe:` or a URL, several sets joined by `::`; or
+    # `scenes:N`, N embedded scenes.
     shards: str
+    # One weight per set, joined by `::`: samples are drawn with replacement in these proportions.
+    # Without weights every sample is seen once per epoch.
     weights: str = ""
+    # Whether the order of an epoch is computed step by step. It is meant for tens of millions of
+    # samples, whose permutation takes time and memory.
     keyed_order: bool = False
+    # Processes that load data, for each process that trains.
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
+    # The fraction of samples that may be unreadable; with more, the run stops.
     max_bad: Fraction = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ComputeConfig:
-    """How a step is computed; none of it changes the mathematics. `device` "auto" takes a GPU where
-    there is one. `accumulate` encodes a batch in so many parts. `checkpointing` recomputes
-    activations in backward, `compile` compiles models and loss, `gather_bf16` halves the traffic
-    and the memory of the features that processes exchange. On a GPU `tf32` rounds the factors of
-    float32 products, and `cudnn_benchmark` measures which convolution is fastest: the published
-    training, as OpenCLIP's main.py, does both. Processes wait `timeout` seconds for each other, 0:
-    PyTorch's default."""
+    """How a step is computed; no option changes the mathematics."""
 
+    # "auto" is a GPU if there is one, and else the CPU.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    # A batch is encoded in so many parts.
     accumulate: Positive = 1
+    # Whether activations are computed again in backward.
     checkpointing: bool = False
+    # Whether models and loss are compiled.
     compile: bool = False
+    # Whether processes exchange features in bfloat16, which halves traffic and memory.
     gather_bf16: bool = False
+    # On a GPU, whether factors of float32 products are rounded, and whether the fastest
+    # convolution is measured. The published training does both, as OpenCLIP's main.py does.
     tf32: bool = True
     cudnn_benchmark: bool = True
+    # Seconds that processes wait for each other; 0: PyTorch's default.
     timeout: NonNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SaveConfig:
-    """Snapshots: one every `every` steps; the last `keep` stay, and that with the highest metric
-    `best` of the evaluations, `dataset/weights/metric` such as `scenes-cls/teacher/acc1`. `remote`
-    is a folder to copy them to that fsspec opens, such as `s3://BUCKET/RUN`."""
+    """Snapshots."""
 
+    # Steps from one snapshot to the next.
     every: Count = 1000
+    # So many of the last snapshots are kept.
     keep: Positive = 3
+    # The snapshot with the highest value of this metric is kept too: `dataset/weights/metric`, such
+    # as `scenes-cls/teacher/acc1`.
     best: str = ""
+    # A folder to which snapshots are copied, and which fsspec opens, such as `s3://BUCKET/RUN`.
     remote: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class WatchConfig:
-    """What is written down: a log line and an evaluation on `datasets` (names of cosmos_eval joined
-    by commas, files under `data_root`) every so many steps; `pictures` of first batch and log.
-    `loggers` get its numbers as well. `profile` is the first and the last of the steps to trace,
-    `peak_tflops` what a device computes at most, where its name does not tell."""
+    """Logs, pictures and evaluations of a run."""
 
+    # Steps from one line of the log to the next.
     log_every: Positive = 10
+    # Whether the first batch and the log are drawn.
     pictures: bool = True
+    # Steps from one evaluation to the next; 0: none.
     evaluate_every: Count = 0
+    # Data sets of the evaluations: names of cosmos_eval, joined by commas.
     datasets: str = ""
+    # The folder of their files.
     data_root: str = ""
+    # Programs that get the numbers of the log as well.
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    # The first and the last of the steps to trace; empty: none.
     profile: Annotated[tuple[Count, ...], AfterValidator(_pair_or_none)] = ()
+    # Peak performance of a device, if its name does not tell; 0: unknown.
     peak_tflops: NonNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
-    """One training run. `architecture` is OpenCLIP's, by name or as its configuration; `parallel`
-    copies weights to all processes, or shards them over all, or over those of a machine ("hsdp");
-    `method_sha256` is the hash of the file of a method that is not of this package."""
+    """The configuration of one training run."""
 
+    # The name of the recipe.
     recipe: str
     method: SkipValidation[Method]
+    # OpenCLIP's architecture, by name or as its configuration.
     architecture: SkipValidation[Mapping[str, Any] | str]
     data: DataConfig
     optim: OptimConfig
@@ -182,5 +211,8 @@ class TrainConfig:
     save: SaveConfig = field(default_factory=SaveConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     seed: Count = 0
+    # The hash of the file of a user's own method; empty for methods of this package.
     method_sha256: str = ""
+    # "ddp" copies weights to all processes, "fsdp" shards them over all processes, and "hsdp" over
+    # the processes of a machine.
     parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"

@@ -1,6 +1,9 @@
-"""The records and protocols that the packages of cosmos_core share. Letters in shapes: V student
-views, T caption views, L local views, B samples of this process, N samples of all processes, D
-embedding width, S tokens of a caption, H W pixels of a global view, h w pixels of a local view."""
+"""Records and protocols that the packages of cosmos_core share.
+
+Letters in shapes: V student views, T caption views, G global and L local image views, B samples of
+this process, N samples of all processes, D embedding width, S tokens of a caption, H W pixels of a
+global view, h w pixels of a local view.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -10,18 +13,19 @@ from torch import Tensor, nn
 
 
 class Views(NamedTuple):
-    """The views of one batch. `global_images` (G, B, 3, H, W), `local_images` (L, B, 3, h, w),
-    L >= 0, `texts` (T, B, S) padded with zeros. In COSMOS two images and two texts are global. In a
-    training on a GPU `texts` stay on the host, and the model's `encode_text` and `text_tokens` take
-    them from there."""
+    """The views of one batch. In COSMOS two images and two texts are global.
 
-    global_images: Tensor
-    local_images: Tensor
-    texts: Tensor
+    In a training on a GPU, `texts` stay on the host; `encode_text` and `text_tokens` of the model
+    move them.
+    """
+
+    global_images: Tensor  # (G, B, 3, H, W)
+    local_images: Tensor  # (L, B, 3, h, w), L >= 0
+    texts: Tensor  # token ids (T, B, S), padded with zeros, globals first
 
 
 class ViewCounts(NamedTuple):
-    """Which views a method trains on: numbers of global views, and whether there are local ones."""
+    """The views that a method trains on: how many global ones, and whether there are local ones."""
 
     global_images: int
     local_images: bool
@@ -34,21 +38,24 @@ EVERY_VIEW = ViewCounts(global_images=2, local_images=True, global_texts=2, loca
 
 
 class Features(NamedTuple):
-    """L2-normalised features of a batch's views, and the scales, 0-d and already exponentiated.
-    `image` (V, B, D) and `text` (T, B, D) have global views first. `image_crossmodal` and
-    `text_crossmodal` have the same shapes, or are None for a teacher."""
+    """L2-normalised features of a batch's views, global views first, and scales.
 
-    image: Tensor
-    text: Tensor
-    image_crossmodal: Tensor | None
-    text_crossmodal: Tensor | None
+    Scales are 0-d and already exponentiated.
+    """
+
+    image: Tensor  # (V, B, D)
+    text: Tensor  # (T, B, D)
+    image_crossmodal: Tensor | None  # (V, B, D); None for a teacher
+    text_crossmodal: Tensor | None  # (T, B, D); None for a teacher
     logit_scale: Tensor
     distill_logit_scale: Tensor | None
 
 
 class LossTerms(dict[str, Tensor]):
-    """The terms of a loss by name, 0-d tensors, in the order of the method's `terms`; their sum,
-    `total`, is minimised. `LossTerms(clip=loss).clip` is the term `clip`."""
+    """The terms of a loss by name, 0-d tensors, in the order of the method's `terms`.
+
+    Their sum, `total`, is minimised. `LossTerms(clip=loss).clip` is the term `clip`.
+    """
 
     @property
     def total(self) -> Tensor:
@@ -61,21 +68,22 @@ class LossTerms(dict[str, Tensor]):
 
 
 class Gathered(NamedTuple):
-    """Features of this process (V, B, D), and of all (V, N, D), where it has rows from `offset`;
-    `gather`, without rounding, what a loss makes of them."""
+    """Features of this process, and of all processes."""
 
-    local: Tensor
-    everywhere: Tensor
+    local: Tensor  # (V, B, D)
+    everywhere: Tensor  # (V, N, D)
+    # The sample of `everywhere` at which the samples of this process begin.
     offset: int
+    # Gathers tensors that a loss computes from the features, without rounding.
     gather: "Gather | None" = None
 
 
 class Gather:
-    """Gathers the features of all processes for a loss; here those of a single process."""
+    """Gathers the features of all processes for a loss; this class is for a single process."""
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
         """Gather features (V_i, B, D_i): one collective forward, and one backward for gradients."""
-        return [Gathered(tensor, tensor, 0, self) for tensor in tensors]
+        return [Gathered(tensor, tensor, offset=0, gather=self) for tensor in tensors]
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Return the mean over processes, without gradient: one collective."""
@@ -83,13 +91,15 @@ class Gather:
 
 
 class Method(Protocol):
-    """How a model is trained, as a frozen dataclass whose fields are the method's options. Features
-    are a NamedTuple of tensors with three dimensions (V, B, D), one row per sample, and of others,
-    such as scales, that belong to the whole batch, or None."""
+    """A training method: a frozen dataclass whose fields are the method's options.
+
+    Features are a NamedTuple. Tensors with three dimensions (V, B, D) have one row per sample.
+    Other tensors, such as scales, belong to the whole batch. A field may also be None.
+    """
 
     @property
     def name(self) -> str:
-        """The name of its file in `cosmos_core.methods`, chosen by `--set method=NAME`."""
+        """The name of the method's file in `cosmos_core.methods`, for `--set method=NAME`."""
 
     @property
     def counts(self) -> ViewCounts:
@@ -101,13 +111,16 @@ class Method(Protocol):
 
     def create_student(self, architecture: Any) -> nn.Module:
         """Create a model with random weights; freeze parameters that this method does not train.
-        Parameters added to it are stored in checkpoints, but for those of the module `head`."""
+
+        Parameters that are added to the model are stored in checkpoints, except those of the module
+        `head`.
+        """
 
     def student_features(self, student: Any, views: Views) -> Any:
         """Return the student's features for the loss."""
 
     def teacher_features(self, teacher: Any, views: Views) -> Any:
-        """Return the teacher's features without gradient, None without a teacher."""
+        """Return the teacher's features without gradient; None if the loss needs no teacher."""
 
     def loss(self, student: Any, teacher: Any, gather: Gather) -> LossTerms:
-        """Return the loss of this process's samples; its mean over processes is the batch's."""
+        """Return the loss of this process's samples; its mean over processes is minimised."""

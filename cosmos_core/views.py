@@ -1,8 +1,10 @@
-"""Multi-crop views of images, and caption views. The distributions of image views are those of
-torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter and RandomGrayscale, Pillow's
-GaussianBlur and RandomSolarize, in this order. Pixels are uint8 RGB (H, W, 3) and changed by
-OpenCV. Brightness, contrast, saturation and grey differ from Pillow's by at most one grey level,
-because Pillow truncates where OpenCV rounds."""
+"""Multi-crop views of images, and caption views.
+
+The distributions of image views are those of torchvision's RandomResizedCrop, RandomHorizontalFlip,
+ColorJitter and RandomGrayscale, and of Pillow's GaussianBlur and RandomSolarize, in this order.
+Pixels are uint8 RGB (H, W, 3) and are changed by OpenCV. Brightness, contrast, saturation and grey
+differ from Pillow's by at most one grey level, because Pillow truncates and OpenCV rounds.
+"""
 
 import math
 from typing import NamedTuple, TypeAlias
@@ -21,8 +23,8 @@ from cosmos_core.types import EVERY_VIEW, ViewCounts
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
-ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop, as are the trials
-CROP_TRIALS = 10
+ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop
+CROP_TRIALS = 10  # torchvision's RandomResizedCrop
 BLUR_RADIUS = (0.1, 2.0)  # pixels; github.com/ExplainableML/cosmos, after DINO
 BLUR_PASSES = 3  # Pillow's GaussianBlur
 HUES_TO_BYTES, BYTES_TO_HUES = 256, 255  # hues in a turn: OpenCV's RGB2HSV_FULL and back
@@ -45,7 +47,7 @@ class Box(NamedTuple):
 
 
 class ViewKind(NamedTuple):
-    """What distinguishes a view from the others of its image."""
+    """The options in which the views of an image differ from each other."""
 
     size: int
     scale: tuple[float, float]
@@ -55,46 +57,54 @@ class ViewKind(NamedTuple):
 
 
 class ImageViews(NamedTuple):
-    """Views of one image, uint8: globals (G, 3, H, W) and locals (L, 3, h, w)."""
+    """The views of one image, uint8."""
 
-    global_images: Tensor
-    local_images: Tensor
+    global_images: Tensor  # (G, 3, H, W)
+    local_images: Tensor  # (L, 3, h, w)
 
 
 class MultiCrop:
-    """Make the view for captions, if it is configured, one or two global views, and the local ones
-    where the method has any."""
+    """Makes the views of images: one or two global views, and local views if the method has any.
+
+    If a view for captions is configured, it comes before the global views.
+    """
 
     def __init__(self, config: ImageViewConfig, counts: ViewCounts = EVERY_VIEW) -> None:
-        first, second, local = config.blur_p
+        first_blur_p, second_blur_p, local_blur_p = config.blur_p
         size, scale = config.global_size, config.global_scale
-        kinds = ViewKind(size, scale, first, 0), ViewKind(size, scale, second, config.solarize_p)
-        small = ViewKind(config.local_size, config.local_scale, local, 0.0)
-        self._config, self._globals = config, kinds[: counts.global_images]
+        global_kinds = [
+            ViewKind(size, scale, first_blur_p, solarize_p=0.0),
+            ViewKind(size, scale, second_blur_p, config.solarize_p),
+        ]
+        self._config = config
+        self._global_kinds = global_kinds[: counts.global_images]
         if config.caption_scale:
-            low, high = config.caption_scale
-            caption = ViewKind(size, (low, high), 0, 0, crop_only=True)
-            self._globals = caption, *self._globals
-        self._locals = [small] * (config.locals if counts.local_images else 0)
+            smallest, largest = config.caption_scale
+            caption_kind = ViewKind(size, (smallest, largest), 0.0, 0.0, crop_only=True)
+            self._global_kinds.insert(0, caption_kind)
+        local_kind = ViewKind(config.local_size, config.local_scale, local_blur_p, solarize_p=0.0)
+        self._local_kinds = [local_kind] * config.locals if counts.local_images else []
 
     def __call__(self, image: PIL.Image.Image, rng: Generator) -> ImageViews:
         """Make the views of an RGB image."""
         config, pixels = self._config, np.array(image)
-        large = [random_view(pixels, kind, config, rng) for kind in self._globals]
-        small = [random_view(pixels, kind, config, rng) for kind in self._locals]
-        return ImageViews(_stack(large, config.global_size), _stack(small, config.local_size))
+        global_views = [random_view(pixels, kind, config, rng) for kind in self._global_kinds]
+        local_views = [random_view(pixels, kind, config, rng) for kind in self._local_kinds]
+        return ImageViews(
+            _stack(global_views, config.global_size), _stack(local_views, config.local_size)
+        )
 
 
 def _stack(views: list[Pixels], size: int) -> Tensor:
     """Stack views into (N, 3, size, size), contiguous; N may be 0."""
     planes = np.empty((len(views), 3, size, size), dtype=np.uint8)
-    for view, out in zip(views, planes, strict=True):
-        np.stack(cv2.split(view), out=out)
+    for view, view_planes in zip(views, planes, strict=True):
+        np.stack(cv2.split(view), out=view_planes)
     return torch.from_numpy(planes)
 
 
 def random_view(pixels: Pixels, kind: ViewKind, config: ImageViewConfig, rng: Generator) -> Pixels:
-    """Draw one square view (size, size, 3)."""
+    """Return one random square view (size, size, 3) of an image."""
     height, width, _ = pixels.shape
     view = cut(pixels, random_box(width, height, kind.scale, rng), kind.size)
     if kind.crop_only:
@@ -113,39 +123,54 @@ def random_view(pixels: Pixels, kind: ViewKind, config: ImageViewConfig, rng: Ge
 
 
 def random_box(width: int, height: int, scale: tuple[float, float], rng: Generator) -> Box:
-    """Draw a crop: U(scale) of the area, log-uniform ratio; after ten misses the largest one."""
+    """Return a random crop of an image, as torchvision's RandomResizedCrop draws it.
+
+    Its area is uniform in `scale`, a fraction of the image's area, and its aspect ratio is
+    log-uniform in ASPECT_RATIO. After CROP_TRIALS crops that do not fit into the image, return the
+    largest crop at the centre.
+    """
     log_ratio = math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1])
     for _ in range(CROP_TRIALS):
         area = width * height * rng.uniform(*scale)
         ratio = math.exp(rng.uniform(*log_ratio))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-            return Box(left, top, left + w, top + h)
-    w = min(width, round(height * ASPECT_RATIO[1]))
-    h = min(height, round(width / ASPECT_RATIO[0]))
-    left, top = (width - w) // 2, (height - h) // 2
-    return Box(left, top, left + w, top + h)
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left = int(rng.integers(width - box_width + 1))
+            top = int(rng.integers(height - box_height + 1))
+            return Box(left, top, left + box_width, top + box_height)
+    box_width = min(width, round(height * ASPECT_RATIO[1]))
+    box_height = min(height, round(width / ASPECT_RATIO[0]))
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return Box(left, top, left + box_width, top + box_height)
 
 
 def cut(pixels: Pixels, box: Box, size: int) -> Pixels:
-    """Crop a box and resize it to a square of `size` pixels, antialiased bicubic. Equals Pillow's
-    `crop().resize()` to within a grey level or two."""
+    """Crop a box and resize it to a square of `size` pixels, by antialiased bicubic interpolation.
+
+    It differs from Pillow's `crop().resize()` by a grey level or two at most.
+    """
     crop = np.ascontiguousarray(pixels[None, box.top : box.bottom, box.left : box.right])
-    interleaved = torch.from_numpy(crop).permute(0, 3, 1, 2)
-    resized = interpolate(interleaved, (size, size), mode="bicubic", antialias=True)
+    channels_last = torch.from_numpy(crop).permute(0, 3, 1, 2)
+    resized = interpolate(channels_last, (size, size), mode="bicubic", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def jitter(view: Pixels, strengths: Strengths, rng: Generator) -> Pixels:
-    """In random order, scale all but hue by U(1 - s, 1 + s), and shift hue by U(-s, s)."""
+    """Change brightness, contrast, saturation and hue by random amounts, in a random order.
+
+    The first three are scaled by U(1 - s, 1 + s) and the hue is shifted by U(-s, s), with s from
+    `strengths`.
+    """
+    scaling_functions = (brightness, contrast, saturation)
     for kind in rng.permutation(4):
         strength = strengths[kind]
-        if strength and kind == 3:
+        if not strength:
+            continue
+        if kind == 3:
             view = hue(view, rng.uniform(-strength, strength))
-        elif strength:
-            scale = (brightness, contrast, saturation)[kind]
-            view = scale(view, rng.uniform(max(0, 1 - strength), 1 + strength))
+        else:
+            factor = rng.uniform(max(0, 1 - strength), 1 + strength)
+            view = scaling_functions[kind](view, factor)
     return view
 
 
@@ -166,10 +191,13 @@ def saturation(view: Pixels, factor: float) -> Pixels:
 
 
 def hue(view: Pixels, turns: float) -> Pixels:
-    """Rotate hues by `turns` of a circle; bytes in between put channels at most 7 levels off."""
+    """Rotate hues by `turns` of a circle.
+
+    Hues are rounded to bytes, which changes channels by at most 7 levels.
+    """
     hsv = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)
-    turned = np.rint((_LEVELS / HUES_TO_BYTES + turns) % 1 * BYTES_TO_HUES).astype(np.uint8)
-    hsv[..., 0] = cv2.LUT(hsv[..., 0], turned)
+    rotated = np.rint((_LEVELS / HUES_TO_BYTES + turns) % 1 * BYTES_TO_HUES).astype(np.uint8)
+    hsv[..., 0] = cv2.LUT(hsv[..., 0], rotated)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
@@ -179,26 +207,32 @@ def grey(view: Pixels) -> Pixels:
 
 
 def solarize(view: Pixels) -> Pixels:
-    """Invert levels from the threshold on; equal to Pillow's."""
+    """Invert levels from SOLARIZE_THRESHOLD on, as Pillow does."""
     return cv2.LUT(view, _SOLARIZED)
 
 
 def blur(view: Pixels, radius: float) -> Pixels:
-    """Apply Pillow's GaussianBlur of `radius` pixels (> 0), to within three grey levels but for the
-    two outermost rows and columns. There Pillow repeats the edge before each of six passes, and
-    this before the first alone: in noise up to 32 levels differ at the edge, and 11 beside it."""
+    """Apply Pillow's GaussianBlur of `radius` pixels (> 0).
+
+    Pixels differ from Pillow's by at most three grey levels, except in the two outermost rows and
+    columns. There Pillow repeats the edge before each of six passes, and this function only before
+    the first pass. In noise they differ by up to 32 levels at the edge, and by 11 beside it.
+    """
     kernel = blur_kernel(radius)
     return cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
 
 def blur_kernel(radius: float) -> npt.NDArray[np.float32]:
-    """Return the weights of Pillow's blur along one axis: three boxes of fractional width with the
-    Gaussian's variance (P. Gwosdek et al., Gaussian Convolution by Extended Box Filtering, 2011)"""
+    """Return the weights of Pillow's blur along one axis.
+
+    They are three boxes of fractional width with the Gaussian's variance (P. Gwosdek et al.,
+    Gaussian Convolution by Extended Box Filtering, 2011).
+    """
     variance = radius**2 / BLUR_PASSES
     n = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
-    part = (2 * n + 1) * (variance - n * (n + 1) / 3) / (2 * ((n + 1) ** 2 - variance))
+    edge_weight = (2 * n + 1) * (variance - n * (n + 1) / 3) / (2 * ((n + 1) ** 2 - variance))
     box = np.ones(2 * n + 3)
-    box[[0, -1]] = part
+    box[[0, -1]] = edge_weight
     box /= box.sum()
     return np.convolve(np.convolve(box, box), box).astype(np.float32)
 
@@ -206,17 +240,22 @@ def blur_kernel(radius: float) -> npt.NDArray[np.float32]:
 def caption_views(
     sentences: list[str], config: TextViewConfig, rng: Generator, counts: ViewCounts = EVERY_VIEW
 ) -> list[str]:
-    """Draw the caption views of a sample, globals first. Raises ValueError without sentences. A
-    global joins U{1..max_sentences} sentences, a local is one. All are drawn without replacement,
-    unless there are too few for the locals."""
+    """Return random caption views of a sample, globals first.
+
+    A global view joins 1 to `max_sentences` sentences, a local view is one sentence. Sentences are
+    drawn without replacement, unless there are too few for the local views. Raises ValueError if
+    there are no sentences.
+    """
     if not sentences:
         raise ValueError("a sample without captions")
     views = []
     for _ in range(counts.global_texts):
         count = min(int(rng.integers(1, config.max_sentences + 1)), len(sentences))
-        chosen = rng.choice(len(sentences), size=count, replace=False)
-        views.append(SENTENCE_SEPARATOR.join(sentences[i] for i in chosen))
-    locals_ = config.locals if counts.local_texts else 0
-    rounds = -(-locals_ // len(sentences))
-    order = np.concatenate([rng.permutation(len(sentences)) for _ in range(max(rounds, 1))])
-    return views + [sentences[i] for i in order[:locals_]]
+        indices = rng.choice(len(sentences), size=count, replace=False)
+        views.append(SENTENCE_SEPARATOR.join(sentences[i] for i in indices))
+    local_views = config.locals if counts.local_texts else 0
+    # Each permutation uses every sentence once; without local views one is drawn all the same.
+    permutations = max(1, math.ceil(local_views / len(sentences)))
+    order = np.concatenate([rng.permutation(len(sentences)) for _ in range(permutations)])
+    views += [sentences[i] for i in order[:local_views]]
+    return views

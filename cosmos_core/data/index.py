@@ -1,8 +1,11 @@
-"""Random access to the samples of local tars. The index of a tar, rows (samples, 4) of int32, has
-first block and bytes of the image, then of the JSON record; block 0, never a file's, where a sample
-lacks one. It is stored in `.cosmos-index` beside the tar, or, where that cannot be written, in the
-user's cache folder. So are the rows of all tars of a data set in one file, which all processes and
-workers of a machine map into their memory: it is there once."""
+"""Random access to the samples of local tars.
+
+The index of a tar has a row of four int32 for each sample: the first block and the bytes of the
+image, then of the JSON record. If a sample lacks one of them, its block is 0, where no file begins.
+The index is stored in `.cosmos-index` beside the tar, or in the user's cache folder if that cannot
+be written. The rows of all tars of a data set are also stored in one file. All processes and
+workers of a machine map this file into their memory, so that it is there once.
+"""
 
 import hashlib
 import io
@@ -29,33 +32,39 @@ from cosmos_core.utils.files import pack_arrays, unpack_arrays, write_atomically
 
 COLUMNS = 4
 BESIDE = ".cosmos-index"  # a folder beside tars
-_VERSION = 3  # of the stored index
-_MOST = np.iinfo(np.int32).max
+_VERSION = 3  # of the format of a stored index
+_MAX_INT32 = np.iinfo(np.int32).max
 Rows = npt.NDArray[np.int32]
 
 _log = logging.getLogger(__name__)
 
 
 class SampleIndex:
-    """The samples of tars, in order: `rows` (N, 4) of all, and `starts` (shards + 1,), the first of
-    each and N. Worker processes share the rows."""
+    """The samples of tars, in order.
+
+    `rows` (N, 4) are those of all samples. `starts` (shards + 1,) has the number of each shard's
+    first sample, and N at the end. Worker processes share the rows.
+    """
 
     def __init__(self, shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
-        self._shards, self._starts = list(shards), starts
+        self._shards = list(shards)
+        self._starts = starts
         self._rows = torch.from_numpy(rows)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def fingerprint(self) -> list[list[Any]]:
-        """Return name, bytes, samples and the SHA-256 of the rows of every shard, of plain types:
-        they are the same where the shards lie in another folder."""
-        rows, names = self._rows.numpy(), [Path(shard).name for shard in self._shards]
-        parts = zip(names, self._shards, np.split(rows, self._starts[1:-1]), strict=True)
-        return [
-            [name, os.path.getsize(shard), len(own), hashlib.sha256(own.tobytes()).hexdigest()]
-            for name, shard, own in parts
-        ]
+        """Return an entry of plain types for each shard: name, bytes, samples, SHA-256 of its rows.
+
+        The entries do not depend on the folder of the shards.
+        """
+        shard_rows = np.split(self._rows.numpy(), self._starts[1:-1])
+        entries: list[list[Any]] = []
+        for shard, rows in zip(self._shards, shard_rows, strict=True):
+            sha256 = hashlib.sha256(rows.tobytes()).hexdigest()
+            entries.append([Path(shard).name, os.path.getsize(shard), len(rows), sha256])
+        return entries
 
     def start(self, shards: int) -> int:
         """Return the number of samples in the first `shards` shards."""
@@ -63,181 +72,222 @@ class SampleIndex:
 
     def read(self, number: int) -> RawSample:
         """Read the files of a sample. Raises BadSampleError."""
-        image, image_bytes, record, record_bytes = self._rows[number].tolist()
+        image_block, image_bytes, record_block, record_bytes = self._rows[number].tolist()
         try:
             with open(self._shard(number), "rb", buffering=0) as file:
-                return RawSample(_read(file, image, image_bytes), _read(file, record, record_bytes))
+                image = _read_file(file, image_block, image_bytes)
+                record = _read_file(file, record_block, record_bytes)
         except (TarError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BadSampleError("unreadable", str(reason)) from error
+        return RawSample(image, record)
 
     def name(self, number: int) -> tuple[str, str]:
         """Return the shard and the key of a sample; the key is read from the tar."""
         shard = self._shard(number)
-        image, _, record, _ = self._rows[number].tolist()
+        image_block, _, record_block, _ = self._rows[number].tolist()
+        header_block = (image_block or record_block) - 1
         try:
             with open(shard, "rb") as file:
-                file.seek(((image or record) - 1) * BLOCK)
+                file.seek(header_block * BLOCK)
                 header = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
         except (OSError, tarfile.TarError):
             return shard, f"sample {number}"
-        folder, slash, name = header.name.rpartition("/")
-        return shard, folder + slash + name.partition(".")[0]
+        folder, slash, file_name = header.name.rpartition("/")
+        key = folder + slash + file_name.partition(".")[0]
+        return shard, key
 
     def _shard(self, number: int) -> str:
-        return self._shards[int(np.searchsorted(self._starts, number, side="right")) - 1]
+        """Return the shard of a sample."""
+        shard_number = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self._shards[shard_number]
 
 
-def _read(file: io.FileIO, block: int, size: int) -> bytes | None:
+def _read_file(file: io.FileIO, block: int, size: int) -> bytes | None:
+    """Read a file in a tar; None for block 0."""
     if block == 0:
         return None
     file.seek(block * BLOCK)
-    data = file.read(size)
-    if missing := size - len(data):
-        raise BadSampleError("truncated", f"the tar ends {missing} bytes before the sample")
-    require_one_file(data)
-    return data
+    content = file.read(size)
+    missing_bytes = size - len(content)
+    if missing_bytes:
+        raise BadSampleError("truncated", f"the tar ends {missing_bytes} bytes before the sample")
+    require_one_file(content)
+    return content
 
 
 def index_shards(
     shards: Sequence[str], *, workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> SampleIndex:
-    """Index local tars; those without a stored index are scanned by `workers` processes. Each of
-    `world_size` processes begins at another shard, so that they divide the scanning. Raises
-    ShardError for an unreadable tar, and where there is no sample."""
-    if (index := _mapped(shards)) is None:
-        rows = _all_rows(shards, workers, rank, world_size)
-        starts = np.cumsum([0, *(len(rows[shard]) for shard in shards)])
-        whole = np.concatenate([np.empty((0, COLUMNS), np.int32), *(rows[s] for s in shards)])
-        if len(whole) == 0:
-            where = f"{len(shards)} shards, of which the first is {shards[0]}"
-            raise ShardError(f"no sample in {where}")
-        _write_whole(shards, starts, whole)
-        # Mapped, where it could be written, so that this process's own copy is dropped.
-        index = _mapped(shards) or SampleIndex(shards, starts, whole)
-    return index
+    """Index local tars; those without a stored index are scanned by `workers` processes.
+
+    Each of `world_size` processes begins at another shard, so that they divide the scanning. Raises
+    ShardError for an unreadable tar, and if there is no sample.
+    """
+    stored_index = _read_set_index(shards)
+    if stored_index is not None:
+        return stored_index
+    rows_by_shard = _all_rows(shards, workers, rank, world_size)
+    shard_rows = [rows_by_shard[shard] for shard in shards]
+    starts = np.cumsum([0, *[len(rows) for rows in shard_rows]])
+    rows = np.concatenate([np.empty((0, COLUMNS), np.int32), *shard_rows])
+    if len(rows) == 0:
+        raise ShardError(f"no sample in {len(shards)} shards, of which the first is {shards[0]}")
+    _store_set_index(shards, starts, rows)
+    # If it could be stored, it is mapped, and this process's own copy of the rows is dropped.
+    return _read_set_index(shards) or SampleIndex(shards, starts, rows)
 
 
 def _all_rows(shards: Sequence[str], workers: int, rank: int, world_size: int) -> dict[str, Rows]:
-    rows = {shard: found for shard in shards if (found := cached_rows(shard)) is not None}
-    missing = [shard for shard in dict.fromkeys(shards) if shard not in rows]
-    first = rank * len(missing) // world_size
-    missing = missing[first:] + missing[:first]
-    results = dict(zip(missing, _scan(missing, workers), strict=True))
-    failures = [result for result in results.values() if isinstance(result, ShardError)]
+    """Return the rows of all shards, stored or scanned. Raises ShardError for unreadable ones."""
+    rows_by_shard: dict[str, Rows] = {}
+    missing_shards = []
+    for shard in dict.fromkeys(shards):
+        rows = cached_rows(shard)
+        if rows is None:
+            missing_shards.append(shard)
+        else:
+            rows_by_shard[shard] = rows
+    first = rank * len(missing_shards) // world_size
+    missing_shards = missing_shards[first:] + missing_shards[:first]
+    failures = []
+    for shard, result in zip(missing_shards, _scan(missing_shards, workers), strict=True):
+        if isinstance(result, ShardError):
+            failures.append(result)
+        else:
+            rows_by_shard[shard] = result
+    if len(failures) > 1:
+        raise ShardError(f"{failures[0]} ({len(failures) - 1} other shards fail as well)")
     if failures:
-        others = f" ({len(failures) - 1} other shards fail as well)" if len(failures) > 1 else ""
-        raise ShardError(f"{failures[0]}{others}")
-    return rows | {shard: new for shard, new in results.items() if not isinstance(new, ShardError)}
+        raise ShardError(str(failures[0]))
+    return rows_by_shard
 
 
-def _mapped(shards: Sequence[str]) -> SampleIndex | None:
-    """Map the rows of all shards, if they are stored whole and no tar has changed."""
-    for path in _homes("data-sets", *shards):
+def _read_set_index(shards: Sequence[str]) -> SampleIndex | None:
+    """Map the stored rows of all shards; None unless they are whole and no tar has changed."""
+    for path in _index_paths("data-sets", *shards):
         with suppress(OSError, ValueError, KeyError):
             head = unpack_arrays(path.read_bytes())
-            if not np.array_equal(head["states"], _states(shards)):
+            if not np.array_equal(head["states"], _file_states(shards)):
                 continue
-            # Of copy on write, since a tensor must be writable; the pages are shared all the same.
-            rows = np.memmap(path.with_suffix(".rows"), np.int32, mode="c").reshape(-1, COLUMNS)
+            # Mapped with copy on write, since a tensor must be writable; pages are still shared.
+            rows_file = path.with_suffix(".rows")
+            rows = np.memmap(rows_file, np.int32, mode="c").reshape(-1, COLUMNS)
             if len(rows) == head["starts"][-1] and zlib.crc32(rows.data) == head["checksum"]:
                 return SampleIndex(shards, head["starts"], rows)
     return None
 
 
-def _write_whole(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
+def _store_set_index(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
+    """Store the rows of all shards in a file, and in another file what they are valid for."""
     checksum = np.array(zlib.crc32(rows.data))
-    head = pack_arrays({"states": _states(shards), "starts": starts, "checksum": checksum})
-    _store(_homes("data-sets", *shards), {".rows": rows.data.cast("B"), "": head})
+    head = pack_arrays({"states": _file_states(shards), "starts": starts, "checksum": checksum})
+    _store(_index_paths("data-sets", *shards), {".rows": rows.data.cast("B"), "": head})
 
 
 def _scan(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardError]:
+    """Yield the rows of each shard, or its error, from a pool of processes if there are workers."""
     if not shards or not workers:
-        yield from map(tar_rows, shards)
+        for shard in shards:
+            yield tar_rows(shard)
         return
-    with worker_lifetime() as start_worker:
-        # No context manager: where this is left early, the workers end before their work is done.
-        pool = ProcessPoolExecutor(min(workers, len(shards)), None, start_worker, (0,))
+    with worker_lifetime() as init_worker:
+        # Not as a context manager: if this is left early, workers end before their work is done.
+        pool = ProcessPoolExecutor(
+            min(workers, len(shards)), initializer=init_worker, initargs=(0,)
+        )
         yield from pool.map(tar_rows, shards)
         pool.shutdown()
 
 
 def tar_rows(shard: str) -> Rows | ShardError:
-    """Return the rows of a tar, scanned unless they are stored, or why it cannot be read."""
-    if (rows := cached_rows(shard)) is not None:
-        return rows
+    """Return the stored rows of a tar, or scan it and store them; an error if it is unreadable."""
+    stored_rows = cached_rows(shard)
+    if stored_rows is not None:
+        return stored_rows
     try:
-        state, rows = _state(shard), scan_tar(shard)
+        # Before the scan: a tar that changes during it will be scanned again.
+        state = _file_state(shard)
+        rows = scan_tar(shard)
     except TarError as error:
         return ShardError(f"{shard}: {error}")
-    except OverflowError:  # of the rows' int32
+    except OverflowError:  # int32 cannot hold the number of a block
         return ShardError(f"{shard}: larger than 1 TiB; use smaller tars")
     except OSError as error:
         return ShardError(f"{shard}: cannot be read ({error.strerror})")
-    _store(_homes("shards", shard), {"": pack_arrays({"state": state, "rows": rows})})
+    content = pack_arrays({"state": state, "rows": rows})
+    _store(_index_paths("shards", shard), {"": content})
     return rows
 
 
 def cached_rows(shard: str) -> Rows | None:
-    """Return the rows of a tar if they are stored whole and the tar has not changed."""
-    for path in _homes("shards", shard):
+    """Return the stored rows of a tar; None unless they are whole and the tar has not changed."""
+    for path in _index_paths("shards", shard):
         with suppress(OSError, ValueError, KeyError):
             stored = unpack_arrays(path.read_bytes())
-            if np.array_equal(stored["state"], _state(shard)):
+            if np.array_equal(stored["state"], _file_state(shard)):
                 return stored["rows"]
     return None
 
 
 def scan_tar(shard: str) -> Rows:
-    """Read the rows of a tar from its headers: samples in the order of their first files. Files of
-    one name up to its first full stop are one sample, of which the first image and the first JSON
-    record count. Raises TarError, OSError, and OverflowError from 1 TiB on."""
+    """Read the rows of a tar from its headers; samples are in the order of their first files.
+
+    Files whose names are the same up to the first full stop are one sample. Its first image and its
+    first JSON record are used. Raises TarError, OSError, and OverflowError for 1 TiB or more.
+    """
     samples: dict[str, list[int]] = {}
     for name, offset, size in read_members(shard):
         key, suffix = split_name(name) or ("", "")
-        if suffix in SAMPLE_SUFFIXES:
-            row = samples.setdefault(key, [0] * COLUMNS)
-            column = 2 if suffix == "json" else 0
-            if row[column] == 0:
-                row[column : column + 2] = offset // BLOCK, min(size, _MOST)
+        if suffix not in SAMPLE_SUFFIXES:
+            continue
+        row = samples.setdefault(key, [0] * COLUMNS)
+        column = 2 if suffix == "json" else 0
+        if row[column] == 0:
+            row[column] = offset // BLOCK
+            row[column + 1] = min(size, _MAX_INT32)
     if not samples:
         _log.warning("%s: has no samples", shard)
     return np.array(list(samples.values()), dtype=np.int32).reshape(-1, COLUMNS)
 
 
-def _homes(kind: str, *shards: str) -> list[Path]:
-    """Return where an index of shards may be: beside the first, by names that hold wherever the
-    folder is mounted, and in the user's cache."""
+def _index_paths(kind: str, *shards: str) -> list[Path]:
+    """Return the paths where an index of shards may be: beside the first shard, and in the cache.
+
+    The path beside the shards stays valid if their folder is mounted elsewhere, because its name is
+    a hash of relative paths.
+    """
     paths = [os.path.realpath(shard) for shard in shards]
     folder = os.path.dirname(paths[0])
+    relative_paths = [os.path.relpath(path, folder) for path in paths]
     cache = platformdirs.user_cache_dir("cosmos-train", appauthor=False)
-    homes = ((Path(folder, BESIDE), [os.path.relpath(p, folder) for p in paths]), (cache, paths))
     return [
-        Path(
-            home,
-            kind,
-            hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest(),
-        )
-        for home, names in homes
+        Path(folder, BESIDE, kind, _names_sha256(relative_paths)),
+        Path(cache, kind, _names_sha256(paths)),
     ]
 
 
-def _store(homes: Sequence[Path], contents: Mapping[str, bytes | memoryview]) -> None:
-    """Write files, named by suffix, to the first of `homes` that can be written to."""
-    for home in homes:
+def _names_sha256(names: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
+
+
+def _store(paths: Sequence[Path], contents: Mapping[str, bytes | memoryview]) -> None:
+    """Write files, named by suffix, to the first of `paths` that can be written."""
+    for path in paths:
         try:
             for suffix, content in contents.items():
-                write_atomically(home.with_suffix(suffix), content)
+                write_atomically(path.with_suffix(suffix), content)
             return
         except OSError as error:
             failure = error
     _log.warning("an index cannot be stored, tars are scanned each time: %s", failure)
 
 
-def _states(shards: Sequence[str]) -> npt.NDArray[np.int64]:
-    return np.array([_state(shard) for shard in shards])
+def _file_states(shards: Sequence[str]) -> npt.NDArray[np.int64]:
+    return np.array([_file_state(shard) for shard in shards])
 
 
-def _state(shard: str) -> npt.NDArray[np.int64]:
+def _file_state(shard: str) -> npt.NDArray[np.int64]:
+    """Return the state of a tar for which an index is valid: version, bytes, time of change."""
     stat = os.stat(shard)
     return np.array([_VERSION, stat.st_size, stat.st_mtime_ns])

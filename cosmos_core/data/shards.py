@@ -21,8 +21,8 @@ from cosmos_core.config import DataConfig
 from cosmos_core.utils.files import json_sha256
 
 SEPARATOR = "::"
-MOST_SHARDS = 1_000_000
-# A scheme has two letters or more: one is a drive.
+MAX_SHARDS = 1_000_000
+# A scheme has two letters or more: a single letter is a drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _PATTERN = re.compile(r"[*?[]")
 _BRACES = re.compile(r"\{[^{}]*\}")
@@ -31,55 +31,61 @@ _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 
 
 class ShardError(ValueError):
-    """Raised for shards that cannot be used; one line."""
+    """Shards cannot be used; one line."""
 
 
 class ShardSets(NamedTuple):
-    """The shards of each set, local paths or `streams` (`pipe:`, URLs), and the sets' weights."""
+    """The sets of shards that a configuration names."""
 
+    # The shards of each set: local paths, or streams (`pipe:`, URLs).
     sets: tuple[tuple[str, ...], ...]
+    # A weight for each set, or None.
     weights: tuple[float, ...] | None
+    # Whether the shards are streams.
     streams: bool
 
     @property
     def shards(self) -> list[str]:
-        """Those of all sets, in order."""
-        return [shard for shards in self.sets for shard in shards]
+        """The shards of all sets, in order."""
+        return [shard for set_shards in self.sets for shard in set_shards]
 
     @property
     def fingerprint(self) -> str | None:
         """The SHA-256 of the names and sizes of the files of every set; None for streams."""
         if self.streams:
             return None
-        named = [[(Path(shard).name, os.path.getsize(shard)) for shard in one] for one in self.sets]
-        return json_sha256(named)
+        names_and_sizes = [
+            [(Path(shard).name, os.path.getsize(shard)) for shard in set_shards]
+            for set_shards in self.sets
+        ]
+        return json_sha256(names_and_sizes)
 
 
 def parse_shards(config: DataConfig) -> ShardSets:
-    """Find the shards of a configuration; every local path must exist, and none is opened. Sets are
-    joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`), `pipe:COMMAND` or a URL, of
-    webdataset or of fsspec; braces are expanded as webdataset does. Raises ShardError."""
-    sets = [_expand(spec) for spec in config.shards.split(SEPARATOR)]
-    streams = {_SCHEME.match(shard) is not None for shards in sets for shard in shards}
-    if len(streams) > 1:
+    """Find the shards of a configuration; every local path must exist, and none is opened.
+
+    Sets are joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`), `pipe:COMMAND` or a URL
+    of webdataset or fsspec. Braces are expanded as webdataset does. Raises ShardError.
+    """
+    sets = [_expand(specification) for specification in config.shards.split(SEPARATOR)]
+    are_streams = {_SCHEME.match(shard) is not None for shards in sets for shard in shards}
+    if len(are_streams) > 1:
         raise ShardError(
             "data.shards mixes local tars with streams, whose order differs in kind; "
             "name the local ones as pipe:cat PATH, or fetch the others"
         )
-    if streams == {False}:
-        try:
-            sets = [[path for shard in shards for path in _find(shard)] for shards in sets]
-        except OSError as error:  # a name that is too long, a folder that cannot be read
-            raise ShardError(f"no such shard: {error.filename} ({error.strerror})") from error
-    else:
+    streams = True in are_streams
+    if streams:
         for shards in sets:
             _require_file_system(shards[0])
+    elif False in are_streams:
+        sets = [_find_local_shards(shards) for shards in sets]
     weights = _parse_weights(config.weights, len(sets))
-    return ShardSets(tuple(map(tuple, sets)), weights, streams == {True})
+    return ShardSets(tuple(tuple(shards) for shards in sets), weights, streams)
 
 
 def is_opened_by_fsspec(shard: str) -> bool:
-    """Whether fsspec opens a stream: every scheme that webdataset has no way of its own for."""
+    """Return whether fsspec opens a stream: webdataset itself cannot open its scheme."""
     return shard.partition(":")[0] not in (*gopen_schemes, "file")
 
 
@@ -95,97 +101,129 @@ def _require_file_system(shard: str) -> None:
         raise ShardError(f"data.shards {shard}: {' '.join(str(error).split())}{hint}") from error
 
 
-def _expand(spec: str) -> list[str]:
-    if not spec.strip():
+def _expand(specification: str) -> list[str]:
+    """Expand the variables and braces of a set, as webdataset does."""
+    pattern = specification.strip()
+    if not pattern:
         raise ShardError("data.shards is empty or has an empty set; name tars, as in data/*.tar")
-    pattern = spec.strip()
+    shards: list[str] | None = None
     try:
-        for _ in range(10):  # as webdataset does: a variable may hold others
+        for _ in range(10):  # as webdataset does: a variable may hold other variables
             pattern = envsubst(pattern)
-        # Single ranges first: braceexpand makes their product lazily, but lists each of them.
-        large = any(_is_large(*bounds) for bounds in _RANGE.findall(pattern)) or (
-            not _NESTED.search(pattern)  # counted, since a product of many braces is slow
-            and math.prod(len([*braceexpand(one)]) for one in _BRACES.findall(pattern))
-            > MOST_SHARDS
-        )
-        found = [] if large else list(itertools.islice(braceexpand(pattern), MOST_SHARDS + 1))
+        if not _has_large_braces(pattern):
+            shards = list(itertools.islice(braceexpand(pattern), MAX_SHARDS + 1))
     except (ValueError, AssertionError) as error:  # unbalanced braces; an unknown ${variable}
-        raise ShardError(f"data.shards {spec!r} cannot be expanded: {error}") from error
-    if large or len(found) > MOST_SHARDS:
-        raise ShardError(f"data.shards {spec!r} names more than {MOST_SHARDS} shards")
-    return found
+        raise ShardError(f"data.shards {specification!r} cannot be expanded: {error}") from error
+    if shards is None or len(shards) > MAX_SHARDS:
+        raise ShardError(f"data.shards {specification!r} names more than {MAX_SHARDS} shards")
+    return shards
 
 
-def _is_large(first: str, last: str, step: str) -> bool:
-    """Return whether a range has more than MOST_SHARDS numbers, or numbers with too many digits."""
-    if max(map(len, (first, last, step))) > len(str(MOST_SHARDS)) + 1:
+def _has_large_braces(pattern: str) -> bool:
+    """Return whether the braces of a pattern clearly have more than MAX_SHARDS combinations.
+
+    braceexpand lists each range in full, and is slow on the product of many braces, so this is
+    checked before. Nested braces are not counted.
+    """
+    for first, last, step in _RANGE.findall(pattern):
+        if _is_large_range(first, last, step):
+            return True
+    if _NESTED.search(pattern):
+        return False
+    counts = [len(list(braceexpand(braces))) for braces in _BRACES.findall(pattern)]
+    return math.prod(counts) > MAX_SHARDS
+
+
+def _is_large_range(first: str, last: str, step: str) -> bool:
+    """Return whether a range has more than MAX_SHARDS numbers, or numbers with too many digits."""
+    max_digits = len(str(MAX_SHARDS)) + 1
+    if max(len(first), len(last), len(step)) > max_digits:
         return True
-    return abs(int(last) - int(first)) // (int(step or 1) or 1) >= MOST_SHARDS
+    step_size = int(step or 1) or 1
+    return abs(int(last) - int(first)) // step_size >= MAX_SHARDS
 
 
-def _find(shard: str) -> list[str]:
+def _find_local_shards(shards: Sequence[str]) -> list[str]:
+    """Return the paths of local shards, patterns resolved. Raises ShardError for missing ones."""
+    paths = []
+    try:
+        for shard in shards:
+            paths += _find_files(shard)
+    except OSError as error:  # a name that is too long, a folder that cannot be read
+        raise ShardError(f"no such shard: {error.filename} ({error.strerror})") from error
+    return paths
+
+
+def _find_files(shard: str) -> list[str]:
+    """Return the files that a path or a pattern names."""
     path = Path(shard).expanduser()
     if _PATTERN.search(shard) and not path.exists():
-        for folder in glob.glob(str(path.parent)):  # glob would leave out its tars in silence
+        for folder in glob.glob(str(path.parent)):
+            # `glob` itself would leave out its tars without an error.
             if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
                 raise ShardError(f"cannot read folder {folder}: permission denied")
-        found = sorted(glob.glob(str(path)))
-        if not found:
+        names = sorted(glob.glob(str(path)))
+        if not names:
             raise ShardError(f"no such shard: nothing matches {path}")
     else:
-        found = [str(path)]
-    for name in found:
+        names = [str(path)]
+    for name in names:
         if not Path(name).is_file():
             hint = f"; name its tars, as in {name}/*.tar" if Path(name).is_dir() else ""
             raise ShardError(f"no such shard: {name}{hint}")
-    return found
+    return names
 
 
-def _parse_weights(spec: str, sets: int) -> tuple[float, ...] | None:
-    if not spec:
+def _parse_weights(specification: str, sets: int) -> tuple[float, ...] | None:
+    """Parse `data.weights`, one weight for each of `sets` sets; None if it is empty."""
+    if not specification:
         return None
     try:
-        weights = tuple(float(weight) for weight in spec.split(SEPARATOR))
+        weights = tuple(float(weight) for weight in specification.split(SEPARATOR))
     except ValueError as error:
-        raise ShardError(f"data.weights {spec!r}: a weight is no number") from error
+        raise ShardError(f"data.weights {specification!r}: a weight is not a number") from error
     if len(weights) != sets:
         raise ShardError(
             f"data.weights has {len(weights)} weights for {sets} sets in data.shards; "
             "give one per set, joined by ::"
         )
     if not all(weight > 0 and math.isfinite(weight) for weight in weights):
-        raise ShardError(f"data.weights {spec!r}: weights must be greater than 0")
+        raise ShardError(f"data.weights {specification!r}: weights must be greater than 0")
     return weights
 
 
-# From positions in an epoch (N,) to numbers of samples.
+# A function from positions in an epoch (N,) to the numbers of the samples there (N,).
 Order = Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]
 
 
 class Draw(NamedTuple):
-    """A sample's number, and the seed of what is random about it."""
+    """A sample's number, and the seed of its random views."""
 
     number: int
     seed: tuple[int, ...]
 
 
 class Schedule(NamedTuple):
-    """Steps `first_step` to `steps` of a process; `batch_size` counts samples of all processes."""
+    """The steps of a run that a process does, and its share of each batch."""
 
-    batch_size: int
-    steps: int
+    batch_size: int  # samples of all processes
+    steps: int  # of the whole run
     first_step: int = 0
     rank: int = 0
     world_size: int = 1
 
 
 class BatchOrder(Sampler[list[Draw]]):
-    """The draws of a process's batches, a part of each global batch, from any step on. Without
-    weights an epoch is a permutation of all samples, NumPy's or, if `keyed`, one that needs no
-    memory and no time at the start of an epoch; batches continue into the next one, and none has a
-    sample twice unless the data are smaller than three batches. With one weight per set, it is as
-    many draws with replacement, of a set in proportion to its weight times its size, as by
-    `--train-data-upsampling-factors` of OpenCLIP."""
+    """The draws of a process's batches, its share of each global batch, from any step on.
+
+    Without weights, an epoch is a permutation of all samples. It is NumPy's or, if `keyed`, one
+    that needs no memory, and no time at the start of an epoch. A batch may continue into the next
+    epoch. It has no sample twice unless the data are smaller than three batches.
+
+    With one weight per set, an epoch is as many draws with replacement as there are samples. A set
+    is drawn in proportion to its weight times its size, as by `--train-data-upsampling-factors` of
+    OpenCLIP.
+    """
 
     def __init__(
         self,
@@ -196,8 +234,12 @@ class BatchOrder(Sampler[list[Draw]]):
         *,
         keyed: bool = False,
     ) -> None:
-        self._sizes, self._weights, self._seed = np.array(sizes), weights, seed
-        self._schedule, self._keyed = schedule, keyed
+        self._sizes = np.array(sizes)
+        self._weights = weights
+        self._seed = seed
+        self._schedule = schedule
+        self._keyed = keyed
+        # The epoch whose order was computed last, and that order.
         self._epoch = -1
         self._order: Order = np.asarray
 
@@ -206,88 +248,123 @@ class BatchOrder(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         schedule = self._schedule
-        size = schedule.batch_size // schedule.world_size
+        samples = schedule.batch_size // schedule.world_size
         for step in range(schedule.first_step, schedule.steps):
-            first = step * schedule.batch_size + schedule.rank * size
-            yield self._draws(np.arange(first, first + size))
+            first = step * schedule.batch_size + schedule.rank * samples
+            yield self._draws(np.arange(first, first + samples))
 
     def _draws(self, positions: npt.NDArray[np.int64]) -> list[Draw]:
-        """Return the draws at positions counted over all epochs, ascending."""
+        """Return the draws at ascending positions, which are counted over all epochs."""
         epochs, offsets = np.divmod(positions, int(self._sizes.sum()))
-        found = []
+        draws = []
         for epoch in dict.fromkeys(epochs.tolist()):
             if epoch != self._epoch:
-                self._epoch, self._order = epoch, self._continue(epoch)
-            own = offsets[epochs == epoch]
-            for number, offset in zip(self._order(own).tolist(), own.tolist(), strict=True):
-                seed = (self._seed, epoch, number)
-                # A sample that is drawn twice in an epoch is not augmented alike.
-                found.append(Draw(number, seed if self._weights is None else (*seed, offset)))
-        return found
+                self._order = self._order_of_epoch(epoch)
+                self._epoch = epoch
+            epoch_offsets = offsets[epochs == epoch]
+            numbers = self._order(epoch_offsets)
+            for number, offset in zip(numbers.tolist(), epoch_offsets.tolist(), strict=True):
+                seed: tuple[int, ...] = (self._seed, epoch, number)
+                if self._weights is not None:
+                    # A sample can be drawn twice in an epoch; its views should then differ.
+                    seed = (*seed, offset)
+                draws.append(Draw(number, seed))
+        return draws
 
-    def _continue(self, epoch: int) -> Order:
-        """Return an epoch's order: samples of its first batch that this has already, from the end
-        of the epoch before, change places with later ones. Its own end, which the next epoch's
-        order depends on, stays."""
-        order, batch, samples = self._permute(epoch), self._schedule.batch_size, self._sizes.sum()
-        shared, following = epoch * samples % batch, (epoch + 1) * samples % batch
-        if not shared or self._weights is not None:
+    def _order_of_epoch(self, epoch: int) -> Order:
+        """Return the order of an epoch, in which a batch that two epochs share has no sample twice.
+
+        Samples of the batch that the end of the epoch before has drawn already change places with
+        later samples of this epoch. The end of this epoch stays as it is, since the order of the
+        next epoch depends on it.
+        """
+        order = self._permutation(epoch)
+        batch_size, samples = self._schedule.batch_size, self._sizes.sum()
+        # Samples in the batch that the epoch shares with the one before, and with the next one.
+        shared_before = epoch * samples % batch_size
+        shared_after = (epoch + 1) * samples % batch_size
+        if not shared_before or self._weights is not None:
             return order
-        earlier = self._order if self._epoch == epoch - 1 else self._permute(epoch - 1)
-        before = earlier(np.arange(max(0, samples - shared), samples))
-        first, end = batch - shared, samples - following
-        numbers = order(np.arange(min(samples, first + 2 * batch)))
-        twice = np.flatnonzero(np.isin(numbers[:first], before))
-        others = numbers[first : min(end, first + 2 * batch)]
-        spare = first + np.flatnonzero(~np.isin(others, before))[: len(twice)]
-        twice = twice[: len(spare)]
-        numbers[twice], numbers[spare] = numbers[spare], numbers[twice]
-        most = len(numbers) - 1
-        return lambda at: np.where(at <= most, numbers[np.minimum(at, most)], order(at))
+        is_next_epoch = self._epoch == epoch - 1
+        previous_order = self._order if is_next_epoch else self._permutation(epoch - 1)
+        previous_numbers = previous_order(np.arange(max(0, samples - shared_before), samples))
 
-    def _permute(self, epoch: int) -> Order:
-        """Return the function of an epoch from positions in it to numbers of samples."""
+        first_batch = batch_size - shared_before  # samples of the shared batch in this epoch
+        search_end = first_batch + 2 * batch_size
+        numbers = order(np.arange(min(samples, search_end)))
+        repeated = np.flatnonzero(np.isin(numbers[:first_batch], previous_numbers))
+        later_numbers = numbers[first_batch : min(samples - shared_after, search_end)]
+        is_new = ~np.isin(later_numbers, previous_numbers)
+        replacements = first_batch + np.flatnonzero(is_new)[: len(repeated)]
+        repeated = repeated[: len(replacements)]
+        numbers[repeated], numbers[replacements] = numbers[replacements], numbers[repeated]
+        return _ChangedStart(numbers, order)
+
+    def _permutation(self, epoch: int) -> Order:
+        """Return the order of an epoch, which does not depend on other epochs."""
         samples = int(self._sizes.sum())
-        if self._keyed and self._weights is None and samples >= KeyedPermutation.SMALLEST:
+        is_large = samples >= KeyedPermutation.MIN_SIZE
+        if self._keyed and self._weights is None and is_large:
             return KeyedPermutation(samples, [self._seed, epoch])
         rng = np.random.default_rng([self._seed, epoch])
         if self._weights is None:
             return rng.permutation(samples).astype(np.uint32).__getitem__
         mass = self._sizes * np.array(self._weights)
-        chosen = rng.choice(len(mass), size=samples, p=mass / mass.sum())
-        starts = np.cumsum(self._sizes) - self._sizes
-        return (starts[chosen] + rng.integers(self._sizes[chosen])).astype(np.uint32).__getitem__
+        sets = rng.choice(len(mass), size=samples, p=mass / mass.sum())
+        set_starts = np.cumsum(self._sizes) - self._sizes
+        numbers = set_starts[sets] + rng.integers(self._sizes[sets])
+        return numbers.astype(np.uint32).__getitem__
+
+
+class _ChangedStart:
+    """An order whose first numbers are replaced by others."""
+
+    def __init__(self, first_numbers: npt.NDArray[Any], order: Order) -> None:
+        self._first_numbers = first_numbers
+        self._order = order
+
+    def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        last = len(self._first_numbers) - 1
+        first_numbers = self._first_numbers[np.minimum(positions, last)]
+        return np.where(positions <= last, first_numbers, self._order(positions))
 
 
 class KeyedPermutation:
-    """A permutation of `size` numbers, each computed when it is needed: a Feistel network on the
-    bits of positions (Luby and Rackoff, 1988), applied again to what exceeds the size (cycle
-    walking; Black and Rogaway, 2002). The round function is splitmix64's (Steele et al., 2014)."""
+    """A permutation of `size` numbers, each of which is computed when it is needed.
+
+    It is a Feistel network on the bits of positions (Luby and Rackoff, 1988), applied again to
+    results that exceed the size (cycle walking; Black and Rogaway, 2002). The round function is
+    that of splitmix64 (Steele et al., 2014).
+    """
 
     ROUNDS = 6
-    SMALLEST = 2**16  # of a smaller domain a network's permutations are not uniform
+    MIN_SIZE = 2**16  # for smaller sizes a network's permutations are not uniform
 
     def __init__(self, size: int, seed: Sequence[int]) -> None:
         self._size = size
-        self._half = np.uint64(((size - 1).bit_length() + 1) // 2)  # bits
+        self._half_bits = np.uint64(((size - 1).bit_length() + 1) // 2)
         self._keys = np.random.default_rng(seed).integers(2**64, size=self.ROUNDS, dtype=np.uint64)
 
     def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Return the numbers at positions (N,)."""
         numbers = self._encrypt(positions.astype(np.uint64))
-        while (outside := numbers >= self._size).any():
-            numbers[outside] = self._encrypt(numbers[outside])
-        return numbers
+        while True:
+            is_outside = numbers >= self._size
+            if not is_outside.any():
+                return numbers
+            numbers[is_outside] = self._encrypt(numbers[is_outside])
 
     def _encrypt(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        mask = (np.uint64(1) << self._half) - np.uint64(1)
-        left, right = numbers >> self._half, numbers & mask
+        """Apply the network, a permutation of all numbers of `2 * half_bits` bits."""
+        mask = (np.uint64(1) << self._half_bits) - np.uint64(1)
+        left, right = numbers >> self._half_bits, numbers & mask
         for key in self._keys:
             left, right = right, left ^ (_mix(right + key) & mask)
-        return left << self._half | right
+        return left << self._half_bits | right
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return the output function of splitmix64, which mixes the bits of each value."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values = (values ^ values >> np.uint64(shift)) * np.uint64(factor)
     return values ^ values >> np.uint64(31)

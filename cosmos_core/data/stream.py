@@ -1,4 +1,4 @@
-"""Batches of samples in streams (`pipe:`, a URL), which are read from beginning to end."""
+"""Batches of samples in streams (`pipe:` commands and URLs), which are read from the beginning."""
 
 import bz2
 import gzip
@@ -8,7 +8,6 @@ import logging
 import lzma
 import random
 import zlib
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import EIO
@@ -25,9 +24,12 @@ from cosmos_core.data.shards import Schedule, ShardError, ShardSets, is_opened_b
 from cosmos_core.data.tar import TarError, TarReader, split_name
 
 SHUFFLE_BUFFER = 1000  # undecoded samples: about 100 MB of photographs in each worker
-# By their first bytes; webdataset decompresses these as well.
-_DECOMPRESS: dict[bytes, Callable[[Any], Any]]
-_DECOMPRESS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+# Functions that open compressed streams, by the first two bytes; the formats are webdataset's.
+_DECOMPRESS: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZ": bz2.open,
+    b"\xfd7": lzma.open,
+}
 _log = logging.getLogger(__name__)
 _FAILURES = (TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
@@ -40,7 +42,7 @@ class StreamSample(NamedTuple):
     raw: samples.RawSample
 
     def decode(self) -> samples.Sample | samples.Problem:
-        """Decode the sample, or say what is wrong with it."""
+        """Decode the sample, or describe its problem."""
         try:
             return samples.decode_sample(self.raw)
         except samples.BadSampleError as bad:
@@ -48,10 +50,13 @@ class StreamSample(NamedTuple):
 
 
 class StreamBatches(IterableDataset[samples.Item]):
-    """Whole batches; worker i of L, `lanes`, makes those of the steps that leave i modulo L.
-    PyTorch takes turns among the workers, which puts the batches in order. A run that begins late
-    goes on from the `positions` of its lanes; a lane without one reads all samples before. Raises
-    ShardError if a worker would have no shard."""
+    """The whole batches of a process, each made by one of its workers.
+
+    Worker i of L workers, or lanes, makes the batches of the steps that leave i modulo L. PyTorch
+    takes turns among the workers, which puts the batches in order. A run that begins late goes on
+    from the `positions` of its lanes; a lane without a position reads all samples before. Raises
+    ShardError if a worker would have no shard.
+    """
 
     def __init__(
         self,
@@ -63,87 +68,116 @@ class StreamBatches(IterableDataset[samples.Item]):
         positions: Mapping[int, samples.StreamPosition] | None = None,
     ) -> None:
         super().__init__()
-        have, processes = len(shards.shards), schedule.world_size
-        if shards.weights is None and have < processes * lanes:
+        shard_count, processes = len(shards.shards), schedule.world_size
+        if shards.weights is None and shard_count < processes * lanes:
             raise ShardError(
-                f"{have} stream shards are too few for {processes} processes of {lanes} workers: "
-                "each reads its own; lower data.workers, or give weights"
+                f"{shard_count} stream shards are too few for {processes} processes of {lanes} "
+                "workers: each reads its own; lower data.workers, or give weights"
             )
-        self._shards, self._seed, self._schedule = shards, seed, schedule
-        self._lanes, self._maker, self._positions = lanes, maker, positions or {}
+        self._shards = shards
+        self._seed = seed
+        self._schedule = schedule
+        self._lanes = lanes
+        self._view_maker = maker
+        self._positions = positions or {}
 
     def __iter__(self) -> Iterator[samples.Item]:
-        schedule, worker = self._schedule, get_worker_info()
-        number = worker.id if worker else 0
-        lane = (number + schedule.first_step) % self._lanes
+        schedule = self._schedule
+        worker = get_worker_info()
+        worker_number = worker.id if worker else 0
+        lane = (worker_number + schedule.first_step) % self._lanes
+        samples_per_batch = schedule.batch_size // schedule.world_size
         problems = list[samples.Problem]()
         reader = LaneReader(self, lane, self._positions.get(lane, samples.StreamPosition()))
-        good = reader.good_samples(problems)
+        good_samples = reader.good_samples(problems)
         try:
             for step in range(lane, schedule.steps, self._lanes):
-                if step < schedule.first_step and lane in self._positions:
+                is_past = step < schedule.first_step
+                if is_past and lane in self._positions:
                     continue
-                batch = itertools.islice(good, schedule.batch_size // schedule.world_size)
-                if step >= schedule.first_step:
-                    views = [self._maker.views(*sample_and_seed) for sample_and_seed in batch]
-                    made = self._maker.batch(views, problems)
-                    yield made._replace(lane=lane, position=reader.position())
-                else:  # decoded in any case: which are bad decides where a batch ends
-                    deque(batch, maxlen=0)
+                batch_samples = itertools.islice(good_samples, samples_per_batch)
+                if is_past:
+                    # Samples are decoded all the same: bad ones decide where a batch ends.
+                    for _ in batch_samples:
+                        pass
+                else:
+                    views = [self._view_maker.views(sample, seed) for sample, seed in batch_samples]
+                    batch = self._view_maker.batch(views, problems)
+                    yield batch._replace(lane=lane, position=reader.position())
                 problems.clear()
         except samples.UnreadableDataError as error:
             yield error
 
     def shards_of_pass(self, lane: int, number: int) -> list[str]:
-        """Return a worker's part of a permutation of all shards, or with weights as many draws."""
-        shards, (*_, rank, world_size) = self._shards.shards, self._schedule
+        """Return the shards that a worker reads in a pass.
+
+        They are its share of a permutation of all shards or, with weights, as many random draws.
+        """
+        shards = self._shards.shards
+        rank, world_size = self._schedule.rank, self._schedule.world_size
         if self._shards.weights is None:
             order = np.random.default_rng([self._seed, number]).permutation(len(shards))
-            return [shards[i] for i in order[rank::world_size][lane :: self._lanes]]
-        weights = np.repeat(self._shards.weights, [len(shards) for shards in self._shards.sets])
+            process_order = order[rank::world_size]
+            return [shards[i] for i in process_order[lane :: self._lanes]]
+        set_sizes = [len(set_shards) for set_shards in self._shards.sets]
+        weights = np.repeat(self._shards.weights, set_sizes)
         rng = np.random.default_rng([self._seed, number, rank, lane])
-        count = max(1, len(shards) // (world_size * self._lanes))
-        return [shards[i] for i in rng.choice(len(shards), count, p=weights / weights.sum())]
+        draws = max(1, len(shards) // (world_size * self._lanes))
+        return [shards[i] for i in rng.choice(len(shards), draws, p=weights / weights.sum())]
 
     def shuffle_order(self, lane: int, number: int) -> random.Random:
-        """Return the generator of a worker's shuffle buffer in a pass."""
+        """Return the random generator of a worker's shuffle buffer in a pass."""
         return random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
 
     def view_seed(self, number: int, turn: int, key: str) -> tuple[int, ...]:
-        """Return the seed of the views of a sample in a shard, the `turn`-th of a pass."""
+        """Return the seed of the views of a sample, by the pass, the turn of its shard, its key."""
         digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
         seed = (self._seed, number, int.from_bytes(digest, "big"))
-        # A shard that is drawn twice in a pass is not augmented alike.
-        return seed if self._shards.weights is None else (*seed, turn)
+        if self._shards.weights is None:
+            return seed
+        # With weights a shard can be drawn twice in a pass; its views should then differ.
+        return (*seed, turn)
 
 
 Entry = StreamSample | samples.Problem
-SeededEntry = tuple[Entry, tuple[int, ...]]  # and the seed of its views
+SeededEntry = tuple[Entry, tuple[int, ...]]  # an entry, and the seed of its views
 
 
 class LaneReader:
-    """Reads the samples of one worker from a position on, through its shuffle buffer."""
+    """Reads the samples of one worker, from a position on, through its shuffle buffer.
+
+    The place of an entry is its number in a pass, counted over the shards of the pass.
+    """
 
     def __init__(self, streams: StreamBatches, lane: int, start: samples.StreamPosition) -> None:
-        self._streams, self._lane, self._start = streams, lane, start
-        self._number, self._taken, self._good = start.number, 0, 0
-        self._whole, self._begun = list[int](), 0
-        # The shard that a resumed pass goes on in.
-        self._open: Generator[Entry, None, None] | None = None
+        self._streams = streams
+        self._lane = lane
+        self._start = start
+        # The fields of the current position.
+        self._pass_number = start.number
+        self._taken = 0
+        self._good = 0
+        self._whole_shards = list[int]()
+        self._begun = 0
+        # The shard in which a resumed pass goes on.
+        self._open_shard: Generator[Entry, None, None] | None = None
 
     def position(self) -> samples.StreamPosition:
         """Return the position after the last sample."""
         return samples.StreamPosition(
-            self._number, self._taken, self._good, tuple(self._whole), self._begun
+            self._pass_number, self._taken, self._good, tuple(self._whole_shards), self._begun
         )
 
     def good_samples(
         self, problems: list[samples.Problem]
     ) -> Iterator[tuple[samples.Sample, tuple[int, ...]]]:
-        """Yield good samples and their seeds for ever, and append the bad ones to `problems`.
-        Raises UnreadableDataError after a pass without any good one, and if a shard no longer has
-        the samples that the position names."""
-        start, last = self._start, ""
+        """Yield good samples and their seeds without end, and append bad samples to `problems`.
+
+        Raises UnreadableDataError after a pass without a good sample, and if a shard no longer has
+        the samples that the position names.
+        """
+        start = self._start
+        last_problem: samples.Problem | None = None
         while True:
             self._good = start.good
             for entry, seed in self._shuffled(start):
@@ -151,139 +185,175 @@ class LaneReader:
                 decoded = entry if isinstance(entry, samples.Problem) else entry.decode()
                 if isinstance(decoded, samples.Problem):
                     problems.append(decoded)
-                    last = f"; the last problem: {decoded}"
+                    last_problem = decoded
                 else:
                     self._good += 1
                     yield decoded, seed
-            if not self._good:
-                raise samples.UnreadableDataError(f"no good sample in the shards of a worker{last}")
-            self._number += 1
-            start = samples.StreamPosition(self._number)
+            if self._good == 0:
+                detail = "" if last_problem is None else f"; the last problem: {last_problem}"
+                raise samples.UnreadableDataError(
+                    f"no good sample in the shards of a worker{detail}"
+                )
+            self._pass_number += 1
+            start = samples.StreamPosition(self._pass_number)
 
     def _shuffled(self, start: samples.StreamPosition) -> Iterator[SeededEntry]:
         """Yield the entries of a pass in the order of the shuffle buffer, from a position on.
 
-        The buffer is first filled with the places of entries, numbers counted over the shards of
-        the pass, of which those before the position leave it again; only then is anything read.
+        The order depends only on the seed and on the number of entries. So the buffer is first
+        filled with the places of the entries before the position, and those that have left it by
+        then are dropped. Only the entries that are still in the buffer are read again.
         """
-        rng = self._streams.shuffle_order(self._lane, self._number)
+        rng = self._streams.shuffle_order(self._lane, self._pass_number)
         shuffle = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
         shuffled = shuffle(self._places_and_entries(start))
         is_in_buffer = np.ones(sum(start.whole) + start.begun, bool)
-        taken = itertools.islice(shuffled, start.taken)
-        is_in_buffer[np.fromiter(taken, np.int64, start.taken)] = False
+        taken_places = itertools.islice(shuffled, start.taken)
+        is_in_buffer[np.fromiter(taken_places, np.int64, start.taken)] = False
         self._taken = start.taken
-        buffered = self._read_again(start, set(np.flatnonzero(is_in_buffer).tolist()))
+        buffered_places = set(np.flatnonzero(is_in_buffer).tolist())
+        buffered_entries = self._read_again(start, buffered_places)
         for item in shuffled:
-            yield buffered.pop(item) if isinstance(item, int) else item
+            yield buffered_entries.pop(item) if isinstance(item, int) else item
 
     def _places_and_entries(self, start: samples.StreamPosition) -> Iterator[int | SeededEntry]:
-        """Yield the places of the entries before a position, then the entries from there on."""
-        self._whole, self._begun = list(start.whole), start.begun
+        """Yield the places of the entries before a position, then the entries after it."""
+        self._whole_shards = list(start.whole)
+        self._begun = start.begun
         yield from range(sum(start.whole) + start.begun)
-        shards = self._streams.shards_of_pass(self._lane, self._number)
+        shards = self._streams.shards_of_pass(self._lane, self._pass_number)
         for turn in range(len(start.whole), len(shards)):
-            stream, self._open = self._open or read_stream(shards[turn]), None
-            for entry in stream:
+            entries = self._open_shard or read_stream(shards[turn])
+            self._open_shard = None
+            for entry in entries:
                 self._begun += 1
-                yield self._seeded(entry, turn)
-            self._whole.append(self._begun)
+                yield self._with_seed(entry, turn)
+            self._whole_shards.append(self._begun)
             self._begun = 0
 
     def _read_again(
         self, start: samples.StreamPosition, places: set[int]
     ) -> dict[int, SeededEntry]:
-        """Return the entries at places before a position, and open the shard that it is in."""
-        shards = self._streams.shards_of_pass(self._lane, self._number)
-        entries: dict[int, SeededEntry] = {}
-        first = 0  # place of the first entry of a shard
+        """Return the entries at places before a position, and open the shard that it is in.
+
+        Shards without such an entry are not read, and others only to the last one.
+        """
+        shards = self._streams.shards_of_pass(self._lane, self._pass_number)
+        buffered_entries: dict[int, SeededEntry] = {}
+        first_place = 0
         for turn, count in enumerate([*start.whole, start.begun]):
-            places_in_shard = places.intersection(range(first, first + count))
-            goes_on = turn == len(start.whole) and start.begun > 0
-            end = first + count if goes_on else max(places_in_shard, default=first - 1) + 1
-            if end > first:
-                stream, number = read_stream(shards[turn]), 0
-                for number, entry in enumerate(itertools.islice(stream, end - first), start=1):
-                    if first + number - 1 in places_in_shard:
-                        entries[first + number - 1] = self._seeded(entry, turn)
-                if number < end - first:
-                    raise samples.UnreadableDataError(
-                        f"{shards[turn]} has {number} samples, and had {end - first} or more when "
-                        "the snapshot was written"
-                    )
-                if goes_on:
-                    self._open = stream
+            shard_places = places.intersection(range(first_place, first_place + count))
+            is_open_shard = turn == len(start.whole) and start.begun > 0
+            if is_open_shard:
+                entries_to_read = count
+            elif shard_places:
+                entries_to_read = max(shard_places) - first_place + 1
+            else:
+                entries_to_read = 0
+            if entries_to_read > 0:
+                stream = read_stream(shards[turn])
+                entries = _first_entries(stream, shards[turn], entries_to_read)
+                for place, entry in enumerate(entries, start=first_place):
+                    if place in shard_places:
+                        buffered_entries[place] = self._with_seed(entry, turn)
+                if is_open_shard:
+                    self._open_shard = stream
                 else:
                     stream.close()
-            first += count
-        return entries
+            first_place += count
+        return buffered_entries
 
-    def _seeded(self, entry: Entry, turn: int) -> SeededEntry:
-        return entry, self._streams.view_seed(self._number, turn, entry.key)
+    def _with_seed(self, entry: Entry, turn: int) -> SeededEntry:
+        return entry, self._streams.view_seed(self._pass_number, turn, entry.key)
+
+
+def _first_entries(stream: Iterator[Entry], shard: str, count: int) -> Iterator[Entry]:
+    """Yield the first `count` entries of a shard. Raises UnreadableDataError if it has fewer."""
+    entries_read = 0
+    for entry in itertools.islice(stream, count):
+        entries_read += 1
+        yield entry
+    if entries_read < count:
+        raise samples.UnreadableDataError(
+            f"{shard} has {entries_read} samples, and had {count} or more when the snapshot was "
+            "written"
+        )
 
 
 def pack_positions(
-    by_rank: Sequence[Mapping[int, samples.StreamPosition]], lanes: int
+    positions_by_rank: Sequence[Mapping[int, samples.StreamPosition]], lanes: int
 ) -> dict[str, Any]:
-    """Return the positions of the workers of all processes, of plain types for a snapshot."""
-    packed = [[[lane, *place] for lane, place in places.items()] for places in by_rank]
+    """Return the positions of the workers of all processes, as plain types for a snapshot."""
+    packed = []
+    for positions in positions_by_rank:
+        packed.append([[lane, *position] for lane, position in positions.items()])
     return {"lanes": lanes, "positions": packed}
 
 
 def resumed_positions(
     stored: Mapping[str, Any], *, rank: int, world_size: int, lanes: int
 ) -> dict[int, samples.StreamPosition]:
-    """Return where the workers of a process go on by what `pack_positions` stored. If the numbers
-    of processes or of workers are others, that is the beginning of a pass that none has begun."""
-    by_rank = [
-        {lane: samples.StreamPosition(*values) for lane, *values in places}
-        for places in stored["positions"]
+    """Return where the workers of a process go on, from the value of `pack_positions`.
+
+    If the number of processes or of workers has changed, all workers go on at the beginning of a
+    pass that none of them has begun.
+    """
+    positions_by_rank = []
+    for packed_positions in stored["positions"]:
+        positions = {lane: samples.StreamPosition(*values) for lane, *values in packed_positions}
+        positions_by_rank.append(positions)
+    stored_lanes = stored["lanes"]
+    if (world_size, lanes) == (len(positions_by_rank), stored_lanes):
+        return positions_by_rank[rank]
+    begun_passes = [
+        position.number for positions in positions_by_rank for position in positions.values()
     ]
-    if (world_size, lanes) == (len(by_rank), stored["lanes"]):
-        return by_rank[rank]
-    passes = [position.number for places in by_rank for position in places.values()]
-    number = 1 + max(passes, default=-1)
+    next_pass = max(begun_passes, default=-1) + 1
     if rank == 0:
         _log.warning(
-            f"the streams go on at the beginning of pass {number + 1}: {len(by_rank)} processes of "
-            f"{stored['lanes']} workers wrote the snapshot, and this run has {world_size} of "
-            f"{lanes}; with the same numbers it goes on at the next sample"
+            f"the streams go on at the beginning of pass {next_pass + 1}: "
+            f"{len(positions_by_rank)} processes of {stored_lanes} workers wrote the snapshot, and "
+            f"this run has {world_size} of {lanes}; with the same numbers it goes on at the next "
+            "sample"
         )
-    return {lane: samples.StreamPosition(number) for lane in range(lanes)}
+    return {lane: samples.StreamPosition(next_pass) for lane in range(lanes)}
 
 
 def read_stream(shard: str) -> Generator[Entry, None, None]:
-    """Yield the samples of a stream up to where it fails, and then the shard's problem."""
+    """Yield the samples of a stream and, if it fails, the shard's problem as the last entry."""
     try:
         stream = RemoteFile(shard) if is_opened_by_fsspec(shard) else webdataset.gopen(shard)
     except (OSError, ValueError) as error:
-        yield _broken(shard, 0, error)
+        yield _shard_problem(shard, 0, error)
         return
-    # Otherwise the output of a command that fails is lost, depending on the moment.
+    # Without it the output of a command that fails is lost, depending on the moment.
     set_options(stream, ignore_errors=True)
-    failure, count = None, 0
+    failure: Exception | None = None
+    count = 0
     try:
         try:
-            for key, raw in _samples(stream):
-                yield StreamSample(shard, key, raw)
+            for key, raw_sample in _raw_samples(stream):
+                yield StreamSample(shard, key, raw_sample)
                 count += 1
         except _FAILURES as error:
             failure = error
-        failure = _end(stream) or failure
-    finally:  # also where the caller stops early
+        failure = _close(stream) or failure
+    finally:  # also if the caller stops early
         with suppress(OSError):
             stream.close()
     if failure is not None:
-        yield _broken(shard, count, failure)
+        yield _shard_problem(shard, count, failure)
 
 
 class RemoteFile:
-    """A file of fsspec, such as `s3://BUCKET/00000.tar`, read from its beginning to its end. Every
-    error is an OSError: file systems raise errors of any kind."""
+    """A file of fsspec, such as `s3://BUCKET/00000.tar`, read from its beginning to its end.
+
+    Every error is an OSError, since file systems raise errors of any kind.
+    """
 
     def __init__(self, url: str) -> None:
         with _as_os_error():
-            # Not those of another process, whose connections a worker must not use.
+            # A file system of this process: a worker must not use connections of another one.
             files, path = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
             self._file = files.open(path, "rb")
 
@@ -309,47 +379,68 @@ def _as_os_error() -> Iterator[None]:
         raise OSError(EIO, f"{type(error).__name__}: {error}") from error
 
 
-class _Stream:
-    """A stream of which the first bytes, the head, have been read."""
+class _StreamWithHead:
+    """A stream whose first bytes, the head, have been read already."""
 
     def __init__(self, stream: Any, head: bytes = b"") -> None:
         self._stream, self._head = stream, head
 
     def read(self, size: int, /) -> bytes:
-        """Return `size` bytes, fewer only at the end."""
+        """Return `size` bytes, or fewer at the end."""
         head, self._head = self._head[:size], self._head[size:]
-        return head + self._stream.read(size - len(head)) if size > len(head) else head
+        if size <= len(head):
+            return head
+        return head + self._stream.read(size - len(head))
 
 
-def _samples(stream: Any) -> Iterator[tuple[str, samples.RawSample]]:
-    """Yield the key and the files of each sample, whose files are neighbours."""
-    head = stream.read(2)
-    whole = _Stream(stream, head)
-    reader = TarReader(_Stream(_DECOMPRESS[head](whole)) if head in _DECOMPRESS else whole)
-    names = (split_name(member.name) or ("", "") for member in reader)
-    files = ((key, end, reader.read()) for key, end in names if end in samples.SAMPLE_SUFFIXES)
-    for key, group in itertools.groupby(files, key=lambda file: file[0]):
-        found: dict[str, bytes] = {}
+def _raw_samples(stream: Any) -> Iterator[tuple[str, samples.RawSample]]:
+    """Yield the key and the files of each sample in a tar; its files must be neighbours.
+
+    Of several files with the same extension the first one is used.
+    """
+    for key, group in itertools.groupby(_sample_files(stream), key=lambda file: file[0]):
+        contents: dict[str, bytes] = {}
         for _, suffix, content in group:
-            found.setdefault(suffix, content)
-        image = next((found[suffix] for suffix in samples.IMAGE_SUFFIXES if suffix in found), None)
-        yield key, samples.RawSample(image, found.get("json"))
+            contents.setdefault(suffix, content)
+        image = None
+        for suffix in samples.IMAGE_SUFFIXES:
+            if suffix in contents:
+                image = contents[suffix]
+                break
+        yield key, samples.RawSample(image, contents.get("json"))
 
 
-def _end(stream: Any) -> OSError | None:
-    """Close a stream; return the failure of its command, if the command printed all it had to."""
+def _sample_files(stream: Any) -> Iterator[tuple[str, str, bytes]]:
+    """Yield key, extension and content of the files of samples in a tar, decompressed if needed."""
+    head = stream.read(2)
+    tar = _StreamWithHead(stream, head)
+    if head in _DECOMPRESS:
+        tar = _StreamWithHead(_DECOMPRESS[head](tar))
+    reader = TarReader(tar)
+    for member in reader:
+        key, suffix = split_name(member.name) or ("", "")
+        if suffix in samples.SAMPLE_SUFFIXES:
+            yield key, suffix, reader.read()
+
+
+def _close(stream: Any) -> OSError | None:
+    """Close a stream; return the failure of its command, if all of its output was read."""
     try:
-        ended = not stream.read(1)
+        is_at_end = not stream.read(1)
         stream.close()
     except OSError as error:
         return error
-    status = getattr(stream, "status", 0)  # a command's; files have none
-    if not ended or status in getattr(stream, "ignore_status", [0]):
-        return None
-    return OSError(f"the command ended with status {status}")
+    # Files have no status.
+    status = getattr(stream, "status", 0)
+    accepted_statuses = getattr(stream, "ignore_status", [0])
+    if is_at_end and status not in accepted_statuses:
+        return OSError(f"the command ended with status {status}")
+    return None
 
 
-def _broken(shard: str, count: int, error: Exception) -> samples.Problem:
-    reason = str(error) or type(error).__name__
+def _shard_problem(shard: str, count: int, error: Exception) -> samples.Problem:
+    """Describe a shard that failed after `count` samples."""
     kind = "truncated" if count else "unreadable"
-    return samples.BadSampleError(kind, f"after {count} samples: {reason}").problem(shard, shard)
+    reason = str(error) or type(error).__name__
+    bad_sample = samples.BadSampleError(kind, f"after {count} samples: {reason}")
+    return bad_sample.problem(shard, shard)

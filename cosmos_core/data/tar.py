@@ -1,35 +1,47 @@
-"""Read the files of a tar strictly: a damaged tar is an error, never a shorter tar. Python's
-tarfile, and webdataset with it, takes a damaged or missing header for the end of the archive. Here
-an archive ends with zeros alone, at least two blocks, every header has the right checksum, and a
-wrong size shows: it leads to no header, what should fill up the file's last block is not zero, or
-the content holds the headers of other files. Formats: POSIX.1-2017, pax, and for GNU's long names
-and large numbers GNU tar's manual, "Basic Tar Format". Imports no torch by itself."""
+"""Read the files of a tar strictly: a damaged tar is an error, never a shorter tar.
+
+Python's tarfile, and webdataset with it, takes a damaged or missing header for the end of the
+archive. Here an archive ends with at least two blocks of zeros and nothing else, and every header
+must have the right checksum. A wrong size is found because it leads to no header, because the
+padding of the file's last block is not zero, or because the content holds headers of other files.
+
+Formats: POSIX.1-2017 and pax; for GNU's long names and large numbers GNU tar's manual, "Basic Tar
+Format". This module imports no torch.
+"""
 
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 512
-_MAGIC = 257  # where a header has "ustar"
+_MAGIC_OFFSET = 257  # of "ustar" in a header
 _ZEROS = bytes(BLOCK)
+# The padding of a file's last block, by its size.
 _PADDINGS = [bytes(size) for size in range(BLOCK)]
-_END_LIMIT = 1 << 20  # bytes of zeros after the end: more than any program pads an archive with
-_HEADER_LIMIT = 1 << 20  # bytes of an extended header, which holds names and attributes
+_MAX_END_BYTES = 1 << 20  # zeros after the end: more than any program pads an archive with
+_MAX_HEADER_BYTES = 1 << 20  # of an extended header, which holds names and attributes
 _CHUNK = 1 << 20
-_NEAR, _MANY, _FEW = 1 << 14, 1 << 16, 1 << 12  # bytes per header up to which MANY are read, or FEW
+# Headers are read in windows: large ones if headers are near each other, small ones otherwise.
+_NEAR_HEADERS = 1 << 14  # bytes of archive per header, up to which headers are near
+_LARGE_WINDOW = 1 << 16
+_SMALL_WINDOW = 1 << 12
+# The content of an extended header that states only a time: "LENGTH mtime=SECONDS".
 _TIME = re.compile(rb"(\d{1,3}) mtime=\d+\.?\d*\n")
-_DIGITS = 13  # of a size: 10 TB, which every file system can seek to
-# What webdataset skips, and its keys and extensions: webdataset/tariterators.py.
+_MAX_SIZE_DIGITS = 13  # 10 TB, which every file system can seek to
+# Names that webdataset skips, and its keys and extensions: webdataset/tariterators.py.
 _META = re.compile(r"__[^/]*__(/|$)")
 _KEY = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)
 
-_FILES, _SKIPPED = (b"0", b"\0", b"7"), (b"5", b"V")  # skipped: folders, the label of a volume
-_OTHERS = {
+# Kinds of entries: files, those that are skipped (folders, the label of a volume), and others.
+_FILE_KINDS = (b"0", b"\0", b"7")
+_SKIPPED_KINDS = (b"5", b"V")
+_EXTENDED_KINDS = (b"x", b"X", b"g", b"L", b"K")
+_OTHER_KINDS = {
     b"1": "a hard link",
     b"2": "a symbolic link",
     b"3": "a device",
@@ -40,90 +52,115 @@ _OTHERS = {
 
 
 class TarError(ValueError):
-    """Raised for a tar that cannot be read whole; one line, without the name of the tar."""
+    """A tar that cannot be read completely; one line, without the name of the tar."""
 
 
 class Readable(Protocol):
-    """A binary file or stream. It is read in order; where it can seek, contents are skipped."""
+    """A binary file or stream, which is read in order."""
 
     def read(self, size: int, /) -> bytes:
-        """Return `size` bytes, fewer only at the end."""
+        """Return `size` bytes, or fewer at the end."""
 
 
 class Member(NamedTuple):
-    """A file in a tar: its name, the offset of its first byte, and its size in bytes."""
+    """A file in a tar."""
 
     name: str
-    offset: int
-    size: int
+    offset: int  # of its first byte in the tar
+    size: int  # in bytes
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Split a file's name into its sample's key and its lower-case extension, as webdataset does.
-    None for names without either, and for metadata (`__meta__/...`)."""
+    """Split a file's name into the key of its sample and its extension, as webdataset does.
+
+    The extension is returned in lower case. Return None for names without a key or an extension,
+    and for metadata (`__meta__/...`).
+    """
     key, _, suffix = name.partition(".")
-    if key.isalnum() and suffix.isalnum():  # as of most names
+    if key.isalnum() and suffix.isalnum():  # most names are so simple
         return key, suffix.lower()
-    found = _KEY.fullmatch(name)
-    if found is None or _META.match(name):
+    name_match = _KEY.fullmatch(name)
+    if name_match is None or _META.match(name):
         return None
-    return found[1], found[2].lower()
+    return name_match[1], name_match[2].lower()
 
 
 def require_one_file(content: bytes) -> None:
-    """Raise TarError where a file's content holds headers of others, which iteration cannot see."""
-    for magic in re.finditer(b"ustar", content):  # in bytes of images quicker than bytes.find
-        start = magic.start() - _MAGIC
+    """Raise TarError if a file's content holds headers of other files.
+
+    Then the file's size is too large, so that iteration has passed over these files.
+    """
+    for magic in re.finditer(b"ustar", content):  # quicker than bytes.find in bytes of images
+        start = magic.start() - _MAGIC_OFFSET
         if start >= 0 and start % BLOCK == 0 and _is_header(content[start : start + BLOCK]):
             raise TarError("damaged: a file reaches into the next one; fetch it again")
 
 
 def read_members(path: str) -> Iterable[tuple[str, int, int]]:
-    """Return the files of a local tar as TarReader does, as plain tuples; raise what it does, and
-    OSError. Ordinary headers are checked together, in a fraction of the time."""
+    """Return the files of a local tar as plain tuples (name, offset, size).
+
+    It gives the same files as TarReader, and raises the same errors and OSError. Ordinary headers
+    are checked together, which takes a fraction of the time.
+    """
     with open(path, "rb", buffering=0) as file:
-        found = _ordinary_members(file.fileno())
-    if found is not None:
-        return found
+        members = _ordinary_members(file.fileno())
+    if members is not None:
+        return members
     with open(path, "rb") as file:
-        return [*TarReader(file)]
+        return list(TarReader(file))
 
 
 def _ordinary_members(file: int) -> Iterable[tuple[str, int, int]] | None:
-    """Return the files of a tar of ordinary headers; None for others, and for any damage."""
-    if (found := _read_headers(file)) is None:
+    """Return the files of a tar whose headers are all ordinary.
+
+    `file` is a file descriptor. Return None for other headers and for any damage: TarReader then
+    reads the tar, and finds the damage.
+    """
+    content = _read_headers(file)
+    if content is None:
         return None
-    headers = np.frombuffer(found, np.uint8).reshape(-1, BLOCK)
+    headers = np.frombuffer(content, np.uint8).reshape(-1, BLOCK)
     if not _are_ordinary(headers):
         return None
-    sizes = _octal(headers[:, 124:135])
-    padded = sizes + -sizes % BLOCK
-    offsets = np.cumsum(BLOCK + padded) - padded
     is_file = headers[:, 156] != ord("x")
-    fields = np.ascontiguousarray(headers[is_file, :100]).view("S100").ravel().tolist()
-    text = b"\0".join(fields).decode("utf-8", "surrogateescape")
-    names = text.split("\0") if fields else []
-    # No file after an extended header; names that hold a zero, are empty, of folders, or the same.
-    if not is_file[-1:].all() or not len(fields) == len(names) == len({*names}) or "" in names:
+    if len(is_file) and not is_file[-1]:  # an extended header has no file
         return None
-    if "/\0" in f"{text}\0":
+    names = _header_names(headers[is_file])
+    if names is None:
         return None
+    sizes = _octal(headers[:, 124:135])
+    padded_sizes = sizes + -sizes % BLOCK
+    offsets = np.cumsum(BLOCK + padded_sizes) - padded_sizes
     return zip(names, offsets[is_file].tolist(), sizes[is_file].tolist(), strict=True)
 
 
+def _header_names(headers: NDArray[np.uint8]) -> list[str] | None:
+    """Return the names in headers (N, 512); None if some are empty, equal, of folders, or odd."""
+    if not len(headers):
+        return []
+    fields = np.ascontiguousarray(headers[:, :100]).view("S100").ravel().tolist()
+    # Joined, so that they are decoded at once. A name that holds a zero is split in two.
+    joined_names = b"\0".join(fields).decode("utf-8", "surrogateescape")
+    names = joined_names.split("\0")
+    if len(names) != len(fields) or len(set(names)) != len(names) or "" in names:
+        return None
+    if "/\0" in f"{joined_names}\0":
+        return None
+    return names
+
+
 def _read_headers(file: int) -> bytes | None:
-    """Return the headers of a tar, one after the other, whose sizes lead from each to the next and
-    to the end; None where they do not, and for extended headers that state more than times."""
+    """Return all headers of a tar, one after the other.
+
+    The sizes in them lead from each header to the next and to the end. Return None if they do not,
+    and for extended headers that state more than a time.
+    """
+    reader = _WindowReader(file)
     headers = list[bytes]()
-    window, first = b"", 0  # what has been read, and its position
     position = padding = 0
     while True:
-        start = position - first
-        if start + 2 * BLOCK > len(window):
-            first = position - padding
-            # Headers that lie near each other are read together, others alone.
-            near = position < _NEAR * len(headers)
-            window, start = os.pread(file, _MANY if near else _FEW, first), padding
+        headers_are_near = position < _NEAR_HEADERS * len(headers)
+        window, start = reader.window_at(position, padding, large=headers_are_near)
         if not window.startswith(_PADDINGS[padding], start - padding):
             return None
         header = window[start : start + BLOCK]
@@ -133,67 +170,119 @@ def _read_headers(file: int) -> bytes | None:
             size = int(header[124:135], 8)
         except ValueError:
             return None
-        if header[156] == ord("x"):  # extended, of webdataset's and others: a time and no more
-            time = _TIME.fullmatch(window[start + BLOCK : start + BLOCK + size])
-            if time is None or int(time[1]) != size:
+        if header[156] == ord("x"):
+            content = window[start + BLOCK : start + BLOCK + size]
+            if not _states_only_time(content, size):
                 return None
         headers.append(header)
         padding = -size % BLOCK
         position += BLOCK + size + padding
-    rest = os.pread(file, _END_LIMIT, position)
-    if rest.strip(b"\0") or not 2 * BLOCK <= len(rest) < _END_LIMIT:
+    end = os.pread(file, _MAX_END_BYTES, position)
+    if end.strip(b"\0") or not 2 * BLOCK <= len(end) < _MAX_END_BYTES:
         return None
     return b"".join(headers)
 
 
+class _WindowReader:
+    """Reads windows of a file, so that headers near each other take one call of the system."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._window = b""
+        self._window_position = 0
+
+    def window_at(self, position: int, padding: int, *, large: bool) -> tuple[bytes, int]:
+        """Return a window of the file, and the offset of `position` in it.
+
+        It holds the `padding` bytes before the position and, unless the file ends, two blocks from
+        the position on. If it has to be read, `large` says how much is read.
+        """
+        start = position - self._window_position
+        if start + 2 * BLOCK > len(self._window):
+            self._window_position = position - padding
+            size = _LARGE_WINDOW if large else _SMALL_WINDOW
+            self._window = os.pread(self._file, size, self._window_position)
+            start = padding
+        return self._window, start
+
+
+def _states_only_time(content: bytes, size: int) -> bool:
+    """Return whether an extended header of `size` bytes states only a time, as webdataset's do."""
+    time = _TIME.fullmatch(content)
+    return time is not None and int(time[1]) == size
+
+
 def _are_ordinary(headers: NDArray[np.uint8]) -> bool:
-    """Whether headers (N, 512) are of files, with short names, plain numbers, right checksums."""
-    sizes, stated = headers[:, 124:135], headers[:, 148:154]
-    digits = all(((field >= ord("0")) & (field <= ord("7"))).all() for field in (sizes, stated))
-    known = np.isin(headers[:, 156], np.frombuffer(b"".join((*_FILES, b"x")), np.uint8))
-    plain = (headers[:, 345] == 0) & np.isin(headers[:, 135], (0, ord(" ")))  # no prefix of a name
-    ends = np.isin(headers[:, 154:156], (0, ord(" ")))
+    """Return whether headers (N, 512) have short names, plain numbers and right checksums.
+
+    They must be of files, or extended headers.
+    """
+    sizes, checksums = headers[:, 124:135], headers[:, 148:154]
+    for digits in (sizes, checksums):
+        if not ((digits >= ord("0")) & (digits <= ord("7"))).all():
+            return False
+    kinds = np.frombuffer(b"".join((*_FILE_KINDS, b"x")), np.uint8)
+    zero_or_blank = (0, ord(" "))
+    if not np.isin(headers[:, 156], kinds).all():
+        return False
+    if headers[:, 345].any():  # a name has a prefix
+        return False
+    if not np.isin(headers[:, 135], zero_or_blank).all():  # the end of the size
+        return False
+    if not np.isin(headers[:, 154:156], zero_or_blank).all():  # the end of the checksum
+        return False
+    # The checksum is the sum of all bytes, with blanks in place of the checksum itself.
     sums = headers.sum(axis=1, dtype=np.int64) - headers[:, 148:156].sum(axis=1, dtype=np.int64)
-    right = sums + 8 * ord(" ") == _octal(stated)
-    return bool(digits and (known & plain & right).all() and ends.all())
+    return bool((sums + 8 * ord(" ") == _octal(checksums)).all())
 
 
 def _octal(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the numbers of digits (N, D)."""
-    return (digits - np.uint8(ord("0"))) @ 8 ** np.arange(digits.shape[1] - 1, -1, -1)
+    """Return the numbers (N,) whose octal digits are the rows of (N, D)."""
+    powers = 8 ** np.arange(digits.shape[1] - 1, -1, -1)
+    return (digits - np.uint8(ord("0"))) @ powers
 
 
 class TarReader:
-    """Iterate over the files of an uncompressed tar, from its beginning; folders are skipped.
-    Raises TarError for a tar that is damaged, cut off or followed by another, for links, devices
-    and sparse files, and for two files of one name."""
+    """Iterates over the files of an uncompressed tar, from its beginning; folders are skipped.
+
+    Contents that are not read are skipped by seeking if the file can. Raises TarError for a tar
+    that is damaged, cut off or followed by another, for links, devices and sparse files, and for
+    two files of one name.
+    """
 
     def __init__(self, file: Readable) -> None:
         self._file = file
-        self._seek = file.seek if isinstance(file, io.IOBase) and file.seekable() else None
+        self._seek: Callable[[int], object] | None = None
+        if isinstance(file, io.IOBase) and file.seekable():
+            self._seek = file.seek
         self._position = 0
         self._unread = 0  # bytes of the current file's content
         self._padding = 0  # bytes between that content and the next header
 
     def __iter__(self) -> Iterator[Member]:
         names = set[str]()
+        # What extended headers state about the next file, by keyword.
         records: dict[bytes, bytes] = {}
-        while (header := self._next_header()) is not None:
-            kind, name, size = header
-            if kind in b"xXgLK":
-                self._extend(kind, size, records)
+        while True:
+            header = self._next_header()
+            if header is None:
+                break
+            if header.kind in _EXTENDED_KINDS:
+                self._read_extended_header(header, records)
                 continue
-            path, size = _path_and_size(name, size, records)
-            if kind in _FILES and not path.endswith("/"):
+            path, size = _path_and_size(header, records)
+            if header.kind in _FILE_KINDS and not path.endswith("/"):
                 if path in names:
                     raise TarError(f"two files are called {path!r}; pack it again")
                 names.add(path)
-                self._unread, self._padding = size, -size % BLOCK
+                self._unread = size
+                self._padding = -size % BLOCK
                 yield Member(path, self._position, size)
-            elif kind not in (*_FILES, *_SKIPPED):
-                what = _OTHERS.get(kind, f"of an unknown kind, {kind!r}")
-                how = "pack it again with --dereference --hard-dereference"
-                raise TarError(f"{path!r} is {what}; {how}")
+            elif header.kind not in (*_FILE_KINDS, *_SKIPPED_KINDS):
+                kind = _OTHER_KINDS.get(header.kind, f"of an unknown kind, {header.kind!r}")
+                raise TarError(
+                    f"{path!r} is {kind}; pack it again with --dereference --hard-dereference"
+                )
             records.clear()
         if records:
             raise self._damaged("an extended header has no file")
@@ -204,68 +293,82 @@ class TarReader:
         require_one_file(content)
         return content
 
-    def _extend(self, kind: bytes, size: int, records: dict[bytes, bytes]) -> None:
-        """Read the content of an extended header, which is about the next file or, `g`, all."""
-        if size > _HEADER_LIMIT:
+    def _read_extended_header(self, header: "_Header", records: dict[bytes, bytes]) -> None:
+        """Add the content of an extended header, which describes the next file, to `records`.
+
+        A global header, `g`, describes all files, and may state neither their name nor their size.
+        """
+        if header.size > _MAX_HEADER_BYTES:
             raise self._damaged("an extended header is too large")
-        content, self._padding = self._take(size), -size % BLOCK
-        if kind == b"K":  # the target of a link
+        content = self._take(header.size)
+        self._padding = -header.size % BLOCK
+        if header.kind == b"K":  # the target of a link
             return
         try:
-            found = _long_name(content) if kind == b"L" else _pax(content)
+            new_records = _long_name(content) if header.kind == b"L" else _pax_records(content)
         except ValueError as error:
             raise self._damaged(f"an extended header is broken ({error})") from error
-        if kind != b"g":
-            records.update(found)
-        elif found.keys() & {b"path", b"size"}:
+        if header.kind != b"g":
+            records.update(new_records)
+        elif b"path" in new_records or b"size" in new_records:
             raise self._damaged("one name or size is stated for all files")
 
-    def _next_header(self) -> tuple[bytes, bytes, int] | None:
-        """Skip to the next header and parse it; None at the end, once all has been read."""
-        if self._seek is not None and self._unread:
-            self._position += self._unread
-            self._seek(self._position)
-        else:
-            while self._unread:
-                self._unread -= len(self._take(min(self._unread, _CHUNK)))
-        data = self._take(self._padding + BLOCK)
-        padding, block = data[: self._padding], data[self._padding :]
-        self._unread = self._padding = 0
-        if padding.strip(b"\0"):
+    def _next_header(self) -> "_Header | None":
+        """Skip to the next header and parse it. Return None at the end of the tar."""
+        self._skip_content()
+        padding = self._padding
+        self._padding = 0
+        data = self._take(padding + BLOCK)
+        block = data[padding:]
+        if data[:padding].strip(b"\0"):
             raise self._damaged("the size of a file is wrong")
         if block == _ZEROS:
             self._require_end()
             return None
         try:
-            return _parse(block)
+            return _parse_header(block)
         except ValueError as error:
-            first = self._position == BLOCK
-            raise (_no_tar(str(error)) if first else self._damaged(str(error))) from error
+            if self._position == BLOCK:
+                raise _no_tar(str(error)) from error
+            raise self._damaged(str(error)) from error
+
+    def _skip_content(self) -> None:
+        """Skip the content of the current file that was not read."""
+        if self._seek is not None and self._unread:
+            self._position += self._unread
+            self._seek(self._position)
+            self._unread = 0
+        while self._unread:
+            self._unread -= len(self._take(min(self._unread, _CHUNK)))
 
     def _require_end(self) -> None:
-        """Read the second block of zeros, and zeros to the end of the file."""
+        """Raise TarError unless a second block of zeros follows, and only zeros after it."""
         end = self._position - BLOCK
-        rest = self._read(_END_LIMIT)
-        if rest.strip(b"\0"):
+        zeros = self._read(_MAX_END_BYTES)
+        if zeros.strip(b"\0"):
             raise TarError(
                 f"goes on after its end at byte {end}: fetch it again; if it is several tars "
                 "joined, unpack them by tar --ignore-zeros -xf and pack one tar"
             )
-        if len(rest) < BLOCK:
+        if len(zeros) < BLOCK:
             raise self._cut_off()
-        if len(rest) == _END_LIMIT:
+        if len(zeros) == _MAX_END_BYTES:
             raise TarError(f"only zeros from byte {end} on: not written to its end; fetch it again")
 
     def _take(self, size: int) -> bytes:
+        """Read `size` bytes. Raises TarError if there are fewer."""
         data = self._read(size)
         if len(data) < size:
             raise self._cut_off()
         return data
 
     def _read(self, size: int) -> bytes:
-        """Read up to `size` bytes, fewer at the end; in chunks, as a wrong size may be huge."""
+        """Read `size` bytes, or fewer at the end; in chunks, since a wrong size may be huge."""
         chunks = []
-        while size and (data := self._file.read(min(size, _CHUNK))):
+        while size:
+            data = self._file.read(min(size, _CHUNK))
+            if not data:
+                break
             self._position += len(data)
             size -= len(data)
             chunks.append(data)
@@ -284,27 +387,39 @@ def _no_tar(reason: str) -> TarError:
     return TarError(f"not an uncompressed tar ({reason}); fetch it again, or uncompress it")
 
 
+class _Header(NamedTuple):
+    """A header of an entry."""
+
+    kind: bytes
+    name: bytes
+    size: int
+
+
 def _is_header(block: bytes) -> bool:
+    if len(block) != BLOCK:
+        return False
     try:
-        return len(block) == BLOCK and bool(_parse(block))
+        _parse_header(block)
     except ValueError:
         return False
+    return True
 
 
-def _parse(block: bytes) -> tuple[bytes, bytes, int]:
-    """Return kind, name and size in a header. Raises ValueError for a wrong checksum or number."""
-    stated = _number(block[148:156])
-    blank = block[:148] + b" " * 8 + block[156:]
-    if sum(blank) != stated and sum(memoryview(blank).cast("b")) != stated:  # old Sun's was signed
+def _parse_header(block: bytes) -> _Header:
+    """Parse a header. Raises ValueError for a wrong checksum or number."""
+    checksum = _parse_number(block[148:156])
+    # The checksum is computed with blanks in its place. Old versions of Sun's tar add signed bytes.
+    summed = block[:148] + b" " * 8 + block[156:]
+    if sum(summed) != checksum and sum(memoryview(summed).cast("b")) != checksum:
         raise ValueError("bad checksum")
     name = block[:100].partition(b"\0")[0]
-    if block.startswith(b"ustar\0", _MAGIC) and block[345]:  # in GNU's format no prefix
+    if block.startswith(b"ustar\0", _MAGIC_OFFSET) and block[345]:  # GNU's format has no prefix
         name = block[345:500].partition(b"\0")[0] + b"/" + name
-    return block[156:157], name, _number(block[124:136])
+    return _Header(block[156:157], name, _parse_number(block[124:136]))
 
 
-def _number(field: bytes) -> int:
-    """Read octal digits, or GNU's large numbers: 0x80, then big-endian."""
+def _parse_number(field: bytes) -> int:
+    """Read octal digits, or one of GNU's large numbers: 0x80, then a big-endian integer."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0") or b"0"
@@ -313,32 +428,38 @@ def _number(field: bytes) -> int:
     return int(digits, 8)
 
 
-def _pax(content: bytes) -> dict[bytes, bytes]:
+def _pax_records(content: bytes) -> dict[bytes, bytes]:
     """Read the records `LENGTH KEYWORD=VALUE` of a pax header, which fill it to the byte."""
-    found, start = {}, 0
+    records = {}
+    start = 0
     while start < len(content):
-        digits = content[start : start + 20].partition(b" ")[0]
-        end = start + (int(digits) if digits.isdigit() else 0)
-        keyword, equals, value = content[start + len(digits) + 1 : end - 1].partition(b"=")
+        length = content[start : start + 20].partition(b" ")[0]
+        end = start + (int(length) if length.isdigit() else 0)
+        record = content[start + len(length) + 1 : end - 1]
+        keyword, equals, value = record.partition(b"=")
         if not equals or content[end - 1 : end] != b"\n":
             raise ValueError("bad record")
-        found[keyword] = value
+        records[keyword] = value
         start = end
-    return found
+    return records
 
 
 def _long_name(content: bytes) -> dict[bytes, bytes]:
+    """Read the name in one of GNU's extended headers, as a record of a pax header."""
     name = content.removesuffix(b"\0")
     if not name or b"\0" in name:
         raise ValueError("bad name")
     return {b"path": name}
 
 
-def _path_and_size(name: bytes, size: int, records: dict[bytes, bytes]) -> tuple[str, int]:
-    """Return what extended headers state, or else the header. Raises TarError."""
-    path = records.get(b"path", name).decode("utf-8", "surrogateescape")
-    digits = records.get(b"size", b"%d" % size)
-    if not path or "\0" in path or not digits.isdigit() or len(digits) > _DIGITS:
+def _path_and_size(header: _Header, records: dict[bytes, bytes]) -> tuple[str, int]:
+    """Return path and size of a file from extended headers, or else from its header.
+
+    Raises TarError for an impossible path or size, and for a sparse file.
+    """
+    path = records.get(b"path", header.name).decode("utf-8", "surrogateescape")
+    digits = records.get(b"size", b"%d" % header.size)
+    if not path or "\0" in path or not digits.isdigit() or len(digits) > _MAX_SIZE_DIGITS:
         raise TarError(f"damaged: a file called {path!r} of {digits[:40].decode('latin-1')} bytes")
     if any(keyword.startswith(b"GNU.sparse.") for keyword in records):
         raise TarError(f"{path!r} is a sparse file; pack it again without --sparse")

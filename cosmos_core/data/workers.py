@@ -9,38 +9,58 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
+from types import FrameType
 
-_guards: list[subprocess.Popen[bytes]] = []  # of this process, if it is a worker
+# The guards of this process, if it is a worker whose commands must end with it.
+_guards: list[subprocess.Popen[bytes]] = []
 
 
 @contextmanager
 def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yield a `worker_init_fn`; its workers end when the context does, or this process by SIGKILL.
-    With `commands`, so do the commands that a worker has started, and all that these started."""
-    # Workers read from the pipe, of which only this process has the other end: it is closed here,
-    # or by the system when this process dies.
-    lifeline, end = multiprocessing.Pipe(duplex=False)
+    """Yield a `worker_init_fn` whose workers end with this context, or when this process is killed.
+
+    With `commands`, the commands that a worker has started, and all processes that these have
+    started, end with it too.
+    """
+    # Workers wait to read from the pipe. This process has the only writing end. It is closed here,
+    # or by the system when this process dies, and then the workers end.
+    read_end, write_end = multiprocessing.Pipe(duplex=False)
     try:
-        yield partial(_start, lifeline, end, commands)
+        yield partial(_start_worker, read_end, write_end, commands)
     finally:
-        end.close()
-        lifeline.close()
+        write_end.close()
+        read_end.close()
 
 
-def _start(lifeline: Connection, end: Connection, commands: bool, number: int) -> None:
-    """Prepare a worker, which gets a process group of its own, with all of its commands. Signals to
-    the main process's group, as from Ctrl-C, do not reach it: that one ends its workers."""
-    end.close()  # a copy, which would keep the pipe open
-    signal.signal(signal.SIGINT, lambda *_: None)  # unlike SIG_IGN, commands do not inherit it
+def _start_worker(read_end: Connection, write_end: Connection, commands: bool, number: int) -> None:
+    """Prepare a worker: it and its commands form a process group.
+
+    Signals to the main process's group, such as that of Ctrl-C, do not reach the worker. The main
+    process ends its workers.
+    """
+    write_end.close()  # the worker's copy, which would keep the pipe open
+    # A handler that does nothing. Commands do not inherit it, as they would inherit SIG_IGN.
+    signal.signal(signal.SIGINT, _ignore_signal)
     os.setpgid(0, 0)
-    if commands:  # start one more that kills this group, itself included, once this process ended
-        guard = ["sh", "-c", "trap '' INT TERM HUP USR1; read -r line; kill -s KILL 0"]
-        quiet = subprocess.DEVNULL
-        _guards.append(subprocess.Popen(guard, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet))
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    if commands:
+        # A shell that kills the group, itself included, once this process has ended.
+        guard_command = ["sh", "-c", "trap '' INT TERM HUP USR1; read -r line; kill -s KILL 0"]
+        guard = subprocess.Popen(
+            guard_command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _guards.append(guard)
+    threading.Thread(target=_exit_when_closed, args=(read_end,), daemon=True).start()
 
 
-def _end_with(lifeline: Connection) -> None:
+def _ignore_signal(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _exit_when_closed(read_end: Connection) -> None:
+    """End this process when the writing end of the pipe is closed."""
     with suppress(EOFError, OSError):
-        lifeline.recv_bytes()
+        read_end.recv_bytes()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Whether a configuration can be trained: everything that would fail later, before any work."""
+"""Check that a configuration can be trained, before any work is done."""
 
 import os
 import shutil
@@ -20,16 +20,19 @@ TOKEN_BYTES = 8  # int64
 
 
 def check_config(config: TrainConfig, *, world_size: int) -> None:
-    """Raise ValueError, one line, for what `world_size` processes cannot train.
-    `cosmos_core.config` checks each value by itself, `join_world` devices, the evaluator data sets.
-    A warm-up longer than the run is allowed: the learning rate then rises to the end."""
+    """Raise ValueError, one line, if `world_size` processes cannot train the configuration.
+
+    `cosmos_core.config` checks each value by itself, `join_world` checks devices, and the evaluator
+    checks data sets. A warm-up that is longer than the run is allowed: the learning rate then rises
+    to the end.
+    """
     _check_data(config.data)
     missing_packages(config.watch)
-    size, parts = config.optim.batch_size, config.compute.accumulate
-    if size % (world_size * parts):
+    batch_size, parts = config.optim.batch_size, config.compute.accumulate
+    if batch_size % (world_size * parts):
         raise ValueError(
-            f"optim.batch_size={size} cannot be dealt to {world_size} processes in {parts} parts "
-            f"each; give a multiple of {world_size * parts}"
+            f"optim.batch_size={batch_size} cannot be dealt to {world_size} processes in {parts} "
+            f"parts each; give a multiple of {world_size * parts}"
         )
     _check_start(config)
     _check_model(config, world_size)
@@ -44,16 +47,18 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
 
 
 def _check_start(config: TrainConfig) -> None:
+    """Check options that need pretrained weights."""
     start = config.model
     if start.init:
         return
     if config.method.name == "lit" or start.freeze:
         raise ValueError("a frozen tower needs pretrained weights: name some by model.init")
     if start.partial:
-        raise ValueError("model.partial=true is of pretrained weights: name some by model.init")
+        raise ValueError("model.partial=true needs pretrained weights: name some by model.init")
 
 
 def _check_data(data: DataConfig) -> None:
+    """Check that shards exist, or that a number of scenes is named."""
     if not data.shards:
         raise ValueError("no training data: name its shards, --set data.shards='FOLDER/*.tar'")
     if not data.shards.startswith(SCENES):
@@ -67,6 +72,7 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_model(config: TrainConfig, world_size: int) -> None:
+    """Check that the model can be built, and that it fits the memory and the data."""
     width = model_config(config.architecture)["embed_dim"]
     if config.method.name in ("cosmos", "flair") and width % CROSS_ATTENTION_HEADS:
         raise ValueError(
@@ -86,26 +92,38 @@ def _check_model(config: TrainConfig, world_size: int) -> None:
 
 
 def _check_memory(config: TrainConfig, model: MultiViewCLIP, world_size: int) -> None:
-    """Refuse weights, or one process's views of a batch, larger than this machine's memory."""
-    weights = WEIGHT_BYTES * sum(parameter.numel() for parameter in model.parameters())
-    image, counts = config.image, config.method.counts
-    local = image.locals * image.local_size**2 if counts.local_images else 0
-    large = counts.global_images + bool(image.caption_scale)
-    pixels = large * image.global_size**2 + local
-    texts = counts.global_texts + (config.text.locals if counts.local_texts else 0)
-    sample = 3 * pixels + texts * TOKEN_BYTES * model.context_length
-    batch = config.optim.batch_size
+    """Check that weights, and one process's views of a batch, fit into this machine's memory."""
+    weight_bytes = WEIGHT_BYTES * sum(parameter.numel() for parameter in model.parameters())
+    batch_size = config.optim.batch_size
+    view_bytes = _sample_bytes(config, model.context_length) * batch_size // world_size
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for what, size in (
-        ("the model has weights of", weights),
-        (f"the views of a batch (optim.batch_size={batch}) take", sample * batch // world_size),
+    for needs, size in (
+        ("the model has weights of", weight_bytes),
+        (f"the views of a batch (optim.batch_size={batch_size}) take", view_bytes),
     ):
         if size > memory:
-            sizes = f"{size / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB"
-            raise ValueError(f"{what} {sizes}")
+            raise ValueError(
+                f"{needs} {size / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB"
+            )
+
+
+def _sample_bytes(config: TrainConfig, context_length: int) -> int:
+    """Return the bytes of all views of a sample, uint8 images and token ids."""
+    image, counts = config.image, config.method.counts
+    large_views = counts.global_images
+    if image.caption_scale:
+        large_views += 1
+    pixels = large_views * image.global_size**2
+    if counts.local_images:
+        pixels += image.locals * image.local_size**2
+    texts = counts.global_texts
+    if counts.local_texts:
+        texts += config.text.locals
+    return 3 * pixels + texts * TOKEN_BYTES * context_length
 
 
 def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
+    """Check that the sizes and kinds of views fit the architecture and the method."""
     image, counts = config.image, config.method.counts
     height, width = model.visual.image_size
     if not height == width == image.global_size:
@@ -116,26 +134,28 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
     height, width = model.visual.patch_size
     if counts.local_images and (image.local_size % height or image.local_size % width):
         raise ValueError(
-            f"image.local_size={image.local_size} is no multiple of the architecture's patches of "
-            f"{height}x{width}"
+            f"image.local_size={image.local_size} is not a multiple of the architecture's patches "
+            f"of {height}x{width}"
         )
     if config.method.name in ("cosmos", "silc") and image.caption_scale:
         raise ValueError("image.caption_scale adds a view, for SLIP; leave it empty")
     if config.method.name == "silc" and not image.locals:
-        raise ValueError("image.locals is 0, and SILC learns from local views alone; give some")
+        raise ValueError("image.locals is 0, and SILC needs local views; set it to 1 or more")
 
 
 def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
-    size = make_tokenizer(data.shards, model.context_length).vocab_size
-    if model.vocab_size != size:
+    """Check that the model has the vocabulary of the tokenizer."""
+    vocab_size = make_tokenizer(data.shards, model.context_length).vocab_size
+    if model.vocab_size != vocab_size:
         kind = "scenes" if data.shards.startswith(SCENES) else "shards"
         raise ValueError(
             f"the architecture has a vocabulary of {model.vocab_size} tokens, the tokenizer of "
-            f"{kind} one of {size}"
+            f"{kind} one of {vocab_size}"
         )
 
 
 def make_tokenizer(shards: str, context_length: int) -> open_clip.SimpleTokenizer:
-    """Return the tokenizer of the captions of scenes, or of shards."""
-    make = scenes_tokenizer if shards.startswith(SCENES) else open_clip.SimpleTokenizer
-    return make(context_length=context_length)
+    """Return the tokenizer for captions of scenes, or for those of shards."""
+    if shards.startswith(SCENES):
+        return scenes_tokenizer(context_length=context_length)
+    return open_clip.SimpleTokenizer(context_length=context_length)

@@ -20,7 +20,7 @@ from cosmos_core.losses import gather_locally
 from cosmos_core.types import Gather, Gathered
 from cosmos_core.utils.distributed import Distributed, gather_objects, process_group
 
-# PyTorch 2.13 warns of the old names.
+# PyTorch 2.13 renamed these functions, and warns of the old names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
@@ -30,14 +30,20 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class World(Distributed):
-    """The processes of a training, the device of this one, and their group if not the default."""
+    """The processes of a training."""
 
+    # The device of this process.
     device: torch.device = _CPU
+    # The process group, or None for PyTorch's default group.
     group: Any = None
+    # Finds processes that no longer answer; None if there is one process.
     presence: Presence | None = None
 
     def in_background(self) -> "World":
-        """Return the same processes for what a thread of each does meanwhile; all call it."""
+        """Return the same processes with a group of their own, for a thread of each process.
+
+        The threads can then exchange objects while the training goes on. All processes call it.
+        """
         group = dist.new_group(backend="gloo")
         return replace(
             self, gather=partial(gather_objects, group=group), group=group, presence=None
@@ -46,24 +52,37 @@ class World(Distributed):
 
 @contextmanager
 def join_world(device: str, timeout: float = 0) -> Iterator[World]:
-    """Join the processes that torchrun started, and leave them. Gloo exchanges what is on the host,
-    NCCL what is on GPUs. `device` is "auto", "cpu" or "cuda"; `timeout` in seconds, 0: PyTorch's.
-    Raises ValueError for "cuda" without a GPU, or with too few, and LostProcessError, on leaving,
-    after a timeout in which one did not answer."""
-    own = _own_device(device)
-    on_gpu = own.type == "cuda"
-    backend, index = ("cpu:gloo,cuda:nccl", own) if on_gpu else ("gloo", None)
-    limit = timedelta(seconds=timeout) if timeout else None
-    with process_group(backend, timeout=limit, device_id=index) as group:
-        if group.world_size == 1:
-            yield World(device=own)
+    """Join the processes that torchrun started, and leave them at the end of the block.
+
+    Tensors on the host are exchanged by Gloo, those on GPUs by NCCL. `device` is "auto", "cpu" or
+    "cuda". `timeout` is in seconds; 0 means PyTorch's default. Raises ValueError for "cuda" if
+    there is no GPU, or too few of them. Raises LostProcessError, at the end of the block, after a
+    timeout in which a process did not answer.
+    """
+    this_device = _device_of_process(device)
+    on_gpu = this_device.type == "cuda"
+    with process_group(
+        backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        timeout=timedelta(seconds=timeout) if timeout else None,
+        device_id=this_device if on_gpu else None,
+    ) as processes:
+        if processes.world_size == 1:
+            yield World(device=this_device)
             return
-        seconds = timeout or (NCCL_TIMEOUT if on_gpu else default_pg_timeout.total_seconds())
-        with Presence(group, seconds, reports=on_gpu) as presence:
-            yield World(group.rank, group.world_size, presence.gather, own, presence=presence)
+        if not timeout:
+            timeout = NCCL_TIMEOUT if on_gpu else default_pg_timeout.total_seconds()
+        with Presence(processes, timeout, reports=on_gpu) as presence:
+            yield World(
+                processes.rank,
+                processes.world_size,
+                presence.gather,
+                this_device,
+                presence=presence,
+            )
 
 
-def _own_device(device: str) -> torch.device:
+def _device_of_process(device: str) -> torch.device:
+    """Return the device of this process, by its number on the machine, and select it."""
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if device == "cuda" and not gpus:
         raise ValueError("this recipe needs a GPU, and there is none; --set compute.device=cpu")
@@ -72,17 +91,21 @@ def _own_device(device: str) -> torch.device:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= gpus:
         raise ValueError(f"process {local_rank} of this machine has no GPU: there are {gpus}")
-    own = torch.device("cuda", local_rank)
-    torch.cuda.set_device(own)
-    return own
+    gpu = torch.device("cuda", local_rank)
+    torch.cuda.set_device(gpu)
+    return gpu
 
 
 def make_gather(world: World, gradient: str, *, narrow: bool = False) -> Gather:
-    """Return the `Gather` of a world; `gradient` is that of `OptimConfig`, `narrow` rounds features
-    and their gradients to bfloat16."""
+    """Return a `Gather` that gathers features from all processes.
+
+    `gradient` is `OptimConfig.gradient`. With `narrow`, features and their gradients are rounded to
+    bfloat16 before they are exchanged.
+    """
     if world.world_size == 1:
         return gather_locally
-    return _GatherFromAll(world, 1.0 if gradient == "true" else 1.0 / world.world_size, narrow)
+    gradient_factor = 1.0 if gradient == "true" else 1.0 / world.world_size
+    return _GatherFromAll(world, gradient_factor, narrow)
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
@@ -95,91 +118,119 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 
 def broadcast(world: World, state: Any) -> Any:
-    """Return the first process's nested state in all processes: objects at once, and tensors one by
-    one, so that a device holds one of them at a time."""
+    """Return the nested state of the first process in all processes.
+
+    Tensors are sent one by one, so that a device holds one of them at a time.
+    """
     if world.world_size == 1:
         return state
-    outline = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), state)
-    leaves, structure = tree_flatten(world.gather(outline)[0])
-    own = tree_leaves(state) if world.rank == 0 else leaves
-    for number, leaf in enumerate(own):
-        if isinstance(leaf, Tensor):
-            sent = torch.empty_like(leaf, device=world.device) if leaf.is_meta else leaf
-            sent = sent.to(world.device).contiguous()
-            dist.broadcast(sent, 0)
-            leaves[number] = sent.to(_CPU)
+    # The same state with tensors that have a shape but no content.
+    meta_state = tree_map_only(Tensor, _to_meta, state)
+    leaves, structure = tree_flatten(world.gather(meta_state)[0])
+    sent_leaves = tree_leaves(state) if world.rank == 0 else leaves
+    for number, leaf in enumerate(sent_leaves):
+        if not isinstance(leaf, Tensor):
+            continue
+        if leaf.is_meta:
+            leaf = torch.empty_like(leaf, device=world.device)
+        tensor = leaf.to(world.device).contiguous()
+        dist.broadcast(tensor, 0)
+        leaves[number] = tensor.to(_CPU)
     return tree_unflatten(leaves, structure)
 
 
+def _to_meta(tensor: Tensor) -> Tensor:
+    return tensor.to("meta")
+
+
 def require_agreement(world: World, step: int, *models: nn.Module) -> None:
-    """Raise RuntimeError in all processes where one is at another step or has other weights."""
-    sums = [_checksum(tensor) for model in models for tensor in model.state_dict().values()]
-    found = world.gather((step, int(torch.stack(sums).sum()) % 2**64))
-    if other := next((rank for rank, own in enumerate(found) if own != found[0]), None):
-        (first_step, first), (other_step, weights) = found[0], found[other]
-        raise RuntimeError(
-            f"processes would train different models: process 0 is at step {first_step} with "
-            f"weights {first:016x}, process {other} at step {other_step} with weights "
-            f"{weights:016x}; use the same packages on all machines"
-        )
+    """Raise RuntimeError in all processes if one is at another step or has other weights."""
+    checksums = [_checksum(tensor) for model in models for tensor in model.state_dict().values()]
+    weights = int(torch.stack(checksums).sum()) % 2**64
+    steps_and_weights = world.gather((step, weights))
+    first_step, first_weights = steps_and_weights[0]
+    for rank, (other_step, other_weights) in enumerate(steps_and_weights):
+        if (other_step, other_weights) != (first_step, first_weights):
+            raise RuntimeError(
+                f"processes would train different models: process 0 is at step {first_step} with "
+                f"weights {first_weights:016x}, process {rank} at step {other_step} with weights "
+                f"{other_weights:016x}; use the same packages on all machines"
+            )
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor of which processes may hold shards: all of them call it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a whole tensor, from its shards if processes hold some; all of them call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """Return the sum of a tensor's bits, as whole numbers."""
-    kind = torch.int32 if tensor.element_size() % 4 == 0 else torch.uint8
-    return whole(tensor.detach()).flatten().view(kind).sum(dtype=torch.int64)
+    """Return the sum of a tensor's bits, read as integers."""
+    dtype = torch.int32 if tensor.element_size() % 4 == 0 else torch.uint8
+    return full_tensor(tensor.detach()).flatten().view(dtype).sum(dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class _GatherFromAll(Gather):
-    """Gather all features at once, packed as rows of samples; backward is one reduce-scatter. The
-    released models gathered without gradient, with the whole loss in every process: under DDP,
-    features have the true gradient divided by the number of processes, scales the undivided one."""
+    """Gathers all features at once, packed as rows of samples; backward is one reduce-scatter.
+
+    The released models were trained with features that were gathered without gradient, and with the
+    whole loss in every process. Under DDP, features then have the true gradient divided by the
+    number of processes, and scales the undivided one.
+    """
 
     world: World
+    # Factor of the gradient in features: 1, or 1 / number of processes as published.
     factor: float
+    # Whether features and their gradients are rounded to bfloat16.
     narrow: bool = False
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
-        local = torch.cat([tensor.transpose(0, 1).flatten(1) for tensor in tensors], dim=1)
-        if self.factor != 1.0 and local.requires_grad:
-            local.register_hook(lambda gradient: gradient * self.factor)
-        if self.narrow:  # also this process's own: a sample's logits must be alike everywhere
-            local = local.bfloat16()
-        everywhere = _AllGather.apply(local)
-        offset = self.world.rank * len(local)
-        pairs = zip(_unpack(local, tensors), _unpack(everywhere, tensors), strict=True)
-        exact = replace(self, factor=1.0, narrow=False)
-        return [Gathered(own, all_, offset, exact) for own, all_ in pairs]
+        rows = torch.cat([tensor.transpose(0, 1).flatten(1) for tensor in tensors], dim=1)
+        if self.factor != 1.0 and rows.requires_grad:
+            rows.register_hook(self._scale_gradient)
+        if self.narrow:
+            # This process's own rows are rounded too, so that all processes use the same values.
+            rows = rows.bfloat16()
+        all_rows = _AllGather.apply(rows)
+        offset = self.world.rank * len(rows)
+        exact_gather = replace(self, factor=1.0, narrow=False)
+        gathered = []
+        for local, everywhere in zip(
+            _unpack(rows, tensors), _unpack(all_rows, tensors), strict=True
+        ):
+            gathered.append(Gathered(local, everywhere, offset, exact_gather))
+        return gathered
+
+    def _scale_gradient(self, gradient: Tensor) -> Tensor:
+        return gradient * self.factor
 
     def mean(self, tensor: Tensor) -> Tensor:
         return mean_over_processes(tensor.detach())
 
 
 def _unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Split rows (C, sum of V_i * D_i) into (V_i, C, D_i) for each of `like` (V_i, B, D_i)."""
-    shapes = [(tensor.shape[0], tensor.shape[2]) for tensor in like]
-    pieces = rows.split([views * width for views, width in shapes], dim=1)
-    return [p.unflatten(1, s).transpose(0, 1) for p, s in zip(pieces, shapes, strict=True)]
+    """Split rows (C, sum of V_i * D_i) into tensors (V_i, C, D_i) for `like`, (V_i, B, D_i)."""
+    row_sizes = [tensor.shape[0] * tensor.shape[2] for tensor in like]
+    unpacked = []
+    for columns, tensor in zip(rows.split(row_sizes, dim=1), like, strict=True):
+        views, _, width = tensor.shape
+        unpacked.append(columns.unflatten(1, (views, width)).transpose(0, 1))
+    return unpacked
 
 
 class _AllGather(torch.autograd.Function):
-    """Gather rows (B, X) of W processes -> (W * B, X); the gradient is summed over processes."""
+    """Gathers rows (B, X) of W processes to (W * B, X); gradients are summed over processes."""
 
     @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
-        everywhere = local.new_empty((dist.get_world_size() * len(local), *local.shape[1:]))
-        _all_gather(everywhere, local.contiguous())
-        return everywhere
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        all_rows = rows.new_empty((dist.get_world_size() * len(rows), *rows.shape[1:]))
+        _all_gather(all_rows, rows.contiguous())
+        return all_rows
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous()
-        own = gradient.new_empty((len(gradient) // dist.get_world_size(), *gradient.shape[1:]))
-        _reduce_scatter(own, gradient)
-        return own
+        all_gradients = gradients[0].contiguous()
+        samples = len(all_gradients) // dist.get_world_size()
+        gradient = all_gradients.new_empty((samples, *all_gradients.shape[1:]))
+        _reduce_scatter(gradient, all_gradients)
+        return gradient

@@ -1,4 +1,4 @@
-"""Evaluations in training, made by the first entry point of the group `cosmos_core.evaluators`."""
+"""Evaluations in training, by the first entry point of the group `cosmos_core.evaluators`."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,16 @@ WEIGHTS: tuple[Weights, ...] = ("teacher", "student")
 
 
 class Evaluator(Protocol):
-    """What an entry point names: a module or an object with these two functions."""
+    """An evaluator of checkpoints: a module or object with two functions, named by entry points."""
 
     def check(
         self, datasets: Sequence[str], data_root: str | None
     ) -> Mapping[str, Sequence[str]] | None:
-        """Raise ValueError, one line, for unknown data sets and data that cannot be used. Return
-        names, or patterns of names (`R@*`), of the metrics of each data set of which higher values
-        are better; with None, `save.best` is not checked."""
+        """Raise ValueError, one line, for unknown data sets and data that cannot be used.
+
+        Return by data set the names, or patterns of names (`R@*`), of those metrics of which higher
+        values are better. If None is returned, `save.best` is not checked.
+        """
 
     def measure(
         self,
@@ -38,23 +40,26 @@ class Evaluator(Protocol):
         world_size: int,
         gather: Callable[[Any], list[Any]],
     ) -> Mapping[str, Mapping[str, float]]:
-        """Return metrics by data set, in all processes, whose objects `gather` returns by rank.
-        Raises ValueError for errors that a user can correct."""
+        """Return metrics by data set, in all processes.
+
+        `gather` returns an object of every process by rank. Raises ValueError for errors that a
+        user can correct.
+        """
 
 
 def find_evaluator() -> Evaluator:
-    """Load the installed evaluator. Raises ValueError where there is none."""
-    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
-    if not points:
+    """Load the installed evaluator. Raises ValueError if there is none."""
+    evaluators = sorted(entry_points(group=GROUP), key=lambda entry_point: entry_point.name)
+    if not evaluators:
         raise ValueError(
             "evaluations in training need a package that makes them, and none is installed: "
             "pip install cosmos-eval, or --set watch.evaluate_every=0"
         )
-    return cast(Evaluator, points[0].load())
+    return cast(Evaluator, evaluators[0].load())
 
 
 def dataset_names(watch: WatchConfig) -> list[str]:
-    """Split `watch.datasets`. Raises ValueError where it names none."""
+    """Return the names in `watch.datasets`. Raises ValueError if there are none."""
     names = [name.strip() for name in watch.datasets.split(",") if name.strip()]
     if not names:
         raise ValueError("watch.evaluate_every is set, but watch.datasets names no data set")
@@ -62,34 +67,42 @@ def dataset_names(watch: WatchConfig) -> list[str]:
 
 
 def check_datasets(evaluator: Evaluator, watch: WatchConfig, world: World, best: str = "") -> None:
-    """Check all data, and the metric `best`, in the first process before any training; a ValueError
-    is raised in all."""
-    world.main_process_only(lambda: _check(evaluator, watch, best))
+    """Check all data sets, and the metric `best`, before any training.
+
+    The first process checks; a ValueError is raised in all processes.
+    """
+    world.main_process_only(lambda: _check_datasets(evaluator, watch, best))
 
 
-def _check(evaluator: Evaluator, watch: WatchConfig, best: str) -> None:
-    found = evaluator.check(dataset_names(watch), watch.data_root or None)
-    if not best or found is None:
+def _check_datasets(evaluator: Evaluator, watch: WatchConfig, best: str) -> None:
+    metrics = evaluator.check(dataset_names(watch), watch.data_root or None)
+    if not best or metrics is None:
         return
-    pairs = [(dataset, metric) for dataset, metrics in found.items() for metric in metrics]
-    names = [f"{dataset}/{weights}/{metric}" for dataset, metric in pairs for weights in WEIGHTS]
-    if not any(fnmatchcase(best, name) for name in names):
-        near = difflib.get_close_matches(best, names, n=3, cutoff=0.3) or names[:3]
-        raise ValueError(
-            f"save.best={best} is no metric of the evaluations of which higher values are better; "
-            f"nearest: {', '.join(near)}"
-        )
+    full_names = []
+    for dataset, dataset_metrics in metrics.items():
+        for metric in dataset_metrics:
+            full_names += [f"{dataset}/{weights}/{metric}" for weights in WEIGHTS]
+    if any(fnmatchcase(best, name) for name in full_names):
+        return
+    matches = difflib.get_close_matches(best, full_names, n=3, cutoff=0.3) or full_names[:3]
+    raise ValueError(
+        f"save.best={best} is no metric of the evaluations of which higher values are better; "
+        f"nearest: {', '.join(matches)}"
+    )
 
 
 def evaluate(
     evaluator: Evaluator, checkpoint: Path, watch: WatchConfig, world: World
 ) -> dict[str, float]:
-    """Return metrics named `dataset/weights/metric`; the random generators are restored."""
-    before = random_state()
+    """Return metrics of a checkpoint, named `dataset/weights/metric`.
+
+    The random generators are restored, so that the training goes on as without an evaluation.
+    """
+    random_generators = random_state()
     metrics: dict[str, float] = {}
     try:
         for weights in WEIGHTS:
-            found = evaluator.measure(
+            results = evaluator.measure(
                 checkpoint,
                 weights,
                 dataset_names(watch),
@@ -99,8 +112,9 @@ def evaluate(
                 world_size=world.world_size,
                 gather=world.gather,
             )
-            for dataset, values in found.items():
-                metrics |= {f"{dataset}/{weights}/{metric}": values[metric] for metric in values}
+            for dataset, dataset_metrics in results.items():
+                for metric, value in dataset_metrics.items():
+                    metrics[f"{dataset}/{weights}/{metric}"] = value
     finally:
-        restore_random_state(before)
+        restore_random_state(random_generators)
     return metrics

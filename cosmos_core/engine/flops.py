@@ -1,4 +1,4 @@
-"""What a training step costs, and what a device does at most."""
+"""The floating-point operations of a training step, and the peak performance of GPUs."""
 
 import re
 
@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosmos_core.config import ComputeConfig, TrainConfig
 from cosmos_core.types import Views
 
-SAMPLES = 8  # of a batch, by which all are counted
-# TFLOP/s of dense products in bf16 or fp16, tf32 and fp32, half of what is stated for sparse ones.
-# Compared with specs.md of github.com/winston-zhang-orz/gpu-specs (A100, H100 PCIe, L40S, L4, A10),
-# not with NVIDIA's own data sheets. A name comes after those that contain it.
+SAMPLES = 8  # samples of a batch whose operations are counted
+# TFLOP/s of dense products in bf16 or fp16, in tf32, and in fp32; half of the number for sparse
+# products. Compared with specs.md of github.com/winston-zhang-orz/gpu-specs (A100, H100 PCIe, L40S,
+# L4, A10), not with NVIDIA's own data sheets. A name comes after longer names that contain it.
 PEAKS = {
     "A100": (312, 156, 19.5),
     "H100 PCIe": (756, 378, 51.2),
@@ -24,39 +24,50 @@ PEAKS = {
     "L4": (121, 60, 30.3),
     "A10": (125, 62.5, 31.2),
 }
-INPUTS = ("visual.conv1.weight", "token_embedding.weight")  # of the towers
+INPUT_LAYERS = ("visual.conv1.weight", "token_embedding.weight")
 
 
 def sample_flops(config: TrainConfig, views: Views) -> float:
-    """Return the operations of a training step per sample, of the first of a batch: 3 times the
-    student's forward, since backward takes twice as many (with a frozen tower fewer, which are
-    counted), and once the teacher's, over all views, as PyTorch counts them, 2 per
+    """Return the floating-point operations of a training step per sample.
+
+    They are 3 times those of the student's forward pass over all views, since backward takes twice
+    as many, plus those of the teacher's forward pass. If a tower is frozen, its backward pass takes
+    fewer, and the operations of backward are counted instead. PyTorch counts 2 operations per
     multiply-accumulate of matrix products, convolutions and attention. The loss, the optimizer and
-    what is computed again are left out."""
-    few = Views(*(tensor[:, :SAMPLES] for tensor in views))
+    activations that are computed again are left out.
+    """
+    few_views = Views(*[tensor[:, :SAMPLES] for tensor in views])
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = config.method.create_student(config.architecture)
-    model.to_empty(device=few.global_images.device)  # weights do not matter
-    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    frozen = not all(trains.get(name, True) for name in INPUTS)
-    # Fused attention is not counted.
+    model.to_empty(device=few_views.global_images.device)  # the values of weights do not matter
+    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    has_frozen_tower = not all(trainable.get(name, True) for name in INPUT_LAYERS)
+    # The math backend, since fused attention is not counted.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        with torch.set_grad_enabled(frozen):
-            features = config.method.student_features(model, few)
-        backward = 0 if frozen else 2 * counter.get_total_flops()
-        if frozen:
-            trained = [one for one in features if one is not None and one.requires_grad]
-            torch.autograd.backward(trained, [torch.ones_like(one) for one in trained])
+        with torch.set_grad_enabled(has_frozen_tower):
+            features = config.method.student_features(model, few_views)
+        backward_flops = 0
+        if has_frozen_tower:
+            outputs = [tensor for tensor in features if tensor is not None and tensor.requires_grad]
+            torch.autograd.backward(outputs, [torch.ones_like(tensor) for tensor in outputs])
+        else:
+            backward_flops = 2 * counter.get_total_flops()
         with torch.no_grad():
-            config.method.teacher_features(model, few)
-    return float(backward + counter.get_total_flops()) / few.texts.shape[1]
+            config.method.teacher_features(model, few_views)
+    return float(backward_flops + counter.get_total_flops()) / few_views.texts.shape[1]
 
 
 def peak_flops(name: str, compute: ComputeConfig) -> float | None:
-    """Return what a GPU of this name does at most per second in the precision of the products; None
-    for names that PEAKS lacks, and for parts of a GPU (MIG)."""
-    found = [peaks for part, peaks in PEAKS.items() if re.search(rf"\b{part}\b", name)]
-    if not found or "MIG" in name:
+    """Return the peak operations per second of a GPU by its name, in the configured precision.
+
+    Return None for names that are not in PEAKS, and for partitions of a GPU (MIG).
+    """
+    if "MIG" in name:
         return None
-    column = 0 if compute.precision != "fp32" else 1 if compute.tf32 else 2
-    return found[0][column] * 1e12
+    for gpu, (half_tflops, tf32_tflops, fp32_tflops) in PEAKS.items():
+        if not re.search(rf"\b{gpu}\b", name):
+            continue
+        if compute.precision != "fp32":
+            return half_tflops * 1e12
+        return (tf32_tflops if compute.tf32 else fp32_tflops) * 1e12
+    return None

@@ -1,6 +1,9 @@
-"""Copies of the snapshots of a run in a folder that fsspec opens, such as `s3://BUCKET/RUN`. The
-folder step-00000400 has a snapshot and, written last, `complete.json` with the sizes of its files:
-one without it was interrupted, and counts as absent. Beside it are the log and the best step."""
+"""Copies of the snapshots of a run in a folder that fsspec opens, such as `s3://BUCKET/RUN`.
+
+The folder step-00000400 has a snapshot and `complete.json`, which is written last and holds the
+sizes of the snapshot's files. A folder without it was interrupted, and counts as absent. The log
+and the record of the best evaluation are copied too.
+"""
 
 import json
 import logging
@@ -19,32 +22,42 @@ from cosmos_core.model.checkpoint import SNAPSHOTS
 from cosmos_core.utils.files import temporary_folder, write_atomically
 
 COMPLETE = "complete.json"
-NOTES = (LOG, f"{SNAPSHOTS}/{BEST}")  # which a newer copy replaces
-PROBE = ".write-test"
+# Files beside the snapshots, whose copies are replaced by newer ones.
+NOTES = (LOG, f"{SNAPSHOTS}/{BEST}")
+PROBE = ".write-test"  # a file that is written to test a folder
 logger = logging.getLogger(__name__)
 
 
 class Remote(AbstractContextManager["Remote"]):
-    """The copies at `url` of the snapshots in `output`, made by a thread, so that the training does
-    not wait for it before its end. Raises ValueError, one line, for a place that does not open."""
+    """The copies at `url` of the snapshots in `output`.
+
+    A thread makes the copies, so that the training does not wait for them before its end. Raises
+    ValueError, one line, for a place that cannot be opened.
+    """
 
     def __init__(self, url: str, output: Path, say: Callable[[str], None] = logger.warning) -> None:
-        self._url, self._output, self._snapshots = url, output, Snapshots(output, keep=1)
-        self._say, self._thread = say, ThreadPoolExecutor(1)
+        self._url = url
+        self._output = output
+        self._snapshots = Snapshots(output, keep=1)
+        self._say = say
+        self._thread = ThreadPoolExecutor(1)
         with _opening(url):
             self._files, self._root = url_to_fs(
                 url, use_listings_cache=False, skip_instance_cache=True
             )
-        if hasattr(self._files, "auto_mkdir"):  # of local files: stores of objects have no folders
+        # Local files need folders, object stores have none.
+        if hasattr(self._files, "auto_mkdir"):
             self._files.auto_mkdir = True
 
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
     def prepare(self, *, resume: bool) -> None:
-        """Test that the place can be written; to resume, fetch the newest complete copy if it is
-        newer than the snapshots of the folder. Raises ValueError where either fails, and where a
-        new run would meet the copies of another."""
+        """Test that the place can be written, and fetch the newest copy for a run that is resumed.
+
+        The copy is fetched if it is complete and newer than the snapshots of the folder. Raises
+        ValueError if either fails, and SnapshotError if a new run would meet copies of another run.
+        """
         with _opening(self._url):
             self._files.pipe_file(f"{self._root}/{PROBE}", b"-")
             self._files.rm_file(f"{self._root}/{PROBE}")
@@ -60,10 +73,14 @@ class Remote(AbstractContextManager["Remote"]):
 
     def steps(self) -> list[int]:
         """Return the steps of the complete copies, ascending."""
-        return [n for n in self._started() if self._files.exists(f"{self._folder(n)}/{COMPLETE}")]
+        return [
+            step
+            for step in self._started_steps()
+            if self._files.exists(f"{self._folder(step)}/{COMPLETE}")
+        ]
 
     def start(self) -> None:
-        """Update soon. A failure is reported in a line; the next update copies what is missing."""
+        """Update in the thread. A failure is reported in a line; the next update tries again."""
         self._thread.submit(self._try_to_update)
 
     def finish(self) -> None:
@@ -75,41 +92,60 @@ class Remote(AbstractContextManager["Remote"]):
             raise OSError(EIO, reason, self._url) from error
 
     def update(self) -> None:
-        """Copy the snapshots that have no complete copy, the newest first, and the log; then remove
-        copies of snapshots that were removed, but for the best. Raises errors of any kind."""
-        complete = self.steps()
+        """Copy new snapshots, the newest first, and the log; remove copies of removed snapshots.
+
+        The copy of the best snapshot is kept. Raises errors of any kind.
+        """
+        complete_steps = self.steps()
         for step in reversed(self._snapshots.steps()):
-            if step not in complete and self._snapshots.path(step).exists():
+            if step not in complete_steps and self._snapshots.path(step).exists():
                 self._copy(step)
         for name in NOTES:
-            if (self._output / name).exists():
-                temporary = f"{self._root}/.{Path(name).name}.tmp"
-                self._files.put_file(str(self._output / name), temporary)
-                self._files.mv(temporary, f"{self._root}/{name}")
+            self._copy_note(name)
+        kept_steps = self._snapshots.steps()
         best = self._snapshots.best()
-        kept = [*self._snapshots.steps(), best.step if best else -1]
-        for step in self._started():
-            if step not in kept and step < max(kept):
+        if best is not None:
+            kept_steps.append(best.step)
+        # Without any snapshot nothing is removed.
+        newest_step = max(kept_steps, default=-1)
+        for step in self._started_steps():
+            if step < newest_step and step not in kept_steps:
                 self._remove(step)
 
     def _try_to_update(self) -> None:
         try:
             self.update()
         except Exception as error:  # a file system raises errors of any kind
-            again = "it is tried again with the next snapshot"
-            self._say(f"{self._url}: a snapshot was not copied, {again} ({_reason(error)})")
+            self._say(
+                f"{self._url}: a snapshot was not copied, it is tried again with the next "
+                f"snapshot ({_reason(error)})"
+            )
 
     def _copy(self, step: int) -> None:
-        self._remove(step)  # what an interrupted copy left
-        snapshot, sizes = self._snapshots.path(step), {}
-        for path in filter(Path.is_file, [snapshot, *snapshot.rglob("*")]):
+        """Copy the snapshot of a step, and write `complete.json` last."""
+        self._remove(step)  # an interrupted copy may have left files
+        snapshot = self._snapshots.path(step)
+        sizes = {}
+        for path in [snapshot, *snapshot.rglob("*")]:
+            if not path.is_file():
+                continue
             name = path.relative_to(snapshot.parent).as_posix()
-            copy, sizes[name] = f"{self._folder(step)}/{name}", path.stat().st_size
+            copy = f"{self._folder(step)}/{name}"
+            sizes[name] = path.stat().st_size
             self._files.put_file(str(path), copy)
             _require_size(copy, self._files.size(copy), sizes[name])
         self._files.pipe_file(f"{self._folder(step)}/{COMPLETE}", json.dumps(sizes).encode())
 
+    def _copy_note(self, name: str) -> None:
+        """Copy a file of NOTES, if it exists, under a temporary name first."""
+        path = self._output / name
+        if path.exists():
+            temporary = f"{self._root}/.{path.name}.tmp"
+            self._files.put_file(str(path), temporary)
+            self._files.mv(temporary, f"{self._root}/{name}")
+
     def _fetch(self, step: int) -> None:
+        """Copy a snapshot and the notes to the output folder."""
         sizes = json.loads(self._files.cat_file(f"{self._folder(step)}/{COMPLETE}"))
         (self._output / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
         with temporary_folder(self._output) as temporary:
@@ -119,33 +155,42 @@ class Remote(AbstractContextManager["Remote"]):
                 self._files.get_file(f"{self._folder(step)}/{name}", str(path))
                 _require_size(f"{self._folder(step)}/{name}", path.stat().st_size, size)
             for name in NOTES:
-                if self._files.exists(copy := f"{self._root}/{name}"):
+                copy = f"{self._root}/{name}"
+                if self._files.exists(copy):
                     write_atomically(self._output / name, self._files.cat_file(copy))
-            for path in temporary.iterdir():  # of one snapshot, a file or a folder
+            for path in temporary.iterdir():  # the file or the folder of the snapshot
                 path.replace(self._output / SNAPSHOTS / path.name)
 
     def _remove(self, step: int) -> None:
-        for name in (f"/{COMPLETE}", ""):  # so that a part never seems whole
-            if self._files.exists(path := self._folder(step) + name):
+        """Remove the copy of a step, `complete.json` first: a partial copy must not seem whole."""
+        for path in (f"{self._folder(step)}/{COMPLETE}", self._folder(step)):
+            if self._files.exists(path):
                 self._files.rm(path, recursive=True)
 
     def _folder(self, step: int) -> str:
         return f"{self._root}/step-{step:08d}"
 
-    def _started(self) -> list[int]:
-        paths = self._files.ls(self._root, detail=False) if self._files.exists(self._root) else ()
-        found = [re.search(r"/step-(\d{8})/?$", path) for path in paths]
-        return sorted(int(one[1]) for one in found if one)
+    def _started_steps(self) -> list[int]:
+        """Return the steps of all copies, also of those that are not complete, ascending."""
+        if not self._files.exists(self._root):
+            return []
+        steps = []
+        for path in self._files.ls(self._root, detail=False):
+            name_match = re.search(r"/step-(\d{8})/?$", path)
+            if name_match:
+                steps.append(int(name_match[1]))
+        return sorted(steps)
 
 
 @contextmanager
 def _opening(url: str) -> Iterator[None]:
-    """Raise ValueError, one line that names what to install or to correct, for any error."""
+    """Raise ValueError, one line with a remedy, for any error of the block."""
     try:
         yield
     except Exception as error:
-        missing = isinstance(error, ImportError) and url.startswith("s3:")
-        hint = "; pip install 'cosmos-eval[s3]'" if missing else ""
+        hint = ""
+        if isinstance(error, ImportError) and url.startswith("s3:"):
+            hint = "; pip install 'cosmos-eval[s3]'"
         raise ValueError(f"save.remote={url}: {_reason(error)}{hint}") from error
 
 
@@ -153,6 +198,6 @@ def _reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _require_size(name: str, found: int | None, wanted: int) -> None:
-    if found != wanted:
-        raise OSError(EIO, f"{name} has {found} of {wanted} bytes")
+def _require_size(name: str, size: int | None, expected_size: int) -> None:
+    if size != expected_size:
+        raise OSError(EIO, f"{name} has {size} of {expected_size} bytes")

@@ -1,11 +1,13 @@
 """Weights, gradients and optimizer states sharded over processes, by PyTorch's `fully_shard`.
-FSDP gathers the weights of a block when it is computed; HSDP shards them within a machine and keeps
-machines alike. No 0-d parameters can be sharded: scales have the shape (1,) inside, and 0-d
-wherever a model or a state is read. Snapshots have the names and shapes of an unsharded training.
+
+FSDP gathers the weights of a block when the block is computed. HSDP shards weights within a
+machine, and all machines hold the same weights. 0-d parameters cannot be sharded: scales are stored
+in the shape (1,), and are 0-d wherever a model or a state is read. Snapshots have the names and
+shapes of an unsharded training.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,33 +44,42 @@ def widen_scalars(model: nn.Module) -> None:
 
 
 def public_name(name: str) -> str:
-    """Return the name of a parameter in an unsharded training."""
+    """Return the name that a parameter has in an unsharded training."""
     return name.removeprefix("parametrizations.").removesuffix(".original")
 
 
 def is_sharded(config: TrainConfig, world: World) -> bool:
-    """Whether processes hold parts of the weights."""
+    """Return whether each process holds only a part of the weights."""
     return config.parallel != "ddp" and world.world_size > 1
 
 
 def make_mesh(world: World, parallel: str) -> DeviceMesh:
-    """Return the processes over which weights are sharded. Raises ValueError where those of a
-    machine are unknown or differ, for "hsdp"."""
+    """Return the mesh of processes over which weights are sharded; `parallel` is fsdp or hsdp.
+
+    For "hsdp" raises ValueError if the number of processes of a machine is unknown or differs.
+    """
     if parallel == "fsdp":
         return init_device_mesh(world.device.type, (world.world_size,))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
-    if not local or world.world_size % local:
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    if not local_size or world.world_size % local_size:
         raise ValueError(
             "parallel=hsdp needs equally many processes on every machine, and there are "
-            f"{world.world_size} in all and {local} here (LOCAL_WORLD_SIZE, which torchrun sets)"
+            f"{world.world_size} in all and {local_size} here (LOCAL_WORLD_SIZE, which torchrun "
+            "sets)"
         )
-    shape, names = (world.world_size // local, local), ("replicate", "shard")
-    return init_device_mesh(world.device.type, shape, mesh_dim_names=names)
+    return init_device_mesh(
+        world.device.type,
+        (world.world_size // local_size, local_size),
+        mesh_dim_names=("replicate", "shard"),
+    )
 
 
 def shard(wrapper: nn.Module, mesh: DeviceMesh, *, reshard: bool | None = None) -> None:
-    """Shard a model by its transformer blocks, and the rest of it by `wrapper`, whose forward runs
-    it. `reshard` frees the rest after forward as well, as of a teacher without backward."""
+    """Shard the transformer blocks of a model one by one, and all other weights together.
+
+    `wrapper` is the module whose forward runs the model. With `reshard` the weights outside blocks
+    are freed after forward as well, for a teacher, which has no backward pass.
+    """
     for module in wrapper.modules():
         if isinstance(module, ResidualAttentionBlock):
             fully_shard(module, mesh=mesh)
@@ -76,90 +87,116 @@ def shard(wrapper: nn.Module, mesh: DeviceMesh, *, reshard: bool | None = None) 
 
 
 def sort_parameters(groups: list[dict[str, Any]], model: nn.Module, order: Sequence[str]) -> None:
-    """Put an optimizer's groups in the order of names in an unsharded training, by which states are
-    numbered."""
-    places = {name: number for number, name in enumerate(order)}
-    own = {id(p): places[public_name(name)] for name, p in model.named_parameters()}
+    """Sort the parameters of an optimizer's groups by the order of names in an unsharded training.
+
+    Optimizer states are numbered by this order.
+    """
+    positions = {name: number for number, name in enumerate(order)}
+    parameter_positions = {}
+    for name, parameter in model.named_parameters():
+        parameter_positions[id(parameter)] = positions[public_name(name)]
     for group in groups:
-        group["params"].sort(key=lambda parameter: own[id(parameter)])
+        group["params"].sort(key=lambda parameter: parameter_positions[id(parameter)])
 
 
 def divide(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split a state into the tensors of models and optimizer, of which this process may hold parts,
-    by the names of an unsharded training, and the rest, with the shapes of weights by key."""
-    moments = state["optimizer"]["state"]
-    rest = {**state, "optimizer": {"param_groups": state["optimizer"]["param_groups"]}}
+    """Split a state into the tensors of models and optimizer, and all other values.
+
+    The tensors, of which this process may hold shards, have keys of an unsharded training. In the
+    other values, the shapes of weights replace the weights.
+    """
+    other_values = dict(state)
+    other_values["optimizer"] = {"param_groups": state["optimizer"]["param_groups"]}
     for name in MODELS:
-        rest[name] = {
-            public_name(key): list(value.shape) if key == public_name(key) else []
-            for key, value in state[name].items()
-        }
-    return _parts(state, moments), rest
+        shapes = {}
+        for key, tensor in state[name].items():
+            is_scalar = key != public_name(key)  # stored as (1,)
+            shapes[public_name(key)] = [] if is_scalar else list(tensor.shape)
+        other_values[name] = shapes
+    return _flat_tensors(state, state["optimizer"]["state"]), other_values
 
 
 def load_state(
     state: Mapping[str, Any], models: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Set what this process holds of models and optimizer to the state of a snapshot, of any number
-    of processes. Processes do not communicate. Raises ValueError and others where it does not fit.
+    """Load a snapshot into the models and the optimizer, of which this process may hold shards.
+
+    The snapshot may be from any number of processes. Processes do not communicate. Raises
+    ValueError, or another error, if the snapshot does not fit.
     """
     folder = Path(state["folder"]) if "folder" in state else None
-    whole: Mapping[str, Any] = (
-        stored_tensors(folder) if folder else _parts(state, state["optimizer"]["state"])
-    )
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key in whole:
-        if key.startswith("optimizer."):
-            _, number, name = key.split(".")
-            own = torch.zeros(()) if name == "step" else torch.zeros_like(parameters[int(number)])
-            moments.setdefault(int(number), {})[name] = own
-    parts = _parts({name: model.state_dict() for name, model in models.items()}, moments)
-    if other := whole.keys() ^ parts.keys():
-        raise ValueError(f"{len(other)} missing or unexpected keys, first: {min(other)}")
-    if folder:
-        read_parts(folder, parts)
+    stored: Mapping[str, Any]
+    if folder is None:
+        stored = _flat_tensors(state, state["optimizer"]["state"])
     else:
-        for key, part in parts.items():
-            part.copy_(_placed(whole[key], part))
-    groups = state["optimizer"]["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        stored = stored_tensors(folder)
+    moments = _empty_moments(stored, optimizer)
+    weights = {name: model.state_dict() for name, model in models.items()}
+    tensors = _flat_tensors(weights, moments)
+    unmatched_keys = stored.keys() ^ tensors.keys()
+    if unmatched_keys:
+        raise ValueError(
+            f"{len(unmatched_keys)} missing or unexpected keys, first: {min(unmatched_keys)}"
+        )
+    if folder is None:
+        for key, tensor in tensors.items():
+            tensor.copy_(_shard_like(stored[key], tensor))
+    else:
+        read_parts(folder, tensors)
+    param_groups = state["optimizer"]["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": param_groups})
+
+
+def _empty_moments(
+    stored_keys: Iterable[str], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """Return tensors for the moments that a snapshot has, by the number of the parameter."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key in stored_keys:
+        if not key.startswith("optimizer."):
+            continue
+        _, number, name = key.split(".")
+        parameter = parameters[int(number)]
+        tensor = torch.zeros(()) if name == "step" else torch.zeros_like(parameter)
+        moments.setdefault(int(number), {})[name] = tensor
+    return moments
 
 
 def require_finite(models: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError, which names the first, for weights or moments of which what this process
-    holds is not finite."""
-    tensors = {
-        f"{name}.{public_name(key)}": parameter.detach()
-        for name, model in models.items()
-        for key, parameter in model.named_parameters()
-    }
+    """Raise ValueError, with the first key, if weights or moments held here are not finite."""
+    tensors = {}
+    for name, model in models.items():
+        for key, parameter in model.named_parameters():
+            tensors[f"{name}.{public_name(key)}"] = parameter.detach()
     for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{key}": value for key, value in moments.items()}
+        for key, moment in moments.items():
+            tensors[f"optimizer.{number}.{key}"] = moment
     for key, tensor in tensors.items():
-        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        if not local.isfinite().all():
+        local_tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if not local_tensor.isfinite().all():
             raise ValueError(f"{key} has values that are NaN or infinite")
 
 
-def _parts(
+def _flat_tensors(
     weights: Mapping[str, Mapping[str, Tensor]], moments: Mapping[int, Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return tensors by their keys in a folder."""
-    groups: dict[str, Mapping[str, Tensor]] = {name: weights[name] for name in MODELS}
-    groups |= {f"optimizer.{number}": values for number, values in moments.items()}
-    return {
-        f"{group}.{public_name(key)}": value
-        for group, values in groups.items()
-        for key, value in values.items()
-    }
+    """Return tensors by their keys in a folder: `student.KEY`, `optimizer.NUMBER.KEY`."""
+    tensors = {}
+    for name in MODELS:
+        for key, weight in weights[name].items():
+            tensors[f"{name}.{public_name(key)}"] = weight
+    for number, parameter_moments in moments.items():
+        for key, moment in parameter_moments.items():
+            tensors[f"optimizer.{number}.{public_name(key)}"] = moment
+    return tensors
 
 
-def _placed(value: Tensor, like: Tensor) -> Tensor:
-    """Return the part of a whole tensor that this process holds of `like`."""
+def _shard_like(full_value: Tensor, like: Tensor) -> Tensor:
+    """Return the shard of a full tensor that this process holds of `like`."""
     if not isinstance(like, DTensor):
-        if value.shape != like.shape:  # which could be filled by repetition
-            raise ValueError(f"{tuple(value.shape)} does not fit {tuple(like.shape)}")
-        return value
-    value = value.reshape(like.shape).to(like.device)
-    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+        if full_value.shape != like.shape:  # `copy_` would repeat values to fill the shape
+            raise ValueError(f"{tuple(full_value.shape)} does not fit {tuple(like.shape)}")
+        return full_value
+    full_value = full_value.reshape(like.shape).to(like.device)
+    return distribute_tensor(full_value, like.device_mesh, like.placements, src_data_rank=None)

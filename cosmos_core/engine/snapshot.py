@@ -1,7 +1,9 @@
-"""Snapshots of a run: everything that the next step depends on, so that it goes on exactly.
-OUTPUT/snapshots/step-00000400.pt holds the state after 400 steps; of sharded weights, it is the
-folder step-00000400 with a file of each process. Both are written atomically, synchronised, and
-read with `weights_only=True`."""
+"""Snapshots of a run: everything that its next step depends on, so that it can be resumed exactly.
+
+OUTPUT/snapshots/step-00000400.pt holds the state after 400 steps. A snapshot of sharded weights is
+the folder step-00000400, with a file of each process. Both are written atomically, synchronised to
+the disk, and read with `weights_only=True`.
+"""
 
 import json
 import logging
@@ -42,10 +44,17 @@ REMEDY = "remove it, and --resume goes on from the one before"
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})(\.pt)?")
 
-# All keys of a snapshot.
+# Keys that every snapshot has.
 PARTS = (
-    *("config", "student", "teacher", "optimizer", "scaler"),
-    *("step", "random", "problems", "seconds"),
+    "config",
+    "student",
+    "teacher",
+    "optimizer",
+    "scaler",
+    "step",
+    "random",
+    "problems",
+    "seconds",
 )
 
 logger = logging.getLogger(__name__)
@@ -59,25 +68,33 @@ class Best(NamedTuple):
     """The best evaluation so far."""
 
     step: int
-    value: float
+    value: float  # of the metric `save.best`
+
+
+# An entry for each shard: (name, bytes, samples, hash), or (name,) for a stream.
+Fingerprint = Sequence[Sequence[Any]]
 
 
 class HostCopy:
-    """A copy of a nested state. It is taken in the order of the device's work; the process does not
-    wait for it until it asks for the state. The memory of a `former` copy, which must no longer be
-    used, is taken where tensors have the same shapes: to allocate it takes longer than to copy."""
+    """A copy of a nested state on the host.
+
+    The device copies in the order of its work, and the process does not wait for the copy until it
+    asks for the state. Memory of a `former` copy is used again for tensors of the same shapes,
+    because to allocate memory takes longer than to copy. The former copy must no longer be used.
+    """
 
     def __init__(self, state: Mapping[str, Any], former: "HostCopy | None" = None) -> None:
         leaves, structure = tree_flatten(dict(state))
-        old: list[Any] = tree_leaves(former._state) if former else []
-        old = old if len(old) == len(leaves) else [None] * len(leaves)
-        copies = [
-            _copy(*pair) if isinstance(pair[0], Tensor) else pair[0]
-            for pair in zip(leaves, old, strict=True)
-        ]
+        former_leaves: list[Any] = tree_leaves(former._state) if former else []
+        if len(former_leaves) != len(leaves):
+            former_leaves = [None] * len(leaves)
+        copies = []
+        for leaf, former_leaf in zip(leaves, former_leaves, strict=True):
+            copies.append(_copy(leaf, former_leaf) if isinstance(leaf, Tensor) else leaf)
         self._state: dict[str, Any] = tree_unflatten(copies, structure)
-        self._copied = torch.cuda.Event() if torch.cuda.is_initialized() else None
-        if self._copied is not None:
+        self._copied: torch.cuda.Event | None = None
+        if torch.cuda.is_initialized():
+            self._copied = torch.cuda.Event()
             self._copied.record()
 
     def state(self) -> dict[str, Any]:
@@ -87,12 +104,16 @@ class HostCopy:
         return self._state
 
 
-def _copy(tensor: Tensor, old: Any) -> Tensor:
+def _copy(tensor: Tensor, former_copy: Any) -> Tensor:
+    """Copy a tensor to the host, into the memory of a former copy if it fits."""
     tensor = tensor.detach()
-    plain = type(tensor) is type(old) is Tensor  # no part of sharded weights, which is small
-    if plain and (tensor.shape, tensor.dtype) == (old.shape, old.dtype):
-        return old.copy_(tensor, non_blocking=True)
-    return tensor.to("cpu", non_blocking=True) if tensor.is_cuda else tensor.clone()
+    # Sharded weights are of another type; their shards are small.
+    both_plain = type(tensor) is Tensor and type(former_copy) is Tensor
+    if both_plain and (tensor.shape, tensor.dtype) == (former_copy.shape, former_copy.dtype):
+        return former_copy.copy_(tensor, non_blocking=True)
+    if tensor.is_cuda:
+        return tensor.to("cpu", non_blocking=True)
+    return tensor.clone()
 
 
 class Snapshots:
@@ -103,46 +124,63 @@ class Snapshots:
 
     def steps(self) -> list[int]:
         """Return the steps of the snapshots that exist, ascending."""
-        names = [_NAME.fullmatch(path.name) for path in self._folder.glob("step-*")]
-        return sorted({int(name[1]) for name in names if name})
+        steps = set()
+        for path in self._folder.glob("step-*"):
+            name_match = _NAME.fullmatch(path.name)
+            if name_match:
+                steps.add(int(name_match[1]))
+        return sorted(steps)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Write the state after `step` steps; remove old ones. Raises OSError, with the path."""
+        """Write the state after `step` steps, and remove old snapshots.
+
+        Raises OSError, with the path.
+        """
         folder, path = self._paths(step)
         with errors_of(path), replacing(path) as file:
             torch.save({**state, "format": FORMAT, "step": step}, file)
         _synchronise(self._folder)
         remove(folder)
-        self._thin()
+        self._remove_old()
         return path
 
     def save_sharded(
         self, step: int, state: Mapping[str, Any], model: Mapping[str, str], world: World
     ) -> Path:
-        """Write the state after `step` steps, each process its part; the first one completes it.
-        `model` describes the weights. All processes of `world` call it. Raises OSError in all."""
+        """Write the state after `step` steps; all processes of `world` call it.
+
+        Each process writes its shards, and the first one completes the folder. `model` describes
+        the weights. Raises OSError in all processes.
+        """
         path, file = self._paths(step)
-        parts, rest = divide(state)
+        tensors, other_values = divide(state)
         with errors_of(path), ExitStack() as stack:
-            made = world.main_process_only(lambda: self._begin(stack, path))
-            temporary = world.gather(made)[0]
-            files = write_parts(temporary, parts, world, world.group)
-            rest |= {"format": FORMAT, "step": step, "files": files, "model": dict(model)}
-            world.main_process_only(lambda: _complete(temporary, rest))
+            own_folder = world.main_process_only(lambda: self._begin(stack, path))
+            temporary_folder = world.gather(own_folder)[0]
+            files = write_parts(temporary_folder, tensors, world, world.group)
+            other_values["format"] = FORMAT
+            other_values["step"] = step
+            other_values["files"] = files
+            other_values["model"] = dict(model)
+            world.main_process_only(lambda: _complete(temporary_folder, other_values))
         if world.rank == 0:
             _synchronise(self._folder)
             remove(file)
-            self._thin()
+            self._remove_old()
         return path
 
     def _begin(self, stack: ExitStack, path: Path) -> Path:
-        remove(path)  # which was damaged: else the run had gone on from it
+        """Return a temporary folder that becomes `path` when the stack is closed."""
+        # A folder of this name is damaged, else the run would have been resumed from it.
+        remove(path)
         return stack.enter_context(appearing(path))
 
     def newest(self, parts: Sequence[str] = ()) -> dict[str, Any] | None:
-        """Return the newest snapshot with all `parts` and, as `path`, its path, on the CPU; log
-        warnings of damaged ones. Raises SnapshotError for another format, or a step that is not
-        that of its name."""
+        """Return the newest snapshot that has all `parts`, on the CPU, with its path as `path`.
+
+        Damaged snapshots are passed over, with a warning. Return None if there is no whole one.
+        Raises SnapshotError for another format, and if a snapshot has another step than its name.
+        """
         for step in reversed(self.steps()):
             path = self.path(step)
             try:
@@ -153,17 +191,23 @@ class Snapshots:
                 continue
             if not isinstance(state, dict) or state.get("format") != FORMAT:
                 raise SnapshotError(f"{path}: not a snapshot of this version of cosmos-train")
-            if missing := [name for name in parts if name not in state]:
-                logger.warning(f"{path}: damaged, passed over (lacks {', '.join(missing)})")
+            missing_parts = [name for name in parts if name not in state]
+            if missing_parts:
+                names = ", ".join(missing_parts)
+                logger.warning(f"{path}: damaged, passed over (lacks {names})")
                 continue
             if type(state.get("step")) is not int or state["step"] != step:
                 value = f"{state.get('step')!r:.40}"
                 raise SnapshotError(f"{path}: its step is {value} and not {step}; {REMEDY}")
-            return {**state, "path": str(path)}
+            state["path"] = str(path)
+            return state
         return None
 
     def best(self) -> Best | None:
-        """Return the best evaluation that `note_best` recorded. Raises SnapshotError if damaged."""
+        """Return the best evaluation that `note_best` recorded, or None.
+
+        Raises SnapshotError if the record is damaged.
+        """
         path = self._folder / BEST
         if not path.is_file():
             return None
@@ -176,20 +220,22 @@ class Snapshots:
             ) from error
 
     def note_best(self, best: Best) -> None:
-        """Keep the snapshot of this step from now on, instead of the former best."""
+        """Record the best evaluation: its snapshot is kept, and that of the former best is not."""
         write_atomically(self._folder / BEST, json.dumps(best._asdict()).encode())
-        self._thin()
+        self._remove_old()
 
     def path(self, step: int) -> Path:
-        """Return the snapshot of a step: a file, or a folder."""
+        """Return the path of the snapshot of a step: a file, or a folder."""
         folder, file = self._paths(step)
         return file if file.exists() else folder
 
     def _paths(self, step: int) -> tuple[Path, Path]:
+        """Return the folder and the file that a snapshot of a step could be."""
         folder = self._folder / f"step-{step:08d}"
         return folder, folder.with_suffix(".pt")
 
-    def _thin(self) -> None:
+    def _remove_old(self) -> None:
+        """Remove all snapshots but the last `keep` and that of the best evaluation."""
         best = self.best()
         for step in self.steps()[: -self._keep]:
             if best is None or step != best.step:
@@ -197,15 +243,16 @@ class Snapshots:
                     remove(path)
 
 
-def _complete(folder: Path, rest: Mapping[str, Any]) -> None:
-    require_shared(folder, rest["files"])
+def _complete(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write the values of a sharded snapshot that are not tensors, once all files are there."""
+    require_shared(folder, values["files"])
     with replacing(folder / REST) as file:
-        torch.save(rest, file)
+        torch.save(values, file)
     _synchronise(folder)
 
 
 def _synchronise(folder: Path) -> None:
-    """Make names in a folder survive a loss of power."""
+    """Write the names in a folder to the disk, so that they survive a loss of power."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -216,19 +263,24 @@ def _synchronise(folder: Path) -> None:
 def find_state(
     snapshots: Snapshots, output: Path, config: TrainConfig, *, resume: bool
 ) -> dict[str, Any] | None:
-    """Return the state to resume from, None if new. Raises SnapshotError where a new run would meet
-    an older one in its folder, and where there is nothing to resume or it is another run's."""
+    """Return the state to resume from, or None for a new run.
+
+    Raises SnapshotError if a new run would meet an older run in its folder, if there is nothing to
+    resume, and if the snapshot is of another run.
+    """
     if not resume:
         _require_unused(snapshots, output)
         return None
     state = snapshots.newest(PARTS)
     if state is None:
         raise SnapshotError(f"{output}: no whole snapshot to resume from")
-    # A fingerprint is compared later; scenes are named by their number.
-    scenes = config.data.shards.startswith(SCENES)
-    free = (*FREE, SHARDS) if state.get("data") and not scenes else FREE
-    if different := _difference(state["config"], plain(config), free):
-        raise SnapshotError(f"{output} holds another run: {different}")
+    allowed_differences: tuple[str, ...] = FREE
+    if state.get("data") and not config.data.shards.startswith(SCENES):
+        # Shards may be elsewhere: their fingerprint is compared later.
+        allowed_differences = (*FREE, SHARDS)
+    difference = _difference(state["config"], plain(config), allowed_differences)
+    if difference:
+        raise SnapshotError(f"{output} holds another run: {difference}")
     if state["step"] > config.optim.steps:
         raise SnapshotError(
             f"{state['path']}: has more steps than the run, {config.optim.steps}; {REMEDY}"
@@ -236,84 +288,103 @@ def find_state(
     return state
 
 
-def require_same_data(stored: Sequence[Sequence[Any]], current: Sequence[Sequence[Any]]) -> None:
-    """Raise SnapshotError, which names the first difference, unless two fingerprints of
-    `SampleIndex` are the same: the order of the samples depends on all shards."""
-    if difference := _first_difference(stored, current):
-        number, before, now = difference
-        raise SnapshotError(
-            f"the data are not those of the snapshot: shard {number} was {_shard(before)} and "
-            f"is {_shard(now)}; there were {_samples(stored)} samples, and are "
-            f"{_samples(current)}; name the same tars by --set data.shards=, or train anew in "
-            "another folder"
-        )
+def require_same_data(stored: Fingerprint, current: Fingerprint) -> None:
+    """Raise SnapshotError unless two fingerprints of `SampleIndex` are the same.
+
+    The order of the samples depends on all shards. The error names the first difference.
+    """
+    difference = _first_difference(stored, current)
+    if difference is None:
+        return
+    number, stored_shard, current_shard = difference
+    raise SnapshotError(
+        f"the data are not those of the snapshot: shard {number} was "
+        f"{_describe_shard(stored_shard)} and is {_describe_shard(current_shard)}; there were "
+        f"{_count_samples(stored)} samples, and are {_count_samples(current)}; name the same tars "
+        "by --set data.shards=, or train anew in another folder"
+    )
 
 
 class UnequalDataError(ValueError):
-    """Processes that would train together with different data; all of them raise it."""
+    """Processes would train together with different data. All of them raise it."""
 
 
-def require_same_data_everywhere(world: World, entries: Sequence[Sequence[Any]] | None) -> None:
-    """Raise UnequalDataError in all processes if one has other shards than the first. `entries` are
-    a fingerprint of `SampleIndex`, or the names of streams; None if a process has not read them,
-    and then nothing is compared."""
-    hashes = world.gather(None if entries is None else json_sha256(entries))
+def require_same_data_everywhere(world: World, fingerprint: Fingerprint | None) -> None:
+    """Raise UnequalDataError in all processes if one has other shards than the first.
+
+    `fingerprint` is that of `SampleIndex`, or the names of streams. It is None if a process has not
+    read its data: then nothing is compared.
+    """
+    hashes = world.gather(None if fingerprint is None else json_sha256(fingerprint))
     if None in hashes or len(set(hashes)) == 1:
         return
-    other = next(rank for rank, sha256 in enumerate(hashes) if sha256 != hashes[0])
-    sent = entries if world.rank in (0, other) else None
-    reports = world.gather((platform.node(), sent))
-    (first_host, expected), (host, differing) = reports[0], reports[other]
-    difference = _first_difference(expected, differing)
+    other_rank = next(rank for rank, sha256 in enumerate(hashes) if sha256 != hashes[0])
+    # Only these two processes send their fingerprints, which may be large.
+    is_compared = world.rank in (0, other_rank)
+    reports = world.gather((platform.node(), fingerprint if is_compared else None))
+    first_host, first_fingerprint = reports[0]
+    other_host, other_fingerprint = reports[other_rank]
+    difference = _first_difference(first_fingerprint, other_fingerprint)
     assert difference is not None  # since the hashes differ
-    number, first, second = difference
+    number, first_shard, other_shard = difference
     raise UnequalDataError(
-        f"rank {other} on {host} has other data than rank 0 on {first_host}: shard {number} "
-        f"is {_shard(second)}, not {_shard(first)}; copy the same tars to all machines, and name "
-        "them by --set data.shards="
+        f"rank {other_rank} on {other_host} has other data than rank 0 on {first_host}: shard "
+        f"{number} is {_describe_shard(other_shard)}, not {_describe_shard(first_shard)}; copy the "
+        "same tars to all machines, and name them by --set data.shards="
     )
 
 
 def _first_difference(
-    first: Sequence[Sequence[Any]], second: Sequence[Sequence[Any]]
+    first: Fingerprint, second: Fingerprint
 ) -> tuple[int, Sequence[Any] | None, Sequence[Any] | None] | None:
-    """Return the number of the first shard, counted from 1, that differs, and both entries."""
-    for number, (entry, other) in enumerate(zip_longest(first, second), start=1):
-        if entry != other:
-            return number, entry, other
+    """Return the number, from 1, of the first shard that differs, and both of its entries.
+
+    An entry is None if a fingerprint has no such shard. Return None if there is no difference.
+    """
+    pairs = zip_longest(first, second)
+    for number, (first_shard, second_shard) in enumerate(pairs, start=1):
+        if first_shard != second_shard:
+            return number, first_shard, second_shard
     return None
 
 
-def _samples(entries: Sequence[Sequence[Any]]) -> int:
-    return sum(samples for _, _, samples, _ in entries)
+def _count_samples(fingerprint: Fingerprint) -> int:
+    return sum(samples for _, _, samples, _ in fingerprint)
 
 
-def _shard(entry: Sequence[Any] | None) -> str:
+def _describe_shard(entry: Sequence[Any] | None) -> str:
+    """Return a shard's entry in a fingerprint in words."""
     if entry is None:
         return "missing"
-    if len(entry) == 1:  # a stream, of which nothing but its name is known
+    if len(entry) == 1:  # only the name of a stream is known
         return str(entry[0])
     name, size, samples, positions = entry
     return f"{name} of {size} bytes with {samples} samples (positions {positions:.8})"
 
 
 def _require_unused(snapshots: Snapshots, output: Path) -> None:
-    if steps := snapshots.steps():
+    """Raise SnapshotError if the output folder has files of another run."""
+    steps = snapshots.steps()
+    if steps:
         raise SnapshotError(
             f"{output} holds a run of {steps[-1]} steps: go on with it by --resume, or choose "
             "another folder by --output"
         )
-    files = (output / name for name in (CHECKPOINT, LOG))
-    if found := [path.name for path in files if path.exists() and path.stat().st_size]:
+    files = []
+    for name in (CHECKPOINT, LOG):
+        path = output / name
+        if path.exists() and path.stat().st_size:
+            files.append(name)
+    if files:
         raise SnapshotError(
-            f"{output} holds {' and '.join(found)} of a run without a snapshot to resume: choose "
+            f"{output} holds {' and '.join(files)} of a run without a snapshot to resume: choose "
             "another folder by --output, or remove what is not needed"
         )
 
 
 @contextmanager
 def reading(state: Mapping[str, Any], part: str) -> Iterator[None]:
-    """Raise SnapshotError for any error of the block, which reads a part of a snapshot."""
+    """Raise SnapshotError for any error of the block, which uses a part of a snapshot."""
     try:
         yield
     except Exception as error:
@@ -324,12 +395,12 @@ def reading(state: Mapping[str, Any], part: str) -> Iterator[None]:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of every random generator of this process, of plain types and tensors."""
-    name, keys, *rest = np.random.get_state(legacy=True)
+    """Return the states of all random generators of this process, as plain types and tensors."""
+    name, keys, *other_values = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, np.int64)), *other_values),
     }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -340,26 +411,35 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     """Set every random generator to a state that `random_state` returned."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    name, keys, *other_values = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *other_values))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:
-    """Convert a configuration to JSON's types, as its first version would have it: tuples become
-    lists, and options that were added since are left out where they are not used."""
+    """Convert a configuration to the types of JSON: tuples become lists.
+
+    Options that an earlier version lacks are left out if they have no effect, so that the result is
+    that of the earlier version.
+    """
     return without_added(json.loads(json.dumps(asdict(config))))
 
 
-def _difference(kept: Any, wanted: Any, free: tuple[str, ...], name: str = "") -> str | None:
-    """Return the first field that differs between two configurations and is not free to."""
-    if name.startswith(free):
+def _difference(stored: Any, current: Any, allowed: tuple[str, ...], name: str = "") -> str | None:
+    """Return the first option, in words, in which two configurations differ.
+
+    Options whose full names start with one of `allowed` may differ.
+    """
+    if name.startswith(allowed):
         return None
-    if not (isinstance(kept, dict) and isinstance(wanted, dict)):
-        return None if kept == wanted else f"{name} is {kept!r} there and {wanted!r} here"
-    for key in sorted(kept.keys() | wanted.keys()):
-        inner = f"{name}.{key}".lstrip(".")
-        if found := _difference(kept.get(key), wanted.get(key), free, inner):
-            return found
+    if not isinstance(stored, dict) or not isinstance(current, dict):
+        if stored == current:
+            return None
+        return f"{name} is {stored!r} there and {current!r} here"
+    for key in sorted(stored.keys() | current.keys()):
+        full_name = f"{name}.{key}" if name else key
+        difference = _difference(stored.get(key), current.get(key), allowed, full_name)
+        if difference:
+            return difference
     return None

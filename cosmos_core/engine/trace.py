@@ -1,4 +1,4 @@
-"""A trace of some steps: where their time goes, on the CPU and on a GPU."""
+"""A trace of some training steps, which shows their time on the CPU and on a GPU."""
 
 from contextlib import AbstractContextManager
 
@@ -8,38 +8,43 @@ from cosmos_core.engine.watch import Watch
 
 
 class Trace(AbstractContextManager["Trace"]):
-    """Traces the steps of `watch.profile` in this process, by torch.profiler, and writes them for
-    chrome://tracing and Perfetto to OUTPUT/profile/steps-100-110-rank-0.json. No error of it is
-    worth a training: it is reported in a line."""
+    """Traces the steps of `watch.profile` in this process, by torch.profiler.
+
+    The trace is written to OUTPUT/profile/steps-100-110-rank-0.json, for chrome://tracing and
+    Perfetto. If it cannot be written, a line says so and the training goes on.
+    """
 
     def __init__(self, watch: Watch) -> None:
         self._watch, self._profiler = watch, profile()
-        self._first, self._last = watch.config.watch.profile or (0, -1)
-        self._runs = False
+        self._first_step, self._last_step = watch.config.watch.profile or (0, -1)
+        self._running = False
 
     def __exit__(self, *_: object) -> None:
         self._end()
 
     def before(self, step: int) -> None:
-        """Start or end where `step` is the next one."""
-        if step > self._last:
+        """Start or end the trace, as the next step asks for."""
+        if step > self._last_step:
             self._end()
-        elif step >= self._first and not self._runs:
+        elif step >= self._first_step and not self._running:
             self._profiler.start()
-            self._runs = True
+            self._running = True
 
     def _end(self) -> None:
-        if not self._runs:
+        """End the trace, if it is running, and write it."""
+        if not self._running:
             return
-        self._runs, rank = False, self._watch.world.rank
-        name = f"profile/steps-{self._first}-{self._last}-rank-{rank}.json"
-        path = self._watch.output / name
+        self._running = False
+        rank = self._watch.world.rank
+        name = f"steps-{self._first_step}-{self._last_step}-rank-{rank}.json"
+        path = self._watch.output / "profile" / name
+        temporary_path = path.with_suffix(".tmp")
         with self._watch.paused():
             try:
                 self._profiler.stop()
                 path.parent.mkdir(exist_ok=True)
-                self._profiler.export_chrome_trace(str(path.with_suffix(".tmp")))
-                path.with_suffix(".tmp").replace(path)
+                self._profiler.export_chrome_trace(str(temporary_path))
+                temporary_path.replace(path)
                 self._watch.say(f"trace: {path}, for chrome://tracing or ui.perfetto.dev")
             except (OSError, RuntimeError) as error:
                 reason = f"{type(error).__name__}: {error}"

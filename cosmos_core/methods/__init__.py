@@ -1,6 +1,8 @@
-"""Training methods, one per file: the views of a sample, a model, and a loss of its features. A
-file holds one class that satisfies `cosmos_core.types.Method`, a frozen dataclass. A file of this
-package is found by its name, which is the method's, any other by its path."""
+"""Training methods, one per file: the views of a sample, a model, and a loss of its features.
+
+A file holds one class that satisfies `cosmos_core.types.Method`, a frozen dataclass. Methods of
+this package are named by their files. Other files are found by their paths.
+"""
 
 import inspect
 import runpy
@@ -16,14 +18,23 @@ MEMBERS = [name for name in vars(Method) if not name.startswith("_")]
 
 
 def method_of(module: Mapping[str, Any], source: str) -> Callable[[], Method]:
-    """Return the method that the names of a module define. Raises ValueError unless it is one."""
-    classes = [c for c in module.values() if inspect.isclass(c) and hasattr(c, "loss")]
-    own: list[Any] = [c for c in classes if c.__module__ == module["__name__"]]
-    if len(own) != 1:
-        raise ValueError(f"{source} defines {len(own)} classes with a `loss`: it takes one")
-    if missing := [name for name in MEMBERS if not hasattr(own[0], name)]:
-        raise ValueError(f"{source}: the method {own[0].__name__} lacks {', '.join(missing)}")
-    return own[0]
+    """Return the method class that a module defines; `module` holds the module's names.
+
+    Raises ValueError, with `source`, unless the module defines exactly one, complete class.
+    """
+    classes: list[Any] = []
+    for value in module.values():
+        is_method = inspect.isclass(value) and hasattr(value, "loss")
+        if is_method and value.__module__ == module["__name__"]:
+            classes.append(value)
+    if len(classes) != 1:
+        raise ValueError(f"{source} defines {len(classes)} classes with a `loss`: it takes one")
+    method_class = classes[0]
+    missing_members = [name for name in MEMBERS if not hasattr(method_class, name)]
+    if missing_members:
+        names = ", ".join(missing_members)
+        raise ValueError(f"{source}: the method {method_class.__name__} lacks {names}")
+    return method_class
 
 
 METHODS: dict[str, Callable[[], Method]] = {
@@ -33,10 +44,12 @@ METHODS: dict[str, Callable[[], Method]] = {
 
 
 def load_method(path: Path) -> Method:
-    """Run a Python file and create the method that it defines, with its default options. Raises
-    ValueError, one line, where the file cannot be run or defines no method."""
+    """Run a Python file and return the method that it defines, with default options.
+
+    Raises ValueError, one line, if the file cannot be run or defines no method.
+    """
     try:
         module = runpy.run_path(str(path), run_name="cosmos_method")
-    except Exception as error:  # of the user's own code
+    except Exception as error:  # the user's code can raise any kind
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     return method_of(module, str(path))()

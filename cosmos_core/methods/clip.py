@@ -13,29 +13,28 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 
 class ClipFeatures(NamedTuple):
-    """`image` (G, B, D) and `text` (T, B, D), L2-normalised, the exponentiated scale, and what a
-    head makes of views of the image (V, B, K), where a method has one."""
+    """The features of a batch for CLIP's loss, and for methods that extend it."""
 
-    image: Tensor
-    text: Tensor
-    logit_scale: Tensor
-    head: Tensor | None = None
+    image: Tensor  # (G, B, D), L2-normalised
+    text: Tensor  # (T, B, D), L2-normalised
+    logit_scale: Tensor  # 0-d, exponentiated
+    head: Tensor | None = None  # outputs (V, B, K) of a method's head for views of the image
 
 
 def clip_features(model: MultiViewCLIP, views: Views) -> ClipFeatures:
-    """Encode global images and all captions, each set in one batch."""
-    pair = model.encode_pairs(views.global_images, views.texts)
-    return ClipFeatures(*pair, model.logit_scale.exp())
+    """Encode all global images in one batch, and all captions in another."""
+    image, text = model.encode_pairs(views.global_images, views.texts)
+    return ClipFeatures(image, text, model.logit_scale.exp())
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ClipMethod:
-    """No teacher, no head."""
+    """CLIP, with one view of each image and one caption, and without a teacher's loss."""
 
     name: str = "clip"
     counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
     terms: ClassVar[tuple[str, ...]] = ("clip",)
-    # OpenCLIP's transform.py, AugmentationCfg: a crop of nearly the whole image, and nothing else.
+    # OpenCLIP's transform.py, AugmentationCfg: only a crop of nearly the whole image.
     image: ClassVar[ImageViewConfig] = ImageViewConfig(
         global_scale=(0.9, 1.0),
         flip_p=0.0,
@@ -55,4 +54,4 @@ class ClipMethod:
         """Return nothing: the moving average serves evaluation only."""
 
     def loss(self, student: ClipFeatures, teacher: None, gather: Gather) -> LossTerms:
-        return clip_loss(*student[:3], gather)
+        return clip_loss(student.image, student.text, student.logit_scale, gather)

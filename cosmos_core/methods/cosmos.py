@@ -1,4 +1,4 @@
-"""COSMOS (arXiv 2412.01814), whole or without one of its parts."""
+"""COSMOS (arXiv 2412.01814), complete or without one of its components."""
 
 from pydantic.dataclasses import dataclass
 
@@ -11,17 +11,19 @@ from cosmos_core.types import EVERY_VIEW, Features, Gather, LossTerms, ViewCount
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CosmosMethod:
-    """`local_texts` False leaves out the local captions; `cross_attention` False distils the
-    teacher into the student's own features; `distillation` False leaves the CLIP term alone."""
+    """COSMOS, whose components can be switched off for ablations."""
 
     name: str = "cosmos"
+    # Whether there are local captions.
     local_texts: bool = True
+    # Whether cross-modal features are distilled; otherwise plain features are.
     cross_attention: bool = True
+    # Whether there is a distillation term; otherwise only the CLIP term is left.
     distillation: bool = True
 
     @property
     def counts(self) -> ViewCounts:
-        """Two global views of either modality; local ones of the image serve distillation alone."""
+        """Two global views of each modality; local image views only serve distillation."""
         return EVERY_VIEW._replace(local_images=self.distillation, local_texts=self.local_texts)
 
     @property
@@ -29,7 +31,7 @@ class CosmosMethod:
         return ("clip", "distill") if self.distillation else ("clip",)
 
     def create_student(self, architecture: Architecture) -> Cosmos:
-        """Create the whole model; parameters that the loss does not reach are frozen."""
+        """Create the complete model, and freeze parameters that the loss does not depend on."""
         student = create_model(architecture, "cosmos")
         assert isinstance(student, Cosmos)
         if not self.distillation:
@@ -44,6 +46,7 @@ class CosmosMethod:
         features = student.encode_views(views, crossmodal=crossmodal)
         if crossmodal:
             return features
+        # The loss then distils into the plain features.
         return features._replace(image_crossmodal=features.image, text_crossmodal=features.text)
 
     def teacher_features(self, teacher: Cosmos, views: Views) -> Features | None:

@@ -1,5 +1,4 @@
-"""FLAIR (arXiv 2412.03561): one view of the image against several captions made of few sentences,
-as a whole and as each caption pools it. Loss and constants: github.com/ExplainableML/flair."""
+"""FLAIR (arXiv 2412.03561; loss and constants: github.com/ExplainableML/flair)."""
 
 from typing import NamedTuple
 
@@ -17,29 +16,26 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 
 class FlairFeatures(NamedTuple):
-    """`image` (1, B, D) and `text` (K, B, D), L2-normalised, `queries` (K, B, D) of the captions,
-    `keys` and `values` (N, B, D) of the patches; the pooling's output layer, the exponentiated
-    scale, and the bias."""
+    """The features of a batch for FLAIR's losses."""
 
-    image: Tensor
-    text: Tensor
-    queries: Tensor
-    keys: Tensor
-    values: Tensor
-    weight: Tensor
-    bias: Tensor
-    logit_scale: Tensor
-    logit_bias: Tensor
+    image: Tensor  # (1, B, D), L2-normalised
+    text: Tensor  # K captions of each image, (K, B, D), L2-normalised
+    queries: Tensor  # of the captions, (K, B, D)
+    keys: Tensor  # of the N patches, (N, B, D)
+    values: Tensor  # of the N patches, (N, B, D)
+    weight: Tensor  # of the pooling's output layer, (D, D)
+    bias: Tensor  # of the pooling's output layer, (D,)
+    logit_scale: Tensor  # 0-d, exponentiated
+    logit_bias: Tensor  # 0-d
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FlairMethod:
-    """`captions` K are drawn per image, each of 1 to `text.max_sentences` sentences (published: 8
-    and 3). `bias` is as SigLIP's."""
+    """One view against several captions, each of 1 to `text.max_sentences` (3) sentences."""
 
     name: str = "flair"
-    bias: float = INITIAL_BIAS
-    captions: Positive = 8
+    bias: float = INITIAL_BIAS  # of the logits at the start, as in SigLIP
+    captions: Positive = 8  # of each image
     terms = ("tcs", "mps")  # the paper's names: text-conditioned and multi-positive sigmoid loss
     image = ClipMethod.image
 
@@ -53,16 +49,20 @@ class FlairMethod:
         return student
 
     def student_features(self, student: Flair, views: Views) -> FlairFeatures:
-        feature, *patches = student.image_tokens_projected(views.global_images[0])
+        image, keys, values = student.image_tokens_projected(views.global_images[0])
         text = student.encode_text(views.texts.flatten(0, 1)).unflatten(0, views.texts.shape[:2])
         queries = student.visual_proj.queries(text)
-        keys, values = (tokens.transpose(0, 1) for tokens in patches)
-        output, scalars = (
-            student.visual_proj.attn.out_proj,
-            (student.logit_scale.exp(), student.logit_bias),
+        return FlairFeatures(
+            normalize(image, dim=-1)[None],
+            normalize(text, dim=-1),
+            queries,
+            keys.transpose(0, 1),
+            values.transpose(0, 1),
+            student.visual_proj.attn.out_proj.weight,
+            student.visual_proj.attn.out_proj.bias,
+            logit_scale=student.logit_scale.exp(),
+            logit_bias=student.logit_bias,
         )
-        pair = normalize(feature, dim=-1)[None], normalize(text, dim=-1)
-        return FlairFeatures(*pair, queries, keys, values, output.weight, output.bias, *scalars)
 
     def teacher_features(self, teacher: Flair, views: Views) -> None:
         """Return nothing: the moving average serves evaluation only."""
@@ -70,9 +70,10 @@ class FlairMethod:
     def loss(self, student: FlairFeatures, teacher: None, gather: Gather) -> LossTerms:
         """Return both losses, each with the published weight of 1/2."""
         texts, queries = gather([student.text, student.queries])
-        scalars = student.logit_scale, student.logit_bias
-        keys, values = (full_precision(t.transpose(0, 1)) for t in (student.keys, student.values))
-        pool = Pooling(keys, values, student.weight, student.bias).pool
-        tcs = pooled_sigmoid_loss(pool, queries, texts, *scalars)
-        mps = sigmoid_loss(student.image[0], texts, *scalars)
+        keys = full_precision(student.keys.transpose(0, 1))
+        values = full_precision(student.values.transpose(0, 1))
+        pooling = Pooling(keys, values, student.weight, student.bias)
+        scale, bias = student.logit_scale, student.logit_bias
+        tcs = pooled_sigmoid_loss(pooling.pool, queries, texts, scale, bias)
+        mps = sigmoid_loss(student.image[0], texts, scale, bias)
         return LossTerms(tcs=tcs / 2, mps=mps / 2)

@@ -1,5 +1,7 @@
-"""LiT (arXiv 2111.07991): CLIP with a locked image tower, which `model.init` names, so that a text
-tower learns to read its features. As in OpenCLIP the tower's projection is locked too."""
+"""LiT (arXiv 2111.07991): CLIP with a locked image tower; only the text tower learns.
+
+`model.init` names the weights of the image tower. As in OpenCLIP its projection is locked too.
+"""
 
 from pydantic.dataclasses import dataclass
 
@@ -11,7 +13,7 @@ from cosmos_core.model.clip import MultiViewCLIP
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LitMethod(ClipMethod):
-    """Nothing is kept of the image tower for backward."""
+    """LiT; the frozen image tower keeps no activations for backward."""
 
     name: str = "lit"
 

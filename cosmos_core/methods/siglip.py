@@ -18,16 +18,16 @@ INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0  # section 3.2, for batches of
 
 
 class SiglipFeatures(NamedTuple):
-    """`image` and `text` (1, B, D), L2-normalised, the exponentiated scale, and the bias."""
+    """The features of a batch for SigLIP's loss."""
 
-    image: Tensor
-    text: Tensor
-    logit_scale: Tensor
-    logit_bias: Tensor
+    image: Tensor  # (1, B, D), L2-normalised
+    text: Tensor  # (1, B, D), L2-normalised
+    logit_scale: Tensor  # 0-d, exponentiated
+    logit_bias: Tensor  # 0-d
 
 
 def add_bias(student: MultiViewCLIP, bias: float) -> MultiViewCLIP:
-    """Give a model SigLIP's initial scale, and a bias, by OpenCLIP's names."""
+    """Set SigLIP's initial scale, and add a bias under OpenCLIP's name."""
     student.logit_scale.data.fill_(INITIAL_SCALE)
     student.logit_bias = nn.Parameter(torch.tensor(bias))
     return student
@@ -35,10 +35,10 @@ def add_bias(student: MultiViewCLIP, bias: float) -> MultiViewCLIP:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SiglipMethod:
-    """No softmax over the batch: the loss of a pair does not depend on the others. `bias` is the
-    initial one, which is to fit the fraction of pairs that match: about -ln(batch size)."""
+    """SigLIP: without a softmax over the batch, the loss of a pair depends on no other pair."""
 
     name: str = "siglip"
+    # The initial bias. It should fit the fraction of pairs that match: about -ln(batch size).
     bias: float = INITIAL_BIAS
     counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
     terms = ("sigmoid",)
@@ -48,13 +48,13 @@ class SiglipMethod:
         return add_bias(create_model(architecture, "clip"), self.bias)
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> SiglipFeatures:
-        pair = student.encode_pairs(views.global_images, views.texts)
-        return SiglipFeatures(*pair, student.logit_scale.exp(), student.logit_bias)
+        image, text = student.encode_pairs(views.global_images, views.texts)
+        return SiglipFeatures(image, text, student.logit_scale.exp(), student.logit_bias)
 
     def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> None:
         """Return nothing: the moving average serves evaluation only."""
 
     def loss(self, student: SiglipFeatures, teacher: None, gather: Gather) -> LossTerms:
         (texts,) = gather([student.text])
-        scalars = student.logit_scale, student.logit_bias
-        return LossTerms(sigmoid=sigmoid_loss(student.image[0], texts, *scalars))
+        loss = sigmoid_loss(student.image[0], texts, student.logit_scale, student.logit_bias)
+        return LossTerms(sigmoid=loss)

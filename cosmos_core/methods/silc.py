@@ -1,5 +1,7 @@
-"""SILC (arXiv 2310.13355): CLIP, and the teacher's global views distilled into local ones. The
-head reads the joint embedding, not the tower's last layer."""
+"""SILC (arXiv 2310.13355): CLIP, and distillation of the teacher's global views into local views.
+
+Unlike the paper's, the head reads the joint embedding, not the tower's last layer.
+"""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,15 +19,15 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 
 class SilcTeacher(NamedTuple):
-    """`prototypes` (2, B, K), logits of the global views, and their running `center` (K,)."""
+    """The teacher's output for a batch."""
 
-    prototypes: Tensor
-    center: Tensor
+    prototypes: Tensor  # logits of the global views, (2, B, K)
+    center: Tensor  # their running mean (K,)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SilcMethod:
-    """Widths of the head: github.com/facebookresearch/dino."""
+    """SILC; the widths of the head are those of github.com/facebookresearch/dino."""
 
     name: str = "silc"
     hidden: Positive = 2048
@@ -33,8 +35,8 @@ class SilcMethod:
     prototypes: Positive = 65536
     counts = ViewCounts(global_images=2, local_images=True, global_texts=1, local_texts=False)
     terms = ("clip", "distill")
-    # The paper has these crops and a fixed momentum. Its value, and that colours stay, were not
-    # checked against its text.
+    # The paper has these crops and a fixed momentum. The value of the momentum, and that colours
+    # are not changed, were not checked against the paper's text.
     image = replace(ClipMethod.image, global_scale=(0.4, 1.0), local_scale=(0.05, 0.4), locals=8)
     momentum = 0.966
 
@@ -57,13 +59,14 @@ class SilcMethod:
     def loss(self, student: ClipFeatures, teacher: SilcTeacher, gather: Gather) -> LossTerms:
         """Return CLIP plus distillation, unweighted."""
         assert student.head is not None
-        clip = clip_loss(*student[:3], gather).clip
-        terms = LossTerms(clip=clip, distill=silc_loss(student.head, *teacher))
+        clip = clip_loss(student.image, student.text, student.logit_scale, gather).clip
+        distill = silc_loss(student.head, teacher.prototypes, teacher.center)
+        terms = LossTerms(clip=clip, distill=distill)
         move_center(teacher.center, teacher.prototypes, terms.total, gather)
         return terms
 
 
 def _prototypes(model: MultiViewCLIP, images: Tensor) -> Tensor:
-    """(V, B, 3, H, W) -> logits (V, B, K)."""
+    """Return the logits (V, B, K) of the head's prototypes for views (V, B, 3, H, W)."""
     features = model.encode_image(images.flatten(0, 1), normalize=True)
     return model.get_submodule(HEAD)(features.unflatten(0, images.shape[:2]))

@@ -1,7 +1,9 @@
-"""SLIP (arXiv 2112.12750): CLIP on a weakly augmented view, and SimCLR between two strongly
-augmented ones. Without a view for captions (`image.caption_scale`, as in the recipes on scenes) the
-two meet the caption too. The head has no batch normalisation and reads the joint embedding, not the
-tower's last layer."""
+"""SLIP (arXiv 2112.12750): CLIP on a weakly augmented view, SimCLR on two strongly augmented views.
+
+If there is no view for captions (`image.caption_scale`), as in the recipes on scenes, CLIP uses the
+two strongly augmented views. Unlike the paper's, the head has no batch normalisation, and reads the
+joint embedding, not the tower's last layer.
+"""
 
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
@@ -16,7 +18,7 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SlipMethod(ClipMethod):
-    """Widths of the head: github.com/facebookresearch/SLIP."""
+    """SLIP; the widths of the head are those of github.com/facebookresearch/SLIP."""
 
     name: str = "slip"
     hidden: Positive = 4096
@@ -40,12 +42,14 @@ class SlipMethod(ClipMethod):
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> ClipFeatures:
         features = clip_features(student, views)
-        strong = features.image[-self.counts.global_images :]
+        strong_views = self.counts.global_images
+        strong = features.image[-strong_views:]
+        has_caption_view = len(features.image) > strong_views
+        caption_views = features.image[:-strong_views] if has_caption_view else strong
         projections = student.get_submodule(HEAD)(strong)
-        caption = features.image[: -len(strong)] if len(features.image) > len(strong) else strong
-        return features._replace(image=caption, head=F.normalize(projections, dim=-1))
+        return features._replace(image=caption_views, head=F.normalize(projections, dim=-1))
 
     def loss(self, student: ClipFeatures, teacher: None, gather: Gather) -> LossTerms:
         """Return CLIP plus SimCLR, unweighted as published."""
         assert student.head is not None
-        return slip_loss(*student[:3], student.head, gather)
+        return slip_loss(student.image, student.text, student.logit_scale, student.head, gather)

@@ -16,36 +16,47 @@ from cosmos_core.utils.text import parse_json
 Architecture = str | Path | Mapping[str, Any]
 ModelKind = Literal["cosmos", "flair", "clip"]
 MODELS: dict[ModelKind, type[MultiViewCLIP]] = {
-    **{"cosmos": Cosmos, "flair": Flair},
-    "clip": MultiViewCLIP,  # of the others too: it comes last
+    "cosmos": Cosmos,
+    "flair": Flair,
+    "clip": MultiViewCLIP,  # comes last, since the other kinds are subclasses of it
 }
-# What open_clip.CLIP takes of a configuration; `preprocess` is the evaluation transform's.
+# Keys of a configuration that `open_clip.CLIP` takes, and those of the evaluation transform.
 MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 OTHER_KEYS = {"preprocess"}
-# Keys of towers that OpenCLIP builds from what it downloads from the Hugging Face Hub.
+# Keys of towers that OpenCLIP builds from files that it downloads from the Hugging Face Hub.
 OTHER_TOWERS = ("hf_model_name", "timm_model_name")
-# What OpenCLIP and PyTorch raise for unknown keys, values of another type, widths that do not
-# divide, and sizes that are negative or too large.
+# Errors that OpenCLIP and PyTorch raise for unknown keys, values of another type, widths that do
+# not divide, and sizes that are negative or too large.
 _BUILD_ERRORS = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
-    *(RuntimeError, TypeError),
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
 )
-MOST_LAYERS = 1000
-LARGEST_SIZE = 10_000_000
+MAX_LAYERS = 1000
+MAX_SIZE = 10_000_000
 
 
 def model_config(architecture: Architecture) -> dict[str, Any]:
-    """Return the OpenCLIP configuration of an architecture. Raises ValueError if there is none."""
+    """Return the OpenCLIP configuration of an architecture.
+
+    Raises ValueError if there is no such architecture, or if no model can be built on it.
+    """
     if isinstance(architecture, Mapping):
         config, source = dict(architecture), "architecture"
-    elif (path := Path(architecture)).suffix == ".json":
-        config, source = _read_json(path), str(path)
+    elif Path(architecture).suffix == ".json":
+        config, source = _read_json(Path(architecture)), str(Path(architecture))
     else:
         config, source = _named_config(str(architecture)), str(architecture)
-    if unknown := sorted(set(config) - MODEL_KEYS - OTHER_KEYS):
-        raise ValueError(f"{source}: COSMOS cannot be built on {', '.join(unknown)}")
-    if missing := sorted({"embed_dim", "vision_cfg", "text_cfg"} - set(config)):
-        raise ValueError(f"{source}: an architecture needs {', '.join(missing)}")
+    unknown_keys = sorted(set(config) - MODEL_KEYS - OTHER_KEYS)
+    if unknown_keys:
+        raise ValueError(f"{source}: COSMOS cannot be built on {', '.join(unknown_keys)}")
+    missing_keys = sorted({"embed_dim", "vision_cfg", "text_cfg"} - set(config))
+    if missing_keys:
+        raise ValueError(f"{source}: an architecture needs {', '.join(missing_keys)}")
     _require_size(config["embed_dim"], f"{source}: embed_dim")
     for tower in ("vision_cfg", "text_cfg"):
         _require_tower(config[tower], f"{source}: {tower}")
@@ -53,38 +64,52 @@ def model_config(architecture: Architecture) -> dict[str, Any]:
     return config
 
 
-def _require_tower(tower: Any, where: str) -> None:
-    """Refuse towers that OpenCLIP would download, and impossible numbers of layers."""
-    if not isinstance(tower, Mapping):
-        raise ValueError(f"{where} must be an object, not {tower!r:.60}")
-    if other := [key for key in OTHER_TOWERS if tower.get(key) is not None]:
-        raise ValueError(f"{where}: COSMOS cannot be built on {', '.join(other)}")
-    for key, value in tower.items():
-        _require_size(value, f"{where}.{key}")
-    layers = tower.get("layers")
-    if isinstance(layers, int) and not 0 < layers <= MOST_LAYERS:
-        raise ValueError(f"{where}: layers must be from 1 to {MOST_LAYERS}, not {layers}")
+def _require_tower(tower_config: Any, name: str) -> None:
+    """Raise ValueError for towers that OpenCLIP would download, and impossible sizes."""
+    if not isinstance(tower_config, Mapping):
+        raise ValueError(f"{name} must be an object, not {tower_config!r:.60}")
+    other_towers = [key for key in OTHER_TOWERS if tower_config.get(key) is not None]
+    if other_towers:
+        raise ValueError(f"{name}: COSMOS cannot be built on {', '.join(other_towers)}")
+    for key, value in tower_config.items():
+        _require_size(value, f"{name}.{key}")
+    layers = tower_config.get("layers")
+    if isinstance(layers, int) and not 0 < layers <= MAX_LAYERS:
+        raise ValueError(f"{name}: layers must be from 1 to {MAX_LAYERS}, not {layers}")
 
 
-def _require_size(value: Any, where: str) -> None:
-    if isinstance(value, int) and not 0 <= value <= LARGEST_SIZE:
-        raise ValueError(f"{where} must be from 0 to {LARGEST_SIZE}, not {value}"[:200])
+def _require_size(value: Any, name: str) -> None:
+    """Raise ValueError for an integer that is negative or too large; other values are allowed."""
+    if isinstance(value, int) and not 0 <= value <= MAX_SIZE:
+        raise ValueError(f"{name} must be from 0 to {MAX_SIZE}, not {value}"[:200])
 
 
-def _require_preprocess(stated: Any, where: str) -> None:
-    if not isinstance(stated, Mapping):
-        raise ValueError(f"{where} must be an object, not {stated!r:.60}")
+def _require_preprocess(preprocess: Any, name: str) -> None:
+    """Raise ValueError unless `mean` and `std`, if they are given, are three numbers each."""
+    if not isinstance(preprocess, Mapping):
+        raise ValueError(f"{name} must be an object, not {preprocess!r:.60}")
     for key in ("mean", "std"):
-        values = stated.get(key) or (1.0, 1.0, 1.0)
-        numbers = isinstance(values, list | tuple) and all(
-            type(value) in (int, float) and math.isfinite(value) for value in values
-        )
-        if not numbers or len(values) != 3 or (key == "std" and min(values) <= 0):
-            raise ValueError(f"{where}.{key} must be three numbers, not {values!r:.60}")
+        values = preprocess.get(key)
+        if not values:
+            continue
+        is_valid = _are_three_numbers(values)
+        if is_valid and key == "std":
+            is_valid = min(values) > 0
+        if not is_valid:
+            raise ValueError(f"{name}.{key} must be three numbers, not {values!r:.60}")
+
+
+def _are_three_numbers(values: Any) -> bool:
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return False
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
 def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> MultiViewCLIP:
-    """Return a model with random weights: a `Cosmos`, or its towers. Raises ValueError if unfit."""
+    """Return a model of this kind with random weights.
+
+    Raises ValueError if the architecture is unknown, or if no model can be built on it.
+    """
     config = openclip_config(architecture)
     try:
         model = MODELS[kind](**config)
@@ -96,15 +121,15 @@ def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> Mult
 
 
 def openclip_config(architecture: Architecture) -> dict[str, Any]:
-    """Return the arguments of `open_clip.CLIP` in an architecture's configuration."""
+    """Return the part of an architecture's configuration that `open_clip.CLIP` takes."""
     config = model_config(architecture)
-    return {key: config[key] for key in config if key in MODEL_KEYS}
+    return {key: value for key, value in config.items() if key in MODEL_KEYS}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         config = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: cannot read the architecture ({error.strerror})") from error
@@ -118,6 +143,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _named_config(name: str) -> dict[str, Any]:
     config = open_clip.get_model_config(name)
     if config is None:
-        close = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
-        raise ValueError(f"unknown architecture {name!r}; nearest: {', '.join(close)}")
+        matches = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
+        raise ValueError(f"unknown architecture {name!r}; nearest: {', '.join(matches)}")
     return config

@@ -1,9 +1,17 @@
-"""Checkpoint files: the published layout and ours, with their key names. Published
-(github.com/ExplainableML/cosmos): a dict saved by torch with `student` and `teacher` state dicts,
-whose keys may start with `module.`. Ours: one safetensors file with keys `student.*` and
-`teacher.*`; its metadata holds `model` (the kind of model), `method` (how it was trained),
-`architecture` (JSON), `training` (JSON) and `added` (JSON: the keys of parameters that the method
-added to this kind of model). In files without `model`, `method` is its kind."""
+"""Checkpoint files of COSMOS, in the published layout and in the layout of cosmos-train.
+
+The published layout (github.com/ExplainableML/cosmos) is a dict saved by torch. It has `student`
+and `teacher` state dicts, whose keys may start with `module.`.
+
+The layout of cosmos-train is one safetensors file with keys `student.*` and `teacher.*`. Its
+metadata are:
+
+- `model`: the kind of the model; in files without it, `method` is the kind
+- `method`: the name of the method that trained it
+- `architecture`: the OpenCLIP configuration, as JSON
+- `training`: how it was trained, as JSON
+- `added`: the keys of parameters that the method added to this kind of model, as JSON
+"""
 
 import json
 from collections.abc import Mapping
@@ -22,9 +30,9 @@ from cosmos_core.utils.text import parse_json
 
 Weights = Literal["teacher", "student"]
 DISTRIBUTED_PREFIX = "module."  # left by DistributedDataParallel in published files
-NAMED_KEYS = 3
-SNAPSHOTS = "snapshots"  # in the folder of a run
-CHECKPOINT = "checkpoint.safetensors"  # beside it: the weights of the newest snapshot in one file
+NAMED_KEYS = 3  # keys that an error message names
+SNAPSHOTS = "snapshots"  # a folder in the folder of a run
+CHECKPOINT = "checkpoint.safetensors"  # a file in it: the weights of the newest snapshot
 
 
 class CheckpointError(ValueError):
@@ -32,34 +40,45 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """State dicts by name (`student`, `teacher`), the model they fit, and how it was trained.
-    `architecture` and `training` are None where the file does not contain them. The method has
-    `added` parameters of these keys to the model."""
+    """The content of a checkpoint."""
 
+    # State dicts by name: "student", "teacher", or both.
     weights: dict[str, dict[str, Tensor]]
+    # The kind of model that the weights fit.
     model_kind: ModelKind
+    # The name of the method that trained the model.
     method: str
+    # The OpenCLIP configuration, or None if the file does not state it.
     architecture: dict[str, Any] | None
+    # How the model was trained, or None if the file does not state it.
     training: dict[str, Any] | None
+    # Keys of parameters that the method added to the model.
     added: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read either layout, the newest weights in the folder of a run, or a sharded snapshot. Raises
-    CheckpointError for others. Nothing is unpickled."""
-    path = _newest(Path(path))
+    """Read a checkpoint of either layout, or the newest weights in the folder of a run.
+
+    A sharded snapshot can be read too. Raises CheckpointError for other paths. Nothing is
+    unpickled.
+    """
+    path = _newest_weights(Path(path))
     if path.is_dir():
-        return _split(path, *_sharded(path))
+        tensors, metadata = _read_sharded(path)
+        return _split_models(path, tensors, metadata)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_published(path)
 
 
 def trained_steps(path: Path) -> int | None:
-    """Return the steps that the metadata of a checkpoint name; None if it is not a whole one."""
+    """Return the number of steps that a checkpoint states; None if it is missing or damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            steps = parse_json((file.metadata() or {})["training"])["steps"]
+            metadata = file.metadata() or {}
+        steps = parse_json(metadata["training"])["steps"]
     except (safetensors.SafetensorError, OSError, LookupError, TypeError, ValueError):
         return None
     return steps if type(steps) is int else None
@@ -68,27 +87,36 @@ def trained_steps(path: Path) -> int | None:
 def load_model(
     path: str | Path, architecture: Architecture | None = None, weights: Weights = "teacher"
 ) -> MultiViewCLIP:
-    """Return the student or teacher of a checkpoint, float32, in evaluation mode. `architecture`
-    may be left out where the file contains its own. Raises CheckpointError for missing, unexpected
-    or wrongly shaped keys (the first three are named), ValueError for an unknown architecture."""
+    """Return the student or teacher of a checkpoint, in float32 and evaluation mode.
+
+    `architecture` may be left out if the file states it. Raises CheckpointError if keys are
+    missing, unexpected or wrongly shaped (the first three are named), and ValueError for an unknown
+    architecture.
+    """
     return build_model(read_checkpoint(path), weights, architecture, str(path)).eval()
 
 
 def build_model(
     checkpoint: Checkpoint, weights: str, architecture: Architecture | None, source: str
 ) -> MultiViewCLIP:
-    """Return a model with weights of a checkpoint, in training mode; raise as `load_model` does."""
+    """Return a model with weights of a checkpoint, in training mode.
+
+    `weights` is "student" or "teacher", and `source` names the checkpoint in error messages. Raises
+    the errors of `load_model`.
+    """
     architecture = architecture or checkpoint.architecture
     if architecture is None:
         raise CheckpointError(f"{source}: the file does not state its architecture; name one")
     if weights not in checkpoint.weights:
-        known = ", ".join(checkpoint.weights)
-        raise CheckpointError(f"{source}: no {weights} weights, only {known}")
+        available = ", ".join(checkpoint.weights)
+        raise CheckpointError(f"{source}: no {weights} weights, only {available}")
     state = checkpoint.weights[weights]
-    with torch.device("meta"):  # an architecture that is not the file's may be of any size
-        outline = create_model(architecture, checkpoint.model_kind)
-    own = {key: value for key, value in state.items() if key not in checkpoint.added}
-    _require_fit(outline, own, source)
+    # Compare keys and shapes without allocating memory: an architecture that does not belong to
+    # the file may be of any size.
+    with torch.device("meta"):
+        meta_model = create_model(architecture, checkpoint.model_kind)
+    model_state = {key: value for key, value in state.items() if key not in checkpoint.added}
+    _require_fit(meta_model, model_state, source)
     model = create_model(architecture, checkpoint.model_kind)
     for key in checkpoint.added:
         _add_parameter(model, key, state[key], source)
@@ -97,42 +125,54 @@ def build_model(
 
 
 def _add_parameter(model: nn.Module, key: str, value: Tensor, source: str) -> None:
-    """Add a parameter like `value`, with plain modules for the parts of its key."""
+    """Add a parameter of the shape of `value`, in empty modules if its key names some."""
     _require_floating({key: value}, source)
-    *path, name = key.split(".")
-    for part in path:
-        if not hasattr(model, part):
-            model.add_module(part, nn.Module())
-        model = model.get_submodule(part)
-    setattr(model, name, nn.Parameter(torch.empty(value.shape)))
+    *module_names, parameter_name = key.split(".")
+    module = model
+    for name in module_names:
+        if not hasattr(module, name):
+            module.add_module(name, nn.Module())
+        module = module.get_submodule(name)
+    setattr(module, parameter_name, nn.Parameter(torch.empty(value.shape)))
 
 
 def _require_floating(state: Mapping[str, Tensor], source: str) -> None:
-    """PyTorch would take integers and booleans for numbers as they are."""
-    odd = [
-        f"{key} ({value.dtype if isinstance(value, Tensor) else type(value).__name__})"
-        for key, value in state.items()
-        if not (isinstance(value, Tensor) and value.is_floating_point() and not value.is_sparse)
-    ]
-    if odd:
-        named = ", ".join(odd[:NAMED_KEYS])
-        raise CheckpointError(f"{source}: {len(odd)} keys hold no floating-point weights: {named}")
+    """Raise CheckpointError for other values than floating-point tensors.
+
+    PyTorch would load integers and booleans into parameters.
+    """
+    unfit_keys = []
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            unfit_keys.append(f"{key} ({type(value).__name__})")
+        elif not value.is_floating_point() or value.is_sparse:
+            unfit_keys.append(f"{key} ({value.dtype})")
+    if unfit_keys:
+        names = ", ".join(unfit_keys[:NAMED_KEYS])
+        raise CheckpointError(
+            f"{source}: {len(unfit_keys)} keys hold no floating-point weights: {names}"
+        )
 
 
 def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise CheckpointError unless a state has the keys and shapes of a model."""
     _require_floating(state, source)
-    own = model.state_dict()
-    shared = own.keys() & state.keys()
-    wrong = [key for key in own if key in shared and own[key].shape != state[key].shape]
-    shapes = [f"{key} {tuple(state[key].shape)}, not {tuple(own[key].shape)}" for key in wrong]
+    model_state = model.state_dict()
+    missing_keys = [key for key in model_state if key not in state]
+    unexpected_keys = [key for key in state if key not in model_state]
+    wrong_shapes = []
+    for key, parameter in model_state.items():
+        if key in state and state[key].shape != parameter.shape:
+            file_shape, model_shape = tuple(state[key].shape), tuple(parameter.shape)
+            wrong_shapes.append(f"{key} {file_shape}, not {model_shape}")
     for problem, keys in (
-        ("missing", [key for key in own if key not in shared]),
-        ("unexpected", [key for key in state if key not in shared]),
-        ("wrongly shaped", shapes),
+        ("missing", missing_keys),
+        ("unexpected", unexpected_keys),
+        ("wrongly shaped", wrong_shapes),
     ):
         if keys:
-            named = ", ".join(keys[:NAMED_KEYS])
-            raise CheckpointError(f"{source}: {len(keys)} {problem} keys, first: {named}")
+            names = ", ".join(keys[:NAMED_KEYS])
+            raise CheckpointError(f"{source}: {len(keys)} {problem} keys, first: {names}")
 
 
 def save_checkpoint(
@@ -143,7 +183,7 @@ def save_checkpoint(
     training: Mapping[str, Any] | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write models (`student`, `teacher`) in our layout, atomically."""
+    """Write models (`student`, `teacher`) in the layout of cosmos-train, atomically."""
     tensors = {
         f"{name}.{key}": value.detach().to("cpu", dtype)
         for name, model in weights.items()
@@ -154,37 +194,45 @@ def save_checkpoint(
 
 
 def describe(model: nn.Module, method: str, architecture: Any, training: Any) -> dict[str, str]:
-    """Return the metadata of a checkpoint of a model, whose weights may have no content."""
-    kind = next(kind for kind in MODELS if isinstance(model, MODELS[kind]))
-    own = getattr(model, "own_keys", model.state_dict())
-    added = [key for key in model.state_dict() if key not in own and not _is_head(key)]
-    return {
-        "format": "cosmos",
-        "model": kind,
-        "method": method,
-        **({"added": json.dumps(added)} if added else {}),
-        "architecture": json.dumps(architecture, sort_keys=True),
-        "training": json.dumps(training, sort_keys=True),
-    }
+    """Return the metadata of a model's checkpoint; the weights of the model are not read."""
+    kind = next(kind for kind, model_class in MODELS.items() if isinstance(model, model_class))
+    state_keys = list(model.state_dict())
+    own_keys = getattr(model, "own_keys", state_keys)
+    added_keys = [key for key in state_keys if key not in own_keys and not _is_in_head(key)]
+    metadata = {"format": "cosmos", "model": kind, "method": method}
+    if added_keys:
+        metadata["added"] = json.dumps(added_keys)
+    metadata["architecture"] = json.dumps(architecture, sort_keys=True)
+    metadata["training"] = json.dumps(training, sort_keys=True)
+    return metadata
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors (`student.KEY`, `teacher.KEY`) in our layout, atomically."""
-    kept = [key for key in tensors if not _is_head(key.partition(".")[2])]
-    content = {key: tensors[key].contiguous() for key in kept}
+    """Write tensors (`student.KEY`, `teacher.KEY`), except those of heads, atomically."""
+    content = {}
+    for key, tensor in tensors.items():
+        _, _, model_key = key.partition(".")
+        if not _is_in_head(model_key):
+            content[key] = tensor.contiguous()
     write_atomically(path, safetensors.torch.save(content, metadata))
 
 
-def _newest(path: Path) -> Path:
-    """Return what holds the weights of a run's folder; other paths as they are."""
+def _newest_weights(path: Path) -> Path:
+    """Return the path of the newest weights in the folder of a run; other paths as they are.
+
+    It is the last snapshot if that is sharded, a folder, and the checkpoint otherwise.
+    """
     if not (path / SNAPSHOTS).is_dir():
         return path
-    last = max((path / SNAPSHOTS).glob("step-*"), default=path)
-    return last if last.is_dir() else path / CHECKPOINT
+    snapshots = sorted((path / SNAPSHOTS).glob("step-*"))
+    if not snapshots:
+        return path
+    return snapshots[-1] if snapshots[-1].is_dir() else path / CHECKPOINT
 
 
-def _sharded(snapshot: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    # Imports a tenth of a second of modules that nothing else needs.
+def _read_sharded(snapshot: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a sharded snapshot, and the metadata of their model."""
+    # Imported here, since it takes a tenth of a second and is needed only here.
     from cosmos_core.model.sharded import read_weights
 
     try:
@@ -194,7 +242,8 @@ def _sharded(snapshot: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{snapshot}: no whole sharded snapshot ({reason:.200})") from error
 
 
-def _is_head(key: str) -> bool:
+def _is_in_head(key: str) -> bool:
+    """Return whether a parameter belongs to a head, which only the training uses."""
     return key.startswith(f"{HEAD}.")
 
 
@@ -207,48 +256,61 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
     if metadata.get("format") != "cosmos":
         raise CheckpointError(f"{path}: not written by cosmos-train (no format in its metadata)")
-    return _split(path, tensors, metadata)
+    return _split_models(path, tensors, metadata)
 
 
-def _split(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Checkpoint:
+def _split_models(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Checkpoint:
+    """Return a checkpoint from tensors with keys `student.KEY` and `teacher.KEY`."""
     weights: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, _, rest = key.partition(".")
-        if not _is_head(rest):
-            weights.setdefault(name, {})[rest] = value
+    for key, tensor in tensors.items():
+        name, _, model_key = key.partition(".")
+        if not _is_in_head(model_key):
+            weights.setdefault(name, {})[model_key] = tensor
     try:
-        return _described(weights, metadata)
+        return _with_metadata(weights, metadata)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged ({error})") from error
 
 
-def _described(weights: dict[str, dict[str, Tensor]], metadata: Mapping[str, str]) -> Checkpoint:
-    """Raise KeyError or ValueError for what `save_checkpoint` cannot have written."""
+def _with_metadata(
+    weights: dict[str, dict[str, Tensor]], metadata: Mapping[str, str]
+) -> Checkpoint:
+    """Return a checkpoint of weights and metadata.
+
+    Raises KeyError or ValueError for metadata that `save_checkpoint` does not write.
+    """
     method = metadata["method"]
-    named = metadata.get("model", method)
-    if named not in MODELS:
-        raise ValueError(f"{named!r} is no kind of model; known: {', '.join(MODELS)}")
-    architecture, training = (parse_json(metadata[key]) for key in ("architecture", "training"))
-    if not all(value is None or isinstance(value, dict) for value in (architecture, training)):
-        raise ValueError("architecture and training are JSON objects")
+    model_kind = metadata.get("model", method)
+    if model_kind not in MODELS:
+        raise ValueError(f"{model_kind!r} is no kind of model; known: {', '.join(MODELS)}")
+    architecture = parse_json(metadata["architecture"])
+    training = parse_json(metadata["training"])
+    for value in (architecture, training):
+        if value is not None and not isinstance(value, dict):
+            raise ValueError("architecture and training are JSON objects")
     added = parse_json(metadata.get("added", "[]"))
-    if not all(key in state for key in added for state in weights.values()):
-        raise ValueError("`added` names parameters that are not there")
-    return Checkpoint(weights, named, method, architecture, training, tuple(added))
+    for key in added:
+        if not all(key in state for state in weights.values()):
+            raise ValueError("`added` names parameters that are not there")
+    return Checkpoint(weights, model_kind, method, architecture, training, tuple(added))
 
 
 def _read_published(path: Path) -> Checkpoint:
+    """Read a checkpoint in the published layout."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle raise errors of any kind
+    except Exception as error:  # bytes that are not a pickle raise errors of any kind
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
-    found = content if isinstance(content, Mapping) else {}
-    weights = {
-        name: {str(key).removeprefix(DISTRIBUTED_PREFIX): v for key, v in found[name].items()}
-        for name in ("student", "teacher")
-        if isinstance(found.get(name), Mapping)
-    }
+    weights = {}
+    for name in ("student", "teacher"):
+        state = content.get(name) if isinstance(content, Mapping) else None
+        if isinstance(state, Mapping):
+            weights[name] = {
+                str(key).removeprefix(DISTRIBUTED_PREFIX): value for key, value in state.items()
+            }
     if not weights:
         raise CheckpointError(f"{path}: holds neither `student` nor `teacher` weights")
     return Checkpoint(weights, "cosmos", "cosmos", architecture=None, training=None)

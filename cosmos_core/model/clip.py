@@ -10,25 +10,29 @@ from torch import Tensor, nn
 
 from cosmos_core.model.packed import attends_in_one_call, pack, pack_blocks, through_blocks
 
-# Captions of about the same length are encoded together. A finer step saves tokens, a coarser one
-# calls of the attention: those cost little on a CPU, and a launch of kernels each on a GPU.
+# Lengths of captions are rounded up to multiples of a step, by type of device, and captions of the
+# same length are encoded together. A small step saves tokens. A large step saves calls of the
+# attention, each of which launches kernels on a GPU, and costs little on a CPU.
 LENGTH_STEPS = {"cpu": 4}
 OTHER_LENGTH_STEP = 16
-HEAD = "head"  # of a model, used in training alone: checkpoints leave it out
+HEAD = "head"  # the name of a module that is used only in training: checkpoints leave it out
 
 
 class Tokens(NamedTuple):
-    """`features` (M, D), not normalised, and `tokens` (keep, N, width) of the first ones."""
+    """Features of images or texts, and the tokens of the first of them."""
 
-    features: Tensor
-    tokens: Tensor
+    features: Tensor  # (M, D), not normalised
+    tokens: Tensor  # (keep, N, width)
 
 
 class MultiViewCLIP(open_clip.CLIP):
-    """OpenCLIP's CLIP, with its state-dict keys. The image tower must be a ViT with a class token,
-    the text tower causal and read at the end of text. Raises ValueError for others. `own_keys` are
-    those of its state dict before a method adds parameters."""
+    """OpenCLIP's CLIP, with its state-dict keys, for images and captions of several sizes.
 
+    The image tower must be a ViT with a class token, and the text tower must be causal and read at
+    the end of text. Raises ValueError for other towers.
+    """
+
+    # Keys of the state dict before a method adds parameters.
     own_keys: frozenset[str]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -43,86 +47,133 @@ class MultiViewCLIP(open_clip.CLIP):
         pack_blocks(self.transformer)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """(B, 3, H, W) -> (B, D)."""
+        """Return the features (B, D) of images (B, 3, H, W)."""
         features = self.image_tokens([image]).features
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """(B, S) token ids -> (B, D)."""
+        """Return the features (B, D) of token ids (B, S)."""
         if text.is_cuda and not torch.is_grad_enabled():
-            # The lengths of runs are read, for which a GPU would be waited for. An evaluation that
-            # sorts and cuts its texts has little padding.
+            # `text_tokens` reads the lengths of captions on the host, and would wait for the GPU.
+            # It would gain little: an evaluation sorts and cuts its texts, so has little padding.
             return super().encode_text(text, normalize)
         features = self.text_tokens(text).features
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_pairs(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Views (V, B, 3, H, W) and captions (T, B, S) -> normalised (V, B, D) and (T, B, D)."""
-        image = self.encode_image(images.flatten(0, 1), normalize=True)
-        text = self.encode_text(texts.flatten(0, 1), normalize=True)
-        return image.unflatten(0, images.shape[:2]), text.unflatten(0, texts.shape[:2])
+        """Return normalised features (V, B, D) of views and (T, B, D) of captions.
+
+        The views `images` are (V, B, 3, H, W), the captions `texts` are token ids (T, B, S).
+        """
+        image_features = self.encode_image(images.flatten(0, 1), normalize=True)
+        text_features = self.encode_text(texts.flatten(0, 1), normalize=True)
+        image_features = image_features.unflatten(0, images.shape[:2])
+        text_features = text_features.unflatten(0, texts.shape[:2])
+        return image_features, text_features
 
     def image_tokens(self, batches: Sequence[Tensor], keep: int = 0) -> Tokens:
-        """Encode images (M_i, 3, H_i, W_i) in order; return patch tokens of the first `keep`."""
+        """Encode batches of images (M_i, 3, H_i, W_i), which may differ in size, in one pass.
+
+        Return the features of all images, in order, and the patch tokens of the first `keep`
+        images of the first batch. A tower that reads only the class token computes only that token
+        of all other images in its last block.
+        """
         visual = self.visual
-        first, *others = (self._embed(images) for images in batches)
-        embedded = [x for x in (first[:keep], first[keep:], *others) if len(x)]
-        runs = [x.shape[:2] for x in embedded]
-        x = visual.ln_pre(torch.cat([x.flatten(0, 1) for x in embedded]))
-        reads_class = visual.attn_pool is None and visual.pool_type == "tok"
-        whole = runs[: min(keep, 1)] if reads_class else runs
+        embedded = self._embed_batches(batches, keep)
+        runs = [tokens.shape[:2] for tokens in embedded]  # (number of images, tokens of each)
+        x = visual.ln_pre(torch.cat([tokens.flatten(0, 1) for tokens in embedded]))
         lengths = torch.cat([torch.full((count,), length) for count, length in runs])
-        one_call = attends_in_one_call(visual.transformer, x)
         longest = max(length for _, length in runs)
+        one_call = attends_in_one_call(visual.transformer, x)
         packing = pack(lengths, longest, x, causal=False, one_call=one_call)
-        kept = sum(count for count, _ in whole)
-        ends = torch.zeros(len(lengths) - kept, dtype=torch.long, device=x.device)
-        sizes = [count * length for count, length in whole]
-        x, at_ends = through_blocks(visual.transformer, x, packing, kept, sum(sizes), ends)
-        views = [piece.view(*run, -1) for piece, run in zip(x.split(sizes), whole, strict=True)]
-        pooled = [visual._pool(view) for view in (*views, at_ends[:, None])]
-        features = torch.cat([feature for feature, _ in pooled])
-        return Tokens(features @ visual.proj, pooled[0][1][:keep])
+
+        # Runs of which the last block computes every token.
+        reads_class_token = visual.attn_pool is None and visual.pool_type == "tok"
+        if not reads_class_token:
+            complete_runs = runs
+        elif keep:
+            complete_runs = runs[:1]
+        else:
+            complete_runs = []
+        complete_images = sum(count for count, _ in complete_runs)
+        run_sizes = [count * length for count, length in complete_runs]
+        class_positions = torch.zeros(
+            len(lengths) - complete_images, dtype=torch.long, device=x.device
+        )
+        complete_tokens, class_tokens = through_blocks(
+            visual.transformer, x, packing, complete_images, sum(run_sizes), class_positions
+        )
+
+        sequences = []
+        for tokens, run in zip(complete_tokens.split(run_sizes), complete_runs, strict=True):
+            sequences.append(tokens.view(*run, -1))
+        sequences.append(class_tokens[:, None])
+        features, patch_tokens = [], []
+        for sequence in sequences:
+            sequence_features, sequence_patch_tokens = visual._pool(sequence)
+            features.append(sequence_features)
+            patch_tokens.append(sequence_patch_tokens)
+        return Tokens(torch.cat(features) @ visual.proj, patch_tokens[0][:keep])
+
+    def _embed_batches(self, batches: Sequence[Tensor], keep: int) -> list[Tensor]:
+        """Embed batches of images; split the first into its first `keep` images and the others."""
+        first, *other_batches = [self._embed(images) for images in batches]
+        embedded = [first[:keep], first[keep:], *other_batches]
+        return [tokens for tokens in embedded if len(tokens)]
 
     def _embed(self, images: Tensor) -> Tensor:
-        """(M, 3, H, W) -> class and patch tokens with their positions, (M, 1 + N, width)."""
+        """Return class and patch tokens (M, 1 + N, width), with positions, of (M, 3, H, W)."""
         visual = self.visual
         patches = visual.conv1(images)
         grid = patches.shape[2], patches.shape[3]
         positions = resize_positional_embedding(visual.positional_embedding, grid)
-        first = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
-        x = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)
+        class_token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        x = torch.cat([class_token, patches.flatten(2).transpose(1, 2)], dim=1)
         return visual.patch_dropout(x + positions.to(x.dtype))
 
     def text_tokens(self, texts: Tensor, keep: int = 0) -> Tokens:
-        """Encode captions (M, S), S up to the context length, in one pass, in their order. Each is
-        cut near its end, after which nothing changes its feature; but the first `keep` keep all S
-        positions, and their tokens, after `ln_final`, are returned. The host reads the lengths: of
-        captions on the host without waiting for the model's device."""
-        like, context = self.positional_embedding, texts.shape[1]
-        # The id of the end of text is the highest, unless the config names it.
-        is_end = (texts == self.text_eos_id).int() if self.text_pool_type == "eos" else texts
-        ends = is_end.argmax(dim=-1)
-        one_call = attends_in_one_call(self.transformer, like)
-        step = 1 if one_call else LENGTH_STEPS.get(like.device.type, OTHER_LENGTH_STEP)
-        order, lengths, tokens, positions = pack_texts(texts, ends, keep, step)
-        packing = pack(lengths, context, like, causal=True, one_call=one_call)
-        moved = (t.to(like.device, non_blocking=True) for t in (ends, order, tokens, positions))
-        ends, order, tokens, positions = moved
-        x = self.token_embedding(tokens) + F.embedding(positions, self.positional_embedding)
-        others = ends[order[keep:]]
-        x, at_ends = through_blocks(self.transformer, x, packing, keep, keep * context, others)
-        tokens = self.ln_final(x).view(keep, context, x.shape[-1])
-        first = tokens[torch.arange(keep, device=like.device), ends[:keep]]
-        pooled = torch.cat([first, self.ln_final(at_ends)])[order.argsort()]
-        return Tokens(pooled @ self.text_projection, tokens)
+        """Encode captions (M, S), S up to the context length, in one pass, in their order.
+
+        A caption is cut near its end, since later positions do not change its feature. The first
+        `keep` captions are not cut: their tokens at all S positions, after `ln_final`, are
+        returned. The host reads the lengths; for captions on the host it does not wait for the
+        model's device.
+        """
+        weight, context = self.positional_embedding, texts.shape[1]
+        device = weight.device
+        # The id of the end of text is the highest, unless the configuration names it.
+        if self.text_pool_type == "eos":
+            ends = (texts == self.text_eos_id).int().argmax(dim=-1)
+        else:
+            ends = texts.argmax(dim=-1)
+        one_call = attends_in_one_call(self.transformer, weight)
+        step = 1 if one_call else LENGTH_STEPS.get(device.type, OTHER_LENGTH_STEP)
+        order, lengths, token_ids, positions = pack_texts(texts, ends, keep, step)
+        packing = pack(lengths, context, weight, causal=True, one_call=one_call)
+
+        ends = ends.to(device, non_blocking=True)
+        order = order.to(device, non_blocking=True)
+        token_ids = token_ids.to(device, non_blocking=True)
+        positions = positions.to(device, non_blocking=True)
+        x = self.token_embedding(token_ids) + F.embedding(positions, weight)
+        complete_tokens, end_tokens = through_blocks(
+            self.transformer, x, packing, keep, keep * context, ends[order[keep:]]
+        )
+
+        tokens = self.ln_final(complete_tokens).view(keep, context, complete_tokens.shape[-1])
+        first_ends = tokens[torch.arange(keep, device=device), ends[:keep]]
+        pooled = torch.cat([first_ends, self.ln_final(end_tokens)])
+        return Tokens(pooled[order.argsort()] @ self.text_projection, tokens)
 
 
 def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize position embeddings (1 + N, width) of a square grid to (1 + h*w, width). Bicubic
-    without antialiasing, by a scale factor of (side + 0.1) / sqrt(N) per axis: the factor, not the
-    size, fixes where samples are taken, so the published features need exactly this form
-    (github.com/ExplainableML/cosmos, after DINO). The class token keeps its own embedding."""
+    """Resize position embeddings (1 + N, width) of a square grid to (1 + h*w, width) of `grid`.
+
+    The class token keeps its embedding. Those of patches are resized by bicubic interpolation
+    without antialiasing, with a scale factor of (side + 0.1) / sqrt(N) per axis. The factor, and
+    not the size, decides where samples are taken, so the published features need exactly this form
+    (github.com/ExplainableML/cosmos, after DINO).
+    """
     class_embedding, patches = positional_embedding[:1], positional_embedding[1:]
     side = round(patches.shape[0] ** 0.5)
     if grid == (side, side):
@@ -140,9 +191,12 @@ def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, i
 def pack_texts(
     texts: Tensor, ends: Tensor, keep: int, step: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Concatenate captions (M, S) by length, rounded up to multiples of `step` so that few lengths
-    differ. The first `keep` stay first, with S positions; `ends` (M,) are last positions of all.
-    Return the order (M,), lengths (M,) on the host, and token ids and their positions (T,)."""
+    """Sort captions (M, S) by length, cut them to their lengths, and concatenate them.
+
+    The length of a caption is its last position, from `ends` (M,), plus one, rounded up to a
+    multiple of `step`. The first `keep` captions stay first, and keep all S positions. Return the
+    order (M,), the lengths (M,) on the host, and the token ids and their positions (T,).
+    """
     lengths = ((ends // step + 1) * step).clamp(max=texts.shape[1])
     lengths[:keep] = 0
     order = lengths.argsort(stable=True)
@@ -156,26 +210,39 @@ def pack_texts(
 
 @pack_texts.register_fake
 def _(texts: Tensor, ends: Tensor, keep: int, step: int) -> tuple[Tensor, ...]:
-    kept = keep * texts.shape[1]
-    total = kept if keep == len(texts) else torch.library.get_ctx().new_dynamic_size(min=kept)
-    order, tokens = ends.new_empty(len(texts)), ends.new_empty(total)
-    return order, order.new_empty(len(texts), device="cpu"), tokens, tokens.new_empty(total)
+    """Return empty tensors of the shapes that `pack_texts` returns, for the compiler."""
+    complete_tokens = keep * texts.shape[1]
+    total_tokens: int | torch.SymInt = complete_tokens
+    if keep != len(texts):
+        total_tokens = torch.library.get_ctx().new_dynamic_size(min=complete_tokens)
+    order = ends.new_empty(len(texts))
+    lengths = ends.new_empty(len(texts), device="cpu")
+    token_ids = ends.new_empty(total_tokens)
+    positions = ends.new_empty(total_tokens)
+    return order, lengths, token_ids, positions
 
 
 class ProjectionHead(nn.Sequential):
-    """Three linear layers, (..., embed_dim) -> (..., out). Unlike SLIP's, it has no batch
-    normalisation: projections do not depend on how a batch is split."""
+    """Three linear layers with GELU, (..., embed_dim) -> (..., out).
+
+    Unlike SLIP's head, it has no batch normalisation, so that projections do not depend on how a
+    batch is split.
+    """
 
     def __init__(self, embed_dim: int, hidden: int, out: int) -> None:
-        layers = nn.Linear(embed_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
-        super().__init__(*layers, nn.Linear(hidden, out))
+        super().__init__(
+            nn.Linear(embed_dim, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, out),
+        )
 
 
 class PrototypeHead(nn.Module):
-    """DINO's head (arXiv 2104.14294): an MLP to a bottleneck of unit length, then K prototypes of
-    unit length; `center` is the running mean of the logits."""
+    """DINO's head (arXiv 2104.14294): an MLP to a bottleneck, then cosines with K prototypes."""
 
-    center: Tensor
+    center: Tensor  # (K,), the running mean of the teacher's logits
 
     def __init__(self, embed_dim: int, hidden: int, bottleneck: int, prototypes: int) -> None:
         super().__init__()
@@ -184,5 +251,6 @@ class PrototypeHead(nn.Module):
         self.register_buffer("center", torch.zeros(prototypes))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., D) -> cosines with the prototypes (..., K)."""
-        return F.normalize(self.mlp(features), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+        """Return the cosines (..., K) of features (..., D) with the prototypes."""
+        bottleneck = F.normalize(self.mlp(features), dim=-1)
+        return bottleneck @ F.normalize(self.prototypes, dim=-1).T

@@ -1,6 +1,9 @@
-"""Folders that stock OpenCLIP loads and the Hugging Face Hub takes as they are.
-OUTPUT/open_clip_config.json and OUTPUT/open_clip_model.safetensors are the CLIP subset, as
-`open_clip.push_to_hf_hub` (3.3) lays it out; cosmos.safetensors holds all weights in our layout."""
+"""Export a checkpoint as a folder that OpenCLIP loads and the Hugging Face Hub takes as it is.
+
+open_clip_config.json and open_clip_model.safetensors hold the weights that CLIP has, in the layout
+of `open_clip.push_to_hf_hub` (3.3). cosmos.safetensors holds all weights, in the layout of
+cosmos-train. README.md is the model card.
+"""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +29,7 @@ from cosmos_core.utils.files import appearing, require_new_folder, write_atomica
 
 ALL_WEIGHTS_NAME = "cosmos.safetensors"
 CARD_NAME = "README.md"
-# Names of facts, and their keys in the metadata that cosmos-train writes.
+# Names of facts on the model card -> paths in the `training` metadata of a checkpoint.
 TRAINING_FACTS = {
     "Command": "command",
     "Group": "group",
@@ -53,41 +56,55 @@ def export(
     weights: Weights = "teacher",
     architecture: Architecture | None = None,
 ) -> list[Path]:
-    """Write a checkpoint of either layout as a folder, atomically; return its files. OpenCLIP loads
-    `weights`. `architecture` may be left out where the file contains its own. Raises ValueError for
-    a folder that is not empty, and an unusable checkpoint or architecture."""
+    """Write a checkpoint of either layout as a folder, atomically; return the paths of its files.
+
+    OpenCLIP will load `weights`. `architecture` may be left out if the checkpoint states it. Raises
+    ValueError if the folder is not empty, or if checkpoint or architecture are unusable.
+    """
     output = output.resolve()
     require_new_folder(output)
-    read = read_checkpoint(checkpoint)
-    names = dict.fromkeys([weights, *read.weights])
-    models = {name: build_model(read, name, architecture, str(checkpoint)) for name in names}
-    architecture = architecture or read.architecture
+    content = read_checkpoint(checkpoint)
+    models: dict[str, MultiViewCLIP] = {}
+    for name in dict.fromkeys([weights, *content.weights]):  # `weights` first: it may be missing
+        models[name] = build_model(content, name, architecture, str(checkpoint))
+    architecture = architecture or content.architecture
     assert architecture is not None  # else no model could be built
-    whole, own = model_config(architecture), openclip_config(architecture)
-    if "logit_bias" in read.added:  # which OpenCLIP has where its configuration says so
-        own["init_logit_bias"] = read.weights[weights]["logit_bias"].item()
-    config = {"model_cfg": own, "preprocess_cfg": preprocess_config(architecture)}
+    openclip_model_config = openclip_config(architecture)
+    if "logit_bias" in content.added:
+        # OpenCLIP creates the bias if its configuration states an initial value.
+        logit_bias = content.weights[weights]["logit_bias"].item()
+        openclip_model_config["init_logit_bias"] = logit_bias
+    config = {
+        "model_cfg": openclip_model_config,
+        "preprocess_cfg": preprocess_config(architecture),
+    }
     with appearing(output) as folder:
         _write_openclip(folder, models[weights], config)
-        save_checkpoint(folder / ALL_WEIGHTS_NAME, models, read.method, whole, read.training)
-        card = model_card(output.name, read, own, weights)
+        save_checkpoint(
+            folder / ALL_WEIGHTS_NAME,
+            models,
+            content.method,
+            model_config(architecture),
+            content.training,
+        )
+        card = model_card(output.name, content, openclip_model_config, weights)
         write_atomically(folder / CARD_NAME, card.encode())
     return sorted(output.iterdir())
 
 
 def preprocess_config(architecture: Architecture) -> dict[str, Any]:
-    """Return OpenCLIP's preprocessing of images; their size is the model's."""
-    stated = model_config(architecture).get("preprocess", {})
+    """Return OpenCLIP's configuration of image preprocessing; the image size is the model's."""
+    preprocess = model_config(architecture).get("preprocess", {})
     return {
-        "mean": list(stated.get("mean") or constants.OPENAI_DATASET_MEAN),
-        "std": list(stated.get("std") or constants.OPENAI_DATASET_STD),
+        "mean": list(preprocess.get("mean") or constants.OPENAI_DATASET_MEAN),
+        "std": list(preprocess.get("std") or constants.OPENAI_DATASET_STD),
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
 
 
 def _write_openclip(folder: Path, model: MultiViewCLIP, config: Mapping[str, Any]) -> None:
-    """Write the tensors of the model that OpenCLIP builds from the configuration, no others."""
+    """Write the configuration, and those tensors that OpenCLIP's own CLIP has."""
     with torch.device("meta"):
         keys = open_clip.CLIP(**config["model_cfg"]).state_dict().keys()
     state = model.state_dict()
@@ -99,21 +116,24 @@ def _write_openclip(folder: Path, model: MultiViewCLIP, config: Mapping[str, Any
 
 
 def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return how a model was trained, by name; None for unknown facts."""
-    training = checkpoint.training or {}
-    found = {"Method": checkpoint.method}
+    """Return how a model was trained as values by TRAINING_FACTS; None for unknown ones."""
+    facts = {"Method": checkpoint.method}
     for name, path in TRAINING_FACTS.items():
-        value: Any = training
+        value: Any = checkpoint.training or {}
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        found[name] = value
-    return found
+        facts[name] = value
+    return facts
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:
-    """Return facts as a Markdown table without a head; leave out None."""
-    cells = {k: str(v).replace("|", r"\|") for k, v in facts.items() if v is not None}
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in cells.items())])
+    """Return facts as a Markdown table without a header; leave out those that are None."""
+    lines = ["| | |", "| --- | --- |"]
+    for name, value in facts.items():
+        if value is not None:
+            cell = str(value).replace("|", r"\|")
+            lines.append(f"| {name} | {cell} |")
+    return "\n".join(lines)
 
 
 def model_card(name: str, checkpoint: Checkpoint, config: dict[str, Any], weights: Weights) -> str:
@@ -124,32 +144,34 @@ def model_card(name: str, checkpoint: Checkpoint, config: dict[str, Any], weight
         pipeline_tag="zero-shot-image-classification",
         tags=list(dict.fromkeys(["clip", checkpoint.method])),
     )
-    stored = " and ".join(f"the {name}" for name in sorted(checkpoint.weights))
-    modules = ", cross-attention modules included" if checkpoint.model_kind == "cosmos" else ""
-    return (
-        Path(__file__)
-        .with_name("card.md")
-        .read_text("utf-8")
-        .format(
-            metadata=metadata.to_yaml(),
-            name=name,
-            method=checkpoint.method.upper(),
-            tokenizer=_tokenizer(config),
-            weights=weights,
-            stored=stored,
-            modules=modules,
-            facts=facts_table(training_facts(checkpoint)),
-        )
+    model_names = " and ".join(f"the {name}" for name in sorted(checkpoint.weights))
+    modules = ""
+    if checkpoint.model_kind == "cosmos":
+        modules = ", cross-attention modules included"
+    template = Path(__file__).with_name("card.md").read_text("utf-8")
+    return template.format(
+        metadata=metadata.to_yaml(),
+        name=name,
+        method=checkpoint.method.upper(),
+        tokenizer=_tokenizer_code(config),
+        weights=weights,
+        stored=model_names,
+        modules=modules,
+        facts=facts_table(training_facts(checkpoint)),
     )
 
 
-def _tokenizer(config: Mapping[str, Any]) -> str:
-    """Return code that creates the tokenizer; OpenCLIP's configuration can name only its own."""
-    vocabulary = config["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
-    if vocabulary == open_clip.CLIPTextCfg.vocab_size:
+def _tokenizer_code(config: Mapping[str, Any]) -> str:
+    """Return Python code that creates the tokenizer of a model.
+
+    OpenCLIP's configuration can name only OpenCLIP's own tokenizers.
+    """
+    text_config = config["text_cfg"]
+    vocab_size = text_config.get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
+    if vocab_size == open_clip.CLIPTextCfg.vocab_size:
         return "tokenizer = open_clip.get_tokenizer(name)"
-    length = config["text_cfg"].get("context_length", open_clip.CLIPTextCfg.context_length)
-    return f"""# Not open_clip.get_tokenizer, whose vocabulary is another: this one has {vocabulary}
+    length = text_config.get("context_length", open_clip.CLIPTextCfg.context_length)
+    return f"""# Not open_clip.get_tokenizer, whose vocabulary is another: this one has {vocab_size}
 # tokens, and OpenCLIP's configuration cannot carry it. The scenes' comes with cosmos_core:
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 

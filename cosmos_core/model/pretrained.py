@@ -1,11 +1,14 @@
-"""Pretrained weights at the start of a training. `openclip:ARCH/TAG`, `hf:ORG/NAME[@REVISION]`, the
-path of a file or folder, or a bundled model name them, and every key is accounted for."""
+"""Pretrained weights at the start of a training.
+
+A source is named by `openclip:ARCH/TAG`, `hf:ORG/NAME[@REVISION]`, the path of a file or folder, or
+the name of a bundled model. Every key of the source and of the model is accounted for.
+"""
 
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,245 +27,384 @@ from cosmos_core.utils.text import first_of
 Tower = Literal["image", "text"]
 State = dict[str, Tensor]
 
-_TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
-_CROSS_ATTENTION = "visual.attn_cross_pool."  # of COSMOS, no part of CLIP's tower
-_RESIZED = {  # bicubic over a square grid, and linear over positions, as OpenCLIP resizes them
+_TEXT_PREFIXES = (
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+    "text_projection",
+)
+_CROSS_ATTENTION = "visual.attn_cross_pool."  # of COSMOS, not part of CLIP's image tower
+# Position embeddings that OpenCLIP can resize: bicubic over a square grid, linear over a text.
+_RESIZE_FUNCTIONS = {
     "visual.positional_embedding": resize_pos_embed,
     "positional_embedding": resize_text_pos_embed,
 }
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.")
-_PROJECTIONS, _LAST_NORMS = ("visual.proj", "text_projection"), ("visual.ln_post.", "ln_final.")
-# What shapes show, or what may differ: all other options of a tower must be the source's.
-_SHOWN = {"image_size", "context_length", "vocab_size", "width", "layers", "mlp_ratio"}
-_SHOWN |= {"patch_size", "patch_dropout", "output_tokens", "hf_tokenizer_name", "tokenizer_kwargs"}
-_BUNDLED = Path(__file__).parents[1] / "bundled"
+_PROJECTIONS = ("visual.proj", "text_projection")
+_LAST_NORMS = ("visual.ln_post.", "ln_final.")
+# Options of a tower that are not compared: shapes of weights show them, or they may differ.
+_NOT_COMPARED = {
+    "image_size",
+    "context_length",
+    "vocab_size",
+    "width",
+    "layers",
+    "mlp_ratio",
+    "patch_size",
+    "patch_dropout",
+    "output_tokens",
+    "hf_tokenizer_name",
+    "tokenizer_kwargs",
+}
+_BUNDLED_FOLDER = Path(__file__).parents[1] / "bundled"
 
 
 class Pretrained(NamedTuple):
-    """Weights under OpenCLIP's names, and the configuration of their model, where it is stated."""
+    """Pretrained weights."""
 
+    # Tensors under OpenCLIP's names.
     state: State
+    # The configuration of their model in OpenCLIP's form, or None if the source does not state it.
     config: Mapping[str, Any] | None
 
 
 class Audit(NamedTuple):
-    """The keys of model and source: loaded as they are, positions that were resized, those that
-    only the model has, which start at random, and those that only the source has. `sha256` is that
-    of all tensors of the source."""
+    """A record of what `initialise` did with every key of the model and of the source."""
 
+    # Keys that were loaded as they are.
     loaded: list[str]
+    # Keys of position embeddings that were resized to the model's size, and loaded.
     resized: list[str]
+    # Keys that only the model has; their parameters start at random.
     new: list[str]
+    # Keys that only the source has.
     left_over: list[str]
+    # Hash of all tensors of the source.
     sha256: str
 
     def summary(self, source: str) -> str:
-        """Return the numbers in one line."""
-        counts = (f"{len(keys)} {name.replace('_', ' ')}" for name, keys in self.keys().items())
+        """Return the number of keys of each kind in one line."""
+        counts = [f"{len(keys)} {kind.replace('_', ' ')}" for kind, keys in self.keys().items()]
         return f"model.init={source}: {', '.join(counts)} keys"
 
     def keys(self) -> dict[str, list[str]]:
-        return {name: keys for name, keys in self._asdict().items() if name != "sha256"}
+        """Return the keys by kind: loaded, resized, new and left_over."""
+        fields = self._asdict()
+        del fields["sha256"]
+        return fields
 
 
 def tower_of(key: str) -> Tower | None:
     """Return the tower of CLIP that a parameter belongs to; None for scales and added modules."""
     if key.startswith("visual.") and not key.startswith(_CROSS_ATTENTION):
         return "image"
-    return "text" if key.startswith(_TEXT) else None
+    if key.startswith(_TEXT_PREFIXES):
+        return "text"
+    return None
 
 
 def freeze(model: nn.Module, tower: str) -> None:
-    """Stop the training of a tower, "image" or "text", with its projection."""
+    """Stop the training of a tower, "image" or "text", and of its projection."""
     for key, parameter in model.named_parameters():
         if tower_of(key) == tower:
             parameter.requires_grad_(False)
 
 
 def layers_above(keys: Iterable[str]) -> dict[str, int]:
-    """Return how many layers of its tower are above each parameter, for layer-wise learning rates
-    (BEiT, arXiv 2106.08254), in timm's layers: 0 for a projection and for what belongs to no tower,
-    1 for the last block and the norm after it, and one more than there are blocks for embeddings
-    and `ln_pre`."""
-    blocks = {key: int(found[1]) for key in keys if (found := _BLOCK.search(key))}
-    depths: dict[Tower | None, int] = {}
-    for key, block in blocks.items():
-        depths[tower_of(key)] = max(block + 1, depths.get(tower_of(key), 0))
+    """Return the number of layers of its tower that lie above each parameter.
 
-    def above(key: str) -> int:
+    Layer-wise learning rates (BEiT, arXiv 2106.08254) depend on it. Layers are counted as timm
+    counts them: 0 for a projection and for parameters of no tower, 1 for the last block and the
+    norm after it, and the number of blocks plus one for embeddings and `ln_pre`.
+    """
+    keys = list(keys)
+    block_numbers: dict[str, int] = {}
+    tower_depths: dict[Tower | None, int] = {}
+    for key in keys:
+        block_match = _BLOCK.search(key)
+        if block_match:
+            block_numbers[key] = int(block_match[1])
+            depth = tower_depths.get(tower_of(key), 0)
+            tower_depths[tower_of(key)] = max(depth, block_numbers[key] + 1)
+    layers = {}
+    for key in keys:
         if tower_of(key) is None or key.startswith(_PROJECTIONS):
-            return 0
-        if key.startswith(_LAST_NORMS):
-            return 1
-        return depths[tower_of(key)] - blocks.get(key, -1)
-
-    return {key: above(key) for key in keys}
+            layers[key] = 0
+        elif key.startswith(_LAST_NORMS):
+            layers[key] = 1
+        elif key in block_numbers:
+            layers[key] = tower_depths[tower_of(key)] - block_numbers[key]
+        else:
+            layers[key] = tower_depths[tower_of(key)] + 1
+    return layers
 
 
 def initialise(model: nn.Module, architecture: Any, source: str, *, partial: bool) -> Audit:
-    """Load the weights that `source` names. Raises ValueError, one line, where they cannot be read,
-    are not finite, were trained with other options than `architecture`'s, or, unless `partial`, do
-    not cover a tower of the model exactly."""
-    with torch.random.fork_rng(devices=[]):  # OpenCLIP draws weights before it loads some
-        found = read_pretrained(source)
-    own, state = model.state_dict(), dict(found.state)
-    digest = _tensors_sha256(state)
-    resized = [key for key in _RESIZED if _resize(key, state, model, own)]
-    fits = {key for key in own if key in state and state[key].shape == own[key].shape}
-    new = [key for key in own if key not in fits]
-    left_over = [key for key in state if key not in fits]
-    loaded = [key for key in own if key in fits and key not in resized]
-    covered = {tower for key in loaded if (tower := tower_of(key))}
-    gaps = [key for key in (*new, *left_over) if tower_of(key) and not partial]
-    if gaps or not covered:
-        odd = [key for key in dict.fromkeys(gaps or new) if tower_of(key)]
-        towers = " and ".join(sorted({str(tower_of(key)) for key in odd}))
-        named = first_of([_described(key, own, state) for key in odd])
-        remedy = "; --set model.partial=true loads what fits" if covered else ""
-        raise ValueError(f"model.init={source} does not fit the {towers} tower: {named}{remedy}")
-    _require_same_options(found.config, model_config(architecture), covered, source)
-    if odd := [key for key in own if key in fits and not state[key].isfinite().all()]:
-        raise ValueError(f"model.init={source} has values that are not finite: {first_of(odd)}")
-    model.load_state_dict({**own, **{key: state[key] for key in fits}})
-    return Audit(loaded, resized, new, left_over, digest)
+    """Load the weights that `source` names into the model.
+
+    Raises ValueError, one line, if the weights cannot be read, are not finite, were trained with
+    other options than those of `architecture`, or do not cover a tower of the model exactly. With
+    `partial` the last condition is dropped: tensors that fit are loaded.
+    """
+    with torch.random.fork_rng(devices=[]):  # OpenCLIP draws random weights before it loads some
+        pretrained = read_pretrained(source)
+    model_state = model.state_dict()
+    source_state = dict(pretrained.state)
+    source_sha256 = _tensors_sha256(source_state)
+    resized = _resize_positions(source_state, model, model_state)
+    audit = _compare_keys(model_state, source_state, resized, source_sha256)
+    _require_towers(audit, model_state, source_state, source, partial=partial)
+    loaded_towers = _towers(audit.loaded)
+    model_options = model_config(architecture)
+    _require_same_options(pretrained.config, model_options, loaded_towers, source)
+    _require_finite(source_state, model_state, audit, source)
+    for key in (*audit.loaded, *audit.resized):
+        model_state[key] = source_state[key]
+    model.load_state_dict(model_state)
+    return audit
 
 
-def _described(key: str, own: State, state: State) -> str:
-    if key in own and key in state:
-        ours, theirs = ("x".join(map(str, one[key].shape)) for one in (own, state))
-        return f"{key} ({theirs} instead of {ours})"
-    return f"{key} ({'missing' if key in own else 'left over'})"
+def _resize_positions(source_state: State, model: nn.Module, model_state: State) -> list[str]:
+    """Resize position embeddings of the source to the model's number; return the resized keys.
+
+    Embeddings of another width, and of patches that are not in a square grid, stay as they are.
+    """
+    resized = []
+    for key, resize in _RESIZE_FUNCTIONS.items():
+        source_positions, model_positions = source_state.get(key), model_state[key]
+        if source_positions is None or source_positions.ndim != 2:
+            continue
+        if source_positions.shape == model_positions.shape:
+            continue
+        if source_positions.shape[1] != model_positions.shape[1]:
+            continue
+        if key == "visual.positional_embedding":
+            patches = len(source_positions) - 1
+            if math.isqrt(patches) ** 2 != patches:
+                continue
+        source_state[key] = source_positions.float()
+        resize(source_state, model)
+        resized.append(key)
+    return resized
 
 
-def _resize(key: str, state: State, model: nn.Module, own: State) -> bool:
-    """Resize positions to the number of the model's, where width and grid allow it."""
-    theirs, ours = state.get(key), own[key]
-    if theirs is None or theirs.ndim != 2 or theirs.shape == ours.shape:
-        return False
-    square = (
-        key != "visual.positional_embedding" or math.isqrt(len(theirs) - 1) ** 2 == len(theirs) - 1
+def _compare_keys(
+    model_state: State, source_state: State, resized: Sequence[str], source_sha256: str
+) -> Audit:
+    """Say which keys of both states have the same shape, and which have not."""
+    loaded, new = [], []
+    for key, parameter in model_state.items():
+        if key not in source_state or source_state[key].shape != parameter.shape:
+            new.append(key)
+        elif key not in resized:
+            loaded.append(key)
+    left_over = [
+        key
+        for key, tensor in source_state.items()
+        if key not in model_state or model_state[key].shape != tensor.shape
+    ]
+    return Audit(loaded, list(resized), new, left_over, source_sha256)
+
+
+def _towers(keys: Iterable[str]) -> set[Tower]:
+    """Return the towers that the keys belong to."""
+    towers = {tower_of(key) for key in keys}
+    return {tower for tower in towers if tower is not None}
+
+
+def _require_towers(
+    audit: Audit, model_state: State, source_state: State, source: str, *, partial: bool
+) -> None:
+    """Raise ValueError if the source does not cover a tower exactly, or, with `partial`, at all."""
+    any_tower_loaded = bool(_towers(audit.loaded))
+    # Keys with another shape are both new and left over: the dictionary holds each of them once.
+    unmatched_keys = list(dict.fromkeys([*audit.new, *audit.left_over]))
+    unmatched_keys = [key for key in unmatched_keys if tower_of(key)]
+    if any_tower_loaded and (partial or not unmatched_keys):
+        return
+    if partial:
+        unmatched_keys = [key for key in audit.new if tower_of(key)]
+    towers = " and ".join(sorted(_towers(unmatched_keys)))
+    descriptions = [_describe_mismatch(key, model_state, source_state) for key in unmatched_keys]
+    remedy = "; --set model.partial=true loads what fits" if any_tower_loaded else ""
+    raise ValueError(
+        f"model.init={source} does not fit the {towers} tower: {first_of(descriptions)}{remedy}"
     )
-    if theirs.shape[1] != ours.shape[1] or not square:
-        return False
-    state[key] = theirs.float()
-    _RESIZED[key](state, model)
-    return True
+
+
+def _describe_mismatch(key: str, model_state: State, source_state: State) -> str:
+    """Return a key with the reason why it cannot be loaded."""
+    if key not in source_state:
+        return f"{key} (missing)"
+    if key not in model_state:
+        return f"{key} (left over)"
+    source_shape = "x".join(str(size) for size in source_state[key].shape)
+    model_shape = "x".join(str(size) for size in model_state[key].shape)
+    return f"{key} ({source_shape} instead of {model_shape})"
 
 
 def _require_same_options(
-    theirs: Mapping[str, Any] | None, ours: Mapping[str, Any], covered: set[Tower], source: str
+    source_config: Mapping[str, Any] | None,
+    model_options: Mapping[str, Any],
+    loaded_towers: set[Tower],
+    source: str,
 ) -> None:
-    """Raise ValueError for options of the covered towers that no shape shows, such as heads."""
-    if theirs is None:
+    """Raise ValueError if options that no shape shows, such as heads, differ in loaded towers."""
+    if source_config is None:
         return
-    stated, wanted = (_options(config, covered) for config in (theirs, ours))
-    if different := [key for key in wanted if wanted[key] != stated[key]]:
-        named = first_of([f"{key}={stated[key]}, not {wanted[key]}" for key in different])
-        raise ValueError(f"model.init={source} was trained with {named}; set architecture to it")
+    source_options = _compared_options(source_config, loaded_towers)
+    differences = [
+        f"{name}={source_options[name]}, not {value}"
+        for name, value in _compared_options(model_options, loaded_towers).items()
+        if source_options[name] != value
+    ]
+    if differences:
+        raise ValueError(
+            f"model.init={source} was trained with {first_of(differences)}; set architecture to it"
+        )
 
 
-def _options(config: Mapping[str, Any], covered: set[Tower]) -> dict[str, Any]:
-    defaults = {"image": open_clip.CLIPVisionCfg(), "text": open_clip.CLIPTextCfg()}
-    keys = {"image": "vision_cfg", "text": "text_cfg"}
-    found: dict[str, Any] = {"quick_gelu": bool(config.get("quick_gelu", False))}
-    for tower in sorted(covered):
-        options = {**asdict(defaults[tower]), **config[keys[tower]]}
-        found |= {f"{keys[tower]}.{k}": v for k, v in options.items() if k not in _SHOWN}
-    return found
+def _compared_options(config: Mapping[str, Any], towers: set[Tower]) -> dict[str, Any]:
+    """Return the options of some towers, OpenCLIP's defaults included, by their full names."""
+    options: dict[str, Any] = {"quick_gelu": bool(config.get("quick_gelu", False))}
+    for tower in sorted(towers):
+        if tower == "image":
+            section, defaults = "vision_cfg", asdict(open_clip.CLIPVisionCfg())
+        else:
+            section, defaults = "text_cfg", asdict(open_clip.CLIPTextCfg())
+        tower_options = defaults | dict(config[section])
+        for name, value in tower_options.items():
+            if name not in _NOT_COMPARED:
+                options[f"{section}.{name}"] = value
+    return options
+
+
+def _require_finite(source_state: State, model_state: State, audit: Audit, source: str) -> None:
+    """Raise ValueError if a tensor that will be loaded has NaN or infinite values."""
+    infinite_keys = [
+        key
+        for key in model_state
+        if key not in audit.new and not source_state[key].isfinite().all()
+    ]
+    if infinite_keys:
+        names = first_of(infinite_keys)
+        raise ValueError(f"model.init={source} has values that are not finite: {names}")
 
 
 def read_pretrained(source: str) -> Pretrained:
-    """Read weights by their name. Raises ValueError, one line, for all that can go wrong."""
+    """Read the weights that `source` names. Raises ValueError, one line, for every failure."""
     from cosmos_core.utils.hub import limit_waiting
 
-    kind, separator, name = source.partition(":")
+    scheme, separator, name = source.partition(":")
     limit_waiting()
     try:
-        if separator and kind == "openclip":
-            return _openclip(name)
-        if separator and kind == "hf":
-            return _hugging_face(name)
-        return _file(Path(source))
+        if separator and scheme == "openclip":
+            return _read_openclip(name)
+        if separator and scheme == "hf":
+            return _read_hugging_face(name)
+        return _read_file(Path(source))
     except ValueError as error:
         raise ValueError(f"model.init={source}: {str(error).splitlines()[0]}") from error
-    except Exception as error:  # of OpenCLIP, the hub's client, or unpickling
+    except Exception as error:  # OpenCLIP, the hub's client and unpickling raise many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"model.init={source} cannot be loaded: {reason}") from error
 
 
-def _openclip(name: str) -> Pretrained:
+def _read_openclip(name: str) -> Pretrained:
+    """Read weights of OpenCLIP, named ARCH/TAG or ARCH/FILE."""
     architecture, _, tag = name.partition("/")
     config = model_config(architecture)
-    stated = open_clip.get_pretrained_cfg(architecture, tag)
-    if not stated and not Path(tag).is_file():
+    tag_config = open_clip.get_pretrained_cfg(architecture, tag)
+    if not tag_config and not Path(tag).is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture))
         raise ValueError(f"{tag!r} is no file and no weights of {architecture}: {tags}")
-    quick = bool(config.get("quick_gelu", False) or stated.get("quick_gelu", False))
+    config["quick_gelu"] = bool(config.get("quick_gelu") or tag_config.get("quick_gelu"))
     model = open_clip.create_model(
-        architecture, tag, require_pretrained=True, force_quick_gelu=quick
+        architecture, tag, require_pretrained=True, force_quick_gelu=config["quick_gelu"]
     )
-    return Pretrained(_plain(model.state_dict()), {**config, "quick_gelu": quick})
+    return Pretrained(_without_prefixes(model.state_dict()), config)
 
 
-def _hugging_face(name: str) -> Pretrained:
-    from huggingface_hub import snapshot_download
-    from transformers import CLIPConfig
-
-    repository, _, revision = name.partition("@")
+def _read_hugging_face(name: str) -> Pretrained:
+    """Read a model of OpenCLIP or of transformers, from the hub or from a folder."""
     folder = Path(name)
     if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        repository, _, revision = name.partition("@")
         patterns = ["*.json", "*.safetensors"]
-        found = snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
-        folder = Path(found)
-    described, parts = folder / open_clip.constants.HF_CONFIG_NAME, folder.glob("*.safetensors")
-    if described.is_file():
-        config = json.loads(described.read_text(encoding="utf-8"))["model_cfg"]
-        return Pretrained(_plain(_load(folder / open_clip.constants.HF_SAFE_WEIGHTS_NAME)), config)
-    hf: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
-    if hf.model_type != "clip":
-        raise ValueError(f"of transformers' models only CLIP fits, not {hf.model_type}")
-    vision, text = hf.vision_config, hf.text_config
-    names = tensor_names(vision.num_hidden_layers, text.num_hidden_layers)
-    state = {key: value for part in sorted(parts) for key, value in _load(part).items()}
-    towers = {
+        folder = Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+        )
+    openclip_config = folder / open_clip.constants.HF_CONFIG_NAME
+    if openclip_config.is_file():
+        config = json.loads(openclip_config.read_text(encoding="utf-8"))["model_cfg"]
+        state = _load_file(folder / open_clip.constants.HF_SAFE_WEIGHTS_NAME)
+        return Pretrained(_without_prefixes(state), config)
+    return _read_transformers(folder)
+
+
+def _read_transformers(folder: Path) -> Pretrained:
+    """Read a CLIP model of transformers from a folder."""
+    from transformers import CLIPConfig
+
+    clip_config: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
+    if clip_config.model_type != "clip":
+        raise ValueError(f"of transformers' models only CLIP fits, not {clip_config.model_type}")
+    vision, text = clip_config.vision_config, clip_config.text_config
+    state = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        state.update(_load_file(path))
+    config = {
         "vision_cfg": {"head_width": vision.hidden_size // vision.num_attention_heads},
         "text_cfg": {"heads": text.num_attention_heads},
+        "quick_gelu": vision.hidden_act == "quick_gelu",
     }
-    quick = vision.hidden_act == "quick_gelu"
-    return Pretrained(to_openclip(state, names), {**towers, "quick_gelu": quick})
+    names = tensor_names(vision.num_hidden_layers, text.num_hidden_layers)
+    return Pretrained(to_openclip(state, names), config)
 
 
-def _file(path: Path) -> Pretrained:
-    """Read the teacher of a checkpoint of cosmos-train, or published; else a state of OpenCLIP."""
-    bundled = _BUNDLED / f"{path}.safetensors"
-    path = bundled if bundled.is_file() else path
+def _read_file(path: Path) -> Pretrained:
+    """Read the teacher, or else the student, of a checkpoint; otherwise a state of OpenCLIP.
+
+    Checkpoints are those of cosmos-train, bundled ones included, and the published ones of COSMOS.
+    """
+    bundled_path = _BUNDLED_FOLDER / f"{path}.safetensors"
+    if bundled_path.is_file():
+        path = bundled_path
     if not path.is_file():
         raise ValueError("no such file or bundled model; forms: openclip:ARCH/TAG, hf:ORG/NAME")
     try:
-        read = read_checkpoint(path)
-    except CheckpointError as error:
-        found = _load(path)
-        state = found.get("state_dict", found)
+        checkpoint = read_checkpoint(path)
+    except CheckpointError:
+        content = _load_file(path)
+        state = content.get("state_dict", content)
         if not all(isinstance(value, Tensor) for value in state.values()):
-            raise error
-        return Pretrained(_plain(state), None)
-    weights = read.weights.get("teacher") or read.weights["student"]
-    return Pretrained(weights, read.architecture)
+            raise
+        return Pretrained(_without_prefixes(state), None)
+    weights = checkpoint.weights.get("teacher") or checkpoint.weights["student"]
+    return Pretrained(weights, checkpoint.architecture)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load_file(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _plain(state: Mapping[str, Tensor]) -> State:
+def _without_prefixes(state: Mapping[str, Tensor]) -> State:
     """Remove the prefixes of DistributedDataParallel and of OpenCLIP's separate text towers."""
-    short = {key.removeprefix("module.").removeprefix("text."): v for key, v in state.items()}
-    return {key: value for key, value in short.items() if key != "attn_mask"}
+    tensors = {}
+    for key, tensor in state.items():
+        key = key.removeprefix("module.").removeprefix("text.")
+        if key != "attn_mask":  # a constant
+            tensors[key] = tensor
+    return tensors
 
 
 def _tensors_sha256(state: State) -> str:
+    """Return a hash of the keys, shapes and values of a state, independent of the order of keys."""
     digest = hashlib.sha256()
     for key in sorted(state):
         digest.update(f"{key} {tuple(state[key].shape)} ".encode())

@@ -1,7 +1,10 @@
 """Folders of states whose tensors are divided over processes, by `torch.distributed.checkpoint`.
-Each process writes its parts as one safetensors file; any number of processes reads what it needs
-of them. `state.pt` holds the rest, with the SHA-256 of these files and, instead of weights, their
-shapes by key. Tensors without dimensions are stored in the shape (1,)."""
+
+Each process writes its shards of the tensors as one safetensors file. Any number of processes can
+read the folder, and each reads only the shards that it needs. `state.pt` holds all other values,
+the SHA-256 of the safetensors files and, instead of weights, their shapes by key. Tensors without
+dimensions are stored in the shape (1,).
+"""
 
 import os
 import warnings
@@ -25,66 +28,99 @@ MODELS = ("student", "teacher")
 def write_parts(
     folder: Path, parts: Mapping[str, Tensor], world: Distributed, group: Any
 ) -> dict[str, str]:
-    """Write the parts of this process, one of a process group; return the SHA-256 of the files of
-    all by name. Raises the error of the first process that has one, in all."""
+    """Write the shards of this process, which is one of a process group, to a folder.
+
+    Return the SHA-256 of the files of all processes by name. If a process has an error, all
+    processes raise that of the first.
+    """
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    _run(dcp.save, parts, storage_writer=writer, process_group=group)
-    own = folder.glob(f"shard-{world.rank + 1:05}-*")
-    hashes = world.gather(world.synchronized(lambda: {p.name: file_sha256(p) for p in own}))
-    return {name: sha256 for each in hashes for name, sha256 in each.items()}
+    _call_checkpoint(dcp.save, parts, storage_writer=writer, process_group=group)
+
+    def hash_files() -> dict[str, str]:
+        files = folder.glob(f"shard-{world.rank + 1:05}-*")
+        return {file.name: file_sha256(file) for file in files}
+
+    all_hashes: dict[str, str] = {}
+    for process_hashes in world.gather(world.synchronized(hash_files)):
+        all_hashes.update(process_hashes)
+    return all_hashes
 
 
 def read_parts(folder: Path, parts: Mapping[str, Tensor]) -> None:
-    """Fill tensors, which may be parts of whole ones, from a folder of any number of processes.
-    Raises ValueError or RuntimeError where the folder lacks a key or has another shape."""
+    """Fill tensors, which may be shards of whole ones, from a folder of any number of processes.
+
+    Raises ValueError or RuntimeError if the folder lacks a key or has a tensor of another shape.
+    """
     reader = dcp.HuggingFaceStorageReader(str(folder))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that this process reads by itself
-        _run(dcp.load, parts, storage_reader=reader, no_dist=True)
+        # PyTorch warns that this process reads without the others.
+        warnings.simplefilter("ignore", UserWarning)
+        _call_checkpoint(dcp.load, parts, storage_reader=reader, no_dist=True)
 
 
-def _run(act: Callable[..., object], parts: Mapping[str, Tensor], **options: Any) -> None:
+def _call_checkpoint(
+    function: Callable[..., object], tensors: Mapping[str, Tensor], **options: Any
+) -> None:
+    """Call `dcp.save` or `dcp.load` with tensors, and raise the first error of a process."""
+    tensors = {key: tensor if tensor.ndim else tensor.view(1) for key, tensor in tensors.items()}
     try:
-        act({key: part if part.ndim else part.view(1) for key, part in parts.items()}, **options)
-    except dcp.CheckpointException as error:  # which is no Exception, and of many lines
-        raise next(iter(error.failures.values()))[0] from None
+        function(tensors, **options)
+    except dcp.CheckpointException as error:
+        # It has many lines, and is not an Exception.
+        first_error, _ = next(iter(error.failures.values()))
+        raise first_error from None
 
 
 def stored_tensors(folder: Path) -> dict[str, Any]:
-    """Return what a folder states of its whole tensors by key: `size`, `properties.dtype`."""
+    """Return the metadata of a folder's whole tensors by key: `size` and `properties.dtype`."""
     return dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the state that a file, or a folder beside its tensors, holds; with `folder`, its path.
-    Raises an error of any kind for one that is not as it was written. Nothing is unpickled."""
+    """Return the state in a file, or in a folder together with the folder's path as `folder`.
+
+    The tensors of a folder are not read. Raises an error of any kind for files that are not as they
+    were written. Nothing is unpickled.
+    """
     file = path / REST if path.is_dir() else path
     with zipfile.ZipFile(file) as archive:  # torch itself compares no checksums
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} is not as it was written")
+        damaged_member = archive.testzip()
+        if damaged_member:
+            raise ValueError(f"{damaged_member} is not as it was written")
     state = torch.load(file, map_location="cpu", weights_only=True)
     if path.is_dir():
-        with ThreadPoolExecutor(8) as pool:
-            found = pool.map(lambda name: file_sha256(path / name), state["files"])
-            for (name, sha256), own in zip(state["files"].items(), found, strict=True):
-                if own != sha256:
-                    raise ValueError(f"{name} is not as it was written")
+        _require_hashes(path, state["files"])
         state["folder"] = str(path)
     return state
 
 
+def _require_hashes(folder: Path, expected_hashes: Mapping[str, str]) -> None:
+    """Raise ValueError if a file of a folder does not have the SHA-256 of its name."""
+    files = [folder / name for name in expected_hashes]
+    with ThreadPoolExecutor(8) as pool:
+        for file, sha256 in zip(files, pool.map(file_sha256, files), strict=True):
+            if sha256 != expected_hashes[file.name]:
+                raise ValueError(f"{file.name} is not as it was written")
+
+
 def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the whole weights of a folder, by `student.KEY` and `teacher.KEY`, and the metadata
-    that describe their model. Raises as `read_state`."""
-    state, stored = read_state(folder), stored_tensors(folder)
-    shapes = {f"{name}.{key}": shape for name in MODELS for key, shape in state[name].items()}
-    dtypes = {key: stored[key].properties.dtype for key in shapes}
-    whole = {key: torch.empty(shape, dtype=dtypes[key]) for key, shape in shapes.items()}
-    read_parts(folder, whole)
-    return whole, state["model"]
+    """Return the whole weights of a folder, and the metadata that describe their model.
+
+    The keys of weights are `student.KEY` and `teacher.KEY`. Raises the errors of `read_state`.
+    """
+    state, tensor_metadata = read_state(folder), stored_tensors(folder)
+    weights = {}
+    for name in MODELS:
+        for model_key, shape in state[name].items():
+            key = f"{name}.{model_key}"
+            weights[key] = torch.empty(shape, dtype=tensor_metadata[key].properties.dtype)
+    read_parts(folder, weights)
+    return weights, state["model"]
 
 
 def require_shared(folder: Path, files: Mapping[str, str]) -> None:
-    """Raise ValueError where a process has written its file to another machine's folder."""
-    if missing := files.keys() - set(os.listdir(folder)):
-        raise ValueError(f"{folder} has no {min(missing)}: all machines must share --output")
+    """Raise ValueError if a process has written its file to a folder of another machine."""
+    missing_files = files.keys() - set(os.listdir(folder))
+    if missing_files:
+        name = min(missing_files)
+        raise ValueError(f"{folder} has no {name}: all machines must share --output")

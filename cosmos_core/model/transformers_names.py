@@ -1,14 +1,15 @@
 """Names of the tensors of CLIP in OpenCLIP (3.3) and in transformers (5), for ViT image towers."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 
 import torch
 from torch import Tensor
 
 Names = Mapping[str, Sequence[str]]
 
-_NAMES = {  # OpenCLIP's -> transformers'; what ends with a mark has a weight and a bias
+# OpenCLIP's name -> transformers' names. A name that ends with `.` or `_` is the prefix of a weight
+# and of a bias.
+_NAMES = {
     "logit_scale": ["logit_scale"],
     "visual.class_embedding": ["vision_model.embeddings.class_embedding"],
     "visual.conv1.weight": ["vision_model.embeddings.patch_embedding.weight"],
@@ -21,6 +22,7 @@ _NAMES = {  # OpenCLIP's -> transformers'; what ends with a mark has a weight an
     "ln_final.": ["text_model.final_layer_norm."],
     "text_projection": ["text_projection.weight"],
 }
+# OpenCLIP's names of tensors that transformers stores transposed.
 _TRANSPOSED = ("visual.proj", "text_projection")
 _TOWERS = {
     "visual.transformer.resblocks": "vision_model.encoder.layers",
@@ -37,33 +39,54 @@ _BLOCK = {
 
 
 def tensor_names(vision_layers: int, text_layers: int) -> dict[str, list[str]]:
-    """Map OpenCLIP's names of a ViT's tensors to transformers': three for q, k and v, else one."""
+    """Map OpenCLIP's name of each tensor to its names in transformers.
+
+    Queries, keys and values are one tensor in OpenCLIP and three in transformers. All other tensors
+    have one name.
+    """
     names = dict(_NAMES)
-    for (own, other), layers in zip(_TOWERS.items(), (vision_layers, text_layers), strict=True):
-        for i, (part, parts) in product(range(layers), _BLOCK.items()):
-            names[f"{own}.{i}.{part}"] = [f"{other}.{i}.{one}" for one in parts]
-    return {
-        f"{own}{kind}": [f"{other}{kind}" for other in others]
-        for own, others in names.items()
-        for kind in (("weight", "bias") if own[-1] in "._" else ("",))
-    }
+    for (openclip_tower, transformers_tower), layers in zip(
+        _TOWERS.items(), (vision_layers, text_layers), strict=True
+    ):
+        for layer in range(layers):
+            for openclip_name, transformers_names in _BLOCK.items():
+                names[f"{openclip_tower}.{layer}.{openclip_name}"] = [
+                    f"{transformers_tower}.{layer}.{name}" for name in transformers_names
+                ]
+    full_names = {}
+    for openclip_name, transformers_names in names.items():
+        kinds = ("weight", "bias") if openclip_name[-1] in "._" else ("",)
+        for kind in kinds:
+            full_names[f"{openclip_name}{kind}"] = [f"{name}{kind}" for name in transformers_names]
+    return full_names
 
 
 def to_transformers(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Return OpenCLIP's tensors under transformers' names, without those that have none."""
+    """Return OpenCLIP's tensors under transformers' names; leave out tensors without such a name.
+
+    `names` are those of `tensor_names`.
+    """
     renamed: dict[str, Tensor] = {}
-    for own, others in names.items():
-        tensor = state[own].T if own in _TRANSPOSED else state[own]
-        parts = tensor.chunk(len(others)) if len(others) > 1 else [tensor]
-        renamed |= {other: part.contiguous() for other, part in zip(others, parts, strict=True)}
+    for openclip_name, transformers_names in names.items():
+        tensor = state[openclip_name]
+        if openclip_name in _TRANSPOSED:
+            tensor = tensor.T
+        if len(transformers_names) == 1:
+            renamed[transformers_names[0]] = tensor.contiguous()
+            continue
+        chunks = tensor.chunk(len(transformers_names))
+        for transformers_name, chunk in zip(transformers_names, chunks, strict=True):
+            renamed[transformers_name] = chunk.contiguous()
     return renamed
 
 
 def to_openclip(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Return transformers' tensors under OpenCLIP's names."""
+    """Return transformers' tensors under OpenCLIP's names. `names` are those of `tensor_names`."""
     joined = {}
-    for own, others in names.items():
-        parts = [state[other] for other in others]
-        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
-        joined[own] = (tensor.T if own in _TRANSPOSED else tensor).contiguous()
+    for openclip_name, transformers_names in names.items():
+        tensors = [state[name] for name in transformers_names]
+        tensor = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+        if openclip_name in _TRANSPOSED:
+            tensor = tensor.T
+        joined[openclip_name] = tensor.contiguous()
     return joined

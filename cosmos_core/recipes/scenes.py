@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from cosmos_core import config
@@ -18,28 +17,46 @@ from cosmos_core.methods.slip import SlipMethod
 from cosmos_core.types import Method
 
 TRAIN_SCENES = 20_000
-SAMPLES = 160_000  # seen by every model but one
-LONG_SAMPLES = 810_048  # seen by CLIP with the FLOPs of COSMOS; a test counts them
-LONG_MULTI_VIEW_SAMPLES = 259_200  # the same of COSMOS without distillation
-# As each learns best (docs/log.md).
+SAMPLES = 160_000  # samples that each training sees, except the two below
+# Samples with which CLIP takes as many FLOPs as COSMOS; a test counts them.
+LONG_SAMPLES = 810_048
+# Samples with which COSMOS without distillation takes as many FLOPs as COSMOS.
+LONG_MULTI_VIEW_SAMPLES = 259_200
+# The batch sizes with which COSMOS, and the other methods, learn best (docs/log.md).
 COSMOS_BATCH_SIZE = 32
 BATCH_SIZE = 64
-BIAS = -math.log(BATCH_SIZE)  # of arXiv 2303.15343, where -10 is about -ln 32768
+# The initial bias of sigmoid losses: arXiv 2303.15343 has -10, about -ln(its batch size, 32768).
+BIAS = -math.log(BATCH_SIZE)
 DEBUG_SCENES, DEBUG_EPOCHS = 256, 3
 
 
 def scenes_architecture() -> dict[str, Any]:
-    """A small OpenCLIP architecture: ViT of 4 blocks at 64 px, text tower of 3 blocks."""
-    vision = {"image_size": 64, "patch_size": 8, "width": 128, "layers": 4, "head_width": 64}
-    words = {"context_length": CONTEXT_LENGTH, "vocab_size": scenes_tokenizer().vocab_size}
-    text = {**words, "width": 128, "heads": 2, "layers": 3}
-    return {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text}
+    """Return a small OpenCLIP architecture: a ViT of 4 blocks at 64 px, 3 blocks for text."""
+    vision_config = {
+        "image_size": 64,
+        "patch_size": 8,
+        "width": 128,
+        "layers": 4,
+        "head_width": 64,
+    }
+    text_config = {
+        "context_length": CONTEXT_LENGTH,
+        "vocab_size": scenes_tokenizer().vocab_size,
+        "width": 128,
+        "heads": 2,
+        "layers": 3,
+    }
+    return {"embed_dim": 128, "vision_cfg": vision_config, "text_cfg": text_config}
 
 
 def _recipe(
     name: str, method: Method, samples: int = SAMPLES, batch_size: int = BATCH_SIZE
 ) -> config.TrainConfig:
-    """Views are crops of mild brightness only: captions name colours, and left and right."""
+    """Return a recipe on the embedded scenes.
+
+    Views are only cropped and slightly changed in brightness, because captions name colours, and
+    left and right.
+    """
     return config.TrainConfig(
         recipe=name,
         method=method,
@@ -68,18 +85,18 @@ def _recipe(
 
 
 def scenes_cosmos() -> config.TrainConfig:
+    """COSMOS with batches of 32."""
     return _recipe("scenes_cosmos", CosmosMethod(), batch_size=COSMOS_BATCH_SIZE)
 
 
 def scenes_small() -> config.TrainConfig:
-    """COSMOS on scenes at the size of many runs side by side, for comparing methods."""
-    large = scenes_architecture()
-    architecture = {
-        "embed_dim": 64,
-        "vision_cfg": {**large["vision_cfg"], "width": 64, "layers": 3},
-        "text_cfg": {**large["text_cfg"], "width": 64, "heads": 1, "layers": 2},
-    }
-    return replace(_recipe("scenes_small", CosmosMethod(), 24_000), architecture=architecture)
+    """COSMOS with a smaller model and fewer samples, to compare methods in many quick runs."""
+    architecture = scenes_architecture()
+    architecture["embed_dim"] = 64
+    architecture["vision_cfg"].update(width=64, layers=3)
+    architecture["text_cfg"].update(width=64, heads=1, layers=2)
+    recipe = _recipe("scenes_small", CosmosMethod(), samples=24_000)
+    return replace(recipe, architecture=architecture)
 
 
 def scenes_flair() -> config.TrainConfig:
@@ -89,39 +106,59 @@ def scenes_flair() -> config.TrainConfig:
 
 
 def scenes_lit() -> config.TrainConfig:
-    """LiT from the bundled CLIP, whose text tower 1e-3 would harm (docs/log.md)."""
+    """LiT from the bundled CLIP, whose text tower a learning rate of 1e-3 harms (docs/log.md)."""
     recipe = _recipe("scenes_lit", LitMethod())
     optim = replace(recipe.optim, lr=1e-4)
     return replace(recipe, optim=optim, model=config.ModelConfig(init="scenes-clip"))
 
 
 def debug() -> config.TrainConfig:
-    """COSMOS on 256 scenes: everything that `scenes_cosmos` does, in half a minute on one core."""
-    whole = scenes_cosmos()
-    steps = DEBUG_EPOCHS * DEBUG_SCENES // whole.optim.batch_size
+    """COSMOS on 256 scenes: the features of `scenes_cosmos` in half a minute on one core."""
+    recipe = scenes_cosmos()
+    steps = DEBUG_EPOCHS * DEBUG_SCENES // recipe.optim.batch_size
     return replace(
-        whole,
+        recipe,
         recipe="debug",
         data=config.DataConfig(shards=f"scenes:{DEBUG_SCENES}", workers=0),
-        optim=replace(whole.optim, steps=steps, warmup_steps=steps // 4),
+        optim=replace(recipe.optim, steps=steps, warmup_steps=steps // 4),
         save=config.SaveConfig(every=steps // 2),
         watch=config.WatchConfig(log_every=1),
     )
 
 
+def scenes_clip() -> config.TrainConfig:
+    return _recipe("scenes_clip", ClipMethod())
+
+
+def scenes_clip_long() -> config.TrainConfig:
+    """CLIP with as many FLOPs as `scenes_cosmos`; the other recipes see as many samples as it."""
+    return _recipe("scenes_clip_long", ClipMethod(), LONG_SAMPLES)
+
+
+def scenes_slip() -> config.TrainConfig:
+    """SLIP with a head of the scenes' size."""
+    return _recipe("scenes_slip", SlipMethod(hidden=512, out=128))
+
+
+def scenes_silc() -> config.TrainConfig:
+    """SILC with a head of the scenes' size."""
+    return _recipe("scenes_silc", SilcMethod(hidden=512, bottleneck=128, prototypes=1024))
+
+
+def scenes_siglip() -> config.TrainConfig:
+    """SigLIP with a bias that fits the batch size."""
+    return _recipe("scenes_siglip", SiglipMethod(bias=BIAS))
+
+
 SCENES_RECIPES: dict[str, Callable[[], config.TrainConfig]] = {
     "scenes_cosmos": scenes_cosmos,
-    "scenes_clip": partial(_recipe, "scenes_clip", ClipMethod()),
-    # With heads of the scenes' size.
-    "scenes_slip": partial(_recipe, "scenes_slip", SlipMethod(hidden=512, out=128)),
-    "scenes_silc": partial(
-        _recipe, "scenes_silc", SilcMethod(hidden=512, bottleneck=128, prototypes=1024)
-    ),
-    "scenes_siglip": partial(_recipe, "scenes_siglip", SiglipMethod(bias=BIAS)),
+    "scenes_clip": scenes_clip,
+    "scenes_slip": scenes_slip,
+    "scenes_silc": scenes_silc,
+    "scenes_siglip": scenes_siglip,
     "scenes_flair": scenes_flair,
     "scenes_lit": scenes_lit,
-    # With the FLOPs of scenes_cosmos, whose samples all others see.
-    "scenes_clip_long": partial(_recipe, "scenes_clip_long", ClipMethod(), LONG_SAMPLES),
+    "scenes_clip_long": scenes_clip_long,
     "scenes_small": scenes_small,
     "debug": debug,
 }

@@ -1,4 +1,7 @@
-"""How a command starts, prints and ends. Light: its imports take place under `start`."""
+"""Start a command, guard its output, and end it with a status and a line for an error.
+
+This module imports little: `start` imports the command.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +23,33 @@ if TYPE_CHECKING:
 
 
 def start(module: str, program: str) -> None:
-    """Import a module and run its `main`, which exits with the status of the command. Until it is
-    imported, SIGINT ends the process at once with status 130: some libraries drop an exception that
-    interrupts their import, and then fail in another way."""
+    """Import a module and run its `main`, which exits with the status of the command.
+
+    While it is imported, SIGINT ends the process at once with status 130: some libraries drop an
+    exception that interrupts their import, and then fail in another way.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         os.write(2, f"{program}: interrupted\n".encode())
         os._exit(130)
 
-    former = signal.getsignal(signal.SIGINT)
-    if former is signal.default_int_handler:  # else it is ignored, as in a background job
+    former_handler = signal.getsignal(signal.SIGINT)
+    # In a background job SIGINT is ignored, which is not changed.
+    if former_handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, end)
     main = import_module(module).main
-    signal.signal(signal.SIGINT, former)
+    signal.signal(signal.SIGINT, former_handler)
     main()
 
 
 class Ending(NamedTuple):
-    """An error line, if any, and a status; `everywhere`: all processes of a torchrun have it."""
+    """How a command ends with an error."""
 
+    # The error line; empty if none is printed.
     message: str
+    # The exit status.
     status: int
+    # Whether all processes of torchrun have the same error: the first one prints it.
     everywhere: bool = False
 
 
@@ -50,37 +59,43 @@ def run_command(
     arguments: Sequence[str],
     describe: Callable[[BaseException], Ending | None],
 ) -> NoReturn:
-    """Run a command and exit: 0 done, 1 failed, 2 usage, input or output error, 130 interrupted,
-    141 where the reader of a pipe has gone, as by the signal. An error is one line on standard
-    error; --debug shows its traceback. `describe` gives the ending by the program's own errors."""
-    words = [word for word in arguments if word != "--debug"]
+    """Run a command and exit with its status.
+
+    The status is 0 for success, 1 for a failure, 2 for an error of usage, input or output, 130 for
+    an interrupt, and 141, as by the signal, if the reader of a pipe has gone. An error is one line
+    on standard error; --debug shows its traceback. `describe` returns the ending for errors of the
+    program itself.
+    """
+    debug = "--debug" in arguments
+    app_arguments = [argument for argument in arguments if argument != "--debug"]
     with guarded_output():
         try:
-            status: int = app(words, standalone_mode=False) or 0
+            status: int = app(app_arguments, standalone_mode=False) or 0
             if status == 130:  # some versions of Typer turn an interrupt into this status
                 raise KeyboardInterrupt
             sys.stdout.flush()
-        except BaseException as error:  # SystemExit too, which a user's model may raise
-            ending = _ending(error) or describe(error)
-            message, status, everywhere = ending or Ending(
-                f"{type(error).__name__}: {error} (--debug shows where)", 1
-            )
-            with suppress(OutputError):  # no other stream is left
-                if "--debug" in arguments:
+        except BaseException as error:  # also SystemExit, which a user's model may raise
+            ending = _common_ending(error) or describe(error)
+            if ending is None:
+                ending = Ending(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+            status = ending.status
+            with suppress(OutputError):  # there is no other stream to write to
+                if debug:
                     traceback.print_exc()
-                if message and (is_main_process() or not everywhere):
-                    print(f"{program}: {one_line(message)}", file=sys.stderr)
+                if ending.message and (is_main_process() or not ending.everywhere):
+                    print(f"{program}: {one_line(ending.message)}", file=sys.stderr)
     end_process(status)
 
 
-def _ending(error: BaseException) -> Ending | None:
+def _common_ending(error: BaseException) -> Ending | None:
+    """Return the ending for errors that all programs have in common."""
     import typer
 
     # Some versions of Typer bring their own copy of Click, whose class is an ancestor of this one.
-    kinds = typer.BadParameter.__mro__
-    parse_error: Any = next(kind for kind in kinds if kind.__name__ == "ClickException")
+    ancestors = typer.BadParameter.__mro__
+    parse_error: Any = next(kind for kind in ancestors if kind.__name__ == "ClickException")
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
-        # Of a file: Typer expects it from a prompt only.
+        # The end of a file. Typer aborts for it as if it were the end of a prompt.
         return Ending(f"EOFError: {error.__cause__} (--debug shows where)", 1)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Ending("interrupted; files written so far are complete", 130, everywhere=True)
@@ -94,53 +109,63 @@ def _ending(error: BaseException) -> Ending | None:
 
 
 class OutputError(OSError):
-    """Standard output or standard error cannot be written. It has no `errno`: Typer ends a program
-    with status 1 on the errno of a closed pipe."""
+    """Standard output or standard error cannot be written.
+
+    It has no `errno`, because Typer ends a program with status 1 for the errno of a closed pipe.
+    """
 
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Raise OutputError where a standard stream cannot be written, up to its last byte. Text that
-    the stream cannot encode is escaped. What cannot be written at the end is dropped, since the
-    interpreter would otherwise try again and replace the exit status."""
-    streams = sys.stdout, sys.stderr
+    """Raise OutputError in the block if a standard stream cannot be written, up to its last byte.
+
+    Text that a stream cannot encode is escaped. Text that cannot be written at the end is dropped:
+    the interpreter would otherwise try again, and replace the exit status.
+    """
+    former_streams = sys.stdout, sys.stderr
     # Python has None for a stream that was closed at the start. A replacement that is open for
     # reading refuses to be written; messages for a closed standard error are meant to get lost.
-    out = sys.stdout or open(os.devnull)  # noqa: SIM115
-    err = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    for stream in (out, err):
+    stdout = sys.stdout or open(os.devnull)  # noqa: SIM115
+    stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (stdout, stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = _Guarded(out), _Guarded(err)
+    sys.stdout, sys.stderr = _GuardedStream(stdout), _GuardedStream(stderr)
     try:
         yield
     finally:
-        sys.stdout, sys.stderr = streams
-        for stream in (out, err):
+        sys.stdout, sys.stderr = former_streams
+        for stream in (stdout, stderr):
             try:
                 stream.flush()
             except OSError:
-                with suppress(OSError):  # of a stream without a file descriptor
+                # Some streams have no file descriptor.
+                with suppress(OSError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-class _Guarded:
+class _GuardedStream:
     """A text stream that raises OutputError instead of other kinds of OSError."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._guard(lambda: self._stream.write(text))
+        with _output_errors():
+            return self._stream.write(text)
 
     def flush(self) -> None:
-        self._guard(self._stream.flush)
-
-    def _guard(self, act: Callable[[], Any]) -> Any:
-        try:
-            return act()
-        except OSError as error:
-            raise OutputError(error.strerror or str(error)) from error
+        with _output_errors():
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    """Raise OutputError for an OSError of the block."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(error.strerror or str(error)) from error

@@ -1,4 +1,4 @@
-"""Processes that torchrun started together. Without it nothing here imports torch."""
+"""Processes that torchrun started together. In a single process nothing here imports torch."""
 
 import os
 import sys
@@ -12,17 +12,23 @@ from typing import Any, NoReturn, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# No process may give up on one that has more to do; torchrun ends the others where one dies.
-_PATIENCE = timedelta(days=7)
+# A process waits as long as another one has work to do. If one dies, torchrun ends the others.
+_TIMEOUT = timedelta(days=7)
+
+
+def _gather_alone(item: Any) -> list[Any]:
+    return [item]
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """Process `rank` of `world_size`. `gather` maps an object to those of all processes by rank."""
+    """This process as one of several."""
 
+    # The number of this process, and the number of processes.
     rank: int = 0
     world_size: int = 1
-    gather: Callable[[Any], list[Any]] = lambda item: [item]
+    # Returns an object of every process by rank; all processes call it.
+    gather: Callable[[Any], list[Any]] = _gather_alone
 
     def map_sharded(
         self,
@@ -30,39 +36,51 @@ class Distributed:
         items: Sequence[Item],
         unit: int = 1,
     ) -> list[Result]:
-        """Return what `work` makes of all items, one result per item, in order, in every process.
-        All processes call it with the same items, and each works on every `world_size`-th run of
-        `unit` of them. An error in one is raised in all, so that none waits for ever."""
-        turns = [number // unit % self.world_size for number in range(len(items))]
-        own = [item for item, rank in zip(items, turns, strict=True) if rank == self.rank]
-        outcomes = self.gather(_attempt(lambda: work(own)))
-        _raise_first(outcomes)
-        results = [iter(outcome) for outcome in outcomes]
-        return [next(results[rank]) for rank in turns]
+        """Return the results of `work` for all items, one per item, in order, in every process.
+
+        All processes call it with the same items. Items are split into runs of `unit` items, and a
+        process works on every `world_size`-th run. An error in one process is raised in all, so
+        that none waits for ever.
+        """
+        rank_of_item = [number // unit % self.world_size for number in range(len(items))]
+        my_items = [
+            item for item, rank in zip(items, rank_of_item, strict=True) if rank == self.rank
+        ]
+        outcomes = self.gather(_result_or_error(lambda: work(my_items)))
+        _raise_first_error(outcomes)
+        results_of_rank = [iter(outcome) for outcome in outcomes]
+        return [next(results_of_rank[rank]) for rank in rank_of_item]
 
     def synchronized(self, act: Callable[[], Result]) -> Result:
-        """Return the result of `act` in this process, once it has ended in all. `act` must not
-        communicate. An error in one process is raised in all."""
-        outcome = _attempt(act)
-        _raise_first(self.gather(outcome if isinstance(outcome, Exception) else None))
+        """Return the result of `act` in this process, once it has ended in all processes.
+
+        `act` must not communicate. An error in one process is raised in all.
+        """
+        outcome = _result_or_error(act)
+        error = outcome if isinstance(outcome, Exception) else None
+        _raise_first_error(self.gather(error))
         assert not isinstance(outcome, Exception)  # it would have been raised
         return outcome
 
     def main_process_only(self, act: Callable[[], Result]) -> Result | None:
         """Run `act` in the first process while the others wait; they return None."""
-        return self.synchronized(act if self.rank == 0 else lambda: None)
+        return self.synchronized(act if self.rank == 0 else _do_nothing)
 
     def main_process_first(self, act: Callable[[], None]) -> None:
-        """Run `act` in the first process, then in all others, who may find its files."""
+        """Run `act` in the first process, then in all others, which may find its files."""
         self.main_process_only(act)
-        self.synchronized(act if self.rank > 0 else lambda: None)
+        self.synchronized(act if self.rank > 0 else _do_nothing)
 
 
-SINGLE_PROCESS = Distributed()  # a process that works alone
+def _do_nothing() -> None:
+    pass
+
+
+SINGLE_PROCESS = Distributed()  # a process that is not one of several
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that prints and writes for all."""
+    """Return whether this process is the first, which prints and writes for all."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -73,21 +91,29 @@ def restarts() -> int:
 
 @contextmanager
 def process_group(
-    backend: str = "gloo", timeout: timedelta | None = _PATIENCE, device_id: Any = None
+    backend: str = "gloo", timeout: timedelta | None = _TIMEOUT, device_id: Any = None
 ) -> Iterator[Distributed]:
-    """Join the processes that torchrun started, and leave them; outside it, SINGLE_PROCESS. Gloo
-    also serves GPUs, for Python objects. Arguments: `torch.distributed.init_process_group`."""
+    """Join the processes that torchrun started, and leave them at the end of the block.
+
+    Yields SINGLE_PROCESS if torchrun started no others. Gloo exchanges Python objects for GPUs too.
+    The arguments are those of `torch.distributed.init_process_group`.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE_PROCESS
         return
     import torch.distributed as dist
 
-    where: dict[str, Any] = {}
-    if count := restarts():  # whose store, in PyTorch 2.13, still has the addresses of the dead
-        store, *numbers = next(dist.rendezvous("env://"))
-        where = dict(zip(("rank", "world_size"), numbers, strict=True))
-        where["store"] = dist.PrefixStore(f"restart {count}", store)
-    dist.init_process_group(backend, timeout=timeout, device_id=device_id, **where)
+    options: dict[str, Any] = {}
+    restart_count = restarts()
+    if restart_count:
+        # In PyTorch 2.13 the store still has the addresses of the processes that died.
+        store, rank, world_size = next(dist.rendezvous("env://"))
+        options = {
+            "rank": rank,
+            "world_size": world_size,
+            "store": dist.PrefixStore(f"restart {restart_count}", store),
+        }
+    dist.init_process_group(backend, timeout=timeout, device_id=device_id, **options)
     try:
         yield Distributed(dist.get_rank(), dist.get_world_size(), gather_objects)
     finally:
@@ -95,9 +121,11 @@ def process_group(
 
 
 def end_process(status: int) -> NoReturn:
-    """End this process with a status; one of several at once. Threads left by a process group now
-    and then abort the interpreter at its exit ("terminate called without an active exception",
-    PyTorch 2.13), and another status would be reported."""
+    """End this process with a status; if it is one of several, without the interpreter's clean-up.
+
+    Threads that a process group leaves behind sometimes abort the interpreter at its exit
+    ("terminate called without an active exception", PyTorch 2.13), with another status.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -106,8 +134,10 @@ def end_process(status: int) -> NoReturn:
 
 
 def own_device(device: str) -> str:
-    """Resolve `auto`, and `cuda` where a machine has several processes, to this process's device.
-    Processes take the GPUs in turn, by their number on the machine."""
+    """Return the device of this process for `auto`, and for `cuda` if there are several processes.
+
+    Processes take the GPUs in turn, by their number on the machine.
+    """
     if device not in ("auto", "cuda"):
         return device
     if device == "auto" and version("torch").endswith("+cpu"):  # built without GPUs
@@ -117,12 +147,15 @@ def own_device(device: str) -> str:
     gpus = torch.cuda.device_count()
     if not gpus:
         return "cpu" if device == "auto" else device
-    number = os.environ.get("LOCAL_RANK")
-    return "cuda" if number is None else f"cuda:{int(number) % gpus}"
+    local_rank = os.environ.get("LOCAL_RANK")
+    return "cuda" if local_rank is None else f"cuda:{int(local_rank) % gpus}"
 
 
 def gather_objects(item: Any, group: Any = None) -> list[Any]:
-    """Return an object of every process by rank; all of a group, by default of all, call it."""
+    """Return an object of every process of a group by rank; all of them call it.
+
+    The default group has all processes.
+    """
     import torch.distributed as dist
 
     items: list[Any] = [None] * dist.get_world_size(group)
@@ -130,14 +163,14 @@ def gather_objects(item: Any, group: Any = None) -> list[Any]:
     return items
 
 
-def _attempt(act: Callable[[], Result]) -> Result | Exception:
+def _result_or_error(act: Callable[[], Result]) -> Result | Exception:
     try:
         return act()
     except Exception as error:
         return error
 
 
-def _raise_first(outcomes: Sequence[Any]) -> None:
+def _raise_first_error(outcomes: Sequence[Any]) -> None:
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome

@@ -1,5 +1,7 @@
-"""What identifies a training: its recipe, by which trainings of several seeds form a group, its
-data and its cost. Imports no torch."""
+"""The identity of a training: its recipe, data and cost. This module imports no torch.
+
+Trainings of one recipe with several seeds form a group.
+"""
 
 import math
 import re
@@ -9,23 +11,26 @@ from typing import Any
 from cosmos_core.utils.files import json_sha256
 
 IDENTITY = ("group", "seed", "recipe_sha256", "data_sha256", "samples", "flops")
-SCENES = "scenes:"  # of a shard specification that requests a number of embedded scenes
-
-# What may differ between a run and its continuation: it does not change the weights.
-FREE = (
-    *("data.workers", "save", "watch"),
-    *("compute.checkpointing", "compute.timeout", "parallel"),
-)
-
-# What trainings of one recipe may differ in besides: it changes names, or the rounding of weights.
-_OF_A_RUN = (
-    *("seed", "recipe", "compute.device", "compute.accumulate", "compute.compile"),
-    *("compute.tf32", "compute.cudnn_benchmark"),
-)
+SCENES = "scenes:"  # the prefix of `data.shards` that asks for a number of embedded scenes
 SHARDS = "data.shards"
 
-# Options that an earlier version lacks, with the values that do what it did. These are left out
-# where configurations are hashed or compared: groups and snapshots of earlier versions stay valid.
+# Options that may differ between a run and its continuation: they do not change the weights.
+FREE = ("data.workers", "save", "watch", "compute.checkpointing", "compute.timeout", "parallel")
+
+# Other options in which trainings of one recipe may differ: names, and the rounding of weights.
+_RUN_OPTIONS = (
+    "seed",
+    "recipe",
+    "compute.device",
+    "compute.accumulate",
+    "compute.compile",
+    "compute.tf32",
+    "compute.cudnn_benchmark",
+)
+
+# Options that an earlier version lacks, with the values that have its behaviour. With these values
+# they are left out of configurations that are hashed or compared, so that groups and snapshots of
+# earlier versions stay valid.
 ADDED = {
     "method_sha256": "",
     "image.caption_scale": [],
@@ -44,70 +49,93 @@ ADDED = {
 
 
 def training_identity(training: Any) -> dict[str, Any]:
-    """Return IDENTITY of a training from the metadata that cosmos-train writes, of any version;
-    None where unknown, and nothing without a configuration. Trainings of a group differ in their
-    seeds alone: `group` is the name of the recipe and the start of its hash, with the steps of a
-    training that is not whole."""
+    """Return the values of IDENTITY for a training, from metadata of any version of cosmos-train.
+
+    Unknown values are None. Without a configuration the result is empty. Trainings of a group
+    differ only in their seeds: `group` is the name of the recipe and the beginning of its hash, and
+    the number of steps if the training is not complete.
+    """
     config = training.get("config") if isinstance(training, Mapping) else None
-    if not (isinstance(config, Mapping) and config):
+    if not isinstance(config, Mapping) or not config:
         return {}
-    data, steps = _sha256(training.get("data_sha256")), _count(training.get("steps"))
-    options = _recipe(config, data, training.get("processes"))
-    if "model.init" in options:  # a path, or a name whose weights may change
-        options["model.init"] = _sha256(training.get("init_sha256")) or options["model.init"]
-    recipe = json_sha256(options)
-    name = str(config.get("recipe") or "training").encode(errors="replace").decode()
-    whole = dict(_options(config)).get("optim.steps")
-    part = f" at step {steps}" if steps is not None and steps != whole else ""
+    data_sha256 = _sha256_or_none(training.get("data_sha256"))
+    options = _recipe_options(config, data_sha256, training.get("processes"))
+    if "model.init" in options:
+        # A path, or a name whose weights may change, is replaced by the hash of the weights.
+        init_sha256 = _sha256_or_none(training.get("init_sha256"))
+        options["model.init"] = init_sha256 or options["model.init"]
+    recipe_sha256 = json_sha256(options)
     flops = training.get("flops")
-    known = isinstance(flops, float) and 0 < flops < math.inf
-    group, seed = f"{name}-{recipe[:8]}{part}", _count(config.get("seed"))
-    samples = _count(training.get("samples_seen")) or None
-    values = (group, seed, recipe, data, samples, flops if known else None)
-    return dict(zip(IDENTITY, values, strict=True))
-
-
-def _recipe(config: Mapping[str, Any], data: str | None, processes: Any) -> dict[str, Any]:
-    """Return the options that decide the weights, but for the seed. One that is off or empty is
-    left out, so that an option of a later version, which is off, changes no group. Shards count by
-    their fingerprint, since their folder may differ."""
-    options = {
-        name: value
-        for name, value in _options(without_added(config))
-        if value and not name.startswith((*FREE, *_OF_A_RUN))
+    has_flops = isinstance(flops, float) and 0 < flops < math.inf
+    return {
+        "group": _group_name(config, recipe_sha256, _count_or_none(training.get("steps"))),
+        "seed": _count_or_none(config.get("seed")),
+        "recipe_sha256": recipe_sha256,
+        "data_sha256": data_sha256,
+        "samples": _count_or_none(training.get("samples_seen")) or None,
+        "flops": flops if has_flops else None,
     }
-    if data is not None and not str(options.get(SHARDS)).startswith(SCENES):
-        options[SHARDS] = data
-    if options.get("optim.gradient") == "published":  # divided by their number
+
+
+def _group_name(config: Mapping[str, Any], recipe_sha256: str, steps: int | None) -> str:
+    """Return the name of a group of trainings."""
+    recipe_name = str(config.get("recipe") or "training").encode(errors="replace").decode()
+    all_steps = dict(_flat_options(config)).get("optim.steps")
+    progress = ""
+    if steps is not None and steps != all_steps:
+        progress = f" at step {steps}"
+    return f"{recipe_name}-{recipe_sha256[:8]}{progress}"
+
+
+def _recipe_options(
+    config: Mapping[str, Any], data_sha256: str | None, processes: Any
+) -> dict[str, Any]:
+    """Return the options that decide the weights, except the seed.
+
+    An option that is off or empty is left out: then an option of a later version that is off
+    changes no group. Shards are replaced by their hash, since their folder may differ.
+    """
+    options = {}
+    for name, value in _flat_options(without_added(config)):
+        if value and not name.startswith((*FREE, *_RUN_OPTIONS)):
+            options[name] = value
+    if data_sha256 is not None and not str(options.get(SHARDS)).startswith(SCENES):
+        options[SHARDS] = data_sha256
+    if options.get("optim.gradient") == "published":
+        # This gradient is divided by the number of processes.
         options["processes"] = processes
     return options
 
 
 def without_added(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a configuration without the options of ADDED that have the value given there, nor
-    groups of such options alone."""
-    kept: dict[str, Any] = {}
+    """Return a configuration without those options of ADDED that have the value stated there.
+
+    Sections in which no other option is left are left out too.
+    """
+    options: dict[str, Any] = {}
     for name, value in config.items():
-        full = f"{prefix}{name}"
+        full_name = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            inner = without_added(value, f"{full}.")
-            kept |= {name: inner} if inner or not value else {}
-        elif full not in ADDED or value != ADDED[full]:
-            kept[name] = value
-    return kept
+            section = without_added(value, f"{full_name}.")
+            if section or not value:
+                options[name] = section
+        elif full_name not in ADDED or value != ADDED[full_name]:
+            options[name] = value
+    return options
 
 
-def _options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat_options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full name and the value of every option."""
     for name, value in config.items():
         if isinstance(value, Mapping):
-            yield from _options(value, f"{prefix}{name}.")
+            yield from _flat_options(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def _count(value: Any) -> int | None:
+def _count_or_none(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-def _sha256(value: Any) -> str | None:
+def _sha256_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else None

@@ -62,7 +62,7 @@ def one_cannot_read(world: World, output: Path, shards: str) -> tuple[int, bool]
     world.main_process_only((output / "snapshots" / "step-00000003.pt").unlink)
     with patch.object(zipfile, "ZipFile", _zip_file(world.rank)):
         resumed = Trainer(config, setting, resume=True)
-    start = resumed._done
+    start = resumed._steps_done
     resumed.run(shards)
     pairs = zip(_parameters(resumed), _parameters(whole), strict=True)
     return start, all(torch.equal(*pair) for pair in pairs)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from cosmos_core.engine.build import make_training
-from cosmos_core.engine.distributed import World, make_gather, whole
+from cosmos_core.engine.distributed import World, full_tensor, make_gather
 from cosmos_core.engine.sharding import divide, is_sharded, load_state
 from cosmos_core.engine.snapshot import HostCopy, Snapshots
 from cosmos_core.engine.step import Training, train_step
@@ -48,7 +48,9 @@ def steps(
         if output and is_sharded(config, world):
             state = HostCopy(_state(training)).state()
             snapshots.save_sharded(first + count, state, {}, world.in_background())
-        whole_state = {key: whole(value) for key, value in divide(_state(training))[0].items()}
+        whole_state = {
+            key: full_tensor(value) for key, value in divide(_state(training))[0].items()
+        }
         return reports, {k: v.detach().clone() for k, v in whole_state.items()}, _held(training)
 
 

@@ -1,20 +1,31 @@
-"""Scenes, the embedded data set: does a dominant thing keep a model from seeing small ones? A
-picture has one dominant and two to four small things on textured stuff, captions in which single
-sentences are about single elements, a class label and a pixel-exact label map. `scene` renders,
-`captions` describes, `layouts` writes files, `vocabulary` is the tokenizer."""
+"""Scenes, the embedded data set: does one dominant thing keep a model from seeing small things?
+
+An image has one dominant thing and two to four small things on textured stuff. It comes with
+captions in which each sentence is about one element, a class label, and a pixel-exact label map.
+`scene` renders scenes, `captions` describes them, `layouts` writes files, and `vocabulary` has the
+tokenizer.
+"""
 
 SIDE = 128  # height and width of a scene, in pixels
 
-# Alphabetical, so that an image folder's own numbering of its classes is this one.
+# Alphabetical, as an image folder numbers its classes.
 THINGS = (
-    *("apple", "ball", "boat", "car", "fish"),
-    *("house", "ladybird", "mushroom", "sunflower", "tree"),
+    "apple",
+    "ball",
+    "boat",
+    "car",
+    "fish",
+    "house",
+    "ladybird",
+    "mushroom",
+    "sunflower",
+    "tree",
 )
 STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
-CLASSES = THINGS + STUFF  # classes of the label map, in order of their indices: things first
+CLASSES = THINGS + STUFF  # of the label map, in the order of their indices
 
 TRAIN, TEST = "train", "test"
-SPLIT_SEEDS = {TRAIN: 0, TEST: 1}  # of disjoint streams of scenes, each indexed from 0
+SPLIT_SEEDS = {TRAIN: 0, TEST: 1}  # a split has its own scenes, indexed from 0
 
 PALETTE = {  # colour word -> RGB in 0..255
     "red": (214, 40, 40),
@@ -28,9 +39,9 @@ PALETTE = {  # colour word -> RGB in 0..255
     "brown": (140, 88, 48),
 }
 
-# The first colour of a kind is its commonest; every colour belongs to at least two kinds, so
-# that neither colour nor outline alone names the class.
-COLOURS = {  # kind of thing -> the colours it comes in, commonest first
+# Kind of thing -> its colours, the commonest first. Every colour belongs to at least two kinds, so
+# that a class can be told neither by the colour nor by the outline of a thing.
+COLOURS = {
     "apple": ("red", "green", "yellow", "pink"),
     "ball": ("blue", "red", "green", "orange", "purple", "pink"),
     "boat": ("white", "red", "blue", "green", "orange"),

@@ -1,9 +1,12 @@
-"""Captions of a scene in the manner of three captioners, and choices between captions. Each
-sentence of a long caption is about one element. Captioners leave things out, but say nothing false.
-A sentence has at most 11 words, no full stop, and only the vocabulary's words."""
+"""Captions of a scene in the manner of three captioners, and choices between two captions.
+
+Each sentence of a long caption is about one element of the scene. Captioners leave elements out,
+but say nothing false. A sentence has at most 11 words, no full stop, and only words of the
+vocabulary.
+"""
 
 from collections.abc import Sequence
-from itertools import accumulate, combinations, product
+from itertools import combinations
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,11 +18,14 @@ Captions = dict[str, list[str]]  # key as in DreamLIP's releases -> sentences
 Box = tuple[int, int, int, int]
 
 LARGE, SMALL = "large", "small"
-_FEWEST, _MOST = 4, 7  # sentences in a long caption
-_APART = 18  # pixels between centres from which a thing is surely beside, above or below another
-_CLEAR = 8.0  # pixels that a centre must lie outside of a place for the place to be clearly wrong
+_MIN_SENTENCES, _MAX_SENTENCES = 4, 7  # of a long caption
+# Pixels between the centres of two things that are clearly beside, above or below each other.
+_MIN_RELATION_DISTANCE = 18
+# A place is clearly wrong for a thing if its centre is so many pixels outside of the place.
+_MIN_WRONG_DISTANCE = 8.0
 
-PLACE_PHRASES = {  # the thirds of a picture, row by row, and how captions name them
+# Places, the thirds of an image in both directions, row by row, and phrases for them in captions.
+PLACE_PHRASES = {
     "upper left": "in the upper left",
     "top": "at the top",
     "upper right": "in the upper right",
@@ -34,9 +40,13 @@ _PLACES = tuple(PLACE_PHRASES)
 
 SIDES = {"x-": "left of", "x+": "right of", "y-": "above", "y+": "below"}
 
-# What the two captions of a choice can differ in, and its values.
-ATTRIBUTES: dict[str, Sequence[Any]]
-ATTRIBUTES = {"colour": [*PALETTE], "place": _PLACES, "kind": THINGS, "size": (LARGE, SMALL)}
+# Attributes in which the two captions of a choice can differ, and their values.
+ATTRIBUTES: dict[str, Sequence[Any]] = {
+    "colour": [*PALETTE],
+    "place": _PLACES,
+    "kind": THINGS,
+    "size": (LARGE, SMALL),
+}
 
 
 class Thing(NamedTuple):
@@ -44,10 +54,13 @@ class Thing(NamedTuple):
 
     kind: str
     colour: str
-    size: str  # `large`, the dominant one, or `small`
-    place: str  # of PLACE_PHRASES
-    box: Box  # x0, y0, x1, y1 of the visible pixels, the last two exclusive
+    size: str  # LARGE for the dominant thing, else SMALL
+    place: str  # a key of PLACE_PHRASES
+    box: Box  # x0, y0, x1, y1 of the visible pixels; x1 and y1 are exclusive
     area: float  # visible pixels as a fraction of the image
+
+
+_Pair = tuple[Thing, Thing]
 
 
 class Stuff(NamedTuple):
@@ -59,19 +72,28 @@ class Stuff(NamedTuple):
 
 
 class Style(NamedTuple):
-    """Sentence patterns of one captioner, of `{a}` a thing with article, colour, size if small;
-    `{bare}` without article; its `{place}`; `{b}` another; `{side}` a relation; `{s}` stuff."""
+    """The sentence patterns of one captioner.
 
+    Patterns have these fields: `{a}` is a thing with article and colour, and an adjective if it is
+    small; `{bare}` is the same without article; `{place}` is its place; `{b}` is another thing;
+    `{side}` is a relation, or a side of the image; `{s}` is stuff.
+    """
+
+    # Of the dominant thing, and of small things.
     large: tuple[str, ...]
     small: tuple[str, ...]
     small_adjective: str
+    # Of stuff, by the place where it is.
     ground: tuple[str, ...]
     background: tuple[str, ...]
     beside: tuple[str, ...]
     everywhere: tuple[str, ...]
+    # Of two things and their relation.
     relation: tuple[str, ...]
+    # Of a short caption.
     short: tuple[str, ...]
-    omission: float  # chance to leave out a small thing or a kind of stuff
+    # The chance to leave out a small thing or a kind of stuff.
+    omission: float
 
 
 STYLES = {
@@ -114,43 +136,59 @@ STYLES = {
 }
 
 RAW_PATTERNS = (
-    *("{a}", "{bare}", "photo of {a}", "a photo of {a}", "a photo of the {bare}"),
-    *("a picture of {a}", "my {bare}", "itap of {a}", "there is {a} in the scene"),
-    *("nice {bare} photo", "{a} for sale"),
+    "{a}",
+    "{bare}",
+    "photo of {a}",
+    "a photo of {a}",
+    "a photo of the {bare}",
+    "a picture of {a}",
+    "my {bare}",
+    "itap of {a}",
+    "there is {a} in the scene",
+    "nice {bare} photo",
+    "{a} for sale",
 )
 
 
 class _Draw:
-    """A stream of choices out of one block of random numbers, which is quicker than many."""
+    """Random choices from one block of random numbers, which is faster than many single draws."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._values = iter(rng.random(192).tolist())
 
     def chance(self, probability: float) -> bool:
+        """Return True with this probability."""
         return next(self._values) < probability
 
     def pick(self, options: Sequence[T]) -> T:
+        """Return one of the options, all with the same probability."""
         return options[int(next(self._values) * len(options))]
 
 
 def place_of(box: Box) -> str:
-    """Return the third of the image that the centre of a box is in."""
-    column, row = (min(2, (box[axis] + box[axis + 2]) * 3 // (2 * SIDE)) for axis in (0, 1))
+    """Return the place of a box's centre, a key of PLACE_PHRASES."""
+    x0, y0, x1, y1 = box
+    column = min(2, (x0 + x1) * 3 // (2 * SIDE))
+    row = min(2, (y0 + y1) * 3 // (2 * SIDE))
     return _PLACES[3 * row + column]
 
 
 def relation_of(box: Box, other: Box) -> str | None:
-    """Return how a box lies to another: `left of`, `right of`, `above`, `below`, None if near."""
+    """Return where a box lies relative to another: `left of`, `right of`, `above` or `below`.
+
+    Return None if their centres are near each other.
+    """
     dx = (box[0] + box[2] - other[0] - other[2]) / 2
     dy = (box[1] + box[3] - other[1] - other[3]) / 2
-    if max(abs(dx), abs(dy)) < _APART:
+    if max(abs(dx), abs(dy)) < _MIN_RELATION_DISTANCE:
         return None
-    axis, distance = ("x", dx) if abs(dx) > abs(dy) else ("y", dy)
-    return SIDES[axis + ("-" if distance < 0 else "+")]
+    if abs(dx) > abs(dy):
+        return SIDES["x-" if dx < 0 else "x+"]
+    return SIDES["y-" if dy < 0 else "y+"]
 
 
 def describe(rng: np.random.Generator, things: Sequence[Thing], stuff: Sequence[Stuff]) -> Captions:
-    """Return the captions of a scene. `things` has the dominant one first, then the small ones."""
+    """Return the captions of a scene; `things` has the dominant thing first, then small things."""
     draw = _Draw(rng)
     bare = things[0].kind if draw.chance(0.2) else _bare(things[0], draw)
     raw = draw.pick(RAW_PATTERNS).format(a=_with_article(bare), bare=bare)
@@ -162,52 +200,63 @@ def describe(rng: np.random.Generator, things: Sequence[Thing], stuff: Sequence[
 
 
 def _short(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw) -> str:
-    other = things[1 + int(draw.chance(0.5))]
-    return draw.pick(style.short).format(
+    """Return a caption of the dominant thing, and perhaps of another element."""
+    small_thing = things[2] if draw.chance(0.5) else things[1]
+    pattern = draw.pick(style.short)
+    return pattern.format(
         a=_with_article(_bare(things[0], draw)),
-        b=_small_phrase(style, other, draw),
+        b=_small_phrase(style, small_thing, draw),
         place=PLACE_PHRASES[things[0].place],
         s=stuff[-1].kind,
     )
 
 
 def _long(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw) -> list[str]:
+    """Return the sentences of a long caption, one for each element that the captioner notices."""
     bare, place = _bare(things[0], draw), PLACE_PHRASES[things[0].place]
     sentences = [draw.pick(style.large).format(a=_with_article(bare), bare=bare, place=place)]
-    noticed: list[Thing | Stuff] = [*things[1:], *stuff]
-    for element in tuple(noticed):  # captioners overlook some, but never too many
-        if 1 + len(noticed) > _FEWEST and draw.chance(style.omission):
-            noticed.remove(element)
-    for element in noticed:
+    all_elements: list[Thing | Stuff] = [*things[1:], *stuff]
+    noticed_elements = list(all_elements)
+    for element in all_elements:
+        can_omit = 1 + len(noticed_elements) > _MIN_SENTENCES
+        if can_omit and draw.chance(style.omission):
+            noticed_elements.remove(element)
+    for element in noticed_elements:
         if isinstance(element, Thing):
             phrase = _small_phrase(style, element, draw)
             place = PLACE_PHRASES[element.place]
             sentences.append(draw.pick(style.small).format(a=phrase, place=place))
         else:
+            # The left and the right side share the patterns `beside`.
             patterns = getattr(style, element.where, style.beside)
             sentences.append(draw.pick(patterns).format(s=element.kind, side=element.where))
     sentences += _relation(style, things, draw)
-    return sentences[:_MOST]
+    return sentences[:_MAX_SENTENCES]
 
 
 def _relation(style: Style, things: Sequence[Thing], draw: _Draw) -> list[str]:
-    """Relate one small thing to the dominant one, whose kind is unique in the scene."""
+    """Return at most one sentence that relates a small thing to the dominant thing.
+
+    The kind of the dominant thing is unique in a scene.
+    """
     if not style.relation or not draw.chance(0.4):
         return []
-    small = draw.pick(things[1:])
-    side = relation_of(small.box, things[0].box)
+    small_thing = draw.pick(things[1:])
+    side = relation_of(small_thing.box, things[0].box)
     if side is None:
         return []
-    phrase = _small_phrase(style, small, draw)
+    phrase = _small_phrase(style, small_thing, draw)
     return [draw.pick(style.relation).format(a=phrase, side=side, b=things[0].kind)]
 
 
 def _small_phrase(style: Style, thing: Thing, draw: _Draw) -> str:
+    """Return a thing with an article, and mostly with an adjective for its size."""
     adjective = style.small_adjective if thing.size == SMALL and draw.chance(0.8) else ""
     return _with_article(_bare(thing, draw, adjective))
 
 
 def _bare(thing: Thing, draw: _Draw, adjective: str = "") -> str:
+    """Return a thing without article, mostly with its colour."""
     colour = "" if draw.chance(0.08) else thing.colour
     return " ".join(word for word in (adjective, colour, thing.kind) if word)
 
@@ -217,51 +266,80 @@ def _with_article(words: str) -> str:
 
 
 def join(sentences: Sequence[str], most_tokens: int) -> str:
-    """Join sentences with ". ", dropping from the end what exceeds `most_tokens`."""
-    used = accumulate(1 + len(sentence.split()) for sentence in sentences)
-    return ". ".join(sentences[: sum(tokens - 1 <= most_tokens for tokens in used)])
+    """Join sentences with ". ", without the last ones that would exceed `most_tokens`."""
+    tokens = 0
+    kept_sentences = []
+    for sentence in sentences:
+        tokens += len(sentence.split())
+        if tokens > most_tokens:
+            break
+        kept_sentences.append(sentence)
+        tokens += 1  # the full stop
+    return ". ".join(kept_sentences)
 
 
 def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) -> tuple[str, str]:
-    """Draw a right and a wrong caption that differ in one of ATTRIBUTES, out of all equally good.
-    `things` has the dominant one first and at least two small ones. Both captions are two sentences
-    of captioner IB joined as in its long captions, and name colours that the kinds come in: models
-    trained on scenes know texts like either. The wrong one swaps the attribute between two things,
-    which keeps the words; where no swap in a scene is false, it replaces it in one."""
-    pairs = list(combinations(things, 2))
-    options = []
-    for a, b in pairs:
-        first, second = getattr(a, attribute), getattr(b, attribute)
-        swapped = a._replace(**{attribute: second}), b._replace(**{attribute: first})
-        if all(_is_wrong(claim, things) for claim in swapped):
-            options.append(((a, b), swapped))
-    if not options:
-        for (a, b), value in product(pairs, ATTRIBUTES[attribute]):
-            claim = b._replace(**{attribute: value})
-            if _is_wrong(claim, things):
-                options.append(((a, b), (a, claim)))
+    """Return a right and a wrong caption that differ in one of ATTRIBUTES.
+
+    `things` has the dominant thing first, and at least two small ones. Both captions are two
+    sentences of captioner IB, joined as in its long captions, with colours that the kinds come in:
+    models trained on scenes know texts like both. The wrong caption swaps the attribute between two
+    things, which keeps the words. If every swap in a scene could be true, the attribute of one
+    thing is replaced. One of all possible pairs of captions is drawn.
+    """
+    options = _swaps(things, attribute) or _replacements(things, attribute)
     right, wrong = options[int(rng.integers(len(options)))]
     return _caption(right), _caption(wrong)
 
 
+def _swaps(things: Sequence[Thing], attribute: str) -> list[tuple[_Pair, _Pair]]:
+    """Return pairs of things, and the same pairs with the attribute swapped and clearly wrong."""
+    options = []
+    for first, second in combinations(things, 2):
+        first_value, second_value = getattr(first, attribute), getattr(second, attribute)
+        swapped_first = first._replace(**{attribute: second_value})
+        swapped_second = second._replace(**{attribute: first_value})
+        if _is_wrong(swapped_first, things) and _is_wrong(swapped_second, things):
+            options.append(((first, second), (swapped_first, swapped_second)))
+    return options
+
+
+def _replacements(things: Sequence[Thing], attribute: str) -> list[tuple[_Pair, _Pair]]:
+    """Return pairs of things, and the same pairs with a clearly wrong value in the second thing."""
+    options = []
+    for first, second in combinations(things, 2):
+        for value in ATTRIBUTES[attribute]:
+            changed_second = second._replace(**{attribute: value})
+            if _is_wrong(changed_second, things):
+                options.append(((first, second), (first, changed_second)))
+    return options
+
+
 def _caption(pair: Sequence[Thing]) -> str:
-    """Describe two things as captioner IB does, whose long captions begin with the large one."""
-    return ". ".join(
+    """Describe two things as captioner IB does, whose long captions begin with the large thing."""
+    large_first = sorted(pair, key=lambda thing: thing.size != LARGE)
+    sentences = [
         f"a {thing.size} {thing.colour} {thing.kind} {PLACE_PHRASES[thing.place]}"
-        for thing in sorted(pair, key=lambda thing: thing.size != LARGE)
-    )
+        for thing in large_first
+    ]
+    return ". ".join(sentences)
 
 
-def _is_wrong(claim: Thing, things: Sequence[Thing]) -> bool:
-    """Return whether such a thing could be in some scene and is clearly not in this one."""
-    return claim.colour in COLOURS[claim.kind] and all(
-        _distance(thing, claim.place) >= _CLEAR for thing in things if thing[:3] == claim[:3]
-    )
+def _is_wrong(claimed_thing: Thing, things: Sequence[Thing]) -> bool:
+    """Return whether such a thing could be in a scene and is clearly not in this one."""
+    if claimed_thing.colour not in COLOURS[claimed_thing.kind]:
+        return False
+    for thing in things:
+        is_same = thing[:3] == claimed_thing[:3]  # in kind, colour and size
+        if is_same and _distance(thing, claimed_thing.place) < _MIN_WRONG_DISTANCE:
+            return False
+    return True
 
 
 def _distance(thing: Thing, place: str) -> float:
-    """Return the pixels along the farther axis from a thing's centre to the third of a place."""
+    """Return the distance in pixels from a thing's centre to a place, along the farther axis."""
     row, column = divmod(_PLACES.index(place), 3)
     x0, y0, x1, y1 = thing.box
+    # The centre, in thirds of the image.
     x, y = 1.5 * (x0 + x1) / SIDE, 1.5 * (y0 + y1) / SIDE
     return max(column - x, x - column - 1, row - y, y - row - 1, 0.0) * SIDE / 3

@@ -1,8 +1,7 @@
-"""Scenes written in the layouts of usual data sets, so that readers of real data read them."""
+"""Write scenes in the layouts of usual data sets, so that readers of real data can read them."""
 
 import io
 import json
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,13 +18,15 @@ from cosmos_core.utils.files import appearing, errors_of
 
 JPEG_QUALITY = 95
 SHARD_SIZE = 1000
-IGNORED = 255  # label of pixels that do not count, as in PASCAL VOC
+IGNORED = 255  # the label of ignored pixels, as in PASCAL VOC
 
-_MOST_TOKENS = CONTEXT_LENGTH - 2  # beside the marks of start and end
+_MAX_TOKENS = CONTEXT_LENGTH - 2  # without those of start and end
 
 
 class _Entry(NamedTuple):
-    number: int  # from 1 on, as COCO's image ids
+    """A scene that is to be written."""
+
+    number: int  # counted from 1, as COCO's image ids are
     id: str  # the number in twelve digits
     scene: Scene
     jpeg: bytes
@@ -42,41 +43,48 @@ def write_layouts(
     start: int = 0,
     layouts: Sequence[str] | None = None,
 ) -> Path:
-    """Write `count` scenes of a split from index `start` on under `root`, which must not exist yet.
-    `layouts`, by default all of LAYOUTS, appear at once or not at all. Returns `root`. Raises
-    FileExistsError if it exists, ValueError for an unknown split or layout."""
-    unknown = [name for name in layouts or () if name not in _WRITERS]
-    if unknown:
-        raise ValueError(f"unknown layouts {unknown}; known: {', '.join(LAYOUTS)}")
+    """Write `count` scenes of a split, from index `start` on, under `root`; return `root`.
+
+    `layouts` are by default all of LAYOUTS. All files appear at once or not at all. Raises
+    FileExistsError if `root` exists, and ValueError for an unknown split or layout.
+    """
+    layouts = layouts or LAYOUTS
+    unknown_layouts = [name for name in layouts if name not in _WRITERS]
+    if unknown_layouts:
+        raise ValueError(f"unknown layouts {unknown_layouts}; known: {', '.join(LAYOUTS)}")
     if root.exists():
         raise FileExistsError(f"{root} exists already")
     with errors_of(root), appearing(root) as folder:
         entries = _render(split, count, start)
-        for name in layouts or LAYOUTS:
+        for name in layouts:
             entries = _WRITERS[name](entries, folder, split)
-        deque(entries, maxlen=0)
+        # Each writer writes an entry as it passes on, so that scenes are rendered one at a time.
+        for _ in entries:
+            pass
     return root
 
 
 def image_captions(scene: Scene) -> list[str]:
     """Return five captions of a scene: three long ones joined, and two short ones."""
-    long = [join(scene.captions[f"long{name}_captions"], _MOST_TOKENS) for name in STYLES]
+    long = [join(scene.captions[f"long{name}_captions"], _MAX_TOKENS) for name in STYLES]
     return long + scene.captions["shortSV_captions"] + scene.captions["shortLLA_captions"]
 
 
 def joined_caption(scene: Scene) -> str:
-    """Return one description of the whole scene: all sentences of one captioner."""
-    return join(scene.captions["longIB_captions"], _MOST_TOKENS)
+    """Return one description of a scene: all sentences of one captioner."""
+    return join(scene.captions["longIB_captions"], _MAX_TOKENS)
 
 
 def _render(split: str, count: int, start: int) -> _Entries:
-    for number, scene in enumerate(split_scenes(split, count, start), 1):
-        buffer, image = io.BytesIO(), PILImage.fromarray(scene.image)
+    """Yield the scenes of a split, with their JPEG files."""
+    for number, scene in enumerate(split_scenes(split, count, start), start=1):
+        buffer = io.BytesIO()
+        image = PILImage.fromarray(scene.image)
         image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         yield _Entry(number, f"{number:012d}", scene, buffer.getvalue())
 
 
-# Each of the following writes its layout of all entries while it passes them on.
+# Each of the following functions yields all entries again, and writes its layout of them.
 
 
 def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
@@ -84,22 +92,28 @@ def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
     folder = root / "coco" / "images" / split
     folder.mkdir(parents=True)
     images = list[dict[str, object]]()
-    captions, joined = list[tuple[int, str]](), list[tuple[int, str]]()
+    captions = list[tuple[int, str]]()
+    joined_captions = list[tuple[int, str]]()
     for entry in entries:
         name, side = f"{entry.id}.jpg", entry.scene.image.shape[0]
         (folder / name).write_bytes(entry.jpeg)
         images.append({"id": entry.number, "file_name": name, "height": side, "width": side})
-        captions += ((entry.number, caption) for caption in image_captions(entry.scene))
-        joined.append((entry.number, joined_caption(entry.scene)))
+        for caption in image_captions(entry.scene):
+            captions.append((entry.number, caption))
+        joined_captions.append((entry.number, joined_caption(entry.scene)))
         yield entry
-    head = {"info": {"description": f"scenes, {split} split"}, "licenses": [], "images": images}
-    for suffix, pairs in (("", captions), ("_joined", joined)):
-        notes = [
+    for suffix, numbered_captions in (("", captions), ("_joined", joined_captions)):
+        annotations = [
             {"id": number, "image_id": image, "caption": caption}
-            for number, (image, caption) in enumerate(pairs, 1)
+            for number, (image, caption) in enumerate(numbered_captions, start=1)
         ]
-        path = root / "coco" / "annotations" / f"captions_{split}{suffix}.json"
-        _dump(path, {**head, "annotations": notes})
+        content = {
+            "info": {"description": f"scenes, {split} split"},
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+        }
+        _dump(root / "coco" / "annotations" / f"captions_{split}{suffix}.json", content)
 
 
 def _write_folder(entries: _Entries, root: Path, split: str) -> _Entries:
@@ -113,20 +127,21 @@ def _write_folder(entries: _Entries, root: Path, split: str) -> _Entries:
 
 
 def _write_voc(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write PASCAL VOC: label maps, and the same with the dominant thing ignored."""
-    voc, ids = root / "voc", list[str]()
+    """Write PASCAL VOC: label maps, and label maps in which the dominant thing is ignored."""
+    voc = root / "voc"
     images, lists = voc / "JPEGImages", voc / "ImageSets" / "Segmentation"
-    whole, small = voc / "SegmentationClass", voc / "SegmentationClassSmall"
-    for folder in (images, whole, small, lists):
+    label_maps, small_label_maps = voc / "SegmentationClass", voc / "SegmentationClassSmall"
+    for folder in (images, label_maps, small_label_maps, lists):
         folder.mkdir(parents=True)
+    ids = list[str]()
     for entry in entries:
         ids.append(entry.id)
         (images / f"{entry.id}.jpg").write_bytes(entry.jpeg)
         labels = entry.scene.label_map
-        _write_labels(whole / f"{entry.id}.png", labels)
-        # No small thing is of the dominant thing's kind.
-        ignored = np.where(labels == entry.scene.label, np.uint8(IGNORED), labels)
-        _write_labels(small / f"{entry.id}.png", ignored)
+        _write_labels(label_maps / f"{entry.id}.png", labels)
+        # The dominant thing's kind is unique, so that no small thing is ignored.
+        small_labels = np.where(labels == entry.scene.label, np.uint8(IGNORED), labels)
+        _write_labels(small_label_maps / f"{entry.id}.png", small_labels)
         yield entry
     (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
     (voc / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
@@ -152,21 +167,38 @@ def _write_shards(entries: _Entries, root: Path, split: str) -> _Entries:
     folder = root / "shards"
     folder.mkdir()
     pattern = str(folder).replace("%", "%%") + "/scenes-%06d.tar"
-    options = {"maxcount": SHARD_SIZE, "maxsize": float("inf"), "verbose": 0}
-    with ShardWriter(pattern, **options, mtime=0, user="", group="") as writer:
+    with ShardWriter(
+        pattern,
+        maxcount=SHARD_SIZE,
+        maxsize=float("inf"),
+        verbose=0,
+        mtime=0,
+        user="",
+        group="",
+    ) as writer:
         for entry in entries:
-            record = {**entry.scene.captions, "label": entry.scene.label}
+            record: dict[str, object] = dict(entry.scene.captions)
+            record["label"] = entry.scene.label
             writer.write({"__key__": entry.id, "jpg": entry.jpeg, "json": record})
             yield entry
 
 
 def _write_records(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write `annotations.json`: what is where in each scene, for figures on small things alone."""
+    """Write `annotations.json`: the elements of each scene and their places.
+
+    With it, figures can be computed for small things only.
+    """
     records = []
     for entry in entries:
         scene = entry.scene
-        things, stuff = ([one._asdict() for one in part] for part in (scene.things, scene.stuff))
-        records.append({"id": entry.id, "label": scene.label, "things": things, "stuff": stuff})
+        records.append(
+            {
+                "id": entry.id,
+                "label": scene.label,
+                "things": [thing._asdict() for thing in scene.things],
+                "stuff": [stuff._asdict() for stuff in scene.stuff],
+            }
+        )
         yield entry
     _dump(root / "annotations.json", {"split": split, "classes": CLASSES, "scenes": records})
 
@@ -175,12 +207,15 @@ def _write_choices(entries: _Entries, root: Path, split: str) -> _Entries:
     """Write a file per attribute in SugarCrepe's form, about the images of the COCO layout."""
     records: dict[str, dict[str, dict[str, str]]] = {name: {} for name in ATTRIBUTES}
     for entry in entries:
-        # A stream of its own, so that the captions of scenes stay what they are.
+        # A random generator of its own: the captions of scenes do not depend on this layout.
         rng = np.random.default_rng(entry.number)
         for attribute, items in records.items():
             caption, negative = choose(rng, entry.scene.things, attribute)
-            item = {"filename": f"{entry.id}.jpg", "caption": caption}
-            items[str(len(items))] = {**item, "negative_caption": negative}
+            items[str(len(items))] = {
+                "filename": f"{entry.id}.jpg",
+                "caption": caption,
+                "negative_caption": negative,
+            }
         yield entry
     for attribute, items in records.items():
         _dump(root / "choices" / f"{attribute}.json", items)

@@ -36,30 +36,37 @@ _PROMPT_WORDS = """
 @lru_cache(maxsize=1)
 def words() -> tuple[str, ...]:
     """Return every word that captions and usual prompts can contain, sorted."""
-    found = {*CLASSES, *PALETTE, *_PROMPT_WORDS.split()}
+    vocabulary = {*CLASSES, *PALETTE, *_PROMPT_WORDS.split()}
     patterns = [*RAW_PATTERNS, *PLACE_PHRASES.values(), *SIDES.values(), "and a an left right"]
     for style in STYLES.values():
-        found.add(style.small_adjective)
+        vocabulary.add(style.small_adjective)
         for field in style:
-            patterns += field if isinstance(field, tuple) else ()
+            if isinstance(field, tuple):
+                patterns += field
     for pattern in patterns:
         for literal, *_ in string.Formatter().parse(pattern):
-            found.update(literal.split())
-    return tuple(sorted(found))
+            vocabulary.update(literal.split())
+    return tuple(sorted(vocabulary))
 
 
 def merges() -> list[tuple[str, str]]:
-    """Return byte pair merges, in order, that make each of `words()` one token."""
-    spelled = {" ".join(word) + "</w>" for word in words()}
-    found = []
-    while spelled := {word for word in spelled if " " in word}:
-        pairs = Counter(pair for word in spelled for pair in pairwise(word.split()))
-        # Ties go by spelling, so that the order is the same in any process.
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        found.append(best)
-        neighbours = re.compile(rf"(?<!\S){re.escape(' '.join(best))}(?!\S)")
-        spelled = {neighbours.sub("".join(best), word) for word in spelled}
-    return found
+    """Return byte pair merges, in order, that make each of `words()` one token.
+
+    In each round the pair of symbols that occurs in most words is merged.
+    """
+    # Words as symbols with blanks between them.
+    spelled_words = {" ".join(word) + "</w>" for word in words()}
+    merged_pairs = []
+    while True:
+        spelled_words = {word for word in spelled_words if " " in word}
+        if not spelled_words:
+            return merged_pairs
+        counts = Counter(pair for word in spelled_words for pair in pairwise(word.split()))
+        # Of equally frequent pairs the first by spelling, so that all processes agree.
+        best_pair = min(counts, key=lambda pair: (-counts[pair], pair))
+        merged_pairs.append(best_pair)
+        pattern = re.compile(rf"(?<!\S){re.escape(' '.join(best_pair))}(?!\S)")
+        spelled_words = {pattern.sub("".join(best_pair), word) for word in spelled_words}
 
 
 def write_merges(path: Path) -> None:

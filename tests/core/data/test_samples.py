@@ -42,7 +42,7 @@ def test_dreamlips_captions_are_lists_of_sentences_or_texts():
         ('{"raw_caption": true}', "captions_wrong", "raw_caption holds a bool"),
         ('{"caption": 3.5}', "captions_wrong", "caption holds a float"),
         ('{"original_caption": null, "caption": "a"}', "captions_wrong", "original_caption holds"),
-        (r'{"raw_caption": "half \ud83d"}', "captions_wrong", "no valid Unicode"),
+        (r'{"raw_caption": "half \ud83d"}', "captions_wrong", "not valid Unicode"),
     ],
 )
 def test_what_is_no_caption_is_a_kind_of_bad_sample(record, kind, detail):
@@ -65,7 +65,7 @@ def png(width, height):
     [
         (None, RECORD, "image_missing", "no jpg"),
         (b"", RECORD, "image_broken", "^0 bytes"),
-        (b"not a picture", RECORD, "image_broken", "13 bytes of no known format"),
+        (b"not a picture", RECORD, "image_broken", "13 bytes in an unknown format"),
         (jpeg(0)[:-400], RECORD, "image_broken", "truncated"),
         (b"\xff\xd8\xff\xe0" + b"\0" * 500, RECORD, "image_broken", "504 bytes"),
         (encoded(PIL.Image.new("RGB", (30, 30)), "PNG")[:60], RECORD, "image_broken", "60 bytes"),

@@ -66,7 +66,7 @@ def test_commands_and_urls_are_streams():
         ("{folder}/b.tar::pipe:cat x", "", "mixes local tars with streams"),
         ("{folder}/b.tar::{folder}/a-1.tar", "1", "has 1 weights for 2 sets"),
         ("{folder}/b.tar", "1::2", "has 2 weights for 1 sets"),
-        ("{folder}/b.tar", "many", "'many': a weight is no number"),
+        ("{folder}/b.tar", "many", "'many': a weight is not a number"),
         ("{folder}/b.tar", "0", "must be greater than 0"),
         ("{folder}/b.tar", "inf", "must be greater than 0"),
     ],
@@ -190,7 +190,7 @@ def test_keyed_permutations_are_uniform_and_independent():
 
 
 def test_a_keyed_order_visits_every_sample_once_an_epoch_from_any_step():
-    size = KeyedPermutation.SMALLEST
+    size = KeyedPermutation.MIN_SIZE
     whole = batches(size, Schedule(size // 2 + 1, 4), keyed=True)
     numbers = [draw.number for batch in whole for draw in batch]
     assert sorted(numbers[:size]) == sorted(numbers[size : 2 * size]) == list(range(size))

@@ -77,14 +77,20 @@ def test_published_recipes_ask_for_their_shards(name):
         (["data.shards=/nowhere/a.tar"], "no such shard: /nowhere/a.tar"),
         (["compute.accumulate=3"], "optim.batch_size=32 cannot be dealt to 1 processes in 3 parts"),
         (["image.global_size=224"], "image.global_size is 224, but the architecture takes images"),
-        (["image.local_size=30"], "image.local_size=30 is no multiple of the architecture's patch"),
-        (["image.local_size=4"], "image.local_size=4 is no multiple of the architecture's patch"),
+        (
+            ["image.local_size=30"],
+            "image.local_size=30 is not a multiple of the architecture's",
+        ),
+        (
+            ["image.local_size=4"],
+            "image.local_size=4 is not a multiple of the architecture's",
+        ),
         (["architecture=" + SMALL % (12, 882, "")], "architecture: embed_dim 12 does not divide"),
         (["architecture=" + SMALL % (16, 49408, "")], "the architecture has a vocabulary of 49408"),
         ([ODD % "no_causal_mask"], "architecture: the text tower must be causal"),
         ([ODD % "depth"], "a model of this architecture cannot be built: "),
         (["save.best=scenes-cls/teacher/acc1"], "save.best needs evaluations"),
-        (["method=silc", "image.locals=0"], "image.locals is 0, and SILC learns from local views"),
+        (["method=silc", "image.locals=0"], "image.locals is 0, and SILC needs local views"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(assignments, message):

@@ -73,7 +73,7 @@ def page(path):
 def test_pictures_change_neither_weights_nor_log_nor_random_numbers(
     tmp_path, setting, scene_shards, recipe, monkeypatch
 ):
-    monkeypatch.setattr(pictures, "GUESS", 0.0)  # curves also at the first snapshot
+    monkeypatch.setattr(pictures, "FIRST_DRAWING_SECONDS", 0.0)  # curves also at the first snapshot
     outputs = tmp_path / "with", tmp_path / "without"
     for output, on in zip(outputs, ("true", "false"), strict=True):
         chosen = config(f"watch.pictures={on}", recipe=recipe)

@@ -12,7 +12,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from support.runs import log as read_log
 
-from cosmos_core.cli import _open
+from cosmos_core.cli import _lock_output
 from cosmos_core.engine.remote import Remote
 from cosmos_core.engine.snapshot import Best, SnapshotError, Snapshots
 from cosmos_core.engine.trainer import Trainer
@@ -157,7 +157,7 @@ def test_a_run_goes_on_bitwise_on_an_empty_machine(setting, scene_shards, url, t
     files.rm(f"{root}/step-00000004", recursive=True)
     other = tmp_path / "other"
     with ExitStack() as stack:
-        assert _open(stack, url, other, "auto") is True
+        assert _lock_output(stack, url, other, "auto") is True
         run(setting._replace(output=other), scene_shards, url, 4, resume=True)
     states = [Snapshots(folder, 9).newest() for folder in (setting.output, other)]
     assert all(map(torch.equal, *(state["student"].values() for state in states)))
@@ -171,7 +171,7 @@ def test_a_finished_run_that_is_fetched_has_its_checkpoint(setting, scene_shards
     run(setting, scene_shards, url, 4)
     other = tmp_path / "other"
     with ExitStack() as stack:
-        _open(stack, url, other, "always")
+        _lock_output(stack, url, other, "always")
         assert run(setting._replace(output=other), scene_shards, url, 4, resume=True) == 4
     first, second = (
         Path(folder, "checkpoint.safetensors").stat().st_size for folder in (setting.output, other)

@@ -83,7 +83,7 @@ def test_lit_learns_a_text_tower_for_a_locked_image_tower(setting, scene_shards,
     [
         (["method=lit"], "a frozen tower needs pretrained weights: name some by model.init"),
         (["model.freeze=text"], "a frozen tower needs pretrained weights"),
-        (["model.partial=true"], "model.partial=true is of pretrained weights: name some by"),
+        (["model.partial=true"], "model.partial=true needs pretrained weights: name some by"),
     ],
 )
 def test_options_of_pretrained_weights_need_some(settings, message):

@@ -7,8 +7,8 @@ import signal
 import pytest
 from support.training import SINGLE_PROCESS
 
-from cosmos_core.engine import trainer
-from cosmos_core.engine.trainer import StopRequest, StopWaiting
+from cosmos_core.engine import stop as stop_module
+from cosmos_core.engine.stop import StopRequest, StopWaiting
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -36,7 +36,7 @@ def test_an_interrupt_that_torchrun_repeats_counts_once(monkeypatch):
     with StopRequest(world):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-        monkeypatch.setattr(trainer, "REPEATED", 0.0)
+        monkeypatch.setattr(stop_module, "REPEAT_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

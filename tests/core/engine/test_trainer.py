@@ -164,7 +164,7 @@ def test_a_snapshot_holds_its_step_however_late_it_is_written(
     saved, trainers = Snapshots.save, []
 
     def save_late(snapshots, step, state):
-        while late and step == 2 and trainers[-1]._done < 4:  # two steps later
+        while late and step == 2 and trainers[-1]._steps_done < 4:  # two steps later
             time.sleep(0.001)
         return saved(snapshots, step, state)
 
@@ -189,4 +189,4 @@ def test_a_snapshot_that_cannot_be_written_ends_the_run(setting, scene_shards, m
     trainer = short_run(setting, "save.every=2", steps=50)
     with pytest.raises(OSError, match="No space left"):
         trainer.run(scene_shards)
-    assert trainer._done < 50
+    assert trainer._steps_done < 50

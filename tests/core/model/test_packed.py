@@ -166,7 +166,7 @@ def assert_same(ours, theirs, given, others, tolerance=1e-5):
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("ends", [None, ENDS])
-@pytest.mark.parametrize("form", [module._by_length, attend_by_length])
+@pytest.mark.parametrize("form", [module._attend_by_length, attend_by_length])
 def test_attention_by_length_is_that_of_a_padded_batch(form, causal, ends):
     """Also as the operator of compiled code, which has a gradient of its own."""
     ends = ends and torch.tensor(ends)
