@@ -157,7 +157,7 @@ def test_values_of_arguments():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("?width", r"'width' is no argument of a function; use python:FILE\.py\?NAME=VALUE"),
+        ("?width", r"'width' is not an argument of a function; use python:FILE\.py\?NAME=VALUE"),
         ("?2=3", "'2=3' is no argument"),
         ("?a=1&a=2", "'a=2' is no argument"),
         ("?width=2", r"load\('cpu', 'fp32', width=2\) failed: TypeError: .* argument 'width'"),
