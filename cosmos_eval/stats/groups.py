@@ -190,8 +190,8 @@ class GroupDifference(NamedTuple):
         error = math.sqrt(true_variance.seeds + true_variance.common)
         if error == 0:
             return None
-        # Estimated variances vary like chi-squared / dof: a grid of its quantiles, with one axis for
-        # each variance.
+        # Estimated variances vary like chi-squared / dof: a grid of its quantiles, with one axis
+        # for each variance.
         relative_variances = np.meshgrid(
             *(2 * gammaincinv(dof / 2, _QUANTILES) / dof for dof in dofs)
         )
