@@ -1,8 +1,9 @@
-"""Standard error of a mean of hits of samples by draws, such as few-shot classifiers.
+"""Standard error of the mean hits of N samples by D draws, such as few-shot classifiers.
 
-Model: hit = mean + sample + draw + rest, all but the mean random. The variance of the mean follows
-from the mean squares of a two-way table; its degrees of freedom are Satterthwaite's (1946,
-Biometrics Bulletin 2). A bootstrap of D draws finds (D - 1) / D of the variance between them.
+Model: hit = mean + sample + draw + rest, where all terms but the mean are random. The variance of
+the mean follows from the mean squares of a two-way table. Its degrees of freedom are by
+Satterthwaite (1946, Biometrics Bulletin 2). A bootstrap of D draws would find only (D - 1) / D of
+the variance between them.
 Shapes: N samples, D draws.
 """
 
@@ -17,18 +18,20 @@ OVER_DRAWS = "wilson, t over draws"
 
 
 class EffectiveSamples(NamedTuple):
-    """The number of independent samples that would have the standard error of a mean, and the
-    degrees of freedom of that error."""
+    """The independent samples that would have the same standard error as a mean."""
 
+    # The number of samples.
     n: float
+    # The degrees of freedom of the standard error.
     dof: float
 
 
 def effective_samples(mean: CrossedMean) -> EffectiveSamples:
     """Return how many independent samples the hits (N, D) of D draws are worth.
 
-    The variance by draws counts as no smaller than the rest adds to it. All hits, or none, are
-    worth N samples, and so is a single draw, which does not show how much draws vary.
+    The variance by draws counts as at least the variance that the rest adds to it. If all samples
+    are hits, or none, the hits are worth N samples. So are the hits of a single draw, which does
+    not show how much draws vary.
     """
     hits = mean.hits.astype(np.float64)
     n_samples, n_draws = hits.shape
