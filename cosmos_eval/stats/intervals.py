@@ -548,8 +548,7 @@ def _is_resampled(estimate: Estimate, stored_method: str) -> bool:
             return estimate.interval is None or stored_method == BOOTSTRAP
         case GroupMean():
             return _is_resampled_group_mean(estimate, stored_method)
-        case Median():
-            return True
+    return True  # Median
 
 
 def _is_resampled_group_mean(mean: GroupMean, stored_method: str) -> bool:

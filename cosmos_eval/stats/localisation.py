@@ -172,13 +172,37 @@ def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
     return Sums(*sums)
 
 
+def _mean_mass(sums: Sums) -> Values:
+    return ratio(sums.mass, sums.pairs)
+
+
+def _mean_area(sums: Sums) -> Values:
+    return ratio(sums.area, sums.pairs)
+
+
+def _mass_over_area(sums: Sums) -> Values:
+    return ratio(sums.mass, sums.area)
+
+
+def _mass_over_other_names(sums: Sums) -> Values:
+    return ratio(sums.mass_beside_others, sums.other_names)
+
+
+def _mean_hit(sums: Sums) -> Values:
+    return ratio(sums.hits, sums.pairs)
+
+
+def _mean_auc(sums: Sums) -> Values:
+    return ratio(sums.auc, sums.pairs)
+
+
 METRICS: Mapping[str, Callable[[Sums], Values]] = {
-    "attention_mass": lambda sums: ratio(sums.mass, sums.pairs),
-    "area": lambda sums: ratio(sums.area, sums.pairs),
-    "mass_over_area": lambda sums: ratio(sums.mass, sums.area),
-    "mass_over_other_names": lambda sums: ratio(sums.mass_beside_others, sums.other_names),
-    "pointing_game": lambda sums: ratio(sums.hits, sums.pairs),
-    "AUC": lambda sums: ratio(sums.auc, sums.pairs),
+    "attention_mass": _mean_mass,
+    "area": _mean_area,
+    "mass_over_area": _mass_over_area,
+    "mass_over_other_names": _mass_over_other_names,
+    "pointing_game": _mean_hit,
+    "AUC": _mean_auc,
 }
 """The metrics (...,) as functions of sums (...,): means over pairs, and two ratios of means.
 They are NaN if there are no pairs."""
