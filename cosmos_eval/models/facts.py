@@ -45,13 +45,8 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] = _ignore) -> di
     with _countable([*parameters.values()]):
         pixels = counter.attempt("the image size", _example_pixels, encoder)
         tokens = counter.attempt("the context length", _example_tokens, encoder)
-        image_cost, text_cost = _Cost(), _Cost()
-        if pixels is not None:
-            cost = counter.attempt("GFLOPs per image", _cost, encode_image, pixels)
-            image_cost = cost or image_cost
-        if tokens is not None:
-            cost = counter.attempt("GFLOPs per text", _cost, encode_text, tokens)
-            text_cost = cost or text_cost
+        image_cost = counter.cost("GFLOPs per image", encode_image, pixels)
+        text_cost = counter.cost("GFLOPs per text", encode_text, tokens)
     image_size = None
     if pixels is not None and getattr(model, "has_image_size", True):
         image_size = [*pixels.shape[2:]]
@@ -66,6 +61,16 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] = _ignore) -> di
         "embedding_size": image_cost.embedding_size,
         "context_length": None if tokens is None else tokens.shape[1],
     }
+
+
+class _Cost(NamedTuple):
+    """What it costs to encode one input. None is unknown."""
+
+    gflops: float | None = None
+    # The number of parameters that are read.
+    parameters: int | None = None
+    # D, the size of the feature.
+    embedding_size: int | None = None
 
 
 class _Counter:
@@ -84,15 +89,11 @@ class _Counter:
             self.note(f"{fact} of {self.encoder.info.spec} cannot be counted: {reason}")
             return None
 
-
-class _Cost(NamedTuple):
-    """What it costs to encode one input. None is unknown."""
-
-    gflops: float | None = None
-    # The number of parameters that are read.
-    parameters: int | None = None
-    # D, the size of the feature.
-    embedding_size: int | None = None
+    def cost(self, fact: str, encode: Encode, example: Tensor | None) -> _Cost:
+        """Return the cost of encoding an example. All fields are None if it is not known."""
+        if example is None:
+            return _Cost()
+        return self.attempt(fact, _cost, encode, example) or _Cost()
 
 
 def _modules(model: Any) -> list[nn.Module]:

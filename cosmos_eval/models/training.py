@@ -47,7 +47,7 @@ def training_record(spec: ModelSpec) -> dict[str, Any]:
             )
     if not in_checkpoint and not in_file:
         return {}
-    return dict.fromkeys(IDENTITY) | in_file | in_checkpoint
+    return {**dict.fromkeys(IDENTITY), **in_file, **in_checkpoint}
 
 
 def _require_sha256(text: str) -> str:
