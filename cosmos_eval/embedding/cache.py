@@ -66,7 +66,7 @@ def limit_bytes() -> int:
 def fingerprint(*modules: str) -> str:
     """Return the SHA-256 of the sources of modules and of the versions of libraries.
 
-    Of a package, the sources of all its modules are hashed.
+    If a module is a package, the sources of all its modules are hashed.
     """
     digest = hashlib.sha256()
     for name in _LIBRARIES:

@@ -190,8 +190,8 @@ def add_features(
 def identity(encoder: Encoder, role: str, **decisions: Any) -> dict[str, Any]:
     """Return everything that decides an embedding, besides the input itself, as JSON has it.
 
-    `role` is what is computed ("image", "text", "pairs"...), and `decisions` holds everything that
-    decides this role only, such as the preprocessing of images.
+    `role` names the kind of computation ("image", "text", "pairs"...), and `decisions` holds
+    everything that decides this role only, such as the preprocessing of images.
     """
     info = encoder.info
     return {
@@ -216,7 +216,7 @@ def embed_images(
 ) -> Embeddings:
     """Return the features of images in their order. Threads read and decode ahead of the model.
 
-    Raises UsageError if there are no images, and for an image that is missing, cannot be decoded or
+    Raises UsageError for an empty list, and for an image that is missing, cannot be decoded or
     changes while it is read. Raises TooManyError if more than `most` images are not cached.
     """
     if not images:
@@ -461,8 +461,8 @@ def embed_texts(
     """Return the features of texts in their order, and which texts were cut to the context.
 
     If the encoder trims texts, a batch of short texts holds more of them: as many as have the
-    tokens of a batch of full ones. Raises UsageError if there are no texts, and TooManyError if
-    more than `most` texts are not cached.
+    tokens of a batch of full ones. Raises UsageError for an empty list, and TooManyError if more
+    than `most` texts are not cached.
     """
     if not texts:
         raise UsageError("no texts to embed: the data set is empty")

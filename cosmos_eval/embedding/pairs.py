@@ -247,10 +247,10 @@ class _ShardScorer:
         rows = torch.from_numpy(np.concatenate(shard.images) - shard.block.start).to(device)
         chunks = []
         for number, text_rows in enumerate(rows.split([len(images) for images in shard.images])):
-            parts_of_text = tuple(part[number : number + 1] for part in text_parts)
+            parts_of_text = tuple(tensor[number : number + 1] for tensor in text_parts)
             for chunk_rows in text_rows.split(_IMAGES_AT_ONCE):
                 if len(chunk_rows):
-                    parts_of_images = tuple(part[chunk_rows] for part in self.block_parts)
+                    parts_of_images = tuple(tensor[chunk_rows] for tensor in self.block_parts)
                     chunks.append(self._scores(parts_of_images, parts_of_text))
         scores = torch.cat(chunks).float().cpu()
         require_finite(

@@ -142,9 +142,10 @@ def _is_plain(attention: nn.MultiheadAttention) -> bool:
 
 
 class _SelfAttention(nn.MultiheadAttention):
-    """Runs `self_attention` in evaluation mode. The base class does everything else.
+    """Runs `self_attention` in evaluation mode.
 
-    That is training, cross-attention, padding masks and the return of attention weights.
+    The base class does everything else: training, cross-attention, padding masks, and the return of
+    attention weights.
     """
 
     def forward(  # type: ignore[override]

@@ -2,7 +2,7 @@
 
 If weights were trained with other positions (which it interpolates), another activation or another
 preprocessing, OpenCLIP (3.3) warns at most, and it does not check the values of weights. The
-results would look like those of a model."""
+results would look valid."""
 
 import json
 import pickle
@@ -83,7 +83,7 @@ def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> s
 
 
 def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Describe how a built model differs from what is stated of its weights, "" if it does not."""
+    """Describe how a built model differs from the statement on its weights, "" if it does not."""
     keys = [key for key in _STATED_KEYS if stated.get(key) is not None]
     stated_values = {key: _json_value(key, stated[key]) for key in keys}
     built_values = {key: _json_value(key, built[key]) for key in keys}
@@ -179,7 +179,7 @@ def require_fit(
 ) -> None:
     """Raise UsageError if loading would interpolate positions or make up a logit bias.
 
-    `stored` are the tensors of a file, and `model_state` those of the model that loads them.
+    `stored` holds the tensors of a file, and `model_state` the tensors of the model that loads it.
     """
     prefixes = re.compile(r"^(state_dict\.)?(module\.)?")
     shapes = {prefixes.sub("", name): tuple(tensor.shape) for name, tensor in stored.items()}

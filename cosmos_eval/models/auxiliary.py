@@ -1,5 +1,7 @@
-"""Encoders that guide the last block of another one: timm:ARCH, timm:ARCH/PATH, hf:FOLDER,
-hf:ORG/NAME[@REVISION], python:FILE.py. Their patches are those of the last block after its norm."""
+"""Encoders that guide the last block of another encoder.
+
+Their names are timm:ARCH, timm:ARCH/PATH, hf:FOLDER, hf:ORG/NAME[@REVISION] and python:FILE.py.
+Their patches are the output of the last block after the norm."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -121,7 +123,7 @@ def _channels(values: Sequence[float], images: Tensor) -> Tensor:
 
 
 class TimmGuide(Guide):
-    """A ViT of timm, with timm's pretrained weights or with those of a file."""
+    """A ViT of timm, with timm's pretrained weights or with the weights of a file."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
         arch, path = str(spec.arch), spec.name

@@ -1,6 +1,6 @@
 """Bundled models. They are built when embeddings are missing in the cache.
 
-What identifies them is read without torch."""
+Their identity is read without torch."""
 
 import json
 from functools import cached_property

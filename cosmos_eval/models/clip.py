@@ -108,7 +108,7 @@ class _TrimmedText(nn.Module):
 def _text_can_be_trimmed(model: Any, tokenizer: Tokenizer) -> bool:
     """Return whether positions after the end of text cannot change the feature.
 
-    That is so with causal attention, a feature that is read at the end of text, and padding by 0.
+    They cannot with causal attention, a feature that is read at the end of text, and padding by 0.
     """
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return False

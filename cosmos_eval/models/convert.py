@@ -154,7 +154,7 @@ def _hf_config(model: Any, tokenizer: open_clip.SimpleTokenizer) -> Any:
 
 
 def _hf_tower(transformer: Any, width: int) -> dict[str, Any]:
-    """Return what both towers of CLIPModel have in common; `width` is that of features."""
+    """Return what both towers of CLIPModel have in common; `width` is the size of features."""
     block = transformer.resblocks[0]
     return {
         "hidden_size": transformer.width,
@@ -168,7 +168,7 @@ def _hf_tower(transformer: Any, width: int) -> dict[str, Any]:
 
 
 def _image_processor(preprocessing: Mapping[str, Any], side: int) -> Any:
-    """Return OpenCLIP's preprocessing as an image processor; `side` is that of images."""
+    """Return OpenCLIP's preprocessing as an image processor, for square images of this side."""
     resize_mode, square = preprocessing["resize_mode"], {"height": side, "width": side}
     _require(
         resize_mode in ("shortest", "squash"),

@@ -3,7 +3,7 @@
 The embedding of a patch is the image feature that the tower's head makes if every token after the
 last block is the token of that patch: the head's norm, pooling and projection are applied. So a
 patch is compared with texts as an image is, and if all tokens of an image are equal, its patches
-have the feature of the image. What this means depends on the pooling:
+have the feature of the image. The result depends on the pooling:
 class token      final norm and projection of the patch, in the class token's place (CLIP)
 average          the same; without a norm in between, the image's feature is the patches' mean
 attention (MAP)  the pooling attends to that patch only: its value and output projection, as in
@@ -61,7 +61,7 @@ def encode_patches(
     """Return the embeddings (B, H // patch, W // patch, D) of the patches of images (B, 3, H, W).
 
     Embeddings are float32 and L2-normalised. Images may have any size. `model` is an image tower of
-    OpenCLIP or a model of transformers. With attention `proxy`, patches are those of `guide`, which
+    OpenCLIP or a model of transformers. With attention `proxy`, `guide` decides the grid, and
     maps images to features (B, h', w', D'). Raises UsageError if the tower has no patch tokens or
     not this attention, and if images are smaller than a patch.
     """
@@ -84,7 +84,7 @@ def encode_patches(
 
 
 def _before_last(model: nn.Module, tower: Tower, images: Tensor, cropped_images: Tensor) -> Tensor:
-    """Return the tokens (B, N, C) before the last block: those of `shared_blocks`, if they fit."""
+    """Return the tokens (B, N, C) before the last block, from `shared_blocks` if possible."""
     shared = _shared.get()
     if shared is None:
         return tower.before_last(cropped_images)
@@ -115,8 +115,8 @@ def _guided_patches(
     """Run only the attention of the last block, with the weights of another encoder's features.
 
     Features (B, h', w', D') decide the grid: return patches (B, h'w', C) and (h', w'). Raises
-    UsageError if there are no features, and for a block that cannot return another number of
-    tokens than it is given.
+    UsageError without features, and for a block that cannot return another number of tokens than it
+    is given.
     """
     if guide_features is None:
         raise UsageError(

@@ -117,13 +117,13 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
         """Return weights (B, heads, T, H // patch, W // patch) over the patches of images.
 
-        `images` are (B, 3, H, W), and `queries` are those of T texts, (T, D).
+        `images` are (B, 3, H, W), and `queries` (T, D) belong to T texts.
         """
 
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
         """Return weights (T, heads, B, L) over the tokens of texts.
 
-        `tokens` are (T, L) with their padding, and `queries` are those of B images, (B, D).
+        `tokens` are (T, L) with their padding, and `queries` (B, D) belong to B images.
         """
 
 
@@ -335,7 +335,7 @@ def require_encoder(model: Any, where: str) -> None:
 
 
 def _info_faults(info: Any) -> list[str]:
-    """Return what is wrong with the `info` of a model."""
+    """Return the faults of the `info` of a model."""
     if not isinstance(info, EncoderInfo):
         return [f"`info` is {type(info).__name__}, not cosmos_eval.types.EncoderInfo"]
     faults = []
@@ -382,7 +382,7 @@ def _run_example(model: Encoder, where: str) -> None:
 
 
 class _ExampleRun:
-    """Calls the methods of a model with an example, and checks what they return."""
+    """Calls the methods of a model with an example, and checks their outputs."""
 
     def __init__(self, model: Encoder, where: str) -> None:
         self.model = model
@@ -436,7 +436,7 @@ def require_output(method: str, inputs: Any, output: Any, widths: set[int], wher
 
 
 def _shape_fault(output: Any, rows: int, dimensions: int) -> str | None:
-    """Return what is wrong with an output that must be a tensor with this many rows."""
+    """Return the fault of an output that must be a tensor with so many rows, None without one."""
     from torch import Tensor
 
     if isinstance(output, Tensor) and output.ndim == dimensions and len(output) == rows:
@@ -446,7 +446,7 @@ def _shape_fault(output: Any, rows: int, dimensions: int) -> str | None:
 
 
 def _feature_fault(features: Any, inputs: int, widths: set[int]) -> str | None:
-    """Return what is wrong with the features of some inputs, None if they are (inputs, D)."""
+    """Return the fault of features that must be (inputs, D), None without one."""
     import torch
 
     if not isinstance(features, torch.Tensor):
@@ -464,7 +464,7 @@ def _feature_fault(features: Any, inputs: int, widths: set[int]) -> str | None:
 
 
 def _value_fault(features: Tensor) -> str | None:
-    """Return what is wrong with the values of features: they must be finite and normalised."""
+    """Return the fault of features that must be finite and normalised, None without one."""
     import torch
 
     if not torch.isfinite(features).all():

@@ -1,4 +1,4 @@
-"""What a loaded model costs: parameters, operations per image and text, and sizes of its inputs."""
+"""The costs of a loaded model: parameters, operations per image and text, sizes of its inputs."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -31,11 +31,11 @@ def _ignore(note: str) -> None:
 
 
 def model_facts(encoder: Encoder, note: Callable[[str], object] = _ignore) -> dict[str, Any]:
-    """Return what a result records of a model under `model.facts`; None for what is unknown.
+    """Return what a result records of a model under `model.facts`; None for unknown facts.
 
     One image and one text that fills the context are encoded. GFLOPs are 10^9 operations. PyTorch
     counts 2 operations per multiply-accumulate of matrix products, convolutions and attention. A
-    fact that cannot be found out is no error: `note` is given a line about it.
+    fact that cannot be found out is None, and `note` is given a line about it.
     """
     model = getattr(encoder, "built", encoder)  # a bundled model is built when it is used
     counter = _Counter(encoder, note)
@@ -64,7 +64,7 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] = _ignore) -> di
 
 
 class _Cost(NamedTuple):
-    """What it costs to encode one input. None is unknown."""
+    """The cost of encoding one input. None is unknown."""
 
     gflops: float | None = None
     # The number of parameters that are read.
@@ -106,7 +106,7 @@ def _encode_functions(encoder: Encoder, model: Any) -> tuple[Encode, Encode]:
     """Return the functions that encode images and texts.
 
     For OpenCLIP's CLIP, from which COSMOS's model derives, these are OpenCLIP's own, so that
-    operations are counted as OpenCLIP runs the model, without what is saved here.
+    operations are counted as OpenCLIP runs the model, without the savings of this package.
     """
     clip = getattr(model, "model", None)
     if not isinstance(clip, open_clip.CLIP):
@@ -145,7 +145,7 @@ def _example_tokens(encoder: Encoder) -> Tensor | None:
 
 
 def _cost(encode: Encode, example: Tensor) -> _Cost:
-    """Encode one input and return what it costs."""
+    """Encode one input and return its cost."""
     with _ParameterReads() as reads, FlopCounterMode(display=False) as operations:
         features = encode(example)
     parameters = sum(parameter.numel() for parameter in reads.parameters.values())
@@ -163,7 +163,7 @@ def _gflops_per_text(cost: _Cost, model: Any) -> float | None:
 
 
 class _ParameterReads(TorchDispatchMode):
-    """Collects the parameters that operations read: those of a tower, whichever module has them."""
+    """Collects the parameters that operations read, in any module: the parameters of a tower."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ class HfEncoder(TwoTower):
         self.tokenizer = {"class": type(self._tokenizer).__name__, **files}
 
     def refresh_info(self) -> None:
-        """Keep `info`, whose hash is that of the files of the weights."""
+        """Keep `info`, which has the hash of the files of the weights."""
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
         encoded = self._tokenizer([*texts], padding=False, truncation=False, verbose=False)
@@ -233,7 +233,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
 def _context_length(model: nn.Module, tokenizer: Any) -> int:
     """Return how many tokens fit the model and the tokenizer.
 
-    Raises UsageError if the tokenizer does not fit the text tower, and if there is no limit.
+    Raises UsageError if the tokenizer does not fit the text tower, and without a limit.
     """
     embeddings = {}  # those of the text tower, by names such as position_embedding
     for path, module in model.named_modules():

@@ -140,7 +140,7 @@ def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
 
 
 def _missing_config(folder: Path, name: str) -> str:
-    """Return what is wrong with a folder without config.json, and what to do."""
+    """Return the fault of a folder without config.json, and what to do."""
     if (folder / _ADAPTER).is_file():
         return f"no config.json: it holds only an adapter; {_merge_advice(folder)}"
     if (folder / DESCRIPTION).is_file():
@@ -195,7 +195,7 @@ def _require_size(config: Any, shapes: Mapping[str, Sequence[int]]) -> None:
     """Raise UsageError if a configuration describes a far larger model than its weights hold.
 
     Such a model would take minutes and all memory to build. Here, it is built without memory, and
-    given up as soon as it has too many tensors. `shapes` are those of the weights.
+    given up as soon as it has too many tensors. `shapes` holds the shapes of the weights.
     """
     most_tensors, stored = _MOST_TIMES * (len(shapes) + 25), count_values(shapes)
     with _at_most_parameters(most_tensors), torch.device("meta"):

@@ -110,7 +110,7 @@ def heatmaps_of_features(
 ) -> Tensor:
     """Return `heatmaps` from the features of texts (T, D), on the CPU or the model's device.
 
-    Features are normalised, except for OF_WEIGHTS. For EMPTY_RATIO, the last feature is that of the
+    Features are normalised, except for OF_WEIGHTS. For EMPTY_RATIO, the last feature belongs to the
     empty text.
     """
     if kind in OF_WEIGHTS:
@@ -129,8 +129,8 @@ def heatmaps_of_features(
 def _log_ratios(weights: Tensor, kind: MapKind) -> Tensor:
     """Return the log ratios of weights (B, T, heads, h, w).
 
-    They have the same shape. For EMPTY_RATIO, they are of T - 1 texts: the last text is the empty
-    one.
+    They have the same shape. For EMPTY_RATIO, they have only T - 1 texts, because the last text is
+    the empty one.
     """
     logs = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()  # a weight may underflow
     if kind == EMPTY_RATIO:

@@ -156,8 +156,8 @@ def _parse_value(text: str) -> Any:
 def labelled(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[ModelSpec]:
     """Return models with the labels that results show for them.
 
-    There is one label per model, in their order, None for a model without one, or there are no
-    labels. Raises UsageError for another number of labels, and for a label that tables cannot show.
+    `labels` is empty, or has one label per model in the same order, None for a model without one.
+    Raises UsageError for another number of labels, and for a label that tables cannot show.
     """
     if not labels:
         return [replace(spec, label=None) for spec in specs]

@@ -214,7 +214,7 @@ def state_dicts(weights: Iterable[nn.Module | Tensor]) -> list[dict[str, Tensor]
 def _referred_values(value: Any) -> list[Any]:
     """List the values that a container holds, or that a function refers to.
 
-    A function refers to the object it is bound to, its closure, and globals of its own file. Of
+    A function refers to the object it is bound to, its closure, and globals of its own file. For
     other objects, the attributes that are modules or tensors are listed.
     """
     if isinstance(value, Mapping):

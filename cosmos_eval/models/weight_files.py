@@ -19,7 +19,7 @@ _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 def require_weights(path: Path) -> None:
-    """Raise UsageError for a file that does not hold weights, and say what it holds instead."""
+    """Raise UsageError for a file that does not hold weights, with its actual content."""
     if path.suffix in (".npz", ".npy"):
         return
     with path.open("rb") as file:
@@ -55,7 +55,7 @@ def count_values(shapes: Mapping[str, Sequence[int]]) -> int:
 
 
 def _other_content(start: bytes) -> str | None:
-    """Return what is wrong with a file that starts like this, None if it may hold weights."""
+    """Return the fault of a file that starts like this, None if it may hold weights."""
     if not start:
         return "is empty: fetch it again"
     if start.startswith(_LFS):
@@ -72,7 +72,7 @@ def _other_content(start: bytes) -> str | None:
 
 
 def _safetensors_fault(start: bytes, size: int) -> str | None:
-    """Return what is wrong with a file that is called .safetensors, None if nothing is."""
+    """Return the fault of a file that is called .safetensors, None without one."""
     if _is_safetensors(start, size):
         header_size = _header_size(start)
         if header_size <= LARGEST_HEADER:

@@ -91,8 +91,8 @@ class _ErrorTest:
     def lowest(self) -> float:
         """Return the least error of a population that the test does not reject.
 
-        For each error, the likeliest gaps are tested: those of the samples, shrunk by a multiple of
-        their variances (Lagrange).
+        For each error, the likeliest gaps are tested. These are the gaps of the samples, shrunk by
+        a multiple of their variances (Lagrange).
         """
         from scipy.optimize import bisect  # loading it takes long, and few commands need it
 

@@ -110,8 +110,8 @@ class ConfusedPair(NamedTuple):
 def confusion_pairs(labels: Ints, predicted: Ints, k: int = PAIRS) -> list[ConfusedPair]:
     """Return the k most frequent mistakes in labels (N,) and predictions (N,).
 
-    The most frequent mistake comes first. Of equally frequent mistakes, the lower true class comes
-    first, then the lower predicted class.
+    The most frequent mistake comes first. Equally frequent mistakes are sorted by their true class,
+    then by their predicted class.
     """
     mistakes = np.stack([labels, predicted], axis=1)[labels != predicted]
     pairs, counts = np.unique(mistakes, axis=0, return_counts=True)
@@ -193,7 +193,7 @@ def _f1_scores(right: Ints, labelled: Ints, predicted: Ints) -> Values:
 
 
 class PairHits(NamedTuple):
-    """Which pairs of two images and two captions are right."""
+    """The right ones among pairs of two images and two captions."""
 
     # (N,): whether each image scores highest with its caption.
     text: NDArray[np.bool_]
@@ -234,8 +234,8 @@ def jaccard_indices(score: Score, items: Sequence[tuple[int, Ints, NDArray[np.bo
     """Return the Jaccard index of the right and the chosen images of each item, (N,).
 
     An item is the index of a caption, the indices of images (n,), and which of them are right (n,).
-    As many images as are right are chosen: those that score highest with the caption. Of equal
-    scores, wrong images are chosen first.
+    As many images as are right are chosen: those that score highest with the caption. If scores are
+    equal, wrong images are chosen first.
     """
     indices = []
     for caption, images, is_right in items:
@@ -251,8 +251,8 @@ def text_hits(features: Features, captions_of_item: Sequence[Ints], right: Ints)
     """Return which items have right captions that are closer to each other than to wrong ones.
 
     The first captions of an item are right; `right` (N,) says how many, two or more. All products
-    of two right captions must be above all products of a right and a wrong caption. `features` are
-    those of all captions, (T, D).
+    of two right captions must be above all products of a right and a wrong caption. `features`
+    (T, D) belong to all captions.
     """
     hits = []
     for captions, n_right in zip(captions_of_item, right, strict=True):
@@ -265,8 +265,8 @@ def text_hits(features: Features, captions_of_item: Sequence[Ints], right: Ints)
 def expected_hits(values: Values, things_of_item: Sequence[Ints], right: Ints) -> Values:
     """Return the probability that the right things of an item have the highest values, (N,).
 
-    `values` (T,) are those of all things. The first things of an item are right; `right` (N,) says
-    how many. Things of equal values are in random order: if all n values are equal, the probability
+    `values` (T,) belong to all things. The first things of an item are right; `right` (N,) says how
+    many. Things of equal values are in random order: if all n values are equal, the probability
     is the chance level, one in C(n, r) for r right things. A thing that an item has twice counts
     once. If a thing is both right and wrong, the probability is 0.
     """

@@ -39,10 +39,10 @@ def effective_samples(mean: CrossedMean) -> EffectiveSamples:
     if min(hits.shape) == 1 or share in (0, 1):
         return EffectiveSamples(n_samples, math.inf)
     of_samples, of_draws = hits.mean(axis=1), hits.mean(axis=0)
-    rest = hits - of_samples[:, None] - of_draws + share
+    residuals = hits - of_samples[:, None] - of_draws + share
     dof_samples, dof_draws = n_samples - 1, n_draws - 1
     by_samples = n_draws * float(of_samples.var(ddof=1))
-    by_rest = float(np.square(rest).sum()) / (dof_samples * dof_draws)
+    by_rest = float(np.square(residuals).sum()) / (dof_samples * dof_draws)
     by_draws = max(n_samples * float(of_draws.var(ddof=1)), by_rest)
     total = by_samples + by_draws - by_rest  # N x D times the variance of the mean
     spread = by_samples**2 / dof_samples + by_draws**2 / dof_draws

@@ -90,7 +90,7 @@ class ErrorVariance(NamedTuple):
         """Return how far the difference is off with a probability of `tail`, to one side.
 
         The quantile of seeds and images together is the mean of both quantiles, weighted by the
-        variances (Cochran and Cox). The half width is at least that of images only.
+        variances (Cochran and Cox). The half width is at least the half width of images only.
         """
         image_quantile = -stdtrit(self.images_dof, tail)
         seed_quantile = -stdtrit(self.seeds_dof, tail)
@@ -142,7 +142,7 @@ class GroupDifference(NamedTuple):
 
     @property
     def of_methods(self) -> bool:
-        """Whether both groups have several trainings, so that methods are compared."""
+        """True if both groups have several trainings, so that methods are compared."""
         return all(group.k > 1 for group in self.groups)
 
     @property
@@ -269,10 +269,11 @@ def group_difference(
 ) -> GroupDifference:
     """Compare the values a (k_A,) and b (k_B,) of two groups of trainings.
 
-    `covariance` (k_A + k_B, k_A + k_B), first the trainings of A and then those of B, is the
-    covariance of their values by `units` images. With `by_seed`, trainings of the same index are
-    pairs, which share everything that a seed decides for both methods. With `pooled`, both methods
-    are assumed to vary alike by seeds, so that one of them may have a single training. Raises
+    `covariance` (k_A + k_B, k_A + k_B) is the covariance of their values by `units` images. Rows
+    and columns are first the trainings of A, then the trainings of B. With `by_seed`, trainings of
+    the same index are pairs, which share everything that a seed decides for both methods. With
+    `pooled`, both methods are assumed to vary alike by seeds, so that one of them may have a single
+    training. Raises
     ValueError if `by_seed` is given for groups of different sizes, and for fewer than two images.
     """
     if units < 2:

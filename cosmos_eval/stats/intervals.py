@@ -74,10 +74,10 @@ def resample(
 ) -> list[dict[str, Values]]:
     """Return the resampled values (R,) of several statistics, from the same draws.
 
-    `counts` (C,) holds how many clusters there are of each kind, 1 if each cluster is a kind of its
-    own. In that case clusters are drawn one by one, which is ten times as fast as a multinomial
-    draw, unless `multinomial`. `sizes`, which sum to C, are the sizes of groups of clusters that
-    are drawn independently of each other. Raises ValueError if there are no clusters.
+    `counts` (C,) holds the number of clusters of each kind. If all numbers are 1, clusters are
+    drawn one by one, which is ten times as fast as a multinomial draw, unless `multinomial`.
+    `sizes`, which sum to C, are the sizes of groups of clusters that are drawn independently of
+    each other. Raises ValueError without clusters.
     """
     if not counts.sum():
         raise ValueError("no samples to resample")
@@ -284,7 +284,7 @@ def statistics_of_kinds(
 ) -> tuple[list[Statistic], NDArray[np.integer]]:
     """Return the statistics of group means of independent samples, and counts of their kinds.
 
-    Samples of the same groups and hits in all models are of one kind, so that a resample of many
+    Samples with the same groups and hits in all models form one kind, so that a resample of many
     samples is a draw of few kinds.
     """
     columns = [mean.groups for mean in means] + [mean.hits for mean in means]
@@ -443,8 +443,8 @@ def _draws(
 ) -> Iterator[tuple[str, Mapping[str, Values]]]:
     """Yield the method of each bootstrap, and the values (R,) of estimates that it draws together.
 
-    Which estimates are drawn together does not change their values, since each bootstrap begins
-    with the same seed.
+    Values do not depend on the estimates that are drawn together, since each bootstrap begins with
+    the same seed.
     """
     sums: dict[str, Estimate] = {}
     sums_one_by_one: dict[str, Estimate] = {}

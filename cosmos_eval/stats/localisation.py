@@ -205,7 +205,7 @@ METRICS: Mapping[str, Callable[[Sums], Values]] = {
     "AUC": _mean_auc,
 }
 """The metrics (...,) as functions of sums (...,): means over pairs, and two ratios of means.
-They are NaN if there are no pairs."""
+They are NaN without pairs."""
 
 
 def of_size(size: int | None, sums: Sums) -> Sums:

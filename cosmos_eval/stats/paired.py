@@ -115,7 +115,7 @@ def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDiffere
     """Compare two models by how many of n samples both, only A, and only B get right.
 
     The p-value is the two-sided binomial p-value of (only_a, only_b) at a half. The interval is
-    Wald's after half a sample is added to each of the four cells. Raises ValueError if there are no
+    Wald's after half a sample is added to each of the four cells. Raises ValueError without
     samples.
     """
     if n < 1:

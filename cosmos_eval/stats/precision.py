@@ -82,7 +82,7 @@ def average_precisions(samples: Features) -> Callable[[Values], Values]:
 def _retrieved(scores: Features, labels: NDArray[np.bool_]) -> tuple[Any, Any]:
     """Return which images each threshold of a class is the first to retrieve, sparse (T, N).
 
-    The first array holds all images, the second array only those of the class.
+    The first array holds all images, the second array only the images of the class.
     """
     from scipy.sparse import csr_array
 
@@ -125,7 +125,7 @@ def precision_interval(samples: Features, level: float) -> Interval:
 def _average_precision(scores: Values, labels: NDArray[np.bool_]) -> tuple[float, Values]:
     """Return the sum of the precisions at the images of a class, and their mean without each image.
 
-    `scores` (N,) and `labels` (N,) are those of one class. The mean without each image is (N,), and
+    `scores` (N,) and `labels` (N,) belong to one class. The mean without each image is (N,), and
     NaN without the only image of the class. Without an image, its threshold and all lower ones
     retrieve one image less, and all higher ones stay the same.
     """

@@ -39,9 +39,9 @@ def random_ties(
 ) -> RandomTies:
     """Return how probably queries of images (N, D) and texts (M, D) find a right item first.
 
-    `ranks` are those of `retrieval_ranks` for the same features. Let g items, p of them right, be
-    equal to the best right item. If no other item ranks above, the rank is 1 + g - p, and a right
-    item comes first with probability p / g. Otherwise, the probability is 0.
+    `ranks` is the result of `retrieval_ranks` for the same features. Let g items, p of them right,
+    be equal to the best right item. If no other item ranks above, the rank is 1 + g - p, and a
+    right item comes first with probability p / g. Otherwise, the probability is 0.
     """
     first_text, first_image = first_equal(text_features), first_equal(image_features)
     best_text = _best_right_text(image_features, text_features, image_of_text)

@@ -237,8 +237,8 @@ def best_candidates(
 ) -> Candidates:
     """Return the k best texts of each image, and the k best images of each text, or all if fewer.
 
-    Scores are products of images (N, D) and texts (M, D). Of equal scores, the lower index comes
-    first. Raises ValueError for features that are not finite.
+    Scores are products of images (N, D) and texts (M, D). If scores are equal, the lower index
+    comes first. Raises ValueError for features that are not finite.
     """
     require_finite(image_features, text_features)
     return Candidates(

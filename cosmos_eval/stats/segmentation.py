@@ -1,6 +1,6 @@
 """Intersection over union and pixel accuracies from confusion counts.
 
-The definitions are those of MMSegmentation's IoUMetric: a class counts if it occurs in labels or
+The definitions are MMSegmentation's (IoUMetric): a class counts if it occurs in labels or
 predictions (IoU), or in labels (accuracy). Ignored pixels do not count.
 Shapes: K classes, N images; a leading `...` is kept.
 """

@@ -125,8 +125,8 @@ def or_likelihood(drawn: Interval, mean: GroupMean, level: float) -> Interval:
 def likely_means(right: NDArray[Any], n: Values, level: float) -> tuple[float, float]:
     """Return the least and the largest mean of G proportions under which the counts are likely.
 
-    `right` (G,) of `n` (G,) samples are right. The limits are those of the profile likelihood, or
-    of `all_or_none` if all samples are right, or none.
+    `right` (G,) of `n` (G,) samples are right. The limits are the ends of the profile
+    likelihood's interval, or of `all_or_none`'s if all samples are right, or none.
     """
     if not right.any() or np.array_equal(right, n):
         return _likely_means(right, n, -math.log((1 - level) / 2))

@@ -41,7 +41,7 @@ def resample(
 ) -> tuple[dict[str, Values], int]:
     """Return resampled values (R,) of estimates, and the smallest number of clusters.
 
-    All estimates are of the same samples, and are computed from the same draws. Raises ValueError
+    All estimates have the same samples, and are computed from the same draws. Raises ValueError
     if there are fewer than two clusters.
     """
     estimates_of_kinds = _estimates_of_kinds(estimates)
