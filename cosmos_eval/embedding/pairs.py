@@ -64,7 +64,9 @@ def score_pairs(
     progress: OnProgress = no_progress,
     most: int | None = None,
 ) -> PairScores:
-    """Score each text with its candidates: `candidates` holds the indices of its images.
+    """Score each text with its candidates: `candidates` holds the indices of images for each text.
+
+    Equal images and equal texts are scored once.
 
     Raises UsageError for an image that cannot be read or changes while it is read, and for scores
     that are not finite. Raises TooManyError if more than `most` pairs are not cached.
@@ -171,7 +173,8 @@ class _ShardScorer:
         self.progress = progress
         self.total = total  # pairs of all processes
         self.most = most  # pairs that may be scored, None for any number
-        self.block = range(0)  # whose parts are in memory
+        # The block of images whose parts are in memory, and these parts.
+        self.block = range(0)
         self.block_parts: Parts = ()
 
     def score(self, shards: Sequence[_Shard]) -> list[list[Scores]]:

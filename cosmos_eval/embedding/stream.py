@@ -204,10 +204,11 @@ class _ArchiveEmbedder:
     ) -> None:
         self.progress = progress
         self.indexed_set = indexed_set
-        # Of the distinct images so far: the keys of all, the contents of those to be encoded, by
-        # their indices, and the features of those that are embedded.
+        # The keys of all distinct images so far.
         self.keys: list[bytes] = []
+        # The contents of distinct images that are not encoded yet, by their indices in `keys`.
         self.contents: dict[int, sources.ImageContent] = {}
+        # The features of all images that are embedded.
         self.features_by_key: embed.FeaturesByKey = {}
         self.inputs = embed.ImageInputs(encoder, self.contents, self.keys, options)
         self.feature_store = embed.store_of(self.inputs.identity, options)
@@ -291,6 +292,7 @@ class _Pipeline(Generic[Read]):
         ]
 
     def start(self) -> None:
+        """Start to fetch and read files."""
         for thread in self.threads:
             thread.start()
 
@@ -309,6 +311,7 @@ class _Pipeline(Generic[Read]):
             thread.join(_PATIENCE)
 
     def _fetch_files(self) -> None:
+        """Fetch the files in order, and set the functions that read them, in the first thread."""
         for file, reader in zip(self.files, self.readers, strict=True):
             self.places.acquire()
             if reader.set_running_or_notify_cancel():  # False if it was cancelled
@@ -318,6 +321,7 @@ class _Pipeline(Generic[Read]):
                     reader.set_exception(error)
 
     def _read_files(self) -> None:
+        """Read the files once they are fetched, and set their contents, in the second thread."""
         for reader, content in zip(self.readers, self.contents, strict=True):
             try:
                 read = reader.result()

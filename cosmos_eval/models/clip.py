@@ -164,6 +164,7 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _describe_simple_tokenizer(tokenizer: SimpleTokenizer) -> dict[str, Any]:
+    """Return everything that decides the ids of OpenCLIP's own tokenizer."""
     merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
     return {
         "vocabulary_sha256": json_sha256(tokenizer.encoder),
@@ -175,6 +176,7 @@ def _describe_simple_tokenizer(tokenizer: SimpleTokenizer) -> dict[str, Any]:
 
 
 def _describe_hf_tokenizer(tokenizer: HFTokenizer | SigLipTokenizer) -> dict[str, Any]:
+    """Return everything that decides the ids of a tokenizer of transformers."""
     inner = tokenizer.tokenizer  # of transformers
     special_tokens = ("bos", "eos", "unk", "sep", "pad", "cls")
     return {

@@ -436,7 +436,7 @@ def require_output(method: str, inputs: Any, output: Any, widths: set[int], wher
 
 
 def _shape_fault(output: Any, rows: int, dimensions: int) -> str | None:
-    """Return the fault of an output that must be a tensor with so many rows, None without one."""
+    """Describe an output that is not a tensor of this shape, or return None if it is."""
     from torch import Tensor
 
     if isinstance(output, Tensor) and output.ndim == dimensions and len(output) == rows:
@@ -446,7 +446,7 @@ def _shape_fault(output: Any, rows: int, dimensions: int) -> str | None:
 
 
 def _feature_fault(features: Any, inputs: int, widths: set[int]) -> str | None:
-    """Return the fault of features that must be (inputs, D), None without one."""
+    """Describe features that are not valid, or return None if they are (inputs, D) and valid."""
     import torch
 
     if not isinstance(features, torch.Tensor):
@@ -464,7 +464,7 @@ def _feature_fault(features: Any, inputs: int, widths: set[int]) -> str | None:
 
 
 def _value_fault(features: Tensor) -> str | None:
-    """Return the fault of features that must be finite and normalised, None without one."""
+    """Describe features that are not finite or not normalised, or return None if they are both."""
     import torch
 
     if not torch.isfinite(features).all():

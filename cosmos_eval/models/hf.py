@@ -170,6 +170,7 @@ class NaflexEncoder(HfEncoder):
     has_image_size = False
 
     def _pixels(self, image: PIL.Image.Image) -> Tensor:
+        """Transform an RGB image to its row of patches, (3, P, (N + 1) P) float32."""
         inputs = self._processor(images=image, return_tensors="pt")
         side = self._processor.patch_size
         patches = inputs["pixel_values"][0].float().unflatten(1, (side, side, 3))
@@ -178,6 +179,7 @@ class NaflexEncoder(HfEncoder):
         return torch.cat([patches, grid]).permute(3, 1, 0, 2).flatten(2)
 
     def _image_features(self, images: Tensor) -> Tensor:
+        """Encode rows of patches (B, 3, P, (N + 1) P): (B, D), not normalised."""
         side = images.shape[2]
         patches = images.unflatten(3, (-1, side)).permute(0, 3, 2, 4, 1)  # (B, N + 1, P, P, 3)
         grids = patches[:, -1, 0, 0, :2].long()

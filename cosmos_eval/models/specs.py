@@ -91,6 +91,7 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
 
 
 def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
+    """Parse cosmos:NAME and cosmos:PATH."""
     if name not in RELEASED and not Path(name).is_file():
         nearest_names = nearest(name, [*RELEASED])
         raise UsageError(f"'{text}': no such file and no released model; nearest: {nearest_names}")
@@ -99,6 +100,7 @@ def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> Mo
 
 
 def _openclip_spec(text: str, name: str) -> ModelSpec:
+    """Parse openclip:ARCH/TAG, openclip:ARCH/PATH, openclip:FOLDER and openclip:hf-hub:ORG/NAME."""
     # A model that describes itself, in a folder or on the hub, needs no ARCH.
     if name.startswith(HUB) or (Path(name) / DESCRIPTION).is_file():
         return ModelSpec(text=text, kind="openclip", name=name)
@@ -112,6 +114,7 @@ def _openclip_spec(text: str, name: str) -> ModelSpec:
 
 
 def _hf_spec(text: str, name: str) -> ModelSpec:
+    """Parse hf:FOLDER and hf:ORG/NAME[@REVISION]."""
     is_folder = bool(name) and Path(name).is_dir()
     is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name)
     if not is_folder and not is_repository:
@@ -120,6 +123,7 @@ def _hf_spec(text: str, name: str) -> ModelSpec:
 
 
 def _python_spec(text: str, name: str) -> ModelSpec:
+    """Parse python:FILE.py and python:FILE.py?NAME=VALUE&..."""
     file, query = name, ""
     if not Path(name).is_file():  # the name of a file may contain a question mark
         file, _, query = name.partition("?")

@@ -40,6 +40,8 @@ class TwoTower:
         are methods of modules, or refer to modules or tensors in their closure or file.
     encode_patches: (B, 3, H, W) and the form of attention
         -> (B, H // patch_size, W // patch_size, D).
+    patch_size: the side of a patch in pixels, for `encode_patches`.
+    image_mean, image_std: RGB on the 0-1 scale, which `transform` normalises by.
     image_parts: (B, 3, H, W) -> one tensor or a tuple of tensors (B, ...).
     text_parts: (T, L) -> one tensor or a tuple of tensors (T, ...).
     pair_scores: parts of B images and of T texts -> (B, T).
@@ -71,9 +73,10 @@ class TwoTower:
         text_parts: Callable[[Tensor], Any] | None = None,
         pair_scores: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
-        for function in (encode_image, encode_text):
-            if weights is None and next(referred_weights([function], set()), None) is None:
-                raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
+        if weights is None:
+            for function in (encode_image, encode_text):
+                if not [*referred_weights([function], set())]:
+                    raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
         functions: list[Any] = [encode_image, encode_text, encode_patches]
         functions += [image_parts, text_parts, pair_scores]
         self._weight_sources = functions if weights is None else [weights]
@@ -155,8 +158,11 @@ class TwoTower:
     def _run_pair_scores(
         self, score: Callable[[Any, Any], Tensor], images: Parts, texts: Parts
     ) -> Tensor:
-        """Call the function with one tensor of images if there is one part, else with a tuple of
-        parts, and likewise with the parts of texts."""
+        """Return the scores (B, T) of B images and T texts.
+
+        The user's function is given a tensor if images have a single part, and a tuple if they have
+        several. The same holds for texts.
+        """
 
         def score_parts(*parts: Tensor) -> Tensor:
             image_parts, text_parts = parts[: len(images)], parts[len(images) :]
@@ -169,6 +175,8 @@ class TwoTower:
     def _run_patches(
         self, encode: Callable[[Tensor, Attention], Tensor], images: Tensor, attention: Attention
     ) -> Tensor:
+        """Encode the patches of images (B, 3, H, W), as `DenseEncoder` says."""
+
         def encode_with_attention(images: Tensor) -> Tensor:
             return encode(images, attention)
 

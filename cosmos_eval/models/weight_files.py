@@ -55,7 +55,7 @@ def count_values(shapes: Mapping[str, Sequence[int]]) -> int:
 
 
 def _other_content(start: bytes) -> str | None:
-    """Return the fault of a file that starts like this, None if it may hold weights."""
+    """Describe a file by its start if it does not hold weights, or return None if it may."""
     if not start:
         return "is empty: fetch it again"
     if start.startswith(_LFS):
@@ -72,7 +72,7 @@ def _other_content(start: bytes) -> str | None:
 
 
 def _safetensors_fault(start: bytes, size: int) -> str | None:
-    """Return the fault of a file that is called .safetensors, None without one."""
+    """Describe a .safetensors file that is not valid, or return None if it is valid."""
     if _is_safetensors(start, size):
         header_size = _header_size(start)
         if header_size <= LARGEST_HEADER:

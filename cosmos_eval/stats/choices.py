@@ -305,6 +305,7 @@ class _Products:
         self.captions = captions
 
     def __call__(self, image_indices: Ints, caption_indices: Ints) -> NDArray[np.float32]:
+        """Return the products (K,) of pairs of images (K,) and captions (K,), by their indices."""
         pairs_at_once = max(1, _BLOCK_BYTES // (4 * self.images.shape[1]))
         blocks = []
         for start in range(0, len(image_indices), pairs_at_once):

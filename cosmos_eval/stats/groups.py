@@ -216,10 +216,10 @@ class GroupDifference(NamedTuple):
     ) -> ErrorVariance:
         """Return the variance of the difference.
 
-        `between` holds the variances between trainings of each factor, by default those that were
-        seen. The variance is for k trainings of each method and `images` times as many images, if
-        given. No value is known more exactly than to one image: otherwise, groups that are all
-        right would have no error.
+        `between` holds the variance between trainings for each of the repeated trainings, by
+        default the estimated one. The variance is for k trainings of each method, by default as
+        many as there are, and for `images` times as many images. No value is known more exactly
+        than to one image: otherwise, groups that are all right would have no error.
         """
         repeated = self._repeated_trainings
         one_image = (self.units * images + 2) ** -2

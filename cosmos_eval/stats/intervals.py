@@ -176,6 +176,7 @@ class _JointStatistic:
         self.statistics = statistics
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the values (R,) of all estimates for weights (R, C)."""
         values: dict[str, Values] = {}
         for statistic in self.statistics:
             values.update(statistic(weights))
@@ -193,12 +194,17 @@ class _Means:
         self.sizes = np.bincount(cluster).astype(np.float64)
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the means (R,) for weights (R, C)."""
         values = (weights @ self.sums) / (weights @ self.sizes)[:, None]
         return dict(zip(self.names, values.T, strict=True))
 
 
 class _Median:
-    """The median of drawn values, from how many drawn values are at most each distinct value."""
+    """The median of drawn values.
+
+    It follows from the number of drawn values that are at most each distinct value: of n drawn
+    values, the median is the mean of number (n + 1) // 2 and number n // 2 + 1, in rising order.
+    """
 
     def __init__(self, name: str, median: Median) -> None:
         self.name = name
@@ -208,6 +214,7 @@ class _Median:
         self.cluster = _numbered(median.clusters)[order]
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the medians (R,) for weights (R, C)."""
         drawn = weights[:, self.cluster]
         up_to = np.add.reduceat(drawn, self.starts, axis=1).cumsum(axis=1)
         total = up_to[:, -1:]
@@ -225,6 +232,7 @@ class _CrossedMean:
         self.hits = mean.hits.astype(np.float64)
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the means (R,) for weights (R, N + D)."""
         n = len(self.hits)
         samples, draws = weights[:, :n], weights[:, n:]
         return {self.name: ((samples @ self.hits) * draws).sum(axis=1) / self.hits.size}
@@ -265,6 +273,7 @@ class _GroupMeans:
         self.hits_of_means = np.reshape([*hits_of_means.values()], shape).T.astype(np.float64)
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the means and the lowest shares (R,) for weights (R, C)."""
         drawn = weights[:, self.cluster]
         total = np.add.reduceat(drawn, self.starts, axis=1)
         values = {}
@@ -329,6 +338,7 @@ class _FunctionsOfSums:
             self.products.append(shared_product if is_equal else Product(term))
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the values (R,) of the functions for weights (R, N)."""
         sums = self.terms._make(product(weights) for product in self.products)
         return {name: estimate.function(sums) for name, estimate in self.functions.items()}
 
@@ -411,8 +421,8 @@ def intervals(
     A resample in which an estimate has no value (NaN) does not count for that estimate. An estimate
     without a value in any resample has no interval. `methods` are the methods of stored intervals
     by name, because earlier versions resampled more estimates. `bounds` are the least and the
-    largest value of each estimate, by default 0 and 1: they decide how far samples that are all
-    alike may mislead. Raises ValueError for estimates of no samples.
+    largest possible value of each estimate, by default 0 and 1: `with_width` needs them if all
+    samples are alike. Raises ValueError for an estimate without samples.
     """
     interval_of: dict[str, Interval | None] = {}
     resampled = {}
@@ -572,10 +582,10 @@ def _by_formula(estimate: Estimate, stored_method: str, level: float) -> Interva
             return _wilson(estimate.value, n, OVER_DRAWS, level, dof)
         case Mean(hits, clusters):
             return clustered_wilson(hits, clusters, level)
-        case FunctionOfSums(terms):
-            return (
-                estimate.interval(terms, level) if estimate.interval else jackknife(estimate, level)
-            )
+        case FunctionOfSums(terms) if estimate.interval is not None:
+            return estimate.interval(terms, level)
+        case FunctionOfSums():
+            return jackknife(estimate, level)
         case FunctionOfWeights(samples):
             return estimate.interval(samples, level) if estimate.interval else None
         case GroupMean():

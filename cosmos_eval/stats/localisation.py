@@ -41,10 +41,10 @@ def cover(label: Ints, classes: Sequence[int], grid: tuple[int, int], ignore_ind
     things = np.stack([label == number for number in classes])
     labelled = label != ignore_index
     return Cover(
-        rows @ things @ columns.T,
-        rows @ labelled @ columns.T,
-        np.stack([thing[middles] for thing in things]),
-        labelled[middles],
+        things=rows @ things @ columns.T,
+        labelled=rows @ labelled @ columns.T,
+        thing_middles=np.stack([thing[middles] for thing in things]),
+        labelled_middles=labelled[middles],
     )
 
 
