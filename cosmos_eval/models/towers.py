@@ -247,6 +247,7 @@ class TimmTower(Tower):
         return _pool_each_token(self._head, self.trunk.norm(tokens), self.prefix + 1)
 
     def _head(self, sequences: Tensor) -> Tensor:
+        """Pool and project sequences (n, N, C) after the last norm -> (n, D)."""
         return self.visual.head(self.trunk.forward_head(sequences))
 
     def sized(self, image_hw: Grid) -> AbstractContextManager[None]:

@@ -64,7 +64,7 @@ def calibration_interval(sums: CalibrationSums, level: float) -> Interval:
     An error is too low if a population with that error shows the error of the samples, or a larger
     one, with a probability below (1 - level) / 2. An error is too high if a population with that
     error shows the error of the samples, or a smaller one, with a probability below (1 - level) / 2
-    times the same probability for a calibrated population. The factor prevents that good luck makes
+    times the same probability for a calibrated population. The factor keeps good luck from making
     the interval narrow. The interval also contains the error of the samples.
     """
     test = _ErrorTest(sums, (1 - level) / 2)

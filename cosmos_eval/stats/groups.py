@@ -304,7 +304,10 @@ def _trainings(values: Values, covariance: Values) -> Trainings:
 
 
 def _pooled(groups: tuple[Trainings, Trainings]) -> Trainings:
-    """Return the pooled trainings of two methods, which are assumed to vary alike."""
+    """Return the pooled trainings of two methods, which are assumed to vary alike.
+
+    Their variances are means, weighted by the degrees of freedom.
+    """
     freedom = sum(int(group.dof) for group in groups)
     if not freedom:
         return Trainings(1, 0.0, 0.0)

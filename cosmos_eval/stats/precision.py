@@ -67,12 +67,13 @@ def average_precisions(samples: Features) -> Callable[[Values], Values]:
 
     def precisions_of_weights(weights: Values) -> Values:
         drawn = np.ascontiguousarray(weights.T)
-        all_new, right_new = retrieved @ drawn, right @ drawn
+        # How many images each threshold is the first to retrieve: all, and those of the class.
+        retrieved_drawn, right_drawn = retrieved @ drawn, right @ drawn
         precisions = []
         for start, stop in pairwise(ends):
-            right_of_class = right_new[start:stop]
+            right_of_class = right_drawn[start:stop]
             hits, total = right_of_class.cumsum(axis=0), right_of_class.sum(axis=0)
-            precision = np.nan_to_num(ratio(hits, all_new[start:stop].cumsum(axis=0)))
+            precision = np.nan_to_num(ratio(hits, retrieved_drawn[start:stop].cumsum(axis=0)))
             precisions.append(ratio((precision * right_of_class).sum(axis=0), total))
         return np.stack(precisions)
 

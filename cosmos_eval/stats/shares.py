@@ -104,9 +104,10 @@ def stratified(mean: GroupMean, level: float) -> Interval:
     value, variance = float(shares.mean()), float(variances.sum()) / len(n) ** 2
     low, high = likely_means(right, n, level)
     if variance > 0:
-        quantile = float(ndtri((1 + level) / 2)) ** 2 * variance / (value * (1 - value))
-        center = (value + quantile / 2) / (1 + quantile)
-        half = math.sqrt(value * (1 - value) * quantile + quantile**2 / 4) / (1 + quantile)
+        # z^2 / n, where n = value * (1 - value) / variance is the effective number of samples.
+        z2_over_n = float(ndtri((1 + level) / 2)) ** 2 * variance / (value * (1 - value))
+        center = (value + z2_over_n / 2) / (1 + z2_over_n)
+        half = math.sqrt(value * (1 - value) * z2_over_n + z2_over_n**2 / 4) / (1 + z2_over_n)
         low, high = min(low, center - half), max(high, center + half)
     return Interval(max(0.0, low), min(1.0, high), STRATIFIED, level)
 
