@@ -1,8 +1,9 @@
-"""The one store of computed arrays: embeddings, and counts of unfinished measurements.
+"""The store of computed arrays: embeddings, and the counts of measurements that are not finished.
 
-A store's folder is named after the hash of its identity: everything that decides its arrays. Its
-shards are safetensors files of arrays, with `keys` (n, 32), the SHA-256 of every input. A shard is
-named after the SHA-256 of its bytes: damage shows, and runs at the same time do not collide."""
+A store's folder is named after the hash of its identity, which is everything that decides its
+arrays. The folder holds shards. A shard is a safetensors file of arrays, and of `keys` (n, 32), the
+SHA-256s of the n inputs. A shard is named after the SHA-256 of its bytes. So damage is noticed, and
+runs at the same time do not write to the same file."""
 
 import hashlib
 import importlib.util
@@ -27,9 +28,9 @@ from cosmos_eval.types import UsageError
 LIMIT_VARIABLE = "COSMOS_EVAL_CACHE_GB"
 _IDENTITY = "identity.json"
 _SUFFIX = ".safetensors"
-_MEASURED_EVERY = 64_000_000  # bytes written between two measurements of the folder's size
+_MEASURED_EVERY = 64_000_000  # bytes that are written before the folder is measured again
 
-# Modules that decide an embedding: embeddings by another version of them are not used.
+# Modules that decide an embedding. Embeddings by another version of these modules are not used.
 EMBEDDING = (
     *("cosmos_core.model", "cosmos_core.data.pixels", "cosmos_core.data.scenes.vocabulary"),
     *("cosmos_eval.models", "cosmos_eval.embedding.embed", "cosmos_eval.embedding.pairs"),
@@ -52,17 +53,21 @@ def embeddings_folder() -> Path:
 
 
 def limit_bytes() -> int:
-    """Return how large the embedding cache may grow. Raises UsageError for a limit not a number."""
-    wanted = os.environ.get(LIMIT_VARIABLE, "20")
+    """Return how large the embedding cache may grow. Raises UsageError if that is not a number."""
+    limit = os.environ.get(LIMIT_VARIABLE, "20")
     with suppress(ValueError):
-        if 0 <= float(wanted) < float("inf"):
-            return int(float(wanted) * 1e9)
-    raise UsageError(f"{LIMIT_VARIABLE} must be a number of gigabytes, not {wanted!r}")
+        gigabytes = float(limit)
+        if 0 <= gigabytes < float("inf"):
+            return int(gigabytes * 1e9)
+    raise UsageError(f"{LIMIT_VARIABLE} must be a number of gigabytes, not {limit!r}")
 
 
 @cache
 def fingerprint(*modules: str) -> str:
-    """SHA-256 of the sources of modules (packages whole) and of the versions of libraries."""
+    """Return the SHA-256 of the sources of modules and of the versions of libraries.
+
+    If a module is a package, the sources of all its modules are hashed.
+    """
     digest = hashlib.sha256()
     for name in _LIBRARIES:
         digest.update(f"{name} {package_version(name) or 'none'}\n".encode())
@@ -73,11 +78,12 @@ def fingerprint(*modules: str) -> str:
 
 
 def _sources(module: str) -> list[Path]:
-    """Source files of a module or package, found without importing the packages above it."""
-    package, *rest = module.split(".")
-    spec = importlib.util.find_spec(package)
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder, *rest)
+    """Return the source files of a module or package, without importing the packages above it."""
+    top_package, *submodules = module.split(".")
+    spec = importlib.util.find_spec(top_package)
+    folders = spec.submodule_search_locations if spec else None
+    for folder in folders or ():
+        path = Path(folder, *submodules)
         if path.is_dir():
             return sorted(path.rglob("*.py"))
         if path.with_suffix(".py").is_file():
@@ -86,9 +92,13 @@ def _sources(module: str) -> list[Path]:
 
 
 class ShardStore:
-    """Shards of one identity below `root`; without a root it is empty and stores nothing. Beyond
-    `limit` bytes in the whole root, give or take a hundredth, the least recently used shards are
-    removed. `remedy` completes the error of a folder that cannot be written."""
+    """The shards of one identity, in a folder below `root`.
+
+    If `root` is None, the store is empty and stores nothing. If all stores below `root` together
+    grow beyond `limit` bytes, the least recently used shards are removed. The size is measured
+    from time to time, so that it may exceed the limit by a hundredth. `remedy` completes the error
+    message of a folder that cannot be written to.
+    """
 
     def __init__(
         self,
@@ -100,21 +110,29 @@ class ShardStore:
         self._identity = json.dumps(identity, sort_keys=True, indent=1, default=dict)
         name = hashlib.sha256(self._identity.encode()).hexdigest()[:32]
         self._folder = None if root is None else Path(root) / name
-        self._limit, self._remedy = limit, remedy
-        self._keys: dict[Path, set[bytes] | None] = {}  # of shards that were met
-        self._unmeasured = 0  # bytes that may be written before the folder is measured again
+        self._limit = limit
+        self._remedy = remedy
+        # The keys of the shards that were read so far, None of a damaged shard.
+        self._keys: dict[Path, set[bytes] | None] = {}
+        # Bytes that may be written before the folder is measured again.
+        self._unmeasured = 0
 
     def find(self, keys: Sequence[bytes], report: Report) -> Iterator[tuple[list[bytes], Arrays]]:
-        """Yield keys and arrays of shards with any of `keys`, the oldest first. Damaged ones are
-        reported and removed."""
-        wanted = set(keys)
-        for _, _, path in sorted(_shards(self._folder)) if self._folder else ():
-            stored = self._keys[path] = self._keys.get(path) or _keys_of(path)
-            if stored is not None and wanted.isdisjoint(stored):
+        """Yield the keys and arrays of each shard that holds any of `keys`, the oldest shard first.
+
+        Damaged shards are removed, and `report` is given a warning.
+        """
+        if self._folder is None:
+            return
+        requested_keys = set(keys)
+        for _, _, path in sorted(_shards(self._folder)):
+            shard_keys = self._keys.get(path) or _keys_of(path)
+            self._keys[path] = shard_keys
+            if shard_keys is not None and requested_keys.isdisjoint(shard_keys):
                 continue
-            with suppress(FileNotFoundError):  # another run has removed it
+            with suppress(FileNotFoundError):  # another run has removed the shard
                 content = path.read_bytes()
-                if stored is None or hashlib.sha256(content).hexdigest() != path.stem:
+                if shard_keys is None or hashlib.sha256(content).hexdigest() != path.stem:
                     path.unlink(missing_ok=True)
                     report(f"warning: {path} was damaged and is computed again")
                     continue
@@ -124,22 +142,25 @@ class ShardStore:
                 yield [row.tobytes() for row in arrays.pop("keys")], arrays
 
     def add(self, keys: Sequence[bytes], arrays: Arrays) -> None:
-        """Store arrays as a shard, whole or not at all. Raises UsageError where it cannot."""
+        """Store arrays, one row per key, as a shard. Raises UsageError if it cannot be written.
+
+        The shard is written atomically: another run finds it complete or not at all.
+        """
         if self._folder is None:
             return
-        rows = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 32)
-        content = save({"keys": rows, **{n: np.ascontiguousarray(a) for n, a in arrays.items()}})
+        content = _shard_content(keys, arrays)
         try:
             if not (self._folder / _IDENTITY).exists():
                 write_atomically(self._folder / _IDENTITY, self._identity.encode())
             name = f"{hashlib.sha256(content).hexdigest()}{_SUFFIX}"
             write_atomically(self._folder / name, content)
         except OSError as error:
-            removed = isinstance(error, FileNotFoundError | FileExistsError)
-            if removed and not self._folder.is_file():
-                return  # another run has cleared the store, this shard with it
-            where = self._folder.parent
-            raise UsageError(f"cannot write to {where}: {error.strerror}{self._remedy}") from error
+            is_removed = isinstance(error, FileNotFoundError | FileExistsError)
+            if is_removed and not self._folder.is_file():
+                return  # another run has cleared the store while this one wrote to it
+            raise UsageError(
+                f"cannot write to {self._folder.parent}: {error.strerror}{self._remedy}"
+            ) from error
         self._unmeasured -= len(content)
         if self._limit is not None and self._unmeasured < 0:
             _evict(self._folder.parent, self._limit)
@@ -151,39 +172,51 @@ class ShardStore:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _shard_content(keys: Sequence[bytes], arrays: Arrays) -> bytes:
+    """Return the bytes of the file that holds keys and arrays."""
+    tensors = {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 32)}
+    for name, array in arrays.items():
+        tensors[name] = np.ascontiguousarray(array)
+    return save(tensors)
+
+
 class _File(NamedTuple):
+    """A shard's file: when it was used last, in nanoseconds since the epoch, and its bytes."""
+
     used_ns: int
     size: int
     path: Path
 
 
 def _shards(folder: Path) -> Iterator[_File]:
+    """Yield the files of a store's shards."""
     for path in _entries(folder):
-        with suppress(FileNotFoundError):  # another run has removed it
+        with suppress(FileNotFoundError):  # another run has removed the shard
             if path.suffix == _SUFFIX:
                 state = path.stat()
                 yield _File(state.st_mtime_ns, state.st_size, path)
 
 
 def _entries(folder: Path) -> list[Path]:
-    """List a folder; nothing where another run has removed it, or it is none."""
+    """List a folder. The list is empty if the folder is missing or is not a folder."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return [*folder.iterdir()]
     return []
 
 
 def _keys_of(path: Path) -> set[bytes] | None:
-    """Read the keys of a shard: empty where it is gone, None where it is damaged."""
+    """Read the keys of a shard: none if it was removed. Return None if the shard is damaged."""
     try:
         with safe_open(path, "numpy") as shard:
             return {row.tobytes() for row in shard.get_tensor("keys")}
-    except FileNotFoundError:  # another run has removed it
+    except FileNotFoundError:  # another run has removed the shard
         return set()
     except (SafetensorError, OSError, ValueError):
         return None
 
 
 def _evict(root: Path, limit: int) -> None:
+    """Remove the least recently used shards of all stores until they fit `limit` bytes."""
     files = sorted(file for folder in _entries(root) for file in _shards(folder))
     excess = sum(file.size for file in files) - limit
     for file in files:
@@ -194,28 +227,31 @@ def _evict(root: Path, limit: int) -> None:
 
 
 class Space(NamedTuple):
-    """What is cached under one identity; `used` is in seconds since the epoch."""
+    """The space that the shards of one identity take in the cache."""
 
     identity: Mapping[str, Any]
+    # The number of embeddings. Damaged shards count without any.
     embeddings: int
+    # Bytes.
     size: int
+    # When a shard was used last, in seconds since the epoch.
     used: float
 
 
-def spaces(root: Path, **wanted: Any) -> list[Space]:
-    """List identities that have the `wanted` values, the most recently used first. Damaged shards
-    count without embeddings."""
-    found = []
+def spaces(root: Path, **values: Any) -> list[Space]:
+    """Return the spaces of all identities that have these values, the most recently used first."""
+    matching_spaces = []
     for folder in _entries(root):
         identity, files = _identity_of(folder), sorted(_shards(folder))
-        if files and wanted.items() <= identity.items():
+        if files and values.items() <= identity.items():
             embeddings = sum(len(_keys_of(file.path) or ()) for file in files)
-            size, used = sum(file.size for file in files), files[-1].used_ns / 1e9
-            found.append(Space(identity, embeddings, size, used))
-    return sorted(found, key=lambda space: -space.used)
+            size = sum(file.size for file in files)
+            matching_spaces.append(Space(identity, embeddings, size, files[-1].used_ns / 1e9))
+    return sorted(matching_spaces, key=lambda space: -space.used)
 
 
 def _identity_of(folder: Path) -> dict[str, Any]:
+    """Read the identity of a store's folder: empty if it cannot be read."""
     try:
         identity = json.loads((folder / _IDENTITY).read_text("utf-8"))
     except (OSError, ValueError):
@@ -224,16 +260,19 @@ def _identity_of(folder: Path) -> dict[str, Any]:
 
 
 def clear(root: Path) -> int:
-    """Remove all shards, also while runs go on; return the number of bytes. Raises UsageError."""
-    removed = 0
+    """Remove all shards and return the number of bytes. Runs at the same time are not disturbed.
+
+    Raises UsageError for a file that cannot be removed.
+    """
+    removed_bytes = 0
     for folder in _entries(root):
-        removed += sum(file.size for file in _shards(folder))
+        removed_bytes += sum(file.size for file in _shards(folder))
         for path in [*_entries(folder), folder]:
             try:
                 if not path.is_dir():
                     path.unlink(missing_ok=True)
             except OSError as error:
                 raise UsageError(f"cannot remove {path}: {error.strerror}") from error
-            with suppress(OSError):  # it is no folder, or a run has just put something there
+            with suppress(OSError):  # not a folder, or a run has just put a file into it
                 path.rmdir()
-    return removed
+    return removed_bytes

@@ -1,16 +1,17 @@
-"""Features of inputs, which are identified by their content: each is encoded once, or cached.
+"""Embed images and texts with a model: each distinct input is encoded once, or read from the cache.
 
-Inputs are encoded in shards of a fixed number, which no batch mixes and processes divide as wholes.
-Neither the number of processes nor a resumed run, which loses one shard at most, changes a bit of
-the features. Where all of them are cached, nothing here imports torch."""
+An input is identified by the SHA-256 of its content. Inputs are encoded in shards of a fixed size.
+No batch mixes two shards, and each shard is encoded by one process. A run that is resumed encodes
+at most one shard again. So neither the number of processes nor an interruption changes a bit of the
+features. If all features are cached, nothing here imports torch."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, compress, islice, tee
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,33 +27,37 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Features = NDArray[np.float32]
-Found = dict[bytes, Features]  # by the keys of inputs
+FeaturesByKey = dict[bytes, Features]
+"""Features (D,) by the keys of their inputs."""
 Images = Sequence[ImageSource] | Mapping[int, ImageSource]
 EncodeTokens = Callable[["Tensor"], "Tensor"]
-"""(B, L) tokens -> (B, D) features; L may be cut where the encoder trims texts."""
+"""(B, L) tokens -> (B, D) features; L may be less than the context if the encoder trims texts."""
 
 IMAGES_PER_SHARD = 32  # at least a batch, and whole batches
 TEXTS_PER_SHARD = 1024
-_HASHED_AT_ONCE = 256  # by a process
-_READ_AT_ONCE = 16  # by a thread
-_SAME_FEATURE = 1e-5  # the largest difference of a value that rounding explains
-_MANY_IMAGES = 8  # that cannot all be alike by chance; fewer are only reported
-_COMPARED_IMAGES = 64  # whose pixels are compared if all images have one feature
+_HASHED_AT_ONCE = 256  # images that one process hashes before it takes more
+_READ_AT_ONCE = 16  # images that one thread hashes before it takes more
+_SAME_FEATURE = 1e-5  # rounding may change the value of a feature by this much
+_MANY_IMAGES = 8  # equal features of this many different images are an error, of fewer a warning
+_COMPARED_IMAGES = 64  # images whose pixels are compared if all images have the same feature
 
 
 class Embeddings(NamedTuple):
-    """L2-normalised features (N, D); the SHA-256 of every image (N,), or which texts (N,) were cut
-    to the model's context."""
+    """Features of images or texts, in the order of the inputs."""
 
+    # (N, D), L2-normalised.
     features: Features
+    # (N,) of texts: True if the text was cut to the model's context.
     cut: NDArray[np.bool_] = np.zeros(0, np.bool_)
+    # (N,) of images: the SHA-256 of each image's file.
     image_sha256s: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True)
 class EmbeddedImage(ImageContent):
-    """The model's feature (D,) of an image; the content is the SHA-256 of the image's file."""
+    """An image that is already embedded. Its content is the SHA-256 of the image's file."""
 
+    # (D,), L2-normalised.
     feature: Features
 
 
@@ -60,93 +65,134 @@ class TooManyError(UsageError):
     """More inputs would have to be encoded than the caller allows."""
 
 
-class Inputs(NamedTuple):
-    """Inputs to embed, and how.
+class Inputs(ABC):
+    """Inputs of one kind, and how a model encodes them."""
 
-    `identity` is everything besides an input that decides its feature, `keys` the SHA-256 of every
-    input. `encode` yields the features (n, D) of each of several lists of indices of inputs. `info`
-    (the model) and `name` (of an input by its index) are for errors. `most` is how many inputs may
-    be encoded, None any number."""
-
+    # Everything that decides a feature, besides the input itself.
     identity: Mapping[str, Any]
+    # The SHA-256 of each input.
     keys: Sequence[bytes]
-    encode: Callable[[Iterable[Sequence[int]]], Iterator[Features]]
+    # The model, for error messages.
     info: EncoderInfo
-    name: Callable[[int], str]
+    # The number of inputs that are encoded and cached together.
     shard_size: int
+    # What the inputs are called when progress is shown.
     phase: str
-    most: int | None = None
+
+    @abstractmethod
+    def encode(self, shards: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], Features]]:
+        """Yield the indices (n,) of each shard's inputs, and their features (n, D)."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return how error messages name an input."""
 
 
-def embed(inputs: Inputs, options: RunOptions, progress: OnProgress) -> Features:
-    """Return features (N, D) in the order of the inputs. Raises TooManyError where more than `most`
-    are not cached, UsageError for features not finite."""
-    first = {key: index for index, key in reversed([*enumerate(inputs.keys)])}
-    distinct = sorted(first.values())
-    starts = range(0, len(distinct), inputs.shard_size)
-    shards = [distinct[start : start + inputs.shard_size] for start in starts]
-    work = partial(_embed_shards, inputs, options, progress)
-    features = np.concatenate(options.distributed.map_sharded(work, shards))
-    row = {inputs.keys[index]: number for number, index in enumerate(distinct)}
-    return features[[row[key] for key in inputs.keys]]
+def embed(
+    inputs: Inputs, options: RunOptions, progress: OnProgress, most: int | None = None
+) -> Features:
+    """Return features (N, D) in the order of the inputs.
+
+    Raises TooManyError if more than `most` features are not cached (None allows any number), and
+    UsageError for features that are not finite.
+    """
+    row_of_key: dict[bytes, int] = {}
+    distinct_indices: list[int] = []
+    for index, key in enumerate(inputs.keys):
+        if key not in row_of_key:
+            row_of_key[key] = len(distinct_indices)
+            distinct_indices.append(index)
+    starts = range(0, len(distinct_indices), inputs.shard_size)
+    shards = [distinct_indices[start : start + inputs.shard_size] for start in starts]
+    embed_shards = partial(_embed_shards, inputs, options, progress, most)
+    features = np.concatenate(options.distributed.map_sharded(embed_shards, shards))
+    return features[[row_of_key[key] for key in inputs.keys]]
 
 
 def _embed_shards(
-    inputs: Inputs, options: RunOptions, progress: OnProgress, shards: Sequence[Sequence[int]]
+    inputs: Inputs,
+    options: RunOptions,
+    progress: OnProgress,
+    most: int | None,
+    shards: Sequence[Sequence[int]],
 ) -> list[Features]:
-    """Return the features of this process's shards; those that are not cached are added."""
+    """Return the features of the shards of this process, and add new features to the cache."""
     keys, total = inputs.keys, sum(map(len, shards))
     store = store_of(inputs.identity, options)
 
     def report(note: str, done: int = 0) -> None:
         progress(Progress(inputs.phase, done, total, note))
 
-    found = cached_features(store, (keys[index] for shard in shards for index in shard), report)
-    by_shard = ([index for index in shard if keys[index] not in found] for shard in shards)
-    missing = [*filter(None, by_shard)]
-    left = sum(map(len, missing))
-    if inputs.most is not None and left > inputs.most:
-        raise TooManyError(f"{left:,} of {total:,} {inputs.phase} are not cached")
-    if done := total - left:
+    shard_keys = (keys[index] for shard in shards for index in shard)
+    features_by_key = cached_features(store, shard_keys, report)
+    missing_shards = _missing_shards(shards, keys, features_by_key)
+    missing = sum(map(len, missing_shards))
+    if most is not None and missing > most:
+        raise TooManyError(f"{missing:,} of {total:,} {inputs.phase} are not cached")
+    done = total - missing
+    if done:
         report(f"{done} of {total} {inputs.phase} were embedded already", done)
-    encoded: Iterable[Features] = inputs.encode(missing) if missing else ()
-    for indices, new in zip(missing, encoded, strict=True):
-        add_features(inputs, store, indices, new, found)
-        done += len(indices)
-        progress(Progress(inputs.phase, done, total))
-    return [np.stack([found[keys[index]] for index in shard]) for shard in shards]
+    if missing_shards:
+        for indices, features in inputs.encode(missing_shards):
+            add_features(inputs, store, indices, features, features_by_key)
+            done += len(indices)
+            progress(Progress(inputs.phase, done, total))
+    return [np.stack([features_by_key[keys[index]] for index in shard]) for shard in shards]
+
+
+def _missing_shards(
+    shards: Sequence[Sequence[int]], keys: Sequence[bytes], features_by_key: FeaturesByKey
+) -> list[list[int]]:
+    """Return the indices of each shard's inputs whose features are missing, if any are."""
+    missing_shards = []
+    for shard in shards:
+        missing_indices = [index for index in shard if keys[index] not in features_by_key]
+        if missing_indices:
+            missing_shards.append(missing_indices)
+    return missing_shards
 
 
 def store_of(identity: Mapping[str, Any], options: RunOptions) -> ShardStore:
-    """Return the part of the cache that holds what one identity decides."""
+    """Return the cache's store of everything that was computed under an identity."""
     remedy = "; set COSMOS_EVAL_CACHE to another folder, or use --no-cache"
     return ShardStore(options.cache, identity, limit_bytes(), remedy)
 
 
-def cached_features(store: ShardStore, keys: Iterable[bytes], report: Report) -> Found:
-    """Return the cached ones of the features (D,) of inputs, by their keys."""
-    wanted = set(keys)
-    return {
-        key: feature
-        for stored, arrays in store.find([*wanted], report)
-        for key, feature in zip(stored, arrays["features"], strict=True)
-        if key in wanted
-    }
+def cached_features(store: ShardStore, keys: Iterable[bytes], report: Report) -> FeaturesByKey:
+    """Return the features of those inputs that are cached, by the inputs' keys."""
+    requested_keys = set(keys)
+    features_by_key = {}
+    for shard_keys, arrays in store.find([*requested_keys], report):
+        for key, feature in zip(shard_keys, arrays["features"], strict=True):
+            if key in requested_keys:
+                features_by_key[key] = feature
+    return features_by_key
 
 
 def add_features(
-    inputs: Inputs, store: ShardStore, indices: Sequence[int], new: Features, found: Found
+    inputs: Inputs,
+    store: ShardStore,
+    indices: Sequence[int],
+    features: Features,
+    features_by_key: FeaturesByKey,
 ) -> None:
-    """Add new features (n, D), those of the inputs at `indices`, to the cache and to `found`."""
+    """Add the features (n, D) of the inputs at `indices` to the cache and to `features_by_key`.
+
+    Raises UsageError for features that are not finite.
+    """
     names = [inputs.name(index) for index in indices]
-    require_finite(new, inputs.info, names.__getitem__)
+    require_finite(features, inputs.info, names.__getitem__)
     keys = [inputs.keys[index] for index in indices]
-    store.add(keys, {"features": new})
-    found.update(zip(keys, new, strict=True))
+    store.add(keys, {"features": features})
+    features_by_key.update(zip(keys, features, strict=True))
 
 
-def identity(encoder: Encoder, role: str, **of_role: Any) -> dict[str, Any]:
-    """Return everything besides the inputs that decides embeddings in a role, as JSON has it."""
+def identity(encoder: Encoder, role: str, **decisions: Any) -> dict[str, Any]:
+    """Return everything that decides an embedding, besides the input itself, as JSON has it.
+
+    `role` names the kind of computation ("image", "text", "pairs"...), and `decisions` holds
+    everything that decides this role only, such as the preprocessing of images.
+    """
     info = encoder.info
     return {
         "role": role,
@@ -157,7 +203,7 @@ def identity(encoder: Encoder, role: str, **of_role: Any) -> dict[str, Any]:
         "device": info.device.partition(":")[0],
         "code": fingerprint(*EMBEDDING),
         "code_of_model": info.code_sha256,
-        **of_role,
+        **decisions,
     }
 
 
@@ -168,94 +214,129 @@ def embed_images(
     progress: OnProgress = no_progress,
     most: int | None = None,
 ) -> Embeddings:
-    """Return features of images, in their order; threads read and decode ahead of the model. Raises
-    UsageError for no images and for one that is missing, cannot be decoded, or changes meanwhile,
-    and TooManyError where more than `most` would have to be encoded."""
+    """Return the features of images in their order. Threads read and decode ahead of the model.
+
+    Raises UsageError for an empty list, and for an image that is missing, cannot be decoded or
+    changes while it is read. Raises TooManyError if more than `most` images are not cached.
+    """
     if not images:
         raise UsageError("no images to embed: the data set is empty")
-    streamed = [image for image in images if isinstance(image, EmbeddedImage)]
-    if streamed:
-        features = np.stack([image.feature for image in streamed])
-        keys = [image.content for image in streamed]
+    embedded_images = [image for image in images if isinstance(image, EmbeddedImage)]
+    if embedded_images:
+        features = np.stack([image.feature for image in embedded_images])
+        keys = [image.content for image in embedded_images]
     else:
         keys = image_keys(images, options)
-        inputs = image_inputs(encoder, images, keys, options)
-        features = embed(inputs._replace(most=most), options, progress)
-    n = len(set(keys)) if all_the_same(features) else 0
-    if n > 1 and (streamed or _differ(encoder, images)):
-        fault = f"{encoder.info.spec} returns the same feature for all {n} images, which differ"
-        if n >= _MANY_IMAGES:
-            raise UsageError(f"{fault}: check its image tower and its weights")
-        progress(Progress("images", len(images), len(images), fault))
+        features = embed(ImageInputs(encoder, images, keys, options), options, progress, most)
+    distinct = len(set(keys))
+    if distinct < 2 or not all_the_same(features):
+        return Embeddings(features, image_sha256s=keys)
+    # The pixels of embedded images are not at hand: different files count as different images.
+    if embedded_images or _pixels_differ(encoder, images):
+        _report_same_feature(encoder, distinct, len(images), progress)
     return Embeddings(features, image_sha256s=keys)
 
 
 def all_the_same(features: Features) -> bool:
-    """Whether the features (N, D) of all inputs are equal but for rounding."""
+    """Return whether the features (N, D) of all inputs are equal but for rounding."""
     return all(np.abs(feature - features[0]).max() <= _SAME_FEATURE for feature in features)
 
 
-def _differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
-    """Whether the first images differ in their pixels, and not in their files alone."""
-    pixels = (encoder.transform(image.decode(image.read())) for image in images[:_COMPARED_IMAGES])
-    first = next(pixels)
-    return not all(first.equal(other) for other in pixels)
+def _pixels_differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
+    """Return whether any of the first images has other pixels than the first one.
+
+    Different files may hold the same pixels, which rightly have the same feature.
+    """
+    first_pixels: Tensor | None = None
+    for image in images[:_COMPARED_IMAGES]:
+        pixels = encoder.transform(image.decode(image.read()))
+        if first_pixels is None:
+            first_pixels = pixels
+        elif not first_pixels.equal(pixels):
+            return True
+    return False
 
 
-def image_inputs(
-    encoder: Encoder, images: Images, keys: Sequence[bytes], options: RunOptions
-) -> Inputs:
-    """Return images as inputs. Images and keys may be added while they are encoded."""
-    return Inputs(
-        identity=identity(encoder, "image", preprocessing=dict(encoder.preprocessing)),
-        keys=keys,
-        encode=partial(_encode_images, encoder, images, keys, options),
-        info=encoder.info,
-        name=lambda index: str(images[index].name),
-        shard_size=options.batch_size * max(1, IMAGES_PER_SHARD // options.batch_size),
-        phase="images",
-    )
+def _report_same_feature(encoder: Encoder, distinct: int, total: int, progress: OnProgress) -> None:
+    """Report that all images have the same feature. Raises UsageError if there are many of them."""
+    fault = f"{encoder.info.spec} returns the same feature for all {distinct} images, which differ"
+    if distinct >= _MANY_IMAGES:
+        raise UsageError(f"{fault}: check its image tower and its weights")
+    progress(Progress("images", total, total, fault))
 
 
 def image_keys(images: Sequence[ImageSource], options: RunOptions) -> list[bytes]:
-    """Return the SHA-256 of every image's file."""
-    digests = partial(_digests, options.workers)
-    return options.distributed.map_sharded(digests, images, unit=_HASHED_AT_ONCE)
+    """Return the SHA-256 of each image's file."""
+    hash_images = partial(_hash_images, options.workers)
+    return options.distributed.map_sharded(hash_images, images, unit=_HASHED_AT_ONCE)
 
 
-def _digests(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
-    # A thread takes several images: to hand one over takes longer than to hash a small one.
+def _hash_images(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
+    """Return the SHA-256 of each image's file; threads read the files.
+
+    A thread takes several images, because handing one over takes longer than hashing a small one.
+    """
     starts = range(0, len(images), _READ_AT_ONCE)
-    some = (images[start : start + _READ_AT_ONCE] for start in starts)
-    return [*chain.from_iterable(prefetch(some, _digests_of, workers=workers))]
+    chunks = (images[start : start + _READ_AT_ONCE] for start in starts)
+    digests: list[bytes] = []
+    for chunk_digests in prefetch(chunks, _hash_chunk, workers=workers):
+        digests += chunk_digests
+    return digests
 
 
-def _digests_of(images: Sequence[ImageSource]) -> list[bytes]:
+def _hash_chunk(images: Sequence[ImageSource]) -> list[bytes]:
     return [hashlib.sha256(image.read()).digest() for image in images]
 
 
-def _encode_images(
-    encoder: Encoder,
-    images: Images,
-    keys: Sequence[bytes],
-    options: RunOptions,
-    lists: Iterable[Sequence[int]],
-) -> Iterator[Features]:
-    import torch
+class ImageBatch(NamedTuple):
+    """A batch of images that a model encodes at once."""
 
-    lists, own_lists = tee(lists)
-    sizes, own_sizes = tee(batch_sizes(len(some), options.batch_size) for some in own_lists)
-    flat = chain.from_iterable(lists), chain.from_iterable(sizes)
-    batches = image_batches(encoder, images, keys, options, *flat)
-    encoded = (map(encoder.encode_image, islice(batches, len(own))) for own in own_sizes)
-    shards = (torch.cat([*some]) for some in encoded)
-    for _, (features,) in on_host((None, [features]) for features in shards):
-        yield features.numpy()
+    # The images' indices (B,).
+    indices: Sequence[int]
+    # The images' pixels (B, 3, H, W).
+    pixels: Tensor
+    # True for the last batch of a shard.
+    ends_shard: bool
 
 
-def batch_sizes(n: int, size: int) -> list[int]:
-    """Return the sizes of the batches of n images."""
-    return [min(size, n - start) for start in range(0, n, size)]
+class ImageInputs(Inputs):
+    """Images to embed. More images, with their keys, may be added while others are encoded."""
+
+    phase = "images"
+
+    def __init__(
+        self, encoder: Encoder, images: Images, keys: Sequence[bytes], options: RunOptions
+    ) -> None:
+        self.encoder = encoder
+        self.images = images
+        self.keys = keys
+        self.options = options
+        self.info = encoder.info
+        self.identity = identity(encoder, "image", preprocessing=dict(encoder.preprocessing))
+        batches_per_shard = max(1, IMAGES_PER_SHARD // options.batch_size)
+        self.shard_size = options.batch_size * batches_per_shard
+
+    def name(self, index: int) -> str:
+        return str(self.images[index].name)
+
+    def encode(self, shards: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], Features]]:
+        for indices, (features,) in on_host(self._encoded_shards(shards)):
+            yield indices, features.numpy()
+
+    def _encoded_shards(
+        self, shards: Iterable[Sequence[int]]
+    ) -> Iterator[tuple[Sequence[int], list[Tensor]]]:
+        """Yield the indices of each shard's images, and their features on the model's device."""
+        import torch
+
+        indices: list[int] = []
+        features: list[Tensor] = []
+        for batch in image_batches(self.encoder, self.images, self.keys, self.options, shards):
+            indices += batch.indices
+            features.append(self.encoder.encode_image(batch.pixels))
+            if batch.ends_shard:
+                yield indices, [torch.cat(features)]
+                indices, features = [], []
 
 
 def image_batches(
@@ -263,30 +344,110 @@ def image_batches(
     images: Images,
     keys: Sequence[bytes],
     options: RunOptions,
-    indices: Iterable[int],
-    sizes: Iterable[int],
-) -> Iterator[Tensor]:
-    """Yield batches (B, 3, H, W) of these sizes of the images at `indices`; threads read ahead."""
+    shards: Iterable[Sequence[int]],
+) -> Iterator[ImageBatch]:
+    """Yield batches of the images at the indices in each shard; threads read ahead.
 
-    def pixels(index: int) -> Tensor:
-        content = images[index].read()
-        if hashlib.sha256(content).digest() != keys[index]:
-            raise UsageError(f"{images[index].name} has changed while it was read; run again")
-        return encoder.transform(images[index].decode(content))
-
+    Raises UsageError for an image whose SHA-256 is not its key, and for one that cannot be read.
+    """
+    loader = _ImageLoader(encoder, images, keys)
+    places = _image_places(shards, options.batch_size)
     window = 2 * options.batch_size
-    loaded = prefetch(indices, pixels, workers=options.workers, window=window)
-    batches = ([*islice(loaded, count)] for count in sizes)
+    loaded_images = prefetch(places, loader.load, workers=options.workers, window=window)
     # A thread fills the next batch for a GPU, whose batches take milliseconds.
-    ahead = int(is_gpu(encoder.info.device))
-    return prefetch(batches, partial(_batch, encoder.info), workers=ahead, window=ahead)
+    ahead = 1 if is_gpu(encoder.info.device) else 0
+    lists = _lists_of_batches(loaded_images)
+    return prefetch(lists, loader.stack, workers=ahead, window=ahead)
 
 
-def _batch(info: EncoderInfo, images: Sequence[Tensor]) -> Tensor:
-    shapes = sorted({tuple(image.shape) for image in images})
-    if len(shapes) > 1:
-        raise UsageError(f"{info.spec}: images of one batch have shapes {shapes}")
-    return stacked(images, info.device)
+class _ImagePlace(NamedTuple):
+    """The index of an image, and whether it is the last image of its batch and of its shard."""
+
+    image_index: int
+    ends_batch: bool
+    ends_shard: bool
+
+
+class _LoadedImage(NamedTuple):
+    """The pixels (3, H, W) of an image, and its place."""
+
+    pixels: Tensor
+    place: _ImagePlace
+
+
+def _image_places(shards: Iterable[Sequence[int]], batch_size: int) -> Iterator[_ImagePlace]:
+    """Cut shards into batches: yield the place of each image."""
+    for shard in shards:
+        for number, index in enumerate(shard, 1):
+            ends_shard = number == len(shard)
+            yield _ImagePlace(index, ends_shard or number % batch_size == 0, ends_shard)
+
+
+def _lists_of_batches(loaded_images: Iterable[_LoadedImage]) -> Iterator[list[_LoadedImage]]:
+    """Yield the list of each batch's images."""
+    batch = []
+    for image in loaded_images:
+        batch.append(image)
+        if image.place.ends_batch:
+            yield batch
+            batch = []
+
+
+class _ImageLoader:
+    """Reads images for a model, and stacks them into batches."""
+
+    def __init__(self, encoder: Encoder, images: Images, keys: Sequence[bytes]) -> None:
+        self.encoder = encoder
+        self.images = images
+        self.keys = keys
+
+    def load(self, place: _ImagePlace) -> _LoadedImage:
+        """Read and transform an image. Raises UsageError if its SHA-256 is not its key."""
+        image = self.images[place.image_index]
+        content = image.read()
+        if hashlib.sha256(content).digest() != self.keys[place.image_index]:
+            raise UsageError(f"{image.name} has changed while it was read; run again")
+        return _LoadedImage(self.encoder.transform(image.decode(content)), place)
+
+    def stack(self, loaded_images: Sequence[_LoadedImage]) -> ImageBatch:
+        """Stack images into a batch. Raises UsageError if their shapes differ."""
+        info = self.encoder.info
+        shapes = sorted({tuple(image.pixels.shape) for image in loaded_images})
+        if len(shapes) > 1:
+            raise UsageError(f"{info.spec}: images of one batch have shapes {shapes}")
+        pixels = stacked([image.pixels for image in loaded_images], info.device)
+        indices = [image.place.image_index for image in loaded_images]
+        return ImageBatch(indices, pixels, loaded_images[-1].place.ends_shard)
+
+
+class TextInputs(Inputs):
+    """Texts to embed, sorted by their length, so that the texts of a batch need little padding.
+
+    Row i of the features is the feature of `texts[order[i]]`.
+    """
+
+    def __init__(
+        self, encoder: Encoder, texts: Sequence[str], options: RunOptions, phase: str
+    ) -> None:
+        self.encoder = encoder
+        self.texts = texts
+        self.batch_size = options.batch_size
+        self.phase = phase
+        self.info = encoder.info
+        self.identity = identity(encoder, "text", tokenizer=dict(encoder.tokenizer))
+        self.shard_size = TEXTS_PER_SHARD
+        self.tokens = encoder.tokenize(texts)
+        self.order = np.argsort(_lengths(encoder, self.tokens), kind="stable")
+        self.keys = [hashlib.sha256(texts[index].encode()).digest() for index in self.order]
+
+    def name(self, index: int) -> str:
+        return quoted(self.texts[self.order[index]])
+
+    def encode(self, shards: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], Features]]:
+        shards = [*shards]
+        token_lists = (self.tokens[self.order[indices]] for indices in shards)
+        features = encode_tokens(self.encoder, token_lists, self.batch_size)
+        yield from zip(shards, features, strict=True)
 
 
 def embed_texts(
@@ -297,32 +458,32 @@ def embed_texts(
     phase: str = "texts",
     most: int | None = None,
 ) -> Embeddings:
-    """Return features of texts, in their order. Where the encoder trims, a batch of short texts
-    holds as many more as fill the tokens of full ones. Raises UsageError for an empty list, and
-    TooManyError where more than `most` would have to be encoded."""
+    """Return the features of texts in their order, and which texts were cut to the context.
+
+    If the encoder trims texts, a batch of short texts holds more of them: as many as have the
+    tokens of a batch of full ones. Raises UsageError for an empty list, and TooManyError if more
+    than `most` texts are not cached.
+    """
     if not texts:
         raise UsageError("no texts to embed: the data set is empty")
-    tokens = encoder.tokenize(texts)
-    order = np.argsort(_lengths(encoder, tokens), kind="stable")
-    inputs = Inputs(
-        identity=identity(encoder, "text", tokenizer=dict(encoder.tokenizer)),
-        keys=[hashlib.sha256(texts[index].encode()).digest() for index in order],
-        encode=lambda lists: encode_tokens(
-            encoder, (tokens[order[rows]] for rows in lists), options.batch_size
-        ),
-        info=encoder.info,
-        name=lambda index: quoted(texts[order[index]]),
-        shard_size=TEXTS_PER_SHARD,
-        phase=phase,
-        most=most,
-    )
-    features = embed(inputs, options, progress)[np.argsort(order)]
+    inputs = TextInputs(encoder, texts, options, phase)
+    sorted_features = embed(inputs, options, progress, most)
+    features = sorted_features[np.argsort(inputs.order)]
     require_different_texts(encoder, texts, features, phase, progress)
-    # Of texts that are padded by 0 only those that fill the context can be cut.
-    cut = tokens[:, -1].numpy() != 0 if encoder.trims_text else np.ones(len(texts), np.bool_)
-    if full_texts := [*compress(texts, cut)]:
-        cut[cut] = encoder.overlong(full_texts).numpy()
-    return Embeddings(features, cut)
+    return Embeddings(features, _cut_texts(encoder, texts, inputs.tokens))
+
+
+def _cut_texts(encoder: Encoder, texts: Sequence[str], tokens: Tensor) -> NDArray[np.bool_]:
+    """Return which texts (N,) were cut to the model's context; `tokens` is (N, L)."""
+    may_be_cut = np.ones(len(texts), np.bool_)
+    if encoder.trims_text:
+        # Such an encoder pads texts by 0: a text whose last token is 0 was not cut.
+        may_be_cut = tokens[:, -1].numpy() != 0
+    cut = may_be_cut.copy()
+    if may_be_cut.any():
+        long_texts = [texts[index] for index in np.flatnonzero(may_be_cut).tolist()]
+        cut[may_be_cut] = encoder.overlong(long_texts).numpy()
+    return cut
 
 
 def require_different_texts(
@@ -332,63 +493,79 @@ def require_different_texts(
     phase: str,
     progress: OnProgress = no_progress,
 ) -> None:
-    """Raise UsageError if different texts all have the same feature (N, D), although their tokens
-    differ. If the tokens are the same as well, only report it: the vocabulary knows no word."""
+    """Raise UsageError if different texts all have the same feature (N, D), but other tokens.
+
+    If the texts have the same tokens as well, the vocabulary does not have their words. This is
+    only reported.
+    """
     if not all_the_same(features):
         return
-    distinct = [*dict.fromkeys(texts)]
-    if len(distinct) < 2:
+    distinct_texts = [*dict.fromkeys(texts)]
+    if len(distinct_texts) < 2:
         return
-    spec, tokens = encoder.info.spec, encoder.tokenize(distinct)
+    spec, tokens = encoder.info.spec, encoder.tokenize(distinct_texts)
     if not tokens.equal(tokens[:1].expand_as(tokens)):
         raise UsageError(
-            f"{spec} returns the same feature for {len(distinct)} different {phase}: check its "
-            "text tower, and which token it reads the feature at (an end of text that never occurs)"
+            f"{spec} returns the same feature for {len(distinct_texts)} different {phase}: check "
+            "its text tower, and which token it reads the feature at (an end of text that never "
+            "occurs)"
         )
-    note = f"{spec} has the same tokens for {len(distinct)} different {phase}: it knows no word"
+    note = (
+        f"{spec} has the same tokens for {len(distinct_texts)} different {phase}: it knows no word"
+    )
     progress(Progress(phase, len(texts), len(texts), note))
 
 
 def encode_tokens(
     encoder: Encoder,
-    lists: Iterable[Tensor],
+    token_lists: Iterable[Tensor],
     batch_size: int,
     encode: EncodeTokens | None = None,
 ) -> Iterator[Features]:
-    """Yield the features of each list of tokens (N, L), without the cache, by `encode` or else the
-    encoder's `encode_text`."""
+    """Yield the features (N, D) of each list of tokens (N, L), without the cache.
+
+    `encode` encodes one batch; the default is the encoder's `encode_text`.
+    """
     import torch
 
-    def encoded(tokens: Tensor) -> tuple[NDArray[np.int64], list[Tensor]]:
-        lengths = _lengths(encoder, tokens)
-        order = np.argsort(lengths, kind="stable")  # so that a batch has little padding
-        batches = _text_batches(tokens[order], lengths[order], batch_size)
-        return order, [torch.cat([*map(encode or encoder.encode_text, batches)])]
+    encode_batch = encode or encoder.encode_text
 
-    for order, (features,) in on_host(map(encoded, lists)):
-        yield features.numpy()[np.argsort(order)]
+    def encoded_lists() -> Iterator[tuple[NDArray[np.int64], list[Tensor]]]:
+        for tokens in token_lists:
+            lengths = _lengths(encoder, tokens)
+            order = np.argsort(lengths, kind="stable")  # so that a batch has little padding
+            batches = _text_batches(tokens[order], lengths[order], batch_size)
+            yield order, [torch.cat([encode_batch(batch) for batch in batches])]
+
+    for order, (sorted_features,) in on_host(encoded_lists()):
+        yield sorted_features.numpy()[np.argsort(order)]
 
 
 def _text_batches(tokens: Tensor, lengths: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
-    """Cut (N, L) tokens, the shortest first, into batches of about batch_size * L tokens."""
+    """Cut tokens (N, L), the shortest texts first, into batches of about batch_size * L tokens."""
+    token_budget = batch_size * tokens.shape[1]
     start = 0
     while start < len(tokens):
-        # Sorted ascending: the last row of a batch decides its length.
-        sizes = np.arange(1, len(tokens) - start + 1) * lengths[start:]
-        budget = batch_size * tokens.shape[1]
-        stop = start + max(1, int(np.searchsorted(sizes, budget, side="right")))
+        # The tokens of a batch of 1, 2... texts: the last text, which is the longest one, decides
+        # the length of all.
+        batch_tokens = np.arange(1, len(tokens) - start + 1) * lengths[start:]
+        n_texts = max(1, int(np.searchsorted(batch_tokens, token_budget, side="right")))
+        stop = start + n_texts
         yield tokens[start:stop, : int(lengths[stop - 1])]
         start = stop
 
 
 def _lengths(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
-    """Count the positions of each text to encode, (N,): without padding (0) where it is trimmed."""
+    """Return how many positions of each text are encoded, (N,).
+
+    If the encoder trims texts, the padding (0) at a text's end is not encoded.
+    """
     if not encoder.trims_text:
         return np.full(len(tokens), tokens.shape[1])
-    used = tokens.numpy() != 0
-    return tokens.shape[1] - np.argmax(used[:, ::-1], axis=1)
+    is_token = tokens.numpy() != 0
+    return tokens.shape[1] - np.argmax(is_token[:, ::-1], axis=1)
 
 
 def quoted(text: str) -> str:
-    """Quote a text for an error message, at most about 60 characters of it."""
+    """Quote a text for an error message, shortened to about 60 characters."""
     return repr(text if len(text) <= 60 else f"{text[:60]}...")

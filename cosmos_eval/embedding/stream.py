@@ -1,8 +1,9 @@
 """Embed the images of a webdataset of the hub while its archives arrive.
 
-A thread fetches one archive after the other, another hashes images, which are encoded in the shards
-of a downloaded set. The index of an archive is left: labels, captions and hashes of images. It is
-cached by the archive's ETag, so that another run fetches only archives with images to encode."""
+One thread fetches archives, another one reads them and hashes their images, and the main thread
+encodes the images, in the same shards as if the whole set had been downloaded. Each archive leaves
+an index: its labels, captions and hashes of images. The index is cached by the archive's ETag, so
+that a later run fetches only archives with images to encode."""
 
 import re
 import shutil
@@ -10,14 +11,13 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from itertools import islice, tee
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Semaphore, Thread
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from huggingface_hub.utils import disable_progress_bars
@@ -41,167 +41,290 @@ def stream(
     progress: OnProgress,
     open_data: Callable[[Any, RunOptions], Any],
 ) -> Any:
-    """Return the data of a set as a task's `open_data` does, with `EmbeddedImage`s. No more than
-    ON_DISK archives lie in a temporary folder, or `options.download` keeps all of them in the
-    client's cache. Raises UsageError for whatever is wrong with an archive or the whole set."""
+    """Return the data of a set as a task's `open_data` does, with `EmbeddedImage`s as images.
+
+    At most ON_DISK archives lie in a temporary folder at a time. If `options.download` is set, all
+    archives are kept in the cache of the hub's client instead. Raises UsageError for a damaged
+    archive, for a set that cannot be fetched, and for everything that `open_data` raises it for.
+    """
     disable_progress_bars()  # of the hub's client: this package draws its own
-    texts = hub.fetch_texts(protocol)
-    files = hub.archives_of(protocol, texts)
-    keys: list[bytes] = []
-    contents: dict[int, sources.ImageContent] = {}
-    inputs = embed.image_inputs(encoder, contents, keys, options)
-    code = fingerprint("cosmos_eval.data.sources", "cosmos_core.data.tar")
-    features = embed.store_of(inputs.identity, options)
-    indices = embed.store_of({"role": "archive", "code": code}, options)
-    name = ""
+    texts_folder = hub.fetch_texts(protocol)
+    etags = hub.archives_of(protocol, texts_folder)
+    temporary_name = ""
     try:
         folder = TemporaryDirectory(prefix="cosmos-eval-", ignore_cleanup_errors=True)
-        with hub.quiet(), folder as name:
-            root = Path(name, "set")
-            shutil.copytree(texts, root, ignore=shutil.ignore_patterns("*.tar"))
-            of_set = protocol, options, progress, open_data, root, files
-            streamed = _Stream(*of_set, keys, contents, {}, inputs, features, indices)
-            with in_order(files, streamed.fetch) as archives:
-                streamed.embed(archives)
-            data = streamed.open(len(files))
-            found = ((image.name, image.read()) for image in data.images)
-            images = (embed.EmbeddedImage(*one, streamed.found[one[1]]) for one in found)
-            return data._replace(images=tuple(images))
+        with hub.quiet(), folder as temporary_name:
+            root = Path(temporary_name, "set")
+            shutil.copytree(texts_folder, root, ignore=shutil.ignore_patterns("*.tar"))
+            indexed_set = _IndexedSet(protocol, options, open_data, root, len(etags))
+            embedder = _ArchiveEmbedder(encoder, options, progress, indexed_set)
+            feature_store = embedder.feature_store
+            fetcher = _ArchiveFetcher(protocol, options, progress, root, etags, feature_store)
+            with in_order(etags, fetcher.fetch) as archives:
+                embedder.embed(archives)
+            return indexed_set.open_embedded(embedder.features_by_key)
     except UsageError as error:
-        # A file of the temporary folder is called as on the hub.
-        own = rf"{re.escape(name)}/(set|hub-[^/]+/[^/]+/snapshots/[^/]+)"
-        raise UsageError(re.sub(own, str(protocol.repository), str(error))) from error
+        # Messages name files of the temporary folder: name them as the hub does.
+        local_folder = rf"{re.escape(temporary_name)}/(set|hub-[^/]+/[^/]+/snapshots/[^/]+)"
+        message = re.sub(local_folder, str(protocol.repository), str(error))
+        raise UsageError(message) from error
     except OSError as error:
         raise UsageError(f"{protocol.dataset}: {hub.reason(error)}") from error
 
 
 class _Archive(NamedTuple):
-    """Images, their SHA-256s and what of their features is cached."""
+    """The images of an archive."""
 
     images: Sequence[sources.ArchiveMember]
+    # The SHA-256 of each image's file.
     keys: Sequence[bytes]
-    found: embed.Found
+    # The features of those images that are cached.
+    cached_features: embed.FeaturesByKey
 
 
-@dataclass(frozen=True)
-class _Stream:
-    """A set while it is streamed: indices of its archives lie at `root`, and of the distinct images
-    met so far `keys` are the SHA-256s, `contents` what is to be encoded, `found` the features."""
+def _fetched_folder(root: Path, archive: str) -> Path:
+    """Return the temporary folder that an archive of the set at `root` is fetched into."""
+    return root.with_name(f"hub-{archive}")
 
-    protocol: Protocol
-    options: RunOptions
-    progress: OnProgress
-    open_data: Callable[[Any, RunOptions], Any]
-    root: Path
-    files: Mapping[str, str]
-    keys: list[bytes]
-    contents: dict[int, sources.ImageContent]
-    found: embed.Found
-    inputs: embed.Inputs
-    features: ShardStore
-    indices: ShardStore
+
+class _ArchiveFetcher:
+    """Fetches the archives of a set, and leaves the index of each one below `root`."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        options: RunOptions,
+        progress: OnProgress,
+        root: Path,
+        etags: Mapping[str, str],
+        feature_store: ShardStore,
+    ) -> None:
+        self.protocol = protocol
+        self.options = options
+        self.progress = progress
+        self.root = root
+        self.etags = etags  # by the names of the archives' files
+        self.feature_store = feature_store
+        code = fingerprint("cosmos_eval.data.sources", "cosmos_core.data.tar")
+        self.index_store = embed.store_of({"role": "archive", "code": code}, options)
 
     def fetch(self, file: str) -> Callable[[], _Archive]:
-        """Fetch an archive that has images to encode; return the function that reads it."""
-        key = sha256(self.files[file].encode()).digest()
-        folder = None if self.options.download else self.root.with_name(f"hub-{Path(file).stem}")
-        for _, arrays in self.indices.find([key], self._report) if folder else ():
-            (self.root / file).write_bytes(zlib.decompress(arrays["index"].tobytes()))
-            archive = self._indexed(file)
-            if archive.found.keys() >= {*archive.keys}:
-                return lambda: archive
-        return partial(self._read, file, key, hub.fetch_file(self.protocol, file, folder))
+        """Fetch an archive and return the function that reads it.
 
-    def _read(self, file: str, key: bytes, path: Path) -> _Archive:
-        kept = "" if path.is_relative_to(self.root.parent) else f"remove {path.resolve()} and "
-        hub.require_intact(self.protocol, path, f"{kept}run again")
+        An archive is not fetched if its index and the features of all its images are cached.
+        """
+        index_key = sha256(self.etags[file].encode()).digest()
+        if self.options.download:
+            path = hub.fetch_file(self.protocol, file, None)
+        else:
+            archive = self._cached_archive(file, index_key)
+            if archive is not None:
+                return lambda: archive
+            path = hub.fetch_file(self.protocol, file, _fetched_folder(self.root, Path(file).stem))
+        return partial(self._read, file, index_key, path)
+
+    def _cached_archive(self, file: str, index_key: bytes) -> _Archive | None:
+        """Return an archive from its cached index, or None if any image must be encoded."""
+        for _, arrays in self.index_store.find([index_key], self._report):
+            (self.root / file).write_bytes(zlib.decompress(arrays["index"].tobytes()))
+            archive = self._open_index(file)
+            if set(archive.keys) <= archive.cached_features.keys():
+                return archive
+        return None
+
+    def _read(self, file: str, index_key: bytes, path: Path) -> _Archive:
+        """Read an archive that was fetched, and cache its index. Raises UsageError for damage."""
+        if path.is_relative_to(self.root.parent):
+            remedy = "run again"
+        else:
+            remedy = f"remove {path.resolve()} and run again"
+        hub.require_intact(self.protocol, path, remedy)
         images = sources.write_index(path, self.root / file)
         content = zlib.compress((self.root / file).read_bytes())
-        self.indices.add([key], {"index": np.frombuffer(content, np.uint8)})
-        return self._indexed(file)._replace(images=images)
+        self.index_store.add([index_key], {"index": np.frombuffer(content, np.uint8)})
+        return self._open_index(file)._replace(images=images)
 
-    def _indexed(self, file: str) -> _Archive:
+    def _open_index(self, file: str) -> _Archive:
+        """Open the index of an archive, whose images are only hashes."""
         images = [sample.image() for sample in sources.open_archives([self.root / file])]
         keys = [image.read() for image in images]
-        return _Archive(images, keys, embed.cached_features(self.features, keys, self._report))
+        return _Archive(images, keys, embed.cached_features(self.feature_store, keys, self._report))
 
     def _report(self, note: str) -> None:
-        self.progress(Progress("archives", 0, len(self.files), note))
+        self.progress(Progress("archives", 0, len(self.etags), note))
 
-    def open(self, count: int) -> Any:
-        """Return the data of the first archives; numbers of samples are those of all archives."""
-        (self.root / "test/nshards.txt").write_text(str(count))
-        part: dict[str, Any] = {} if count == len(self.files) else {"n_images": None}
-        own = replace(self.protocol, repository=None, root=str(self.root), **part)
-        return self.open_data(own, self.options)
+
+class _IndexedSet:
+    """A set whose archives are replaced by their indices, below `root`."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        options: RunOptions,
+        open_data: Callable[[Any, RunOptions], Any],
+        root: Path,
+        n_archives: int,
+    ) -> None:
+        self.protocol = protocol
+        self.options = options
+        self.open_data = open_data
+        self.root = root
+        self.n_archives = n_archives
+
+    def open(self, n_archives: int) -> Any:
+        """Return the data of the first archives. Raises UsageError for faults in them.
+
+        The number of images that the protocol states is only required of the whole set.
+        """
+        (self.root / "test/nshards.txt").write_text(str(n_archives))
+        protocol: Any = replace(self.protocol, repository=None, root=str(self.root))
+        if n_archives < self.n_archives:
+            protocol = replace(protocol, n_images=None)
+        return self.open_data(protocol, self.options)
+
+    def open_embedded(self, features_by_key: embed.FeaturesByKey) -> Any:
+        """Return the data of the whole set, with its embedded images."""
+        data = self.open(self.n_archives)
+        images = []
+        for image in data.images:
+            key = image.read()
+            images.append(embed.EmbeddedImage(image.name, key, features_by_key[key]))
+        return data._replace(images=tuple(images))
+
+
+class _ArchiveEmbedder:
+    """Embeds the distinct images of archives one after the other."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        options: RunOptions,
+        progress: OnProgress,
+        indexed_set: _IndexedSet,
+    ) -> None:
+        self.progress = progress
+        self.indexed_set = indexed_set
+        # The keys of all distinct images so far.
+        self.keys: list[bytes] = []
+        # The contents of distinct images that are not encoded yet, by their indices in `keys`.
+        self.contents: dict[int, sources.ImageContent] = {}
+        # The features of all images that are embedded.
+        self.features_by_key: embed.FeaturesByKey = {}
+        self.inputs = embed.ImageInputs(encoder, self.contents, self.keys, options)
+        self.feature_store = embed.store_of(self.inputs.identity, options)
 
     def embed(self, archives: Iterable[_Archive]) -> None:
-        """Find or encode the features of all images, in shards of distinct ones."""
-        done, distinct = 0, self._distinct(archives)
-        shards = iter(lambda: [*islice(distinct, self.inputs.shard_size)], [])
-        missing = ([index for index in shard if index in self.contents] for shard in shards)
-        lists, own = tee(filter(None, missing))
-        for indices, features in zip(own, self.inputs.encode(lists), strict=True):
-            embed.add_features(self.inputs, self.features, indices, features, self.found)
+        """Encode the images of archives that are not cached, in shards of distinct images."""
+        done = 0
+        shards = self._shards_to_encode(archives)
+        for indices, features in self.inputs.encode(shards):
+            embed.add_features(
+                self.inputs, self.feature_store, indices, features, self.features_by_key
+            )
             for index in indices:
                 del self.contents[index]
             done += len(indices)
             self.progress(Progress("images", done, len(self.keys)))
 
-    def _distinct(self, archives: Iterable[_Archive]) -> Iterator[int]:
-        """Yield the index of every distinct image once its content is held or its feature known."""
-        met = set[bytes]()
+    def _shards_to_encode(self, archives: Iterable[_Archive]) -> Iterator[list[int]]:
+        """Yield the indices of each shard's images that are not cached, if there are any."""
+        shard: list[int] = []
+        for index in self._distinct_images(archives):
+            if index in self.contents:
+                shard.append(index)
+            is_last_of_shard = (index + 1) % self.inputs.shard_size == 0
+            if is_last_of_shard and shard:
+                yield shard
+                shard = []
+        if shard:
+            yield shard
+
+    def _distinct_images(self, archives: Iterable[_Archive]) -> Iterator[int]:
+        """Yield the index of each distinct image, once its content or its feature is held."""
+        distinct_keys = set[bytes]()
         for number, archive in enumerate(archives):
-            self.progress(Progress("archives", number, len(self.files)))
+            self.progress(Progress("archives", number, self.indexed_set.n_archives))
             if number == 0:
-                self.open(1)  # so that most faults show before much is fetched
-            self.found.update(archive.found)
+                self.indexed_set.open(1)  # so that most faults show before much is fetched
+            self.features_by_key.update(archive.cached_features)
             for image, key in zip(archive.images, archive.keys, strict=True):
-                if key in met:
+                if key in distinct_keys:
                     continue
-                met.add(key)
-                if key not in self.found:
-                    self.contents[len(met) - 1] = sources.ImageContent(image.name, image.read())
+                index = len(distinct_keys)
+                distinct_keys.add(key)
+                if key not in self.features_by_key:
+                    self.contents[index] = sources.ImageContent(image.name, image.read())
                 self.keys.append(key)
-                yield len(met) - 1
-            shutil.rmtree(self.root.with_name(f"hub-{number}"), ignore_errors=True)
+                yield index
+            folder = _fetched_folder(self.indexed_set.root, str(number))
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def in_order(
     files: Collection[str], fetch: Callable[[str], Callable[[], Read]]
 ) -> Iterator[Iterator[Read]]:
-    """Give an iterator over results of the functions that `fetch` returns; a second thread calls
-    them. At most ON_DISK files are fetched and not read. The process may end within a fetch."""
-    fetched: list[Future[Callable[[], Read]]] = [Future() for _ in files]
-    results: list[Future[Read]] = [Future() for _ in files]
-    places = Semaphore(ON_DISK)
-    waiting = (file for file in files if places.acquire())
-    stages = (fetch, waiting, fetched), (lambda future: future.result()(), fetched, results)
+    """Fetch and read files in two threads; give an iterator over the results, in order.
 
-    def read() -> Iterator[Read]:
-        for result in results:
-            yield result.result()
-            places.release()
-
-    threads = [Thread(target=_settle, args=stage, daemon=True) for stage in stages]
+    `fetch` returns the function that reads a file. At most ON_DISK files are fetched and not yet
+    read. The process may end within a fetch.
+    """
+    pipeline = _Pipeline(files, fetch)
     try:
-        for thread in threads:
-            thread.start()
-        yield read()
+        pipeline.start()
+        yield pipeline.results()
     finally:
-        for future in fetched:
-            future.cancel()
-        places.release(len(files))
-        for thread in threads:
+        pipeline.stop()
+
+
+class _Pipeline(Generic[Read]):
+    """One thread that fetches files, and one that reads them."""
+
+    def __init__(self, files: Collection[str], fetch: Callable[[str], Callable[[], Read]]) -> None:
+        self.files = files
+        self.fetch = fetch
+        self.readers: list[Future[Callable[[], Read]]] = [Future() for _ in files]
+        self.contents: list[Future[Read]] = [Future() for _ in files]
+        self.places = Semaphore(ON_DISK)  # for files that are fetched and not yet read
+        self.threads = [
+            Thread(target=self._fetch_files, daemon=True),
+            Thread(target=self._read_files, daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Start to fetch and read files."""
+        for thread in self.threads:
+            thread.start()
+
+    def results(self) -> Iterator[Read]:
+        """Yield what each file was read as. Raises what fetching or reading the file raised."""
+        for content in self.contents:
+            yield content.result()
+            self.places.release()
+
+    def stop(self) -> None:
+        """Fetch no further file, and give the threads a moment to end."""
+        for reader in self.readers:
+            reader.cancel()
+        self.places.release(len(self.files))
+        for thread in self.threads:
             thread.join(_PATIENCE)
 
+    def _fetch_files(self) -> None:
+        """Fetch the files in order, and set the functions that read them, in the first thread."""
+        for file, reader in zip(self.files, self.readers, strict=True):
+            self.places.acquire()
+            if reader.set_running_or_notify_cancel():  # False if it was cancelled
+                try:
+                    reader.set_result(self.fetch(file))
+                except Exception as error:
+                    reader.set_exception(error)
 
-def _settle(act: Callable[[Any], Read], given: Iterable[Any], futures: list[Future[Read]]) -> None:
-    """Give futures that were not cancelled what a function returns or raises."""
-    for one, future in zip(given, futures, strict=True):
-        if future.set_running_or_notify_cancel():
+    def _read_files(self) -> None:
+        """Read the files once they are fetched, and set their contents, in the second thread."""
+        for reader, content in zip(self.readers, self.contents, strict=True):
             try:
-                future.set_result(act(one))
+                read = reader.result()
+                content.set_result(read())
             except Exception as error:
-                future.set_exception(error)
+                content.set_exception(error)

@@ -1,4 +1,4 @@
-"""Models behind one interface; each kind is imported only when it is loaded."""
+"""Models behind one interface. The code of a kind of models is imported when one is loaded."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ def load_encoder(
     precision: Precision = "fp32",
     auxiliary: str | None = None,
 ) -> Encoder:
-    """Load a model to encode on `device`; a DenseEncoder unless it is a user's own. `amp`, `bf16`
-    and `fp16` run under autocast, weights stay float32. `auxiliary` guides attention `proxy`.
-    Raises UsageError for unknown names, unusable files, a failed download or an absent device."""
-    if device != "cpu":  # which needs no torch
+    """Load a model to encode on a device.
+
+    The model is a DenseEncoder, unless it is a user's own. `amp`, `bf16` and `fp16` run under
+    autocast, and the weights stay float32. `auxiliary` names the encoder that guides attention
+    `proxy`. Raises UsageError for unknown names, unusable files, a failed download and a missing
+    device.
+    """
+    if device != "cpu":  # the CPU is checked without torch
         import torch
 
         try:
@@ -29,8 +33,9 @@ def load_encoder(
         except (RuntimeError, AssertionError) as error:  # AssertionError: built without CUDA
             reason = str(error).splitlines()[0]
             raise UsageError(f"device '{device}' cannot be used ({reason}); try cpu") from error
-    name = "user" if spec.kind == "python" else spec.kind
-    encoder: Encoder = import_module(f"cosmos_eval.models.{name}").load(spec, device, precision)
+    module_name = "user" if spec.kind == "python" else spec.kind
+    module = import_module(f"cosmos_eval.models.{module_name}")
+    encoder: Encoder = module.load(spec, device, precision)
     if auxiliary is None:
         return encoder
     from cosmos_eval.models.auxiliary import guided

@@ -1,6 +1,8 @@
-"""What must hold of loaded weights before they are measured; every failure is one line. OpenCLIP
-(3.3) at most warns of other positions (it interpolates them), activations or preprocessing than
-those of the training, and checks no values: the numbers would look like a model's."""
+"""Checks of loaded weights before a model is measured.
+
+If weights were trained with other positions (which it interpolates), another activation or another
+preprocessing, OpenCLIP (3.3) warns at most, and it does not check the values of weights. The
+results would look valid."""
 
 import json
 import pickle
@@ -25,16 +27,21 @@ from cosmos_eval.models.clip import Tokenizer
 from cosmos_eval.models.weight_files import require_weights
 from cosmos_eval.types import UsageError
 
-_TRAINING = {  # keys of a configuration that are about training alone
-    *("hf_model_pretrained", "patch_dropout", "timm_drop", "timm_drop_path"),
+# Keys of a configuration that matter for training only.
+_TRAINING_KEYS = {
+    "hf_model_pretrained",
+    "patch_dropout",
+    "timm_drop",
+    "timm_drop_path",
     "timm_model_pretrained",
 }
-_PARTS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg, "multimodal_cfg": MultimodalCfg}
-# What may be stated of weights: keys of their transform, and their activation.
-_STATED = ("size", "mean", "std", "interpolation", "resize_mode", "fill_color", "quick_gelu")
+_SECTIONS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg, "multimodal_cfg": MultimodalCfg}
+# Keys that a description of weights may state: of their transform, and their activation.
+_STATED_KEYS = ("size", "mean", "std", "interpolation", "resize_mode", "fill_color", "quick_gelu")
 
-# Prefixes of the names that OpenCLIP loads, and who writes others.
-_READ_PLACES = {"", "module.", "state_dict.", "state_dict.module."}
+# Prefixes of names of tensors that OpenCLIP loads.
+_READ_PREFIXES = {"", "module.", "state_dict.", "state_dict.module."}
+# Parts of other prefixes, and who writes them.
 _ORIGINS = {
     "_orig_mod.": "torch.compile",
     "ema": "a moving average of the weights",
@@ -43,159 +50,200 @@ _ORIGINS = {
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Read open_clip_config.json: `model_cfg`, maybe `preprocess_cfg`. Raises UsageError."""
+    """Read an open_clip_config.json, which has a `model_cfg` and may have a `preprocess_cfg`.
+
+    Raises UsageError for other content.
+    """
     try:
         config = read_json(path)
-        _filled(config["model_cfg"])
+        _with_defaults(config["model_cfg"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} does not describe an OpenCLIP model ({error!r})") from error
     return config
 
 
 def published(arch: str) -> dict[str, Any]:
-    """Return what all published weights of an architecture agree on."""
+    """Return the values that all published weights of an architecture agree on."""
     names = open_clip.list_pretrained_tags_by_model(arch)
-    first, *others = [open_clip.get_pretrained_cfg(arch, name) for name in names] or [{}]
-    agreed = (key for key in _STATED if all(tag.get(key) == first.get(key) for tag in others))
-    return {key: first[key] for key in agreed if first.get(key) is not None}
+    tag_configs = [open_clip.get_pretrained_cfg(arch, name) for name in names]
+    agreed_values = {}
+    for key in _STATED_KEYS:
+        values = [config.get(key) for config in tag_configs]
+        if values and values[0] is not None and all(value == values[0] for value in values):
+            agreed_values[key] = values[0]
+    return agreed_values
 
 
 def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Name what two OpenCLIP configurations disagree on, with defaults filled in."""
-    return _differences(_filled(stated), _filled(built))
+    """Describe how two OpenCLIP configurations differ, "" if they do not.
+
+    Keys that are left out have OpenCLIP's defaults.
+    """
+    return _differences(_with_defaults(stated), _with_defaults(built))
 
 
 def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Name differences between what is stated of weights and what was built."""
-    keys = [key for key in _STATED if stated.get(key) is not None]
-    return _differences(*({key: _plain(key, one[key]) for key in keys} for one in (stated, built)))
+    """Describe how a built model differs from the statement on its weights, "" if it does not."""
+    keys = [key for key in _STATED_KEYS if stated.get(key) is not None]
+    stated_values = {key: _json_value(key, stated[key]) for key in keys}
+    built_values = {key: _json_value(key, built[key]) for key in keys}
+    return _differences(stated_values, built_values)
 
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:
-    """Map a file's tensors by name, dots between nested names; empty for NumPy's formats. They are
-    read when they are used. Raises UsageError for files of another kind, for pickles of other
-    objects, and for weights where OpenCLIP does not look."""
+    """Return a file's tensors by their names, without reading their values.
+
+    Nested names are joined by dots. There are none for NumPy's formats. Raises UsageError for files
+    that do not hold weights, for pickles of other objects, and for weights whose names OpenCLIP
+    does not read.
+    """
     if path.suffix in (".npz", ".npy"):
         return {}
     require_weights(path)
     if path.suffix == ".safetensors":
         tensors = safetensors.torch.load_file(path)
     else:
-        mapped = zipfile.is_zipfile(path)  # files of torch < 1.6 are none and cannot be mapped
+        can_be_mapped = zipfile.is_zipfile(path)  # files of torch < 1.6 are not zip files
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=can_be_mapped)
         except pickle.UnpicklingError as error:
             raise UsageError(
                 f"{path} is a pickle of other objects than tensors, which may run code and is not "
                 "opened: save the model's state_dict() with torch.save"
             ) from error
-        tensors = dict(_flat(content))
-    heads = {name.partition(".")[0] for name in tensors}
-    if heads & {"student", "teacher"}:
+        tensors = dict(_flat_tensors(content))
+    first_names = {name.partition(".")[0] for name in tensors}
+    if first_names & {"student", "teacher"}:
         raise UsageError(f"{path} is a COSMOS checkpoint: name it as cosmos:{path}")
-    _require_place(path, tensors)
+    _require_readable_names(path, tensors)
     return tensors
 
 
-def _require_place(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UsageError if the weights are where OpenCLIP does not look, or are not merged."""
-    if adapters := [name for name in tensors if "lora_" in name]:
+def _require_readable_names(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UsageError for names that OpenCLIP does not read, and for adapters."""
+    adapters = [name for name in tensors if "lora_" in name]
+    if adapters:
         raise UsageError(
             f"{path} holds adapters of LoRA ({first_of(adapters)}): merge them into the weights, "
             "model.merge_and_unload() of peft, and save these"
         )
-    places = _places(tensors)
-    if places and not places & _READ_PLACES:
-        place = min(places)
-        origins = (origin for name, origin in _ORIGINS.items() if name in place)
-        origin = next(origins, "a training's checkpoint or a module around the model")
-        raise UsageError(
-            f"{path} holds its weights under '{place.rstrip('.')}', where OpenCLIP does not look: "
-            f"save its content as a file of its own, with names that do not begin with {place} "
-            f"(which comes from {origin})"
-        )
+    prefixes = _prefixes(tensors)
+    if not prefixes or prefixes & _READ_PREFIXES:
+        return
+    prefix = min(prefixes)
+    origin = "a training's checkpoint or a module around the model"
+    for part_of_prefix, writer in _ORIGINS.items():
+        if part_of_prefix in prefix:
+            origin = writer
+            break
+    raise UsageError(
+        f"{path} holds its weights under '{prefix.rstrip('.')}', where OpenCLIP does not look: "
+        f"save its content as a file of its own, with names that do not begin with {prefix} "
+        f"(which comes from {origin})"
+    )
 
 
 def unused_weights(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
     """Return notes on further weights of a file that OpenCLIP does not load."""
-    unread = sorted(place.rstrip(".") for place in _places(tensors) - _READ_PLACES)
-    return [f"{path} also has weights under '{place}', which are not measured" for place in unread]
+    unread_prefixes = sorted(prefix.rstrip(".") for prefix in _prefixes(tensors) - _READ_PREFIXES)
+    return [
+        f"{path} also has weights under '{prefix}', which are not measured"
+        for prefix in unread_prefixes
+    ]
 
 
 def has_logit_bias(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the weights that OpenCLIP loads have the bias of SigLIP's loss."""
-    return any(f"{place}logit_bias" in tensors for place in _READ_PLACES)
+    """Return whether the weights that OpenCLIP loads have the bias of SigLIP's loss."""
+    return any(f"{prefix}logit_bias" in tensors for prefix in _READ_PREFIXES)
 
 
-def _places(tensors: Mapping[str, Tensor]) -> set[str]:
-    """Return the prefixes of all sets of weights in a file, each of which has a logit scale."""
+def _prefixes(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Return the prefixes of all sets of weights in a file. Each set has a logit scale."""
     scale = "logit_scale"
     return {name.removesuffix(scale) for name in tensors if f".{name}".endswith(f".{scale}")}
 
 
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    for key, value in content.items() if isinstance(content, Mapping) else ():
+def _flat_tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested mappings, with dots between nested names."""
+    if not isinstance(content, Mapping):
+        return
+    for key, value in content.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{key}", value
         else:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flat_tensors(value, f"{prefix}{key}.")
 
 
-def require_fit(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
-    """Raise UsageError where strict loading would interpolate positions or make up a logit bias."""
+def require_fit(
+    stored: Mapping[str, Tensor], model_state: Mapping[str, Tensor], source: str
+) -> None:
+    """Raise UsageError if loading would interpolate positions or make up a logit bias.
+
+    `stored` holds the tensors of a file, and `model_state` the tensors of the model that loads it.
+    """
     prefixes = re.compile(r"^(state_dict\.)?(module\.)?")
     shapes = {prefixes.sub("", name): tuple(tensor.shape) for name, tensor in stored.items()}
-    unfit = [
-        f"{name} is {shapes[name]}, not {tuple(own[name].shape)}"
-        for name in sorted(shapes.keys() & own.keys())
-        if shapes[name] != own[name].shape and own[name].numel() > 1
-    ]
-    if "logit_scale" in shapes and "logit_bias" in own and "logit_bias" not in shapes:
-        unfit.append("logit_bias is missing")
-    if unfit:
-        raise UsageError(f"{source} does not fit the architecture: {first_of(unfit)}")
+    faults = []
+    for name in sorted(shapes.keys() & model_state.keys()):
+        tensor = model_state[name]
+        if shapes[name] != tensor.shape and tensor.numel() > 1:
+            faults.append(f"{name} is {shapes[name]}, not {tuple(tensor.shape)}")
+    if "logit_scale" in shapes and "logit_bias" in model_state and "logit_bias" not in shapes:
+        faults.append("logit_bias is missing")
+    if faults:
+        raise UsageError(f"{source} does not fit the architecture: {first_of(faults)}")
 
 
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Raise UsageError for weights that are NaN or infinite."""
-    if bad := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+    names = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if names:
         raise UsageError(
-            f"{source} has NaN or infinite weights: {first_of(bad)}; fetch or train anew"
+            f"{source} has NaN or infinite weights: {first_of(names)}; fetch or train it again"
         )
 
 
 def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> None:
-    """Raise UsageError where OpenCLIP's own tokenizer has ids that a model does not know."""
+    """Raise UsageError if OpenCLIP's own tokenizer has ids that a model does not know."""
     if isinstance(tokenizer, open_clip.SimpleTokenizer) and tokenizer.vocab_size > vocab_size:
         raise UsageError(
             f"{source} knows {vocab_size} tokens, OpenCLIP's tokenizer has {tokenizer.vocab_size}: "
-            "it was trained with another one, which is not here; use the COSMOS checkpoint itself "
-            "(cosmos:PATH), or say hf_tokenizer_name in its description"
+            "it was trained with another tokenizer, which is not here; use the COSMOS checkpoint "
+            "itself (cosmos:PATH), or set hf_tokenizer_name in its description"
         )
 
 
-def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a configuration with OpenCLIP's defaults. Raises ValueError for anything else."""
-    flat: dict[str, Any] = {}
+def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with OpenCLIP's defaults, with keys such as vision_cfg.layers.
+
+    Raises ValueError for anything else.
+    """
+    values: dict[str, Any] = {}
     try:
-        for part, known in _PARTS.items():
-            if part in config or part != "multimodal_cfg":  # CoCa's alone
-                values = asdict(known(**config[part]))
-                keys = sorted(values.keys() - _TRAINING)
-                flat |= {f"{part}.{key}": _plain(key, values[key]) for key in keys}
+        for section, config_class in _SECTIONS.items():
+            if section == "multimodal_cfg" and section not in config:  # only CoCa has it
+                continue
+            section_values = asdict(config_class(**config[section]))
+            for key in sorted(section_values.keys() - _TRAINING_KEYS):
+                values[f"{section}.{key}"] = _json_value(key, section_values[key])
     except TypeError as error:
         raise ValueError(f"not an OpenCLIP configuration: {error}") from error
-    preprocessing = {**asdict(PreprocessCfg()), **config.get("preprocess", {})}
-    flat |= {f"preprocess.{key}": _plain(key, preprocessing[key]) for key in ("mean", "std")}
-    return {**flat, "embed_dim": config["embed_dim"], "quick_gelu": bool(config.get("quick_gelu"))}
+    preprocessing = asdict(PreprocessCfg()) | dict(config.get("preprocess", {}))
+    for key in ("mean", "std"):
+        values[f"preprocess.{key}"] = _json_value(key, preprocessing[key])
+    values["embed_dim"] = config["embed_dim"]
+    values["quick_gelu"] = bool(config.get("quick_gelu"))
+    return values
 
 
 def _differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
+    """Describe the first values that differ, "" if none does."""
     keys = [key for key in {**stated, **built} if stated.get(key) != built.get(key)]
     return first_of([f"{key} is {stated.get(key)}, not {built.get(key)}" for key in keys])
 
 
-def _plain(key: str, value: Any) -> Any:
-    """Return a value as JSON has it; one side of a square stands for both."""
-    square = key in ("size", "image_size") and not isinstance(value, Sequence)
-    return [value, value] if square else json.loads(json.dumps(value))
+def _json_value(key: str, value: Any) -> Any:
+    """Return a value as JSON has it. A size that is one number is a square: both sides."""
+    if key in ("size", "image_size") and not isinstance(value, Sequence):
+        return [value, value]
+    return json.loads(json.dumps(value))

@@ -1,9 +1,11 @@
-"""Encoders that guide the last block of another: timm:ARCH, timm:ARCH/PATH, hf:FOLDER,
-hf:ORG/NAME[@REVISION], python:FILE.py. Patches are those of the last block after its norm."""
+"""Encoders that guide the last block of another encoder.
+
+Their names are timm:ARCH, timm:ARCH/PATH, hf:FOLDER, hf:ORG/NAME[@REVISION] and python:FILE.py.
+Their patches are the output of the last block after the norm."""
 
 import copy
-from collections.abc import Callable, Mapping
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,122 +34,204 @@ _TRANSFORMERS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 
 
 def guided(encoder: Encoder, text: str) -> ClipEncoder:
-    """Return an encoder with attention `proxy`, guided by the encoder of a name. Raises UsageError
-    where that cannot be loaded, or `proxy` is not defined for the image tower."""
-    plain: Any = getattr(encoder, "built", encoder)  # a bundled one is built when it is used
-    if not isinstance(plain, ClipEncoder):
+    """Return an encoder with attention `proxy`, guided by the encoder that `text` names.
+
+    Raises UsageError if the guide cannot be loaded, or if `proxy` is not defined for the image
+    tower.
+    """
+    original: Any = getattr(encoder, "built", encoder)  # a bundled model is built when it is used
+    if not isinstance(original, ClipEncoder):
         raise UsageError(
             f"{encoder.info.spec}: --attention proxy is defined for COSMOS models and OpenCLIP's "
             "own CLIP ViTs"
         )
-    own, (guide, record) = copy.copy(plain), load(text, plain.info.device)
-    own.guide, own.patch_size = guide, record["patch_size"]
-    own.info = plain.info._replace(auxiliary=record)
-    side = max(plain.patch_size, own.patch_size)
-    own.encode_patches(torch.zeros(1, 3, side, side), "proxy")
-    return own
+    guided_encoder = copy.copy(original)
+    guide, record = load(text, original.info.device)
+    guided_encoder.guide = guide
+    guided_encoder.patch_size = record["patch_size"]
+    guided_encoder.info = original.info._replace(auxiliary=record)
+    # An unfit image tower shows now, with the smallest image, and not during the measurement.
+    side = max(original.patch_size, guided_encoder.patch_size)
+    guided_encoder.encode_patches(torch.zeros(1, 3, side, side), "proxy")
+    return guided_encoder
 
 
 def load(text: str, device: str) -> tuple[Callable[..., Tensor], dict[str, Any]]:
-    """Load an encoder by its name, never with random weights: `features` of images, mean and std,
-    and `provenance.auxiliary` of results. Raises UsageError where it is no ViT, or its files are
-    missing, unfit or cannot be fetched."""
+    """Load a guide by its name, never with random weights.
+
+    Return the function that maps images, and the mean and std that normalised them, to features,
+    and the record of the guide for `provenance.auxiliary` of results. Raises UsageError if it is
+    not a ViT, or if its files are missing, damaged or cannot be fetched.
+    """
     spec = parse_auxiliary(text)
     limit_waiting()
     try:
         with quiet():
-            load_kind = {"timm": _timm, "hf": _transformers, "python": _users}[spec.kind]
-            encode, side, mean, std, identity = load_kind(spec, device)
-            inputs = {"patch_size": side, "image_mean": [*mean], "image_std": [*std]}
-            constants = {"beta": PROXY_BETA, "gamma": PROXY_GAMMA}
-            record = {"spec": text, **identity, **inputs, **constants}
-            example = torch.zeros(1, 3, 2 * side, side, device=device)
-            features(encode, record, example, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-            return partial(features, encode, record), record
-    except Exception as error:  # of the libraries and the hub's client: all are faults of the files
+            guide = _GUIDES[spec.kind](spec, device)
+            record = {
+                "spec": text,
+                **guide.identity,
+                "patch_size": guide.patch_size,
+                "image_mean": [*guide.image_mean],
+                "image_std": [*guide.image_std],
+                "beta": PROXY_BETA,
+                "gamma": PROXY_GAMMA,
+            }
+            example = torch.zeros(1, 3, 2 * guide.patch_size, guide.patch_size, device=device)
+            guide.features(example, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+            return guide.features, record
+    except Exception as error:  # the libraries and the hub's client raise errors of all types
         why = error if isinstance(error, UsageError) else reason(error)
         raise UsageError(f"'{text}' cannot be loaded: {why}") from error
 
 
-def features(
-    encode: Callable[[Tensor], Tensor], own: Mapping[str, Any], images: Tensor, mean: Rgb, std: Rgb
-) -> Tensor:
-    """Images (B, 3, H, W), normalised by another mean and std than the record's `own` -> (B, H //
-    patch, W // patch, D). Raises UsageError where they or features are of another shape."""
-    moments = (mean, std, own["image_mean"], own["image_std"])
-    before, scale, own_mean, own_std = (images.new_tensor(m).view(3, 1, 1) for m in moments)
-    given = whole_patches((images * scale + before - own_mean) / own_std, own["patch_size"])
-    patches = encode(given)
-    user.require_grid(own["spec"], given, patches, own["patch_size"])
-    return patches
+class Guide(ABC):
+    """An encoder whose patches guide the attention of another one."""
 
+    # What the guide is called in error messages.
+    spec: str
+    # The side of a patch in pixels.
+    patch_size: int
+    # The mean and std of the images that the guide expects: RGB on the 0-1 scale.
+    image_mean: Sequence[float]
+    image_std: Sequence[float]
+    # The architecture and the hashes that tell which guide it is, for results.
+    identity: dict[str, Any]
 
-# These return a function of images (B, 3, h * patch, w * patch) to (B, h, w, D), patch, mean and
-# std (RGB on the 0-1 scale), and the identity of the weights.
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, h * patch, w * patch), normalised for the guide, to (B, h, w, D)."""
 
+    def features(self, images: Tensor, mean: Rgb, std: Rgb) -> Tensor:
+        """Map images (B, 3, H, W), normalised by mean and std, to (B, H // patch, W // patch, D).
 
-def _timm(spec: ModelSpec, device: str) -> tuple[Any, ...]:
-    arch, path = str(spec.arch), spec.name
-    if not (timm.is_model(arch) if path else timm.is_model_pretrained(arch)):
-        known = nearest(arch, timm.list_models("vit_*", pretrained=True))
-        raise UsageError(f"timm has no pretrained weights of '{arch}'; nearest: {known}")
-    with torch.device("meta"):  # the class, without weights
-        kind = type(timm.create_model(arch))
-    if not issubclass(kind, VisionTransformer | Eva):
-        raise UsageError(
-            f"timm's {kind.__name__} has no patch tokens to guide another encoder by: choose a "
-            "ViT, such as timm:vit_base_patch8_224.dino"
-        )
-    file = {"file": path, "custom_load": False} if path else None
-    if path:
-        require_weights(Path(path))
-    model: Any = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=file)
-    model = model.eval().requires_grad_(False).to(device)
-    audit.require_finite(model.state_dict(), path or arch)
-    digest = file_sha256(Path(path)) if path else tensors_sha256(model.state_dict())
-
-    def encode(images: Tensor) -> Tensor:
-        options = {"norm": True, "intermediates_only": True, "output_fmt": "NCHW"}
-        with sized(model, (images.shape[2], images.shape[3])):
-            (last,) = model.forward_intermediates(images, indices=1, **options)
-        return last.permute(0, 2, 3, 1)
-
-    config, identity = model.pretrained_cfg, {"architecture": arch, "weights_sha256": digest}
-    return encode, model.patch_embed.patch_size[0], config["mean"], config["std"], identity
-
-
-def _transformers(spec: ModelSpec, device: str) -> tuple[Any, ...]:
-    folder, commit = hf_folder.snapshot(spec.name)
-    config = transformers.AutoConfig.from_pretrained(folder, **hf_folder.OFFLINE)
-    if config.model_type not in _TRANSFORMERS:
-        known = ", ".join(_TRANSFORMERS)
-        raise UsageError(f"it is a {config.model_type}, but one of {known} is needed")
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, **hf_folder.OFFLINE)
-    is_vit, side = config.model_type == "vit", config.patch_size
-    options: dict[str, Any] = {"add_pooling_layer": False} if is_vit else {}
-    loaded = hf_folder.load_model(folder, config, **options)
-    # from_pretrained leaves it in evaluation mode
-    model = loaded.model.requires_grad_(False).to(device)
-    prefix = 1 + getattr(config, "num_register_tokens", 0)
-
-    def encode(images: Tensor) -> Tensor:
-        options = {"interpolate_pos_encoding": True} if is_vit else {}
-        tokens = model(pixel_values=images, **options).last_hidden_state[:, prefix:]
-        patches: Tensor = tokens.unflatten(1, (-1, images.shape[3] // side))
+        Raises UsageError for images that are smaller than a patch, and for features of another
+        shape.
+        """
+        pixels = images * _channels(std, images) + _channels(mean, images)
+        normalised = pixels - _channels(self.image_mean, images)
+        normalised = normalised / _channels(self.image_std, images)
+        cropped_images = whole_patches(normalised, self.patch_size)
+        patches = self.encode(cropped_images)
+        user.require_grid(self.spec, cropped_images, patches, self.patch_size)
         return patches
 
-    digest, of_hub = weights_sha256(saved_weights(folder)), {"revision": commit} if commit else {}
-    identity = {"architecture": type(config).__name__, "weights_sha256": digest, **of_hub}
-    return encode, side, processor.image_mean, processor.image_std, identity
+
+def _channels(values: Sequence[float], images: Tensor) -> Tensor:
+    """Return a value per channel as a tensor (3, 1, 1) like `images`."""
+    return images.new_tensor(values).view(3, 1, 1)
 
 
-def _users(spec: ModelSpec, device: str) -> tuple[Any, ...]:
-    made, code, where = user.made_by(spec, device, "fp32")
-    weights = [*user.referred_weights([made.encode_patches], set())]
-    for module in (one for one in weights if isinstance(one, nn.Module)):
-        module.eval().requires_grad_(False).to(device)
-    states = [one.state_dict() if isinstance(one, nn.Module) else {"": one} for one in weights]
-    identity = {"architecture": type(made).__name__, "code_sha256": code}
-    digest = {"weights_sha256": tensors_sha256(*states) if states else None}
-    encode = user.errors_of(f"{where}: encode_patches")(made.encode_patches)
-    return encode, made.patch_size, made.image_mean, made.image_std, identity | digest
+class TimmGuide(Guide):
+    """A ViT of timm, with timm's pretrained weights or with the weights of a file."""
+
+    def __init__(self, spec: ModelSpec, device: str) -> None:
+        arch, path = str(spec.arch), spec.name
+        _require_timm_vit(arch, path)
+        overlay = None
+        if path:
+            require_weights(Path(path))
+            overlay = {"file": path, "custom_load": False}
+        model: Any = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay)
+        self.model = model.eval().requires_grad_(False).to(device)
+        state = self.model.state_dict()
+        audit.require_finite(state, path or arch)
+        digest = file_sha256(Path(path)) if path else tensors_sha256(state)
+        self.spec = spec.text
+        self.patch_size = self.model.patch_embed.patch_size[0]
+        self.image_mean = self.model.pretrained_cfg["mean"]
+        self.image_std = self.model.pretrained_cfg["std"]
+        self.identity = {"architecture": arch, "weights_sha256": digest}
+
+    def encode(self, images: Tensor) -> Tensor:
+        with sized(self.model, (images.shape[2], images.shape[3])):
+            (patches,) = self.model.forward_intermediates(
+                images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+            )
+        return patches.permute(0, 2, 3, 1)
+
+
+def _require_timm_vit(arch: str, path: str) -> None:
+    """Raise UsageError unless timm has a ViT of this name; without a path, a pretrained one."""
+    is_available = timm.is_model(arch) if path else timm.is_model_pretrained(arch)
+    if not is_available:
+        nearest_archs = nearest(arch, timm.list_models("vit_*", pretrained=True))
+        raise UsageError(f"timm has no pretrained weights of '{arch}'; nearest: {nearest_archs}")
+    with torch.device("meta"):  # only the class is needed, no weights
+        model_class = type(timm.create_model(arch))
+    if not issubclass(model_class, VisionTransformer | Eva):
+        raise UsageError(
+            f"timm's {model_class.__name__} has no patch tokens to guide another encoder by: "
+            "choose a ViT, such as timm:vit_base_patch8_224.dino"
+        )
+
+
+class TransformersGuide(Guide):
+    """A ViT or DINO model of transformers, from a folder or the hub."""
+
+    def __init__(self, spec: ModelSpec, device: str) -> None:
+        folder, commit = hf_folder.snapshot(spec.name)
+        config = transformers.AutoConfig.from_pretrained(folder, **hf_folder.OFFLINE)
+        if config.model_type not in _TRANSFORMERS:
+            supported = ", ".join(_TRANSFORMERS)
+            raise UsageError(f"it is a {config.model_type}, but one of {supported} is needed")
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, **hf_folder.OFFLINE)
+        self.is_vit = config.model_type == "vit"
+        options: dict[str, Any] = {"add_pooling_layer": False} if self.is_vit else {}
+        loaded = hf_folder.load_model(folder, config, **options)
+        # from_pretrained leaves the model in evaluation mode
+        self.model: Any = loaded.model.requires_grad_(False).to(device)
+        self.prefix = 1 + getattr(config, "num_register_tokens", 0)
+        self.spec = spec.text
+        self.patch_size = config.patch_size
+        self.image_mean = processor.image_mean
+        self.image_std = processor.image_std
+        self.identity = {
+            "architecture": type(config).__name__,
+            "weights_sha256": weights_sha256(saved_weights(folder)),
+        }
+        if commit:
+            self.identity["revision"] = commit
+
+    def encode(self, images: Tensor) -> Tensor:
+        options = {"interpolate_pos_encoding": True} if self.is_vit else {}
+        tokens = self.model(pixel_values=images, **options).last_hidden_state
+        patches: Tensor = tokens[:, self.prefix :]
+        return patches.unflatten(1, (-1, images.shape[3] // self.patch_size))
+
+
+class UserGuide(Guide):
+    """A user's encoder with `encode_patches`, from a Python file."""
+
+    def __init__(self, spec: ModelSpec, device: str) -> None:
+        encoder, code, where = user.made_by(spec, device, "fp32")
+        weights = [*user.referred_weights([encoder.encode_patches], set())]
+        modules = [weight for weight in weights if isinstance(weight, nn.Module)]
+        for module in modules:
+            module.eval().requires_grad_(False).to(device)
+        # An attribute, so that `referred_weights` of the guided encoder finds these modules too.
+        self.modules = nn.ModuleList(modules)
+        states = user.state_dicts(weights)
+        self.encoder = encoder
+        self.where = where
+        self.spec = spec.text
+        self.patch_size = encoder.patch_size
+        self.image_mean = encoder.image_mean
+        self.image_std = encoder.image_std
+        self.identity = {
+            "architecture": type(encoder).__name__,
+            "code_sha256": code,
+            "weights_sha256": tensors_sha256(*states) if states else None,
+        }
+
+    def encode(self, images: Tensor) -> Tensor:
+        with user.errors_of(f"{self.where}: encode_patches"):
+            patches: Tensor = self.encoder.encode_patches(images)
+        return patches
+
+
+_GUIDES: dict[str, Callable[[ModelSpec, str], Guide]] = {
+    "timm": TimmGuide,
+    "hf": TransformersGuide,
+    "python": UserGuide,
+}

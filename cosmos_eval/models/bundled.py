@@ -1,4 +1,6 @@
-"""Bundled models, built only where embeddings are not cached: who they are needs no torch."""
+"""Bundled models. They are built when embeddings are missing in the cache.
+
+Their identity is read without torch."""
 
 import json
 from functools import cached_property
@@ -21,30 +23,49 @@ from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nea
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Return an encoder that builds its model when it is first used."""
-    path = next(iter(local_weights(spec)), None)
-    if path is None:
-        known = nearest(spec.name, BUNDLED)
-        raise UsageError(f"'{spec.name}' is not part of this installation; bundled: {known}")
+    files = local_weights(spec)
+    if not files:
+        bundled = nearest(spec.name, BUNDLED)
+        raise UsageError(f"'{spec.name}' is not part of this installation; bundled: {bundled}")
+    path = files[0]
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     config = json.loads(metadata["architecture"])
+    encoder = _lazy_encoder(spec, device, precision, is_cosmos=metadata["model"] == "cosmos")
+    encoder.info = EncoderInfo(
+        spec.text,
+        json.dumps(config, sort_keys=True),
+        spec.weights,
+        file_sha256(path),
+        random=False,
+        precision=precision,
+        device=device,
+    )
+    # Everything else that decides the inputs is code, which is part of the identity of embeddings.
+    image_size = config["vision_cfg"]["image_size"]
+    encoder.preprocessing = {"image_size": image_size, **config.get("preprocess", {})}
+    encoder.tokenizer = {
+        "merges_sha256": file_sha256(path.with_name("scenes_merges.txt.gz")),
+        "context_length": config["text_cfg"]["context_length"],
+    }
+    return encoder
+
+
+def _lazy_encoder(spec: ModelSpec, device: str, precision: Precision, *, is_cosmos: bool) -> Any:
+    """Return an encoder whose `built` is the model, and whose methods are the model's.
+
+    Its class has the methods of the interfaces that the model will have, so that checks for these
+    interfaces do not build the model.
+    """
 
     def build(_: Any) -> Encoder:
         from cosmos_eval.models import cosmos
 
         return cosmos.load(spec, device, precision)
 
-    crossed = metadata["model"] == "cosmos"
-    kinds = (CrossAttentionEncoder, PairScorer) if crossed else (DenseEncoder,)
-    names = {name for kind in kinds for name in methods(kind)}
-    members = {name: cached_property(attrgetter(f"built.{name}")) for name in names}
-    members["built"] = cached_property(build)
-    encoder: Any = type(f"Bundled{kinds[0].__name__}", (), members)()
-    described, digest = json.dumps(config, sort_keys=True), file_sha256(path)
-    encoder.info = EncoderInfo(spec.text, described, spec.weights, digest, False, precision, device)
-    # All else that decides the inputs is code, which is part of the identity of embeddings.
-    size, context = config["vision_cfg"]["image_size"], config["text_cfg"]["context_length"]
-    merges = file_sha256(path.with_name("scenes_merges.txt.gz"))
-    encoder.preprocessing = {"image_size": size, **config.get("preprocess", {})}
-    encoder.tokenizer = {"merges_sha256": merges, "context_length": context}
-    return encoder
+    interfaces = (CrossAttentionEncoder, PairScorer) if is_cosmos else (DenseEncoder,)
+    members: dict[str, Any] = {"built": cached_property(build)}
+    for interface in interfaces:
+        for name in methods(interface):
+            members[name] = cached_property(attrgetter(f"built.{name}"))
+    return type(f"Bundled{interfaces[0].__name__}", (), members)()

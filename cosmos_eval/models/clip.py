@@ -29,23 +29,29 @@ Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
 
 class ClipEncoder:
     """A DenseEncoder around a model with OpenCLIP's `encode_image`, `encode_text` and `visual`.
-    `patch_size` is 0 where the tower has no patches; `encode_patches` then raises UsageError.
-    `guide` maps images, their mean and std to features that guide attention `proxy`, if any."""
 
+    If the image tower has no patches, `patch_size` is 0 and `encode_patches` raises UsageError.
+    """
+
+    # Maps images, and the mean and std that normalised them, to the features that guide attention
+    # `proxy`.
     guide: Callable[..., Tensor] | None = None
-    notes: Sequence[str] = ()  # on files, for results
+    # Notes on files, for results.
+    notes: Sequence[str] = ()
 
     def __init__(
         self, model: Any, preprocessing: PreprocessCfg, tokenizer: Tokenizer, info: EncoderInfo
     ) -> None:
         self.info = info
         self.model = model.eval().to(info.device)
-        # Faster on a CPU, but rounded otherwise than OpenCLIP's forward, which `amp` is.
+        # This is faster on a CPU, but rounds differently from OpenCLIP's own forward, which `amp`
+        # has to equal.
         if info.precision in ("bf16", "fp16"):
             project_in_one_piece(self.model)
         self.transform = image_transform_v2(preprocessing, is_train=False)
         self.preprocessing: Mapping[str, Any] = json.loads(json.dumps(asdict(preprocessing)))
-        self.image_mean, self.image_std = tuple(preprocessing.mean), tuple(preprocessing.std)
+        self.image_mean = tuple(preprocessing.mean)
+        self.image_std = tuple(preprocessing.std)
         self.openclip_tokenizer = tokenizer
         self.trims_text = _text_can_be_trimmed(model, tokenizer)
         self._encode_tokens = _TrimmedText(model).encode if self.trims_text else model.encode_text
@@ -69,13 +75,15 @@ class ClipEncoder:
         return F.normalize(run(self.info, self._encode_tokens, tokens), dim=-1)
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
-        guide = self.guide and partial(self.guide, mean=self.image_mean, std=self.image_std)
+        guide = None
+        if self.guide is not None:
+            guide = partial(self.guide, mean=self.image_mean, std=self.image_std)
         encode = partial(encode_patches, self.model.visual, attention=attention, guide=guide)
         return run(self.info, encode, images)
 
 
 class _TrimmedText(nn.Module):
-    """`encode_text` of an OpenCLIP model with a causal mask for texts shorter than the context."""
+    """Runs `encode_text` of an OpenCLIP model with a causal mask for trimmed texts."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -83,74 +91,94 @@ class _TrimmedText(nn.Module):
         self._path = "model" if isinstance(model, open_clip.CLIP) else "model.text"
 
     def encode(self, tokens: Tensor) -> Tensor:
+        """Encode tokens (B, L) that are shorter than the context: (B, D)."""
         length = tokens.shape[1]
         tower: Any = self.get_submodule(self._path)
-        swapped = {  # the two tensors that have the context's length
+        # The two tensors that have the length of the context are trimmed as well.
+        trimmed_tensors = {
             f"{self._path}.positional_embedding": tower.positional_embedding[:length],
             f"{self._path}.attn_mask": tower.attn_mask[:length, :length],
         }
-        return torch.func.functional_call(self, swapped, (tokens,))
+        return torch.func.functional_call(self, trimmed_tensors, (tokens,))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model.encode_text(tokens)
 
 
 def _text_can_be_trimmed(model: Any, tokenizer: Tokenizer) -> bool:
-    """Check for causal attention, a feature at the end of text, and zero padding after it."""
+    """Return whether positions after the end of text cannot change the feature.
+
+    They cannot with causal attention, a feature that is read at the end of text, and padding by 0.
+    """
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return False
     text = model.text if isinstance(model, open_clip.CustomTextCLIP) else None
     if isinstance(model, open_clip.CLIP):
-        mask, pool, end = model.attn_mask, model.text_pool_type, model.text_eos_id
+        mask, pool_type, end_id = model.attn_mask, model.text_pool_type, model.text_eos_id
     elif isinstance(text, TextTransformer) and text.cls_emb is None:
-        mask, pool, end = text.attn_mask, text.pool_type, text.eos_id
+        mask, pool_type, end_id = text.attn_mask, text.pool_type, text.eos_id
     else:
         return False
-    causal = mask is not None and torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
-    # "eos" reads at the first such token: at padding, if another token were meant.
-    return causal and (pool == "argmax" or (pool == "eos" and end == tokenizer.eot_token_id))
+    if mask is None or not torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1)):
+        return False  # attention is not causal
+    if pool_type == "eos":
+        # The feature is read at the first token with this id, which might be the padding's.
+        return end_id == tokenizer.eot_token_id
+    return pool_type == "argmax"
 
 
 def positions_needed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    """Count the positions of the context that each text takes with its special tokens, uncut. The
-    ids that a tokenizer returns do not always show it: an end of text may look like padding
-    (SigLIP) or be replaced by it (CLIPA), and a class token may stand behind the padding."""
+    """Return how many positions of the context each text needs, with its special tokens, uncut.
+
+    The ids that a tokenizer returns do not always show it: an end of text may look like padding
+    (SigLIP) or be replaced by padding (CLIPA), and a class token may stand behind the padding.
+    """
     if isinstance(tokenizer, SimpleTokenizer):
         return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end of text
-    siglip = isinstance(tokenizer, SigLipTokenizer)
-    clean = (lambda text: canonicalize_text(basic_clean(text))) if siglip else tokenizer.clean_fn
-    # Start, end and the class token at the end.
-    added = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else 0
-    options = {"padding": False, "truncation": False, "add_special_tokens": not added}
-    encoded = tokenizer.tokenizer([clean(text) for text in texts], verbose=False, **options)
-    return [len(ids) + added for ids in encoded.input_ids]
+    if isinstance(tokenizer, SigLipTokenizer):
+        cleaned_texts = [canonicalize_text(basic_clean(text)) for text in texts]
+    else:
+        cleaned_texts = [tokenizer.clean_fn(text) for text in texts]
+    # In this mode, OpenCLIP adds three tokens itself: start, end, and a class token at the end.
+    added_tokens = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else 0
+    encoded = tokenizer.tokenizer(
+        cleaned_texts,
+        padding=False,
+        truncation=False,
+        add_special_tokens=added_tokens == 0,
+        verbose=False,
+    )
+    return [len(ids) + added_tokens for ids in encoded.input_ids]
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return everything that decides the ids of a text, as it is equal in every process."""
-    own = _simple(tokenizer) if isinstance(tokenizer, SimpleTokenizer) else _hugging_face(tokenizer)
-    return {
+    """Return everything that decides the ids of a text, the same in every process."""
+    description = {
         "class": type(tokenizer).__name__,
         "context_length": tokenizer.context_length,
-        "clean": _name(getattr(tokenizer, "clean_fn", None)),
-        **own,
+        "clean": _function_name(getattr(tokenizer, "clean_fn", None)),
     }
+    if isinstance(tokenizer, SimpleTokenizer):
+        return description | _describe_simple_tokenizer(tokenizer)
+    return description | _describe_hf_tokenizer(tokenizer)
 
 
-def _simple(tokenizer: SimpleTokenizer) -> dict[str, Any]:
+def _describe_simple_tokenizer(tokenizer: SimpleTokenizer) -> dict[str, Any]:
+    """Return everything that decides the ids of OpenCLIP's own tokenizer."""
     merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
     return {
         "vocabulary_sha256": json_sha256(tokenizer.encoder),
         "merges_sha256": json_sha256(merges),
         "special_ids": tokenizer.all_special_ids,
         "pattern": tokenizer.pat.pattern,
-        "reduction": _name(tokenizer.reduction_fn),
+        "reduction": _function_name(tokenizer.reduction_fn),
     }
 
 
-def _hugging_face(tokenizer: HFTokenizer | SigLipTokenizer) -> dict[str, Any]:
+def _describe_hf_tokenizer(tokenizer: HFTokenizer | SigLipTokenizer) -> dict[str, Any]:
+    """Return everything that decides the ids of a tokenizer of transformers."""
     inner = tokenizer.tokenizer  # of transformers
-    special = ("bos", "eos", "unk", "sep", "pad", "cls")
+    special_tokens = ("bos", "eos", "unk", "sep", "pad", "cls")
     return {
         "mode": getattr(tokenizer, "tokenizer_mode", ""),
         "strip_sep_token": getattr(tokenizer, "strip_sep_token", False),
@@ -159,23 +187,26 @@ def _hugging_face(tokenizer: HFTokenizer | SigLipTokenizer) -> dict[str, Any]:
         "rules_sha256": json_sha256(_rules(inner)),
         "padding_side": inner.padding_side,
         "truncation_side": inner.truncation_side,
-        "special_ids": {name: getattr(inner, f"{name}_token_id") for name in special},
+        "special_ids": {name: getattr(inner, f"{name}_token_id") for name in special_tokens},
     }
 
 
 def _rules(tokenizer: Any) -> dict[str, Any]:
-    """Return a fast tokenizer's whole definition, else the hashes of its files."""
+    """Return the definition of a fast tokenizer, or the hashes of the files of a slow one."""
     if tokenizer.is_fast:
         definition = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Every call sets these two.
+        # Each call of the tokenizer sets these two.
         return {key: definition[key] for key in definition.keys() - {"truncation", "padding"}}
     with TemporaryDirectory() as folder:
         files = [Path(file) for file in tokenizer.save_vocabulary(folder, "own")]
         return {file.name: file_sha256(file) for file in files}
 
 
-def _name(function: Callable[..., Any] | None) -> str | None:
-    """Name a module's function, with the options that are bound to it."""
+def _function_name(function: Callable[..., Any] | None) -> str | None:
+    """Return the name of a function, with the options that are bound to it."""
+    if function is None:
+        return None
     if isinstance(function, partial):
-        return f"{_name(function.func)}({json.dumps(function.keywords, sort_keys=True)})"
-    return None if function is None else function.__name__
+        name = _function_name(function.func)
+        return f"{name}({json.dumps(function.keywords, sort_keys=True)})"
+    return function.__name__

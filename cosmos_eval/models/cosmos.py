@@ -36,13 +36,16 @@ from cosmos_eval.types import (
     UsageError,
 )
 
-_CONNECTING = ("-", "'", ".", "_")  # marks that make one word of what is at both sides
+_CONNECTING = ("-", "'", ".", "_")  # marks that join the letters or digits at both sides
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
-    """Load a checkpoint. Raises UsageError where it is missing, unfit or cannot be fetched."""
-    own = local_weights(spec) or [Path(spec.name)]
-    path = fetch(spec.name) if spec.name in RELEASED else own[0]
+    """Load a checkpoint. Raises UsageError if it is missing, unfit or cannot be fetched."""
+    if spec.name in RELEASED:
+        path = fetch(spec.name)
+    else:
+        files = local_weights(spec)
+        path = files[0] if files else Path(spec.name)
     if path.is_file():
         require_weights(path)
     try:
@@ -51,18 +54,30 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     except ValueError as error:
         raise UsageError(f"'{spec.text}': {error}") from error
     audit.require_finite(model.state_dict(), f"{spec.weights} of {path}")
-    # OpenCLIP's name, or the whole configuration: the name of a file says nothing.
-    named = spec.arch if spec.arch in open_clip.list_models() else None
-    described, digest = named or json.dumps(config, sort_keys=True), file_sha256(path)
-    info = EncoderInfo(spec.text, described, spec.weights, digest, False, precision, device)
-    kind = CosmosEncoder if isinstance(model, cosmos_core.Cosmos) else ClipEncoder
-    kind = PooledEncoder if isinstance(model, Flair) else kind
+    # A name of OpenCLIP's, or the whole configuration, because the name of a file says nothing.
+    architecture = json.dumps(config, sort_keys=True)
+    if spec.arch in open_clip.list_models():
+        architecture = str(spec.arch)
+    info = EncoderInfo(
+        spec.text,
+        architecture,
+        spec.weights,
+        file_sha256(path),
+        random=False,
+        precision=precision,
+        device=device,
+    )
+    preprocessing = _preprocessing(model.visual.image_size, config)
     tokenizer = _tokenizer(model.vocab_size, model.context_length)
-    return kind(model, _preprocessing(model.visual.image_size, config), tokenizer, info)
+    if isinstance(model, Flair):
+        return PooledEncoder(model, preprocessing, tokenizer, info)
+    if isinstance(model, cosmos_core.Cosmos):
+        return CosmosEncoder(model, preprocessing, tokenizer, info)
+    return ClipEncoder(model, preprocessing, tokenizer, info)
 
 
 class PooledEncoder(ClipEncoder):
-    """A PairScorer: a model with text-conditioned pooling, as FLAIR's."""
+    """A PairScorer: a model with text-conditioned pooling, such as FLAIR."""
 
     pair_score = "cosine of the text and of what it pools from the image"
 
@@ -73,9 +88,10 @@ class PooledEncoder(ClipEncoder):
         return run_parts(self.info, self.model.text_parts, tokens)
 
     def pair_scores(self, images: Parts, texts: Parts) -> Tensor:
-        return run(
-            self.info, lambda *parts: self.model.pair_scores(parts[:2], parts[2:]), *images, *texts
-        )
+        def scores_of_parts(*parts: Tensor) -> Tensor:
+            return self.model.pair_scores(parts[:2], parts[2:])
+
+        return run(self.info, scores_of_parts, *images, *texts)
 
 
 class CosmosEncoder(PooledEncoder):
@@ -85,12 +101,15 @@ class CosmosEncoder(PooledEncoder):
     openclip_tokenizer: SimpleTokenizer
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
-        """With attention `crossmodal`, the values of the image's pooler, W_o v + b_o, instead of
-        the last block's patches."""
+        """Encode the patches of images (B, 3, H, W), as `DenseEncoder` says.
+
+        With attention `crossmodal`, return the values of the image's pooler, W_o v + b_o, instead
+        of the patches of the last block.
+        """
         if attention != "crossmodal":
             return super().encode_patches(images, attention)
-        whole = whole_patches(images, self.patch_size)
-        return F.normalize(run(self.info, self.model.patch_values, whole), dim=-1)
+        cropped_images = whole_patches(images, self.patch_size)
+        return F.normalize(run(self.info, self.model.patch_values, cropped_images), dim=-1)
 
     def words(self, text: str) -> list[CaptionWord]:
         return words_of(self.openclip_tokenizer, text)
@@ -109,78 +128,114 @@ class CosmosEncoder(PooledEncoder):
 
 
 def _config(path: Path, arch: str | None) -> dict[str, Any]:
-    """Return the architecture that the file states, else the one that the user names."""
+    """Return the architecture that the file states, or else the architecture that the user names.
+
+    Raises UsageError if there is neither, and if both are given and differ.
+    """
     stated = cosmos_core.read_checkpoint(path).architecture
     if arch is None:
         if stated is None:
             raise UsageError(f"{path} does not state its architecture: name it with --arch")
         return model_config(stated)
-    # A name, a JSON file, or JSON as results have it.
+    # A name, a JSON file, or JSON as in results.
     named = model_config(parse_json(arch) if arch.startswith("{") else arch)
-    if stated is not None and (differences := audit.config_differences(stated, named)):
+    if stated is None:
+        return named
+    differences = audit.config_differences(stated, named)
+    if differences:
         raise UsageError(
             f"{path} states another architecture than {arch}: {differences}; leave --arch out"
         )
-    return named if stated is None else model_config(stated)
+    return model_config(stated)
 
 
 def _preprocessing(size: tuple[int, int], config: Mapping[str, Any]) -> PreprocessCfg:
+    """Return COSMOS's preprocessing, with the mean and std of a configuration.
+
+    Raises UsageError if the configuration states another preprocessing.
+    """
     stated = config.get("preprocess", {})
-    own = {key: tuple(stated[key]) for key in ("mean", "std") if stated.get(key)}
-    preprocessing = PreprocessCfg(size, resize_mode="shortest", interpolation="bicubic", **own)
-    if differences := audit.stated_differences(stated, asdict(preprocessing)):
+    moments = {key: tuple(stated[key]) for key in ("mean", "std") if stated.get(key)}
+    preprocessing = PreprocessCfg(size, resize_mode="shortest", interpolation="bicubic", **moments)
+    differences = audit.stated_differences(stated, asdict(preprocessing))
+    if differences:
         raise UsageError(
-            f"'preprocess' of this architecture cannot be had: {differences}; images are made as "
-            "COSMOS's are, mean and std can be chosen"
+            f"'preprocess' of this architecture is not supported: {differences}; images are "
+            "preprocessed as COSMOS's are, and only mean and std can be chosen"
         )
     return preprocessing
 
 
 def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
-    """Return the tokenizer of the model's vocabulary: OpenCLIP's or the scenes'."""
-    made = [make(context_length=context_length) for make in (SimpleTokenizer, scenes_tokenizer)]
-    for tokenizer in made:
+    """Return the tokenizer with the model's vocabulary: OpenCLIP's or the scenes'.
+
+    Raises UsageError for a vocabulary of another size.
+    """
+    tokenizers = [
+        SimpleTokenizer(context_length=context_length),
+        scenes_tokenizer(context_length=context_length),
+    ]
+    for tokenizer in tokenizers:
         if tokenizer.vocab_size == vocab_size:
             return tokenizer
-    sizes = " or ".join(str(tokenizer.vocab_size) for tokenizer in made)
+    sizes = " or ".join(str(tokenizer.vocab_size) for tokenizer in tokenizers)
     raise UsageError(f"no tokenizer for a vocabulary of {vocab_size} tokens, only for {sizes}")
 
 
 def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
-    """Return all words of a text, in its own spelling as far as the tokenizer's cleaning leaves it.
+    """Return all words of a text, with the user's capitals if possible.
 
     OpenCLIP's tokenizer cuts a text into letters, single digits, endings such as 's, and runs of
-    other marks. Pieces that touch are one word again (2024, don't, and with a mark that connects
-    t-shirt); other marks are words of their own, since a model may attend to a full stop as such.
+    other marks. Letters and digits that touch are joined to one word again (2024, don't), also with
+    a connecting mark (t-shirt). Other marks are words of their own, because a model may attend to a
+    full stop as such.
     """
     cleaned = tokenizer.clean_fn(text)
-    shown = _in_own_case(text, cleaned)
+    spelling = _with_capitals(text, cleaned)
     words: list[CaptionWord] = []
     position = 1  # 0 is the start of text
     for chunk in re.finditer(r"\S+", cleaned):
         pieces = [*tokenizer.pat.finditer(cleaned, *chunk.span())]
-        solid = _solid([piece[0] for piece in pieces])
+        is_joinable = _joinable([piece[0] for piece in pieces])
         for index, piece in enumerate(pieces):
-            letters = "".join(tokenizer.byte_encoder[byte] for byte in piece[0].encode())
-            word = CaptionWord(shown[slice(*piece.span())], position, position, not index)
-            if index and solid[index - 1] and solid[index]:
-                last = words.pop()
-                word = last._replace(text=last.text + word.text)
-            position += tokenizer.bpe(letters).count(" ") + 1
-            words.append(word._replace(stop=position, spaced=word.spaced and len(words) > 0))
+            byte_letters = "".join(tokenizer.byte_encoder[byte] for byte in piece[0].encode())
+            n_tokens = tokenizer.bpe(byte_letters).count(" ") + 1
+            piece_text = spelling[piece.start() : piece.end()]
+            if index > 0 and is_joinable[index - 1] and is_joinable[index]:
+                word = words.pop()
+                word = word._replace(text=word.text + piece_text, stop=position + n_tokens)
+            else:
+                is_spaced = index == 0 and len(words) > 0
+                word = CaptionWord(piece_text, position, position + n_tokens, is_spaced)
+            words.append(word)
+            position += n_tokens
     return words
 
 
-def _solid(touching: Sequence[str]) -> list[bool]:
-    """Tell which pieces are letters (vowel signs, category M, too), digits, or connecting marks."""
-    solid = [any(c.isalnum() or unicodedata.category(c)[0] == "M" for c in p) for p in touching]
-    inner = zip(solid, touching[1:-1], solid[2:], strict=False)
-    connects = [before and piece in _CONNECTING and after for before, piece, after in inner]
-    return [one or two for one, two in zip(solid, [False, *connects, False], strict=False)]
+def _joinable(pieces: Sequence[str]) -> list[bool]:
+    """Return which of the pieces of a chunk without spaces are parts of a longer word.
+
+    These are letters (with vowel signs, category M), digits, and connecting marks between them.
+    """
+    is_solid = [_has_letters(piece) for piece in pieces]
+    is_joinable = [*is_solid]
+    for index in range(1, len(pieces) - 1):
+        if pieces[index] in _CONNECTING and is_solid[index - 1] and is_solid[index + 1]:
+            is_joinable[index] = True
+    return is_joinable
 
 
-def _in_own_case(text: str, cleaned: str) -> str:
-    """Return the cleaned text with the user's capitals, where it differs in nothing else."""
-    spelled = whitespace_clean(basic_clean(text))
+def _has_letters(piece: str) -> bool:
+    """Return whether a piece of a text has letters, vowel signs (category M) or digits."""
+    return any(
+        character.isalnum() or unicodedata.category(character)[0] == "M" for character in piece
+    )
+
+
+def _with_capitals(text: str, cleaned: str) -> str:
+    """Return the cleaned text with the user's capitals, if it differs in nothing else."""
+    spelling = whitespace_clean(basic_clean(text))
     # Some capitals become two characters in lower case, which moves the positions.
-    return spelled if len(spelled) == len(cleaned) and spelled.lower() == cleaned else cleaned
+    if len(spelling) == len(cleaned) and spelling.lower() == cleaned:
+        return spelling
+    return cleaned

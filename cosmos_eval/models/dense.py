@@ -1,15 +1,16 @@
 """Dense features: one embedding per patch instead of one per image, for towers with patch tokens.
 
-The embedding of a patch is the image feature that the tower's own head makes where every token
-after the last block is that patch's: its norm, pooling and projection. So a patch is compared with
-texts as an image is, and the patches of an image of equal tokens have its feature. By pooling:
+The embedding of a patch is the image feature that the tower's head makes if every token after the
+last block is the token of that patch: the head's norm, pooling and projection are applied. So a
+patch is compared with texts as an image is, and if all tokens of an image are equal, its patches
+have the feature of the image. The result depends on the pooling:
 class token      final norm and projection of the patch, in the class token's place (CLIP)
-average          the same; without a norm in between, the feature is the mean of what patches have
-attention (MAP)  the pooling attends to that patch alone: its value and output projection, as in
+average          the same; without a norm in between, the image's feature is the patches' mean
+attention (MAP)  the pooling attends to that patch only: its value and output projection, as in
                  MaskCLIP (arXiv:2112.01071, section 3), then the head's MLP, norm and projection
                  (SigLIP, PE, CoCa)
-No weights are fitted. TIPSv2 was trained to align its patches with texts (arXiv:2604.12012), most
-others were trained on whole images only.
+No weights are fitted. TIPSv2 was trained to align its patches with texts (arXiv:2604.12012). Most
+other models were trained on images as a whole only.
 
 Shapes: B images, N tokens, h x w patches, C tower width, D embedding."""
 
@@ -26,15 +27,27 @@ from cosmos_eval.models.attention import Grid, Mixing, proxy_attention
 from cosmos_eval.models.towers import Step, Tower, image_tower
 from cosmos_eval.types import Attention, UsageError
 
-# The last tower and images of `shared_blocks`, and their tokens before the last block.
-_shared: ContextVar[list[Any] | None] = ContextVar("_shared", default=None)
+
+class _LastTokens:
+    """The latest tokens before the last block, with the model and the images they belong to."""
+
+    def __init__(self) -> None:
+        self.model: nn.Module | None = None
+        self.images: Tensor | None = None
+        self.tokens: Tensor | None = None
+
+
+_shared: ContextVar[_LastTokens | None] = ContextVar("_shared", default=None)
 
 
 @contextmanager
 def shared_blocks() -> Iterator[None]:
-    """Within it, images that `encode_patches` gets again, the same tensor, with another attention
-    pass through the last block alone."""
-    token = _shared.set([])
+    """Compute all blocks but the last once per tensor of images, within the context.
+
+    If `encode_patches` is given the same tensor again, with another attention, only the last block
+    runs again.
+    """
+    token = _shared.set(_LastTokens())
     try:
         yield
     finally:
@@ -45,37 +58,44 @@ def shared_blocks() -> Iterator[None]:
 def encode_patches(
     model: nn.Module, images: Tensor, attention: Attention, guide: Step | None = None
 ) -> Tensor:
-    """Images (B, 3, H, W) of any size -> (B, H // patch, W // patch, D) float32, L2-normalised;
-    `model` is an image tower of OpenCLIP's or a model of transformers. With attention `proxy`
-    patches are those of `guide`, which maps images to features (B, h', w', D'). Raises UsageError
-    for towers without patch tokens or this attention, and for images smaller than a patch."""
+    """Return the embeddings (B, H // patch, W // patch, D) of the patches of images (B, 3, H, W).
+
+    Embeddings are float32 and L2-normalised. Images may have any size. `model` is an image tower of
+    OpenCLIP or a model of transformers. With attention `proxy`, `guide` decides the grid, and
+    maps images to features (B, h', w', D'). Raises UsageError if the tower has no patch tokens or
+    not this attention, and if images are smaller than a patch.
+    """
     tower = image_tower(model)
-    whole = whole_patches(images, tower.patch_size)
-    grid = whole.shape[2] // tower.patch_size, whole.shape[3] // tower.patch_size
-    with tower.sized((whole.shape[2], whole.shape[3])):
-        x = _before_last(model, tower, images, whole)
+    cropped_images = whole_patches(images, tower.patch_size)
+    image_hw = (cropped_images.shape[2], cropped_images.shape[3])
+    grid_hw = (image_hw[0] // tower.patch_size, image_hw[1] // tower.patch_size)
+    with tower.sized(image_hw):
+        tokens = _before_last(model, tower, images, cropped_images)
         if attention == "proxy":
-            x, grid = _guided(tower, x, grid, guide and guide(images))
+            guide_features = guide(images) if guide else None
+            patches, grid_hw = _guided_patches(tower, tokens, grid_hw, guide_features)
         elif attention == "vanilla":
-            x = tower.block(x, tower.rope())[:, tower.prefix :]
+            patches = tower.last_block(tokens)[:, tower.prefix :]
         else:
-            x = _run_as(tower, x, grid, attention)[:, tower.prefix :]
-        patches = tower.pool(x).float()
-    return F.normalize(patches, dim=-1).unflatten(1, grid)
+            tokens = _run_last_block(tower, tokens, grid_hw, attention)
+            patches = tokens[:, tower.prefix :]
+        embeddings = tower.pool(patches).float()
+    return F.normalize(embeddings, dim=-1).unflatten(1, grid_hw)
 
 
-def _before_last(model: nn.Module, tower: Tower, images: Tensor, whole: Tensor) -> Tensor:
-    kept = _shared.get()
-    if kept is None:
-        return tower.before_last(whole)
-    if not (kept and kept[0] is model and kept[1] is images):
-        kept[:] = model, images, tower.before_last(whole)
-    x: Tensor = kept[2]
-    return x
+def _before_last(model: nn.Module, tower: Tower, images: Tensor, cropped_images: Tensor) -> Tensor:
+    """Return the tokens (B, N, C) before the last block, from `shared_blocks` if possible."""
+    shared = _shared.get()
+    if shared is None:
+        return tower.before_last(cropped_images)
+    if shared.tokens is None or shared.model is not model or shared.images is not images:
+        shared.tokens = tower.before_last(cropped_images)
+        shared.model, shared.images = model, images
+    return shared.tokens
 
 
 def whole_patches(images: Tensor, patch_size: int) -> Tensor:
-    """Cut off borders narrower than a patch. Raises UsageError for images smaller than one."""
+    """Cut off borders that are narrower than a patch. Raises UsageError if no patch fits."""
     height, width = (side // patch_size * patch_size for side in images.shape[2:])
     if not height or not width:
         raise UsageError(f"an image of {tuple(images.shape[2:])} px is smaller than one patch")
@@ -83,16 +103,22 @@ def whole_patches(images: Tensor, patch_size: int) -> Tensor:
 
 
 def patch_size(model: nn.Module) -> int:
-    """Return the side of a patch in pixels, 0 where `encode_patches` refuses the tower."""
+    """Return the side of a patch in pixels, 0 if `encode_patches` refuses the tower."""
     with suppress(UsageError):
         return image_tower(model).patch_size
     return 0
 
 
-def _guided(tower: Tower, x: Tensor, grid_hw: Grid, features: Tensor | None) -> tuple[Tensor, Grid]:
-    """Run the attention of the last block alone, with weights of `features` (B, h', w', D) ->
-    (B, h'w', C) and (h', w'). Other blocks cannot return another number of tokens."""
-    if features is None:
+def _guided_patches(
+    tower: Tower, tokens: Tensor, grid_hw: Grid, guide_features: Tensor | None
+) -> tuple[Tensor, Grid]:
+    """Run only the attention of the last block, with the weights of another encoder's features.
+
+    Features (B, h', w', D') decide the grid: return patches (B, h'w', C) and (h', w'). Raises
+    UsageError without features, and for a block that cannot return another number of tokens than it
+    is given.
+    """
+    if guide_features is None:
         raise UsageError(
             "proxy needs an encoder that guides it: `run` or `segment --auxiliary SPEC`"
         )
@@ -102,26 +128,32 @@ def _guided(tower: Tower, x: Tensor, grid_hw: Grid, features: Tensor | None) -> 
             f"--attention proxy is not defined for this model's last {type(block).__name__}: "
             "choose a COSMOS model or OpenCLIP's own CLIP ViT, such as ViT-B-16"
         )
-    patches = block.ln_1(x[:, tower.prefix :])
-    mixed = block.ls_1(proxy_attention(block.attn, patches, grid_hw, features))
-    return mixed, (features.shape[1], features.shape[2])
+    patches = block.ln_1(tokens[:, tower.prefix :])
+    mixed_patches = block.ls_1(proxy_attention(block.attn, patches, grid_hw, guide_features))
+    return mixed_patches, (guide_features.shape[1], guide_features.shape[2])
 
 
-def _run_as(tower: Tower, x: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:
-    """Run the last block with another form of attention."""
+def _run_last_block(tower: Tower, tokens: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:
+    """Run the last block on tokens (B, N, C) with another form of attention.
+
+    Raises UsageError if that form is not defined for the block.
+    """
     if attention == "crossmodal":
         raise UsageError(
             "--attention crossmodal reads the values of COSMOS's cross-attention, which this model "
             "lacks: choose a COSMOS model or another form"
         )
+    undefined = UsageError(
+        "no other attention than --attention vanilla is defined for this model's last "
+        f"{type(tower.block).__name__}"
+    )
+    if not tower.has_branches:
+        raise undefined
     with Mixing(attention, tower.prefix, grid_hw) as mixing:
-        mixed = tower.branches[0](x) if tower.branches else x
-    if not tower.branches or mixing.calls != 1:
-        kind = type(tower.block).__name__
-        raise UsageError(
-            f"no other attention than --attention vanilla is defined for this model's last {kind}"
-        )
+        mixed_tokens = tower.attention_branch(tokens)
+    if mixing.calls != 1:
+        raise undefined
     if attention in ("clearclip", "naclip"):  # neither residual nor MLP
-        return mixed
-    x = x + mixed
-    return x + tower.branches[1](x)
+        return mixed_tokens
+    tokens = tokens + mixed_tokens
+    return tokens + tower.mlp_branch(tokens)

@@ -1,4 +1,4 @@
-"""What the suite needs of a model, and checks that an object has it. Imports no torch."""
+"""The interface of models, and checks that an object has it. torch is not imported at the top."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Parts: TypeAlias = "tuple[Tensor, ...]"
 
 _TEXTS = ("a red ball", "a photograph of two small blue boats on a lake, with a house behind them")
 _IDENTITY = ("info", "preprocessing", "tokenizer")
-_DIMENSIONS = {"transform": 3, "tokenize": 2, "overlong": 1}  # of a method's output
-_TRANSFORM_REPEATS = 8  # so that even a flip at random, of one image in two, is noticed
+_DIMENSIONS = {"transform": 3, "tokenize": 2, "overlong": 1}  # of the output of each method
+_TRANSFORM_REPEATS = 8  # so that even a random flip, of one image in two, is noticed
 # How far features of length 1 may move if an input is encoded again: GPUs may add in another order.
 _REPEAT_DISTANCE = {"fp32": 1e-3, "amp": 1e-2, "bf16": 1e-2, "fp16": 1e-2}
 
@@ -38,88 +38,122 @@ class Encoder(Protocol):
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
-        """All that decides what `transform` returns, in JSON's types, equal in every process."""
+        """Everything that decides what `transform` returns, in JSON's types, for the cache.
+
+        It must be the same in every process.
+        """
 
     @property
     def tokenizer(self) -> Mapping[str, Any]:
-        """All that decides what `tokenize` returns, in JSON's types, equal in every process."""
+        """Everything that decides what `tokenize` returns, in JSON's types, for the cache.
+
+        It must be the same in every process.
+        """
 
     def transform(self, image: PIL.Image.Image) -> Tensor:
-        """Apply the model's own evaluation transform: RGB -> (3, H, W) float32 on the CPU."""
+        """Apply the model's evaluation transform to an RGB image: (3, H, W) float32 on the CPU."""
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (B, context_length) int64 token ids, padded with 0 after the end of text."""
+        """Return token ids (B, context_length) int64, padded with 0 after the end of text."""
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        """(B,) bool: whether `tokenize` cuts a text because it does not fit the context."""
+        """Return which texts (B,) `tokenize` cuts because they do not fit the context."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) on the CPU -> (B, D) float32, L2-normalised, on the CPU or the device."""
+        """Encode images (B, 3, H, W) on the CPU: (B, D) float32, L2-normalised.
+
+        Features may be on the CPU or on the model's device.
+        """
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(B, L) -> (B, D) as images; L may be less than the context where `trims_text`."""
+        """Encode tokens (B, L) as images are encoded: (B, D).
+
+        L may be less than the context if `trims_text` is true.
+        """
 
     @property
     def trims_text(self) -> bool:
-        """True where positions after the end of text cannot change the feature."""
+        """Return whether positions after the end of text cannot change the feature."""
 
 
 @runtime_checkable
 class DenseEncoder(Encoder, Protocol):
-    """An encoder whose image tower has patch tokens; mean and std are RGB on the 0-1 scale."""
+    """An encoder whose image tower has patch tokens."""
 
+    # The side of a patch in pixels, 0 for a tower without patches.
     patch_size: int
+    # The mean and std that `transform` normalises by: RGB on the 0-1 scale.
     image_mean: Rgb
     image_std: Rgb
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
-        """(B, 3, H, W) -> (B, H // patch, W // patch, D) float32, L2-normalised, same device.
-        `attention` is the form of the last block. Raises UsageError for a tower without patches."""
+        """Encode the patches of images (B, 3, H, W): (B, H // patch, W // patch, D) float32.
+
+        They are L2-normalised and on the device of the images. `attention` is the form of the last
+        block. Raises UsageError for a tower without patches.
+        """
 
 
 @runtime_checkable
 class CrossAttentionEncoder(DenseEncoder, Protocol):
-    """An encoder in which each modality attends to the tokens of the other. Queries are features
-    that are not normalised. Weights sum to 1 over the patches of an image and over the tokens of a
-    text. Both are float32, on the CPU or the model's device."""
+    """An encoder in which each modality attends to the tokens of the other.
+
+    Queries are features that are not normalised. Weights sum to 1 over the patches of an image, and
+    over the tokens of a text. Both are float32, on the CPU or on the model's device.
+    """
 
     def words(self, text: str) -> Sequence[CaptionWord]:
-        """Return all words of a text, also where it is cut, with the positions of all tokens."""
+        """Return all words of a text with the positions of their tokens, even if it is cut."""
 
     def image_queries(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D)."""
+        """Return the queries (B, D) of images (B, 3, H, W)."""
 
     def text_queries(self, tokens: Tensor) -> Tensor:
-        """(T, L) -> (T, D); L may be less than the context where `trims_text`."""
+        """Return the queries (T, D) of tokens (T, L).
+
+        L may be less than the context if `trims_text` is true.
+        """
 
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Images (B, 3, H, W), queries of texts (T, D) -> (B, heads, T, H // patch, W // patch)."""
+        """Return weights (B, heads, T, H // patch, W // patch) over the patches of images.
+
+        `images` are (B, 3, H, W), and `queries` (T, D) belong to T texts.
+        """
 
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
-        """Texts (T, L) with their padding, queries of images (B, D) -> (T, heads, B, L)."""
+        """Return weights (T, heads, B, L) over the tokens of texts.
+
+        `tokens` are (T, L) with their padding, and `queries` (B, D) belong to B images.
+        """
 
 
 @runtime_checkable
 class PairScorer(Encoder, Protocol):
-    """An encoder that also scores an image and a text together, more exactly than the product of
-    their features, by which candidates are found. Parts are tensors on the model's device with one
-    entry per image or text: all that a score needs of it alone, since it is computed once and
-    scored with many of the other modality."""
+    """An encoder that also scores an image and a text together.
+
+    Such a score is more exact than the product of their features, by which candidates are found.
+    What a score needs of an image or a text is computed once, as its parts, and used for the scores
+    with many inputs of the other modality. Parts are tensors on the model's device, with one entry
+    per image or text.
+    """
 
     pair_score: str  # what the score is, in a few words
 
     def image_parts(self, images: Tensor) -> Parts:
-        """(B, 3, H, W) -> parts (B, ...)."""
+        """Return the parts (B, ...) of images (B, 3, H, W)."""
 
     def text_parts(self, tokens: Tensor) -> Parts:
-        """(T, context_length), padding included -> parts (T, ...)."""
+        """Return the parts (T, ...) of tokens (T, context_length) with their padding."""
 
     def pair_scores(self, images: Parts, texts: Parts) -> Tensor:
-        """Parts of B images and T texts -> scores (B, T) float32, same device; higher is better."""
+        """Return scores (B, T) float32 from the parts of B images and T texts; higher is better.
+
+        Scores are on the device of the parts.
+        """
 
 
 def with_pair_scores(encoder: Encoder) -> PairScorer:
-    """Return the model itself. Raises UsageError where it has no scores of pairs."""
+    """Return the model itself. Raises UsageError if it has no scores of pairs."""
     if not isinstance(encoder, PairScorer):
         raise UsageError(
             f"{encoder.info.spec} has no scores of pairs: choose a COSMOS model, another "
@@ -129,22 +163,26 @@ def with_pair_scores(encoder: Encoder) -> PairScorer:
 
 
 def settings_of_pairs(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]:
-    """Return what a result records of scores of pairs, if any; UsageError if a model has none."""
-    return (
-        {}
-        if pairs is None
-        else {"pairs": pairs, "pair_score": with_pair_scores(encoder).pair_score}
-    )
+    """Return what a result records of scores of pairs: nothing if the protocol has none.
+
+    Raises UsageError if the model has no scores of pairs.
+    """
+    if pairs is None:
+        return {}
+    return {"pairs": pairs, "pair_score": with_pair_scores(encoder).pair_score}
 
 
 def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Call a function of a model on its device in its precision; float32 without gradients."""
+    """Call a function of a model on the model's device and in its precision, without gradients.
+
+    The output is float32.
+    """
     (output,) = run_parts(info, function, *inputs)
     return output
 
 
 def run_parts(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) -> Parts:
-    """Call a function that returns one tensor or several as `run` does."""
+    """Call a function as `run` does, which may return one tensor or a tuple of tensors."""
     import torch
 
     # None is PyTorch's usual type of the device, as in CLIP Benchmark's `torch.autocast(device)`.
@@ -152,16 +190,16 @@ def run_parts(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) 
     kind, dtype = torch.device(info.device).type, dtypes.get(info.precision)
     enabled = info.precision in dtypes
     with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=enabled):
-        output = function(*(to_device(one, info.device) for one in inputs))
+        output = function(*(to_device(tensor, info.device) for tensor in inputs))
     outputs = output if isinstance(output, tuple) else (output,)
-    for one in outputs:
-        if not isinstance(one, torch.Tensor):
-            raise TypeError(f"a function returns {type(one).__name__}, not a tensor")
-    return tuple(one.float() for one in outputs)
+    for tensor in outputs:
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"a function returns {type(tensor).__name__}, not a tensor")
+    return tuple(tensor.float() for tensor in outputs)
 
 
 def stacked(tensors: Sequence[Tensor], device: str) -> Tensor:
-    """Stack tensors of one shape for a device: for a GPU in pinned memory."""
+    """Stack tensors of one shape. For a GPU, the stack is in pinned memory, which copies faster."""
     import torch
 
     pinned = None
@@ -172,7 +210,8 @@ def stacked(tensors: Sequence[Tensor], device: str) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: str) -> Tensor:
-    """Move a tensor. A GPU copies it while it computes, and the process waits for neither."""
+    """Move a tensor to a device. A GPU copies it while it computes, and the process waits for
+    neither."""
     import torch
 
     if tensor.is_cuda or not is_gpu(device):
@@ -181,38 +220,42 @@ def to_device(tensor: Tensor, device: str) -> Tensor:
     with torch.cuda.stream(copying):
         moved = tensor.pin_memory().to(device, non_blocking=True)
     computing.wait_stream(copying)
-    moved.record_stream(computing)  # its memory is not used again before that has read it
+    moved.record_stream(computing)  # keeps its memory until the computation has read it
     return moved
 
 
 def on_host(
     outputs: Iterable[tuple[Item, Sequence[Tensor]]],
 ) -> Iterator[tuple[Item, list[Tensor]]]:
-    """Yield an item and its tensors, which are of one device, on the CPU. A GPU is waited for once
-    the next ones were taken from `outputs`, so that it always has work."""
+    """Yield each item with its tensors on the CPU. The tensors of an item are on one device.
+
+    The next item is taken from `outputs` before a GPU is waited for, so that it always has work.
+    """
     import torch
 
     waiting: deque[tuple[Item, list[Tensor], Any]] = deque()
     for item, tensors in outputs:
-        device, of_gpu = tensors[0].device, tensors[0].is_cuda
-        copies = [one.to("cpu", non_blocking=of_gpu) for one in tensors]
-        end = torch.cuda.current_stream(device).record_event() if of_gpu else None
-        waiting.append((item, copies, end))
-        while len(waiting) > of_gpu:
-            yield _finished(*waiting.popleft())
+        device, is_cuda = tensors[0].device, tensors[0].is_cuda
+        copies = [tensor.to("cpu", non_blocking=is_cuda) for tensor in tensors]
+        copied = torch.cuda.current_stream(device).record_event() if is_cuda else None
+        waiting.append((item, copies, copied))
+        waiting_limit = 1 if is_cuda else 0
+        while len(waiting) > waiting_limit:
+            yield _wait_for_copies(*waiting.popleft())
     while waiting:
-        yield _finished(*waiting.popleft())
+        yield _wait_for_copies(*waiting.popleft())
 
 
-def _finished(item: Item, copies: list[Tensor], end: Any) -> tuple[Item, list[Tensor]]:
-    if end is None:
+def _wait_for_copies(item: Item, copies: list[Tensor], copied: Any) -> tuple[Item, list[Tensor]]:
+    """Wait for the event after copies from a GPU, if any; return the item and its tensors."""
+    if copied is None:
         return item, copies
-    end.synchronize()
-    return item, [one.clone() for one in copies]  # pinned memory is scarce
+    copied.synchronize()
+    return item, [copy.clone() for copy in copies]  # out of pinned memory, which is scarce
 
 
 def is_gpu(device: str) -> bool:
-    """Whether a device is one of CUDA that is there."""
+    """Return whether a device is a CUDA device of this machine."""
     import torch
 
     return torch.device(device).type == "cuda" and torch.cuda.is_available()
@@ -226,7 +269,7 @@ def _copying_stream(device: str) -> Any:
 
 
 def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
-    """Hash the bytes of tensors in the order of their names, one mapping after the other."""
+    """Return the SHA-256 of the tensors of each mapping in turn, in the order of their names."""
     import torch
 
     digest = hashlib.sha256()
@@ -238,15 +281,20 @@ def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
 
 
 def methods(protocol: type) -> list[str]:
-    """List the members of a protocol that are not its identity (`info`, descriptions)."""
-    found = {*dir(protocol)}.union(*map(inspect.get_annotations, protocol.__mro__))
-    return sorted(name for name in found - {*_IDENTITY} if not name.startswith("_"))
+    """List the public members of a protocol, except `info` and the descriptions of its inputs."""
+    names = set(dir(protocol))
+    for base in protocol.__mro__:
+        names.update(inspect.get_annotations(base))
+    return sorted(name for name in names - set(_IDENTITY) if not name.startswith("_"))
 
 
 def require_finite(
     features: Tensor | NDArray[Any], info: EncoderInfo, name: Callable[[int], str]
 ) -> None:
-    """Raise UsageError, naming the first such input by its index, for NaN or infinite features."""
+    """Raise UsageError for NaN or infinite features, one row per input.
+
+    The message has the name of the first such input: `name` returns it from the input's index.
+    """
     import torch
 
     finite = torch.isfinite(torch.as_tensor(features)).flatten(1).all(1)
@@ -262,12 +310,19 @@ def require_finite(
 
 
 def require_encoder(model: Any, where: str) -> None:
-    """Raise UsageError, one line, for an object that does not encode a picture and two texts."""
+    """Raise UsageError for an object that is not an Encoder, or cannot encode an example.
+
+    `where` says what the object is, in messages.
+    """
     try:
         members = (*_IDENTITY, *methods(Encoder))
-        if missing := [name for name in members if not hasattr(model, name)]:
-            raise UsageError(f"{where} is no cosmos_eval.Encoder: it has no {', '.join(missing)}")
-        if faults := _info_faults(model.info):
+        missing_members = [name for name in members if not hasattr(model, name)]
+        if missing_members:
+            raise UsageError(
+                f"{where} is not a cosmos_eval.Encoder: it has no {', '.join(missing_members)}"
+            )
+        faults = _info_faults(model.info)
+        if faults:
             raise UsageError(f"{where} is not a valid Encoder: {'; '.join(faults)}")
         _run_example(model, where)
     except UsageError:
@@ -280,56 +335,80 @@ def require_encoder(model: Any, where: str) -> None:
 
 
 def _info_faults(info: Any) -> list[str]:
+    """Return the faults of the `info` of a model."""
     if not isinstance(info, EncoderInfo):
         return [f"`info` is {type(info).__name__}, not cosmos_eval.types.EncoderInfo"]
-    found = []
+    faults = []
     if not (isinstance(info.architecture, str) and info.architecture):
-        found.append("`info.architecture` must be a text that names it")
+        faults.append("`info.architecture` must be a text that names it")
     digest = info.weights_sha256
     if digest is not None and not re.fullmatch("[0-9a-f]{64}", str(digest)):
-        found.append("`info.weights_sha256` must be the 64 hexadecimal digits of a SHA-256")
+        faults.append("`info.weights_sha256` must be the 64 hexadecimal digits of a SHA-256")
     if digest is None and not info.random:
-        found.append("`info.weights_sha256` is missing, and `info.random` is false")
-    return found
+        faults.append("`info.weights_sha256` is missing, and `info.random` is false")
+    return faults
 
 
 def _run_example(model: Encoder, where: str) -> None:
-    """Encode a picture and two texts. Raises UsageError for an output that does not fit, and for
-    one that changes if the same input is given again."""
+    """Encode a picture and two texts.
+
+    Raises UsageError for an output of the wrong form, and for one that changes if the same input is
+    given again.
+    """
     import torch
 
     json.dumps([dict(model.preprocessing), dict(model.tokenizer)])
-    widths: set[int] = set()
-
-    def run(method: str, given: Any) -> Any:
-        output = getattr(model, method)(given)
-        # Values are read on the CPU alone, or each batch of a measurement would keep a GPU waiting.
-        read = output.cpu() if isinstance(output, torch.Tensor) else output
-        require_output(method, given, read, widths, where)
-        return output
-
+    example = _ExampleRun(model, where)
     picture = _example_picture()
-    pixels = run("transform", picture)
-    if not all(model.transform(picture).equal(pixels) for _ in range(_TRANSFORM_REPEATS)):
-        raise UsageError(
-            f"{where}: `transform` returns other pixels for the same image: it must not be random; "
-            "use the transform of the evaluation, not that of the training"
-        )
-    images, tokens = torch.stack([pixels, pixels]), run("tokenize", _TEXTS)
-    for method, inputs in (("encode_image", images), ("encode_text", tokens)):
-        features, repeated = run(method, inputs), run(method, inputs)
-        largest = float((features - repeated).norm(dim=1).max())
-        if largest > _REPEAT_DISTANCE[model.info.precision]:
+    pixels = example.call("transform", picture)
+    for _ in range(_TRANSFORM_REPEATS):
+        if not model.transform(picture).equal(pixels):
             raise UsageError(
-                f"{where}: `{method}` returns other features for the same input, by up to "
-                f"{largest:.2g} of their length: set its evaluation mode, without dropout or noise"
+                f"{where}: `transform` returns other pixels for the same image: it must not be "
+                "random; use the transform of the evaluation, not that of the training"
             )
-    run("overlong", _TEXTS)
+    images = torch.stack([pixels, pixels])
+    tokens = example.call("tokenize", _TEXTS)
+    example.require_same_features("encode_image", images)
+    example.require_same_features("encode_text", tokens)
+    example.call("overlong", _TEXTS)
     if isinstance(model, PairScorer):
         scores = model.pair_scores(model.image_parts(images), model.text_parts(tokens))
         if tuple(scores.shape) != (2, len(_TEXTS)):
-            found = f"{tuple(scores.shape)} for 2 images and {len(_TEXTS)} texts"
-            raise UsageError(f"{where}: `pair_scores` returns {found}, not one score per pair")
+            raise UsageError(
+                f"{where}: `pair_scores` returns {tuple(scores.shape)} for 2 images and "
+                f"{len(_TEXTS)} texts, not one score per pair"
+            )
+
+
+class _ExampleRun:
+    """Calls the methods of a model with an example, and checks their outputs."""
+
+    def __init__(self, model: Encoder, where: str) -> None:
+        self.model = model
+        self.where = where
+        self.widths: set[int] = set()  # the dimensions of features
+
+    def call(self, method: str, inputs: Any) -> Any:
+        """Return the output of a method. Raises UsageError for an output of the wrong form."""
+        from torch import Tensor
+
+        output = getattr(self.model, method)(inputs)
+        # `require_output` reads the values of tensors on the CPU only, because it is called for
+        # each batch of a measurement, which must not wait for a GPU.
+        checked_output = output.cpu() if isinstance(output, Tensor) else output
+        require_output(method, inputs, checked_output, self.widths, self.where)
+        return output
+
+    def require_same_features(self, method: str, inputs: Any) -> None:
+        """Raise UsageError if a method returns other features for the same inputs."""
+        features, repeated_features = self.call(method, inputs), self.call(method, inputs)
+        largest = float((features - repeated_features).norm(dim=1).max())
+        if largest > _REPEAT_DISTANCE[self.model.info.precision]:
+            raise UsageError(
+                f"{self.where}: `{method}` returns other features for the same input, by up to "
+                f"{largest:.2g} of their length: set its evaluation mode, without dropout or noise"
+            )
 
 
 def _example_picture() -> PIL.Image.Image:
@@ -341,23 +420,33 @@ def _example_picture() -> PIL.Image.Image:
     return PIL.Image.fromarray(pixels)
 
 
-def require_output(method: str, given: Any, output: Any, widths: set[int], where: str) -> None:
-    """Raise UsageError for an invalid output; `widths` collects the dimensions of features."""
-    from torch import Tensor
+def require_output(method: str, inputs: Any, output: Any, widths: set[int], where: str) -> None:
+    """Raise UsageError if a method of an encoder returned an output of the wrong form.
 
+    `widths` collects the dimensions of features, which must all be the same.
+    """
     fault = None
     if method in ("encode_image", "encode_text"):
-        fault = _feature_fault(output, len(given), widths)
-    elif ndim := _DIMENSIONS.get(method):
-        rows = 3 if method == "transform" else len(given)
-        if not isinstance(output, Tensor) or output.ndim != ndim or len(output) != rows:
-            found = tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
-            fault = f"{found}, not {rows} rows in {ndim} dimensions"
+        fault = _feature_fault(output, len(inputs), widths)
+    elif method in _DIMENSIONS:
+        rows = 3 if method == "transform" else len(inputs)
+        fault = _shape_fault(output, rows, _DIMENSIONS[method])
     if fault:
         raise UsageError(f"{where}: `{method}` returns {fault}")
 
 
+def _shape_fault(output: Any, rows: int, dimensions: int) -> str | None:
+    """Describe an output that is not a tensor of this shape, or return None if it is."""
+    from torch import Tensor
+
+    if isinstance(output, Tensor) and output.ndim == dimensions and len(output) == rows:
+        return None
+    shape = tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
+    return f"{shape}, not {rows} rows in {dimensions} dimensions"
+
+
 def _feature_fault(features: Any, inputs: int, widths: set[int]) -> str | None:
+    """Describe features that are not valid, or return None if they are (inputs, D) and valid."""
     import torch
 
     if not isinstance(features, torch.Tensor):
@@ -375,12 +464,13 @@ def _feature_fault(features: Any, inputs: int, widths: set[int]) -> str | None:
 
 
 def _value_fault(features: Tensor) -> str | None:
+    """Describe features that are not finite or not normalised, or return None if they are both."""
     import torch
 
     if not torch.isfinite(features).all():
         return "features that are not finite (NaN or infinity)"
     norms = features.norm(dim=1)
-    wrong = norms[~torch.isclose(norms, torch.ones(()), atol=1e-3)]
-    if len(wrong):
-        return f"features of length {wrong[0]:.3g}, not 1: normalise them"
+    wrong_norms = norms[~torch.isclose(norms, torch.ones(()), atol=1e-3)]
+    if len(wrong_norms):
+        return f"features of length {wrong_norms[0]:.3g}, not 1: normalise them"
     return None

@@ -1,10 +1,10 @@
-"""What a loaded model costs: parameters, operations per image and text, and sizes of its inputs."""
+"""The costs of a loaded model: parameters, operations per image and text, sizes of its inputs."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import open_clip
 import PIL.Image
@@ -18,95 +18,152 @@ from cosmos_eval.models.encoder import Encoder, run
 from cosmos_eval.models.user import referred_weights
 
 Encode: TypeAlias = Callable[[Tensor], Tensor]
+Result = TypeVar("Result")
 
-_SIZES = ((64, 48), (48, 80))  # of images, which become one size where the model has one
-_WORDS = 2_000  # of a text that no context holds
+# Sizes of two images, which a transform with a fixed size makes equal.
+_SIZES = ((64, 48), (48, 80))
+# The number of words of a text that fits no context.
+_WORDS = 2_000
 
 
-def model_facts(encoder: Encoder, note: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
-    """Return facts of results' `model.facts` that follow from the model; None where unknown. Errors
-    end no run: `note` is given a line of each.
+def _ignore(note: str) -> None:
+    """Do not show a note."""
 
-    One image and one text that fills the context are encoded. GFLOPs are 10^9 operations: 2 per
-    multiply-accumulate of matrix products, convolutions and attention, as PyTorch counts them."""
 
-    def attempt(what: str, function: Callable[[], Any]) -> Any:
-        try:
-            return function()
-        except Exception as error:
-            reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-            note(f"{what} of {encoder.info.spec} cannot be counted: {reason}")
-            return None
+def model_facts(encoder: Encoder, note: Callable[[str], object] = _ignore) -> dict[str, Any]:
+    """Return what a result records of a model under `model.facts`; None for unknown facts.
 
-    model = getattr(encoder, "built", encoder)  # a bundled one is built when it is used
-    found = attempt("parameters", lambda: [*referred_weights([vars(model)], set())])
-    modules = [one for one in found or () if isinstance(one, nn.Module)]
-    every = {id(p): p for module in modules for p in module.parameters()}
-    with _countable([*every.values()]):
-        pixels = attempt("the image size", lambda: _pixels(encoder))
-        tokens = attempt("the context length", lambda: _tokens(encoder))
-        encode_image, encode_text = _towers(encoder, model)
-        image = attempt("GFLOPs per image", lambda: _counted(encode_image, pixels))
-        text = attempt("GFLOPs per text", lambda: _counted(encode_text, tokens))
-    sized = getattr(model, "has_image_size", True)
-    texts_at_once = 1 + getattr(model, "added_texts", 0)
-    image_gflops, image_parameters, width = image or (None, None, None)
-    text_gflops, text_parameters, _ = text or (None, None, None)
+    One image and one text that fills the context are encoded. GFLOPs are 10^9 operations. PyTorch
+    counts 2 operations per multiply-accumulate of matrix products, convolutions and attention. A
+    fact that cannot be found out is None, and `note` is given a line about it.
+    """
+    model = getattr(encoder, "built", encoder)  # a bundled model is built when it is used
+    counter = _Counter(encoder, note)
+    modules = counter.attempt("parameters", _modules, model) or []
+    parameters = {id(p): p for module in modules for p in module.parameters()}
+    encode_image, encode_text = _encode_functions(encoder, model)
+    with _countable([*parameters.values()]):
+        pixels = counter.attempt("the image size", _example_pixels, encoder)
+        tokens = counter.attempt("the context length", _example_tokens, encoder)
+        image_cost = counter.cost("GFLOPs per image", encode_image, pixels)
+        text_cost = counter.cost("GFLOPs per text", encode_text, tokens)
+    image_size = None
+    if pixels is not None and getattr(model, "has_image_size", True):
+        image_size = [*pixels.shape[2:]]
     return {
-        "parameters": sum(p.numel() for p in every.values()) or None,
-        "image_parameters": image_parameters,
-        "text_parameters": text_parameters,
-        "image_gflops": image_gflops,
-        "text_gflops": text_gflops and text_gflops / texts_at_once,
-        "image_size": [*pixels.shape[2:]] if pixels is not None and sized else None,
+        "parameters": sum(p.numel() for p in parameters.values()) or None,
+        "image_parameters": image_cost.parameters,
+        "text_parameters": text_cost.parameters,
+        "image_gflops": image_cost.gflops,
+        "text_gflops": _gflops_per_text(text_cost, model),
+        "image_size": image_size,
         "patch_size": _patch_size(modules) or getattr(model, "patch_size", 0) or None,
-        "embedding_size": width,
+        "embedding_size": image_cost.embedding_size,
         "context_length": None if tokens is None else tokens.shape[1],
     }
 
 
-def _towers(encoder: Encoder, model: Any) -> tuple[Encode, Encode]:
-    """Return what encodes images and texts: of OpenCLIP's CLIP, from which COSMOS's model derives,
-    OpenCLIP's own forward, which computes also what no feature needs."""
+class _Cost(NamedTuple):
+    """The cost of encoding one input. None is unknown."""
+
+    gflops: float | None = None
+    # The number of parameters that are read.
+    parameters: int | None = None
+    # D, the size of the feature.
+    embedding_size: int | None = None
+
+
+class _Counter:
+    """Finds out facts of a model, and notes which cannot be found out."""
+
+    def __init__(self, encoder: Encoder, note: Callable[[str], object]) -> None:
+        self.encoder = encoder
+        self.note = note
+
+    def attempt(self, fact: str, function: Callable[..., Result], *args: Any) -> Result | None:
+        """Return what a function returns, or None and a note if it raises an error."""
+        try:
+            return function(*args)
+        except Exception as error:
+            reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+            self.note(f"{fact} of {self.encoder.info.spec} cannot be counted: {reason}")
+            return None
+
+    def cost(self, fact: str, encode: Encode, example: Tensor | None) -> _Cost:
+        """Return the cost of encoding an example. All fields are None if it is not known."""
+        if example is None:
+            return _Cost()
+        return self.attempt(fact, _cost, encode, example) or _Cost()
+
+
+def _modules(model: Any) -> list[nn.Module]:
+    """Return the modules that a model's attributes are, hold or refer to."""
+    weights = referred_weights([vars(model)], set())
+    return [weight for weight in weights if isinstance(weight, nn.Module)]
+
+
+def _encode_functions(encoder: Encoder, model: Any) -> tuple[Encode, Encode]:
+    """Return the functions that encode images and texts.
+
+    For OpenCLIP's CLIP, from which COSMOS's model derives, these are OpenCLIP's own, so that
+    operations are counted as OpenCLIP runs the model, without the savings of this package.
+    """
     clip = getattr(model, "model", None)
     if not isinstance(clip, open_clip.CLIP):
         return encoder.encode_image, encoder.encode_text
-    own = (open_clip.CLIP.encode_image, open_clip.CLIP.encode_text)
-    image, text = (partial(run, encoder.info, partial(encode, clip)) for encode in own)
-    return partial(_guided, model, image), text
+    open_clip_model = _OpenClipModel(encoder, model, clip)
+    return open_clip_model.encode_image, open_clip_model.encode_text
 
 
-def _guided(model: Any, encode: Encode, images: Tensor) -> Tensor:
-    if model.guide is not None:
-        run(model.info, partial(model.guide, mean=model.image_mean, std=model.image_std), images)
-    return encode(images)
+class _OpenClipModel(NamedTuple):
+    """An OpenCLIP model that encodes by OpenCLIP's own functions."""
+
+    encoder: Encoder
+    model: Any
+    clip: open_clip.CLIP
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        if self.model.guide is not None:
+            guide = partial(self.model.guide, mean=self.model.image_mean, std=self.model.image_std)
+            run(self.model.info, guide, images)
+        return run(self.encoder.info, partial(open_clip.CLIP.encode_image, self.clip), images)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        return run(self.encoder.info, partial(open_clip.CLIP.encode_text, self.clip), tokens)
 
 
-def _pixels(encoder: Encoder) -> Tensor | None:
-    """Return a black image (1, 3, H, W), None where the transform has no fixed size."""
+def _example_pixels(encoder: Encoder) -> Tensor | None:
+    """Return a black image (1, 3, H, W), or None if the transform has no fixed size."""
     first, second = (encoder.transform(PIL.Image.new("RGB", size)) for size in _SIZES)
     return first[None] if first.shape == second.shape else None
 
 
-def _tokens(encoder: Encoder) -> Tensor | None:
-    """Return a text (1, context), None where the tokenizer cuts none."""
+def _example_tokens(encoder: Encoder) -> Tensor | None:
+    """Return a text (1, context) that fills the context, or None if texts are never cut."""
     texts = ["a " * _WORDS]
     return encoder.tokenize(texts) if bool(encoder.overlong(texts)[0]) else None
 
 
-def _counted(encode: Encode, given: Tensor | None) -> tuple[float | None, int | None, int] | None:
-    """Encode one input; return GFLOPs, the number of parameters read, and the features' size."""
-    if given is None:
+def _cost(encode: Encode, example: Tensor) -> _Cost:
+    """Encode one input and return its cost."""
+    with _ParameterReads() as reads, FlopCounterMode(display=False) as operations:
+        features = encode(example)
+    parameters = sum(parameter.numel() for parameter in reads.parameters.values())
+    # A model that does not compute by PyTorch's operations has no counts: None, not 0.
+    gflops = operations.get_total_flops() / 1e9
+    return _Cost(gflops or None, parameters or None, features.shape[1])
+
+
+def _gflops_per_text(cost: _Cost, model: Any) -> float | None:
+    """Return the GFLOPs of one text, if the model encodes other texts with each batch as well."""
+    if cost.gflops is None:
         return None
-    with _Reads() as reads, FlopCounterMode(display=False) as counter:
-        features = encode(given)
-    read = sum(parameter.numel() for parameter in reads.parameters.values())
-    # Models may compute by other means than PyTorch's.
-    return counter.get_total_flops() / 1e9 or None, read or None, features.shape[1]
+    texts_at_once = 1 + getattr(model, "added_texts", 0)
+    return cost.gflops / texts_at_once
 
 
-class _Reads(TorchDispatchMode):
-    """Notes the parameters that operations read: those of a tower, whatever holds them."""
+class _ParameterReads(TorchDispatchMode):
+    """Collects the parameters that operations read, in any module: the parameters of a tower."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,42 +172,65 @@ class _Reads(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        several = (one for one in args if isinstance(one, list | tuple))
-        for one in (*args, *(kwargs or {}).values(), *(item for some in several for item in some)):
-            if isinstance(one, nn.Parameter):
-                self.parameters[id(one)] = one
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        for argument in (*args, *kwargs.values()):
+            self._collect(argument)
+        for argument in args:
+            if isinstance(argument, list | tuple):
+                for item in argument:
+                    self._collect(item)
+        return func(*args, **kwargs)
+
+    def _collect(self, argument: Any) -> None:
+        if isinstance(argument, nn.Parameter):
+            self.parameters[id(argument)] = argument
 
 
 @contextmanager
 def _countable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let modules use operations that are counted: no fused attention, which is not. PyTorch (2.13)
-    cannot count modules that are given parameters which require gradients."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    """Let modules use only operations that PyTorch counts, within the context.
+
+    Fused attention is not counted, nor (in PyTorch 2.13) modules that are given parameters which
+    require gradients.
+    """
+    fastpath_enabled = torch.backends.mha.get_fastpath_enabled()
+    trainable_parameters = [p for p in parameters if p.requires_grad]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        for parameter in trainable:
+        for parameter in trainable_parameters:
             parameter.requires_grad_(False)
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for parameter in trainable:
+        torch.backends.mha.set_fastpath_enabled(fastpath_enabled)
+        for parameter in trainable_parameters:
             parameter.requires_grad_(True)
 
 
-def _patch_size(modules: Sequence[nn.Module]) -> int | None:
-    """Return the side of the patches that a convolution cuts, as its module states it."""
-    for module in (part for whole in modules for part in whole.modules()):
-        stated = getattr(module, "patch_size", None)
-        for layer in module.children():
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride:
-                side = layer.kernel_size[0]
-                if stated in (side, (side, side), [side, side]):
+def _patch_size(models: Sequence[nn.Module]) -> int | None:
+    """Return the side of the patches that an image is cut into, or None if no module states it."""
+    for model in models:
+        for module in model.modules():
+            for layer in module.children():
+                side = _patch_side(module, layer)
+                if side is not None:
                     return side
-            if isinstance(layer, nn.Linear) and isinstance(stated, int):
-                values = 3 * stated**2  # of a patch, which is cut before
-                if layer.in_features == values:
-                    return stated
+    return None
+
+
+def _patch_side(module: nn.Module, layer: nn.Module) -> int | None:
+    """Return the side of a patch if a module's layer embeds patches of the side it states.
+
+    The layer is a convolution that cuts patches, or a linear layer whose inputs are the values of a
+    patch.
+    """
+    stated = getattr(module, "patch_size", None)
+    if isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride:
+        side = layer.kernel_size[0]
+        if stated in (side, (side, side), [side, side]):
+            return side
+    if isinstance(layer, nn.Linear) and isinstance(stated, int):
+        values_of_patch = 3 * stated**2
+        if layer.in_features == values_of_patch:
+            return stated
     return None

@@ -1,15 +1,15 @@
-"""Folders of models as transformers (5) saves them: what they must hold, and how they are loaded.
+"""Folders of models as transformers (5) saves them: checks of their files, and how they are loaded.
 
-Code of a repository is never run, and pickles are never opened. transformers makes up weights that
-the files lack, and a tokenizer if there is none: both are refused here. A configuration may
-describe a model of any size, so it is compared with the headers of the weights before anything is
-built."""
+Code of a repository is never run, and pickles are never opened. transformers would make up weights
+that are missing in the files, and a missing tokenizer: both are refused here. A configuration may
+describe a model of any size. Therefore, it is compared with the headers of the weights before
+anything is built."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -29,8 +29,8 @@ IMAGE_FILES = ("config.json", "preprocessor_config.json", "processor_config.json
 DESCRIBED = ("*.json", "*.txt", "*.model")  # files of processors, tokenizers, configurations
 OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
-# Files that may ask to run code, and their keys of what transformers may have itself.
-_STATED = {
+# Files that may ask to run code, and the key of the class that transformers may have itself.
+_CLASS_KEYS = {
     "config.json": "model_type",
     "preprocessor_config.json": "image_processor_type",
     "processor_config.json": "processor_class",
@@ -39,148 +39,187 @@ _STATED = {
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 _INDEX = "model.safetensors.index.json"  # of weights in several files
 _ADAPTER = "adapter_config.json"  # as peft saves LoRA
-_LARGEST_CONFIG = 16 << 20  # bytes of a file of _STATED
-# How much larger a model may be than its files, before it is built: some tensors are tied or split.
+_LARGEST_CONFIG = 16 << 20  # bytes of a file of _CLASS_KEYS
+# A model may be so many times as large as its files, because some tensors are tied or split.
 _MOST_TIMES = 4
 
 
 class LoadedModel(NamedTuple):
-    """A model with its weights, and notes on what else its files hold."""
+    """A model with its weights."""
 
     model: Any
+    # Notes on files and tensors that the model does not use.
     notes: Sequence[str]
 
 
-def require(holds: object, fault: str) -> None:
-    """Raise UsageError for a fault, unless the condition holds."""
-    if not holds:
+def require(condition: object, fault: str) -> None:
+    """Raise UsageError with this fault unless the condition holds."""
+    if not condition:
         raise UsageError(fault)
 
 
 def snapshot(name: str) -> tuple[Path, str | None]:
-    """Return the folder of a model, and the commit of a repository, which is fetched."""
+    """Return the folder of a model, and the commit if it is a repository, which is fetched."""
     if Path(name).is_dir():
         return Path(name), None
     repository, _, revision = name.partition("@")
-    patterns = [*DESCRIBED, "README.md", "model*.safetensors"]
-    options: Any = {"allow_patterns": patterns, "ignore_patterns": "*/*"}
     limit_waiting()
-    folder = snapshot_download(repository, revision=revision or None, **options)
+    folder = snapshot_download(
+        repository,
+        revision=revision or None,
+        allow_patterns=[*DESCRIBED, "README.md", "model*.safetensors"],
+        ignore_patterns="*/*",
+    )
     return Path(folder), Path(folder).name  # snapshots/COMMIT in the client's cache
 
 
 def read_config(folder: Path, name: str) -> Any:
-    """Read the configuration of a model with two towers, and check for its other files."""
-    require((folder / "config.json").is_file(), _without_config(folder, name))
-    for file, key in _STATED.items():
-        _require_no_code(folder / file, key)
-    for kind, names in {"image processor": IMAGE_FILES[1:], "tokenizer": _VOCABULARIES}.items():
-        exists = any(any(folder.glob(name)) for name in names)
-        require(exists, f"no {kind} ({names[0]}); save it with save_pretrained beside the weights")
-    adapter = f"{_merged(folder)}, or " if (folder / _ADAPTER).is_file() else ""
-    remedy = f"{adapter}name a revision with them (ORG/NAME@refs/pr/N), or convert them"
+    """Return the configuration of a model with two towers.
+
+    Raises UsageError if a file is missing or asks to run code, and for a model without two towers.
+    `name` is what the user calls the folder.
+    """
+    require((folder / "config.json").is_file(), _missing_config(folder, name))
+    for file_name, key in _CLASS_KEYS.items():
+        _require_no_code(folder / file_name, key)
+    _require_any(folder, "image processor", IMAGE_FILES[1:])
+    _require_any(folder, "tokenizer", _VOCABULARIES)
+    remedy = "name a revision with them (ORG/NAME@refs/pr/N), or convert them"
+    if (folder / _ADAPTER).is_file():
+        remedy = f"{_merge_advice(folder)}, or {remedy}"
     require(saved_weights(folder), f"no model.safetensors (pickles are never opened): {remedy}")
     config = transformers.AutoConfig.from_pretrained(folder, **OFFLINE)
     model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)
-    towers = all(hasattr(model_class, f"get_{tower}_features") for tower in ("image", "text"))
-    require(towers, f"{type(config).__name__} has not an image and a text tower; take e.g. CLIP")
+    has_image_tower = hasattr(model_class, "get_image_features")
+    has_text_tower = hasattr(model_class, "get_text_features")
+    require(
+        has_image_tower and has_text_tower,
+        f"{type(config).__name__} has not an image and a text tower; take e.g. CLIP",
+    )
     return config
 
 
-def load_model(folder: Path, config: Any, **more: Any) -> LoadedModel:
-    """Load the weights as float32. Raises UsageError if they do not fit the configuration."""
+def _require_any(folder: Path, kind: str, patterns: Sequence[str]) -> None:
+    """Raise UsageError unless a folder has a file with any of these names."""
+    exists = any(any(folder.glob(pattern)) for pattern in patterns)
+    require(exists, f"no {kind} ({patterns[0]}); save it with save_pretrained beside the weights")
+
+
+def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
+    """Load a model with float32 weights. Raises UsageError if they do not fit the configuration.
+
+    `options` are passed to `from_pretrained`.
+    """
     _require_all_parts(folder)
     _require_size(config, tensor_shapes(saved_weights(folder)))
-    options: Any = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-    options |= {"config": config, "ignore_mismatched_sizes": True, **OFFLINE, **more}  # named below
-    model, report = transformers.AutoModel.from_pretrained(folder, **options)
+    model, report = transformers.AutoModel.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # these are reported, and refused below
+        **OFFLINE,
+        **options,
+    )
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise UsageError(f"peft is installed and would apply an adapter: {_merged(folder)}")
-    missing = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+        raise UsageError(f"peft is installed and would apply an adapter: {_merge_advice(folder)}")
+    mismatched = [key for key, *_ in report["mismatched_keys"]]
+    missing = sorted([*report["missing_keys"], *mismatched])
     unexpected = sorted(report["unexpected_keys"])
-    # Heads of a training may be left over, layers may not.
-    layers = [key for key in unexpected if any(map(str.isdigit, key.split(".")))]
     if missing:
-        prefix = _prefix(missing, unexpected)
-        _refuse(model, config, f"its weights lack or misshape {first_of(missing)}", prefix)
+        prefix = _common_prefix(missing, unexpected)
+        raise _unfit(model, config, f"its weights lack or misshape {first_of(missing)}", prefix)
+    # Weights may hold heads of a training that the model lacks, but not layers, whose names have
+    # numbers.
+    layers = [key for key in unexpected if any(name.isdigit() for name in key.split("."))]
     if layers:
-        _refuse(model, config, f"its weights have, unlike config.json, {first_of(layers)}")
+        raise _unfit(model, config, f"its weights have, unlike config.json, {first_of(layers)}")
     audit.require_finite(model.state_dict(), str(folder))
     return LoadedModel(model, [*_notes(folder, unexpected)])
 
 
-def _without_config(folder: Path, name: str) -> str:
+def _missing_config(folder: Path, name: str) -> str:
+    """Return the fault of a folder without config.json, and what to do."""
     if (folder / _ADAPTER).is_file():
-        return f"no config.json: it holds an adapter alone; {_merged(folder)}"
+        return f"no config.json: it holds only an adapter; {_merge_advice(folder)}"
     if (folder / DESCRIPTION).is_file():
         openclip = name if Path(name).is_dir() else f"{HUB}{name.partition('@')[0]}"
         return f"no config.json: use openclip:{openclip}"
     return "no config.json: name what save_pretrained wrote"
 
 
-def _merged(folder: Path) -> str:
-    """Say what to do about an adapter of LoRA."""
-    stated = read_json(folder / _ADAPTER)
-    base = stated.get("base_model_name_or_path") if isinstance(stated, dict) else None
-    of_base = f" of {base}" if base else ""
+def _merge_advice(folder: Path) -> str:
+    """Return what to do about a LoRA adapter."""
+    adapter = read_json(folder / _ADAPTER)
+    base = adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None
+    weights = f"the weights of {base}" if base else "the weights"
     return (
-        f"merge the LoRA adapter into the weights{of_base} (peft's model.merge_and_unload()) and "
+        f"merge the LoRA adapter into {weights} (peft's model.merge_and_unload()) and "
         "save the result with save_pretrained"
     )
 
 
 def _require_no_code(file: Path, key: str) -> None:
+    """Raise UsageError if a file asks to run code, unless transformers has the class of its key."""
     if not file.is_file():
         return
     size = file.stat().st_size
     require(size <= _LARGEST_CONFIG, f"{file.name} has {size} bytes, at most {_LARGEST_CONFIG}")
-    needs_code = b'"auto_map"' in file.read_bytes() and not _is_known(read_json(file), key)
+    needs_code = b'"auto_map"' in file.read_bytes() and not _has_class(read_json(file), key)
     require(not needs_code, f"{file.name} asks to run code (auto_map): refused; use python:FILE.py")
 
 
-def _is_known(stated: Any, key: str) -> bool:
-    """Whether transformers has itself what a file names beside the code of its repository."""
-    name = str(stated.get(key))
-    is_known = name in transformers.CONFIG_MAPPING or hasattr(transformers, name)
-    return "auto_map" in stated and is_known
+def _has_class(content: Any, key: str) -> bool:
+    """Return whether transformers has the class that a file names beside the code to run."""
+    name = str(content.get(key))
+    is_in_transformers = name in transformers.CONFIG_MAPPING or hasattr(transformers, name)
+    return "auto_map" in content and is_in_transformers
 
 
 def _require_all_parts(folder: Path) -> None:
-    """Raise FileNotFoundError if a part of the weights is missing, or the index of the parts."""
-    parts = {"model.safetensors"}
-    if not (folder / "model.safetensors").is_file():
-        index = read_json(folder / _INDEX) if (folder / _INDEX).is_file() else None
-        weight_map = index.get("weight_map") if isinstance(index, dict) else None
-        parts = {_INDEX, *map(str, weight_map.values() if isinstance(weight_map, dict) else ())}
-    missing = sorted(name for name in parts if not (folder / name).is_file())
+    """Raise FileNotFoundError if a file of the weights, or the index of the files, is missing."""
+    if (folder / "model.safetensors").is_file():
+        return
+    file_names = {_INDEX}
+    index = read_json(folder / _INDEX) if (folder / _INDEX).is_file() else None
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if isinstance(weight_map, dict):
+        file_names.update(str(name) for name in weight_map.values())
+    missing = sorted(name for name in file_names if not (folder / name).is_file())
     if missing:
         raise FileNotFoundError(f"its weights lack {first_of(missing)}")
 
 
 def _require_size(config: Any, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raise UsageError if a configuration describes a far larger model than its weights, which
-    would take minutes and all memory to build. It is built without memory, and not to its end."""
-    most, stored = _MOST_TIMES * (len(shapes) + 25), count_values(shapes)
-    with _at_most_parameters(most), torch.device("meta"):
+    """Raise UsageError if a configuration describes a far larger model than its weights hold.
+
+    Such a model would take minutes and all memory to build. Here, it is built without memory, and
+    given up as soon as it has too many tensors. `shapes` holds the shapes of the weights.
+    """
+    most_tensors, stored = _MOST_TIMES * (len(shapes) + 25), count_values(shapes)
+    with _at_most_parameters(most_tensors), torch.device("meta"):
         model = transformers.AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False)
     described = sum(parameter.numel() for parameter in model.parameters())
     require(
         described <= _MOST_TIMES * stored,
         f"config.json describes a model of {described:,} parameters, its weights hold {stored:,}: "
-        "they are not of one model",
+        "they belong to different models",
     )
 
 
 @contextmanager
 def _at_most_parameters(most: int) -> Iterator[None]:
-    """Raise UsageError as soon as modules that are built have more parameter tensors."""
+    """Raise UsageError as soon as modules are given more parameters than `most`, in the context."""
     count = 0
 
     def add_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal count
         count += 1
         fault = f"config.json describes a model with more than {most:,} tensors"
-        require(count <= most, f"{fault}, far more than its weights: they are not of one model")
+        require(
+            count <= most, f"{fault}, far more than its weights: they belong to different models"
+        )
 
     hook = register_module_parameter_registration_hook(add_parameter)
     try:
@@ -189,8 +228,8 @@ def _at_most_parameters(most: int) -> Iterator[None]:
         hook.remove()
 
 
-def _prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """Return what names of the files begin with, if they are otherwise those of the model."""
+def _common_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    """Return the prefix of the names in the files, if they are otherwise the names of the model."""
     for key in missing:
         for name in unexpected:
             if name.endswith(f".{key}"):
@@ -198,26 +237,28 @@ def _prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     return ""
 
 
-def _refuse(model: nn.Module, config: Any, fault: str, prefix: str = "") -> NoReturn:
-    """Raise UsageError for weights that do not fit, with what to do if another class saved them."""
+def _unfit(model: nn.Module, config: Any, fault: str, prefix: str = "") -> UsageError:
+    """Return the error for weights that do not fit, with what to do if another class saved them."""
     loaded_class = type(model).__name__
-    saved_class = next(iter(getattr(config, "architectures", None) or ()), loaded_class)
+    architectures = getattr(config, "architectures", None)
+    saved_class = architectures[0] if architectures else loaded_class
     if saved_class != loaded_class:
-        raise UsageError(
+        return UsageError(
             f"it is a {saved_class}, which is not a two-tower model, and {fault}: take a "
             f"checkpoint of {loaded_class}, such as its inner model if it has one, saved with "
             f"save_pretrained, or write a python:FILE.py around {saved_class}"
         )
     if prefix:
-        raise UsageError(
+        return UsageError(
             f"{fault}: all names begin with {prefix}, of a module around the model: save the inner "
             "model with save_pretrained"
         )
-    raise UsageError(f"{fault}; fetch weights and config.json again")
+    return UsageError(f"{fault}; fetch weights and config.json again")
 
 
 def _notes(folder: Path, unexpected: Sequence[str]) -> Iterator[str]:
+    """Yield notes on tensors and adapters that the model does not use."""
     if unexpected:
         yield f"tensors of the weights that the model does not use: {first_of(unexpected)}"
     if (folder / _ADAPTER).is_file():
-        yield f"the adapter of {_ADAPTER} is not applied: {_merged(folder)} to measure it"
+        yield f"the adapter of {_ADAPTER} is not applied: {_merge_advice(folder)} to measure it"

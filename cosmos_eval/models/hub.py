@@ -17,13 +17,16 @@ RELEASED_REPOSITORY = "sankim2/cosmos"
 
 
 def fetch(name: str) -> Path:
-    """Return the file of a released model from the client's cache or the network, or UsageError.
-    HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN apply; a broken download is never used."""
+    """Return the file of a released model, from the cache of the hub's client or the network.
+
+    HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN apply. A broken download is never used. Raises
+    UsageError if the file cannot be fetched.
+    """
     filename = f"cosmos_{name}.pt"
     limit_waiting()
     try:
         return Path(hf_hub_download(RELEASED_REPOSITORY, filename))
-    except Exception as error:  # its own, OSError, and those of whatever HTTP library it uses
+    except Exception as error:  # the client's, OSError, and those of the HTTP library it uses
         raise UsageError(
             f"cannot fetch {filename} of {RELEASED_REPOSITORY} on the Hugging Face hub "
             f"({reason(error)}); try again, or download it elsewhere and use "
@@ -33,15 +36,17 @@ def fetch(name: str) -> Path:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Fetch nothing inside the block: only files of this machine can be loaded."""
+    """Allow no downloads within the context: only files of this machine can be loaded."""
 
     def refuse(url: Any, *_: Any, **__: Any) -> NoReturn:
         raise errors.OfflineModeIsEnabled(f"{url} is not fetched")
 
-    before = constants.HF_HUB_OFFLINE, urllib.request.urlopen
-    # OpenCLIP opens URLs of weights that are on no hub.
-    constants.HF_HUB_OFFLINE, urllib.request.urlopen = True, refuse
+    former_offline, former_urlopen = constants.HF_HUB_OFFLINE, urllib.request.urlopen
+    constants.HF_HUB_OFFLINE = True
+    # OpenCLIP opens URLs of weights that are not on the hub.
+    urllib.request.urlopen = refuse
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE, urllib.request.urlopen = before
+        constants.HF_HUB_OFFLINE = former_offline
+        urllib.request.urlopen = former_urlopen

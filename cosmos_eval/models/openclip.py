@@ -1,5 +1,7 @@
-"""OpenCLIP models as OpenCLIP itself runs them, and audited: openclip:ARCH/TAG, openclip:ARCH/PATH,
-and in its hub layout openclip:FOLDER, openclip:hf-hub:NAME."""
+"""OpenCLIP models, run by OpenCLIP itself and audited.
+
+Their names are openclip:ARCH/TAG and openclip:ARCH/PATH, and in OpenCLIP's hub layout
+openclip:FOLDER and openclip:hf-hub:NAME."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,37 +28,43 @@ _RANDOM_SEED = 0  # random weights are the same in every run
 
 
 class _Source(NamedTuple):
-    """Arguments of open_clip.create_model, and what `stating` states of the weights. `file` holds
-    the weights, where that is known. `given` is what of the stated preprocessing OpenCLIP must be
-    given; `remedy` completes the error where a model is not as stated."""
+    """Where a model comes from: arguments of open_clip.create_model, and a description of it."""
 
+    # The first two arguments of open_clip.create_model.
     name: str
     pretrained: str | None
+    # The architecture, for results.
     architecture: str
+    # What describes the weights, for error messages.
     stating: str
+    # The preprocessing and the activation that it states.
     stated: Mapping[str, Any] = {}
+    # What to do if the model is not as stated, for error messages.
     remedy: str = ""
+    # The file of the weights, if it is known.
     file: Path | None = None
-    given: Mapping[str, Any] = {}
+    # The part of the stated preprocessing that OpenCLIP would not find by itself.
+    preprocessing: Mapping[str, Any] = {}
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
-    """Load a model. Raises UsageError where its name is unknown or its weights fail the audit."""
+    """Load a model. Raises UsageError if its name is unknown or its weights fail the audit."""
     limit_waiting()
     try:
         with quiet():
             source = _source(spec)
-            stored = _stored(source.file, spec)
+            stored = _stored_tensors(source.file, spec)
             model, tokenizer = _build(source, stored)
     except UsageError:
         raise
     except Exception as error:  # OpenCLIP downloads and unpickles: all are faults of the weights
         raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
-    random = source.pretrained == RANDOM
-    digest = file_sha256(source.file) if source.file else None
-    if digest is None and not random:
-        digest = tensors_sha256(model.state_dict())
-    info = EncoderInfo(spec.text, source.architecture, None, digest, random, precision, device)
+    is_random = source.pretrained == RANDOM
+    if source.file:
+        digest: str | None = file_sha256(source.file)
+    else:
+        digest = None if is_random else tensors_sha256(model.state_dict())
+    info = EncoderInfo(spec.text, source.architecture, None, digest, is_random, precision, device)
     encoder = ClipEncoder(model, _preprocessing(model.visual.preprocess_cfg), tokenizer, info)
     if source.file:
         encoder.notes = audit.unused_weights(source.file, stored)
@@ -64,13 +72,14 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
 
 
 def _source(spec: ModelSpec) -> _Source:
+    """Find out where a model comes from. Raises UsageError for unknown names."""
     arch, weights = spec.arch, spec.name
     if arch is None:
         return _described(spec)
     architectures = open_clip.list_models()
     if arch not in architectures:
-        known = nearest(arch, architectures)
-        raise UsageError(f"unknown OpenCLIP architecture '{arch}'; nearest: {known}")
+        nearest_archs = nearest(arch, architectures)
+        raise UsageError(f"unknown OpenCLIP architecture '{arch}'; nearest: {nearest_archs}")
     if weights == RANDOM:
         return _Source(arch, RANDOM, arch, "random weights")
     if open_clip.is_pretrained_cfg(arch, weights):
@@ -79,36 +88,54 @@ def _source(spec: ModelSpec) -> _Source:
         return _Source(arch, weights, arch, f"the weights '{weights}'", tag, remedy)
     if Path(weights).is_file():
         return _from_file(arch, Path(weights))
-    known = nearest(weights, [*open_clip.list_pretrained_tags_by_model(arch), RANDOM])
+    nearest_tags = nearest(weights, [*open_clip.list_pretrained_tags_by_model(arch), RANDOM])
     raise UsageError(
-        f"'{weights}' is neither a file nor pretrained weights of {arch}; nearest: {known}"
+        f"'{weights}' is neither a file nor pretrained weights of {arch}; nearest: {nearest_tags}"
     )
 
 
 def _from_file(arch: str, path: Path) -> _Source:
-    """Describe a bare file by a description beside it, else as all published weights of `arch`."""
-    described = path.with_name(DESCRIPTION)
-    if not described.is_file():
-        stating = f"all published weights of {arch}"
-        remedy = f"state in {described} what this file needs, as OpenCLIP's hub layout does"
-        return _Source(arch, str(path), arch, stating, audit.published(arch), remedy, path)
-    config = audit.read_description(described)
-    own = open_clip.get_model_config(arch)
-    if differences := audit.config_differences(config["model_cfg"], own):
+    """Return the source of a file of weights.
+
+    It is described by a description beside it, or else as all published weights of `arch` are.
+    """
+    description = path.with_name(DESCRIPTION)
+    if not description.is_file():
+        return _Source(
+            name=arch,
+            pretrained=str(path),
+            architecture=arch,
+            stating=f"all published weights of {arch}",
+            stated=audit.published(arch),
+            remedy=f"state in {description} what this file needs, as OpenCLIP's hub layout does",
+            file=path,
+        )
+    config = audit.read_description(description)
+    differences = audit.config_differences(config["model_cfg"], open_clip.get_model_config(arch))
+    if differences:
         raise UsageError(
-            f"{described} describes another model than {arch}: {differences}; "
+            f"{description} describes another model than {arch}: {differences}; "
             f"use openclip:{path.parent}"
         )
     stated = config.get("preprocess_cfg", {})
-    given = {key: value for key, value in stated.items() if key != "size"}  # it is the model's
-    return _Source(arch, str(path), arch, str(described), stated, "correct it", path, given)
+    return _Source(
+        name=arch,
+        pretrained=str(path),
+        architecture=arch,
+        stating=str(description),
+        stated=stated,
+        remedy="correct it",
+        file=path,
+        # The size is the model's.
+        preprocessing={key: value for key, value in stated.items() if key != "size"},
+    )
 
 
 def _described(spec: ModelSpec) -> _Source:
-    """Find a model that describes itself, in a folder or on the hub."""
+    """Return the source of a model that describes itself, in a folder or on the hub."""
     name = spec.name
     if name.startswith(HUB):
-        # Fetched here, since OpenCLIP goes on without what it cannot fetch.
+        # Files are fetched here, because OpenCLIP goes on without files that it cannot fetch.
         repository = name.removeprefix(HUB)
         description = Path(download_pretrained_from_hf(repository, filename=DESCRIPTION))
         file = Path(download_pretrained_from_hf(repository))
@@ -118,13 +145,22 @@ def _described(spec: ModelSpec) -> _Source:
             raise UsageError(f"{folder} holds no weights: one of {', '.join(DESCRIBED)}")
         name, description, file = f"local-dir:{folder}", folder / DESCRIPTION, files[0]
     config = audit.read_description(description)
-    architecture = json.dumps(config["model_cfg"], sort_keys=True)
-    stated = config.get("preprocess_cfg", {})
-    return _Source(name, None, architecture, str(description), stated, "correct it", file)
+    return _Source(
+        name=name,
+        pretrained=None,
+        architecture=json.dumps(config["model_cfg"], sort_keys=True),
+        stating=str(description),
+        stated=config.get("preprocess_cfg", {}),
+        remedy="correct it",
+        file=file,
+    )
 
 
-def _stored(file: Path | None, spec: ModelSpec) -> dict[str, Tensor]:
-    """Return the tensors of a model's file, if it is known. Raises UsageError."""
+def _stored_tensors(file: Path | None, spec: ModelSpec) -> dict[str, Tensor]:
+    """Return the tensors of a model's file, none if the file is not known.
+
+    Raises UsageError for a file that cannot be used.
+    """
     try:
         return audit.stored_tensors(file) if file else {}
     except UsageError as error:
@@ -132,17 +168,22 @@ def _stored(file: Path | None, spec: ModelSpec) -> dict[str, Tensor]:
 
 
 def _build(source: _Source, stored: Mapping[str, Tensor]) -> tuple[Any, Tokenizer]:
-    """Create the model and its tokenizer, and audit them; `stored` are the tensors of a file."""
-    # A tag states the activation of its weights, else the architecture decides.
-    tag = open_clip.get_pretrained_cfg(source.name, source.pretrained or "")
-    stating = (open_clip.get_model_config(source.name), tag)
-    quick_gelu = any(bool(config.get("quick_gelu", False)) for config in stating)
+    """Create the model and its tokenizer, and audit them; `stored` are the tensors of its file.
+
+    Raises UsageError if the model is not as stated, or does not fit its weights.
+    """
+    # The activation is stated by the tag of the weights, or by the architecture.
+    tag_config = open_clip.get_pretrained_cfg(source.name, source.pretrained or "")
+    model_config = open_clip.get_model_config(source.name)
+    quick_gelu = bool(model_config.get("quick_gelu")) or bool(tag_config.get("quick_gelu"))
     model: Any = _create(source, quick_gelu, audit.has_logit_bias(stored))
     built = {**model.visual.preprocess_cfg, "quick_gelu": quick_gelu}
-    if differences := audit.stated_differences(source.stated, built):
+    differences = audit.stated_differences(source.stated, built)
+    if differences:
         raise UsageError(f"{source.stating}: {differences} of {source.name}; {source.remedy}")
     audit.require_fit(stored, model.state_dict(), str(source.file))
-    if source.pretrained != RANDOM:  # some of CoCa's decoder is then whatever the memory held
+    # A random CoCa may have NaN: OpenCLIP does not initialise all of its decoder.
+    if source.pretrained != RANDOM:
         audit.require_finite(model.state_dict(), str(source.file or source.pretrained))
     tokenizer = open_clip.get_tokenizer(source.name)
     text: Any = model if isinstance(model, open_clip.CLIP) else model.text
@@ -151,12 +192,18 @@ def _build(source: _Source, stored: Mapping[str, Tensor]) -> tuple[Any, Tokenize
 
 
 def _create(source: _Source, quick_gelu: bool, has_logit_bias: bool) -> nn.Module:
-    """Create the model; OpenCLIP opens files with weights_only and loads them strictly. A training
-    with SigLIP's loss adds a bias of logits to any architecture, which no feature reads."""
+    """Create the model with its weights. OpenCLIP opens files with weights_only, and strictly.
+
+    A training with SigLIP's loss adds a bias of logits to any architecture. Features do not depend
+    on it.
+    """
     if source.pretrained != RANDOM:
-        options = {"force_quick_gelu": quick_gelu, "force_preprocess_cfg": dict(source.given)}
+        options: dict[str, Any] = {
+            "force_quick_gelu": quick_gelu,
+            "force_preprocess_cfg": dict(source.preprocessing),
+        }
         if has_logit_bias:
-            options["init_logit_bias"] = 0.0  # to be loaded
+            options["init_logit_bias"] = 0.0  # to be replaced by the stored bias
         return open_clip.create_model(
             source.name, source.pretrained, require_pretrained=True, **options
         )
@@ -167,7 +214,9 @@ def _create(source: _Source, quick_gelu: bool, has_logit_bias: bool) -> nn.Modul
 
 
 def _preprocessing(config: Mapping[str, Any]) -> PreprocessCfg:
-    """Fill in OpenCLIP's configuration, where one mean or std may stand for three channels."""
-    stated = ((key, config[key]) for key in ("mean", "std"))
-    channels = {key: tuple(v) if isinstance(v, Sequence) else (v,) * 3 for key, v in stated}
-    return PreprocessCfg(**{**config, **channels})
+    """Return OpenCLIP's preprocessing, whose mean and std may be one number for all channels."""
+    values = dict(config)
+    for key in ("mean", "std"):
+        value = config[key]
+        values[key] = tuple(value) if isinstance(value, Sequence) else (value, value, value)
+    return PreprocessCfg(**values)

@@ -1,4 +1,7 @@
-"""Model specifications as users type them. Imports no torch: names are checked without loading."""
+"""Model specifications as users type them.
+
+Names are checked without loading a model: torch is not imported here.
+"""
 
 import importlib.util
 import re
@@ -14,8 +17,9 @@ from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_core.utils.text import parse_json
 from cosmos_eval.types import ModelSpec, UsageError, Weights, nearest
 
-# Files cosmos_<name>.pt of the Hugging Face repository sankim2/cosmos and their architectures
-# (README of github.com/ExplainableML/cosmos: ViT-B/16 and ViT-B/32, with GELU).
+# The released checkpoints and their architectures. Their files are cosmos_<name>.pt of the Hugging
+# Face repository sankim2/cosmos (README of github.com/ExplainableML/cosmos: ViT-B/16 and ViT-B/32,
+# with GELU).
 RELEASED: dict[str, str] = {
     f"vitb{patch}_{data}": f"ViT-B-{patch}"
     for patch in (16, 32)
@@ -26,8 +30,8 @@ TWO_SETS = ("bundled", "cosmos")
 """The kinds of models that have two sets of weights, the teacher's and the student's."""
 
 HUB = "hf-hub:"  # as OpenCLIP marks a repository of the Hugging Face hub
-# As OpenCLIP names a model's description and its weights, in its own order of preference; its
-# constants would import torch.
+# OpenCLIP's names of a model's description and of its weights, the preferred one first. They are
+# repeated here because importing them would import torch.
 DESCRIPTION = "open_clip_config.json"
 DESCRIBED = (
     "open_clip_model.safetensors",
@@ -39,23 +43,34 @@ _FORMS = (
     "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER, openclip:hf-hub:ORG/NAME, "
     "hf:FOLDER, hf:ORG/NAME[@REVISION] or python:FILE.py[?NAME=VALUE&...]"
 )
-_WORDS = {"true": True, "false": False, "none": None, "null": None}
+# Values of arguments that are not texts, in lower case.
+_VALUES_OF_WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 def _bundled_files() -> dict[str, Path]:
+    """Return the files of the models that the package holds, by the models' names."""
     package = importlib.util.find_spec("cosmos_core")
     folders = package.submodule_search_locations if package else None
-    files = [path for f in folders or () for path in (Path(f) / "bundled").glob("*.safetensors")]
-    return {path.stem: path for path in files}
+    files: dict[str, Path] = {}
+    for folder in folders or ():
+        for path in Path(folder, "bundled").glob("*.safetensors"):
+            files[path.stem] = path
+    return files
 
 
-_FIRST = ("scenes-cosmos", "scenes-clip")  # of the default run
-BUNDLED: tuple[str, ...] = (*_FIRST, *sorted(set(_bundled_files()) - set(_FIRST)))
+_MODELS_OF_DEFAULT_RUN = ("scenes-cosmos", "scenes-clip")
+BUNDLED: tuple[str, ...] = (
+    *_MODELS_OF_DEFAULT_RUN,
+    *sorted(set(_bundled_files()) - set(_MODELS_OF_DEFAULT_RUN)),
+)
 
 
 def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "teacher") -> ModelSpec:
-    """Parse a typed model name; nothing is loaded, and OpenCLIP's names are checked only then.
-    `arch` is used by `cosmos:PATH` only. Raises UsageError with the nearest known names."""
+    """Parse the name of a model as typed. Nothing is loaded.
+
+    `arch` is used for `cosmos:PATH` only. Raises UsageError for an unknown name, with the nearest
+    known names; OpenCLIP's architectures and tags are only checked when a model is loaded.
+    """
     kind, separator, name = text.partition(":")
     if text != text.encode(errors="ignore").decode():
         raise UsageError(f"model {text!r}: its name is not UTF-8, as results need; rename the file")
@@ -66,57 +81,115 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
     if separator and kind == "openclip":
         return _openclip_spec(text, name)
     if separator and kind == "hf":
-        if (name and Path(name).is_dir()) or re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name):
-            return ModelSpec(text=text, kind="hf", name=name)
-        raise UsageError(f"'{text}': no such folder; use hf:FOLDER or hf:ORG/NAME[@REVISION]")
+        return _hf_spec(text, name)
     if separator and kind == "python":
-        file, _, query = (name, "", "") if Path(name).is_file() else name.partition("?")
-        if Path(file).is_file():
-            return ModelSpec(text=text, kind="python", name=file, arguments=_arguments(text, query))
+        return _python_spec(text, name)
+    known_names = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
+    raise UsageError(
+        f"unknown model '{text}'; nearest: {nearest(text, known_names)}; forms: {_FORMS}"
+    )
+
+
+def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
+    """Parse cosmos:NAME and cosmos:PATH."""
+    if name not in RELEASED and not Path(name).is_file():
+        nearest_names = nearest(name, [*RELEASED])
+        raise UsageError(f"'{text}': no such file and no released model; nearest: {nearest_names}")
+    arch = RELEASED.get(name, arch)
+    return ModelSpec(text=text, kind="cosmos", name=name, arch=arch, weights=weights)
+
+
+def _openclip_spec(text: str, name: str) -> ModelSpec:
+    """Parse openclip:ARCH/TAG, openclip:ARCH/PATH, openclip:FOLDER and openclip:hf-hub:ORG/NAME."""
+    # A model that describes itself, in a folder or on the hub, needs no ARCH.
+    if name.startswith(HUB) or (Path(name) / DESCRIPTION).is_file():
+        return ModelSpec(text=text, kind="openclip", name=name)
+    arch, _, source = name.partition("/")  # names of architectures do not contain a slash
+    if not arch or not source:
+        raise UsageError(
+            f"'{text}': use openclip:ARCH/TAG or openclip:ARCH/PATH, as in "
+            f"openclip:ViT-B-32/openai; a FOLDER needs an {DESCRIPTION}"
+        )
+    return ModelSpec(text=text, kind="openclip", name=source, arch=arch)
+
+
+def _hf_spec(text: str, name: str) -> ModelSpec:
+    """Parse hf:FOLDER and hf:ORG/NAME[@REVISION]."""
+    is_folder = bool(name) and Path(name).is_dir()
+    is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name)
+    if not is_folder and not is_repository:
+        raise UsageError(f"'{text}': no such folder; use hf:FOLDER or hf:ORG/NAME[@REVISION]")
+    return ModelSpec(text=text, kind="hf", name=name)
+
+
+def _python_spec(text: str, name: str) -> ModelSpec:
+    """Parse python:FILE.py and python:FILE.py?NAME=VALUE&..."""
+    file, query = name, ""
+    if not Path(name).is_file():  # the name of a file may contain a question mark
+        file, _, query = name.partition("?")
+    if not Path(file).is_file():
         raise UsageError(f"'{text}': no such file; python:FILE.py is a file that makes a model")
-    known = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
-    raise UsageError(f"unknown model '{text}'; nearest: {nearest(text, known)}; forms: {_FORMS}")
+    return ModelSpec(text=text, kind="python", name=file, arguments=_arguments(text, query))
 
 
 def _arguments(text: str, query: str) -> dict[str, Any]:
-    """Parse `NAME=VALUE&NAME=VALUE`; values are numbers, true, false, none or else texts."""
-    found: dict[str, Any] = {}
-    for part in query.split("&") if query else ():
-        name, equals, value = part.partition("=")
-        if not equals or not name.isidentifier() or name in found:
+    """Parse the arguments `NAME=VALUE&NAME=VALUE` of a function, whose model is typed as `text`.
+
+    Values are numbers, true, false, none or else texts.
+    """
+    if not query:
+        return {}
+    arguments: dict[str, Any] = {}
+    for argument in query.split("&"):
+        name, equals_sign, value = argument.partition("=")
+        if not equals_sign or not name.isidentifier() or name in arguments:
             form = "python:FILE.py?NAME=VALUE&NAME=VALUE, each NAME once"
-            raise UsageError(f"'{text}': '{part}' is no argument of a function; use {form}")
-        found[name] = _value(unquote(value))
-    return found
+            raise UsageError(f"'{text}': '{argument}' is not an argument of a function; use {form}")
+        arguments[name] = _parse_value(unquote(value))
+    return arguments
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
+    """Return the value of an argument: a number, true, false, None, or the text itself."""
     with suppress(ValueError):
         value = parse_json(text)
         return text if isinstance(value, dict | list) else value
-    return _WORDS.get(text.lower(), text)
+    return _VALUES_OF_WORDS.get(text.lower(), text)
 
 
 def labelled(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[ModelSpec]:
-    """Return models with the names that results give them, one per model in their order, or none.
-    Raises UsageError for another number of names, and for one that tables could not show."""
-    if labels and len(labels) != len(specs):
+    """Return models with the labels that results show for them.
+
+    `labels` is empty, or has one label per model in the same order, None for a model without one.
+    Raises UsageError for another number of labels, and for a label that tables cannot show.
+    """
+    if not labels:
+        return [replace(spec, label=None) for spec in specs]
+    if len(labels) != len(specs):
         raise UsageError(
             f"--name is given {len(labels)} times for {len(specs)} models: give one per --model, "
             "in their order"
         )
-    for label in (label for label in labels if label is not None):
-        if not re.fullmatch(r"[^\s(][^(]{,99}", label) or not label.isprintable():
-            raise UsageError(
-                f"name {label!r}: use 1 to 100 printable characters without '(', which in tables "
-                "begins what differs from the defaults"
-            )
-    named = zip(specs, labels or [None] * len(specs), strict=True)
-    return [replace(spec, label=label) for spec, label in named]
+    for label in labels:
+        if label is not None:
+            _require_label(label)
+    return [replace(spec, label=label) for spec, label in zip(specs, labels, strict=True)]
+
+
+def _require_label(label: str) -> None:
+    """Raise UsageError for a label that tables cannot show."""
+    if not re.fullmatch(r"[^\s(][^(]{,99}", label) or not label.isprintable():
+        raise UsageError(
+            f"name {label!r}: use 1 to 100 printable characters without '(', which in tables "
+            "begins what differs from the defaults"
+        )
 
 
 def parse_auxiliary(text: str) -> ModelSpec:
-    """Parse the name of an encoder that guides another; nothing is loaded. Raises UsageError."""
+    """Parse the name of an encoder that guides another one. Nothing is loaded.
+
+    Raises UsageError for a name that does not have one of the forms, and for a missing file.
+    """
     kind, _, name = text.partition(":")
     if kind in ("hf", "python"):
         return parse_model_spec(text)
@@ -129,85 +202,96 @@ def parse_auxiliary(text: str) -> ModelSpec:
     return ModelSpec(text=text, kind="timm", name=path, arch=arch)
 
 
-def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
-    if name not in RELEASED and not Path(name).is_file():
-        known = nearest(name, [*RELEASED])
-        raise UsageError(f"'{text}': no such file and no released model; nearest: {known}")
-    arch = RELEASED.get(name, arch)
-    return ModelSpec(text=text, kind="cosmos", name=name, arch=arch, weights=weights)
-
-
-def _openclip_spec(text: str, name: str) -> ModelSpec:
-    # A model that describes itself, in a folder or on the hub, needs no ARCH.
-    if name.startswith(HUB) or (Path(name) / DESCRIPTION).is_file():
-        return ModelSpec(text=text, kind="openclip", name=name)
-    arch, _, source = name.partition("/")  # no architecture's name holds a slash
-    if not arch or not source:
-        raise UsageError(
-            f"'{text}': use openclip:ARCH/TAG or openclip:ARCH/PATH, as in "
-            f"openclip:ViT-B-32/openai; a FOLDER needs an {DESCRIPTION}"
-        )
-    return ModelSpec(text=text, kind="openclip", name=source, arch=arch)
-
-
 def located(text: str, folder: Path) -> str:
-    """Resolve a model name whose file or folder is relative to `folder`; keep other names."""
+    """Return the name of a model with its files found below `folder`.
+
+    A name whose file or folder is relative to `folder` gets the path of that file. Other names stay
+    as they are.
+    """
     kind, _, name = text.partition(":")
-    described = kind == "openclip" and (folder / name / DESCRIPTION).is_file()
-    saved = kind == "hf" and name and (folder / name).is_dir()
-    if kind == "python" and not (folder / name).is_file():
-        return _located_arguments(name, folder)
-    if (kind == "cosmos" and name not in RELEASED) or kind == "python" or described or saved:
-        return f"{kind}:{folder / name}"
-    arch, _, source = name.partition("/")
-    own = kind == "openclip" and source and (folder / source).is_file()
-    return f"openclip:{arch}/{folder / source}" if own else text
+    path = folder / name
+    if kind == "cosmos" and name not in RELEASED:
+        return f"cosmos:{path}"
+    if kind == "python":
+        return f"python:{path}" if path.is_file() else _located_arguments(name, folder)
+    if kind == "hf" and name and path.is_dir():
+        return f"hf:{path}"
+    if kind == "openclip":
+        if (path / DESCRIPTION).is_file():
+            return f"openclip:{path}"
+        arch, _, source = name.partition("/")
+        if source and (folder / source).is_file():
+            return f"openclip:{arch}/{folder / source}"
+    return text
 
 
 def _located_arguments(name: str, folder: Path) -> str:
-    file, question, query = name.partition("?")
-    parts = []
-    for part in query.split("&"):
-        argument, _, value = part.partition("=")
+    """Return `python:FILE.py?NAME=VALUE`, with FILE.py and values that are files below `folder`."""
+    file, question_mark, query = name.partition("?")
+    arguments = []
+    for argument in query.split("&"):
+        argument_name, _, value = argument.partition("=")
         path = folder / unquote(value)
-        parts.append(f"{argument}={quote(str(path))}" if value and path.is_file() else part)
-    return f"python:{folder / file}{question}{'&'.join(parts)}"
+        if value and path.is_file():
+            argument = f"{argument_name}={quote(str(path))}"
+        arguments.append(argument)
+    return f"python:{folder / file}{question_mark}{'&'.join(arguments)}"
 
 
 def local_weights(spec: ModelSpec) -> list[Path]:
-    """List the files of a model's weights where its name says which of this machine they are."""
+    """Return the files of a model's weights, if its name says which files of this machine they are.
+
+    The list is empty if any of them is missing.
+    """
+    files = _local_files(spec)
+    return files if all(file.is_file() for file in files) else []
+
+
+def _local_files(spec: ModelSpec) -> list[Path]:
+    """Return the files that a model's weights are read from; they may be missing."""
     path = Path(spec.name)
     if spec.kind == "python" or (spec.kind == "cosmos" and spec.name in RELEASED):
         return []
+    if spec.kind == "bundled":
+        return [_bundled_files().get(spec.name, path)]
     if spec.kind == "hf" and path.is_dir():
-        found = saved_weights(path)
-    elif spec.kind == "openclip" and spec.arch is None:
-        found = [path / name for name in DESCRIBED if (path / name).is_file()][:1]
-    else:
-        found = [_bundled_files().get(spec.name, path) if spec.kind == "bundled" else path]
-    return found if all(file.is_file() for file in found) else []
+        return saved_weights(path)
+    if spec.kind == "openclip" and spec.arch is None:
+        for name in DESCRIBED:
+            if (path / name).is_file():
+                return [path / name]
+        return []
+    return [path]
 
 
 def saved_weights(folder: Path) -> list[Path]:
-    """List the files of what transformers saved, one or the parts in the order of their names."""
-    whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
+    """Return the files of weights that transformers saved: one file, or several in their order."""
+    single_file = folder / "model.safetensors"
+    if single_file.is_file():
+        return [single_file]
+    return sorted(folder.glob("model-*.safetensors"))
 
 
 def weights_sha256(files: Sequence[Path]) -> str:
-    """Hash a file of weights, or the hashes of several in the order given."""
+    """Return the SHA-256 of a file of weights, or of the SHA-256s of several files in order."""
     digests = [file_sha256(file) for file in files]
     return digests[0] if len(digests) == 1 else json_sha256(digests)
 
 
 def code_sha256(spec: ModelSpec, content: bytes | None = None) -> str | None:
-    """Hash the user's Python file that makes a model, where one does, or its `content`; and with it
-    the arguments of its function, of which files are their SHA-256, wherever they lie."""
+    """Return the SHA-256 of the Python file that makes a model, or None for other models.
+
+    If the file's function is given arguments, they are hashed as well. An argument that is a file
+    counts by the SHA-256 of its content, so that its place does not matter. `content` is the
+    content of the Python file, if it has been read.
+    """
     if spec.kind != "python":
         return None
     code = file_sha256(Path(spec.name)) if content is None else sha256(content).hexdigest()
-    given = {
-        name: [file_sha256(Path(value))] if Path(str(value)).is_file() else value
-        for name, value in spec.arguments.items()
-    }
-    return json_sha256([code, given]) if given else code
+    if not spec.arguments:
+        return code
+    arguments = {}
+    for name, value in spec.arguments.items():
+        is_file = Path(str(value)).is_file()
+        arguments[name] = [file_sha256(Path(value))] if is_file else value
+    return json_sha256([code, arguments])

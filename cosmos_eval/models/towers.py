@@ -1,13 +1,15 @@
-"""Image towers with patch tokens, in the parts that dense features need: OpenCLIP's own ViTs,
-timm's in OpenCLIP, and those of transformers. Each part is the library's module or function.
+"""Image towers with patch tokens, taken apart for dense features.
 
-Shapes: B images, N tokens of which the first P are no patches (class token, registers), h x w
+There is one class per family: OpenCLIP's own ViTs, timm's ViTs in OpenCLIP, and the ViTs of
+transformers. Each step of a tower calls the library's own module or function.
+
+Shapes: B images, N tokens of which the first P are not patches (class token, registers), h x w
 patches, C tower width, D embedding."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import torch
 from open_clip import transformer
@@ -23,228 +25,327 @@ from cosmos_eval.types import UsageError
 Step = Callable[[Tensor], Tensor]
 
 
-class Tower(NamedTuple):
-    """What differs among image towers. `before_last` maps images to the tokens (B, N, C) that
-    `block`, the last one, gets together with `rope`. `branches` are its attention and its MLP with
-    their norms and scales, where the block adds one after the other to its input. `pool` maps
-    tokens (B, N, C) to (B, N, D), each as if all were like it. `prefix` is P. All of this runs
-    within `sized`, for images of this height and width."""
+class Tower(ABC):
+    """The steps of an image tower. All of them run within `sized`, for images of that size.
 
+    The last block can run as a whole, or as its two branches, each of which is added to its input:
+    tokens + attention_branch(tokens), then tokens + mlp_branch(tokens).
+    """
+
+    # The side of a patch in pixels.
     patch_size: int
+    # P, the number of tokens before the patches.
     prefix: int
-    before_last: Step
+    # The last block.
     block: nn.Module
-    branches: tuple[Step, Step] | None
-    pool: Step
-    rope: Callable[[], Tensor | None] = lambda: None
-    sized: Callable[[Grid], AbstractContextManager[None]] = lambda _: nullcontext()
+    # False if the last block is not the sum of its input and two branches.
+    has_branches = True
+
+    @abstractmethod
+    def before_last(self, images: Tensor) -> Tensor:
+        """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
+
+    def last_block(self, tokens: Tensor) -> Tensor:
+        """Run the last block on tokens (B, N, C)."""
+        return self.block(tokens, None)  # no mask
+
+    @abstractmethod
+    def attention_branch(self, tokens: Tensor) -> Tensor:
+        """Return the attention of the last block (B, N, C), with its norms and its scale."""
+
+    @abstractmethod
+    def mlp_branch(self, tokens: Tensor) -> Tensor:
+        """Return the MLP of the last block (B, N, C), with its norm and its scale."""
+
+    @abstractmethod
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, N, C) to features (B, N, D), which are not normalised.
+
+        The feature of a token is the feature of an image whose tokens are all equal to that token.
+        """
+
+    def sized(self, image_hw: Grid) -> AbstractContextManager[None]:
+        """Prepare the tower for images of this height and width, within the context."""
+        return nullcontext()
 
 
 def image_tower(model: nn.Module) -> Tower:
-    """Return the parts of an image tower. Raises UsageError where it has no patch tokens."""
+    """Return the steps of a model's image tower. Raises UsageError if it has no patch tokens."""
     if isinstance(model, transformer.VisionTransformer):
-        return _openclip(model)
+        return OpenClipTower(model)
     if isinstance(model, TimmModel):
-        trunk = model.trunk
-        known = isinstance(trunk, VisionTransformer | Eva) and len(trunk.blocks) > 1
-        return _timm(model) if known else _refuse(f"timm's {type(trunk).__name__}")
+        return TimmTower(model)
     config: Any = getattr(model, "config", None)
-    family = _TRANSFORMERS.get(getattr(config, "model_type", ""))
-    return family(model) if family else _refuse(type(model).__name__)
+    model_type = getattr(config, "model_type", "")
+    if model_type in _TRANSFORMERS:
+        return _TRANSFORMERS[model_type](model)
+    raise _unsupported(type(model).__name__)
 
 
-def _refuse(kind: str) -> NoReturn:
-    raise UsageError(
+def _unsupported(kind: str) -> UsageError:
+    return UsageError(
         f"this model's image tower, {kind}, has no patch embeddings for texts: choose a "
         "COSMOS model or another ViT, such as ViT-B-16 or ViT-B-16-SigLIP"
     )
 
 
-def _square(size: int | Sequence[int]) -> int:
-    sides = {size} if isinstance(size, int) else {*size}
-    return sides.pop() if len(sides) == 1 else _refuse("a ViT with patches that are not square")
+def _side_of_square(size: int | Sequence[int]) -> int:
+    """Return the side of a square patch. Raises UsageError for a patch that is not square."""
+    if isinstance(size, int):
+        return size
+    sides = set(size)
+    if len(sides) > 1:
+        raise _unsupported("a ViT with patches that are not square")
+    return sides.pop()
 
 
-def _through(embed: Step, blocks: Sequence[nn.Module]) -> Step:
-    def run(images: Tensor) -> Tensor:
-        x = embed(images)
-        for block in blocks:
-            x = block(x, None)  # no mask
-        return x
-
-    return run
+def _run_blocks(blocks: Sequence[nn.Module], tokens: Tensor) -> Tensor:
+    """Run blocks of OpenCLIP or transformers on tokens (B, N, C)."""
+    for block in blocks:
+        tokens = block(tokens, None)  # no mask
+    return tokens
 
 
-def _each(head: Step, x: Tensor, length: int = 1) -> Tensor:
-    """Run a head on every token (B, N, C) as a sequence of `length` equal tokens -> (B, N, D)."""
-    sequences = x.flatten(0, 1)[:, None].expand(-1, length, -1)
-    return head(sequences).unflatten(0, x.shape[:2])
+def _pool_each_token(head: Step, tokens: Tensor, length: int = 1) -> Tensor:
+    """Run a head on each token (B, N, C) as a sequence of `length` equal tokens -> (B, N, D)."""
+    sequences = tokens.flatten(0, 1)[:, None].expand(-1, length, -1)
+    return head(sequences).unflatten(0, tokens.shape[:2])
 
 
-def _openclip(visual: Any) -> Tower:
-    """OpenCLIP's own ViTs, COSMOS's among them."""
-    *early, block = visual.transformer.resblocks
-    if getattr(visual, "attn_pool_contrastive", None) is not None:
-        _refuse("a ViT with two attentional poolings, which OpenCLIP calls untested")
-    if getattr(block.attn, "logit_scale", None) is not None:
-        _refuse("a ViT with scaled cosine attention, which OpenCLIP itself fails to run")
+class OpenClipTower(Tower):
+    """The ViTs of OpenCLIP, and COSMOS's."""
 
-    def attention(x: Tensor) -> Tensor:
-        x = block.ln_1(x)
+    prefix = 1
+
+    def __init__(self, visual: Any) -> None:
+        self.visual = visual
+        *self.early_blocks, self.block = visual.transformer.resblocks
+        if getattr(visual, "attn_pool_contrastive", None) is not None:
+            raise _unsupported("a ViT with two attentional poolings, which OpenCLIP calls untested")
+        attention: Any = self.block.attn
+        if getattr(attention, "logit_scale", None) is not None:
+            raise _unsupported(
+                "a ViT with scaled cosine attention, which OpenCLIP itself fails to run"
+            )
+        self.patch_size = _side_of_square(visual.patch_size)
+
+    def before_last(self, images: Tensor) -> Tensor:
+        return _run_blocks(self.early_blocks, self._embed(images))
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Return the tokens (B, N, C) before the first block."""
+        visual = self.visual
+        grid = visual.conv1(images)
+        cls = visual.class_embedding.to(grid.dtype).expand(len(images), 1, -1)
+        tokens = torch.cat([cls, grid.flatten(2).transpose(1, 2)], dim=1)
+        grid_hw = (grid.shape[2], grid.shape[3])
+        positions = resize_positional_embedding(
+            visual.positional_embedding, visual.grid_size, grid_hw
+        )
+        return visual.ln_pre(tokens + positions.to(tokens.dtype))
+
+    def attention_branch(self, tokens: Tensor) -> Tensor:
+        block: Any = self.block
+        tokens = block.ln_1(tokens)
         if isinstance(block.attn, nn.MultiheadAttention):
-            return block.ls_1(self_attention(block.attn, x))
-        return block.ls_1(block.ln_attn(block.attn(x)))
+            return block.ls_1(self_attention(block.attn, tokens))
+        return block.ls_1(block.ln_attn(block.attn(tokens)))
 
-    def pool(x: Tensor) -> Tensor:
-        pooler = visual.attn_pool
-        if pooler is not None:  # of one token all queries read the same: the first is enough
-            query = {"query": pooler.query[:1]}
-            x = _each(lambda one: torch.func.functional_call(pooler, query, (one,))[:, 0], x)
-        return visual.ln_post(x) @ visual.proj
+    def mlp_branch(self, tokens: Tensor) -> Tensor:
+        block: Any = self.block
+        return block.ls_2(block.mlp(block.ln_2(tokens)))
 
-    return Tower(
-        patch_size=_square(visual.patch_size),
-        prefix=1,
-        before_last=_through(partial(_embed, visual), early),
-        block=block,
-        branches=(attention, lambda x: block.ls_2(block.mlp(block.ln_2(x)))),
-        pool=pool,
-    )
+    def pool(self, tokens: Tensor) -> Tensor:
+        if self.visual.attn_pool is not None:
+            tokens = _pool_each_token(self._pool_by_attention, tokens)
+        return self.visual.ln_post(tokens) @ self.visual.proj
 
+    def _pool_by_attention(self, sequences: Tensor) -> Tensor:
+        """Pool sequences of one token each, (n, 1, C) -> (n, C).
 
-def _embed(visual: Any, images: Tensor) -> Tensor:
-    grid = visual.conv1(images)
-    cls = visual.class_embedding.to(grid.dtype).expand(len(images), 1, -1)
-    tokens = torch.cat([cls, grid.flatten(2).transpose(1, 2)], dim=1)
-    grid_hw = (grid.shape[2], grid.shape[3])
-    positions = resize_positional_embedding(visual.positional_embedding, visual.grid_size, grid_hw)
-    return visual.ln_pre(tokens + positions.to(tokens.dtype))
+        All queries read the same from a single token, so that the first query is enough.
+        """
+        pooler = self.visual.attn_pool
+        first_query = {"query": pooler.query[:1]}
+        return torch.func.functional_call(pooler, first_query, (sequences,))[:, 0]
 
 
 def resize_positional_embedding(embedding: Tensor, trained_hw: Grid, grid_hw: Grid) -> Tensor:
-    """Positional embeddings (1 + m * n, C) of an m x n grid -> (1 + h * w, C); CLS keeps its own.
-    Bicubic by a factor of (h + 0.1) / m: the 0.1 guards the rounding of the size and shifts samples
-    a little, as published numbers have it (facebookresearch/dino, interpolate_pos_encoding)."""
+    """Resize positional embeddings (1 + m * n, C) of an m x n grid to (1 + h * w, C).
+
+    The class token keeps its embedding. The interpolation is bicubic by a factor of (h + 0.1) / m.
+    The 0.1 guards the rounding of the size. It shifts samples a little, as in published numbers
+    (facebookresearch/dino, interpolate_pos_encoding).
+    """
     if grid_hw == trained_hw:
         return embedding
     cls, patches = embedding[:1], embedding[1:]
     grid = patches.T.reshape(1, -1, *trained_hw).float()
-    factors = [(length + 0.1) / old for length, old in zip(grid_hw, trained_hw, strict=True)]
+    factors = [
+        (length + 0.1) / trained_length
+        for length, trained_length in zip(grid_hw, trained_hw, strict=True)
+    ]
     resized = F.interpolate(grid, scale_factor=factors, mode="bicubic")
     return torch.cat([cls, resized[0].flatten(1).T.to(cls.dtype)])
 
 
-def _timm(visual: Any) -> Tower:
+class TimmTower(Tower):
     """timm's ViTs and EVAs in OpenCLIP: SigLIP, SigLIP 2, EVA, PE, MobileCLIP-B and L."""
-    trunk = visual.trunk
-    prefix, block = trunk.num_prefix_tokens, trunk.blocks[-1]
 
-    def before_last(images: Tensor) -> Tensor:
-        options = {"return_prefix_tokens": prefix > 0, "intermediates_only": True}
-        options |= {"indices": [len(trunk.blocks) - 2], "stop_early": True, "output_fmt": "NLC"}
-        [found] = trunk.forward_intermediates(images, **options)
-        return torch.cat(found[::-1], dim=1) if prefix else found
+    def __init__(self, visual: Any) -> None:
+        self.visual = visual
+        self.trunk = visual.trunk
+        if not isinstance(self.trunk, VisionTransformer | Eva) or len(self.trunk.blocks) < 2:
+            raise _unsupported(f"timm's {type(self.trunk).__name__}")
+        self.patch_size = _side_of_square(self.trunk.patch_embed.feat_ratio(as_scalar=False))
+        self.prefix = self.trunk.num_prefix_tokens
+        self.block = self.trunk.blocks[-1]
+        # Subclasses and other blocks may add up their branches in another way.
+        self.has_branches = type(self.block) in (Block, EvaBlock)
 
-    def rope() -> Tensor | None:
-        if getattr(trunk, "rope", None) is None:
+    def before_last(self, images: Tensor) -> Tensor:
+        (tokens,) = self.trunk.forward_intermediates(
+            images,
+            indices=[len(self.trunk.blocks) - 2],
+            return_prefix_tokens=self.prefix > 0,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        if self.prefix == 0:
+            return tokens
+        patches, prefix_tokens = tokens
+        return torch.cat([prefix_tokens, patches], dim=1)
+
+    def last_block(self, tokens: Tensor) -> Tensor:
+        return self.block(tokens, self._rope())
+
+    def _rope(self) -> Tensor | None:
+        """Return the rotary position embedding of the last block, if there is one."""
+        if getattr(self.trunk, "rope", None) is None:
             return None
-        found = trunk.rope.get_embed(shape=trunk.patch_embed.grid_size)
-        return found[-1] if trunk.rope_mixed else found  # of the last block
+        embedding = self.trunk.rope.get_embed(shape=self.trunk.patch_embed.grid_size)
+        # A mixed embedding has an entry for each block.
+        return embedding[-1] if self.trunk.rope_mixed else embedding
 
-    return Tower(
-        patch_size=_square(trunk.patch_embed.feat_ratio(as_scalar=False)),
-        prefix=prefix,
-        before_last=before_last,
-        block=block,
-        branches=_timm_branches(block, rope),
-        # As many tokens as the pooling may leave out, and one more.
-        pool=lambda x: _each(
-            lambda one: visual.head(trunk.forward_head(one)), trunk.norm(x), prefix + 1
-        ),
-        rope=rope,
-        sized=partial(sized, trunk),
-    )
+    def attention_branch(self, tokens: Tensor) -> Tensor:
+        block: Any = self.block
+        if isinstance(block, EvaBlock):
+            attention = block.attn(block.norm1(tokens), rope=self._rope())
+            return attention if block.gamma_1 is None else block.gamma_1 * attention
+        return block.ls1(block.attn(block.norm1(tokens)))
 
+    def mlp_branch(self, tokens: Tensor) -> Tensor:
+        block: Any = self.block
+        if isinstance(block, EvaBlock):
+            output = block.mlp(block.norm2(tokens))
+            return output if block.gamma_2 is None else block.gamma_2 * output
+        return block.ls2(block.mlp(block.norm2(tokens)))
 
-def _timm_branches(block: Any, rope: Callable[[], Tensor | None]) -> tuple[Step, Step] | None:
-    if type(block) is Block:
-        return (
-            lambda x: block.ls1(block.attn(block.norm1(x))),
-            lambda x: block.ls2(block.mlp(block.norm2(x))),
-        )
-    if type(block) is EvaBlock:
-        gammas = [1 if gamma is None else gamma for gamma in (block.gamma_1, block.gamma_2)]
-        return (
-            lambda x: gammas[0] * block.attn(block.norm1(x), rope=rope()),
-            lambda x: gammas[1] * block.mlp(block.norm2(x)),
-        )
-    return None
+    def pool(self, tokens: Tensor) -> Tensor:
+        # The pooling may leave out the prefix: a sequence has one token more.
+        return _pool_each_token(self._head, self.trunk.norm(tokens), self.prefix + 1)
+
+    def _head(self, sequences: Tensor) -> Tensor:
+        """Pool and project sequences (n, N, C) after the last norm -> (n, D)."""
+        return self.visual.head(self.trunk.forward_head(sequences))
+
+    def sized(self, image_hw: Grid) -> AbstractContextManager[None]:
+        return sized(self.trunk, image_hw)
 
 
 @contextmanager
 def sized(trunk: Any, image_hw: Grid) -> Iterator[None]:
-    """Set the input size of a tower of timm, which resamples positions as timm does."""
-    own, positions = trunk.patch_embed.img_size, trunk.pos_embed
-    if image_hw == own:
+    """Set the input size of a tower of timm, which resamples its positions, within the context."""
+    original_hw, original_positions = trunk.patch_embed.img_size, trunk.pos_embed
+    if image_hw == original_hw:
         yield
         return
     trunk.set_input_size(image_hw)
     try:
         yield
     finally:
-        trunk.set_input_size(own)
-        trunk.pos_embed = positions  # not resampled back
+        trunk.set_input_size(original_hw)
+        trunk.pos_embed = original_positions  # instead of positions that were resampled twice
 
 
-def _clip(model: Any) -> Tower:
-    """CLIP of transformers, and those that share its image tower."""
-    vision = model.vision_model
-    return _layers(
-        vision, 1, vision.pre_layrnorm, lambda x: model.visual_projection(vision.post_layernorm(x))
-    )
+class _TransformersTower(Tower):
+    """A ViT of transformers whose layers have the names that CLIP's and SigLIP's share."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.vision = model.vision_model
+        *self.early_blocks, self.block = self.vision.encoder.layers
+        self.patch_size = _side_of_square(self.vision.config.patch_size)
+
+    def before_last(self, images: Tensor) -> Tensor:
+        tokens = self.vision.embeddings(images, interpolate_pos_encoding=True)
+        return _run_blocks(self.early_blocks, self._before_first(tokens))
+
+    def _before_first(self, tokens: Tensor) -> Tensor:
+        """Return the tokens that the first block gets."""
+        return tokens
+
+    def attention_branch(self, tokens: Tensor) -> Tensor:
+        block: Any = self.block
+        return block.self_attn(block.layer_norm1(tokens))[0]
+
+    def mlp_branch(self, tokens: Tensor) -> Tensor:
+        block: Any = self.block
+        return block.mlp(block.layer_norm2(tokens))
 
 
-def _siglip(model: Any) -> Tower:
-    vision = model.vision_model
-    return _layers(vision, 0, nn.Identity(), lambda x: _each(vision.head, vision.post_layernorm(x)))
+class ClipTower(_TransformersTower):
+    """CLIP of transformers, and models that share its image tower."""
+
+    prefix = 1
+
+    def _before_first(self, tokens: Tensor) -> Tensor:
+        return self.vision.pre_layrnorm(tokens)  # as transformers spells it
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return self.model.visual_projection(self.vision.post_layernorm(tokens))
 
 
-def _layers(vision: Any, prefix: int, start: Step, pool: Step) -> Tower:
-    *early, layer = vision.encoder.layers
-    return Tower(
-        patch_size=_square(vision.config.patch_size),
-        prefix=prefix,
-        before_last=_through(
-            lambda images: start(vision.embeddings(images, interpolate_pos_encoding=True)), early
-        ),
-        block=layer,
-        branches=(
-            lambda x: layer.self_attn(layer.layer_norm1(x))[0],
-            lambda x: layer.mlp(layer.layer_norm2(x)),
-        ),
-        pool=pool,
-    )
+class SiglipTower(_TransformersTower):
+    """SigLIP and SigLIP 2 of transformers."""
+
+    prefix = 0
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return _pool_each_token(self.vision.head, self.vision.post_layernorm(tokens))
 
 
-def _tipsv2(model: Any) -> Tower:
-    """TIPSv2, whose feature is the first class token's; its registers are further class tokens."""
-    vision = model.vision_model
-    *early, layer = vision.encoder.layer
-    return Tower(
-        patch_size=_square(vision.config.patch_size),
-        prefix=1 + vision.config.num_register_tokens,
-        before_last=_through(vision.embeddings, early),
-        block=layer,
-        branches=(
-            lambda x: layer.layer_scale1(layer.attention(layer.norm1(x))[0]),
-            lambda x: layer.layer_scale2(layer.mlp(layer.norm2(x))),
-        ),
-        pool=vision.layernorm,
-    )
+class Tipsv2Tower(Tower):
+    """TIPSv2, whose image feature is the first class token. Its registers are class tokens too."""
+
+    def __init__(self, model: Any) -> None:
+        self.vision = model.vision_model
+        *self.early_blocks, self.block = self.vision.encoder.layer
+        self.patch_size = _side_of_square(self.vision.config.patch_size)
+        self.prefix = 1 + self.vision.config.num_register_tokens
+
+    def before_last(self, images: Tensor) -> Tensor:
+        return _run_blocks(self.early_blocks, self.vision.embeddings(images))
+
+    def attention_branch(self, tokens: Tensor) -> Tensor:
+        block: Any = self.block
+        return block.layer_scale1(block.attention(block.norm1(tokens))[0])
+
+    def mlp_branch(self, tokens: Tensor) -> Tensor:
+        block: Any = self.block
+        return block.layer_scale2(block.mlp(block.norm2(tokens)))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return self.vision.layernorm(tokens)
 
 
 # By `model_type` of transformers.
 _TRANSFORMERS: dict[str, Callable[[Any], Tower]] = {
-    **dict.fromkeys(("clip", "metaclip_2", "altclip", "chinese_clip"), _clip),
-    **{"siglip": _siglip, "tipsv2": _tipsv2},
+    "clip": ClipTower,
+    "metaclip_2": ClipTower,
+    "altclip": ClipTower,
+    "chinese_clip": ClipTower,
+    "siglip": SiglipTower,
+    "tipsv2": Tipsv2Tower,
 }

@@ -1,4 +1,4 @@
-"""How a model was trained: as a published table, its checkpoint or its model card states it."""
+"""How a model was trained, as stated by a published table, its checkpoint or its model card."""
 
 import json
 import re
@@ -19,21 +19,35 @@ from cosmos_eval.types import ModelSpec, UsageError
 
 
 def training_facts(spec: ModelSpec) -> dict[str, Any]:
-    """Return training data and samples seen of a model that is loaded; None where unknown."""
+    """Return the training data and the samples seen of a model, None if unknown.
+
+    The model must have been loaded, because its card is not fetched here.
+    """
     unknown = {"training_data": None, "samples_seen": None}
-    return unknown | (training_of(spec.text) or _of_checkpoint(spec) or _of_card(spec))
+    stated = training_of(spec.text) or _checkpoint_facts(spec) or _card_facts(spec)
+    return unknown | stated
 
 
 def training_record(spec: ModelSpec) -> dict[str, Any]:
-    """Return `model.training` of a result: what the metadata of its checkpoint or a file states,
-    empty where neither does. Raises UsageError where one contradicts the other."""
-    own, stated = training_identity(_metadata(spec)), spec.training or {}
-    known = {name: value for name, value in own.items() if value is not None}
-    for name in known.keys() & stated.keys():
-        if known[name] != stated[name]:
-            kept = f"and its checkpoint states {known[name]}"
-            raise UsageError(f"{spec.text}: its {name} is said to be {stated[name]}, {kept}")
-    return {**dict.fromkeys(IDENTITY), **stated, **known} if known or stated else {}
+    """Return what a result records of a training under `model.training`.
+
+    It is what the metadata of the checkpoint and the user's file state, and empty if neither states
+    anything. Raises UsageError if they contradict each other.
+    """
+    in_file = spec.training or {}
+    in_checkpoint = {}
+    for name, value in training_identity(_metadata(spec)).items():
+        if value is not None:
+            in_checkpoint[name] = value
+    for name in in_checkpoint.keys() & in_file.keys():
+        if in_checkpoint[name] != in_file[name]:
+            raise UsageError(
+                f"{spec.text}: its {name} is said to be {in_file[name]}, and its checkpoint states "
+                f"{in_checkpoint[name]}"
+            )
+    if not in_checkpoint and not in_file:
+        return {}
+    return {**dict.fromkeys(IDENTITY), **in_file, **in_checkpoint}
 
 
 def _require_sha256(text: str) -> str:
@@ -43,7 +57,7 @@ def _require_sha256(text: str) -> str:
 
 
 class _Stated(BaseModel):
-    """How a model was trained, for one whose checkpoint does not state it."""
+    """A user's statement of how a model was trained, if its checkpoint does not state it."""
 
     model_config = CONFIG
 
@@ -55,28 +69,34 @@ class _Stated(BaseModel):
 
 
 def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
-    """Return models with what a YAML file states of their trainings; names of files in it are
-    relative to it. Raises UsageError for other content, for unknown models and those given twice,
-    where none of the models is named, and where a checkpoint states otherwise."""
+    """Return models with what a YAML file states of their trainings.
+
+    The file maps names of models to trainings. Paths in these names are relative to the file.
+    Raises UsageError for other content, for an unknown model, for a model that is named twice, if
+    none of the models is named, and if a checkpoint states otherwise.
+    """
     try:
         content = read_yaml(path, "cosmos:a.pt: {group: my-clip, seed: 1}")
-        stated: dict[str, dict[str, Any]] = {}
+        trainings: dict[str, dict[str, Any]] = {}
         for text, entry in content.items():
-            name = _place(parse_model_spec(located(text, path.parent)))
-            if name in stated:
+            name = _file_or_name(parse_model_spec(located(text, path.parent)))
+            if name in trainings:
                 raise FileError(f"{text} is given twice")
-            stated[name] = _parsed(text, entry)
-        found = [replace(spec, training=stated.get(_place(spec))) for spec in specs]
-        if not any(spec.training for spec in found):
+            trainings[name] = _parse_training(text, entry)
+        specs_with_trainings = [
+            replace(spec, training=trainings.get(_file_or_name(spec))) for spec in specs
+        ]
+        if not any(spec.training for spec in specs_with_trainings):
             raise FileError("names none of the models that are measured")
-        for spec in found:
+        for spec in specs_with_trainings:
             training_record(spec)
     except (FileError, UsageError) as error:
         raise UsageError(f"{path}: {error}") from None
-    return found
+    return specs_with_trainings
 
 
-def _parsed(text: str, entry: Any) -> dict[str, Any]:
+def _parse_training(text: str, entry: Any) -> dict[str, Any]:
+    """Return what an entry states of the training of the model that is called `text`."""
     if not isinstance(entry, dict):
         raise FileError(f"{text}: must map names to values, such as `group: my-clip`")
     try:
@@ -85,39 +105,41 @@ def _parsed(text: str, entry: Any) -> dict[str, Any]:
         raise FileError(f"{text}: {error}") from None
 
 
-def _place(spec: ModelSpec) -> str:
-    """Return the file of a model's weights, so that two names of it are the same, else its name."""
-    return str(next((file.resolve() for file in local_weights(spec)), spec.text))
+def _file_or_name(spec: ModelSpec) -> str:
+    """Return the file of a model's weights, which all its names share, or else its name."""
+    files = local_weights(spec)
+    return str(files[0].resolve()) if files else spec.text
 
 
 def _metadata(spec: ModelSpec) -> Any:
-    """Return what cosmos-train writes into the metadata of its checkpoints; None of others."""
-    file = next(iter(local_weights(spec)), None)
-    if spec.kind not in TWO_SETS or file is None or file.suffix != ".safetensors":
+    """Return what cosmos-train wrote into the metadata of a checkpoint, None for other models."""
+    files = local_weights(spec)
+    if spec.kind not in TWO_SETS or not files or files[0].suffix != ".safetensors":
         return None
     from safetensors import SafetensorError, safe_open
 
-    with (
-        suppress(SafetensorError),
-        safe_open(file, "numpy") as opened,
-    ):  # loading says what is wrong
+    # Loading the model reports what is wrong with a damaged file.
+    with suppress(SafetensorError), safe_open(files[0], "numpy") as opened:
         return json.loads((opened.metadata() or {}).get("training", "null"))
     return None
 
 
-def _of_checkpoint(spec: ModelSpec) -> dict[str, Any]:
-    training = data = _metadata(spec)
+def _checkpoint_facts(spec: ModelSpec) -> dict[str, Any]:
+    """Return the training facts that a checkpoint of cosmos-train states."""
+    training = _metadata(spec)
     if training is None:
         return {}
+    shards = training
     for key in ("config", "data", "shards"):
-        data = data.get(key) if isinstance(data, Mapping) else None
-    seen = training.get("samples_seen") if isinstance(training, Mapping) else None
-    counted = seen if type(seen) is int and seen > 0 else None
-    return {"training_data": _named(data), "samples_seen": counted}
+        shards = shards.get(key) if isinstance(shards, Mapping) else None
+    samples_seen = training.get("samples_seen") if isinstance(training, Mapping) else None
+    if type(samples_seen) is not int or samples_seen <= 0:
+        samples_seen = None
+    return {"training_data": _valid_text(shards), "samples_seen": samples_seen}
 
 
-def _of_card(spec: ModelSpec) -> dict[str, Any]:
-    """Read the data sets that the front matter of a model card names."""
+def _card_facts(spec: ModelSpec) -> dict[str, Any]:
+    """Return the training facts that the front matter of a model card states: its data sets."""
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
     from cosmos_eval.data.hub import quiet
@@ -130,13 +152,17 @@ def _of_card(spec: ModelSpec) -> dict[str, Any]:
         card = try_to_load_from_cache(repository, card.name, revision=revision or None)
     try:
         with quiet():
-            named = ModelCard.load(card, ignore_metadata_errors=True).data.datasets
-    except Exception:  # no card, or one that is not as the hub wants it
+            datasets = ModelCard.load(card, ignore_metadata_errors=True).data.datasets
+    except Exception:  # a missing card, or a card that does not have the hub's format
         return {}
-    listed = named if isinstance(named, list) else [named]
-    return {"training_data": _named(", ".join(one for one in listed if isinstance(one, str)))}
+    if not isinstance(datasets, list):
+        datasets = [datasets]
+    names = [dataset for dataset in datasets if isinstance(dataset, str)]
+    return {"training_data": _valid_text(", ".join(names))}
 
 
-def _named(data: Any) -> str | None:
-    """Return a text as results can hold it, None for anything else."""
-    return data.encode(errors="replace").decode() or None if isinstance(data, str) else None
+def _valid_text(value: Any) -> str | None:
+    """Return a text in valid UTF-8, as results need it, or None if it is empty or not a text."""
+    if not isinstance(value, str):
+        return None
+    return value.encode(errors="replace").decode() or None

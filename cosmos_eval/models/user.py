@@ -1,9 +1,9 @@
-"""Models of users: `TwoTower`, and Python files with `load(device, precision)` or a `model`."""
+"""Users' own models: `TwoTower`, and Python files with a `load(device, precision)` or a `model`."""
 
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,26 +26,35 @@ _APPENDED = " and much more"
 
 
 class TwoTower:
-    """An Encoder from functions; with `encode_patches` a DenseEncoder, which segmentation needs,
-    with `pair_scores` a PairScorer.
+    """An Encoder that is made of functions.
 
-    `encode_image` maps (B, 3, H, W) to (B, D) and `encode_text` (B, L) to (B, D), on the model's
-    device; features are normalised here. `transform` maps an RGB image to (3, H, W) float32,
-    `tokenize` a list of texts to (B, L) int64. `encode_patches` maps (B, 3, H, W) and the form of
-    attention to (B, H // patch_size, W // patch_size, D). `image_parts` and `text_parts` map the
-    inputs of the encoders to a tensor or several, `pair_scores` parts of B images and T texts to
-    (B, T).
+    With `encode_patches` it is a DenseEncoder, which segmentation needs, and with `pair_scores` a
+    PairScorer.
 
-    `weights` (a module or a state dict) may be left out if the functions are methods of modules or
-    refer to modules or tensors in their closure or file. They are hashed. Nothing about the model
-    changes: `cosmos_eval.evaluate` sets its evaluation mode and restores the former one, and
-    `python:FILE.py` moves modules to the device. Raises UsageError for a function without
-    weights."""
+    encode_image: (B, 3, H, W) -> (B, D) on the model's device. Features are normalised here.
+    encode_text: (B, L) -> (B, D) on the model's device.
+    transform: an RGB image -> (3, H, W) float32.
+    tokenize: a list of texts -> (B, L) int64.
+    name: the model's name in results.
+    weights: a module or a state dict, whose tensors are hashed. It may be left out if the functions
+        are methods of modules, or refer to modules or tensors in their closure or file.
+    encode_patches: (B, 3, H, W) and the form of attention
+        -> (B, H // patch_size, W // patch_size, D).
+    patch_size: the side of a patch in pixels, for `encode_patches`.
+    image_mean, image_std: RGB on the 0-1 scale, which `transform` normalises by.
+    image_parts: (B, 3, H, W) -> one tensor or a tuple of tensors (B, ...).
+    text_parts: (T, L) -> one tensor or a tuple of tensors (T, ...).
+    pair_scores: parts of B images and of T texts -> (B, T).
+
+    The model itself is not changed: `cosmos_eval.evaluate` sets its evaluation mode and restores
+    the former mode, and `python:FILE.py` moves modules to the device. Raises UsageError for a
+    function without weights.
+    """
 
     trims_text = False
-    notes: Sequence[str] = ()  # on files, for results
-    has_image_size = True  # an image's tensor has its height and width
-    added_texts = 0  # that are encoded with every batch
+    notes: Sequence[str] = ()  # about files, for results
+    has_image_size = True  # the tensor of an image has a height and a width
+    added_texts = 0  # texts that are encoded with each batch
 
     def __init__(
         self,
@@ -64,23 +73,28 @@ class TwoTower:
         text_parts: Callable[[Tensor], Any] | None = None,
         pair_scores: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
-        for function in (encode_image, encode_text):
-            if weights is None and next(referred_weights([function], set()), None) is None:
-                raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
-        of_pairs = image_parts, text_parts, pair_scores
-        functions = [encode_image, encode_text, encode_patches, *of_pairs]
+        if weights is None:
+            for function in (encode_image, encode_text):
+                if not [*referred_weights([function], set())]:
+                    raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
+        functions: list[Any] = [encode_image, encode_text, encode_patches]
+        functions += [image_parts, text_parts, pair_scores]
         self._weight_sources = functions if weights is None else [weights]
         file = Path(sys._getframe(1).f_code.co_filename)
         code = file_sha256(file) if file.is_file() else None
         self.info = EncoderInfo(name, name, None, None, False, "fp32", "cpu", code)
         self.refresh_info()
-        self._encode_image, self._encode_text = encode_image, encode_text
-        self.transform, self._tokenize = transform, tokenize
+        self._encode_image = encode_image
+        self._encode_text = encode_text
+        self.transform = transform
+        self._tokenize = tokenize
         self.preprocessing = {"transform": _description(transform)}
         self.tokenizer = {"tokenize": _description(tokenize)}
         if encode_patches is not None:
-            self.patch_size, self.image_mean, self.image_std = patch_size, image_mean, image_std
-            self.encode_patches = partial(self._patches, encode_patches)
+            self.patch_size = patch_size
+            self.image_mean = image_mean
+            self.image_std = image_std
+            self.encode_patches = partial(self._run_patches, encode_patches)
         if pair_scores is not None:
             if image_parts is None or text_parts is None:
                 raise UsageError(f"{name}: pair_scores= needs image_parts= and text_parts=")
@@ -96,30 +110,35 @@ class TwoTower:
         self.pair_score = getattr(pair_scores, "__name__", type(pair_scores).__name__)
         self.image_parts = partial(self._run_parts, image_parts)
         self.text_parts = partial(self._run_parts, text_parts)
-        self.pair_scores = partial(self._scores, pair_scores)
+        self.pair_scores = partial(self._run_pair_scores, pair_scores)
 
     def refresh_info(self) -> None:
-        """Record the hash of the weights, and their device, as they are now."""
-        weights = [*referred_weights(self._weight_sources, set())]
-        states = [w.state_dict() if isinstance(w, nn.Module) else {"": w} for w in weights]
+        """Record the current hash of the weights, and their device."""
+        states = state_dicts(referred_weights(self._weight_sources, set()))
         tensors = [tensor for state in states for tensor in state.values()]
         device = str(tensors[0].device) if tensors else "cpu"
         self.info = self.info._replace(weights_sha256=tensors_sha256(*states), device=device)
 
     def to(self, device: str, precision: Precision) -> None:
-        """Move the model to a device, where it runs in this precision, in evaluation mode."""
+        """Move the model to a device, set the precision it runs in, and its evaluation mode."""
         self.info = self.info._replace(device=device, precision=precision)
         for module in referred_weights(self._weight_sources, set()):
             if isinstance(module, nn.Module):
                 module.eval().to(device)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (B, L) int64, from a tensor or from what transformers returns."""
+        """Return the tokens of texts, (B, L) int64.
+
+        The tokenizer may return them, or a batch of transformers with `input_ids`.
+        """
         output = self._tokenize(list(texts))
         return output if isinstance(output, Tensor) else getattr(output, "input_ids", output)
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        """(B,) bool: neither more words nor one character less changes the tokens of a text."""
+        """Return which texts (B,) `tokenize` cuts.
+
+        A text is cut if neither more words nor one character less changes its tokens.
+        """
         tokens, stripped = self.tokenize(texts), [text.strip() for text in texts]
         longer = self.tokenize([text + _APPENDED for text in stripped])
         shorter = self.tokenize([text[:-1] for text in stripped])
@@ -136,26 +155,40 @@ class TwoTower:
     def _run_parts(self, function: Callable[[Tensor], Any], inputs: Tensor) -> Parts:
         return run_parts(self.info, function, inputs)
 
-    def _scores(self, score: Callable[[Any, Any], Tensor], images: Parts, texts: Parts) -> Tensor:
-        """Call the function with tensors where parts are one tensor, else with tuples."""
+    def _run_pair_scores(
+        self, score: Callable[[Any, Any], Tensor], images: Parts, texts: Parts
+    ) -> Tensor:
+        """Return the scores (B, T) of B images and T texts.
 
-        def unpacked(*parts: Tensor) -> Tensor:
-            both = parts[: len(images)], parts[len(images) :]
-            return score(*(some[0] if len(some) == 1 else some for some in both))
+        The user's function is given a tensor if images have a single part, and a tuple if they have
+        several. The same holds for texts.
+        """
 
-        return run(self.info, unpacked, *images, *texts)
+        def score_parts(*parts: Tensor) -> Tensor:
+            image_parts, text_parts = parts[: len(images)], parts[len(images) :]
+            image_argument = image_parts[0] if len(image_parts) == 1 else image_parts
+            text_argument = text_parts[0] if len(text_parts) == 1 else text_parts
+            return score(image_argument, text_argument)
 
-    def _patches(
+        return run(self.info, score_parts, *images, *texts)
+
+    def _run_patches(
         self, encode: Callable[[Tensor, Attention], Tensor], images: Tensor, attention: Attention
     ) -> Tensor:
-        patches = run(self.info, lambda given: encode(given, attention), images)
+        """Encode the patches of images (B, 3, H, W), as `DenseEncoder` says."""
+
+        def encode_with_attention(images: Tensor) -> Tensor:
+            return encode(images, attention)
+
+        patches = run(self.info, encode_with_attention, images)
         require_grid(self.info.spec, images, patches, self.patch_size)
         return F.normalize(patches, dim=-1)
 
 
 def require_grid(where: str, images: Tensor, patches: Tensor, patch_size: int) -> None:
-    """Raise UsageError where features are not one per whole patch of images (B, 3, H, W)."""
-    expected = (len(images), *(side // patch_size for side in images.shape[2:]))
+    """Raise UsageError unless there is one feature per complete patch of images (B, 3, H, W)."""
+    height, width = images.shape[2:]
+    expected = (len(images), height // patch_size, width // patch_size)
     if tuple(patches.shape[:-1]) != expected:
         raise UsageError(
             f"{where}: `encode_patches` returns {tuple(patches.shape)} for {tuple(images.shape)}, "
@@ -164,7 +197,10 @@ def require_grid(where: str, images: Tensor, patches: Tensor, patch_size: int) -
 
 
 def referred_weights(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor]:
-    """Yield the modules and tensors that values are, hold or refer to, each once."""
+    """Yield the modules and tensors that values are, hold or refer to, each of them once.
+
+    `seen` collects the ids of all values that were looked at.
+    """
     for value in values:
         if id(value) in seen:
             continue
@@ -172,28 +208,42 @@ def referred_weights(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Modul
         if isinstance(value, nn.Module | Tensor):
             yield value
         else:
-            yield from referred_weights(_referred(value), seen)
+            yield from referred_weights(_referred_values(value), seen)
 
 
-def _referred(value: Any) -> list[Any]:
-    """List what a value holds, or what a function refers to: bound, closed over or global."""
-    if isinstance(value, Mapping | list | tuple):
-        return [*(value.values() if isinstance(value, Mapping) else value)]
+def state_dicts(weights: Iterable[nn.Module | Tensor]) -> list[dict[str, Tensor]]:
+    """Return the tensors of each module by their names; a lone tensor has the name ""."""
+    states = []
+    for weight in weights:
+        states.append(weight.state_dict() if isinstance(weight, nn.Module) else {"": weight})
+    return states
+
+
+def _referred_values(value: Any) -> list[Any]:
+    """List the values that a container holds, or that a function refers to.
+
+    A function refers to the object it is bound to, its closure, and globals of its own file. For
+    other objects, the attributes that are modules or tensors are listed.
+    """
+    if isinstance(value, Mapping):
+        return [*value.values()]
+    if isinstance(value, list | tuple):
+        return [*value]
     if isinstance(value, partial):
         return [value.func, *value.args, *value.keywords.values()]
     if inspect.ismethod(value):
         return [value.__self__, value.__func__]
     if not inspect.isfunction(value):
         attributes = getattr(value, "__dict__", {}).values()
-        return [one for one in attributes if isinstance(one, nn.Module | Tensor)]
-    used, file = inspect.getclosurevars(value), value.__code__.co_filename
-    # Functions of other files are a library's, whose globals are not weights.
-    of_file = (
-        one
-        for one in used.globals.values()
-        if not inspect.isfunction(one) or one.__code__.co_filename == file
-    )
-    return [*used.nonlocals.values(), *of_file]
+        return [attribute for attribute in attributes if isinstance(attribute, nn.Module | Tensor)]
+    variables = inspect.getclosurevars(value)
+    values = [*variables.nonlocals.values()]
+    file = value.__code__.co_filename
+    for variable in variables.globals.values():
+        # Functions of other files are a library's, whose globals are not weights.
+        if not inspect.isfunction(variable) or variable.__code__.co_filename == file:
+            values.append(variable)
+    return values
 
 
 def _description(function: Any) -> str:
@@ -202,7 +252,7 @@ def _description(function: Any) -> str:
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
-    """Run the file and check its model. Raises UsageError, one line, whatever goes wrong there."""
+    """Run a user's file and check its model. Raises UsageError for every error in the file."""
     path = Path(spec.name)
     encoder, code, where = made_by(spec, device, precision)
     with errors_of(where):
@@ -219,8 +269,11 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
 
 
 def made_by(spec: ModelSpec, device: str, precision: Precision) -> tuple[Any, str, str]:
-    """Run a file; return its `model` or what its `load` returns, `code_sha256`, and which of both
-    it was, for messages. Raises UsageError, one line, whatever goes wrong there."""
+    """Run a user's file.
+
+    Return what its `load` returns, or its `model`; `code_sha256`; and the call or the name in the
+    file, for messages. Raises UsageError for every error in the file.
+    """
     path = Path(spec.name)
     with faults_of(f"cannot read {path}: "):
         content = read_bytes(path)
@@ -233,15 +286,20 @@ def made_by(spec: ModelSpec, device: str, precision: Precision) -> tuple[Any, st
         raise UsageError(f"{path} has no function `load(device, precision)` and no `model`")
     if spec.arguments and not callable(make):
         raise UsageError(f"'{spec.text}': {path} has no function `load` to take arguments")
-    given = [repr(device), repr(precision), *(f"{k}={v!r}" for k, v in spec.arguments.items())]
-    where = f"{path}: load({', '.join(given)})" if callable(make) else f"{path}: `model`"
+    if not callable(make):
+        return model, code, f"{path}: `model`"
+    arguments = [repr(device), repr(precision)]
+    arguments += [f"{name}={value!r}" for name, value in spec.arguments.items()]
+    where = f"{path}: load({', '.join(arguments)})"
     with errors_of(where):
-        made = make(device, precision, **spec.arguments) if callable(make) else model
-    return made, code, where
+        return make(device, precision, **spec.arguments), code, where
 
 
 def _run(path: Path, content: bytes, name: str) -> ModuleType:
-    """Run the hashed content as a module; it finds no neighbours, which the hash does not cover."""
+    """Run the content of a file as a module, and return the module.
+
+    It cannot import files beside it, which the hash of the code does not cover.
+    """
     module = sys.modules[name] = ModuleType(name)  # where dataclasses and pickle look for it
     module.__file__ = str(path)
     exec(compile(content, str(path), "exec"), module.__dict__)
@@ -249,24 +307,40 @@ def _run(path: Path, content: bytes, name: str) -> ModuleType:
 
 
 def _guard(encoder: Any, path: Path) -> None:
-    """Wrap the methods so that their errors, and outputs of another form, are a UsageError."""
+    """Wrap the methods of an encoder, so that errors and invalid outputs raise UsageError."""
     widths: set[int] = set()
+    names = {*checks.methods(checks.CrossAttentionEncoder), *checks.methods(checks.PairScorer)}
+    for name in names:
+        method = getattr(encoder, name, None)
+        if callable(method):
+            # `referred_weights` looks into a partial, and finds the method's weights.
+            setattr(encoder, name, partial(_call_guarded, path, name, method, widths))
 
-    def call(name: str, method: Callable[..., Any], given: Any, *more: Any) -> Any:
-        with errors_of(f"{path}: {name}"):
-            output = method(given, *more)
-            checks.require_output(name, given, output, widths, str(path))
-            return output
 
-    protocols = checks.CrossAttentionEncoder, checks.PairScorer
-    for name in {name for protocol in protocols for name in checks.methods(protocol)}:
-        if callable(method := getattr(encoder, name, None)):
-            setattr(encoder, name, partial(call, name, method))
+def _call_guarded(
+    path: Path,
+    name: str,
+    method: Callable[..., Any],
+    widths: set[int],
+    inputs: Any,
+    *arguments: Any,
+) -> Any:
+    """Call a method of a user's encoder. Raises UsageError for errors and invalid outputs.
+
+    `widths` collects the dimensions of features.
+    """
+    with errors_of(f"{path}: {name}"):
+        output = method(inputs, *arguments)
+        checks.require_output(name, inputs, output, widths, str(path))
+        return output
 
 
 @contextmanager
 def errors_of(where: str) -> Iterator[None]:
-    """Report whatever the user's code raises, `sys.exit` included; --debug shows where in it."""
+    """Raise UsageError for everything that the user's code in this context raises.
+
+    `sys.exit` counts as an error too. With --debug, the traceback is shown.
+    """
     try:
         yield
     except (UsageError, KeyboardInterrupt):
@@ -277,6 +351,7 @@ def errors_of(where: str) -> Iterator[None]:
 
 
 def _require_honest(info: EncoderInfo, precision: Precision, where: str) -> None:
+    """Raise UsageError if a user's model describes itself in a way that results cannot record."""
     if info.precision != precision:
         raise UsageError(f"{where} made a model of precision {info.precision}: choose that one")
     if info.weights is not None:

@@ -1,4 +1,4 @@
-"""Files of weights before a library opens them: what else a file may be, and how large a header."""
+"""Checks of files of weights before a library opens them: their kind, and the size of a header."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from safetensors import safe_open
 from cosmos_eval.types import UsageError
 
 LARGEST_HEADER = 16 << 20
-"""Bytes of the largest header of a safetensors file that is read: about 100,000 tensors."""
+"""The largest header of a safetensors file that is read, in bytes: about 100,000 tensors."""
 
 _FIRST_BYTES = 4096
 _LFS = b"version https://git-lfs.github.com/spec"
@@ -19,7 +19,7 @@ _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 def require_weights(path: Path) -> None:
-    """Raise UsageError, which says what it is instead, for a file that is not one of weights."""
+    """Raise UsageError for a file that does not hold weights, with its actual content."""
     if path.suffix in (".npz", ".npy"):
         return
     with path.open("rb") as file:
@@ -35,24 +35,27 @@ def require_weights(path: Path) -> None:
 
 
 def tensor_shapes(files: Sequence[Path]) -> Mapping[str, Sequence[int]]:
-    """Return the shapes of the tensors of safetensors files by their names, from their headers.
-    Raises UsageError as `require_weights` does."""
+    """Return the shapes of the tensors of safetensors files by their names.
+
+    Only the headers are read. Raises UsageError for a file that does not hold weights.
+    """
     shapes: dict[str, Sequence[int]] = {}
     for path in files:
         require_weights(path)
         with safe_open(path, "numpy") as opened:
             names = opened.keys()
-            shapes.update({name: opened.get_slice(name).get_shape() for name in names})
+            for name in names:
+                shapes[name] = opened.get_slice(name).get_shape()
     return shapes
 
 
 def count_values(shapes: Mapping[str, Sequence[int]]) -> int:
-    """Return how many numbers the tensors of these shapes hold."""
+    """Return how many values the tensors of these shapes hold together."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _other_content(start: bytes) -> str | None:
-    """Say what a file is that begins so, if it is of another kind than weights."""
+    """Describe a file by its start if it does not hold weights, or return None if it may."""
     if not start:
         return "is empty: fetch it again"
     if start.startswith(_LFS):
@@ -69,11 +72,12 @@ def _other_content(start: bytes) -> str | None:
 
 
 def _safetensors_fault(start: bytes, size: int) -> str | None:
-    header = _header_size(start)
+    """Describe a .safetensors file that is not valid, or return None if it is valid."""
     if _is_safetensors(start, size):
-        if header <= LARGEST_HEADER:
+        header_size = _header_size(start)
+        if header_size <= LARGEST_HEADER:
             return None
-        return f"has a header of {header:,} bytes; at most {LARGEST_HEADER:,} are read"
+        return f"has a header of {header_size:,} bytes; at most {LARGEST_HEADER:,} are read"
     if start.startswith((_ZIP, *_PICKLES)):
         return (
             "is a pickle, as torch.save writes it, and not the safetensors file that its name "
@@ -83,9 +87,10 @@ def _safetensors_fault(start: bytes, size: int) -> str | None:
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
-    """Whether a file begins with the length of a header, which fits into it, and with JSON."""
+    """Return whether a file begins with the size of a header that fits into it, and with JSON."""
     return start[8:9] == b"{" and _header_size(start) <= size - 8
 
 
 def _header_size(start: bytes) -> int:
+    """Return the size of the header that a safetensors file states."""
     return int.from_bytes(start[:8], "little")

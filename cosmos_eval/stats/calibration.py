@@ -1,9 +1,10 @@
 """The expected calibration error and its interval.
 
-Noise makes gaps between accuracy and confidence where there are none, so that the error of samples
-lies above that of their population, and that of resamples higher still: a percentile bootstrap of a
-calibrated model never holds 0. The interval here is of the population's error, by tests of what it
-may be. Shapes: N samples, B bins.
+Noise makes gaps between accuracy and confidence even if a model is calibrated. So the error of
+samples lies above the error of their population, and the error of resamples is higher still: the
+percentile bootstrap interval of a calibrated model never contains 0. The interval here is for the
+population's error: it holds all errors that a test does not reject. Shapes: N samples, B bins, R
+draws.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from cosmos_eval.types import Interval
 BINS = 15  # of Guo et al. 2017, section 4
 INVERTED_TEST = "inverted test of calibration"
 _DRAWS = 2_000
-_PRECISION = 1e-5  # of the ends, as a share of what is searched
-_RARE = 0.01  # below it, draws are too few to tell how improbable so small an error is
+_PRECISION = 1e-5  # of the ends, as a share of the range that is searched
+_RARE = 0.01  # draws are too few to estimate a probability below this one
 
 
 class CalibrationSums(NamedTuple):
-    """Of N samples: 1 (N,), and in the column of its bin whether it is a hit, minus its confidence
-    (N, bins)."""
+    """The terms of the calibration error, whose sums over N samples decide it."""
 
+    # (N,) ones.
     samples: Values
+    # (N, B): 1 or 0 for a hit or a miss, minus the confidence, in the column of the sample's bin.
     gaps: Values
 
 
@@ -37,8 +39,10 @@ def calibration_error(
 ) -> FunctionOfSums:
     """Return the expected calibration error of confidences (N,) in (0, 1] and hits (N,).
 
-    |accuracy - mean confidence| of every bin ((m - 1) / bins, m / bins], weighted by its number of
-    samples (Guo et al. 2017, arXiv:1706.04599, equation 3). Raises ValueError for others."""
+    It is the mean of |accuracy - mean confidence| over the bins ((m - 1) / bins, m / bins], each
+    weighted by its number of samples (Guo et al. 2017, arXiv:1706.04599, equation 3). Raises
+    ValueError for other confidences.
+    """
     if not ((confidences > 0) & (confidences <= 1)).all():
         raise ValueError("confidences must lie in (0, 1]")
     gaps = np.zeros((len(hits), bins))
@@ -49,42 +53,48 @@ def calibration_error(
 
 
 def _mean_gap(sums: CalibrationSums) -> Values:
+    """Return the calibration error (...,) from sums (...,) and (..., B)."""
     gap: Values = np.abs(sums.gaps).sum(axis=-1) / sums.samples
     return gap
 
 
 def calibration_interval(sums: CalibrationSums, level: float) -> Interval:
-    """Return the calibration errors of a population that could well show these samples.
+    """Return the calibration errors of populations that could well show these samples.
 
-    An error is too high if the probability of showing so little is below (1 - level) / 2 times that
-    of a calibrated model, so that good luck does not make the interval narrow. It is too low if the
-    probability of showing so much is below (1 - level) / 2. The interval holds the error of the
-    samples, too.
+    An error is too low if a population with that error shows the error of the samples, or a larger
+    one, with a probability below (1 - level) / 2. An error is too high if a population with that
+    error shows the error of the samples, or a smaller one, with a probability below (1 - level) / 2
+    times the same probability for a calibrated population. The factor keeps good luck from making
+    the interval narrow. The interval also contains the error of the samples.
     """
-    test = _ErrorTest.of(sums, (1 - level) / 2)
+    test = _ErrorTest(sums, (1 - level) / 2)
     low, high = test.lowest(), test.highest()
-    return Interval(min(low, test.shown), min(1.0, max(high, test.shown)), INVERTED_TEST, level)
+    sample_error = test.sample_error
+    return Interval(min(low, sample_error), min(1.0, max(high, sample_error)), INVERTED_TEST, level)
 
 
-class _ErrorTest(NamedTuple):
-    """What samples show of a population: if the gaps of its bins are d, the sum of |d + noise|."""
+class _ErrorTest:
+    """A test of the calibration error of a population.
 
-    gaps: Values  # (B,) of the samples
-    noise: Values  # (B,) their standard errors
-    draws: Values  # (R, B) of the noise
-    shown: float  # the error of the samples
-    error: float  # of the test, on one side
+    If the gaps of a population's bins are d (B,), its samples show an error of sum(|d + noise|).
+    """
 
-    @classmethod
-    def of(cls, sums: CalibrationSums, error: float) -> _ErrorTest:
-        gaps, noise = _gaps_of_bins(sums)
-        draws = noise * np.random.default_rng(0).standard_normal((_DRAWS, len(noise)))
-        return cls(gaps, noise, draws, float(gaps.sum()), error)
+    def __init__(self, sums: CalibrationSums, significance: float) -> None:
+        self.significance = significance  # of the test, on one side
+        # The absolute gaps of the samples (B,), their standard errors (B,), and draws of noise with
+        # these standard errors (R, B).
+        self.gaps, self.noise = _gaps_of_bins(sums)
+        normal_draws = np.random.default_rng(0).standard_normal((_DRAWS, len(self.noise)))
+        self.draws = self.noise * normal_draws
+        self.sample_error = float(self.gaps.sum())
 
     def lowest(self) -> float:
-        """Return the least error that may be, of the likeliest gaps with this error: those of the
-        samples, shrunk by a multiple of their variances (Lagrange)."""
-        from scipy.optimize import bisect  # which commands that compute nothing need not wait for
+        """Return the least error of a population that the test does not reject.
+
+        For each error, the likeliest gaps are tested. These are the gaps of the samples, shrunk by
+        a multiple of their variances (Lagrange).
+        """
+        from scipy.optimize import bisect  # loading it takes long, and few commands need it
 
         all_shrunk = float((self.gaps / np.square(self.noise)).max())
         if self._too_low(all_shrunk) <= 0:
@@ -93,44 +103,60 @@ class _ErrorTest(NamedTuple):
         return float(self._shrunk(shrinkage).sum())
 
     def highest(self) -> float:
-        """Return the largest error that may be, of gaps that are spread over the bins like the
-        noise, which adds least to them."""
+        """Return the largest error of a population that the test does not reject.
+
+        For each error, gaps that are proportional to the noise are tested, because noise adds least
+        to them.
+        """
         from scipy.optimize import bisect
 
         if self._share_below(np.zeros(len(self.noise))) > _RARE:
-            most = self.shown + 40 * float(self.noise.sum())
+            most = self.sample_error + 40 * float(self.noise.sum())
             return float(bisect(self._too_high, 0.0, most, xtol=_PRECISION * most))
-        # The limit for samples that show no error at all: a ratio of normal densities.
-        return float(self.noise.sum()) * math.sqrt(-2 * math.log(self.error) / len(self.noise))
+        # The draws are too few to tell how improbable such a small error is. This is the limit for
+        # samples that show no error at all: a ratio of normal densities.
+        factor = math.sqrt(-2 * math.log(self.significance) / len(self.noise))
+        return float(self.noise.sum()) * factor
 
     def _too_low(self, shrinkage: float) -> float:
-        return self._share_below(self._shrunk(shrinkage)) - (1 - self.error)
+        """Return a number above 0 if shrunk gaps are rejected because their error is too low."""
+        return self._share_below(self._shrunk(shrinkage)) - (1 - self.significance)
 
     def _too_high(self, population_error: float) -> float:
+        """Return a number below 0 if an error is rejected because it is too high."""
         calibrated = self._share_below(np.zeros(len(self.noise)))
-        spread = population_error * self.noise / self.noise.sum()
-        return self._share_below(spread) - self.error * calibrated
+        gaps = population_error * self.noise / self.noise.sum()
+        return self._share_below(gaps) - self.significance * calibrated
 
     def _shrunk(self, shrinkage: float) -> Values:
+        """Return the gaps of the samples (B,), shrunk by a multiple of their variances."""
         gaps: Values = np.maximum(0, self.gaps - shrinkage * np.square(self.noise))
         return gaps
 
     def _share_below(self, gaps: Values) -> float:
-        return float((np.abs(gaps + self.draws).sum(axis=1) <= self.shown).mean())
+        """Return how often a population with gaps (B,) shows at most the error of the samples."""
+        errors = np.abs(gaps + self.draws).sum(axis=1)
+        return float((errors <= self.sample_error).mean())
 
 
 def _gaps_of_bins(sums: CalibrationSums) -> tuple[Values, Values]:
-    """Return the absolute mean gap of every bin that has samples, and its standard error, (B,)
-    each. Two more hits and two more misses a bin (Agresti and Coull 1998, The American Statistician
-    52) make an error where all samples are right."""
+    """Return the absolute gap of each bin that has samples, and its standard error, (B,) each.
+
+    Gaps are divided by the number of all samples. Two more hits and two more misses are added to
+    each bin (Agresti and Coull 1998, The American Statistician 52), so that the standard error is
+    not 0 if all samples of a bin are right.
+    """
     gap = sums.gaps.sum(axis=1)
     hits = gap >= 0  # confidences are above 0, so that a miss has a gap below 0
     confidences = np.abs(hits - gap)
     last = sums.gaps.shape[1] - 1
     bin_of = np.where(gap == 0, last, (sums.gaps != 0).argmax(axis=1))  # a hit of confidence 1
     _, bin_of, n = np.unique(bin_of, return_inverse=True, return_counts=True)
-    right, sure, squares = (np.bincount(bin_of, x) for x in (hits, confidences, confidences**2))
+    right = np.bincount(bin_of, hits)
+    sum_of_confidences = np.bincount(bin_of, confidences)
+    sum_of_squares = np.bincount(bin_of, confidences**2)
     accuracy = (right + 2) / (n + 4)
-    second_moments = (accuracy * (n - 2 * sure) + squares) / len(gap)
-    variances = (second_moments - np.square((accuracy * n - sure) / len(gap))) / len(gap)
-    return np.abs(right - sure) / len(gap), np.sqrt(variances)
+    second_moments = (accuracy * (n - 2 * sum_of_confidences) + sum_of_squares) / len(gap)
+    mean_gaps = (accuracy * n - sum_of_confidences) / len(gap)
+    variances = (second_moments - np.square(mean_gaps)) / len(gap)
+    return np.abs(right - sum_of_confidences) / len(gap), np.sqrt(variances)

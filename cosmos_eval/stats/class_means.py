@@ -1,9 +1,9 @@
-"""The interval of a mean over classes of figures in [0, 1] that are shares of few samples each.
+"""The interval of a mean over classes of scores in [0, 1], each a share of few samples.
 
 The jackknife (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11) is for the
-expected value at this number of samples. Unlike a resample, what remains without one sample hardly
-ever lacks a class, and has no sample twice. Where nearly everything is right the jackknife sees too
-little, so that the interval also holds the means under which the counts are likely.
+expected value at this number of samples. Unlike a resample, N - 1 of N samples hardly ever lack a
+class, and hold no sample twice. If nearly everything is right, the jackknife sees too little of the
+error. Therefore, the interval also contains all means under which the counts are likely.
 Shapes: N samples, C classes.
 """
 
@@ -19,18 +19,23 @@ JACKKNIFE_OR_LIKELIHOOD = "jackknife or likelihood"
 
 
 class LeftOut(NamedTuple):
-    """A mean over classes (C,), and what it is without each of N samples, NaN if there is none."""
+    """A mean over classes, and the mean without each sample."""
 
     value: float
-    without_sample: Values  # (N,)
-    right: Values  # (C,) of the samples of a class, how many are right, fractions included
-    samples: Values  # (C,)
+    # (N,): the mean without each sample, NaN if there is none.
+    without_sample: Values
+    # (C,): how many samples of each class are right, fractions included.
+    right: Values
+    # (C,): how many samples each class has.
+    samples: Values
 
 
 def jackknife_ends(value: float, without_sample: Values, level: float) -> tuple[float, float]:
-    """Return value -+ t x the standard error by what the value is without each sample (N,), within
-    [0, 1]."""
-    from scipy.special import stdtrit  # which commands that compute nothing need not wait for
+    """Return value -+ t x standard error, within [0, 1].
+
+    The error is by the jackknife, from the values without each sample, (N,).
+    """
+    from scipy.special import stdtrit  # loading it takes long, and few commands need it
 
     n = len(without_sample)
     error = math.sqrt((n - 1) * without_sample.var())
@@ -39,12 +44,12 @@ def jackknife_ends(value: float, without_sample: Values, level: float) -> tuple[
 
 
 def jackknife_or_likelihood(mean: LeftOut, level: float) -> Interval:
-    """Return the wider interval, at each end, of the jackknife and of the profile likelihood."""
+    """Return the interval by the jackknife or the profile likelihood, the wider one at each end."""
     from cosmos_eval.stats.shares import likely_means  # which imports SciPy
 
-    usable = mean.without_sample[~np.isnan(mean.without_sample)]
+    known_values = mean.without_sample[~np.isnan(mean.without_sample)]
     low, high = likely_means(mean.right, mean.samples, level)
-    if len(usable) > 1:
-        ends = jackknife_ends(mean.value, usable, level)
-        low, high = min(low, ends[0]), max(high, ends[1])
+    if len(known_values) > 1:
+        jackknife_low, jackknife_high = jackknife_ends(mean.value, known_values, level)
+        low, high = min(low, jackknife_low), max(high, jackknife_high)
     return Interval(low, high, JACKKNIFE_OR_LIKELIHOOD, level)

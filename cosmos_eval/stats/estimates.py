@@ -1,7 +1,9 @@
-"""What a metric is of the samples of a result: estimates that have intervals and paired tests.
+"""Estimates: metrics as functions of the samples of a result, with intervals and paired tests.
 
-Each kind holds the arrays that its value follows from. All but `Proportion` are resampled: they
-give values (R,) for weights (R, C), how often each of C clusters is drawn in each of R resamples.
+Each kind of estimate holds the arrays that its value follows from. `stats.intervals` has the
+intervals of each kind, and `stats.paired` the paired tests. All kinds but `Proportion` can be
+resampled: from weights (R, C), how often each of C clusters is drawn in each of R resamples, follow
+values (R,).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,41 +20,60 @@ Ints = NDArray[np.integer]
 
 
 class Proportion(NamedTuple):
-    """The proportion of hits (N,) among independent samples. Its interval is Wilson's, its paired
-    test McNemar's."""
+    """The proportion of hits among independent samples.
 
+    Its interval is Wilson's, its paired test McNemar's.
+    """
+
+    # (N,)
     hits: NDArray[np.bool_]
 
     @property
     def value(self) -> float:
         return float(self.hits.mean())
 
+    def drawn_sizes(self) -> None:
+        """Return None: a proportion is not resampled."""
+
 
 class Mean(NamedTuple):
-    """The mean of values (N,); samples with the same number in clusters (N,) are dependent.
-    Interval and paired test are by a bootstrap over clusters."""
+    """The mean of values of samples that may depend on each other.
 
+    Interval and paired test are by a bootstrap over clusters.
+    """
+
+    # (N,)
     values: NDArray[Any]
+    # (N,) numbers: samples with the same number depend on each other.
     clusters: Ints
 
     @property
     def value(self) -> float:
         return float(self.values.mean())
 
+    def drawn_sizes(self) -> tuple[int, ...]:
+        """Return the number of clusters, which a bootstrap draws."""
+        return (len(np.unique(self.clusters)),)
+
 
 class MeanRank(Mean):
-    """The mean of ranks (N,), from 1, whose distribution has a long tail: its interval is Hall's.
-    Otherwise like `Mean`."""
+    """The mean of ranks (N,), from 1, whose distribution has a long tail.
+
+    Its interval is Hall's. Everything else is as for `Mean`.
+    """
 
     __slots__ = ()
 
 
 class Median(NamedTuple):
-    """The median of values (N,), otherwise like `Mean`; of an even number the mean of two, or the
-    whole number below (`floor`)."""
+    """The median of values. Interval and paired test are as for `Mean`."""
 
+    # (N,)
     values: Ints
+    # (N,) numbers: samples with the same number depend on each other.
     clusters: Ints
+    # Of an even number of values, the median is the mean of the two in the middle. With `floor`, it
+    # is the whole number below.
     floor: bool = False
 
     @property
@@ -60,17 +81,26 @@ class Median(NamedTuple):
         median = float(np.median(self.values))
         return float(np.floor(median)) if self.floor else median
 
+    def drawn_sizes(self) -> tuple[int, ...]:
+        """Return the number of clusters, which a bootstrap draws."""
+        return (len(np.unique(self.clusters)),)
+
 
 class GroupMean(NamedTuple):
-    """The mean, or the `lowest`, of the proportions of hits (N,) of groups (N,). Samples with the
-    same number in clusters (N,) are dependent; without clusters all are independent. The paired
-    test is by a bootstrap over clusters or samples, and so is the interval of a mean of dependent
-    samples; other intervals are by binomial counts (`stats.shares`). A group that a resample does
-    not draw is left out of it."""
+    """The mean, or the lowest, of the proportions of hits of groups, such as classes.
 
+    The paired test is by a bootstrap over clusters or samples, and so is the interval of a mean of
+    dependent samples. Other intervals are by binomial counts (`stats.shares`). A group that a
+    resample does not draw is left out of its mean.
+    """
+
+    # (N,)
     hits: NDArray[np.bool_]
+    # (N,) numbers of the groups.
     groups: Ints
+    # (N,) numbers: samples with the same number depend on each other. None: all are independent.
     clusters: Ints | None = None
+    # Whether the value is the lowest proportion instead of the mean.
     lowest: bool = False
 
     @property
@@ -79,105 +109,144 @@ class GroupMean(NamedTuple):
         proportions = np.bincount(group, weights=self.hits) / np.bincount(group)
         return float(proportions.min() if self.lowest else np.mean(proportions))
 
+    def drawn_sizes(self) -> tuple[int, ...] | None:
+        """Return the number of clusters, which a bootstrap draws; None without clusters."""
+        if self.clusters is None:
+            return None
+        return (len(np.unique(self.clusters)),)
+
 
 class CrossedMean(NamedTuple):
-    """The mean of hits (N, D) of N samples by D draws of what classifies them. The interval is
-    Wilson's with Student's t (`stats.crossed`). The paired test is by a bootstrap that draws
-    samples and draws, each on their own (Owen 2007, "The pigeonhole bootstrap", Annals of Applied
-    Statistics 1)."""
+    """The mean of hits of N samples by D draws of a classifier, such as few-shot classifiers.
 
+    The interval is Wilson's with Student's t (`stats.crossed`). The paired test is by a bootstrap
+    that draws samples and draws, independently of each other (Owen 2007, "The pigeonhole
+    bootstrap", Annals of Applied Statistics 1).
+    """
+
+    # (N, D)
     hits: NDArray[np.bool_]
 
     @property
     def value(self) -> float:
         return float(self.hits.mean())
 
+    def drawn_sizes(self) -> tuple[int, ...]:
+        """Return N and D: a bootstrap draws samples, and draws of the classifier."""
+        return self.hits.shape
+
 
 class FunctionOfSums(NamedTuple):
-    """A function of sums over independent samples, such as an intersection over a union. `terms` is
-    a NamedTuple of arrays (N, ...); `function` gets their sums and returns the value, NaN where
-    there is none, or values (R,) of sums (R, ...). Interval and paired test are by a bootstrap over
-    samples; functions with the same `terms` share its sums. Of many samples the interval is
-    faster where they are drawn `one_by_one`, by other random numbers. Where resamples are biased,
-    as of means over classes, the interval of a fraction is by the `jackknife`, or `interval`
-    returns it, given the terms and the level."""
+    """A function of sums over independent samples, such as an intersection over a union.
 
+    Interval and paired test are by a bootstrap over samples. Functions with the same `terms` share
+    its sums.
+    """
+
+    # A NamedTuple of arrays (N, ...).
     terms: Any
+    # Maps the sums of the terms to the value, and sums (R, ...) to values (R,). It is NaN if there
+    # is no value.
     function: Callable[[Any], Values]
+    # Draw the samples of the interval's resamples one by one, which is faster for many samples. The
+    # random numbers are others.
     one_by_one: bool = False
+    # The interval of a fraction is by the jackknife, because resamples would be biased, as for
+    # means over classes.
     jackknife: bool = False
+    # Returns the interval from the terms and the level, instead of the bootstrap.
     interval: Callable[[Any, float], Interval] | None = None
 
     @property
     def value(self) -> float:
         return float(self.function(self.terms._make(term.sum(0) for term in self.terms)))
 
+    def drawn_sizes(self) -> tuple[int, ...]:
+        """Return the number of samples, which a bootstrap draws."""
+        return (len(self.terms[0]),)
+
 
 class FunctionOfWeights(NamedTuple):
-    """A function of how often each of N independent samples (N, ...) is drawn, such as average
-    precision: `prepare` gets the samples and returns the function of weights (R, N) -> values (R,),
-    NaN where there is none. The paired test is by a bootstrap over samples, and so is the interval
-    if no `interval` returns it, given the samples and the level."""
+    """A function of how often each of N independent samples is drawn, such as average precision.
 
+    The paired test is by a bootstrap over samples, and so is the interval without `interval`.
+    """
+
+    # (N, ...)
     samples: NDArray[Any]
+    # Returns the function of weights (R, N) to values (R,) from the samples. A value is NaN if
+    # there is none.
     prepare: Callable[[NDArray[Any]], Callable[[Values], Values]]
+    # Returns the interval from the samples and the level.
     interval: Callable[[NDArray[Any], float], Interval] | None = None
 
     @property
     def value(self) -> float:
         return float(self.prepare(self.samples)(np.ones((1, len(self.samples))))[0])
 
+    def drawn_sizes(self) -> tuple[int, ...]:
+        """Return the number of samples, which a bootstrap draws."""
+        return (len(self.samples),)
+
 
 Estimate = Proportion | Mean | Median | GroupMean | CrossedMean | FunctionOfSums | FunctionOfWeights
 
 
 def without(estimate: Estimate, keep: NDArray[np.bool_]) -> Estimate:
-    """Return an estimate of those clusters, or samples, that are to be kept (C,)."""
+    """Return an estimate without some clusters, or samples: `keep` (C,) is False for these."""
     if isinstance(estimate, FunctionOfSums):
         terms = estimate.terms._make(term[keep] for term in estimate.terms)
         return estimate._replace(terms=terms)
     clusters = getattr(estimate, "clusters", None)
-    kept = keep if clusters is None else keep[clusters]
-    arrays: Any = {
-        n: a[kept] if isinstance(a, np.ndarray) else a for n, a in estimate._asdict().items()
-    }
+    keep_sample = keep if clusters is None else keep[clusters]
+    arrays: dict[str, Any] = {}
+    for name, field in estimate._asdict().items():
+        if isinstance(field, np.ndarray):
+            arrays[name] = field[keep_sample]
     return estimate._replace(**arrays)
 
 
-def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return part / whole, NaN where whole is 0."""
-    empty = np.full(np.shape(whole), np.nan)
-    return np.divide(part, whole, out=empty, where=np.asarray(whole) > 0)
+def ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> NDArray[np.float64]:
+    """Return numerator / denominator, NaN if the denominator is 0."""
+    result = np.full(np.shape(denominator), np.nan)
+    return np.divide(numerator, denominator, out=result, where=np.asarray(denominator) > 0)
 
 
 def mean_of_known(values: NDArray[np.float64]) -> Values:
-    """Return the means (R,) over the values (C, R) that are not NaN, NaN where all are."""
+    """Return the means (R,) over the first axis of values (C, R), without those that are NaN.
+
+    The mean of values that are all NaN is NaN.
+    """
     return ratio(np.nansum(values, axis=0), np.sum(~np.isnan(values), axis=0))
 
 
 def means_of_groups(
     names: Sequence[str], group: Ints, columns: Mapping[str, NDArray[Any]], counted: str
 ) -> dict[str, dict[str, float | None]]:
-    """Return for each named group the means of columns (N,), and how many samples are `counted`.
-    `group` (N,) holds indices of names; means of a group without samples are None."""
+    """Return the means of columns (N,) over the samples of each group, and their number.
+
+    `group` (N,) holds the index of each sample's group in `names`, and `counted` is the key of the
+    number of samples. The means of a group without samples are None.
+    """
     counts = np.bincount(group, minlength=len(names))
-    means = {
-        column: ratio(np.bincount(group, weights=values, minlength=len(names)), counts)
-        for column, values in columns.items()
-    }
-    return {
-        name: {
-            **{column: float(m[i]) if counts[i] else None for column, m in means.items()},
-            counted: int(counts[i]),
-        }
-        for i, name in enumerate(names)
-    }
+    means = {}
+    for column, values in columns.items():
+        sums = np.bincount(group, weights=values, minlength=len(names))
+        means[column] = ratio(sums, counts)
+    rows: dict[str, dict[str, float | None]] = {}
+    for index, name in enumerate(names):
+        row: dict[str, float | None] = {}
+        for column in columns:
+            row[column] = float(means[column][index]) if counts[index] else None
+        row[counted] = int(counts[index])
+        rows[name] = row
+    return rows
 
 
 def first_equal(features: Features) -> NDArray[np.int64]:
-    """Return the index of the first row that is equal, for each row of (N, D) features.
+    """Return the index of the first equal row of each row of features (N, D), (N,).
 
-    Hashes of 8 bytes tell which rows can have an equal one: only these are kept and compared.
+    Hashes of 8 bytes show which rows may have an equal row. Only these are compared.
     """
     first = np.arange(len(features))
     hashes = np.fromiter((hash(row.tobytes()) for row in features), np.int64, len(features))
@@ -189,6 +258,7 @@ def first_equal(features: Features) -> NDArray[np.int64]:
 
 
 def require_finite(*features: Features) -> None:
-    """Raise ValueError for features that are not finite."""
-    if not all(np.isfinite(some).all() for some in features):
-        raise ValueError("features hold NaN or infinity")
+    """Raise ValueError if any features are NaN or infinite."""
+    for array in features:
+        if not np.isfinite(array).all():
+            raise ValueError("features hold NaN or infinity")

@@ -1,21 +1,24 @@
-"""Two methods, each trained several times: differences whose errors cover seeds and images.
+"""Comparisons of two methods, each trained several times. Errors cover both seeds and images.
 
 Model: value of a training on an image = method + seed (of the method) + image + method x image +
-rest, of which all but the method are random. A training's value over all images is disturbed by
-its seed, and by the images in a way that trainings have in common as far as they agree on images:
-`image_covariance` of the trainings' values holds that. With c = 1/k of each training of A and -1/k
-of B, c' covariance c is the part of the images in the variance of the difference; the variance
-between the values of a group's trainings, less what the rest adds to it, over k is that of its
-seeds. By chance the values of few trainings lie closer together than images without seeds make
-them. An error is therefore never below that by images: of the test with seeds and the test by
-images alone, the wider interval and the larger p-value count.
+rest. All terms but the method are random. So a training's value over all images varies by its seed
+and by the draw of the images. The images move all trainings in a similar way, as far as trainings
+agree on images: this is the `image_covariance` of the trainings' values.
 
-Degrees of freedom within the seeds: Satterthwaite 1946, Biometrics Bulletin 2; of two groups of the
-same size they are Welch's, and the smaller size counts for both otherwise. Quantiles of seeds and
-images together: Cochran and Cox 1957, "Experimental Designs", section 4.14, since Satterthwaite's
+The variance of the difference of two means of k trainings each is the sum of
+- images: c' covariance c, with c = 1/k for each training of A and -1/k for each training of B;
+- seeds, for each method: the variance between the values of its trainings, less the variance that
+  the rest adds to it, over k.
+By chance, the values of few trainings may lie closer together than images move them even if seeds
+have no effect. An error is therefore never below the error by images only: of the test with seeds
+and the test by images only, the wider interval and the larger p-value count.
+
+Degrees of freedom within the seeds: Satterthwaite 1946, Biometrics Bulletin 2. For two groups of
+the same size they are Welch's; otherwise, the smaller size counts for both. Quantiles of seeds and
+images together: Cochran and Cox 1957, "Experimental Designs", section 4.14, because Satterthwaite's
 degrees of freedom are too many if a large variance, known from few trainings, happens to look small
-beside one that is well known. The design is that of several readers and cases (Obuchowski and
-Rockette 1995, Communications in Statistics 24; Hillis 2007, Statistics in Medicine 26), with
+beside a variance that is well known. The design is that of several readers and cases (Obuchowski
+and Rockette 1995, Communications in Statistics 24; Hillis 2007, Statistics in Medicine 26), with
 readers nested in methods. Jackknife: Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
 chapter 11. Shapes: S trainings, C clusters (images), G groups of samples.
 """
@@ -41,51 +44,63 @@ _LEAST_P = 1e-100  # below which quantiles of t are not accurate
 
 
 class Trainings(NamedTuple):
-    """The k trainings of a method, or k pairs of trainings of two methods: the variance between
-    their values, and the variance of a value by images that its other trainings do not share. Those
-    of two methods that vary alike are `pooled`: k is then what one over the sum of their inverse
-    numbers is, and `freedom` the degrees of freedom of `between`, otherwise k - 1."""
+    """The trainings of a method, or pairs of trainings of two methods, and how they vary.
 
+    The trainings of two methods that vary alike may be pooled.
+    """
+
+    # The number of trainings or pairs. For pooled trainings, k_A and k_B: 1 / (1/k_A + 1/k_B).
     k: float
+    # The variance between their values.
     between: float
+    # The variance of a value by images that is not shared by the other trainings.
     rest: float
+    # The degrees of freedom of `between`, for pooled trainings. Otherwise, they are k - 1.
     freedom: int | None = None
 
     @property
     def dof(self) -> float:
+        """The degrees of freedom of `between`."""
         return self.k - 1 if self.freedom is None else self.freedom
 
     @property
     def seed_variance(self) -> float | None:
-        """The variance by seeds, which one training does not show."""
+        """The variance by seeds, None for a single training, which does not show it."""
         return max(0.0, self.between - self.rest) if self.dof > 0 else None
 
     @property
     def seed_sd(self) -> float | None:
+        """The standard deviation by seeds, None for a single training."""
         return None if self.seed_variance is None else math.sqrt(self.seed_variance)
 
 
 class ErrorVariance(NamedTuple):
-    """The variance of a difference: the part of the seeds, the part that trainings have in common
-    by the images, and the whole by the images alone. Arrays are of several studies."""
+    """The variance of a difference. Fields of type Any may be arrays, for several studies."""
 
+    # The variance by seeds, and its degrees of freedom.
     seeds: Any
     seeds_dof: Any
+    # The variance by images that all trainings of a method share.
     common: Any
+    # The variance by images only, as if seeds had no effect, and its degrees of freedom.
     images: float
     images_dof: float
 
     def half_width(self, tail: float) -> Any:
-        """Return how far the difference is off with a probability of `tail`, to one side."""
-        of_images = -stdtrit(self.images_dof, tail)
-        of_seeds = -stdtrit(self.seeds_dof, tail)
+        """Return how far the difference is off with a probability of `tail`, to one side.
+
+        The quantile of seeds and images together is the mean of both quantiles, weighted by the
+        variances (Cochran and Cox). The half width is at least the half width of images only.
+        """
+        image_quantile = -stdtrit(self.images_dof, tail)
+        seed_quantile = -stdtrit(self.seeds_dof, tail)
         total = self.seeds + self.common
-        weighted = (self.seeds * of_seeds + self.common * of_images) / np.sqrt(total)
-        return np.maximum(weighted, of_images * math.sqrt(self.images))
+        weighted = (self.seeds * seed_quantile + self.common * image_quantile) / np.sqrt(total)
+        return np.maximum(weighted, image_quantile * math.sqrt(self.images))
 
     def tail(self, distance: float) -> float:
         """Return the probability that a difference is off by a distance or more, to one side."""
-        from scipy.optimize import brentq  # which tables without groups need not wait for
+        from scipy.optimize import brentq  # loading it takes long, and tables rarely need it
 
         if distance == 0:
             return 0.5
@@ -93,22 +108,27 @@ class ErrorVariance(NamedTuple):
         def excess(log_tail: float) -> float:
             return float(self.half_width(math.exp(log_tail))) - abs(distance)
 
-        least = math.log(_LEAST_P)
-        tail = math.exp(least if excess(least) < 0 else brentq(excess, least, math.log(0.5)))
+        log_tail = math.log(_LEAST_P)
+        if excess(log_tail) >= 0:
+            log_tail = brentq(excess, log_tail, math.log(0.5))
+        tail = math.exp(log_tail)
         return tail if distance > 0 else 1 - tail
 
 
 class GroupDifference(NamedTuple):
-    """The mean of a metric over the trainings of one method (`a`) minus that of another (`b`), in
-    the metric's unit. `image_error` is the standard error by the images alone; `factors` are what
-    the seeds add: both groups, or the pairs of trainings of the same seed. `units` counts images.
-    """
+    """The mean of a metric over the trainings of method A minus the mean of method B."""
 
+    # The means, in the metric's unit.
     a: float
     b: float
+    # The trainings of A and of B.
     groups: tuple[Trainings, Trainings]
+    # The trainings whose seeds add to the error: both groups, or pairs of trainings of the same
+    # seed, or both groups pooled.
     factors: tuple[Trainings, ...]
+    # The standard error by images only.
     image_error: float
+    # The number of images.
     units: int
 
     @property
@@ -117,23 +137,28 @@ class GroupDifference(NamedTuple):
 
     @property
     def method(self) -> str:
-        return METHOD if self._several else IMAGES_ONLY
+        """The name of the method in results."""
+        return METHOD if self._repeated_trainings else IMAGES_ONLY
 
     @property
     def of_methods(self) -> bool:
-        """Whether both groups have seeds, so that the difference is one of methods."""
+        """True if both groups have several trainings, so that methods are compared."""
         return all(group.k > 1 for group in self.groups)
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of no difference; at least that of signs that are the same in all images."""
+        """The two-sided p-value for no difference.
+
+        It is at least the p-value of a sign test with the same sign in all images.
+        """
         return 2 * max(0.5**self.units, self._variance().tail(abs(self.difference)))
 
     def p_below(self, bound: float) -> float:
-        """One-sided p-value against a true difference of `bound` or more."""
+        """Return the one-sided p-value against a true difference of `bound` or more."""
         return max(0.5**self.units, self._variance().tail(bound - self.difference))
 
     def flipped(self) -> "GroupDifference":
+        """Return the difference of B minus A."""
         return self._replace(a=self.b, b=self.a, groups=self.groups[::-1])
 
     def interval(self, level: float = LEVEL) -> Interval:
@@ -148,64 +173,84 @@ class GroupDifference(NamedTuple):
         k: int | None = None,
         images: float = 1,
     ) -> float | None:
-        """The true difference that a two-sided test at `alpha` finds with probability `power`: with
-        these trainings or k of each method, and `images` times as many images. It is what it is on
-        average over how much so many trainings happen to vary. None where nothing varied."""
-        from scipy.optimize import brentq
+        """Return the true difference that a two-sided test finds with probability `power`.
 
-        dofs = [k - 1 if k else trainings.dof for trainings in self._several]
-        expected = [
-            (trainings.seed_variance or 0) + trainings.rest / images for trainings in self._several
+        The test is at `alpha`, with these trainings or with k of each method, and with `images`
+        times as many images. How much so many trainings happen to vary is averaged over. Return
+        None if nothing varied.
+        """
+        from scipy.optimize import brentq  # loading it takes long, and tables rarely need it
+
+        dofs = [k - 1 if k else trainings.dof for trainings in self._repeated_trainings]
+        expected_between = [
+            (trainings.seed_variance or 0) + trainings.rest / images
+            for trainings in self._repeated_trainings
         ]
-        true = self._variance(expected, k, images)
-        error = math.sqrt(true.seeds + true.common)
+        true_variance = self._variance(expected_between, k, images)
+        error = math.sqrt(true_variance.seeds + true_variance.common)
         if error == 0:
             return None
-        happened = np.meshgrid(*(2 * gammaincinv(dof / 2, _QUANTILES) / dof for dof in dofs))
-        between = [value * varied for value, varied in zip(expected, happened, strict=True)]
-        least = self._variance(between, k, images).half_width(alpha / 2)
+        # Estimated variances vary like chi-squared / dof: a grid of its quantiles, with one axis
+        # for each variance.
+        relative_variances = np.meshgrid(
+            *(2 * gammaincinv(dof / 2, _QUANTILES) / dof for dof in dofs)
+        )
+        estimated_between = [
+            variance * relative
+            for variance, relative in zip(expected_between, relative_variances, strict=True)
+        ]
+        least_significant = self._variance(estimated_between, k, images).half_width(alpha / 2)
 
-        def lacking(difference: float) -> float:
-            return float(np.mean(ndtr((difference - least) / error))) - power
+        def excess_power(difference: float) -> float:
+            return float(np.mean(ndtr((difference - least_significant) / error))) - power
 
-        return float(brentq(lacking, 0, np.max(least) + 10 * error))
+        return float(brentq(excess_power, 0, np.max(least_significant) + 10 * error))
 
     @property
-    def _several(self) -> list[Trainings]:
+    def _repeated_trainings(self) -> list[Trainings]:
+        """The factors that have several trainings."""
         return [trainings for trainings in self.factors if trainings.dof > 0]
 
     def _variance(
         self, between: Sequence[Any] | None = None, k: int | None = None, images: float = 1
     ) -> ErrorVariance:
-        """Return the variance of the difference for variances `between` trainings, by default those
-        that were seen; of k trainings of each method and `images` times as many images, if given.
+        """Return the variance of the difference.
 
-        No value is known better than to one image: groups that are all right would have no error
-        otherwise.
+        `between` holds the variance between trainings for each of the repeated trainings, by
+        default the estimated one. The variance is for k trainings of each method, by default as
+        many as there are, and for `images` times as many images. No value is known more exactly
+        than to one image: otherwise, groups that are all right would have no error.
         """
-        several, one_image = self._several, (self.units * images + 2) ** -2
-        sizes = [(k, k - 1) if k else (trainings.k, trainings.dof) for trainings in several]
-        values = between or [trainings.between for trainings in several]
-        of_groups: list[Any] = []
+        repeated = self._repeated_trainings
+        one_image = (self.units * images + 2) ** -2
+        variances_between = between or [trainings.between for trainings in repeated]
+        seed_variances: list[Any] = []
+        dofs: list[float] = []
         rest, rest_of_size = 0.0, 0.0
-        for trainings, value, (size, _) in zip(several, values, sizes, strict=True):
-            of_groups.append(np.maximum(value, one_image) / size)
+        for trainings, variance in zip(repeated, variances_between, strict=True):
+            size = k or trainings.k
+            dofs.append(k - 1 if k else trainings.dof)
+            seed_variances.append(np.maximum(variance, one_image) / size)
             rest += trainings.rest / trainings.k
             rest_of_size += trainings.rest / size / images
         common = max(0.0, self.image_error**2 - rest) / images
-        of_images = max(common + rest_of_size, one_image)
+        images_only = max(common + rest_of_size, one_image)
         return ErrorVariance(
-            seeds=sum(of_groups),
-            seeds_dof=_freedom(of_groups, [dof for _, dof in sizes]),
-            common=common if several else of_images,
-            images=of_images,
+            seeds=sum(seed_variances),
+            seeds_dof=_freedom(seed_variances, dofs),
+            common=common if repeated else images_only,
+            images=images_only,
             images_dof=max(1, self.units * images - 1),
         )
 
 
 def _freedom(variances: Sequence[Any], dofs: Sequence[float]) -> Any:
-    """Return the degrees of freedom of a sum of variances by Satterthwaite, for the smallest
-    number of trainings. Two trainings may be equal by chance, which others do not make up for."""
+    """Return the degrees of freedom of a sum of variances by Satterthwaite.
+
+    All variances count as if they were known from the fewest trainings. If one of them has a single
+    degree of freedom and others have more, the result is 1: two trainings may be equal by chance,
+    which the trainings of the other method do not make up for.
+    """
     fewest, total = min(dofs, default=1), sum(variances)
     if fewest == 1 and len(set(dofs)) > 1:
         return 1
@@ -222,15 +267,19 @@ def group_difference(
     by_seed: bool = False,
     pooled: bool = False,
 ) -> GroupDifference:
-    """Compare the values (k_A,) and (k_B,) of two groups of trainings, whose covariance by `units`
-    images is (k_A + k_B,) squared, A's before B's. `by_seed` pairs trainings of the same index,
-    which share what a seed decides for both methods. `pooled` takes both methods to vary alike by
-    seeds, so that one of them may have one training. Raises ValueError where `by_seed` has groups
-    of different sizes, and for fewer than two images."""
+    """Compare the values a (k_A,) and b (k_B,) of two groups of trainings.
+
+    `covariance` (k_A + k_B, k_A + k_B) is the covariance of their values by `units` images. Rows
+    and columns are first the trainings of A, then the trainings of B. With `by_seed`, trainings of
+    the same index are pairs, which share everything that a seed decides for both methods. With
+    `pooled`, both methods are assumed to vary alike by seeds, so that one of them may have a single
+    training. Raises
+    ValueError if `by_seed` is given for groups of different sizes, and for fewer than two images.
+    """
     if units < 2:
         raise ValueError("two images or more are needed to tell models apart")
     if by_seed and len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} trainings are no pairs")
+        raise ValueError(f"{len(a)} and {len(b)} trainings do not make pairs")
     k = len(a)
     weights = np.concatenate([np.full(k, 1 / k), np.full(len(b), -1 / len(b))])
     groups = _trainings(a, covariance[:k, :k]), _trainings(b, covariance[k:, k:])
@@ -245,6 +294,7 @@ def group_difference(
 
 
 def _trainings(values: Values, covariance: Values) -> Trainings:
+    """Return how trainings vary, from their values (k,) and the covariance (k, k) by images."""
     k = len(values)
     if k == 1:
         return Trainings(1, 0.0, 0.0)
@@ -254,34 +304,44 @@ def _trainings(values: Values, covariance: Values) -> Trainings:
 
 
 def _pooled(groups: tuple[Trainings, Trainings]) -> Trainings:
-    freedom = sum(int(one.dof) for one in groups)
+    """Return the pooled trainings of two methods, which are assumed to vary alike.
+
+    Their variances are means, weighted by the degrees of freedom.
+    """
+    freedom = sum(int(group.dof) for group in groups)
     if not freedom:
         return Trainings(1, 0.0, 0.0)
-    between, rest = (
-        sum(one.dof * getattr(one, name) for one in groups) / freedom
-        for name in ("between", "rest")
-    )
-    return Trainings(1 / sum(1 / one.k for one in groups), between, rest, freedom)
+    between = sum(group.dof * group.between for group in groups) / freedom
+    rest = sum(group.dof * group.rest for group in groups) / freedom
+    return Trainings(1 / sum(1 / group.k for group in groups), between, rest, freedom)
 
 
 def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[Values, int]:
-    """Return the covariance (S, S) of a metric's values of S models that the draw of their common
-    images causes, and the number of images or clusters.
+    """Return the covariance (S, S) of the values of S models by images, and the number of images.
 
-    By the jackknife, or, for medians, minima and what samples have no sums of, by the bootstrap. It
-    is NaN where the metric has no value without one of the images. Raises ValueError for fewer than
-    two images.
+    `estimates` holds the same metric of each model, on the same images. The covariance is due to
+    the draw of these images, or clusters. It is by the jackknife, or by the bootstrap for medians,
+    minima and other estimates that the jackknife does not hold for. It is NaN if the metric has no
+    value without one of the images. Raises ValueError for fewer than two images.
     """
-    left_out = [values_without_each(estimate) for estimate in estimates]
-    known = [values for values in left_out if values is not None]
-    if len(known) == len(left_out):
-        values, n = np.stack(known), len(known[0])
-        if n < 2:
-            raise ValueError("two images or more are needed to tell models apart")
-        changes = values - values.mean(axis=1, keepdims=True)
-        return (n - 1) / n * changes @ changes.T, n
-    drawn, n = resample({str(index): one for index, one in enumerate(estimates)}, seed=seed)
-    values = np.stack([drawn[str(index)] for index in range(len(estimates))])
+    jackknife_values = []
+    for estimate in estimates:
+        values_of_model = values_without_each(estimate)
+        if values_of_model is None:
+            return _bootstrap_covariance(estimates, seed)
+        jackknife_values.append(values_of_model)
+    values, n = np.stack(jackknife_values), len(jackknife_values[0])
+    if n < 2:
+        raise ValueError("two images or more are needed to tell models apart")
+    changes = values - values.mean(axis=1, keepdims=True)
+    return (n - 1) / n * changes @ changes.T, n
+
+
+def _bootstrap_covariance(estimates: Sequence[Estimate], seed: int) -> tuple[Values, int]:
+    """Return the `image_covariance` by the bootstrap."""
+    names = [str(index) for index in range(len(estimates))]
+    drawn, n = resample(dict(zip(names, estimates, strict=True)), seed=seed)
+    values = np.stack([drawn[name] for name in names])
     values = values[:, ~np.isnan(values).any(axis=0)]
     # Resampling n clusters varies by a factor (n - 1) / n too little.
     return np.atleast_2d(np.cov(values)) * n / (n - 1), n

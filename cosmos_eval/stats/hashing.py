@@ -1,11 +1,13 @@
-"""Perceptual hashes of images, and exact search for near ones among millions.
+"""Perceptual hashes of images, and an exact search for near hashes among millions.
 
 The hash is pHash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
-2010): which of the 8 x 8 lowest DCT coefficients of a 32 x 32 grey picture exceed their median.
-Half of them do, so that two hashes differ in an even number of bits. If they differ in up to 8 of
-64 bits, then in one of three runs of 16 bits in one bit at most, or in the fourth run in two at
-most (else in 3 * 2 + 3 = 9 or more): 3 * 17 and 137 look-ups find all of them (multi-index hashing,
-Norouzi et al., arXiv:1307.2982).
+2010). Its bits say which of the 8 x 8 lowest DCT coefficients of a 32 x 32 grey picture exceed
+their median. Half of them do, so that two hashes differ in an even number of bits.
+
+Near hashes differ in at most 8 of 64 bits. The bits are cut into four runs of 16 bits. Then either
+the first run differs in at most two bits, or one of the other three runs in at most one bit:
+otherwise, the hashes would differ in at least 3 + 3 * 2 = 9 bits. So 137 + 3 * 17 look-ups find all
+near hashes (multi-index hashing, Norouzi et al., arXiv:1307.2982).
 """
 
 from collections.abc import Iterator
@@ -21,81 +23,94 @@ Ints = NDArray[np.int64]
 SIDE = 32
 """Height and width of the pictures that are hashed, in pixels."""
 RADIUS = 8
-"""Bits in which near hashes may differ."""
-_LOW, _RUNS = 8, 4
+"""Near hashes differ in at most so many bits."""
+_LOW = 8  # lowest frequencies of each axis
+_RUNS = 4  # of 16 bits in a hash
 _BASIS = dct(np.eye(SIDE, dtype=np.float32), axis=0, norm="ortho")[:_LOW]
 _ROUNDING = 1e-2  # coefficients of a constant picture are not exactly 0
 _UP_TO_ONE = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
 _UP_TO_TWO = np.unique(_UP_TO_ONE[:, None] ^ _UP_TO_ONE)
-_FLIPPED_BITS = (_UP_TO_TWO, _UP_TO_ONE, _UP_TO_ONE, _UP_TO_ONE)  # of each run
+_FLIPPED_BITS = (_UP_TO_TWO, _UP_TO_ONE, _UP_TO_ONE, _UP_TO_ONE)  # that are looked up in each run
 _BLOCK = 1 << 16  # queries at a time
-_BITS = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
+_BITS_SET = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
 
 
 def perceptual_hashes(pictures: NDArray[np.uint8]) -> Hashes:
     """Return the hashes (N,) of grey pictures (N, 32, 32)."""
-    low = (_BASIS @ pictures.astype(np.float32) @ _BASIS.T).reshape(len(pictures), _LOW**2)
-    above = low > np.median(low, axis=1, keepdims=True) + _ROUNDING
-    return np.packbits(above, axis=1).view(np.uint64)[:, 0]
+    coefficients = (_BASIS @ pictures.astype(np.float32) @ _BASIS.T).reshape(-1, _LOW**2)
+    is_high = coefficients > np.median(coefficients, axis=1, keepdims=True) + _ROUNDING
+    return np.packbits(is_high, axis=1).view(np.uint64)[:, 0]
 
 
 class Near(NamedTuple):
-    """Indices of queries and of items, (K,) each, and the bits in which their hashes differ."""
+    """Pairs of a query and an item with near hashes, (K,) each."""
 
+    # The index of the query.
     query: Ints
+    # The index of the item.
     item: Ints
+    # The number of bits in which their hashes differ.
     distance: NDArray[np.uint8]
 
 
 class HashIndex:
-    """Hashes (N,) in which near ones are found."""
+    """An index of the hashes (N,) of items, in which near hashes are found."""
 
     def __init__(self, hashes: Hashes) -> None:
         self._hashes = hashes
+        # Of each run: the items in the order of their bits, and where each of 2^16 values begins.
         self._order, self._starts = [], []
         for run in _runs(hashes).T:
             self._order.append(np.argsort(run, kind="stable"))
             self._starts.append(np.cumsum([0, *np.bincount(run, minlength=1 << 16)]))
 
     def near(self, queries: Hashes) -> Near:
-        """Find all items within RADIUS of each query (M,), by query, then by item."""
-        blocks = (queries[start : start + _BLOCK] for start in range(0, len(queries), _BLOCK))
-        found = [np.empty((0, 2), np.int64)]
-        for number, block in enumerate(blocks):
-            pairs = [pair for run in range(_RUNS) for pair in self._candidates(block, run)]
-            own = np.unique(np.concatenate(pairs), axis=0)
-            own[:, 0] += number * _BLOCK
-            found.append(own)
-        query, item = np.concatenate(found).T
+        """Return all items within RADIUS of each query (M,), sorted by query, then by item."""
+        pairs_of_blocks = [np.empty((0, 2), np.int64)]
+        for start in range(0, len(queries), _BLOCK):
+            block = queries[start : start + _BLOCK]
+            pairs_of_runs: list[Ints] = []
+            for run in range(_RUNS):
+                pairs_of_runs += self._near_by_run(block, run)
+            pairs = np.unique(np.concatenate(pairs_of_runs), axis=0)
+            pairs[:, 0] += start
+            pairs_of_blocks.append(pairs)
+        query, item = np.concatenate(pairs_of_blocks).T
         return Near(query, item, differing_bits(queries[query], self._hashes[item]))
 
-    def _candidates(self, queries: Hashes, run: int) -> Iterator[Ints]:
+    def _near_by_run(self, queries: Hashes, run: int) -> Iterator[Ints]:
         """Yield (K, 2) near queries and items whose bits of a run differ as `_FLIPPED_BITS` do."""
         query_bits, order, starts = _runs(queries)[:, run], self._order[run], self._starts[run]
         for flipped in _FLIPPED_BITS[run]:
             bits = query_bits ^ flipped
-            begin = starts[bits]
-            counts = starts[bits.astype(np.int64) + 1] - begin
+            first_place = starts[bits]
+            counts = starts[bits.astype(np.int64) + 1] - first_place
             query = np.repeat(np.arange(len(queries)), counts)
-            # Places in the order: begin, begin + 1, ... of each query.
-            place = np.arange(len(query)) + np.repeat(begin - np.cumsum(counts) + counts, counts)
+            # The places of each query's items in the order: first_place, first_place + 1, ...
+            offset = first_place - (np.cumsum(counts) - counts)
+            place = np.arange(len(query)) + np.repeat(offset, counts)
             item = order[place]
-            near = differing_bits(queries[query], self._hashes[item]) <= RADIUS
-            yield np.stack([query[near], item[near]], axis=1)
+            is_near = differing_bits(queries[query], self._hashes[item]) <= RADIUS
+            yield np.stack([query[is_near], item[is_near]], axis=1)
 
 
 def _runs(hashes: Hashes) -> NDArray[np.uint16]:
+    """Return the runs of 16 bits of each hash, (N, 4)."""
     return np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, _RUNS)
 
 
 def differing_bits(a: Hashes, b: Hashes) -> NDArray[np.uint8]:
-    """Count the bits in which hashes (N,) differ."""
-    return _BITS[_runs(a ^ b)].sum(axis=1, dtype=np.uint8)
+    """Return the number of bits in which hashes a (N,) and b (N,) differ, (N,)."""
+    return _BITS_SET[_runs(a ^ b)].sum(axis=1, dtype=np.uint8)
 
 
 def correlations(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the correlation of pixels (N,) of pictures (N, 32, 32); 0 where one is constant."""
-    x, y = (one.reshape(len(one), SIDE**2).astype(np.float32) for one in (a, b))
+    """Return the correlations (N,) of the pixels of pictures a and b, (N, 32, 32) each.
+
+    The correlation with a constant picture is 0.
+    """
+    x = a.reshape(len(a), SIDE**2).astype(np.float32)
+    y = b.reshape(len(b), SIDE**2).astype(np.float32)
     x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
     norms = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
     return np.divide((x * y).sum(axis=1), norms, out=np.zeros_like(norms), where=norms > 0)

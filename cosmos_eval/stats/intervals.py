@@ -1,13 +1,14 @@
-"""Confidence intervals of estimates: Wilson's score interval, the jackknife, the percentile
-bootstrap, those of shares of groups (`stats.shares`), of ranks (`stats.mean_rank`), and of samples
-that are all alike.
+"""Confidence intervals of estimates.
+
+They are Wilson's score interval, the jackknife, the percentile bootstrap, the intervals of shares
+of groups (`stats.shares`) and of ranks (`stats.mean_rank`), and one for samples that are all alike.
 
 Wilson 1927, "Probable inference", for clusters with an effective number of samples (Dean and Pagano
 2015, "Evaluating confidence interval methods for binomial proportions in clustered surveys");
 Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 11 and 13. Resampling whole
 clusters keeps the dependence inside them: captions of one image are not independent.
 
-Shapes: N samples, C kinds of clusters, R resamples.
+Shapes: N samples, C clusters or kinds of clusters, R resamples.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ CLUSTER_BOOTSTRAP = "cluster bootstrap"
 CROSSED_BOOTSTRAP = "crossed bootstrap"
 JACKKNIFE = "jackknife t"
 ALL_ALIKE = "exact, all alike"
-_NO_WIDTH = 1e-9
+_NO_WIDTH = 1e-9  # the width of an interval that rounding explains
 _RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x samples x 8 bytes
 
 Estimates = Mapping[str, Estimate]
 Statistic = Callable[[Values], Mapping[str, Values]]
-"""Values (R,) by name, given how often each kind of cluster is drawn, (R, C)."""
+"""Maps weights (R, C), how often each cluster is drawn, to values (R,) by names of estimates."""
 
 
 def resample(
@@ -71,92 +72,90 @@ def resample(
     multinomial: bool = False,
     sizes: Sequence[int] = (),
 ) -> list[dict[str, Values]]:
-    """Return values (R,) of several statistics, of the same draws.
+    """Return the resampled values (R,) of several statistics, from the same draws.
 
-    `counts` (C,) holds how many clusters there are of each kind; 1 where each is its own. These are
+    `counts` (C,) holds the number of clusters of each kind. If all numbers are 1, clusters are
     drawn one by one, which is ten times as fast as a multinomial draw, unless `multinomial`.
-    `sizes`, which sum to C, are of groups of clusters that are drawn each on their own.
-    Raises ValueError without clusters.
+    `sizes`, which sum to C, are the sizes of groups of clusters that are drawn independently of
+    each other. Raises ValueError without clusters.
     """
     if not counts.sum():
         raise ValueError("no samples to resample")
     draw = _multinomial if multinomial or (counts != 1).any() else _one_by_one
     rng = np.random.default_rng(seed)
-    parts: list[list[Mapping[str, Values]]] = [[] for _ in statistics]
+    groups = np.split(counts, np.cumsum(sizes[:-1], dtype=int))
+    chunks: list[list[Mapping[str, Values]]] = [[] for _ in statistics]
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):
         rows = min(_RESAMPLES_AT_ONCE, resamples - start)
-        groups = np.split(counts, np.cumsum(sizes[:-1], dtype=int))
         weights = np.concatenate([draw(rng, group, rows) for group in groups], axis=1)
-        for part, statistic in zip(parts, statistics, strict=True):
-            part.append(statistic(weights))
-    return [
-        {name: np.concatenate([one[name] for one in part]) for name in part[0]} for part in parts
-    ]
+        for statistic, chunks_of_statistic in zip(statistics, chunks, strict=True):
+            chunks_of_statistic.append(statistic(weights))
+    return [_concatenated(chunks_of_statistic) for chunks_of_statistic in chunks]
+
+
+def _concatenated(chunks: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
+    """Concatenate the values of each name."""
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _multinomial(rng: np.random.Generator, counts: NDArray[np.integer], size: int) -> Values:
+    """Return how often each kind is drawn (size, C), in draws of as many clusters as there are."""
     n = int(counts.sum())
     return rng.multinomial(n, counts / n, size).astype(np.float64)
 
 
 def _one_by_one(rng: np.random.Generator, counts: NDArray[np.integer], size: int) -> Values:
+    """Return how often each of C clusters is drawn (size, C), in draws of C clusters."""
     n = len(counts)
     weights = np.empty((size, n))
-    for row in weights:  # each of which fits a processor's cache
+    for row in weights:  # a row fits into a processor's cache
         row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
     return weights
 
 
 def by_clusters(estimates: Estimates) -> dict[tuple[int, ...], dict[str, Estimate]]:
-    """Group resampled estimates by how many clusters they have, of which kinds are drawn each on
-    their own; leave out all others."""
-    found: dict[tuple[int, ...], dict[str, Estimate]] = {}
+    """Group estimates by what a bootstrap draws of them: their `drawn_sizes`.
+
+    Estimates that are not resampled by clusters are left out.
+    """
+    groups: dict[tuple[int, ...], dict[str, Estimate]] = {}
     for name, estimate in estimates.items():
-        match estimate:
-            case FunctionOfSums(terms):
-                found.setdefault((len(terms[0]),), {})[name] = estimate
-            case FunctionOfWeights(samples):
-                found.setdefault((len(samples),), {})[name] = estimate
-            case CrossedMean(hits):
-                found.setdefault(hits.shape, {})[name] = estimate
-            case Mean(_, clusters) | Median(_, clusters) | GroupMean(_, _, clusters):
-                if clusters is not None:
-                    found.setdefault((len(np.unique(clusters)),), {})[name] = estimate
-    return found
+        sizes = estimate.drawn_sizes()
+        if sizes is not None:
+            groups.setdefault(sizes, {})[name] = estimate
+    return groups
 
 
 def statistic_of(estimates: Estimates, products: dict[int, Product] | None = None) -> Statistic:
-    """Return the statistic of resampled estimates, which have as many clusters each.
+    """Return the statistic of estimates that are resampled and have as many clusters each.
 
-    `products` are those of the terms of another model's sums: models have terms in common, such as
-    the labelled pixels, which are then multiplied once for all.
+    Estimates with the same arrays are computed together. `products` are the products of the terms
+    of another model's sums: models have terms in common, such as the labelled pixels, which are
+    multiplied once for all models.
     """
-    parts: list[Statistic] = []
+    shared_products = {} if products is None else products
+    statistics: list[Statistic] = []
     for means in _sharing(estimates, Mean, "clusters"):
-        parts.append(_means(means))
+        statistics.append(_Means(means))
     for functions in _sharing(estimates, FunctionOfSums, "terms"):
-        parts.append(_functions(functions, {} if products is None else products))
-    for some in _sharing(estimates, GroupMean, "clusters"):
-        for means in _sharing(some, GroupMean, "groups"):
+        statistics.append(_FunctionsOfSums(functions, shared_products))
+    for means_of_clusters in _sharing(estimates, GroupMean, "clusters"):
+        for means in _sharing(means_of_clusters, GroupMean, "groups"):
             clusters = next(iter(means.values())).clusters
             if clusters is not None:
-                parts.append(_group_means(means, _numbered(clusters)))
+                statistics.append(_GroupMeans(means, _numbered(clusters)))
     for name, estimate in estimates.items():
         if isinstance(estimate, Median):
-            parts.append(_median(name, estimate))
+            statistics.append(_Median(name, estimate))
         elif isinstance(estimate, CrossedMean):
-            parts.append(_crossed_mean(name, estimate))
+            statistics.append(_CrossedMean(name, estimate))
         elif isinstance(estimate, FunctionOfWeights):
-            parts.append(_of_weights(name, estimate))
-
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        found = {name: values for part in parts for name, values in part(weights).items()}
-        return {name: found[name] for name in estimates}
-
-    return statistic
+            statistics.append(_FunctionOfWeights(name, estimate))
+    return _JointStatistic([*estimates], statistics)
 
 
 def _sharing(estimates: Estimates, kind: type[Any], field: str) -> list[dict[str, Any]]:
+    """Group the estimates of a kind by one of their fields, which must be the same object."""
     groups: dict[int, dict[str, Any]] = {}
     for name, estimate in estimates.items():
         if isinstance(estimate, kind):
@@ -165,74 +164,128 @@ def _sharing(estimates: Estimates, kind: type[Any], field: str) -> list[dict[str
 
 
 def _numbered(clusters: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the number of each sample's cluster, (N,), in 0, ..., C - 1."""
     return np.unique(clusters, return_inverse=True)[1]
 
 
-def _means(means: Mapping[str, Mean]) -> Statistic:
-    cluster = _numbered(next(iter(means.values())).clusters)
-    columns = [np.bincount(cluster, weights=mean.values) for mean in means.values()]
-    sums, sizes = np.stack(columns, axis=1), np.bincount(cluster).astype(np.float64)
+class _JointStatistic:
+    """The values of several statistics, in the order of `names`."""
 
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        values = (weights @ sums) / (weights @ sizes)[:, None]
-        return dict(zip(means, values.T, strict=True))
+    def __init__(self, names: Sequence[str], statistics: Sequence[Statistic]) -> None:
+        self.names = names
+        self.statistics = statistics
 
-    return statistic
+    def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the values (R,) of all estimates for weights (R, C)."""
+        values: dict[str, Values] = {}
+        for statistic in self.statistics:
+            values.update(statistic(weights))
+        return {name: values[name] for name in self.names}
 
 
-def _median(name: str, median: Median) -> Statistic:
-    order = np.argsort(median.values, kind="stable")
-    distinct, starts = np.unique(median.values[order], return_index=True)
-    owner = _numbered(median.clusters)[order]
+class _Means:
+    """Means of values with the same clusters: drawn sums over drawn numbers of samples."""
 
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        up_to = np.add.reduceat(weights[:, owner], starts, axis=1).cumsum(axis=1)
+    def __init__(self, means: Mapping[str, Mean]) -> None:
+        self.names = [*means]
+        cluster = _numbered(next(iter(means.values())).clusters)
+        columns = [np.bincount(cluster, weights=mean.values) for mean in means.values()]
+        self.sums = np.stack(columns, axis=1)
+        self.sizes = np.bincount(cluster).astype(np.float64)
+
+    def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the means (R,) for weights (R, C)."""
+        values = (weights @ self.sums) / (weights @ self.sizes)[:, None]
+        return dict(zip(self.names, values.T, strict=True))
+
+
+class _Median:
+    """The median of drawn values.
+
+    It follows from the number of drawn values that are at most each distinct value: of n drawn
+    values, the median is the mean of number (n + 1) // 2 and number n // 2 + 1, in rising order.
+    """
+
+    def __init__(self, name: str, median: Median) -> None:
+        self.name = name
+        self.floor = median.floor
+        order = np.argsort(median.values, kind="stable")
+        self.distinct, self.starts = np.unique(median.values[order], return_index=True)
+        self.cluster = _numbered(median.clusters)[order]
+
+    def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the medians (R,) for weights (R, C)."""
+        drawn = weights[:, self.cluster]
+        up_to = np.add.reduceat(drawn, self.starts, axis=1).cumsum(axis=1)
         total = up_to[:, -1:]
         lower = (up_to >= np.floor((total + 1) / 2)).argmax(axis=1)
         upper = (up_to >= np.floor(total / 2) + 1).argmax(axis=1)
-        middle = (distinct[lower] + distinct[upper]) / 2
-        return {name: np.floor(middle) if median.floor else middle}
-
-    return statistic
+        middle = (self.distinct[lower] + self.distinct[upper]) / 2
+        return {self.name: np.floor(middle) if self.floor else middle}
 
 
-def _crossed_mean(name: str, mean: CrossedMean) -> Statistic:
-    hits, n = mean.hits.astype(np.float64), len(mean.hits)
+class _CrossedMean:
+    """The mean of hits (N, D) over drawn samples and drawn draws: weights are (R, N + D)."""
 
-    def statistic(weights: Values) -> Mapping[str, Values]:
+    def __init__(self, name: str, mean: CrossedMean) -> None:
+        self.name = name
+        self.hits = mean.hits.astype(np.float64)
+
+    def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the means (R,) for weights (R, N + D)."""
+        n = len(self.hits)
         samples, draws = weights[:, :n], weights[:, n:]
-        return {name: ((samples @ hits) * draws).sum(axis=1) / hits.size}
-
-    return statistic
+        return {self.name: ((samples @ self.hits) * draws).sum(axis=1) / self.hits.size}
 
 
-def _of_weights(name: str, estimate: FunctionOfWeights) -> Statistic:
-    function = estimate.prepare(estimate.samples)
-    return lambda weights: {name: function(weights)}
+class _FunctionOfWeights:
+    """The value of a function of weights."""
+
+    def __init__(self, name: str, estimate: FunctionOfWeights) -> None:
+        self.name = name
+        self.function = estimate.prepare(estimate.samples)
+
+    def __call__(self, weights: Values) -> Mapping[str, Values]:
+        return {self.name: self.function(weights)}
 
 
-def _group_means(means: Mapping[str, GroupMean], cluster: NDArray[np.integer]) -> Statistic:
-    """Return the statistic of means over the same groups of the same samples."""
-    groups = next(iter(means.values())).groups
-    order = np.argsort(groups, kind="stable")
-    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
-    owner = cluster[order]
-    lowest = {name: mean.hits[order] for name, mean in means.items() if mean.lowest}
-    others = {name: mean.hits[order] for name, mean in means.items() if not mean.lowest}
-    right = np.reshape([*others.values()], (len(others), len(order))).T.astype(np.float64)
+class _GroupMeans:
+    """Means, or lowest shares, over the same groups of the same samples.
 
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        drawn = weights[:, owner]
-        total = np.add.reduceat(drawn, starts, axis=1)
-        found = {}
-        for name, hits in lowest.items():
-            shares = ratio(np.add.reduceat(drawn * hits, starts, axis=1), total)
-            found[name] = np.nanmin(shares, axis=1)
-        share = np.divide(1, total, out=np.zeros(total.shape), where=total > 0)
-        drawn *= np.repeat(share / (total > 0).sum(axis=1, keepdims=True), sizes, axis=1)
-        return found | dict(zip(others, (drawn @ right).T, strict=True))
+    A mean over G drawn groups is sum(weight * hit / (G * drawn samples of the group)), so that all
+    means are one matrix product of the samples' weights with their hits.
+    """
 
-    return statistic
+    def __init__(self, means: Mapping[str, GroupMean], cluster: NDArray[np.integer]) -> None:
+        groups = next(iter(means.values())).groups
+        order = np.argsort(groups, kind="stable")
+        _, self.starts, self.sizes = np.unique(groups[order], return_index=True, return_counts=True)
+        self.cluster = cluster[order]
+        self.hits_of_lowest: dict[str, NDArray[np.bool_]] = {}
+        hits_of_means = {}
+        for name, mean in means.items():
+            if mean.lowest:
+                self.hits_of_lowest[name] = mean.hits[order]
+            else:
+                hits_of_means[name] = mean.hits[order]
+        self.names_of_means = [*hits_of_means]
+        shape = (len(hits_of_means), len(order))
+        self.hits_of_means = np.reshape([*hits_of_means.values()], shape).T.astype(np.float64)
+
+    def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the means and the lowest shares (R,) for weights (R, C)."""
+        drawn = weights[:, self.cluster]
+        total = np.add.reduceat(drawn, self.starts, axis=1)
+        values = {}
+        for name, hits in self.hits_of_lowest.items():
+            shares = ratio(np.add.reduceat(drawn * hits, self.starts, axis=1), total)
+            values[name] = np.nanmin(shares, axis=1)
+        is_drawn = total > 0
+        weight_in_group = np.divide(1, total, out=np.zeros(total.shape), where=is_drawn)
+        drawn_groups = is_drawn.sum(axis=1, keepdims=True)
+        drawn *= np.repeat(weight_in_group / drawn_groups, self.sizes, axis=1)
+        means = (drawn @ self.hits_of_means).T
+        return values | dict(zip(self.names_of_means, means, strict=True))
 
 
 def statistics_of_kinds(
@@ -240,51 +293,61 @@ def statistics_of_kinds(
 ) -> tuple[list[Statistic], NDArray[np.integer]]:
     """Return the statistics of group means of independent samples, and counts of their kinds.
 
-    Samples of the same groups and hits in all models are of one kind, so that a resample of many
+    Samples with the same groups and hits in all models form one kind, so that a resample of many
     samples is a draw of few kinds.
     """
     columns = [mean.groups for mean in means] + [mean.hits for mean in means]
     table = np.stack(columns, axis=1).astype(np.int64)
     kinds, counts = np.unique(table, axis=0, return_counts=True)
-    own = np.arange(len(kinds))
-    groups, hits = np.split(kinds.T, 2)
-    of_kinds = [
-        mean._replace(groups=group, hits=hit)
-        for mean, group, hit in zip(means, groups, hits.astype(bool), strict=True)
-    ]
-    return [_group_means({name: mean}, own) for mean in of_kinds], counts
+    each_kind = np.arange(len(kinds))
+    groups_of_models, hits_of_models = np.split(kinds.T, 2)
+    statistics: list[Statistic] = []
+    for mean, groups, hits in zip(means, groups_of_models, hits_of_models, strict=True):
+        mean_of_kinds = mean._replace(groups=groups, hits=hits.astype(bool))
+        statistics.append(_GroupMeans({name: mean_of_kinds}, each_kind))
+    return statistics, counts
 
 
 class Product:
-    """`weights @ term`, computed once while the same weights come again."""
+    """The product of weights (R, C) with a term (C, ...), kept for the next call with them."""
 
     def __init__(self, term: NDArray[Any]) -> None:
         self.term = term
         self._factor = term.astype(np.float64)
-        self._last: tuple[Values, Values] | None = None
+        self._last_weights: Values | None = None
+        self._last_product: Values = np.zeros(0)
 
     def __call__(self, weights: Values) -> Values:
-        if self._last is None or self._last[0] is not weights:
-            self._last = weights, weights @ self._factor
-        return self._last[1]
+        if self._last_weights is not weights:
+            self._last_weights, self._last_product = weights, weights @ self._factor
+        return self._last_product
 
 
-def _functions(functions: Mapping[str, FunctionOfSums], products: dict[int, Product]) -> Statistic:
-    terms = next(iter(functions.values())).terms
-    own = []
-    for index, term in enumerate(terms):
-        first = products.setdefault(index, Product(term))
-        own.append(first if np.array_equal(first.term, term) else Product(term))
+class _FunctionsOfSums:
+    """Functions of the same drawn sums. Products are shared with models that have equal terms."""
 
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        sums = terms._make(product(weights) for product in own)
-        return {name: one.function(sums) for name, one in functions.items()}
+    def __init__(
+        self, functions: Mapping[str, FunctionOfSums], shared_products: dict[int, Product]
+    ) -> None:
+        self.functions = functions
+        self.terms = next(iter(functions.values())).terms
+        self.products = []
+        for index, term in enumerate(self.terms):
+            shared_product = shared_products.setdefault(index, Product(term))
+            is_equal = np.array_equal(shared_product.term, term)
+            self.products.append(shared_product if is_equal else Product(term))
 
-    return statistic
+    def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the values (R,) of the functions for weights (R, N)."""
+        sums = self.terms._make(product(weights) for product in self.products)
+        return {name: estimate.function(sums) for name, estimate in self.functions.items()}
 
 
 def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
-    """Return Wilson's interval of a proportion; ValueError unless 0 <= successes <= n > 0."""
+    """Return Wilson's interval of a proportion.
+
+    Raises ValueError unless 0 <= successes <= n and n > 0.
+    """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"no share of {successes} in {n}")
     return _wilson(successes / n, n, "wilson", level)
@@ -302,9 +365,12 @@ def _wilson(share: float, n: float, method: str, level: float, dof: float = math
 def clustered_wilson(
     hits: NDArray[np.bool_], clusters: NDArray[np.integer], level: float = LEVEL
 ) -> Interval:
-    """Return Wilson's interval of a proportion of hits (N,) in clusters (N,), for the number of
-    independent samples that would have the same standard error. That is at least their number if
-    all hits of a cluster were equal, also where the error is 0, and N at most."""
+    """Return Wilson's interval of a proportion of hits (N,) in clusters (N,).
+
+    It is the interval for the number of independent samples that would have the same standard
+    error. This number is at most N. It is at least the number of independent samples if all hits of
+    a cluster were equal, also if the error is 0.
+    """
     cluster, n = _numbered(clusters), len(hits)
     sizes = np.bincount(cluster)
     if len(sizes) == n:
@@ -313,24 +379,30 @@ def clustered_wilson(
     deviations = np.bincount(cluster, weights=hits) - share * sizes
     variance = float(np.square(deviations).sum()) * len(sizes) / max(1, len(sizes) - 1)
     least = n**2 / float(np.square(sizes).sum())
-    effective = share * (1 - share) * n**2 / variance if 0 < share < 1 and variance else least
+    effective = least
+    if 0 < share < 1 and variance:
+        effective = share * (1 - share) * n**2 / variance
     return _wilson(share, min(max(effective, least), n), "wilson, effective n", level)
 
 
 def jackknife(estimate: FunctionOfSums, level: float = LEVEL) -> Interval | None:
-    """Return value -+ t x standard error of a fraction, by leaving out each of N samples in turn;
-    None of one sample. It is of the expected value at N samples. Unlike a resample, what is left
-    hardly ever lacks a class that is found wrongly elsewhere, whose IoU would be 0."""
-    left = estimate.terms._make(term.sum(0) - term for term in estimate.terms)
-    values = estimate.function(left)
+    """Return value -+ t x standard error of a fraction, by leaving out each of N samples in turn.
+
+    Return None for a single sample. The interval is for the expected value at N samples. Unlike a
+    resample, N - 1 samples hardly ever lack a class that is predicted wrongly elsewhere, whose IoU
+    would be 0.
+    """
+    sums_without_each = estimate.terms._make(term.sum(0) - term for term in estimate.terms)
+    values = estimate.function(sums_without_each)
     values = values[~np.isnan(values)]
     if len(values) < 2:
         return None
-    return Interval(*jackknife_ends(estimate.value, values, level), JACKKNIFE, level)
+    low, high = jackknife_ends(estimate.value, values, level)
+    return Interval(low, high, JACKKNIFE, level)
 
 
 def percentiles(drawn: Values, method: str, level: float = LEVEL) -> Interval:
-    """Return the interval of drawn values (R,), of which NaN does not count."""
+    """Return the interval of resampled values (R,); NaN does not count."""
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), method, level)
 
@@ -346,63 +418,60 @@ def intervals(
 ) -> dict[str, Interval]:
     """Return the intervals of estimates by name.
 
-    A resample in which an estimate has no value (NaN) does not count for it; an estimate without a
-    value in any resample has no interval. `methods` are those of stored intervals by name, since
-    earlier versions resampled more. `bounds` are the least and the largest value of each estimate,
-    by default 0 and 1, which decide how far samples that are all alike may mislead. Raises
-    ValueError for estimates of no samples.
+    A resample in which an estimate has no value (NaN) does not count for that estimate. An estimate
+    without a value in any resample has no interval. `methods` are the methods of stored intervals
+    by name, because earlier versions resampled more estimates. `bounds` are the least and the
+    largest possible value of each estimate, by default 0 and 1: `with_width` needs them if all
+    samples are alike. Raises ValueError for an estimate without samples.
     """
-    ends: dict[str, Interval | None] = {}
+    interval_of: dict[str, Interval | None] = {}
     resampled = {}
     for name, estimate in estimates.items():
-        if _is_resampled(estimate, methods.get(name, "")):
+        stored_method = methods.get(name, "")
+        if _is_resampled(estimate, stored_method):
             resampled[name] = estimate
         else:
-            ends[name] = _by_formula(estimate, methods.get(name, ""), level)
-    for method, drawn in _draws(resampled, seed, resamples):
-        for name, values in drawn.items():
+            interval_of[name] = _by_formula(estimate, stored_method, level)
+    for method, values_of in _draws(resampled, seed, resamples):
+        for name, values in values_of.items():
             if not np.isnan(values).all():
-                ends[name] = percentiles(values, method, level)
+                interval_of[name] = percentiles(values, method, level)
+    final_intervals = {}
     for name, estimate in estimates.items():
-        interval, stored = ends.get(name), methods.get(name)
-        if isinstance(estimate, GroupMean) and interval and stored == OR_LIKELIHOOD:
+        interval, stored_method = interval_of.get(name), methods.get(name, "")
+        if isinstance(estimate, GroupMean) and interval and stored_method == OR_LIKELIHOOD:
             interval = or_likelihood(interval, estimate, level)
-        if interval is None or interval.method != stored:
+        if interval is None or interval.method != stored_method:
             interval = with_width(interval, estimate, bounds.get(name, (0.0, 1.0)), level)
-        ends[name] = interval
-    return {name: interval for name in estimates if (interval := ends[name]) is not None}
+        if interval is not None:
+            final_intervals[name] = interval
+    return final_intervals
 
 
 def _draws(
     estimates: Estimates, seed: int, resamples: int
 ) -> Iterator[tuple[str, Mapping[str, Values]]]:
-    """Yield the method of a bootstrap and values (R,) of the estimates that it draws together."""
-    sums = {n: e for n, e in estimates.items() if isinstance(e, FunctionOfSums)}
-    in_turn = {n: e for n, e in sums.items() if e.one_by_one}
-    at_once = {n: e for n, e in sums.items() if not e.one_by_one}
-    of_weights = {n: e for n, e in estimates.items() if isinstance(e, FunctionOfWeights)}
-    for independent in (at_once, in_turn, of_weights):
-        for (size,), group in by_clusters(independent).items():
-            (drawn,) = resample(
-                [statistic_of(group)],
-                np.ones(size, int),
-                seed=seed,
-                resamples=resamples,
-                multinomial=independent is at_once,
-            )
-            yield BOOTSTRAP, drawn
-    clustered = {n: e for n, e in estimates.items() if n not in sums | of_weights}
-    for sizes, group in by_clusters(clustered).items():
-        method = CLUSTER_BOOTSTRAP if len(sizes) == 1 else CROSSED_BOOTSTRAP
-        (drawn,) = resample(
-            [statistic_of(group)],
-            np.ones(sum(sizes), int),
-            seed=seed,
-            resamples=resamples,
-            sizes=sizes,
-        )
-        yield method, drawn
-    for name, estimate in clustered.items():
+    """Yield the method of each bootstrap, and the values (R,) of estimates that it draws together.
+
+    Values do not depend on the estimates that are drawn together, since each bootstrap begins with
+    the same seed.
+    """
+    sums: dict[str, Estimate] = {}
+    sums_one_by_one: dict[str, Estimate] = {}
+    functions_of_weights: dict[str, Estimate] = {}
+    others: dict[str, Estimate] = {}
+    for name, estimate in estimates.items():
+        if isinstance(estimate, FunctionOfSums):
+            (sums_one_by_one if estimate.one_by_one else sums)[name] = estimate
+        elif isinstance(estimate, FunctionOfWeights):
+            functions_of_weights[name] = estimate
+        else:
+            others[name] = estimate
+    yield from _draws_of_groups(sums, seed, resamples, multinomial=True)
+    yield from _draws_of_groups(sums_one_by_one, seed, resamples)
+    yield from _draws_of_groups(functions_of_weights, seed, resamples)
+    yield from _draws_of_groups(others, seed, resamples, method=CLUSTER_BOOTSTRAP)
+    for name, estimate in others.items():
         if isinstance(estimate, GroupMean) and estimate.clusters is None:
             statistics, counts = statistics_of_kinds(name, [estimate])
             (drawn,) = resample(
@@ -411,14 +480,35 @@ def _draws(
             yield BOOTSTRAP, drawn
 
 
+def _draws_of_groups(
+    estimates: Estimates,
+    seed: int,
+    resamples: int,
+    multinomial: bool = False,
+    method: str = BOOTSTRAP,
+) -> Iterator[tuple[str, Mapping[str, Values]]]:
+    """Yield the method and the values (R,) of estimates with as many clusters each."""
+    for sizes, group in by_clusters(estimates).items():
+        (drawn,) = resample(
+            [statistic_of(group)],
+            np.ones(sum(sizes), int),
+            seed=seed,
+            resamples=resamples,
+            multinomial=multinomial,
+            sizes=sizes,
+        )
+        yield method if len(sizes) == 1 else CROSSED_BOOTSTRAP, drawn
+
+
 def with_width(
     interval: Interval | None, estimate: Estimate, bounds: tuple[float, float], level: float
 ) -> Interval | None:
-    """Return an interval, or that of samples that are all alike if it is missing or has no width.
+    """Return an interval that has a width, or else the interval of samples that are all alike.
 
-    A share of the population that no sample is of may have any value within the bounds: the largest
-    share that N samples all miss with a probability of (1 - level) / 2. There is none if the bounds
-    are infinite, or do not hold the value. Medians may well be known exactly.
+    N samples that are all alike may all miss a share of the population whose values are others. The
+    interval is for the largest share that they miss with a probability of (1 - level) / 2, and for
+    any values of that share within the bounds. Return None if the bounds are infinite or do not
+    hold the value. Medians may well be known exactly: their intervals are returned as they are.
     """
     has_width = interval is not None and interval.high - interval.low > _NO_WIDTH
     if has_width or isinstance(estimate, Median):
@@ -447,29 +537,41 @@ def _n_independent(estimate: Estimate) -> int:
     return 1
 
 
-def _is_resampled(estimate: Estimate, stored: str) -> bool:
-    """Return whether an interval is by a bootstrap; `stored` is its method in a stored result."""
+def _is_resampled(estimate: Estimate, stored_method: str) -> bool:
+    """Return whether an interval is by a bootstrap.
+
+    `stored_method` is the method of the interval in a stored result, or "".
+    """
     match estimate:
+        case Proportion():
+            return False
         case MeanRank():
-            return stored == CLUSTER_BOOTSTRAP
+            return stored_method == CLUSTER_BOOTSTRAP
         case CrossedMean():
-            return stored == CROSSED_BOOTSTRAP
-        case Mean(hits, _):
-            return hits.dtype != np.bool_ or stored == CLUSTER_BOOTSTRAP
+            return stored_method == CROSSED_BOOTSTRAP
+        case Mean(values, _):
+            return values.dtype != np.bool_ or stored_method == CLUSTER_BOOTSTRAP
         case FunctionOfSums():
             has_formula = estimate.jackknife or estimate.interval is not None
-            return not has_formula or stored == BOOTSTRAP
+            return not has_formula or stored_method == BOOTSTRAP
         case FunctionOfWeights():
-            return estimate.interval is None or stored == BOOTSTRAP
-        case GroupMean(hits, _, clusters):
-            if not len(hits) or stored in (BOOTSTRAP, CLUSTER_BOOTSTRAP, OR_LIKELIHOOD):
-                return True
-            return not (estimate.lowest or clusters is None or estimate.value in (0, 1))
-        case _:
-            return not isinstance(estimate, Proportion)
+            return estimate.interval is None or stored_method == BOOTSTRAP
+        case GroupMean():
+            return _is_resampled_group_mean(estimate, stored_method)
+    return True  # Median
 
 
-def _by_formula(estimate: Estimate, stored: str, level: float) -> Interval | None:
+def _is_resampled_group_mean(mean: GroupMean, stored_method: str) -> bool:
+    """Return whether the interval of a mean over groups is by a bootstrap."""
+    if stored_method in (BOOTSTRAP, CLUSTER_BOOTSTRAP, OR_LIKELIHOOD):
+        return True
+    if not len(mean.hits):
+        return True  # and resampling raises ValueError
+    return not mean.lowest and mean.clusters is not None and mean.value not in (0, 1)
+
+
+def _by_formula(estimate: Estimate, stored_method: str, level: float) -> Interval | None:
+    """Return the interval of an estimate that is not resampled."""
     match estimate:
         case Proportion(hits):
             return wilson(int(hits.sum()), len(hits), level)
@@ -484,11 +586,18 @@ def _by_formula(estimate: Estimate, stored: str, level: float) -> Interval | Non
             return estimate.interval(terms, level)
         case FunctionOfSums():
             return jackknife(estimate, level)
-        case FunctionOfWeights(samples) if estimate.interval is not None:
-            return estimate.interval(samples, level)
-        case GroupMean() if estimate.lowest and stored != ALL_OR_NONE:
-            return lowest_share(estimate, level)
+        case FunctionOfWeights(samples):
+            return estimate.interval(samples, level) if estimate.interval else None
         case GroupMean():
-            extreme = estimate.value in (0, 1)
-            return all_or_none(estimate, level) if extreme else stratified(estimate, level)
-    return None
+            return _group_mean_by_formula(estimate, stored_method, level)
+        case Median():
+            return None
+
+
+def _group_mean_by_formula(mean: GroupMean, stored_method: str, level: float) -> Interval:
+    """Return the interval of a mean over groups, or of the lowest share, by binomial counts."""
+    if mean.lowest and stored_method != ALL_OR_NONE:
+        return lowest_share(mean, level)
+    if mean.value in (0, 1):
+        return all_or_none(mean, level)
+    return stratified(mean, level)

@@ -1,4 +1,4 @@
-"""Recall by the length of captions. Words are comparable between models, tokens are not.
+"""Recall by the length of captions, in words: tokens are not comparable between models.
 
 Shapes: N images, M captions, B bins.
 """
@@ -10,30 +10,31 @@ from numpy.typing import NDArray
 
 from cosmos_eval.stats.estimates import Ints, Mean
 
-_MOST = 8  # bins
-_LEAST = 100  # captions in a bin
+_MOST_BINS = 8
+_LEAST_CAPTIONS = 100  # in each bin
 
 
 class LengthBin(NamedTuple):
-    """Captions of similar length.
+    """Captions of similar length."""
 
-    - `name`: their lengths, such as `25-49 words`.
-    - `captions`: how many they are.
-    - `cut`: the share that was cut to the model's context.
-    - `recall`: the share whose image ranks first. Captions of one image depend on each other.
-    """
-
+    # Their lengths, such as `25-49 words`.
     name: str
+    # The number of captions.
     captions: int
+    # The share of captions that were cut to the model's context.
     cut: float
+    # The share of captions whose image ranks first. Captions of one image depend on each other.
     recall: Mean
 
 
 def length_bins(
     words: Ints, cut: NDArray[np.bool_], hits: NDArray[np.bool_], image_of_text: Ints
 ) -> list[LengthBin]:
-    """Return bins of captions, whose number of words, cut, hit and image are (M,) each. The list is
-    empty if all captions belong to one bin."""
+    """Return the bins of M captions. The list is empty if all captions belong to one bin.
+
+    All arguments are (M,): the number of words of each caption, whether it was cut, whether its
+    image ranks first, and the index of the image.
+    """
     ends = _ends(words)
     if len(ends) < 2:
         return []
@@ -49,12 +50,17 @@ def length_bins(
 
 
 def _ends(words: Ints) -> list[int]:
-    """Return the last length of every bin: each has at least an eighth of the captions, and 100."""
+    """Return the last length of each bin.
+
+    Each bin has at least an eighth of the captions, and at least 100. Captions that would not fill
+    another bin belong to the last one.
+    """
     lengths, counts = np.unique(words, return_counts=True)
-    least, ends, n = max(_LEAST, len(words) / _MOST), [], 0
+    least = max(_LEAST_CAPTIONS, len(words) / _MOST_BINS)
+    ends, captions_in_bin = [], 0
     for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
-        n += count
-        if n >= least:
+        captions_in_bin += count
+        if captions_in_bin >= least:
             ends.append(length)
-            n = 0
-    return [*ends[:-1], *lengths[-1:].tolist()]  # the rest belongs to the last bin
+            captions_in_bin = 0
+    return [*ends[:-1], *lengths[-1:].tolist()]

@@ -1,12 +1,11 @@
-"""How much of a map falls on the thing that was named.
+"""Scores of maps: how much of a map falls on the thing that was named.
 
-A map has one weight a patch, spread evenly over the pixels of the patch. Pixels without a label
-count nowhere, neither in masses nor in areas, so that an even map has a mass equal to the area.
-Shapes: K things of an image, h x w patches, H x W pixels; P pairs of an image and a thing in it, N
-images, S sizes; a leading `...` is kept.
+A map has one weight per patch, which is spread evenly over the pixels of the patch. Pixels without
+a label do not count, neither in masses nor in areas, so that the mass of an even map is equal to
+the area of the thing. Shapes: K things of an image, h x w patches, H x W pixels; P pairs of an
+image and a thing in it, N images, S sizes; a leading `...` is kept.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,79 +18,105 @@ SIZES = ("small", "medium", "large")
 
 
 class Cover(NamedTuple):
-    """The label map under the patches of a map. `things` (K, h, w) are pixels of every thing,
-    `labelled` (h, w) those with any label, fractions included; `thing_middles` and
-    `labelled_middles` say whether the middle of a patch lies on them."""
+    """The pixels of a label map that lie under each patch of a map."""
 
+    # (K, h, w): how many pixels of each thing, fractions included.
     things: Values
+    # (h, w): how many pixels with any label, fractions included.
     labelled: Values
+    # (K, h, w): whether the pixel in the middle of the patch belongs to the thing.
     thing_middles: NDArray[np.bool_]
+    # (h, w): whether the pixel in the middle of the patch has a label.
     labelled_middles: NDArray[np.bool_]
 
 
 def cover(label: Ints, classes: Sequence[int], grid: tuple[int, int], ignore_index: int) -> Cover:
-    """Return the cover of h x w patches that share a label map (H, W) evenly, of K > 0 classes."""
-    axes = list(zip(label.shape, grid, strict=True))
-    rows, columns = (_overlaps(side, parts) for side, parts in axes)
-    # The pixel in the middle of every part; of two, the second.
-    middles = np.ix_(*((2 * np.arange(n) + 1) * side // (2 * n) for side, n in axes))
+    """Return the cover of h x w patches of the same size over a label map (H, W).
+
+    `classes` are the K > 0 classes that are things.
+    """
+    (height, width), (n_rows, n_columns) = label.shape, grid
+    rows, columns = _overlaps(height, n_rows), _overlaps(width, n_columns)
+    middles = np.ix_(_middles(height, n_rows), _middles(width, n_columns))
     things = np.stack([label == number for number in classes])
     labelled = label != ignore_index
     return Cover(
-        rows @ things @ columns.T,
-        rows @ labelled @ columns.T,
-        np.stack([thing[middles] for thing in things]),
-        labelled[middles],
+        things=rows @ things @ columns.T,
+        labelled=rows @ labelled @ columns.T,
+        thing_middles=np.stack([thing[middles] for thing in things]),
+        labelled_middles=labelled[middles],
     )
 
 
-def _overlaps(length: int, parts: int) -> Values:
-    """Return how much of every pixel lies in each of equal parts, (parts, length)."""
-    ends = np.arange(parts + 1) * length / parts
+def _middles(length: int, n_patches: int) -> Ints:
+    """Return the pixel in the middle of each patch, (n_patches,): the second one of two."""
+    return (2 * np.arange(n_patches) + 1) * length // (2 * n_patches)
+
+
+def _overlaps(length: int, n_patches: int) -> Values:
+    """Return how much of each pixel lies in each of equal patches, (n_patches, length)."""
+    ends = np.arange(n_patches + 1) * length / n_patches
     pixels = np.arange(length)
     overlaps = np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels)
     return np.maximum(overlaps, 0)
 
 
 class MapScores(NamedTuple):
-    """Scores (K,) of the map of every thing. `mass` is the share of the map that falls on its
-    thing, `hit` whether its highest point does, `auc` how often a pixel of the thing ranks above
-    another labelled one. `other_names` is the mean share on this thing of the maps of the other
-    things, NaN where there is none."""
+    """The scores (K,) of the map of each thing."""
 
+    # The share of the map that falls on its thing.
     mass: Values
+    # 1 if the highest point of the map lies on its thing, else 0.
     hit: Values
+    # How often a pixel of the thing ranks above another labelled pixel.
     auc: Values
+    # The mean share of the maps of the other things that falls on this thing; NaN without others.
     other_names: Values
 
 
 def score_maps(maps: Values, under: Cover) -> MapScores:
-    """Return the scores of maps (K, h, w) >= 0; no thing may fill all labelled pixels."""
-    k, on_things = len(maps), np.einsum("mhw,thw->mt", maps, under.things)
+    """Return the scores of maps (K, h, w) >= 0, the first map for the first thing and so on.
+
+    No thing may fill all labelled pixels.
+    """
+    k = len(maps)
+    # Row m and column t: the weight of map m on thing t.
+    on_things = np.einsum("mhw,thw->mt", maps, under.things)
     total = np.einsum("mhw,hw->m", maps, under.labelled)[:, None]
     masses = np.divide(on_things, total, out=np.zeros_like(on_things), where=total > 0)
-    own = masses.diagonal().copy()
-    others = (masses.sum(axis=0) - own) / (k - 1) if k > 1 else np.full(k, np.nan)
-    middles = under.labelled_middles
-    hits = [pointing(*one, middles) for one in zip(maps, under.thing_middles, strict=True)]
+    mass = masses.diagonal().copy()
+    other_names = np.full(k, np.nan)
+    if k > 1:
+        other_names = (masses.sum(axis=0) - mass) / (k - 1)
     outside = under.labelled - under.things
-    aucs = [auc(*one) for one in zip(maps, under.things, outside, strict=True)]
-    return MapScores(own, np.array(hits), np.array(aucs), others)
+    hits, aucs = np.empty(k), np.empty(k)
+    for index, attention_map in enumerate(maps):
+        hits[index] = pointing(attention_map, under.thing_middles[index], under.labelled_middles)
+        aucs[index] = auc(attention_map, under.things[index], outside[index])
+    return MapScores(mass, hits, aucs, other_names)
 
 
-def pointing(one: Values, on_thing: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> float:
-    """Return 1 where the highest point of a map (h, w) lies on the thing, else 0. The point is the
-    middle of the highest patch with a labelled middle, where an upsampled map is highest as well;
-    of several equal ones the mean, 0 where there is none."""
+def pointing(
+    attention_map: Values, on_thing: NDArray[np.bool_], labelled: NDArray[np.bool_]
+) -> float:
+    """Return 1 if the highest point of a map (h, w) lies on the thing, else 0.
+
+    The point is the middle of the highest patch whose middle is labelled, where an upsampled map is
+    highest as well. If several patches are equally high, return the share of them that lies on the
+    thing. Return 0 if no middle is labelled.
+    """
     if not labelled.any():
         return 0.0
-    highest = labelled & (one == one[labelled].max())
+    highest = labelled & (attention_map == attention_map[labelled].max())
     return float(on_thing[highest].mean())
 
 
 def auc(values: Values, inside: Values, outside: Values) -> float:
-    """Return how often a pixel inside has a higher value than one outside; equal ones count half.
-    All arguments are per patch: the value of its pixels, and how many are inside and outside."""
+    """Return how often a pixel inside has a higher value than a pixel outside.
+
+    Equal values count half. All arguments are (h, w): the value of the pixels of each patch, and
+    how many of its pixels are inside and outside.
+    """
     _, level = np.unique(values.ravel(), return_inverse=True)
     inside_at = np.bincount(level, weights=inside.ravel())
     outside_at = np.bincount(level, weights=outside.ravel())
@@ -100,49 +125,91 @@ def auc(values: Values, inside: Values, outside: Values) -> float:
 
 
 class Pairs(NamedTuple):
-    """Pairs (P,) of an image and a thing in it: the image's number, the size's, and the scores.
-    `area` is the share of the labelled pixels that are the thing's."""
+    """Pairs (P,) of an image and a thing in it."""
 
+    # The index of the image.
     image: Ints
+    # The index of the thing's size in SIZES.
     size: Ints
+    # The share of the image's labelled pixels that belong to the thing.
     area: Values
     scores: MapScores
 
 
 class Sums(NamedTuple):
-    """Sums over pairs (..., S), which means follow from; the last two where others are named."""
+    """Sums over pairs (..., S), from which the metrics follow."""
 
+    # The number of pairs.
     pairs: Values
     area: Values
     mass: Values
     hits: Values
     auc: Values
+    # The mass, and `MapScores.other_names`, of things whose images have other things as well.
     mass_beside_others: Values
     other_names: Values
 
 
 def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
-    """Return the sums over the pairs of every image, (N, S)."""
-    shape, scores = (n_images, len(SIZES)), pairs.scores
-    cell = pairs.image * len(SIZES) + pairs.size
-    alone = np.isnan(scores.other_names)
-    beside_others = (np.where(alone, 0.0, some) for some in (scores.mass, scores.other_names))
-    columns = (np.ones(len(cell)), pairs.area, *scores[:3], *beside_others)
-    sums = (np.bincount(cell, weights=values, minlength=math.prod(shape)) for values in columns)
-    return Sums(*(flat.reshape(shape).astype(np.float64) for flat in sums))
+    """Return the sums over the pairs of each image and each size, (N, S)."""
+    scores = pairs.scores
+    is_only_thing = np.isnan(scores.other_names)
+    columns = Sums(
+        pairs=np.ones(len(pairs.image)),
+        area=pairs.area,
+        mass=scores.mass,
+        hits=scores.hit,
+        auc=scores.auc,
+        mass_beside_others=np.where(is_only_thing, 0.0, scores.mass),
+        other_names=np.where(is_only_thing, 0.0, scores.other_names),
+    )
+    n_sizes = len(SIZES)
+    cell = pairs.image * n_sizes + pairs.size
+    sums = []
+    for values in columns:
+        flat = np.bincount(cell, weights=values, minlength=n_images * n_sizes)
+        sums.append(flat.reshape(n_images, n_sizes).astype(np.float64))
+    return Sums(*sums)
+
+
+def _mean_mass(sums: Sums) -> Values:
+    return ratio(sums.mass, sums.pairs)
+
+
+def _mean_area(sums: Sums) -> Values:
+    return ratio(sums.area, sums.pairs)
+
+
+def _mass_over_area(sums: Sums) -> Values:
+    return ratio(sums.mass, sums.area)
+
+
+def _mass_over_other_names(sums: Sums) -> Values:
+    return ratio(sums.mass_beside_others, sums.other_names)
+
+
+def _mean_hit(sums: Sums) -> Values:
+    return ratio(sums.hits, sums.pairs)
+
+
+def _mean_auc(sums: Sums) -> Values:
+    return ratio(sums.auc, sums.pairs)
 
 
 METRICS: Mapping[str, Callable[[Sums], Values]] = {
-    "attention_mass": lambda sums: ratio(sums.mass, sums.pairs),
-    "area": lambda sums: ratio(sums.area, sums.pairs),
-    "mass_over_area": lambda sums: ratio(sums.mass, sums.area),
-    "mass_over_other_names": lambda sums: ratio(sums.mass_beside_others, sums.other_names),
-    "pointing_game": lambda sums: ratio(sums.hits, sums.pairs),
-    "AUC": lambda sums: ratio(sums.auc, sums.pairs),
+    "attention_mass": _mean_mass,
+    "area": _mean_area,
+    "mass_over_area": _mass_over_area,
+    "mass_over_other_names": _mass_over_other_names,
+    "pointing_game": _mean_hit,
+    "AUC": _mean_auc,
 }
-"""Metrics (...,) of sums (...,): means over pairs, and two ratios of means; NaN without pairs."""
+"""The metrics (...,) as functions of sums (...,): means over pairs, and two ratios of means.
+They are NaN without pairs."""
 
 
 def of_size(size: int | None, sums: Sums) -> Sums:
-    """Return the sums (...,) of one size, or of all, from sums (..., S)."""
-    return Sums(*(part.sum(-1) if size is None else part[..., size] for part in sums))
+    """Return the sums (...,) of one size, or over all sizes if it is None, from sums (..., S)."""
+    if size is None:
+        return Sums(*(column.sum(-1) for column in sums))
+    return Sums(*(column[..., size] for column in sums))

@@ -22,10 +22,10 @@ _SYMMETRIC = 1e-8  # below this skewness the transformation changes nothing but 
 
 
 def mean_rank_interval(mean: MeanRank, level: float) -> Interval | None:
-    """Return Hall's interval of a mean rank; None for one cluster, which shows no variance.
+    """Return Hall's interval of a mean rank, or None for a single cluster, which has no variance.
 
-    If all clusters have the same mean, the interval reaches as far as queries that were not drawn
-    may change it: their share has Clopper and Pearson's upper limit, and they are one rank away.
+    If all clusters have the same mean, the interval reaches as far as queries that the sample lacks
+    may change it: they are one rank away, and their share is Clopper and Pearson's upper limit.
     """
     _, cluster = np.unique(mean.clusters, return_inverse=True)
     sums, sizes = np.bincount(cluster, weights=mean.values), np.bincount(cluster)
@@ -46,7 +46,7 @@ def mean_rank_interval(mean: MeanRank, level: float) -> Interval | None:
 
 
 def _inverse(quantile: float, skewness: float) -> float:
-    """Return the studentized mean that h takes to a quantile; `skewness` is g / sqrt(n)."""
+    """Return the studentized mean T with h(T) = quantile; `skewness` is g / sqrt(n)."""
     if abs(skewness) < _SYMMETRIC:
         return quantile
     cube = 1 + skewness * (quantile - skewness / 6)

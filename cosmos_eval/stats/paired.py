@@ -1,21 +1,23 @@
-"""Two models on the same samples: tests, intervals, and the detectable difference.
+"""Paired comparisons of two models on the same samples: tests, intervals, detectable differences.
 
-Proportions of independent samples: McNemar's exact test (McNemar 1947, Psychometrika 12) and the
-interval of Agresti and Min 2005, Statistics in Medicine 24. Means over classes, such as mIoU: the
-jackknife of the difference, since a resample lacks classes that occur in few images. Means of
-proportions per class: the variance of weighted signs, `by_class`. Everything else: a bootstrap that
-draws whole clusters for both models at once, so that what makes a sample hard for both cancels out
-(Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 6.2, 11 and 12.2), with
-Student's t, which unlike the percentile interval holds its level where the models differ on a
-handful of samples only. Several tests: Holm 1979, Scandinavian Journal of Statistics 6.
-Shapes: N samples, C kinds of clusters, R resamples, G groups.
+- Proportions of independent samples: McNemar's exact test (McNemar 1947, Psychometrika 12) and the
+  interval of Agresti and Min 2005, Statistics in Medicine 24.
+- Means over classes, such as mIoU: the jackknife of the difference, because a resample lacks
+  classes that occur in few images.
+- Means of proportions per class: the variance of weighted signs, `by_class`.
+- Everything else: a bootstrap that draws whole clusters for both models at once, so that the
+  difficulty of a sample, which both models share, cancels out (Efron and Tibshirani 1993, "An
+  Introduction to the Bootstrap", sections 6.2, 11 and 12.2). Its interval uses Student's t. Unlike
+  the percentile interval, it holds its level if the models differ on a handful of samples only.
+- Several tests: Holm 1979, Scandinavian Journal of Statistics 6.
+
+Shapes: N samples, C clusters or kinds of clusters, R resamples, G groups.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -46,19 +48,23 @@ _NORMAL = math.inf  # degrees of freedom
 
 
 class PairedDifference(NamedTuple):
-    """A metric of one model (`a`) minus that of another (`b`), in the metric's unit. `center`,
-    `error` (a standard error) and `dof` (degrees of freedom) make its interval; `p_value` is
-    two-sided, of no difference; `units` counts independent samples or clusters. `changed` says how
-    many samples only `a` and only `b` gets right, where there is right and wrong."""
+    """A metric of model A minus the same metric of model B, in the metric's unit."""
 
+    # The values of the models.
     a: float
     b: float
+    # The middle of the interval.
     center: float
+    # The standard error.
     error: float
+    # Degrees of freedom.
     dof: float
+    # Two-sided, for no difference.
     p_value: float
+    # The number of independent samples or clusters.
     units: int
     method: str
+    # How many samples only A and only B gets right, if samples are right or wrong.
     changed: tuple[int, int] | None = None
 
     @property
@@ -71,125 +77,183 @@ class PairedDifference(NamedTuple):
         return Interval(self.center - half, self.center + half, method, level)
 
     def p_below(self, bound: float) -> float:
-        """One-sided p-value against a true difference of `bound` or more. It is below (1 - level) /
-        2 exactly where the interval of that level lies below `bound`."""
+        """Return the one-sided p-value against a true difference of `bound` or more.
+
+        It is below (1 - level) / 2 exactly if the interval of that level lies below `bound`.
+        """
         if self.error == 0:  # all samples point the same way
             return 1.0 if self.center >= bound else 0.5**self.units
         return float(stdtr(self.dof, (self.center - bound) / self.error))
 
     def detectable(self, alpha: float = 1 - intervals.LEVEL, power: float = POWER) -> float | None:
-        """The true difference that a two-sided test at `alpha` finds with probability `power`.
+        """Return the true difference that a two-sided test finds with probability `power`.
 
-        Of a size of (t(1 - alpha / 2) + t(power)) x standard error, for models that differ on as
-        many samples as these do. Of matched shares it is (t(1 - alpha / 2) + t(power))^2 / n at
-        least, since a difference of so much makes as many samples differ. None where a bootstrap
-        saw no difference at all.
+        It is (t(1 - alpha / 2) + t(power)) x standard error, for models that differ on as many
+        samples as these do. For matched shares it is at least (t(1 - alpha / 2) + t(power))^2 / n,
+        because a difference of this size makes that share of the samples differ. Return None if a
+        bootstrap saw no difference at all.
         """
         factor = float(stdtrit(self.dof, [1 - alpha / 2, power]).sum())
         least = factor**2 / self.units if self.method == MCNEMAR else 0.0
         return max(factor * self.error, least) or None
 
     def flipped(self) -> PairedDifference:
+        """Return the difference of B minus A."""
         changed = self.changed and self.changed[::-1]
         return self._replace(a=self.b, b=self.a, center=-self.center, changed=changed)
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
     """Compare the proportions of hits (N,) of two models on the same independent samples."""
-    both, only_a, only_b = (int(some.sum()) for some in (a & b, a & ~b, b & ~a))
+    both = int((a & b).sum())
+    only_a = int((a & ~b).sum())
+    only_b = int((b & ~a).sum())
     return matched_shares(both, only_a, only_b, len(a))
 
 
 def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDifference:
-    """Compare from how many of n samples both, only the first, and only the second get right. The
-    p-value is the two-sided binomial one of (only_a, only_b) at a half. The interval is Wald's
-    after half a sample is added to each of the four cells. Raises ValueError without samples."""
+    """Compare two models by how many of n samples both, only A, and only B get right.
+
+    The p-value is the two-sided binomial p-value of (only_a, only_b) at a half. The interval is
+    Wald's after half a sample is added to each of the four cells. Raises ValueError without
+    samples.
+    """
     if n < 1:
         raise ValueError("no samples to compare")
     p_value = min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
     center = (only_a - only_b) / (n + 2)
     error = math.sqrt((only_a + only_b + 1) / (n + 2) - center**2) / math.sqrt(n + 2)
-    shares = (both + only_a) / n, (both + only_b) / n
-    changed = (only_a, only_b)
-    return PairedDifference(*shares, center, error, _NORMAL, p_value, n, MCNEMAR, changed)
+    return PairedDifference(
+        a=(both + only_a) / n,
+        b=(both + only_b) / n,
+        center=center,
+        error=error,
+        dof=_NORMAL,
+        p_value=p_value,
+        units=n,
+        method=MCNEMAR,
+        changed=(only_a, only_b),
+    )
 
 
 Compare = Callable[[int, int], Mapping[str, PairedDifference]]
-"""Two of several models by their indices -> the difference of every estimate that both have."""
+"""Maps the indices of two models to the differences of all estimates that both have, by name."""
 
 
 def is_slow(estimate: Estimate) -> bool:
-    """Return whether comparing such an estimate takes longer than all others together."""
+    """Return whether comparing two such estimates takes longer than comparing all others."""
     by_kinds = isinstance(estimate, GroupMean) and estimate.clusters is None and estimate.lowest
     return by_kinds or isinstance(estimate, Median)
 
 
 def differences(
-    several: Sequence[intervals.Estimates],
+    models: Sequence[intervals.Estimates],
     *,
     without_slow: bool = False,
     seed: int = 0,
     resamples: int = intervals.RESAMPLES,
 ) -> Compare:
-    """Return the paired differences of two of several models, of the same samples. Raises
-    ValueError where fewer than two clusters would be resampled."""
-    chosen = [
-        {
-            name: estimate
-            for name, estimate in model.items()
-            if not (without_slow and is_slow(estimate))
-        }
-        for model in several
-    ]
-    left_out = [
-        {
-            name: sums_without_each(estimate)
-            for name, estimate in model.items()
-            if isinstance(estimate, FunctionOfSums) and estimate.jackknife
-        }
-        for model in chosen
-    ]
-    draw = partial(intervals.resample, seed=seed, resamples=resamples)
-    clustered = [
-        intervals.by_clusters({name: e for name, e in model.items() if name not in values})
-        for model, values in zip(chosen, left_out, strict=True)
-    ]
-    bootstraps = []
-    for sizes in sorted({sizes for model in clustered for sizes in model}):
-        products: dict[int, intervals.Product] = {}
-        statistics = [intervals.statistic_of(model.get(sizes, {}), products) for model in clustered]
-        ones, within = np.ones(sum(sizes), int), partial(draw, sizes=sizes)
-        bootstraps.append(_by_bootstrap(statistics, ones, within, units=sizes[0]))
+    """Return the function that compares two of several models, on the same samples.
 
-    def compare(a: int, b: int) -> dict[str, PairedDifference]:
-        found = {name: one for some in bootstraps for name, one in some(a, b).items()}
-        for name, of_a in chosen[a].items():
-            match of_a, chosen[b].get(name):
-                case Proportion(hits), Proportion(others):
-                    found[name] = mcnemar(hits, others)
-                case FunctionOfSums(jackknife=True), FunctionOfSums(jackknife=True) as of_b:
-                    changes = left_out[a][name] - left_out[b][name]
-                    if difference := _by_jackknife(of_a.value, of_b.value, changes):
-                        found[name] = difference
-                case GroupMean(clusters=None), GroupMean(clusters=None) as of_b:
-                    if not of_a.lowest and np.array_equal(of_a.groups, of_b.groups):
-                        found[name] = by_class(of_a, of_b)
-                    else:  # such as precision per class, whose classes are those predicted
-                        kinds = intervals.statistics_of_kinds(name, [of_a, of_b])
-                        found |= _by_bootstrap(*kinds, draw)(0, 1)
-        return {name: found[name] for name in chosen[a] if name in found}
+    `models` holds the estimates of each model by name. Samples are drawn once, for all models.
+    `without_slow` leaves out estimates that take long. Raises ValueError if there are fewer than
+    two clusters to draw.
+    """
+    compared_models: Sequence[intervals.Estimates] = models
+    if without_slow:
+        compared_models = [
+            {name: estimate for name, estimate in estimates.items() if not is_slow(estimate)}
+            for estimates in models
+        ]
+    return _Comparisons(compared_models, seed, resamples).compare
 
-    return compare
+
+class _Comparisons:
+    """Draws and jackknife values of several models, by which any two of them are compared."""
+
+    def __init__(self, models: Sequence[intervals.Estimates], seed: int, resamples: int) -> None:
+        self.models = models
+        self.seed = seed
+        self.resamples = resamples
+        # Of each model: values (N,) without each sample of the estimates that are jackknifed.
+        self.jackknife_values = [_jackknife_values(estimates) for estimates in models]
+        self.bootstraps = self._bootstraps()
+
+    def _bootstraps(self) -> list[_Bootstrap]:
+        """Return one bootstrap for each number of clusters that the estimates have."""
+        models_by_clusters = []
+        for estimates, values in zip(self.models, self.jackknife_values, strict=True):
+            resampled = {name: e for name, e in estimates.items() if name not in values}
+            models_by_clusters.append(intervals.by_clusters(resampled))
+        all_sizes = {sizes for by_clusters in models_by_clusters for sizes in by_clusters}
+        bootstraps = []
+        for sizes in sorted(all_sizes):
+            products: dict[int, intervals.Product] = {}
+            statistics = [
+                intervals.statistic_of(by_clusters.get(sizes, {}), products)
+                for by_clusters in models_by_clusters
+            ]
+            counts = np.ones(sum(sizes), int)
+            drawn = intervals.resample(
+                statistics, counts, seed=self.seed, resamples=self.resamples, sizes=sizes
+            )
+            bootstraps.append(_Bootstrap(statistics, counts, drawn, units=sizes[0]))
+        return bootstraps
+
+    def compare(self, a: int, b: int) -> dict[str, PairedDifference]:
+        """Return the differences of all estimates that models A and B both have, by name."""
+        differences_by_name: dict[str, PairedDifference] = {}
+        for bootstrap in self.bootstraps:
+            differences_by_name.update(bootstrap.compare(a, b))
+        for name, estimate_a in self.models[a].items():
+            match estimate_a, self.models[b].get(name):
+                case Proportion(hits_a), Proportion(hits_b):
+                    differences_by_name[name] = mcnemar(hits_a, hits_b)
+                case FunctionOfSums(jackknife=True), FunctionOfSums(jackknife=True) as estimate_b:
+                    changes = self.jackknife_values[a][name] - self.jackknife_values[b][name]
+                    difference = _by_jackknife(estimate_a.value, estimate_b.value, changes)
+                    if difference is not None:
+                        differences_by_name[name] = difference
+                case GroupMean(clusters=None), GroupMean(clusters=None) as estimate_b:
+                    difference = self._compare_group_means(name, estimate_a, estimate_b)
+                    if difference is not None:
+                        differences_by_name[name] = difference
+        return {
+            name: differences_by_name[name]
+            for name in self.models[a]
+            if name in differences_by_name
+        }
+
+    def _compare_group_means(
+        self, name: str, a: GroupMean, b: GroupMean
+    ) -> PairedDifference | None:
+        """Compare means over groups of independent samples."""
+        if not a.lowest and np.array_equal(a.groups, b.groups):
+            return by_class(a, b)
+        # Such as precision per class, whose groups are the predicted classes of each model.
+        statistics, counts = intervals.statistics_of_kinds(name, [a, b])
+        drawn = intervals.resample(statistics, counts, seed=self.seed, resamples=self.resamples)
+        return _Bootstrap(statistics, counts, drawn).compare(0, 1).get(name)
+
+
+def _jackknife_values(estimates: intervals.Estimates) -> dict[str, Values]:
+    """Return the values (N,) without each sample of the estimates that are jackknifed."""
+    values = {}
+    for name, estimate in estimates.items():
+        if isinstance(estimate, FunctionOfSums) and estimate.jackknife:
+            values[name] = sums_without_each(estimate)
+    return values
 
 
 def by_class(a: GroupMean, b: GroupMean) -> PairedDifference:
-    """Compare mean proportions of hits (N,) per class of two models, of the same samples.
+    """Compare the mean proportions of hits (N,) per class of two models, on the same samples.
 
-    The difference is a sum of weighted signs, 1 for a sample that only A gets right and -1 for one
-    that only B does, each weighted by one over its class's size and the number of classes. Its
-    variance is that of the terms around the difference, which needs no two samples of a class, and
-    of one sample more of the average squared weight, so that it is not 0. Degrees of freedom are
-    Satterthwaite's, about the number of samples on which the models differ.
+    The difference is a sum of weighted signs. The sign is 1 for a sample that only A gets right,
+    and -1 for a sample that only B gets right. Its weight is one over the size of its class and the
+    number of classes. The variance is the sum of the squared weighted deviations of the signs from
+    the difference, which needs no two samples of a class, plus the average squared weight, as if
+    there were one more sample, so that it is not 0. Degrees of freedom are Satterthwaite's: about
+    the number of samples on which the models differ.
     """
     n = len(a.hits)
     if n < 2:
@@ -205,8 +269,10 @@ def by_class(a: GroupMean, b: GroupMean) -> PairedDifference:
 
 
 def _by_jackknife(a: float, b: float, changes: Values) -> PairedDifference | None:
-    """Return the difference of values, which is `changes` (N,) without each of N samples, NaN if
-    there is none; None if that is so of nearly all. Raises ValueError for fewer than two samples.
+    """Return the difference of values a and b by the jackknife.
+
+    `changes` (N,) holds the difference without each of N samples, NaN if there is none. Return None
+    if fewer than two of them are known. Raises ValueError for fewer than two samples.
     """
     if len(changes) < 2:
         raise ValueError("two images or more are needed to tell models apart")
@@ -217,50 +283,69 @@ def _by_jackknife(a: float, b: float, changes: Values) -> PairedDifference | Non
     return _by_student(a, b, math.sqrt((n - 1) * changes.var()), n, n - 1, JACKKNIFE)
 
 
-def _by_bootstrap(
-    statistics: Sequence[intervals.Statistic],
-    counts: Ints,
-    draw: Callable[..., list[dict[str, Values]]],
-    units: int | None = None,
-) -> Compare:
-    """Compare what two models have in common, by the standard error of the drawn differences.
-    Resamples in which an estimate has no value do not count for it. `units` of the clusters are
-    samples, by default all."""
-    drawn, n = draw(statistics, counts), units or int(counts.sum())
-    if n < 2:
-        raise ValueError("two images or more are needed to tell models apart")
-    observed = [statistic(counts[None].astype(np.float64)) for statistic in statistics]
+class _Bootstrap:
+    """Resampled values of several models, from the same draws."""
 
-    def compare(a: int, b: int) -> dict[str, PairedDifference]:
-        found = {}
-        for name in (name for name in observed[a] if name in observed[b]):
-            values = float(observed[a][name][0]), float(observed[b][name][0])
-            changes = drawn[a][name] - drawn[b][name]
+    def __init__(
+        self,
+        statistics: Sequence[intervals.Statistic],
+        counts: Ints,
+        drawn: Sequence[Mapping[str, Values]],
+        units: int | None = None,
+    ) -> None:
+        """Keep the values of the models: `counts` (C,) holds how many clusters each kind had.
+
+        `units` is the number of independent samples or clusters, by default all. Raises ValueError
+        if it is less than two.
+        """
+        self.drawn = drawn
+        self.units = units or int(counts.sum())
+        if self.units < 2:
+            raise ValueError("two images or more are needed to tell models apart")
+        each_once = counts[None].astype(np.float64)
+        self.observed = [statistic(each_once) for statistic in statistics]
+
+    def compare(self, a: int, b: int) -> dict[str, PairedDifference]:
+        """Return the differences of all estimates that models A and B both have, by name.
+
+        Resamples in which an estimate has no value do not count for that estimate.
+        """
+        differences_by_name = {}
+        for name in self.observed[a]:
+            if name not in self.observed[b]:
+                continue
+            value_a, value_b = float(self.observed[a][name][0]), float(self.observed[b][name][0])
+            changes = self.drawn[a][name] - self.drawn[b][name]
             changes = changes[~np.isnan(changes)]
-            if len(changes) > 1 and not any(map(math.isnan, values)):
-                found[name] = difference_of_draws(*values, changes, n)
-        return found
-
-    return compare
+            if len(changes) > 1 and not math.isnan(value_a) and not math.isnan(value_b):
+                differences_by_name[name] = difference_of_draws(
+                    value_a, value_b, changes, self.units
+                )
+        return differences_by_name
 
 
 def difference_of_draws(a: float, b: float, changes: Values, n: int) -> PairedDifference:
-    """Return the difference of values whose resampled differences are `changes` (R,), of n clusters
-    or, of a mean over several sets of samples, of the smallest number of clusters."""
+    """Return the difference of values whose resampled differences are `changes` (R,).
+
+    `n` is the number of clusters, or the smallest one for a mean over several sets of samples.
+    """
     # Resampling n clusters varies by a factor (n - 1) / n too little.
     error = float(changes.std(ddof=1)) * math.sqrt(n / (n - 1))
     return _by_student(a, b, error, n, n - 1, BOOTSTRAP)
 
 
 def independent_difference(a: float, b: float, error: float, units: int) -> PairedDifference:
-    """Return a difference whose standard error is known, of results whose samples are not."""
+    """Return the difference of two results without common samples, from its standard error."""
     p_value = 2 * float(stdtr(_NORMAL, -abs(a - b) / error)) if error > 0 else 1.0
     return PairedDifference(a, b, a - b, error, _NORMAL, p_value, units, INDEPENDENT)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values, in the order given. Rejecting those at most alpha errs on
-    any of the tests with probability alpha at most, however they depend on each other."""
+    """Return Holm's adjusted p-values, in the same order.
+
+    If all hypotheses with adjusted p-values of at most alpha are rejected, then any true one is
+    among them with a probability of at most alpha, however the tests depend on each other.
+    """
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(p_values), 0, -1)
     stepped = np.maximum.accumulate(factors * np.asarray(p_values, np.float64)[order])
@@ -271,6 +356,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _by_student(
     a: float, b: float, error: float, n: int, dof: float, method: str
 ) -> PairedDifference:
+    """Return the difference of two values by Student's t, from n samples or clusters."""
     if error > 0:
         p_value = 2 * float(stdtr(dof, -abs(a - b) / error))
     else:

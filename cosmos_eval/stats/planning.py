@@ -1,7 +1,8 @@
-"""How many trainings of two methods find a difference, by variances that are estimates themselves.
+"""The number of trainings of two methods that are needed to find a difference.
 
-A variance of n degrees of freedom varies like chi-squared / n. With five trainings of each method,
-its 5 and 95% points differ by a factor of 5.7, and so does the number of trainings that it needs.
+It follows from variances that are estimates themselves: a variance of n degrees of freedom varies
+like chi-squared / n. With five trainings of each method, its 5 and 95% points differ by a factor of
+5.7, and so does the number of trainings that are needed.
 """
 
 from bisect import bisect_left
@@ -10,17 +11,17 @@ from scipy.special import gammaincinv
 
 from cosmos_eval.stats.groups import GroupDifference
 
-MOST_TRAININGS = 1000  # of each method that are considered
-_QUANTILES = (0.95, 0.05)  # of chi-squared: least variance, then greatest
+MOST_TRAININGS = 1000  # the most trainings of each method that are considered
+_QUANTILES = (0.95, 0.05)  # of chi-squared, for the least and for the greatest variance
 
 
 def range_of_trainings(
     difference: GroupDifference, size: float, power: float, images: float
 ) -> tuple[int, int]:
-    """Return the least and the greatest number of trainings of each method, with 90% confidence,
-    that find a true difference of `size` with probability `power`; 1 + MOST_TRAININGS for more.
+    """Return the least and the greatest number of trainings of each method, with 90% confidence.
 
-    `images` is how many times as many images there are.
+    So many trainings find a true difference of `size` with probability `power`, on `images` times
+    as many images. 1 + MOST_TRAININGS stands for more than MOST_TRAININGS.
     """
     low, high = (
         _trainings_needed(_with_variance_at(difference, quantile), size, power, images)
@@ -30,13 +31,16 @@ def range_of_trainings(
 
 
 def _with_variance_at(difference: GroupDifference, quantile: float) -> GroupDifference:
-    """Return a difference whose variances between trainings, which are known by Satterthwaite's
-    degrees of freedom together, are those of which the estimates are at a quantile."""
-    several = [trainings for trainings in difference.factors if trainings.dof > 0]
-    spread = sum(trainings.between**2 / trainings.dof for trainings in several)
+    """Return a difference with other variances between trainings.
+
+    If the true variances are these, then the estimates lie at `quantile` of their distribution. All
+    variances are scaled by one factor, for Satterthwaite's degrees of freedom of their sum.
+    """
+    repeated = [trainings for trainings in difference.factors if trainings.dof > 0]
+    spread = sum(trainings.between**2 / trainings.dof for trainings in repeated)
     if not spread:
         return difference
-    dof = sum(trainings.between for trainings in several) ** 2 / spread
+    dof = sum(trainings.between for trainings in repeated) ** 2 / spread
     factor = dof / (2 * float(gammaincinv(dof / 2, quantile)))
     scaled = (
         trainings._replace(between=factor * trainings.between) for trainings in difference.factors
@@ -45,6 +49,8 @@ def _with_variance_at(difference: GroupDifference, quantile: float) -> GroupDiff
 
 
 def _trainings_needed(difference: GroupDifference, size: float, power: float, images: float) -> int:
+    """Return the least number of trainings of each method that find a difference of `size`."""
+
     def excess(k: int) -> float:
         return size - (difference.detectable(power=power, k=k, images=images) or 0.0)
 

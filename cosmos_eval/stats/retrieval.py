@@ -1,8 +1,13 @@
-"""Image-text retrieval: the rank of the best positive of every query, by counting.
+"""Image-text retrieval: the rank of the best positive of each query, by counting.
 
-Tie rule: an item that scores the same as the best positive counts as above it, unless it is a
-positive itself. A model that gives every pair one score is thereby ranked last, not first. Equal
-features tie whatever BLAS makes of them: its kernels may round equal rows of a block differently.
+In plain terms, for scores S = image_features @ text_features.T, is_positive (N, M) and one image i:
+
+    best = S[i, is_positive[i]].max()
+    rank = 1 + (S[i, ~is_positive[i]] >= best).sum()
+
+Tie rule: an item with the same score as the best positive counts as above it, unless it is a
+positive itself. So a model that gives all pairs the same score is ranked last, not first. Items
+with equal features always tie, although BLAS may round equal rows of a block differently.
 
 Shapes: N images, M texts, D embedding.
 """
@@ -17,14 +22,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from cosmos_eval.stats.estimates import first_equal, require_finite
 
-# Of float32 scores at a time: they stay in the cache while they are compared twice.
+# The size of a block of float32 scores, which stays in the cache while it is compared twice.
 _BLOCK_BYTES = 4 << 20
 
 
 class RetrievalRanks(NamedTuple):
-    """Rank of the best positive of every query, from 1: (N,) images, (M,) texts, int64."""
+    """The rank of the best positive of each query, from 1."""
 
+    # (N,) of images as queries.
     image_to_text: NDArray[np.int64]
+    # (M,) of texts as queries.
     text_to_image: NDArray[np.int64]
 
 
@@ -33,10 +40,10 @@ def retrieval_ranks(
     text_features: NDArray[np.float32],
     image_of_text: ArrayLike,
 ) -> RetrievalRanks:
-    """Ranks both ways by the product of (N, D) image and (M, D) text features.
+    """Return the ranks in both directions by the products of images (N, D) and texts (M, D).
 
-    `image_of_text` (M,) holds the row of each text's image. Raises ValueError for an image
-    without text, an index out of range, and features that are not finite.
+    `image_of_text` (M,) holds the row of each text's image. Raises ValueError for an image without
+    texts, an index out of range, and features that are not finite.
     """
     owner = np.asarray(image_of_text)
     n_images, n_texts = len(image_features), len(text_features)
@@ -46,140 +53,193 @@ def retrieval_ranks(
         raise ValueError(f"every one of the {n_images} images needs a text, and no other")
     require_finite(image_features, text_features)
     order = np.argsort(owner, kind="stable")
-    matrix = _Matrix(image_features, text_features, order, owner[order])
+    matrix = _ScoreMatrix(image_features, text_features, order, owner[order])
     bands = list(_bands(matrix))
-    ranks = _count(matrix, bands, *_best_positives(matrix, bands))
+    best_of_images, best_of_rows = _best_positives(matrix, bands)
+    ranks = _Ranking(matrix, best_of_images, best_of_rows).count(bands)
     return ranks._replace(text_to_image=ranks.text_to_image[np.argsort(order)])
 
 
-class _Matrix(NamedTuple):
-    """The scores of all texts with all images, of which one block is computed at a time.
+class _ScoreMatrix(NamedTuple):
+    """The scores of all texts (rows) with all images (columns), computed block by block.
 
-    Rows are texts in the order of their images, whose numbers are `owner` (M,): positives lie in
-    blocks along the diagonal. `order` (M,) holds the indices of the rows in `texts` (M, D). Columns
-    are `images` (N, D).
+    Rows are texts in the order of their images, so that positives lie in blocks along the diagonal.
     """
 
+    # (N, D)
     images: NDArray[np.float32]
+    # (M, D), in the order of the caller.
     texts: NDArray[np.float32]
+    # (M,): the index of each row in `texts`.
     order: NDArray[np.int64]
+    # (M,): the column of each row's image.
     owner: NDArray[np.integer]
 
     def features(self, rows: slice) -> NDArray[np.float32]:
-        """(rows, D) features of these texts."""
+        """Return the features of these texts, (rows, D)."""
         return self.texts[self.order[rows]]
 
     def scores(self, features: NDArray[np.float32], columns: slice) -> NDArray[np.float32]:
-        """(rows, columns): the block of texts with these features."""
+        """Return the block of texts with these features and of these images, (rows, columns)."""
         return features @ self.images[columns].T
 
-    def own(self, block: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
-        """(rows,) every text's value with its own image, out of a block that holds it."""
+    def positives(self, block: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
+        """Return the value of each text with its image, (rows,), from the block that holds it."""
         return block[np.arange(len(block)), self.owner[rows] - columns.start]
 
 
 class _Band(NamedTuple):
-    """Some images, and all of their texts in blocks."""
+    """Some images, and all of their texts, cut into blocks of rows."""
 
     columns: slice
     rows: list[slice]
 
 
-def _bands(matrix: _Matrix) -> Iterator[_Band]:
-    """Blocks on the diagonal, as even as can be: BLAS rounds differently in much smaller ones."""
-    wide = max(1, math.isqrt(_BLOCK_BYTES // 16))
-    high = max(1, _BLOCK_BYTES // (4 * wide))
-    for columns in _even_slices(0, len(matrix.images), wide):
+def _bands(matrix: _ScoreMatrix) -> Iterator[_Band]:
+    """Yield the blocks on the diagonal.
+
+    Their sizes are as even as possible, because BLAS rounds differently in much smaller blocks.
+    """
+    most_columns = max(1, math.isqrt(_BLOCK_BYTES // 16))
+    most_rows = max(1, _BLOCK_BYTES // (4 * most_columns))
+    for columns in _even_slices(0, len(matrix.images), most_columns):
         first, last = np.searchsorted(matrix.owner, [columns.start, columns.stop]).tolist()
-        yield _Band(columns, list(_even_slices(first, last, high)))
+        yield _Band(columns, list(_even_slices(first, last, most_rows)))
 
 
 def _even_slices(start: int, stop: int, most: int) -> Iterator[slice]:
-    """As few slices as hold no more than `most` each; their lengths are one apart."""
+    """Cut a range into as few slices of at most `most` as possible; lengths differ by at most 1."""
     edges = np.linspace(start, stop, 1 + math.ceil((stop - start) / most)).astype(int).tolist()
     return (slice(a, b) for a, b in pairwise(edges))
 
 
 def _best_positives(
-    matrix: _Matrix, bands: list[_Band]
+    matrix: _ScoreMatrix, bands: list[_Band]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the best positive's score of every image (N,) and row (M,).
+    """Return the scores of the best positive of each image (N,) and of each row (M,).
 
-    They are read from the blocks that they are later compared with, since scores computed in any
-    other way would differ in the last bit, and be outranked by themselves.
+    They are taken from the blocks that they are later compared with. Scores that are computed in
+    another way would differ in the last bit, so that the best positive would rank above itself.
     """
-    of_image = np.full(len(matrix.images), -np.inf, np.float32)
-    of_row = np.empty(len(matrix.texts), np.float32)
+    best_of_images = np.full(len(matrix.images), -np.inf, np.float32)
+    best_of_rows = np.empty(len(matrix.texts), np.float32)
     for band in bands:
         for rows in band.rows:
             scores = matrix.scores(matrix.features(rows), band.columns)
-            of_row[rows] = matrix.own(scores, rows, band.columns)
-            np.maximum.at(of_image, matrix.owner[rows], of_row[rows])
-    return of_image, of_row
+            best_of_rows[rows] = matrix.positives(scores, rows, band.columns)
+            np.maximum.at(best_of_images, matrix.owner[rows], best_of_rows[rows])
+    return best_of_images, best_of_rows
 
 
-def _count(
-    matrix: _Matrix, bands: list[_Band], of_image: NDArray[np.float32], of_row: NDArray[np.float32]
-) -> RetrievalRanks:
-    """Ranks of images and of rows: one, and what is no positive and no worse than the best."""
-    ranks = RetrievalRanks(np.ones(len(matrix.images), int), np.ones(len(matrix.texts), int))
-    image, row = first_equal(matrix.images), first_equal(matrix.texts)[matrix.order]
-    image_repeats, row_repeats = _repeats(image), _repeats(row)
-    best = np.empty_like(image)  # the first equal of the best positive text of every image
-    is_best = of_row == of_image[matrix.owner]
-    best[matrix.owner[is_best]] = row[is_best]
-    for home in bands:
-        for rows in home.rows:
-            features, owner = matrix.features(rows), matrix.owner[rows]
-            for band in bands:
-                columns = band.columns
-                scores = matrix.scores(features, columns)
-                above = scores >= of_row[rows, None]
-                _add_equals(above, image[owner], image[columns], image_repeats[owner])
-                ranks.text_to_image[rows] += np.count_nonzero(above, axis=1)
-                if band is home:
-                    ranks.text_to_image[rows] -= matrix.own(above, rows, columns)
-                above = scores >= of_image[columns]
-                _add_equals(above, row[rows], best[columns], row_repeats[rows])
-                ranks.image_to_text[columns] += np.count_nonzero(above, axis=0)
-                if band is home:
-                    np.subtract.at(ranks.image_to_text, owner, matrix.own(above, rows, columns))
-    return ranks
+class _Ranking:
+    """Counts the items that rank above the best positive of each image and of each row."""
+
+    def __init__(
+        self,
+        matrix: _ScoreMatrix,
+        best_of_images: NDArray[np.float32],
+        best_of_rows: NDArray[np.float32],
+    ) -> None:
+        self.matrix = matrix
+        # The scores of the best positives, (N,) and (M,).
+        self.best_of_images = best_of_images
+        self.best_of_rows = best_of_rows
+        # The index of the first image, or text, with equal features: (N,) and (M,).
+        self.first_image = first_equal(matrix.images)
+        self.first_text = first_equal(matrix.texts)[matrix.order]
+        self.image_is_repeated = _is_repeated(self.first_image)
+        self.row_is_repeated = _is_repeated(self.first_text)
+        # `first_text` of the best positive text of each image, (N,).
+        self.first_best_text = np.empty_like(self.first_image)
+        is_best = best_of_rows == best_of_images[matrix.owner]
+        self.first_best_text[matrix.owner[is_best]] = self.first_text[is_best]
+        self.ranks = RetrievalRanks(
+            np.ones(len(matrix.images), int), np.ones(len(matrix.texts), int)
+        )
+
+    def count(self, bands: list[_Band]) -> RetrievalRanks:
+        """Return the ranks: one, and the number of items that are above the best positive."""
+        for diagonal_band in bands:
+            for rows in diagonal_band.rows:
+                features = self.matrix.features(rows)
+                for band in bands:
+                    scores = self.matrix.scores(features, band.columns)
+                    has_positives = band is diagonal_band
+                    self._count_images(scores, rows, band.columns, has_positives)
+                    self._count_texts(scores, rows, band.columns, has_positives)
+        return self.ranks
+
+    def _count_images(
+        self, scores: NDArray[np.float32], rows: slice, columns: slice, has_positives: bool
+    ) -> None:
+        """Count the images of a block that are above the image of each text."""
+        owner = self.matrix.owner[rows]
+        is_above = scores >= self.best_of_rows[rows, None]
+        _add_equals(
+            is_above,
+            self.first_image[owner],
+            self.first_image[columns],
+            self.image_is_repeated[owner],
+        )
+        self.ranks.text_to_image[rows] += np.count_nonzero(is_above, axis=1)
+        if has_positives:
+            self.ranks.text_to_image[rows] -= self.matrix.positives(is_above, rows, columns)
+
+    def _count_texts(
+        self, scores: NDArray[np.float32], rows: slice, columns: slice, has_positives: bool
+    ) -> None:
+        """Count the texts of a block that are above the best text of each image."""
+        is_above = scores >= self.best_of_images[columns]
+        _add_equals(
+            is_above,
+            self.first_text[rows],
+            self.first_best_text[columns],
+            self.row_is_repeated[rows],
+        )
+        self.ranks.image_to_text[columns] += np.count_nonzero(is_above, axis=0)
+        if has_positives:
+            positives = self.matrix.positives(is_above, rows, columns)
+            np.subtract.at(self.ranks.image_to_text, self.matrix.owner[rows], positives)
 
 
-def _repeats(first: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether features (N,) have an equal, by the index of the first equal one."""
+def _is_repeated(first: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which features (N,) occur more than once; `first` is the result of `first_equal`."""
     return np.bincount(first, minlength=len(first))[first] > 1
 
 
 def _add_equals(
-    above: NDArray[np.bool_],
-    of_rows: NDArray[np.int64],
-    of_columns: NDArray[np.int64],
-    row_repeats: NDArray[np.bool_],
+    is_above: NDArray[np.bool_],
+    first_of_rows: NDArray[np.int64],
+    first_of_columns: NDArray[np.int64],
+    row_is_repeated: NDArray[np.bool_],
 ) -> None:
-    """Count as above (rows, columns) what has the features of the best positive, by first equals.
+    """Set `is_above` (rows, columns) for pairs whose features are equal to the best positive's.
 
-    A row whose features no other has equals at most its own best positive, whose score is its own.
+    Features are equal if their first equal features have the same index. A row whose features occur
+    once can only be equal to its own best positive, which has the same score.
     """
-    repeated = np.flatnonzero(row_repeats)
-    equal = repeated[np.isin(of_rows[repeated], of_columns)]
-    above[equal] |= of_rows[equal, None] == of_columns
+    repeated_rows = np.flatnonzero(row_is_repeated)
+    rows = repeated_rows[np.isin(first_of_rows[repeated_rows], first_of_columns)]
+    is_above[rows] |= first_of_rows[rows, None] == first_of_columns
 
 
 class Candidates(NamedTuple):
-    """The items that each query is ranked anew with: (N, k) texts of images, (M, l) images of
-    texts."""
+    """The items among which each query is ranked a second time."""
 
+    # (N, k): the indices of texts, for images as queries.
     texts: NDArray[np.int64]
+    # (M, l): the indices of images, for texts as queries.
     images: NDArray[np.int64]
 
 
 def best_candidates(
     image_features: NDArray[np.float32], text_features: NDArray[np.float32], k: int
 ) -> Candidates:
-    """Find the min(k, all) best texts of (N, D) images and images of (M, D) texts, by product. Of
-    equal scores the lower index comes first. Raises ValueError for features not finite."""
+    """Return the k best texts of each image, and the k best images of each text, or all if fewer.
+
+    Scores are products of images (N, D) and texts (M, D). If scores are equal, the lower index
+    comes first. Raises ValueError for features that are not finite.
+    """
     require_finite(image_features, text_features)
     return Candidates(
         texts=_best(image_features, text_features, k),
@@ -188,17 +248,18 @@ def best_candidates(
 
 
 def _best(queries: NDArray[np.float32], items: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the sorted indices (Q, min(k, n)) of each query's best items."""
+    """Return the indices of the best items of each query (Q, min(k, n)), in rising order."""
     k = min(k, len(items))
-    found = np.empty((len(queries), k), np.int64)
-    for rows in _even_slices(0, len(queries), max(1, _BLOCK_BYTES // (4 * len(items)))):
+    best_items = np.empty((len(queries), k), np.int64)
+    queries_at_once = max(1, _BLOCK_BYTES // (4 * len(items)))
+    for rows in _even_slices(0, len(queries), queries_at_once):
         scores = queries[rows] @ items.T
         least = np.partition(scores, -k, axis=1)[:, -k, None]
-        above, equal = scores > least, scores == least
-        left = k - above.sum(axis=1, keepdims=True)
-        best = above | (equal & (equal.cumsum(axis=1) <= left))
-        found[rows] = np.nonzero(best)[1].reshape(-1, k)
-    return found
+        is_above, is_equal = scores > least, scores == least
+        equals_to_take = k - is_above.sum(axis=1, keepdims=True)
+        is_best = is_above | (is_equal & (is_equal.cumsum(axis=1) <= equals_to_take))
+        best_items[rows] = np.nonzero(is_best)[1].reshape(-1, k)
+    return best_items
 
 
 def ranks_of_pairs(
@@ -207,34 +268,40 @@ def ranks_of_pairs(
     image_of_text: ArrayLike,
     first: RetrievalRanks,
 ) -> RetrievalRanks:
-    """Rank the candidates of every query by their `score(images, texts)`, by indices of one shape.
-    What is no candidate stays behind them, in the order of `first`, by which a query without a
-    positive candidate keeps its rank."""
+    """Return the ranks after the candidates of each query are ranked by their scores.
+
+    `score(images, texts)` returns the scores of pairs from their indices, which are broadcast. All
+    other items stay behind the candidates, in the order of the `first` ranks, so that a query
+    without a positive candidate keeps its rank.
+    """
     owner = np.asarray(image_of_text)
+    image_to_text = first.image_to_text.copy()
+    for rows, images in _query_blocks(candidates.texts):
+        texts = candidates.texts[rows]
+        is_positive, scores = owner[texts] == images, score(images, texts)
+        image_to_text[rows] = _reranked(is_positive, scores, image_to_text[rows])
+    text_to_image = first.text_to_image.copy()
+    for rows, texts in _query_blocks(candidates.images):
+        images = candidates.images[rows]
+        is_positive, scores = owner[texts] == images, score(images, texts)
+        text_to_image[rows] = _reranked(is_positive, scores, text_to_image[rows])
+    return RetrievalRanks(image_to_text, text_to_image)
 
-    def of_image(images: Any, texts: Any) -> Any:
-        return owner[texts] == images, score(images, texts)
 
-    def of_text(texts: Any, images: Any) -> Any:
-        return owner[texts] == images, score(images, texts)
-
-    return RetrievalRanks(
-        image_to_text=_reranked(candidates.texts, of_image, first.image_to_text),
-        text_to_image=_reranked(candidates.images, of_text, first.text_to_image),
-    )
+def _query_blocks(candidates: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Yield blocks of queries: their rows in candidates (Q, k), and their indices (rows, 1)."""
+    n_queries, k = candidates.shape
+    for rows in _even_slices(0, n_queries, max(1, _BLOCK_BYTES // (4 * k))):
+        yield rows, np.arange(rows.start, rows.stop)[:, None]
 
 
 def _reranked(
-    candidates: NDArray[np.int64],
-    of: Callable[[Any, Any], tuple[NDArray[np.bool_], NDArray[np.float32]]],
-    first: NDArray[np.int64],
+    is_positive: NDArray[np.bool_], scores: NDArray[np.float32], first: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return ranks (Q,); `of` gives which pairs of queries and items are right, and scores."""
-    ranks = first.copy()
-    for rows in _even_slices(0, len(ranks), max(1, _BLOCK_BYTES // (4 * candidates.shape[1]))):
-        queries = np.arange(rows.start, rows.stop)[:, None]
-        right, scores = of(queries, candidates[rows])
-        best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-        above = np.count_nonzero((scores >= best) & ~right, axis=1)
-        ranks[rows] = np.where(right.any(axis=1), 1 + above, first[rows])
-    return ranks
+    """Return the ranks (Q,) of queries by the scores of their candidates (Q, k).
+
+    A query without a positive candidate keeps its `first` rank.
+    """
+    best = np.where(is_positive, scores, -np.inf).max(axis=1, keepdims=True)
+    above = np.count_nonzero((scores >= best) & ~is_positive, axis=1)
+    return np.where(is_positive.any(axis=1), 1 + above, first)

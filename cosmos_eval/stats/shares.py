@@ -1,12 +1,12 @@
 """Confidence intervals of the mean and of the lowest of several shares.
 
 A share of a few samples that are all right, or all wrong, does not change in any resample, although
-the share of the population is hardly 0 or 1. The intervals here rest on binomial counts instead:
+the share of the population is hardly 0 or 1. Therefore, the intervals here use binomial counts:
 
 - Clopper and Pearson's (1934, Biometrika 26), for the lowest share, and if all shares are 0 or 1.
 - Wilson's (1927), with the effective number of samples of a stratified mean, whose strata of one
   sample are collapsed into one (Cochran 1977, "Sampling Techniques", section 5A.12).
-- That of the profile likelihood, which also knows the strata in which no sample is wrong.
+- The profile likelihood's, which also takes account of strata in which no sample is wrong.
 
 Shapes: N samples, G groups.
 """
@@ -29,17 +29,17 @@ STRATIFIED = "stratified Wilson or likelihood"
 
 
 class GroupCounts(NamedTuple):
-    """Hits and samples of every group that has samples, (G,) each."""
+    """The numbers of hits and of samples of each group that has samples, (G,) each."""
 
     right: Values
     samples: Values
 
 
 def group_counts(mean: GroupMean) -> GroupCounts:
-    """Count the hits and the samples of every group.
+    """Count the hits and the samples of each group.
 
-    The samples of a group that lie in one cluster count as one sample, and those of a cluster that
-    lie in several groups count in each of them in part.
+    The samples of a group that lie in one cluster count as one sample. A cluster with samples in
+    several groups counts in part in each of them.
     """
     _, group, sizes = np.unique(mean.groups, return_inverse=True, return_counts=True)
     right = np.bincount(group, weights=mean.hits).astype(np.float64)
@@ -57,8 +57,10 @@ def all_or_none(mean: GroupMean, level: float) -> Interval:
     It reaches to the most extreme value under which such samples have a probability of (1 - level)
     / 2, however the misses, or hits, are spread over the groups.
     """
-    (right, n), unlikely, is_all = group_counts(mean), -math.log((1 - level) / 2), bool(mean.value)
-    if mean.lowest:  # of stored results: `lowest_share` is the interval of new ones
+    right, n = group_counts(mean)
+    unlikely = -math.log((1 - level) / 2)
+    is_all = bool(mean.value)
+    if mean.lowest:  # only in stored results: new results have the interval of `lowest_share`
         reach = -math.expm1(-unlikely / (n.min() if is_all else n[right == 0].max()))
     else:
         reach = 1 - _likely_means(n, n, unlikely)[0]
@@ -69,10 +71,11 @@ def all_or_none(mean: GroupMean, level: float) -> Interval:
 def lowest_share(mean: GroupMean, level: float) -> Interval:
     """Return the interval of the lowest share of a population's groups.
 
-    The lowest share of samples lies below it, since the group with the worst luck is chosen. A
-    share that is lowest is at least the lowest of all lower bounds, which needs no correction, and
-    at most any of the upper bounds: these are corrected for their number (Sidak 1967), which is
-    exact if all groups are equal, and too wide if one group is far below the others.
+    The lowest share of samples lies below the lowest share of the population, because the group
+    with the worst luck is chosen. The lowest share of the population is at least the lowest of all
+    lower bounds, which need no correction, and at most each of the upper bounds. Upper bounds are
+    corrected for their number (Sidak 1967), which is exact if all groups are equal, and too wide if
+    one group is far below the others.
     """
     right, n = group_counts(mean)
     error = (1 - level) / 2
@@ -88,59 +91,70 @@ def lowest_share(mean: GroupMean, level: float) -> Interval:
 def stratified(mean: GroupMean, level: float) -> Interval:
     """Return the interval of the mean share of the groups that have samples.
 
-    The wider, at each end, of Wilson's with the effective number of samples, and of the profile
-    likelihood's. A group of one sample shows nothing of its variance: all such groups together have
-    that of the share of them that is right, which is not below their mean variance.
+    It is Wilson's with the effective number of samples or the profile likelihood's, the wider one
+    at each end. A group of one sample does not show its variance. All such groups together have the
+    variance of the share of them that is right, which is at least their mean variance.
     """
     right, n = group_counts(mean)
-    shares, alone = right / n, n <= 1
-    variances = shares * (1 - shares) / np.where(alone, 1, n - 1)
-    if alone.any():
-        share_of_alone = (right[alone].sum() + 1) / (alone.sum() + 2)
-        variances[alone] = share_of_alone * (1 - share_of_alone)
+    shares, is_single = right / n, n <= 1
+    variances = shares * (1 - shares) / np.where(is_single, 1, n - 1)
+    if is_single.any():
+        share_of_singles = (right[is_single].sum() + 1) / (is_single.sum() + 2)
+        variances[is_single] = share_of_singles * (1 - share_of_singles)
     value, variance = float(shares.mean()), float(variances.sum()) / len(n) ** 2
     low, high = likely_means(right, n, level)
     if variance > 0:
-        quantile = float(ndtri((1 + level) / 2)) ** 2 * variance / (value * (1 - value))
-        center = (value + quantile / 2) / (1 + quantile)
-        half = math.sqrt(value * (1 - value) * quantile + quantile**2 / 4) / (1 + quantile)
+        # z^2 / n, where n = value * (1 - value) / variance is the effective number of samples.
+        z2_over_n = float(ndtri((1 + level) / 2)) ** 2 * variance / (value * (1 - value))
+        center = (value + z2_over_n / 2) / (1 + z2_over_n)
+        half = math.sqrt(value * (1 - value) * z2_over_n + z2_over_n**2 / 4) / (1 + z2_over_n)
         low, high = min(low, center - half), max(high, center + half)
     return Interval(max(0.0, low), min(1.0, high), STRATIFIED, level)
 
 
 def or_likelihood(drawn: Interval, mean: GroupMean, level: float) -> Interval:
-    """Return an interval of drawn means of groups, widened to that of the profile likelihood: no
-    resample has misses in a group of few samples that are all right."""
+    """Return the interval of resampled means of groups, widened to the profile likelihood's.
+
+    No resample has misses in a group of few samples that are all right, although the population of
+    that group may have some.
+    """
     low, high = likely_means(*group_counts(mean), level)
     method = OR_LIKELIHOOD if mean.clusters is None else CLUSTERS_OR_LIKELIHOOD
     return Interval(min(drawn.low, low), max(drawn.high, high), method, level)
 
 
 def likely_means(right: NDArray[Any], n: Values, level: float) -> tuple[float, float]:
-    """Return the least and the largest mean of proportions (G,) under which `right` of `n` samples
-    are likely: those of the profile likelihood, or of `all_or_none` if all or none are right."""
+    """Return the least and the largest mean of G proportions under which the counts are likely.
+
+    `right` (G,) of `n` (G,) samples are right. The limits are the ends of the profile
+    likelihood's interval, or of `all_or_none`'s if all samples are right, or none.
+    """
     if not right.any() or np.array_equal(right, n):
         return _likely_means(right, n, -math.log((1 - level) / 2))
     return _likely_means(right, n, float(ndtri((1 + level) / 2)) ** 2 / 2)
 
 
 def _likely_means(right: NDArray[Any], n: Values, fall: float) -> tuple[float, float]:
-    """Return the least and the largest mean of proportions (G,), of which `right` of `n` are found,
-    whose greatest log-likelihood is `fall` below the maximum. It is at the proportions p where
-    right / p - (n - right) / (1 - p) is the same multiplier for all groups (Lagrange)."""
-    from scipy.optimize import brentq  # which commands that compute nothing need not wait for
+    """Return the least and the largest mean of proportions whose log-likelihood is high enough.
+
+    `right` (G,) of `n` (G,) samples are right. The greatest log-likelihood of proportions with
+    these means is `fall` below the maximum. The likeliest proportions p with a given mean are those
+    for which right / p - (n - right) / (1 - p) is the same multiplier in all groups (Lagrange).
+    """
+    from scipy.optimize import brentq  # loading it takes long, and few commands need it
 
     def proportions(multiplier: float) -> Values:
         total = n + multiplier
         root = np.sqrt(np.maximum(0, np.square(total) - 4 * multiplier * right))
-        likeliest = (total - root) / (2 * multiplier)  # which cancels if the multiplier is small
+        # This form loses digits if the multiplier is small, and is replaced where the other holds.
+        likeliest = (total - root) / (2 * multiplier)
         return np.divide(2 * right, total + root, out=likeliest, where=total > 0)
 
     def excess(multiplier: float) -> float:
         p, share = proportions(multiplier), right / n
-        fallen = xlogy(right, share) - xlogy(right, p)
-        fallen += xlogy(n - right, 1 - share) - xlogy(n - right, 1 - p)
-        return float(fallen.sum()) - fall
+        loss = xlogy(right, share) - xlogy(right, p)
+        loss += xlogy(n - right, 1 - share) - xlogy(n - right, 1 - p)
+        return float(loss.sum()) - fall
 
     ends = []
     for end, sign in ((0.0, 1.0), (1.0, -1.0)):

@@ -52,28 +52,59 @@ def prompt_embeddings(
     if not names:
         raise UsageError("no class names to build prompts from")
     patterns = resolve_templates(templates)
-
-    def encode_names(lists: Iterable[Sequence[int]]) -> Iterator[embedding.Features]:
-        runs = [*lists]
-        tokens = (
-            encoder.tokenize([pattern.replace("{}", names[n]) for n in run for pattern in patterns])
-            for run in runs
-        )
-        encoded = embedding.encode_tokens(encoder, tokens, options.batch_size, text_queries)
-        for run, features in zip(runs, encoded, strict=True):
-            yield features.reshape(len(run), len(patterns), -1).mean(axis=1)
-
-    decided = {"tokenizer": dict(encoder.tokenizer), "templates": list(patterns)}
-    inputs = embedding.Inputs(
-        identity=embedding.identity(encoder, "query" if text_queries else "class", **decided),
-        keys=[hashlib.sha256(name.encode()).digest() for name in names],
-        encode=encode_names,
-        info=encoder.info,
-        name=lambda number: f"prompts of {embedding.quoted(names[number])}",
-        shard_size=max(1, PROMPTS_PER_SHARD // len(patterns)),
-        phase="prompts",
-    )
+    inputs = _ClassPrompts(encoder, names, patterns, options, text_queries)
     means = embedding.embed(inputs, options, progress)
     prompts = [patterns[0].replace("{}", name) for name in names]
     embedding.require_different_texts(encoder, prompts, means, inputs.phase, progress)
     return means if text_queries else means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+class _ClassPrompts(embedding.Inputs):
+    """The prompts of each class name; its feature is the mean over the templates."""
+
+    phase = "prompts"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        names: Sequence[str],
+        patterns: Sequence[str],
+        options: RunOptions,
+        text_queries: embedding.EncodeTokens | None,
+    ) -> None:
+        self.encoder = encoder
+        self.names = names
+        self.patterns = patterns
+        self.batch_size = options.batch_size
+        self.text_queries = text_queries
+        self.info = encoder.info
+        self.identity = embedding.identity(
+            encoder,
+            "query" if text_queries else "class",
+            tokenizer=dict(encoder.tokenizer),
+            templates=list(patterns),
+        )
+        self.keys = [hashlib.sha256(name.encode()).digest() for name in names]
+        self.shard_size = max(1, PROMPTS_PER_SHARD // len(patterns))
+
+    def name(self, index: int) -> str:
+        return f"prompts of {embedding.quoted(self.names[index])}"
+
+    def encode(
+        self, shards: Iterable[Sequence[int]]
+    ) -> Iterator[tuple[Sequence[int], embedding.Features]]:
+        shards = [*shards]
+        token_lists = (self.encoder.tokenize(self._prompts(indices)) for indices in shards)
+        encoded = embedding.encode_tokens(
+            self.encoder, token_lists, self.batch_size, self.text_queries
+        )
+        for indices, features in zip(shards, encoded, strict=True):
+            yield indices, features.reshape(len(indices), len(self.patterns), -1).mean(axis=1)
+
+    def _prompts(self, indices: Sequence[int]) -> list[str]:
+        """Return all prompts of the first class, then all prompts of the next one."""
+        return [
+            pattern.replace("{}", self.names[index])
+            for index in indices
+            for pattern in self.patterns
+        ]

@@ -70,7 +70,7 @@ def test_what_cannot_be_embedded(colour_encoder, inputs, message):
 def test_embed_checks_models_and_warns_of_cut_texts(colour_encoder, monkeypatch):
     with pytest.raises(UsageError, match="arch, weights, device and precision go with a named"):
         cosmos_eval.embed(colour_encoder, "red", precision="bf16")
-    with pytest.raises(UsageError, match=r"dict is no cosmos_eval.Encoder"):
+    with pytest.raises(UsageError, match=r"dict is not a cosmos_eval.Encoder"):
         cosmos_eval.embed({}, "red")
     overlong = type(colour_encoder).overlong
     monkeypatch.setattr(

@@ -331,7 +331,7 @@ def test_published_cosmos_weights_that_are_no_numbers(tmp_path):
     content["teacher"]["module.visual.proj"][0, 0] = torch.inf
     torch.save(content, tmp_path / "published.pt")
     spec = f"cosmos:{tmp_path / 'published.pt'}"
-    assert refusal(spec, CONFIG).endswith("infinite weights: visual.proj; fetch or train anew")
+    assert refusal(spec, CONFIG).endswith("infinite weights: visual.proj; fetch or train it again")
     assert load(spec, CONFIG, "student")
 
 

@@ -455,7 +455,7 @@ def test_weights_of_several_files(kinds: Any, tmp_path: Path) -> None:
     spoil(sharded / names[-1], lambda s: s.update({name: x + 1e-3 for name, x in s.items()}))
     assert load(f"hf:{sharded}").info.weights_sha256 != first
     (sharded / names[-1]).unlink()
-    assert f"{names[-1]}; fetch its files anew" in refusal(f"hf:{sharded}")
+    assert f"{names[-1]}; fetch its files again" in refusal(f"hf:{sharded}")
 
 
 def test_half_precision_and_the_head_of_a_training(folder: Path) -> None:
@@ -663,7 +663,7 @@ SPOILT = {
     ),
     "many layers": (
         lambda f: edit_text_tower(f, num_hidden_layers=10**7),
-        "tensors, far more than its weights: they are not of one model",
+        "tensors, far more than its weights: they belong to different models",
     ),
     "wide layers": (
         lambda f: edit_text_tower(f, hidden_size=2**20),

@@ -239,7 +239,7 @@ def test_a_repository_of_transformers_after_its_download_broke(hub: Hub, reposit
 
 
 WEIGHTS, PARTS = "made/two/model.safetensors", "made/two/model-0000{}-of-00002.safetensors"
-SAVED = "fetch its files anew, or update transformers"
+SAVED = "fetch its files again, or update transformers"
 CODE = "{} asks to run code (auto_map): refused; use python:FILE.py"
 TOWERS = "{} has not an image and a text tower; take e.g. CLIP"
 

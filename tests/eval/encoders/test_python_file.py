@@ -157,9 +157,9 @@ def test_values_of_arguments():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("?width", r"'width' is no argument of a function; use python:FILE\.py\?NAME=VALUE"),
-        ("?2=3", "'2=3' is no argument"),
-        ("?a=1&a=2", "'a=2' is no argument"),
+        ("?width", r"'width' is not an argument of a function; use python:FILE\.py\?NAME=VALUE"),
+        ("?2=3", "'2=3' is not an argument"),
+        ("?a=1&a=2", "'a=2' is not an argument"),
         ("?width=2", r"load\('cpu', 'fp32', width=2\) failed: TypeError: .* argument 'width'"),
     ],
 )
@@ -214,7 +214,7 @@ def test_an_object_is_measured_as_it_is(colour_encoder, tmp_path, photos):
     assert "code_sha256" not in row.model
     with pytest.raises(UsageError, match="arch, weights, auxiliary, device, precision go"):
         cosmos_eval.evaluate(colour_encoder, photos, precision="bf16")
-    with pytest.raises(UsageError, match=r"dict is no cosmos_eval\.Encoder"):
+    with pytest.raises(UsageError, match=r"dict is not a cosmos_eval\.Encoder"):
         cosmos_eval.evaluate({}, photos)
 
 

@@ -103,7 +103,7 @@ def test_trainings_of_shared_seeds_are_compared_by_pairs() -> None:
     )
     assert found.p_value == pytest.approx(expected.pvalue)
     assert found.interval()[:2] == pytest.approx((*expected.confidence_interval(),))
-    with pytest.raises(ValueError, match="4 and 3 trainings are no pairs"):
+    with pytest.raises(ValueError, match="4 and 3 trainings do not make pairs"):
         group_difference(A, B, NONE, 500, by_seed=True)
 
 
