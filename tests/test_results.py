@@ -23,7 +23,7 @@ RESULTS = read_results(ROOT / "results")
 @pytest.mark.parametrize(
     ("script", "document", "name"),
     [
-        ("localisation_table.py", "docs/attention.md", "localisation table"),
+        ("localisation_table.py", "benchmarks/study/maps.md", "localisation table"),
         ("localisation_table.py --forms", "docs/attention.md", "table of forms"),
         ("localisation_table.py --trainings TRAININGS", "docs/attention.md", "table of trainings"),
         ("pairs_table.py", "docs/pair-scores.md", "pairs table"),
