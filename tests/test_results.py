@@ -24,8 +24,8 @@ RESULTS = read_results(ROOT / "results")
     ("script", "document", "name"),
     [
         ("localisation_table.py", "benchmarks/study/maps.md", "localisation table"),
-        ("localisation_table.py --forms", "docs/attention.md", "table of forms"),
-        ("localisation_table.py --trainings TRAININGS", "docs/attention.md", "table of trainings"),
+        ("localisation_table.py --forms", "benchmarks/study/maps.md", "table of forms"),
+        ("localisation_table.py --trainings TRAININGS", "benchmarks/study/maps.md", "table of trainings"),
         ("pairs_table.py", "docs/pair-scores.md", "pairs table"),
     ],
 )
