@@ -1,4 +1,5 @@
-"""`python benchmarks/localisation_table.py [RESULTS]`: docs/attention.md's tables of the scenes.
+"""`python benchmarks/localisation_table.py [RESULTS]`: the tables of the scenes in
+benchmarks/study/maps.md.
 
 Of scenes-loc a row a metric and a size, a column a model and a kind of map; percent, or a ratio,
 with 95% intervals. `--forms` is the table of scenes-seg by the last block's form, with the paired

@@ -146,6 +146,12 @@ def test_every_page_is_in_the_sites_menu():
     assert files == sorted(page.name for page in PAGES if page != README)
 
 
+def test_the_first_page_lists_every_page():
+    index = ROOT / "docs" / "index.md"
+    listed = {link.partition("#")[0] for link in links(index)}
+    assert {page.name for page in PAGES if page not in (README, index)} <= listed
+
+
 def test_the_message_about_system_libraries_names_a_part_of_the_readme():
     message = _describe(ImportError("libGL.so.1: cannot open shared object file")).message
     (heading,) = re.findall(r"see (\w+) in README.md", message)

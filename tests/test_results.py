@@ -18,14 +18,15 @@ from cosmos_eval.tasks import task_named
 
 ROOT = Path(__file__).parents[1]
 RESULTS = read_results(ROOT / "results")
+MAPS = "benchmarks/study/maps.md"
 
 
 @pytest.mark.parametrize(
     ("script", "document", "name"),
     [
-        ("localisation_table.py", "docs/attention.md", "localisation table"),
-        ("localisation_table.py --forms", "docs/attention.md", "table of forms"),
-        ("localisation_table.py --trainings TRAININGS", "docs/attention.md", "table of trainings"),
+        ("localisation_table.py", MAPS, "localisation table"),
+        ("localisation_table.py --forms", MAPS, "table of forms"),
+        ("localisation_table.py --trainings TRAININGS", MAPS, "table of trainings"),
         ("pairs_table.py", "docs/pair-scores.md", "pairs table"),
     ],
 )

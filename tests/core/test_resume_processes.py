@@ -21,7 +21,7 @@ def test_two_processes_stop_or_fail_and_go_on_together(tmp_path):
     process.send_signal(signal.SIGTERM)  # torchrun passes it on to both
     _, printed = process.communicate(timeout=60)
     assert f"of {STEPS} steps; go on with" in printed
-    assert process.returncode == 1  # torchrun's own, as docs/training.md says
+    assert process.returncode == 1  # torchrun's own, as docs/running.md says
     finish(start(stopped, "--resume", processes=2))
     assert_same_run(stopped, whole)
     restarted = tmp_path / "restarted"

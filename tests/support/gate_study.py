@@ -1,6 +1,7 @@
 """Simulated checks: how often the gate errs on equal models, and finds worse ones.
 
-`PYTHONPATH=.:tests python tests/support/gate_study.py 2000` prints the rates of docs/comparing.md.
+`PYTHONPATH=.:tests python tests/support/gate_study.py 2000` prints the rates of
+benchmarks/coverage.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cosmos_eval.results.gate.check import Report, examine
 from cosmos_eval.results.verify import Verified
 from cosmos_eval.types import Samples
 
-TASKS = ("cls", "retrieval", "select", "seg")  # those that docs/comparing.md has rates of
+TASKS = ("cls", "retrieval", "select", "seg")  # those that benchmarks/coverage.md has rates of
 
 
 def mixed(task: str, old: Samples, new: Samples, same: np.ndarray) -> Samples:

@@ -105,10 +105,8 @@ def test_weights_that_do_not_fit_leave_no_folder(setting, tmp_path):
 def test_the_fine_tuning_of_the_docs_starts_where_the_bundled_model_ended(setting, scene_shards):
     """The command of docs/training.md, but for its length and data."""
     text = (Path(__file__).parents[3] / "docs" / "training.md").read_text("utf-8")
-    (command,) = re.findall(
-        r"cosmos-train (scenes_clip --set model\.init=.*?)\n    cosmos", text, re.S
-    )
-    recipe, *words = shlex.split(command.replace("\\\n", ""))
+    (command,) = re.findall(r"^cosmos-train (scenes_clip --set model\.init=.*)$", text, re.M)
+    recipe, *words = shlex.split(command)
     assert words[::2] == ["--set"] * 4
     config = override(RECIPES[recipe](), [*words[1::2], *SHORT, "optim.steps=1"])
     random = override(RECIPES[recipe](), [*SHORT, "optim.steps=1"])
