@@ -26,7 +26,8 @@ from cosmos_eval.protocols.scenes import scenes_localisation
 from cosmos_eval.protocols.segmentation import LOCALISATION
 from cosmos_eval.results.compare import paired_differences
 from cosmos_eval.results.groups import moments
-from cosmos_eval.results.labels import Stored, training_of
+from cosmos_eval.results.identity import training_of
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
 from cosmos_eval.results.text import bounds, percent, shown_text
 from cosmos_eval.tasks import metric_of, task_for, task_of

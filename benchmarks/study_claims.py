@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cosmos_eval.results import groups
-from cosmos_eval.results.labels import Stored, training_of
+from cosmos_eval.results.identity import training_of
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.store import read_samples, read_stored, result_paths
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.groups import GroupDifference

@@ -6,7 +6,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval.results.labels import CONTENT, Stored, distinct, distinguish, model_sha256
+from cosmos_eval.results.identity import CONTENT, model_sha256
+from cosmos_eval.results.labels import Stored, distinct, distinguish
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.table import USUAL, View
 from cosmos_eval.results.text import p_value_text

@@ -10,7 +10,8 @@ import numpy as np
 
 from cosmos_eval.results import compare as results
 from cosmos_eval.results.compare import Comparison, Measured, MetricTest
-from cosmos_eval.results.labels import Stored, name_of, training_of, variants
+from cosmos_eval.results.identity import training_of, variants
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
 from cosmos_eval.stats.planning import MOST_TRAININGS, range_of_trainings
@@ -102,7 +103,7 @@ def _group(one: Stored) -> str | None:
 def _training(one: Stored) -> str:
     """Return what distinguishes the trainings of a group, in the order of seeds."""
     seed = training_of(one.row).get("seed")
-    return name_of(one.row) if seed is None else f"seed {seed:010}"
+    return one.identity.name if seed is None else f"seed {seed:010}"
 
 
 def labels_of(stored: Sequence[Stored]) -> tuple[str, ...]:

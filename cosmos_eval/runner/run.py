@@ -18,7 +18,7 @@ from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.models.encoder import Encoder, require_encoder
 from cosmos_eval.models.specs import labelled
 from cosmos_eval.models.training import training_record
-from cosmos_eval.results.labels import predictions_name
+from cosmos_eval.results.filenames import predictions_name
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import store_result
 from cosmos_eval.runner import plan as plans

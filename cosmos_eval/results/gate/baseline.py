@@ -21,17 +21,10 @@ from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
 from cosmos_eval.results.compare import setting
+from cosmos_eval.results.filenames import file_stem, safe_name
 from cosmos_eval.results.groups import require_distinct
-from cosmos_eval.results.labels import (
-    Stored,
-    distinguish,
-    file_stem,
-    group_label,
-    model_label,
-    model_sha256,
-    safe_name,
-    training_of,
-)
+from cosmos_eval.results.identity import group_label, model_label, model_sha256, training_of
+from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.verify import Verified
 from cosmos_eval.tasks import known_tasks, metric_of
 from cosmos_eval.types import Samples, UsageError

@@ -24,7 +24,8 @@ from cosmos_eval.results.compare import differences_of, has_content, mismatches,
 from cosmos_eval.results.gate import baseline as baselines
 from cosmos_eval.results.gate.baseline import Baseline, Entry, Key, Problem, faults_of, result_key
 from cosmos_eval.results.groups import Moments, moments, require_distinct
-from cosmos_eval.results.labels import Stored, group_label, model_label, model_sha256
+from cosmos_eval.results.identity import group_label, model_label, model_sha256
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
 from cosmos_eval.results.verify import Verdict, Verified, read_verified

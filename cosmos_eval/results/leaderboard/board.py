@@ -5,7 +5,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from cosmos_eval.protocols import published_error
-from cosmos_eval.results.labels import data_state, warnings_of
+from cosmos_eval.results.identity import data_identity
+from cosmos_eval.results.labels import warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
 from cosmos_eval.results.text import bounds, ends, shown_text
@@ -156,7 +157,7 @@ def _is_content_unknown(entries: Iterable[Entry]) -> bool:
     columns: dict[str, list[str]] = {}
     for entry in entries:
         if entry.stored is not None:
-            content = data_state(entry.stored.row)["content"]
+            content = data_identity(entry.stored.row)["content"]
             columns.setdefault(entry.dataset, []).append(content)
     return any(len(contents) > 1 and not all(contents) for contents in columns.values())
 

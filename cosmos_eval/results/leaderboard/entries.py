@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from itertools import chain, product
@@ -10,7 +11,8 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
-from cosmos_eval.results.labels import Stored, distinct, distinguish, is_partial, variants
+from cosmos_eval.results.identity import is_partial, variants
+from cosmos_eval.results.labels import Stored, distinct, distinguish
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference
 from cosmos_eval.tasks import task_of, usable_task
@@ -87,7 +89,7 @@ class Entry(NamedTuple):
     def specified(self) -> str:
         """The label by the model's specification, as published numbers have it."""
         stored = self.stored
-        return stored._replace(names=(stored.row.model["spec"],)).label if stored else self.model
+        return replace(stored, names=(stored.identity.spec,)).label if stored else self.model
 
     def delta(self, metric: str, decimals: int | None = None) -> str:
         """Return a metric minus what the model's authors published, if they did."""

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosmos_eval.results.groups import moments_of, require_distinct
-from cosmos_eval.results.labels import Stored, group_label, training_of
+from cosmos_eval.results.identity import group_label, training_of
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.table import BY_RANK, USUAL, Table, View, of_records

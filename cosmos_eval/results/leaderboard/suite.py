@@ -9,7 +9,8 @@ import numpy as np
 
 from cosmos_eval.results.compare import SAMPLE_LISTS, require_comparable, require_own, setting
 from cosmos_eval.results.groups import Moments, require_distinct
-from cosmos_eval.results.labels import Stored, group_label
+from cosmos_eval.results.identity import group_label
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
 from cosmos_eval.results.store import Read, read_samples
 from cosmos_eval.results.table import BY_NAME, BY_RANK, USUAL, Cell, Head, Table, View

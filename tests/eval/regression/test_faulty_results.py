@@ -70,7 +70,7 @@ def test_code_that_strict_refuses(command, bench, provenance, message):
     ("text", "message"),
     [
         ('{"schema_version": 99}', "version 99"),
-        ("{}", "no result: it has no `schema_version`"),
+        ("{}", "not a result: it has no `schema_version`"),
         ("{", "cannot be read as a result"),
         ("", "cannot be read as a result"),
     ],

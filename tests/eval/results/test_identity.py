@@ -7,7 +7,7 @@ import pytest
 from support.models import store
 
 import cosmos_eval
-from cosmos_eval.results.labels import model_sha256
+from cosmos_eval.results.identity import model_sha256
 from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
 
 SHA = "a" * 64
