@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cosmos_eval.results.compare import SAMPLE_LISTS, require_comparable, require_own, setting
+from cosmos_eval.results.compare import (
+    SAMPLE_LISTS,
+    require_comparable,
+    require_metric_of_samples,
+    setting,
+)
 from cosmos_eval.results.groups import Moments, require_distinct
 from cosmos_eval.results.identity import group_label
 from cosmos_eval.results.labels import Stored
@@ -333,7 +338,7 @@ def _estimates(member: SuiteMember, stored: Stored, read: Read) -> dict[str, Est
         known = task.estimates(task.derive(samples))
         for name in member.metrics:
             own = known[name].value if name in known else None
-            require_own(name, stored.row.metrics[name], own)
+            require_metric_of_samples(name, stored.row.metrics[name], own)
     except (KeyError, ValueError, IndexError) as error:
         raise UsageError(f"{stored.path}: {error} (`cosmos-eval verify` shows more)") from error
     return {name: known[name] for name in member.metrics}
