@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from math import ceil
 
-from cosmos_eval.results.table import Cell, Table, flat, numbered, part_of
+from cosmos_eval.results.table import Cell, Table, numbered, with_columns, without_sections
 from cosmos_eval.results.text import latex_text, one_line
 
 PREAMBLE = "% needs \\usepackage{booktabs}\n"
@@ -31,15 +31,15 @@ _MARKS = {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}
 def to_latex(table: Table) -> str:
     r"""Write a table as floats with captions and `\label`, several where one is too large."""
     (shown,) = numbered([table])
-    parts = [part for columns in _columns(shown) for part in _pages(part_of(shown, columns))]
+    parts = [part for columns in _columns(shown) for part in _pages(with_columns(shown, columns))]
     floats = (_float(part, n, len(parts)) for n, part in enumerate(parts, start=1))
     return "\n".join(floats)
 
 
 def _pages(table: Table) -> Iterator[Table]:
     """Yield parts that are no longer than a page."""
-    limits, heights = _limits(flat(table)), [0.0]
-    for row in flat(table).rows:
+    limits, heights = _limits(without_sections(table)), [0.0]
+    for row in without_sections(table).rows:
         texts = zip(row, limits, strict=False)
         lines = max(ceil(1.2 * _points(cell.text) / limit) for cell, (_, limit) in texts)
         heights.append(heights[-1] + max(1, lines))
@@ -52,7 +52,7 @@ def _pages(table: Table) -> Iterator[Table]:
 def _columns(table: Table) -> Iterator[range]:
     """Split the columns of values into ranges that fit beside the names: whole groups, where every
     group fits."""
-    names = [min(own, limit) + _GAP for own, limit in _limits(flat(table))]
+    names = [min(own, limit) + _GAP for own, limit in _limits(without_sections(table))]
     available = _WIDTH - sum(names)
     values = range(table.texts, len(table.heads))
     groups = [[*some] for _, some in groupby(values, key=lambda i: table.heads[i].group or i)]
@@ -89,7 +89,7 @@ def _points(text: str) -> float:
 
 
 def _float(part: Table, number: int, count: int) -> str:
-    table = flat(part)
+    table = without_sections(part)
     of_parts = f", part {number} of {count}" if count > 1 else ""
     title = latex_text(table.title + of_parts)
     first = rf"Signs as in Table~\ref{{tab:{table.label}}}."

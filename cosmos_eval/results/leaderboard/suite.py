@@ -243,10 +243,10 @@ def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:
 def _published_rows(members: Sequence[SuiteMember], entries: Iterable[Entry]) -> list[Row]:
     """Return a row for each model of which others published numbers of all members."""
     published: dict[str, dict[tuple[str, str, str], Entry]] = {}
-    for entry in entries:
-        if entry.source == "published" and not entry.stored:
-            model_entries = published.setdefault(entry.model, {})
-            model_entries[entry.task, entry.dataset, entry.protocol] = entry
+    for published_entry in entries:
+        if published_entry.source == "published" and not published_entry.stored:
+            key = published_entry.task, published_entry.dataset, published_entry.protocol
+            published.setdefault(published_entry.model, {})[key] = published_entry
     rows = []
     for model, model_entries in published.items():
         values, urls = [], set()
