@@ -54,7 +54,7 @@ def measurement_of(row: ResultRow, samples: Samples) -> Measurement:
 
 
 def setting(row: ResultRow) -> dict[str, Any]:
-    """Return the fields that decide which number is measured, whatever the model."""
+    """Return the fields that decide which number is measured, except the model."""
     provenance = row.provenance
     fields: dict[str, Any] = {"task": row.task, "dataset": row.dataset, "protocol": row.protocol}
     for name in _RECORDED:
@@ -129,7 +129,7 @@ def paired_differences(
 def differences_of(
     a: Measurement, b: Measurement, only: Collection[str] | None = None
 ) -> dict[str, PairedDifference]:
-    """Return every metric of A minus that of B, by name, or those of `only`.
+    """Return every metric of A minus the metric of B, by name; with `only` just these metrics.
 
     Raises ValueError if the samples are not of the same images and labels, and for a metric that
     does not follow from its samples.
@@ -162,7 +162,9 @@ def all_differences(
     without_slow: bool = False,
     only: Collection[str] | None = None,
 ) -> dict[tuple[int, int], dict[str, PairedDifference]]:
-    """Return every metric of each of several results minus that of each later one, by indices.
+    """Return the differences of every two results, by the indices of both, then by metric.
+
+    A difference is a metric of the earlier result minus the metric of the later one.
 
     `only` selects metrics. Many results take little longer than two, except for a few slow
     metrics, which `without_slow` leaves out. Raises ValueError if the samples are not of the same
@@ -212,8 +214,8 @@ class MetricTest(NamedTuple):
 
 
 def adjust(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
-    """Return tests with Holm's p-values over all primary metrics, and what they can detect at the
-    level of Holm's first step.
+    """Return tests with Holm's p-values over all primary metrics, and with the differences that
+    they can detect at the level of Holm's first step.
 
     Other metrics illustrate and prove nothing by themselves. They have no such p-value, and what
     each of them can detect is at its own level.
@@ -249,8 +251,8 @@ class Comparison(NamedTuple):
 def choose(results: Sequence[Stored], model: str | None, place: str) -> list[Stored]:
     """Return the results of `model`, which is a specification, name, or label in tables.
 
-    Without `model` the results must be those of one model. Raises UsageError if there is no such
-    model or several of them; `place` is where the results were read, for the message.
+    Without `model` all results must have the same model. Raises UsageError if none or several
+    models are called so; `place` is where the results were read, for the message.
     """
     chosen = list(results)
     if model is not None:
@@ -288,7 +290,7 @@ def pair(
 ) -> tuple[list[tuple[Stored, Stored]], tuple[str, ...]]:
     """Pair results of the same data set and protocol; also return a note on each unpaired result.
 
-    A single result on each side is a pair whatever its data set and protocol are. Raises
+    A single result on each side is always a pair, also if data sets and protocols differ. Raises
     UsageError if no two results belong together.
     """
     if len(a) == len(b) == 1:

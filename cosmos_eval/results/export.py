@@ -42,7 +42,7 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     - `variant`: what differs from the default settings
     - `low`, `high`: the ends of the 95% interval by `method`
     - `unchanged`: whether the file and its samples are what was written; None if that is unknown
-    - `group`, `seed`: those of the model's training, None if unknown
+    - `group`, `seed`: the group and seed of the model's training, None if unknown
     - `name`: the label of the model's row in tables
     - `model_sha256`: the hash of everything that makes a model the same: weights, code with its
       arguments, architecture, auxiliary encoder
@@ -100,8 +100,8 @@ def load_samples(result: str | Path) -> pd.DataFrame:
     - cls: `label`, `prediction`, `score` (the probability of the prediction), `rank` of the label
       (missing below the fifth), `group`
     - retrieval: `query` (image or caption), `caption` (its number within the image), `rank` of the
-      image's best caption, or of the caption's image. Results store neither similarities nor the
-      first of the ranking, so that there is no prediction and no score.
+      image's best caption, or of the caption's image. There are no predictions and scores, since
+      results store neither similarities nor the first of the ranking.
     - seg: `pixel_accuracy`, `mIoU`
     - select: `correct`, `subset`, `chance`...; assoc: `cue`, `jaccard`, `candidates`
     - multilabel: `class`, `label`, `score`, `rank` of the image for the class

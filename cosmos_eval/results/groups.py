@@ -40,9 +40,9 @@ class Moments(NamedTuple):
     def difference(
         self, a: Ints, b: Ints, *, by_seed: bool = False, pooled: bool = False
     ) -> GroupDifference:
-        """Return the mean of the trainings with indices `a` minus that of the trainings `b`.
+        """Return the mean of trainings `a`, by index, minus the mean of trainings `b`.
 
-        `by_seed` and `pooled` are those of `group_difference`.
+        `by_seed` and `pooled` have the same meaning as for `group_difference`.
         """
         indices = np.concatenate([a, b])
         covariance = self.covariance[np.ix_(indices, indices)]
@@ -60,7 +60,7 @@ class Moments(NamedTuple):
 def choose(results: Sequence[Stored], name: str) -> list[Stored]:
     """Return all results of a group of trainings.
 
-    `name` is that of the group, or of a model in it. A model that states no group is a group of
+    `name` is the name of the group, or of a model in it. A model that states no group is a group of
     one training. Raises UsageError if no group or several groups are called so.
     """
     named = [result for result in results if _group(result) == name or result.is_called(name)]
@@ -180,7 +180,7 @@ def require_distinct(results: Sequence[Stored]) -> None:
             first = first_results.setdefault(training, result)
             if first is not result:
                 raise UsageError(
-                    f"{first.path} and {result.path} are of one training, by its seed or weights, "
+                    f"{first.path} and {result.path} have one training, by its seed or weights, "
                     "which counts once: leave one of them out"
                 )
 
@@ -189,8 +189,8 @@ def _notes(side: str, results: Sequence[Stored], n_trainings: int) -> Iterator[s
     """Yield what a reader should know of the trainings of a group."""
     if n_trainings == 1:
         yield (
-            f"{side} has one training: what another seed gives is unknown, and differences are "
-            "those of this training, not of its method"
+            f"{side} has one training: the result of another seed is unknown, and differences are "
+            "between trainings, not between methods"
         )
     if n_trainings == 2:
         yield f"{side} has two trainings, which hardly show how much seeds vary: five do"
@@ -221,9 +221,9 @@ def moments_of(
 def moments(
     measurements: Sequence[Measurement], only: Collection[str] | None = None
 ) -> dict[str, Moments | None]:
-    """Return the metrics that several results have in common, by name, or those of `only`.
+    """Return the metrics that several results have in common, by name.
 
-    A metric is None if one image decides whether it has a value. Raises ValueError if the samples
+    `only` selects metrics. A metric is None if one image decides whether it has a value. Raises ValueError if the samples
     are not of the same images, and for a metric that does not follow from its samples.
     """
     task = task_named(measurements[0].task)

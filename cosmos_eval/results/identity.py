@@ -1,4 +1,4 @@
-"""What makes two results of the same model: its names, its settings and its hash."""
+"""The identity of the model of a result: its names, its settings and its hash."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ CONTENT = "content"
 
 
 class ModelIdentity(NamedTuple):
-    """What a result calls its model, and the hash by which models are the same."""
+    """The names of a model in a result, and the hash by which models are the same."""
 
     # The specification that `--model` was given.
     spec: str
@@ -48,7 +48,7 @@ def model_identity(row: ResultRow) -> ModelIdentity:
 
 
 def labelled(name: str, words: list[str]) -> str:
-    """Return a name with words in brackets behind it, or the name alone if there are no words."""
+    """Return a name with words in brackets behind it; without words just the name."""
     return f"{name} ({', '.join(words)})" if words else name
 
 
@@ -70,9 +70,9 @@ def component_hashes(row: ResultRow) -> dict[str, str]:
 
 
 def model_sha256(row: ResultRow) -> str:
-    """Return the hash of everything that makes a model the same, whatever its path or name.
+    """Return the hash of everything that makes a model the same under any path or name.
 
-    These are the weights and whether they are a student's, the Python file with its arguments, the
+    It covers the weights and whether they are a student's, the Python file with its arguments, the
     architecture and the auxiliary encoder. Random weights have no hash: the specification takes
     its place.
     """
@@ -88,8 +88,8 @@ def variants(row: ResultRow) -> tuple[str, ...]:
 def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ...]:
     """Return in short words what differs from the default settings; empty for a plain result.
 
-    `settings` are those of a provenance, or of a planned result. A result that differs in one of
-    them must never pass for the plain result, nor overwrite it.
+    `settings` are a provenance, or the same settings of a planned result. A result that differs in
+    one of them must never pass for the plain result, nor overwrite it.
     """
     words = ["student"] if student else []
     attention = settings["attention"]

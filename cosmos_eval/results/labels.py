@@ -24,7 +24,7 @@ _HASH = 8  # characters of a hash in a label
 _LONGEST = 40  # characters of a name that is not shortened
 
 EDITED_RECORD, EDITED_SAMPLES, EDITED_METRICS = "edited record", "edited samples", "edited metrics"
-"""What `Stored.contradiction` and tables call results that are not what was measured."""
+"""The words of `Stored.contradiction` and tables for results that are not what was measured."""
 
 _REASONS = {
     EDITED_RECORD: "the file was edited after it was written",
@@ -56,7 +56,7 @@ class Stored:
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """What the result calls its model, and the model's hash."""
+        """The names of the model in the result, and the model's hash."""
         return model_identity(self.row)
 
     @property
@@ -93,7 +93,7 @@ class Stored:
 
     @property
     def row_words(self) -> list[str]:
-        """What the label of the row has in brackets, without notes."""
+        """The words that the label of the row has in brackets, without notes."""
         identity, provenance = self.identity, self.row.provenance
         words = identity.random_words
         if provenance.get("map") != provenance.get("protocol_map"):
@@ -149,7 +149,7 @@ def _with_data_notes(results: list[Stored]) -> list[Stored]:
 
 
 def _samples_key(row: ResultRow) -> tuple[object, ...]:
-    """Return what is equal for results that were measured on samples of the same names."""
+    """Return the settings that are equal for results on samples of the same names."""
     limit, partial = row.provenance["limit"], row.provenance.get("partial")
     return row.task, row.dataset, row.protocol, limit, partial
 
@@ -341,7 +341,7 @@ def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
     """Return short forms of names, by name: `cosmos:/data/run/a/last.pt` -> `cosmos:.../a/last.pt`.
 
     A name of more than `longest` characters loses as many of its first folders as possible without
-    becoming the same as another name. What follows a path in brackets stays.
+    becoming the same as another name. The words in brackets behind a path stay.
     """
     short_forms = {name: _without_folders(name) for name in names}
     counts = Counter(form for forms in short_forms.values() for form in forms)

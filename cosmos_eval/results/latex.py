@@ -1,8 +1,8 @@
 r"""Tables for a paper: `booktabs`, one number per cell, no wider than the text.
 
-The width of a table is estimated by the widths of Computer Modern's characters. What is wider than
-the text of LaTeX's `article`, the narrowest of usual classes, and what is longer than a page,
-becomes several tables.
+The width of a table is estimated by the widths of Computer Modern's characters. A table becomes
+several ones if it is longer than a page, or wider than the text of LaTeX's `article`, the narrowest
+of usual classes.
 """
 
 import re
@@ -32,10 +32,10 @@ _MARKS = {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}
 def to_latex(table: Table) -> str:
     r"""Write a table as floats with captions and `\label`, several if one is too large."""
     (table,) = numbered([table])
-    parts: list[Table] = []
+    pages: list[Table] = []
     for columns in _column_ranges(table):
-        parts += _pages(with_columns(table, columns))
-    floats = [_float(part, number, len(parts)) for number, part in enumerate(parts, start=1)]
+        pages += _pages(with_columns(table, columns))
+    floats = [_float(page, number, len(pages)) for number, page in enumerate(pages, start=1)]
     return "\n".join(floats)
 
 
@@ -57,7 +57,7 @@ def _pages(table: Table) -> Iterator[Table]:
 def _column_ranges(table: Table) -> Iterator[range]:
     """Split the columns of values into ranges that fit beside the names.
 
-    Ranges are of whole groups if every group fits.
+    Ranges consist of whole groups if every group fits.
     """
     names = [min(width, limit) + _GAP for width, limit in _limits(without_sections(table))]
     available = _WIDTH - sum(names)
@@ -113,12 +113,12 @@ def _points(text: str) -> float:
     return _EM * sum(_WIDTHS.get(character, _OTHER_WIDTH) for character in text)
 
 
-def _float(part: Table, number: int, n_parts: int) -> str:
-    """Return a part of a table as a float."""
-    table = without_sections(part)
+def _float(page: Table, number: int, n_pages: int) -> str:
+    """Return one page of a table as a float; `number` is that page's, from 1."""
+    table = without_sections(page)
     title = table.title
-    if n_parts > 1:
-        title += f", part {number} of {n_parts}"
+    if n_pages > 1:
+        title += f", part {number} of {n_pages}"
     caption_title = latex_text(title)
     if number == 1:
         notes = " ".join(_sentence(note) for note in table.notes)
@@ -140,7 +140,7 @@ def _float(part: Table, number: int, n_parts: int) -> str:
         r"\toprule",
         *_header(table),
         r"\midrule",
-        *_body(table, has_sections=bool(part.sections)),
+        *_body(table, has_sections=bool(page.sections)),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table*}",

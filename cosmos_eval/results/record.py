@@ -155,7 +155,7 @@ class IntervalRecord(TypedDict):
 @with_config(STRICT)
 class ConfusionPair(TypedDict):
     """The number of images of class `true` whose prediction is class `predicted`. The names are
-    those of `per_class`."""
+    the same as in `per_class`."""
 
     true: str
     predicted: str
@@ -189,7 +189,7 @@ _Rate = Annotated[float, Field(ge=0)]
 _RATE = _doc(
     "Images encoded per second, without those read from the cache; null if there are none."
 )
-_NOTES = _doc("What a reader of the numbers must know, such as the share of captions cut.")
+_NOTES = _doc("Notes for readers of the numbers, such as the share of captions cut.")
 OWN_HASH = _doc("SHA-256 of this document without this line, with sorted keys and no spaces.")
 
 
@@ -302,7 +302,7 @@ def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> 
 
 
 def _first_fault(error: pydantic.ValidationError) -> str:
-    """Return the first wrong field, what is wrong with it, and its value if that says more."""
+    """Return the first wrong field, its fault, and its value if that says more."""
     details = error.errors(include_url=False)[0]
     context, value = details.get("ctx", {}), details["input"]
     path = ["$", *(str(key) for key in details["loc"] if key not in ("int", "float"))]

@@ -43,10 +43,10 @@ _NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
 def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
     """Write a result and its samples; return the result as the JSON file holds it.
 
-    A former result of the same model is replaced. That of another model of the same name is moved
-    aside. The samples are written first and have their hash in their name, so that a JSON file
-    always names its own samples. Raises UsageError for values that the schema does not allow, and
-    if the files cannot be written.
+    A former result of the same model is replaced. A result of another model of the same name is
+    moved aside. The samples are written first and have their hash in their name, so that a JSON
+    file always names its own samples. Raises UsageError for values that the schema does not allow,
+    and if the files cannot be written.
     """
     for name, value in row.metrics.items():
         if not math.isfinite(value):
@@ -114,7 +114,7 @@ def _write(stored: Stored, archive: bytes, text: bytes) -> Path | None:
 
 
 def _remove_samples(path: Path, names: Iterable[str]) -> None:
-    """Remove those of the named samples that belong to the result in a file."""
+    """Remove the named samples that belong to the result in a file."""
     pattern = re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz"
     for name in names:
         if re.fullmatch(pattern, name):
@@ -226,7 +226,7 @@ def _upgrade_samples(samples: Samples, record: Record, place: str) -> Samples:
         return upgrade(samples, record)
     except (UsageError, ValueError) as error:
         raise UsageError(
-            f"{place} is of version 1, which does not hold the order of its classes: measure again"
+            f"{place} has version 1, which does not hold the order of its classes: measure again"
         ) from error
 
 
@@ -286,7 +286,7 @@ def read_samples(path: Path) -> Samples:
 def samples_of(path: Path, stored: ResultFiles) -> Samples:
     """Return the samples of a result that was read from the JSON file `path`.
 
-    Raises UsageError if the samples cannot be read or are those of another result, and
+    Raises UsageError if the samples cannot be read or belong to another result, and
     ImpossibleSamplesError if they are its own, but hold what samples of the task cannot.
     """
     record, row, content = stored

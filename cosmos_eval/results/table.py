@@ -19,7 +19,7 @@ _NUMBER = r"[<>+-]?\d[\d.,e+x%:/ \[\]-]*|\d[\d,]* of \d[\d,]*|-"
 
 
 class View(NamedTuple):
-    """What tables show, and how."""
+    """The rows, columns and marks that tables show."""
 
     # Patterns for the rows and columns that are shown, in their order; empty for all models, data
     # sets and protocols, and for the headline metrics.
@@ -66,7 +66,7 @@ def patterns(values: Iterable[str] | None) -> list[str]:
 
 
 def require_known(kind: str, patterns: Iterable[str], known_names: Iterable[str]) -> None:
-    """Raise UsageError for a pattern that no known name matches; `kind` is that of the names."""
+    """Raise UsageError for a pattern that no known name matches; `kind` is the kind of name."""
     names = sorted(set(known_names))
     for pattern in patterns:
         if names and not any(fnmatchcase(name, pattern) for name in names):

@@ -1,7 +1,7 @@
 """Tables for a terminal: no number and no name of a metric is ever cut or broken over lines.
 
-Of the layouts that fit, the first is taken: as the table is; transposed, if its columns may become
-rows; every row's name on a line above its numbers; one value per line. A table of numbers that fits
+The first layout that fits is taken: the table as it is; transposed, if its columns may become rows;
+every row's name on a line above its numbers; one value per line. A table of numbers that fits
 in none is split into parts, each with some of the columns.
 """
 
@@ -59,7 +59,7 @@ class _Layout(NamedTuple):
 def to_terminal(table: Table, width: int, *, can_turn: bool = True) -> list[Text]:
     """Return a table as texts at most `width` characters wide, one per part, without its notes.
 
-    A table whose columns are of several kinds cannot turn: it is not transposed and not split, but
+    A table whose columns have several kinds cannot turn: it is not transposed and not split, but
     may have one value per line.
     """
     table = _clean(table)
@@ -119,8 +119,10 @@ def _columns(table: Table, *, stacked: bool) -> list[_Column]:
         if is_name:
             indent = "  " if index == 0 and table.sections else ""
             columns.append(_name_column(head, cells, indent))
+        elif is_number(cell.text for cell in cells):
+            columns.append(_number_column(head, cells))
         else:
-            columns.append(_column(head, cells, is_number(cell.text for cell in cells)))
+            columns.append(_text_column(head, cells))
     widened_columns = []
     for _, group_columns in _by_group(columns):
         widened_columns += _widened(group_columns)
@@ -136,8 +138,7 @@ def _widened(columns: list[_Column]) -> list[_Column]:
     """Widen the last column of a group so that the group's name fits above its columns."""
     *other_columns, last = columns
     gaps = _GAP * len(other_columns)
-    group_least = max(_size(piece) for piece in _pieces(last.group))
-    least = group_least - gaps - sum(column.least for column in other_columns)
+    least = _longest(_pieces(last.group)) - gaps - sum(column.least for column in other_columns)
     full = _size(last.group) - gaps - sum(column.full for column in other_columns)
     least, full = max(last.least, least), max(last.full, least, full)
     return [*other_columns, last._replace(least=least, full=full)]
@@ -145,29 +146,29 @@ def _widened(columns: list[_Column]) -> list[_Column]:
 
 def _name_column(head: Head, cells: Sequence[Cell], indent: str) -> _Column:
     """Return a column of names of rows, of which short ones are never broken."""
-    column = _column(head, cells, False, indent)
+    column = _text_column(head, cells, indent)
     return column._replace(least=column.full) if column.full <= _NAME else column
 
 
-def _column(head: Head, cells: Sequence[Cell], number: bool, indent: str = "") -> _Column:
-    """Return a column with its widths. `indent` stands before every text."""
-    if number:
-        words_of_cells = [_words(cell) for cell in cells]
-        sizes = [max(len(words[index]) for words in words_of_cells) for index in range(4)]
-    else:
-        sizes = [0, 0, 0, 0]
-    spans = [[(indent, ""), *_spans(cell, sizes)] for cell in cells]
-    widths = [_length(line) for line in spans]
-    if number:
-        least = max(widths)
-    else:
-        longest_word = max(_size(piece) for cell in cells for piece in _pieces(cell.text))
-        least = len(indent) + min(_WORD, longest_word)
-    least = max(least, *(_size(piece) for piece in _pieces(head.title)))
-    has_long_title = number and len(head.title) > _TITLE
-    title_lines = head.title.split(" ") if has_long_title else [head.title]
-    full = max(*widths, *(_size(line) for line in title_lines))
-    return _Column(head.group, head.title, spans, number, least, full)
+def _number_column(head: Head, cells: Sequence[Cell]) -> _Column:
+    """Return a column of numbers, whose marks and intervals are aligned below each other."""
+    words_of_cells = [_words(cell) for cell in cells]
+    sizes = [max(len(words[index]) for words in words_of_cells) for index in range(4)]
+    lines = [_spans(cell, sizes) for cell in cells]
+    longest = max(_length(line) for line in lines)
+    least = max(longest, _longest(_pieces(head.title)))
+    title_lines = head.title.split(" ") if len(head.title) > _TITLE else [head.title]
+    full = max(longest, _longest(title_lines))
+    return _Column(head.group, head.title, lines, True, least, full)
+
+
+def _text_column(head: Head, cells: Sequence[Cell], indent: str = "") -> _Column:
+    """Return a column of texts, with `indent` before each of them."""
+    lines = [[(indent, ""), *_spans(cell, [0, 0, 0, 0])] for cell in cells]
+    longest_word = max(_longest(_pieces(cell.text)) for cell in cells)
+    least = max(len(indent) + min(_WORD, longest_word), _longest(_pieces(head.title)))
+    full = max(_size(head.title), *(_length(line) for line in lines))
+    return _Column(head.group, head.title, lines, False, least, full)
 
 
 def _words(cell: Cell) -> tuple[str, str, str, str]:
@@ -180,8 +181,8 @@ def _words(cell: Cell) -> tuple[str, str, str, str]:
 def _spans(cell: Cell, sizes: Sequence[int]) -> Spans:
     """Return a cell's texts with styles.
 
-    `sizes` are those of the number, mark, interval and details, by which the texts of a column are
-    aligned below each other.
+    `sizes` are the widths of the number, mark, interval and details in the column, by which they
+    are aligned below each other.
     """
     style = ""
     if cell.best:
@@ -201,6 +202,11 @@ def _size(text: str) -> int:
     return cell_len(text.strip())
 
 
+def _longest(texts: Iterable[str]) -> int:
+    """Return the width of the widest text, without the spaces around it."""
+    return max(_size(text) for text in texts)
+
+
 def _length(spans: Spans) -> int:
     """Return the width of a line, with all spaces."""
     from rich.cells import cell_len
@@ -214,7 +220,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def _width(columns: Sequence[_Column], *, is_whole: bool = False) -> int:
-    """Return the least width of columns, with `is_whole` that of texts in one line."""
+    """Return the least width of columns; with `is_whole` no text is broken over lines."""
     width = _GAP * (len(columns) - 1)
     for column in columns:
         width += column.full if is_whole and not column.number else column.least
@@ -223,15 +229,17 @@ def _width(columns: Sequence[_Column], *, is_whole: bool = False) -> int:
 
 def _split(table: Table, width: int) -> list[Text]:
     """Draw a table in parts, each with some of the columns of values beside the names."""
-    parts = list(_parts(table, width))
+    tables = list(_narrow_tables(table, width))
     texts = []
-    for number, part in enumerate(parts, start=1):
-        part = part._replace(title=f"{part.title}, part {number} of {len(parts)}")
-        texts.append(_draw(_Layout(part, False, _columns(part, stacked=False)), width))
+    for number, narrow_table in enumerate(tables, start=1):
+        title = f"{table.title}, part {number} of {len(tables)}"
+        titled_table = narrow_table._replace(title=title)
+        columns = _columns(titled_table, stacked=False)
+        texts.append(_draw(_Layout(titled_table, False, columns), width))
     return texts
 
 
-def _parts(table: Table, width: int) -> Iterator[Table]:
+def _narrow_tables(table: Table, width: int) -> Iterator[Table]:
     """Yield tables of as many columns of values as fit beside the names, at least one each."""
     start = table.texts
     n_columns = len(table.heads)

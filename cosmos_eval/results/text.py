@@ -98,7 +98,7 @@ def csv_text(text: str) -> str:
 
 
 def json_text(content: Any, **form: Any) -> str:
-    """Return JSON that terminals only show; `form` is that of `json.dumps`."""
+    """Return JSON that terminals only show; `form` are arguments of `json.dumps`."""
     text = json.dumps(content, **({"ensure_ascii": False} | form))
     return _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -118,7 +118,7 @@ def html_value(value: Any) -> Any:
 def annotation(kind: str, title: str, message: str) -> str:
     """Return a workflow command of GitHub Actions, which shows a message as an annotation.
 
-    The escaping is that of github.com/actions/toolkit, packages/core/src/command.ts.
+    The escaping follows github.com/actions/toolkit, packages/core/src/command.ts.
     """
     escaped_message = one_line(message).replace("%", "%25")
     escaped_title = one_line(title).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
@@ -164,7 +164,7 @@ def _rounded(value: Decimal, decimals: int) -> Decimal:
 def shown(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
     """Return a metric as tables show it: a fraction in percent, ranks and ratios in hundredths.
 
-    `decimals` are those of all units.
+    With `decimals` all units have as many.
     """
     if metric.unit == "fraction":
         return percent(value, decimals)

@@ -34,7 +34,7 @@ _HASH = 8  # characters of a hash that is shown
 
 
 class Verdict(NamedTuple):
-    """What verifying a result has shown."""
+    """The outcome of verifying a result."""
 
     # The result file, or the folder that could not be read.
     path: str
@@ -137,9 +137,9 @@ def _figures_of_version_1(figures: Figures, row: ResultRow) -> Figures:
 
 
 def _swapped_files(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
-    """Yield what shows that the result or its samples are those of another result.
+    """Yield the signs that the result or its samples belong to another result.
 
-    Raises UsageError if there are no samples.
+    Raises UsageError if the samples are missing.
     """
     if path.stem not in (file_stem(row), set_aside(path, row).stem):
         yield f"swapped file: it holds the result that is called {file_stem(row)}.json"

@@ -39,8 +39,8 @@ _OWN_SAMPLES = re.compile(r".+\.[0-9a-f]{8}\.baseline\.npz")
 
 
 class Key(NamedTuple):
-    """What an entry of a baseline and the result compared with it have in common; `model` is the
-    label in tables."""
+    """The identity that an entry of a baseline shares with the result that is compared with it;
+    `model` is the label in tables."""
 
     model: str
     dataset: str
@@ -141,7 +141,7 @@ class Entry:
     commit: str | None
     utc: str
     model_sha256: Annotated[
-        record.Sha256 | None, Field(description="Of all that makes a model the same.")
+        record.Sha256 | None, Field(description="Hash of everything that makes a model the same.")
     ] = None
     training: Annotated[
         Mapping[str, Any] | None, record.as_type(Annotated[TrainingRecord | None, _TRAINING])
@@ -156,14 +156,14 @@ class Entry:
 _TITLE = "Results that later ones must not fall behind"
 _HEADER: Any = {"$id": f"urn:cosmos-eval:baseline:{SCHEMA_VERSION}"}
 _VERSION = Field(ge=1, le=SCHEMA_VERSION, description="Version 2 added baseline_sha256.")
-_GATED = "Which metrics can fail a check: those that decide comparisons, or all."
+_GATED = "The metrics that can fail a check: the ones that decide comparisons, or all."
 _LOSS = "Tolerated loss of a metric: absolute for fractions, relative for ranks and ratios."
 
 
 @with_config(ConfigDict(**record.STRICT, title=_TITLE, json_schema_extra=_HEADER))
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Results that new ones are checked against; the fields are those of the file."""
+    """Results that new ones are checked against; the fields are the same as in the file."""
 
     schema_version: Annotated[int, _VERSION]
     written: Annotated[Mapping[str, str], record.as_type(Written)]
@@ -229,16 +229,16 @@ def faults_of(results: Sequence[Verified], *, strict: bool) -> Iterator[Problem]
     for result in results:
         path, provenance = str(result.path), result.row.provenance
         if result.row.model["random"]:
-            yield Problem(path, "is of random weights, which measure nothing")
+            yield Problem(path, "has random weights, which measure nothing")
         if not strict:
             continue
         if "record_sha256" not in provenance:
-            message = "is of version 1, without a hash that --strict could trust its commit by"
+            message = "has version 1, without a hash by which --strict could trust its commit"
             yield Problem(path, message)
         elif provenance["commit"] is None:
             yield Problem(path, "does not state its commit, which --strict requires")
         elif provenance["dirty"] is not False:
-            yield Problem(path, "is of edited code (dirty), which --strict refuses")
+            yield Problem(path, "was measured with edited code (dirty), which --strict refuses")
 
 
 def _several_models(results: Iterable[Verified]) -> Iterator[Problem]:
@@ -247,8 +247,8 @@ def _several_models(results: Iterable[Verified]) -> Iterator[Problem]:
         if result.notes:
             label = result.identity.label
             message = (
-                f"is of {', '.join(result.notes)}, and other results of {label} are not: give "
-                "those of one model"
+                f"has {', '.join(result.notes)}, and other results of {label} have not: give "
+                "the results of one model"
             )
             yield Problem(str(result.path), message)
 
@@ -299,16 +299,13 @@ def replace_baseline(
 ) -> tuple[list[dict[str, str]], list[str]]:
     """Write results as the whole baseline in a file; return a record per change, and notes.
 
-    `problems` are those of reading the results. Without samples only metrics that have an interval
+    `problems` arose when the results were read. Without samples only metrics that have an interval
     are written, since nothing could be decided of the others. Raises UsageError for results that a
     check could not use, for two results of one model or training on one data set, for a file that
     is not called *.json, and if the file cannot be written or is not a baseline.
     """
     results, notes = without_former(results)
-    faults = [*problems, *faults_of(results, strict=strict)]
-    if faults or not results:
-        listed = "; ".join(str(fault) for fault in faults)
-        raise UsageError(f"no baseline of such results: {listed}")
+    _require_usable(results, [*problems, *faults_of(results, strict=strict)])
     if path.suffix != ".json":
         raise UsageError(f"cannot write {path}: the name of a baseline ends with .json")
     for key in readers.first_repeated(result_key(result.row) for result in results):
@@ -333,6 +330,13 @@ def replace_baseline(
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     return _changes(former_keys, {entry.key for entry in entries}), notes
+
+
+def _require_usable(results: Sequence[Verified], faults: Sequence[Problem]) -> None:
+    """Raise UsageError if results have faults, or if there are none."""
+    if faults or not results:
+        listed = "; ".join(str(fault) for fault in faults)
+        raise UsageError(f"no baseline of such results: {listed}")
 
 
 def _changes(former_keys: set[Key], new_keys: set[Key]) -> list[dict[str, str]]:

@@ -2,14 +2,14 @@
 
 A metric has regressed if the paired interval of new minus baseline lies below minus the tolerance,
 at a level that holds for all gated metrics together: Holm's step-down over one-sided tests at 2.5%.
-Metrics that are not gated are for information. What cannot be compared is a problem, and never
-passes. Without the baseline's samples the standard error is that of two independent results, from
-their intervals. It is larger than the paired one, so that small regressions are missed, not made
-up.
+Metrics that are not gated are for information. Results that cannot be compared are a problem, and
+never pass. Without the baseline's samples two results are taken to be independent, and the standard
+error follows from their intervals. It is larger than the paired one, so that small regressions are
+missed, not made up.
 
 New trainings of a recipe of which the baseline has several trainings are compared with all of
 these: the difference of both means, whose error covers seeds and images. Seeds are taken to vary
-new trainings as they vary those of the baseline, so that a single new training can be tested.
+new trainings as much as the trainings of the baseline, so that a single new training can be tested.
 """
 
 from __future__ import annotations
@@ -57,12 +57,15 @@ ALPHA = 0.025
 """One-sided probability of a false alarm on any gated metric of a whole check."""
 
 Change = PairedDifference | GroupDifference
-"""A metric of new results minus that of the baseline."""
+"""A metric of new results minus the same metric of the baseline."""
 
 
 class Case(NamedTuple):
-    """What is compared with each other on one data set: either one result of the baseline with a
-    new one, or several trainings of the baseline with new trainings of the same group."""
+    """Results that are compared on one data set.
+
+    Either one result of the baseline is compared with a new one, or several trainings of the
+    baseline with new trainings of the same group.
+    """
 
     # The `model` of the key is the model, or the group of trainings.
     key: Key
@@ -194,7 +197,7 @@ def examine(
 ) -> Report:
     """Check results against the baseline in a file.
 
-    `problems` are those of reading the results. `strict` refuses results of edited code or of an
+    `problems` arose when the results were read. `strict` refuses results of edited code or of an
     unknown commit. Raises UsageError for a faulty baseline.
     """
     baseline = read_baseline(path)
@@ -218,7 +221,7 @@ def examine(
     notes += _training_notes(cases.pairs)
     notes += _content_notes([*cases.pairs, *cases.groups])
     if baseline.schema_version == 1:
-        notes.append(f"{path} is of version 1 and has no hash of itself: write it with --update")
+        notes.append(f"{path} has version 1 and no hash of itself: write it with --update")
     decided = _decide_gated(findings, cases, baseline)
     return Report(path, decided, tuple(all_problems), tuple(notes), baseline.tolerance)
 
@@ -305,8 +308,8 @@ def groups_of(baseline: Baseline, results: Iterable[Verified]) -> tuple[list[Cas
 def _key_in(baseline: Baseline, result: Verified) -> Key:
     """Return the key of the entry that a result is compared with.
 
-    It is that of the same model, also if the baseline calls the model by another name. A result
-    without an entry has its own key.
+    The entry has the same model, though perhaps under another name. A result without such an entry
+    has its own key.
     """
     key = result_key(result.row)
     if any(entry.key == key for entry in baseline.results):
@@ -347,8 +350,9 @@ def _group_findings(case: Case, path: Path) -> list[Finding]:
 
 
 def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
-    """Return every metric of new trainings minus that of the trainings of the baseline in `path`.
+    """Return the metrics of new trainings minus the metrics of the baseline's trainings.
 
+    `path` is the file of the baseline.
     A metric is None if one image decides whether it has a value. Raises ValueError or UsageError
     for a training that occurs twice, for different settings, and for samples that are missing or do
     not give the metrics.

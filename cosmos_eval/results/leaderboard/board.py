@@ -20,8 +20,8 @@ MEANINGS = {
     "is bold or tied in 95% of cases.",
     "intervals": f"{MARKS['intervals']} not distinguished from the best: the intervals, widened "
     "for the number of results, overlap (their samples were not compared).",
-    "ranks": "Rank: the ranks that a result measured here can have; those of all models on a data "
-    "set hold at once with 95%.",
+    "ranks": "Rank: the ranks that a result measured here can have; the ranks of all models on a "
+    "data set hold at once with 95%.",
     "seeds": "Intervals cover test images, not seeds: each model was trained once.",
     "delta": "Signed, or after Δ: percentage points above what its authors published.",
     "partial": "Not ranked: results of a part of the samples only.",
@@ -94,7 +94,7 @@ class Board(NamedTuple):
 
     @property
     def shows_source(self) -> bool:
-        """Whether a row was not measured here."""
+        """True if a row was not measured here."""
         return any(row.source != "measured" for row in self.rows)
 
 
@@ -103,8 +103,8 @@ def boards(
 ) -> list[Board]:
     """Return one table per protocol, in alphabetical order.
 
-    Results of other settings have a table of their own, after that of their protocol. Numbers have
-    `decimals`, or as many as is usual.
+    Results of other settings have a table of their own, after the table of their protocol. Numbers
+    have `decimals`, or as many as is usual.
     """
     entries_by_board: dict[tuple[str, bool], list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.key):
@@ -161,7 +161,7 @@ def columns_of(entry: Entry) -> list[Column]:
 def _number(
     entry: Entry | None, metric: str, ranked: Mapping[Cell, Rank], decimals: int | None
 ) -> Number:
-    """Return an entry's number as text; empty if there is no entry or it lacks the metric."""
+    """Return an entry's number as text; empty without an entry that has the metric."""
     if entry is None or metric not in entry.metrics:
         return Number()
     rank = ranked.get((entry.key, metric), Rank())
@@ -196,16 +196,17 @@ def _notes(
 
 def _meanings_of_numbers(rows: Sequence[Row], ranked: Mapping[Cell, Rank]) -> set[str]:
     """Return the names of the MEANINGS that the numbers of a table need."""
-    numbers = [number for row in rows for number in row.cells]
     names: set[str] = {rank.tie for rank in ranked.values() if rank.tie}
-    if any(number.best for number in numbers):
-        names.add("best")
-    if any(number.ranks for number in numbers):
-        names.add("ranks")
-    if any(number.delta for number in numbers):
-        names.add("delta")
-    if len(rows) > 1 and any(number.interval for number in numbers):
-        names.add("seeds")
+    for row in rows:
+        for number in row.cells:
+            if number.best:
+                names.add("best")
+            if number.ranks:
+                names.add("ranks")
+            if number.delta:
+                names.add("delta")
+            if number.interval and len(rows) > 1:
+                names.add("seeds")
     return names
 
 

@@ -68,8 +68,8 @@ class Entry(NamedTuple):
 
     @property
     def aside(self) -> bool:
-        """Whether the settings are not the protocol's, such as a part of the samples, a student or
-        another attention. Such entries are in no table and no ranking with others."""
+        """True for settings that are not the protocol's, such as a part of the samples, a student
+        or another attention. Such entries have tables and rankings of their own."""
         if self.stored is None:
             return False
         precision = self.stored.row.provenance["precision"]

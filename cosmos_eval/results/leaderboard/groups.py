@@ -18,9 +18,9 @@ from cosmos_eval.types import Interval
 
 _NOTES = (
     "Mean of all trainings of a group; its interval covers seeds and images.",
-    "Seed sd: the standard deviation of the metric between trainings, without that of images.",
+    "Seed sd: the standard deviation of the metric between trainings, without the part by images.",
     "Image se: the standard error of the mean by the draw of images, for these trainings.",
-    "With one training the interval covers images alone, and another seed may give another number.",
+    "With one training the interval covers only images, and another seed may give another number.",
 )
 
 

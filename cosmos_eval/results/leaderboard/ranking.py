@@ -5,8 +5,8 @@ their intervals, widened to hold all K values at once, do not overlap, which fin
 differences.
 
 A model is no longer tied with the best one by a test at 0.05 / (K - 1), one-sided, as in multiple
-comparisons with the best (Hsu 1984, Annals of Statistics 12), and never by a looser test than that
-of two models. Ranks hold at once: by simultaneous intervals (Klein, Wright and Wieczorek 2020, JRSS
+comparisons with the best (Hsu 1984, Annals of Statistics 12), and never by a looser test than for
+two models. Ranks hold at once: by simultaneous intervals (Klein, Wright and Wieczorek 2020, JRSS
 C 69), and near the best by tests of all K (K - 1) / 2 pairs.
 """
 
@@ -127,8 +127,8 @@ class _Column(NamedTuple):
 
 
 def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
-    """Return the pairs that samples could distinguish: the best of a column, and each other result
-    whose interval overlaps with that of the best."""
+    """Return the pairs that samples could distinguish: the best of a column with each result whose
+    interval overlaps with the best one's."""
     pairs = []
     for column in _columns(entries):
         best, widening = column.best, column.widening

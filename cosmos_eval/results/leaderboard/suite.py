@@ -28,7 +28,7 @@ _ABSENT = "-"
 _GROUP_NOTES = (
     "Group: the mean of all of its trainings. Its interval, ranks and p-value cover seeds "
     "and images; it has the members that all of its trainings have.",
-    "1 training: they cover images alone, and another seed may give another mean.",
+    "1 training: they cover only images, and another seed may give another mean.",
 )
 
 
@@ -183,9 +183,7 @@ def suite_score(
     rows = ranking.rows(len(members), suite_means.clusters)
     incomplete = sorted(members_by_group.keys() - means.keys())
     rows += [Row(group, len(members_by_group[group])) for group in incomplete]
-    common: list[SuiteMember] = []
-    if incomplete and len(members_by_group) > 1:
-        common = _common_members(members, members_by_group.values())
+    common = _common_members(members, members_by_group) if incomplete else []
     if common:
         common_means, _ = suite_means.over(common, metric)
         rows = [row._replace(common=common_means[row.model]) for row in rows]
@@ -195,12 +193,9 @@ def suite_score(
     if by_group:
         notes += _GROUP_NOTES
     notes += ranking.warnings
-    for group in incomplete:
-        missing = [member for member in members if member not in members_by_group[group]]
-        notes.append(f"Not ranked: {group} lacks {_listed(missing)}.")
+    notes += [_incomplete_note(group, members, members_by_group[group]) for group in incomplete]
     notes += _exceptions(members, results, entries)
-    for url in dict.fromkeys(row.url for row in published_rows):
-        notes.append(f"Published: {url}.")
+    notes += [f"Published: {url}." for url in dict.fromkeys(row.url for row in published_rows)]
     rows += _sorted_by_mean(published_rows, metric)
     return SuiteScore(suite, metric, tuple(common), tuple(rows), tuple(notes), suite_means.clusters)
 
@@ -221,7 +216,7 @@ def _results(
 
 
 def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:
-    """Return the entry of a member among those of a model, or None.
+    """Return the entry of a member among the entries of a model, or None.
 
     The member's data set may be the label of a column. Raises UsageError for two entries, which
     are on different files of the data set.
@@ -277,11 +272,16 @@ def _sorted_by_mean(rows: Iterable[Row], metric: Metric) -> list[Row]:
 
 
 def _common_members(
-    members: Iterable[SuiteMember], groups: Iterable[Sequence[SuiteMember]]
+    members: Iterable[SuiteMember], members_by_group: Mapping[str, Sequence[SuiteMember]]
 ) -> list[SuiteMember]:
-    """Return the members that all groups have."""
-    groups = list(groups)
-    return [member for member in members if all(member in group for group in groups)]
+    """Return the members that all groups have; none if there is a single group."""
+    if len(members_by_group) < 2:
+        return []
+    return [
+        member
+        for member in members
+        if all(member in group_members for group_members in members_by_group.values())
+    ]
 
 
 class _Ranking:
@@ -349,8 +349,8 @@ def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -
     )
     if is_ranked:
         yield (
-            "Rank: the ranks that a model can have by the intervals of paired differences; those "
-            "of all models hold at once with 95%."
+            "Rank: the ranks that a model can have by the intervals of paired differences; the "
+            "ranks of all models hold at once with 95%."
         )
         yield (
             "p (next): the two-sided p-value of the paired difference from the next row, not "
@@ -358,6 +358,13 @@ def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -
         )
     if common:
         yield f"Common members ({len(common)} of {len(members)}): {_listed(common)}."
+
+
+def _incomplete_note(
+    group: str, members: Sequence[SuiteMember], group_members: Sequence[SuiteMember]
+) -> str:
+    missing = [member for member in members if member not in group_members]
+    return f"Not ranked: {group} lacks {_listed(missing)}."
 
 
 def _number_of_members(suite: Suite) -> str:

@@ -51,7 +51,7 @@ class GroupDifferences(NamedTuple):
     indices: dict[str, Ints]
 
     def difference(self, a: str, b: str) -> GroupDifference:
-        """Return the mean of group A minus that of group B."""
+        """Return the mean of group A minus the mean of group B."""
         return self.moments.difference(self.indices[a], self.indices[b])
 
 
@@ -88,7 +88,8 @@ class SuiteMeans:
     ) -> tuple[dict[str, Mean], GroupDifferences | None]:
         """Return the means over members of every group that has all of them.
 
-        Of groups of trainings also returns their differences. `metric` bounds the intervals.
+        For groups of trainings it also returns their differences, for single models None. `metric`
+        bounds the intervals.
         """
         means = self._model_means(members)
         differences = None

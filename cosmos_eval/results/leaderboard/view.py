@@ -36,7 +36,7 @@ _TITLES = {
 
 
 class _Place(NamedTuple):
-    """A column of a table: that of a board."""
+    """A column of a table, which is a column of a board."""
 
     protocol: str
     column: Column
@@ -47,7 +47,7 @@ class _Place(NamedTuple):
 
 
 class _Name(NamedTuple):
-    """What a row of a table is called."""
+    """The name of a row of a table."""
 
     model: str
     source: str
@@ -74,7 +74,7 @@ def select(entries: Sequence[Entry], view: View) -> list[Entry]:
         with_metrics = [_with_metrics(entry, view.metrics) for entry in selected]
         selected = [entry for entry in with_metrics if entry.metrics]
     if entries and not selected:
-        raise UsageError("no result is of these models, data sets, protocols and metrics together")
+        raise UsageError("no result has these models, data sets, protocols and metrics together")
     return selected
 
 
@@ -234,16 +234,10 @@ class _TaskTable:
     def _notes(self) -> Iterator[str]:
         """Yield the notes that the numbers of the table need."""
         numbers = [number for row in self.numbers.values() for number in row.values()]
-        has_ends = self.view.intervals and any(number.ends for number in numbers)
         needless = _needless_meanings(numbers, self.view)
         for board in self.boards:
-            for note in board.notes:
-                if note not in needless:
-                    yield note
-        if self.view.second and any(number.second for number in numbers):
-            yield "Underlined: the second best."
-        if has_ends:
-            yield "±, or + and -: how far the 95% interval reaches above and below the number."
+            yield from (note for note in board.notes if note not in needless)
+        yield from _layout_notes(numbers, self.view)
         for board in self.boards:
             yield from _map_notes(board)
 
@@ -301,6 +295,14 @@ def _map_notes(board: Board) -> Iterator[str]:
             kinds.append(f"{name.model}: {kind}")
     if kinds:
         yield f"Maps by {board.protocol}: {'; '.join(kinds)}."
+
+
+def _layout_notes(numbers: Sequence[Number], view: View) -> Iterator[str]:
+    """Yield what lines and signs beside the numbers mean."""
+    if view.second and any(number.second for number in numbers):
+        yield "Underlined: the second best."
+    if view.intervals and any(number.ends for number in numbers):
+        yield "±, or + and -: how far the 95% interval reaches above and below the number."
 
 
 def _needless_meanings(numbers: Sequence[Number], view: View) -> set[str]:

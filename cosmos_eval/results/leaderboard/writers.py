@@ -60,7 +60,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
 
     `best` is `yes` or empty. `tie` is what ties a number with the best: `paired` or `intervals`.
     `delta` is in percentage points above the number that its authors published. Means of groups
-    follow, which have `trainings`, then those of a suite, whose task is `suite`. The columns of
+    follow, which have `trainings`, then the means of a suite, whose task is `suite`. The columns of
     facts come last.
     """
     import pandas as pd
@@ -126,7 +126,7 @@ def _suite_rows(score: SuiteScore) -> Iterator[dict[str, Any]]:
 
 
 def _suite_columns(score: SuiteScore, row: Row) -> dict[str, Any]:
-    """Return the columns that say which model and suite a line is of."""
+    """Return the columns with the model and the suite of a line."""
     protocols = ", ".join(dict.fromkeys(member.family for member in score.suite.members))
     return {
         "model": row.model,

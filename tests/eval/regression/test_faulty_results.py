@@ -46,7 +46,7 @@ def test_what_is_the_same_passes(command, bench):
         ),
         ("cls", {"provenance": {"precision": "bf16"}}, r"there is one of scenes-cosmos \(bf16\)"),
         ("cls", {"model": {"weights": "student"}}, r"there is one of scenes-cosmos \(student\)"),
-        ("cls", {"model": {"random": True, "weights_sha256": None}}, "is of random weights"),
+        ("cls", {"model": {"random": True, "weights_sha256": None}}, "has random weights"),
     ],
 )  # fmt: skip
 def test_a_result_measured_otherwise(command, bench, task, changes, message):
@@ -56,8 +56,8 @@ def test_a_result_measured_otherwise(command, bench, task, changes, message):
 @pytest.mark.parametrize(
     ("provenance", "message"),
     [
-        ({"dirty": True}, "is of edited code .dirty."),
-        ({"dirty": None}, "is of edited code .dirty."),
+        ({"dirty": True}, "with edited code .dirty."),
+        ({"dirty": None}, "with edited code .dirty."),
         ({"commit": None}, "does not state its commit"),
     ],
 )
