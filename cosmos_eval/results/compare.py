@@ -106,6 +106,7 @@ def has_content(fields: Mapping[str, Any]) -> bool:
 
 
 def _field_text(fields: Mapping[str, Any], name: str) -> str:
+    """Return the value of a field as text; a hash by its first characters."""
     value = fields.get(name, "missing")
     text = "none" if value is None else str(value)
     return text[:_HASH] if name.startswith("hashes.") or name == "revision" else text
@@ -416,6 +417,7 @@ def to_records(comparison: Comparison) -> dict[str, Any]:
 
 
 def _test_record(test: MetricTest) -> dict[str, Any]:
+    """Return a test as JSON holds it."""
     difference = test.difference
     record = {
         "dataset": test.dataset,

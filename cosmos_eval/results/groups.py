@@ -223,8 +223,9 @@ def moments(
 ) -> dict[str, Moments | None]:
     """Return the metrics that several results have in common, by name.
 
-    `only` selects metrics. A metric is None if one image decides whether it has a value. Raises ValueError if the samples
-    are not of the same images, and for a metric that does not follow from its samples.
+    `only` selects metrics. A metric is None if one image decides whether it has a value. Raises
+    ValueError if the samples are not of the same images, and for a metric that does not follow from
+    its samples.
     """
     task = task_named(measurements[0].task)
     samples = [measurement.samples for measurement in measurements]

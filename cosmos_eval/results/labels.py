@@ -43,15 +43,17 @@ class Stored:
     unchanged: bool | None = None
     # How the samples contradict the record, such as EDITED_SAMPLES; empty if they do not.
     contradiction: str = ""
-    # Whether the metrics were compared with those of the samples; True if there are no samples.
+    # Whether the metrics were recomputed from the samples; True if there are no samples.
     recomputed: bool = True
     # Hashes that tell models of one name apart, set by `distinguish`.
     notes: tuple[str, ...] = ()
-    # All names of a model that results call by several, set by `distinguish`; the first is shown.
+    # All names of the model if results call it by several, set by `distinguish`; the first is
+    # shown.
     names: tuple[str, ...] = ()
-    # What tells apart several versions of one data set, set by `distinguish`.
+    # Words that tell several versions of one data set apart, set by `distinguish`.
     data_notes: tuple[str, ...] = ()
-    # The file to which storing this result moved that of another model of the same name.
+    # The file to which the result of another model of the same name was moved, set by
+    # `store_result`.
     aside: Path | None = None
 
     @cached_property
@@ -70,7 +72,7 @@ class Stored:
 
     @property
     def shown_name(self) -> str:
-        """The name of the model without what differs from the defaults."""
+        """The name of the model in tables, without the words in brackets."""
         return self.names[0] if self.names else self.identity.name
 
     @property
@@ -110,8 +112,8 @@ class Stored:
         return labelled(self.row.dataset, list(self.data_notes))
 
     @property
-    def measured(self) -> tuple[str, str, str]:
-        """The row, column and protocol of a table, which has one result for each of them."""
+    def cell(self) -> tuple[str, str, str]:
+        """The row, column and protocol of a table, in which no other result stands."""
         return self.label, self.dataset, self.row.protocol
 
 
@@ -247,7 +249,7 @@ def distinct(results: Iterable[Stored]) -> list[Stored]:
     """
     distinct_results: dict[tuple[str, str, str], Stored] = {}
     for result in results:
-        first = distinct_results.setdefault(result.measured, result)
+        first = distinct_results.setdefault(result.cell, result)
         if not _is_same(first.row, result.row):
             cell = f"{result.label} on {result.row.dataset} ({result.row.protocol})"
             files = f" {first.path} and {result.path}"
@@ -259,10 +261,10 @@ def distinct(results: Iterable[Stored]) -> list[Stored]:
 
 
 def warnings_of(results: Iterable[Stored]) -> list[str]:
-    """Return what a reader of labelled results must know of them, one line each.
+    """Return warnings on labelled results, one line each.
 
-    The lines are on names of several models, on models of several names, on edited results, and on
-    results whose metrics were not recomputed.
+    Readers are warned of names that several models share, of models with several names, of edited
+    results, and of results whose metrics were not recomputed.
     """
     results = list(results)
     return [
@@ -327,7 +329,7 @@ def _not_recomputed_warnings(results: list[Stored]) -> list[str]:
 
 def repeats_of(results: Iterable[Stored]) -> list[str]:
     """Return a line on the results that `distinct` leaves out, if there are any."""
-    cells = [result.measured for result in results]
+    cells = [result.cell for result in results]
     count = len(cells) - len(set(cells))
     if count == 0:
         return []

@@ -210,6 +210,7 @@ def _title_lines(title: str, *, is_text: bool) -> list[str]:
 
 
 def _stacked(lines: Sequence[str], side: str) -> str:
+    """Return lines of text above each other, set to a side or centred."""
     text = r" \\ ".join(latex_text(line) for line in lines)
     return text if len(lines) == 1 else rf"\shortstack[{side}]{{{text}}}"
 

@@ -173,6 +173,7 @@ def read_record(path: Path) -> Record:
 
 
 def _read(path: Path) -> bytes:
+    """Return the content of a file. Raises UsageError if it cannot be read."""
     with faults_of(f"{path}: cannot be read as a result: it "):
         return read_bytes(path)
 
@@ -244,6 +245,7 @@ def _later_than_1(record: Record) -> Iterator[str]:
 
 
 def _relabelled(place: str, addition: str) -> UsageError:
+    """Return the error of a result that was made to look like one of version 1."""
     return UsageError(
         f"{place}: its schema_version is 1, but it has {addition}, which came with a later "
         "version: restore the file or measure again"

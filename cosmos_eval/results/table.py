@@ -241,6 +241,7 @@ def numbered(tables: Sequence[Table]) -> list[Table]:
 
 
 def _with_number(cell: Cell, urls: Sequence[str]) -> Cell:
+    """Return a cell with the number of its URL behind the text."""
     if not cell.url:
         return cell
     return cell._replace(text=f"{cell.text} [{urls.index(cell.url) + 1}]")
@@ -304,6 +305,7 @@ def to_markdown(table: Table) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
+    """Return a cell with its marks and interval as Markdown."""
     value = text.markdown_text(cell.text)
     if cell.url:
         return f"[{value}](<{cell.url}>)"

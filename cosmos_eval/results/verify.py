@@ -216,6 +216,7 @@ def _rounded_like(interval: Interval, stored: Mapping[str, Any]) -> dict[str, An
 
 
 def _figure_text(figure: Any) -> str:
+    """Return a figure as text, or several of them by name."""
     if not isinstance(figure, Mapping):
         return str(figure)
     return ", ".join(f"{name} {value}" for name, value in sorted(figure.items()))

@@ -352,10 +352,9 @@ def _group_findings(case: Case, path: Path) -> list[Finding]:
 def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
     """Return the metrics of new trainings minus the metrics of the baseline's trainings.
 
-    `path` is the file of the baseline.
-    A metric is None if one image decides whether it has a value. Raises ValueError or UsageError
-    for a training that occurs twice, for different settings, and for samples that are missing or do
-    not give the metrics.
+    `path` is the file of the baseline. A metric is None if one image decides whether it has a
+    value. Raises ValueError or UsageError for a training that occurs twice, for different settings,
+    and for samples that are missing or do not give the metrics.
     """
     if len(case.results) + len(case.entries) < _FEWEST:
         raise ValueError(

@@ -110,11 +110,13 @@ def to_annotations(report: Report) -> list[str]:
 
 
 def _case(suite: ET.Element, group: str, name: str) -> ET.Element:
+    """Add a test case to a suite of JUnit XML."""
     names = {"classname": text.one_line(group), "name": text.one_line(name)}
     return ET.SubElement(suite, "testcase", names)
 
 
 def _record(finding: Finding) -> dict[str, Any]:
+    """Return a finding as JSON holds it."""
     change = finding.change
     record = {
         "model": finding.key.model,

@@ -7,7 +7,14 @@ from cosmos_eval.protocols import published_error
 from cosmos_eval.results.identity import data_identity
 from cosmos_eval.results.labels import warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
-from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
+from cosmos_eval.results.leaderboard.ranking import (
+    NO_TIES,
+    Rank,
+    RankedNumber,
+    Tie,
+    Ties,
+    rank_entries,
+)
 from cosmos_eval.results.text import bounds, ends, shown_text
 from cosmos_eval.tasks import known_tasks, metric_of, usable_task
 
@@ -159,7 +166,7 @@ def columns_of(entry: Entry) -> list[Column]:
 
 
 def _number(
-    entry: Entry | None, metric: str, ranked: Mapping[Cell, Rank], decimals: int | None
+    entry: Entry | None, metric: str, ranked: Mapping[RankedNumber, Rank], decimals: int | None
 ) -> Number:
     """Return an entry's number as text; empty without an entry that has the metric."""
     if entry is None or metric not in entry.metrics:
@@ -180,7 +187,7 @@ def _number(
 
 
 def _notes(
-    entries: Sequence[Entry], rows: Sequence[Row], ranked: Mapping[Cell, Rank]
+    entries: Sequence[Entry], rows: Sequence[Row], ranked: Mapping[RankedNumber, Rank]
 ) -> Iterator[str]:
     """Yield what readers must know of a table."""
     meanings = _meanings_of_numbers(rows, ranked) | _meanings_of_entries(entries)
@@ -194,7 +201,7 @@ def _notes(
         yield f"{line[:1].upper()}{line[1:]}."
 
 
-def _meanings_of_numbers(rows: Sequence[Row], ranked: Mapping[Cell, Rank]) -> set[str]:
+def _meanings_of_numbers(rows: Sequence[Row], ranked: Mapping[RankedNumber, Rank]) -> set[str]:
     """Return the names of the MEANINGS that the numbers of a table need."""
     names: set[str] = {rank.tie for rank in ranked.values() if rank.tie}
     for row in rows:

@@ -44,7 +44,7 @@ class Pair(NamedTuple):
     metric: str
 
 
-Cell = tuple[Key, str]
+RankedNumber = tuple[Key, str]
 """An entry and a metric."""
 
 Ties = Mapping[Pair, float]
@@ -144,14 +144,14 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
 
 def rank_entries(
     entries: Iterable[Entry], ties: Ties = NO_TIES, decimals: int | None = None
-) -> dict[Cell, Rank]:
+) -> dict[RankedNumber, Rank]:
     """Return the ranks of numbers by entry and metric.
 
     Partial results, unverified numbers, facts and metrics of unknown tasks have none.
 
     Numbers are rounded to `decimals`, or to as many as is usual.
     """
-    ranks: dict[Cell, Rank] = {}
+    ranks: dict[RankedNumber, Rank] = {}
     for column in _columns(entries):
         for key, rank in _rank_column(column, ties, decimals).items():
             ranks[key, column.metric] = rank

@@ -141,6 +141,7 @@ class SuiteScore(NamedTuple):
 
 
 def _mean_cell(metric: Metric, mean: Mean | None, view: View) -> Cell:
+    """Return a mean with its interval as a view shows them."""
     if mean is None:
         return Cell(_ABSENT)
     interval = mean.interval._asdict() if mean.interval and view.intervals else None
@@ -149,6 +150,7 @@ def _mean_cell(metric: Metric, mean: Mean | None, view: View) -> Cell:
 
 
 def _mean_record(mean: Mean | None) -> dict[str, Any] | None:
+    """Return a mean and its interval as JSON holds them."""
     if mean is None:
         return None
     record = {"value": mean.value}
@@ -180,7 +182,7 @@ def suite_score(
     members_by_group = {group: suite_means.members_of(group) for group in suite_means.groups}
     means, differences = suite_means.over(members, metric)
     ranking = _Ranking(means, metric, differences)
-    rows = ranking.rows(len(members), suite_means.clusters)
+    rows, warnings = ranking.rows(len(members), suite_means.clusters)
     incomplete = sorted(members_by_group.keys() - means.keys())
     rows += [Row(group, len(members_by_group[group])) for group in incomplete]
     common = _common_members(members, members_by_group) if incomplete else []
@@ -192,7 +194,7 @@ def suite_score(
     notes = list(_meanings(suite, common, is_ranked=len(means) > 1))
     if by_group:
         notes += _GROUP_NOTES
-    notes += ranking.warnings
+    notes += warnings
     notes += [_incomplete_note(group, members, members_by_group[group]) for group in incomplete]
     notes += _exceptions(members, results, entries)
     notes += [f"Published: {url}." for url in dict.fromkeys(row.url for row in published_rows)]
@@ -285,8 +287,7 @@ def _common_members(
 
 
 class _Ranking:
-    """Models, or groups, from the best mean down. `warnings` are on neighbours that may be equally
-    good, once `rows` was called."""
+    """Models, or groups of trainings, from the best mean down."""
 
     def __init__(
         self, means: Mapping[str, Mean], metric: Metric, differences: GroupDifferences | None
@@ -295,13 +296,16 @@ class _Ranking:
         self._differences = differences
         self._sign = 1 if metric.higher_is_better else -1
         self._order = sorted(means, key=lambda name: (-self._sign * means[name].value, name))
-        self.warnings: list[str] = []
 
-    def rows(self, n_members: int, clusters: int) -> list[Row]:
-        """Return the rows with the ranks that they can have, of several rows."""
+    def rows(self, n_members: int, clusters: int) -> tuple[list[Row], list[str]]:
+        """Return the rows, and warnings of neighbours that may be equally good.
+
+        Several rows have the ranks that they can have. `clusters` is the least number of clusters
+        that a member was resampled by.
+        """
         rows = [Row(name, n_members, self._means[name]) for name in self._order]
         if len(rows) < 2:
-            return rows
+            return rows, []
         values = [self._sign * self._means[name].value for name in self._order]
         draws = [self._sign * self._means[name].drawn for name in self._order]
         gain = None if self._differences is None else self._gain
@@ -312,16 +316,15 @@ class _Ranking:
             if index + 1 in standing.tied:
                 names = f"{self._order[index]}, {self._order[index + 1]}"
                 neighbours.append(f"{index + 1} and {index + 2} ({names})")
-        if neighbours:
-            self.warnings.append(
-                "Warning: neighbours that cannot be told apart, since the interval of the paired "
-                "difference, corrected for the number of pairs, covers 0: "
-                f"ranks {'; '.join(neighbours)}."
-            )
-        return rows
+        warning = (
+            "Warning: neighbours that cannot be told apart, since the interval of the paired "
+            "difference, corrected for the number of pairs, covers 0: "
+            f"ranks {'; '.join(neighbours)}."
+        )
+        return rows, [warning] if neighbours else []
 
     def _gain(self, a: int, b: int) -> GroupDifference:
-        """Return by how much the group at index `a` is better than that at index `b`."""
+        """Return by how much the group at index `a` is better than the group at index `b`."""
         assert self._differences is not None
         name_a, name_b = self._order[a], self._order[b]
         if self._sign == 1:
@@ -363,11 +366,13 @@ def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -
 def _incomplete_note(
     group: str, members: Sequence[SuiteMember], group_members: Sequence[SuiteMember]
 ) -> str:
+    """Return a note on the members that a group lacks."""
     missing = [member for member in members if member not in group_members]
     return f"Not ranked: {group} lacks {_listed(missing)}."
 
 
 def _number_of_members(suite: Suite) -> str:
+    """Return the number of members as text."""
     n_members = len(suite.members)
     return suite.present(n_members) if suite.left_out else f"all {n_members}"
 

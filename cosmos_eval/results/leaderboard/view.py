@@ -217,6 +217,7 @@ class _TaskTable:
         return [names[task] for task in dict.fromkeys(place.column.task for place in self.places)]
 
     def _title(self) -> str:
+        """Return the title: the tasks, and the protocol if there is a single one."""
         title = ", ".join(_TITLES.get(task, task) for task in self._tasks())
         title = f"{title[:1].upper()}{title[1:]} (%)"
         if self.is_aside:
@@ -226,6 +227,7 @@ class _TaskTable:
         return title
 
     def _label(self) -> str:
+        """Return the name of the table in LaTeX."""
         words = self._tasks()
         if self.is_aside:
             words.append("other-settings")

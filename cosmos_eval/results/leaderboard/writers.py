@@ -17,8 +17,13 @@ from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.facts import COLUMNS, facts_of, model_table
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
-from cosmos_eval.results.leaderboard.ranking import NO_TIES, Rank, Ties, rank_entries
-from cosmos_eval.results.leaderboard.ranking import Cell as RankedNumber
+from cosmos_eval.results.leaderboard.ranking import (
+    NO_TIES,
+    Rank,
+    RankedNumber,
+    Ties,
+    rank_entries,
+)
 from cosmos_eval.results.leaderboard.view import tables_of as view_tables
 from cosmos_eval.results.table import Table, View, numbered, without_sections
 from cosmos_eval.results.table import to_markdown as markdown
@@ -102,6 +107,7 @@ def _entry_rows(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
 
 
 def _rank_columns(ranks: tuple[int, int] | None) -> dict[str, int | None]:
+    """Return the columns of the ranks that a number can have."""
     low, high = ranks or (None, None)
     return {"rank_low": low, "rank_high": high}
 
@@ -139,6 +145,7 @@ def _suite_columns(score: SuiteScore, row: Row) -> dict[str, Any]:
 
 
 def _mean_columns(mean: Mean | None) -> dict[str, Any]:
+    """Return the columns of a mean and its interval."""
     if mean is None:
         return {"value": None}
     interval = mean.interval._asdict() if mean.interval else {}
@@ -146,6 +153,7 @@ def _mean_columns(mean: Mean | None) -> dict[str, Any]:
 
 
 def _fact_text(fact: Any) -> str:
+    """Return a fact as text, exact; empty if it is unknown."""
     if isinstance(fact, list):
         return "x".join(str(side) for side in fact)
     return "" if fact is None else str(fact)
