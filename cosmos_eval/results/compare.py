@@ -218,8 +218,8 @@ def adjust(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
     """Return tests with Holm's p-values over all primary metrics, and with the differences that
     they can detect at the level of Holm's first step.
 
-    Other metrics illustrate and prove nothing by themselves. They have no such p-value, and what
-    each of them can detect is at its own level.
+    Other metrics only illustrate. They have no such p-value, and each can detect a difference at
+    the level of a single test.
     """
     tests = list(tests)
     p_values = [test.difference.p_value for test in tests if test.record.primary]
@@ -332,7 +332,7 @@ def _keys_text(keys: Iterable[tuple[str, str]]) -> str:
 def compare(
     pairs: Sequence[tuple[Stored, Stored]], read_samples: Callable[[Path], Samples]
 ) -> Comparison:
-    """Compare two models, whose results are given in pairs.
+    """Compare two models by pairs of their results on the same samples.
 
     Raises UsageError for edited results, for pairs of different settings, and for metrics that do
     not follow from their samples.

@@ -39,9 +39,9 @@ _OWN_SAMPLES = re.compile(r".+\.[0-9a-f]{8}\.baseline\.npz")
 
 
 class Key(NamedTuple):
-    """The identity that an entry of a baseline shares with the result that is compared with it;
-    `model` is the label in tables."""
+    """What a result and the entry of a baseline that it is compared with have in common."""
 
+    # The label of the model in tables, or the name of a group of trainings.
     model: str
     dataset: str
     protocol: str
@@ -122,15 +122,15 @@ class Written(TypedDict):
     version: str
 
 
-_TRAINING = Field(description="Absent where unknown. Several of a group are gated together.")
+_TRAINING = Field(description="Absent if unknown. Several trainings of a group are gated together.")
 
 
 @with_config(record.STRICT)
 @dataclass(frozen=True)
 class Entry:
-    """One result of a baseline; without samples, intervals decide."""
+    """A result of a baseline. If it has no samples, its intervals decide."""
 
-    model: Annotated[record.Name, Field(description="As tables call it.")]
+    model: Annotated[record.Name, Field(description="The label of the model in tables.")]
     weights_sha256: record.Sha256
     setting: Annotated[
         Mapping[str, Any], record.as_type(Annotated[Setting, AfterValidator(_only_hashes)])
@@ -175,8 +175,8 @@ class Baseline:
     def gated_metrics(self, entry: Entry) -> set[str]:
         """Return the metrics of an entry that can fail a check.
 
-        These are its primary metrics. Without any they are those that tables show, and without any
-        of these, or if the baseline says so, all metrics.
+        These are all metrics if the baseline says so, otherwise its primary metrics. An entry
+        without primary metrics has the metrics that tables show instead, or without these all.
         """
         metrics = [metric_of(entry.setting["task"], name) for name in entry.metrics]
         metrics = [metric for metric in metrics if not metric.reference]

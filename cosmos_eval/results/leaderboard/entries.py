@@ -157,7 +157,7 @@ def published() -> tuple[Entry, ...]:
     """Return numbers of others, each with the address of its source.
 
     They are `second-hand` if somebody quotes a table of the paper, and `unverified` if the source
-    neither is nor names a page of the authors.
+    is not a page of the authors and does not name one.
     """
     metrics_by_entry: dict[tuple[str, ...], dict[str, float]] = {}
     for file in files("cosmos_eval.protocols").joinpath("published").iterdir():

@@ -294,7 +294,7 @@ class _Ranking:
     ) -> None:
         self._means = means
         self._differences = differences
-        self._sign = 1 if metric.higher_is_better else -1
+        self._sign = 1 if metric.higher_is_better else -1  # times a mean: greater is better
         self._order = sorted(means, key=lambda name: (-self._sign * means[name].value, name))
 
     def rows(self, n_members: int, clusters: int) -> tuple[list[Row], list[str]]:
