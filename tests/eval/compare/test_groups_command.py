@@ -113,7 +113,7 @@ def test_a_training_counts_once(command, tmp_path):
     put_all(tmp_path / "all")
     put(tmp_path / "all" / "more", "clip", 2, number=9)
     ended = command("compare", "all", *BOTH)
-    assert (ended.status, "are of one training" in ended.err) == (2, True)
+    assert (ended.status, "belong to one training" in ended.err) == (2, True)
 
 
 @pytest.mark.parametrize(
