@@ -180,8 +180,8 @@ def require_distinct(results: Sequence[Stored]) -> None:
             first = first_results.setdefault(training, result)
             if first is not result:
                 raise UsageError(
-                    f"{first.path} and {result.path} belong to one training, by its seed or weights, "
-                    "which counts once: leave one of them out"
+                    f"{first.path} and {result.path} belong to one training, by its seed or "
+                    "weights, which counts once: leave one of them out"
                 )
 
 
