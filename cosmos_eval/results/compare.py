@@ -78,14 +78,17 @@ def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """
     differences = []
     for name in dict.fromkeys([*a, *b]):
-        is_in_both, is_required = name in a and name in b, name not in _DATA
-        if (is_in_both and a[name] != b[name]) or (is_required and not is_in_both):
+        if name in a and name in b:
+            is_different = a[name] != b[name]
+        else:
+            is_different = name not in _DATA
+        if is_different:
             explanation = _EXPLANATIONS.get(name, "")
             differences.append(
                 f"{name}{explanation} is {_field_text(a, name)} and {_field_text(b, name)}"
             )
     if not any(a.get(name) for name in SAMPLE_LISTS):
-        differences.append("hashes.sample_list is not recorded and of unknown samples")
+        differences.append("hashes.sample_list is not recorded, so that the samples may differ")
     return differences
 
 
@@ -130,9 +133,9 @@ def paired_differences(
 def differences_of(
     a: Measurement, b: Measurement, only: Collection[str] | None = None
 ) -> dict[str, PairedDifference]:
-    """Return every metric of A minus the metric of B, by name; with `only` just these metrics.
+    """Return every metric of A minus the metric of B, by name.
 
-    Raises ValueError if the samples are not of the same images and labels, and for a metric that
+    `only` selects metrics. Raises ValueError if the samples are not of the same images and labels, and for a metric that
     does not follow from its samples.
     """
     differences = all_differences(a.task, [a.samples, b.samples], only=only)[0, 1]
@@ -492,8 +495,8 @@ def component_cells(
         return {"seed sd": "", "image se": "", "k": ""}
     seed_sds = []
     for trainings in difference.groups:
-        is_known = trainings.seed_sd is not None
-        seed_sds.append(view.fixed(factor * (trainings.seed_sd or 0.0)) if is_known else "?")
+        seed_sd = trainings.seed_sd
+        seed_sds.append("?" if seed_sd is None else view.fixed(factor * seed_sd))
     return {
         "seed sd": " / ".join(seed_sds),
         "image se": view.fixed(factor * difference.image_error),

@@ -205,8 +205,9 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
         if version != 1:
             raise
     # An edit could say version 1 to get rid of the hash that version 2 holds.
-    for addition in _later_than_1(record):
-        raise _relabelled(str(path), addition)
+    additions = list(_later_than_1(record))
+    if additions:
+        raise _relabelled(str(path), additions[0])
     return validate(ResultRow, json.dumps({**record, "schema_version": 2}), str(path))
 
 

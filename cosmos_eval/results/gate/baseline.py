@@ -281,8 +281,9 @@ def read_baseline(path: Path) -> Baseline:
         raise UsageError(f"{path}: cannot be read as a baseline: it {error}") from error
     baseline = record.validate(Baseline, content, str(path))
     _require_unchanged(baseline, document, path)
-    for key in readers.first_repeated(entry.key for entry in baseline.results):
-        raise UsageError(f"{path}: two results of {key}")
+    repeated_keys = readers.first_repeated(entry.key for entry in baseline.results)
+    if repeated_keys:
+        raise UsageError(f"{path}: two results of {repeated_keys[0]}")
     return baseline
 
 
@@ -308,8 +309,9 @@ def replace_baseline(
     _require_usable(results, [*problems, *faults_of(results, strict=strict)])
     if path.suffix != ".json":
         raise UsageError(f"cannot write {path}: the name of a baseline ends with .json")
-    for key in readers.first_repeated(result_key(result.row) for result in results):
-        raise UsageError(f"two results of {key}: give one of the files")
+    repeated_keys = readers.first_repeated(result_key(result.row) for result in results)
+    if repeated_keys:
+        raise UsageError(f"two results of {repeated_keys[0]}: give one of the files")
     _require_distinct_trainings(results)
     entries: list[Entry] = []
     archives: dict[str, bytes] = {}
