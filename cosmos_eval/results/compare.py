@@ -78,15 +78,15 @@ def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """
     differences = []
     for name in dict.fromkeys([*a, *b]):
-        if name in a and name in b:
-            is_different = a[name] != b[name]
-        else:
-            is_different = name not in _DATA
-        if is_different:
-            explanation = _EXPLANATIONS.get(name, "")
-            differences.append(
-                f"{name}{explanation} is {_field_text(a, name)} and {_field_text(b, name)}"
-            )
+        is_in_both = name in a and name in b
+        if is_in_both and a[name] == b[name]:
+            continue
+        if not is_in_both and name in _DATA:
+            continue
+        explanation = _EXPLANATIONS.get(name, "")
+        differences.append(
+            f"{name}{explanation} is {_field_text(a, name)} and {_field_text(b, name)}"
+        )
     if not any(a.get(name) for name in SAMPLE_LISTS):
         differences.append("hashes.sample_list is not recorded, so that the samples may differ")
     return differences
@@ -135,8 +135,8 @@ def differences_of(
 ) -> dict[str, PairedDifference]:
     """Return every metric of A minus the metric of B, by name.
 
-    `only` selects metrics. Raises ValueError if the samples are not of the same images and labels, and for a metric that
-    does not follow from its samples.
+    `only` selects metrics. Raises ValueError if the samples are not of the same images and labels,
+    and for a metric that does not follow from its samples.
     """
     differences = all_differences(a.task, [a.samples, b.samples], only=only)[0, 1]
     values_a = {name: difference.a for name, difference in differences.items()}
