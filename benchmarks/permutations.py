@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from cosmos_eval.results.groups import Moments, Sets, moments_of, sets_of
-from cosmos_eval.results.labels import Stored, training_of
+from cosmos_eval.results.identity import training_of
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.store import read_samples, read_stored, result_paths
 from cosmos_eval.results.text import markdown_table
 from cosmos_eval.stats.estimates import Ints

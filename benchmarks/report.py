@@ -36,7 +36,8 @@ from cosmos_eval.report.content import Content, compare_set, content_of, result_
 from cosmos_eval.report.gallery.records import KINDS, pictures_of
 from cosmos_eval.report.page import to_page
 from cosmos_eval.results.compare import all_differences
-from cosmos_eval.results.labels import Stored, model_label
+from cosmos_eval.results.identity import model_label
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import published
 from cosmos_eval.results.store import read_result, read_samples, result_paths
 from cosmos_eval.stats.paired import PairedDifference

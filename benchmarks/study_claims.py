@@ -17,7 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cosmos_eval.results import groups
-from cosmos_eval.results.labels import Stored, training_of
+from cosmos_eval.results.compare import measurement_of
+from cosmos_eval.results.identity import training_of
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.store import read_samples, read_stored, result_paths
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.groups import GroupDifference
@@ -88,8 +90,8 @@ def difference_of(
     a: Sequence[Stored], b: Sequence[Stored], metric: str, *, by_seed: bool = False
 ) -> GroupDifference:
     """Return the mean of a metric over trainings A minus the mean over trainings B."""
-    measured = [(result.row.metrics, read_samples(result.path)) for result in (*a, *b)]
-    moments = groups.moments(a[0].row.task, measured, [metric])[metric]
+    measured = [measurement_of(result.row, read_samples(result.path)) for result in (*a, *b)]
+    moments = groups.moments(measured, [metric])[metric]
     assert moments is not None
     indices = np.arange(len(measured))
     return moments.difference(indices[: len(a)], indices[len(a) :], by_seed=by_seed)

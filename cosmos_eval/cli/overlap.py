@@ -123,7 +123,7 @@ def _shown(metric: dict[str, Any]) -> dict[str, Any]:
 def _results_of(place: Path, dataset: str) -> list[Any]:
     """Read the complete results of a data set with their samples. Raises UsageError without any."""
     from cosmos_eval.results.checked import read_checked
-    from cosmos_eval.results.labels import is_partial
+    from cosmos_eval.results.identity import is_partial
     from cosmos_eval.results.store import read_samples, result_paths
 
     stored = [one for one in read_checked(result_paths(place)) if one.row.dataset == dataset]

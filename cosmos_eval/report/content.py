@@ -289,7 +289,9 @@ def _not_own(result: Sampled, differences: Mapping[str, PairedDifference], side:
     try:
         for name, found in differences.items():
             if name in result.row.metrics:
-                compare.require_own(name, result.row.metrics[name], getattr(found, side))
+                compare.require_metric_of_samples(
+                    name, result.row.metrics[name], getattr(found, side)
+                )
     except ValueError as error:
         return f"{result.model}: {error}"
     return ""

@@ -18,7 +18,8 @@ from cosmos_eval.results.compare import (
     to_cells,
 )
 from cosmos_eval.results.groups import Moments, Read
-from cosmos_eval.results.labels import Stored, training_of
+from cosmos_eval.results.identity import training_of
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
 from cosmos_eval.stats.estimates import Ints
 from cosmos_eval.tasks import task_named

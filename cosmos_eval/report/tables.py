@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from cosmos_eval.report.content import Content, by_data_set
 from cosmos_eval.report.overview import Overview
 from cosmos_eval.results.compare import MetricTest
-from cosmos_eval.results.labels import Stored, is_partial
+from cosmos_eval.results.identity import is_partial
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.board import Board
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.text import bounds, difference, p_value_text, percent, shown

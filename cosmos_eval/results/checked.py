@@ -7,6 +7,7 @@ compared with the recorded one, and the metrics, without their intervals, are re
 import hashlib
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from cosmos_eval.data.readers import FileError, MissingFileError
@@ -24,51 +25,50 @@ from cosmos_eval.tasks import task_named
 from cosmos_eval.types import UsageError
 
 RECOMPUTED_BYTES = 16 << 20
-"""The samples files, smallest first, that metrics are recomputed from: about a second's work."""
+"""How many bytes of samples metrics are recomputed from, smallest files first: about a second."""
 
-_BYTES_OF_A_FILE = 64 << 10  # that take as long as opening any file
+_BYTES_OF_A_FILE = 64 << 10  # reading this many takes as long as opening a file
 
 
 def read_checked(paths: Iterable[Path]) -> list[Stored]:
-    """Read results as `read_stored` does, and say which ones their samples contradict.
+    """Read results as `read_stored` does, and note which of them their samples contradict.
 
-    Results without samples stay as they are. Raises UsageError for files that are no results.
+    Results without samples stay as they are. Raises UsageError for files that are not results.
     """
     results = []
-    sizes: dict[Path, int] = {}  # of samples whose metrics can be recomputed
+    recomputable_sizes: dict[Path, int] = {}  # bytes of the samples of results, by their file
     for path in paths:
         files = read_files(path)
-        unchanged, archive = record_is_unchanged(files.record), files.archive
-        contradiction = _contradiction_of_hash(files.row, archive)
-        if isinstance(archive, bytes) and not contradiction and unchanged is not False:
-            sizes[path] = len(archive)
+        unchanged = record_is_unchanged(files.record)
+        contradiction = _contradiction_of_hash(files.row, files.archive)
+        if isinstance(files.archive, bytes) and not contradiction and unchanged is not False:
+            recomputable_sizes[path] = len(files.archive)
         results.append(Stored(path, files.row, unchanged, contradiction))
-    small = _smallest(sizes)
-    return distinguish(
-        stored._replace(
-            contradiction=contradiction_of_metrics(stored.path)
-            if stored.path in small
-            else stored.contradiction,
-            recomputed=stored.path in small or stored.path not in sizes,
-        )
-        for stored in results
-    )
+    small = _smallest(recomputable_sizes)
+    checked_results = []
+    for result in results:
+        if result.path in small:
+            result = replace(result, contradiction=contradiction_of_metrics(result.path))
+        elif result.path in recomputable_sizes:
+            result = replace(result, recomputed=False)
+        checked_results.append(result)
+    return distinguish(checked_results)
 
 
 def read_results(directory: str | Path) -> list[ResultRow]:
     """Read every result of a folder, in the order of `result_paths`.
 
-    Warns of edited results, and of different models of the same name. Raises UsageError if there
-    are none or a file is no result.
+    Warns of edited results, and of different models of the same name. Raises UsageError if the
+    folder has no results or a file is not a result.
     """
     results = read_checked(result_paths(Path(directory)))
     for line in warnings_of(results):
         warnings.warn(one_line(line), stacklevel=2)
-    return [stored.row for stored in results]
+    return [result.row for result in results]
 
 
 def _contradiction_of_hash(row: ResultRow, archive: bytes | FileError) -> str:
-    """Return what contradicts a result, empty for its own samples and without any."""
+    """Return how samples contradict a result by their hash; empty if they do not or are missing."""
     if isinstance(archive, FileError):
         return "" if isinstance(archive, MissingFileError) else EDITED_SAMPLES
     digest = hashlib.sha256(archive).hexdigest()
@@ -76,7 +76,7 @@ def _contradiction_of_hash(row: ResultRow, archive: bytes | FileError) -> str:
 
 
 def _smallest(sizes: dict[Path, int]) -> set[Path]:
-    """Return the smallest files that are together within RECOMPUTED_BYTES."""
+    """Return the smallest files whose sizes add up to RECOMPUTED_BYTES at most."""
     chosen, total = set(), 0
     for path in sorted(sizes, key=lambda path: sizes[path]):
         total += sizes[path] + _BYTES_OF_A_FILE
@@ -87,12 +87,15 @@ def _smallest(sizes: dict[Path, int]) -> set[Path]:
 
 
 def contradiction_of_metrics(path: Path) -> str:
-    """Return what contradicts the result in a file: its samples are none, or give other metrics."""
+    """Return how the samples contradict the result in a file by the metrics that they give.
+
+    Empty if they give the same metrics, or if the task is not installed.
+    """
     files = read_files(path)
     row = files.row
     try:
         task = task_named(row.task)
-    except UsageError:  # it is not installed, or broken
+    except UsageError:  # the task is not installed, or its package is broken
         return ""
     methods = {name: interval["method"] for name, interval in row.intervals.items()}
     try:

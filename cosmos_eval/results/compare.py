@@ -1,12 +1,17 @@
-"""Two models on the same data sets: every metric's difference, and which are more than chance."""
+"""Compare results of the same samples: which can be compared, and by how much metrics differ.
+
+`Measurement` is a result as all comparisons need it. Two models are compared here, two methods by
+groups of trainings in `groups`, and new results with a baseline in `gate.check`.
+"""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval.results.labels import CONTENT, Stored, distinct, distinguish, model_sha256
+from cosmos_eval.results.identity import CONTENT
+from cosmos_eval.results.labels import Stored, distinct, distinguish
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.table import USUAL, View
 from cosmos_eval.results.text import p_value_text
@@ -24,51 +29,90 @@ _CONTENT = f"hashes.{CONTENT}"
 _DATA = ("repository", "revision", _CONTENT)
 """Fields of a setting that are compared if both have them: not every result records them."""
 _RECORDED = ("attention", "limit", "partial", "repository", "revision")
-_EXPLAINED = {_CONTENT: " (images, label maps and labels that were measured)"}
-_SHOWN = 12  # characters of a hash
+_EXPLANATIONS = {_CONTENT: " (images, label maps and labels that were measured)"}
+_HASH = 12  # characters of a hash that is shown
 _ROUNDING = 1e-9  # sums in another order differ in their last bits
 
-Measured = tuple[Mapping[str, float], Samples]
-"""The metrics of a result and the samples that they follow from."""
+
+class Measurement(NamedTuple):
+    """A result, or an entry of a baseline, as it is compared with others."""
+
+    # The fields that decide which number is measured, by `setting`.
+    setting: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    # The per-sample arrays that the metrics follow from.
+    samples: Samples
+
+    @property
+    def task(self) -> str:
+        return str(self.setting["task"])
+
+
+def measurement_of(row: ResultRow, samples: Samples) -> Measurement:
+    """Return a result and its samples as they are compared with others."""
+    return Measurement(setting(row), row.metrics, samples)
 
 
 def setting(row: ResultRow) -> dict[str, Any]:
-    """Return the fields that decide which number is measured, whatever the model."""
-    recorded = row.provenance
-    fields = {
-        **{name: getattr(row, name) for name in ("task", "dataset", "protocol")},
-        **{name: recorded[name] for name in _RECORDED if name in recorded},
-        "n_samples": row.n_samples,
-        **{f"hashes.{name}": value for name, value in sorted(recorded["hashes"].items())},
-    }
-    chosen = _TUNED if "tuned" in recorded else ()
-    return {name: value for name, value in fields.items() if name not in chosen}
+    """Return the fields that decide which number is measured, except the model."""
+    provenance = row.provenance
+    fields: dict[str, Any] = {"task": row.task, "dataset": row.dataset, "protocol": row.protocol}
+    for name in _RECORDED:
+        if name in provenance:
+            fields[name] = provenance[name]
+    fields["n_samples"] = row.n_samples
+    for name, digest in sorted(provenance["hashes"].items()):
+        fields[f"hashes.{name}"] = digest
+    if "tuned" in provenance:
+        for name in _TUNED:
+            fields.pop(name, None)
+    return fields
 
 
 def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Describe the fields in which two settings differ; a field that one of them lacks is one, but
-    for repository, revision and content, which older results do not record. Settings without a hash
-    of their samples never match: whether these are the same is unknown."""
+    """Describe the fields in which two settings differ.
+
+    A field that only one of them has is a difference, except for repository, revision and content,
+    which older results do not record. Settings without a hash of their samples never match, since
+    it is unknown whether their samples are the same.
+    """
     differences = []
     for name in dict.fromkeys([*a, *b]):
-        is_in_both, is_required = name in a and name in b, name not in _DATA
-        if (is_in_both and a[name] != b[name]) or (is_required and not is_in_both):
-            explained = f"{name}{_EXPLAINED.get(name, '')}"
-            differences.append(f"{explained} is {_shown(a, name)} and {_shown(b, name)}")
+        is_in_both = name in a and name in b
+        if is_in_both and a[name] == b[name]:
+            continue
+        if not is_in_both and name in _DATA:
+            continue
+        explanation = _EXPLANATIONS.get(name, "")
+        differences.append(
+            f"{name}{explanation} is {_field_text(a, name)} and {_field_text(b, name)}"
+        )
     if not any(a.get(name) for name in SAMPLE_LISTS):
-        differences.append("hashes.sample_list is not recorded and of unknown samples")
+        differences.append("hashes.sample_list is not recorded, so that the samples may differ")
     return differences
 
 
+def require_same_settings(settings: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ValueError with the fields in which any two of several settings differ.
+
+    All pairs are compared, since a field that one setting does not record may differ in others.
+    """
+    for a, b in combinations(settings, 2):
+        differences = mismatches(a, b)
+        if differences:
+            raise ValueError("; ".join(differences))
+
+
 def has_content(fields: Mapping[str, Any]) -> bool:
-    """Return whether a setting has the hash of what was measured."""
+    """Return whether a setting has the hash of the content that was measured."""
     return bool(fields.get(_CONTENT))
 
 
-def _shown(fields: Mapping[str, Any], name: str) -> str:
+def _field_text(fields: Mapping[str, Any], name: str) -> str:
+    """Return the value of a field as text; a hash by its first characters."""
     value = fields.get(name, "missing")
-    value = "none" if value is None else str(value)
-    return value[:_SHOWN] if name.startswith("hashes.") or name == "revision" else value
+    text = "none" if value is None else str(value)
+    return text[:_HASH] if name.startswith("hashes.") or name == "revision" else text
 
 
 def paired_differences(
@@ -78,48 +122,65 @@ def paired_differences(
     samples_b: Samples,
     only: Collection[str] | None = None,
 ) -> dict[str, PairedDifference]:
-    """Return `differences_of` two results of a task. Raises UsageError in place of ValueError."""
-    a, b = (row_a.metrics, samples_a), (row_b.metrics, samples_b)
+    """Return `differences_of` two results. Raises UsageError in place of ValueError."""
+    a, b = measurement_of(row_a, samples_a), measurement_of(row_b, samples_b)
     try:
-        return differences_of(row_a.task, a, b, only)
+        return differences_of(a, b, only)
     except ValueError as error:
         raise UsageError(f"{row_a.dataset}: {error}") from error
 
 
 def differences_of(
-    task: str, a: Measured, b: Measured, only: Collection[str] | None = None
+    a: Measurement, b: Measurement, only: Collection[str] | None = None
 ) -> dict[str, PairedDifference]:
-    """Return every metric of A minus that of B, or `only` some, by name. Raises ValueError where
-    the samples are not of the same images and labels, and where a metric does not follow from its
-    samples."""
-    (found,) = all_differences(task, [a[1], b[1]], only=only).values()
-    known = task_named(task)
-    for (metrics, samples), side in ((a, "a"), (b, "b")):
-        computed = {name: getattr(difference, side) for name, difference in found.items()}
-        if metrics.keys() - found.keys():  # of a result of another version, or not compared
-            estimates = known.estimates(known.derive(samples)).items()
-            computed = {name: estimate.value for name, estimate in estimates} | computed
-        for name, value in metrics.items():
-            require_own(name, value, computed.get(name))
-    return found
+    """Return every metric of A minus the metric of B, by name.
+
+    `only` selects metrics. Raises ValueError if the samples are not of the same images and labels,
+    and for a metric that does not follow from its samples.
+    """
+    differences = all_differences(a.task, [a.samples, b.samples], only=only)[0, 1]
+    values_a = {name: difference.a for name, difference in differences.items()}
+    values_b = {name: difference.b for name, difference in differences.items()}
+    _require_metrics_of_samples(a, values_a)
+    _require_metrics_of_samples(b, values_b)
+    return differences
+
+
+def _require_metrics_of_samples(measurement: Measurement, values: Mapping[str, float]) -> None:
+    """Raise ValueError for a metric that is not what the samples give. `values` are those that are
+    computed already; metrics that another version has, or that were not compared, are missing."""
+    computed = dict(values)
+    if measurement.metrics.keys() - values.keys():
+        task = task_named(measurement.task)
+        estimates = task.estimates(task.derive(measurement.samples))
+        for name, estimate in estimates.items():
+            computed.setdefault(name, estimate.value)
+    for name, value in measurement.metrics.items():
+        require_metric_of_samples(name, value, computed.get(name))
 
 
 def all_differences(
     task: str,
-    several: Sequence[Samples],
+    samples: Sequence[Samples],
     *,
     without_slow: bool = False,
     only: Collection[str] | None = None,
 ) -> dict[tuple[int, int], dict[str, PairedDifference]]:
-    """Return every metric, or `only` some, of each of several results minus that of each later one,
-    by indices. Many results take little longer than two, except for a few slow metrics, which can
-    be left out. Raises ValueError where the samples are not of the same images and labels."""
-    compare = task_named(task).differences(several, without_slow=without_slow, only=only)
-    return {(a, b): dict(compare(a, b)) for a, b in combinations(range(len(several)), 2)}
+    """Return the differences of every two results, by the indices of both, then by metric.
+
+    A difference is a metric of the earlier result minus the metric of the later one.
+
+    `only` selects metrics. Many results take little longer than two, except for a few slow
+    metrics, which `without_slow` leaves out. Raises ValueError if the samples are not of the same
+    images and labels.
+    """
+    compare_two = task_named(task).differences(samples, without_slow=without_slow, only=only)
+    return {(a, b): dict(compare_two(a, b)) for a, b in combinations(range(len(samples)), 2)}
 
 
-def require_own(name: str, value: float, computed: float | None) -> None:
-    """Raise ValueError where a stored metric is not what its samples give (None: nothing)."""
+def require_metric_of_samples(name: str, value: float, computed: float | None) -> None:
+    """Raise ValueError if a stored metric is not the value that its samples give, `computed`, which
+    is None if they do not give the metric."""
     if computed is None:
         raise ValueError(f"the samples do not give {name}")
     # Not the other way round: nothing is close to NaN.
@@ -128,15 +189,17 @@ def require_own(name: str, value: float, computed: float | None) -> None:
 
 
 class MetricTest(NamedTuple):
-    """A metric of both models, or methods, on one data set; `adjust` adds Holm's p-value and, of
-    all tests, the difference that they find with a probability of 80%."""
+    """A metric of two models, or of two methods, on one data set."""
 
     dataset: str
     protocol: str
     task: str
     metric: str
+    # A minus B.
     difference: PairedDifference | GroupDifference
+    # Holm's p-value over all primary metrics, set by `adjust`; None for other metrics.
     adjusted: float | None = None
+    # The difference that the test finds with a probability of 80%, set by `adjust`.
     detectable: float | None = None
 
     @property
@@ -145,7 +208,7 @@ class MetricTest(NamedTuple):
 
     @property
     def better(self) -> str:
-        """The model, or method, that a primary metric shows to be better: `A`, `B`, or neither."""
+        """The side that a primary metric shows to be better: `A`, `B`, or empty for neither."""
         if self.adjusted is None or self.adjusted > 1 - LEVEL:
             return ""
         if isinstance(self.difference, GroupDifference) and not self.difference.of_methods:
@@ -155,222 +218,287 @@ class MetricTest(NamedTuple):
 
 
 def adjust(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
-    """Return tests with Holm's p-values over all primary metrics, and what they can detect at the
-    level of his first step. Other metrics, which illustrate, and prove nothing by themselves, have
-    no such p-value, and what each detects by itself."""
+    """Return tests with Holm's p-values over all primary metrics, and with the differences that
+    they can detect at the level of Holm's first step.
+
+    Other metrics only illustrate. They have no such p-value, and each can detect a difference at
+    the level of a single test.
+    """
     tests = list(tests)
-    primary = [test.difference.p_value for test in tests if test.record.primary]
-    adjusted, level = iter(holm(primary)), (1 - LEVEL) / max(1, len(primary))
-    return tuple(
-        t._replace(adjusted=next(adjusted), detectable=t.difference.detectable(level))
-        if t.record.primary
-        else t._replace(detectable=t.difference.detectable())
-        for t in tests
-    )
+    p_values = [test.difference.p_value for test in tests if test.record.primary]
+    adjusted_p_values = iter(holm(p_values))
+    level = (1 - LEVEL) / max(1, len(p_values))
+    adjusted_tests = []
+    for test in tests:
+        if test.record.primary:
+            detectable = test.difference.detectable(level)
+            test = test._replace(adjusted=next(adjusted_p_values), detectable=detectable)
+        else:
+            test = test._replace(detectable=test.difference.detectable())
+        adjusted_tests.append(test)
+    return tuple(adjusted_tests)
 
 
 class Comparison(NamedTuple):
-    """Two models or groups by name, their metrics, and what a reader should know of the results;
-    of groups also the models of A and of B."""
+    """Two models, or two groups of trainings, and the tests of their metrics."""
 
+    # The labels of both models, or the names of both groups.
     a: str
     b: str
     tests: tuple[MetricTest, ...]
+    # What a reader should know of the results, one line each.
     notes: tuple[str, ...]
+    # The labels of the trainings of A and of B; empty for models.
     trainings: tuple[tuple[str, ...], ...] = ()
 
 
-def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Stored]:
-    """Return the results of the only model, or of `model`: its specification, name, or label in
-    tables. Raises UsageError where it is not one model."""
-    chosen = results
+def choose(results: Sequence[Stored], model: str | None, place: str) -> list[Stored]:
+    """Return the results of `model`, which is a specification, name, or label in tables.
+
+    Without `model` all results must have the same model. Raises UsageError if none or several
+    models are called so; `place` is where the results were read, for the message.
+    """
+    chosen = list(results)
     if model is not None:
-        named = [stored for stored in results if stored.model == model]
-        chosen = named or [stored for stored in results if stored.is_called(model)]
-    labels = {stored.model for stored in chosen}
+        chosen = [result for result in results if result.model == model]
+        if not chosen:
+            chosen = [result for result in results if result.is_called(model)]
+    labels = {result.model for result in chosen}
     if len(labels) == 1:
-        of_model = distinct(stored for stored in results if stored.model in labels)
-        require_one_state_of_data(of_model)
-        return of_model
-    there = ", ".join(sorted({stored.model for stored in results}))
+        model_results = distinct(result for result in results if result.model in labels)
+        require_one_state_of_data(model_results)
+        return model_results
+    models = ", ".join(sorted({result.model for result in results}))
     if model is None:
-        raise UsageError(f"{where} has several models ({there}): choose with --model, A's then B's")
+        raise UsageError(
+            f"{place} has several models ({models}): choose with --model, A's then B's"
+        )
     problem = f"several results of model '{model}'" if labels else f"no result of model '{model}'"
-    raise UsageError(f"{where} has {problem}: choose one of {there}")
+    raise UsageError(f"{place} has {problem}: choose one of {models}")
 
 
 def require_one_state_of_data(results: Iterable[Stored]) -> None:
-    """Raise UsageError where a model has results on other files of one data set."""
-    first: dict[tuple[str, str], Stored] = {}
-    for stored in results:
-        other = first.setdefault((stored.row.dataset, stored.row.protocol), stored)
-        if other is not stored:
+    """Raise UsageError if a model has results on different files of one data set."""
+    first_results: dict[tuple[str, str], Stored] = {}
+    for result in results:
+        first = first_results.setdefault((result.row.dataset, result.row.protocol), result)
+        if first is not result:
             raise UsageError(
-                f"{other.path} and {stored.path} are results of {stored.model} on other data: "
-                f"{other.dataset} and {stored.dataset}: keep one of the files"
+                f"{first.path} and {result.path} are results of {result.model} on other data: "
+                f"{first.dataset} and {result.dataset}: keep one of the files"
             )
 
 
 def pair(
     a: Sequence[Stored], b: Sequence[Stored]
 ) -> tuple[list[tuple[Stored, Stored]], tuple[str, ...]]:
-    """Pair results of the same data set and protocol; note each that is without the other. One
-    result each is a pair whatever it is of. Raises UsageError where no two belong together."""
+    """Pair results of the same data set and protocol; also return a note on each unpaired result.
+
+    A single result on each side is always a pair, also if data sets and protocols differ. Raises
+    UsageError if no two results belong together.
+    """
     if len(a) == len(b) == 1:
         return [(a[0], b[0])], ()
-    of_a, of_b = ({(r.row.dataset, r.row.protocol): r for r in results} for results in (a, b))
-    keys, notes = common_keys(of_a, of_b)
-    return [(of_a[key], of_b[key]) for key in keys], notes
+    results_a = {(result.row.dataset, result.row.protocol): result for result in a}
+    results_b = {(result.row.dataset, result.row.protocol): result for result in b}
+    keys, notes = common_keys(results_a, results_b)
+    return [(results_a[key], results_b[key]) for key in keys], notes
 
 
 def common_keys(
-    of_a: Collection[tuple[str, str]], of_b: Collection[tuple[str, str]]
+    keys_a: Collection[tuple[str, str]], keys_b: Collection[tuple[str, str]]
 ) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
-    """Return the data sets and protocols that A and B have, and notes of those that one lacks.
-    Raises UsageError where they have none in common."""
-    both = [key for key in of_a if key in of_b]
-    if not both:
+    """Return the data sets and protocols that both A and B have, and a note on each other one.
+
+    Raises UsageError if they have none in common.
+    """
+    common = [key for key in keys_a if key in keys_b]
+    if not common:
         raise UsageError(
-            f"no data set and protocol that both have: A has {_listed(of_a)}, B {_listed(of_b)}"
+            "no data set and protocol that both have: "
+            f"A has {_keys_text(keys_a)}, B {_keys_text(keys_b)}"
         )
-    notes = (
-        f"not compared: only {name} has {_listed([key])}"
-        for name, own, other in (("A", of_a, of_b), ("B", of_b, of_a))
-        for key in own
-        if key not in other
-    )
-    return both, tuple(notes)
+    notes = []
+    for key in keys_a:
+        if key not in keys_b:
+            notes.append(f"not compared: only A has {_keys_text([key])}")
+    for key in keys_b:
+        if key not in keys_a:
+            notes.append(f"not compared: only B has {_keys_text([key])}")
+    return common, tuple(notes)
 
 
-def _listed(keys: Iterable[tuple[str, str]]) -> str:
+def _keys_text(keys: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"{dataset} ({protocol})" for dataset, protocol in sorted(keys))
 
 
 def compare(
     pairs: Sequence[tuple[Stored, Stored]], read_samples: Callable[[Path], Samples]
 ) -> Comparison:
-    """Compare results pair by pair. Raises UsageError for edited results, for pairs of different
-    settings, and where metrics do not follow from their samples."""
+    """Compare two models by pairs of their results on the same samples.
+
+    Raises UsageError for edited results, for pairs of different settings, and for metrics that do
+    not follow from their samples.
+    """
     for a, b in pairs:
         require_comparable(a, b)
-    tests = adjust(test for one in pairs for test in _tests(*one, read_samples))
-    notes = dict.fromkeys(line for one in pairs for line in differing_settings(*one))
+    tests: list[MetricTest] = []
+    notes: list[str] = []
+    for a, b in pairs:
+        tests += _tests_of_pair(a, b, read_samples)
+        notes += differing_settings(a, b)
     a, b = pairs[0]
-    if model_sha256(a.row) == model_sha256(b.row):
-        weights = str(a.row.model["weights_sha256"])[:_SHOWN]
-        notes = {f"A and B are one model, of weights {weights}": None, **notes}
+    if a.identity.sha256 == b.identity.sha256:
+        weights = str(a.row.model["weights_sha256"])[:_HASH]
+        notes.insert(0, f"A and B are one model, of weights {weights}")
     elif a.model == b.model:
         a, b = distinguish([a, b])  # two states of one checkpoint, each from a folder of its own
-    return Comparison(a.model, b.model, tests, tuple(notes))
+    return Comparison(a.model, b.model, adjust(tests), tuple(dict.fromkeys(notes)))
 
 
-def require_comparable(a: Stored, b: Stored) -> None:
+def require_comparable(*results: Stored) -> None:
     """Raise UsageError for edited results, and for results of different settings."""
-    for one in (a, b):
-        if one.is_edited:
-            raise UsageError(
-                f"{one.path} was edited after it was written (`cosmos-eval verify` shows more): "
-                "measure again"
-            )
-    # Scores of pairs are another protocol, but follow from the same samples.
-    same = ({**setting(r), "protocol": base_family(r.protocol)} for r in (a.row, b.row))
-    if found := mismatches(*same):
-        raise UsageError(f"{a.path} and {b.path} cannot be compared: {'; '.join(found)}")
+    for a, b in combinations(results, 2):
+        for result in (a, b):
+            if result.is_edited:
+                raise UsageError(
+                    f"{result.path} was edited after it was written (`cosmos-eval verify` shows "
+                    "more): measure again"
+                )
+        try:
+            require_same_settings([_setting_without_scores(a), _setting_without_scores(b)])
+        except ValueError as error:
+            raise UsageError(f"{a.path} and {b.path} cannot be compared: {error}") from error
 
 
-def _tests(a: Stored, b: Stored, read_samples: Callable[[Path], Samples]) -> list[MetricTest]:
-    row = a.row
-    found = paired_differences(row, read_samples(a.path), b.row, read_samples(b.path))
-    names = [name for name in found if name in row.metrics and name in b.row.metrics]
-    protocol = " and ".join(dict.fromkeys([row.protocol, b.row.protocol]))
-    tests = (MetricTest(row.dataset, protocol, row.task, name, found[name]) for name in names)
+def _setting_without_scores(result: Stored) -> dict[str, Any]:
+    """Return the setting of a result, whose protocol does not say how pairs were scored: this makes
+    it another protocol, but its numbers follow from the same samples."""
+    return setting(result.row) | {"protocol": base_family(result.row.protocol)}
+
+
+def _tests_of_pair(
+    a: Stored, b: Stored, read_samples: Callable[[Path], Samples]
+) -> list[MetricTest]:
+    """Return the tests of the metrics that two results have, primary ones first."""
+    row_a, row_b = a.row, b.row
+    differences = paired_differences(row_a, read_samples(a.path), row_b, read_samples(b.path))
+    protocol = " and ".join(dict.fromkeys([row_a.protocol, row_b.protocol]))
+    tests = []
+    for name, difference in differences.items():
+        if name in row_a.metrics and name in row_b.metrics:
+            tests.append(MetricTest(row_a.dataset, protocol, row_a.task, name, difference))
     return sorted(tests, key=lambda test: not test.record.primary)
 
 
-def differing_settings(a: Stored, b: Stored) -> list[str]:
-    """Return notes of what two results that can be compared do not have in common."""
-    dataset, of_a, of_b = a.row.dataset, a.row.provenance, b.row.provenance
-    lone = sorted(set(a.row.metrics) ^ set(b.row.metrics))
-    lone = [name for name in lone if not metric_of(a.row.task, name).reference]
-    lines = [f"{dataset}: not compared, since only one of both has it: {name}" for name in lone]
+def differing_settings(a: Stored, b: Stored) -> Iterator[str]:
+    """Yield notes on everything that two results that can be compared do not have in common."""
+    dataset, task = a.row.dataset, a.row.task
+    for name in sorted(set(a.row.metrics) ^ set(b.row.metrics)):
+        if not metric_of(task, name).reference:
+            yield f"{dataset}: not compared, since only one of both has it: {name}"
     if a.row.protocol != b.row.protocol:
-        lines.append(f"{dataset}: protocol is {a.row.protocol} and {b.row.protocol}")
+        yield f"{dataset}: protocol is {a.row.protocol} and {b.row.protocol}"
     if not (has_content(setting(a.row)) and has_content(setting(b.row))):
-        lines.append(
+        yield (
             f"{dataset}: the content of the images was not compared, since not all results record "
             "it (older versions did not)"
         )
-    return lines + [
-        f"{dataset}: {name} is {of_a.get(name)} and {of_b.get(name)}"
-        for name in ("map", "pair_score", "precision", "device", "version")
-        if of_a.get(name) != of_b.get(name)
-    ]
+    for name in ("map", "pair_score", "precision", "device", "version"):
+        value_a, value_b = a.row.provenance.get(name), b.row.provenance.get(name)
+        if value_a != value_b:
+            yield f"{dataset}: {name} is {value_a} and {value_b}"
 
 
 def to_records(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as JSON holds it."""
-    content = {**comparison._asdict(), "tests": [_test_record(test) for test in comparison.tests]}
-    return {name: part for name, part in content.items() if name != "trainings" or part}
+    content = comparison._asdict()
+    content["tests"] = [_test_record(test) for test in comparison.tests]
+    if not comparison.trainings:
+        del content["trainings"]
+    return content
 
 
 def _test_record(test: MetricTest) -> dict[str, Any]:
-    found = test.difference
-    numbers = ("a", "b", "difference", "p_value")
+    """Return a test as JSON holds it."""
+    difference = test.difference
     record = {
-        **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
-        **{name: getattr(found, name) for name in numbers},
-        "interval": found.interval()._asdict(),
+        "dataset": test.dataset,
+        "protocol": test.protocol,
+        "metric": test.metric,
+        "a": difference.a,
+        "b": difference.b,
+        "difference": difference.difference,
+        "p_value": difference.p_value,
+        "interval": difference.interval()._asdict(),
         "p_value_holm": test.adjusted,
         "detectable": test.detectable,
-        "test": found.method,
-        "samples": found.units,
+        "test": difference.method,
+        "samples": difference.units,
         "better": test.better or None,
     }
-    return {**record, **components(found)}
+    return record | components(difference)
 
 
-def components(found: PairedDifference | GroupDifference) -> dict[str, Any]:
-    """Return the numbers of trainings and both components of an error, if it is one of groups."""
-    if not isinstance(found, GroupDifference):
+def components(difference: PairedDifference | GroupDifference) -> dict[str, Any]:
+    """Return the numbers of trainings and both components of the error of a difference of groups.
+
+    A difference of two results has none of them.
+    """
+    if not isinstance(difference, GroupDifference):
         return {}
-    seeds = {"k": [one.k for one in found.groups], "seed_sd": [one.seed_sd for one in found.groups]}
-    return {**seeds, "image_error": found.image_error, "of_methods": found.of_methods}
+    return {
+        "k": [trainings.k for trainings in difference.groups],
+        "seed_sd": [trainings.seed_sd for trainings in difference.groups],
+        "image_error": difference.image_error,
+        "of_methods": difference.of_methods,
+    }
 
 
 def to_cells(test: MetricTest, view: View = USUAL) -> dict[str, str | None]:
     """Return a test as a row of a table: fractions in percent, ranks and ratios as they are."""
-    found, factor = test.difference, test.record.factor
-    ends = (factor * end for end in found.interval()[:2])
-    return {
+    difference, factor = test.difference, test.record.factor
+    low, high = difference.interval()[:2]
+    ends = (factor * low, factor * high)
+    cells: dict[str, str | None] = {
         "data set": test.dataset,
         "protocol": test.protocol,
         "metric": test.metric,
-        "test": f"{found.method}, n = {found.units}",
-        "A": view.fixed(factor * found.a),
-        "B": view.fixed(factor * found.b),
-        **view.change("A - B", factor * found.difference, ends),
-        "p": p_value_text(found.p_value),
-        "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
-        "better": test.better,
-        "detectable": _detectable(test, view),
-        **component_cells(found, factor, view),
+        "test": f"{difference.method}, n = {difference.units}",
+        "A": view.fixed(factor * difference.a),
+        "B": view.fixed(factor * difference.b),
     }
+    cells |= view.change("A - B", factor * difference.difference, ends)
+    cells["p"] = p_value_text(difference.p_value)
+    cells["p (Holm)"] = None if test.adjusted is None else p_value_text(test.adjusted)
+    cells["better"] = test.better
+    cells["detectable"] = _detectable_text(test, view)
+    return cells | component_cells(difference, factor, view)
 
 
-def _detectable(test: MetricTest, view: View) -> str | None:
-    """Return what is detectable, or that it is more than any two models can differ by."""
-    (least, most), factor = test.record.bounds, test.record.factor
-    if test.detectable is not None and test.detectable > most - least:
+def _detectable_text(test: MetricTest, view: View) -> str | None:
+    """Return the detectable difference, or that it is more than any two models can differ by."""
+    if test.detectable is None:
+        return None
+    least, most = test.record.bounds
+    factor = test.record.factor
+    if test.detectable > most - least:
         return f"> {factor * (most - least):g}"
-    return None if test.detectable is None else view.fixed(factor * test.detectable)
+    return view.fixed(factor * test.detectable)
 
 
 def component_cells(
-    found: PairedDifference | GroupDifference, factor: float, view: View = USUAL
+    difference: PairedDifference | GroupDifference, factor: float, view: View = USUAL
 ) -> dict[str, str]:
-    """Return the numbers of trainings and both components as text, empty where there are none."""
-    if not isinstance(found, GroupDifference):
+    """Return `components` as text, times a factor; empty texts for a difference of two results."""
+    if not isinstance(difference, GroupDifference):
         return {"seed sd": "", "image se": "", "k": ""}
-    sds = ("?" if g.seed_sd is None else view.fixed(factor * g.seed_sd) for g in found.groups)
-    k = " / ".join(str(one.k) for one in found.groups)
-    return {"seed sd": " / ".join(sds), "image se": view.fixed(factor * found.image_error), "k": k}
+    seed_sds = []
+    for trainings in difference.groups:
+        seed_sd = trainings.seed_sd
+        seed_sds.append("?" if seed_sd is None else view.fixed(factor * seed_sd))
+    return {
+        "seed sd": " / ".join(seed_sds),
+        "image se": view.fixed(factor * difference.image_error),
+        "k": " / ".join(str(trainings.k) for trainings in difference.groups),
+    }

@@ -6,11 +6,13 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils.files import write_atomically
-from cosmos_eval.results import RESULTS, labels
+from cosmos_eval.results import RESULTS
 from cosmos_eval.results.checked import read_checked
+from cosmos_eval.results.identity import training_of
+from cosmos_eval.results.labels import Stored, repeats_of, warnings_of
 from cosmos_eval.results.store import read_files, result_paths, samples_of
 from cosmos_eval.results.text import csv_text, one_line
 from cosmos_eval.tasks import task_named
@@ -31,93 +33,114 @@ COLUMNS = (
 
 
 def load_results(*places: str | Path) -> pd.DataFrame:
-    """Return results as a table with one row per metric, from folders, those in them, and files;
-    without places from `runs/eval` in the current folder, where `cosmos-eval run` writes them.
-    Columns: COLUMNS; `variant` lists what differs from the defaults, `low` and `high` are the 95%
-    interval by `method`, `unchanged` says whether the file is what was written, also by its samples
-    (None: unknown);
-    `group` and `seed` are those of the model's training, None where unknown. `name` is the label of
-    the model's row in tables, and `model_sha256` the hash of all that makes it the same: weights,
-    code with its arguments, architecture, auxiliary encoder.
+    """Return results as a table with one row per metric.
+
+    `places` are result files and folders, which are searched with the folders within them. Without
+    places it is `runs/eval` in the current folder, where `cosmos-eval run` writes results. The
+    columns are COLUMNS, among them
+
+    - `variant`: what differs from the default settings
+    - `low`, `high`: the ends of the 95% interval by `method`
+    - `unchanged`: whether the file and its samples are what was written; None if that is unknown
+    - `group`, `seed`: the group and seed of the model's training, None if unknown
+    - `name`: the label of the model's row in tables
+    - `model_sha256`: the hash of everything that makes a model the same: weights, code with its
+      arguments, architecture, auxiliary encoder
+
     Warns of edited results, and of different models of the same name. Raises UsageError for a
-    folder without results and for files that are not results."""
-    paths = [path for place in places or (RESULTS,) for path in result_paths(Path(place))]
+    folder without results and for files that are not results.
+    """
+    paths = []
+    for place in places or (RESULTS,):
+        paths += result_paths(Path(place))
     results = read_checked(paths)
-    for line in [*labels.warnings_of(results), *labels.repeats_of(results)]:
+    for line in [*warnings_of(results), *repeats_of(results)]:
         warnings.warn(one_line(line), stacklevel=2)
     return table_of(results)
 
 
-def table_of(results: Iterable[labels.Stored]) -> pd.DataFrame:
+def table_of(results: Iterable[Stored]) -> pd.DataFrame:
     """Return the table that `load_results` returns."""
     import pandas as pd
 
     records = []
-    for one in results:
-        row = one.row
-        # A table is UTF-8, a path need not be.
-        file = os.fsencode(one.path).decode(errors="backslashreplace")
-        training = row.model.get("training", {})
-        common = {**row.provenance, **row.model, **vars(row), "model": row.model["spec"]}
-        common |= {"group": training.get("group"), "seed": training.get("seed")}
-        common |= {"variant": ", ".join(labels.variants(row)), "file": file}
-        unchanged = False if one.is_edited else one.unchanged
-        common |= {"unchanged": unchanged, "model_sha256": labels.model_sha256(row)}
-        common |= {"name": one.label}
-        for metric, value in sorted(row.metrics.items()):
-            interval = row.intervals.get(metric, {})
-            record = {**common, **interval, "metric": metric, "value": value}
-            records.append([record.get(column) for column in COLUMNS])
+    for result in results:
+        row_values = _values_of_row(result)
+        for metric, value in sorted(result.row.metrics.items()):
+            interval = result.row.intervals.get(metric, {})
+            values = row_values | dict(interval) | {"metric": metric, "value": value}
+            records.append([values.get(column) for column in COLUMNS])
     return pd.DataFrame(records, columns=list(COLUMNS)).astype({"seed": "Int64"})
+
+
+def _values_of_row(result: Stored) -> dict[str, Any]:
+    """Return the values that all metrics of a result have in common, by column."""
+    row, training = result.row, training_of(result.row)
+    values = dict(row.provenance) | dict(row.model) | vars(row)
+    values["model"] = row.model["spec"]
+    values["group"] = training.get("group")
+    values["seed"] = training.get("seed")
+    values["variant"] = ", ".join(result.identity.variants)
+    # A table is UTF-8, a path need not be.
+    values["file"] = os.fsencode(result.path).decode(errors="backslashreplace")
+    values["unchanged"] = False if result.is_edited else result.unchanged
+    values["model_sha256"] = result.identity.sha256
+    values["name"] = result.label
+    return values
 
 
 def load_samples(result: str | Path) -> pd.DataFrame:
     """Return the samples of a stored result as a table, in the order of the data set.
 
     `result` is its JSON file, such as those in the column `file` of `load_results`. There is one
-    row per image, of retrieval per query, of localisation and several classes per image and class.
-    Columns: `image`, its name in the data set, which results of older versions lack, and by task
+    row per image. Retrieval has one row per query; localisation and tasks with several classes per
+    image have one row per image and class. The columns are `image`, the image's name in the data
+    set, which results of older versions lack, and by task
 
     - cls: `label`, `prediction`, `score` (the probability of the prediction), `rank` of the label
       (missing below the fifth), `group`
     - retrieval: `query` (image or caption), `caption` (its number within the image), `rank` of the
-      image's best caption, or of the caption's image; results store neither similarities nor what
-      was ranked first, so that there is no prediction or score
+      image's best caption, or of the caption's image. There are no predictions and scores, since
+      results store neither similarities nor the first of the ranking.
     - seg: `pixel_accuracy`, `mIoU`
     - select: `correct`, `subset`, `chance`...; assoc: `cue`, `jaccard`, `candidates`
     - multilabel: `class`, `label`, `score`, `rank` of the image for the class
     - loc: `class`, `thing_pixels`, `mass`, `hit`, `auc`, `other_names`
     - probe: `label`, `linear`, `neighbours`; faces: `age`, `age_prediction`...
 
-    Raises UsageError for what is no result, for samples that were edited or are missing, and for a
-    task that is not installed."""
+    Raises UsageError for a file that is not a result, for samples that were edited or are missing,
+    and for a task that is not installed.
+    """
     import pandas as pd
 
     path = Path(result)
     stored = read_files(path)
     samples, task = samples_of(path, stored), task_named(stored.row.task)
-    own = dict(task.columns(samples))
-    if NAME in samples and "image" not in own:
-        own = {"image": own.pop(NAME, samples[NAME]), **own}
-    table = pd.DataFrame(own)
-    whole = [name for name in ("rank", "caption") if name in table]
-    return table.astype(dict.fromkeys(whole, "Int64"))
+    columns = dict(task.columns(samples))
+    if NAME in samples and "image" not in columns:
+        image_names = columns.pop(NAME, samples[NAME])
+        columns = {"image": image_names} | columns
+    table = pd.DataFrame(columns)
+    integer_columns = [name for name in ("rank", "caption") if name in table]
+    return table.astype(dict.fromkeys(integer_columns, "Int64"))
 
 
 def export(table: pd.DataFrame, path: Path) -> int:
-    """Write a table to a .csv or .parquet file, with exact floats. Returns how many texts a CSV
-    file holds with escapes (`csv_of`). Raises UsageError for another suffix, where pyarrow is
-    missing, and where the file cannot be written."""
-    changed = 0
+    """Write a table to a .csv or .parquet file, with exact floats.
+
+    Returns how many texts a CSV file holds with escapes, as `csv_of` does. Raises UsageError for
+    another suffix, if pyarrow is missing, and if the file cannot be written.
+    """
+    n_escaped = 0
     if path.suffix == ".csv":
-        text, changed = csv_of(table)
+        text, n_escaped = csv_of(table)
         content = text.encode()
     elif path.suffix == ".parquet":
         try:
             content = table.to_parquet(None, engine="pyarrow", index=False)
         except ImportError as error:
-            needed = "pip install 'cosmos-eval[parquet]'"
-            raise UsageError(f"Parquet needs pyarrow: {needed}, or export to .csv") from error
+            command = "pip install 'cosmos-eval[parquet]'"
+            raise UsageError(f"Parquet needs pyarrow: {command}, or export to .csv") from error
     else:
         raise UsageError(
             f"cannot export to '{path.suffix}' files: end --output in .csv or .parquet"
@@ -126,12 +149,20 @@ def export(table: pd.DataFrame, path: Path) -> int:
         write_atomically(path, content)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    return changed
+    return n_escaped
 
 
 def csv_of(table: pd.DataFrame, signed: Sequence[str] = ()) -> tuple[str, int]:
-    """Return a table as CSV, and how many texts `csv_text` escaped; `signed` columns stay."""
+    """Return a table as CSV, and how many of its texts `csv_text` escaped.
+
+    Numbers and the columns `signed`, whose texts may begin with a sign, stay as they are.
+    """
     texts = table.select_dtypes(exclude="number").drop(columns=list(signed))
-    safe = texts.map(lambda value: csv_text(value) if isinstance(value, str) else value)
-    changed = int(((safe != texts) & texts.notna()).to_numpy().sum())
-    return table.assign(**safe).to_csv(index=False, lineterminator="\n"), changed
+    safe_texts = texts.map(_csv_value)
+    is_escaped = (safe_texts != texts) & texts.notna()
+    content = table.assign(**safe_texts).to_csv(index=False, lineterminator="\n")
+    return content, int(is_escaped.to_numpy().sum())
+
+
+def _csv_value(value: Any) -> Any:
+    return csv_text(value) if isinstance(value, str) else value

@@ -1,16 +1,16 @@
 """Two methods by the results of all their trainings, and how many trainings would show more."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import combinations
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cosmos_eval.results import compare as results
-from cosmos_eval.results.compare import Comparison, Measured, MetricTest
-from cosmos_eval.results.labels import Stored, name_of, training_of, variants
+from cosmos_eval.results import compare as comparisons
+from cosmos_eval.results.compare import Comparison, Measurement, MetricTest, measurement_of
+from cosmos_eval.results.identity import training_of
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
 from cosmos_eval.stats.planning import MOST_TRAININGS, range_of_trainings
@@ -24,40 +24,53 @@ Sets = dict[tuple[str, str], list[Stored]]
 """Results by data set and protocol, in the order of seeds."""
 
 Read = Callable[[Path], Samples]
-"""Returns the per-sample arrays of a result file; raises UsageError where there are none."""
+"""Returns the per-sample arrays of a result file; raises UsageError if there are none."""
 
 
 class Moments(NamedTuple):
-    """A metric of S trainings on the same images: values (S,), their covariance (S, S) by the draw
-    of the images, and the number of these."""
+    """A metric of S trainings on the same images."""
 
+    # The values of the metric, (S,).
     values: Values
+    # Their covariance by the draw of the images, (S, S).
     covariance: Values
+    # The number of images.
     units: int
 
-    def difference(self, a: Ints, b: Ints, **how: bool) -> GroupDifference:
-        """Return the mean of some trainings, by index, minus that of others; `how` is that of
-        `group_difference`."""
-        both = np.concatenate([a, b])
-        covariance = self.covariance[np.ix_(both, both)]
-        return group_difference(self.values[a], self.values[b], covariance, self.units, **how)
+    def difference(
+        self, a: Ints, b: Ints, *, by_seed: bool = False, pooled: bool = False
+    ) -> GroupDifference:
+        """Return the mean of trainings `a`, by index, minus the mean of trainings `b`.
 
-    def mean(self, of: Ints) -> GroupDifference:
-        """Return the mean of some trainings, by index, less 0, which has no variance."""
-        covariance = np.pad(self.covariance[np.ix_(of, of)], (0, 1))
-        return group_difference(self.values[of], np.zeros(1), covariance, self.units)
+        `by_seed` and `pooled` have the same meaning as for `group_difference`.
+        """
+        indices = np.concatenate([a, b])
+        covariance = self.covariance[np.ix_(indices, indices)]
+        values_a, values_b = self.values[a], self.values[b]
+        return group_difference(
+            values_a, values_b, covariance, self.units, by_seed=by_seed, pooled=pooled
+        )
+
+    def mean(self, indices: Ints) -> GroupDifference:
+        """Return the mean of some trainings as a difference from 0, which has no variance."""
+        covariance = np.pad(self.covariance[np.ix_(indices, indices)], (0, 1))
+        return group_difference(self.values[indices], np.zeros(1), covariance, self.units)
 
 
-def choose(stored: Sequence[Stored], name: str) -> list[Stored]:
-    """Return all results of a group, which its own name or a model of it names. A model that states
-    no group is one training. Raises UsageError where there is neither."""
-    named = [one for one in stored if _group(one) == name or one.is_called(name)]
-    if len(names := {_group(one) for one in named}) == 1:
-        return [
-            one for one in stored if _group(one) in names and (None not in names or one in named)
-        ]
-    known = ", ".join(sorted({_group(one) or one.model for one in stored}))
-    raise UsageError(f"no group, and no model of one group, is called '{name}'; there are {known}")
+def choose(results: Sequence[Stored], name: str) -> list[Stored]:
+    """Return all results of a group of trainings.
+
+    `name` is the name of the group, or of a model in it. A model that states no group is a group of
+    one training. Raises UsageError if no group or several groups are called so.
+    """
+    named = [result for result in results if _group(result) == name or result.is_called(name)]
+    groups = {_group(result) for result in named}
+    if groups == {None}:
+        return named
+    if len(groups) == 1:
+        return [result for result in results if _group(result) in groups]
+    names = ", ".join(sorted({_group(result) or result.model for result in results}))
+    raise UsageError(f"no group, and no model of one group, is called '{name}'; there are {names}")
 
 
 def compare(
@@ -67,176 +80,223 @@ def compare(
     *,
     by_seed: bool = False,
 ) -> Comparison:
-    """Compare two groups on every data set on which all trainings of both were measured; `by_seed`
-    pairs their trainings. Raises UsageError for a training that is there twice, for edited results,
-    different settings, and where metrics do not follow from their samples."""
-    (of_a, notes_a), (of_b, notes_b) = sets_of(a, "A"), sets_of(b, "B")
-    keys, unpaired = results.common_keys(of_a, of_b)
+    """Compare two groups on every data set on which all trainings of both were measured.
+
+    `by_seed` pairs trainings of the same seed. Raises UsageError for a training that occurs twice,
+    for edited results, different settings, and metrics that do not follow from their samples.
+    """
+    (sets_a, notes_a), (sets_b, notes_b) = sets_of(a, "A"), sets_of(b, "B")
+    keys, notes_of_keys = comparisons.common_keys(sets_a, sets_b)
     tests: list[MetricTest] = []
-    notes = [*notes_a, *notes_b, *unpaired]
+    notes = [*notes_a, *notes_b, *notes_of_keys]
     for key in keys:
-        several = [*of_a[key], *of_b[key]]
-        for other in several[1:]:
-            notes += results.differing_settings(several[0], other)
-        if by_seed and [*map(_training, of_a[key])] != [*map(_training, of_b[key])]:
-            raise UsageError(f"{key[0]}: the trainings of A and B are not of the same seeds")
-        found = moments_of(several, read_samples)
-        if lone := ", ".join(name for name, one in found.items() if one is None):
-            notes.append(f"{key[0]}: not compared, since one image decides whether it is: {lone}")
-        sides = np.split(np.arange(len(several)), [len(of_a[key])])
-        tests += metric_tests(key, several[0].row.task, found, *sides, by_seed=by_seed)
-    both = of_a[keys[0]], of_b[keys[0]]
+        dataset, results = key[0], [*sets_a[key], *sets_b[key]]
+        for result in results[1:]:
+            notes += comparisons.differing_settings(results[0], result)
+        if by_seed:
+            _require_same_seeds(dataset, sets_a[key], sets_b[key])
+        metrics = moments_of(results, read_samples)
+        unknown = [name for name, moments in metrics.items() if moments is None]
+        if unknown:
+            names = ", ".join(unknown)
+            notes.append(f"{dataset}: not compared, since one image decides whether it is: {names}")
+        indices = np.arange(len(results))
+        indices_a, indices_b = np.split(indices, [len(sets_a[key])])
+        task = results[0].row.task
+        tests += metric_tests(key, task, metrics, indices_a, indices_b, by_seed=by_seed)
+    results_a, results_b = sets_a[keys[0]], sets_b[keys[0]]
     return Comparison(
-        a=_group(both[0][0]) or both[0][0].model,
-        b=_group(both[1][0]) or both[1][0].model,
-        tests=results.adjust(tests),
+        a=_group(results_a[0]) or results_a[0].model,
+        b=_group(results_b[0]) or results_b[0].model,
+        tests=comparisons.adjust(tests),
         notes=tuple(dict.fromkeys(notes)),
-        trainings=tuple(map(labels_of, both)),
+        trainings=(labels_of(results_a), labels_of(results_b)),
     )
 
 
-def _group(one: Stored) -> str | None:
-    return training_of(one.row).get("group")
+def _group(result: Stored) -> str | None:
+    return training_of(result.row).get("group")
 
 
-def _training(one: Stored) -> str:
-    """Return what distinguishes the trainings of a group, in the order of seeds."""
-    seed = training_of(one.row).get("seed")
-    return name_of(one.row) if seed is None else f"seed {seed:010}"
+def _training(result: Stored) -> str:
+    """Return what distinguishes the trainings of a group; sorts them by seed."""
+    seed = training_of(result.row).get("seed")
+    return result.identity.name if seed is None else f"seed {seed:010}"
 
 
-def labels_of(stored: Sequence[Stored]) -> tuple[str, ...]:
-    """Return the names of trainings, with their seeds."""
-    seeds = (training_of(one.row).get("seed") for one in stored)
-    named = zip(stored, seeds, strict=True)
-    return tuple(one.model if n is None else f"{one.model}, seed {n}" for one, n in named)
+def _require_same_seeds(dataset: str, a: Sequence[Stored], b: Sequence[Stored]) -> None:
+    """Raise UsageError if two groups, sorted by seed, do not have the same seeds."""
+    if [_training(result) for result in a] != [_training(result) for result in b]:
+        raise UsageError(f"{dataset}: the trainings of A and B are not of the same seeds")
 
 
-def sets_of(stored: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
-    """Return the data sets and protocols that all trainings of a group were measured on, and notes
-    on the others and on the trainings."""
+def labels_of(results: Sequence[Stored]) -> tuple[str, ...]:
+    """Return the labels of trainings, with their seeds."""
+    labels = []
+    for result in results:
+        seed = training_of(result.row).get("seed")
+        labels.append(result.model if seed is None else f"{result.model}, seed {seed}")
+    return tuple(labels)
+
+
+def sets_of(results: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
+    """Return the data sets and protocols that all trainings of a group were measured on.
+
+    Also returns notes on the trainings, and on data sets that some of them lack; `side` is what the
+    notes call the group. Raises UsageError for a training that occurs twice, and if the trainings
+    have no data set in common.
+    """
     sets: Sets = {}
-    for one in sorted(stored, key=_training):
-        words = filter(None, [one.row.protocol, *variants(one.row), one.row.provenance.get("map")])
-        sets.setdefault((one.row.dataset, ", ".join(words)), []).append(one)
-    k = len({_training(one) for one in stored})
-    notes = [*_notes(side, stored, k)]
-    for (dataset, how), some in sets.items():
-        require_distinct(some)
-        if len(some) < k:
+    for result in sorted(results, key=_training):
+        words = [result.row.protocol, *result.identity.variants]
+        map_kind = result.row.provenance.get("map")
+        if map_kind:
+            words.append(map_kind)
+        sets.setdefault((result.row.dataset, ", ".join(words)), []).append(result)
+    n_trainings = len({_training(result) for result in results})
+    notes = list(_notes(side, results, n_trainings))
+    complete_sets: Sets = {}
+    for key, set_results in sets.items():
+        require_distinct(set_results)
+        if len(set_results) == n_trainings:
+            complete_sets[key] = set_results
+        else:
+            dataset, protocol = key
             notes.append(
-                f"not compared: {dataset} ({how}) has {len(some)} of {k} trainings of {side}"
+                f"not compared: {dataset} ({protocol}) has {len(set_results)} of {n_trainings} "
+                f"trainings of {side}"
             )
-    complete = {key: some for key, some in sets.items() if len(some) == k}
-    if not complete:
+    if not complete_sets:
         raise UsageError("; ".join(notes))
-    return complete, notes
+    return complete_sets, notes
 
 
-def require_distinct(stored: Sequence[Stored]) -> None:
-    """Raise UsageError for results of one training, by its seed or weights, which counts once."""
-    seen: dict[str, Stored] = {}
-    for one in stored:
-        for same in (_training(one), one.row.model["weights_sha256"] or str(one.path)):
-            if (other := seen.setdefault(same, one)) is not one:
+def require_distinct(results: Sequence[Stored]) -> None:
+    """Raise UsageError for two results of one training, by its seed or weights."""
+    first_results: dict[str, Stored] = {}
+    for result in results:
+        weights = result.row.model["weights_sha256"] or str(result.path)
+        for training in (_training(result), weights):
+            first = first_results.setdefault(training, result)
+            if first is not result:
                 raise UsageError(
-                    f"{other.path} and {one.path} are of one training, by its seed or weights, "
-                    "which counts once: leave one of them out"
+                    f"{first.path} and {result.path} belong to one training, by its seed or "
+                    "weights, which counts once: leave one of them out"
                 )
 
 
-def _notes(side: str, stored: Sequence[Stored], k: int) -> Iterator[str]:
-    if k == 1:
+def _notes(side: str, results: Sequence[Stored], n_trainings: int) -> Iterator[str]:
+    """Yield what a reader should know of the trainings of a group."""
+    if n_trainings == 1:
         yield (
-            f"{side} has one training: what another seed gives is unknown, and differences are "
-            "those of this training, not of its method"
+            f"{side} has one training: the result of another seed is unknown, and differences are "
+            "between trainings, not between methods"
         )
-    if k == 2:
+    if n_trainings == 2:
         yield f"{side} has two trainings, which hardly show how much seeds vary: five do"
     for name in ("recipe_sha256", "data_sha256", "samples"):
-        found = {training_of(one.row).get(name) for one in stored}
-        if len(found - {None}) > 1:
+        values = {training_of(result.row).get(name) for result in results}
+        if len(values - {None}) > 1:
             yield f"the trainings of {side} differ in {name}"
-        elif len(found) > 1:
+        elif len(values) > 1:
             yield f"not all trainings of {side} state their {name}"
 
 
 def moments_of(
-    stored: Sequence[Stored], read_samples: Read, only: Collection[str] | None = None
+    results: Sequence[Stored], read_samples: Read, only: Collection[str] | None = None
 ) -> dict[str, Moments | None]:
-    """Return the metrics that results of a data set have in common, or `only` some; None where one
-    image decides whether a metric has a value. Raises UsageError for edited results, different
-    settings, and where metrics do not follow from their samples."""
-    for first, second in combinations(stored, 2):  # the first may not record its content
-        results.require_comparable(first, second)
-    task, dataset = stored[0].row.task, stored[0].row.dataset
+    """Return `moments` of results on one data set.
+
+    Raises UsageError for edited results, different settings, and metrics that do not follow from
+    their samples.
+    """
+    comparisons.require_comparable(*results)
     try:
-        return moments(task, [(one.row.metrics, read_samples(one.path)) for one in stored], only)
+        measurements = [measurement_of(result.row, read_samples(result.path)) for result in results]
+        return moments(measurements, only)
     except ValueError as error:
-        raise UsageError(f"{dataset}: {error}") from error
+        raise UsageError(f"{results[0].row.dataset}: {error}") from error
 
 
 def moments(
-    task: str, several: Sequence[Measured], only: Collection[str] | None = None
+    measurements: Sequence[Measurement], only: Collection[str] | None = None
 ) -> dict[str, Moments | None]:
-    """Return the metrics that several results of the same samples have in common; ValueError where
-    samples are not the same or do not give the metrics."""
-    estimates = task_named(task).compared_estimates([samples for _, samples in several], only)
-    shared = [n for n in estimates[0] if all(n in metrics for metrics, _ in several)]
-    found: dict[str, Moments | None] = {}
-    for name in (n for n in shared if all(n in own for own in estimates)):
-        values = np.array([metrics[name] for metrics, _ in several])
-        for value, own in zip(values, estimates, strict=True):
-            results.require_own(name, value, own[name].value)
-        covariance, units = image_covariance([own[name] for own in estimates])
-        known = np.isfinite(covariance).all()
-        found[name] = Moments(values, covariance, units) if known else None
-    return found
+    """Return the metrics that several results have in common, by name.
+
+    `only` selects metrics. A metric is None if one image decides whether it has a value. Raises
+    ValueError if the samples are not of the same images, and for a metric that does not follow from
+    its samples.
+    """
+    task = task_named(measurements[0].task)
+    samples = [measurement.samples for measurement in measurements]
+    estimates = task.compared_estimates(samples, only)  # by metric, for each result
+    metrics: dict[str, Moments | None] = {}
+    for name in estimates[0]:
+        is_measured = all(name in measurement.metrics for measurement in measurements)
+        is_estimated = all(name in result_estimates for result_estimates in estimates)
+        if not (is_measured and is_estimated):
+            continue
+        metric_estimates = [result_estimates[name] for result_estimates in estimates]
+        values = np.array([measurement.metrics[name] for measurement in measurements])
+        for value, estimate in zip(values, metric_estimates, strict=True):
+            comparisons.require_metric_of_samples(name, value, estimate.value)
+        covariance, units = image_covariance(metric_estimates)
+        is_known = np.isfinite(covariance).all()
+        metrics[name] = Moments(values, covariance, units) if is_known else None
+    return metrics
 
 
 def metric_tests(
     key: tuple[str, str],
     task: str,
-    found: Mapping[str, Moments | None],
+    metrics: Mapping[str, Moments | None],
     a: Ints,
     b: Ints,
     *,
     by_seed: bool = False,
 ) -> list[MetricTest]:
-    """Return the tests of some trainings, by index, against others; primary ones first."""
-    tests = (
-        MetricTest(*key, task, name, one.difference(a, b, by_seed=by_seed))
-        for name, one in found.items()
-        if one
-    )
+    """Return the tests of trainings `a`, by index, against trainings `b`; primary ones first.
+
+    `key` is the data set and protocol. A metric that is None has no test.
+    """
+    dataset, protocol = key
+    tests = []
+    for name, moments in metrics.items():
+        if moments is not None:
+            difference = moments.difference(a, b, by_seed=by_seed)
+            tests.append(MetricTest(dataset, protocol, task, name, difference))
     return sorted(tests, key=lambda test: not test.record.primary)
 
 
 def plan(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:
-    """Return, per primary metric and number of images, the difference that k trainings of each
-    method find with a probability of `power`, and the range of k that find a difference of `points`
-    by the 5 and 95% points of the variance between trainings; in percent, ranks or ratios. Raises
-    UsageError unless both have two trainings or more."""
-    return [
-        {
-            **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
-            "images": name,
-            **_planned(test, images, points, power),
-        }
-        for test in comparison.tests
-        if test.record.primary
-        for name, images in _IMAGES.items()
-    ]
+    """Return how many trainings would show more, per primary metric and number of images.
+
+    Each row has the difference that k trainings of each method find with a probability of `power`,
+    and the range of k that find a difference of `points`, by the 5 and 95% points of the variance
+    between trainings; in percent, ranks or ratios. Raises UsageError unless both methods have two
+    trainings or more.
+    """
+    rows = []
+    for test in comparison.tests:
+        if test.record.primary:
+            for images_name, images in _IMAGES.items():
+                row = {"dataset": test.dataset, "protocol": test.protocol, "metric": test.metric}
+                row["images"] = images_name
+                rows.append(row | _planned(test, images, points, power))
+    return rows
 
 
 def _planned(test: MetricTest, images: float, points: float, power: float) -> dict[str, Any]:
-    found = test.difference
-    if not isinstance(found, GroupDifference) or not found.of_methods:
+    """Return the planned columns of a metric, if there are `images` times as many images."""
+    difference, factor = test.difference, test.record.factor
+    if not isinstance(difference, GroupDifference) or not difference.of_methods:
         raise UsageError("a plan needs two trainings of each method, to see how much seeds vary")
-    detectable = {
-        f"k = {k}": test.record.factor * (found.detectable(power=power, k=k, images=images) or 0.0)
-        for k in _PLANNED
-    }
-    ends = range_of_trainings(found, points / test.record.factor, power, images)
-    shown = [f"over {MOST_TRAININGS}" if k > MOST_TRAININGS else f"{k}" for k in ends]
-    return {**detectable, f"k for {points:g}": " to ".join(dict.fromkeys(shown))}
+    columns: dict[str, Any] = {}
+    for k in _PLANNED:
+        detectable = difference.detectable(power=power, k=k, images=images)
+        columns[f"k = {k}"] = factor * (detectable or 0.0)
+    ends = []
+    for k in range_of_trainings(difference, points / factor, power, images):
+        ends.append(f"over {MOST_TRAININGS}" if k > MOST_TRAININGS else f"{k}")
+    columns[f"k for {points:g}"] = " to ".join(dict.fromkeys(ends))
+    return columns

@@ -1,14 +1,21 @@
-"""Names that distinguish results of the same model, data set and protocol."""
+"""Labels of models and data sets in tables: one label per model, and one model per label."""
 
-import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from cosmos_core.utils.files import json_sha256
 from cosmos_core.utils.text import first_of
+from cosmos_eval.results.identity import (
+    CONTENT,
+    ModelIdentity,
+    component_hashes,
+    data_identity,
+    labelled,
+    model_identity,
+)
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.types import UsageError
 
@@ -16,12 +23,8 @@ _FILES = 5  # of edited results that a warning names
 _HASH = 8  # characters of a hash in a label
 _LONGEST = 40  # characters of a name that is not shortened
 
-CONTENT = "content"
-"""Name of the hash of what was measured; results of older versions lack it."""
-
-
 EDITED_RECORD, EDITED_SAMPLES, EDITED_METRICS = "edited record", "edited samples", "edited metrics"
-"""What `Stored.contradiction` and tables call results that are not what was measured."""
+"""The words of `Stored.contradiction` and tables for results that are not what was measured."""
 
 _REASONS = {
     EDITED_RECORD: "the file was edited after it was written",
@@ -30,26 +33,33 @@ _REASONS = {
 }
 
 
-class Stored(NamedTuple):
-    """A result and the file that it was read from.
-
-    `unchanged` is whether the record is what was written, by the hash that it holds of itself; None
-    if that is unknown. `contradiction` is how its samples contradict it, if they do; `recomputed`
-    is whether its metrics were compared with its samples, if there are any. `distinguish` sets
-    `names`, if results call the model by several, of which the first is shown, `notes`, and
-    `data_notes`, if results on one data set measured other data. `aside` is the file to which
-    storing this result moved the result of another model of its name.
-    """
+@dataclass(frozen=True)
+class Stored:
+    """A result and the file that it was read from."""
 
     path: Path
     row: ResultRow
+    # Whether the record still has the hash that it holds of itself; None if it holds none.
     unchanged: bool | None = None
+    # How the samples contradict the record, such as EDITED_SAMPLES; empty if they do not.
     contradiction: str = ""
+    # Whether the metrics were recomputed from the samples; True if there are no samples.
     recomputed: bool = True
+    # Hashes that tell models of one name apart, set by `distinguish`.
     notes: tuple[str, ...] = ()
+    # All names of the model if results call it by several, set by `distinguish`; the first is
+    # shown.
     names: tuple[str, ...] = ()
+    # Words that tell several versions of one data set apart, set by `distinguish`.
     data_notes: tuple[str, ...] = ()
+    # The file to which the result of another model of the same name was moved, set by
+    # `store_result`.
     aside: Path | None = None
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """The names of the model in the result, and the model's hash."""
+        return model_identity(self.row)
 
     @property
     def fault(self) -> str:
@@ -61,323 +71,299 @@ class Stored(NamedTuple):
         return bool(self.fault)
 
     @property
+    def shown_name(self) -> str:
+        """The name of the model in tables, without the words in brackets."""
+        return self.names[0] if self.names else self.identity.name
+
+    @property
     def model(self) -> str:
-        """The label of the model where models are compared: the same for all its results."""
-        return _label(self, *variants(self.row), *self.notes)
+        """The label of the model in comparisons, which is the same for all its results."""
+        identity = self.identity
+        words = [*identity.random_words, *identity.variants, *self.notes]
+        return labelled(self.shown_name, words)
+
+    @property
+    def model_without_notes(self) -> str:
+        """The label of the model without the notes that tell models of one name apart."""
+        return labelled(self.shown_name, [*self.identity.random_words, *self.identity.variants])
 
     @property
     def label(self) -> str:
-        """The label of the model's row in tables: also with the kind of map, if the protocol
-        leaves it open."""
-        record = self.row.provenance
-        kind = () if record.get("map") == record.get("protocol_map") else (record["map"],)
-        return _label(self, *kind, *variants(self.row), *self.notes)
+        """The label of the model's row in tables. Unlike `model`, it has the kind of map if the
+        protocol leaves that open."""
+        return labelled(self.shown_name, [*self.row_words, *self.notes])
+
+    @property
+    def row_words(self) -> list[str]:
+        """The words that the label of the row has in brackets, without notes."""
+        identity, provenance = self.identity, self.row.provenance
+        words = identity.random_words
+        if provenance.get("map") != provenance.get("protocol_map"):
+            words.append(provenance["map"])
+        return [*words, *identity.variants]
 
     def is_called(self, name: str) -> bool:
         """Return whether a user may mean the model by its label, name or specification."""
-        return name in (self.model, name_of(self.row), self.row.model["spec"])
+        return name in (self.model, self.identity.name, self.identity.spec)
 
     @property
     def dataset(self) -> str:
         """The label of the data set's column in tables."""
-        name, notes = self.row.dataset, ", ".join(self.data_notes)
-        return f"{name} ({notes})" if notes else name
+        return labelled(self.row.dataset, list(self.data_notes))
 
     @property
-    def measured(self) -> tuple[str, str, str]:
-        """What a table has one result of: the row's label, the data set and the protocol."""
+    def cell(self) -> tuple[str, str, str]:
+        """The row, column and protocol of a table, in which no other result stands."""
         return self.label, self.dataset, self.row.protocol
 
 
-def _state(row: ResultRow) -> dict[str, str]:
-    """Return hashes of the parts of a model, `none` where there is none."""
-    model, auxiliary = row.model, row.provenance.get("auxiliary")
-    hashes = {
-        "weights": model["weights_sha256"],
-        "code": model.get("code_sha256"),
-        "architecture": hashlib.sha256(model["architecture"].encode(errors="replace")).hexdigest(),
-        "auxiliary": auxiliary and json_sha256(auxiliary),
-    }
-    return {part: digest or "none" for part, digest in hashes.items()}
-
-
-def model_sha256(row: ResultRow) -> str:
-    """Return the hash of all that makes a model the same, whatever its path or name: weights and
-    which of them, a Python file with its arguments, architecture, auxiliary encoder. Random
-    weights, which have no hash, are those of their specification."""
-    model = row.model
-    return json_sha256([_state(row), model["weights"], model["random"] and model["spec"]])
-
-
-def name_of(row: ResultRow) -> str:
-    """Return what a result calls its model: the name that was given, else the specification."""
-    return str(row.model.get("name") or row.model["spec"])
-
-
-def _grouped(results: Iterable[Stored], key: Callable[[Stored], str]) -> dict[str, list[Stored]]:
-    """Group the results that are not edited."""
-    groups: dict[str, list[Stored]] = {}
-    for one in results:
-        if not one.is_edited:
-            groups.setdefault(key(one), []).append(one)
-    return groups
-
-
-def _by_model(results: Iterable[Stored]) -> dict[str, list[Stored]]:
-    return _grouped(results, lambda one: model_sha256(one.row))
-
-
-def _names(results: Iterable[Stored]) -> tuple[str, ...]:
-    """Return the names of a model, those that were given first, then the shortest first."""
-    keys = {("name" not in one.row.model, len(n := name_of(one.row)), n) for one in results}
-    return tuple(name for *_, name in sorted(keys))
-
-
-def _agree(results: Iterable[Stored]) -> bool:
-    """Return whether the results of a model are the same wherever they are of the same."""
-    seen: dict[tuple[str, ...], ResultRow] = {}
-    alike = (one._replace(names=("-",), notes=()) for one in results)
-    return all(_same(seen.setdefault(one.measured, one.row), one.row) for one in alike)
-
-
-def _same(a: ResultRow, b: ResultRow) -> bool:
-    if (a.metrics, a.n_samples) != (b.metrics, b.n_samples):
-        return False
-    first, second = dict(a.provenance["hashes"]), dict(b.provenance["hashes"])
-    if not (first.get(CONTENT) and second.get(CONTENT)):  # an older version has no such hash
-        first.pop(CONTENT, None)
-        second.pop(CONTENT, None)
-    return first == second
-
-
-def data_state(row: ResultRow) -> dict[str, str]:
-    """Return what identifies the files that were measured: the repository of the hub, its commit
-    and the hash of their content; empty where a result does not record it."""
-    provenance = row.provenance
-    return {
-        "repository": provenance.get("repository", ""),
-        "revision": provenance.get("revision", ""),
-        "content": provenance["hashes"].get(CONTENT, ""),
-    }
-
-
-def _with_data_notes(results: Iterable[Stored]) -> list[Stored]:
-    """Return results with notes that tell data of one name apart: the fields of `data_state` that
-    have several values among the results of a data set, protocol and number of samples."""
-    listed = list(results)
-    values: dict[tuple[Any, ...], set[str]] = {}
-    for stored in listed:
-        for name, value in data_state(stored.row).items():
-            recorded = values.setdefault((*_samples_of(stored.row), name), set())
-            if value and not stored.is_edited:
-                recorded.add(value)
-    labelled = []
-    for stored in listed:
-        notes = []
-        for name, value in data_state(stored.row).items():
-            if len(values[(*_samples_of(stored.row), name)]) > 1:
-                short = value if name == "repository" else value[:_HASH]
-                notes.append(f"{name} {short or 'not recorded'}")
-        labelled.append(stored._replace(data_notes=tuple(notes)))
-    return labelled
-
-
-def _samples_of(row: ResultRow) -> tuple[Any, ...]:
-    """Return what results must have in common to be of the same samples by their names."""
-    limits = row.provenance["limit"], row.provenance.get("partial")
-    return row.task, row.dataset, row.protocol, *limits
-
-
-def _differing(results: Iterable[Stored]) -> dict[str, list[str]]:
-    """Return the parts in which models of one label differ, by label."""
-    states = {
-        label: [_state(one.row) for one in some]
-        for label, some in _grouped(results, lambda one: one._replace(notes=()).model).items()
-    }
-    return {
-        label: [part for part in of[0] if len({state[part] for state in of}) > 1]
-        for label, of in states.items()
-    }
+_MODEL_WITHOUT_NOTES = attrgetter("model_without_notes")
 
 
 def distinguish(results: Iterable[Stored]) -> list[Stored]:
-    """Return the same results with names and notes by which a label is one model, and a model has
-    one label. A model of several names has the first of them, unless its results contradict each
-    other. Where weights, code or architecture of one name differ, the note is the hash of what
-    differs. The same holds for data sets: results on other files have another label."""
-    listed = _with_data_notes(results)
-    names = {sha: _names(some) if _agree(some) else () for sha, some in _by_model(listed).items()}
-    named = []
-    for one in listed:
-        own = () if one.is_edited else names[model_sha256(one.row)]
-        named.append(one._replace(names=own if len(own) > 1 else ()))
-    differing = _differing(named)
+    """Return the same results, labelled so that a label is one model and a model has one label.
 
-    def notes(one: Stored) -> tuple[str, ...]:
-        if one.is_edited:
-            return (one.fault,)
-        parts, state = differing[one._replace(notes=()).model], _state(one.row)
-        return tuple(f"{part} {state[part][:_HASH]}" for part in parts)
+    A model that results call by several names is shown by the first of them, unless its results
+    contradict each other. If the weights, code or architecture behind one name differ, the label
+    has the hash of what differs. A data set whose files differ has several labels likewise.
+    """
+    return _with_notes(_with_names(_with_data_notes(list(results))))
 
-    return [one._replace(notes=notes(one)) for one in named]
+
+def _with_data_notes(results: list[Stored]) -> list[Stored]:
+    """Add notes that tell several versions of a data set apart: each field of `data_identity` that
+    has several values among the results on the same samples."""
+    values: dict[tuple[object, ...], set[str]] = {}
+    for result in results:
+        for field, value in data_identity(result.row).items():
+            recorded = values.setdefault((*_samples_key(result.row), field), set())
+            if value and not result.is_edited:
+                recorded.add(value)
+    labelled_results = []
+    for result in results:
+        notes = []
+        for field, value in data_identity(result.row).items():
+            if len(values[(*_samples_key(result.row), field)]) > 1:
+                short_value = value if field == "repository" else value[:_HASH]
+                notes.append(f"{field} {short_value or 'not recorded'}")
+        labelled_results.append(replace(result, data_notes=tuple(notes)))
+    return labelled_results
+
+
+def _samples_key(row: ResultRow) -> tuple[object, ...]:
+    """Return the settings that are equal for results on samples of the same names."""
+    limit, partial = row.provenance["limit"], row.provenance.get("partial")
+    return row.task, row.dataset, row.protocol, limit, partial
+
+
+def _with_names(results: list[Stored]) -> list[Stored]:
+    """Add all names of a model to its results, if it has several and its results agree."""
+    names: dict[str, tuple[str, ...]] = {}
+    for sha256, model_results in _by_model(results).items():
+        model_names = _names(model_results)
+        if len(model_names) > 1 and _agree(model_results):
+            names[sha256] = model_names
+    named_results = []
+    for result in results:
+        result_names = () if result.is_edited else names.get(result.identity.sha256, ())
+        named_results.append(replace(result, names=result_names))
+    return named_results
+
+
+def _with_notes(results: list[Stored]) -> list[Stored]:
+    """Add the hashes that tell models of one label apart, or why a result is not ranked."""
+    components = _differing_components(results)
+    noted_results = []
+    for result in results:
+        if result.is_edited:
+            notes = [result.fault]
+        else:
+            hashes = component_hashes(result.row)
+            differing = components[result.model_without_notes]
+            notes = [f"{component} {hashes[component][:_HASH]}" for component in differing]
+        noted_results.append(replace(result, notes=tuple(notes)))
+    return noted_results
+
+
+def _by_model(results: Iterable[Stored]) -> dict[str, list[Stored]]:
+    """Group the results that are not edited by the hash of their model."""
+    return _grouped(results, attrgetter("identity.sha256"))
+
+
+def _grouped(results: Iterable[Stored], key: Callable[[Stored], str]) -> dict[str, list[Stored]]:
+    """Group the results that are not edited by a key."""
+    groups: dict[str, list[Stored]] = {}
+    for result in results:
+        if not result.is_edited:
+            groups.setdefault(key(result), []).append(result)
+    return groups
+
+
+def _differing_components(results: Iterable[Stored]) -> dict[str, list[str]]:
+    """Return, for each label that models may share, the components in which these models differ."""
+    differing = {}
+    for label, label_results in _grouped(results, _MODEL_WITHOUT_NOTES).items():
+        hashes = [component_hashes(result.row) for result in label_results]
+        differing[label] = [
+            component
+            for component in hashes[0]
+            if len({model_hashes[component] for model_hashes in hashes}) > 1
+        ]
+    return differing
+
+
+def _names(results: Iterable[Stored]) -> tuple[str, ...]:
+    """Return the names of a model: given names before specifications, then the shortest first."""
+    names = {("name" not in result.row.model, result.identity.name) for result in results}
+    ordered = sorted(names, key=lambda item: (item[0], len(item[1]), item[1]))
+    return tuple(name for _, name in ordered)
+
+
+def _agree(results: Iterable[Stored]) -> bool:
+    """Return whether all results of a model that belong into the same cell of a table are equal."""
+    rows: dict[tuple[object, ...], ResultRow] = {}
+    for result in results:
+        cell = tuple(result.row_words), result.dataset, result.row.protocol
+        if not _is_same(rows.setdefault(cell, result.row), result.row):
+            return False
+    return True
+
+
+def _is_same(first: ResultRow, second: ResultRow) -> bool:
+    """Return whether two results have the same metrics on the same samples."""
+    if (first.metrics, first.n_samples) != (second.metrics, second.n_samples):
+        return False
+    first_hashes = dict(first.provenance["hashes"])
+    second_hashes = dict(second.provenance["hashes"])
+    if not (first_hashes.get(CONTENT) and second_hashes.get(CONTENT)):
+        # A result of an older version has no hash of the content.
+        first_hashes.pop(CONTENT, None)
+        second_hashes.pop(CONTENT, None)
+    return first_hashes == second_hashes
 
 
 def distinct(results: Iterable[Stored]) -> list[Stored]:
-    """Return results without those that repeat another one of the same model. Raises UsageError
-    where two such results differ."""
-    found: dict[tuple[str, str, str], Stored] = {}
-    for one in results:
-        other = found.setdefault(one.measured, one)
-        if not _same(other.row, one.row):
-            paths = other.path, one.path
-            named = f" {' and '.join(map(str, paths))}" if all(p.name for p in paths) else ""
-            where = f"{one.label} on {one.row.dataset} ({one.row.protocol})"
-            raise UsageError(f"two results of {where}: keep one of the files{named}")
-    return list(found.values())
+    """Return results without those that repeat another result of the same model.
+
+    Raises UsageError if two results belong into the same cell of a table and differ.
+    """
+    distinct_results: dict[tuple[str, str, str], Stored] = {}
+    for result in results:
+        first = distinct_results.setdefault(result.cell, result)
+        if not _is_same(first.row, result.row):
+            cell = f"{result.label} on {result.row.dataset} ({result.row.protocol})"
+            files = f" {first.path} and {result.path}"
+            has_files = first.path.name and result.path.name
+            raise UsageError(
+                f"two results of {cell}: keep one of the files{files if has_files else ''}"
+            )
+    return list(distinct_results.values())
 
 
 def warnings_of(results: Iterable[Stored]) -> list[str]:
-    """Return a line per name of several models, per model of several names, for all edited
-    records, for results that their samples contradict, and for those that were not recomputed."""
-    listed = list(results)
+    """Return warnings on labelled results, one line each.
+
+    Readers are warned of names that several models share, of models with several names, of edited
+    results, and of results whose metrics were not recomputed.
+    """
+    results = list(results)
+    return [
+        *_shared_name_warnings(results),
+        *_several_names_warnings(results),
+        *_edit_warnings(results),
+        *_not_recomputed_warnings(results),
+    ]
+
+
+def _shared_name_warnings(results: list[Stored]) -> list[str]:
+    """Return a line for each name that several models share."""
+    results_by_label = _grouped(results, _MODEL_WITHOUT_NOTES)
+    components = _differing_components(result for result in results if result.notes)
     lines = []
-    for label, parts in sorted(_differing(one for one in listed if one.notes).items()):
-        if parts:
-            alike = (o for o in listed if not o.is_edited and o._replace(notes=()).model == label)
+    for label, differing in sorted(components.items()):
+        if differing:
+            count = len(_by_model(results_by_label[label]))
             lines.append(
-                f"{len(_by_model(alike))} models are called {label}: their {' and '.join(parts)} "
+                f"{count} models are called {label}: their {' and '.join(differing)} "
                 "differ, and each has a row of its own"
             )
-    called = {one.names: f", and is called {one.names[0]}" for one in listed if one.names}
-    apart = map(_names, _by_model(one for one in listed if not one.names).values())
-    but = ", under which its results differ: each has a row of its own"
-    called |= {names: but for names in apart if len(names) > 1}
-    lines += [f"one model has the names {', '.join(n)}{how}" for n, how in sorted(called.items())]
-    for fault, reason in _REASONS.items():
-        edited = list(dict.fromkeys(one.path.name for one in listed if one.fault == fault))
-        if edited:
-            lines.append(f"not ranked and not compared, since {reason}: {first_of(edited, _FILES)}")
-    if unchecked := sum(not one.recomputed for one in listed):
-        lines.append(
-            f"the metrics of {unchecked:,} of {len(listed):,} results, whose samples are large, "
-            "were not recomputed: `cosmos-eval verify` does"
-        )
     return lines
 
 
-def repeats_of(results: Iterable[Stored]) -> list[str]:
-    """Return a line, if there are any, on results that `distinct` leaves out."""
-    listed = list(results)
-    count = len(listed) - len({one.measured for one in listed})
-    what = "results that repeat another one of the same model, data set and protocol"
-    return [f"left out: {count} {what}"] if count else []
-
-
-def training_of(row: ResultRow) -> Mapping[str, Any]:
-    """Return what is known of the training of a result's model: its group and seed among others."""
-    return row.model.get("training") or {}
-
-
-def group_label(row: ResultRow) -> str | None:
-    """Return the name of a result's group of trainings with what differs from the defaults, None
-    of a model that states no group."""
-    group, words = training_of(row).get("group"), ", ".join(variants(row))
-    return f"{group} ({words})" if group and words else group
-
-
-def variants(row: ResultRow) -> tuple[str, ...]:
-    return overrides_of(row.provenance, student=row.model["weights"] == "student")
-
-
-def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ...]:
-    """Return what differs from the defaults in short words; empty for a plain result. `settings`
-    are those in a provenance, or of a planned result. A result that differs in one of them must
-    never pass for, nor overwrite, the plain one."""
-    attention, precision = settings["attention"], settings["precision"]
-    limit, partial = settings["limit"], settings.get("partial")
-    usual = settings.get("protocol_attention", "csa")
-    if attention and auxiliary_of(settings):
-        attention = f"{attention}: {auxiliary_of(settings)}"
-    words = {
-        "student": student,
-        attention: attention and attention != usual,
-        precision: precision != "fp32",
-        f"first {limit} only": limit is not None,
-        f"partial ({partial})": partial is not None,
+def _several_names_warnings(results: list[Stored]) -> list[str]:
+    """Return a line for each model that results call by several names."""
+    consequences = {
+        result.names: f", and is called {result.names[0]}" for result in results if result.names
     }
-    return tuple(word for word, differs in words.items() if differs)
+    unnamed_results = [result for result in results if not result.names]
+    for model_results in _by_model(unnamed_results).values():
+        names = _names(model_results)
+        if len(names) > 1:
+            consequences[names] = ", under which its results differ: each has a row of its own"
+    return [
+        f"one model has the names {', '.join(names)}{consequence}"
+        for names, consequence in sorted(consequences.items())
+    ]
 
 
-def is_partial(row: ResultRow) -> bool:
-    return row.provenance["limit"] is not None or "partial" in row.provenance
+def _edit_warnings(results: list[Stored]) -> list[str]:
+    """Return a line for each way in which results were edited."""
+    lines = []
+    for fault, reason in _REASONS.items():
+        names = list(dict.fromkeys(result.path.name for result in results if result.fault == fault))
+        if names:
+            lines.append(f"not ranked and not compared, since {reason}: {first_of(names, _FILES)}")
+    return lines
 
 
-def model_label(row: ResultRow) -> str:
-    """Return the label of a model by one result alone: its name, then in brackets what differs from
-    the defaults."""
-    return Stored(Path(), row).model
+def _not_recomputed_warnings(results: list[Stored]) -> list[str]:
+    """Return a line on the results whose metrics were not recomputed, if there are any."""
+    count = sum(not result.recomputed for result in results)
+    if count == 0:
+        return []
+    return [
+        f"the metrics of {count:,} of {len(results):,} results, whose samples are large, "
+        "were not recomputed: `cosmos-eval verify` does"
+    ]
 
 
-def _label(one: Stored, *words: str) -> str:
-    name = one.names[0] if one.names else name_of(one.row)
-    listed = ", ".join(("random weights", *words) if one.row.model["random"] else words)
-    return f"{name} ({listed})" if listed else name
-
-
-def safe_name(text: str) -> str:
-    """Return a part of a file name: letters, digits, `._-`; a changed one gets a hash of itself."""
-    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-_")[-60:].lstrip(".-_")
-    if kept == text.replace(" ", "-"):
-        return kept
-    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-
-
-def auxiliary_of(settings: Mapping[str, Any]) -> str | None:
-    """Return the name of the encoder that guides the model, if any."""
-    record = settings.get("auxiliary")
-    return None if record is None else str(record["spec"])
-
-
-def predictions_name(model: str, auxiliary: str | None) -> str:
-    """Return the name of the folder of saved label maps of a model, by its name."""
-    return safe_name(model if auxiliary is None else f"{model} {auxiliary}")
-
-
-def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> str:
-    """Return the file name of a result without suffix: readable, safe everywhere, its own."""
-    plain = [word.replace("(", "").replace(")", "") for word in words]
-    return "__".join(safe_name(part) for part in (model, dataset, family, *plain))
-
-
-def file_stem(row: ResultRow) -> str:
-    """Return the file name of a result without suffix."""
-    return stem_of(name_of(row), row.dataset, row.protocol, variants(row))
-
-
-def set_aside(path: Path, row: ResultRow) -> Path:
-    """Return the file to which a result is moved when another model of its name is measured."""
-    return path.with_name(f"{file_stem(row)}__{model_sha256(row)[:_HASH]}.json")
-
-
-def samples_name(row: ResultRow, digest: str) -> str:
-    """Return the file name of a result's samples, whose SHA-256 is `digest`."""
-    return f"{file_stem(row)}.{digest[:8]}.npz"
+def repeats_of(results: Iterable[Stored]) -> list[str]:
+    """Return a line on the results that `distinct` leaves out, if there are any."""
+    cells = [result.cell for result in results]
+    count = len(cells) - len(set(cells))
+    if count == 0:
+        return []
+    return [
+        f"left out: {count} results that repeat another one of the same model, data set and "
+        "protocol"
+    ]
 
 
 def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
     """Return short forms of names, by name: `cosmos:/data/run/a/last.pt` -> `cosmos:.../a/last.pt`.
-    Long paths lose as many first folders as possible, so that no two names become the same; what
-    follows a path in brackets stays."""
-    ends: dict[str, list[str]] = {}  # the kind of model with ends of its path, shortest first
-    for name in names:
-        spec, bracket, rest = name.partition(" (")
-        kind, colon, path = spec.partition(":")
-        parts = path.split("/")
-        ends_of = ("/".join(parts[-n:]) for n in range(1, len(parts)))
-        found = (f"{kind}{colon}.../{end}{bracket}{rest}" for end in ends_of)
-        ends[name] = [end for end in found if len(end) < len(name)]
-    times = Counter(end for found in ends.values() for end in found)
-    return {
-        name: name if len(name) <= longest else next((e for e in found if times[e] == 1), name)
-        for name, found in ends.items()
-    }
+
+    A name of more than `longest` characters loses as many of its first folders as possible without
+    becoming the same as another name. The words in brackets behind a path stay.
+    """
+    short_forms = {name: _without_folders(name) for name in names}
+    counts = Counter(form for forms in short_forms.values() for form in forms)
+    shortened_names = {}
+    for name, forms in short_forms.items():
+        unique_forms = [form for form in forms if counts[form] == 1]
+        is_short = len(name) <= longest or not unique_forms
+        shortened_names[name] = name if is_short else unique_forms[0]
+    return shortened_names
+
+
+def _without_folders(name: str) -> list[str]:
+    """Return forms of a name that are shorter by the first folders of its path, shortest first."""
+    spec, bracket, words = name.partition(" (")
+    kind, colon, path = spec.partition(":")
+    folders = path.split("/")
+    forms = []
+    for n_folders in range(1, len(folders)):
+        path_end = "/".join(folders[-n_folders:])
+        form = f"{kind}{colon}.../{path_end}{bracket}{words}"
+        if len(form) < len(name):
+            forms.append(form)
+    return forms

@@ -16,12 +16,12 @@ from cosmos_eval.tasks import metric_of
 from cosmos_eval.types import Attention, MapKind, Precision, UsageError, Weights
 
 SCHEMA_VERSION = 2
-"""Of result files; `cosmos_eval.results.store` lists what changed between versions."""
+"""The version of result files; `cosmos_eval.results.store` lists what changed between versions."""
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""Nothing is converted, unknown fields and NaN are refused."""
+"""Values of other types are not converted. Unknown fields, NaN and infinity are refused."""
 
-_SHOWN = 60  # characters of a refused value
+_VALUE_CHARACTERS = 60  # of a refused value in a message
 
 Name = Annotated[str, Field(min_length=1)]
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
@@ -32,40 +32,46 @@ Level = Annotated[float, Field(gt=0, lt=1)]
 
 
 def metrics_type(most: float | None = None) -> Any:
-    """Return the type of metrics by name; those of known tasks decide which values are valid. The
-    task is a field before the metrics, or one of the setting there; `most` bounds all metrics."""
+    """Return the type of a record's metrics by name, in which the task decides on valid values.
+
+    The task is a field of the record before the metrics, or a field of its `setting`. `most` bounds
+    the values of all metrics.
+    """
 
     def check(metrics: dict[str, float], info: pydantic.ValidationInfo) -> dict[str, float]:
         task = info.data.get("task") or info.data.get("setting", {}).get("task")
         for name, value in metrics.items():
-            if fault := metric_of(str(task), name).fault(value):
+            fault = metric_of(str(task), name).fault(value)
+            if fault:
                 raise out_of_place(name, fault)
         return metrics
 
     value = Annotated[float, Field(ge=None if most is None else -most, le=most)]
     description = (
-        "Fractions are in [0, 1], ranks start at 1, ratios at 0, numbers are any; the task says "
-        "which."
+        "Fractions are in [0, 1], ranks start at 1, ratios at 0, other numbers have no bounds. The "
+        "task decides which of these a metric is."
     )
     field = Field(min_length=1, description=description)
     return as_type(Annotated[dict[str, value], field, AfterValidator(check)])
 
 
 def out_of_place(name: str, message: str) -> PydanticCustomError:
-    """Return the error of a field that the validator of the object around it refuses."""
+    """Return the error of a field, for a validator of the whole record to raise."""
     return PydanticCustomError("refused", "{message}", {"message": message, "name": name})
 
 
 def as_type(kind: Any) -> pydantic.GetPydanticSchema:
-    """Return an annotation that validates a value as `kind`, which type checkers do not see."""
+    """Return an annotation that has pydantic validate a value as `kind`."""
     return pydantic.GetPydanticSchema(lambda _, handler: handler(kind))
 
 
 def _doc(description: str, **limits: Any) -> Any:
+    """Return the description of a field, with limits of its value."""
     return Field(description=description, **limits)
 
 
-_CODE = _doc("Of the user's Python file, with its arguments, if any.")
+_CODE = _doc("SHA-256 of the user's Python file with its arguments.")
+_REVISION = _doc("The commit of a repository that hf: names.")
 _HASH_UNLESS_RANDOM: Any = {
     "if": {"properties": {"random": {"const": False}}},
     "then": {"properties": {"weights_sha256": {"type": "string"}}},
@@ -73,13 +79,13 @@ _HASH_UNLESS_RANDOM: Any = {
 
 
 _Gflops = Annotated[float, _doc("Multiply-accumulates count 2; 10^9 operations.", gt=0)]
-_TOWER = _doc("Of them, those that encoding an image, or a text, reads.")
-_SEEN = _doc("Pairs of the training, with repetitions.")
+_TOWER = _doc("The parameters that encoding an image, or a text, reads.")
+_SEEN = _doc("Pairs that the training has seen, with repetitions.")
 
 
 @with_config(STRICT)
 class FactsRecord(TypedDict):
-    """What a model is; null where that is unknown. No figure depends on it."""
+    """Facts of a model; null if unknown. No figure depends on them."""
 
     parameters: Count | None
     image_parameters: Annotated[Count | None, _TOWER]
@@ -94,18 +100,19 @@ class FactsRecord(TypedDict):
     samples_seen: Annotated[Count | None, _SEEN]
 
 
-_Seed = Annotated[int, _doc("That of the training, not of the test.", ge=0)]
-_Flops = Annotated[float, _doc("3 student's forwards and 1 teacher's per step, all views.", gt=0)]
+_Seed = Annotated[int, _doc("The seed of the training, not of the test.", ge=0)]
+_FLOPS = "Per step 3 forward passes of the student and 1 of the teacher, over all views."
+_Flops = Annotated[float, _doc(_FLOPS, gt=0)]
 
 
 @with_config(STRICT)
 class TrainingRecord(TypedDict):
-    """Which training a model is of; null where unknown. Those of a group differ in seeds alone."""
+    """The training of a model; null if unknown. The trainings of a group differ only in seeds."""
 
     group: Name
     seed: _Seed | None
-    recipe_sha256: Annotated[Sha256 | None, _doc("Of the options that decide the weights.")]
-    data_sha256: Annotated[Sha256 | None, _doc("Of the names and sizes of the shards.")]
+    recipe_sha256: Annotated[Sha256 | None, _doc("Hash of the options that decide the weights.")]
+    data_sha256: Annotated[Sha256 | None, _doc("Hash of the names and sizes of the shards.")]
     samples: Annotated[Count | None, _SEEN]
     flops: _Flops | None
 
@@ -114,19 +121,22 @@ class TrainingRecord(TypedDict):
 class ModelRecord(TypedDict):
     """A model: its specification, and hashes of its weights and of the user's code."""
 
-    name: NotRequired[Annotated[Name, _doc("What tables and files call it in place of `spec`.")]]
+    name: NotRequired[
+        Annotated[Name, _doc("The name in tables and file names, in place of `spec`.")]
+    ]
     spec: Name
     architecture: Name
     weights: Weights | None
     weights_sha256: Sha256 | None
     random: bool
     code_sha256: NotRequired[Annotated[Sha256, _CODE]]
-    revision: NotRequired[Annotated[Name, _doc("Of a repository named by hf:, its commit.")]]
+    revision: NotRequired[Annotated[Name, _REVISION]]
     facts: NotRequired[FactsRecord]
     training: NotRequired[TrainingRecord]
 
 
 def _with_weights(model: ModelRecord) -> ModelRecord:
+    """Return a model. Raises an error if it has no hash of its weights, unless these are random."""
     if model["weights_sha256"] is None and not model["random"]:
         raise out_of_place("weights_sha256", "only random weights have no hash")
     return model
@@ -144,7 +154,8 @@ class IntervalRecord(TypedDict):
 
 @with_config(STRICT)
 class ConfusionPair(TypedDict):
-    """How many images of class `true`, as `per_class` calls it, were given class `predicted`."""
+    """The number of images of class `true` whose prediction is class `predicted`. The names are
+    the same as in `per_class`."""
 
     true: str
     predicted: str
@@ -156,26 +167,30 @@ class ProbeRecord(TypedDict):
     """How probes of frozen features were fitted."""
 
     solver: Name
-    C: Annotated[float, _doc("Of the linear probe, as scikit-learn defines it.", gt=0)]
+    C: Annotated[float, _doc("C of the linear probe, as scikit-learn defines it.", gt=0)]
     training_images: Count
-    validation_images: Annotated[Count, _doc("Of the training images, those that chose C.")]
-    draw_seeds: Annotated[list[int], _doc("Of few shots, one per draw.")]
-    fewshot_C: Annotated[dict[str, list[float]], _doc("Chosen by each draw, by shots.")]
+    validation_images: Annotated[Count, _doc("The training images that C was chosen by.")]
+    draw_seeds: Annotated[list[int], _doc("The seeds of few-shot draws.")]
+    fewshot_C: Annotated[dict[str, list[float]], _doc("C of each draw, by number of shots.")]
 
 
-_PART = r"^[0-9]+ of [0-9]+ [a-z].*$"
-_PARTIAL = _doc("Samples found and known of an incomplete set.", pattern=_PART)
-_ATTENTION = _doc("Form of the image tower's last block; null except for segmentation.")
-_PROTOCOL_ATTENTION = _doc("The form that the protocol is made for; csa where it is missing.")
-_PAIRS_SCORED = _doc("Candidates per query of which an image and a text were scored together.")
-_PROTOCOL_MAP = _doc("The kind that the protocol requires; null: each model's own.")
-_TUNED = _doc("Content of the file of settings that `cosmos-eval tune` has chosen for a model.")
-_MEMORY = _doc("Largest resident memory of the process up to this result.")
-_HASHES = _doc("SHA-256 of what defines the number: names, templates, sample list, content.")
+_COUNT = r"^[0-9]+ of [0-9]+ [a-z].*$"
+_PARTIAL = _doc(
+    "How many samples of an incomplete set were there: `4 of 9 images`.", pattern=_COUNT
+)
+_ATTENTION = _doc("The form of the image tower's last block; null except for segmentation.")
+_PROTOCOL_ATTENTION = _doc("The form that the protocol is made for; csa if it is missing.")
+_PAIRS_SCORED = _doc("The number of candidates per query that were scored as pairs with it.")
+_PROTOCOL_MAP = _doc("The kind that the protocol requires; null if it is each model's own.")
+_TUNED = _doc("The content of the file of settings that `cosmos-eval tune` chose for a model.")
+_MEMORY = _doc("The largest resident memory of the process up to this result.")
+_HASHES = _doc("SHA-256 of everything that defines the number: names, templates, samples, content.")
 _Rate = Annotated[float, Field(ge=0)]
-_RATE = _doc("Images encoded, not read from the cache, per second of that phase; null: none.")
-_NOTES = _doc("What a reader of the numbers must know, such as captions cut.")
-OWN_HASH = _doc("SHA-256 of this document without this line, sorted and compact.")
+_RATE = _doc(
+    "Images encoded per second, without those read from the cache; null if there are none."
+)
+_NOTES = _doc("Notes for readers of the numbers, such as the share of captions cut.")
+OWN_HASH = _doc("SHA-256 of this document without this line, with sorted keys and no spaces.")
 
 
 @with_config(STRICT)
@@ -184,9 +199,9 @@ class AuxiliaryRecord(TypedDict):
 
     spec: Name
     architecture: Name
-    weights_sha256: Annotated[Sha256 | None, _doc("null: a user's function without weights.")]
+    weights_sha256: Annotated[Sha256 | None, _doc("null for a user's function without weights.")]
     code_sha256: NotRequired[Annotated[Sha256, _CODE]]
-    revision: NotRequired[Annotated[Name, _doc("Of a repository named by hf:, its commit.")]]
+    revision: NotRequired[Annotated[Name, _REVISION]]
     patch_size: Count
     image_mean: Annotated[list[float], _doc("RGB on the 0-1 scale.", min_length=3, max_length=3)]
     image_std: Annotated[list[float], Field(min_length=3, max_length=3)]
@@ -196,7 +211,7 @@ class AuxiliaryRecord(TypedDict):
 
 @with_config(STRICT)
 class Provenance(TypedDict):
-    """The code, packages, machine, settings and data that gave a number."""
+    """The code, packages, machine, settings and data behind a number."""
 
     version: str
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")] | None
@@ -209,16 +224,18 @@ class Provenance(TypedDict):
     device: str
     precision: Precision
     seed: int
-    limit: Annotated[Count | None, _doc("Only the first N samples were measured; null: all.")]
+    limit: Annotated[Count | None, _doc("Only the first N samples were measured; null for all.")]
     partial: NotRequired[Annotated[str, _PARTIAL]]
     attention: Annotated[Attention | None, _ATTENTION]
     protocol_attention: NotRequired[Annotated[Attention | None, _PROTOCOL_ATTENTION]]
     auxiliary: NotRequired[AuxiliaryRecord]
-    map: NotRequired[Annotated[MapKind, _doc("Of a localisation: the kind of map measured.")]]
+    map: NotRequired[Annotated[MapKind, _doc("The kind of map that a localisation measured.")]]
     protocol_map: NotRequired[Annotated[MapKind | None, _PROTOCOL_MAP]]
     pairs: NotRequired[Annotated[Count | Literal["all"], _PAIRS_SCORED]]
     pair_score: NotRequired[Annotated[Name, _doc("How the model scores an image with a text.")]]
-    repository: NotRequired[Annotated[Name, _doc("Of a data set on the Hugging Face hub.")]]
+    repository: NotRequired[
+        Annotated[Name, _doc("The repository of a data set on the Hugging Face hub.")]
+    ]
     revision: NotRequired[Annotated[Name, _doc("The commit of the repository that was read.")]]
     probe: NotRequired[ProbeRecord]
     tuned: NotRequired[Annotated[dict[str, Any], _TUNED]]
@@ -235,7 +252,7 @@ class Provenance(TypedDict):
 _MODEL = as_type(Annotated[ModelRecord, AfterValidator(_with_weights)])
 _CLASSES = as_type(dict[str, dict[str, int | float | None]])
 _PAIRS = as_type(list[ConfusionPair])
-_PER_CLASS = _doc("Class name -> figures; null where a class has no sample.")
+_PER_CLASS = _doc("Figures by class name; null if a class has no sample.")
 _MISTAKES = _doc("The most frequent mistakes of a classification, most frequent first.")
 _TITLE = "One (model, data set, protocol) result"
 _HEADER: Any = {"$id": f"urn:cosmos-eval:result:{SCHEMA_VERSION}"}
@@ -248,15 +265,17 @@ class ResultRow:
 
     schema_version: Annotated[int, as_type(Literal[2])]
     model: Annotated[Mapping[str, Any], _MODEL]
-    task: Annotated[TaskName, _doc("As `cosmos-eval list tasks` names it; packages may add some.")]
+    task: Annotated[TaskName, _doc("A name of `cosmos-eval list tasks`; packages may add tasks.")]
     dataset: Name
-    protocol: Annotated[Name, _doc("Family of comparable numbers, which are ranked together.")]
+    protocol: Annotated[Name, _doc("The settings by which numbers are comparable.")]
     metrics: Annotated[Mapping[str, float], metrics_type()]
     intervals: Annotated[Mapping[str, Mapping[str, Any]], as_type(dict[str, IntervalRecord])]
     per_class: Annotated[Mapping[str, Mapping[str, float | None]], _CLASSES, _PER_CLASS]
     n_samples: Count
     provenance: Annotated[Mapping[str, Any], as_type(Provenance)]
-    samples: Annotated[SamplesFile, _doc("The file beside this one that the metrics follow from.")]
+    samples: Annotated[
+        SamplesFile, _doc("The file beside this one with the samples behind the metrics.")
+    ]
     source: Literal["measured"]
     confusion_pairs: Annotated[Sequence[Mapping[str, Any]], _PAIRS, _MISTAKES] = ()
 
@@ -266,32 +285,40 @@ Content = TypeVar("Content")
 
 @cache
 def adapter(kind: Any) -> TypeAdapter[Any]:
-    """Return what reads and checks JSON of one kind; building it takes some milliseconds."""
+    """Return the reader of JSON of one kind, which checks it; building it takes milliseconds."""
     return TypeAdapter(kind)
 
 
 def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> Content:
-    """Return JSON text as an object of a kind. Raises UsageError with the first wrong field."""
+    """Return JSON text as an object of a kind.
+
+    Raises UsageError with the first wrong field; `where` is the file, for the message.
+    """
     try:
-        found: Content = adapter(kind).validate_json(content)
+        record: Content = adapter(kind).validate_json(content)
     except pydantic.ValidationError as error:
-        raise UsageError(f"{where}: {_first(error)}") from error
-    return found
+        raise UsageError(f"{where}: {_first_fault(error)}") from error
+    return record
 
 
-def _first(error: pydantic.ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    context = first.get("ctx", {})
-    place = [str(part) for part in first["loc"] if part not in ("int", "float")]
+def _first_fault(error: pydantic.ValidationError) -> str:
+    """Return the first wrong field, its fault, and its value if that says more."""
+    details = error.errors(include_url=False)[0]
+    context, value = details.get("ctx", {}), details["input"]
+    path = ["$", *(str(key) for key in details["loc"] if key not in ("int", "float"))]
     if "name" in context:
-        place.append(context["name"])
-    value = first["input"]
-    clear = first["type"] in ("refused", "json_invalid", "extra_forbidden", "missing")
-    shown = f", not {value!r}"[:_SHOWN] if not clear and not isinstance(value, dict | list) else ""
-    return f"{'.'.join(('$', *place))}: {first['msg']}{shown}"
+        path.append(context["name"])
+    fault = f"{'.'.join(path)}: {details['msg']}"
+    is_clear = details["type"] in ("refused", "json_invalid", "extra_forbidden", "missing")
+    if is_clear or isinstance(value, dict | list):
+        return fault
+    value_text = f", not {value!r}"
+    return f"{fault}{value_text[:_VALUE_CHARACTERS]}"
 
 
 class _Schema(GenerateJsonSchema):
+    """Makes schemas without titles of fields, which would repeat their names."""
+
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 

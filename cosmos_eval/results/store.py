@@ -1,6 +1,8 @@
-"""Results on disk: one JSON file per result, its per-sample arrays in an .npz file beside it.
-Version 2 added to samples the names of classes, groups and subsets, to records a hash of
-themselves, and to ranks an interval."""
+"""Results on disk: one JSON file per result, with its per-sample arrays in an .npz file beside it.
+
+Version 2 added the names of classes, groups and subsets to samples, a hash of themselves to
+records, and intervals to ranks.
+"""
 
 import hashlib
 import json
@@ -9,13 +11,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_core.utils import files
 from cosmos_eval.data.readers import FileError, faults_of, read_bytes
-from cosmos_eval.results import labels
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.filenames import file_stem, samples_name, set_aside
+from cosmos_eval.results.identity import model_label
+from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, validate
 from cosmos_eval.tasks import known_tasks, metric_of, task_named
 from cosmos_eval.types import Samples, UsageError
@@ -24,7 +28,7 @@ Record = Mapping[str, Any]
 """A result as its JSON file holds it."""
 
 Read = Callable[[Path], Samples]
-"""Returns the per-sample arrays of a result file; raises UsageError where there are none."""
+"""Returns the per-sample arrays of a result file; raises UsageError if there are none."""
 
 _LARGEST = 1 << 30  # bytes of samples; 5,000 images with 171 classes take 1.3 MB packed
 _TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})  # of version 1
@@ -37,27 +41,31 @@ _NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
 
 
 def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
-    """Write a result in place of the former one, or move that aside if it is of another model of
-    the same name; return the result as the JSON file holds it. The samples come first and carry
-    their hash in their name, so that a JSON file always names its own. Raises UsageError for values
-    outside the schema, and where the files cannot be written."""
+    """Write a result and its samples; return the result as the JSON file holds it.
+
+    A former result of the same model is replaced. A result of another model of the same name is
+    moved aside. The samples are written first and have their hash in their name, so that a JSON
+    file always names its own samples. Raises UsageError for values that the schema does not allow,
+    and if the files cannot be written.
+    """
     for name, value in row.metrics.items():
         if not math.isfinite(value):
-            where = f"{labels.model_label(row)} on {row.dataset}"
-            hint = "look for NaN in the model's features"
-            raise UsageError(f"{where}: {name} is {value}, which is no result; {hint}")
+            raise UsageError(
+                f"{model_label(row)} on {row.dataset}: {name} is {value}, which is not a result; "
+                "look for NaN in the model's features"
+            )
     archive = files.pack_arrays(samples)
     digest = hashlib.sha256(archive).hexdigest()
     record = to_record(row)
-    record["samples"] = labels.samples_name(row, digest)
+    record["samples"] = samples_name(row, digest)
     record["provenance"]["samples_sha256"] = digest
     record["provenance"]["record_sha256"] = record_sha256(record)
-    path = directory / f"{labels.file_stem(row)}.json"
+    path = directory / f"{file_stem(row)}.json"
     text = _to_text(record, indent=2).encode() + b"\n"
     stored = Stored(path, validate(ResultRow, text, str(path)))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        return stored._replace(aside=_replace(stored, archive, text))
+        return replace(stored, aside=_write(stored, archive, text))
     except OSError as error:
         raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
 
@@ -70,147 +78,179 @@ def to_record(row: ResultRow) -> dict[str, Any]:
     return record
 
 
-def _to_text(content: Any, **form: Any) -> str:
-    def plain(value: Any) -> Any:  # of NumPy scalars and mappings that are not dicts
+def _to_text(content: Any, indent: int | None = None) -> str:
+    """Return content as JSON with sorted keys, including NumPy scalars and any kind of mapping."""
+
+    def plain(value: Any) -> Any:
         return dict(value) if isinstance(value, Mapping) else value.item()
 
-    return json.dumps(content, sort_keys=True, allow_nan=False, default=plain, **form)
+    return json.dumps(content, sort_keys=True, allow_nan=False, default=plain, indent=indent)
 
 
-def _replace(stored: Stored, archive: bytes, text: bytes) -> Path | None:
-    """Write both files of a result, then remove the samples that only a replaced one named. Without
-    the lock of the folder another writer could name these samples: nothing is removed. Returns the
-    file to which the result of another model was moved."""
-    path, aside = stored.path, None
-    again = labels.set_aside(path, stored.row)  # where the same model may have been moved before
-    with files.exclusive(path.parent) as alone:
-        named = _samples_of(path)
+def _write(stored: Stored, archive: bytes, text: bytes) -> Path | None:
+    """Write both files of a result, and remove the samples that only a replaced result named.
+
+    Returns the file to which the result of another model was moved, if there was one. Without the
+    lock of the folder another writer could name the former samples, so that nothing is removed.
+    """
+    path = stored.path
+    moved_before = set_aside(path, stored.row)  # where this model may have been moved before
+    moved_to = None
+    with files.exclusive(path.parent) as is_locked:
+        former_samples = _samples_named_by(path)
         with suppress(UsageError):
-            if (former := labels.set_aside(path, read_result(path))) != again:
-                aside = former
+            aside = set_aside(path, read_result(path))
+            if aside != moved_before:
+                moved_to = aside
         files.write_atomically(path.with_name(stored.row.samples), archive)
-        if aside is not None:
-            path.replace(aside)
+        if moved_to is not None:
+            path.replace(moved_to)
         files.write_atomically(path, text)
-        with suppress(OSError):  # the new result is whole already
-            again.unlink(missing_ok=True)
-            own = re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz"
-            for name in named - _samples_of(path) if alone else ():
-                if re.fullmatch(own, name):
-                    path.with_name(name).unlink(missing_ok=True)
-    return aside
+        with suppress(OSError):  # the new result is complete already
+            moved_before.unlink(missing_ok=True)
+            if is_locked:
+                _remove_samples(path, former_samples - _samples_named_by(path))
+    return moved_to
 
 
-def _samples_of(path: Path) -> set[str]:
-    """Return the samples' files of the result in a file, of those that were moved from it, and of
-    others whose names begin alike."""
-    found = set()
-    for one in path.parent.glob(f"{path.stem}*.json"):
+def _remove_samples(path: Path, names: Iterable[str]) -> None:
+    """Remove the named samples that belong to the result in a file."""
+    pattern = re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz"
+    for name in names:
+        if re.fullmatch(pattern, name):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _samples_named_by(path: Path) -> set[str]:
+    """Return the names of the samples of the result in a file, of results that were moved aside
+    from it, and of others whose file names begin alike."""
+    names = set()
+    for result_path in path.parent.glob(f"{path.stem}*.json"):
         with suppress(UsageError):
-            found.add(str(read_record(one).get("samples")))
-    return found
+            names.add(str(read_record(result_path).get("samples")))
+    return names
 
 
 def record_sha256(record: Record) -> str:
-    """Return the hash that a record holds of itself: of all but that hash."""
-    others = {k: v for k, v in record["provenance"].items() if k != "record_sha256"}
-    return files.json_sha256({**record, "provenance": others})
+    """Return the hash that a record holds of itself: of everything except that hash."""
+    provenance = {
+        name: value for name, value in record["provenance"].items() if name != "record_sha256"
+    }
+    return files.json_sha256({**record, "provenance": provenance})
 
 
 def record_is_unchanged(record: Record) -> bool | None:
     """Return whether a record has the hash that it holds of itself; None for one of version 1."""
     provenance = record.get("provenance")
-    stored = provenance.get("record_sha256") if isinstance(provenance, Mapping) else None
-    if stored is None:
+    stored_hash = provenance.get("record_sha256") if isinstance(provenance, Mapping) else None
+    if stored_hash is None:
         version = record.get("schema_version")
         return None if version == 1 and version is not True else False
     try:
-        return bool(stored == record_sha256(record))
+        return bool(stored_hash == record_sha256(record))
     except ValueError:  # NaN, which no record holds
         return False
 
 
 def read_result(path: Path) -> ResultRow:
-    """Read one result, of any version so far. Raises UsageError for other files."""
+    """Read a result of any version so far. Raises UsageError for other files."""
     return _to_row(_read(path), path)
 
 
 def read_stored(paths: Iterable[Path]) -> list[Stored]:
-    """Read results, with `distinguish`ed names. Raises UsageError for other files."""
-    return labels.distinguish(
-        Stored(path, _to_row(content, path), record_is_unchanged(_parse(content, path)))
-        for path, content in ((path, _read(path)) for path in paths)
-    )
+    """Read results, with labels by `distinguish`. Raises UsageError for other files."""
+    results = []
+    for path in paths:
+        content = _read(path)
+        row = _to_row(content, path)
+        results.append(Stored(path, row, record_is_unchanged(_parse(content, path))))
+    return distinguish(results)
 
 
 def read_record(path: Path) -> Record:
-    """Read the content of a result's JSON file, of whatever version. Raises UsageError."""
+    """Read the content of a result's JSON file, of any version. Raises UsageError."""
     return _parse(_read(path), path)
 
 
 def _read(path: Path) -> bytes:
+    """Return the content of a file. Raises UsageError if it cannot be read."""
     with faults_of(f"{path}: cannot be read as a result: it "):
         return read_bytes(path)
 
 
 def _parse(content: bytes, path: Path) -> Record:
+    """Return the content of a JSON file as a record. Raises UsageError if it is not a result."""
     try:
         record = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as a result: {error}") from error
     # True is an int in Python.
     if not isinstance(record, dict) or type(record.get("schema_version")) is not int:
-        raise UsageError(f"{path}: no result: it has no `schema_version` that is a number")
+        raise UsageError(f"{path}: not a result: it has no `schema_version` that is a number")
     return record
 
 
 def _to_row(content: bytes, path: Path) -> ResultRow:
+    """Return the content of a JSON file as a result of this version. Raises UsageError."""
     try:
         return validate(ResultRow, content, str(path))  # in half the time of Python's json
     except UsageError:
         record = _parse(content, path)
         version = record["schema_version"]
         if version > SCHEMA_VERSION:
-            known = f"versions up to {SCHEMA_VERSION}: install a newer cosmos-eval"
             raise UsageError(
-                f"{path} is a result of version {version}, and this cosmos-eval knows {known}"
+                f"{path} is a result of version {version}, and this cosmos-eval knows versions up "
+                f"to {SCHEMA_VERSION}: install a newer cosmos-eval"
             ) from None
         if version != 1:
             raise
-    for later in _later_than_1(record):  # an edit could remove the hash that version 2 holds
-        raise _relabelled(str(path), later)
+    # An edit could say version 1 to get rid of the hash that version 2 holds.
+    additions = list(_later_than_1(record))
+    if additions:
+        raise _relabelled(str(path), additions[0])
     return validate(ResultRow, json.dumps({**record, "schema_version": 2}), str(path))
 
 
-def _upgrade_samples(samples: Samples, record: Record, where: str) -> Samples:
-    """Return samples of this version. Raises UsageError where version 1 lacks what that needs."""
+def _upgrade_samples(samples: Samples, record: Record, place: str) -> Samples:
+    """Return samples as this version holds them.
+
+    Raises UsageError if samples of version 1 lack what this version needs.
+    """
     if record["schema_version"] != 1:
         return samples
-    if later := sorted(samples.keys() & _NAMES_2):
-        raise _relabelled(where, f"samples with `{later[0]}`")
+    additions = sorted(samples.keys() & _NAMES_2)
+    if additions:
+        raise _relabelled(place, f"samples with `{additions[0]}`")
     upgrade = task_named(record["task"]).upgrade
+    if upgrade is None:
+        return samples
     try:
-        return samples if upgrade is None else upgrade(samples, record)
+        return upgrade(samples, record)
     except (UsageError, ValueError) as error:
         raise UsageError(
-            f"{where} is of version 1, which does not hold the order of its classes: measure again"
+            f"{place} has version 1, which does not hold the order of its classes: measure again"
         ) from error
 
 
 def _later_than_1(record: Record) -> Iterator[str]:
-    parts = {name: part for name, part in record.items() if isinstance(part, Mapping)}
-    for part, names in _LATER.items():
-        yield from sorted(names & parts.get(part, {}).keys())
-    if isinstance(task := record.get("task"), str) and task not in _TASKS_1:
+    """Yield everything in a record that came with a version after 1."""
+    sections = {name: value for name, value in record.items() if isinstance(value, Mapping)}
+    for section, names in _LATER.items():
+        yield from sorted(names & sections.get(section, {}).keys())
+    task = record.get("task")
+    if isinstance(task, str) and task not in _TASKS_1:
         yield f"task {task}"
-    for name in sorted(parts.get("intervals", ())):
+    for name in sorted(sections.get("intervals", ())):
         if metric_of(str(task), name).unit == "rank":
             yield f"an interval of {name}"
 
 
-def _relabelled(where: str, later: str) -> UsageError:
-    came = "which came with a later version: restore the file or measure again"
-    return UsageError(f"{where}: its schema_version is 1, but it has {later}, {came}")
+def _relabelled(place: str, addition: str) -> UsageError:
+    """Return the error of a result that was made to look like one of version 1."""
+    return UsageError(
+        f"{place}: its schema_version is 1, but it has {addition}, which came with a later "
+        "version: restore the file or measure again"
+    )
 
 
 class ImpossibleSamplesError(UsageError):
@@ -218,10 +258,13 @@ class ImpossibleSamplesError(UsageError):
 
 
 class ResultFiles(NamedTuple):
-    """Both files of a result: the record as stored, the result, and the samples or their error."""
+    """Both files of a result, as read."""
 
+    # The content of the JSON file.
     record: Record
+    # The same content as a result of this version.
     row: ResultRow
+    # The content of the samples file, or the error of reading it.
     archive: bytes | FileError
 
 
@@ -233,20 +276,21 @@ def read_files(path: Path) -> ResultFiles:
         try:
             return ResultFiles(record, row, read_bytes(path.with_name(row.samples), _LARGEST))
         except FileError as error:
-            before, content = content, _read(path)
-            if content == before:  # no other process has replaced the result meanwhile
+            former_content, content = content, _read(path)
+            if content == former_content:  # another process did not replace the result meanwhile
                 return ResultFiles(record, row, error)
 
 
 def read_samples(path: Path) -> Samples:
-    """Read the per-sample arrays of a result. Raises UsageError where they are not its own."""
+    """Read the per-sample arrays of a result. Raises UsageError for samples of another result."""
     return samples_of(path, read_files(path))
 
 
 def samples_of(path: Path, stored: ResultFiles) -> Samples:
-    """Return the samples of a result that was read from a JSON file, as `read_samples` does.
+    """Return the samples of a result that was read from the JSON file `path`.
 
-    Raises ImpossibleSamplesError for its own samples if they hold what they cannot.
+    Raises UsageError if the samples cannot be read or belong to another result, and
+    ImpossibleSamplesError if they are its own, but hold what samples of the task cannot.
     """
     record, row, content = stored
     if isinstance(content, FileError):
@@ -255,49 +299,58 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
     if hashlib.sha256(content).hexdigest() != row.provenance["samples_sha256"]:
         raise UsageError(f"{archive} is not what was stored with {path.name}: measure again")
     try:
-        samples = files.unpack_arrays(content, _LARGEST)
+        arrays = files.unpack_arrays(content, _LARGEST)
     except ValueError as error:
         raise UsageError(f"{archive} holds no arrays: measure again ({error})") from error
-    upgraded = _upgrade_samples(samples, record, str(path))
+    samples = _upgrade_samples(arrays, record, str(path))
     tasks = known_tasks()
     if row.task not in tasks:
-        return upgraded
+        return samples
     try:
         # Versions before 1 stored no names of images for most tasks.
         has_names = not row.provenance["version"].startswith("0.")
-        tasks[row.task].require_valid(upgraded, row.provenance["hashes"], has_names=has_names)
+        tasks[row.task].require_valid(samples, row.provenance["hashes"], has_names=has_names)
     except ValueError as error:
-        fault = f"{archive} holds no samples of task {row.task}: {error}"
-        raise ImpossibleSamplesError(fault) from error
-    return upgraded
+        raise ImpossibleSamplesError(
+            f"{archive} holds no samples of task {row.task}: {error}"
+        ) from error
+    return samples
 
 
 def list_results(place: Path) -> tuple[list[Path], list[str]]:
-    """List every *.json of a folder and those in it, or the file itself, sorted; and errors. Hidden
-    files, which killed runs may leave, are no results. Symbolic links to folders are not followed:
-    the same results would be found twice."""
+    """List the result files in a folder and the folders within it, sorted, and errors.
+
+    A file is listed as it is. Hidden files, which killed runs may leave, are not results. Symbolic
+    links to folders are not followed, since the same results would be listed twice.
+    """
     if not os.path.isdir(place):
         return [place], []
     paths: list[Path] = []
     errors: list[OSError] = []
     for folder, folders, names in os.walk(place, onerror=errors.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [Path(folder, n) for n in names if n.endswith(".json") and not n.startswith(".")]
+        for name in names:
+            if name.endswith(".json") and not name.startswith("."):
+                paths.append(Path(folder, name))
     faults = [
         f"cannot read folder {error.filename}: {error.strerror}"
         for error in errors
         if not isinstance(error, FileNotFoundError)
     ]
-    return sorted(paths), faults if paths or faults else [_none_in(place)]
+    if not paths and not faults:
+        faults = [_no_results_in(place)]
+    return sorted(paths), faults
 
 
 def result_paths(place: Path) -> list[Path]:
     """Return the files of `list_results`. Raises UsageError for its errors and missing folders."""
-    paths, faults = list_results(place) if os.path.lexists(place) else ([], [_none_in(place)])
+    if not os.path.lexists(place):
+        raise UsageError(_no_results_in(place))
+    paths, faults = list_results(place)
     if faults:
         raise UsageError(faults[0])
     return paths
 
 
-def _none_in(place: Path) -> str:
+def _no_results_in(place: Path) -> str:
     return f"no results (*.json) in {place}: run `cosmos-eval run` first"

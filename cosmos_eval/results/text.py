@@ -1,6 +1,9 @@
-"""Text from data as text of each output format, in which nothing of it is interpreted. Names come
-from users, downloads and other people's results. `one_line` is for terminals, errors and XML, whose
-library escapes the rest, `html_value` for templates of web pages."""
+"""Escape texts for each output format, so that nothing in them is interpreted.
+
+Names come from users, downloads and other people's results. `one_line` is for terminals, errors and
+XML, whose library does the rest, and `html_value` for templates of web pages. Also numbers as
+tables show them.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,9 @@ _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", ":": "&#58;", ".": "&#46;"}
 # What LaTeX reads as more than a character: its ten special ones, those that its usual font lacks,
 # and what would be an option after a line's end.
 _LATEX = str.maketrans(
-    {
-        **{character: rf"\{character}" for character in "{}$&#%_"},
+    {character: rf"\{character}" for character in "{}$&#%_"}
+    | {character: f"{{{character}}}" for character in "[]*"}
+    | {
         "\\": r"\textbackslash{}",
         "^": r"\textasciicircum{}",
         "~": r"\textasciitilde{}",
@@ -43,7 +47,6 @@ _LATEX = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        **{character: f"{{{character}}}" for character in "[]*"},
         "†": r"$\dagger$",
         "‡": r"$\ddagger$",
     }
@@ -51,54 +54,60 @@ _LATEX = str.maketrans(
 
 
 def markdown_text(text: str) -> str:
-    """Text that GitHub's Markdown shows as it is, also in a cell of a table."""
+    """Return text that GitHub's Markdown shows as it is, also in a cell of a table."""
+    return _MARKDOWN.sub(_escaped_for_markdown, one_line(text))
 
-    def escaped(found: re.Match[str]) -> str:
-        return _ENTITIES.get(found[0], f"{found[0][:-1]}\\{found[0][-1]}")
 
-    return _MARKDOWN.sub(escaped, one_line(text))
+def _escaped_for_markdown(match: re.Match[str]) -> str:
+    """Return an entity of HTML, or put a backslash before the last character."""
+    matched = match[0]
+    return _ENTITIES.get(matched, f"{matched[:-1]}\\{matched[-1]}")
 
 
 def markdown_code(text: str) -> str:
     """Return text as code of Markdown, between more backticks than it has in a row."""
-    flat = one_line(text)
-    fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
-    space = " " if len(fence) > 1 else ""
-    return f"{fence}{space}{flat}{space}{fence}"
+    line = one_line(text)
+    longest_run = max((len(run) for run in re.findall("`+", line)), default=0)
+    fence = "`" * (longest_run + 1)
+    space = " " if longest_run else ""
+    return f"{fence}{space}{line}{space}{fence}"
 
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int) -> str:
-    """Return a table of cells of Markdown, which are numbers after the first `texts`."""
+    """Return a table of cells of Markdown, which are numbers after the first `texts` columns."""
     titles = list(header)
-    marks = ["---"] * texts + ["--:"] * (len(titles) - texts)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (titles, marks, *rows))
+    alignments = ["---"] * texts + ["--:"] * (len(titles) - texts)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (titles, alignments, *rows))
 
 
 def latex_text(text: str) -> str:
     """Return text that LaTeX sets as it is."""
-    flat = one_line(text).translate(_LATEX)
-    return flat.replace("--", "-{}-").replace("--", "-{}-")  # two in a row would become a dash
+    line = one_line(text).translate(_LATEX)
+    return line.replace("--", "-{}-").replace("--", "-{}-")  # two in a row would become a dash
 
 
 def csv_text(text: str) -> str:
-    r"""Return text as a cell on one line that no spreadsheet takes for a formula. What begins like
-    one, or with an apostrophe, gets an apostrophe in front. Control characters and line breaks
-    become `\x0a`; spaces stay."""
-    flat = without_commands(visible(LINE_BREAK.sub(code, text)))
-    return f"'{flat}" if flat.lstrip().startswith(_FORMULA) or flat.startswith("'") else flat
+    r"""Return text as a cell on one line that no spreadsheet takes for a formula.
+
+    Text that begins like a formula, or with an apostrophe, gets an apostrophe in front. Control
+    characters and line breaks become `\x0a`; spaces stay.
+    """
+    line = without_commands(visible(LINE_BREAK.sub(code, text)))
+    is_formula = line.lstrip().startswith(_FORMULA) or line.startswith("'")
+    return f"'{line}" if is_formula else line
 
 
 def json_text(content: Any, **form: Any) -> str:
-    """Return JSON that terminals only show; `form` as for `json.dumps`."""
-    text = json.dumps(content, **{"ensure_ascii": False, **form})
-    return _NOT_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    """Return JSON that terminals only show; `form` are arguments of `json.dumps`."""
+    text = json.dumps(content, **({"ensure_ascii": False} | form))
+    return _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def script_json(content: Any) -> str:
     """Return JSON that may be inside an HTML script element. Raises ValueError for NaN."""
-    text = json_text(_shown(content), separators=(",", ":"), allow_nan=False)
+    text = json_text(_visible_content(content), separators=(",", ":"), allow_nan=False)
     # What would end the element, or begin a comment or a tag in it.
-    return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})
+    return text.translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"})
 
 
 def html_value(value: Any) -> Any:
@@ -107,17 +116,21 @@ def html_value(value: Any) -> Any:
 
 
 def annotation(kind: str, title: str, message: str) -> str:
-    """Return a workflow command of GitHub Actions, which shows a message as an annotation. The
-    escaping is that of github.com/actions/toolkit, packages/core/src/command.ts."""
-    data, name = (one_line(text).replace("%", "%25") for text in (message, title))
-    return f"::{kind} title={name.replace(':', '%3A').replace(',', '%2C')}::{data}"
+    """Return a workflow command of GitHub Actions, which shows a message as an annotation.
+
+    The escaping follows github.com/actions/toolkit, packages/core/src/command.ts.
+    """
+    escaped_message = one_line(message).replace("%", "%25")
+    escaped_title = one_line(title).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
+    return f"::{kind} title={escaped_title}::{escaped_message}"
 
 
-def _shown(content: Any) -> Any:
+def _visible_content(content: Any) -> Any:
+    """Return content of JSON whose texts have no control characters."""
     if isinstance(content, Mapping):
-        return {html_value(key): _shown(value) for key, value in content.items()}
+        return {html_value(name): _visible_content(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_shown(value) for value in content]
+        return [_visible_content(value) for value in content]
     return html_value(content)
 
 
@@ -137,50 +150,62 @@ def html_templates(package: str, folder: str = ".") -> Environment:
 
 
 def percent(fraction: float, decimals: int | None = None) -> Decimal:
-    """Return percent, half up as people round: 0.6705 -> 67.1. The shortest text of the float is
-    rounded, since 0.6705 itself is a little less."""
-    digits = Decimal(1).scaleb(-1 if decimals is None else -decimals)
-    return (Decimal(repr(fraction)) * 100).quantize(digits, ROUND_HALF_UP)
+    """Return percent with one decimal, or with `decimals`, half up as people round: 0.6705 -> 67.1.
+
+    The shortest text of the float is rounded, since 0.6705 itself is a little less.
+    """
+    return _rounded(Decimal(repr(fraction)) * 100, 1 if decimals is None else decimals)
+
+
+def _rounded(value: Decimal, decimals: int) -> Decimal:
+    return value.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
 
 
 def shown(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
     """Return a metric as tables show it: a fraction in percent, ranks and ratios in hundredths.
-    `decimals` are those of all units."""
+
+    With `decimals` all units have as many.
+    """
     if metric.unit == "fraction":
         return percent(value, decimals)
     if metric.unit == "unknown" and decimals is None:
         return Decimal(repr(round(value, 4)))
-    digits = Decimal(1).scaleb(-2 if decimals is None else -decimals)
-    return Decimal(repr(value)).quantize(digits, ROUND_HALF_UP)
+    return _rounded(Decimal(repr(value)), 2 if decimals is None else decimals)
 
 
 def shown_text(metric: Metric, value: float, decimals: int | None = None) -> str:
-    """Return the same as text: `67.1`, or `1.91x` of a ratio."""
+    """Return a metric as text as tables show it: `67.1`, or `1.91x` for a ratio."""
     return f"{shown(metric, value, decimals)}{'x' if metric.unit == 'ratio' else ''}"
 
 
 def ends(
     metric: Metric, value: float, interval: Mapping[str, Any] | None, decimals: int | None = None
 ) -> tuple[str, ...]:
-    """Return by how much an interval reaches above and below a value, as shown: one text where
-    these differ by a unit of the last digit at most, the interval where it lacks the value."""
+    """Return how far an interval reaches above and below a value, as shown.
+
+    It is one text if these differ by at most a unit of the last digit, and the interval in brackets
+    if the value lies outside. Without an interval it is empty.
+    """
     if interval is None:
         return ()
-    low, own, high = (
-        shown(metric, one, decimals) for one in (interval["low"], value, interval["high"])
-    )
-    above, below = high - own, own - low
+    low = shown(metric, interval["low"], decimals)
+    middle = shown(metric, value, decimals)
+    high = shown(metric, interval["high"], decimals)
+    above, below = high - middle, middle - low
     if min(above, below) < 0:
         return (f"[{low}, {high}]",)
-    unit = Decimal(1).scaleb(int(own.as_tuple().exponent))
-    return (str(max(above, below)),) if abs(above - below) <= unit else (str(above), str(below))
+    unit = Decimal(1).scaleb(int(middle.as_tuple().exponent))
+    if abs(above - below) <= unit:
+        return (str(max(above, below)),)
+    return str(above), str(below)
 
 
 def bounds(metric: Metric, interval: Mapping[str, Any] | None, decimals: int | None = None) -> str:
-    """Return an interval of a metric, `[12.5, 50.0]`; empty where there is none."""
+    """Return an interval of a metric, `[12.5, 50.0]`; empty without one."""
     if interval is None:
         return ""
-    low, high = (shown(metric, interval[end], decimals) for end in ("low", "high"))
+    low = shown(metric, interval["low"], decimals)
+    high = shown(metric, interval["high"], decimals)
     return f"[{low}, {high}]"
 
 

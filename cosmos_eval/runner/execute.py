@@ -15,7 +15,8 @@ from typing import Any
 from cosmos_eval import types
 from cosmos_eval.models import specs
 from cosmos_eval.results.checked import contradiction_of_metrics
-from cosmos_eval.results.labels import overrides_of, stem_of
+from cosmos_eval.results.filenames import stem_of
+from cosmos_eval.results.identity import overrides_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, record_is_unchanged, samples_of
 from cosmos_eval.runner import plan as plans

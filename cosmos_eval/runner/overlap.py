@@ -24,7 +24,7 @@ from cosmos_core.data.pixels import open_image, to_rgb
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile, ImageSource, shard_images
 from cosmos_eval.embedding.embed import Features, embed_images
-from cosmos_eval.results.labels import model_label
+from cosmos_eval.results.identity import model_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import without
 from cosmos_eval.stats.hashing import SIDE, HashIndex, correlations, perceptual_hashes

@@ -11,7 +11,7 @@ from cosmos_eval.data.folders import root_of
 from cosmos_eval.embedding.cache import EMBEDDING, fingerprint, spaces
 from cosmos_eval.models.specs import TWO_SETS, code_sha256, local_weights, weights_sha256
 from cosmos_eval.protocols import is_embedded
-from cosmos_eval.results.labels import is_partial
+from cosmos_eval.results.identity import is_partial
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.execute import found_part

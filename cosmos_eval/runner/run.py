@@ -14,7 +14,7 @@ from cosmos_eval import types
 from cosmos_eval.data.sources import archive_notes
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.training import training_record
-from cosmos_eval.results.labels import predictions_name
+from cosmos_eval.results.filenames import predictions_name
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import store_result
 from cosmos_eval.runner import plan as plans

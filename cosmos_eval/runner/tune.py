@@ -18,7 +18,7 @@ from cosmos_eval.data.readers import FileError, MissingFileError, parse_json, re
 from cosmos_eval.embedding.cache import fingerprint
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import scenes
-from cosmos_eval.results.labels import safe_name
+from cosmos_eval.results.filenames import safe_name
 from cosmos_eval.runner.plan import Plan, open_datasets
 from cosmos_eval.tasks import find_protocol, segmentation
 from cosmos_eval.tasks.segmentation import require_segmentation, tuning

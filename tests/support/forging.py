@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cosmos_eval.results.labels import samples_name
+from cosmos_eval.results.filenames import samples_name
 from cosmos_eval.results.store import read_result, record_sha256, to_record
 from cosmos_eval.tasks import task_named
 

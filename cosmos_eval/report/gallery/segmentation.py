@@ -20,7 +20,8 @@ from cosmos_eval.report.gallery.pictures import Candidate, Canvas, shrunk
 from cosmos_eval.report.gallery.records import SegmentationExample
 from cosmos_eval.report.gallery.samples import judge_maps, sample_candidates
 from cosmos_eval.report.gallery.source import MAPS, Group, Pair, Request, Source, listed
-from cosmos_eval.results.labels import auxiliary_of, name_of, predictions_name
+from cosmos_eval.results.filenames import predictions_name
+from cosmos_eval.results.identity import auxiliary_of
 from cosmos_eval.stats.segmentation import confusion, pixel_accuracy
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.segmentation import AREAS, CLASSES, NAME, pictures
@@ -94,7 +95,7 @@ class SegmentationSource(Source):
 
     def _read_saved(self, folder: Path, result: Sampled) -> None:
         record, auxiliary = result.row.provenance, auxiliary_of(result.row.provenance)
-        of_model = folder / predictions_name(name_of(result.row), auxiliary)
+        of_model = folder / predictions_name(result.stored.identity.name, auxiliary)
         usual = record.get("protocol_attention", self._protocol.attention)
         protocol = replace(self._protocol, family=self._family, attention=usual)
         attention = None if auxiliary else record["attention"]

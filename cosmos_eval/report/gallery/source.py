@@ -18,7 +18,8 @@ from cosmos_eval.protocols import prepare
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate
 from cosmos_eval.results.checked import read_checked
-from cosmos_eval.results.labels import auxiliary_of, distinct
+from cosmos_eval.results.identity import auxiliary_of
+from cosmos_eval.results.labels import distinct
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import Watch
@@ -96,7 +97,7 @@ def group_results(
     for one in shown:
         try:
             files = read_files(one.path)
-            sampled = Sampled(one._replace(row=files.row), samples_of(one.path, files))
+            sampled = Sampled(replace(one, row=files.row), samples_of(one.path, files))
             by_name.setdefault(_name(files.row), []).append(sampled)
         except UsageError as error:
             notes.append(f"{one.model} on {one.row.dataset}: no pictures: {error}")
@@ -213,7 +214,7 @@ def label_of(result: Sampled) -> str:
     """Return the label of a model in tables, without what concerns the measurement alone."""
     rest = {name: value for name, value in result.row.provenance.items() if name != "partial"}
     row = replace(result.row, provenance={**rest, "limit": None, "attention": None})
-    return result.stored._replace(row=row).model
+    return replace(result.stored, row=row).model
 
 
 def spread(n: int, most: int = PAIRS) -> list[int]:

@@ -1,6 +1,8 @@
-"""A baseline on the disk: one JSON file, and per-sample arrays in the folder of its name. Version 2
-added a hash of the file's own content, and names of samples that no result has.
-`baseline.schema.json` is `record.json_schema(Baseline)`."""
+"""A baseline on disk: one JSON file, and per-sample arrays in the folder of its name.
+
+Version 2 added a hash of the file's own content, and names of samples that no result has.
+`baseline.schema.json` is `record.json_schema(Baseline)`.
+"""
 
 from __future__ import annotations
 
@@ -21,31 +23,25 @@ from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
 from cosmos_eval.results.compare import setting
+from cosmos_eval.results.filenames import file_stem, safe_name
 from cosmos_eval.results.groups import require_distinct
-from cosmos_eval.results.labels import (
-    Stored,
-    distinguish,
-    file_stem,
-    group_label,
-    model_label,
-    model_sha256,
-    safe_name,
-    training_of,
-)
+from cosmos_eval.results.identity import group_label, model_identity, training_of
+from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.verify import Verified
 from cosmos_eval.tasks import known_tasks, metric_of
 from cosmos_eval.types import Samples, UsageError
 
 SCHEMA_VERSION = 2
 
-_LARGEST = 1e12  # of a rank, a ratio, and the ends of their intervals
+_LARGEST = 1e12  # value of a rank or ratio, or end of their intervals
 # Names of samples that only a baseline of this version has.
 _OWN_SAMPLES = re.compile(r".+\.[0-9a-f]{8}\.baseline\.npz")
 
 
 class Key(NamedTuple):
-    """What a result and an entry of a baseline have in common; the model as tables call it."""
+    """What a result and the entry of a baseline that it is compared with have in common."""
 
+    # The label of the model in tables, or the name of a group of trainings.
     model: str
     dataset: str
     protocol: str
@@ -55,6 +51,7 @@ class Key(NamedTuple):
 
 
 def _only_hashes(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a setting. Raises an error if an extra field is not a hash."""
     for name in fields.keys() - Setting.__annotations__.keys():
         value = fields[name]
         if not (name.startswith("hashes.") and isinstance(value, str) and value):
@@ -68,7 +65,10 @@ _HASHES: Any = {
 }
 
 
-@with_config(ConfigDict(**{**record.STRICT, "extra": "allow", "json_schema_extra": _HASHES}))
+_SETTING = record.STRICT | ConfigDict(extra="allow", json_schema_extra=_HASHES)
+
+
+@with_config(_SETTING)
 class Setting(TypedDict):
     """The fields and hashes that decide which number is measured; results must agree in them."""
 
@@ -88,6 +88,8 @@ _End = Annotated[float, Field(ge=-1, le=_LARGEST)]
 
 @with_config(record.STRICT)
 class _Interval(TypedDict):
+    """A confidence interval of a metric."""
+
     low: _End
     high: _End
     method: record.Name
@@ -104,7 +106,7 @@ class SamplesRecord(TypedDict):
 
 @with_config(record.STRICT)
 class TrainingRecord(TypedDict):
-    """Of which group, with what differs from the defaults, and of which seed a training is."""
+    """The group of a training, with what differs from the defaults, and the seed."""
 
     group: record.Name
     seed: int | None
@@ -120,15 +122,15 @@ class Written(TypedDict):
     version: str
 
 
-_TRAINING = Field(description="Absent where unknown. Several of a group are gated together.")
+_TRAINING = Field(description="Absent if unknown. Several trainings of a group are gated together.")
 
 
 @with_config(record.STRICT)
 @dataclass(frozen=True)
 class Entry:
-    """One result of a baseline; without samples, intervals decide."""
+    """A result of a baseline. If it has no samples, its intervals decide."""
 
-    model: Annotated[record.Name, Field(description="As tables call it.")]
+    model: Annotated[record.Name, Field(description="The label of the model in tables.")]
     weights_sha256: record.Sha256
     setting: Annotated[
         Mapping[str, Any], record.as_type(Annotated[Setting, AfterValidator(_only_hashes)])
@@ -139,7 +141,7 @@ class Entry:
     commit: str | None
     utc: str
     model_sha256: Annotated[
-        record.Sha256 | None, Field(description="Of all that makes a model the same.")
+        record.Sha256 | None, Field(description="Hash of everything that makes a model the same.")
     ] = None
     training: Annotated[
         Mapping[str, Any] | None, record.as_type(Annotated[TrainingRecord | None, _TRAINING])
@@ -154,14 +156,14 @@ class Entry:
 _TITLE = "Results that later ones must not fall behind"
 _HEADER: Any = {"$id": f"urn:cosmos-eval:baseline:{SCHEMA_VERSION}"}
 _VERSION = Field(ge=1, le=SCHEMA_VERSION, description="Version 2 added baseline_sha256.")
-_GATED = "Which metrics can fail a check: those that decide comparisons, or all."
+_GATED = "The metrics that can fail a check: the ones that decide comparisons, or all."
 _LOSS = "Tolerated loss of a metric: absolute for fractions, relative for ranks and ratios."
 
 
 @with_config(ConfigDict(**record.STRICT, title=_TITLE, json_schema_extra=_HEADER))
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Results that new ones are checked against; the fields are those of the file."""
+    """Results that new ones are checked against; the fields are the same as in the file."""
 
     schema_version: Annotated[int, _VERSION]
     written: Annotated[Mapping[str, str], record.as_type(Written)]
@@ -171,28 +173,36 @@ class Baseline:
     baseline_sha256: Annotated[record.Sha256, record.OWN_HASH] = ""
 
     def gated_metrics(self, entry: Entry) -> set[str]:
-        """Return the metrics of an entry that can fail a check: of its primary ones, else of those
-        that tables show, else of all, the first that it has."""
-        records = [metric_of(entry.setting["task"], name) for name in entry.metrics]
-        tested = [metric for metric in records if not metric.reference]
-        primary = [metric for metric in tested if metric.primary]
-        shown = [metric for metric in tested if metric.headline]
-        chosen = tested if self.gated == "all" else primary or shown or tested
-        return {metric.name for metric in chosen}
+        """Return the metrics of an entry that can fail a check.
+
+        These are all metrics if the baseline says so, otherwise its primary metrics. An entry
+        without primary metrics has the metrics that tables show instead, or without these all.
+        """
+        metrics = [metric_of(entry.setting["task"], name) for name in entry.metrics]
+        metrics = [metric for metric in metrics if not metric.reference]
+        if self.gated == "headline":
+            primary = [metric for metric in metrics if metric.primary]
+            headlines = [metric for metric in metrics if metric.headline]
+            metrics = primary or headlines or metrics
+        return {metric.name for metric in metrics}
 
 
 def baseline_samples(path: Path, entry: Entry) -> Samples | None:
-    """Return the per-sample arrays of an entry, if any. Raises ValueError for changed ones."""
+    """Return the per-sample arrays of an entry of the baseline in a file, or None without any.
+
+    Raises ValueError for arrays that are not those that the baseline was written with.
+    """
     if entry.samples is None:
         return None
     file = path.with_suffix("") / entry.samples["file"]
+    task = entry.setting["task"]
     try:
         content = readers.read_bytes(file)
         if hashlib.sha256(content).hexdigest() != entry.samples["sha256"]:
             raise ValueError("not what the baseline was written with")
         samples = files.unpack_arrays(content)
-        if (name := entry.setting["task"]) in known_tasks():
-            known_tasks()[name].require_valid(samples, {})
+        if task in known_tasks():
+            known_tasks()[task].require_valid(samples, {})
         return samples
     except ValueError as error:  # FileError is one
         raise ValueError(f"the baseline's samples {file.name}: {error}") from error
@@ -200,7 +210,7 @@ def baseline_samples(path: Path, entry: Entry) -> Samples | None:
 
 def result_key(row: record.ResultRow) -> Key:
     """Return the key of a result."""
-    return Key(model_label(row), row.dataset, row.protocol)
+    return Key(model_identity(row).label, row.dataset, row.protocol)
 
 
 class Problem(NamedTuple):
@@ -213,45 +223,55 @@ class Problem(NamedTuple):
         return f"{self.where}: {self.message}"
 
 
-def faults_of(results: Iterable[Verified], *, strict: bool) -> Iterator[Problem]:
+def faults_of(results: Sequence[Verified], *, strict: bool) -> Iterator[Problem]:
     """Yield what keeps results from being trusted; `strict` also asks for their exact code."""
-    results = list(results)
     yield from _several_models(results)
     for result in results:
-        row, path = result.row, str(result.path)
-        if row.model["random"]:
-            yield Problem(path, "is of random weights, which measure nothing")
-        if strict and "record_sha256" not in row.provenance:
-            message = "is of version 1, without a hash that --strict could trust its commit by"
+        path, provenance = str(result.path), result.row.provenance
+        if result.row.model["random"]:
+            yield Problem(path, "has random weights, which measure nothing")
+        if not strict:
+            continue
+        if "record_sha256" not in provenance:
+            message = "has version 1, without a hash by which --strict could trust its commit"
             yield Problem(path, message)
-        elif strict and row.provenance["commit"] is None:
+        elif provenance["commit"] is None:
             yield Problem(path, "does not state its commit, which --strict requires")
-        elif strict and row.provenance["dirty"] is not False:
-            yield Problem(path, "is of edited code (dirty), which --strict refuses")
+        elif provenance["dirty"] is not False:
+            yield Problem(path, "was measured with edited code (dirty), which --strict refuses")
 
 
 def _several_models(results: Iterable[Verified]) -> Iterator[Problem]:
-    for one in distinguish(Stored(result.path, result.row) for result in results):
-        if one.notes:
-            others = f"other results of {model_label(one.row)} are not: give those of one model"
-            yield Problem(str(one.path), f"is of {', '.join(one.notes)}, and {others}")
+    """Yield a problem for each result whose model has the name of another model."""
+    for result in distinguish(result.stored for result in results):
+        if result.notes:
+            label = result.identity.label
+            message = (
+                f"has {', '.join(result.notes)}, and other results of {label} have not: give "
+                "the results of one model"
+            )
+            yield Problem(str(result.path), message)
 
 
 def without_former(results: Sequence[Verified]) -> tuple[list[Verified], list[str]]:
-    """Return results without those that were moved aside when another model of their name was
-    measured, where the later ones are among them; and a note on each."""
-    paths, kept, notes = {one.path for one in results}, [], []
-    for one in results:
-        latest = one.path.with_name(f"{file_stem(one.row)}.json")
-        if latest == one.path or latest not in paths:
-            kept.append(one)
+    """Return results without former ones, and a note on each of these.
+
+    A former result is one that was moved aside when another model of its name was measured, if the
+    later result is given as well.
+    """
+    paths = {result.path for result in results}
+    latest_results, notes = [], []
+    for result in results:
+        latest = result.path.with_name(f"{file_stem(result.row)}.json")
+        if latest == result.path or latest not in paths:
+            latest_results.append(result)
         else:
-            notes.append(f"left out: {one.path}, of another model than {latest}")
-    return kept, notes
+            notes.append(f"left out: {result.path}, of another model than {latest}")
+    return latest_results, notes
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Read a baseline. Raises UsageError, naming the file, where it is not one or was edited."""
+    """Read a baseline. Raises UsageError if the file is not a baseline or was edited."""
     try:
         content = readers.read_bytes(path)
         document = readers.parse_json(content)
@@ -261,8 +281,9 @@ def read_baseline(path: Path) -> Baseline:
         raise UsageError(f"{path}: cannot be read as a baseline: it {error}") from error
     baseline = record.validate(Baseline, content, str(path))
     _require_unchanged(baseline, document, path)
-    for twice in readers.first_repeated(entry.key for entry in baseline.results):
-        raise UsageError(f"{path}: two results of {twice}")
+    repeated_keys = readers.first_repeated(entry.key for entry in baseline.results)
+    if repeated_keys:
+        raise UsageError(f"{path}: two results of {repeated_keys[0]}")
     return baseline
 
 
@@ -277,109 +298,152 @@ def replace_baseline(
     keep_samples: bool = True,
     all_gated: bool = False,
 ) -> tuple[list[dict[str, str]], list[str]]:
-    """Make results the whole baseline in a file; return what changed, and notes. Without samples
-    only metrics that have an interval are kept, since nothing could be decided of the others.
-    Raises UsageError for results that a check could not use, for two of one model, or training, and
-    data set, for a file that is not called *.json, and where it is none or cannot be written."""
-    results, left_out = without_former(results)
-    wrong = [*map(str, problems), *map(str, faults_of(results, strict=strict))]
-    if wrong or not results:
-        raise UsageError(f"no baseline of such results: {'; '.join(wrong)}")
+    """Write results as the whole baseline in a file; return a record per change, and notes.
+
+    `problems` arose when the results were read. Without samples only metrics that have an interval
+    are written, since nothing could be decided of the others. Raises UsageError for results that a
+    check could not use, for two results of one model or training on one data set, for a file that
+    is not called *.json, and if the file cannot be written or is not a baseline.
+    """
+    results, notes = without_former(results)
+    _require_usable(results, [*problems, *faults_of(results, strict=strict)])
     if path.suffix != ".json":
         raise UsageError(f"cannot write {path}: the name of a baseline ends with .json")
-    for twice in readers.first_repeated(result_key(one.row) for one in results):
-        raise UsageError(f"two results of {twice}: give one of the files")
-    _require_replicates(results)
-    archives = [files.pack_arrays(one.samples) if keep_samples else None for one in results]
-    entries = [_entry(one.row, own) for one, own in zip(results, archives, strict=True)]
-    settings = {"tolerance": tolerance, **({"gated": "all"} if all_gated else {})}
+    repeated_keys = readers.first_repeated(result_key(result.row) for result in results)
+    if repeated_keys:
+        raise UsageError(f"two results of {repeated_keys[0]}: give one of the files")
+    _require_distinct_trainings(results)
+    entries: list[Entry] = []
+    archives: dict[str, bytes] = {}
+    for result in results:
+        archive = files.pack_arrays(result.samples) if keep_samples else None
+        entry = _entry(result.row, archive)
+        entries.append(entry)
+        if entry.samples is not None and archive is not None:
+            archives[entry.samples["file"]] = archive
+    settings: dict[str, Any] = {"tolerance": tolerance}
+    if all_gated:
+        settings["gated"] = "all"
     document = _document(sorted(entries, key=lambda entry: entry.key), reason, settings)
     record.validate(Baseline, json.dumps(document), str(path))
-    kept = {e.samples["file"]: a for e, a in zip(entries, archives, strict=True) if e.samples and a}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = _replace(path, document, kept)
+        former_keys = _replace(path, document, archives)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    after = {entry.key for entry in entries}
-    changes = {(True, True): "replaced", (True, False): "removed", (False, True): "added"}
-    return [
-        {"result": str(key), "change": changes[key in before, key in after]}
-        for key in sorted(before | after)
-    ], left_out
+    return _changes(former_keys, {entry.key for entry in entries}), notes
 
 
-def _require_replicates(results: Iterable[Verified]) -> None:
-    groups: dict[tuple[str, ...], list[Stored]] = {}
-    for one in results:
-        if group := group_label(one.row):
-            key = (group, *result_key(one.row)[1:])
-            groups.setdefault(key, []).append(Stored(one.path, one.row))
-    for stored in groups.values():
-        require_distinct(stored)
+def _require_usable(results: Sequence[Verified], faults: Sequence[Problem]) -> None:
+    """Raise UsageError if results have faults, or if there are none."""
+    if faults or not results:
+        listed = "; ".join(str(fault) for fault in faults)
+        raise UsageError(f"no baseline of such results: {listed}")
+
+
+def _changes(former_keys: set[Key], new_keys: set[Key]) -> list[dict[str, str]]:
+    """Return for each result, sorted, how writing the baseline has changed it."""
+    changes = []
+    for key in sorted(former_keys | new_keys):
+        if key not in new_keys:
+            change = "removed"
+        elif key in former_keys:
+            change = "replaced"
+        else:
+            change = "added"
+        changes.append({"result": str(key), "change": change})
+    return changes
+
+
+def _require_distinct_trainings(results: Iterable[Verified]) -> None:
+    """Raise UsageError for two results of one training of a group on one data set."""
+    trainings: dict[tuple[str, str, str], list[Stored]] = {}
+    for result in results:
+        group = group_label(result.row)
+        if group:
+            key = (group, result.row.dataset, result.row.protocol)
+            trainings.setdefault(key, []).append(result.stored)
+    for group_results in trainings.values():
+        require_distinct(group_results)
 
 
 def _document(entries: Sequence[Entry], reason: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    document = {
+    """Return the content of a baseline's file, with the hash of itself."""
+    records = []
+    for entry in entries:
+        entry_record = dict(vars(entry))
+        if not entry.training:
+            del entry_record["training"]
+        records.append(entry_record)
+    document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "written": {"by": user_name(), "utc": utc_now(), "reason": reason, "version": __version__},
-        **settings,
-        "results": [
-            {name: value for name, value in vars(entry).items() if name != "training" or value}
-            for entry in entries
-        ],
     }
-    return {**document, "baseline_sha256": files.json_sha256(document)}
+    document |= settings
+    document["results"] = records
+    document["baseline_sha256"] = files.json_sha256(document)
+    return document
 
 
 def _entry(row: record.ResultRow, archive: bytes | None) -> Entry:
-    stored, usable, group = None, row.intervals.keys(), group_label(row)
-    if archive is not None:
-        digest, usable = hashlib.sha256(archive).hexdigest(), row.metrics.keys()
-        name = "__".join(map(safe_name, result_key(row)))
-        stored = {"file": f"{name}.{digest[:8]}.baseline.npz", "sha256": digest}
+    """Return the entry of a result, whose packed samples are `archive`; None leaves them out."""
+    if archive is None:
+        samples = None
+        metrics = {name: value for name, value in row.metrics.items() if name in row.intervals}
+    else:
+        digest = hashlib.sha256(archive).hexdigest()
+        name = "__".join(safe_name(text) for text in result_key(row))
+        samples = {"file": f"{name}.{digest[:8]}.baseline.npz", "sha256": digest}
+        metrics = dict(row.metrics)
+    group, identity = group_label(row), model_identity(row)
+    training = {"group": group, "seed": training_of(row).get("seed")} if group else None
     return Entry(
-        model=model_label(row),
+        model=identity.label,
         weights_sha256=row.model["weights_sha256"],
         setting=setting(row),
-        metrics={name: value for name, value in row.metrics.items() if name in usable},
+        metrics=metrics,
         intervals=dict(row.intervals),
-        samples=stored,
+        samples=samples,
         commit=row.provenance["commit"],
         utc=row.provenance["utc"],
-        model_sha256=model_sha256(row),
-        training={"group": group, "seed": training_of(row).get("seed")} if group else None,
+        model_sha256=identity.sha256,
+        training=training,
     )
 
 
 def _replace(path: Path, document: Mapping[str, Any], archives: Mapping[str, bytes]) -> set[Key]:
-    """Write samples, then the file; remove those that only the former named; return its keys."""
+    """Write samples, then the file; remove samples that only the former baseline named.
+
+    Returns the keys of the former baseline.
+    """
     folder = path.with_suffix("")
-    with files.exclusive(path.parent) as alone:
-        former = read_baseline(path).results if path.exists() else []
+    with files.exclusive(path.parent) as is_locked:
+        former_entries = read_baseline(path).results if path.exists() else []
         for name, content in archives.items():
             files.write_atomically(folder / name, content)
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
         files.write_atomically(path, text.encode())
-        for name in {entry.samples["file"] for entry in former if entry.samples} - archives.keys():
-            # Others may be those of a result: in version 1 they had the same names.
-            if alone and _OWN_SAMPLES.fullmatch(name):
+        former_names = {entry.samples["file"] for entry in former_entries if entry.samples}
+        for name in former_names - archives.keys():
+            # Other names may be those of a result: in version 1 they were the same.
+            if is_locked and _OWN_SAMPLES.fullmatch(name):
                 (folder / name).unlink(missing_ok=True)
-    return {entry.key for entry in former}
+    return {entry.key for entry in former_entries}
 
 
-def _require_unchanged(file: Baseline, document: Mapping[str, Any], path: Path) -> None:
-    if file.schema_version == SCHEMA_VERSION:
-        others = {k: v for k, v in document.items() if k != "baseline_sha256"}
-        if file.baseline_sha256 != files.json_sha256(others):
+def _require_unchanged(baseline: Baseline, document: Mapping[str, Any], path: Path) -> None:
+    """Raise UsageError if a baseline was edited, as far as its version can tell."""
+    if baseline.schema_version == SCHEMA_VERSION:
+        content = {name: value for name, value in document.items() if name != "baseline_sha256"}
+        if baseline.baseline_sha256 != files.json_sha256(content):
             raise UsageError(
                 f"{path} was edited: it has another content than baseline_sha256 says; restore it, "
                 "or remove it and write it with --update"
             )
         return
-    samples = [entry.samples for entry in file.results]
-    later = any(some and _OWN_SAMPLES.fullmatch(some["file"]) for some in samples)
-    if file.baseline_sha256 or later:
+    samples = [entry.samples for entry in baseline.results]
+    is_later = any(entry and _OWN_SAMPLES.fullmatch(entry["file"]) for entry in samples)
+    if baseline.baseline_sha256 or is_later:
         raise UsageError(f"{path} was edited: it says version 1, but has what version 2 brought")
     if None in samples:
         raise UsageError(

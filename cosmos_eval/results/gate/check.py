@@ -1,30 +1,48 @@
-"""The decision, metric by metric; what cannot be compared is a problem, never passes. A metric
-regressed where the paired interval of new minus baseline lies below minus the tolerance, at a level
-that holds for all gated metrics together: Holm's step-down over one-sided tests at 2.5%. Metrics
-that are not gated are for information. Without the baseline's samples the standard error is that of
-two independent results, from their intervals: more than the paired one, so that small regressions
-are missed, not made up.
+"""Check new results against a baseline, metric by metric.
 
-New trainings of a recipe of which the baseline has several are compared with all of these: the
-difference of both means, whose error covers seeds and images. Seeds are taken to vary new trainings
-as they vary those of the baseline, so that one new training can be tested."""
+A metric has regressed if the paired interval of new minus baseline lies below minus the tolerance,
+at a level that holds for all gated metrics together: Holm's step-down over one-sided tests at 2.5%.
+Metrics that are not gated are for information. Results that cannot be compared are a problem, and
+never pass. Without the baseline's samples two results are taken to be independent, and the standard
+error follows from their intervals. It is larger than the paired one, so that small regressions are
+missed, not made up.
+
+New trainings of a recipe of which the baseline has several trainings are compared with all of
+these: the difference of both means, whose error covers seeds and images. Seeds are taken to vary
+new trainings as much as the trainings of the baseline, so that a single new training can be tested.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
 
-from cosmos_eval.results.compare import differences_of, has_content, mismatches, setting
-from cosmos_eval.results.gate import baseline as baselines
-from cosmos_eval.results.gate.baseline import Baseline, Entry, Key, Problem, faults_of, result_key
-from cosmos_eval.results.groups import Moments, moments, require_distinct
-from cosmos_eval.results.labels import Stored, group_label, model_label, model_sha256
+from cosmos_eval.results.compare import (
+    Measurement,
+    differences_of,
+    has_content,
+    measurement_of,
+    require_same_settings,
+    setting,
+)
+from cosmos_eval.results.gate.baseline import (
+    Baseline,
+    Entry,
+    Key,
+    Problem,
+    baseline_samples,
+    faults_of,
+    read_baseline,
+    result_key,
+    without_former,
+)
+from cosmos_eval.results.groups import moments, require_distinct
+from cosmos_eval.results.identity import group_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
 from cosmos_eval.results.verify import Verdict, Verified, read_verified
@@ -38,14 +56,25 @@ _FEWEST = 4  # trainings, which leave the variance by seeds two degrees of freed
 ALPHA = 0.025
 """One-sided probability of a false alarm on any gated metric of a whole check."""
 
+Change = PairedDifference | GroupDifference
+"""A metric of new results minus the same metric of the baseline."""
 
-class Cohort(NamedTuple):
-    """The trainings of a group on one data set: those of a baseline, and new ones; the model of the
-    key is the group."""
 
+class Case(NamedTuple):
+    """Results that are compared on one data set.
+
+    Either one result of the baseline is compared with a new one, or several trainings of the
+    baseline with new trainings of the same group.
+    """
+
+    # The `model` of the key is the model, or the group of trainings.
     key: Key
     entries: list[Entry]
     results: list[Verified]
+
+    @property
+    def is_group(self) -> bool:
+        return len(self.entries) > 1
 
     @property
     def task(self) -> str:
@@ -53,21 +82,30 @@ class Cohort(NamedTuple):
 
     @property
     def settings(self) -> list[Mapping[str, Any]]:
-        """The settings of all trainings, the baseline's first."""
-        of_baseline = [entry.setting for entry in self.entries]
-        return [*of_baseline, *(setting(result.row) for result in self.results)]
+        """The settings of all results, the baseline's first."""
+        settings = [entry.setting for entry in self.entries]
+        settings += [setting(result.row) for result in self.results]
+        return settings
+
+    def require_same_settings(self) -> None:
+        """Raise ValueError if any two results were measured by different settings."""
+        try:
+            require_same_settings(self.settings)
+        except ValueError as error:
+            raise ValueError(f"measured otherwise than the baseline: {error}") from error
 
 
 class Finding(NamedTuple):
-    """A metric of a new result and of the baseline. `change` is new (its `a`) minus baseline (its
-    `b`); `adjusted` is Holm's one-sided p-value of a regression, None where the metric is not
-    gated, and `detectable` the loss that its test finds with a probability of 80%."""
+    """A metric of a new result and of the baseline."""
 
     key: Key
     task: str
     metric: str
-    change: PairedDifference | GroupDifference
+    # The new value, `a`, minus the baseline's, `b`.
+    change: Change
+    # Holm's one-sided p-value of a regression; None for a metric that is not gated.
     adjusted: float | None = None
+    # The loss that the test finds with a probability of 80%.
     detectable: float | None = None
 
     @property
@@ -75,12 +113,13 @@ class Finding(NamedTuple):
         return metric_of(self.task, self.metric)
 
     @property
-    def gain(self) -> PairedDifference | GroupDifference:
+    def gain(self) -> Change:
+        """The change, positive for a better metric."""
         return self.change if self.record.higher_is_better else self.change.flipped()
 
     @property
     def status(self) -> Literal["regression", "worse, not gated", "better", "no change shown"]:
-        """The decision; all but a regression are by the 95% interval of this metric alone."""
+        """The decision; all but a regression are by the 95% interval of this metric only."""
         if self.adjusted is not None and self.adjusted <= ALPHA:
             return "regression"
         if self.adjusted is None and self.gain.p_below(0) <= ALPHA:
@@ -89,12 +128,14 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The outcome of a check; `tolerance` is the baseline's, None where it could not be read."""
+    """The outcome of a check."""
 
+    # The file of the baseline.
     baseline: Path
     findings: tuple[Finding, ...]
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
+    # The tolerance of the baseline; None if the baseline could not be read.
     tolerance: float | None = None
 
     @property
@@ -108,7 +149,7 @@ class Report(NamedTuple):
 
     @property
     def status(self) -> int:
-        """Exit status: 1 a regression is shown, 2 something cannot be decided, 0 neither."""
+        """The exit status: 1 if a regression is shown, 2 if something is undecided, 0 otherwise."""
         if self.regressions:
             return 1
         return 2 if self.problems or not self.gated else 0
@@ -116,29 +157,35 @@ class Report(NamedTuple):
     @property
     def verdict(self) -> str:
         """The outcome in one line."""
-        count, others = len(self.problems), len(self.findings) - self.gated
-        total = f"{self.gated} metrics{f' ({others} more for information)' if others else ''}"
-        return (
-            f"no regression shown, of {total}",
-            f"regression shown: {len(self.regressions)} of {total}",
-            f"cannot decide, for {count} reason{'s' if count > 1 else ''}",
-        )[self.status]
+        n_problems, n_ungated = len(self.problems), len(self.findings) - self.gated
+        total = f"{self.gated} metrics"
+        if n_ungated:
+            total += f" ({n_ungated} more for information)"
+        if self.status == 0:
+            return f"no regression shown, of {total}"
+        if self.status == 1:
+            return f"regression shown: {len(self.regressions)} of {total}"
+        return f"cannot decide, for {n_problems} reason{'s' if n_problems > 1 else ''}"
 
 
 def read_results(places: Sequence[Path]) -> tuple[list[Verified], list[Problem]]:
-    """Read results whose figures follow from their samples; report what is wrong with others."""
-    found: list[Verified] = []
+    """Read results whose figures follow from their samples; report the faults of others."""
+    results: list[Verified] = []
     problems: list[Problem] = []
     for place in places:
         files, faults = list_results(place)
         problems += [Problem(str(place), fault) for fault in faults]
-        for result in map(read_verified, files):
-            if isinstance(result, Verdict):
-                wrong = "; ".join(result.differences) or result.obstacle
-                problems.append(Problem(result.path, wrong))
+        for file in files:
+            result = read_verified(file)
+            if isinstance(result, Verified):
+                results.append(result)
             else:
-                found.append(result)
-    return found, problems
+                problems.append(_problem_of(result))
+    return results, problems
+
+
+def _problem_of(verdict: Verdict) -> Problem:
+    return Problem(verdict.path, "; ".join(verdict.differences) or verdict.obstacle)
 
 
 def examine(
@@ -148,202 +195,306 @@ def examine(
     strict: bool = False,
     problems: Sequence[Problem] = (),
 ) -> Report:
-    """Check results, and problems of reading them. Raises UsageError for a faulty baseline."""
-    baseline = baselines.read_baseline(path)
-    results, notes = baselines.without_former(results)
-    cohorts, mixed = cohorts_of(baseline, results)
-    found, findings = [*problems, *mixed], []
-    apart = {id(one) for cohort in cohorts for one in (*cohort.entries, *cohort.results)}
-    by_key: dict[Key, Verified] = {}
-    for result in (result for result in results if id(result) not in apart):
-        first = by_key.setdefault(key := _key_in(baseline, result.row), result)
+    """Check results against the baseline in a file.
+
+    `problems` arose when the results were read. `strict` refuses results of edited code or of an
+    unknown commit. Raises UsageError for a faulty baseline.
+    """
+    baseline = read_baseline(path)
+    results, notes = without_former(results)
+    cases = match(baseline, results)
+    all_problems = [*problems, *cases.problems, *faults_of(results, strict=strict)]
+    all_problems += cases.unmatched()
+    findings: list[Finding] = []
+    for case in (*cases.pairs, *cases.groups):
+        try:
+            findings += _group_findings(case, path) if case.is_group else _pair_findings(case, path)
+        except (ValueError, UsageError) as error:
+            all_problems.append(Problem(str(case.key), str(error)))
+        missing_metrics, new_metrics = _metrics_of_one_side(case)
+        for name in missing_metrics:
+            message = f"the result lacks {name}, which the baseline has"
+            all_problems.append(Problem(str(case.key), message))
+        if new_metrics:
+            notes.append(f"{case.key}: not in the baseline: {', '.join(new_metrics)}")
+    notes += _model_notes(cases.results, baseline)
+    notes += _training_notes(cases.pairs)
+    notes += _content_notes([*cases.pairs, *cases.groups])
+    if baseline.schema_version == 1:
+        notes.append(f"{path} has version 1 and no hash of itself: write it with --update")
+    decided = _decide_gated(findings, cases, baseline)
+    return Report(path, decided, tuple(all_problems), tuple(notes), baseline.tolerance)
+
+
+class Cases(NamedTuple):
+    """The results of a baseline beside new ones."""
+
+    # Groups of which the baseline has several trainings and the new results have others.
+    groups: list[Case]
+    # The other results of the baseline.
+    entries: list[Entry]
+    # The other new results, by the key of the entry that they are compared with.
+    results: dict[Key, Verified]
+    # New results that must not be compared.
+    problems: list[Problem]
+
+    @property
+    def pairs(self) -> list[Case]:
+        """One result of the baseline and a new one each."""
+        return [
+            Case(entry.key, [entry], [self.results[entry.key]])
+            for entry in self.entries
+            if entry.key in self.results
+        ]
+
+    def unmatched(self) -> Iterator[Problem]:
+        """Yield a problem for each result that only the baseline has, or only the new results."""
+        entry_keys = {entry.key for entry in self.entries}
+        keys_without_entry = [key for key in self.results if key not in entry_keys]
+        for key in sorted(entry_keys - self.results.keys()):
+            same_data = [other.model for other in keys_without_entry if other[1:] == key[1:]]
+            hint = f"; there is one of {', '.join(same_data)}" if same_data else ""
+            yield Problem(str(key), f"the baseline has it, the results have not{hint}")
+        for key in keys_without_entry:
+            yield Problem(str(key), "is not in the baseline: leave it out, or add it with --update")
+
+
+def match(baseline: Baseline, results: Sequence[Verified]) -> Cases:
+    """Find the results of a baseline that new results are compared with."""
+    groups, problems = groups_of(baseline, results)
+    grouped_keys = {entry.key for case in groups for entry in case.entries}
+    grouped_paths = {result.path for case in groups for result in case.results}
+    entries = [entry for entry in baseline.results if entry.key not in grouped_keys]
+    results_by_key: dict[Key, Verified] = {}
+    for result in results:
+        if result.path in grouped_paths:
+            continue
+        key = _key_in(baseline, result)
+        first = results_by_key.setdefault(key, result)
         if first is not result:
             message = f"a second result of {key}, beside {first.path}"
-            found.append(Problem(str(result.path), message))
-    single = [entry for entry in baseline.results if id(entry) not in apart]
-    found += [*faults_of(results, strict=strict), *_unmatched(by_key, single)]
-    pairs = [Cohort(e.key, [e], [by_key[e.key]]) for e in single if e.key in by_key]
-    for case in (*pairs, *cohorts):
-        where = str(case.key)
-        try:
-            findings += _of_group(case, path) if len(case.entries) > 1 else _of_one(case, path)
-        except (ValueError, UsageError) as error:
-            found.append(Problem(where, str(error)))
-        known = {name for entry in case.entries for name in entry.metrics}
-        metrics = set.intersection(*({*one.row.metrics} for one in case.results))
-        for name in sorted(known - metrics):
-            found.append(Problem(where, f"the result lacks {name}, which the baseline has"))
-        if new := sorted(metrics - known):
-            notes.append(f"{where}: not in the baseline: {', '.join(new)}")
-    notes += _states(by_key, baseline)
-    notes += _trainings_note(pairs)
-    notes += _content_note([*pairs, *cohorts])
-    if baseline.schema_version == 1:
-        notes.append(f"{path} is of version 1 and has no hash of itself: write it with --update")
-    entries = {**{entry.key: entry for entry in single}, **{c.key: c.entries[0] for c in cohorts}}
-    gated = {key: baseline.gated_metrics(entry) for key, entry in entries.items()}
-    total = sum(map(len, gated.values()))  # also those not compared
-    tested = [finding for finding in findings if finding.metric in gated[finding.key]]
-    decided = iter([*decide(tested, baseline.tolerance, total)])
-    shown = tuple(
-        next(decided)
-        if finding.metric in gated[finding.key]
-        else finding._replace(detectable=finding.change.detectable(2 * ALPHA))
-        for finding in findings
-    )
-    return Report(path, shown, tuple(found), tuple(notes), baseline.tolerance)
+            problems.append(Problem(str(result.path), message))
+    return Cases(groups, entries, results_by_key, problems)
 
 
-def cohorts_of(
-    baseline: Baseline, results: Iterable[Verified]
-) -> tuple[list[Cohort], list[Problem]]:
-    """Return the groups of which a baseline has several trainings and results have others. Results
-    of the same weights as the baseline's are not of other trainings, and compared one by one."""
-    groups: dict[Key, Cohort] = {}
+def groups_of(baseline: Baseline, results: Iterable[Verified]) -> tuple[list[Case], list[Problem]]:
+    """Return the groups of which a baseline has several trainings and the results have others.
+
+    A result with the weights of a training of the baseline is not another training. If a group has
+    only such results, they are compared one by one; otherwise each of them is a problem.
+    """
+    cases: dict[Key, Case] = {}
     for entry in baseline.results:
         if entry.training:
             key = entry.key._replace(model=entry.training["group"])
-            groups.setdefault(key, Cohort(key, [], [])).entries.append(entry)
+            cases.setdefault(key, Case(key, [], [])).entries.append(entry)
     for result in results:
-        row = result.row
-        key = Key(group_label(row) or "", row.dataset, row.protocol)
-        if key in groups:
-            groups[key].results.append(result)
-    found: list[Cohort] = []
+        key = Key(group_label(result.row) or "", result.row.dataset, result.row.protocol)
+        if key in cases:
+            cases[key].results.append(result)
+    groups: list[Case] = []
     problems: list[Problem] = []
-    for cohort in groups.values():
-        known = {entry.weights_sha256 for entry in cohort.entries}
-        again = [one for one in cohort.results if one.row.model["weights_sha256"] in known]
-        if len(cohort.entries) > 1 and len(again) < len(cohort.results):
-            found.append(cohort)
-            problems += (
-                Problem(str(one.path), "is a training of the baseline: check it apart from others")
-                for one in again
-            )
-    return found, problems
+    for case in cases.values():
+        weights = {entry.weights_sha256 for entry in case.entries}
+        repeated = [r for r in case.results if r.row.model["weights_sha256"] in weights]
+        if case.is_group and len(repeated) < len(case.results):
+            groups.append(case)
+            for result in repeated:
+                message = "is a training of the baseline: check it apart from others"
+                problems.append(Problem(str(result.path), message))
+    return groups, problems
 
 
-def changes_of(cohort: Cohort, path: Path) -> Mapping[str, GroupDifference | None]:
-    """Return every metric of new trainings minus that of the baseline's in `path`; None where one
-    image decides whether it has a value. Raises ValueError, or UsageError, for trainings that are
-    there twice, other settings, and samples that are missing or do not give the metrics."""
-    if len(cohort.results) + len(cohort.entries) < _FEWEST:
+def _key_in(baseline: Baseline, result: Verified) -> Key:
+    """Return the key of the entry that a result is compared with.
+
+    The entry has the same model, though perhaps under another name. A result without such an entry
+    has its own key.
+    """
+    key = result_key(result.row)
+    if any(entry.key == key for entry in baseline.results):
+        return key
+    nameless_key = _nameless(key, result.stored.identity.sha256)
+    for entry in reversed(baseline.results):
+        if _nameless(entry.key, entry.model_sha256) == nameless_key:
+            return entry.key
+    return key
+
+
+def _nameless(key: Key, model_sha256: str | None) -> tuple[str | None, ...]:
+    """Return a key with the hash of the model in place of its name."""
+    variants = key.model.partition(" (")[2]  # what differs from the defaults
+    return model_sha256, variants, key.dataset, key.protocol
+
+
+def _metrics_of_one_side(case: Case) -> tuple[list[str], list[str]]:
+    """Return the metrics that only the baseline has, and those that only the results have."""
+    baseline_metrics = {name for entry in case.entries for name in entry.metrics}
+    result_metrics = set(case.results[0].row.metrics)
+    for result in case.results[1:]:
+        result_metrics &= set(result.row.metrics)
+    return sorted(baseline_metrics - result_metrics), sorted(result_metrics - baseline_metrics)
+
+
+def _group_findings(case: Case, path: Path) -> list[Finding]:
+    """Return a finding per metric of a group of trainings. Raises as `group_changes` does."""
+    changes = group_changes(case, path)
+    unknown = [name for name, change in changes.items() if change is None]
+    if unknown:
+        raise ValueError(f"one image decides whether there is a value of {', '.join(unknown)}")
+    return [
+        Finding(case.key, case.task, name, change)
+        for name, change in changes.items()
+        if change is not None
+    ]
+
+
+def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
+    """Return the metrics of new trainings minus the metrics of the baseline's trainings.
+
+    `path` is the file of the baseline. A metric is None if one image decides whether it has a
+    value. Raises ValueError or UsageError for a training that occurs twice, for different settings,
+    and for samples that are missing or do not give the metrics.
+    """
+    if len(case.results) + len(case.entries) < _FEWEST:
         raise ValueError(
             "two trainings in the baseline and a new one do not show how much seeds vary: give "
             "another of either, or three in the baseline"
         )
-    require_distinct([Stored(one.path, one.row) for one in cohort.results])
-    for first, second in combinations(cohort.settings, 2):  # not each one records its content
-        if differing := mismatches(first, second):
-            raise ValueError(f"measured otherwise than the baseline: {'; '.join(differing)}")
-    several = [(one.row.metrics, one.samples) for one in cohort.results]
-    for entry in cohort.entries:
-        samples = baselines.baseline_samples(path, entry)
+    require_distinct([result.stored for result in case.results])
+    case.require_same_settings()
+    measurements = [measurement_of(result.row, result.samples) for result in case.results]
+    for entry in case.entries:
+        samples = baseline_samples(path, entry)
         if samples is None:
             raise ValueError("trainings are compared by samples, which --metrics-only left out")
-        several.append((entry.metrics, samples))
-    indices = np.split(np.arange(len(several)), [len(cohort.results)])
-    found: Mapping[str, Moments | None] = moments(cohort.task, several)
-    return {name: one and one.difference(*indices, pooled=True) for name, one in found.items()}
+        measurements.append(Measurement(entry.setting, entry.metrics, samples))
+    indices = np.arange(len(measurements))
+    new, old = np.split(indices, [len(case.results)])
+    changes: dict[str, GroupDifference | None] = {}
+    for name, metric_moments in moments(measurements).items():
+        if metric_moments is None:
+            changes[name] = None
+        else:
+            changes[name] = metric_moments.difference(new, old, pooled=True)
+    return changes
 
 
-def _key_in(baseline: Baseline, row: ResultRow) -> Key:
-    """Return the key of a result, or that of the same model under another name in the baseline."""
-
-    def nameless(key: Key, sha256: str | None) -> tuple[str | None, ...]:
-        return sha256, key.model.partition(" (")[2], *key[1:]  # with what differs from the defaults
-
-    own = result_key(row)
-    keys = {nameless(entry.key, entry.model_sha256): entry.key for entry in baseline.results}
-    is_known = any(entry.key == own for entry in baseline.results)
-    return own if is_known else keys.get(nameless(own, model_sha256(row)), own)
-
-
-def _states(by_key: Mapping[Key, Verified], baseline: Baseline) -> list[str]:
-    """Return a note per model on its weights then and now, and on its name in the results."""
-    notes = []
-    for entry in (entry for entry in baseline.results if entry.key in by_key):
-        row, then = by_key[entry.key].row, entry.weights_sha256[:_HASH]
-        now, name = str(row.model["weights_sha256"])[:_HASH], model_label(row)
-        called = "" if name == entry.model else f", called {name} in the results"
-        weights = f"{then}, as in the baseline" if now == then else f"{now}, in the baseline {then}"
-        notes.append(f"{entry.model}: weights {weights}{called}")
-    return list(dict.fromkeys(notes))
-
-
-def _trainings_note(cases: Iterable[Cohort]) -> Iterator[str]:
-    """Note where a new training is compared with one other."""
-    differ = [
-        str(case.key)
-        for case in cases
-        if case.entries[0].weights_sha256 != case.results[0].row.model["weights_sha256"]
+def _pair_findings(case: Case, path: Path) -> list[Finding]:
+    """Return a finding per metric of one new result. Raises ValueError for different settings, and
+    for samples of the baseline that were changed."""
+    result, entry = case.results[0], case.entries[0]
+    samples = baseline_samples(path, entry)
+    case.require_same_settings()
+    names = [
+        name
+        for name in entry.metrics
+        if name in result.row.metrics and not metric_of(case.task, name).reference
     ]
-    if differ:
-        yield (
-            f"one training in the baseline: changes are those between these two trainings, and "
-            f"another seed may give others: {', '.join(differ)}"
-        )
-
-
-def _content_note(cases: Iterable[Cohort]) -> Iterator[str]:
-    """Note which data sets may have other images under the same names."""
-    keys = [str(case.key) for case in cases if not all(map(has_content, case.settings))]
-    if keys:
-        yield (
-            "the content of the images was not compared, since the baseline or a result does not "
-            f"record it (older versions did not): {', '.join(keys)}"
-        )
-
-
-def _unmatched(by_key: Mapping[Key, Verified], single: Iterable[Entry]) -> Iterator[Problem]:
-    entries = {entry.key for entry in single}
-    without_entry = [key for key in by_key if key not in entries]
-    for key in sorted(entries - by_key.keys()):
-        near = [other.model for other in without_entry if other[1:] == key[1:]]
-        hint = f"; there is one of {', '.join(near)}" if near else ""
-        yield Problem(str(key), f"the baseline has it, the results have not{hint}")
-    message = "is not in the baseline: leave it out, or add it with --update"
-    yield from (Problem(str(key), message) for key in without_entry)
-
-
-def _of_group(cohort: Cohort, path: Path) -> list[Finding]:
-    task, changes = cohort.task, changes_of(cohort, path)
-    if lone := ", ".join(name for name, change in changes.items() if change is None):
-        raise ValueError(f"one image decides whether there is a value of {lone}")
-    return [Finding(cohort.key, task, name, change) for name, change in changes.items() if change]
-
-
-def _of_one(case: Cohort, path: Path) -> list[Finding]:
-    (result,), (entry,) = case.results, case.entries
-    samples = baselines.baseline_samples(path, entry)
-    if differing := mismatches(entry.setting, setting(result.row)):
-        raise ValueError(f"measured otherwise than the baseline: {'; '.join(differing)}")
-    task, new = result.row.task, (result.row.metrics, result.samples)
-    shared = [name for name in entry.metrics if name in result.row.metrics]
-    shared = [name for name in shared if not metric_of(task, name).reference]
+    changes: Mapping[str, Change]
     if samples is None:
-        changes = {name: _independent(result.row, entry, name) for name in shared}
+        changes = {name: _independent_change(result.row, entry, name) for name in names}
     else:
-        changes = differences_of(task, new, (entry.metrics, samples))
-    return [Finding(entry.key, task, name, changes[name]) for name in shared]
+        new = measurement_of(result.row, result.samples)
+        changes = differences_of(new, Measurement(entry.setting, entry.metrics, samples))
+    return [Finding(entry.key, case.task, name, changes[name]) for name in names]
 
 
-def _independent(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
+def _independent_change(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
+    """Return the change of a metric by the intervals of both results, without samples.
+
+    Each standard error is half the width of the interval over the normal quantile of its level.
+    """
     if metric not in row.intervals or metric not in entry.intervals:
         raise ValueError(f"{metric} has no interval, and the baseline no samples")
-    ends = row.intervals[metric], entry.intervals[metric]
-    errors = ((e["high"] - e["low"]) / (2 * ndtri((1 + e["level"]) / 2)) for e in ends)
-    values = row.metrics[metric], entry.metrics[metric]
-    return independent_difference(*values, math.hypot(*errors), row.n_samples)
+    errors = []
+    for interval in (row.intervals[metric], entry.intervals[metric]):
+        half_width = (interval["high"] - interval["low"]) / 2
+        errors.append(half_width / ndtri((1 + interval["level"]) / 2))
+    error = math.hypot(*errors)
+    return independent_difference(row.metrics[metric], entry.metrics[metric], error, row.n_samples)
+
+
+def _decide_gated(
+    findings: Sequence[Finding], cases: Cases, baseline: Baseline
+) -> tuple[Finding, ...]:
+    """Return findings with the p-values of gated metrics and the detectable losses of all."""
+    gated_metrics = {entry.key: baseline.gated_metrics(entry) for entry in cases.entries}
+    for case in cases.groups:
+        gated_metrics[case.key] = baseline.gated_metrics(case.entries[0])
+    total = sum(len(names) for names in gated_metrics.values())  # also of those not compared
+    gated = [finding for finding in findings if finding.metric in gated_metrics[finding.key]]
+    decided = {(f.key, f.metric): f for f in decide(gated, baseline.tolerance, total)}
+    all_findings = []
+    for finding in findings:
+        if (finding.key, finding.metric) in decided:
+            all_findings.append(decided[finding.key, finding.metric])
+        else:
+            detectable = finding.change.detectable(2 * ALPHA)
+            all_findings.append(finding._replace(detectable=detectable))
+    return tuple(all_findings)
 
 
 def decide(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
-    """Yield gated findings with their p-values and detectable losses among `total`. The tolerance
-    is absolute for fractions, relative for ranks and ratios."""
-    scales = [1.0 if f.record.unit == "fraction" else abs(f.change.b) for f in findings]
-    losses = [tolerance * scale for scale in scales]
-    p_values = [f.gain.p_below(-loss) for f, loss in zip(findings, losses, strict=True)]
-    adjusted = holm([*p_values, *[1.0] * (total - len(findings))])
-    for finding, loss, p in zip(findings, losses, adjusted, strict=False):
+    """Yield gated findings with their p-values and detectable losses.
+
+    `total` is the number of gated metrics, also of those without a finding. The tolerance is
+    absolute for fractions, and relative to the baseline for ranks and ratios.
+    """
+    losses = []
+    for finding in findings:
+        scale = 1.0 if finding.record.unit == "fraction" else abs(finding.change.b)
+        losses.append(tolerance * scale)
+    p_values = [finding.gain.p_below(-loss) for finding, loss in zip(findings, losses, strict=True)]
+    p_values += [1.0] * (total - len(findings))
+    adjusted = holm(p_values)[: len(findings)]
+    for finding, loss, p_value in zip(findings, losses, adjusted, strict=True):
         least = finding.change.detectable(alpha=2 * ALPHA / total)
-        yield finding._replace(adjusted=p, detectable=None if least is None else least + loss)
+        detectable = None if least is None else least + loss
+        yield finding._replace(adjusted=p_value, detectable=detectable)
+
+
+def _model_notes(results: Mapping[Key, Verified], baseline: Baseline) -> list[str]:
+    """Return a note per model on its weights now and in the baseline, and on its name."""
+    notes = []
+    for entry in baseline.results:
+        if entry.key not in results:
+            continue
+        result = results[entry.key]
+        weights = str(result.row.model["weights_sha256"])[:_HASH]
+        baseline_weights = entry.weights_sha256[:_HASH]
+        if weights == baseline_weights:
+            note = f"{entry.model}: weights {weights}, as in the baseline"
+        else:
+            note = f"{entry.model}: weights {weights}, in the baseline {baseline_weights}"
+        label = result.stored.identity.label
+        notes.append(note if label == entry.model else f"{note}, called {label} in the results")
+    return list(dict.fromkeys(notes))
+
+
+def _training_notes(pairs: Iterable[Case]) -> list[str]:
+    """Return a note on the new trainings that are compared with a single training."""
+    keys = []
+    for case in pairs:
+        weights = case.results[0].row.model["weights_sha256"]
+        if weights != case.entries[0].weights_sha256:
+            keys.append(str(case.key))
+    if not keys:
+        return []
+    return [
+        "one training in the baseline: changes are those between these two trainings, and "
+        f"another seed may give others: {', '.join(keys)}"
+    ]
+
+
+def _content_notes(cases: Iterable[Case]) -> list[str]:
+    """Return a note on the data sets that may have other images under the same names."""
+    keys = [
+        str(case.key) for case in cases if not all(has_content(fields) for fields in case.settings)
+    ]
+    if not keys:
+        return []
+    return [
+        "the content of the images was not compared, since the baseline or a result does not "
+        f"record it (older versions did not): {', '.join(keys)}"
+    ]

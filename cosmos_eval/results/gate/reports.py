@@ -14,36 +14,43 @@ NAME = "cosmos-eval check"
 def to_cells(finding: Finding, view: View = USUAL) -> dict[str, str]:
     """Return a finding as a row of a table: fractions in percent, ranks and ratios as they are."""
     change, factor = finding.change, finding.record.factor
-    least = finding.detectable
-    return {
-        **dict(zip(("model", "data set", "protocol"), finding.key, strict=True)),
+    low, high = change.interval()[:2]
+    p_value, detectable = finding.adjusted, finding.detectable
+    cells = {
+        "model": finding.key.model,
+        "data set": finding.key.dataset,
+        "protocol": finding.key.protocol,
         "metric": finding.metric,
         "test": change.method,
         "baseline": view.fixed(factor * change.b),
         "new": view.fixed(factor * change.a),
-        **view.change(
-            "change", factor * change.difference, (factor * end for end in change.interval()[:2])
-        ),
-        "p (Holm)": "" if finding.adjusted is None else text.p_value_text(finding.adjusted),
-        "detectable": "" if least is None else view.fixed(factor * least),
-        **component_cells(change, factor, view),
-        "decision": finding.status,
     }
+    cells |= view.change("change", factor * change.difference, (factor * low, factor * high))
+    cells["p (Holm)"] = "" if p_value is None else text.p_value_text(p_value)
+    cells["detectable"] = "" if detectable is None else view.fixed(factor * detectable)
+    cells |= component_cells(change, factor, view)
+    cells["decision"] = finding.status
+    return cells
 
 
 def tolerance_text(report: Report) -> str:
-    """Return the tolerance as text after the baseline's name; empty where it is unknown."""
+    """Return the tolerance as text after the baseline's name; empty if it is unknown."""
     if report.tolerance is None:
         return ""
+    if report.tolerance == 0:
+        return ", tolerance 0"
     percent = f"{100 * report.tolerance:g}"
-    units = f" ({percent} points of a share, {percent}% of a rank or ratio)"
-    return f", tolerance {report.tolerance:g}{units if report.tolerance else ''}"
+    units = f"{percent} points of a share, {percent}% of a rank or ratio"
+    return f", tolerance {report.tolerance:g} ({units})"
 
 
 def to_records(report: Report) -> dict[str, Any]:
     """Return a report as JSON holds it."""
     return {
-        **{name: getattr(report, name) for name in ("status", "verdict", "tolerance", "notes")},
+        "status": report.status,
+        "verdict": report.verdict,
+        "tolerance": report.tolerance,
+        "notes": report.notes,
         "baseline": str(report.baseline),
         "alpha": ALPHA,
         "findings": [_record(finding) for finding in report.findings],
@@ -52,7 +59,7 @@ def to_records(report: Report) -> dict[str, Any]:
 
 
 def to_markdown(report: Report) -> str:
-    """Write a section for a pull request: the verdict, problems, and all metrics."""
+    """Write a section for a pull request: the verdict, the problems, and all metrics."""
     escaped = text.markdown_text
     baseline = f"{text.markdown_code(str(report.baseline))}{escaped(tolerance_text(report))}"
     lines = [f"### {NAME}: {escaped(report.verdict)}", "", f"Baseline: {baseline}", ""]
@@ -60,25 +67,28 @@ def to_markdown(report: Report) -> str:
     lines += [f"- note: {escaped(note)}" for note in report.notes]
     if report.findings:
         rows = [to_cells(finding) for finding in report.findings]
-        shown = [name for name in rows[0] if any(row[name] for row in rows)]
-        cells = ([escaped(row[name]) for name in shown] for row in rows)
-        lines += ["", text.markdown_table(shown, cells, texts=len(shown)).rstrip("\n")]
+        titles = [title for title in rows[0] if any(row[title] for row in rows)]
+        cells = [[escaped(row[title]) for title in titles] for row in rows]
+        lines += ["", text.markdown_table(titles, cells, texts=len(titles)).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
 def to_junit(report: Report) -> str:
-    """Write JUnit XML: a case per metric, failed where it regressed, and an error per problem."""
-    failures, errors = len(report.regressions), len(report.problems)
-    sizes = {"tests": len(report.findings) + errors, "failures": failures, "errors": errors}
-    counts = {name: str(size) for name, size in sizes.items()}
+    """Write JUnit XML: a case per metric, failed for a regression, and an error per problem."""
+    counts = {
+        "tests": str(len(report.findings) + len(report.problems)),
+        "failures": str(len(report.regressions)),
+        "errors": str(len(report.problems)),
+    }
     suites = ET.Element("testsuites", counts)
     suite = ET.SubElement(suites, "testsuite", {"name": NAME, **counts})
     if report.tolerance is not None:
+        properties = ET.SubElement(suite, "properties")
         tolerance = {"name": "tolerance", "value": str(report.tolerance)}
-        ET.SubElement(ET.SubElement(suite, "properties"), "property", tolerance)
+        ET.SubElement(properties, "property", tolerance)
     for finding in report.findings:
-        key, where = finding.key, f"{finding.key.dataset} ({finding.key.protocol})"
-        case = _case(suite, key.model, f"{where} {finding.metric}")
+        key = finding.key
+        case = _case(suite, key.model, f"{key.dataset} ({key.protocol}) {finding.metric}")
         if finding.status == "regression":
             ET.SubElement(case, "failure", {"message": text.one_line(_sentence(finding))})
     for problem in report.problems:
@@ -89,23 +99,29 @@ def to_junit(report: Report) -> str:
 
 
 def to_annotations(report: Report) -> list[str]:
-    """Return workflow commands of GitHub Actions: errors, or else a notice."""
-    errors = [("regression", _sentence(finding)) for finding in report.regressions]
-    errors += [("cannot decide", str(problem)) for problem in report.problems]
-    if not errors:
-        return [text.annotation("notice", f"{NAME}: no regression", report.verdict)]
-    return [text.annotation("error", f"{NAME}: {title}", message) for title, message in errors]
+    """Return workflow commands of GitHub Actions: an error per regression and problem, or a notice
+    if there are none."""
+    errors = []
+    for finding in report.regressions:
+        errors.append(text.annotation("error", f"{NAME}: regression", _sentence(finding)))
+    for problem in report.problems:
+        errors.append(text.annotation("error", f"{NAME}: cannot decide", str(problem)))
+    return errors or [text.annotation("notice", f"{NAME}: no regression", report.verdict)]
 
 
 def _case(suite: ET.Element, group: str, name: str) -> ET.Element:
+    """Add a test case to a suite of JUnit XML."""
     names = {"classname": text.one_line(group), "name": text.one_line(name)}
     return ET.SubElement(suite, "testcase", names)
 
 
 def _record(finding: Finding) -> dict[str, Any]:
+    """Return a finding as JSON holds it."""
     change = finding.change
-    return {
-        **finding.key._asdict(),
+    record = {
+        "model": finding.key.model,
+        "dataset": finding.key.dataset,
+        "protocol": finding.key.protocol,
         "metric": finding.metric,
         "baseline": change.b,
         "new": change.a,
@@ -115,12 +131,14 @@ def _record(finding: Finding) -> dict[str, Any]:
         "p_value_holm": finding.adjusted,
         "detectable": finding.detectable,
         "test": change.method,
-        **components(change),
-        "decision": finding.status,
     }
+    record |= components(change)
+    record["decision"] = finding.status
+    return record
 
 
 def _sentence(finding: Finding) -> str:
+    """Return what became worse in one sentence."""
     cells = to_cells(finding)
     return (
         f"{finding.key}: {finding.metric} was {cells['baseline']}, is {cells['new']}: "

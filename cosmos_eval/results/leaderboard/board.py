@@ -1,13 +1,20 @@
-"""Tables of a leaderboard before they are written: one per protocol family."""
+"""The tables of a leaderboard before they are written: one per protocol."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 from cosmos_eval.protocols import published_error
-from cosmos_eval.results.labels import data_state, warnings_of
+from cosmos_eval.results.identity import data_identity
+from cosmos_eval.results.labels import warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
-from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
+from cosmos_eval.results.leaderboard.ranking import (
+    NO_TIES,
+    Rank,
+    RankedNumber,
+    Tie,
+    Ties,
+    rank_entries,
+)
 from cosmos_eval.results.text import bounds, ends, shown_text
 from cosmos_eval.tasks import known_tasks, metric_of, usable_task
 
@@ -20,8 +27,8 @@ MEANINGS = {
     "is bold or tied in 95% of cases.",
     "intervals": f"{MARKS['intervals']} not distinguished from the best: the intervals, widened "
     "for the number of results, overlap (their samples were not compared).",
-    "ranks": "Rank: the ranks that a result measured here can have; those of all models on a data "
-    "set hold at once with 95%.",
+    "ranks": "Rank: the ranks that a result measured here can have; the ranks of all models on a "
+    "data set hold at once with 95%.",
     "seeds": "Intervals cover test images, not seeds: each model was trained once.",
     "delta": "Signed, or after Δ: percentage points above what its authors published.",
     "partial": "Not ranked: results of a part of the samples only.",
@@ -39,47 +46,53 @@ MEANINGS = {
 
 
 class Column(NamedTuple):
-    """A data set's metric and its title; the fields sort columns as tables show them."""
+    """A data set's metric; columns are sorted as tables show them."""
 
+    # The position of the task among the known tasks.
     task: int
     dataset: str
+    # The position of the metric among those that tables show of the task.
     position: int
     metric: str
     title: str
 
 
-class Shown(NamedTuple):
-    """One number, its marks and its interval as text, `ends` being above and below the number; all
-    empty where it is unknown."""
+class Number(NamedTuple):
+    """A number of a table as text, with its marks; all empty if it is unknown."""
 
     value: str = ""
+    # The interval in brackets.
     interval: str = ""
+    # How far the interval reaches above and below the number.
     ends: tuple[str, ...] = ()
     best: bool = False
     second: bool = False
+    # The mark of a tie with the best.
     mark: str = ""
+    # The ranks that the number can have, such as `1-2`.
     ranks: str = ""
+    # The difference from the published number.
     delta: str = ""
 
 
 class Row(NamedTuple):
-    """A model's numbers from one source, one cell per column, and the entry behind each cell."""
+    """A model's numbers from one source, one per column, and the entry behind each of them."""
 
     model: str
     source: str
     url: str
-    cells: tuple[Shown, ...]
+    cells: tuple[Number, ...]
     entries: tuple[Entry | None, ...]
 
 
 class Board(NamedTuple):
-    """The results of a protocol family, of other settings if `aside`, and what readers must know,
-    one line each."""
+    """The results of a protocol, and what readers must know of them, one line each."""
 
     protocol: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    # Whether these are the results of other settings than the protocol's.
     aside: bool = False
 
     @property
@@ -88,123 +101,174 @@ class Board(NamedTuple):
 
     @property
     def shows_source(self) -> bool:
-        """Whether some row was not measured here."""
+        """True if a row was not measured here."""
         return any(row.source != "measured" for row in self.rows)
 
 
 def boards(
     entries: Iterable[Entry], ties: Ties = NO_TIES, decimals: int | None = None
 ) -> list[Board]:
-    """Return one table per protocol family, in alphabetical order of the families, each followed by
-    one of its results of other settings, if any. Numbers have `decimals`, or else the usual ones.
+    """Return one table per protocol, in alphabetical order.
+
+    Results of other settings have a table of their own, after the table of their protocol. Numbers
+    have `decimals`, or as many as is usual.
     """
-    ordered = sorted(entries, key=lambda entry: (entry.protocol, entry.aside, entry.key))
-    families = groupby(ordered, lambda entry: (entry.protocol, entry.aside))
-    return [_board(*family, list(own), ties, decimals) for family, own in families]
+    entries_by_board: dict[tuple[str, bool], list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.key):
+        entries_by_board.setdefault((entry.protocol, entry.aside), []).append(entry)
+    return [
+        _board(protocol, aside, entries_by_board[protocol, aside], ties, decimals)
+        for protocol, aside in sorted(entries_by_board)
+    ]
 
 
 def _board(
     protocol: str, aside: bool, entries: Sequence[Entry], ties: Ties, decimals: int | None
 ) -> Board:
-    columns = tuple(sorted({column for entry in entries for column in columns_of(entry)}))
+    """Return the table of the entries of a protocol, which are sorted by their keys."""
+    columns = sorted({column for entry in entries for column in columns_of(entry)})
     ranked = rank_entries(entries, ties, decimals)
-    by_key = {entry.key: entry for entry in entries}
+    entries_by_key = {entry.key: entry for entry in entries}
     rows = []
-    for key in dict.fromkeys(entry.key._replace(dataset="") for entry in entries):
-        found = [by_key.get(key._replace(dataset=column.dataset)) for column in columns]
-        cells = (_cell(e, c.metric, ranked, decimals) for e, c in zip(found, columns, strict=True))
-        rows.append(Row(key.model, key.source, key.url, tuple(cells), tuple(found)))
-    return Board(protocol, columns, tuple(rows), _notes(entries, rows, ranked), aside)
+    for row_key in dict.fromkeys(entry.key._replace(dataset="") for entry in entries):
+        row_entries = []
+        numbers = []
+        for column in columns:
+            entry = entries_by_key.get(row_key._replace(dataset=column.dataset))
+            row_entries.append(entry)
+            numbers.append(_number(entry, column.metric, ranked, decimals))
+        rows.append(
+            Row(row_key.model, row_key.source, row_key.url, tuple(numbers), tuple(row_entries))
+        )
+    notes = tuple(_notes(entries, rows, ranked))
+    return Board(protocol, tuple(columns), tuple(rows), notes, aside)
 
 
 def columns_of(entry: Entry) -> list[Column]:
-    """Return the columns of an entry's numbers, without references that are 0; tasks that are
-    not installed here come last."""
-    order = list(known_tasks())
-    installed = entry.task in order
-    task = order.index(entry.task) if installed else len(order)
-    return [
-        # Entries of a task that is not installed may have other metrics: names are the order.
-        Column(task, entry.dataset, position if installed else 0, metric, title)
-        for position, (metric, title) in enumerate(headlines_of(entry).items())
-        if metric in entry.metrics
-        and (entry.metrics[metric] or not metric_of(entry.task, metric).reference)
-    ]
+    """Return the columns of an entry's numbers, without references that are 0.
+
+    Tasks that are not installed here come last.
+    """
+    tasks = list(known_tasks())
+    is_installed = entry.task in tasks
+    task = tasks.index(entry.task) if is_installed else len(tasks)
+    columns = []
+    for position, (metric, title) in enumerate(headlines_of(entry).items()):
+        if metric not in entry.metrics:
+            continue
+        is_reference = metric_of(entry.task, metric).reference
+        if is_reference and entry.metrics[metric] == 0:
+            continue
+        # Entries of a task that is not installed may have other metrics: they are in order of name.
+        column_position = position if is_installed else 0
+        columns.append(Column(task, entry.dataset, column_position, metric, title))
+    return columns
 
 
-def _cell(
-    entry: Entry | None, metric: str, ranked: Mapping[Cell, Rank], decimals: int | None
-) -> Shown:
+def _number(
+    entry: Entry | None, metric: str, ranked: Mapping[RankedNumber, Rank], decimals: int | None
+) -> Number:
+    """Return an entry's number as text; empty without an entry that has the metric."""
     if entry is None or metric not in entry.metrics:
-        return Shown()
-    best, tie, ranks, second = ranked.get((entry.key, metric), Rank())
-    known, interval = metric_of(entry.task, metric), entry.intervals.get(metric)
-    return Shown(
-        value=shown_text(known, entry.metrics[metric], decimals),
-        interval=bounds(known, interval),
-        ends=ends(known, entry.metrics[metric], interval, decimals),
-        best=best,
-        second=second,
-        mark=MARKS[tie],
-        ranks="" if ranks is None else "-".join(str(rank) for rank in dict.fromkeys(ranks)),
+        return Number()
+    rank = ranked.get((entry.key, metric), Rank())
+    metric_record, interval = metric_of(entry.task, metric), entry.intervals.get(metric)
+    value = entry.metrics[metric]
+    return Number(
+        value=shown_text(metric_record, value, decimals),
+        interval=bounds(metric_record, interval),
+        ends=ends(metric_record, value, interval, decimals),
+        best=rank.best,
+        second=rank.second,
+        mark=MARKS[rank.tie],
+        ranks="-".join(str(end) for end in dict.fromkeys(rank.ranks or ())),
         delta=entry.delta(metric, decimals),
     )
 
 
+def _notes(
+    entries: Sequence[Entry], rows: Sequence[Row], ranked: Mapping[RankedNumber, Rank]
+) -> Iterator[str]:
+    """Yield what readers must know of a table."""
+    meanings = _meanings_of_numbers(rows, ranked) | _meanings_of_entries(entries)
+    for name, meaning in MEANINGS.items():
+        if name in meanings:
+            yield meaning
+    yield from dict.fromkeys(note for entry in entries for note in _condition_notes(entry))
+    yield from _class_name_notes(entries)
+    results = [entry.stored for entry in entries if entry.stored is not None]
+    for line in warnings_of(results):
+        yield f"{line[:1].upper()}{line[1:]}."
+
+
+def _meanings_of_numbers(rows: Sequence[Row], ranked: Mapping[RankedNumber, Rank]) -> set[str]:
+    """Return the names of the MEANINGS that the numbers of a table need."""
+    names: set[str] = {rank.tie for rank in ranked.values() if rank.tie}
+    for row in rows:
+        for number in row.cells:
+            if number.best:
+                names.add("best")
+            if number.ranks:
+                names.add("ranks")
+            if number.delta:
+                names.add("delta")
+            if number.interval and len(rows) > 1:
+                names.add("seeds")
+    return names
+
+
+def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
+    """Return the names of the MEANINGS that the entries of a table need."""
+    names = set()
+    for entry in entries:
+        if entry.partial:
+            names.add("partial")
+        if entry.source == "second-hand":
+            names.add("second-hand")
+        if entry.source == "unverified" and entry.stored is None:
+            names.add("unverified")
+        if entry.metrics.get("captions_cut"):
+            names.add("cut")
+        if any(name.endswith("_random_ties") for name in entry.metrics):
+            names.add("random_ties")
+        if usable_task(entry.task) is None:
+            names.add("unknown")
+    if _is_content_unknown(entries):
+        names.add("content")
+    return names
+
+
 def _is_content_unknown(entries: Iterable[Entry]) -> bool:
-    """Return whether a column has several results and one does not record what it measured."""
-    columns: dict[str, list[str]] = {}
+    """Return whether a column has several results of which one does not record its content."""
+    contents_by_column: dict[str, list[str]] = {}
     for entry in entries:
         if entry.stored is not None:
-            content = data_state(entry.stored.row)["content"]
-            columns.setdefault(entry.dataset, []).append(content)
-    return any(len(contents) > 1 and not all(contents) for contents in columns.values())
+            content = data_identity(entry.stored.row)["content"]
+            contents_by_column.setdefault(entry.dataset, []).append(content)
+    return any(len(contents) > 1 and not all(contents) for contents in contents_by_column.values())
 
 
-def _notes(
-    entries: Sequence[Entry], rows: Sequence[Row], ranked: Mapping[Cell, Rank]
-) -> tuple[str, ...]:
-    cells = [cell for row in rows for cell in row.cells]
-    ties = {found.tie for found in ranked.values()}
-    applies = {
-        "best": any(cell.best for cell in cells),
-        "paired": "paired" in ties,
-        "intervals": "intervals" in ties,
-        "ranks": any(cell.ranks for cell in cells),
-        "seeds": len(rows) > 1 and any(cell.interval for cell in cells),
-        "delta": any(cell.delta for cell in cells),
-        "partial": any(entry.partial for entry in entries),
-        "second-hand": any(entry.source == "second-hand" for entry in entries),
-        "unverified": any(e.source == "unverified" and e.stored is None for e in entries),
-        "cut": any(entry.metrics.get("captions_cut") for entry in entries),
-        "random_ties": any(n.endswith("_random_ties") for e in entries for n in e.metrics),
-        "unknown": any(usable_task(entry.task) is None for entry in entries),
-        "content": _is_content_unknown(entries),
-    }
-    errors = {e.dataset_name: published_error(e.dataset_name, e.protocol) for e in entries}
-    named = ", ".join(f"{name} ({error})" for name, error in errors.items() if error)
-    faults = [f"Class names with the published errors: {named}."] if named else []
-    results = [entry.stored for entry in entries if entry.stored is not None]
-    conditions = dict.fromkeys(note for entry in entries for note in _conditions(entry))
-    meanings = (meaning for name, meaning in MEANINGS.items() if applies[name])
-    return (
-        *meanings,
-        *conditions,
-        *faults,
-        *(f"{line[:1].upper()}{line[1:]}." for line in warnings_of(results)),
-    )
-
-
-def _conditions(entry: Entry) -> Iterator[str]:
-    """Yield a note for what the intervals of shown metrics are conditional on."""
-    titles: dict[str, list[str]] = {}
+def _condition_notes(entry: Entry) -> Iterator[str]:
+    """Yield a note for everything that the intervals of an entry's metrics are conditional on."""
+    titles_by_condition: dict[str, list[str]] = {}
     for name, title in headlines_of(entry).items():
         condition = metric_of(entry.task, name).conditional_on
         if condition and name in entry.intervals:
-            titles.setdefault(condition, []).append(title)
-    for condition, conditional in titles.items():
-        listed = " and ".join(conditional)
+            titles_by_condition.setdefault(condition, []).append(title)
+    for condition, titles in titles_by_condition.items():
         yield (
-            f"Intervals of {listed} are for the {condition} that were used: they do not cover the "
-            f"choice of {condition}."
+            f"Intervals of {' and '.join(titles)} are for the {condition} that were used: they do "
+            f"not cover the choice of {condition}."
         )
+
+
+def _class_name_notes(entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield a note on the data sets whose published class names have an error."""
+    errors: dict[str, str] = {}
+    for entry in entries:
+        error = published_error(entry.dataset_name, entry.protocol)
+        if error:
+            errors[entry.dataset_name] = error
+    if errors:
+        listed = ", ".join(f"{name} ({error})" for name, error in errors.items())
+        yield f"Class names with the published errors: {listed}."

@@ -1,16 +1,17 @@
-"""The entries of a leaderboard: numbers measured here and numbers that others published."""
+"""The entries of a leaderboard: results measured here, and numbers that others published."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from itertools import chain, product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
-from cosmos_eval.results.labels import Stored, distinct, distinguish, is_partial, variants
+from cosmos_eval.results.identity import is_partial
+from cosmos_eval.results.labels import Stored, distinct, distinguish
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference
 from cosmos_eval.tasks import usable_task
@@ -28,11 +29,11 @@ _OPENCLIP = {
 }
 
 AMP = " (amp)"
-"""What a model's name ends with where a plain result was measured in mixed precision."""
+"""How a model's name ends if a plain result was measured in mixed precision."""
 
 
 class Key(NamedTuple):
-    """The identity of an entry; no two entries of a leaderboard have the same."""
+    """The identity of an entry, which is different for all entries of a leaderboard."""
 
     protocol: str
     model: str
@@ -42,33 +43,37 @@ class Key(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One model's metrics on one data set, measured here or published elsewhere. `partial` results
-    are shown and never ranked; `url` is the source of a published number. A measured entry has
-    `stored`, its result, and `published`, what the model's authors published for the same data set
-    and protocol. `dataset` is the label of a column: results on other files of a data set have
-    others. An edited result is `unverified`. `titles` are of the metrics that tables show,
-    where these were chosen. Results `aside`, of a part of the samples, a student or an attention
-    that is not the protocol's, are in no table and no ranking with others."""
+    """One model's metrics on one data set, measured here or published elsewhere."""
 
+    # The label of the model's row.
     model: str
     task: str
+    # The label of the column: results on other files of a data set have another label.
     dataset: str
     protocol: str
     metrics: Mapping[str, float]
     intervals: Mapping[str, Mapping[str, Any]]
+    # An edited result is `unverified`.
     source: Source
+    # Whether only a part of the samples was measured; such results are shown and never ranked.
     partial: bool = False
+    # The address of a published number.
     url: str = ""
+    # What the model's authors published for the data set and protocol, beside a measured entry.
     published: Mapping[str, float] = MappingProxyType({})
+    # The result of a measured entry.
     stored: Stored | None = None
+    # The titles of the metrics that tables show, if metrics were chosen.
     titles: Mapping[str, str] = MappingProxyType({})
 
     @property
     def aside(self) -> bool:
+        """True for settings that are not the protocol's, such as a part of the samples, a student
+        or another attention. Such entries have tables and rankings of their own."""
         if self.stored is None:
             return False
-        row = self.stored.row
-        return any(word != row.provenance["precision"] for word in variants(row))
+        precision = self.stored.row.provenance["precision"]
+        return any(word != precision for word in self.stored.identity.variants)
 
     @property
     def key(self) -> Key:
@@ -80,62 +85,71 @@ class Entry(NamedTuple):
 
     @property
     def dataset_name(self) -> str:
-        """The data set's name without what its column's label adds."""
+        """The data set's name without the words that its column's label adds."""
         return self.stored.row.dataset if self.stored else self.dataset
 
     @property
     def specified(self) -> str:
-        """The label by the model's specification, as published numbers have it."""
-        stored = self.stored
-        return stored._replace(names=(stored.row.model["spec"],)).label if stored else self.model
+        """The label with the model's specification as its name, as published numbers have it."""
+        if self.stored is None:
+            return self.model
+        return replace(self.stored, names=(self.stored.identity.spec,)).label
 
     def delta(self, metric: str, decimals: int | None = None) -> str:
-        """Return a metric minus what the model's authors published, if they did."""
+        """Return a metric minus what the model's authors published; empty without such a number."""
         published = self.published.get(metric)
         return "" if published is None else difference(self.metrics[metric], published, decimals)
 
 
 def headlines_of(entry: Entry) -> Mapping[str, str]:
-    """Return the titles of the metrics that tables show: all, if the task cannot be used. The
-    one that a webdataset's own benchmark reports comes first."""
+    """Return the titles of the metrics that tables show, by metric.
+
+    The metric that a webdataset's own benchmark reports comes first. If the task cannot be used,
+    tables show all metrics.
+    """
     if entry.titles:
         return entry.titles
     task = usable_task(entry.task)
     if task is None:
         return {metric: metric for metric in sorted(entry.metrics)}
     main = main_metric(entry.dataset_name, entry.protocol)
-    return {**({main: main} if main else {}), **task.headlines}
+    titles = {main: main} if main else {}
+    return titles | dict(task.headlines)
 
 
 def measured(rows: Iterable[ResultRow]) -> list[Entry]:
-    """Return entries of results. Raises UsageError where two results would be the same entry."""
+    """Return entries of results. Raises UsageError if two results would be the same entry."""
     return entries_of(distinguish(Stored(Path(), row) for row in rows))
 
 
 def entries_of(results: Iterable[Stored]) -> list[Entry]:
-    """Return entries of stored results, of those that repeat another one only once. Raises
-    UsageError where two results of a model differ."""
-    return sorted(map(_entry, distinct(results)), key=lambda entry: entry.key)
+    """Return entries of stored results, sorted; a result that repeats another has none.
+
+    Raises UsageError if two results of a model differ.
+    """
+    entries = [_entry(result) for result in distinct(results)]
+    return sorted(entries, key=lambda entry: entry.key)
 
 
-def _entry(one: Stored) -> Entry:
-    row = one.row
+def _entry(result: Stored) -> Entry:
+    """Return the entry of a result, beside what the model's authors published."""
+    row = result.row
     entry = Entry(
-        model=one.label,
+        model=result.label,
         task=row.task,
-        dataset=one.dataset,
+        dataset=result.dataset,
         protocol=row.protocol,
         metrics=row.metrics,
         intervals=row.intervals,
-        source="unverified" if one.is_edited else row.source,
+        source="unverified" if result.is_edited else row.source,
         partial=is_partial(row),
-        stored=one,
+        stored=result,
     )
     # Most authors measured in mixed precision: it and float32 are compared with their numbers.
     # OpenCLIP loads a tag that both architectures have with QuickGELU by either name.
     model = entry.specified.removesuffix(AMP).replace("-quickgelu/", "/")
-    published = _of_authors().get((model, row.dataset, row.protocol), {})
-    return entry._replace(published=published)
+    published_metrics = _numbers_of_authors().get((model, row.dataset, row.protocol), {})
+    return entry._replace(published=published_metrics)
 
 
 @cache
@@ -143,48 +157,62 @@ def published() -> tuple[Entry, ...]:
     """Return numbers of others, each with the address of its source.
 
     They are `second-hand` if somebody quotes a table of the paper, and `unverified` if the source
-    neither is nor names a page of the authors.
+    is not a page of the authors and does not name one.
     """
-    numbers: dict[tuple[str, ...], dict[str, float]] = {}
-    folder = files("cosmos_eval.protocols").joinpath("published")
-    for line in chain.from_iterable(_lines(file.read_text("utf-8")) for file in folder.iterdir()):
-        names = ("model", "task", "dataset", "protocol", "source", "url")
-        # The sources give at most two decimals of a percentage.
-        value = round(float(line["percent"]) / 100, 4)
-        numbers.setdefault(tuple(line[name] for name in names), {})[line["metric"]] = value
-    entries = (
-        Entry(model, task, dataset, protocol, metrics, {}, cast(Source, source), url=url)
-        for (model, task, dataset, protocol, source, url), metrics in numbers.items()
-    )
+    metrics_by_entry: dict[tuple[str, ...], dict[str, float]] = {}
+    for file in files("cosmos_eval.protocols").joinpath("published").iterdir():
+        for line in _lines(file.read_text("utf-8")):
+            names = ("model", "task", "dataset", "protocol", "source", "url")
+            key = tuple(line[name] for name in names)
+            # The sources give at most two decimals of a percentage.
+            value = round(float(line["percent"]) / 100, 4)
+            metrics_by_entry.setdefault(key, {})[line["metric"]] = value
+    entries = []
+    for (model, task, dataset, protocol, source, url), metrics in metrics_by_entry.items():
+        entry_source = cast(Source, source)
+        entries.append(Entry(model, task, dataset, protocol, metrics, {}, entry_source, url=url))
     return tuple(sorted(entries, key=lambda entry: entry.key))
 
 
 def _lines(text: str) -> Iterator[Mapping[str, str]]:
-    """Yield the lines of a file of published numbers. A table of DataComp's sets has a line per
-    model and a column per set, of its main metric as a fraction."""
+    """Yield the lines of a file of published numbers, each of one metric.
+
+    A table of DataComp's sets has a line per model and a column per set, which is its main metric
+    as a fraction.
+    """
     lines = csv.DictReader(text.splitlines())
-    if "metric" in (lines.fieldnames or ()):
+    names = lines.fieldnames or ()
+    if "metric" in names:
         yield from lines
         return
-    columns = {}
-    for dataset in lines.fieldnames or ():
-        if protocol := WEBDATASETS.get(dataset, {}).get(DATACOMP):
-            metric = protocol.main_metric or MEAN_RECALL
-            where = {"dataset": dataset, "protocol": DATACOMP, "task": protocol.task}
-            columns[dataset] = {**_OPENCLIP, **where, "metric": metric}
-    for line, dataset in product(lines, columns):
-        percent = str(100 * float(line[dataset]))
-        yield {**columns[dataset], "model": line["model"], "percent": percent}
+    columns: dict[str, dict[str, str]] = {}
+    for dataset in names:
+        protocol = WEBDATASETS.get(dataset, {}).get(DATACOMP)
+        if protocol:
+            columns[dataset] = _OPENCLIP | {
+                "dataset": dataset,
+                "protocol": DATACOMP,
+                "task": protocol.task,
+                "metric": protocol.main_metric or MEAN_RECALL,
+            }
+    for line in lines:
+        for dataset, column in columns.items():
+            percent = str(100 * float(line[dataset]))
+            yield column | {"model": line["model"], "percent": percent}
 
 
 def published_beside(results: Iterable[Stored]) -> list[Entry]:
-    """Return published numbers; those of DataComp's sets, of 112 models, only beside results."""
-    families = {one.row.protocol for one in results}
-    return [one for one in published() if one.protocol != DATACOMP or DATACOMP in families]
+    """Return published numbers to be shown beside results.
+
+    Those of DataComp's sets, of 112 models, are left out if no result is on such a set.
+    """
+    protocols = {result.row.protocol for result in results}
+    return [entry for entry in published() if entry.protocol != DATACOMP or DATACOMP in protocols]
 
 
 @cache
-def _of_authors() -> Mapping[tuple[str, str, str], Mapping[str, float]]:
+def _numbers_of_authors() -> Mapping[tuple[str, str, str], Mapping[str, float]]:
+    """Return the metrics that authors published, by model, data set and protocol."""
     return {
         (entry.model, entry.dataset, entry.protocol): entry.metrics
         for entry in published()

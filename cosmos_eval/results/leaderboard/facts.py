@@ -1,4 +1,4 @@
-"""Facts of models beside their numbers: those of results, else those that others state."""
+"""Facts of models beside their numbers, such as parameters and the size of images."""
 
 from collections.abc import Iterable
 from statistics import median
@@ -10,9 +10,14 @@ from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.table import Table, of_records
 
 COLUMNS = {
-    **{"training_data": "training data", "samples_seen": "samples seen"},
-    **{"parameters": "params (M)", "image_gflops": "image GFLOPs", "text_gflops": "text GFLOPs"},
-    **{"image_size": "image size", "patch_size": "patch", "embedding_size": "embedding"},
+    "training_data": "training data",
+    "samples_seen": "samples seen",
+    "parameters": "params (M)",
+    "image_gflops": "image GFLOPs",
+    "text_gflops": "text GFLOPs",
+    "image_size": "image size",
+    "patch_size": "patch",
+    "embedding_size": "embedding",
     "images_per_second": "images/s",
 }
 """The titles of the facts that tables show, by their names in results."""
@@ -26,58 +31,81 @@ _NOTES = (
 
 
 def facts_of(entry: Entry) -> dict[str, Any]:
-    """Return the facts of an entry that are known. One without facts of its own has those that its
-    name implies."""
+    """Return the facts of an entry that are known, by name.
+
+    An entry whose result has no facts has those that OpenCLIP and others state by its name.
+    """
     row = entry.stored.row if entry.stored else None
     if row is None or "facts" not in row.model:
         return stated_facts(entry.model if row is None else row.model["spec"])
-    speed = {"images_per_second": row.provenance.get("images_per_second")}
-    return {k: v for k, v in {**row.model["facts"], **speed}.items() if v is not None}
+    facts = dict(row.model["facts"])
+    facts["images_per_second"] = row.provenance.get("images_per_second")
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def stated_facts(model: str) -> dict[str, Any]:
-    """Return what OpenCLIP's profile and sources of trainings state of a model by its name."""
+    """Return the facts that OpenCLIP's profile and sources of trainings state of a model's name."""
     kind, _, name = model.partition(":")
     if kind == "openclip":
-        return {**profile_of(name.partition("/")[0]), **training_of(model)}
-    profile = profile_of(RELEASED.get(name, "")) if kind == "cosmos" else {}
+        return dict(profile_of(name.partition("/")[0])) | dict(training_of(model))
+    profile = dict(profile_of(RELEASED.get(name, ""))) if kind == "cosmos" else {}
     # COSMOS adds a module to the architecture, which features of images and texts do not use.
-    return {**{k: v for k, v in profile.items() if k != "parameters"}, **training_of(model)}
+    profile.pop("parameters", None)
+    return profile | dict(training_of(model))
 
 
 def model_table(entries: Iterable[Entry]) -> Table:
-    """Return the known facts of all models of which any are known."""
-    by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """Return the table of all models of which any fact is known, with one row per model."""
+    facts_by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         model = entry.stored.model if entry.stored else entry.model
-        by_model.setdefault((model, entry.source), []).append(facts_of(entry))
-    known = {model: _joined(by_model[model]) for model in sorted(by_model) if any(by_model[model])}
-    heads = 1 + any(source != "measured" for _, source in known)
-    records = [
-        dict(zip(("model", "source")[:heads], model, strict=False))
-        | {title: _text(name, facts.get(name)) for name, title in COLUMNS.items()}
-        for model, facts in known.items()
-    ]
-    table = of_records(records, texts=heads + 1)
-    return table._replace(title="Models", notes=_NOTES[: 1 + heads], label="models")
+        facts_by_model.setdefault((model, entry.source), []).append(facts_of(entry))
+    known_models = [model for model in sorted(facts_by_model) if any(facts_by_model[model])]
+    has_source = any(source != "measured" for _, source in known_models)
+    records = []
+    for model, source in known_models:
+        record = {"model": model}
+        if has_source:
+            record["source"] = source
+        facts = _joined(facts_by_model[model, source])
+        for name, title in COLUMNS.items():
+            record[title] = _text(name, facts.get(name))
+        records.append(record)
+    n_names = 2 if has_source else 1
+    table = of_records(records, texts=n_names + 1)
+    notes = _NOTES if has_source else _NOTES[:2]
+    return table._replace(title="Models", notes=notes, label="models")
 
 
-def _joined(several: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join the facts of a model's results, of which some may be older than others."""
-    speeds = [facts["images_per_second"] for facts in several if "images_per_second" in facts]
-    joined = {name: value for facts in several for name, value in facts.items()}
-    return {**joined, **({"images_per_second": median(speeds)} if speeds else {})}
+def _joined(facts_of_results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join the facts of a model's results, some of which may be older and lack facts."""
+    joined: dict[str, Any] = {}
+    speeds = []
+    for facts in facts_of_results:
+        joined |= facts
+        if "images_per_second" in facts:
+            speeds.append(facts["images_per_second"])
+    if speeds:
+        joined["images_per_second"] = median(speeds)
+    return joined
 
 
 def _text(name: str, value: Any) -> str:
+    """Return a fact as text; empty if it is unknown."""
     if value is None:
         return ""
-    if name == "samples_seen":  # 34B, 861M, 160k
-        units = {"B": 1e9, "M": 1e6, "k": 1e3, "": 1}
-        unit, size = next((u, size) for u, size in units.items() if value >= 0.9995 * size)
-        return f"{value / size:.3g}{unit}"
+    if name == "samples_seen":
+        return _count_text(value)
     if name == "parameters":
         return f"{value / 1e6:.1f}"
     if name == "image_size":
         return "x".join(str(side) for side in dict.fromkeys(value))
     return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _count_text(count: float) -> str:
+    """Return a count in three digits with a unit: 34B, 861M, 160k."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.3g}"

@@ -1,14 +1,13 @@
 """Groups of trainings: the mean of several seeds, with an interval over seeds and images."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cosmos_eval.results.groups import moments_of, require_distinct
-from cosmos_eval.results.labels import Stored, group_label, training_of
+from cosmos_eval.results.identity import group_label, training_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.table import BY_RANK, USUAL, Table, View, of_records
@@ -19,22 +18,25 @@ from cosmos_eval.types import Interval
 
 _NOTES = (
     "Mean of all trainings of a group; its interval covers seeds and images.",
-    "Seed sd: the standard deviation of the metric between trainings, without that of images.",
+    "Seed sd: the standard deviation of the metric between trainings, without the part by images.",
     "Image se: the standard error of the mean by the draw of images, for these trainings.",
-    "With one training the interval covers images alone, and another seed may give another number.",
+    "With one training the interval covers only images, and another seed may give another number.",
 )
 
 
 class GroupMean(NamedTuple):
-    """A metric of the trainings of one recipe: their seeds and values, and in `found` the mean."""
+    """A metric of the trainings of one recipe, and its mean."""
 
     group: str
     task: str
     dataset: str
     protocol: str
     metric: str
+    # The seeds of the trainings; None for an unknown seed.
     seeds: tuple[int | None, ...]
+    # The metric of each training.
     values: tuple[float, ...]
+    # The mean, as a difference from 0.
     found: GroupDifference
 
     @property
@@ -43,21 +45,22 @@ class GroupMean(NamedTuple):
         return self.found.groups[0].seed_sd
 
     @property
-    def of(self) -> Metric:
+    def metric_record(self) -> Metric:
         return metric_of(self.task, self.metric)
 
     @property
     def loss(self) -> float:
-        return -self.found.a if self.of.higher_is_better else self.found.a
+        """The mean, negative if higher is better."""
+        return -self.found.a if self.metric_record.higher_is_better else self.found.a
 
     @property
     def interval(self) -> Interval:
-        """The mean's, within the values that the metric can have."""
-        return self.of.within(self.found.interval())
+        """The interval of the mean, within the values that the metric can have."""
+        return self.metric_record.within(self.found.interval())
 
     def cells(self, view: View) -> dict[str, str]:
         """Return a row of the table: percent for fractions, `-` for what one training lacks."""
-        metric, interval = self.of, self.interval._asdict()
+        metric, interval = self.metric_record, self.interval._asdict()
         return {
             "group": self.group,
             "data set": self.dataset,
@@ -72,51 +75,89 @@ class GroupMean(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """Return the mean as JSON holds it, as a fraction."""
-        numbers = {"trainings": len(self.seeds), "mean": self.found.a, "seed_sd": self.seed_sd}
-        ends = {"image_error": self.found.image_error, **self.interval._asdict()}
-        return {k: v for k, v in self._asdict().items() if k != "found"} | numbers | ends
+        record = self._asdict()
+        del record["found"]
+        record["trainings"] = len(self.seeds)
+        record["mean"] = self.found.a
+        record["seed_sd"] = self.seed_sd
+        record["image_error"] = self.found.image_error
+        return record | self.interval._asdict()
 
 
 def group_means(entries: Iterable[Entry]) -> list[GroupMean]:
-    """Return headline metrics by group of trainings; a model without a group is one of its own.
-    Raises UsageError where a training is there twice, where trainings of a group were measured by
-    other settings, and for samples that are missing or do not give the metrics."""
-    groups: dict[tuple[str, str, str], list[tuple[Entry, Stored]]] = {}
+    """Return headline metrics by group of trainings; a model without a group is its own group.
+
+    Raises UsageError for a training that occurs twice, if the trainings of a group were measured by
+    different settings, and for samples that are missing or do not give the metrics.
+    """
+    groups: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
         if entry.stored is not None and entry.is_ranked:
             key = (entry.protocol, entry.dataset, group_label(entry.stored.row) or entry.model)
-            groups.setdefault(key, []).append((entry, entry.stored))
-    return [mean for key in sorted(groups) for mean in _means(key[2], groups[key])]
+            groups.setdefault(key, []).append(entry)
+    means: list[GroupMean] = []
+    for key in sorted(groups):
+        _, _, group = key
+        means += _means(group, groups[key])
+    return means
 
 
-def _means(group: str, members: Sequence[tuple[Entry, Stored]]) -> Iterator[GroupMean]:
-    entry, results = members[0][0], [stored for _, stored in members]
+def _means(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]:
+    """Yield the means of the headline metrics of a group's entries on one data set."""
+    entry = entries[0]
+    results = [entry.stored for entry in entries if entry.stored is not None]
     require_distinct(results)
-    seeds = tuple(training_of(one.row).get("seed") for one in results)
-    shown = headlines_of(entry)
-    found = moments_of(results, read_samples, shown)
-    for name in shown:
-        if one := found.get(name):
-            mean, values = one.mean(np.arange(len(results))), tuple(one.values.tolist())
-            where = (entry.task, entry.dataset, entry.protocol)
-            yield GroupMean(group, *where, name, seeds, values, mean)
+    seeds = tuple(training_of(result.row).get("seed") for result in results)
+    headlines = headlines_of(entry)
+    metrics = moments_of(results, read_samples, headlines)
+    for name in headlines:
+        moments = metrics.get(name)
+        if moments is not None:
+            yield GroupMean(
+                group=group,
+                task=entry.task,
+                dataset=entry.dataset,
+                protocol=entry.protocol,
+                metric=name,
+                seeds=seeds,
+                values=tuple(moments.values.tolist()),
+                found=moments.mean(np.arange(len(results))),
+            )
 
 
 def group_table(
     means: Sequence[GroupMean], view: View = USUAL, section: Sequence[str] = ()
 ) -> Table:
-    """Return the table of groups, with percent for fractions."""
-    ordered = sorted(means, key=partial(_position, means, view.sort))
+    """Return the table of groups, with percent for fractions.
+
+    Groups are sorted by data set, then by name or as `view.sort` says. The columns that `section`
+    names become headings.
+    """
+    ordered = sorted(means, key=lambda mean: _position(mean, means, view.sort))
     table = of_records(
         [mean.cells(view) for mean in ordered], section=section, texts=4 - len(section)
     )
     return table._replace(title="Groups of trainings (%)", notes=_NOTES, label="groups")
 
 
-def _position(means: Sequence[GroupMean], sort: str, of: GroupMean) -> tuple[Any, ...]:
-    """Return the place of a group among those of its data set: by name, or from the best down, by
-    the mean, over its metrics or the one that `sort` names, of how many groups are better."""
-    same = [m for m in means if (m.protocol, m.dataset) == (of.protocol, of.dataset)]
-    own = [m for m in same if m.group == of.group and sort in (BY_RANK, m.metric)]
-    better = [sum(o.metric == m.metric and o.loss < m.loss for o in same) for m in own]
-    return of.protocol, of.dataset, fmean(better) if better else 0.0, of.group
+def _position(
+    mean: GroupMean, means: Sequence[GroupMean], sort: str
+) -> tuple[str, str, float, str]:
+    """Return the position of a group's metric: by data set, then from the best group down.
+
+    Groups are compared by the number of better groups, in the mean over all metrics if `sort` is
+    the order by rank, or in the metric that it names. Otherwise they are in order of name.
+    """
+    same_data = [
+        other for other in means if (other.protocol, other.dataset) == (mean.protocol, mean.dataset)
+    ]
+    counts = []
+    for group_mean in same_data:
+        if group_mean.group == mean.group and sort in (BY_RANK, group_mean.metric):
+            better = [
+                other
+                for other in same_data
+                if other.metric == group_mean.metric and other.loss < group_mean.loss
+            ]
+            counts.append(len(better))
+    return mean.protocol, mean.dataset, fmean(counts) if counts else 0.0, mean.group

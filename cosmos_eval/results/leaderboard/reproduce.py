@@ -1,4 +1,4 @@
-"""The released checkpoints' published numbers, each beside the one measured here."""
+"""The published numbers of the released checkpoints, each beside the number measured here."""
 
 from __future__ import annotations
 
@@ -38,20 +38,25 @@ Status = Literal["reproduced", "near", "differs", "unverified"]
 
 
 class Reproduction(NamedTuple):
-    """A published number of a released checkpoint and the one measured here, if there is one."""
+    """A published number of a released checkpoint and the one measured here."""
 
+    # The entry of the published number.
     published: Entry
+    # The data set and metric of the number.
     column: Column
+    # The entry that was measured here; None if there is none.
     measured: Entry | None
 
     @property
     def status(self) -> Status:
         """How the measured number agrees with the published one.
 
-        `reproduced`: they differ by no more than rounding and `TOLERANCE`. `near`: the published
-        number lies in the measured interval all the same. The interval covers other test images;
-        on the same images a difference has a cause, which should be looked for. `differs`: it lies
-        outside. `unverified`: nothing was measured.
+        - `reproduced`: they differ by no more than rounding and `TOLERANCE`.
+        - `near`: they differ by more, but the published number lies in the measured interval. The
+          interval covers other test images. On the same images a difference has a cause, which
+          should be looked for.
+        - `differs`: the published number lies outside the measured interval.
+        - `unverified`: nothing was measured.
         """
         if self.measured is None:
             return "unverified"
@@ -66,15 +71,18 @@ class Reproduction(NamedTuple):
 
     @property
     def precision(self) -> str | None:
-        """The precision of the measured number, for `amp` with its type; None without one."""
+        """The precision of the measured number, for `amp` with its type; None without a number."""
         if self.measured is None or self.measured.stored is None:
             return None
-        record = self.measured.stored.row.provenance
-        half = "float16" if str(record["device"]).startswith("cuda") else "bfloat16"
-        return f"amp {half}" if record["precision"] == "amp" else str(record["precision"])
+        provenance = self.measured.stored.row.provenance
+        if provenance["precision"] != "amp":
+            return str(provenance["precision"])
+        is_cuda = str(provenance["device"]).startswith("cuda")
+        return "amp float16" if is_cuda else "amp bfloat16"
 
     @property
     def value(self) -> float:
+        """The published number."""
         return self.published.metrics[self.column.metric]
 
 
@@ -85,27 +93,30 @@ def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
     like the published number or else in float32. A checkpoint counts under its released name, or
     under any path if its file has the SHA-256 of a released one.
     """
-    found = {
-        entry.key._replace(model=_specified(entry), dataset=entry.dataset_name): entry
-        for entry in entries
-    }
+    measured_entries = {}
+    for entry in entries:
+        key = entry.key._replace(model=_specified(entry), dataset=entry.dataset_name)
+        measured_entries[key] = entry
     models = [f"cosmos:{name}" for name in RELEASED]
     numbers = []
     for entry in published():
-        if entry.model in models:
-            key = entry.key._replace(source="measured", url="")
-            measured = found.get(key._replace(model=entry.model + AMP), found.get(key))
-            numbers += [Reproduction(entry, column, measured) for column in columns_of(entry)]
+        if entry.model not in models:
+            continue
+        key = entry.key._replace(source="measured", url="")
+        amp_key = key._replace(model=entry.model + AMP)
+        measured = measured_entries.get(amp_key, measured_entries.get(key))
+        numbers += [Reproduction(entry, column, measured) for column in columns_of(entry)]
     return sorted(numbers, key=lambda n: (models.index(n.published.model), n.column))
 
 
 def _specified(entry: Entry) -> str:
-    """Return the model of an entry by its specification, or by its released name if it is known."""
+    """Return the label of an entry by its specification, or by the released name of its weights."""
     if entry.stored is None:
         return entry.specified
-    model = entry.stored.row.model
-    released = released_model(model["weights_sha256"])
-    return entry.specified.replace(model["spec"], released or model["spec"], 1)
+    released = released_model(entry.stored.row.model["weights_sha256"])
+    if not released:
+        return entry.specified
+    return entry.specified.replace(entry.stored.identity.spec, released, 1)
 
 
 def exit_status(numbers: Sequence[Reproduction]) -> int:
@@ -117,12 +128,15 @@ def exit_status(numbers: Sequence[Reproduction]) -> int:
 
 
 def precision_note(numbers: Sequence[Reproduction]) -> str | None:
-    """Name the precisions of measured numbers that are not the published one, in one line."""
-    others = Counter(number.precision for number in numbers if number.measured is not None)
-    others.pop(_PUBLISHED_PRECISION, None)
-    if not others:
+    """Count the numbers measured in another precision than the published ones, in one line.
+
+    Returns None if there are none.
+    """
+    counts = Counter(number.precision for number in numbers if number.measured is not None)
+    counts.pop(_PUBLISHED_PRECISION, None)
+    if not counts:
         return None
-    listed = ", ".join(f"{count} in {precision}" for precision, count in sorted(others.items()))
+    listed = ", ".join(f"{count} in {precision}" for precision, count in sorted(counts.items()))
     return (
         f"Published in {_PUBLISHED_PRECISION}, measured here: {listed}; "
         "--precision amp on a GPU measures as published"
@@ -142,15 +156,18 @@ def summary(numbers: Sequence[Reproduction]) -> str:
 
 
 def to_json(numbers: Iterable[Reproduction]) -> str:
-    """Write a list of records, one per published number; fractions, null where not measured."""
-    names = ("model", "task", "dataset", "protocol", "url")
+    """Write a list of records, one per published number: fractions, null if not measured."""
     records = []
     for number in numbers:
-        metric, entry = number.column.metric, number.measured
+        metric, published_entry, entry = number.column.metric, number.published, number.measured
         value = None if entry is None else entry.metrics[metric]
         difference = None if value is None else float(text.exact_difference(value, number.value))
         record = {
-            **{name: getattr(number.published, name) for name in names},
+            "model": published_entry.model,
+            "task": published_entry.task,
+            "dataset": published_entry.dataset,
+            "protocol": published_entry.protocol,
+            "url": published_entry.url,
             "metric": metric,
             "published": number.value,
             "published_precision": _PUBLISHED_PRECISION,
@@ -170,25 +187,34 @@ def to_markdown(numbers: Sequence[Reproduction], view: View = USUAL) -> str:
 
 
 def to_texts(numbers: Sequence[Reproduction], width: int, view: View = USUAL) -> Iterator[Text]:
-    """Yield the same for the terminal, at most `width` characters wide."""
-    shown = _table(numbers, view)
-    yield from to_terminal(shown, width)
-    yield notes_text(shown.notes, width)
+    """Yield the table for the terminal, at most `width` characters wide, then its notes."""
+    number_table = _table(numbers, view)
+    yield from to_terminal(number_table, width)
+    yield notes_text(number_table.notes, width)
 
 
 def _table(numbers: Sequence[Reproduction], view: View) -> Table:
-    ordered = sorted(numbers, key=lambda number: number.column)
-    urls = sorted({number.published.url for number in numbers})
-    notes = (f"{note}." for note in (summary(numbers), precision_note(numbers)) if note)
-    shown = Table(
+    """Return a table with one row per number and a section per metric."""
+    rows, sections = [], []
+    for number in sorted(numbers, key=lambda number: number.column):
+        rows.append((Cell(number.published.model), *_cells(number, view)))
+        sections.append(f"{number.column.dataset}, {number.column.title}")
+    notes = [f"{summary(numbers)}."]
+    note = precision_note(numbers)
+    if note:
+        notes.append(f"{note}.")
+    for url in sorted({number.published.url for number in numbers}):
+        notes.append(f"Published by {url}")
+    titles = ("model", "published", "measured", "difference")
+    number_table = Table(
         title=TITLE,
-        heads=tuple(map(Head, ("model", "published", "measured", "difference"))),
-        rows=tuple((Cell(n.published.model), *_cells(n, view)) for n in ordered),
-        notes=(*notes, *(f"Published by {url}" for url in urls)),
-        sections=tuple(f"{n.column.dataset}, {n.column.title}" for n in ordered),
+        heads=tuple(Head(title) for title in titles),
+        rows=tuple(rows),
+        notes=tuple(notes),
+        sections=tuple(sections),
         section="metric",
     )
-    return table.sorted_by(shown, view.sort)
+    return table.sorted_by(number_table, view.sort)
 
 
 def _cells(number: Reproduction, view: View) -> tuple[Cell, Cell, Cell]:

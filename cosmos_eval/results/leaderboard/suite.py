@@ -1,97 +1,100 @@
 """The score of a suite: the mean over its members of every model that has them all, with ranks."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cosmos_eval.results.compare import SAMPLE_LISTS, require_comparable, require_own, setting
-from cosmos_eval.results.groups import Moments, require_distinct
-from cosmos_eval.results.labels import Stored, group_label
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
+from cosmos_eval.results.leaderboard.suite_means import (
+    GroupDifferences,
+    Mean,
+    Results,
+    SuiteMeans,
+    sample_list,
+    weighted_mean,
+)
 from cosmos_eval.results.store import Read, read_samples
 from cosmos_eval.results.table import BY_NAME, BY_RANK, USUAL, Cell, Head, Table, View
 from cosmos_eval.results.text import ends, p_value_text, shown_text
 from cosmos_eval.stats import suites
-from cosmos_eval.stats.estimates import Estimate, Ints, Values
 from cosmos_eval.stats.groups import GroupDifference
-from cosmos_eval.tasks import Metric, metric_of, task_named
-from cosmos_eval.types import Interval, Suite, SuiteMember, UsageError
+from cosmos_eval.tasks import Metric, metric_of
+from cosmos_eval.types import Suite, SuiteMember, UsageError
 
 _ABSENT = "-"
-_TITLES = ("rank", "mean", "members", "p (next)")
-_COMMON_TITLES = ("mean over common members",)
 
-_OF_GROUPS = (
+_GROUP_NOTES = (
     "Group: the mean of all of its trainings. Its interval, ranks and p-value cover seeds "
     "and images; it has the members that all of its trainings have.",
-    "1 training: they cover images alone, and another seed may give another mean.",
+    "1 training: they cover only images, and another seed may give another mean.",
 )
-
-Results = Mapping[SuiteMember, Stored]
-"""The results of a model that count."""
-
-
-class Mean(NamedTuple):
-    """A mean over members, and of measured ones its interval and its resampled values (R,)."""
-
-    value: float
-    interval: Interval | None = None
-    drawn: Values = np.empty(0)
-
-    def within(self, metric: Metric) -> "Mean":
-        """Cut the interval off at the values that the metric can have."""
-        return self._replace(interval=self.interval and metric.within(self.interval))
-
-
-_Between = Callable[[str, str], GroupDifference]
 
 
 class Row(NamedTuple):
-    """A model's mean over all members, None where it lacks one, and over those that all models
-    have, None unless a model lacks one. `ranks`, and `p_next`, the p-value of the difference from
-    the next row, are of models that have all members. The model may be a group of `trainings`."""
+    """A model, or a group of trainings, in the table of a suite."""
 
+    # The label of the model, or the name of the group.
     model: str
+    # The number of members that it has.
     present: int
+    # The mean over all members; None if it lacks one.
     mean: Mean | None = None
+    # The ranks that it can have, from the best; None if it lacks a member.
     ranks: tuple[int, int] | None = None
+    # The p-value of the difference from the next row; None for the last row.
     p_next: float | None = None
+    # The mean over the members that all models have; None unless a model lacks a member.
     common: Mean | None = None
     source: Source = "measured"
+    # The addresses of published numbers.
     url: str = ""
+    # The number of trainings of a group; None for a model.
     trainings: int | None = None
 
 
 class SuiteScore(NamedTuple):
-    """The rows of a suite from the best mean down, then those of models that lack members, then
-    published ones. `common` are the members that all models have, empty if that is not of interest;
-    `metric` is one of a member, of which all have the unit and direction; `clusters` is the least
-    number of clusters that a member was resampled by."""
+    """The table of a suite."""
 
     suite: Suite
+    # A metric of a member: the metrics of all members have its unit and direction.
     metric: Metric
+    # The members that all models have; empty unless a model lacks a member.
     common: tuple[SuiteMember, ...]
+    # From the best mean down, then models that lack members, then published ones.
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    # The least number of clusters that a member was resampled by.
     clusters: int = 0
 
     def table(self, view: View = USUAL) -> Table:
-        """Return the table: percent for fractions, `-` for what is not there. Raises UsageError for
-        an order that it does not have."""
+        """Return the table: percent for fractions, `-` for a missing number.
+
+        Raises UsageError for an order that the table does not have.
+        """
         if view.sort not in ("", BY_NAME, BY_RANK) and not view.members:
             raise UsageError(f"--sort {view.sort}: give {BY_NAME} or {BY_RANK}, or add --members")
+        names = ["group" if self.has_groups else "model"]
+        if self.has_published:
+            names.append("source")
+        if self.has_groups:
+            names.append("trainings")
+        titles = [*names, "rank", "mean", "members", "p (next)"]
+        if self.common:
+            titles.append("mean over common members")
+        rows = self.rows
+        if view.sort == BY_NAME:
+            rows = tuple(sorted(rows, key=lambda row: row.model))
         unit = " (%)" if self.metric.unit == "fraction" else ""
-        source = ("source",) if self.has_published else ()
-        names = ("group", *source, "trainings") if self.has_groups else ("model", *source)
-        titles = (*names, *_TITLES, *(_COMMON_TITLES if self.common else ()))
-        order = sorted(self.rows, key=lambda row: row.model if view.sort == BY_NAME else "")
-        rows = tuple(self._cells(row, view) for row in order)
-        title, label = f"Suite {self.suite.name}{unit}", f"suite-{self.suite.name}"
-        heads = tuple(map(Head, titles))
-        return Table(title, heads, rows, len(names), self.notes, label=label)
+        return Table(
+            title=f"Suite {self.suite.name}{unit}",
+            heads=tuple(Head(title) for title in titles),
+            rows=tuple(self._cells(row, view) for row in rows),
+            texts=len(names),
+            notes=self.notes,
+            label=f"suite-{self.suite.name}",
+        )
 
     @property
     def has_groups(self) -> bool:
@@ -102,44 +105,56 @@ class SuiteScore(NamedTuple):
         return any(row.source != "measured" for row in self.rows)
 
     def _cells(self, row: Row, view: View) -> tuple[Cell, ...]:
-        ranks = "-".join(map(str, dict.fromkeys(row.ranks or [_ABSENT])))
-        p_next = _ABSENT if row.p_next is None else p_value_text(row.p_next)
-        mean, *common = (
-            _cell(self.metric, one, view)
-            for one in (row.mean, *([row.common] if self.common else []))
-        )
-        source = (row.source,) if self.has_published else ()
-        size = (str(row.trainings or _ABSENT),) if self.has_groups else ()
-        names = map(Cell, (row.model, *source, *size, ranks))
-        return (*names, mean, *map(Cell, (self.suite.present(row.present), p_next)), *common)
+        """Return a row of the table."""
+        cells = [Cell(row.model)]
+        if self.has_published:
+            cells.append(Cell(row.source))
+        if self.has_groups:
+            cells.append(Cell(str(row.trainings or _ABSENT)))
+        ranks = dict.fromkeys(row.ranks or [_ABSENT])
+        cells.append(Cell("-".join(str(rank) for rank in ranks)))
+        cells.append(_mean_cell(self.metric, row.mean, view))
+        cells.append(Cell(self.suite.present(row.present)))
+        cells.append(Cell(_ABSENT if row.p_next is None else p_value_text(row.p_next)))
+        if self.common:
+            cells.append(_mean_cell(self.metric, row.common, view))
+        return tuple(cells)
 
     def record(self) -> dict[str, Any]:
         """Return the table as JSON holds it, as fractions."""
-        models = [
-            {**row._asdict(), "mean": _plain(row.mean), "common": _plain(row.common)}
-            for row in self.rows
-        ]
-        if not self.has_groups:
-            for model in models:
+        models = []
+        for row in self.rows:
+            model = row._asdict()
+            model["mean"] = _mean_record(row.mean)
+            model["common"] = _mean_record(row.common)
+            if not self.has_groups:
                 del model["trainings"]
-        members, common = (
-            [m._asdict() for m in some] for some in (self.suite.members, self.common)
-        )
-        named = {"suite": self.suite.name, "members": members, "common_members": common}
-        left_out = {"left_out": self.suite.left_out} if self.suite.left_out else {}
-        return {**named, **left_out, "models": models, "notes": self.notes}
+            models.append(model)
+        record: dict[str, Any] = {
+            "suite": self.suite.name,
+            "members": [member._asdict() for member in self.suite.members],
+            "common_members": [member._asdict() for member in self.common],
+        }
+        if self.suite.left_out:
+            record["left_out"] = self.suite.left_out
+        return record | {"models": models, "notes": self.notes}
 
 
-def _cell(metric: Metric, mean: Mean | None, view: View) -> Cell:
+def _mean_cell(metric: Metric, mean: Mean | None, view: View) -> Cell:
+    """Return a mean with its interval as a view shows them."""
     if mean is None:
         return Cell(_ABSENT)
     interval = mean.interval._asdict() if mean.interval and view.intervals else None
-    shown = shown_text(metric, mean.value, view.decimals)
-    return Cell(shown, ends(metric, mean.value, interval, view.decimals))
+    value = shown_text(metric, mean.value, view.decimals)
+    return Cell(value, ends(metric, mean.value, interval, view.decimals))
 
 
-def _plain(mean: Mean | None) -> dict[str, Any] | None:
-    return mean and {"value": mean.value, **(mean.interval._asdict() if mean.interval else {})}
+def _mean_record(mean: Mean | None) -> dict[str, Any] | None:
+    """Return a mean and its interval as JSON holds them."""
+    if mean is None:
+        return None
+    record = {"value": mean.value}
+    return record | mean.interval._asdict() if mean.interval else record
 
 
 def suite_score(
@@ -149,248 +164,172 @@ def suite_score(
     *,
     by_group: bool = False,
 ) -> SuiteScore:
-    """Return the table of a suite, of models or of groups of trainings. Raises UsageError without a
-    number of any member, and where the samples of a result are missing or do not give its metrics,
-    a training is there twice, or those of a group were measured by other settings."""
+    """Return the table of a suite, of models or of groups of trainings.
+
+    Raises UsageError if no model has a number of any member, for samples that are missing or do not
+    give the metrics of their result, for a training that occurs twice, and if the trainings of a
+    group were measured by different settings.
+    """
     members = suite.members
-    single, published = _results(members, entries), _published(members, entries)
-    if not single and not published:
-        which = "no complete and unedited result of any member"
-        raise UsageError(f"suite {suite.name}: {which}, which are {_listed(members)}")
-    drawn, clusters = _draw(single, read) if single else ({}, 0)
-    groups = _groups(single, by_group=by_group)
-    # The members that all trainings of a group have, with the results of the first.
-    found = {
-        group: {m: one for m, one in single[first].items() if all(m in single[o] for o in others)}
-        for group, (first, *others) in groups.items()
-    }
-
-    def means_over(some: Sequence[SuiteMember]) -> tuple[dict[str, Mean], _Between | None]:
-        means, between = _means(single, drawn, some, clusters), None
-        if by_group and means:
-            means, between = _of_groups(groups, means, clusters)
-        return {name: mean.within(metric) for name, mean in means.items()}, between
-
+    results, published_rows = _results(members, entries), _published_rows(members, entries)
+    if not results and not published_rows:
+        raise UsageError(
+            f"suite {suite.name}: no complete and unedited result of any member, which are "
+            f"{_listed(members)}"
+        )
     metric = metric_of(members[0].task, members[0].metrics[0])
-    means, between = means_over(members)
-    rows, close = _ranked(means, metric, len(members), clusters, between)
-    lacking = sorted(found.keys() - means.keys())
-    rows += [Row(model, len(found[model])) for model in lacking]
-    shared = [m for m in members if all(m in results for results in found.values())]
-    common = shared if lacking and len(found) > 1 else []
+    suite_means = SuiteMeans(results, read, by_group=by_group)
+    members_by_group = {group: suite_means.members_of(group) for group in suite_means.groups}
+    means, differences = suite_means.over(members, metric)
+    ranking = _Ranking(means, metric, differences)
+    rows, warnings = ranking.rows(len(members), suite_means.clusters)
+    incomplete = sorted(members_by_group.keys() - means.keys())
+    rows += [Row(group, len(members_by_group[group])) for group in incomplete]
+    common = _common_members(members, members_by_group) if incomplete else []
     if common:
-        of_common, _ = means_over(common)
-        rows = [row._replace(common=of_common[row.model]) for row in rows]
+        common_means, _ = suite_means.over(common, metric)
+        rows = [row._replace(common=common_means[row.model]) for row in rows]
     if by_group:
-        rows = [row._replace(trainings=len(groups[row.model])) for row in rows]
-    notes = (
-        *_meanings(suite, common, is_ranked=len(means) > 1),
-        *(_OF_GROUPS if by_group else ()),
-        *close,
-        *(
-            f"Not ranked: {m} lacks {_listed(x for x in members if x not in found[m])}."
-            for m in lacking
-        ),
-        *_exceptions(members, single, entries),
-        *(f"Published: {url}." for url in dict.fromkeys(row.url for row in published)),
-    )
-    sign = -1 if metric.higher_is_better else 1
-    rows += sorted(published, key=lambda row: (sign * row.mean.value if row.mean else 0, row.model))
-    return SuiteScore(suite, metric, tuple(common), tuple(rows), notes, clusters)
-
-
-def _groups(single: Mapping[str, Results], *, by_group: bool) -> dict[str, list[str]]:
-    """Return the models of every group; a model that states none is one of its own."""
-    groups: dict[str, list[str]] = {}
-    for model, results in single.items():
-        (first, *_) = results.values()
-        groups.setdefault((by_group and group_label(first.row)) or model, []).append(model)
-    for models in groups.values():
-        require_distinct([next(iter(single[model].values())) for model in models])
-        for model in models[1:]:
-            for member in single[model].keys() & single[models[0]].keys():
-                require_comparable(single[models[0]][member], single[model][member])
-    return groups
-
-
-def _of_groups(
-    groups: Mapping[str, Sequence[str]], means: Mapping[str, Mean], clusters: int
-) -> tuple[dict[str, Mean], _Between]:
-    """Return the means over trainings of those groups whose every training has a mean, and the
-    differences of two, with intervals over images and seeds."""
-    index = {model: number for number, model in enumerate(means)}
-    drawn = np.stack([mean.drawn for mean in means.values()])
-    known = drawn[:, ~np.isnan(drawn).any(axis=0)]
-    covariance = np.atleast_2d(np.cov(known)) * clusters / (clusters - 1)
-    moments = Moments(np.array([mean.value for mean in means.values()]), covariance, clusters)
-    found: dict[str, Mean] = {}
-    of: dict[str, Ints] = {}
-    for group, models in groups.items():
-        if all(model in means for model in models):
-            of[group] = some = np.array([index[model] for model in models])
-            one = moments.mean(some)
-            several = Mean(one.a, one.interval(), drawn[some].mean(axis=0))
-            found[group] = several if len(models) > 1 else means[models[0]]
-    return found, lambda a, b: moments.difference(of[a], of[b])
-
-
-def _published(members: Sequence[SuiteMember], entries: Iterable[Entry]) -> list[Row]:
-    """Return the rows of models of which others published all members."""
-    by_key = {(e.model, *e[1:4]): e for e in entries if e.source == "published" and not e.stored}
-    rows = []
-    for model in dict.fromkeys(key[0] for key in by_key):
-        found = [by_key.get((model, *member[:3])) for member in members]
-        values = [e and _published_value(m, e) for m, e in zip(members, found, strict=True)]
-        urls = {entry.url for entry in found if entry}
-        if None not in values:
-            mean = Mean(float(_mean([value for value in values if value is not None], members)))
-            row = Row(model, len(members), mean, source="published", url=", ".join(sorted(urls)))
-            rows.append(row)
-    return rows
-
-
-def _published_value(member: SuiteMember, entry: Entry) -> float | None:
-    if all(name in entry.metrics for name in member.metrics):
-        return float(np.mean([entry.metrics[name] for name in member.metrics]))
-    return entry.metrics.get(MEAN_RECALL)
+        rows = [row._replace(trainings=len(suite_means.groups[row.model])) for row in rows]
+    notes = list(_meanings(suite, common, is_ranked=len(means) > 1))
+    if by_group:
+        notes += _GROUP_NOTES
+    notes += warnings
+    notes += [_incomplete_note(group, members, members_by_group[group]) for group in incomplete]
+    notes += _exceptions(members, results, entries)
+    notes += [f"Published: {url}." for url in dict.fromkeys(row.url for row in published_rows)]
+    rows += _sorted_by_mean(published_rows, metric)
+    return SuiteScore(suite, metric, tuple(common), tuple(rows), tuple(notes), suite_means.clusters)
 
 
 def _results(
     members: Sequence[SuiteMember], entries: Iterable[Entry]
 ) -> dict[str, dict[SuiteMember, Stored]]:
-    """Return the results of members by model, in the order of the suite."""
+    """Return the measured results that count by model, in the order of the suite."""
     ranked = [entry for entry in entries if entry.is_ranked and entry.stored]
-    found: dict[str, dict[SuiteMember, Stored]] = {}
+    results: dict[str, dict[SuiteMember, Stored]] = {}
     for model in sorted({entry.model for entry in ranked}):
-        of_model = [entry for entry in ranked if entry.model == model]
+        model_entries = [entry for entry in ranked if entry.model == model]
         for member in members:
-            entry = entry_of(member, of_model)
-            if entry and entry.stored and all(n in entry.metrics for n in member.metrics):
-                found.setdefault(model, {})[member] = entry.stored
-    return found
+            entry = entry_of(member, model_entries)
+            if entry and entry.stored and all(name in entry.metrics for name in member.metrics):
+                results.setdefault(model, {})[member] = entry.stored
+    return results
 
 
 def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:
-    """Return a model's entry of a member, whose data set may be the label of a column. Raises
-    UsageError for two, on other files of the data set."""
-    fitting = [
+    """Return the entry of a member among the entries of a model, or None.
+
+    The member's data set may be the label of a column. Raises UsageError for two entries, which
+    are on different files of the data set.
+    """
+    member_entries = [
         entry
         for entry in entries
         if (entry.task, entry.protocol) == (member.task, member.family)
         and member.dataset in (entry.dataset, entry.dataset_name)
     ]
-    if len(fitting) > 1:
+    if len(member_entries) > 1:
         raise UsageError(
-            f"{fitting[0].model} has several results of {member.dataset}, on other data: "
-            f"{', '.join(entry.dataset for entry in fitting)}: keep one of them"
+            f"{member_entries[0].model} has several results of {member.dataset}, on other data: "
+            f"{', '.join(entry.dataset for entry in member_entries)}: keep one of them"
         )
-    return fitting[0] if fitting else None
+    return member_entries[0] if member_entries else None
 
 
-def _draw(
-    found: Mapping[str, Results], read: Read
-) -> tuple[dict[str, dict[SuiteMember, Values]], int]:
-    """Return values (R,) of every model and member, and the smallest number of clusters. What has
-    the same list of samples is resampled in the same draws."""
-    by_list: dict[str, list[tuple[str, SuiteMember, Stored]]] = {}
-    for model, results in found.items():
-        for member, stored in results.items():
-            by_list.setdefault(_sample_list(stored), []).append((model, member, stored))
-    drawn: dict[str, dict[SuiteMember, Values]] = {model: {} for model in found}
-    sizes = []
-    for samples, alike in by_list.items():
-        estimates = {
-            f"{index} {name}": estimate
-            for index, (_, member, stored) in enumerate(alike)
-            for name, estimate in _estimates(member, stored, read).items()
-        }
-        seed = int(hashlib.sha256(samples.encode()).hexdigest()[:16], 16)
-        try:
-            values, size = suites.resample(estimates, seed=seed)
-        except ValueError as error:
-            raise UsageError(f"{alike[0][2].path}: {error}") from error
-        sizes.append(size)
-        for index, (model, member, _) in enumerate(alike):
-            several = [values[f"{index} {name}"] for name in member.metrics]
-            drawn[model][member] = np.mean(several, axis=0)
-    return drawn, min(sizes)
+def _published_rows(members: Sequence[SuiteMember], entries: Iterable[Entry]) -> list[Row]:
+    """Return a row for each model of which others published numbers of all members."""
+    published: dict[str, dict[tuple[str, str, str], Entry]] = {}
+    for published_entry in entries:
+        if published_entry.source == "published" and not published_entry.stored:
+            key = published_entry.task, published_entry.dataset, published_entry.protocol
+            published.setdefault(published_entry.model, {})[key] = published_entry
+    rows = []
+    for model, model_entries in published.items():
+        values, urls = [], set()
+        for member in members:
+            entry = model_entries.get((member.task, member.dataset, member.family))
+            value = _published_value(member, entry) if entry else None
+            if entry and value is not None:
+                values.append(value)
+                urls.add(entry.url)
+        if len(values) == len(members):
+            mean = Mean(float(weighted_mean(values, members)))
+            url = ", ".join(sorted(urls))
+            rows.append(Row(model, len(members), mean, source="published", url=url))
+    return rows
 
 
-def _sample_list(stored: Stored) -> str:
-    """Return the hash of the list of samples, with the notes on the data that tell columns of one
-    data set apart; without a hash a text that no other result has."""
-    recorded = setting(stored.row)
-    for name in SAMPLE_LISTS:
-        if recorded.get(name):
-            return ", ".join([recorded[name], *stored.data_notes])
-    return str((stored.model, stored.row.dataset, stored.row.protocol))
+def _published_value(member: SuiteMember, entry: Entry) -> float | None:
+    """Return the published mean of a member's metrics, or None if it is not published."""
+    if all(name in entry.metrics for name in member.metrics):
+        return float(np.mean([entry.metrics[name] for name in member.metrics]))
+    return entry.metrics.get(MEAN_RECALL)
 
 
-def _estimates(member: SuiteMember, stored: Stored, read: Read) -> dict[str, Estimate]:
-    task, samples = task_named(member.task), read(stored.path)
-    try:
-        known = task.estimates(task.derive(samples))
-        for name in member.metrics:
-            own = known[name].value if name in known else None
-            require_own(name, stored.row.metrics[name], own)
-    except (KeyError, ValueError, IndexError) as error:
-        raise UsageError(f"{stored.path}: {error} (`cosmos-eval verify` shows more)") from error
-    return {name: known[name] for name in member.metrics}
+def _sorted_by_mean(rows: Iterable[Row], metric: Metric) -> list[Row]:
+    """Return rows from the best mean down."""
+    sign = -1 if metric.higher_is_better else 1
+    return sorted(rows, key=lambda row: (sign * row.mean.value if row.mean else 0, row.model))
 
 
-def _means(
-    found: Mapping[str, Results],
-    drawn: Mapping[str, Mapping[SuiteMember, Values]],
-    members: Sequence[SuiteMember],
-    clusters: int,
-) -> dict[str, Mean]:
-    """Return the means over members of the models that have them all."""
-    means = {}
-    for model, results in found.items():
-        if all(member in results for member in members):
-            values = [np.mean([results[m].row.metrics[n] for n in m.metrics]) for m in members]
-            draws = _mean([drawn[model][member] for member in members], members)
-            mean = float(_mean(values, members))
-            means[model] = Mean(mean, suites.interval_of(mean, draws, clusters), draws)
-    return means
-
-
-def _mean(values: Sequence[Any], members: Sequence[SuiteMember]) -> Values:
-    weighted: Values = np.average(values, axis=0, weights=[member.weight for member in members])
-    return weighted
-
-
-def _ranked(
-    means: Mapping[str, Mean],
-    metric: Metric,
-    members: int,
-    clusters: int,
-    between: _Between | None,
-) -> tuple[list[Row], list[str]]:
-    """Return rows from the best mean down, and a warning of neighbours that may be equally good."""
-    sign = 1 if metric.higher_is_better else -1
-    order = sorted(means, key=lambda model: (-sign * means[model].value, model))
-    values = [sign * means[model].value for model in order]
-    drawn = [sign * means[model].drawn for model in order]
-    signed = between and partial(_signed, between, order, sign)
-    standings = suites.standings(values, drawn, clusters, signed) if len(order) > 1 else []
-    rows = [Row(model, members, means[model]) for model in order]
-    for index, standing in enumerate(standings):
-        rows[index] = rows[index]._replace(ranks=standing.ranks, p_next=standing.p_next)
-    close = [
-        f"{index + 1} and {index + 2} ({order[index]}, {order[index + 1]})"
-        for index, standing in enumerate(standings)
-        if index + 1 in standing.tied
+def _common_members(
+    members: Iterable[SuiteMember], members_by_group: Mapping[str, Sequence[SuiteMember]]
+) -> list[SuiteMember]:
+    """Return the members that all groups have; none if there is a single group."""
+    if len(members_by_group) < 2:
+        return []
+    return [
+        member
+        for member in members
+        if all(member in group_members for group_members in members_by_group.values())
     ]
-    warning = (
-        "Warning: neighbours that cannot be told apart, since the interval of the paired "
-        f"difference, corrected for the number of pairs, covers 0: ranks {'; '.join(close)}."
-    )
-    return rows, [warning] if close else []
 
 
-def _signed(between: _Between, order: Sequence[str], sign: int, a: int, b: int) -> GroupDifference:
-    return between(*(order[a], order[b])[::sign])
+class _Ranking:
+    """Models, or groups of trainings, from the best mean down."""
+
+    def __init__(
+        self, means: Mapping[str, Mean], metric: Metric, differences: GroupDifferences | None
+    ) -> None:
+        self._means = means
+        self._differences = differences
+        self._sign = 1 if metric.higher_is_better else -1  # times a mean: greater is better
+        self._order = sorted(means, key=lambda name: (-self._sign * means[name].value, name))
+
+    def rows(self, n_members: int, clusters: int) -> tuple[list[Row], list[str]]:
+        """Return the rows, and warnings of neighbours that may be equally good.
+
+        Several rows have the ranks that they can have. `clusters` is the least number of clusters
+        that a member was resampled by.
+        """
+        rows = [Row(name, n_members, self._means[name]) for name in self._order]
+        if len(rows) < 2:
+            return rows, []
+        values = [self._sign * self._means[name].value for name in self._order]
+        draws = [self._sign * self._means[name].drawn for name in self._order]
+        gain = None if self._differences is None else self._gain
+        standings = suites.standings(values, draws, clusters, gain)
+        neighbours = []
+        for index, standing in enumerate(standings):
+            rows[index] = rows[index]._replace(ranks=standing.ranks, p_next=standing.p_next)
+            if index + 1 in standing.tied:
+                names = f"{self._order[index]}, {self._order[index + 1]}"
+                neighbours.append(f"{index + 1} and {index + 2} ({names})")
+        warning = (
+            "Warning: neighbours that cannot be told apart, since the interval of the paired "
+            "difference, corrected for the number of pairs, covers 0: "
+            f"ranks {'; '.join(neighbours)}."
+        )
+        return rows, [warning] if neighbours else []
+
+    def _gain(self, a: int, b: int) -> GroupDifference:
+        """Return by how much the group at index `a` is better than the group at index `b`."""
+        assert self._differences is not None
+        name_a, name_b = self._order[a], self._order[b]
+        if self._sign == 1:
+            return self._differences.difference(name_a, name_b)
+        return self._differences.difference(name_b, name_a)
 
 
 def _listed(members: Iterable[SuiteMember]) -> str:
@@ -398,26 +337,23 @@ def _listed(members: Iterable[SuiteMember]) -> str:
 
 
 def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -> Iterator[str]:
-    members, lacking = suite.members, suite.left_out
-    metrics = dict.fromkeys(member.metrics for member in members)
-    of = (
-        f"{' and '.join(names)} of {_listed(m for m in members if m.metrics == names)}"
-        for names in metrics
-    )
-    number = suite.present(len(members)) if lacking else f"all {len(members)}"
-    yield f"Mean: over {number} members, {'; '.join(of)}."
-    if parts := [member for member in members if member.weight < 1]:
-        yield f"Counted in part, as several of them are one: {_listed(parts)}."
-    if lacking:
-        yield f"Left out: {'; '.join(f'{name}: {why}' for name, why in lacking.items())}."
+    """Yield what the columns of the table mean."""
+    members = suite.members
+    yield f"Mean: over {_number_of_members(suite)} members, {'; '.join(_counted_metrics(members))}."
+    weighted_members = [member for member in members if member.weight < 1]
+    if weighted_members:
+        yield f"Counted in part, as several of them are one: {_listed(weighted_members)}."
+    if suite.left_out:
+        reasons = [f"{name}: {reason}" for name, reason in suite.left_out.items()]
+        yield f"Left out: {'; '.join(reasons)}."
     yield (
         "95% interval: by resampling within every member; members are independent unless they have "
         "the same list of samples."
     )
     if is_ranked:
         yield (
-            "Rank: the ranks that a model can have by the intervals of paired differences; those "
-            "of all models hold at once with 95%."
+            "Rank: the ranks that a model can have by the intervals of paired differences; the "
+            "ranks of all models hold at once with 95%."
         )
         yield (
             "p (next): the two-sided p-value of the paired difference from the next row, not "
@@ -427,16 +363,42 @@ def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -
         yield f"Common members ({len(common)} of {len(members)}): {_listed(common)}."
 
 
-def _exceptions(
-    members: Sequence[SuiteMember], found: Mapping[str, Results], entries: Sequence[Entry]
-) -> Iterator[str]:
-    def is_unlike(member: SuiteMember) -> bool:
-        several = (results[member] for results in found.values() if member in results)
-        return len(set(map(_sample_list, several))) > 1
+def _incomplete_note(
+    group: str, members: Sequence[SuiteMember], group_members: Sequence[SuiteMember]
+) -> str:
+    """Return a note on the members that a group lacks."""
+    missing = [member for member in members if member not in group_members]
+    return f"Not ranked: {group} lacks {_listed(missing)}."
 
-    if unlike := _listed(filter(is_unlike, members)):
-        why = "lists of samples, or their content, differ or are not recorded"
-        yield f"Not paired, since {why}: {unlike}."
+
+def _number_of_members(suite: Suite) -> str:
+    """Return the number of members as text."""
+    n_members = len(suite.members)
+    return suite.present(n_members) if suite.left_out else f"all {n_members}"
+
+
+def _counted_metrics(members: Sequence[SuiteMember]) -> Iterator[str]:
+    """Yield the metrics that count with the members that they are counted of."""
+    for metrics in dict.fromkeys(member.metrics for member in members):
+        metric_members = [member for member in members if member.metrics == metrics]
+        yield f"{' and '.join(metrics)} of {_listed(metric_members)}"
+
+
+def _exceptions(
+    members: Sequence[SuiteMember], results: Mapping[str, Results], entries: Sequence[Entry]
+) -> Iterator[str]:
+    """Yield notes on members that are not paired, and on results that do not count."""
+    unpaired_members = []
+    for member in members:
+        member_results = [r[member] for r in results.values() if member in r]
+        if len({sample_list(result) for result in member_results}) > 1:
+            unpaired_members.append(member)
+    if unpaired_members:
+        reason = "lists of samples, or their content, differ or are not recorded"
+        yield f"Not paired, since {reason}: {_listed(unpaired_members)}."
     sets = {(member.dataset, member.family) for member in members}
-    if any((e.dataset_name, e.protocol) in sets and e.stored and not e.is_ranked for e in entries):
-        yield "Not counted: results of a part of the samples only, and edited ones."
+    for entry in entries:
+        is_counted = entry.is_ranked or not entry.stored
+        if not is_counted and (entry.dataset_name, entry.protocol) in sets:
+            yield "Not counted: results of a part of the samples only, and edited ones."
+            return

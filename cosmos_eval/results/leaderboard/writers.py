@@ -1,5 +1,7 @@
-"""Leaderboards as tables for the terminal, CSV, JSON, Markdown, HTML and LaTeX. Equal entries give
-equal bytes."""
+"""Leaderboards as tables for the terminal, CSV, JSON, Markdown, HTML and LaTeX.
+
+Equal entries give equal bytes.
+"""
 
 from __future__ import annotations
 
@@ -15,160 +17,236 @@ from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.facts import COLUMNS, facts_of, model_table
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
-from cosmos_eval.results.leaderboard.ranking import NO_TIES, Rank, Ties, rank_entries
+from cosmos_eval.results.leaderboard.ranking import (
+    NO_TIES,
+    Rank,
+    RankedNumber,
+    Ties,
+    rank_entries,
+)
 from cosmos_eval.results.leaderboard.view import tables_of as view_tables
-from cosmos_eval.results.table import Table, View, flat, numbered
+from cosmos_eval.results.table import Table, View, numbered, without_sections
 from cosmos_eval.results.table import to_markdown as markdown
 from cosmos_eval.results.terminal import notes_text, to_terminal
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from cosmos_eval.results.leaderboard.suite import Mean, SuiteScore
+    from cosmos_eval.results.leaderboard.suite import Row, SuiteScore
+    from cosmos_eval.results.leaderboard.suite_means import Mean
 
 _RANKS = ("rank_low", "rank_high")
 _CSV_COLUMNS = (
     *("model", "task", "dataset", "protocol", "metric", "value", "low", "high", "source", "url"),
     *("best", "tie", *_RANKS, "delta"),
 )
-_RANK = ("best", "tie", "ranks")
 _SUITE_COLUMNS = ("members", "p_next")
 _GROUP_COLUMNS = ("trainings", "seed_sd", "image_error")
 
 
 class Leaderboard(NamedTuple):
-    """What is written: entries, what ties their numbers, whether facts of their models are added,
-    a suite's score or None, means of groups of trainings, None where these are not shown, and what
-    of all that is shown, and how."""
+    """Everything that is written."""
 
     entries: Sequence[Entry]
+    # The p-values by which numbers are tied with the best.
     ties: Ties = NO_TIES
+    # Whether facts of the models are added.
     facts: bool = False
+    # The score of a suite; None without a suite.
     suite: SuiteScore | None = None
+    # The means of groups of trainings; None if these are not shown.
     groups: Sequence[GroupMean] | None = None
+    # What tables show, and how.
     view: View = View()
 
 
-def to_csv(shown: Leaderboard) -> str:
-    """Write one line per entry and metric, as a fraction. `best` is `yes` or empty, `tie` what ties
-    a number with the best (`paired`, `intervals`), and `delta` is in percentage points above what
-    its authors published. Means of groups follow, which have `trainings`, then those of a suite, of
-    the task `suite`. Columns of `facts` come last."""
+def to_csv(leaderboard: Leaderboard) -> str:
+    """Write one line per entry and metric, as a fraction.
+
+    `best` is `yes` or empty. `tie` is what ties a number with the best: `paired` or `intervals`.
+    `delta` is in percentage points above the number that its authors published. Means of groups
+    follow, which have `trainings`, then the means of a suite, whose task is `suite`. The columns of
+    facts come last.
+    """
     import pandas as pd
 
-    groups = [
-        {**mean.record(), "model": mean.group, "value": mean.found.a, "source": "measured"}
-        for mean in shown.groups or ()
-    ]
-    records = [*_entry_rows(shown), *groups, *_suite_rows(shown.suite)]
-    columns = [*_CSV_COLUMNS, *(_SUITE_COLUMNS if shown.suite else ())]
-    columns += _GROUP_COLUMNS if shown.groups is not None else ()
-    columns += COLUMNS if shown.facts else ()
-    counts = [name for name in (*_RANKS, "trainings") if name in columns]
-    table = pd.DataFrame(records, columns=columns).astype(dict.fromkeys(counts, "Int64"))
-    return csv_of(table, signed=["delta"])[0]
+    records = list(_entry_rows(leaderboard))
+    for mean in leaderboard.groups or ():
+        record = mean.record()
+        record |= {"model": mean.group, "value": mean.found.a, "source": "measured"}
+        records.append(record)
+    columns = list(_CSV_COLUMNS)
+    if leaderboard.suite is not None:
+        records += _suite_rows(leaderboard.suite)
+        columns += _SUITE_COLUMNS
+    if leaderboard.groups is not None:
+        columns += _GROUP_COLUMNS
+    if leaderboard.facts:
+        columns += COLUMNS
+    integer_columns = [name for name in (*_RANKS, "trainings") if name in columns]
+    table = pd.DataFrame(records, columns=columns).astype(dict.fromkeys(integer_columns, "Int64"))
+    content, _ = csv_of(table, signed=["delta"])
+    return content
 
 
-def _entry_rows(shown: Leaderboard) -> Iterator[dict[str, Any]]:
-    listed = sorted(shown.entries, key=lambda entry: entry.key)
-    found = rank_entries(listed, shown.ties)
-    for entry, metric in ((e, m) for e in listed for m in sorted(e.metrics)):
-        rank = found.get((entry.key, metric), Rank())
-        own = facts_of(entry) if shown.facts else {}
-        yield {
-            **entry._asdict(),
-            **{"metric": metric, "value": entry.metrics[metric]},
-            **entry.intervals.get(metric, {}),
-            **{"best": "yes" if rank.best else "", "tie": rank.tie, **_ends(rank.ranks)},
-            "delta": entry.delta(metric),
-            **{name: _exact(own.get(name)) for name in COLUMNS},
-        }
+def _entry_rows(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
+    """Yield the lines of entries."""
+    entries = sorted(leaderboard.entries, key=lambda entry: entry.key)
+    ranks = rank_entries(entries, leaderboard.ties)
+    for entry in entries:
+        facts = facts_of(entry) if leaderboard.facts else {}
+        fact_texts = {name: _fact_text(facts.get(name)) for name in COLUMNS}
+        for metric, value in sorted(entry.metrics.items()):
+            rank = ranks.get((entry.key, metric), Rank())
+            line = entry._asdict() | {"metric": metric, "value": value}
+            line |= entry.intervals.get(metric, {})
+            line |= {"best": "yes" if rank.best else "", "tie": rank.tie}
+            line |= _rank_columns(rank.ranks)
+            line["delta"] = entry.delta(metric)
+            yield line | fact_texts
 
 
-def _ends(ranks: tuple[int, int] | None) -> dict[str, int | None]:
-    return dict(zip(_RANKS, ranks or (None, None), strict=True))
+def _rank_columns(ranks: tuple[int, int] | None) -> dict[str, int | None]:
+    """Return the columns of the ranks that a number can have."""
+    low, high = ranks or (None, None)
+    return {"rank_low": low, "rank_high": high}
 
 
-def _suite_rows(suite: SuiteScore | None) -> Iterator[dict[str, Any]]:
+def _suite_rows(score: SuiteScore) -> Iterator[dict[str, Any]]:
     """Yield the lines of a suite: the means, then those over common members."""
-    if suite is None:
+    suite = score.suite
+    for row in score.rows:
+        line = row._asdict() | _suite_columns(score, row) | {"metric": "mean"}
+        line |= _mean_columns(row.mean)
+        line |= _rank_columns(row.ranks)
+        line["members"] = suite.present(row.present)
+        yield line
+    if not score.common:
         return
-    families = ", ".join(dict.fromkeys(member.family for member in suite.suite.members))
-    where = {"task": "suite", "dataset": suite.suite.name, "protocol": families}
-    for row in suite.rows:
-        present = suite.suite.present(row.present)
-        ranks = {**_ends(row.ranks), "members": present}
-        yield {**row._asdict(), **where, "metric": "mean", **_mean_cells(row.mean), **ranks}
-    common = suite.suite.present(len(suite.common))
-    for row in (row for row in suite.rows if suite.common and row.source == "measured"):
-        cells = {"metric": "mean_of_common", **_mean_cells(row.common), "members": common}
-        yield {"model": row.model, "source": row.source, "url": row.url, **where, **cells}
+    for row in score.rows:
+        if row.source == "measured":
+            line = _suite_columns(score, row) | {"metric": "mean_of_common"}
+            line |= _mean_columns(row.common)
+            line["members"] = suite.present(len(score.common))
+            yield line
 
 
-def _mean_cells(mean: Mean | None) -> dict[str, Any]:
-    interval = mean.interval._asdict() if mean and mean.interval else {}
-    return {"value": mean and mean.value, **interval}
+def _suite_columns(score: SuiteScore, row: Row) -> dict[str, Any]:
+    """Return the columns with the model and the suite of a line."""
+    protocols = ", ".join(dict.fromkeys(member.family for member in score.suite.members))
+    return {
+        "model": row.model,
+        "source": row.source,
+        "url": row.url,
+        "task": "suite",
+        "dataset": score.suite.name,
+        "protocol": protocols,
+    }
 
 
-def _exact(fact: Any) -> str:
-    return "x".join(map(str, fact)) if isinstance(fact, list) else "" if fact is None else str(fact)
+def _mean_columns(mean: Mean | None) -> dict[str, Any]:
+    """Return the columns of a mean and its interval."""
+    if mean is None:
+        return {"value": None}
+    interval = mean.interval._asdict() if mean.interval else {}
+    return {"value": mean.value} | interval
 
 
-def to_json(shown: Leaderboard) -> str:
-    """Write a list of records as fractions, with `published` numbers and `standings` by metric, and
-    with `facts` if requested. With a suite or groups it is `results` of an object with them."""
-    listed = sorted(shown.entries, key=lambda entry: entry.key)
-    found = rank_entries(listed, shown.ties)
-    names = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
+def _fact_text(fact: Any) -> str:
+    """Return a fact as text, exact; empty if it is unknown."""
+    if isinstance(fact, list):
+        return "x".join(str(side) for side in fact)
+    return "" if fact is None else str(fact)
+
+
+def to_json(leaderboard: Leaderboard) -> str:
+    """Write a list of records as fractions, with `published` numbers and `standings` by metric.
+
+    Records have `facts` if requested. With a suite or groups the list is `results` of an object
+    with them.
+    """
+    entries = sorted(leaderboard.entries, key=lambda entry: entry.key)
+    ranks = rank_entries(entries, leaderboard.ties)
     records = []
-    for entry in listed:
-        ranks = {
-            metric: {name: getattr(found[entry.key, metric], name) for name in _RANK}
-            for metric in entry.metrics
-            if (entry.key, metric) in found
-        }
-        known = {"url": entry.url, "published": dict(entry.published), "standings": ranks}
-        fixed = {name: getattr(entry, name) for name in names}
-        facts = {"facts": facts_of(entry)} if shown.facts else {}
-        records.append({**fixed, **{key: value for key, value in known.items() if value}, **facts})
-    more: dict[str, Any] = {"suite": shown.suite.record()} if shown.suite else {}
-    if shown.groups is not None:
-        more["groups"] = [mean.record() for mean in shown.groups]
-    content = {"results": records, **more} if more else records
+    for entry in entries:
+        record = _entry_record(entry, ranks)
+        if leaderboard.facts:
+            record["facts"] = facts_of(entry)
+        records.append(record)
+    content: Any = records
+    if leaderboard.suite is not None or leaderboard.groups is not None:
+        content = {"results": records}
+        if leaderboard.suite is not None:
+            content["suite"] = leaderboard.suite.record()
+        if leaderboard.groups is not None:
+            content["groups"] = [mean.record() for mean in leaderboard.groups]
     return text.json_text(content, indent=2, sort_keys=True) + "\n"
 
 
-def tables_of(shown: Leaderboard) -> list[Table]:
+def _entry_record(entry: Entry, ranks: Mapping[RankedNumber, Rank]) -> dict[str, Any]:
+    """Return an entry as JSON holds it."""
+    record: dict[str, Any] = {
+        "model": entry.model,
+        "task": entry.task,
+        "dataset": entry.dataset,
+        "protocol": entry.protocol,
+        "metrics": entry.metrics,
+        "intervals": entry.intervals,
+        "source": entry.source,
+    }
+    standings = {}
+    for metric in entry.metrics:
+        if (entry.key, metric) in ranks:
+            rank = ranks[entry.key, metric]
+            standings[metric] = {"best": rank.best, "tie": rank.tie, "ranks": rank.ranks}
+    if entry.url:
+        record["url"] = entry.url
+    if entry.published:
+        record["published"] = dict(entry.published)
+    if standings:
+        record["standings"] = standings
+    return record
+
+
+def tables_of(leaderboard: Leaderboard) -> list[Table]:
     """Return the tables: a suite's, then one per task, of groups of trainings, and of models."""
-    view, suite = shown.view, shown.suite
-    found = [] if suite is None else [suite.table(view)]
+    view, suite = leaderboard.view, leaderboard.suite
+    tables = []
+    if suite is not None:
+        tables.append(suite.table(view))
     if suite is None or view.members:
-        found += view_tables(boards(shown.entries, shown.ties, view.decimals), view)
-    if shown.groups:
-        found.append(group_table(shown.groups, view, ("data set", "protocol")))
-    return found + ([model_table(shown.entries)] if shown.facts else [])
+        task_boards = boards(leaderboard.entries, leaderboard.ties, view.decimals)
+        tables += view_tables(task_boards, view)
+    if leaderboard.groups:
+        tables.append(group_table(leaderboard.groups, view, ("data set", "protocol")))
+    if leaderboard.facts:
+        tables.append(model_table(leaderboard.entries))
+    return tables
 
 
-def to_markdown(shown: Leaderboard) -> str:
-    """Write tables as GitHub's Markdown, best in bold, with links to published numbers, and the
-    notes of all tables below the last."""
-    tables = tables_of(shown)
+def to_markdown(leaderboard: Leaderboard) -> str:
+    """Write tables as GitHub's Markdown, best in bold, with links to published numbers.
+
+    The notes of all tables follow the last one.
+    """
+    tables = tables_of(leaderboard)
+    content = "\n".join(markdown(table._replace(notes=())) for table in tables)
     notes = dict.fromkeys(note for table in tables for note in table.notes)
-    parts = [markdown(table._replace(notes=())) for table in tables]
-    return "\n".join(parts) + "".join(
-        ["\n", *(f"- {text.markdown_text(n)}\n" for n in notes)] if notes else ""
-    )
+    if not notes:
+        return content
+    lines = [f"- {text.markdown_text(note)}\n" for note in notes]
+    return f"{content}\n{''.join(lines)}"
 
 
-def to_html(shown: Leaderboard) -> str:
+def to_html(leaderboard: Leaderboard) -> str:
     """Write one page that needs no other file, best in bold."""
     page = text.html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
-    return page.render(tables=list(map(flat, tables_of(shown))))
+    return page.render(tables=[without_sections(table) for table in tables_of(leaderboard)])
 
 
-def to_tex(shown: Leaderboard) -> str:
+def to_tex(leaderboard: Leaderboard) -> str:
     r"""Write floats, best in bold; the document needs `\usepackage{booktabs}`."""
-    return PREAMBLE + "\n".join(map(to_latex, tables_of(shown)))
+    return PREAMBLE + "\n".join(to_latex(table) for table in tables_of(leaderboard))
 
 
 WRITERS: Mapping[str, Callable[[Leaderboard], str]] = MappingProxyType(
@@ -177,11 +255,13 @@ WRITERS: Mapping[str, Callable[[Leaderboard], str]] = MappingProxyType(
 """The writers of every form except the terminal's."""
 
 
-def to_texts(shown: Leaderboard, width: int) -> Iterator[Text]:
+def to_texts(leaderboard: Leaderboard, width: int) -> Iterator[Text]:
     """Yield the tables at most `width` characters wide, best in bold, then the notes of all."""
-    tables = numbered(tables_of(shown))
+    tables = numbered(tables_of(leaderboard))
     for table in tables:
         names = shortened(row[0].text for row in table.rows if row)
-        rows = ((first._replace(text=names[first.text]), *rest) for first, *rest in table.rows)
+        rows = []
+        for first_cell, *cells in table.rows:
+            rows.append((first_cell._replace(text=names[first_cell.text]), *cells))
         yield from to_terminal(table._replace(rows=tuple(rows)), width)
-    yield notes_text((note for table in tables for note in table.notes), width)
+    yield notes_text([note for table in tables for note in table.notes], width)

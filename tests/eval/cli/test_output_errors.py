@@ -129,7 +129,7 @@ def test_text_that_the_stream_cannot_encode(regressed, monkeypatch, tmp_path):
     with open(tmp_path / "out.txt", "w", encoding="ascii") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         assert status_of("verify", "new") == 2
-    assert r"new/caf\xe9_\udcff.json: no result" in (tmp_path / "out.txt").read_text("ascii")
+    assert r"new/caf\xe9_\udcff.json: not a result" in (tmp_path / "out.txt").read_text("ascii")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_one_training_each_is_the_comparison_of_two_models(command, tmp_path):
     ended = command("compare", "all", *BOTH, "--json")
     found = json.loads(ended.out)
     assert [note[:1] for note in found["notes"]] == ["A", "B"]
-    assert "not of its method" in found["notes"][0]
+    assert "not between methods" in found["notes"][0]
     first = found["tests"][0]
     assert (first["seed_sd"], first["of_methods"], first["better"]) == ([None, None], False, None)
     samples = [make_result("cls", skill, 0)[1] for skill in (0.5, 0.8)]
@@ -113,7 +113,7 @@ def test_a_training_counts_once(command, tmp_path):
     put_all(tmp_path / "all")
     put(tmp_path / "all" / "more", "clip", 2, number=9)
     ended = command("compare", "all", *BOTH)
-    assert (ended.status, "are of one training" in ended.err) == (2, True)
+    assert (ended.status, "belong to one training" in ended.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import cosmos_eval
 from cosmos_eval.embedding.cache import spaces
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.models.specs import located, parse_model_spec
-from cosmos_eval.results.labels import model_sha256
+from cosmos_eval.results.identity import model_sha256
 from cosmos_eval.results.store import read_record
 from cosmos_eval.runner.execute import existing_results
 from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from support.models import store
 
-from cosmos_eval.results.labels import Stored, model_label
+from cosmos_eval.results.identity import model_label
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.store import read_result
 from cosmos_eval.tasks import metric_of
 

@@ -101,7 +101,7 @@ def test_a_baseline_of_version_1_is_still_read(command):
     ended = command("check", *new, "--baseline", VERSION_1 / "scenes.json")
     assert ended.status == 0
     assert "no regression shown, of 5 metrics (14 more for information)" in ended.out
-    assert "scenes.json is of version 1 and has no hash of itself: write it with" in ended.err
+    assert "scenes.json has version 1 and no hash of itself: write it with" in ended.err
 
 
 def test_baseline_samples_version_1_are_left_when_it_is_replaced(command, tmp_path):

@@ -158,10 +158,10 @@ def test_what_cannot_be_decided(check, baseline, tmp_path, changes, message):
 def test_replicates_are_distinct_and_have_samples(check, baseline, tmp_path):
     put(tmp_path / "twice", 7, 28)
     put(tmp_path / "twice" / "again", 7, 29)
-    assert "are of one training" in check("twice").err
+    assert "belong to one training" in check("twice").err
     put(tmp_path / "old", 0, 29, model="other")
     ended = check("old", "--update", "--reason", "x")
-    assert (ended.status, "are of one training" in ended.err) == (2, True)
+    assert (ended.status, "belong to one training" in ended.err) == (2, True)
     (tmp_path / "old" / "other__scenes-cls__scenes.json").unlink()
     assert check("old", "--update", "--reason", "x", "--metrics-only").status == 0
     put(tmp_path / "new", 7, 28)

@@ -46,7 +46,7 @@ def test_what_is_the_same_passes(command, bench):
         ),
         ("cls", {"provenance": {"precision": "bf16"}}, r"there is one of scenes-cosmos \(bf16\)"),
         ("cls", {"model": {"weights": "student"}}, r"there is one of scenes-cosmos \(student\)"),
-        ("cls", {"model": {"random": True, "weights_sha256": None}}, "is of random weights"),
+        ("cls", {"model": {"random": True, "weights_sha256": None}}, "has random weights"),
     ],
 )  # fmt: skip
 def test_a_result_measured_otherwise(command, bench, task, changes, message):
@@ -56,8 +56,8 @@ def test_a_result_measured_otherwise(command, bench, task, changes, message):
 @pytest.mark.parametrize(
     ("provenance", "message"),
     [
-        ({"dirty": True}, "is of edited code .dirty."),
-        ({"dirty": None}, "is of edited code .dirty."),
+        ({"dirty": True}, "with edited code .dirty."),
+        ({"dirty": None}, "with edited code .dirty."),
         ({"commit": None}, "does not state its commit"),
     ],
 )
@@ -70,7 +70,7 @@ def test_code_that_strict_refuses(command, bench, provenance, message):
     ("text", "message"),
     [
         ('{"schema_version": 99}', "version 99"),
-        ("{}", "no result: it has no `schema_version`"),
+        ("{}", "not a result: it has no `schema_version`"),
         ("{", "cannot be read as a result"),
         ("", "cannot be read as a result"),
     ],

@@ -81,7 +81,7 @@ def test_what_is_no_replicate_or_cannot_be_read_has_a_note():
     made_up.add(first.row, {"labels": made_up.read(first.path)["labels"]})
     (note,) = view_of(made_up.results, made_up.read).notes
     assert note.startswith("clip: ")
-    assert "are of one training" in note
+    assert "belong to one training" in note
     made_up = made_up_groups({"clip": 2, "slips": 2}, ("cls",))
     made_up._samples[first.path] = {"labels": made_up.read(first.path)["labels"]}
     view = view_of(made_up.results, made_up.read)

@@ -19,7 +19,7 @@ import pytest
 from support.results import store_result
 
 from cosmos_eval.results.checked import read_results
-from cosmos_eval.results.labels import samples_name
+from cosmos_eval.results.filenames import samples_name
 from cosmos_eval.results.store import read_result, record_sha256, result_paths
 from cosmos_eval.results.verify import verify, verify_all
 from cosmos_eval.types import UsageError

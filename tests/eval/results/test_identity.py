@@ -7,7 +7,7 @@ import pytest
 from support.models import store
 
 import cosmos_eval
-from cosmos_eval.results.labels import model_sha256
+from cosmos_eval.results.identity import model_sha256
 from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
 
 SHA = "a" * 64
@@ -168,4 +168,4 @@ def test_former_results_are_left_out_and_a_mixture_decides_nothing(command, upda
     for done in (check(command, "r"), update("r")):
         assert done.status == 2
         for state in "bc":
-            assert f"is of weights {state * 8}, and other results of cosmos:last.pt are" in done.err
+            assert f"has weights {state * 8}, and other results of cosmos:last.pt have" in done.err

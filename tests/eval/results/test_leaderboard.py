@@ -81,8 +81,8 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number():
         "- ‡ not distinguished from the best: the intervals, widened for the number of results, "
         "overlap "
         "(their samples were not compared).",
-        "- Rank: the ranks that a result measured here can have; those of all models on a data set "
-        "hold at once with 95%.",
+        "- Rank: the ranks that a result measured here can have; the ranks of all models on a data "
+        "set hold at once with 95%.",
         "- Intervals cover test images, not seeds: each model was trained once.",
         "- Signed, or after Δ: percentage points above what its authors published.",
         "- ±, or + and -: how far the 95% interval reaches above and below the number.",

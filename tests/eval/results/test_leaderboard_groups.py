@@ -106,7 +106,7 @@ def test_every_form_has_the_groups(tmp_path):
 
 def test_results_that_are_no_replicates_are_refused(tmp_path):
     first = store(tmp_path, "a", ALL, seed=0)
-    with pytest.raises(UsageError, match="are of one training, by its seed or weights"):
+    with pytest.raises(UsageError, match="belong to one training, by its seed or weights"):
         means(first, store(tmp_path, "b", HALF, seed=0))
     other = store(tmp_path, "c", HALF, seed=1, hashes={"sample_list": "2" * 64})
     with pytest.raises(UsageError, match=r"cannot be compared: hashes\.sample_list is"):

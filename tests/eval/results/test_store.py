@@ -19,8 +19,8 @@ from support.rows import make_row, write_result
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results.checked import read_results
+from cosmos_eval.results.filenames import file_stem
 from cosmos_eval.results.gate.baseline import Baseline
-from cosmos_eval.results.labels import file_stem
 from cosmos_eval.results.record import ResultRow, json_schema
 from cosmos_eval.results.store import (
     read_files,

@@ -361,4 +361,4 @@ def test_replicates_of_a_suite_are_distinct(tmp_path, capsys):
     with pytest.raises(SystemExit) as raised:
         main(["leaderboard", str(tmp_path / "results"), *options])
     assert raised.value.code == 2
-    assert "are of one training" in capsys.readouterr().err
+    assert "belong to one training" in capsys.readouterr().err

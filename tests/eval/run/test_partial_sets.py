@@ -17,7 +17,8 @@ from support.sets import LAYOUTS, save_map, write_images, write_masks
 import cosmos_eval
 from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILIES
 from cosmos_eval.results.compare import mismatches, setting
-from cosmos_eval.results.labels import file_stem, model_label
+from cosmos_eval.results.filenames import file_stem
+from cosmos_eval.results.identity import model_label
 from cosmos_eval.results.leaderboard.entries import measured
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.execute import found_part

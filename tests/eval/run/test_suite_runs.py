@@ -52,7 +52,7 @@ def test_only_what_is_missing_is_measured(command, own_suite, tmp_path, loaded):
     after = results(tmp_path)
     assert {name for name in before if after[name] == before[name]} == {*others} - {damaged}
     assert done.err.count("there already: out/") == 2
-    assert f"out/{damaged}: no result: " in done.err
+    assert f"out/{damaged}: not a result: " in done.err
     assert done.err.splitlines()[-1] == "measured 2, there already 2, failed 0"
     again = json.loads(done.out)
     assert [row["metrics"] for row in again] == [row["metrics"] for row in printed]
