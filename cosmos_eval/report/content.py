@@ -190,14 +190,14 @@ def content_of(
     results = distinct(distinguish(results))
     unedited_results = [result for result in results if not result.is_edited]
     measured_entries = entries_of(results)
-    entries = [*measured_entries, *_beside_measured(published_entries, measured_entries)]
+    entries = [*measured_entries, *_published_beside(published_entries, measured_entries)]
     n_sets = len({(entry.protocol, entry.dataset) for entry in measured_entries})
     # Threads of NumPy gain little on matrices this small, and wait for each other if other
     # processes keep the cores busy.
     with threadpool_limits(1):
-        sets = _compare_sets(unedited_results, read_samples, progress, n_sets)
+        contents = _compare_sets(unedited_results, read_samples, progress, n_sets)
         groups = summarize_groups(unedited_results, read_samples)
-    notes = [*sets.notes, *groups.notes]
+    notes = [*contents.notes, *groups.notes]
     for result in results:
         if result.is_edited:
             notes.append(f"in leaderboards alone: {result.path} ({result.fault})")
@@ -206,26 +206,27 @@ def content_of(
         sampled_entries = [
             entry
             for entry in measured_entries
-            if entry.stored is not None and entry.stored.path in sets.sampled_files
+            if entry.stored is not None and entry.stored.path in contents.sampled_files
         ]
         overview = overview_of(sampled_entries, read_samples, suite)
     except UsageError as error:
         notes.append(f"no ranking of the models: {error}")
+    ties = ties_of(contents.comparisons, entries)
     return Content(
         overview=overview,
         results=tuple(unedited_results),
         entries=tuple(sorted(entries, key=attrgetter("key"))),
-        boards=_sort_boards(boards(entries, ties_of(sets.comparisons, entries))),
-        pairs=tuple(pair_models(sets.comparisons)),
-        lengths=tuple(sets.lengths),
-        mistakes=tuple(sets.mistakes),
+        boards=_sort_boards(boards(entries, ties)),
+        pairs=tuple(pair_models(contents.comparisons)),
+        lengths=tuple(contents.lengths),
+        mistakes=tuple(contents.mistakes),
         curves=curves_of(unedited_results),
         notes=tuple(notes),
         groups=groups,
     )
 
 
-def _beside_measured(
+def _published_beside(
     published_entries: Iterable[Entry], measured_entries: Iterable[Entry]
 ) -> list[Entry]:
     """Return the published entries whose data set and protocol were measured here."""
@@ -235,14 +236,15 @@ def _beside_measured(
     ]
 
 
-class _SetContents:
-    """What was computed of all data sets, and the files of the results that have samples."""
+class _DataSetContents:
+    """Collects the comparisons and tables of all data sets."""
 
     def __init__(self) -> None:
         self.comparisons: list[SetComparison] = []
         self.lengths: list[LengthTable] = []
         self.mistakes: list[MistakeTable] = []
         self.notes: list[str] = []
+        # The files of the results that have samples.
         self.sampled_files: set[Path] = set()
 
     def add(self, result_set: ResultSet) -> None:
@@ -261,22 +263,23 @@ class _SetContents:
 
 def _compare_sets(
     results: Sequence[Stored], read_samples: Read, progress: OnProgress, n_sets: int
-) -> _SetContents:
-    contents = _SetContents()
+) -> _DataSetContents:
+    """Compute everything about the results, data set by data set."""
+    contents = _DataSetContents()
     for done, result_set in enumerate(result_sets(results, read_samples)):
         progress(Progress("data sets compared", done, n_sets))
         contents.add(result_set)
     return contents
 
 
-def _sort_boards(boards: Iterable[Board]) -> tuple[Board, ...]:
+def _sort_boards(leaderboards: Iterable[Board]) -> tuple[Board, ...]:
     """Sort leaderboards: most data sets first, then most models, then by protocol."""
 
-    def position(board: Board) -> tuple[int, int, str]:
+    def sort_key(board: Board) -> tuple[int, int, str]:
         n_datasets = len({column.dataset for column in board.columns})
         return -n_datasets, -len(board.rows), board.protocol
 
-    return tuple(sorted(boards, key=position))
+    return tuple(sorted(leaderboards, key=sort_key))
 
 
 def group_by_data_set(results: Sequence[Stored]) -> list[list[Stored]]:
@@ -287,11 +290,11 @@ def group_by_data_set(results: Sequence[Stored]) -> list[list[Stored]]:
     data_sets = {(result.row.protocol, result.dataset) for result in results}
     sets_per_protocol = Counter(protocol for protocol, _ in data_sets)
 
-    def position(result: Stored) -> tuple[int, str, str, str]:
+    def sort_key(result: Stored) -> tuple[int, str, str, str]:
         protocol = result.row.protocol
         return -sets_per_protocol[protocol], protocol, result.dataset, result.model
 
-    sorted_results = sorted(results, key=position)
+    sorted_results = sorted(results, key=sort_key)
     groups = groupby(sorted_results, attrgetter("row.protocol", "dataset"))
     return [list(group) for _, group in groups]
 
@@ -319,11 +322,11 @@ def result_sets(results: Sequence[Stored], read_samples: Read) -> Iterator[Resul
 def compare_set(result_set: ResultSet) -> list[SetComparison]:
     """Compare every two models on one data set.
 
-    Results that were measured on different samples or with different settings are not compared:
-    the comparison of the two models states this as its obstacle.
+    Results that were measured on different samples or with different settings cannot be compared.
+    The comparison of their models then has no differences, and states the obstacle.
     """
     comparisons: list[SetComparison] = []
-    # Within a group every result can be compared with every other one.
+    # All results of a group can be compared with each other.
     groups: list[list[SampledResult]] = []
     for result in result_set.results:
         matching_group = None
@@ -341,7 +344,9 @@ def compare_set(result_set: ResultSet) -> list[SetComparison]:
     for group in groups:
         comparisons += _compare_group(result_set, group)
     # A model that was measured in two ways is not compared with itself.
-    return [pair for pair in comparisons if pair.models[0] != pair.models[1]]
+    return [
+        comparison for comparison in comparisons if comparison.models[0] != comparison.models[1]
+    ]
 
 
 def _set_comparison(
@@ -351,10 +356,14 @@ def _set_comparison(
     differences: Mapping[str, PairedDifference],
     obstacle: str,
 ) -> SetComparison:
-    # The results of a set are sorted by model.
-    models = (a.model, b.model)
-    protocol, dataset, task = result_set.protocol, result_set.dataset, result_set.task
-    return SetComparison(models, protocol, dataset, task, differences, obstacle)
+    return SetComparison(
+        models=(a.model, b.model),  # in alphabetical order, as the results of a set are
+        protocol=result_set.protocol,
+        dataset=result_set.dataset,
+        task=result_set.task,
+        differences=differences,
+        obstacle=obstacle,
+    )
 
 
 def _obstacle(task_name: str, a: SampledResult, b: SampledResult) -> str:
@@ -408,27 +417,30 @@ def _contradiction(
 
 
 def pair_models(comparisons: Sequence[SetComparison]) -> list[ModelPair]:
-    """Group comparisons by their two models, and correct p-values by Holm over each pair's tests.
-
-    Tests of main metrics come first, and those of the protocol with the most data sets before
-    others.
-    """
+    """Group comparisons by their two models, sorted by protocol and data set."""
     sorted_comparisons = sorted(comparisons, key=attrgetter("models", "protocol", "dataset"))
-    pairs = []
-    for models, group in groupby(sorted_comparisons, attrgetter("models")):
-        pair_comparisons = list(group)
-        sets_per_protocol = Counter(comparison.protocol for comparison in pair_comparisons)
-        tests = sorted(
-            compare.adjust(_headline_tests(pair_comparisons)),
-            key=lambda test: (test.adjusted is None, -sets_per_protocol[test.protocol]),
-        )
-        obstacles = [
-            f"{comparison.dataset} ({comparison.protocol}): {comparison.obstacle}"
-            for comparison in pair_comparisons
-            if comparison.obstacle
-        ]
-        pairs.append(ModelPair(models, tuple(tests), tuple(obstacles)))
-    return pairs
+    groups = groupby(sorted_comparisons, attrgetter("models"))
+    return [_model_pair(models, list(pair_comparisons)) for models, pair_comparisons in groups]
+
+
+def _model_pair(models: ModelNames, comparisons: Sequence[SetComparison]) -> ModelPair:
+    """Test all metrics of two models, and correct the p-values of main metrics by Holm.
+
+    Tests of main metrics come first, sorted by protocol: the one with the most data sets first.
+    """
+    sets_per_protocol = Counter(comparison.protocol for comparison in comparisons)
+
+    def sort_key(test: compare.MetricTest) -> tuple[bool, int]:
+        is_main = test.adjusted is not None
+        return not is_main, -sets_per_protocol[test.protocol]
+
+    tests = sorted(compare.adjust(_headline_tests(comparisons)), key=sort_key)
+    obstacles = [
+        f"{comparison.dataset} ({comparison.protocol}): {comparison.obstacle}"
+        for comparison in comparisons
+        if comparison.obstacle
+    ]
+    return ModelPair(models, tuple(tests), tuple(obstacles))
 
 
 def _headline_tests(comparisons: Iterable[SetComparison]) -> Iterator[compare.MetricTest]:
@@ -477,30 +489,35 @@ def lengths_of(result_set: ResultSet) -> list[LengthTable]:
     The list is empty if the task has no captions. Raises UsageError for samples of another task.
     """
     bins_by_model: dict[str, Sequence[LengthBin]] = {}
-    with _name_data_set(result_set, "lengths of captions"):
+    with _report_lacking(result_set, "lengths of captions"):
         compute_lengths = task_named(result_set.task).lengths
         if compute_lengths is None:
             return []
         for result in result_set.results:
             bins_by_model[result.model] = compute_lengths(result.samples)
-    # Results with the same bins share a table.
-    tables: dict[tuple[tuple[str, int], ...], dict[str, list[LengthCell]]] = {}
+    # Models whose captions have the same bins share a table.
+    tables: dict[tuple[tuple[str, int], ...], dict[str, Sequence[LengthBin]]] = {}
     for model, bins in bins_by_model.items():
         if bins:
             bin_sizes = tuple((length_bin.name, length_bin.captions) for length_bin in bins)
-            cells_by_model = tables.setdefault(bin_sizes, {})
-            cells_by_model[model] = [_length_cell(length_bin) for length_bin in bins]
-    length_tables = []
-    for bin_sizes, cells_by_model in tables.items():
-        rows = []
-        for index, (bin_name, n_captions) in enumerate(bin_sizes):
-            cells = tuple(model_cells[index] for model_cells in cells_by_model.values())
-            rows.append(LengthRow(bin_name, n_captions, cells))
-        models = tuple(cells_by_model)
-        length_tables.append(
-            LengthTable(result_set.protocol, result_set.dataset, models, tuple(rows))
-        )
-    return length_tables
+            tables.setdefault(bin_sizes, {})[model] = bins
+    return [_length_table(result_set, model_bins) for model_bins in tables.values()]
+
+
+def _length_table(
+    result_set: ResultSet, bins_by_model: Mapping[str, Sequence[LengthBin]]
+) -> LengthTable:
+    rows = []
+    for same_bins in zip(*bins_by_model.values(), strict=True):
+        cells = tuple(_length_cell(length_bin) for length_bin in same_bins)
+        first_bin = same_bins[0]
+        rows.append(LengthRow(first_bin.name, first_bin.captions, cells))
+    return LengthTable(
+        protocol=result_set.protocol,
+        dataset=result_set.dataset,
+        models=tuple(bins_by_model),
+        rows=tuple(rows),
+    )
 
 
 def _length_cell(length_bin: LengthBin) -> LengthCell:
@@ -515,8 +532,8 @@ def _length_cell(length_bin: LengthBin) -> LengthCell:
 
 
 @contextmanager
-def _name_data_set(result_set: ResultSet, figures: str) -> Iterator[None]:
-    """Raise UsageError for errors in the block, naming the data set and what is not shown of it."""
+def _report_lacking(result_set: ResultSet, figures: str) -> Iterator[None]:
+    """Raise UsageError for an error in the block, and say which figures are not shown."""
     try:
         yield
     except (CosmosEvalError, KeyError, IndexError, ValueError) as error:
@@ -532,7 +549,7 @@ def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
     from which mistakes cannot be computed.
     """
     mistakes_by_model: dict[str, Mistakes] = {}
-    with _name_data_set(result_set, "mistakes"):
+    with _report_lacking(result_set, "mistakes"):
         compute_mistakes = task_named(result_set.task).mistakes
         if compute_mistakes is None:
             return None
@@ -560,9 +577,9 @@ def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
 
 
 def _mistake_shares(mistakes: Mistakes) -> dict[tuple[str, str], float]:
-    """Return the share of the true class that every mistake has, the most frequent mistake first.
+    """Return the share of each mistake in its true class, the most frequent mistake first.
 
-    The key of a mistake is its true and its predicted class.
+    The key of a mistake is a pair: its true and its predicted class.
     """
     order = np.argsort(-mistakes.amounts, kind="stable")
     true_classes = mistakes.true[order].tolist()

@@ -32,7 +32,7 @@ _Trainings = Mapping[str, Sequence[Stored]]
 
 
 class TrainingGroups(NamedTuple):
-    """What a page states about groups of trainings; empty if no group has two trainings."""
+    """Everything that a page states about groups; empty if no group has two trainings."""
 
     means: tuple[GroupMean, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
@@ -53,7 +53,7 @@ def summarize_groups(results: Iterable[Stored], read_samples: Read) -> TrainingG
         group = training_of(result.row).get("group")
         if group:
             results_by_group.setdefault(group, []).append(result)
-    summary = _Summary(read_samples)
+    summary = _GroupSummary(read_samples)
     for group in sorted(results_by_group):
         summary.add_group(group, results_by_group[group])
     if not summary.has_several_trainings():
@@ -67,7 +67,7 @@ def summarize_groups(results: Iterable[Stored], read_samples: Read) -> TrainingG
     )
 
 
-class _Summary:
+class _GroupSummary:
     """Collects the means and tests of groups, data set by data set."""
 
     def __init__(self, read_samples: Read) -> None:
@@ -136,6 +136,7 @@ class _Summary:
                 yield Comparison(a, b, adjust(tests), (), training_names)
 
     def _training_names(self, group: str) -> tuple[str, ...]:
+        """Return the names of a group's trainings, with their seeds."""
         # All data sets of a group have the same trainings.
         first_set = next(iter(self._sets_by_group[group].values()))
         return groups.labels_of(first_set)

@@ -33,10 +33,20 @@ LIMIT = 5_000_000
 
 NO_PICTURES = Gallery()
 
-# In the order in which they run.
+# The files of the scripts, in the order in which they run.
 _SCRIPTS = (
-    *("common", "theme", "tables", "filters", "origins"),
-    *("compare", "charts", "samples", "pictures", "slider", "paper", "state"),
+    "common",
+    "theme",
+    "tables",
+    "filters",
+    "origins",
+    "compare",
+    "charts",
+    "samples",
+    "pictures",
+    "slider",
+    "paper",
+    "state",
 )
 _NAME_PIECES = re.compile(r"[^/_:.-]{1,16}[/_:.-]*|[/_:.-]+")
 # Tables with more classes are not printed.
@@ -94,16 +104,18 @@ class Program(NamedTuple):
 
 @cache
 def program() -> Program:
-    """Bundle Vega, Vega-Lite and Vega-Embed as `window.vegaEmbed`; vl-convert has their files."""
+    """Bundle Vega, Vega-Lite and Vega-Embed, whose files vl-convert has, as `window.vegaEmbed`."""
     import vl_convert
 
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # Inside a function, so that the bundle defines no names in the page.
     text = f"(() => {{{bundle}\n}})();"
     packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-    vega, embed = vl_convert.get_vega_version(), vl_convert.get_vega_embed_version()
-    lite = vl_convert.get_vegalite_versions()[-1]
-    return Program(text, packed, f"Vega {vega}, Vega-Lite {lite}, Vega-Embed {embed}")
+    vega_version = vl_convert.get_vega_version()
+    lite_version = vl_convert.get_vegalite_versions()[-1]
+    embed_version = vl_convert.get_vega_embed_version()
+    versions = f"Vega {vega_version}, Vega-Lite {lite_version}, Vega-Embed {embed_version}"
+    return Program(text, packed, versions)
 
 
 class _Album:
@@ -121,7 +133,7 @@ class _Album:
 
 
 class _ModelNames:
-    """What templates ask about models by name."""
+    """Short names and comparisons of models, which templates look up by name."""
 
     def __init__(self, content: Content) -> None:
         names = [*content.models, *(entry.model for entry in content.entries)]
@@ -129,7 +141,7 @@ class _ModelNames:
         self._pairs = {pair.models: pair for pair in content.pairs}
 
     def short(self, model: str) -> str:
-        """Return the name of a model without what all names begin with."""
+        """Return the name of a model, in which a long path is shortened."""
         return self._short_names.get(model, model)
 
     def pair_of(self, model: str, other: str) -> ModelPair | None:
@@ -139,32 +151,32 @@ class _ModelNames:
 
 
 def _rendered(content: Content, gallery: Gallery) -> bytes:
-    """Fill the template of the page."""
+    """Return the page as HTML in UTF-8."""
     class_tables = tables.class_tables(content.results)
     style, script, chart_program = _style(), _script(), program()
     data = tables.page_data(content, class_tables)
     data["charts"] = json.loads(_static("charts.json"))
-    html = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            policy=_policy(style, script, chart_program.text),
-            style=style,
-            script=script,
-            charts=chart_program,
-            data=script_json(data),
-            version=__version__,
-            summary=tables.summary_of(content.results),
-            notes=[*content.notes, *gallery.notes],
-            content=content,
-            tables=class_tables,
-            few=_FEW_CLASSES,
-            overview_bars=tables.overview_bars(content.overview) if content.overview else None,
-            anchors={entry.key: f"entry-{n}" for n, entry in enumerate(content.entries, start=1)},
-            **groups.template_values(content.groups),
-            **_model_values(content),
-            **_gallery_values(gallery),
-        )
+    anchors = {}
+    for number, entry in enumerate(content.entries, start=1):
+        anchors[entry.key] = f"entry-{number}"
+    template = _environment().get_template("page.html")
+    html = template.render(
+        policy=_policy(style, script, chart_program.text),
+        style=style,
+        script=script,
+        charts=chart_program,
+        data=script_json(data),
+        version=__version__,
+        summary=tables.summary_of(content.results),
+        notes=[*content.notes, *gallery.notes],
+        content=content,
+        tables=class_tables,
+        few=_FEW_CLASSES,
+        overview_bars=tables.overview_bars(content.overview) if content.overview else None,
+        anchors=anchors,
+        **groups.template_values(content.groups),
+        **_model_values(content),
+        **_gallery_values(gallery),
     )
     return html.encode()
 

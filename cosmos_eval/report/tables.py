@@ -165,7 +165,9 @@ def _figures_and_counts(results: Sequence[Stored]) -> tuple[list[str], list[str]
                 value_types.setdefault(name, set()).add(type(value))
     counts = [name for name, types in value_types.items() if int in types and float not in types]
     figures = [name for name in value_types if name not in counts]
-    figures.sort(key=lambda name: name != _FIRST_FIGURE)
+    if _FIRST_FIGURE in figures:
+        figures.remove(_FIRST_FIGURE)
+        figures.insert(0, _FIRST_FIGURE)
     return figures, counts
 
 

@@ -61,8 +61,8 @@ def _draw_factor(axes: Axes, name: str, values: Sequence[str], percents: Values)
 
     `values` has the value of every trial.
     """
-    # Shorter values first, so that numbers are in their order.
-    distinct_values = sorted(set(values), key=lambda value: (len(value), value))
+    # Shorter texts first, so that numbers are in their order.
+    distinct_values = sorted(sorted(set(values)), key=len)
     trial_values = np.array(values)
     scores = [percents[trial_values == value] for value in distinct_values]
     axes.boxplot(scores, sym=".", medianprops={"color": _DARK_BLUE})

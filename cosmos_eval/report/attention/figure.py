@@ -205,8 +205,8 @@ class _Sheet:
         chips = list(_chips(caption, width))
         widths = [chip.width for chip in chips]
         places = flowed(widths, [chip.spaced for chip in chips], width)
-        for chip, (left, line) in zip(chips, places, strict=True):
-            self.chip(x + left, y + _CHIP_LINE * line, chip)
+        for chip, (left_edge, line) in zip(chips, places, strict=True):
+            self.chip(x + left_edge, y + _CHIP_LINE * line, chip)
         _, last_line = places[-1]
         y += _CHIP_LINE * (last_line + 1)
         return self.paragraph(x, y, describe.padding_line(caption), width)
@@ -276,7 +276,7 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 
 def broken(text: str, size: float, width: float) -> list[str]:
-    """Split a word into pieces that are no wider than a line."""
+    """Split a word into pieces that fit into a line."""
     pieces = [""]
     for character in text:
         if pieces[-1] and text_width(pieces[-1] + character, size) > width:
@@ -333,7 +333,7 @@ class _Panel(NamedTuple):
 
 
 def _map_lines(looks: Sequence[Look]) -> list[list[_Panel]]:
-    """Return the maps in lines: those of all models beside each other, or a few heads of one."""
+    """Return the maps in lines: one of each model, or else a few heads of one model."""
     groups = [[_Panel(look, view) for view in look.views] for look in looks]
     if all(len(group) == 1 for group in groups):
         groups = [[group[0] for group in groups]]
@@ -357,18 +357,18 @@ def _draw_row(
     `panel` is the longest side of every image. Only the first line has the image on its left.
     """
     for number, line in enumerate(lines):
-        lefts = [_MARGIN + (panel + _GAP) * column for column in range(1, len(line) + 1)]
+        left_edges = [_MARGIN + (panel + _GAP) * column for column in range(1, len(line) + 1)]
         if has_headings:
             heading_bottoms = [
-                _draw_heading(sheet, left, y, look, view, panel)
-                for left, (look, view) in zip(lefts, line, strict=True)
+                _draw_heading(sheet, x, y, look, view, panel)
+                for x, (look, view) in zip(left_edges, line, strict=True)
             ]
             y = max(heading_bottoms) + 4
         bottoms = []
         if number == 0:
             bottoms.append(_draw_image(sheet, y, row, panel))
-        for left, (look, view) in zip(lefts, line, strict=True):
-            bottoms.append(_draw_map(sheet, left, y, row, look, view, panel))
+        for x, (look, view) in zip(left_edges, line, strict=True):
+            bottoms.append(_draw_map(sheet, x, y, row, look, view, panel))
         y = max(bottoms) + _GAP
     return y
 

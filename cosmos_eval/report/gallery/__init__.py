@@ -99,8 +99,8 @@ def _source_of(group: ResultGroup, options: RunOptions, predictions: Path | None
 def attention_examples(sources: Sequence[ResultSource], options: RunOptions) -> list[ImageWithText]:
     """Choose the images and texts that attention maps are drawn for.
 
-    These are captions of retrieval sets, or prompts of classes if there are no captions. If results
-    were measured on the embedded scenes, these are shown by captions that name one small thing.
+    These are captions of retrieval sets, or else prompts of classes. If results were measured on
+    the embedded scenes, captions that name one small thing come first.
     """
     captioned: list[ImageWithText] = []
     prompted: list[ImageWithText] = []

@@ -16,14 +16,19 @@ from cosmos_eval.types import OnProgress, Progress, UsageError
 
 THUMBNAIL = 224  # longest side in pixels
 LARGE = 320  # longest side of images under maps, in pixels
-# WebP's method is its effort, from 0 to 6: a step from 2 costs twice the time, saves 3% of bytes.
+# WebP's method is its effort, from 0 to 6. A step up from 2 takes twice the time and saves 3% of
+# the bytes.
 _LOSSY: dict[str, Any] = {"quality": 75, "method": 2}
 _LOSSLESS: dict[str, Any] = {"lossless": True, "method": 4}
 
 # Matplotlib's viridis at 0.18, 0.344, ... 1: dark blue to yellow.
 _VIRIDIS = (
-    *((67, 62, 133), (47, 107, 142), (32, 146, 140)),
-    *((56, 185, 119), (147, 215, 65), (253, 231, 37)),
+    (67, 62, 133),
+    (47, 107, 142),
+    (32, 146, 140),
+    (56, 185, 119),
+    (147, 215, 65),
+    (253, 231, 37),
 )
 _OPACITY = (0.35, 0.75)  # of the least and of the largest value
 # Pictures are reduced to these fractions of their size if not even one round of examples fits.

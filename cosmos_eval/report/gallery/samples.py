@@ -31,12 +31,15 @@ _RIGHT_IOU = 0.5  # from this IoU on, a class of an image counts as right
 
 
 class Judgement:
-    """Which models are right on which samples of a data set; subclasses judge by task."""
+    """The outcomes of models on the samples of a data set; each task has a subclass.
+
+    Attributes:
+        right: True for each model and sample (K, N) if the model is right.
+        kind: The kind of each sample (N,). The chosen samples have different kinds.
+    """
 
     right: NDArray[np.bool_]
-    """Whether each model is right on each sample (K, N)."""
     kind: NDArray[Any]
-    """The kinds of the samples (N,). Chosen samples are of different kinds."""
 
     def image(self, sample: int) -> Image.Image:
         """Return the image of a sample. Raises UsageError if it is damaged."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,17 +62,14 @@ class _SetName(NamedTuple):
     dataset: str
     family: str
 
-    @property
-    def is_users(self) -> bool:
-        """Whether a YAML file of a user describes the data set."""
-        return _is_users(self.family)
 
-
-def _is_users(family: str) -> bool:
+def _is_user_family(family: str) -> bool:
+    """Return whether data sets of a protocol family are described by users' YAML files."""
     return family.partition("-")[0] == USER
 
 
 def _measured_set(row: ResultRow) -> _SetName:
+    """Return the protocol that a result was measured by."""
     return _SetName(row.task, row.dataset, row.protocol)
 
 
@@ -108,7 +106,7 @@ class ResultGroup(NamedTuple):
         dataset = self.protocol.dataset
         reason = str(error).removeprefix(f"{dataset}: ")
         hint = ""
-        if not _is_users(self.protocol.family):
+        if not _is_user_family(self.protocol.family):
             hint = f" (see `cosmos-eval data doctor {dataset}`)"
         return f"{self.name}: no pictures: {reason}{hint}"
 
@@ -136,8 +134,8 @@ def group_results(
         results_by_set.setdefault(_measured_set(files.row), []).append(result)
 
     groups = []
-    for set_name in sorted(results_by_set, key=lambda name: (_TASKS.index(name.task), name)):
-        results = sorted(results_by_set[set_name], key=lambda result: result.model)
+    for set_name in sorted(results_by_set, key=_sort_key):
+        results = sorted(results_by_set[set_name], key=attrgetter("model"))
         try:
             protocol = _find_protocol(_described_set(results[0].row), user_protocols)
             groups.append(ResultGroup(set_name.task, protocol, tuple(results)))
@@ -146,7 +144,12 @@ def group_results(
     return groups, notes
 
 
-def _usable_results(stored_results: Iterable[Stored]) -> list[Stored]:
+def _sort_key(set_name: _SetName) -> tuple[int, _SetName]:
+    """Return what data sets are sorted by: the order of tasks, then their names."""
+    return _TASKS.index(set_name.task), set_name
+
+
+def _usable_results(stored_results: Sequence[Stored]) -> list[Stored]:
     """Return the results of tasks with examples that were not edited, without repeated ones."""
     usable_results: list[Stored] = []
     for task in _TASKS:
@@ -158,7 +161,7 @@ def _usable_results(stored_results: Iterable[Stored]) -> list[Stored]:
 
 def _find_protocol(set_name: _SetName, user_protocols: Mapping[_SetName, Protocol]) -> Protocol:
     """Return a protocol that is ready to be used. Raises UsageError if it is not known."""
-    if not set_name.is_users:
+    if not _is_user_family(set_name.family):
         protocol = find_protocol(set_name.dataset, set_name.family)
     elif set_name in user_protocols:
         protocol = user_protocols[set_name]
