@@ -70,16 +70,18 @@ def overview_of(
 ) -> Overview | None:
     """Rank models by the score of a suite.
 
-    Without a suite, the score is the mean of the main metrics over the data sets of the protocol
-    that most models have in common. Returns None unless two models share a data set. Raises
-    UsageError if samples are missing or do not give the metrics.
+    Without a suite, the score is the mean of the main metrics over data sets that models share, see
+    `choose_members`. Returns None unless two models share a data set. Raises UsageError if samples
+    are missing or do not give the metrics.
     """
     ranked_entries = [entry for entry in entries if entry.is_ranked and entry.stored]
     if suite is not None:
         scope = f"suite {suite.name}"
     else:
-        protocol, members = _most_shared(ranked_entries)
-        suite = Suite("", (), (), (), members, {}, "")
+        protocol, members = _choose_protocol(ranked_entries)
+        suite = Suite(
+            name="", models=(), names=(), protocols=(), members=members, left_out={}, source=""
+        )
         scope = f"protocol {protocol}"
     if not suite.members:
         return None
@@ -92,18 +94,18 @@ def overview_of(
     return Overview(scope, score, dict(zip(models, average_ranks, strict=True)))
 
 
-def _most_shared(entries: Sequence[Entry]) -> tuple[str, tuple[SuiteMember, ...]]:
-    """Return the protocol that gives the most data sets to rank models by, and these data sets."""
+def _choose_protocol(entries: Sequence[Entry]) -> tuple[str, tuple[SuiteMember, ...]]:
+    """Return the protocol with the most data sets to rank models by, and these data sets."""
     best_protocol = ""
     best_members: tuple[SuiteMember, ...] = ()
     for protocol in sorted({entry.protocol for entry in entries}):
-        members = members_of(entries, protocol)
+        members = choose_members(entries, protocol)
         if not best_protocol or len(members) > len(best_members):
             best_protocol, best_members = protocol, members
     return best_protocol, best_members
 
 
-def members_of(entries: Sequence[Entry], protocol: str) -> tuple[SuiteMember, ...]:
+def choose_members(entries: Sequence[Entry], protocol: str) -> tuple[SuiteMember, ...]:
     """Choose the data sets of a protocol, with their main metrics, to rank models by.
 
     Data sets are sorted by how many models were measured on them. The first ones are chosen, as

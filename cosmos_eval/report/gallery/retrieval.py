@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 Direction = Literal["image_to_text", "text_to_image"]
+Features = NDArray[np.float32]
 _RANK_NAMES: Mapping[Direction, str] = {"image_to_text": IMAGE_RANK, "text_to_image": TEXT_RANK}
 
 _KIND = "lists of what was found"
@@ -109,34 +110,52 @@ class RetrievalSource(ResultSource):
 
         Raises UsageError if too much would have to be embedded.
         """
-        from cosmos_eval.embedding.embed import TooManyError, embed_images, embed_texts
+        from cosmos_eval.embedding.embed import TooManyError
 
-        data: RetrievalData = opened.data
-        pair_scores = None
         try:
-            images = embed_images(
-                encoder, data.images, self.options, progress, most=_MOST_IMAGES
-            ).features
-            texts = embed_texts(
-                encoder,
-                data.captions,
-                self.options,
-                progress,
-                phase="captions",
-                most=_MOST_CAPTIONS,
-            ).features
-            if self._candidates_per_query is not None:
-                candidates = candidates_of(self._candidates_per_query, images, texts)
-                scores = scores_of(
-                    encoder, candidates, data, self.options, progress, most=_MOST_PAIRS
-                )
-                pair_scores = _PairRescoring(candidates, scores)
+            images, texts = self._embed(opened.data, encoder, progress)
+            pair_scores = self._score_pairs(images, texts, opened.data, encoder, progress)
         except TooManyError as error:
             raise UsageError(f"{error}, so measure again without --no-cache") from error
+        image_of_text = opened.data.image_of_text
         ranked_items = {}
         for query in choose_queries(opened.result.samples):
-            ranked_items[query] = rank_items(query, images, texts, data.image_of_text, pair_scores)
+            ranked_items[query] = rank_items(query, images, texts, image_of_text, pair_scores)
         self._ranked_items[opened.result.model] = ranked_items
+
+    def _embed(
+        self, data: RetrievalData, encoder: Encoder, progress: OnProgress
+    ) -> tuple[Features, Features]:
+        """Return features of all images (N, D) and captions (M, D).
+
+        Raises TooManyError if more are not cached than a report should embed.
+        """
+        from cosmos_eval.embedding.embed import embed_images, embed_texts
+
+        options = self.options
+        images = embed_images(encoder, data.images, options, progress, most=_MOST_IMAGES)
+        texts = embed_texts(
+            encoder, data.captions, options, progress, phase="captions", most=_MOST_CAPTIONS
+        )
+        return images.features, texts.features
+
+    def _score_pairs(
+        self,
+        images: Features,
+        texts: Features,
+        data: RetrievalData,
+        encoder: Encoder,
+        progress: OnProgress,
+    ) -> _PairRescoring | None:
+        """Score pairs of images and texts, if the protocol ranks by them; None if it does not.
+
+        Raises TooManyError if more are not cached than a report should score.
+        """
+        if self._candidates_per_query is None:
+            return None
+        candidates = candidates_of(self._candidates_per_query, images, texts)
+        scores = scores_of(encoder, candidates, data, self.options, progress, most=_MOST_PAIRS)
+        return _PairRescoring(candidates, scores)
 
     def candidates(self) -> Iterator[Candidate]:
         """Yield the chosen captions of all results, then the chosen queries of every result."""
@@ -230,8 +249,8 @@ class _PairRescoring:
 
 def rank_items(
     query: Query,
-    images: NDArray[np.float32],
-    texts: NDArray[np.float32],
+    images: Features,
+    texts: Features,
     image_of_text: NDArray[np.int64],
     pair_scores: _PairRescoring | None = None,
 ) -> RankedItems | None:

@@ -280,8 +280,10 @@ class ResultSource(Source):
 
         Notes name the results that were measured on other data, and data that cannot be opened.
         """
+        limits: list[int | None] = []
+        for result in self.group.results:
+            limits.append(None if whole else result.row.provenance["limit"])
         data_by_limit: dict[int | None, Any] = {}
-        limits = [None if whole else self._limit(result) for result in self.group.results]
         for limit in dict.fromkeys(limits):
             options = replace(self.options, limit=limit, allow_partial=limit is None)
             try:
@@ -305,13 +307,9 @@ class ResultSource(Source):
             )
         return opened_results
 
-    def _limit(self, result: SampledResult) -> int | None:
-        limit: int | None = result.row.provenance["limit"]
-        return limit
-
     def sample_candidates(self, opened_results: Sequence[OpenedResult]) -> list[Candidate]:
         """Return the chosen samples; results on the same data are shown together."""
-        # Opened data are shared: equal ones are the same object.
+        # Results of the same limit share one object.
         opened_by_data: dict[int, list[OpenedResult]] = {}
         for opened in opened_results:
             opened_by_data.setdefault(id(opened.data), []).append(opened)
