@@ -356,6 +356,7 @@ def _set_comparison(
     differences: Mapping[str, PairedDifference],
     obstacle: str,
 ) -> SetComparison:
+    """Return the comparison of two results of a data set."""
     return SetComparison(
         models=(a.model, b.model),  # in alphabetical order, as the results of a set are
         protocol=result_set.protocol,
@@ -489,7 +490,7 @@ def lengths_of(result_set: ResultSet) -> list[LengthTable]:
     The list is empty if the task has no captions. Raises UsageError for samples of another task.
     """
     bins_by_model: dict[str, Sequence[LengthBin]] = {}
-    with _report_lacking(result_set, "lengths of captions"):
+    with _name_failing_figures(result_set, "lengths of captions"):
         compute_lengths = task_named(result_set.task).lengths
         if compute_lengths is None:
             return []
@@ -507,6 +508,7 @@ def lengths_of(result_set: ResultSet) -> list[LengthTable]:
 def _length_table(
     result_set: ResultSet, bins_by_model: Mapping[str, Sequence[LengthBin]]
 ) -> LengthTable:
+    """Return the table of models whose captions have the same bins."""
     rows = []
     for same_bins in zip(*bins_by_model.values(), strict=True):
         cells = tuple(_length_cell(length_bin) for length_bin in same_bins)
@@ -521,6 +523,7 @@ def _length_table(
 
 
 def _length_cell(length_bin: LengthBin) -> LengthCell:
+    """Return recall with Wilson's interval, for as many captions as would be independent."""
     recall = length_bin.recall
     interval = clustered_wilson(recall.values, recall.clusters)
     return LengthCell(
@@ -532,7 +535,7 @@ def _length_cell(length_bin: LengthBin) -> LengthCell:
 
 
 @contextmanager
-def _report_lacking(result_set: ResultSet, figures: str) -> Iterator[None]:
+def _name_failing_figures(result_set: ResultSet, figures: str) -> Iterator[None]:
     """Raise UsageError for an error in the block, and say which figures are not shown."""
     try:
         yield
@@ -549,7 +552,7 @@ def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
     from which mistakes cannot be computed.
     """
     mistakes_by_model: dict[str, Mistakes] = {}
-    with _report_lacking(result_set, "mistakes"):
+    with _name_failing_figures(result_set, "mistakes"):
         compute_mistakes = task_named(result_set.task).mistakes
         if compute_mistakes is None:
             return None

@@ -16,7 +16,7 @@ from cosmos_eval._version import __version__
 from cosmos_eval.report import groups, tables
 from cosmos_eval.report.content import Content, ModelPair
 from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
-from cosmos_eval.report.gallery.samples import MOST
+from cosmos_eval.report.gallery.samples import MOST_SAMPLES
 from cosmos_eval.report.models import cost_rows
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.facts import model_table
@@ -69,7 +69,7 @@ def to_page(content: Content, gallery: Gallery = NO_PICTURES) -> Page:
     """
     for rounds in range(gallery.rounds, -1, -1):
         limited_gallery = gallery.limited(rounds)
-        html = _rendered(content, limited_gallery)
+        html = _render(content, limited_gallery)
         if len(html) <= LIMIT:
             break
     notes = [*content.notes, *limited_gallery.notes]
@@ -86,7 +86,7 @@ def require_page_name(path: Path) -> None:
 
 def room_for_pictures(content: Content) -> int:
     """Return about how many bytes of pictures fit on a page."""
-    bytes_left = LIMIT - len(_rendered(content, NO_PICTURES))
+    bytes_left = LIMIT - len(_render(content, NO_PICTURES))
     # Base64 and markup make a picture larger.
     return max(0, bytes_left * 6 // 10)
 
@@ -104,7 +104,7 @@ class Program(NamedTuple):
 
 @cache
 def program() -> Program:
-    """Bundle Vega, Vega-Lite and Vega-Embed, whose files vl-convert has, as `window.vegaEmbed`."""
+    """Return the program that draws charts: Vega with Vega-Lite, as `window.vegaEmbed`."""
     import vl_convert
 
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
@@ -150,7 +150,7 @@ class _ModelNames:
         return self._pairs.get((first, second))
 
 
-def _rendered(content: Content, gallery: Gallery) -> bytes:
+def _render(content: Content, gallery: Gallery) -> bytes:
     """Return the page as HTML in UTF-8."""
     class_tables = tables.class_tables(content.results)
     style, script, chart_program = _style(), _script(), program()
@@ -171,7 +171,7 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
         notes=[*content.notes, *gallery.notes],
         content=content,
         tables=class_tables,
-        few=_FEW_CLASSES,
+        few_classes=_FEW_CLASSES,
         overview_bars=tables.overview_bars(content.overview) if content.overview else None,
         anchors=anchors,
         **groups.template_values(content.groups),
@@ -208,7 +208,7 @@ def _gallery_values(gallery: Gallery) -> dict[str, Any]:
     return {
         "gallery": sections,
         "has_examples": any(sections[kind] for kind in KINDS if kind != "samples"),
-        "most": MOST,
+        "most_samples": MOST_SAMPLES,
         "picture": _Album().place,
     }
 
@@ -256,6 +256,7 @@ def _policy(style: str, *script_texts: str) -> str:
 
 
 def _policy_hash(text: str) -> str:
+    """Return the hash by which a policy allows a style sheet or script."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 

@@ -37,6 +37,7 @@ def bars_of(board: Board) -> list[tuple[Bar | None, ...]]:
 
 
 def _column_bars(board: Board, column: int) -> list[Bar | None]:
+    """Return the bars of a column by row, on a common scale."""
     metric = board.columns[column].metric
     values: list[ValueWithEnds | None] = []
     tasks = []
@@ -177,6 +178,7 @@ def _class_values(results: Iterable[Stored], name: str, figure: str) -> list[flo
 
 
 def _first_count(values: Iterable[float | None]) -> int | None:
+    """Return the first count that is recorded; None if none is."""
     for value in values:
         if value is not None:
             return int(value)
@@ -264,6 +266,7 @@ def _period(times: Sequence[str]) -> str:
 
 
 def _listed(values: Iterable[str]) -> str:
+    """Join the distinct values in alphabetical order."""
     return ", ".join(sorted(set(values)))
 
 

@@ -217,6 +217,7 @@ def _csv_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _require_text(text: str, place: str) -> None:
+    """Raise UsageError for a blank text, and name the place that it comes from."""
     if not text.strip():
         raise UsageError(f"{place} is empty: say what to look for")
 
@@ -340,8 +341,8 @@ def _views(
 
     Words always have heads. If the maps have none, words are weighed by the mean of their heads.
     """
-    no_words = torch.stack([word_map.start, word_map.end, word_map.padding], -1)
-    shares = torch.cat([word_map.shares, no_words], -1)[0]  # (heads, words + 3)
+    special_shares = torch.stack([word_map.start, word_map.end, word_map.padding], -1)
+    shares = torch.cat([word_map.shares, special_shares], -1)[0]  # (heads, words + 3)
     n_heads = len(values)
     if options.heads == "mean" or n_heads < len(shares):
         names = [f"mean of {n_heads} heads" if n_heads > 1 else ""]

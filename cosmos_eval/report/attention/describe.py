@@ -157,6 +157,7 @@ def map_table(rows: Sequence[Row]) -> list[Mapping[str, str]]:
 
 
 def _map_record(row: Row, look: Look, view: View) -> Mapping[str, str]:
+    """Return a map as a row of a table, by column title."""
     text = printable(row.text)
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 1]}…"
@@ -187,6 +188,7 @@ def word_tables(row: Row) -> list[list[Mapping[str, str]]]:
 
 
 def _word_table(look: Look) -> list[Mapping[str, str]]:
+    """Return the shares of words, a column per head; empty if the model does not weigh words."""
     word_title = f"word, as {look.info.spec} weighs it"
     captions = [(view.head, view.caption) for view in look.views if view.caption]
     if not captions:
@@ -247,6 +249,7 @@ def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _look_record(row: Row, look: Look) -> dict[str, Any]:
+    """Return the maps of a model, and how they were computed, for JSON."""
     info = look.info
     return {
         "model": info.spec,
@@ -263,6 +266,7 @@ def _look_record(row: Row, look: Look) -> dict[str, Any]:
 
 
 def _head_record(row: Row, view: View) -> dict[str, Any]:
+    """Return the map and the caption of a head for JSON."""
     value, x, y = view.peak(row.size)
     return {
         "head": view.head or None,
@@ -273,6 +277,7 @@ def _head_record(row: Row, view: View) -> dict[str, Any]:
 
 
 def _caption_record(caption: CaptionShares) -> dict[str, Any]:
+    """Return the shares of a caption for JSON."""
     record = caption._asdict()
     record["words"] = [word._asdict() | {"level": word.level} for word in caption.words]
     return record

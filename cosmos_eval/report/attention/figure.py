@@ -109,6 +109,7 @@ def to_svg(rows: Sequence[Row]) -> bytes:
 
 
 def _insert_title(element: ET.Element, text: str) -> None:
+    """Insert a title as the first child of an element."""
     title = ET.Element(f"{{{_SVG}}}title")
     title.text = text
     element.insert(0, title)
@@ -212,6 +213,7 @@ class _Sheet:
         return self.paragraph(x, y, describe.padding_line(caption), width)
 
     def _set_title(self, artist: Artist, title: str) -> None:
+        """Give an element of the SVG a title, unless it is empty."""
         if title:
             element_id = f"titled-{len(self.titles)}"
             artist.set_gid(element_id)

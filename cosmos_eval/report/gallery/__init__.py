@@ -89,6 +89,7 @@ def collect(
 
 
 def _source_of(group: ResultGroup, options: RunOptions, predictions: Path | None) -> ResultSource:
+    """Return the source of examples for the task of a group."""
     if group.task == "retrieval":
         return RetrievalSource(group, options)
     if group.task == "cls":

@@ -46,7 +46,7 @@ class AttentionSource(Source):
                         row=rows[model],
                         label=model,
                         kind="attention maps",
-                        data_set=dataset,
+                        dataset=dataset,
                         source=self,
                     )
                 )
@@ -86,10 +86,12 @@ class AttentionSource(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class _AttentionRequest(Request):
+    """The attention maps of a model on the images of a data set."""
+
     source: AttentionSource
 
     def run(self, encoder: Encoder, progress: OnProgress) -> None:
-        self.source.look(self.label, self.data_set, encoder)
+        self.source.look(self.label, self.dataset, encoder)
 
 
 class _AttentionDrawing(NamedTuple):

@@ -190,6 +190,7 @@ class _Selection:
         return True
 
     def _draw(self, number: int) -> Example | UsageError:
+        """Draw a candidate, and return the error instead if its image cannot be used."""
         try:
             return self._candidates[number].draw(self._canvas)
         except UsageError as error:

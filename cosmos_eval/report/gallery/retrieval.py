@@ -88,7 +88,7 @@ class RetrievalSource(ResultSource):
                     row=opened.result.row,
                     label=opened.result.model,
                     kind=_KIND,
-                    data_set=group.name,
+                    dataset=group.name,
                     source=self,
                     opened=opened,
                 )
@@ -106,9 +106,10 @@ class RetrievalSource(ResultSource):
         return CaptionJudgement(data, samples)
 
     def rank_queries(self, opened: OpenedResult, encoder: Encoder, progress: OnProgress) -> None:
-        """Rank items for the chosen queries of a result, whose ranks must come out as measured.
+        """Rank items for the chosen queries of a result.
 
-        Raises UsageError if too much would have to be embedded.
+        Items are kept as None if the rank of their query does not come out as measured. Raises
+        UsageError if too much would have to be embedded.
         """
         from cosmos_eval.embedding.embed import TooManyError
 
@@ -181,6 +182,8 @@ class RetrievalSource(ResultSource):
 
 @dataclass(frozen=True, kw_only=True)
 class _RankingRequest(Request):
+    """The ranked items of a result's chosen queries."""
+
     source: RetrievalSource
     opened: OpenedResult
 

@@ -23,8 +23,8 @@ from cosmos_eval.tasks.retrieval import TEXT_RANK
 from cosmos_eval.tasks.segmentation import AREAS, NAME, derive, pictures
 from cosmos_eval.types import ClassificationProtocol, Samples, SegmentationProtocol
 
-MOST = 60
-"""The most samples of a data set."""
+MOST_SAMPLES = 60
+"""The most samples of a data set that are shown."""
 _THUMBNAIL = 112  # longest side in pixels
 _LEAST_SHARE = 0.001  # of an image's pixels; smaller classes are not samples
 _RIGHT_IOU = 0.5  # from this IoU on, a class of an image counts as right
@@ -157,22 +157,27 @@ class SampleDrawing(NamedTuple):
         )
 
 
-def choose(right: NDArray[np.bool_], kind: NDArray[Any], most: int = MOST) -> list[int]:
+def choose_samples(
+    right: NDArray[np.bool_], kind: NDArray[Any], most: int = MOST_SAMPLES
+) -> list[int]:
     """Choose samples that differ in which models are right on them (K, N), and in their kind (N,).
 
-    Samples on which the same models are right have the same pattern. The first samples of all
-    patterns come first, then the second ones, and so on; on a par, samples on which models differ
-    come first. Within a pattern, kinds take turns in the same way. Returns indices.
+    The pattern of a sample is which of the models are right. Patterns take turns: the first sample
+    of every pattern comes before the second sample of any. Within a turn, samples on which models
+    differ come first. The samples of one pattern are in random order, with their kinds taking turns
+    in the same way. Returns at most `most` indices.
     """
     shuffled = np.random.default_rng(0).permutation(len(kind))
     patterns = np.unique(right[:, shuffled], axis=1, return_inverse=True)[1].ravel()
     kinds = np.unique(kind[shuffled], return_inverse=True)[1]
+    # Sort by the turn of the kind within the pattern.
     patterns_with_kinds = patterns * (kinds.max(initial=0) + 1) + kinds
     by_kind_turn = np.argsort(_turns(patterns_with_kinds), kind="stable")
-    samples = shuffled[by_kind_turn]
+    samples, patterns = shuffled[by_kind_turn], patterns[by_kind_turn]
+    # Sort by the turn of the pattern, then by whether models differ. Among equal samples, the first
+    # order is kept. The last key of lexsort is the first one to sort by.
     models_agree = (right == right[:1]).all(axis=0)[samples]
-    # The last key of lexsort is the first one to sort by.
-    by_pattern_turn = np.lexsort((models_agree, _turns(patterns[by_kind_turn])))
+    by_pattern_turn = np.lexsort((models_agree, _turns(patterns)))
     return samples[by_pattern_turn][:most].tolist()
 
 

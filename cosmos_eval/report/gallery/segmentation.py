@@ -83,7 +83,7 @@ class SegmentationSource(ResultSource):
                         row=result.row,
                         label=result.model,
                         kind=MAPS,
-                        data_set=group.name,
+                        dataset=group.name,
                         source=self,
                         result=result,
                         images=missing,
@@ -140,6 +140,7 @@ class SegmentationSource(ResultSource):
             self.notes.append(f"{folder}: not the label maps that {result.model} was measured with")
 
     def _saved_maps_folder(self, predictions: Path, result: SampledResult) -> Path:
+        """Return the folder in which a run with `--save-predictions` wrote the maps of a result."""
         record = result.row.provenance
         auxiliary = auxiliary_of(record)
         model_folder = predictions / predictions_name(name_of(result.row), auxiliary)
@@ -214,6 +215,8 @@ class SegmentationSource(ResultSource):
 
 @dataclass(frozen=True, kw_only=True)
 class _LabelMapRequest(Request):
+    """The label maps that a result predicts for images."""
+
     source: SegmentationSource
     result: SampledResult
     images: Sequence[LabelledImage]

@@ -21,7 +21,7 @@ from cosmos_eval.protocols import prepare
 from cosmos_eval.report.content import SampledResult
 from cosmos_eval.report.gallery.pictures import Candidate
 from cosmos_eval.report.gallery.records import SampleExample
-from cosmos_eval.report.gallery.samples import Judgement, SampleDrawing, choose
+from cosmos_eval.report.gallery.samples import Judgement, SampleDrawing, choose_samples
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.labels import Stored, auxiliary_of, distinct
 from cosmos_eval.results.record import ResultRow
@@ -213,7 +213,7 @@ class Request:
     # What is computed, such as MAPS, in notes.
     kind: str
     # The data set in notes.
-    data_set: str
+    dataset: str
 
     def run(self, encoder: Encoder, progress: OnProgress) -> None:
         """Compute the outputs. Raises UsageError if that is impossible."""
@@ -317,7 +317,8 @@ class ResultSource(Source):
         for same_data in opened_by_data.values():
             results = [opened.result for opened in same_data]
             judgement = self.judge(same_data[0].data, [result.samples for result in results])
-            for turn, sample in enumerate(choose(judgement.right, judgement.kind)):
+            samples = choose_samples(judgement.right, judgement.kind)
+            for turn, sample in enumerate(samples):
                 drawing = SampleDrawing(results, judgement, sample)
                 candidates.append(Candidate(turn // SampleExample.per_round, drawing.draw))
         return candidates
@@ -361,7 +362,7 @@ def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> list
             continue
         watch(model_spec, Progress("load", 1, 1))
         for request in model_requests:
-            progress = partial(_report_warnings, watch, f"{request.label} on {request.data_set}")
+            progress = partial(_report_warnings, watch, f"{request.label} on {request.dataset}")
             try:
                 request.run(encoder, progress)
             except UsageError as error:
@@ -429,12 +430,12 @@ def _refusal_lines(refusals: Sequence[_Refusal]) -> list[str]:
         # Names near to the name of a model that is gone do not help here.
         short_reason = reason.partition("; nearest")[0]
         sets_by_kind = missing.setdefault((request.label, short_reason), {})
-        sets_by_kind.setdefault(request.kind, []).append(request.data_set)
+        sets_by_kind.setdefault(request.kind, []).append(request.dataset)
     models_by_message: dict[tuple[str, str], list[str]] = {}
     for (model, reason), sets_by_kind in missing.items():
         outputs = []
-        for kind, data_sets in sets_by_kind.items():
-            outputs.append(f"no {kind} on {listed(list(dict.fromkeys(data_sets)))}")
+        for kind, datasets in sets_by_kind.items():
+            outputs.append(f"no {kind} on {listed(list(dict.fromkeys(datasets)))}")
         advice = _SAVE_MAPS if MAPS in sets_by_kind else ""
         message = (", ".join(outputs), f"{reason}{advice}")
         models_by_message.setdefault(message, []).append(model)

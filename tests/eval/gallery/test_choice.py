@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cosmos_eval.report.gallery.retrieval import Query, RankedItems, choose_queries, rank_items
-from cosmos_eval.report.gallery.samples import LabelMapJudgement, choose
+from cosmos_eval.report.gallery.samples import LabelMapJudgement, choose_samples
 from cosmos_eval.report.gallery.segmentation import choose_images
 from cosmos_eval.report.gallery.source import spread_indices
 from cosmos_eval.stats.segmentation import pack
@@ -104,7 +104,7 @@ def test_samples_differ_in_which_models_are_right() -> None:
     """Two models differ on 2 and 5; of the others both have some right and none right."""
     right = np.array([[1, 1, 1, 0, 0, 0, 1, 1], [1, 1, 0, 0, 0, 1, 1, 1]], bool)
     kind = np.array([0, 0, 0, 0, 1, 1, 1, 2])
-    chosen = choose(right, kind)
+    chosen = choose_samples(right, kind)
     assert sorted(chosen) == list(range(8))
     assert set(chosen[:2]) == {2, 5}
     first_alike, second_alike = chosen[2:4]
@@ -112,8 +112,8 @@ def test_samples_differ_in_which_models_are_right() -> None:
     # Where both are right, each kind comes once before one comes again.
     both = [index for index in chosen if right[:, index].all()]
     assert sorted(kind[both[:3]]) == [0, 1, 2]
-    assert choose(right, kind, most=3) == chosen[:3]
-    assert choose(np.zeros((2, 0), bool), np.zeros(0, int)) == []
+    assert choose_samples(right, kind, most=3) == chosen[:3]
+    assert choose_samples(np.zeros((2, 0), bool), np.zeros(0, int)) == []
 
 
 def test_classes_of_images_by_their_size_and_iou() -> None:
