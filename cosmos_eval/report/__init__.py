@@ -1,7 +1,8 @@
-"""All results as one web page that needs no other file; attention maps and label maps of an image.
+"""Write all results as one web page, and draw attention maps and label maps of an image.
 
 `content.content_of` compares everything that can be compared, `gallery.collect` draws examples, and
-`page.to_page` writes both. These import torch only where a model has to be loaded.
+`page.to_page` writes both as a page that needs no other file. Torch is imported only if a model has
+to be loaded.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from cosmos_eval.types import UsageError
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all. Raises UsageError where it cannot be written."""
+    """Write a file atomically. Raises UsageError if it cannot be written."""
     try:
         write_atomically(path, content)
     except OSError as error:

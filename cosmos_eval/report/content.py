@@ -1,16 +1,17 @@
-"""What a page states without pictures: leaderboards, comparisons of every two models, mistakes."""
+"""Compute what a page states without pictures: leaderboards, comparisons of models, mistakes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations, groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from cosmos_eval.report.groups import GroupView, view_of
+from cosmos_eval.report.groups import TrainingGroups, summarize_groups
 from cosmos_eval.report.overview import Overview, overview_of
 from cosmos_eval.report.training import Curve, curves_of
 from cosmos_eval.results import compare
@@ -24,7 +25,7 @@ from cosmos_eval.results.text import percent
 from cosmos_eval.stats.intervals import clustered_wilson
 from cosmos_eval.stats.lengths import LengthBin
 from cosmos_eval.stats.paired import PairedDifference
-from cosmos_eval.tasks import Task, task_named, usable_task
+from cosmos_eval.tasks import task_named, usable_task
 from cosmos_eval.types import (
     CosmosEvalError,
     Mistakes,
@@ -36,13 +37,13 @@ from cosmos_eval.types import (
     no_progress,
 )
 
-_FREQUENT = 8  # mistakes of each model that are shown
+_MISTAKES_PER_MODEL = 8
 
-Models = tuple[str, str]
-"""Two models by their labels, in alphabetical order."""
+ModelNames = tuple[str, str]
+"""The labels of two models, in alphabetical order."""
 
 
-class Sampled(NamedTuple):
+class SampledResult(NamedTuple):
     """A result and its samples."""
 
     stored: Stored
@@ -57,35 +58,36 @@ class Sampled(NamedTuple):
         return self.stored.model
 
 
-_Compared = tuple[Sampled, Sampled, Mapping[str, PairedDifference], str]  # the last: an obstacle
-
-
 class ResultSet(NamedTuple):
-    """The results of a data set by one protocol, by model; notes on those without samples."""
+    """The results on one data set by one protocol, sorted by model."""
 
     protocol: str
     dataset: str
     task: str
-    results: tuple[Sampled, ...]
+    results: tuple[SampledResult, ...]
+    # One line for each result whose samples cannot be read.
     notes: tuple[str, ...]
 
 
-class Comparison(NamedTuple):
-    """The differences of two models on one data set by metric, or an obstacle."""
+class SetComparison(NamedTuple):
+    """The comparison of two models on one data set."""
 
-    models: Models
+    models: ModelNames
     protocol: str
     dataset: str
     task: str
+    # By metric; empty if there is an obstacle.
     differences: Mapping[str, PairedDifference]
+    # The reason why the results cannot be compared; empty if they can.
     obstacle: str
 
 
 class ModelPair(NamedTuple):
-    """Tests of two models on all data sets that both were measured on, and obstacles."""
+    """The comparison of two models on all data sets that both were measured on."""
 
-    models: Models
+    models: ModelNames
     tests: tuple[compare.MetricTest, ...]
+    # One line for each data set on which the models cannot be compared.
     obstacles: tuple[str, ...]
 
     def wins(self, model: str) -> int:
@@ -95,174 +97,284 @@ class ModelPair(NamedTuple):
 
     @property
     def decisive(self) -> int:
-        """The number of tests that count, those with a p-value by Holm."""
+        """The number of tests that can show a model to be better: those with Holm's p-value."""
         return sum(test.adjusted is not None for test in self.tests)
 
 
+class MistakeRow(NamedTuple):
+    """A true class, the class that was predicted instead, and how often, as a share per model."""
+
+    true_class: str
+    predicted_class: str
+    shares: tuple[float, ...]
+
+
 class MistakeTable(NamedTuple):
-    """The most frequent mistakes on a data set, by their mean share of the true class's `unit`. A
-    row has the true class, the predicted one, and the share per model."""
+    """The most frequent mistakes on a data set, by their mean share over the models."""
 
     protocol: str
     dataset: str
+    # Shares are relative to the images, or pixels, of the true class.
     unit: str
     models: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[float, ...]], ...]
+    rows: tuple[MistakeRow, ...]
+
+
+class LengthCell(NamedTuple):
+    """R@1 of a model on captions of similar length; all numbers are text, in percent."""
+
+    recall: str
+    low: str
+    high: str
+    # The share of the captions that were cut to the model's context.
+    cut: str
+
+
+class LengthRow(NamedTuple):
+    """Captions of similar length: the name of their bin, their number, and a cell per model."""
+
+    bin_name: str
+    n_captions: int
+    cells: tuple[LengthCell, ...]
 
 
 class LengthTable(NamedTuple):
-    """Text to image R@1 by the length of captions on a data set. A row has the name of a bin, its
-    number of captions, and per model, in percent as text, the value, its interval's ends and the
-    share of captions cut."""
+    """Text to image R@1 on a data set by the length of captions."""
 
     protocol: str
     dataset: str
     models: tuple[str, ...]
-    rows: tuple[tuple[str, int, tuple[tuple[str, ...], ...]], ...]
+    rows: tuple[LengthRow, ...]
 
 
 class Content(NamedTuple):
-    """A page without pictures. `overview` ranks the models, None where that is impossible,
-    `results` are those measured here without edited ones, `entries` all of them and the published
-    ones beside them, `pairs` every two models, `groups` the trainings of methods, `notes` one line
-    for each thing that is not shown."""
+    """Everything that a page states without pictures."""
 
+    # The ranking of the models; None if they cannot be ranked.
     overview: Overview | None
+    # The results that were measured here and not edited.
     results: tuple[Stored, ...]
+    # All results that were measured here, and published numbers beside them.
     entries: tuple[Entry, ...]
     boards: tuple[Board, ...]
+    # Every two models.
     pairs: tuple[ModelPair, ...]
     lengths: tuple[LengthTable, ...]
     mistakes: tuple[MistakeTable, ...]
+    # Curves of trainings.
     curves: tuple[Curve, ...]
+    # One line for each thing that the page does not show.
     notes: tuple[str, ...]
-    groups: GroupView
+    # Groups of trainings of one recipe.
+    groups: TrainingGroups
 
     @property
     def models(self) -> list[str]:
         """The models measured here, in alphabetical order."""
-        return sorted({one.model for one in self.results})
+        return sorted({result.model for result in self.results})
 
 
 def content_of(
     results: Sequence[Stored],
-    read: Read,
-    others: Sequence[Entry] = (),
+    read_samples: Read,
+    published_entries: Sequence[Entry] = (),
     progress: OnProgress = no_progress,
     suite: Suite | None = None,
 ) -> Content:
-    """Compare everything that can be compared. `others` are published numbers; those of measured
-    data sets and protocols are kept. `suite` is what models are ranked by. Raises UsageError for
-    two results of the same model, data set and protocol."""
+    """Compare all results that can be compared, and return everything that a page states of them.
+
+    Published numbers appear if their data set and protocol were measured here. Models are ranked by
+    the `suite`, or else by the data sets that most of them share. Raises UsageError for two
+    different results of the same model, data set and protocol.
+    """
     results = distinct(distinguish(results))
-    trusted = [one for one in results if not one.is_edited]
-    own = entries_of(results)
-    measured = {(entry.protocol, entry.dataset) for entry in own}
-    names = {(entry.protocol, entry.dataset_name) for entry in own}
-    entries = [*own, *(o for o in others if (o.protocol, o.dataset) in names)]
-    found: list[Comparison] = []
-    lengths: list[LengthTable] = []
-    mistakes: list[MistakeTable | None] = []
-    notes: list[str] = []
-    with_samples: set[Path] = set()
-    # The matrices are small: more threads of NumPy's gain little, and wait for each other where
-    # other processes are busy.
+    unedited_results = [result for result in results if not result.is_edited]
+    measured_entries = entries_of(results)
+    entries = [*measured_entries, *_published_beside(published_entries, measured_entries)]
+    n_sets = len({(entry.protocol, entry.dataset) for entry in measured_entries})
+    # Threads of NumPy gain little on matrices this small, and wait for each other if other
+    # processes keep the cores busy.
     with threadpool_limits(1):
-        for done, one in enumerate(result_sets(trusted, read)):
-            progress(Progress("data sets compared", done, len(measured)))
-            found += compare_set(one)
-            notes += one.notes
-            with_samples |= {result.stored.path for result in one.results}
-            try:
-                mistakes.append(mistakes_of(one))
-                lengths += lengths_of(one)
-            except UsageError as error:
-                notes.append(str(error))
-        groups = view_of(trusted, read)
-    notes += groups.notes
-    notes += [
-        f"in leaderboards alone: {one.path} ({one.fault})" for one in results if one.is_edited
-    ]
+        contents = _compare_sets(unedited_results, read_samples, progress, n_sets)
+        groups = summarize_groups(unedited_results, read_samples)
+    notes = [*contents.notes, *groups.notes]
+    for result in results:
+        if result.is_edited:
+            notes.append(f"in leaderboards alone: {result.path} ({result.fault})")
     overview = None
     try:
-        usable = [entry for entry in own if entry.stored and entry.stored.path in with_samples]
-        overview = overview_of(usable, read, suite)
+        sampled_entries = [
+            entry
+            for entry in measured_entries
+            if entry.stored is not None and entry.stored.path in contents.sampled_files
+        ]
+        overview = overview_of(sampled_entries, read_samples, suite)
     except UsageError as error:
         notes.append(f"no ranking of the models: {error}")
+    ties = ties_of(contents.comparisons, entries)
     return Content(
         overview=overview,
-        results=tuple(trusted),
+        results=tuple(unedited_results),
         entries=tuple(sorted(entries, key=attrgetter("key"))),
-        boards=_by_size(boards(entries, ties_of(found, entries))),
-        pairs=tuple(pair_models(found)),
-        lengths=tuple(lengths),
-        mistakes=tuple(table for table in mistakes if table is not None),
-        curves=curves_of(trusted),
+        boards=_sort_boards(boards(entries, ties)),
+        pairs=tuple(pair_models(contents.comparisons)),
+        lengths=tuple(contents.lengths),
+        mistakes=tuple(contents.mistakes),
+        curves=curves_of(unedited_results),
         notes=tuple(notes),
         groups=groups,
     )
 
 
-def _by_size(found: Iterable[Board]) -> tuple[Board, ...]:
-    """Sort boards: those of most data sets first, then those of most models."""
-
-    def key(board: Board) -> tuple[int, int, str]:
-        return -len({c.dataset for c in board.columns}), -len(board.rows), board.protocol
-
-    return tuple(sorted(found, key=key))
-
-
-def by_data_set(results: Sequence[Stored]) -> list[tuple[str, str, list[Stored]]]:
-    """Group results by protocol and data set, protocols of most data sets first; those of a group
-    are sorted by model."""
-    sets = {(one.row.protocol, one.dataset) for one in results}
-    sizes = Counter(protocol for protocol, _ in sets)
-    where = attrgetter("row.protocol", "dataset")
-    results = sorted(results, key=lambda r: (-sizes[r.row.protocol], *where(r), r.model))
-    groups = groupby(results, where)
-    return [(protocol, dataset, list(group)) for (protocol, dataset), group in groups]
-
-
-def result_sets(results: Sequence[Stored], read: Read) -> Iterator[ResultSet]:
-    """Yield results by protocol and data set; samples are read when a set is reached."""
-    for protocol, dataset, group in by_data_set(results):
-        sampled, notes = [], []
-        for stored in group:
-            try:
-                sampled.append(Sampled(stored, read(stored.path)))
-            except UsageError as error:
-                notes.append(f"not compared with others: {error}")
-        yield ResultSet(protocol, dataset, group[0].row.task, tuple(sampled), tuple(notes))
-
-
-def compare_set(one: ResultSet) -> list[Comparison]:
-    """Compare every two models of a set. Those of other samples or settings have an obstacle."""
-    parts: list[list[Sampled]] = []  # results that can be compared with each other
-    found: list[_Compared] = []
-    for result in one.results:
-        obstacles = [_why_apart(one.task, part[0], result) for part in parts]
-        for part, why in zip(parts, obstacles, strict=True):
-            found += [(other, result, {}, why) for other in part if why]
-        if all(obstacles):
-            parts.append([result])
-        else:
-            parts[obstacles.index("")].append(result)
-    found += [pair for part in parts for pair in _compare_part(one.task, part)]
-    # Results are sorted by model. One that was measured in two ways is not compared with itself.
+def _published_beside(
+    published_entries: Iterable[Entry], measured_entries: Iterable[Entry]
+) -> list[Entry]:
+    """Return the published entries whose data set and protocol were measured here."""
+    measured_sets = {(entry.protocol, entry.dataset_name) for entry in measured_entries}
     return [
-        Comparison((a.model, b.model), one.protocol, one.dataset, one.task, differences, why)
-        for a, b, differences, why in found
-        if a.model != b.model
+        entry for entry in published_entries if (entry.protocol, entry.dataset) in measured_sets
     ]
 
 
-def _why_apart(task: str, a: Sampled, b: Sampled) -> str:
-    """State what keeps two results from being compared; empty where nothing does."""
-    if found := compare.mismatches(compare.setting(a.row), compare.setting(b.row)):
-        return "; ".join(found)
+class _DataSetContents:
+    """Collects the comparisons and tables of all data sets."""
+
+    def __init__(self) -> None:
+        self.comparisons: list[SetComparison] = []
+        self.lengths: list[LengthTable] = []
+        self.mistakes: list[MistakeTable] = []
+        self.notes: list[str] = []
+        # The files of the results that have samples.
+        self.sampled_files: set[Path] = set()
+
+    def add(self, result_set: ResultSet) -> None:
+        """Compute everything about the results on one data set."""
+        self.comparisons += compare_set(result_set)
+        self.notes += result_set.notes
+        self.sampled_files |= {result.stored.path for result in result_set.results}
+        try:
+            mistakes = mistakes_of(result_set)
+            if mistakes is not None:
+                self.mistakes.append(mistakes)
+            self.lengths += lengths_of(result_set)
+        except UsageError as error:
+            self.notes.append(str(error))
+
+
+def _compare_sets(
+    results: Sequence[Stored], read_samples: Read, progress: OnProgress, n_sets: int
+) -> _DataSetContents:
+    """Compute everything about the results, data set by data set."""
+    contents = _DataSetContents()
+    for done, result_set in enumerate(result_sets(results, read_samples)):
+        progress(Progress("data sets compared", done, n_sets))
+        contents.add(result_set)
+    return contents
+
+
+def _sort_boards(leaderboards: Iterable[Board]) -> tuple[Board, ...]:
+    """Sort leaderboards: most data sets first, then most models, then by protocol."""
+
+    def sort_key(board: Board) -> tuple[int, int, str]:
+        n_datasets = len({column.dataset for column in board.columns})
+        return -n_datasets, -len(board.rows), board.protocol
+
+    return tuple(sorted(leaderboards, key=sort_key))
+
+
+def group_by_data_set(results: Sequence[Stored]) -> list[list[Stored]]:
+    """Group results by protocol and data set.
+
+    Groups of the protocol with the most data sets come first. Every group is sorted by model.
+    """
+    data_sets = {(result.row.protocol, result.dataset) for result in results}
+    sets_per_protocol = Counter(protocol for protocol, _ in data_sets)
+
+    def sort_key(result: Stored) -> tuple[int, str, str, str]:
+        protocol = result.row.protocol
+        return -sets_per_protocol[protocol], protocol, result.dataset, result.model
+
+    sorted_results = sorted(results, key=sort_key)
+    groups = groupby(sorted_results, attrgetter("row.protocol", "dataset"))
+    return [list(group) for _, group in groups]
+
+
+def result_sets(results: Sequence[Stored], read_samples: Read) -> Iterator[ResultSet]:
+    """Yield results by protocol and data set; samples of a set are read when it is reached."""
+    for stored_results in group_by_data_set(results):
+        sampled_results = []
+        notes = []
+        for stored in stored_results:
+            try:
+                sampled_results.append(SampledResult(stored, read_samples(stored.path)))
+            except UsageError as error:
+                notes.append(f"not compared with others: {error}")
+        first = stored_results[0]
+        yield ResultSet(
+            protocol=first.row.protocol,
+            dataset=first.dataset,
+            task=first.row.task,
+            results=tuple(sampled_results),
+            notes=tuple(notes),
+        )
+
+
+def compare_set(result_set: ResultSet) -> list[SetComparison]:
+    """Compare every two models on one data set.
+
+    Results that were measured on different samples or with different settings cannot be compared.
+    The comparison of their models then has no differences, and states the obstacle.
+    """
+    comparisons: list[SetComparison] = []
+    # All results of a group can be compared with each other.
+    groups: list[list[SampledResult]] = []
+    for result in result_set.results:
+        matching_group = None
+        for group in groups:
+            obstacle = _obstacle(result_set.task, group[0], result)
+            if obstacle:
+                for other in group:
+                    comparisons.append(_set_comparison(result_set, other, result, {}, obstacle))
+            elif matching_group is None:
+                matching_group = group
+        if matching_group is None:
+            groups.append([result])
+        else:
+            matching_group.append(result)
+    for group in groups:
+        comparisons += _compare_group(result_set, group)
+    # A model that was measured in two ways is not compared with itself.
+    return [
+        comparison for comparison in comparisons if comparison.models[0] != comparison.models[1]
+    ]
+
+
+def _set_comparison(
+    result_set: ResultSet,
+    a: SampledResult,
+    b: SampledResult,
+    differences: Mapping[str, PairedDifference],
+    obstacle: str,
+) -> SetComparison:
+    """Return the comparison of two results of a data set."""
+    return SetComparison(
+        models=(a.model, b.model),  # in alphabetical order, as the results of a set are
+        protocol=result_set.protocol,
+        dataset=result_set.dataset,
+        task=result_set.task,
+        differences=differences,
+        obstacle=obstacle,
+    )
+
+
+def _obstacle(task_name: str, a: SampledResult, b: SampledResult) -> str:
+    """Return the reason why two results cannot be compared; empty if they can."""
+    mismatches = compare.mismatches(compare.setting(a.row), compare.setting(b.row))
+    if mismatches:
+        return "; ".join(mismatches)
     try:
-        known = task_named(task)
-        known.require_same_truth(known.derive(a.samples), known.derive(b.samples))
+        task = task_named(task_name)
+        task.require_same_truth(task.derive(a.samples), task.derive(b.samples))
     except (CosmosEvalError, ValueError) as error:
         return str(error)
     except KeyError as error:
@@ -270,131 +382,211 @@ def _why_apart(task: str, a: Sampled, b: Sampled) -> str:
     return ""
 
 
-def _compare_part(task: str, results: Sequence[Sampled]) -> list[_Compared]:
+def _compare_group(result_set: ResultSet, results: Sequence[SampledResult]) -> list[SetComparison]:
+    """Compare every two results that were measured on the same samples with the same settings."""
     pairs = list(combinations(results, 2))
     try:
         samples = [result.samples for result in results]
-        differences = compare.all_differences(task, samples, without_slow=True).values()
+        differences = compare.all_differences(result_set.task, samples, without_slow=True)
     except (CosmosEvalError, ValueError) as error:
-        return [(a, b, {}, str(error)) for a, b in pairs]
-    found: list[_Compared] = []
-    for (a, b), of_pair in zip(pairs, differences, strict=True):
-        why = _not_own(a, of_pair, "a") or _not_own(b, of_pair, "b")
-        found.append((a, b, {} if why else of_pair, why))
-    return found
+        return [_set_comparison(result_set, a, b, {}, str(error)) for a, b in pairs]
+    comparisons = []
+    for (a, b), pair_differences in zip(pairs, differences.values(), strict=True):
+        obstacle = _contradiction(a, pair_differences, "a")
+        if not obstacle:
+            obstacle = _contradiction(b, pair_differences, "b")
+        usable_differences = {} if obstacle else pair_differences
+        comparisons.append(_set_comparison(result_set, a, b, usable_differences, obstacle))
+    return comparisons
 
 
-def _not_own(result: Sampled, differences: Mapping[str, PairedDifference], side: str) -> str:
-    """Name a metric that is not what its samples give; empty where all are."""
+def _contradiction(
+    result: SampledResult, differences: Mapping[str, PairedDifference], side: str
+) -> str:
+    """Name a metric of a result that its samples do not give; empty if they give all.
+
+    `side` names the field of a difference that holds the value from the samples: `a` or `b`.
+    """
     try:
-        for name, found in differences.items():
-            if name in result.row.metrics:
-                compare.require_metric_of_samples(
-                    name, result.row.metrics[name], getattr(found, side)
-                )
+        for metric, difference in differences.items():
+            if metric in result.row.metrics:
+                computed = getattr(difference, side)
+                compare.require_metric_of_samples(metric, result.row.metrics[metric], computed)
     except ValueError as error:
         return f"{result.model}: {error}"
     return ""
 
 
-def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:
-    """Group comparisons by models, with Holm's correction over the decisive tests of a pair."""
-    found = sorted(found, key=attrgetter("models", "protocol", "dataset"))
-    pairs = []
-    for models, group in groupby(found, attrgetter("models")):
-        own = list(group)
-        tests = compare.adjust(
-            compare.MetricTest(one.dataset, one.protocol, one.task, name, one.differences[name])
-            for one in own
-            if (task := usable_task(one.task)) is not None
-            for name in task.headlines
-            if name in one.differences
-        )
-        sizes = Counter(one.protocol for one in own)
-        tests = tuple(sorted(tests, key=lambda t: (t.adjusted is None, -sizes[t.protocol])))
-        obstacles = [f"{o.dataset} ({o.protocol}): {o.obstacle}" for o in own if o.obstacle]
-        pairs.append(ModelPair(models, tests, tuple(obstacles)))
-    return pairs
+def pair_models(comparisons: Sequence[SetComparison]) -> list[ModelPair]:
+    """Group comparisons by their two models, sorted by protocol and data set."""
+    sorted_comparisons = sorted(comparisons, key=attrgetter("models", "protocol", "dataset"))
+    groups = groupby(sorted_comparisons, attrgetter("models"))
+    return [_model_pair(models, list(pair_comparisons)) for models, pair_comparisons in groups]
 
 
-def ties_of(found: Sequence[Comparison], entries: Sequence[Entry]) -> Ties:
-    """Return the p-value of each close pair, if compared."""
-    known = {(one.models, one.protocol, one.dataset): one.differences for one in found}
-    # Tables may call a model more than its name where models are compared.
-    model = {entry.key: entry.stored.model for entry in entries if entry.stored is not None}
-    task = {entry.key: entry.task for entry in entries}
+def _model_pair(models: ModelNames, comparisons: Sequence[SetComparison]) -> ModelPair:
+    """Test all metrics of two models, and correct the p-values of main metrics by Holm.
+
+    Tests of main metrics come first, sorted by protocol: the one with the most data sets first.
+    """
+    sets_per_protocol = Counter(comparison.protocol for comparison in comparisons)
+
+    def sort_key(test: compare.MetricTest) -> tuple[bool, int]:
+        is_main = test.adjusted is not None
+        return not is_main, -sets_per_protocol[test.protocol]
+
+    tests = sorted(compare.adjust(_headline_tests(comparisons)), key=sort_key)
+    obstacles = [
+        f"{comparison.dataset} ({comparison.protocol}): {comparison.obstacle}"
+        for comparison in comparisons
+        if comparison.obstacle
+    ]
+    return ModelPair(models, tuple(tests), tuple(obstacles))
+
+
+def _headline_tests(comparisons: Iterable[SetComparison]) -> Iterator[compare.MetricTest]:
+    """Yield the tests of the metrics that leaderboards show."""
+    for comparison in comparisons:
+        task = usable_task(comparison.task)
+        if task is None:
+            continue
+        for metric in task.headlines:
+            if metric in comparison.differences:
+                yield compare.MetricTest(
+                    dataset=comparison.dataset,
+                    protocol=comparison.protocol,
+                    task=comparison.task,
+                    metric=metric,
+                    difference=comparison.differences[metric],
+                )
+
+
+def ties_of(comparisons: Sequence[SetComparison], entries: Sequence[Entry]) -> Ties:
+    """Return the p-values of the close pairs of leaderboards that were compared."""
+    differences_by_set = {
+        (comparison.models, comparison.protocol, comparison.dataset): comparison.differences
+        for comparison in comparisons
+    }
+    # The label of an entry may be longer than the label by which models are compared.
+    models = {entry.key: entry.stored.model for entry in entries if entry.stored is not None}
+    tasks = {entry.key: entry.task for entry in entries}
     ties = {}
     for pair in close_pairs(entries):
-        first, second = sorted((model[pair.best], model[pair.other]))
-        differences = known.get(((first, second), pair.best.protocol, pair.best.dataset), {})
-        if found_difference := differences.get(pair.metric):
-            is_first = model[pair.best] == first
-            difference = found_difference if is_first else found_difference.flipped()
-            ties[pair] = p_value_of(task[pair.best], pair.metric, difference)
+        best_model, other_model = models[pair.best], models[pair.other]
+        first, second = sorted((best_model, other_model))
+        data_set = ((first, second), pair.best.protocol, pair.best.dataset)
+        difference = differences_by_set.get(data_set, {}).get(pair.metric)
+        if difference is None:
+            continue
+        if best_model != first:
+            difference = difference.flipped()
+        ties[pair] = p_value_of(tasks[pair.best], pair.metric, difference)
     return ties
 
 
-def lengths_of(one: ResultSet) -> list[LengthTable]:
-    """Return recall by the length of captions, if any, in a table for each set of captions. Raises
-    UsageError for samples of another task."""
-    found = _evaluate(one, "lengths of captions", lambda task: task.lengths)
-    tables: dict[tuple[tuple[str, int], ...], dict[str, list[tuple[str, ...]]]] = {}
-    for result in one.results:
-        if bins := found.get(result.model):
-            cells = tables.setdefault(tuple((b.name, b.captions) for b in bins), {})
-            cells[result.model] = _length_cells(bins)
-    return [
-        LengthTable(
-            one.protocol,
-            one.dataset,
-            tuple(cells),
-            tuple((*b, row) for b, *row in zip(bins, *cells.values(), strict=True)),
-        )
-        for bins, cells in tables.items()
-    ]
+def lengths_of(result_set: ResultSet) -> list[LengthTable]:
+    """Return recall by the length of captions, one table for each list of captions.
+
+    The list is empty if the task has no captions. Raises UsageError for samples of another task.
+    """
+    bins_by_model: dict[str, Sequence[LengthBin]] = {}
+    with _name_failing_figures(result_set, "lengths of captions"):
+        task = task_named(result_set.task)
+        for result in result_set.results:
+            bins_by_model[result.model] = task.lengths(result.samples)
+    # Models whose captions have the same bins share a table.
+    tables: dict[tuple[tuple[str, int], ...], dict[str, Sequence[LengthBin]]] = {}
+    for model, bins in bins_by_model.items():
+        if bins:
+            bin_sizes = tuple((length_bin.name, length_bin.captions) for length_bin in bins)
+            tables.setdefault(bin_sizes, {})[model] = bins
+    return [_length_table(result_set, model_bins) for model_bins in tables.values()]
 
 
-def _length_cells(bins: Sequence[LengthBin]) -> list[tuple[str, ...]]:
-    """Return recall, both ends of its interval, and the share that was cut, in percent."""
-    cells = []
-    for length_bin in bins:
-        recall = length_bin.recall
-        interval = clustered_wilson(recall.values, recall.clusters)
-        shares = (recall.value, interval.low, interval.high, length_bin.cut)
-        cells.append(tuple(str(percent(share)) for share in shares))
-    return cells
+def _length_table(
+    result_set: ResultSet, bins_by_model: Mapping[str, Sequence[LengthBin]]
+) -> LengthTable:
+    """Return the table of models whose captions have the same bins."""
+    rows = []
+    for same_bins in zip(*bins_by_model.values(), strict=True):
+        cells = tuple(_length_cell(length_bin) for length_bin in same_bins)
+        first_bin = same_bins[0]
+        rows.append(LengthRow(first_bin.name, first_bin.captions, cells))
+    return LengthTable(
+        protocol=result_set.protocol,
+        dataset=result_set.dataset,
+        models=tuple(bins_by_model),
+        rows=tuple(rows),
+    )
 
 
-def _evaluate(
-    one: ResultSet, what: str, function_of: Callable[[Task], Callable[[Samples], Any]]
-) -> dict[str, Any]:
-    """Return what a function of the task gives for the samples of each model, unless it is empty.
-    Raises UsageError for samples of another task."""
+def _length_cell(length_bin: LengthBin) -> LengthCell:
+    """Return recall with Wilson's interval, for as many captions as would be independent."""
+    recall = length_bin.recall
+    interval = clustered_wilson(recall.values, recall.clusters)
+    return LengthCell(
+        recall=str(percent(recall.value)),
+        low=str(percent(interval.low)),
+        high=str(percent(interval.high)),
+        cut=str(percent(length_bin.cut)),
+    )
+
+
+@contextmanager
+def _name_failing_figures(result_set: ResultSet, figures: str) -> Iterator[None]:
+    """Raise UsageError for an error in the block, and say which figures are not shown."""
     try:
-        function = function_of(task_named(one.task))
-        figures = {result.model: function(result.samples) for result in one.results}
-        return {model: figure for model, figure in figures.items() if figure}
+        yield
     except (CosmosEvalError, KeyError, IndexError, ValueError) as error:
-        where = f"{one.dataset} ({one.protocol})"
-        raise UsageError(f"{where}: no {what} are shown: {error}") from error
+        raise UsageError(
+            f"{result_set.dataset} ({result_set.protocol}): no {figures} are shown: {error}"
+        ) from error
 
 
-def mistakes_of(one: ResultSet) -> MistakeTable | None:
-    """Return the mistakes on a data set, if any. Raises UsageError for samples without them."""
-    found = _evaluate(one, "mistakes", lambda task: task.mistakes)
-    if not found:
+def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
+    """Return the most frequent mistakes of every model on a data set.
+
+    Returns None if the task has no mistakes or no result has samples. Raises UsageError for samples
+    from which mistakes cannot be computed.
+    """
+    mistakes_by_model: dict[str, Mistakes] = {}
+    with _name_failing_figures(result_set, "mistakes"):
+        task = task_named(result_set.task)
+        for result in result_set.results:
+            mistakes = task.mistakes(result.samples)
+            if mistakes is not None:
+                mistakes_by_model[result.model] = mistakes
+    if not mistakes_by_model:
         return None
-    shares = [_shares_of_mistakes(some) for some in found.values()]
-    chosen = {pair for of_model in shares for pair in list(of_model)[:_FREQUENT]}
-    rows = [(*pair, tuple(of.get(pair, 0.0) for of in shares)) for pair in chosen]
-    rows.sort(key=lambda row: (-sum(row[2]), *row[:2]))
-    unit = next(iter(found.values())).unit
-    return MistakeTable(one.protocol, one.dataset, unit, tuple(found), tuple(rows))
+    shares_by_model = [_mistake_shares(mistakes) for mistakes in mistakes_by_model.values()]
+    frequent_mistakes: set[tuple[str, str]] = set()
+    for model_shares in shares_by_model:
+        frequent_mistakes |= set(list(model_shares)[:_MISTAKES_PER_MODEL])
+    rows = []
+    for true_class, predicted_class in frequent_mistakes:
+        mistake = (true_class, predicted_class)
+        shares = tuple(model_shares.get(mistake, 0.0) for model_shares in shares_by_model)
+        rows.append(MistakeRow(true_class, predicted_class, shares))
+    rows.sort(key=lambda row: (-sum(row.shares), row.true_class, row.predicted_class))
+    return MistakeTable(
+        protocol=result_set.protocol,
+        dataset=result_set.dataset,
+        unit=next(iter(mistakes_by_model.values())).unit,
+        models=tuple(mistakes_by_model),
+        rows=tuple(rows),
+    )
 
 
-def _shares_of_mistakes(some: Mistakes) -> dict[tuple[str, str], float]:
-    """Return the share of every mistake, by the true and the predicted class, by frequency."""
-    order = np.argsort(-some.amounts, kind="stable")
-    columns = (some.true, some.predicted, some.amounts / some.totals[some.true])
-    rows = zip(*(column[order].tolist() for column in columns), strict=True)
-    return {(some.classes[true], some.classes[other]): share for true, other, share in rows}
+def _mistake_shares(mistakes: Mistakes) -> dict[tuple[str, str], float]:
+    """Return the share of each mistake in its true class, the most frequent mistake first.
+
+    The key of a mistake is a pair: its true and its predicted class.
+    """
+    order = np.argsort(-mistakes.amounts, kind="stable")
+    true_classes = mistakes.true[order].tolist()
+    predicted_classes = mistakes.predicted[order].tolist()
+    shares = (mistakes.amounts / mistakes.totals[mistakes.true])[order].tolist()
+    return {
+        (mistakes.classes[true], mistakes.classes[predicted]): share
+        for true, predicted, share in zip(true_classes, predicted_classes, shares, strict=True)
+    }

@@ -1,9 +1,7 @@
-"""Groups of trainings on a page: their means over seeds, and every two groups of which one has
-several trainings."""
+"""Summarize groups of trainings: their means over seeds, and comparisons of every two groups."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,114 +25,183 @@ from cosmos_eval.types import CosmosEvalError, UsageError
 
 _MARGIN = 4  # percent of a scale, left and right of its ends
 
-_Key = tuple[str, str]
-_Part = dict[str, list[Stored]]
-"""The trainings of groups that can be compared with each other on one data set."""
+_SetKey = tuple[str, str]
+"""A data set and its protocol."""
+
+_Trainings = Mapping[str, Sequence[Stored]]
+"""The results of trainings on one data set by group."""
 
 
-class GroupView(NamedTuple):
-    """What a page states of groups, nothing where none has two trainings; remarks on these; and
-    notes on what is not shown."""
+class TrainingGroups(NamedTuple):
+    """Everything that a page states about groups; empty if no group has two trainings."""
 
     means: tuple[GroupMean, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    # What a reader should know about the groups.
     remarks: tuple[str, ...] = ()
+    # One line for each thing that the page does not show.
     notes: tuple[str, ...] = ()
 
 
-def view_of(results: Iterable[Stored], read: Read) -> GroupView:
-    """Return the means of all groups that results state, and their comparisons by metrics that
-    leaderboards show. What cannot be read or compared has a note."""
-    members: dict[str, list[Stored]] = {}
-    for one in results:
-        if group := training_of(one.row).get("group"):
-            members.setdefault(group, []).append(one)
-    sets: dict[str, groups.Sets] = {}
-    remarks: list[str] = []
-    notes: list[str] = []
-    for group, some in sorted(members.items()):
-        try:
-            sets[group], found = groups.sets_of(some, group)
-            remarks += found
-        except UsageError as error:
-            notes.append(f"{group}: {error}")
-    if max((len(some) for own in sets.values() for some in own.values()), default=1) < 2:
-        return GroupView(notes=tuple(notes))
-    means: list[GroupMean] = []
-    tests: dict[tuple[str, str], list[MetricTest]] = {}
-    for key in sorted({key for own in sets.values() for key in own}):
-        of_key = {group: own[key] for group, own in sets.items() if key in own}
-        for part, moments in _measured(_alike(of_key), read, notes):
-            where = _indices(part)
-            means += _means(key, part, moments, where)
-            for a, b in combinations(part, 2):
-                if len(part[a]) + len(part[b]) > 2:
-                    task = part[a][0].row.task
-                    new = groups.metric_tests(key, task, moments, where[a], where[b])
-                    tests.setdefault((a, b), []).extend(new)
-    compared = tuple(
-        Comparison(a, b, adjust(some), (), tuple(_labels(sets[group]) for group in (a, b)))
-        for (a, b), some in sorted(tests.items())
-        if some
+def summarize_groups(results: Iterable[Stored], read_samples: Read) -> TrainingGroups:
+    """Return the means of all groups of trainings, and compare every two groups.
+
+    Metrics are those that leaderboards show. Two groups of one training each are not compared.
+    Results that cannot be read or compared have a note.
+    """
+    results_by_group: dict[str, list[Stored]] = {}
+    for result in results:
+        group = training_of(result.row).get("group")
+        if group:
+            results_by_group.setdefault(group, []).append(result)
+    summary = _GroupSummary(read_samples)
+    for group in sorted(results_by_group):
+        summary.add_group(group, results_by_group[group])
+    if not summary.has_several_trainings():
+        return TrainingGroups(notes=tuple(summary.notes))
+    summary.compare_groups()
+    return TrainingGroups(
+        means=tuple(summary.means),
+        comparisons=tuple(summary.comparisons()),
+        remarks=tuple(summary.remarks),
+        notes=tuple(summary.notes),
     )
-    return GroupView(tuple(means), compared, tuple(remarks), tuple(notes))
 
 
-def _alike(of_key: Mapping[str, list[Stored]]) -> list[_Part]:
-    """Divide groups by the settings that their trainings were measured by."""
-    parts: list[_Part] = []
-    for group, some in of_key.items():
-        own = setting(some[0].row)
-        fitting = (
-            part
-            for part in parts
-            if not any(mismatches(setting(other[0].row), own) for other in part.values())
-        )
-        part = next(fitting, None)
-        if part is None:
-            parts.append(part := {})
-        part[group] = some
-    return parts
+class _GroupSummary:
+    """Collects the means and tests of groups, data set by data set."""
 
+    def __init__(self, read_samples: Read) -> None:
+        self.means: list[GroupMean] = []
+        self.remarks: list[str] = []
+        self.notes: list[str] = []
+        self._read_samples = read_samples
+        self._sets_by_group: dict[str, groups.Sets] = {}
+        self._tests: dict[tuple[str, str], list[MetricTest]] = {}  # by the names of both groups
 
-def _measured(
-    parts: Iterable[_Part], read: Read, notes: list[str]
-) -> Iterator[tuple[_Part, Mapping[str, Moments | None]]]:
-    """Yield the metrics of groups by data set; groups of which one cannot be read each alone."""
-    for part in parts:
-        several = [one for some in part.values() for one in some]
+    def add_group(self, group: str, results: Sequence[Stored]) -> None:
+        """Add all results of a group; a note states why a group cannot be used."""
         try:
-            shown = task_named(several[0].row.task).headlines
-            yield part, groups.moments_of(several, read, shown)
+            sets, remarks = groups.sets_of(results, group)
+        except UsageError as error:
+            self.notes.append(f"{group}: {error}")
+        else:
+            self._sets_by_group[group] = sets
+            self.remarks += remarks
+
+    def has_several_trainings(self) -> bool:
+        """Return whether any group has two trainings or more."""
+        return any(
+            len(trainings) > 1
+            for sets in self._sets_by_group.values()
+            for trainings in sets.values()
+        )
+
+    def compare_groups(self) -> None:
+        """Compute the means and tests of all data sets."""
+        keys = {key for sets in self._sets_by_group.values() for key in sets}
+        for key in sorted(keys):
+            trainings = {
+                group: sets[key] for group, sets in self._sets_by_group.items() if key in sets
+            }
+            for comparable_trainings in _split_by_settings(trainings):
+                self._add_data_set(key, comparable_trainings)
+
+    def _add_data_set(self, key: _SetKey, trainings: _Trainings) -> None:
+        """Add the means and tests of groups that were measured with the same settings.
+
+        If the samples of a group cannot be used, each group is added without the others.
+        """
+        results = [result for group_results in trainings.values() for result in group_results]
+        task = results[0].row.task
+        try:
+            moments = groups.moments_of(results, self._read_samples, task_named(task).headlines)
         except CosmosEvalError as error:
-            notes.append(f"{', '.join(part)}: not compared: {error}")
-            if len(part) > 1:
-                yield from _measured(({group: some} for group, some in part.items()), read, notes)
+            self.notes.append(f"{', '.join(trainings)}: not compared: {error}")
+            if len(trainings) > 1:
+                for group, group_results in trainings.items():
+                    self._add_data_set(key, {group: group_results})
+            return
+        indices = _training_indices(trainings)
+        self.means += _group_means(key, trainings, moments, indices)
+        for a, b in combinations(trainings, 2):
+            if len(trainings[a]) > 1 or len(trainings[b]) > 1:
+                tests = groups.metric_tests(key, task, moments, indices[a], indices[b])
+                self._tests.setdefault((a, b), []).extend(tests)
+
+    def comparisons(self) -> Iterator[Comparison]:
+        """Yield the comparisons of every two groups that have tests, sorted by their names."""
+        for (a, b), tests in sorted(self._tests.items()):
+            if tests:
+                training_names = (self._training_names(a), self._training_names(b))
+                yield Comparison(a, b, adjust(tests), (), training_names)
+
+    def _training_names(self, group: str) -> tuple[str, ...]:
+        """Return the names of a group's trainings, with their seeds."""
+        # All data sets of a group have the same trainings.
+        first_set = next(iter(self._sets_by_group[group].values()))
+        return groups.labels_of(first_set)
 
 
-def _indices(part: _Part) -> dict[str, Ints]:
-    sizes = np.cumsum([len(some) for some in part.values()])
-    return dict(zip(part, np.split(np.arange(sizes[-1]), sizes[:-1]), strict=True))
+def _split_by_settings(trainings: _Trainings) -> list[dict[str, Sequence[Stored]]]:
+    """Split groups into those whose trainings were measured with the same settings."""
+    comparable: list[dict[str, Sequence[Stored]]] = []
+    for group, group_results in trainings.items():
+        for comparable_trainings in comparable:
+            if _have_same_settings(comparable_trainings, group_results[0]):
+                comparable_trainings[group] = group_results
+                break
+        else:
+            comparable.append({group: group_results})
+    return comparable
 
 
-def _means(
-    key: _Key, part: _Part, found: Mapping[str, Moments | None], where: Mapping[str, Ints]
+def _have_same_settings(trainings: _Trainings, result: Stored) -> bool:
+    """Return whether a result was measured with the settings of every group."""
+    result_setting = setting(result.row)
+    return not any(
+        mismatches(setting(group_results[0].row), result_setting)
+        for group_results in trainings.values()
+    )
+
+
+def _training_indices(trainings: _Trainings) -> dict[str, Ints]:
+    """Return the indices of each group's trainings in the list of all trainings."""
+    indices: dict[str, Ints] = {}
+    start = 0
+    for group, group_results in trainings.items():
+        stop = start + len(group_results)
+        indices[group] = np.arange(start, stop)
+        start = stop
+    return indices
+
+
+def _group_means(
+    key: _SetKey,
+    trainings: _Trainings,
+    moments_by_metric: Mapping[str, Moments | None],
+    indices: Mapping[str, Ints],
 ) -> Iterator[GroupMean]:
-    known = {name: moments for name, moments in found.items() if moments}
-    for name, moments in known.items():
-        for group, some in part.items():
-            seeds = tuple(training_of(one.row).get("seed") for one in some)
-            values = tuple(moments.values[where[group]].tolist())
-            mean = moments.mean(where[group])
-            yield GroupMean(group, some[0].row.task, *key, name, seeds, values, mean)
-
-
-def _labels(sets: groups.Sets) -> tuple[str, ...]:
-    return groups.labels_of(next(iter(sets.values())))
+    """Yield the mean of every metric and group on a data set; metrics without moments have none."""
+    dataset, protocol = key
+    for metric, moments in moments_by_metric.items():
+        if moments is None:
+            continue
+        for group, group_results in trainings.items():
+            yield GroupMean(
+                group=group,
+                task=group_results[0].row.task,
+                dataset=dataset,
+                protocol=protocol,
+                metric=metric,
+                seeds=tuple(training_of(result.row).get("seed") for result in group_results),
+                values=tuple(moments.values[indices[group]].tolist()),
+                found=moments.mean(indices[group]),
+            )
 
 
 class Line(NamedTuple):
-    """A value, its interval and single trainings, in percent of a scale."""
+    """The places of a value, its interval and single trainings, in percent of a scale."""
 
     value: float
     low: float
@@ -142,52 +209,67 @@ class Line(NamedTuple):
     trainings: tuple[float, ...] = ()
 
 
-def template_values(view: GroupView) -> dict[str, Any]:
-    """Return what the section's template needs."""
-    table = group_table(view.means) if view.means else None
-    lines = {"mean_lines": mean_lines(view.means), "difference_lines": difference_lines}
-    return {"groups": view, "group_table": table, "test_cells": _cells, **lines}
+class _Scale:
+    """A scale from its lowest to its highest number, with a margin at both ends."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self._low = low
+        self._length = (high - low) or 1
+
+    def place(self, number: float) -> float:
+        """Return the place of a number in percent of the scale, margins included."""
+        return round(_MARGIN + (100 - 2 * _MARGIN) * (number - self._low) / self._length, 2)
 
 
-def _cells(test: MetricTest) -> dict[str, str | None]:
-    named = {"metric": test.record.label or test.metric}
-    return {title: cell for title, cell in (to_cells(test) | named).items() if title != "test"}
+def template_values(training_groups: TrainingGroups) -> dict[str, Any]:
+    """Return the variables of the section's template."""
+    means = training_groups.means
+    return {
+        "groups": training_groups,
+        "group_table": group_table(means) if means else None,
+        "mean_lines": mean_lines(means),
+        "difference_lines": difference_lines,
+        "test_cells": _test_cells,
+    }
+
+
+def _test_cells(test: MetricTest) -> dict[str, str | None]:
+    """Return a test as a row of a table by column title, without the name of the test."""
+    cells = to_cells(test)
+    cells["metric"] = test.record.label or test.metric
+    del cells["test"]
+    return cells
 
 
 def mean_lines(means: Sequence[GroupMean]) -> list[Line]:
-    """Return lines of means, on one scale per data set, protocol and metric."""
-    ends = [(*mean.interval[:2], *mean.values) for mean in means]
-    where = [*map(attrgetter("dataset", "protocol", "metric"), means)]
-    scales = {
-        one: [
-            n for numbers, other in zip(ends, where, strict=True) if other == one for n in numbers
-        ]
-        for one in set(where)
-    }
-    return [
-        _line(mean.found.a, numbers, min(scales[one]), max(scales[one]))
-        for mean, numbers, one in zip(means, ends, where, strict=True)
-    ]
+    """Return the lines of means, on one scale per data set, protocol and metric."""
+    numbers_on_scale: dict[tuple[str, str, str], list[float]] = {}
+    for mean in means:
+        numbers = numbers_on_scale.setdefault((mean.dataset, mean.protocol, mean.metric), [])
+        interval = mean.interval
+        numbers += [interval.low, interval.high, *mean.values]
+    lines = []
+    for mean in means:
+        numbers = numbers_on_scale[mean.dataset, mean.protocol, mean.metric]
+        scale = _Scale(min(numbers), max(numbers))
+        interval = mean.interval
+        trainings = tuple(scale.place(value) for value in mean.values)
+        low, high = scale.place(interval.low), scale.place(interval.high)
+        lines.append(Line(scale.place(mean.found.a), low, high, trainings))
+    return lines
 
 
 def difference_lines(tests: Sequence[MetricTest]) -> list[Line]:
-    """Return lines of differences around zero, on one scale per unit."""
-    ends = [test.difference.interval()[:2] for test in tests]
-    reach: dict[str, float] = {}
-    for test, both in zip(tests, ends, strict=True):
-        reach[test.record.unit] = max(reach.get(test.record.unit, 0), *map(abs, both))
-    return [
-        _line(test.difference.difference, both, -reach[test.record.unit], reach[test.record.unit])
-        for test, both in zip(tests, ends, strict=True)
-    ]
-
-
-def _line(value: float, numbers: Sequence[float], low: float, high: float) -> Line:
-    """`numbers` are the ends of an interval, then the values of trainings."""
-    length = (high - low) or 1
-
-    def at(number: float) -> float:
-        return round(_MARGIN + (100 - 2 * _MARGIN) * (number - low) / length, 2)
-
-    first, last, *trainings = map(at, numbers)
-    return Line(at(value), first, last, tuple(trainings))
+    """Return the lines of differences, on one scale per unit with zero in its middle."""
+    intervals = [test.difference.interval() for test in tests]
+    largest: dict[str, float] = {}  # by unit
+    for test, interval in zip(tests, intervals, strict=True):
+        unit = test.record.unit
+        largest[unit] = max(largest.get(unit, 0), abs(interval.low), abs(interval.high))
+    lines = []
+    for test, interval in zip(tests, intervals, strict=True):
+        end = largest[test.record.unit]
+        scale = _Scale(-end, end)
+        value = scale.place(test.difference.difference)
+        lines.append(Line(value, scale.place(interval.low), scale.place(interval.high)))
+    return lines

@@ -1,4 +1,4 @@
-"""Metrics against what a model costs, the GFLOPs of an image."""
+"""Find the models with the best metrics for their cost, the GFLOPs of an image."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,39 +10,61 @@ from cosmos_eval.tasks import metric_of
 
 
 class CostRow(NamedTuple):
-    """A row of a leaderboard by its index, its GFLOPs per image, and the indices of the columns in
-    which its number is on the Pareto front."""
+    """A row of a leaderboard with the cost of its model."""
 
+    # The index of the row.
     row: int
+    # GFLOPs per image.
     gflops: float
+    # The indices of the columns in which the number is on the Pareto front.
     on_front: frozenset[int]
 
 
 def cost_rows(board: Board) -> list[CostRow]:
-    """Return the rows of models whose GFLOPs are known. What is not ranked is on no front."""
-    found = {index: _gflops(row) for index, row in enumerate(board.rows)}
-    costs = {index: gflops for index, gflops in found.items() if gflops is not None}
+    """Return the rows of models whose GFLOPs are known.
+
+    Numbers that are not ranked are on no Pareto front.
+    """
+    costs: dict[int, float] = {}
+    for index, row in enumerate(board.rows):
+        gflops = _gflops(row)
+        if gflops is not None:
+            costs[index] = gflops
     fronts = [_front(board, costs, column) for column in range(len(board.columns))]
-    return [
-        CostRow(i, cost, frozenset(c for c, front in enumerate(fronts) if i in front))
-        for i, cost in costs.items()
-    ]
+    rows = []
+    for index, gflops in costs.items():
+        columns = [column for column, front in enumerate(fronts) if index in front]
+        rows.append(CostRow(index, gflops, frozenset(columns)))
+    return rows
 
 
 def _gflops(row: Row) -> float | None:
-    known = (facts_of(entry).get("image_gflops") for entry in row.entries if entry)
-    return next((gflops for gflops in known if gflops is not None), None)
+    """Return the GFLOPs per image that any entry of a row states; None if none does."""
+    for entry in row.entries:
+        if entry is not None:
+            gflops: float | None = facts_of(entry).get("image_gflops")
+            if gflops is not None:
+                return gflops
+    return None
 
 
 def _front(board: Board, costs: Mapping[int, float], column: int) -> set[int]:
-    name = board.columns[column].metric
-    entries = ((i, board.rows[i].entries[column]) for i in costs)
-    ranked = [(i, e) for i, e in entries if e and name in e.metrics and e.is_ranked]
-    if not ranked or not (metric := metric_of(ranked[0][1].task, name)).is_ranked:
+    """Return the indices of the rows that are on the Pareto front of a column."""
+    metric_name = board.columns[column].metric
+    rows = []
+    values = []
+    tasks = []
+    for index in costs:
+        entry = board.rows[index].entries[column]
+        if entry is not None and metric_name in entry.metrics and entry.is_ranked:
+            rows.append(index)
+            values.append(entry.metrics[metric_name])
+            tasks.append(entry.task)
+    if not rows:
         return set()
-    front = pareto_front(
-        [costs[i] for i, _ in ranked],
-        [entry.metrics[name] for _, entry in ranked],
-        higher_is_better=metric.higher_is_better,
-    )
-    return {ranked[place][0] for place in front}
+    metric = metric_of(tasks[0], metric_name)
+    if not metric.is_ranked:
+        return set()
+    row_costs = [costs[index] for index in rows]
+    front = pareto_front(row_costs, values, higher_is_better=metric.higher_is_better)
+    return {rows[place] for place in front}

@@ -1,6 +1,6 @@
-"""Which model is better, by how much, and how sure that is: means over shared data sets."""
+"""Rank models by their means over shared data sets, with intervals of the differences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,94 +15,148 @@ from cosmos_eval.tasks import metric_of, usable_task
 from cosmos_eval.types import Suite, SuiteMember
 
 
-class Overview(NamedTuple):
-    """Ranked models, the best first: the score, and the mean of each model's ranks on its members.
-    `scope` names what the mean is over."""
+class MeanDifference(NamedTuple):
+    """The mean of one model minus the mean of another one, and the ends of its paired 95% interval.
 
+    All three are in percentage points if the mean is a fraction.
+    """
+
+    difference: float
+    low: float
+    high: float
+
+
+class Overview(NamedTuple):
+    """The ranking of models by their mean score, the best first."""
+
+    # What the mean is taken over, such as "suite NAME".
     scope: str
     score: SuiteScore
+    # The mean of each model's ranks on the single data sets.
     average_ranks: dict[str, float]
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The rows of models that have all members."""
+        """The rows of the models that were measured on all data sets."""
         return tuple(row for row in self.score.rows if row.model in self.average_ranks)
 
     @property
     def equals(self) -> list[str]:
-        """The models that are not told apart from the first one."""
+        """The models that may be as good as the first one: their ranks include the first."""
         return [row.model for row in self.rows[1:] if row.ranks and row.ranks[0] == 1]
 
     def mean(self, row: Row) -> str:
-        """Return the mean as text: in percent, if it is a fraction."""
+        """Return the mean as text, in percent if it is a fraction; empty if there is none."""
         return shown_text(self.score.metric, row.mean.value) if row.mean else ""
 
-    def difference(self, a: str, b: str) -> tuple[float, float, float] | None:
-        """Return the mean of a model minus that of another one, and the ends of its paired 95%
-        interval, in percentage points of fractions; None without both means."""
+    def difference(self, a: str, b: str) -> MeanDifference | None:
+        """Return the mean of model A minus the mean of model B; None if one of them has no mean."""
         means = {row.model: row.mean for row in self.rows}
-        of_a, of_b = means.get(a), means.get(b)
-        if of_a is None or of_b is None:
+        mean_a, mean_b = means.get(a), means.get(b)
+        if mean_a is None or mean_b is None:
             return None
-        drawn = of_a.drawn - of_b.drawn
-        found = difference_of_draws(
-            of_a.value, of_b.value, drawn[~np.isnan(drawn)], self.score.clusters
+        draws = mean_a.drawn - mean_b.drawn
+        draws = draws[~np.isnan(draws)]
+        difference = difference_of_draws(mean_a.value, mean_b.value, draws, self.score.clusters)
+        interval = difference.interval()
+        factor = self.score.metric.factor
+        return MeanDifference(
+            factor * difference.difference, factor * interval.low, factor * interval.high
         )
-        factor, interval = self.score.metric.factor, found.interval()
-        return factor * found.difference, factor * interval.low, factor * interval.high
 
 
-def overview_of(entries: Sequence[Entry], read: Read, suite: Suite | None) -> Overview | None:
-    """Rank models by the score of a suite, or else by the mean of main metrics over the data sets
-    of a protocol that most models have; None without two models and a common data set. Raises
-    UsageError where samples are missing or do not give the metrics."""
-    ranked = [entry for entry in entries if entry.is_ranked and entry.stored]
-    chosen, scope = suite, f"suite {suite.name}" if suite else ""
-    if chosen is None:
-        families = sorted({entry.protocol for entry in ranked})
-        found = [(members_of(ranked, family), family) for family in families]
-        members, family = max(found, key=lambda one: len(one[0]), default=((), ""))
-        chosen, scope = Suite("", (), (), (), members, {}, ""), f"protocol {family}"
-    if not chosen.members:
+def overview_of(
+    entries: Sequence[Entry], read_samples: Read, suite: Suite | None
+) -> Overview | None:
+    """Rank models by the score of a suite.
+
+    Without a suite, the score is the mean of the main metrics over data sets that models share, see
+    `choose_members`. Returns None unless two models share a data set. Raises UsageError if samples
+    are missing or do not give the metrics.
+    """
+    ranked_entries = [entry for entry in entries if entry.is_ranked and entry.stored]
+    if suite is not None:
+        scope = f"suite {suite.name}"
+    else:
+        protocol, members = _choose_protocol(ranked_entries)
+        suite = Suite(
+            name="", models=(), names=(), protocols=(), members=members, left_out={}, source=""
+        )
+        scope = f"protocol {protocol}"
+    if not suite.members:
         return None
-    score = suite_score(chosen, ranked, read)
-    complete = [row.model for row in score.rows if row.mean and row.mean.interval]
-    if len(complete) < 2:
+    score = suite_score(suite, ranked_entries, read_samples)
+    models = [row.model for row in score.rows if row.mean and row.mean.interval]
+    if len(models) < 2:
         return None
-    ranks = np.mean([*_ranks(chosen.members, complete, ranked)], axis=0)
-    return Overview(scope, score, dict(zip(complete, ranks.tolist(), strict=True)))
+    ranks = [_ranks_on(member, models, ranked_entries) for member in suite.members]
+    average_ranks = np.mean(ranks, axis=0).tolist()
+    return Overview(scope, score, dict(zip(models, average_ranks, strict=True)))
 
 
-def members_of(entries: Sequence[Entry], family: str) -> tuple[SuiteMember, ...]:
-    """Return data sets of a family with their main metrics, if these are fractions of which more is
-    better: as many as give the most numbers of models that have them all."""
-    have: dict[SuiteMember, set[str]] = {}
-    for entry in (entry for entry in entries if entry.protocol == family):
-        task = usable_task(entry.task)
-        primary = [metric for metric in task.metrics if metric.primary] if task else []
-        metrics = [metric for metric in primary if metric.name in entry.metrics]
-        if metrics and all(m.unit == "fraction" and m.higher_is_better for m in metrics):
-            names = tuple(metric.name for metric in metrics)
-            member = SuiteMember(entry.task, entry.dataset, family, names)
-            have.setdefault(member, set()).add(entry.model)
-    order = sorted(have, key=lambda member: (-len(have[member]), member))
-    choices = [tuple(sorted(order[:n])) for n in range(1, len(order) + 1)]
-    sizes = [len(some) * len(set.intersection(*map(have.__getitem__, some))) for some in choices]
-    shared = [size for size, some in zip(sizes, choices, strict=True) if size >= 2 * len(some)]
-    return choices[sizes.index(max(shared))] if shared else ()
+def _choose_protocol(entries: Sequence[Entry]) -> tuple[str, tuple[SuiteMember, ...]]:
+    """Return the protocol with the most data sets to rank models by, and these data sets."""
+    best_protocol = ""
+    best_members: tuple[SuiteMember, ...] = ()
+    for protocol in sorted({entry.protocol for entry in entries}):
+        members = choose_members(entries, protocol)
+        if not best_protocol or len(members) > len(best_members):
+            best_protocol, best_members = protocol, members
+    return best_protocol, best_members
 
 
-def _ranks(
-    members: Sequence[SuiteMember], models: Sequence[str], entries: Sequence[Entry]
-) -> Iterator[list[float]]:
-    """Yield the ranks of models on each member; equal ones share the mean of their ranks."""
-    of_model = {model: [entry for entry in entries if entry.model == model] for model in models}
-    for member in members:
-        sign = -1 if metric_of(member.task, member.metrics[0]).higher_is_better else 1
-        of_member = (entry_of(member, of_model[model]) for model in models)
-        values = [
-            sign * np.mean([entry.metrics[name] for name in member.metrics])
-            for entry in of_member
-            if entry is not None  # the models have all members
-        ]
-        yield rankdata(np.round(values, 12)).tolist()
+def choose_members(entries: Sequence[Entry], protocol: str) -> tuple[SuiteMember, ...]:
+    """Choose the data sets of a protocol, with their main metrics, to rank models by.
+
+    Data sets are sorted by how many models were measured on them. The first ones are chosen, as
+    many as make the ranking rest on the most numbers: data sets times models that have them all. At
+    least two models must have them all, or else no data set is chosen. Data sets whose main metrics
+    are not fractions, or are better if lower, are left out.
+    """
+    models_of_member: dict[SuiteMember, set[str]] = {}
+    for entry in entries:
+        if entry.protocol == protocol:
+            metrics = _main_fractions(entry)
+            if metrics:
+                member = SuiteMember(entry.task, entry.dataset, protocol, metrics)
+                models_of_member.setdefault(member, set()).add(entry.model)
+    by_models = sorted(
+        models_of_member, key=lambda member: (-len(models_of_member[member]), member)
+    )
+    best_members: list[SuiteMember] = []
+    most_numbers = 0
+    for n_members in range(1, len(by_models) + 1):
+        members = by_models[:n_members]
+        shared_models = set.intersection(*(models_of_member[member] for member in members))
+        n_numbers = n_members * len(shared_models)
+        if len(shared_models) >= 2 and n_numbers > most_numbers:
+            best_members, most_numbers = members, n_numbers
+    return tuple(sorted(best_members))
+
+
+def _main_fractions(entry: Entry) -> tuple[str, ...]:
+    """Return the main metrics of an entry; none unless all are fractions, better if higher."""
+    task = usable_task(entry.task)
+    if task is None:
+        return ()
+    metrics = [metric for metric in task.metrics if metric.primary and metric.name in entry.metrics]
+    if not all(metric.unit == "fraction" and metric.higher_is_better for metric in metrics):
+        return ()
+    return tuple(metric.name for metric in metrics)
+
+
+def _ranks_on(member: SuiteMember, models: Sequence[str], entries: Iterable[Entry]) -> list[float]:
+    """Return the ranks of models on one data set, from 1; equal models share their mean rank."""
+    entries_of_model: dict[str, list[Entry]] = {model: [] for model in models}
+    for entry in entries:
+        if entry.model in entries_of_model:
+            entries_of_model[entry.model].append(entry)
+    means = []
+    for model_entries in entries_of_model.values():
+        member_entry = entry_of(member, model_entries)
+        assert member_entry is not None  # the models have all data sets
+        means.append(np.mean([member_entry.metrics[name] for name in member.metrics]))
+    if metric_of(member.task, member.metrics[0]).higher_is_better:
+        means = [-mean for mean in means]
+    # Rounding makes numbers equal that differ only by the order of their sums.
+    return rankdata(np.round(means, 12)).tolist()

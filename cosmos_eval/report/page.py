@@ -1,4 +1,4 @@
-"""The page: templates filled with all content and pictures; it loads and runs nothing else."""
+"""Write the page: templates filled with all content and pictures, without links to other files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval._version import __version__
 from cosmos_eval.report import groups, tables
-from cosmos_eval.report.content import Content
+from cosmos_eval.report.content import Content, ModelPair
 from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
-from cosmos_eval.report.gallery.samples import MOST
+from cosmos_eval.report.gallery.samples import MOST_SAMPLES
 from cosmos_eval.report.models import cost_rows
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.facts import model_table
@@ -26,168 +25,262 @@ from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 LIMIT = 5_000_000
-"""Bytes of a page at most, unless its tables alone have more."""
+"""The most bytes of a page, unless its tables without any picture have more."""
 
 NO_PICTURES = Gallery()
 
-# In the order in which they run.
+# The files of the scripts, in the order in which they run.
 _SCRIPTS = (
-    *("common", "theme", "tables", "filters", "origins"),
-    *("compare", "charts", "samples", "pictures", "slider", "paper", "state"),
+    "common",
+    "theme",
+    "tables",
+    "filters",
+    "origins",
+    "compare",
+    "charts",
+    "samples",
+    "pictures",
+    "slider",
+    "paper",
+    "state",
 )
-_NAME_PARTS = re.compile(r"[^/_:.-]{1,16}[/_:.-]*|[/_:.-]+")
-# Tables of more classes are closed at first, and not printed.
+_NAME_PIECES = re.compile(r"[^/_:.-]{1,16}[/_:.-]*|[/_:.-]+")
+# Tables with more classes are not printed.
 _FEW_CLASSES = 40
 
 
 class Page(NamedTuple):
-    """A page as bytes of UTF-8, and one line for each thing that it does not show."""
+    """A page as a file."""
 
+    # UTF-8.
     content: bytes
+    # One line for each thing that the page does not show.
     notes: tuple[str, ...]
 
 
 def to_page(content: Content, gallery: Gallery = NO_PICTURES) -> Page:
-    """Write a page with as many rounds of examples as LIMIT allows; equal input, equal bytes."""
-    for rounds in reversed(range(gallery.rounds + 1)):
-        shown = gallery.limited(rounds)
-        page = _rendered(content, shown)
-        if len(page) <= LIMIT:
+    """Write a page with as many rounds of examples as LIMIT allows.
+
+    Equal input gives equal bytes.
+    """
+    for rounds in range(gallery.rounds, -1, -1):
+        limited_gallery = gallery.limited(rounds)
+        html = _render(content, limited_gallery)
+        if len(html) <= LIMIT:
             break
-    notes = [*content.notes, *shown.notes]
-    if len(page) > LIMIT:
-        notes.append(f"no pictures: the tables alone take {len(page) / 1e6:.1f} MB")
-    return Page(page, tuple(notes))
+    notes = [*content.notes, *limited_gallery.notes]
+    if len(html) > LIMIT:
+        notes.append(f"no pictures: the tables alone take {len(html) / 1e6:.1f} MB")
+    return Page(html, tuple(notes))
 
 
 def require_page_name(path: Path) -> None:
-    """Raise UsageError for a file that browsers would not take for a page."""
+    """Raise UsageError for a file name that browsers would not open as a page."""
     if path.suffix not in (".html", ".htm"):
         raise UsageError(f"--output {path}: a page is written, so end its name in .html")
 
 
 def room_for_pictures(content: Content) -> int:
-    """Return about how many bytes of pictures fit on a page, as base64 and with their markup."""
-    return max(0, (LIMIT - len(_rendered(content, NO_PICTURES))) * 6 // 10)
+    """Return about how many bytes of pictures fit on a page."""
+    bytes_left = LIMIT - len(_render(content, NO_PICTURES))
+    # Base64 and markup make a picture larger.
+    return max(0, bytes_left * 6 // 10)
 
 
 class Program(NamedTuple):
-    """JavaScript as it runs, and as a page carries it (gzip, then base64), and its versions."""
+    """The program that draws charts."""
 
+    # JavaScript as it runs.
     text: str
+    # The same as a page carries it: gzip, then base64.
     packed: str
+    # The names and versions of the libraries in it.
     versions: str
 
 
 @cache
 def program() -> Program:
-    """Bundle Vega, Vega-Lite and Vega-Embed as `window.vegaEmbed`; vl-convert has their files."""
+    """Return the program that draws charts: Vega with Vega-Lite, as `window.vegaEmbed`."""
     import vl_convert
 
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    # Its names must not become the page's.
+    # Inside a function, so that the bundle defines no names in the page.
     text = f"(() => {{{bundle}\n}})();"
     packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-    vega, embed = vl_convert.get_vega_version(), vl_convert.get_vega_embed_version()
-    lite = vl_convert.get_vegalite_versions()[-1]
-    return Program(text, packed, f"Vega {vega}, Vega-Lite {lite}, Vega-Embed {embed}")
+    vega_version = vl_convert.get_vega_version()
+    lite_version = vl_convert.get_vegalite_versions()[-1]
+    embed_version = vl_convert.get_vega_embed_version()
+    versions = f"Vega {vega_version}, Vega-Lite {lite_version}, Vega-Embed {embed_version}"
+    return Program(text, packed, versions)
 
 
-def _album() -> Callable[[Picture], tuple[str, str]]:
-    """Return a function of pictures, each of which the page carries once. It returns the id of a
-    picture, and its address at the first place that shows it."""
-    names: dict[Picture, str] = {}
+class _Album:
+    """Gives every picture an id, so that the page carries its content once."""
 
-    def place(picture: Picture) -> tuple[str, str]:
-        address = "" if picture in names else picture.address
-        return names.setdefault(picture, f"picture-{len(names) + 1}"), address
+    def __init__(self) -> None:
+        self._ids: dict[Picture, str] = {}
 
-    return place
+    def place(self, picture: Picture) -> tuple[str, str]:
+        """Return the id of a picture and its address, which is empty from the second call on."""
+        if picture in self._ids:
+            return self._ids[picture], ""
+        self._ids[picture] = f"picture-{len(self._ids) + 1}"
+        return self._ids[picture], picture.address
 
 
-def _rendered(content: Content, gallery: Gallery) -> bytes:
-    of_classes = tables.class_tables(content.results)
-    charts, models, facts = program(), content.models, model_table(content.entries)
-    # A class for the length of every bar of whole percent.
-    lengths = "".join(f".w{step}{{--w:{step}%}}" for step in range(101))
-    style = f"{_static('page.css')}{lengths}\n"
-    # One function, so that scripts leave no names in the page's window.
-    scripts = "\n".join(_static(f"{name}.js") for name in _SCRIPTS)
-    script = f'(() => {{\n"use strict";\n{scripts}}})();\n'
-    names = shortened([*models, *(entry.model for entry in content.entries)])
-    sections = {kind: gallery.sections(kind) for kind in KINDS}
-    data = {**tables.page_data(content, of_classes), "charts": json.loads(_static("charts.json"))}
-    pairs = {pair.models: pair for pair in content.pairs}
-    environment = html_templates("cosmos_eval.report", "templates")
-    task_name = [*known_tasks(), "other"].__getitem__
-    environment.filters.update(
-        step=_step, breakable=_breakable, signed=_signed, task_name=task_name
-    )
-    environment.globals.update(figures_of=tables.figures_of, bars_of=tables.bars_of)
-    template = environment.get_template("page.html")
-    return template.render(
-        policy=_policy(style, script, charts.text),
+class _ModelNames:
+    """Short names and comparisons of models, which templates look up by name."""
+
+    def __init__(self, content: Content) -> None:
+        names = [*content.models, *(entry.model for entry in content.entries)]
+        self._short_names = shortened(names)
+        self._pairs = {pair.models: pair for pair in content.pairs}
+
+    def short(self, model: str) -> str:
+        """Return the name of a model, in which a long path is shortened."""
+        return self._short_names.get(model, model)
+
+    def pair_of(self, model: str, other: str) -> ModelPair | None:
+        """Return the comparison of two models, in either order."""
+        first, second = sorted((model, other))
+        return self._pairs.get((first, second))
+
+
+def _render(content: Content, gallery: Gallery) -> bytes:
+    """Return the page as HTML in UTF-8."""
+    class_tables = tables.class_tables(content.results)
+    style, script, chart_program = _style(), _script(), program()
+    data = tables.page_data(content, class_tables)
+    data["charts"] = json.loads(_static("charts.json"))
+    anchors = {}
+    for number, entry in enumerate(content.entries, start=1):
+        anchors[entry.key] = f"entry-{number}"
+    template = _environment().get_template("page.html")
+    html = template.render(
+        policy=_policy(style, script, chart_program.text),
         style=style,
         script=script,
-        charts=charts,
+        charts=chart_program,
         data=script_json(data),
         version=__version__,
-        **groups.template_values(content.groups),
         summary=tables.summary_of(content.results),
         notes=[*content.notes, *gallery.notes],
         content=content,
-        models=models,
-        short=lambda model: names.get(model, model),
-        compared=sorted({name for pair in content.pairs if pair.decisive for name in pair.models}),
-        pair_of=lambda *models: pairs.get(tuple(sorted(models))),
-        tables=of_classes,
-        few=_FEW_CLASSES,
-        facts=facts,
-        facts_by_model={
-            row[0].text: {
-                head.title: cell.text for head, cell in zip(facts.heads, row, strict=True)
-            }
-            for row in facts.rows
-        },
-        overview_bars=content.overview and tables.overview_bars(content.overview),
-        cost_rows=cost_rows,
-        gallery=sections,
-        has_examples=any(found for kind, found in sections.items() if kind != "samples"),
-        most=MOST,
-        numbers={model: number for number, model in enumerate(models)},
-        picture=_album(),
-        anchors={entry.key: f"entry-{n}" for n, entry in enumerate(content.entries, start=1)},
-    ).encode()
+        tables=class_tables,
+        few_classes=_FEW_CLASSES,
+        overview_bars=tables.overview_bars(content.overview) if content.overview else None,
+        anchors=anchors,
+        **groups.template_values(content.groups),
+        **_model_values(content),
+        **_gallery_values(gallery),
+    )
+    return html.encode()
 
 
-def _policy(*texts: str) -> str:
-    """Allow a browser a style sheet and scripts, pictures that the page holds, and nothing else."""
-    digests = (hashlib.sha256(text.encode()).digest() for text in texts)
-    style, *scripts = (f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+def _model_values(content: Content) -> dict[str, Any]:
+    """Return the variables of templates that are about models."""
+    names = _ModelNames(content)
+    facts = model_table(content.entries)
+    titles = [head.title for head in facts.heads]
+    facts_by_model = {}
+    for row in facts.rows:
+        texts = [cell.text for cell in row]
+        facts_by_model[texts[0]] = dict(zip(titles, texts, strict=True))
+    compared = {name for pair in content.pairs if pair.decisive for name in pair.models}
+    return {
+        "models": content.models,
+        "numbers": {model: number for number, model in enumerate(content.models)},
+        "short": names.short,
+        "pair_of": names.pair_of,
+        "compared": sorted(compared),
+        "facts": facts,
+        "facts_by_model": facts_by_model,
+    }
+
+
+def _gallery_values(gallery: Gallery) -> dict[str, Any]:
+    """Return the variables of templates that are about examples with pictures."""
+    sections = {kind: gallery.sections(kind) for kind in KINDS}
+    return {
+        "gallery": sections,
+        "has_examples": any(sections[kind] for kind in KINDS if kind != "samples"),
+        "most_samples": MOST_SAMPLES,
+        "picture": _Album().place,
+    }
+
+
+def _environment() -> Environment:
+    """Return Jinja's environment with the filters and functions that templates use."""
+    environment = html_templates("cosmos_eval.report", "templates")
+    environment.filters["step"] = _step
+    environment.filters["breakable"] = _breakable
+    environment.filters["signed"] = _signed
+    environment.filters["task_name"] = _task_name
+    environment.globals["figures_of"] = tables.figures_of
+    environment.globals["bars_of"] = tables.bars_of
+    environment.globals["cost_rows"] = cost_rows
+    return environment
+
+
+def _style() -> str:
+    """Return the style sheet, with a class for the length of a bar of each whole percent."""
+    lengths = "".join(f".w{step}{{--w:{step}%}}" for step in range(101))
+    return f"{_static('page.css')}{lengths}\n"
+
+
+def _script() -> str:
+    """Return all scripts as one function, so that they leave no names in the page's window."""
+    scripts = "\n".join(_static(f"{name}.js") for name in _SCRIPTS)
+    return f'(() => {{\n"use strict";\n{scripts}}})();\n'
+
+
+def _task_name(position: int) -> str:
+    """Return the name of a task by its position; tasks that are not installed are "other"."""
+    return [*known_tasks(), "other"][position]
+
+
+def _policy(style: str, *script_texts: str) -> str:
+    """Return a policy under which a browser loads and runs nothing but what the page holds.
+
+    Allowed are pictures in the page, one style sheet and the scripts, by their hashes.
+    """
+    scripts = " ".join(_policy_hash(text) for text in script_texts)
     return (
-        f"default-src 'none'; img-src data:; style-src {style}; script-src {' '.join(scripts)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {_policy_hash(style)}; "
+        f"script-src {scripts}; base-uri 'none'; form-action 'none'"
     )
 
 
+def _policy_hash(text: str) -> str:
+    """Return the hash by which a policy allows a style sheet or script."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
 def _static(name: str) -> str:
+    """Read a file of the folder `static`."""
     return files("cosmos_eval.report").joinpath("static", name).read_text("utf-8")
 
 
 def _breakable(name: str) -> Markup:
-    """Escape a name, with possible line breaks behind its separators and in long words."""
+    """Escape a name for HTML, and allow line breaks after its separators and in long words."""
     from markupsafe import Markup, escape
 
-    return Markup("<wbr>").join(escape(part) for part in _NAME_PARTS.findall(html_value(name)))
+    pieces = _NAME_PIECES.findall(html_value(name))
+    return Markup("<wbr>").join(escape(piece) for piece in pieces)
 
 
 def _signed(number: float) -> str:
+    """Format a number with its sign and one decimal."""
     return f"{number:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _step(percent: float | None) -> str:
-    """Return the class that draws a bar of a length in percent."""
-    return "" if percent is None else f"w{min(100, max(0, round(percent)))}"
+    """Return the CSS class that draws a bar with a length in percent; empty for None."""
+    if percent is None:
+        return ""
+    return f"w{min(100, max(0, round(percent)))}"

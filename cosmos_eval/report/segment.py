@@ -1,4 +1,4 @@
-"""One image segmented and drawn: image, label map over it, and a legend in one picture."""
+"""Segment one image, and draw image, label map and legend as one picture."""
 
 import io
 from dataclasses import replace
@@ -21,9 +21,12 @@ def segment(
     classes: tuple[str, ...] = (),
     options: RunOptions,
 ) -> dict[str, float]:
-    """Draw the label map of an image to a PNG file; returns the share of every class found.
-    `classes` replace those of the protocol, whose constants stay but for its thresholds, which need
-    a background. Raises UsageError for bad input and where the file cannot be written."""
+    """Draw the label map of an image to a PNG file, and return the share of every predicted class.
+
+    `classes` replace the classes of the protocol. Its other constants stay, except for thresholds,
+    which need a background class. Raises UsageError for bad input, and if the file cannot be
+    written.
+    """
     if out.suffix.lower() != ".png":
         raise UsageError(f"--output {out}: pictures are PNG files, so name it NAME.png")
     protocol = require_segmentation(protocol)
@@ -38,10 +41,14 @@ def segment(
             reduce_zero_label=False,
             ignore_index=255,
         )
-    device, precision = own_device(options.device), options.precision
-    encoder = load_encoder(spec, device=device, precision=precision, auxiliary=options.auxiliary)
-    drawn, shares = draw_image(encoder, protocol, image, options)
+    encoder = load_encoder(
+        spec,
+        device=own_device(options.device),
+        precision=options.precision,
+        auxiliary=options.auxiliary,
+    )
+    picture, shares = draw_image(encoder, protocol, image, options)
     content = io.BytesIO()
-    drawn.save(content, format="PNG")
+    picture.save(content, format="PNG")
     write_file(out, content.getvalue())
     return shares

@@ -1,12 +1,11 @@
-"""The tables of a page (leaderboards, classes, provenance), and the data of its scripts."""
+"""Fill the tables of a page (leaderboards, classes, provenance) and the data of its scripts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
-from operator import attrgetter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cosmos_eval.report.content import Content, by_data_set
+from cosmos_eval.report.content import Content, ModelPair, group_by_data_set
 from cosmos_eval.report.overview import Overview
+from cosmos_eval.report.training import Curve
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.identity import is_partial
 from cosmos_eval.results.labels import Stored
@@ -16,214 +15,409 @@ from cosmos_eval.results.text import bounds, difference, p_value_text, percent, 
 from cosmos_eval.tasks import metric_of, usable_task
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
-_key = attrgetter("protocol", "dataset", "metric")
-_FIRST_FIGURE = "IoU"  # has its table before those of other figures per class
+_FIRST_FIGURE = "IoU"  # its table comes before the tables of other figures
+
+ValueWithEnds = tuple[float, float, float]
+"""A value and the lower and the upper end of its interval."""
 
 
 class Bar(NamedTuple):
-    """A value and its interval, in percent of the column's scale, and as `exact` numbers in text,
-    shares in percent."""
+    """A value and its interval, in percent of the length of the column's scale."""
 
     value: float
     low: float
     high: float
+    # The same three numbers as text; fractions in percent.
     exact: tuple[str, ...]
 
 
 def bars_of(board: Board) -> list[tuple[Bar | None, ...]]:
-    """Return the bars of a board's cells by row, None where there is no number."""
-    return list(zip(*(_bars(board, index) for index in range(len(board.columns))), strict=True))
+    """Return the bars of a leaderboard's cells by row; None for a cell without a number."""
+    columns = [_column_bars(board, index) for index in range(len(board.columns))]
+    return list(zip(*columns, strict=True))
 
 
-def _bars(board: Board, index: int) -> Iterator[Bar | None]:
-    metric = board.columns[index].metric
-    entries = [row.entries[index] for row in board.rows]
-    factor = next(metric_of(e.task, metric).factor for e in entries if e and metric in e.metrics)
-    return on_scale([_ends(entry, metric) if entry else () for entry in entries], factor)
+def _column_bars(board: Board, column: int) -> list[Bar | None]:
+    """Return the bars of a column by row, on a common scale."""
+    metric = board.columns[column].metric
+    values: list[ValueWithEnds | None] = []
+    tasks = []
+    for row in board.rows:
+        entry = row.entries[column]
+        if entry is None or metric not in entry.metrics:
+            values.append(None)
+        else:
+            values.append(_value_with_ends(entry, metric))
+            tasks.append(entry.task)
+    # All entries of a column are of the same task.
+    return bars_on_scale(values, metric_of(tasks[0], metric).factor)
 
 
-def on_scale(ends: Sequence[tuple[float, ...]], factor: float) -> Iterator[Bar | None]:
-    """Yield the bars of values with both ends of their intervals, None for an empty tuple. The
-    scale goes from the lowest to the highest end, with a margin."""
-    low, high = min(chain(*ends)), max(chain(*ends))
+def _value_with_ends(entry: Entry, metric: str) -> ValueWithEnds:
+    """Return a metric and its interval; without an interval both ends are the value itself."""
+    value, interval = entry.metrics[metric], entry.intervals.get(metric)
+    if not interval:
+        return value, value, value
+    return value, interval["low"], interval["high"]
+
+
+def bars_on_scale(values: Sequence[ValueWithEnds | None], factor: float) -> list[Bar | None]:
+    """Return the bars of values on a common scale; None for None.
+
+    The scale goes from the lowest to the highest number, with a margin at both ends. `factor`
+    turns the numbers into those that are shown: 100 for fractions.
+    """
+    numbers = [number for value in values if value is not None for number in value]
+    low, high = min(numbers), max(numbers)
     margin = _MARGIN * (high - low) or 0.01
     start, length = low - margin, high - low + 2 * margin
-    for of_row in ends:
-        if of_row:
-            exact = (f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in of_row)
-            value, lower, upper = (round(100 * (end - start) / length, 2) for end in of_row)
-            yield Bar(value, lower, upper, tuple(exact))
-        else:
-            yield None
+    bars: list[Bar | None] = []
+    for value in values:
+        if value is None:
+            bars.append(None)
+            continue
+        places = [round(100 * (number - start) / length, 2) for number in value]
+        exact = tuple(f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in value)
+        bars.append(Bar(value=places[0], low=places[1], high=places[2], exact=exact))
+    return bars
 
 
 def overview_bars(overview: Overview) -> list[Bar | None]:
     """Return the bars of the means of an overview."""
-    means = [row.mean for row in overview.rows]
-    ends = [(m.value, m.interval.low, m.interval.high) for m in means if m and m.interval]
-    return list(on_scale(ends, overview.score.metric.factor))
+    values: list[ValueWithEnds | None] = []
+    for row in overview.rows:
+        if row.mean is not None and row.mean.interval is not None:
+            values.append((row.mean.value, row.mean.interval.low, row.mean.interval.high))
+    return bars_on_scale(values, overview.score.metric.factor)
 
 
-def _ends(entry: Entry, metric: str) -> tuple[float, ...]:
-    """Return a value and its interval, which is the value itself where there is none."""
-    if metric not in entry.metrics:
-        return ()
-    value, interval = entry.metrics[metric], entry.intervals.get(metric)
-    return (value, interval["low"], interval["high"]) if interval else (value, value, value)
+class ClassRow(NamedTuple):
+    """A class, its number of samples if recorded, and a value per model, fractions in percent."""
+
+    name: str
+    n_samples: int | None
+    values: tuple[float | None, ...]
 
 
 class ClassTable(NamedTuple):
-    """A figure of every class (`IoU`, `Acc`, `recall`...), and the name of its counts. A row has
-    the class, its number of samples if recorded, and a value per model, shares in percent."""
+    """A figure of every class on a data set (`IoU`, `Acc`, `recall`...) by model."""
 
     protocol: str
     dataset: str
     figure: str
+    # The unit of `n_samples` (`images`...); empty if samples are not counted.
     counted: str
     models: tuple[str, ...]
-    rows: tuple[tuple[str, int | None, tuple[float | None, ...]], ...]
+    rows: tuple[ClassRow, ...]
 
 
 def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
-    """Return tables by protocol, data set and figure; classes in the order of the results. Lengths
-    of captions, which are no classes, have their own."""
-    classified = []
+    """Return a table for each protocol, data set and figure, with classes as results order them.
+
+    Bins of caption lengths are stored like classes, but have their own table.
+    """
+    results_with_classes = []
     for result in results:
         task = usable_task(result.row.task)
-        if result.row.per_class and not (task and task.groups_by_length):
-            classified.append(result)
-    return [table for group in by_data_set(classified) for table in _class_tables(*group)]
+        has_lengths = task is not None and task.groups_by_length
+        if result.row.per_class and not has_lengths:
+            results_with_classes.append(result)
+    tables: list[ClassTable] = []
+    for set_results in group_by_data_set(results_with_classes):
+        tables += _class_tables_of_set(set_results)
+    return tables
 
 
-def _class_tables(protocol: str, dataset: str, results: Sequence[Stored]) -> Iterator[ClassTable]:
-    per_class = [one.row.per_class for one in results]
-
-    def values_of(name: str, figure: str) -> list[float | None]:
-        return [classes.get(name, {}).get(figure) for classes in per_class]
-
-    figures: dict[str, set[type]] = {}
-    for of_class in chain.from_iterable(classes.values() for classes in per_class):
-        for name, value in of_class.items():
-            figures.setdefault(name, set()).add(type(value))
-    # Results store shares as floats.
-    counts = [name for name, types in figures.items() if int in types and float not in types]
+def _class_tables_of_set(results: Sequence[Stored]) -> Iterator[ClassTable]:
+    """Yield a table for each figure of the classes of one data set, IoU first."""
+    classes = dict.fromkeys(name for result in results for name in result.row.per_class)
+    figures, counts = _figures_and_counts(results)
     counted = counts[0] if counts else ""
-    models = tuple(one.model for one in results)
-    for figure in sorted(figures.keys() - counts, key=[_FIRST_FIGURE, *figures].index):
-        factor = metric_of(results[0].row.task, figure).factor
+    first = results[0].row
+    for figure in figures:
+        factor = metric_of(first.task, figure).factor
         rows = []
-        for name in dict.fromkeys(chain.from_iterable(per_class)):
-            count = next((int(n) for n in values_of(name, counted) if n is not None), None)
-            values = (v if v is None else round(factor * v, 2) for v in values_of(name, figure))
-            rows.append((name, count, tuple(values)))
-        yield ClassTable(protocol, dataset, figure, counted, models, tuple(rows))
+        for name in classes:
+            values = []
+            for value in _class_values(results, name, figure):
+                values.append(None if value is None else round(factor * value, 2))
+            n_samples = None
+            if counted:
+                n_samples = _first_count(_class_values(results, name, counted))
+            rows.append(ClassRow(name, n_samples, tuple(values)))
+        yield ClassTable(
+            protocol=first.protocol,
+            dataset=results[0].dataset,
+            figure=figure,
+            counted=counted,
+            models=tuple(result.model for result in results),
+            rows=tuple(rows),
+        )
 
 
-def figures_of(entry: Entry) -> Iterator[tuple[str, ...]]:
-    """Yield the metrics of an entry, those of leaderboards first: name, value, interval, the method
-    of the interval, and what was published, as text."""
+def _figures_and_counts(results: Sequence[Stored]) -> tuple[list[str], list[str]]:
+    """Return the names of the figures of classes, IoU first, and the names of their counts.
+
+    Counts are stored as integers only; figures are floats, or None if a class has none.
+    """
+    value_types: dict[str, set[type]] = {}
+    for result in results:
+        for class_values in result.row.per_class.values():
+            for name, value in class_values.items():
+                value_types.setdefault(name, set()).add(type(value))
+    counts = [name for name, types in value_types.items() if int in types and float not in types]
+    figures = [name for name in value_types if name not in counts]
+    if _FIRST_FIGURE in figures:
+        figures.remove(_FIRST_FIGURE)
+        figures.insert(0, _FIRST_FIGURE)
+    return figures, counts
+
+
+def _class_values(results: Iterable[Stored], name: str, figure: str) -> list[float | None]:
+    """Return a figure of a class by result; None if a result lacks it."""
+    return [result.row.per_class.get(name, {}).get(figure) for result in results]
+
+
+def _first_count(values: Iterable[float | None]) -> int | None:
+    """Return the first count that is recorded; None if none is."""
+    for value in values:
+        if value is not None:
+            return int(value)
+    return None
+
+
+class MetricFacts(NamedTuple):
+    """A metric of an entry as text."""
+
+    metric: str
+    value: str
+    interval: str
+    # The method of the interval and its level.
+    method: str
+    # What the model's authors published, and the difference from it.
+    published: str
+
+
+def figures_of(entry: Entry) -> Iterator[MetricFacts]:
+    """Yield the metrics of an entry as text; those that leaderboards show come first."""
     for name in dict.fromkeys([*headlines_of(entry), *sorted(entry.metrics)]):
-        if name in entry.metrics:
-            metric = metric_of(entry.task, name)
-            value, interval = entry.metrics[name], entry.intervals.get(name)
-            text = f"{shown(metric, value)}{' %' if metric.unit == 'fraction' else ''}"
-            method = f"{interval['method']}, {100 * interval['level']:g}%" if interval else ""
-            other = entry.published.get(name)
-            published = "" if other is None else f"{percent(other)} ({difference(value, other)})"
-            yield name, text, bounds(metric, interval), method, published
+        if name not in entry.metrics:
+            continue
+        metric = metric_of(entry.task, name)
+        value, interval = entry.metrics[name], entry.intervals.get(name)
+        value_text = str(shown(metric, value))
+        if metric.unit == "fraction":
+            value_text += " %"
+        method = ""
+        if interval:
+            method = f"{interval['method']}, {100 * interval['level']:g}%"
+        published = ""
+        published_value = entry.published.get(name)
+        if published_value is not None:
+            published = f"{percent(published_value)} ({difference(value, published_value)})"
+        yield MetricFacts(name, value_text, bounds(metric, interval), method, published)
 
 
 def summary_of(results: Sequence[Stored]) -> dict[str, str]:
-    """Return what was measured, when, by which code and where; no clock is read."""
-    rows = [one.row for one in results]
-    recorded = [row.provenance for row in rows]
-    # To the minute: the first 16 characters of ISO 8601.
-    times = sorted(one["utc"][:16].replace("T", " ") for one in recorded)
+    """Return what was measured, when, where and by which code, as text by title.
+
+    Everything follows from the results, so that equal results give an equal page.
+    """
     facts = {
-        "Results": len(rows),
-        "Models": len({one.model for one in results}),
-        "Data sets": len({row.dataset for row in rows}),
-        "Protocols": _listed(row.protocol for row in rows),
-        "Measured (UTC)": " to ".join(dict.fromkeys(times[:1] + times[-1:])),
-        "By cosmos-eval": _listed(one["version"] for one in recorded),
-        "Commits": _listed(str(one["commit"] or "unknown")[:12] for one in recorded),
-        "On": _listed(one["device"] for one in recorded),
-        "Precision": _listed(one["precision"] for one in recorded),
-        "Of edited code": _some(bool(one["dirty"]) for one in recorded),
-        "Of random weights": _some(bool(row.model["random"]) for row in rows),
-        "Of a part of the samples only": _some(map(is_partial, rows)),
+        "Results": str(len(results)),
+        "Models": str(len({result.model for result in results})),
+        "Data sets": str(len({result.row.dataset for result in results})),
+        "Protocols": _listed(result.row.protocol for result in results),
     }
-    return {name: str(value) for name, value in facts.items() if value}
+    facts.update(_provenance_facts([result.row.provenance for result in results]))
+    facts.update(_exceptions(results))
+    return {title: text for title, text in facts.items() if text not in ("", "0")}
 
 
-def _listed(values: Iterator[str]) -> str:
+def _provenance_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return when, where and by which code results were measured."""
+    return {
+        "Measured (UTC)": _period([record["utc"] for record in records]),
+        "By cosmos-eval": _listed(record["version"] for record in records),
+        "Commits": _listed(str(record["commit"] or "unknown")[:12] for record in records),
+        "On": _listed(record["device"] for record in records),
+        "Precision": _listed(record["precision"] for record in records),
+    }
+
+
+def _exceptions(results: Sequence[Stored]) -> dict[str, str]:
+    """Return how many results are not what a reader would expect."""
+    n_edited = sum(bool(result.row.provenance["dirty"]) for result in results)
+    n_random = sum(bool(result.row.model["random"]) for result in results)
+    n_partial = sum(is_partial(result.row) for result in results)
+    return {
+        "Of edited code": _n_results(n_edited),
+        "Of random weights": _n_results(n_random),
+        "Of a part of the samples only": _n_results(n_partial),
+    }
+
+
+def _period(times: Sequence[str]) -> str:
+    """Return the first and the last of times in ISO 8601, to the minute."""
+    minutes = sorted(time[:16].replace("T", " ") for time in times)
+    if not minutes:
+        return ""
+    first, last = minutes[0], minutes[-1]
+    return first if first == last else f"{first} to {last}"
+
+
+def _listed(values: Iterable[str]) -> str:
+    """Join the distinct values in alphabetical order."""
     return ", ".join(sorted(set(values)))
 
 
-def _some(found: Iterator[bool]) -> str:
-    count = sum(found)
+def _n_results(count: int) -> str:
     return f"{count} results" if count else ""
 
 
 def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
     """Return what the page's scripts draw from, as JSON.
 
-    `models` and `metrics` are lists; `pairs`, `classes` and `first` (the two models that are
-    compared until others are chosen) hold indices into them. A pair has `a`, `b`, `tests`, `why`
-    (one line for each data set that was not compared) and `mean` (A - B, low, high of the means of
-    the overview, or null). A test is [metric, A, B, A - B, low, high,
-    p, p by Holm, better model, only A right, only B right], shares in percent. A table of
-    `classes` has a list of values per model, null where there is none.
+    - `models`: the names of the models. Everywhere else a model is its index into this list.
+    - `first`: the two models that are compared until the reader chooses others.
+    - `metrics`: the metrics that were tested; tests hold indices into this list.
+    - `pairs`: every two models with their tests, see `_pair_record`.
+    - `classes`: the tables of classes, see `_class_record`.
+    - `curves`: the curves of trainings, see `_curve_record`.
     """
-    models = {name: index for index, name in enumerate(content.models)}
-    tests = {_key(test): test for pair in content.pairs for test in pair.tests}
-    metrics = {key: index for index, key in enumerate(tests)}
-    # Of models that won as many tests the first by name.
-    wins = {name: sum(p.wins(name) for p in content.pairs if name in p.models) for name in models}
-    order = sorted(models, key=wins.__getitem__, reverse=True)
-    best = [row.model for row in content.overview.rows] if content.overview else []
-    # Tables may call a model more than its name where models are compared.
-    order = [*dict.fromkeys([*(name for name in best if name in models), *order])]
+    model_numbers = {name: number for number, name in enumerate(content.models)}
+    tested_metrics = {_metric_key(test): test for pair in content.pairs for test in pair.tests}
+    metric_numbers = {key: number for number, key in enumerate(tested_metrics)}
+    first_models = _best_models(content)[:2]
     return {
         "models": content.models,
-        "first": [models[name] for name in order[:2]],
-        "metrics": [
-            {
-                "protocol": test.protocol,
-                "dataset": test.dataset,
-                "title": test.record.label or test.metric,
-                "share": test.record.unit == "fraction",
-            }
-            for test in tests.values()
-        ],
+        "first": [model_numbers[name] for name in first_models],
+        "metrics": [_metric_record(test) for test in tested_metrics.values()],
         "pairs": [
-            {
-                **{side: models[name] for side, name in zip("ab", pair.models, strict=True)},
-                "tests": [[metrics[_key(test)], *_test(test)] for test in pair.tests],
-                "why": list(pair.obstacles),
-                "mean": content.overview and content.overview.difference(*pair.models),
-            }
+            _pair_record(pair, model_numbers, metric_numbers, content.overview)
             for pair in content.pairs
         ],
-        "classes": [_table(table, models) for table in tables],
-        "curves": [{**curve._asdict(), "model": models[curve.model]} for curve in content.curves],
+        "classes": [_class_record(table, model_numbers) for table in tables],
+        "curves": [_curve_record(curve, model_numbers) for curve in content.curves],
     }
 
 
-def _table(table: ClassTable, models: Mapping[str, int]) -> dict[str, Any]:
+def _best_models(content: Content) -> list[str]:
+    """Return the models measured here, the best first.
+
+    Models of the overview are ordered by their rank. The others follow by the number of tests that
+    they won, then by name.
+    """
+    models = content.models
+    wins = dict.fromkeys(models, 0)
+    for pair in content.pairs:
+        for name in pair.models:
+            wins[name] += pair.wins(name)
+    by_wins = sorted(models, key=lambda name: -wins[name])
+    ranked = [row.model for row in content.overview.rows] if content.overview else []
+    # The overview's label of a model may be longer than the label by which models are compared.
+    ranked = [name for name in ranked if name in wins]
+    return list(dict.fromkeys([*ranked, *by_wins]))
+
+
+_MetricKey = tuple[str, str, str]
+
+
+def _metric_key(test: MetricTest) -> _MetricKey:
+    return test.protocol, test.dataset, test.metric
+
+
+def _metric_record(test: MetricTest) -> dict[str, Any]:
+    """Return a metric for JSON; `share` tells whether its values are percentages."""
     return {
-        **{name: getattr(table, name) for name in ("protocol", "dataset", "figure")},
-        "names": [name for name, *_ in table.rows],
-        "models": [models[name] for name in table.models],
-        "values": list(zip(*(values for *_, values in table.rows), strict=True)),
+        "protocol": test.protocol,
+        "dataset": test.dataset,
+        "title": test.record.label or test.metric,
+        "share": test.record.unit == "fraction",
     }
 
 
-def _test(test: MetricTest) -> list[Any]:
-    found = test.difference
-    interval = found.interval()
-    numbers = (found.a, found.b, found.difference, interval.low, interval.high)
-    rounded = [round(test.record.factor * number, 3) for number in numbers]
-    adjusted = "" if test.adjusted is None else p_value_text(test.adjusted)
-    changed = getattr(found, "changed", None) or (None, None)
-    return [*rounded, p_value_text(found.p_value), adjusted, test.better, *changed]
+def _pair_record(
+    pair: ModelPair,
+    model_numbers: Mapping[str, int],
+    metric_numbers: Mapping[_MetricKey, int],
+    overview: Overview | None,
+) -> dict[str, Any]:
+    """Return the comparison of two models for JSON.
+
+    - `a`, `b`: the models.
+    - `tests`: the tests on all data sets, see `_test_record`.
+    - `obstacles`: one line for each data set on which the models are not compared.
+    - `mean`: the `difference` of their means in the overview and the ends of its interval, `low`
+      and `high`; null if one of them has no mean.
+    """
+    a, b = pair.models
+    mean = None
+    if overview is not None:
+        mean_difference = overview.difference(a, b)
+        if mean_difference is not None:
+            mean = mean_difference._asdict()
+    return {
+        "a": model_numbers[a],
+        "b": model_numbers[b],
+        "tests": [_test_record(test, metric_numbers[_metric_key(test)]) for test in pair.tests],
+        "obstacles": list(pair.obstacles),
+        "mean": mean,
+    }
+
+
+def _test_record(test: MetricTest, metric_number: int) -> dict[str, Any]:
+    """Return the test of a metric for JSON; values are rounded, fractions in percent.
+
+    - `metric`: the metric.
+    - `a`, `b`: its values of both models.
+    - `difference`, `low`, `high`: A minus B, and the ends of its interval.
+    - `p`, `holm`: the p-value, and Holm's p-value (empty for a metric that is not a main one).
+    - `better`: the better model, `A` or `B`; empty if neither is better.
+    - `onlyA`, `onlyB`: the samples that only one of the models has right; null if nothing is
+      counted.
+    """
+    paired = test.difference
+    interval = paired.interval()
+    factor = test.record.factor
+    only_a, only_b = getattr(paired, "changed", None) or (None, None)
+    return {
+        "metric": metric_number,
+        "a": round(factor * paired.a, 3),
+        "b": round(factor * paired.b, 3),
+        "difference": round(factor * paired.difference, 3),
+        "low": round(factor * interval.low, 3),
+        "high": round(factor * interval.high, 3),
+        "p": p_value_text(paired.p_value),
+        "holm": "" if test.adjusted is None else p_value_text(test.adjusted),
+        "better": test.better,
+        "onlyA": only_a,
+        "onlyB": only_b,
+    }
+
+
+def _class_record(table: ClassTable, model_numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Return a table of classes for JSON.
+
+    - `protocol`, `dataset`, `figure`: what the table is about.
+    - `names`: the names of the classes.
+    - `columns`: the `values` of the classes by `model`; null for a class without a value.
+    """
+    columns = []
+    for index, model in enumerate(table.models):
+        values = [row.values[index] for row in table.rows]
+        columns.append({"model": model_numbers[model], "values": values})
+    return {
+        "protocol": table.protocol,
+        "dataset": table.dataset,
+        "figure": table.figure,
+        "names": [row.name for row in table.rows],
+        "columns": columns,
+    }
+
+
+def _curve_record(curve: Curve, model_numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Return the curve of a training for JSON, with the number of its model."""
+    record = curve._asdict()
+    record["model"] = model_numbers[curve.model]
+    return record

@@ -1,8 +1,7 @@
-"""Curves of trainings, from the logs that `cosmos-train` writes beside its checkpoints."""
+"""Read curves of trainings from the logs that `cosmos-train` writes beside its checkpoints."""
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +10,12 @@ from cosmos_eval.results.labels import Stored
 from cosmos_eval.types import UsageError
 
 _LOG = "log.jsonl"
-_POINTS = 120  # of a curve at most
-_OTHERS = ("step", "total", "timing", "evaluation")  # fields of a log that are no loss terms
+_MOST_POINTS = 120  # of a curve
+_NO_LOSS_TERMS = ("step", "total", "timing", "evaluation")  # fields of a log that are not losses
 
 
 class Curve(NamedTuple):
-    """Values by step of one of the lines that `losses.png` has in a panel."""
+    """The values by step of a line in a panel of `losses.png`."""
 
     model: str
     panel: str
@@ -29,32 +28,54 @@ class Curve(NamedTuple):
 def curves_of(results: Iterable[Stored]) -> tuple[Curve, ...]:
     """Return the curves of all models whose log is beside their weights on this machine."""
     logs: dict[str, Path] = {}
-    for one in results:
-        with suppress(UsageError):
-            spec = parse_model_spec(one.row.model["spec"], arch=one.row.model["architecture"])
-            # Snapshots are in a folder of their own.
-            folders = [folder for file in local_weights(spec)[:1] for folder in file.parents[:2]]
-            found = next((path for f in folders if (path := f / _LOG).is_file()), None)
-            if found is not None:
-                logs[one.model] = found
-    return tuple(curve for model, path in sorted(logs.items()) for curve in _curves(model, path))
+    for result in results:
+        log = _log_file(result)
+        if log is not None:
+            logs[result.model] = log
+    curves: list[Curve] = []
+    for model, log in sorted(logs.items()):
+        curves += _read_curves(model, log)
+    return tuple(curves)
 
 
-def _curves(model: str, path: Path) -> Iterator[Curve]:
+def _log_file(result: Stored) -> Path | None:
+    """Return the log beside the weights of a result's model; None without weights or log."""
+    model = result.row.model
+    try:
+        spec = parse_model_spec(model["spec"], arch=model["architecture"])
+        weight_files = local_weights(spec)
+    except UsageError:
+        return None
+    if not weight_files:
+        return None
+    # Snapshots have a folder of their own inside the folder of the training.
+    for folder in weight_files[0].parents[:2]:
+        log = folder / _LOG
+        if log.is_file():
+            return log
+    return None
+
+
+def _read_curves(model: str, log: Path) -> Iterator[Curve]:
+    """Yield the curves in a log, without values that are not finite."""
     from cosmos_core.engine.loggers import read_log  # which imports torch
     from cosmos_core.plots.curves import PANELS, panels, thinned
 
-    records = read_log(path)
-    others = {*_OTHERS, *(name for panel in PANELS for name in panel.names)}
-    terms = dict.fromkeys(name for record in records for name in record if name not in others)
-    for panel in panels(records, list(terms)):
+    records = read_log(log)
+    no_losses = set(_NO_LOSS_TERMS)
+    for panel in PANELS:
+        no_losses.update(panel.names)
+    fields = dict.fromkeys(name for record in records for name in record)
+    loss_terms = [name for name in fields if name not in no_losses]
+    for panel in panels(records, loss_terms):
         for series in panel.series:
-            few = thinned(series, _POINTS)
             line = f"{series.name} (student)" if series.dashed else series.name
-            points = [
-                (int(step), float(f"{value:.4g}"))
-                for step, value in zip(few.steps, few.values, strict=True)
-                if math.isfinite(value)
-            ]
-            if points:
-                yield Curve(model, panel.title, panel.unit, line, *zip(*points, strict=True))
+            points = thinned(series, _MOST_POINTS)
+            steps = []
+            values = []
+            for step, value in zip(points.steps, points.values, strict=True):
+                if math.isfinite(value):
+                    steps.append(int(step))
+                    values.append(float(f"{value:.4g}"))
+            if steps:
+                yield Curve(model, panel.title, panel.unit, line, tuple(steps), tuple(values))

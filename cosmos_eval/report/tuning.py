@@ -1,4 +1,4 @@
-"""The trials of `cosmos-eval tune` as one picture, drawn by Matplotlib."""
+"""Draw the trials of `cosmos-eval tune` as one picture, by Matplotlib."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ from cosmos_eval.stats.estimates import Values
 from cosmos_eval.stats.tuning import best_of
 
 if TYPE_CHECKING:
-    # At run time it would take long, also where nothing is drawn.
+    # Importing Matplotlib takes long, and not every caller draws.
     from matplotlib.axes import Axes
 
-_CELL = (360, 300)  # width and height of a panel, in pixels
+_PANEL_WIDTH, _PANEL_HEIGHT = 360, 300  # in pixels
 _LONGEST = 24  # characters of a value
-_INK, _SOFT = "#1b5fa7", "#9dbde0"
+_DARK_BLUE, _LIGHT_BLUE = "#1b5fa7", "#9dbde0"
 
 
-def draw(search: Search, tuned: Sequence[Tuned], path: Path) -> Path:
-    """Draw per model the expected best of n trials with its interval, and the scores of all trials
-    by the values of every factor."""
+def draw(search: Search, tuned_models: Sequence[Tuned], path: Path) -> Path:
+    """Draw the trials of all models to a PNG file, one row of panels per model.
+
+    The first panel of a row has the expected best of n trials with its interval. Each of the other
+    panels has the scores of all trials by the values of one factor. Returns the path.
+    """
     factors = search.factors
-    width, height = _CELL
+    n_columns = 1 + len(factors)
+    n_rows = len(tuned_models)
     with plain_style({"font.size": 8, "text.parse_math": False}):
-        page = new_page(width * (1 + len(factors)), height * len(tuned))
-        grid = page.subplots(len(tuned), 1 + len(factors), squeeze=False, sharey=True)
-        for one, (first, *panels) in zip(tuned, grid, strict=True):
-            percents = 100 * np.array(one.scores)
-            _draw_best(first, one.model, percents)
-            for panel, (name, values) in zip(panels, factors.items(), strict=True):
+        page = new_page(_PANEL_WIDTH * n_columns, _PANEL_HEIGHT * n_rows)
+        grid = page.subplots(n_rows, n_columns, squeeze=False, sharey=True)
+        for tuned, panels in zip(tuned_models, grid, strict=True):
+            percents = 100 * np.array(tuned.scores)
+            _draw_best(panels[0], tuned.model, percents)
+            for panel, (name, values) in zip(panels[1:], factors.items(), strict=True):
                 _draw_factor(panel, name, values, percents)
         page.tight_layout()
         write_atomically(path, png(page))
@@ -43,17 +47,25 @@ def draw(search: Search, tuned: Sequence[Tuned], path: Path) -> Path:
 
 
 def _draw_best(axes: Axes, model: str, percents: Values) -> None:
-    best, n = best_of(percents), np.arange(1, len(percents) + 1)
-    axes.fill_between(n, best.low, best.high, color=_SOFT)
-    axes.plot(n, best.expected, color=_INK)
+    """Draw the expected best of n trials against n, with its interval."""
+    best = best_of(percents)
+    n_trials = np.arange(1, len(percents) + 1)
+    axes.fill_between(n_trials, best.low, best.high, color=_LIGHT_BLUE)
+    axes.plot(n_trials, best.expected, color=_DARK_BLUE)
     axes.set(xscale="log", xlabel="n trials", ylabel="mIoU (%)", title=f"{model}: best of n")
     axes.xaxis.set_major_formatter("{x:g}")
 
 
 def _draw_factor(axes: Axes, name: str, values: Sequence[str], percents: Values) -> None:
-    known = sorted(set(values), key=lambda text: (len(text), text))  # numbers in their order
-    groups = [percents[[one == value for one in values]] for value in known]
-    axes.boxplot(groups, sym=".", medianprops={"color": _INK})
-    labels = [shorten(value, _LONGEST, placeholder="...") for value in known]
-    axes.set_xticks(range(1, len(known) + 1), labels, rotation=30, ha="right")
+    """Draw a box plot of the scores of all trials for each value of a factor.
+
+    `values` has the value of every trial.
+    """
+    # Shorter texts first, so that numbers are in their order.
+    distinct_values = sorted(sorted(set(values)), key=len)
+    trial_values = np.array(values)
+    scores = [percents[trial_values == value] for value in distinct_values]
+    axes.boxplot(scores, sym=".", medianprops={"color": _DARK_BLUE})
+    labels = [shorten(value, _LONGEST, placeholder="...") for value in distinct_values]
+    axes.set_xticks(range(1, len(labels) + 1), labels, rotation=30, ha="right")
     axes.set_title(name)

@@ -129,11 +129,11 @@ def gallery_of(models: Sequence[str], text: str = "a red square", dataset: str =
         retrieval=[
             RetrievalExample(
                 model=models[0], **where, direction="image_to_text", rank=2, query=image,
-                expected=text, found=["a blue disc", text], right=[False, True],
+                expected=text, retrieved=["a blue disc", text], right=[False, True],
             ),
             RetrievalExample(
                 model=models[0], **where, direction="text_to_image", rank=1, query=text,
-                expected=image, found=[image, plain_picture(BLUE)], right=[True, False],
+                expected=image, retrieved=[image, plain_picture(BLUE)], right=[True, False],
             ),
         ],
         samples=[

@@ -243,7 +243,7 @@ def _retrieval_examples(
                     rank=rank,
                     query=picture if to_text else captions[0],
                     expected=captions[0] if to_text else picture,
-                    found=captions if to_text else pictures,
+                    retrieved=captions if to_text else pictures,
                     right=[place == rank for place in (1, 2, 3)],
                 )
 

@@ -1,4 +1,4 @@
-"""Attention maps: image attention conditioned on a text, text attention conditioned on an image.
+"""Draw attention maps: where a model looks in an image given a text, and in a text given an image.
 
 Models of COSMOS have both as weights of their cross-attention. Other models show the similarity of
 a text to every patch, and every output says so.
@@ -35,17 +35,19 @@ def attend(
 ) -> compute.Look:
     """Return the attention of a model on an image, given a text, and on the text, given the image.
 
-    Each of the result's views, one or one per head, has `map` (h, w), the values of the patches by
-    `kind`, and `caption`, the shares of words, padding, start and end of text (None for
-    similarity). `out` also draws them to a file. Raises UsageError for bad input.
+    The result has one view, or one per head. Each view has `map` (h, w), the values of the patches
+    by `kind`, and `caption`, the shares of words, padding, start and end of text (None for
+    similarity). With `out`, the maps are also drawn to a file. Raises UsageError for bad input.
     """
     options = compute.AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
     )
     spec = parse_model_spec(model, arch=arch, weights=weights)
-    pairs = compute.image_with_texts(Path(image) if isinstance(image, str) else image, [text])
-    (row,) = draw(pairs, [spec], options, None if out is None else Path(out))
-    return row.looks[0]
+    if isinstance(image, str):
+        image = Path(image)
+    pairs = compute.image_with_texts(image, [text])
+    rows = draw(pairs, [spec], options, None if out is None else Path(out))
+    return rows[0].looks[0]
 
 
 def draw(
@@ -54,20 +56,25 @@ def draw(
     options: compute.AttendOptions,
     out: Path | None,
 ) -> list[compute.Row]:
-    """Compute the attention of models on every pair, and draw it to `out` if given. Raises
-    UsageError for bad input, where possible before any model is loaded."""
+    """Compute the attention of models on every pair, and draw it to `out` if given.
+
+    Raises UsageError for bad input, if possible before any model is loaded.
+    """
     if out is not None:
-        _require_writable(out, pairs)
+        _require_picture_name(out, pairs)
     names = [spec.text for spec in specs]
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"--model {repeated[0]} is given twice")
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--model {name} is given twice")
     rows = compute.compute_rows(pairs, specs, options)
     if out is not None:
-        write_file(out, FORMATS[out.suffix.lower()](rows))
+        draw_rows = FORMATS[out.suffix.lower()]
+        write_file(out, draw_rows(rows))
     return rows
 
 
-def _require_writable(out: Path, pairs: Sequence[compute.Pair]) -> None:
+def _require_picture_name(out: Path, pairs: Sequence[compute.Pair]) -> None:
+    """Raise UsageError for a file that cannot become the picture."""
     if out.suffix.lower() not in FORMATS:
         raise UsageError(f"--output {out}: name a file that ends with {', '.join(FORMATS)}")
     if out.is_dir():
@@ -77,18 +84,22 @@ def _require_writable(out: Path, pairs: Sequence[compute.Pair]) -> None:
 
 
 def to_html(rows: Sequence[compute.Row]) -> bytes:
-    """Return a page with a slider for the opacity of maps and, if there are several, all heads."""
+    """Return a page with a slider for the opacity of maps, and a choice between heads."""
     environment = html_templates("cosmos_eval.report.attention")
-    environment.globals |= {"describe": describe, "data_uri": _data_uri, "map_uri": _map_uri}
+    environment.globals["describe"] = describe
+    environment.globals["data_uri"] = _data_uri
+    environment.globals["map_uri"] = _map_uri
     looks = [look for row in rows for look in row.looks]
-    several = [look for look in looks if len(look.views) > 1]
-    steps = figure.colour_map()(np.arange(0, 256, 15), bytes=True)
+    heads: list[str] = []
+    for look in looks:
+        if len(look.views) > 1:
+            heads += [view.head for view in look.views]
     page = environment.get_template("page.html").render(
         kinds=list(dict.fromkeys(describe.title(look) for look in looks)),
         levels=[*figure.LEVELS.items(), ("plain", figure.PLAIN)],
         looks=looks,
-        heads=list(dict.fromkeys(view.head for look in several for view in look.views)),
-        gradient=", ".join("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in steps),
+        heads=list(dict.fromkeys(heads)),
+        gradient=_gradient(),
         opacity=round(100 * figure.OPACITY),
         panel=20 if len(rows[0].looks) < 3 else 14,
         rows=rows,
@@ -96,13 +107,24 @@ def to_html(rows: Sequence[compute.Row]) -> bytes:
     return page.encode()
 
 
+def _gradient() -> str:
+    """Return the colours of maps from 0 to 1 as CSS lists them."""
+    steps = figure.colour_map()(np.arange(0, 256, 15), bytes=True)
+    colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue, _ in steps]
+    return ", ".join(colours)
+
+
 def _map_uri(row: compute.Row, view: compute.View) -> str:
-    # Half the size of the picture: a map has no detail that would be lost.
-    width, height = ((side + 1) // 2 for side in row.picture.size)
-    return _data_uri(figure.coloured(view, (width, height)))
+    """Return a map as the address of an image with half the sides of the row's picture.
+
+    Maps are smooth, so that they lose no detail.
+    """
+    width, height = row.picture.size
+    return _data_uri(figure.coloured(view, ((width + 1) // 2, (height + 1) // 2)))
 
 
 def _data_uri(image: Image.Image) -> str:
+    """Return an image as an address that holds all of it."""
     content = io.BytesIO()
     image.save(content, "JPEG", quality=90, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,10 +1,9 @@
-"""Pairs of image and text as requested, and the attention of models on them as records."""
+"""Read pairs of image and text, and compute the attention of models on them."""
 
 import csv
 import io
 from collections.abc import Sequence
-from functools import partial
-from itertools import chain, groupby
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -32,11 +31,7 @@ from cosmos_eval.types import (
 )
 
 _COLUMNS = ("image", "text")
-_KINDS: dict[str | None, tuple[MapKind, ...]] = {
-    **{name: (kind,) for name, kind in MAPS.items()},
-    "both": (MAPS["cross-attention"], maps.SIMILARITY),
-}
-# Longest side of a row's picture in pixels, twice that of the largest panel.
+# The longest side of a row's picture in pixels: twice the side of the largest panel.
 _PICTURE = 680
 
 Heads = Literal["mean", "each"]
@@ -44,66 +39,81 @@ Level = Literal["low", "middle", "high"]
 
 
 class Pair(NamedTuple):
-    """An image, named `name`, and a text."""
+    """An image and a text."""
 
+    # The name of the image.
     name: str
     source: ImageSource
     text: str
 
 
 class AttendOptions(NamedTuple):
-    """How maps are computed."""
+    """The settings that maps are computed with."""
 
-    kind: MapName | Literal["both"] | None = None  # the usual kind of each model
+    # None is the usual kind of each model; "both" is cross-attention and similarity.
+    kind: MapName | Literal["both"] | None = None
     heads: Heads = "mean"
-    attention: Attention | None = None  # the form of the last block for similarity, csa if None
+    # The form of the last block for similarity; None is csa.
+    attention: Attention | None = None
     device: str = "auto"
     precision: Precision = "fp32"
 
 
 class WordShare(NamedTuple):
-    """A word and its share of a caption's attention; `spaced` tells of white space before it.
-    `scaled` is the share from the smallest (0) to the largest (1) word, None if all are equal."""
+    """A word and its share of a caption's attention."""
 
     text: str
     share: float
+    # The share on a scale from the smallest (0) to the largest (1) of the caption's words; None if
+    # all are equal.
     scaled: float | None
+    # Whether white space comes before the word.
     spaced: bool
 
     @property
     def level(self) -> Level | None:
-        """The third of the caption's range that the word is in."""
+        """The third of the caption's scale that the word is in."""
         if self.scaled is None:
             return None
-        return "low" if self.scaled < 1 / 3 else "middle" if self.scaled < 2 / 3 else "high"
+        if self.scaled < 1 / 3:
+            return "low"
+        if self.scaled < 2 / 3:
+            return "middle"
+        return "high"
 
 
 class CaptionShares(NamedTuple):
-    """Attention of an image on a text: shares of words, start, end and padding, which sum to 1.
-    `tokens` counts the whole text, of which `unread` does not fit the `context`, and of the last of
-    `words` maybe only a part."""
+    """The attention of an image on a text: shares that sum to 1."""
 
     words: tuple[WordShare, ...]
+    # The end of the text, if it does not fit the model's context.
     unread: str
+    # Whether only a part of the last of `words` fits the context.
     last_word_in_part: bool
+    # The shares of the start of text, its end, and the padding after it.
     start: float
     end: float
     padding: float
+    # The number of tokens of the whole text, and of the model's context.
     tokens: int
     context: int
 
 
 class View(NamedTuple):
-    """The map (h, w) of one head or of the mean of all: weights that sum to 1, or their log ratios;
-    of a kind without heads cosines."""
+    """The map of one head, or of the mean of all heads."""
 
+    # The name of the head, or of the mean; empty for kinds without heads.
     head: str
+    # The values of the patches (h, w): weights that sum to 1, log ratios of weights, or cosines.
     map: NDArray[np.float32]
-    caption: CaptionShares | None  # None for text-to-patch similarity
+    # None for text-to-patch similarity.
+    caption: CaptionShares | None
 
     def peak(self, size: tuple[int, int]) -> tuple[float, int, int]:
-        """Return the largest value of the map, and x and y of the centre of its patch in pixels of
-        an image of this width and height."""
+        """Return the largest value of the map, and x and y of the centre of its patch.
+
+        x and y are in pixels of an image with this width and height.
+        """
         height, width = self.map.shape
         row, column = divmod(int(self.map.argmax()), width)
         x, y = (column + 0.5) / width * size[0], (row + 0.5) / height * size[1]
@@ -111,76 +121,90 @@ class View(NamedTuple):
 
 
 class Look(NamedTuple):
-    """The maps of a model for a pair, one or one per head; `usual` is the model's own kind."""
+    """The maps of one kind by a model for a pair of image and text."""
 
     info: EncoderInfo
+    # The usual kind of the model.
     usual: MapKind
     kind: MapKind
+    # The form of the last block for similarity; None for other kinds.
     attention: Attention | None
+    # One, or one per head.
     views: tuple[View, ...]
 
 
 class Row(NamedTuple):
-    """A pair and the looks of all models: `picture` as drawn, `size` of the file in pixels."""
+    """A pair of image and text, and the looks of all models at it."""
 
     name: str
     text: str
+    # The image as it is drawn.
     picture: Image.Image
+    # Width and height of the image itself in pixels.
     size: tuple[int, int]
     looks: Sequence[Look]
 
 
 def read_pairs(image: Path | None, texts: Sequence[str], file: Path | None) -> list[Pair]:
-    """Return the pairs of an image and texts, or of a CSV file. Raises UsageError for neither."""
+    """Return the pairs of an image with each text, or the pairs in a CSV file.
+
+    Raises UsageError unless either an image and texts or a file are given.
+    """
     if file is not None:
         if image is not None or texts:
             raise UsageError(f"--csv {file} names images and texts: leave IMAGE and --text out")
         return _pairs_of_csv(file)
-    if image is None or not texts:
-        missing = "an IMAGE" if image is None else "the text to look for with --text TEXT"
-        raise UsageError(f"give {missing}, or --csv FILE with columns {' and '.join(_COLUMNS)}")
-    return image_with_texts(image, texts)
+    if image is not None and texts:
+        return image_with_texts(image, texts)
+    missing = "an IMAGE" if image is None else "the text to look for with --text TEXT"
+    raise UsageError(f"give {missing}, or --csv FILE with columns {' and '.join(_COLUMNS)}")
 
 
 def image_with_texts(image: Path | Image.Image, texts: Sequence[str]) -> list[Pair]:
-    """Pair an image with each text. Raises UsageError for a blank text and a file of no image."""
+    """Pair an image with each text. Raises UsageError for a blank text and an unreadable image."""
     for text in texts:
         _require_text(text, "--text")
+    name = "image"
     source: ImageSource
     if isinstance(image, Path):
-        name, source = image.name, ShownImage(image)
+        name = image.name
+        source = ShownImage(image)
     else:
-        name, source = "image", ImageArray("image", np.asarray(as_shown(image)))
-    decoded(source)
+        source = ImageArray(name, np.asarray(as_shown(image)))
+    decoded(source)  # to raise errors before any model is loaded
     return [Pair(name, source, text) for text in texts]
 
 
 def _pairs_of_csv(file: Path) -> list[Pair]:
-    """Read a CSV file and every image in it; errors name the file, and the line of the fault."""
+    """Read a CSV file and check every image in it.
+
+    Raises UsageError that names the file and the line of the fault.
+    """
     pairs = []
-    for line, row in _lines_of_csv(file):
-        where = f"{file} line {line}"
+    for line, row in _csv_rows(file):
+        place = f"{file} line {line}"
         name, text = row["image"] or "", row["text"] or ""
-        _require_text(text, f"{where}, column text")
+        _require_text(text, f"{place}, column text")
         if not name.strip():
-            raise UsageError(f"{where}, column image: no file is named")
+            raise UsageError(f"{place}, column image: no file is named")
         source = ShownImage(file.parent / name)
         try:
             decoded(source)
         except UsageError as error:
-            raise UsageError(f"{where}: {error}") from error
+            raise UsageError(f"{place}: {error}") from error
         pairs.append(Pair(name, source, text))
     if not pairs:
         raise UsageError(f"{file} has no rows: one per image and text, below {','.join(_COLUMNS)}")
     return pairs
 
 
-def _lines_of_csv(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return rows with the number of their last line."""
+def _csv_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a CSV file, each with the number of its last line."""
     try:
         reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
         names = reader.fieldnames or ()
-        if missing := [name for name in _COLUMNS if name not in names]:
+        missing = [name for name in _COLUMNS if name not in names]
+        if missing:
             raise UsageError(
                 f"{file} has no column {' and no column '.join(missing)}: its first line must "
                 f"name {' and '.join(_COLUMNS)}, separated by commas"
@@ -192,50 +216,91 @@ def _lines_of_csv(file: Path) -> list[tuple[int, dict[str, str]]]:
         raise UsageError(f"cannot read {file} as CSV in UTF-8: {error}") from error
 
 
-def _require_text(text: str, where: str) -> None:
+def _require_text(text: str, place: str) -> None:
+    """Raise UsageError for a blank text, and name the place that it comes from."""
     if not text.strip():
-        raise UsageError(f"{where} is empty: say what to look for")
+        raise UsageError(f"{place} is empty: say what to look for")
 
 
 def compute_rows(
     pairs: Sequence[Pair], specs: Sequence[ModelSpec], options: AttendOptions
 ) -> list[Row]:
-    """Compute the attention of every model on every pair. Raises UsageError for a model that cannot
-    be loaded or lacks the requested maps or heads."""
-    columns = [_looks_of_model(pairs, spec, options) for spec in specs]
-    if options.attention and not any(look.attention for looks in columns for look in looks[0]):
+    """Compute the attention of every model on every pair.
+
+    Raises UsageError for a model that cannot be loaded or lacks the requested maps or heads.
+    """
+    looks_of_pairs: list[list[Look]] = [[] for _ in pairs]
+    for spec in specs:
+        model_looks = _looks_of_model(pairs, spec, options)
+        for pair_looks, new_looks in zip(looks_of_pairs, model_looks, strict=True):
+            pair_looks += new_looks
+    if options.attention and not any(look.attention for look in looks_of_pairs[0]):
         raise UsageError("--attention is about similarity: add --kind similarity, or leave it out")
     rows = []
-    for pair, *of_models in zip(pairs, *columns, strict=True):
+    for pair, looks in zip(pairs, looks_of_pairs, strict=True):
         image = decoded(pair.source)
-        # A very long image is squeezed, as the model sees it.
-        sides = (round(_PICTURE * side / max(image.size)) for side in image.size)
-        width, height = (max(side, _PICTURE // maps.LONGEST) for side in sides)
-        picture = image.resize((width, height), Image.Resampling.LANCZOS)
-        rows.append(Row(pair.name, pair.text, picture, image.size, [*chain(*of_models)]))
+        rows.append(Row(pair.name, pair.text, _row_picture(image), image.size, looks))
     return rows
+
+
+def _row_picture(image: Image.Image) -> Image.Image:
+    """Resize an image to be drawn. A very long one is squeezed, as models see it."""
+    shortest = _PICTURE // maps.LONGEST
+    longest = max(image.size)
+    width = max(round(_PICTURE * image.width / longest), shortest)
+    height = max(round(_PICTURE * image.height / longest), shortest)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _looks_of_model(
     pairs: Sequence[Pair], spec: ModelSpec, options: AttendOptions
 ) -> list[list[Look]]:
+    """Return the looks of a model at every pair, one for each kind of map."""
     encoder = load_encoder(spec, device=own_device(options.device), precision=options.precision)
-    usual = maps.usual_kind(encoder)
-    crossed = isinstance(encoder, CrossAttentionEncoder)
-    asked = _KINDS.get(options.kind, (usual,))
-    kinds = [kind for kind in asked if crossed or kind == maps.SIMILARITY]
+    kinds = _map_kinds(encoder, options)
+    _require_heads(encoder, spec, kinds, options)
+    looks_of_pairs: list[list[Look]] = []
+    # An image with several texts is encoded once.
+    for _, group in groupby(pairs, key=attrgetter("name")):
+        image_pairs = list(group)
+        image = decoded(image_pairs[0].source)
+        texts = [pair.text for pair in image_pairs]
+        looks_of_texts: list[list[Look]] = [[] for _ in texts]
+        for kind in kinds:
+            looks = looks_at_image(encoder, image, texts, kind, options)
+            for text_looks, look in zip(looks_of_texts, looks, strict=True):
+                text_looks.append(look)
+        looks_of_pairs += looks_of_texts
+    return looks_of_pairs
+
+
+def _map_kinds(encoder: Encoder, options: AttendOptions) -> list[MapKind]:
+    """Return the requested kinds of maps that a model has. Raises UsageError if it has none."""
+    usual_kind = maps.usual_kind(encoder)
+    if options.kind is None:
+        requested = [usual_kind]
+    elif options.kind == "both":
+        requested = [MAPS["cross-attention"], maps.SIMILARITY]
+    else:
+        requested = [MAPS[options.kind]]
+    if isinstance(encoder, CrossAttentionEncoder):
+        return requested
+    kinds = [kind for kind in requested if kind == maps.SIMILARITY]
     if not kinds:
         raise UsageError(f"{encoder.info.spec} has no cross-attention; leave --kind out")
-    if options.heads == "each" and not {*kinds} & {*maps.OF_WEIGHTS}:
-        other = "add --kind cross-attention or " if crossed else ""
-        raise UsageError(f"{spec.text}: maps of {kinds[0]} have no heads; {other}leave --heads out")
-    looks: list[list[Look]] = []
-    for _, group in groupby(pairs, key=attrgetter("name")):
-        _, sources, texts = zip(*group, strict=True)
-        image = decoded(sources[0])
-        columns = [looks_at_image(encoder, image, texts, kind, options) for kind in kinds]
-        looks += map(list, zip(*columns, strict=True))
-    return looks
+    return kinds
+
+
+def _require_heads(
+    encoder: Encoder, spec: ModelSpec, kinds: Sequence[MapKind], options: AttendOptions
+) -> None:
+    """Raise UsageError if maps of every head are requested, but no kind of map has heads."""
+    if options.heads != "each" or any(kind in maps.OF_WEIGHTS for kind in kinds):
+        return
+    advice = "leave --heads out"
+    if isinstance(encoder, CrossAttentionEncoder):
+        advice = f"add --kind cross-attention or {advice}"
+    raise UsageError(f"{spec.text}: maps of {kinds[0]} have no heads; {advice}")
 
 
 def looks_at_image(
@@ -246,57 +311,73 @@ def looks_at_image(
     options: AttendOptions,
 ) -> list[Look]:
     """Return the look at an image for each text. Raises UsageError for a text without words."""
-    assert isinstance(encoder, DenseEncoder)  # or there would be no kinds
+    assert isinstance(encoder, DenseEncoder)  # other encoders have no usual kind of map
     images = maps.whole_image(encoder, image)[None]
     attention = options.attention or "csa"
     values = maps.heatmaps(encoder, images, texts, kind=kind, attention=attention)[0]
-    look = partial(Look, encoder.info, maps.usual_kind(encoder), kind)
+    usual_kind = maps.usual_kind(encoder)
+    looks: list[Look] = []
     if kind == maps.SIMILARITY:
-        return [look(attention, (View("", one[0].numpy(), None),)) for one in values]
-    assert isinstance(encoder, CrossAttentionEncoder)  # or it would have no such maps
+        for text_values in values:
+            view = View(head="", map=text_values[0].numpy(), caption=None)
+            looks.append(Look(encoder.info, usual_kind, kind, attention, (view,)))
+        return looks
+    assert isinstance(encoder, CrossAttentionEncoder)  # other encoders have similarity only
     word_maps = maps.wordmaps(encoder, images, texts)
-    for text, words in zip(texts, word_maps, strict=True):
-        if not words.words:
+    for text, word_map in zip(texts, word_maps, strict=True):
+        if not word_map.words:
             raise UsageError(f"{text!r} has no word that {encoder.info.spec} can read")
     context = encoder.tokenize(texts[:1]).shape[1]
-    pairs = zip(values, word_maps, strict=True)
-    return [look(None, _views(one, words, context, options)) for one, words in pairs]
+    for text_values, word_map in zip(values, word_maps, strict=True):
+        views = _views(text_values, word_map, context, options)
+        looks.append(Look(encoder.info, usual_kind, kind, None, views))
+    return looks
 
 
 def _views(
-    values: Tensor, words: maps.WordMap, context: int, options: AttendOptions
+    values: Tensor, word_map: maps.WordMap, context: int, options: AttendOptions
 ) -> tuple[View, ...]:
-    """Return the views of one text's maps (heads, h, w), each or their mean; words of a map without
-    heads are weighed by the mean of all."""
-    others = torch.stack([words.start, words.end, words.padding], -1)
-    shares = torch.cat([words.shares, others], -1)[0]
-    names = [f"head {number + 1}" for number in range(len(values))]
-    if options.heads == "mean" or len(values) < len(shares):
-        names = [f"mean of {len(values)} heads" if len(values) > 1 else ""]
+    """Return the views of one text's maps (heads, h, w): one per head, or the mean of all heads.
+
+    Words always have heads. If the maps have none, words are weighed by the mean of their heads.
+    """
+    special_shares = torch.stack([word_map.start, word_map.end, word_map.padding], -1)
+    shares = torch.cat([word_map.shares, special_shares], -1)[0]  # (heads, words + 3)
+    n_heads = len(values)
+    if options.heads == "mean" or n_heads < len(shares):
+        names = [f"mean of {n_heads} heads" if n_heads > 1 else ""]
         values, shares = values.mean(0, keepdim=True), shares.mean(0, keepdim=True)
-    return tuple(
-        View(name, one.numpy(), _caption(words, share, context))
-        for name, one, share in zip(names, values, shares, strict=True)
-    )
+    else:
+        names = [f"head {number + 1}" for number in range(n_heads)]
+    views = []
+    for name, head_values, head_shares in zip(names, values, shares, strict=True):
+        views.append(View(name, head_values.numpy(), _caption(word_map, head_shares, context)))
+    return tuple(views)
 
 
-def _caption(words: maps.WordMap, shares: Tensor, context: int) -> CaptionShares:
+def _caption(word_map: maps.WordMap, shares: Tensor, context: int) -> CaptionShares:
     """Name the shares (words + 3) of a view: of the words, the start, the end and the padding."""
-    *of_words, start, end, padding = shares.tolist()
-    differ = len(set(of_words)) > 1
-    levels = maps.scaled(shares[None, :-3])[0].tolist() if differ else [None] * len(of_words)
-    read = {word.start for word in words.words}
-    unread = [word for word in words.cut if word.start not in read]
+    *word_shares, start, end, padding = shares.tolist()
+    scaled_shares: list[float | None] = [None] * len(word_shares)
+    if len(set(word_shares)) > 1:
+        scaled_shares = maps.scaled(shares[None, :-3])[0].tolist()
+    words = []
+    for word, share, scaled in zip(word_map.words, word_shares, scaled_shares, strict=True):
+        words.append(WordShare(word.text, share, scaled, word.spaced))
+    # A word of which only a part is read is also among those that are cut.
+    read_starts = {word.start for word in word_map.words}
+    unread_words = [word for word in word_map.cut if word.start not in read_starts]
+    unread = ""
+    for word in unread_words:
+        unread += f" {word.text}" if word.spaced else word.text
+    last_token = max(word.stop for word in (*word_map.words, *word_map.cut))
     return CaptionShares(
-        words=tuple(
-            WordShare(word.text, share, level, word.spaced)
-            for word, share, level in zip(words.words, of_words, levels, strict=True)
-        ),
-        unread="".join(f" {word.text}" if word.spaced else word.text for word in unread).strip(),
-        last_word_in_part=len(unread) < len(words.cut),
+        words=tuple(words),
+        unread=unread.strip(),
+        last_word_in_part=len(unread_words) < len(word_map.cut),
         start=start,
         end=end,
         padding=padding,
-        tokens=max(word.stop for word in (*words.words, *words.cut)) + 1,
+        tokens=last_token + 1,
         context=context,
     )

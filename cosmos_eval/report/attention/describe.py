@@ -1,4 +1,4 @@
-"""The words and tables that describe maps and captions, the same in every form of output."""
+"""Describe maps and captions in words and tables, the same in every form of output."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -28,18 +28,22 @@ _LONGEST = 40  # characters of a text in a table, and of a word in a sentence
 
 
 def printable(text: str) -> str:
-    """Return a text in one line, with U+FFFD for what XML or UTF-8 cannot hold."""
-    # Control characters, surrogates, and the last two code points of each plane.
+    """Return a text in one line, with U+FFFD for characters that XML or UTF-8 cannot hold."""
+    line = " ".join(text.split())
     return "".join(
-        "\N{REPLACEMENT CHARACTER}"
-        if unicodedata.category(one) in ("Cc", "Cs") or ord(one) & 0xFFFE == 0xFFFE
-        else one
-        for one in " ".join(text.split())
+        character if _is_printable(character) else "\N{REPLACEMENT CHARACTER}" for character in line
     )
 
 
+def _is_printable(character: str) -> bool:
+    """Return False for control characters, surrogates, and the last two code points of a plane."""
+    if unicodedata.category(character) in ("Cc", "Cs"):
+        return False
+    return ord(character) & 0xFFFE != 0xFFFE
+
+
 def title(look: Look) -> str:
-    """Name what a map shows, and whether it stands in for the cross-attention of other models."""
+    """Name the kind of a map; similarity of a model without cross-attention says so."""
     return _SUBSTITUTE if look.kind == look.usual == SIMILARITY else look.kind
 
 
@@ -52,11 +56,11 @@ def value_text(look: Look, value: float) -> str:
     """Format a value of a map: a share of the weight, log ratio, dot product or cosine."""
     if look.kind == "cross-attention":
         return percent(value)
-    return f"{round(value, 3) + 0.0:.3f}"  # never -0.000
+    return f"{round(value, 3) + 0.0:.3f}"  # adding 0.0 turns -0.000 into 0.000
 
 
 def alt_text(row: Row, look: Look, view: View) -> str:
-    """Describe a map for readers who do not see it."""
+    """Describe a map for screen readers."""
     value, x, y = view.peak(row.size)
     head = f", {view.head}" if view.head else ""
     return (
@@ -66,109 +70,148 @@ def alt_text(row: Row, look: Look, view: View) -> str:
 
 
 def range_line(look: Look, view: View) -> str:
-    """State the values behind 0 and 1 of a map, and that of every patch if all were equal."""
-    low, high = (value_text(look, float(end)) for end in (view.map.min(), view.map.max()))
-    if look.kind != "cross-attention":
-        unit = {SIMILARITY: "cosine", VALUES: "dot product"}.get(look.kind, "log ratio")
-        return f"{unit} {low} to {high}"
-    return f"{low} to {high} a patch, even: {percent(1 / view.map.size)}"
+    """State the least and the largest value of a map, which its colours show as 0 and 1.
+
+    For cross-attention, also state the value that every patch would have if all were equal.
+    """
+    low = value_text(look, float(view.map.min()))
+    high = value_text(look, float(view.map.max()))
+    if look.kind == "cross-attention":
+        return f"{low} to {high} a patch, even: {percent(1 / view.map.size)}"
+    units = {SIMILARITY: "cosine", VALUES: "dot product"}
+    return f"{units.get(look.kind, 'log ratio')} {low} to {high}"
 
 
 def padding_line(caption: CaptionShares) -> str:
-    """State the attention that no word has, and what is cut off."""
-    shares = (
+    """State the attention outside of words, and which words are cut off."""
+    line = (
         f"padding got {percent(caption.padding)} of the weight, "
         f"the start of text {percent(caption.start)}, its end {percent(caption.end)}, not drawn"
     )
-    return f"{shares}. {cut_line(caption)}" if caption.tokens > caption.context else shares
+    if caption.tokens > caption.context:
+        line += f". {cut_line(caption)}"
+    return line
 
 
 def cut_line(caption: CaptionShares) -> str:
     """State which words of a caption the model does not read."""
-    unread = len(caption.unread.split())
-    last = printable(caption.words[-1].text)
-    parts = [f"“{last[:_LONGEST]}” is read in part"] if caption.last_word_in_part else []
-    if unread:
-        words = "the last word is" if unread == 1 else f"the last {unread} words are"
-        parts.append(f"{words} not read")
+    clauses = []
+    if caption.last_word_in_part:
+        last_word = printable(caption.words[-1].text)
+        clauses.append(f"“{last_word[:_LONGEST]}” is read in part")
+    n_unread = len(caption.unread.split())
+    if n_unread == 1:
+        clauses.append("the last word is not read")
+    elif n_unread > 1:
+        clauses.append(f"the last {n_unread} words are not read")
     return (
-        f"The text has {caption.tokens} tokens and is cut to {caption.context}: {', '.join(parts)}"
+        f"The text has {caption.tokens} tokens and is cut to {caption.context}: "
+        f"{', '.join(clauses)}"
     )
 
 
 def has_words(looks: Sequence[Look]) -> bool:
-    """Whether any look weighs the words of its text."""
+    """Return whether any look weighs the words of its text."""
     return any(view.caption for look in looks for view in look.views)
 
 
 def footer(rows: Sequence[Row]) -> list[str]:
-    """Return the lines that explain a sheet: its colours, and each model."""
+    """Return the lines that explain a picture: its colours, and each model."""
     looks = [look for row in rows for look in row.looks]
-    lines = [_MAPS, _WORDS] if has_words(looks) else [_MAPS]
+    lines = [_MAPS]
+    if has_words(looks):
+        lines.append(_WORDS)
     if any(max(row.size) > LONGEST * min(row.size) for row in rows):
         lines.append(f"Images more than {LONGEST} times as long as wide are squeezed to that.")
-    return [*lines, *dict.fromkeys(_model_line(look) for look in looks)]
+    model_lines = dict.fromkeys(_model_line(look) for look in looks)
+    return [*lines, *model_lines]
 
 
 def _model_line(look: Look) -> str:
+    """Name a model with its weights and precision, and the kind and heads of its map."""
     info = look.info
-    weights = "random weights" if info.random else f"weights {(info.weights_sha256 or '')[:12]}"
-    parts = [info.spec, weights, *([info.weights] if info.weights else []), info.precision]
-    views = look.views
-    heads = views[0].head if len(views) == 1 else f"each of {len(views)} heads"
-    how = f" with the last block {look.attention}" if look.attention else heads and f", {heads}"
-    return printable(f"{', '.join(parts)}: {look.kind}{how}")
+    facts = [info.spec]
+    facts.append("random weights" if info.random else f"weights {(info.weights_sha256 or '')[:12]}")
+    if info.weights:
+        facts.append(info.weights)
+    facts.append(info.precision)
+    heads = look.views[0].head
+    if len(look.views) > 1:
+        heads = f"each of {len(look.views)} heads"
+    kind: str = look.kind
+    if look.attention:
+        kind += f" with the last block {look.attention}"
+    elif heads:
+        kind += f", {heads}"
+    return printable(f"{', '.join(facts)}: {kind}")
 
 
 def map_table(rows: Sequence[Row]) -> list[Mapping[str, str]]:
-    """Return one record per map: its peak, and the attention that no word of the text has."""
-    shown = [(row, look, view) for row in rows for look in row.looks for view in look.views]
-    return [_map_record(row, look, view) for row, look, view in shown]
+    """Return one record per map: its peak, and the attention outside of words."""
+    records = []
+    for row in rows:
+        for look in row.looks:
+            for view in look.views:
+                records.append(_map_record(row, look, view))
+    return records
 
 
-def _map_record(row: Row, look: Look, view: View) -> dict[str, str]:
-    text, (value, x, y) = printable(row.text), view.peak(row.size)
+def _map_record(row: Row, look: Look, view: View) -> Mapping[str, str]:
+    """Return a map as a row of a table, by column title."""
+    text = printable(row.text)
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 1]}…"
+    value, x, y = view.peak(row.size)
+    caption = view.caption
     return {
         "image": printable(row.name),
-        "text": text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…",
+        "text": text,
         "model": printable(look.info.spec),
         "map": title(look),
         "head": view.head,
         "most": value_text(look, value),
         "at x, y": f"{x}, {y}",
-        **{
-            name: percent(getattr(view.caption, name)) if view.caption else ""
-            for name in ("padding", "start", "end")
-        },
+        "padding": percent(caption.padding) if caption else "",
+        "start": percent(caption.start) if caption else "",
+        "end": percent(caption.end) if caption else "",
     }
 
 
 def word_tables(row: Row) -> list[list[Mapping[str, str]]]:
     """Return one table per model that weighs words: one record per word, one column per head."""
-    tables: list[list[Mapping[str, str]]] = []
+    tables = []
     for look in row.looks:
-        heads = [view.head for view in look.views]
-        captions = [view.caption.words for view in look.views if view.caption]
-        name = f"word, as {look.info.spec} weighs it"
-        tables.append(
-            [
-                {name: printable(words[0].text)}
-                | {head: percent(word.share) for head, word in zip(heads, words, strict=True)}
-                for words in zip(*captions, strict=True)
-            ]
-        )
-    return [table for table in tables if table]
+        table = _word_table(look)
+        if table:
+            tables.append(table)
+    return tables
+
+
+def _word_table(look: Look) -> list[Mapping[str, str]]:
+    """Return the shares of words, a column per head; empty if the model does not weigh words."""
+    word_title = f"word, as {look.info.spec} weighs it"
+    captions = [(view.head, view.caption) for view in look.views if view.caption]
+    if not captions:
+        return []
+    _, first_caption = captions[0]
+    records: list[Mapping[str, str]] = []
+    # All heads read the same words.
+    for index, word in enumerate(first_caption.words):
+        record = {word_title: printable(word.text)}
+        for head, caption in captions:
+            record[head] = percent(caption.words[index].share)
+        records.append(record)
+    return records
 
 
 def notes(rows: Sequence[Row], out: Path) -> list[str]:
     """Return one line per caption that is cut, and one on characters that a PNG cannot show."""
-    # All heads read the same words.
-    captions = [(row, look.info, look.views[0].caption) for row in rows for look in row.looks]
-    lines = [
-        f"{printable(row.name)}, {info.spec}: {cut_line(caption)}"
-        for row, info, caption in captions
-        if caption and caption.tokens > caption.context
-    ]
+    lines = []
+    for row in rows:
+        for look in row.looks:
+            caption = look.views[0].caption  # all heads read the same words
+            if caption and caption.tokens > caption.context:
+                lines.append(f"{printable(row.name)}, {look.info.spec}: {cut_line(caption)}")
     missing = _missing_glyphs("".join(printable(row.text + row.name) for row in rows))
     if missing and out.suffix.lower() == ".png":
         lines.append(f"{FAMILY} of the PNG has no {missing}; .svg and .html use the viewer's fonts")
@@ -176,46 +219,65 @@ def notes(rows: Sequence[Row], out: Path) -> list[str]:
 
 
 def _missing_glyphs(text: str) -> str:
+    """Return the characters of a text that the font of pictures lacks, each once."""
     from matplotlib.font_manager import findfont, get_font
 
     glyphs = get_font(findfont(FAMILY)).get_charmap()
-    return "".join(dict.fromkeys(c for c in text if not c.isspace() and ord(c) not in glyphs))
+    characters = dict.fromkeys(text)
+    return "".join(
+        character
+        for character in characters
+        if not character.isspace() and ord(character) not in glyphs
+    )
 
 
 def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return every number of a picture for JSON: rows with their looks with their heads."""
-    return [
-        {
-            "image": row.name,
-            "text": row.text,
-            "width": row.size[0],
-            "height": row.size[1],
-            "looks": [_look_record(row, look) for look in row.looks],
-        }
-        for row in rows
-    ]
+    records = []
+    for row in rows:
+        width, height = row.size
+        records.append(
+            {
+                "image": row.name,
+                "text": row.text,
+                "width": width,
+                "height": height,
+                "looks": [_look_record(row, look) for look in row.looks],
+            }
+        )
+    return records
 
 
 def _look_record(row: Row, look: Look) -> dict[str, Any]:
-    names = ("architecture", "weights", "weights_sha256", "precision", "device")
+    """Return the maps of a model, and how they were computed, for JSON."""
+    info = look.info
     return {
-        "model": look.info.spec,
-        **{name: getattr(look.info, name) for name in names},
+        "model": info.spec,
+        "architecture": info.architecture,
+        "weights": info.weights,
+        "weights_sha256": info.weights_sha256,
+        "precision": info.precision,
+        "device": info.device,
         "kind": look.kind,
         "shown_as": title(look),
         "attention": look.attention,
-        "heads": [
-            {
-                "head": view.head or None,
-                "map": view.map.tolist(),
-                "peak": dict(zip(("value", "x", "y"), view.peak(row.size), strict=True)),
-                "caption": view.caption and _caption_record(view.caption),
-            }
-            for view in look.views
-        ],
+        "heads": [_head_record(row, view) for view in look.views],
+    }
+
+
+def _head_record(row: Row, view: View) -> dict[str, Any]:
+    """Return the map and the caption of a head for JSON."""
+    value, x, y = view.peak(row.size)
+    return {
+        "head": view.head or None,
+        "map": view.map.tolist(),
+        "peak": {"value": value, "x": x, "y": y},
+        "caption": _caption_record(view.caption) if view.caption else None,
     }
 
 
 def _caption_record(caption: CaptionShares) -> dict[str, Any]:
-    words = [{**word._asdict(), "level": word.level} for word in caption.words]
-    return {**caption._asdict(), "words": words}
+    """Return the shares of a caption for JSON."""
+    record = caption._asdict()
+    record["words"] = [word._asdict() | {"level": word.level} for word in caption.words]
+    return record

@@ -1,6 +1,6 @@
-"""Single samples that stand for results: pictures with the outputs of models. Imports no torch."""
+"""Collect examples with pictures that illustrate results. Imports no torch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,27 @@ from cosmos_eval.protocols import prepare
 from cosmos_eval.protocols.scenes import FAMILY as SCENES
 from cosmos_eval.report.gallery.attention import AttentionSource
 from cosmos_eval.report.gallery.classification import ClassificationSource
-from cosmos_eval.report.gallery.pictures import select
+from cosmos_eval.report.gallery.pictures import Candidate, select
 from cosmos_eval.report.gallery.records import KINDS, Gallery
 from cosmos_eval.report.gallery.retrieval import RetrievalSource, captioned_images
 from cosmos_eval.report.gallery.segmentation import SegmentationSource
-from cosmos_eval.report.gallery.source import Group, Pair, Source, group_results, run_requests
+from cosmos_eval.report.gallery.source import (
+    ImageWithText,
+    Request,
+    ResultGroup,
+    ResultSource,
+    Source,
+    group_results,
+    run_requests,
+)
 from cosmos_eval.runner.plan import Watch, unwatched
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions, base_family
 
 BUDGET = 3_000_000
-"""Bytes of all pictures. A page that holds them as base64 text is a third larger."""
+"""The most bytes of all pictures. A page that holds them as base64 text is a third larger."""
 
-# Its captions list small things; the first sentence names one.
+# The captions of this set list small things, and their first sentence names one of them.
 _SMALL_SCENES = "scenes-retrieval-small"
 
 
@@ -35,42 +43,87 @@ def collect(
     budget: int = BUDGET,
     watch: Watch = unwatched,
 ) -> Gallery:
-    """Return examples with pictures of the results in files; equal input gives equal bytes.
+    """Return examples with pictures of the results in files. Equal input gives equal bytes.
 
-    `datasets` are YAML files of users' data sets. Label maps come from `predictions`, a folder of
-    `--save-predictions`, or from a model on this machine with the measured weights, as all other
-    outputs, with the embeddings cached in `options.cache`. Nothing is fetched. `notes` name what
-    cannot be shown. Raises UsageError for files that are no results and YAML files of no result.
+    Outputs of models are computed by the models on this machine that have the measured weights;
+    their embeddings are cached in `options.cache`. Nothing is downloaded. The notes of the gallery
+    name what cannot be shown.
+
+    Args:
+        results: Files of results.
+        options: How data are opened and models are run.
+        datasets: YAML files that describe users' data sets.
+        predictions: A folder of `--save-predictions` with label maps, which then need no model.
+        budget: The most bytes of all pictures.
+        watch: Called with the progress.
+
+    Raises:
+        UsageError: for files that are not results, and YAML files of data sets without a result.
     """
-    source_of: Mapping[str, Callable[[Group, RunOptions], Source]] = {
-        "retrieval": RetrievalSource,
-        "cls": ClassificationSource,
-        "seg": partial(SegmentationSource, predictions=predictions),
-    }
     groups, notes = group_results(results, datasets)
-    sources: list[Source] = []
+    result_sources: list[ResultSource] = []
     for done, group in enumerate(groups):
         watch("pictures", Progress("data sets", done, len(groups)))
-        sources.append(source_of[group.task](group, options))
-    sources.append(AttentionSource(groups, _pairs(groups, sources, options)))
-    requests = [one for source in sources for one in source.requests]
+        result_sources.append(_source_of(group, options, predictions))
+    images_with_texts = attention_examples(result_sources, options)
+    sources: list[Source] = [*result_sources, AttentionSource(groups, images_with_texts)]
+
+    requests: list[Request] = []
+    for source in sources:
+        requests += source.requests
     refusals = run_requests(requests, options.device, watch)
-    candidates = [one for source in sources for one in source.candidates()]
-    shown, left_out = select(candidates, budget, options.workers, partial(watch, "pictures"))
-    notes += [*(note for source in sources for note in source.notes), *refusals, *left_out]
-    by_kind: dict[str, Any] = {kind: tuple(e for e in shown if e.kind == kind) for kind in KINDS}
-    return Gallery(**by_kind, notes=tuple(dict.fromkeys(notes)))
+
+    candidates: list[Candidate] = []
+    for source in sources:
+        candidates += source.candidates()
+    progress = partial(watch, "pictures")
+    examples, omissions = select(candidates, budget, options.workers, progress)
+
+    for source in sources:
+        notes += source.notes
+    notes += [*refusals, *omissions]
+    examples_by_kind: dict[str, Any] = {}
+    for kind in KINDS:
+        examples_by_kind[kind] = tuple(example for example in examples if example.kind == kind)
+    return Gallery(**examples_by_kind, notes=tuple(dict.fromkeys(notes)))
 
 
-def _pairs(groups: Sequence[Group], sources: Sequence[Source], options: RunOptions) -> list[Pair]:
-    """Choose images and texts for attention maps: captions, or prompts of classes without any.
-    Those of the embedded scenes, if any result is of them, name small things."""
-    of_groups = zip(groups, sources, strict=True)
-    others = [(g.task, s.pairs) for g, s in of_groups if base_family(g.protocol.family) != SCENES]
-    pairs = [pair for task, some in others if task == "retrieval" for pair in some]
-    if len(others) < len(groups):
-        protocol: Any = find_protocol(_SMALL_SCENES)
-        prepare(protocol)
-        scenes = captioned_images(protocol, open_data(protocol, options))
-        pairs = [*(s._replace(text=s.text.partition(". ")[0]) for s in scenes), *pairs]
-    return pairs or [pair for _, some in others for pair in some]
+def _source_of(group: ResultGroup, options: RunOptions, predictions: Path | None) -> ResultSource:
+    """Return the source of examples for the task of a group."""
+    if group.task == "retrieval":
+        return RetrievalSource(group, options)
+    if group.task == "cls":
+        return ClassificationSource(group, options)
+    return SegmentationSource(group, options, predictions)
+
+
+def attention_examples(sources: Sequence[ResultSource], options: RunOptions) -> list[ImageWithText]:
+    """Choose the images and texts that attention maps are drawn for.
+
+    These are captions of retrieval sets, or else prompts of classes. If results were measured on
+    the embedded scenes, captions that name one small thing come first.
+    """
+    captioned: list[ImageWithText] = []
+    prompted: list[ImageWithText] = []
+    has_scenes = False
+    for source in sources:
+        if base_family(source.protocol.family) == SCENES:
+            has_scenes = True
+        elif source.task == "retrieval":
+            captioned += source.images_with_texts
+        else:
+            prompted += source.images_with_texts
+    if has_scenes:
+        captioned = _small_scenes(options) + captioned
+    return captioned or prompted
+
+
+def _small_scenes(options: RunOptions) -> list[ImageWithText]:
+    """Return embedded scenes with the first sentence of their captions, which names one thing."""
+    protocol: Any = find_protocol(_SMALL_SCENES)
+    prepare(protocol)
+    scenes = []
+    for scene in captioned_images(protocol, open_data(protocol, options)):
+        first_sentence = scene.text.partition(". ")[0]
+        scenes.append(scene._replace(text=first_sentence))
+    return scenes

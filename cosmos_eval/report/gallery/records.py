@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -16,47 +17,54 @@ if TYPE_CHECKING:
 
 
 class Picture(NamedTuple):
-    """An encoded image file: its bytes, media type (`image/webp`...) and size in pixels."""
+    """An encoded image file."""
 
     content: bytes
+    # Such as "image/webp".
     media_type: str
+    # In pixels.
     width: int
     height: int
 
     @property
     def address(self) -> str:
-        """The picture as the address of an image on a page."""
+        """The address under which a page embeds the picture."""
         return f"data:{self.media_type};base64,{base64.b64encode(self.content).decode()}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """What is shown of a data set; `model` and `protocol` are empty where it is of several."""
+    """An example from a data set; subclasses add the pictures and texts that are shown."""
 
-    kind: ClassVar = ""
-    in_a_round: ClassVar = 1
+    kind: ClassVar[str] = ""
+    # The examples of a section that are added to a page together.
+    per_round: ClassVar[int] = 1
     dataset: str
+    # Empty if the example belongs to several protocols.
     protocol: str = ""
+    # Empty if the example shows several models.
     model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalExample(Example):
-    """A query of a result with the rank of its first right item, from 1, and a right item. `found`
-    are the first items of the model and `right` tells which of them belong to the query; both are
-    empty without embeddings. Items are pictures or captions, by the `direction`."""
+    """A query of a retrieval result. Items are captions for an image, and pictures for a text."""
 
-    kind: ClassVar = "retrieval"
+    kind: ClassVar[str] = "retrieval"
     direction: Literal["image_to_text", "text_to_image"]
+    # The rank of the first item that belongs to the query, from 1.
     rank: int
     query: Picture | str
+    # An item that belongs to the query.
     expected: Picture | str
-    found: Sequence[Picture | str]
+    # The items that the model ranks first; empty without embeddings.
+    retrieved: Sequence[Picture | str]
+    # Whether each of the retrieved items belongs to the query.
     right: Sequence[bool]
 
 
 class Outcome(NamedTuple):
-    """What a model answered, and whether that is right."""
+    """The answer of a model, and whether it is right."""
 
     answer: str
     right: bool
@@ -64,43 +72,54 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleExample(Example):
-    """A small image, its caption or class, and the outcomes by model. `group` is the class, `words`
-    counts those of the caption, `size` is the share of the image's pixels."""
+    """A small image and the outcomes of all models."""
 
-    kind: ClassVar = "samples"
-    in_a_round: ClassVar = 6  # they are small
+    kind: ClassVar[str] = "samples"
+    per_round: ClassVar[int] = 6  # they are small
     image: Picture
+    # The caption or the class.
     text: str
+    # By model.
     outcomes: Mapping[str, Outcome]
+    # The class; empty for a caption.
     group: str = ""
+    # The number of words of a caption.
     words: int | None = None
+    # The share of the image's pixels that belong to the class.
     size: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationExample(Example):
-    """An image, its true label map, and the predictions by model, pictures of one size. Maps have
-    the colours of `legend`, by class, and are transparent where there is no class."""
+    """An image with its true and its predicted label maps, all pictures of the same size.
 
-    kind: ClassVar = "segmentation"
+    Label maps are transparent at pixels without a class.
+    """
+
+    kind: ClassVar[str] = "segmentation"
     name: str
     image: Picture
     truth: Picture
+    # By model.
     predictions: Mapping[str, Picture]
+    # The colours of the classes in label maps, such as "#0000ff".
     legend: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionExample(Example):
-    """Attention maps for a caption over an image, their kinds and the weighed words, by model. Maps
-    have the size of the image and are fainter where there is little attention."""
+    """An image with attention maps for a caption; the mappings are by model.
 
-    kind: ClassVar = "attention"
+    Maps have the size of the image. They are fainter at places of little attention.
+    """
+
+    kind: ClassVar[str] = "attention"
     name: str
     caption: str
     image: Picture
     maps: Mapping[str, Picture]
     kinds: Mapping[str, MapKind]
+    # The words of the caption with their weights.
     words: Mapping[str, Sequence[WordShare]]
 
 
@@ -115,7 +134,7 @@ KINDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """All examples, and one line for each thing that cannot be shown, with the reason."""
+    """All examples of a page, and one line for each thing that cannot be shown."""
 
     retrieval: Sequence[RetrievalExample] = ()
     samples: Sequence[SampleExample] = ()
@@ -125,37 +144,39 @@ class Gallery:
 
     def sections(self, kind: str) -> list[list[Any]]:
         """Group the examples of a kind by protocol, data set and model, in alphabetical order."""
-        where = attrgetter("protocol", "dataset", "model")
-        groups = groupby(sorted(getattr(self, kind), key=where), where)
-        return [list(group) for _, group in groups]
+        section_key = attrgetter("protocol", "dataset", "model")
+        examples = sorted(getattr(self, kind), key=section_key)
+        return [list(section) for _, section in groupby(examples, section_key)]
 
     @property
     def rounds(self) -> int:
         """The number of rounds of examples in the longest section."""
-        sections = (some for kind in KINDS for some in self.sections(kind))
-        return max((-(-len(some) // some[0].in_a_round) for some in sections), default=0)
+        rounds = 0
+        for kind in KINDS:
+            for section in self.sections(kind):
+                rounds = max(rounds, math.ceil(len(section) / section[0].per_round))
+        return rounds
 
     def limited(self, rounds: int) -> Gallery:
-        """Keep the first rounds of every section; notes state how many examples are left out."""
-        kept: dict[str, Any] = {
-            kind: [
-                one
-                for section in self.sections(kind)
-                for one in section[: rounds * section[0].in_a_round]
-            ]
-            for kind in KINDS
-        }
-        left_out = [
-            f"{len(given) - len(kept[kind])} of {len(given)} examples of {name} are left out: the "
-            "page would be too large with them"
-            for kind, name in KINDS.items()
-            if len(given := getattr(self, kind)) > len(kept[kind])
-        ]
-        return replace(self, **kept, notes=(*self.notes, *left_out))
+        """Return the first rounds of every section; notes count the examples that are left out."""
+        limited_examples: dict[str, Any] = {}
+        notes = list(self.notes)
+        for kind, kind_name in KINDS.items():
+            examples: list[Example] = []
+            for section in self.sections(kind):
+                examples += section[: rounds * section[0].per_round]
+            limited_examples[kind] = examples
+            total = len(getattr(self, kind))
+            if len(examples) < total:
+                notes.append(
+                    f"{total - len(examples)} of {total} examples of {kind_name} are left out: the "
+                    "page would be too large with them"
+                )
+        return replace(self, **limited_examples, notes=tuple(notes))
 
 
 def pictures_of(example: Example) -> Iterator[Picture]:
-    """Yield the pictures of an example; one may come twice."""
+    """Yield the pictures of an example; a picture may come twice."""
     for value in vars(example).values():
         if isinstance(value, Picture):
             yield value

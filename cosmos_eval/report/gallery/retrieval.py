@@ -1,23 +1,30 @@
-"""Queries of retrieval results: some that failed, some that succeeded. Imports no torch."""
+"""Choose queries of retrieval results that failed and that succeeded. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash
 from cosmos_eval.data.sources import decoded
-from cosmos_eval.report.content import Sampled
+from cosmos_eval.report.content import SampledResult
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample
-from cosmos_eval.report.gallery.samples import judge_captions, sample_candidates
-from cosmos_eval.report.gallery.source import Group, Pair, Request, Source, listed, spread
+from cosmos_eval.report.gallery.samples import CaptionJudgement
+from cosmos_eval.report.gallery.source import (
+    ImageWithText,
+    OpenedResult,
+    Request,
+    ResultGroup,
+    ResultSource,
+    listed,
+    spread_indices,
+)
 from cosmos_eval.stats.retrieval import Candidates
 from cosmos_eval.tasks.retrieval import IMAGE_RANK, TEXT_RANK, candidates_of, scores_of
 from cosmos_eval.types import (
@@ -34,111 +41,180 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 Direction = Literal["image_to_text", "text_to_image"]
+Features = NDArray[np.float32]
+_RANK_NAMES: Mapping[Direction, str] = {"image_to_text": IMAGE_RANK, "text_to_image": TEXT_RANK}
 
 _KIND = "lists of what was found"
-_FAILURES, _SUCCESSES = 3, 2  # at most, of a result in a direction
-_FIRST = 3  # items that are shown of those found
-# Low ranks may differ a little, since another machine rounds in another way.
-_ROUNDING = 0.05
-# Embedded for a report at most, unless the cache has more.
+_FAILURES, _SUCCESSES = 3, 2  # the most of a result in a direction
+_SHOWN_ITEMS = 3
+# Another machine rounds in another way, so that low ranks may differ a little.
+_RANK_TOLERANCE = 0.05
+# The most that are embedded for a report; cached embeddings do not count.
 _MOST_IMAGES, _MOST_CAPTIONS = 1000, 5000
 _MOST_PAIRS = 250_000
 
 
 class Query(NamedTuple):
-    """An image or a caption by its number, and the rank of its best counterpart, from 1."""
+    """An image or a caption that items are ranked for."""
 
     direction: Direction
+    # The index of the image or caption.
     number: int
+    # The measured rank of the first item that belongs to the query, from 1.
     rank: int
 
 
-class Found(NamedTuple):
-    """Indices of the best right item and of the first items, best first."""
+class RankedItems(NamedTuple):
+    """Indices of items that a model ranked for a query."""
 
-    best: int
+    # The first item that belongs to the query.
+    best_right: int
+    # The first items of all, the best first.
     first: tuple[int, ...]
 
 
-class RetrievalSource(Source):
-    """Queries of every result of a group."""
+class RetrievalSource(ResultSource):
+    """Queries of every result of a group, and captions with the outcomes of all results."""
 
-    def __init__(self, group: Group, options: RunOptions) -> None:
-        super().__init__()
-        self._name, self._options = group.name, options
-        self._pairs = cast(RetrievalProtocol, group.protocol).pairs
-        self._found: dict[str, dict[Query, Found | None]] = {}  # by model
-        self._results = self.open_results(group, options, open_data, _is_of)
-        for result, data in self._results:
-            run = partial(self._embed_and_find, result, data)
-            self.requests.append(Request(result.row, result.model, _KIND, group.name, run))
-        for _, data in self._results[:1]:
-            self.pairs += captioned_images(group.protocol, data)
+    def __init__(self, group: ResultGroup, options: RunOptions) -> None:
+        super().__init__(group, options)
+        self._candidates_per_query = cast(RetrievalProtocol, group.protocol).pairs
+        # By model and query; None if the query's rank differs from the measured one.
+        self._ranked_items: dict[str, dict[Query, RankedItems | None]] = {}
+        self._opened = self.open_results()
+        for opened in self._opened:
+            self.requests.append(
+                _RankingRequest(
+                    row=opened.result.row,
+                    label=opened.result.model,
+                    kind=_KIND,
+                    dataset=group.name,
+                    source=self,
+                    opened=opened,
+                )
+            )
+        if self._opened:
+            self.images_with_texts += captioned_images(group.protocol, self._opened[0].data)
 
-    def _embed_and_find(
-        self, result: Sampled, data: RetrievalData, encoder: Encoder, progress: OnProgress
-    ) -> None:
-        """Find the model's first items for each query whose rank comes out as it was measured."""
-        from cosmos_eval.embedding.embed import TooManyError, embed_images, embed_texts
+    def open_data(self, options: RunOptions) -> RetrievalData:
+        return open_data(self.protocol, options)
 
-        given = self._options, progress
-        rescored = None
+    def was_measured_on(self, result: SampledResult, data: RetrievalData) -> bool:
+        return sample_list_hash(data) == result.row.provenance["hashes"].get("sample_list")
+
+    def judge(self, data: Any, samples: Sequence[Samples]) -> CaptionJudgement:
+        return CaptionJudgement(data, samples)
+
+    def rank_queries(self, opened: OpenedResult, encoder: Encoder, progress: OnProgress) -> None:
+        """Rank items for the chosen queries of a result.
+
+        Items are kept as None if the rank of their query does not come out as measured. Raises
+        UsageError if too much would have to be embedded.
+        """
+        from cosmos_eval.embedding.embed import TooManyError
+
         try:
-            images = embed_images(encoder, data.images, *given, most=_MOST_IMAGES).features
-            texts = embed_texts(
-                encoder, data.captions, *given, phase="captions", most=_MOST_CAPTIONS
-            ).features
-            if self._pairs is not None:
-                candidates = candidates_of(self._pairs, images, texts)
-                pairs = scores_of(encoder, candidates, data, *given, most=_MOST_PAIRS)
-                rescored = partial(_rescored, candidates, pairs)
+            images, texts = self._embed(opened.data, encoder, progress)
+            pair_scores = self._score_pairs(images, texts, opened.data, encoder, progress)
         except TooManyError as error:
             raise UsageError(f"{error}, so measure again without --no-cache") from error
-        self._found[result.model] = {
-            query: find(query, images, texts, data.image_of_text, rescored)
-            for query in choose_queries(result.samples)
-        }
+        image_of_text = opened.data.image_of_text
+        ranked_items = {}
+        for query in choose_queries(opened.result.samples):
+            ranked_items[query] = rank_items(query, images, texts, image_of_text, pair_scores)
+        self._ranked_items[opened.result.model] = ranked_items
+
+    def _embed(
+        self, data: RetrievalData, encoder: Encoder, progress: OnProgress
+    ) -> tuple[Features, Features]:
+        """Return features of all images (N, D) and captions (M, D).
+
+        Raises TooManyError if more are not cached than a report should embed.
+        """
+        from cosmos_eval.embedding.embed import embed_images, embed_texts
+
+        options = self.options
+        images = embed_images(encoder, data.images, options, progress, most=_MOST_IMAGES)
+        texts = embed_texts(
+            encoder, data.captions, options, progress, phase="captions", most=_MOST_CAPTIONS
+        )
+        return images.features, texts.features
+
+    def _score_pairs(
+        self,
+        images: Features,
+        texts: Features,
+        data: RetrievalData,
+        encoder: Encoder,
+        progress: OnProgress,
+    ) -> _PairRescoring | None:
+        """Score pairs of images and texts, if the protocol ranks by them; None if it does not.
+
+        Raises TooManyError if more are not cached than a report should score.
+        """
+        if self._candidates_per_query is None:
+            return None
+        candidates = candidates_of(self._candidates_per_query, images, texts)
+        scores = scores_of(encoder, candidates, data, self.options, progress, most=_MOST_PAIRS)
+        return _PairRescoring(candidates, scores)
 
     def candidates(self) -> Iterator[Candidate]:
-        """Return the chosen captions of all results, and queries of every result."""
-        yield from sample_candidates(self._results, judge_captions)
-        differing: list[str] = []
-        for result, data in self._results:
-            found = self._found.get(result.model, {})
-            for _, queries in groupby(choose_queries(result.samples), attrgetter("direction")):
-                for turn, query in enumerate(queries):
-                    yield Candidate(turn, partial(_draw, result, data, query, found.get(query)))
-            differing += [result.model] * list(found.values()).count(None)
-        if differing:
+        """Yield the chosen captions of all results, then the chosen queries of every result."""
+        yield from self.sample_candidates(self._opened)
+        models_that_differ: list[str] = []
+        for result, data in self._opened:
+            ranked_items = self._ranked_items.get(result.model, {})
+            turns: dict[Direction, int] = {"image_to_text": 0, "text_to_image": 0}
+            for query in choose_queries(result.samples):
+                drawing = _QueryDrawing(result, data, query, ranked_items.get(query))
+                yield Candidate(turns[query.direction], drawing.draw)
+                turns[query.direction] += 1
+            for items in ranked_items.values():
+                if items is None:
+                    models_that_differ.append(result.model)
+        if models_that_differ:
+            models = list(dict.fromkeys(models_that_differ))
             self.notes.append(
-                f"{self._name}: what {listed([*dict.fromkeys(differing)])} found is not "
-                f"shown for {len(differing)} queries, whose ranks differ from those measured"
+                f"{self.group.name}: what {listed(models)} found is not shown for "
+                f"{len(models_that_differ)} queries, whose ranks differ from those measured"
             )
 
 
-def _is_of(data: RetrievalData, result: Sampled) -> bool:
-    return sample_list_hash(data) == result.row.provenance["hashes"].get("sample_list")
+@dataclass(frozen=True, kw_only=True)
+class _RankingRequest(Request):
+    """The ranked items of a result's chosen queries."""
+
+    source: RetrievalSource
+    opened: OpenedResult
+
+    def run(self, encoder: Encoder, progress: OnProgress) -> None:
+        self.source.rank_queries(self.opened, encoder, progress)
 
 
-def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[Pair]:
+def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[ImageWithText]:
     """Yield a few images, each with its first caption."""
-    for index in spread(len(data.images)):
-        text = data.captions[int(np.argmax(data.image_of_text == index))]
-        yield Pair(protocol.dataset, data.names[index], partial(decoded, data.images[index]), text)
+    for index in spread_indices(len(data.images)):
+        first_caption = int(np.argmax(data.image_of_text == index))
+        yield ImageWithText(
+            dataset=protocol.dataset,
+            name=data.names[index],
+            read_image=partial(decoded, data.images[index]),
+            text=data.captions[first_caption],
+        )
 
 
 def choose_queries(samples: Samples) -> list[Query]:
     """Choose queries of both directions: the worst, a success, a near miss, one between, ..."""
     queries: list[Query] = []
-    names: dict[Direction, str] = {"image_to_text": IMAGE_RANK, "text_to_image": TEXT_RANK}
-    for direction, name in names.items():
-        ranks = samples[name]
+    for direction, rank_name in _RANK_NAMES.items():
+        ranks = samples[rank_name]
         by_rank = np.argsort(ranks, kind="stable")
-        successes, failures = np.split(by_rank, [np.count_nonzero(ranks == 1)])
+        n_successes = np.count_nonzero(ranks == 1)
+        successes, failures = by_rank[:n_successes], by_rank[n_successes:]
+        right = successes[spread_indices(len(successes), _SUCCESSES)].tolist()
         wrong = failures[_spread_over_ranks(ranks[failures])].tolist()
-        right = successes[spread(len(successes), _SUCCESSES)].tolist()
-        indices = [*wrong[:1], *right[:1], *wrong[1:], *right[1:]]
-        queries += [Query(direction, index, int(ranks[index])) for index in indices]
+        for index in (*wrong[:1], *right[:1], *wrong[1:], *right[1:]):
+            queries.append(Query(direction, index, int(ranks[index])))
     return queries
 
 
@@ -147,71 +223,113 @@ def _spread_over_ranks(ranks: NDArray[np.integer]) -> list[int]:
     if not len(ranks):
         return []
     logarithms = np.log(ranks)
-    half_way = int(np.abs(logarithms - logarithms[[0, -1]].mean()).argmin())
-    indices = [len(ranks) - 1, 0, half_way, len(ranks) // 2]  # the last for many equal ranks
+    middle = (logarithms[0] + logarithms[-1]) / 2
+    geometric_middle = int(np.abs(logarithms - middle).argmin())
+    # The last index is for ranks that are all equal.
+    indices = [len(ranks) - 1, 0, geometric_middle, len(ranks) // 2]
     return list(dict.fromkeys(indices))[:_FAILURES]
 
 
-def find(
+class _PairRescoring:
+    """Scores of items that a model computed for pairs of image and text, not as products."""
+
+    def __init__(self, candidates: Candidates, scores: PairScores) -> None:
+        self._candidates = candidates
+        self._scores = scores
+
+    def rescore(self, query: Query, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Replace the scores of a query's candidates, which are then above all other items."""
+        if query.direction == "image_to_text":
+            items = self._candidates.texts[query.number]
+            pair_scores = self._scores(np.full_like(items, query.number), items)
+        else:
+            items = self._candidates.images[query.number]
+            pair_scores = self._scores(items, np.full_like(items, query.number))
+        # The other scores are cosines, which are at most 1.
+        scores[items] = 2 + (pair_scores - pair_scores.min())
+        return scores
+
+
+def rank_items(
     query: Query,
-    images: NDArray[np.float32],
-    texts: NDArray[np.float32],
+    images: Features,
+    texts: Features,
     image_of_text: NDArray[np.int64],
-    rescored: Callable[[Query, NDArray[np.float64]], NDArray[np.float64]] | None = None,
-) -> Found | None:
-    """Rank (N, D) images or (M, D) texts for a query; None where its rank differs. `rescored` are
-    scores of pairs in place of products. Of items with equal scores the right ones come last, as in
-    the measured ranks."""
-    to_text = query.direction == "image_to_text"
-    queries, candidates = (images, texts) if to_text else (texts, images)
-    right = _right_items(query, image_of_text, len(images))
-    # Equal features score the same only where sums are exact before they are rounded.
-    exact = candidates.astype(np.float64) @ queries[query.number].astype(np.float64)
-    scores = exact if rescored is None else rescored(query, exact)
-    order = np.lexsort((right, -scores.astype(np.float32)))
-    rank = 1 + int(np.argmax(right[order]))
-    tolerance = 0 if min(rank, query.rank) <= _FIRST else max(1, _ROUNDING * query.rank)
-    if abs(rank - query.rank) > tolerance:
+    pair_scores: _PairRescoring | None = None,
+) -> RankedItems | None:
+    """Rank images (N, D) for a text, or texts (M, D) for an image, by the product of features.
+
+    `pair_scores` replaces products by scores of pairs. As in the measured ranks, the right ones of
+    items with equal scores come last. Returns None if the rank is not the measured one.
+    """
+    if query.direction == "image_to_text":
+        query_feature, items = images[query.number], texts
+    else:
+        query_feature, items = texts[query.number], images
+    # Sums are exact before they are rounded to float32, so that equal features score the same.
+    scores = items.astype(np.float64) @ query_feature.astype(np.float64)
+    if pair_scores is not None:
+        scores = pair_scores.rescore(query, scores)
+    is_right = _right_items(query, image_of_text, len(images))
+    # The last key of lexsort is the first one to sort by.
+    order = np.lexsort((is_right, -scores.astype(np.float32)))
+    rank = 1 + int(np.argmax(is_right[order]))
+    if not _is_measured_rank(rank, query.rank):
         return None
-    return Found(int(order[rank - 1]), tuple(order[:_FIRST].tolist()))
+    return RankedItems(int(order[rank - 1]), tuple(order[:_SHOWN_ITEMS].tolist()))
 
 
-def _rescored(
-    candidates: Candidates, pairs: PairScores, query: Query, scores: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the scores of all items, those of candidates by pairs and above all others."""
-    to_text = query.direction == "image_to_text"
-    items = (candidates.texts if to_text else candidates.images)[query.number]
-    own = np.full_like(items, query.number)
-    found = pairs(own, items) if to_text else pairs(items, own)
-    scores[items] = 2 + (found - found.min())  # cosines are up to 1
-    return scores
+def _is_measured_rank(rank: int, measured_rank: int) -> bool:
+    """Return whether a rank is the measured one, up to rounding if no shown item is concerned."""
+    if min(rank, measured_rank) <= _SHOWN_ITEMS:
+        return rank == measured_rank
+    return abs(rank - measured_rank) <= max(1, _RANK_TOLERANCE * measured_rank)
 
 
-def _right_items(query: Query, image_of_text: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
-    """Return whether each text, or each of the n images, belongs to the query."""
+def _right_items(
+    query: Query, image_of_text: NDArray[np.int64], n_images: int
+) -> NDArray[np.bool_]:
+    """Return whether each item belongs to the query: each text, or each image."""
     if query.direction == "image_to_text":
         return image_of_text == query.number
-    return np.arange(n) == image_of_text[query.number]
+    return np.arange(n_images) == image_of_text[query.number]
 
 
-def _draw(
-    result: Sampled, data: RetrievalData, query: Query, found: Found | None, canvas: Canvas
-) -> RetrievalExample:
-    def item(index: int, *, is_image: bool) -> Picture | str:
-        return canvas.thumbnail(data.images[index]) if is_image else data.captions[index]
+_DrawItem = Callable[[Canvas, int], Picture | str]
 
-    of_image = query.direction == "image_to_text"
-    right = _right_items(query, data.image_of_text, len(data.images))
-    best, first = found or Found(int(np.argmax(right)), ())
-    return RetrievalExample(
-        model=result.model,
-        dataset=result.row.dataset,
-        protocol=result.row.protocol,
-        direction=query.direction,
-        rank=query.rank,
-        query=item(query.number, is_image=of_image),
-        expected=item(best, is_image=not of_image),
-        found=[item(index, is_image=not of_image) for index in first],
-        right=right[list(first)].tolist(),
-    )
+
+class _QueryDrawing(NamedTuple):
+    """A query that can be drawn; `ranked_items` is None if they are not known."""
+
+    result: SampledResult
+    data: RetrievalData
+    query: Query
+    ranked_items: RankedItems | None
+
+    def draw(self, canvas: Canvas) -> RetrievalExample:
+        """Draw the query and its items. Raises UsageError if an image cannot be used."""
+        query = self.query
+        is_right = _right_items(query, self.data.image_of_text, len(self.data.images))
+        items = self.ranked_items or RankedItems(int(np.argmax(is_right)), ())
+        draw_query: _DrawItem = self._picture
+        draw_item: _DrawItem = self._caption
+        if query.direction == "text_to_image":
+            draw_query, draw_item = draw_item, draw_query
+        row = self.result.row
+        return RetrievalExample(
+            model=self.result.model,
+            dataset=row.dataset,
+            protocol=row.protocol,
+            direction=query.direction,
+            rank=query.rank,
+            query=draw_query(canvas, query.number),
+            expected=draw_item(canvas, items.best_right),
+            retrieved=[draw_item(canvas, index) for index in items.first],
+            right=is_right[list(items.first)].tolist(),
+        )
+
+    def _picture(self, canvas: Canvas, index: int) -> Picture:
+        return canvas.thumbnail(self.data.images[index])
+
+    def _caption(self, canvas: Canvas, index: int) -> str:
+        return self.data.captions[index]

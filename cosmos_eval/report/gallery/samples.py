@@ -1,10 +1,9 @@
-"""Many samples as thumbnails, each with what every model made of it. Imports no torch.
+"""Choose samples to show as thumbnails, each with the outcomes of all models. Imports no torch.
 
 Shapes: K models, N samples.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,130 +14,179 @@ from cosmos_eval.data.class_names import ClassData, shown_names
 from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.retrieval import RetrievalData
 from cosmos_eval.data.sources import decoded
-from cosmos_eval.report.content import Sampled
-from cosmos_eval.report.gallery.pictures import Candidate, Canvas
+from cosmos_eval.report.content import SampledResult
+from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import Outcome, SampleExample
 from cosmos_eval.stats.segmentation import class_scores
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.classification import LABELS, TOP5
 from cosmos_eval.tasks.retrieval import TEXT_RANK
 from cosmos_eval.tasks.segmentation import AREAS, NAME, pictures
-from cosmos_eval.types import ClassificationProtocol, SegmentationProtocol
-from cosmos_eval.types import Samples as Stored
+from cosmos_eval.types import ClassificationProtocol, Samples, SegmentationProtocol
 
-MOST = 60
-"""Samples of a data set at most."""
+MOST_SAMPLES = 60
+"""The most samples of a data set that are shown."""
 _THUMBNAIL = 112  # longest side in pixels
-_LEAST_SHARE = 0.001  # of an image's pixels, for a class to be a sample
-_RIGHT = 0.5  # the IoU from which on a class is found
+_LEAST_SHARE = 0.001  # of an image's pixels; smaller classes are not samples
+_RIGHT_IOU = 0.5  # from this IoU on, a class of an image counts as right
 
 
-class Judged(NamedTuple):
-    """What K models made of N samples: whether each is `right` (K, N), the `kind` (N,) of samples
-    that are to be varied, and functions of an index: the image, what is stated of it, and of a
-    model and an index what it answered."""
+class Judgement:
+    """The outcomes of models on the samples of a data set; each task has a subclass.
+
+    Attributes:
+        right: True for each model and sample (K, N) if the model is right.
+        kind: The kind of each sample (N,). The chosen samples have different kinds.
+    """
 
     right: NDArray[np.bool_]
     kind: NDArray[Any]
-    image: Callable[[int], Image.Image]  # raises UsageError for a damaged one
-    describe: Callable[[int], dict[str, Any]]
-    answer: Callable[[int, int], str]
+
+    def image(self, sample: int) -> Image.Image:
+        """Return the image of a sample. Raises UsageError if it is damaged."""
+        raise NotImplementedError
+
+    def description(self, sample: int) -> dict[str, Any]:
+        """Return the text of a sample, and its class, number of words or size if it has them."""
+        raise NotImplementedError
+
+    def answer(self, model: int, sample: int) -> str:
+        """Return what a model answered on a sample, as text."""
+        raise NotImplementedError
 
 
-def sample_candidates(
-    opened: Sequence[tuple[Sampled, Any]], judge: Callable[[Any, list[Stored]], Judged]
-) -> Iterator[Candidate]:
-    """Return samples of results with the data they were measured on, for each list of samples."""
-    by_data: dict[int, list[tuple[Sampled, Any]]] = {}
-    for result, data in opened:
-        by_data.setdefault(id(data), []).append((result, data))
-    for own in by_data.values():
-        results = [result for result, _ in own]
-        judged = judge(own[0][1], [result.samples for result in results])
-        for turn, index in enumerate(choose(judged.right, judged.kind)):
-            yield Candidate(
-                turn // SampleExample.in_a_round, partial(_draw, results, judged, index)
-            )
+class ClassJudgement(Judgement):
+    """Images, on which a model is right if its first predicted class is the true one."""
+
+    def __init__(
+        self, protocol: ClassificationProtocol, data: ClassData, samples: Sequence[Samples]
+    ) -> None:
+        self._data = data
+        self._labels = samples[0][LABELS]
+        self._class_names = shown_names(protocol, data)
+        self._predicted = np.stack([model_samples[TOP5][:, 0] for model_samples in samples])
+        self.right = self._predicted == self._labels
+        self.kind = self._labels
+
+    def image(self, sample: int) -> Image.Image:
+        return decoded(self._data.images[sample])
+
+    def description(self, sample: int) -> dict[str, Any]:
+        name = self._class_names[self._labels[sample]]
+        return {"text": name, "group": name}
+
+    def answer(self, model: int, sample: int) -> str:
+        return self._class_names[self._predicted[model, sample]]
 
 
-def choose(right: NDArray[np.bool_], kind: NDArray[Any], most: int = MOST) -> list[int]:
-    """Return indices of samples: of those that the same models have right, one after the other,
-    first where models differ, and of different kinds where there are any."""
-    order = np.random.default_rng(0).permutation(len(kind))
-    patterns = np.unique(right[:, order], axis=1, return_inverse=True)[1].ravel()
-    kinds = np.unique(kind[order], return_inverse=True)[1]
-    varied = np.argsort(_turns(patterns * (kinds.max(initial=0) + 1) + kinds), kind="stable")
-    alike = (right == right[:1]).all(axis=0)[order[varied]]
-    chosen = order[varied][np.lexsort((alike, _turns(patterns[varied])))]
-    return chosen[:most].tolist()
+class CaptionJudgement(Judgement):
+    """Captions, on which a model is right if it ranks their image first."""
+
+    def __init__(self, data: RetrievalData, samples: Sequence[Samples]) -> None:
+        self._data = data
+        self._ranks = np.stack([model_samples[TEXT_RANK] for model_samples in samples])
+        self._words = np.array([len(caption.split()) for caption in data.captions])
+        quartiles = np.quantile(self._words, (0.25, 0.5, 0.75))
+        self.right = self._ranks == 1
+        self.kind = np.digitize(self._words, quartiles)
+
+    def image(self, sample: int) -> Image.Image:
+        return decoded(self._data.images[self._data.image_of_text[sample]])
+
+    def description(self, sample: int) -> dict[str, Any]:
+        return {"text": self._data.captions[sample], "words": int(self._words[sample])}
+
+    def answer(self, model: int, sample: int) -> str:
+        return f"rank {self._ranks[model, sample]}"
+
+
+class LabelMapJudgement(Judgement):
+    """Classes in images, on which a model is right if their IoU in the image is at least 0.5."""
+
+    def __init__(
+        self, protocol: SegmentationProtocol, data: LabelMaps, samples: Sequence[Samples]
+    ) -> None:
+        self._data = data
+        self._class_names = protocol.class_names
+        # A result of fewer images has the first ones.
+        n_images = min(len(model_samples[NAME]) for model_samples in samples)
+        areas = [segmentation.TASK.derive(model_samples)[AREAS] for model_samples in samples]
+        class_pixels = areas[0].labelled[:n_images]
+        image_pixels = class_pixels.sum(axis=1, keepdims=True)
+        self._shares = class_pixels / np.maximum(1, image_pixels)
+        # Every sample is a class in an image.
+        self._images, self._classes = np.nonzero(self._shares >= _LEAST_SHARE)
+        self._iou = np.stack(
+            [class_scores(model_areas).iou[self._images, self._classes] for model_areas in areas]
+        )
+        self.right = self._iou >= _RIGHT_IOU
+        self.kind = self._classes
+
+    def image(self, sample: int) -> Image.Image:
+        return pictures.read_image(self._data.samples[self._images[sample]].image)
+
+    def description(self, sample: int) -> dict[str, Any]:
+        name = self._class_names[self._classes[sample]]
+        size = float(self._shares[self._images[sample], self._classes[sample]])
+        return {"text": name, "group": name, "size": size}
+
+    def answer(self, model: int, sample: int) -> str:
+        return f"IoU {100 * self._iou[model, sample]:.0f}%"
+
+
+class SampleDrawing(NamedTuple):
+    """A sample that can be drawn, with the results of all models."""
+
+    results: Sequence[SampledResult]
+    judgement: Judgement
+    sample: int
+
+    def draw(self, canvas: Canvas) -> SampleExample:
+        """Draw the sample. Raises UsageError if its image is damaged."""
+        judgement, sample = self.judgement, self.sample
+        outcomes = {}
+        for model, result in enumerate(self.results):
+            is_right = bool(judgement.right[model, sample])
+            outcomes[result.model] = Outcome(judgement.answer(model, sample), is_right)
+        row = self.results[0].row
+        return SampleExample(
+            dataset=row.dataset,
+            protocol=row.protocol,
+            image=canvas.large(judgement.image(sample), _THUMBNAIL),
+            outcomes=outcomes,
+            **judgement.description(sample),
+        )
+
+
+def choose_samples(
+    right: NDArray[np.bool_], kind: NDArray[Any], most: int = MOST_SAMPLES
+) -> list[int]:
+    """Choose samples that differ in which models are right on them (K, N), and in their kind (N,).
+
+    The pattern of a sample is which of the models are right. Patterns take turns: the first sample
+    of every pattern comes before the second sample of any. Within a turn, samples on which models
+    differ come first. The samples of one pattern are in random order, with their kinds taking turns
+    in the same way. Returns at most `most` indices.
+    """
+    shuffled = np.random.default_rng(0).permutation(len(kind))
+    patterns = np.unique(right[:, shuffled], axis=1, return_inverse=True)[1].ravel()
+    kinds = np.unique(kind[shuffled], return_inverse=True)[1]
+    # Sort by the turn of the kind within the pattern.
+    patterns_with_kinds = patterns * (kinds.max(initial=0) + 1) + kinds
+    by_kind_turn = np.argsort(_turns(patterns_with_kinds), kind="stable")
+    samples, patterns = shuffled[by_kind_turn], patterns[by_kind_turn]
+    # Sort by the turn of the pattern, then by whether models differ. Among equal samples, the first
+    # order is kept. The last key of lexsort is the first one to sort by.
+    models_agree = (right == right[:1]).all(axis=0)[samples]
+    by_pattern_turn = np.lexsort((models_agree, _turns(patterns)))
+    return samples[by_pattern_turn][:most].tolist()
 
 
 def _turns(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for each number how many equal ones are before it."""
+    """Return for each number how many equal numbers come before it: [7, 8, 7] -> [0, 0, 1]."""
     order = np.argsort(numbers, kind="stable")
-    found = np.empty(len(numbers), np.int64)
-    found[order] = np.arange(len(numbers)) - np.searchsorted(numbers[order], numbers[order])
-    return found
-
-
-def _draw(results: Sequence[Sampled], judged: Judged, index: int, canvas: Canvas) -> SampleExample:
-    return SampleExample(
-        dataset=results[0].row.dataset,
-        protocol=results[0].row.protocol,
-        image=canvas.large(judged.image(index), _THUMBNAIL),
-        outcomes={
-            result.model: Outcome(judged.answer(model, index), bool(judged.right[model, index]))
-            for model, result in enumerate(results)
-        },
-        **judged.describe(index),
-    )
-
-
-def judge_classes(
-    protocol: ClassificationProtocol, data: ClassData, samples: list[Stored]
-) -> Judged:
-    """Images, which are right where the first predicted class is theirs."""
-    labels, top = samples[0][LABELS], [some[TOP5] for some in samples]
-    names = shown_names(protocol, data)
-    return Judged(
-        right=np.stack([some[:, 0] == labels for some in top]),
-        kind=labels,
-        image=lambda index: decoded(data.images[index]),
-        describe=lambda index: {"text": names[labels[index]], "group": names[labels[index]]},
-        answer=lambda model, index: names[top[model][index, 0]],
-    )
-
-
-def judge_captions(data: RetrievalData, samples: list[Stored]) -> Judged:
-    """Captions with their images, which are right where the image is found first."""
-    ranks = np.stack([some[TEXT_RANK] for some in samples])
-    words = np.array([len(caption.split()) for caption in data.captions])
-    return Judged(
-        right=ranks == 1,
-        kind=np.digitize(words, np.quantile(words, (0.25, 0.5, 0.75))),
-        image=lambda index: decoded(data.images[data.image_of_text[index]]),
-        describe=lambda index: {"text": data.captions[index], "words": int(words[index])},
-        answer=lambda model, index: f"rank {ranks[model, index]}",
-    )
-
-
-def judge_maps(protocol: SegmentationProtocol, data: LabelMaps, samples: list[Stored]) -> Judged:
-    """Classes of images, which are right from an IoU of 0.5 in the image on."""
-    n_images = min(len(some[NAME]) for some in samples)  # each result has the first ones
-    areas = [segmentation.TASK.derive(some)[AREAS] for some in samples]
-    pixels = areas[0].labelled[:n_images]
-    shares = pixels / np.maximum(1, pixels.sum(axis=1, keepdims=True))
-    images, classes = np.nonzero(shares >= _LEAST_SHARE)
-    iou = np.stack([class_scores(one).iou[images, classes] for one in areas])
-    names = protocol.class_names
-    return Judged(
-        right=iou >= _RIGHT,
-        kind=classes,
-        image=lambda index: pictures.read_image(data.samples[images[index]].image),
-        describe=lambda index: {
-            "text": names[classes[index]],
-            "group": names[classes[index]],
-            "size": float(shares[images[index], classes[index]]),
-        },
-        answer=lambda model, index: f"IoU {100 * iou[model, index]:.0f}%",
-    )
+    sorted_numbers = numbers[order]
+    first_places = np.searchsorted(sorted_numbers, sorted_numbers)
+    turns = np.empty(len(numbers), np.int64)
+    turns[order] = np.arange(len(numbers)) - first_places
+    return turns

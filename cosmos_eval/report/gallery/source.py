@@ -1,9 +1,12 @@
-"""What all examples share: results, their data, requests to models. Imports torch to load one."""
+"""Group results, open their data, and run the models that examples need.
+
+Imports torch only to load a model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -15,11 +18,13 @@ from cosmos_core.utils.distributed import own_device
 from cosmos_eval.data.user_yaml import FAMILY as USER
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
-from cosmos_eval.report.content import Sampled
+from cosmos_eval.report.content import SampledResult
 from cosmos_eval.report.gallery.pictures import Candidate
+from cosmos_eval.report.gallery.records import SampleExample
+from cosmos_eval.report.gallery.samples import Judgement, SampleDrawing, choose_samples
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import auxiliary_of
-from cosmos_eval.results.labels import distinct
+from cosmos_eval.results.labels import Stored, distinct
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import Watch
@@ -29,6 +34,7 @@ from cosmos_eval.types import (
     Progress,
     Protocol,
     RunOptions,
+    Samples,
     UsageError,
     Weights,
 )
@@ -38,34 +44,54 @@ if TYPE_CHECKING:
 
 MAPS = "label maps"
 """The kind of request whose outputs runs can save."""
-_REMEDY = "; `cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR"
+_SAVE_MAPS = "; `cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR"
 
-PAIRS = 3
-"""Images with a text, at most, of a data set."""
+IMAGES_WITH_TEXTS = 3
+"""The most images with a text of a data set."""
 
-_IDENTITY = ("spec", "architecture", "weights", "weights_sha256", "random")
-_TASKS = ("retrieval", "cls", "seg")  # with examples: their samples tell which images to show
-_Name = tuple[str, str, str]  # task, data set and family: what the results of a group share
-_name: Callable[[ResultRow], _Name] = attrgetter("task", "dataset", "protocol")
-
-
-def _data_name(row: ResultRow) -> _Name:
-    """Return the name of the protocol that describes the data: chosen settings change no data."""
-    tuned = row.provenance.get("tuned")
-    return (row.task, row.dataset, tuned["search"]["protocol"] if tuned else row.protocol)
-
-
-# Indices that `spread` takes, as fractions: both ends, the middle, the quarters.
+_TASKS = ("retrieval", "cls", "seg")  # the tasks that have examples
+# The fields of a result's model that decide what it computes.
+_MODEL_FIELDS = ("spec", "architecture", "weights", "weights_sha256", "random")
+# The places of the indices that `spread_indices` returns, as fractions of the list.
 _SPREAD = (1.0, 0.0, 0.5, 0.75, 0.25)
 
 
-class Group(NamedTuple):
-    """All results by one protocol, which share their images; `name` is for notes. Of settings that
-    were chosen for each model, `protocol` is what they change, and each result holds its own."""
+class _SetName(NamedTuple):
+    """The name of a data set under a protocol. Data sets of two tasks may have the same name."""
 
     task: str
+    dataset: str
+    family: str
+
+
+def _is_user_family(family: str) -> bool:
+    """Return whether data sets of a protocol family are described by users' YAML files."""
+    return family.partition("-")[0] == USER
+
+
+def _measured_set(row: ResultRow) -> _SetName:
+    """Return the protocol that a result was measured by."""
+    return _SetName(row.task, row.dataset, row.protocol)
+
+
+def _described_set(row: ResultRow) -> _SetName:
+    """Return the protocol that describes the data of a result.
+
+    Settings that were tuned for a model have a protocol of their own, but do not change the data.
+    """
+    tuned = row.provenance.get("tuned")
+    family = tuned["search"]["protocol"] if tuned else row.protocol
+    return _SetName(row.task, row.dataset, family)
+
+
+class ResultGroup(NamedTuple):
+    """All results by one protocol, which share their images."""
+
+    task: str
+    # If settings were tuned for each model, the protocol that they change.
     protocol: Protocol
-    results: tuple[Sampled, ...]
+    # Sorted by model.
+    results: tuple[SampledResult, ...]
 
     @property
     def family(self) -> str:
@@ -73,48 +99,77 @@ class Group(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The name in notes."""
         return f"{self.protocol.dataset} ({self.family})"
 
-    def without_data(self, error: UsageError) -> str:
-        """Return the note on data that cannot be opened."""
-        dataset, is_users = self.protocol.dataset, self.protocol.family.partition("-")[0] == USER
-        hint = "" if is_users else f" (see `cosmos-eval data doctor {dataset}`)"
-        return f"{self.name}: no pictures: {str(error).removeprefix(f'{dataset}: ')}{hint}"
+    def missing_data_note(self, error: UsageError) -> str:
+        """Return a note which says that the data cannot be opened."""
+        dataset = self.protocol.dataset
+        reason = str(error).removeprefix(f"{dataset}: ")
+        hint = ""
+        if not _is_user_family(self.protocol.family):
+            hint = f" (see `cosmos-eval data doctor {dataset}`)"
+        return f"{self.name}: no pictures: {reason}{hint}"
 
 
 def group_results(
     paths: Sequence[Path], user_files: Sequence[str]
-) -> tuple[list[Group], list[str]]:
-    """Group results by protocol; returns also notes on results without pictures. `user_files`
-    describe users' data sets. Raises UsageError for files of no result."""
-    by_name: dict[_Name, list[Sampled]] = {}
+) -> tuple[list[ResultGroup], list[str]]:
+    """Read results and group them by protocol, and return also notes on results without pictures.
+
+    `user_files` describe users' data sets. Raises UsageError for a file that describes a data set
+    without a result.
+    """
+    stored_results = read_checked(paths)
+    user_protocols = _user_protocols(user_files, (stored.row for stored in stored_results))
+    results_by_set: dict[_SetName, list[SampledResult]] = {}
     notes = []
-    stored = read_checked(paths)
-    known = _user_protocols(user_files, (one.row for one in stored))
-    # Users may call sets of two tasks the same.
-    by_task = [[one for one in stored if one.row.task == task] for task in _TASKS]
-    shown = [one for some in by_task for one in distinct(some) if not one.is_edited]
-    for one in shown:
+    for stored in _usable_results(stored_results):
         try:
-            files = read_files(one.path)
-            sampled = Sampled(replace(one, row=files.row), samples_of(one.path, files))
-            by_name.setdefault(_name(files.row), []).append(sampled)
+            files = read_files(stored.path)
+            samples = samples_of(stored.path, files)
         except UsageError as error:
-            notes.append(f"{one.model} on {one.row.dataset}: no pictures: {error}")
+            notes.append(f"{stored.model} on {stored.row.dataset}: no pictures: {error}")
+            continue
+        result = SampledResult(replace(stored, row=files.row), samples)
+        results_by_set.setdefault(_measured_set(files.row), []).append(result)
+
     groups = []
-    for name in sorted(by_name, key=lambda name: (_TASKS.index(name[0]), name)):
-        results = sorted(by_name[name], key=attrgetter("model"))
-        of_data = task, dataset, family = _data_name(results[0].row)
+    for set_name in sorted(results_by_set, key=_sort_key):
+        results = sorted(results_by_set[set_name], key=attrgetter("model"))
         try:
-            is_users = family.partition("-")[0] == USER
-            if is_users and of_data not in known:
-                raise UsageError("name the YAML file that describes it with --dataset FILE")
-            protocol = known[of_data] if is_users else find_protocol(dataset, family)
-            prepare(protocol)
-            groups.append(Group(task, protocol, tuple(results)))
+            protocol = _find_protocol(_described_set(results[0].row), user_protocols)
+            groups.append(ResultGroup(set_name.task, protocol, tuple(results)))
         except UsageError as error:
-            notes.append(f"{dataset}: no pictures: {error}")
+            notes.append(f"{set_name.dataset}: no pictures: {error}")
     return groups, notes
+
+
+def _sort_key(set_name: _SetName) -> tuple[int, _SetName]:
+    """Return what data sets are sorted by: the order of tasks, then their names."""
+    return _TASKS.index(set_name.task), set_name
+
+
+def _usable_results(stored_results: Sequence[Stored]) -> list[Stored]:
+    """Return the results of tasks with examples that were not edited, without repeated ones."""
+    usable_results: list[Stored] = []
+    for task in _TASKS:
+        # Each task by itself: data sets of two tasks may have the same name.
+        task_results = distinct(stored for stored in stored_results if stored.row.task == task)
+        usable_results += [stored for stored in task_results if not stored.is_edited]
+    return usable_results
+
+
+def _find_protocol(set_name: _SetName, user_protocols: Mapping[_SetName, Protocol]) -> Protocol:
+    """Return a protocol that is ready to be used. Raises UsageError if it is not known."""
+    if not _is_user_family(set_name.family):
+        protocol = find_protocol(set_name.dataset, set_name.family)
+    elif set_name in user_protocols:
+        protocol = user_protocols[set_name]
+    else:
+        raise UsageError("name the YAML file that describes it with --dataset FILE")
+    prepare(protocol)
+    return protocol
 
 
 def require_inputs(
@@ -123,152 +178,232 @@ def require_inputs(
     datasets: Sequence[str],
     predictions: Path | None,
 ) -> None:
-    """Raise UsageError for a folder that does not exist and a YAML file of no result."""
+    """Raise UsageError for a folder that does not exist and a YAML file without a result."""
     for folder, option in ((data_root, "--data-root"), (predictions, "--predictions")):
         if folder is not None and not Path(folder).is_dir():
             raise UsageError(f"no folder {folder}, see {option}")
     _user_protocols(datasets, rows)
 
 
-def _user_protocols(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_Name, Protocol]:
-    """Read the protocols of users' files. Raises UsageError for one of no result."""
-    measured = set(map(_data_name, rows)) if files else set()
-    known = {(p.task, p.dataset, p.family): p for p in map(find_protocol, files)}
-    for name in known:
-        if name not in measured:
-            raise UsageError(f"no result is of your data set {name[1]}: leave its file out")
-    return known
+def _user_protocols(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_SetName, Protocol]:
+    """Read users' YAML files. Raises UsageError for a data set without a result."""
+    if not files:
+        return {}
+    measured_sets = {_described_set(row) for row in rows}
+    protocols = {}
+    for file in files:
+        protocol = find_protocol(file)
+        set_name = _SetName(protocol.task, protocol.dataset, protocol.family)
+        protocols[set_name] = protocol
+    for set_name in protocols:
+        if set_name not in measured_sets:
+            raise UsageError(
+                f"no result was measured on your data set {set_name.dataset}: leave its file out"
+            )
+    return protocols
 
 
-class Request(NamedTuple):
-    """A computation of `kind` by the model of a result, `label`, on the data set `where`."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Outputs that a model has to compute before examples can be drawn."""
 
+    # A result of the model.
     row: ResultRow
+    # The name of the model in notes.
     label: str
+    # What is computed, such as MAPS, in notes.
     kind: str
-    where: str
-    run: Callable[[Encoder, OnProgress], None]  # raises UsageError where that is impossible
+    # The data set in notes.
+    dataset: str
+
+    def run(self, encoder: Encoder, progress: OnProgress) -> None:
+        """Compute the outputs. Raises UsageError if that is impossible."""
+        raise NotImplementedError
 
 
-class Pair(NamedTuple):
+class ImageWithText(NamedTuple):
     """An image of a data set and a text about it."""
 
     dataset: str
     name: str
-    image: Callable[[], Image.Image]  # returns RGB; raises UsageError where it cannot be used
+    # Returns an RGB image; raises UsageError if the image cannot be used.
+    read_image: Callable[[], Image.Image]
     text: str
 
 
 class Source:
-    """The examples of a group of results: read data, request outputs of models, then draw.
-
-    `requests` are what models have to compute before the candidates are known. `notes` has one line
-    for each thing that cannot be shown; `pairs` are a few of the images with texts, for attention
-    maps.
-    """
+    """A source of examples: it requests outputs of models, then returns what can be drawn."""
 
     def __init__(self) -> None:
+        # The outputs that models have to compute before the candidates are known.
         self.requests: list[Request] = []
+        # One line for each thing that cannot be shown.
         self.notes: list[str] = []
-        self.pairs: list[Pair] = []
 
     def candidates(self) -> Iterable[Candidate]:
-        """Return the examples, once the requests have run."""
+        """Return the examples that can be drawn, once all requests have run."""
         raise NotImplementedError
 
-    def open_results(
-        self,
-        group: Group,
-        options: RunOptions,
-        open_data: Callable[[Any, RunOptions], Any],
-        is_of: Callable[[Any, Sampled], bool],
-        *,
-        whole: bool = False,
-    ) -> list[tuple[Sampled, Any]]:
-        """Open the data of every result of a group: all, or as many as it was limited to. `is_of`
-        tells whether a result was measured on the opened data; others are noted."""
-        limits = [None if whole else one.row.provenance["limit"] for one in group.results]
-        opened: dict[int | None, Any] = {}
+
+class OpenedResult(NamedTuple):
+    """A result and the data that it was measured on, as its task opens them."""
+
+    result: SampledResult
+    data: Any
+
+
+class ResultSource(Source):
+    """A source of examples of a group of results; each task has a subclass."""
+
+    def __init__(self, group: ResultGroup, options: RunOptions) -> None:
+        super().__init__()
+        self.group = group
+        self.task = group.task
+        self.protocol: Any = group.protocol
+        self.options = options
+        # A few images with texts, for attention maps.
+        self.images_with_texts: list[ImageWithText] = []
+
+    def open_data(self, options: RunOptions) -> Any:
+        """Open the data of the group's protocol. Raises UsageError if they cannot be opened."""
+        raise NotImplementedError
+
+    def was_measured_on(self, result: SampledResult, data: Any) -> bool:
+        """Return whether a result was measured on the opened data."""
+        raise NotImplementedError
+
+    def judge(self, data: Any, samples: Sequence[Samples]) -> Judgement:
+        """Judge the samples of several results on the same data."""
+        raise NotImplementedError
+
+    def open_results(self, *, whole: bool = False) -> list[OpenedResult]:
+        """Open the data of every result: all of them, or as many as the result was limited to.
+
+        Notes name the results that were measured on other data, and data that cannot be opened.
+        """
+        limits: list[int | None] = []
+        for result in self.group.results:
+            limits.append(None if whole else result.row.provenance["limit"])
+        data_by_limit: dict[int | None, Any] = {}
         for limit in dict.fromkeys(limits):
+            options = replace(self.options, limit=limit, allow_partial=limit is None)
             try:
-                own = replace(options, limit=limit, allow_partial=limit is None)
-                opened[limit] = open_data(group.protocol, own)
+                data_by_limit[limit] = self.open_data(options)
             except UsageError as error:
-                self.notes.append(group.without_data(error))
-        found: list[tuple[Sampled, Any]] = []
-        foreign: list[str] = []
-        for result, limit in zip(group.results, limits, strict=True):
-            if limit in opened and is_of(opened[limit], result):
-                found.append((result, opened[limit]))
-            elif limit in opened:
-                foreign.append(result.model)
-        if foreign:
+                self.notes.append(self.group.missing_data_note(error))
+        opened_results = []
+        models_on_other_data = []
+        for result, limit in zip(self.group.results, limits, strict=True):
+            if limit not in data_by_limit:
+                continue
+            data = data_by_limit[limit]
+            if self.was_measured_on(result, data):
+                opened_results.append(OpenedResult(result, data))
+            else:
+                models_on_other_data.append(result.model)
+        if models_on_other_data:
             self.notes.append(
-                f"{group.name}: no pictures of {listed(foreign)}: measured on other images, "
-                "captions or classes than are there now"
+                f"{self.group.name}: no pictures of {listed(models_on_other_data)}: measured on "
+                "other images, captions or classes than are there now"
             )
-        return found
+        return opened_results
+
+    def sample_candidates(self, opened_results: Sequence[OpenedResult]) -> list[Candidate]:
+        """Return the chosen samples; results on the same data are shown together."""
+        # Results of the same limit share one object.
+        opened_by_data: dict[int, list[OpenedResult]] = {}
+        for opened in opened_results:
+            opened_by_data.setdefault(id(opened.data), []).append(opened)
+        candidates = []
+        for same_data in opened_by_data.values():
+            results = [opened.result for opened in same_data]
+            judgement = self.judge(same_data[0].data, [result.samples for result in results])
+            samples = choose_samples(judgement.right, judgement.kind)
+            for turn, sample in enumerate(samples):
+                drawing = SampleDrawing(results, judgement, sample)
+                candidates.append(Candidate(turn // SampleExample.per_round, drawing.draw))
+        return candidates
 
 
-def label_of(result: Sampled) -> str:
-    """Return the label of a model in tables, without what concerns the measurement alone."""
-    rest = {name: value for name, value in result.row.provenance.items() if name != "partial"}
-    row = replace(result.row, provenance={**rest, "limit": None, "attention": None})
+def label_of(result: SampledResult) -> str:
+    """Return the label of a result's model in tables, without limit and form of attention."""
+    provenance = dict(result.row.provenance)
+    provenance.pop("partial", None)
+    provenance["limit"] = None
+    provenance["attention"] = None
+    row = replace(result.row, provenance=provenance)
     return replace(result.stored, row=row).model
 
 
-def spread(n: int, most: int = PAIRS) -> list[int]:
-    """Return a few of n indices: the last, the first, the middle, the quarters."""
-    indices = (round(fraction * (n - 1)) for fraction in _SPREAD)
-    return list(dict.fromkeys(indices))[:most] if n else []
+def spread_indices(n: int, most: int = IMAGES_WITH_TEXTS) -> list[int]:
+    """Return a few of n indices: the last, the first, the middle, then the quarters."""
+    if n == 0:
+        return []
+    indices = [round(fraction * (n - 1)) for fraction in _SPREAD]
+    return list(dict.fromkeys(indices))[:most]
 
 
 def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> list[str]:
-    """Load every model once, one after the other, and run all requests for it. Returns one line for
-    each that could not be computed. Models are not fetched."""
-    by_model: dict[tuple[Any, ...], list[Request]] = {}
+    """Run all requests, loading one model after the other and each only once.
+
+    Models are not downloaded. Returns one line for each thing that could not be computed.
+    """
+    requests_by_model: dict[tuple[Any, ...], list[Request]] = {}
     for request in requests:
-        how = request.row.provenance
-        identity = *map(request.row.model.get, _IDENTITY), how["precision"], auxiliary_of(how)
-        by_model.setdefault(identity, []).append(request)
-    refusals: list[tuple[Request, str]] = []
-    for own in by_model.values():
-        spec = own[0].row.model["spec"]
-        watch(spec, Progress("load", 0, 1))
+        requests_by_model.setdefault(_model_identity(request.row), []).append(request)
+    refusals: list[_Refusal] = []
+    for model_requests in requests_by_model.values():
+        row = model_requests[0].row
+        model_spec = row.model["spec"]
+        watch(model_spec, Progress("load", 0, 1))
         try:
-            encoder = _load(own[0].row, device)
+            encoder = _load_measured_model(row, device)
         except UsageError as error:
-            refusals += [(request, str(error)) for request in own]
+            refusals += [_Refusal(request, str(error)) for request in model_requests]
             continue
-        watch(spec, Progress("load", 1, 1))
-        for request in own:
-            what = f"{request.label} on {request.where}"
+        watch(model_spec, Progress("load", 1, 1))
+        for request in model_requests:
+            progress = partial(_report_warnings, watch, f"{request.label} on {request.dataset}")
             try:
-                request.run(encoder, partial(_report_warnings, watch, what))
+                request.run(encoder, progress)
             except UsageError as error:
-                refusals.append((request, str(error)))
-    return _lines(refusals)
+                refusals.append(_Refusal(request, str(error)))
+    return _refusal_lines(refusals)
 
 
-def _report_warnings(watch: Watch, what: str, step: Progress) -> None:
-    """Drop the notes of a measurement, such as how much was cached, but its warnings."""
-    watch(what, step if step.note.startswith("warning: ") else step._replace(note=""))
+def _model_identity(row: ResultRow) -> tuple[Any, ...]:
+    """Return everything that decides what the model of a result computes."""
+    fields = [row.model.get(name) for name in _MODEL_FIELDS]
+    return (*fields, row.provenance["precision"], auxiliary_of(row.provenance))
 
 
-def _load(row: ResultRow, device: str) -> Encoder:
-    """Load a model with the weights that were measured. Raises UsageError without them."""
+def _report_warnings(watch: Watch, name: str, step: Progress) -> None:
+    """Pass progress on to `watch`, with no notes but warnings."""
+    is_warning = step.note.startswith("warning: ")
+    watch(name, step if is_warning else step._replace(note=""))
+
+
+def _load_measured_model(row: ResultRow, device: str) -> Encoder:
+    """Load the model of a result.
+
+    Raises UsageError if its weights are not on this machine, or are not the measured ones.
+    """
     from cosmos_eval.data.hub import was_not_fetched
     from cosmos_eval.models import load_encoder
     from cosmos_eval.models.hub import offline
 
-    model, precision = row.model, row.provenance["precision"]
+    model = row.model
     # The architecture is for files that do not state their own.
     weights: Weights = model["weights"] or "teacher"
     spec = parse_model_spec(model["spec"], arch=model["architecture"], weights=weights)
-    load = partial(load_encoder, spec, device=own_device(device), precision=precision)
     try:
         with offline():
-            encoder = load(auxiliary=auxiliary_of(row.provenance))
+            encoder = load_encoder(
+                spec,
+                device=own_device(device),
+                precision=row.provenance["precision"],
+                auxiliary=auxiliary_of(row.provenance),
+            )
     except UsageError as error:
         if was_not_fetched(error):
             raise UsageError("its weights are not on this machine") from error
@@ -281,22 +416,39 @@ def _load(row: ResultRow, device: str) -> Encoder:
     return encoder
 
 
-def _lines(refusals: Sequence[tuple[Request, str]]) -> list[str]:
-    """State what is not shown and why, in one line for all models with the same reason."""
+class _Refusal(NamedTuple):
+    """A request that could not be computed, and the reason."""
+
+    request: Request
+    reason: str
+
+
+def _refusal_lines(refusals: Sequence[_Refusal]) -> list[str]:
+    """Return one line for all models that lack the same outputs for the same reason."""
+    # Data sets by kind of output, by model and reason.
     missing: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for request, why in refusals:
-        # The nearest names to one that is gone are of no help here.
-        own = missing.setdefault((request.label, why.partition("; nearest")[0]), {})
-        own.setdefault(request.kind, []).append(request.where)
-    labels: dict[tuple[str, str], list[str]] = {}
-    for (label, why), kinds in missing.items():
-        lost = [f"no {kind} on {listed([*dict.fromkeys(kinds[kind])])}" for kind in kinds]
-        remedy = _REMEDY if MAPS in kinds else ""
-        labels.setdefault((", ".join(lost), f"{why}{remedy}"), []).append(label)
-    return [f"{listed(own)}: {lost}: {why}" for (lost, why), own in labels.items()]
+    for request, reason in refusals:
+        # Names near to the name of a model that is gone do not help here.
+        short_reason = reason.partition("; nearest")[0]
+        sets_by_kind = missing.setdefault((request.label, short_reason), {})
+        sets_by_kind.setdefault(request.kind, []).append(request.dataset)
+    models_by_message: dict[tuple[str, str], list[str]] = {}
+    for (model, reason), sets_by_kind in missing.items():
+        outputs = []
+        for kind, datasets in sets_by_kind.items():
+            outputs.append(f"no {kind} on {listed(list(dict.fromkeys(datasets)))}")
+        advice = _SAVE_MAPS if MAPS in sets_by_kind else ""
+        message = (", ".join(outputs), f"{reason}{advice}")
+        models_by_message.setdefault(message, []).append(model)
+    return [
+        f"{listed(models)}: {outputs}: {reason}"
+        for (outputs, reason), models in models_by_message.items()
+    ]
 
 
 def listed(names: Sequence[str]) -> str:
-    """Name a few, and how many more there are."""
-    first = ", ".join(names[:3])
-    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
+    """Join three names at most, and say how many more there are."""
+    text = ", ".join(names[:3])
+    if len(names) > 3:
+        text += f" and {len(names) - 3} more"
+    return text

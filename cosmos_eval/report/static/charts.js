@@ -1,9 +1,10 @@
-// Charts, drawn when they come into view, by a program that is unpacked when the first one does.
+// Charts. Each is drawn when it comes into view; the program that draws them is unpacked for the first.
 const MOST_BARS = 40, BAR = 26;
 // Colours of lines, one per model.
 const LINES = ["a", "b", "c", "d", "e", "f", "g", "soft"];
 
-const unpacked = async () => {
+// Run the program that draws charts, and return its function.
+const unpackProgram = async () => {
   const packed = document.getElementById("chart-program").textContent;
   const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -13,7 +14,7 @@ const unpacked = async () => {
 };
 let chartProgram = null;
 
-// Colours are those of the style sheet, also after the theme changes and on paper.
+// Charts use the colours of the style sheet, which follow the theme and are right on paper too.
 const colour = (name) => `var(--${name})`;
 
 const chartConfig = () => {
@@ -48,9 +49,9 @@ const intervalRows = (chart) => {
   return rows.map((row) => barRow(row, place, first > 1)).sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
 };
 
-const classRows = () => chosenClasses().map((one) => ({
-  ...one, side: one.a > one.b ? "A higher" : one.a < one.b ? "B higher" : "equal",
-  label: `${one.name}: A ${one.a.toFixed(1)}, B ${one.b.toFixed(1)}`,
+const classRows = () => chosenClasses().map(({ name, a, b }) => ({
+  name, a, b, side: a > b ? "A higher" : a < b ? "B higher" : "equal",
+  label: `${name}: A ${a.toFixed(1)}, B ${b.toFixed(1)}`,
 }));
 
 const costRows = (chart) => {
@@ -89,14 +90,15 @@ const lengthRows = (chart) => {
   }));
 };
 
-// One line per model, and dashes for those of one panel; of a single model, one colour per line.
+// Several models have one colour each, and dashes tell the lines of a model apart. The lines of a
+// single model have one colour each.
 const curveRows = (chart) => {
-  const shown = data.curves.filter(({ panel }) => panel === chart.querySelector("select").selectedOptions[0].text);
-  const models = [...new Set(shown.map(({ model }) => model))];
+  const curves = data.curves.filter(({ panel }) => panel === chart.querySelector("select").selectedOptions[0].text);
+  const models = [...new Set(curves.map(({ model }) => model))];
   chart.querySelector(".cut").textContent =
     models.length > LINES.length ? `The first ${LINES.length} of ${models.length} models; the table has all.` : "";
   const isSingle = models.length === 1;
-  return shown.filter(({ model }) => models.indexOf(model) < LINES.length).flatMap(({ model, line, unit, steps, values }) =>
+  return curves.filter(({ model }) => models.indexOf(model) < LINES.length).flatMap(({ model, line, unit, steps, values }) =>
     steps.map((step, place) => ({
       name: isSingle ? line : data.models[model], line: isSingle ? "" : line, step, value: values[place],
       label: `${data.models[model]}, ${line}, step ${step}: ${values[place]} ${unit}`,
@@ -108,13 +110,13 @@ const chartRows = { curves: curveRows, intervals: intervalRows, classes: classRo
 const drawChart = async (chart) => {
   const kind = chart.dataset.chart;
   const plot = chart.querySelector(".plot");
-  chart.label ??= plot.getAttribute("aria-label");  // which Vega replaces by the description
-  const turn = (chart.turn ?? 0) + 1;
-  chart.turn = turn;
+  chart.label ??= plot.getAttribute("aria-label");  // Vega replaces it by the description
+  const request = (chart.request ?? 0) + 1;
+  chart.request = request;
   try {
-    chartProgram ??= unpacked();
+    chartProgram ??= unpackProgram();
     const embed = await chartProgram;
-    if (chart.turn !== turn) return;  // requested again meanwhile
+    if (chart.request !== request) return;  // the chart was requested again in the meantime
     const specification = {
       $schema: "https://vega.github.io/schema/vega-lite/v6.json", autosize: { type: "fit-x", contains: "padding" },
       width: "container", description: chart.label, data: { name: "rows" }, ...structuredClone(data.charts[kind]),
@@ -126,7 +128,7 @@ const drawChart = async (chart) => {
       plot.textContent = "No number of this column is shown.";
       return;
     }
-    if (kind === "costs" && plot.clientWidth < 600) {  // no room for names beside points
+    if (kind === "costs" && plot.clientWidth < 600) {  // there is no room for names beside points
       specification.layer.pop();
       specification.encoding.x.scale.padding = 20;
     }
@@ -148,7 +150,7 @@ const drawChart = async (chart) => {
     specification.datasets = { ...specification.datasets, rows };
     // A height by steps would make Vega-Lite warn of the width, which it takes from the page.
     specification.height ??= BAR * rows.length;
-    // Without evaluating expressions as code, and without style elements: the policy forbids both.
+    // The page's policy forbids code from expressions (hence `ast`) and style elements.
     chart.view = await embed(plot, specification, {
       ast: true, renderer: "svg", actions: false, defaultStyle: false, config: chartConfig(),
       tooltip: { disableDefaultStyle: true },
@@ -159,25 +161,25 @@ const drawChart = async (chart) => {
 };
 
 const charts = all(".chart");
-const seen = new WeakSet();
+const drawn = new WeakSet();
 const watcher = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting || seen.has(target)) continue;
-    seen.add(target);
+    if (!isIntersecting || drawn.has(target)) continue;
+    drawn.add(target);
     drawChart(target);
   }
 }, { rootMargin: "200px" });
-const redraw = (kind) => soon(() => charts.filter((chart) => seen.has(chart) && (!kind || chart.dataset.chart === kind)).forEach(drawChart));
+const redraw = (kind) => soon(() => charts.filter((chart) => drawn.has(chart) && (!kind || chart.dataset.chart === kind)).forEach(drawChart));
 for (const chart of charts) {
   chart.querySelector("select")?.addEventListener("change", () => drawChart(chart));
   watcher.observe(chart);
 }
 filterListeners.push(redraw("intervals"));
 compareListeners.push(redraw("classes"));
-// Those that nobody scrolls to are drawn when nothing else is to be done, and are printed.
+// The other charts are drawn when the browser is idle, so that they are printed too.
 addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(async () => {
-  for (const chart of charts.filter((one) => !seen.has(one) && one.querySelector(".plot").clientWidth > 0)) {
-    seen.add(chart);
+  for (const chart of charts.filter((candidate) => !drawn.has(candidate) && candidate.querySelector(".plot").clientWidth > 0)) {
+    drawn.add(chart);
     await drawChart(chart);
   }
 }));

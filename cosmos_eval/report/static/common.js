@@ -1,4 +1,4 @@
-// What the parts of the page share. Texts from data become text nodes, never markup.
+// Functions that all scripts use. Texts from data become text nodes, never markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 
 const all = (selector, within = document) => Array.from(within.querySelectorAll(selector));
@@ -23,25 +23,28 @@ const signed = (number, digits = 1) => {
   return Number(text) > 0 ? `+${text}` : text.replace("-", "\u2212");
 };
 
-// A requested task runs when the browser has nothing better to do.
+// Return a function that requests a task. It runs once before the next frame, however often it is
+// requested.
 const soon = (task) => {
-  let waiting = 0;
+  let request = 0;
   return () => {
-    cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(task);
+    cancelAnimationFrame(request);
+    request = requestAnimationFrame(task);
   };
 };
 
-// The page's address keeps its state: each part adds its own by `write`, and takes it by `read`.
+// The address of the page holds its state. Each script adds an object to `stateParts`: `write` puts
+// its own state into the URL parameters, and `read` takes it from them.
 const stateParts = [];
+// The id of the section in an address such as `section&name=value`.
 const sectionOf = (address) => address.split("&").find((piece) => piece && !piece.includes("=")) ?? "";
 const saveState = soon(() => {
-  const given = new URLSearchParams();
-  for (const part of stateParts) part.write(given);
+  const state = new URLSearchParams();
+  for (const part of stateParts) part.write(state);
   const [page, address = ""] = location.href.split("#");
-  const text = [sectionOf(address), given.toString()].filter(Boolean).join("&");
+  const text = [sectionOf(address), state.toString()].filter(Boolean).join("&");
   history.replaceState(null, "", text ? `${page}#${text}` : page);
 });
 
-for (const part of all(".scripted")) part.hidden = false;
-for (const part of all(".unscripted")) part.hidden = true;
+for (const element of all(".scripted")) element.hidden = false;
+for (const element of all(".unscripted")) element.hidden = true;

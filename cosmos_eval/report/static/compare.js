@@ -1,122 +1,155 @@
-// Two models chosen by the reader: differences on all data sets, then class by class.
-const METRIC = 0, OF_A = 1, OF_B = 2, DIFFERENCE = 3, LOW = 4, HIGH = 5, P = 6, HOLM = 7, BETTER = 8,
-  ONLY_A = 9, ONLY_B = 10;
+// The comparison of two models that the reader chooses: on all data sets, then class by class.
+// tables.py (`page_data`) says what `data` holds.
 const compareListeners = [];
 const choice = { a: document.getElementById("model-a"), b: document.getElementById("model-b") };
 const classChoice = document.getElementById("class-table");
 
-const flipped = (test) => {
-  const copy = test.slice();
-  [copy[OF_A], copy[OF_B]] = [test[OF_B], test[OF_A]];
-  [copy[LOW], copy[HIGH]] = [-test[HIGH], -test[LOW]];
-  [copy[ONLY_A], copy[ONLY_B]] = [test[ONLY_B], test[ONLY_A]];
-  copy[DIFFERENCE] = -test[DIFFERENCE];
-  copy[BETTER] = { A: "B", B: "A", "": "" }[test[BETTER]];
-  return copy;
-};
+const NO_PAIR = { tests: [], obstacles: [], mean: null };
+
+// A test of A and B as a test of B and A.
+const swapTest = (test) => ({
+  ...test,
+  a: test.b, b: test.a,
+  difference: -test.difference, low: -test.high, high: -test.low,
+  better: { A: "B", B: "A", "": "" }[test.better],
+  onlyA: test.onlyB, onlyB: test.onlyA,
+});
+
+const swapMean = (mean) => mean && { difference: -mean.difference, low: -mean.high, high: -mean.low };
 
 const pairOf = (a, b) => {
-  const found = data.pairs.find((one) => (one.a === a && one.b === b) || (one.a === b && one.b === a));
-  if (!found) return { tests: [], why: [], mean: null };
-  if (found.a === a) return found;
-  const mean = found.mean && [-found.mean[0], -found.mean[2], -found.mean[1]];
-  return { why: found.why, tests: found.tests.map(flipped), mean };
+  const pair = data.pairs.find((candidate) => candidate.a === a && candidate.b === b);
+  if (pair) return pair;
+  const swapped = data.pairs.find((candidate) => candidate.a === b && candidate.b === a);
+  if (!swapped) return NO_PAIR;
+  return { tests: swapped.tests.map(swapTest), obstacles: swapped.obstacles, mean: swapMean(swapped.mean) };
 };
 
-// A bar from low to high around zero, and the difference in it; `reach` is the scale's end.
-const forest = (difference, low, high, reach, side) => {
-  const at = (value) => 50 + 48 * Math.max(-1, Math.min(1, value / reach));
-  const range = { x: at(low), y: 5, width: Math.max(0.6, at(high) - at(low)), height: 6, class: `range ${side}` };
+// A table cell with a bar from `low` to `high` and a mark at `difference`, on a scale from -reach
+// to +reach.
+const forest = ({ difference, low, high }, reach, side) => {
+  const place = (value) => 50 + 48 * Math.max(-1, Math.min(1, value / reach));
+  const width = Math.max(0.6, place(high) - place(low));
   const picture = draw("svg", { viewBox: "0 0 100 16", preserveAspectRatio: "none", "aria-hidden": "true" }, [
     draw("line", { x1: 50, x2: 50, y1: 0, y2: 16, class: "zero" }),
-    draw("rect", range),
-    draw("rect", { x: at(difference) - 0.6, y: 3, width: 1.2, height: 10, class: side }),
+    draw("rect", { x: place(low), y: 5, width, height: 6, class: `range ${side}` }),
+    draw("rect", { x: place(difference) - 0.6, y: 3, width: 1.2, height: 10, class: side }),
   ]);
-  return make("td", { className: "forest" }, [picture]);
+  const cell = make("td", { className: "forest" }, [picture]);
+  cell.dataset.value = difference;
+  return cell;
 };
 
 const sideOf = (better) => ({ A: "a", B: "b" })[better] ?? "none";
 
-const number = (value, digits = 1) => make("td", { textContent: value.toFixed(digits) });
+const numberCell = (value, digits = 1) => make("td", { textContent: value.toFixed(digits) });
 
-// Shares are in percent; what is no share has a scale of its own.
-const isShare = (test) => data.metrics[test[METRIC]].share;
+const textCell = (text) => make("td", { textContent: text ?? "" });
+
+// Shares are in percent; other metrics have a scale of their own.
+const isShare = (test) => data.metrics[test.metric].share;
 
 const testRow = (test, reach) => {
-  const metric = data.metrics[test[METRIC]];
-  const digits = isShare(test) ? 1 : 2;
+  const metric = data.metrics[test.metric];
+  const digits = metric.share ? 1 : 2;
+  const side = sideOf(test.better);
   const dataset = make("th", { scope: "row" }, [
     metric.dataset, " ", make("span", { className: "protocol", textContent: metric.protocol })]);
   const difference = make("td", {}, [
-    signed(test[DIFFERENCE], 2),
-    make("small", { textContent: `[${signed(test[LOW], 2)}, ${signed(test[HIGH], 2)}]` })]);
-  difference.dataset.value = test[DIFFERENCE];
-  const bar = forest(test[DIFFERENCE], test[LOW], test[HIGH], reach, sideOf(test[BETTER]));
-  bar.dataset.value = test[DIFFERENCE];
-  const count = (value) => make("td", { textContent: value ?? "" });
-  const better = make("td", { className: `text side-${sideOf(test[BETTER])}`, textContent: test[BETTER] });
+    signed(test.difference, 2),
+    make("small", { textContent: `[${signed(test.low, 2)}, ${signed(test.high, 2)}]` })]);
+  difference.dataset.value = test.difference;
   return make("tr", {}, [
-    dataset, make("td", { className: "text", textContent: metric.title }),
-    number(test[OF_A], digits), number(test[OF_B], digits), difference, bar,
-    make("td", { textContent: test[P] }), make("td", { textContent: test[HOLM] }),
-    better, count(test[ONLY_A]), count(test[ONLY_B])]);
+    dataset,
+    make("td", { className: "text", textContent: metric.title }),
+    numberCell(test.a, digits),
+    numberCell(test.b, digits),
+    difference,
+    forest(test, reach, side),
+    textCell(test.p),
+    textCell(test.holm),
+    make("td", { className: `text side-${side}`, textContent: test.better }),
+    textCell(test.onlyA),
+    textCell(test.onlyB),
+  ]);
 };
 
-const reachOf = (numbers) => Math.max(0.01, ...numbers.map(Math.abs));
+const largest = (numbers) => Math.max(0.01, ...numbers.map(Math.abs));
 
+// Replace the rows of a table, which is not sorted by any column any more.
 const fill = (table, rows) => {
   for (const title of table.tHead.rows[0].cells) title.removeAttribute("aria-sort");
   table.tBodies[0].replaceChildren(...rows);
 };
 
+const pairSummary = (tests, mean) => {
+  const countWins = (side) => tests.filter((test) => test.better === side).length;
+  const decisive = tests.filter((test) => test.holm).length;
+  const meanText = mean ? `Mean of A − B: ${signed(mean.difference)} [${signed(mean.low)}, ${signed(mean.high)}]. ` : "";
+  return `${meanText}A better in ${countWins("A")}, B in ${countWins("B")} of ${decisive} tests`;
+};
+
+// Offer the tables of classes that have both models, and keep the chosen one if it is among them.
+const offerClassTables = (a, b) => {
+  const hasModel = (table, model) => table.columns.some((column) => column.model === model);
+  const formerChoice = classChoice.value;
+  const options = [];
+  data.classes.forEach((table, number) => {
+    if (!hasModel(table, a) || !hasModel(table, b)) return;
+    options.push(make("option", { value: number, textContent: `${table.dataset} (${table.protocol}): ${table.figure}` }));
+  });
+  classChoice.replaceChildren(...options);
+  if (options.some((option) => option.value === formerChoice)) classChoice.value = formerChoice;
+  document.getElementById("pair-classes").hidden = a === b || options.length === 0;
+};
+
 const showPair = () => {
   const a = Number(choice.a.value), b = Number(choice.b.value);
-  const { tests, why, mean } = pairOf(a, b);
-  const ends = (share) => tests.filter((test) => isShare(test) === share).flatMap((test) => [test[LOW], test[HIGH]]);
-  const reach = new Map([true, false].map((share) => [share, reachOf(ends(share))]));
-  fill(document.getElementById("pair-table"), tests.map((test) => testRow(test, reach.get(isShare(test)))));
+  const { tests, obstacles, mean } = pairOf(a, b);
+  const reachOf = (share) => largest(
+    tests.filter((test) => isShare(test) === share).flatMap((test) => [test.low, test.high]));
+  const shareReach = reachOf(true), otherReach = reachOf(false);
+  const rows = tests.map((test) => testRow(test, isShare(test) ? shareReach : otherReach));
+  fill(document.getElementById("pair-table"), rows);
   document.getElementById("pair-why").replaceChildren(
-    ...why.map((line) => make("li", { textContent: `not compared: ${line}` })));
-  const wins = (side) => tests.filter((test) => test[BETTER] === side).length;
-  document.getElementById("pair-found").textContent = a === b
-    ? "Choose two different models."
-    : `${mean ? `Mean of A − B: ${signed(mean[0])} [${signed(mean[1])}, ${signed(mean[2])}]. ` : ""}A better in ${wins("A")}, B in ${wins("B")} of ${tests.filter((test) => test[HOLM]).length} tests`;
-  const usable = data.classes.filter((one) => one.models.includes(a) && one.models.includes(b));
-  const former = classChoice.value;
-  classChoice.replaceChildren(...usable.map((one) => make("option", {
-    value: data.classes.indexOf(one), textContent: `${one.dataset} (${one.protocol}): ${one.figure}`,
-  })));
-  if (usable.some((one) => String(data.classes.indexOf(one)) === former)) classChoice.value = former;
-  document.getElementById("pair-classes").hidden = a === b || usable.length === 0;
+    ...obstacles.map((line) => make("li", { textContent: `not compared: ${line}` })));
+  document.getElementById("pair-found").textContent =
+    a === b ? "Choose two different models." : pairSummary(tests, mean);
+  offerClassTables(a, b);
   showClasses();
 };
 
-// The classes of the chosen table that both models have a number of, the largest difference first.
+// The classes of the chosen table for which both models have a number, the largest difference first.
 const chosenClasses = () => {
   const table = data.classes[Number(classChoice.value)];
   if (!table || document.getElementById("pair-classes").hidden) return [];
-  const [a, b] = [choice.a, choice.b].map((one) => table.values[table.models.indexOf(Number(one.value))]);
+  const valuesOf = (select) => table.columns.find((column) => column.model === Number(select.value)).values;
+  const aValues = valuesOf(choice.a), bValues = valuesOf(choice.b);
   return table.names
-    .map((name, place) => ({ name, a: a[place], b: b[place] }))
-    .filter((one) => one.a !== null && one.b !== null)
-    .sort((one, other) => Math.abs(other.a - other.b) - Math.abs(one.a - one.b));
+    .map((name, number) => ({ name, a: aValues[number], b: bValues[number] }))
+    .filter(({ a, b }) => a !== null && b !== null)
+    .sort((first, second) => Math.abs(second.a - second.b) - Math.abs(first.a - first.b));
 };
 
-const classRow = (one, reach) => {
-  const difference = one.a - one.b;
-  const bar = forest(difference, Math.min(0, difference), Math.max(0, difference), reach,
-    sideOf(difference > 0 ? "A" : difference < 0 ? "B" : ""));
-  bar.dataset.value = difference;
-  const text = make("td", { textContent: signed(difference) });
-  text.dataset.value = difference;
+const classRow = ({ name, a, b }, reach) => {
+  const difference = a - b;
+  const better = difference > 0 ? "A" : difference < 0 ? "B" : "";
+  const bar = { difference, low: Math.min(0, difference), high: Math.max(0, difference) };
+  const differenceCell = make("td", { textContent: signed(difference) });
+  differenceCell.dataset.value = difference;
   return make("tr", {}, [
-    make("th", { scope: "row", textContent: one.name }), number(one.a), number(one.b), text, bar]);
+    make("th", { scope: "row", textContent: name }),
+    numberCell(a),
+    numberCell(b),
+    differenceCell,
+    forest(bar, reach, sideOf(better)),
+  ]);
 };
 
 const showClasses = () => {
   const classes = chosenClasses();
-  const reach = reachOf(classes.map((one) => one.a - one.b));
-  fill(document.getElementById("class-pair"), classes.map((one) => classRow(one, reach)));
+  const reach = largest(classes.map(({ a, b }) => a - b));
+  fill(document.getElementById("class-pair"), classes.map((row) => classRow(row, reach)));
   for (const listener of compareListeners) listener();
   saveState();
 };
@@ -127,33 +160,41 @@ const choosePair = (a, b) => {
   showPair();
 };
 
+// A cell of the table of all models becomes a button that chooses its two models.
+const makePairButton = (cell) => {
+  const [a, b] = cell.dataset.pair.split(" ").map(Number);
+  const label = `Compare ${data.models[a]} with ${data.models[b]}: ${cell.textContent.trim()}`;
+  const button = make("button", { type: "button", ariaLabel: label }, Array.from(cell.childNodes));
+  button.addEventListener("click", () => {
+    choosePair(a, b);
+    document.getElementById("pair").scrollIntoView({ block: "nearest" });
+    choice.a.focus();
+  });
+  cell.append(button);
+};
+
+// The page of a single model has no choice.
 if (choice.a) {
+  const [firstA, firstB] = data.first;
   choice.a.addEventListener("change", showPair);
   choice.b.addEventListener("change", showPair);
   classChoice.addEventListener("change", showClasses);
   document.getElementById("swap").addEventListener("click", () => choosePair(choice.b.value, choice.a.value));
-  for (const cell of all("table.wins td[data-pair]")) {
-    const [a, b] = cell.dataset.pair.split(" ").map(Number);
-    const label = `Compare ${data.models[a]} with ${data.models[b]}: ${cell.textContent.trim()}`;
-    const button = make("button", { type: "button", ariaLabel: label }, Array.from(cell.childNodes));
-    button.addEventListener("click", () => {
-      choosePair(a, b);
-      document.getElementById("pair").scrollIntoView({ block: "nearest" });
-      choice.a.focus();
-    });
-    cell.append(button);
-  }
-  choosePair(...data.first);
+  all("table.wins td[data-pair]").forEach(makePairButton);
+  choosePair(firstA, firstB);
   stateParts.push({
-    write: (given) => {
-      const chosen = [choice.a, choice.b].map((one) => Number(one.value));
-      if (chosen.some((model, side) => model !== data.first[side])) {
-        chosen.forEach((model, side) => given.set("ab"[side], data.models[model]));
-      }
+    write: (state) => {
+      const a = Number(choice.a.value), b = Number(choice.b.value);
+      if (a === firstA && b === firstB) return;
+      state.set("a", data.models[a]);
+      state.set("b", data.models[b]);
     },
-    read: (given) => {
-      const named = ["a", "b"].map((side) => data.models.indexOf(given.get(side)));
-      choosePair(...named.map((model, side) => (model < 0 ? data.first[side] : model)));
+    read: (state) => {
+      const numberOf = (side, first) => {
+        const number = data.models.indexOf(state.get(side));
+        return number < 0 ? first : number;
+      };
+      choosePair(numberOf("a", firstA), numberOf("b", firstB));
     },
   });
 }

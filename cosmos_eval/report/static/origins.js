@@ -1,4 +1,4 @@
-// The provenance of a number, in a dialog that copies it from the end of the page.
+// A dialog that shows the provenance of a number, copied from the end of the page.
 const originDialog = document.getElementById("origin");
 const originTitle = document.getElementById("origin-title");
 const originBody = originDialog.querySelector(".dialog-body");
@@ -31,7 +31,7 @@ for (const link of all("a.number")) {
   link.setAttribute("aria-haspopup", "dialog");
   link.addEventListener("click", (event) => {
     const origin = document.getElementById(link.hash.slice(1));
-    // Another window may be wanted.
+    // With these keys browsers open another window.
     if (!origin || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     openOrigin(link, origin);

@@ -1,9 +1,9 @@
-// What is to be read on paper is opened for it.
+// Open blocks that are printed, and close them again after printing.
 let openedForPaper = [];
 addEventListener("beforeprint", () => {
   openedForPaper = all("details.printed:not([open])");
-  for (const part of openedForPaper) part.open = true;
+  for (const details of openedForPaper) details.open = true;
 });
 addEventListener("afterprint", () => {
-  for (const part of openedForPaper) part.open = false;
+  for (const details of openedForPaper) details.open = false;
 });

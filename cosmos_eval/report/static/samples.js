@@ -1,4 +1,4 @@
-// Samples by what the two compared models made of them, by class, size and number of words.
+// Filters of samples: by the outcomes of the two compared models, by class, size and number of words.
 const sampleForm = document.getElementById("sample-filters");
 
 const isWithin = (text, range) => {
@@ -9,29 +9,30 @@ const isWithin = (text, range) => {
 const filterSamples = () => {
   const wanted = Object.fromEntries(new FormData(sampleForm));
   const models = choice.a ? [choice.a.value, choice.b.value] : [String(data.first[0])];
-  let shown = 0;
+  let visibleSamples = 0;
   for (const figure of all("figure.sample")) {
     const outcomes = models.map((model) => figure.querySelector(`li[data-model="${model}"]`));
-    for (const one of all("li", figure)) one.hidden = !outcomes.includes(one);
-    outcomes.forEach((one, side) => {
-      if (!one) return;
-      one.firstChild.textContent = `${"AB"[side]}: `;
-      one.parentElement.append(one);
+    for (const item of all("li", figure)) item.hidden = !outcomes.includes(item);
+    outcomes.forEach((outcome, side) => {
+      if (!outcome) return;
+      outcome.firstChild.textContent = `${"AB"[side]}: `;
+      outcome.parentElement.append(outcome);
     });
-    const found = outcomes.map((one) => (one ? Number(one.classList.contains("good")) : "?")).join("");
+    // For example "10": A is right and B is wrong.
+    const outcomeCode = outcomes.map((outcome) => (outcome ? Number(outcome.classList.contains("good")) : "?")).join("");
     const { group, size, words } = figure.dataset;
     figure.hidden = !(
-      outcomes.some(Boolean) && (!wanted.outcome || wanted.outcome === found) && (!wanted.group || wanted.group === group) &&
+      outcomes.some(Boolean) && (!wanted.outcome || wanted.outcome === outcomeCode) && (!wanted.group || wanted.group === group) &&
       (!wanted.size || isWithin(size, wanted.size)) && (!wanted.words || isWithin(words, wanted.words)));
-    shown += !figure.hidden;
+    if (!figure.hidden) visibleSamples += 1;
   }
-  for (const set of all(".samples")) {
-    const left = all("figure.sample:not([hidden])", set).length;
-    set.hidden = left === 0;
-    set.querySelector(".count").textContent = `${left} samples`;
+  for (const section of all(".samples")) {
+    const visible = all("figure.sample:not([hidden])", section).length;
+    section.hidden = visible === 0;
+    section.querySelector(".count").textContent = `${visible} samples`;
   }
   models.forEach((model, side) => { document.getElementById(`sample-${"ab"[side]}`).textContent = data.models[Number(model)]; });
-  document.getElementById("samples-found").textContent = `${shown} samples`;
+  document.getElementById("samples-found").textContent = `${visibleSamples} samples`;
   saveState();
 };
 
@@ -41,11 +42,11 @@ if (sampleForm) {
   sampleForm.addEventListener("reset", () => setTimeout(filterSamples));
   compareListeners.push(filterSamples);
   stateParts.push({
-    write: (given) => {
-      for (const [name, value] of new FormData(sampleForm)) if (value) given.set(`sample-${name}`, value);
+    write: (state) => {
+      for (const [name, value] of new FormData(sampleForm)) if (value) state.set(`sample-${name}`, value);
     },
-    read: (given) => {
-      for (const { name } of sampleForm.elements) if (name) sampleForm.elements[name].value = given.get(`sample-${name}`) ?? "";
+    read: (state) => {
+      for (const { name } of sampleForm.elements) if (name) sampleForm.elements[name].value = state.get(`sample-${name}`) ?? "";
       filterSamples();
     },
   });

@@ -1,10 +1,11 @@
-// An image under the true classes and those of two models, wiped over each other by a slider.
+// A slider that wipes from an image over the true label map to the label maps of two models.
 const STOPS = ["image", "truth", "A", "B"];
 
 const layersOf = (figure) => Object.fromEntries(
   all(".layers > figure", figure).map((layer) => [layer.dataset.layer, layer]));
 
-// The model that the page compares first there, where it has a map; else the next one.
+// A select element for model A or B. It starts with the model that the page compares first, or
+// else with the first or second model that has a map.
 const choiceOf = (letter, models, place) => {
   const options = models.map((model) => make("option", { value: model, textContent: model }));
   const select = make("select", {}, options);
@@ -29,25 +30,26 @@ const makeSlider = (figure) => {
 
   const show = () => {
     const at = Number(range.value);
-    const shown = [layers.image, layers.truth, layers[a.select.value], layers[b.select.value]];
+    const stopLayers = [layers.image, layers.truth, layers[a.select.value], layers[b.select.value]];
     for (const layer of Object.values(layers)) layer.classList.remove("shown");
-    // B wipes nothing away where it is the model that A is.
-    const last = shown[3] === shown[2] ? 2 : stops.length - 1;
+    // If B is the same model as A, nothing is wiped from A to B.
+    const last = stopLayers[3] === stopLayers[2] ? 2 : stops.length - 1;
+    // How far a stop's layer is wiped in, in percent from the left.
     const reached = (stop) => (stop > last ? 0 : 100 * Math.max(0, Math.min(1, at - stop + 1)));
     for (let stop = 1; stop <= last; stop += 1) {
       if (reached(stop) === 0 || reached(stop + 1) === 100) continue;
-      shown[stop].classList.add("shown");
-      shown[stop].style.setProperty("--to", `${reached(stop)}%`);
-      shown[stop].style.setProperty("--from", `${reached(stop + 1)}%`);
+      stopLayers[stop].classList.add("shown");
+      stopLayers[stop].style.setProperty("--to", `${reached(stop)}%`);
+      stopLayers[stop].style.setProperty("--from", `${reached(stop + 1)}%`);
     }
-    const part = at - Math.floor(at);
-    edge.hidden = part === 0;
-    edge.style.setProperty("--at", `${100 * part}%`);
+    const fraction = at - Math.floor(at);
+    edge.hidden = fraction === 0;
+    edge.style.setProperty("--at", `${100 * fraction}%`);
     stops.forEach((button, place) => button.setAttribute("aria-pressed", String(place === at)));
     const label = (place) => ({ 2: `A, ${a.select.value}`, 3: `B, ${b.select.value}` })[place] ?? STOPS[place];
-    range.setAttribute("aria-valuetext", part === 0
+    range.setAttribute("aria-valuetext", fraction === 0
       ? label(at)
-      : `${label(Math.floor(at))}, and ${label(Math.ceil(at))} from the left up to ${Math.round(100 * part)}%`);
+      : `${label(Math.floor(at))}, and ${label(Math.ceil(at))} from the left up to ${Math.round(100 * fraction)}%`);
   };
 
   const choices = make("p", { className: "controls" }, models.length > 1 ? [a.label, b.label] : models.length ? [a.label] : []);

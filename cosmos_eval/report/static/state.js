@@ -1,10 +1,10 @@
-// The state that an address holds, once all parts are there.
+// Restore the state that the address holds, after all other scripts have run.
 const readState = () => {
   const address = location.hash.slice(1);
-  const given = new URLSearchParams(address);
-  for (const part of stateParts) part.read(given);
+  const state = new URLSearchParams(address);
+  for (const part of stateParts) part.read(state);
   if (address.includes("=")) document.getElementById(sectionOf(address))?.scrollIntoView();
 };
 readState();
-// A link to a section has no state: it keeps what there is.
+// A link to a section has no state: the page keeps its state.
 addEventListener("hashchange", () => (location.hash.includes("=") ? readState() : saveState()));

@@ -1,11 +1,11 @@
-// Tables that are sorted by a click on a column's title, and written as CSV.
+// Tables that readers sort by a click on a column's title, and download as CSV.
 const sortKey = (cell, isText) => {
   if (isText) return cell.textContent.trim().toLowerCase();
-  const given = cell.dataset.value ?? cell.textContent;
-  return given.trim() === "" ? null : Number(given.replace(/[<+]/g, "").replace("\u2212", "-"));
+  const text = cell.dataset.value ?? cell.textContent;
+  return text.trim() === "" ? null : Number(text.replace(/[<+]/g, "").replace("\u2212", "-"));
 };
 
-// What has no number comes last, whichever way is up.
+// Cells without a number come last in both directions.
 const compareKeys = (a, b, direction) => {
   if (a === null || b === null) return (a === null) - (b === null);
   const order = typeof a === "string" ? a.localeCompare(b) : a - b;
@@ -18,14 +18,14 @@ const sortBy = (table, title, direction) => {
   const body = table.tBodies[0];
   const keyed = Array.from(body.rows, (row) => [sortKey(row.cells[place], isText), row]);
   keyed.sort(([a], [b]) => compareKeys(a, b, direction));
-  for (const other of title.parentElement.cells) other.removeAttribute("aria-sort");
+  for (const otherTitle of title.parentElement.cells) otherTitle.removeAttribute("aria-sort");
   title.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
   body.append(...keyed.map(([, row]) => row));
 };
 
 const nextDirection = (title) => {
-  const now = title.getAttribute("aria-sort");
-  if (now) return now === "ascending" ? -1 : 1;
+  const direction = title.getAttribute("aria-sort");
+  if (direction) return direction === "ascending" ? -1 : 1;
   return "text" in title.dataset ? 1 : -1;
 };
 
@@ -41,16 +41,16 @@ for (const table of all("table.sortable")) {
 }
 
 stateParts.push({
-  write: (given) => {
+  write: (state) => {
     for (const title of all("table[data-key] th[aria-sort]")) {
       const down = title.getAttribute("aria-sort") === "descending";
-      given.append("sort", [title.closest("table").dataset.key, title.cellIndex, down ? "down" : "up"].join(" "));
+      state.append("sort", [title.closest("table").dataset.key, title.cellIndex, down ? "down" : "up"].join(" "));
     }
   },
-  read: (given) => {
-    for (const one of given.getAll("sort")) {
-      const [, key, place, direction] = one.match(/^(.*) (\d+) (down|up)$/s) ?? [];
-      const table = all("table[data-key]").find((some) => some.dataset.key === key);
+  read: (state) => {
+    for (const sorting of state.getAll("sort")) {
+      const [, key, place, direction] = sorting.match(/^(.*) (\d+) (down|up)$/s) ?? [];
+      const table = all("table[data-key]").find((candidate) => candidate.dataset.key === key);
       const title = table?.tHead.rows[0].cells[Number(place)];
       if (title) sortBy(table, title, direction === "down" ? -1 : 1);
     }
@@ -59,13 +59,13 @@ stateParts.push({
 
 const plainText = (cell) => cell.querySelector(".name")?.title || cell.textContent.replace(/\s+/g, " ").trim();
 
-// What begins like a formula, and is no number, gets an apostrophe in front.
+// A text that a spreadsheet would take for a formula gets an apostrophe in front.
 const csvCell = (text) => {
   const isFormula = /^[=+\-@\uff1d\uff0b\uff0d\uff20']/.test(text) && Number.isNaN(Number(text));
   return `"${isFormula ? "'" : ""}${text.replaceAll('"', '""')}"`;
 };
 
-// The rows and columns that are shown; a number with an interval has its ends behind it.
+// Write the visible rows and columns; two more columns hold the ends of intervals.
 const toCsv = (table) => {
   const titles = Array.from(table.tHead.rows[0].cells);
   const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);

@@ -1,4 +1,5 @@
-// Light or dark. A page opened from a file may have no storage: then the choice lasts as long as it.
+// Light or dark colours. A page opened from a file may have no storage: then the choice lasts until
+// the page is closed.
 
 const remembered = () => {
   try {
@@ -20,7 +21,7 @@ themeChoice.addEventListener("change", () => {
   try {
     localStorage.setItem("cosmos-eval-theme", themeChoice.value);
   } catch {
-    // It is only not remembered.
+    // Without storage the choice is not remembered.
   }
   useTheme(themeChoice.value);
 });

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cosmos_eval.report.gallery.retrieval import Found, Query, choose_queries, find
-from cosmos_eval.report.gallery.samples import choose, judge_maps
+from cosmos_eval.report.gallery.retrieval import Query, RankedItems, choose_queries, rank_items
+from cosmos_eval.report.gallery.samples import LabelMapJudgement, choose_samples
 from cosmos_eval.report.gallery.segmentation import choose_images
-from cosmos_eval.report.gallery.source import spread
+from cosmos_eval.report.gallery.source import spread_indices
 from cosmos_eval.stats.segmentation import pack
 from cosmos_eval.tasks import find_protocol
 
@@ -29,7 +29,7 @@ NOTHING = np.array([], int)
     ],
 )
 def test_places_are_spread(n: int, most: int, places: list[int]) -> None:
-    assert spread(n, most) == places
+    assert spread_indices(n, most) == places
 
 
 def test_queries_of_all_sorts() -> None:
@@ -74,21 +74,21 @@ OWNER = np.array([0, 2, 1, 2])
     ("query", "found"),
     [
         # The green image scores 0, .8, .6, 1: its own is the third text.
-        (Query("image_to_text", 1, 3), Found(2, (3, 1, 2))),
+        (Query("image_to_text", 1, 3), RankedItems(2, (3, 1, 2))),
         # The blue image scores 0, .6, .8, 0: its own are the second and the last.
-        (Query("image_to_text", 2, 2), Found(1, (2, 1, 0))),
+        (Query("image_to_text", 2, 2), RankedItems(1, (2, 1, 0))),
         # A text finds green at .8 before its own blue at .6.
-        (Query("text_to_image", 1, 2), Found(2, (1, 2, 0))),
+        (Query("text_to_image", 1, 2), RankedItems(2, (1, 2, 0))),
         # "red" is right, and what scores 0 comes in the order of numbers.
-        (Query("text_to_image", 0, 1), Found(0, (0, 1, 2))),
+        (Query("text_to_image", 0, 1), RankedItems(0, (0, 1, 2))),
         # The last text's own image ties with the red one, and comes after it.
-        (Query("text_to_image", 3, 3), Found(2, (1, 0, 2))),
+        (Query("text_to_image", 3, 3), RankedItems(2, (1, 0, 2))),
         # Not the rank that was measured.
         (Query("text_to_image", 3, 2), None),
     ],
 )
-def test_what_was_found_solved_by_hand(query: Query, found: Found | None) -> None:
-    assert find(query, IMAGES, TEXTS, OWNER) == found
+def test_what_was_found_solved_by_hand(query: Query, found: RankedItems | None) -> None:
+    assert rank_items(query, IMAGES, TEXTS, OWNER) == found
 
 
 def test_a_rank_far_down_may_be_a_little_off() -> None:
@@ -96,7 +96,7 @@ def test_a_rank_far_down_may_be_a_little_off() -> None:
     text = np.linspace(1, 0, 200, dtype=np.float32)[None]
     owner = np.array([99])  # the hundredth best
     for rank, agrees in {100: True, 104: True, 96: True, 110: False, 90: False, 1: False}.items():
-        found = find(Query("text_to_image", 0, rank), images, text, owner)
+        found = rank_items(Query("text_to_image", 0, rank), images, text, owner)
         assert (found is not None) == agrees
 
 
@@ -104,7 +104,7 @@ def test_samples_differ_in_which_models_are_right() -> None:
     """Two models differ on 2 and 5; of the others both have some right and none right."""
     right = np.array([[1, 1, 1, 0, 0, 0, 1, 1], [1, 1, 0, 0, 0, 1, 1, 1]], bool)
     kind = np.array([0, 0, 0, 0, 1, 1, 1, 2])
-    chosen = choose(right, kind)
+    chosen = choose_samples(right, kind)
     assert sorted(chosen) == list(range(8))
     assert set(chosen[:2]) == {2, 5}
     first_alike, second_alike = chosen[2:4]
@@ -112,8 +112,8 @@ def test_samples_differ_in_which_models_are_right() -> None:
     # Where both are right, each kind comes once before one comes again.
     both = [index for index in chosen if right[:, index].all()]
     assert sorted(kind[both[:3]]) == [0, 1, 2]
-    assert choose(right, kind, most=3) == chosen[:3]
-    assert choose(np.zeros((2, 0), bool), np.zeros(0, int)) == []
+    assert choose_samples(right, kind, most=3) == chosen[:3]
+    assert choose_samples(np.zeros((2, 0), bool), np.zeros(0, int)) == []
 
 
 def test_classes_of_images_by_their_size_and_iou() -> None:
@@ -125,8 +125,8 @@ def test_classes_of_images_by_their_size_and_iou() -> None:
         **pack(confusions)._asdict(),
     }
     protocol = replace(find_protocol("scenes-seg"), class_names=("a", "b"))
-    judged = judge_maps(protocol, None, [samples])
-    found = [{**judged.describe(n), "answer": judged.answer(0, n)} for n in range(3)]
+    judged = LabelMapJudgement(protocol, None, [samples])
+    found = [{**judged.description(n), "answer": judged.answer(0, n)} for n in range(3)]
     assert found == [
         {"text": "a", "group": "a", "size": 0.6, "answer": "IoU 80%"},  # 48 / 60
         {"text": "b", "group": "b", "size": 0.4, "answer": "IoU 77%"},  # 40 / 52

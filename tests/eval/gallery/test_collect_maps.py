@@ -121,7 +121,10 @@ def test_every_form_of_attention_has_its_own_saved_maps(paths, pets, model, tmp_
     ("spoil", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:40]), "cannot read the saved label map"),
-        (lambda path: Image.new("RGB", (60, 48)).save(path), "is no saved label map: its mode is"),
+        (
+            lambda path: Image.new("RGB", (60, 48)).save(path),
+            "is not a saved label map: its mode",
+        ),
         (lambda path: Image.new("P", (6, 4)).save(path), "not the label maps that"),
         (lambda path: Image.new("P", (60, 48), 9).save(path), "not the label maps that"),
     ],

@@ -29,9 +29,9 @@ def test_queries_by_pairs(file, tmp_path, monkeypatch):
     shown = {one.direction: [] for one in found.retrieval}
     for one in found.retrieval:
         shown[one.direction].append(one.rank)
-        assert one.found
-        assert (one.rank <= len(one.found)) == any(one.right)
-        if one.rank <= len(one.found):
+        assert one.retrieved
+        assert (one.rank <= len(one.retrieved)) == any(one.right)
+        if one.rank <= len(one.retrieved):
             assert one.right.index(True) == one.rank - 1
     for direction, ranks in shown.items():
         assert set(ranks) <= set(samples[f"{direction}_rank"].tolist())

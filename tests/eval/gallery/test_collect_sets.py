@@ -87,7 +87,7 @@ def test_what_was_found_is_what_the_model_says(retrieval, model, tmp_path) -> No
         if example.direction == "image_to_text":
             number = COLOURS.index(colour_of(example.query))
             order = np.argsort(-scores[:, number])
-            assert list(example.found) == [texts[n] for n in order[:3]]
+            assert list(example.retrieved) == [texts[n] for n in order[:3]]
             assert list(example.right) == [owner[n] == number for n in order[:3]]
             best = next(n for n in order if owner[n] == number)
             assert example.expected == texts[best]
@@ -95,7 +95,7 @@ def test_what_was_found_is_what_the_model_says(retrieval, model, tmp_path) -> No
         else:
             number = texts.index(example.query)
             order = np.argsort(-scores[number])
-            assert [colour_of(one) for one in example.found] == [COLOURS[n] for n in order]
+            assert [colour_of(one) for one in example.retrieved] == [COLOURS[n] for n in order]
             assert colour_of(example.expected) == COLOURS[owner[number]]
             assert example.right[example.rank - 1]
 
@@ -127,7 +127,7 @@ def test_a_model_that_is_gone(retrieval, classes, model, checkpoint, tmp_path) -
     assert found.samples == whole.samples != ()
     assert [e.rank for e in found.retrieval] == [e.rank for e in whole.retrieval]
     assert [e.query for e in found.retrieval] == [e.query for e in whole.retrieval]
-    assert {(*e.found, *e.right) for e in found.retrieval} == {()}
+    assert {(*e.retrieved, *e.right) for e in found.retrieval} == {()}
     missing = "no lists of what was found on colours (user), no attention maps on colours"
     (note,) = found.notes
     assert note.startswith(f"{spec}: {missing}: ")
@@ -142,7 +142,7 @@ def test_weights_that_have_changed(retrieval, model, checkpoint, tmp_path) -> No
     found = gallery(paths, retrieval)
     (note,) = found.notes
     assert note.endswith("its weights are not those that were measured any more")
-    assert {tuple(example.found) for example in found.retrieval} == {()}
+    assert {tuple(example.retrieved) for example in found.retrieval} == {()}
 
 
 def test_models_of_which_the_same_is_to_be_said(tmp_path, monkeypatch) -> None:
@@ -259,7 +259,7 @@ def test_two_sets_of_one_name(retrieval, classes, model, tmp_path) -> None:
 
 def test_a_description_of_nothing_measured(retrieval, classes, model, tmp_path):
     paths = measure(tmp_path / "results", model, retrieval)
-    message = "no result is of your data set shades: leave its file out"
+    message = "no result was measured on your data set shades: leave its file out"
     with pytest.raises(UsageError, match=message):
         gallery(paths, retrieval, classes)
 
@@ -323,5 +323,5 @@ def test_results_of_fewer_samples_show_their_own(retrieval, model, tmp_path) -> 
     assert labels == {f"{model} (random weights)", f"{model} (random weights, first 2 only)"}
     few = [e for e in found.retrieval if "first 2" in e.model and e.direction == "text_to_image"]
     assert {e.query for e in few} == {*CAPTIONS["red"], *CAPTIONS["green"]}
-    assert all(len(e.found) == 2 for e in few)
+    assert all(len(e.retrieved) == 2 for e in few)
     assert {tuple(example.maps) for example in found.attention} == {(f"{model} (random weights)",)}

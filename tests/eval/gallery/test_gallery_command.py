@@ -61,7 +61,7 @@ def test_what_is_missing_is_told(command, results: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--dataset", "other.yaml", "no result is of your data set other: leave its file out"),
+        ("--dataset", "other.yaml", "no result was measured on your data set other"),
         ("--dataset", "none.yaml", "none.yaml: no such file"),
         ("--data-root", "nowhere", "no folder nowhere, see --data-root"),
         ("--predictions", "nowhere", "no folder nowhere, see --predictions"),

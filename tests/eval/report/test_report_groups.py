@@ -7,7 +7,7 @@ from support.html import Page
 from support.models import make_result
 from support.report_pages import ODD, MadeUpResults
 
-from cosmos_eval.report.groups import difference_lines, mean_lines, view_of
+from cosmos_eval.report.groups import difference_lines, mean_lines, summarize_groups
 from cosmos_eval.report.page import to_page
 from cosmos_eval.results.groups import choose, compare
 
@@ -32,7 +32,7 @@ def made_up_groups(sizes: dict[str, int], tasks: tuple[str, ...] = ("cls", "seg"
 
 def test_comparisons_and_means_are_those_of_compare():
     made_up = made_up_groups({"clip": 3, "slips": 2, "cosmos": 1})
-    view = view_of(made_up.results, made_up.read)
+    view = summarize_groups(made_up.results, made_up.read)
     assert [one[:2] for one in view.comparisons] == [
         ("clip", "cosmos"),
         ("clip", "slips"),
@@ -55,7 +55,7 @@ def test_comparisons_and_means_are_those_of_compare():
 
 def test_lines_are_on_common_scales():
     """The lowest end is 4% from the left, the highest 4% from the right; zero is in the middle."""
-    view = view_of((made_up := made_up_groups({"a": 3, "bb": 2})).results, made_up.read)
+    view = summarize_groups((made_up := made_up_groups({"a": 3, "bb": 2})).results, made_up.read)
     lines = mean_lines(view.means[:2])
     ends = [number for line in lines for number in (line.low, line.high, *line.trainings)]
     assert (min(ends), max(ends), len(lines[0].trainings)) == (4, 96, 3)
@@ -70,7 +70,7 @@ def test_groups_of_other_settings_are_shown_and_not_compared():
     made_up = made_up_groups({"clip": 2}, ("cls",))
     for seed in range(2):
         add(made_up, "other", seed, hashes={"templates": "f" * 64})
-    view = view_of(made_up.results, made_up.read)
+    view = summarize_groups(made_up.results, made_up.read)
     assert {mean.group for mean in view.means} == {"clip", "other"}
     assert view.comparisons == ()
 
@@ -79,12 +79,12 @@ def test_what_is_no_replicate_or_cannot_be_read_has_a_note():
     made_up = made_up_groups({"clip": 2, "slips": 2}, ("cls",))
     first = made_up.results[0]
     made_up.add(first.row, {"labels": made_up.read(first.path)["labels"]})
-    (note,) = view_of(made_up.results, made_up.read).notes
+    (note,) = summarize_groups(made_up.results, made_up.read).notes
     assert note.startswith("clip: ")
     assert "belong to one training" in note
     made_up = made_up_groups({"clip": 2, "slips": 2}, ("cls",))
     made_up._samples[first.path] = {"labels": made_up.read(first.path)["labels"]}
-    view = view_of(made_up.results, made_up.read)
+    view = summarize_groups(made_up.results, made_up.read)
     assert ({mean.group for mean in view.means}, view.comparisons) == ({"slips"}, ())
     assert [note.split(":")[0] for note in view.notes] == ["clip, slips", "clip"]
 

@@ -9,7 +9,7 @@ from support.report_pages import MadeUpResults, made_up_results
 from support.rows import make_row
 
 from cosmos_eval.report.content import content_of
-from cosmos_eval.report.overview import members_of
+from cosmos_eval.report.overview import choose_members
 from cosmos_eval.results.leaderboard.entries import measured
 from cosmos_eval.types import Suite, SuiteMember, UsageError
 
@@ -87,7 +87,7 @@ def entries(**sets):
     ],
 )
 def test_data_sets_that_most_models_share(sets, chosen):
-    members = members_of(entries(**sets), "p")
+    members = choose_members(entries(**sets), "p")
     assert members == tuple(SuiteMember("cls", name, "p", ("acc1",)) for name in chosen)
 
 

@@ -200,14 +200,18 @@ def test_data_of_the_page():
     ]
     ((pair,), (table,)) = reported["pairs"], reported["classes"]
     rows = {one.row.model["spec"]: one.row for one in made_up.results}
-    metric, a, b, difference, low, high, *_, only_a, only_b = pair["tests"][0]
-    assert (metric, pair["a"], pair["b"], pair["why"]) == (0, 0, 1, [])
-    assert [a, b] == [pytest.approx(100 * rows[m].metrics["acc1"], abs=1e-3) for m in "ab"]
-    assert low < difference < high
-    assert difference == pytest.approx(a - b, abs=2e-3)
-    assert only_a - only_b == round((a - b) * 1.2)  # of 120 images
+    (test,) = pair["tests"]
+    assert (test["metric"], pair["a"], pair["b"], pair["obstacles"]) == (0, 0, 1, [])
+    for model in "ab":
+        assert test[model] == pytest.approx(100 * rows[model].metrics["acc1"], abs=1e-3)
+    assert test["low"] < test["difference"] < test["high"]
+    assert test["difference"] == pytest.approx(test["a"] - test["b"], abs=2e-3)
+    changed = test["onlyA"] - test["onlyB"]
+    assert changed == round((test["a"] - test["b"]) * 1.2)  # of 120 images
+    first, second = table["columns"]
+    assert (first["model"], second["model"]) == (0, 1)
     recalls = [rows["a"].per_class[name]["recall"] for name in table["names"]]
-    assert list(table["values"][0]) == [round(100 * recall, 2) for recall in recalls]
+    assert first["values"] == [round(100 * recall, 2) for recall in recalls]
 
 
 def test_json_in_a_script_cannot_end_it():
