@@ -8,6 +8,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,11 +82,11 @@ class FlatImage(NamedTuple):
     """One of ImageNet's validation images outside class folders."""
 
     name: str
-    usual: str  # its name in ILSVRC2012_img_val.tar
+    official_name: str  # its name in ILSVRC2012_img_val.tar
     wordnet_id: str | None  # its class, if it is the end of the name
 
 
-def flat_images(folder: Path) -> list[FlatImage]:
+def list_flat_images(folder: Path) -> list[FlatImage]:
     """List ImageNet's validation images that lie in the folder itself, sorted by name."""
     images = []
     for entry in folder_entries(folder):
@@ -95,15 +96,15 @@ def flat_images(folder: Path) -> list[FlatImage]:
     return sorted(images)
 
 
-def must_be_sorted(folder: Path, flat: Sequence[FlatImage]) -> bool:
+def must_be_moved(folder: Path, flat_images: Sequence[FlatImage]) -> bool:
     """Tell whether flat images have to be moved into class folders before they can be read.
 
     They have to if one of them does not name its class, or if the folder has class folders too.
     """
-    if not flat:
+    if not flat_images:
         return False
     has_class_folders = any(WORDNET_ID.fullmatch(entry.name) for entry in folder_entries(folder))
-    return has_class_folders or any(image.wordnet_id is None for image in flat)
+    return has_class_folders or any(image.wordnet_id is None for image in flat_images)
 
 
 def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
@@ -112,9 +113,9 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
     Raise UsageError for another layout or other classes than the protocol's.
     """
     if protocol.class_list == "imagenet1k":
-        flat = flat_images(folder)
-        if flat:
-            return _read_flat(folder, flat, protocol, options)
+        flat_images = list_flat_images(folder)
+        if flat_images:
+            return _read_flat(folder, flat_images, protocol, options)
     class_list = CLASS_LISTS.get(protocol.class_list or "")
     classes = sorted(entry.name for entry in folder_entries(folder) if entry.is_dir())
     if not classes:
@@ -172,25 +173,29 @@ def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
 
 
 def _read_flat(
-    folder: Path, flat: Sequence[FlatImage], protocol: ClassificationProtocol, options: RunOptions
+    folder: Path,
+    flat_images: Sequence[FlatImage],
+    protocol: ClassificationProtocol,
+    options: RunOptions,
 ) -> ClassData:
     """Read images whose names end in their class.
 
     They get the names and the order that they would have in class folders. Raise UsageError if the
     class of an image is not known.
     """
-    if must_be_sorted(folder, flat):
+    if must_be_moved(folder, flat_images):
         root = shlex.quote(str(protocol.root or options.data_root))
         raise UsageError(
-            f"{folder} holds {len(flat)} images outside class folders, the first {flat[0].name}: "
-            f"`cosmos-eval data prepare imagenet --data-root {root}` makes one folder per class"
+            f"{folder} holds {len(flat_images)} images outside class folders, the first "
+            f"{flat_images[0].name}: `cosmos-eval data prepare imagenet --data-root {root}` makes "
+            "one folder per class"
         )
-    wordnet_ids = sorted({str(image.wordnet_id) for image in flat})
+    wordnet_ids = sorted({str(image.wordnet_id) for image in flat_images})
     _require_listed_classes(protocol, folder, wordnet_ids, "classes in the names of its images")
     index_of = number_distinct(wordnet_ids)
     samples = []
-    for image in sorted(flat, key=lambda image: (image.wordnet_id, image.usual, image.name)):
-        name = f"{image.wordnet_id}/{image.usual}"
+    for image in sorted(flat_images, key=attrgetter("wordnet_id", "official_name", "name")):
+        name = f"{image.wordnet_id}/{image.official_name}"
         source = sources.ImageFile(folder / image.name)
         samples.append((name, source, index_of[image.wordnet_id]))
     return make_data(wordnet_ids, samples)

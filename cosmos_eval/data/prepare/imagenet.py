@@ -14,7 +14,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cosmos_eval.data.class_folders import FlatImage, find_folder, flat_images, must_be_sorted
+from cosmos_eval.data.class_folders import (
+    FlatImage,
+    find_folder,
+    list_flat_images,
+    must_be_moved,
+)
 from cosmos_eval.data.prepare.label_maps import Counts
 from cosmos_eval.data.readers import FileError, read_records
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
@@ -36,12 +41,13 @@ def organise(data_root: str | None, progress: OnProgress) -> Counts:
     """
     folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     n_in_class_folders = sum(1 for _ in folder.glob("n*/*.JPEG"))
-    flat = flat_images(folder)
-    if flat:
-        source, class_of = _find_classes(folder, flat, Path(str(data_root)))
-        progress(Progress("images", 0, len(flat), f"classes of {len(flat)} images from {source}"))
-        _move_images(_plan_moves(folder, flat, class_of), progress)
-    return Counts(made=len(flat), kept=n_in_class_folders)
+    flat_images = list_flat_images(folder)
+    if flat_images:
+        source, class_of = _find_classes(folder, flat_images, Path(str(data_root)))
+        note = f"classes of {len(flat_images)} images from {source}"
+        progress(Progress("images", 0, len(flat_images), note))
+        _move_images(_plan_moves(folder, flat_images, class_of), progress)
+    return Counts(made=len(flat_images), kept=n_in_class_folders)
 
 
 def is_flat(data_root: str | None) -> bool:
@@ -50,39 +56,39 @@ def is_flat(data_root: str | None) -> bool:
         folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     except UsageError:
         return False
-    return must_be_sorted(folder, flat_images(folder))
+    return must_be_moved(folder, list_flat_images(folder))
 
 
 def _find_classes(
-    folder: Path, flat: Sequence[FlatImage], root: Path
+    folder: Path, flat_images: Sequence[FlatImage], root: Path
 ) -> tuple[str, Mapping[str, str]]:
-    """Return the WordNet id of every flat image by its file name, and the source of the ids.
+    """Return the source of the WordNet ids, and the id of every flat image by its file name.
 
     The source is the path of a file, or `their names` if all names end in the id. Raise UsageError
     if the class of an image is unknown.
     """
-    class_of_named = {image.name: image.wordnet_id for image in flat if image.wordnet_id}
-    if len(class_of_named) == len(flat):
+    class_of_named = {image.name: image.wordnet_id for image in flat_images if image.wordnet_id}
+    if len(class_of_named) == len(flat_images):
         return "their names", class_of_named
     path, class_of_listed = _read_class_file(folder, root)
     class_of = {**class_of_listed, **class_of_named}
-    unknown = [image.name for image in flat if image.name not in class_of]
+    unknown = [image.name for image in flat_images if image.name not in class_of]
     if unknown:
         raise UsageError(f"{path} has no class for {len(unknown)} images, first: {unknown[0]}")
     return str(path), class_of
 
 
 def _plan_moves(
-    folder: Path, flat: Sequence[FlatImage], class_of: Mapping[str, str]
+    folder: Path, flat_images: Sequence[FlatImage], class_of: Mapping[str, str]
 ) -> dict[Path, Path]:
     """Return the paths of the images by the paths that they are moved to.
 
     Raise UsageError if two images would have the same path.
     """
     source_of: dict[Path, Path] = {}
-    for image in flat:
+    for image in flat_images:
         source = folder / image.name
-        target = folder / class_of[image.name] / image.usual
+        target = folder / class_of[image.name] / image.official_name
         duplicate = target if target.exists() else source_of.get(target)
         if duplicate is not None:
             raise UsageError(
