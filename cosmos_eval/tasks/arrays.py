@@ -1,7 +1,7 @@
 """The values that stored arrays may hold: declared beside each task's arrays, checked on reading.
 
-Figures are computed only from samples that pass: all indices lie within what they are indices of,
-and no axis is longer than what the figures can be computed for in memory.
+Figures are computed only from samples that pass: every index lies within the axis it refers to, and
+axes are short enough for the figures to be computed in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_ENTRIES = 1 << 21
 MOST_CELLS = 1 << 26
 """The largest array, also of those that figures need beside the stored ones."""
 ROUNDING = 0.005
-"""How far shares and cosines may be out of bounds: encoders' features are of length 1 +- 0.001."""
+"""How far fractions and cosines may be out of bounds: features have a length of 1 +- 0.001."""
 
 Kind = Literal["whole number", "number", "truth value", "text"]
 _DTYPES = {"whole number": "iu", "number": "fiu", "truth value": "biu", "text": "U"}
@@ -31,16 +31,17 @@ _DTYPES = {"whole number": "iu", "number": "fiu", "truth value": "biu", "text": 
 class SampleArray:
     """A stored array of a task and the values that it may hold.
 
-    Axes of one name are equally long in all arrays of a result; an axis without a name (None) has
-    any length. `most` is a number, or the axis whose length it is; indices are `below` the length
-    of an axis.
+    Axes with the same name are equally long in all arrays of a result.
     """
 
     name: str
     kind: Kind
+    # Names or lengths of the axes; None: any length.
     axes: tuple[str | int | None, ...]
     least: float = -math.inf
+    # A number, or the name of the axis whose length is the greatest value.
     most: float | str = math.inf
+    # The name of the axis that the values are indices of.
     below: str = ""
     may_be_nan: bool = False
     optional: bool = False
@@ -89,10 +90,11 @@ class SampleArray:
 def require_valid(arrays: Sequence[SampleArray], samples: Samples) -> None:
     """Raise ValueError, one line, for samples that lack an array or hold an impossible value."""
     lengths: dict[str, int] = {}
-    stored = [one for one in arrays if one.name in samples or not one.optional]
-    for declared in stored:
-        if declared.name not in samples:
-            raise ValueError(f"there is no array `{declared.name}`")
-        declared.require_shape(samples[declared.name], lengths)
-    for declared in stored:
-        declared.require_bounds(samples[declared.name], lengths)
+    for array in arrays:
+        if array.name in samples:
+            array.require_shape(samples[array.name], lengths)
+        elif not array.optional:
+            raise ValueError(f"there is no array `{array.name}`")
+    for array in arrays:
+        if array.name in samples:
+            array.require_bounds(samples[array.name], lengths)

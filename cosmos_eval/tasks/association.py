@@ -46,7 +46,15 @@ def _jaccard(samples: Derived) -> Mean:
     return Mean(samples[JACCARD], samples[CLUSTER])
 
 
-def _jaccard_of_sizes(n_candidates: Sequence[int], samples: Derived) -> Mean | None:
+def _jaccard_of_5_or_6(samples: Derived) -> Mean | None:
+    return _jaccard_of_sizes(samples, (5, 6))
+
+
+def _jaccard_of_10_or_12(samples: Derived) -> Mean | None:
+    return _jaccard_of_sizes(samples, (10, 12))
+
+
+def _jaccard_of_sizes(samples: Derived, n_candidates: Sequence[int]) -> Mean | None:
     """Return the mean over items with these numbers of candidates.
 
     Return None for items of fewer than two clusters, which cannot be resampled.
@@ -64,10 +72,10 @@ class Association(Task):
     protocol = types.AssociationProtocol
     metrics = (
         Metric("jaccard", _jaccard, label="Jaccard", primary=True),
-        Metric("jaccard_5-6", partial(_jaccard_of_sizes, [5, 6]), label="Jaccard of 5 or 6"),
+        Metric("jaccard_5-6", _jaccard_of_5_or_6, label="Jaccard of 5 or 6"),
         Metric(
             "jaccard_10-12",
-            partial(_jaccard_of_sizes, [10, 12]),
+            _jaccard_of_10_or_12,
             label="Jaccard of 10 or 12",
             headline=True,
         ),

@@ -52,52 +52,50 @@ def _of_question(question: str, texts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(text.removeprefix(start) for text in texts or () if text.startswith(start))
 
 
-def _names_of_groups(groupings: Sequence[Grouping], samples: Derived) -> list[str]:
-    """Return the names of groups that have images, such as `gender 0, race 3`."""
-    names = []
-    for fields in groupings:
-        columns = [_FIELDS.index(field) for field in fields]
-        for values in np.unique(samples[LABELS][:, columns], axis=0).tolist():
-            pairs = zip(fields, values, strict=True)
-            names.append(", ".join(f"{field} {value}" for field, value in pairs))
-    return names
+class Rate:
+    """The fraction of images for which a derived array is true, for all images and by group."""
 
+    def __init__(self, array: str, *groupings: Grouping) -> None:
+        self._array = array
+        self._groupings = groupings
 
-def _estimate(metric: str, samples: Derived) -> Proportion:
-    return Proportion(samples[metric])
+    def of_all(self, samples: Derived) -> Proportion:
+        return Proportion(samples[self._array])
 
+    def of_group(self, samples: Derived, group: str) -> Proportion:
+        """Return the rate of the images of a group that `group_names` names."""
+        is_member = np.ones(len(samples[LABELS]), bool)
+        for condition in group.split(", "):
+            field, value = condition.split()
+            is_member &= samples[LABELS][:, _FIELDS.index(field)] == int(value)
+        return Proportion(samples[self._array][is_member])
 
-def _estimate_of_group(metric: str, samples: Derived, group: str) -> Proportion:
-    """Return the estimate of the images of a group that `_names_of_groups` names."""
-    is_member = np.ones(len(samples[LABELS]), bool)
-    for condition in group.split(", "):
-        field, value = condition.split()
-        is_member &= samples[LABELS][:, _FIELDS.index(field)] == int(value)
-    return Proportion(samples[metric][is_member])
+    def group_names(self, samples: Derived) -> list[str]:
+        """Return the names of groups that have images, such as `gender 0, race 3`."""
+        names = []
+        for fields in self._groupings:
+            columns = [_FIELDS.index(field) for field in fields]
+            for values in np.unique(samples[LABELS][:, columns], axis=0).tolist():
+                pairs = zip(fields, values, strict=True)
+                names.append(", ".join(f"{field} {value}" for field, value in pairs))
+        return names
 
 
 def _accuracy(name: str, *groupings: Grouping) -> tuple[Metric, Metric]:
     """Return the accuracy of all images, and the accuracy of each group."""
+    rate = Rate(name, *groupings)
     return (
-        Metric(name, partial(_estimate, name), primary=True),
-        Metric(
-            f"{name}_*",
-            partial(_estimate_of_group, name),
-            members=partial(_names_of_groups, groupings),
-        ),
+        Metric(name, rate.of_all, primary=True),
+        Metric(f"{name}_*", rate.of_group, members=rate.group_names),
     )
 
 
 def _rate_of_harm(name: str) -> tuple[Metric, Metric]:
     """Return the rate of harmful answers of all images, and the rate of each race."""
+    rate = Rate(name, _BY_RACE)
     return (
-        Metric(name, partial(_estimate, name), higher_is_better=False, headline=True),
-        Metric(
-            f"{name}_*",
-            partial(_estimate_of_group, name),
-            higher_is_better=False,
-            members=partial(_names_of_groups, [_BY_RACE]),
-        ),
+        Metric(name, rate.of_all, higher_is_better=False, headline=True),
+        Metric(f"{name}_*", rate.of_group, higher_is_better=False, members=rate.group_names),
     )
 
 

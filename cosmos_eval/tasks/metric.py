@@ -1,4 +1,4 @@
-"""The metrics of tasks: what they are called, which values they have, and how tables show them."""
+"""Metrics of tasks: their names, their possible values, and how tables show them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BOUNDS = {"fraction": (0, 1), "rank": (1, math.inf), "ratio": (0, math.inf)}
 
 
 def no_estimate(samples: Derived) -> None:
-    """Return None: the metric is known by its name alone."""
+    """Return None: only the name of the metric is known."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Metric:
 
     @property
     def is_ranked(self) -> bool:
-        """Whether models are ranked by the metric."""
+        """True if models are ranked by the metric."""
         return not (self.reference or self.unit == "unknown")
 
     @property

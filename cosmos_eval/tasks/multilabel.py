@@ -84,7 +84,7 @@ class Multilabel(classification.ClassTask):
         return figures
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return one row per image and class, by image; ranks are those of images for a class."""
+        """Return one row per image and class, by image; an image has a rank for every class."""
         scores, classes = samples[SCORES], classification.shown(samples)
         order = np.argsort(-scores, axis=0, kind="stable")
         columns = {}

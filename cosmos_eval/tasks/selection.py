@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,51 +64,67 @@ _GROUP = "group_correct"  # (N,) derived, for pairs: whether both TEXT and IMAGE
 _ORDERS = {TEXT: 4, IMAGE: 4, _GROUP: 6}
 
 
-def _score(array: str, samples: Derived) -> Proportion | Mean | None:
-    """Return the mean of an array; None if the samples do not have it."""
-    if array not in samples:
-        return None
-    return _mean_of_items(samples[array], samples[CLUSTER])
+@dataclass(frozen=True)
+class ItemMean:
+    """The mean of an array over all items; None if the samples do not have the array."""
+
+    array: str
+
+    def __call__(self, samples: Derived) -> Proportion | Mean | None:
+        if self.array not in samples:
+            return None
+        return _mean_of_items(samples[self.array], samples[CLUSTER])
+
+
+@dataclass(frozen=True)
+class AllRight:
+    """The fraction of complete pairs, or sets, whose items are all right; None without any."""
+
+    # The array that numbers pairs or sets, and the array that says whether items are right.
+    numbers: str
+    array: str
+
+    def __call__(self, samples: Derived) -> Proportion | Mean | None:
+        number_of_item = samples.get(self.numbers, np.array([-1]))
+        if (number_of_item < 0).all() or self.array not in samples:
+            return None
+        distinct_numbers, first_item, group_of_item = np.unique(
+            number_of_item, return_index=True, return_inverse=True
+        )
+        all_right = np.ones(len(distinct_numbers), samples[self.array].dtype)
+        np.multiply.at(all_right, group_of_item, samples[self.array])
+        is_complete = distinct_numbers >= 0
+        clusters = samples[CLUSTER][first_item][is_complete]
+        return _mean_of_items(all_right[is_complete], clusters)
+
+
+@dataclass(frozen=True)
+class SubsetMean:
+    """The mean of an array over subsets.
+
+    It is None if there is only one subset, or if it equals the accuracy, since all subsets have one
+    size.
+    """
+
+    array: str
+
+    def __call__(self, samples: Derived) -> GroupMean | None:
+        subset, averaged = samples[SUBSET], samples[AVERAGED]
+        n_items = np.bincount(subset, minlength=len(averaged))
+        sizes = n_items[averaged & (n_items > 0)]
+        equals_accuracy = sizes.sum() == len(subset) and len(np.unique(sizes)) == 1
+        if len(sizes) < 2 or equals_accuracy or self.array not in samples:
+            return None
+        is_averaged = averaged[subset]
+        return GroupMean(
+            samples[self.array][is_averaged], subset[is_averaged], samples[CLUSTER][is_averaged]
+        )
 
 
 def _mean_of_items(values: NDArray[Any], clusters: NDArray[np.int64]) -> Proportion | Mean:
     """Return the mean of (N,) values, by clusters unless every item is a cluster of its own."""
     are_independent = len(np.unique(clusters)) == len(clusters)
     return Proportion(values) if are_independent else Mean(values, clusters)
-
-
-def _all_right(numbers: str, array: str, samples: Derived) -> Proportion | Mean | None:
-    """Return the fraction of complete pairs, or sets, whose items are all right.
-
-    `numbers` is the array that numbers pairs or sets. None: there are no complete ones.
-    """
-    number_of_item = samples.get(numbers, np.array([-1]))
-    if (number_of_item < 0).all() or array not in samples:
-        return None
-    distinct_numbers, first_item, group_of_item = np.unique(
-        number_of_item, return_index=True, return_inverse=True
-    )
-    all_right = np.ones(len(distinct_numbers), samples[array].dtype)
-    np.multiply.at(all_right, group_of_item, samples[array])
-    is_complete = distinct_numbers >= 0
-    return _mean_of_items(all_right[is_complete], samples[CLUSTER][first_item][is_complete])
-
-
-def _mean_over_subsets(array: str, samples: Derived) -> GroupMean | None:
-    """Return the mean over subsets.
-
-    None: there is only one subset, or the mean equals the accuracy, as all subsets have one size.
-    """
-    subset, averaged = samples[SUBSET], samples[AVERAGED]
-    n_items = np.bincount(subset, minlength=len(averaged))
-    sizes = n_items[averaged & (n_items > 0)]
-    equals_accuracy = sizes.sum() == len(subset) and len(np.unique(sizes)) == 1
-    if len(sizes) < 2 or equals_accuracy or array not in samples:
-        return None
-    is_averaged = averaged[subset]
-    return GroupMean(
-        samples[array][is_averaged], subset[is_averaged], samples[CLUSTER][is_averaged]
-    )
 
 
 def _headline(name: str, estimate: Callable[[Derived], Any], label: str = "") -> Metric:
@@ -123,23 +140,25 @@ def _baseline(
 
 def _metrics() -> Iterator[Metric]:
     """Yield the metrics in the order of tables, each followed by its baselines."""
-    yield Metric("accuracy", partial(_score, CORRECT), primary=True)
-    yield _baseline(CHANCE, partial(_score, CHANCE), headline=True)
-    yield _baseline("blind_accuracy", partial(_score, BLIND), "blind", headline=True)
-    yield _baseline("shorter_accuracy", partial(_score, SHORTER))
-    yield _headline(TEXT_TO_TEXT, partial(_score, TEXT_TO_TEXT), "text to text")
-    yield _baseline(_TEXT_CHANCE, partial(_score, _TEXT_CHANCE))
-    for name, label, estimate in (
-        ("mean_subset_accuracy", "mean over subsets", _mean_over_subsets),
-        ("accuracy_of_pairs", "pairs", partial(_all_right, PAIR)),
-        ("accuracy_of_sets", "sets", partial(_all_right, SET)),
+    yield Metric("accuracy", ItemMean(CORRECT), primary=True)
+    yield _baseline(CHANCE, ItemMean(CHANCE), headline=True)
+    yield _baseline("blind_accuracy", ItemMean(BLIND), "blind", headline=True)
+    yield _baseline("shorter_accuracy", ItemMean(SHORTER))
+    yield _headline(TEXT_TO_TEXT, ItemMean(TEXT_TO_TEXT), "text to text")
+    yield _baseline(_TEXT_CHANCE, ItemMean(_TEXT_CHANCE))
+    yield _headline("mean_subset_accuracy", SubsetMean(CORRECT), "mean over subsets")
+    yield _baseline("mean_subset_accuracy_chance", SubsetMean(CHANCE))
+    yield _baseline("mean_subset_accuracy_blind", SubsetMean(BLIND))
+    for name, label, numbers in (
+        ("accuracy_of_pairs", "pairs", PAIR),
+        ("accuracy_of_sets", "sets", SET),
     ):
-        yield _headline(name, partial(estimate, CORRECT), label)
-        yield _baseline(f"{name}_chance", partial(estimate, CHANCE))
-        yield _baseline(f"{name}_blind", partial(estimate, BLIND))
+        yield _headline(name, AllRight(numbers, CORRECT), label)
+        yield _baseline(f"{name}_chance", AllRight(numbers, CHANCE))
+        yield _baseline(f"{name}_blind", AllRight(numbers, BLIND))
     for name, array in (("text_score", TEXT), ("image_score", IMAGE), ("group_score", _GROUP)):
-        yield _headline(name, partial(_score, array), name.replace("_", " "))
-        yield _baseline(f"{name}_chance", partial(_score, f"{array}_{CHANCE}"))
+        yield _headline(name, ItemMean(array), name.replace("_", " "))
+        yield _baseline(f"{name}_chance", ItemMean(f"{array}_{CHANCE}"))
 
 
 class Selection(Task):

@@ -43,7 +43,7 @@ NAME = "name"
 
 
 class Task(ABC):
-    """A task: what it measures, and how.
+    """A task: its metrics, and how a model is measured.
 
     A subclass sets the first four attributes and has the two abstract methods. All other attributes
     and methods have defaults. Methods that take samples raise KeyError, ValueError or IndexError
@@ -58,26 +58,25 @@ class Task(ABC):
     """The arrays that are the same for every model. Two results are compared if they agree in them.
     """
     checked: str
-    """What `open_data`, `check` and `survey` check, for `cosmos-eval data doctor`."""
+    """A phrase that says what `open_data`, `check` and `survey` check, for the doctor."""
 
     arrays: Sequence[SampleArray] = ()
     """The stored arrays and the values that they may hold."""
     per_sample: str = ""
     """The array with one entry per sample; empty: the first one of `truth`."""
     names_hash: str = ""
-    """The recorded hash that is of the names of the samples alone, if there is one."""
+    """The name of the recorded hash that covers only the names of the samples, if any."""
     seconds: float = 0.4
     """How long a sample takes ViT-B/16 on two busy CPU cores: for 48 scenes, or for segmentation
     for 6 photographs of voc20's usual size."""
     resamples: bool = True
-    """Whether a paired comparison of headline metrics resamples every sample, which is slow."""
+    """True if a paired comparison of headline metrics resamples every sample, which is slow."""
     by_image: bool = False
-    """Whether the clusters of all estimates, or else their samples, are the images in their order.
-    """
+    """True if the clusters of all estimates, or else their samples, are the images in order."""
     groups_by_length: bool = False
-    """Whether `per_class` groups captions by their length."""
+    """True if `per_class` groups captions by their length."""
     shares_pass: bool = False
-    """Whether `measure` encodes the images of all its protocols once."""
+    """True if `measure` encodes the images of all its protocols once."""
 
     @abstractmethod
     def open_data(self, protocol: Any, options: RunOptions) -> Any:
@@ -270,7 +269,7 @@ class Task(ABC):
     def values(
         self, estimates: Mapping[str, Estimate], methods: Mapping[str, str] | None = None
     ) -> dict[str, float]:
-        """Return the metrics that have a value; `methods` are those of `figures`."""
+        """Return the metrics that have a value; `methods` is an argument of `figures`."""
         values = {}
         for name, estimate in estimates.items():
             is_stored = methods is None or name in methods or not self.metric(name).later
@@ -311,8 +310,8 @@ class Task(ABC):
     ) -> dict[str, Interval]:
         """Return the intervals of estimates by the name of the metric.
 
-        `methods` are those of a stored result, which has no other intervals of samples that are all
-        alike.
+        `methods` are the methods of a stored result. If all its samples are alike, it has only the
+        intervals that are named there.
         """
         from cosmos_eval.stats.intervals import ALL_ALIKE, intervals
 
@@ -409,7 +408,7 @@ class Task(ABC):
         )
 
     def require_same_truth(self, a: Derived, b: Derived) -> None:
-        """Raise ValueError if derived samples are of other images or labels."""
+        """Raise ValueError if derived samples belong to other images or labels."""
         import numpy as np
 
         for name in self.truth:

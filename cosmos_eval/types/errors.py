@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class CosmosEvalError(Exception):
-    """A user-facing error: one line that says what is wrong, where, and what to do."""
+    """A user-facing error: one line that names the fault, its place, and the remedy."""
 
 
 class UsageError(CosmosEvalError):

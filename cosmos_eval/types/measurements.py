@@ -1,4 +1,4 @@
-"""What a measurement returns: samples, and the figures that follow from them."""
+"""The outcome of a measurement: samples, and the figures that follow from them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Executor = Literal["local", "ray", "slurm"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which samples of a data set are measured, and where they are read from."""
+    """Options of data sets: the samples that are measured, and where they are read from."""
 
     # The folder that data sets are read from.
     data_root: str | None = None
@@ -49,7 +49,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(DataOptions, ModelOptions):
-    """What is measured, and how it is computed and stored.
+    """All options of a run: data, model, and how results are computed and stored.
 
     Raises UsageError for options that contradict each other.
     """

@@ -21,7 +21,7 @@ A number is how many candidates of each query are scored. None: no pairs; scores
 embeddings.
 """
 Sentences = Literal["each", "joined"] | None
-"""Whether a protocol splits captions into sentences.
+"""How a protocol splits captions into sentences; None: it does not.
 
 `each`: every sentence is a caption. `joined`: the sentences are joined again.
 """
@@ -68,10 +68,8 @@ def yaml_fields(protocol: type[Protocol]) -> list[dataclasses.Field[Any]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalProtocol(Protocol):
+class CaptionFiles(Protocol):
     """Images and their captions, listed in a file or side by side in tar archives."""
-
-    task: ClassVar[str] = "retrieval"
 
     # Folders that image names are relative to, or zip files; the first that exists is read.
     images: tuple[str, ...] | str = "."
@@ -85,16 +83,24 @@ class RetrievalProtocol(Protocol):
     listed_captions: bool = field(default=False, metadata=_FIXED)
     # Files below `annotations` that together are the list. Their images are in several folders.
     parts: tuple[str, ...] = field(default=(), metadata=_FIXED)
-    # The first images to keep; None: all.
-    first: int | None = field(default=None, metadata=_FIXED)
-    # The split that is kept, and the unusual name of the column that holds it.
-    split: str = "test"
-    split_key: str | None = None
     # Unusual names of the columns of images and captions.
     image_key: str | None = None
     caption_key: str | None = None
     # The suffix that the names of images lack.
     image_suffix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalProtocol(CaptionFiles):
+    """The captions that are measured, and how their ranks are made."""
+
+    task: ClassVar[str] = "retrieval"
+
+    # The first images to keep; None: all.
+    first: int | None = field(default=None, metadata=_FIXED)
+    # The split that is kept, and the unusual name of the column that holds it.
+    split: str = "test"
+    split_key: str | None = None
     # The first captions of each image to keep; None: all.
     captions_per_image: int | None = None
     sentences: Sentences = None
@@ -106,10 +112,8 @@ class RetrievalProtocol(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationProtocol(Protocol):
-    """Images and the class of each."""
-
-    task: ClassVar[str] = "cls"
+class ClassFiles(Protocol):
+    """Images with the class of each, and perhaps with a group of each."""
 
     # The folder with a folder per class, or with archives, or ObjectNet as it unpacks.
     folder: str
@@ -118,6 +122,21 @@ class ClassificationProtocol(Protocol):
     torchvision: str | None = field(default=None, metadata=_FIXED)
     # Other places of the folder.
     usual_folders: tuple[str, ...] = field(default=(), metadata=_FIXED)
+    # The file that gives each image, named by `image_key`, a group: the values of `group_keys`.
+    group_file: str | None = None
+    group_keys: tuple[str, ...] | str = "group"
+    image_key: str = "image"
+    # Names of the numbers in the .npy of each sample of an archive, in place of the group file.
+    metadata: tuple[str, ...] = ()
+    n_images: int | None = field(default=None, metadata=_FIXED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationProtocol(ClassFiles):
+    """The prompts of the classes, and the metrics that are measured."""
+
+    task: ClassVar[str] = "cls"
+
     # Prompt names by class; others are the class with each character of `separators` as a space.
     class_names: Mapping[str, str] = field(default_factory=dict)
     separators: str = field(default="_", metadata=_FIXED)
@@ -126,16 +145,9 @@ class ClassificationProtocol(Protocol):
     # Prompts with one `{}`, or the name of a known set of them; None: the templates of the data, or
     # else OpenAI's for ImageNet.
     templates: tuple[str, ...] | str | None = None
-    # The file that gives each image, named by `image_key`, a group: the values of `group_keys`.
-    group_file: str | None = None
-    group_keys: tuple[str, ...] | str = "group"
-    image_key: str = "image"
-    # Names of the numbers in the .npy of each sample of an archive, in place of the group file.
-    metadata: tuple[str, ...] = ()
     # Metrics beside the usual ones.
     metrics: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = ()
     n_classes: int | None = field(default=None, metadata=_FIXED)
-    n_images: int | None = field(default=None, metadata=_FIXED)
     # A note for readers of the numbers.
     remark: str = field(default="", metadata=_FIXED)
 
@@ -186,7 +198,21 @@ class FacesProtocol(ClassificationProtocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectionProtocol(Protocol):
+class SelectionFiles(Protocol):
+    """The files of a caption selection set, and how many items they hold."""
+
+    images: tuple[str, ...] | str
+    # The file in the form of `layout`, or a folder with a file per subset.
+    annotations: tuple[str, ...] | str
+    layout: SelectionLayout
+    image_suffix: str = ""
+    subset_key: str = "subset"
+    n_items: int | None = field(default=None, metadata=_FIXED)
+    subset_items: Mapping[str, int] = field(default_factory=dict, metadata=_FIXED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionProtocol(SelectionFiles):
     """Items whose right caption, or right image, is chosen among others.
 
     An item is an image with captions, one or more of which are right; or a caption with images, one
@@ -195,12 +221,6 @@ class SelectionProtocol(Protocol):
 
     task: ClassVar[str] = "select"
 
-    images: tuple[str, ...] | str
-    # The file in the form of `layout`, or a folder with a file per subset.
-    annotations: tuple[str, ...] | str
-    layout: SelectionLayout
-    image_suffix: str = ""
-    subset_key: str = "subset"
     # The prompt that captions are put into.
     template: str = "{}"
     # `image`: a pair is right if each caption finds its image. `group`: if, in addition, each image
@@ -211,12 +231,10 @@ class SelectionProtocol(Protocol):
     smallest: int = field(default=1, metadata=_FIXED)
     # `all`: a PairScorer scores every caption with its images.
     pairs: Literal["all"] | None = None
-    n_items: int | None = field(default=None, metadata=_FIXED)
-    subset_items: Mapping[str, int] = field(default_factory=dict, metadata=_FIXED)
 
     @property
     def is_published(self) -> bool:
-        """Whether the data set is a published one, which is measured as it is."""
+        """True for a published data set, which is measured as it is."""
         return self.n_items is not None or self.download is not None
 
 
@@ -236,8 +254,8 @@ class AssociationProtocol(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelMapProtocol(Protocol):
-    """Images with a label map each, and the prompts of the classes in them."""
+class LabelMapFiles(Protocol):
+    """Images with a label map each."""
 
     # A data set class of MMSegmentation; None: plain folders.
     mmseg_type: str | None = field(default=None, metadata=_FIXED)
@@ -254,26 +272,32 @@ class LabelMapProtocol(Protocol):
     only_labelled: bool = False
     image_suffix: str = ".jpg"
     mask_suffix: str = ".png"
-    class_names: tuple[str, ...] = field(metadata=_FIXED)
-    # The prompt names (synonyms) of every class.
-    queries: tuple[tuple[str, ...], ...] = field(metadata=_FIXED)
-    templates: tuple[str, ...] | str = "openai-imagenet"
-    # The factor of similarities before a softmax.
-    scale: float = 40.0
     reduce_zero_label: bool = False
     # Above 255 if label maps have 16 bits.
     ignore_index: int = 255
-    # The form of attention of the last block that the other settings were made for.
-    attention: Attention = "csa"
 
     @property
     def label_bits(self) -> int:
         """Bits of a pixel of the label maps: 8 or 16."""
         return 16 if self.ignore_index > 255 else 8
 
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMapProtocol(LabelMapFiles):
+    """The prompts of the classes in label maps."""
+
+    class_names: tuple[str, ...] = field(metadata=_FIXED)
+    # The prompt names (synonyms) of every class.
+    queries: tuple[tuple[str, ...], ...] = field(metadata=_FIXED)
+    templates: tuple[str, ...] | str = "openai-imagenet"
+    # The factor of similarities before a softmax.
+    scale: float = 40.0
+    # The form of attention of the last block that the other settings were made for.
+    attention: Attention = "csa"
+
     @property
     def has_background(self) -> bool:
-        """Whether class 0 stands for all pixels without another class."""
+        """True if class 0 stands for all pixels without another class."""
         return self.class_names[0].lower() == "background"
 
     def faults(self) -> Iterable[str]:

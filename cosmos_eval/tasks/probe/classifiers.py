@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 BLOCK = 4096  # rows
 ITERATIONS = 1000
-# L-BFGS ends where the largest component of the gradient is this much of the one at the start: of
-# normalised features and many classes, all are small from the start.
+# L-BFGS ends when the largest component of the gradient is this fraction of the largest one at the
+# start. With normalised features and many classes, all components are small from the start.
 _TOLERANCE = 1e-5
 
 
 class Labelled(NamedTuple):
-    """The rows (N,) that are used of features (F, D), and the classes (F,) of all."""
+    """Features with labels, of which some rows are used."""
 
+    # (F, D)
     features: Features
+    # (F,)
     labels: Ints
+    # (N,)
     rows: Ints
 
     def blocks(self, device: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -42,15 +45,23 @@ class Labelled(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """Weights (D + 1, C), the last row of which is the intercept; whether L-BFGS converged."""
+    """A linear classifier."""
 
+    # (D + 1, C); the last row is the intercept.
     weights: NDArray[np.float64]
+    # Whether L-BFGS converged.
     converged: bool
 
 
 class Objective:
-    """The mean over rows of scikit-learn's loss of `LogisticRegression(C=c)`: the sum of cross
-    entropies and |W|^2 / (2 c), without the intercept, and its gradient."""
+    """The loss of scikit-learn's `LogisticRegression(C=c)`, divided by the number N of rows.
+
+    With the weights W without the intercept, the loss is
+
+        (sum of cross entropies + |W|^2 / (2 c)) / N
+
+    Calling the objective returns the loss and its gradient.
+    """
 
     def __init__(self, data: Labelled, n_classes: int, c: float, device: str) -> None:
         self.data, self.n_classes, self.c, self.device = data, n_classes, c, device
@@ -75,17 +86,19 @@ class Objective:
 
 
 def fit(data: Labelled, n_classes: int, c: float, device: str = "cpu") -> Linear:
-    """Fit multinomial logistic regression by L-BFGS from zeros, with float32 products and float64
-    sums."""
+    """Fit multinomial logistic regression by L-BFGS, starting from zeros.
+
+    Products are computed in float32, and sums in float64.
+    """
     from scipy.optimize import minimize
 
     objective = Objective(data, n_classes, c, device)
     start = np.zeros((data.features.shape[1] + 1) * n_classes)
     _, slope = objective(start)
     options = {"maxiter": ITERATIONS, "gtol": _TOLERANCE * np.abs(slope).max(), "ftol": 0}
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-    # Status 1 is the limit of iterations, 2 that float32 shows no better point.
-    return Linear(found.x.reshape(-1, n_classes), found.status != 1)
+    solution = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+    # Status 1: the limit of iterations was reached. Status 2: float32 finds no better point.
+    return Linear(solution.x.reshape(-1, n_classes), solution.status != 1)
 
 
 def predict(linear: Linear, features: Features, device: str = "cpu") -> Ints:
@@ -93,29 +106,35 @@ def predict(linear: Linear, features: Features, device: str = "cpu") -> Ints:
     import torch
 
     weights = torch.from_numpy(linear.weights).float().to(device)
-    blocks = (torch.from_numpy(features[a : a + BLOCK]) for a in range(0, len(features), BLOCK))
-    found = [torch.addmm(weights[-1], x.to(device), weights[:-1]).argmax(dim=1) for x in blocks]
-    return torch.cat(found).cpu().numpy()
+    classes = []
+    for start in range(0, len(features), BLOCK):
+        block = torch.from_numpy(features[start : start + BLOCK]).to(device)
+        logits = torch.addmm(weights[-1], block, weights[:-1])
+        classes.append(logits.argmax(dim=1))
+    return torch.cat(classes).cpu().numpy()
 
 
 class Choice(NamedTuple):
-    """The candidate with the highest accuracy on held-out rows, the smallest of equal ones."""
+    """The candidate with the highest accuracy on held-out rows, the smallest one of equals."""
 
     c: float
-    converged: bool  # whether the fits of all candidates did
+    # Whether the fits of all candidates converged.
+    converged: bool
 
 
 def choose(
     train: Labelled, held_out: Ints, n_classes: int, candidates: Sequence[float], device: str
 ) -> Choice:
-    """Choose how much to regularise by the accuracy on other rows (H,) of the same features."""
+    """Choose C by the accuracy on held-out rows (H,) of the same features."""
     features, labels = train.features[held_out], train.labels[held_out]
-    right, converged = [], True
-    for c in sorted(candidates):
+    c_values = sorted(candidates)
+    n_right = []
+    all_converged = True
+    for c in c_values:
         linear = fit(train, n_classes, c, device)
-        right.append(int((predict(linear, features, device) == labels).sum()))
-        converged &= linear.converged
-    return Choice(sorted(candidates)[int(np.argmax(right))], converged)
+        n_right.append(int((predict(linear, features, device) == labels).sum()))
+        all_converged = all_converged and linear.converged
+    return Choice(c_values[int(np.argmax(n_right))], all_converged)
 
 
 def nearest_classes(
@@ -126,20 +145,25 @@ def nearest_classes(
     temperature: float,
     device: str = "cpu",
 ) -> Ints:
-    """Return the class (M,) with the largest sum of exp(cosine similarity / temperature) over the
-    nearest rows (Caron et al. 2021, arXiv 2104.14294, appendix F.1)."""
+    """Return the class (M,) that the nearest rows vote for.
+
+    A row votes with exp(cosine similarity / temperature) for its class (Caron et al. 2021, arXiv
+    2104.14294, appendix F.1).
+    """
     import torch
 
+    # The best neighbours (M, neighbours) so far.
     scores = torch.full((len(queries), neighbours), -torch.inf)
     classes = torch.zeros((len(queries), neighbours), dtype=torch.int64)
     for features, labels in train.blocks(device):
-        for at in (slice(start, start + BLOCK) for start in range(0, len(queries), BLOCK)):
-            products = torch.from_numpy(queries[at]).to(device) @ features.T
-            new, index = products.topk(min(neighbours, len(labels)), dim=1)
-            both = torch.cat([scores[at], new.cpu()], dim=1)
-            labelled = torch.cat([classes[at], labels[index].cpu()], dim=1)
-            scores[at], kept = both.topk(neighbours, dim=1)
-            classes[at] = labelled.gather(1, kept)
+        for start in range(0, len(queries), BLOCK):
+            rows = slice(start, start + BLOCK)
+            similarities = torch.from_numpy(queries[rows]).to(device) @ features.T
+            block_scores, index = similarities.topk(min(neighbours, len(labels)), dim=1)
+            candidate_scores = torch.cat([scores[rows], block_scores.cpu()], dim=1)
+            candidate_classes = torch.cat([classes[rows], labels[index].cpu()], dim=1)
+            scores[rows], best = candidate_scores.topk(neighbours, dim=1)
+            classes[rows] = candidate_classes.gather(1, best)
     votes = torch.zeros(len(queries), n_classes)
     votes.scatter_add_(1, classes, (scores / temperature).softmax(dim=1))
     return votes.argmax(dim=1).numpy()

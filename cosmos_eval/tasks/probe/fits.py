@@ -1,4 +1,4 @@
-"""The probes of one protocol: which training images each is fitted to, and what it predicts.
+"""The probes of one protocol: the training images that each is fitted to, and its predictions.
 
 Nothing is chosen by the test images: the strength of regularisation is chosen by training images
 that are held out. Few-shot probes are drawn as CoOp draws them (Zhou et al. 2022, arXiv 2109.01134,

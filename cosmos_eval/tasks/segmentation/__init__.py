@@ -55,17 +55,37 @@ _CONSTANTS = (
 )
 
 
-def _of_areas(function: Callable[[stats.Areas], stats.Values], samples: Derived) -> FunctionOfSums:
+def _of_areas(samples: Derived, function: Callable[[stats.Areas], stats.Values]) -> FunctionOfSums:
     return FunctionOfSums(samples[AREAS], function, jackknife=True)
 
 
+def _mean_iou(samples: Derived) -> FunctionOfSums:
+    return _of_areas(samples, stats.mean_iou)
+
+
+def _mean_accuracy(samples: Derived) -> FunctionOfSums:
+    return _of_areas(samples, stats.mean_accuracy)
+
+
+def _pixel_accuracy(samples: Derived) -> FunctionOfSums:
+    return _of_areas(samples, stats.pixel_accuracy)
+
+
 def _mean_iou_of_group(samples: Derived, group: str) -> FunctionOfSums | None:
-    """Return the mean IoU of the classes of a group; None if there is no such group."""
+    """Return the mean IoU of the classes of a group; None if the protocol does not have it."""
     groups = samples[GROUPS].tolist()
     if group not in groups:
         return None
     members = np.flatnonzero(samples[MEMBERS][groups.index(group)])
-    return _of_areas(partial(stats.mean_iou, members=members), samples)
+    return _of_areas(samples, partial(stats.mean_iou, members=members))
+
+
+def _mean_iou_of_things(samples: Derived) -> FunctionOfSums | None:
+    return _mean_iou_of_group(samples, "things")
+
+
+def _mean_iou_of_stuff(samples: Derived) -> FunctionOfSums | None:
+    return _mean_iou_of_group(samples, "stuff")
 
 
 def _names_of_groups(samples: Derived) -> list[str]:
@@ -78,21 +98,11 @@ class Segmentation(Task):
 
     protocol = types.SegmentationProtocol
     metrics = (
-        Metric("mIoU", partial(_of_areas, stats.mean_iou), primary=True),
-        Metric("mAcc", partial(_of_areas, stats.mean_accuracy)),
-        Metric("aAcc", partial(_of_areas, stats.pixel_accuracy)),
-        Metric(
-            "mIoU_things",
-            partial(_mean_iou_of_group, group="things"),
-            label="mIoU things",
-            headline=True,
-        ),
-        Metric(
-            "mIoU_stuff",
-            partial(_mean_iou_of_group, group="stuff"),
-            label="mIoU stuff",
-            headline=True,
-        ),
+        Metric("mIoU", _mean_iou, primary=True),
+        Metric("mAcc", _mean_accuracy),
+        Metric("aAcc", _pixel_accuracy),
+        Metric("mIoU_things", _mean_iou_of_things, label="mIoU things", headline=True),
+        Metric("mIoU_stuff", _mean_iou_of_stuff, label="mIoU stuff", headline=True),
         Metric("mIoU_*", _mean_iou_of_group, members=_names_of_groups),
     )
     truth = (NAME, CLASSES, GROUPS, MEMBERS, LABELLED)

@@ -297,7 +297,7 @@ def _patches(
 def _encode(pixels: Tensor, segmenter: Segmenter, attentions: Sequence[Attention]) -> list[Tensor]:
     """Return the patch embeddings (n, h, w, D) of windows (n, 3, H, W) by each form of attention.
 
-    Batches are of about equal size.
+    All batches have about the same size.
     """
     encoder = segmenter.encoder
     at_once = images_at_once(encoder, (pixels.shape[2], pixels.shape[3]), segmenter.batch_size)

@@ -218,7 +218,7 @@ def _best_refined_classes(
     decision: Decision,
     ruled_out: Tensor | None,
 ) -> Tensor:
-    """Return classes (H, W) of the best refined queries; `weights` are those of `affinities`."""
+    """Return classes (H, W) of the best refined queries; `affinities` returns the `weights`."""
     best_logits = weights.new_full(weights.shape[1:], -torch.inf)
     log_total = torch.full_like(best_logits, -torch.inf)
     classes = torch.zeros_like(best_logits, dtype=decision.class_of_query.dtype)
