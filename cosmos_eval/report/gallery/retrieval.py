@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -231,14 +231,14 @@ def _spread_over_ranks(ranks: NDArray[np.integer]) -> list[int]:
 
 
 class _PairRescoring:
-    """Scores of items that a model computed for pairs of image and text, not as products."""
+    """Scores that a model computes for pairs of an image and a text instead of by a product."""
 
     def __init__(self, candidates: Candidates, scores: PairScores) -> None:
         self._candidates = candidates
         self._scores = scores
 
     def rescore(self, query: Query, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Replace the scores of a query's candidates, which are then above all other items."""
+        """Replace the scores of a query's candidates, and rank them above all other items."""
         if query.direction == "image_to_text":
             items = self._candidates.texts[query.number]
             pair_scores = self._scores(np.full_like(items, query.number), items)
@@ -259,8 +259,8 @@ def rank_items(
 ) -> RankedItems | None:
     """Rank images (N, D) for a text, or texts (M, D) for an image, by the product of features.
 
-    `pair_scores` replaces products by scores of pairs. As in the measured ranks, the right ones of
-    items with equal scores come last. Returns None if the rank is not the measured one.
+    `pair_scores` replaces products by scores of pairs. Of items with equal scores, the right ones
+    come last, as in the measured ranks. Returns None if the rank is not the measured one.
     """
     if query.direction == "image_to_text":
         query_feature, items = images[query.number], texts
@@ -295,9 +295,6 @@ def _right_items(
     return np.arange(n_images) == image_of_text[query.number]
 
 
-_DrawItem = Callable[[Canvas, int], Picture | str]
-
-
 class _QueryDrawing(NamedTuple):
     """A query that can be drawn; `ranked_items` is None if they are not known."""
 
@@ -311,10 +308,7 @@ class _QueryDrawing(NamedTuple):
         query = self.query
         is_right = _right_items(query, self.data.image_of_text, len(self.data.images))
         items = self.ranked_items or RankedItems(int(np.argmax(is_right)), ())
-        draw_query: _DrawItem = self._picture
-        draw_item: _DrawItem = self._caption
-        if query.direction == "text_to_image":
-            draw_query, draw_item = draw_item, draw_query
+        query_is_image = query.direction == "image_to_text"
         row = self.result.row
         return RetrievalExample(
             model=self.result.model,
@@ -322,14 +316,16 @@ class _QueryDrawing(NamedTuple):
             protocol=row.protocol,
             direction=query.direction,
             rank=query.rank,
-            query=draw_query(canvas, query.number),
-            expected=draw_item(canvas, items.best_right),
-            retrieved=[draw_item(canvas, index) for index in items.first],
+            query=self._draw_item(canvas, query.number, is_image=query_is_image),
+            expected=self._draw_item(canvas, items.best_right, is_image=not query_is_image),
+            retrieved=[
+                self._draw_item(canvas, index, is_image=not query_is_image) for index in items.first
+            ],
             right=is_right[list(items.first)].tolist(),
         )
 
-    def _picture(self, canvas: Canvas, index: int) -> Picture:
-        return canvas.thumbnail(self.data.images[index])
-
-    def _caption(self, canvas: Canvas, index: int) -> str:
+    def _draw_item(self, canvas: Canvas, index: int, *, is_image: bool) -> Picture | str:
+        """Return an image of the data set as a picture, or a caption."""
+        if is_image:
+            return canvas.thumbnail(self.data.images[index])
         return self.data.captions[index]

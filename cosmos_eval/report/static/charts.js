@@ -1,5 +1,7 @@
 // Charts. Each is drawn when it comes into view; the program that draws them is unpacked for the first.
-const MOST_BARS = 40, BAR = 26;
+const MOST_BARS = 40;
+const BAR = 26;  // height of a bar in pixels
+const NARROW = 600;  // charts that are narrower in pixels leave things out
 // Colours of lines, one per model.
 const LINES = ["a", "b", "c", "d", "e", "f", "g", "soft"];
 
@@ -27,26 +29,32 @@ const chartConfig = () => {
   };
 };
 
-const barRow = (row, place, showsSource) => {
-  const { value, low, high } = row.cells[place].dataset;
-  const source = row.dataset.source;
-  const name = row.querySelector(".name").textContent + (showsSource && source !== "measured" ? ` (${source})` : "");
-  const ends = row.cells[place].querySelector(".ends")?.textContent ?? "";
+// The functions below return the rows of each kind of chart; `label` is the text under the pointer.
+
+// A number of a leaderboard with its interval.
+const barRow = (row, cell, showsSource) => {
+  const { model, source } = row.dataset;
+  const { value, low, high } = cell.dataset;
+  const shortName = row.querySelector(".name").textContent;
+  const name = showsSource && source !== "measured" ? `${shortName} (${source})` : shortName;
+  const ends = cell.querySelector(".ends")?.textContent ?? "";
   return {
     name, source, value: Number(value), low: Number(low), high: Number(high),
-    label: `${row.dataset.model}, ${source}: ${row.cells[place].querySelector(".number").textContent} ${ends}`,
+    label: `${model}, ${source}: ${cell.querySelector(".number").textContent} ${ends}`,
   };
 };
 
 const intervalRows = (chart) => {
   const table = chart.closest("section").querySelector("table");
   const titles = Array.from(table.tHead.rows[0].cells);
-  const first = titles.findIndex((title) => title.dataset.dataset);
-  const place = first + Number(chart.querySelector("select").value);
-  const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden && row.cells[place].dataset.value);
+  const firstColumn = titles.findIndex((title) => title.dataset.dataset);
+  const column = firstColumn + Number(chart.querySelector("select").value);
+  const showsSource = firstColumn > 1;
+  const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden && row.cells[column].dataset.value);
   chart.querySelector(".cut").textContent =
     rows.length > MOST_BARS ? `The ${MOST_BARS} highest of ${rows.length} numbers; filter the table to see others.` : "";
-  return rows.map((row) => barRow(row, place, first > 1)).sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
+  const bars = rows.map((row) => barRow(row, row.cells[column], showsSource));
+  return bars.sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
 };
 
 const classRows = () => chosenClasses().map(({ name, a, b }) => ({
@@ -57,11 +65,12 @@ const classRows = () => chosenClasses().map(({ name, a, b }) => ({
 const costRows = (chart) => {
   const table = chart.closest("details").querySelector("table");
   const select = chart.querySelector("select");
-  const place = table.tHead.rows[0].cells.length - select.options.length + Number(select.value);
-  const rows = Array.from(table.tBodies[0].rows).filter((row) => row.cells[place].dataset.value);
+  const firstColumn = table.tHead.rows[0].cells.length - select.options.length;
+  const column = firstColumn + Number(select.value);
+  const rows = Array.from(table.tBodies[0].rows).filter((row) => row.cells[column].dataset.value);
   return rows.map((row) => {
     const { model, source, gflops } = row.dataset;
-    const cell = row.cells[place];
+    const cell = row.cells[column];
     return {
       name: row.querySelector(".name").textContent, source, gflops: Number(gflops),
       value: Number(cell.dataset.value), front: "front" in cell.dataset,
@@ -74,13 +83,13 @@ const lengthRows = (chart) => {
   const table = chart.closest("details").querySelector("table");
   const titles = Array.from(table.tHead.rows[0].cells);
   const bodyRows = Array.from(table.tBodies[0].rows);
-  const mean = (place) => bodyRows.reduce((sum, row) => sum + Number(row.cells[place].dataset.value), 0);
-  const models = titles.map((title, place) => ({ title, place })).filter(({ title }) => title.dataset.model);
-  models.sort((a, b) => mean(b.place) - mean(a.place));
+  const sumOf = (column) => bodyRows.reduce((sum, row) => sum + Number(row.cells[column].dataset.value), 0);
+  const models = titles.map((title, column) => ({ title, column })).filter(({ title }) => title.dataset.model);
+  models.sort((a, b) => sumOf(b.column) - sumOf(a.column));
   chart.querySelector(".cut").textContent =
     models.length > LINES.length ? `The ${LINES.length} highest of ${models.length} models; the table has all.` : "";
-  return models.slice(0, LINES.length).flatMap(({ title, place }) => bodyRows.map((row) => {
-    const { value, low, high, cut } = row.cells[place].dataset;
+  return models.slice(0, LINES.length).flatMap(({ title, column }) => bodyRows.map((row) => {
+    const { value, low, high, cut } = row.cells[column].dataset;
     const words = row.cells[0].textContent;
     return {
       name: title.querySelector(".name").textContent, words: words.replace(" words", ""),
@@ -99,13 +108,49 @@ const curveRows = (chart) => {
     models.length > LINES.length ? `The first ${LINES.length} of ${models.length} models; the table has all.` : "";
   const isSingle = models.length === 1;
   return curves.filter(({ model }) => models.indexOf(model) < LINES.length).flatMap(({ model, line, unit, steps, values }) =>
-    steps.map((step, place) => ({
-      name: isSingle ? line : data.models[model], line: isSingle ? "" : line, step, value: values[place],
-      label: `${data.models[model]}, ${line}, step ${step}: ${values[place]} ${unit}`,
+    steps.map((step, index) => ({
+      name: isSingle ? line : data.models[model], line: isSingle ? "" : line, step, value: values[index],
+      label: `${data.models[model]}, ${line}, step ${step}: ${values[index]} ${unit}`,
     })));
 };
 
 const chartRows = { curves: curveRows, intervals: intervalRows, classes: classRows, costs: costRows, lengths: lengthRows };
+
+// Changes of a chart's specification that depend on its rows or on the width of its place.
+const adaptations = {
+  costs: (specification, rows, width) => {
+    if (width >= NARROW) return;
+    // There is no room for names beside points.
+    specification.layer.pop();
+    specification.encoding.x.scale.padding = 20;
+  },
+  intervals: (specification, rows) => {
+    if (rows.every(({ source }) => source === "measured")) specification.encoding.color.legend = null;
+  },
+  curves: (specification, rows) => {
+    const { color, strokeDash } = specification.layer[0].encoding;
+    color.scale = { range: LINES.map(colour) };
+    if (new Set(rows.map(({ line }) => line)).size === 1) strokeDash.legend = null;
+  },
+  lengths: (specification, rows, width) => {
+    for (const { encoding: { stroke, color, shape } } of specification.layer) {
+      (stroke ?? color).scale = { range: LINES.map(colour) };
+      for (const legend of [color?.legend, shape?.legend]) if (legend) legend.columns = width < NARROW ? 1 : 2;
+    }
+  },
+};
+
+const specificationOf = (kind, description, rows, width) => {
+  const specification = {
+    $schema: "https://vega.github.io/schema/vega-lite/v6.json", autosize: { type: "fit-x", contains: "padding" },
+    width: "container", description, data: { name: "rows" }, ...structuredClone(data.charts[kind]),
+  };
+  adaptations[kind]?.(specification, rows, width);
+  specification.datasets = { ...specification.datasets, rows };
+  // A height by steps would make Vega-Lite warn of the width, which it takes from the page.
+  specification.height ??= BAR * rows.length;
+  return specification;
+};
 
 const drawChart = async (chart) => {
   const kind = chart.dataset.chart;
@@ -117,10 +162,6 @@ const drawChart = async (chart) => {
     chartProgram ??= unpackProgram();
     const embed = await chartProgram;
     if (chart.request !== request) return;  // the chart was requested again in the meantime
-    const specification = {
-      $schema: "https://vega.github.io/schema/vega-lite/v6.json", autosize: { type: "fit-x", contains: "padding" },
-      width: "container", description: chart.label, data: { name: "rows" }, ...structuredClone(data.charts[kind]),
-    };
     const rows = chartRows[kind](chart);
     chart.view?.finalize();
     chart.view = null;
@@ -128,30 +169,8 @@ const drawChart = async (chart) => {
       plot.textContent = "No number of this column is shown.";
       return;
     }
-    if (kind === "costs" && plot.clientWidth < 600) {  // there is no room for names beside points
-      specification.layer.pop();
-      specification.encoding.x.scale.padding = 20;
-    }
-    if (kind === "intervals" && rows.every(({ source }) => source === "measured")) {
-      specification.encoding.color.legend = null;
-    }
-    if (kind === "curves") {
-      const { color, strokeDash } = specification.layer[0].encoding;
-      color.scale = { range: LINES.map(colour) };
-      if (new Set(rows.map(({ line }) => line)).size === 1) strokeDash.legend = null;
-    }
-    if (kind === "lengths") {
-      const columns = plot.clientWidth < 600 ? 1 : 2;
-      for (const { encoding: { stroke, color, shape } } of specification.layer) {
-        (stroke ?? color).scale = { range: LINES.map(colour) };
-        for (const legend of [color?.legend, shape?.legend]) if (legend) legend.columns = columns;
-      }
-    }
-    specification.datasets = { ...specification.datasets, rows };
-    // A height by steps would make Vega-Lite warn of the width, which it takes from the page.
-    specification.height ??= BAR * rows.length;
     // The page's policy forbids code from expressions (hence `ast`) and style elements.
-    chart.view = await embed(plot, specification, {
+    chart.view = await embed(plot, specificationOf(kind, chart.label, rows, plot.clientWidth), {
       ast: true, renderer: "svg", actions: false, defaultStyle: false, config: chartConfig(),
       tooltip: { disableDefaultStyle: true },
     });

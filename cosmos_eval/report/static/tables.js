@@ -13,14 +13,14 @@ const compareKeys = (a, b, direction) => {
 };
 
 const sortBy = (table, title, direction) => {
-  const place = title.cellIndex;
+  const column = title.cellIndex;
   const isText = "text" in title.dataset;
   const body = table.tBodies[0];
-  const keyed = Array.from(body.rows, (row) => [sortKey(row.cells[place], isText), row]);
-  keyed.sort(([a], [b]) => compareKeys(a, b, direction));
+  const keyed = Array.from(body.rows, (row) => ({ key: sortKey(row.cells[column], isText), row }));
+  keyed.sort((a, b) => compareKeys(a.key, b.key, direction));
   for (const otherTitle of title.parentElement.cells) otherTitle.removeAttribute("aria-sort");
   title.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
-  body.append(...keyed.map(([, row]) => row));
+  body.append(...keyed.map(({ row }) => row));
 };
 
 const nextDirection = (title) => {
@@ -49,9 +49,9 @@ stateParts.push({
   },
   read: (state) => {
     for (const sorting of state.getAll("sort")) {
-      const [, key, place, direction] = sorting.match(/^(.*) (\d+) (down|up)$/s) ?? [];
+      const [, key, column, direction] = sorting.match(/^(.*) (\d+) (down|up)$/s) ?? [];
       const table = all("table[data-key]").find((candidate) => candidate.dataset.key === key);
-      const title = table?.tHead.rows[0].cells[Number(place)];
+      const title = table?.tHead.rows[0].cells[Number(column)];
       if (title) sortBy(table, title, direction === "down" ? -1 : 1);
     }
   },
@@ -69,16 +69,16 @@ const csvCell = (text) => {
 const toCsv = (table) => {
   const titles = Array.from(table.tHead.rows[0].cells);
   const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
-  const places = titles.map((_, place) => place).filter((place) => !titles[place].hidden);
-  const hasEnds = (place) => rows.some((row) => row.cells[place].dataset.low);
-  const head = places.flatMap((place) => {
-    const title = plainText(titles[place]);
-    return hasEnds(place) ? [title, `${title} low`, `${title} high`] : [title];
+  const columns = titles.map((_, column) => column).filter((column) => !titles[column].hidden);
+  const hasEnds = (column) => rows.some((row) => row.cells[column].dataset.low);
+  const head = columns.flatMap((column) => {
+    const title = plainText(titles[column]);
+    return hasEnds(column) ? [title, `${title} low`, `${title} high`] : [title];
   });
-  const cells = (row) => places.flatMap((place) => {
-    const cell = row.cells[place];
+  const cells = (row) => columns.flatMap((column) => {
+    const cell = row.cells[column];
     const { value, low = "", high = "" } = cell.dataset;
-    return hasEnds(place) ? [value ?? "", low, high] : [value ?? plainText(cell)];
+    return hasEnds(column) ? [value ?? "", low, high] : [value ?? plainText(cell)];
   });
   return [head, ...rows.map(cells)].map((line) => `${line.map(csvCell).join(",")}\r\n`).join("");
 };
