@@ -1,0 +1,90 @@
+"""`python benchmarks/hops.py [--json] [--quick]`: functions that a command runs through.
+
+Runs each command in a process of its own, and counts the named functions of this project that it
+calls, each once, and the files that they are in. Comprehensions, generator expressions and lambdas
+are not counted. The runs measure scenes-cosmos with an empty cache of embeddings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from _report import Measurement, measurement, parser, report
+
+RESULTS = str(Path(__file__).parents[1] / "results")
+# Runs the command of its arguments, and writes the functions that it called to the first argument.
+COUNTER = """
+import json, sys, threading
+from pathlib import Path
+import cosmos_core, cosmos_eval
+
+ROOTS = tuple(str(Path(package.__file__).parent) for package in (cosmos_core, cosmos_eval))
+called = set()
+
+def count(frame, event, argument):
+    code = frame.f_code
+    if event == "call" and code.co_filename.startswith(ROOTS) and "<" not in code.co_name:
+        called.add((code.co_filename, code.co_firstlineno, code.co_qualname))
+
+from cosmos_eval.cli.app import main
+threading.setprofile(count)
+sys.setprofile(count)
+try:
+    main(sys.argv[2:])
+finally:
+    sys.setprofile(None)
+    Path(sys.argv[1]).write_text(json.dumps(sorted(called)))
+"""
+
+
+class Command(NamedTuple):
+    """A command, and the largest number of functions that it is to run through."""
+
+    arguments: tuple[str, ...]
+    most_functions: int
+
+
+def commands(folder: str) -> dict[str, Command]:
+    """Return the commands by name; runs write to the folder."""
+    run = ("run", "--model", "scenes-cosmos", "--output", folder, "--device", "cpu", "--no-cache")
+    return {
+        "run --task retrieval": Command((*run, "--task", "retrieval"), 300),
+        "run --task seg": Command((*run, "--task", "seg", "--limit", "32"), 280),
+        "leaderboard": Command(("leaderboard", RESULTS), 140),
+    }
+
+
+def main() -> None:
+    """Count and print."""
+    arguments = parser(__doc__ or "").parse_args()
+    lines: list[Measurement] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, command in commands(folder).items():
+            functions = called_functions(command.arguments, Path(folder) / "called.json")
+            files = {file for file, *_ in functions}
+            most = command.most_functions
+            lines.append(measurement(name, len(functions), "functions", at_most=most))
+            lines.append(measurement(f"{name}: files", len(files), "files"))
+    report("Functions that a command runs through", lines, arguments.json)
+
+
+def called_functions(arguments: tuple[str, ...], path: Path) -> list[tuple[str, int, str]]:
+    """Return file, line and name of every function that a command called."""
+    subprocess.run(
+        [sys.executable, "-c", COUNTER, str(path), *arguments],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return [tuple(function) for function in json.loads(path.read_text("utf-8"))]
+
+
+if __name__ == "__main__":
+    main()
