@@ -204,7 +204,7 @@ class UserGuide(Guide):
     """A user's encoder with `encode_patches`, from a Python file."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
-        encoder, code, where = user.made_by(spec, device, "fp32")
+        encoder, code, origin = user.made_by(spec, device, "fp32")
         weights = [*user.referred_weights([encoder.encode_patches], set())]
         modules = [weight for weight in weights if isinstance(weight, nn.Module)]
         for module in modules:
@@ -213,7 +213,7 @@ class UserGuide(Guide):
         self.modules = nn.ModuleList(modules)
         states = user.state_dicts(weights)
         self.encoder = encoder
-        self.where = where
+        self.origin = origin
         self.spec = spec.text
         self.patch_size = encoder.patch_size
         self.image_mean = encoder.image_mean
@@ -225,7 +225,7 @@ class UserGuide(Guide):
         }
 
     def encode(self, images: Tensor) -> Tensor:
-        with user.errors_of(f"{self.where}: encode_patches"):
+        with user.errors_of(f"{self.origin}: encode_patches"):
             patches: Tensor = self.encoder.encode_patches(images)
         return patches
 

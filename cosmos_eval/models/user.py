@@ -185,13 +185,13 @@ class TwoTower:
         return F.normalize(patches, dim=-1)
 
 
-def require_grid(where: str, images: Tensor, patches: Tensor, patch_size: int) -> None:
+def require_grid(origin: str, images: Tensor, patches: Tensor, patch_size: int) -> None:
     """Raise UsageError unless there is one feature per complete patch of images (B, 3, H, W)."""
     height, width = images.shape[2:]
     expected = (len(images), height // patch_size, width // patch_size)
     if tuple(patches.shape[:-1]) != expected:
         raise UsageError(
-            f"{where}: `encode_patches` returns {tuple(patches.shape)} for {tuple(images.shape)}, "
+            f"{origin}: `encode_patches` returns {tuple(patches.shape)} for {tuple(images.shape)}, "
             f"not {expected} and the dimensions of features"
         )
 
@@ -254,17 +254,17 @@ def _description(function: Any) -> str:
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Run a user's file and check its model. Raises UsageError for every error in the file."""
     path = Path(spec.name)
-    encoder, code, where = made_by(spec, device, precision)
-    with errors_of(where):
+    encoder, code, origin = made_by(spec, device, precision)
+    with errors_of(origin):
         if isinstance(encoder, TwoTower):
             encoder.to(device, precision)
-        checks.require_encoder(encoder, where)
-        _require_honest(encoder.info, precision, where)
-    with errors_of(f"{where}: setting its `info`"):
+        checks.require_encoder(encoder, origin)
+        _require_honest(encoder.info, precision, origin)
+    with errors_of(f"{origin}: setting its `info`"):
         encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
         _guard(encoder, path)
     if encoder.info.code_sha256 != code:
-        raise UsageError(f"{where}: its `info` cannot be set, and results would not name the file")
+        raise UsageError(f"{origin}: its `info` cannot be set, and results would not name the file")
     return encoder
 
 
@@ -290,9 +290,9 @@ def made_by(spec: ModelSpec, device: str, precision: Precision) -> tuple[Any, st
         return model, code, f"{path}: `model`"
     arguments = [repr(device), repr(precision)]
     arguments += [f"{name}={value!r}" for name, value in spec.arguments.items()]
-    where = f"{path}: load({', '.join(arguments)})"
-    with errors_of(where):
-        return make(device, precision, **spec.arguments), code, where
+    origin = f"{path}: load({', '.join(arguments)})"
+    with errors_of(origin):
+        return make(device, precision, **spec.arguments), code, origin
 
 
 def _run(path: Path, content: bytes, name: str) -> ModuleType:
@@ -336,7 +336,7 @@ def _call_guarded(
 
 
 @contextmanager
-def errors_of(where: str) -> Iterator[None]:
+def errors_of(origin: str) -> Iterator[None]:
     """Raise UsageError for everything that the user's code in this context raises.
 
     `sys.exit` counts as an error too. With --debug, the traceback is shown.
@@ -347,14 +347,14 @@ def errors_of(where: str) -> Iterator[None]:
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise UsageError(f"{where} failed: {reason} (--debug shows where)") from error
+        raise UsageError(f"{origin} failed: {reason} (--debug shows where)") from error
 
 
-def _require_honest(info: EncoderInfo, precision: Precision, where: str) -> None:
+def _require_honest(info: EncoderInfo, precision: Precision, origin: str) -> None:
     """Raise UsageError if a user's model describes itself in a way that results cannot record."""
     if info.precision != precision:
-        raise UsageError(f"{where} made a model of precision {info.precision}: choose that one")
+        raise UsageError(f"{origin} made a model of precision {info.precision}: choose that one")
     if info.weights is not None:
-        raise UsageError(f"{where}: `weights` is of COSMOS checkpoints with two sets: give None")
+        raise UsageError(f"{origin}: `weights` is of COSMOS checkpoints with two sets: give None")
     if info.weights_sha256 is None:
-        raise UsageError(f"{where} gives no `weights_sha256`: hash the weights, random ones too")
+        raise UsageError(f"{origin} gives no `weights_sha256`: hash the weights, random ones too")

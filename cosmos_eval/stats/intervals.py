@@ -459,19 +459,19 @@ def _draws(
     sums: dict[str, Estimate] = {}
     sums_one_by_one: dict[str, Estimate] = {}
     functions_of_weights: dict[str, Estimate] = {}
-    others: dict[str, Estimate] = {}
+    clustered: dict[str, Estimate] = {}
     for name, estimate in estimates.items():
         if isinstance(estimate, FunctionOfSums):
             (sums_one_by_one if estimate.one_by_one else sums)[name] = estimate
         elif isinstance(estimate, FunctionOfWeights):
             functions_of_weights[name] = estimate
         else:
-            others[name] = estimate
+            clustered[name] = estimate
     yield from _draws_of_groups(sums, seed, resamples, multinomial=True)
     yield from _draws_of_groups(sums_one_by_one, seed, resamples)
     yield from _draws_of_groups(functions_of_weights, seed, resamples)
-    yield from _draws_of_groups(others, seed, resamples, method=CLUSTER_BOOTSTRAP)
-    for name, estimate in others.items():
+    yield from _draws_of_groups(clustered, seed, resamples, method=CLUSTER_BOOTSTRAP)
+    for name, estimate in clustered.items():
         if isinstance(estimate, GroupMean) and estimate.clusters is None:
             statistics, counts = statistics_of_kinds(name, [estimate])
             (drawn,) = resample(

@@ -105,10 +105,10 @@ class PairedDifference(NamedTuple):
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
     """Compare the proportions of hits (N,) of two models on the same independent samples."""
-    both = int((a & b).sum())
+    both_right = int((a & b).sum())
     only_a = int((a & ~b).sum())
     only_b = int((b & ~a).sum())
-    return matched_shares(both, only_a, only_b, len(a))
+    return matched_shares(both_right, only_a, only_b, len(a))
 
 
 def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDifference:
