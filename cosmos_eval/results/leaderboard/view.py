@@ -4,7 +4,7 @@ Every column is a ranking of one data set, protocol and metric.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 from statistics import fmean
@@ -59,8 +59,10 @@ def select(entries: Sequence[Entry], view: View) -> list[Entry]:
 
     Raises UsageError for a pattern that matches nothing, and if no entry matches all of them.
     """
-    require_known("model", view.models, _all_names(entries, _model_names))
-    require_known("data set", view.datasets, _all_names(entries, _dataset_names))
+    models = [name for entry in entries for name in _model_names(entry)]
+    datasets = [name for entry in entries for name in _dataset_names(entry)]
+    require_known("model", view.models, models)
+    require_known("data set", view.datasets, datasets)
     require_known("protocol", view.protocols, [entry.protocol for entry in entries])
     selected = [
         entry
@@ -70,7 +72,8 @@ def select(entries: Sequence[Entry], view: View) -> list[Entry]:
         and _matches([entry.protocol], view.protocols)
     ]
     if view.metrics:
-        require_known("metric", view.metrics, _all_names(selected, _metric_names))
+        metrics = [name for entry in selected for name in entry.metrics]
+        require_known("metric", view.metrics, metrics)
         with_metrics = [_with_metrics(entry, view.metrics) for entry in selected]
         selected = [entry for entry in with_metrics if entry.metrics]
     if entries and not selected:
@@ -83,21 +86,14 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return not patterns or pattern_index(names, patterns) >= 0
 
 
-def _all_names(entries: Iterable[Entry], names_of: Callable[[Entry], list[str]]) -> list[str]:
-    return [name for entry in entries for name in names_of(entry)]
-
-
 def _model_names(entry: Entry) -> list[str]:
     """Return a model's label, also without the kind of map."""
     return [entry.model] if entry.stored is None else [entry.model, entry.stored.model]
 
 
 def _dataset_names(entry: Entry) -> list[str]:
+    """Return the label of a data set's column, and the name of the data set."""
     return [entry.dataset, entry.dataset_name]
-
-
-def _metric_names(entry: Entry) -> list[str]:
-    return list(entry.metrics)
 
 
 def _with_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
