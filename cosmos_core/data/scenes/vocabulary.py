@@ -56,7 +56,7 @@ def merges() -> list[tuple[str, str]]:
     """
     # Words as symbols with blanks between them.
     spelled_words = {" ".join(word) + "</w>" for word in words()}
-    merged_pairs = []
+    merged_pairs: list[tuple[str, str]] = []
     while True:
         spelled_words = {word for word in spelled_words if " " in word}
         if not spelled_words:
