@@ -63,8 +63,7 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 def _has_sixteen_bits(image: PIL.Image.Image) -> bool:
     """Return whether pixels are 16-bit greyscale.
 
-    Older releases of Pillow call the mode of 16-bit PNG files `I`, and all releases call that of
-    16-bit PGM files so.
+    The mode of 16-bit PGM files, and in older releases of Pillow of 16-bit PNG files, is `I`.
     """
     if image.mode.startswith("I;16"):
         return True

@@ -293,7 +293,7 @@ class CaptionFile:
         return captions
 
     def _read_header(self, header: list[str]) -> tuple[int, dict[str, int]]:
-        """Return the column of the URL, and those of the captions by their keys."""
+        """Return the column of the URL, and the columns of the captions by their keys."""
         names = [name.strip().removeprefix("\ufeff") for name in header]
         columns = {key: names.index(key) for key in DREAMLIP_KEYS if key in names}
         if URL_COLUMN not in names or not columns:

@@ -283,7 +283,7 @@ class Trainer:
         """Return the batches from the current step on; none if a signal comes first.
 
         Raises ValueError in all processes if one cannot read its data or has other data than the
-        first process, and SnapshotError if the data are not those of the snapshot.
+        first process, and SnapshotError if the snapshot was trained on other data.
         """
         config = replace(self._config, data=replace(self._config.data, shards=shards))
         data = self._world.synchronized(lambda: self._open_data_here(config, stop))

@@ -166,7 +166,7 @@ def lay_out(all_panels: Sequence[Panel], title: str) -> Figure:
 
 def _meanings_of_lines(all_panels: Sequence[Panel]) -> list[str]:
     """Return the meanings of thick and pale lines, if there are any."""
-    windows = set()
+    windows: set[int] = set()
     for panel in all_panels:
         if panel.noisy:
             windows.update(_window(series) for series in panel.series)

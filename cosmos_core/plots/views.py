@@ -164,7 +164,7 @@ def _heading(sample: Sequence[SampleView], title: str, factor: int) -> str:
 
 
 def _height(sample: Sequence[SampleView], widths: Sequence[int], factor: int) -> int:
-    """Return the height of a sample: that of its highest view with name and caption."""
+    """Return the height of a sample: the height of its highest view with name and caption."""
     heights = []
     for view, width in zip(sample, widths, strict=True):
         image_height = LINE if view.pixels is None else len(view.pixels) * factor
