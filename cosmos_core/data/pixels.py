@@ -20,7 +20,7 @@ warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
 
 def open_image(file: Path | io.BytesIO) -> PIL.Image.Image:
-    """Open an image of one of the FORMATS. Raises what Pillow raises."""
+    """Open an image of one of the FORMATS. Raises Pillow's errors."""
     try:
         return PIL.Image.open(file, formats=FORMATS)
     except PIL.UnidentifiedImageError as error:

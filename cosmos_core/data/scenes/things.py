@@ -22,11 +22,12 @@ Rng = np.random.Generator
 
 VARIANTS = 12
 SPRITE_SIDES = {LARGE: 92, SMALL: 46}  # pixels of a sprite without its margin
-_BANK_SEED = 7002  # apart from the scenes' own seeds: drawings belong to no split
+_BANK_SEED = 7002  # differs from the seeds of scenes: drawings belong to no split
 _RESOLUTION = 240
 _BITS = 4  # sub-pixel bits of OpenCV's drawing functions
 _OUTLINE = 3  # pixels
-_WIDENED = 1 + 2 * 3 / SPRITE_SIDES[SMALL]  # by three pixels around a small one for its light
+# A sprite is enlarged by a margin for its light: three pixels around a small one.
+_WIDENED = 1 + 2 * 3 / SPRITE_SIDES[SMALL]
 
 _DARK: Colour = (34, 28, 34)
 _WHITE: Colour = (246, 246, 242)
