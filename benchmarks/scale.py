@@ -196,7 +196,7 @@ def _index_lines(folder: Path, samples: int) -> Iterator[Measurement]:
         Path(shard).touch()
     starts = np.arange(0, samples + 1, SCANNED)
     rows = np.random.default_rng(0).integers(1, 2**31 - 1, (samples, index.COLUMNS), np.int32)
-    index._write_whole(shards, starts, rows)
+    index._store_set_index(shards, starts, rows)
     size, name = rows.nbytes / 1e9, f"{samples:,} samples"
     del rows
     yield measurement(f"index of {name}", size, "GB")

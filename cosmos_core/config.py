@@ -42,8 +42,7 @@ Scale = Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_ord
 class ImageViewConfig:
     """Multi-crop augmentation. `*_p` are probabilities, scales are fractions of the image's area.
 
-    The defaults are those of COSMOS (github.com/ExplainableML/cosmos). The `image` of a method has
-    its own.
+    The defaults are COSMOS's (github.com/ExplainableML/cosmos). The `image` of a method has others.
     """
 
     # The sides of global and local views, in pixels.

@@ -263,7 +263,7 @@ def silc_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) ->
     """Return SILC's loss (arXiv 2310.13355), after DINO (arXiv 2104.14294).
 
     It is the mean cross-entropy of all student views with all teacher views of a sample.
-    `student_logits` (L, B, K) are of local views, `teacher_logits` (G, B, K) of global ones, and
+    `student_logits` (L, B, K) belong to local views, `teacher_logits` (G, B, K) to global ones, and
     `center` (K,) is moved by `move_center`. In loops::
 
         for l in range(L):

@@ -112,7 +112,7 @@ class Method(Protocol):
     def create_student(self, architecture: Any) -> nn.Module:
         """Create a model with random weights; freeze parameters that this method does not train.
 
-        Parameters that are added to the model are stored in checkpoints, except those of the module
+        Parameters that are added to the model are stored in checkpoints, except the module
         `head`.
         """
 

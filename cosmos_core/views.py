@@ -1,6 +1,6 @@
 """Multi-crop views of images, and caption views.
 
-The distributions of image views are those of torchvision's RandomResizedCrop, RandomHorizontalFlip,
+Image views have the distributions of torchvision's RandomResizedCrop, RandomHorizontalFlip,
 ColorJitter and RandomGrayscale, and of Pillow's GaussianBlur and RandomSolarize, in this order.
 Pixels are uint8 RGB (H, W, 3) and are changed by OpenCV. Brightness, contrast, saturation and grey
 differ from Pillow's by at most one grey level, because Pillow truncates and OpenCV rounds.

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 class SampleIndex:
     """The samples of tars, in order.
 
-    `rows` (N, 4) are those of all samples. `starts` (shards + 1,) has the number of each shard's
+    `rows` (N, 4) has a row for each sample. `starts` (shards + 1,) has the number of each shard's
     first sample, and N at the end. Worker processes share the rows.
     """
 
@@ -179,7 +179,7 @@ def _read_set_index(shards: Sequence[str]) -> SampleIndex | None:
 
 
 def _store_set_index(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
-    """Store the rows of all shards in a file, and in another file what they are valid for."""
+    """Store the rows of all shards in a file, and the states of the tars in another file."""
     checksum = np.array(zlib.crc32(rows.data))
     head = pack_arrays({"states": _file_states(shards), "starts": starts, "checksum": checksum})
     _store(_index_paths("data-sets", *shards), {".rows": rows.data.cast("B"), "": head})

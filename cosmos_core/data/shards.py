@@ -333,8 +333,8 @@ class KeyedPermutation:
     """A permutation of `size` numbers, each of which is computed when it is needed.
 
     It is a Feistel network on the bits of positions (Luby and Rackoff, 1988), applied again to
-    results that exceed the size (cycle walking; Black and Rogaway, 2002). The round function is
-    that of splitmix64 (Steele et al., 2014).
+    results that exceed the size (cycle walking; Black and Rogaway, 2002). The round function is the
+    mixing function of splitmix64 (Steele et al., 2014).
     """
 
     ROUNDS = 6

@@ -396,7 +396,7 @@ class _StreamWithHead:
 def _raw_samples(stream: Any) -> Iterator[tuple[str, samples.RawSample]]:
     """Yield the key and the files of each sample in a tar; its files must be neighbours.
 
-    Of several files with the same extension the first one is used.
+    The first of several files with the same extension is used.
     """
     for key, group in itertools.groupby(_sample_files(stream), key=lambda file: file[0]):
         contents: dict[str, bytes] = {}

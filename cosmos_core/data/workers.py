@@ -35,7 +35,7 @@ def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]
 def _start_worker(read_end: Connection, write_end: Connection, commands: bool, number: int) -> None:
     """Prepare a worker: it and its commands form a process group.
 
-    Signals to the main process's group, such as that of Ctrl-C, do not reach the worker. The main
+    Signals to the main process's group, such as by Ctrl-C, do not reach the worker. The main
     process ends its workers.
     """
     write_end.close()  # the worker's copy, which would keep the pipe open

@@ -94,7 +94,7 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Return parameter groups for `torch.optim.AdamW`, without and with weight decay.
 
-    Parameters whose names contain one of NO_DECAY_NAMES, and those of fewer than two dimensions,
+    Parameters whose names contain one of NO_DECAY_NAMES, or that have fewer than two dimensions,
     are not decayed, as in github.com/ExplainableML/cosmos, after OpenCLIP. There are two groups
     for each number of `layers_above`. The learning rate of a group is to be multiplied by its
     `lr_scale`, `layer_decay ** layers_above`. Frozen parameters are left out.

@@ -28,11 +28,11 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
     """
     _check_data(config.data)
     missing_packages(config.watch)
-    batch_size, parts = config.optim.batch_size, config.compute.accumulate
-    if batch_size % (world_size * parts):
+    batch_size, accumulate = config.optim.batch_size, config.compute.accumulate
+    if batch_size % (world_size * accumulate):
         raise ValueError(
-            f"optim.batch_size={batch_size} cannot be dealt to {world_size} processes in {parts} "
-            f"parts each; give a multiple of {world_size * parts}"
+            f"optim.batch_size={batch_size} cannot be dealt to {world_size} processes in "
+            f"{accumulate} parts each; give a multiple of {world_size * accumulate}"
         )
     _check_start(config)
     _check_model(config, world_size)
@@ -155,7 +155,7 @@ def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
 
 
 def make_tokenizer(shards: str, context_length: int) -> open_clip.SimpleTokenizer:
-    """Return the tokenizer for captions of scenes, or for those of shards."""
+    """Return the tokenizer for captions of scenes, or for captions of shards."""
     if shards.startswith(SCENES):
         return scenes_tokenizer(context_length=context_length)
     return open_clip.SimpleTokenizer(context_length=context_length)

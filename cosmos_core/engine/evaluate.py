@@ -86,7 +86,7 @@ def _check_datasets(evaluator: Evaluator, watch: WatchConfig, best: str) -> None
         return
     matches = difflib.get_close_matches(best, full_names, n=3, cutoff=0.3) or full_names[:3]
     raise ValueError(
-        f"save.best={best} is no metric of the evaluations of which higher values are better; "
+        f"save.best={best} is not a metric of the evaluations of which higher values are better; "
         f"nearest: {', '.join(matches)}"
     )
 

@@ -30,9 +30,9 @@ INPUT_LAYERS = ("visual.conv1.weight", "token_embedding.weight")
 def sample_flops(config: TrainConfig, views: Views) -> float:
     """Return the floating-point operations of a training step per sample.
 
-    They are 3 times those of the student's forward pass over all views, since backward takes twice
-    as many, plus those of the teacher's forward pass. If a tower is frozen, its backward pass takes
-    fewer, and the operations of backward are counted instead. PyTorch counts 2 operations per
+    The student's forward pass over all views counts three times, since backward takes twice as many
+    operations, and the teacher's forward pass counts once. If a tower is frozen, backward takes
+    fewer operations, and they are counted instead. PyTorch counts 2 operations per
     multiply-accumulate of matrix products, convolutions and attention. The loss, the optimizer and
     activations that are computed again are left out.
     """

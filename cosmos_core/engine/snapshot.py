@@ -220,7 +220,7 @@ class Snapshots:
             ) from error
 
     def note_best(self, best: Best) -> None:
-        """Record the best evaluation: its snapshot is kept, and that of the former best is not."""
+        """Record the best evaluation, and keep its snapshot instead of the former best one."""
         write_atomically(self._folder / BEST, json.dumps(best._asdict()).encode())
         self._remove_old()
 
@@ -235,7 +235,7 @@ class Snapshots:
         return folder, folder.with_suffix(".pt")
 
     def _remove_old(self) -> None:
-        """Remove all snapshots but the last `keep` and that of the best evaluation."""
+        """Remove old snapshots; the last `keep` and the best one stay."""
         best = self.best()
         for step in self.steps()[: -self._keep]:
             if best is None or step != best.step:
@@ -266,7 +266,7 @@ def find_state(
     """Return the state to resume from, or None for a new run.
 
     Raises SnapshotError if a new run would meet an older run in its folder, if there is nothing to
-    resume, and if the snapshot is of another run.
+    resume, and if the snapshot belongs to another run.
     """
     if not resume:
         _require_unused(snapshots, output)
@@ -298,10 +298,10 @@ def require_same_data(stored: Fingerprint, current: Fingerprint) -> None:
         return
     number, stored_shard, current_shard = difference
     raise SnapshotError(
-        f"the data are not those of the snapshot: shard {number} was "
+        f"the data differ from the data of the snapshot: shard {number} was "
         f"{_describe_shard(stored_shard)} and is {_describe_shard(current_shard)}; there were "
         f"{_count_samples(stored)} samples, and are {_count_samples(current)}; name the same tars "
-        "by --set data.shards=, or train anew in another folder"
+        "by --set data.shards=, or start again in another folder"
     )
 
 
@@ -312,8 +312,8 @@ class UnequalDataError(ValueError):
 def require_same_data_everywhere(world: World, fingerprint: Fingerprint | None) -> None:
     """Raise UnequalDataError in all processes if one has other shards than the first.
 
-    `fingerprint` is that of `SampleIndex`, or the names of streams. It is None if a process has not
-    read its data: then nothing is compared.
+    `fingerprint` is from `SampleIndex`, or has the names of streams. It is None if a process has
+    not read its data: then nothing is compared.
     """
     hashes = world.gather(None if fingerprint is None else json_sha256(fingerprint))
     if None in hashes or len(set(hashes)) == 1:
@@ -420,8 +420,8 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 def plain(config: TrainConfig) -> dict[str, Any]:
     """Convert a configuration to the types of JSON: tuples become lists.
 
-    Options that an earlier version lacks are left out if they have no effect, so that the result is
-    that of the earlier version.
+    Options that an earlier version lacks are left out if they have no effect, so that the result
+    equals a configuration of the earlier version.
     """
     return without_added(json.loads(json.dumps(asdict(config))))
 

@@ -208,17 +208,17 @@ def _backward_in_parts(
     all features, then part by part, to carry that gradient back. Processes exchange the model's
     gradient once, with the last part.
     """
-    view_parts = split_views(views, parts)
+    view_chunks = split_views(views, parts)
     with torch.no_grad(), autocast:
-        student_leaves = [as_leaves(training.student(part)) for part in view_parts]
-        teacher_features = [training.averaged(part) for part in view_parts]
+        student_leaves = [as_leaves(training.student(chunk)) for chunk in view_chunks]
+        teacher_features = [training.averaged(chunk) for chunk in view_chunks]
     terms = _loss_backward(
         training, join_features(student_leaves), join_features(teacher_features), gather
     )
-    for number, (part, leaves) in enumerate(zip(view_parts, student_leaves, strict=True), start=1):
+    for number, (chunk, leaves) in enumerate(zip(view_chunks, student_leaves, strict=True), 1):
         with _gradient_exchange(training.student, enabled=number == parts):
             with autocast:
-                features = training.student(part)
+                features = training.student(chunk)
             carry_back(features, leaves)
     return terms
 

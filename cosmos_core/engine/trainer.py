@@ -86,14 +86,14 @@ class Trainer:
         self._gather = make_gather(
             self._world, config.optim.gradient, narrow=config.compute.gather_bf16
         )
-        # Processes as a thread of each sees them, to write sharded snapshots; else None.
+        # The processes for threads that write a sharded snapshot; None without sharding.
         self._background: World | None = None
         if is_sharded(config, self._world):
             self._background = self._world.in_background()
         self._audit = self._training.audit
         self._init_sha256 = self._audit.sha256 if self._audit else None
         self._problems = ProblemCounter(config.data.max_bad)
-        # Of images, (3,), on the 0-1 scale.
+        # Mean and standard deviation of images, (3,), on the 0-1 scale.
         self._mean = torch.tensor(setting.inverse.mean, device=self._world.device)
         self._std = torch.tensor(setting.inverse.std, device=self._world.device)
 
@@ -283,7 +283,7 @@ class Trainer:
         """Return the batches from the current step on; none if a signal comes first.
 
         Raises ValueError in all processes if one cannot read its data or has other data than the
-        first process, and SnapshotError if the data are not those of the snapshot.
+        first process, and SnapshotError if the snapshot was trained on other data.
         """
         config = replace(self._config, data=replace(self._config.data, shards=shards))
         data = self._world.synchronized(lambda: self._open_data_here(config, stop))

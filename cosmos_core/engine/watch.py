@@ -204,7 +204,7 @@ def _peak_flops(config: TrainConfig, device: torch.device) -> float | None:
 def _peak_memory() -> dict[str, int]:
     """Return the peak memory of this process in bytes.
 
-    On a GPU it is that of tensors, and that which PyTorch reserves for them.
+    On a GPU it is the memory of tensors, and the memory that PyTorch reserves for them.
     """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return {

@@ -27,7 +27,7 @@ class SilcTeacher(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SilcMethod:
-    """SILC; the widths of the head are those of github.com/facebookresearch/dino."""
+    """SILC, with the widths of the head in github.com/facebookresearch/dino."""
 
     name: str = "silc"
     hidden: Positive = 2048

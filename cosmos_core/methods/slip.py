@@ -18,7 +18,7 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SlipMethod(ClipMethod):
-    """SLIP; the widths of the head are those of github.com/facebookresearch/SLIP."""
+    """SLIP, with the widths of the head in github.com/facebookresearch/SLIP."""
 
     name: str = "slip"
     hidden: Positive = 4096

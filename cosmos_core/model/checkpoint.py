@@ -208,7 +208,7 @@ def describe(model: nn.Module, method: str, architecture: Any, training: Any) ->
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors (`student.KEY`, `teacher.KEY`), except those of heads, atomically."""
+    """Write tensors (`student.KEY`, `teacher.KEY`), except heads, atomically."""
     content = {}
     for key, tensor in tensors.items():
         _, _, model_key = key.partition(".")

@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=nn.Module)
 class CrossAttentionPooler(nn.Module):
     """Pool the tokens of one modality with the features of the other as queries (section 3.2).
 
-    The parameter names (`attn`, `ln_q`, `ln_k`) are those of the published checkpoints.
+    The published checkpoints have the same parameter names (`attn`, `ln_q`, `ln_k`).
     """
 
     def __init__(self, embed_dim: int, heads: int = CROSS_ATTENTION_HEADS) -> None:

@@ -55,7 +55,7 @@ def attends_in_one_call(transformer: Transformer, like: Tensor) -> bool:
     """Return whether PyTorch's `varlen_attn` can compute the attention of a transformer.
 
     It needs an NVIDIA GPU from Ampere on, float16 or bfloat16, and heads of 8, 16, ... 256. Tokens
-    have the device of `like`, and its dtype or that of autocast.
+    have the device of `like`, and its dtype or autocast's.
     """
     device = like.device
     if torch.is_autocast_enabled(device.type):
@@ -215,9 +215,9 @@ def _runs(
 ) -> Iterator[tuple[list[Tensor], Tensor | None]]:
     """Yield the tensors of each run: neighbouring sequences of equal length.
 
-    `queries` are tensors with the shape of queries, `keys` with that of keys. They are yielded in
-    this order as (n, h, m, d) and (n, h, l, d), with a mask (n, 1, 1, l) that is true for keys up
-    to the only query of a causal sequence, or None if no mask is needed.
+    `queries` are tensors with the shape of queries, `keys` with the shape of keys. They are yielded
+    in this order as (n, h, m, d) and (n, h, l, d). With them comes a mask (n, 1, 1, l) that is true
+    for keys up to the only query of a causal sequence, or None if no mask is needed.
     """
     unique_lengths, counts = lengths.unique_consecutive(return_counts=True)
     run_lengths, run_counts = unique_lengths.tolist(), counts.tolist()

@@ -144,7 +144,7 @@ def initialise(model: nn.Module, architecture: Any, source: str, *, partial: boo
     """Load the weights that `source` names into the model.
 
     Raises ValueError, one line, if the weights cannot be read, are not finite, were trained with
-    other options than those of `architecture`, or do not cover a tower of the model exactly. With
+    other options than `architecture` has, or do not cover a tower of the model exactly. With
     `partial` the last condition is dropped: tensors that fit are loaded.
     """
     with torch.random.fork_rng(devices=[]):  # OpenCLIP draws random weights before it loads some
@@ -368,7 +368,7 @@ def _read_transformers(folder: Path) -> Pretrained:
 def _read_file(path: Path) -> Pretrained:
     """Read the teacher, or else the student, of a checkpoint; otherwise a state of OpenCLIP.
 
-    Checkpoints are those of cosmos-train, bundled ones included, and the published ones of COSMOS.
+    Checkpoints of cosmos-train, bundled ones included, and the published ones of COSMOS are read.
     """
     bundled_path = _BUNDLED_FOLDER / f"{path}.safetensors"
     if bundled_path.is_file():

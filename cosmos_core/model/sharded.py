@@ -30,8 +30,8 @@ def write_parts(
 ) -> dict[str, str]:
     """Write the shards of this process, which is one of a process group, to a folder.
 
-    Return the SHA-256 of the files of all processes by name. If a process has an error, all
-    processes raise that of the first.
+    Return the SHA-256 of the files of all processes by name. If processes have errors, all
+    raise the first one.
     """
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     _call_checkpoint(dcp.save, parts, storage_writer=writer, process_group=group)

@@ -64,7 +64,7 @@ def tensor_names(vision_layers: int, text_layers: int) -> dict[str, list[str]]:
 def to_transformers(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     """Return OpenCLIP's tensors under transformers' names; leave out tensors without such a name.
 
-    `names` are those of `tensor_names`.
+    `names` is the result of `tensor_names`.
     """
     renamed: dict[str, Tensor] = {}
     for openclip_name, transformers_names in names.items():
@@ -81,7 +81,7 @@ def to_transformers(state: Mapping[str, Tensor], names: Names) -> dict[str, Tens
 
 
 def to_openclip(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Return transformers' tensors under OpenCLIP's names. `names` are those of `tensor_names`."""
+    """Return transformers' tensors under OpenCLIP's names. `names` is from `tensor_names`."""
     joined = {}
     for openclip_name, transformers_names in names.items():
         tensors = [state[name] for name in transformers_names]

@@ -1,8 +1,9 @@
-"""The log of a run as a picture: one panel for values of the same kind, over the steps."""
+"""Draw the log of a run: one panel for values of the same kind, over the steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,32 +20,35 @@ Floats = npt.NDArray[np.float64]
 Records = Sequence[Mapping[str, Any]]
 
 COLUMNS = 3
-WIDTH, HEIGHT, TITLE = 460, 300, 40  # of a panel and of the title, in pixels
-MOST = 1000  # points drawn per line: a panel has fewer pixels
-LONG = 100  # points of a noisy line from which on a mean is drawn over it
-WINDOW = 1 / 50  # of a line, for the mean
-FEW = 50  # lines of at most so many points have markers
+WIDTH, HEIGHT, TITLE = 460, 300, 40  # width and height of a panel, height of the title, in pixels
+MOST = 1000  # points that are drawn of a line; a panel has fewer pixels
+LONG = 100  # a noisy line with so many points has a mean drawn over it
+WINDOW = 1 / 50  # the fraction of a line's points in a mean
+FEW = 50  # lines with so few points have markers
 COLOURS = 256  # of the file
 
 
 class Series(NamedTuple):
-    """Values (N,) by step (N,), NaN where the log has null; `dashed` for a student."""
+    """A line of values over steps."""
 
     name: str
-    steps: Floats
-    values: Floats
-    dashed: bool = False
+    steps: Floats  # (N,)
+    values: Floats  # (N,); NaN if the log has null
+    dashed: bool = False  # for the student
 
 
 class Panel(NamedTuple):
-    """Lines on the same axes: `series` of the log's fields `names`, after a dot inside another.
-    `noisy` values get a mean over them, `wide` ones may range over powers of ten."""
+    """Lines on the same axes."""
 
     title: str
     unit: str
+    # Fields of the log; those inside of another field have a name with a dot.
     names: tuple[str, ...] = ()
+    # Whether a mean is drawn over long lines.
     noisy: bool = False
+    # Whether values may range over powers of ten.
     wide: bool = False
+    # Values are multiplied by it.
     factor: float = 1.0
     series: Sequence[Series] = ()
 
@@ -61,7 +65,7 @@ PANELS = (
     Panel("peak memory", "GB", ("timing.memory_bytes", "timing.gpu_reserved_bytes"), factor=1e-9),
     Panel("samples that could not be read", "samples", ("bad_samples",)),
 )
-OPTIONAL = "bad_samples"  # not drawn while it is zero
+OPTIONAL = "bad_samples"  # is not drawn if it is always zero
 
 
 def draw_curves(records: Records, title: str, terms: Sequence[str]) -> bytes:
@@ -71,85 +75,133 @@ def draw_curves(records: Records, title: str, terms: Sequence[str]) -> bytes:
 
 
 def panels(records: Records, terms: Sequence[str]) -> list[Panel]:
-    """Return the panels of a log that have something to show: the loss first, data sets last. Of
-    several records, values that never change are left out."""
-    steps = [record for record in records if "evaluation" not in record]
-    measured = [record for record in records if "evaluation" in record]
-    names = ("total", *terms) if len(terms) > 1 else tuple(terms)  # else the total is the term
-    loss = Panel("loss before the step", "nats", names, noisy=True)
-    planned = [_with_series(panel, steps) for panel in (loss, *PANELS)]
-    shown = [panel for panel in planned if panel.title == loss.title or _changes(panel)]
-    return [panel for panel in (*shown, *_evaluations(measured)) if panel.series]
+    """Return the panels of a log that have something to show: the loss first, data sets last.
+
+    Panels whose values never change over several records are left out, except the loss.
+    """
+    step_records = [record for record in records if "evaluation" not in record]
+    evaluation_records = [record for record in records if "evaluation" in record]
+    # With a single term the total is the same.
+    loss_names = ("total", *terms) if len(terms) > 1 else tuple(terms)
+    loss_panel = Panel("loss before the step", "nats", loss_names, noisy=True)
+    all_panels = [_with_series(loss_panel, step_records)]
+    for panel in PANELS:
+        panel_with_series = _with_series(panel, step_records)
+        if _changes(panel_with_series):
+            all_panels.append(panel_with_series)
+    all_panels += _evaluation_panels(evaluation_records)
+    return [panel for panel in all_panels if panel.series]
 
 
 def _changes(panel: Panel) -> bool:
-    lines = [series.values[np.isfinite(series.values)] for series in panel.series]
-    return any(len(series.values) == 1 for series in panel.series) or any(
-        line.size and line.min() < line.max() for line in lines
-    )
+    """Return whether a line of a panel has different values, or only one point."""
+    for series in panel.series:
+        if len(series.values) == 1:
+            return True
+        finite_values = series.values[np.isfinite(series.values)]
+        if finite_values.size and finite_values.min() < finite_values.max():
+            return True
+    return False
 
 
 def _with_series(panel: Panel, records: Records) -> Panel:
-    steps, shown = np.array([record["step"] for record in records], float), []
-    for field in panel.names:
-        outer, _, name = field.rpartition(".")
-        groups = [record.get(outer, {}) for record in records] if outer else records
-        values = np.array([group.get(name) for group in groups], float)
-        finite = values[np.isfinite(values)]
-        if finite.any() or (finite.size and name != OPTIONAL):
-            shown.append(Series(name, steps, values * panel.factor))
-    return panel._replace(series=shown)
-
-
-def _evaluations(records: Records) -> Iterator[Panel]:
-    """Yield a panel per data set of `dataset/weights/metric`, and one for values above 1: ranks."""
+    """Return a panel with the lines of its fields that have finite values."""
     steps = np.array([record["step"] for record in records], float)
-    found: dict[str, tuple[list[Series], list[Series]]] = {}
-    for name in dict.fromkeys(name for record in records for name in record["evaluation"]):
+    all_series = []
+    for field in panel.names:
+        section, _, name = field.rpartition(".")
+        numbers = []
+        for record in records:
+            values_by_name = record.get(section, {}) if section else record
+            numbers.append(values_by_name.get(name))
+        values = np.array(numbers, float)
+        finite_values = values[np.isfinite(values)]
+        is_drawn = finite_values.any() if name == OPTIONAL else finite_values.size > 0
+        if is_drawn:
+            all_series.append(Series(name, steps, values * panel.factor))
+    return panel._replace(series=all_series)
+
+
+def _evaluation_panels(records: Records) -> list[Panel]:
+    """Return two panels per data set: for fractions, and for metrics with values above 1, ranks.
+
+    The names of metrics in the log are `dataset/weights/metric`.
+    """
+    steps = np.array([record["step"] for record in records], float)
+    fractions: dict[str, list[Series]] = {}
+    larger: dict[str, list[Series]] = {}
+    names = dict.fromkeys(name for record in records for name in record["evaluation"])
+    for name in names:
         values = np.array([record["evaluation"].get(name) for record in records], float)
         dataset, weights, metric = name.rsplit("/", 2)
         series = Series(metric, steps, values, dashed=weights == "student")
-        found.setdefault(dataset, ([], []))[bool((values > 1).any())].append(series)
-    for dataset, (fractions, larger) in found.items():
-        yield Panel(dataset, "fraction", series=fractions)
-        yield Panel(f"{dataset}, not fractions", "", series=larger)
+        dataset_fractions = fractions.setdefault(dataset, [])
+        dataset_larger = larger.setdefault(dataset, [])
+        if (values > 1).any():
+            dataset_larger.append(series)
+        else:
+            dataset_fractions.append(series)
+    dataset_panels = []
+    for dataset in fractions:
+        dataset_panels.append(Panel(dataset, "fraction", series=fractions[dataset]))
+        title = f"{dataset}, not fractions"
+        dataset_panels.append(Panel(title, "", series=larger[dataset]))
+    return dataset_panels
 
 
-def lay_out(found: Sequence[Panel], title: str) -> Figure:
+def lay_out(all_panels: Sequence[Panel], title: str) -> Figure:
     """Return a figure of all panels, the first twice as wide as the others."""
-    rows = -(-(len(found) + 1) // COLUMNS)
+    rows = math.ceil((len(all_panels) + 1) / COLUMNS)
     page = new_page(COLUMNS * WIDTH, rows * HEIGHT + TITLE)
     page.set_layout_engine("constrained")
-    # What a thick line over a pale one means.
-    windows = {_window(series) for panel in found if panel.noisy for series in panel.series} - {1}
-    meanings = [f"thick: means over {size} lines of the log, pale: every line" for size in windows]
-    heading = "; ".join([title, *meanings])
+    heading = "; ".join([title, *_meanings_of_lines(all_panels)])
     page.suptitle(heading, x=0.01, ha="left", fontsize="medium", parse_math=False)
     grid = page.add_gridspec(rows, COLUMNS)
-    _draw(page.add_subplot(grid[0, :2]), found[0])
-    for number, panel in enumerate(found[1:], start=2):
-        _draw(page.add_subplot(grid[divmod(number, COLUMNS)]), panel)
+    _draw(page.add_subplot(grid[0, :2]), all_panels[0])
+    for number, panel in enumerate(all_panels[1:], start=2):
+        row, column = divmod(number, COLUMNS)
+        _draw(page.add_subplot(grid[row, column]), panel)
     return page
 
 
+def _meanings_of_lines(all_panels: Sequence[Panel]) -> list[str]:
+    """Return the meanings of thick and pale lines, if there are any."""
+    windows: set[int] = set()
+    for panel in all_panels:
+        if panel.noisy:
+            windows.update(_window(series) for series in panel.series)
+    windows.discard(1)
+    return [f"thick: means over {size} lines of the log, pale: every line" for size in windows]
+
+
 def _window(series: Series) -> int:
-    """Return the number of points of a noisy line in a mean; 1 for a short line."""
+    """Return the number of points of a noisy line in a mean, an odd number; 1 for a short line."""
     count = len(series.steps)
-    return 1 + 2 * round(count * WINDOW / 2) if count >= LONG else 1
+    if count < LONG:
+        return 1
+    return 1 + 2 * round(count * WINDOW / 2)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
+    """Draw a panel; lines of the same name have the same colour."""
     from matplotlib.ticker import MaxNLocator
 
-    colours = {name: f"C{n}" for n, name in enumerate(dict.fromkeys(s.name for s in panel.series))}
+    names = dict.fromkeys(series.name for series in panel.series)
+    colours = {name: f"C{number}" for number, name in enumerate(names)}
     lines: dict[str, Line2D] = {}
     for series in panel.series:
         line = _draw_series(axes, series, colours[series.name], noisy=panel.noisy)
         lines.setdefault(series.name, line)
     if len(panel.series) > 1:
         title = "dashed: student" if any(series.dashed for series in panel.series) else None
-        small: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8}
-        axes.legend([*lines.values()], [*lines], title=title, framealpha=0.5, **small)
+        axes.legend(
+            [*lines.values()],
+            [*lines],
+            title=title,
+            framealpha=0.5,
+            fontsize=8,
+            title_fontsize=8,
+        )
     values = np.concatenate([series.values for series in panel.series])
     positive = values[values > 0]
     if panel.wide and positive.size and positive.max() > 10 * positive.min():
@@ -165,11 +217,12 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_series(axes: Axes, series: Series, colour: str, *, noisy: bool) -> Line2D:
-    """Draw a line; a long noisy one pale, with its mean over it, which is returned."""
+    """Draw a line and return it; a long noisy line is pale, and its mean over it is returned."""
     window = _window(series) if noisy else 1
-    shown, style = thinned(series), "--" if series.dashed else "-"
+    points = thinned(series)
+    style = "--" if series.dashed else "-"
     marker = "." if len(series.steps) <= FEW else ""
-    (line,) = axes.plot(shown.steps, shown.values, style, color=colour, marker=marker)
+    (line,) = axes.plot(points.steps, points.values, style, color=colour, marker=marker)
     if window > 1:
         line.set(alpha=0.3, linewidth=0.7)
         mean = thinned(series._replace(values=running_mean(series.values, window)))
@@ -185,15 +238,17 @@ def running_mean(values: Floats, window: int) -> Floats:
 
 
 def thinned(series: Series, most: int = MOST) -> Series:
-    """Return at most `most` points that look like all: the extremes of every section."""
-    count, sections = len(series.values), most // 2
+    """Return at most `most` points that look like all points: the extremes of every section."""
+    count = len(series.values)
     if count <= most:
         return series
-    length = -(-count // sections)
+    sections = most // 2
+    length = math.ceil(count / sections)
     padded = np.pad(series.values, (0, sections * length - count), constant_values=np.nan)
     rows = padded.reshape(sections, length)
     lowest = np.where(np.isnan(rows), np.inf, rows).argmin(1)
     highest = np.where(np.isnan(rows), -np.inf, rows).argmax(1)
-    indices = np.unique(np.stack([lowest, highest]) + length * np.arange(sections))
+    section_starts = length * np.arange(sections)
+    indices = np.unique(np.stack([lowest, highest]) + section_starts)
     indices = indices[indices < count]
     return series._replace(steps=series.steps[indices], values=series.values[indices])

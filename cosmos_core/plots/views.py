@@ -1,4 +1,4 @@
-"""The views of a batch as a picture: one row per sample, every view with its caption below."""
+"""Draw the views of a batch: one row of views per sample, each with a caption view below it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from cosmos_core.views import Pixels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Line = tuple[str, str]  # of text, and its colour
+Line = tuple[str, str]  # a line of text, and its colour
 Decoder = Callable[[list[int]], str]
 """Token ids -> text; KeyError for an id that is not in the vocabulary."""
 
 START, END = "<start_of_text>", "<end_of_text>"  # OpenCLIP's SimpleTokenizer
 
-# In pixels of the picture.
-READABLE = 192  # smaller global views are drawn enlarged, each pixel as a square
-TEXT_COLUMN = 168  # the smallest width of a view's column, for its caption
-PAGE_WIDTH = 1500  # samples are side by side as long as they fit
+# Sizes in pixels of the picture.
+READABLE = 192  # views are enlarged so that the largest have about this size
+TEXT_COLUMN = 168  # the smallest width of a view's column, so that captions fit
+PAGE_WIDTH = 1500  # samples are side by side up to this width
 GAP = 16
-LINE = 14
-LETTER = 7  # the width of a letter in the font below, rounded up
+LINE = 14  # the height of a line of text
+LETTER = 7  # the width of a letter, rounded up
 FONT_POINTS = 8
 MONOSPACE = "DejaVu Sans Mono"  # comes with Matplotlib
 BLACK, GREY, RED = "black", "dimgrey", "firebrick"
@@ -38,26 +38,26 @@ PAPER = "gainsboro"  # so that the border of a white view is visible
 
 
 class Inverse(NamedTuple):
-    """How to invert a batch: `mean` and `std` on the 0-1 scale, and the tokenizer's decoder."""
+    """The values that turn normalised images and tokens back into images and texts."""
 
-    mean: Sequence[float]
-    std: Sequence[float]
+    mean: Sequence[float]  # of the images, on the 0-1 scale
+    std: Sequence[float]  # of the images, on the 0-1 scale
     decode: Decoder
 
 
 class Caption(NamedTuple):
-    """The text of a caption view, and its number of tokens, ends included, `of` the context's."""
+    """The text of a caption view."""
 
     text: str
-    tokens: int
-    of: int
+    tokens: int  # with those of start and end
+    of: int  # the context length
 
 
 class SampleView(NamedTuple):
-    """A view of the image (H, W, 3) and the caption of its number, None where there are fewer."""
+    """An image view and the caption view of the same number; None if there are fewer of them."""
 
     name: str
-    pixels: Pixels | None
+    pixels: Pixels | None  # (H, W, 3)
     caption: Caption | None
 
 
@@ -65,37 +65,53 @@ def read_samples(
     views: Views, counts: ViewCounts, inverse: Inverse, *, most: int
 ) -> list[list[SampleView]]:
     """Return the views of at most `most` samples of a normalised batch: globals, then locals."""
-    texts, first = views.texts[:, :most].tolist(), counts.global_texts
-    images = [denormalise(pixels[:, :most], inverse).numpy() for pixels in views[:2]]
+    texts = views.texts[:, :most].tolist()
+    global_images = denormalise(views.global_images[:, :most], inverse).numpy()
+    local_images = denormalise(views.local_images[:, :most], inverse).numpy()
     samples = []
-    for number in range(images[0].shape[1]):
-        captions = [read_caption(ids[number], inverse.decode) for ids in texts]
-        kinds = zip(("global", "local"), images, (captions[:first], captions[first:]), strict=True)
-        sample = []
-        for kind, stack, own in kinds:
-            pairs = enumerate(itertools.zip_longest(stack[:, number], own), start=1)
-            sample += [SampleView(f"{kind} {view}", *pair) for view, pair in pairs]
-        samples.append(sample)
+    for number in range(global_images.shape[1]):
+        captions = [read_caption(token_ids[number], inverse.decode) for token_ids in texts]
+        global_captions = captions[: counts.global_texts]
+        local_captions = captions[counts.global_texts :]
+        global_views = _pair_views("global", global_images[:, number], global_captions)
+        local_views = _pair_views("local", local_images[:, number], local_captions)
+        samples.append(global_views + local_views)
     return samples
+
+
+def _pair_views(kind: str, images: Pixels, captions: Sequence[Caption]) -> list[SampleView]:
+    """Pair image and caption views by their number, from 1; either may have more."""
+    pairs = itertools.zip_longest(images, captions)
+    return [
+        SampleView(f"{kind} {number}", pixels, caption)
+        for number, (pixels, caption) in enumerate(pairs, start=1)
+    ]
 
 
 def denormalise(images: Tensor, inverse: Inverse) -> Tensor:
     """Convert normalised images (..., 3, H, W) to uint8 (..., H, W, 3) on the CPU."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in inverse[:2])
+    mean = torch.tensor(inverse.mean)[:, None, None]
+    std = torch.tensor(inverse.std)[:, None, None]
     levels = (images.detach().float().cpu() * std + mean) * 255
     return levels.round().clamp(0, 255).to(torch.uint8).movedim(-3, -1)
 
 
 def read_caption(ids: Sequence[int], decode: Decoder) -> Caption:
-    """Return the text of zero-padded token ids, without start and end; unknown ids as numbers."""
-    used = max((index + 1 for index, token in enumerate(ids) if token), default=0)
+    """Return the text of zero-padded token ids, without start and end.
+
+    If an id is not in the vocabulary, the text has all ids as numbers.
+    """
+    token_count = len(ids)
+    while token_count and not ids[token_count - 1]:
+        token_count -= 1
+    tokens = list(ids[:token_count])
     try:
-        text = decode(list(ids[:used]))
+        text = decode(tokens)
     except KeyError:
-        text = f"not in the vocabulary: {' '.join(map(str, ids[:used]))}"
+        text = f"not in the vocabulary: {' '.join(str(token) for token in tokens)}"
     if text.startswith(START) and text.endswith(END):
         text = text[len(START) : -len(END)]
-    return Caption(text.strip(), used, len(ids))
+    return Caption(text.strip(), token_count, len(ids))
 
 
 def draw_views(samples: Sequence[Sequence[SampleView]], title: str) -> bytes:
@@ -105,19 +121,29 @@ def draw_views(samples: Sequence[Sequence[SampleView]], title: str) -> bytes:
 
 
 def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
-    """Return a figure of samples side by side, all views enlarged by the same whole factor."""
-    sizes = [0 if view.pixels is None else len(view.pixels) for view in samples[0]]
-    factor = max(1, round(READABLE / (max(sizes) or 1)))
-    widths = [max(TEXT_COLUMN, size * factor) for size in sizes]
-    *lefts, sample_width = itertools.accumulate((width + GAP for width in widths), initial=GAP)
+    """Return a figure of samples side by side; all views are enlarged by the same factor."""
+    view_sizes = [0 if view.pixels is None else len(view.pixels) for view in samples[0]]
+    factor = max(1, round(READABLE / (max(view_sizes) or 1)))
+    widths = [max(TEXT_COLUMN, size * factor) for size in view_sizes]
+    lefts = []
+    sample_width = GAP
+    for width in widths:
+        lefts.append(sample_width)
+        sample_width += width + GAP
     columns = max(1, min(len(samples), PAGE_WIDTH // sample_width))
-    heading = _lines(_heading(samples[0], title, factor), columns * sample_width - 2 * GAP, BLACK)
+    page_width = columns * sample_width
+    heading = _lines(_heading(samples[0], title, factor), page_width - 2 * GAP, BLACK)
+
     rows = [samples[start : start + columns] for start in range(0, len(samples), columns)]
-    heights = [max(_height(sample, widths, factor) for sample in row) for row in rows]
-    tops = list(itertools.accumulate(heights, initial=2 * GAP + LINE * len(heading)))
-    page = new_page(columns * sample_width, tops[-1], PAPER)
+    tops = []
+    page_height = 2 * GAP + LINE * len(heading)
+    for row in rows:
+        tops.append(page_height)
+        page_height += max(_height(sample, widths, factor) for sample in row)
+
+    page = new_page(page_width, page_height, PAPER)
     _write(page, GAP, GAP, heading)
-    for row, top in zip(rows, tops, strict=False):
+    for row, top in zip(rows, tops, strict=True):
         for number, sample in enumerate(row):
             for view, left, width in zip(sample, lefts, widths, strict=True):
                 _draw_view(page, view, factor, number * sample_width + left, top, width)
@@ -126,16 +152,25 @@ def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
 
 def _heading(sample: Sequence[SampleView], title: str, factor: int) -> str:
     """Return the title, and the sizes of the views in pixels."""
-    sizes = {v.name.split()[0]: v.pixels.shape[0] for v in sample if v.pixels is not None}
-    views = ", ".join(f"{kind} views {size} px" for kind, size in sizes.items())
-    return f"{title}; {views}" + (f", drawn {factor} times as large" if factor > 1 else "")
+    sizes = {}
+    for view in sample:
+        if view.pixels is not None:
+            kind = view.name.split()[0]
+            sizes[kind] = len(view.pixels)
+    heading = f"{title}; " + ", ".join(f"{kind} views {size} px" for kind, size in sizes.items())
+    if factor > 1:
+        heading += f", drawn {factor} times as large"
+    return heading
 
 
 def _height(sample: Sequence[SampleView], widths: Sequence[int], factor: int) -> int:
-    images = (LINE if view.pixels is None else len(view.pixels) * factor for view in sample)
-    captions = map(_caption_lines, sample, widths)
-    pairs = zip(images, captions, strict=True)
-    return 2 * GAP + max(image + LINE * (1 + len(caption)) for image, caption in pairs)
+    """Return the height of a sample: the height of its highest view with name and caption."""
+    heights = []
+    for view, width in zip(sample, widths, strict=True):
+        image_height = LINE if view.pixels is None else len(view.pixels) * factor
+        caption_lines = _caption_lines(view, width)
+        heights.append(image_height + LINE * (1 + len(caption_lines)))
+    return 2 * GAP + max(heights)
 
 
 def _draw_view(page: Figure, view: SampleView, factor: int, x: int, y: int, width: int) -> None:
@@ -153,19 +188,24 @@ def _draw_view(page: Figure, view: SampleView, factor: int, x: int, y: int, widt
 
 
 def _caption_lines(view: SampleView, width: int) -> list[Line]:
+    """Return the number of tokens of a view's caption, and its text, wrapped to a width."""
     if view.caption is None:
         return [("no caption", GREY)]
-    text, tokens, most = view.caption
-    # A text that fills the context was cut, but for the rare one that fits exactly.
-    cut, colour = (": cut?", RED) if tokens >= most else ("", GREY)
-    return [(f"{tokens} of {most} tokens{cut}", colour), *_lines(text, width, BLACK)]
+    text, tokens, context_length = view.caption
+    count_line = (f"{tokens} of {context_length} tokens", GREY)
+    if tokens >= context_length:
+        # Such a text was cut, unless it fits exactly, which is rare.
+        count_line = (f"{tokens} of {context_length} tokens: cut?", RED)
+    return [count_line, *_lines(text, width, BLACK)]
 
 
 def _lines(text: str, width: int, colour: str) -> list[Line]:
+    """Wrap a text to a width in pixels."""
     return [(line, colour) for line in textwrap.wrap(text, width // LETTER)]
 
 
 def _write(page: Figure, left: int, top: int, lines: Sequence[Line]) -> None:
+    """Write lines of text whose upper left corner is at pixel (left, top)."""
     for number, (line, colour) in enumerate(lines):
         x, y = left / page.bbox.width, 1 - (top + LINE * number) / page.bbox.height
         font: dict[str, Any] = {"size": FONT_POINTS, "family": MONOSPACE, "color": colour}

@@ -1,1 +1,1 @@
-"""What both packages need of files, text and processes. Importing it imports no torch."""
+"""Helpers of both packages for files, text and processes. Importing it imports no torch."""

@@ -96,7 +96,7 @@ def process_group(
     """Join the processes that torchrun started, and leave them at the end of the block.
 
     Yields SINGLE_PROCESS if torchrun started no others. Gloo exchanges Python objects for GPUs too.
-    The arguments are those of `torch.distributed.init_process_group`.
+    The arguments are passed to `torch.distributed.init_process_group`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE_PROCESS

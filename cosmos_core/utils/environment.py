@@ -1,4 +1,4 @@
-"""Where a number or a model comes from: code, packages, machine, command. Imports no torch."""
+"""The origin of a result or a model: code, packages, machine, command. This imports no torch."""
 
 import getpass
 import importlib.metadata
@@ -13,29 +13,43 @@ from typing import Any, NamedTuple
 
 # Distributions that can change a number.
 PACKAGES = (
-    *("torch", "torchvision", "open_clip_torch", "timm", "transformers", "clip-benchmark"),
-    *("mmsegmentation", "mmcv-lite", "mmengine"),
-    *("numpy", "scipy", "opencv-python", "pillow"),
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "transformers",
+    "clip-benchmark",
+    "mmsegmentation",
+    "mmcv-lite",
+    "mmengine",
+    "numpy",
+    "scipy",
+    "opencv-python",
+    "pillow",
 )
 _PACKAGE = Path(__file__).parents[1]
 _CODE = ("cosmos_core", "cosmos_eval", "pyproject.toml")
 
 
 class CodeState(NamedTuple):
-    """The commit of the running code and whether it was edited since; None outside a checkout."""
+    """The state of the running code; both values are None outside of a checkout."""
 
     commit: str | None
-    dirty: bool | None
+    dirty: bool | None  # whether the code was edited since the commit
 
 
 def code_state(package: Path = _PACKAGE) -> CodeState:
-    """Return the state of the checkout that the folder of a package belongs to. Only this project's
-    own checkout counts: a copy installed into an environment that lies inside some other repository
-    must not report that repository's commit. Results and documents do not make the code dirty."""
+    """Return the state of the checkout that the folder of a package belongs to.
+
+    Only this project's own checkout counts. A copy that is installed into an environment inside of
+    another repository must not report that repository's commit. Changed results and documents do
+    not make the code dirty.
+    """
     root = package.parent
     project = root / "pyproject.toml"
-    own = (root / ".git").exists() and project.is_file()
-    if not (own and 'name = "cosmos-eval"' in project.read_text("utf-8")):
+    if not (root / ".git").exists() or not project.is_file():
+        return CodeState(None, None)
+    if 'name = "cosmos-eval"' not in project.read_text("utf-8"):
         return CodeState(None, None)
     commit = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain", "--", *_CODE)
@@ -43,17 +57,17 @@ def code_state(package: Path = _PACKAGE) -> CodeState:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Return the output of a git command; None where git is missing or there is no commit yet."""
+    """Return the output of a git command; None if git is missing or there is no commit yet."""
+    command = ["git", "-C", str(root), *arguments]
     try:
-        command = ["git", "-C", str(root), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def package_version(distribution: str) -> str | None:
-    """Return the version of an installed distribution; None where it is not installed."""
+    """Return the version of an installed distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -79,7 +93,7 @@ def user_name() -> str:
         return name
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as in some containers
+    except (KeyError, OSError):  # in some containers a user has only a number
         return "unknown"
 
 
@@ -89,10 +103,12 @@ def utc_now() -> str:
 
 
 def describe(version: str) -> dict[str, Any]:
-    """Describe code, packages and machine, which all results of a run share."""
+    """Return code, packages and machine, which are the same for all results of a run."""
+    code = code_state()
     return {
         "version": version,
-        **code_state()._asdict(),
+        "commit": code.commit,
+        "dirty": code.dirty,
         "packages": {name: package_version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),

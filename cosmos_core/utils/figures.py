@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
-SPARE = 0.25  # pixels: of 1.13 inches, Matplotlib makes 112 otherwise
+SPARE = 0.25  # pixels, without which Matplotlib makes 112 pixels of 1.13 inches
 
 
 @contextmanager
 def plain_style(style: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
-    """Use Matplotlib's defaults and `style`, whatever a user's matplotlibrc says. Log messages
-    about fonts, and warnings of characters that the font lacks, are dropped."""
+    """Use Matplotlib's defaults and `style` in the block, and ignore a user's matplotlibrc.
+
+    Log messages about fonts, and warnings of characters that the font lacks, are dropped.
+    """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
 
@@ -40,8 +42,10 @@ def new_page(width: int, height: int, colour: str = "white") -> Figure:
 
 
 def png(page: Figure, *, colours: int | None = None) -> bytes:
-    """Return a figure as a PNG file, with the nearest of at most 256 `colours` or all. A line
-    drawing in 256 colours takes a third of the bytes and looks the same."""
+    """Return a figure as a PNG file, with at most so many `colours`, up to 256, or with all.
+
+    A line drawing in 256 colours takes a third of the bytes and looks the same.
+    """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image

@@ -1,8 +1,10 @@
-"""Atomic writes, locks, hashes, packed arrays, and the cache folder. A file or folder is written
-under a hidden temporary name beside it, `.MACHINE-RANDOM.tmp`, and renamed when it is complete, so
-that it is whole or absent whatever ends the process. The writer holds a lock (flock) on it, which
-the kernel releases when the process dies: the next process that writes to the folder removes
-temporary files without a lock."""
+"""Atomic writes, locks, hashes, packed arrays, and the cache folder.
+
+A file or folder is written under a hidden temporary name beside it, `.MACHINE-RANDOM.tmp`, and
+renamed when it is complete. So it is whole or absent, however the process ends. The writer holds a
+lock (flock) on it, which the kernel releases when the process dies. The next process that writes to
+the folder removes temporary files that nobody has locked.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,21 @@ if TYPE_CHECKING:
 _MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})-[0-9a-f]{32}\.tmp")
 _DAY = 86_400  # seconds
-_PROBE = bytes(4096)
-_LARGEST = 4 << 30  # bytes of unpacked arrays
+_PROBE = bytes(4096)  # the content of a file that is written to test a folder
+_MAX_UNPACKED_BYTES = 4 << 30
 
-_cleared: set[str] = set()  # folders that this process has cleared
+_cleared: set[str] = set()  # folders that this process has cleared of temporary files
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file; folders are made as needed. Raises OSError, with the path, where it fails.
-    Of several threads or processes that write one path, the last to finish wins. A pipe or device,
-    such as /dev/stdout, stays what it is; OSError is raised for a pipe that nobody reads."""
+    """Write a file; its folder is created if it is missing. Raises OSError, with the path.
+
+    If several threads or processes write to one path, the last to finish wins. A pipe or device,
+    such as /dev/stdout, is written as it is; OSError is raised for a pipe that nobody reads.
+    """
     if _is_special(path):
-        with errors_of(path):  # without waiting for the other end of a pipe
+        with errors_of(path):
+            # Does not wait for a reader of a pipe.
             handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
             with open(handle, "wb") as stream:
                 os.set_blocking(handle, True)
@@ -52,7 +57,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write; it becomes `path` at the end of the block, or vanishes on an error."""
+    """Yield a file to write. It becomes `path` at the end of the block, or is removed on error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(path.parent) as (temporary, handle):
         with open(handle, "wb", closefd=False) as file:
@@ -64,8 +69,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill; it becomes `path` at the end of the block, or vanishes on an error.
-    Raises OSError where `path` exists and is not an empty folder."""
+    """Yield a folder to fill. It becomes `path` at the end of the block, or is removed on an error.
+
+    Raises OSError if `path` exists and is not an empty folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(path.parent, is_folder=True) as (temporary, _):
         yield temporary
@@ -81,8 +88,10 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 @contextmanager
 def errors_of(path: Path) -> Iterator[None]:
-    """Name `path` in every OSError of a block that writes it and does nothing else. The system
-    names no file when a disk is full, and `torch.save` turns its error into another."""
+    """Name `path` in every OSError of a block that only writes this path.
+
+    The system names no file when a disk is full, and `torch.save` turns its error into another.
+    """
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -93,7 +102,7 @@ def errors_of(path: Path) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise ValueError, which names the folder, where no files can be written to it."""
+    """Raise ValueError, which names the folder, if no files can be written to it."""
     try:
         _probe(folder)
     except OSError as error:
@@ -101,14 +110,15 @@ def require_writable(folder: Path) -> None:
 
 
 def require_new_folder(path: Path) -> None:
-    """Raise ValueError, which names it, for a folder that holds something or cannot be made."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    """Raise ValueError, which names the folder, if it is not empty or cannot be created."""
+    is_empty_folder = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not is_empty_folder:
         raise ValueError(f"{path} is there already; choose another folder")
     require_writable(path.parent)
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise ValueError, which names the file, where `write_atomically` could not write it."""
+    """Raise ValueError, which names the file, if `write_atomically` could not write it."""
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; name a file")
     try:
@@ -119,31 +129,33 @@ def require_replaceable(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of reproducible files: COSMOS_EVAL_CACHE, or the user's cache folder."""
+    """Return the folder for reproducible files: COSMOS_EVAL_CACHE, or the user's cache."""
     import platformdirs
 
-    chosen = os.environ.get("COSMOS_EVAL_CACHE")
-    return Path(chosen or platformdirs.user_cache_path("cosmos-eval")).absolute()
+    folder = os.environ.get("COSMOS_EVAL_CACHE") or platformdirs.user_cache_path("cosmos-eval")
+    return Path(folder).absolute()
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, which threads and processes take one after the other. The kernel
-    releases it when a process dies. Yields whether it is held: some file systems, NFS among them,
-    offer no lock on a folder. Raises OSError for a folder that cannot be opened."""
+    """Hold the lock of a folder, which threads and processes take one after the other.
+
+    The kernel releases the lock when a process dies. Yields whether it is held: some file systems,
+    such as NFS, have no locks on folders. Raises OSError for a folder that cannot be opened.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        held = False
+        is_held = False
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
-            held = True
-        yield held
+            is_held = True
+        yield is_held
     finally:
         os.close(handle)
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return a compressed .npz file of arrays; the same arrays are the same bytes."""
+    """Return a compressed .npz file of arrays; the same arrays give the same bytes."""
     import numpy as np
 
     archive = io.BytesIO()
@@ -151,41 +163,50 @@ def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return archive.getvalue()
 
 
-def unpack_arrays(content: bytes, largest: int = _LARGEST) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an .npz file by name. Raises ValueError for anything else, and for more
-    than `largest` bytes, which are not unpacked."""
+def unpack_arrays(content: bytes, largest: int = _MAX_UNPACKED_BYTES) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an .npz file by name.
+
+    Raises ValueError for other content, and for arrays of more than `largest` bytes, which are not
+    unpacked.
+    """
     import numpy as np
 
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
-            size = sum(member.file_size for member in members)
-            if size > largest:
-                raise ValueError(f"unpacked it has {size >> 20:,} MiB, more than {largest >> 20:,}")
-            for member in members:
-                _require_stated_size(archive, member)
-        with np.load(io.BytesIO(content), allow_pickle=False) as members:
-            arrays = {name: members[name] for name in members}
+        _require_sizes(content, largest)
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file}
     except Exception as error:  # damaged files raise about ten kinds from zipfile, zlib and NumPy
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-        raise ValueError(f"{foreign[0]} is not an array")
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} is not an array")
     return arrays
 
 
-def _require_stated_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Raise an error unless the header of an array states as much as its member of a zip file has.
+def _require_sizes(content: bytes, largest: int) -> None:
+    """Raise an error if an .npz file is too large unpacked, or states a wrong size."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+        size = sum(member.file_size for member in members)
+        if size > largest:
+            raise ValueError(f"unpacked it has {size >> 20:,} MiB, more than {largest >> 20:,}")
+        for member in members:
+            _require_stated_size(archive, member)
 
-    NumPy allocates the array by its header, whatever follows.
+
+def _require_stated_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise an error unless an array's header states the size of its member of a zip file.
+
+    NumPy allocates the array by its header, even if less data follow.
     """
     from numpy.lib import format as npy
 
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     with archive.open(member) as file:
         shape, _, dtype = readers[npy.read_magic(file)](file)
-        stated = file.tell() + math.prod(shape) * dtype.itemsize
-    if not dtype.hasobject and stated != member.file_size:
-        raise ValueError(f"{member.filename} has {member.file_size:,} bytes, not {stated:,}")
+        stated_size = file.tell() + math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and stated_size != member.file_size:
+        raise ValueError(f"{member.filename} has {member.file_size:,} bytes, not {stated_size:,}")
 
 
 def json_sha256(content: Any) -> str:
@@ -198,13 +219,15 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
+        while True:
+            chunk = file.read(1 << 20)
+            if not chunk:
+                return digest.hexdigest()
             digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _probe(folder: Path) -> None:
-    """Write a small file to a folder, or to the nearest one above that exists, and remove it."""
+    """Write a small file to a folder, or to its nearest parent that exists, and remove it."""
     try:
         os.lstat(folder)
     except FileNotFoundError:
@@ -216,12 +239,13 @@ def _probe(folder: Path) -> None:
 
 
 def _is_special(path: Path) -> bool:
+    """Return whether a path is a pipe or a device."""
     return path.exists() and not (path.is_file() or path.is_dir())
 
 
 @contextmanager
 def _temporary(folder: Path, *, is_folder: bool = False) -> Iterator[tuple[Path, int]]:
-    """Yield a temporary file or folder, which is removed, and the handle that holds its lock."""
+    """Yield a temporary file or folder and the handle of its lock; remove it after the block."""
     _clear(folder)
     while True:
         path = folder / f".{_MACHINE}-{uuid4().hex}.tmp"
@@ -249,39 +273,44 @@ def remove(path: Path) -> None:
 
 
 def _is_held(handle: int) -> bool:
-    """Lock what was just created; False where another process took it for abandoned before."""
+    """Lock a new file; return False if another process took it for abandoned before."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks, where no process removes anything
+    except OSError:  # without locks in a file system, no process removes files
         return True
     return os.fstat(handle).st_nlink > 0
 
 
 def _clear(folder: Path) -> None:
-    """Remove what killed processes left in a folder, once for each folder in a process. On some
-    network file systems a lock holds on one machine alone: files of another machine, whose writer
-    may be alive, are removed when they are a day old."""
+    """Remove temporary files of killed processes from a folder, once for each folder in a process.
+
+    On some network file systems a lock is only known to one machine. So files of another machine,
+    whose writer may be alive, are removed when they are a day old.
+    """
     name = os.path.abspath(folder)
     if name in _cleared:
         return
     _cleared.add(name)
     with suppress(OSError), os.scandir(name) as entries:
         for entry in entries:
-            machine = _TEMPORARY.fullmatch(entry.name)
-            if machine is not None:
-                _remove_abandoned(Path(entry.path), own=machine[1] == _MACHINE)
+            name_match = _TEMPORARY.fullmatch(entry.name)
+            if name_match is not None:
+                is_of_this_machine = name_match[1] == _MACHINE
+                _remove_abandoned(Path(entry.path), is_of_this_machine=is_of_this_machine)
 
 
-def _remove_abandoned(path: Path, *, own: bool) -> None:
+def _remove_abandoned(path: Path, *, is_of_this_machine: bool) -> None:
+    """Remove a temporary file that nobody has locked; one of another machine if it is old."""
     with suppress(OSError):
-        # NFS locks a file only where it is open for writing.
+        # NFS locks a file only if it is open for writing.
         mode = os.O_RDONLY if path.is_dir() else os.O_RDWR
         handle = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if own or time.time() - os.fstat(handle).st_mtime > _DAY:
+            age = time.time() - os.fstat(handle).st_mtime
+            if is_of_this_machine or age > _DAY:
                 remove(path)
         finally:
             os.close(handle)

@@ -124,7 +124,7 @@ def test_what_cannot_be_measured_is_said_before_training(datasets, message):
     [
         ("scenes-cls/teacher/acc2", "nearest: .*scenes-cls/teacher/acc1, "),
         ("scenes-retrieval/teacher/text_to_image_mean_rank", "of which higher values are better"),
-        ("acc1", "save.best=acc1 is no metric of the evaluations"),
+        ("acc1", "save.best=acc1 is not a metric of the evaluations"),
     ],
 )
 def test_the_metric_of_the_best_snapshot_is_checked_before_training(best, message):

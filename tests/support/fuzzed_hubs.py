@@ -70,8 +70,8 @@ def _served(folder: Path) -> Iterator[None]:
             (constants, "HF_HUB_CACHE"): cache,
             (constants, "HF_HUB_ETAG_TIMEOUT"): TIMEOUT,
             (constants, "HF_HUB_DOWNLOAD_TIMEOUT"): TIMEOUT,
-            (cosmos_core.utils.hub, "ENDLESS"): 2,
-            (cosmos_core.utils.hub, "SLOW"): 1,
+            (cosmos_core.utils.hub, "UNKNOWN_SIZE_TIMEOUTS"): 2,
+            (cosmos_core.utils.hub, "WINDOW_TIMEOUTS"): 1,
             (time, "sleep"): lambda seconds: None,  # the client's pauses before it tries again
         }
         for (owner, name), value in replaced.items():

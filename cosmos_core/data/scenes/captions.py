@@ -79,18 +79,18 @@ class Style(NamedTuple):
     `{side}` is a relation, or a side of the image; `{s}` is stuff.
     """
 
-    # Of the dominant thing, and of small things.
+    # Sentences about the dominant thing, and about small things.
     large: tuple[str, ...]
     small: tuple[str, ...]
     small_adjective: str
-    # Of stuff, by the place where it is.
+    # Sentences about stuff, by its place.
     ground: tuple[str, ...]
     background: tuple[str, ...]
     beside: tuple[str, ...]
     everywhere: tuple[str, ...]
-    # Of two things and their relation.
+    # Sentences about two things and their relation.
     relation: tuple[str, ...]
-    # Of a short caption.
+    # Short captions.
     short: tuple[str, ...]
     # The chance to leave out a small thing or a kind of stuff.
     omission: float

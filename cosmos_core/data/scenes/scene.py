@@ -95,9 +95,9 @@ def _regions(rng: Rng) -> tuple[Image, list[_Region]]:
         is_below = lines[:, None] >= _border(rng, rng.uniform(0.35, 0.65))[None]
         regions = [_Region(background, "background"), _Region(ground, "ground")]
         return is_below.astype(np.uint8) * 255, regions
-    left, right = rng.permutation(len(_GROUND))[:2]
+    left_kind, right_kind = rng.permutation(len(_GROUND))[:2]
     is_right = lines[None] >= _border(rng, rng.uniform(0.38, 0.62))[:, None]
-    regions = [_Region(_GROUND[left], "left"), _Region(_GROUND[right], "right")]
+    regions = [_Region(_GROUND[left_kind], "left"), _Region(_GROUND[right_kind], "right")]
     return is_right.astype(np.uint8) * 255, regions
 
 
@@ -179,7 +179,7 @@ def _patch(rng: Rng, plan: _Plan) -> Image:
 def _position(rng: Rng, height: int, width: int, boxes: list[Box]) -> tuple[int, int, float]:
     """Return x and y of the freest of some random positions, and its covered fraction.
 
-    `boxes` are those of the things that are placed already.
+    `boxes` belong to the things that are placed already.
     """
     x = rng.integers(0, SIDE - width + 1, _POSITIONS)
     y = rng.integers(0, SIDE - height + 1, _POSITIONS)

@@ -14,7 +14,7 @@ Rng = np.random.Generator
 
 VARIANTS = 10
 TILE = SIDE + 64  # larger than a scene, so that crops differ
-_BANK_SEED = 7001  # apart from the scenes' own seeds: textures belong to no split
+_BANK_SEED = 7001  # differs from the seeds of scenes: textures belong to no split
 
 
 def sample_texture(rng: Rng, kind: str) -> Image:

@@ -1,5 +1,7 @@
-"""The ten things, each drawn from parts: its build is fixed, the rest varies. Shapes are N points
-(x, y) in a square from -1 to 1, y downwards."""
+"""Draw the ten kinds of things: the structure of a kind is fixed, and its details vary.
+
+Shapes are N points (x, y) in a square from -1 to 1; y points downwards.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +22,12 @@ Rng = np.random.Generator
 
 VARIANTS = 12
 SPRITE_SIDES = {LARGE: 92, SMALL: 46}  # pixels of a sprite without its margin
-_BANK_SEED = 7002  # apart from the scenes' own seeds: drawings belong to no split
+_BANK_SEED = 7002  # differs from the seeds of scenes: drawings belong to no split
 _RESOLUTION = 240
 _BITS = 4  # sub-pixel bits of OpenCV's drawing functions
 _OUTLINE = 3  # pixels
-_WIDENED = 1 + 2 * 3 / SPRITE_SIDES[SMALL]  # by three pixels around a small one for its light
+# A sprite is enlarged by a margin for its light: three pixels around a small one.
+_WIDENED = 1 + 2 * 3 / SPRITE_SIDES[SMALL]
 
 _DARK: Colour = (34, 28, 34)
 _WHITE: Colour = (246, 246, 242)
@@ -36,8 +39,10 @@ _GLASS: Colour = (168, 214, 240)
 
 @cache
 def sprite(kind: str, colour: str, variant: int) -> dict[str, Image]:
-    """Return one thing, the same in any process, by its size, `large` or `small`. Images are
-    premultiplied RGBA (S, S, 4); alpha below 128 is light around the thing."""
+    """Return images of one thing, the same in any process, by their size, `large` or `small`.
+
+    They are premultiplied RGBA (S, S, 4). Alpha below 128 is light around the thing.
+    """
     number, pen = THINGS.index(kind), Canvas()
     rng = np.random.default_rng([_BANK_SEED, number, COLOURS[kind].index(colour), variant])
     _PAINTERS[number](pen, PALETTE[colour], rng)
@@ -95,7 +100,7 @@ class Canvas:
 
     @contextmanager
     def inside(self, points: Shape, colour: Colour | None = None, edge: int = 0) -> Iterator[None]:
-        """Clip whatever is drawn in this context to a shape, which is filled with any colour."""
+        """Clip drawings in this context to a shape, which is first filled if a colour is given."""
         if colour is not None:
             self.fill(points, colour, edge)
         before = self.rgba.copy()
@@ -113,8 +118,8 @@ def _finished(rgba: Image, rim: int, size: str) -> Image:
     # One 32-bit word per pixel is much quicker to look up than four bytes.
     around = rings.view(np.uint32)[:, 0][ring].view(np.uint8).reshape(rgba.shape)
     side = round(SPRITE_SIDES[size] * _WIDENED)
-    whole = cv2.copyTo(rgba, rgba[..., 3], around)
-    small: Image = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
+    with_rim = cv2.copyTo(rgba, rgba[..., 3], around)
+    small: Image = cv2.resize(with_rim, (side, side), interpolation=cv2.INTER_AREA)
     small.flags.writeable = False
     return small
 

@@ -95,7 +95,8 @@ def test_changed_data_stop_a_resumed_run_and_are_named(
     local_run, setting, tmp_path, change, message
 ):
     change(tmp_path / "here")
-    with pytest.raises(SnapshotError, match=f"data are not those of the snapshot: {message}"):
+    expected = f"data differ from the data of the snapshot: {message}"
+    with pytest.raises(SnapshotError, match=expected):
         resume(local_run, setting, local_run.data.shards)
 
 

@@ -32,8 +32,8 @@ def short_limits(hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Time-outs of half a second, and an empty cache of the client."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
-    monkeypatch.setattr(cosmos_core.utils.hub, "ENDLESS", 2)
-    monkeypatch.setattr(cosmos_core.utils.hub, "SLOW", 1)
+    monkeypatch.setattr(cosmos_core.utils.hub, "UNKNOWN_SIZE_TIMEOUTS", 2)
+    monkeypatch.setattr(cosmos_core.utils.hub, "WINDOW_TIMEOUTS", 1)
 
 
 def line_of(command: str, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -68,8 +68,8 @@ def test_limits_outlast_a_new_client(short_limits):
     for _ in range(2):
         session = huggingface_hub.get_session()
         backend = session._transport._pool._network_backend
-        assert isinstance(backend, cosmos_core.utils.hub._Network)
+        assert isinstance(backend, cosmos_core.utils.hub._LimitedNetwork)
         huggingface_hub.close_session()
     cosmos_core.utils.hub.limit_waiting()
     backend = huggingface_hub.get_session()._transport._pool._network_backend
-    assert not isinstance(backend._backend, cosmos_core.utils.hub._Network)
+    assert not isinstance(backend._backend, cosmos_core.utils.hub._LimitedNetwork)
