@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cosmos_eval.results.labels import Stored
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
+    from cosmos_eval.results.leaderboard.writers import Leaderboard
     from cosmos_eval.results.verify import Verdict
 
 
@@ -58,7 +59,7 @@ def _read_results(path: Path) -> list[Stored]:
 
 
 def _print_warnings(results: Sequence[Stored]) -> None:
-    """Print what is wrong with results, and which results repeat others."""
+    """Print warnings on results, and on results that repeat other ones."""
     from cosmos_eval.results.labels import repeats_of, warnings_of
 
     print_notes([*warnings_of(results), *repeats_of(results)])
@@ -111,15 +112,15 @@ def leaderboard(
         raise UsageError("--format html is a page for a browser: add --output board.html")
     if members and suite is None:
         raise UsageError("--members needs --suite: without it, these tables are shown anyway")
-    shows_datasets = suite is None or members or groups or format in _FORMATS_WITH_ALL
-    if not shows_datasets and (datasets or protocols or metrics):
+    only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
+    if only_score and (datasets or protocols or metrics):
         raise UsageError("--datasets, --protocols and --metrics need --members with --suite")
     from cosmos_eval.results.labels import repeats_of, warnings_of
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
     from cosmos_eval.results.leaderboard.view import select
-    from cosmos_eval.results.leaderboard.writers import WRITERS, Leaderboard, to_texts
+    from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = _read_results(directory)
     view = View(
@@ -136,22 +137,36 @@ def leaderboard(
         members=members,
     )
     measured_entries = entries_of(results)
-    published_entries = published_beside(results) if with_published else []
-    entries = select([*measured_entries, *published_entries], view)
+    all_entries = list(measured_entries)
+    if with_published:
+        all_entries += published_beside(results)
+    entries = select(all_entries, view)
     score = None
     if suite is not None:
         score = _score_suite(suite, measured_entries, with_published, groups, view.models)
-    means = None
-    if groups:
-        means = group_means([entry for entry in entries if entry.stored is not None])
-    board = Leaderboard(entries, find_ties(entries, ties), facts, score, means, view)
+    means = group_means(_measured(entries)) if groups else None
+    board = Leaderboard(
+        entries, find_ties(entries, ties), facts=facts, suite=score, groups=means, view=view
+    )
+    _write_board(board, format, output)
+    if format in ("csv", "json"):  # the other formats have the warnings below their tables
+        print_notes(warnings_of(results))
+    print_notes(repeats_of(results))
+
+
+def _write_board(board: Leaderboard, format: str, output: Path | None) -> None:
+    """Print a leaderboard in a format, or write it to a file."""
+    from cosmos_eval.results.leaderboard.writers import WRITERS, to_texts
+
     if format == "table":
         print_tables(partial(to_texts, board), output)
     else:
         write_text(WRITERS[format](board), output)
-    if format in ("csv", "json"):  # the other formats have the warnings below their tables
-        print_notes(warnings_of(results))
-    print_notes(repeats_of(results))
+
+
+def _measured(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the entries that are results, without published numbers."""
+    return [entry for entry in entries if entry.stored is not None]
 
 
 def _score_suite(
@@ -188,10 +203,10 @@ def reproduce(
         bool, flag("--strict", "Exit with 1 or 2 unless every number shown is reproduced.")
     ] = False,
 ) -> None:
-    """Print published numbers beside those measured here.
+    """Print published numbers beside the numbers that were measured here.
 
-    The numbers are those of the released checkpoints. Numbers that were not measured here are
-    `unverified`; without any results, all are.
+    The published numbers are about the released checkpoints. Numbers that were not measured here
+    are `unverified`; without any results, all are.
 
     Exit status with --strict: 0 all are reproduced, 1 one differs or is only near, 2 one was not
     measured.
@@ -255,8 +270,8 @@ def report(
     published_entries = published() if with_published else ()
     gallery = Gallery()
     with Progress() as progress:
-        watch = partial(progress.step, "report")
-        content = content_of(results, read_samples, published_entries, watch, score)
+        show_progress = progress.steps_of("report")
+        content = content_of(results, read_samples, published_entries, show_progress, score)
         if pictures:
             cache = str(embeddings_folder())
             gallery = collect(
@@ -297,15 +312,7 @@ def compare(
     from cosmos_eval.results import compare as comparisons
     from cosmos_eval.results import groups
 
-    if group:
-        if model or b is not None or len(group) != 2:
-            raise UsageError(
-                "methods are compared by one folder and --group twice, without --model"
-            )
-    elif plan or same_seeds:
-        raise UsageError("--plan and --same-seeds need --group, given twice")
-    elif b is None and len(model or ()) != 2:
-        raise UsageError("Missing argument 'B': name it, or give --model or --group twice")
+    _require_two_sides(b, model, group, plan, same_seeds)
     results_a = _read_unchecked(a)
     results_b = results_a if b is None else _read_unchecked(b)
     if group:
@@ -326,12 +333,27 @@ def compare(
         return
     _print_sides(comparison)
     if planned is None:
-        rows = [comparisons.to_cells(test, view) for test in tests]
-        print_records(rows, section=("data set", "protocol"), texts=2, sort=sort)
+        test_cells = [comparisons.to_cells(test, view) for test in tests]
+        print_records(test_cells, section=("data set", "protocol"), texts=2, sort=sort)
     else:
-        rows = [_planned_cells(record, view) for record in planned]
-        print_records(rows, section=("dataset", "protocol"), texts=2, sort=sort)
+        planned_cells = [_planned_cells(record, view) for record in planned]
+        print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
     print_notes(notes)
+
+
+def _require_two_sides(
+    b: Path | None, models: Texts, groups: Texts, plan: bool, same_seeds: bool
+) -> None:
+    """Raise UsageError unless the options of `compare` name two models, or two methods."""
+    if groups:
+        if models or b is not None or len(groups) != 2:
+            raise UsageError(
+                "methods are compared by one folder and --group twice, without --model"
+            )
+    elif plan or same_seeds:
+        raise UsageError("--plan and --same-seeds need --group, given twice")
+    elif b is None and len(models or ()) != 2:
+        raise UsageError("Missing argument 'B': name it, or give --model or --group twice")
 
 
 def _read_unchecked(path: Path) -> list[Stored]:
