@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,7 +76,7 @@ def overlap(
                 images,
                 shard_paths,
                 run_options,
-                partial(progress.step, protocol.dataset),
+                progress.steps_of(protocol.dataset),
                 None if spec is None else _load_encoder(spec, run_options),
                 cosine,
             )
@@ -120,7 +119,9 @@ def _load_encoder(spec: ModelSpec, run_options: RunOptions) -> Encoder:
     """Load a model on this process's device, in all processes."""
     from cosmos_eval.models import load_encoder
 
-    load = partial(load_encoder, spec, device=own_device(run_options.device))
+    def load() -> Encoder:
+        return load_encoder(spec, device=own_device(run_options.device))
+
     return run_options.distributed.synchronized(load)
 
 
