@@ -226,8 +226,9 @@ class EvaluationImages:
     hashes: HashIndex
     # The small grey pictures of all copies, (sum of K, 32, 32).
     pictures: Pictures
-    # Of each copy: the name of its image, and how it was made.
+    # The name of each copy's image.
     image_names: Sequence[str]
+    # How each copy was made, such as `middle 95%, mirrored`.
     copy_names: Sequence[str]
     # The number of images that show nothing to compare; they have no copies.
     flat: int
@@ -320,7 +321,7 @@ def small(image: Image.Image) -> Pictures:
 
 
 class EmbeddingSearch:
-    """Finds training images whose embeddings are close to those of a data set's images."""
+    """Finds training images whose embeddings are close to embeddings of the data set."""
 
     def __init__(
         self,
@@ -379,7 +380,7 @@ class _ShardOverlap(NamedTuple):
 
 
 class _ShardSearch:
-    """Compares training images with those of a data set, and reports how many were compared."""
+    """Compares training images with a data set, and reports how many were compared."""
 
     def __init__(
         self,
