@@ -87,12 +87,14 @@ def load(folder: str | None, count: int) -> list[Image.Image]:
 def quality(photographs: list[Image.Image]) -> list[Measurement]:
     """Recall by kind of copy, and false alarms among pairs of different photographs."""
     images = {str(n): Photograph(str(n), image) for n, image in enumerate(photographs)}
-    given = overlap.RunOptions(workers=0), overlap.no_progress
-    known = overlap.Known.of(images, *given)
+    evaluation_images = overlap.EvaluationImages.read(
+        images, overlap.RunOptions(workers=0), overlap.no_progress
+    )
     found = []
     for name, change in COPIES.items():
         pictures = np.stack([overlap.small(change(image)) for image in photographs])
-        pairs = {(m.key, m.image) for m in overlap.matches_of(known, "", [*images], pictures)}
+        matches = evaluation_images.near_duplicates("", list(images), pictures)
+        pairs = {(match.key, match.image) for match in matches}
         own = sum((key, key) in pairs for key in images)
         found.append(measurement(f"recall: {name}", own / len(images), "fraction"))
         found.append(measurement(f"false alarms: {name}", len(pairs) - own, "pairs"))
@@ -114,7 +116,8 @@ def cifar(folder: Path) -> list[Measurement]:
         write_shard(folder / "train.zip", shard)
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
         images = {name: ZippedImage(archive, name) for name in names}
-        found = {*overlap.find_overlap(images, [shard], overlap.RunOptions(workers=1)).found}
+        found_overlap = overlap.find_overlap(images, [shard], overlap.RunOptions(workers=1))
+        found = set(found_overlap.duplicated_images)
     near, similar = judged["1"], judged["2"]
     others = len(found - near - similar)
     return [

@@ -29,13 +29,20 @@ _COMMANDS = {
 }
 for panel, commands in _COMMANDS.items():
     for command in commands:
-        name = command.__name__.partition("_")[0]
+        name = command.__name__.partition("_")[0]  # `list` of list_known
         app.command(name, cls=Command, rich_help_panel=panel)(command)
 app.add_typer(data.data, name="data", rich_help_panel="Models and data")
 app.add_typer(data.cache, name="cache", rich_help_panel="Models and data")
 
-# Errors of names that users give, and of permissions, whichever access to a file finds them.
-_USERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+# Errors of the operating system that the name or the permissions of a user's file cause.
+_USAGE_ERRNOS = (
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+)
 
 
 @app.callback()
@@ -48,17 +55,20 @@ def _global_options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit."""
-    run_command("cosmos-eval", app, sys.argv[1:] if arguments is None else arguments, _describe)
+    """Run a command and exit. Its arguments are by default the arguments of the process."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    run_command("cosmos-eval", app, arguments, _ending_of)
 
 
-def _describe(error: BaseException) -> Ending | None:
+def _ending_of(error: BaseException) -> Ending | None:
+    """Return the message and the exit status of an error; None for an error of the program."""
     if isinstance(error, CosmosEvalError):
         status = 2 if isinstance(error, UsageError) else 1
         return Ending(str(error), status, everywhere=True)
-    if isinstance(error, OSError) and error.errno in _USERS:
+    if isinstance(error, OSError) and error.errno in _USAGE_ERRNOS:
         return Ending(f"{error.filename or 'a file'} cannot be used: {error.strerror}", 2)
-    if type(error).__name__ == "OutOfMemoryError":  # of torch, which is not imported for it
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         reason = str(error).partition(". ")[0]
         return Ending(f"{reason}: use a smaller --batch-size, or --precision bf16", 1)
     if isinstance(error, SystemExit):

@@ -51,64 +51,93 @@ def check(
 ) -> None:
     """Check results against a baseline, for regressions.
 
-    A headline metric regresses where it is worse by more than chance; other metrics are for
+    A headline metric regresses if it is worse by more than chance; other metrics are for
     information, unless the baseline says otherwise. Exit status: 0 no regression is
     shown, 1 one is, 2 it cannot be decided.
     """
-    if update and not (reason or "").strip():
-        raise UsageError("--update needs --reason TEXT: why these results are the new baseline")
-    if not update and (reason is not None or tolerance is not None or metrics_only or all_metrics):
-        raise UsageError("--reason, --tolerance, --metrics-only and --all-metrics go with --update")
+    as_json = format == "json"
     if update:
-        from cosmos_eval.results.gate.baseline import replace_baseline
-        from cosmos_eval.results.gate.check import read_results
-
-        changes, notes = replace_baseline(
+        if not (reason or "").strip():
+            raise UsageError("--update needs --reason TEXT: why these results are the new baseline")
+        _update_baseline(
+            results,
             baseline,
-            *read_results(results),
             strict=strict,
             reason=str(reason),
             tolerance=tolerance or 0.0,
             keep_samples=not metrics_only,
-            all_gated=all_metrics,
+            all_metrics=all_metrics,
+            as_json=as_json,
         )
-        print_records(changes, as_json=format == "json")
-        print_written(baseline)
-        print_notes(notes)
         return
+    if reason is not None or tolerance is not None or metrics_only or all_metrics:
+        raise UsageError("--reason, --tolerance, --metrics-only and --all-metrics go with --update")
     report, error = _examine(results, baseline, strict=strict)
     try:
-        if format == "json" or error is None:
-            view = table_view(None, decimals, intervals, sort)
-            _print_report(report, view, as_json=format == "json")
-    finally:  # also where standard output cannot be written
-        _write(report, summary, junit)
+        if as_json or error is None:
+            _print_report(report, table_view(None, decimals, intervals, sort), as_json=as_json)
+    finally:  # the files are written even if standard output cannot be written
+        _write_reports(report, summary, junit)
     if error is not None:
         raise UsageError(f"cannot decide: {report.problems[-1].message}") from error
     raise Exit(report.status)
 
 
-def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report, Exception | None]:
-    """Return the report, also where the check fails, and an error that is no UsageError.
+def _update_baseline(
+    paths: list[Path],
+    baseline: Path,
+    *,
+    strict: bool,
+    reason: str,
+    tolerance: float,
+    keep_samples: bool,
+    all_metrics: bool,
+    as_json: bool,
+) -> None:
+    """Make results the baseline, and print how its metrics change."""
+    from cosmos_eval.results.gate.baseline import replace_baseline
+    from cosmos_eval.results.gate.check import read_results
 
-    Such an error would end other commands with status 1, which here means a regression.
+    results, problems = read_results(paths)
+    changes, notes = replace_baseline(
+        baseline,
+        results,
+        problems,
+        strict=strict,
+        reason=reason,
+        tolerance=tolerance,
+        keep_samples=keep_samples,
+        all_gated=all_metrics,
+    )
+    print_records(changes, as_json=as_json)
+    print_written(baseline)
+    print_notes(notes)
+
+
+def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report, Exception | None]:
+    """Return the report of a check, and an error of the program that made the check fail.
+
+    If the check fails, the report has the problem. Errors are returned because an error that is
+    raised ends a command with status 1, which here means a regression. A UsageError, which ends it
+    with status 2, is only reported as a problem.
     """
     from cosmos_eval.results.gate.baseline import Problem
     from cosmos_eval.results.gate.check import Report, examine, read_results
 
     problems: list[Problem] = []
     try:
-        found, problems = read_results(paths)
-        return examine(found, baseline, strict=strict, problems=problems), None
+        results, problems = read_results(paths)
+        return examine(results, baseline, strict=strict, problems=problems), None
+    except UsageError as error:
+        problem = Problem("check", str(error))
+        return Report(baseline, (), (*problems, problem)), None
     except Exception as error:
-        is_usage = isinstance(error, UsageError)
-        message = str(error) if is_usage else f"{type(error).__name__}: {error}"
-        report = Report(baseline, (), (*problems, Problem("check", message)))
-        return report, None if is_usage else error
+        problem = Problem("check", f"{type(error).__name__}: {error}")
+        return Report(baseline, (), (*problems, problem)), error
 
 
 def _print_report(report: Report, view: View, *, as_json: bool) -> None:
-    """Print all metrics and the verdict; on standard error why something cannot be decided."""
+    """Print all metrics and the verdict, and on standard error the problems."""
     from cosmos_eval.results.gate.reports import to_cells, to_records, tolerance_text
 
     if as_json:
@@ -125,8 +154,11 @@ def _print_report(report: Report, view: View, *, as_json: bool) -> None:
         print_line(f"cosmos-eval: cannot decide: {problem}", error=True)
 
 
-def _write(report: Report, summary: Path | None, junit: Path | None) -> None:
-    """Write all reports, each also where another cannot be written."""
+def _write_reports(report: Report, summary: Path | None, junit: Path | None) -> None:
+    """Write the reports that are asked for, and annotations if this is a GitHub action.
+
+    A report that cannot be written does not keep the other ones from being written.
+    """
     from cosmos_core.utils.files import write_atomically
     from cosmos_eval.results.gate.reports import to_annotations, to_junit, to_markdown
 
@@ -135,9 +167,9 @@ def _write(report: Report, summary: Path | None, junit: Path | None) -> None:
             file.write(to_markdown(report))
 
     try:
-        with ExitStack() as reports:
+        with ExitStack() as reports:  # calls all callbacks, and then raises the last error
             if os.environ.get("GITHUB_ACTIONS") == "true":
-                # Runners read commands from both streams; standard output may be a JSON document.
+                # GitHub reads annotations from both streams; standard output may be JSON.
                 reports.callback(print, *to_annotations(report), sep="\n", file=sys.stderr)
             if summary is not None:
                 reports.callback(append, summary)

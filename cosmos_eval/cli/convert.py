@@ -25,8 +25,8 @@ def convert(
     from cosmos_eval.models.specs import parse_model_spec
 
     spec = parse_model_spec(model, arch=arch, weights=weights)
-    # After the name is checked: this imports torch.
-    from cosmos_eval.models.convert import convert as write
+    # Imported after the name is checked, since this imports torch.
+    from cosmos_eval.models.convert import convert as convert_model
 
-    print_notes(write(spec, output))
+    print_notes(convert_model(spec, output))
     print_written(output)

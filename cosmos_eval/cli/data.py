@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from datetime import datetime, timezone
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Exit, Typer
@@ -63,47 +62,60 @@ def doctor(
 
     run_options = RunOptions(data_root=data_root, workers=_WORKERS)
     protocols = choose(names or (), suite, run_options)
+    diagnoses = []
     with Progress() as progress:
-        diagnoses = [
-            examine(p, run_options, partial(progress.step, p.dataset), decode=decode)
-            for p in protocols
-        ]
+        for protocol in protocols:
+            report = progress.steps_of(protocol.dataset)
+            diagnoses.append(examine(protocol, run_options, report, decode=decode))
     if format == "json":
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
     else:
-        print_records([_diagnosis_row(diagnosis) for diagnosis in diagnoses])
+        print_records([_diagnosis_record(diagnosis) for diagnosis in diagnoses])
         for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
             print_line(f"checked for {task}: {task_named(task).checked}")
         for diagnosis in diagnoses:
-            for fault in diagnosis.faults:
-                print_line(f"{diagnosis.dataset}: {fault}")
-            if diagnosis.note and diagnosis.folder:
-                print_line(f"{diagnosis.dataset}: note: {diagnosis.note}")
-            if diagnosis.remedy:
-                print_line(f"{diagnosis.dataset}: to mend it: {diagnosis.remedy}")
+            _print_faults(diagnosis)
     if not all(diagnosis.whole for diagnosis in diagnoses):
         raise Exit(1)
 
 
-def _diagnosis_row(diagnosis: Diagnosis) -> dict[str, str | None]:
-    counts = {
-        "images": (diagnosis.images, diagnosis.expected),
-        "captions": (diagnosis.captions, diagnosis.expected_captions),
-        "items": (diagnosis.items, diagnosis.expected_items),
-        "label maps": (diagnosis.label_maps, diagnosis.expected),
-        "decoded": (diagnosis.decoded, diagnosis.images),
-    }
-    ranges = {"labels": diagnosis.labels, "of": diagnosis.classes}
+def _print_faults(diagnosis: Diagnosis) -> None:
+    """Print the faults of a data set, its note, and how to mend it."""
+    for fault in diagnosis.faults:
+        print_line(f"{diagnosis.dataset}: {fault}")
+    if diagnosis.note and diagnosis.folder:
+        print_line(f"{diagnosis.dataset}: note: {diagnosis.note}")
+    if diagnosis.remedy:
+        print_line(f"{diagnosis.dataset}: to mend it: {diagnosis.remedy}")
+
+
+def _diagnosis_record(diagnosis: Diagnosis) -> dict[str, str | None]:
+    """Return the row of a table for a data set."""
     return {
         "dataset": diagnosis.dataset,
         "task": diagnosis.task,
         "whole": "yes" if diagnosis.whole else "NO",
-        **{key: None if n is None else f"{n} of {of}" for key, (n, of) in counts.items()},
+        "images": _count_text(diagnosis.images, diagnosis.expected),
+        "captions": _count_text(diagnosis.captions, diagnosis.expected_captions),
+        "items": _count_text(diagnosis.items, diagnosis.expected_items),
+        "label maps": _count_text(diagnosis.label_maps, diagnosis.expected),
+        "decoded": _count_text(diagnosis.decoded, diagnosis.images),
         "classes": None if diagnosis.n_classes is None else str(diagnosis.n_classes),
-        **{key: ends and f"{ends[0]}-{ends[1]}" for key, ends in ranges.items()},
+        "labels": _range_text(diagnosis.labels),
+        "of": _range_text(diagnosis.classes),
         "suffix": diagnosis.mask_suffix,
         "folder": diagnosis.folder or diagnosis.note,
     }
+
+
+def _count_text(count: int | None, expected: int | None) -> str | None:
+    """Return a text such as `3 of 5`; None if nothing was counted."""
+    return None if count is None else f"{count} of {expected}"
+
+
+def _range_text(ends: tuple[int, int] | None) -> str | None:
+    """Return a text such as `0-20`; None if the range is unknown."""
+    return None if ends is None else f"{ends[0]}-{ends[1]}"
 
 
 @data.command(cls=options.Command)
@@ -117,27 +129,34 @@ def prepare(
     Existing files are kept.
     """
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.data.prepare import prepare as make
+    from cosmos_eval.data.prepare import prepare as prepare_dataset
 
     with Progress() as progress:
-        counts = make(name, data_root, workers=_WORKERS, progress=partial(progress.step, name))
-    print_records([{"prepared": name, **counts._asdict()}], as_json=format == "json")
+        report = progress.steps_of(name)
+        counts = prepare_dataset(name, data_root, workers=_WORKERS, progress=report)
+    record = {"prepared": name} | counts._asdict()
+    print_records([record], as_json=format == "json")
 
 
 @cache.command(cls=options.Command)
 def info(format: options.Format = "table") -> None:
-    """Show where embeddings are cached, how many of which models, and the size on disk."""
+    """Show the folder of cached embeddings, how many each model has, and the size on disk."""
     from cosmos_eval.embedding.cache import embeddings_folder, limit_bytes, spaces
 
     folder, limit = embeddings_folder(), limit_bytes()
-    cached = spaces(folder)
-    size = sum(space.size for space in cached)
+    cached_spaces = spaces(folder)
+    size = sum(space.size for space in cached_spaces)
     if format == "json":
-        content = {"folder": str(folder), "bytes": size, "limit_bytes": limit}
-        print_json({**content, "spaces": [space._asdict() for space in cached]})
+        document = {
+            "folder": str(folder),
+            "bytes": size,
+            "limit_bytes": limit,
+            "spaces": [space._asdict() for space in cached_spaces],
+        }
+        print_json(document)
         return
-    if cached:
-        print_records([_space_row(space) for space in cached])
+    if cached_spaces:
+        print_records([_space_record(space) for space in cached_spaces])
     print_line(f"{folder}: {size / 1e6:.1f} MB of {limit / 1e9:g} GB")
 
 
@@ -147,20 +166,24 @@ def clear(format: options.Format = "table") -> None:
     from cosmos_eval.embedding import cache as embeddings
 
     folder = embeddings.embeddings_folder()
-    removed = {"folder": str(folder), "removed_bytes": embeddings.clear(folder)}
-    print_records([removed], as_json=format == "json")
+    removed_bytes = embeddings.clear(folder)
+    record = {"folder": str(folder), "removed_bytes": removed_bytes}
+    print_records([record], as_json=format == "json")
 
 
-def _space_row(space: Space) -> dict[str, str]:
+def _space_record(space: Space) -> dict[str, str]:
+    """Return the row of a table for the cached embeddings of a model."""
     identity = {name: str(value) for name, value in space.identity.items()}
     architecture = identity.get("architecture", "")
+    if architecture.startswith("{"):  # a JSON configuration is too long for a table
+        architecture = "from JSON"
+    last_used = datetime.fromtimestamp(space.used, timezone.utc)
     return {
         "of": identity.get("role", "unknown"),
-        # A JSON configuration instead of a name is too long for a table.
-        "architecture": architecture if architecture[:1] != "{" else "from JSON",
+        "architecture": architecture,
         "weights": identity.get("weights_sha256", "")[:8],
         "precision": identity.get("precision", ""),
         "embeddings": str(space.embeddings),
         "MB": f"{space.size / 1e6:.1f}",
-        "used (UTC)": f"{datetime.fromtimestamp(space.used, timezone.utc):%Y-%m-%d %H:%M}",
+        "used (UTC)": f"{last_used:%Y-%m-%d %H:%M}",
     }

@@ -46,23 +46,25 @@ def attend(
     """
     from cosmos_eval.models.specs import parse_model_spec
 
-    specs = [parse_model_spec(m, arch=arch, weights=weights) for m in model or ["scenes-cosmos"]]
-    # After the models' names are checked: this imports torch.
+    models = model or ["scenes-cosmos"]
+    specs = [parse_model_spec(name, arch=arch, weights=weights) for name in models]
+    # Imported after the names of the models are checked, since this imports torch.
     from cosmos_eval.report.attention import draw
     from cosmos_eval.report.attention.compute import AttendOptions, read_pairs
     from cosmos_eval.report.attention.describe import map_table, notes, to_records, word_tables
 
-    how = AttendOptions(
+    attend_options = AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
     )
-    rows = draw(read_pairs(image, text or [], csv), specs, how, output)
+    rows = draw(read_pairs(image, text or [], csv), specs, attend_options, output)
     if format == "json":
         print_json(to_records(rows))
     else:
         print_records(map_table(rows))
-        for table in word_tables(rows[0]) if len(rows) == 1 else ():
-            print_line("")
-            print_records(table)
+        if len(rows) == 1:
+            for table in word_tables(rows[0]):
+                print_line("")
+                print_records(table)
     print_notes(notes(rows, output))
     print_written(output)
 
@@ -88,19 +90,30 @@ def segment(
     from cosmos_eval.models.specs import parse_model_spec
     from cosmos_eval.tasks import find_protocol
 
-    known = find_protocol(dataset, protocol)
+    dataset_protocol = find_protocol(dataset, protocol)
     spec = parse_model_spec(model, arch=arch, weights=weights)
-    # After all names are checked: this imports torch.
+    # Imported after all names are checked, since this imports torch.
     from cosmos_eval.report.segment import segment as draw
 
-    names = tuple(name.strip() for name in classes.split(",")) if classes is not None else ()
+    class_names: tuple[str, ...] = ()
+    if classes is not None:
+        class_names = tuple(name.strip() for name in classes.split(","))
     run_options = RunOptions(
         attention=attention, auxiliary=auxiliary, device=device, precision=precision
     )
-    shares = draw(image, output, spec=spec, protocol=known, classes=names, options=run_options)
+    pixel_fractions = draw(
+        image,
+        output,
+        spec=spec,
+        protocol=dataset_protocol,
+        classes=class_names,
+        options=run_options,
+    )
     if format == "json":
-        print_json(shares)
+        print_json(pixel_fractions)
     else:
-        cells = {name: f"{100 * share:.1f}" for name, share in shares.items()}
-        print_records([{"class": name, "pixels (%)": cell} for name, cell in cells.items()])
+        records = []
+        for name, fraction in pixel_fractions.items():
+            records.append({"class": name, "pixels (%)": f"{100 * fraction:.1f}"})
+        print_records(records)
     print_written(output)

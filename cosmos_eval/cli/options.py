@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from typer import Argument, Option
 from typer.core import TyperCommand
@@ -12,50 +12,72 @@ from cosmos_eval.results.table import View, patterns
 
 MODELS, DATA, COMPUTATION = "Models", "Data", "Computation"
 CONTENT, LAYOUT = "Content of tables", "Layout of tables"
-_FEW = 10  # parameters of a command, with --help, that need no panels
-# Spellings that no help lists: a short form, a default, and a former name.
-_HIDDEN: dict[str, tuple[str, Any]] = {
-    "--format": ("--json", "json"),
-    "--no-cache": ("--cache", False),
-    "--output": ("--out", None),
+_LEAST_FOR_PANELS = 10  # parameters of a command, with --help, whose help has panels
+
+
+class _Spelling(NamedTuple):
+    """Another spelling of an option, which no help lists."""
+
+    name: str
+    # The value that the spelling stands for; None if a value follows it.
+    value: Any
+
+
+_HIDDEN_SPELLINGS = {
+    "--format": _Spelling("--json", "json"),
+    "--no-cache": _Spelling("--cache", False),
+    "--output": _Spelling("--out", None),  # the former name
 }
 
 
 class Command(TyperCommand):
-    """A command of which --help shows panels only if it has many options. `--json` stands for
-    `--format json`."""
+    """A command with hidden spellings of options, such as `--json` for `--format json`.
+
+    Its help shows panels only if it has many options.
+    """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        # Lines of a paragraph are joined, so that the terminal's width wraps them.
         self.help = re.sub(r"(?<=\S)\n(?=\S)", " ", self.help or "")
-        for one in self.params if len(self.params) < _FEW else ():
-            one.rich_help_panel = None  # type: ignore[attr-defined]
+        if len(self.params) < _LEAST_FOR_PANELS:
+            for parameter in self.params:
+                parameter.rich_help_panel = None  # type: ignore[attr-defined]
 
     def make_parser(self, ctx: Any) -> Any:
+        """Return the parser of the command, which also knows the hidden spellings."""
         parser: Any = super().make_parser(ctx)
-        for one in self.params:
-            for spelling, constant in (_HIDDEN[name] for name in one.opts if name in _HIDDEN):
-                action = "store" if constant is None else "store_const"
-                parser.add_option(one, [spelling], one.name, action, const=constant)
+        for parameter in self.params:
+            for option_name in parameter.opts:
+                spelling = _HIDDEN_SPELLINGS.get(option_name)
+                if spelling is not None:
+                    action = "store" if spelling.value is None else "store_const"
+                    parser.add_option(
+                        parameter, [spelling.name], parameter.name, action, const=spelling.value
+                    )
         return parser
 
 
 def option(metavar: str, help: str, panel: str | None = None, **settings: Any) -> Any:
-    """Return an option that takes a value, named as its parameter."""
+    """Return an option that takes a value. Its name is the name of its parameter."""
     return Option(metavar=metavar, help=help, rich_help_panel=panel, **settings)
 
 
 def flag(names: str, help: str, panel: str | None = None) -> Any:
-    """Return an option without a value; `names` may hold a second one, of its opposite."""
+    """Return an option without a value; `names` are `--name` or `--name/--no-name`."""
     return Option(names, help=help, rich_help_panel=panel, metavar="")
 
 
 def output_file(metavar: str, help: str) -> Any:
-    """Return the option of a file to write, which is refused before its content is made."""
+    """Return the option `--output` of a file to write.
+
+    A file that cannot be written is refused before its content is computed.
+    """
     return Option("--output", metavar=metavar, callback=_require_writable, help=help)
 
 
 def _require_writable(path: Path | None) -> Path | None:
+    """Return the path. Raises UsageError if no file can be written there."""
     from cosmos_core.utils.files import require_replaceable
 
     if path is None:
@@ -70,9 +92,13 @@ def _require_writable(path: Path | None) -> Path | None:
 def table_view(
     metrics: list[str] | None, decimals: int | None, intervals: bool | None, sort: str
 ) -> View:
-    """Return what a table shows by the options that tables share."""
-    shows = intervals is not False
-    return View(metrics=patterns(metrics), decimals=decimals, intervals=shows, sort=sort)
+    """Return the view of a table by the options that tables share."""
+    return View(
+        metrics=patterns(metrics),
+        decimals=decimals,
+        intervals=intervals is not False,
+        sort=sort,
+    )
 
 
 Text = str | None

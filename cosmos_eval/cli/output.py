@@ -1,4 +1,4 @@
-"""What commands print: tables and JSON on standard output, notes on standard error."""
+"""Print tables and JSON on standard output, and notes on standard error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-_FILE_WIDTH = 200  # enough for any table, where no terminal states its width
+_FILE_WIDTH = 200  # characters; for output that goes to a file and not to a terminal
 
 
 def print_line(text: str, *, error: bool = False) -> None:
@@ -43,8 +43,11 @@ def print_records(
     texts: int = 1,
     sort: str = "",
 ) -> None:
-    """Print records that have the same keys as JSON, or as a table without its empty columns, where
-    the keys `section` are headings and the next `texts` name a row, in the order of a column."""
+    """Print records that have the same keys, as JSON or as a table without its empty columns.
+
+    In the table, the values of the first keys, `section`, are headings. The next `texts` keys name
+    a row. The rows are in the order of the column `sort`, if it is given.
+    """
     if as_json:
         print_json(records)
         return
@@ -53,15 +56,18 @@ def print_records(
 
 
 def print_tables(texts_of: Callable[[int], Iterable[Text]], out: Path | None = None) -> None:
-    """Print texts that are made for the console's width, a blank line between them, or write them
-    to a file."""
+    """Print tables with blank lines between them, or write them to a file.
+
+    `texts_of` returns the tables as texts for a width in characters.
+    """
     if out is not None:
         write_text("\n\n".join(text.plain for text in texts_of(_FILE_WIDTH)) + "\n", out)
         return
-    shown = console()
-    for number, text in enumerate(texts_of(shown.width)):
-        blank = ["\n"] * (number > 0)
-        shown.print(*blank, text, sep="", no_wrap=True, overflow="ignore", crop=False)
+    terminal = console()
+    for number, text in enumerate(texts_of(terminal.width)):
+        if number > 0:
+            terminal.print()
+        terminal.print(text, no_wrap=True, overflow="ignore", crop=False)
 
 
 def write_text(text: str, out: Path | None = None) -> None:
@@ -76,15 +82,15 @@ def write_text(text: str, out: Path | None = None) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON document; where standard output is not UTF-8, with JSON's own escapes."""
-    is_ascii = (sys.stdout.encoding or "").lower() != "utf-8"
-    print(json_text(content, indent=2, sort_keys=True, ensure_ascii=is_ascii))
+    """Print one JSON document, in ASCII with JSON's escapes unless standard output is UTF-8."""
+    is_utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
+    print(json_text(content, indent=2, sort_keys=True, ensure_ascii=not is_utf8))
 
 
 def console() -> Console:
-    """Standard output as a rich console, which interprets nothing in texts."""
+    """Return standard output as a rich console that does not interpret markup in texts."""
     from rich.console import Console
 
-    is_known = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    width = None if is_known else _FILE_WIDTH
+    has_width = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    width = None if has_width else _FILE_WIDTH  # None: rich finds out the width
     return Console(width=width, highlight=False, markup=False, emoji=False)

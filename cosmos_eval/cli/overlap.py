@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,12 +17,14 @@ from cosmos_eval.cli import options
 from cosmos_eval.cli.options import File, Text, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records
 from cosmos_eval.results.text import percent
-from cosmos_eval.types import ModelSpec, RunOptions, UsageError
+from cosmos_eval.types import ModelSpec, RunOptions, Samples, UsageError
 
 if TYPE_CHECKING:
+    from cosmos_eval.models.encoder import Encoder
+    from cosmos_eval.results.record import ResultRow
     from cosmos_eval.runner.overlap import Overlap
 
-_SHOWN = 10  # matches of those in the file or the JSON document
+_MATCHES_PRINTED = 10  # the JSON document has all matches
 _WORKERS = os.cpu_count() or 1
 
 
@@ -50,107 +51,135 @@ def overlap(
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.models.specs import parse_model_spec
-    from cosmos_eval.runner.overlap import (
-        RECALL_NOTE,
-        ByModel,
-        find_overlap,
-        images_of,
-        metrics_without,
-    )
+    from cosmos_eval.runner.overlap import RECALL_NOTE, find_overlap, images_of, metrics_without
     from cosmos_eval.runner.plan import open_dataset, require_data_root
     from cosmos_eval.tasks import find_protocol
 
     with process_group() as distributed:
-        run = RunOptions(
+        run_options = RunOptions(
             data_root=data_root,
             workers=workers,
             device=device,
             cache=str(embeddings_folder()),
             distributed=distributed,
         )
-        protocol, paths = find_protocol(dataset), _paths(shards)
+        protocol = find_protocol(dataset)
+        shard_paths = _expand_shards(shards)
         spec = None if model is None else parse_model_spec(model)
-        measured = [] if results is None else _results_of(results, protocol.dataset)
-        require_data_root(protocol, run)
-        opened = open_dataset(protocol, run, check=False)  # images are enough
+        measured = [] if results is None else _read_results(results, protocol.dataset)
+        require_data_root(protocol, run_options)
+        # The checks of a measurement are left out: images are enough.
+        opened = open_dataset(protocol, run_options, check=False)
+        images = images_of(opened.data)
         with Progress(silent=not is_main_process()) as progress:
-            watch = partial(progress.step, protocol.dataset)
-            images = images_of(opened.data)
-            by_model = None if spec is None else ByModel(_load(spec, run), cosine)
-            found = find_overlap(images, paths, run, watch, by_model)
+            overlap_of_dataset = find_overlap(
+                images,
+                shard_paths,
+                run_options,
+                progress.steps_of(protocol.dataset),
+                None if spec is None else _load_encoder(spec, run_options),
+                cosine,
+            )
     if not is_main_process():
         return
-    metrics = metrics_without(measured, [*images], found.found)
+    metrics = metrics_without(measured, list(images), overlap_of_dataset.duplicated_images)
     if format == "json":
-        more = {"dataset": protocol.dataset, "found": found.found, "metrics": metrics}
-        print_json({**asdict(found), **more, "note": RECALL_NOTE})
+        document = asdict(overlap_of_dataset)
+        document["dataset"] = protocol.dataset
+        document["found"] = overlap_of_dataset.duplicated_images
+        document["metrics"] = metrics
+        document["note"] = RECALL_NOTE
+        print_json(document)
     else:
-        _print(found, protocol.dataset, metrics)
+        _print_overlap(overlap_of_dataset, protocol.dataset, metrics)
         if metrics:
             print_notes([f"without the images found: {RECALL_NOTE}"])
 
 
-def _print(found: Overlap, dataset: str, metrics: Sequence[dict[str, Any]]) -> None:
-    records: list[dict[str, Any]] = [asdict(match) for match in found.matches[:_SHOWN]]
+def _print_overlap(overlap: Overlap, dataset: str, metrics: Sequence[dict[str, Any]]) -> None:
+    """Print the first matches, the counts, and the metrics without the images found."""
+    records: list[dict[str, Any]] = [asdict(match) for match in overlap.matches[:_MATCHES_PRINTED]]
     if records:
         print_records(records)
-    if len(found.matches) > _SHOWN:
-        print_line(f"and {len(found.matches) - _SHOWN} more: --json lists all")
-    counts = f"{len(found.found)} of {found.images:,} images of {dataset}"
-    print_line(f"{counts} have a near-duplicate among {found.training_images:,} training images")
+    if len(overlap.matches) > _MATCHES_PRINTED:
+        print_line(f"and {len(overlap.matches) - _MATCHES_PRINTED} more: --json lists all")
+    print_line(
+        f"{len(overlap.duplicated_images)} of {overlap.images:,} images of {dataset} have a "
+        f"near-duplicate among {overlap.training_images:,} training images"
+    )
     if metrics:
-        print_records([_shown(one) for one in metrics])
-    if found.flat:
-        print_notes([f"{found.flat:,} images of the data set show nothing to compare"])
-    if found.unreadable:
-        print_notes([f"{found.unreadable:,} training images cannot be decoded"])
+        print_records([_metric_record(metric) for metric in metrics])
+    if overlap.flat:
+        print_notes([f"{overlap.flat:,} images of the data set show nothing to compare"])
+    if overlap.unreadable:
+        print_notes([f"{overlap.unreadable:,} training images cannot be decoded"])
 
 
-def _load(spec: ModelSpec, run: RunOptions) -> Any:
+def _load_encoder(spec: ModelSpec, run_options: RunOptions) -> Encoder:
+    """Load a model on this process's device, in all processes."""
     from cosmos_eval.models import load_encoder
 
-    load = partial(load_encoder, spec, device=own_device(run.device))
-    return run.distributed.synchronized(load)
+    def load() -> Encoder:
+        return load_encoder(spec, device=own_device(run_options.device))
+
+    return run_options.distributed.synchronized(load)
 
 
-def _shown(metric: dict[str, Any]) -> dict[str, Any]:
-    every, rest = percent(metric["all"]), percent(metric["without"])
-    ends = ["-" if metric[end] is None else percent(metric[end]) for end in ("low", "high")]
-    named = {key: metric[key] for key in ("model", "protocol", "metric")}
-    return {**named, "all (%)": every, "without [95%]": f"{rest} [{ends[0]}, {ends[1]}]"}
+def _metric_record(metric: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a table for a metric with and without the images found."""
+    low = "-" if metric["low"] is None else percent(metric["low"])
+    high = "-" if metric["high"] is None else percent(metric["high"])
+    return {
+        "model": metric["model"],
+        "protocol": metric["protocol"],
+        "metric": metric["metric"],
+        "all (%)": percent(metric["all"]),
+        "without [95%]": f"{percent(metric['without'])} [{low}, {high}]",
+    }
 
 
-def _results_of(place: Path, dataset: str) -> list[Any]:
-    """Read the complete results of a data set with their samples. Raises UsageError without any."""
+def _read_results(path: Path, dataset: str) -> list[tuple[ResultRow, Samples]]:
+    """Read the complete results of a data set with their samples, from a file or a folder.
+
+    Raises UsageError if there are none, or if one was edited.
+    """
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.identity import is_partial
     from cosmos_eval.results.store import read_samples, result_paths
 
-    stored = [one for one in read_checked(result_paths(place)) if one.row.dataset == dataset]
-    whole = [one for one in stored if not is_partial(one.row)]
-    if not whole:
-        raise UsageError(f"{place} has no complete result of {dataset}")
-    for one in whole:
-        if one.is_edited:
-            raise UsageError(f"{one.path}: {one.fault} (`cosmos-eval verify` shows more)")
-    return [(one.row, read_samples(one.path)) for one in whole]
+    complete_results = []
+    for result in read_checked(result_paths(path)):
+        if result.row.dataset == dataset and not is_partial(result.row):
+            complete_results.append(result)
+    if not complete_results:
+        raise UsageError(f"{path} has no complete result of {dataset}")
+    for result in complete_results:
+        if result.is_edited:
+            raise UsageError(f"{result.path}: {result.fault} (`cosmos-eval verify` shows more)")
+    return [(result.row, read_samples(result.path)) for result in complete_results]
 
 
-def _paths(shards: str) -> list[Path]:
-    """Expand braces and patterns. Raises UsageError for shards that are not on this machine."""
+def _expand_shards(shards: str) -> list[Path]:
+    """Expand braces and patterns, joined by `::`, to the paths of tars.
+
+    Raises UsageError for shards that are not on this machine.
+    """
     from braceexpand import braceexpand
 
-    found: list[Path] = []
-    for part in shards.split("::"):
-        if re.match("[A-Za-z][A-Za-z0-9+.-]+:", part):
-            raise UsageError(f"SHARDS {part!r} is a stream: fetch it, and name the tars")
+    paths: list[Path] = []
+    for pattern in shards.split("::"):
+        if re.match("[A-Za-z][A-Za-z0-9+.-]+:", pattern):
+            raise UsageError(f"SHARDS {pattern!r} is a stream: fetch it, and name the tars")
         try:
-            names = [*braceexpand(os.path.expanduser(part))]
+            names = list(braceexpand(os.path.expanduser(pattern)))
         except ValueError as error:  # unbalanced braces
-            raise UsageError(f"SHARDS {part!r} cannot be expanded: {error}") from error
+            raise UsageError(f"SHARDS {pattern!r} cannot be expanded: {error}") from error
         for name in names:
-            paths = [Path(name)] if Path(name).exists() else [*map(Path, sorted(glob(name)))]
-            if not paths or not all(path.is_file() for path in paths):
+            if Path(name).exists():
+                paths_of_name = [Path(name)]
+            else:
+                paths_of_name = [Path(match) for match in sorted(glob(name))]
+            if not paths_of_name or not all(path.is_file() for path in paths_of_name):
                 raise UsageError(f"no such shard: {name}; name tars, as in 'data/*.tar'")
-            found += paths
-    return found
+            paths += paths_of_name
+    return paths

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from cosmos_eval.results.text import one_line
+from cosmos_eval.types import OnProgress
 from cosmos_eval.types import Progress as Step
 
-_INTERVAL = 10.0  # seconds between two lines about the same phase where there is no terminal
+_INTERVAL = 10.0  # seconds between two lines about the same phase, without a terminal
 
 
 class Progress:
-    """Nothing is printed for phases that end quickly, so that an error in the data or in the
-    model's name stays the only line."""
+    """Shows how far the phases of a command are.
+
+    Without a terminal, no line is printed for phases that end quickly. So an error in the data or
+    in the name of a model is the only line that a user sees.
+    """
 
     def __init__(self, *, silent: bool = False) -> None:
         self._console = Console(
@@ -25,8 +30,9 @@ class Progress:
         description = TextColumn("{task.description}", markup=False)
         columns = (description, BarColumn(), MofNCompleteColumn())
         self._bars = Bars(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+        # The bar of each phase, and the time of its last line, by the phase's title.
         self._tasks: dict[str, TaskID] = {}
-        self._last_line: dict[str, float] = {}
+        self._time_of_last_line: dict[str, float] = {}
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -34,8 +40,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Elsewhere the bars would leave an empty line.
-        if self._console.is_terminal:
+        if self._console.is_terminal:  # in a file, the bars would leave an empty line
             self._bars.stop()
 
     def print(self, line: str) -> None:
@@ -47,15 +52,25 @@ class Progress:
         for task in self._tasks.values():
             self._bars.update(task, visible=False)
 
-    def step(self, what: str, step: Step) -> None:
-        """Show how far a phase is, and its note; the first call of a phase starts it."""
-        key, now = f"{what}: {step.phase}", time.monotonic()
+    def steps_of(self, subject: str) -> OnProgress:
+        """Return a callback that shows how far the phases of one subject are, as `step` does."""
+        return partial(self.step, subject)
+
+    def step(self, subject: str, step: Step) -> None:
+        """Show how far a phase is, and its note; the first call of a phase starts it.
+
+        `subject` is what the phase is about, such as a model and a data set.
+        """
+        title = f"{subject}: {step.phase}"
         if step.note:
-            self.print(f"{what}: {step.note}")
+            self.print(f"{subject}: {step.note}")
         if self._console.is_terminal:
-            if key not in self._tasks:
-                self._tasks[key] = self._bars.add_task(one_line(key))
-            self._bars.update(self._tasks[key], completed=step.done, total=step.total)
-        elif now - self._last_line.setdefault(key, now) >= _INTERVAL:
-            self._last_line[key] = now
-            self.print(f"{key} {step.done}/{step.total}")
+            if title not in self._tasks:
+                self._tasks[title] = self._bars.add_task(one_line(title))
+            self._bars.update(self._tasks[title], completed=step.done, total=step.total)
+            return
+        now = time.monotonic()
+        last_time = self._time_of_last_line.setdefault(title, now)
+        if now - last_time >= _INTERVAL:
+            self._time_of_last_line[title] = now
+            self.print(f"{title} {step.done}/{step.total}")

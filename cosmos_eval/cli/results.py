@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -43,13 +42,16 @@ if TYPE_CHECKING:
     from cosmos_eval.results.labels import Stored
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
+    from cosmos_eval.results.leaderboard.writers import Leaderboard
+    from cosmos_eval.results.verify import Verdict
 
 
 METHODS = "Methods, by groups of trainings"
-_ALL = ("csv", "json")  # forms that have the results beside a suite
+_FORMATS_WITH_ALL = ("csv", "json")  # beside the score of a suite, they have all results
 
 
-def _read(path: Path) -> list[Stored]:
+def _read_results(path: Path) -> list[Stored]:
+    """Read a result or a folder of results, and check them."""
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.store import result_paths
 
@@ -57,6 +59,7 @@ def _read(path: Path) -> list[Stored]:
 
 
 def _print_warnings(results: Sequence[Stored]) -> None:
+    """Print warnings on results, and on results that repeat other ones."""
     from cosmos_eval.results.labels import repeats_of, warnings_of
 
     print_notes([*warnings_of(results), *repeats_of(results)])
@@ -109,17 +112,17 @@ def leaderboard(
         raise UsageError("--format html is a page for a browser: add --output board.html")
     if members and suite is None:
         raise UsageError("--members needs --suite: without it, these tables are shown anyway")
-    if suite and (datasets or protocols or metrics) and not (members or groups or format in _ALL):
+    only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
+    if only_score and (datasets or protocols or metrics):
         raise UsageError("--datasets, --protocols and --metrics need --members with --suite")
     from cosmos_eval.results.labels import repeats_of, warnings_of
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
     from cosmos_eval.results.leaderboard.view import select
-    from cosmos_eval.results.leaderboard.writers import WRITERS, Leaderboard, to_texts
+    from cosmos_eval.results.leaderboard.writers import Leaderboard
 
-    results = _read(directory)
-    all_own, others = entries_of(results), published_beside(results) if with_published else []
+    results = _read_results(directory)
     view = View(
         models=patterns(models),
         datasets=patterns(datasets),
@@ -133,34 +136,56 @@ def leaderboard(
         transpose=transpose,
         members=members,
     )
-    entries = select([*all_own, *others], view)
-    own = [entry for entry in entries if entry.stored is not None]
-    score = None if suite is None else _score(suite, all_own, with_published, groups, view.models)
-    means = group_means(own) if groups else None
-    shown = Leaderboard(entries, find_ties(entries, ties), facts, score, means, view)
-    if format == "table":
-        print_tables(partial(to_texts, shown), output)
-    else:
-        write_text(WRITERS[format](shown), output)
-    # The other forms have the warnings below their tables.
-    print_notes(warnings_of(results) if format in ("csv", "json") else ())
+    measured_entries = entries_of(results)
+    all_entries = list(measured_entries)
+    if with_published:
+        all_entries += published_beside(results)
+    entries = select(all_entries, view)
+    score = None
+    if suite is not None:
+        score = _score_suite(suite, measured_entries, with_published, groups, view.models)
+    means = group_means(_measured(entries)) if groups else None
+    board = Leaderboard(
+        entries, find_ties(entries, ties), facts=facts, suite=score, groups=means, view=view
+    )
+    _write_board(board, format, output)
+    if format in ("csv", "json"):  # the other formats have the warnings below their tables
+        print_notes(warnings_of(results))
     print_notes(repeats_of(results))
 
 
-def _score(
-    suite: str,
-    entries: Sequence[Entry],
+def _write_board(board: Leaderboard, format: str, output: Path | None) -> None:
+    """Print a leaderboard in a format, or write it to a file."""
+    from cosmos_eval.results.leaderboard.writers import WRITERS, to_texts
+
+    if format == "table":
+        print_tables(partial(to_texts, board), output)
+    else:
+        write_text(WRITERS[format](board), output)
+
+
+def _measured(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the entries that are results, without published numbers."""
+    return [entry for entry in entries if entry.stored is not None]
+
+
+def _score_suite(
+    suite_name: str,
+    measured_entries: Sequence[Entry],
     with_published: bool,
     by_group: bool,
     models: Sequence[str],
 ) -> SuiteScore:
+    """Return the score of a suite, for the models that match the patterns `models`."""
     from cosmos_eval.results.leaderboard.entries import published
     from cosmos_eval.results.leaderboard.suite import suite_score
     from cosmos_eval.results.leaderboard.view import select
     from cosmos_eval.runner.suites import read_score
 
-    found = [*entries, *(published() if with_published else ())]
-    return suite_score(read_score(suite), select(found, View(models)), by_group=by_group)
+    entries = list(measured_entries)
+    if with_published:
+        entries += published()
+    return suite_score(read_score(suite_name), select(entries, View(models)), by_group=by_group)
 
 
 def reproduce(
@@ -178,10 +203,10 @@ def reproduce(
         bool, flag("--strict", "Exit with 1 or 2 unless every number shown is reproduced.")
     ] = False,
 ) -> None:
-    """Print published numbers beside those measured here.
+    """Print published numbers beside the numbers that were measured here.
 
-    The numbers are those of the released checkpoints. What was not measured is `unverified`;
-    without any results that is everything.
+    The published numbers are about the released checkpoints. Numbers that were not measured here
+    are `unverified`; without any results, all are.
 
     Exit status with --strict: 0 all are reproduced, 1 one differs or is only near, 2 one was not
     measured.
@@ -189,11 +214,12 @@ def reproduce(
     from cosmos_eval.results.leaderboard import reproduce as reproduction
     from cosmos_eval.results.leaderboard.entries import entries_of
 
-    has_results = directory or (RESULTS.exists() and any(RESULTS.iterdir()))
-    results = _read(directory or RESULTS) if has_results else []
+    results: list[Stored] = []
+    if directory is not None or (RESULTS.exists() and any(RESULTS.iterdir())):
+        results = _read_results(directory or RESULTS)
     view = table_view(metrics, decimals, intervals, sort)
-    numbers = reproduction.reproductions(entries_of(results))
-    numbers = [*of_metrics(numbers, view.metrics, lambda number: number.column.metric)]
+    all_numbers = reproduction.reproductions(entries_of(results))
+    numbers = list(of_metrics(all_numbers, view.metrics, lambda number: number.column.metric))
     if format == "table":
         print_tables(partial(reproduction.to_texts, numbers, view=view))
     elif format == "md":
@@ -240,11 +266,12 @@ def report(
     score = None if suite is None else read_score(suite)
     paths = result_paths(directory)
     results = read_checked(paths)
-    require_inputs((one.row for one in results), data_root, dataset or (), predictions)
+    require_inputs((result.row for result in results), data_root, dataset or (), predictions)
+    published_entries = published() if with_published else ()
     gallery = Gallery()
     with Progress() as progress:
-        others, watch = published() if with_published else (), partial(progress.step, "report")
-        content = content_of(results, read_samples, others, watch, score)
+        show_progress = progress.steps_of("report")
+        content = content_of(results, read_samples, published_entries, show_progress, score)
         if pictures:
             cache = str(embeddings_folder())
             gallery = collect(
@@ -282,65 +309,126 @@ def compare(
     sort: options.Sort = "",
 ) -> None:
     """Compare two models on the same samples, or two methods by groups of trainings."""
-    from cosmos_eval.results import compare as results
+    from cosmos_eval.results import compare as comparisons
     from cosmos_eval.results import groups
-    from cosmos_eval.results.labels import warnings_of
-    from cosmos_eval.results.store import read_stored, result_paths
 
-    if group and (model or b is not None or len(group) != 2):
-        raise UsageError("methods are compared by one folder and --group twice, without --model")
-    if not group and (plan or same_seeds):
-        raise UsageError("--plan and --same-seeds need --group, given twice")
-    if b is None and len(group or model or ()) != 2:
-        raise UsageError("Missing argument 'B': name it, or give --model or --group twice")
-    read = {p: read_stored(result_paths(p) if os.path.isdir(p) else [p]) for p in (a, b or a)}
-    comparison = _by_groups(read[a], group, same_seeds) if group else _by_models(read, a, b, model)
+    _require_two_sides(b, model, group, plan, same_seeds)
+    results_a = _read_unchecked(a)
+    results_b = results_a if b is None else _read_unchecked(b)
+    if group:
+        comparison = _compare_groups(results_a, group[0], group[1], same_seeds=same_seeds)
+    else:
+        comparison = _compare_models(a, results_a, b or a, results_b, model)
     view = table_view(metrics, decimals, intervals, sort)
-    shown = of_metrics(comparison.tests, view.metrics, lambda test: test.metric)
-    comparison = comparison._replace(tests=shown)
-    warned = dict.fromkeys(note for one in read.values() for note in warnings_of(one))
-    notes = [*warned, *comparison.notes]
+    tests = of_metrics(comparison.tests, view.metrics, lambda test: test.metric)
+    comparison = comparison._replace(tests=tests)
     planned = groups.plan(comparison, difference, power) if plan else None
+    notes = _notes_of_comparison(results_a, results_b, comparison)
     if format == "json":
-        content = results.to_records(comparison)
-        print_json({**content, "notes": notes, **({"plan": planned} if plan else {})})
+        document = comparisons.to_records(comparison)
+        document["notes"] = notes
+        if planned is not None:
+            document["plan"] = planned
+        print_json(document)
         return
-    for side, name, trained in zip_longest("AB", comparison[:2], comparison.trainings):
-        print_line(f"{side}: {name}" + (f" ({'; '.join(trained)})" if trained else ""))
-    rows = [results.to_cells(test, view) for test in shown]
-    section = ("data set", "protocol")
-    if planned is not None:
-        rows = [{n: _rounded(value, view) for n, value in one.items()} for one in planned]
-        section = ("dataset", "protocol")
-    print_records(rows, section=section, texts=2, sort=sort)
+    _print_sides(comparison)
+    if planned is None:
+        test_cells = [comparisons.to_cells(test, view) for test in tests]
+        print_records(test_cells, section=("data set", "protocol"), texts=2, sort=sort)
+    else:
+        planned_cells = [_planned_cells(record, view) for record in planned]
+        print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
     print_notes(notes)
 
 
-def _by_groups(stored: Sequence[Stored], group: Sequence[str], same_seeds: bool) -> Comparison:
+def _require_two_sides(
+    b: Path | None, models: Texts, groups: Texts, plan: bool, same_seeds: bool
+) -> None:
+    """Raise UsageError unless the options of `compare` name two models, or two methods."""
+    if groups:
+        if models or b is not None or len(groups) != 2:
+            raise UsageError(
+                "methods are compared by one folder and --group twice, without --model"
+            )
+    elif plan or same_seeds:
+        raise UsageError("--plan and --same-seeds need --group, given twice")
+    elif b is None and len(models or ()) != 2:
+        raise UsageError("Missing argument 'B': name it, or give --model or --group twice")
+
+
+def _read_unchecked(path: Path) -> list[Stored]:
+    """Read a result or a folder of results. Their metrics are checked when they are compared."""
+    from cosmos_eval.results.store import read_stored, result_paths
+
+    return read_stored(result_paths(path) if path.is_dir() else [path])
+
+
+def _compare_groups(
+    results: Sequence[Stored], group_a: str, group_b: str, *, same_seeds: bool
+) -> Comparison:
+    """Compare two methods by all trainings of each."""
     from cosmos_eval.results import groups
     from cosmos_eval.results.store import read_samples
 
-    of_a, of_b = (groups.choose(stored, name) for name in group)
-    return groups.compare(of_a, of_b, read_samples, by_seed=same_seeds)
+    trainings_a = groups.choose(results, group_a)
+    trainings_b = groups.choose(results, group_b)
+    return groups.compare(trainings_a, trainings_b, read_samples, by_seed=same_seeds)
 
 
-def _by_models(
-    read: Mapping[Path, Sequence[Stored]], a: Path, b: Path | None, model: Texts
+def _compare_models(
+    path_a: Path,
+    results_a: Sequence[Stored],
+    path_b: Path,
+    results_b: Sequence[Stored],
+    models: Texts,
 ) -> Comparison:
-    from cosmos_eval.results import compare as results
+    """Compare two models; `models` names one model for both sides, or A's model, then B's.
+
+    Without `models`, the results of each path must be results of one model.
+    """
+    from cosmos_eval.results import compare as comparisons
     from cosmos_eval.results.store import read_samples
 
-    names: Sequence[str | None] = model or [None]
+    names: Sequence[str | None] = models or [None]
     if len(names) > 2:
         raise UsageError("--model is given at most twice: A's model, then B's")
-    sides = (a, names[0]), (b or a, names[-1])
-    pairs, unpaired = results.pair(*(results.choose(read[p], m, str(p)) for p, m in sides))
-    comparison = results.compare(pairs, read_samples)
-    return comparison._replace(notes=(*unpaired, *comparison.notes))
+    chosen_a = comparisons.choose(results_a, names[0], str(path_a))
+    chosen_b = comparisons.choose(results_b, names[-1], str(path_b))
+    pairs, unpaired_notes = comparisons.pair(chosen_a, chosen_b)
+    comparison = comparisons.compare(pairs, read_samples)
+    return comparison._replace(notes=(*unpaired_notes, *comparison.notes))
 
 
-def _rounded(value: Any, view: View) -> str:
-    return view.fixed(value) if isinstance(value, float) else str(value)
+def _notes_of_comparison(
+    results_a: Sequence[Stored], results_b: Sequence[Stored], comparison: Comparison
+) -> list[str]:
+    """Return the warnings about the results of both sides, each once, then the other notes."""
+    from cosmos_eval.results.labels import warnings_of
+
+    warnings = list(warnings_of(results_a))
+    if results_b is not results_a:
+        warnings += warnings_of(results_b)
+    return [*dict.fromkeys(warnings), *comparison.notes]
+
+
+def _print_sides(comparison: Comparison) -> None:
+    """Print the names of A and B, and the trainings of each if these are groups."""
+    trainings = comparison.trainings or ((), ())
+    print_line(f"A: {_side_text(comparison.a, trainings[0])}")
+    print_line(f"B: {_side_text(comparison.b, trainings[1])}")
+
+
+def _side_text(name: str, trainings: Sequence[str]) -> str:
+    """Return the name of a model, or of a group with its trainings."""
+    return f"{name} ({'; '.join(trainings)})" if trainings else name
+
+
+def _planned_cells(record: Mapping[str, Any], view: View) -> dict[str, str]:
+    """Return a row of the plan as texts, with the decimals of the view."""
+    cells = {}
+    for name, value in record.items():
+        cells[name] = view.fixed(value) if isinstance(value, float) else str(value)
+    return cells
 
 
 def verify(
@@ -362,19 +450,25 @@ def verify(
     verdicts = list(verify_all(results or [RESULTS]))
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     if format == "json":
-        print_json([{**one._asdict(), "outcome": one.outcome} for one in verdicts])
+        print_json([verdict._asdict() | {"outcome": verdict.outcome} for verdict in verdicts])
     else:
         for verdict in verdicts:
-            if verdict.outcome == "verified":
-                print_line(
-                    f"{verdict.path}: verified, {verdict.figures} figures of {verdict.model}"
-                )
-            for line in verdict.differences or filter(None, [verdict.obstacle]):
-                print_line(f"{verdict.path}: {line}")
+            _print_verdict(verdict)
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
         print_line(f"{len(verdicts)} results: {counts}")
     if set(outcomes) != {"verified"}:
         raise Exit(1 if "differs" in outcomes else 2)
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    """Print that a result is verified, its differences, or why it cannot be verified."""
+    if verdict.outcome == "verified":
+        print_line(f"{verdict.path}: verified, {verdict.figures} figures of {verdict.model}")
+    if verdict.differences:
+        for difference in verdict.differences:
+            print_line(f"{verdict.path}: {difference}")
+    elif verdict.obstacle:
+        print_line(f"{verdict.path}: {verdict.obstacle}")
 
 
 def export(
@@ -384,10 +478,10 @@ def export(
     """Write all results as one table, one row per metric."""
     from cosmos_eval.results import export as tables
 
-    results = _read(directory)
-    changed = tables.export(tables.table_of(results), output)
+    results = _read_results(directory)
+    n_escaped = tables.export(tables.table_of(results), output)
     print_written(output)
-    if changed:
-        note = f"{changed} texts would be formulas or several lines in CSV, and are escaped"
+    if n_escaped:
+        note = f"{n_escaped} texts would be formulas or several lines in CSV, and are escaped"
         print_notes([note])
     _print_warnings(results)

@@ -85,8 +85,8 @@ def run(
     with process_group() as distributed:
         if executor != "local" and distributed.world_size > 1:
             raise UsageError("torchrun needs --executor local")
-        if settings is not None and (suite or protocol or task not in ("all", "seg")):
-            raise UsageError("--settings is for --task seg, without --suite and --protocol")
+        if settings is not None:
+            _require_settings_alone(suite, task, protocol)
         run_options = RunOptions(
             data_root=data_root,
             download=download,
@@ -134,11 +134,17 @@ def run(
         results = _execute(plan, output, existing, executor, keep_going=keep_going)
     if is_main_process():
         print_results(results, as_json=as_json, suite=suite)
-        n_failed = sum(result.error is not None for result in results)
+        failed = [result for result in results if result.error is not None]
         if suite is not None or keep_going:
-            _print_counts(results, existing, n_failed)
-        if n_failed:
+            _print_counts(results, existing, len(failed))
+        if failed:
             raise Exit(1)
+
+
+def _require_settings_alone(suite: Text, task: str, protocols: Texts) -> None:
+    """Raise UsageError for options that contradict `--settings`."""
+    if suite or protocols or task not in ("all", "seg"):
+        raise UsageError("--settings is for --task seg, without --suite and --protocol")
 
 
 def _execute(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,42 +45,59 @@ def tune(
     from cosmos_eval.tasks.segmentation.tuning import read_space
 
     specs = model_specs(model, name or (), arch, weights)
-    run = RunOptions(data_root=data_root, device=device, cache=str(embeddings_folder()))
-    values = read_space(space or default_space(dataset))
-    search = make_search(dataset, split, values, budget, seed, run)
+    run_options = RunOptions(data_root=data_root, device=device, cache=str(embeddings_folder()))
+    factor_values = read_space(space or default_space(dataset))
+    search = make_search(dataset, split, factor_values, budget, seed, run_options)
+    tuned_models = []
     with Progress() as progress:
-        tuned = [
-            tune_model(search, spec, run, output, partial(progress.step, spec.called))
-            for spec in specs
-        ]
+        for spec in specs:
+            report = progress.steps_of(spec.called)
+            tuned_models.append(tune_model(search, spec, run_options, output, report))
     from cosmos_eval.report.tuning import draw  # which imports Matplotlib
 
-    figure = draw(search, tuned, output / "trials.png")
+    figure = draw(search, tuned_models, output / "trials.png")
     if format == "json":
-        print_json([{**one._asdict(), "path": str(one.path)} for one in tuned])
+        print_json([tuned._asdict() | {"path": str(tuned.path)} for tuned in tuned_models])
     else:
-        _print(search, tuned)
+        _print_tuned(search, tuned_models)
     print_notes(search.notes)
-    for path in (*(one.path for one in tuned), figure):
-        print_written(path)
+    for tuned in tuned_models:
+        print_written(tuned.path)
+    print_written(figure)
 
 
-def _print(search: Search, tuned: Sequence[Tuned]) -> None:
-    """Print for each model what was chosen, what was to be expected, and what the factors decide:
-    beside a chosen value the share of the variance of all scores that is between its values."""
+def _print_tuned(search: Search, tuned_models: Sequence[Tuned]) -> None:
+    """Print a table with a column for each model, as `_tuned_column` returns it."""
+    columns = {tuned.model: _tuned_column(search, tuned) for tuned in tuned_models}
+    row_names = list(next(iter(columns.values())))
+    records = []
+    for row_name in row_names:
+        record = {"": row_name}
+        for model, column in columns.items():
+            record[model] = column[row_name]
+        records.append(record)
+    print_records(records)
+
+
+def _tuned_column(search: Search, tuned: Tuned) -> dict[str, str]:
+    """Return the texts about a model by the names of their rows.
+
+    They are the chosen score, the best score to be expected of 1, 10 and 100 trials with its
+    interval, and the chosen value of each factor. Beside a value stands the fraction of the
+    variance of all scores that its factor explains.
+    """
     import numpy as np
 
     from cosmos_eval.stats.tuning import best_of, explained
 
-    columns: dict[str, dict[str, str]] = {}
-    for one in tuned:
-        scores = np.array(one.scores)
-        column = columns[one.model] = {"chosen: mIoU": str(percent(one.scores[one.best]))}
-        best = best_of(scores)
-        for n in (n for n in (1, 10, 100) if n < len(scores)):
-            expected, low, high = (percent(float(bound[n - 1])) for bound in best)
-            column[f"best of {n}"] = f"{expected} [{low}, {high}]"
-        for name, values in search.factors.items():
-            column[name] = f"{values[one.best]} ({100 * explained(scores, values):.0f}%)"
-    lines = next(iter(columns.values()))
-    print_records([{"": n, **{model: c[n] for model, c in columns.items()}} for n in lines])
+    scores = np.array(tuned.scores)
+    column = {"chosen: mIoU": str(percent(tuned.scores[tuned.best]))}
+    expected_best = best_of(scores)
+    for n_trials in (1, 10, 100):
+        if n_trials < len(scores):
+            expected, low, high = (percent(float(bound[n_trials - 1])) for bound in expected_best)
+            column[f"best of {n_trials}"] = f"{expected} [{low}, {high}]"
+    for factor, values in search.factors.items():
+        percent_explained = 100 * explained(scores, values)
+        column[factor] = f"{values[tuned.best]} ({percent_explained:.0f}%)"
+    return column

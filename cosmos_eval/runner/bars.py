@@ -12,29 +12,42 @@ from cosmos_eval.types import Progress
 
 @contextmanager
 def bars(*, shown: bool) -> Iterator[Watch]:
-    """Give a watch that draws one bar, that of the current phase, or nothing unless `shown`."""
+    """Give a watch that draws a bar for the current phase, or that does nothing unless `shown`."""
     if not shown:
         yield unwatched
         return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress")  # without ipywidgets bars are text
-        from tqdm.auto import tqdm
-    shown_bars: dict[str, Any] = {}  # one at most
-
-    def close() -> None:
-        while shown_bars:
-            shown_bars.popitem()[1].close()
-
-    def watch(what: str, step: Progress) -> None:
-        title = f"{what}: {step.phase}"
-        if step.note:
-            tqdm.write(f"{what}: {step.note}", file=sys.stderr)
-        if title not in shown_bars:
-            close()
-            shown_bars[title] = tqdm(total=step.total, desc=title, leave=False)
-        shown_bars[title].update(step.done - shown_bars[title].n)
-
+    bar = _Bar()
     try:
-        yield watch
+        yield bar.watch
     finally:
-        close()
+        bar.close()
+
+
+class _Bar:
+    """A progress bar, which is replaced when the next phase begins."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            # Without ipywidgets, tqdm warns that IProgress is missing, and draws bars as text.
+            warnings.filterwarnings("ignore", message="IProgress")
+            from tqdm.auto import tqdm
+        self._tqdm: Any = tqdm
+        self._bar: Any = None
+        self._title = ""
+
+    def watch(self, subject: str, step: Progress) -> None:
+        """Show how far a phase is, and its note; `subject` is a model and what it is used for."""
+        title = f"{subject}: {step.phase}"
+        if step.note:
+            self._tqdm.write(f"{subject}: {step.note}", file=sys.stderr)
+        if self._bar is None or title != self._title:
+            self.close()
+            self._title = title
+            self._bar = self._tqdm(total=step.total, desc=title, leave=False)
+        self._bar.update(step.done - self._bar.n)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

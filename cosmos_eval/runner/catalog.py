@@ -1,4 +1,4 @@
-"""Lists of what can be named on the command line. Imports no torch."""
+"""The lists that `cosmos-eval list` prints. Imports no torch."""
 
 from collections import defaultdict
 from itertools import chain
@@ -13,35 +13,39 @@ from cosmos_eval.types import Suite, UsageError, base_family
 Record = dict[str, str]
 
 FAMILIES: dict[str, str] = read_yaml("families")
-"""What the numbers of a family can be compared with."""
+"""The numbers with which the results of a protocol family can be compared."""
+
+_OTHER_MODELS = {
+    "cosmos:PATH": "a COSMOS checkpoint; --arch where it does not state its architecture",
+    "openclip:ARCH/TAG": "a pretrained OpenCLIP model; TAG `random`: random weights",
+    "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
+    "openclip:FOLDER": "a folder in OpenCLIP's hub layout, as `cosmos-train export` writes it",
+    "openclip:hf-hub:ORG/NAME": "a repository of the Hugging Face hub in that layout",
+    "hf:FOLDER, hf:ORG/NAME[@REVISION]": "a model of transformers with two towers",
+    "python:FILE.py": "a model of your own: the file's load(device, precision) makes it",
+}
 
 
 def models() -> list[Record]:
-    """List bundled and released models, and the forms that name any other."""
-    kinds = {
-        **dict.fromkeys(BUNDLED, "bundled"),
-        **{f"cosmos:{name}": f"released, {arch}" for name, arch in RELEASED.items()},
-        "cosmos:PATH": "a COSMOS checkpoint; --arch where it does not state its architecture",
-        "openclip:ARCH/TAG": "a pretrained OpenCLIP model; TAG `random`: random weights",
-        "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
-        "openclip:FOLDER": "a folder in OpenCLIP's hub layout, as `cosmos-train export` writes it",
-        "openclip:hf-hub:ORG/NAME": "a repository of the Hugging Face hub in that layout",
-        "hf:FOLDER, hf:ORG/NAME[@REVISION]": "a model of transformers with two towers",
-        "python:FILE.py": "a model of your own: the file's load(device, precision) makes it",
-    }
-    return [{"model": name, "kind": kind} for name, kind in kinds.items()]
+    """List bundled and released models, and the forms that name any other model."""
+    records = [{"model": name, "kind": "bundled"} for name in BUNDLED]
+    for name, arch in RELEASED.items():
+        records.append({"model": f"cosmos:{name}", "kind": f"released, {arch}"})
+    for form, kind in _OTHER_MODELS.items():
+        records.append({"model": form, "kind": kind})
+    return records
 
 
 def tasks() -> list[Record]:
     """List all tasks, the metrics that tables show, and the packages that bring them."""
     records = []
     for name in known_tasks():
-        bringer = " ".join(chain(*packages_of(name).items())) or "cosmos-eval"
         try:
-            shown = ", ".join(task_named(name).headlines)
+            metrics_or_fault = ", ".join(task_named(name).headlines)
         except UsageError as error:
-            shown = str(error)
-        records.append({"task": name, "shown": shown, "brought by": bringer})
+            metrics_or_fault = str(error)
+        package = " ".join(chain(*packages_of(name).items())) or "cosmos-eval"
+        records.append({"task": name, "shown": metrics_or_fault, "brought by": package})
     for name, fault in name_faults().items():
         records.append({"task": name, "shown": fault, "brought by": ""})
     return records
@@ -49,32 +53,38 @@ def tasks() -> list[Record]:
 
 def datasets() -> list[Record]:
     """List known data sets with their task and usual protocol family."""
-    return [
-        {"dataset": name, "task": protocol.task, "protocol": protocol.family}
-        for name, protocol in {**named_protocols(), **described_sets()}.items()
-    ]
+    protocols_by_name = dict(named_protocols())
+    protocols_by_name.update(described_sets())
+    records = []
+    for name, protocol in protocols_by_name.items():
+        records.append({"dataset": name, "task": protocol.task, "protocol": protocol.family})
+    return records
 
 
 def protocols() -> list[Record]:
     """List protocol families, what their numbers can be compared with, and their data sets."""
-    families = {name: known_families(name) for name in (*named_protocols(), *described_sets())}
-    of_pairs = {
-        family: f"itself: `{base_family(family)}`, scored by a PairScorer, {_scored(protocol)}"
-        for own in families.values()
-        for family, protocol in own.items()
-        if family != base_family(family)
-    }
+    meanings = dict(FAMILIES)
+    datasets_of_family: dict[str, list[str]] = defaultdict(list)
+    for dataset in (*named_protocols(), *described_sets()):
+        for family, protocol in known_families(dataset).items():
+            datasets_of_family[family].append(dataset)
+            if family != base_family(family):
+                pairs = _scored_pairs(protocol)
+                meanings[family] = (
+                    f"itself: `{base_family(family)}`, scored by a PairScorer, {pairs}"
+                )
     return [
         {
             "protocol": family,
-            "comparable with": comparable,
-            "datasets": ", ".join(name for name, own in families.items() if family in own),
+            "comparable with": meaning,
+            "datasets": ", ".join(datasets_of_family[family]),
         }
-        for family, comparable in {**FAMILIES, **of_pairs}.items()
+        for family, meaning in meanings.items()
     ]
 
 
-def _scored(protocol: Any) -> str:
+def _scored_pairs(protocol: Any) -> str:
+    """Return which pairs of images and texts a PairScorer scores under a protocol."""
     return "all pairs" if protocol.pairs == "all" else f"the best {protocol.pairs} of each query"
 
 
@@ -82,27 +92,51 @@ def suites() -> list[Record]:
     """List the suites of this package: members, tasks, the rule of the mean, and the source."""
     from cosmos_eval.runner.suites import known_suites, read_suite  # which imports NumPy
 
-    return [_suite(read_suite(name)) for name in known_suites()]
+    return [_suite_record(read_suite(name)) for name in known_suites()]
 
 
-def _suite(suite: Suite) -> Record:
-    sets: dict[str, list[str]] = {}
-    for protocol in suite.protocols:
-        sets.setdefault(protocol.family, []).append(protocol.dataset)
-    counts: dict[str, float] = defaultdict(float)
-    for member in suite.members:
-        counts[" and ".join(member.metrics)] += member.weight
-    metrics = ", ".join(f"{names} ({count:g})" for names, count in counts.items())
-    lacking = f"; left out: {', '.join(suite.left_out)}" if suite.left_out else ""
+def _suite_record(suite: Suite) -> Record:
+    """Return a suite as a row of the list."""
     return {
         "suite": suite.name,
         "models": str(len(suite.models)) if suite.models else "--model",
         "members": suite.present(len(suite.members or suite.protocols)),
         "tasks": ", ".join(dict.fromkeys(protocol.task for protocol in suite.protocols)),
-        "score": f"mean of {metrics}" if metrics else "none",
-        "datasets": "; ".join(f"{f}: {', '.join(names)}" for f, names in sets.items()) + lacking,
+        "score": _score_text(suite),
+        "datasets": _datasets_text(suite),
         "source": suite.source,
     }
 
 
-LISTS = {listed.__name__: listed for listed in (models, tasks, datasets, protocols, suites)}
+def _score_text(suite: Suite) -> str:
+    """Return the metrics of a suite's mean, each with the number of data sets that it counts for.
+
+    Data sets that count as one have weights that add up to 1.
+    """
+    n_datasets: dict[str, float] = defaultdict(float)
+    for member in suite.members:
+        n_datasets[" and ".join(member.metrics)] += member.weight
+    if not n_datasets:
+        return "none"
+    return "mean of " + ", ".join(f"{metrics} ({n:g})" for metrics, n in n_datasets.items())
+
+
+def _datasets_text(suite: Suite) -> str:
+    """Return the data sets of a suite by protocol family, then the ones that are left out."""
+    datasets_of_family: dict[str, list[str]] = defaultdict(list)
+    for protocol in suite.protocols:
+        datasets_of_family[protocol.family].append(protocol.dataset)
+    texts = [f"{family}: {', '.join(names)}" for family, names in datasets_of_family.items()]
+    if suite.left_out:
+        texts.append(f"left out: {', '.join(suite.left_out)}")
+    return "; ".join(texts)
+
+
+LISTS = {
+    "models": models,
+    "tasks": tasks,
+    "datasets": datasets,
+    "protocols": protocols,
+    "suites": suites,
+}
+"""The functions that return the lists, by the argument of `cosmos-eval list`."""

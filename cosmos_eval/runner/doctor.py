@@ -1,4 +1,7 @@
-"""Whether data sets are whole on the disk, and what mends them. Imports no torch by itself."""
+"""Check whether data sets on the disk are complete, and say how to mend them.
+
+Imports no torch by itself.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,27 +20,30 @@ from cosmos_eval.types import OnProgress, Progress, Protocol, RunOptions, UsageE
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis(Survey):
-    """What was found of a data set; `whole` where it has no faults. `decoded` images were decoded,
-    None where none was to be."""
+    """The survey of a data set, and the verdict."""
 
     dataset: str
     task: str
+    # True if the data set has no faults.
     whole: bool
+    # The number of images that could be decoded; None if images were not to be decoded.
     decoded: int | None = None
     note: str = ""
 
 
 def choose(names: Sequence[str], suite: str | None, options: RunOptions) -> list[Protocol]:
-    """Return the data sets of these names and YAML files, then those of a suite; without either,
-    all known ones.
+    """Return the data sets of these names and YAML files, then the data sets of a suite.
 
-    Raises UsageError for unknown names and for a data root that is missing.
+    Without names and a suite, return all known data sets. Raises UsageError for unknown names, and
+    if the data root is missing.
     """
-    protocols = [*map(find_protocol, names)]
+    protocols = [find_protocol(name) for name in names]
     if suite is not None:
         protocols += read_suite(suite, with_models=False).protocols
-    is_named, protocols = bool(protocols), protocols or [*known_protocols().values()]
-    if is_named or options.data_root is not None:
+    needs_data_root = bool(protocols) or options.data_root is not None
+    if not protocols:
+        protocols = list(known_protocols().values())
+    if needs_data_root:
         for protocol in protocols:
             require_data_root(protocol, options)
     return protocols
@@ -48,13 +54,13 @@ def examine(
 ) -> Diagnosis:
     """Survey a data set file by file.
 
-    If nothing else is wrong, every image is decoded: of a user's own data set, or of any data set
-    if `decode` is true, or of none if it is false.
+    If that finds no faults, all images are decoded if `decode` is true, and none if it is false.
+    By default, the images of a user's own data set are decoded.
     """
-    dataset, task = protocol.dataset, task_named(protocol.task)
+    task = task_named(protocol.task)
     if is_embedded(protocol) and not Path(str(protocol.root)).is_dir():
         note = "embedded: the first run makes it"
-        return Diagnosis(dataset=dataset, task=task.name, whole=True, note=note)
+        return Diagnosis(dataset=protocol.dataset, task=task.name, whole=True, note=note)
     if decode is None:
         decode = protocol.root is not None
     n_decoded, note = None, ""
@@ -63,58 +69,63 @@ def examine(
         if not survey.faults and _has_archives(protocol):
             note = "; ".join(archive_notes(task.open_data(protocol, options)))
         if not survey.faults and decode:
-            sources = image_sources(task.open_data(protocol, options))
-            faults_of_images = _decode_all(sources, task.decode, options, progress)
-            n_decoded = len(sources) - len(faults_of_images)
-            survey = replace(survey, faults=_first_of(faults_of_images))
+            images = image_sources(task.open_data(protocol, options))
+            image_faults = _decode_all(images, task.decode, options, progress)
+            n_decoded = len(images) - len(image_faults)
+            survey = replace(survey, faults=_first_and_count(image_faults))
     except UsageError as error:
         survey = Survey(faults=(str(error),), remedy=remedy_of(protocol))
-    faults = tuple(_without_name_and_advice(fault, dataset) for fault in survey.faults)
+    faults = tuple(_without_name_and_advice(fault, protocol.dataset) for fault in survey.faults)
+    survey = replace(survey, faults=faults)
     return Diagnosis(
-        dataset=dataset,
+        dataset=protocol.dataset,
         task=task.name,
         whole=not faults,
         decoded=n_decoded,
         note=note,
-        **vars(replace(survey, faults=faults)),
+        **vars(survey),
     )
 
 
 def _without_name_and_advice(fault: str, dataset: str) -> str:
-    """Return a fault without the data set's name, which is printed before it, and the advice to
-    call the doctor."""
+    """Return a fault without the data set's name and without the advice to call the doctor.
+
+    The name is printed before the fault.
+    """
     return fault.partition(ADVICE)[0].removeprefix(f"{dataset}: ")
 
 
-def _first_of(faults: Sequence[str]) -> tuple[str, ...]:
-    """Return the first fault with the number of the others; empty if there are none."""
+def _first_and_count(faults: Sequence[str]) -> tuple[str, ...]:
+    """Return the first fault with the number of the other ones; empty without faults."""
     if len(faults) > 1:
         return (f"{faults[0]} (and {len(faults) - 1} more)",)
     return tuple(faults)
 
 
 def _has_archives(protocol: Protocol) -> bool:
+    """Return whether a data set may be read from zip files or tars."""
     archives = getattr(protocol, "archives", ())
     return bool(archives) or getattr(protocol, "layout", None) == "webdataset"
 
 
 def _decode_all(
-    sources: Sequence[ImageSource],
+    images: Sequence[ImageSource],
     decode: Callable[[Any], Any],
     options: RunOptions,
     progress: OnProgress,
 ) -> list[str]:
-    """Decode images, and return the faults of those that cannot be decoded."""
+    """Decode images, and return a fault for each image that cannot be decoded."""
 
-    def fault_of(source: ImageSource) -> str:
+    def fault_of(image: ImageSource) -> str:
         try:
-            decode(source)
+            decode(image)
         except UsageError as error:
             return str(error)
         return ""
 
     faults = []
-    for done, fault in enumerate(prefetch(sources, fault_of, workers=options.workers), start=1):
-        faults += [fault] if fault else []
-        progress(Progress("decode", done, len(sources)))
+    for done, fault in enumerate(prefetch(images, fault_of, workers=options.workers), start=1):
+        if fault:
+            faults.append(fault)
+        progress(Progress("decode", done, len(images)))
     return faults

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,8 @@ from cosmos_eval.runner.bars import bars
 
 Input: TypeAlias = "str | os.PathLike[str] | Image.Image"
 
-_DEFAULTS = (None, "teacher", "auto", "fp32")  # arch, weights, device, precision
+# The defaults of arch, weights, device and precision.
+_MODEL_DEFAULTS = (None, "teacher", "auto", "fp32")
 
 
 def embed(
@@ -47,23 +47,18 @@ def embed(
     suffix, such as `photo.jpg`; all other strings are texts. A single image or text gives (1, D).
     Products of features of images and of texts are cosine similarities.
 
-    `model` and the options are those of `evaluate`: a name, or an encoder, whose embeddings are not
-    cached. Warns of texts that are cut to the model's context. Raises UsageError for unknown
-    models, for images that are missing or cannot be decoded, for images and texts in one call, and
-    for no input.
+    `model` is a name or an encoder, and the options have the same meaning as in `evaluate`. The
+    embeddings of an encoder are not cached. Warns of texts that are cut to the model's context.
+    Raises UsageError for unknown models, for images that are missing or cannot be decoded, for
+    images and texts in one call, and without any input.
     """
-    single = isinstance(images_or_texts, str | os.PathLike | Image.Image)
-    inputs: list[Any] = [images_or_texts] if single else list(images_or_texts)  # type: ignore[arg-type]
-    if not inputs:
-        raise types.UsageError("no images or texts to embed: the list is empty")
-    sources = [_source(one, f"input {i}") for i, one in enumerate(inputs)]
-    images = [one for one in sources if not isinstance(one, str)]
-    texts = [one for one in sources if isinstance(one, str)]
-    if images and texts:
-        raise types.UsageError(
-            f"{len(images)} images and {len(texts)} texts, the first {texts[0][:60]!r}: "
-            "embed them in two calls, and give images as pathlib.Path"
-        )
+    if isinstance(images_or_texts, str | os.PathLike | Image.Image):
+        inputs: list[Input] = [images_or_texts]
+    else:
+        inputs = list(images_or_texts)
+    images, texts = _split_inputs(inputs)
+    if not isinstance(model, str) and (arch, weights, device, precision) != _MODEL_DEFAULTS:
+        raise types.UsageError("arch, weights, device and precision go with a named model")
     from cosmos_eval.embedding.embed import embed_images, embed_texts
 
     options = types.RunOptions(
@@ -71,31 +66,61 @@ def embed(
         workers=workers,
         cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
     )
-    if not isinstance(model, str) and (arch, weights, device, precision) != _DEFAULTS:
-        raise types.UsageError("arch, weights, device and precision go with a named model")
     with _loaded(model, arch, weights, device, precision) as encoder, bars(shown=progress) as watch:
-        report = partial(watch, encoder.info.spec)
+
+        def report(step: types.Progress) -> None:
+            watch(encoder.info.spec, step)
+
         if images:
             return embed_images(encoder, images, options, report).features
-        found = embed_texts(encoder, texts, options, report)
-    if found.cut.any():
-        cut = f"{found.cut.sum()} of {len(texts)} texts"
-        warnings.warn(f"{cut} did not fit the model's context and were cut", stacklevel=2)
-    return found.features
+        embeddings = embed_texts(encoder, texts, options, report)
+    n_cut = embeddings.cut.sum()
+    if n_cut:
+        message = f"{n_cut} of {len(texts)} texts did not fit the model's context and were cut"
+        warnings.warn(message, stacklevel=2)
+    return embeddings.features
 
 
-def _source(one: Any, name: str) -> ImageSource | str:
-    """Return an image as a source, a text as it is."""
-    if isinstance(one, Image.Image):
-        return array_of(one, name)
-    if isinstance(one, os.PathLike):
-        return ImageFile(Path(one))
-    if isinstance(one, str) and (one.lower().endswith(SUFFIXES) or os.path.isfile(one)):
-        return ImageFile(Path(one))
-    if not isinstance(one, str) or not one.strip():
-        found = "blank text" if isinstance(one, str) else type(one).__name__
-        raise types.UsageError(f"{name} must be a path, a PIL image or a text, not {found}")
-    return one
+def _split_inputs(inputs: Sequence[Input]) -> tuple[list[ImageSource], list[str]]:
+    """Return the images and the texts among inputs, one of which is empty.
+
+    Raises UsageError without any input, and if there are both images and texts.
+    """
+    if not inputs:
+        raise types.UsageError("no images or texts to embed: the list is empty")
+    images, texts = [], []
+    for index, value in enumerate(inputs):
+        source = _image_or_text(value, f"input {index}")
+        if isinstance(source, str):
+            texts.append(source)
+        else:
+            images.append(source)
+    if images and texts:
+        raise types.UsageError(
+            f"{len(images)} images and {len(texts)} texts, the first {texts[0][:60]!r}: "
+            "embed them in two calls, and give images as pathlib.Path"
+        )
+    return images, texts
+
+
+def _image_or_text(value: Input, name: str) -> ImageSource | str:
+    """Return an image as a source, and a text as it is.
+
+    Raises UsageError, in which the input is called `name`, for blank texts and other types.
+    """
+    if isinstance(value, Image.Image):
+        return array_of(value, name)
+    if isinstance(value, os.PathLike):
+        return ImageFile(Path(value))
+    if not isinstance(value, str):
+        raise types.UsageError(
+            f"{name} must be a path, a PIL image or a text, not {type(value).__name__}"
+        )
+    if value.lower().endswith(SUFFIXES) or os.path.isfile(value):
+        return ImageFile(Path(value))
+    if not value.strip():
+        raise types.UsageError(f"{name} must be a path, a PIL image or a text, not blank text")
+    return value
 
 
 @contextmanager
@@ -106,7 +131,7 @@ def _loaded(
     device: str,
     precision: types.Precision,
 ) -> Iterator[Encoder]:
-    """Load a named model; check one that is an object, and keep it in evaluation mode."""
+    """Load a model by its name, or check an encoder and keep it in evaluation mode."""
     if isinstance(model, str):
         spec = parse_model_spec(model, arch=arch, weights=weights)
         yield models.load_encoder(spec, device=own_device(device), precision=precision)

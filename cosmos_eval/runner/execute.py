@@ -6,9 +6,9 @@ import traceback
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
-from itertools import groupby, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ from cosmos_eval.runner.run import Worker
 from cosmos_eval.tasks import task_for
 
 Outcomes = Generator[tuple[int, list[plans.Result]], None, None]
-"""The results of jobs as they end, each with the job's index; closed, it cancels the others."""
+"""Yields each job's index and results when the job ends. Closing it cancels the other jobs."""
 
 Engine = Callable[[Sequence[plans.Job], plans.Watch], Outcomes]
-"""Runs one job or more: it decides where and when, `Worker` measures and writes."""
+"""Runs one job or more. It decides where and when; `Worker` measures and writes."""
 
 
 def engine_of(executor: types.Executor) -> Engine:
-    """Return an engine by its name. Raises UsageError where its package is not installed."""
+    """Return an engine by its name. Raises UsageError if its package is not installed."""
     if executor == "local":
         return run_here
     try:
@@ -46,24 +46,37 @@ def engine_of(executor: types.Executor) -> Engine:
 
 
 def run_here(jobs: Sequence[plans.Job], watch: plans.Watch) -> Outcomes:
-    """Run jobs one after the other in this process, or in those of a torchrun, which share each."""
-    yield from enumerate(map(Worker(watch).run, jobs))
+    """Run jobs one after the other in this process; the processes of torchrun share each job."""
+    worker = Worker(watch)
+    for index, job in enumerate(jobs):
+        yield index, worker.run(job)
 
 
-_worker = cache(Worker)
+@cache
+def _worker_of_process() -> Worker:
+    """Return the worker of this process, which keeps the last model."""
+    return Worker()
 
 
 def run_remote(job: plans.Job) -> list[plans.Result]:
-    """`Worker.run` in a process that an engine has started, which keeps its worker."""
+    """Run a job in a process that an engine has started.
+
+    An error that the caller's process may not be able to unpickle is replaced by a CosmosEvalError;
+    its traceback is printed in the log of this process.
+    """
     os.chdir(job.folder)
-    results = _worker().run(job)
-    error = results[-1].error
+    results = _worker_of_process().run(job)
+    error = results[-1].error  # all failed results of a job have the same error
     if error is None or type(error) in (types.UsageError, types.CosmosEvalError):
         return results
-    # It might not survive the way back: its traceback goes to this process's log.
     traceback.print_exception(error, file=sys.stderr)
-    portable = types.CosmosEvalError(f"{type(error).__name__}: {error}")
-    return [one if one.error is None else one._replace(error=portable) for one in results]
+    picklable_error = types.CosmosEvalError(f"{type(error).__name__}: {error}")
+    portable_results = []
+    for result in results:
+        if result.error is not None:
+            result = result._replace(error=picklable_error)
+        portable_results.append(result)
+    return portable_results
 
 
 def execute(
@@ -75,100 +88,145 @@ def execute(
     keep_going: bool = False,
     watch: plans.Watch = plans.unwatched,
 ) -> Iterator[list[plans.Result]]:
-    """Measure and store the pairs of a plan that are not to be skipped, job by job in its order.
+    """Measure and store the pairs of a plan, except those to `skip`, job by job in their order.
 
-    The folders that are written, then all data, are checked first. With `keep_going`, failures are
-    yielded as results with an error, those of one cause together. Otherwise the first one is
-    raised; several data sets that cannot be measured on are yielded before UsageError is raised.
+    The output folders are checked first, then all data. With `keep_going`, failures are yielded as
+    results with an error; results that failed for the same reason are yielded together. Without
+    it, the first error is raised. If several data sets cannot be opened, their failures are
+    yielded before UsageError is raised.
     """
-    needed = [p for p in plan.protocols if any(plans.pair_of(m, p) not in skip for m in plan.specs)]
-    if needed:
-        plan.options.distributed.main_process_first(
-            partial(plans.require_outputs, plan.options, output)
-        )
-    datasets = plans.open_datasets(replace(plan, protocols=needed), watch, raising=False)
+    protocols = [
+        protocol
+        for protocol in plan.protocols
+        if any(plans.pair_of(spec, protocol) not in skip for spec in plan.specs)
+    ]
+    if not protocols:
+        return
+
+    def require_outputs() -> None:
+        plans.require_outputs(plan.options, output)
+
+    plan.options.distributed.main_process_first(require_outputs)
+    plan_to_measure = replace(plan, protocols=protocols)
+    datasets = plans.open_datasets(plan_to_measure, watch, raising=False)
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
     if len(errors) == 1 and not keep_going:
         raise errors[0]
-    for protocol, _, error in datasets:
-        if error is not None:
-            pairs = (plans.pair_of(spec, protocol) for spec in plan.specs)
-            yield [plans.Result(pair, error=error) for pair in pairs if pair not in skip]
+    for dataset in datasets:
+        if dataset.error is not None:
+            yield _failures_of_dataset(plan, dataset, skip)
     if errors and not keep_going:
         raise types.UsageError(
             f"{len(errors)} of {len(datasets)} data sets cannot be measured on; nothing was "
             "measured (--keep-going measures on the others)"
         )
-    jobs = plans.jobs_of(plan, [one for one in datasets if one.error is None], skip, output)
+    readable_datasets = [dataset for dataset in datasets if dataset.error is None]
+    jobs = plans.jobs_of(plan, readable_datasets, skip, output)
     if jobs:
         with closing(engine(jobs, watch)) as outcomes:
-            yield from _in_order(outcomes, raising=not keep_going)
+            yield from _in_order_of_jobs(outcomes, raising=not keep_going)
 
 
-def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[plans.Result]]:
-    """Yield results in the order of the jobs, then those that failed; or raise the first error."""
-    waiting: dict[int, list[plans.Result]] = {}
-    following = 0
+def _failures_of_dataset(
+    plan: plans.Plan, dataset: plans.Dataset, skip: Container[plans.Pair]
+) -> list[plans.Result]:
+    """Return a failed result for each model that was to be measured on a data set."""
+    failures = []
+    for spec in plan.specs:
+        pair = plans.pair_of(spec, dataset.protocol)
+        if pair not in skip:
+            failures.append(plans.Result(pair, error=dataset.error))
+    return failures
+
+
+def _in_order_of_jobs(outcomes: Outcomes, *, raising: bool) -> Iterator[list[plans.Result]]:
+    """Yield the results of each job, then its failed results, in the order of the jobs.
+
+    If `raising`, the first error is raised when its job ends.
+    """
+    results_of_ended_jobs: dict[int, list[plans.Result]] = {}
+    next_index = 0
     for index, results in outcomes:
-        for result in results:
-            if raising and result.error is not None:
-                raise result.error
-        waiting[index] = results
-        while following in waiting:
-            for _, batch in groupby(waiting.pop(following), lambda result: result.error is None):
-                yield list(batch)
-            following += 1
+        if raising:
+            for result in results:
+                if result.error is not None:
+                    raise result.error
+        results_of_ended_jobs[index] = results
+        while next_index in results_of_ended_jobs:
+            job_results = results_of_ended_jobs.pop(next_index)
+            measured = [result for result in job_results if result.error is None]
+            failed = [result for result in job_results if result.error is not None]
+            if measured:
+                yield measured
+            if failed:
+                yield failed
+            next_index += 1
 
 
 def reason_of(error: Exception) -> str:
-    """Return an error in one line, with its type where it is none of ours."""
+    """Return an error as one line, with the name of its type unless it is an error of ours."""
     text = " ".join(str(error).split())
     return text if isinstance(error, types.CosmosEvalError) else f"{type(error).__name__}: {text}"
 
 
 def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.Result]:
-    """Return the existing results of a plan; an error says why one is to be measured again."""
-    existing = {}
+    """Return the existing results of a plan.
+
+    A result with an error has to be measured again, for the reason that the error states.
+    """
+    results = {}
     for spec, protocol in product(plan.specs, plan.protocols):
         pair = plans.pair_of(spec, protocol)
         part = found_part(protocol, plan.options)
         settings = settings_of(protocol, plan.options, part)
-        student = spec.kind in specs.TWO_SETS and spec.weights == "student"
-        stem = stem_of(*pair, overrides_of(settings, student=student))
+        is_student = spec.kind in specs.TWO_SETS and spec.weights == "student"
+        stem = stem_of(*pair, overrides_of(settings, student=is_student))
         path = output / f"{stem}.json"
         if path.exists():
             try:
                 row = _read_valid(spec, path, plan.options.auxiliary)
-                existing[pair] = plans.Result(pair, row, path=path)
+                results[pair] = plans.Result(pair, row, path=path)
             except types.UsageError as error:
-                existing[pair] = plans.Result(pair, path=path, error=error)
-    return existing
+                results[pair] = plans.Result(pair, path=path, error=error)
+    return results
 
 
 def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> ResultRow:
-    """Read a result. Raises UsageError where samples, weights or code are not its own any more."""
+    """Read a result of a model, and of its auxiliary encoder if it has one.
+
+    Raises UsageError if the result was edited, or if its samples, weights or code have changed.
+    """
     stored = read_files(path)
     samples_of(path, stored)
     if record_is_unchanged(stored.record) is False or contradiction_of_metrics(path):
         raise types.UsageError(f"{path} was edited after it was written")
-    owners: list[tuple[types.ModelSpec, Mapping[str, Any]]] = [(spec, stored.row.model)]
+    _require_same_model(spec, stored.row.model, path)
     if auxiliary is not None:
-        owners.append((specs.parse_auxiliary(auxiliary), stored.row.provenance["auxiliary"]))
-    for own, recorded in owners:
-        files = specs.local_weights(own)
-        weights, code = specs.weights_sha256(files) if files else None, specs.code_sha256(own)
-        for what, found in {"weights": weights, "code": code}.items():
-            if found is not None and found != recorded.get(f"{what}_sha256"):
-                raise types.UsageError(f"{path} is of other {what} than {own.name} now holds")
-        if weights is code is None and recorded["spec"] != own.text:
-            raise types.UsageError(f"{path} is of {recorded['spec']}, not of {own.text}")
+        auxiliary_spec = specs.parse_auxiliary(auxiliary)
+        _require_same_model(auxiliary_spec, stored.row.provenance["auxiliary"], path)
     return stored.row
 
 
-def found_part(protocol: types.Protocol, options: types.RunOptions) -> types.Part | None:
-    """Return how much of a known data set is there, where less than all of it is allowed.
+def _require_same_model(spec: types.ModelSpec, record: Mapping[str, Any], path: Path) -> None:
+    """Raise UsageError unless a model is still the one that a result at `path` records.
 
-    None for a complete set, and for one that cannot be read, which only a run reports.
+    Weights and code are compared if they are files of this machine, and otherwise the names.
+    """
+    weights_files = specs.local_weights(spec)
+    weights_hash = specs.weights_sha256(weights_files) if weights_files else None
+    code_hash = specs.code_sha256(spec)
+    if weights_hash is not None and weights_hash != record.get("weights_sha256"):
+        raise types.UsageError(f"{path} was measured with other weights than {spec.name} has now")
+    if code_hash is not None and code_hash != record.get("code_sha256"):
+        raise types.UsageError(f"{path} was measured with other code than {spec.name} has now")
+    if weights_hash is None and code_hash is None and record["spec"] != spec.text:
+        raise types.UsageError(f"{path} is a result of {record['spec']}, not {spec.text}")
+
+
+def found_part(protocol: types.Protocol, options: types.RunOptions) -> types.Part | None:
+    """Return how much of an incomplete data set is there, if incomplete ones are allowed.
+
+    Return None for a complete data set. Also for one that cannot be read: only a run reports that.
     """
     if not options.allow_partial:
         return None

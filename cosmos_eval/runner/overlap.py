@@ -1,17 +1,17 @@
 """Near-duplicates of a data set's images among training images, by perceptual hash.
 
-Copies that were scaled, compressed, recoloured a little, mirrored, or cropped at the border are
-found (docs/overlap.md has rates). A pair is reported if the files are the same, or if hashes are
-near and the small grey pictures correlate."""
+Copies are found that were scaled, compressed, recoloured a little, mirrored, or cropped at the
+border (docs/overlap.md has rates). A pair is reported if the two files are the same, or if their
+hashes are near and their small grey pictures correlate.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +23,7 @@ from PIL import Image
 from cosmos_core.data.pixels import open_image, to_rgb
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile, ImageSource, shard_images
-from cosmos_eval.embedding.embed import Features, embed_images
+from cosmos_eval.embedding.embed import embed_images
 from cosmos_eval.results.identity import model_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import without
@@ -44,65 +44,89 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 Pictures = NDArray[np.uint8]
+"""Small grey pictures, (32, 32) or (N, 32, 32)."""
 
 CORRELATION = 0.9
 """Least correlation of the pixels of two small grey pictures that are near-duplicates."""
 SAME_FILE = "the same file"
-"""What `Match.copy` says of two files with the same bytes."""
+"""The value of `Match.copy` for two files with the same bytes."""
 RECALL_NOTE = (
     "perceptual hashes find about half of the near-duplicates (docs/overlap.md): some of the "
     "remaining images may have been trained on"
 )
-"""What must be read beside the metrics without the images found."""
-# What is compared of an evaluation image: the fraction of its sides, and where, from the left and
-# the top, the rest is cut off.
+"""The caution that belongs to metrics without the images found."""
+
+_FLAT = 4.0  # a picture whose grey levels (0-255) have a smaller standard deviation shows nothing
+_IMAGES_AT_ONCE = 4096  # training images that are compared together
+_ENCODED_AT_ONCE = 256  # the same, if a model encodes them: their pixels need memory
+
+
+class _Crop(NamedTuple):
+    """A rectangle of an image, similar to the whole image."""
+
+    # The fraction of the image's width and height.
+    fraction: float
+    # Where the rectangle lies: 0 at the left or the top border, 1 at the right or the bottom one.
+    x: float
+    y: float
+
+
+# The crops of an evaluation image that are compared with training images.
 _CROPS = {
-    "whole": (1.0, 0.0, 0.0),
-    **{f"middle {fraction:.0%}": (fraction, 0.5, 0.5) for fraction in (0.95, 0.9, 0.8)},
-    **{
-        f"{top} {left} 90%": (0.9, x, y)
-        for top, y in (("top", 0.0), ("bottom", 1.0))
-        for left, x in (("left", 0.0), ("right", 1.0))
-    },
+    "whole": _Crop(1.0, 0.0, 0.0),
+    "middle 95%": _Crop(0.95, 0.5, 0.5),
+    "middle 90%": _Crop(0.9, 0.5, 0.5),
+    "middle 80%": _Crop(0.8, 0.5, 0.5),
+    "top left 90%": _Crop(0.9, 0.0, 0.0),
+    "top right 90%": _Crop(0.9, 1.0, 0.0),
+    "bottom left 90%": _Crop(0.9, 0.0, 1.0),
+    "bottom right 90%": _Crop(0.9, 1.0, 1.0),
 }
-_FLAT = 4.0  # standard deviation of grey levels (0-255) under which a picture shows nothing
-_AT_ONCE, _PIXELS_AT_ONCE = 4096, 256
 
 
 @dataclass(frozen=True)
 class Match:
-    """A training image, `key` of `shard`, that is nearly an `image` of the data set. `copy` says
-    what was made of it, or that it is alike by its `embedding`, with this cosine."""
+    """A training image that is nearly an image of the data set."""
 
+    # The name of the data set's image.
     image: str
+    # The tar that has the training image, and the image's key in it.
     shard: str
     key: str
+    # The crop of the data set's image that matches, `SAME_FILE`, or `embedding`.
     copy: str
+    # The number of bits in which the hashes differ; None if embeddings were compared.
     distance: int | None = None
+    # The correlation of the small grey pictures; None if embeddings were compared.
     correlation: float | None = None
+    # The cosine similarity of the embeddings; None if hashes were compared.
     cosine: float | None = None
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Matches, and how many images were compared: `flat` evaluation images show nothing to compare,
-    `unreadable` training images cannot be decoded."""
+    """The matches of a data set with training images, and how many images were compared."""
 
+    # The number of images in the data set.
     images: int
+    # The number of images in the data set that show nothing to compare.
     flat: int
+    # The number of training images, and of those that cannot be decoded.
     training_images: int
     unreadable: int
     matches: tuple[Match, ...]
 
     @property
-    def found(self) -> list[str]:
+    def duplicated_images(self) -> list[str]:
         """The images of the data set that have a near-duplicate, sorted."""
         return sorted({match.image for match in self.matches})
 
 
 def images_of(data: Any) -> dict[str, ImageSource]:
-    """Return the images of an opened data set of any task by the names that its files have. Raises
-    UsageError where it lists none."""
+    """Return the images of an opened data set of any task, by the names of their files.
+
+    Raises UsageError if the data set does not list images.
+    """
     if hasattr(data, "images"):
         names = getattr(data, "names", None) or [str(source.name) for source in data.images]
         return dict(zip(names, data.images, strict=True))
@@ -112,38 +136,51 @@ def images_of(data: Any) -> dict[str, ImageSource]:
 
 
 def metrics_without(
-    results: Sequence[tuple[ResultRow, Samples]], names: Sequence[str], found: Sequence[str]
+    results: Sequence[tuple[ResultRow, Samples]],
+    image_names: Sequence[str],
+    duplicated_images: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Return the headline metrics of results, of all `names` and without those `found`. Raises
-    UsageError for results of other images, or of a task whose samples are not images."""
-    keep = ~np.isin(np.array(names, object), found)
+    """Return the headline metrics of results, over all images and without the duplicated ones.
+
+    Raises UsageError if all images are duplicated, if a result is about other images, or if the
+    samples of its task are not images.
+    """
+    keep = ~np.isin(np.array(image_names, object), duplicated_images)
     if results and not keep.any():
         raise UsageError("every image has a near-duplicate: no metric is left without them")
-    rows = []
+    records: list[dict[str, Any]] = []
     for row, samples in results:
-        task = task_named(row.task)
-        if not task.by_image:
+        if not task_named(row.task).by_image:
             raise UsageError(f"the samples of task {row.task} are not images: leave --results out")
-        if row.n_samples != len(names):
-            where = f"{model_label(row)} on {row.dataset} ({row.protocol})"
-            raise UsageError(f"{where} has {row.n_samples} samples for {len(names)} images")
-        estimates = task.estimates(task.derive(samples))
-        for name in (name for name in task.headlines if name in row.metrics):
-            rest = without(estimates[name], keep)
-            interval = task.intervals({name: rest}, row.provenance["seed"]).get(name)
-            numbers = {"all": row.metrics[name], "without": rest.value}
-            low, high = interval[:2] if interval else (None, None)
-            ends = {"low": low, "high": high}
-            of = {"model": model_label(row), "protocol": row.protocol, "metric": name}
-            rows.append({**of, **numbers, **ends})
-    return rows
+        if row.n_samples != len(image_names):
+            result_name = f"{model_label(row)} on {row.dataset} ({row.protocol})"
+            raise UsageError(
+                f"{result_name} has {row.n_samples} samples for {len(image_names)} images"
+            )
+        records += _headlines_without(row, samples, keep)
+    return records
 
 
-class ByModel(NamedTuple):
-    """A model by whose embeddings images are also compared, and the least cosine of a match."""
-
-    encoder: Encoder
-    cosine: float
+def _headlines_without(
+    row: ResultRow, samples: Samples, keep: NDArray[np.bool_]
+) -> Iterator[dict[str, Any]]:
+    """Yield each headline metric of a result: over all images, and over those to `keep` (N,)."""
+    task = task_named(row.task)
+    estimates = task.estimates(task.derive(samples))
+    for name in task.headlines:
+        if name not in row.metrics:
+            continue
+        estimate = without(estimates[name], keep)
+        interval = task.intervals({name: estimate}, row.provenance["seed"]).get(name)
+        yield {
+            "model": model_label(row),
+            "protocol": row.protocol,
+            "metric": name,
+            "all": row.metrics[name],
+            "without": estimate.value,
+            "low": interval.low if interval else None,
+            "high": interval.high if interval else None,
+        }
 
 
 def find_overlap(
@@ -151,184 +188,260 @@ def find_overlap(
     shards: Sequence[Path],
     options: RunOptions,
     progress: OnProgress = no_progress,
-    model: ByModel | None = None,
+    encoder: Encoder | None = None,
+    least_cosine: float = 0.95,
 ) -> Overlap:
-    """Compare all images in tar shards with those of a data set; processes divide the shards.
-    Raises UsageError for a damaged shard and for an evaluation image that cannot be read."""
-    known = Known.of(images, options, progress)
-    alike, done = None, [0]
-    if model is not None:
-        own = embed_images(model.encoder, [*images.values()], options, progress)
-        alike = partial(_alike, model, own.features, [*images], options)
+    """Compare all training images in tar shards with the images of a data set.
 
-    def search(own: Sequence[Path]) -> list[tuple[int, int, list[Match]]]:
-        return [
-            _search(known, alike, shard, options, partial(_report, progress, done)) for shard in own
-        ]
-
-    counts = options.distributed.map_sharded(search, shards)
+    With an `encoder`, images also match if their embeddings have at least this cosine similarity.
+    Processes divide the shards. Raises UsageError for a damaged shard and for an image of the data
+    set that cannot be read.
+    """
+    evaluation_images = EvaluationImages.read(images, options, progress)
+    embedding_search = None
+    if encoder is not None:
+        embedding_search = EmbeddingSearch(encoder, least_cosine, images, options, progress)
+    search = _ShardSearch(evaluation_images, embedding_search, options, progress)
+    shard_overlaps = options.distributed.map_sharded(search.search_all, shards)
+    matches: list[Match] = []
+    for shard_overlap in shard_overlaps:
+        matches += shard_overlap.matches
     return Overlap(
         images=len(images),
-        flat=known.flat,
-        training_images=sum(count for count, _, _ in counts),
-        unreadable=sum(unreadable for _, unreadable, _ in counts),
-        matches=tuple(match for _, _, matches in counts for match in matches),
+        flat=evaluation_images.flat,
+        training_images=sum(shard_overlap.images for shard_overlap in shard_overlaps),
+        unreadable=sum(shard_overlap.unreadable for shard_overlap in shard_overlaps),
+        matches=tuple(matches),
     )
 
 
-def _report(progress: OnProgress, done: list[int], images: int) -> None:
-    done[0] += images
-    progress(Progress("training images", done[0], done[0]))
+@dataclass(frozen=True)
+class EvaluationImages:
+    """The images of a data set, as they are compared with training images.
 
+    An image is present as K copies: its crops, and the mirror images of these.
+    """
 
-class Known(NamedTuple):
-    """What is searched: hashes of copies (K,), their pictures, names, and what was made of them;
-    and the names of the images by the SHA-256 of their files."""
-
+    # The hashes of all copies, to be searched.
     hashes: HashIndex
+    # The small grey pictures of all copies, (sum of K, 32, 32).
     pictures: Pictures
-    names: Sequence[str]
-    copies: Sequence[str]
+    # The name of each copy's image.
+    image_names: Sequence[str]
+    # How each copy was made, such as `middle 95%, mirrored`.
+    copy_names: Sequence[str]
+    # The number of images that show nothing to compare; they have no copies.
     flat: int
-    files: Mapping[bytes, Sequence[str]]
+    # The names of the images that have a file of this SHA-256.
+    names_by_digest: Mapping[bytes, Sequence[str]]
 
     @classmethod
-    def of(
+    def read(
         cls, images: Mapping[str, ImageSource], options: RunOptions, progress: OnProgress
-    ) -> Known:
+    ) -> EvaluationImages:
         """Read and hash the images of a data set."""
-        pictures, flat = [np.empty((0, SIDE, SIDE), np.uint8)], 0
-        names, copies = list[str](), list[str]()
-        files = defaultdict[bytes, list[str]](list)
-        read = prefetch(images.values(), _copies, workers=options.workers)
-        for number, (name, (digest, copies_of_image)) in enumerate(
-            zip(images, read, strict=True), start=1
+        pictures = [np.empty((0, SIDE, SIDE), np.uint8)]
+        image_names: list[str] = []
+        copy_names: list[str] = []
+        names_by_digest: dict[bytes, list[str]] = defaultdict(list)
+        flat = 0
+        digests_and_copies = prefetch(images.values(), _read_copies, workers=options.workers)
+        for number, (name, (digest, copies)) in enumerate(
+            zip(images, digests_and_copies, strict=True), start=1
         ):
             progress(Progress("images", number, len(images)))
-            files[digest].append(name)
-            if copies_of_image["whole"].std() < _FLAT:
+            names_by_digest[digest].append(name)
+            if copies["whole"].std() < _FLAT:
                 flat += 1
                 continue
-            pictures.append(np.stack([*copies_of_image.values()]))
-            copies += copies_of_image
-            names += [name] * len(copies_of_image)
-        every = np.concatenate(pictures)
-        return cls(HashIndex(perceptual_hashes(every)), every, names, copies, flat, files)
+            pictures.append(np.stack(list(copies.values())))
+            copy_names += copies
+            image_names += [name] * len(copies)
+        all_pictures = np.concatenate(pictures)
+        hashes = HashIndex(perceptual_hashes(all_pictures))
+        return cls(hashes, all_pictures, image_names, copy_names, flat, names_by_digest)
+
+    def same_files(self, shard: str, keys: Sequence[str], digests: Sequence[bytes]) -> list[Match]:
+        """Return the matches of training images whose file, by its SHA-256, is in the data set."""
+        matches = []
+        for key, digest in zip(keys, digests, strict=True):
+            for name in self.names_by_digest.get(digest, ()):
+                matches.append(Match(name, shard, key, SAME_FILE, distance=0, correlation=1.0))
+        return matches
+
+    def near_duplicates(self, shard: str, keys: Sequence[str], pictures: Pictures) -> list[Match]:
+        """Return the best match of each training image with each evaluation image.
+
+        `pictures` (N, 32, 32) are the small grey pictures of the training images.
+        """
+        near = self.hashes.near(perceptual_hashes(pictures))
+        pixel_correlations = correlations(pictures[near.query], self.pictures[near.item])
+        # The correlation and the match, by the index of the training image and the image's name.
+        best: dict[tuple[int, str], tuple[float, Match]] = {}
+        for query, item, distance, correlation in zip(
+            near.query.tolist(),
+            near.item.tolist(),
+            near.distance.tolist(),
+            pixel_correlations.tolist(),
+            strict=True,
+        ):
+            pair = (query, self.image_names[item])
+            if correlation < CORRELATION or (pair in best and correlation < best[pair][0]):
+                continue
+            match = Match(
+                image=self.image_names[item],
+                shard=shard,
+                key=keys[query],
+                copy=self.copy_names[item],
+                distance=distance,
+                correlation=round(correlation, 4),
+            )
+            best[pair] = (correlation, match)
+        return [match for _, match in best.values()]
 
 
-def _copies(source: ImageSource) -> tuple[bytes, dict[str, Pictures]]:
-    """Return the SHA-256 of an image's file, and small pictures of the image, of its parts, and of
-    all mirrored."""
+def _read_copies(source: ImageSource) -> tuple[bytes, dict[str, Pictures]]:
+    """Return the SHA-256 of an image's file, and a small grey picture of every copy by its name."""
     content = source.read()
     image = source.decode(content)
-    found = dict[str, Pictures]()
-    for name, (fraction, x, y) in _CROPS.items():
-        width, height = (round(side * fraction) for side in image.size)
-        left, top = round((image.width - width) * x), round((image.height - height) * y)
+    copies: dict[str, Pictures] = {}
+    for name, crop in _CROPS.items():
+        width, height = round(crop.fraction * image.width), round(crop.fraction * image.height)
+        left, top = round((image.width - width) * crop.x), round((image.height - height) * crop.y)
         picture = small(image.crop((left, top, left + width, top + height)))
-        found |= {name: picture, f"{name}, mirrored": picture[:, ::-1]}
-    return hashlib.sha256(content).digest(), found
+        copies[name] = picture
+        copies[f"{name}, mirrored"] = picture[:, ::-1]
+    return hashlib.sha256(content).digest(), copies
 
 
 def small(image: Image.Image) -> Pictures:
-    """Return the grey picture (32, 32) of an image, whatever its shape."""
+    """Return an image as a grey picture (32, 32); its aspect ratio is not kept."""
     scaled = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(scaled.convert("L"))
 
 
-def _search(
-    known: Known, alike: Any, shard: Path, options: RunOptions, report: Any
-) -> tuple[int, int, list[Match]]:
-    """Return the number of images in a shard, that of unreadable ones, and the matches."""
-    matches: list[Match] = []
-    count = unreadable = 0
-    transform = None if alike is None else alike.args[0].encoder.transform
-    decode = partial(_decoded, transform)
-    samples = prefetch(shard_images(shard), decode, workers=options.workers)
-    while block := [*islice(samples, _AT_ONCE if alike is None else _PIXELS_AT_ONCE)]:
-        good = [sample for sample in block if sample.picture is not None]
-        count, unreadable = count + len(block), unreadable + len(block) - len(good)
-        if good:
-            keys, digests, pictures, pixels = zip(*good, strict=True)
-            same = same_files(known, str(shard), keys, digests)
-            matches += same
-            found = {(match.key, match.image) for match in same}
-            near = matches_of(known, str(shard), keys, np.stack(pictures))
-            matches += (match for match in near if (match.key, match.image) not in found)
-            if alike is not None:
-                matches += alike(str(shard), keys, pixels)
-        report(len(block))
-    return count, unreadable, matches
+class EmbeddingSearch:
+    """Finds training images whose embeddings are close to embeddings of the data set."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        least_cosine: float,
+        images: Mapping[str, ImageSource],
+        options: RunOptions,
+        progress: OnProgress,
+    ) -> None:
+        self.transform = encoder.transform
+        self._encoder = encoder
+        self._least_cosine = least_cosine
+        self._batch_size = options.batch_size
+        self._image_names = list(images)
+        sources = list(images.values())
+        self._image_features = embed_images(encoder, sources, options, progress).features
+
+    def near_duplicates(
+        self, shard: str, keys: Sequence[str], pixels: Sequence[Tensor]
+    ) -> Iterator[Match]:
+        """Yield all pairs of a training image and an evaluation image with close embeddings.
+
+        `pixels` are the transformed training images, (3, H, W) each.
+        """
+        import torch
+
+        features = []
+        for start in range(0, len(pixels), self._batch_size):
+            batch = torch.stack(list(pixels[start : start + self._batch_size]))
+            features.append(self._encoder.encode_image(batch).cpu())
+        cosines = torch.cat(features).numpy() @ self._image_features.T
+        for query, item in zip(*np.nonzero(cosines >= self._least_cosine), strict=True):
+            cosine = round(float(cosines[query, item]), 4)
+            yield Match(self._image_names[item], shard, keys[query], "embedding", cosine=cosine)
 
 
-def _alike(
-    model: ByModel,
-    features: Features,
-    names: Sequence[str],
-    options: RunOptions,
-    shard: str,
-    keys: Sequence[str],
-    pixels: Sequence[Tensor],
-) -> Iterator[Match]:
-    """Yield training images whose embeddings are close to those (N, D) of the data set."""
-    import torch
+class _TrainingImage(NamedTuple):
+    """A training image."""
 
-    starts = range(0, len(pixels), options.batch_size)
-    batches = (torch.stack([*pixels[start : start + options.batch_size]]) for start in starts)
-    own = torch.cat([model.encoder.encode_image(batch).cpu() for batch in batches]).numpy()
-    cosines = own @ features.T
-    for query, item in zip(*np.nonzero(cosines >= model.cosine), strict=True):
-        cosine = round(float(cosines[query, item]), 4)
-        yield Match(names[item], shard, keys[query], "embedding", cosine=cosine)
-
-
-class _Training(NamedTuple):
-    """A training image: its key, the SHA-256 of its file, its small picture, and what a model gets;
-    the last two are None if it is unreadable."""
-
+    # The image's key in its shard.
     key: str
+    # The SHA-256 of its file.
     digest: bytes
-    picture: Pictures | None
-    pixels: Tensor | None
+    # The small grey picture; None if the image cannot be decoded.
+    picture: Pictures | None = None
+    # The model's input (3, H, W); None if the image cannot be decoded, or without a model.
+    pixels: Tensor | None = None
 
 
-def _decoded(
-    transform: Callable[[Image.Image], Tensor] | None, member: tuple[str, bytes]
-) -> _Training:
-    """Hash and decode a training image."""
-    key, content = member
-    digest = hashlib.sha256(content).digest()
-    try:
-        with open_image(io.BytesIO(content)) as image:
-            if transform is None:  # a JPEG need not be decoded in full
-                image.draft("RGB", (4 * SIDE, 4 * SIDE))
-            whole = to_rgb(image)
-    except Exception:  # what Pillow's decoders raise for damaged files is not documented
-        return _Training(key, digest, None, None)
-    return _Training(key, digest, small(whole), None if transform is None else transform(whole))
+class _ShardOverlap(NamedTuple):
+    """The matches of a shard, the number of its images, and how many cannot be decoded."""
+
+    images: int
+    unreadable: int
+    matches: list[Match]
 
 
-def same_files(
-    known: Known, shard: str, keys: Sequence[str], digests: Sequence[bytes]
-) -> list[Match]:
-    """Return the matches of training images with evaluation images that are the same file."""
-    return [
-        Match(name, shard, key, SAME_FILE, distance=0, correlation=1.0)
-        for key, digest in zip(keys, digests, strict=True)
-        for name in known.files.get(digest, ())
-    ]
+class _ShardSearch:
+    """Compares training images with a data set, and reports how many were compared."""
 
+    def __init__(
+        self,
+        evaluation_images: EvaluationImages,
+        embedding_search: EmbeddingSearch | None,
+        options: RunOptions,
+        progress: OnProgress,
+    ) -> None:
+        self._evaluation_images = evaluation_images
+        self._embedding_search = embedding_search
+        self._workers = options.workers
+        self._progress = progress
+        self._compared = 0  # training images so far, in all shards of this process
 
-def matches_of(
-    known: Known, shard: str, keys: Sequence[str], pictures: Pictures
-) -> Iterator[Match]:
-    """Yield the best match of each training image with each evaluation image."""
-    near = known.hashes.near(perceptual_hashes(pictures))
-    alike = correlations(pictures[near.query], known.pictures[near.item])
-    best: dict[tuple[int, str], tuple[float, Match]] = {}
-    for query, item, distance, found in zip(*near, alike.tolist(), strict=True):
-        name, correlation = known.names[item], round(found, 4)
-        match = Match(name, shard, keys[query], known.copies[item], int(distance), correlation)
-        if found >= max(CORRELATION, best.get((int(query), name), (0.0, match))[0]):
-            best[int(query), name] = found, match
-    yield from (match for _, match in best.values())
+    def search_all(self, shards: Sequence[Path]) -> list[_ShardOverlap]:
+        """Search shards one after the other."""
+        return [self._search(shard) for shard in shards]
+
+    def _search(self, shard: Path) -> _ShardOverlap:
+        """Search a shard. Raises UsageError if it is damaged."""
+        n_images = n_unreadable = 0
+        matches: list[Match] = []
+        block_size = _IMAGES_AT_ONCE if self._embedding_search is None else _ENCODED_AT_ONCE
+        training_images = prefetch(shard_images(shard), self._decode, workers=self._workers)
+        while block := list(islice(training_images, block_size)):
+            readable = [image for image in block if image.picture is not None]
+            n_images += len(block)
+            n_unreadable += len(block) - len(readable)
+            if readable:
+                matches += self._matches(str(shard), readable)
+            self._compared += len(block)
+            self._progress(Progress("training images", self._compared, self._compared))
+        return _ShardOverlap(n_images, n_unreadable, matches)
+
+    def _decode(self, key_and_content: tuple[str, bytes]) -> _TrainingImage:
+        """Hash and decode a training image."""
+        key, content = key_and_content
+        digest = hashlib.sha256(content).digest()
+        try:
+            with open_image(io.BytesIO(content)) as image:
+                if self._embedding_search is None:  # a JPEG need not be decoded in full
+                    image.draft("RGB", (4 * SIDE, 4 * SIDE))
+                rgb_image = to_rgb(image)
+        except Exception:  # what Pillow's decoders raise for damaged files is not documented
+            return _TrainingImage(key, digest)
+        if self._embedding_search is None:
+            return _TrainingImage(key, digest, small(rgb_image))
+        pixels = self._embedding_search.transform(rgb_image)
+        return _TrainingImage(key, digest, small(rgb_image), pixels)
+
+    def _matches(self, shard: str, training_images: Sequence[_TrainingImage]) -> list[Match]:
+        """Return the matches of decoded training images: same files, hashes, then embeddings."""
+        keys = [image.key for image in training_images]
+        digests = [image.digest for image in training_images]
+        pictures = [image.picture for image in training_images if image.picture is not None]
+        matches = self._evaluation_images.same_files(shard, keys, digests)
+        same_files = {(match.key, match.image) for match in matches}
+        for match in self._evaluation_images.near_duplicates(shard, keys, np.stack(pictures)):
+            if (match.key, match.image) not in same_files:
+                matches.append(match)
+        if self._embedding_search is not None:
+            pixels = [image.pixels for image in training_images if image.pixels is not None]
+            matches += self._embedding_search.near_duplicates(shard, keys, pixels)
+        return matches

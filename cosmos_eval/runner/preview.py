@@ -1,4 +1,4 @@
-"""What a run would measure, what exists, and about how long it takes. Imports no torch."""
+"""Preview a run: its measurements, existing results, and a rough time. Imports no torch."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,80 +20,91 @@ from cosmos_eval.runner.plan import Pair, Plan, Result, pair_of
 from cosmos_eval.tasks import task_for
 from cosmos_eval.types import ModelSpec, Protocol, RunOptions, UsageError
 
-Data = Literal[
+DataState = Literal[
     "there", "not found", "no --data-root", "made by the run", "not in the hub's cache", "streamed"
 ]
-Rows = Sequence[ResultRow]
+"""The state of the folders that a data set needs. Their content is not checked."""
 
-_HASHED_BYTES = 100_000_000  # larger files of weights are not hashed for a preview
+_MOST_HASHED_BYTES = 100_000_000  # larger files of weights are not hashed for a preview
 ROUGH = "rough: ViT-B/16 on two busy CPU cores, which a GPU leaves far behind"
-"""The basis of an estimate without results."""
+"""The basis of an estimate if there are no results to estimate from."""
 
 
 class Preview(NamedTuple):
-    """A result before it is measured.
-
-    `data` is the folder that the data set's paths are relative to or its repository on the hub,
-    None where the user has to name it; `data_state` is about the folders that it needs, not about
-    their content. `samples` is None where neither protocol nor results state it. `result` is the
-    file of an existing result, `result_fault` why it has to be measured again. `embeddings_kept`
-    counts cached embeddings of the weights by role, of any images and texts; None: unknown ones.
-    """
+    """A result before it is measured."""
 
     model: str
     dataset: str
     protocol: str
     task: str
+    # The folder that the data set's paths are relative to, or its repository on the hub; None if
+    # the user has to name it.
     data: str | None
-    data_state: Data
+    data_state: DataState
+    # The number of samples; None if neither the protocol nor existing results state it.
     samples: int | None
+    # The file of an existing result.
     result: str | None
+    # Why the existing result has to be measured again.
     result_fault: str | None
+    # How many embeddings by the model's weights are cached, by role, for any images and texts; None
+    # if the hash of the weights is unknown.
     embeddings_kept: Mapping[str, int] | None
+    # The estimated time, and the results that the estimate follows from.
     estimated_seconds: float | None
     estimated_from: str | None
 
 
 def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[Preview]:
-    """Return one preview per pair, in the plan's order; `existing` are its results in `output`."""
-    rows, options = _results(output), plan.options
-    samples = [_samples(protocol, options, rows) for protocol in plan.protocols]
+    """Return one preview per pair of a plan, in its order.
+
+    `existing` are the plan's results in the folder `output`.
+    """
+    rows, options = _read_rows(output), plan.options
+    counts = [_n_samples(protocol, options, rows) for protocol in plan.protocols]
     previews = []
     for spec in plan.specs:
-        cached = _cached(spec, options, rows)
-        for protocol, count in zip(plan.protocols, samples, strict=True):
-            result = existing.get(pair_of(spec, protocol))
-            seconds, basis = _estimate(spec, protocol, count, options, rows)
-            one = Preview(
-                *pair_of(spec, protocol),
-                task=protocol.task,
-                data=protocol.root or protocol.repository or options.data_root,
-                data_state=_data(protocol, options),
-                samples=count,
-                result=None if result is None else str(result.path),
-                result_fault=str(result.error) if result and result.error else None,
-                embeddings_kept=cached,
-                estimated_seconds=seconds,
-                estimated_from=basis,
+        embeddings_kept = _count_embeddings(spec, options, rows)
+        for protocol, n_samples in zip(plan.protocols, counts, strict=True):
+            pair = pair_of(spec, protocol)
+            result = existing.get(pair)
+            seconds, basis = _estimate(spec, protocol, n_samples, options, rows)
+            previews.append(
+                Preview(
+                    model=pair.model,
+                    dataset=pair.dataset,
+                    protocol=pair.family,
+                    task=protocol.task,
+                    data=protocol.root or protocol.repository or options.data_root,
+                    data_state=_data_state(protocol, options),
+                    samples=n_samples,
+                    result=None if result is None else str(result.path),
+                    result_fault=str(result.error) if result and result.error else None,
+                    embeddings_kept=embeddings_kept,
+                    estimated_seconds=seconds,
+                    estimated_from=basis,
+                )
             )
-            previews.append(one)
     return previews
 
 
-def _results(output: Path) -> list[ResultRow]:
+def _read_rows(folder: Path) -> list[ResultRow]:
+    """Read the results in a folder; files that cannot be read are left out."""
     rows = []
-    for path in sorted(output.glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         with suppress(UsageError):
             rows.append(read_result(path))
     return rows
 
 
-def _data(protocol: Protocol, options: RunOptions) -> Data:
+def _data_state(protocol: Protocol, options: RunOptions) -> DataState:
+    """Return whether the folders of a data set are there."""
     if protocol.repository is not None:
-        with suppress(UsageError):
+        try:
             root_of(protocol, options, ".")
-            return "there"
-        return "streamed" if options.streams(protocol) else "not in the hub's cache"
+        except UsageError:
+            return "streamed" if options.streams(protocol) else "not in the hub's cache"
+        return "there"
     root = protocol.root or options.data_root
     if root is None:
         return "no --data-root"
@@ -102,60 +113,101 @@ def _data(protocol: Protocol, options: RunOptions) -> Data:
     return "there" if task_for(protocol).is_there(protocol, Path(root)) else "not found"
 
 
-def _samples(protocol: Protocol, options: RunOptions, rows: Rows) -> int | None:
-    """Return the number of samples: of the files, of the protocol, or of complete results."""
+def _n_samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow]) -> int | None:
+    """Return the number of samples that would be measured; None if it is unknown.
+
+    It is counted in the files of an incomplete data set. Otherwise the protocol states it, or else
+    the last complete result of the data set.
+    """
     part = found_part(protocol, options)
     if part is not None and part.unit in ("images", "items"):
         return part.found
-    key = protocol.dataset, protocol.family
-    alike = (row for row in reversed(rows) if (row.dataset, row.protocol) == key)
-    measured = (row.n_samples for row in alike if not is_partial(row))
-    count = task_for(protocol).n_samples(protocol) or next(measured, None)
-    return count if count is None or options.limit is None else min(count, options.limit)
+    count = task_for(protocol).n_samples(protocol)
+    if not count:
+        count = None
+        for row in rows:
+            is_same = (row.dataset, row.protocol) == (protocol.dataset, protocol.family)
+            if is_same and not is_partial(row):
+                count = row.n_samples
+    if count is None or options.limit is None:
+        return count
+    return min(count, options.limit)
 
 
-def _cached(spec: ModelSpec, options: RunOptions, rows: Rows) -> Mapping[str, int] | None:
-    """Count cached embeddings of a model's weights, hashed here or by results of the model."""
-    files = local_weights(spec)
-    digests = {row.model["weights_sha256"] for row in rows if row.model["spec"] == spec.text}
-    if files:
-        small = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
-        digests = {weights_sha256(files)} if small else set()
-    digest = digests.pop() if len(digests) == 1 else None
-    if digest is None or options.cache is None:
-        return None if digest is None else {}
-    cached = spaces(
+def _count_embeddings(
+    spec: ModelSpec, options: RunOptions, rows: Sequence[ResultRow]
+) -> Mapping[str, int] | None:
+    """Count the cached embeddings by a model's weights, by role; None for unknown weights."""
+    weights_hash = _weights_hash(spec, rows)
+    if weights_hash is None:
+        return None
+    if options.cache is None:
+        return {}
+    counts: Counter[str] = Counter()
+    for space in spaces(
         Path(options.cache),
-        weights_sha256=digest,
+        weights_sha256=weights_hash,
         weights=spec.weights if spec.kind in TWO_SETS else None,
         precision=options.precision,
         code=fingerprint(*EMBEDDING),
         code_of_model=code_sha256(spec),
-    )
-    counts: Counter[str] = Counter()
-    for space in cached:
-        if space.identity["role"] != FACTS:
-            counts[str(space.identity["role"])] += space.embeddings
+    ):
+        role = str(space.identity["role"])
+        if role != FACTS:
+            counts[role] += space.embeddings
     return dict(sorted(counts.items()))
 
 
+def _weights_hash(spec: ModelSpec, rows: Sequence[ResultRow]) -> str | None:
+    """Return the SHA-256 of a model's weights: of local files, or else as its results record it.
+
+    Return None for large files, which would take long to hash, and if results differ or are
+    missing.
+    """
+    files = local_weights(spec)
+    if files:
+        if sum(file.stat().st_size for file in files) > _MOST_HASHED_BYTES:
+            return None
+        return weights_sha256(files)
+    hashes = {row.model["weights_sha256"] for row in rows if row.model["spec"] == spec.text}
+    return hashes.pop() if len(hashes) == 1 else None
+
+
 def _estimate(
-    spec: ModelSpec, protocol: Protocol, samples: int | None, options: RunOptions, rows: Rows
+    spec: ModelSpec,
+    protocol: Protocol,
+    n_samples: int | None,
+    options: RunOptions,
+    rows: Sequence[ResultRow],
 ) -> tuple[float | None, str | None]:
-    """Return seconds, and what they follow from: results of the same model or architecture."""
-    if samples is None:
+    """Return the estimated seconds of a measurement, and the basis of the estimate.
+
+    It follows from results of the same model or architecture: on this data set if there are any, or
+    else from all results of the task.
+    """
+    if n_samples is None:
         return None, None
-    alike = [
-        row
-        for row in rows
-        if row.task == protocol.task
+    task_rows = [row for row in rows if _is_comparable(row, spec, protocol, options)]
+    dataset_rows = [row for row in task_rows if row.dataset == protocol.dataset]
+    if dataset_rows:
+        return round(n_samples * _seconds_per_sample(dataset_rows), 1), "results on this data set"
+    if task_rows:
+        return round(n_samples * _seconds_per_sample(task_rows), 1), "results of this task"
+    return round(n_samples * task_for(protocol).seconds, 1), ROUGH
+
+
+def _is_comparable(
+    row: ResultRow, spec: ModelSpec, protocol: Protocol, options: RunOptions
+) -> bool:
+    """Return whether a measurement would take about as long per sample as a result took."""
+    return (
+        row.task == protocol.task
         and row.provenance["precision"] == options.precision
         and options.device in ("auto", row.provenance["device"])
         and (row.model["spec"] == spec.text or row.model["architecture"] == spec.arch)
-    ]
-    here = [row for row in alike if row.dataset == protocol.dataset]
-    for basis, chosen in {"results on this data set": here, "results of this task": alike}.items():
-        if chosen:
-            rate = median(row.provenance["seconds"]["total"] / row.n_samples for row in chosen)
-            return round(samples * rate, 1), basis
-    return round(samples * task_for(protocol).seconds, 1), ROUGH
+    )
+
+
+def _seconds_per_sample(rows: Sequence[ResultRow]) -> float:
+    """Return the median time per sample of several results."""
+    return median(row.provenance["seconds"]["total"] / row.n_samples for row in rows)

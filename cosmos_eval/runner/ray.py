@@ -1,7 +1,7 @@
-"""Run jobs on a Ray cluster: the one that RAY_ADDRESS names, else a new one on this machine.
+"""Run jobs on the Ray cluster that RAY_ADDRESS names, or else on a new one on this machine.
 
-Ray gives jobs to idle worker processes, and those of a worker that died to another one. Each job
-has one processor and, unless the device is the CPU, one GPU where the cluster has some.
+Ray gives jobs to idle worker processes. If a worker dies, another one gets its job. Each job has
+one processor and, unless its device is the CPU, one GPU if the cluster has GPUs.
 """
 
 import logging
@@ -20,33 +20,34 @@ from cosmos_eval.runner.plan import Job, Watch
 from cosmos_eval.types import CosmosEvalError, Progress
 
 RETRIES = 3
-"""How often a job is given to another worker after its own has died."""
-_INTERVAL = 5.0  # seconds between two looks at the head, and for its answer
-_ATTEMPTS = 4
+"""How often a job is given to another worker after its worker has died."""
+_INTERVAL = 5.0  # seconds between two checks of the cluster's head, and for its answer
+_ATTEMPTS = 4  # connections to the head that fail before it is taken for lost
 
 
 def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
     """Yield the results of jobs as they end."""
     with connected():
         on_gpu = any(job.options.device != "cpu" for job in jobs)
-        gpus = int(on_gpu and ray.cluster_resources().get("GPU", 0) > 0)
-        remote = ray.remote(run_remote).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)
-        waiting = {remote.remote(job): index for index, job in enumerate(jobs)}
+        has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+        gpus_per_job = 1 if on_gpu and has_gpus else 0
+        remote_function = ray.remote(run_remote).options(
+            num_cpus=1, num_gpus=gpus_per_job, max_retries=RETRIES
+        )
+        waiting = {remote_function.remote(job): index for index, job in enumerate(jobs)}
         try:
             while waiting:
                 watch("ray", Progress("jobs", len(jobs) - len(waiting), len(jobs)))
-                while not (ready := ray.wait(list(waiting), timeout=_INTERVAL)[0]):
-                    _require_head()
-                ended = ready[0]
-                index = waiting.pop(ended)
+                ended_job = _wait_for_one(list(waiting))
+                index = waiting.pop(ended_job)
                 try:
-                    results = ray.get(ended)
+                    results = ray.get(ended_job)
                 except RayError as error:
                     reason = f"Ray gave it up after {RETRIES} retries: {str(error).splitlines()[0]}"
                     results = jobs[index].failed(CosmosEvalError(reason))
                 yield index, results
         except _HeadLostError:
-            waiting.clear()  # nobody is left to cancel them
+            waiting.clear()  # jobs of a lost cluster cannot be cancelled
             raise
         finally:
             for reference in waiting:
@@ -55,6 +56,18 @@ def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
 
 class _HeadLostError(CosmosEvalError):
     """The head of the cluster does not accept connections any more."""
+
+
+def _wait_for_one(references: list[Any]) -> Any:
+    """Return the reference to a job that has ended, once there is one.
+
+    Raises _HeadLostError if the head of the cluster is gone.
+    """
+    while True:
+        ended_jobs, _ = ray.wait(references, timeout=_INTERVAL)
+        if ended_jobs:
+            return ended_jobs[0]
+        _require_head()
 
 
 def _require_head() -> None:
@@ -76,14 +89,20 @@ def _require_head() -> None:
 
 @contextmanager
 def connected(processors: int | None = None) -> Iterator[None]:
-    """Connect this process to a cluster; a new one uses `processors` processors, by default all."""
+    """Connect this process to a cluster, unless it is connected already.
+
+    A new cluster uses this number of processors, by default all.
+    """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Output of workers would end up among the results; Ray keeps it in files.
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(num_cpus=processors, include_dashboard=False, **quiet)
+    ray.init(
+        num_cpus=processors,
+        include_dashboard=False,
+        log_to_driver=False,  # the workers' output would be printed among the results
+        logging_level=logging.ERROR,
+    )
     try:
         yield
     finally:

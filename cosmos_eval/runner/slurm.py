@@ -1,7 +1,7 @@
-"""Run jobs as SLURM jobs, one each in a job array, through submitit.
+"""Run jobs as the elements of a SLURM job array, through submitit.
 
-Partition, GPUs and time are those of SBATCH_PARTITION, SBATCH_GPUS, SBATCH_TIMELIMIT, which
-override a job's settings (https://slurm.schedmd.com/sbatch.html, input environment variables).
+SBATCH_PARTITION, SBATCH_GPUS and SBATCH_TIMELIMIT set the partition, the GPUs and the time limit.
+They override a job's settings (https://slurm.schedmd.com/sbatch.html, input environment variables).
 """
 
 import time
@@ -19,62 +19,72 @@ from cosmos_eval.types import CosmosEvalError, Progress, UsageError
 RETRIES = 3
 """How often a job is submitted again after it has ended without results."""
 
-_FOLDER = ".slurm"  # below the results: what jobs receive, print and return
-_MINUTES = 24 * 60  # submitit requests five minutes by default
-_PREEMPTED = "PREEMPTED"
-_INTERVAL = 0.5  # seconds between two looks at jobs; submitit queries SLURM less often
+_FOLDER = ".slurm"  # in the folder of the results: the inputs, logs and outputs of jobs
+_MINUTES = 24 * 60  # the time limit of a job; submitit requests five minutes by default
+_PREEMPTED = "PREEMPTED"  # a state of SLURM
+_INTERVAL = 0.5  # seconds between two checks of all jobs; submitit queries SLURM less often
 _REQUEUE_SECONDS = 120
 """How long a job may be PREEMPTED: SLURM queues it again within a minute, or not at all."""
 
 
 def execute(jobs: Sequence[Job], watch: Watch, cluster: str = "slurm") -> Outcomes:
-    """Yield the results of jobs as they end. Raises UsageError where there is no SLURM.
+    """Yield the results of jobs as they end. Raises UsageError if there is no SLURM.
 
-    `cluster` is one of submitit's: `local` starts processes of this machine instead.
+    `cluster` is a name of submitit's; `local` starts processes on this machine instead.
     """
-    executor = _executor(jobs[0], cluster)
-    running = dict(enumerate(map(_Submitted, _submit(executor, jobs))))
-    retries = dict.fromkeys(running, RETRIES)
+    executor = _make_executor(jobs[0], cluster)
+    running = dict(enumerate(_submit(executor, jobs)))
+    retries_left = dict.fromkeys(running, RETRIES)
     try:
         while running:
             watch(cluster, Progress("jobs", len(jobs) - len(running), len(jobs)))
-            for index in [index for index, submitted in running.items() if submitted.has_ended()]:
+            ended = [index for index, submitted in running.items() if submitted.has_ended()]
+            for index in ended:
                 submitted = running.pop(index)
                 fault = submitted.fault()
                 if not fault:
                     yield index, submitted.job.result()
-                elif retries[index]:
-                    retries[index] -= 1
-                    running[index] = _Submitted(*_submit(executor, [jobs[index]]))
+                elif retries_left[index]:
+                    retries_left[index] -= 1
+                    running[index] = _submit(executor, [jobs[index]])[0]
                 else:
-                    reason = f"{fault}; see {submitted.job.paths.stderr}"
-                    failure = CosmosEvalError(f"no result after {RETRIES} retries: {reason}")
-                    yield index, jobs[index].failed(failure)
+                    error = CosmosEvalError(
+                        f"no result after {RETRIES} retries: {fault}; "
+                        f"see {submitted.job.paths.stderr}"
+                    )
+                    yield index, jobs[index].failed(error)
             time.sleep(_INTERVAL)
     finally:
         for submitted in running.values():
-            with suppress(OSError):  # no scancel
+            with suppress(OSError):  # scancel is not installed
                 submitted.job.cancel(check=False)
 
 
 class _Submitted:
-    """A job of SLURM's, and since when it has been preempted, which submitit takes for waiting."""
+    """A job that was submitted to SLURM.
+
+    submitit takes a preempted job for a waiting one. So the time of the preemption is kept here.
+    """
 
     def __init__(self, job: submitit.Job[list[Result]]) -> None:
         self.job = job
-        self._preempted_at: float | None = None
+        self._preempted_at: float | None = None  # in seconds of time.monotonic
 
     def has_ended(self) -> bool:
-        """Tell whether the job has ended, or is preempted and not queued again. Raises UsageError
-        where sacct prints no table."""
+        """Return whether the job has ended, or is preempted and not queued again.
+
+        Raises UsageError if the output of sacct is not a table of jobs.
+        """
         try:
             if self.job.done():
                 return True
             state = self.job.state
         except (KeyError, ValueError, IndexError) as error:
             output = (getattr(self.job.watcher, "_output", b"") or b"").decode(errors="replace")
-            first = output.partition("\n")[0][:200]
-            raise UsageError(f"--executor slurm: sacct prints no table of jobs: {first}") from error
+            first_line = output.partition("\n")[0][:200]
+            raise UsageError(
+                f"--executor slurm: sacct prints no table of jobs: {first_line}"
+            ) from error
         if state.upper() != _PREEMPTED:
             self._preempted_at = None
         elif self._preempted_at is None:
@@ -89,25 +99,30 @@ class _Submitted:
         return "" if error is None else str(error).partition("\n")[0]
 
     def _is_lost(self) -> bool:
-        since = self._preempted_at
-        return since is not None and time.monotonic() - since >= _REQUEUE_SECONDS
+        """Return whether the job was preempted so long ago that SLURM will not queue it again."""
+        if self._preempted_at is None:
+            return False
+        return time.monotonic() - self._preempted_at >= _REQUEUE_SECONDS
 
 
-def _submit(
-    executor: submitit.AutoExecutor, jobs: Sequence[Job]
-) -> list[submitit.Job[list[Result]]]:
-    """Submit jobs as an array. Raises UsageError if sbatch is missing, refuses or prints no id."""
+def _submit(executor: submitit.AutoExecutor, jobs: Sequence[Job]) -> list[_Submitted]:
+    """Submit jobs as an array.
+
+    Raises UsageError if sbatch is missing, refuses the jobs, or does not print their id.
+    """
     try:
-        with redirect_stderr(StringIO()):  # what sbatch prints there is in the error
-            return executor.map_array(run_remote, jobs)
+        with redirect_stderr(StringIO()):  # the error has the text that sbatch prints there
+            submitted_jobs = executor.map_array(run_remote, jobs)
     except (FailedSubmissionError, FailedJobError, OSError) as error:
         reason = str(error).strip().partition("\n")[0] or "it failed without a message"
         raise UsageError(f"--executor slurm: sbatch: {reason}") from error
+    return [_Submitted(job) for job in submitted_jobs]
 
 
-def _executor(job: Job, cluster: str) -> submitit.AutoExecutor:
+def _make_executor(job: Job, cluster: str) -> submitit.AutoExecutor:
+    """Return submitit's executor, whose files are beside the results of the job."""
+    assert job.output is not None  # only jobs that store their results run on a cluster
     try:
-        assert job.output is not None
         executor = submitit.AutoExecutor(job.output / _FOLDER, cluster=cluster)
     except RuntimeError as error:
         raise UsageError(f"--executor slurm: {error}") from error

@@ -513,7 +513,7 @@ def test_existing_results_are_compared_with_the_weights_of_a_folder(
     file = sorted(folder.glob("*.safetensors"))[-1]
     spoil(file, lambda s: s.update({name: x + 1 for name, x in s.items()}))
     (preview,) = json.loads(command(*run, "--dry-run", "--json").out)
-    assert "is of other weights than" in preview["result_fault"]
+    assert "was measured with other weights than" in preview["result_fault"]
     assert preview["embeddings_kept"] == {}
 
 

@@ -101,7 +101,10 @@ def test_a_changed_file_is_measured_again(own, tmp_path, photos):
     assert existing.row is not None
     own(shift="1")
     (existing,) = existing_results(plan, tmp_path / "out").values()
-    assert str(existing.error) == f"{path} is of other code than {tmp_path / 'mine.py'} now holds"
+    assert (
+        str(existing.error)
+        == f"{path} was measured with other code than {tmp_path / 'mine.py'} has now"
+    )
 
 
 def test_in_a_suite_a_file_is_relative_to_the_suite(tmp_path):
@@ -141,7 +144,7 @@ def test_arguments_of_the_function(own, tmp_path, photos):
     assert all(one.error is None for one in existing_results(plan, tmp_path / "out").values())
     file.write_bytes(b"2")
     for one in existing_results(plan, tmp_path / "out").values():
-        assert "is of other code than" in str(one.error)
+        assert "was measured with other code than" in str(one.error)
 
 
 def test_values_of_arguments():

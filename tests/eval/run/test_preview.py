@@ -88,7 +88,7 @@ def test_a_result_of_weights_that_the_file_no_longer_holds_is_none(tmp_path):
     plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"])
     found = existing_results(plan, tmp_path)[SCENES]
     assert found.row is None
-    assert "is of other weights than" in str(found.error)
+    assert "was measured with other weights than" in str(found.error)
 
 
 def test_cached_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
