@@ -249,8 +249,14 @@ def test_neither_batch_size_nor_autocast_changes_what_is_measured(timm_name: str
         (("--attention", "proxy"), "go together"),
         (("--attention", "proxy", "--auxiliary", "timm:no/no.pt"), "no such file no.pt"),
         (("--attention", "proxy", "--auxiliary", "vit"), "forms: timm:ARCH"),
-        (("--attention", "proxy", "--auxiliary", "timm:x", "--task", "cls"), "is a data set of task cls"),
-        (("--attention", "proxy", "--auxiliary", "timm:x", "--task", "all"), "localisation, and scenes-"),
+        (
+            ("--attention", "proxy", "--auxiliary", "timm:x", "--task", "cls"),
+            "is a data set of task cls",
+        ),
+        (
+            ("--attention", "proxy", "--auxiliary", "timm:x", "--task", "all"),
+            "localisation, and scenes-",
+        ),
     ],
 )
 def test_misuse(options: tuple[str, ...], message: str, command: Callable[..., Any]) -> None:
