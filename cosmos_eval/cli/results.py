@@ -115,7 +115,6 @@ def leaderboard(
     only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
     if only_score and (datasets or protocols or metrics):
         raise UsageError("--datasets, --protocols and --metrics need --members with --suite")
-    from cosmos_eval.results.labels import repeats_of, warnings_of
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
@@ -148,20 +147,23 @@ def leaderboard(
     board = Leaderboard(
         entries, find_ties(entries, ties), facts=facts, suite=score, groups=means, view=view
     )
-    _write_board(board, format, output)
-    if format in ("csv", "json"):  # the other formats have the warnings below their tables
-        print_notes(warnings_of(results))
-    print_notes(repeats_of(results))
+    _write_board(board, results, format, output)
 
 
-def _write_board(board: Leaderboard, format: str, output: Path | None) -> None:
-    """Print a leaderboard in a format, or write it to a file."""
+def _write_board(
+    board: Leaderboard, results: Sequence[Stored], format: str, output: Path | None
+) -> None:
+    """Print a leaderboard in a format, or write it to a file; then print notes on its results."""
+    from cosmos_eval.results.labels import repeats_of, warnings_of
     from cosmos_eval.results.leaderboard.writers import WRITERS, to_texts
 
     if format == "table":
         print_tables(partial(to_texts, board), output)
     else:
         write_text(WRITERS[format](board), output)
+    if format in ("csv", "json"):  # the other formats have the warnings below their tables
+        print_notes(warnings_of(results))
+    print_notes(repeats_of(results))
 
 
 def _measured(entries: Sequence[Entry]) -> list[Entry]:
@@ -298,10 +300,10 @@ def compare(
     same_seeds: Annotated[bool, flag("--same-seeds", "Pair trainings by seed.", METHODS)] = False,
     plan: Annotated[bool, flag("--plan", "Show what more trainings find.", METHODS)] = False,
     difference: Annotated[
-        float, option("POINTS", "Of --plan: the true difference.", METHODS, min=0.001)
+        float, option("POINTS", "With --plan: the true difference.", METHODS, min=0.001)
     ] = 1.0,
     power: Annotated[
-        float, option("P", "Of --plan: probability to find it.", METHODS, min=0.5, max=0.99)
+        float, option("P", "With --plan: probability to find it.", METHODS, min=0.5, max=0.99)
     ] = 0.8,
     metrics: options.Metrics = None,
     decimals: options.Decimals = None,

@@ -105,18 +105,19 @@ def run(
             cache=None if no_cache else str(embeddings_folder()),
             distributed=distributed,
         )
+        datasets, models, names = dataset or (), model or (), name or ()
 
         def plan_run() -> Plan:
             if settings is not None:
-                specs = model_specs(model or (), name or (), arch, weights, trainings)
-                return tuned_plan(settings, dataset or (), specs, run_options, transfer=transfer)
+                specs = model_specs(models, names, arch, weights, trainings)
+                return tuned_plan(settings, datasets, specs, run_options, transfer=transfer)
             return make_plan(
                 suite=suite,
                 task=task,
-                datasets=dataset or (),
+                datasets=datasets,
                 families=protocol or (),
-                models=model or (),
-                names=name or (),
+                models=models,
+                names=names,
                 arch=arch,
                 weights=weights,
                 trainings=trainings,
@@ -134,10 +135,10 @@ def run(
         results = _execute(plan, output, existing, executor, keep_going=keep_going)
     if is_main_process():
         print_results(results, as_json=as_json, suite=suite)
-        failed = [result for result in results if result.error is not None]
+        n_failed = sum(result.error is not None for result in results)
         if suite is not None or keep_going:
-            _print_counts(results, existing, len(failed))
-        if failed:
+            _print_counts(results, existing, n_failed)
+        if n_failed:
             raise Exit(1)
 
 

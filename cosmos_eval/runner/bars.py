@@ -36,7 +36,7 @@ class _Bar:
         self._title = ""
 
     def watch(self, subject: str, step: Progress) -> None:
-        """Show how far a phase is, and its note; `subject` is a model and what it is used for."""
+        """Show how far a phase is, and its note; `subject` is a model and its data sets."""
         title = f"{subject}: {step.phase}"
         if step.note:
             self._tqdm.write(f"{subject}: {step.note}", file=sys.stderr)

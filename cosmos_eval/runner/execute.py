@@ -92,8 +92,8 @@ def execute(
 
     The output folders are checked first, then all data. With `keep_going`, failures are yielded as
     results with an error; results that failed for the same reason are yielded together. Without
-    it, the first error is raised. If several data sets cannot be opened, their failures are
-    yielded before UsageError is raised.
+    `keep_going`, the first error is raised. But if several data sets cannot be opened, all their
+    failures are yielded before UsageError is raised.
     """
     protocols = [
         protocol

@@ -213,7 +213,7 @@ def _choose_protocols(
         ]
         if not embedded:
             raise types.UsageError(
-                f"there is no embedded data set of task {task}: name one with --dataset"
+                f"task {task} has no embedded data set: name a data set with --dataset"
             )
         return embedded
     usual_family: list[str | None] = [None]

@@ -27,7 +27,7 @@ DataState = Literal[
 
 _MOST_HASHED_BYTES = 100_000_000  # larger files of weights are not hashed for a preview
 ROUGH = "rough: ViT-B/16 on two busy CPU cores, which a GPU leaves far behind"
-"""The basis of an estimate if there are no results to estimate from."""
+"""The basis of an estimate that does not follow from results."""
 
 
 class Preview(NamedTuple):

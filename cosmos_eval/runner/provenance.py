@@ -40,7 +40,10 @@ def make_row(
     seconds: Mapping[str, float],
     images_per_second: float | None,
 ) -> ResultRow:
-    """Return the record of a measurement; `part` is how much of an incomplete data set it is of."""
+    """Return the record of a measurement.
+
+    `part` says how much of an incomplete data set was measured; None for a complete one.
+    """
     provenance = _provenance(model.encoder, job, protocol, measurement, part, seconds)
     provenance["images_per_second"] = images_per_second
     return ResultRow(

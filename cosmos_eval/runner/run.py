@@ -80,7 +80,7 @@ class Worker:
 
 
 class LoadedModel:
-    """A model, and what is recorded of it.
+    """A model, and the facts that results record about it.
 
     Its facts are counted after the first measurement, which reports the faults of a user's model.
     """

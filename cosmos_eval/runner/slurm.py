@@ -28,7 +28,7 @@ _REQUEUE_SECONDS = 120
 
 
 def execute(jobs: Sequence[Job], watch: Watch, cluster: str = "slurm") -> Outcomes:
-    """Yield the results of jobs as they end. Raises UsageError if there is no SLURM.
+    """Yield the results of jobs as they end. Raises UsageError if SLURM is missing.
 
     `cluster` is a name of submitit's; `local` starts processes on this machine instead.
     """

@@ -131,7 +131,7 @@ def test_every_task_has_metrics_data_sets_and_an_embedded_one():
     assert known | {protocol.task for protocol in webdatasets().values()} == set(TASKS)
     assert {p.task for p in make_plan().protocols} == known - {"loc", "probe"}
     for name in of_hub:
-        with pytest.raises(UsageError, match=f"there is no embedded data set of task {name}"):
+        with pytest.raises(UsageError, match=f"task {name} has no embedded data set"):
             make_plan(task=name)
     for name in known:
         (embedded,) = make_plan(task=name).protocols
