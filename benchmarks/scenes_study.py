@@ -8,7 +8,6 @@ at any moment and goes on where it stopped: a training that RESULTS/runs.csv has
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import hashlib
 import itertools
@@ -50,7 +49,7 @@ from cosmos_core.utils.files import file_sha256, write_atomically
 from cosmos_eval import read_results
 from cosmos_eval.protocols.scenes import PROBE_IMAGES, scenes_protocols
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.types import Protocol, SegmentationProtocol
+from cosmos_eval.types import Protocol, SegmentationProtocol, yaml_fields
 
 ROOT = Path(__file__).parents[1]
 FULL, ABLATION = "scenes_cosmos", "scenes_small"
@@ -539,16 +538,15 @@ def render_held_out(folder: Path) -> None:
 def _description(protocol: Protocol) -> dict[str, Any]:
     """A protocol of the test scenes as a file of `cosmos-eval run --dataset`."""
     kinds = {"SegmentationProtocol": "seg", "RetrievalProtocol": "retrieval"}
-    known = type(protocol)
     fields = {
         item.name: getattr(protocol, item.name)
-        for item in dataclasses.fields(known)
-        if item.name not in known.NOT_IN_FILES and getattr(protocol, item.name) != item.default
+        for item in yaml_fields(type(protocol))
+        if getattr(protocol, item.name) != item.default
     }
     if isinstance(protocol, SegmentationProtocol):
         pairs = zip(protocol.class_names, protocol.queries, strict=True)
         fields["classes"] = [{"name": name, "queries": queries} for name, queries in pairs]
-    return {"kind": kinds.get(known.__name__, "cls"), **fields}
+    return {"kind": kinds.get(type(protocol).__name__, "cls"), **fields}
 
 
 def write(study: Study, runs: pd.DataFrame, results: Path) -> None:

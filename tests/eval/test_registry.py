@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Metric], None]:
 
     def to(task: str, metric: Metric) -> None:
         known = task_named(task)
-        more = replace(known, metrics=(*known.metrics, metric))
+        more = copy.copy(known)
+        more.__dict__.pop("by_name", None)
+        more.metrics = (*known.metrics, metric)
         load = tasks._load
         monkeypatch.setattr(tasks, "_load", lambda name: more if name == task else load(name))
 

@@ -10,7 +10,7 @@ from support.forging import seal
 from support.models import store
 
 import cosmos_eval
-from cosmos_eval.cli.overlap import _results_of
+from cosmos_eval.cli.overlap import _read_results
 from cosmos_eval.results import checked
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.store import result_paths
@@ -144,7 +144,7 @@ def test_they_are_not_compared(folder, command, change):
 def test_an_overlap_does_not_show_them(changed):
     folder, mark, _ = changed
     with pytest.raises(UsageError, match=rf"{STEM}\.json: {mark} \(`cosmos-eval verify`"):
-        _results_of(folder, "scenes-cls")
+        _read_results(folder, "scenes-cls")
 
 
 def test_a_run_measures_them_again(changed):

@@ -204,7 +204,7 @@ def test_settings_of_another_model_are_refused_unless_stated(tuned, halves, comm
     ("change", "fault"),
     [
         (lambda text: text.replace("csa", "naclip"), "was edited"),
-        (lambda text: "window: 3", "is no settings file"),
+        (lambda text: "window: 3", "is not a settings file"),
         (lambda text: "- 1", "must hold keys and values"),
     ],
 )
