@@ -30,7 +30,7 @@ called = set()
 def count(frame, event, argument):
     code = frame.f_code
     if event == "call" and code.co_filename.startswith(ROOTS) and "<" not in code.co_name:
-        called.add((code.co_filename, code.co_firstlineno, code.co_qualname))
+        called.add((code.co_filename, code.co_firstlineno, code.co_name))
 
 from cosmos_eval.cli.app import main
 threading.setprofile(count)
