@@ -96,11 +96,18 @@ class Stored:
     @property
     def row_words(self) -> list[str]:
         """The words that the label of the row has in brackets, without notes."""
-        identity, provenance = self.identity, self.row.provenance
-        words = identity.random_words
-        if provenance.get("map") != provenance.get("protocol_map"):
-            words.append(provenance["map"])
-        return [*words, *identity.variants]
+        words = self.identity.random_words
+        if self.map_kind:
+            words.append(self.map_kind)
+        return [*words, *self.identity.variants]
+
+    @property
+    def map_kind(self) -> str:
+        """The kind of attention map that was measured; empty if the protocol sets the kind."""
+        provenance = self.row.provenance
+        if provenance.get("map") == provenance.get("protocol_map"):
+            return ""
+        return str(provenance["map"])
 
     def is_called(self, name: str) -> bool:
         """Return whether a user may mean the model by its label, name or specification."""

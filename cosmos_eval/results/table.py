@@ -144,7 +144,7 @@ class Table(NamedTuple):
     heads: tuple[Head, ...]
     rows: tuple[tuple[Cell, ...], ...]
     # The number of first columns whose texts name a row; the other columns are values.
-    texts: int = 1
+    n_text_columns: int = 1
     notes: tuple[str, ...] = ()
     # The section of each row; empty for a table without sections.
     sections: tuple[str, ...] = ()
@@ -158,20 +158,21 @@ class Table(NamedTuple):
         """The groups of consecutive columns of values, with their numbers of columns; empty if no
         column has a group."""
         groups = []
-        for name, heads in groupby(self.heads[self.texts :], key=lambda head: head.group):
+        for name, heads in groupby(self.heads[self.n_text_columns :], key=lambda head: head.group):
             groups.append((name, len(list(heads))))
         return groups if any(name for name, _ in groups) else []
 
 
 def of_records(
-    records: Sequence[Mapping[str, Any]], *, section: Sequence[str] = (), texts: int = 1
+    records: Sequence[Mapping[str, Any]], *, section: Sequence[str] = (), n_text_columns: int = 1
 ) -> Table:
     """Return a table of records that have the same keys, without its empty columns.
 
-    The first keys are those in `section`, which become headings, then `texts` keys that name a row.
+    The first keys of a record are those in `section`. Their values become headings. The next
+    `n_text_columns` keys name a row, and the other keys are its values.
     """
     keys = list(records[0]) if records else []
-    name_keys = keys[: len(section) + texts]
+    name_keys = keys[: len(section) + n_text_columns]
     columns = []
     for key in keys:
         is_empty = all(record[key] in ("", None) for record in records)
@@ -186,7 +187,7 @@ def of_records(
         title="",
         heads=tuple(Head(key) for key in columns),
         rows=tuple(rows),
-        texts=sum(key in name_keys for key in columns),
+        n_text_columns=sum(key in name_keys for key in columns),
         sections=tuple(sections),
     )
 
@@ -249,7 +250,7 @@ def _with_number(cell: Cell, urls: Sequence[str]) -> Cell:
 
 def with_columns(table: Table, columns: range) -> Table:
     """Return a table with only some columns of values, and with the rows that have any of them."""
-    table_columns = [*range(table.texts), *columns]
+    table_columns = [*range(table.n_text_columns), *columns]
     heads = tuple(table.heads[column] for column in table_columns)
     rows, sections = [], []
     for index, row in enumerate(table.rows):
@@ -264,16 +265,16 @@ def transposed(table: Table) -> Table:
     """Return a table whose columns are the rows; groups of columns become sections of rows."""
     sections: tuple[str, ...] = ()
     if table.groups:
-        sections = tuple(head.group for head in table.heads[table.texts :])
+        sections = tuple(head.group for head in table.heads[table.n_text_columns :])
     heads = [Head("metric" if sections else "")]
     for row in table.rows:
-        names = [cell.text for cell in row[: table.texts] if cell.text]
+        names = [cell.text for cell in row[: table.n_text_columns] if cell.text]
         heads.append(Head(" ".join(names)))
     rows = []
-    for column in range(table.texts, len(table.heads)):
+    for column in range(table.n_text_columns, len(table.heads)):
         cells = [row[column] for row in table.rows]
         rows.append((Cell(table.heads[column].title), *cells))
-    return table._replace(heads=tuple(heads), rows=tuple(rows), texts=1, sections=sections)
+    return table._replace(heads=tuple(heads), rows=tuple(rows), n_text_columns=1, sections=sections)
 
 
 def without_sections(table: Table) -> Table:
@@ -287,7 +288,9 @@ def without_sections(table: Table) -> Table:
         rows.append((name, *row))
         former_section = section
     heads = (Head(table.section), *table.heads)
-    return table._replace(heads=heads, rows=tuple(rows), texts=table.texts + 1, sections=())
+    return table._replace(
+        heads=heads, rows=tuple(rows), n_text_columns=table.n_text_columns + 1, sections=()
+    )
 
 
 def to_markdown(table: Table) -> str:
@@ -298,7 +301,7 @@ def to_markdown(table: Table) -> str:
         words = [word for word in (head.group, head.title) if word]
         titles.append(text.markdown_text(" ".join(words)))
     rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
-    content = text.markdown_table(titles, rows, table.texts)
+    content = text.markdown_table(titles, rows, table.n_text_columns)
     notes = "".join(f"- {text.markdown_text(note)}\n" for note in table.notes)
     sections = [f"### {text.markdown_text(table.title)}\n", content, notes]
     return "\n".join(section for section in sections if section)

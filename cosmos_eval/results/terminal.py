@@ -90,7 +90,7 @@ def _layouts(table: Table, *, can_turn: bool) -> list[_Layout]:
         tables.append(transposed(table))
     layouts = [_Layout(form, False, _columns(form, stacked=False)) for form in tables]
     for form in tables:
-        if form.texts < len(form.heads):
+        if form.n_text_columns < len(form.heads):
             layouts.append(_Layout(form, True, _columns(form, stacked=True)))
     return layouts
 
@@ -112,7 +112,7 @@ def _columns(table: Table, *, stacked: bool) -> list[_Column]:
     """Return the columns of a table; of a stacked one without the names of rows."""
     columns = []
     for index, head in enumerate(table.heads):
-        is_name = index < table.texts
+        is_name = index < table.n_text_columns
         if is_name and stacked:
             continue
         cells = [row[index] for row in table.rows]
@@ -241,7 +241,7 @@ def _split(table: Table, width: int) -> list[Text]:
 
 def _narrow_tables(table: Table, width: int) -> Iterator[Table]:
     """Yield tables of as many columns of values as fit beside the names, at least one each."""
-    start = table.texts
+    start = table.n_text_columns
     n_columns = len(table.heads)
     for stop in range(start + 1, n_columns + 1):
         is_last = stop == n_columns
@@ -268,7 +268,7 @@ def _draw(layout: _Layout, width: int) -> Text:
             section = table.sections[index]
             lines += [[(line, "bold")] for line in _wrap(section, width)]
         if layout.stacked:
-            names = [cell.text for cell in row[: table.texts] if cell.text]
+            names = [cell.text for cell in row[: table.n_text_columns] if cell.text]
             indent = "  " if table.sections else ""
             for line in _wrap(", ".join(names), width - len(indent)):
                 lines.append([(indent + line, "")])

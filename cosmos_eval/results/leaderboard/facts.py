@@ -72,7 +72,7 @@ def model_table(entries: Iterable[Entry]) -> Table:
             record[title] = _text(name, facts.get(name))
         records.append(record)
     n_names = 2 if has_source else 1
-    table = of_records(records, texts=n_names + 1)
+    table = of_records(records, n_text_columns=n_names + 1)
     notes = _NOTES if has_source else _NOTES[:2]
     return table._replace(title="Models", notes=notes, label="models")
 

@@ -135,7 +135,7 @@ def group_table(
     """
     ordered = sorted(means, key=lambda mean: _position(mean, means, view.sort))
     table = of_records(
-        [mean.cells(view) for mean in ordered], section=section, texts=4 - len(section)
+        [mean.cells(view) for mean in ordered], section=section, n_text_columns=4 - len(section)
     )
     return table._replace(title="Groups of trainings (%)", notes=_NOTES, label="groups")
 

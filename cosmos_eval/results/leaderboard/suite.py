@@ -91,7 +91,7 @@ class SuiteScore(NamedTuple):
             title=f"Suite {self.suite.name}{unit}",
             heads=tuple(Head(title) for title in titles),
             rows=tuple(self._cells(row, view) for row in rows),
-            texts=len(names),
+            n_text_columns=len(names),
             notes=self.notes,
             label=f"suite-{self.suite.name}",
         )
