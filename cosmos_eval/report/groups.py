@@ -196,7 +196,7 @@ def _group_means(
                 metric=metric,
                 seeds=tuple(training_of(result.row).get("seed") for result in group_results),
                 values=tuple(moments.values[indices[group]].tolist()),
-                found=moments.mean(indices[group]),
+                estimate=moments.mean(indices[group]),
             )
 
 
@@ -255,7 +255,7 @@ def mean_lines(means: Sequence[GroupMean]) -> list[Line]:
         interval = mean.interval
         trainings = tuple(scale.place(value) for value in mean.values)
         low, high = scale.place(interval.low), scale.place(interval.high)
-        lines.append(Line(scale.place(mean.found.a), low, high, trainings))
+        lines.append(Line(scale.place(mean.estimate.a), low, high, trainings))
     return lines
 
 

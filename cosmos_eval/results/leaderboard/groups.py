@@ -36,13 +36,13 @@ class GroupMean(NamedTuple):
     seeds: tuple[int | None, ...]
     # The metric of each training.
     values: tuple[float, ...]
-    # The mean, as a difference from 0.
-    found: GroupDifference
+    # The estimate of the mean, as a difference from 0.
+    estimate: GroupDifference
 
     @property
     def seed_sd(self) -> float | None:
         """The standard deviation by seeds, which one training does not show."""
-        return self.found.groups[0].seed_sd
+        return self.estimate.groups[0].seed_sd
 
     @property
     def metric_record(self) -> Metric:
@@ -51,12 +51,12 @@ class GroupMean(NamedTuple):
     @property
     def loss(self) -> float:
         """The mean, negative if higher is better."""
-        return -self.found.a if self.metric_record.higher_is_better else self.found.a
+        return -self.estimate.a if self.metric_record.higher_is_better else self.estimate.a
 
     @property
     def interval(self) -> Interval:
         """The interval of the mean, within the values that the metric can have."""
-        return self.metric_record.within(self.found.interval())
+        return self.metric_record.within(self.estimate.interval())
 
     def cells(self, view: View) -> dict[str, str]:
         """Return a row of the table: percent for fractions, `-` for what one training lacks."""
@@ -67,20 +67,20 @@ class GroupMean(NamedTuple):
             "protocol": self.protocol,
             "metric": metric.label or self.metric,
             "trainings": str(len(self.seeds)),
-            "mean": shown_text(metric, self.found.a, view.decimals),
+            "mean": shown_text(metric, self.estimate.a, view.decimals),
             "seed sd": "-" if self.seed_sd is None else view.fixed(metric.factor * self.seed_sd),
-            "image se": view.fixed(metric.factor * self.found.image_error),
+            "image se": view.fixed(metric.factor * self.estimate.image_error),
             "95% interval": bounds(metric, interval, view.decimals) if view.intervals else "",
         }
 
     def record(self) -> dict[str, Any]:
         """Return the mean as JSON holds it, as a fraction."""
         record = self._asdict()
-        del record["found"]
+        del record["estimate"]
         record["trainings"] = len(self.seeds)
-        record["mean"] = self.found.a
+        record["mean"] = self.estimate.a
         record["seed_sd"] = self.seed_sd
-        record["image_error"] = self.found.image_error
+        record["image_error"] = self.estimate.image_error
         return record | self.interval._asdict()
 
 
@@ -121,7 +121,7 @@ def _means(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]:
                 metric=name,
                 seeds=seeds,
                 values=tuple(moments.values.tolist()),
-                found=moments.mean(np.arange(len(results))),
+                estimate=moments.mean(np.arange(len(results))),
             )
 
 

@@ -73,7 +73,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
     records = list(_entry_rows(leaderboard))
     for mean in leaderboard.groups or ():
         record = mean.record()
-        record |= {"model": mean.group, "value": mean.found.a, "source": "measured"}
+        record |= {"model": mean.group, "value": mean.estimate.a, "source": "measured"}
         records.append(record)
     columns = list(_CSV_COLUMNS)
     if leaderboard.suite is not None:
