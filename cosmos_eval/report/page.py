@@ -216,7 +216,7 @@ def _gallery_values(gallery: Gallery) -> dict[str, Any]:
 def _environment() -> Environment:
     """Return Jinja's environment with the filters and functions that templates use."""
     environment = html_templates("cosmos_eval.report", "templates")
-    environment.filters["step"] = _step
+    environment.filters["step"] = _bar_class
     environment.filters["breakable"] = _breakable
     environment.filters["signed"] = _signed
     environment.filters["task_name"] = _task_name
@@ -279,7 +279,7 @@ def _signed(number: float) -> str:
     return f"{number:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _step(percent: float | None) -> str:
+def _bar_class(percent: float | None) -> str:
     """Return the CSS class that draws a bar with a length in percent; empty for None."""
     if percent is None:
         return ""

@@ -39,7 +39,7 @@ class Stored:
 
     path: Path
     row: ResultRow
-    # Whether the record still has the hash that it holds of itself; None if it holds none.
+    # Whether the record still has the content whose hash it holds; None if it holds no hash.
     unchanged: bool | None = None
     # How the samples contradict the record, such as EDITED_SAMPLES; empty if they do not.
     contradiction: str = ""
@@ -47,8 +47,8 @@ class Stored:
     recomputed: bool = True
     # Hashes that tell models of one name apart, set by `distinguish`.
     notes: tuple[str, ...] = ()
-    # All names of the model if results call it by several, set by `distinguish`; the first is
-    # shown.
+    # All names of the model if its results have several, set by `distinguish`. Tables show the
+    # first one.
     names: tuple[str, ...] = ()
     # Words that tell several versions of one data set apart, set by `distinguish`.
     data_notes: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Stored:
 
     @property
     def fault(self) -> str:
-        """Why the result is neither ranked nor compared; empty if it is."""
+        """Why the result is not ranked and not compared; empty if it was not edited."""
         return EDITED_RECORD if self.unchanged is False else self.contradiction
 
     @property
@@ -120,7 +120,7 @@ class Stored:
 
     @property
     def cell(self) -> tuple[str, str, str]:
-        """The row, column and protocol of a table, in which no other result stands."""
+        """The row, the column and the protocol of the table that show the result."""
         return self.label, self.dataset, self.row.protocol
 
 
@@ -130,22 +130,25 @@ _MODEL_WITHOUT_NOTES = attrgetter("model_without_notes")
 def distinguish(results: Iterable[Stored]) -> list[Stored]:
     """Return the same results, labelled so that a label is one model and a model has one label.
 
-    A model that results call by several names is shown by the first of them, unless its results
-    contradict each other. If the weights, code or architecture behind one name differ, the label
-    has the hash of what differs. A data set whose files differ has several labels likewise.
+    If results have several names for one model, its label has the first of them, unless its results
+    contradict each other. If several models have one name, their labels have the hashes of what
+    differs, such as the weights. In the same way, versions of a data set get different labels.
     """
     return _with_notes(_with_names(_with_data_notes(list(results))))
 
 
 def _with_data_notes(results: list[Stored]) -> list[Stored]:
-    """Add notes that tell several versions of a data set apart: each field of `data_identity` that
-    has several values among the results on the same samples."""
+    """Return results with notes that tell versions of a data set apart.
+
+    A note names a field of `data_identity`, such as the revision, and its value. Only fields that
+    have several values among the results of a data set have notes.
+    """
     values: dict[tuple[object, ...], set[str]] = {}
     for result in results:
         for field, value in data_identity(result.row).items():
-            recorded = values.setdefault((*_samples_key(result.row), field), set())
+            field_values = values.setdefault((*_samples_key(result.row), field), set())
             if value and not result.is_edited:
-                recorded.add(value)
+                field_values.add(value)
     labelled_results = []
     for result in results:
         notes = []
@@ -167,8 +170,8 @@ def _with_names(results: list[Stored]) -> list[Stored]:
     """Add all names of a model to its results, if it has several and its results agree."""
     names: dict[str, tuple[str, ...]] = {}
     for sha256, model_results in _by_model(results).items():
-        model_names = _names(model_results)
-        if len(model_names) > 1 and _agree(model_results):
+        model_names = _names_by_preference(model_results)
+        if len(model_names) > 1 and _have_equal_repeats(model_results):
             names[sha256] = model_names
     named_results = []
     for result in results:
@@ -219,15 +222,28 @@ def _differing_components(results: Iterable[Stored]) -> dict[str, list[str]]:
     return differing
 
 
-def _names(results: Iterable[Stored]) -> tuple[str, ...]:
-    """Return the names of a model: given names before specifications, then the shortest first."""
-    names = {("name" not in result.row.model, result.identity.name) for result in results}
-    ordered = sorted(names, key=lambda item: (item[0], len(item[1]), item[1]))
-    return tuple(name for _, name in ordered)
+def _names_by_preference(results: Iterable[Stored]) -> tuple[str, ...]:
+    """Return the names that results have for their common model, the best one first.
+
+    Names that users gave come before specifications, and short names before long ones.
+    """
+    given_names = set()
+    specs = set()
+    for result in results:
+        names = given_names if "name" in result.row.model else specs
+        names.add(result.identity.name)
+    sorted_given_names = sorted(given_names, key=_length_and_text)
+    sorted_specs = sorted(specs, key=_length_and_text)
+    return (*sorted_given_names, *sorted_specs)
 
 
-def _agree(results: Iterable[Stored]) -> bool:
-    """Return whether all results of a model that belong into the same cell of a table are equal."""
+def _length_and_text(name: str) -> tuple[int, str]:
+    """Return the sort key by which short names come first."""
+    return len(name), name
+
+
+def _have_equal_repeats(results: Iterable[Stored]) -> bool:
+    """Return whether results of a model for the same cell of a table are always equal."""
     rows: dict[tuple[object, ...], ResultRow] = {}
     for result in results:
         cell = tuple(result.row_words), result.dataset, result.row.protocol
@@ -304,7 +320,7 @@ def _several_names_warnings(results: list[Stored]) -> list[str]:
     }
     unnamed_results = [result for result in results if not result.names]
     for model_results in _by_model(unnamed_results).values():
-        names = _names(model_results)
+        names = _names_by_preference(model_results)
         if len(names) > 1:
             consequences[names] = ", under which its results differ: each has a row of its own"
     return [

@@ -145,9 +145,10 @@ def _board(
 
 
 def columns_of(entry: Entry) -> list[Column]:
-    """Return the columns of an entry's numbers, without references that are 0.
+    """Return the columns that hold the numbers of an entry.
 
-    Tasks that are not installed here come last.
+    A reference metric, which only helps to read the others, has no column if it is 0. Tasks that
+    are not installed come last.
     """
     tasks = list(known_tasks())
     is_installed = entry.task in tasks
@@ -168,7 +169,10 @@ def columns_of(entry: Entry) -> list[Column]:
 def _number(
     entry: Entry | None, metric: str, ranked: Mapping[RankedNumber, Rank], decimals: int | None
 ) -> Number:
-    """Return an entry's number as text; empty without an entry that has the metric."""
+    """Return a number of an entry as text, with its marks.
+
+    It is empty without an entry, or if the entry lacks the metric.
+    """
     if entry is None or metric not in entry.metrics:
         return Number()
     rank = ranked.get((entry.key, metric), Rank())
@@ -189,7 +193,7 @@ def _number(
 def _notes(
     entries: Sequence[Entry], rows: Sequence[Row], ranked: Mapping[RankedNumber, Rank]
 ) -> Iterator[str]:
-    """Yield what readers must know of a table."""
+    """Yield the notes below a table: the meaning of its marks, then warnings on its results."""
     meanings = _meanings_of_numbers(rows, ranked) | _meanings_of_entries(entries)
     for name, meaning in MEANINGS.items():
         if name in meanings:
@@ -239,7 +243,7 @@ def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
 
 
 def _is_content_unknown(entries: Iterable[Entry]) -> bool:
-    """Return whether a column has several results of which one does not record its content."""
+    """Return whether a data set has several results, and one of them has no hash of its images."""
     contents_by_column: dict[str, list[str]] = {}
     for entry in entries:
         if entry.stored is not None:
@@ -249,7 +253,7 @@ def _is_content_unknown(entries: Iterable[Entry]) -> bool:
 
 
 def _condition_notes(entry: Entry) -> Iterator[str]:
-    """Yield a note for everything that the intervals of an entry's metrics are conditional on."""
+    """Yield a note for each choice that intervals of an entry take as given, such as prompts."""
     titles_by_condition: dict[str, list[str]] = {}
     for name, title in headlines_of(entry).items():
         condition = metric_of(entry.task, name).conditional_on
@@ -270,5 +274,5 @@ def _class_name_notes(entries: Iterable[Entry]) -> Iterator[str]:
         if error:
             errors[entry.dataset_name] = error
     if errors:
-        listed = ", ".join(f"{name} ({error})" for name, error in errors.items())
-        yield f"Class names with the published errors: {listed}."
+        dataset_errors = ", ".join(f"{name} ({error})" for name, error in errors.items())
+        yield f"Class names with the published errors: {dataset_errors}."

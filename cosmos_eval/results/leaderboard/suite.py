@@ -171,11 +171,12 @@ def suite_score(
     group were measured by different settings.
     """
     members = suite.members
-    results, published_rows = _results(members, entries), _published_rows(members, entries)
+    results = _results_by_model(members, entries)
+    published_rows = _published_rows(members, entries)
     if not results and not published_rows:
         raise UsageError(
             f"suite {suite.name}: no complete and unedited result of any member, which are "
-            f"{_listed(members)}"
+            f"{_names_of_members(members)}"
         )
     metric = metric_of(members[0].task, members[0].metrics[0])
     suite_means = SuiteMeans(results, read, by_group=by_group)
@@ -191,25 +192,25 @@ def suite_score(
         rows = [row._replace(common=common_means[row.model]) for row in rows]
     if by_group:
         rows = [row._replace(trainings=len(suite_means.groups[row.model])) for row in rows]
-    notes = list(_meanings(suite, common, is_ranked=len(means) > 1))
+    notes = list(_column_notes(suite, common, is_ranked=len(means) > 1))
     if by_group:
         notes += _GROUP_NOTES
     notes += warnings
     notes += [_incomplete_note(group, members, members_by_group[group]) for group in incomplete]
-    notes += _exceptions(members, results, entries)
+    notes += _exception_notes(members, results, entries)
     notes += [f"Published: {url}." for url in dict.fromkeys(row.url for row in published_rows)]
     rows += _sorted_by_mean(published_rows, metric)
     return SuiteScore(suite, metric, tuple(common), tuple(rows), tuple(notes), suite_means.clusters)
 
 
-def _results(
+def _results_by_model(
     members: Sequence[SuiteMember], entries: Iterable[Entry]
 ) -> dict[str, dict[SuiteMember, Stored]]:
-    """Return the measured results that count by model, in the order of the suite."""
-    ranked = [entry for entry in entries if entry.is_ranked and entry.stored]
+    """Return the results that count in the means, by model and member in the order of the suite."""
+    ranked_entries = [entry for entry in entries if entry.is_ranked and entry.stored]
     results: dict[str, dict[SuiteMember, Stored]] = {}
-    for model in sorted({entry.model for entry in ranked}):
-        model_entries = [entry for entry in ranked if entry.model == model]
+    for model in sorted({entry.model for entry in ranked_entries}):
+        model_entries = [entry for entry in ranked_entries if entry.model == model]
         for member in members:
             entry = entry_of(member, model_entries)
             if entry and entry.stored and all(name in entry.metrics for name in member.metrics):
@@ -294,14 +295,15 @@ class _Ranking:
     ) -> None:
         self._means = means
         self._differences = differences
-        self._sign = 1 if metric.higher_is_better else -1  # times a mean: greater is better
+        # A mean times this sign is greater for a better model.
+        self._sign = 1 if metric.higher_is_better else -1
         self._order = sorted(means, key=lambda name: (-self._sign * means[name].value, name))
 
     def rows(self, n_members: int, clusters: int) -> tuple[list[Row], list[str]]:
-        """Return the rows, and warnings of neighbours that may be equally good.
+        """Return the rows from the best mean down, and warnings of neighbours that may be equal.
 
-        Several rows have the ranks that they can have. `clusters` is the least number of clusters
-        that a member was resampled by.
+        If there are several rows, each has the ranks that it can have. `clusters` is the least
+        number of clusters that a member was resampled by.
         """
         rows = [Row(name, n_members, self._means[name]) for name in self._order]
         if len(rows) < 2:
@@ -332,17 +334,18 @@ class _Ranking:
         return self._differences.difference(name_b, name_a)
 
 
-def _listed(members: Iterable[SuiteMember]) -> str:
+def _names_of_members(members: Iterable[SuiteMember]) -> str:
+    """Return the members as text: `coco (karpathy), flickr30k (karpathy)`."""
     return ", ".join(f"{member.dataset} ({member.family})" for member in members)
 
 
-def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -> Iterator[str]:
-    """Yield what the columns of the table mean."""
+def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -> Iterator[str]:
+    """Yield notes on the meaning of the columns of the table."""
     members = suite.members
     yield f"Mean: over {_number_of_members(suite)} members, {'; '.join(_counted_metrics(members))}."
     weighted_members = [member for member in members if member.weight < 1]
     if weighted_members:
-        yield f"Counted in part, as several of them are one: {_listed(weighted_members)}."
+        yield f"Counted in part, as several of them are one: {_names_of_members(weighted_members)}."
     if suite.left_out:
         reasons = [f"{name}: {reason}" for name, reason in suite.left_out.items()]
         yield f"Left out: {'; '.join(reasons)}."
@@ -360,7 +363,7 @@ def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -
             "corrected for the number of pairs."
         )
     if common:
-        yield f"Common members ({len(common)} of {len(members)}): {_listed(common)}."
+        yield f"Common members ({len(common)} of {len(members)}): {_names_of_members(common)}."
 
 
 def _incomplete_note(
@@ -368,7 +371,7 @@ def _incomplete_note(
 ) -> str:
     """Return a note on the members that a group lacks."""
     missing = [member for member in members if member not in group_members]
-    return f"Not ranked: {group} lacks {_listed(missing)}."
+    return f"Not ranked: {group} lacks {_names_of_members(missing)}."
 
 
 def _number_of_members(suite: Suite) -> str:
@@ -378,27 +381,29 @@ def _number_of_members(suite: Suite) -> str:
 
 
 def _counted_metrics(members: Sequence[SuiteMember]) -> Iterator[str]:
-    """Yield the metrics that count with the members that they are counted of."""
+    """Yield texts that name metrics and the members whose means count these metrics."""
     for metrics in dict.fromkeys(member.metrics for member in members):
         metric_members = [member for member in members if member.metrics == metrics]
-        yield f"{' and '.join(metrics)} of {_listed(metric_members)}"
+        yield f"{' and '.join(metrics)} of {_names_of_members(metric_members)}"
 
 
-def _exceptions(
+def _exception_notes(
     members: Sequence[SuiteMember], results: Mapping[str, Results], entries: Sequence[Entry]
 ) -> Iterator[str]:
     """Yield notes on members that are not paired, and on results that do not count."""
     unpaired_members = []
     for member in members:
-        member_results = [r[member] for r in results.values() if member in r]
+        member_results = [
+            model_results[member] for model_results in results.values() if member in model_results
+        ]
         if len({sample_list(result) for result in member_results}) > 1:
             unpaired_members.append(member)
     if unpaired_members:
         reason = "lists of samples, or their content, differ or are not recorded"
-        yield f"Not paired, since {reason}: {_listed(unpaired_members)}."
-    sets = {(member.dataset, member.family) for member in members}
+        yield f"Not paired, since {reason}: {_names_of_members(unpaired_members)}."
+    member_sets = {(member.dataset, member.family) for member in members}
     for entry in entries:
         is_counted = entry.is_ranked or not entry.stored
-        if not is_counted and (entry.dataset_name, entry.protocol) in sets:
+        if not is_counted and (entry.dataset_name, entry.protocol) in member_sets:
             yield "Not counted: results of a part of the samples only, and edited ones."
             return

@@ -70,14 +70,14 @@ def to_csv(leaderboard: Leaderboard) -> str:
     """
     import pandas as pd
 
-    records = list(_entry_rows(leaderboard))
+    records = list(_csv_lines_of_entries(leaderboard))
     for mean in leaderboard.groups or ():
         record = mean.record()
         record |= {"model": mean.group, "value": mean.estimate.a, "source": "measured"}
         records.append(record)
     columns = list(_CSV_COLUMNS)
     if leaderboard.suite is not None:
-        records += _suite_rows(leaderboard.suite)
+        records += _csv_lines_of_suite(leaderboard.suite)
         columns += _SUITE_COLUMNS
     if leaderboard.groups is not None:
         columns += _GROUP_COLUMNS
@@ -89,7 +89,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
     return content
 
 
-def _entry_rows(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
+def _csv_lines_of_entries(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
     """Yield the lines of entries."""
     entries = sorted(leaderboard.entries, key=lambda entry: entry.key)
     ranks = rank_entries(entries, leaderboard.ties)
@@ -112,7 +112,7 @@ def _rank_columns(ranks: tuple[int, int] | None) -> dict[str, int | None]:
     return {"rank_low": low, "rank_high": high}
 
 
-def _suite_rows(score: SuiteScore) -> Iterator[dict[str, Any]]:
+def _csv_lines_of_suite(score: SuiteScore) -> Iterator[dict[str, Any]]:
     """Yield the lines of a suite: the means, then those over common members."""
     suite = score.suite
     for row in score.rows:
