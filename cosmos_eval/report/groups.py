@@ -242,7 +242,7 @@ def _test_cells(test: MetricTest) -> dict[str, str | None]:
 
 
 def mean_lines(means: Sequence[GroupMean]) -> list[Line]:
-    """Return the lines of means, on one scale per data set, protocol and metric."""
+    """Return the lines of means. Means of one data set, protocol and metric share a scale."""
     numbers_on_scale: dict[tuple[str, str, str], list[float]] = {}
     for mean in means:
         numbers = numbers_on_scale.setdefault((mean.dataset, mean.protocol, mean.metric), [])
@@ -260,7 +260,7 @@ def mean_lines(means: Sequence[GroupMean]) -> list[Line]:
 
 
 def difference_lines(tests: Sequence[MetricTest]) -> list[Line]:
-    """Return the lines of differences, on one scale per unit with zero in its middle."""
+    """Return the lines of differences. Each unit has one scale, with zero in its middle."""
     intervals = [test.difference.interval() for test in tests]
     largest: dict[str, float] = {}  # by unit
     for test, interval in zip(tests, intervals, strict=True):

@@ -82,14 +82,17 @@ def _column_ranges(table: Table) -> Iterator[range]:
     groups = _column_groups(table)
     if any(_group_width(table, group) > available for group in groups):
         groups = [[column] for group in groups for column in group]
-    start, used = table.n_text_columns, 0.0
+    range_start = table.n_text_columns
+    range_width = 0.0
     for group in groups:
-        width = _group_width(table, group)
-        if group[0] > start and used + width > available:
-            yield range(start, group[0])
-            start, used = group[0], 0.0
-        used += width
-    yield range(start, len(table.heads))
+        group_width = _group_width(table, group)
+        is_first_of_range = group[0] == range_start
+        if not is_first_of_range and range_width + group_width > available:
+            yield range(range_start, group[0])
+            range_start = group[0]
+            range_width = 0.0
+        range_width += group_width
+    yield range(range_start, len(table.heads))
 
 
 def _column_groups(table: Table) -> list[list[int]]:

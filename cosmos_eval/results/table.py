@@ -13,7 +13,8 @@ from cosmos_eval.results import text
 from cosmos_eval.types import UsageError, nearest
 
 T = TypeVar("T")
-BY_NAME, BY_RANK = "model", "rank"  # orders of leaderboards
+# Values of `View.sort` that sort leaderboards by name and by rank.
+BY_NAME, BY_RANK = "model", "rank"
 # A number with its interval, unit or p-value sign; a count such as `3 of 8`; or `-` for no number.
 _NUMBER = r"[<>+-]?\d[\d.,e+x%:/ \[\]-]*|\d[\d,]* of \d[\d,]*|-"
 
@@ -21,31 +22,39 @@ _NUMBER = r"[<>+-]?\d[\d.,e+x%:/ \[\]-]*|\d[\d,]* of \d[\d,]*|-"
 class View(NamedTuple):
     """The rows, columns and marks that tables show."""
 
-    # Patterns for the rows and columns that are shown, in their order; empty for all models, data
-    # sets and protocols, and for the headline metrics.
+    # Patterns of the models that are shown, in this order; empty for all models. The same holds for
+    # data sets and protocols.
     models: Sequence[str] = ()
     datasets: Sequence[str] = ()
     protocols: Sequence[str] = ()
+    # Patterns of the metrics that are shown; empty for the headline metrics of each task.
     metrics: Sequence[str] = ()
-    # Digits after the point; None for as many as is usual.
+    # Digits after the decimal point; None for the usual number of a metric's unit.
     decimals: int | None = None
     intervals: bool = True
     ranks: bool = False
-    # Whether the second best is underlined.
+    # Whether the second best number is underlined.
     second: bool = False
-    # The order of the rows: of leaderboards `model`, `rank` or a metric, of others a column.
+    # What rows are sorted by: `model`, `rank` or a metric in leaderboards, a column in other
+    # tables, empty for the usual order.
     sort: str = ""
     transpose: bool = False
-    # Whether the tables of single data sets are added to that of a suite.
+    # Whether the tables of single data sets follow the table of a suite.
     members: bool = False
 
     def fixed(self, value: float, sign: str = "") -> str:
-        """Return a number with the decimals of the view, or else with two."""
+        """Format a number with the decimals of the view, or two without any.
+
+        `sign` is "+" for a number that always has a sign.
+        """
         decimals = 2 if self.decimals is None else self.decimals
         return f"{value:{sign}.{decimals}f}"
 
     def change(self, title: str, value: float, ends: Iterable[float]) -> dict[str, str]:
-        """Return a difference as a column, with the ends of its interval if the view has them."""
+        """Return a difference as a column by its title, with its interval if the view shows it.
+
+        `ends` are the ends of the interval: {"change [95%]": "+1.20 [+0.50, +1.90]"}.
+        """
         if not self.intervals:
             return {title: self.fixed(value, "+")}
         low, high = (self.fixed(end, "+") for end in ends)
@@ -56,17 +65,23 @@ USUAL = View()
 
 
 def patterns(values: Iterable[str] | None) -> list[str]:
-    """Split the values of an option at commas outside brackets."""
-    split = []
+    """Split the values of an option at commas outside brackets.
+
+    Example: ["a (b, c), d", "e"] -> ["a (b, c)", "d", "e"].
+    """
+    stripped_patterns = []
     for value in values or ():
         for pattern in re.split(r",(?![^(]*\))", value):
             if pattern.strip():
-                split.append(pattern.strip())
-    return split
+                stripped_patterns.append(pattern.strip())
+    return stripped_patterns
 
 
 def require_known(kind: str, patterns: Iterable[str], known_names: Iterable[str]) -> None:
-    """Raise UsageError for a pattern that no known name matches; `kind` is the kind of name."""
+    """Raise UsageError for a pattern that no known name matches.
+
+    `kind` is the kind of names, such as "model", for the message.
+    """
     names = sorted(set(known_names))
     for pattern in patterns:
         if names and not any(fnmatchcase(name, pattern) for name in names):
@@ -87,9 +102,10 @@ def pattern_index(names: Iterable[str], patterns: Sequence[str]) -> int:
 def of_metrics(
     items: Sequence[T], patterns: Sequence[str], name: Callable[[T], str]
 ) -> tuple[T, ...]:
-    """Return the items whose metric, by `name`, matches a pattern, or all items without patterns.
+    """Return the items whose metric matches a pattern, or all items without patterns.
 
-    Raises UsageError for a pattern that no metric matches.
+    `name` returns the name of the metric of an item. Raises UsageError for a pattern that no metric
+    matches.
     """
     require_known("metric", patterns, [name(item) for item in items])
     if not patterns:
@@ -155,8 +171,10 @@ class Table(NamedTuple):
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """The groups of consecutive columns of values, with their numbers of columns; empty if no
-        column has a group."""
+        """The name of each group of columns, with its number of columns, from left to right.
+
+        The columns of texts have no group. Empty if no column of values has a group.
+        """
         groups = []
         for name, heads in groupby(self.heads[self.n_text_columns :], key=lambda head: head.group):
             groups.append((name, len(list(heads))))
@@ -214,7 +232,7 @@ def sorted_by(table: Table, column: str) -> Table:
 
 
 def _sort_key(text: str) -> tuple[float, str]:
-    """Return what sorts numbers from the least, then texts, then empty texts."""
+    """Return the sort key of a text: numbers from the least, then texts, then empty texts."""
     number = re.match(r"<?([+-]?[\d.]+(?:e-?\d+)?)", text)
     return float(number[1]) if number else math.inf, text or "\uffff"
 
@@ -225,8 +243,10 @@ def is_number(texts: Iterable[str]) -> bool:
 
 
 def numbered(tables: Sequence[Table]) -> list[Table]:
-    """Return tables in which texts with a URL have a number; the last table lists the URLs in its
-    notes."""
+    """Return tables with numbers in place of links: "CLIP [1]" for a text with a URL.
+
+    The notes of the last table list the URLs by their numbers.
+    """
     urls = sorted({cell.url for table in tables for row in table.rows for cell in row if cell.url})
     numbered_tables = []
     for table in tables:
@@ -262,7 +282,7 @@ def with_columns(table: Table, columns: range) -> Table:
 
 
 def transposed(table: Table) -> Table:
-    """Return a table whose columns are the rows; groups of columns become sections of rows."""
+    """Return a table with rows and columns exchanged. Groups of columns become sections of rows."""
     sections: tuple[str, ...] = ()
     if table.groups:
         sections = tuple(head.group for head in table.heads[table.n_text_columns :])
@@ -278,7 +298,10 @@ def transposed(table: Table) -> Table:
 
 
 def without_sections(table: Table) -> Table:
-    """Return a table whose sections are its first column, in which each is named once."""
+    """Return a table in which sections are the first column instead of headings.
+
+    Only the first row of a section has its name. A table without sections stays as it is.
+    """
     if not table.sections:
         return table
     rows = []

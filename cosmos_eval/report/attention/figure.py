@@ -27,7 +27,8 @@ OPACITY = 0.6
 
 # Lengths are in pixels of the SVG, 72 to an inch. A PNG has 108 pixels to an inch.
 _DPI = 108
-_MARGIN, _GAP, _ROW_GAP, _WIDTH = 20, 12, 18, 940
+_MARGIN, _GAP, _ROW_GAP = 20, 12, 18
+_WIDTH = 940  # of all panels of a line together, unless this makes them too small
 _LEAST_PANEL, _LARGEST_PANEL = 180, 340  # the side of a panel
 _MAPS_PER_LINE = 4  # beside an image
 _ROWS_PER_HEADING = 8
@@ -312,15 +313,16 @@ def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
 
 def _draw_rows(rows: Sequence[Row], file_format: str) -> tuple[bytes, dict[str, str]]:
     """Draw all rows and a legend of their colours; return the file and its titles by element id."""
-    lines_of_row = [_map_lines(row.looks) for row in rows]
-    n_columns = 1 + max(len(line) for line in lines_of_row[0])
-    side = (_WIDTH - _GAP * (n_columns - 1)) / n_columns
-    panel = min(max(side, _LEAST_PANEL), _LARGEST_PANEL)
-    width = n_columns * panel + _GAP * (n_columns - 1)
+    map_lines_of_rows = [_map_lines(row.looks) for row in rows]
+    n_columns = 1 + max(len(line) for line in map_lines_of_rows[0])  # the image, then maps
+    gaps = _GAP * (n_columns - 1)
+    fitting_panel = (_WIDTH - gaps) / n_columns
+    panel = min(max(fitting_panel, _LEAST_PANEL), _LARGEST_PANEL)
+    width = n_columns * panel + gaps
     with plain_style(_STYLE):
         sheet = _Sheet()
         y = float(_MARGIN)
-        for number, (row, lines) in enumerate(zip(rows, lines_of_row, strict=True)):
+        for number, (row, lines) in enumerate(zip(rows, map_lines_of_rows, strict=True)):
             has_headings = number % _ROWS_PER_HEADING == 0 or len(lines) > 1
             y = _draw_row(sheet, y, row, lines, panel, has_headings)
             y = _draw_captions(sheet, y, row, width) + _ROW_GAP
@@ -360,9 +362,10 @@ def _draw_row(
     panel: float,
     has_headings: bool,
 ) -> float:
-    """Draw the image of a row and its maps in lines; return the lower edge.
+    """Draw the image of a row on the left and its maps beside it; return the lower edge.
 
-    `panel` is the longest side of every image. Only the first line has the image on its left.
+    `lines` are the maps by line. `panel` is the longest side of every image in pixels. Lines after
+    the first one leave the place of the image empty.
     """
     for number, line in enumerate(lines):
         left_edges = [_MARGIN + (panel + _GAP) * column for column in range(1, len(line) + 1)]

@@ -138,7 +138,7 @@ class SegmentationSource(ResultSource):
                     saved_maps.append((image, _read_saved_map(file)))
                 except UsageError as error:
                     self.notes.append(str(error))
-        if not self._keep_measured(result, saved_maps):
+        if not self._add_measured_maps(result, saved_maps):
             self.notes.append(f"{folder}: not the label maps that {result.model} was measured with")
 
     def _saved_maps_folder(self, predictions: Path, result: SampledResult) -> Path:
@@ -166,16 +166,19 @@ class SegmentationSource(ResultSource):
         )
         samples = [image.sample for image in images]
         maps = predictions(encoder, self._protocol_of(result), samples, options)
-        if not self._keep_measured(result, list(zip(images, maps, strict=True))):
+        if not self._add_measured_maps(result, list(zip(images, maps, strict=True))):
             self._models_that_differ.add(result.model)
 
-    def _keep_measured(
+    def _add_measured_maps(
         self, result: SampledResult, maps: Sequence[tuple[LabelledImage, Label]]
     ) -> bool:
-        """Keep the label maps that were measured, as small as drawn; return whether all were."""
+        """Add the label maps that give the measured pixel counts, in the size that is drawn.
+
+        Returns whether all maps do.
+        """
         all_were_measured = True
         for image, classes in maps:
-            if _is_measured(classes, image, result, self.protocol):
+            if _gives_measured_counts(classes, image, result, self.protocol):
                 self._maps[result.model, image.number] = shrunk(classes)
             else:
                 all_were_measured = False
@@ -228,10 +231,10 @@ class _LabelMapRequest(Request):
 
 
 def choose_images(results: Sequence[Samples]) -> list[int]:
-    """Choose a few images that all results have, by their share of right pixels.
+    """Return the indices of a few images that all results have, by their pixel accuracy.
 
-    If there are several results, the image on which they differ most comes first. Then come a
-    typical, a poor and a good image by the mean of all results. Returns indices.
+    If there are several results, the first image is the one on which their accuracies differ most.
+    Then come a typical, a poor and a good image by the mean accuracy of all results.
     """
     n_images = min(len(samples[NAME]) for samples in results)
     accuracies = np.stack(
@@ -253,10 +256,13 @@ def choose_images(results: Sequence[Samples]) -> list[int]:
     return [int(labelled[index]) for index in dict.fromkeys(chosen)]
 
 
-def _is_measured(
+def _gives_measured_counts(
     classes: Label, image: LabelledImage, result: SampledResult, protocol: SegmentationProtocol
 ) -> bool:
-    """Return whether predicted classes give the image's stored pixel counts, up to rounding."""
+    """Return whether predicted classes (H, W) give the pixel counts that a result stores.
+
+    The counts may differ by the share of pixels that rounding moves at borders of classes.
+    """
     n_classes = len(protocol.class_names)
     if classes.shape != image.label.shape or classes.max() >= n_classes:
         return False
@@ -265,7 +271,7 @@ def _is_measured(
     stored_counts = np.zeros(n_classes**2, np.int64)
     stored_counts[samples["pair"][is_of_image]] = samples["pixels"][is_of_image]
     counts = confusion(image.label, classes, n_classes, protocol.ignore_index).ravel()
-    # A pixel of another class is one too few in a count and one too many in another.
+    # A pixel with another class lowers one count by 1 and raises another one by 1.
     differing_pixels = np.abs(stored_counts - counts).sum() / 2
     tolerance = _TOLERANCE[result.row.provenance["precision"]]
     return bool(differing_pixels <= tolerance * counts.sum())

@@ -58,13 +58,15 @@ class Column(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A number of a table as text, with its marks; all empty if it is unknown."""
+    """A number of a table as text, with its marks. All fields are empty if it is unknown."""
 
+    # Such as `67.1`.
     value: str = ""
-    # The interval in brackets.
+    # The interval in brackets: `[65.2, 69.0]`.
     interval: str = ""
-    # How far the interval reaches above and below the number.
+    # How far the interval reaches above and below the number, see `results.text.ends`.
     ends: tuple[str, ...] = ()
+    # Whether it is the best, or the second best, number of its column after rounding.
     best: bool = False
     second: bool = False
     # The mark of a tie with the best.
@@ -92,7 +94,7 @@ class Board(NamedTuple):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-    # Whether these are the results of other settings than the protocol's.
+    # Whether the results were measured with other settings than the protocol's, see `Entry.aside`.
     aside: bool = False
 
     @property
@@ -111,7 +113,7 @@ def boards(
     """Return one table per protocol, in alphabetical order.
 
     Results of other settings have a table of their own, after the table of their protocol. Numbers
-    have `decimals`, or as many as is usual.
+    have `decimals` digits after the point, or the usual number of digits without it.
     """
     entries_by_board: dict[tuple[str, bool], list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.key):
@@ -125,7 +127,10 @@ def boards(
 def _board(
     protocol: str, aside: bool, entries: Sequence[Entry], ties: Ties, decimals: int | None
 ) -> Board:
-    """Return the table of the entries of a protocol, which are sorted by their keys."""
+    """Return the table of the entries of a protocol.
+
+    `entries` are sorted by their keys, and rows keep this order.
+    """
     columns = sorted({column for entry in entries for column in columns_of(entry)})
     ranked = rank_entries(entries, ties, decimals)
     entries_by_key = {entry.key: entry for entry in entries}

@@ -41,7 +41,7 @@ class GroupMean(NamedTuple):
 
     @property
     def seed_sd(self) -> float | None:
-        """The standard deviation by seeds, which one training does not show."""
+        """The standard deviation between seeds; None for one training, which does not show it."""
         return self.estimate.groups[0].seed_sd
 
     @property
@@ -59,7 +59,10 @@ class GroupMean(NamedTuple):
         return self.metric_record.within(self.estimate.interval())
 
     def cells(self, view: View) -> dict[str, str]:
-        """Return a row of the table: percent for fractions, `-` for what one training lacks."""
+        """Return a row of the table by column title, with fractions in percent.
+
+        The standard deviation between seeds is `-` for a single training.
+        """
         metric, interval = self.metric_record, self.interval._asdict()
         return {
             "group": self.group,
@@ -85,7 +88,9 @@ class GroupMean(NamedTuple):
 
 
 def group_means(entries: Iterable[Entry]) -> list[GroupMean]:
-    """Return headline metrics by group of trainings; a model without a group is its own group.
+    """Return the means of headline metrics by group of trainings and data set.
+
+    A model that states no group is a group of its own.
 
     Raises UsageError for a training that occurs twice, if the trainings of a group were measured by
     different settings, and for samples that are missing or do not give the metrics.
@@ -128,10 +133,10 @@ def _means(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]:
 def group_table(
     means: Sequence[GroupMean], view: View = USUAL, section: Sequence[str] = ()
 ) -> Table:
-    """Return the table of groups, with percent for fractions.
+    """Return the table of groups of trainings, with fractions in percent.
 
-    Groups are sorted by data set, then by name or as `view.sort` says. The columns that `section`
-    names become headings.
+    Rows are sorted by data set, then by name or by `view.sort`. The values of the columns that
+    `section` names become headings.
     """
     ordered = sorted(means, key=lambda mean: _position(mean, means, view.sort))
     table = of_records(
@@ -143,21 +148,21 @@ def group_table(
 def _position(
     mean: GroupMean, means: Sequence[GroupMean], sort: str
 ) -> tuple[str, str, float, str]:
-    """Return the position of a group's metric: by data set, then from the best group down.
+    """Return the sort key of a row: by protocol and data set, then from the best group down.
 
-    Groups are compared by the number of better groups, in the mean over all metrics if `sort` is
-    the order by rank, or in the metric that it names. Otherwise they are in order of name.
+    If rows are sorted by rank, the place of a group is the number of better groups, in the mean
+    over all metrics. If they are sorted by a metric, it is the number of better groups in this
+    metric. Otherwise groups are in the order of their names.
     """
-    same_data = [
+    means_on_data_set = [
         other for other in means if (other.protocol, other.dataset) == (mean.protocol, mean.dataset)
     ]
     counts = []
-    for group_mean in same_data:
+    for group_mean in means_on_data_set:
         if group_mean.group == mean.group and sort in (BY_RANK, group_mean.metric):
-            better = [
-                other
-                for other in same_data
-                if other.metric == group_mean.metric and other.loss < group_mean.loss
-            ]
-            counts.append(len(better))
+            n_better = sum(
+                other.metric == group_mean.metric and other.loss < group_mean.loss
+                for other in means_on_data_set
+            )
+            counts.append(n_better)
     return mean.protocol, mean.dataset, fmean(counts) if counts else 0.0, mean.group

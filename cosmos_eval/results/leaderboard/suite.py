@@ -164,7 +164,9 @@ def suite_score(
     *,
     by_group: bool = False,
 ) -> SuiteScore:
-    """Return the table of a suite, of models or of groups of trainings.
+    """Return the table of a suite, with one row per model.
+
+    With `by_group`, trainings of one group share a row.
 
     Raises UsageError if no model has a number of any member, for samples that are missing or do not
     give the metrics of their result, for a training that occurs twice, and if the trainings of a
@@ -184,23 +186,33 @@ def suite_score(
     means, differences = suite_means.over(members, metric)
     ranking = _Ranking(means, metric, differences)
     rows, warnings = ranking.rows(len(members), suite_means.clusters)
-    incomplete = sorted(members_by_group.keys() - means.keys())
-    rows += [Row(group, len(members_by_group[group])) for group in incomplete]
-    common = _common_members(members, members_by_group) if incomplete else []
+    incomplete_groups = sorted(members_by_group.keys() - means.keys())
+    rows += [Row(group, len(members_by_group[group])) for group in incomplete_groups]
+    common = _common_members(members, members_by_group) if incomplete_groups else []
     if common:
         common_means, _ = suite_means.over(common, metric)
         rows = [row._replace(common=common_means[row.model]) for row in rows]
     if by_group:
         rows = [row._replace(trainings=len(suite_means.groups[row.model])) for row in rows]
+    rows += _sorted_by_mean(published_rows, metric)
+
     notes = list(_column_notes(suite, common, is_ranked=len(means) > 1))
     if by_group:
         notes += _GROUP_NOTES
     notes += warnings
-    notes += [_incomplete_note(group, members, members_by_group[group]) for group in incomplete]
+    for group in incomplete_groups:
+        notes.append(_incomplete_note(group, members, members_by_group[group]))
     notes += _exception_notes(members, results, entries)
-    notes += [f"Published: {url}." for url in dict.fromkeys(row.url for row in published_rows)]
-    rows += _sorted_by_mean(published_rows, metric)
-    return SuiteScore(suite, metric, tuple(common), tuple(rows), tuple(notes), suite_means.clusters)
+    for url in dict.fromkeys(row.url for row in published_rows):
+        notes.append(f"Published: {url}.")
+    return SuiteScore(
+        suite=suite,
+        metric=metric,
+        common=tuple(common),
+        rows=tuple(rows),
+        notes=tuple(notes),
+        clusters=suite_means.clusters,
+    )
 
 
 def _results_by_model(
@@ -312,18 +324,18 @@ class _Ranking:
         draws = [self._sign * self._means[name].drawn for name in self._order]
         gain = None if self._differences is None else self._gain
         standings = suites.standings(values, draws, clusters, gain)
-        neighbours = []
+        tied_neighbours = []
         for index, standing in enumerate(standings):
             rows[index] = rows[index]._replace(ranks=standing.ranks, p_next=standing.p_next)
             if index + 1 in standing.tied:
                 names = f"{self._order[index]}, {self._order[index + 1]}"
-                neighbours.append(f"{index + 1} and {index + 2} ({names})")
+                tied_neighbours.append(f"{index + 1} and {index + 2} ({names})")
         warning = (
             "Warning: neighbours that cannot be told apart, since the interval of the paired "
             "difference, corrected for the number of pairs, covers 0: "
-            f"ranks {'; '.join(neighbours)}."
+            f"ranks {'; '.join(tied_neighbours)}."
         )
-        return rows, [warning] if neighbours else []
+        return rows, [warning] if tied_neighbours else []
 
     def _gain(self, a: int, b: int) -> GroupDifference:
         """Return by how much the group at index `a` is better than the group at index `b`."""
@@ -393,10 +405,11 @@ def _exception_notes(
     """Yield notes on members that are not paired, and on results that do not count."""
     unpaired_members = []
     for member in members:
-        member_results = [
-            model_results[member] for model_results in results.values() if member in model_results
-        ]
-        if len({sample_list(result) for result in member_results}) > 1:
+        sample_lists = set()
+        for model_results in results.values():
+            if member in model_results:
+                sample_lists.add(sample_list(model_results[member]))
+        if len(sample_lists) > 1:
             unpaired_members.append(member)
     if unpaired_members:
         reason = "lists of samples, or their content, differ or are not recorded"

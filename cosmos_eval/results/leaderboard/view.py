@@ -281,7 +281,11 @@ class _TaskTable:
         these columns come last.
         """
         sort = self.view.sort
-        columns = [c for c in self.columns if sort in (BY_RANK, c.column.metric)]
+        columns = [
+            table_column
+            for table_column in self.columns
+            if sort in (BY_RANK, table_column.column.metric)
+        ]
         losses_by_column = [self._losses(column) for column in columns]
 
         def position(name: _RowName) -> tuple[float, int, _RowName]:
