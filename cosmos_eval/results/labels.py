@@ -169,7 +169,7 @@ def _samples_key(row: ResultRow) -> tuple[object, ...]:
 def _with_names(results: list[Stored]) -> list[Stored]:
     """Add all names of a model to its results, if it has several and its results agree."""
     names: dict[str, tuple[str, ...]] = {}
-    for sha256, model_results in _by_model(results).items():
+    for sha256, model_results in _group_by_model(results).items():
         model_names = _names_by_preference(model_results)
         if len(model_names) > 1 and _have_equal_repeats(model_results):
             names[sha256] = model_names
@@ -195,12 +195,14 @@ def _with_notes(results: list[Stored]) -> list[Stored]:
     return noted_results
 
 
-def _by_model(results: Iterable[Stored]) -> dict[str, list[Stored]]:
+def _group_by_model(results: Iterable[Stored]) -> dict[str, list[Stored]]:
     """Group the results that are not edited by the hash of their model."""
-    return _grouped(results, attrgetter("identity.sha256"))
+    return _group_unedited(results, attrgetter("identity.sha256"))
 
 
-def _grouped(results: Iterable[Stored], key: Callable[[Stored], str]) -> dict[str, list[Stored]]:
+def _group_unedited(
+    results: Iterable[Stored], key: Callable[[Stored], str]
+) -> dict[str, list[Stored]]:
     """Group the results that are not edited by a key."""
     groups: dict[str, list[Stored]] = {}
     for result in results:
@@ -212,7 +214,7 @@ def _grouped(results: Iterable[Stored], key: Callable[[Stored], str]) -> dict[st
 def _differing_components(results: Iterable[Stored]) -> dict[str, list[str]]:
     """Return, for each label that models may share, the components in which these models differ."""
     differing = {}
-    for label, label_results in _grouped(results, _MODEL_WITHOUT_NOTES).items():
+    for label, label_results in _group_unedited(results, _MODEL_WITHOUT_NOTES).items():
         hashes = [component_hashes(result.row) for result in label_results]
         differing[label] = [
             component
@@ -247,12 +249,12 @@ def _have_equal_repeats(results: Iterable[Stored]) -> bool:
     rows: dict[tuple[object, ...], ResultRow] = {}
     for result in results:
         cell = tuple(result.row_words), result.dataset, result.row.protocol
-        if not _is_same(rows.setdefault(cell, result.row), result.row):
+        if not _have_same_metrics(rows.setdefault(cell, result.row), result.row):
             return False
     return True
 
 
-def _is_same(first: ResultRow, second: ResultRow) -> bool:
+def _have_same_metrics(first: ResultRow, second: ResultRow) -> bool:
     """Return whether two results have the same metrics on the same samples."""
     if (first.metrics, first.n_samples) != (second.metrics, second.n_samples):
         return False
@@ -273,7 +275,7 @@ def distinct(results: Iterable[Stored]) -> list[Stored]:
     distinct_results: dict[tuple[str, str, str], Stored] = {}
     for result in results:
         first = distinct_results.setdefault(result.cell, result)
-        if not _is_same(first.row, result.row):
+        if not _have_same_metrics(first.row, result.row):
             cell = f"{result.label} on {result.row.dataset} ({result.row.protocol})"
             files = f" {first.path} and {result.path}"
             has_files = first.path.name and result.path.name
@@ -300,14 +302,14 @@ def warnings_of(results: Iterable[Stored]) -> list[str]:
 
 def _shared_name_warnings(results: list[Stored]) -> list[str]:
     """Return a line for each name that several models share."""
-    results_by_label = _grouped(results, _MODEL_WITHOUT_NOTES)
+    results_by_label = _group_unedited(results, _MODEL_WITHOUT_NOTES)
     components = _differing_components(result for result in results if result.notes)
     lines = []
     for label, differing in sorted(components.items()):
         if differing:
-            count = len(_by_model(results_by_label[label]))
+            n_models = len(_group_by_model(results_by_label[label]))
             lines.append(
-                f"{count} models are called {label}: their {' and '.join(differing)} "
+                f"{n_models} models are called {label}: their {' and '.join(differing)} "
                 "differ, and each has a row of its own"
             )
     return lines
@@ -319,7 +321,7 @@ def _several_names_warnings(results: list[Stored]) -> list[str]:
         result.names: f", and is called {result.names[0]}" for result in results if result.names
     }
     unnamed_results = [result for result in results if not result.names]
-    for model_results in _by_model(unnamed_results).values():
+    for model_results in _group_by_model(unnamed_results).values():
         names = _names_by_preference(model_results)
         if len(names) > 1:
             consequences[names] = ", under which its results differ: each has a row of its own"
@@ -341,23 +343,23 @@ def _edit_warnings(results: list[Stored]) -> list[str]:
 
 def _not_recomputed_warnings(results: list[Stored]) -> list[str]:
     """Return a line on the results whose metrics were not recomputed, if there are any."""
-    count = sum(not result.recomputed for result in results)
-    if count == 0:
+    n_unchecked = sum(not result.recomputed for result in results)
+    if n_unchecked == 0:
         return []
     return [
-        f"the metrics of {count:,} of {len(results):,} results, whose samples are large, "
+        f"the metrics of {n_unchecked:,} of {len(results):,} results, whose samples are large, "
         "were not recomputed: `cosmos-eval verify` does"
     ]
 
 
 def repeats_of(results: Iterable[Stored]) -> list[str]:
-    """Return a line on the results that `distinct` leaves out, if there are any."""
+    """Return a line with the number of results that `distinct` leaves out; empty without any."""
     cells = [result.cell for result in results]
-    count = len(cells) - len(set(cells))
-    if count == 0:
+    n_repeats = len(cells) - len(set(cells))
+    if n_repeats == 0:
         return []
     return [
-        f"left out: {count} results that repeat another one of the same model, data set and "
+        f"left out: {n_repeats} results that repeat another one of the same model, data set and "
         "protocol"
     ]
 

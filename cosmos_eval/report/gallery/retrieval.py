@@ -59,7 +59,7 @@ class Query(NamedTuple):
 
     direction: Direction
     # The index of the image or caption.
-    number: int
+    query_index: int
     # The measured rank of the first item that belongs to the query, from 1.
     rank: int
 
@@ -247,11 +247,11 @@ class _PairRescoring:
     def rescore(self, query: Query, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Replace the scores of a query's candidates, and rank them above all other items."""
         if query.direction == "image_to_text":
-            items = self._candidates.texts[query.number]
-            pair_scores = self._scores(np.full_like(items, query.number), items)
+            items = self._candidates.texts[query.query_index]
+            pair_scores = self._scores(np.full_like(items, query.query_index), items)
         else:
-            items = self._candidates.images[query.number]
-            pair_scores = self._scores(items, np.full_like(items, query.number))
+            items = self._candidates.images[query.query_index]
+            pair_scores = self._scores(items, np.full_like(items, query.query_index))
         # The other scores are cosines, which are at most 1.
         scores[items] = 2 + (pair_scores - pair_scores.min())
         return scores
@@ -271,9 +271,9 @@ def rank_items(
     not get the rank that was measured.
     """
     if query.direction == "image_to_text":
-        query_feature, items = images[query.number], texts
+        query_feature, items = images[query.query_index], texts
     else:
-        query_feature, items = texts[query.number], images
+        query_feature, items = texts[query.query_index], images
     # Sums are exact before they are rounded to float32, so that equal features score the same.
     scores = items.astype(np.float64) @ query_feature.astype(np.float64)
     if pair_scores is not None:
@@ -302,8 +302,8 @@ def _matching_items(
 ) -> NDArray[np.bool_]:
     """Return whether each item belongs to the query: each text, or each image."""
     if query.direction == "image_to_text":
-        return image_of_text == query.number
-    return np.arange(n_images) == image_of_text[query.number]
+        return image_of_text == query.query_index
+    return np.arange(n_images) == image_of_text[query.query_index]
 
 
 class _QueryDrawing(NamedTuple):
@@ -327,7 +327,7 @@ class _QueryDrawing(NamedTuple):
             protocol=row.protocol,
             direction=query.direction,
             rank=query.rank,
-            query=self._draw_item(canvas, query.number, is_image=query_is_image),
+            query=self._draw_item(canvas, query.query_index, is_image=query_is_image),
             expected=self._draw_item(canvas, items.best_match, is_image=not query_is_image),
             retrieved=[
                 self._draw_item(canvas, index, is_image=not query_is_image) for index in items.top

@@ -52,8 +52,8 @@ _TOLERANCE: dict[str, float] = {"fp32": 0.001, "amp": 0.02, "bf16": 0.02, "fp16"
 class LabelledImage(NamedTuple):
     """An image with its true label map."""
 
-    # The index among the samples of the data set.
-    number: int
+    # The index of the image among the samples of the data set.
+    sample_index: int
     sample: Sample
     # The true classes (H, W).
     label: Label
@@ -65,7 +65,7 @@ class SegmentationSource(ResultSource):
     def __init__(self, group: ResultGroup, options: RunOptions, predictions: Path | None) -> None:
         super().__init__(group, options)
         self._images: list[LabelledImage] = []
-        # Predicted label maps as drawn, by model and number of the image.
+        # Predicted label maps as drawn, by model and index of the image.
         self._maps: dict[tuple[str, int], Label] = {}
         # Models whose predictions are not all the measured ones.
         self._models_that_differ: set[str] = set()
@@ -77,7 +77,9 @@ class SegmentationSource(ResultSource):
             if predictions is not None:
                 self._read_saved_maps(predictions, result)
             missing = [
-                image for image in self._images if (result.model, image.number) not in self._maps
+                image
+                for image in self._images
+                if (result.model, image.sample_index) not in self._maps
             ]
             if missing:
                 self.requests.append(
@@ -179,7 +181,7 @@ class SegmentationSource(ResultSource):
         all_were_measured = True
         for image, classes in maps:
             if _gives_measured_counts(classes, image, result, self.protocol):
-                self._maps[result.model, image.number] = shrunk(classes)
+                self._maps[result.model, image.sample_index] = shrunk(classes)
             else:
                 all_were_measured = False
         return all_were_measured
@@ -213,8 +215,8 @@ class SegmentationSource(ResultSource):
         for turn, image in enumerate(self._images):
             maps = {}
             for model in models:
-                if (model, image.number) in self._maps:
-                    maps[model] = self._maps[model, image.number]
+                if (model, image.sample_index) in self._maps:
+                    maps[model] = self._maps[model, image.sample_index]
             yield Candidate(turn, _LabelMapDrawing(protocol, image, maps).draw)
 
 
@@ -267,7 +269,8 @@ def _gives_measured_counts(
     if classes.shape != image.label.shape or classes.max() >= n_classes:
         return False
     samples = result.samples
-    is_of_image = samples["image"] == image.number
+    # Results store the pixels of each pair of true and predicted class that an image has.
+    is_of_image = samples["image"] == image.sample_index
     stored_counts = np.zeros(n_classes**2, np.int64)
     stored_counts[samples["pair"][is_of_image]] = samples["pixels"][is_of_image]
     counts = confusion(image.label, classes, n_classes, protocol.ignore_index).ravel()

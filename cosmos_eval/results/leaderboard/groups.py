@@ -90,20 +90,21 @@ class GroupMean(NamedTuple):
 def group_means(entries: Iterable[Entry]) -> list[GroupMean]:
     """Return the means of headline metrics by group of trainings and data set.
 
-    A model that states no group is a group of its own.
-
-    Raises UsageError for a training that occurs twice, if the trainings of a group were measured by
-    different settings, and for samples that are missing or do not give the metrics.
+    A model that states no group is a group of its own. Raises UsageError for a training that occurs
+    twice, if the trainings of a group were measured by different settings, and for samples that are
+    missing or do not give the metrics.
     """
-    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    # By protocol, data set and group.
+    entries_by_group: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
         if entry.stored is not None and entry.is_ranked:
-            key = (entry.protocol, entry.dataset, group_label(entry.stored.row) or entry.model)
-            groups.setdefault(key, []).append(entry)
+            group = group_label(entry.stored.row) or entry.model
+            key = (entry.protocol, entry.dataset, group)
+            entries_by_group.setdefault(key, []).append(entry)
     means: list[GroupMean] = []
-    for key in sorted(groups):
+    for key in sorted(entries_by_group):
         _, _, group = key
-        means += _means(group, groups[key])
+        means += _means(group, entries_by_group[key])
     return means
 
 

@@ -219,7 +219,7 @@ class _TieWithBest(NamedTuple):
     tie: Tie
     # Whether the entry can have rank 1, at the stricter level that ranks need.
     can_be_first: bool
-    # Whether a paired test decided; otherwise the intervals did.
+    # Whether a paired test decided `can_be_first`; otherwise the intervals did.
     is_paired: bool
 
 
