@@ -146,7 +146,7 @@ def _main_fractions(entry: Entry) -> tuple[str, ...]:
 
 
 def _ranks_on(member: SuiteMember, models: Sequence[str], entries: Iterable[Entry]) -> list[float]:
-    """Return the ranks of models on one data set, from 1; equal models share their mean rank."""
+    """Return the rank of each model on one data set, from 1. Equal models share their mean rank."""
     entries_by_model: dict[str, list[Entry]] = {model: [] for model in models}
     for entry in entries:
         if entry.model in entries_by_model:

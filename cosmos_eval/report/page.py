@@ -86,9 +86,9 @@ def require_page_name(path: Path) -> None:
 
 def room_for_pictures(content: Content) -> int:
     """Return about how many bytes of pictures fit on a page."""
-    bytes_left = LIMIT - len(_render(content, NO_PICTURES))
-    # Base64 and markup make a picture larger.
-    return max(0, bytes_left * 6 // 10)
+    free_bytes = LIMIT - len(_render(content, NO_PICTURES))
+    # Base64 and markup make a picture larger: about 60% of the page's bytes are the picture.
+    return max(0, free_bytes * 6 // 10)
 
 
 class Program(NamedTuple):
@@ -280,7 +280,7 @@ def _signed(number: float) -> str:
 
 
 def _bar_class(percent: float | None) -> str:
-    """Return the CSS class that draws a bar with a length in percent; empty for None."""
+    """Return the CSS class of a bar with a length in percent: 42.3 -> "w42"; empty for None."""
     if percent is None:
         return ""
     return f"w{min(100, max(0, round(percent)))}"

@@ -196,10 +196,10 @@ def examine(
     strict: bool = False,
     problems: Sequence[Problem] = (),
 ) -> Report:
-    """Check results against the baseline in a file.
+    """Return the outcome of checking results against the baseline in the file `path`.
 
-    `problems` arose when the results were read. `strict` refuses results of edited code or of an
-    unknown commit. Raises UsageError for a faulty baseline.
+    `problems` are the faults of results that could not be read. `strict` refuses results of edited
+    code or of an unknown commit. Raises UsageError for a faulty baseline.
     """
     baseline = read_baseline(path)
     results, notes = without_former(results)
@@ -267,7 +267,7 @@ class Cases(NamedTuple):
 
 
 def match(baseline: Baseline, results: Sequence[Verified]) -> Cases:
-    """Find the results of a baseline that new results are compared with."""
+    """Match each new result with the result of the baseline that it is compared with."""
     groups, problems = groups_of(baseline, results)
     grouped_keys = {entry.key for case in groups for entry in case.entries}
     grouped_paths = {result.path for case in groups for result in case.results}
@@ -285,12 +285,13 @@ def match(baseline: Baseline, results: Sequence[Verified]) -> Cases:
 
 
 def groups_of(baseline: Baseline, results: Iterable[Verified]) -> tuple[list[Case], list[Problem]]:
-    """Return the groups of which a baseline has several trainings and the results have others.
+    """Return the groups whose trainings in the baseline are compared with new trainings.
 
-    A result with the weights of a training of the baseline is not another training. If a group has
-    only such results, they are compared one by one; otherwise each of them is a problem.
+    The baseline must have several trainings of the group, and the results at least one new one: a
+    result with other weights than any of the baseline's. In such a group, a result with the weights
+    of a training of the baseline is a problem. Problems are the second return value.
     """
-    cases: dict[Key, Case] = {}
+    cases: dict[Key, Case] = {}  # by the name of the group, the data set and the protocol
     for entry in baseline.results:
         if entry.training:
             key = entry.key._replace(model=entry.training["group"])
@@ -306,7 +307,8 @@ def groups_of(baseline: Baseline, results: Iterable[Verified]) -> tuple[list[Cas
         repeated = [
             result for result in case.results if result.row.model["weights_sha256"] in weights
         ]
-        if case.is_group and len(repeated) < len(case.results):
+        has_new_trainings = len(repeated) < len(case.results)
+        if case.is_group and has_new_trainings:
             groups.append(case)
             for result in repeated:
                 message = "is a training of the baseline: check it apart from others"

@@ -45,7 +45,7 @@ _GROUP_COLUMNS = ("trainings", "seed_sd", "image_error")
 
 
 class Leaderboard(NamedTuple):
-    """Everything that is written."""
+    """Everything that the writers of a leaderboard need."""
 
     entries: Sequence[Entry]
     # The p-values by which numbers are tied with the best.
@@ -90,7 +90,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
 
 
 def _csv_lines_of_entries(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
-    """Yield the lines of entries."""
+    """Yield a line of CSV, by column, for each entry and metric."""
     entries = sorted(leaderboard.entries, key=lambda entry: entry.key)
     ranks = rank_entries(entries, leaderboard.ties)
     for entry in entries:
@@ -113,7 +113,11 @@ def _rank_columns(ranks: tuple[int, int] | None) -> dict[str, int | None]:
 
 
 def _csv_lines_of_suite(score: SuiteScore) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a suite: the means, then those over common members."""
+    """Yield the lines of CSV for a suite, by column.
+
+    There is one line per model with the mean over all members. If some models lack members, there
+    is another line per measured model, with the mean over the members that all models have.
+    """
     suite = score.suite
     for row in score.rows:
         line = row._asdict() | _suite_columns(score, row) | {"metric": "mean"}
@@ -153,17 +157,17 @@ def _mean_columns(mean: Mean | None) -> dict[str, Any]:
 
 
 def _fact_text(fact: Any) -> str:
-    """Return a fact as text, exact; empty if it is unknown."""
+    """Return a fact as text with all digits; empty if it is unknown."""
     if isinstance(fact, list):
         return "x".join(str(side) for side in fact)
     return "" if fact is None else str(fact)
 
 
 def to_json(leaderboard: Leaderboard) -> str:
-    """Write a list of records as fractions, with `published` numbers and `standings` by metric.
+    """Write a list of records, one per entry, with metrics as fractions.
 
-    Records have `facts` if requested. With a suite or groups the list is `results` of an object
-    with them.
+    With a suite or groups of trainings, the output is an object instead. Its `results` are the
+    list, and it has `suite` or `groups` beside them.
     """
     entries = sorted(leaderboard.entries, key=lambda entry: entry.key)
     ranks = rank_entries(entries, leaderboard.ties)
@@ -184,7 +188,7 @@ def to_json(leaderboard: Leaderboard) -> str:
 
 
 def _entry_record(entry: Entry, ranks: Mapping[RankedNumber, Rank]) -> dict[str, Any]:
-    """Return an entry as JSON holds it."""
+    """Return an entry as a record for JSON, with the ranks of its metrics as `standings`."""
     record: dict[str, Any] = {
         "model": entry.model,
         "task": entry.task,
