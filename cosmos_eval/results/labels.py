@@ -229,8 +229,8 @@ def _names_by_preference(results: Iterable[Stored]) -> tuple[str, ...]:
 
     Names that users gave come before specifications, and short names before long ones.
     """
-    given_names = set()
-    specs = set()
+    given_names: set[str] = set()
+    specs: set[str] = set()
     for result in results:
         names = given_names if "name" in result.row.model else specs
         names.add(result.identity.name)
