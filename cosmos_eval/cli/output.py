@@ -51,7 +51,7 @@ def print_records(
     if as_json:
         print_json(records)
         return
-    table = sorted_by(of_records(records, section=section, texts=texts), sort)
+    table = sorted_by(of_records(records, section=section, n_text_columns=texts), sort)
     print_tables(lambda width: to_terminal(table, width, can_turn=False))
 
 

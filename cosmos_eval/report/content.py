@@ -331,7 +331,7 @@ def compare_set(result_set: ResultSet) -> list[SetComparison]:
     for result in result_set.results:
         matching_group = None
         for group in groups:
-            obstacle = _obstacle(result_set.task, group[0], result)
+            obstacle = _obstacle_to_comparison(result_set.task, group[0], result)
             if obstacle:
                 for other in group:
                     comparisons.append(_set_comparison(result_set, other, result, {}, obstacle))
@@ -367,7 +367,7 @@ def _set_comparison(
     )
 
 
-def _obstacle(task_name: str, a: SampledResult, b: SampledResult) -> str:
+def _obstacle_to_comparison(task_name: str, a: SampledResult, b: SampledResult) -> str:
     """Return the reason why two results cannot be compared; empty if they can."""
     mismatches = compare.mismatches(compare.setting(a.row), compare.setting(b.row))
     if mismatches:
@@ -392,20 +392,21 @@ def _compare_group(result_set: ResultSet, results: Sequence[SampledResult]) -> l
         return [_set_comparison(result_set, a, b, {}, str(error)) for a, b in pairs]
     comparisons = []
     for (a, b), pair_differences in zip(pairs, differences.values(), strict=True):
-        obstacle = _contradiction(a, pair_differences, "a")
+        obstacle = _metric_fault(a, pair_differences, "a")
         if not obstacle:
-            obstacle = _contradiction(b, pair_differences, "b")
+            obstacle = _metric_fault(b, pair_differences, "b")
         usable_differences = {} if obstacle else pair_differences
         comparisons.append(_set_comparison(result_set, a, b, usable_differences, obstacle))
     return comparisons
 
 
-def _contradiction(
+def _metric_fault(
     result: SampledResult, differences: Mapping[str, PairedDifference], side: str
 ) -> str:
-    """Name a metric of a result that its samples do not give; empty if they give all.
+    """Return a message on a stored metric that differs from the value that the samples give.
 
-    `side` names the field of a difference that holds the value from the samples: `a` or `b`.
+    Empty if all metrics agree. `side` is the field of a difference with the value of this result:
+    `a` or `b`.
     """
     try:
         for metric, difference in differences.items():
@@ -462,7 +463,10 @@ def _headline_tests(comparisons: Iterable[SetComparison]) -> Iterator[compare.Me
 
 
 def ties_of(comparisons: Sequence[SetComparison], entries: Sequence[Entry]) -> Ties:
-    """Return the p-values of the close pairs of leaderboards that were compared."""
+    """Return the p-values that tie numbers of leaderboards with the best, by pair of entries.
+
+    Pairs of results that were not compared have none.
+    """
     differences_by_set = {
         (comparison.models, comparison.protocol, comparison.dataset): comparison.differences
         for comparison in comparisons

@@ -196,7 +196,7 @@ def _group_means(
                 metric=metric,
                 seeds=tuple(training_of(result.row).get("seed") for result in group_results),
                 values=tuple(moments.values[indices[group]].tolist()),
-                found=moments.mean(indices[group]),
+                estimate=moments.mean(indices[group]),
             )
 
 
@@ -242,7 +242,7 @@ def _test_cells(test: MetricTest) -> dict[str, str | None]:
 
 
 def mean_lines(means: Sequence[GroupMean]) -> list[Line]:
-    """Return the lines of means, on one scale per data set, protocol and metric."""
+    """Return the lines of means. Means of one data set, protocol and metric share a scale."""
     numbers_on_scale: dict[tuple[str, str, str], list[float]] = {}
     for mean in means:
         numbers = numbers_on_scale.setdefault((mean.dataset, mean.protocol, mean.metric), [])
@@ -255,12 +255,12 @@ def mean_lines(means: Sequence[GroupMean]) -> list[Line]:
         interval = mean.interval
         trainings = tuple(scale.place(value) for value in mean.values)
         low, high = scale.place(interval.low), scale.place(interval.high)
-        lines.append(Line(scale.place(mean.found.a), low, high, trainings))
+        lines.append(Line(scale.place(mean.estimate.a), low, high, trainings))
     return lines
 
 
 def difference_lines(tests: Sequence[MetricTest]) -> list[Line]:
-    """Return the lines of differences, on one scale per unit with zero in its middle."""
+    """Return the lines of differences. Each unit has one scale, with zero in its middle."""
     intervals = [test.difference.interval() for test in tests]
     largest: dict[str, float] = {}  # by unit
     for test, interval in zip(tests, intervals, strict=True):

@@ -67,4 +67,4 @@ def _front(board: Board, costs: Mapping[int, float], column: int) -> set[int]:
         return set()
     row_costs = [costs[index] for index in rows]
     front = pareto_front(row_costs, values, higher_is_better=metric.higher_is_better)
-    return {rows[place] for place in front}
+    return {rows[position] for position in front}

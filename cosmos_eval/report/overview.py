@@ -108,26 +108,26 @@ def _choose_protocol(entries: Sequence[Entry]) -> tuple[str, tuple[SuiteMember, 
 def choose_members(entries: Sequence[Entry], protocol: str) -> tuple[SuiteMember, ...]:
     """Choose the data sets of a protocol, with their main metrics, to rank models by.
 
-    Data sets are sorted by how many models were measured on them. The first ones are chosen, as
-    many as make the ranking rest on the most numbers: data sets times models that have them all. At
-    least two models must have them all, or else no data set is chosen. Data sets whose main metrics
-    are not fractions, or are better if lower, are left out.
+    Data sets are sorted by how many models were measured on them, and the first n are chosen. The
+    number n maximizes n times the number of models that have all n data sets: the amount of numbers
+    that the ranking rests on. If no two models share a data set, none is chosen. Data sets whose
+    main metrics are not fractions, or are better if lower, are left out.
     """
-    models_of_member: dict[SuiteMember, set[str]] = {}
+    models_by_member: dict[SuiteMember, set[str]] = {}
     for entry in entries:
         if entry.protocol == protocol:
             metrics = _main_fractions(entry)
             if metrics:
                 member = SuiteMember(entry.task, entry.dataset, protocol, metrics)
-                models_of_member.setdefault(member, set()).add(entry.model)
-    by_models = sorted(
-        models_of_member, key=lambda member: (-len(models_of_member[member]), member)
+                models_by_member.setdefault(member, set()).add(entry.model)
+    members_by_coverage = sorted(
+        models_by_member, key=lambda member: (-len(models_by_member[member]), member)
     )
     best_members: list[SuiteMember] = []
     most_numbers = 0
-    for n_members in range(1, len(by_models) + 1):
-        members = by_models[:n_members]
-        shared_models = set.intersection(*(models_of_member[member] for member in members))
+    for n_members in range(1, len(members_by_coverage) + 1):
+        members = members_by_coverage[:n_members]
+        shared_models = set.intersection(*(models_by_member[member] for member in members))
         n_numbers = n_members * len(shared_models)
         if len(shared_models) >= 2 and n_numbers > most_numbers:
             best_members, most_numbers = members, n_numbers
@@ -146,13 +146,13 @@ def _main_fractions(entry: Entry) -> tuple[str, ...]:
 
 
 def _ranks_on(member: SuiteMember, models: Sequence[str], entries: Iterable[Entry]) -> list[float]:
-    """Return the ranks of models on one data set, from 1; equal models share their mean rank."""
-    entries_of_model: dict[str, list[Entry]] = {model: [] for model in models}
+    """Return the rank of each model on one data set, from 1. Equal models share their mean rank."""
+    entries_by_model: dict[str, list[Entry]] = {model: [] for model in models}
     for entry in entries:
-        if entry.model in entries_of_model:
-            entries_of_model[entry.model].append(entry)
+        if entry.model in entries_by_model:
+            entries_by_model[entry.model].append(entry)
     means = []
-    for model_entries in entries_of_model.values():
+    for model_entries in entries_by_model.values():
         member_entry = entry_of(member, model_entries)
         assert member_entry is not None  # the models have all data sets
         means.append(np.mean([member_entry.metrics[name] for name in member.metrics]))

@@ -86,9 +86,9 @@ def require_page_name(path: Path) -> None:
 
 def room_for_pictures(content: Content) -> int:
     """Return about how many bytes of pictures fit on a page."""
-    bytes_left = LIMIT - len(_render(content, NO_PICTURES))
-    # Base64 and markup make a picture larger.
-    return max(0, bytes_left * 6 // 10)
+    free_bytes = LIMIT - len(_render(content, NO_PICTURES))
+    # Base64 and markup make a picture larger: about 60% of the page's bytes are the picture.
+    return max(0, free_bytes * 6 // 10)
 
 
 class Program(NamedTuple):
@@ -216,7 +216,7 @@ def _gallery_values(gallery: Gallery) -> dict[str, Any]:
 def _environment() -> Environment:
     """Return Jinja's environment with the filters and functions that templates use."""
     environment = html_templates("cosmos_eval.report", "templates")
-    environment.filters["step"] = _step
+    environment.filters["step"] = _bar_class
     environment.filters["breakable"] = _breakable
     environment.filters["signed"] = _signed
     environment.filters["task_name"] = _task_name
@@ -279,8 +279,8 @@ def _signed(number: float) -> str:
     return f"{number:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _step(percent: float | None) -> str:
-    """Return the CSS class that draws a bar with a length in percent; empty for None."""
+def _bar_class(percent: float | None) -> str:
+    """Return the CSS class of a bar with a length in percent: 42.3 -> "w42"; empty for None."""
     if percent is None:
         return ""
     return f"w{min(100, max(0, round(percent)))}"

@@ -14,7 +14,7 @@ from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.text import bounds, difference, p_value_text, percent, shown
 from cosmos_eval.tasks import metric_of, usable_task
 
-_MARGIN = 0.06  # of a scale, left and right of its ends
+_MARGIN = 0.06  # left and right of the numbers, relative to the distance between their ends
 _FIRST_FIGURE = "IoU"  # its table comes before the tables of other figures
 
 ValueWithEnds = tuple[float, float, float]
@@ -179,7 +179,7 @@ def _class_values(results: Iterable[Stored], name: str, figure: str) -> list[flo
 
 
 def _first_count(values: Iterable[float | None]) -> int | None:
-    """Return the first count that is recorded; None if none is."""
+    """Return the first value that is not None as a count; None without any."""
     for value in values:
         if value is not None:
             return int(value)
@@ -227,10 +227,10 @@ def summary_of(results: Sequence[Stored]) -> dict[str, str]:
         "Results": str(len(results)),
         "Models": str(len({result.model for result in results})),
         "Data sets": str(len({result.row.dataset for result in results})),
-        "Protocols": _listed(result.row.protocol for result in results),
+        "Protocols": _distinct_text(result.row.protocol for result in results),
     }
     facts.update(_provenance_facts([result.row.provenance for result in results]))
-    facts.update(_exceptions(results))
+    facts.update(_unusual_counts(results))
     return {title: text for title, text in facts.items() if text not in ("", "0")}
 
 
@@ -238,15 +238,15 @@ def _provenance_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return when, where and by which code results were measured."""
     return {
         "Measured (UTC)": _period([record["utc"] for record in records]),
-        "By cosmos-eval": _listed(record["version"] for record in records),
-        "Commits": _listed(str(record["commit"] or "unknown")[:12] for record in records),
-        "On": _listed(record["device"] for record in records),
-        "Precision": _listed(record["precision"] for record in records),
+        "By cosmos-eval": _distinct_text(record["version"] for record in records),
+        "Commits": _distinct_text(str(record["commit"] or "unknown")[:12] for record in records),
+        "On": _distinct_text(record["device"] for record in records),
+        "Precision": _distinct_text(record["precision"] for record in records),
     }
 
 
-def _exceptions(results: Sequence[Stored]) -> dict[str, str]:
-    """Return how many results are not what a reader would expect."""
+def _unusual_counts(results: Sequence[Stored]) -> dict[str, str]:
+    """Return the numbers of results with edited code, random weights or a part of the samples."""
     n_edited = sum(bool(result.row.provenance["dirty"]) for result in results)
     n_random = sum(bool(result.row.model["random"]) for result in results)
     n_partial = sum(is_partial(result.row) for result in results)
@@ -266,12 +266,13 @@ def _period(times: Sequence[str]) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _listed(values: Iterable[str]) -> str:
-    """Join the distinct values in alphabetical order."""
+def _distinct_text(values: Iterable[str]) -> str:
+    """Return the distinct values in alphabetical order, separated by commas."""
     return ", ".join(sorted(set(values)))
 
 
 def _n_results(count: int) -> str:
+    """Return a count as text, such as `3 results`; empty for 0."""
     return f"{count} results" if count else ""
 
 
@@ -324,6 +325,7 @@ _MetricKey = tuple[str, str, str]
 
 
 def _metric_key(test: MetricTest) -> _MetricKey:
+    """Return the protocol, the data set and the name of the metric of a test."""
     return test.protocol, test.dataset, test.metric
 
 
@@ -374,8 +376,8 @@ def _test_record(test: MetricTest, metric_number: int) -> dict[str, Any]:
     - `difference`, `low`, `high`: A minus B, and the ends of its interval.
     - `p`, `holm`: the p-value, and Holm's p-value (empty for a metric that is not a main one).
     - `better`: the better model, `A` or `B`; empty if neither is better.
-    - `onlyA`, `onlyB`: the samples that only one of the models has right; null if nothing is
-      counted.
+    - `onlyA`, `onlyB`: the numbers of samples on which only one model is right; null if samples
+      are not right or wrong.
     """
     paired = test.difference
     interval = paired.interval()

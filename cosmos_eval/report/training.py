@@ -11,7 +11,7 @@ from cosmos_eval.types import UsageError
 
 _LOG = "log.jsonl"
 _MOST_POINTS = 120  # of a curve
-_NO_LOSS_TERMS = ("step", "total", "timing", "evaluation")  # fields of a log that are not losses
+_FIELDS_WITHOUT_LOSS = ("step", "total", "timing", "evaluation")  # of a log
 
 
 class Curve(NamedTuple):
@@ -62,11 +62,11 @@ def _read_curves(model: str, log: Path) -> Iterator[Curve]:
     from cosmos_core.plots.curves import PANELS, panels, thinned
 
     records = read_log(log)
-    no_losses = set(_NO_LOSS_TERMS)
+    other_fields = set(_FIELDS_WITHOUT_LOSS)
     for panel in PANELS:
-        no_losses.update(panel.names)
+        other_fields.update(panel.names)
     fields = dict.fromkeys(name for record in records for name in record)
-    loss_terms = [name for name in fields if name not in no_losses]
+    loss_terms = [name for name in fields if name not in other_fields]
     for panel in panels(records, loss_terms):
         for series in panel.series:
             line = f"{series.name} (student)" if series.dashed else series.name

@@ -25,9 +25,9 @@ from cosmos_eval.tasks import task_named
 from cosmos_eval.types import UsageError
 
 RECOMPUTED_BYTES = 16 << 20
-"""How many bytes of samples metrics are recomputed from, smallest files first: about a second."""
+"""The most bytes of samples that metrics are recomputed from, which takes about a second."""
 
-_BYTES_OF_A_FILE = 64 << 10  # reading this many takes as long as opening a file
+_BYTES_OF_OPENING = 64 << 10  # opening a file takes as long as reading this many bytes
 
 
 def read_checked(paths: Iterable[Path]) -> list[Stored]:
@@ -44,10 +44,10 @@ def read_checked(paths: Iterable[Path]) -> list[Stored]:
         if isinstance(files.archive, bytes) and not contradiction and unchanged is not False:
             recomputable_sizes[path] = len(files.archive)
         results.append(Stored(path, files.row, unchanged, contradiction))
-    small = _smallest(recomputable_sizes)
+    recomputed_paths = _smallest_files(recomputable_sizes)
     checked_results = []
     for result in results:
-        if result.path in small:
+        if result.path in recomputed_paths:
             result = replace(result, contradiction=contradiction_of_metrics(result.path))
         elif result.path in recomputable_sizes:
             result = replace(result, recomputed=False)
@@ -75,11 +75,11 @@ def _contradiction_of_hash(row: ResultRow, archive: bytes | FileError) -> str:
     return "" if digest == row.provenance["samples_sha256"] else EDITED_SAMPLES
 
 
-def _smallest(sizes: dict[Path, int]) -> set[Path]:
-    """Return the smallest files whose sizes add up to RECOMPUTED_BYTES at most."""
+def _smallest_files(sizes: dict[Path, int]) -> set[Path]:
+    """Return as many of the smallest files as have RECOMPUTED_BYTES together, or fewer."""
     chosen, total = set(), 0
     for path in sorted(sizes, key=lambda path: sizes[path]):
-        total += sizes[path] + _BYTES_OF_A_FILE
+        total += sizes[path] + _BYTES_OF_OPENING
         if total > RECOMPUTED_BYTES:
             break
         chosen.add(path)

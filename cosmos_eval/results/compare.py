@@ -24,7 +24,7 @@ from cosmos_eval.types import Samples, UsageError, base_family
 _TUNED = ("attention", "hashes.constants", "hashes.queries", "hashes.templates")
 """Fields of a setting that a search has chosen for each model, whose protocol names the search."""
 SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
-"""Fields of a setting of which one is the hash of the list of samples."""
+"""Fields that may hold the hash of the list of samples. A setting has one of them."""
 _CONTENT = f"hashes.{CONTENT}"
 _DATA = ("repository", "revision", _CONTENT)
 """Fields of a setting that are compared if both have them: not every result records them."""
@@ -122,7 +122,10 @@ def paired_differences(
     samples_b: Samples,
     only: Collection[str] | None = None,
 ) -> dict[str, PairedDifference]:
-    """Return `differences_of` two results. Raises UsageError in place of ValueError."""
+    """Return the metrics of result A minus those of result B, by name.
+
+    Raises UsageError in all cases in which `differences_of` raises ValueError.
+    """
     a, b = measurement_of(row_a, samples_a), measurement_of(row_b, samples_b)
     try:
         return differences_of(a, b, only)
@@ -147,8 +150,11 @@ def differences_of(
 
 
 def _require_metrics_of_samples(measurement: Measurement, values: Mapping[str, float]) -> None:
-    """Raise ValueError for a metric that is not what the samples give. `values` are those that are
-    computed already; metrics that another version has, or that were not compared, are missing."""
+    """Raise ValueError for a stored metric that is not the value that the samples give.
+
+    `values` are the metrics that are computed already. Metrics of other versions, and metrics that
+    were not compared, are missing in `values` and computed here.
+    """
     computed = dict(values)
     if measurement.metrics.keys() - values.keys():
         task = task_named(measurement.task)
@@ -179,11 +185,14 @@ def all_differences(
 
 
 def require_metric_of_samples(name: str, value: float, computed: float | None) -> None:
-    """Raise ValueError if a stored metric is not the value that its samples give, `computed`, which
-    is None if they do not give the metric."""
+    """Raise ValueError if a stored metric differs from the value that the samples give.
+
+    `value` is the stored metric. `computed` is the value from the samples, or None if they do not
+    give the metric.
+    """
     if computed is None:
         raise ValueError(f"the samples do not give {name}")
-    # Not the other way round: nothing is close to NaN.
+    # This also refuses NaN, which is close to no number.
     if not math.isclose(value, computed, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
         raise ValueError(f"{name} is {value}, but its samples give {computed}")
 
@@ -218,11 +227,11 @@ class MetricTest(NamedTuple):
 
 
 def adjust(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
-    """Return tests with Holm's p-values over all primary metrics, and with the differences that
-    they can detect at the level of Holm's first step.
+    """Return tests with their adjusted p-values and detectable differences.
 
-    Other metrics only illustrate. They have no such p-value, and each can detect a difference at
-    the level of a single test.
+    Primary metrics have Holm's p-value over all of them, and the difference that they can detect at
+    the level of Holm's first step. Other metrics only illustrate. They have no adjusted p-value,
+    and the difference that a single test can detect.
     """
     tests = list(tests)
     p_values = [test.difference.p_value for test in tests if test.record.primary]
@@ -372,8 +381,11 @@ def require_comparable(*results: Stored) -> None:
 
 
 def _setting_without_scores(result: Stored) -> dict[str, Any]:
-    """Return the setting of a result, whose protocol does not say how pairs were scored: this makes
-    it another protocol, but its numbers follow from the same samples."""
+    """Return the setting of a result, with a protocol that does not say how pairs were scored.
+
+    Another way to score pairs of images and texts makes another protocol. The results can still be
+    compared, because they were measured on the same samples.
+    """
     return setting(result.row) | {"protocol": base_family(result.row.protocol)}
 
 
@@ -392,7 +404,7 @@ def _tests_of_pair(
 
 
 def differing_settings(a: Stored, b: Stored) -> Iterator[str]:
-    """Yield notes on everything that two results that can be compared do not have in common."""
+    """Yield notes on everything in which two comparable results differ."""
     dataset, task = a.row.dataset, a.row.task
     for name in sorted(set(a.row.metrics) ^ set(b.row.metrics)):
         if not metric_of(task, name).reference:
@@ -441,9 +453,10 @@ def _test_record(test: MetricTest) -> dict[str, Any]:
 
 
 def components(difference: PairedDifference | GroupDifference) -> dict[str, Any]:
-    """Return the numbers of trainings and both components of the error of a difference of groups.
+    """Return what a difference of two groups of trainings has beyond other differences, for JSON.
 
-    A difference of two results has none of them.
+    These are the numbers of trainings, and both components of the error: by seeds and by images. A
+    difference of two results has none of them.
     """
     if not isinstance(difference, GroupDifference):
         return {}

@@ -65,15 +65,15 @@ def table_of(results: Iterable[Stored]) -> pd.DataFrame:
 
     records = []
     for result in results:
-        row_values = _values_of_row(result)
+        common_values = _common_values(result)
         for metric, value in sorted(result.row.metrics.items()):
             interval = result.row.intervals.get(metric, {})
-            values = row_values | dict(interval) | {"metric": metric, "value": value}
+            values = common_values | dict(interval) | {"metric": metric, "value": value}
             records.append([values.get(column) for column in COLUMNS])
     return pd.DataFrame(records, columns=list(COLUMNS)).astype({"seed": "Int64"})
 
 
-def _values_of_row(result: Stored) -> dict[str, Any]:
+def _common_values(result: Stored) -> dict[str, Any]:
     """Return the values that all metrics of a result have in common, by column."""
     row, training = result.row, training_of(result.row)
     values = dict(row.provenance) | dict(row.model) | vars(row)
@@ -157,12 +157,13 @@ def csv_of(table: pd.DataFrame, signed: Sequence[str] = ()) -> tuple[str, int]:
 
     Numbers and the columns `signed`, whose texts may begin with a sign, stay as they are.
     """
-    texts = table.select_dtypes(exclude="number").drop(columns=list(signed))
-    safe_texts = texts.map(_csv_value)
-    is_escaped = (safe_texts != texts) & texts.notna()
-    content = table.assign(**safe_texts).to_csv(index=False, lineterminator="\n")
+    text_columns = table.select_dtypes(exclude="number").drop(columns=list(signed))
+    safe_columns = text_columns.map(_csv_value)
+    is_escaped = (safe_columns != text_columns) & text_columns.notna()
+    content = table.assign(**safe_columns).to_csv(index=False, lineterminator="\n")
     return content, int(is_escaped.to_numpy().sum())
 
 
 def _csv_value(value: Any) -> Any:
+    """Return a value of a table for CSV, escaped if it is text."""
     return csv_text(value) if isinstance(value, str) else value

@@ -14,8 +14,8 @@ _HASH = 8  # characters of a hash in a file name
 def safe_name(text: str) -> str:
     """Return text as a component of a file name, which has only letters, digits and `._-`.
 
-    Spaces become hyphens. Text that loses anything else gets a hash of itself, so that two texts
-    never become the same name.
+    Spaces become hyphens. If anything else is lost, the name ends with a hash of the text, so two
+    texts never have the same name: "clip: b" -> "clip-b-" and six hexadecimal digits.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-_")[-_MOST_CHARACTERS:].lstrip(".-_")
     if name == text.replace(" ", "-"):
@@ -44,8 +44,10 @@ def file_stem(row: ResultRow) -> str:
 
 
 def set_aside(path: Path, row: ResultRow) -> Path:
-    """Return the file to which the result in `path` is moved when another model of the same name
-    is measured."""
+    """Return the file to which the result in `path` is moved to make room.
+
+    This happens when another model of the same name is measured.
+    """
     return path.with_name(f"{file_stem(row)}__{model_identity(row).sha256[:_HASH]}.json")
 
 

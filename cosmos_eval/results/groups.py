@@ -17,8 +17,9 @@ from cosmos_eval.stats.planning import MOST_TRAININGS, range_of_trainings
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Samples, UsageError
 
-_IMAGES = {"these": 1.0, "4 x as many": 4.0, "unlimited": inf}  # of a plan
-_PLANNED = range(2, 11)  # trainings of each method
+# The numbers of images of a plan, relative to the measured ones, with their names.
+_IMAGE_FACTORS = {"these": 1.0, "4 x as many": 4.0, "unlimited": inf}
+_PLANNED_TRAININGS = range(2, 11)  # of each method
 
 Sets = dict[tuple[str, str], list[Stored]]
 """Results by data set and protocol, in the order of seeds."""
@@ -63,13 +64,13 @@ def choose(results: Sequence[Stored], name: str) -> list[Stored]:
     `name` is the name of the group, or of a model in it. A model that states no group is a group of
     one training. Raises UsageError if no group or several groups are called so.
     """
-    named = [result for result in results if _group(result) == name or result.is_called(name)]
-    groups = {_group(result) for result in named}
+    named = [result for result in results if _group_name(result) == name or result.is_called(name)]
+    groups = {_group_name(result) for result in named}
     if groups == {None}:
         return named
     if len(groups) == 1:
-        return [result for result in results if _group(result) in groups]
-    names = ", ".join(sorted({_group(result) or result.model for result in results}))
+        return [result for result in results if _group_name(result) in groups]
+    names = ", ".join(sorted({_group_name(result) or result.model for result in results}))
     raise UsageError(f"no group, and no model of one group, is called '{name}'; there are {names}")
 
 
@@ -106,27 +107,28 @@ def compare(
         tests += metric_tests(key, task, metrics, indices_a, indices_b, by_seed=by_seed)
     results_a, results_b = sets_a[keys[0]], sets_b[keys[0]]
     return Comparison(
-        a=_group(results_a[0]) or results_a[0].model,
-        b=_group(results_b[0]) or results_b[0].model,
+        a=_group_name(results_a[0]) or results_a[0].model,
+        b=_group_name(results_b[0]) or results_b[0].model,
         tests=comparisons.adjust(tests),
         notes=tuple(dict.fromkeys(notes)),
         trainings=(labels_of(results_a), labels_of(results_b)),
     )
 
 
-def _group(result: Stored) -> str | None:
+def _group_name(result: Stored) -> str | None:
+    """Return the name of the group of trainings that a result's model states, or None."""
     return training_of(result.row).get("group")
 
 
-def _training(result: Stored) -> str:
-    """Return what distinguishes the trainings of a group; sorts them by seed."""
+def _training_key(result: Stored) -> str:
+    """Return a text that differs between the trainings of a group, and sorts them by seed."""
     seed = training_of(result.row).get("seed")
     return result.identity.name if seed is None else f"seed {seed:010}"
 
 
 def _require_same_seeds(dataset: str, a: Sequence[Stored], b: Sequence[Stored]) -> None:
     """Raise UsageError if two groups, sorted by seed, do not have the same seeds."""
-    if [_training(result) for result in a] != [_training(result) for result in b]:
+    if [_training_key(result) for result in a] != [_training_key(result) for result in b]:
         raise UsageError(f"{dataset}: the trainings of A and B are not of the same seeds")
 
 
@@ -147,14 +149,14 @@ def sets_of(results: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
     have no data set in common.
     """
     sets: Sets = {}
-    for result in sorted(results, key=_training):
+    for result in sorted(results, key=_training_key):
         words = [result.row.protocol, *result.identity.variants]
         map_kind = result.row.provenance.get("map")
         if map_kind:
             words.append(map_kind)
         sets.setdefault((result.row.dataset, ", ".join(words)), []).append(result)
-    n_trainings = len({_training(result) for result in results})
-    notes = list(_notes(side, results, n_trainings))
+    n_trainings = len({_training_key(result) for result in results})
+    notes = list(_training_notes(side, results, n_trainings))
     complete_sets: Sets = {}
     for key, set_results in sets.items():
         require_distinct(set_results)
@@ -176,7 +178,7 @@ def require_distinct(results: Sequence[Stored]) -> None:
     first_results: dict[str, Stored] = {}
     for result in results:
         weights = result.row.model["weights_sha256"] or str(result.path)
-        for training in (_training(result), weights):
+        for training in (_training_key(result), weights):
             first = first_results.setdefault(training, result)
             if first is not result:
                 raise UsageError(
@@ -185,8 +187,8 @@ def require_distinct(results: Sequence[Stored]) -> None:
                 )
 
 
-def _notes(side: str, results: Sequence[Stored], n_trainings: int) -> Iterator[str]:
-    """Yield what a reader should know of the trainings of a group."""
+def _training_notes(side: str, results: Sequence[Stored], n_trainings: int) -> Iterator[str]:
+    """Yield notes on few trainings in a group, and on trainings that may differ in their recipe."""
     if n_trainings == 1:
         yield (
             f"{side} has one training: the result of another seed is unknown, and differences are "
@@ -205,7 +207,7 @@ def _notes(side: str, results: Sequence[Stored], n_trainings: int) -> Iterator[s
 def moments_of(
     results: Sequence[Stored], read_samples: Read, only: Collection[str] | None = None
 ) -> dict[str, Moments | None]:
-    """Return `moments` of results on one data set.
+    """Return the metrics that results on one data set have in common, as `moments` does.
 
     Raises UsageError for edited results, different settings, and metrics that do not follow from
     their samples.
@@ -269,30 +271,30 @@ def metric_tests(
 
 
 def plan(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:
-    """Return how many trainings would show more, per primary metric and number of images.
+    """Return how many trainings a comparison needs, by primary metric and number of images.
 
-    Each row has the difference that k trainings of each method find with a probability of `power`,
-    and the range of k that find a difference of `points`, by the 5 and 95% points of the variance
-    between trainings; in percent, ranks or ratios. Raises UsageError unless both methods have two
-    trainings or more.
+    The column `k = 5` has the difference that five trainings of each method find with a probability
+    of `power`. The column `k for 0.5` has the range of k that find a difference of 0.5 `points`, by
+    the 5% and 95% quantiles of the variance between trainings. Differences are in percent, ranks or
+    ratios. Raises UsageError unless both methods have two trainings or more.
     """
     rows = []
     for test in comparison.tests:
         if test.record.primary:
-            for images_name, images in _IMAGES.items():
+            for images_name, images in _IMAGE_FACTORS.items():
                 row = {"dataset": test.dataset, "protocol": test.protocol, "metric": test.metric}
                 row["images"] = images_name
-                rows.append(row | _planned(test, images, points, power))
+                rows.append(row | _plan_columns(test, images, points, power))
     return rows
 
 
-def _planned(test: MetricTest, images: float, points: float, power: float) -> dict[str, Any]:
+def _plan_columns(test: MetricTest, images: float, points: float, power: float) -> dict[str, Any]:
     """Return the planned columns of a metric, if there are `images` times as many images."""
     difference, factor = test.difference, test.record.factor
     if not isinstance(difference, GroupDifference) or not difference.of_methods:
         raise UsageError("a plan needs two trainings of each method, to see how much seeds vary")
     columns: dict[str, Any] = {}
-    for k in _PLANNED:
+    for k in _PLANNED_TRAININGS:
         detectable = difference.detectable(power=power, k=k, images=images)
         columns[f"k = {k}"] = factor * (detectable or 0.0)
     ends = []

@@ -48,12 +48,15 @@ def model_identity(row: ResultRow) -> ModelIdentity:
 
 
 def labelled(name: str, words: list[str]) -> str:
-    """Return a name with words in brackets behind it; without words just the name."""
+    """Return a name with words in brackets: "clip" and ["student"] -> "clip (student)".
+
+    Without words it is just the name.
+    """
     return f"{name} ({', '.join(words)})" if words else name
 
 
 def model_label(row: ResultRow) -> str:
-    """Return the label of a model by a single result, as `ModelIdentity.label`."""
+    """Return the label of the model of a result, which is its `ModelIdentity.label`."""
     return model_identity(row).label
 
 
@@ -70,26 +73,29 @@ def component_hashes(row: ResultRow) -> dict[str, str]:
 
 
 def model_sha256(row: ResultRow) -> str:
-    """Return the hash of everything that makes a model the same under any path or name.
+    """Return the hash that is equal for results of the same model, under any path or name.
 
     It covers the weights and whether they are a student's, the Python file with its arguments, the
-    architecture and the auxiliary encoder. Random weights have no hash: the specification takes
-    its place.
+    architecture and the auxiliary encoder. Random weights have no hash, so the specification is
+    hashed instead.
     """
     model = row.model
     return json_sha256([component_hashes(row), model["weights"], model["random"] and model["spec"]])
 
 
 def variants(row: ResultRow) -> tuple[str, ...]:
-    """Return in short words how a result differs from the default settings; see `overrides_of`."""
+    """Return in short words the settings of a result that differ from the defaults.
+
+    See `overrides_of`. Example: ("student", "bf16").
+    """
     return overrides_of(row.provenance, student=row.model["weights"] == "student")
 
 
 def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ...]:
-    """Return in short words what differs from the default settings; empty for a plain result.
+    """Return in short words the settings that differ from the defaults; empty without any.
 
-    `settings` are a provenance, or the same settings of a planned result. A result that differs in
-    one of them must never pass for the plain result, nor overwrite it.
+    `settings` are a provenance, or the same fields of a result that is planned. Labels and file
+    names have these words, so a result of other settings never overwrites the usual one.
     """
     words = ["student"] if student else []
     attention = settings["attention"]

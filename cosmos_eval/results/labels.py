@@ -39,7 +39,7 @@ class Stored:
 
     path: Path
     row: ResultRow
-    # Whether the record still has the hash that it holds of itself; None if it holds none.
+    # Whether the record still has the content whose hash it holds; None if it holds no hash.
     unchanged: bool | None = None
     # How the samples contradict the record, such as EDITED_SAMPLES; empty if they do not.
     contradiction: str = ""
@@ -47,8 +47,8 @@ class Stored:
     recomputed: bool = True
     # Hashes that tell models of one name apart, set by `distinguish`.
     notes: tuple[str, ...] = ()
-    # All names of the model if results call it by several, set by `distinguish`; the first is
-    # shown.
+    # All names of the model if its results have several, set by `distinguish`. Tables show the
+    # first one.
     names: tuple[str, ...] = ()
     # Words that tell several versions of one data set apart, set by `distinguish`.
     data_notes: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Stored:
 
     @property
     def fault(self) -> str:
-        """Why the result is neither ranked nor compared; empty if it is."""
+        """Why the result is not ranked and not compared; empty if it was not edited."""
         return EDITED_RECORD if self.unchanged is False else self.contradiction
 
     @property
@@ -96,11 +96,18 @@ class Stored:
     @property
     def row_words(self) -> list[str]:
         """The words that the label of the row has in brackets, without notes."""
-        identity, provenance = self.identity, self.row.provenance
-        words = identity.random_words
-        if provenance.get("map") != provenance.get("protocol_map"):
-            words.append(provenance["map"])
-        return [*words, *identity.variants]
+        words = self.identity.random_words
+        if self.map_kind:
+            words.append(self.map_kind)
+        return [*words, *self.identity.variants]
+
+    @property
+    def map_kind(self) -> str:
+        """The kind of attention map that was measured; empty if the protocol sets the kind."""
+        provenance = self.row.provenance
+        if provenance.get("map") == provenance.get("protocol_map"):
+            return ""
+        return str(provenance["map"])
 
     def is_called(self, name: str) -> bool:
         """Return whether a user may mean the model by its label, name or specification."""
@@ -113,7 +120,7 @@ class Stored:
 
     @property
     def cell(self) -> tuple[str, str, str]:
-        """The row, column and protocol of a table, in which no other result stands."""
+        """The row, the column and the protocol of the table that show the result."""
         return self.label, self.dataset, self.row.protocol
 
 
@@ -123,22 +130,25 @@ _MODEL_WITHOUT_NOTES = attrgetter("model_without_notes")
 def distinguish(results: Iterable[Stored]) -> list[Stored]:
     """Return the same results, labelled so that a label is one model and a model has one label.
 
-    A model that results call by several names is shown by the first of them, unless its results
-    contradict each other. If the weights, code or architecture behind one name differ, the label
-    has the hash of what differs. A data set whose files differ has several labels likewise.
+    If results have several names for one model, its label has the first of them, unless its results
+    contradict each other. If several models have one name, their labels have the hashes of what
+    differs, such as the weights. In the same way, versions of a data set get different labels.
     """
     return _with_notes(_with_names(_with_data_notes(list(results))))
 
 
 def _with_data_notes(results: list[Stored]) -> list[Stored]:
-    """Add notes that tell several versions of a data set apart: each field of `data_identity` that
-    has several values among the results on the same samples."""
+    """Return results with notes that tell versions of a data set apart.
+
+    A note names a field of `data_identity`, such as the revision, and its value. Only fields that
+    have several values among the results of a data set have notes.
+    """
     values: dict[tuple[object, ...], set[str]] = {}
     for result in results:
         for field, value in data_identity(result.row).items():
-            recorded = values.setdefault((*_samples_key(result.row), field), set())
+            field_values = values.setdefault((*_samples_key(result.row), field), set())
             if value and not result.is_edited:
-                recorded.add(value)
+                field_values.add(value)
     labelled_results = []
     for result in results:
         notes = []
@@ -159,9 +169,9 @@ def _samples_key(row: ResultRow) -> tuple[object, ...]:
 def _with_names(results: list[Stored]) -> list[Stored]:
     """Add all names of a model to its results, if it has several and its results agree."""
     names: dict[str, tuple[str, ...]] = {}
-    for sha256, model_results in _by_model(results).items():
-        model_names = _names(model_results)
-        if len(model_names) > 1 and _agree(model_results):
+    for sha256, model_results in _group_by_model(results).items():
+        model_names = _names_by_preference(model_results)
+        if len(model_names) > 1 and _have_equal_repeats(model_results):
             names[sha256] = model_names
     named_results = []
     for result in results:
@@ -185,12 +195,14 @@ def _with_notes(results: list[Stored]) -> list[Stored]:
     return noted_results
 
 
-def _by_model(results: Iterable[Stored]) -> dict[str, list[Stored]]:
+def _group_by_model(results: Iterable[Stored]) -> dict[str, list[Stored]]:
     """Group the results that are not edited by the hash of their model."""
-    return _grouped(results, attrgetter("identity.sha256"))
+    return _group_unedited(results, attrgetter("identity.sha256"))
 
 
-def _grouped(results: Iterable[Stored], key: Callable[[Stored], str]) -> dict[str, list[Stored]]:
+def _group_unedited(
+    results: Iterable[Stored], key: Callable[[Stored], str]
+) -> dict[str, list[Stored]]:
     """Group the results that are not edited by a key."""
     groups: dict[str, list[Stored]] = {}
     for result in results:
@@ -202,7 +214,7 @@ def _grouped(results: Iterable[Stored], key: Callable[[Stored], str]) -> dict[st
 def _differing_components(results: Iterable[Stored]) -> dict[str, list[str]]:
     """Return, for each label that models may share, the components in which these models differ."""
     differing = {}
-    for label, label_results in _grouped(results, _MODEL_WITHOUT_NOTES).items():
+    for label, label_results in _group_unedited(results, _MODEL_WITHOUT_NOTES).items():
         hashes = [component_hashes(result.row) for result in label_results]
         differing[label] = [
             component
@@ -212,24 +224,37 @@ def _differing_components(results: Iterable[Stored]) -> dict[str, list[str]]:
     return differing
 
 
-def _names(results: Iterable[Stored]) -> tuple[str, ...]:
-    """Return the names of a model: given names before specifications, then the shortest first."""
-    names = {("name" not in result.row.model, result.identity.name) for result in results}
-    ordered = sorted(names, key=lambda item: (item[0], len(item[1]), item[1]))
-    return tuple(name for _, name in ordered)
+def _names_by_preference(results: Iterable[Stored]) -> tuple[str, ...]:
+    """Return the names that results have for their common model, the best one first.
+
+    Names that users gave come before specifications, and short names before long ones.
+    """
+    given_names: set[str] = set()
+    specs: set[str] = set()
+    for result in results:
+        names = given_names if "name" in result.row.model else specs
+        names.add(result.identity.name)
+    sorted_given_names = sorted(given_names, key=_length_and_text)
+    sorted_specs = sorted(specs, key=_length_and_text)
+    return (*sorted_given_names, *sorted_specs)
 
 
-def _agree(results: Iterable[Stored]) -> bool:
-    """Return whether all results of a model that belong into the same cell of a table are equal."""
+def _length_and_text(name: str) -> tuple[int, str]:
+    """Return the sort key by which short names come first."""
+    return len(name), name
+
+
+def _have_equal_repeats(results: Iterable[Stored]) -> bool:
+    """Return whether results of a model for the same cell of a table are always equal."""
     rows: dict[tuple[object, ...], ResultRow] = {}
     for result in results:
         cell = tuple(result.row_words), result.dataset, result.row.protocol
-        if not _is_same(rows.setdefault(cell, result.row), result.row):
+        if not _have_same_metrics(rows.setdefault(cell, result.row), result.row):
             return False
     return True
 
 
-def _is_same(first: ResultRow, second: ResultRow) -> bool:
+def _have_same_metrics(first: ResultRow, second: ResultRow) -> bool:
     """Return whether two results have the same metrics on the same samples."""
     if (first.metrics, first.n_samples) != (second.metrics, second.n_samples):
         return False
@@ -250,7 +275,7 @@ def distinct(results: Iterable[Stored]) -> list[Stored]:
     distinct_results: dict[tuple[str, str, str], Stored] = {}
     for result in results:
         first = distinct_results.setdefault(result.cell, result)
-        if not _is_same(first.row, result.row):
+        if not _have_same_metrics(first.row, result.row):
             cell = f"{result.label} on {result.row.dataset} ({result.row.protocol})"
             files = f" {first.path} and {result.path}"
             has_files = first.path.name and result.path.name
@@ -277,14 +302,14 @@ def warnings_of(results: Iterable[Stored]) -> list[str]:
 
 def _shared_name_warnings(results: list[Stored]) -> list[str]:
     """Return a line for each name that several models share."""
-    results_by_label = _grouped(results, _MODEL_WITHOUT_NOTES)
+    results_by_label = _group_unedited(results, _MODEL_WITHOUT_NOTES)
     components = _differing_components(result for result in results if result.notes)
     lines = []
     for label, differing in sorted(components.items()):
         if differing:
-            count = len(_by_model(results_by_label[label]))
+            n_models = len(_group_by_model(results_by_label[label]))
             lines.append(
-                f"{count} models are called {label}: their {' and '.join(differing)} "
+                f"{n_models} models are called {label}: their {' and '.join(differing)} "
                 "differ, and each has a row of its own"
             )
     return lines
@@ -296,8 +321,8 @@ def _several_names_warnings(results: list[Stored]) -> list[str]:
         result.names: f", and is called {result.names[0]}" for result in results if result.names
     }
     unnamed_results = [result for result in results if not result.names]
-    for model_results in _by_model(unnamed_results).values():
-        names = _names(model_results)
+    for model_results in _group_by_model(unnamed_results).values():
+        names = _names_by_preference(model_results)
         if len(names) > 1:
             consequences[names] = ", under which its results differ: each has a row of its own"
     return [
@@ -318,23 +343,23 @@ def _edit_warnings(results: list[Stored]) -> list[str]:
 
 def _not_recomputed_warnings(results: list[Stored]) -> list[str]:
     """Return a line on the results whose metrics were not recomputed, if there are any."""
-    count = sum(not result.recomputed for result in results)
-    if count == 0:
+    n_unchecked = sum(not result.recomputed for result in results)
+    if n_unchecked == 0:
         return []
     return [
-        f"the metrics of {count:,} of {len(results):,} results, whose samples are large, "
+        f"the metrics of {n_unchecked:,} of {len(results):,} results, whose samples are large, "
         "were not recomputed: `cosmos-eval verify` does"
     ]
 
 
 def repeats_of(results: Iterable[Stored]) -> list[str]:
-    """Return a line on the results that `distinct` leaves out, if there are any."""
+    """Return a line with the number of results that `distinct` leaves out; empty without any."""
     cells = [result.cell for result in results]
-    count = len(cells) - len(set(cells))
-    if count == 0:
+    n_repeats = len(cells) - len(set(cells))
+    if n_repeats == 0:
         return []
     return [
-        f"left out: {count} results that repeat another one of the same model, data set and "
+        f"left out: {n_repeats} results that repeat another one of the same model, data set and "
         "protocol"
     ]
 

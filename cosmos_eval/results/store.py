@@ -31,13 +31,13 @@ Read = Callable[[Path], Samples]
 """Returns the per-sample arrays of a result file; raises UsageError if there are none."""
 
 _LARGEST = 1 << 30  # bytes of samples; 5,000 images with 171 classes take 1.3 MB packed
-_TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})  # of version 1
-# What later versions added to records and to samples.
-_LATER = {
+_TASKS_OF_VERSION_1 = frozenset({"retrieval", "cls", "seg", "select"})
+# The fields of records, by section, and the arrays of samples that version 2 added.
+_FIELDS_OF_VERSION_2 = {
     "provenance": {"partial", "map", "protocol_map", "record_sha256", "images_per_second"},
     "model": {"name", "code_sha256", "revision", "facts", "training"},
 }
-_NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
+_ARRAYS_OF_VERSION_2 = frozenset({"classes", "groups", "members", "subsets"})
 
 
 def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
@@ -65,7 +65,7 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
     stored = Stored(path, validate(ResultRow, text, str(path)))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        return replace(stored, aside=_write(stored, archive, text))
+        return replace(stored, aside=_write_files(stored, archive, text))
     except OSError as error:
         raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
 
@@ -81,17 +81,18 @@ def to_record(row: ResultRow) -> dict[str, Any]:
 def _to_text(content: Any, indent: int | None = None) -> str:
     """Return content as JSON with sorted keys, including NumPy scalars and any kind of mapping."""
 
-    def plain(value: Any) -> Any:
+    def to_plain(value: Any) -> Any:
         return dict(value) if isinstance(value, Mapping) else value.item()
 
-    return json.dumps(content, sort_keys=True, allow_nan=False, default=plain, indent=indent)
+    return json.dumps(content, sort_keys=True, allow_nan=False, default=to_plain, indent=indent)
 
 
-def _write(stored: Stored, archive: bytes, text: bytes) -> Path | None:
-    """Write both files of a result, and remove the samples that only a replaced result named.
+def _write_files(stored: Stored, archive: bytes, text: bytes) -> Path | None:
+    """Write both files of a result, and remove the samples of the result that it replaces.
 
-    Returns the file to which the result of another model was moved, if there was one. Without the
-    lock of the folder another writer could name the former samples, so that nothing is removed.
+    Returns the file to which the result of another model was moved, or None if there was none.
+    Samples are removed only if the folder could be locked: otherwise another process may write a
+    result that names them.
     """
     path = stored.path
     moved_before = set_aside(path, stored.row)  # where this model may have been moved before
@@ -122,8 +123,11 @@ def _remove_samples(path: Path, names: Iterable[str]) -> None:
 
 
 def _samples_named_by(path: Path) -> set[str]:
-    """Return the names of the samples of the result in a file, of results that were moved aside
-    from it, and of others whose file names begin alike."""
+    """Return the names of the samples that results in the folder of a file refer to.
+
+    These are the result in the file itself, results that were moved aside from it, and all others
+    whose file names begin with the same text.
+    """
     names = set()
     for result_path in path.parent.glob(f"{path.stem}*.json"):
         with suppress(UsageError):
@@ -132,7 +136,7 @@ def _samples_named_by(path: Path) -> set[str]:
 
 
 def record_sha256(record: Record) -> str:
-    """Return the hash that a record holds of itself: of everything except that hash."""
+    """Return the hash that a record holds of itself, which covers everything else in it."""
     provenance = {
         name: value for name, value in record["provenance"].items() if name != "record_sha256"
     }
@@ -140,7 +144,10 @@ def record_sha256(record: Record) -> str:
 
 
 def record_is_unchanged(record: Record) -> bool | None:
-    """Return whether a record has the hash that it holds of itself; None for one of version 1."""
+    """Return whether a record still has the content whose hash it holds.
+
+    Returns None for a record of version 1, which holds no hash of itself.
+    """
     provenance = record.get("provenance")
     stored_hash = provenance.get("record_sha256") if isinstance(provenance, Mapping) else None
     if stored_hash is None:
@@ -154,14 +161,14 @@ def record_is_unchanged(record: Record) -> bool | None:
 
 def read_result(path: Path) -> ResultRow:
     """Read a result of any version so far. Raises UsageError for other files."""
-    return _to_row(_read(path), path)
+    return _to_row(_read_content(path), path)
 
 
 def read_stored(paths: Iterable[Path]) -> list[Stored]:
     """Read results, with labels by `distinguish`. Raises UsageError for other files."""
     results = []
     for path in paths:
-        content = _read(path)
+        content = _read_content(path)
         row = _to_row(content, path)
         results.append(Stored(path, row, record_is_unchanged(_parse(content, path))))
     return distinguish(results)
@@ -169,10 +176,10 @@ def read_stored(paths: Iterable[Path]) -> list[Stored]:
 
 def read_record(path: Path) -> Record:
     """Read the content of a result's JSON file, of any version. Raises UsageError."""
-    return _parse(_read(path), path)
+    return _parse(_read_content(path), path)
 
 
-def _read(path: Path) -> bytes:
+def _read_content(path: Path) -> bytes:
     """Return the content of a file. Raises UsageError if it cannot be read."""
     with faults_of(f"{path}: cannot be read as a result: it "):
         return read_bytes(path)
@@ -204,10 +211,10 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
             ) from None
         if version != 1:
             raise
-    # An edit could say version 1 to get rid of the hash that version 2 holds.
-    additions = list(_later_than_1(record))
+    # A forged result could say version 1, because version 1 has no hash of the record.
+    additions = list(_additions_of_version_2(record))
     if additions:
-        raise _relabelled(str(path), additions[0])
+        raise _version_error(str(path), additions[0])
     return validate(ResultRow, json.dumps({**record, "schema_version": 2}), str(path))
 
 
@@ -218,9 +225,9 @@ def _upgrade_samples(samples: Samples, record: Record, place: str) -> Samples:
     """
     if record["schema_version"] != 1:
         return samples
-    additions = sorted(samples.keys() & _NAMES_2)
+    additions = sorted(samples.keys() & _ARRAYS_OF_VERSION_2)
     if additions:
-        raise _relabelled(place, f"samples with `{additions[0]}`")
+        raise _version_error(place, f"samples with `{additions[0]}`")
     upgrade = task_named(record["task"]).upgrade
     if upgrade is None:
         return samples
@@ -232,21 +239,21 @@ def _upgrade_samples(samples: Samples, record: Record, place: str) -> Samples:
         ) from error
 
 
-def _later_than_1(record: Record) -> Iterator[str]:
-    """Yield everything in a record that came with a version after 1."""
+def _additions_of_version_2(record: Record) -> Iterator[str]:
+    """Yield the names of everything in a record that version 1 did not have."""
     sections = {name: value for name, value in record.items() if isinstance(value, Mapping)}
-    for section, names in _LATER.items():
+    for section, names in _FIELDS_OF_VERSION_2.items():
         yield from sorted(names & sections.get(section, {}).keys())
     task = record.get("task")
-    if isinstance(task, str) and task not in _TASKS_1:
+    if isinstance(task, str) and task not in _TASKS_OF_VERSION_1:
         yield f"task {task}"
     for name in sorted(sections.get("intervals", ())):
         if metric_of(str(task), name).unit == "rank":
             yield f"an interval of {name}"
 
 
-def _relabelled(place: str, addition: str) -> UsageError:
-    """Return the error of a result that was made to look like one of version 1."""
+def _version_error(place: str, addition: str) -> UsageError:
+    """Return the error for a result that says version 1 but has an addition of version 2."""
     return UsageError(
         f"{place}: its schema_version is 1, but it has {addition}, which came with a later "
         "version: restore the file or measure again"
@@ -254,7 +261,7 @@ def _relabelled(place: str, addition: str) -> UsageError:
 
 
 class ImpossibleSamplesError(UsageError):
-    """Samples that no measurement gives, though they are those that the record names."""
+    """Raised for samples that no measurement could give, though the record has their hash."""
 
 
 class ResultFiles(NamedTuple):
@@ -270,13 +277,13 @@ class ResultFiles(NamedTuple):
 
 def read_files(path: Path) -> ResultFiles:
     """Read the JSON file of a result and its samples. Raises UsageError for another JSON file."""
-    content = _read(path)
+    content = _read_content(path)
     while True:
         record, row = _parse(content, path), _to_row(content, path)
         try:
             return ResultFiles(record, row, read_bytes(path.with_name(row.samples), _LARGEST))
         except FileError as error:
-            former_content, content = content, _read(path)
+            former_content, content = content, _read_content(path)
             if content == former_content:  # another process did not replace the result meanwhile
                 return ResultFiles(record, row, error)
 
@@ -318,10 +325,10 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
 
 
 def list_results(place: Path) -> tuple[list[Path], list[str]]:
-    """List the result files in a folder and the folders within it, sorted, and errors.
+    """Return the result files in a folder and its subfolders, sorted, and messages on faults.
 
-    A file is listed as it is. Hidden files, which killed runs may leave, are not results. Symbolic
-    links to folders are not followed, since the same results would be listed twice.
+    If `place` is a file, it is the only result. Hidden files, which killed runs may leave, are not
+    results. Symbolic links to folders are not followed: the results would be listed twice.
     """
     if not os.path.isdir(place):
         return [place], []

@@ -13,7 +13,8 @@ from cosmos_eval.results import text
 from cosmos_eval.types import UsageError, nearest
 
 T = TypeVar("T")
-BY_NAME, BY_RANK = "model", "rank"  # orders of leaderboards
+# Values of `View.sort` that sort leaderboards by name and by rank.
+BY_NAME, BY_RANK = "model", "rank"
 # A number with its interval, unit or p-value sign; a count such as `3 of 8`; or `-` for no number.
 _NUMBER = r"[<>+-]?\d[\d.,e+x%:/ \[\]-]*|\d[\d,]* of \d[\d,]*|-"
 
@@ -21,31 +22,39 @@ _NUMBER = r"[<>+-]?\d[\d.,e+x%:/ \[\]-]*|\d[\d,]* of \d[\d,]*|-"
 class View(NamedTuple):
     """The rows, columns and marks that tables show."""
 
-    # Patterns for the rows and columns that are shown, in their order; empty for all models, data
-    # sets and protocols, and for the headline metrics.
+    # Patterns of the models that are shown, in this order; empty for all models. The same holds for
+    # data sets and protocols.
     models: Sequence[str] = ()
     datasets: Sequence[str] = ()
     protocols: Sequence[str] = ()
+    # Patterns of the metrics that are shown; empty for the headline metrics of each task.
     metrics: Sequence[str] = ()
-    # Digits after the point; None for as many as is usual.
+    # Digits after the decimal point; None for the usual number of a metric's unit.
     decimals: int | None = None
     intervals: bool = True
     ranks: bool = False
-    # Whether the second best is underlined.
+    # Whether the second best number is underlined.
     second: bool = False
-    # The order of the rows: of leaderboards `model`, `rank` or a metric, of others a column.
+    # What rows are sorted by: `model`, `rank` or a metric in leaderboards, a column in other
+    # tables, empty for the usual order.
     sort: str = ""
     transpose: bool = False
-    # Whether the tables of single data sets are added to that of a suite.
+    # Whether the tables of single data sets follow the table of a suite.
     members: bool = False
 
     def fixed(self, value: float, sign: str = "") -> str:
-        """Return a number with the decimals of the view, or else with two."""
+        """Format a number with the decimals of the view, or two without any.
+
+        `sign` is "+" for a number that always has a sign.
+        """
         decimals = 2 if self.decimals is None else self.decimals
         return f"{value:{sign}.{decimals}f}"
 
     def change(self, title: str, value: float, ends: Iterable[float]) -> dict[str, str]:
-        """Return a difference as a column, with the ends of its interval if the view has them."""
+        """Return a difference as a column by its title, with its interval if the view shows it.
+
+        `ends` are the ends of the interval: {"change [95%]": "+1.20 [+0.50, +1.90]"}.
+        """
         if not self.intervals:
             return {title: self.fixed(value, "+")}
         low, high = (self.fixed(end, "+") for end in ends)
@@ -56,17 +65,23 @@ USUAL = View()
 
 
 def patterns(values: Iterable[str] | None) -> list[str]:
-    """Split the values of an option at commas outside brackets."""
-    split = []
+    """Split the values of an option at commas outside brackets.
+
+    Example: ["a (b, c), d", "e"] -> ["a (b, c)", "d", "e"].
+    """
+    stripped_patterns = []
     for value in values or ():
         for pattern in re.split(r",(?![^(]*\))", value):
             if pattern.strip():
-                split.append(pattern.strip())
-    return split
+                stripped_patterns.append(pattern.strip())
+    return stripped_patterns
 
 
 def require_known(kind: str, patterns: Iterable[str], known_names: Iterable[str]) -> None:
-    """Raise UsageError for a pattern that no known name matches; `kind` is the kind of name."""
+    """Raise UsageError for a pattern that no known name matches.
+
+    `kind` is the kind of names, such as "model", for the message.
+    """
     names = sorted(set(known_names))
     for pattern in patterns:
         if names and not any(fnmatchcase(name, pattern) for name in names):
@@ -87,9 +102,10 @@ def pattern_index(names: Iterable[str], patterns: Sequence[str]) -> int:
 def of_metrics(
     items: Sequence[T], patterns: Sequence[str], name: Callable[[T], str]
 ) -> tuple[T, ...]:
-    """Return the items whose metric, by `name`, matches a pattern, or all items without patterns.
+    """Return the items whose metric matches a pattern, or all items without patterns.
 
-    Raises UsageError for a pattern that no metric matches.
+    `name` returns the name of the metric of an item. Raises UsageError for a pattern that no metric
+    matches.
     """
     require_known("metric", patterns, [name(item) for item in items])
     if not patterns:
@@ -144,7 +160,7 @@ class Table(NamedTuple):
     heads: tuple[Head, ...]
     rows: tuple[tuple[Cell, ...], ...]
     # The number of first columns whose texts name a row; the other columns are values.
-    texts: int = 1
+    n_text_columns: int = 1
     notes: tuple[str, ...] = ()
     # The section of each row; empty for a table without sections.
     sections: tuple[str, ...] = ()
@@ -155,23 +171,26 @@ class Table(NamedTuple):
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """The groups of consecutive columns of values, with their numbers of columns; empty if no
-        column has a group."""
+        """The name of each group of columns, with its number of columns, from left to right.
+
+        The columns of texts have no group. Empty if no column of values has a group.
+        """
         groups = []
-        for name, heads in groupby(self.heads[self.texts :], key=lambda head: head.group):
+        for name, heads in groupby(self.heads[self.n_text_columns :], key=lambda head: head.group):
             groups.append((name, len(list(heads))))
         return groups if any(name for name, _ in groups) else []
 
 
 def of_records(
-    records: Sequence[Mapping[str, Any]], *, section: Sequence[str] = (), texts: int = 1
+    records: Sequence[Mapping[str, Any]], *, section: Sequence[str] = (), n_text_columns: int = 1
 ) -> Table:
     """Return a table of records that have the same keys, without its empty columns.
 
-    The first keys are those in `section`, which become headings, then `texts` keys that name a row.
+    The first keys of a record are those in `section`. Their values become headings. The next
+    `n_text_columns` keys name a row, and the other keys are its values.
     """
     keys = list(records[0]) if records else []
-    name_keys = keys[: len(section) + texts]
+    name_keys = keys[: len(section) + n_text_columns]
     columns = []
     for key in keys:
         is_empty = all(record[key] in ("", None) for record in records)
@@ -186,7 +205,7 @@ def of_records(
         title="",
         heads=tuple(Head(key) for key in columns),
         rows=tuple(rows),
-        texts=sum(key in name_keys for key in columns),
+        n_text_columns=sum(key in name_keys for key in columns),
         sections=tuple(sections),
     )
 
@@ -213,7 +232,7 @@ def sorted_by(table: Table, column: str) -> Table:
 
 
 def _sort_key(text: str) -> tuple[float, str]:
-    """Return what sorts numbers from the least, then texts, then empty texts."""
+    """Return the sort key of a text: numbers from the least, then texts, then empty texts."""
     number = re.match(r"<?([+-]?[\d.]+(?:e-?\d+)?)", text)
     return float(number[1]) if number else math.inf, text or "\uffff"
 
@@ -224,8 +243,10 @@ def is_number(texts: Iterable[str]) -> bool:
 
 
 def numbered(tables: Sequence[Table]) -> list[Table]:
-    """Return tables in which texts with a URL have a number; the last table lists the URLs in its
-    notes."""
+    """Return tables with numbers in place of links: "CLIP [1]" for a text with a URL.
+
+    The notes of the last table list the URLs by their numbers.
+    """
     urls = sorted({cell.url for table in tables for row in table.rows for cell in row if cell.url})
     numbered_tables = []
     for table in tables:
@@ -249,7 +270,7 @@ def _with_number(cell: Cell, urls: Sequence[str]) -> Cell:
 
 def with_columns(table: Table, columns: range) -> Table:
     """Return a table with only some columns of values, and with the rows that have any of them."""
-    table_columns = [*range(table.texts), *columns]
+    table_columns = [*range(table.n_text_columns), *columns]
     heads = tuple(table.heads[column] for column in table_columns)
     rows, sections = [], []
     for index, row in enumerate(table.rows):
@@ -261,23 +282,26 @@ def with_columns(table: Table, columns: range) -> Table:
 
 
 def transposed(table: Table) -> Table:
-    """Return a table whose columns are the rows; groups of columns become sections of rows."""
+    """Return a table with rows and columns exchanged. Groups of columns become sections of rows."""
     sections: tuple[str, ...] = ()
     if table.groups:
-        sections = tuple(head.group for head in table.heads[table.texts :])
+        sections = tuple(head.group for head in table.heads[table.n_text_columns :])
     heads = [Head("metric" if sections else "")]
     for row in table.rows:
-        names = [cell.text for cell in row[: table.texts] if cell.text]
+        names = [cell.text for cell in row[: table.n_text_columns] if cell.text]
         heads.append(Head(" ".join(names)))
     rows = []
-    for column in range(table.texts, len(table.heads)):
+    for column in range(table.n_text_columns, len(table.heads)):
         cells = [row[column] for row in table.rows]
         rows.append((Cell(table.heads[column].title), *cells))
-    return table._replace(heads=tuple(heads), rows=tuple(rows), texts=1, sections=sections)
+    return table._replace(heads=tuple(heads), rows=tuple(rows), n_text_columns=1, sections=sections)
 
 
 def without_sections(table: Table) -> Table:
-    """Return a table whose sections are its first column, in which each is named once."""
+    """Return a table in which sections are the first column instead of headings.
+
+    Only the first row of a section has its name. A table without sections stays as it is.
+    """
     if not table.sections:
         return table
     rows = []
@@ -287,7 +311,9 @@ def without_sections(table: Table) -> Table:
         rows.append((name, *row))
         former_section = section
     heads = (Head(table.section), *table.heads)
-    return table._replace(heads=heads, rows=tuple(rows), texts=table.texts + 1, sections=())
+    return table._replace(
+        heads=heads, rows=tuple(rows), n_text_columns=table.n_text_columns + 1, sections=()
+    )
 
 
 def to_markdown(table: Table) -> str:
@@ -298,7 +324,7 @@ def to_markdown(table: Table) -> str:
         words = [word for word in (head.group, head.title) if word]
         titles.append(text.markdown_text(" ".join(words)))
     rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
-    content = text.markdown_table(titles, rows, table.texts)
+    content = text.markdown_table(titles, rows, table.n_text_columns)
     notes = "".join(f"- {text.markdown_text(note)}\n" for note in table.notes)
     sections = [f"### {text.markdown_text(table.title)}\n", content, notes]
     return "\n".join(section for section in sections if section)

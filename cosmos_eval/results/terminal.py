@@ -19,84 +19,93 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _GAP = 2  # spaces between columns
-_TITLE = 10  # characters of a title above numbers that is rather not broken
-_NAME = 24  # characters of a name of a row that is never broken
-_WORD = 40  # characters of a word that is never broken, in columns of texts
-_VALUE = 8  # characters that are left for a value beside its title, at least
-_PIECES = re.compile(
+_SHORT_TITLE = 10  # titles above numbers of up to this many characters are rather not broken
+_SHORT_NAME = 24  # names of rows of up to this many characters are never broken
+_SHORT_WORD = 40  # words of up to this many characters are never broken, in columns of texts
+_LEAST_VALUE_WIDTH = 8  # characters for a value beside its title
+# A line may end after a space, and between a separator and the letter after it.
+_LINE_END = re.compile(
     r"(?<= )(?=[^ ])|(?<=[,/])(?=[A-Za-z_.])|(?<=:)(?=[A-Za-z/])|(?<=-)(?=[A-Za-z])"
 )
 Spans = list[tuple[str, str]]
-"""Texts of one line with their styles."""
+"""The pieces of a line, each a text and its style, such as `("67.1", "bold green")`."""
 
 
 class _Column(NamedTuple):
-    """A column before it has a width."""
+    """A column before it has a width. Widths are in characters."""
 
     group: str
     title: str
     cells: list[Spans]
-    # Whether it holds numbers, which are set right and never broken.
-    number: bool
-    # The least width, for which texts are broken over lines.
-    least: int
+    # Whether it is a column of numbers, which are set right and never broken over lines.
+    is_numeric: bool
+    # The least width that the column can have, with texts broken over lines.
+    least_width: int
     # The width in which no text is broken.
-    full: int
+    full_width: int
 
 
 class _Layout(NamedTuple):
-    """A way to draw a table; `stacked` has every row's name on a line above its numbers."""
+    """A way to draw a table."""
 
     table: Table
-    stacked: bool
+    # Whether the name of every row is on a line of its own above the numbers.
+    is_stacked: bool
     columns: list[_Column]
 
     def width(self, *, is_whole: bool) -> int:
         """Return the least width; with `is_whole` no text is broken over lines."""
-        return _width(self.columns, is_whole=is_whole)
+        return _table_width(self.columns, is_whole=is_whole)
 
 
 def to_terminal(table: Table, width: int, *, can_turn: bool = True) -> list[Text]:
     """Return a table as texts at most `width` characters wide, one per part, without its notes.
 
-    A table whose columns have several kinds cannot turn: it is not transposed and not split, but
-    may have one value per line.
+    With `can_turn` the table may be transposed or split into parts. A table whose columns have
+    different kinds of values cannot: if it is too wide, it has one value per line instead.
     """
-    table = _clean(table)
+    table = _on_one_line(table)
     if not table.rows:
-        return [_text([[(f"{table.title}: none", "italic")]])]
+        return [_joined_lines([[(f"{table.title}: none", "italic")]])]
     layouts = _layouts(table, can_turn=can_turn)
-    # Rather transposed than with names of rows that are broken over lines.
+    # A transposed table is better than one in which names of rows are broken over lines.
     for layout in layouts:
-        if not layout.stacked and layout.width(is_whole=True) <= width:
+        if not layout.is_stacked and layout.width(is_whole=True) <= width:
             return [_draw(layout, width)]
     for layout in layouts:
         if layout.width(is_whole=False) <= width:
             return [_draw(layout, width)]
     if not can_turn:
-        return [_listed(table, width)]
-    splits = [_split(layout.table, width) for layout in layouts if not layout.stacked]
+        return [_draw_as_list(table, width)]
+    splits = [_draw_in_parts(layout.table, width) for layout in layouts if not layout.is_stacked]
     return min(splits, key=_number_of_lines)
 
 
 def _number_of_lines(texts: Iterable[Text]) -> int:
+    """Return the number of lines of texts, with a blank line after each text."""
     return sum(text.plain.count("\n") + 2 for text in texts)
 
 
 def _layouts(table: Table, *, can_turn: bool) -> list[_Layout]:
-    """Return the layouts of a table, the best first."""
+    """Return the layouts of a table, the best first.
+
+    They are the table itself, the transposed table, and both of them stacked. With `can_turn`
+    false, or if the rows have sections, the table is not transposed.
+    """
     tables = [table]
     if can_turn and not table.sections:
         tables.append(transposed(table))
-    layouts = [_Layout(form, False, _columns(form, stacked=False)) for form in tables]
-    for form in tables:
-        if form.texts < len(form.heads):
-            layouts.append(_Layout(form, True, _columns(form, stacked=True)))
+    layouts = []
+    for layout_table in tables:
+        layouts.append(_Layout(layout_table, False, _columns(layout_table, is_stacked=False)))
+    for layout_table in tables:
+        if layout_table.n_text_columns < len(layout_table.heads):
+            layouts.append(_Layout(layout_table, True, _columns(layout_table, is_stacked=True)))
     return layouts
 
 
-def _clean(table: Table) -> Table:
-    """Return a table whose texts are on one line and free of control characters."""
+def _on_one_line(table: Table) -> Table:
+    """Return a table in which every text is on one line and has no control characters."""
     rows = []
     for row in table.rows:
         rows.append(tuple(cell._replace(text=one_line(cell.text)) for cell in row))
@@ -108,12 +117,12 @@ def _clean(table: Table) -> Table:
     )
 
 
-def _columns(table: Table, *, stacked: bool) -> list[_Column]:
-    """Return the columns of a table; of a stacked one without the names of rows."""
+def _columns(table: Table, *, is_stacked: bool) -> list[_Column]:
+    """Return the columns of a table. A stacked table has no columns for the names of rows."""
     columns = []
     for index, head in enumerate(table.heads):
-        is_name = index < table.texts
-        if is_name and stacked:
+        is_name = index < table.n_text_columns
+        if is_name and is_stacked:
             continue
         cells = [row[index] for row in table.rows]
         if is_name:
@@ -130,125 +139,145 @@ def _columns(table: Table, *, stacked: bool) -> list[_Column]:
 
 
 def _by_group(columns: Sequence[_Column]) -> list[tuple[str, list[_Column]]]:
-    """Return consecutive columns by their groups."""
+    """Return the groups of consecutive columns, from left to right, with their names."""
     return [(group, list(run)) for group, run in groupby(columns, key=lambda column: column.group)]
 
 
 def _widened(columns: list[_Column]) -> list[_Column]:
-    """Widen the last column of a group so that the group's name fits above its columns."""
+    """Widen the last column of a group if the group's name does not fit above its columns."""
     *other_columns, last = columns
     gaps = _GAP * len(other_columns)
-    least = _longest(_pieces(last.group)) - gaps - sum(column.least for column in other_columns)
-    full = _size(last.group) - gaps - sum(column.full for column in other_columns)
-    least, full = max(last.least, least), max(last.full, least, full)
-    return [*other_columns, last._replace(least=least, full=full)]
+    # The width that the last column needs for the name, broken over lines or not.
+    least_width = _widest(_split_at_line_ends(last.group)) - gaps
+    full_width = _text_width(last.group) - gaps
+    for column in other_columns:
+        least_width -= column.least_width
+        full_width -= column.full_width
+    least_width = max(last.least_width, least_width)
+    full_width = max(last.full_width, least_width, full_width)
+    return [*other_columns, last._replace(least_width=least_width, full_width=full_width)]
 
 
 def _name_column(head: Head, cells: Sequence[Cell], indent: str) -> _Column:
-    """Return a column of names of rows, of which short ones are never broken."""
+    """Return a column of names of rows. Short names are never broken over lines."""
     column = _text_column(head, cells, indent)
-    return column._replace(least=column.full) if column.full <= _NAME else column
+    if column.full_width <= _SHORT_NAME:
+        return column._replace(least_width=column.full_width)
+    return column
 
 
 def _number_column(head: Head, cells: Sequence[Cell]) -> _Column:
     """Return a column of numbers, whose marks and intervals are aligned below each other."""
-    words_of_cells = [_words(cell) for cell in cells]
-    sizes = [max(len(words[index]) for words in words_of_cells) for index in range(4)]
-    lines = [_spans(cell, sizes) for cell in cells]
-    longest = max(_length(line) for line in lines)
-    least = max(longest, _longest(_pieces(head.title)))
-    title_lines = head.title.split(" ") if len(head.title) > _TITLE else [head.title]
-    full = max(longest, _longest(title_lines))
-    return _Column(head.group, head.title, lines, True, least, full)
+    words_of_cells = [_cell_words(cell) for cell in cells]
+    # The width of the numbers, marks, intervals and details.
+    word_widths = [max(len(word) for word in words) for words in zip(*words_of_cells, strict=True)]
+    lines = [_spans(cell, word_widths) for cell in cells]
+    cell_width = max(_line_width(line) for line in lines)
+    title_lines = head.title.split(" ") if len(head.title) > _SHORT_TITLE else [head.title]
+    return _Column(
+        group=head.group,
+        title=head.title,
+        cells=lines,
+        is_numeric=True,
+        least_width=max(cell_width, _widest(_split_at_line_ends(head.title))),
+        full_width=max(cell_width, _widest(title_lines)),
+    )
 
 
 def _text_column(head: Head, cells: Sequence[Cell], indent: str = "") -> _Column:
     """Return a column of texts, with `indent` before each of them."""
     lines = [[(indent, ""), *_spans(cell, [0, 0, 0, 0])] for cell in cells]
-    longest_word = max(_longest(_pieces(cell.text)) for cell in cells)
-    least = max(len(indent) + min(_WORD, longest_word), _longest(_pieces(head.title)))
-    full = max(_size(head.title), *(_length(line) for line in lines))
-    return _Column(head.group, head.title, lines, False, least, full)
+    longest_word = max(_widest(_split_at_line_ends(cell.text)) for cell in cells)
+    word_width = len(indent) + min(_SHORT_WORD, longest_word)
+    return _Column(
+        group=head.group,
+        title=head.title,
+        cells=lines,
+        is_numeric=False,
+        least_width=max(word_width, _widest(_split_at_line_ends(head.title))),
+        full_width=max(_text_width(head.title), *(_line_width(line) for line in lines)),
+    )
 
 
-def _words(cell: Cell) -> tuple[str, str, str, str]:
+def _cell_words(cell: Cell) -> tuple[str, str, str, str]:
     """Return the number or name of a cell, its mark, its interval and its details."""
     interval = f" {cell.interval}" if cell.interval else ""
     details = "".join(f" {detail}" for detail in cell.details)
     return cell.text, cell.mark, interval, details
 
 
-def _spans(cell: Cell, sizes: Sequence[int]) -> Spans:
-    """Return a cell's texts with styles.
+def _spans(cell: Cell, widths: Sequence[int]) -> Spans:
+    """Return the number or text of a cell, with its style, and what follows it.
 
-    `sizes` are the widths of the number, mark, interval and details in the column, by which they
-    are aligned below each other.
+    `widths` are the widths of the number, mark, interval and details in the column. Spaces fill
+    them up, so numbers are aligned to the right and the other three to the left.
     """
     style = ""
     if cell.best:
         style = "bold green"
     elif cell.second:
         style = "underline"
-    name, mark, interval, details = _words(cell)
-    pad = " " * (sizes[0] - len(name))
-    behind = f"{mark:<{sizes[1]}}{interval:<{sizes[2]}}{details:<{sizes[3]}}"
-    return [(pad, ""), (name, style), (behind, "")]
+    text_width, mark_width, interval_width, details_width = widths
+    text, mark, interval, details = _cell_words(cell)
+    padding = " " * (text_width - len(text))
+    behind = f"{mark:<{mark_width}}{interval:<{interval_width}}{details:<{details_width}}"
+    return [(padding, ""), (text, style), (behind, "")]
 
 
-def _size(text: str) -> int:
+def _text_width(text: str) -> int:
     """Return the width of a text without the spaces around it."""
     from rich.cells import cell_len
 
     return cell_len(text.strip())
 
 
-def _longest(texts: Iterable[str]) -> int:
+def _widest(texts: Iterable[str]) -> int:
     """Return the width of the widest text, without the spaces around it."""
-    return max(_size(text) for text in texts)
+    return max(_text_width(text) for text in texts)
 
 
-def _length(spans: Spans) -> int:
+def _line_width(spans: Spans) -> int:
     """Return the width of a line, with all spaces."""
     from rich.cells import cell_len
 
     return sum(cell_len(text) for text, _ in spans)
 
 
-def _pieces(text: str) -> list[str]:
-    """Split a text where a line may end."""
-    return _PIECES.split(text)
+def _split_at_line_ends(text: str) -> list[str]:
+    """Split a text at every place where a line may end: "openclip:ViT" -> ["openclip:", "ViT"]."""
+    return _LINE_END.split(text)
 
 
-def _width(columns: Sequence[_Column], *, is_whole: bool = False) -> int:
+def _table_width(columns: Sequence[_Column], *, is_whole: bool = False) -> int:
     """Return the least width of columns; with `is_whole` no text is broken over lines."""
     width = _GAP * (len(columns) - 1)
     for column in columns:
-        width += column.full if is_whole and not column.number else column.least
+        width += column.full_width if is_whole and not column.is_numeric else column.least_width
     return width
 
 
-def _split(table: Table, width: int) -> list[Text]:
-    """Draw a table in parts, each with some of the columns of values beside the names."""
+def _draw_in_parts(table: Table, width: int) -> list[Text]:
+    """Draw a table in parts, each with the names of rows and some of the columns of values."""
     tables = list(_narrow_tables(table, width))
     texts = []
     for number, narrow_table in enumerate(tables, start=1):
         title = f"{table.title}, part {number} of {len(tables)}"
         titled_table = narrow_table._replace(title=title)
-        columns = _columns(titled_table, stacked=False)
+        columns = _columns(titled_table, is_stacked=False)
         texts.append(_draw(_Layout(titled_table, False, columns), width))
     return texts
 
 
 def _narrow_tables(table: Table, width: int) -> Iterator[Table]:
     """Yield tables of as many columns of values as fit beside the names, at least one each."""
-    start = table.texts
+    start = table.n_text_columns
     n_columns = len(table.heads)
     for stop in range(start + 1, n_columns + 1):
-        is_last = stop == n_columns
-        if not is_last:
-            one_more = with_columns(table, range(start, stop + 1))
-            is_last = _width(_columns(one_more, stacked=False)) > width
-        if is_last:
+        is_full = stop == n_columns
+        if not is_full:
+            wider_table = with_columns(table, range(start, stop + 1))
+            is_full = _table_width(_columns(wider_table, is_stacked=False)) > width
+        if is_full:
             yield with_columns(table, range(start, stop))
             start = stop
 
@@ -256,98 +285,124 @@ def _narrow_tables(table: Table, width: int) -> Iterator[Table]:
 def _draw(layout: _Layout, width: int) -> Text:
     """Return a table as text: its title, the titles of groups and columns, a rule, and the rows."""
     table, columns = layout.table, layout.columns
-    widths = _widths(columns, width)
-    lines: list[Spans] = [[(table.title, "italic")]] if table.title else []
+    widths = _column_widths(columns, width)
+    lines: list[Spans] = []
+    if table.title:
+        lines.append([(table.title, "italic")])
     lines += _group_lines(columns, widths)
-    titles = [_wrap(column.title, size) for column, size in zip(columns, widths, strict=True)]
-    lines += _title_lines(columns, widths, titles)
-    lines.append([("─" * (sum(widths) + _GAP * (len(widths) - 1)), "dim")])
+    lines += _title_lines(columns, widths)
+    rule_width = sum(widths) + _GAP * (len(widths) - 1)
+    lines.append([("─" * rule_width, "dim")])
     section = ""
     for index, row in enumerate(table.rows):
         if table.sections and table.sections[index] != section:
             section = table.sections[index]
             lines += [[(line, "bold")] for line in _wrap(section, width)]
-        if layout.stacked:
-            names = [cell.text for cell in row[: table.texts] if cell.text]
-            indent = "  " if table.sections else ""
-            for line in _wrap(", ".join(names), width - len(indent)):
-                lines.append([(indent + line, "")])
+        if layout.is_stacked:
+            lines += _stacked_name(table, row, width)
         cells = []
-        for column, size in zip(columns, widths, strict=True):
-            cells.append(_folded(column.cells[index], size))
+        for column, column_width in zip(columns, widths, strict=True):
+            cells.append(_broken_cell(column.cells[index], column_width))
         lines += _row_lines(columns, widths, cells)
-    return _text(lines)
+    return _joined_lines(lines)
+
+
+def _stacked_name(table: Table, row: Sequence[Cell], width: int) -> Iterator[Spans]:
+    """Yield the lines with the name of a row, which stand above its numbers."""
+    names = [cell.text for cell in row[: table.n_text_columns] if cell.text]
+    indent = "  " if table.sections else ""
+    for line in _wrap(", ".join(names), width - len(indent)):
+        yield [(indent + line, "")]
 
 
 def _group_lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[Spans]:
-    """Yield the lines of the names of groups, each centred above its columns."""
-    names: list[list[str]] = []
-    sizes = []
+    """Yield the lines of the names of groups, each centred above its columns.
+
+    Yields nothing if no column has a group.
+    """
+    if not any(column.group for column in columns):
+        return
+    names: list[list[str]] = []  # the lines of each name
+    group_widths = []
     start = 0
     for name, group_columns in _by_group(columns):
         stop = start + len(group_columns)
-        size = sum(widths[start:stop]) + _GAP * (len(group_columns) - 1)
-        names.append(_wrap(name, size))
-        sizes.append(size)
+        group_width = sum(widths[start:stop]) + _GAP * (len(group_columns) - 1)
+        names.append(_wrap(name, group_width))
+        group_widths.append(group_width)
         start = stop
-    if not any(column.group for column in columns):
-        return
-    height = max(len(lines) for lines in names)
-    for index in range(height):
+    for name_lines in zip(*_with_equal_heights(names), strict=True):
         centred = []
-        for lines, size in zip(names, sizes, strict=True):
-            padded_lines = [""] * (height - len(lines)) + lines
-            centred.append(f"{padded_lines[index]:^{size}}")
+        for line, group_width in zip(name_lines, group_widths, strict=True):
+            centred.append(f"{line:^{group_width}}")
         yield [((" " * _GAP).join(centred), "bold")]
 
 
-def _widths(columns: Sequence[_Column], width: int) -> list[int]:
-    """Return the widths of columns: the least ones, and equal shares of the remaining room for
-    columns that would otherwise break texts."""
-    widths = [column.least for column in columns]
-    room = max(0, width - _width(columns))
-    order = sorted(range(len(columns)), key=lambda index: columns[index].full - widths[index])
-    for number, index in enumerate(order):
-        share = room // (len(order) - number)
-        more = min(share, columns[index].full - widths[index])
-        widths[index] += more
-        room -= more
+def _with_equal_heights(texts: Sequence[list[str]]) -> list[list[str]]:
+    """Return texts of several lines with blank lines above the shorter ones."""
+    height = max(len(lines) for lines in texts)
+    return [[""] * (height - len(lines)) + lines for lines in texts]
+
+
+def _column_widths(columns: Sequence[_Column], width: int) -> list[int]:
+    """Return the widths of the columns of a table that is at most `width` wide.
+
+    Every column has its least width. The remaining room is shared equally between the columns that
+    would otherwise break texts over lines. No column is wider than its texts.
+    """
+    widths = [column.least_width for column in columns]
+    lacking = [column.full_width - column.least_width for column in columns]
+    room = max(0, width - _table_width(columns))
+    # Columns that lack least come first: what they do not need goes to the others.
+    order = sorted(range(len(columns)), key=lambda index: lacking[index])
+    for n_done, index in enumerate(order):
+        equal_share = room // (len(order) - n_done)
+        added_width = min(equal_share, lacking[index])
+        widths[index] += added_width
+        room -= added_width
     return widths
 
 
-def _title_lines(
-    columns: Sequence[_Column], widths: Sequence[int], titles: Sequence[list[str]]
-) -> Iterator[Spans]:
-    """Yield the lines of the titles of columns, which stand at the bottom."""
-    height = max(len(lines) for lines in titles)
+def _title_lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[Spans]:
+    """Yield the lines of the titles of columns; short titles are in the last lines."""
+    titles = []
+    for column, column_width in zip(columns, widths, strict=True):
+        titles.append(_wrap(column.title, column_width))
     cells: list[list[Spans]] = []
-    for lines in titles:
-        padded_lines = [""] * (height - len(lines)) + lines
-        cells.append([[(line, "bold")] for line in padded_lines])
+    for title_lines in _with_equal_heights(titles):
+        cells.append([[(line, "bold")] for line in title_lines])
     yield from _row_lines(columns, widths, cells)
 
 
 def _row_lines(
     columns: Sequence[_Column], widths: Sequence[int], cells: Sequence[list[Spans]]
 ) -> Iterator[Spans]:
-    """Yield the lines of a row, of which each cell has one or several."""
-    empty: Spans = [("", "")]
-    for cell_lines in zip_longest(*cells, fillvalue=empty):
+    """Yield the lines of a row, each with one line of every cell.
+
+    Numbers are set right and texts left. Cells with fewer lines than others end in blank lines.
+    """
+    blank_line: Spans = [("", "")]
+    for cell_lines in zip_longest(*cells, fillvalue=blank_line):
         line: Spans = []
         for column, width, spans in zip(columns, widths, cell_lines, strict=True):
-            pad = (" " * max(0, width - _length(spans)), "")
-            line += [pad, *spans] if column.number else [*spans, pad]
+            padding = (" " * max(0, width - _line_width(spans)), "")
+            line += [padding, *spans] if column.is_numeric else [*spans, padding]
             line.append((" " * _GAP, ""))
         yield line
 
 
-def _folded(spans: Spans, width: int) -> list[Spans]:
-    """Break a text over lines; numbers with marks and styles are never too long."""
-    if _length(spans) <= width:
+def _broken_cell(spans: Spans, width: int) -> list[Spans]:
+    """Return the lines of a cell, which is broken over several lines if it is too wide.
+
+    Only texts can be too wide: columns of numbers are as wide as their numbers. The first span of a
+    text is its indent, which every line gets.
+    """
+    if _line_width(spans) <= width:
         return [spans]
-    indent, name = spans[0][0], "".join(text for text, _ in spans[1:])
+    indent = spans[0][0]
+    text = "".join(piece for piece, _ in spans[1:])
     style = spans[2][1]
-    return [[(indent + line, style)] for line in _wrap(name, width - len(indent))]
+    return [[(indent + line, style)] for line in _wrap(text, width - len(indent))]
 
 
 def _wrap(text: str, width: int) -> list[str]:
@@ -358,24 +413,39 @@ def _wrap(text: str, width: int) -> list[str]:
     """
     pieces: list[str] = []
     for word in re.findall(r"\S*\s*", text):
-        pieces += _pieces(word) if _size(word) > width else [word]
-    lines, current = [], ""
+        if _text_width(word) > width:
+            pieces += _split_at_line_ends(word)
+        else:
+            pieces.append(word)
+    lines, line = [], ""
     for piece in pieces:
-        if _size(current + piece) > width and current:
-            lines.append(current.rstrip())
-            current = ""
-        current += piece
-        while _size(current) > width:
-            cut = next(n for n in range(len(current), 0, -1) if _size(current[:n]) <= width)
-            lines.append(current[:cut])
-            current = current[cut:]
-    return [*lines, current.rstrip()]
+        if line and _text_width(line + piece) > width:
+            lines.append(line.rstrip())
+            line = ""
+        line += piece
+        while _text_width(line) > width:
+            n_fitting = _n_characters_within(line, width)
+            lines.append(line[:n_fitting])
+            line = line[n_fitting:]
+    return [*lines, line.rstrip()]
 
 
-def _listed(table: Table, width: int) -> Text:
-    """Draw every row as lines of a title and a value."""
+def _n_characters_within(text: str, width: int) -> int:
+    """Return how many of the first characters of a text fit into `width`, but at least 1.
+
+    Some characters, such as Chinese ones, are two wide.
+    """
+    n_characters = len(text)
+    while n_characters > 1 and _text_width(text[:n_characters]) > width:
+        n_characters -= 1
+    return n_characters
+
+
+def _draw_as_list(table: Table, width: int) -> Text:
+    """Draw every value of a table on a line of its own, behind the title of its column."""
     titles = [head.title for head in table.heads]
-    indent = max(_size(title) for title in titles) + _GAP
+    indent = max(_text_width(title) for title in titles) + _GAP
+    value_width = max(_LEAST_VALUE_WIDTH, width - indent)
     lines: list[Spans] = []
     for index, row in enumerate(table.rows):
         if index > 0:
@@ -385,15 +455,16 @@ def _listed(table: Table, width: int) -> Text:
         for title, cell in zip(titles, row, strict=True):
             if not cell.plain:
                 continue
-            name = title
-            for line in _wrap(cell.plain, max(_VALUE, width - indent)):
-                lines.append([(name + " " * (indent - _size(name)), "bold"), (line, "")])
-                name = ""  # of the lines after the first
-    return _text(lines)
+            padded_title = title + " " * (indent - _text_width(title))
+            first_line, *other_lines = _wrap(cell.plain, value_width)
+            lines.append([(padded_title, "bold"), (first_line, "")])
+            for line in other_lines:
+                lines.append([(" " * indent, "bold"), (line, "")])
+    return _joined_lines(lines)
 
 
-def _text(lines: Iterable[Spans]) -> Text:
-    """Return lines as a text without spaces at their ends."""
+def _joined_lines(lines: Iterable[Spans]) -> Text:
+    """Return lines as one text, without spaces at the ends of lines."""
     from rich.text import Text
 
     texts = []
@@ -405,7 +476,7 @@ def _text(lines: Iterable[Spans]) -> Text:
 
 
 def notes_text(notes: Iterable[str], width: int) -> Text:
-    """Return notes below tables, each once."""
+    """Return the notes below tables as a text at most `width` wide, each note once."""
     from rich.text import Text
 
     lines = []

@@ -26,16 +26,16 @@ _NOT_IN_JSON = re.compile(rf"[{CONTROLS}\u2028\u2029]|(?<=#)#(?=(?:vso)?\[)")
 # A cell that begins with one of these is a formula for spreadsheets, in either width.
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
-# What Markdown, GitHub's mathematics or HTML would read as more than a character; an underscore
-# between letters is one. Also what turns text into links, and what begins a heading or a list.
+# Characters that have a meaning in Markdown, GitHub's mathematics or HTML. An underscore between
+# letters has none. Also characters that turn text into links, and that begin a heading or a list.
 _MARKDOWN = re.compile(
     r"[\\`*\[\]|<>&$~]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\."
     r"|^(?:[#=]|[+-](?=[ +-]|$)|\d{1,9}[.)](?= |$))"
 )
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", ":": "&#58;", ".": "&#46;"}
 
-# What LaTeX reads as more than a character: its ten special ones, those that its usual font lacks,
-# and what would be an option after a line's end.
+# Characters that have a meaning in LaTeX: its ten special ones, characters that its usual font
+# lacks, and brackets and asterisks, which are options after the end of a line.
 _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "{}$&#%_"}
     | {character: f"{{{character}}}" for character in "[]*"}
@@ -65,7 +65,10 @@ def _escaped_for_markdown(match: re.Match[str]) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """Return text as code of Markdown, between more backticks than it has in a row."""
+    """Return text as inline code of Markdown.
+
+    It stands between more backticks than the text has in a row: "a`b" -> "`` a`b ``".
+    """
     line = one_line(text)
     longest_run = max((len(run) for run in re.findall("`+", line)), default=0)
     fence = "`" * (longest_run + 1)
@@ -73,15 +76,20 @@ def markdown_code(text: str) -> str:
     return f"{fence}{space}{line}{space}{fence}"
 
 
-def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int) -> str:
-    """Return a table of cells of Markdown, which are numbers after the first `texts` columns."""
+def markdown_table(
+    header: Iterable[str], rows: Iterable[Iterable[str]], n_text_columns: int
+) -> str:
+    """Return a table whose cells are Markdown.
+
+    The first `n_text_columns` columns are set left, and the others, which hold numbers, right.
+    """
     titles = list(header)
-    alignments = ["---"] * texts + ["--:"] * (len(titles) - texts)
+    alignments = ["---"] * n_text_columns + ["--:"] * (len(titles) - n_text_columns)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (titles, alignments, *rows))
 
 
 def latex_text(text: str) -> str:
-    """Return text that LaTeX sets as it is."""
+    """Return text with escapes by which LaTeX prints exactly its characters."""
     line = one_line(text).translate(_LATEX)
     return line.replace("--", "-{}-").replace("--", "-{}-")  # two in a row would become a dash
 
@@ -98,7 +106,10 @@ def csv_text(text: str) -> str:
 
 
 def json_text(content: Any, **form: Any) -> str:
-    """Return JSON that terminals only show; `form` are arguments of `json.dumps`."""
+    """Return content as JSON in which control characters are escaped.
+
+    Terminals and CI logs then show it and interpret nothing. `form` are arguments of `json.dumps`.
+    """
     text = json.dumps(content, **({"ensure_ascii": False} | form))
     return _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -106,7 +117,7 @@ def json_text(content: Any, **form: Any) -> str:
 def script_json(content: Any) -> str:
     """Return JSON that may be inside an HTML script element. Raises ValueError for NaN."""
     text = json_text(_visible_content(content), separators=(",", ":"), allow_nan=False)
-    # What would end the element, or begin a comment or a tag in it.
+    # Escape the characters that could end the element, or begin a comment or a tag in it.
     return text.translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"})
 
 
@@ -181,10 +192,11 @@ def shown_text(metric: Metric, value: float, decimals: int | None = None) -> str
 def ends(
     metric: Metric, value: float, interval: Mapping[str, Any] | None, decimals: int | None = None
 ) -> tuple[str, ...]:
-    """Return how far an interval reaches above and below a value, as shown.
+    """Return how far an interval reaches above and below a value, as tables show it.
 
-    It is one text if these differ by at most a unit of the last digit, and the interval in brackets
-    if the value lies outside. Without an interval it is empty.
+    Usually these are two texts, such as ("1.8", "2.0"). They are one text if both distances differ
+    by at most one unit of the last digit: ("1.9",). If the value lies outside the interval, they
+    are the interval in brackets: ("[90.1, 92.3]",). Without an interval they are empty.
     """
     if interval is None:
         return ()
@@ -210,7 +222,7 @@ def bounds(metric: Metric, interval: Mapping[str, Any] | None, decimals: int | N
 
 
 def exact_difference(fraction: float, other: float) -> Decimal:
-    """Subtract the shortest texts of two fractions: 0.3 - 0.2 is 0.1."""
+    """Return the exact difference of two fractions as they are written: 0.3 - 0.2 is 0.1."""
     return Decimal(repr(fraction)) - Decimal(repr(other))
 
 
@@ -221,5 +233,5 @@ def difference(fraction: float, other: float, decimals: int | None = None) -> st
 
 
 def p_value_text(value: float) -> str:
-    """Return a p-value in two digits; below 0.000001 a bootstrap does not distinguish them."""
+    """Return a p-value with two digits, or "<1e-06": a bootstrap cannot tell smaller ones apart."""
     return f"{value:.2g}" if value >= 1e-6 else "<1e-06"

@@ -55,11 +55,12 @@ class Verdict(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """A result whose figures follow from its samples; `figures` is how many were compared."""
+    """A result whose figures follow from its samples."""
 
     path: Path
     row: ResultRow
     samples: Samples
+    # The number of figures that were compared.
     figures: int = 0
 
     @property
@@ -90,17 +91,17 @@ def verify(path: Path) -> Verdict:
 def read_verified(path: Path) -> Verified | Verdict:
     """Return the result in a JSON file with its samples, or the verdict if it is not verified."""
     try:
-        return _verified(path, read_files(path))
+        return _verify_files(path, read_files(path))
     except UsageError as error:
         return Verdict(str(path), obstacle=str(error).removeprefix(f"{path}: "))
     except Exception as error:  # one file must not hide the verdicts on others
         return Verdict(str(path), obstacle=f"cannot be verified: {type(error).__name__}: {error}")
 
 
-def _verified(path: Path, stored: ResultFiles) -> Verified | Verdict:
+def _verify_files(path: Path, stored: ResultFiles) -> Verified | Verdict:
     """Compare a result with what its samples give. Raises UsageError without samples."""
     row = stored.row
-    swaps = list(_swapped_files(path, row, stored.archive))
+    swaps = list(_signs_of_swap(path, row, stored.archive))
     if swaps:
         return Verdict(str(path), tuple(swaps))
     try:
@@ -136,7 +137,7 @@ def _figures_of_version_1(figures: Figures, row: ResultRow) -> Figures:
     )
 
 
-def _swapped_files(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
+def _signs_of_swap(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
     """Yield the signs that the result or its samples belong to another result.
 
     Raises UsageError if the samples are missing.
@@ -174,9 +175,9 @@ def _result_with_samples(folder: Path, digest: str) -> str | None:
 
 def _differences(row: ResultRow, figures: Figures) -> Iterator[str]:
     """Yield every stored figure that is not what the samples give."""
-    yield from _differing("metric", row.metrics, figures.metrics)
+    yield from _differing_figures("metric", row.metrics, figures.metrics)
     intervals = {
-        name: _rounded_like(interval, row.intervals.get(name, {}))
+        name: _with_stored_ends(interval, row.intervals.get(name, {}))
         for name, interval in figures.intervals.items()
     }
     # NumPy does not promise that another version of it draws the same random numbers (NEP 19).
@@ -184,19 +185,22 @@ def _differences(row: ResultRow, figures: Figures) -> Iterator[str]:
     note = ""
     if stored_numpy != np.__version__:
         note = f" (by NumPy {np.__version__}, stored: by {stored_numpy})"
-    for line in _differing("interval of", row.intervals, intervals):
+    for line in _differing_figures("interval of", row.intervals, intervals):
         yield f"{line}{note}"
-    yield from _differing("class", row.per_class, figures.per_class)
+    yield from _differing_figures("class", row.per_class, figures.per_class)
     if list(row.confusion_pairs) != list(figures.confusion_pairs):
         yield "edited confusion_pairs: not the most frequent mistakes of its samples"
     if row.n_samples != figures.n_samples:
         yield f"edited n_samples: {row.n_samples}, its samples are {figures.n_samples}"
 
 
-def _differing(
+def _differing_figures(
     kind: str, stored_figures: Mapping[str, Any], figures: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield the names under which a result and its samples have different figures."""
+    """Yield a line for each figure in which a result differs from what its samples give.
+
+    `kind` is the kind of figures, such as `metric`. A figure may also be missing on one side.
+    """
     for name in sorted(stored_figures.keys() | figures.keys()):
         stored, recomputed = stored_figures.get(name, "missing"), figures.get(name, "none")
         if stored != recomputed:
@@ -206,8 +210,8 @@ def _differing(
             )
 
 
-def _rounded_like(interval: Interval, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an interval with the stored ends if these differ only by a rounding."""
+def _with_stored_ends(interval: Interval, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an interval as a record, with the stored ends if they differ only by rounding."""
     record = interval._asdict()
     for end in ("low", "high"):
         if math.isclose(record[end], stored.get(end, math.nan), rel_tol=1e-12, abs_tol=1e-12):

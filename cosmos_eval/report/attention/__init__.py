@@ -6,7 +6,7 @@ a text to every patch, and every output says so.
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from cosmos_eval.report import write_file
 from cosmos_eval.report.attention import compute, describe, figure
 from cosmos_eval.results.text import html_templates
 from cosmos_eval.types import Attention, MapName, ModelSpec, Precision, UsageError, Weights
+
+_WIDE_PANEL, _NARROW_PANEL = 20, 14  # widths of an image on the page, in rem
 
 
 def attend(
@@ -35,9 +37,10 @@ def attend(
 ) -> compute.Look:
     """Return the attention of a model on an image, given a text, and on the text, given the image.
 
-    The result has one view, or one per head. Each view has `map` (h, w), the values of the patches
-    by `kind`, and `caption`, the shares of words, padding, start and end of text (None for
-    similarity). With `out`, the maps are also drawn to a file. Raises UsageError for bad input.
+    The result has a tuple `views`: one view for the mean of all heads, or one per head. The `map`
+    of a view has the values of the patches (h, w) by `kind`. Its `caption` has the shares of words,
+    padding, start and end of the text, or is None for similarity. With `out`, the maps are also
+    drawn to this file. Raises UsageError for bad input.
     """
     options = compute.AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
@@ -56,9 +59,10 @@ def draw(
     options: compute.AttendOptions,
     out: Path | None,
 ) -> list[compute.Row]:
-    """Compute the attention of models on every pair, and draw it to `out` if given.
+    """Return the attention of every model on every pair, one row per pair.
 
-    Raises UsageError for bad input, if possible before any model is loaded.
+    With `out`, the rows are also drawn to this file. Raises UsageError for bad input, if possible
+    before any model is loaded.
     """
     if out is not None:
         _require_picture_name(out, pairs)
@@ -74,7 +78,10 @@ def draw(
 
 
 def _require_picture_name(out: Path, pairs: Sequence[compute.Pair]) -> None:
-    """Raise UsageError for a file that cannot become the picture."""
+    """Raise UsageError if a picture cannot be written to `out`.
+
+    The suffix must be one of `FORMATS`, and the file must not be a folder or one of the images.
+    """
     if out.suffix.lower() not in FORMATS:
         raise UsageError(f"--output {out}: name a file that ends with {', '.join(FORMATS)}")
     if out.is_dir():
@@ -90,41 +97,55 @@ def to_html(rows: Sequence[compute.Row]) -> bytes:
     environment.globals["data_uri"] = _data_uri
     environment.globals["map_uri"] = _map_uri
     looks = [look for row in rows for look in row.looks]
-    heads: list[str] = []
-    for look in looks:
-        if len(look.views) > 1:
-            heads += [view.head for view in look.views]
+    levels = [*figure.LEVELS.items(), ("plain", figure.PLAIN)]
+    has_few_maps = len(rows[0].looks) < 3
     page = environment.get_template("page.html").render(
-        kinds=list(dict.fromkeys(describe.title(look) for look in looks)),
-        levels=[*figure.LEVELS.items(), ("plain", figure.PLAIN)],
-        looks=looks,
-        heads=list(dict.fromkeys(heads)),
-        gradient=_gradient(),
-        opacity=round(100 * figure.OPACITY),
-        panel=20 if len(rows[0].looks) < 3 else 14,
         rows=rows,
+        map_titles=_distinct(describe.title(look) for look in looks),
+        has_words=describe.has_words(looks),
+        word_levels=levels,
+        head_names=_distinct(_selectable_heads(looks)),
+        colour_gradient=_gradient(),
+        opacity=round(100 * figure.OPACITY),
+        panel_width=_WIDE_PANEL if has_few_maps else _NARROW_PANEL,
     )
     return page.encode()
 
 
+def _distinct(names: Iterable[str]) -> list[str]:
+    """Return each name once, in the order of first occurrence."""
+    return list(dict.fromkeys(names))
+
+
+def _selectable_heads(looks: Iterable[compute.Look]) -> Iterator[str]:
+    """Yield the names of the heads that a reader can choose from.
+
+    Models whose maps are the mean of all heads, or have no heads, offer no choice.
+    """
+    for look in looks:
+        if len(look.views) > 1:
+            for view in look.views:
+                yield view.head
+
+
 def _gradient() -> str:
-    """Return the colours of maps from 0 to 1 as CSS lists them."""
-    steps = figure.colour_map()(np.arange(0, 256, 15), bytes=True)
-    colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue, _ in steps]
-    return ", ".join(colours)
+    """Return the colours of map values from 0 to 1 as a list of CSS: `#00224e, ..., #fee838`."""
+    colours = figure.colour_map()(np.arange(0, 256, 15), bytes=True)  # every 15th of 256
+    return ", ".join(f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue, _ in colours)
 
 
 def _map_uri(row: compute.Row, view: compute.View) -> str:
-    """Return a map as the address of an image with half the sides of the row's picture.
+    """Return a map as a data URI, with half the width and height of the row's picture.
 
-    Maps are smooth, so that they lose no detail.
+    Maps are smooth, so they lose no detail.
     """
     width, height = row.picture.size
-    return _data_uri(figure.coloured(view, ((width + 1) // 2, (height + 1) // 2)))
+    half_size = ((width + 1) // 2, (height + 1) // 2)
+    return _data_uri(figure.coloured(view, half_size))
 
 
 def _data_uri(image: Image.Image) -> str:
-    """Return an image as an address that holds all of it."""
+    """Return an image as a data URI, which holds the whole file as JPEG."""
     content = io.BytesIO()
     image.save(content, "JPEG", quality=90, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

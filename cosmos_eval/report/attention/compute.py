@@ -32,7 +32,7 @@ from cosmos_eval.types import (
 
 _COLUMNS = ("image", "text")
 # The longest side of a row's picture in pixels: twice the side of the largest panel.
-_PICTURE = 680
+_PICTURE_SIDE = 680
 
 Heads = Literal["mean", "each"]
 Level = Literal["low", "middle", "high"]
@@ -121,7 +121,7 @@ class View(NamedTuple):
 
 
 class Look(NamedTuple):
-    """The maps of one kind by a model for a pair of image and text."""
+    """What a model looks at: its maps of one kind for a pair of image and text."""
 
     info: EncoderInfo
     # The usual kind of the model.
@@ -244,11 +244,14 @@ def compute_rows(
 
 
 def _row_picture(image: Image.Image) -> Image.Image:
-    """Resize an image to be drawn. A very long one is squeezed, as models see it."""
-    shortest = _PICTURE // maps.LONGEST
+    """Return an image in the size in which it is drawn.
+
+    An image that is much longer than wide is squeezed, as it is for models.
+    """
+    shortest = _PICTURE_SIDE // maps.LONGEST
     longest = max(image.size)
-    width = max(round(_PICTURE * image.width / longest), shortest)
-    height = max(round(_PICTURE * image.height / longest), shortest)
+    width = max(round(_PICTURE_SIDE * image.width / longest), shortest)
+    height = max(round(_PICTURE_SIDE * image.height / longest), shortest)
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
@@ -337,9 +340,10 @@ def looks_at_image(
 def _views(
     values: Tensor, word_map: maps.WordMap, context: int, options: AttendOptions
 ) -> tuple[View, ...]:
-    """Return the views of one text's maps (heads, h, w): one per head, or the mean of all heads.
+    """Return the views of the maps (heads, h, w) of one text.
 
-    Words always have heads. If the maps have none, words are weighed by the mean of their heads.
+    There is one view per head, or one view with the mean of all heads. The shares of words always
+    have heads. If the maps have no heads, there is one view with the mean of the shares.
     """
     special_shares = torch.stack([word_map.start, word_map.end, word_map.padding], -1)
     shares = torch.cat([word_map.shares, special_shares], -1)[0]  # (heads, words + 3)
@@ -356,7 +360,10 @@ def _views(
 
 
 def _caption(word_map: maps.WordMap, shares: Tensor, context: int) -> CaptionShares:
-    """Name the shares (words + 3) of a view: of the words, the start, the end and the padding."""
+    """Return the attention on a text from its shares (words + 3).
+
+    The last three shares are of the start of text, its end and the padding.
+    """
     *word_shares, start, end, padding = shares.tolist()
     scaled_shares: list[float | None] = [None] * len(word_shares)
     if len(set(word_shares)) > 1:
@@ -364,7 +371,7 @@ def _caption(word_map: maps.WordMap, shares: Tensor, context: int) -> CaptionSha
     words = []
     for word, share, scaled in zip(word_map.words, word_shares, scaled_shares, strict=True):
         words.append(WordShare(word.text, share, scaled, word.spaced))
-    # A word of which only a part is read is also among those that are cut.
+    # A word that is read in part is among both `words` and `cut`.
     read_starts = {word.start for word in word_map.words}
     unread_words = [word for word in word_map.cut if word.start not in read_starts]
     unread = ""

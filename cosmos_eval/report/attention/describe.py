@@ -43,7 +43,7 @@ def _is_printable(character: str) -> bool:
 
 
 def title(look: Look) -> str:
-    """Name the kind of a map; similarity of a model without cross-attention says so."""
+    """Return the kind of a map, with a remark if the model has no cross-attention."""
     return _SUBSTITUTE if look.kind == look.usual == SIMILARITY else look.kind
 
 
@@ -53,7 +53,7 @@ def percent(share: float) -> str:
 
 
 def value_text(look: Look, value: float) -> str:
-    """Format a value of a map: a share of the weight, log ratio, dot product or cosine."""
+    """Format a value of a map, in percent for shares of cross-attention."""
     if look.kind == "cross-attention":
         return percent(value)
     return f"{round(value, 3) + 0.0:.3f}"  # adding 0.0 turns -0.000 into 0.000
@@ -70,9 +70,9 @@ def alt_text(row: Row, look: Look, view: View) -> str:
 
 
 def range_line(look: Look, view: View) -> str:
-    """State the least and the largest value of a map, which its colours show as 0 and 1.
+    """Return a line with the least and the largest value of a map, the ends of its colours.
 
-    For cross-attention, also state the value that every patch would have if all were equal.
+    For cross-attention it also has the value of a patch if all patches had the same value.
     """
     low = value_text(look, float(view.map.min()))
     high = value_text(look, float(view.map.max()))
@@ -83,7 +83,7 @@ def range_line(look: Look, view: View) -> str:
 
 
 def padding_line(caption: CaptionShares) -> str:
-    """State the attention outside of words, and which words are cut off."""
+    """Return a line on the attention outside of words, and on the words that are cut off."""
     line = (
         f"padding got {percent(caption.padding)} of the weight, "
         f"the start of text {percent(caption.start)}, its end {percent(caption.end)}, not drawn"
@@ -94,7 +94,7 @@ def padding_line(caption: CaptionShares) -> str:
 
 
 def cut_line(caption: CaptionShares) -> str:
-    """State which words of a caption the model does not read."""
+    """Return a line on the words of a caption that the model does not read."""
     clauses = []
     if caption.last_word_in_part:
         last_word = printable(caption.words[-1].text)
@@ -128,7 +128,7 @@ def footer(rows: Sequence[Row]) -> list[str]:
 
 
 def _model_line(look: Look) -> str:
-    """Name a model with its weights and precision, and the kind and heads of its map."""
+    """Return a line with a model's weights and precision, and the kind and heads of its map."""
     info = look.info
     facts = [info.spec]
     facts.append("random weights" if info.random else f"weights {(info.weights_sha256 or '')[:12]}")
@@ -232,7 +232,7 @@ def _missing_glyphs(text: str) -> str:
 
 
 def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return every number of a picture for JSON: rows with their looks with their heads."""
+    """Return rows as JSON holds them: each row with its looks, and each look with its heads."""
     records = []
     for row in rows:
         width, height = row.size

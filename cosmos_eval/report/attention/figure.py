@@ -27,7 +27,8 @@ OPACITY = 0.6
 
 # Lengths are in pixels of the SVG, 72 to an inch. A PNG has 108 pixels to an inch.
 _DPI = 108
-_MARGIN, _GAP, _ROW_GAP, _WIDTH = 20, 12, 18, 940
+_MARGIN, _GAP, _ROW_GAP = 20, 12, 18
+_WIDTH = 940  # of all panels of a line together, unless this makes them too small
 _LEAST_PANEL, _LARGEST_PANEL = 180, 340  # the side of a panel
 _MAPS_PER_LINE = 4  # beside an image
 _ROWS_PER_HEADING = 8
@@ -225,13 +226,13 @@ def _chips(caption: CaptionShares, width: float) -> Iterator[_Chip]:
     for word in caption.words:
         ink = LEVELS[word.level] if word.level else PLAIN
         title = f"{describe.printable(word.text)}: {describe.percent(word.share)} of the weight"
-        yield from _pieces(_Chip(word.text, ink, word.spaced, title), width)
+        yield from _split_chip(_Chip(word.text, ink, word.spaced, title), width)
     for text in caption.unread.split():
-        yield from _pieces(_Chip(text, _UNREAD, title="not read"), width)
+        yield from _split_chip(_Chip(text, _UNREAD, title="not read"), width)
 
 
-def _pieces(chip: _Chip, width: float) -> Iterator[_Chip]:
-    """Split a chip that is wider than a line."""
+def _split_chip(chip: _Chip, width: float) -> Iterator[_Chip]:
+    """Yield a chip, or several chips with pieces of its word if it is wider than a line."""
     pieces = broken(describe.printable(chip.text), _BODY, width - 2 * _CHIP_PAD)
     for number, piece in enumerate(pieces):
         yield chip._replace(text=piece, spaced=chip.spaced and number == 0)
@@ -240,10 +241,10 @@ def _pieces(chip: _Chip, width: float) -> Iterator[_Chip]:
 def flowed(
     widths: Sequence[float], spaced: Sequence[bool], line_width: float
 ) -> list[tuple[float, int]]:
-    """Return the left edge and the line of each word.
+    """Place words in lines, and return the left edge and the number of the line of each word.
 
-    `spaced` tells before which words white space comes. Words without white space between them
-    stay on one line if they fit.
+    `spaced` tells for each word whether white space comes before it. Words without white space
+    between them, such as a word and its comma, stay on one line if they fit.
     """
     places: list[tuple[float, int]] = []
     right, line = 0.0, 0
@@ -258,7 +259,7 @@ def flowed(
 
 
 def _touching_width(widths: Sequence[float], spaced: Sequence[bool], start: int) -> float:
-    """Return the width of the words from `start` on, up to the first one with white space."""
+    """Return the width of the words from `start` on that have no white space before them."""
     touching_width = 0.0
     for width, is_spaced in zip(widths[start:], spaced[start:], strict=True):
         if is_spaced:
@@ -278,7 +279,7 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 
 def broken(text: str, size: float, width: float) -> list[str]:
-    """Split a word into pieces that fit into a line."""
+    """Split a word into pieces that are at most `width` wide."""
     pieces = [""]
     for character in text:
         if pieces[-1] and text_width(pieces[-1] + character, size) > width:
@@ -301,7 +302,10 @@ def wrapped(text: str, size: float, width: float) -> list[str]:
 
 
 def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
-    """Return as much of the end of a text as fits: the end of a path is its file."""
+    """Return a text that fits into a width: "/data/runs/last.pt" -> "…runs/last.pt".
+
+    Characters are cut off at the start, because the end of a path names the file.
+    """
     while len(text) > 1 and text_width(text, size, bold) > width:
         text = f"…{text[2:]}"
     return text
@@ -309,15 +313,16 @@ def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
 
 def _draw_rows(rows: Sequence[Row], file_format: str) -> tuple[bytes, dict[str, str]]:
     """Draw all rows and a legend of their colours; return the file and its titles by element id."""
-    lines_of_row = [_map_lines(row.looks) for row in rows]
-    n_columns = 1 + max(len(line) for line in lines_of_row[0])
-    side = (_WIDTH - _GAP * (n_columns - 1)) / n_columns
-    panel = min(max(side, _LEAST_PANEL), _LARGEST_PANEL)
-    width = n_columns * panel + _GAP * (n_columns - 1)
+    map_lines_of_rows = [_map_lines(row.looks) for row in rows]
+    n_columns = 1 + max(len(line) for line in map_lines_of_rows[0])  # the image, then maps
+    gaps = _GAP * (n_columns - 1)
+    fitting_panel = (_WIDTH - gaps) / n_columns
+    panel = min(max(fitting_panel, _LEAST_PANEL), _LARGEST_PANEL)
+    width = n_columns * panel + gaps
     with plain_style(_STYLE):
         sheet = _Sheet()
         y = float(_MARGIN)
-        for number, (row, lines) in enumerate(zip(rows, lines_of_row, strict=True)):
+        for number, (row, lines) in enumerate(zip(rows, map_lines_of_rows, strict=True)):
             has_headings = number % _ROWS_PER_HEADING == 0 or len(lines) > 1
             y = _draw_row(sheet, y, row, lines, panel, has_headings)
             y = _draw_captions(sheet, y, row, width) + _ROW_GAP
@@ -335,7 +340,10 @@ class _Panel(NamedTuple):
 
 
 def _map_lines(looks: Sequence[Look]) -> list[list[_Panel]]:
-    """Return the maps in lines: one of each model, or else a few heads of one model."""
+    """Arrange maps in lines of a few panels.
+
+    If every model has one map, models share lines. Otherwise each line has heads of one model.
+    """
     groups = [[_Panel(look, view) for view in look.views] for look in looks]
     if all(len(group) == 1 for group in groups):
         groups = [[group[0] for group in groups]]
@@ -354,9 +362,10 @@ def _draw_row(
     panel: float,
     has_headings: bool,
 ) -> float:
-    """Draw the image of a row and its maps in lines; return the lower edge.
+    """Draw the image of a row on the left and its maps beside it; return the lower edge.
 
-    `panel` is the longest side of every image. Only the first line has the image on its left.
+    `lines` are the maps by line. `panel` is the longest side of every image in pixels. Lines after
+    the first one leave the place of the image empty.
     """
     for number, line in enumerate(lines):
         left_edges = [_MARGIN + (panel + _GAP) * column for column in range(1, len(line) + 1)]

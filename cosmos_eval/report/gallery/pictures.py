@@ -100,7 +100,7 @@ def shrunk(classes: Label) -> Label:
 
 
 def _fit(size: Size, longest: float) -> Size:
-    """Reduce a size to a longest side, if it is larger, and keep its proportions."""
+    """Return a size with the same proportions, and with `longest` as its longest side at most."""
     factor = min(1.0, longest / max(size))
     return max(1, round(factor * size[0])), max(1, round(factor * size[1]))
 
@@ -138,7 +138,7 @@ def select(
 
 
 class _Selection:
-    """The rounds of candidates that were drawn at one scale, within a budget of bytes."""
+    """The examples that were drawn at one scale, round by round, within a budget of bytes."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class _Selection:
         self._workers = workers
         self._progress = progress
         self._canvas = Canvas(scale)
-        # What was drawn, or the error, by the number of the candidate.
+        # The example that was drawn, or the error, by the index of the candidate.
         self._drawn: dict[int, Example | UsageError] = {}
 
     def add_round(self) -> bool:

@@ -45,9 +45,9 @@ Features = NDArray[np.float32]
 _RANK_NAMES: Mapping[Direction, str] = {"image_to_text": IMAGE_RANK, "text_to_image": TEXT_RANK}
 
 _KIND = "lists of what was found"
-_FAILURES, _SUCCESSES = 3, 2  # the most of a result in a direction
+_FAILURES, _SUCCESSES = 3, 2  # the most queries of a result in one direction
 _SHOWN_ITEMS = 3
-# Another machine rounds in another way, so that low ranks may differ a little.
+# The relative error of a low rank: another machine rounds scores in another way.
 _RANK_TOLERANCE = 0.05
 # The most that are embedded for a report; cached embeddings do not count.
 _MOST_IMAGES, _MOST_CAPTIONS = 1000, 5000
@@ -59,18 +59,18 @@ class Query(NamedTuple):
 
     direction: Direction
     # The index of the image or caption.
-    number: int
+    query_index: int
     # The measured rank of the first item that belongs to the query, from 1.
     rank: int
 
 
 class RankedItems(NamedTuple):
-    """Indices of items that a model ranked for a query."""
+    """The items that a model ranked highest for a query, by their indices."""
 
-    # The first item that belongs to the query.
-    best_right: int
-    # The first items of all, the best first.
-    first: tuple[int, ...]
+    # The highest ranked item that belongs to the query.
+    best_match: int
+    # The highest ranked items, the best first.
+    top: tuple[int, ...]
 
 
 class RetrievalSource(ResultSource):
@@ -204,22 +204,29 @@ def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[ImageW
 
 
 def choose_queries(samples: Samples) -> list[Query]:
-    """Choose queries of both directions: the worst, a success, a near miss, one between, ..."""
+    """Choose a few queries of both directions, in which failures and successes are mixed.
+
+    The order within a direction is: the failure with the worst rank, a success, then other failures
+    and successes. A query succeeds if the first item that belongs to it has rank 1.
+    """
     queries: list[Query] = []
     for direction, rank_name in _RANK_NAMES.items():
         ranks = samples[rank_name]
         by_rank = np.argsort(ranks, kind="stable")
         n_successes = np.count_nonzero(ranks == 1)
-        successes, failures = by_rank[:n_successes], by_rank[n_successes:]
-        right = successes[spread_indices(len(successes), _SUCCESSES)].tolist()
-        wrong = failures[_spread_over_ranks(ranks[failures])].tolist()
-        for index in (*wrong[:1], *right[:1], *wrong[1:], *right[1:]):
+        all_successes, all_failures = by_rank[:n_successes], by_rank[n_successes:]
+        successes = all_successes[spread_indices(len(all_successes), _SUCCESSES)].tolist()
+        failures = all_failures[_spread_over_ranks(ranks[all_failures])].tolist()
+        for index in (*failures[:1], *successes[:1], *failures[1:], *successes[1:]):
             queries.append(Query(direction, index, int(ranks[index])))
     return queries
 
 
 def _spread_over_ranks(ranks: NDArray[np.integer]) -> list[int]:
-    """Return indices into sorted ranks: the worst, the best, and their geometric middle."""
+    """Return indices into ascending ranks: of the worst, the best, and the one between them.
+
+    The rank between them is the nearest to their geometric mean: of [2, 5, 9, 50] it is 9.
+    """
     if not len(ranks):
         return []
     logarithms = np.log(ranks)
@@ -240,11 +247,11 @@ class _PairRescoring:
     def rescore(self, query: Query, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Replace the scores of a query's candidates, and rank them above all other items."""
         if query.direction == "image_to_text":
-            items = self._candidates.texts[query.number]
-            pair_scores = self._scores(np.full_like(items, query.number), items)
+            items = self._candidates.texts[query.query_index]
+            pair_scores = self._scores(np.full_like(items, query.query_index), items)
         else:
-            items = self._candidates.images[query.number]
-            pair_scores = self._scores(items, np.full_like(items, query.number))
+            items = self._candidates.images[query.query_index]
+            pair_scores = self._scores(items, np.full_like(items, query.query_index))
         # The other scores are cosines, which are at most 1.
         scores[items] = 2 + (pair_scores - pair_scores.min())
         return scores
@@ -259,40 +266,44 @@ def rank_items(
 ) -> RankedItems | None:
     """Rank images (N, D) for a text, or texts (M, D) for an image, by the product of features.
 
-    `pair_scores` replaces products by scores of pairs. Of items with equal scores, the right ones
-    come last, as in the measured ranks. Returns None if the rank is not the measured one.
+    With `pair_scores`, candidates are ranked by scores of pairs instead. Among items with equal
+    scores, the matching ones come last, as in the measured ranks. Returns None if the query does
+    not get the rank that was measured.
     """
     if query.direction == "image_to_text":
-        query_feature, items = images[query.number], texts
+        query_feature, items = images[query.query_index], texts
     else:
-        query_feature, items = texts[query.number], images
+        query_feature, items = texts[query.query_index], images
     # Sums are exact before they are rounded to float32, so that equal features score the same.
     scores = items.astype(np.float64) @ query_feature.astype(np.float64)
     if pair_scores is not None:
         scores = pair_scores.rescore(query, scores)
-    is_right = _right_items(query, image_of_text, len(images))
+    is_matching = _matching_items(query, image_of_text, len(images))
     # The last key of lexsort is the first one to sort by.
-    order = np.lexsort((is_right, -scores.astype(np.float32)))
-    rank = 1 + int(np.argmax(is_right[order]))
+    order = np.lexsort((is_matching, -scores.astype(np.float32)))
+    rank = 1 + int(np.argmax(is_matching[order]))
     if not _is_measured_rank(rank, query.rank):
         return None
     return RankedItems(int(order[rank - 1]), tuple(order[:_SHOWN_ITEMS].tolist()))
 
 
 def _is_measured_rank(rank: int, measured_rank: int) -> bool:
-    """Return whether a rank is the measured one, up to rounding if no shown item is concerned."""
+    """Return whether a rank agrees with the measured one.
+
+    Low ranks may differ by rounding. Ranks of items that are shown must be equal.
+    """
     if min(rank, measured_rank) <= _SHOWN_ITEMS:
         return rank == measured_rank
     return abs(rank - measured_rank) <= max(1, _RANK_TOLERANCE * measured_rank)
 
 
-def _right_items(
+def _matching_items(
     query: Query, image_of_text: NDArray[np.int64], n_images: int
 ) -> NDArray[np.bool_]:
     """Return whether each item belongs to the query: each text, or each image."""
     if query.direction == "image_to_text":
-        return image_of_text == query.number
-    return np.arange(n_images) == image_of_text[query.number]
+        return image_of_text == query.query_index
+    return np.arange(n_images) == image_of_text[query.query_index]
 
 
 class _QueryDrawing(NamedTuple):
@@ -306,8 +317,8 @@ class _QueryDrawing(NamedTuple):
     def draw(self, canvas: Canvas) -> RetrievalExample:
         """Draw the query and its items. Raises UsageError if an image cannot be used."""
         query = self.query
-        is_right = _right_items(query, self.data.image_of_text, len(self.data.images))
-        items = self.ranked_items or RankedItems(int(np.argmax(is_right)), ())
+        is_matching = _matching_items(query, self.data.image_of_text, len(self.data.images))
+        items = self.ranked_items or RankedItems(int(np.argmax(is_matching)), ())
         query_is_image = query.direction == "image_to_text"
         row = self.result.row
         return RetrievalExample(
@@ -316,12 +327,12 @@ class _QueryDrawing(NamedTuple):
             protocol=row.protocol,
             direction=query.direction,
             rank=query.rank,
-            query=self._draw_item(canvas, query.number, is_image=query_is_image),
-            expected=self._draw_item(canvas, items.best_right, is_image=not query_is_image),
+            query=self._draw_item(canvas, query.query_index, is_image=query_is_image),
+            expected=self._draw_item(canvas, items.best_match, is_image=not query_is_image),
             retrieved=[
-                self._draw_item(canvas, index, is_image=not query_is_image) for index in items.first
+                self._draw_item(canvas, index, is_image=not query_is_image) for index in items.top
             ],
-            right=is_right[list(items.first)].tolist(),
+            right=is_matching[list(items.top)].tolist(),
         )
 
     def _draw_item(self, canvas: Canvas, index: int, *, is_image: bool) -> Picture | str:

@@ -27,8 +27,8 @@ from cosmos_eval.types import ClassificationProtocol, Samples, SegmentationProto
 MOST_SAMPLES = 60
 """The most samples of a data set that are shown."""
 _THUMBNAIL = 112  # longest side in pixels
-_LEAST_SHARE = 0.001  # of an image's pixels; smaller classes are not samples
-_RIGHT_IOU = 0.5  # from this IoU on, a class of an image counts as right
+_LEAST_SHARE = 0.001  # a class is a sample if it has at least this share of the image's pixels
+_RIGHT_IOU = 0.5  # a model is right on a class of an image if its IoU is at least this
 
 
 class Judgement:
@@ -56,7 +56,10 @@ class Judgement:
 
 
 class ClassJudgement(Judgement):
-    """Images, on which a model is right if its first predicted class is the true one."""
+    """Images, on which a model is right if its first predicted class is the true class.
+
+    The kind of an image is its true class.
+    """
 
     def __init__(
         self, protocol: ClassificationProtocol, data: ClassData, samples: Sequence[Samples]
@@ -80,28 +83,34 @@ class ClassJudgement(Judgement):
 
 
 class CaptionJudgement(Judgement):
-    """Captions, on which a model is right if it ranks their image first."""
+    """Captions, on which a model is right if it ranks their image first.
+
+    The kind of a caption is the quarter of all captions, by number of words, that it belongs to.
+    """
 
     def __init__(self, data: RetrievalData, samples: Sequence[Samples]) -> None:
         self._data = data
         self._ranks = np.stack([model_samples[TEXT_RANK] for model_samples in samples])
-        self._words = np.array([len(caption.split()) for caption in data.captions])
-        quartiles = np.quantile(self._words, (0.25, 0.5, 0.75))
+        self._n_words = np.array([len(caption.split()) for caption in data.captions])
+        quartiles = np.quantile(self._n_words, (0.25, 0.5, 0.75))
         self.right = self._ranks == 1
-        self.kind = np.digitize(self._words, quartiles)
+        self.kind = np.digitize(self._n_words, quartiles)
 
     def image(self, sample: int) -> Image.Image:
         return decoded(self._data.images[self._data.image_of_text[sample]])
 
     def description(self, sample: int) -> dict[str, Any]:
-        return {"text": self._data.captions[sample], "words": int(self._words[sample])}
+        return {"text": self._data.captions[sample], "words": int(self._n_words[sample])}
 
     def answer(self, model: int, sample: int) -> str:
         return f"rank {self._ranks[model, sample]}"
 
 
 class LabelMapJudgement(Judgement):
-    """Classes in images, on which a model is right if their IoU in the image is at least 0.5."""
+    """Classes in images, on which a model is right if their IoU in the image is at least 0.5.
+
+    A sample is one class in one image. Its kind is the class.
+    """
 
     def __init__(
         self, protocol: SegmentationProtocol, data: LabelMaps, samples: Sequence[Samples]
@@ -111,10 +120,10 @@ class LabelMapJudgement(Judgement):
         # A result of fewer images has the first ones.
         n_images = min(len(model_samples[NAME]) for model_samples in samples)
         areas = [segmentation.TASK.derive(model_samples)[AREAS] for model_samples in samples]
-        class_pixels = areas[0].labelled[:n_images]
+        class_pixels = areas[0].labelled[:n_images]  # (images, classes)
         image_pixels = class_pixels.sum(axis=1, keepdims=True)
         self._shares = class_pixels / np.maximum(1, image_pixels)
-        # Every sample is a class in an image.
+        # The indices of the image and the class of each sample, both (N,).
         self._images, self._classes = np.nonzero(self._shares >= _LEAST_SHARE)
         self._iou = np.stack(
             [class_scores(model_areas).iou[self._images, self._classes] for model_areas in areas]
@@ -161,32 +170,50 @@ class SampleDrawing(NamedTuple):
 def choose_samples(
     right: NDArray[np.bool_], kind: NDArray[Any], most: int = MOST_SAMPLES
 ) -> list[int]:
-    """Choose samples that differ in which models are right on them (K, N), and in their kind (N,).
+    """Return the indices of at most `most` samples that differ in their outcomes and kinds.
 
-    The pattern of a sample is which of the models are right. Patterns take turns: the first sample
-    of every pattern comes before the second sample of any. Within a turn, samples on which models
-    differ come first. The samples of one pattern are in random order, with their kinds taking turns
-    in the same way. Returns at most `most` indices.
+    `right` (K, N) tells which models are right on each sample, `kind` (N,) is the kind of a sample,
+    such as its class. Samples with the same column of `right` have the same pattern.
+
+    Patterns take turns: the first sample of every pattern comes before the second sample of any
+    pattern. Within a turn, samples on which models disagree come first. Within a pattern, kinds
+    take turns in the same way. Otherwise the order is random, but always the same.
+
+    Example: with patterns [a, a, a, b] the patterns of the chosen samples are [a, b, a, a].
     """
-    shuffled = np.random.default_rng(0).permutation(len(kind))
-    patterns = np.unique(right[:, shuffled], axis=1, return_inverse=True)[1].ravel()
-    kinds = np.unique(kind[shuffled], return_inverse=True)[1]
-    # Sort by the turn of the kind within the pattern.
-    patterns_with_kinds = patterns * (kinds.max(initial=0) + 1) + kinds
-    by_kind_turn = np.argsort(_turns(patterns_with_kinds), kind="stable")
-    samples, patterns = shuffled[by_kind_turn], patterns[by_kind_turn]
-    # Sort by the turn of the pattern, then by whether models differ. Among equal samples, the first
-    # order is kept. The last key of lexsort is the first one to sort by.
+    samples = np.random.default_rng(0).permutation(len(kind))
+    # Within each pattern, let kinds take turns: sort all samples by how many samples of the same
+    # pattern and kind come before them.
+    pattern_and_kind = _group_numbers(right[:, samples], kind[samples])
+    samples = samples[np.argsort(_turns(pattern_and_kind), kind="stable")]
+    # Let patterns take turns. Both sorts are stable, so the order within a pattern stays.
+    pattern_turns = _turns(_pattern_numbers(right[:, samples]))
     models_agree = (right == right[:1]).all(axis=0)[samples]
-    by_pattern_turn = np.lexsort((models_agree, _turns(patterns)))
-    return samples[by_pattern_turn][:most].tolist()
+    order = np.lexsort((models_agree, pattern_turns))  # by turn, then by agreement
+    return samples[order][:most].tolist()
 
 
-def _turns(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for each number how many equal numbers come before it: [7, 8, 7] -> [0, 0, 1]."""
-    order = np.argsort(numbers, kind="stable")
-    sorted_numbers = numbers[order]
-    first_places = np.searchsorted(sorted_numbers, sorted_numbers)
-    turns = np.empty(len(numbers), np.int64)
-    turns[order] = np.arange(len(numbers)) - first_places
+def _pattern_numbers(right: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return one number per sample (N,), equal for samples with equal columns of `right` (K, N)."""
+    _, numbers = np.unique(right, axis=1, return_inverse=True)
+    return numbers.ravel()
+
+
+def _group_numbers(right: NDArray[np.bool_], kind: NDArray[Any]) -> NDArray[np.int64]:
+    """Return one number per sample (N,), equal for samples of the same pattern and kind."""
+    kinds, kind_numbers = np.unique(kind, return_inverse=True)
+    return _pattern_numbers(right) * max(1, len(kinds)) + kind_numbers
+
+
+def _turns(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each sample how many samples of its group come before it.
+
+    Example: [7, 8, 7] -> [0, 0, 1].
+    """
+    order = np.argsort(groups, kind="stable")
+    sorted_groups = groups[order]
+    # The position in the sorted array at which the group of each sample begins.
+    group_starts = np.searchsorted(sorted_groups, sorted_groups)
+    turns = np.empty(len(groups), np.int64)
+    turns[order] = np.arange(len(groups)) - group_starts
     return turns

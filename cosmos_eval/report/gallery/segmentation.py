@@ -52,8 +52,8 @@ _TOLERANCE: dict[str, float] = {"fp32": 0.001, "amp": 0.02, "bf16": 0.02, "fp16"
 class LabelledImage(NamedTuple):
     """An image with its true label map."""
 
-    # The index among the samples of the data set.
-    number: int
+    # The index of the image among the samples of the data set.
+    sample_index: int
     sample: Sample
     # The true classes (H, W).
     label: Label
@@ -65,7 +65,7 @@ class SegmentationSource(ResultSource):
     def __init__(self, group: ResultGroup, options: RunOptions, predictions: Path | None) -> None:
         super().__init__(group, options)
         self._images: list[LabelledImage] = []
-        # Predicted label maps as drawn, by model and number of the image.
+        # Predicted label maps as drawn, by model and index of the image.
         self._maps: dict[tuple[str, int], Label] = {}
         # Models whose predictions are not all the measured ones.
         self._models_that_differ: set[str] = set()
@@ -77,7 +77,9 @@ class SegmentationSource(ResultSource):
             if predictions is not None:
                 self._read_saved_maps(predictions, result)
             missing = [
-                image for image in self._images if (result.model, image.number) not in self._maps
+                image
+                for image in self._images
+                if (result.model, image.sample_index) not in self._maps
             ]
             if missing:
                 self.requests.append(
@@ -138,7 +140,7 @@ class SegmentationSource(ResultSource):
                     saved_maps.append((image, _read_saved_map(file)))
                 except UsageError as error:
                     self.notes.append(str(error))
-        if not self._keep_measured(result, saved_maps):
+        if not self._add_measured_maps(result, saved_maps):
             self.notes.append(f"{folder}: not the label maps that {result.model} was measured with")
 
     def _saved_maps_folder(self, predictions: Path, result: SampledResult) -> Path:
@@ -166,17 +168,20 @@ class SegmentationSource(ResultSource):
         )
         samples = [image.sample for image in images]
         maps = predictions(encoder, self._protocol_of(result), samples, options)
-        if not self._keep_measured(result, list(zip(images, maps, strict=True))):
+        if not self._add_measured_maps(result, list(zip(images, maps, strict=True))):
             self._models_that_differ.add(result.model)
 
-    def _keep_measured(
+    def _add_measured_maps(
         self, result: SampledResult, maps: Sequence[tuple[LabelledImage, Label]]
     ) -> bool:
-        """Keep the label maps that were measured, as small as drawn; return whether all were."""
+        """Add the label maps that give the measured pixel counts, in the size that is drawn.
+
+        Returns whether all maps do.
+        """
         all_were_measured = True
         for image, classes in maps:
-            if _is_measured(classes, image, result, self.protocol):
-                self._maps[result.model, image.number] = shrunk(classes)
+            if _gives_measured_counts(classes, image, result, self.protocol):
+                self._maps[result.model, image.sample_index] = shrunk(classes)
             else:
                 all_were_measured = False
         return all_were_measured
@@ -210,8 +215,8 @@ class SegmentationSource(ResultSource):
         for turn, image in enumerate(self._images):
             maps = {}
             for model in models:
-                if (model, image.number) in self._maps:
-                    maps[model] = self._maps[model, image.number]
+                if (model, image.sample_index) in self._maps:
+                    maps[model] = self._maps[model, image.sample_index]
             yield Candidate(turn, _LabelMapDrawing(protocol, image, maps).draw)
 
 
@@ -228,10 +233,10 @@ class _LabelMapRequest(Request):
 
 
 def choose_images(results: Sequence[Samples]) -> list[int]:
-    """Choose a few images that all results have, by their share of right pixels.
+    """Return the indices of a few images that all results have, by their pixel accuracy.
 
-    If there are several results, the image on which they differ most comes first. Then come a
-    typical, a poor and a good image by the mean of all results. Returns indices.
+    If there are several results, the first image is the one on which their accuracies differ most.
+    Then come a typical, a poor and a good image by the mean accuracy of all results.
     """
     n_images = min(len(samples[NAME]) for samples in results)
     accuracies = np.stack(
@@ -253,19 +258,23 @@ def choose_images(results: Sequence[Samples]) -> list[int]:
     return [int(labelled[index]) for index in dict.fromkeys(chosen)]
 
 
-def _is_measured(
+def _gives_measured_counts(
     classes: Label, image: LabelledImage, result: SampledResult, protocol: SegmentationProtocol
 ) -> bool:
-    """Return whether predicted classes give the image's stored pixel counts, up to rounding."""
+    """Return whether predicted classes (H, W) give the pixel counts that a result stores.
+
+    The counts may differ by the share of pixels that rounding moves at borders of classes.
+    """
     n_classes = len(protocol.class_names)
     if classes.shape != image.label.shape or classes.max() >= n_classes:
         return False
     samples = result.samples
-    is_of_image = samples["image"] == image.number
+    # Results store the pixels of each pair of true and predicted class that an image has.
+    is_of_image = samples["image"] == image.sample_index
     stored_counts = np.zeros(n_classes**2, np.int64)
     stored_counts[samples["pair"][is_of_image]] = samples["pixels"][is_of_image]
     counts = confusion(image.label, classes, n_classes, protocol.ignore_index).ravel()
-    # A pixel of another class is one too few in a count and one too many in another.
+    # A pixel with another class lowers one count by 1 and raises another one by 1.
     differing_pixels = np.abs(stored_counts - counts).sum() / 2
     tolerance = _TOLERANCE[result.row.provenance["precision"]]
     return bool(differing_pixels <= tolerance * counts.sum())

@@ -52,7 +52,7 @@ IMAGES_WITH_TEXTS = 3
 _TASKS = ("retrieval", "cls", "seg")  # the tasks that have examples
 # The fields of a result's model that decide what it computes.
 _MODEL_FIELDS = ("spec", "architecture", "weights", "weights_sha256", "random")
-# The places of the indices that `spread_indices` returns, as fractions of the list.
+# The positions that `spread_indices` chooses, as fractions of the length of a list.
 _SPREAD = (1.0, 0.0, 0.5, 0.75, 0.25)
 
 
@@ -277,9 +277,10 @@ class ResultSource(Source):
         raise NotImplementedError
 
     def open_results(self, *, whole: bool = False) -> list[OpenedResult]:
-        """Open the data of every result: all of them, or as many as the result was limited to.
+        """Return the results of the group with the data that they were measured on.
 
-        Notes name the results that were measured on other data, and data that cannot be opened.
+        The data are limited as the result was, or complete with `whole`. Results that were measured
+        on other data are left out and noted. So are results whose data cannot be opened.
         """
         limits: list[int | None] = []
         for result in self.group.results:
@@ -326,7 +327,10 @@ class ResultSource(Source):
 
 
 def label_of(result: SampledResult) -> str:
-    """Return the label of a result's model in tables, without limit and form of attention."""
+    """Return the label of a result's model, without the words for a limit or a form of attention.
+
+    Attention maps do not depend on these settings.
+    """
     provenance = dict(result.row.provenance)
     provenance.pop("partial", None)
     provenance["limit"] = None
@@ -336,7 +340,10 @@ def label_of(result: SampledResult) -> str:
 
 
 def spread_indices(n: int, most: int = IMAGES_WITH_TEXTS) -> list[int]:
-    """Return a few of n indices: the last, the first, the middle, then the quarters."""
+    """Return at most `most` of n indices: the last, the first, the middle, then the quarters.
+
+    Example: n = 9 -> [8, 0, 4], and with `most` of 5 -> [8, 0, 4, 6, 2].
+    """
     if n == 0:
         return []
     indices = [round(fraction * (n - 1)) for fraction in _SPREAD]
@@ -372,13 +379,13 @@ def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> list
 
 
 def _model_identity(row: ResultRow) -> tuple[Any, ...]:
-    """Return everything that decides what the model of a result computes."""
+    """Return a key that is equal for results whose models compute the same outputs."""
     fields = [row.model.get(name) for name in _MODEL_FIELDS]
     return (*fields, row.provenance["precision"], auxiliary_of(row.provenance))
 
 
 def _report_warnings(watch: Watch, name: str, step: Progress) -> None:
-    """Pass progress on to `watch`, with no notes but warnings."""
+    """Pass progress on to `watch`, without its notes unless they are warnings."""
     is_warning = step.note.startswith("warning: ")
     watch(name, step if is_warning else step._replace(note=""))
 
@@ -424,11 +431,11 @@ class _Refusal(NamedTuple):
 
 
 def _refusal_lines(refusals: Sequence[_Refusal]) -> list[str]:
-    """Return one line for all models that lack the same outputs for the same reason."""
+    """Return one line for each reason, with all models that lack the same outputs for it."""
     # Data sets by kind of output, by model and reason.
     missing: dict[tuple[str, str], dict[str, list[str]]] = {}
     for request, reason in refusals:
-        # Names near to the name of a model that is gone do not help here.
+        # The message for an unknown model lists similar names, which do not help here.
         short_reason = reason.partition("; nearest")[0]
         sets_by_kind = missing.setdefault((request.label, short_reason), {})
         sets_by_kind.setdefault(request.kind, []).append(request.dataset)
@@ -447,7 +454,7 @@ def _refusal_lines(refusals: Sequence[_Refusal]) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Join three names at most, and say how many more there are."""
+    """Return at most three names as text, and the number of others: "a, b, c and 2 more"."""
     text = ", ".join(names[:3])
     if len(names) > 3:
         text += f" and {len(names) - 3} more"

@@ -39,7 +39,7 @@ _OWN_SAMPLES = re.compile(r".+\.[0-9a-f]{8}\.baseline\.npz")
 
 
 class Key(NamedTuple):
-    """What a result and the entry of a baseline that it is compared with have in common."""
+    """The fields that a result shares with the entry of a baseline that it is compared with."""
 
     # The label of the model in tables, or the name of a group of trainings.
     model: str
@@ -224,8 +224,11 @@ class Problem(NamedTuple):
 
 
 def faults_of(results: Sequence[Verified], *, strict: bool) -> Iterator[Problem]:
-    """Yield what keeps results from being trusted; `strict` also asks for their exact code."""
-    yield from _several_models(results)
+    """Yield the reasons why results cannot be trusted.
+
+    With `strict`, results must also state the commit of their code, and the code must be unedited.
+    """
+    yield from _shared_name_problems(results)
     for result in results:
         path, provenance = str(result.path), result.row.provenance
         if result.row.model["random"]:
@@ -241,7 +244,7 @@ def faults_of(results: Sequence[Verified], *, strict: bool) -> Iterator[Problem]
             yield Problem(path, "was measured with edited code (dirty), which --strict refuses")
 
 
-def _several_models(results: Iterable[Verified]) -> Iterator[Problem]:
+def _shared_name_problems(results: Iterable[Verified]) -> Iterator[Problem]:
     """Yield a problem for each result whose model has the name of another model."""
     for result in distinguish(result.stored for result in results):
         if result.notes:
@@ -254,10 +257,10 @@ def _several_models(results: Iterable[Verified]) -> Iterator[Problem]:
 
 
 def without_former(results: Sequence[Verified]) -> tuple[list[Verified], list[str]]:
-    """Return results without former ones, and a note on each of these.
+    """Return the results that were not replaced by later ones, and a note on each other result.
 
-    A former result is one that was moved aside when another model of its name was measured, if the
-    later result is given as well.
+    When another model of the same name is measured, the former result is moved to another file. It
+    is left out if the later result is among `results` as well.
     """
     paths = {result.path for result in results}
     latest_results, notes = [], []
@@ -317,7 +320,7 @@ def replace_baseline(
     archives: dict[str, bytes] = {}
     for result in results:
         archive = files.pack_arrays(result.samples) if keep_samples else None
-        entry = _entry(result.row, archive)
+        entry = _entry_of(result.row, archive)
         entries.append(entry)
         if entry.samples is not None and archive is not None:
             archives[entry.samples["file"]] = archive
@@ -328,10 +331,10 @@ def replace_baseline(
     record.validate(Baseline, json.dumps(document), str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        former_keys = _replace(path, document, archives)
+        former_keys = _write_files(path, document, archives)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    return _changes(former_keys, {entry.key for entry in entries}), notes
+    return _change_records(former_keys, {entry.key for entry in entries}), notes
 
 
 def _require_usable(results: Sequence[Verified], faults: Sequence[Problem]) -> None:
@@ -341,8 +344,8 @@ def _require_usable(results: Sequence[Verified], faults: Sequence[Problem]) -> N
         raise UsageError(f"no baseline of such results: {listed}")
 
 
-def _changes(former_keys: set[Key], new_keys: set[Key]) -> list[dict[str, str]]:
-    """Return for each result, sorted, how writing the baseline has changed it."""
+def _change_records(former_keys: set[Key], new_keys: set[Key]) -> list[dict[str, str]]:
+    """Return a record per result, sorted, that says whether it was added, replaced or removed."""
     changes = []
     for key in sorted(former_keys | new_keys):
         if key not in new_keys:
@@ -385,7 +388,7 @@ def _document(entries: Sequence[Entry], reason: str, settings: Mapping[str, Any]
     return document
 
 
-def _entry(row: record.ResultRow, archive: bytes | None) -> Entry:
+def _entry_of(row: record.ResultRow, archive: bytes | None) -> Entry:
     """Return the entry of a result, whose packed samples are `archive`; None leaves them out."""
     if archive is None:
         samples = None
@@ -411,10 +414,12 @@ def _entry(row: record.ResultRow, archive: bytes | None) -> Entry:
     )
 
 
-def _replace(path: Path, document: Mapping[str, Any], archives: Mapping[str, bytes]) -> set[Key]:
-    """Write samples, then the file; remove samples that only the former baseline named.
+def _write_files(
+    path: Path, document: Mapping[str, Any], archives: Mapping[str, bytes]
+) -> set[Key]:
+    """Write the samples and then the file of a baseline, in place of a former baseline.
 
-    Returns the keys of the former baseline.
+    Samples that only the former baseline named are removed. Returns the keys of its results.
     """
     folder = path.with_suffix("")
     with files.exclusive(path.parent) as is_locked:
@@ -442,8 +447,8 @@ def _require_unchanged(baseline: Baseline, document: Mapping[str, Any], path: Pa
             )
         return
     samples = [entry.samples for entry in baseline.results]
-    is_later = any(entry and _OWN_SAMPLES.fullmatch(entry["file"]) for entry in samples)
-    if baseline.baseline_sha256 or is_later:
+    has_new_names = any(names and _OWN_SAMPLES.fullmatch(names["file"]) for names in samples)
+    if baseline.baseline_sha256 or has_new_names:
         raise UsageError(f"{path} was edited: it says version 1, but has what version 2 brought")
     if None in samples:
         raise UsageError(

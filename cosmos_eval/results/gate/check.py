@@ -52,7 +52,7 @@ from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import UsageError
 
 _HASH = 8  # characters of a hash that is shown
-_FEWEST = 4  # trainings, which leave the variance by seeds two degrees of freedom
+_LEAST_TRAININGS = 4  # of both sides: the variance by seeds then has two degrees of freedom
 ALPHA = 0.025
 """One-sided probability of a false alarm on any gated metric of a whole check."""
 
@@ -185,6 +185,7 @@ def read_results(places: Sequence[Path]) -> tuple[list[Verified], list[Problem]]
 
 
 def _problem_of(verdict: Verdict) -> Problem:
+    """Return the problem of a result that was not verified."""
     return Problem(verdict.path, "; ".join(verdict.differences) or verdict.obstacle)
 
 
@@ -195,10 +196,10 @@ def examine(
     strict: bool = False,
     problems: Sequence[Problem] = (),
 ) -> Report:
-    """Check results against the baseline in a file.
+    """Return the outcome of checking results against the baseline in the file `path`.
 
-    `problems` arose when the results were read. `strict` refuses results of edited code or of an
-    unknown commit. Raises UsageError for a faulty baseline.
+    `problems` are the faults of results that could not be read. `strict` refuses results of edited
+    code or of an unknown commit. Raises UsageError for a faulty baseline.
     """
     baseline = read_baseline(path)
     results, notes = without_former(results)
@@ -227,7 +228,7 @@ def examine(
 
 
 class Cases(NamedTuple):
-    """The results of a baseline beside new ones."""
+    """The results of a baseline, matched with new results."""
 
     # Groups of which the baseline has several trainings and the new results have others.
     groups: list[Case]
@@ -252,15 +253,21 @@ class Cases(NamedTuple):
         entry_keys = {entry.key for entry in self.entries}
         keys_without_entry = [key for key in self.results if key not in entry_keys]
         for key in sorted(entry_keys - self.results.keys()):
-            same_data = [other.model for other in keys_without_entry if other[1:] == key[1:]]
-            hint = f"; there is one of {', '.join(same_data)}" if same_data else ""
+            models_on_same_data = [
+                other.model
+                for other in keys_without_entry
+                if (other.dataset, other.protocol) == (key.dataset, key.protocol)
+            ]
+            hint = ""
+            if models_on_same_data:
+                hint = f"; there is one of {', '.join(models_on_same_data)}"
             yield Problem(str(key), f"the baseline has it, the results have not{hint}")
         for key in keys_without_entry:
             yield Problem(str(key), "is not in the baseline: leave it out, or add it with --update")
 
 
 def match(baseline: Baseline, results: Sequence[Verified]) -> Cases:
-    """Find the results of a baseline that new results are compared with."""
+    """Match each new result with the result of the baseline that it is compared with."""
     groups, problems = groups_of(baseline, results)
     grouped_keys = {entry.key for case in groups for entry in case.entries}
     grouped_paths = {result.path for case in groups for result in case.results}
@@ -269,7 +276,7 @@ def match(baseline: Baseline, results: Sequence[Verified]) -> Cases:
     for result in results:
         if result.path in grouped_paths:
             continue
-        key = _key_in(baseline, result)
+        key = _matching_key(baseline, result)
         first = results_by_key.setdefault(key, result)
         if first is not result:
             message = f"a second result of {key}, beside {first.path}"
@@ -278,12 +285,13 @@ def match(baseline: Baseline, results: Sequence[Verified]) -> Cases:
 
 
 def groups_of(baseline: Baseline, results: Iterable[Verified]) -> tuple[list[Case], list[Problem]]:
-    """Return the groups of which a baseline has several trainings and the results have others.
+    """Return the groups whose trainings in the baseline are compared with new trainings.
 
-    A result with the weights of a training of the baseline is not another training. If a group has
-    only such results, they are compared one by one; otherwise each of them is a problem.
+    The baseline must have several trainings of the group, and the results at least one new one: a
+    result with other weights than any of the baseline's. In such a group, a result with the weights
+    of a training of the baseline is a problem. Problems are the second return value.
     """
-    cases: dict[Key, Case] = {}
+    cases: dict[Key, Case] = {}  # by the name of the group, the data set and the protocol
     for entry in baseline.results:
         if entry.training:
             key = entry.key._replace(model=entry.training["group"])
@@ -296,8 +304,11 @@ def groups_of(baseline: Baseline, results: Iterable[Verified]) -> tuple[list[Cas
     problems: list[Problem] = []
     for case in cases.values():
         weights = {entry.weights_sha256 for entry in case.entries}
-        repeated = [r for r in case.results if r.row.model["weights_sha256"] in weights]
-        if case.is_group and len(repeated) < len(case.results):
+        repeated = [
+            result for result in case.results if result.row.model["weights_sha256"] in weights
+        ]
+        has_new_trainings = len(repeated) < len(case.results)
+        if case.is_group and has_new_trainings:
             groups.append(case)
             for result in repeated:
                 message = "is a training of the baseline: check it apart from others"
@@ -305,7 +316,7 @@ def groups_of(baseline: Baseline, results: Iterable[Verified]) -> tuple[list[Cas
     return groups, problems
 
 
-def _key_in(baseline: Baseline, result: Verified) -> Key:
+def _matching_key(baseline: Baseline, result: Verified) -> Key:
     """Return the key of the entry that a result is compared with.
 
     The entry has the same model, though perhaps under another name. A result without such an entry
@@ -314,21 +325,21 @@ def _key_in(baseline: Baseline, result: Verified) -> Key:
     key = result_key(result.row)
     if any(entry.key == key for entry in baseline.results):
         return key
-    nameless_key = _nameless(key, result.stored.identity.sha256)
+    key_without_name = _key_without_name(key, result.stored.identity.sha256)
     for entry in reversed(baseline.results):
-        if _nameless(entry.key, entry.model_sha256) == nameless_key:
+        if _key_without_name(entry.key, entry.model_sha256) == key_without_name:
             return entry.key
     return key
 
 
-def _nameless(key: Key, model_sha256: str | None) -> tuple[str | None, ...]:
+def _key_without_name(key: Key, model_sha256: str | None) -> tuple[str | None, ...]:
     """Return a key with the hash of the model in place of its name."""
-    variants = key.model.partition(" (")[2]  # what differs from the defaults
+    variants = key.model.partition(" (")[2]  # "clip (student, bf16)" -> "student, bf16)"
     return model_sha256, variants, key.dataset, key.protocol
 
 
 def _metrics_of_one_side(case: Case) -> tuple[list[str], list[str]]:
-    """Return the metrics that only the baseline has, and those that only the results have."""
+    """Return two lists: the metrics that only the baseline has, and that only all results have."""
     baseline_metrics = {name for entry in case.entries for name in entry.metrics}
     result_metrics = set(case.results[0].row.metrics)
     for result in case.results[1:]:
@@ -337,7 +348,11 @@ def _metrics_of_one_side(case: Case) -> tuple[list[str], list[str]]:
 
 
 def _group_findings(case: Case, path: Path) -> list[Finding]:
-    """Return a finding per metric of a group of trainings. Raises as `group_changes` does."""
+    """Return a finding per metric of a group of trainings.
+
+    Raises ValueError or UsageError as `group_changes` does, and ValueError for a metric whose value
+    depends on a single image.
+    """
     changes = group_changes(case, path)
     unknown = [name for name, change in changes.items() if change is None]
     if unknown:
@@ -356,7 +371,7 @@ def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
     value. Raises ValueError or UsageError for a training that occurs twice, for different settings,
     and for samples that are missing or do not give the metrics.
     """
-    if len(case.results) + len(case.entries) < _FEWEST:
+    if len(case.results) + len(case.entries) < _LEAST_TRAININGS:
         raise ValueError(
             "two trainings in the baseline and a new one do not show how much seeds vary: give "
             "another of either, or three in the baseline"
@@ -370,19 +385,21 @@ def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
             raise ValueError("trainings are compared by samples, which --metrics-only left out")
         measurements.append(Measurement(entry.setting, entry.metrics, samples))
     indices = np.arange(len(measurements))
-    new, old = np.split(indices, [len(case.results)])
+    new_indices, baseline_indices = np.split(indices, [len(case.results)])
     changes: dict[str, GroupDifference | None] = {}
     for name, metric_moments in moments(measurements).items():
         if metric_moments is None:
             changes[name] = None
         else:
-            changes[name] = metric_moments.difference(new, old, pooled=True)
+            changes[name] = metric_moments.difference(new_indices, baseline_indices, pooled=True)
     return changes
 
 
 def _pair_findings(case: Case, path: Path) -> list[Finding]:
-    """Return a finding per metric of one new result. Raises ValueError for different settings, and
-    for samples of the baseline that were changed."""
+    """Return a finding per metric of one new result.
+
+    Raises ValueError for different settings, and for samples of the baseline that were changed.
+    """
     result, entry = case.results[0], case.entries[0]
     samples = baseline_samples(path, entry)
     case.require_same_settings()
@@ -418,13 +435,16 @@ def _independent_change(row: ResultRow, entry: Entry, metric: str) -> PairedDiff
 def _decide_gated(
     findings: Sequence[Finding], cases: Cases, baseline: Baseline
 ) -> tuple[Finding, ...]:
-    """Return findings with the p-values of gated metrics and the detectable losses of all."""
+    """Return all findings with their detectable losses, and p-values if their metric is gated."""
     gated_metrics = {entry.key: baseline.gated_metrics(entry) for entry in cases.entries}
     for case in cases.groups:
         gated_metrics[case.key] = baseline.gated_metrics(case.entries[0])
     total = sum(len(names) for names in gated_metrics.values())  # also of those not compared
     gated = [finding for finding in findings if finding.metric in gated_metrics[finding.key]]
-    decided = {(f.key, f.metric): f for f in decide(gated, baseline.tolerance, total)}
+    decided = {
+        (finding.key, finding.metric): finding
+        for finding in decide(gated, baseline.tolerance, total)
+    }
     all_findings = []
     for finding in findings:
         if (finding.key, finding.metric) in decided:
@@ -441,16 +461,19 @@ def decide(findings: Sequence[Finding], tolerance: float, total: int) -> Iterato
     `total` is the number of gated metrics, also of those without a finding. The tolerance is
     absolute for fractions, and relative to the baseline for ranks and ratios.
     """
-    losses = []
+    tolerated_losses = []
+    p_values = []
     for finding in findings:
         scale = 1.0 if finding.record.unit == "fraction" else abs(finding.change.b)
-        losses.append(tolerance * scale)
-    p_values = [finding.gain.p_below(-loss) for finding, loss in zip(findings, losses, strict=True)]
+        tolerated_losses.append(tolerance * scale)
+        p_values.append(finding.gain.p_below(-tolerance * scale))
+    # Gated metrics without a finding count in Holm's correction as tests that show nothing.
     p_values += [1.0] * (total - len(findings))
-    adjusted = holm(p_values)[: len(findings)]
-    for finding, loss, p_value in zip(findings, losses, adjusted, strict=True):
-        least = finding.change.detectable(alpha=2 * ALPHA / total)
-        detectable = None if least is None else least + loss
+    adjusted_p_values = holm(p_values)[: len(findings)]
+    for finding, loss, p_value in zip(findings, tolerated_losses, adjusted_p_values, strict=True):
+        detectable = finding.change.detectable(alpha=2 * ALPHA / total)
+        if detectable is not None:
+            detectable += loss
         yield finding._replace(adjusted=p_value, detectable=detectable)
 
 

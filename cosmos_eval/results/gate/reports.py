@@ -69,12 +69,15 @@ def to_markdown(report: Report) -> str:
         rows = [to_cells(finding) for finding in report.findings]
         titles = [title for title in rows[0] if any(row[title] for row in rows)]
         cells = [[escaped(row[title]) for title in titles] for row in rows]
-        lines += ["", text.markdown_table(titles, cells, texts=len(titles)).rstrip("\n")]
+        lines += ["", text.markdown_table(titles, cells, n_text_columns=len(titles)).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
 def to_junit(report: Report) -> str:
-    """Write JUnit XML: a case per metric, failed for a regression, and an error per problem."""
+    """Write JUnit XML, with a test case per metric and per problem.
+
+    The case of a metric fails if it has regressed. The case of a problem is an error.
+    """
     counts = {
         "tests": str(len(report.findings) + len(report.problems)),
         "failures": str(len(report.regressions)),
@@ -99,8 +102,10 @@ def to_junit(report: Report) -> str:
 
 
 def to_annotations(report: Report) -> list[str]:
-    """Return workflow commands of GitHub Actions: an error per regression and problem, or a notice
-    if there are none."""
+    """Return workflow commands of GitHub Actions, which show annotations.
+
+    Each regression and each problem is an error. Without any of them there is one notice.
+    """
     errors = []
     for finding in report.regressions:
         errors.append(text.annotation("error", f"{NAME}: regression", _sentence(finding)))
@@ -138,7 +143,7 @@ def _record(finding: Finding) -> dict[str, Any]:
 
 
 def _sentence(finding: Finding) -> str:
-    """Return what became worse in one sentence."""
+    """Return a sentence that says which metric became worse, and by how much."""
     cells = to_cells(finding)
     return (
         f"{finding.key}: {finding.metric} was {cells['baseline']}, is {cells['new']}: "

@@ -58,13 +58,15 @@ class Column(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A number of a table as text, with its marks; all empty if it is unknown."""
+    """A number of a table as text, with its marks. All fields are empty if it is unknown."""
 
+    # Such as `67.1`.
     value: str = ""
-    # The interval in brackets.
+    # The interval in brackets: `[65.2, 69.0]`.
     interval: str = ""
-    # How far the interval reaches above and below the number.
+    # How far the interval reaches above and below the number, see `results.text.ends`.
     ends: tuple[str, ...] = ()
+    # Whether it is the best, or the second best, number of its column after rounding.
     best: bool = False
     second: bool = False
     # The mark of a tie with the best.
@@ -92,7 +94,7 @@ class Board(NamedTuple):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-    # Whether these are the results of other settings than the protocol's.
+    # Whether the results were measured with other settings than the protocol's, see `Entry.aside`.
     aside: bool = False
 
     @property
@@ -111,7 +113,7 @@ def boards(
     """Return one table per protocol, in alphabetical order.
 
     Results of other settings have a table of their own, after the table of their protocol. Numbers
-    have `decimals`, or as many as is usual.
+    have `decimals` digits after the point, or the usual number of digits without it.
     """
     entries_by_board: dict[tuple[str, bool], list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.key):
@@ -125,7 +127,10 @@ def boards(
 def _board(
     protocol: str, aside: bool, entries: Sequence[Entry], ties: Ties, decimals: int | None
 ) -> Board:
-    """Return the table of the entries of a protocol, which are sorted by their keys."""
+    """Return the table of the entries of a protocol.
+
+    `entries` are sorted by their keys, and rows keep this order.
+    """
     columns = sorted({column for entry in entries for column in columns_of(entry)})
     ranked = rank_entries(entries, ties, decimals)
     entries_by_key = {entry.key: entry for entry in entries}
@@ -145,9 +150,10 @@ def _board(
 
 
 def columns_of(entry: Entry) -> list[Column]:
-    """Return the columns of an entry's numbers, without references that are 0.
+    """Return the columns that hold the numbers of an entry.
 
-    Tasks that are not installed here come last.
+    A reference metric, which only helps to read the others, has no column if it is 0. Tasks that
+    are not installed come last.
     """
     tasks = list(known_tasks())
     is_installed = entry.task in tasks
@@ -168,7 +174,10 @@ def columns_of(entry: Entry) -> list[Column]:
 def _number(
     entry: Entry | None, metric: str, ranked: Mapping[RankedNumber, Rank], decimals: int | None
 ) -> Number:
-    """Return an entry's number as text; empty without an entry that has the metric."""
+    """Return a number of an entry as text, with its marks.
+
+    It is empty without an entry, or if the entry lacks the metric.
+    """
     if entry is None or metric not in entry.metrics:
         return Number()
     rank = ranked.get((entry.key, metric), Rank())
@@ -189,7 +198,7 @@ def _number(
 def _notes(
     entries: Sequence[Entry], rows: Sequence[Row], ranked: Mapping[RankedNumber, Rank]
 ) -> Iterator[str]:
-    """Yield what readers must know of a table."""
+    """Yield the notes below a table: the meaning of its marks, then warnings on its results."""
     meanings = _meanings_of_numbers(rows, ranked) | _meanings_of_entries(entries)
     for name, meaning in MEANINGS.items():
         if name in meanings:
@@ -239,7 +248,7 @@ def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
 
 
 def _is_content_unknown(entries: Iterable[Entry]) -> bool:
-    """Return whether a column has several results of which one does not record its content."""
+    """Return whether a data set has several results, and one of them has no hash of its images."""
     contents_by_column: dict[str, list[str]] = {}
     for entry in entries:
         if entry.stored is not None:
@@ -249,7 +258,7 @@ def _is_content_unknown(entries: Iterable[Entry]) -> bool:
 
 
 def _condition_notes(entry: Entry) -> Iterator[str]:
-    """Yield a note for everything that the intervals of an entry's metrics are conditional on."""
+    """Yield a note for each choice that intervals of an entry take as given, such as prompts."""
     titles_by_condition: dict[str, list[str]] = {}
     for name, title in headlines_of(entry).items():
         condition = metric_of(entry.task, name).conditional_on
@@ -270,5 +279,5 @@ def _class_name_notes(entries: Iterable[Entry]) -> Iterator[str]:
         if error:
             errors[entry.dataset_name] = error
     if errors:
-        listed = ", ".join(f"{name} ({error})" for name, error in errors.items())
-        yield f"Class names with the published errors: {listed}."
+        dataset_errors = ", ".join(f"{name} ({error})" for name, error in errors.items())
+        yield f"Class names with the published errors: {dataset_errors}."

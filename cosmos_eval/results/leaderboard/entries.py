@@ -89,16 +89,24 @@ class Entry(NamedTuple):
         return self.stored.row.dataset if self.stored else self.dataset
 
     @property
-    def specified(self) -> str:
-        """The label with the model's specification as its name, as published numbers have it."""
+    def spec_label(self) -> str:
+        """The label of the row with the model's specification in place of its name.
+
+        Published numbers name models by their specification.
+        """
         if self.stored is None:
             return self.model
         return replace(self.stored, names=(self.stored.identity.spec,)).label
 
     def delta(self, metric: str, decimals: int | None = None) -> str:
-        """Return a metric minus what the model's authors published; empty without such a number."""
-        published = self.published.get(metric)
-        return "" if published is None else difference(self.metrics[metric], published, decimals)
+        """Return a metric minus the number that the model's authors published, as `+0.4`.
+
+        Returns an empty text if they published none.
+        """
+        published_value = self.published.get(metric)
+        if published_value is None:
+            return ""
+        return difference(self.metrics[metric], published_value, decimals)
 
 
 def headlines_of(entry: Entry) -> Mapping[str, str]:
@@ -118,21 +126,25 @@ def headlines_of(entry: Entry) -> Mapping[str, str]:
 
 
 def measured(rows: Iterable[ResultRow]) -> list[Entry]:
-    """Return entries of results. Raises UsageError if two results would be the same entry."""
+    """Return entries of results that have no files, such as results made by tests.
+
+    Raises UsageError if two results of a model differ.
+    """
     return entries_of(distinguish(Stored(Path(), row) for row in rows))
 
 
 def entries_of(results: Iterable[Stored]) -> list[Entry]:
-    """Return entries of stored results, sorted; a result that repeats another has none.
+    """Return the entries of stored results, sorted by key.
 
-    Raises UsageError if two results of a model differ.
+    A result that repeats another one has no entry. Raises UsageError if two results of a model on
+    one data set differ.
     """
     entries = [_entry(result) for result in distinct(results)]
     return sorted(entries, key=lambda entry: entry.key)
 
 
 def _entry(result: Stored) -> Entry:
-    """Return the entry of a result, beside what the model's authors published."""
+    """Return the entry of a result, with the numbers that the model's authors published."""
     row = result.row
     entry = Entry(
         model=result.label,
@@ -145,23 +157,24 @@ def _entry(result: Stored) -> Entry:
         partial=is_partial(row),
         stored=result,
     )
-    # Most authors measured in mixed precision: it and float32 are compared with their numbers.
-    # OpenCLIP loads a tag that both architectures have with QuickGELU by either name.
-    model = entry.specified.removesuffix(AMP).replace("-quickgelu/", "/")
-    published_metrics = _numbers_of_authors().get((model, row.dataset, row.protocol), {})
+    # Most authors measured in mixed precision. Results in it and in float32 are compared with the
+    # published numbers, so the precision is cut off the label. OpenCLIP loads weights that were
+    # trained with QuickGELU by the name of the architecture with or without `-quickgelu`.
+    model = entry.spec_label.removesuffix(AMP).replace("-quickgelu/", "/")
+    published_metrics = _published_metrics().get((model, row.dataset, row.protocol), {})
     return entry._replace(published=published_metrics)
 
 
 @cache
 def published() -> tuple[Entry, ...]:
-    """Return numbers of others, each with the address of its source.
+    """Return the published numbers, each with the address of its source.
 
-    They are `second-hand` if somebody quotes a table of the paper, and `unverified` if the source
-    is not a page of the authors and does not name one.
+    A number is `published` if its source is a page of the authors, or names one. It is
+    `second-hand` if somebody quotes a table of the paper, and `unverified` otherwise.
     """
     metrics_by_entry: dict[tuple[str, ...], dict[str, float]] = {}
     for file in files("cosmos_eval.protocols").joinpath("published").iterdir():
-        for line in _lines(file.read_text("utf-8")):
+        for line in _published_lines(file.read_text("utf-8")):
             names = ("model", "task", "dataset", "protocol", "source", "url")
             key = tuple(line[name] for name in names)
             # The sources give at most two decimals of a percentage.
@@ -174,11 +187,11 @@ def published() -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: entry.key))
 
 
-def _lines(text: str) -> Iterator[Mapping[str, str]]:
-    """Yield the lines of a file of published numbers, each of one metric.
+def _published_lines(text: str) -> Iterator[Mapping[str, str]]:
+    """Yield one record per published metric of a CSV file.
 
-    A table of DataComp's sets has a line per model and a column per set, which is its main metric
-    as a fraction.
+    Most files have one line per metric. The table of DataComp's data sets has one line per model
+    and one column per data set, with the main metric of the data set as a fraction.
     """
     lines = csv.DictReader(text.splitlines())
     names = lines.fieldnames or ()
@@ -202,16 +215,16 @@ def _lines(text: str) -> Iterator[Mapping[str, str]]:
 
 
 def published_beside(results: Iterable[Stored]) -> list[Entry]:
-    """Return published numbers to be shown beside results.
+    """Return the published numbers that are shown beside results.
 
-    Those of DataComp's sets, of 112 models, are left out if no result is on such a set.
+    DataComp published numbers of 112 models. They are left out if no result is by its protocol.
     """
-    protocols = {result.row.protocol for result in results}
-    return [entry for entry in published() if entry.protocol != DATACOMP or DATACOMP in protocols]
+    has_datacomp = any(result.row.protocol == DATACOMP for result in results)
+    return [entry for entry in published() if has_datacomp or entry.protocol != DATACOMP]
 
 
 @cache
-def _numbers_of_authors() -> Mapping[tuple[str, str, str], Mapping[str, float]]:
+def _published_metrics() -> Mapping[tuple[str, str, str], Mapping[str, float]]:
     """Return the metrics that authors published, by model, data set and protocol."""
     return {
         (entry.model, entry.dataset, entry.protocol): entry.metrics

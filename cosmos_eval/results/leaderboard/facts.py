@@ -31,9 +31,9 @@ _NOTES = (
 
 
 def facts_of(entry: Entry) -> dict[str, Any]:
-    """Return the facts of an entry that are known, by name.
+    """Return the known facts of an entry's model, by name.
 
-    An entry whose result has no facts has those that OpenCLIP and others state by its name.
+    They come from the result, or if it has none, from what is published about the model.
     """
     row = entry.stored.row if entry.stored else None
     if row is None or "facts" not in row.model:
@@ -44,12 +44,16 @@ def facts_of(entry: Entry) -> dict[str, Any]:
 
 
 def stated_facts(model: str) -> dict[str, Any]:
-    """Return the facts that OpenCLIP's profile and sources of trainings state of a model's name."""
+    """Return the facts that are published about a model of this name.
+
+    They are OpenCLIP's profile of its architecture, and the data and length of its training.
+    """
     kind, _, name = model.partition(":")
     if kind == "openclip":
         return dict(profile_of(name.partition("/")[0])) | dict(training_of(model))
     profile = dict(profile_of(RELEASED.get(name, ""))) if kind == "cosmos" else {}
-    # COSMOS adds a module to the architecture, which features of images and texts do not use.
+    # COSMOS adds a module with parameters to the architecture of the profile. The features of
+    # images and texts do not use it, so the GFLOPs stay valid.
     profile.pop("parameters", None)
     return profile | dict(training_of(model))
 
@@ -67,18 +71,21 @@ def model_table(entries: Iterable[Entry]) -> Table:
         record = {"model": model}
         if has_source:
             record["source"] = source
-        facts = _joined(facts_by_model[model, source])
+        facts = _join_facts(facts_by_model[model, source])
         for name, title in COLUMNS.items():
-            record[title] = _text(name, facts.get(name))
+            record[title] = _fact_text(name, facts.get(name))
         records.append(record)
     n_names = 2 if has_source else 1
-    table = of_records(records, texts=n_names + 1)
+    table = of_records(records, n_text_columns=n_names + 1)
     notes = _NOTES if has_source else _NOTES[:2]
     return table._replace(title="Models", notes=notes, label="models")
 
 
-def _joined(facts_of_results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join the facts of a model's results, some of which may be older and lack facts."""
+def _join_facts(facts_of_results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join the facts of all results of a model. Results of older versions may lack facts.
+
+    The speed is the median over the results.
+    """
     joined: dict[str, Any] = {}
     speeds = []
     for facts in facts_of_results:
@@ -90,7 +97,7 @@ def _joined(facts_of_results: list[dict[str, Any]]) -> dict[str, Any]:
     return joined
 
 
-def _text(name: str, value: Any) -> str:
+def _fact_text(name: str, value: Any) -> str:
     """Return a fact as text; empty if it is unknown."""
     if value is None:
         return ""

@@ -36,13 +36,13 @@ class GroupMean(NamedTuple):
     seeds: tuple[int | None, ...]
     # The metric of each training.
     values: tuple[float, ...]
-    # The mean, as a difference from 0.
-    found: GroupDifference
+    # The estimate of the mean, as a difference from 0.
+    estimate: GroupDifference
 
     @property
     def seed_sd(self) -> float | None:
-        """The standard deviation by seeds, which one training does not show."""
-        return self.found.groups[0].seed_sd
+        """The standard deviation between seeds; None for one training, which does not show it."""
+        return self.estimate.groups[0].seed_sd
 
     @property
     def metric_record(self) -> Metric:
@@ -51,15 +51,18 @@ class GroupMean(NamedTuple):
     @property
     def loss(self) -> float:
         """The mean, negative if higher is better."""
-        return -self.found.a if self.metric_record.higher_is_better else self.found.a
+        return -self.estimate.a if self.metric_record.higher_is_better else self.estimate.a
 
     @property
     def interval(self) -> Interval:
         """The interval of the mean, within the values that the metric can have."""
-        return self.metric_record.within(self.found.interval())
+        return self.metric_record.within(self.estimate.interval())
 
     def cells(self, view: View) -> dict[str, str]:
-        """Return a row of the table: percent for fractions, `-` for what one training lacks."""
+        """Return a row of the table by column title, with fractions in percent.
+
+        The standard deviation between seeds is `-` for a single training.
+        """
         metric, interval = self.metric_record, self.interval._asdict()
         return {
             "group": self.group,
@@ -67,38 +70,41 @@ class GroupMean(NamedTuple):
             "protocol": self.protocol,
             "metric": metric.label or self.metric,
             "trainings": str(len(self.seeds)),
-            "mean": shown_text(metric, self.found.a, view.decimals),
+            "mean": shown_text(metric, self.estimate.a, view.decimals),
             "seed sd": "-" if self.seed_sd is None else view.fixed(metric.factor * self.seed_sd),
-            "image se": view.fixed(metric.factor * self.found.image_error),
+            "image se": view.fixed(metric.factor * self.estimate.image_error),
             "95% interval": bounds(metric, interval, view.decimals) if view.intervals else "",
         }
 
     def record(self) -> dict[str, Any]:
         """Return the mean as JSON holds it, as a fraction."""
         record = self._asdict()
-        del record["found"]
+        del record["estimate"]
         record["trainings"] = len(self.seeds)
-        record["mean"] = self.found.a
+        record["mean"] = self.estimate.a
         record["seed_sd"] = self.seed_sd
-        record["image_error"] = self.found.image_error
+        record["image_error"] = self.estimate.image_error
         return record | self.interval._asdict()
 
 
 def group_means(entries: Iterable[Entry]) -> list[GroupMean]:
-    """Return headline metrics by group of trainings; a model without a group is its own group.
+    """Return the means of headline metrics by group of trainings and data set.
 
-    Raises UsageError for a training that occurs twice, if the trainings of a group were measured by
-    different settings, and for samples that are missing or do not give the metrics.
+    A model that states no group is a group of its own. Raises UsageError for a training that occurs
+    twice, if the trainings of a group were measured by different settings, and for samples that are
+    missing or do not give the metrics.
     """
-    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    # By protocol, data set and group.
+    entries_by_group: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
         if entry.stored is not None and entry.is_ranked:
-            key = (entry.protocol, entry.dataset, group_label(entry.stored.row) or entry.model)
-            groups.setdefault(key, []).append(entry)
+            group = group_label(entry.stored.row) or entry.model
+            key = (entry.protocol, entry.dataset, group)
+            entries_by_group.setdefault(key, []).append(entry)
     means: list[GroupMean] = []
-    for key in sorted(groups):
+    for key in sorted(entries_by_group):
         _, _, group = key
-        means += _means(group, groups[key])
+        means += _means(group, entries_by_group[key])
     return means
 
 
@@ -121,21 +127,21 @@ def _means(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]:
                 metric=name,
                 seeds=seeds,
                 values=tuple(moments.values.tolist()),
-                found=moments.mean(np.arange(len(results))),
+                estimate=moments.mean(np.arange(len(results))),
             )
 
 
 def group_table(
     means: Sequence[GroupMean], view: View = USUAL, section: Sequence[str] = ()
 ) -> Table:
-    """Return the table of groups, with percent for fractions.
+    """Return the table of groups of trainings, with fractions in percent.
 
-    Groups are sorted by data set, then by name or as `view.sort` says. The columns that `section`
-    names become headings.
+    Rows are sorted by data set, then by name or by `view.sort`. The values of the columns that
+    `section` names become headings.
     """
     ordered = sorted(means, key=lambda mean: _position(mean, means, view.sort))
     table = of_records(
-        [mean.cells(view) for mean in ordered], section=section, texts=4 - len(section)
+        [mean.cells(view) for mean in ordered], section=section, n_text_columns=4 - len(section)
     )
     return table._replace(title="Groups of trainings (%)", notes=_NOTES, label="groups")
 
@@ -143,21 +149,21 @@ def group_table(
 def _position(
     mean: GroupMean, means: Sequence[GroupMean], sort: str
 ) -> tuple[str, str, float, str]:
-    """Return the position of a group's metric: by data set, then from the best group down.
+    """Return the sort key of a row: by protocol and data set, then from the best group down.
 
-    Groups are compared by the number of better groups, in the mean over all metrics if `sort` is
-    the order by rank, or in the metric that it names. Otherwise they are in order of name.
+    If rows are sorted by rank, the place of a group is the number of better groups, in the mean
+    over all metrics. If they are sorted by a metric, it is the number of better groups in this
+    metric. Otherwise groups are in the order of their names.
     """
-    same_data = [
+    means_on_data_set = [
         other for other in means if (other.protocol, other.dataset) == (mean.protocol, mean.dataset)
     ]
     counts = []
-    for group_mean in same_data:
+    for group_mean in means_on_data_set:
         if group_mean.group == mean.group and sort in (BY_RANK, group_mean.metric):
-            better = [
-                other
-                for other in same_data
-                if other.metric == group_mean.metric and other.loss < group_mean.loss
-            ]
-            counts.append(len(better))
+            n_better = sum(
+                other.metric == group_mean.metric and other.loss < group_mean.loss
+                for other in means_on_data_set
+            )
+            counts.append(n_better)
     return mean.protocol, mean.dataset, fmean(counts) if counts else 0.0, mean.group

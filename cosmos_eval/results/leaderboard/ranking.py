@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 Tie = Literal["", "paired", "intervals"]
 
-# What `auto` compares at most; a bootstrap of COCO's 5,000 images takes seconds.
-_MOST_PAIRS = 16
-_MOST_SAMPLES = 10_000
-_LEVEL = 0.05  # probability of an error anywhere in a column
+# `auto` compares no samples beyond these limits: a bootstrap of COCO's 5,000 images takes seconds.
+_MOST_PAIRS = 16  # pairs of results
+_MOST_SAMPLES = 10_000  # resampled samples of all pairs together
+_LEVEL = 0.05  # the probability of an error anywhere in a column
 
 
 class Pair(NamedTuple):
@@ -48,7 +48,8 @@ RankedNumber = tuple[Key, str]
 """An entry and a metric."""
 
 Ties = Mapping[Pair, float]
-"""One-sided p-values, by the same samples, of the other result's being as good as the best."""
+"""The one-sided p-value of each pair, by the same samples: if it is small, the best result of the
+column is better than the other one."""
 
 NO_TIES: Ties = MappingProxyType({})
 
@@ -56,13 +57,14 @@ NO_TIES: Ties = MappingProxyType({})
 class Rank(NamedTuple):
     """How a number compares with the others of its column."""
 
-    # Whether it is the best, as rounded for tables.
+    # Whether it is the best number after rounding.
     best: bool = False
-    # What does not distinguish it from the best: a paired test, or overlapping intervals.
+    # Why the number counts as tied with the best: "paired" if a paired test does not tell them
+    # apart, "intervals" if their intervals overlap, empty without a tie.
     tie: Tie = ""
-    # The first and last rank that it can have.
+    # The first and last rank that the number can have, from 1; None if it has no ranks.
     ranks: tuple[int, int] | None = None
-    # Whether it is the best, as rounded, of all numbers that are not the best.
+    # Whether it is the second best number after rounding.
     second: bool = False
 
 
@@ -84,13 +86,19 @@ class _Column(NamedTuple):
 
     @property
     def widening(self) -> float:
-        """The factor by which 95% intervals must be wider to hold all K values at once."""
-        k = sum(self.metric in entry.intervals for entry in self.entries)
+        """The factor by which 95% intervals must be wider to hold all K values at once.
+
+        It is z(1 - 0.025 / K) / z(1 - 0.025), where z is the quantile of the normal distribution.
+        """
+        n_intervals = sum(self.metric in entry.intervals for entry in self.entries)
         quantile = NormalDist().inv_cdf
-        return quantile(1 - _LEVEL / 2 / max(1, k)) / quantile(1 - _LEVEL / 2)
+        return quantile(1 - _LEVEL / 2 / max(1, n_intervals)) / quantile(1 - _LEVEL / 2)
 
     def overlaps(self, best: Entry, other: Entry, widening: float) -> bool:
-        """Return whether intervals overlap. A number without one is a point; points never tie."""
+        """Return whether the widened intervals of the best entry and another one overlap.
+
+        A number without an interval counts as a point. Two points never overlap.
+        """
         if self.metric not in best.intervals and self.metric not in other.intervals:
             return False
         _, other_high = self.interval(other, widening)
@@ -98,7 +106,10 @@ class _Column(NamedTuple):
         return other_high >= best_low
 
     def interval(self, entry: Entry, widening: float) -> tuple[float, float]:
-        """Return a widened interval, negative if lower is better."""
+        """Return the ends of an entry's widened interval, low before high.
+
+        If lower is better, both ends change their sign, so greater is always better.
+        """
         value = entry.metrics[self.metric]
         interval = entry.intervals.get(self.metric, {"low": value, "high": value})
         low = value + widening * (interval["low"] - value)
@@ -106,7 +117,11 @@ class _Column(NamedTuple):
         return (low, high) if self.higher_is_better else (-high, -low)
 
     def ranks_by_intervals(self) -> dict[Key, tuple[int, int]]:
-        """Return ranks: behind all intervals that lie above, before all that lie below."""
+        """Return the first and last rank that each measured entry with an interval can have.
+
+        The entry ranks behind all entries whose intervals lie above its own, and before all
+        entries whose intervals lie below. Empty for fewer than two such entries.
+        """
         ranked = [
             entry
             for entry in self.entries
@@ -120,15 +135,17 @@ class _Column(NamedTuple):
         highs = sorted(high for _, high in intervals.values())
         ranks = {}
         for key, (low, high) in intervals.items():
-            n_above = len(lows) - bisect_right(lows, high)
-            n_below = bisect_left(highs, low)
+            n_above = len(lows) - bisect_right(lows, high)  # intervals that begin above this one
+            n_below = bisect_left(highs, low)  # intervals that end below this one
             ranks[key] = (1 + n_above, len(highs) - n_below)
         return ranks
 
 
 def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
-    """Return the pairs that samples could distinguish: the best of a column with each result whose
-    interval overlaps with the best one's."""
+    """Return the pairs of results that a paired test of their samples could tell apart.
+
+    They are the best result of each column with every other result whose interval overlaps.
+    """
     pairs = []
     for column in _columns(entries):
         best, widening = column.best, column.widening
@@ -145,11 +162,10 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
 def rank_entries(
     entries: Iterable[Entry], ties: Ties = NO_TIES, decimals: int | None = None
 ) -> dict[RankedNumber, Rank]:
-    """Return the ranks of numbers by entry and metric.
+    """Return the rank of each number by the key of its entry and its metric.
 
-    Partial results, unverified numbers, facts and metrics of unknown tasks have none.
-
-    Numbers are rounded to `decimals`, or to as many as is usual.
+    Partial results, unverified numbers, facts and metrics of unknown tasks have no rank. Numbers
+    are compared after rounding to `decimals`, or to the usual number of digits without it.
     """
     ranks: dict[RankedNumber, Rank] = {}
     for column in _columns(entries):
@@ -172,56 +188,89 @@ def _columns(entries: Iterable[Entry]) -> list[_Column]:
 
 
 def _rank_column(column: _Column, ties: Ties, decimals: int | None) -> dict[Key, Rank]:
-    """Return the ranks of a column by the keys of its entries."""
-    best, metric = column.best, column.metric
-    tie_of, ranks = _ties_and_ranks(column, ties)
-    record = metric_of(best.task, metric)
-    values = {entry.key: shown(record, entry.metrics[metric], decimals) for entry in column.entries}
-    best_value = values[best.key]
-    other_values = [value for value in values.values() if value != best_value]
-    second_value = best_value
+    """Return the ranks of the numbers of a column by the keys of their entries."""
+    metric = metric_of(column.entries[0].task, column.metric)
+    rounded_values = {
+        entry.key: shown(metric, entry.metrics[column.metric], decimals) for entry in column.entries
+    }
+    best_value = rounded_values[column.best.key]
+    other_values = [value for value in rounded_values.values() if value != best_value]
+    second_value = None
     if other_values:
-        second_value = max(other_values) if record.higher_is_better else min(other_values)
+        second_value = max(other_values) if metric.higher_is_better else min(other_values)
+    best_ties = _ties_with_best(column, ties)
+    ranks = _possible_ranks(column, best_ties)
     column_ranks = {}
-    for key, value in values.items():
+    for key, value in rounded_values.items():
         is_best = value == best_value
-        is_second = value == second_value and not is_best
-        column_ranks[key] = Rank(is_best, "" if is_best else tie_of[key], ranks.get(key), is_second)
+        column_ranks[key] = Rank(
+            best=is_best,
+            tie="" if is_best else best_ties[key].tie,
+            ranks=ranks.get(key),
+            second=value == second_value,
+        )
     return column_ranks
 
 
-def _ties_and_ranks(
-    column: _Column, ties: Ties
-) -> tuple[dict[Key, Tie], dict[Key, tuple[int, int]]]:
-    """Return the ties of all entries but the best with it, and the ranks that entries can have."""
+class _TieWithBest(NamedTuple):
+    """Whether an entry of a column may be as good as the best one."""
+
+    # The mark of the number in tables.
+    tie: Tie
+    # Whether the entry can have rank 1, at the stricter level that ranks need.
+    can_be_first: bool
+    # Whether a paired test decided `can_be_first`; otherwise the intervals did.
+    is_paired: bool
+
+
+def _ties_with_best(column: _Column, ties: Ties) -> dict[Key, _TieWithBest]:
+    """Compare each entry of a column, except the best one, with the best entry.
+
+    A paired test decides if `ties` has one. Marks test K - 1 pairs at once, at level
+    0.05 / (K - 1), and ranks test all K (K - 1) / 2 pairs.
+    """
     best, widening = column.best, column.widening
-    ranks = column.ranks_by_intervals()
-    k = max(2, len(ranks))
-    tie_of: dict[Key, Tie] = {}
-    n_worse = 0  # entries that are told apart from the best
+    ranked_keys = column.ranks_by_intervals().keys()
+    k = max(2, len(ranked_keys))
+    ties_with_best = {}
     for entry in column.entries:
         if entry is best:
             continue
-        key = entry.key
-        is_close = column.overlaps(best, entry, widening)
-        p_value = ties.get(Pair(best.key, key, column.metric))
-        if p_value is not None and best.key in ranks and key in ranks:
-            is_close = p_value > _LEVEL / (k * (k - 1))
-            first, last = ranks[key]
-            ranks[key] = (1 if is_close else max(2, first), last)
-        if key in ranks and not is_close:
+        p_value = ties.get(Pair(best.key, entry.key, column.metric))
+        is_overlapping = column.overlaps(best, entry, widening)
+        if p_value is None:
+            tie: Tie = "intervals" if is_overlapping else ""
+            ties_with_best[entry.key] = _TieWithBest(tie, is_overlapping, is_paired=False)
+            continue
+        tie = "paired" if p_value > min(_LEVEL / 2, _LEVEL / (k - 1)) else ""
+        is_paired = best.key in ranked_keys and entry.key in ranked_keys
+        can_be_first = p_value > _LEVEL / (k * (k - 1)) if is_paired else is_overlapping
+        ties_with_best[entry.key] = _TieWithBest(tie, can_be_first, is_paired)
+    return ties_with_best
+
+
+def _possible_ranks(
+    column: _Column, ties_with_best: Mapping[Key, _TieWithBest]
+) -> dict[Key, tuple[int, int]]:
+    """Return the first and last rank that each entry of a column can have.
+
+    Ranks follow from intervals. The first rank of an entry is corrected by its paired test with the
+    best entry, if there is one. The best entry can be as low as all entries that can be first.
+    """
+    ranks = column.ranks_by_intervals()
+    n_worse = 0  # entries that are certainly worse than the best one
+    for key, tie_with_best in ties_with_best.items():
+        if key not in ranks:
+            continue
+        first, last = ranks[key]
+        if tie_with_best.is_paired:
+            first = 1 if tie_with_best.can_be_first else max(2, first)
+        ranks[key] = (first, last)
+        if not tie_with_best.can_be_first:
             n_worse += 1
-        tie_of[key] = _tie(is_close, p_value, k)
-    if best.key in ranks:
-        ranks[best.key] = (1, len(ranks) - n_worse)
-    return tie_of, ranks
-
-
-def _tie(is_close: bool, p_value: float | None, k: int) -> Tie:
-    """Return the tie with the best by the paired test if there is one, otherwise by intervals."""
-    if p_value is None:
-        return "intervals" if is_close else ""
-    return "paired" if p_value > min(_LEVEL / 2, _LEVEL / (k - 1)) else ""
+    if column.best.key in ranks:
+        ranks[column.best.key] = (1, len(ranks) - n_worse)
+    return ranks
 
 
 def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "intervals"]) -> Ties:
@@ -233,18 +282,20 @@ def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "interva
     if rule == "intervals":
         return NO_TIES
     results = {entry.key: entry.stored for entry in entries if entry.stored is not None}
-    metric_pairs: dict[tuple[Key, Key], list[Pair]] = {}
+    # Two results may be close in several metrics, which one comparison covers.
+    pairs_by_results: dict[tuple[Key, Key], list[Pair]] = {}
     for pair in close_pairs(entries):
-        metric_pairs.setdefault((pair.best, pair.other), []).append(pair)
+        pairs_by_results.setdefault((pair.best, pair.other), []).append(pair)
     n_resampled = 0
-    for best, _ in metric_pairs:
+    for best, _ in pairs_by_results:
         row = results[best].row
         if task_named(row.task).resamples:
             n_resampled += row.n_samples
-    if rule == "auto" and (len(metric_pairs) > _MOST_PAIRS or n_resampled > _MOST_SAMPLES):
+    is_slow = len(pairs_by_results) > _MOST_PAIRS or n_resampled > _MOST_SAMPLES
+    if rule == "auto" and is_slow:
         return NO_TIES
     ties: dict[Pair, float] = {}
-    for (best, other), pairs in metric_pairs.items():
+    for (best, other), pairs in pairs_by_results.items():
         try:
             ties |= _paired_p_values(results[best], results[other], pairs)
         except UsageError:
@@ -254,13 +305,19 @@ def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "interva
 
 
 def p_value_of(task: str, metric: str, difference: PairedDifference) -> float:
-    """Return the p-value of `Ties`, of the best result minus another one."""
-    higher_is_better = metric_of(task, metric).higher_is_better
-    return (difference.flipped() if higher_is_better else difference).p_below(0)
+    """Return the one-sided p-value that `Ties` holds for a pair.
+
+    `difference` is the metric of the best result minus the metric of the other one.
+    """
+    # As a loss, the metric of the best result is lower. The p-value is against 0 or more.
+    loss_difference = difference
+    if metric_of(task, metric).higher_is_better:
+        loss_difference = difference.flipped()
+    return loss_difference.p_below(0)
 
 
 def _paired_p_values(best: Stored, other: Stored, pairs: Sequence[Pair]) -> dict[Pair, float]:
-    """Return the p-values of two results on the same samples, by pair of a metric.
+    """Return the p-value of each pair, which compares one metric of the same two results.
 
     Raises UsageError if the results were measured by different settings.
     """

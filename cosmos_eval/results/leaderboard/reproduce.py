@@ -26,7 +26,7 @@ Model and images are the same, so that only the arithmetic differs: half precisi
 of a few nearly equal scores. 0.1 points are one of the 1,014 images of flickr30k-val.
 """
 ROUNDING = 0.0005
-"""The published numbers have one decimal of a percentage."""
+"""How far rounding to 0.1% may move a published number, as a fraction."""
 
 _MARKS = {"near": "?", "differs": "!"}
 # github.com/ExplainableML/cosmos: the default of `--precision` in its params.py is `amp`, and its
@@ -87,15 +87,15 @@ class Reproduction(NamedTuple):
 
 
 def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
-    """Return every published number of the released checkpoints, in the order of their names.
+    """Return every published number of the released checkpoints with the number measured here.
 
-    Only a plain result counts as its measurement: the teacher's, of all samples, in mixed precision
-    like the published number or else in float32. A checkpoint counts under its released name, or
-    under any path if its file has the SHA-256 of a released one.
+    Checkpoints are in the order of `RELEASED`. A measurement must be of the teacher and of all
+    samples. It is in mixed precision, like the published number, or in float32 if there is none. A
+    checkpoint is recognized by its released name, or by the SHA-256 of its file under any path.
     """
     measured_entries = {}
     for entry in entries:
-        key = entry.key._replace(model=_specified(entry), dataset=entry.dataset_name)
+        key = entry.key._replace(model=_released_label(entry), dataset=entry.dataset_name)
         measured_entries[key] = entry
     models = [f"cosmos:{name}" for name in RELEASED]
     numbers = []
@@ -106,33 +106,40 @@ def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
         amp_key = key._replace(model=entry.model + AMP)
         measured = measured_entries.get(amp_key, measured_entries.get(key))
         numbers += [Reproduction(entry, column, measured) for column in columns_of(entry)]
-    return sorted(numbers, key=lambda n: (models.index(n.published.model), n.column))
+    return sorted(numbers, key=lambda number: (models.index(number.published.model), number.column))
 
 
-def _specified(entry: Entry) -> str:
-    """Return the label of an entry by its specification, or by the released name of its weights."""
+def _released_label(entry: Entry) -> str:
+    """Return the label of an entry with the released name of its weights as the model's name.
+
+    Entries whose weights were not released have the model's specification instead.
+    """
     if entry.stored is None:
-        return entry.specified
-    released = released_model(entry.stored.row.model["weights_sha256"])
-    if not released:
-        return entry.specified
-    return entry.specified.replace(entry.stored.identity.spec, released, 1)
+        return entry.spec_label
+    released_name = released_model(entry.stored.row.model["weights_sha256"])
+    if not released_name:
+        return entry.spec_label
+    return entry.spec_label.replace(entry.stored.identity.spec, released_name, 1)
 
 
-def exit_status(numbers: Sequence[Reproduction]) -> int:
+def exit_status(reproductions: Sequence[Reproduction]) -> int:
     """Return 0 if all numbers are reproduced, 1 if one differs or is only near, else 2."""
-    statuses = {number.status for number in numbers}
+    statuses = {reproduction.status for reproduction in reproductions}
     if statuses & {"near", "differs"}:
         return 1
     return 2 if "unverified" in statuses or not statuses else 0
 
 
-def precision_note(numbers: Sequence[Reproduction]) -> str | None:
-    """Count the numbers measured in another precision than the published ones, in one line.
+def precision_note(reproductions: Sequence[Reproduction]) -> str | None:
+    """Return a line that counts the numbers measured in another precision than published.
 
-    Returns None if there are none.
+    Returns None if there are no such numbers.
     """
-    counts = Counter(number.precision for number in numbers if number.measured is not None)
+    counts = Counter(
+        reproduction.precision
+        for reproduction in reproductions
+        if reproduction.measured is not None
+    )
     counts.pop(_PUBLISHED_PRECISION, None)
     if not counts:
         return None
@@ -143,11 +150,11 @@ def precision_note(numbers: Sequence[Reproduction]) -> str | None:
     )
 
 
-def summary(numbers: Sequence[Reproduction]) -> str:
-    """Count the numbers by their status, in one line."""
-    counts = Counter(number.status for number in numbers)
+def summary(reproductions: Sequence[Reproduction]) -> str:
+    """Return a line that counts the numbers by their status."""
+    counts = Counter(reproduction.status for reproduction in reproductions)
     return (
-        f"{len(numbers)} published numbers: {counts['reproduced']} reproduced (within "
+        f"{len(reproductions)} published numbers: {counts['reproduced']} reproduced (within "
         f"{100 * (ROUNDING + TOLERANCE):g} points), {counts['near']} near (marked "
         f"{_MARKS['near']}: inside the measured interval, but model and images are the same, so "
         f"look for the cause), {counts['differs']} differ (marked {_MARKS['differs']}), "
@@ -155,13 +162,16 @@ def summary(numbers: Sequence[Reproduction]) -> str:
     )
 
 
-def to_json(numbers: Iterable[Reproduction]) -> str:
+def to_json(reproductions: Iterable[Reproduction]) -> str:
     """Write a list of records, one per published number: fractions, null if not measured."""
     records = []
-    for number in numbers:
-        metric, published_entry, entry = number.column.metric, number.published, number.measured
-        value = None if entry is None else entry.metrics[metric]
-        difference = None if value is None else float(text.exact_difference(value, number.value))
+    for reproduction in reproductions:
+        metric = reproduction.column.metric
+        published_entry, entry = reproduction.published, reproduction.measured
+        value = difference = None
+        if entry is not None:
+            value = entry.metrics[metric]
+            difference = float(text.exact_difference(value, reproduction.value))
         record = {
             "model": published_entry.model,
             "task": published_entry.task,
@@ -169,10 +179,10 @@ def to_json(numbers: Iterable[Reproduction]) -> str:
             "protocol": published_entry.protocol,
             "url": published_entry.url,
             "metric": metric,
-            "published": number.value,
+            "published": reproduction.value,
             "published_precision": _PUBLISHED_PRECISION,
-            "measured_precision": number.precision,
-            "status": number.status,
+            "measured_precision": reproduction.precision,
+            "status": reproduction.status,
             "measured": value,
             "interval": entry.intervals.get(metric) if entry else None,
             "difference": difference,
@@ -181,29 +191,31 @@ def to_json(numbers: Iterable[Reproduction]) -> str:
     return text.json_text(records, indent=2, sort_keys=True) + "\n"
 
 
-def to_markdown(numbers: Sequence[Reproduction], view: View = USUAL) -> str:
+def to_markdown(reproductions: Sequence[Reproduction], view: View = USUAL) -> str:
     """Write a table with one row per number, with its sources and a summary."""
-    return table.to_markdown(_table(numbers, view))
+    return table.to_markdown(_table(reproductions, view))
 
 
-def to_texts(numbers: Sequence[Reproduction], width: int, view: View = USUAL) -> Iterator[Text]:
+def to_texts(
+    reproductions: Sequence[Reproduction], width: int, view: View = USUAL
+) -> Iterator[Text]:
     """Yield the table for the terminal, at most `width` characters wide, then its notes."""
-    number_table = _table(numbers, view)
+    number_table = _table(reproductions, view)
     yield from to_terminal(number_table, width)
     yield notes_text(number_table.notes, width)
 
 
-def _table(numbers: Sequence[Reproduction], view: View) -> Table:
+def _table(reproductions: Sequence[Reproduction], view: View) -> Table:
     """Return a table with one row per number and a section per metric."""
     rows, sections = [], []
-    for number in sorted(numbers, key=lambda number: number.column):
-        rows.append((Cell(number.published.model), *_cells(number, view)))
-        sections.append(f"{number.column.dataset}, {number.column.title}")
-    notes = [f"{summary(numbers)}."]
-    note = precision_note(numbers)
+    for reproduction in sorted(reproductions, key=lambda item: item.column):
+        rows.append((Cell(reproduction.published.model), *_cells(reproduction, view)))
+        sections.append(f"{reproduction.column.dataset}, {reproduction.column.title}")
+    notes = [f"{summary(reproductions)}."]
+    note = precision_note(reproductions)
     if note:
         notes.append(f"{note}.")
-    for url in sorted({number.published.url for number in numbers}):
+    for url in sorted({reproduction.published.url for reproduction in reproductions}):
         notes.append(f"Published by {url}")
     titles = ("model", "published", "measured", "difference")
     number_table = Table(
@@ -217,14 +229,14 @@ def _table(numbers: Sequence[Reproduction], view: View) -> Table:
     return table.sorted_by(number_table, view.sort)
 
 
-def _cells(number: Reproduction, view: View) -> tuple[Cell, Cell, Cell]:
-    """Return the published number, the measured one with its interval, and the difference."""
-    metric, entry, decimals = number.column.metric, number.measured, view.decimals
-    published = Cell(str(text.percent(number.value, decimals)))
+def _cells(reproduction: Reproduction, view: View) -> tuple[Cell, Cell, Cell]:
+    """Return three cells: the published number, the measured number, and their difference."""
+    metric, entry, decimals = reproduction.column.metric, reproduction.measured, view.decimals
+    published = Cell(str(text.percent(reproduction.value, decimals)))
     if entry is None:
-        return published, Cell(number.status), Cell()
+        return published, Cell(reproduction.status), Cell()
     value, interval = entry.metrics[metric], entry.intervals.get(metric)
     ends = text.ends(metric_of(entry.task, metric), value, interval, decimals)
     measured = Cell(str(text.percent(value, decimals)), ends if view.intervals else ())
-    mark = f" {_MARKS[number.status]}" if number.status in _MARKS else ""
-    return published, measured, Cell(text.difference(value, number.value, decimals) + mark)
+    mark = f" {_MARKS[reproduction.status]}" if reproduction.status in _MARKS else ""
+    return published, measured, Cell(text.difference(value, reproduction.value, decimals) + mark)

@@ -91,7 +91,7 @@ class SuiteScore(NamedTuple):
             title=f"Suite {self.suite.name}{unit}",
             heads=tuple(Head(title) for title in titles),
             rows=tuple(self._cells(row, view) for row in rows),
-            texts=len(names),
+            n_text_columns=len(names),
             notes=self.notes,
             label=f"suite-{self.suite.name}",
         )
@@ -164,18 +164,21 @@ def suite_score(
     *,
     by_group: bool = False,
 ) -> SuiteScore:
-    """Return the table of a suite, of models or of groups of trainings.
+    """Return the table of a suite, with one row per model.
+
+    With `by_group`, trainings of one group share a row.
 
     Raises UsageError if no model has a number of any member, for samples that are missing or do not
     give the metrics of their result, for a training that occurs twice, and if the trainings of a
     group were measured by different settings.
     """
     members = suite.members
-    results, published_rows = _results(members, entries), _published_rows(members, entries)
+    results = _results_by_model(members, entries)
+    published_rows = _published_rows(members, entries)
     if not results and not published_rows:
         raise UsageError(
             f"suite {suite.name}: no complete and unedited result of any member, which are "
-            f"{_listed(members)}"
+            f"{_names_of_members(members)}"
         )
     metric = metric_of(members[0].task, members[0].metrics[0])
     suite_means = SuiteMeans(results, read, by_group=by_group)
@@ -183,33 +186,43 @@ def suite_score(
     means, differences = suite_means.over(members, metric)
     ranking = _Ranking(means, metric, differences)
     rows, warnings = ranking.rows(len(members), suite_means.clusters)
-    incomplete = sorted(members_by_group.keys() - means.keys())
-    rows += [Row(group, len(members_by_group[group])) for group in incomplete]
-    common = _common_members(members, members_by_group) if incomplete else []
+    incomplete_groups = sorted(members_by_group.keys() - means.keys())
+    rows += [Row(group, len(members_by_group[group])) for group in incomplete_groups]
+    common = _common_members(members, members_by_group) if incomplete_groups else []
     if common:
         common_means, _ = suite_means.over(common, metric)
         rows = [row._replace(common=common_means[row.model]) for row in rows]
     if by_group:
         rows = [row._replace(trainings=len(suite_means.groups[row.model])) for row in rows]
-    notes = list(_meanings(suite, common, is_ranked=len(means) > 1))
+    rows += _sorted_by_mean(published_rows, metric)
+
+    notes = list(_column_notes(suite, common, is_ranked=len(means) > 1))
     if by_group:
         notes += _GROUP_NOTES
     notes += warnings
-    notes += [_incomplete_note(group, members, members_by_group[group]) for group in incomplete]
-    notes += _exceptions(members, results, entries)
-    notes += [f"Published: {url}." for url in dict.fromkeys(row.url for row in published_rows)]
-    rows += _sorted_by_mean(published_rows, metric)
-    return SuiteScore(suite, metric, tuple(common), tuple(rows), tuple(notes), suite_means.clusters)
+    for group in incomplete_groups:
+        notes.append(_incomplete_note(group, members, members_by_group[group]))
+    notes += _exception_notes(members, results, entries)
+    for url in dict.fromkeys(row.url for row in published_rows):
+        notes.append(f"Published: {url}.")
+    return SuiteScore(
+        suite=suite,
+        metric=metric,
+        common=tuple(common),
+        rows=tuple(rows),
+        notes=tuple(notes),
+        clusters=suite_means.clusters,
+    )
 
 
-def _results(
+def _results_by_model(
     members: Sequence[SuiteMember], entries: Iterable[Entry]
 ) -> dict[str, dict[SuiteMember, Stored]]:
-    """Return the measured results that count by model, in the order of the suite."""
-    ranked = [entry for entry in entries if entry.is_ranked and entry.stored]
+    """Return the results that count in the means, by model and member in the order of the suite."""
+    ranked_entries = [entry for entry in entries if entry.is_ranked and entry.stored]
     results: dict[str, dict[SuiteMember, Stored]] = {}
-    for model in sorted({entry.model for entry in ranked}):
-        model_entries = [entry for entry in ranked if entry.model == model]
+    for model in sorted({entry.model for entry in ranked_entries}):
+        model_entries = [entry for entry in ranked_entries if entry.model == model]
         for member in members:
             entry = entry_of(member, model_entries)
             if entry and entry.stored and all(name in entry.metrics for name in member.metrics):
@@ -294,14 +307,15 @@ class _Ranking:
     ) -> None:
         self._means = means
         self._differences = differences
-        self._sign = 1 if metric.higher_is_better else -1  # times a mean: greater is better
+        # A mean times this sign is greater for a better model.
+        self._sign = 1 if metric.higher_is_better else -1
         self._order = sorted(means, key=lambda name: (-self._sign * means[name].value, name))
 
     def rows(self, n_members: int, clusters: int) -> tuple[list[Row], list[str]]:
-        """Return the rows, and warnings of neighbours that may be equally good.
+        """Return the rows from the best mean down, and warnings of neighbours that may be equal.
 
-        Several rows have the ranks that they can have. `clusters` is the least number of clusters
-        that a member was resampled by.
+        If there are several rows, each has the ranks that it can have. `clusters` is the least
+        number of clusters that a member was resampled by.
         """
         rows = [Row(name, n_members, self._means[name]) for name in self._order]
         if len(rows) < 2:
@@ -310,18 +324,18 @@ class _Ranking:
         draws = [self._sign * self._means[name].drawn for name in self._order]
         gain = None if self._differences is None else self._gain
         standings = suites.standings(values, draws, clusters, gain)
-        neighbours = []
+        tied_neighbours = []
         for index, standing in enumerate(standings):
             rows[index] = rows[index]._replace(ranks=standing.ranks, p_next=standing.p_next)
             if index + 1 in standing.tied:
                 names = f"{self._order[index]}, {self._order[index + 1]}"
-                neighbours.append(f"{index + 1} and {index + 2} ({names})")
+                tied_neighbours.append(f"{index + 1} and {index + 2} ({names})")
         warning = (
             "Warning: neighbours that cannot be told apart, since the interval of the paired "
             "difference, corrected for the number of pairs, covers 0: "
-            f"ranks {'; '.join(neighbours)}."
+            f"ranks {'; '.join(tied_neighbours)}."
         )
-        return rows, [warning] if neighbours else []
+        return rows, [warning] if tied_neighbours else []
 
     def _gain(self, a: int, b: int) -> GroupDifference:
         """Return by how much the group at index `a` is better than the group at index `b`."""
@@ -332,17 +346,18 @@ class _Ranking:
         return self._differences.difference(name_b, name_a)
 
 
-def _listed(members: Iterable[SuiteMember]) -> str:
+def _names_of_members(members: Iterable[SuiteMember]) -> str:
+    """Return the members as text: `coco (karpathy), flickr30k (karpathy)`."""
     return ", ".join(f"{member.dataset} ({member.family})" for member in members)
 
 
-def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -> Iterator[str]:
-    """Yield what the columns of the table mean."""
+def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -> Iterator[str]:
+    """Yield notes on the meaning of the columns of the table."""
     members = suite.members
     yield f"Mean: over {_number_of_members(suite)} members, {'; '.join(_counted_metrics(members))}."
     weighted_members = [member for member in members if member.weight < 1]
     if weighted_members:
-        yield f"Counted in part, as several of them are one: {_listed(weighted_members)}."
+        yield f"Counted in part, as several of them are one: {_names_of_members(weighted_members)}."
     if suite.left_out:
         reasons = [f"{name}: {reason}" for name, reason in suite.left_out.items()]
         yield f"Left out: {'; '.join(reasons)}."
@@ -360,7 +375,7 @@ def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -
             "corrected for the number of pairs."
         )
     if common:
-        yield f"Common members ({len(common)} of {len(members)}): {_listed(common)}."
+        yield f"Common members ({len(common)} of {len(members)}): {_names_of_members(common)}."
 
 
 def _incomplete_note(
@@ -368,7 +383,7 @@ def _incomplete_note(
 ) -> str:
     """Return a note on the members that a group lacks."""
     missing = [member for member in members if member not in group_members]
-    return f"Not ranked: {group} lacks {_listed(missing)}."
+    return f"Not ranked: {group} lacks {_names_of_members(missing)}."
 
 
 def _number_of_members(suite: Suite) -> str:
@@ -378,27 +393,30 @@ def _number_of_members(suite: Suite) -> str:
 
 
 def _counted_metrics(members: Sequence[SuiteMember]) -> Iterator[str]:
-    """Yield the metrics that count with the members that they are counted of."""
+    """Yield texts that name metrics and the members whose means count these metrics."""
     for metrics in dict.fromkeys(member.metrics for member in members):
         metric_members = [member for member in members if member.metrics == metrics]
-        yield f"{' and '.join(metrics)} of {_listed(metric_members)}"
+        yield f"{' and '.join(metrics)} of {_names_of_members(metric_members)}"
 
 
-def _exceptions(
+def _exception_notes(
     members: Sequence[SuiteMember], results: Mapping[str, Results], entries: Sequence[Entry]
 ) -> Iterator[str]:
     """Yield notes on members that are not paired, and on results that do not count."""
     unpaired_members = []
     for member in members:
-        member_results = [r[member] for r in results.values() if member in r]
-        if len({sample_list(result) for result in member_results}) > 1:
+        sample_lists = set()
+        for model_results in results.values():
+            if member in model_results:
+                sample_lists.add(sample_list(model_results[member]))
+        if len(sample_lists) > 1:
             unpaired_members.append(member)
     if unpaired_members:
         reason = "lists of samples, or their content, differ or are not recorded"
-        yield f"Not paired, since {reason}: {_listed(unpaired_members)}."
-    sets = {(member.dataset, member.family) for member in members}
+        yield f"Not paired, since {reason}: {_names_of_members(unpaired_members)}."
+    member_sets = {(member.dataset, member.family) for member in members}
     for entry in entries:
         is_counted = entry.is_ranked or not entry.stored
-        if not is_counted and (entry.dataset_name, entry.protocol) in sets:
+        if not is_counted and (entry.dataset_name, entry.protocol) in member_sets:
             yield "Not counted: results of a part of the samples only, and edited ones."
             return

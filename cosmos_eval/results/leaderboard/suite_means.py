@@ -56,22 +56,25 @@ class GroupDifferences(NamedTuple):
 
 
 class SuiteMeans:
-    """The measured results of a suite, which are resampled once; any means follow from them.
+    """The measured results of a suite, which are resampled once for all means.
 
-    `groups` holds the models of every group of trainings, or every model as a group of its own.
-    `clusters` is the least number of clusters that a member was resampled by.
+    Attributes:
+        groups: The models by group of trainings. Without groups each model is its own group.
+        clusters: The least number of clusters that a member was resampled by.
     """
 
     def __init__(self, results: Mapping[str, Results], read: Read, *, by_group: bool) -> None:
-        """Resample the results, by model. Raises UsageError for samples that are missing or do not
-        give the metrics, for a training that occurs twice, and if the trainings of a group were
-        measured by different settings."""
+        """Resample the results of all models.
+
+        Raises UsageError for samples that are missing or do not give the metrics, for a training
+        that occurs twice, and if the trainings of a group were measured by different settings.
+        """
         self._results = results
         self._by_group = by_group
         self._draws: Mapping[str, Mapping[SuiteMember, Values]] = {}
         self.clusters = 0
         if results:
-            self._draws, self.clusters = _draw(results, read)
+            self._draws, self.clusters = _resample_all(results, read)
         self.groups = _models_by_group(results, by_group=by_group)
 
     def members_of(self, group: str) -> list[SuiteMember]:
@@ -86,10 +89,10 @@ class SuiteMeans:
     def over(
         self, members: Sequence[SuiteMember], metric: Metric
     ) -> tuple[dict[str, Mean], GroupDifferences | None]:
-        """Return the means over members of every group that has all of them.
+        """Return the mean over members of every group that has all of them, by group.
 
-        For groups of trainings it also returns their differences, for single models None. `metric`
-        bounds the intervals.
+        Also returns the differences of groups of trainings, or None for single models. Intervals
+        are cut off at the bounds of `metric`.
         """
         means = self._model_means(members)
         differences = None
@@ -117,9 +120,10 @@ class SuiteMeans:
     ) -> tuple[dict[str, Mean], GroupDifferences]:
         """Return the means of the groups whose every training has a mean, and their differences."""
         model_indices = {model: index for index, model in enumerate(model_means)}
-        draws = np.stack([mean.drawn for mean in model_means.values()])
-        known_draws = draws[:, ~np.isnan(draws).any(axis=0)]
-        covariance = np.atleast_2d(np.cov(known_draws)) * self.clusters / (self.clusters - 1)
+        draws = np.stack([mean.drawn for mean in model_means.values()])  # (models, R)
+        is_known = ~np.isnan(draws).any(axis=0)  # draws in which every model has a value
+        covariance = np.atleast_2d(np.cov(draws[:, is_known]))
+        covariance = covariance * self.clusters / (self.clusters - 1)
         values = np.array([mean.value for mean in model_means.values()])
         moments = Moments(values, covariance, self.clusters)
         means: dict[str, Mean] = {}
@@ -146,9 +150,10 @@ def weighted_mean(values: Sequence[Any], members: Sequence[SuiteMember]) -> Valu
 
 
 def _models_by_group(results: Mapping[str, Results], *, by_group: bool) -> dict[str, list[str]]:
-    """Return the models of every group of trainings; a model that states none is its own group.
+    """Return the models of every group of trainings.
 
-    Raises UsageError for a training that occurs twice, and for different settings.
+    A model that states no group is its own group; without `by_group` every model is. Raises
+    UsageError for a training that occurs twice, and for different settings within a group.
     """
     groups: dict[str, list[str]] = {}
     first_results = {model: next(iter(results[model].values())) for model in results}
@@ -164,49 +169,65 @@ def _models_by_group(results: Mapping[str, Results], *, by_group: bool) -> dict[
     return groups
 
 
-class _Counted(NamedTuple):
-    """A result that counts in the mean of a model."""
+class _MemberResult(NamedTuple):
+    """The result of a model for one member of the suite."""
 
     model: str
     member: SuiteMember
     stored: Stored
 
 
-def _draw(
+def _resample_all(
     results: Mapping[str, Results], read: Read
 ) -> tuple[dict[str, dict[SuiteMember, Values]], int]:
-    """Return resampled values (R,) of every model and member, and the least number of clusters.
+    """Return resampled values (R,) by model and member, and the least number of clusters.
 
-    Results with the same list of samples are resampled in the same draws.
+    Results with the same list of samples are resampled together, by the same random draws.
     """
-    results_by_list: dict[str, list[_Counted]] = {}
+    results_by_sample_list: dict[str, list[_MemberResult]] = {}
     for model, model_results in results.items():
         for member, stored in model_results.items():
-            counted = _Counted(model, member, stored)
-            results_by_list.setdefault(sample_list(stored), []).append(counted)
-    draws: dict[str, dict[SuiteMember, Values]] = {model: {} for model in results}
-    sizes = []
-    for samples, same_list in results_by_list.items():
-        estimates: dict[str, Estimate] = {}
-        for index, counted in enumerate(same_list):
-            for name, estimate in _estimates(counted.member, counted.stored, read).items():
-                estimates[f"{index} {name}"] = estimate
-        seed = int(hashlib.sha256(samples.encode()).hexdigest()[:16], 16)
-        try:
-            values, n_clusters = suites.resample(estimates, seed=seed)
-        except ValueError as error:
-            raise UsageError(f"{same_list[0].stored.path}: {error}") from error
-        sizes.append(n_clusters)
-        for index, counted in enumerate(same_list):
-            metric_draws = [values[f"{index} {name}"] for name in counted.member.metrics]
-            draws[counted.model][counted.member] = np.mean(metric_draws, axis=0)
-    return draws, min(sizes)
+            member_result = _MemberResult(model, member, stored)
+            results_by_sample_list.setdefault(sample_list(stored), []).append(member_result)
+    resampled: dict[str, dict[SuiteMember, Values]] = {model: {} for model in results}
+    cluster_counts = []
+    for samples, member_results in results_by_sample_list.items():
+        values, n_clusters = _resample_together(member_results, samples, read)
+        cluster_counts.append(n_clusters)
+        for member_result, member_values in zip(member_results, values, strict=True):
+            resampled[member_result.model][member_result.member] = member_values
+    return resampled, min(cluster_counts)
+
+
+def _resample_together(
+    member_results: Sequence[_MemberResult], samples: str, read: Read
+) -> tuple[list[Values], int]:
+    """Resample results that have the same list of samples, whose hash is `samples`.
+
+    Returns the mean of the member's metrics in each draw (R,) for every result, and the number of
+    clusters. Raises UsageError if the samples cannot be resampled.
+    """
+    estimates: dict[str, Estimate] = {}
+    for index, (_, member, stored) in enumerate(member_results):
+        for name, estimate in _estimates(member, stored, read).items():
+            estimates[f"{index} {name}"] = estimate
+    seed = int(hashlib.sha256(samples.encode()).hexdigest()[:16], 16)
+    try:
+        draws, n_clusters = suites.resample(estimates, seed=seed)
+    except ValueError as error:
+        raise UsageError(f"{member_results[0].stored.path}: {error}") from error
+    values = []
+    for index, member_result in enumerate(member_results):
+        metric_draws = [draws[f"{index} {name}"] for name in member_result.member.metrics]
+        values.append(np.mean(metric_draws, axis=0))
+    return values, n_clusters
 
 
 def sample_list(stored: Stored) -> str:
-    """Return the hash of a result's list of samples, with the notes that tell its files apart.
+    """Return a text that is equal for results on the same samples.
 
-    Without a hash it is a text that no other result has.
+    It is the hash of the list of samples, with the notes that tell versions of a data set apart. A
+    result without a hash has a text that no other result has.
     """
     fields = setting(stored.row)
     for name in SAMPLE_LISTS:

@@ -3,14 +3,14 @@
 Every column is a ranking of one data set, protocol and metric.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from cosmos_eval.results.leaderboard.board import MARKS, MEANINGS, Board, Column, Number
+from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.leaderboard.board import MARKS, MEANINGS, Board, Column, Number, Row
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.table import (
     BY_NAME,
@@ -35,35 +35,30 @@ _TITLES = {
 }
 
 
-class _Place(NamedTuple):
-    """A column of a table, which is a column of a board."""
+class _TableColumn(NamedTuple):
+    """A column of a table: a column of the board of one protocol."""
 
     protocol: str
     column: Column
 
-    @property
-    def heading(self) -> str:
-        return f"{self.column.dataset} ({self.protocol})"
 
+class _RowName(NamedTuple):
+    """The model of a row, and the source of its numbers."""
 
-class _Name(NamedTuple):
-    """The name of a row of a table."""
-
+    # The label of the model.
     model: str
+    # `measured`, or how the numbers were published.
     source: str
+    # The address of published numbers; empty for measured ones.
     url: str
 
 
 def select(entries: Sequence[Entry], view: View) -> list[Entry]:
-    """Return the entries that a view shows, with only the metrics that it names.
+    """Return the entries that match the view's patterns, with only the metrics that match.
 
-    Raises UsageError for a pattern that matches nothing, and if no entry matches all of them.
+    Raises UsageError for a pattern that matches nothing, and if no entry matches all patterns.
     """
-    models = [name for entry in entries for name in _model_names(entry)]
-    datasets = [name for entry in entries for name in _dataset_names(entry)]
-    require_known("model", view.models, models)
-    require_known("data set", view.datasets, datasets)
-    require_known("protocol", view.protocols, [entry.protocol for entry in entries])
+    _require_known_patterns(entries, view)
     selected = [
         entry
         for entry in entries
@@ -74,21 +69,36 @@ def select(entries: Sequence[Entry], view: View) -> list[Entry]:
     if view.metrics:
         metrics = [name for entry in selected for name in entry.metrics]
         require_known("metric", view.metrics, metrics)
-        with_metrics = [_with_metrics(entry, view.metrics) for entry in selected]
-        selected = [entry for entry in with_metrics if entry.metrics]
+        entries_with_metrics = [_with_metrics(entry, view.metrics) for entry in selected]
+        selected = [entry for entry in entries_with_metrics if entry.metrics]
     if entries and not selected:
         raise UsageError("no result has these models, data sets, protocols and metrics together")
     return selected
 
 
+def _require_known_patterns(entries: Sequence[Entry], view: View) -> None:
+    """Raise UsageError for a pattern of models, data sets or protocols that matches nothing."""
+    models = [name for entry in entries for name in _model_names(entry)]
+    datasets = [name for entry in entries for name in _dataset_names(entry)]
+    protocols = [entry.protocol for entry in entries]
+    require_known("model", view.models, models)
+    require_known("data set", view.datasets, datasets)
+    require_known("protocol", view.protocols, protocols)
+
+
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Return whether any name has any pattern; without patterns, all names do."""
+    """Return whether any name matches any pattern. Without patterns every name matches."""
     return not patterns or pattern_index(names, patterns) >= 0
 
 
 def _model_names(entry: Entry) -> list[str]:
-    """Return a model's label, also without the kind of map."""
-    return [entry.model] if entry.stored is None else [entry.model, entry.stored.model]
+    """Return the names by which a user may mean the model of an entry.
+
+    These are the label of its row, and the same label without the kind of attention map.
+    """
+    if entry.stored is None:
+        return [entry.model]
+    return [entry.model, entry.stored.model]
 
 
 def _dataset_names(entry: Entry) -> list[str]:
@@ -97,7 +107,10 @@ def _dataset_names(entry: Entry) -> list[str]:
 
 
 def _with_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
-    """Return an entry with only the metrics that have a pattern, in the order of the patterns."""
+    """Return an entry with only the metrics that match a pattern, in the order of the patterns.
+
+    A metric without a title has its name as the title: `mean_rank` -> `mean rank`.
+    """
     metrics: dict[str, float] = {}
     for pattern in patterns:
         for name, value in entry.metrics.items():
@@ -112,27 +125,29 @@ def tables_of(boards: Sequence[Board], view: View) -> list[Table]:
     """Return the tables of boards: one per task, or one of all tasks if the view is transposed.
 
     Results of other settings, such as a part of the samples or a student, have tables of their own.
-    Raises UsageError for an order by a metric that is not shown.
+    Raises UsageError if the view sorts by a metric that the tables do not have.
     """
     _require_order(boards, view)
     tables = []
     for aside in (False, True):
         table_boards = [board for board in boards if board.aside == aside]
-        places = [
-            _Place(board.protocol, column) for board in table_boards for column in board.columns
+        columns = [
+            _TableColumn(board.protocol, column)
+            for board in table_boards
+            for column in board.columns
         ]
-        places.sort(key=lambda place: _order(place, view))
+        columns.sort(key=lambda column: _column_position(column, view))
         if view.transpose:
-            if places:
-                tables.append(transposed(_TaskTable(table_boards, places, view).table()))
+            if columns:
+                tables.append(transposed(_TaskTable(table_boards, columns, view).table()))
             continue
-        for _, task_places in groupby(places, lambda place: place.column.task):
-            tables.append(_TaskTable(table_boards, list(task_places), view).table())
+        for _, task_columns in groupby(columns, key=lambda column: column.column.task):
+            tables.append(_TaskTable(table_boards, list(task_columns), view).table())
     return tables
 
 
 def _require_order(boards: Sequence[Board], view: View) -> None:
-    """Raise UsageError for an order other than by name, by rank or by a metric of the tables."""
+    """Raise UsageError unless rows are sorted by name, by rank or by a metric of the tables."""
     shown_metrics = {column.metric for board in boards for column in board.columns}
     if view.sort and view.sort not in (BY_NAME, BY_RANK, *shown_metrics):
         metrics = ", ".join(sorted(shown_metrics)) or "there is none"
@@ -141,76 +156,92 @@ def _require_order(boards: Sequence[Board], view: View) -> None:
         )
 
 
-def _order(place: _Place, view: View) -> tuple[Any, ...]:
-    """Return the position of a column: by task, data set, protocol and metric, of which all but the
-    task are in the order of the view's patterns, then in alphabetical order."""
-    column = place.column
+def _column_position(table_column: _TableColumn, view: View) -> tuple[Any, ...]:
+    """Return the sort key of a column: by task, data set, protocol and metric.
+
+    Data sets, protocols and metrics are in the order of the view's patterns. If several match the
+    same pattern, they are in alphabetical order.
+    """
+    protocol, column = table_column
     return (
         column.task,
         pattern_index([column.dataset], view.datasets),
         column.dataset,
-        pattern_index([place.protocol], view.protocols),
-        place.protocol,
+        pattern_index([protocol], view.protocols),
+        protocol,
         pattern_index([column.metric], view.metrics),
         column,
     )
 
 
 class _TaskTable:
-    """The table of a task, whose columns are `places`.
+    """The table of a task, or of all tasks, with one row per model and source.
 
-    `numbers` and `entries` hold what the rows have, by the name of the row and the column.
+    Attributes:
+        columns: The columns of numbers, from left to right.
+        boards: The boards that the columns belong to.
+        numbers: The numbers of the table as text, by row and column.
+        entries: The entry behind each number, by row and column.
     """
 
-    def __init__(self, boards: Sequence[Board], places: Sequence[_Place], view: View) -> None:
-        self.places, self.view = places, view
-        self.protocols = list(dict.fromkeys(place.protocol for place in places))
+    def __init__(
+        self, boards: Sequence[Board], columns: Sequence[_TableColumn], view: View
+    ) -> None:
+        self.columns, self.view = columns, view
+        self.protocols = list(dict.fromkeys(column.protocol for column in columns))
         self.boards = [board for board in boards if board.protocol in self.protocols]
         self.is_aside = boards[0].aside
-        self.numbers: dict[_Name, dict[_Place, Number]] = {}
-        self.entries: dict[_Name, dict[_Place, Entry]] = {}
+        self.numbers: dict[_RowName, dict[_TableColumn, Number]] = {}
+        self.entries: dict[_RowName, dict[_TableColumn, Entry]] = {}
         for board in self.boards:
-            self._add(board)
+            self._add_board(board)
 
-    def _add(self, board: Board) -> None:
-        """Add the numbers of a board that belong into the table."""
+    def _add_board(self, board: Board) -> None:
+        """Add the numbers of a board that are in the columns of the table."""
         for row, name in zip(board.rows, _row_names(board), strict=True):
             for column, number, entry in zip(board.columns, row.cells, row.entries, strict=True):
-                place = _Place(board.protocol, column)
-                if entry is not None and number.value and place in self.places:
-                    self.numbers.setdefault(name, {})[place] = number
-                    self.entries.setdefault(name, {})[place] = entry
+                table_column = _TableColumn(board.protocol, column)
+                if entry is not None and number.value and table_column in self.columns:
+                    self.numbers.setdefault(name, {})[table_column] = number
+                    self.entries.setdefault(name, {})[table_column] = entry
 
     def table(self) -> Table:
         """Return the table, with its rows in the order of the view."""
         has_source = any(name.source != "measured" for name in self.numbers)
-        heads = [Head("model"), Head("source")] if has_source else [Head("model")]
-        texts = len(heads)
-        for place in self.places:
-            is_single = len(self.protocols) == 1
-            above = place.column.dataset if is_single else place.heading
-            heads.append(Head(place.column.title, above))
+        text_heads = [Head("model"), Head("source")] if has_source else [Head("model")]
         rows = []
         for name in self._sorted_names():
             cells = [Cell(name.model)]
             if has_source:
                 cells.append(Cell(name.source, url=name.url))
-            for place in self.places:
-                cells.append(_cell(self.numbers[name].get(place), self.view))
+            for column in self.columns:
+                cells.append(_cell(self.numbers[name].get(column), self.view))
             rows.append(tuple(cells))
         return Table(
             title=self._title(),
-            heads=tuple(heads),
+            heads=(*text_heads, *self._number_heads()),
             rows=tuple(rows),
-            texts=texts,
+            n_text_columns=len(text_heads),
             notes=tuple(dict.fromkeys(self._notes())),
             label=self._label(),
         )
 
+    def _number_heads(self) -> Iterator[Head]:
+        """Yield the heads of the columns of numbers: metrics, below the names of data sets.
+
+        If the table has several protocols, the protocol follows the data set in brackets.
+        """
+        for protocol, column in self.columns:
+            group = column.dataset
+            if len(self.protocols) > 1:
+                group = f"{column.dataset} ({protocol})"
+            yield Head(column.title, group)
+
     def _tasks(self) -> list[str]:
-        """Return the names of the tasks of the columns; `other` for those not installed."""
+        """Return the names of the columns' tasks, `other` for tasks that are not installed."""
         names = [*known_tasks(), "other"]
-        return [names[task] for task in dict.fromkeys(place.column.task for place in self.places)]
+        tasks = dict.fromkeys(column.task for _, column in self.columns)
+        return [names[task] for task in tasks]
 
     def _title(self) -> str:
         """Return the title: the tasks, and the protocol if there is a single one."""
@@ -232,71 +263,91 @@ class _TaskTable:
     def _notes(self) -> Iterator[str]:
         """Yield the notes that the numbers of the table need."""
         numbers = [number for row in self.numbers.values() for number in row.values()]
-        needless = _needless_meanings(numbers, self.view)
+        needless_notes = _needless_meanings(numbers, self.view)
         for board in self.boards:
-            yield from (note for note in board.notes if note not in needless)
+            for note in board.notes:
+                if note not in needless_notes:
+                    yield note
         yield from _layout_notes(numbers, self.view)
         for board in self.boards:
             yield from _map_notes(board)
 
-    def _sorted_names(self) -> list[_Name]:
-        """Return the names of the rows by the patterns for models or by name, or from the best
-        down: by the mean, over a row's columns, of the share of rows that are better. Rows without
-        a number in these columns are last."""
-        places = [p for p in self.places if self.view.sort in (BY_RANK, p.column.metric)]
-        losses = {place: self._losses(place) for place in places}
-        sorted_losses = {place: sorted(losses[place].values()) for place in places}
+    def _sorted_names(self) -> list[_RowName]:
+        """Return the names of the rows in the order of the view.
 
-        def position(name: _Name) -> tuple[float, int, _Name]:
-            shares = []
-            for place in places:
-                if name in losses[place]:
-                    n_better = bisect_left(sorted_losses[place], losses[place][name])
-                    shares.append(n_better / len(sorted_losses[place]))
-            is_by_name = self.view.sort == BY_NAME
-            pattern = -1 if is_by_name else pattern_index([name.model], self.view.models)
-            return fmean(shares) if shares else 1.0, pattern, name
+        By default rows follow the order of the view's patterns for models, then their names. If
+        rows are sorted by rank or by a metric, the best row comes first. Its place is the mean,
+        over the columns, of the share of rows that are better. Rows without a number in any of
+        these columns come last.
+        """
+        sort = self.view.sort
+        columns = [
+            table_column
+            for table_column in self.columns
+            if sort in (BY_RANK, table_column.column.metric)
+        ]
+        losses_by_column = [self._losses(column) for column in columns]
+
+        def position(name: _RowName) -> tuple[float, int, _RowName]:
+            better_shares = []
+            for losses in losses_by_column:
+                if name in losses:
+                    n_better = sum(loss < losses[name] for loss in losses.values())
+                    better_shares.append(n_better / len(losses))
+            pattern = -1 if sort == BY_NAME else pattern_index([name.model], self.view.models)
+            return fmean(better_shares) if better_shares else 1.0, pattern, name
 
         return sorted(self.entries, key=position)
 
-    def _losses(self, place: _Place) -> dict[_Name, float]:
-        """Return the numbers of a column by row, negative if higher is better."""
-        metric = place.column.metric
+    def _losses(self, table_column: _TableColumn) -> dict[_RowName, float]:
+        """Return the numbers of a column by row, with a sign by which lower is always better."""
+        metric = table_column.column.metric
         losses = {}
-        for name, entries in self.entries.items():
-            if place in entries:
-                entry = entries[place]
+        for name, row_entries in self.entries.items():
+            if table_column in row_entries:
+                entry = row_entries[table_column]
                 sign = -1 if metric_of(entry.task, metric).higher_is_better else 1
                 losses[name] = sign * entry.metrics[metric]
         return losses
 
 
-def _row_names(board: Board) -> list[_Name]:
-    """Return the names of a board's rows without the kind of map, unless a model has several."""
+def _row_names(board: Board) -> list[_RowName]:
+    """Return the name of each row of a board.
+
+    The name has the kind of attention map only if the board has several kinds for its model.
+    """
     models = []
     for row in board.rows:
-        results = [entry.stored for entry in row.entries if entry and entry.stored]
-        models.append(results[0].model if results else row.model)
+        result = _first_result(row)
+        models.append(row.model if result is None else result.model)
     names = []
     for row, model in zip(board.rows, models, strict=True):
         has_several_maps = models.count(model) > 1
-        names.append(_Name(row.model if has_several_maps else model, row.source, row.url))
+        names.append(_RowName(row.model if has_several_maps else model, row.source, row.url))
     return names
 
 
+def _first_result(row: Row) -> Stored | None:
+    """Return the first measured result of a row, or None for published numbers."""
+    for entry in row.entries:
+        if entry is not None and entry.stored is not None:
+            return entry.stored
+    return None
+
+
 def _map_notes(board: Board) -> Iterator[str]:
-    """Yield a note on the kinds of maps that the names of rows do not have."""
-    kinds = []
-    for name, row in zip(_row_names(board), board.rows, strict=True):
-        if row.model != name.model:
-            kind = row.model.removeprefix(name.model)[2:-1]  # without the brackets
-            kinds.append(f"{name.model}: {kind}")
-    if kinds:
-        yield f"Maps by {board.protocol}: {'; '.join(kinds)}."
+    """Yield a note on the kinds of attention maps that are left out of the names of rows."""
+    map_kinds = []
+    for row, name in zip(board.rows, _row_names(board), strict=True):
+        result = _first_result(row)
+        if result is not None and row.model != name.model:
+            map_kinds.append(f"{name.model}: {result.map_kind}")
+    if map_kinds:
+        yield f"Maps by {board.protocol}: {'; '.join(map_kinds)}."
 
 
 def _layout_notes(numbers: Sequence[Number], view: View) -> Iterator[str]:
-    """Yield what lines and signs beside the numbers mean."""
+    """Yield the meaning of underlined numbers, and of the signs before intervals."""
     if view.second and any(number.second for number in numbers):
         yield "Underlined: the second best."
     if view.intervals and any(number.ends for number in numbers):
@@ -304,9 +355,9 @@ def _layout_notes(numbers: Sequence[Number], view: View) -> Iterator[str]:
 
 
 def _needless_meanings(numbers: Sequence[Number], view: View) -> set[str]:
-    """Return the MEANINGS of marks and words that no number shows."""
+    """Return the texts of MEANINGS that explain a mark or word that no number of a table has."""
     marks = {number.mark for number in numbers}
-    is_shown = {
+    is_needed = {
         "best": any(number.best for number in numbers),
         "paired": MARKS["paired"] in marks,
         "intervals": MARKS["intervals"] in marks,
@@ -314,11 +365,11 @@ def _needless_meanings(numbers: Sequence[Number], view: View) -> set[str]:
         "seeds": view.intervals and any(number.ends for number in numbers),
         "delta": any(number.delta for number in numbers),
     }
-    return {MEANINGS[name] for name, shown in is_shown.items() if not shown}
+    return {MEANINGS[name] for name in is_needed if not is_needed[name]}
 
 
 def _cell(number: Number | None, view: View) -> Cell:
-    """Return a number as a view shows it."""
+    """Return the cell of a number with the marks that a view shows, empty without a number."""
     if number is None:
         return Cell()
     details = []

@@ -45,7 +45,7 @@ _GROUP_COLUMNS = ("trainings", "seed_sd", "image_error")
 
 
 class Leaderboard(NamedTuple):
-    """Everything that is written."""
+    """Everything that the writers of a leaderboard need."""
 
     entries: Sequence[Entry]
     # The p-values by which numbers are tied with the best.
@@ -70,14 +70,14 @@ def to_csv(leaderboard: Leaderboard) -> str:
     """
     import pandas as pd
 
-    records = list(_entry_rows(leaderboard))
+    records = list(_csv_lines_of_entries(leaderboard))
     for mean in leaderboard.groups or ():
         record = mean.record()
-        record |= {"model": mean.group, "value": mean.found.a, "source": "measured"}
+        record |= {"model": mean.group, "value": mean.estimate.a, "source": "measured"}
         records.append(record)
     columns = list(_CSV_COLUMNS)
     if leaderboard.suite is not None:
-        records += _suite_rows(leaderboard.suite)
+        records += _csv_lines_of_suite(leaderboard.suite)
         columns += _SUITE_COLUMNS
     if leaderboard.groups is not None:
         columns += _GROUP_COLUMNS
@@ -89,8 +89,8 @@ def to_csv(leaderboard: Leaderboard) -> str:
     return content
 
 
-def _entry_rows(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
-    """Yield the lines of entries."""
+def _csv_lines_of_entries(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
+    """Yield a line of CSV, by column, for each entry and metric."""
     entries = sorted(leaderboard.entries, key=lambda entry: entry.key)
     ranks = rank_entries(entries, leaderboard.ties)
     for entry in entries:
@@ -112,8 +112,12 @@ def _rank_columns(ranks: tuple[int, int] | None) -> dict[str, int | None]:
     return {"rank_low": low, "rank_high": high}
 
 
-def _suite_rows(score: SuiteScore) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a suite: the means, then those over common members."""
+def _csv_lines_of_suite(score: SuiteScore) -> Iterator[dict[str, Any]]:
+    """Yield the lines of CSV for a suite, by column.
+
+    There is one line per model with the mean over all members. If some models lack members, there
+    is another line per measured model, with the mean over the members that all models have.
+    """
     suite = score.suite
     for row in score.rows:
         line = row._asdict() | _suite_columns(score, row) | {"metric": "mean"}
@@ -153,17 +157,17 @@ def _mean_columns(mean: Mean | None) -> dict[str, Any]:
 
 
 def _fact_text(fact: Any) -> str:
-    """Return a fact as text, exact; empty if it is unknown."""
+    """Return a fact as text with all digits; empty if it is unknown."""
     if isinstance(fact, list):
         return "x".join(str(side) for side in fact)
     return "" if fact is None else str(fact)
 
 
 def to_json(leaderboard: Leaderboard) -> str:
-    """Write a list of records as fractions, with `published` numbers and `standings` by metric.
+    """Write a list of records, one per entry, with metrics as fractions.
 
-    Records have `facts` if requested. With a suite or groups the list is `results` of an object
-    with them.
+    With a suite or groups of trainings, the output is an object instead. Its `results` are the
+    list, and it has `suite` or `groups` beside them.
     """
     entries = sorted(leaderboard.entries, key=lambda entry: entry.key)
     ranks = rank_entries(entries, leaderboard.ties)
@@ -184,7 +188,7 @@ def to_json(leaderboard: Leaderboard) -> str:
 
 
 def _entry_record(entry: Entry, ranks: Mapping[RankedNumber, Rank]) -> dict[str, Any]:
-    """Return an entry as JSON holds it."""
+    """Return an entry as a record for JSON, with the ranks of its metrics as `standings`."""
     record: dict[str, Any] = {
         "model": entry.model,
         "task": entry.task,

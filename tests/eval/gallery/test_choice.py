@@ -61,7 +61,7 @@ def test_failures_are_spread_over_ranks(ranks: list[int], shown: list[int]) -> N
     samples = {"image_to_text_rank": np.array(ranks), "text_to_image_rank": NOTHING}
     queries = choose_queries(samples)
     assert [query.rank for query in queries] == shown
-    assert len({query.number for query in queries}) == len(queries)
+    assert len({query.query_index for query in queries}) == len(queries)
     assert {query.direction for query in queries} == {"image_to_text"}
 
 

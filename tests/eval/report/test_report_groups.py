@@ -49,7 +49,7 @@ def test_comparisons_and_means_are_those_of_compare():
     (first,) = (m for m in view.means if (m.group, m.metric) == ("slips", "acc1"))
     accuracies = [make_result("cls", 0.7, 500 + seed)[0].metrics["acc1"] for seed in range(2)]
     assert (first.seeds, list(first.values)) == ((0, 1), accuracies)
-    assert first.found.a == pytest.approx(sum(accuracies) / 2)
+    assert first.estimate.a == pytest.approx(sum(accuracies) / 2)
     assert any("cosmos has one training" in one for one in view.remarks)
 
 

@@ -41,6 +41,20 @@ def rows():
     ]
 
 
+def test_a_note_says_by_which_map_a_partial_result_was_measured():
+    row = make_row(
+        task="loc",
+        dataset="scenes-loc",
+        protocol="localisation",
+        metrics={"mass_over_area": 1.5},
+        intervals={},
+        provenance={"map": "cross-attention", "protocol_map": None, "limit": 5},
+    )
+    markdown = to_markdown(Leaderboard(measured([row])))
+    assert "| scenes-cosmos (first 5 only) | 1.50x |" in markdown
+    assert "- Maps by localisation: scenes-cosmos (first 5 only): cross-attention.\n" in markdown
+
+
 def test_markdown(rows):
     assert to_markdown(Leaderboard(measured(rows))) == (
         "### Retrieval (%), protocol scenes\n\n"

@@ -53,9 +53,9 @@ def test_a_group_is_one_row_with_its_seeds(tmp_path):
     paths = [store(tmp_path, "a", ALL, seed=0), store(tmp_path, "b", HALF, seed=1)]
     paths.append(store(tmp_path, "c", HALF, seed=0, group=None))
     alone, both = sorted(means(*paths), key=lambda mean: len(mean.seeds))
-    assert (both.group, both.seeds, both.found.a) == ("clip", (0, 1), 0.75)
+    assert (both.group, both.seeds, both.estimate.a) == ("clip", (0, 1), 0.75)
     assert both.seed_sd == pytest.approx((1 / 8 - 1 / 56) ** 0.5)
-    low, high = both.found.interval()[:2]
+    low, high = both.estimate.interval()[:2]
     # By Student's t of 1 degree of freedom, 12.706, from a table.
     assert high - low == pytest.approx(2 * 12.706 * (1 / 8 / 2) ** 0.5, rel=1e-4)
     shown = Leaderboard(entries_of(read_stored(paths)), groups=[alone, both])
@@ -67,7 +67,7 @@ def test_a_group_is_one_row_with_its_seeds(tmp_path):
     ]
     record = json.loads(to_json(shown))["groups"][1]
     assert (record["group"], record["trainings"], record["mean"]) == ("clip", 2, 0.75)
-    low, high = alone.found.interval()[:2]
+    low, high = alone.estimate.interval()[:2]
     # By Student's t of 7 degrees of freedom, 2.3646, from a table.
     assert high - low == pytest.approx(2 * 2.3646 * (1 / 28) ** 0.5, rel=1e-4)
 
