@@ -148,7 +148,7 @@ class GroupDifference(NamedTuple):
         return METHOD if self._repeated_trainings else IMAGES_ONLY
 
     @property
-    def of_methods(self) -> bool:
+    def compares_methods(self) -> bool:
         """True if both groups have several trainings, so that methods are compared."""
         return all(group.k > 1 for group in self.groups)
 
