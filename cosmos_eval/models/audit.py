@@ -65,7 +65,7 @@ def read_description(path: Path) -> dict[str, Any]:
 def published(arch: str) -> dict[str, Any]:
     """Return the preprocessing and activation that all published weights of `arch` agree on.
 
-    Keys are those of `_STATED_KEYS`. A key is left out if the values of two weights differ.
+    Its keys are in `_STATED_KEYS`. A key is left out if the values of two weights differ.
     """
     names = open_clip.list_pretrained_tags_by_model(arch)
     tag_configs = [open_clip.get_pretrained_cfg(arch, name) for name in names]
@@ -86,7 +86,7 @@ def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> s
 
 
 def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Describe how a built model differs from what is stated of its weights.
+    """Describe how a built model differs from the values that are stated for its weights.
 
     Both mappings hold the preprocessing and the activation, with keys of `_STATED_KEYS`. Keys that
     are not stated do not count. Return "" if nothing differs.

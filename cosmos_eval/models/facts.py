@@ -166,7 +166,7 @@ def _gflops_per_text(cost: _Cost, model: Any) -> float | None:
 
 
 class _ParameterReads(TorchDispatchMode):
-    """A context that collects the parameters that operations read, such as those of one tower."""
+    """A context that collects the parameters that operations read, such as one tower's."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -175,7 +175,7 @@ class OpenClipTower(Tower):
 
 
 def resize_positional_embedding(embedding: Tensor, trained_hw: Grid, grid_hw: Grid) -> Tensor:
-    """Return positional embeddings (1 + h * w, C) from those of an m x n grid, (1 + m * n, C).
+    """Return positional embeddings (1 + h * w, C), resized from an m x n grid, (1 + m * n, C).
 
     `trained_hw` is (m, n), and `grid_hw` is (h, w). The class token keeps its embedding. The
     interpolation is bicubic by the factors (h + 0.1) / m and (w + 0.1) / n. The 0.1 keeps the size

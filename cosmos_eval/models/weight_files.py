@@ -19,7 +19,7 @@ _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 def require_weights(path: Path) -> None:
-    """Raise UsageError for a file that does not hold weights. The message says what it holds."""
+    """Raise UsageError for a file that does not hold weights. The message names its content."""
     if path.suffix in (".npz", ".npy"):
         return
     with path.open("rb") as file:

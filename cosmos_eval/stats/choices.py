@@ -213,7 +213,7 @@ def _f1_scores(n_hits: Ints, n_labelled: Ints, n_predicted: Ints) -> Values:
 
 
 class PairHits(NamedTuple):
-    """Whether each of N items, with two images and two captions each, is a hit."""
+    """The hits among N items, which have two images and two captions each."""
 
     # (N,): True if each image scores higher with its own caption than with the other one.
     text: NDArray[np.bool_]

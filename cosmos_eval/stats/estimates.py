@@ -145,8 +145,8 @@ class FunctionOfSums(NamedTuple):
 
     # A NamedTuple of arrays (N, ...).
     terms: Any
-    # Maps the sums of the terms to the value, and sums (R, ...) to values (R,). It is NaN if there
-    # is no value.
+    # Maps the sums of the terms to the value, and sums (R, ...) to values (R,). It is NaN if the
+    # value is not defined.
     function: Callable[[Any], Values]
     # Whether the samples of the interval's resamples are drawn one by one. This is faster for many
     # samples, but the random numbers differ from those of a multinomial draw.

@@ -39,7 +39,7 @@ from cosmos_eval.types import Interval
 
 METHOD = "Satterthwaite and Cochran"
 IMAGES_ONLY = "images alone"
-_QUANTILES = (np.arange(50) + 0.5) / 50
+_QUANTILES = (np.arange(50) + 0.5) / 50  # the middles of 50 equally probable ranges
 _LEAST_P = 1e-100  # below which quantiles of t are not accurate
 
 
@@ -105,7 +105,8 @@ class ErrorVariance(NamedTuple):
     def tail(self, distance: float) -> float:
         """Return the probability that the error exceeds a distance on one side.
 
-        This is the inverse of `half_width`. Probabilities below 1e-100 are returned as 1e-100.
+        It is the inverse function of `half_width`: half_width(tail(distance)) = distance. The least
+        probability that is returned is 1e-100.
         """
         from scipy.optimize import brentq  # loading it takes long, and tables rarely need it
 

@@ -155,8 +155,8 @@ def _average_precision(scores: Values, labels: NDArray[np.bool_]) -> tuple[float
     Let level s have new[s] images of the class, and let the levels 0 to s together retrieve
     retrieved[s] images, positives[s] of them of the class. The sum is
         sum over all s of new[s] * positives[s] / retrieved[s].
-    Without an image of level t, the terms of all s < t stay the same. From level t on, one image
-    less is retrieved, which is also one positive less if the image is of the class.
+    Without an image at level t, the terms of all s < t stay the same. From level t on, one image
+    less is retrieved. If the image has the class, there is also one positive less.
     """
     thresholds = np.unique(-scores[labels])
     n_levels, n_images_of_class = len(thresholds), int(labels.sum())

@@ -61,8 +61,8 @@ def all_or_none(mean: GroupMean, level: float) -> Interval:
     """Return the interval of a mean, or of the lowest, of shares that is exactly 0 or 1.
 
     One end is the value. The other end is the most extreme value of a population under which such
-    samples have a probability of (1 - level) / 2, whichever groups have the misses (or the hits)
-    of the population.
+    samples have a probability of (1 - level) / 2. The misses (or hits) of that population may be
+    in any of its groups.
     """
     right, n = group_counts(mean)
     # A probability of (1 - level) / 2 as the log-likelihood that is lost.

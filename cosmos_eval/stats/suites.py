@@ -89,7 +89,7 @@ class _EstimatesByKinds(NamedTuple):
 def _estimates_by_kinds(estimates: Mapping[str, Estimate]) -> _EstimatesByKinds | None:
     """Return estimates in which each kind of equal samples is a single sample.
 
-    Samples are of one kind if all estimates have the same hits and groups for them. For example,
+    Samples belong to one kind if all estimates have the same hits and groups for them. For example,
     two proportions with the hits [1, 1, 0] and [0, 0, 1] have the kinds (0, 1) and (1, 0), with the
     counts 1 and 2. Return None if samples depend on each other, or if there are so many kinds that
     drawing samples one by one is faster.
