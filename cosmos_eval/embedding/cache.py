@@ -53,7 +53,10 @@ def embeddings_folder() -> Path:
 
 
 def limit_bytes() -> int:
-    """Return how large the embedding cache may grow. Raises UsageError if that is not a number."""
+    """Return the largest size of the embedding cache in bytes: 20 GB, or COSMOS_EVAL_CACHE_GB.
+
+    Raises UsageError if COSMOS_EVAL_CACHE_GB is not a number of gigabytes.
+    """
     limit = os.environ.get(LIMIT_VARIABLE, "20")
     with suppress(ValueError):
         gigabytes = float(limit)
@@ -112,7 +115,7 @@ class ShardStore:
         self._folder = None if root is None else Path(root) / name
         self._limit = limit
         self._remedy = remedy
-        # The keys of the shards that were read so far, None of a damaged shard.
+        # The keys of each shard that was read so far, None for a damaged shard.
         self._keys: dict[Path, set[bytes] | None] = {}
         # Bytes that may be written before the folder is measured again.
         self._unmeasured = 0
@@ -181,9 +184,11 @@ def _shard_content(keys: Sequence[bytes], arrays: Arrays) -> bytes:
 
 
 class _File(NamedTuple):
-    """A shard's file: when it was used last, in nanoseconds since the epoch, and its bytes."""
+    """The file of a shard. Files sort by the time of their last use."""
 
+    # The time of the last use, in nanoseconds since the epoch.
     used_ns: int
+    # The size in bytes.
     size: int
     path: Path
 
@@ -205,7 +210,10 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _keys_of(path: Path) -> set[bytes] | None:
-    """Read the keys of a shard: none if it was removed. Return None if the shard is damaged."""
+    """Return the keys of a shard.
+
+    There are no keys if the shard was removed. Return None if it is damaged.
+    """
     try:
         with safe_open(path, "numpy") as shard:
             return {row.tobytes() for row in shard.get_tensor("keys")}
@@ -229,17 +237,21 @@ def _evict(root: Path, limit: int) -> None:
 class Space(NamedTuple):
     """The space that the shards of one identity take in the cache."""
 
+    # Everything that decides the arrays of these shards.
     identity: Mapping[str, Any]
-    # The number of embeddings. Damaged shards count without any.
+    # The number of embeddings, without those of damaged shards.
     embeddings: int
-    # Bytes.
+    # The size in bytes.
     size: int
-    # When a shard was used last, in seconds since the epoch.
+    # The time of the last use of any shard, in seconds since the epoch.
     used: float
 
 
 def spaces(root: Path, **values: Any) -> list[Space]:
-    """Return the spaces of all identities that have these values, the most recently used first."""
+    """Return the spaces of all identities with these values, the most recently used first.
+
+    For example, spaces(root, role="image") are the spaces of image features.
+    """
     matching_spaces = []
     for folder in _entries(root):
         identity, files = _identity_of(folder), sorted(_shards(folder))
@@ -251,7 +263,7 @@ def spaces(root: Path, **values: Any) -> list[Space]:
 
 
 def _identity_of(folder: Path) -> dict[str, Any]:
-    """Read the identity of a store's folder: empty if it cannot be read."""
+    """Return the identity of a store's folder. It is empty if it cannot be read."""
     try:
         identity = json.loads((folder / _IDENTITY).read_text("utf-8"))
     except (OSError, ValueError):

@@ -35,11 +35,12 @@ EncodeTokens = Callable[["Tensor"], "Tensor"]
 
 IMAGES_PER_SHARD = 32  # at least a batch, and whole batches
 TEXTS_PER_SHARD = 1024
-_HASHED_AT_ONCE = 256  # images that one process hashes before it takes more
-_READ_AT_ONCE = 16  # images that one thread hashes before it takes more
-_SAME_FEATURE = 1e-5  # rounding may change the value of a feature by this much
-_MANY_IMAGES = 8  # equal features of this many different images are an error, of fewer a warning
-_COMPARED_IMAGES = 64  # images whose pixels are compared if all images have the same feature
+_IMAGES_PER_PROCESS = 256  # that a process hashes before it takes the next ones
+_IMAGES_PER_THREAD = 16  # that a thread hashes before it takes the next ones
+_FEATURE_TOLERANCE = 1e-5  # rounding may change the value of a feature by this much
+# The same feature for so many different images is an error. For fewer images, it is a warning.
+_LEAST_IMAGES_FOR_ERROR = 8
+_N_COMPARED_IMAGES = 64  # images whose pixels are compared if all images have the same feature
 
 
 class Embeddings(NamedTuple):
@@ -72,11 +73,11 @@ class Inputs(ABC):
     identity: Mapping[str, Any]
     # The SHA-256 of each input.
     keys: Sequence[bytes]
-    # The model, for error messages.
+    # The model, which error messages name.
     info: EncoderInfo
     # The number of inputs that are encoded and cached together.
     shard_size: int
-    # What the inputs are called when progress is shown.
+    # The name of the inputs in progress lines, such as "images".
     phase: str
 
     @abstractmethod
@@ -85,13 +86,13 @@ class Inputs(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return how error messages name an input."""
+        """Return the name of an input in error messages."""
 
 
 def embed(
     inputs: Inputs, options: RunOptions, progress: OnProgress, most: int | None = None
 ) -> Features:
-    """Return features (N, D) in the order of the inputs.
+    """Return the features (N, D) of inputs, in their order. Equal inputs are encoded once.
 
     Raises TooManyError if more than `most` features are not cached (None allows any number), and
     UsageError for features that are not finite.
@@ -116,34 +117,42 @@ def _embed_shards(
     most: int | None,
     shards: Sequence[Sequence[int]],
 ) -> list[Features]:
-    """Return the features of the shards of this process, and add new features to the cache."""
-    keys, total = inputs.keys, sum(map(len, shards))
+    """Return the features (n, D) of each shard of this process, and cache new features.
+
+    `shards` holds the indices of each shard's inputs.
+    """
+    keys, phase = inputs.keys, inputs.phase
+    n_inputs = sum(map(len, shards))
     store = store_of(inputs.identity, options)
 
-    def report(note: str, done: int = 0) -> None:
-        progress(Progress(inputs.phase, done, total, note))
+    def report(note: str) -> None:
+        progress(Progress(phase, 0, n_inputs, note))
 
     shard_keys = (keys[index] for shard in shards for index in shard)
     features_by_key = cached_features(store, shard_keys, report)
     missing_shards = _missing_shards(shards, keys, features_by_key)
-    missing = sum(map(len, missing_shards))
-    if most is not None and missing > most:
-        raise TooManyError(f"{missing:,} of {total:,} {inputs.phase} are not cached")
-    done = total - missing
-    if done:
-        report(f"{done} of {total} {inputs.phase} were embedded already", done)
+    n_missing = sum(map(len, missing_shards))
+    if most is not None and n_missing > most:
+        raise TooManyError(f"{n_missing:,} of {n_inputs:,} {phase} are not cached")
+    n_done = n_inputs - n_missing
+    if n_done:
+        note = f"{n_done} of {n_inputs} {phase} were embedded already"
+        progress(Progress(phase, n_done, n_inputs, note))
     if missing_shards:
         for indices, features in inputs.encode(missing_shards):
             add_features(inputs, store, indices, features, features_by_key)
-            done += len(indices)
-            progress(Progress(inputs.phase, done, total))
+            n_done += len(indices)
+            progress(Progress(phase, n_done, n_inputs))
     return [np.stack([features_by_key[keys[index]] for index in shard]) for shard in shards]
 
 
 def _missing_shards(
     shards: Sequence[Sequence[int]], keys: Sequence[bytes], features_by_key: FeaturesByKey
 ) -> list[list[int]]:
-    """Return the indices of each shard's inputs whose features are missing, if any are."""
+    """Return the indices of the inputs of each shard whose features are missing.
+
+    Shards without missing features are left out.
+    """
     missing_shards = []
     for shard in shards:
         missing_indices = [index for index in shard if keys[index] not in features_by_key]
@@ -159,7 +168,7 @@ def store_of(identity: Mapping[str, Any], options: RunOptions) -> ShardStore:
 
 
 def cached_features(store: ShardStore, keys: Iterable[bytes], report: Report) -> FeaturesByKey:
-    """Return the features of those inputs that are cached, by the inputs' keys."""
+    """Return the cached features of inputs with these keys, by key. `report` shows warnings."""
     requested_keys = set(keys)
     features_by_key = {}
     for shard_keys, arrays in store.find([*requested_keys], report):
@@ -228,27 +237,28 @@ def embed_images(
     else:
         keys = image_keys(images, options)
         features = embed(ImageInputs(encoder, images, keys, options), options, progress, most)
-    distinct = len(set(keys))
-    if distinct < 2 or not all_the_same(features):
+    n_distinct = len(set(keys))
+    if n_distinct < 2 or not all_the_same(features):
         return Embeddings(features, image_sha256s=keys)
     # The pixels of embedded images are not at hand: different files count as different images.
     if embedded_images or _pixels_differ(encoder, images):
-        _report_same_feature(encoder, distinct, len(images), progress)
+        _report_same_feature(encoder, n_distinct, len(images), progress)
     return Embeddings(features, image_sha256s=keys)
 
 
 def all_the_same(features: Features) -> bool:
     """Return whether the features (N, D) of all inputs are equal but for rounding."""
-    return all(np.abs(feature - features[0]).max() <= _SAME_FEATURE for feature in features)
+    return all(np.abs(feature - features[0]).max() <= _FEATURE_TOLERANCE for feature in features)
 
 
 def _pixels_differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
-    """Return whether any of the first images has other pixels than the first one.
+    """Return whether the pixels of any image differ from the first image's pixels.
 
-    Different files may hold the same pixels, which rightly have the same feature.
+    Only the first images are compared. Different files may hold the same pixels, whose features are
+    equal for a good reason.
     """
     first_pixels: Tensor | None = None
-    for image in images[:_COMPARED_IMAGES]:
+    for image in images[:_N_COMPARED_IMAGES]:
         pixels = encoder.transform(image.decode(image.read()))
         if first_pixels is None:
             first_pixels = pixels
@@ -257,27 +267,34 @@ def _pixels_differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
     return False
 
 
-def _report_same_feature(encoder: Encoder, distinct: int, total: int, progress: OnProgress) -> None:
-    """Report that all images have the same feature. Raises UsageError if there are many of them."""
-    fault = f"{encoder.info.spec} returns the same feature for all {distinct} images, which differ"
-    if distinct >= _MANY_IMAGES:
-        raise UsageError(f"{fault}: check its image tower and its weights")
-    progress(Progress("images", total, total, fault))
+def _report_same_feature(
+    encoder: Encoder, n_distinct: int, n_images: int, progress: OnProgress
+) -> None:
+    """Report a warning that all images have the same feature.
+
+    Raises UsageError instead if there are many distinct images.
+    """
+    spec = encoder.info.spec
+    warning = f"{spec} returns the same feature for all {n_distinct} images, which differ"
+    if n_distinct >= _LEAST_IMAGES_FOR_ERROR:
+        raise UsageError(f"{warning}: check its image tower and its weights")
+    progress(Progress("images", n_images, n_images, warning))
 
 
 def image_keys(images: Sequence[ImageSource], options: RunOptions) -> list[bytes]:
     """Return the SHA-256 of each image's file."""
     hash_images = partial(_hash_images, options.workers)
-    return options.distributed.map_sharded(hash_images, images, unit=_HASHED_AT_ONCE)
+    return options.distributed.map_sharded(hash_images, images, unit=_IMAGES_PER_PROCESS)
 
 
 def _hash_images(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
-    """Return the SHA-256 of each image's file; threads read the files.
+    """Return the SHA-256 of each image's file, which `workers` threads read.
 
-    A thread takes several images, because handing one over takes longer than hashing a small one.
+    A thread takes several images at a time: handing an image to a thread takes longer than hashing
+    a small image.
     """
-    starts = range(0, len(images), _READ_AT_ONCE)
-    chunks = (images[start : start + _READ_AT_ONCE] for start in starts)
+    starts = range(0, len(images), _IMAGES_PER_THREAD)
+    chunks = (images[start : start + _IMAGES_PER_THREAD] for start in starts)
     digests: list[bytes] = []
     for chunk_digests in prefetch(chunks, _hash_chunk, workers=workers):
         digests += chunk_digests
@@ -285,6 +302,7 @@ def _hash_images(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
 
 
 def _hash_chunk(images: Sequence[ImageSource]) -> list[bytes]:
+    """Return the SHA-256 of each image's file."""
     return [hashlib.sha256(image.read()).digest() for image in images]
 
 
@@ -355,9 +373,9 @@ def image_batches(
     window = 2 * options.batch_size
     loaded_images = prefetch(places, loader.load, workers=options.workers, window=window)
     # A thread fills the next batch for a GPU, whose batches take milliseconds.
-    ahead = 1 if is_gpu(encoder.info.device) else 0
-    lists = _lists_of_batches(loaded_images)
-    return prefetch(lists, loader.stack, workers=ahead, window=ahead)
+    batches_ahead = 1 if is_gpu(encoder.info.device) else 0
+    batches = _group_by_batch(loaded_images)
+    return prefetch(batches, loader.stack, workers=batches_ahead, window=batches_ahead)
 
 
 class _ImagePlace(NamedTuple):
@@ -376,15 +394,16 @@ class _LoadedImage(NamedTuple):
 
 
 def _image_places(shards: Iterable[Sequence[int]], batch_size: int) -> Iterator[_ImagePlace]:
-    """Cut shards into batches: yield the place of each image."""
+    """Yield the place of each image in shards, which are cut into batches of `batch_size`."""
     for shard in shards:
-        for number, index in enumerate(shard, 1):
-            ends_shard = number == len(shard)
-            yield _ImagePlace(index, ends_shard or number % batch_size == 0, ends_shard)
+        for n_images, image_index in enumerate(shard, 1):
+            ends_shard = n_images == len(shard)
+            ends_batch = ends_shard or n_images % batch_size == 0
+            yield _ImagePlace(image_index, ends_batch, ends_shard)
 
 
-def _lists_of_batches(loaded_images: Iterable[_LoadedImage]) -> Iterator[list[_LoadedImage]]:
-    """Yield the list of each batch's images."""
+def _group_by_batch(loaded_images: Iterable[_LoadedImage]) -> Iterator[list[_LoadedImage]]:
+    """Yield the images of each batch as a list."""
     batch = []
     for image in loaded_images:
         batch.append(image)
@@ -458,10 +477,10 @@ def embed_texts(
     phase: str = "texts",
     most: int | None = None,
 ) -> Embeddings:
-    """Return the features of texts in their order, and which texts were cut to the context.
+    """Return the features of texts in their order, and whether each text was cut to the context.
 
-    If the encoder trims texts, a batch of short texts holds more of them: as many as have the
-    tokens of a batch of full ones. Raises UsageError for an empty list, and TooManyError if more
+    If the encoder trims padding, a batch of short texts holds more texts, so that all batches have
+    about the same number of tokens. Raises UsageError for an empty list, and TooManyError if more
     than `most` texts are not cached.
     """
     if not texts:
@@ -474,7 +493,7 @@ def embed_texts(
 
 
 def _cut_texts(encoder: Encoder, texts: Sequence[str], tokens: Tensor) -> NDArray[np.bool_]:
-    """Return which texts (N,) were cut to the model's context; `tokens` is (N, L)."""
+    """Return whether each text was cut to the model's context, (N,), from tokens (N, L)."""
     may_be_cut = np.ones(len(texts), np.bool_)
     if encoder.trims_text:
         # Such an encoder pads texts by 0: a text whose last token is 0 was not cut.
@@ -493,10 +512,10 @@ def require_different_texts(
     phase: str,
     progress: OnProgress = no_progress,
 ) -> None:
-    """Raise UsageError if different texts all have the same feature (N, D), but other tokens.
+    """Raise UsageError if texts with different tokens all have the same feature.
 
-    If the texts have the same tokens as well, the vocabulary does not have their words. This is
-    only reported.
+    `features` (N, D) belong to the texts. If different texts have the same tokens as well, the
+    tokenizer does not know their words. Then a warning is reported, and no error is raised.
     """
     if not all_the_same(features):
         return
@@ -522,9 +541,9 @@ def encode_tokens(
     batch_size: int,
     encode: EncodeTokens | None = None,
 ) -> Iterator[Features]:
-    """Yield the features (N, D) of each list of tokens (N, L), without the cache.
+    """Yield the features (N, D) of each tensor of tokens (N, L). They are not cached.
 
-    `encode` encodes one batch; the default is the encoder's `encode_text`.
+    `encode` encodes one batch. It is the encoder's `encode_text` by default.
     """
     import torch
 
@@ -542,23 +561,26 @@ def encode_tokens(
 
 
 def _text_batches(tokens: Tensor, lengths: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
-    """Cut tokens (N, L), the shortest texts first, into batches of about batch_size * L tokens."""
+    """Yield batches of tokens (N, L), each with at most batch_size * L tokens.
+
+    Texts are sorted by their length, and batches are trimmed to their longest text. `lengths` (N,)
+    holds the number of tokens of each text.
+    """
     token_budget = batch_size * tokens.shape[1]
     start = 0
     while start < len(tokens):
-        # The tokens of a batch of 1, 2... texts: the last text, which is the longest one, decides
-        # the length of all.
-        batch_tokens = np.arange(1, len(tokens) - start + 1) * lengths[start:]
-        n_texts = max(1, int(np.searchsorted(batch_tokens, token_budget, side="right")))
+        # The tokens of a batch of 1, 2, ... texts: all texts are as long as the last one.
+        tokens_of_batch = np.arange(1, len(tokens) - start + 1) * lengths[start:]
+        n_texts = max(1, int(np.searchsorted(tokens_of_batch, token_budget, side="right")))
         stop = start + n_texts
         yield tokens[start:stop, : int(lengths[stop - 1])]
         start = stop
 
 
 def _lengths(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
-    """Return how many positions of each text are encoded, (N,).
+    """Return the number of tokens of each text that are encoded, (N,), from tokens (N, L).
 
-    If the encoder trims texts, the padding (0) at a text's end is not encoded.
+    It is L, unless the encoder trims texts. Then the padding, tokens 0 at the end, does not count.
     """
     if not encoder.trims_text:
         return np.full(len(tokens), tokens.shape[1])

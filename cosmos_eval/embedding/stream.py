@@ -41,11 +41,11 @@ def stream(
     progress: OnProgress,
     open_data: Callable[[Any, RunOptions], Any],
 ) -> Any:
-    """Return the data of a set as a task's `open_data` does, with `EmbeddedImage`s as images.
+    """Fetch and embed a set. Return its data like a task's `open_data`, but with `EmbeddedImage`s.
 
     At most ON_DISK archives lie in a temporary folder at a time. If `options.download` is set, all
     archives are kept in the cache of the hub's client instead. Raises UsageError for a damaged
-    archive, for a set that cannot be fetched, and for everything that `open_data` raises it for.
+    archive, for a set that cannot be fetched, and for faults that `open_data` finds.
     """
     disable_progress_bars()  # of the hub's client: this package draws its own
     texts_folder = hub.fetch_texts(protocol)
@@ -73,12 +73,12 @@ def stream(
 
 
 class _Archive(NamedTuple):
-    """The images of an archive."""
+    """The images of an archive, and the features of those that are cached."""
 
     images: Sequence[sources.ArchiveMember]
     # The SHA-256 of each image's file.
     keys: Sequence[bytes]
-    # The features of those images that are cached.
+    # The cached features of images, by their keys.
     cached_features: embed.FeaturesByKey
 
 
@@ -109,7 +109,7 @@ class _ArchiveFetcher:
         self.index_store = embed.store_of({"role": "archive", "code": code}, options)
 
     def fetch(self, file: str) -> Callable[[], _Archive]:
-        """Fetch an archive and return the function that reads it.
+        """Fetch an archive, and return the function that reads it and returns an `_Archive`.
 
         An archive is not fetched if its index and the features of all its images are cached.
         """
@@ -124,7 +124,10 @@ class _ArchiveFetcher:
         return partial(self._read, file, index_key, path)
 
     def _cached_archive(self, file: str, index_key: bytes) -> _Archive | None:
-        """Return an archive from its cached index, or None if any image must be encoded."""
+        """Return an archive from its cached index.
+
+        Return None if the index is not cached, or if any image must be encoded.
+        """
         for _, arrays in self.index_store.find([index_key], self._report):
             (self.root / file).write_bytes(zlib.decompress(arrays["index"].tobytes()))
             archive = self._open_index(file)
@@ -145,7 +148,7 @@ class _ArchiveFetcher:
         return self._open_index(file)._replace(images=images)
 
     def _open_index(self, file: str) -> _Archive:
-        """Open the index of an archive, whose images are only hashes."""
+        """Return the archive of an index, which holds the hashes of images instead of images."""
         images = [sample.image() for sample in sources.open_archives([self.root / file])]
         keys = [image.read() for image in images]
         return _Archive(images, keys, embed.cached_features(self.feature_store, keys, self._report))
@@ -172,9 +175,9 @@ class _IndexedSet:
         self.n_archives = n_archives
 
     def open(self, n_archives: int) -> Any:
-        """Return the data of the first archives. Raises UsageError for faults in them.
+        """Return the data of the first `n_archives` archives. Raises UsageError for faults in them.
 
-        The number of images that the protocol states is only required of the whole set.
+        The number of images must be the protocol's only if these are all archives.
         """
         (self.root / "test/nshards.txt").write_text(str(n_archives))
         protocol: Any = replace(self.protocol, repository=None, root=str(self.root))
@@ -183,7 +186,7 @@ class _IndexedSet:
         return self.open_data(protocol, self.options)
 
     def open_embedded(self, features_by_key: embed.FeaturesByKey) -> Any:
-        """Return the data of the whole set, with its embedded images."""
+        """Return the data of the whole set. Its images are replaced by embedded images."""
         data = self.open(self.n_archives)
         images = []
         for image in data.images:
@@ -214,8 +217,11 @@ class _ArchiveEmbedder:
         self.feature_store = embed.store_of(self.inputs.identity, options)
 
     def embed(self, archives: Iterable[_Archive]) -> None:
-        """Encode the images of archives that are not cached, in shards of distinct images."""
-        done = 0
+        """Encode the images of archives whose features are not cached, in shards.
+
+        All features are in `features_by_key` afterwards.
+        """
+        n_done = 0
         shards = self._shards_to_encode(archives)
         for indices, features in self.inputs.encode(shards):
             embed.add_features(
@@ -223,8 +229,8 @@ class _ArchiveEmbedder:
             )
             for index in indices:
                 del self.contents[index]
-            done += len(indices)
-            self.progress(Progress("images", done, len(self.keys)))
+            n_done += len(indices)
+            self.progress(Progress("images", n_done, len(self.keys)))
 
     def _shards_to_encode(self, archives: Iterable[_Archive]) -> Iterator[list[int]]:
         """Yield the indices of each shard's images that are not cached, if there are any."""
@@ -240,11 +246,16 @@ class _ArchiveEmbedder:
             yield shard
 
     def _distinct_images(self, archives: Iterable[_Archive]) -> Iterator[int]:
-        """Yield the index of each distinct image, once its content or its feature is held."""
+        """Yield the index of each distinct image of archives, in the order of first occurrence.
+
+        Before an index is yielded, the image's key is added to `keys`, and its content to
+        `contents`, unless its feature is cached. An archive's temporary folder is removed after its
+        last image.
+        """
         distinct_keys = set[bytes]()
-        for number, archive in enumerate(archives):
-            self.progress(Progress("archives", number, self.indexed_set.n_archives))
-            if number == 0:
+        for archive_index, archive in enumerate(archives):
+            self.progress(Progress("archives", archive_index, self.indexed_set.n_archives))
+            if archive_index == 0:
                 self.indexed_set.open(1)  # so that most faults show before much is fetched
             self.features_by_key.update(archive.cached_features)
             for image, key in zip(archive.images, archive.keys, strict=True):
@@ -256,7 +267,7 @@ class _ArchiveEmbedder:
                     self.contents[index] = sources.ImageContent(image.name, image.read())
                 self.keys.append(key)
                 yield index
-            folder = _fetched_folder(self.indexed_set.root, str(number))
+            folder = _fetched_folder(self.indexed_set.root, str(archive_index))
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -264,10 +275,10 @@ class _ArchiveEmbedder:
 def in_order(
     files: Collection[str], fetch: Callable[[str], Callable[[], Read]]
 ) -> Iterator[Iterator[Read]]:
-    """Fetch and read files in two threads; give an iterator over the results, in order.
+    """Fetch and read files in two threads, and return an iterator over the results in order.
 
-    `fetch` returns the function that reads a file. At most ON_DISK files are fetched and not yet
-    read. The process may end within a fetch.
+    `fetch` fetches a file and returns the function that reads it. At most ON_DISK files are fetched
+    and not yet read. The threads do not keep the process alive: it may end during a fetch.
     """
     pipeline = _Pipeline(files, fetch)
     try:
@@ -285,7 +296,7 @@ class _Pipeline(Generic[Read]):
         self.fetch = fetch
         self.readers: list[Future[Callable[[], Read]]] = [Future() for _ in files]
         self.contents: list[Future[Read]] = [Future() for _ in files]
-        self.places = Semaphore(ON_DISK)  # for files that are fetched and not yet read
+        self.free_places = Semaphore(ON_DISK)  # for files that are fetched and not yet read
         self.threads = [
             Thread(target=self._fetch_files, daemon=True),
             Thread(target=self._read_files, daemon=True),
@@ -297,23 +308,23 @@ class _Pipeline(Generic[Read]):
             thread.start()
 
     def results(self) -> Iterator[Read]:
-        """Yield what each file was read as. Raises what fetching or reading the file raised."""
+        """Yield the result of reading each file. Raises the error of a file that failed."""
         for content in self.contents:
             yield content.result()
-            self.places.release()
+            self.free_places.release()
 
     def stop(self) -> None:
         """Fetch no further file, and give the threads a moment to end."""
         for reader in self.readers:
             reader.cancel()
-        self.places.release(len(self.files))
+        self.free_places.release(len(self.files))
         for thread in self.threads:
             thread.join(_PATIENCE)
 
     def _fetch_files(self) -> None:
-        """Fetch the files in order, and set the functions that read them, in the first thread."""
+        """Fetch the files in order. The first thread runs this, and fills `readers`."""
         for file, reader in zip(self.files, self.readers, strict=True):
-            self.places.acquire()
+            self.free_places.acquire()
             if reader.set_running_or_notify_cancel():  # False if it was cancelled
                 try:
                     reader.set_result(self.fetch(file))
@@ -321,7 +332,7 @@ class _Pipeline(Generic[Read]):
                     reader.set_exception(error)
 
     def _read_files(self) -> None:
-        """Read the files once they are fetched, and set their contents, in the second thread."""
+        """Read the files that are fetched. The second thread runs this, and fills `contents`."""
         for reader, content in zip(self.readers, self.contents, strict=True):
             try:
                 read = reader.result()

@@ -35,10 +35,10 @@ Grid: TypeAlias = tuple[int, int]
 
 
 class Mixing(TorchFunctionMode):
-    """Replace the weights of each `scaled_dot_product_attention` in this context by another form's.
+    """A context in which `scaled_dot_product_attention` mixes values by another form of attention.
 
-    `calls` counts the replacements: an attention that does not call the function once per block
-    cannot be given another form.
+    `prefix` is the number of tokens before the patches. `calls` counts the calls of the function.
+    If one block does not call it exactly once, its attention cannot be replaced by another form.
     """
 
     def __init__(self, form: Attention, prefix: int, grid_hw: Grid) -> None:
@@ -62,7 +62,7 @@ class Mixing(TorchFunctionMode):
         return self._mix(q, k, v, (kwargs or {}).get("scale"))
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-        """Mix the values of each head; q, k and v are (B, heads, N, C / heads)."""
+        """Return the mixed values of each head. All shapes are (B, heads, N, C / heads)."""
         if self._form == "csa":  # weights sum to 2, as in SCLIP's code
             return attend(q, q, v, scale=scale) + attend(k, k, v, scale=scale)
         if self._form == "maskclip":
@@ -74,9 +74,10 @@ class Mixing(TorchFunctionMode):
 
 
 def proxy_attention(attn: Any, x: Tensor, grid_hw: Grid, features: Tensor) -> Tensor:
-    """Mix the values of patches (B, hw, C) by the `proxy_weights` of features (B, h', w', D).
+    """Return the patches (B, h'w', C) that `attn` makes of patches x (B, hw, C), by other weights.
 
-    The values are resized to the grid of the features by bilinear interpolation -> (B, h'w', C).
+    The weights are the `proxy_weights` of features (B, h', w', D). The values are resized to the
+    grid of the features by bilinear interpolation.
     """
     _, _, values = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
     value_grid = values.transpose(1, 2).unflatten(2, grid_hw)
@@ -87,9 +88,10 @@ def proxy_attention(attn: Any, x: Tensor, grid_hw: Grid, features: Tensor) -> Te
 def proxy_weights(features: Tensor) -> Tensor:
     """Return attention weights (B, hw, hw) from the features (B, h, w, D) of patches.
 
-    softmax(3 (S - 1.2 mean(S))) over the entries that are not negative, where S are the cosines of
-    an image's patches. A patch always attends to itself: in ProxyCLIP's code, a row without an
-    entry that is not negative is NaN. All other rows are the same as there.
+    The weights are softmax(3 * (S - 1.2 * mean(S))), where S are the cosines of all pairs of an
+    image's patches. Negative entries get the weight 0, except that a patch always attends to
+    itself. In ProxyCLIP's code, a row whose entries are all negative is NaN. All other rows are the
+    same as in that code.
     """
     unit = F.normalize(features.flatten(1, 2).float(), dim=-1)
     with torch.autocast(unit.device.type, enabled=False):
@@ -100,9 +102,10 @@ def proxy_weights(features: Tensor) -> Tensor:
 
 
 def neighbourhood(grid_hw: Grid, prefix: int, like: Tensor) -> Tensor:
-    """Return NACLIP's additive term (P + hw, P + hw), with the dtype and device of `like`.
+    """Return the term w (P + hw, P + hw) that NACLIP adds to the logits of attention.
 
-    It is exp(-distance^2 / (2 * 5^2)) for two patches, and 0 for the prefix.
+    It is exp(-distance^2 / (2 * 5^2)) for two patches, and 0 for the P tokens of the prefix. It has
+    the dtype and the device of `like`.
     """
     axes = (torch.arange(length, device=like.device) for length in grid_hw)
     patches = torch.cartesian_prod(*axes).float()
@@ -112,7 +115,10 @@ def neighbourhood(grid_hw: Grid, prefix: int, like: Tensor) -> Tensor:
 
 
 def self_attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return mixed tokens (B, N, C) of tokens (B, N, C); `mask` (N, N) is added to the logits."""
+    """Return the output (B, N, C) of self-attention for tokens (B, N, C).
+
+    `mask` (N, N) is added to the logits.
+    """
     projected = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
     q, k, v = projected.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     mixed = attend(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))

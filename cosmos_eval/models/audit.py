@@ -63,7 +63,10 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def published(arch: str) -> dict[str, Any]:
-    """Return the values that all published weights of an architecture agree on."""
+    """Return the preprocessing and activation that all published weights of `arch` agree on.
+
+    Its keys are in `_STATED_KEYS`. A key is left out if the values of two weights differ.
+    """
     names = open_clip.list_pretrained_tags_by_model(arch)
     tag_configs = [open_clip.get_pretrained_cfg(arch, name) for name in names]
     agreed_values = {}
@@ -75,27 +78,31 @@ def published(arch: str) -> dict[str, Any]:
 
 
 def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Describe how two OpenCLIP configurations differ, "" if they do not.
+    """Describe how two OpenCLIP configurations differ. Return "" if they do not.
 
     Keys that are left out have OpenCLIP's defaults.
     """
-    return _differences(_with_defaults(stated), _with_defaults(built))
+    return _describe_differences(_with_defaults(stated), _with_defaults(built))
 
 
 def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Describe how a built model differs from the statement on its weights, "" if it does not."""
+    """Describe how a built model differs from the values that are stated for its weights.
+
+    Both mappings hold the preprocessing and the activation, with keys of `_STATED_KEYS`. Keys that
+    are not stated do not count. Return "" if nothing differs.
+    """
     keys = [key for key in _STATED_KEYS if stated.get(key) is not None]
     stated_values = {key: _json_value(key, stated[key]) for key in keys}
     built_values = {key: _json_value(key, built[key]) for key in keys}
-    return _differences(stated_values, built_values)
+    return _describe_differences(stated_values, built_values)
 
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:
-    """Return a file's tensors by their names, without reading their values.
+    """Return the tensors of a file of weights by their names.
 
-    Nested names are joined by dots. There are none for NumPy's formats. Raises UsageError for files
-    that do not hold weights, for pickles of other objects, and for weights whose names OpenCLIP
-    does not read.
+    Nested names are joined by dots. The result is empty for NumPy's formats, .npz and .npy. Raises
+    UsageError for files that do not hold weights, for pickles of other objects, and for weights
+    whose names OpenCLIP does not read.
     """
     if path.suffix in (".npz", ".npy"):
         return {}
@@ -158,13 +165,16 @@ def has_logit_bias(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> set[str]:
-    """Return the prefixes of all sets of weights in a file. Each set has a logit scale."""
+    """Return the prefixes of all sets of weights in a file, such as "" and "ema.".
+
+    Each set of weights has a tensor called `logit_scale`, with the set's prefix before that name.
+    """
     scale = "logit_scale"
     return {name.removesuffix(scale) for name in tensors if f".{name}".endswith(f".{scale}")}
 
 
 def _flat_tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of nested mappings, with dots between nested names."""
+    """Yield the names and tensors of nested mappings: {"a": {"b": tensor}} has the name a.b."""
     if not isinstance(content, Mapping):
         return
     for key, value in content.items():
@@ -214,9 +224,10 @@ def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> No
 
 
 def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with OpenCLIP's defaults, with keys such as vision_cfg.layers.
+    """Return an OpenCLIP configuration as a flat mapping, with keys such as vision_cfg.layers.
 
-    Raises ValueError for anything else.
+    Keys that are left out get OpenCLIP's defaults. Keys that matter for training only are dropped.
+    Raises ValueError for anything that is not an OpenCLIP configuration.
     """
     values: dict[str, Any] = {}
     try:
@@ -236,14 +247,17 @@ def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Describe the first values that differ, "" if none does."""
-    keys = [key for key in {**stated, **built} if stated.get(key) != built.get(key)]
-    return first_of([f"{key} is {stated.get(key)}, not {built.get(key)}" for key in keys])
+def _describe_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
+    """Describe the first values that differ between two mappings. Return "" if none differs."""
+    differences = []
+    for key in dict.fromkeys([*stated, *built]):
+        if stated.get(key) != built.get(key):
+            differences.append(f"{key} is {stated.get(key)}, not {built.get(key)}")
+    return first_of(differences)
 
 
 def _json_value(key: str, value: Any) -> Any:
-    """Return a value as JSON has it. A size that is one number is a square: both sides."""
+    """Return a value in JSON's types. A size of one number, 224, becomes two sides, [224, 224]."""
     if key in ("size", "image_size") and not isinstance(value, Sequence):
         return [value, value]
     return json.loads(json.dumps(value))

@@ -7,7 +7,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -46,22 +46,29 @@ def guided(encoder: Encoder, text: str) -> ClipEncoder:
             "own CLIP ViTs"
         )
     guided_encoder = copy.copy(original)
-    guide, record = load(text, original.info.device)
-    guided_encoder.guide = guide
-    guided_encoder.patch_size = record["patch_size"]
-    guided_encoder.info = original.info._replace(auxiliary=record)
+    guide = load(text, original.info.device)
+    guided_encoder.guide = guide.features
+    guided_encoder.patch_size = guide.record["patch_size"]
+    guided_encoder.info = original.info._replace(auxiliary=guide.record)
     # An unfit image tower shows now, with the smallest image, and not during the measurement.
     side = max(original.patch_size, guided_encoder.patch_size)
     guided_encoder.encode_patches(torch.zeros(1, 3, side, side), "proxy")
     return guided_encoder
 
 
-def load(text: str, device: str) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+class LoadedGuide(NamedTuple):
+    """An encoder that guides the attention of another encoder."""
+
+    # Maps images, and the mean and std that normalised them, to features: `Guide.features`.
+    features: Callable[..., Tensor]
+    # What results record of the guide under `provenance.auxiliary`.
+    record: dict[str, Any]
+
+
+def load(text: str, device: str) -> LoadedGuide:
     """Load a guide by its name, never with random weights.
 
-    Return the function that maps images, and the mean and std that normalised them, to features,
-    and the record of the guide for `provenance.auxiliary` of results. Raises UsageError if it is
-    not a ViT, or if its files are missing, damaged or cannot be fetched.
+    Raises UsageError if it is not a ViT, or if its files are missing, damaged or cannot be fetched.
     """
     spec = parse_auxiliary(text)
     limit_waiting()
@@ -79,34 +86,38 @@ def load(text: str, device: str) -> tuple[Callable[..., Tensor], dict[str, Any]]
             }
             example = torch.zeros(1, 3, 2 * guide.patch_size, guide.patch_size, device=device)
             guide.features(example, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-            return guide.features, record
+            return LoadedGuide(guide.features, record)
+    except UsageError as error:
+        raise UsageError(f"'{text}' cannot be loaded: {error}") from error
     except Exception as error:  # the libraries and the hub's client raise errors of all types
-        why = error if isinstance(error, UsageError) else reason(error)
-        raise UsageError(f"'{text}' cannot be loaded: {why}") from error
+        raise UsageError(f"'{text}' cannot be loaded: {reason(error)}") from error
 
 
 class Guide(ABC):
     """An encoder whose patches guide the attention of another one."""
 
-    # What the guide is called in error messages.
+    # The name of the guide in error messages.
     spec: str
     # The side of a patch in pixels.
     patch_size: int
     # The mean and std of the images that the guide expects: RGB on the 0-1 scale.
     image_mean: Sequence[float]
     image_std: Sequence[float]
-    # The architecture and the hashes that tell which guide it is, for results.
+    # The architecture and the hashes that identify the guide in results.
     identity: dict[str, Any]
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, h * patch, w * patch), normalised for the guide, to (B, h, w, D)."""
+        """Return the features (B, h, w, D) of the patches of images (B, 3, h * patch, w * patch).
+
+        Images are normalised by the guide's own mean and std.
+        """
 
     def features(self, images: Tensor, mean: Rgb, std: Rgb) -> Tensor:
-        """Map images (B, 3, H, W), normalised by mean and std, to (B, H // patch, W // patch, D).
+        """Return the features (B, H // patch, W // patch, D) of the patches of images (B, 3, H, W).
 
-        Raises UsageError for images that are smaller than a patch, and for features of another
-        shape.
+        Images are normalised by `mean` and `std`, and are normalised again for the guide. Raises
+        UsageError for images that are smaller than a patch, and for features of another shape.
         """
         pixels = images * _channels(std, images) + _channels(mean, images)
         normalised = pixels - _channels(self.image_mean, images)
@@ -118,7 +129,7 @@ class Guide(ABC):
 
 
 def _channels(values: Sequence[float], images: Tensor) -> Tensor:
-    """Return a value per channel as a tensor (3, 1, 1) like `images`."""
+    """Return a tensor (3, 1, 1) of one value per channel, with the dtype of `images`."""
     return images.new_tensor(values).view(3, 1, 1)
 
 
@@ -152,7 +163,10 @@ class TimmGuide(Guide):
 
 
 def _require_timm_vit(arch: str, path: str) -> None:
-    """Raise UsageError unless timm has a ViT of this name; without a path, a pretrained one."""
+    """Raise UsageError unless timm has a ViT of this name.
+
+    Without a path to a file of weights, timm must have pretrained weights of it.
+    """
     is_available = timm.is_model(arch) if path else timm.is_model_pretrained(arch)
     if not is_available:
         nearest_archs = nearest(arch, timm.list_models("vit_*", pretrained=True))
@@ -204,7 +218,7 @@ class UserGuide(Guide):
     """A user's encoder with `encode_patches`, from a Python file."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
-        encoder, code, origin = user.made_by(spec, device, "fp32")
+        encoder, code_sha256, origin = user.made_by(spec, device, "fp32")
         weights = [*user.referred_weights([encoder.encode_patches], set())]
         modules = [weight for weight in weights if isinstance(weight, nn.Module)]
         for module in modules:
@@ -220,7 +234,7 @@ class UserGuide(Guide):
         self.image_std = encoder.image_std
         self.identity = {
             "architecture": type(encoder).__name__,
-            "code_sha256": code,
+            "code_sha256": code_sha256,
             "weights_sha256": tensors_sha256(*states) if states else None,
         }
 

@@ -33,8 +33,8 @@ class ClipEncoder:
     If the image tower has no patches, `patch_size` is 0 and `encode_patches` raises UsageError.
     """
 
-    # Maps images, and the mean and std that normalised them, to the features that guide attention
-    # `proxy`.
+    # The function that guides attention `proxy`. It maps images, and the mean and std that
+    # normalised them, to features.
     guide: Callable[..., Tensor] | None = None
     # Notes on files, for results.
     notes: Sequence[str] = ()
@@ -65,8 +65,8 @@ class ClipEncoder:
         return self.openclip_tokenizer(list(texts))
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        needed = positions_needed(self.openclip_tokenizer, texts)
-        return torch.tensor(needed) > self.openclip_tokenizer.context_length
+        n_positions = torch.tensor(positions_needed(self.openclip_tokenizer, texts))
+        return n_positions > self.openclip_tokenizer.context_length
 
     def encode_image(self, images: Tensor) -> Tensor:
         return F.normalize(run(self.info, self.model.encode_image, images), dim=-1)
@@ -83,15 +83,16 @@ class ClipEncoder:
 
 
 class _TrimmedText(nn.Module):
-    """Runs `encode_text` of an OpenCLIP model with a causal mask for trimmed texts."""
+    """Encodes texts that are shorter than the context by a model of OpenCLIP with a causal mask."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        # The path of the text tower's module.
         self._path = "model" if isinstance(model, open_clip.CLIP) else "model.text"
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Encode tokens (B, L) that are shorter than the context: (B, D)."""
+        """Return the features (B, D) of tokens (B, L); L may be less than the context."""
         length = tokens.shape[1]
         tower: Any = self.get_submodule(self._path)
         # The two tensors that have the length of the context are trimmed as well.
@@ -106,9 +107,10 @@ class _TrimmedText(nn.Module):
 
 
 def _text_can_be_trimmed(model: Any, tokenizer: Tokenizer) -> bool:
-    """Return whether positions after the end of text cannot change the feature.
+    """Return whether the padding of a text can be cut off without changing the text's feature.
 
-    They cannot with causal attention, a feature that is read at the end of text, and padding by 0.
+    It can if attention is causal, the feature is read at the end of text, and texts are padded by
+    0. Return False for models and tokenizers whose code is not known here.
     """
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return False
@@ -128,10 +130,10 @@ def _text_can_be_trimmed(model: Any, tokenizer: Tokenizer) -> bool:
 
 
 def positions_needed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    """Return how many positions of the context each text needs, with its special tokens, uncut.
+    """Return the number of tokens of each text before it is cut, with its special tokens.
 
-    The ids that a tokenizer returns do not always show it: an end of text may look like padding
-    (SigLIP) or be replaced by padding (CLIPA), and a class token may stand behind the padding.
+    The ids that a tokenizer returns do not always show this number. An end of text may look like
+    padding (SigLIP) or be replaced by padding (CLIPA), and a class token may come after padding.
     """
     if isinstance(tokenizer, SimpleTokenizer):
         return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end of text
@@ -152,7 +154,7 @@ def positions_needed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return everything that decides the ids of a text, the same in every process."""
+    """Return everything that decides the ids of a text. It is the same in every process."""
     description = {
         "class": type(tokenizer).__name__,
         "context_length": tokenizer.context_length,
@@ -192,7 +194,10 @@ def _describe_hf_tokenizer(tokenizer: HFTokenizer | SigLipTokenizer) -> dict[str
 
 
 def _rules(tokenizer: Any) -> dict[str, Any]:
-    """Return the definition of a fast tokenizer, or the hashes of the files of a slow one."""
+    """Return the definition of a fast tokenizer of transformers.
+
+    For a slow tokenizer, return the SHA-256s of its files by their names.
+    """
     if tokenizer.is_fast:
         definition = json.loads(tokenizer.backend_tokenizer.to_str())
         # Each call of the tokenizer sets these two.
@@ -203,7 +208,10 @@ def _rules(tokenizer: Any) -> dict[str, Any]:
 
 
 def _function_name(function: Callable[..., Any] | None) -> str | None:
-    """Return the name of a function, with the options that are bound to it."""
+    """Return the name of a function, such as `strip`.
+
+    For a partial, append the arguments that are bound to it, such as `clean({"lower": true})`.
+    """
     if function is None:
         return None
     if isinstance(function, partial):

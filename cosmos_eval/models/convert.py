@@ -28,7 +28,7 @@ from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import ModelSpec, UsageError
 
 # Modules that features do not need, and that CLIPModel does not have.
-_LEFT_OUT = (
+_UNUSED_MODULES = (
     "visual.attn_cross_pool",
     "text_attn_cross_pool",
     "image_token_mapping",
@@ -41,13 +41,14 @@ _RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
 _TEXTS = ["", "a dog", "A photo of two CATs, isn't it?", "a café in 1998", "dog " * 100]
 # The largest relative distances that count as rounding. transformers rounds some values of a
 # resized image differently.
-_MOST_DISTANCES = {"pixels": 1e-2, "image features": 1e-5, "text features": 1e-5}
+_TOLERANCES = {"pixels": 1e-2, "image features": 1e-5, "text features": 1e-5}
 
 
 def convert(spec: ModelSpec, output: Path) -> list[str]:
-    """Write a model to a new folder, atomically. Return notes on what differs from the source.
+    """Write a model to a new folder in the other library's layout, atomically.
 
-    Raises UsageError if the other library cannot hold the model, or computes other features.
+    Return notes on differences from the source. Raises UsageError if the other library cannot hold
+    the model, or computes other features.
     """
     output = output.resolve()
     try:
@@ -83,7 +84,7 @@ def _require(condition: object, fault: str) -> None:
 
 
 def _write_transformers(source: ClipEncoder, folder: Path) -> list[str]:
-    """Write a model of OpenCLIP's shape as CLIPModel. Return notes on what differs."""
+    """Write a model of OpenCLIP's as a CLIPModel. Return notes on differences."""
     _require(isinstance(source, ClipEncoder), "it is code of your own")
     names = _tensor_names(source)
     model, source_tokenizer = source.model, source.openclip_tokenizer
@@ -100,8 +101,13 @@ def _write_transformers(source: ClipEncoder, folder: Path) -> list[str]:
     tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json, merges.txt, for older tools
     state = model.state_dict()
     _save(folder / "model.safetensors", to_transformers(state, names))
-    left_out = [name for name in _LEFT_OUT if any(key.startswith(name) for key in state)]
-    return [f"CLIPModel has no place for {', '.join(left_out)}"] if left_out else []
+    omitted_modules = []
+    for module_name in _UNUSED_MODULES:
+        if any(key.startswith(module_name) for key in state):
+            omitted_modules.append(module_name)
+    if not omitted_modules:
+        return []
+    return [f"CLIPModel has no place for {', '.join(omitted_modules)}"]
 
 
 def _tensor_names(source: ClipEncoder) -> dict[str, list[str]]:
@@ -124,14 +130,14 @@ def _tensor_names(source: ClipEncoder) -> dict[str, list[str]]:
         "CLIPModel's text tower is causal and read at the end of text of OpenCLIP's tokenizer",
     )
     names = tensor_names(visual.transformer.layers, model.transformer.layers)
-    needed_keys = {key for key in model.state_dict() if not key.startswith(_LEFT_OUT)}
+    needed_keys = {key for key in model.state_dict() if not key.startswith(_UNUSED_MODULES)}
     different_keys = sorted(needed_keys ^ names.keys())
     _require(not different_keys, f"CLIPModel has other weights: {', '.join(different_keys[:3])}")
     return names
 
 
 def _hf_config(model: Any, tokenizer: open_clip.SimpleTokenizer) -> Any:
-    """Return the configuration of a model as CLIPModel."""
+    """Return the configuration of the CLIPModel that a model of OpenCLIP becomes."""
     visual = model.visual
     vision_config = _hf_tower(visual.transformer, visual.output_dim)
     vision_config |= {"image_size": visual.image_size[0], "patch_size": visual.patch_size[0]}
@@ -154,7 +160,10 @@ def _hf_config(model: Any, tokenizer: open_clip.SimpleTokenizer) -> Any:
 
 
 def _hf_tower(transformer: Any, width: int) -> dict[str, Any]:
-    """Return what both towers of CLIPModel have in common; `width` is the size of features."""
+    """Return the values that the configurations of both towers of a CLIPModel have.
+
+    `width` is the size of features.
+    """
     block = transformer.resblocks[0]
     return {
         "hidden_size": transformer.width,
@@ -168,7 +177,10 @@ def _hf_tower(transformer: Any, width: int) -> dict[str, Any]:
 
 
 def _image_processor(preprocessing: Mapping[str, Any], side: int) -> Any:
-    """Return OpenCLIP's preprocessing as an image processor, for square images of this side."""
+    """Return the image processor of transformers for a preprocessing of OpenCLIP.
+
+    `side` is the height and width of its images in pixels.
+    """
     resize_mode, square = preprocessing["resize_mode"], {"height": side, "width": side}
     _require(
         resize_mode in ("shortest", "squash"),
@@ -193,7 +205,7 @@ def _vocabulary(tokenizer: open_clip.SimpleTokenizer) -> dict[str, int]:
 
 
 def _write_openclip(source: HfEncoder, folder: Path, output: Path) -> list[str]:
-    """Write a CLIPModel as a model of OpenCLIP. Return notes on what differs."""
+    """Write a CLIPModel as a model of OpenCLIP. Return notes on differences."""
     model, processor, tokenizer = source.parts
     _require(isinstance(model, transformers.CLIPModel), f"OpenCLIP has no {type(model).__name__}")
     config, notes = _openclip_config(model.config), []
@@ -210,7 +222,7 @@ def _write_openclip(source: HfEncoder, folder: Path, output: Path) -> list[str]:
 
 
 def _openclip_config(config: Any) -> dict[str, Any]:
-    """Return the configuration of a CLIPModel as OpenCLIP's."""
+    """Return OpenCLIP's configuration of a CLIPModel from that model's own configuration."""
     vision, text = config.vision_config, config.text_config
     activations = f"{vision.hidden_act} and {text.hidden_act}"
     supported = ("gelu and gelu", "quick_gelu and quick_gelu")
@@ -232,7 +244,7 @@ def _openclip_config(config: Any) -> dict[str, Any]:
 
 
 def _openclip_tower(config: Any) -> dict[str, Any]:
-    """Return what image and text towers of OpenCLIP's configurations have in common."""
+    """Return the values that OpenCLIP's configurations of image and text towers have."""
     tower = {
         "width": config.hidden_size,
         "layers": config.num_hidden_layers,
@@ -244,9 +256,10 @@ def _openclip_tower(config: Any) -> dict[str, Any]:
 
 
 def _preprocessing(processor: Any) -> dict[str, Any]:
-    """Return an image processor as OpenCLIP's preprocessing.
+    """Return OpenCLIP's preprocessing for an image processor of transformers.
 
-    A difference that this leaves out shows when pixels are compared.
+    Options of the processor that OpenCLIP lacks are dropped. If they matter, `_require_same` finds
+    different pixels.
     """
     interpolations = {number: name for name, number in _RESAMPLE.items()}
     _require(processor.resample in interpolations, f"OpenCLIP has no resample {processor.resample}")
@@ -259,11 +272,15 @@ def _preprocessing(processor: Any) -> dict[str, Any]:
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as a safetensors file, atomically."""
     write_atomically(path, safetensors.torch.save(tensors, {"format": "pt"}))
 
 
 def _require_same(source: Encoder, written: Encoder) -> None:
-    """Raise UsageError if pixels or features of a picture, or features of texts, differ."""
+    """Raise UsageError if two encoders return different pixels or features.
+
+    They are compared on an example picture and on example texts.
+    """
     side = source.transform(PIL.Image.new("RGB", (9, 9))).shape[-1]
     # The margins of the crop are even: libraries round half a pixel differently.
     noise = np.random.default_rng(0).integers(0, 256, (2 * side, 6 * side, 3), np.uint8)
@@ -279,8 +296,11 @@ def _require_same(source: Encoder, written: Encoder) -> None:
 
 def _require_near(name: str, tensor: Tensor, written_tensor: Tensor) -> None:
     """Raise UsageError if two tensors differ by more than rounding."""
-    most = _MOST_DISTANCES[name]
+    tolerance = _TOLERANCES[name]
     distance = float("inf")
     if tensor.shape == written_tensor.shape:
         distance = float((tensor - written_tensor).norm() / tensor.norm())
-    _require(distance <= most, f"its {name} would differ by {distance:.1e}, not at most {most:.0e}")
+    _require(
+        distance <= tolerance,
+        f"its {name} would differ by {distance:.1e}, not at most {tolerance:.0e}",
+    )

@@ -40,7 +40,10 @@ _CONNECTING = ("-", "'", ".", "_")  # marks that join the letters or digits at b
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
-    """Load a checkpoint. Raises UsageError if it is missing, unfit or cannot be fetched."""
+    """Load a checkpoint and return its encoder.
+
+    Raises UsageError if it is missing, cannot be fetched, or does not fit its architecture.
+    """
     if spec.name in RELEASED:
         path = fetch(spec.name)
     else:
@@ -54,7 +57,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     except ValueError as error:
         raise UsageError(f"'{spec.text}': {error}") from error
     audit.require_finite(model.state_dict(), f"{spec.weights} of {path}")
-    # A name of OpenCLIP's, or the whole configuration, because the name of a file says nothing.
+    # The path of a JSON file would say nothing in results: they get the whole configuration.
     architecture = json.dumps(config, sort_keys=True)
     if spec.arch in open_clip.list_models():
         architecture = str(spec.arch)
@@ -101,10 +104,10 @@ class CosmosEncoder(PooledEncoder):
     openclip_tokenizer: SimpleTokenizer
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
-        """Encode the patches of images (B, 3, H, W), as `DenseEncoder` says.
+        """Return the features of the patches of images, (B, H // patch, W // patch, D).
 
-        With attention `crossmodal`, return the values of the image's pooler, W_o v + b_o, instead
-        of the patches of the last block.
+        They are L2-normalised. With attention `crossmodal`, they are the values of the image's
+        pooler, W_o v + b_o, instead of the patches of the last block.
         """
         if attention != "crossmodal":
             return super().encode_patches(images, attention)
@@ -128,9 +131,10 @@ class CosmosEncoder(PooledEncoder):
 
 
 def _config(path: Path, arch: str | None) -> dict[str, Any]:
-    """Return the architecture that the file states, or else the architecture that the user names.
+    """Return the configuration of a checkpoint's architecture.
 
-    Raises UsageError if there is neither, and if both are given and differ.
+    It is the architecture that the file states, or else `arch`, which the user names. Raises
+    UsageError if there is neither, and if both are given and differ.
     """
     stated = cosmos_core.read_checkpoint(path).architecture
     if arch is None:
@@ -183,17 +187,17 @@ def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
 
 
 def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
-    """Return all words of a text, with the user's capitals if possible.
+    """Return all words of a text with the positions of their tokens, and capitals if possible.
 
     OpenCLIP's tokenizer cuts a text into letters, single digits, endings such as 's, and runs of
-    other marks. Letters and digits that touch are joined to one word again (2024, don't), also with
-    a connecting mark (t-shirt). Other marks are words of their own, because a model may attend to a
-    full stop as such.
+    other marks. Here, letters and digits that touch are joined to one word again, also with a
+    connecting mark between them. Other marks are words of their own, because a model may attend to
+    a full stop. For example, "A t-shirt of 2024." has the words A, t-shirt, of, 2024 and ".".
     """
     cleaned = tokenizer.clean_fn(text)
     spelling = _with_capitals(text, cleaned)
     words: list[CaptionWord] = []
-    position = 1  # 0 is the start of text
+    position = 1  # of the next token; position 0 is the start of text
     for chunk in re.finditer(r"\S+", cleaned):
         pieces = [*tokenizer.pat.finditer(cleaned, *chunk.span())]
         is_joinable = _joinable([piece[0] for piece in pieces])
@@ -213,14 +217,16 @@ def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
 
 
 def _joinable(pieces: Sequence[str]) -> list[bool]:
-    """Return which of the pieces of a chunk without spaces are parts of a longer word.
+    """Return whether each piece of a text without spaces can be joined to its neighbours.
 
-    These are letters (with vowel signs, category M), digits, and connecting marks between them.
+    Letters (with vowel signs, category M) and digits can be joined, and so can a connecting mark
+    between them. For example, ["t", "-", "shirt", "."] gives [True, True, True, False].
     """
-    is_solid = [_has_letters(piece) for piece in pieces]
-    is_joinable = [*is_solid]
+    has_letters = [_has_letters(piece) for piece in pieces]
+    is_joinable = [*has_letters]
     for index in range(1, len(pieces) - 1):
-        if pieces[index] in _CONNECTING and is_solid[index - 1] and is_solid[index + 1]:
+        is_between_letters = has_letters[index - 1] and has_letters[index + 1]
+        if pieces[index] in _CONNECTING and is_between_letters:
             is_joinable[index] = True
     return is_joinable
 

@@ -28,8 +28,8 @@ from cosmos_eval.models.towers import Step, Tower, image_tower
 from cosmos_eval.types import Attention, UsageError
 
 
-class _LastTokens:
-    """The latest tokens before the last block, with the model and the images they belong to."""
+class _SharedTokens:
+    """The tokens before the last block of the latest images, with these images and the model."""
 
     def __init__(self) -> None:
         self.model: nn.Module | None = None
@@ -37,21 +37,21 @@ class _LastTokens:
         self.tokens: Tensor | None = None
 
 
-_shared: ContextVar[_LastTokens | None] = ContextVar("_shared", default=None)
+_shared: ContextVar[_SharedTokens | None] = ContextVar("_shared", default=None)
 
 
 @contextmanager
 def shared_blocks() -> Iterator[None]:
-    """Compute all blocks but the last once per tensor of images, within the context.
+    """Share all blocks but the last between calls of `encode_patches`, within the context.
 
-    If `encode_patches` is given the same tensor again, with another attention, only the last block
-    runs again.
+    If `encode_patches` is called again with the same tensor of images and the same model, but with
+    another attention, only the last block runs again.
     """
-    token = _shared.set(_LastTokens())
+    reset_token = _shared.set(_SharedTokens())
     try:
         yield
     finally:
-        _shared.reset(token)
+        _shared.reset(reset_token)
 
 
 @torch.no_grad()
@@ -95,7 +95,10 @@ def _before_last(model: nn.Module, tower: Tower, images: Tensor, cropped_images:
 
 
 def whole_patches(images: Tensor, patch_size: int) -> Tensor:
-    """Cut off borders that are narrower than a patch. Raises UsageError if no patch fits."""
+    """Return images (B, 3, h * patch, w * patch), cropped to whole patches from the top left.
+
+    Raises UsageError for images (B, 3, H, W) that are smaller than a patch.
+    """
     height, width = (side // patch_size * patch_size for side in images.shape[2:])
     if not height or not width:
         raise UsageError(f"an image of {tuple(images.shape[2:])} px is smaller than one patch")
@@ -103,7 +106,7 @@ def whole_patches(images: Tensor, patch_size: int) -> Tensor:
 
 
 def patch_size(model: nn.Module) -> int:
-    """Return the side of a patch in pixels, 0 if `encode_patches` refuses the tower."""
+    """Return the side of a patch in pixels. It is 0 if `encode_patches` refuses the tower."""
     with suppress(UsageError):
         return image_tower(model).patch_size
     return 0
@@ -112,11 +115,11 @@ def patch_size(model: nn.Module) -> int:
 def _guided_patches(
     tower: Tower, tokens: Tensor, grid_hw: Grid, guide_features: Tensor | None
 ) -> tuple[Tensor, Grid]:
-    """Run only the attention of the last block, with the weights of another encoder's features.
+    """Return patches (B, h'w', C) after the last block with attention `proxy`, and (h', w').
 
-    Features (B, h', w', D') decide the grid: return patches (B, h'w', C) and (h', w'). Raises
-    UsageError without features, and for a block that cannot return another number of tokens than it
-    is given.
+    Only the attention of the block runs, with the weights of another encoder's features
+    (B, h', w', D'). Raises UsageError if `guide_features` is None, and for a block that cannot
+    return another number of tokens than it is given.
     """
     if guide_features is None:
         raise UsageError(
@@ -134,7 +137,7 @@ def _guided_patches(
 
 
 def _run_last_block(tower: Tower, tokens: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:
-    """Run the last block on tokens (B, N, C) with another form of attention.
+    """Return the tokens (B, N, C) after the last block, with another form of attention.
 
     Raises UsageError if that form is not defined for the block.
     """

@@ -24,9 +24,9 @@ Parts: TypeAlias = "tuple[Tensor, ...]"
 
 _TEXTS = ("a red ball", "a photograph of two small blue boats on a lake, with a house behind them")
 _IDENTITY = ("info", "preprocessing", "tokenizer")
-_DIMENSIONS = {"transform": 3, "tokenize": 2, "overlong": 1}  # of the output of each method
+_DIMENSIONS_BY_METHOD = {"transform": 3, "tokenize": 2, "overlong": 1}  # of the output
 _TRANSFORM_REPEATS = 8  # so that even a random flip, of one image in two, is noticed
-# How far features of length 1 may move if an input is encoded again: GPUs may add in another order.
+# The largest distance of two normalised features of the same input: GPUs may add in another order.
 _REPEAT_DISTANCE = {"fp32": 1e-3, "amp": 1e-2, "bf16": 1e-2, "fp16": 1e-2}
 
 
@@ -57,7 +57,7 @@ class Encoder(Protocol):
         """Return token ids (B, context_length) int64, padded with 0 after the end of text."""
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        """Return which texts (B,) `tokenize` cuts because they do not fit the context."""
+        """Return whether `tokenize` cuts each text because it does not fit the context, (B,)."""
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) on the CPU: (B, D) float32, L2-normalised.
@@ -73,7 +73,7 @@ class Encoder(Protocol):
 
     @property
     def trims_text(self) -> bool:
-        """Return whether positions after the end of text cannot change the feature."""
+        """True if positions after the end of text cannot change the feature."""
 
 
 @runtime_checkable
@@ -131,13 +131,13 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
 class PairScorer(Encoder, Protocol):
     """An encoder that also scores an image and a text together.
 
-    Such a score is more exact than the product of their features, by which candidates are found.
-    What a score needs of an image or a text is computed once, as its parts, and used for the scores
-    with many inputs of the other modality. Parts are tensors on the model's device, with one entry
-    per image or text.
+    Such a score is more exact than the product of their features, which only finds candidates.
+    Each image and each text is first encoded into its parts. The parts are computed once, and used
+    for the scores with many inputs of the other modality. Parts are tensors on the model's device,
+    with one entry per image or text.
     """
 
-    pair_score: str  # what the score is, in a few words
+    pair_score: str  # a description of the score in a few words
 
     def image_parts(self, images: Tensor) -> Parts:
         """Return the parts (B, ...) of images (B, 3, H, W)."""
@@ -163,9 +163,10 @@ def with_pair_scores(encoder: Encoder) -> PairScorer:
 
 
 def settings_of_pairs(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]:
-    """Return what a result records of scores of pairs: nothing if the protocol has none.
+    """Return the settings of scores of pairs that a result records.
 
-    Raises UsageError if the model has no scores of pairs.
+    They are empty if the protocol has no such scores. Raises UsageError if the protocol has them,
+    but the model has not.
     """
     if pairs is None:
         return {}
@@ -182,14 +183,19 @@ def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> 
 
 
 def run_parts(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) -> Parts:
-    """Call a function as `run` does, which may return one tensor or a tuple of tensors."""
+    """Call a function as `run` does, and return its outputs as a tuple of float32 tensors.
+
+    The function may return one tensor or a tuple of tensors. Raises TypeError for anything else.
+    """
     import torch
 
     # None is PyTorch's usual type of the device, as in CLIP Benchmark's `torch.autocast(device)`.
     dtypes = {"amp": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-    kind, dtype = torch.device(info.device).type, dtypes.get(info.precision)
-    enabled = info.precision in dtypes
-    with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=enabled):
+    device_type = torch.device(info.device).type
+    autocast = torch.autocast(
+        device_type, dtype=dtypes.get(info.precision), enabled=info.precision in dtypes
+    )
+    with torch.inference_mode(), autocast:
         output = function(*(to_device(tensor, info.device) for tensor in inputs))
     outputs = output if isinstance(output, tuple) else (output,)
     for tensor in outputs:
@@ -199,7 +205,10 @@ def run_parts(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) 
 
 
 def stacked(tensors: Sequence[Tensor], device: str) -> Tensor:
-    """Stack tensors of one shape. For a GPU, the stack is in pinned memory, which copies faster."""
+    """Return a stack of tensors of one shape, on the CPU.
+
+    If `device` is a GPU, the stack is in pinned memory, from which copies are faster.
+    """
     import torch
 
     pinned = None
@@ -210,26 +219,30 @@ def stacked(tensors: Sequence[Tensor], device: str) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: str) -> Tensor:
-    """Move a tensor to a device. A GPU copies it while it computes, and the process waits for
-    neither."""
+    """Return a tensor on a device.
+
+    A GPU copies the tensor while it computes. The process waits neither for the copy nor for the
+    computation.
+    """
     import torch
 
     if tensor.is_cuda or not is_gpu(device):
         return tensor.to(device)
-    computing, copying = torch.cuda.current_stream(device), _copying_stream(device)
-    with torch.cuda.stream(copying):
+    computing_stream, copying_stream = torch.cuda.current_stream(device), _copying_stream(device)
+    with torch.cuda.stream(copying_stream):
         moved = tensor.pin_memory().to(device, non_blocking=True)
-    computing.wait_stream(copying)
-    moved.record_stream(computing)  # keeps its memory until the computation has read it
+    computing_stream.wait_stream(copying_stream)
+    moved.record_stream(computing_stream)  # keeps its memory until the computation has read it
     return moved
 
 
 def on_host(
     outputs: Iterable[tuple[Item, Sequence[Tensor]]],
 ) -> Iterator[tuple[Item, list[Tensor]]]:
-    """Yield each item with its tensors on the CPU. The tensors of an item are on one device.
+    """Yield each item with its tensors on the CPU. All tensors of an item are on one device.
 
-    The next item is taken from `outputs` before a GPU is waited for, so that it always has work.
+    The next item is taken from `outputs` before the copies of the last one are waited for. So a GPU
+    always has work.
     """
     import torch
 
@@ -237,8 +250,8 @@ def on_host(
     for item, tensors in outputs:
         device, is_cuda = tensors[0].device, tensors[0].is_cuda
         copies = [tensor.to("cpu", non_blocking=is_cuda) for tensor in tensors]
-        copied = torch.cuda.current_stream(device).record_event() if is_cuda else None
-        waiting.append((item, copies, copied))
+        copy_event = torch.cuda.current_stream(device).record_event() if is_cuda else None
+        waiting.append((item, copies, copy_event))
         waiting_limit = 1 if is_cuda else 0
         while len(waiting) > waiting_limit:
             yield _wait_for_copies(*waiting.popleft())
@@ -246,11 +259,16 @@ def on_host(
         yield _wait_for_copies(*waiting.popleft())
 
 
-def _wait_for_copies(item: Item, copies: list[Tensor], copied: Any) -> tuple[Item, list[Tensor]]:
-    """Wait for the event after copies from a GPU, if any; return the item and its tensors."""
-    if copied is None:
+def _wait_for_copies(
+    item: Item, copies: list[Tensor], copy_event: Any
+) -> tuple[Item, list[Tensor]]:
+    """Return an item and its copied tensors after the event that ends their copies from a GPU.
+
+    The event is None for tensors that were on the CPU already.
+    """
+    if copy_event is None:
         return item, copies
-    copied.synchronize()
+    copy_event.synchronize()
     return item, [copy.clone() for copy in copies]  # out of pinned memory, which is scarce
 
 
@@ -263,13 +281,17 @@ def is_gpu(device: str) -> bool:
 
 @lru_cache
 def _copying_stream(device: str) -> Any:
+    """Return the CUDA stream of a device in which tensors are copied."""
     import torch
 
     return torch.cuda.Stream(device)
 
 
 def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the tensors of each mapping in turn, in the order of their names."""
+    """Return the SHA-256 of all tensors of state dicts, one state dict after the other.
+
+    The tensors of a state dict are hashed in the order of their names.
+    """
     import torch
 
     digest = hashlib.sha256()
@@ -291,28 +313,28 @@ def methods(protocol: type) -> list[str]:
 def require_finite(
     features: Tensor | NDArray[Any], info: EncoderInfo, name: Callable[[int], str]
 ) -> None:
-    """Raise UsageError for NaN or infinite features, one row per input.
+    """Raise UsageError for features that are NaN or infinite. Each row belongs to an input.
 
-    The message has the name of the first such input: `name` returns it from the input's index.
+    The message names the first such input: `name` maps the index of an input to its name.
     """
     import torch
 
-    finite = torch.isfinite(torch.as_tensor(features)).flatten(1).all(1)
-    if finite.all():
+    is_finite = torch.isfinite(torch.as_tensor(features)).flatten(1).all(1)
+    if is_finite.all():
         return
     reason = "check its weights"
     if info.precision != "fp32":
         reason += f", or use --precision fp32, as values may exceed the range of {info.precision}"
     raise UsageError(
         f"{info.spec} returns features that are not finite (NaN or infinity) for "
-        f"{name(int(finite.int().argmin()))}: {reason}"
+        f"{name(int(is_finite.int().argmin()))}: {reason}"
     )
 
 
 def require_encoder(model: Any, where: str) -> None:
-    """Raise UsageError for an object that is not an Encoder, or cannot encode an example.
+    """Raise UsageError for an object that is not an Encoder, or that cannot encode an example.
 
-    `where` says what the object is, in messages.
+    `where` is the name of the object in error messages.
     """
     try:
         members = (*_IDENTITY, *methods(Encoder))
@@ -350,10 +372,10 @@ def _info_faults(info: Any) -> list[str]:
 
 
 def _run_example(model: Encoder, where: str) -> None:
-    """Encode a picture and two texts.
+    """Encode a picture and two texts to check a model.
 
-    Raises UsageError for an output of the wrong form, and for one that changes if the same input is
-    given again.
+    Raises UsageError for an output of the wrong form, and for an output that changes if the same
+    input is given again.
     """
     import torch
 
@@ -403,11 +425,12 @@ class _ExampleRun:
     def require_same_features(self, method: str, inputs: Any) -> None:
         """Raise UsageError if a method returns other features for the same inputs."""
         features, repeated_features = self.call(method, inputs), self.call(method, inputs)
-        largest = float((features - repeated_features).norm(dim=1).max())
-        if largest > _REPEAT_DISTANCE[self.model.info.precision]:
+        largest_distance = float((features - repeated_features).norm(dim=1).max())
+        if largest_distance > _REPEAT_DISTANCE[self.model.info.precision]:
             raise UsageError(
                 f"{self.where}: `{method}` returns other features for the same input, by up to "
-                f"{largest:.2g} of their length: set its evaluation mode, without dropout or noise"
+                f"{largest_distance:.2g} of their length: set its evaluation mode, without "
+                "dropout or noise"
             )
 
 
@@ -428,31 +451,35 @@ def require_output(method: str, inputs: Any, output: Any, widths: set[int], wher
     fault = None
     if method in ("encode_image", "encode_text"):
         fault = _feature_fault(output, len(inputs), widths)
-    elif method in _DIMENSIONS:
-        rows = 3 if method == "transform" else len(inputs)
-        fault = _shape_fault(output, rows, _DIMENSIONS[method])
+    elif method in _DIMENSIONS_BY_METHOD:
+        n_rows = 3 if method == "transform" else len(inputs)  # a transform returns (3, H, W)
+        fault = _shape_fault(output, n_rows, _DIMENSIONS_BY_METHOD[method])
     if fault:
         raise UsageError(f"{where}: `{method}` returns {fault}")
 
 
-def _shape_fault(output: Any, rows: int, dimensions: int) -> str | None:
-    """Describe an output that is not a tensor of this shape, or return None if it is."""
+def _shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None:
+    """Return the fault of an output that is not a tensor of this shape, or None if it is."""
     from torch import Tensor
 
-    if isinstance(output, Tensor) and output.ndim == dimensions and len(output) == rows:
+    if isinstance(output, Tensor) and output.ndim == n_dimensions and len(output) == n_rows:
         return None
     shape = tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
-    return f"{shape}, not {rows} rows in {dimensions} dimensions"
+    return f"{shape}, not {n_rows} rows in {n_dimensions} dimensions"
 
 
-def _feature_fault(features: Any, inputs: int, widths: set[int]) -> str | None:
-    """Describe features that are not valid, or return None if they are (inputs, D) and valid."""
+def _feature_fault(features: Any, n_inputs: int, widths: set[int]) -> str | None:
+    """Return the fault of features that are not valid, or None if they are.
+
+    Valid features are a tensor (n_inputs, D) of float32 without a gradient, finite and normalised.
+    D is added to `widths`, which must have a single value.
+    """
     import torch
 
     if not isinstance(features, torch.Tensor):
         return f"{type(features).__name__}, not a tensor"
-    if features.ndim != 2 or len(features) != inputs:
-        return f"{tuple(features.shape)} for {inputs} inputs, not ({inputs}, D)"
+    if features.ndim != 2 or len(features) != n_inputs:
+        return f"{tuple(features.shape)} for {n_inputs} inputs, not ({n_inputs}, D)"
     if features.dtype != torch.float32:
         return f"{features.dtype}, not float32"
     if features.requires_grad:
@@ -464,7 +491,7 @@ def _feature_fault(features: Any, inputs: int, widths: set[int]) -> str | None:
 
 
 def _value_fault(features: Tensor) -> str | None:
-    """Describe features that are not finite or not normalised, or return None if they are both."""
+    """Return the fault of features that are not finite or not normalised, or None."""
     import torch
 
     if not torch.isfinite(features).all():

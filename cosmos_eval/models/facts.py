@@ -20,10 +20,9 @@ from cosmos_eval.models.user import referred_weights
 Encode: TypeAlias = Callable[[Tensor], Tensor]
 Result = TypeVar("Result")
 
-# Sizes of two images, which a transform with a fixed size makes equal.
-_SIZES = ((64, 48), (48, 80))
-# The number of words of a text that fits no context.
-_WORDS = 2_000
+# Sizes of two images. A transform with a fixed size makes both equal.
+_EXAMPLE_SIZES = ((64, 48), (48, 80))
+_N_EXAMPLE_WORDS = 2_000  # a text of so many words fills the context of any model
 
 
 def _ignore(note: str) -> None:
@@ -31,16 +30,19 @@ def _ignore(note: str) -> None:
 
 
 def model_facts(encoder: Encoder, note: Callable[[str], object] = _ignore) -> dict[str, Any]:
-    """Return what a result records of a model under `model.facts`; None for unknown facts.
+    """Return the facts that a result records of a model under `model.facts`.
 
     One image and one text that fills the context are encoded. GFLOPs are 10^9 operations. PyTorch
-    counts 2 operations per multiply-accumulate of matrix products, convolutions and attention. A
-    fact that cannot be found out is None, and `note` is given a line about it.
+    counts 2 operations per multiply-accumulate of matrix products, convolutions and attention. If a
+    fact cannot be found out, it is None, and `note` is called with the reason.
     """
     model = getattr(encoder, "built", encoder)  # a bundled model is built when it is used
     counter = _Counter(encoder, note)
     modules = counter.attempt("parameters", _modules, model) or []
-    parameters = {id(p): p for module in modules for p in module.parameters()}
+    parameters = {}  # by id, because modules may share parameters
+    for module in modules:
+        for parameter in module.parameters():
+            parameters[id(parameter)] = parameter
     encode_image, encode_text = _encode_functions(encoder, model)
     with _countable([*parameters.values()]):
         pixels = counter.attempt("the image size", _example_pixels, encoder)
@@ -51,7 +53,7 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] = _ignore) -> di
     if pixels is not None and getattr(model, "has_image_size", True):
         image_size = [*pixels.shape[2:]]
     return {
-        "parameters": sum(p.numel() for p in parameters.values()) or None,
+        "parameters": sum(parameter.numel() for parameter in parameters.values()) or None,
         "image_parameters": image_cost.parameters,
         "text_parameters": text_cost.parameters,
         "image_gflops": image_cost.gflops,
@@ -64,8 +66,9 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] = _ignore) -> di
 
 
 class _Cost(NamedTuple):
-    """The cost of encoding one input. None is unknown."""
+    """The cost of encoding one input. Unknown fields are None."""
 
+    # 10^9 operations.
     gflops: float | None = None
     # The number of parameters that are read.
     parameters: int | None = None
@@ -74,14 +77,14 @@ class _Cost(NamedTuple):
 
 
 class _Counter:
-    """Finds out facts of a model, and notes which cannot be found out."""
+    """Computes facts of a model. `note` is called with the reason if a fact is unknown."""
 
     def __init__(self, encoder: Encoder, note: Callable[[str], object]) -> None:
         self.encoder = encoder
         self.note = note
 
     def attempt(self, fact: str, function: Callable[..., Result], *args: Any) -> Result | None:
-        """Return what a function returns, or None and a note if it raises an error."""
+        """Return the result of a function, or note its error and return None."""
         try:
             return function(*args)
         except Exception as error:
@@ -97,7 +100,7 @@ class _Counter:
 
 
 def _modules(model: Any) -> list[nn.Module]:
-    """Return the modules that a model's attributes are, hold or refer to."""
+    """Return all modules that the attributes of a model are, hold or refer to."""
     weights = referred_weights([vars(model)], set())
     return [weight for weight in weights if isinstance(weight, nn.Module)]
 
@@ -134,13 +137,13 @@ class _OpenClipModel(NamedTuple):
 
 def _example_pixels(encoder: Encoder) -> Tensor | None:
     """Return a black image (1, 3, H, W), or None if the transform has no fixed size."""
-    first, second = (encoder.transform(PIL.Image.new("RGB", size)) for size in _SIZES)
+    first, second = (encoder.transform(PIL.Image.new("RGB", size)) for size in _EXAMPLE_SIZES)
     return first[None] if first.shape == second.shape else None
 
 
 def _example_tokens(encoder: Encoder) -> Tensor | None:
     """Return a text (1, context) that fills the context, or None if texts are never cut."""
-    texts = ["a " * _WORDS]
+    texts = ["a " * _N_EXAMPLE_WORDS]
     return encoder.tokenize(texts) if bool(encoder.overlong(texts)[0]) else None
 
 
@@ -155,7 +158,7 @@ def _cost(encode: Encode, example: Tensor) -> _Cost:
 
 
 def _gflops_per_text(cost: _Cost, model: Any) -> float | None:
-    """Return the GFLOPs of one text, if the model encodes other texts with each batch as well."""
+    """Return the GFLOPs of one text. `cost` includes the texts that the model adds to a batch."""
     if cost.gflops is None:
         return None
     texts_at_once = 1 + getattr(model, "added_texts", 0)
@@ -163,7 +166,7 @@ def _gflops_per_text(cost: _Cost, model: Any) -> float | None:
 
 
 class _ParameterReads(TorchDispatchMode):
-    """Collects the parameters that operations read, in any module: the parameters of a tower."""
+    """A context that collects the parameters that operations read, such as one tower's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,6 +185,7 @@ class _ParameterReads(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _collect(self, argument: Any) -> None:
+        """Add an argument of an operation if it is a parameter."""
         if isinstance(argument, nn.Parameter):
             self.parameters[id(argument)] = argument
 
@@ -194,7 +198,7 @@ def _countable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     require gradients.
     """
     fastpath_enabled = torch.backends.mha.get_fastpath_enabled()
-    trainable_parameters = [p for p in parameters if p.requires_grad]
+    trainable_parameters = [parameter for parameter in parameters if parameter.requires_grad]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         for parameter in trainable_parameters:
@@ -219,10 +223,10 @@ def _patch_size(models: Sequence[nn.Module]) -> int | None:
 
 
 def _patch_side(module: nn.Module, layer: nn.Module) -> int | None:
-    """Return the side of a patch if a module's layer embeds patches of the side it states.
+    """Return the side of a patch if `layer` embeds patches of the size that `module` states.
 
-    The layer is a convolution that cuts patches, or a linear layer whose inputs are the values of a
-    patch.
+    The layer is a convolution whose stride is its kernel size, or a linear layer whose inputs are
+    the 3 * side * side values of a patch. Return None for any other layer.
     """
     stated = getattr(module, "patch_size", None)
     if isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride:

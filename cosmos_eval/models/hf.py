@@ -27,16 +27,17 @@ from cosmos_eval.models.user import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
 _UNMASKED = ("siglip", "siglip2")  # models that were trained with padding that is not masked
-# The first text is short, and the last one fills any context.
-_TEXTS = ("a", "a photo of two dogs on a red sofa", "a dog and a cat " * 500)
-_SAME_TEXT = 1e-5  # rounding may change the value of a feature by this much
+# The first text is short, and the last one fills the context of any model.
+_EXAMPLE_TEXTS = ("a", "a photo of two dogs on a red sofa", "a dog and a cat " * 500)
+_FEATURE_TOLERANCE = 1e-5  # rounding may change the value of a feature by this much
 
 
 class HfEncoder(TwoTower):
-    """An Encoder around a model with `get_image_features` and `get_text_features`.
+    """An Encoder around a model of transformers with two towers.
 
-    `parts` are the model, its image processor and its tokenizer. `files` maps the names of their
-    files to the SHA-256s.
+    `parts` are the model, its image processor and its tokenizer. The model has the methods
+    `get_image_features` and `get_text_features`. `files` maps the names of the files of processor,
+    tokenizer and configurations to their SHA-256s.
     """
 
     def __init__(self, parts: Sequence[Any], files: dict[str, str], info: EncoderInfo) -> None:
@@ -94,18 +95,19 @@ class HfEncoder(TwoTower):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         if self._trims_batches:
-            # Positions that are masked in all texts are cut off. The tokens are still on the CPU,
+            # Positions that are padding in all texts are cut off. The tokens are still on the CPU,
             # where counting them does not wait for a GPU.
-            tokens = tokens[:, : int(self._mask(tokens).sum(1).max())]
+            longest = int(self._mask(tokens).sum(1).max())
+            tokens = tokens[:, :longest]
         return super().encode_text(tokens)
 
     def require_independent_texts(self) -> None:
-        """Make sure that the feature of a text does not depend on the other texts of its batch.
+        """Choose settings with which features do not depend on the other texts of a batch.
 
-        Example texts are encoded one by one and together. If features differ, padding that is
-        masked in all texts is no longer cut off. If they still differ, a short text is added to
-        each batch. AIMv2 needs both, because transformers drops a mask without padding, and
-        causality with it. Raises UsageError if features still differ.
+        Example texts are encoded one by one and together. If their features differ, padding is no
+        longer cut off. If they still differ, a short text is added to each batch, so that there is
+        padding. AIMv2 needs both: without padding, transformers drops the mask, and with it the
+        causal attention. Raises UsageError if features still differ.
         """
         if self._texts_are_independent():
             return
@@ -117,44 +119,44 @@ class HfEncoder(TwoTower):
         require(self._texts_are_independent(), f"{fault}; choose a model without that")
 
     def _texts_are_independent(self) -> bool:
-        """Return whether texts have the same features one by one and together."""
+        """Return whether example texts have the same features one by one and in one batch."""
         info = self.info
         self.info = info._replace(precision="fp32")
         try:
-            tokens = self.tokenize(_TEXTS)
+            tokens = self.tokenize(_EXAMPLE_TEXTS)
             together = self.encode_text(tokens)
             one_by_one = torch.cat([self.encode_text(row[None]) for row in tokens])
         finally:
             self.info = info
-        return float((together - one_by_one).abs().max()) <= _SAME_TEXT
+        return float((together - one_by_one).abs().max()) <= _FEATURE_TOLERANCE
 
     def _pixels(self, image: PIL.Image.Image) -> Tensor:
-        """Transform an RGB image to (3, H, W) float32."""
+        """Return the pixels (3, H, W) float32 of an RGB image."""
         return self._processor(images=image, return_tensors="pt")["pixel_values"][0].float()
 
     def _image_features(self, images: Tensor) -> Tensor:
-        """Encode images (B, 3, H, W): (B, D), not normalised."""
+        """Return the features (B, D) of images (B, 3, H, W), which are not normalised."""
         output = self._model.get_image_features(pixel_values=images)
         return getattr(output, "pooler_output", output)
 
     def _text_features(self, tokens: Tensor) -> Tensor:
-        """Encode tokens (B, L): (B, D), not normalised."""
-        n = len(tokens)
+        """Return the features (B, D) of tokens (B, L), which are not normalised."""
+        n_texts = len(tokens)
         if self.added_texts:
-            short_text = self.tokenize(_TEXTS[:1])
+            short_text = self.tokenize(_EXAMPLE_TEXTS[:1])
             tokens = torch.cat([tokens, short_text.to(tokens.device)])
         inputs = {"input_ids": tokens}
         if self._is_masked:
             inputs["attention_mask"] = self._mask(tokens).long()
         output = self._model.get_text_features(**inputs)
-        return getattr(output, "pooler_output", output)[:n]
+        return getattr(output, "pooler_output", output)[:n_texts]
 
     def _mask(self, tokens: Tensor) -> Tensor:
-        """Return which tokens (B, L) are not padding at the end of the text."""
-        pad, end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
-        # True up to the last token that is not padding.
-        mask = (tokens != pad).flip(1).cumsum(1).flip(1) > 0
-        if pad == end:  # in CLIP, the first padding is the end of text
+        """Return whether each token belongs to its text and not to the padding, (B, L)."""
+        pad_id, end_id = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
+        # True up to the last token that is not the padding's.
+        mask = (tokens != pad_id).flip(1).cumsum(1).flip(1) > 0
+        if pad_id == end_id:  # in CLIP, the first of these tokens is the end of text
             mask = nn.functional.pad(mask[:, :-1], (1, 0), value=True)
         return mask
 
@@ -170,7 +172,7 @@ class NaflexEncoder(HfEncoder):
     has_image_size = False
 
     def _pixels(self, image: PIL.Image.Image) -> Tensor:
-        """Transform an RGB image to its row of patches, (3, P, (N + 1) P) float32."""
+        """Return the row of patches (3, P, (N + 1) P) float32 of an RGB image."""
         inputs = self._processor(images=image, return_tensors="pt")
         side = self._processor.patch_size
         patches = inputs["pixel_values"][0].float().unflatten(1, (side, side, 3))
@@ -179,7 +181,7 @@ class NaflexEncoder(HfEncoder):
         return torch.cat([patches, grid]).permute(3, 1, 0, 2).flatten(2)
 
     def _image_features(self, images: Tensor) -> Tensor:
-        """Encode rows of patches (B, 3, P, (N + 1) P): (B, D), not normalised."""
+        """Return the features (B, D) of rows of patches (B, 3, P, (N + 1) P), not normalised."""
         side = images.shape[2]
         patches = images.unflatten(3, (-1, side)).permute(0, 3, 2, 4, 1)  # (B, N + 1, P, P, 3)
         grids = patches[:, -1, 0, 0, :2].long()
@@ -233,11 +235,12 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
 
 
 def _context_length(model: nn.Module, tokenizer: Any) -> int:
-    """Return how many tokens fit the model and the tokenizer.
+    """Return the number of tokens that fit the text tower and the tokenizer.
 
-    Raises UsageError if the tokenizer does not fit the text tower, and without a limit.
+    Raises UsageError if the tokenizer has ids that the text tower lacks, and if neither of them
+    states a limit.
     """
-    embeddings = {}  # those of the text tower, by names such as position_embedding
+    embeddings = {}  # of the text tower, by names such as position_embedding
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding) and ".text" in f".{path}":
             embeddings[path.rpartition(".")[2].rstrip("s")] = module

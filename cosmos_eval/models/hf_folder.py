@@ -41,7 +41,8 @@ _INDEX = "model.safetensors.index.json"  # of weights in several files
 _ADAPTER = "adapter_config.json"  # as peft saves LoRA
 _LARGEST_CONFIG = 16 << 20  # bytes of a file of _CLASS_KEYS
 # A model may be so many times as large as its files, because some tensors are tied or split.
-_MOST_TIMES = 4
+_LARGEST_RATIO = 4
+_MORE_TENSORS = 25  # tensors that a small model may have beside the tensors in its files
 
 
 class LoadedModel(NamedTuple):
@@ -59,7 +60,10 @@ def require(condition: object, fault: str) -> None:
 
 
 def snapshot(name: str) -> tuple[Path, str | None]:
-    """Return the folder of a model, and the commit if it is a repository, which is fetched."""
+    """Return the folder of a model, and its commit.
+
+    A repository of the hub is fetched. The commit is None for a folder of this machine.
+    """
     if Path(name).is_dir():
         return Path(name), None
     repository, _, revision = name.partition("@")
@@ -77,7 +81,7 @@ def read_config(folder: Path, name: str) -> Any:
     """Return the configuration of a model with two towers.
 
     Raises UsageError if a file is missing or asks to run code, and for a model without two towers.
-    `name` is what the user calls the folder.
+    `name` is the name of the folder or repository that the user typed.
     """
     require((folder / "config.json").is_file(), _missing_config(folder, name))
     for file_name, key in _CLASS_KEYS.items():
@@ -106,9 +110,10 @@ def _require_any(folder: Path, kind: str, patterns: Sequence[str]) -> None:
 
 
 def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
-    """Load a model with float32 weights. Raises UsageError if they do not fit the configuration.
+    """Load a model with float32 weights, and notes on tensors that it does not use.
 
-    `options` are passed to `from_pretrained`.
+    `options` are passed to `from_pretrained`. Raises UsageError if the weights do not fit the
+    configuration.
     """
     _require_all_parts(folder)
     _require_size(config, tensor_shapes(saved_weights(folder)))
@@ -140,7 +145,7 @@ def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
 
 
 def _missing_config(folder: Path, name: str) -> str:
-    """Return the fault of a folder without config.json, and what to do."""
+    """Return the error message for a folder without config.json, with advice."""
     if (folder / _ADAPTER).is_file():
         return f"no config.json: it holds only an adapter; {_merge_advice(folder)}"
     if (folder / DESCRIPTION).is_file():
@@ -150,7 +155,7 @@ def _missing_config(folder: Path, name: str) -> str:
 
 
 def _merge_advice(folder: Path) -> str:
-    """Return what to do about a LoRA adapter."""
+    """Return the advice on how to merge a LoRA adapter into its weights."""
     adapter = read_json(folder / _ADAPTER)
     base = adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None
     weights = f"the weights of {base}" if base else "the weights"
@@ -161,7 +166,11 @@ def _merge_advice(folder: Path) -> str:
 
 
 def _require_no_code(file: Path, key: str) -> None:
-    """Raise UsageError if a file asks to run code, unless transformers has the class of its key."""
+    """Raise UsageError if a file asks to run code.
+
+    Such a file is allowed if transformers has the class that the file names under `key`: then the
+    code is not run.
+    """
     if not file.is_file():
         return
     size = file.stat().st_size
@@ -197,31 +206,33 @@ def _require_size(config: Any, shapes: Mapping[str, Sequence[int]]) -> None:
     Such a model would take minutes and all memory to build. Here, it is built without memory, and
     given up as soon as it has too many tensors. `shapes` holds the shapes of the weights.
     """
-    most_tensors, stored = _MOST_TIMES * (len(shapes) + 25), count_values(shapes)
+    most_tensors = _LARGEST_RATIO * (len(shapes) + _MORE_TENSORS)
+    n_stored = count_values(shapes)
     with _at_most_parameters(most_tensors), torch.device("meta"):
         model = transformers.AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False)
-    described = sum(parameter.numel() for parameter in model.parameters())
+    n_described = sum(parameter.numel() for parameter in model.parameters())
     require(
-        described <= _MOST_TIMES * stored,
-        f"config.json describes a model of {described:,} parameters, its weights hold {stored:,}: "
-        "they belong to different models",
+        n_described <= _LARGEST_RATIO * n_stored,
+        f"config.json describes a model of {n_described:,} parameters, its weights hold "
+        f"{n_stored:,}: they belong to different models",
     )
 
 
 @contextmanager
 def _at_most_parameters(most: int) -> Iterator[None]:
-    """Raise UsageError as soon as modules are given more parameters than `most`, in the context."""
-    count = 0
+    """Raise UsageError within the context as soon as modules have more than `most` parameters."""
+    n_parameters = 0
 
-    def add_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal count
-        count += 1
-        fault = f"config.json describes a model with more than {most:,} tensors"
+    def count_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal n_parameters
+        n_parameters += 1
         require(
-            count <= most, f"{fault}, far more than its weights: they belong to different models"
+            n_parameters <= most,
+            f"config.json describes a model with more than {most:,} tensors, far more than its "
+            "weights: they belong to different models",
         )
 
-    hook = register_module_parameter_registration_hook(add_parameter)
+    hook = register_module_parameter_registration_hook(count_parameter)
     try:
         yield
     finally:
@@ -229,7 +240,11 @@ def _at_most_parameters(most: int) -> Iterator[None]:
 
 
 def _common_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """Return the prefix of the names in the files, if they are otherwise the names of the model."""
+    """Return the prefix that names in the files have before the names of the model.
+
+    For example, "clip." if the file has clip.logit_scale instead of logit_scale. Return "" if there
+    is no such prefix.
+    """
     for key in missing:
         for name in unexpected:
             if name.endswith(f".{key}"):
@@ -238,7 +253,10 @@ def _common_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
 
 
 def _unfit(model: nn.Module, config: Any, fault: str, prefix: str = "") -> UsageError:
-    """Return the error for weights that do not fit, with what to do if another class saved them."""
+    """Return the error for weights that do not fit a model, with advice.
+
+    `prefix` is the prefix of all names in the files, if another module was saved around the model.
+    """
     loaded_class = type(model).__name__
     architectures = getattr(config, "architectures", None)
     saved_class = architectures[0] if architectures else loaded_class

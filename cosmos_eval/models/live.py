@@ -21,7 +21,10 @@ def evaluation_mode(encoder: Any) -> Iterator[None]:
     """
     weights = [*referred_weights([getattr(encoder, "__dict__", {})], set())]
     modules = [module for module in weights if isinstance(module, nn.Module)]
-    former_modes = [(submodule, submodule.training) for m in modules for submodule in m.modules()]
+    former_modes = []
+    for module in modules:
+        for submodule in module.modules():
+            former_modes.append((submodule, submodule.training))
     records_gradients = torch.is_grad_enabled()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
@@ -35,11 +38,14 @@ def evaluation_mode(encoder: Any) -> Iterator[None]:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.set_grad_enabled(records_gradients)
-        for module, is_training in former_modes:
-            module.training = is_training  # `train()` would change the submodules as well
+        for submodule, was_training in former_modes:
+            submodule.training = was_training  # `train()` would change its submodules as well
 
 
 def _gpus(modules: list[nn.Module]) -> list[int]:
-    """Return the CUDA devices that hold parameters, whose generators a model may use."""
+    """Return the indices of the CUDA devices that hold parameters of modules.
+
+    A model may use the random generators of these devices.
+    """
     devices = {parameter.device for module in modules for parameter in module.parameters()}
     return sorted(device.index for device in devices if device.type == "cuda")

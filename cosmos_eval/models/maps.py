@@ -53,7 +53,10 @@ def usual_kind(encoder: Encoder) -> MapKind:
 
 
 def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
-    """Resize and normalise an RGB image without a crop: (3, H, W) float32 on the CPU."""
+    """Return an image (3, H, W) that is resized and normalised without a crop.
+
+    It is float32, on the CPU. Its size is `whole_size`.
+    """
     from torchvision.transforms.functional import normalize, to_tensor
 
     size = whole_size(encoder, (image.height, image.width))
@@ -66,8 +69,9 @@ def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
 def whole_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[int, int]:
     """Return the height and width to which an image is resized as a whole.
 
-    The shorter side is the model's own. The longer side keeps the aspect, but is at most LONGEST
-    times the model's own side, and larger than it by a whole number of patches.
+    The shorter side is the model's own. The longer side keeps the aspect ratio, but is at most
+    LONGEST times the model's own side. It is rounded, so that it exceeds the model's own side by a
+    whole number of patches.
     """
     model_hw = encoder.transform(Image.new("RGB", (64, 64))).shape[1:]
     factor = max(model_hw[0] / image_hw[0], model_hw[1] / image_hw[1])
@@ -108,10 +112,10 @@ def heatmaps(
 def heatmaps_of_features(
     encoder: Encoder, images: Tensor, features: Tensor, kind: MapKind, attention: Attention = "csa"
 ) -> Tensor:
-    """Return `heatmaps` from the features of texts (T, D), on the CPU or the model's device.
+    """Return maps (B, T, heads, h, w), as `heatmaps` does, from the features of texts (T, D).
 
-    Features are normalised, except for OF_WEIGHTS. For EMPTY_RATIO, the last feature belongs to the
-    empty text.
+    Features are normalised, except for kinds in OF_WEIGHTS. For EMPTY_RATIO, the last feature
+    belongs to the empty text, which has no map. The maps are on the CPU or the model's device.
     """
     if kind in OF_WEIGHTS:
         weights = with_cross_attention(encoder).patch_attention(images, features).transpose(1, 2)
@@ -127,10 +131,11 @@ def heatmaps_of_features(
 
 
 def _log_ratios(weights: Tensor, kind: MapKind) -> Tensor:
-    """Return the log ratios of weights (B, T, heads, h, w).
+    """Return the log ratios of weights (B, T, heads, h, w) to a reference.
 
-    They have the same shape. For EMPTY_RATIO, they have only T - 1 texts, because the last text is
-    the empty one.
+    For EMPTY_RATIO, the reference is the last text, which is empty, and the ratios have T - 1
+    texts. Otherwise, the reference is the mean over all T texts. Raises UsageError if that is a
+    single text.
     """
     logs = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()  # a weight may underflow
     if kind == EMPTY_RATIO:
@@ -182,9 +187,9 @@ def scaled(maps: Tensor) -> Tensor:
 class WordMap(NamedTuple):
     """The attention of images to a text. Shares, start, end and padding sum to 1."""
 
-    # The words that fit the context, also the last one if only a part of it fits.
+    # The words of which at least one token fits the context.
     words: Sequence[CaptionWord]
-    # The words that do not fit the context, also the first one if a part of it fits.
+    # The words of which at least one token does not fit the context.
     cut: Sequence[CaptionWord]
     # (B, heads, words): the attention to each word, a sum over its tokens.
     shares: Tensor
@@ -209,9 +214,13 @@ def wordmaps(encoder: CrossAttentionEncoder, images: Tensor, texts: Sequence[str
 
 
 def _wordmap(words: Sequence[CaptionWord], weights: Tensor) -> WordMap:
-    """Sum weights (B, heads, L) of a text's tokens over its words."""
-    last = weights.shape[-1] - 1  # the position of the end of a text that is cut
-    end = min(words[-1].stop if words else 1, last)
+    """Return the attention to a text from the weights (B, heads, L) of its tokens.
+
+    The attention to a word is the sum over its tokens. A text has its start at position 0, its
+    words, and its end after them. If the text is cut, its end is at the last position.
+    """
+    last_position = weights.shape[-1] - 1
+    end = min(words[-1].stop if words else 1, last_position)
     words_in_context = [word for word in words if word.start < end]
     shares = []
     for word in words_in_context:

@@ -28,18 +28,18 @@ _RANDOM_SEED = 0  # random weights are the same in every run
 
 
 class _Source(NamedTuple):
-    """Where a model comes from: arguments of open_clip.create_model, and a description of it."""
+    """The source of a model: arguments of open_clip.create_model, and a description of it."""
 
     # The first two arguments of open_clip.create_model.
     name: str
     pretrained: str | None
     # The architecture, for results.
     architecture: str
-    # What describes the weights, for error messages.
-    stating: str
-    # The preprocessing and the activation that it states.
+    # The name of the description of the weights in error messages, such as a file.
+    description_name: str
+    # The preprocessing and the activation that the description states.
     stated: Mapping[str, Any] = {}
-    # What to do if the model is not as stated, for error messages.
+    # The advice in error messages if the model differs from the description.
     remedy: str = ""
     # The file of the weights, if it is known.
     file: Path | None = None
@@ -72,7 +72,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
 
 
 def _source(spec: ModelSpec) -> _Source:
-    """Find out where a model comes from. Raises UsageError for unknown names."""
+    """Return the source of a model. Raises UsageError for unknown names."""
     arch, weights = spec.arch, spec.name
     if arch is None:
         return _described(spec)
@@ -97,7 +97,8 @@ def _source(spec: ModelSpec) -> _Source:
 def _from_file(arch: str, path: Path) -> _Source:
     """Return the source of a file of weights.
 
-    It is described by a description beside it, or else as all published weights of `arch` are.
+    The preprocessing and the activation are stated by a description in the same folder. Without
+    one, they are the values that all published weights of `arch` agree on.
     """
     description = path.with_name(DESCRIPTION)
     if not description.is_file():
@@ -105,7 +106,7 @@ def _from_file(arch: str, path: Path) -> _Source:
             name=arch,
             pretrained=str(path),
             architecture=arch,
-            stating=f"all published weights of {arch}",
+            description_name=f"all published weights of {arch}",
             stated=audit.published(arch),
             remedy=f"state in {description} what this file needs, as OpenCLIP's hub layout does",
             file=path,
@@ -122,7 +123,7 @@ def _from_file(arch: str, path: Path) -> _Source:
         name=arch,
         pretrained=str(path),
         architecture=arch,
-        stating=str(description),
+        description_name=str(description),
         stated=stated,
         remedy="correct it",
         file=path,
@@ -149,7 +150,7 @@ def _described(spec: ModelSpec) -> _Source:
         name=name,
         pretrained=None,
         architecture=json.dumps(config["model_cfg"], sort_keys=True),
-        stating=str(description),
+        description_name=str(description),
         stated=config.get("preprocess_cfg", {}),
         remedy="correct it",
         file=file,
@@ -157,7 +158,7 @@ def _described(spec: ModelSpec) -> _Source:
 
 
 def _stored_tensors(file: Path | None, spec: ModelSpec) -> dict[str, Tensor]:
-    """Return the tensors of a model's file, none if the file is not known.
+    """Return the tensors of a model's file by name. They are empty if the file is not known.
 
     Raises UsageError for a file that cannot be used.
     """
@@ -168,9 +169,10 @@ def _stored_tensors(file: Path | None, spec: ModelSpec) -> dict[str, Tensor]:
 
 
 def _build(source: _Source, stored: Mapping[str, Tensor]) -> tuple[Any, Tokenizer]:
-    """Create the model and its tokenizer, and audit them; `stored` are the tensors of its file.
+    """Create the model and its tokenizer, audit them, and return both.
 
-    Raises UsageError if the model is not as stated, or does not fit its weights.
+    `stored` holds the tensors of the model's file. Raises UsageError if the model differs from the
+    description of its weights, or does not fit its weights.
     """
     # The activation is stated by the tag of the weights, or by the architecture.
     tag_config = open_clip.get_pretrained_cfg(source.name, source.pretrained or "")
@@ -180,7 +182,9 @@ def _build(source: _Source, stored: Mapping[str, Tensor]) -> tuple[Any, Tokenize
     built = {**model.visual.preprocess_cfg, "quick_gelu": quick_gelu}
     differences = audit.stated_differences(source.stated, built)
     if differences:
-        raise UsageError(f"{source.stating}: {differences} of {source.name}; {source.remedy}")
+        raise UsageError(
+            f"{source.description_name}: {differences} of {source.name}; {source.remedy}"
+        )
     audit.require_fit(stored, model.state_dict(), str(source.file))
     # A random CoCa may have NaN: OpenCLIP does not initialise all of its decoder.
     if source.pretrained != RANDOM:
@@ -192,10 +196,11 @@ def _build(source: _Source, stored: Mapping[str, Tensor]) -> tuple[Any, Tokenize
 
 
 def _create(source: _Source, quick_gelu: bool, has_logit_bias: bool) -> nn.Module:
-    """Create the model with its weights. OpenCLIP opens files with weights_only, and strictly.
+    """Create the model with its weights and return it.
 
-    A training with SigLIP's loss adds a bias of logits to any architecture. Features do not depend
-    on it.
+    OpenCLIP opens files with weights_only, and refuses missing and unexpected tensors. A training
+    with SigLIP's loss adds a bias of logits to any architecture. Features do not depend on it, but
+    the model needs a place for it.
     """
     if source.pretrained != RANDOM:
         options: dict[str, Any] = {

@@ -66,10 +66,10 @@ BUNDLED: tuple[str, ...] = (
 
 
 def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "teacher") -> ModelSpec:
-    """Parse the name of a model as typed. Nothing is loaded.
+    """Return the specification of a model from the name that a user types. Nothing is loaded.
 
     `arch` is used for `cosmos:PATH` only. Raises UsageError for an unknown name, with the nearest
-    known names; OpenCLIP's architectures and tags are only checked when a model is loaded.
+    known names. OpenCLIP's architectures and tags are only checked when a model is loaded.
     """
     kind, separator, name = text.partition(":")
     if text != text.encode(errors="ignore").decode():
@@ -133,9 +133,10 @@ def _python_spec(text: str, name: str) -> ModelSpec:
 
 
 def _arguments(text: str, query: str) -> dict[str, Any]:
-    """Parse the arguments `NAME=VALUE&NAME=VALUE` of a function, whose model is typed as `text`.
+    """Return the arguments of a function from a query `NAME=VALUE&NAME=VALUE`.
 
-    Values are numbers, true, false, none or else texts.
+    Values are numbers, true, false, none or else texts. For example, `depth=12&name=small` gives
+    {"depth": 12, "name": "small"}. `text` is the name of the model in error messages.
     """
     if not query:
         return {}
@@ -158,10 +159,11 @@ def _parse_value(text: str) -> Any:
 
 
 def labelled(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[ModelSpec]:
-    """Return models with the labels that results show for them.
+    """Return model specifications with the names that tables display for the models.
 
-    `labels` is empty, or has one label per model in the same order, None for a model without one.
-    Raises UsageError for another number of labels, and for a label that tables cannot show.
+    `labels` is empty, or has one label per model in the same order. A label of None leaves a model
+    without one. Raises UsageError for another number of labels, and for a label that tables
+    cannot show.
     """
     if not labels:
         return [replace(spec, label=None) for spec in specs]
@@ -203,10 +205,10 @@ def parse_auxiliary(text: str) -> ModelSpec:
 
 
 def located(text: str, folder: Path) -> str:
-    """Return the name of a model with its files found below `folder`.
+    """Return the name of a model whose paths are relative to `folder`, with complete paths.
 
-    A name whose file or folder is relative to `folder` gets the path of that file. Other names stay
-    as they are.
+    For example, `python:a.py` becomes `python:FOLDER/a.py`. Names without a file or folder of this
+    machine are returned as they are.
     """
     kind, _, name = text.partition(":")
     path = folder / name
@@ -226,7 +228,10 @@ def located(text: str, folder: Path) -> str:
 
 
 def _located_arguments(name: str, folder: Path) -> str:
-    """Return `python:FILE.py?NAME=VALUE`, with FILE.py and values that are files below `folder`."""
+    """Return `python:FILE.py?NAME=VALUE` with complete paths.
+
+    FILE.py is relative to `folder`, and so are the values that are files below it.
+    """
     file, question_mark, query = name.partition("?")
     arguments = []
     for argument in query.split("&"):
@@ -239,16 +244,17 @@ def _located_arguments(name: str, folder: Path) -> str:
 
 
 def local_weights(spec: ModelSpec) -> list[Path]:
-    """Return the files of a model's weights, if its name says which files of this machine they are.
+    """Return the files of a model's weights that its name refers to.
 
-    The list is empty if any of them is missing.
+    The list is empty if any file is missing, or if the name does not refer to files of this
+    machine.
     """
     files = _local_files(spec)
     return files if all(file.is_file() for file in files) else []
 
 
 def _local_files(spec: ModelSpec) -> list[Path]:
-    """Return the files that a model's weights are read from; they may be missing."""
+    """Return the files that `local_weights` returns if all of them exist."""
     path = Path(spec.name)
     if spec.kind == "python" or (spec.kind == "cosmos" and spec.name in RELEASED):
         return []

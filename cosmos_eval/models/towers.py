@@ -46,16 +46,16 @@ class Tower(ABC):
         """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
 
     def last_block(self, tokens: Tensor) -> Tensor:
-        """Run the last block on tokens (B, N, C)."""
+        """Return the tokens (B, N, C) after the last block, as trained."""
         return self.block(tokens, None)  # no mask
 
     @abstractmethod
     def attention_branch(self, tokens: Tensor) -> Tensor:
-        """Return the attention of the last block (B, N, C), with its norms and its scale."""
+        """Return the output of the last block's attention (B, N, C), with its norms and scale."""
 
     @abstractmethod
     def mlp_branch(self, tokens: Tensor) -> Tensor:
-        """Return the MLP of the last block (B, N, C), with its norm and its scale."""
+        """Return the output of the last block's MLP (B, N, C), with its norm and scale."""
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> Tensor:
@@ -83,6 +83,7 @@ def image_tower(model: nn.Module) -> Tower:
 
 
 def _unsupported(kind: str) -> UsageError:
+    """Return the error for an image tower of an unsupported kind."""
     return UsageError(
         f"this model's image tower, {kind}, has no patch embeddings for texts: choose a "
         "COSMOS model or another ViT, such as ViT-B-16 or ViT-B-16-SigLIP"
@@ -100,14 +101,17 @@ def _side_of_square(size: int | Sequence[int]) -> int:
 
 
 def _run_blocks(blocks: Sequence[nn.Module], tokens: Tensor) -> Tensor:
-    """Run blocks of OpenCLIP or transformers on tokens (B, N, C)."""
+    """Return the tokens (B, N, C) after blocks of OpenCLIP or transformers."""
     for block in blocks:
         tokens = block(tokens, None)  # no mask
     return tokens
 
 
 def _pool_each_token(head: Step, tokens: Tensor, length: int = 1) -> Tensor:
-    """Run a head on each token (B, N, C) as a sequence of `length` equal tokens -> (B, N, D)."""
+    """Return the features (B, N, D) that a head makes of each of the tokens (B, N, C).
+
+    The head gets each token as a sequence of `length` equal tokens.
+    """
     sequences = tokens.flatten(0, 1)[:, None].expand(-1, length, -1)
     return head(sequences).unflatten(0, tokens.shape[:2])
 
@@ -161,9 +165,9 @@ class OpenClipTower(Tower):
         return self.visual.ln_post(tokens) @ self.visual.proj
 
     def _pool_by_attention(self, sequences: Tensor) -> Tensor:
-        """Pool sequences of one token each, (n, 1, C) -> (n, C).
+        """Return pooled sequences (n, C) of sequences (n, 1, C), which have one token each.
 
-        All queries read the same from a single token, so that the first query is enough.
+        All queries get the same value from a single token. Therefore, only the first query runs.
         """
         pooler = self.visual.attn_pool
         first_query = {"query": pooler.query[:1]}
@@ -171,10 +175,11 @@ class OpenClipTower(Tower):
 
 
 def resize_positional_embedding(embedding: Tensor, trained_hw: Grid, grid_hw: Grid) -> Tensor:
-    """Resize positional embeddings (1 + m * n, C) of an m x n grid to (1 + h * w, C).
+    """Return positional embeddings (1 + h * w, C), resized from an m x n grid, (1 + m * n, C).
 
-    The class token keeps its embedding. The interpolation is bicubic by a factor of (h + 0.1) / m.
-    The 0.1 guards the rounding of the size. It shifts samples a little, as in published numbers
+    `trained_hw` is (m, n), and `grid_hw` is (h, w). The class token keeps its embedding. The
+    interpolation is bicubic by the factors (h + 0.1) / m and (w + 0.1) / n. The 0.1 keeps the size
+    from being rounded down. It shifts samples a little, as in published numbers
     (facebookresearch/dino, interpolate_pos_encoding).
     """
     if grid_hw == trained_hw:
@@ -247,7 +252,7 @@ class TimmTower(Tower):
         return _pool_each_token(self._head, self.trunk.norm(tokens), self.prefix + 1)
 
     def _head(self, sequences: Tensor) -> Tensor:
-        """Pool and project sequences (n, N, C) after the last norm -> (n, D)."""
+        """Return the features (n, D) of sequences (n, N, C) after the last norm."""
         return self.visual.head(self.trunk.forward_head(sequences))
 
     def sized(self, image_hw: Grid) -> AbstractContextManager[None]:
@@ -256,7 +261,10 @@ class TimmTower(Tower):
 
 @contextmanager
 def sized(trunk: Any, image_hw: Grid) -> Iterator[None]:
-    """Set the input size of a tower of timm, which resamples its positions, within the context."""
+    """Set the input size of a tower of timm, within the context.
+
+    timm resamples the tower's positional embeddings. They are restored afterwards.
+    """
     original_hw, original_positions = trunk.patch_embed.img_size, trunk.pos_embed
     if image_hw == original_hw:
         yield
@@ -270,7 +278,7 @@ def sized(trunk: Any, image_hw: Grid) -> Iterator[None]:
 
 
 class _TransformersTower(Tower):
-    """A ViT of transformers whose layers have the names that CLIP's and SigLIP's share."""
+    """A ViT of transformers whose modules have the names that CLIP and SigLIP share."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -283,7 +291,7 @@ class _TransformersTower(Tower):
         return _run_blocks(self.early_blocks, self._before_first(tokens))
 
     def _before_first(self, tokens: Tensor) -> Tensor:
-        """Return the tokens that the first block gets."""
+        """Return the tokens (B, N, C) that the first block gets, from embedded tokens."""
         return tokens
 
     def attention_branch(self, tokens: Tensor) -> Tensor:

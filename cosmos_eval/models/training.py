@@ -29,10 +29,10 @@ def training_facts(spec: ModelSpec) -> dict[str, Any]:
 
 
 def training_record(spec: ModelSpec) -> dict[str, Any]:
-    """Return what a result records of a training under `model.training`.
+    """Return the record of a training that a result has under `model.training`.
 
-    It is what the metadata of the checkpoint and the user's file state, and empty if neither states
-    anything. Raises UsageError if they contradict each other.
+    Its values are stated by the metadata of the checkpoint or by the user's file. The record is
+    empty if neither states anything. Raises UsageError if they contradict each other.
     """
     in_file = spec.training or {}
     in_checkpoint = {}
@@ -51,6 +51,7 @@ def training_record(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _require_sha256(text: str) -> str:
+    """Return a text that is a SHA-256. Raises PydanticCustomError for any other text."""
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise PydanticCustomError("sha256", "must be 64 hexadecimal digits")
     return text
@@ -69,7 +70,7 @@ class _Stated(BaseModel):
 
 
 def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
-    """Return models with what a YAML file states of their trainings.
+    """Return model specifications with the trainings that a YAML file states for them.
 
     The file maps names of models to trainings. Paths in these names are relative to the file.
     Raises UsageError for other content, for an unknown model, for a model that is named twice, if
@@ -96,7 +97,7 @@ def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
 
 
 def _parse_training(text: str, entry: Any) -> dict[str, Any]:
-    """Return what an entry states of the training of the model that is called `text`."""
+    """Return the values of an entry of the file, which describes the training of model `text`."""
     if not isinstance(entry, dict):
         raise FileError(f"{text}: must map names to values, such as `group: my-clip`")
     try:
@@ -106,13 +107,19 @@ def _parse_training(text: str, entry: Any) -> dict[str, Any]:
 
 
 def _file_or_name(spec: ModelSpec) -> str:
-    """Return the file of a model's weights, which all its names share, or else its name."""
+    """Return the path of a model's weights, or the model's name if they are not a local file.
+
+    Different names of a model have the same path.
+    """
     files = local_weights(spec)
     return str(files[0].resolve()) if files else spec.text
 
 
 def _metadata(spec: ModelSpec) -> Any:
-    """Return what cosmos-train wrote into the metadata of a checkpoint, None for other models."""
+    """Return the `training` that cosmos-train wrote into the metadata of a checkpoint.
+
+    Return None for other models.
+    """
     files = local_weights(spec)
     if spec.kind not in TWO_SETS or not files or files[0].suffix != ".safetensors":
         return None
@@ -162,7 +169,10 @@ def _card_facts(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _valid_text(value: Any) -> str | None:
-    """Return a text in valid UTF-8, as results need it, or None if it is empty or not a text."""
+    """Return a text in valid UTF-8, which results need.
+
+    Return None if the value is empty or not a text.
+    """
     if not isinstance(value, str):
         return None
     return value.encode(errors="replace").decode() or None

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import PIL.Image
 import torch
@@ -22,11 +22,11 @@ from cosmos_eval.models.encoder import Encoder, Parts, run, run_parts, tensors_s
 from cosmos_eval.models.specs import code_sha256
 from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
-_APPENDED = " and much more"
+_MORE_WORDS = " and much more"  # that are appended to texts, to find out if they are cut
 
 
 class TwoTower:
-    """An Encoder that is made of functions.
+    """An Encoder that calls functions of the user.
 
     With `encode_patches` it is a DenseEncoder, which segmentation needs, and with `pair_scores` a
     PairScorer.
@@ -135,12 +135,13 @@ class TwoTower:
         return output if isinstance(output, Tensor) else getattr(output, "input_ids", output)
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        """Return which texts (B,) `tokenize` cuts.
+        """Return whether `tokenize` cuts each text, (B,).
 
-        A text is cut if neither more words nor one character less changes its tokens.
+        A text is cut if its tokens stay the same both with more words at its end and without its
+        last character.
         """
         tokens, stripped = self.tokenize(texts), [text.strip() for text in texts]
-        longer = self.tokenize([text + _APPENDED for text in stripped])
+        longer = self.tokenize([text + _MORE_WORDS for text in stripped])
         shorter = self.tokenize([text[:-1] for text in stripped])
         if longer.shape != tokens.shape or shorter.shape != tokens.shape:
             return torch.zeros(len(texts), dtype=torch.bool)  # the tokenizer pads to the longest
@@ -175,7 +176,7 @@ class TwoTower:
     def _run_patches(
         self, encode: Callable[[Tensor, Attention], Tensor], images: Tensor, attention: Attention
     ) -> Tensor:
-        """Encode the patches of images (B, 3, H, W), as `DenseEncoder` says."""
+        """Return the features of patches (B, H // patch, W // patch, D), L2-normalised."""
 
         def encode_with_attention(images: Tensor) -> Tensor:
             return encode(images, attention)
@@ -199,7 +200,7 @@ def require_grid(origin: str, images: Tensor, patches: Tensor, patch_size: int) 
 def referred_weights(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor]:
     """Yield the modules and tensors that values are, hold or refer to, each of them once.
 
-    `seen` collects the ids of all values that were looked at.
+    The ids of all values that were looked at are added to `seen`. These values are skipped.
     """
     for value in values:
         if id(value) in seen:
@@ -247,7 +248,7 @@ def _referred_values(value: Any) -> list[Any]:
 
 
 def _description(function: Any) -> str:
-    """Describe a function without its address, which differs in every process."""
+    """Return the repr of a function, without its address, which differs in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(function))
 
 
@@ -268,12 +269,19 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     return encoder
 
 
-def made_by(spec: ModelSpec, device: str, precision: Precision) -> tuple[Any, str, str]:
-    """Run a user's file.
+class UserModel(NamedTuple):
+    """The model of a user's file."""
 
-    Return what its `load` returns, or its `model`; `code_sha256`; and the call or the name in the
-    file, for messages. Raises UsageError for every error in the file.
-    """
+    # What `load` of the file returns, or `model` of the file.
+    model: Any
+    # The SHA-256 of the file and of the arguments of `load`.
+    code_sha256: str
+    # The expression in the file that made the model, which error messages name.
+    origin: str
+
+
+def made_by(spec: ModelSpec, device: str, precision: Precision) -> UserModel:
+    """Run a user's file and return its model. Raises UsageError for every error in the file."""
     path = Path(spec.name)
     with faults_of(f"cannot read {path}: "):
         content = read_bytes(path)
@@ -287,18 +295,18 @@ def made_by(spec: ModelSpec, device: str, precision: Precision) -> tuple[Any, st
     if spec.arguments and not callable(make):
         raise UsageError(f"'{spec.text}': {path} has no function `load` to take arguments")
     if not callable(make):
-        return model, code, f"{path}: `model`"
+        return UserModel(model, code, f"{path}: `model`")
     arguments = [repr(device), repr(precision)]
     arguments += [f"{name}={value!r}" for name, value in spec.arguments.items()]
     origin = f"{path}: load({', '.join(arguments)})"
     with errors_of(origin):
-        return make(device, precision, **spec.arguments), code, origin
+        return UserModel(make(device, precision, **spec.arguments), code, origin)
 
 
 def _run(path: Path, content: bytes, name: str) -> ModuleType:
     """Run the content of a file as a module, and return the module.
 
-    It cannot import files beside it, which the hash of the code does not cover.
+    The file cannot import files in its folder, because the hash of the code does not cover them.
     """
     module = sys.modules[name] = ModuleType(name)  # where dataclasses and pickle look for it
     module.__file__ = str(path)

@@ -19,7 +19,7 @@ _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 def require_weights(path: Path) -> None:
-    """Raise UsageError for a file that does not hold weights, with its actual content."""
+    """Raise UsageError for a file that does not hold weights. The message names its content."""
     if path.suffix in (".npz", ".npy"):
         return
     with path.open("rb") as file:
@@ -50,12 +50,12 @@ def tensor_shapes(files: Sequence[Path]) -> Mapping[str, Sequence[int]]:
 
 
 def count_values(shapes: Mapping[str, Sequence[int]]) -> int:
-    """Return how many values the tensors of these shapes hold together."""
+    """Return the number of values of all tensors with these shapes."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _other_content(start: bytes) -> str | None:
-    """Describe a file by its start if it does not hold weights, or return None if it may."""
+    """Return the fault of a file that cannot hold weights by its first bytes, or None."""
     if not start:
         return "is empty: fetch it again"
     if start.startswith(_LFS):
@@ -72,7 +72,7 @@ def _other_content(start: bytes) -> str | None:
 
 
 def _safetensors_fault(start: bytes, size: int) -> str | None:
-    """Describe a .safetensors file that is not valid, or return None if it is valid."""
+    """Return the fault of a .safetensors file by its first bytes and its size, or None."""
     if _is_safetensors(start, size):
         header_size = _header_size(start)
         if header_size <= LARGEST_HEADER:
@@ -87,7 +87,10 @@ def _safetensors_fault(start: bytes, size: int) -> str | None:
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
-    """Return whether a file begins with the size of a header that fits into it, and with JSON."""
+    """Return whether a file begins like a safetensors file.
+
+    It begins with the size of its header in 8 bytes, which must fit into the file, and with JSON.
+    """
     return start[8:9] == b"{" and _header_size(start) <= size - 8
 
 

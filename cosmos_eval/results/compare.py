@@ -220,7 +220,7 @@ class MetricTest(NamedTuple):
         """The side that a primary metric shows to be better: `A`, `B`, or empty for neither."""
         if self.adjusted is None or self.adjusted > 1 - LEVEL:
             return ""
-        if isinstance(self.difference, GroupDifference) and not self.difference.of_methods:
+        if isinstance(self.difference, GroupDifference) and not self.difference.compares_methods:
             return ""
         is_higher = self.difference.difference > 0
         return "A" if is_higher == self.record.higher_is_better else "B"
@@ -464,7 +464,7 @@ def components(difference: PairedDifference | GroupDifference) -> dict[str, Any]
         "k": [trainings.k for trainings in difference.groups],
         "seed_sd": [trainings.seed_sd for trainings in difference.groups],
         "image_error": difference.image_error,
-        "of_methods": difference.of_methods,
+        "of_methods": difference.compares_methods,
     }
 
 

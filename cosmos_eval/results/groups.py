@@ -291,7 +291,7 @@ def plan(comparison: Comparison, points: float, power: float) -> list[dict[str, 
 def _plan_columns(test: MetricTest, images: float, points: float, power: float) -> dict[str, Any]:
     """Return the planned columns of a metric, if there are `images` times as many images."""
     difference, factor = test.difference, test.record.factor
-    if not isinstance(difference, GroupDifference) or not difference.of_methods:
+    if not isinstance(difference, GroupDifference) or not difference.compares_methods:
         raise UsageError("a plan needs two trainings of each method, to see how much seeds vary")
     columns: dict[str, Any] = {}
     for k in _PLANNED_TRAININGS:

@@ -1,11 +1,11 @@
 """Choices by the highest score: the best classes of images, their confidence, caption selection.
 
-Tie rules: of classes with the same score, the class that is listed first wins. A right caption or
-image must score strictly higher than all wrong ones: a model that gives all pairs the same score is
-always wrong. Scores are sums of D products in the same order, so that equal features tie.
+Tie rules: of classes with the same score, the class that is listed first wins. A correct caption
+or image must score strictly higher than all wrong ones: a model that gives all pairs the same score
+is always wrong. Scores are sums of D products in the same order, so that equal features tie.
 
-Pairs are scored as in Winoground (Thrush et al. 2022, arXiv 2204.03162, section 3.2), with images
-i0, i1 and their captions c0, c1:
+Two images i0, i1 and their captions c0, c1 are scored as in Winoground (Thrush et al. 2022, arXiv
+2204.03162, section 3.2), where s(c, i) is the score of a caption and an image:
 text:   s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1)
 image:  s(c0, i0) > s(c0, i1) and s(c1, i1) > s(c1, i0)
 group:  both
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.class_means import LeftOut, jackknife_or_likelihood
+from cosmos_eval.stats.class_means import MeanWithoutEach, jackknife_or_likelihood
 from cosmos_eval.stats.estimates import (
     Features,
     FunctionOfWeights,
@@ -33,7 +33,7 @@ from cosmos_eval.stats.estimates import (
 from cosmos_eval.types import Interval
 
 Score = Callable[[Ints, Ints], NDArray[np.float32]]
-"""Maps indices of images (K,) and of captions (K,) to their scores (K,)."""
+"""Maps indices of images (K,) and of captions (K,) to the scores of these K pairs, (K,)."""
 
 TOP = 5
 PAIRS = 10
@@ -41,20 +41,22 @@ _BLOCK_BYTES = 64 << 20  # of float32 scores or products
 
 
 def top_classes(image_features: Features, class_embeddings: Features, k: int = TOP) -> Ints:
-    """Return the min(k, C) best classes of images, the best class first, (N, min(k, C)).
+    """Return the indices of the k best classes of each image, the best class first, (N, k).
 
-    Scores are the products of images (N, D) with classes (C, D). Raises ValueError for features
-    that are not finite.
+    If there are fewer than k classes, all C classes are returned, (N, C). The score of an image and
+    a class is the product of their features, (N, D) and (C, D). Raises ValueError for features that
+    are not finite.
     """
-    best = np.empty((len(image_features), min(k, len(class_embeddings))), np.int64)
+    n_best = min(k, len(class_embeddings))
+    best_classes = np.empty((len(image_features), n_best), np.int64)
     for start, scores in _score_blocks(image_features, class_embeddings):
         rows = np.arange(len(scores))
         # For a small k, repeated maxima are faster than a sort. argmax takes the first of equals.
-        for place in range(best.shape[1]):
+        for rank in range(n_best):
             best_class = scores.argmax(axis=1)
-            best[start + rows, place] = best_class
+            best_classes[start + rows, rank] = best_class
             scores[rows, best_class] = -np.inf
-    return best
+    return best_classes
 
 
 def top_confidences(
@@ -62,12 +64,12 @@ def top_confidences(
 ) -> NDArray[np.float32]:
     """Return the probability of the best class of each image, (N,).
 
-    It is the largest value of softmax(scale * image_features @ class_embeddings.T), for images
-    (N, D) and classes (C, D). Raises ValueError for features that are not finite.
+    It is softmax(scale * image_features @ class_embeddings.T).max(axis=1), for images (N, D) and
+    classes (C, D). Raises ValueError for features that are not finite.
     """
     confidences = np.empty(len(image_features), np.float32)
     for start, scores in _score_blocks(image_features, class_embeddings):
-        scores -= scores.max(axis=1, keepdims=True)
+        scores -= scores.max(axis=1, keepdims=True)  # so that exp(scale * best score) is 1
         confidences[start : start + len(scores)] = 1 / np.exp(scale * scores).sum(axis=1)
     return confidences
 
@@ -75,18 +77,20 @@ def top_confidences(
 def _score_blocks(
     image_features: Features, class_embeddings: Features
 ) -> Iterator[tuple[int, Features]]:
-    """Yield the scores of blocks of images with all classes, and the index of the first image.
+    """Yield the index of the first image of each block, and the block's scores with all classes.
 
-    The blocks together are image_features @ class_embeddings.T. BLAS may round equal columns
-    differently: the scores of equal classes are made equal.
+    The blocks together are image_features @ class_embeddings.T, (N, C). A matrix product may round
+    equal columns differently. Therefore, classes with equal features get the scores of the first of
+    them. Raises ValueError for features that are not finite.
     """
     require_finite(image_features, class_embeddings)
-    first = first_equal(class_embeddings)
-    repeated = np.flatnonzero(first != np.arange(len(first)))
+    first_equal_class = first_equal(class_embeddings)
+    is_repeated = first_equal_class != np.arange(len(first_equal_class))
+    repeated_classes = np.flatnonzero(is_repeated)
     images_at_once = max(1, _BLOCK_BYTES // (4 * len(class_embeddings)))
     for start in range(0, len(image_features), images_at_once):
         scores = image_features[start : start + images_at_once] @ class_embeddings.T
-        scores[:, repeated] = scores[:, first[repeated]]
+        scores[:, repeated_classes] = scores[:, first_equal_class[repeated_classes]]
         yield start, scores
 
 
@@ -100,10 +104,13 @@ def class_scores(image_features: Features, class_embeddings: Features) -> Featur
 
 
 class ConfusedPair(NamedTuple):
-    """How many `images` of class `true` were given class `predicted` instead."""
+    """A mistake: images of one class for which another class is predicted."""
 
+    # The index of the true class.
     true: int
+    # The index of the predicted class.
     predicted: int
+    # The number of images.
     images: int
 
 
@@ -114,8 +121,8 @@ def confusion_pairs(labels: Ints, predicted: Ints, k: int = PAIRS) -> list[Confu
     then by their predicted class.
     """
     mistakes = np.stack([labels, predicted], axis=1)[labels != predicted]
+    # np.unique sorts by true and predicted class. The stable sort keeps this order among equals.
     pairs, counts = np.unique(mistakes, axis=0, return_counts=True)
-    # np.unique sorts by true and predicted class, which a stable sort keeps among equals.
     order = np.argsort(-counts, kind="stable")[:k]
     confused_pairs = []
     for index in order:
@@ -135,92 +142,114 @@ def macro_f1(labels: Ints, predicted: Ints) -> FunctionOfWeights:
 
 
 def _macro_f1(samples: Ints) -> Callable[[Values], Values]:
-    """Return the function of weights (R, N) to macro F1 (R,); `samples` (N, 2) as in `macro_f1`."""
+    """Return the function that maps weights (R, N) to macro F1 scores (R,).
+
+    `samples` (N, 2) holds labels and predictions.
+    """
     from scipy.sparse import csr_array
 
     true, predicted = samples.T
     classes = np.unique(true)[:, None]
-    # (C, N): whether a sample is labelled as a class, predicted as a class, and both.
-    is_labelled, is_predicted = csr_array(true == classes), csr_array(predicted == classes)
+    # (C, N): True if a sample has the class as its label, as its prediction, and as both.
+    is_labelled = csr_array(true == classes)
+    is_predicted = csr_array(predicted == classes)
     is_hit = csr_array((true == classes) & (true == predicted))
 
     def macro_f1_of_weights(weights: Values) -> Values:
-        drawn = np.ascontiguousarray(weights.T)
-        labelled = is_labelled @ drawn  # (C, R)
-        scores = ratio(2 * (is_hit @ drawn), (labelled + is_predicted @ drawn) * (labelled > 0))
-        return mean_of_known(scores)
+        weights_of_samples = np.ascontiguousarray(weights.T)
+        n_labelled = is_labelled @ weights_of_samples  # (C, R)
+        n_predicted = is_predicted @ weights_of_samples
+        n_hits = is_hit @ weights_of_samples
+        # A denominator of 0 gives NaN: classes without drawn samples do not count.
+        denominator = (n_labelled + n_predicted) * (n_labelled > 0)
+        return mean_of_known(ratio(2 * n_hits, denominator))
 
     return macro_f1_of_weights
 
 
 def macro_f1_interval(samples: Ints, level: float) -> Interval:
-    """Return the interval of macro F1 of samples (N, 2): labels and predictions.
+    """Return the interval of macro F1 of samples (N, 2), which hold labels and predictions.
 
-    A sample changes the scores of two classes at most: its true class and the predicted class. An
-    F1 score counts as a share of (labelled + predicted) / 2 samples of its class.
+    The jackknife needs macro F1 without each sample. Leaving out a
+    sample changes the F1 scores of two classes at most: its true class and its predicted class. For
+    the likelihood, the F1 score of a class counts as the share of hits among
+    (labelled + predicted) / 2 samples.
     """
-    numbers = np.unique(samples, return_inverse=True)[1].reshape(samples.shape)
-    (true, predicted), n_classes = numbers.T, int(numbers.max()) + 1
-    is_right = true == predicted
-    labelled = np.bincount(true, minlength=n_classes)
+    # Classes as indices 0, ..., C - 1.
+    class_indices = np.unique(samples, return_inverse=True)[1].reshape(samples.shape)
+    true, predicted = class_indices.T
+    n_classes = int(class_indices.max()) + 1
+    is_hit = true == predicted
+    n_labelled = np.bincount(true, minlength=n_classes)
     n_predicted = np.bincount(predicted, minlength=n_classes)
-    right = np.bincount(true[is_right], minlength=n_classes)
-    score = _f1_scores(right, labelled, n_predicted)
-    is_present = labelled > 0
-    # The scores of each sample's two classes without the sample.
-    score_of_true = _f1_scores(
-        right[true] - is_right, labelled[true] - 1, n_predicted[true] - is_right
+    n_hits = np.bincount(true[is_hit], minlength=n_classes)
+    f1 = _f1_scores(n_hits, n_labelled, n_predicted)
+
+    # (N,): the F1 scores of the true class and of the predicted class without the sample.
+    f1_of_true = _f1_scores(n_hits[true] - is_hit, n_labelled[true] - 1, n_predicted[true] - is_hit)
+    f1_of_predicted = _f1_scores(
+        n_hits[predicted], n_labelled[predicted], n_predicted[predicted] - 1
     )
-    score_of_predicted = _f1_scores(
-        right[predicted], labelled[predicted], n_predicted[predicted] - 1
-    )
-    change_of_predicted = np.where(is_right, 0, score_of_predicted - score[predicted])
-    changes = score_of_true - score[true] + change_of_predicted
-    classes_without_sample = is_present.sum() - (labelled[true] == 1)
-    without_sample = ratio(score.sum() + changes, classes_without_sample)
-    mean = LeftOut(
-        value=float(score[is_present].mean()),
-        without_sample=without_sample,
-        right=right[is_present].astype(np.float64),
-        samples=(labelled + n_predicted)[is_present] / 2,
+    change_of_true = f1_of_true - f1[true]
+    change_of_predicted = np.where(is_hit, 0, f1_of_predicted - f1[predicted])
+    changes = change_of_true + change_of_predicted
+
+    has_samples = n_labelled > 0
+    is_only_sample_of_class = n_labelled[true] == 1
+    n_classes_without_sample = has_samples.sum() - is_only_sample_of_class
+    mean = MeanWithoutEach(
+        value=float(f1[has_samples].mean()),
+        without_sample=ratio(f1.sum() + changes, n_classes_without_sample),
+        right=n_hits[has_samples].astype(np.float64),
+        samples=(n_labelled + n_predicted)[has_samples] / 2,
     )
     return jackknife_or_likelihood(mean, level)
 
 
-def _f1_scores(right: Ints, labelled: Ints, predicted: Ints) -> Values:
-    """Return F1 scores from numbers of samples, 0 for classes without labelled samples."""
-    return np.nan_to_num(ratio(2 * right, (labelled + predicted) * (labelled > 0)))
+def _f1_scores(n_hits: Ints, n_labelled: Ints, n_predicted: Ints) -> Values:
+    """Return the F1 scores of classes from numbers of samples, 0 for classes without labels."""
+    denominator = (n_labelled + n_predicted) * (n_labelled > 0)
+    return np.nan_to_num(ratio(2 * n_hits, denominator))
 
 
 class PairHits(NamedTuple):
-    """The right ones among pairs of two images and two captions."""
+    """The hits among N items, which have two images and two captions each."""
 
-    # (N,): whether each image scores highest with its caption.
+    # (N,): True if each image scores higher with its own caption than with the other one.
     text: NDArray[np.bool_]
-    # (N,): whether each caption scores highest with its image.
+    # (N,): True if each caption scores higher with its own image than with the other one.
     image: NDArray[np.bool_]
 
 
 def single_hits(
     score: Score, image_of_item: Ints, captions_of_item: Sequence[Ints], right: Ints | int = 1
 ) -> NDArray[np.bool_]:
-    """Return which items are right, (N,): the image scores all right captions above all wrong ones.
+    """Return whether each item's image scores all correct captions above all wrong ones, (N,).
 
     `image_of_item` (N,) holds the index of each item's image, and `captions_of_item` the indices of
-    its two or more captions. The first ones are right; `right` (N,) says how many.
+    its captions, correct ones first. `right` is the number of correct captions of each item (N,),
+    or of all items.
     """
-    lengths = np.array([len(captions) for captions in captions_of_item])
-    starts = np.cumsum(lengths) - lengths
-    scores = score(np.repeat(image_of_item, lengths), np.concatenate(captions_of_item))
-    place = np.arange(len(scores)) - np.repeat(starts, lengths)
-    is_right = place < np.repeat(np.broadcast_to(right, lengths.shape), lengths)
-    lowest_right = np.minimum.reduceat(np.where(is_right, scores, np.inf), starts)
-    highest_wrong = np.maximum.reduceat(np.where(is_right, -np.inf, scores), starts)
-    return lowest_right > highest_wrong
+    n_captions = np.array([len(captions) for captions in captions_of_item])
+    n_correct = np.broadcast_to(right, n_captions.shape)
+    # The captions of all items, one item after the other. `starts` is the first place of each item.
+    starts = np.cumsum(n_captions) - n_captions
+    images = np.repeat(image_of_item, n_captions)
+    scores = score(images, np.concatenate(captions_of_item))
+    place_in_item = np.arange(len(scores)) - np.repeat(starts, n_captions)
+    is_correct = place_in_item < np.repeat(n_correct, n_captions)
+    lowest_correct = np.minimum.reduceat(np.where(is_correct, scores, np.inf), starts)
+    highest_wrong = np.maximum.reduceat(np.where(is_correct, -np.inf, scores), starts)
+    return lowest_correct > highest_wrong
 
 
 def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> PairHits:
-    """Return the hits of pairs, from the indices of their images (N, 2) and captions (N, 2)."""
+    """Return the hits of N items with two images (N, 2) and their captions (N, 2) each.
+
+    Images and captions are given by their indices. The first caption describes the first image, and
+    the second caption the second image.
+    """
+    # The four pairs of each item: (i0, c0), (i0, c1), (i1, c0), (i1, c1).
     images = np.repeat(images_of_item, 2, axis=1).ravel()
     captions = np.tile(captions_of_item, (1, 2)).ravel()
     s = score(images, captions).reshape(-1, 2, 2)  # s[:, image, caption]
@@ -231,74 +260,83 @@ def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> Pai
 
 
 def jaccard_indices(score: Score, items: Sequence[tuple[int, Ints, NDArray[np.bool_]]]) -> Values:
-    """Return the Jaccard index of the right and the chosen images of each item, (N,).
+    """Return the Jaccard index of the correct and the chosen images of each item, (N,).
 
-    An item is the index of a caption, the indices of images (n,), and which of them are right (n,).
-    As many images as are right are chosen: those that score highest with the caption. If scores are
-    equal, wrong images are chosen first.
+    An item is a tuple of the index of a caption, the indices of n images (n,), and whether each
+    image is correct (n,). As many images as are correct are chosen: the images that score highest
+    with the caption. If scores are equal, wrong images are chosen first.
     """
     indices = []
-    for caption, images, is_right in items:
+    for caption, images, is_correct in items:
         scores = score(images, np.full(len(images), caption))
-        n_right = is_right.sum()
-        chosen = np.lexsort((is_right, -scores))[:n_right]
-        hits = is_right[chosen].sum()
-        indices.append(hits / (2 * n_right - hits))
+        n_correct = is_correct.sum()
+        chosen = np.lexsort((is_correct, -scores))[:n_correct]  # by score, then wrong ones first
+        n_hits = is_correct[chosen].sum()
+        n_in_union = 2 * n_correct - n_hits
+        indices.append(n_hits / n_in_union)
     return np.array(indices)
 
 
 def text_hits(features: Features, captions_of_item: Sequence[Ints], right: Ints) -> list[bool]:
-    """Return which items have right captions that are closer to each other than to wrong ones.
+    """Return whether each item's correct captions are closer to each other than to wrong ones.
 
-    The first captions of an item are right; `right` (N,) says how many, two or more. All products
-    of two right captions must be above all products of a right and a wrong caption. `features`
-    (T, D) belong to all captions.
+    The score of two captions is the product of their features. An item is a hit if all scores of
+    two correct captions are above all scores of a correct and a wrong caption. `features` (T, D)
+    belong to all captions. `captions_of_item` holds the indices of each item's captions, correct
+    ones first, and `right` (N,) the number of correct ones, two or more.
     """
     hits = []
-    for captions, n_right in zip(captions_of_item, right, strict=True):
-        scores = (features[captions[:n_right], None] * features[captions]).sum(axis=-1)
-        scores_of_right = scores[:, :n_right][np.triu_indices(n_right, 1)]
-        hits.append(bool(scores_of_right.min() > scores[:, n_right:].max()))
+    for captions, n_correct in zip(captions_of_item, right, strict=True):
+        correct_features = features[captions[:n_correct]]
+        scores = (correct_features[:, None] * features[captions]).sum(axis=-1)
+        scores_with_correct = scores[:, :n_correct][np.triu_indices(n_correct, 1)]
+        scores_with_wrong = scores[:, n_correct:]
+        hits.append(bool(scores_with_correct.min() > scores_with_wrong.max()))
     return hits
 
 
 def expected_hits(values: Values, things_of_item: Sequence[Ints], right: Ints) -> Values:
-    """Return the probability that the right things of an item have the highest values, (N,).
+    """Return the probability that the correct candidates of an item have the highest values, (N,).
 
-    `values` (T,) belong to all things. The first things of an item are right; `right` (N,) says how
-    many. Things of equal values are in random order: if all n values are equal, the probability
-    is the chance level, one in C(n, r) for r right things. A thing that an item has twice counts
-    once. If a thing is both right and wrong, the probability is 0.
+    `values` (T,) belong to all candidates, such as captions. `things_of_item` holds the indices of
+    each item's candidates, correct ones first, and `right` (N,) the number of correct ones.
+    Candidates of equal values are in random order: if all n values are equal, the probability is
+    the chance level, one in C(n, r) for r correct candidates. A candidate that an item has twice
+    counts once. If a candidate is both correct and wrong, the probability is 0.
     """
     probabilities = []
-    for things, n_right in zip(things_of_item, right, strict=True):
-        right_things, wrong_things = np.unique(things[:n_right]), np.unique(things[n_right:])
-        probabilities.append(_probability_of_first(values, right_things, wrong_things))
+    for candidates, n_correct in zip(things_of_item, right, strict=True):
+        correct, wrong = np.unique(candidates[:n_correct]), np.unique(candidates[n_correct:])
+        probabilities.append(_probability_of_first(values, correct, wrong))
     return np.array(probabilities)
 
 
-def _probability_of_first(values: Values, right_things: Ints, wrong_things: Ints) -> float:
-    """Return the probability that all right things come before all wrong ones, by their values."""
-    lowest_right, highest_wrong = values[right_things].min(), values[wrong_things].max()
-    if lowest_right != highest_wrong or np.isin(right_things, wrong_things).any():
-        return float(lowest_right > highest_wrong)
-    tied_right = (values[right_things] == lowest_right).sum()
-    tied_wrong = (values[wrong_things] == highest_wrong).sum()
-    return 1 / math.comb(tied_right + tied_wrong, tied_right)
+def _probability_of_first(values: Values, correct: Ints, wrong: Ints) -> float:
+    """Return the probability that all correct candidates have higher values than all wrong ones.
+
+    `correct` and `wrong` are indices into `values`. Candidates of equal values are in random order.
+    """
+    lowest_correct, highest_wrong = values[correct].min(), values[wrong].max()
+    if lowest_correct != highest_wrong or np.isin(correct, wrong).any():
+        return float(lowest_correct > highest_wrong)
+    n_tied_correct = (values[correct] == lowest_correct).sum()
+    n_tied_wrong = (values[wrong] == highest_wrong).sum()
+    return 1 / math.comb(n_tied_correct + n_tied_wrong, n_tied_correct)
 
 
 def products(images: Features, captions: Features) -> Score:
-    """Return the score by products of the features of images (I, D) and captions (T, D).
+    """Return the score that multiplies the features of images (I, D) with captions (T, D).
 
-    They are not computed by a matrix product, which may sum its columns in different orders. Raises
-    ValueError for features that are not finite.
+    It is (images[image_indices] * captions[caption_indices]).sum(axis=1). A matrix product may sum
+    its columns in different orders, so that equal features would not tie. Raises ValueError for
+    features that are not finite.
     """
     require_finite(images, captions)
     return _Products(images, captions)
 
 
 class _Products:
-    """A score: products of features of images (I, D) and captions (T, D)."""
+    """The score of a pair: the product of the features of its image and its caption."""
 
     def __init__(self, images: Features, captions: Features) -> None:
         self.images = images

@@ -18,22 +18,23 @@ from cosmos_eval.types import Interval
 JACKKNIFE_OR_LIKELIHOOD = "jackknife or likelihood"
 
 
-class LeftOut(NamedTuple):
-    """A mean over classes, and the mean without each sample."""
+class MeanWithoutEach(NamedTuple):
+    """A mean over classes of scores in [0, 1], and the same mean without each sample in turn."""
 
+    # The mean of all samples.
     value: float
-    # (N,): the mean without each sample, NaN if there is none.
+    # (N,): the mean without each sample. It is NaN if no class is left.
     without_sample: Values
-    # (C,): how many samples of each class are right, fractions included.
+    # (C,): the number of hits of each class, which may be a fraction: score * samples.
     right: Values
-    # (C,): how many samples each class has.
+    # (C,): the number of samples of each class.
     samples: Values
 
 
 def jackknife_ends(value: float, without_sample: Values, level: float) -> tuple[float, float]:
-    """Return value -+ t x standard error, within [0, 1].
+    """Return the ends of the jackknife interval, value -+ t x standard error, within [0, 1].
 
-    The error is by the jackknife, from the values without each sample, (N,).
+    `without_sample` (N,) holds the value without each sample in turn.
     """
     from scipy.special import stdtrit  # loading it takes long, and few commands need it
 
@@ -43,8 +44,11 @@ def jackknife_ends(value: float, without_sample: Values, level: float) -> tuple[
     return max(0.0, value - half), min(1.0, value + half)
 
 
-def jackknife_or_likelihood(mean: LeftOut, level: float) -> Interval:
-    """Return the interval by the jackknife or the profile likelihood, the wider one at each end."""
+def jackknife_or_likelihood(mean: MeanWithoutEach, level: float) -> Interval:
+    """Return the wider one, at each end, of the jackknife's and the profile likelihood's interval.
+
+    The jackknife needs two samples or more. Otherwise, the interval is the profile likelihood's.
+    """
     from cosmos_eval.stats.shares import likely_means  # which imports SciPy
 
     known_values = mean.without_sample[~np.isnan(mean.without_sample)]

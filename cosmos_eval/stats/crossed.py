@@ -18,9 +18,9 @@ OVER_DRAWS = "wilson, t over draws"
 
 
 class EffectiveSamples(NamedTuple):
-    """The independent samples that would have the same standard error as a mean."""
+    """The size of a sample of independent hits whose mean has the same standard error."""
 
-    # The number of samples.
+    # The number of independent samples.
     n: float
     # The degrees of freedom of the standard error.
     dof: float
@@ -29,22 +29,24 @@ class EffectiveSamples(NamedTuple):
 def effective_samples(mean: CrossedMean) -> EffectiveSamples:
     """Return how many independent samples the hits (N, D) of D draws are worth.
 
-    The variance by draws counts as at least the variance that the rest adds to it. If all samples
-    are hits, or none, the hits are worth N samples. So are the hits of a single draw, which does
-    not show how much draws vary.
+    The mean square of draws is at least the mean square of the rest. The hits are worth N samples
+    if all of them are 1, or all are 0, or if there is a single draw or sample: then they do not
+    show how much draws vary.
     """
     hits = mean.hits.astype(np.float64)
     n_samples, n_draws = hits.shape
     share = float(hits.mean())
     if min(hits.shape) == 1 or share in (0, 1):
         return EffectiveSamples(n_samples, math.inf)
-    of_samples, of_draws = hits.mean(axis=1), hits.mean(axis=0)
-    residuals = hits - of_samples[:, None] - of_draws + share
+    sample_means, draw_means = hits.mean(axis=1), hits.mean(axis=0)
+    residuals = hits - sample_means[:, None] - draw_means + share
     dof_samples, dof_draws = n_samples - 1, n_draws - 1
-    by_samples = n_draws * float(of_samples.var(ddof=1))
+    # The mean squares of the table's rows, its residuals and its columns.
+    by_samples = n_draws * float(sample_means.var(ddof=1))
     by_rest = float(np.square(residuals).sum()) / (dof_samples * dof_draws)
-    by_draws = max(n_samples * float(of_draws.var(ddof=1)), by_rest)
+    by_draws = max(n_samples * float(draw_means.var(ddof=1)), by_rest)
     total = by_samples + by_draws - by_rest  # N x D times the variance of the mean
+    # Satterthwaite's degrees of freedom are total^2 / spread.
     spread = by_samples**2 / dof_samples + by_draws**2 / dof_draws
     spread += by_rest**2 / (dof_samples * dof_draws)
     if total <= 0:

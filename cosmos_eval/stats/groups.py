@@ -39,23 +39,23 @@ from cosmos_eval.types import Interval
 
 METHOD = "Satterthwaite and Cochran"
 IMAGES_ONLY = "images alone"
-_QUANTILES = (np.arange(50) + 0.5) / 50
+_QUANTILES = (np.arange(50) + 0.5) / 50  # the middles of 50 equally probable ranges
 _LEAST_P = 1e-100  # below which quantiles of t are not accurate
 
 
 class Trainings(NamedTuple):
-    """The trainings of a method, or pairs of trainings of two methods, and how they vary.
+    """How much the trainings of a method vary, or pairs of trainings of two methods.
 
-    The trainings of two methods that vary alike may be pooled.
+    The trainings of two methods whose seeds have the same variance may be pooled into one record.
     """
 
     # The number of trainings or pairs. For pooled trainings, k_A and k_B: 1 / (1/k_A + 1/k_B).
     k: float
-    # The variance between their values.
+    # The variance between the values of the trainings.
     between: float
-    # The variance of a value by images that is not shared by the other trainings.
+    # The variance of a value by images that the other trainings do not share.
     rest: float
-    # The degrees of freedom of `between`, for pooled trainings. Otherwise, they are k - 1.
+    # The degrees of freedom of `between` for pooled trainings. None stands for k - 1.
     freedom: int | None = None
 
     @property
@@ -65,7 +65,7 @@ class Trainings(NamedTuple):
 
     @property
     def seed_variance(self) -> float | None:
-        """The variance by seeds, None for a single training, which does not show it."""
+        """The variance by seeds, at least 0. It is None for a single training."""
         return max(0.0, self.between - self.rest) if self.dof > 0 else None
 
     @property
@@ -75,7 +75,10 @@ class Trainings(NamedTuple):
 
 
 class ErrorVariance(NamedTuple):
-    """The variance of a difference. Fields of type Any may be arrays, for several studies."""
+    """The variance of the difference of two methods.
+
+    Fields of type Any may be arrays with one element for each of several studies.
+    """
 
     # The variance by seeds, and its degrees of freedom.
     seeds: Any
@@ -87,10 +90,11 @@ class ErrorVariance(NamedTuple):
     images_dof: float
 
     def half_width(self, tail: float) -> Any:
-        """Return how far the difference is off with a probability of `tail`, to one side.
+        """Return the distance that the error exceeds on one side with a probability of `tail`.
 
-        The quantile of seeds and images together is the mean of both quantiles, weighted by the
-        variances (Cochran and Cox). The half width is at least the half width of images only.
+        It is a quantile times the standard error. The quantile is the mean of the t quantiles of
+        seeds and of images, weighted by their variances (Cochran and Cox). The half width is at
+        least the half width by images only.
         """
         image_quantile = -stdtrit(self.images_dof, tail)
         seed_quantile = -stdtrit(self.seeds_dof, tail)
@@ -99,18 +103,22 @@ class ErrorVariance(NamedTuple):
         return np.maximum(weighted, image_quantile * math.sqrt(self.images))
 
     def tail(self, distance: float) -> float:
-        """Return the probability that a difference is off by a distance or more, to one side."""
+        """Return the probability that the error exceeds a distance on one side.
+
+        It is the inverse function of `half_width`: half_width(tail(distance)) = distance. The least
+        probability that is returned is 1e-100.
+        """
         from scipy.optimize import brentq  # loading it takes long, and tables rarely need it
 
         if distance == 0:
             return 0.5
 
-        def excess(log_tail: float) -> float:
+        def excess_width(log_tail: float) -> float:
             return float(self.half_width(math.exp(log_tail))) - abs(distance)
 
         log_tail = math.log(_LEAST_P)
-        if excess(log_tail) >= 0:
-            log_tail = brentq(excess, log_tail, math.log(0.5))
+        if excess_width(log_tail) >= 0:
+            log_tail = brentq(excess_width, log_tail, math.log(0.5))
         tail = math.exp(log_tail)
         return tail if distance > 0 else 1 - tail
 
@@ -118,13 +126,13 @@ class ErrorVariance(NamedTuple):
 class GroupDifference(NamedTuple):
     """The mean of a metric over the trainings of method A minus the mean of method B."""
 
-    # The means, in the metric's unit.
+    # The mean of A and the mean of B, in the metric's unit.
     a: float
     b: float
     # The trainings of A and of B.
     groups: tuple[Trainings, Trainings]
-    # The trainings whose seeds add to the error: both groups, or pairs of trainings of the same
-    # seed, or both groups pooled.
+    # The trainings whose seeds add to the error. This is `groups`, or one record of pairs
+    # of of trainings with the same seed, or one record of both groups pooled.
     factors: tuple[Trainings, ...]
     # The standard error by images only.
     image_error: float
@@ -137,11 +145,11 @@ class GroupDifference(NamedTuple):
 
     @property
     def method(self) -> str:
-        """The name of the method in results."""
+        """The name of the statistical method in results."""
         return METHOD if self._repeated_trainings else IMAGES_ONLY
 
     @property
-    def of_methods(self) -> bool:
+    def compares_methods(self) -> bool:
         """True if both groups have several trainings, so that methods are compared."""
         return all(group.k > 1 for group in self.groups)
 
@@ -151,18 +159,21 @@ class GroupDifference(NamedTuple):
 
         It is at least the p-value of a sign test with the same sign in all images.
         """
-        return 2 * max(0.5**self.units, self._variance().tail(abs(self.difference)))
+        tail = self._error_variance().tail(abs(self.difference))
+        return 2 * max(0.5**self.units, tail)
 
     def p_below(self, bound: float) -> float:
         """Return the one-sided p-value against a true difference of `bound` or more."""
-        return max(0.5**self.units, self._variance().tail(bound - self.difference))
+        tail = self._error_variance().tail(bound - self.difference)
+        return max(0.5**self.units, tail)
 
     def flipped(self) -> "GroupDifference":
         """Return the difference of B minus A."""
         return self._replace(a=self.b, b=self.a, groups=self.groups[::-1])
 
     def interval(self, level: float = LEVEL) -> Interval:
-        half = float(self._variance().half_width((1 - level) / 2))
+        """Return the confidence interval of the difference."""
+        half = float(self._error_variance().half_width((1 - level) / 2))
         return Interval(self.difference - half, self.difference + half, self.method, level)
 
     def detectable(
@@ -175,81 +186,100 @@ class GroupDifference(NamedTuple):
     ) -> float | None:
         """Return the true difference that a two-sided test finds with probability `power`.
 
-        The test is at `alpha`, with these trainings or with k of each method, and with `images`
-        times as many images. How much so many trainings happen to vary is averaged over. Return
-        None if nothing varied.
+        The test is at significance `alpha`. It has k trainings of each method, by default as many
+        as there are, and `images` times as many images. The estimated variances of such a study are
+        random: the power is the mean over their distribution. Return None if nothing varied.
         """
         from scipy.optimize import brentq  # loading it takes long, and tables rarely need it
 
-        dofs = [k - 1 if k else trainings.dof for trainings in self._repeated_trainings]
-        expected_between = [
-            (trainings.seed_variance or 0) + trainings.rest / images
-            for trainings in self._repeated_trainings
-        ]
-        true_variance = self._variance(expected_between, k, images)
-        error = math.sqrt(true_variance.seeds + true_variance.common)
-        if error == 0:
+        expected_variances = []
+        for trainings in self._repeated_trainings:
+            seed_variance = trainings.seed_variance or 0
+            expected_variances.append(seed_variance + trainings.rest / images)
+        expected = self._error_variance(expected_variances, k, images)
+        standard_error = math.sqrt(expected.seeds + expected.common)
+        if standard_error == 0:
             return None
-        # Estimated variances vary like chi-squared / dof: a grid of its quantiles, with one axis
-        # for each variance.
-        relative_variances = np.meshgrid(
-            *(2 * gammaincinv(dof / 2, _QUANTILES) / dof for dof in dofs)
-        )
-        estimated_between = [
-            variance * relative
-            for variance, relative in zip(expected_between, relative_variances, strict=True)
-        ]
-        least_significant = self._variance(estimated_between, k, images).half_width(alpha / 2)
+        estimated_variances = self._estimated_variances(expected_variances, k)
+        estimated = self._error_variance(estimated_variances, k, images)
+        # For each possible study: the least difference that is significant in it.
+        least_significant = estimated.half_width(alpha / 2)
 
-        def excess_power(difference: float) -> float:
-            return float(np.mean(ndtr((difference - least_significant) / error))) - power
+        def excess_power(true_difference: float) -> float:
+            power_of_studies = ndtr((true_difference - least_significant) / standard_error)
+            return float(np.mean(power_of_studies)) - power
 
-        return float(brentq(excess_power, 0, np.max(least_significant) + 10 * error))
+        largest = np.max(least_significant) + 10 * standard_error
+        return float(brentq(excess_power, 0, largest))
+
+    def _estimated_variances(self, expected_variances: list[float], k: int | None) -> list[Any]:
+        """Return the variances between trainings that studies with k trainings may estimate.
+
+        An estimated variance varies like chi-squared / dof around its expected value. The result
+        has one array for each of the repeated trainings: a grid of quantiles, with one axis for
+        each of the trainings, so that all combinations of quantiles occur.
+        """
+        relative_quantiles = []
+        for trainings in self._repeated_trainings:
+            dof = k - 1 if k else trainings.dof
+            relative_quantiles.append(2 * gammaincinv(dof / 2, _QUANTILES) / dof)
+        grids = np.meshgrid(*relative_quantiles)
+        estimated_variances = []
+        for expected_variance, grid in zip(expected_variances, grids, strict=True):
+            estimated_variances.append(expected_variance * grid)
+        return estimated_variances
 
     @property
     def _repeated_trainings(self) -> list[Trainings]:
         """The factors that have several trainings."""
         return [trainings for trainings in self.factors if trainings.dof > 0]
 
-    def _variance(
-        self, between: Sequence[Any] | None = None, k: int | None = None, images: float = 1
+    def _error_variance(
+        self,
+        variances_between: Sequence[Any] | None = None,
+        k: int | None = None,
+        images: float = 1,
     ) -> ErrorVariance:
         """Return the variance of the difference.
 
-        `between` holds the variance between trainings for each of the repeated trainings, by
-        default the estimated one. The variance is for k trainings of each method, by default as
-        many as there are, and for `images` times as many images. No value is known more exactly
-        than to one image: otherwise, groups that are all right would have no error.
+        `variances_between` holds the variance between trainings for each of the repeated trainings,
+        by default the estimated ones. The result is for k trainings of each method, by default as
+        many as there are, and for `images` times as many images.
+
+        Variances are at least the variance of one image among all images. Otherwise, methods that
+        are right on all images would have no error.
         """
         repeated = self._repeated_trainings
-        one_image = (self.units * images + 2) ** -2
-        variances_between = between or [trainings.between for trainings in repeated]
+        least_variance = (self.units * images + 2) ** -2
+        if not variances_between:
+            variances_between = [trainings.between for trainings in repeated]
         seed_variances: list[Any] = []
         dofs: list[float] = []
-        rest, rest_of_size = 0.0, 0.0
-        for trainings, variance in zip(repeated, variances_between, strict=True):
-            size = k or trainings.k
+        rest_now, rest_planned = 0.0, 0.0  # the variance of the difference by the rest
+        for trainings, variance_between in zip(repeated, variances_between, strict=True):
+            n_trainings = k or trainings.k
             dofs.append(k - 1 if k else trainings.dof)
-            seed_variances.append(np.maximum(variance, one_image) / size)
-            rest += trainings.rest / trainings.k
-            rest_of_size += trainings.rest / size / images
-        common = max(0.0, self.image_error**2 - rest) / images
-        images_only = max(common + rest_of_size, one_image)
+            seed_variances.append(np.maximum(variance_between, least_variance) / n_trainings)
+            rest_now += trainings.rest / trainings.k
+            rest_planned += trainings.rest / n_trainings / images
+        common = max(0.0, self.image_error**2 - rest_now) / images
+        images_only = max(common + rest_planned, least_variance)
         return ErrorVariance(
             seeds=sum(seed_variances),
-            seeds_dof=_freedom(seed_variances, dofs),
+            seeds_dof=_degrees_of_freedom(seed_variances, dofs),
             common=common if repeated else images_only,
             images=images_only,
             images_dof=max(1, self.units * images - 1),
         )
 
 
-def _freedom(variances: Sequence[Any], dofs: Sequence[float]) -> Any:
+def _degrees_of_freedom(variances: Sequence[Any], dofs: Sequence[float]) -> Any:
     """Return the degrees of freedom of a sum of variances by Satterthwaite.
 
-    All variances count as if they were known from the fewest trainings. If one of them has a single
-    degree of freedom and others have more, the result is 1: two trainings may be equal by chance,
-    which the trainings of the other method do not make up for.
+    All variances count as if they had the fewest degrees of freedom: min(dofs) * total^2 / sum of
+    squares. If one of them has a single degree of freedom and others have more, the result is 1:
+    two trainings may be equal by chance, and the trainings of the other method do not make up for
+    that.
     """
     fewest, total = min(dofs, default=1), sum(variances)
     if fewest == 1 and len(set(dofs)) > 1:
@@ -267,25 +297,26 @@ def group_difference(
     by_seed: bool = False,
     pooled: bool = False,
 ) -> GroupDifference:
-    """Compare the values a (k_A,) and b (k_B,) of two groups of trainings.
+    """Return the difference of the means of two groups of trainings, a (k_A,) and b (k_B,).
 
-    `covariance` (k_A + k_B, k_A + k_B) is the covariance of their values by `units` images. Rows
+    `covariance` (k_A + k_B, k_A + k_B) is the covariance of the values by `units` images. Its rows
     and columns are first the trainings of A, then the trainings of B. With `by_seed`, trainings of
     the same index are pairs, which share everything that a seed decides for both methods. With
-    `pooled`, both methods are assumed to vary alike by seeds, so that one of them may have a single
-    training. Raises
-    ValueError if `by_seed` is given for groups of different sizes, and for fewer than two images.
+    `pooled`, the seeds of both methods are assumed to have the same variance, so that one of the
+    methods may have a single training. Raises ValueError if `by_seed` is given for groups of
+    different sizes, and for fewer than two images.
     """
     if units < 2:
         raise ValueError("two images or more are needed to tell models apart")
     if by_seed and len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} trainings do not make pairs")
     k = len(a)
+    # weights @ [a, b] is the difference of the means.
     weights = np.concatenate([np.full(k, 1 / k), np.full(len(b), -1 / len(b))])
     groups = _trainings(a, covariance[:k, :k]), _trainings(b, covariance[k:, k:])
     factors: tuple[Trainings, ...] = groups
     if by_seed:
-        pairs = np.concatenate([np.eye(k), -np.eye(k)], axis=1)
+        pairs = np.concatenate([np.eye(k), -np.eye(k)], axis=1)  # pairs @ [a, b] is a - b
         factors = (_trainings(a - b, pairs @ covariance @ pairs.T),)
     elif pooled:
         factors = (_pooled(groups),)
@@ -294,19 +325,23 @@ def group_difference(
 
 
 def _trainings(values: Values, covariance: Values) -> Trainings:
-    """Return how trainings vary, from their values (k,) and the covariance (k, k) by images."""
+    """Return how much trainings vary, from their values (k,) and their covariance (k, k) by images.
+
+    The rest is the mean variance by images minus the mean covariance of two different trainings.
+    """
     k = len(values)
     if k == 1:
         return Trainings(1, 0.0, 0.0)
     between = float(values.var(ddof=1))
-    common = (covariance.sum() - np.trace(covariance)) / (k * (k - 1))
-    return Trainings(k, between, max(0.0, float(np.trace(covariance) / k - common)))
+    mean_covariance = (covariance.sum() - np.trace(covariance)) / (k * (k - 1))
+    rest = float(np.trace(covariance) / k - mean_covariance)
+    return Trainings(k, between, max(0.0, rest))
 
 
 def _pooled(groups: tuple[Trainings, Trainings]) -> Trainings:
-    """Return the pooled trainings of two methods, which are assumed to vary alike.
+    """Return one record for the trainings of two methods whose seeds have the same variance.
 
-    Their variances are means, weighted by the degrees of freedom.
+    The variances are the means of both groups, weighted by the degrees of freedom.
     """
     freedom = sum(int(group.dof) for group in groups)
     if not freedom:
@@ -319,10 +354,11 @@ def _pooled(groups: tuple[Trainings, Trainings]) -> Trainings:
 def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[Values, int]:
     """Return the covariance (S, S) of the values of S models by images, and the number of images.
 
-    `estimates` holds the same metric of each model, on the same images. The covariance is due to
-    the draw of these images, or clusters. It is by the jackknife, or by the bootstrap for medians,
-    minima and other estimates that the jackknife does not hold for. It is NaN if the metric has no
-    value without one of the images. Raises ValueError for fewer than two images.
+    `estimates` holds the same metric of each model, on the same images. The covariance says how
+    much the values would vary together if other images, or clusters, were drawn. It is by the
+    jackknife. For medians, minima and other estimates that the jackknife does not hold for, it is
+    by the bootstrap. It is NaN if the metric has no value without one of the images. Raises
+    ValueError for fewer than two images.
     """
     jackknife_values = []
     for estimate in estimates:
@@ -338,7 +374,7 @@ def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[V
 
 
 def _bootstrap_covariance(estimates: Sequence[Estimate], seed: int) -> tuple[Values, int]:
-    """Return the `image_covariance` by the bootstrap."""
+    """Return the covariance of `image_covariance` by the bootstrap, and the number of images."""
     names = [str(index) for index in range(len(estimates))]
     drawn, n = resample(dict(zip(names, estimates, strict=True)), seed=seed)
     values = np.stack([drawn[name] for name in names])

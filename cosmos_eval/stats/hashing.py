@@ -58,7 +58,8 @@ class HashIndex:
 
     def __init__(self, hashes: Hashes) -> None:
         self._hashes = hashes
-        # Of each run: the items in the order of their bits, and where each of 2^16 values begins.
+        # For each run: the items in the order of the run's value, and the first place in this order
+        # of each of the 2^16 possible values.
         self._order, self._starts = [], []
         for run in _runs(hashes).T:
             self._order.append(np.argsort(run, kind="stable"))
@@ -79,16 +80,19 @@ class HashIndex:
         return Near(query, item, differing_bits(queries[query], self._hashes[item]))
 
     def _near_by_run(self, queries: Hashes, run: int) -> Iterator[Ints]:
-        """Yield (K, 2) near queries and items whose bits of a run differ as `_FLIPPED_BITS` do."""
+        """Yield near pairs of a query and an item, (K, 2), for each pattern of `_FLIPPED_BITS`.
+
+        The bits of the pair's run differ exactly by the pattern.
+        """
         query_bits, order, starts = _runs(queries)[:, run], self._order[run], self._starts[run]
         for flipped in _FLIPPED_BITS[run]:
-            bits = query_bits ^ flipped
-            first_place = starts[bits]
-            counts = starts[bits.astype(np.int64) + 1] - first_place
-            query = np.repeat(np.arange(len(queries)), counts)
+            item_bits = query_bits ^ flipped
+            first_place = starts[item_bits]
+            n_items = starts[item_bits.astype(np.int64) + 1] - first_place
+            query = np.repeat(np.arange(len(queries)), n_items)
             # The places of each query's items in the order: first_place, first_place + 1, ...
-            offset = first_place - (np.cumsum(counts) - counts)
-            place = np.arange(len(query)) + np.repeat(offset, counts)
+            first_pair = np.cumsum(n_items) - n_items  # the index of each query's first pair
+            place = np.arange(len(query)) + np.repeat(first_place - first_pair, n_items)
             item = order[place]
             is_near = differing_bits(queries[query], self._hashes[item]) <= RADIUS
             yield np.stack([query[is_near], item[is_near]], axis=1)

@@ -72,40 +72,49 @@ def resample(
     multinomial: bool = False,
     sizes: Sequence[int] = (),
 ) -> list[dict[str, Values]]:
-    """Return the resampled values (R,) of several statistics, from the same draws.
+    """Return the resampled values (R,) of several statistics by name, from the same draws.
 
-    `counts` (C,) holds the number of clusters of each kind. If all numbers are 1, clusters are
-    drawn one by one, which is ten times as fast as a multinomial draw, unless `multinomial`.
-    `sizes`, which sum to C, are the sizes of groups of clusters that are drawn independently of
-    each other. Raises ValueError without clusters.
+    `counts` (C,) holds the number of clusters of each kind. If all counts are 1, clusters are drawn
+    one by one, which is ten times as fast as a multinomial draw. With `multinomial`, they are drawn
+    by a multinomial draw all the same: the random numbers are others. `sizes` are the numbers of
+    kinds in groups that are drawn independently of each other. Their sum is C, and by default there
+    is one group. Raises ValueError if there are no clusters.
     """
     if not counts.sum():
         raise ValueError("no samples to resample")
-    draw = _multinomial if multinomial or (counts != 1).any() else _one_by_one
+    has_single_clusters = bool((counts == 1).all())
+    draw = _one_by_one if has_single_clusters and not multinomial else _multinomial
     rng = np.random.default_rng(seed)
-    groups = np.split(counts, np.cumsum(sizes[:-1], dtype=int))
+    counts_of_groups = np.split(counts, np.cumsum(sizes[:-1], dtype=int))
     chunks: list[list[Mapping[str, Values]]] = [[] for _ in statistics]
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):
-        rows = min(_RESAMPLES_AT_ONCE, resamples - start)
-        weights = np.concatenate([draw(rng, group, rows) for group in groups], axis=1)
+        n_rows = min(_RESAMPLES_AT_ONCE, resamples - start)
+        weights_of_groups = [draw(rng, group_counts, n_rows) for group_counts in counts_of_groups]
+        weights = np.concatenate(weights_of_groups, axis=1)
         for statistic, chunks_of_statistic in zip(statistics, chunks, strict=True):
             chunks_of_statistic.append(statistic(weights))
-    return [_concatenated(chunks_of_statistic) for chunks_of_statistic in chunks]
+    return [_concatenate_by_name(chunks_of_statistic) for chunks_of_statistic in chunks]
 
 
-def _concatenated(chunks: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
-    """Concatenate the values of each name."""
+def _concatenate_by_name(chunks: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
+    """Return the values of all chunks by name. All chunks have the same names."""
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _multinomial(rng: np.random.Generator, counts: NDArray[np.integer], size: int) -> Values:
-    """Return how often each kind is drawn (size, C), in draws of as many clusters as there are."""
+    """Return how often each kind is drawn in `size` resamples, (size, C).
+
+    Each resample draws as many clusters as there are, with replacement.
+    """
     n = int(counts.sum())
     return rng.multinomial(n, counts / n, size).astype(np.float64)
 
 
 def _one_by_one(rng: np.random.Generator, counts: NDArray[np.integer], size: int) -> Values:
-    """Return how often each of C clusters is drawn (size, C), in draws of C clusters."""
+    """Return how often each cluster is drawn in `size` resamples, (size, C).
+
+    Each resample draws C of the C clusters, with replacement.
+    """
     n = len(counts)
     weights = np.empty((size, n))
     for row in weights:  # a row fits into a processor's cache
@@ -114,36 +123,37 @@ def _one_by_one(rng: np.random.Generator, counts: NDArray[np.integer], size: int
 
 
 def by_clusters(estimates: Estimates) -> dict[tuple[int, ...], dict[str, Estimate]]:
-    """Group estimates by what a bootstrap draws of them: their `drawn_sizes`.
+    """Return estimates by the numbers that a bootstrap draws of them, their `drawn_sizes`.
 
     Estimates that are not resampled by clusters are left out.
     """
-    groups: dict[tuple[int, ...], dict[str, Estimate]] = {}
+    estimates_by_sizes: dict[tuple[int, ...], dict[str, Estimate]] = {}
     for name, estimate in estimates.items():
         sizes = estimate.drawn_sizes()
         if sizes is not None:
-            groups.setdefault(sizes, {})[name] = estimate
-    return groups
+            estimates_by_sizes.setdefault(sizes, {})[name] = estimate
+    return estimates_by_sizes
 
 
 def statistic_of(estimates: Estimates, products: dict[int, Product] | None = None) -> Statistic:
-    """Return the statistic of estimates that are resampled and have as many clusters each.
+    """Return the statistic that computes all estimates from weights (R, C).
 
-    Estimates with the same arrays are computed together. `products` are the products of the terms
-    of another model's sums: models have terms in common, such as the labelled pixels, which are
-    multiplied once for all models.
+    All estimates have C clusters. Estimates that share an array are computed together. `products`
+    is a cache that the statistics of several models may share: terms of sums that the models have
+    in common, such as labelled pixels, are then multiplied with the weights once for all models.
     """
     shared_products = {} if products is None else products
     statistics: list[Statistic] = []
-    for means in _sharing(estimates, Mean, "clusters"):
+    for means in _by_shared_array(estimates, Mean, "clusters"):
         statistics.append(_Means(means))
-    for functions in _sharing(estimates, FunctionOfSums, "terms"):
+    for functions in _by_shared_array(estimates, FunctionOfSums, "terms"):
         statistics.append(_FunctionsOfSums(functions, shared_products))
-    for means_of_clusters in _sharing(estimates, GroupMean, "clusters"):
-        for means in _sharing(means_of_clusters, GroupMean, "groups"):
-            clusters = next(iter(means.values())).clusters
+    for group_means in _by_shared_array(estimates, GroupMean, "clusters"):
+        for means_of_same_groups in _by_shared_array(group_means, GroupMean, "groups"):
+            clusters = next(iter(means_of_same_groups.values())).clusters
             if clusters is not None:
-                statistics.append(_GroupMeans(means, _numbered(clusters)))
+                cluster_indices = _cluster_indices(clusters)
+                statistics.append(_GroupMeans(means_of_same_groups, cluster_indices))
     for name, estimate in estimates.items():
         if isinstance(estimate, Median):
             statistics.append(_Median(name, estimate))
@@ -154,17 +164,21 @@ def statistic_of(estimates: Estimates, products: dict[int, Product] | None = Non
     return _JointStatistic([*estimates], statistics)
 
 
-def _sharing(estimates: Estimates, kind: type[Any], field: str) -> list[dict[str, Any]]:
-    """Group the estimates of a kind by one of their fields, which must be the same object."""
+def _by_shared_array(estimates: Estimates, kind: type[Any], field: str) -> list[dict[str, Any]]:
+    """Return groups of the estimates of a kind, by name. Each group has the same array in a field.
+
+    Arrays count as the same if they are one object. Equal copies are different arrays.
+    """
     groups: dict[int, dict[str, Any]] = {}
     for name, estimate in estimates.items():
         if isinstance(estimate, kind):
-            groups.setdefault(id(getattr(estimate, field)), {})[name] = estimate
+            array_id = id(getattr(estimate, field))
+            groups.setdefault(array_id, {})[name] = estimate
     return list(groups.values())
 
 
-def _numbered(clusters: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Return the number of each sample's cluster, (N,), in 0, ..., C - 1."""
+def _cluster_indices(clusters: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the index of each sample's cluster, (N,), in 0, ..., C - 1."""
     return np.unique(clusters, return_inverse=True)[1]
 
 
@@ -188,7 +202,7 @@ class _Means:
 
     def __init__(self, means: Mapping[str, Mean]) -> None:
         self.names = [*means]
-        cluster = _numbered(next(iter(means.values())).clusters)
+        cluster = _cluster_indices(next(iter(means.values())).clusters)
         columns = [np.bincount(cluster, weights=mean.values) for mean in means.values()]
         self.sums = np.stack(columns, axis=1)
         self.sizes = np.bincount(cluster).astype(np.float64)
@@ -202,8 +216,9 @@ class _Means:
 class _Median:
     """The median of drawn values.
 
-    It follows from the number of drawn values that are at most each distinct value: of n drawn
-    values, the median is the mean of number (n + 1) // 2 and number n // 2 + 1, in rising order.
+    The median of n drawn values in rising order is the mean of the value at place (n + 1) // 2 and
+    the value at place n // 2 + 1, counted from 1. The value at place i is the least distinct value
+    for which at least i drawn values are not greater.
     """
 
     def __init__(self, name: str, median: Median) -> None:
@@ -211,21 +226,27 @@ class _Median:
         self.floor = median.floor
         order = np.argsort(median.values, kind="stable")
         self.distinct, self.starts = np.unique(median.values[order], return_index=True)
-        self.cluster = _numbered(median.clusters)[order]
+        self.cluster = _cluster_indices(median.clusters)[order]
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
         """Return the medians (R,) for weights (R, C)."""
-        drawn = weights[:, self.cluster]
-        up_to = np.add.reduceat(drawn, self.starts, axis=1).cumsum(axis=1)
-        total = up_to[:, -1:]
-        lower = (up_to >= np.floor((total + 1) / 2)).argmax(axis=1)
-        upper = (up_to >= np.floor(total / 2) + 1).argmax(axis=1)
-        middle = (self.distinct[lower] + self.distinct[upper]) / 2
-        return {self.name: np.floor(middle) if self.floor else middle}
+        sample_weights = weights[:, self.cluster]
+        # How many drawn values are not greater than each distinct value, (R, distinct values).
+        n_up_to = np.add.reduceat(sample_weights, self.starts, axis=1).cumsum(axis=1)
+        n_drawn = n_up_to[:, -1:]
+        lower = (n_up_to >= np.floor((n_drawn + 1) / 2)).argmax(axis=1)
+        upper = (n_up_to >= np.floor(n_drawn / 2) + 1).argmax(axis=1)
+        medians = (self.distinct[lower] + self.distinct[upper]) / 2
+        if self.floor:
+            medians = np.floor(medians)
+        return {self.name: medians}
 
 
 class _CrossedMean:
-    """The mean of hits (N, D) over drawn samples and drawn draws: weights are (R, N + D)."""
+    """The mean of hits (N, D) over resampled samples and resampled draws of the classifier.
+
+    Weights are (R, N + D): how often each sample and each draw is resampled.
+    """
 
     def __init__(self, name: str, mean: CrossedMean) -> None:
         self.name = name
@@ -233,19 +254,21 @@ class _CrossedMean:
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
         """Return the means (R,) for weights (R, N + D)."""
-        n = len(self.hits)
-        samples, draws = weights[:, :n], weights[:, n:]
-        return {self.name: ((samples @ self.hits) * draws).sum(axis=1) / self.hits.size}
+        n_samples = len(self.hits)
+        sample_weights, draw_weights = weights[:, :n_samples], weights[:, n_samples:]
+        n_hits = ((sample_weights @ self.hits) * draw_weights).sum(axis=1)
+        return {self.name: n_hits / self.hits.size}
 
 
 class _FunctionOfWeights:
-    """The value of a function of weights."""
+    """The statistic of a single `FunctionOfWeights`."""
 
     def __init__(self, name: str, estimate: FunctionOfWeights) -> None:
         self.name = name
         self.function = estimate.prepare(estimate.samples)
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
+        """Return the values (R,) for weights (R, N)."""
         return {self.name: self.function(weights)}
 
 
@@ -274,27 +297,28 @@ class _GroupMeans:
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
         """Return the means and the lowest shares (R,) for weights (R, C)."""
-        drawn = weights[:, self.cluster]
-        total = np.add.reduceat(drawn, self.starts, axis=1)
+        sample_weights = weights[:, self.cluster]  # (R, N), in the order of the groups
+        group_weights = np.add.reduceat(sample_weights, self.starts, axis=1)  # (R, G)
         values = {}
         for name, hits in self.hits_of_lowest.items():
-            shares = ratio(np.add.reduceat(drawn * hits, self.starts, axis=1), total)
-            values[name] = np.nanmin(shares, axis=1)
-        is_drawn = total > 0
-        weight_in_group = np.divide(1, total, out=np.zeros(total.shape), where=is_drawn)
-        drawn_groups = is_drawn.sum(axis=1, keepdims=True)
-        drawn *= np.repeat(weight_in_group / drawn_groups, self.sizes, axis=1)
-        means = (drawn @ self.hits_of_means).T
+            n_hits = np.add.reduceat(sample_weights * hits, self.starts, axis=1)
+            values[name] = np.nanmin(ratio(n_hits, group_weights), axis=1)
+        is_drawn = group_weights > 0
+        inverse = np.divide(1, group_weights, out=np.zeros(group_weights.shape), where=is_drawn)
+        n_drawn_groups = is_drawn.sum(axis=1, keepdims=True)
+        sample_weights *= np.repeat(inverse / n_drawn_groups, self.sizes, axis=1)
+        means = (sample_weights @ self.hits_of_means).T
         return values | dict(zip(self.names_of_means, means, strict=True))
 
 
 def statistics_of_kinds(
     name: str, means: Sequence[GroupMean]
 ) -> tuple[list[Statistic], NDArray[np.integer]]:
-    """Return the statistics of group means of independent samples, and counts of their kinds.
+    """Return the statistic of each model's group mean, and the number of samples of each kind.
 
-    Samples with the same groups and hits in all models form one kind, so that a resample of many
-    samples is a draw of few kinds.
+    Samples are independent. Samples with the same groups and hits in all models form one kind, so
+    that a resample of many samples is a multinomial draw of few kinds. The statistics take weights
+    (R, C) of C kinds, and return their values under `name`.
     """
     columns = [mean.groups for mean in means] + [mean.hits for mean in means]
     table = np.stack(columns, axis=1).astype(np.int64)
@@ -309,7 +333,10 @@ def statistics_of_kinds(
 
 
 class Product:
-    """The product of weights (R, C) with a term (C, ...), kept for the next call with them."""
+    """The product of weights (R, C) with a term (C, ...).
+
+    The last product is kept. A further call with the same array of weights returns it.
+    """
 
     def __init__(self, term: NDArray[Any]) -> None:
         self.term = term
@@ -318,13 +345,18 @@ class Product:
         self._last_product: Values = np.zeros(0)
 
     def __call__(self, weights: Values) -> Values:
+        """Return weights @ term, (R, ...)."""
         if self._last_weights is not weights:
             self._last_weights, self._last_product = weights, weights @ self._factor
         return self._last_product
 
 
 class _FunctionsOfSums:
-    """Functions of the same drawn sums. Products are shared with models that have equal terms."""
+    """Functions of the same resampled sums.
+
+    `shared_products` holds a product for each index of a term. It is used, or added if it is
+    missing. A model whose term differs from the shared one has a product of its own.
+    """
 
     def __init__(
         self, functions: Mapping[str, FunctionOfSums], shared_products: dict[int, Product]
@@ -367,11 +399,12 @@ def clustered_wilson(
 ) -> Interval:
     """Return Wilson's interval of a proportion of hits (N,) in clusters (N,).
 
-    It is the interval for the number of independent samples that would have the same standard
-    error. This number is at most N. It is at least the number of independent samples if all hits of
-    a cluster were equal, also if the error is 0.
+    The number of samples in its formula is the effective one: the number of independent samples
+    that would have the same standard error. It is at most N. It is at least N^2 / sum(cluster
+    size^2), its value if all hits of each cluster are equal. This is also the number if the
+    standard error is 0.
     """
-    cluster, n = _numbered(clusters), len(hits)
+    cluster, n = _cluster_indices(clusters), len(hits)
     sizes = np.bincount(cluster)
     if len(sizes) == n:
         return wilson(int(hits.sum()), n, level)
@@ -379,18 +412,20 @@ def clustered_wilson(
     deviations = np.bincount(cluster, weights=hits) - share * sizes
     variance = float(np.square(deviations).sum()) * len(sizes) / max(1, len(sizes) - 1)
     least = n**2 / float(np.square(sizes).sum())
-    effective = least
+    effective_n = least
     if 0 < share < 1 and variance:
-        effective = share * (1 - share) * n**2 / variance
-    return _wilson(share, min(max(effective, least), n), "wilson, effective n", level)
+        effective_n = share * (1 - share) * n**2 / variance
+    effective_n = min(max(effective_n, least), n)
+    return _wilson(share, effective_n, "wilson, effective n", level)
 
 
 def jackknife(estimate: FunctionOfSums, level: float = LEVEL) -> Interval | None:
-    """Return value -+ t x standard error of a fraction, by leaving out each of N samples in turn.
+    """Return the jackknife interval of a fraction: value -+ t x standard error.
 
-    Return None for a single sample. The interval is for the expected value at N samples. Unlike a
-    resample, N - 1 samples hardly ever lack a class that is predicted wrongly elsewhere, whose IoU
-    would be 0.
+    The standard error follows from the values without each of N samples in turn. Return None for
+    fewer than two such values. The interval is for the expected value at N samples. Unlike a
+    resample, N - 1 samples hardly ever lack a class, which would have an IoU of 0 if it is
+    predicted anywhere.
     """
     sums_without_each = estimate.terms._make(term.sum(0) - term for term in estimate.terms)
     values = estimate.function(sums_without_each)
@@ -402,7 +437,7 @@ def jackknife(estimate: FunctionOfSums, level: float = LEVEL) -> Interval | None
 
 
 def percentiles(drawn: Values, method: str, level: float = LEVEL) -> Interval:
-    """Return the interval of resampled values (R,); NaN does not count."""
+    """Return the percentile interval of resampled values (R,), ignoring NaN."""
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), method, level)
 
@@ -419,26 +454,28 @@ def intervals(
     """Return the intervals of estimates by name.
 
     A resample in which an estimate has no value (NaN) does not count for that estimate. An estimate
-    without a value in any resample has no interval. `methods` are the methods of stored intervals
-    by name, because earlier versions resampled more estimates. `bounds` are the least and the
-    largest possible value of each estimate, by default 0 and 1: `with_width` needs them if all
-    samples are alike. Raises ValueError for an estimate without samples.
+    without a value in any resample has no interval.
+
+    `methods` holds the methods of stored intervals by name. An interval is computed again by its
+    stored method, because earlier versions resampled more estimates. `bounds` holds the least and
+    the largest possible value of each estimate, by default 0 and 1. `with_width` needs them if all
+    samples are equal. Raises ValueError for an estimate without samples.
     """
-    interval_of: dict[str, Interval | None] = {}
-    resampled = {}
+    first_intervals: dict[str, Interval | None] = {}
+    resampled_estimates = {}
     for name, estimate in estimates.items():
         stored_method = methods.get(name, "")
         if _is_resampled(estimate, stored_method):
-            resampled[name] = estimate
+            resampled_estimates[name] = estimate
         else:
-            interval_of[name] = _by_formula(estimate, stored_method, level)
-    for method, values_of in _draws(resampled, seed, resamples):
-        for name, values in values_of.items():
+            first_intervals[name] = _by_formula(estimate, stored_method, level)
+    for method, values_by_name in _draws(resampled_estimates, seed, resamples):
+        for name, values in values_by_name.items():
             if not np.isnan(values).all():
-                interval_of[name] = percentiles(values, method, level)
+                first_intervals[name] = percentiles(values, method, level)
     final_intervals = {}
     for name, estimate in estimates.items():
-        interval, stored_method = interval_of.get(name), methods.get(name, "")
+        interval, stored_method = first_intervals.get(name), methods.get(name, "")
         if isinstance(estimate, GroupMean) and interval and stored_method == OR_LIKELIHOOD:
             interval = or_likelihood(interval, estimate, level)
         if interval is None or interval.method != stored_method:
@@ -451,18 +488,20 @@ def intervals(
 def _draws(
     estimates: Estimates, seed: int, resamples: int
 ) -> Iterator[tuple[str, Mapping[str, Values]]]:
-    """Yield the method of each bootstrap, and the values (R,) of estimates that it draws together.
+    """Yield the method of each bootstrap, and the values (R,) of its estimates by name.
 
-    Values do not depend on the estimates that are drawn together, since each bootstrap begins with
-    the same seed.
+    Each bootstrap begins with the same seed, and draws once for all its estimates. Therefore, the
+    values of an estimate do not depend on the other estimates.
     """
     sums: dict[str, Estimate] = {}
     sums_one_by_one: dict[str, Estimate] = {}
     functions_of_weights: dict[str, Estimate] = {}
     clustered: dict[str, Estimate] = {}
     for name, estimate in estimates.items():
-        if isinstance(estimate, FunctionOfSums):
-            (sums_one_by_one if estimate.one_by_one else sums)[name] = estimate
+        if isinstance(estimate, FunctionOfSums) and estimate.one_by_one:
+            sums_one_by_one[name] = estimate
+        elif isinstance(estimate, FunctionOfSums):
+            sums[name] = estimate
         elif isinstance(estimate, FunctionOfWeights):
             functions_of_weights[name] = estimate
         else:
@@ -487,7 +526,11 @@ def _draws_of_groups(
     multinomial: bool = False,
     method: str = BOOTSTRAP,
 ) -> Iterator[tuple[str, Mapping[str, Values]]]:
-    """Yield the method and the values (R,) of estimates with as many clusters each."""
+    """Yield the method, and the values (R,) by name, of estimates with equal numbers of clusters.
+
+    Estimates of which samples and draws are resampled have the method CROSSED_BOOTSTRAP. All others
+    have `method`.
+    """
     for sizes, group in by_clusters(estimates).items():
         (drawn,) = resample(
             [statistic_of(group)],
@@ -503,12 +546,13 @@ def _draws_of_groups(
 def with_width(
     interval: Interval | None, estimate: Estimate, bounds: tuple[float, float], level: float
 ) -> Interval | None:
-    """Return an interval that has a width, or else the interval of samples that are all alike.
+    """Return the interval itself if it has a width, or else a wider one for samples without spread.
 
-    N samples that are all alike may all miss a share of the population whose values are others. The
-    interval is for the largest share that they miss with a probability of (1 - level) / 2, and for
-    any values of that share within the bounds. Return None if the bounds are infinite or do not
-    hold the value. Medians may well be known exactly: their intervals are returned as they are.
+    If N samples are all equal, a share of the population with other values may be missing in them.
+    The wider interval is for the largest share that N samples miss with a probability of
+    (1 - level) / 2, and for any values of that share within `bounds`. Return None if the bounds are
+    infinite, or if the value is not within them. Medians may well be known exactly: their intervals
+    are returned as they are.
     """
     has_width = interval is not None and interval.high - interval.low > _NO_WIDTH
     if has_width or isinstance(estimate, Median):
@@ -518,13 +562,15 @@ def with_width(
         return None
     if interval is not None and isinstance(estimate, GroupMean):
         return or_likelihood(interval, estimate, level)
-    missed = -math.expm1(math.log((1 - level) / 2) / _n_independent(estimate))
-    low, high = value - missed * (value - least), value + missed * (most - value)
+    # (1 - missed_share)^n = (1 - level) / 2
+    missed_share = -math.expm1(math.log((1 - level) / 2) / _n_independent(estimate))
+    low = value - missed_share * (value - least)
+    high = value + missed_share * (most - value)
     return Interval(low, high, ALL_ALIKE, level)
 
 
 def _n_independent(estimate: Estimate) -> int:
-    """Return how many samples, or clusters, of an estimate have a value."""
+    """Return the number of independent samples, or clusters, of an estimate that have a value."""
     match estimate:
         case Mean(_, clusters):
             return len(np.unique(clusters))

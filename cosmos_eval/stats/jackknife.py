@@ -1,4 +1,4 @@
-"""Values of a metric without each of its clusters in turn, from which the jackknife has its error.
+"""Values of a metric without each of its clusters in turn. The jackknife's error is their spread.
 
 Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11. Shapes: C clusters.
 """
@@ -19,14 +19,17 @@ from cosmos_eval.stats.estimates import (
 
 
 def values_without_each(estimate: Estimate) -> Values | None:
-    """Return the values (C,) of an estimate without each cluster.
+    """Return the value of an estimate without each cluster in turn, (C,).
 
-    Return None for estimates that the jackknife does not hold for, such as medians, and for those
-    that would take a pass over all samples per cluster.
+    If the samples are independent, each sample is a cluster. Return None for estimates that the
+    jackknife does not hold for, such as medians, and for estimates that would take a pass over all
+    samples per cluster.
     """
     match estimate:
         case Proportion(hits):
-            return (hits.sum() - hits) / (len(hits) - 1) if len(hits) > 1 else np.zeros(1)
+            if len(hits) < 2:
+                return np.zeros(1)
+            return (hits.sum() - hits) / (len(hits) - 1)
         case Mean(values, clusters):
             cluster = np.unique(clusters, return_inverse=True)[1]
             sums, sizes = np.bincount(cluster, weights=values), np.bincount(cluster)
@@ -34,34 +37,43 @@ def values_without_each(estimate: Estimate) -> Values | None:
         case FunctionOfSums():
             return sums_without_each(estimate)
         case GroupMean(hits, groups, clusters, lowest=False):
-            each_sample = np.arange(len(hits))
-            return _group_mean_without_each(
-                hits, groups, each_sample if clusters is None else clusters
-            )
+            if clusters is None:
+                clusters = np.arange(len(hits))
+            return _group_mean_without_each(hits, groups, clusters)
     return None
 
 
 def _group_mean_without_each(hits: NDArray[np.bool_], groups: Ints, clusters: Ints) -> Values:
-    """Return the mean proportions of hits (N,) of groups (N,) without each cluster, (C,).
+    """Return the mean share of hits (N,) over groups (N,) without each cluster in turn, (C,).
 
-    The mean without a cluster leaves out groups that only this cluster has.
+    The mean without a cluster leaves out groups that only this cluster has. Without a cluster, only
+    the shares of the groups that it has samples in change. So the sum of the shares is
+
+        sum of all shares + sum over the cluster's groups of (share without cluster - share)
     """
     group = np.unique(groups, return_inverse=True)[1]
     cluster = np.unique(clusters, return_inverse=True)[1]
-    total, right = np.bincount(group), np.bincount(group, weights=hits)
-    cells, cell = np.unique(cluster * len(total) + group, return_inverse=True)
-    cluster_of_cell, group_of_cell = np.divmod(cells, len(total))
-    # The samples and the share of a cell's group without the cell's cluster.
-    samples_left = total[group_of_cell] - np.bincount(cell)
-    right_left = right[group_of_cell] - np.bincount(cell, weights=hits)
-    share_left = np.nan_to_num(ratio(right_left, samples_left))
-    shares = right / total
-    change = np.bincount(cluster_of_cell, weights=share_left - shares[group_of_cell])
-    empty_groups = np.bincount(cluster_of_cell, weights=samples_left == 0)
-    return ratio(shares.sum() + change, len(total) - empty_groups)
+    n_samples, n_hits = np.bincount(group), np.bincount(group, weights=hits)
+    n_groups = len(n_samples)
+    shares = n_hits / n_samples
+    # The distinct pairs of a cluster and a group that have samples in common, as one number each:
+    # cluster * n_groups + group. `pair` (N,) is the index of each sample's pair.
+    pair_numbers, pair = np.unique(cluster * n_groups + group, return_inverse=True)
+    cluster_of_pair, group_of_pair = np.divmod(pair_numbers, n_groups)
+    # The samples and the hits of a pair's group without the pair's cluster.
+    samples_without = n_samples[group_of_pair] - np.bincount(pair)
+    hits_without = n_hits[group_of_pair] - np.bincount(pair, weights=hits)
+    share_without = np.nan_to_num(ratio(hits_without, samples_without))
+    # Sums over the pairs of each cluster, (C,).
+    change = np.bincount(cluster_of_pair, weights=share_without - shares[group_of_pair])
+    n_empty_groups = np.bincount(cluster_of_pair, weights=samples_without == 0)
+    return ratio(shares.sum() + change, n_groups - n_empty_groups)
 
 
 def sums_without_each(estimate: FunctionOfSums) -> Values:
-    """Return the values (C,) of a function of sums without each sample, NaN without a value."""
+    """Return the values (N,) of a function of sums without each sample in turn.
+
+    A value is NaN if the function has no value for the other samples.
+    """
     terms = estimate.terms
     return estimate.function(terms._make(term.sum(0) - term for term in terms))

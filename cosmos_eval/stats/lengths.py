@@ -17,7 +17,7 @@ _LEAST_CAPTIONS = 100  # in each bin
 class LengthBin(NamedTuple):
     """Captions of similar length."""
 
-    # Their lengths, such as `25-49 words`.
+    # The name of the bin, such as `25-49 words`.
     name: str
     # The number of captions.
     captions: int
@@ -50,17 +50,18 @@ def length_bins(
 
 
 def _ends(words: Ints) -> list[int]:
-    """Return the last length of each bin.
+    """Return the largest number of words in each bin, from the numbers of words of captions (M,).
 
     Each bin has at least an eighth of the captions, and at least 100. Captions that would not fill
-    another bin belong to the last one.
+    another bin belong to the last bin.
     """
     lengths, counts = np.unique(words, return_counts=True)
-    least = max(_LEAST_CAPTIONS, len(words) / _MOST_BINS)
-    ends, captions_in_bin = [], 0
+    least_captions = max(_LEAST_CAPTIONS, len(words) / _MOST_BINS)
+    ends, n_captions = [], 0
     for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
-        captions_in_bin += count
-        if captions_in_bin >= least:
+        n_captions += count
+        if n_captions >= least_captions:
             ends.append(length)
-            captions_in_bin = 0
+            n_captions = 0
+    # The last bin ends at the greatest length, even if the last captions do not fill a bin.
     return [*ends[:-1], *lengths[-1:].tolist()]

@@ -20,25 +20,25 @@ SIZES = ("small", "medium", "large")
 class Cover(NamedTuple):
     """The pixels of a label map that lie under each patch of a map."""
 
-    # (K, h, w): how many pixels of each thing, fractions included.
+    # (K, h, w): the number of pixels of each thing under each patch, which may be a fraction.
     things: Values
-    # (h, w): how many pixels with any label, fractions included.
+    # (h, w): the number of pixels with any label under each patch, which may be a fraction.
     labelled: Values
-    # (K, h, w): whether the pixel in the middle of the patch belongs to the thing.
+    # (K, h, w): True if the pixel in the middle of the patch belongs to the thing.
     thing_middles: NDArray[np.bool_]
-    # (h, w): whether the pixel in the middle of the patch has a label.
+    # (h, w): True if the pixel in the middle of the patch has a label.
     labelled_middles: NDArray[np.bool_]
 
 
 def cover(label: Ints, classes: Sequence[int], grid: tuple[int, int], ignore_index: int) -> Cover:
-    """Return the cover of h x w patches of the same size over a label map (H, W).
+    """Return how a grid of h x w patches of the same size covers a label map (H, W).
 
-    `classes` are the K > 0 classes that are things.
+    `classes` are the labels of the K > 0 things. Pixels with the label `ignore_index` do not count.
     """
     (height, width), (n_rows, n_columns) = label.shape, grid
     rows, columns = _overlaps(height, n_rows), _overlaps(width, n_columns)
     middles = np.ix_(_middles(height, n_rows), _middles(width, n_columns))
-    things = np.stack([label == number for number in classes])
+    things = np.stack([label == class_index for class_index in classes])
     labelled = label != ignore_index
     return Cover(
         things=rows @ things @ columns.T,
@@ -49,12 +49,19 @@ def cover(label: Ints, classes: Sequence[int], grid: tuple[int, int], ignore_ind
 
 
 def _middles(length: int, n_patches: int) -> Ints:
-    """Return the pixel in the middle of each patch, (n_patches,): the second one of two."""
+    """Return the index of the pixel in the middle of each patch, (n_patches,).
+
+    If two pixels are in the middle, it is the second one.
+    """
     return (2 * np.arange(n_patches) + 1) * length // (2 * n_patches)
 
 
 def _overlaps(length: int, n_patches: int) -> Values:
-    """Return how much of each pixel lies in each of equal patches, (n_patches, length)."""
+    """Return the fraction of each pixel that lies in each patch, (n_patches, length).
+
+    The patches are equal parts of a line of `length` pixels. For example, 2 patches over 3 pixels
+    give [[1, 0.5, 0], [0, 0.5, 1]].
+    """
     ends = np.arange(n_patches + 1) * length / n_patches
     pixels = np.arange(length)
     overlaps = np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels)
@@ -68,28 +75,31 @@ class MapScores(NamedTuple):
     mass: Values
     # 1 if the highest point of the map lies on its thing, else 0.
     hit: Values
-    # How often a pixel of the thing ranks above another labelled pixel.
+    # The probability that the map is higher at a pixel of the thing than at another labelled pixel.
     auc: Values
-    # The mean share of the maps of the other things that falls on this thing; NaN without others.
+    # The share of another thing's map that falls on this thing, as the mean over the other things.
+    # It is NaN if the image has no other things.
     other_names: Values
 
 
 def score_maps(maps: Values, under: Cover) -> MapScores:
-    """Return the scores of maps (K, h, w) >= 0, the first map for the first thing and so on.
+    """Return the scores of K maps (K, h, w) of K things, whose values are 0 or more.
 
-    No thing may fill all labelled pixels.
+    Map i belongs to thing i. `under` holds the pixels under the patches. No thing may fill all
+    labelled pixels.
     """
-    k = len(maps)
-    # Row m and column t: the weight of map m on thing t.
-    on_things = np.einsum("mhw,thw->mt", maps, under.things)
-    total = np.einsum("mhw,hw->m", maps, under.labelled)[:, None]
-    masses = np.divide(on_things, total, out=np.zeros_like(on_things), where=total > 0)
-    mass = masses.diagonal().copy()
-    other_names = np.full(k, np.nan)
-    if k > 1:
-        other_names = (masses.sum(axis=0) - mass) / (k - 1)
+    n_things = len(maps)
+    # [m, t]: the weight of map m on thing t, and its share of the whole weight of map m.
+    weights_on_things = np.einsum("mhw,thw->mt", maps, under.things)
+    weights = np.einsum("mhw,hw->m", maps, under.labelled)[:, None]
+    shares = np.zeros_like(weights_on_things)
+    np.divide(weights_on_things, weights, out=shares, where=weights > 0)
+    mass = shares.diagonal().copy()
+    other_names = np.full(n_things, np.nan)
+    if n_things > 1:
+        other_names = (shares.sum(axis=0) - mass) / (n_things - 1)
     outside = under.labelled - under.things
-    hits, aucs = np.empty(k), np.empty(k)
+    hits, aucs = np.empty(n_things), np.empty(n_things)
     for index, attention_map in enumerate(maps):
         hits[index] = pointing(attention_map, under.thing_middles[index], under.labelled_middles)
         aucs[index] = auc(attention_map, under.things[index], outside[index])
@@ -112,16 +122,17 @@ def pointing(
 
 
 def auc(values: Values, inside: Values, outside: Values) -> float:
-    """Return how often a pixel inside has a higher value than a pixel outside.
+    """Return the probability that a pixel inside has a higher value than a pixel outside.
 
-    Equal values count half. All arguments are (h, w): the value of the pixels of each patch, and
-    how many of its pixels are inside and outside.
+    Equal values count half. All arguments are (h, w): the value of each patch, which all its pixels
+    have, and the numbers of its pixels that are inside and outside.
     """
     _, level = np.unique(values.ravel(), return_inverse=True)
-    inside_at = np.bincount(level, weights=inside.ravel())
-    outside_at = np.bincount(level, weights=outside.ravel())
-    below = np.cumsum(outside_at) - outside_at / 2
-    return float(inside_at @ below / (inside_at.sum() * outside_at.sum()))
+    # The numbers of pixels with each distinct value, from the lowest.
+    n_inside = np.bincount(level, weights=inside.ravel())
+    n_outside = np.bincount(level, weights=outside.ravel())
+    n_outside_below = np.cumsum(n_outside) - n_outside / 2
+    return float(n_inside @ n_outside_below / (n_inside.sum() * n_outside.sum()))
 
 
 class Pairs(NamedTuple):
@@ -137,10 +148,11 @@ class Pairs(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over pairs (..., S), from which the metrics follow."""
+    """Sums over the pairs of each size, (..., S). The metrics are ratios of these sums."""
 
     # The number of pairs.
     pairs: Values
+    # Sums of `Pairs.area` and of the `MapScores`.
     area: Values
     mass: Values
     hits: Values
@@ -164,10 +176,10 @@ def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
         other_names=np.where(is_only_thing, 0.0, scores.other_names),
     )
     n_sizes = len(SIZES)
-    cell = pairs.image * n_sizes + pairs.size
+    cell_of_pair = pairs.image * n_sizes + pairs.size  # in the flattened table of N x S sums
     sums = []
     for values in columns:
-        flat = np.bincount(cell, weights=values, minlength=n_images * n_sizes)
+        flat = np.bincount(cell_of_pair, weights=values, minlength=n_images * n_sizes)
         sums.append(flat.reshape(n_images, n_sizes).astype(np.float64))
     return Sums(*sums)
 
@@ -209,7 +221,7 @@ They are NaN without pairs."""
 
 
 def of_size(size: int | None, sums: Sums) -> Sums:
-    """Return the sums (...,) of one size, or over all sizes if it is None, from sums (..., S)."""
+    """Return the sums (...,) of one size from sums (..., S). A size of None adds up all sizes."""
     if size is None:
         return Sums(*(column.sum(-1) for column in sums))
     return Sums(*(column[..., size] for column in sums))

@@ -18,14 +18,16 @@ from cosmos_eval.stats.estimates import MeanRank
 from cosmos_eval.types import Interval
 
 HALL = "Hall's t"
-_SYMMETRIC = 1e-8  # below this skewness the transformation changes nothing but rounding
+_LEAST_SKEWNESS = 1e-8  # a lower skewness changes nothing but rounding
+_LEAST_SPREAD = 1e-12  # a lower spread, relative to the mean, is rounding
 
 
 def mean_rank_interval(mean: MeanRank, level: float) -> Interval | None:
     """Return Hall's interval of a mean rank, or None for a single cluster, which has no variance.
 
-    If all clusters have the same mean, the interval reaches as far as queries that the sample lacks
-    may change it: they are one rank away, and their share is Clopper and Pearson's upper limit.
+    If all clusters have the same mean, the interval is value -+ share x 1 rank. The share is
+    Clopper and Pearson's upper limit for the share of queries that this sample happens to lack.
+    These queries are taken to be one rank away.
     """
     _, cluster = np.unique(mean.clusters, return_inverse=True)
     sums, sizes = np.bincount(cluster, weights=mean.values), np.bincount(cluster)
@@ -34,7 +36,7 @@ def mean_rank_interval(mean: MeanRank, level: float) -> Interval | None:
         return None
     deviations = (sums - value * sizes) / sizes.mean()
     spread = math.sqrt(float(np.square(deviations).mean()))
-    if spread < 1e-12 * value:
+    if spread < _LEAST_SPREAD * value:
         unseen_share = 1 - ((1 - level) / 2) ** (1 / n)
         return Interval(max(1.0, value - unseen_share), value + unseen_share, HALL, level)
     error = spread / math.sqrt(n - 1)
@@ -46,8 +48,8 @@ def mean_rank_interval(mean: MeanRank, level: float) -> Interval | None:
 
 
 def _inverse(quantile: float, skewness: float) -> float:
-    """Return the studentized mean T with h(T) = quantile; `skewness` is g / sqrt(n)."""
-    if abs(skewness) < _SYMMETRIC:
+    """Return the studentized mean T for which h(T) = quantile. `skewness` is g / sqrt(n)."""
+    if abs(skewness) < _LEAST_SKEWNESS:
         return quantile
     cube = 1 + skewness * (quantile - skewness / 6)
     return 3 / skewness * (float(np.cbrt(cube)) - 1)

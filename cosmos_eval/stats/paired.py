@@ -57,14 +57,16 @@ class PairedDifference(NamedTuple):
     center: float
     # The standard error.
     error: float
-    # Degrees of freedom.
+    # The degrees of freedom of the standard error.
     dof: float
-    # Two-sided, for no difference.
+    # The two-sided p-value for no difference.
     p_value: float
     # The number of independent samples or clusters.
     units: int
+    # The name of the statistical method.
     method: str
-    # How many samples only A and only B gets right, if samples are right or wrong.
+    # The number of samples that only A gets right, and the number that only B gets right. None if
+    # samples are not simply right or wrong.
     changed: tuple[int, int] | None = None
 
     @property
@@ -72,6 +74,7 @@ class PairedDifference(NamedTuple):
         return self.a - self.b
 
     def interval(self, level: float = intervals.LEVEL) -> Interval:
+        """Return the confidence interval of the difference."""
         half = float(stdtrit(self.dof, (1 + level) / 2)) * self.error
         method = AGRESTI_MIN if self.method == MCNEMAR else self.method
         return Interval(self.center - half, self.center + half, method, level)
@@ -89,9 +92,9 @@ class PairedDifference(NamedTuple):
         """Return the true difference that a two-sided test finds with probability `power`.
 
         It is (t(1 - alpha / 2) + t(power)) x standard error, for models that differ on as many
-        samples as these do. For matched shares it is at least (t(1 - alpha / 2) + t(power))^2 / n,
-        because a difference of this size makes that share of the samples differ. Return None if a
-        bootstrap saw no difference at all.
+        samples as these two. For McNemar's test, it is at least
+        (t(1 - alpha / 2) + t(power))^2 / n, because the share of samples on which two models differ
+        is at least their difference. Return None if the standard error is 0.
         """
         factor = float(stdtrit(self.dof, [1 - alpha / 2, power]).sum())
         least = factor**2 / self.units if self.method == MCNEMAR else 0.0
@@ -99,12 +102,18 @@ class PairedDifference(NamedTuple):
 
     def flipped(self) -> PairedDifference:
         """Return the difference of B minus A."""
-        changed = self.changed and self.changed[::-1]
+        changed: tuple[int, int] | None = None
+        if self.changed is not None:
+            only_a, only_b = self.changed
+            changed = (only_b, only_a)
         return self._replace(a=self.b, b=self.a, center=-self.center, changed=changed)
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
-    """Compare the proportions of hits (N,) of two models on the same independent samples."""
+    """Return the difference of the proportions of hits of two models by McNemar's test.
+
+    `a` (N,) and `b` (N,) are the hits on the same independent samples.
+    """
     both_right = int((a & b).sum())
     only_a = int((a & ~b).sum())
     only_b = int((b & ~a).sum())
@@ -112,11 +121,12 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
 
 
 def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDifference:
-    """Compare two models by how many of n samples both, only A, and only B get right.
+    """Return the difference of two models from numbers of samples.
 
-    The p-value is the two-sided binomial p-value of (only_a, only_b) at a half. The interval is
-    Wald's after half a sample is added to each of the four cells. Raises ValueError without
-    samples.
+    `both`, `only_a` and `only_b` are the numbers of the n samples that both models, only A and only
+    B get right. The p-value is the two-sided binomial p-value of (only_a, only_b) at a probability
+    of a half. The interval is Wald's after half a sample is added to each of the four cells of the
+    table of right and wrong. Raises ValueError if n is 0.
     """
     if n < 1:
         raise ValueError("no samples to compare")
@@ -141,9 +151,13 @@ Compare = Callable[[int, int], Mapping[str, PairedDifference]]
 
 
 def is_slow(estimate: Estimate) -> bool:
-    """Return whether comparing two such estimates takes longer than comparing all others."""
-    by_kinds = isinstance(estimate, GroupMean) and estimate.clusters is None and estimate.lowest
-    return by_kinds or isinstance(estimate, Median)
+    """Return whether comparing this estimate of two models takes much longer than others.
+
+    Medians are slow, and so are lowest shares of groups of independent samples.
+    """
+    if isinstance(estimate, GroupMean):
+        return estimate.clusters is None and estimate.lowest
+    return isinstance(estimate, Median)
 
 
 def differences(
@@ -169,30 +183,35 @@ def differences(
 
 
 class _Comparisons:
-    """Draws and jackknife values of several models, by which any two of them are compared."""
+    """Compares any two of several models by their resampled values and their jackknife values."""
 
     def __init__(self, models: Sequence[intervals.Estimates], seed: int, resamples: int) -> None:
         self.models = models
         self.seed = seed
         self.resamples = resamples
-        # Of each model: values (N,) without each sample of the estimates that are jackknifed.
+        # For each model: the values (N,) without each sample, by names of jackknifed estimates.
         self.jackknife_values = [_jackknife_values(estimates) for estimates in models]
         self.bootstraps = self._bootstraps()
 
     def _bootstraps(self) -> list[_Bootstrap]:
         """Return one bootstrap for each number of clusters that the estimates have."""
-        models_by_clusters = []
+        models_by_sizes = []  # for each model: its estimates by the sizes that are drawn
+        all_sizes: set[tuple[int, ...]] = set()
         for estimates, values in zip(self.models, self.jackknife_values, strict=True):
-            resampled = {name: e for name, e in estimates.items() if name not in values}
-            models_by_clusters.append(intervals.by_clusters(resampled))
-        all_sizes = {sizes for by_clusters in models_by_clusters for sizes in by_clusters}
+            resampled = {}
+            for name, estimate in estimates.items():
+                if name not in values:
+                    resampled[name] = estimate
+            estimates_by_sizes = intervals.by_clusters(resampled)
+            models_by_sizes.append(estimates_by_sizes)
+            all_sizes.update(estimates_by_sizes)
         bootstraps = []
         for sizes in sorted(all_sizes):
-            products: dict[int, intervals.Product] = {}
-            statistics = [
-                intervals.statistic_of(by_clusters.get(sizes, {}), products)
-                for by_clusters in models_by_clusters
-            ]
+            shared_products: dict[int, intervals.Product] = {}
+            statistics = []
+            for estimates_by_sizes in models_by_sizes:
+                estimates_of_sizes = estimates_by_sizes.get(sizes, {})
+                statistics.append(intervals.statistic_of(estimates_of_sizes, shared_products))
             counts = np.ones(sum(sizes), int)
             drawn = intervals.resample(
                 statistics, counts, seed=self.seed, resamples=self.resamples, sizes=sizes
@@ -227,10 +246,14 @@ class _Comparisons:
     def _compare_group_means(
         self, name: str, a: GroupMean, b: GroupMean
     ) -> PairedDifference | None:
-        """Compare means over groups of independent samples."""
+        """Return the difference of two means over groups of independent samples.
+
+        Return None if a model has no value. Means over the same groups are compared `by_class`, and
+        all others by the bootstrap. Groups differ, for example, for precision per class, whose
+        groups are the predicted classes of each model.
+        """
         if not a.lowest and np.array_equal(a.groups, b.groups):
             return by_class(a, b)
-        # Such as precision per class, whose groups are the predicted classes of each model.
         statistics, counts = intervals.statistics_of_kinds(name, [a, b])
         drawn = intervals.resample(statistics, counts, seed=self.seed, resamples=self.resamples)
         return _Bootstrap(statistics, counts, drawn).compare(0, 1).get(name)
@@ -246,14 +269,16 @@ def _jackknife_values(estimates: intervals.Estimates) -> dict[str, Values]:
 
 
 def by_class(a: GroupMean, b: GroupMean) -> PairedDifference:
-    """Compare the mean proportions of hits (N,) per class of two models, on the same samples.
+    """Return the difference of the mean proportions of hits per class of two models.
 
-    The difference is a sum of weighted signs. The sign is 1 for a sample that only A gets right,
-    and -1 for a sample that only B gets right. Its weight is one over the size of its class and the
-    number of classes. The variance is the sum of the squared weighted deviations of the signs from
-    the difference, which needs no two samples of a class, plus the average squared weight, as if
-    there were one more sample, so that it is not 0. Degrees of freedom are Satterthwaite's: about
-    the number of samples on which the models differ.
+    Both models have the same samples. The difference is sum(weight * sign) over the N samples. The
+    sign is 1 if only A gets the sample right, -1 if only B does, and 0 otherwise. The weight is
+    1 / (number of classes * size of the sample's class).
+
+    The variance is sum((weight * (sign - difference))^2) + mean(weight^2). The first term holds for
+    classes of a single sample, too. The second term counts as one more sample, so that the variance
+    is above 0. Degrees of freedom are Satterthwaite's: about the number of samples on which the
+    models differ. Raises ValueError for fewer than two samples.
     """
     n = len(a.hits)
     if n < 2:
@@ -261,18 +286,19 @@ def by_class(a: GroupMean, b: GroupMean) -> PairedDifference:
     _, group, sizes = np.unique(a.groups, return_inverse=True, return_counts=True)
     weights = 1 / (len(sizes) * sizes[group])
     signs = a.hits.astype(np.float64) - b.hits
-    squares = np.square(weights * (signs - weights @ signs))
+    difference = weights @ signs
+    squares = np.square(weights * (signs - difference))
     variance = float(squares.sum() + np.square(weights).mean())
-    fourth = float(np.square(squares).sum())
-    dof = variance**2 / fourth if fourth > 0 else _NORMAL
+    sum_of_fourth_powers = float(np.square(squares).sum())
+    dof = variance**2 / sum_of_fourth_powers if sum_of_fourth_powers > 0 else _NORMAL
     return _by_student(a.value, b.value, math.sqrt(variance), n, dof, BY_CLASS)
 
 
 def _by_jackknife(a: float, b: float, changes: Values) -> PairedDifference | None:
     """Return the difference of values a and b by the jackknife.
 
-    `changes` (N,) holds the difference without each of N samples, NaN if there is none. Return None
-    if fewer than two of them are known. Raises ValueError for fewer than two samples.
+    `changes` (N,) holds the difference without each of N samples, NaN if a model has no value.
+    Return None if fewer than two of them are not NaN. Raises ValueError for fewer than two samples.
     """
     if len(changes) < 2:
         raise ValueError("two images or more are needed to tell models apart")
@@ -293,10 +319,11 @@ class _Bootstrap:
         drawn: Sequence[Mapping[str, Values]],
         units: int | None = None,
     ) -> None:
-        """Keep the values of the models: `counts` (C,) holds how many clusters each kind had.
+        """Keep the resampled values `drawn` of each model, and compute the observed values.
 
-        `units` is the number of independent samples or clusters, by default all. Raises ValueError
-        if it is less than two.
+        `counts` (C,) holds the number of clusters of each kind. `units` is the number of
+        independent samples or clusters, by default the sum of `counts`. Raises ValueError if it is
+        less than two.
         """
         self.drawn = drawn
         self.units = units or int(counts.sum())
@@ -325,9 +352,9 @@ class _Bootstrap:
 
 
 def difference_of_draws(a: float, b: float, changes: Values, n: int) -> PairedDifference:
-    """Return the difference of values whose resampled differences are `changes` (R,).
+    """Return the difference of values a and b, whose resampled differences are `changes` (R,).
 
-    `n` is the number of clusters, or the smallest one for a mean over several sets of samples.
+    `n` is the number of clusters. For a mean over several sets of samples, it is the smallest one.
     """
     # Resampling n clusters varies by a factor (n - 1) / n too little.
     error = float(changes.std(ddof=1)) * math.sqrt(n / (n - 1))
@@ -343,13 +370,16 @@ def independent_difference(a: float, b: float, error: float, units: int) -> Pair
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's adjusted p-values, in the same order.
 
-    If all hypotheses with adjusted p-values of at most alpha are rejected, then any true one is
-    among them with a probability of at most alpha, however the tests depend on each other.
+    The smallest of n p-values is multiplied by n, the next one by n - 1, and so on. No adjusted
+    p-value is smaller than the one before it. If all hypotheses with adjusted p-values of at most
+    alpha are rejected, the probability that a true one is among them is at most alpha, also if the
+    tests depend on each other.
     """
     order = np.argsort(p_values, kind="stable")
+    sorted_p_values = np.asarray(p_values, np.float64)[order]
     factors = np.arange(len(p_values), 0, -1)
-    stepped = np.maximum.accumulate(factors * np.asarray(p_values, np.float64)[order])
-    adjusted: list[float] = np.minimum(stepped, 1.0)[np.argsort(order)].tolist()
+    sorted_adjusted = np.minimum(np.maximum.accumulate(factors * sorted_p_values), 1.0)
+    adjusted: list[float] = sorted_adjusted[np.argsort(order)].tolist()
     return adjusted
 
 

@@ -13,7 +13,8 @@ def pareto_front(
     """
     sign = 1 if higher_is_better else -1
     front: list[int] = []
-    for index in sorted(range(len(costs)), key=lambda i: (costs[i], -sign * values[i])):
+    indices = range(len(costs))
+    for index in sorted(indices, key=lambda index: (costs[index], -sign * values[index])):
         if not front:
             front.append(index)
             continue

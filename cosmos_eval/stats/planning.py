@@ -18,23 +18,25 @@ _QUANTILES = (0.95, 0.05)  # of chi-squared, for the least and for the greatest 
 def range_of_trainings(
     difference: GroupDifference, size: float, power: float, images: float
 ) -> tuple[int, int]:
-    """Return the least and the greatest number of trainings of each method, with 90% confidence.
+    """Return the 90% interval of the number of trainings of each method that are needed.
 
     So many trainings find a true difference of `size` with probability `power`, on `images` times
-    as many images. 1 + MOST_TRAININGS stands for more than MOST_TRAININGS.
+    as many images. An end of 1 + MOST_TRAININGS stands for more than MOST_TRAININGS.
     """
-    low, high = (
-        _trainings_needed(_with_variance_at(difference, quantile), size, power, images)
-        for quantile in _QUANTILES
-    )
-    return low, high
+    n_trainings = []
+    for quantile in _QUANTILES:
+        scaled_difference = _with_variance_at(difference, quantile)
+        n_trainings.append(_trainings_needed(scaled_difference, size, power, images))
+    least, greatest = n_trainings
+    return least, greatest
 
 
 def _with_variance_at(difference: GroupDifference, quantile: float) -> GroupDifference:
-    """Return a difference with other variances between trainings.
+    """Return a difference with the variances between trainings that may be the true ones.
 
-    If the true variances are these, then the estimates lie at `quantile` of their distribution. All
-    variances are scaled by one factor, for Satterthwaite's degrees of freedom of their sum.
+    If these are the true variances, then the estimated variances are the `quantile` of their
+    distribution. All variances are scaled by one factor, which follows from Satterthwaite's degrees
+    of freedom of their sum.
     """
     repeated = [trainings for trainings in difference.factors if trainings.dof > 0]
     spread = sum(trainings.between**2 / trainings.dof for trainings in repeated)
@@ -42,16 +44,17 @@ def _with_variance_at(difference: GroupDifference, quantile: float) -> GroupDiff
         return difference
     dof = sum(trainings.between for trainings in repeated) ** 2 / spread
     factor = dof / (2 * float(gammaincinv(dof / 2, quantile)))
-    scaled = (
-        trainings._replace(between=factor * trainings.between) for trainings in difference.factors
-    )
-    return difference._replace(factors=tuple(scaled))
+    scaled_factors = []
+    for trainings in difference.factors:
+        scaled_factors.append(trainings._replace(between=factor * trainings.between))
+    return difference._replace(factors=tuple(scaled_factors))
 
 
 def _trainings_needed(difference: GroupDifference, size: float, power: float, images: float) -> int:
     """Return the least number of trainings of each method that find a difference of `size`."""
 
-    def excess(k: int) -> float:
+    def size_beyond_detectable(k: int) -> float:
         return size - (difference.detectable(power=power, k=k, images=images) or 0.0)
 
-    return 2 + bisect_left(range(2, MOST_TRAININGS + 1), 0.0, key=excess)
+    # It rises with k: the first k for which it is 0 or more is needed.
+    return 2 + bisect_left(range(2, MOST_TRAININGS + 1), 0.0, key=size_beyond_detectable)

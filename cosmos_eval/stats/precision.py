@@ -1,9 +1,15 @@
 """Mean average precision and its interval.
 
-Images of equal scores are retrieved together, so that precision is defined at thresholds: the
-scores of the images that have the class. Shapes: N images, C classes, R resamples, T thresholds of
-a class. Thresholds are sorted from the highest and are called levels 0 to T - 1; level T is below
-all of them.
+The thresholds of a class are the distinct scores of the images that have the class, sorted from the
+highest. A threshold retrieves all images whose score is at least as high, so that images of equal
+scores are retrieved together. The level of an image is the index of the first threshold that
+retrieves the image, from 0 to T - 1. It is T if no threshold retrieves it. For example:
+
+    scores     0.9  0.8  0.8  0.5  0.3
+    has class  yes  yes  no   yes  no      thresholds: 0.9, 0.8, 0.5
+    level      0    1    1    2    3
+
+Shapes: N images, C classes, R resamples, T thresholds of a class.
 """
 
 from collections.abc import Callable
@@ -13,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.class_means import LeftOut, jackknife_or_likelihood
+from cosmos_eval.stats.class_means import MeanWithoutEach, jackknife_or_likelihood
 from cosmos_eval.stats.estimates import (
     Features,
     FunctionOfWeights,
@@ -27,16 +33,16 @@ from cosmos_eval.types import Interval
 def mean_average_precision(scores: Features, labels: NDArray[np.bool_]) -> FunctionOfWeights:
     """Return the mean over classes of the average precision of scores (N, C).
 
-    `labels` (N, C) says which images have which class. Classes without images do not count. Images
-    of equal scores are retrieved together, as in `sklearn.metrics.average_precision_score`. CLIP
-    Benchmark's average_precision_per_class is equal to it if no two scores are equal.
+    `labels` (N, C) is True if an image has a class. Classes without images do not count. Images of
+    equal scores are retrieved together, as in `sklearn.metrics.average_precision_score`. CLIP
+    Benchmark's average_precision_per_class has the same value if no two scores are equal.
     """
     samples = np.stack([scores, labels], axis=1)
     return FunctionOfWeights(samples, _mean_average_precision, precision_interval)
 
 
 def _mean_average_precision(samples: Features) -> Callable[[Values], Values]:
-    """Return the function of weights (R, N) to mean average precisions (R,)."""
+    """Return the function that maps weights (R, N) to mean average precisions (R,)."""
     precisions = average_precisions(samples)
 
     def mean_of_weights(weights: Values) -> Values:
@@ -46,44 +52,55 @@ def _mean_average_precision(samples: Features) -> Callable[[Values], Values]:
 
 
 def average_precisions(samples: Features) -> Callable[[Values], Values]:
-    """Return the function of weights (R, N) to average precisions (C, R), NaN without images.
+    """Return the function that maps weights (R, N) to average precisions (C, R).
 
-    `samples` (N, 2, C) holds scores and labels. For one class and images that are drawn once each:
-    the mean, over the images of the class, of the share of the class among all images with at least
-    the same score.
+    `samples` (N, 2, C) holds scores and labels. If each image is drawn once, the average precision
+    of a class is the mean of a precision over the images of the class. The precision at an image is
+    the share of images of the class among all images that score at least as high. The average
+    precision is NaN for a class without drawn images.
     """
-    from scipy.sparse import vstack
-
-    retrieved_of_classes, right_of_classes, n_thresholds = [], [], []
-    for scores, labels in samples.T:
-        retrieved_of_class, right_of_class = _retrieved(scores, labels > 0)
-        retrieved_of_classes.append(retrieved_of_class)
-        right_of_classes.append(right_of_class)
-        n_thresholds.append(retrieved_of_class.shape[0])
-    # The thresholds of all classes, one after the other, are the rows of two matrices.
-    retrieved = vstack(retrieved_of_classes, format="csr")
-    right = vstack(right_of_classes, format="csr")
-    ends = np.cumsum([0, *n_thresholds])
-
-    def precisions_of_weights(weights: Values) -> Values:
-        drawn = np.ascontiguousarray(weights.T)
-        # How many images each threshold is the first to retrieve: all, and those of the class.
-        retrieved_drawn, right_drawn = retrieved @ drawn, right @ drawn
-        precisions = []
-        for start, stop in pairwise(ends):
-            right_of_class = right_drawn[start:stop]
-            hits, total = right_of_class.cumsum(axis=0), right_of_class.sum(axis=0)
-            precision = np.nan_to_num(ratio(hits, retrieved_drawn[start:stop].cumsum(axis=0)))
-            precisions.append(ratio((precision * right_of_class).sum(axis=0), total))
-        return np.stack(precisions)
-
-    return precisions_of_weights
+    return _AveragePrecisions(samples)
 
 
-def _retrieved(scores: Features, labels: NDArray[np.bool_]) -> tuple[Any, Any]:
-    """Return which images each threshold of a class is the first to retrieve, sparse (T, N).
+class _AveragePrecisions:
+    """The function that maps weights (R, N) to the average precisions of C classes, (C, R)."""
 
-    The first array holds all images, the second array only the images of the class.
+    def __init__(self, samples: Features) -> None:
+        from scipy.sparse import vstack
+
+        images_of_classes, positives_of_classes, n_thresholds = [], [], []
+        for scores, labels in samples.T:
+            is_at_level, is_positive_at_level = _level_matrices(scores, labels > 0)
+            images_of_classes.append(is_at_level)
+            positives_of_classes.append(is_positive_at_level)
+            n_thresholds.append(is_at_level.shape[0])
+        # The levels of all classes, one class after the other, are the rows of two matrices.
+        self.is_at_level = vstack(images_of_classes, format="csr")
+        self.is_positive_at_level = vstack(positives_of_classes, format="csr")
+        self.ends_of_classes = np.cumsum([0, *n_thresholds])
+
+    def __call__(self, weights: Values) -> Values:
+        """Return the average precisions (C, R) for weights (R, N)."""
+        weights_of_images = np.ascontiguousarray(weights.T)
+        # The numbers of drawn images at each level: all images, and images of the class.
+        drawn_images = self.is_at_level @ weights_of_images
+        drawn_positives = self.is_positive_at_level @ weights_of_images
+        average_precisions = []
+        for start, stop in pairwise(self.ends_of_classes):
+            positives_at_level = drawn_positives[start:stop]
+            retrieved = drawn_images[start:stop].cumsum(axis=0)
+            true_positives = positives_at_level.cumsum(axis=0)
+            precision = np.nan_to_num(ratio(true_positives, retrieved))
+            sum_of_precisions = (precision * positives_at_level).sum(axis=0)
+            n_positives = positives_at_level.sum(axis=0)
+            average_precisions.append(ratio(sum_of_precisions, n_positives))
+        return np.stack(average_precisions)
+
+
+def _level_matrices(scores: Features, labels: NDArray[np.bool_]) -> tuple[Any, Any]:
+    """Return two sparse matrices (T, N) that are 1 where an image is at a level of a class.
+
+    The first matrix holds all images, and the second matrix only the images of the class.
     """
     from scipy.sparse import csr_array
 
@@ -92,21 +109,23 @@ def _retrieved(scores: Features, labels: NDArray[np.bool_]) -> tuple[Any, Any]:
     shape = len(thresholds), len(scores)
     images = np.flatnonzero(level < len(thresholds))
     images_of_class = images[labels[images]]
-    retrieved = csr_array((np.ones(len(images)), (level[images], images)), shape=shape)
-    right = csr_array(
+    is_at_level = csr_array((np.ones(len(images)), (level[images], images)), shape=shape)
+    is_positive_at_level = csr_array(
         (np.ones(len(images_of_class)), (level[images_of_class], images_of_class)), shape=shape
     )
-    return retrieved, right
+    return is_at_level, is_positive_at_level
 
 
 def precision_interval(samples: Features, level: float) -> Interval:
     """Return the interval of mean average precision; `samples` (N, 2, C) holds scores and labels.
 
-    An average precision counts like a share of the images of its class.
+    For the likelihood, the average precision of a class counts as a share of hits among the images
+    of the class.
     """
-    # Over the classes that are left without each image, (N,).
+    # The average precisions without each image, (N,): their sum over the classes that still have
+    # images, and the number of these classes.
     sum_without_image = np.zeros(len(samples))
-    classes_without_image = np.zeros(len(samples), np.int64)
+    n_classes_without_image = np.zeros(len(samples), np.int64)
     sums_of_precisions, images_of_classes = [], []
     for scores, class_labels in samples.T:
         labels = class_labels > 0
@@ -114,32 +133,53 @@ def precision_interval(samples: Features, level: float) -> Interval:
             sum_of_precisions, without_image = _average_precision(scores, labels)
             sums_of_precisions.append(sum_of_precisions)
             images_of_classes.append(float(labels.sum()))
-            is_known = ~np.isnan(without_image)
-            sum_without_image += np.where(is_known, without_image, 0)
-            classes_without_image += is_known
-    right, images = np.array(sums_of_precisions), np.array(images_of_classes)
-    value = float((right / images).mean())
-    without_sample = ratio(sum_without_image, classes_without_image)
-    return jackknife_or_likelihood(LeftOut(value, without_sample, right, images), level)
+            has_value = ~np.isnan(without_image)
+            sum_without_image += np.where(has_value, without_image, 0)
+            n_classes_without_image += has_value
+    right, samples_of_classes = np.array(sums_of_precisions), np.array(images_of_classes)
+    mean = MeanWithoutEach(
+        value=float((right / samples_of_classes).mean()),
+        without_sample=ratio(sum_without_image, n_classes_without_image),
+        right=right,
+        samples=samples_of_classes,
+    )
+    return jackknife_or_likelihood(mean, level)
 
 
 def _average_precision(scores: Values, labels: NDArray[np.bool_]) -> tuple[float, Values]:
-    """Return the sum of the precisions at the images of a class, and their mean without each image.
+    """Return the sum of the precisions at the images of a class, and the mean without each image.
 
-    `scores` (N,) and `labels` (N,) belong to one class. The mean without each image is (N,), and
-    NaN without the only image of the class. Without an image, its threshold and all lower ones
-    retrieve one image less, and all higher ones stay the same.
+    `scores` (N,) and `labels` (N,) belong to one class. The means without each image are (N,). The
+    mean without the only image of the class is NaN.
+
+    Let level s have new[s] images of the class, and let the levels 0 to s together retrieve
+    retrieved[s] images, positives[s] of them of the class. The sum is
+        sum over all s of new[s] * positives[s] / retrieved[s].
+    Without an image at level t, the terms of all s < t stay the same. From level t on, one image
+    less is retrieved. If the image has the class, there is also one positive less.
     """
     thresholds = np.unique(-scores[labels])
-    level = np.searchsorted(thresholds, -scores)
-    new_right = np.bincount(level[labels])
-    right, n_images = new_right.cumsum(), int(labels.sum())
-    retrieved = np.bincount(level, minlength=len(thresholds))[: len(thresholds)].cumsum()
-    fewer = np.maximum(1, retrieved - 1)
-    above = np.append(0, (new_right * right / retrieved).cumsum())
-    below_wrong = np.append((new_right * right / fewer)[::-1].cumsum()[::-1], 0)
-    without_image = ((above + below_wrong) / n_images)[level]
-    below_right = (new_right * (right - 1) / fewer)[::-1].cumsum()[::-1]
-    others = above[:-1] + below_right - (right - 1) / fewer
-    without_image[labels] = ratio(others, np.full(len(others), n_images - 1))[level[labels]]
-    return float(above[-1]), without_image
+    n_levels, n_images_of_class = len(thresholds), int(labels.sum())
+    level = np.searchsorted(thresholds, -scores)  # (N,) in 0, ..., T
+    new = np.bincount(level[labels])
+    positives = new.cumsum()
+    retrieved = np.bincount(level, minlength=n_levels)[:n_levels].cumsum()
+    # If the only retrieved image is left out, the numerator is 0, and 1 avoids a division by 0.
+    retrieved_without = np.maximum(1, retrieved - 1)
+    # (T + 1,): the sum over all levels before t, for t = 0, ..., T.
+    sum_before = np.append(0, (new * positives / retrieved).cumsum())
+
+    # Without an image of another class: level T is below all thresholds and has no terms after it.
+    terms_without_negative = new * positives / retrieved_without
+    sum_from = np.append(terms_without_negative[::-1].cumsum()[::-1], 0)
+    mean_by_level = (sum_before + sum_from) / n_images_of_class
+    mean_without_image = mean_by_level[level]
+
+    # Without an image of the class, its own precision is not in the sum either.
+    terms_without_positive = new * (positives - 1) / retrieved_without
+    sum_from = terms_without_positive[::-1].cumsum()[::-1]
+    own_precision = (positives - 1) / retrieved_without
+    sum_by_level = sum_before[:-1] + sum_from - own_precision
+    mean_by_level = ratio(sum_by_level, np.full(n_levels, n_images_of_class - 1))
+    mean_without_image[labels] = mean_by_level[level[labels]]
+    return float(sum_before[-1]), mean_without_image

@@ -40,20 +40,21 @@ def retrieval_ranks(
     text_features: NDArray[np.float32],
     image_of_text: ArrayLike,
 ) -> RetrievalRanks:
-    """Return the ranks in both directions by the products of images (N, D) and texts (M, D).
+    """Return the ranks of the best positives, with images as queries and with texts as queries.
 
-    `image_of_text` (M,) holds the row of each text's image. Raises ValueError for an image without
-    texts, an index out of range, and features that are not finite.
+    The score of an image and a text is the product of their features, (N, D) and (M, D).
+    `image_of_text` (M,) holds the index of each text's image. Raises ValueError for an image
+    without texts, an index out of range, and features that are not finite.
     """
-    owner = np.asarray(image_of_text)
+    image_index = np.asarray(image_of_text)
     n_images, n_texts = len(image_features), len(text_features)
-    if owner.shape != (n_texts,):
-        raise ValueError(f"{n_texts} texts need as many image numbers, not {owner.shape}")
-    if not np.array_equal(np.unique(owner), np.arange(n_images)):
+    if image_index.shape != (n_texts,):
+        raise ValueError(f"{n_texts} texts need as many image numbers, not {image_index.shape}")
+    if not np.array_equal(np.unique(image_index), np.arange(n_images)):
         raise ValueError(f"every one of the {n_images} images needs a text, and no other")
     require_finite(image_features, text_features)
-    order = np.argsort(owner, kind="stable")
-    matrix = _ScoreMatrix(image_features, text_features, order, owner[order])
+    order = np.argsort(image_index, kind="stable")
+    matrix = _ScoreMatrix(image_features, text_features, order, image_index[order])
     bands = list(_bands(matrix))
     best_of_images, best_of_rows = _best_positives(matrix, bands)
     ranks = _Ranking(matrix, best_of_images, best_of_rows).count(bands)
@@ -73,44 +74,56 @@ class _ScoreMatrix(NamedTuple):
     # (M,): the index of each row in `texts`.
     order: NDArray[np.int64]
     # (M,): the column of each row's image.
-    owner: NDArray[np.integer]
+    image_index: NDArray[np.integer]
 
     def features(self, rows: slice) -> NDArray[np.float32]:
         """Return the features of these texts, (rows, D)."""
         return self.texts[self.order[rows]]
 
     def scores(self, features: NDArray[np.float32], columns: slice) -> NDArray[np.float32]:
-        """Return the block of texts with these features and of these images, (rows, columns)."""
+        """Return the scores of texts, by their features, with some images, (rows, columns)."""
         return features @ self.images[columns].T
 
     def positives(self, block: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
-        """Return the value of each text with its image, (rows,), from the block that holds it."""
-        return block[np.arange(len(block)), self.owner[rows] - columns.start]
+        """Return the values of a block at the positive pairs, (rows,).
+
+        `block` (rows, columns) holds a value for each text and image. The image of each text must
+        be in the block.
+        """
+        return block[np.arange(len(block)), self.image_index[rows] - columns.start]
 
 
 class _Band(NamedTuple):
-    """Some images, and all of their texts, cut into blocks of rows."""
+    """The part of the score matrix with some images and all texts of these images."""
 
+    # The columns of the images.
     columns: slice
+    # The rows of the texts, cut into blocks.
     rows: list[slice]
 
 
 def _bands(matrix: _ScoreMatrix) -> Iterator[_Band]:
-    """Yield the blocks on the diagonal.
+    """Yield the bands of all images in order. Together, they lie on the diagonal of the matrix.
 
-    Their sizes are as even as possible, because BLAS rounds differently in much smaller blocks.
+    The sizes of blocks are as even as possible, because BLAS rounds differently in much smaller
+    blocks.
     """
     most_columns = max(1, math.isqrt(_BLOCK_BYTES // 16))
     most_rows = max(1, _BLOCK_BYTES // (4 * most_columns))
     for columns in _even_slices(0, len(matrix.images), most_columns):
-        first, last = np.searchsorted(matrix.owner, [columns.start, columns.stop]).tolist()
+        first, last = np.searchsorted(matrix.image_index, [columns.start, columns.stop]).tolist()
         yield _Band(columns, list(_even_slices(first, last, most_rows)))
 
 
 def _even_slices(start: int, stop: int, most: int) -> Iterator[slice]:
-    """Cut a range into as few slices of at most `most` as possible; lengths differ by at most 1."""
-    edges = np.linspace(start, stop, 1 + math.ceil((stop - start) / most)).astype(int).tolist()
-    return (slice(a, b) for a, b in pairwise(edges))
+    """Cut a range into as few slices as possible, whose lengths are `most` at most.
+
+    The lengths differ by at most 1. For example, 0 to 10 and a `most` of 4 give the lengths 3, 3
+    and 4.
+    """
+    n_slices = math.ceil((stop - start) / most)
+    edges = np.linspace(start, stop, 1 + n_slices).astype(int).tolist()
+    return (slice(first, last) for first, last in pairwise(edges))
 
 
 def _best_positives(
@@ -118,8 +131,9 @@ def _best_positives(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the scores of the best positive of each image (N,) and of each row (M,).
 
-    They are taken from the blocks that they are later compared with. Scores that are computed in
-    another way would differ in the last bit, so that the best positive would rank above itself.
+    A row has a single positive. The scores are taken from the blocks that they are later compared
+    with. Scores that are computed in another way would differ in the last bit, so that the best
+    positive would rank above itself.
     """
     best_of_images = np.full(len(matrix.images), -np.inf, np.float32)
     best_of_rows = np.empty(len(matrix.texts), np.float32)
@@ -127,7 +141,7 @@ def _best_positives(
         for rows in band.rows:
             scores = matrix.scores(matrix.features(rows), band.columns)
             best_of_rows[rows] = matrix.positives(scores, rows, band.columns)
-            np.maximum.at(best_of_images, matrix.owner[rows], best_of_rows[rows])
+            np.maximum.at(best_of_images, matrix.image_index[rows], best_of_rows[rows])
     return best_of_images, best_of_rows
 
 
@@ -151,8 +165,8 @@ class _Ranking:
         self.row_is_repeated = _is_repeated(self.first_text)
         # `first_text` of the best positive text of each image, (N,).
         self.first_best_text = np.empty_like(self.first_image)
-        is_best = best_of_rows == best_of_images[matrix.owner]
-        self.first_best_text[matrix.owner[is_best]] = self.first_text[is_best]
+        is_best = best_of_rows == best_of_images[matrix.image_index]
+        self.first_best_text[matrix.image_index[is_best]] = self.first_text[is_best]
         self.ranks = RetrievalRanks(
             np.ones(len(matrix.images), int), np.ones(len(matrix.texts), int)
         )
@@ -173,13 +187,13 @@ class _Ranking:
         self, scores: NDArray[np.float32], rows: slice, columns: slice, has_positives: bool
     ) -> None:
         """Count the images of a block that are above the image of each text."""
-        owner = self.matrix.owner[rows]
+        image_index = self.matrix.image_index[rows]
         is_above = scores >= self.best_of_rows[rows, None]
         _add_equals(
             is_above,
-            self.first_image[owner],
+            self.first_image[image_index],
             self.first_image[columns],
-            self.image_is_repeated[owner],
+            self.image_is_repeated[image_index],
         )
         self.ranks.text_to_image[rows] += np.count_nonzero(is_above, axis=1)
         if has_positives:
@@ -199,11 +213,14 @@ class _Ranking:
         self.ranks.image_to_text[columns] += np.count_nonzero(is_above, axis=0)
         if has_positives:
             positives = self.matrix.positives(is_above, rows, columns)
-            np.subtract.at(self.ranks.image_to_text, self.matrix.owner[rows], positives)
+            np.subtract.at(self.ranks.image_to_text, self.matrix.image_index[rows], positives)
 
 
 def _is_repeated(first: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which features (N,) occur more than once; `first` is the result of `first_equal`."""
+    """Return whether the features of each row occur more than once, (N,).
+
+    `first` (N,) is the result of `first_equal`.
+    """
     return np.bincount(first, minlength=len(first))[first] > 1
 
 
@@ -213,10 +230,12 @@ def _add_equals(
     first_of_columns: NDArray[np.int64],
     row_is_repeated: NDArray[np.bool_],
 ) -> None:
-    """Set `is_above` (rows, columns) for pairs whose features are equal to the best positive's.
+    """Set `is_above` (rows, columns) to True for items that are equal to the best positive.
 
-    Features are equal if their first equal features have the same index. A row whose features occur
-    once can only be equal to its own best positive, which has the same score.
+    A matrix product may give equal features scores that differ in the last bit. Features are equal
+    if the indices of their first equal features are the same: `first_of_rows` and
+    `first_of_columns`. Only rows whose features occur more than once are compared, as
+    `row_is_repeated` says.
     """
     repeated_rows = np.flatnonzero(row_is_repeated)
     rows = repeated_rows[np.isin(first_of_rows[repeated_rows], first_of_columns)]
@@ -248,16 +267,21 @@ def best_candidates(
 
 
 def _best(queries: NDArray[np.float32], items: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the indices of the best items of each query (Q, min(k, n)), in rising order."""
+    """Return the indices of the k best items of each query (Q, k), in rising order.
+
+    If there are fewer than k items, all are returned. If scores are equal, the lower index is
+    better.
+    """
     k = min(k, len(items))
     best_items = np.empty((len(queries), k), np.int64)
     queries_at_once = max(1, _BLOCK_BYTES // (4 * len(items)))
     for rows in _even_slices(0, len(queries), queries_at_once):
         scores = queries[rows] @ items.T
-        least = np.partition(scores, -k, axis=1)[:, -k, None]
-        is_above, is_equal = scores > least, scores == least
-        equals_to_take = k - is_above.sum(axis=1, keepdims=True)
-        is_best = is_above | (is_equal & (is_equal.cumsum(axis=1) <= equals_to_take))
+        kth_score = np.partition(scores, -k, axis=1)[:, -k, None]
+        is_above, is_equal = scores > kth_score, scores == kth_score
+        # The items above the k-th score, and the first of its equals until there are k items.
+        n_equals = k - is_above.sum(axis=1, keepdims=True)
+        is_best = is_above | (is_equal & (is_equal.cumsum(axis=1) <= n_equals))
         best_items[rows] = np.nonzero(is_best)[1].reshape(-1, k)
     return best_items
 
@@ -268,28 +292,28 @@ def ranks_of_pairs(
     image_of_text: ArrayLike,
     first: RetrievalRanks,
 ) -> RetrievalRanks:
-    """Return the ranks after the candidates of each query are ranked by their scores.
+    """Return the ranks of queries whose candidates are ranked a second time, by other scores.
 
-    `score(images, texts)` returns the scores of pairs from their indices, which are broadcast. All
-    other items stay behind the candidates, in the order of the `first` ranks, so that a query
-    without a positive candidate keeps its rank.
+    `score(images, texts)` returns the scores of pairs. Its arguments are indices, which are
+    broadcast. All other items stay behind the candidates, in the order of the `first` ranks. So a
+    query without a positive candidate keeps its first rank.
     """
-    owner = np.asarray(image_of_text)
+    image_index = np.asarray(image_of_text)
     image_to_text = first.image_to_text.copy()
     for rows, images in _query_blocks(candidates.texts):
         texts = candidates.texts[rows]
-        is_positive, scores = owner[texts] == images, score(images, texts)
+        is_positive, scores = image_index[texts] == images, score(images, texts)
         image_to_text[rows] = _reranked(is_positive, scores, image_to_text[rows])
     text_to_image = first.text_to_image.copy()
     for rows, texts in _query_blocks(candidates.images):
         images = candidates.images[rows]
-        is_positive, scores = owner[texts] == images, score(images, texts)
+        is_positive, scores = image_index[texts] == images, score(images, texts)
         text_to_image[rows] = _reranked(is_positive, scores, text_to_image[rows])
     return RetrievalRanks(image_to_text, text_to_image)
 
 
 def _query_blocks(candidates: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-    """Yield blocks of queries: their rows in candidates (Q, k), and their indices (rows, 1)."""
+    """Yield the slice of each block of queries in `candidates` (Q, k), and their indices (n, 1)."""
     n_queries, k = candidates.shape
     for rows in _even_slices(0, n_queries, max(1, _BLOCK_BYTES // (4 * k))):
         yield rows, np.arange(rows.start, rows.stop)[:, None]
@@ -298,7 +322,7 @@ def _query_blocks(candidates: NDArray[np.int64]) -> Iterator[tuple[slice, NDArra
 def _reranked(
     is_positive: NDArray[np.bool_], scores: NDArray[np.float32], first: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the ranks (Q,) of queries by the scores of their candidates (Q, k).
+    """Return the ranks of the best positive candidates, (Q,), by scores of candidates (Q, k).
 
     A query without a positive candidate keeps its `first` rank.
     """

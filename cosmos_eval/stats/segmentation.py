@@ -51,9 +51,10 @@ def confusion(
     n_classes: int,
     ignore_index: int,
 ) -> Counts:
-    """Count pixels by label (rows) and prediction (columns), (K, K).
+    """Return the number of pixels with each label (rows) and prediction (columns), (K, K).
 
-    Each label that is not ignored must be below `n_classes`.
+    `labels` and `predicted` have the same shape. Pixels whose label is `ignore_index` do not count.
+    All other labels must be below `n_classes`.
     """
     is_labelled = labels != ignore_index
     pairs = labels[is_labelled].astype(np.int64) * n_classes + predicted[is_labelled]
@@ -61,14 +62,14 @@ def confusion(
 
 
 def pack(confusions: Iterable[Counts]) -> SparseConfusion:
-    """Pack the confusion counts of images, (K, K) each, in the order of the images."""
+    """Return the confusion counts of images, (K, K) each, as sparse arrays."""
     flat = np.stack([matrix.ravel() for matrix in confusions])
     image, pair = (indices.astype(np.int32) for indices in np.nonzero(flat))
     return SparseConfusion(image, pair, flat[image, pair])
 
 
 def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> Areas:
-    """Return the areas of each image, (N, K)."""
+    """Return the areas of each class in each image, (N, K), from confusion counts."""
     label, prediction = np.divmod(sparse.pair, n_classes)
     image, pixels = sparse.image.astype(np.int64), sparse.pixels
     right_pixels = np.where(label == prediction, pixels, 0)

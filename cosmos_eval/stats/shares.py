@@ -29,79 +29,94 @@ STRATIFIED = "stratified Wilson or likelihood"
 
 
 class GroupCounts(NamedTuple):
-    """The numbers of hits and of samples of each group that has samples, (G,) each."""
+    """The counts of each group that has samples, (G,) each. Clusters make them fractions."""
 
+    # The number of hits.
     right: Values
+    # The number of samples.
     samples: Values
 
 
 def group_counts(mean: GroupMean) -> GroupCounts:
-    """Count the hits and the samples of each group.
+    """Return the number of hits and of samples of each group.
 
-    The samples of a group that lie in one cluster count as one sample. A cluster with samples in
-    several groups counts in part in each of them.
+    With clusters, each cluster counts as one sample in all: all groups together have as many
+    samples as there are clusters. They are divided in proportion to the number of clusters with
+    samples in each group. The hits are scaled so that each group keeps its share of hits.
     """
     _, group, sizes = np.unique(mean.groups, return_inverse=True, return_counts=True)
     right = np.bincount(group, weights=mean.hits).astype(np.float64)
     if mean.clusters is None:
         return GroupCounts(right, sizes.astype(np.float64))
-    cells = np.unique(np.stack([mean.clusters, group]), axis=1)
-    clusters_of_group = np.bincount(cells[1]).astype(np.float64)
-    samples = clusters_of_group * len(np.unique(cells[0])) / cells.shape[1]
+    # The distinct pairs of a cluster and a group that have samples in common, (2, pairs).
+    cluster_group_pairs = np.unique(np.stack([mean.clusters, group]), axis=1)
+    n_pairs = cluster_group_pairs.shape[1]
+    n_clusters = len(np.unique(cluster_group_pairs[0]))
+    clusters_of_group = np.bincount(cluster_group_pairs[1]).astype(np.float64)
+    samples = clusters_of_group * n_clusters / n_pairs
     return GroupCounts(right / sizes * samples, samples)
 
 
 def all_or_none(mean: GroupMean, level: float) -> Interval:
-    """Return the interval of a mean, or the lowest, of shares that is exactly 0 or 1.
+    """Return the interval of a mean, or of the lowest, of shares that is exactly 0 or 1.
 
-    It reaches to the most extreme value under which such samples have a probability of (1 - level)
-    / 2, however the misses, or hits, are spread over the groups.
+    One end is the value. The other end is the most extreme value of a population under which such
+    samples have a probability of (1 - level) / 2. The misses (or hits) of that population may be
+    in any of its groups.
     """
     right, n = group_counts(mean)
-    unlikely = -math.log((1 - level) / 2)
-    is_all = bool(mean.value)
+    # A probability of (1 - level) / 2 as the log-likelihood that is lost.
+    loss = -math.log((1 - level) / 2)
+    is_all_hits = bool(mean.value)
     if mean.lowest:  # only in stored results: new results have the interval of `lowest_share`
-        reach = -math.expm1(-unlikely / (n.min() if is_all else n[right == 0].max()))
+        n_deciding = n.min() if is_all_hits else n[right == 0].max()
+        width = -math.expm1(-loss / n_deciding)
     else:
-        reach = 1 - _likely_means(n, n, unlikely)[0]
-    low, high = (1 - reach, 1.0) if is_all else (0.0, reach)
+        width = 1 - _means_with_loss(n, n, loss)[0]
+    low, high = (1 - width, 1.0) if is_all_hits else (0.0, width)
     return Interval(float(low), float(high), ALL_OR_NONE, level)
 
 
 def lowest_share(mean: GroupMean, level: float) -> Interval:
-    """Return the interval of the lowest share of a population's groups.
+    """Return the interval of the lowest share of hits of a population's groups.
 
-    The lowest share of samples lies below the lowest share of the population, because the group
-    with the worst luck is chosen. The lowest share of the population is at least the lowest of all
-    lower bounds, which need no correction, and at most each of the upper bounds. Upper bounds are
-    corrected for their number (Sidak 1967), which is exact if all groups are equal, and too wide if
-    one group is far below the others.
+    It goes from the lowest of all groups' lower bounds to the lowest of their upper bounds, by
+    Clopper and Pearson. The lower bounds need no correction for the number of groups. The upper
+    bounds are corrected for it (Sidak 1967), because the group with the worst luck is chosen: the
+    lowest share of samples lies below the lowest share of the population. The correction is exact
+    if all groups are equal, and too wide if one group is far below the others.
     """
     right, n = group_counts(mean)
-    error = (1 - level) / 2
-    corrected = -math.expm1(math.log1p(-error) / len(n))
-    low = np.zeros(len(n))
+    wrong = n - right
+    tail = (1 - level) / 2
+    corrected_tail = -math.expm1(math.log1p(-tail) / len(n))  # 1 - (1 - tail)^(1 / groups)
     has_hits, has_misses = right > 0, right < n
-    low[has_hits] = betaincinv(right[has_hits], (n - right + 1)[has_hits], error)
-    high = np.ones(len(n))
-    high[has_misses] = betaincinv((right + 1)[has_misses], (n - right)[has_misses], 1 - corrected)
-    return Interval(float(low.min()), float(high.min()), LOWEST, level)
+    low_of_groups = np.zeros(len(n))
+    low_of_groups[has_hits] = betaincinv(right[has_hits], (wrong + 1)[has_hits], tail)
+    high_of_groups = np.ones(len(n))
+    high_of_groups[has_misses] = betaincinv(
+        (right + 1)[has_misses], wrong[has_misses], 1 - corrected_tail
+    )
+    return Interval(float(low_of_groups.min()), float(high_of_groups.min()), LOWEST, level)
 
 
 def stratified(mean: GroupMean, level: float) -> Interval:
     """Return the interval of the mean share of the groups that have samples.
 
-    It is Wilson's with the effective number of samples or the profile likelihood's, the wider one
-    at each end. A group of one sample does not show its variance. All such groups together have the
-    variance of the share of them that is right, which is at least their mean variance.
+    At each end, it is the wider one of two intervals: Wilson's with the effective number of
+    samples, and the profile likelihood's. A group of one sample does not show its variance.
+    Therefore, each such group gets the variance p * (1 - p) of the share p of hits among all of
+    them. It is at least their mean variance.
     """
     right, n = group_counts(mean)
-    shares, is_single = right / n, n <= 1
-    variances = shares * (1 - shares) / np.where(is_single, 1, n - 1)
-    if is_single.any():
-        share_of_singles = (right[is_single].sum() + 1) / (is_single.sum() + 2)
-        variances[is_single] = share_of_singles * (1 - share_of_singles)
-    value, variance = float(shares.mean()), float(variances.sum()) / len(n) ** 2
+    shares, has_one_sample = right / n, n <= 1
+    variances = shares * (1 - shares) / np.where(has_one_sample, 1, n - 1)
+    if has_one_sample.any():
+        # One hit and one miss are added, so that the variance is above 0.
+        share_of_singles = (right[has_one_sample].sum() + 1) / (has_one_sample.sum() + 2)
+        variances[has_one_sample] = share_of_singles * (1 - share_of_singles)
+    value = float(shares.mean())
+    variance = float(variances.sum()) / len(n) ** 2  # of the mean share
     low, high = likely_means(right, n, level)
     if variance > 0:
         # z^2 / n, where n = value * (1 - value) / variance is the effective number of samples.
@@ -113,10 +128,10 @@ def stratified(mean: GroupMean, level: float) -> Interval:
 
 
 def or_likelihood(drawn: Interval, mean: GroupMean, level: float) -> Interval:
-    """Return the interval of resampled means of groups, widened to the profile likelihood's.
+    """Return the bootstrap interval of a mean over groups, widened by the profile likelihood's.
 
-    No resample has misses in a group of few samples that are all right, although the population of
-    that group may have some.
+    `drawn` is the bootstrap interval. It is too narrow if a group has only hits: no resample has
+    misses in that group, although the population of the group may have some.
     """
     low, high = likely_means(*group_counts(mean), level)
     method = OR_LIKELIHOOD if mean.clusters is None else CLUSTERS_OR_LIKELIHOOD
@@ -126,42 +141,72 @@ def or_likelihood(drawn: Interval, mean: GroupMean, level: float) -> Interval:
 def likely_means(right: NDArray[Any], n: Values, level: float) -> tuple[float, float]:
     """Return the least and the largest mean of G proportions under which the counts are likely.
 
-    `right` (G,) of `n` (G,) samples are right. The limits are the ends of the profile
-    likelihood's interval, or of `all_or_none`'s if all samples are right, or none.
+    `right` (G,) of `n` (G,) samples are hits. The two means are the ends of the profile
+    likelihood's interval. If all samples are hits, or none, they are the ends of `all_or_none`.
     """
     if not right.any() or np.array_equal(right, n):
-        return _likely_means(right, n, -math.log((1 - level) / 2))
-    return _likely_means(right, n, float(ndtri((1 + level) / 2)) ** 2 / 2)
+        return _means_with_loss(right, n, -math.log((1 - level) / 2))
+    return _means_with_loss(right, n, float(ndtri((1 + level) / 2)) ** 2 / 2)
 
 
-def _likely_means(right: NDArray[Any], n: Values, fall: float) -> tuple[float, float]:
-    """Return the least and the largest mean of proportions whose log-likelihood is high enough.
+def _means_with_loss(right: NDArray[Any], n: Values, loss: float) -> tuple[float, float]:
+    """Return the least and the largest mean of G proportions whose log-likelihood is high enough.
 
-    `right` (G,) of `n` (G,) samples are right. The greatest log-likelihood of proportions with
-    these means is `fall` below the maximum. The likeliest proportions p with a given mean are those
-    for which right / p - (n - right) / (1 - p) is the same multiplier in all groups (Lagrange).
+    `right` (G,) of `n` (G,) samples are hits. The log-likelihood may be `loss` below its maximum.
+    The least mean is 0 without hits, and the largest mean is 1 without misses.
     """
-    from scipy.optimize import brentq  # loading it takes long, and few commands need it
+    profile = _LikelihoodProfile(right, n, loss)
+    low, high = 0.0, 1.0
+    if right.any():
+        low = profile.mean_at_limit(sign=1.0)
+    if not np.array_equal(right, n):
+        high = profile.mean_at_limit(sign=-1.0)
+    return low, high
 
-    def proportions(multiplier: float) -> Values:
-        total = n + multiplier
-        root = np.sqrt(np.maximum(0, np.square(total) - 4 * multiplier * right))
-        # This form loses digits if the multiplier is small, and is replaced where the other holds.
-        likeliest = (total - root) / (2 * multiplier)
-        return np.divide(2 * right, total + root, out=likeliest, where=total > 0)
 
-    def excess(multiplier: float) -> float:
-        p, share = proportions(multiplier), right / n
-        loss = xlogy(right, share) - xlogy(right, p)
-        loss += xlogy(n - right, 1 - share) - xlogy(n - right, 1 - p)
-        return float(loss.sum()) - fall
+class _LikelihoodProfile:
+    """The largest log-likelihood of counts, for each mean of the G proportions behind them.
 
-    ends = []
-    for end, sign in ((0.0, 1.0), (1.0, -1.0)):
-        if not np.array_equal(right, end * n):
-            beyond = sign * float(n.max())
-            while excess(beyond) < 0:
-                beyond *= 2
-            end = float(proportions(brentq(excess, sign * 1e-9, beyond)).mean())
-        ends.append(end)
-    return ends[0], ends[1]
+    `right` (G,) of `n` (G,) samples are hits. Of all proportions p (G,) with a given mean, those
+    are likeliest for which right / p - (n - right) / (1 - p) is the same number in all groups, the
+    Lagrange multiplier. The multiplier 0 belongs to the proportions right / n, which have the
+    maximum of all log-likelihoods. The mean falls as the multiplier rises.
+    """
+
+    def __init__(self, right: NDArray[Any], n: Values, loss: float) -> None:
+        self.right = right
+        self.n = n
+        self.loss = loss  # how far the log-likelihood may lie below its maximum
+
+    def mean_at_limit(self, sign: float) -> float:
+        """Return the mean of proportions whose log-likelihood is `loss` below the maximum.
+
+        It is the mean below the maximum for sign 1, and the mean above it for sign -1.
+        """
+        from scipy.optimize import brentq  # loading it takes long, and few commands need it
+
+        end = sign * float(self.n.max())
+        while self._excess_loss(end) < 0:
+            end *= 2
+        multiplier = brentq(self._excess_loss, sign * 1e-9, end)
+        return float(self._proportions(multiplier).mean())
+
+    def _excess_loss(self, multiplier: float) -> float:
+        """Return how far the log-likelihood is below its maximum, minus the allowed loss."""
+        right, wrong = self.right, self.n - self.right
+        share, proportion = right / self.n, self._proportions(multiplier)
+        loss = xlogy(right, share) - xlogy(right, proportion)
+        loss += xlogy(wrong, 1 - share) - xlogy(wrong, 1 - proportion)
+        return float(loss.sum()) - self.loss
+
+    def _proportions(self, multiplier: float) -> Values:
+        """Return the likeliest proportions (G,) with this multiplier.
+
+        They solve multiplier * p^2 - (n + multiplier) * p + right = 0. Its solution
+        (total - root) / (2 * multiplier) loses digits if the multiplier is small. The same number
+        is 2 * right / (total + root), which is used if total is above 0.
+        """
+        total = self.n + multiplier
+        root = np.sqrt(np.maximum(0, np.square(total) - 4 * multiplier * self.right))
+        proportions = (total - root) / (2 * multiplier)
+        return np.divide(2 * self.right, total + root, out=proportions, where=total > 0)

@@ -22,62 +22,77 @@ from cosmos_eval.types import Interval
 if TYPE_CHECKING:
     from cosmos_eval.stats.groups import GroupDifference
 
-_SAMPLES_PER_KIND = 10  # samples are drawn one by one in the time that a draw of one kind takes
+# Drawing the count of one kind of samples takes as long as drawing 10 samples one by one.
+_SAMPLES_PER_KIND = 10
 
 
 class Standing(NamedTuple):
-    """The standing of a mean among others."""
+    """The standing of a mean in a list of means that are sorted, the greatest first."""
 
-    # The first and the last rank that it may have.
+    # The first and the last rank that the mean may have.
     ranks: tuple[int, int]
-    # The indices of the means that are not told apart from it.
+    # The indices of the means that do not differ significantly from this mean.
     tied: frozenset[int]
-    # The two-sided p-value of its difference from the next mean, None for the last mean.
+    # The two-sided p-value of the difference from the next mean, None for the last mean.
     p_next: float | None
 
 
 def resample(
     estimates: Mapping[str, Estimate], *, seed: int, resamples: int = intervals.RESAMPLES
 ) -> tuple[dict[str, Values], int]:
-    """Return resampled values (R,) of estimates, and the smallest number of clusters.
+    """Return the resampled values (R,) of each estimate, and the smallest number of clusters.
 
     All estimates have the same samples, and are computed from the same draws. Raises ValueError
     if there are fewer than two clusters.
     """
-    estimates_of_kinds = _estimates_of_kinds(estimates)
-    if estimates_of_kinds is not None:
-        few_estimates, counts = estimates_of_kinds
-        (drawn,) = intervals.resample(
-            [intervals.statistic_of(few_estimates)],
+    estimates_by_kinds = _estimates_by_kinds(estimates)
+    if estimates_by_kinds is not None:
+        counts = estimates_by_kinds.counts
+        (values_by_name,) = intervals.resample(
+            [intervals.statistic_of(estimates_by_kinds.estimates)],
             counts,
             seed=seed,
             resamples=resamples,
             multinomial=True,
         )
-        return drawn, int(counts.sum())
+        return values_by_name, int(counts.sum())
     shared_arrays: dict[bytes, Ints] = {}
-    clustered = {name: _clustered(e, shared_arrays) for name, e in estimates.items()}
-    by_sizes = intervals.by_clusters(clustered)
-    n = min(sizes[0] for sizes in by_sizes)  # a second size is a number of draws
-    if n < 2:
+    clustered_estimates: dict[str, Estimate] = {}
+    for name, estimate in estimates.items():
+        clustered_estimates[name] = _with_clusters(estimate, shared_arrays)
+    estimates_by_sizes = intervals.by_clusters(clustered_estimates)
+    n_clusters = min(sizes[0] for sizes in estimates_by_sizes)  # sizes[1] is a number of draws
+    if n_clusters < 2:
         raise ValueError("two images or more are needed to tell models apart")
-    drawn = {}
-    for sizes, group in by_sizes.items():
-        statistic, counts = intervals.statistic_of(group, {}), np.ones(sum(sizes), int)
-        (drawn_group,) = intervals.resample(
-            [statistic], counts, seed=seed, resamples=resamples, sizes=sizes
+    values_by_name = {}
+    for sizes, estimates_of_sizes in estimates_by_sizes.items():
+        (values_of_sizes,) = intervals.resample(
+            [intervals.statistic_of(estimates_of_sizes, {})],
+            np.ones(sum(sizes), int),
+            seed=seed,
+            resamples=resamples,
+            sizes=sizes,
         )
-        drawn.update(drawn_group)
-    return drawn, n
+        values_by_name.update(values_of_sizes)
+    return values_by_name, n_clusters
 
 
-def _estimates_of_kinds(
-    estimates: Mapping[str, Estimate],
-) -> tuple[dict[str, Estimate], Ints] | None:
-    """Return estimates of kinds of samples, and the number of samples of each kind.
+class _EstimatesByKinds(NamedTuple):
+    """Estimates of K kinds of samples. The samples of a kind are equal in all estimates."""
 
-    Samples of a kind are alike for all estimates: their hits and groups are the same. Return None
-    if samples depend on each other, or if there are too many kinds for this to be faster.
+    # Estimates whose samples are the kinds, by name.
+    estimates: dict[str, Estimate]
+    # (K,): the number of samples of each kind.
+    counts: Ints
+
+
+def _estimates_by_kinds(estimates: Mapping[str, Estimate]) -> _EstimatesByKinds | None:
+    """Return estimates in which each kind of equal samples is a single sample.
+
+    Samples belong to one kind if all estimates have the same hits and groups for them. For example,
+    two proportions with the hits [1, 1, 0] and [0, 0, 1] have the kinds (0, 1) and (1, 0), with the
+    counts 1 and 2. Return None if samples depend on each other, or if there are so many kinds that
+    drawing samples one by one is faster.
     """
     columns: list[NDArray[Any]] = []
     for estimate in estimates.values():
@@ -93,23 +108,25 @@ def _estimates_of_kinds(
     )
     if len(kinds) * _SAMPLES_PER_KIND > len(columns[0]):
         return None
-    each_kind, columns_of_kinds = np.arange(len(kinds)), iter(kinds.T)
-    few_estimates: dict[str, Estimate] = {}
+    each_kind = np.arange(len(kinds))
+    columns_of_kinds = iter(kinds.T)  # in the order of `columns`
+    estimates_of_kinds: dict[str, Estimate] = {}
     for name, estimate in estimates.items():
         hits = next(columns_of_kinds).astype(bool)
         if isinstance(estimate, GroupMean):
             groups = next(columns_of_kinds)
-            few_estimates[name] = estimate._replace(hits=hits, groups=groups, clusters=each_kind)
+            mean = estimate._replace(hits=hits, groups=groups, clusters=each_kind)
+            estimates_of_kinds[name] = mean
         else:
-            few_estimates[name] = Mean(hits, each_kind)
-    return few_estimates, counts
+            estimates_of_kinds[name] = Mean(hits, each_kind)
+    return _EstimatesByKinds(estimates_of_kinds, counts)
 
 
-def _clustered(estimate: Estimate, shared_arrays: dict[bytes, Ints]) -> Estimate:
-    """Return an estimate that is resampled by clusters, if the bootstrap knows such a form.
+def _with_clusters(estimate: Estimate, shared_arrays: dict[bytes, Ints]) -> Estimate:
+    """Return the estimate with a cluster for each sample, if its samples are independent.
 
-    Equal clusters become the same array, and so do equal groups, so that the means of many models
-    are one matrix product.
+    Estimates of other kinds are returned as they are. Equal clusters become the same array, and so
+    do equal groups: the bootstrap computes means with the same arrays in one matrix product.
     """
     match estimate:
         case Proportion(hits):
@@ -124,14 +141,17 @@ def _clustered(estimate: Estimate, shared_arrays: dict[bytes, Ints]) -> Estimate
     return estimate
 
 
-def _shared_array(numbers: Ints, shared_arrays: dict[bytes, Ints]) -> Ints:
-    """Return the array among those shared that is equal to `numbers`, which is added if missing."""
-    array = numbers.astype(np.int64)
-    return shared_arrays.setdefault(array.tobytes(), array)
+def _shared_array(array: Ints, shared_arrays: dict[bytes, Ints]) -> Ints:
+    """Return the shared array with the same bytes. The array itself is added if there is none."""
+    int64_array = array.astype(np.int64)
+    return shared_arrays.setdefault(int64_array.tobytes(), int64_array)
 
 
 def interval_of(value: float, drawn: Values, n: int) -> Interval:
-    """Return value -+ t x standard error of a mean, from its draws (R,) of at least n clusters."""
+    """Return the interval of a mean: value -+ t x standard error.
+
+    `drawn` (R,) holds the resampled values, and `n` is the smallest number of clusters.
+    """
     return difference_of_draws(value, 0.0, drawn, n).interval()._replace(method="bootstrap t")
 
 
@@ -143,33 +163,43 @@ def standings(
 ) -> list[Standing]:
     """Return the standings of M means, which are sorted, the greatest first.
 
-    A mean ranks behind all means that are greater by the paired interval of the difference, and
-    before all that are smaller. The ranks of all means hold at once with 95%, because intervals are
-    corrected for the number of pairs (Bonferroni). `drawn` holds the draws (R,) of each mean, and
-    `n` is the smallest number of clusters. If `between` is given, it returns the difference of two
-    means by their indices, and the draws are not used.
+    A mean ranks behind all means that are significantly greater, and before all means that are
+    significantly smaller. Two means differ significantly if the paired interval of their difference
+    does not contain 0. The ranks of all means hold at once with 95%, because the intervals are
+    corrected for the number of pairs (Bonferroni).
+
+    `drawn` holds the resampled values (R,) of each mean, and `n` is the smallest number of
+    clusters. If `between` is given, it returns the difference of two means by their indices, and
+    the resampled values are not used.
     """
-    signs = np.zeros((len(means), len(means)), int)
-    p_next: list[float | None] = [None] * len(means)
-    level = 1 - (1 - intervals.LEVEL) / max(1, math.comb(len(means), 2))
-
-    def by_draws(a: int, b: int) -> PairedDifference:
-        changes = drawn[a] - drawn[b]
-        return difference_of_draws(means[a], means[b], changes[~np.isnan(changes)], n)
-
-    for a in range(len(means)):
+    n_means = len(means)
+    level = 1 - (1 - intervals.LEVEL) / max(1, math.comb(n_means, 2))
+    is_greater = np.zeros((n_means, n_means), bool)  # [a, b]: mean a is greater than mean b
+    p_next: list[float | None] = [None] * n_means
+    for a in range(n_means):
         for b in range(a):
-            difference = (between or by_draws)(a, b)
-            interval = difference.interval(level)
+            difference: PairedDifference | GroupDifference
+            if between is not None:
+                difference = between(a, b)
+            else:
+                changes = drawn[a] - drawn[b]
+                has_value = ~np.isnan(changes)
+                difference = difference_of_draws(means[a], means[b], changes[has_value], n)
             if b == a - 1:
                 p_next[b] = difference.p_value
-            signs[a, b] = (interval.low > 0) - (interval.high < 0)
-            signs[b, a] = -signs[a, b]
-    return [
-        Standing(
-            (1 + int((row < 0).sum()), len(means) - int((row > 0).sum())),
-            frozenset(int(tied) for tied in np.flatnonzero(row == 0) if tied != index),
-            p_next[index],
+            interval = difference.interval(level)
+            is_greater[a, b] = interval.low > 0
+            is_greater[b, a] = interval.high < 0
+    result = []
+    for index in range(n_means):
+        n_greater = int(is_greater[:, index].sum())
+        n_smaller = int(is_greater[index].sum())
+        is_tied = ~is_greater[:, index] & ~is_greater[index]
+        is_tied[index] = False
+        standing = Standing(
+            ranks=(1 + n_greater, n_means - n_smaller),
+            tied=frozenset(np.flatnonzero(is_tied).tolist()),
+            p_next=p_next[index],
         )
-        for index, row in enumerate(signs)
-    ]
+        result.append(standing)
+    return result

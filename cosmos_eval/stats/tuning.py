@@ -1,4 +1,4 @@
-"""Trials of a random search: the best of n trials, and how much a factor decides.
+"""Trials of a random search: the best of n trials, and how much a factor explains.
 
 Shapes: N trials."""
 
@@ -13,43 +13,49 @@ from cosmos_eval.stats.estimates import Values
 class BestOf(NamedTuple):
     """The best of n trials, for n = 1, ..., N, over all choices of n of the N trials."""
 
-    # (N,): the mean.
+    # (N,): the mean of the best score over all choices.
     expected: Values
-    # (N,): the bounds of 95% of the choices.
+    # (N,): the bounds of the best score for 95% of the choices, or for another level.
     low: Values
     high: Values
 
 
 def best_of(scores: Values, level: float = 0.95) -> BestOf:
-    """Return the best of n of N scores (N,), drawn without replacement, for n = 1, ..., N.
+    """Return the distribution of the best of n of N scores (N,), for n = 1, ..., N.
 
-    The mean is the unbiased estimate of Tang et al. (ACL 2020, "Showing Your Work Doesn't Always
-    Work") for the expected validation performance of Dodge et al. (arXiv:1909.03004).
+    The n scores are drawn without replacement. The mean is the unbiased estimate of Tang et al.
+    (ACL 2020, "Showing Your Work Doesn't Always Work") for the expected validation performance of
+    Dodge et al. (arXiv:1909.03004).
     """
     sorted_scores = np.sort(scores)
-    count = len(sorted_scores)
-    rank = np.arange(1, count + 1)
-    at_most = np.ones(count)  # the probability that the best of n is at most each score
-    rows = []
-    for n in range(1, count + 1):
-        at_most = at_most * np.maximum(rank - n + 1, 0) / (count - n + 1)
-        expected = np.diff(at_most, prepend=0.0) @ sorted_scores
-        low_index, high_index = np.searchsorted(at_most, [(1 - level) / 2, (1 + level) / 2])
-        rows.append((expected, sorted_scores[low_index], sorted_scores[high_index]))
-    expected_of_n, low_of_n, high_of_n = np.array(rows).T
-    return BestOf(expected_of_n, low_of_n, high_of_n)
+    n_scores = len(sorted_scores)
+    rank = np.arange(1, n_scores + 1)
+    # The probability that the best of n is at most each score: C(rank, n) / C(N, n), step by step.
+    probability_at_most = np.ones(n_scores)
+    expected, low, high = [], [], []
+    for n in range(1, n_scores + 1):
+        probability_at_most = probability_at_most * np.maximum(rank - n + 1, 0) / (n_scores - n + 1)
+        probability_of_best = np.diff(probability_at_most, prepend=0.0)
+        expected.append(probability_of_best @ sorted_scores)
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        low_index, high_index = np.searchsorted(probability_at_most, tails)
+        low.append(sorted_scores[low_index])
+        high.append(sorted_scores[high_index])
+    return BestOf(np.array(expected), np.array(low), np.array(high))
 
 
 def explained(scores: Values, values: Sequence[Hashable]) -> float:
     """Return the share of the variance of scores (N,) that the values (N,) of a factor explain.
 
-    The share is adjusted for the number of distinct values: 1 - (within / (N - groups)) / (total /
-    (N - 1)), of sums of squares. It is about 0 if the factor decides nothing, and NaN if it is not
-    defined.
+    It is 1 - (within / (N - groups)) / (total / (N - 1)), where `within` and `total` are the sums
+    of squares within the groups of equal values and of all scores. The share is about 0 if the
+    factor explains nothing. It is NaN for a single group, for groups of one trial each, and for
+    equal scores.
     """
     groups = []
     for distinct_value in dict.fromkeys(values):
-        groups.append(scores[[value == distinct_value for value in values]])
+        is_in_group = [value == distinct_value for value in values]
+        groups.append(scores[is_in_group])
     dof_within = len(scores) - len(groups)
     total = float(((scores - scores.mean()) ** 2).sum())
     if len(groups) < 2 or not dof_within or not total:

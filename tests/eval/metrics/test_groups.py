@@ -115,7 +115,7 @@ def test_one_training_each_is_compared_by_images_alone() -> None:
         ttest_rel(*values),
     )
     assert found.p_value == pytest.approx(expected.pvalue)
-    assert (found.of_methods, found.groups[0].seed_variance) == (False, None)
+    assert (found.compares_methods, found.groups[0].seed_variance) == (False, None)
     assert found.method == "images alone"
 
 
