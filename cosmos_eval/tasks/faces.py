@@ -17,7 +17,7 @@ from cosmos_eval.data import classification as class_data
 from cosmos_eval.data.class_names import ClassData
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import top_classes
-from cosmos_eval.stats.estimates import Features, Proportion
+from cosmos_eval.stats.estimates import Features, Ints, Proportion
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.classification import CLASSES, LABELS, ClassTask, Prompts
 from cosmos_eval.tasks.metric import Derived, Metric
@@ -46,10 +46,13 @@ _BY_COLOUR: Grouping = ("race_binary",)
 _BY_GENDER_AND_RACE: Grouping = ("gender", "race")
 
 
-def _of_question(question: str, texts: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the class names, or the templates, of a question, without its name."""
-    start = f"{question}:"
-    return tuple(text.removeprefix(start) for text in texts or () if text.startswith(start))
+def _texts_of_question(question: str, texts: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the class names or templates that begin with a question, without this beginning.
+
+    `_texts_of_question("age", ["age:0-2", "race:White"])` is `("0-2",)`.
+    """
+    prefix = f"{question}:"
+    return tuple(text.removeprefix(prefix) for text in texts or () if text.startswith(prefix))
 
 
 class Rate:
@@ -63,7 +66,7 @@ class Rate:
         return Proportion(samples[self._array])
 
     def of_group(self, samples: Derived, group: str) -> Proportion:
-        """Return the rate of the images of a group that `group_names` names."""
+        """Return the rate of the images of a group, which is named as in `group_names`."""
         is_member = np.ones(len(samples[LABELS]), bool)
         for condition in group.split(", "):
             field, value = condition.split()
@@ -73,11 +76,13 @@ class Rate:
     def group_names(self, samples: Derived) -> list[str]:
         """Return the names of groups that have images, such as `gender 0, race 3`."""
         names = []
-        for fields in self._groupings:
-            columns = [_FIELDS.index(field) for field in fields]
-            for values in np.unique(samples[LABELS][:, columns], axis=0).tolist():
-                pairs = zip(fields, values, strict=True)
-                names.append(", ".join(f"{field} {value}" for field, value in pairs))
+        for grouping in self._groupings:
+            columns = [_FIELDS.index(field) for field in grouping]
+            for labels in np.unique(samples[LABELS][:, columns], axis=0).tolist():
+                conditions = [
+                    f"{field} {label}" for field, label in zip(grouping, labels, strict=True)
+                ]
+                names.append(", ".join(conditions))
         return names
 
 
@@ -125,7 +130,7 @@ class Faces(ClassTask):
         data = class_data.open_data(protocol, options)
         for question in _QUESTIONS:
             for kind, texts in (("class names", data.prompts), ("templates", data.templates)):
-                if not _of_question(question, texts):
+                if not _texts_of_question(question, texts):
                     raise UsageError(f"{protocol.dataset}: no {kind} begin with `{question}:`")
         return data
 
@@ -141,8 +146,8 @@ class Faces(ClassTask):
         for protocol, images in zip(protocols, data, strict=True):
             prompts = [
                 Prompts(
-                    _of_question(question, images.prompts),
-                    _of_question(question, images.templates),
+                    _texts_of_question(question, images.prompts),
+                    _texts_of_question(question, images.templates),
                 )
                 for question in _QUESTIONS
             ]
@@ -151,7 +156,7 @@ class Faces(ClassTask):
                 protocol,
                 images,
                 prompts,
-                partial(_samples, images, prompts),
+                partial(_answer_questions, images, prompts),
                 options,
                 progress,
             )
@@ -173,43 +178,53 @@ class Faces(ClassTask):
     def require_consistent(self, samples: types.Samples) -> None:
         """Raise ValueError for a label or an answer that is not a class of its question.
 
-        The race of an image is not compared with an answer: it names a group, and there may be more
-        groups than classes of the question, which only tells white from others.
+        The label `race` may hold any number. It only names the group of an image: answers about
+        race are compared with the label `race_binary`, which has two classes.
         """
         classes = samples[CLASSES].tolist()
-        n_classes = {question: len(_of_question(question, classes)) for question in _QUESTIONS}
+        n_classes = {
+            question: len(_texts_of_question(question, classes)) for question in _QUESTIONS
+        }
         n_classes["race_binary"] = 2
-        for array, fields in ((LABELS, _FIELDS), (PREDICTED, _QUESTIONS)):
-            for field, values in zip(fields, samples[array].T, strict=True):
-                names_group = array == LABELS and field == "race"
-                if len(values) and not names_group and values.max() >= n_classes[field]:
-                    raise ValueError(
-                        f"`{array}` holds {values.max()} for {field}, of {n_classes[field]}"
-                    )
+        for field, labels in zip(_FIELDS, samples[LABELS].T, strict=True):
+            if field != "race":
+                _require_below(n_classes[field], labels, LABELS, field)
+        for question, answers in zip(_QUESTIONS, samples[PREDICTED].T, strict=True):
+            _require_below(n_classes[question], answers, PREDICTED, question)
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
         """Return labels and answers by the names of classes. `toxic` has no label."""
         columns: dict[str, Any] = {}
         for question, predicted in zip(_QUESTIONS, samples[PREDICTED].T, strict=True):
-            names = np.array(_of_question(question, samples[CLASSES].tolist()))
+            class_names = np.array(_texts_of_question(question, samples[CLASSES].tolist()))
             if question in _FIELDS:
-                columns[question] = names[samples[LABELS][:, _FIELDS.index(question)]]
-            columns[f"{question}_prediction"] = names[predicted]
+                columns[question] = class_names[samples[LABELS][:, _FIELDS.index(question)]]
+            columns[f"{question}_prediction"] = class_names[predicted]
         return columns
 
 
-def _samples(
+def _require_below(n_classes: int, indices: Ints, array: str, field: str) -> None:
+    """Raise ValueError if class indices (N,) of a field in `array` are not below `n_classes`."""
+    if len(indices) and indices.max() >= n_classes:
+        raise ValueError(f"`{array}` holds {indices.max()} for {field}, of {n_classes}")
+
+
+def _answer_questions(
     data: ClassData,
     prompts: Sequence[Prompts],
     image_features: Features,
     class_embeddings: Features,
 ) -> types.Samples:
-    """Return the samples of images (N, D) and the classes (C, D) of all questions in turn."""
-    ends = np.cumsum([len(question.names) for question in prompts])
-    embeddings_of_questions = np.split(class_embeddings, ends[:-1])
-    answers = [
-        top_classes(image_features, embeddings, 1)[:, 0] for embeddings in embeddings_of_questions
-    ]
+    """Return labels, answers and class names, the arrays to store.
+
+    `image_features` are (N, D). `class_embeddings` (C, D) are the classes of the first question,
+    then those of the second one, and so on. Each question is answered by its best class.
+    """
+    n_classes = [len(question.names) for question in prompts]
+    first_class_of_next_questions = np.cumsum(n_classes)[:-1]
+    answers = []
+    for embeddings in np.split(class_embeddings, first_class_of_next_questions):
+        answers.append(top_classes(image_features, embeddings, 1)[:, 0])
     return {
         LABELS: data.labels,
         PREDICTED: np.stack(answers, axis=1),
