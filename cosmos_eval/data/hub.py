@@ -187,12 +187,12 @@ def quiet() -> Iterator[None]:
 
 
 def was_not_fetched(error: BaseException) -> bool:
-    """Tell whether an error comes from a file that is missing because of the offline mode."""
+    """Return whether an error comes from a file that is missing because of the offline mode."""
     return any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _causes(error))
 
 
 def reason(error: BaseException, remedy: str = "") -> str:
-    """Describe an error in one line.
+    """Return a description of an error in one line.
 
     `remedy` is added to an error that comes neither from the hub nor from its client.
     """
@@ -207,7 +207,7 @@ def reason(error: BaseException, remedy: str = "") -> str:
 
 
 def _access_reason(error: BaseException) -> str | None:
-    """Say what to do if the hub does not give access to a file; return None for other errors."""
+    """Return what to do if the hub does not give access to a file, or None for other errors."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
     if isinstance(error, SlowHubError):
         return str(error)
@@ -223,7 +223,7 @@ def _access_reason(error: BaseException) -> str | None:
 
 
 def _connection_reason(error: BaseException) -> str | None:
-    """Say what to do if the connection or the disk fails; return None for other errors."""
+    """Return what to do if the connection or the disk fails, or None for other errors."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
     status = _status_code(error)
     if status == 429 or status >= 500:
@@ -244,7 +244,7 @@ def _status_code(error: BaseException) -> int:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, its cause, the cause of that, and so on."""
+    """Yield an error, its cause, the cause of the cause, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -21,6 +21,7 @@ LARGEST = 4 << 30
 """Bytes of the largest file that is read whole."""
 
 _MAX_YAML_BYTES = 16 << 20
+_MAX_SHOWN = 60  # characters of a value in an error message
 _MAX_YAML_VALUES = 1_000_000  # of a YAML file in which aliases are replaced by their values
 
 CONFIG = ConfigDict(
@@ -303,13 +304,16 @@ def _field_path(location: Sequence[int | str]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return a value as Python writes it, cut after 60 characters."""
+    """Return a value as Python writes it, with `...` after its first 60 characters if longer."""
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def first_repeated(values: Iterable[Any]) -> list[Any]:
-    """Return a list of the first value that occurs more than once, or an empty list."""
+    """Return the first value that occurs more than once, in a list, or else an empty list.
+
+    A list tells a repeated value that is None or empty from no repeated value.
+    """
     for value, count in Counter(values).items():
         if count > 1:
             return [value]
