@@ -157,7 +157,10 @@ def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _SampleCheck:
 def _missing_images_fault(
     samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path, n_expected: int
 ) -> str:
-    """Return a message if images are missing or if there are too many, or an empty text."""
+    """Return a message if images are missing, or if there are too many, or else an empty text.
+
+    If the set has no list of images, images whose label maps exist count as missing.
+    """
     missing = [sample.image for sample in samples if not sample.image.is_file()]
     n_present = len(samples) - len(missing)
     image_folder = root / protocol.images
@@ -189,7 +192,7 @@ def _images_of_unused_masks(
 
 
 def _missing_masks_fault(samples: Sequence[Sample], protocol: LabelMapProtocol) -> str:
-    """Return a message if label maps are missing, or an empty text."""
+    """Return a message if label maps are missing, or else an empty text."""
     missing = [sample.mask for sample in samples if not sample.mask.is_file()]
     if not missing:
         return ""

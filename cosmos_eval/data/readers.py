@@ -244,15 +244,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
-    """Count the values of a node, and the values of an alias every time that it is used.
+    """Return the number of values in a node; those of an alias count every time that it is used.
 
-    `counts` holds the counts of nodes by their ids. Raise FileError for too many values, which a
-    short file can stand for by aliases of aliases.
+    `counts` holds the counts of the nodes that were counted before, by their ids. Raise FileError
+    for too many values. A short file can stand for them by aliases of aliases.
     """
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in counts:
-        # A node that contains itself has this count when it is reached again: it has no end.
+        # A node that contains itself is endless. It has this count when it is reached again.
         counts[id(node)] = _MAX_YAML_VALUES
         count = 1
         for child in node.value:
@@ -293,7 +293,10 @@ def parse(model: type[_Model], content: Mapping[str, Any]) -> _Model:
 
 
 def _field_path(location: Sequence[int | str]) -> str:
-    """Return the path of a field, such as `classes[2].queries`, from pydantic's location."""
+    """Return the path of a field from pydantic's location.
+
+    The location `("classes", 2, "queries")` becomes `classes[2].queries`.
+    """
     path = str(location[0])
     for step in location[1:]:
         if isinstance(step, int):
