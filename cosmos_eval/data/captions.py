@@ -278,11 +278,13 @@ def _parse_coco(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
 
 
 def _require_sound_ids(ids: Sequence[Any], captioned_ids: Sequence[Any]) -> None:
-    """Require distinct ids, all whole numbers or all text.
+    """Raise FileError unless ids are distinct, and all whole numbers or all text.
 
-    As keys of a dictionary, 1, true and 1.0 would be the same, and 1 and "1" would be different.
+    `ids` are the ids of images, and `captioned_ids` the image ids of captions, which must be among
+    them. Ids are keys of a dictionary, in which 1, true and 1.0 would be the same key, and 1 and
+    "1" would be different keys.
     """
-    type_counts = Counter(map(type, [*ids, *captioned_ids]))
+    type_counts = Counter(type(image_id) for image_id in [*ids, *captioned_ids])
     if len(type_counts) > 1 or type_counts.keys() - {int, str}:
         types = ", ".join(f"{kind.__name__} ({count})" for kind, count in type_counts.items())
         raise FileError(f"has image ids that are not all whole numbers or all text, but {types}")
@@ -335,7 +337,7 @@ class _FlickrLine(NamedTuple):
 
     number: int
     image: str
-    text: str  # all that follows the comma
+    text: str  # everything after the comma
     field: str | None  # the caption if the text is one CSV field, else None
 
 

@@ -183,7 +183,7 @@ def _read_flat(
     """Read images whose names end in their class.
 
     They get the names and the order that they would have in class folders. Raise UsageError if an
-    image does not name its class, and if the classes are not those of the protocol.
+    image does not name its class, and if the protocol has other classes.
     """
     if must_be_moved(folder, flat_images):
         root = shlex.quote(str(protocol.root or options.data_root))
@@ -286,8 +286,8 @@ def _read_templates(path: Path) -> tuple[str, ...]:
 def _group_name(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> str:
     """Return the name of a sample's group, such as `region 3`, from numbers in its .npy member.
 
-    The member holds one number for each of `protocol.metadata`. The name has those of
-    `protocol.group_keys`.
+    The member holds one number for each of `protocol.metadata`. The numbers of
+    `protocol.group_keys` make the name.
     """
     metadata = sample.vector(len(protocol.metadata), exact=False)
     labels = []

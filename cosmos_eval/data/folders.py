@@ -245,7 +245,7 @@ class Listing(Generic[Data]):
         return replace(self.survey, faults=faults, remedy=remedy_of(protocol) if faults else None)
 
     def _faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
-        """Yield all faults: those of the survey, and wrong numbers of samples.
+        """Yield the faults of the survey, and wrong numbers of samples.
 
         With a limit, numbers are not checked. With a partial set, samples may be missing.
         """

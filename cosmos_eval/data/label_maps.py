@@ -100,10 +100,10 @@ def palette(protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
 
 
 def _class_colours(colours: Any, protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
-    """Return the colours of the classes of a protocol, from those of MMSegmentation's classes.
+    """Return one colour per class of a protocol, from the colours of MMSegmentation's classes.
 
-    The protocol may leave out MMSegmentation's first class, the background. The last colours are
-    those of the other classes.
+    They are the last of these colours, since a protocol may leave out MMSegmentation's first class,
+    the background.
     """
     n_classes = len(protocol.class_names)
     return tuple((red, green, blue) for red, green, blue in colours[-n_classes:])

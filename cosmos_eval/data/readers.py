@@ -244,7 +244,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
-    """Return the number of values in a node; those of an alias count every time that it is used.
+    """Return the number of values in a node. An alias counts every time that it is used.
 
     `counts` holds the counts of the nodes that were counted before, by their ids. Raise FileError
     for too many values. A short file can stand for them by aliases of aliases.

@@ -62,11 +62,12 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
         # If no item is complete, keep all of them, so that a missing image is reported.
         items = _items_with_images(listed_items, image_folder) or listed_items
     data = _make_data(protocol, options, image_folder, items, listed_items)
-    files = list(dict.fromkeys(picture.file for picture in data.pictures))
-    missing_files = [image_folder / file for file in files if not (image_folder / file).is_file()]
+    files = dict.fromkeys(picture.file for picture in data.pictures)  # boxes share a file
+    paths = [image_folder / file for file in files]
+    missing_files = [path for path in paths if not path.is_file()]
     if missing_files and not faults:
         faults.append(
-            f"{len(missing_files)} of the {len(files)} images of {list_path} are not there, first: "
+            f"{len(missing_files)} of the {len(paths)} images of {list_path} are not there, first: "
             f"{missing_files[0]}{_download_page(protocol)}{folders.similar_file(missing_files[0])}"
         )
     n_known = protocol.n_items
@@ -80,8 +81,8 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
         survey=folders.Survey(
             faults=tuple(faults),
             folder=str(image_folder),
-            expected=len(files),
-            images=len(files) - len(missing_files),
+            expected=len(paths),
+            images=len(paths) - len(missing_files),
             expected_items=n_known or len(items),
             items=len(items),
         ),

@@ -446,9 +446,9 @@ def _list_samples(archive: Path) -> list[ArchiveSample]:
 def image_sources(data: Any) -> list[ImageSource]:
     """Return the images of a task's opened data.
 
-    They are in the attribute `images` of the data, or beside label maps in `samples`. The images of
-    a list or tuple, such as the training and test data of a probe, are those of all its entries. An
-    image source is its own only image. Return an empty list for other data.
+    They are in the attribute `images` of the data, or beside label maps in `samples`. For a list or
+    tuple, such as the training and test data of a probe, return the images of all its entries. For
+    an image source, return the source itself. Return an empty list for other data.
     """
     if hasattr(data, "images"):
         return list(data.images)

@@ -149,12 +149,17 @@ def make_plan(
         if not models:
             raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
     specs = model_specs(models or BUNDLED, names, arch, weights, trainings)
+    _check_protocols(protocols, options)
+    return Plan(specs=specs, protocols=protocols, options=options)
+
+
+def _check_protocols(protocols: Sequence[types.Protocol], options: types.RunOptions) -> None:
+    """Raise UsageError for repeated protocols, and for protocols that do not fit the options."""
     if options.auxiliary is not None:
         _require_guidable(options.auxiliary, protocols)
     refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
     if options.stream:
         _require_streamable(protocols, options)
-    return Plan(specs=specs, protocols=protocols, options=options)
 
 
 def _require_streamable(protocols: Sequence[types.Protocol], options: types.RunOptions) -> None:
@@ -201,7 +206,7 @@ def _choose_protocols(
     datasets: Sequence[str | Mapping[str, Any] | types.Protocol],
     families: Sequence[str],
 ) -> Sequence[types.Protocol]:
-    """Return the protocols of data sets, or those of the embedded data sets if none is named.
+    """Return the protocols of data sets, or of the embedded data sets if none is named.
 
     Raises UsageError for unknown names, and for data sets of another task.
     """

@@ -127,7 +127,7 @@ class ClassTask(Task):
     ) -> types.Measurement:
         """Embed the images and the prompts, and return the measurement.
 
-        `prompts` are those of each question that is asked about an image: one for most tasks.
+        `prompts` holds an entry for each question that is asked about an image. Most tasks ask one.
         `score` computes the samples from the image features (N, D) and the class embeddings (C, D)
         of all questions in turn.
         """

@@ -199,7 +199,7 @@ class Retrieval(Task):
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
         """Return one row per query: all images, then all captions.
 
-        `caption` is the number of a caption among those of its image, from 0, and NaN for images.
+        `caption` numbers the captions of each image, from 0. It is NaN for images.
         """
         image_of_text, n_images = samples[IMAGE_OF_TEXT], len(samples[IMAGE_RANK])
         n_captions = len(image_of_text)

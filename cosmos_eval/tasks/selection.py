@@ -424,7 +424,7 @@ def _baselines(
             mean_caption = np.broadcast_to(text_features.mean(axis=0), text_features.shape)
             baselines[BLIND] = _single_hits(data, products(image_features, mean_caption))
         n_candidates = len(image_features)
-    # If all candidates score the same, the expected hits are those of a random choice.
+    # With equal scores, `expected_hits` returns the probability that a random choice is correct.
     equal_scores = np.zeros(n_candidates)
     baselines[CHANCE] = choices.expected_hits(equal_scores, candidates_of_item, data.right)
     return baselines
@@ -446,8 +446,8 @@ def _text_to_text(
     n_similarities_of_correct = n_correct * (n_correct - 1) // 2
     n_similarities_to_wrong = n_correct * (n_captions - n_correct)
     n_similarities = n_similarities_of_correct + n_similarities_to_wrong
-    # If all similarities are equal, the expected hits are those of a random order. The items can
-    # share the values: each needs only as many equal ones as it has similarities.
+    # With equal similarities, `expected_hits` returns the probability for a random order. The items
+    # can share the values: each needs only as many equal ones as it has similarities.
     equal_similarities = np.zeros(n_similarities.max())
     similarities_of_item = [np.arange(n) for n in n_similarities]
     return {

@@ -223,8 +223,8 @@ class SelectionProtocol(SelectionFiles):
 
     # The prompt that captions are put into.
     template: str = "{}"
-    # When a pair is correct. `image`: each caption finds its image. `group`: each image also finds
-    # its caption.
+    # The rule for a correct pair. `image`: each caption finds its image. `group`: each image also
+    # finds its caption.
     pair_accuracy: Literal["group", "image"] = "group"
     # Subsets that the mean over subsets leaves out, and the number of items that it requires.
     left_out: tuple[str, ...] = field(default=(), metadata=_FIXED)

@@ -31,7 +31,7 @@ def few_shots(labels: Ints, shots: int, seed: int) -> tuple[Ints, Ints]:
     """Return training rows and held-out rows that are drawn from (N,) labels.
 
     There are `shots` training rows per class, and min(shots, MOST_HELD_OUT) held-out rows. With the
-    same seed, the training rows of fewer shots are among those of more shots.
+    same seed, the training rows of more shots include all training rows of fewer shots.
     """
     n_held_out = min(shots, MOST_HELD_OUT)
     rows_of_classes = in_random_order(labels, seed)

@@ -76,7 +76,7 @@ def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tens
 def resized_hw(image_hw: tuple[int, int], protocol: SegmentationProtocol) -> tuple[int, int]:
     """Return the largest (height, width) with the image's ratio within the protocol's bounds.
 
-    The bounds are those of the short and the long side. mmcv.rescale_size does the same.
+    The protocol bounds the short and the long side. mmcv.rescale_size does the same.
     """
     scale = min(protocol.long_side / max(image_hw), protocol.short_side / min(image_hw))
     height, width = (int(side * scale + 0.5) for side in image_hw)
@@ -319,7 +319,7 @@ def _encode(pixels: Tensor, segmenter: Segmenter, attentions: Sequence[Attention
 def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
     """Return the token logits of all windows side by side, as the grid of windows lies, (Q, A, B).
 
-    `logits` (n, h, w, Q) are those of each window. With R rows and S columns of windows, A = R * h
+    `logits` (n, h, w, Q) has an entry per window. With R rows and S columns of windows, A = R * h
     and B = S * w.
     """
     grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
