@@ -289,6 +289,7 @@ class _Placeholder(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
+        """Return a function that raises RuntimeError when it is called."""
         if name.startswith("__"):  # the import system and inspect look for such names
             raise AttributeError(name)
 

@@ -91,8 +91,7 @@ def settings_of(
 ) -> dict[str, Any]:
     """Return the part of a provenance that says under which options a result was measured.
 
-    It holds precision, limit, partial data, attention and auxiliary encoder. Results that differ in
-    them are not comparable.
+    It holds precision, limit, partial data, attention and auxiliary encoder.
     """
     usual_attention = task_for(protocol).attention(protocol)
     settings: dict[str, Any] = {"precision": options.precision, "limit": options.limit}

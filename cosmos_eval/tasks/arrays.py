@@ -81,6 +81,7 @@ class SampleArray:
             self._require_between(array, self.least, self.most)
 
     def _require_between(self, array: NDArray[Any], least: float, most: float) -> None:
+        """Raise ValueError for a value below `least` or above `most`, except by rounding."""
         import numpy as np
 
         rounding = ROUNDING if self.kind == "number" else 0

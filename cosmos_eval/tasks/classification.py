@@ -310,6 +310,7 @@ class Classification(ClassTask):
         )
 
     def confusion_pairs(self, samples: types.Samples) -> Sequence[Mapping[str, Any]]:
+        """Return the most frequent pairs of a true class and another, predicted class."""
         classes = displayed_names(samples)
         pairs = choices.confusion_pairs(samples[LABELS], samples[TOP5][:, 0])
         return [

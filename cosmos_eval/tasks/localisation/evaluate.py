@@ -80,6 +80,10 @@ def _measurement(
     kind: types.MapKind,
     seconds: Mapping[str, float],
 ) -> types.Measurement:
+    """Return the measurement of the arrays of all shards.
+
+    Raises UsageError if no image has a thing that does not fill all labelled pixels.
+    """
     dataset = protocol.dataset
     if not len(arrays[fields.IMAGE]):
         raise types.UsageError(
@@ -140,6 +144,7 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         return load_image(sample, self._encoder, self._protocol)
 
     def measure_shard(self, shard: range, images: Iterator[LoadedImage]) -> list[Arrays]:
+        """Score the maps of the things in the images of a shard."""
         loaded = list(images)
         scores: list[MapScores | None] = [None] * len(loaded)
         for indices, (maps_of_batch,) in on_host(self._encode(loaded)):

@@ -136,6 +136,7 @@ class Probes(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> types.Measurement:
+        """Embed the images of a protocol, fit its probes, and return their accuracy."""
         from cosmos_eval.embedding.embed import embed_images
 
         started = perf_counter()

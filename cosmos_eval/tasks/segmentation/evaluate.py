@@ -100,6 +100,7 @@ def _require_tuned_model(protocol: SegmentationProtocol, info: EncoderInfo) -> N
 def _make_job(
     encoder: Encoder, protocol: SegmentationProtocol, data: LabelMaps, options: RunOptions
 ) -> Job:
+    """Return the job of a protocol, with its stores below the folders of the options."""
     folder = None
     if options.save_predictions:
         # With an auxiliary encoder, the name of the model's folder states the attention.
@@ -112,6 +113,10 @@ def _make_job(
 def _measurement(
     job: Job, counts: Joined, options: RunOptions, seconds: Mapping[str, float]
 ) -> Measurement:
+    """Return the measurement of a job from its counts.
+
+    Raises UsageError if no pixel of any image is labelled.
+    """
     protocol = job.protocol
     if not counts["pixels"].any():
         raise UsageError(f"{protocol.dataset}: no pixel of any image has a label to compare with")

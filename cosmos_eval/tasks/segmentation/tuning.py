@@ -187,6 +187,7 @@ class Scorer:
         return [float(mean_iou(Areas(*areas_of_protocol))) for areas_of_protocol in areas]
 
     def _segmenter(self, protocol: SegmentationProtocol) -> Segmenter:
+        """Return the segmenter of a protocol, whose encoder and queries are made once."""
         from cosmos_eval.models.maps import with_patches
         from cosmos_eval.tasks.segmentation import inference
 
@@ -199,6 +200,7 @@ class Scorer:
         return inference.Segmenter(dense, queries, fitted, attention, self._options.batch_size)
 
     def _embed_queries(self, protocol: SegmentationProtocol) -> NDArray[np.float32]:
+        """Return the embeddings (Q, D) of the queries of a protocol, in the order of classes."""
         from cosmos_eval.tasks.segmentation import inference
 
         key = protocol.queries, protocol.templates
