@@ -29,7 +29,7 @@ class SelectionData(NamedTuple):
     # For each item, the indices of its captions, the correct ones first.
     captions_of_item: list[NDArray[np.int64]]
     # (N,) how many captions of each item are correct.
-    right: NDArray[np.int64]
+    n_correct_of_item: NDArray[np.int64]
     # The sorted names of the S subsets.
     subsets: tuple[str, ...]
     # (N,) the index of each item's subset.
@@ -131,8 +131,8 @@ def _check_item(item: Item, first: Item, protocol: SelectionProtocol) -> None:
     Unless the data set is published, also raise it for an item that cannot be solved: a caption is
     both correct and wrong, or both images are the same.
     """
-    correct_captions = set(item.captions[: item.n_right])
-    wrong_captions = set(item.captions[item.n_right :])
+    correct_captions = set(item.captions[: item.n_correct])
+    wrong_captions = set(item.captions[item.n_correct :])
     if not wrong_captions and item.chosen == "captions":
         raise UsageError(f"{item.location} has no wrong caption: give it a `negative`")
     if item.chosen != first.chosen:
@@ -211,7 +211,7 @@ def _make_data(
         captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
         images_of_item=images_of_item,
         captions_of_item=captions_of_item,
-        right=np.array([item.n_right for item in items]),
+        n_correct_of_item=np.array([item.n_correct for item in items]),
         subsets=tuple(subsets.tolist()),
         subset_of_item=subset_of_item[chosen_indices],
         averaged=~is_left_out & (subset_sizes >= protocol.smallest),

@@ -35,7 +35,7 @@ class Item(NamedTuple):
     # How error messages name the item: the file and the line or record.
     location: str
     # How many of the captions are correct.
-    n_right: int = 1
+    n_correct: int = 1
     # The name of the item's pair, empty if it has none. A pair is correct if all its items are.
     pair: str = ""
     # The name of a larger group of items, which counts in the same way.
@@ -171,7 +171,7 @@ def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
             captions=(*correct_captions, *wrong_captions),
             subset=record.optional(protocol.subset_key),
             location=record.location,
-            n_right=len(correct_captions),
+            n_correct=len(correct_captions),
             pair=record.identity("pair_id"),
             set=record.identity("set_id"),
         )
@@ -220,7 +220,7 @@ def _read_sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
             captions=(*correct_captions, record.text("negative_caption")),
             subset=subset,
             location=record.location,
-            n_right=len(correct_captions),
+            n_correct=len(correct_captions),
         )
 
 

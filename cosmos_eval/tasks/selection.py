@@ -292,7 +292,7 @@ class Selection(Task):
 def _notes(data: SelectionData) -> list[str]:
     """Return a note on the items that have a wrong caption equal to a correct one, if any."""
     n_unsolvable = 0
-    for captions, n_correct in zip(data.captions_of_item, data.right, strict=True):
+    for captions, n_correct in zip(data.captions_of_item, data.n_correct_of_item, strict=True):
         if np.isin(captions[:n_correct], captions[n_correct:]).any():
             n_unsolvable += 1
     if not n_unsolvable:
@@ -325,7 +325,7 @@ def _score_items(
         SUBSET: data.subset_of_item,
         SUBSETS: np.array(data.subsets),
         AVERAGED: data.averaged,
-        CLUSTER: _clusters(data),
+        CLUSTER: _cluster_items(data),
         **data.groups,
         **baselines,
     }
@@ -383,7 +383,7 @@ def _single_hits(data: SelectionData, score: Score) -> NDArray[np.bool_]:
     """
     if data.chosen == "captions":
         images = np.concatenate(data.images_of_item)
-        return choices.single_hits(score, images, data.captions_of_item, data.right)
+        return choices.single_hits(score, images, data.captions_of_item, data.n_correct_of_item)
 
     def score_images(captions: Ints, images: Ints) -> NDArray[np.float32]:
         return score(images, captions)
@@ -411,9 +411,11 @@ def _baselines(
     if data.chosen == "captions":
         candidates_of_item = data.captions_of_item
         n_words = np.array([len(caption.split()) for caption in data.captions])
-        baselines[SHORTER] = choices.expected_hits(-n_words, candidates_of_item, data.right)
-        if (data.right > 1).all():
-            baselines |= _text_to_text(text_features, candidates_of_item, data.right)
+        baselines[SHORTER] = choices.expected_hits(
+            -n_words, candidates_of_item, data.n_correct_of_item
+        )
+        if (data.n_correct_of_item > 1).all():
+            baselines |= _text_to_text(text_features, candidates_of_item, data.n_correct_of_item)
         if len(image_features) > 1:
             mean_image = np.broadcast_to(image_features.mean(axis=0), image_features.shape)
             baselines[BLIND] = _single_hits(data, products(mean_image, text_features))
@@ -426,7 +428,9 @@ def _baselines(
         n_candidates = len(image_features)
     # With equal scores, `expected_hits` returns the probability that a random choice is correct.
     equal_scores = np.zeros(n_candidates)
-    baselines[CHANCE] = choices.expected_hits(equal_scores, candidates_of_item, data.right)
+    baselines[CHANCE] = choices.expected_hits(
+        equal_scores, candidates_of_item, data.n_correct_of_item
+    )
     return baselines
 
 
@@ -458,7 +462,7 @@ def _text_to_text(
     }
 
 
-def _clusters(data: SelectionData) -> NDArray[np.int64]:
+def _cluster_items(data: SelectionData) -> NDArray[np.int64]:
     """Return the number of each item's cluster, (N,).
 
     Items are in one cluster if they use the same image file, or belong to the same pair or set,
@@ -516,8 +520,8 @@ def _sample_list_hash(data: SelectionData) -> str:
         data.subsets,
         data.subset_of_item.tolist(),
     ]
-    if (data.right > 1).any():
-        sample_list.append(data.right.tolist())
+    if (data.n_correct_of_item > 1).any():
+        sample_list.append(data.n_correct_of_item.tolist())
     sample_list += [group_of_item.tolist() for group_of_item in data.groups.values()]
     return fingerprint(sample_list)
 
