@@ -126,7 +126,8 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
         raise FileError(f"{error}; one record per line is .jsonl") from error
     if isinstance(content, dict) and content.keys() == {"train", "valid", "test"}:
         return _read_dense_captions(content, path)
-    if isinstance(content, dict) and "images" not in content:  # as in FLAIR's files
+    if isinstance(content, dict) and "images" not in content:
+        # FLAIR's files hold the list of records in `annotations`.
         content = content.get("annotations", content)
     if isinstance(content, list):
         records = [(f"record {index}", record) for index, record in enumerate(content)]

@@ -419,19 +419,9 @@ def _list_samples(archive: Path) -> list[ArchiveSample]:
     samples: list[ArchiveSample] = []
     try:
         with archive.open("rb") as file:
-            for member in TarReader(file):
-                key_and_extension = split_name(member.name)
-                if key_and_extension is None:
-                    continue
-                key, extension = key_and_extension
-                if not samples or samples[-1].key != key:
-                    samples.append(ArchiveSample(archive, key, {}))
-                sample = samples[-1]
-                if extension in sample.members:
-                    raise UsageError(f"{sample.name} has two files .{extension}; keep one of them")
-                sample.members[extension] = ArchiveMember(
-                    archive, member.name, member.offset, member.size
-                )
+            for entry in TarReader(file):
+                member = ArchiveMember(archive, entry.name, entry.offset, entry.size)
+                _add_to_samples(samples, member)
     except FileNotFoundError as error:
         raise UsageError(f"{archive} is not there") from error
     except TarError as error:
@@ -441,6 +431,24 @@ def _list_samples(archive: Path) -> list[ArchiveSample]:
     if not samples:
         raise UsageError(f"no samples in {archive}")
     return samples
+
+
+def _add_to_samples(samples: list[ArchiveSample], member: ArchiveMember) -> None:
+    """Add a member to the last sample if it has the same key, or else to a new sample.
+
+    Members whose names have no key and extension are left out. Raise UsageError if a sample has two
+    members with the same extension.
+    """
+    key_and_extension = split_name(member.member)
+    if key_and_extension is None:
+        return
+    key, extension = key_and_extension
+    if not samples or samples[-1].key != key:
+        samples.append(ArchiveSample(member.archive, key, {}))
+    sample = samples[-1]
+    if extension in sample.members:
+        raise UsageError(f"{sample.name} has two files .{extension}; keep one of them")
+    sample.members[extension] = member
 
 
 def image_sources(data: Any) -> list[ImageSource]:

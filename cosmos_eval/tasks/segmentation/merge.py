@@ -121,12 +121,13 @@ def label_map(
     if decision.area_thd is None:
         return best_classes(decision, None)
     classes = best_classes(decision._replace(prob_thd=0.0), None)
-    # `bincount` would do the same, but its checks make the CPU wait for a GPU.
+    # The number of pixels of each class. `bincount` would do the same, but its checks make the CPU
+    # wait for a GPU. There are at most as many classes as queries.
     areas = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
     areas.index_add_(0, classes.flatten().int(), areas.new_ones(()).expand(classes.numel()))
-    small = areas <= decision.area_thd * areas[1:].sum()
-    small[:1].fill_(False)
-    return best_classes(decision, small[decision.class_of_query.long()])
+    is_small = areas <= decision.area_thd * areas[1:].sum()
+    is_small[:1].fill_(False)
+    return best_classes(decision, is_small[decision.class_of_query.long()])
 
 
 def tiles(
