@@ -101,10 +101,10 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
     if data.prompts is not None and not protocol.class_names:
         return data.prompts
     separators_to_spaces = str.maketrans(dict.fromkeys(protocol.separators, " "))
-    prompt_names = []
+    names: list[str] = []
     for name in data.classes:
-        prompt_names.append(protocol.class_names.get(name, name.translate(separators_to_spaces)))
-    return tuple(prompt_names)
+        names.append(protocol.class_names.get(name, name.translate(separators_to_spaces)))
+    return tuple(names)
 
 
 def shown_names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
