@@ -38,7 +38,10 @@ class _Item(NamedTuple):
 
 
 def open_data(protocol: AssociationProtocol, options: RunOptions) -> AssociationData:
-    """Read the items, or those found of a partial set. Raise UsageError for any fault."""
+    """Read all items, or those with images if the options allow a partial set.
+
+    Raise UsageError for any fault.
+    """
     return list_data(protocol, options).require(protocol, options)
 
 
@@ -50,8 +53,8 @@ def list_data(
     image_place = folders.data_path(protocol, options, protocol.images, "images")
     all_items = _read_items(list_path)
     items = all_items[: options.limit]
-    image_numbers = folders.number_distinct(name for item in items for name in item.candidates)
-    files = [name + protocol.image_suffix for name in image_numbers]
+    index_by_image = folders.number_distinct(name for item in items for name in item.candidates)
+    files = [name + protocol.image_suffix for name in index_by_image]
     images, missing_files = _locate_images(image_place, files)
     faults = []
     if missing_files:
@@ -60,7 +63,7 @@ def list_data(
             f"first: {missing_files[0]}{folders.similar_file(missing_files[0])}"
         )
     counts = folders.known_counts(items=(len(all_items), protocol.n_items))
-    data = _make_data(items, image_numbers, images)
+    data = _make_data(items, index_by_image, images)
     return folders.Listing(
         data=data._replace(part=folders.first_shortfall(counts)),
         path=list_path,
@@ -77,18 +80,21 @@ def list_data(
 
 
 def _make_data(
-    items: Sequence[_Item], image_numbers: Mapping[str, int], images: Sequence[ImageSource]
+    items: Sequence[_Item], index_by_image: Mapping[str, int], images: Sequence[ImageSource]
 ) -> AssociationData:
-    """Number the prompts of the items; the images are numbered by their names already."""
-    prompt_numbers = folders.number_distinct(item.prompt for item in items)
+    """Return the data of the items, which refer to images and prompts by index.
+
+    `index_by_image` maps names of images to their indices in `images`.
+    """
+    index_by_prompt = folders.number_distinct(item.prompt for item in items)
     numbered_items = []
     for item in items:
-        candidates = np.array([image_numbers[name] for name in item.candidates])
-        numbered_items.append((prompt_numbers[item.prompt], candidates, item.is_associated))
+        candidates = np.array([index_by_image[name] for name in item.candidates])
+        numbered_items.append((index_by_prompt[item.prompt], candidates, item.is_associated))
     return AssociationData(
-        names=tuple(image_numbers),
+        names=tuple(index_by_image),
         images=tuple(images),
-        captions=tuple(prompt_numbers),
+        captions=tuple(index_by_prompt),
         items=tuple(numbered_items),
     )
 
@@ -103,9 +109,10 @@ def _read_items(path: Path) -> list[_Item]:
 
 
 def _parse_item(record: Any, location: str) -> _Item:
-    """Return the item of a record. Raise FileError, beginning with `location`, for a broken one.
+    """Return the item of a record. Raise FileError if a field is missing or wrong.
 
-    The prompt is made as in DataComp's eval_utils/wino_eval.py (get_clip_prompt).
+    The message begins with `location`. The prompt is made as in DataComp's
+    eval_utils/wino_eval.py (get_clip_prompt): "An" or "A", and the cue in lower case.
     """
     if not isinstance(record, dict):
         record = {}
@@ -130,13 +137,17 @@ def _parse_names(value: Any, key: str, location: str) -> list[str]:
 
 
 def _locate_images(place: Path, files: Sequence[str]) -> tuple[list[ImageSource], list[Path]]:
-    """Return the images in a folder or zip file, and the paths of the missing ones."""
+    """Return an image for every file name in a folder or zip file, and the missing paths.
+
+    A missing image is returned as a file that does not exist.
+    """
     image_place = open_image_place(place)
     images: list[ImageSource] = []
     missing_files = []
     for file in files:
         image = image_place.find(file)
         if image is None:
+            image = ImageFile(place / file)
             missing_files.append(place / file)
-        images.append(image or ImageFile(place / file))
+        images.append(image)
     return images, missing_files

@@ -49,7 +49,10 @@ def read_captions(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImag
 
 
 def _with_image_path(image: CaptionedImage, protocol: RetrievalProtocol) -> CaptionedImage:
-    """Add the protocol's suffix to the name, and with `bare_names` drop the folders from it."""
+    """Return the image with the protocol's suffix at the end of its name.
+
+    With `bare_names`, the name is the last part of the path: `a/b` becomes `b.jpg`.
+    """
     name = image.name.removesuffix(protocol.image_suffix) + protocol.image_suffix
     if protocol.bare_names:
         return CaptionedImage(PurePosixPath(name).name, image.captions, path=name)
@@ -77,8 +80,8 @@ def _read_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
 def measured_captions(image: CaptionedImage, protocol: RetrievalProtocol) -> tuple[str, ...]:
     """Return the captions of an image that a protocol measures.
 
-    `protocol.sentences` says whether captions stay as they are (None), whether every sentence is a
-    caption ("each"), or whether the sentences of a caption are joined again ("joined"). Raise
+    `protocol.sentences` says how captions are split: not at all (None), into sentences that are a
+    caption each ("each"), or into sentences that are joined with ". " again ("joined"). Raise
     UsageError for a caption that has no sentence.
     """
     captions = image.captions[: protocol.captions_per_image]
@@ -97,7 +100,10 @@ def measured_captions(image: CaptionedImage, protocol: RetrievalProtocol) -> tup
 
 
 def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read a folder with a text file for each image of the same name: a caption on every line."""
+    """Read a folder of text files: each holds the captions of the image with the same name.
+
+    Every line is a caption.
+    """
     paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
     if paths and not protocol.image_suffix:
         raise FileError("holds texts: name the suffix of the images by `image_suffix`")
@@ -109,17 +115,22 @@ def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[CaptionedImag
 
 
 def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read a JSON file in one of the forms that the message of the error below lists."""
+    """Read captioned images from a JSON file.
+
+    It has one of four forms: the lists of the Densely Captioned Images, Karpathy's splits, COCO's
+    annotations, or a list of records. Raise FileError for any other form.
+    """
     try:
         content = readers.read_json(path)
     except FileError as error:
         raise FileError(f"{error}; one record per line is .jsonl") from error
     if isinstance(content, dict) and content.keys() == {"train", "valid", "test"}:
         return _read_dense_captions(content, path)
-    if isinstance(content, dict) and "images" not in content:  # as in FLAIR's files
+    if isinstance(content, dict) and "images" not in content:
+        # FLAIR's files hold the list of records in `annotations`.
         content = content.get("annotations", content)
     if isinstance(content, list):
-        records = [(f"record {number}", record) for number, record in enumerate(content)]
+        records = [(f"record {index}", record) for index, record in enumerate(content)]
         return _parse_records(records, path, protocol)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise FileError(
@@ -134,7 +145,7 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
 
 
 def _is_karpathy(content: Mapping[str, Any]) -> bool:
-    """Tell whether the images of a file hold their captions, as in Karpathy's splits."""
+    """Return whether the images of a file hold their captions, as in Karpathy's splits."""
     first_image = content["images"][0]
     has_sentences = isinstance(first_image, dict) and "sentences" in first_image
     return has_sentences and "annotations" not in content
@@ -154,8 +165,8 @@ def _parse_records(
     """
     images = []
     split_counts: Counter[str] = Counter()
-    for number, record in records:
-        location = f"{path}, {number}"
+    for place, record in records:
+        location = f"{path}, {place}"
         if not isinstance(record, Mapping):
             raise UsageError(f"{location}: must be a record with an image and its captions")
         if protocol.split_key is not None:
@@ -168,7 +179,7 @@ def _parse_records(
         images.append(CaptionedImage(name, captions))
     if split_counts and not images:
         raise _missing_split_error(protocol.split, split_counts)
-    return _merge(images)
+    return _merge_by_name(images)
 
 
 def _record_captions(
@@ -191,10 +202,10 @@ def _missing_split_error(split: str, split_counts: Counter[str]) -> FileError:
 
 
 def _reply(turns: Any, location: str, protocol: RetrievalProtocol) -> str:
-    """Return the second turn of a conversation.
+    """Return the caption in a conversation: the reply, which is its second turn.
 
-    It is put on one line, as in train/sharegpt4v.py of github.com/beichenzbc/Long-CLIP, unless it
-    is split into sentences.
+    Its lines are joined with spaces, as in train/sharegpt4v.py of
+    github.com/beichenzbc/Long-CLIP. They are kept if the protocol splits captions into sentences.
     """
     turn = turns[1] if isinstance(turns, list) and len(turns) > 1 else None
     text = turn.get("value") if isinstance(turn, Mapping) else None
@@ -251,28 +262,30 @@ def _parse_coco(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
     coco = parse(_Coco, content)
     captioned_ids = [annotation.image_id for annotation in coco.annotations]
     _require_sound_ids([image.id for image in coco.images], captioned_ids)
-    captions_of: dict[Any, list[str]] = {image.id: [] for image in coco.images}
+    captions_by_image: dict[Any, list[str]] = {image.id: [] for image in coco.images}
     for annotation in coco.annotations:
-        captions_of[annotation.image_id].append(annotation.caption)
+        captions_by_image[annotation.image_id].append(annotation.caption)
     images = sorted(coco.images, key=attrgetter("id"))
-    uncaptioned = [image.id for image in images if not captions_of[image.id]]
+    uncaptioned = [image.id for image in images if not captions_by_image[image.id]]
     if uncaptioned:
         raise FileError(
             f"has {len(uncaptioned)} images without captions, first: image id {uncaptioned[0]}"
         )
     captioned_images = []
     for image in images:
-        captions = _checked_captions(captions_of[image.id], f"{path}: image id {image.id}")
+        captions = _checked_captions(captions_by_image[image.id], f"{path}: image id {image.id}")
         captioned_images.append(CaptionedImage(image.file_name, captions))
     return captioned_images
 
 
 def _require_sound_ids(ids: Sequence[Any], captioned_ids: Sequence[Any]) -> None:
-    """Require distinct ids, all whole numbers or all text.
+    """Raise FileError unless ids are distinct, and all whole numbers or all text.
 
-    As keys of a dictionary, 1, true and 1.0 would be the same, and 1 and "1" would be different.
+    `ids` are the ids of images, and `captioned_ids` the image ids of captions, which must be among
+    them. Ids are keys of a dictionary, in which 1, true and 1.0 would be the same key, and 1 and
+    "1" would be different keys.
     """
-    type_counts = Counter(map(type, [*ids, *captioned_ids]))
+    type_counts = Counter(type(image_id) for image_id in [*ids, *captioned_ids])
     if len(type_counts) > 1 or type_counts.keys() - {int, str}:
         types = ", ".join(f"{kind.__name__} ({count})" for kind, count in type_counts.items())
         raise FileError(f"has image ids that are not all whole numbers or all text, but {types}")
@@ -325,15 +338,17 @@ class _FlickrLine(NamedTuple):
 
     number: int
     image: str
-    text: str  # all that follows the comma
+    text: str  # everything after the comma
     field: str | None  # the caption if the text is one CSV field, else None
 
 
 def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read a header, then `IMAGE.jpg,caption` lines, as in CLIP Benchmark's and Kaggle's lists.
+    """Read a list of a header and lines `IMAGE.jpg,caption`, as CLIP Benchmark and Kaggle have it.
 
-    If every caption is one CSV field, the file is CSV as pandas writes it. Otherwise a caption is
-    everything after the image, as clip_benchmark/datasets/flickr.py always reads it.
+    If every caption is one CSV field, the file is read as CSV: `1.jpg,"A dog, asleep"` holds the
+    caption `A dog, asleep`. Otherwise a caption is all text after the first comma, as in
+    clip_benchmark/datasets/flickr.py. Raise FileError if some lines need one rule and other lines
+    the other.
     """
     rows = _read_flickr_lines(path)
     unquoted_rows = [row for row in rows if row.field is None]
@@ -348,7 +363,7 @@ def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned
         caption = row.text if unquoted_rows else row.field
         captions = _checked_captions(caption, f"{path}, line {row.number}")
         images.append(CaptionedImage(f"{row.image}.jpg", captions))
-    return _merge(images)
+    return _merge_by_name(images)
 
 
 def _read_flickr_lines(path: Path) -> list[_FlickrLine]:
@@ -504,7 +519,10 @@ def _listed_keys(record: Mapping[str, Any]) -> str:
 
 
 def _checked_captions(value: Any, location: str) -> tuple[str, ...]:
-    """Return one caption or several as a tuple. Raise UsageError for blank or missing captions."""
+    """Return one caption, or a list of captions, as a tuple.
+
+    Raise UsageError for a blank caption, for no captions, and for values that are not text.
+    """
     captions = (value,) if isinstance(value, str) else value
     if not isinstance(captions, list | tuple):
         raise UsageError(f"{location}: captions must be text or a list of texts, not {value!r}")
@@ -516,9 +534,9 @@ def _checked_captions(value: Any, location: str) -> tuple[str, ...]:
     return tuple(captions)
 
 
-def _merge(records: Iterable[CaptionedImage]) -> list[CaptionedImage]:
-    """Join the captions of records of the same image; images and captions keep their order."""
-    captions_of: dict[str, list[str]] = {}
+def _merge_by_name(records: Iterable[CaptionedImage]) -> list[CaptionedImage]:
+    """Return every image once, with the captions of all records of its name, in their order."""
+    captions_by_image: dict[str, list[str]] = {}
     for record in records:
-        captions_of.setdefault(record.name, []).extend(record.captions)
-    return [CaptionedImage(name, tuple(captions)) for name, captions in captions_of.items()]
+        captions_by_image.setdefault(record.name, []).extend(record.captions)
+    return [CaptionedImage(name, tuple(captions)) for name, captions in captions_by_image.items()]

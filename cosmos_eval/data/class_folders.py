@@ -71,7 +71,7 @@ def find_folder(protocol: ClassificationProtocol, options: RunOptions) -> Path:
 
 
 def _holds_imagenet(folder: Path) -> bool:
-    """Tell whether a folder holds ImageNet's class folders or its validation images."""
+    """Return whether a folder holds ImageNet's class folders or its validation images."""
     for entry in folder_entries(folder):
         if WORDNET_ID.fullmatch(entry.name) or _FLAT_NAME.fullmatch(entry.name):
             return True
@@ -97,9 +97,9 @@ def list_flat_images(folder: Path) -> list[FlatImage]:
 
 
 def must_be_moved(folder: Path, flat_images: Sequence[FlatImage]) -> bool:
-    """Tell whether flat images have to be moved into class folders before they can be read.
+    """Return whether flat images must be moved into class folders before they can be read.
 
-    They have to if one of them does not name its class, or if the folder has class folders too.
+    This is so if the name of an image lacks its class, or if the folder has class folders too.
     """
     if not flat_images:
         return False
@@ -127,18 +127,20 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
 
 
 def read_objectnet(folder: Path) -> ClassData:
-    """List the images of the classes of ObjectNet that ImageNet has too.
+    """List the images of the ObjectNet classes that are also classes of ImageNet.
 
     CLIP Benchmark does the same in objectnet.py. Raise UsageError for another layout.
     """
-    label_of = _read_mapping(folder / "mappings" / "folder_to_objectnet_label.json")
-    imagenet_class_of = _read_mapping(folder / "mappings" / "objectnet_to_imagenet_1k.json")
-    classes = sorted(name for name, label in label_of.items() if label in imagenet_class_of)
+    label_by_folder = _read_mapping(folder / "mappings" / "folder_to_objectnet_label.json")
+    imagenet_class_by_label = _read_mapping(folder / "mappings" / "objectnet_to_imagenet_1k.json")
+    classes = sorted(
+        name for name, label in label_by_folder.items() if label in imagenet_class_by_label
+    )
     for name in classes:
         if not (folder / "images" / name).is_dir():
             raise UsageError(f"{folder / 'images'} has no class folder {name}")
     data = _read_class_folders(folder / "images", classes)
-    return data._replace(prompts=tuple(label_of[name].lower() for name in classes))
+    return data._replace(prompts=tuple(label_by_folder[name].lower() for name in classes))
 
 
 def _read_mapping(path: Path) -> dict[str, str]:
@@ -155,19 +157,19 @@ def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
 
     Raise UsageError for a class without images.
     """
-    paths_of: dict[str, list[str]] = {name: [] for name in classes}
+    paths_by_class: dict[str, list[str]] = {name: [] for name in classes}
     for subfolder, file_names in sorted(walk(folder), key=lambda entry: str(entry[0])):
         relative = subfolder.relative_to(folder)
-        if not relative.parts or relative.parts[0] not in paths_of:
+        if not relative.parts or relative.parts[0] not in paths_by_class:
             continue
         for file_name in sorted(file_names):
             if file_name.lower().endswith(SUFFIXES):
-                paths_of[relative.parts[0]].append((relative / file_name).as_posix())
+                paths_by_class[relative.parts[0]].append((relative / file_name).as_posix())
     samples = []
     for index, name in enumerate(classes):
-        if not paths_of[name]:
+        if not paths_by_class[name]:
             raise UsageError(f"class folder {folder / name} has no images ({', '.join(SUFFIXES)})")
-        for path in paths_of[name]:
+        for path in paths_by_class[name]:
             samples.append((path, sources.ImageFile(folder / path), index))
     return make_data(classes, samples)
 
@@ -180,8 +182,8 @@ def _read_flat(
 ) -> ClassData:
     """Read images whose names end in their class.
 
-    They get the names and the order that they would have in class folders. Raise UsageError if the
-    class of an image is not known.
+    They get the names and the order that they would have in class folders. Raise UsageError if an
+    image does not name its class, and if the protocol has other classes.
     """
     if must_be_moved(folder, flat_images):
         root = shlex.quote(str(protocol.root or options.data_root))
@@ -192,17 +194,17 @@ def _read_flat(
         )
     wordnet_ids = sorted({str(image.wordnet_id) for image in flat_images})
     _require_listed_classes(protocol, folder, wordnet_ids, "classes in the names of its images")
-    index_of = number_distinct(wordnet_ids)
+    index_by_wordnet_id = number_distinct(wordnet_ids)
     samples = []
     for image in sorted(flat_images, key=attrgetter("wordnet_id", "official_name", "name")):
         name = f"{image.wordnet_id}/{image.official_name}"
         source = sources.ImageFile(folder / image.name)
-        samples.append((name, source, index_of[image.wordnet_id]))
+        samples.append((name, source, index_by_wordnet_id[image.wordnet_id]))
     return make_data(wordnet_ids, samples)
 
 
 def is_subset_of_list(protocol: ClassificationProtocol, classes: Sequence[str]) -> bool:
-    """Tell whether a user's YAML names a class list that has all classes of the data."""
+    """Return whether a user's YAML names a class list that has all classes of the data."""
     if protocol.class_list is None or protocol.n_classes is not None:
         return False
     return {*classes} <= {*listed_classes(protocol.class_list)}
@@ -232,8 +234,8 @@ def _require_listed_classes(
 def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData:
     """List the samples of the test split in the order of the archives.
 
-    Names of classes may be blank if their number is `protocol.n_classes`. Raise UsageError for any
-    fault.
+    Names of classes may be blank if there are exactly `protocol.n_classes` of them. Raise
+    UsageError for any fault.
     """
     prompt_names = _read_lines(folder / _CLASSES_FILE, protocol.n_classes)
     templates = _read_templates(folder / _TEMPLATES_FILE)
@@ -245,17 +247,18 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
         image = sample.image()
         label = _read_label(sample, protocol, len(prompt_names))
         labelled_images.append((name, image, label))
-    data = make_data(_distinct_names(prompt_names), labelled_images)
+    data = make_data(_make_names_distinct(prompt_names), labelled_images)
     data = data._replace(prompts=tuple(prompt_names), templates=templates or None)
     if protocol.metadata:
         data = data.grouped([_group_name(sample, protocol) for sample in samples])
     return data
 
 
-def _distinct_names(names: Sequence[str]) -> list[str]:
-    """Add the index of the class to names that are blank or that several classes share.
+def _make_names_distinct(names: Sequence[str]) -> list[str]:
+    """Return the names, with the class index added to those that are blank or not unique.
 
-    Several classes of ImageNet have the same name, and the fourth distance of CLEVR has none.
+    `["crane", "crane", ""]` gives `["crane (0)", "crane (1)", "(2)"]`. Several classes of ImageNet
+    have the same name, and the fourth distance of CLEVR has none.
     """
     distinct = []
     for index, name in enumerate(names):
@@ -281,7 +284,11 @@ def _read_templates(path: Path) -> tuple[str, ...]:
 
 
 def _group_name(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> str:
-    """Name the group of a sample by the numbers in its .npy member, such as `region 3`."""
+    """Return the name of a sample's group, such as `region 3`, from numbers in its .npy member.
+
+    The member holds one number for each of `protocol.metadata`. The numbers of
+    `protocol.group_keys` make the name.
+    """
     metadata = sample.vector(len(protocol.metadata), exact=False)
     labels = []
     for key in several(protocol.group_keys):
@@ -297,13 +304,13 @@ def _read_label(
 ) -> Any:
     """Return the label of a sample, in the form that ClassData.labels has for the protocol."""
     if isinstance(protocol, MultilabelProtocol):
-        return _multilabel(sample, n_classes)
+        return _read_multilabel(sample, n_classes)
     if isinstance(protocol, FacesProtocol):
-        return _face_labels(sample)
-    return _class_index(sample, n_classes)
+        return _read_face_labels(sample)
+    return _read_class_index(sample, n_classes)
 
 
-def _multilabel(sample: sources.ArchiveSample, n_classes: int) -> NDArray[Any]:
+def _read_multilabel(sample: sources.ArchiveSample, n_classes: int) -> NDArray[Any]:
     """Return whether the image shows each class (C,)."""
     labels = sample.vector(n_classes)
     if not np.isin(labels, (0, 1)).all():
@@ -311,15 +318,18 @@ def _multilabel(sample: sources.ArchiveSample, n_classes: int) -> NDArray[Any]:
     return labels.astype(bool)
 
 
-def _face_labels(sample: sources.ArchiveSample) -> NDArray[Any]:
-    """Return the indices of age, gender and race, and 0 for white or 1 (4,)."""
+def _read_face_labels(sample: sources.ArchiveSample) -> NDArray[Any]:
+    """Return the labels (4,) of a face.
+
+    They are the indices of age, gender and race, and last 0 for white or 1 for any other race.
+    """
     labels = sample.vector(4, exact=False)[:4]
     if (labels < 0).any() or (labels != labels.astype(np.int64)).any():
         raise UsageError(f"{sample.name}.npy must hold 0, 1, 2..., not {labels.tolist()}")
     return labels.astype(np.int64)
 
 
-def _class_index(sample: sources.ArchiveSample, n_classes: int) -> int:
+def _read_class_index(sample: sources.ArchiveSample, n_classes: int) -> int:
     """Return the index of the sample's class. Raise UsageError for any other number."""
     text = sample.text("cls").strip()
     if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) >= n_classes:
@@ -332,7 +342,7 @@ def _class_index(sample: sources.ArchiveSample, n_classes: int) -> int:
 def _read_lines(path: Path, n_with_blanks: int | None = None) -> list[str]:
     """Read the lines of a file. Raise UsageError for a blank line or an empty file.
 
-    Lines may be blank if their number is `n_with_blanks`.
+    A file of exactly `n_with_blanks` lines may have blank ones.
     """
     lines = [line.strip() for line in sources.read_layout_file(path).splitlines()]
     if not lines or ("" in lines and len(lines) != n_with_blanks):

@@ -87,39 +87,43 @@ def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, 
 def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...]:
     """Return the names of the classes in prompts, in the order of the classes.
 
-    They come from the protocol's class list, from the data, or from `class_names`. A class that
-    `class_names` lacks has its name in the data, with the protocol's separators as spaces.
+    They come from the protocol's class list, or else from its `class_names`, or else from the
+    prompts that the data state. A class without any of these is called as in the data, with the
+    protocol's separators replaced by spaces: `great_white_shark` becomes `great white shark`.
     """
     if protocol.class_list is not None:
         prompt_names = list_names(protocol.class_list)
         list_classes = listed_classes(protocol.class_list)
         if {*data.classes} <= {*list_classes}:  # the data may have a subset of the listed classes
-            name_of = dict(zip(list_classes, prompt_names, strict=True))
-            return tuple(name_of[class_name] for class_name in data.classes)
+            prompt_name_by_class = dict(zip(list_classes, prompt_names, strict=True))
+            return tuple(prompt_name_by_class[class_name] for class_name in data.classes)
         return prompt_names
     if data.prompts is not None and not protocol.class_names:
         return data.prompts
-    spaces = str.maketrans(dict.fromkeys(protocol.separators, " "))
-    return tuple(protocol.class_names.get(name, name.translate(spaces)) for name in data.classes)
+    separators_to_spaces = str.maketrans(dict.fromkeys(protocol.separators, " "))
+    names: list[str] = []
+    for name in data.classes:
+        names.append(protocol.class_names.get(name, name.translate(separators_to_spaces)))
+    return tuple(names)
 
 
 def shown_names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
-    """Return the names of classes for people.
+    """Return the displayed names of classes, all of which differ.
 
-    They are the names in prompts. A name that several classes share is followed by the name of the
-    class in the data, so that all shown names differ.
+    They are the names in prompts. If several classes share one, the name of the class in the data
+    is added: `crane (n02012849)`.
     """
     prompt_names = class_names(protocol, data)
-    counts = Counter(prompt_names)
-    shown = []
+    n_classes_by_name = Counter(prompt_names)
+    displayed_names = []
     for prompt_name, data_name in zip(prompt_names, data.classes, strict=True):
-        if counts[prompt_name] == 1:
-            shown.append(prompt_name)
+        if n_classes_by_name[prompt_name] == 1:
+            displayed_names.append(prompt_name)
         elif data_name.startswith(prompt_name):
-            shown.append(data_name)
+            displayed_names.append(data_name)
         else:
-            shown.append(f"{prompt_name} ({data_name})")
-    return shown
+            displayed_names.append(f"{prompt_name} ({data_name})")
+    return displayed_names
 
 
 def templates_of(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...] | str:
@@ -170,15 +174,15 @@ def clip_benchmark_templates(key: str) -> tuple[str, ...]:
 def list_names(class_list: str) -> tuple[str, ...]:
     """Return the prompt names of a class list. Raise KeyError for an unknown list.
 
-    A list of fewer classes than CLIP Benchmark has names for is a subset of another list, whose
-    classes are named in the same order.
+    CLIP Benchmark names the classes of whole lists, in their order. A class list with fewer classes
+    is a subset of the list `names` of its record, and has the names of its classes there.
     """
     record = CLASS_LISTS[class_list]
     names = tuple(_read_clip_benchmark("en_classnames.json")[record.names])[record.skipped :]
     if record.n_classes == len(names):
         return names
-    name_of = dict(zip(listed_classes(record.names), names, strict=True))
-    return tuple(name_of[wordnet_id] for wordnet_id in listed_classes(class_list))
+    name_by_wordnet_id = dict(zip(listed_classes(record.names), names, strict=True))
+    return tuple(name_by_wordnet_id[wordnet_id] for wordnet_id in listed_classes(class_list))
 
 
 def listed_classes(class_list: str) -> Sequence[str]:
@@ -203,24 +207,25 @@ def listed_classes(class_list: str) -> Sequence[str]:
 def unnamed_classes(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
     """Yield a fault if prompts would hold WordNet ids or numbers instead of names."""
     prompt_names = class_names(protocol, data)
-    unnamed_names = []
+    classes_without_name = []
     for data_name, prompt_name in zip(data.classes, prompt_names, strict=True):
         if data_name == prompt_name and WORDNET_ID.fullmatch(data_name):
-            unnamed_names.append(data_name)
+            classes_without_name.append(data_name)
     has_names = protocol.class_names or protocol.class_list or data.prompts
-    if not unnamed_names and not has_names and all(map(str.isdecimal, data.classes)):
-        unnamed_names = list(data.classes)
-    if not unnamed_names:
+    if not classes_without_name and not has_names and all(map(str.isdecimal, data.classes)):
+        classes_without_name = list(data.classes)
+    if not classes_without_name:
         return
-    if WORDNET_ID.fullmatch(unnamed_names[0]):
+    first = classes_without_name[0]
+    if WORDNET_ID.fullmatch(first):
         kind, class_list = "WordNet ids", "imagenet1k"
     else:
         kind, class_list = "numbers", "imagenet1k-numbers"
-    remedy = f"name them by `class_names: {{{unnamed_names[0]!r}: NAME, ...}}`"
+    remedy = f"name them by `class_names: {{{first!r}: NAME, ...}}`"
     if {*data.classes} <= {*listed_classes(class_list)}:
         remedy += f", or if they are ImageNet's by `class_list: {class_list}`"
     yield (
-        f"{len(unnamed_names)} classes are called by {kind}, such as {unnamed_names[0]}, in "
+        f"{len(classes_without_name)} classes are called by {kind}, such as {first}, in "
         f"prompts too: {remedy}"
     )
 

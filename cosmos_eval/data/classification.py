@@ -128,7 +128,7 @@ def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
 
 
 def _can_fetch(protocol: ClassificationProtocol) -> bool:
-    """Tell whether torchvision or this module can download the set."""
+    """Return whether torchvision or this module can download the set."""
     if protocol.torchvision is not None:
         set_name = protocol.torchvision.partition("/")[0]
         return set_name != "stanford_cars"  # its page no longer exists
@@ -166,9 +166,9 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
         missing_files = {}
     n_images = len(data.images)
     counts = folders.known_counts(images=(n_images, protocol.n_images))
-    # Images with several labels count as one class when images are chosen up to a limit.
-    classes = data.labels if data.labels.ndim == 1 else np.zeros(n_images, np.int64)
-    chosen_indices = folders.choose_in_turn(classes, options.limit)
+    # A limit takes images from the classes in turn. Images with several labels are one class here.
+    class_of_image = data.labels if data.labels.ndim == 1 else np.zeros(n_images, np.int64)
+    chosen_indices = folders.choose_in_turn(class_of_image, options.limit)
     chosen_data = data.select(chosen_indices.tolist())
     return folders.Listing(
         data=chosen_data._replace(part=folders.first_shortfall(counts)),
@@ -266,15 +266,15 @@ def _read_multilabel_list(
         raise UsageError(f"{protocol.dataset}: give `annotations`, or `layout: webdataset`")
     root = folders.root_of(protocol, options, protocol.annotations)
     path = root / protocol.annotations
-    classes_of: dict[str, list[str]] = {}
+    classes_by_image: dict[str, list[str]] = {}
     with faults_of(f"{protocol.dataset}: {path}: "):
         for image, record, location in _image_records(path, protocol):
-            classes_of[image] = _parse_classes(record, protocol.label_key, location)
-    listed_classes = set(chain.from_iterable(classes_of.values()))
+            classes_by_image[image] = _parse_classes(record, protocol.label_key, location)
+    listed_classes = set(chain.from_iterable(classes_by_image.values()))
     _check_listed_classes(protocol, path, listed_classes)
     classes = list(protocol.class_names) or sorted(listed_classes)
     samples = []
-    for image, image_classes in classes_of.items():
+    for image, image_classes in classes_by_image.items():
         samples.append((image, ImageFile(folder / image), np.isin(classes, image_classes)))
     return make_data(classes, samples)
 
@@ -303,7 +303,10 @@ def _check_listed_classes(
 
 
 def _parse_classes(record: Any, key: str, location: str) -> list[str]:
-    """Return the classes in a field: a list, or text such as `a|b`. Raise FileError otherwise."""
+    """Return the classes in a field, which is a list, or text such as `a|b`.
+
+    Raise FileError for a missing field and for any other value.
+    """
     value = record.get(key) if isinstance(record, dict) else None
     names = value or []  # an image may have no class
     if isinstance(names, str):
@@ -321,21 +324,21 @@ def _with_groups(
 
     Raise UsageError if the file does not list exactly the images of the data.
     """
-    group_of: dict[str, str] = {}
+    group_by_image: dict[str, str] = {}
     with faults_of(f"{protocol.dataset}: `group_file`: {path}: "):
         for image, record, location in _image_records(path, protocol):
             keys = folders.several(protocol.group_keys)
-            group_of[image] = ", ".join(_parse_text(record, key, location) for key in keys)
+            group_by_image[image] = ", ".join(_parse_text(record, key, location) for key in keys)
     for name in data.names:
-        if name not in group_of:
+        if name not in group_by_image:
             raise UsageError(f"{protocol.dataset}: {path} gives image {name} of {folder} no group")
-    unknown_images = sorted(group_of.keys() - set(data.names))
+    unknown_images = sorted(group_by_image.keys() - set(data.names))
     if unknown_images:
         raise UsageError(
             f"{protocol.dataset}: {path} lists {len(unknown_images)} images that {folder} does not "
             f"have, first: {unknown_images[0]}; nearest: {nearest(unknown_images[0], data.names)}"
         )
-    return data.grouped([group_of[name] for name in data.names])
+    return data.grouped([group_by_image[name] for name in data.names])
 
 
 def _image_records(path: Path, protocol: ClassificationProtocol) -> Iterator[tuple[str, Any, str]]:

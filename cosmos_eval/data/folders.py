@@ -79,13 +79,22 @@ def several(paths: Paths) -> tuple[str, ...]:
 
 
 def exist_in(root: Path, *required: Paths) -> bool:
-    """Tell whether everything required exists below `root`; one of several paths is enough."""
-    return all(any((root / path).exists() for path in several(paths)) for paths in required)
+    """Return whether all required files exist below `root`.
+
+    An argument of several alternative paths is satisfied if one of them exists.
+    """
+    for paths in required:
+        alternatives = [root / path for path in several(paths)]
+        if not any(path.exists() for path in alternatives):
+            return False
+    return True
 
 
 def similar_file(path: Path) -> str:
-    """Return the end of a message about a missing file: `; there is NAME` for a file of the same
-    name with another suffix, or nothing."""
+    """Return the end of a message about a missing file, or an empty text.
+
+    It is `; there is NAME` if the folder has a file of the same name with another suffix.
+    """
     for stem in (path.name, path.stem):
         for similar in sorted(path.parent.glob(f"{glob.escape(stem)}.*")):
             return f"; there is {similar.name}"
@@ -129,8 +138,8 @@ def missing_path_error(
     names = list(dict.fromkeys(PurePosixPath(path).name for path in paths))
     parents = list(dict.fromkeys(str(PurePosixPath(path).parent) for path in paths))
     # If every file name is combined with every folder, list both instead of all the paths.
-    is_product = len(names) * len(parents) == len(paths)
-    if is_product and parents != ["."]:
+    has_all_combinations = len(names) * len(parents) == len(paths)
+    if has_all_combinations and parents != ["."]:
         candidates = f"{', '.join(names)} in {', '.join(parents)}"
     else:
         candidates = ", ".join(paths)
@@ -196,7 +205,7 @@ def _refuse_unreadable(error: OSError) -> NoReturn:
 
 
 def fingerprint(items: Sequence[object]) -> str:
-    """Return the SHA-256 of a list of texts and numbers, in hexadecimal; order counts."""
+    """Return the SHA-256 of a list of texts and numbers, in hexadecimal. The order matters."""
     return hashlib.sha256(json.dumps(list(items), ensure_ascii=True).encode()).hexdigest()
 
 
@@ -236,7 +245,10 @@ class Listing(Generic[Data]):
         return replace(self.survey, faults=faults, remedy=remedy_of(protocol) if faults else None)
 
     def _faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
-        """Yield all faults; a limit or a partial set excuses missing samples."""
+        """Yield the faults of the survey, and wrong numbers of samples.
+
+        With a limit, numbers are not checked. With a partial set, samples may be missing.
+        """
         yield from self.survey.faults
         if options.limit is not None:
             return
@@ -261,14 +273,14 @@ def number_distinct(values: Iterable[Any]) -> dict[Any, int]:
     return {value: number for number, value in enumerate(dict.fromkeys(values))}
 
 
-def known_counts(**numbers: tuple[int, int | None]) -> list[Part]:
+def known_counts(**found_and_known: tuple[int, int | None]) -> list[Part]:
     """Return the counts of samples of sets whose complete number is known.
 
-    An argument is a unit with the number of samples found and the number in the complete set, such
-    as `images=(499, 500)`. Units whose complete number is None are left out.
+    The name of an argument is a unit. Its value is the number of samples on the disk and in the
+    complete set, such as `images=(499, 500)`. Units whose complete number is None are left out.
     """
     counts = []
-    for unit, (n_found, n_known) in numbers.items():
+    for unit, (n_found, n_known) in found_and_known.items():
         if n_known is not None:
             counts.append(Part(n_found, n_known, unit))
     return counts
@@ -283,14 +295,18 @@ def first_shortfall(counts: Sequence[Part]) -> Part | None:
 
 
 def choose_in_turn(groups: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
-    """Choose up to `limit` samples: the first of every group, then the second of every group, ...
+    """Return the sorted indices of up to `limit` samples, taken from all groups in turn.
 
-    `groups` (N,) holds the group of each sample. Return the chosen indices, sorted.
+    `groups` (N,) holds the group of each sample. The first sample of every group is taken, then the
+    second of every group, and so on. For groups [0, 0, 0, 1, 1] and a limit of 3, the order is
+    0, 3, 1, 4, 2, and the result is [0, 1, 3].
     """
-    order = np.argsort(groups, kind="stable")
-    sorted_groups = groups[order]
-    # The position of each sample within its group: 0 for the first, 1 for the second, ...
-    turns = np.empty_like(groups)
-    turns[order] = np.arange(len(groups)) - np.searchsorted(sorted_groups, sorted_groups)
-    by_turn_then_group = np.lexsort((groups, turns))
-    return np.sort(by_turn_then_group[:limit])
+    # Sorting by group puts the samples of a group side by side. The position of a sample within its
+    # group (0, 1, 2, ...) is then its place minus the place of the first sample of the group.
+    order_by_group = np.argsort(groups, kind="stable")
+    sorted_groups = groups[order_by_group]
+    group_starts = np.searchsorted(sorted_groups, sorted_groups)
+    position_in_group = np.empty_like(groups)
+    position_in_group[order_by_group] = np.arange(len(groups)) - group_starts
+    order_in_turn = np.lexsort((groups, position_in_group))  # by position, then by group
+    return np.sort(order_in_turn[:limit])

@@ -22,13 +22,15 @@ _HTTP_PACKAGES = ("http", "requests", "urllib3")  # HTTP libraries of versions o
 
 _FILE_PATTERNS = ("*.txt", "*.csv", "*.zip", "test/*")  # the files of a set's test split
 _SHA256_DIGITS = 64
+_MAX_LISTED = 5  # missing files that an error message lists
+_MAX_REASON = 300  # characters of an error's message
 
 
 def dataset_folder(protocol: Protocol) -> Path:
-    """Return the snapshot of a set's repository in the client's cache, without any request.
+    """Return the folder of a data set's repository in the client's cache, without any request.
 
-    The name of the folder is the commit. Raise UsageError if the snapshot is missing or lacks
-    files.
+    The folder is a snapshot of the repository, and is named by its commit. Raise UsageError if it
+    is missing, or lacks the annotations and images, or one of the archives, of the data set.
     """
     repository = f"{protocol.dataset}: {_repository_name(protocol)}"
     try:
@@ -44,25 +46,28 @@ def dataset_folder(protocol: Protocol) -> Path:
     if annotations:
         images = str(getattr(protocol, "images", "") or "")
         files = [folder / annotations, folder / images]
-        count = ""
+        listed = ""
     else:
         files = numbered_archives(folder / "test")
-        count = f"lists {len(files)} archives in test/nshards.txt, and "
+        listed = f"lists {len(files)} archives in test/nshards.txt, and "
     missing_names = [path.name for path in files if not path.is_file()]
     if missing_names:
         raise UsageError(
-            f"{repository} {count}lacks {', '.join(missing_names[:5])}: "
+            f"{repository} {listed}lacks {', '.join(missing_names[:_MAX_LISTED])}: "
             "--download fetches what the repository has"
         )
     return folder
 
 
-def pinned(protocol: Protocol, folder: Callable[[Protocol], Path] = dataset_folder) -> Protocol:
-    """Return the protocol at the commit of its snapshot, since a branch may move during a run.
+def pinned(
+    protocol: Protocol, find_folder: Callable[[Protocol], Path] = dataset_folder
+) -> Protocol:
+    """Return the protocol with the commit of its snapshot as revision.
 
-    `folder` returns the snapshot of a protocol, whose name is the commit.
+    A branch may move during a run; a commit does not. `find_folder` returns the snapshot of a
+    protocol, whose name is the commit.
     """
-    return replace(protocol, revision=folder(protocol).name)
+    return replace(protocol, revision=find_folder(protocol).name)
 
 
 def fetch_dataset(protocol: Protocol) -> None:
@@ -94,15 +99,18 @@ def archives_of(protocol: Protocol, folder: Path) -> dict[str, str]:
         entries = list(
             client.HfApi().list_repo_tree(path_in_repo="test", **_repository_arguments(protocol))
         )
-    files = {entry.path: entry for entry in entries if isinstance(entry, client.hf_api.RepoFile)}
+    file_by_path = {
+        entry.path: entry for entry in entries if isinstance(entry, client.hf_api.RepoFile)
+    }
     hashes = {}
     for name in names:
-        if name not in files:
+        if name not in file_by_path:
             raise UsageError(
                 f"{protocol.dataset}: {_repository_name(protocol)} counts {len(names)} archives, "
                 f"and lacks {name}"
             )
-        hashes[name] = getattr(files[name].lfs, "sha256", files[name].blob_id)
+        file = file_by_path[name]
+        hashes[name] = getattr(file.lfs, "sha256", file.blob_id)
     return hashes
 
 
@@ -172,11 +180,12 @@ def _repository_name(protocol: Protocol) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep libraries from logging the errors that they raise.
+    """Keep libraries from logging the errors that they raise in the block.
 
-    The handler keeps OpenCLIP from setting up the root logger.
+    OpenCLIP sets up the root logger if it has no handler. It is given one in the block.
     """
-    disabled_level, handler = logging.root.manager.disable, logging.NullHandler()
+    disabled_level = logging.root.manager.disable
+    handler = logging.NullHandler()
     logging.disable(logging.ERROR)
     logging.root.addHandler(handler)
     try:
@@ -187,12 +196,12 @@ def quiet() -> Iterator[None]:
 
 
 def was_not_fetched(error: BaseException) -> bool:
-    """Tell whether an error comes from a file that is missing because of the offline mode."""
+    """Return whether an error comes from a file that is missing because of the offline mode."""
     return any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _causes(error))
 
 
 def reason(error: BaseException, remedy: str = "") -> str:
-    """Describe an error in one line.
+    """Return a description of an error in one line.
 
     `remedy` is added to an error that comes neither from the hub nor from its client.
     """
@@ -203,11 +212,11 @@ def reason(error: BaseException, remedy: str = "") -> str:
         # The client also raises LocalEntryNotFoundError if the hub refused a file.
         if isinstance(cause, errors.LocalEntryNotFoundError) and cause.__cause__ is not None:
             return reason(cause.__cause__, remedy)
-    return textwrap.shorten(str(error) or type(error).__name__, 300).rstrip(".") + remedy
+    return textwrap.shorten(str(error) or type(error).__name__, _MAX_REASON).rstrip(".") + remedy
 
 
 def _access_reason(error: BaseException) -> str | None:
-    """Say what to do if the hub does not give access to a file; return None for other errors."""
+    """Return what to do if the hub does not give access to a file, or None for other errors."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
     if isinstance(error, SlowHubError):
         return str(error)
@@ -223,7 +232,7 @@ def _access_reason(error: BaseException) -> str | None:
 
 
 def _connection_reason(error: BaseException) -> str | None:
-    """Say what to do if the connection or the disk fails; return None for other errors."""
+    """Return what to do if the connection or the disk fails, or None for other errors."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
     status = _status_code(error)
     if status == 429 or status >= 500:
@@ -244,7 +253,7 @@ def _status_code(error: BaseException) -> int:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, its cause, the cause of that, and so on."""
+    """Yield an error, its cause, the cause of the cause, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -31,7 +31,7 @@ _MISSING_IMAGES, _OTHER_SIZE = "images", "sizes"
 
 
 def is_there(protocol: LabelMapProtocol, root: Path) -> bool:
-    """Tell whether the folders of a set are below a root."""
+    """Return whether the folders of a set are below a root."""
     try:
         find_root(protocol, str(root))
     except UsageError:
@@ -74,33 +74,34 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
         for kind, fault in sample_check.faults.items():
             faults.setdefault(kind, []).append(fault)
     has_value[protocol.ignore_index] = False
-    # Values as the files have them: reducing labels subtracted 1.
-    first_class = int(protocol.reduce_zero_label)
-    labels = (np.flatnonzero(has_value) + first_class).tolist()
+    # The survey reports values as the files have them. Loading subtracted 1 from all values if the
+    # protocol reduces labels, so that class 0 is value 1 of the files.
+    value_of_class_0 = int(protocol.reduce_zero_label)
+    file_values = (np.flatnonzero(has_value) + value_of_class_0).tolist()
     return Survey(
-        faults=tuple(_first_and_count(messages) for messages in faults.values()),
+        faults=tuple(_summarise(messages) for messages in faults.values()),
         remedy=_remedy(protocol, options, faults) if faults else None,
         folder=str(root),
         expected=n_expected,
         images=sum(sample.image.is_file() for sample in samples),
         label_maps=sum(sample.mask.is_file() for sample in samples),
         mask_suffix=protocol.mask_suffix,
-        labels=(labels[0], labels[-1]) if labels else None,
-        classes=(first_class, first_class + len(protocol.class_names) - 1),
+        labels=(file_values[0], file_values[-1]) if file_values else None,
+        classes=(value_of_class_0, value_of_class_0 + len(protocol.class_names) - 1),
         n_classes=len(protocol.class_names),
     )
 
 
-def _first_and_count(messages: Sequence[str]) -> str:
-    """Return the first message, and how many more there are."""
+def _summarise(messages: Sequence[str]) -> str:
+    """Return the first message, followed by the number of the others: `MESSAGE (and 3 more)`."""
     n_more = len(messages) - 1
     return f"{messages[0]} (and {n_more} more)" if n_more else messages[0]
 
 
 def _remedy(protocol: LabelMapProtocol, options: RunOptions, kinds: Iterable[str]) -> str | None:
-    """Return the command that makes the label maps if that mends all kinds of faults.
+    """Return the command that makes the label maps, if making them mends all kinds of faults.
 
-    Return the page of the data set otherwise.
+    Return the download page of the data set otherwise.
     """
     name = protocol.preparation
     if name and _PREPARED_KINDS.issuperset(kinds) and can_prepare(name, options.data_root):
@@ -123,7 +124,10 @@ def _check_complete_samples(
     options: RunOptions,
     progress: OnProgress,
 ) -> Iterator[_SampleCheck]:
-    """Check all samples whose image and label map are there, in threads."""
+    """Yield the checks of all samples whose image and label map exist, made in threads.
+
+    `progress` is called after each.
+    """
     complete = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
     check_sample = partial(_check_sample, protocol=protocol)
     checks = prefetch(complete, check_sample, workers=options.workers)
@@ -153,7 +157,10 @@ def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _SampleCheck:
 def _missing_images_fault(
     samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path, n_expected: int
 ) -> str:
-    """Return a message if images are missing or if there are too many, or an empty text."""
+    """Return a message if images are missing, or if there are too many, or else an empty text.
+
+    If the set has no list of images, images whose label maps exist count as missing.
+    """
     missing = [sample.image for sample in samples if not sample.image.is_file()]
     n_present = len(samples) - len(missing)
     image_folder = root / protocol.images
@@ -185,7 +192,7 @@ def _images_of_unused_masks(
 
 
 def _missing_masks_fault(samples: Sequence[Sample], protocol: LabelMapProtocol) -> str:
-    """Return a message if label maps are missing, or an empty text."""
+    """Return a message if label maps are missing, or else an empty text."""
     missing = [sample.mask for sample in samples if not sample.mask.is_file()]
     if not missing:
         return ""

@@ -28,6 +28,9 @@ Label = NDArray[np.integer[Any]]
 VALUES = 2**16
 """The number of values that label maps can hold, 0 to 65535."""
 
+# EXIF orientations 5 to 8 turn an image by 90 degrees, which exchanges width and height.
+_FIRST_TURNED_ORIENTATION = 5
+
 
 class Sample(NamedTuple):
     """An image and its label map."""
@@ -97,8 +100,13 @@ def palette(protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
 
 
 def _class_colours(colours: Any, protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
-    """Return the last colours, one for each class: a background that is left out comes first."""
-    return tuple((r, g, b) for r, g, b in colours[-len(protocol.class_names) :])
+    """Return one colour per class of a protocol, from the colours of MMSegmentation's classes.
+
+    They are the last of these colours, since a protocol may leave out MMSegmentation's first class,
+    the background.
+    """
+    n_classes = len(protocol.class_names)
+    return tuple((red, green, blue) for red, green, blue in colours[-n_classes:])
 
 
 def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
@@ -181,10 +189,11 @@ def displayed_size(path: Path) -> tuple[int, int]:
     try:
         with open_image(path) as header:
             width, height = header.size
-            is_turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:
         raise UsageError(f"cannot read image {path}: {error}") from error
-    return (width, height) if is_turned else (height, width)
+    is_turned_by_90_degrees = orientation >= _FIRST_TURNED_ORIENTATION
+    return (width, height) if is_turned_by_90_degrees else (height, width)
 
 
 def _build_dataset(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
@@ -280,6 +289,7 @@ class _Placeholder(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
+        """Return a function that raises RuntimeError when it is called."""
         if name.startswith("__"):  # the import system and inspect look for such names
             raise AttributeError(name)
 

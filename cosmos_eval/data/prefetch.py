@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+_ITEMS_PER_WORKER = 4  # items ahead, by default
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -14,13 +16,13 @@ def prefetch(
 ) -> Iterator[Result]:
     """Yield the result of `work` for every item, in order, while threads work ahead.
 
-    `workers` is the number of threads; without any, the caller's thread does the work. The threads
-    are at most `window` items ahead (0: four for each worker).
+    `workers` is the number of threads. If it is 0, the caller's thread does the work. The threads
+    are at most `window` items ahead of the caller (0: four items for each thread).
     """
     if workers < 1:
         yield from map(work, items)
         return
-    max_pending = window or 4 * workers
+    max_pending = window or _ITEMS_PER_WORKER * workers
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[Result]] = deque()
     wait_for_threads = True

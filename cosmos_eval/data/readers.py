@@ -21,6 +21,7 @@ LARGEST = 4 << 30
 """Bytes of the largest file that is read whole."""
 
 _MAX_YAML_BYTES = 16 << 20
+_MAX_SHOWN = 60  # characters of a value in an error message
 _MAX_YAML_VALUES = 1_000_000  # of a YAML file in which aliases are replaced by their values
 
 CONFIG = ConfigDict(
@@ -243,15 +244,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
-    """Count the values of a node, and the values of an alias every time that it is used.
+    """Return the number of values in a node. An alias counts every time that it is used.
 
-    `counts` holds the counts of nodes by their ids. Raise FileError for too many values, which a
-    short file can stand for by aliases of aliases.
+    `counts` holds the counts of the nodes that were counted before, by their ids. Raise FileError
+    for too many values. A short file can stand for them by aliases of aliases.
     """
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in counts:
-        # A node that contains itself has this count when it is reached again: it has no end.
+        # A node that contains itself is endless. It has this count when it is reached again.
         counts[id(node)] = _MAX_YAML_VALUES
         count = 1
         for child in node.value:
@@ -292,7 +293,10 @@ def parse(model: type[_Model], content: Mapping[str, Any]) -> _Model:
 
 
 def _field_path(location: Sequence[int | str]) -> str:
-    """Return the path of a field, such as `classes[2].queries`, from pydantic's location."""
+    """Return the path of a field from pydantic's location.
+
+    The location `("classes", 2, "queries")` becomes `classes[2].queries`.
+    """
     path = str(location[0])
     for step in location[1:]:
         if isinstance(step, int):
@@ -303,13 +307,16 @@ def _field_path(location: Sequence[int | str]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return a value as Python writes it, cut after 60 characters."""
+    """Return a value as Python writes it, with `...` after its first 60 characters if longer."""
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def first_repeated(values: Iterable[Any]) -> list[Any]:
-    """Return a list of the first value that occurs more than once, or an empty list."""
+    """Return the first value that occurs more than once, in a list, or else an empty list.
+
+    A list tells a repeated value that is None or empty from no repeated value.
+    """
     for value, count in Counter(values).items():
         if count > 1:
             return [value]

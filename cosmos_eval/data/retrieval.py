@@ -14,7 +14,14 @@ from cosmos_eval.data.captions import (
     read_archives,
     read_captions,
 )
-from cosmos_eval.data.sources import ImageFile, ImageSource, holds_images, open_image_place
+from cosmos_eval.data.sources import (
+    ImageFile,
+    ImageFolder,
+    ImageSource,
+    ImageZip,
+    holds_images,
+    open_image_place,
+)
 from cosmos_eval.types import Part, RetrievalProtocol, RunOptions, UsageError
 
 
@@ -133,9 +140,10 @@ def _list_files(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImag
 def _locate_images(
     root: Path, protocol: RetrievalProtocol, captioned_images: Sequence[CaptionedImage]
 ) -> tuple[Path, list[ImageSource | None]]:
-    """Return the image folder that lacks the fewest images, and the images, None if missing.
+    """Return the image folder, and the source of every captioned image, None if it is missing.
 
-    A list that consists of several `parts` has its images in any of the folders.
+    Of the protocol's alternative folders, the one that lacks the fewest images is returned. A list
+    of several `parts` may have its images in all of the folders. The first one is returned then.
     """
     paths = folders.several(protocol.images)
     places = [root / path for path in paths if holds_images(root / path)]
@@ -160,27 +168,38 @@ def _find_in_places(
     image_places = [open_image_place(place) for place in places]
     sources: list[ImageSource | None] = []
     for image in captioned_images:
-        names = [name for name in (image.name, image.path) if name]
-        candidates = (place.find(name) for place in image_places for name in names)
-        sources.append(next((source for source in candidates if source is not None), None))
+        sources.append(_find_image(image, image_places))
     return sources
+
+
+def _find_image(
+    image: CaptionedImage, image_places: Sequence[ImageFolder | ImageZip]
+) -> ImageSource | None:
+    """Return the first image in the places that has the name or the path, or None."""
+    for place in image_places:
+        for name in (image.name, image.path):
+            source = place.find(name) if name else None
+            if source is not None:
+                return source
+    return None
 
 
 def _make_data(
     listed_images: _ListedImages, protocol: RetrievalProtocol, part: Part | None
 ) -> RetrievalData:
-    """Number the images and captions that the protocol measures."""
+    """Return the images and the captions that the protocol measures."""
     captions: list[str] = []
-    captions_per_image: list[int] = []
+    n_captions_of_image: list[int] = []
     for image in listed_images.captioned_images:
         image_captions = measured_captions(image, protocol)
         captions.extend(image_captions)
-        captions_per_image.append(len(image_captions))
+        n_captions_of_image.append(len(image_captions))
+    n_images = len(listed_images.captioned_images)
     return RetrievalData(
         names=tuple(image.name for image in listed_images.captioned_images),
         images=tuple(listed_images.sources),
         captions=tuple(captions),
-        image_of_text=np.repeat(np.arange(len(listed_images.captioned_images)), captions_per_image),
+        image_of_text=np.repeat(np.arange(n_images), n_captions_of_image),
         part=part,
     )
 
@@ -188,7 +207,7 @@ def _make_data(
 def _missing_images_fault(
     listed_images: _ListedImages, protocol: RetrievalProtocol, options: RunOptions
 ) -> str:
-    """Say how many images are missing, and what may mend it."""
+    """Return a message that says how many images are missing, and what may mend it."""
     n_missing, n_listed = len(listed_images.missing_files), len(listed_images.captioned_images)
     first = listed_images.missing_files[0]
     fault = f"{n_missing} of {n_listed} images missing, first: {first}"

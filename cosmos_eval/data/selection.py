@@ -24,19 +24,20 @@ class SelectionData(NamedTuple):
     images: tuple[ImageSource, ...]
     # The distinct captions, each in the protocol's template.
     captions: tuple[str, ...]
-    # For each item, the indices of its images, the right one first.
+    # For each item, the indices of its images, the correct one first.
     images_of_item: list[NDArray[np.int64]]
-    # For each item, the indices of its captions, the right ones first.
+    # For each item, the indices of its captions, the correct ones first.
     captions_of_item: list[NDArray[np.int64]]
-    # (N,) how many captions of each item are right.
-    right: NDArray[np.int64]
+    # (N,) how many captions of each item are correct.
+    n_correct_of_item: NDArray[np.int64]
     # The sorted names of the S subsets.
     subsets: tuple[str, ...]
     # (N,) the index of each item's subset.
     subset_of_item: NDArray[np.int64]
     # (S,) whether a subset counts in the mean over subsets.
     averaged: NDArray[np.bool_]
-    # (N,) the number of each item's `pair` and `set`, -1 if the group is incomplete.
+    # (N,) the number of each item's group by the kind of group, "pair" or "set". It is -1 if the
+    # group is incomplete. Kinds that the file lacks are left out.
     groups: Mapping[str, NDArray[np.int64]]
     # Whether items choose captions, images or both.
     chosen: Chosen
@@ -45,7 +46,10 @@ class SelectionData(NamedTuple):
 
 
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
-    """Read the items, or those found of a partial set. Raise UsageError for any fault."""
+    """Read all items, or those with images if the options allow a partial set.
+
+    Raise UsageError for any fault.
+    """
     return list_data(protocol, options).require(protocol, options)
 
 
@@ -58,11 +62,12 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
         # If no item is complete, keep all of them, so that a missing image is reported.
         items = _items_with_images(listed_items, image_folder) or listed_items
     data = _make_data(protocol, options, image_folder, items, listed_items)
-    files = list(dict.fromkeys(picture.file for picture in data.pictures))
-    missing_files = [image_folder / file for file in files if not (image_folder / file).is_file()]
+    files = dict.fromkeys(picture.file for picture in data.pictures)  # boxes share a file
+    paths = [image_folder / file for file in files]
+    missing_files = [path for path in paths if not path.is_file()]
     if missing_files and not faults:
         faults.append(
-            f"{len(missing_files)} of the {len(files)} images of {list_path} are not there, first: "
+            f"{len(missing_files)} of the {len(paths)} images of {list_path} are not there, first: "
             f"{missing_files[0]}{_download_page(protocol)}{folders.similar_file(missing_files[0])}"
         )
     n_known = protocol.n_items
@@ -76,8 +81,8 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
         survey=folders.Survey(
             faults=tuple(faults),
             folder=str(image_folder),
-            expected=len(files),
-            images=len(files) - len(missing_files),
+            expected=len(paths),
+            images=len(paths) - len(missing_files),
             expected_items=n_known or len(items),
             items=len(items),
         ),
@@ -121,9 +126,13 @@ def _download_page(protocol: SelectionProtocol) -> str:
 
 
 def _check_item(item: Item, first: Item, protocol: SelectionProtocol) -> None:
-    """Raise UsageError for an item without a choice, or of another form than the first item."""
-    right_captions = set(item.captions[: item.n_right])
-    wrong_captions = set(item.captions[item.n_right :])
+    """Raise UsageError for an item that leaves no choice, or has another form than the first item.
+
+    Unless the data set is published, also raise it for an item that cannot be solved: a caption is
+    both correct and wrong, or both images are the same.
+    """
+    correct_captions = set(item.captions[: item.n_correct])
+    wrong_captions = set(item.captions[item.n_correct :])
     if not wrong_captions and item.chosen == "captions":
         raise UsageError(f"{item.location} has no wrong caption: give it a `negative`")
     if item.chosen != first.chosen:
@@ -131,8 +140,8 @@ def _check_item(item: Item, first: Item, protocol: SelectionProtocol) -> None:
             f"{item.location} chooses other things than {first.location}: make two sets"
         )
     if protocol.is_published:
-        return  # It is measured as it is; an item that cannot be solved counts as wrong.
-    ambiguous = right_captions & wrong_captions
+        return  # a published set is measured as it is: items that cannot be solved count as wrong
+    ambiguous = correct_captions & wrong_captions
     if ambiguous:
         raise UsageError(
             f"{item.location}: {ambiguous.pop()!r} is the right caption and a wrong one"
@@ -161,11 +170,11 @@ def _check_subsets(protocol: SelectionProtocol, items: Sequence[Item], path: Pat
 
 def _items_with_images(items: Sequence[Item], image_folder: Path) -> list[Item]:
     """Return the items that have all of their images on the disk."""
-    complete = []
+    complete_items = []
     for item in items:
         if all((image_folder / picture.file).is_file() for picture in item.pictures):
-            complete.append(item)
-    return complete
+            complete_items.append(item)
+    return complete_items
 
 
 def _subset_counts(protocol: SelectionProtocol, items: Sequence[Item]) -> list[Part]:
@@ -184,17 +193,17 @@ def _make_data(
     items: Sequence[Item],
     listed_items: Sequence[Item],
 ) -> SelectionData:
-    """Number the images and captions of the items, up to `options.limit`.
+    """Return the data of up to `options.limit` items, which refer to images and captions by index.
 
-    `listed_items` are all items of the file; they tell which pairs and sets are complete.
+    `listed_items` are all items of the file. They tell which pairs and sets are complete.
     """
     subsets, subset_of_item, subset_sizes = np.unique(
         [item.subset for item in items], return_inverse=True, return_counts=True
     )
     chosen_indices = folders.choose_in_turn(subset_of_item, options.limit)
     items = [items[index] for index in chosen_indices]
-    pictures, images_of_item = _number_per_item([item.pictures for item in items])
-    captions, captions_of_item = _number_per_item([item.captions for item in items])
+    pictures, images_of_item = _number_values([item.pictures for item in items])
+    captions, captions_of_item = _number_values([item.captions for item in items])
     is_left_out = np.isin(subsets, protocol.left_out)
     return SelectionData(
         pictures=tuple(pictures),
@@ -202,7 +211,7 @@ def _make_data(
         captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
         images_of_item=images_of_item,
         captions_of_item=captions_of_item,
-        right=np.array([item.n_right for item in items]),
+        n_correct_of_item=np.array([item.n_correct for item in items]),
         subsets=tuple(subsets.tolist()),
         subset_of_item=subset_of_item[chosen_indices],
         averaged=~is_left_out & (subset_sizes >= protocol.smallest),
@@ -211,13 +220,18 @@ def _make_data(
     )
 
 
-def _number_per_item(
+def _number_values(
     values_of_items: Sequence[Sequence[Any]],
 ) -> tuple[list[Any], list[NDArray[np.int64]]]:
-    """Return the distinct values of all items, and the indices of each item's values in them."""
-    numbers = folders.number_distinct(chain.from_iterable(values_of_items))
-    indices = [np.array([numbers[value] for value in values]) for values in values_of_items]
-    return list(numbers), indices
+    """Return the distinct values of all items, and the indices of each item's values in them.
+
+    `[["a", "b"], ["b", "c"]]` gives `["a", "b", "c"]` and `[[0, 1], [1, 2]]`.
+    """
+    index_by_value = folders.number_distinct(chain.from_iterable(values_of_items))
+    indices_of_items = []
+    for values in values_of_items:
+        indices_of_items.append(np.array([index_by_value[value] for value in values]))
+    return list(index_by_value), indices_of_items
 
 
 def _image_source(image_folder: Path, picture: Picture) -> ImageSource:
@@ -230,9 +244,10 @@ def _image_source(image_folder: Path, picture: Picture) -> ImageSource:
 def _number_groups(
     items: Sequence[Item], listed_items: Sequence[Item]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the numbers of the items' pairs and sets (N,), if the file has any.
+    """Return the number of each item's pair (N,) and set (N,), if the file has any.
 
-    An item has -1 if not all `listed_items` of its group are among the items.
+    The number is -1 if an item belongs to no group, and if some of the `listed_items` of its group
+    are not among the items.
     """
     groups = {}
     if any(item.pair for item in listed_items):
@@ -252,6 +267,6 @@ def _number_complete_groups(names: Sequence[str], listed_names: Sequence[str]) -
     """
     sizes = Counter(name for name in names if name)
     listed_sizes = Counter(listed_names)
-    complete = [name for name in sizes if sizes[name] == listed_sizes[name]]
-    numbers = folders.number_distinct(complete)
-    return np.array([numbers.get(name, -1) for name in names])
+    complete_names = [name for name in sizes if sizes[name] == listed_sizes[name]]
+    number_by_name = folders.number_distinct(complete_names)
+    return np.array([number_by_name.get(name, -1) for name in names])

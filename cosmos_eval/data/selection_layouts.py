@@ -23,8 +23,9 @@ class Picture(NamedTuple):
 class Item(NamedTuple):
     """A question of the data set, in one of three forms.
 
-    One picture with captions, the right ones first. One caption with pictures, the right one first.
-    Or two pictures with their two captions in the same order.
+    - One picture with captions: the correct captions come first.
+    - One caption with pictures: the correct picture comes first.
+    - Two pictures with two captions: the first caption belongs to the first picture.
     """
 
     pictures: tuple[Picture, ...]
@@ -33,11 +34,11 @@ class Item(NamedTuple):
     subset: str
     # How error messages name the item: the file and the line or record.
     location: str
-    # How many of the captions are right.
-    n_right: int = 1
-    # Items with the same name of a pair are counted as right together.
+    # How many of the captions are correct.
+    n_correct: int = 1
+    # The name of the item's pair, empty if it has none. A pair is correct if all its items are.
     pair: str = ""
-    # The same for a larger group of items.
+    # The name of a larger group of items, which counts in the same way.
     set: str = ""
 
     @property
@@ -68,12 +69,15 @@ class _Record(NamedTuple):
         return self.text(name) if name in self.fields else ""
 
     def identity(self, name: str) -> str:
-        """Return a field of any type as text, or an empty text if it is missing."""
+        """Return an identifier of any type as text, or an empty text if it is missing."""
         value = self.fields.get(name)
         return "" if value is None else str(value)
 
     def number(self, name: str) -> int:
-        """Return a whole number, also from text. Raise UsageError for any other value."""
+        """Return a field that is a whole number, or the text of one such as "12".
+
+        Raise UsageError for any other value.
+        """
         value = self._field(name)
         if isinstance(value, str | int) and not isinstance(value, bool):
             try:
@@ -83,9 +87,10 @@ class _Record(NamedTuple):
         raise UsageError(f"{self.location}: `{name}` must be a whole number, not {value!r}")
 
     def texts(self, prefix: str, *, excluded_prefix: str | None = None) -> tuple[str, ...]:
-        """Return the texts of all fields whose names begin with `prefix`, also those in lists.
+        """Return the texts of all fields whose names begin with `prefix`.
 
-        Skip empty cells of a table and names that begin with `excluded_prefix`.
+        A field is a text or a list of texts. Skip empty cells of a table, and fields whose names
+        begin with `excluded_prefix`.
         """
         texts: list[str] = []
         for name, value in self.fields.items():
@@ -122,7 +127,10 @@ def _read_records(path: Path) -> list[_Record]:
 
 
 def _read_subset_files(path: Path) -> Iterator[tuple[str, _Record]]:
-    """Yield the name of the subset and the record, for a folder with a .json file per subset."""
+    """Yield the subset and the record, for every record of every .json file in a folder.
+
+    The subset is the name of the file without its suffix.
+    """
     files = sorted(path.glob("*.json"))
     if not files:
         raise UsageError(f"{path} must be a folder with a .json file per subset")
@@ -138,78 +146,85 @@ def _read_entries(path: Path) -> list[tuple[str, Any]]:
 
 
 def _with_suffix(protocol: SelectionProtocol, files: Sequence[str]) -> tuple[Picture, ...]:
-    """Return pictures of files, whose names lack the protocol's suffix."""
+    """Return the pictures of file names, to which the protocol's suffix is added."""
     return tuple(Picture(file + protocol.image_suffix) for file in files)
 
 
-def _items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Read the layout for data sets of users.
 
-    A record has an `image` and its `caption`. More right captions are in fields whose names begin
-    with `positive`, wrong ones in `negative`, wrong images in `negative_image`. A `pair_id`, a
+    A record has an `image` and its `caption`. Fields whose names begin with `positive` hold more
+    correct captions, `negative` wrong captions, and `negative_image` wrong images. A `pair_id`, a
     `set_id` and a subset are optional.
     """
     for record in _read_records(path):
-        right_captions = (record.text("caption"), *record.texts("positive"))
+        correct_captions = (record.text("caption"), *record.texts("positive"))
         wrong_captions = record.texts("negative", excluded_prefix="negative_image")
         wrong_images = record.texts("negative_image")
-        if wrong_images and (wrong_captions or len(right_captions) > 1):
+        if wrong_images and (wrong_captions or len(correct_captions) > 1):
             raise UsageError(
                 f"{record.location} has wrong images and more than one caption: make two items of "
                 "it"
             )
         yield Item(
             pictures=_with_suffix(protocol, [record.text("image"), *wrong_images]),
-            captions=(*right_captions, *wrong_captions),
+            captions=(*correct_captions, *wrong_captions),
             subset=record.optional(protocol.subset_key),
             location=record.location,
-            n_right=len(right_captions),
+            n_correct=len(correct_captions),
             pair=record.identity("pair_id"),
             set=record.identity("set_id"),
         )
 
 
-# The ends of the names of fields in Winoground's examples.jsonl, in ColorSwap's test.json, and in
-# EqBen's file.
-_PAIR_ENDS = (("_0", "_1"), ("_1", "_2"), ("0", "1"))
+# The suffixes of the two fields `image` and the two fields `caption`: in Winoground's
+# examples.jsonl, in ColorSwap's test.json, and in EqBen's file.
+_PAIR_SUFFIXES = (("_0", "_1"), ("_1", "_2"), ("0", "1"))
 
 
-def _pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `image_0`, `image_1`, `caption_0`, `caption_1`, or other numbers, and a subset."""
+def _read_pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Read two images, two captions and a subset, with the names of one of `_PAIR_SUFFIXES`.
+
+    With the first suffixes, for example, the fields are `image_0`, `image_1`, `caption_0` and
+    `caption_1`.
+    """
     for record in _read_records(path):
-        ends = _PAIR_ENDS[0]
-        for candidates in _PAIR_ENDS:
-            if f"image{candidates[0]}" in record.fields:
-                ends = candidates
+        suffixes = _PAIR_SUFFIXES[0]
+        for candidate_suffixes in _PAIR_SUFFIXES:
+            if f"image{candidate_suffixes[0]}" in record.fields:
+                suffixes = candidate_suffixes
                 break
-        images = [record.text(f"image{end}") for end in ends]
-        captions = tuple(record.text(f"caption{end}") for end in ends)
+        images = [record.text(f"image{suffix}") for suffix in suffixes]
+        captions = tuple(record.text(f"caption{suffix}") for suffix in suffixes)
         subset = record.optional(protocol.subset_key)
         yield Item(_with_suffix(protocol, images), captions, subset, record.location)
 
 
-def _eqben(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+def _read_eqben(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Read pairs. The subset of a pair is the first folder of its first image."""
-    for item in _pairs(protocol, path):
+    for item in _read_pairs(protocol, path):
         yield item._replace(subset=item.pictures[0].file.partition("/")[0])
 
 
-def _sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `filename`, `caption`, in SugarCrepe++ `caption2`, and `negative_caption`."""
+def _read_sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Read `filename`, `caption` and `negative_caption`.
+
+    SugarCrepe++ has a second correct caption in `caption2`.
+    """
     for subset, record in _read_subset_files(path):
-        right_captions = [record.text("caption")]
+        correct_captions = [record.text("caption")]
         if "caption2" in record.fields:
-            right_captions.append(record.text("caption2"))
+            correct_captions.append(record.text("caption2"))
         yield Item(
             pictures=_with_suffix(protocol, [record.text("filename")]),
-            captions=(*right_captions, record.text("negative_caption")),
+            captions=(*correct_captions, record.text("negative_caption")),
             subset=subset,
             location=record.location,
-            n_right=len(right_captions),
+            n_correct=len(correct_captions),
         )
 
 
-def _valse(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+def _read_valse(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Read `image_file`, `caption` and `foil` of the valid items.
 
     An item is valid if two or more of its three annotators, in `mturk`, chose the caption and not
@@ -225,33 +240,34 @@ def _valse(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         yield Item((Picture(record.text("image_file")),), captions, subset, record.location)
 
 
-_SVO_SUBSETS = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
+_SVO_SUBSET_BY_FLAG = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
 
 
-def _svo(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+def _read_svo(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Read `sentence`, `pos_image_id` and `neg_image_id` of the rows of SVO-Probes.
 
-    Only rows are taken whose wrong image differs in exactly one of `subj_neg`, `verb_neg` and
-    `obj_neg`, as in probing_image_text_models.ipynb of the authors.
+    The flags `subj_neg`, `verb_neg` and `obj_neg` say in which words the wrong image differs from
+    the sentence. Rows without exactly one true flag are skipped, as in
+    probing_image_text_models.ipynb of the authors.
     """
     for record in _read_records(path):
-        differing = []
-        for flag, subset in _SVO_SUBSETS.items():
+        differing_subsets = []
+        for flag, subset in _SVO_SUBSET_BY_FLAG.items():
             value = record.text(flag)
             if value not in ("True", "False"):
                 raise UsageError(
-                    f"{record.location}: {', '.join(_SVO_SUBSETS)} must be True or False"
+                    f"{record.location}: {', '.join(_SVO_SUBSET_BY_FLAG)} must be True or False"
                 )
             if value == "True":
-                differing.append(subset)
-        if len(differing) != 1:
+                differing_subsets.append(subset)
+        if len(differing_subsets) != 1:
             continue
         image_ids = [str(record.number("pos_image_id")), str(record.number("neg_image_id"))]
         pictures = _with_suffix(protocol, image_ids)
-        yield Item(pictures, (record.text("sentence"),), differing[0], record.location)
+        yield Item(pictures, (record.text("sentence"),), differing_subsets[0], record.location)
 
 
-_AXES = {
+_AXIS_BY_PREPOSITION = {
     "left": "side",
     "right": "side",
     "on": "height",
@@ -261,16 +277,17 @@ _AXES = {
 }
 
 
-def _whatsup(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `image_path` and `caption_options`, whose first caption is right.
+def _read_whatsup(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Read `image_path` and `caption_options`, whose first caption is correct.
 
-    Files are named OBJECT_PREPOSITION_OBJECT.jpeg. Pairs and sets are made as in evaluate_scores of
-    dataset_zoo/aro_datasets.py.
+    Files are named OBJECT_PREPOSITION_OBJECT.jpeg, such as `mug_left_of_plate.jpeg`. All images of
+    two objects are a set, and those on one axis, such as left and right, are a pair. It is the same
+    in evaluate_scores of dataset_zoo/aro_datasets.py.
     """
     for record in _read_records(path):
         name = PurePosixPath(record.text("image_path"))
-        first, *preposition, last = name.stem.split("_")
-        axis = _AXES.get(preposition[0]) if preposition else None
+        first_object, *preposition, second_object = name.stem.split("_")
+        axis = _AXIS_BY_PREPOSITION.get(preposition[0]) if preposition else None
         if axis is None:
             raise UsageError(
                 f"{record.location}: {name.name} names no preposition: "
@@ -281,26 +298,27 @@ def _whatsup(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
             captions=record.texts("caption_options"),
             subset="_".join(preposition),
             location=record.location,
-            pair=f"{first} {last} {axis}",
-            set=f"{first} {last}",
+            pair=f"{first_object} {second_object} {axis}",
+            set=f"{first_object} {second_object}",
         )
 
 
-def _coco_spatial(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+def _read_coco_spatial(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Read What'sUp's items on COCO, whose files are named by ids of 12 digits."""
-    return _spatial(path, digits=12)
+    return _read_spatial(path, digits=12)
 
 
-def _gqa_spatial(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+def _read_gqa_spatial(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Read What'sUp's items on GQA, whose files are named by plain ids."""
-    return _spatial(path, digits=0)
+    return _read_spatial(path, digits=0)
 
 
-def _spatial(path: Path, digits: int) -> Iterator[Item]:
-    """Read lists [image id, right caption, wrong caption].
+def _read_spatial(path: Path, digits: int) -> Iterator[Item]:
+    """Read lists [image id, correct caption, wrong caption] of What'sUp.
 
-    `path` is What'sUp's file about one object; the file about two objects lies beside it. Ids in
-    names of images are filled up to `digits` with zeros.
+    `path` is the file about one object, with `one` in its name. The file about two objects lies
+    beside it, with `two` in its place. In the names of images, ids are padded with zeros to at
+    least `digits` digits.
     """
     for objects in ("one", "two"):
         file = path.with_name(path.name.replace("one", objects))
@@ -315,8 +333,8 @@ def _spatial(path: Path, digits: int) -> Iterator[Item]:
             yield Item((picture,), captions, f"{objects}_obj", location)
 
 
-def _negbench(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `image_path`, `caption_0` to `caption_3`, and the number of the `correct_answer`.
+def _read_negbench(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Read `image_path`, four captions `caption_0` to `caption_3`, and `correct_answer`: 0 to 3.
 
     The folders in `image_path` depend on the user and are dropped. The subset is the kind of the
     answer, `correct_answer_template`.
@@ -326,13 +344,13 @@ def _negbench(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         answer = record.number("correct_answer")
         if answer not in range(4):
             raise UsageError(f"{record.location}: `correct_answer` must be 0 to 3, not {answer}")
-        right_caption = captions.pop(answer)
+        correct_caption = captions.pop(answer)
         picture = Picture(PurePosixPath(record.text("image_path")).name)
         subset = record.text("correct_answer_template")
-        yield Item((picture,), (right_caption, *captions), subset, record.location)
+        yield Item((picture,), (correct_caption, *captions), subset, record.location)
 
 
-def _mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+def _read_mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Read two rows per pair: `Question ID`, `Type`, `Statement`. Images are at TYPE/ID.jpg."""
     records = _read_records(path)
     if len(records) % 2:
@@ -340,7 +358,7 @@ def _mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     for first, second in zip(records[::2], records[1::2], strict=True):
         first_kind, second_kind = first.text("Type"), second.text("Type")
         first_id, second_id = first.number("Question ID"), second.number("Question ID")
-        # Pairs are 1 and 2, 3 and 4, ...: evaluate_vlm.py relies on it to know the right image.
+        # Pairs are 1 and 2, 3 and 4, ...: evaluate_vlm.py finds the correct image by this rule.
         if first_kind != second_kind or first_id % 2 == 0 or second_id != first_id + 1:
             raise UsageError(
                 f"{first.location}: {first_id} ({first_kind}) and {second_id} ({second_kind}) are "
@@ -354,7 +372,7 @@ def _mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         yield Item(pictures, statements, first_kind, first.location)
 
 
-def _aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+def _read_aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Read `image_path`, `bbox_x|y|w|h`, `true_caption` and `false_caption`.
 
     The subset is the `relation_name`, or the two `attributes` joined as in aro_datasets.py.
@@ -371,16 +389,16 @@ def _aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
 
 _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
-    "items": _items,
-    "pairs": _pairs,
-    "sugarcrepe": _sugarcrepe,
-    "mmvp": _mmvp,
-    "aro": _aro,
-    "svo": _svo,
-    "valse": _valse,
-    "whatsup": _whatsup,
-    "coco-spatial": _coco_spatial,
-    "gqa-spatial": _gqa_spatial,
-    "negbench": _negbench,
-    "eqben": _eqben,
+    "items": _read_items,
+    "pairs": _read_pairs,
+    "sugarcrepe": _read_sugarcrepe,
+    "mmvp": _read_mmvp,
+    "aro": _read_aro,
+    "svo": _read_svo,
+    "valse": _read_valse,
+    "whatsup": _read_whatsup,
+    "coco-spatial": _read_coco_spatial,
+    "gqa-spatial": _read_gqa_spatial,
+    "negbench": _read_negbench,
+    "eqben": _read_eqben,
 }

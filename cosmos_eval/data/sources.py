@@ -69,16 +69,19 @@ def decoded(source: ImageSource) -> Image.Image:
 
 
 def as_shown(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB as viewers show it: upright, and white if it is transparent."""
+    """Return an RGB image as viewers show it.
+
+    It is turned upright by its EXIF orientation, and transparent pixels are drawn over white.
+    """
     if has_deep_pixels(image):
         image = to_rgb(image)
     upright = ImageOps.exif_transpose(image)
     if not upright.has_transparency_data:
         return to_rgb(upright)
-    layer = upright.convert("RGBA")
-    page = Image.new("RGB", layer.size, "white")
-    page.paste(layer, mask=layer.getchannel("A"))
-    return page
+    rgba = upright.convert("RGBA")
+    on_white = Image.new("RGB", rgba.size, "white")
+    on_white.paste(rgba, mask=rgba.getchannel("A"))
+    return on_white
 
 
 def _require_moderate_shape(image: Image.Image, name: str) -> None:
@@ -145,8 +148,8 @@ class PixelFile(ImageFile):
     def decode(self, content: bytes) -> Image.Image:
         """Return the pixels as an RGB image. Raise UsageError for any other array."""
         try:
-            pixels = np.load(io.BytesIO(content), allow_pickle=False)[:, :, [2, 1, 0]]
-            image = Image.fromarray(pixels)
+            bgr = np.load(io.BytesIO(content), allow_pickle=False)
+            image = Image.fromarray(bgr[:, :, [2, 1, 0]])
         except (ValueError, EOFError, IndexError, TypeError) as error:
             raise UsageError(f"{self.name} holds no pixels (H, W, 3) uint8: {error}") from error
         _require_moderate_shape(image, self.name)
@@ -230,7 +233,7 @@ class ZippedImage(_EncodedImage):
 
 
 def holds_images(place: Path) -> bool:
-    """Tell whether a path is a folder or a zip file."""
+    """Return whether a path is a folder or a zip file."""
     return place.is_dir() or (place.suffix == ".zip" and place.is_file())
 
 
@@ -289,7 +292,7 @@ class ImageArray:
 
 
 def array_of(image: Image.Image, name: str) -> ImageArray:
-    """Return the RGB pixels of an image of Pillow. Raise UsageError if they cannot be read."""
+    """Return the RGB pixels of a Pillow image. Raise UsageError if they cannot be read."""
     try:
         return ImageArray(name, np.asarray(to_rgb(image)))
     except (ValueError, OSError) as error:
@@ -385,8 +388,10 @@ class ArchiveSample(NamedTuple):
             raise UsageError(f"{self.name}.npy must hold finite numbers")
         has_size = vector.ndim == 1 and (len(vector) == size if exact else len(vector) >= size)
         if not has_size:
-            numbers = f"{size} numbers" if exact else f"{size} or more numbers"
-            raise UsageError(f"{self.name}.npy must hold {numbers}, not an array of {vector.shape}")
+            expected = f"{size} numbers" if exact else f"{size} or more numbers"
+            raise UsageError(
+                f"{self.name}.npy must hold {expected}, not an array of {vector.shape}"
+            )
         return vector
 
     def _read(self, extension: str) -> bytes:
@@ -414,19 +419,9 @@ def _list_samples(archive: Path) -> list[ArchiveSample]:
     samples: list[ArchiveSample] = []
     try:
         with archive.open("rb") as file:
-            for member in TarReader(file):
-                key_and_extension = split_name(member.name)
-                if key_and_extension is None:
-                    continue
-                key, extension = key_and_extension
-                if not samples or samples[-1].key != key:
-                    samples.append(ArchiveSample(archive, key, {}))
-                sample = samples[-1]
-                if extension in sample.members:
-                    raise UsageError(f"{sample.name} has two files .{extension}; keep one of them")
-                sample.members[extension] = ArchiveMember(
-                    archive, member.name, member.offset, member.size
-                )
+            for entry in TarReader(file):
+                member = ArchiveMember(archive, entry.name, entry.offset, entry.size)
+                _add_to_samples(samples, member)
     except FileNotFoundError as error:
         raise UsageError(f"{archive} is not there") from error
     except TarError as error:
@@ -438,11 +433,30 @@ def _list_samples(archive: Path) -> list[ArchiveSample]:
     return samples
 
 
+def _add_to_samples(samples: list[ArchiveSample], member: ArchiveMember) -> None:
+    """Add a member to the last sample if it has the same key, or else to a new sample.
+
+    Members whose names have no key and extension are left out. Raise UsageError if a sample has two
+    members with the same extension.
+    """
+    key_and_extension = split_name(member.member)
+    if key_and_extension is None:
+        return
+    key, extension = key_and_extension
+    if not samples or samples[-1].key != key:
+        samples.append(ArchiveSample(member.archive, key, {}))
+    sample = samples[-1]
+    if extension in sample.members:
+        raise UsageError(f"{sample.name} has two files .{extension}; keep one of them")
+    sample.members[extension] = member
+
+
 def image_sources(data: Any) -> list[ImageSource]:
     """Return the images of a task's opened data.
 
-    The data hold them in `images`, or beside label maps in `samples`. A list or tuple of data, such
-    as the training and test images of a probe, has the images of all of its entries.
+    They are in the attribute `images` of the data, or beside label maps in `samples`. For a list or
+    tuple, such as the training and test data of a probe, return the images of all its entries. For
+    an image source, return the source itself. Return an empty list for other data.
     """
     if hasattr(data, "images"):
         return list(data.images)
@@ -473,7 +487,8 @@ def archive_notes(data: Any) -> list[str]:
 def _note_of_zeros(archive: Path) -> str | None:
     """Return a note if an archive ends with more zeros than tar writes, else None.
 
-    Tar writes two blocks of zeros, and fills the archive's last record with zeros.
+    After the last file, tar writes two blocks of zeros, and more to fill up the last record. The
+    zeros are fewer than two blocks and a record.
     """
     usual_zeros = 2 * BLOCK + _RECORD
     size = archive.stat().st_size
@@ -483,12 +498,12 @@ def _note_of_zeros(archive: Path) -> str | None:
     if end.strip(b"\0"):
         return None
     last_name, last_offset, last_size = list(read_members(str(archive)))[-1]
-    padding = -last_size % BLOCK
-    zeros = size - last_offset - last_size - padding
-    if zeros < usual_zeros:
+    last_padding = -last_size % BLOCK  # fills up the last block of the last file
+    n_zeros = size - (last_offset + last_size + last_padding)
+    if n_zeros < usual_zeros:
         return None
     return (
-        f"{archive} ends with {zeros:,} bytes of zeros after {last_name}, more than tar writes: "
+        f"{archive} ends with {n_zeros:,} bytes of zeros after {last_name}, more than tar writes: "
         "samples are missing if it was cut there; compare its checksum with its source's"
     )
 
@@ -520,10 +535,11 @@ def numbered_archives(folder: Path) -> list[Path]:
     Raise UsageError if that file of CLIP Benchmark's layout does not hold a number.
     """
     path = folder / "nshards.txt"
-    count = read_layout_file(path)
-    if not count.isdecimal() or not count.strip("0") or len(count) > _MAX_DIGITS:
-        raise UsageError(f"{path} must hold the number of archives, not {count[:40]!r}")
-    return [folder / f"{number}.tar" for number in range(int(count))]
+    text = read_layout_file(path)
+    is_zero = not text.strip("0")
+    if not text.isdecimal() or is_zero or len(text) > _MAX_DIGITS:
+        raise UsageError(f"{path} must hold the number of archives, not {text[:40]!r}")
+    return [folder / f"{number}.tar" for number in range(int(text))]
 
 
 def read_layout_file(path: Path) -> str:

@@ -45,12 +45,15 @@ _REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
 
 
 def split_of(protocol: ClassificationProtocol) -> str:
-    """Return `training` or `test`."""
+    """Return which images a protocol reads: `training` or `test`."""
     return "training" if str(protocol.torchvision).endswith(TRAIN) else "test"
 
 
 def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
-    """List images and labels, also if the image files are missing. Raise UsageError for faults."""
+    """Return the images and labels that torchvision lists, without checking that the images exist.
+
+    Raise UsageError if torchvision cannot read the set, or if it has no images.
+    """
     try:
         data = READERS[str(protocol.torchvision)].read(root, download=False)
         if not data.images:
@@ -127,7 +130,7 @@ class _FileSet:
     paths_attribute: str = "_image_files"
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """List the images of the split."""
+        """List the images of the split, or of the whole set if it has no splits."""
         arguments = dict(self.arguments or {})
         if self.split is not None:
             arguments["split"] = self.split
@@ -171,7 +174,7 @@ class _ArraySet:
     train: bool = False
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """List the images of the split; an image is named by its split and its number."""
+        """List the images of the split, which are named by split and number: `test/00012`."""
         data_set = _open_data_set(self.class_name, root, download, train=self.train)
         split = "train" if self.train else "test"
         samples = []
@@ -213,7 +216,7 @@ class _PublishedCaltech101:
     """
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """List the images. Raise ValueError if the set has not the published number of images."""
+        """List the images. Raise ValueError if their number is not the published one."""
         import torch
 
         data = _Caltech101(background=False).read(root, download=download)

@@ -38,8 +38,8 @@ def read_protocol(
 ) -> Protocol:
     """Read the description of a data set.
 
-    `kinds` are the known values of `kind`; `type_of` returns the type of a kind's protocol. Raise
-    UsageError for any fault.
+    `kinds` are the known values of the key `kind`, which are names of tasks. `type_of` returns the
+    type of a task's protocols. Raise UsageError for any fault.
     """
     with readers.faults_of(f"{path}: "):
         content = readers.read_yaml(path, "kind: seg")
@@ -121,7 +121,7 @@ def _file_model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
 
 
 def _tag_of(value: Any) -> str:
-    """Return the tag of the type by which pydantic reads a text or a list of texts."""
+    """Return the tag of the type that pydantic checks a value with: a list, or else a text."""
     return LIST if isinstance(value, list) else TEXT
 
 
@@ -160,10 +160,11 @@ def _strict_tuple(arguments: Sequence[Any]) -> Any:
 
 
 def _read_classes(value: Any, folder: Path) -> list[Any]:
-    """Return the entries of `classes`, or of the text file that it names.
+    """Return the value of `classes` as a list of mappings with the keys `name` and `queries`.
 
-    Every line of the file holds the prompts of a class, separated by commas. Raise FileError for
-    any other value and for blank prompts.
+    `value` is a list of names or mappings, or the name of a text file in `folder`. Every line of
+    the file holds the prompts of a class, separated by commas; the first one is its name. Raise
+    FileError for any other value and for blank prompts.
     """
     if isinstance(value, list) and value:
         return [entry if isinstance(entry, dict) else {"name": entry} for entry in value]

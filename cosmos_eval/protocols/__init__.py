@@ -40,7 +40,10 @@ def known_protocols() -> Mapping[str, Protocol]:
 
 
 def named_protocols() -> Mapping[str, Protocol]:
-    """Return all data sets that can be named except the described ones, in their usual protocol."""
+    """Return the known data sets, the probes and the webdatasets, in their usual protocols.
+
+    Only the `described_sets` are left out.
+    """
     protocols = dict(known_protocols())
     protocols.update(PROBES)
     protocols.update(webdatasets())
@@ -48,9 +51,9 @@ def named_protocols() -> Mapping[str, Protocol]:
 
 
 def published_error(dataset: str, family: str) -> str | None:
-    """Return a wrong class name that the published lists of family `cosmos` hold, or None.
+    """Return a misspelt class name in the published lists of a data set, or None.
 
-    An example is "trafficlight".
+    Only the lists of family `cosmos` have such names, for example "trafficlight".
     """
     if family != "cosmos":
         return None
@@ -90,7 +93,7 @@ def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
 
 
 def is_embedded(protocol: Protocol) -> bool:
-    """Tell whether a data set comes with this package."""
+    """Return whether a data set comes with this package."""
     embedded = scenes.scenes_protocols().get(protocol.dataset)
     return embedded is not None and embedded.root == protocol.root
 

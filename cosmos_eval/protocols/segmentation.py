@@ -52,15 +52,17 @@ _SPACED_NAMES = ("dining table", "playing field", "potted plant", "tv monitor", 
 
 
 def _fixed_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
-    """Return prompts of whole words, each of which belongs to one class only.
+    """Return the prompts of a protocol with two errors of the published lists corrected.
 
-    The published lists join "traffic light", and the background of coco_object has the prompt
-    "bed", which is a class too.
+    Words that are written together are separated: "trafficlight" becomes "traffic light". Prompts
+    of the background that are also classes are left out, such as "bed" in coco_object.
     """
-    spaced = {name.replace(" ", ""): name for name in (*protocol.class_names, *_SPACED_NAMES)}
-    queries = [
-        tuple(spaced.get(prompt, prompt) for prompt in prompts) for prompts in protocol.queries
-    ]
+    spaced_by_joined = {
+        name.replace(" ", ""): name for name in (*protocol.class_names, *_SPACED_NAMES)
+    }
+    queries = []
+    for prompts in protocol.queries:
+        queries.append(tuple(spaced_by_joined.get(prompt, prompt) for prompt in prompts))
     if protocol.class_names[0] == "background":
         other_classes = protocol.class_names[1:]
         queries[0] = tuple(prompt for prompt in queries[0] if prompt not in other_classes)

@@ -45,10 +45,10 @@ def _protocol(row: Mapping[str, str]) -> Protocol:
         "main_metric": row["main_metric"] or None,
     }
     fields.update(_file_fields(row))
-    size = int(row["n_images"]) if row["n_images"] else None
+    n_samples = int(row["n_images"]) if row["n_images"] else None
     if row["task"] == "assoc":
-        return AssociationProtocol(**fields, n_items=size)
-    fields["n_images"] = size
+        return AssociationProtocol(**fields, n_items=n_samples)
+    fields["n_images"] = n_samples
     if row["task"] == "retrieval":
         return RetrievalProtocol(**fields)
     fields["n_classes"] = int(row["n_classes"]) if row["n_classes"] else None

@@ -49,15 +49,19 @@ def evaluate(
     `dataset` may also be a dict with the keys of a YAML file, whose paths are relative to the
     current folder, or a protocol.
 
-    `name` is what tables call the model. `protocol` defaults to the data set's usual one.
-    `download` fetches a missing set of torchvision below `data_root`, and a webdataset. `stream`
-    measures a webdataset while it arrives, and keeps none of it without `download`. `limit`
-    measures the first samples only, `allow_partial` the samples found of a known set that is not
-    complete. `cache` keeps embeddings in the folder that `cosmos-eval cache info` shows. `progress`
-    shows a bar, in terminals and notebooks. The result is stored in the folder `output`, in place
-    of a former one, or without it not at all. Metrics are fractions in [0, 1], ranks start at 1.
-    Raises UsageError for unknown names, missing or inconsistent data, and objects that are not
-    encoders.
+    - `name`: the name of the model in tables.
+    - `protocol`: the protocol of a known data set; None: its usual one.
+    - `download`: fetch a webdataset, or a missing torchvision data set below `data_root`.
+    - `stream`: measure a webdataset while it arrives. It is not kept unless `download` is set.
+    - `limit`: measure the first samples only.
+    - `allow_partial`: measure the samples on the disk of a known data set that is not complete.
+    - `cache`: keep embeddings in the folder that `cosmos-eval cache info` shows.
+    - `output`: the folder that the result is stored in, where it replaces a former result of the
+      same model and data set; None: it is not stored.
+    - `progress`: show a bar, in terminals and notebooks.
+
+    Metrics are fractions in [0, 1], and ranks start at 1. Raises UsageError for unknown names,
+    missing or inconsistent data, and objects that are not encoders.
     """
     options = types.RunOptions(
         data_root=data_root,
@@ -90,13 +94,8 @@ def evaluate(
             )
             (result,) = run_all(plan, watch, folder)
         else:
-            if (arch, weights, auxiliary, device, precision) != (
-                None,
-                "teacher",
-                None,
-                "auto",
-                "fp32",
-            ):
+            model_options = (arch, weights, auxiliary, device, precision)
+            if model_options != (None, "teacher", None, "auto", "fp32"):  # the default values
                 raise types.UsageError(
                     "arch, weights, auxiliary, device, precision go with a named model"
                 )
@@ -113,7 +112,10 @@ def _measure_encoder(
     watch: plans.Watch,
     output: Path | None,
 ) -> plans.Result:
-    """Measure an encoder in place of the models of a plan for one data set."""
+    """Return the result of an encoder on the one data set of a plan, whose models are ignored.
+
+    `label` is the name of the model in tables.
+    """
     name = type(encoder).__name__
     (spec,) = labelled([types.ModelSpec(text=name, kind="python", name=name)], [label])
     datasets = plans.open_datasets(plan, watch)

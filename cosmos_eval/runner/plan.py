@@ -21,11 +21,12 @@ from cosmos_eval.runner.suites import read_suite, refuse_repeated
 from cosmos_eval.tasks import find_protocol, task_for, task_named
 
 Watch = Callable[[str, types.Progress], None]
-"""Called with the names of model and data set, and their progress."""
+"""A callback that shows progress. It is called with a title, such as `MODEL on DATASET`, and the
+progress under this title."""
 
 
 def unwatched(title: str, progress: types.Progress) -> None:
-    """Show nothing."""
+    """Show no progress: the `Watch` that is used by default."""
 
 
 class Pair(NamedTuple):
@@ -56,7 +57,7 @@ class Plan:
 
 
 class Result(NamedTuple):
-    """The result of one model on one data set, or the error by which there is none."""
+    """The result of one model on one data set, or the error that prevented it."""
 
     pair: Pair
     row: ResultRow | None = None
@@ -64,7 +65,7 @@ class Result(NamedTuple):
     samples: types.Samples | None = None
     path: Path | None = None
     error: Exception | None = None
-    # The file to which the former result of another model of this name was moved.
+    # The file to which a former result was moved, if another model had the same name.
     aside: Path | None = None
 
 
@@ -99,7 +100,7 @@ class Job(NamedTuple):
     folder: str
 
     def failed(self, error: Exception, done: int = 0) -> list[Result]:
-        """Return results with an error, for all data sets but the first `done`."""
+        """Return a result with an error for each data set except the first `done` ones."""
         return [
             Result(pair_of(self.spec, dataset.protocol), error=error)
             for dataset in self.datasets[done:]
@@ -119,13 +120,16 @@ def make_plan(
     trainings: Path | None = None,
     options: types.RunOptions | None = None,
 ) -> Plan:
-    """Make a plan from names as they are typed; without names, the bundled models and data sets.
+    """Return the plan to measure models on data sets, both named as on the command line.
 
-    Every data set is measured by its protocol of every family, or without families by its usual
-    protocol. A suite names the data sets instead, and the models unless `models` does. `names` are
-    the names of the models in results, one each. `trainings` is a file that states how models were
-    trained. Raises UsageError for unknown names, repetitions, a data set of another task, and
-    options that contradict each other.
+    Without `models`, the bundled models are measured. Without `datasets`, the embedded data sets of
+    the task are. `families` names the protocols by which every data set is measured, and defaults
+    to its usual one. A `suite` names the data sets in place of these arguments, and the models if
+    `models` does not. `names` are the names of the models in results, one for each. `trainings` is
+    a file that states how models were trained.
+
+    Raises UsageError for unknown names, repetitions, a data set of another task, and options that
+    contradict each other.
     """
     options = options or types.RunOptions()
     if options.overlays and options.save_predictions is None:
@@ -145,16 +149,21 @@ def make_plan(
         if not models:
             raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
     specs = model_specs(models or BUNDLED, names, arch, weights, trainings)
+    _check_protocols(protocols, options)
+    return Plan(specs=specs, protocols=protocols, options=options)
+
+
+def _check_protocols(protocols: Sequence[types.Protocol], options: types.RunOptions) -> None:
+    """Raise UsageError for repeated protocols, and for protocols that do not fit the options."""
     if options.auxiliary is not None:
         _require_guidable(options.auxiliary, protocols)
     refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
     if options.stream:
         _require_streamable(protocols, options)
-    return Plan(specs=specs, protocols=protocols, options=options)
 
 
 def _require_streamable(protocols: Sequence[types.Protocol], options: types.RunOptions) -> None:
-    """Raise UsageError if none of the protocols is streamed, or one needs its images twice."""
+    """Raise UsageError if no protocol can be streamed, or if a streamed one needs images twice."""
     streamed = [protocol for protocol in protocols if options.streams(protocol)]
     if not streamed:
         raise types.UsageError("--stream is for archives of the hub (wds/NAME), and none is named")
@@ -197,25 +206,16 @@ def _choose_protocols(
     datasets: Sequence[str | Mapping[str, Any] | types.Protocol],
     families: Sequence[str],
 ) -> Sequence[types.Protocol]:
-    """Return the protocols of data sets, or of the embedded ones of a task.
+    """Return the protocols of data sets, or of the embedded data sets if none is named.
 
     Raises UsageError for unknown names, and for data sets of another task.
     """
     if task != "all":
-        task_named(task)
+        task_named(task)  # raises UsageError for an unknown task
     if families and not datasets:
         raise types.UsageError("--protocol needs --dataset: the data sets to be measured by it")
     if not datasets:
-        embedded = [
-            protocol
-            for protocol in embedded_protocols(on_request=task != "all")
-            if task in ("all", protocol.task)
-        ]
-        if not embedded:
-            raise types.UsageError(
-                f"task {task} has no embedded data set: name a data set with --dataset"
-            )
-        return embedded
+        return _embedded_protocols_of(task)
     usual_family: list[str | None] = [None]
     protocols = []
     for dataset in datasets:
@@ -227,6 +227,23 @@ def _choose_protocols(
                 f"{protocol.dataset} is a data set of task {protocol.task}, not {task}: "
                 "leave --task out"
             )
+    return protocols
+
+
+def _embedded_protocols_of(task: str) -> list[types.Protocol]:
+    """Return the protocols of the embedded data sets of a task, or of the default ones for `all`.
+
+    Raises UsageError if the task has no embedded data set.
+    """
+    if task == "all":
+        return list(embedded_protocols())
+    protocols = [
+        protocol for protocol in embedded_protocols(on_request=True) if protocol.task == task
+    ]
+    if not protocols:
+        raise types.UsageError(
+            f"task {task} has no embedded data set: name a data set with --dataset"
+        )
     return protocols
 
 
@@ -258,33 +275,37 @@ def require_outputs(options: types.RunOptions, output: Path | None) -> None:
 
 
 def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True) -> list[Dataset]:
-    """Check and open every data set of a plan; without `raising`, return errors in their place.
+    """Check and open every data set of a plan, in the order of its protocols.
 
-    Raises UsageError for a data set whose folder is not named or does not exist.
+    If `raising` is False, a data set that cannot be opened is returned with its error. Raises
+    UsageError, in either case, if the folder of a data set is not named or does not exist.
     """
-    datasets, count = [], len(plan.protocols)
     for protocol in plan.protocols:
         require_data_root(protocol, plan.options)
-    for done, protocol in enumerate(plan.protocols):
-        watch("data", types.Progress("check", done, count))
+    datasets = []
+    n_datasets = len(plan.protocols)
+    for n_done, protocol in enumerate(plan.protocols):
+        watch("data", types.Progress("check", n_done, n_datasets))
         try:
             datasets.append(open_dataset(protocol, plan.options))
         except Exception as error:
             if raising:
                 raise
             datasets.append(Dataset(protocol, error=error))
-    watch("data", types.Progress("check", count, count))
+    watch("data", types.Progress("check", n_datasets, n_datasets))
     return datasets
 
 
 def open_dataset(
     protocol: types.Protocol, options: types.RunOptions, *, check: bool = True
 ) -> Dataset:
-    """Return an opened data set, and check that it can be measured.
+    """Return an opened data set, after checking that it can be measured if `check` is True.
 
-    The main process makes or downloads missing files; then all processes open the data.
+    The main process makes or downloads missing files before all processes open the data. A streamed
+    data set is returned without data, since it is opened while it is measured.
     """
-    task, processes = task_for(protocol), options.distributed
+    task = task_for(protocol)
+    processes = options.distributed
     processes.main_process_first(partial(prepare, protocol))
     streamed = options.streams(protocol)
     if options.download and not streamed:
@@ -295,7 +316,7 @@ def open_dataset(
         find_folder = hub.fetch_texts if streamed else hub.dataset_folder
         protocol = processes.synchronized(partial(hub.pinned, protocol, find_folder))
     if streamed:
-        return Dataset(protocol)  # opened while it is measured
+        return Dataset(protocol)
     data = processes.synchronized(partial(task.open_data, protocol, options))
     if check:
         processes.synchronized(partial(task.check, protocol, options, data))
@@ -305,9 +326,10 @@ def open_dataset(
 def jobs_of(
     plan: Plan, datasets: Sequence[Dataset], skip: Container[Pair] = (), output: Path | None = None
 ) -> list[Job]:
-    """Return the jobs of a plan without the pairs to skip, model by model.
+    """Return the jobs of a plan, model by model. Pairs of a model and a data set may be skipped.
 
-    Data sets that are measured in one pass make one job, at the place of the first of them.
+    Data sets that are measured in one pass over their images are one job, which takes the place of
+    the first of them.
     """
     jobs = []
     for spec in plan.specs:

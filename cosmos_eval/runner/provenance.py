@@ -42,7 +42,8 @@ def make_row(
 ) -> ResultRow:
     """Return the record of a measurement.
 
-    `part` says how much of an incomplete data set was measured; None for a complete one.
+    `part` tells how many samples of an incomplete data set were measured; it is None for a complete
+    one. `seconds` are wall times by phase.
     """
     provenance = _provenance(model.encoder, job, protocol, measurement, part, seconds)
     provenance["images_per_second"] = images_per_second
@@ -64,7 +65,7 @@ def make_row(
 
 
 def _model_record(model: LoadedModel) -> dict[str, Any]:
-    """Return the record of a model."""
+    """Return the record of a model that results hold. Empty fields are left out."""
     info = model.encoder.info
     record: dict[str, Any] = {
         "spec": info.spec,
@@ -88,7 +89,10 @@ def _model_record(model: LoadedModel) -> dict[str, Any]:
 def settings_of(
     protocol: types.Protocol, options: types.RunOptions, part: types.Part | None
 ) -> dict[str, Any]:
-    """Return the settings in a provenance by which a result differs from the plain result."""
+    """Return the part of a provenance that says under which options a result was measured.
+
+    It holds precision, limit, partial data, attention and auxiliary encoder.
+    """
     usual_attention = task_for(protocol).attention(protocol)
     settings: dict[str, Any] = {"precision": options.precision, "limit": options.limit}
     if part is not None:
@@ -111,10 +115,12 @@ def _provenance(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Return the provenance of a measurement, without its speed."""
-    info, options, common = encoder.info, job.options, describe_environment()
+    info = encoder.info
+    options = job.options
+    machine = describe_environment()
     record: dict[str, Any] = {
-        **common,
-        "packages": {**common["packages"], **packages_of(protocol.task)},
+        **machine,
+        "packages": {**machine["packages"], **packages_of(protocol.task)},
         "command": job.command,
         "utc": environment.utc_now(),
         "device": info.device,

@@ -32,9 +32,9 @@ def run_all(
     """Yield a result for every model and data set of the plan, job by job.
 
     All data sets are opened before the first model is loaded, unless `datasets` are open already.
-    Results are stored in `output`. Without it, a result should be stored before the next one is
-    requested, since cached parts of unfinished measurements are removed then. Raises UsageError
-    for bad data or models, in all processes.
+    Results are stored in the folder `output`. Without it, the caller should store each result
+    before it requests the next one: the finished parts of a measurement, from which a killed run
+    resumes, are then removed. Raises UsageError for bad data or models, in all processes.
     """
     if datasets is None:
         datasets = plans.open_datasets(plan, watch)
@@ -44,17 +44,21 @@ def run_all(
 
 
 class Worker:
-    """Runs jobs one after the other, and keeps the last model for the next job."""
+    """Runs jobs one after the other, and keeps the loaded model if the next job has the same."""
 
     def __init__(self, watch: plans.Watch = plans.unwatched) -> None:
         self._watch = watch
         self._model: LoadedModel | None = None
-        # The fields of a job that decide its model, and the error that loading it raised.
+        # The fields of a job that decide which model is loaded.
         self._model_key: tuple[Any, ...] = ()
-        self._error: Exception | None = None
+        # The error that loading the model of this key raised.
+        self._load_error: Exception | None = None
 
     def run(self, job: plans.Job) -> list[plans.Result]:
-        """Measure a job and store its results. An error is the error of all missing results."""
+        """Measure a job, store its results, and return them.
+
+        If an error ends the job, the results that are missing are returned with this error.
+        """
         results: list[plans.Result] = []
         try:
             results.extend(self.measure(job))
@@ -63,26 +67,32 @@ class Worker:
         return results
 
     def measure(self, job: plans.Job) -> Iterator[plans.Result]:
-        """Yield results as `measure` does. A model that cannot be loaded is not tried again."""
+        """Load the model of a job unless it is loaded, and yield results as `measure` does.
+
+        Raises the error of loading. A model that could not be loaded is not loaded again.
+        """
         options = job.options
         model_key = (job.spec, options.precision, options.auxiliary, options.device)
         if model_key != self._model_key:
-            self._model = self._error = None  # the memory is freed before the next model is loaded
+            # The memory of the last model is freed before the next model is loaded.
+            self._model = None
+            self._load_error = None
             self._model_key = model_key
             try:
-                self._model = _load(job, self._watch)
+                self._model = _load_model(job, self._watch)
             except Exception as error:
-                self._error = error
+                self._load_error = error
         if self._model is None:
-            assert self._error is not None  # a model is loaded, or loading it fails
-            raise self._error
+            assert self._load_error is not None
+            raise self._load_error
         yield from measure(self._model, job, self._watch)
 
 
 class LoadedModel:
-    """A model, and the facts that results record about it.
+    """A loaded model, with the records of it that results hold.
 
-    Its facts are counted after the first measurement, which reports the faults of a user's model.
+    The records are made when they are first used. That is after the first measurement, which gives
+    better messages for a faulty model of a user.
     """
 
     def __init__(
@@ -119,11 +129,12 @@ class LoadedModel:
         self._watch(self.spec.called, types.Progress("facts", 0, 1, note=note))
 
 
-def _load(job: plans.Job, watch: plans.Watch) -> LoadedModel:
-    """Load the model of a job, in all processes."""
+def _load_model(job: plans.Job, watch: plans.Watch) -> LoadedModel:
+    """Load the model of a job, in all processes, and show its notes."""
     from cosmos_eval.models import load_encoder
 
-    started, options = time.perf_counter(), job.options
+    started = time.perf_counter()
+    options = job.options
 
     def load() -> Encoder:
         return load_encoder(
@@ -142,10 +153,12 @@ def _load(job: plans.Job, watch: plans.Watch) -> LoadedModel:
 
 @dataclass
 class OpenedJob:
-    """The data of a job, opened, and how long that took."""
+    """The opened data of a job."""
 
+    # The protocol of every data set, and what its task's `open_data` returned.
     protocols: list[types.Protocol]
     data: list[Any]
+    # How long opening took. For streamed data sets, images were encoded in this time.
     seconds: float
 
 
@@ -154,20 +167,20 @@ def measure(
 ) -> Iterator[plans.Result]:
     """Yield a result per protocol of a job, in their order, from one pass over their images.
 
-    A result should be stored before the next one is requested, as in `run_all`.
+    The caller should store each result before it requests the next one, as in `run_all`.
     """
-    describe_environment()  # of the code as it is now, before it can be edited
+    describe_environment()  # records the state of the code now, before it can be edited
     started = time.perf_counter()
     options = _with_predictions_folder(job)
     encoded = Encoded(partial(watch, _title(job)))
-    opened = _open(model.encoder, job, options, encoded)
+    opened = _open_job(model.encoder, job, options, encoded)
     task = task_for(opened.protocols[0])
     measurements = task.measure(model.encoder, opened.protocols, opened.data, options, encoded)
     for protocol, data, measurement in zip(
         opened.protocols, opened.data, measurements, strict=True
     ):
         measurement = replace(measurement, notes=(*measurement.notes, *archive_notes(data)))
-        seconds = _seconds(model, measurement, opened, options, started)
+        seconds = _seconds_by_phase(model, measurement, opened, options, started)
         images_per_second = encoded.per_second(seconds, options)
         if not task.shares_pass:
             encoded.restart()
@@ -191,12 +204,16 @@ def _title(job: plans.Job) -> str:
     return f"{job.spec.called} on {' + '.join(names)}"
 
 
-def _open(
+def _open_job(
     encoder: Encoder, job: plans.Job, options: types.RunOptions, progress: Encoded
 ) -> OpenedJob:
-    """Open the data that were not opened with the plan; streamed images are encoded as well."""
+    """Return the data of a job. Data that were not opened with the plan are opened now.
+
+    The images of a streamed data set are encoded while it is opened.
+    """
     started = time.perf_counter()
-    protocols, opened = [], []
+    protocols = []
+    data_of_protocols = []
     for dataset in job.datasets:
         protocol, data = dataset.protocol, dataset.data
         open_data: Callable[..., Any] = task_for(protocol).open_data
@@ -207,18 +224,21 @@ def _open(
         elif not data:
             data = open_data(protocol, options)
         protocols.append(protocol)
-        opened.append(data)
-    return OpenedJob(protocols, opened, time.perf_counter() - started)
+        data_of_protocols.append(data)
+    return OpenedJob(protocols, data_of_protocols, time.perf_counter() - started)
 
 
-def _seconds(
+def _seconds_by_phase(
     model: LoadedModel,
     measurement: types.Measurement,
     opened: OpenedJob,
     options: types.RunOptions,
     started: float,
 ) -> dict[str, float]:
-    """Return the wall time of a measurement by phase."""
+    """Return the wall time of a measurement by phase.
+
+    `started` is the `perf_counter` at the start of the job.
+    """
     seconds = {"load": model.load_seconds, **measurement.seconds}
     if options.stream:  # images were encoded while the data were opened
         seconds["images"] = seconds.get("images", 0.0) + opened.seconds
@@ -229,7 +249,10 @@ def _seconds(
 def _store(
     protocol: types.Protocol, row: ResultRow, samples: types.Samples, job: plans.Job
 ) -> plans.Result:
-    """Store a result if the job has an output folder: in the main process only."""
+    """Return the result of a measurement, stored in the output folder if the job has one.
+
+    Only the main process stores it, and only its result has the path.
+    """
     pair = plans.pair_of(job.spec, protocol)
     if job.output is None:
         return plans.Result(pair, row, samples)

@@ -1,4 +1,7 @@
-"""Choose settings of a segmentation data set for each model: one space, budget, seed and split."""
+"""Choose the settings of a segmentation protocol for a model, by its mIoU on training images.
+
+All models try the same settings: they have one space, budget, seed and split.
+"""
 
 from __future__ import annotations
 
@@ -53,28 +56,38 @@ class Search:
 
     @property
     def factors(self) -> dict[str, list[str]]:
-        """The value of every trial, as a text, by factor; without factors that have one value."""
-        values_of_factors = {}
-        for name in self.settings[0]:
-            values = [_text(setting[name]) for setting in self.settings]
+        """The displayed values of every factor: one for each setting, in their order.
+
+        A factor is a field that the settings choose. Factors with a single value are left out.
+        """
+        values_by_factor = {}
+        for factor in self.settings[0]:
+            values = [_displayed_value(setting[factor]) for setting in self.settings]
             if len(set(values)) > 1:
-                values_of_factors[name] = values
-        return values_of_factors
+                values_by_factor[factor] = values
+        return values_by_factor
 
 
-def _text(value: Any) -> str:
-    """Return the value of a factor as a text for people."""
+def _displayed_value(value: Any) -> str:
+    """Return the value of a factor as tables show it.
+
+    Prompts, which are a dict of lists of texts, are shown as `a, b / c`.
+    """
     if isinstance(value, dict):
-        return " / ".join(", ".join(texts) for texts in value.values()) or "the protocol's"
+        prompts_of_classes = [", ".join(prompts) for prompts in value.values()]
+        return " / ".join(prompts_of_classes) or "the protocol's"
     return "none" if value is None else str(value)
 
 
 class Tuned(NamedTuple):
-    """A model's score of every setting of a search, and the file of the best one."""
+    """The outcome of a search for one model."""
 
     model: str
+    # The mIoU of every setting of the search.
     scores: Sequence[float]
+    # The index of the best setting.
     best: int
+    # The file that the best setting was written to.
     path: Path
 
 
@@ -93,8 +106,9 @@ def make_search(
     seed: int,
     options: RunOptions,
 ) -> Search:
-    """Draw `budget` settings of a space at random, or all if the space has fewer.
+    """Return a search of `budget` settings that are drawn at random from a space.
 
+    If the space has fewer settings, the search has all of them.
     Raises UsageError for data of another task, and for a split with other classes or with an image
     of the test set.
     """
@@ -155,35 +169,55 @@ def _require_disjoint(
 ) -> None:
     """Raise UsageError for a training image that is also a test image.
 
-    Images are the same if their file or content is, or their name in a published data set, whose
-    names belong to it.
+    Two images are the same if they are one file, or two files with equal content. Images of a
+    published data set are also the same if they have the same name.
     """
-    test_files = {sample.image.resolve() for sample in test}
-    is_published = protocol.n_images is not None
-    test_names = {Path(sample.name).name for sample in test} if is_published else set()
-    test_files_of_size = defaultdict[int, list[Path]](list)
-    for path in test_files:
-        test_files_of_size[path.stat().st_size].append(path)
-    hashes_of_size: dict[int, set[str]] = {}
+    test_images = _TestImages(test, has_unique_names=protocol.n_images is not None)
     for sample in training:
-        path, size = sample.image.resolve(), sample.image.stat().st_size
-        if size in test_files_of_size and size not in hashes_of_size:  # others cannot be equal
-            hashes_of_size[size] = {file_sha256(file) for file in test_files_of_size[size]}
-        is_same_file = path in test_files
-        is_same_content = size in hashes_of_size and file_sha256(path) in hashes_of_size[size]
-        if is_same_file or is_same_content or Path(sample.name).name in test_names:
+        if test_images.include(sample):
             raise UsageError(
                 f"{split}: image {sample.name} is in the test set of {protocol.dataset}"
             )
 
 
+class _TestImages:
+    """The images of a test set, by which training images are checked."""
+
+    def __init__(self, samples: Sequence[Sample], *, has_unique_names: bool) -> None:
+        self._files = {sample.image.resolve() for sample in samples}
+        # File names that stand for an image; empty if another data set may use the same names.
+        self._names: set[str] = set()
+        if has_unique_names:
+            self._names = {Path(sample.name).name for sample in samples}
+        self._files_by_size = defaultdict[int, list[Path]](list)
+        for path in self._files:
+            self._files_by_size[path.stat().st_size].append(path)
+        # The SHA-256s of all files of a size. They are computed when a training image has this
+        # size, since files of different sizes cannot be equal.
+        self._hashes_by_size: dict[int, set[str]] = {}
+
+    def include(self, sample: Sample) -> bool:
+        """Return whether an image is one of the test images."""
+        path = sample.image.resolve()
+        if path in self._files or Path(sample.name).name in self._names:
+            return True
+        size = path.stat().st_size
+        if size not in self._files_by_size:
+            return False
+        if size not in self._hashes_by_size:
+            files = self._files_by_size[size]
+            self._hashes_by_size[size] = {file_sha256(file) for file in files}
+        return file_sha256(path) in self._hashes_by_size[size]
+
+
 def tune(
     search: Search, spec: ModelSpec, options: RunOptions, folder: Path, progress: OnProgress
 ) -> Tuned:
-    """Score the settings that do not have a score yet, and write the best one.
+    """Score the settings of a search that have no score yet, and write the best setting to a file.
 
-    Scores are written after each pass over the images. Raises UsageError for files of another
-    search, model or version.
+    Both files of a model are in `folder`: MODEL.trials.json has all scores, and is written after
+    each pass over the images, so that a killed search resumes. MODEL.yaml has the best setting.
+    Raises UsageError for files of another search, model or version.
     """
     from cosmos_eval.models import load_encoder
 
@@ -239,22 +273,23 @@ def _write_trials(
     settings: Sequence[tuning.Setting],
     scores: Sequence[float | None],
 ) -> None:
-    """Write the scores of a search with a hash of the file's content."""
+    """Write the settings and scores of a search to a file, with a hash of its content."""
     trials = [{**setting, "mIoU": score} for setting, score in zip(settings, scores, strict=True)]
     content = {**head, "trials": trials}
     content["sha256"] = json_sha256(content)
     write_atomically(path, json.dumps(content, indent=1).encode())
 
 
-def _stored_scores(path: Path, head: Mapping[str, Any], count: int) -> list[float | None]:
+def _stored_scores(path: Path, head: Mapping[str, Any], n_settings: int) -> list[float | None]:
     """Return the scores in a file of trials, None for a setting without a score.
 
-    Raises UsageError for a file of another search, and for one that was edited.
+    All are None if the file does not exist. `head` identifies model, search and version. Raises
+    UsageError for a file with another head, and for a file that was edited.
     """
     try:
         stored = parse_json(read_text(path))
     except MissingFileError:
-        return [None] * count
+        return [None] * n_settings
     except FileError as error:
         raise UsageError(f"{path}: {error}") from None
     if not isinstance(stored, dict) or {name: stored.get(name) for name in head} != head:
@@ -282,10 +317,10 @@ def tuned_plan(
     *,
     transfer: bool = False,
 ) -> Plan:
-    """Plan to measure one model by the settings in a file, on the data set that they are for.
+    """Return a plan that measures one model by tuned settings, on the data set they were tuned for.
 
-    `transfer` allows a model that they were not tuned for. Raises UsageError for options that do
-    not fit the file.
+    `path` is the file of the settings. The model defaults to the one that they were tuned for.
+    `transfer` allows another model. Raises UsageError for options that do not fit the file.
     """
     record = tuning.read_settings(path)
     tuned_model, search = record["model"]["spec"], record["search"]

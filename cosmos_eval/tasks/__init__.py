@@ -41,13 +41,13 @@ class _Tasks(Mapping[str, Task]):
 
     def __iter__(self) -> Iterator[str]:
         yield from TASKS
-        yield from _installed().entry_points
+        yield from _find_installed().entry_points
 
     def __len__(self) -> int:
-        return len(TASKS) + len(_installed().entry_points)
+        return len(TASKS) + len(_find_installed().entry_points)
 
     def __contains__(self, name: object) -> bool:
-        return name in TASKS or name in _installed().entry_points
+        return name in TASKS or name in _find_installed().entry_points
 
 
 def known_tasks() -> Mapping[str, Task]:
@@ -68,21 +68,21 @@ class _InstalledTasks(NamedTuple):
 
 
 @cache
-def _installed() -> _InstalledTasks:
-    """Return the tasks that other packages bring, none of which is loaded yet.
+def _find_installed() -> _InstalledTasks:
+    """Return the tasks that other packages bring, without loading them.
 
-    A faulty name is not an error here: it must not break the other tasks.
+    A name that cannot be used is not an error here: it must not break the other tasks.
     """
     entries: dict[str, EntryPoint] = {}
     faults: dict[str, str] = {}
     for entry in entry_points(group="cosmos_eval.tasks"):
-        name, task = entry.name, f"{_described(entry)} brings a task '{entry.name}'"
+        name, task = entry.name, f"{_describe_package(entry)} brings a task '{entry.name}'"
         if not _NAME.fullmatch(name) or name == "all":
             faults[name] = f"{task}: use small letters, digits, - and _, and not 'all'"
         elif name in TASKS:
             faults[name] = f"{task}, which cosmos-eval has itself"
         elif name in entries:
-            packages = f"{_described(entries[name])} and {_described(entry)}"
+            packages = f"{_describe_package(entries[name])} and {_describe_package(entry)}"
             faults[name] = f"{packages} both bring a task '{name}': uninstall one of them"
         else:
             entries[name] = entry
@@ -92,7 +92,7 @@ def _installed() -> _InstalledTasks:
 
 def name_faults() -> Mapping[str, str]:
     """Return the names of installed tasks that cannot be used, with the reason."""
-    return _installed().faults
+    return _find_installed().faults
 
 
 @cache
@@ -100,12 +100,12 @@ def _load(name: str) -> Task:
     """Return a task. Raises KeyError for an unknown task, UsageError for one that is broken."""
     if name in TASKS:
         return cast(Task, import_module(_MODULES[name]).TASK)
-    return _load_installed(name, _installed().entry_points[name])
+    return _load_installed(name, _find_installed().entry_points[name])
 
 
 def _load_installed(name: str, entry: EntryPoint) -> Task:
     """Return a task of another package. Raises UsageError if it is broken."""
-    origin = f"task '{name}' of {_described(entry)}"
+    origin = f"task '{name}' of {_describe_package(entry)}"
     try:
         task_class = entry.load()
     except Exception as error:
@@ -126,8 +126,8 @@ def _load_installed(name: str, entry: EntryPoint) -> Task:
     return task
 
 
-def _described(entry: EntryPoint) -> str:
-    """Return the package of an entry point with its version, for messages."""
+def _describe_package(entry: EntryPoint) -> str:
+    """Return the name and version of an entry point's package, for messages."""
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
 
 
@@ -135,7 +135,7 @@ def packages_of(task: str) -> dict[str, str]:
     """Return the package that brings a task, and its version; empty for a task of this package."""
     if task in TASKS:
         return {}
-    package = _installed().entry_points[task].dist
+    package = _find_installed().entry_points[task].dist
     return {package.name: package.version} if package else {}
 
 
@@ -169,9 +169,12 @@ def task_for(protocol: Protocol) -> Task:
 
 
 def metric_of(task: str, name: str) -> Metric:
-    """Return a metric by its task and name; its unit is unknown if the task cannot be used."""
-    usable = usable_task(task)
-    return Metric(name, unit="unknown") if usable is None else usable.metric(name)
+    """Return a metric by the name of its task and its own name.
+
+    Its unit is `unknown` if the task cannot be used.
+    """
+    loaded_task = usable_task(task)
+    return Metric(name, unit="unknown") if loaded_task is None else loaded_task.metric(name)
 
 
 def find_protocol(

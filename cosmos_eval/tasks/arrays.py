@@ -47,7 +47,11 @@ class SampleArray:
     optional: bool = False
 
     def require_shape(self, array: NDArray[Any], lengths: dict[str, int]) -> None:
-        """Check type and axes, and add the lengths of new axes. Raises ValueError."""
+        """Raise ValueError for an array of another type, number of axes, or length.
+
+        `lengths` holds the lengths of the named axes of the arrays that were checked before. Those
+        of new axes are added to it.
+        """
         if array.dtype.kind not in _DTYPES[self.kind] or array.dtype == "uint64":
             raise ValueError(f"`{self.name}` holds {array.dtype}, not {self.kind}s")
         if array.ndim != len(self.axes):
@@ -64,17 +68,20 @@ class SampleArray:
                 raise ValueError(f"`{self.name}` has {length:,} {noun}, not {expected:,}")
 
     def require_bounds(self, array: NDArray[Any], lengths: Mapping[str, int]) -> None:
-        """Raise ValueError for values out of bounds."""
+        """Raise ValueError for values out of bounds. `lengths` holds the lengths of all axes."""
         if self.kind == "text" or not array.size:
             return
-        most = lengths[self.most] if isinstance(self.most, str) else self.most
         if self.below:
-            most = lengths[self.below] - 1
+            self._require_between(array, self.least, lengths[self.below] - 1)
         elif self.kind == "truth value":
-            most = 1
-        self._require_between(array, 0 if self.kind == "truth value" else self.least, most)
+            self._require_between(array, 0, 1)
+        elif isinstance(self.most, str):
+            self._require_between(array, self.least, lengths[self.most])
+        else:
+            self._require_between(array, self.least, self.most)
 
     def _require_between(self, array: NDArray[Any], least: float, most: float) -> None:
+        """Raise ValueError for a value below `least` or above `most`, except by rounding."""
         import numpy as np
 
         rounding = ROUNDING if self.kind == "number" else 0

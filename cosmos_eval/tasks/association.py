@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # Stored arrays of N items.
 JACCARD = "jaccard"  # (N,) Jaccard index of the chosen and the associated images
 CANDIDATES = "candidates"  # (N,) the number of images to choose from
-CLUSTER = "cluster"  # (N,) items of one number have the same candidates
+CLUSTER = "cluster"  # (N,) items with the same number have the same candidates
 CUE = "cue"  # (N,) prompts; older results lack it
 ARRAYS = (
     SampleArray(JACCARD, "number", ("items",), least=0, most=1),
@@ -47,23 +47,23 @@ def _jaccard(samples: Derived) -> Mean:
 
 
 def _jaccard_of_5_or_6(samples: Derived) -> Mean | None:
-    return _jaccard_of_sizes(samples, (5, 6))
+    return _mean_jaccard(samples, (5, 6))
 
 
 def _jaccard_of_10_or_12(samples: Derived) -> Mean | None:
-    return _jaccard_of_sizes(samples, (10, 12))
+    return _mean_jaccard(samples, (10, 12))
 
 
-def _jaccard_of_sizes(samples: Derived, n_candidates: Sequence[int]) -> Mean | None:
-    """Return the mean over items with these numbers of candidates.
+def _mean_jaccard(samples: Derived, n_candidates: Sequence[int]) -> Mean | None:
+    """Return the mean Jaccard index of the items with one of these numbers of candidates.
 
-    Return None for items of fewer than two clusters, which cannot be resampled.
+    Return None if these items are in fewer than two clusters, which cannot be resampled.
     """
-    is_member = np.isin(samples[CANDIDATES], n_candidates)
-    clusters = samples[CLUSTER][is_member]
+    has_n_candidates = np.isin(samples[CANDIDATES], n_candidates)
+    clusters = samples[CLUSTER][has_n_candidates]
     if len(np.unique(clusters)) < 2:
         return None
-    return Mean(samples[JACCARD][is_member], clusters)
+    return Mean(samples[JACCARD][has_n_candidates], clusters)
 
 
 class Association(Task):
@@ -110,7 +110,7 @@ class Association(Task):
                 associations,
                 options,
                 progress,
-                partial(_samples, associations),
+                partial(_score_items, associations),
                 hashes={"sample_list": fingerprint(sample_list)},
                 unit="items",
             )
@@ -133,8 +133,11 @@ class Association(Task):
         fetch_repository(protocol, options)
 
 
-def _samples(data: AssociationData, image_features: Features, cues: Embeddings) -> types.Samples:
-    """Return the samples of images (N, D) and embedded cues (M, D)."""
+def _score_items(
+    data: AssociationData, image_features: Features, cues: Embeddings
+) -> types.Samples:
+    """Return the arrays to store, from image features (I, D) and embedded cues (T, D)."""
+    # Items are in one cluster if they have the same list of candidates.
     candidates_of_items = [str(images.tolist()) for _, images, _ in data.items]
     return {
         JACCARD: jaccard_indices(products(image_features, cues.features), data.items),

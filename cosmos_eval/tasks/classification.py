@@ -39,7 +39,7 @@ TOP5 = "top5"  # (N, 5) predicted class numbers, best first, -1 if there are few
 # older results have as many columns as classes then
 CONFIDENCE = "confidence"  # (N,) probability of the first prediction; older results lack it
 CLASSES = "classes"  # (C,) the data's own names, since several classes may share a prompt name
-SHOWN = "class_names"  # (C,) for people, if the protocol names the classes otherwise
+SHOWN = "class_names"  # (C,) displayed names, if the protocol names the classes otherwise
 GROUP = "group"  # (N,) group numbers, if the data have groups
 GROUPS = "groups"  # (G,) names of the groups
 METRICS = "metrics"  # (M,) names of metrics beside the usual ones, if the protocol has any
@@ -125,14 +125,19 @@ class ClassTask(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> types.Measurement:
-        """Return the measurement of the samples that `score` returns for images and prompts."""
+        """Embed the images and the prompts, and return the measurement.
+
+        `prompts` holds an entry for each question that is asked about an image. Most tasks ask one.
+        `score` computes the samples from the image features (N, D) and the class embeddings (C, D)
+        of all questions in turn.
+        """
         from cosmos_eval.embedding.embed import embed_images
         from cosmos_eval.tasks.prompts import prompt_embeddings
 
         started = perf_counter()
         class_embeddings = [
-            prompt_embeddings(encoder, asked.names, asked.templates, options, progress)
-            for asked in prompts
+            prompt_embeddings(encoder, question.names, question.templates, options, progress)
+            for question in prompts
         ]
         prompts_done = perf_counter()
         images = embed_images(encoder, data.images, options, progress)
@@ -153,9 +158,9 @@ def _hashes(data: ClassData, prompts: Sequence[Prompts]) -> dict[str, str]:
 
     names: list[str] = []
     templates: list[str] = []
-    for asked in prompts:
-        names.extend(asked.names)
-        templates.extend(resolve_templates(asked.templates))
+    for question in prompts:
+        names.extend(question.names)
+        templates.extend(resolve_templates(question.templates))
     hashes = {
         "class_names": fingerprint(names),
         "templates": fingerprint(templates),
@@ -166,19 +171,27 @@ def _hashes(data: ClassData, prompts: Sequence[Prompts]) -> dict[str, str]:
     return hashes
 
 
-def names_for_people(
+def displayed_names_array(
     protocol: types.ClassificationProtocol, data: ClassData
 ) -> dict[str, NDArray[np.str_]]:
-    """Return the array of class names for people; empty if the data's own names are for people."""
+    """Return the displayed names of classes as the array SHOWN (C,).
+
+    Return an empty dict if the names in the data are displayed.
+    """
     if protocol.class_names or protocol.class_list:
         return {SHOWN: np.array(shown_names(protocol, data))}
     return {}
 
 
-def shown(samples: types.Samples) -> list[str]:
-    """Return the names of classes for people."""
+def displayed_names(samples: types.Samples) -> list[str]:
+    """Return the displayed names of the C classes."""
     names: list[str] = samples.get(SHOWN, samples[CLASSES]).tolist()
     return names
+
+
+def _has_five_classes(samples: Derived) -> bool:
+    """Return whether every image has five predictions; -1 stands for a missing one."""
+    return bool((samples[TOP5] >= 0).all())
 
 
 def _acc1(samples: Derived) -> Proportion:
@@ -186,9 +199,10 @@ def _acc1(samples: Derived) -> Proportion:
 
 
 def _acc5(samples: Derived) -> Proportion | None:
-    """Return no estimate for fewer than five classes, as CLIP Benchmark does."""
-    has_fewer_classes = (samples[TOP5] < 0).any()
-    return None if has_fewer_classes else Proportion(samples[HITS].any(axis=1))
+    """Return the top-5 accuracy; None for fewer than five classes, as in CLIP Benchmark."""
+    if not _has_five_classes(samples):
+        return None
+    return Proportion(samples[HITS].any(axis=1))
 
 
 def _mean_per_class_recall(samples: Derived) -> GroupMean:
@@ -214,10 +228,13 @@ def _worst_group_acc1(samples: Derived) -> GroupMean | None:
 
 
 def _worst_group_acc5(samples: Derived) -> GroupMean | None:
-    """Return an estimate only if the protocol asks for it and there are five classes."""
+    """Return the lowest top-5 accuracy of a group.
+
+    Return None if the protocol does not ask for it, and for fewer than five classes.
+    """
     if GROUP not in samples or "worst_group_acc5" not in samples.get(METRICS, ()):
         return None
-    if (samples[TOP5] < 0).any():
+    if not _has_five_classes(samples):
         return None
     return GroupMean(samples[HITS].any(axis=1), groups=samples[GROUP], lowest=True)
 
@@ -267,7 +284,7 @@ class Classification(ClassTask):
                 protocol,
                 images,
                 [prompts_of(protocol, images)],
-                partial(_samples, protocol, images),
+                partial(_classify, protocol, images),
                 options,
                 progress,
             )
@@ -288,10 +305,13 @@ class Classification(ClassTask):
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
         """Return the recall and the number of images of every class."""
         is_right = samples[TOP5][:, 0] == samples[LABELS]
-        return means_of_groups(shown(samples), samples[LABELS], {"recall": is_right}, "images")
+        return means_of_groups(
+            displayed_names(samples), samples[LABELS], {"recall": is_right}, "images"
+        )
 
     def confusion_pairs(self, samples: types.Samples) -> Sequence[Mapping[str, Any]]:
-        classes = shown(samples)
+        """Return the most frequent pairs of a true class and another, predicted class."""
+        classes = displayed_names(samples)
         pairs = choices.confusion_pairs(samples[LABELS], samples[TOP5][:, 0])
         return [
             {"true": classes[true], "predicted": classes[predicted], "images": n_images}
@@ -301,9 +321,11 @@ class Classification(ClassTask):
     def mistakes(self, samples: types.Samples) -> types.Mistakes:
         """Count the images of every class that were given another class."""
         labels, predicted = samples[LABELS].astype(np.int64), samples[TOP5][:, 0]
-        classes = shown(samples)
-        pairs, n_images = np.unique(labels * len(classes) + predicted, return_counts=True)
-        true_classes, predicted_classes = np.divmod(pairs, len(classes))
+        classes = displayed_names(samples)
+        # Each pair of a true and a predicted class is numbered true * C + predicted.
+        pair_numbers = labels * len(classes) + predicted
+        occurring_pairs, n_images = np.unique(pair_numbers, return_counts=True)
+        true_classes, predicted_classes = np.divmod(occurring_pairs, len(classes))
         is_wrong = true_classes != predicted_classes
         return types.Mistakes(
             unit="images",
@@ -326,8 +348,11 @@ class Classification(ClassTask):
         return {**samples, CLASSES: np.array(classes)}
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return one row per image: label, prediction, score, and the rank of the label."""
-        classes = np.array(shown(samples))
+        """Return one row per image: label, prediction, score, and the rank of the label.
+
+        The rank is 1 to 5, or NaN if the label is not among the five predictions.
+        """
+        classes = np.array(displayed_names(samples))
         hits = samples[TOP5] == samples[LABELS][:, None]
         columns = {
             "label": classes[samples[LABELS]],
@@ -340,21 +365,21 @@ class Classification(ClassTask):
         return columns
 
 
-def _samples(
+def _classify(
     protocol: types.ClassificationProtocol,
     data: ClassData,
     image_features: Features,
     class_embeddings: Features,
 ) -> types.Samples:
-    """Return the samples of images (N, D) and classes (C, D)."""
-    top = choices.top_classes(image_features, class_embeddings)
-    n_missing = TOP - top.shape[1]
+    """Return the arrays to store, from image features (N, D) and class embeddings (C, D)."""
+    best_classes = choices.top_classes(image_features, class_embeddings)
+    n_missing = TOP - best_classes.shape[1]
     samples = {
         LABELS: data.labels,
-        TOP5: np.pad(top, ((0, 0), (0, n_missing)), constant_values=-1),
+        TOP5: np.pad(best_classes, ((0, 0), (0, n_missing)), constant_values=-1),
         CONFIDENCE: choices.top_confidences(image_features, class_embeddings, _LOGIT_SCALE),
         CLASSES: np.array(data.classes),
-        **names_for_people(protocol, data),
+        **displayed_names_array(protocol, data),
     }
     if protocol.metrics:
         samples[METRICS] = np.array(protocol.metrics)

@@ -48,8 +48,8 @@ Joined = dict[str, NDArray[Any]]
 class ShardedMeasurement(ABC, Generic[Item, Image]):
     """The measurement of all images of a data set, shard by shard, in all processes.
 
-    `samples` are the items to load. There is a store for each protocol that is measured, and each
-    shard has arrays for every store.
+    `samples` are the items to load. Every shard of samples yields arrays for each protocol that is
+    measured, which are stored in the protocol's own store.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         self._samples = samples
         self._options = options
         self._progress = progress
-        self._n_done = self._n_total = 0  # images, for the progress
+        # Numbers of images, for the progress.
+        self._n_done = 0
+        self._n_total = 0
 
     @abstractmethod
     def prepare(self) -> None:
@@ -87,10 +89,11 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         self._progress(Progress("images", self._n_done, self._n_total))
 
     def run(self) -> tuple[list[Joined], dict[str, float]]:
-        """Return the arrays of all images for each store, in all processes, and seconds by phase.
+        """Return the arrays of all images for each store, and the seconds by phase.
 
-        Shards that are stored and valid are used again; each process measures and stores its share
-        of the others. Raises UsageError for files that cannot be used.
+        Shards that are stored and valid are used again. Each process measures and stores its share
+        of the other shards, and all processes return the same. Raises UsageError for files that
+        cannot be used.
         """
         started = perf_counter()
         n_images = len(self._samples)
@@ -110,30 +113,45 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         if missing_shards:
             self.prepare()
         prepared = perf_counter()
-        measured = iter(distributed.map_sharded(self._measure, missing_shards))
-        complete = [next(measured) if arrays is None else arrays for arrays in arrays_of_shards]
-        joined = [_joined(arrays_of_store) for arrays_of_store in zip(*complete, strict=True)]
+        measured = distributed.map_sharded(self._measure, missing_shards)
+        measured_by_start = {
+            shard.start: arrays for shard, arrays in zip(missing_shards, measured, strict=True)
+        }
+        complete: list[Sequence[Arrays]] = []
+        for shard, arrays in zip(shards, arrays_of_shards, strict=True):
+            complete.append(measured_by_start[shard.start] if arrays is None else arrays)
+        shards_of_stores = zip(*complete, strict=True)
+        joined = [_concatenate(shards_of_store) for shards_of_store in shards_of_stores]
         return joined, {"prompts": prepared - started, "images": perf_counter() - prepared}
 
     def _report(self, note: str) -> None:
         self._progress(Progress("images", self._n_done, len(self._samples), note))
 
     def _read_stored(self, shards: Sequence[range]) -> list[Sequence[Arrays] | None]:
-        """Return the arrays of each shard for every store; None if a store lacks them."""
-        keys = [_key(shard) for shard in shards]
-        arrays_by_key = []
+        """Return the arrays of each shard for every store, or None for a shard to measure.
+
+        A shard is measured again if a store lacks its arrays, or if they are not valid.
+        """
+        keys = [_key_of_shard(shard) for shard in shards]
+        arrays_by_key_of_stores: list[dict[bytes, Arrays]] = []
         for store in self._stores:
-            stored = store.find(keys, self._report)
-            arrays_by_key.append({shard_keys[0]: arrays for shard_keys, arrays in stored})
+            arrays_by_key = {}
+            for shard_keys, arrays_of_shard in store.find(keys, self._report):
+                arrays_by_key[shard_keys[0]] = arrays_of_shard
+            arrays_by_key_of_stores.append(arrays_by_key)
         arrays_of_shards: list[Sequence[Arrays] | None] = []
         for shard, key in zip(shards, keys, strict=True):
-            arrays = [by_key[key] for by_key in arrays_by_key if key in by_key]
+            arrays = [
+                arrays_by_key[key]
+                for arrays_by_key in arrays_by_key_of_stores
+                if key in arrays_by_key
+            ]
             is_complete = len(arrays) == len(self._stores) and self.is_valid(shard, arrays)
             arrays_of_shards.append(arrays if is_complete else None)
         return arrays_of_shards
 
     def _measure(self, shards: Sequence[range]) -> list[Sequence[Arrays]]:
-        """Measure the shards of this process, and store each."""
+        """Measure the shards of this process, store them, and return their arrays."""
         samples = [self._samples[index] for shard in shards for index in shard]
         self._n_total = self._n_done + len(samples)
         # Images of the next shard are read while the last ones of a shard are encoded.
@@ -142,17 +160,18 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         for shard in shards:
             arrays = self.measure_shard(shard, islice(images, len(shard)))
             for store, arrays_of_store in zip(self._stores, arrays, strict=True):
-                store.add([_key(shard)], arrays_of_store)
+                store.add([_key_of_shard(shard)], arrays_of_store)
             measured.append(arrays)
         return measured
 
 
-def _joined(shards: Sequence[Arrays]) -> Joined:
+def _concatenate(shards: Sequence[Arrays]) -> Joined:
     """Concatenate the arrays of shards by name."""
     return {name: np.concatenate([arrays[name] for arrays in shards]) for name in shards[0]}
 
 
-def _key(shard: range) -> bytes:
+def _key_of_shard(shard: range) -> bytes:
+    """Return the key under which the arrays of a shard are stored."""
     return hashlib.sha256(f"images from {shard.start}".encode()).digest()
 
 
@@ -183,8 +202,8 @@ def unfinished_store(
 def content_sha256(image: bytes, sample: Sample) -> bytes:
     """Return the SHA-256 of an image with its label map.
 
-    It is taken of two SHA-256s: of the image file's content, and of the label map's file. Raises
-    UsageError for a label map that cannot be read.
+    `image` is the content of the image file. The result is sha256(sha256(image) +
+    sha256(label map)). Raises UsageError for a label map that cannot be read.
     """
     try:
         label_map = read_bytes(sample.mask)

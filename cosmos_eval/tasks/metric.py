@@ -34,8 +34,9 @@ def no_estimate(samples: Derived) -> None:
 class Metric:
     """A metric of a task.
 
-    A name that ends with `*` stands for several metrics. `members` returns what takes the place of
-    the `*` for given samples, and `estimate` is called with each member after the samples.
+    A name that ends with `*`, such as `acc1_*`, stands for several metrics. For given samples,
+    `members` returns the texts that replace the `*`, such as `["urban", "rural"]`. `estimate` is
+    called with the samples and one of these texts.
     """
 
     name: str

@@ -59,7 +59,7 @@ class Multilabel(classification.ClassTask):
                 protocol,
                 images,
                 [classification.prompts_of(protocol, images)],
-                partial(_samples, protocol, images),
+                partial(_score_classes, protocol, images),
                 options,
                 progress,
             )
@@ -72,43 +72,47 @@ class Multilabel(classification.ClassTask):
         scores_and_labels = np.stack([samples[SCORES], samples[LABELS]], axis=1)
         one_weight_each = np.ones((1, len(scores_and_labels)))
         precisions = average_precisions(scores_and_labels)(one_weight_each)[:, 0]
-        figures: dict[str, dict[str, float | None]] = {}
+        metrics_by_class: dict[str, dict[str, float | None]] = {}
         for name, precision, n_images in zip(
-            classification.shown(samples),
+            classification.displayed_names(samples),
             precisions,
             samples[LABELS].sum(axis=0).tolist(),
             strict=True,
         ):
             average_precision = float(precision) if n_images else None
-            figures[name] = {"average_precision": average_precision, "images": n_images}
-        return figures
+            metrics_by_class[name] = {"average_precision": average_precision, "images": n_images}
+        return metrics_by_class
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return one row per image and class, by image; an image has a rank for every class."""
-        scores, classes = samples[SCORES], classification.shown(samples)
-        order = np.argsort(-scores, axis=0, kind="stable")
+        """Return one row per image and class: all classes of the first image, then of the next.
+
+        `rank` is the rank of the image among all images by their scores for the class, from 1.
+        """
+        scores, classes = samples[SCORES], classification.displayed_names(samples)
+        order_by_score = np.argsort(-scores, axis=0, kind="stable")
+        rank_from_zero = np.argsort(order_by_score, axis=0)  # the inverse of the order
         columns = {}
         if NAME in samples:
             columns["image"] = np.repeat(samples[NAME], len(classes))
         columns["class"] = np.tile(classes, len(scores))
         columns["label"] = samples[LABELS].astype(bool).ravel()
         columns["score"] = scores.ravel()
-        columns["rank"] = np.argsort(order, axis=0).ravel() + 1
+        columns["rank"] = rank_from_zero.ravel() + 1
         return columns
 
 
-def _samples(
+def _score_classes(
     protocol: types.MultilabelProtocol,
     data: ClassData,
     image_features: Features,
     class_embeddings: Features,
 ) -> types.Samples:
-    """Return the samples of images (N, D) and classes (C, D)."""
+    """Return the arrays to store, from image features (N, D) and class embeddings (C, D)."""
     return {
         LABELS: data.labels,
         SCORES: class_scores(image_features, class_embeddings),
         CLASSES: np.array(data.classes),
-        **classification.names_for_people(protocol, data),
+        **classification.displayed_names_array(protocol, data),
     }
 
 

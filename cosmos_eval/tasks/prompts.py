@@ -24,7 +24,10 @@ PROMPTS_PER_SHARD = 4096
 
 
 def resolve_templates(templates: tuple[str, ...] | str) -> tuple[str, ...]:
-    """Return templates with one `{}` each, of a tuple or of the set of a name."""
+    """Return templates with one `{}` each. `templates` may be the name of a known set of them.
+
+    Raises UsageError for an unknown name, and for templates without exactly one `{}`.
+    """
     for fault in template_faults(templates):
         raise UsageError(fault)
     if isinstance(templates, tuple):
@@ -93,13 +96,15 @@ class _ClassPrompts(embedding.Inputs):
     def encode(
         self, shards: Iterable[Sequence[int]]
     ) -> Iterator[tuple[Sequence[int], embedding.Features]]:
+        """Yield the indices of each shard, and the mean features (n, D) of their classes."""
         shards = [*shards]
         token_lists = (self.encoder.tokenize(self._prompts(indices)) for indices in shards)
-        encoded = embedding.encode_tokens(
+        features_of_shards = embedding.encode_tokens(
             self.encoder, token_lists, self.batch_size, self.text_queries
         )
-        for indices, features in zip(shards, encoded, strict=True):
-            yield indices, features.reshape(len(indices), len(self.patterns), -1).mean(axis=1)
+        for indices, features in zip(shards, features_of_shards, strict=True):
+            by_class = features.reshape(len(indices), len(self.patterns), -1)
+            yield indices, by_class.mean(axis=1)
 
     def _prompts(self, indices: Sequence[int]) -> list[str]:
         """Return all prompts of the first class, then all prompts of the next one."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 IMAGE_RANK = "image_to_text_rank"  # (N,) rank of every image's best caption, from 1
 TEXT_RANK = "text_to_image_rank"  # (M,) rank of every caption's image, from 1
 IMAGE_OF_TEXT = "image_of_text"  # (M,) index of every caption's image
-# The probability that an image (N,), or a caption (M,), ranks a right item first if items with
+# The probability that an image (N,), or a caption (M,), ranks a correct item first if items with
 # equal features are in random order. They are stored only if this order decides any query.
 IMAGE_TIES = "image_to_text_random_ties"
 TEXT_TIES = "text_to_image_random_ties"
@@ -64,31 +64,34 @@ _TEXT_R1, _CUT_FRACTION = "text_to_image_R@1", "captions_cut"  # metrics
 class Direction:
     """The metrics of one direction of retrieval.
 
-    Queries are resampled by image: an image together with all its captions, which are not
-    independent.
+    An image and its captions are not independent. Intervals therefore resample images, each with
+    all its captions.
     """
 
-    def __init__(self, name: str, ranks: str, images: str) -> None:
+    def __init__(self, name: str, rank_array: str, image_array: str) -> None:
         self._name = name
-        # The arrays of the rank of every query, and of its image.
-        self._ranks, self._images = ranks, images
-        self._ties = f"{name}_random_ties"
+        # Names of arrays with an entry per query: its rank, its image, and the probability that a
+        # correct item ranks first if ties are broken at random.
+        self._rank_array = rank_array
+        self._image_array = image_array
+        self._tie_array = f"{name}_random_ties"
 
     def recall(self, k: int, samples: Derived) -> Mean:
         """Return R@k: the fraction of queries with a rank of at most k."""
-        return Mean(samples[self._ranks] <= k, samples[self._images])
+        return Mean(samples[self._rank_array] <= k, samples[self._image_array])
 
     def recall_of_random_ties(self, samples: Derived) -> Mean | None:
         """Return the expected R@1 if items with equal features are in random order."""
-        if self._ties not in samples:
+        if self._tie_array not in samples:
             return None
-        return Mean(samples[self._ties], samples[self._images])
+        return Mean(samples[self._tie_array], samples[self._image_array])
 
     def mean_rank(self, samples: Derived) -> MeanRank:
-        return MeanRank(samples[self._ranks], samples[self._images])
+        return MeanRank(samples[self._rank_array], samples[self._image_array])
 
     def median_rank(self, samples: Derived) -> Median:
-        return Median(samples[self._ranks], samples[self._images], FLOOR_MEDIAN in samples)
+        ranks, images = samples[self._rank_array], samples[self._image_array]
+        return Median(ranks, images, FLOOR_MEDIAN in samples)
 
     def metrics(self) -> Iterator[Metric]:
         """Yield recall and ranks in the order of tables."""
@@ -114,7 +117,7 @@ class Direction:
 
 
 def _captions_cut(samples: Derived) -> Mean | None:
-    """Return the fraction of captions that were cut; older results do not say which."""
+    """Return the fraction of captions that were cut; None for older results, which lack it."""
     if CUT not in samples:
         return None
     return Mean(samples[CUT], samples[IMAGE_OF_TEXT])
@@ -156,7 +159,7 @@ class Retrieval(Task):
                 captioned,
                 options,
                 progress,
-                partial(_samples, encoder, protocol, captioned, options, progress),
+                partial(_rank_queries, encoder, protocol, captioned, options, progress),
                 names=captioned.names,
                 hashes={"sample_list": retrieval_data.sample_list_hash(captioned)},
                 settings=settings_of_pairs(encoder, protocol.pairs),
@@ -180,8 +183,10 @@ class Retrieval(Task):
         )
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return text to image R@1, the fraction that was cut, and the number of captions, by the
-        length of the captions."""
+        """Return metrics by the length of captions.
+
+        They are text to image R@1, the fraction of captions that were cut, and their number.
+        """
         return {
             length_bin.name: {
                 _TEXT_R1: length_bin.recall.value,
@@ -192,11 +197,16 @@ class Retrieval(Task):
         }
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return one row per query: the images, then the captions, numbered within their images."""
+        """Return one row per query: all images, then all captions.
+
+        `caption` numbers the captions of each image, from 0. It is NaN for images.
+        """
         image_of_text, n_images = samples[IMAGE_OF_TEXT], len(samples[IMAGE_RANK])
         n_captions = len(image_of_text)
-        first_caption = np.searchsorted(image_of_text, image_of_text)
-        caption_number = np.arange(n_captions) - first_caption
+        # The captions of an image follow each other, and images are in order: searching an image
+        # finds its first caption.
+        first_caption_of_image = np.searchsorted(image_of_text, image_of_text)
+        caption_number = np.arange(n_captions) - first_caption_of_image
         columns: dict[str, Any] = {}
         if NAME in samples:
             image_of_query = np.concatenate([np.arange(n_images), image_of_text])
@@ -226,7 +236,7 @@ class Retrieval(Task):
         fetch_repository(protocol, options)
 
 
-def _samples(
+def _rank_queries(
     encoder: Encoder,
     protocol: types.RetrievalProtocol,
     data: RetrievalData,
@@ -235,12 +245,16 @@ def _samples(
     image_features: Features,
     captions: Embeddings,
 ) -> types.Samples:
-    """Return the samples of images (N, D) and embedded captions (M, D)."""
+    """Return the arrays to store, from image features (N, D) and embedded captions (M, D).
+
+    If the protocol scores pairs, the best candidates by embeddings are ranked again by the scores
+    that the model gives to an image and a caption together.
+    """
     image_of_text = data.image_of_text
     ranks = retrieval_ranks(image_features, captions.features, image_of_text)
     samples: dict[str, NDArray[Any]] = {}
     if protocol.pairs is None:
-        samples |= _samples_of_ties(ranks, image_features, captions.features, image_of_text)
+        samples |= _tie_probabilities(ranks, image_features, captions.features, image_of_text)
     else:
         candidates = candidates_of(protocol.pairs, image_features, captions.features)
         scores = scores_of(encoder, candidates, data, options, progress)
@@ -255,13 +269,16 @@ def _samples(
     return samples
 
 
-def _samples_of_ties(
+def _tie_probabilities(
     ranks: RetrievalRanks,
     image_features: Features,
     text_features: Features,
     image_of_text: NDArray[np.int64],
 ) -> dict[str, NDArray[Any]]:
-    """Return the probabilities of a first rank, if the order of equal features decides any."""
+    """Return the arrays IMAGE_TIES (N,) and TEXT_TIES (M,).
+
+    An array is left out if the order of items with equal features does not decide any query.
+    """
     samples = {}
     ties = random_ties(ranks, image_features, text_features, image_of_text)
     if decide_any(ties.image_to_text):
@@ -274,7 +291,10 @@ def _samples_of_ties(
 def candidates_of(
     pairs: int | str, image_features: Features, text_features: Features
 ) -> Candidates:
-    """Return the items that are scored with each query: the best `pairs` of them, or `all`."""
+    """Return the items that are scored with each query, from features (N, D) and (M, D).
+
+    `pairs` is the number of the best items to score, or `all`.
+    """
     if isinstance(pairs, int):
         return best_candidates(image_features, text_features, pairs)
     n_images, n_texts = len(image_features), len(text_features)
@@ -292,17 +312,23 @@ def scores_of(
     progress: types.OnProgress,
     most: int | None = None,
 ) -> PairScores:
-    """Score every query, image or text, with its candidates.
+    """Return the scores of every query, image or text, with its candidates.
 
     Raises TooManyError if more than `most` pairs are not cached.
     """
     from cosmos_eval.embedding.pairs import score_pairs
 
+    # The images that each text is scored with: its own candidates, and the images that have the
+    # text as a candidate.
     images_of_text = [*candidates.images]
-    if candidates.images.shape[1] < len(data.images):  # else these are all pairs
-        queries_of_text = _images_by_candidate_text(candidates, len(data.images))
+    has_all_pairs = candidates.images.shape[1] == len(data.images)
+    if not has_all_pairs:
+        querying_images_of_text = _images_by_candidate_text(candidates, len(data.images))
         images_of_text = [
-            np.concatenate(images) for images in zip(images_of_text, queries_of_text, strict=True)
+            np.concatenate([candidate_images, querying_images])
+            for candidate_images, querying_images in zip(
+                images_of_text, querying_images_of_text, strict=True
+            )
         ]
     return score_pairs(
         with_pair_scores(encoder),
@@ -316,12 +342,20 @@ def scores_of(
 
 
 def _images_by_candidate_text(candidates: Candidates, n_images: int) -> list[NDArray[np.int64]]:
-    """Return the images that have each text among their candidates."""
-    image_of_pair = np.broadcast_to(np.arange(n_images)[:, None], candidates.texts.shape)
-    order = np.argsort(candidates.texts, axis=None, kind="stable")
-    n_pairs_of_text = np.bincount(candidates.texts.ravel(), minlength=len(candidates.images))
-    ends = np.cumsum(n_pairs_of_text)[:-1]
-    return np.split(image_of_pair.ravel()[order], ends)
+    """Return, for each text, the images that have it among their candidates.
+
+    If image 0 has the candidates [2, 0] and image 1 has [2, 1], texts 0, 1 and 2 have the images
+    [0], [1] and [0, 1].
+    """
+    # Row i of `candidates.texts` holds the texts of image i. The pairs (image, text) are sorted by
+    # text, and cut where the next text begins.
+    text_of_pair = candidates.texts.ravel()
+    n_candidates = candidates.texts.shape[1]
+    image_of_pair = np.repeat(np.arange(n_images), n_candidates)
+    order_by_text = np.argsort(text_of_pair, kind="stable")
+    n_images_of_text = np.bincount(text_of_pair, minlength=len(candidates.images))
+    first_pair_of_next_texts = np.cumsum(n_images_of_text)[:-1]
+    return np.split(image_of_pair[order_by_text], first_pair_of_next_texts)
 
 
 TASK = Retrieval()

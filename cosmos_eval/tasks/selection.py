@@ -27,20 +27,24 @@ if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
 
 # Stored arrays of N items and S subsets.
-CORRECT = "correct"  # (N,) whether an item counts as right for the accuracy
+CORRECT = "correct"  # (N,) whether an item counts as correct for the accuracy
 TEXT = "text_correct"  # (N,) for pairs: whether each image finds its caption
 IMAGE = "image_correct"  # (N,) for pairs: whether each caption finds its image
 SUBSET = "subset"  # (N,) numbers of subsets
 SUBSETS = "subsets"  # (S,) sorted names of subsets; one empty name if there are no subsets
 AVERAGED = "averaged"  # (S,) whether a subset counts in the mean over subsets
 CLUSTER = "cluster"  # (N,) items with the same number share an image or a set
-PAIR = "pair"  # (N,) items with the same number are right together; -1: in no complete pair
+# (N,) items with the same number belong to one pair, all of whose items must be correct to count;
+# -1: the item is not in a complete pair
+PAIR = "pair"
 SET = "set"  # (N,) the same for sets of pairs
-CHANCE = "chance"  # (N,) the probability that a random order of the scores is right
-BLIND = "blind"  # (N,) whether the choice by the mean of all images, or captions, is right
-SHORTER = "shorter"  # (N,) the probability that the captions with the fewest words are right
-TEXT_TO_TEXT = "text_to_text"  # (N,) whether right captions are closer to each other than to wrong
-_TEXT_CHANCE = "text_to_text_chance"  # (N,) the probability of the same by a random order
+CHANCE = "chance"  # (N,) the probability that a random order of the scores is correct
+BLIND = "blind"  # (N,) whether the choice by the mean of all images, or captions, is correct
+SHORTER = "shorter"  # (N,) the probability that the captions with the fewest words are correct
+# (N,) whether the correct captions are closer to each other than to any wrong caption
+TEXT_TO_TEXT = "text_to_text"
+# (N,) the probability that TEXT_TO_TEXT is true if the order of the scores is random
+_TEXT_CHANCE = "text_to_text_chance"
 ARRAYS = (
     SampleArray(CORRECT, "truth value", ("items",)),
     SampleArray(TEXT, "truth value", ("items",), optional=True),
@@ -59,8 +63,9 @@ ARRAYS = (
     SampleArray(NAME, "text", ("items",), optional=True),
 )
 _GROUP = "group_correct"  # (N,) derived, for pairs: whether both TEXT and IMAGE are true
-# The number of equally likely orders of a pair's four scores, one of which is right. For TEXT and
-# IMAGE, two scores are each the higher one of two; for _GROUP, they are the two highest of all.
+# A random order of a pair's four scores is correct with a probability of 1 / _ORDERS[array].
+# TEXT and IMAGE each need two comparisons of two scores to come out right: 1/2 * 1/2 = 1/4.
+# _GROUP needs the two correct scores to be the two highest of the four: 1 / C(4, 2) = 1/6.
 _ORDERS = {TEXT: 4, IMAGE: 4, _GROUP: 6}
 
 
@@ -77,64 +82,80 @@ class ItemMean:
 
 
 @dataclass(frozen=True)
-class AllRight:
-    """The fraction of complete pairs, or sets, whose items are all right; None without any."""
+class AllCorrect:
+    """The fraction of complete groups (pairs or sets) all of whose items are correct.
 
-    # The array that numbers pairs or sets, and the array that says whether items are right.
-    numbers: str
-    array: str
+    For probabilities in place of truth values, it is the mean of their products over each group.
+    It is None if no group is complete or the samples lack one of the arrays.
+    """
+
+    # The name of the array (N,) with the number of each item's group, -1 for incomplete groups.
+    group_array: str
+    # The name of the array (N,) that says whether each item is correct, or how probable that is.
+    correct_array: str
 
     def __call__(self, samples: Derived) -> Proportion | Mean | None:
-        number_of_item = samples.get(self.numbers, np.array([-1]))
-        if (number_of_item < 0).all() or self.array not in samples:
+        if self.group_array not in samples or self.correct_array not in samples:
+            return None
+        group_numbers, is_correct = samples[self.group_array], samples[self.correct_array]
+        if (group_numbers < 0).all():
             return None
         distinct_numbers, first_item, group_of_item = np.unique(
-            number_of_item, return_index=True, return_inverse=True
+            group_numbers, return_index=True, return_inverse=True
         )
-        all_right = np.ones(len(distinct_numbers), samples[self.array].dtype)
-        np.multiply.at(all_right, group_of_item, samples[self.array])
+        # The product over the items of a group is the logical "and" of truth values.
+        all_correct = np.ones(len(distinct_numbers), is_correct.dtype)
+        np.multiply.at(all_correct, group_of_item, is_correct)
         is_complete = distinct_numbers >= 0
         clusters = samples[CLUSTER][first_item][is_complete]
-        return _mean_of_items(all_right[is_complete], clusters)
+        return _mean_of_items(all_correct[is_complete], clusters)
 
 
 @dataclass(frozen=True)
 class SubsetMean:
-    """The mean of an array over subsets.
+    """The mean of an array over the subsets that are averaged.
 
-    It is None if there is only one subset, or if it equals the accuracy, since all subsets have one
-    size.
+    It is None if the samples lack the array and if there is only one such subset. It is also None
+    if it would equal the mean over items: all subsets are averaged and have the same size.
     """
 
     array: str
 
     def __call__(self, samples: Derived) -> GroupMean | None:
-        subset, averaged = samples[SUBSET], samples[AVERAGED]
-        n_items = np.bincount(subset, minlength=len(averaged))
-        sizes = n_items[averaged & (n_items > 0)]
-        equals_accuracy = sizes.sum() == len(subset) and len(np.unique(sizes)) == 1
-        if len(sizes) < 2 or equals_accuracy or self.array not in samples:
+        if self.array not in samples:
             return None
-        is_averaged = averaged[subset]
+        subset_of_item, subset_is_averaged = samples[SUBSET], samples[AVERAGED]
+        n_items_of_subset = np.bincount(subset_of_item, minlength=len(subset_is_averaged))
+        sizes = n_items_of_subset[subset_is_averaged & (n_items_of_subset > 0)]
+        equals_accuracy = sizes.sum() == len(subset_of_item) and len(np.unique(sizes)) == 1
+        if len(sizes) < 2 or equals_accuracy:
+            return None
+        item_is_averaged = subset_is_averaged[subset_of_item]
         return GroupMean(
-            samples[self.array][is_averaged], subset[is_averaged], samples[CLUSTER][is_averaged]
+            samples[self.array][item_is_averaged],
+            subset_of_item[item_is_averaged],
+            samples[CLUSTER][item_is_averaged],
         )
 
 
 def _mean_of_items(values: NDArray[Any], clusters: NDArray[np.int64]) -> Proportion | Mean:
-    """Return the mean of (N,) values, by clusters unless every item is a cluster of its own."""
-    are_independent = len(np.unique(clusters)) == len(clusters)
-    return Proportion(values) if are_independent else Mean(values, clusters)
+    """Return the mean of the values (N,) of items, whose clusters are (N,).
+
+    Return a proportion of independent items if every item is a cluster of its own.
+    """
+    every_item_is_a_cluster = len(np.unique(clusters)) == len(clusters)
+    return Proportion(values) if every_item_is_a_cluster else Mean(values, clusters)
 
 
 def _headline(name: str, estimate: Callable[[Derived], Any], label: str = "") -> Metric:
+    """Return a metric that tables show."""
     return Metric(name, estimate, headline=True, label=label)
 
 
 def _baseline(
     name: str, estimate: Callable[[Derived], Any], label: str = "", *, headline: bool = False
 ) -> Metric:
-    """Return a metric that others are read beside."""
+    """Return a reference metric, such as the chance level, which other metrics are read beside."""
     return Metric(name, estimate, reference=True, label=label, headline=headline)
 
 
@@ -149,20 +170,20 @@ def _metrics() -> Iterator[Metric]:
     yield _headline("mean_subset_accuracy", SubsetMean(CORRECT), "mean over subsets")
     yield _baseline("mean_subset_accuracy_chance", SubsetMean(CHANCE))
     yield _baseline("mean_subset_accuracy_blind", SubsetMean(BLIND))
-    for name, label, numbers in (
+    for name, label, group_array in (
         ("accuracy_of_pairs", "pairs", PAIR),
         ("accuracy_of_sets", "sets", SET),
     ):
-        yield _headline(name, AllRight(numbers, CORRECT), label)
-        yield _baseline(f"{name}_chance", AllRight(numbers, CHANCE))
-        yield _baseline(f"{name}_blind", AllRight(numbers, BLIND))
+        yield _headline(name, AllCorrect(group_array, CORRECT), label)
+        yield _baseline(f"{name}_chance", AllCorrect(group_array, CHANCE))
+        yield _baseline(f"{name}_blind", AllCorrect(group_array, BLIND))
     for name, array in (("text_score", TEXT), ("image_score", IMAGE), ("group_score", _GROUP)):
         yield _headline(name, ItemMean(array), name.replace("_", " "))
         yield _baseline(f"{name}_chance", ItemMean(f"{array}_{CHANCE}"))
 
 
 class Selection(Task):
-    """The choice of the right caption for an image, or of the right image for a caption."""
+    """The choice of the correct caption for an image, or of the correct image for a caption."""
 
     protocol = types.SelectionProtocol
     metrics = tuple(_metrics())
@@ -186,7 +207,8 @@ class Selection(Task):
     ) -> Iterator[types.Measurement]:
         """Yield the accuracy of every protocol.
 
-        `options.limit` keeps the first items of subsets in turn.
+        With `options.limit`, the first item of each subset is kept, then the second of each, and so
+        on until that many items are kept.
         """
         for protocol, items in zip(protocols, data, strict=True):
             yield self.measure_captions(
@@ -194,7 +216,7 @@ class Selection(Task):
                 items,
                 options,
                 progress,
-                partial(_samples, encoder, protocol, items, options, progress),
+                partial(_score_items, encoder, protocol, items, options, progress),
                 hashes={"sample_list": _sample_list_hash(items)},
                 names=[items.pictures[images[0]].file for images in items.images_of_item],
                 settings=settings_of_pairs(encoder, protocol.pairs),
@@ -203,8 +225,10 @@ class Selection(Task):
             )
 
     def derive(self, samples: types.Samples) -> Derived:
-        """Add, for pairs, whether both directions are right, and the probability of each score by a
-        random order."""
+        """Add the group score of pairs and the chance level of their three scores.
+
+        Samples of items that are not pairs are returned as they are.
+        """
         if TEXT not in samples:
             return samples
         derived = {**samples, _GROUP: samples[TEXT] & samples[IMAGE]}
@@ -215,12 +239,15 @@ class Selection(Task):
         return derived
 
     def require_consistent(self, samples: types.Samples) -> None:
-        """Raise ValueError for hits of pairs in one direction only."""
+        """Raise ValueError if only one of the two directions of pairs is stored."""
         if (TEXT in samples) != (IMAGE in samples):
             raise ValueError(f"`{TEXT}` and `{IMAGE}` are stored together")
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return the accuracy, the baselines and, for pairs, both scores by the subset's name."""
+        """Return the accuracy, the baselines and, for pairs, both scores of every subset by name.
+
+        Return an empty mapping if the data set has no subsets.
+        """
         subsets = samples[SUBSETS].tolist()
         if subsets == [""]:
             return {}
@@ -236,7 +263,7 @@ class Selection(Task):
         return means_of_groups(subsets, samples[SUBSET], columns, "items")
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return the arrays of items, with the names of subsets."""
+        """Return one row per item: the arrays (N,), with subsets by their names."""
         columns: dict[str, Any] = {
             name: array for name, array in samples.items() if name not in (NAME, SUBSETS, AVERAGED)
         }
@@ -263,16 +290,17 @@ class Selection(Task):
 
 
 def _notes(data: SelectionData) -> list[str]:
-    """Return a note on items whose wrong captions include the right one."""
-    n_items = 0
-    for captions, n_right in zip(data.captions_of_item, data.right, strict=True):
-        n_items += bool(np.isin(captions[:n_right], captions[n_right:]).any())
-    if not n_items:
+    """Return a note on the items that have a wrong caption equal to a correct one, if any."""
+    n_unsolvable = 0
+    for captions, n_correct in zip(data.captions_of_item, data.n_correct_of_item, strict=True):
+        if np.isin(captions[:n_correct], captions[n_correct:]).any():
+            n_unsolvable += 1
+    if not n_unsolvable:
         return []
-    return [f"{n_items} items have a wrong caption equal to the right one and count as wrong"]
+    return [f"{n_unsolvable} items have a wrong caption equal to the right one and count as wrong"]
 
 
-def _samples(
+def _score_items(
     encoder: Encoder,
     protocol: types.SelectionProtocol,
     data: SelectionData,
@@ -281,31 +309,35 @@ def _samples(
     image_features: Features,
     captions: Embeddings,
 ) -> types.Samples:
-    """Return the samples of images (N, D) and embedded captions (M, D)."""
-    scores: Score = products(image_features, captions.features)
+    """Return the arrays to store, from image features (I, D) and embedded captions (T, D)."""
+    score: Score = products(image_features, captions.features)
     baselines = _baselines(data, image_features, captions.features)
     if protocol.pairs is not None:
-        scores = _scores_of_pairs(encoder, data, options, progress)
-        baselines.pop(BLIND, None)  # which follows from embeddings
+        # The blind choice is made by embeddings, which the model's own pair scores do not use.
+        score = _joint_scores(encoder, data, options, progress)
+        baselines.pop(BLIND, None)
     if data.chosen == "both":
-        hits = _hits_of_pairs(protocol.pair_accuracy, data, scores)
+        hits = _pair_hits(protocol.pair_accuracy, data, score)
     else:
-        hits = {CORRECT: _hits(data, scores)}
+        hits = {CORRECT: _single_hits(data, score)}
     return {
         **hits,
         SUBSET: data.subset_of_item,
         SUBSETS: np.array(data.subsets),
         AVERAGED: data.averaged,
-        CLUSTER: _clusters(data),
+        CLUSTER: _cluster_items(data),
         **data.groups,
         **baselines,
     }
 
 
-def _scores_of_pairs(
+def _joint_scores(
     encoder: Encoder, data: SelectionData, options: types.RunOptions, progress: types.OnProgress
 ) -> Score:
-    """Score every caption with the images of its items."""
+    """Return the scores that the model gives to an image and a caption together.
+
+    Every caption is scored with the images of its items.
+    """
     from cosmos_eval.embedding.pairs import score_pairs
 
     images_of_caption: list[list[int]] = [[] for _ in data.captions]
@@ -322,12 +354,16 @@ def _scores_of_pairs(
     )
 
 
-def _hits_of_pairs(rule: str, data: SelectionData, score: Score) -> dict[str, NDArray[Any]]:
-    """Return the samples of pairs of two images and two captions; `rule` is `pair_accuracy`."""
+def _pair_hits(pair_accuracy: str, data: SelectionData, score: Score) -> dict[str, NDArray[Any]]:
+    """Return the arrays CORRECT, TEXT, IMAGE and CHANCE (N,) of pairs: two images, two captions.
+
+    `pair_accuracy` is the protocol's rule. If it is "image", an item is correct if each caption
+    finds its image. Otherwise each image must find its caption as well.
+    """
     images, captions = np.stack(data.images_of_item), np.stack(data.captions_of_item)
     hits = choices.pair_hits(score, images, captions)
     is_solvable = (images[:, 0] != images[:, 1]) & (captions[:, 0] != captions[:, 1])
-    if rule == "image":
+    if pair_accuracy == "image":
         is_correct, n_orders = hits.image, _ORDERS[IMAGE]
     else:
         is_correct, n_orders = hits.text & hits.image, _ORDERS[_GROUP]
@@ -339,11 +375,15 @@ def _hits_of_pairs(rule: str, data: SelectionData, score: Score) -> dict[str, ND
     }
 
 
-def _hits(data: SelectionData, score: Score) -> NDArray[np.bool_]:
-    """Return whether each item's image finds its right captions, or its caption the image, (N,)."""
+def _single_hits(data: SelectionData, score: Score) -> NDArray[np.bool_]:
+    """Return whether each item is correct (N,), for items with one image or one caption.
+
+    An image must score higher with all of its correct captions than with any wrong one; a caption
+    must score higher with its image than with any other image.
+    """
     if data.chosen == "captions":
         images = np.concatenate(data.images_of_item)
-        return choices.single_hits(score, images, data.captions_of_item, data.right)
+        return choices.single_hits(score, images, data.captions_of_item, data.n_correct_of_item)
 
     def score_images(captions: Ints, images: Ints) -> NDArray[np.float32]:
         return score(images, captions)
@@ -355,73 +395,113 @@ def _hits(data: SelectionData, score: Score) -> NDArray[np.bool_]:
 def _baselines(
     data: SelectionData, image_features: Features, text_features: Features
 ) -> dict[str, NDArray[Any]]:
-    """Return the samples of choices that ignore the query; empty for pairs.
+    """Return the arrays (N,) of choices that ignore the query: the image, or the caption.
 
-    The blind choice is made by the mean of all images, or of all captions, in place of the query.
+    - CHANCE chooses at random.
+    - BLIND replaces every query by the mean of all queries, if there are several.
+    - SHORTER chooses the captions with the fewest words, if captions are chosen.
+    - TEXT_TO_TEXT and its chance level compare captions with each other, if every item has several
+      correct captions.
+
+    Return an empty dict if items choose both captions and images.
     """
     if data.chosen == "both":
         return {}
     baselines: dict[str, NDArray[Any]] = {}
     if data.chosen == "captions":
-        choices_of_item, queries = data.captions_of_item, image_features
+        candidates_of_item = data.captions_of_item
         n_words = np.array([len(caption.split()) for caption in data.captions])
-        baselines[SHORTER] = choices.expected_hits(-n_words, choices_of_item, data.right)
-        if (data.right > 1).all():
-            baselines |= _text_to_text(text_features, choices_of_item, data.right)
+        baselines[SHORTER] = choices.expected_hits(
+            -n_words, candidates_of_item, data.n_correct_of_item
+        )
+        if (data.n_correct_of_item > 1).all():
+            baselines |= _text_to_text(text_features, candidates_of_item, data.n_correct_of_item)
+        if len(image_features) > 1:
+            mean_image = np.broadcast_to(image_features.mean(axis=0), image_features.shape)
+            baselines[BLIND] = _single_hits(data, products(mean_image, text_features))
+        n_candidates = len(text_features)
     else:
-        choices_of_item, queries = data.images_of_item, text_features
-    if len(queries) > 1:
-        mean_query = np.broadcast_to(queries.mean(axis=0), queries.shape)
-        if data.chosen == "captions":
-            baselines[BLIND] = _hits(data, products(mean_query, text_features))
-        else:
-            baselines[BLIND] = _hits(data, products(image_features, mean_query))
-    equal_scores = np.zeros(len(image_features) + len(text_features))
-    baselines[CHANCE] = choices.expected_hits(equal_scores, choices_of_item, data.right)
+        candidates_of_item = data.images_of_item
+        if len(text_features) > 1:
+            mean_caption = np.broadcast_to(text_features.mean(axis=0), text_features.shape)
+            baselines[BLIND] = _single_hits(data, products(image_features, mean_caption))
+        n_candidates = len(image_features)
+    # With equal scores, `expected_hits` returns the probability that a random choice is correct.
+    equal_scores = np.zeros(n_candidates)
+    baselines[CHANCE] = choices.expected_hits(
+        equal_scores, candidates_of_item, data.n_correct_of_item
+    )
     return baselines
 
 
 def _text_to_text(
-    text_features: Features, captions_of_item: Sequence[Ints], n_right: Ints
+    text_features: Features, captions_of_item: Sequence[Ints], n_correct: Ints
 ) -> dict[str, NDArray[Any]]:
-    """Return whether right captions are closer to each other than to wrong ones, and the chance.
+    """Return TEXT_TO_TEXT (N,) and its chance level (N,), for items with several correct captions.
 
-    An item has `n_right` right captions, which come first.
+    TEXT_TO_TEXT is true if every similarity of two correct captions is above every similarity of a
+    correct and a wrong caption. `captions_of_item` holds the indices of each item's captions; the
+    first `n_correct` (N,) are correct.
+
+    An item with 2 correct and 1 wrong caption has 3 similarities, 1 of two correct captions. In a
+    random order, this one is the highest with a probability of 1 / C(3, 1) = 1/3.
     """
     n_captions = np.array([len(captions) for captions in captions_of_item])
-    n_right_pairs = n_right * (n_right - 1) // 2
-    n_pairs = n_right_pairs + n_right * (n_captions - n_right)
-    equal_scores = np.zeros(max(n_pairs))
-    pairs_of_item = [np.arange(n) for n in n_pairs]
+    n_similarities_of_correct = n_correct * (n_correct - 1) // 2
+    n_similarities_to_wrong = n_correct * (n_captions - n_correct)
+    n_similarities = n_similarities_of_correct + n_similarities_to_wrong
+    # With equal similarities, `expected_hits` returns the probability for a random order. The items
+    # can share the values: each needs only as many equal ones as it has similarities.
+    equal_similarities = np.zeros(n_similarities.max())
+    similarities_of_item = [np.arange(n) for n in n_similarities]
     return {
-        TEXT_TO_TEXT: np.array(choices.text_hits(text_features, captions_of_item, n_right)),
-        _TEXT_CHANCE: choices.expected_hits(equal_scores, pairs_of_item, n_right_pairs),
+        TEXT_TO_TEXT: np.array(choices.text_hits(text_features, captions_of_item, n_correct)),
+        _TEXT_CHANCE: choices.expected_hits(
+            equal_similarities, similarities_of_item, n_similarities_of_correct
+        ),
     }
 
 
-def _clusters(data: SelectionData) -> NDArray[np.int64]:
-    """Return the cluster (N,) of every item.
+def _cluster_items(data: SelectionData) -> NDArray[np.int64]:
+    """Return the number of each item's cluster, (N,).
 
-    Items are in one cluster if they share an image file, or a set of items that are right together,
-    directly or through other items. Boxes of one image file share it.
+    Items are in one cluster if they use the same image file, or belong to the same pair or set,
+    directly or through other items. Boxes of one image file use the same file.
+
+    The clusters are the connected components of a graph. Its nodes are the items, then the image
+    files, then the pairs, then the sets. An edge joins each item with its files and its groups.
+    With 3 items and 2 files, in one pair (0, 1) and no sets:
+
+        nodes 0 to 2   items
+        nodes 3 to 4   image files: file_offset is 3
+        nodes 5 to 7   pairs: group_offset is 5; as many nodes as items, most of them unused
+
+    If item 0 uses file 0 and items 1 and 2 use file 1, the edges are 0-3, 1-4, 2-4, 0-5 and 1-5,
+    and all three items are in one cluster.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    # The nodes of the graph are the items, the image files, and the numbers of every grouping.
     n_items = len(data.images_of_item)
-    file_names = dict.fromkeys(picture.file for picture in data.pictures)
-    node_of_file = {file: n_items + index for index, file in enumerate(file_names)}
+    file_offset = n_items
+    files = dict.fromkeys(picture.file for picture in data.pictures)
+    node_of_file = {file: file_offset + index for index, file in enumerate(files)}
     node_of_image = np.array([node_of_file[picture.file] for picture in data.pictures])
-    n_images = [len(images) for images in data.images_of_item]
-    items = np.repeat(np.arange(n_items), n_images)
-    nodes = node_of_image[np.concatenate(data.images_of_item)]
-    n_nodes = n_items + len(node_of_file)
-    for numbers in data.groups.values():
-        items = np.concatenate([items, np.flatnonzero(numbers >= 0)])
-        nodes = np.concatenate([nodes, n_nodes + numbers[numbers >= 0]])
-        n_nodes += n_items
-    edges = coo_array((np.ones(len(items), bool), (items, nodes)), shape=(n_nodes, n_nodes))
+
+    # Edge i joins the item edge_items[i] with the node edge_nodes[i].
+    n_images_of_item = [len(images) for images in data.images_of_item]
+    edge_items = np.repeat(np.arange(n_items), n_images_of_item)
+    edge_nodes = node_of_image[np.concatenate(data.images_of_item)]
+    group_offset = file_offset + len(files)
+    for group_of_item in data.groups.values():
+        items_in_groups = np.flatnonzero(group_of_item >= 0)
+        edge_items = np.concatenate([edge_items, items_in_groups])
+        edge_nodes = np.concatenate([edge_nodes, group_offset + group_of_item[items_in_groups]])
+        group_offset += n_items  # there are at most as many groups as items
+    n_nodes = group_offset
+
+    is_edge = np.ones(len(edge_items), bool)
+    edges = coo_array((is_edge, (edge_items, edge_nodes)), shape=(n_nodes, n_nodes))
     _, component_of_node = connected_components(edges, directed=False)
     return component_of_node[:n_items].astype(np.int64)
 
@@ -429,7 +509,8 @@ def _clusters(data: SelectionData) -> NDArray[np.int64]:
 def _sample_list_hash(data: SelectionData) -> str:
     """Return the SHA-256 of pictures, captions and items.
 
-    Fields that most data sets lack are left out, so that the hashes of these stay the same.
+    The numbers of correct captions are hashed only if an item has several, and groups only if there
+    are any. Otherwise the hash is the same as before these fields existed.
     """
     sample_list: list[Any] = [
         data.pictures,
@@ -439,9 +520,9 @@ def _sample_list_hash(data: SelectionData) -> str:
         data.subsets,
         data.subset_of_item.tolist(),
     ]
-    if (data.right > 1).any():
-        sample_list.append(data.right.tolist())
-    sample_list += [numbers.tolist() for numbers in data.groups.values()]
+    if (data.n_correct_of_item > 1).any():
+        sample_list.append(data.n_correct_of_item.tolist())
+    sample_list += [group_of_item.tolist() for group_of_item in data.groups.values()]
     return fingerprint(sample_list)
 
 

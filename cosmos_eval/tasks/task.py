@@ -53,22 +53,22 @@ class Task(ABC):
     protocol: type[Protocol]
     """The type of the task's protocols. A user's YAML file of this kind sets their fields."""
     metrics: Sequence[Metric]
-    """In the order of tables."""
+    """The metrics, in the order of tables."""
     truth: tuple[str, ...]
-    """The arrays that are the same for every model. Two results are compared if they agree in them.
-    """
+    """The names of arrays that are the same for every model, such as labels. Two results are
+    compared only if they agree in them."""
     checked: str
     """A phrase that says what `open_data`, `check` and `survey` check, for the doctor."""
 
     arrays: Sequence[SampleArray] = ()
     """The stored arrays and the values that they may hold."""
     per_sample: str = ""
-    """The array with one entry per sample; empty: the first one of `truth`."""
+    """The name of an array with one entry per sample; empty: the first one of `truth`."""
     names_hash: str = ""
     """The name of the recorded hash that covers only the names of the samples, if any."""
     seconds: float = 0.4
-    """How long a sample takes ViT-B/16 on two busy CPU cores: for 48 scenes, or for segmentation
-    for 6 photographs of voc20's usual size."""
+    """Seconds that ViT-B/16 takes for a sample on two busy CPU cores, for estimates. They were
+    measured on 48 scenes, and for segmentation on 6 photographs of voc20."""
     resamples: bool = True
     """True if a paired comparison of headline metrics resamples every sample, which is slow."""
     by_image: bool = False
@@ -109,7 +109,7 @@ class Task(ABC):
         return samples
 
     def per_class(self, samples: Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return figures by class, or another group of samples; empty if there are none."""
+        """Return metrics by class, or by another group of samples; empty if there are none."""
         return {}
 
     def lengths(self, samples: Samples) -> Sequence[LengthBin]:
@@ -269,7 +269,10 @@ class Task(ABC):
     def values(
         self, estimates: Mapping[str, Estimate], methods: Mapping[str, str] | None = None
     ) -> dict[str, float]:
-        """Return the metrics that have a value; `methods` is an argument of `figures`."""
+        """Return the values of the metrics, without those that are NaN.
+
+        `methods` is explained in `figures`.
+        """
         values = {}
         for name, estimate in estimates.items():
             is_stored = methods is None or name in methods or not self.metric(name).later
@@ -280,10 +283,10 @@ class Task(ABC):
     def figures(
         self, samples: Samples, seed: int, methods: Mapping[str, str] | None = None
     ) -> Figures:
-        """Return all figures of stored samples; metrics without a value are left out.
+        """Return metrics, intervals and metrics by class of samples. NaN metrics are left out.
 
-        `methods` are the methods of the intervals of a stored result by the name of the metric. The
-        result keeps these methods, and lacks metrics that came `later`.
+        `methods` maps the metrics of a stored result to the methods of their intervals. Intervals
+        are then computed by these methods again, and metrics that were added `later` are left out.
         """
         estimates = self.estimates(self.derive(samples))
         metrics = self.values(estimates, methods)
@@ -334,10 +337,10 @@ class Task(ABC):
         notes: Sequence[str] = (),
         **more: Any,
     ) -> Measurement:
-        """Measure images against captions.
+        """Embed the images and the captions, and return the measurement.
 
-        `score` returns the samples of the features of all images (N, D) and the embedded captions
-        (M, D). `more` are arguments of `measurement`.
+        `score` computes the samples from the features of all images (N, D) and the embedded
+        captions (M, D). `more` are arguments of `measurement`.
         """
         from cosmos_eval.data.folders import content_hash
         from cosmos_eval.embedding.embed import embed_images, embed_texts
@@ -378,12 +381,14 @@ class Task(ABC):
         unit: str = "images",
         **more: Any,
     ) -> Measurement:
-        """Return the measurement of samples; `more` are other fields of `Measurement`.
+        """Return the measurement of samples.
 
-        `names` of samples are stored with them, for people. The hash of `sample_list`, the names of
-        what was measured, is recorded. So is `content`, the `content_hash` of the files, by which
-        results on other images of the same names are told apart. `unit` is what `options.limit`
-        counts.
+        - `names`: the names of the samples, which are stored for readers of the result.
+        - `sample_list`: the names of all that was measured, of which the hash is recorded.
+        - `content`: the `content_hash` of the files. It differs for other images of the same names.
+        - `hashes`: more hashes to record.
+        - `unit`: what `options.limit` counts.
+        - `more`: other fields of `Measurement`.
         """
         import numpy as np
 
@@ -418,9 +423,10 @@ class Task(ABC):
     def compared_estimates(
         self, results: Sequence[Samples], only: Collection[str] | None = None
     ) -> list[dict[str, Estimate]]:
-        """Return the estimates by which results are compared, or `only` the named ones.
+        """Return the estimates by which results are compared, for each result, by metric.
 
-        Raises ValueError for samples of other images or labels, or of another task.
+        Reference metrics are left out. `only` names the metrics to keep; None keeps all. Raises
+        ValueError for samples of other images or labels, or of another task.
         """
         try:
             derived_results = [self.derive(samples) for samples in results]
@@ -445,10 +451,11 @@ class Task(ABC):
         without_slow: bool = False,
         only: Collection[str] | None = None,
     ) -> Compare:
-        """Return a function of two indices that compares two of the results by paired differences.
+        """Return a function that compares two of the results by paired differences.
 
-        `without_slow` leaves out the slowest metrics, `only` all metrics but the named ones. Raises
-        ValueError for samples of other images or labels.
+        It takes the indices of both results. `without_slow` leaves out the slowest metrics. `only`
+        names the metrics to keep; None keeps all. Raises ValueError for samples of other images or
+        labels.
         """
         from cosmos_eval.stats.paired import differences
 

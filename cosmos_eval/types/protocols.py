@@ -213,17 +213,17 @@ class SelectionFiles(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionProtocol(SelectionFiles):
-    """Items whose right caption, or right image, is chosen among others.
+    """Items of which a model chooses the correct caption or the correct image.
 
-    An item is an image with captions, one or more of which are right; or a caption with images, one
-    of which is right; or a pair of two images and two captions.
+    An item has one of three forms: an image with captions, one or more of which are correct; a
+    caption with images, one of which is correct; or a pair of two images and two captions.
     """
 
     task: ClassVar[str] = "select"
 
     # The prompt that captions are put into.
     template: str = "{}"
-    # `image`: a pair is right if each caption finds its image. `group`: if, in addition, each image
+    # The rule for a correct pair. `image`: each caption finds its image. `group`: each image also
     # finds its caption.
     pair_accuracy: Literal["group", "image"] = "group"
     # Subsets that the mean over subsets leaves out, and the number of items that it requires.
@@ -410,19 +410,19 @@ class ProbeProtocol(Protocol):
 
 
 def family_of_sentences(family: str, sentences: Sentences) -> str:
-    """Return the family of numbers of a data set whose captions are split into sentences."""
+    """Return the name of a protocol family with captions that are split into sentences."""
     suffix = {None: "", "each": "-sentences", "joined": "-joined"}[sentences]
     return family + suffix
 
 
 def family_of_pairs(family: str, pairs: ScoredPairs) -> str:
-    """Return the family of numbers of a data set whose pairs are scored together."""
+    """Return the name of a protocol family in which pairs are scored: `cosmos-pairs100`."""
     if pairs is None:
         return family
-    number = "" if pairs == "all" else pairs
-    return f"{family}-pairs{number}"
+    n_candidates = "" if pairs == "all" else pairs
+    return f"{family}-pairs{n_candidates}"
 
 
 def base_family(family: str) -> str:
-    """Return the family of the same data set whose scores are products of embeddings."""
+    """Return the name of the family without scored pairs: `cosmos` for `cosmos-pairs100`."""
     return family.partition("-pairs")[0]

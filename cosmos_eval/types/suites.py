@@ -35,6 +35,7 @@ class Suite(NamedTuple):
     left_out: Mapping[str, str]
     source: str
 
-    def present(self, number: int) -> str:
+    def present(self, n_present: int) -> str:
         """Return a text such as `3 of 38`; the data sets that are left out count in the total."""
-        return f"{number} of {len(self.members or self.protocols) + len(self.left_out)}"
+        n_total = len(self.members or self.protocols) + len(self.left_out)
+        return f"{n_present} of {n_total}"

@@ -61,7 +61,7 @@ def _list_work(name: str, data_root: str | None) -> Work:
 
 
 def can_prepare(name: str, data_root: str | None) -> bool:
-    """Tell whether the originals of a set are there, without reading them."""
+    """Return whether the originals of a set exist, without reading them."""
     if name == "imagenet":
         return imagenet.is_flat(data_root)
     protocol = _protocol_of(name)

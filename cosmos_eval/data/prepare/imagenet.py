@@ -43,15 +43,15 @@ def organise(data_root: str | None, progress: OnProgress) -> Counts:
     n_in_class_folders = sum(1 for _ in folder.glob("n*/*.JPEG"))
     flat_images = list_flat_images(folder)
     if flat_images:
-        source, class_of = _find_classes(folder, flat_images, Path(str(data_root)))
+        source, wordnet_id_by_image = _find_classes(folder, flat_images, Path(str(data_root)))
         note = f"classes of {len(flat_images)} images from {source}"
         progress(Progress("images", 0, len(flat_images), note))
-        _move_images(_plan_moves(folder, flat_images, class_of), progress)
+        _move_images(_plan_moves(folder, flat_images, wordnet_id_by_image), progress)
     return Counts(made=len(flat_images), kept=n_in_class_folders)
 
 
 def is_flat(data_root: str | None) -> bool:
-    """Tell whether there are images outside class folders that have to be moved before reading."""
+    """Return whether there are images outside class folders that must be moved before reading."""
     try:
         folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     except UsageError:
@@ -67,40 +67,42 @@ def _find_classes(
     The source is the path of a file, or `their names` if all names end in the id. Raise UsageError
     if the class of an image is unknown.
     """
-    class_of_named = {image.name: image.wordnet_id for image in flat_images if image.wordnet_id}
-    if len(class_of_named) == len(flat_images):
-        return "their names", class_of_named
-    path, class_of_listed = _read_class_file(folder, root)
-    class_of = {**class_of_listed, **class_of_named}
-    unknown = [image.name for image in flat_images if image.name not in class_of]
+    wordnet_id_by_named_image = {
+        image.name: image.wordnet_id for image in flat_images if image.wordnet_id
+    }
+    if len(wordnet_id_by_named_image) == len(flat_images):
+        return "their names", wordnet_id_by_named_image
+    path, wordnet_id_by_listed_image = _read_class_file(folder, root)
+    wordnet_id_by_image = {**wordnet_id_by_listed_image, **wordnet_id_by_named_image}
+    unknown = [image.name for image in flat_images if image.name not in wordnet_id_by_image]
     if unknown:
         raise UsageError(f"{path} has no class for {len(unknown)} images, first: {unknown[0]}")
-    return str(path), class_of
+    return str(path), wordnet_id_by_image
 
 
 def _plan_moves(
-    folder: Path, flat_images: Sequence[FlatImage], class_of: Mapping[str, str]
+    folder: Path, flat_images: Sequence[FlatImage], wordnet_id_by_image: Mapping[str, str]
 ) -> dict[Path, Path]:
-    """Return the paths of the images by the paths that they are moved to.
+    """Return the present path of every image by its new path, in the folder of its class.
 
     Raise UsageError if two images would have the same path.
     """
-    source_of: dict[Path, Path] = {}
+    source_by_target: dict[Path, Path] = {}
     for image in flat_images:
         source = folder / image.name
-        target = folder / class_of[image.name] / image.official_name
-        duplicate = target if target.exists() else source_of.get(target)
+        target = folder / wordnet_id_by_image[image.name] / image.official_name
+        duplicate = target if target.exists() else source_by_target.get(target)
         if duplicate is not None:
             raise UsageError(
                 f"both {source} and {duplicate} are there: remove one; nothing was moved"
             )
-        source_of[target] = source
-    return source_of
+        source_by_target[target] = source
+    return source_by_target
 
 
-def _move_images(source_of: Mapping[Path, Path], progress: OnProgress) -> None:
-    """Move images to the paths that `source_of` maps to their present paths."""
-    for done, (target, source) in enumerate(source_of.items(), start=1):
+def _move_images(source_by_target: Mapping[Path, Path], progress: OnProgress) -> None:
+    """Move every image in `source_by_target` from its present path to its new path."""
+    for done, (target, source) in enumerate(source_by_target.items(), start=1):
         try:
             target.parent.mkdir(exist_ok=True)
             source.rename(target)
@@ -109,7 +111,7 @@ def _move_images(source_of: Mapping[Path, Path], progress: OnProgress) -> None:
                 f"cannot move {source} to {target}: {error.strerror}; the same command goes on "
                 "when that is mended"
             ) from error
-        progress(Progress("images", done, len(source_of)))
+        progress(Progress("images", done, len(source_by_target)))
 
 
 def _read_class_file(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
@@ -124,9 +126,9 @@ def _read_class_file(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]
     places = [place for place in places if place.is_dir()]
     for place in places:
         for path, read in _class_files(place):
-            class_of = read(path)
-            _require_imagenet_classes(path, class_of)
-            return path, class_of
+            wordnet_id_by_image = read(path)
+            _require_imagenet_classes(path, wordnet_id_by_image)
+            return path, wordnet_id_by_image
     raise UsageError(
         f"{folder} needs to know the classes of its images: put {_GROUND_TRUTH} and {_META} "
         f"(development kit), {_KAGGLE} (Kaggle) or a text file with lines `NAME.JPEG nXXXXXXXX` "
@@ -134,9 +136,9 @@ def _read_class_file(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]
     )
 
 
-def _require_imagenet_classes(path: Path, class_of: Mapping[str, str]) -> None:
+def _require_imagenet_classes(path: Path, wordnet_id_by_image: Mapping[str, str]) -> None:
     """Raise UsageError if a file does not have exactly the classes of ImageNet-1k."""
-    classes = sorted(set(class_of.values()))
+    classes = sorted(set(wordnet_id_by_image.values()))
     imagenet = CLASS_LISTS["imagenet1k"]
     if hashlib.sha256("\n".join(classes).encode()).hexdigest() != imagenet.classes_sha256:
         raise UsageError(
@@ -146,7 +148,10 @@ def _require_imagenet_classes(path: Path, class_of: Mapping[str, str]) -> None:
 
 
 def _incomplete_devkit(places: Sequence[Path]) -> str:
-    """Return a part of an error: which of the two files of the development kit is missing."""
+    """Return a part of an error message, which names a missing file of the development kit.
+
+    Return an empty text if both of its files are missing.
+    """
     for place in places:
         for name, missing_name in ((_GROUND_TRUTH, _META), (_META, _GROUND_TRUTH)):
             if (place / name).is_file():
@@ -175,17 +180,18 @@ def _read_devkit(path: Path) -> Mapping[str, str]:
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         leaves = synsets[synsets["num_children"] == 0]
-        ids = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
+        wordnet_id_by_number = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
     except Exception as error:  # SciPy and zlib raise many types for a damaged file
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot read {meta} ({reason}); fetch it again") from error
-    class_of = {}
+    wordnet_id_by_image = {}
     try:
         for number, imagenet_id in enumerate(path.read_text("utf-8").split(), start=1):
-            class_of[f"ILSVRC2012_val_{number:08d}.JPEG"] = ids[int(imagenet_id)]
+            image = f"ILSVRC2012_val_{number:08d}.JPEG"
+            wordnet_id_by_image[image] = wordnet_id_by_number[int(imagenet_id)]
     except (ValueError, KeyError) as error:
         raise UsageError(f"{path} holds a value that is not an id of {meta}: {error}") from error
-    return class_of
+    return wordnet_id_by_image
 
 
 def _read_kaggle(path: Path) -> Mapping[str, str]:
@@ -201,10 +207,10 @@ def _read_kaggle(path: Path) -> Mapping[str, str]:
 
 def _read_lines(path: Path) -> Mapping[str, str]:
     """Read a text file with the name of an image and its WordNet id on every line."""
-    class_of = {}
+    wordnet_id_by_image = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         match = _LINE.fullmatch(line.strip())
         if match is None:
             raise UsageError(f"{path}, line {number} is not `NAME.JPEG nXXXXXXXX`: {line[:60]!r}")
-        class_of[match[1]] = match[2]
-    return class_of
+        wordnet_id_by_image[match[1]] = match[2]
+    return wordnet_id_by_image

@@ -110,10 +110,10 @@ def _write_map(path_and_maker: tuple[Path, Maker], n_classes: int) -> bool:
 
 
 def _is_whole(path: Path, n_classes: int) -> bool:
-    """Tell whether a label map, or an image (.jpg), is there and can be read.
+    """Return whether a label map, or an image (.jpg), exists and is not damaged.
 
-    A label map must hold nothing but the indices of classes and the highest value, which stands for
-    pixels without a label.
+    All values of a label map must be class indices, or the highest value of its type, which stands
+    for pixels without a label.
     """
     try:
         with open_image(path) as image:
@@ -146,28 +146,31 @@ def _add_map(maps: dict[Path, Maker], path: Path, maker: Maker) -> None:
     maps[path] = maker
 
 
-def _as_table(index_of: Mapping[int, int]) -> NDArray[np.int16]:
-    """Return the class index of every value 0 to 255, -1 for values that `index_of` lacks."""
+def _make_table(index_by_value: Mapping[int, int]) -> NDArray[np.int16]:
+    """Return an array (256,) of the class index of every value 0 to 255.
+
+    It is -1 for values that `index_by_value` lacks.
+    """
     table = np.full(256, -1, np.int16)
-    for value, index in index_of.items():
+    for value, index in index_by_value.items():
         table[value] = index
     return table
 
 
-def _cityscapes_indices() -> dict[int, int]:
+def _map_cityscapes_ids() -> dict[int, int]:
     """Return the class index of every label id of Cityscapes."""
-    index_of = dict.fromkeys((*range(_CITYSCAPES_IDS), _IGNORE), _IGNORE)
+    index_by_value = dict.fromkeys((*range(_CITYSCAPES_IDS), _IGNORE), _IGNORE)
     for index, label_id in enumerate(_EVALUATED_IDS):
-        index_of[label_id] = index
-    return index_of
+        index_by_value[label_id] = index
+    return index_by_value
 
 
-def _stuff_indices() -> dict[int, int]:
+def _map_stuff_values() -> dict[int, int]:
     """Return the class index of every value in COCO-Stuff's raw maps."""
     values = [value for value in range(_STUFF_VALUES) if value not in _EMPTY_VALUES]
-    index_of = {value: index for index, value in enumerate(values)}
-    index_of[_IGNORE] = _IGNORE
-    return index_of
+    index_by_value = {value: index for index, value in enumerate(values)}
+    index_by_value[_IGNORE] = _IGNORE
+    return index_by_value
 
 
 def _object_index(stuff_index: int) -> int:
@@ -175,19 +178,23 @@ def _object_index(stuff_index: int) -> int:
     return stuff_index + 1 if stuff_index < len(COCO_THINGS) else 0
 
 
-_STUFF = _stuff_indices()
-_OBJECT = {value: _object_index(index) for value, index in _STUFF.items()}
-_OBJECT_OF_STUFF = {index: _object_index(index) for index in _STUFF.values()}
+_STUFF_INDEX_BY_VALUE = _map_stuff_values()
+_OBJECT_INDEX_BY_VALUE = {
+    value: _object_index(index) for value, index in _STUFF_INDEX_BY_VALUE.items()
+}
+_OBJECT_INDEX_BY_STUFF_INDEX = {
+    index: _object_index(index) for index in _STUFF_INDEX_BY_VALUE.values()
+}
 
 # For each set, the suffixes of the originals beside its label maps and the class index of each
 # value in them. The first original that exists counts: coco_object is made from the label maps of
 # coco_stuff if the raw maps were not kept.
 _ORIGINALS: Mapping[str, Mapping[str, NDArray[np.int16]]] = {
-    "cityscapes": {"_gtFine_labelIds.png": _as_table(_cityscapes_indices())},
-    "coco_stuff": {".png": _as_table(_STUFF)},
+    "cityscapes": {"_gtFine_labelIds.png": _make_table(_map_cityscapes_ids())},
+    "coco_stuff": {".png": _make_table(_STUFF_INDEX_BY_VALUE)},
     "coco_object": {
-        ".png": _as_table(_OBJECT),
-        SEGMENTATION["coco_stuff"].mask_suffix: _as_table(_OBJECT_OF_STUFF),
+        ".png": _make_table(_OBJECT_INDEX_BY_VALUE),
+        SEGMENTATION["coco_stuff"].mask_suffix: _make_table(_OBJECT_INDEX_BY_STUFF_INDEX),
     },
 }
 
@@ -227,7 +234,7 @@ class _TranslatedMap:
     """A label map made from one of 8 bits, by the class index of each of its values (256,)."""
 
     original: Path
-    index_of: NDArray[np.int16]
+    index_by_value: NDArray[np.int16]
 
     def make(self) -> Label:
         """Return the label map (H, W). Raise UsageError for a value that is not a label."""
@@ -239,7 +246,7 @@ class _TranslatedMap:
             raise UsageError(f"cannot read {self.original}: {error}; fetch it again") from error
         if mode not in _INDEXED:
             raise UsageError(f"{self.original} is not a map of 8-bit values (PIL mode {mode})")
-        indices = self.index_of[values]
+        indices = self.index_by_value[values]
         if (indices < 0).any():
             value = values[indices < 0][0]
             raise UsageError(f"{self.original} holds {value}, which is not a label there")
@@ -257,10 +264,10 @@ _CONTEXT_CATEGORIES = (
     *(445, 454, 458),
 )
 # The value in a label map for each category, 0 for pixels without a category.
-_CONTEXT_INDEX_OF: Label = np.zeros(_N_CATEGORIES + 1, np.uint8)
-_CONTEXT_INDEX_OF[list(_CONTEXT_CATEGORIES)] = np.arange(1, len(_CONTEXT_CATEGORIES) + 1)
+_CONTEXT_VALUE_BY_CATEGORY: Label = np.zeros(_N_CATEGORIES + 1, np.uint8)
+_CONTEXT_VALUE_BY_CATEGORY[list(_CONTEXT_CATEGORIES)] = np.arange(1, len(_CONTEXT_CATEGORIES) + 1)
 # In label maps of all categories, pixels without a category are 65535.
-_CONTEXT_459_INDEX_OF: Label = np.arange(-1, _N_CATEGORIES).astype(np.uint16)
+_CONTEXT_459_VALUE_BY_CATEGORY: Label = np.arange(-1, _N_CATEGORIES).astype(np.uint16)
 
 ORIGINALS = ("trainval_merged.json", "trainval")
 """The originals of Pascal-Context beside the images; the first is preferred."""
@@ -289,16 +296,21 @@ class _Picture(NamedTuple):
 
 def list_context_maps(data_root: str | None) -> Work:
     """List label maps of training and validation images, then `train.txt` and `val.txt`."""
-    return _list_context_phases(_CONTEXT, data_root, _PHASES, _CONTEXT_INDEX_OF)
+    return _list_context_phases(_CONTEXT, data_root, _PHASES, _CONTEXT_VALUE_BY_CATEGORY)
 
 
 def list_context_459_maps(data_root: str | None) -> Work:
     """List label maps of all categories of the validation images, then `val.txt`."""
-    return _list_context_phases(read_set("context459"), data_root, ("val",), _CONTEXT_459_INDEX_OF)
+    return _list_context_phases(
+        read_set("context459"), data_root, ("val",), _CONTEXT_459_VALUE_BY_CATEGORY
+    )
 
 
 def _list_context_phases(
-    protocol: LabelMapProtocol, data_root: str | None, phases: Sequence[str], index_of: Label
+    protocol: LabelMapProtocol,
+    data_root: str | None,
+    phases: Sequence[str],
+    value_by_category: Label,
 ) -> Work:
     """List the label maps of phases of Pascal-Context, and a list of names for each phase.
 
@@ -316,9 +328,9 @@ def _list_context_phases(
         list_path = (root / str(_CONTEXT.split)).with_name(f"{phase}.txt")
         makers: list[tuple[str, Maker]]
         if has_annotation_file:
-            makers = _drawn_maps(annotation_file, pictures, phase, index_of)
+            makers = _drawn_maps(annotation_file, pictures, phase, value_by_category)
         else:
-            makers = _matlab_maps(matlab_folder, root, list_path, index_of)
+            makers = _matlab_maps(matlab_folder, root, list_path, value_by_category)
         for name, maker in makers:
             _add_map(maps, root / protocol.masks / f"{name}{protocol.mask_suffix}", maker)
         names = sorted(name for name, _ in makers)
@@ -327,18 +339,18 @@ def _list_context_phases(
 
 
 def _drawn_maps(
-    annotation_file: Path, pictures: Sequence[_Picture], phase: str, index_of: Label
+    annotation_file: Path, pictures: Sequence[_Picture], phase: str, value_by_category: Label
 ) -> list[tuple[str, Maker]]:
     """Return the names of a phase's pictures, and the makers of their label maps."""
     makers: list[tuple[str, Maker]] = []
     for picture in pictures:
         if picture.phase == phase:
-            makers.append((picture.name, _DrawnMap(annotation_file, picture, index_of)))
+            makers.append((picture.name, _DrawnMap(annotation_file, picture, value_by_category)))
     return makers
 
 
 def _matlab_maps(
-    folder: Path, root: Path, list_path: Path, index_of: Label
+    folder: Path, root: Path, list_path: Path, value_by_category: Label
 ) -> list[tuple[str, Maker]]:
     """Return the names of a phase's images, and the makers of their label maps from .mat files.
 
@@ -353,7 +365,7 @@ def _matlab_maps(
     for path in candidates:
         if path.is_file():
             names = path.read_text("utf-8").split()
-            return [(name, _MatlabMap(folder / f"{name}.mat", index_of)) for name in names]
+            return [(name, _MatlabMap(folder / f"{name}.mat", value_by_category)) for name in names]
     raise UsageError(f"{candidates[-1]} is missing")
 
 
@@ -362,7 +374,7 @@ class _MatlabMap:
     """A label map made from a .mat file of categories, by the value for each category."""
 
     original: Path
-    index_of: Label
+    value_by_category: Label
 
     def make(self) -> Label:
         """Return the label map (H, W). Raise UsageError if the file is damaged."""
@@ -374,15 +386,17 @@ class _MatlabMap:
         except Exception as error:  # SciPy and zlib raise many types for a damaged file
             reason = f"{type(error).__name__}: {error}"
             raise UsageError(f"cannot read {self.original} ({reason}); fetch it again") from error
-        return _translate_categories(categories, str(self.original), self.index_of)
+        return _translate_categories(categories, str(self.original), self.value_by_category)
 
 
-def _translate_categories(categories: NDArray[np.uint16], location: str, index_of: Label) -> Label:
+def _translate_categories(
+    categories: NDArray[np.uint16], location: str, value_by_category: Label
+) -> Label:
     """Return the label map of an array of categories (H, W). Raise UsageError for unknown ones."""
     highest = int(categories.max(initial=0))
     if highest > _N_CATEGORIES:
         raise UsageError(f"{location} holds category {highest}; there are {_N_CATEGORIES}")
-    return index_of[categories]
+    return value_by_category[categories]
 
 
 def _read_annotation(path: Path) -> list[_Picture]:
@@ -410,7 +424,7 @@ class _DrawnMap:
 
     original: Path
     picture: _Picture
-    index_of: Label
+    value_by_category: Label
 
     def make(self) -> Label:
         """Draw the segments; later ones lie on top, as in the API's `getMask`.
@@ -433,7 +447,7 @@ class _DrawnMap:
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UsageError(f"{location} has a broken segment ({reason})") from error
-        return _translate_categories(categories, location, self.index_of)
+        return _translate_categories(categories, location, self.value_by_category)
 
 
 ADE20K_847 = "ade20k_847"
@@ -450,8 +464,8 @@ def list_ade20k_847_files(data_root: str | None) -> Work:
     """
     protocol = read_set(ADE20K_847)
     root = find_root(protocol, data_root, (ADE20K_ORIGINALS,))
-    index_of = np.full(_N_ADE20K_IDS, protocol.ignore_index, np.uint16)
-    index_of[class_ids(ADE20K_847)] = np.arange(len(protocol.class_names))
+    index_by_id = np.full(_N_ADE20K_IDS, protocol.ignore_index, np.uint16)
+    index_by_id[class_ids(ADE20K_847)] = np.arange(len(protocol.class_names))
     images = sorted((root / ADE20K_ORIGINALS).rglob("ADE_val_*.jpg"))
     if not images:
         raise UsageError(f"no image ADE_val_*.jpg in {root / ADE20K_ORIGINALS}")
@@ -460,7 +474,7 @@ def list_ade20k_847_files(data_root: str | None) -> Work:
         original = image.with_name(f"{image.stem}_seg.png")
         _add_map(maps, root / protocol.images / image.name, _ShrunkImage(image))
         target = root / protocol.masks / f"{image.stem}.tif"
-        _add_map(maps, target, _ShrunkMap(original, index_of))
+        _add_map(maps, target, _ShrunkMap(original, index_by_id))
     return Work(maps)
 
 
@@ -480,13 +494,13 @@ class _ShrunkMap:
     """A label map of ADE20K with at most 512 pixels on the short side."""
 
     original: Path
-    index_of: NDArray[np.uint16]  # the class index for each id
+    index_by_id: NDArray[np.uint16]  # the class index for each id
 
     def make(self) -> Label:
         """Return the label map (H, W)."""
         pixels = _read_rgb(self.original).astype(np.int64)
         ids = pixels[..., 0] // 10 * 256 + pixels[..., 1]
-        return _shrink(self.index_of[ids], "INTER_NEAREST")
+        return _shrink(self.index_by_id[ids], "INTER_NEAREST")
 
 
 def _read_rgb(path: Path) -> NDArray[np.uint8]:

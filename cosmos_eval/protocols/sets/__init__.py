@@ -47,17 +47,21 @@ def class_ids(name: str) -> Sequence[int]:
 
 
 def _split_prompts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Split the names of classes at commas into prompts, so that each belongs to one class only.
+    """Return the prompts of each class: its name, split at commas.
 
-    A prompt that several classes share stays with the class of the fewest prompts, or the first of
-    these: the maximum over prompts would always choose the first class for a shared prompt.
+    Every prompt belongs to one class only. A prompt that several classes share stays with the class
+    that has the fewest prompts, or the first of these. Otherwise the first class would always win
+    with it. `["sea, water", "water"]` gives `(("sea",), ("water",))`.
     """
-    all_prompts = [[prompt.strip() for prompt in name.split(",")] for name in names]
-    class_of: dict[str, int] = {}
-    for index in sorted(range(len(names)), key=lambda index: len(all_prompts[index])):
-        for prompt in all_prompts[index]:
-            class_of.setdefault(prompt, index)
+    prompts_of_classes = [[prompt.strip() for prompt in name.split(",")] for name in names]
+    classes_by_n_prompts = sorted(
+        range(len(names)), key=lambda index: len(prompts_of_classes[index])
+    )
+    class_by_prompt: dict[str, int] = {}
+    for index in classes_by_n_prompts:
+        for prompt in prompts_of_classes[index]:
+            class_by_prompt.setdefault(prompt, index)
     queries = []
-    for index, prompts in enumerate(all_prompts):
-        queries.append(tuple(prompt for prompt in prompts if class_of[prompt] == index))
+    for index, prompts in enumerate(prompts_of_classes):
+        queries.append(tuple(prompt for prompt in prompts if class_by_prompt[prompt] == index))
     return tuple(queries)

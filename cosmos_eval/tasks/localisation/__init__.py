@@ -19,7 +19,7 @@ from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import localisation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Values, means_of_groups
 from cosmos_eval.tasks.arrays import SampleArray
-from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.metric import Derived, Metric, Unit
 from cosmos_eval.tasks.task import NAME, Task
 from cosmos_eval.types import (
     Attention,
@@ -34,9 +34,9 @@ from cosmos_eval.types import (
 PIXELS = "image_pixels"  # (N,)
 LABELLED = "labelled_pixels"  # (N,) pixels with a label
 CLASSES = "classes"  # (C,) names
-BOUNDS = "bounds"  # (2,) fractions of an image from which on a thing is medium, and large
-IMAGE = "image"  # (P,) number of the image of a pair
-CLASS = "class"  # (P,) number of its class
+BOUNDS = "bounds"  # (2,) the least fraction of an image that a medium, and a large, thing covers
+IMAGE = "image"  # (P,) index of the image of a pair
+CLASS = "class"  # (P,) index of the class of a pair
 THING = "thing_pixels"  # (P,) pixels of the class
 # Fields of stats.localisation.MapScores, (P,) float32.
 MASS = "mass"
@@ -70,19 +70,30 @@ def _areas(samples: Samples) -> NDArray[np.float64]:
 def _metric_of_size(
     name: str, size: int | None, function: Callable[[stats.Sums], Values]
 ) -> Metric:
-    """Return a metric of things of one size, an index of `stats.SIZES`; None: of all things."""
+    """Return a metric of things of one size, an index of `stats.SIZES`, or of all things if None.
+
+    `function` computes the metric `name` from the sums of images. Only metrics of all things are
+    shown in tables.
+    """
+
+    def value_of_size(sums: stats.Sums) -> Values:
+        return function(stats.of_size(size, sums))
 
     def estimate(samples: Derived) -> FunctionOfSums:
-        return FunctionOfSums(samples[SUMS], lambda sums: function(stats.of_size(size, sums)))
+        return FunctionOfSums(samples[SUMS], value_of_size)
 
-    is_headline = size is None and name != "area"
+    unit: Unit = "ratio" if "_over_" in name else "fraction"
+    if size is not None:
+        return Metric(f"{name}_{stats.SIZES[size]}", estimate, unit)
+    if name == "area":
+        return Metric(name, estimate, unit)
     return Metric(
-        name if size is None else f"{name}_{stats.SIZES[size]}",
+        name,
         estimate,
-        "ratio" if "_over_" in name else "fraction",
-        label=name.replace("_over_", " / ").replace("_", " ") if is_headline else "",
-        headline=is_headline,
-        primary=size is None and name in ("attention_mass", "AUC"),
+        unit,
+        label=name.replace("_over_", " / ").replace("_", " "),
+        headline=True,
+        primary=name in ("attention_mass", "AUC"),
     )
 
 
@@ -132,11 +143,12 @@ class Localisation(Task):
     def image_pass(
         self, protocol: LocalisationProtocol, options: RunOptions, data: LabelMaps
     ) -> Hashable:
-        """Return the family as well: each makes maps of its own, and is timed by itself."""
+        """Return the data set and the protocol family: every family is measured by itself."""
         return protocol.dataset, protocol.family
 
     def derive(self, samples: Samples) -> Derived:
         """Add the sums over the pairs of every image, (N, sizes)."""
+        # The size of a thing is the number of bounds that it reaches: 0 small, 1 medium, 2 large.
         fraction_of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
         size = np.searchsorted(samples[BOUNDS], fraction_of_image, side="right")
         scores = stats.MapScores(*(samples[name].astype(np.float64) for name in SCORES))
@@ -144,7 +156,10 @@ class Localisation(Task):
         return {**samples, SUMS: stats.sums_of_images(pairs, len(samples[NAME]))}
 
     def require_consistent(self, samples: Samples) -> None:
-        """Raise ValueError for a thing with more pixels than its image has labelled, or has."""
+        """Raise ValueError for pixels that do not fit into each other.
+
+        A thing lies within the labelled pixels of its image, and these lie within the image.
+        """
         if (samples[LABELLED] > samples[PIXELS]).any():
             raise ValueError(f"`{LABELLED}` holds more than `{PIXELS}`")
         if (samples[THING] > samples[LABELLED][samples[IMAGE]]).any():

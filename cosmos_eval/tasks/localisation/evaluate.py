@@ -58,12 +58,12 @@ def measure_data(
             f"{kind}: name a data set and --protocol localisation-similarity"
         )
 
-    def require_map() -> DenseEncoder:
+    def find_dense_encoder() -> DenseEncoder:
         if kind == maps.SIMILARITY:
             return maps.with_patches(encoder, attention=attention)
         return maps.with_cross_attention(encoder)
 
-    dense = options.distributed.synchronized(require_map)
+    dense = options.distributed.synchronized(find_dense_encoder)
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
     scoring = _Scoring(dense, kind, protocol, [store], data.samples, options, progress)
     (arrays,), seconds = scoring.run()
@@ -80,6 +80,10 @@ def _measurement(
     kind: types.MapKind,
     seconds: Mapping[str, float],
 ) -> types.Measurement:
+    """Return the measurement of the arrays of all shards.
+
+    Raises UsageError if no image has a thing that does not fill all labelled pixels.
+    """
     dataset = protocol.dataset
     if not len(arrays[fields.IMAGE]):
         raise types.UsageError(
@@ -140,6 +144,7 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         return load_image(sample, self._encoder, self._protocol)
 
     def measure_shard(self, shard: range, images: Iterator[LoadedImage]) -> list[Arrays]:
+        """Score the maps of the things in the images of a shard."""
         loaded = list(images)
         scores: list[MapScores | None] = [None] * len(loaded)
         for indices, (maps_of_batch,) in on_host(self._encode(loaded)):
@@ -147,10 +152,10 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
             require_finite(maps_of_batch, self._encoder.info, names.__getitem__)
             for index, maps_of_image in zip(indices, maps_of_batch.numpy(), strict=True):
                 image = loaded[index]
-                if image.under is not None:
-                    scores[index] = score_maps(maps_of_image[image.classes], image.under)
+                if image.cover is not None:
+                    scores[index] = score_maps(maps_of_image[image.classes], image.cover)
                 self.image_done()
-        return [_arrays(shard, loaded, scores)]
+        return [_arrays_of_shard(shard, loaded, scores)]
 
     def _encode(self, images: Sequence[LoadedImage]) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Yield indices of images, and the maps (B, C, h, w) of all classes over them."""
@@ -174,10 +179,13 @@ def _batches(
             yield batch.tolist()
 
 
-def _arrays(
+def _arrays_of_shard(
     shard: range, images: Sequence[LoadedImage], scores: Sequence[MapScores | None]
 ) -> Arrays:
-    """Return the arrays of a shard: of its images, and of the things in them."""
+    """Return the arrays of a shard: some with an entry per image, others with one per thing.
+
+    `scores` holds the scores of the things in each image, None for an image without things.
+    """
     no_scores = np.zeros((len(MapScores._fields), 0), np.float32)
     scores_of_images = [
         np.stack(scores_of_image).astype(np.float32)
@@ -186,12 +194,15 @@ def _arrays(
     ]
     scores_of_things = np.concatenate([no_scores, *scores_of_images], axis=1)
     n_things = [len(image.classes) for image in images]
-    classes = [number for image in images for number in image.classes]
-    thing_pixels = [n_pixels for image in images for n_pixels in image.thing_pixels]
+    classes: list[int] = []
+    thing_pixels: list[int] = []
+    for image in images:
+        classes.extend(image.classes)
+        thing_pixels.extend(image.thing_pixels)
     return {
         fields.PIXELS: np.array([image.image_pixels for image in images], np.int32),
         fields.LABELLED: np.array([image.labelled_pixels for image in images], np.int32),
-        ALONE: np.array([image.alone for image in images]),
+        ALONE: np.array([image.has_one_class for image in images]),
         label_maps.CONTENT: label_maps.content_array([image.sha256 for image in images]),
         fields.IMAGE: np.repeat(np.array(shard, np.int32), n_things),
         fields.CLASS: np.array(classes, np.int16),
@@ -211,10 +222,10 @@ class LoadedImage(NamedTuple):
     thing_pixels: list[int]
     image_pixels: int
     labelled_pixels: int
-    # The parts of the things under each patch; None if there are no things.
-    under: Cover | None
-    # Whether one class fills all labelled pixels, so that no map can miss it.
-    alone: bool
+    # The pixels of the things that lie under each patch; None if there are no things.
+    cover: Cover | None
+    # Whether one class fills all labelled pixels. Such an image is left out: no map can miss it.
+    has_one_class: bool
     # The SHA-256 of the image with its label map.
     sha256: bytes
 
@@ -222,7 +233,10 @@ class LoadedImage(NamedTuple):
 def load_image(
     sample: Sample, encoder: DenseEncoder, protocol: types.LocalisationProtocol
 ) -> LoadedImage:
-    """Read an image and its label map. Raises UsageError for a file that cannot be used."""
+    """Read an image and its label map, and find the things in it.
+
+    Raises UsageError for a file that cannot be used.
+    """
     # Label maps are made of images as they are displayed.
     source = ImageFile(sample.image)
     content = source.read()
@@ -232,23 +246,26 @@ def load_image(
     pixels = maps.whole_image(encoder, image)
     height, width = (side // encoder.patch_size for side in pixels.shape[1:])
     counts = np.bincount(label.ravel(), minlength=protocol.ignore_index + 1)
-    labelled = int(counts.sum() - counts[protocol.ignore_index])
-    first, last = int(protocol.has_background), len(protocol.class_names)
-    present_classes = [number for number in range(first, last) if counts[number]]
-    has_one_class = any(counts[number] == labelled for number in present_classes)
+    n_labelled = int(counts.sum() - counts[protocol.ignore_index])
+    first_thing = 1 if protocol.has_background else 0
+    thing_classes = range(first_thing, len(protocol.class_names))
+    present_classes = [index for index in thing_classes if counts[index]]
+    has_one_class = any(counts[index] == n_labelled for index in present_classes)
     classes = [] if has_one_class else present_classes
-    under = None
-    if classes:  # the patches are taken to cover all of the label map
-        under = cover(label, classes, (height, width), protocol.ignore_index)
+    cover_of_things = None
+    if classes:
+        # The grid of patches is stretched over the whole label map.
+        grid = (height, width)
+        cover_of_things = cover(label, classes, grid, protocol.ignore_index)
     return LoadedImage(
         name=sample.name,
         pixels=pixels,
         classes=classes,
         thing_pixels=counts[classes].tolist(),
         image_pixels=label.size,
-        labelled_pixels=labelled,
-        under=under,
-        alone=has_one_class,
+        labelled_pixels=n_labelled,
+        cover=cover_of_things,
+        has_one_class=has_one_class,
         sha256=label_maps.content_sha256(content, sample),
     )
 
@@ -256,9 +273,10 @@ def load_image(
 class ClassMaps:
     """Maps of all classes over images.
 
-    The map of a class is the mean over its names and the heads: of the weights of cross-attention,
-    or of log ratios or cosines, to which a softmax over the patches is applied then. The feature of
-    a name is the mean over templates.
+    A name of a class has a map per attention head. The map of the class is the mean over its names
+    and the heads. Weights of cross-attention are averaged as they are. Of log ratios and cosines,
+    the mean is multiplied by the protocol's `scale`, and a softmax over the patches is applied to
+    it. The feature of a name is the mean over the templates.
     """
 
     def __init__(
@@ -287,19 +305,23 @@ class ClassMaps:
         self._mean_over_names = to_device(_mean_over_names(protocol), encoder.info.device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return maps (B, C, h, w) float64, of sum 1, of images (B, 3, H, W)."""
+        """Return the maps (B, C, h, w) float64 of images (B, 3, H, W). Each map sums to 1."""
         maps_of_names = maps.heatmaps_of_features(
             self._encoder, images, self._features, kind=self._kind, attention=self._attention
         )
         mean_over_heads = maps_of_names.double().mean(dim=2)
-        mean = torch.einsum("cq,bqhw->bchw", self._mean_over_names, mean_over_heads)
+        maps_of_classes = torch.einsum("cq,bqhw->bchw", self._mean_over_names, mean_over_heads)
         if self._kind == "cross-attention":
-            return mean
-        return (self._scale * mean).flatten(2).softmax(-1).view_as(mean)
+            return maps_of_classes
+        logits = self._scale * maps_of_classes
+        return logits.flatten(2).softmax(-1).view_as(maps_of_classes)
 
 
 def _mean_over_names(protocol: types.LocalisationProtocol) -> Tensor:
-    """Return the weights (C, Q) float64 of the Q names in the mean of each of C classes."""
+    """Return the matrix (C, Q) float64 that averages maps of Q names to maps of C classes.
+
+    For two classes, the first with two names, it is [[1/2, 1/2, 0], [0, 0, 1]].
+    """
     weights_of_classes = [
         torch.full((len(synonyms), 1), 1 / len(synonyms)).double() for synonyms in protocol.queries
     ]

@@ -27,7 +27,7 @@ LABELS = "labels"  # (N,) classes of the test images
 LINEAR = "linear"  # (N,) classes that the linear probe predicts
 NEIGHBOURS = "neighbours"  # (N,) classes that the nearest training images vote for
 SHOTS = "shots"  # (S,) training images per class
-CORRECT = "fewshot_correct"  # (S, N, D) whether the probe of a draw is right
+CORRECT = "fewshot_correct"  # (S, N, D) whether the probe of a draw predicts the correct class
 CLASSES = "classes"  # (C,) names
 ARRAYS = (
     SampleArray(LABELS, "whole number", ("images",), least=0, below="classes"),
@@ -38,7 +38,8 @@ ARRAYS = (
     SampleArray(CLASSES, "text", ("classes",)),
     SampleArray(NAME, "text", ("images",), optional=True),
 )
-_TRAINING = "training images"  # which the intervals of single fits take as given
+# Intervals of probes that are fitted once hold for these training images only.
+_TRAINING = "training images"
 
 
 class ProbeData(NamedTuple):
@@ -66,7 +67,7 @@ def _knn_acc1(samples: Derived) -> Proportion:
 
 
 def _few_shot_acc1(samples: Derived, member: str) -> CrossedMean:
-    """Return the mean over test images and draws of a member such as `16_acc1`."""
+    """Return the mean over test images and draws; `member` is `16_acc1` for 16 shots."""
     shots = int(member.removesuffix("_acc1"))
     row = samples[SHOTS].tolist().index(shots)
     return CrossedMean(samples[CORRECT][row])
@@ -135,6 +136,7 @@ class Probes(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> types.Measurement:
+        """Embed the images of a protocol, fit its probes, and return their accuracy."""
         from cosmos_eval.embedding.embed import embed_images
 
         started = perf_counter()
@@ -259,7 +261,7 @@ def _open_training(split: types.ClassificationProtocol, options: types.RunOption
 
 
 def _require_valid(protocol: types.ProbeProtocol) -> None:
-    """Raise UsageError for constants that make no probe."""
+    """Raise UsageError for constants by which no probe can be fitted."""
     shots = protocol.shots
     fault = ""
     if protocol.train == protocol.test:
@@ -315,12 +317,12 @@ def _constants_hash(protocol: types.ProbeProtocol, seed: int) -> str:
 
 
 def _notes(probe: Probe, linear: LinearProbe) -> list[str]:
-    """Return what a reader of the numbers must know."""
+    """Return the notes that a reader of the numbers must know."""
     notes = []
     c_values = probe.protocol.c_values
-    shared_features = {row.tobytes() for row in probe.test_features} & {
-        row.tobytes() for row in probe.train_features
-    }
+    test_features = {row.tobytes() for row in probe.test_features}
+    training_features = {row.tobytes() for row in probe.train_features}
+    shared_features = test_features & training_features
     if shared_features:
         notes.append(f"{len(shared_features)} test images have the features of training images")
     if linear.c in (min(c_values), max(c_values)):

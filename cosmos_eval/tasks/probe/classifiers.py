@@ -64,25 +64,33 @@ class Objective:
     """
 
     def __init__(self, data: Labelled, n_classes: int, c: float, device: str) -> None:
-        self.data, self.n_classes, self.c, self.device = data, n_classes, c, device
+        self.data = data
+        self.n_classes = n_classes
+        self.c = c
+        self.device = device
 
-    def __call__(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def __call__(self, flat_weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Return the loss and its gradient at the weights, both as flat arrays ((D + 1) * C,)."""
         import torch
 
-        weights = torch.from_numpy(flat).view(-1, self.n_classes).to(self.device)
+        weights = torch.from_numpy(flat_weights).view(-1, self.n_classes).to(self.device)
+        # The term |W|^2 / (2 c) and its gradient W / c. The intercept, the last row, has none.
+        loss = (weights[:-1] ** 2).sum() / (2 * self.c)
         gradient = weights / self.c
         gradient[-1] = 0
-        loss = (weights[:-1] ** 2).sum() / (2 * self.c)
-        w = weights.float()
+        weights_fp32 = weights.float()
         for features, labels in self.data.blocks(self.device):
-            log_p = torch.addmm(w[-1], features, w[:-1]).log_softmax(dim=1)
-            loss -= log_p.gather(1, labels[:, None]).sum(dtype=torch.float64)
-            error = log_p.exp_()
-            error[torch.arange(len(labels)), labels] -= 1
-            gradient[:-1] += features.T @ error
-            gradient[-1] += error.sum(dim=0)
-        n = len(self.data.rows)
-        return float(loss) / n, (gradient / n).cpu().numpy().ravel()
+            logits = torch.addmm(weights_fp32[-1], features, weights_fp32[:-1])
+            log_probabilities = logits.log_softmax(dim=1)
+            log_likelihoods = log_probabilities.gather(1, labels[:, None])
+            loss -= log_likelihoods.sum(dtype=torch.float64)
+            # The gradient of the cross entropy by the logits: probabilities minus one-hot labels.
+            logit_gradient = log_probabilities.exp_()
+            logit_gradient[torch.arange(len(labels)), labels] -= 1
+            gradient[:-1] += features.T @ logit_gradient
+            gradient[-1] += logit_gradient.sum(dim=0)
+        n_rows = len(self.data.rows)
+        return float(loss) / n_rows, (gradient / n_rows).cpu().numpy().ravel()
 
 
 def fit(data: Labelled, n_classes: int, c: float, device: str = "cpu") -> Linear:
@@ -93,12 +101,14 @@ def fit(data: Labelled, n_classes: int, c: float, device: str = "cpu") -> Linear
     from scipy.optimize import minimize
 
     objective = Objective(data, n_classes, c, device)
-    start = np.zeros((data.features.shape[1] + 1) * n_classes)
-    _, slope = objective(start)
-    options = {"maxiter": ITERATIONS, "gtol": _TOLERANCE * np.abs(slope).max(), "ftol": 0}
-    solution = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-    # Status 1: the limit of iterations was reached. Status 2: float32 finds no better point.
-    return Linear(solution.x.reshape(-1, n_classes), solution.status != 1)
+    zeros = np.zeros((data.features.shape[1] + 1) * n_classes)
+    _, first_gradient = objective(zeros)
+    tolerance = _TOLERANCE * np.abs(first_gradient).max()
+    options = {"maxiter": ITERATIONS, "gtol": tolerance, "ftol": 0}
+    solution = minimize(objective, zeros, jac=True, method="L-BFGS-B", options=options)
+    # Status 2, no better point in float32, counts as converged.
+    reached_limit = solution.status == 1
+    return Linear(solution.x.reshape(-1, n_classes), converged=not reached_limit)
 
 
 def predict(linear: Linear, features: Features, device: str = "cpu") -> Ints:
@@ -115,7 +125,7 @@ def predict(linear: Linear, features: Features, device: str = "cpu") -> Ints:
 
 
 class Choice(NamedTuple):
-    """The candidate with the highest accuracy on held-out rows, the smallest one of equals."""
+    """The C that was chosen among candidates."""
 
     c: float
     # Whether the fits of all candidates converged.
@@ -125,16 +135,20 @@ class Choice(NamedTuple):
 def choose(
     train: Labelled, held_out: Ints, n_classes: int, candidates: Sequence[float], device: str
 ) -> Choice:
-    """Choose C by the accuracy on held-out rows (H,) of the same features."""
+    """Choose the C with the highest accuracy on held-out rows, the smallest one of equals.
+
+    `held_out` (H,) are rows of the features of `train` that it does not use.
+    """
     features, labels = train.features[held_out], train.labels[held_out]
     c_values = sorted(candidates)
-    n_right = []
+    n_correct_by_candidate = []
     all_converged = True
     for c in c_values:
         linear = fit(train, n_classes, c, device)
-        n_right.append(int((predict(linear, features, device) == labels).sum()))
+        n_correct_by_candidate.append(int((predict(linear, features, device) == labels).sum()))
         all_converged = all_converged and linear.converged
-    return Choice(c_values[int(np.argmax(n_right))], all_converged)
+    best = int(np.argmax(n_correct_by_candidate))  # the first of equals, which is the smallest C
+    return Choice(c_values[best], all_converged)
 
 
 def nearest_classes(
@@ -145,23 +159,23 @@ def nearest_classes(
     temperature: float,
     device: str = "cpu",
 ) -> Ints:
-    """Return the class (M,) that the nearest rows vote for.
+    """Return the class (M,) of each of (M, D) queries, by the votes of its nearest rows.
 
-    A row votes with exp(cosine similarity / temperature) for its class (Caron et al. 2021, arXiv
-    2104.14294, appendix F.1).
+    `neighbours` is the number of rows that vote. A row votes with exp(cosine similarity /
+    temperature) for its class (Caron et al. 2021, arXiv 2104.14294, appendix F.1).
     """
     import torch
 
-    # The best neighbours (M, neighbours) so far.
+    # The similarities and classes (M, neighbours) of the nearest rows in the blocks so far.
     scores = torch.full((len(queries), neighbours), -torch.inf)
     classes = torch.zeros((len(queries), neighbours), dtype=torch.int64)
     for features, labels in train.blocks(device):
         for start in range(0, len(queries), BLOCK):
             rows = slice(start, start + BLOCK)
             similarities = torch.from_numpy(queries[rows]).to(device) @ features.T
-            block_scores, index = similarities.topk(min(neighbours, len(labels)), dim=1)
+            block_scores, block_rows = similarities.topk(min(neighbours, len(labels)), dim=1)
             candidate_scores = torch.cat([scores[rows], block_scores.cpu()], dim=1)
-            candidate_classes = torch.cat([classes[rows], labels[index].cpu()], dim=1)
+            candidate_classes = torch.cat([classes[rows], labels[block_rows].cpu()], dim=1)
             scores[rows], best = candidate_scores.topk(neighbours, dim=1)
             classes[rows] = candidate_classes.gather(1, best)
     votes = torch.zeros(len(queries), n_classes)

@@ -21,16 +21,17 @@ MOST_HELD_OUT = 4
 
 
 def in_random_order(labels: Ints, seed: int) -> list[Ints]:
-    """Return the rows of each class of (N,) labels in an order that a seed decides."""
+    """Return the rows of each class of (N,) labels, each list shuffled with the seed."""
     rng = np.random.default_rng(seed)
     n_classes = labels.max() + 1
     return [rng.permutation(np.flatnonzero(labels == label)) for label in range(n_classes)]
 
 
 def few_shots(labels: Ints, shots: int, seed: int) -> tuple[Ints, Ints]:
-    """Draw rows of (N,) labels: `shots` per class to train on, and others to choose by.
+    """Return training rows and held-out rows that are drawn from (N,) labels.
 
-    With the same seed, the rows of fewer shots are among the rows of more shots.
+    There are `shots` training rows per class, and min(shots, MOST_HELD_OUT) held-out rows. With the
+    same seed, the training rows of more shots include all training rows of fewer shots.
     """
     n_held_out = min(shots, MOST_HELD_OUT)
     rows_of_classes = in_random_order(labels, seed)
@@ -40,9 +41,9 @@ def few_shots(labels: Ints, shots: int, seed: int) -> tuple[Ints, Ints]:
 
 
 def split(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
-    """Split the rows of (N,) labels into training rows and held-out rows.
+    """Return training rows and held-out rows, which together are all rows of (N,) labels.
 
-    About a fraction of each class is held out: at least one row, and not all.
+    About a fraction of each class is held out: at least one row, and at most all rows but one.
     """
     training_rows, held_out_rows = [], []
     for rows in in_random_order(labels, seed):
@@ -55,18 +56,20 @@ def split(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
 class LinearProbe(NamedTuple):
     """A linear probe of all training images."""
 
-    # (N,) classes of the test images.
+    # (N,) predicted classes of the test images.
     predicted: Ints
+    # The regularisation that was chosen: scikit-learn's C.
     c: float
+    # The number of training images that C was chosen by.
     n_held_out: int
 
 
 class FewShotProbes(NamedTuple):
     """The linear probes of S numbers of shots in D draws each."""
 
-    # (S, D, N) classes of the test images.
+    # (S, D, N) predicted classes of the test images.
     predicted: NDArray[np.integer]
-    # The C that each draw chose, by number of shots.
+    # The C of each draw, for each number of shots.
     c_values: list[list[float]]
 
 

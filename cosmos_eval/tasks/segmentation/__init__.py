@@ -55,20 +55,23 @@ _CONSTANTS = (
 )
 
 
-def _of_areas(samples: Derived, function: Callable[[stats.Areas], stats.Values]) -> FunctionOfSums:
+def _estimate_from_areas(
+    samples: Derived, function: Callable[[stats.Areas], stats.Values]
+) -> FunctionOfSums:
+    """Return the estimate of a function of the areas, summed over images."""
     return FunctionOfSums(samples[AREAS], function, jackknife=True)
 
 
 def _mean_iou(samples: Derived) -> FunctionOfSums:
-    return _of_areas(samples, stats.mean_iou)
+    return _estimate_from_areas(samples, stats.mean_iou)
 
 
 def _mean_accuracy(samples: Derived) -> FunctionOfSums:
-    return _of_areas(samples, stats.mean_accuracy)
+    return _estimate_from_areas(samples, stats.mean_accuracy)
 
 
 def _pixel_accuracy(samples: Derived) -> FunctionOfSums:
-    return _of_areas(samples, stats.pixel_accuracy)
+    return _estimate_from_areas(samples, stats.pixel_accuracy)
 
 
 def _mean_iou_of_group(samples: Derived, group: str) -> FunctionOfSums | None:
@@ -77,7 +80,7 @@ def _mean_iou_of_group(samples: Derived, group: str) -> FunctionOfSums | None:
     if group not in groups:
         return None
     members = np.flatnonzero(samples[MEMBERS][groups.index(group)])
-    return _of_areas(samples, partial(stats.mean_iou, members=members))
+    return _estimate_from_areas(samples, partial(stats.mean_iou, members=members))
 
 
 def _mean_iou_of_things(samples: Derived) -> FunctionOfSums | None:
@@ -186,9 +189,10 @@ class Segmentation(Task):
     def mistakes(self, samples: types.Samples) -> types.Mistakes:
         """Count the pixels of every class that were given another class."""
         classes = samples[CLASSES].tolist()
-        pixels_of_pair = np.zeros(len(classes) ** 2, np.int64)
-        np.add.at(pixels_of_pair, samples["pair"], samples["pixels"])
-        confusion = pixels_of_pair.reshape(len(classes), -1)
+        # A pair of a true and a predicted class is numbered true * C + predicted.
+        n_pixels_of_pair = np.zeros(len(classes) ** 2, np.int64)
+        np.add.at(n_pixels_of_pair, samples["pair"], samples["pixels"])
+        confusion = n_pixels_of_pair.reshape(len(classes), -1)
         totals = confusion.sum(axis=1)
         np.fill_diagonal(confusion, 0)
         true_classes, predicted_classes = np.nonzero(confusion)
@@ -250,7 +254,7 @@ def _number_or_none(value: float) -> float | None:
 
 
 def class_arrays(protocol: types.SegmentationProtocol) -> dict[str, NDArray[Any]]:
-    """Return the stored arrays that name the classes and their groups."""
+    """Return the arrays CLASSES (C,), GROUPS (G,) and MEMBERS (G, C) of a protocol."""
     classes, groups = protocol.class_names, protocol.groups
     is_member = [[name in members for name in classes] for members in groups.values()]
     return {
@@ -272,16 +276,20 @@ def constants(protocol: types.SegmentationProtocol, attention: types.Attention) 
 
 
 def shared_prompts(protocol: types.SegmentationProtocol) -> tuple[str, ...]:
-    """Return a note for each prompt of several classes, of which the first class always wins."""
-    classes_of_prompt = defaultdict(list)
+    """Return a note for each prompt that several classes share.
+
+    A pixel that fits the prompt best is always given the first of these classes.
+    """
+    classes_by_prompt = defaultdict[str, list[str]](list)
     for name, prompts in zip(protocol.class_names, protocol.queries, strict=True):
         for prompt in dict.fromkeys(prompts):
-            classes_of_prompt[prompt].append(name)
-    return tuple(
-        f"prompt '{prompt}' belongs to {' and '.join(names)}: {names[0]} always wins with it"
-        for prompt, names in classes_of_prompt.items()
-        if len(names) > 1
-    )
+            classes_by_prompt[prompt].append(name)
+    notes = []
+    for prompt, names in classes_by_prompt.items():
+        if len(names) > 1:
+            classes = " and ".join(names)
+            notes.append(f"prompt '{prompt}' belongs to {classes}: {names[0]} always wins with it")
+    return tuple(notes)
 
 
 def require_segmentation(protocol: types.Protocol) -> types.SegmentationProtocol:

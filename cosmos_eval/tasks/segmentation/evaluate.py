@@ -100,6 +100,7 @@ def _require_tuned_model(protocol: SegmentationProtocol, info: EncoderInfo) -> N
 def _make_job(
     encoder: Encoder, protocol: SegmentationProtocol, data: LabelMaps, options: RunOptions
 ) -> Job:
+    """Return the job of a protocol, with its stores below the folders of the options."""
     folder = None
     if options.save_predictions:
         # With an auxiliary encoder, the name of the model's folder states the attention.
@@ -112,6 +113,10 @@ def _make_job(
 def _measurement(
     job: Job, counts: Joined, options: RunOptions, seconds: Mapping[str, float]
 ) -> Measurement:
+    """Return the measurement of a job from its counts.
+
+    Raises UsageError if no pixel of any image is labelled.
+    """
     protocol = job.protocol
     if not counts["pixels"].any():
         raise UsageError(f"{protocol.dataset}: no pixel of any image has a label to compare with")
@@ -183,14 +188,17 @@ class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
         return True
 
     def measure_shard(self, shard: range, images: Iterator[list[LoadedImage]]) -> list[Arrays]:
-        counted: list[list[_CountedImage]] = [[] for _ in self._jobs]
+        """Segment the images of a shard, and return their counts for every job."""
+        counted_images_of_jobs: list[list[_CountedImage]] = [[] for _ in self._jobs]
         for predictions in inference.predict_together(self._segmenters, images):
             for counted_images, job, (image, classes) in zip(
-                counted, self._jobs, predictions, strict=True
+                counted_images_of_jobs, self._jobs, predictions, strict=True
             ):
-                counted_images.append(_count(image, classes, job))
+                counted_images.append(_count_image(image, classes, job))
             self.image_done()
-        return [_arrays(shard, counted_images) for counted_images in counted]
+        return [
+            _arrays_of_shard(shard, counted_images) for counted_images in counted_images_of_jobs
+        ]
 
 
 class _CountedImage(NamedTuple):
@@ -201,21 +209,22 @@ class _CountedImage(NamedTuple):
     content_sha256: bytes
 
 
-def _count(image: LoadedImage, classes: Label, job: Job) -> _CountedImage:
+def _count_image(image: LoadedImage, classes: Label, job: Job) -> _CountedImage:
     """Count the pixels of an image by label and prediction, and save its label map if requested."""
     counts = confusion(
         image.label, classes, len(job.protocol.class_names), job.protocol.ignore_index
     )
-    return _CountedImage(pack([counts]), _save(image, classes, job), image.sha256)
+    return _CountedImage(pack([counts]), _save_pictures(image, classes, job), image.sha256)
 
 
-def _arrays(shard: range, counted_images: Sequence[_CountedImage]) -> Arrays:
-    """Return the arrays of a shard; its images are numbered as in the data set."""
-    numbered = [
-        counted.counts._replace(image=counted.counts.image + np.int32(index))
-        for index, counted in zip(shard, counted_images, strict=True)
-    ]
-    joined = SparseConfusion(*(np.concatenate(arrays) for arrays in zip(*numbered, strict=True)))
+def _arrays_of_shard(shard: range, counted_images: Sequence[_CountedImage]) -> Arrays:
+    """Return the arrays of a shard, in which images have their index in the data set."""
+    confusions = []
+    for index, counted in zip(shard, counted_images, strict=True):
+        # The counts of a single image have the image index 0.
+        image_indices = counted.counts.image + np.int32(index)
+        confusions.append(counted.counts._replace(image=image_indices))
+    joined = SparseConfusion(*(np.concatenate(arrays) for arrays in zip(*confusions, strict=True)))
     return {
         _PICTURES: content_array([counted.picture_sha256 for counted in counted_images]),
         CONTENT: content_array([counted.content_sha256 for counted in counted_images]),
@@ -223,8 +232,11 @@ def _arrays(shard: range, counted_images: Sequence[_CountedImage]) -> Arrays:
     }
 
 
-def _save(image: LoadedImage, classes: Label, job: Job) -> bytes:
-    """Save a label map if requested. Returns the SHA-256 of its file, or zeros."""
+def _save_pictures(image: LoadedImage, classes: Label, job: Job) -> bytes:
+    """Save the label map of an image, and the picture of it over the image, as the job requests.
+
+    Returns the SHA-256 of the label map's file, or 32 zero bytes if none is saved.
+    """
     if job.pictures is None:
         return bytes(32)
     name, palette = image.sample.name, job.data.palette

@@ -74,7 +74,10 @@ def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tens
 
 
 def resized_hw(image_hw: tuple[int, int], protocol: SegmentationProtocol) -> tuple[int, int]:
-    """Return the largest size that keeps the ratio and both bounds, as mmcv.rescale_size does."""
+    """Return the largest (height, width) with the image's ratio within the protocol's bounds.
+
+    The protocol bounds the short and the long side. mmcv.rescale_size does the same.
+    """
     scale = min(protocol.long_side / max(image_hw), protocol.short_side / min(image_hw))
     height, width = (int(side * scale + 0.5) for side in image_hw)
     return max(height, 1), max(width, 1)
@@ -191,10 +194,10 @@ def predict_together(
 def _label_maps(
     segmenters: Sequence[Segmenter], images: Iterable[Sequence[LoadedImage]]
 ) -> Iterator[tuple[Sequence[LoadedImage], list[Tensor]]]:
-    """Yield the largest magnitude (1, 1) of an image's embeddings, and its map by every segmenter.
+    """Yield each image with its tensors: a check value (1, 1), and the map of every segmenter.
 
-    If a value is not finite, neither is the largest magnitude, which is read together with the
-    maps.
+    The check value is the largest magnitude of the image's embeddings. It is finite if and only if
+    all embeddings are. It is copied from the device together with the maps.
     """
     grids = (_windows(loaded, segmenters[0]) for loaded in images)
     attentions = list(dict.fromkeys(segmenter.attention for segmenter in segmenters))
@@ -259,7 +262,10 @@ def _axis(length: int, protocol: SegmentationProtocol, patch: int) -> Axis:
 
 
 def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windows]]:
-    """Yield consecutive images whose windows together fill a batch without exceeding it."""
+    """Yield consecutive images in groups, whose windows together fit into a batch.
+
+    An image with more windows than a batch is a group of its own.
+    """
     group: list[_Windows] = []
     n_windows = 0
     for image in images:
@@ -311,8 +317,13 @@ def _encode(pixels: Tensor, segmenter: Segmenter, attentions: Sequence[Attention
 
 
 def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
-    """Return token logits (n, h, w, Q) of an image's windows side by side, (Q, A, B)."""
+    """Return the token logits of all windows side by side, as the grid of windows lies, (Q, A, B).
+
+    `logits` (n, h, w, Q) has an entry per window. With R rows and S columns of windows, A = R * h
+    and B = S * w.
+    """
     grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
+    # (R, S, h, w, Q) -> (Q, R, h, S, w) -> (Q, R * h, S * w)
     return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2).contiguous()
 
 

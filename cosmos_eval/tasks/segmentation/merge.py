@@ -41,10 +41,11 @@ DILATIONS = (8, 16)
 _SHARPNESS = 0.1
 _EPSILON = 1e-8
 
+# The offsets (down, right) of the 8 neighbours of a pixel at each dilation.
 _OFFSETS = tuple(
     (dilation * down, dilation * right)
     for dilation, down, right in product(DILATIONS, (-1, 0, 1), (-1, 0, 1))
-    if down or right
+    if (down, right) != (0, 0)
 )
 _REACH = max(DILATIONS)
 
@@ -82,18 +83,23 @@ class Decision(NamedTuple):
 
 @lru_cache(maxsize=64)  # up to about 1 MB each
 def placement(axis: Axis, size: int) -> Tensor:
-    """Return the matrix (size, windows * tokens) from tokens of all windows to output pixels."""
-    # Interpolating unit vectors gives its weights with their rounding.
+    """Return the matrix (size, windows * tokens) from tokens of all windows to output pixels.
+
+    Along one axis, it upsamples the tokens of each window to its pixels, takes the mean of the
+    windows that cover a pixel, and resizes the image to `size` pixels.
+    """
+    # Interpolating a unit vector gives the weights of one token, with the same rounding.
     if axis.is_whole:
         return _interpolate(torch.eye(axis.tokens), size).T.contiguous()
     window = min(axis.window, axis.length)
     upsample = _interpolate(torch.eye(axis.tokens), window)
-    merged = torch.zeros(len(axis.starts), axis.tokens, axis.length)
-    covering = torch.zeros(axis.length)
+    weights = torch.zeros(len(axis.starts), axis.tokens, axis.length)
+    n_windows_of_pixel = torch.zeros(axis.length)
     for index, start in enumerate(axis.starts):
-        merged[index, :, start : start + window] = upsample
-        covering[start : start + window] += 1
-    return _interpolate(merged.flatten(0, 1) / covering, size).T.contiguous()
+        weights[index, :, start : start + window] = upsample
+        n_windows_of_pixel[start : start + window] += 1
+    mean_weights = weights.flatten(0, 1) / n_windows_of_pixel
+    return _interpolate(mean_weights, size).T.contiguous()
 
 
 def label_map(
@@ -115,12 +121,13 @@ def label_map(
     if decision.area_thd is None:
         return best_classes(decision, None)
     classes = best_classes(decision._replace(prob_thd=0.0), None)
-    # `bincount` would do the same, but its checks make the CPU wait for a GPU.
+    # The number of pixels of each class. `bincount` would do the same, but its checks make the CPU
+    # wait for a GPU. There are at most as many classes as queries.
     areas = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
     areas.index_add_(0, classes.flatten().int(), areas.new_ones(()).expand(classes.numel()))
-    small = areas <= decision.area_thd * areas[1:].sum()
-    small[:1].fill_(False)
-    return best_classes(decision, small[decision.class_of_query.long()])
+    is_small = areas <= decision.area_thd * areas[1:].sum()
+    is_small[:1].fill_(False)
+    return best_classes(decision, is_small[decision.class_of_query.long()])
 
 
 def tiles(

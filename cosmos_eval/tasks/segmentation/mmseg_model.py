@@ -74,6 +74,7 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         return samples
 
     def _load(self, image: Tensor, sample: Any) -> inference.LoadedImage:
+        """Return a BGR image (3, H, W) of the pipeline as the segmenter reads images."""
         rgb = image.flip(0).permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy()
         path = Path(sample.metainfo.get("img_path", "an image of the batch"))
         unlabelled = np.full(rgb.shape[:2], _MMSEG_IGNORE, np.uint8)

@@ -29,7 +29,9 @@ Colour = tuple[int, int, int]
 _OPACITY = 0.6
 _PANEL = 480  # longest side of an image in the picture, in pixels
 _LINE = 22  # height of a line of text
+_SWATCH = 16  # side of the square of a class in the legend
 _MARGIN = 10
+_GRID_STEP = 17  # between the values of a channel of the colours to choose from
 _LIGHTNESS = (30, 88)  # range of colours that can be seen on white, on black and on images
 _ALIKE = 8  # the distance in CIELAB below which neighbours in a picture look alike
 
@@ -39,18 +41,26 @@ Panel = tuple[str, Pixels, Label | None]
 
 @cache
 def distinct_colours(count: int) -> tuple[Colour, ...]:
-    """Return colours of medium lightness, each as far as possible from all before it in CIELAB."""
-    steps = np.arange(0, 256, 17)
-    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
-    lab = _lab(grid)
+    """Return `count` RGB colours that are easy to tell apart.
+
+    They are chosen greedily from a grid of colours of medium lightness. Each is as far as possible,
+    in CIELAB, from black, white and all colours before it.
+    """
+    channel_values = np.arange(0, 256, _GRID_STEP)
+    axes = np.meshgrid(channel_values, channel_values, channel_values)
+    candidates = np.stack(axes, axis=-1).reshape(-1, 3)
+    lab = _lab(candidates)
     is_medium = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1])
-    grid, lab = grid[is_medium], lab[is_medium]
-    ends = _lab([(0, 0, 0), (255, 255, 255)])
-    distances, chosen = np.linalg.norm(lab[:, None] - ends, axis=-1).min(axis=1), list[int]()
+    candidates, lab = candidates[is_medium], lab[is_medium]
+    black_and_white = _lab([(0, 0, 0), (255, 255, 255)])
+    # The distance of each candidate to the nearest colour so far.
+    distances = np.linalg.norm(lab[:, None] - black_and_white, axis=-1).min(axis=1)
+    chosen_indices: list[int] = []
     for _ in range(count):
-        chosen.append(int(distances.argmax()))
-        distances = np.minimum(distances, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
-    return tuple((r, g, b) for r, g, b in grid[chosen].tolist())
+        farthest = int(distances.argmax())
+        chosen_indices.append(farthest)
+        distances = np.minimum(distances, np.linalg.norm(lab - lab[farthest], axis=1))
+    return tuple((red, green, blue) for red, green, blue in candidates[chosen_indices].tolist())
 
 
 def _lab(colours: Any) -> NDArray[np.float32]:
@@ -95,7 +105,7 @@ def picture(
         page.paste(image, (left, top))
         left += image.width + _MARGIN
     for index, line in zip(shares, legend, strict=True):
-        draw.rectangle((left, top, left + 16, top + 16), colours[index], "black")
+        draw.rectangle((left, top, left + _SWATCH, top + _SWATCH), colours[index], "black")
         draw.text((left + _LINE, top - 1), line, "black", font)
         top += _LINE
     return page
@@ -104,10 +114,11 @@ def picture(
 def _with_classes(image: Pixels, classes: Label | None, colours: Sequence[Colour]) -> Image.Image:
     """Return an image at the size of a panel, with classes drawn over it."""
     if classes is not None:
-        table = np.zeros((VALUES, 3), np.float32)
-        table[: len(colours)] = colours
-        mixed = (1 - _OPACITY) * image + _OPACITY * table[classes]
-        image = np.where(classes[..., None] < len(colours), mixed, image).round().astype(np.uint8)
+        colour_of_value = np.zeros((VALUES, 3), np.float32)
+        colour_of_value[: len(colours)] = colours
+        mixed = (1 - _OPACITY) * image + _OPACITY * colour_of_value[classes]
+        has_class = classes[..., None] < len(colours)
+        image = np.where(has_class, mixed, image).round().astype(np.uint8)
     scale = _PANEL / max(image.shape[:2])
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     return Image.fromarray(image).resize((width, height))

@@ -7,6 +7,7 @@ texts in which `{}` is the name of the class, and `templates` to templates. Impo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -104,16 +105,19 @@ def with_setting(protocol: SegmentationProtocol, setting: Setting) -> Segmentati
 def settings_of(
     protocol: SegmentationProtocol, space: Mapping[str, Sequence[Any]]
 ) -> tuple[list[Setting], int]:
-    """Return the settings of a space that differ in effect, and how many contradict themselves.
+    """Return the settings of a space that have different effects, and how many were left out.
+
+    A setting is left out if it contradicts itself.
 
     Raises UsageError for a space with too many combinations, and if all contradict themselves.
     """
-    count = int(np.prod([len(values) for values in space.values()], dtype=object))
-    if count > _MOST_COMBINATIONS:
+    n_combinations = math.prod(len(values) for values in space.values())
+    if n_combinations > _MOST_COMBINATIONS:
         raise UsageError(
-            f"the space has {count:,} combinations, and at most {_MOST_COMBINATIONS:,} are listed"
+            f"the space has {n_combinations:,} combinations, and at most "
+            f"{_MOST_COMBINATIONS:,} are listed"
         )
-    setting_of_effect: dict[str, Setting] = {}
+    setting_by_effect: dict[str, Setting] = {}
     contradictions = []
     for values in product(*space.values()):
         setting = dict(zip(space, values, strict=True))
@@ -122,16 +126,17 @@ def settings_of(
         if faults:
             contradictions.append(faults[0])
         else:
-            setting_of_effect.setdefault(_effect(changed_protocol), setting)
-    if not setting_of_effect:
+            setting_by_effect.setdefault(_effect(changed_protocol), setting)
+    if not setting_by_effect:
         raise UsageError(f"every combination of the space contradicts itself: {contradictions[0]}")
-    return list(setting_of_effect.values()), len(contradictions)
+    return list(setting_by_effect.values()), len(contradictions)
 
 
 def _effect(protocol: SegmentationProtocol) -> str:
-    """Return everything that decides label maps, as a text.
+    """Return a text that is equal for protocols that give equal label maps.
 
-    Without a threshold, the scale does not: it leaves the order of the classes as it is.
+    It holds all constants and prompts. Without a threshold on probabilities, the scale is left out,
+    since it does not change which class is best.
     """
     constants = segmentation.constants(protocol, protocol.attention)
     if protocol.prob_thd == 0:
@@ -175,12 +180,14 @@ class Scorer:
             for predictions in inference.predict_together(segmenters, shard):
                 for areas_of_protocol, (image, classes) in zip(areas, predictions, strict=True):
                     counts = confusion(image.label, classes, n_classes, ignored)
+                    # Intersection, labelled and predicted pixels of each class, as in Areas.
                     areas_of_protocol += np.diagonal(counts), counts.sum(1), counts.sum(0)
         if not areas.any():
             raise UsageError("no pixel of any image of the split has a label to compare with")
         return [float(mean_iou(Areas(*areas_of_protocol))) for areas_of_protocol in areas]
 
     def _segmenter(self, protocol: SegmentationProtocol) -> Segmenter:
+        """Return the segmenter of a protocol, whose encoder and queries are made once."""
         from cosmos_eval.models.maps import with_patches
         from cosmos_eval.tasks.segmentation import inference
 
@@ -193,6 +200,7 @@ class Scorer:
         return inference.Segmenter(dense, queries, fitted, attention, self._options.batch_size)
 
     def _embed_queries(self, protocol: SegmentationProtocol) -> NDArray[np.float32]:
+        """Return the embeddings (Q, D) of the queries of a protocol, in the order of classes."""
         from cosmos_eval.tasks.segmentation import inference
 
         key = protocol.queries, protocol.templates
