@@ -108,6 +108,11 @@ class StreamPosition(NamedTuple):
     # Samples that were read of the next shard.
     begun: int = 0
 
+    @property
+    def n_entries_read(self) -> int:
+        """The number of samples of this pass that were read."""
+        return sum(self.whole) + self.begun
+
 
 class Batch(NamedTuple):
     """A batch of B good samples."""
