@@ -43,6 +43,9 @@ from cosmos_core.utils.text import OneLineFormatter
 logger = logging.getLogger(__name__)
 WARMUP = "optim.warmup_steps"
 COMMANDS = ("train", "show", "prepare", "export")
+# Exit statuses: for wrong input, such as an unknown recipe, and for a run that failed.
+_USAGE_STATUS = 2
+_FAILURE_STATUS = 1
 
 app = typer.Typer(
     add_completion=False,
@@ -62,12 +65,13 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 class _TrainCommand(TyperCommand):
-    """The command `train`, whose `--resume` stands for `--resume=always`.
+    """The command `train`, in which `--resume` without a value means `--resume=always`.
 
-    Typer has no option whose value may be left out.
+    Typer has no options whose value may be left out.
     """
 
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
+        """Add the value to `--resume` if it is missing, and parse the words of the command."""
         arguments = list(words)
         for position, word in enumerate(words):
             is_last = position == len(words) - 1
@@ -97,8 +101,9 @@ def train(
     assignments = assignments or []
     config = _configure(recipe, assignments)
     output = output or Path("runs") / recipe
-    # Without the output folder, so that it is the same for runs in different folders.
-    command = " ".join(["cosmos-train", shlex.quote(recipe)])
+    # The command is stored in the checkpoint. It does not state the output folder, so it is the
+    # same for runs in different folders.
+    command = f"cosmos-train {shlex.quote(recipe)}"
     for assignment in assignments:
         command += f" --set {shlex.quote(assignment)}"
     check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
@@ -107,17 +112,18 @@ def train(
     with join_world(config.compute.device, config.compute.timeout) as world, ExitStack() as stack:
         lock_output = partial(_lock_output, stack, config.save.remote, output, resume)
         try:
-            resumes = world.gather(world.main_process_only(lock_output))[0]
-            steps = run(config, output, command, world, resume=bool(resumes))
+            # The main process locks the folder, and tells all processes whether the run resumes.
+            resumes_snapshot = world.gather(world.main_process_only(lock_output))[0]
+            n_steps = run(config, output, command, world, resume=bool(resumes_snapshot))
         except OSError as error:
             _add_resume_hint(error, output, config)
             raise
     if world.rank > 0:
         return
-    if steps < config.optim.steps:
+    if n_steps < config.optim.steps:
         resume_command = f"{command} --output {shlex.quote(str(output))} --resume"
         typer.echo(
-            f"cosmos-train: stopped after {steps} of {config.optim.steps} steps; go on with: "
+            f"cosmos-train: stopped after {n_steps} of {config.optim.steps} steps; go on with: "
             f"{resume_command}",
             err=True,
         )
@@ -125,11 +131,14 @@ def train(
 
 
 def _configure(recipe: str, assignments: list[str]) -> TrainConfig:
-    """Return the configuration of a run, and log if its warm-up is shorter than the recipe's."""
+    """Return the configuration of a recipe with the assignments of `--set`.
+
+    The warm-up becomes shorter if a shorter run was set. This is logged.
+    """
     base = _find_recipe(recipe)
     config = override(base, assignments)
-    origin = sources(base, config, assignments)[WARMUP]
-    if origin == "optim.steps" and is_main_process():
+    warmup_source = sources(base, config, assignments)[WARMUP]
+    if warmup_source == "optim.steps" and is_main_process():
         logger.info(
             f"{config.optim.warmup_steps} steps of warm-up for a shortened run; --set {WARMUP}=N "
             "changes it"
@@ -138,7 +147,7 @@ def _configure(recipe: str, assignments: list[str]) -> TrainConfig:
 
 
 def _add_resume_hint(error: OSError, output: Path, config: TrainConfig) -> None:
-    """Extend an error's message by how to resume, if there is a snapshot to resume from."""
+    """Add to an error's message how to resume the run, if the output folder has a snapshot."""
     if error.strerror and Snapshots(output, config.save.keep).steps():
         error.strerror += "; the snapshots are whole: when that is mended, go on by --resume"
 
@@ -146,29 +155,32 @@ def _add_resume_hint(error: OSError, output: Path, config: TrainConfig) -> None:
 @app.command()
 def show(recipe: RecipeName, assignments: Assignments = None, debug: Debug = False) -> None:
     """Print every value of a recipe, and whether it comes from it, --set, a method or a default."""
+    assignments = assignments or []
     base = _find_recipe(recipe)
-    config = override(base, assignments or [])
-    config_values = dict(values(config))
-    config_values["method"] = config.method.name
-    for name, origin in sources(base, config, assignments or []).items():
-        value = config_values[name]
+    config = override(base, assignments)
+    value_by_name = dict(values(config))
+    value_by_name["method"] = config.method.name
+    for name, source in sources(base, config, assignments).items():
+        value = value_by_name[name]
+        # Text is printed without quotes, unless it is empty.
         text = value if isinstance(value, str) and value else json.dumps(value)
-        typer.echo(f"{name:28} {origin:14} {text}")
+        typer.echo(f"{name:28} {source:14} {text}")
 
 
 def _find_recipe(name: str) -> TrainConfig:
-    """Return a recipe. Raises ValueError, with the nearest names, for an unknown one."""
+    """Return the recipe of a name. Raises ValueError, with similar names, if there is none."""
     if name not in RECIPES:
-        names = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise ValueError(f"unknown recipe {name!r}; nearest: {', '.join(names)}")
+        similar_names = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
+        raise ValueError(f"unknown recipe {name!r}; nearest: {', '.join(similar_names or RECIPES)}")
     return RECIPES[name]()
 
 
 def _lock_output(stack: ExitStack, url: str, output: Path, resume: Resume | None) -> bool:
-    """Lock an output folder until the stack is closed; return whether the run resumes a snapshot.
+    """Lock an output folder until the stack is closed.
 
-    A newer snapshot that was copied to `url` is fetched first. Raises SnapshotError for `--resume`
-    if there is no snapshot.
+    Return whether the run resumes a snapshot. If snapshots are copied to a `url`, the newest one is
+    fetched from there first, unless the folder has it. Raises SnapshotError if `resume` is "always"
+    and there is no snapshot.
     """
     require_writable(output)
     snapshots = Snapshots(output, keep=1)
@@ -220,10 +232,11 @@ def export(
 
 
 def run(config: TrainConfig, output: Path, command: str, world: World, *, resume: bool) -> int:
-    """Train a configuration that `check_config` has passed; return the steps done.
+    """Train a configuration that `check_config` has accepted.
 
-    Scenes are written as shards first. Raises ValueError, before any work, for an unfit folder or
-    data set.
+    Return the number of steps after which the training ended, which is smaller than
+    `optim.steps` if it was stopped. If the data are scenes, they are first written as shards.
+    Raises ValueError, before any work, if the folder or a data set does not fit the configuration.
     """
     evaluator = None
     if config.watch.evaluate_every:
@@ -237,9 +250,9 @@ def run(config: TrainConfig, output: Path, command: str, world: World, *, resume
     trainer = Trainer(config, setting, resume=resume)
     if not config.data.shards.startswith(SCENES):
         return trainer.run(config.data.shards)
-    scenes_count = int(config.data.shards.removeprefix(SCENES))
-    scenes_folder = output / f"scenes-{scenes_count}"
-    world.main_process_only(partial(_write_scenes, scenes_folder, scenes_count))
+    n_scenes = int(config.data.shards.removeprefix(SCENES))
+    scenes_folder = output / f"scenes-{n_scenes}"
+    world.main_process_only(partial(_write_scenes, scenes_folder, n_scenes))
     return trainer.run(str(scenes_folder / "shards" / "*.tar"))
 
 
@@ -250,23 +263,31 @@ def _write_scenes(folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    """Run a command and exit; the first word is a recipe unless it names a command."""
+    """Run the command line and exit.
+
+    `cosmos-train RECIPE` means `cosmos-train train RECIPE`.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(OneLineFormatter("cosmos-train: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     arguments = sys.argv[1:] or ["--help"]
     if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         arguments = ["train", *arguments]
-    run_command("cosmos-train", app, arguments, _describe)
+    run_command("cosmos-train", app, arguments, _ending_of_error)
 
 
-def _describe(error: BaseException) -> Ending | None:
-    """Return how the program ends after an error of its own; None for other errors."""
-    if isinstance(error, ValueError | FloatingPointError):
-        status = 2 if isinstance(error, ValueError) else 1
-        return Ending(str(error), status, everywhere=isinstance(error, UnequalDataError))
-    if isinstance(error, LostProcessError):
-        return Ending(str(error), 1)
+def _ending_of_error(error: BaseException) -> Ending | None:
+    """Return the message and the exit status for an error that a user can act on.
+
+    Return None for any other error: it is a defect of the program, and ends with a traceback.
+    """
+    if isinstance(error, UnequalDataError):
+        # All processes raise it, and only the first one prints it.
+        return Ending(str(error), _USAGE_STATUS, everywhere=True)
+    if isinstance(error, ValueError):
+        return Ending(str(error), _USAGE_STATUS)
+    if isinstance(error, FloatingPointError | LostProcessError):
+        return Ending(str(error), _FAILURE_STATUS)
     if isinstance(error, OSError) and error.filename is not None:
-        return Ending(f"{error.filename}: {error.strerror}", 1)
+        return Ending(f"{error.filename}: {error.strerror}", _FAILURE_STATUS)
     return None

@@ -13,20 +13,29 @@ from cosmos_core.types import Features, Gather, Gathered, LossTerms
 SIMCLR_TEMPERATURE = 0.1  # SLIP, arXiv 2112.12750, section 3.2 (github.com/facebookresearch/SLIP)
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04  # github.com/facebookresearch/dino
 CENTER_MOMENTUM = 0.9  # github.com/facebookresearch/dino
-WHOLE = 2**25  # up to so many logits of all pairs of views are computed at once, and kept
-CHUNK = 2**24  # logits of a chunk of columns, if there are more
+# Up to this number of logits, those of all pairs of views are computed at once, and kept for
+# backward.
+WHOLE = 2**25
+# If there are more logits, they are computed in chunks of columns of at most this number.
+CHUNK = 2**24
 gather_locally = Gather()  # for a single process
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Widen to float32: logits of scale 100 leave bfloat16 no digit after the point."""
+    """Convert a half-precision tensor to float32.
+
+    CLIP's logits reach 100. At this size bfloat16 cannot represent digits after the point.
+    """
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def clip_loss(
     image: Tensor, text: Tensor, logit_scale: Tensor, gather: Gather = gather_locally
 ) -> LossTerms:
-    """Return the CLIP loss (arXiv 2103.00020) of normalised `image` (V, B, D), `text` (T, B, D)."""
+    """Return the CLIP loss (arXiv 2103.00020) of L2-normalised features.
+
+    `image` (V, B, D) has V views of each image, and `text` (T, B, D) has T captions.
+    """
     images, texts = gather([image, text])
     return LossTerms(clip=contrastive_loss(images, texts, logit_scale))
 
@@ -45,23 +54,27 @@ def contrastive_loss(
                 loss += (cross_entropy(logits, diagonal) + cross_entropy(logits.T, diagonal)) / 2
         loss / (V * U)
 
-    If features are gathered over processes, each process computes only its own rows and columns of
-    the logits, (B, N) each. The mean of the processes' values is then the loss above. More than
-    WHOLE logits are computed in chunks of columns, and again in backward, so that memory grows with
-    B + N.
+    If features are gathered over processes, each process computes only the rows and the columns of
+    its own samples, (B, N) logits each. The mean of the processes' values is then the loss above.
+    More than WHOLE logits are computed in chunks of columns, and again in backward. Memory then
+    grows with B + N instead of B * N.
     """
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         first, second = gather_locally([first, second])
     if isinstance(first, Tensor) or isinstance(second, Tensor):
         raise TypeError("gather both sides of the contrastive loss, or neither")
-    if first.local.shape[:2].numel() * second.everywhere.shape[:2].numel() > WHOLE:
+    n_logits = first.local.shape[:2].numel() * second.everywhere.shape[:2].numel()
+    if n_logits > WHOLE:
         return _chunked_loss(first, second, logit_scale)
-    rows = _logits(first.local, second.everywhere, logit_scale)
-    if first.local is first.everywhere and second.local is second.everywhere:
-        columns = rows.transpose(1, 2)
+    first_logits = _logits(first.local, second.everywhere, logit_scale)
+    is_single_process = first.local is first.everywhere and second.local is second.everywhere
+    if is_single_process:
+        second_logits = first_logits.transpose(1, 2)
     else:
-        columns = _logits(second.local, first.everywhere, logit_scale)
-    return (_cross_entropy(rows, first.offset) + _cross_entropy(columns, second.offset)) / 2
+        second_logits = _logits(second.local, first.everywhere, logit_scale)
+    first_loss = _cross_entropy(first_logits, first.offset)
+    second_loss = _cross_entropy(second_logits, second.offset)
+    return (first_loss + second_loss) / 2
 
 
 def _logits(first: Tensor, second: Tensor, logit_scale: Tensor) -> Tensor:
@@ -70,17 +83,21 @@ def _logits(first: Tensor, second: Tensor, logit_scale: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, offset: int) -> Tensor:
-    """Return the mean cross-entropy of logits (P, B, C); the target of row b is `offset + b`."""
-    pairs, samples, _ = logits.shape
-    target = torch.arange(offset, offset + samples, device=logits.device).expand(pairs, samples)
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+    """Return the mean cross-entropy of the logits (P, B, C) of P pairs of views.
+
+    The target of row b is column `offset + b`.
+    """
+    n_pairs, n_samples, _ = logits.shape
+    targets = torch.arange(offset, offset + n_samples, device=logits.device)
+    targets = targets.expand(n_pairs, n_samples)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def _chunked_loss(first: Gathered, second: Gathered, logit_scale: Tensor) -> Tensor:
-    """Compute `contrastive_loss` of many logits with memory for few of them."""
+    """Return `contrastive_loss`, computed in chunks of columns."""
     if first.gather is None:
         raise TypeError("a loss of this size needs features that a Gather returned")
-    # Features of other processes get no gradient here: their own processes compute it.
+    # The gathered features are detached: each process computes the gradient of its own features.
     loss: Tensor = _ChunkedLoss.apply(
         full_precision(first.local),
         full_precision(second.local),
@@ -95,9 +112,10 @@ def _chunked_loss(first: Gathered, second: Gathered, logit_scale: Tensor) -> Ten
 class _ChunkedLoss(torch.autograd.Function):
     """Computes `contrastive_loss` in chunks of columns.
 
-    The gradient of a logit is the softmax over its row plus the softmax over its column. The
-    denominator of the latter is known to the process of the column. So the logarithms of the
-    denominators are gathered, and no gradient of features is exchanged.
+    The gradient of a logit is, up to a constant and apart from positives, the softmax over its row
+    plus the softmax over its column. Only the process of a column knows the denominator of the
+    column's softmax. So the logarithms of all denominators are gathered in forward, and processes
+    exchange no gradients of features.
     """
 
     @staticmethod
@@ -114,42 +132,68 @@ class _ChunkedLoss(torch.autograd.Function):
 
         The features of all processes are `all_first` (V, N, D) and `all_second` (U, N, D).
         """
-        rows = _log_denominators(first, all_second, scale)
-        columns = _log_denominators(second, all_first, scale)
-        gathered_rows, gathered_columns = gather(
-            [rows.flatten(0, 1)[..., None], columns.flatten(0, 1)[..., None]]
+        first_logs = _log_denominators(first, all_second, scale)  # (V, U, B)
+        second_logs = _log_denominators(second, all_first, scale)  # (U, V, B)
+        # Tensors are gathered in the shape of features: (pairs of views, B, 1).
+        gathered_first_logs, gathered_second_logs = gather(
+            [first_logs.flatten(0, 1)[..., None], second_logs.flatten(0, 1)[..., None]]
         )
-        all_rows = gathered_rows.everywhere[..., 0].unflatten(0, rows.shape[:2])
-        all_columns = gathered_columns.everywhere[..., 0].unflatten(0, columns.shape[:2])
+        all_first_logs = gathered_first_logs.everywhere[..., 0]
+        all_second_logs = gathered_second_logs.everywhere[..., 0]
         ctx.save_for_backward(
-            first, second, scale, all_first, all_second, rows, columns, all_rows, all_columns
+            first,
+            second,
+            scale,
+            all_first,
+            all_second,
+            first_logs,
+            second_logs,
+            all_first_logs.unflatten(0, first_logs.shape[:2]),
+            all_second_logs.unflatten(0, second_logs.shape[:2]),
         )
-        positives = torch.einsum("vbd,ubd->vub", first, second)
-        return (rows + columns.transpose(0, 1)).mean() / 2 - scale * positives.mean()
+        positive_cosines = torch.einsum("vbd,ubd->vub", first, second)
+        mean_log_denominator = (first_logs + second_logs.transpose(0, 1)).mean() / 2
+        return mean_log_denominator - scale * positive_cosines.mean()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of `first`, `second` and `scale`; None for the other arguments."""
         (loss_gradient,) = gradients
         first, second, scale, all_first, all_second = ctx.saved_tensors[:5]
-        rows, columns, all_rows, all_columns = ctx.saved_tensors[5:]
-        first_gradient, scale_gradient = _gradients(
-            first, second, all_second, scale, rows, all_columns
+        first_logs, second_logs, all_first_logs, all_second_logs = ctx.saved_tensors[5:]
+        first_gradient, scale_gradient = _features_and_scale_gradients(
+            first,
+            positives=second,
+            candidates=all_second,
+            scale=scale,
+            row_logs=first_logs,
+            column_logs=all_second_logs,
         )
         second_gradient = None
         if ctx.needs_input_grad[1]:
-            second_gradient, _ = _gradients(second, first, all_first, scale, columns, all_rows)
+            second_gradient, _ = _features_and_scale_gradients(
+                second,
+                positives=first,
+                candidates=all_first,
+                scale=scale,
+                row_logs=second_logs,
+                column_logs=all_first_logs,
+            )
             second_gradient = second_gradient * loss_gradient
         first_gradient = first_gradient * loss_gradient
         scale_gradient = scale_gradient * loss_gradient
         return first_gradient, second_gradient, scale_gradient, None, None, None
 
 
-def _chunks(first: Tensor, everywhere: Tensor) -> Iterator[slice]:
-    """Yield slices of the N samples of `everywhere` whose logits with `first` are at most CHUNK."""
-    logits_per_sample = first.shape[:2].numel() * len(everywhere)
+def _sample_chunks(features: Tensor, candidates: Tensor) -> Iterator[slice]:
+    """Yield slices of the N samples of `candidates` (U, N, D), in order.
+
+    The samples of a slice have at most CHUNK logits with `features` (V, B, D), unless the slice has
+    only one sample.
+    """
+    logits_per_sample = features.shape[:2].numel() * len(candidates)
     samples_per_chunk = max(1, CHUNK // logits_per_sample)
-    for start in range(0, everywhere.shape[1], samples_per_chunk):
+    for start in range(0, candidates.shape[1], samples_per_chunk):
         yield slice(start, start + samples_per_chunk)
 
 
@@ -158,51 +202,76 @@ def _cosines(first: Tensor, second: Tensor) -> Tensor:
     return torch.einsum("vbd,ucd->vubc", full_precision(first), full_precision(second))
 
 
-def _log_denominators(first: Tensor, everywhere: Tensor, scale: Tensor) -> Tensor:
-    """Return the logarithms (V, U, B) of the softmax's denominators for (V, B, D), (U, N, D)."""
+def _log_denominators(features: Tensor, candidates: Tensor, scale: Tensor) -> Tensor:
+    """Return the logarithms (V, U, B) of the denominators of the softmax over candidates.
+
+    `features` are (V, B, D) and `candidates` (U, N, D). In one expression::
+
+        logsumexp(scale * cosines(features, candidates), dim=-1)
+    """
     chunk_logs = []
-    for chunk in _chunks(first, everywhere):
-        logits = scale * _cosines(first, everywhere[:, chunk])
+    for chunk in _sample_chunks(features, candidates):
+        logits = scale * _cosines(features, candidates[:, chunk])
         chunk_logs.append(logits.logsumexp(dim=-1))
     return torch.stack(chunk_logs).logsumexp(dim=0)
 
 
-def _gradients(
-    first: Tensor, second: Tensor, everywhere: Tensor, scale: Tensor, rows: Tensor, columns: Tensor
+def _features_and_scale_gradients(
+    features: Tensor,
+    *,
+    positives: Tensor,
+    candidates: Tensor,
+    scale: Tensor,
+    row_logs: Tensor,
+    column_logs: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the loss in `first` (V, B, D) and in the scale.
+    """Return the gradients of `contrastive_loss` in `features` (V, B, D) and in the scale.
 
-    `rows` (V, U, B) and `columns` (U, V, N) are the logarithms of the denominators.
+    `positives` (U, B, D) are the other side's features of the same samples, and `candidates`
+    (U, N, D) are those of all processes. `row_logs` (V, U, B) and `column_logs` (U, V, N) are the
+    logarithms of the denominators of the softmax over candidates, and over features. For one view
+    of each, without chunks and before the division by twice the number of rows::
+
+        logits = scale * features @ candidates.T
+        weights = exp(logits - row_logs[:, None]) + exp(logits - column_logs[None, :])
+        features_gradient = scale * (weights @ candidates - 2 * positives)
+        scale_gradient = sum(weights * features @ candidates.T) - 2 * sum(features * positives)
     """
-    first_gradient, scale_gradient = torch.zeros_like(first), torch.zeros_like(scale)
-    for chunk in _chunks(first, everywhere):
-        cosines = _cosines(first, everywhere[:, chunk])
+    features_gradient, scale_gradient = torch.zeros_like(features), torch.zeros_like(scale)
+    for chunk in _sample_chunks(features, candidates):
+        chunk_candidates = candidates[:, chunk]
+        cosines = _cosines(features, chunk_candidates)
+        # Operations in place save memory for two more tensors of this size.
         logits = scale * cosines
-        weights = (logits - rows[..., None]).exp_()
-        weights += logits.sub_(columns[:, :, chunk].transpose(0, 1)[:, :, None]).exp_()
+        weights = (logits - row_logs[..., None]).exp_()
+        chunk_logs = column_logs[:, :, chunk].transpose(0, 1)  # (V, U, C)
+        weights += logits.sub_(chunk_logs[:, :, None]).exp_()
         scale_gradient += cosines.mul_(weights).sum()
-        first_gradient += torch.einsum(
-            "vubc,ucd->vbd", weights, full_precision(everywhere[:, chunk])
+        features_gradient += torch.einsum(
+            "vubc,ucd->vbd", weights, full_precision(chunk_candidates)
         )
-    positives = second.sum(dim=0)
-    scale_gradient -= 2 * (first.sum(dim=0) * positives).sum()
-    first_gradient = scale * (first_gradient - 2 * positives) / (2 * rows.numel())
-    return first_gradient, scale_gradient / (2 * rows.numel())
+    # Each row has a positive in both softmaxes.
+    summed_positives = positives.sum(dim=0)
+    scale_gradient -= 2 * (features.sum(dim=0) * summed_positives).sum()
+    divisor = 2 * row_logs.numel()
+    features_gradient = scale * (features_gradient - 2 * summed_positives) / divisor
+    return features_gradient, scale_gradient / divisor
 
 
 def cosmos_loss(student: Features, teacher: Features, gather: Gather = gather_locally) -> LossTerms:
     """Return the COSMOS loss (arXiv 2412.01814): the CLIP and distillation terms of a batch.
 
-    The CLIP term compares the student's two global images with all of its captions. The
-    distillation term is the mean over {image, text} cross-modal student features and {image, text}
-    teacher features, each compared over all student views and both teacher views::
+    The CLIP term compares the student's two global image views with all of its captions. The
+    distillation term compares the student's cross-modal features, of images and of captions, with
+    the teacher's features, of both modalities too. All student views are compared with both views
+    of the teacher::
 
         for student_views in (student.image_crossmodal, student.text_crossmodal):
             for teacher_views in (teacher.image, teacher.text):
                 distill += contrastive_loss(student_views, teacher_views, distill_scale) / 4
 
-    `gather` collects 26 student and 4 teacher tensors (B, D) over the processes, in one collective
-    each. Raises ValueError if the student has no cross-modal features.
+    `gather` collects the student's features over the processes in one collective, and the teacher's
+    features in another. Raises ValueError if the student has no cross-modal features.
     """
     if student.image_crossmodal is None or student.text_crossmodal is None:
         raise ValueError("the COSMOS loss needs the student's cross-modal features")
@@ -211,8 +280,8 @@ def cosmos_loss(student: Features, teacher: Features, gather: Gather = gather_lo
     image, text, image_crossmodal, text_crossmodal = gather(
         [student.image[:2], student.text, student.image_crossmodal, student.text_crossmodal]
     )
-    # Image and text views of the teacher are equally many, so that the mean over all of them is the
-    # mean over both modalities.
+    # The teacher has as many image views as text views. So the mean over all four views equals the
+    # mean of the two modalities' means.
     (teacher_views,) = gather([torch.cat([teacher.image[:2], teacher.text[:2]])])
     scale = student.distill_logit_scale
     image_distill = contrastive_loss(image_crossmodal, teacher_views, scale)
@@ -239,7 +308,7 @@ def slip_loss(
 
 
 def simclr_loss(projections: Gathered) -> Tensor:
-    """Return NT-Xent (arXiv 2002.05709) of L2-normalised projections (2, B, P). In loops::
+    """Return the loss NT-Xent (arXiv 2002.05709) of L2-normalised projections (2, B, P). In loops::
 
     for view in (0, 1):
         for b in range(N):
@@ -247,14 +316,16 @@ def simclr_loss(projections: Gathered) -> Tensor:
             loss += cross_entropy(projections[view][b] @ candidates / 0.1, target=b) / (2 * N)
     """
     local, everywhere = full_precision(projections.local), full_precision(projections.everywhere)
-    samples = local.shape[1]
-    targets = torch.arange(projections.offset, projections.offset + samples, device=local.device)
+    n_samples = local.shape[1]
+    # The column of each local sample among the samples of all processes.
+    targets = torch.arange(projections.offset, projections.offset + n_samples, device=local.device)
     loss = local.new_zeros(())
     for view in (0, 1):
-        other_view = local[view] @ everywhere[1 - view].T
-        same_view = local[view] @ everywhere[view].T
-        same_view = same_view.scatter(1, targets[:, None], float("-inf"))
-        logits = torch.cat([other_view, same_view], dim=1) / SIMCLR_TEMPERATURE
+        other_view_cosines = local[view] @ everywhere[1 - view].T
+        same_view_cosines = local[view] @ everywhere[view].T
+        # A projection is not compared with itself.
+        same_view_cosines = same_view_cosines.scatter(1, targets[:, None], float("-inf"))
+        logits = torch.cat([other_view_cosines, same_view_cosines], dim=1) / SIMCLR_TEMPERATURE
         loss = loss + F.cross_entropy(logits, targets) / 2
     return loss
 
@@ -283,16 +354,17 @@ def silc_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) ->
 def move_center(
     center: Tensor, teacher_logits: Tensor, loss: Tensor, gather: Gather = gather_locally
 ) -> None:
-    """Move `center` (K,), a running mean of the teacher's logits (G, B, K), in place.
+    """Update `center` (K,), a running mean of the teacher's logits (G, B, K), in place.
 
-    The mean is over all processes, in one collective. The center stays if the `loss` of a process
-    is not finite.
+    The logits are averaged over all processes, in one collective. If the `loss` of any process is
+    not finite, the center stays as it is.
     """
     batch_mean = full_precision(teacher_logits).mean(dim=(0, 1))
-    # The loss is gathered with the mean: it makes the result NaN or infinite in all processes.
+    # The loss is averaged with the logits: if it is not finite in one process, its mean is not
+    # finite in any process.
     mean_and_loss = gather.mean(torch.cat([batch_mean, loss.detach()[None]]))
-    moved = center.lerp(mean_and_loss[:-1], 1 - CENTER_MOMENTUM)
-    center.copy_(torch.where(mean_and_loss.isfinite().all(), moved, center))
+    moved_center = center.lerp(mean_and_loss[:-1], 1 - CENTER_MOMENTUM)
+    center.copy_(torch.where(mean_and_loss.isfinite().all(), moved_center, center))
 
 
 def sigmoid_loss(image: Tensor, texts: Gathered, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
@@ -307,43 +379,54 @@ def sigmoid_loss(image: Tensor, texts: Gathered, logit_scale: Tensor, logit_bias
                     logit = logit_scale * image[i] @ text[t][j] + logit_bias
                     loss += -log_sigmoid(logit if i == j else -logit) / (T * B)
 
-    Only captions are gathered over processes. They are compared with the images of this process in
-    blocks, those of one process at a time, with (B, T * B) logits, which are computed again in
-    backward. The mean of the processes' values is the loss of the batch, the same sum over N
-    images.
+    Only captions are gathered over processes. The images of this process are compared with the
+    captions of one process after another, in blocks of (B, T * B) logits. With several processes,
+    the logits of a block are computed again in backward, to save memory. The mean of the processes'
+    values is the loss of the whole batch: the formula above with N images.
     """
     block_size = len(image)
-    blocks = texts.everywhere.split(block_size, dim=1)
+    text_blocks = texts.everywhere.split(block_size, dim=1)
     losses = []
-    for number, block in enumerate(blocks):
-        first_sample = number * block_size - texts.offset
+    for block_number, text_block in enumerate(text_blocks):
+        # The row of the block's first sample, counted from the first image of this process.
+        first_row = block_number * block_size - texts.offset
         losses.append(
             _call_block(
-                len(blocks), _sigmoid_block, image, block, logit_scale, logit_bias, first_sample
+                len(text_blocks),
+                _summed_sigmoid_losses,
+                image,
+                text_block,
+                logit_scale,
+                logit_bias,
+                first_row,
             )
         )
     return torch.stack(losses).sum() / (len(image) * len(texts.local))
 
 
-def _call_block(blocks: int, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """Call a function for one of several blocks; if there are more, again in backward."""
-    if blocks == 1:
+def _call_block(n_blocks: int, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Return the loss that a function computes for a block of logits.
+
+    If there are several blocks, backward calls the function again, so that the logits of only one
+    block are in memory at a time.
+    """
+    if n_blocks == 1:
         return function(*inputs)
     loss: Tensor = checkpoint(function, *inputs, use_reentrant=False)
     return loss
 
 
-def _sigmoid_block(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, first_sample: int
+def _summed_sigmoid_losses(
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, first_row: int
 ) -> Tensor:
-    """Return the sum of the losses of `image` (B, D) with `text` (T, C, D).
+    """Return the sum of the sigmoid losses of `image` (B, D) with `text` (T, C, D).
 
-    Text column c is a caption of the image in row c + first_sample.
+    The captions in column c belong to the image in row `first_row + c`, if there is such a row.
     """
     logits = scale * _cosines(image[None], text)[0] + bias
     rows = torch.arange(logits.shape[1], device=image.device)
     columns = torch.arange(logits.shape[2], device=image.device)
-    is_pair = rows[:, None] == columns + first_sample
+    is_pair = rows[:, None] == first_row + columns
     return -F.logsigmoid(torch.where(is_pair, logits, -logits)).sum()
 
 
@@ -368,30 +451,43 @@ def pooled_sigmoid_loss(
         logit(i, text) = scale * cosine(pool(i, query of text), text) + bias
 
     The mean of the processes' values is the sum over all N images. The published code draws the
-    caption of another image at random. All K captions are drawn in the same way, so a fixed choice
-    has the same distribution, and needs no generator. Captions come in blocks as in `sigmoid_loss`.
+    caption of another image at random. Here the choice is fixed, `(i + j) % K`, which needs no
+    random generator. The distribution is the same, since the K captions of an image are themselves
+    drawn in the same way. Captions are compared in blocks as in `sigmoid_loss`.
     """
-    views, samples, _ = texts.local.shape
-    all_samples = texts.everywhere.shape[1]
-    blocks = all_samples // samples
-    rows = torch.arange(samples, device=texts.local.device)[:, None] + texts.offset
+    n_captions, n_samples, _ = texts.local.shape
+    n_all_samples = texts.everywhere.shape[1]
+    n_blocks = n_all_samples // n_samples
+    # The numbers (B, 1) of this process's samples among the samples of all processes.
+    image_numbers = torch.arange(n_samples, device=texts.local.device)[:, None] + texts.offset
 
-    def pair_losses(captions: Tensor, columns: Tensor, sign: float) -> Tensor:
-        """Return the losses (B, M) of images with captions of samples `columns`, both (B, M)."""
-        pair_queries = full_precision(queries.everywhere)[captions, columns]
-        pair_texts = full_precision(texts.everywhere)[captions, columns]
+    def pair_losses(captions: Tensor, text_numbers: Tensor, sign: float) -> Tensor:
+        """Return the losses (B, M) of each image with M captions.
+
+        A caption is given by its index in `captions` (B, M), from 0 to K - 1, and by its sample in
+        `text_numbers` (B, M). `sign` is 1 if they belong to the image, and -1 if not.
+        """
+        pair_queries = full_precision(queries.everywhere)[captions, text_numbers]
+        pair_texts = full_precision(texts.everywhere)[captions, text_numbers]
         cosines = F.cosine_similarity(pool(pair_queries), pair_texts, dim=-1)
         return -F.logsigmoid(sign * (logit_scale * cosines + logit_bias))
 
-    def positive_block(captions: Tensor, columns: Tensor) -> Tensor:
-        return pair_losses(captions, columns, 1.0).sum()
+    def summed_positive_losses(captions: Tensor, text_numbers: Tensor) -> Tensor:
+        return pair_losses(captions, text_numbers, 1.0).sum()
 
-    def negative_block(captions: Tensor, columns: Tensor) -> Tensor:
-        return (pair_losses(captions, columns, -1.0) * (columns != rows)).sum()
+    def summed_negative_losses(captions: Tensor, text_numbers: Tensor) -> Tensor:
+        is_other_sample = text_numbers != image_numbers
+        return (pair_losses(captions, text_numbers, -1.0) * is_other_sample).sum()
 
-    own_captions = torch.arange(views, device=rows.device).expand(samples, -1)
-    losses = [_call_block(blocks, positive_block, own_captions, rows.expand(-1, views))]
-    for columns in torch.arange(all_samples, device=rows.device).split(samples):
-        captions = (rows + columns) % views
-        losses.append(_call_block(blocks, negative_block, captions, columns.expand(samples, -1)))
-    return torch.stack(losses).sum() * (all_samples / samples) / (views + all_samples - 1)
+    # Every image with all K captions of the same sample.
+    captions = torch.arange(n_captions, device=image_numbers.device).expand(n_samples, -1)
+    text_numbers = image_numbers.expand(-1, n_captions)
+    losses = [_call_block(n_blocks, summed_positive_losses, captions, text_numbers)]
+    # Every image with one caption of every other sample, those of one process at a time.
+    all_numbers = torch.arange(n_all_samples, device=image_numbers.device)
+    for block_numbers in all_numbers.split(n_samples):
+        captions = (image_numbers + block_numbers) % n_captions
+        text_numbers = block_numbers.expand(n_samples, -1)
+        losses.append(_call_block(n_blocks, summed_negative_losses, captions, text_numbers))
+    n_terms = n_captions + n_all_samples - 1
+    return torch.stack(losses).sum() * (n_all_samples / n_samples) / n_terms

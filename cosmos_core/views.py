@@ -49,10 +49,14 @@ class Box(NamedTuple):
 class ViewKind(NamedTuple):
     """The options in which the views of an image differ from each other."""
 
+    # The side of the view in pixels.
     size: int
+    # The smallest and the largest area of the crop, as fractions of the image's area.
     scale: tuple[float, float]
+    # The probabilities of a blur and of solarization.
     blur_p: float
     solarize_p: float
+    # Whether the view is only cropped: not flipped, blurred or changed in colour.
     crop_only: bool = False
 
 
@@ -96,11 +100,11 @@ class MultiCrop:
 
 
 def _stack(views: list[Pixels], size: int) -> Tensor:
-    """Stack views into (N, 3, size, size), contiguous; N may be 0."""
-    planes = np.empty((len(views), 3, size, size), dtype=np.uint8)
-    for view, view_planes in zip(views, planes, strict=True):
-        np.stack(cv2.split(view), out=view_planes)
-    return torch.from_numpy(planes)
+    """Return N views (size, size, 3) as a contiguous tensor (N, 3, size, size); N may be 0."""
+    stacked_views = np.empty((len(views), 3, size, size), dtype=np.uint8)
+    for view, stacked_view in zip(views, stacked_views, strict=True):
+        np.stack(cv2.split(view), out=stacked_view)
+    return torch.from_numpy(stacked_views)
 
 
 def random_view(pixels: Pixels, kind: ViewKind, config: ImageViewConfig, rng: Generator) -> Pixels:
@@ -129,10 +133,10 @@ def random_box(width: int, height: int, scale: tuple[float, float], rng: Generat
     log-uniform in ASPECT_RATIO. After CROP_TRIALS crops that do not fit into the image, return the
     largest crop at the centre.
     """
-    log_ratio = math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1])
+    min_log_ratio, max_log_ratio = math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1])
     for _ in range(CROP_TRIALS):
         area = width * height * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(*log_ratio))
+        ratio = math.exp(rng.uniform(min_log_ratio, max_log_ratio))
         box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < box_width <= width and 0 < box_height <= height:
             left = int(rng.integers(width - box_width + 1))
@@ -196,8 +200,10 @@ def hue(view: Pixels, turns: float) -> Pixels:
     Hues are rounded to bytes, which changes channels by at most 7 levels.
     """
     hsv = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)
-    rotated = np.rint((_LEVELS / HUES_TO_BYTES + turns) % 1 * BYTES_TO_HUES).astype(np.uint8)
-    hsv[..., 0] = cv2.LUT(hsv[..., 0], rotated)
+    # The rotated hue of each of the 256 hues.
+    rotated_turns = (_LEVELS / HUES_TO_BYTES + turns) % 1
+    rotated_hues = np.rint(rotated_turns * BYTES_TO_HUES).astype(np.uint8)
+    hsv[..., 0] = cv2.LUT(hsv[..., 0], rotated_hues)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
@@ -225,10 +231,11 @@ def blur(view: Pixels, radius: float) -> Pixels:
 def blur_kernel(radius: float) -> npt.NDArray[np.float32]:
     """Return the weights of Pillow's blur along one axis.
 
-    They are three boxes of fractional width with the Gaussian's variance (P. Gwosdek et al.,
-    Gaussian Convolution by Extended Box Filtering, 2011).
+    They are three box filters in a row, which have together the variance of the Gaussian. A box is
+    2n + 1 weights of 1 and a smaller weight at both ends, normalised (P. Gwosdek et al., Gaussian
+    Convolution by Extended Box Filtering, 2011).
     """
-    variance = radius**2 / BLUR_PASSES
+    variance = radius**2 / BLUR_PASSES  # of one box
     n = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     edge_weight = (2 * n + 1) * (variance - n * (n + 1) / 3) / (2 * ((n + 1) ** 2 - variance))
     box = np.ones(2 * n + 3)
@@ -240,22 +247,24 @@ def blur_kernel(radius: float) -> npt.NDArray[np.float32]:
 def caption_views(
     sentences: list[str], config: TextViewConfig, rng: Generator, counts: ViewCounts = EVERY_VIEW
 ) -> list[str]:
-    """Return random caption views of a sample, globals first.
+    """Return random caption views of a sample, first the global views, then the local views.
 
-    A global view joins 1 to `max_sentences` sentences, a local view is one sentence. Sentences are
-    drawn without replacement, unless there are too few for the local views. Raises ValueError if
-    there are no sentences.
+    A global view joins 1 to `max_sentences` sentences, which are drawn without replacement. A local
+    view is one sentence. A sentence is in two local views only if there are more of them than
+    sentences. Raises ValueError if there are no sentences.
     """
     if not sentences:
         raise ValueError("a sample without captions")
     views = []
     for _ in range(counts.global_texts):
-        count = min(int(rng.integers(1, config.max_sentences + 1)), len(sentences))
-        indices = rng.choice(len(sentences), size=count, replace=False)
+        n_sentences = min(int(rng.integers(1, config.max_sentences + 1)), len(sentences))
+        indices = rng.choice(len(sentences), size=n_sentences, replace=False)
         views.append(SENTENCE_SEPARATOR.join(sentences[i] for i in indices))
-    local_views = config.locals if counts.local_texts else 0
-    # Each permutation uses every sentence once; without local views one is drawn all the same.
-    permutations = max(1, math.ceil(local_views / len(sentences)))
-    order = np.concatenate([rng.permutation(len(sentences)) for _ in range(permutations)])
-    views += [sentences[i] for i in order[:local_views]]
+    n_local_views = config.locals if counts.local_texts else 0
+    # One permutation is drawn even without local views, so that the random numbers that follow do
+    # not depend on the method.
+    n_permutations = max(1, math.ceil(n_local_views / len(sentences)))
+    permutations = [rng.permutation(len(sentences)) for _ in range(n_permutations)]
+    order = np.concatenate(permutations)
+    views += [sentences[i] for i in order[:n_local_views]]
     return views

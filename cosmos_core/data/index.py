@@ -148,18 +148,20 @@ def _all_rows(shards: Sequence[str], workers: int, rank: int, world_size: int) -
             missing_shards.append(shard)
         else:
             rows_by_shard[shard] = rows
+    # Each process begins at another shard. Rows that another process has stored are not scanned.
     first = rank * len(missing_shards) // world_size
     missing_shards = missing_shards[first:] + missing_shards[:first]
-    failures = []
-    for shard, result in zip(missing_shards, _scan(missing_shards, workers), strict=True):
-        if isinstance(result, ShardError):
-            failures.append(result)
+    errors = []
+    scanned_shards = _scan_shards(missing_shards, workers)
+    for shard, rows_or_error in zip(missing_shards, scanned_shards, strict=True):
+        if isinstance(rows_or_error, ShardError):
+            errors.append(rows_or_error)
         else:
-            rows_by_shard[shard] = result
-    if len(failures) > 1:
-        raise ShardError(f"{failures[0]} ({len(failures) - 1} other shards fail as well)")
-    if failures:
-        raise ShardError(str(failures[0]))
+            rows_by_shard[shard] = rows_or_error
+    if len(errors) > 1:
+        raise ShardError(f"{errors[0]} ({len(errors) - 1} other shards fail as well)")
+    if errors:
+        raise ShardError(str(errors[0]))
     return rows_by_shard
 
 
@@ -185,7 +187,7 @@ def _store_set_index(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows
     _store(_index_paths("data-sets", *shards), {".rows": rows.data.cast("B"), "": head})
 
 
-def _scan(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardError]:
+def _scan_shards(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardError]:
     """Yield the rows of each shard, or its error, from a pool of processes if there are workers."""
     if not shards or not workers:
         for shard in shards:
@@ -236,19 +238,19 @@ def scan_tar(shard: str) -> Rows:
     Files whose names are the same up to the first full stop are one sample. Its first image and its
     first JSON record are used. Raises TarError, OSError, and OverflowError for 1 TiB or more.
     """
-    samples: dict[str, list[int]] = {}
+    row_by_key: dict[str, list[int]] = {}
     for name, offset, size in read_members(shard):
         key, suffix = split_name(name) or ("", "")
         if suffix not in SAMPLE_SUFFIXES:
             continue
-        row = samples.setdefault(key, [0] * COLUMNS)
-        column = 2 if suffix == "json" else 0
-        if row[column] == 0:
-            row[column] = offset // BLOCK
-            row[column + 1] = min(size, _MAX_INT32)
-    if not samples:
+        row = row_by_key.setdefault(key, [0] * COLUMNS)
+        block_column = 2 if suffix == "json" else 0  # the size is in the next column
+        if row[block_column] == 0:
+            row[block_column] = offset // BLOCK
+            row[block_column + 1] = min(size, _MAX_INT32)
+    if not row_by_key:
         _log.warning("%s: has no samples", shard)
-    return np.array(list(samples.values()), dtype=np.int32).reshape(-1, COLUMNS)
+    return np.array(list(row_by_key.values()), dtype=np.int32).reshape(-1, COLUMNS)
 
 
 def _index_paths(kind: str, *shards: str) -> list[Path]:
@@ -268,6 +270,7 @@ def _index_paths(kind: str, *shards: str) -> list[Path]:
 
 
 def _names_sha256(names: Sequence[str]) -> str:
+    """Return the SHA-256 of several names, in order."""
     return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -284,6 +287,7 @@ def _store(paths: Sequence[Path], contents: Mapping[str, bytes | memoryview]) ->
 
 
 def _file_states(shards: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the states (shards, 3) of tars; see `_file_state`."""
     return np.array([_file_state(shard) for shard in shards])
 
 

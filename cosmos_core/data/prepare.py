@@ -1,9 +1,9 @@
 """`cosmos-train prepare`: make training shards of an img2dataset folder and DreamLIP's captions.
 
 The captions are the files `*_3long_3short_1raw_captions_url.csv` of
-huggingface.co/datasets/qidouxiong619/dreamlip_long_captions. They have a URL, `Image Path`, and
-seven texts of one or more sentences per image. The largest file has 30 GB; memory holds 17 bytes
-per row.
+huggingface.co/datasets/qidouxiong619/dreamlip_long_captions. A row holds the URL of an image, in
+the column `Image Path`, and seven captions of one or more sentences each. The largest file has
+30 GB. Memory holds 17 bytes per row, and the captions of one shard.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import json
 import logging
 import math
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -34,21 +33,27 @@ from cosmos_core.utils.text import split_sentences
 MANIFEST = "prepared.json"
 URL_COLUMN = "Image Path"
 _FORMAT = 1
-Captions = dict[str, list[str]]
-_ReadFile = Callable[[], bytes]
+Captions = dict[str, list[str]]  # key as in DreamLIP's releases -> sentences
+_ReadFile = Callable[[], bytes]  # returns the content of a file
 
 _log = logging.getLogger(__name__)
 
 
 class PreparedReport(NamedTuple):
-    """Numbers of written and omitted samples."""
+    """The numbers of samples and shards in a folder, and of images and captions left out."""
 
-    samples: int = 0  # images with captions
+    # Images with captions. Each is a sample.
+    samples: int = 0
+    # Shards in the output folder.
     shards: int = 0
-    written: int = 0  # shards that this call wrote
-    images_without_captions: int = 0  # no row, or only empty captions
-    captions_without_image: int = 0  # rows of the caption file
-    unreadable_images: int = 0  # no record that states their URL
+    # Shards that this call wrote. The others existed already.
+    written: int = 0
+    # Images whose URL has no row in the caption file, or only empty captions.
+    images_without_captions: int = 0
+    # Rows of the caption file whose URL belongs to none of the images.
+    captions_without_image: int = 0
+    # Images without a record that states their URL.
+    unreadable_images: int = 0
 
 
 def prepare(
@@ -56,68 +61,88 @@ def prepare(
 ) -> PreparedReport:
     """Join images and captions by URL, and write them as tars of `shard_size` samples.
 
-    `images` is a folder that img2dataset wrote, `captions` one of DreamLIP's files. The same inputs
-    give the same bytes. A call after a killed one writes the missing tars. Raises ValueError for
-    inputs that do not fit, and if `output` holds shards of other inputs.
+    `images` is a folder that img2dataset wrote, and `captions` is one of DreamLIP's files. The same
+    inputs give the same bytes. If a call was killed, the next call writes the missing tars. Raises
+    ValueError for inputs that do not fit, and if `output` holds shards of other inputs.
     """
     if shard_size < 1:
         raise ValueError(f"a shard size of {shard_size}; at least 1 sample per shard")
     if output.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"{output}: lies in the folder of the images; choose one outside")
     sources = list_sources(images)
-    counts = Counter[str]()
+    n_written_shards = 0
     with captions.open("rb") as file:
         caption_file = CaptionFile(file)
-        _claim(output, sources, captions, shard_size)
-        samples = enumerate(_join(sources, caption_file, counts))
-        for shard, shard_samples in itertools.groupby(
-            samples, key=lambda numbered_sample: numbered_sample[0] // shard_size
-        ):
-            path = output / f"{shard:05d}.tar"
-            # A shard that exists is complete, and its samples are passed over.
+        _claim_output(output, sources, captions, shard_size)
+        join = _CaptionJoin(sources, caption_file)
+        samples = join.captioned_images()
+        for shard_number in itertools.count():
+            shard_samples = list(itertools.islice(samples, shard_size))
+            if not shard_samples:
+                break
+            path = output / f"{shard_number:05d}.tar"
+            # Shards are written atomically, so a shard that exists is complete.
             if not path.exists():
-                _write_shard(path, shard_samples)
-                counts["written"] += 1
+                _write_shard(path, shard_samples, first_number=shard_number * shard_size)
+                n_written_shards += 1
         return PreparedReport(
-            samples=counts["samples"],
-            shards=math.ceil(counts["samples"] / shard_size),
-            written=counts["written"],
-            images_without_captions=counts["images_without_captions"],
-            captions_without_image=caption_file.unused,
-            unreadable_images=counts["unreadable_images"],
+            samples=join.n_samples,
+            shards=math.ceil(join.n_samples / shard_size),
+            written=n_written_shards,
+            images_without_captions=join.n_images_without_captions,
+            captions_without_image=caption_file.n_unused_rows,
+            unreadable_images=join.n_unreadable_images,
         )
 
 
-def _join(
-    sources: list[Path], caption_file: CaptionFile, counts: Counter[str]
-) -> Iterator[tuple[DownloadedImage, Captions]]:
-    """Yield the images that have captions, in order, and count them and the others."""
-    for source in sources:
-        for image in read_source(source):
-            if image.url is None:
-                counts["unreadable_images"] += 1
-                continue
-            captions = caption_file.find(image.url)
-            if captions:
-                counts["samples"] += 1
-                yield image, captions
-            else:
-                counts["images_without_captions"] += 1
+class _CaptionedImage(NamedTuple):
+    """An image and its captions."""
+
+    image: DownloadedImage
+    captions: Captions
 
 
-def _write_shard(
-    path: Path, samples: Iterable[tuple[int, tuple[DownloadedImage, Captions]]]
-) -> None:
-    """Write numbered samples as a tar, atomically."""
+class _CaptionJoin:
+    """Joins images and captions by URL, and counts the images with and without captions."""
+
+    def __init__(self, sources: list[Path], caption_file: CaptionFile) -> None:
+        self._sources = sources
+        self._caption_file = caption_file
+        self.n_samples = 0
+        self.n_images_without_captions = 0
+        self.n_unreadable_images = 0
+
+    def captioned_images(self) -> Iterator[_CaptionedImage]:
+        """Yield the images that have captions, in the order of the sources."""
+        for source in self._sources:
+            for image in read_source(source):
+                if image.url is None:
+                    self.n_unreadable_images += 1
+                    continue
+                captions = self._caption_file.find(image.url)
+                if captions:
+                    self.n_samples += 1
+                    yield _CaptionedImage(image, captions)
+                else:
+                    self.n_images_without_captions += 1
+
+
+def _write_shard(path: Path, samples: Sequence[_CaptionedImage], first_number: int) -> None:
+    """Write samples as a tar, atomically. Their keys are numbers from `first_number` on."""
     with ExitStack() as stack:
         tar = TarWriter(stack.enter_context(replacing(path)), user="", group="", mtime=0)
         stack.callback(_close_quietly, tar)
-        for number, (image, captions) in samples:
-            content = image.read()
+        for number, (image, captions) in enumerate(samples, start=first_number):
+            image_content = image.read()
             record = {"url": image.url, "key": image.key, **captions}
             json_content = json.dumps(record, ensure_ascii=False).encode(errors="replace")
+            tar_sample = {
+                "__key__": f"{number:09d}",
+                image.suffix: image_content,
+                "json": json_content,
+            }
             with errors_of(path):
-                tar.write({"__key__": f"{number:09d}", image.suffix: content, "json": json_content})
+                tar.write(tar_sample)
         with errors_of(path):
             tar.close()
             stack.close()
@@ -125,24 +150,33 @@ def _write_shard(
 
 
 def _close_quietly(tar: TarWriter) -> None:
-    with suppress(OSError):  # the disk may be full, which is reported already
+    """Close a tar without raising OSError.
+
+    The disk may be full. An earlier write has reported it then.
+    """
+    with suppress(OSError):
         tar.close()
 
 
-def _claim(output: Path, sources: list[Path], captions: Path, shard_size: int) -> None:
-    """Create the output folder, or check that its shards have the same inputs and size."""
-    inputs = []
+def _claim_output(output: Path, sources: list[Path], captions: Path, shard_size: int) -> None:
+    """Create the output folder with a manifest of the inputs.
+
+    Raises ValueError if the folder has a manifest of other inputs, or shards without a manifest.
+    """
+    names_and_sizes = []
     for source in sources:
+        # The size of a tar in bytes, or of a folder in files.
         size = len(list(source.iterdir())) if source.is_dir() else source.stat().st_size
-        inputs.append((source.name, size))
+        names_and_sizes.append((source.name, size))
     content = {
         "format": _FORMAT,
-        "images": hashlib.sha256(json.dumps(inputs).encode()).hexdigest(),
+        "images": hashlib.sha256(json.dumps(names_and_sizes).encode()).hexdigest(),
         "captions": [captions.name, captions.stat().st_size],
         "shard_size": shard_size,
     }
+    manifest = json.dumps(content) + "\n"
     require_writable(output)
-    path, manifest = output / MANIFEST, json.dumps(content) + "\n"
+    path = output / MANIFEST
     if path.exists():
         if path.read_text(encoding="utf-8") != manifest:
             raise ValueError(
@@ -157,16 +191,21 @@ def _claim(output: Path, sources: list[Path], captions: Path, shard_size: int) -
 class DownloadedImage(NamedTuple):
     """An image that img2dataset wrote."""
 
+    # The name of its file without the extension.
     key: str
-    url: str | None  # None if its record does not state it
+    # None if it has no record that states the URL.
+    url: str | None
+    # The extension of its file, such as "jpg".
     suffix: str
+    # Returns the content of its file.
     read: _ReadFile
 
 
 def list_sources(images: Path) -> list[Path]:
-    """Return the tars in a folder of img2dataset, or else its folders (format `files`), by name.
+    """Return the tars in a folder that img2dataset wrote, sorted by name.
 
-    Raises ValueError if there are neither, and for a damaged tar.
+    If there are no tars, return its subfolders, which img2dataset's format `files` has. Raises
+    ValueError if there are neither, and for a damaged tar.
     """
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; give the one that img2dataset wrote")
@@ -175,15 +214,17 @@ def list_sources(images: Path) -> list[Path]:
     if not sources:
         raise ValueError(f"{images}: neither tars nor folders, which img2dataset writes")
     for tar in tars:
-        for _ in _files(tar):  # raises for damage
+        # Reading to the end raises ValueError if the tar is damaged.
+        for _ in _list_files(tar):
             pass
     return sources
 
 
 def read_source(source: Path) -> Iterator[DownloadedImage]:
-    """Yield the images of a tar or a folder."""
+    """Yield the images of a tar or a folder, with the URLs in their JSON records."""
+    # key -> extension -> the function that reads this file
     files_by_key: dict[str, dict[str, _ReadFile]] = {}
-    for name, read in _files(source):
+    for name, read in _list_files(source):
         key_and_suffix = split_name(name)
         if key_and_suffix is not None:
             key, suffix = key_and_suffix
@@ -191,24 +232,28 @@ def read_source(source: Path) -> Iterator[DownloadedImage]:
     for key, files in files_by_key.items():
         for suffix in IMAGE_SUFFIXES:
             if suffix in files:
-                yield DownloadedImage(key, _url(files.get("json")), suffix, files[suffix])
+                url = _read_url(files["json"]) if "json" in files else None
+                yield DownloadedImage(key, url, suffix, files[suffix])
                 break
 
 
-def _url(read_record: _ReadFile | None) -> str | None:
-    """Return the URL in a JSON record; None if there is none."""
-    if read_record is None:
-        return None
+def _read_url(read_record: _ReadFile) -> str | None:
+    """Return the URL in a JSON record; None if the record is damaged or has no URL."""
     try:
         record = json.loads(read_record())
     except (json.JSONDecodeError, UnicodeDecodeError):
         return None
-    url = record.get("url") if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    url = record.get("url")
     return url if isinstance(url, str) else None
 
 
-def _files(source: Path) -> Iterator[tuple[str, _ReadFile]]:
-    """Yield the name of each file in a tar or a folder, and a function that reads it."""
+def _list_files(source: Path) -> Iterator[tuple[str, _ReadFile]]:
+    """Yield the name of each file in a tar or a folder, and a function that reads the file.
+
+    Raises ValueError if a tar is damaged.
+    """
     if source.is_dir():
         for path in sorted(source.iterdir()):
             if path.is_file():
@@ -223,7 +268,7 @@ def _files(source: Path) -> Iterator[tuple[str, _ReadFile]]:
 
 
 def _read_member(source: Path, member: Member) -> bytes:
-    """Read a file in a tar."""
+    """Return the content of a file in the tar `source`. Raises ValueError if it is damaged."""
     with source.open("rb") as file:
         file.seek(member.offset)
         content = file.read(member.size)
@@ -235,55 +280,60 @@ def _read_member(source: Path, member: Member) -> bytes:
 
 
 class CaptionFile:
-    """The rows of DreamLIP's captions by URL; of rows with the same URL the first one.
+    """A file of DreamLIP's captions, in which captions are looked up by URL.
 
-    Raises ValueError for a file that has other columns, or that is not CSV.
+    If several rows have the same URL, the first one counts. Memory holds the hash of each URL and
+    the offset of its row. Raises ValueError for a file that has other columns, or that is not CSV.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        # The hash of the URL, and the offset in the file, of each row.
-        hashes, offsets = array("Q"), array("Q")
-        rows = csv.reader(_lines(file, 0))
+        url_hashes = array("Q")
+        row_offsets = array("Q")
+        rows = csv.reader(_read_lines(file, 0))
         try:
             self._url_column, self._caption_columns = self._read_header(next(rows, []))
             offset = file.tell()
             for row in rows:
                 if len(row) > self._url_column:
                     url = row[self._url_column]
-                    if not hashes:
+                    if not url_hashes:
                         self._require_url(url)
-                    hashes.append(_hash(url))
-                    offsets.append(offset)
+                    url_hashes.append(_hash_url(url))
+                    row_offsets.append(offset)
                 offset = file.tell()
         except csv.Error as error:
             raise ValueError(f"{file.name}, line {rows.line_num}: {error}") from error
-        order = np.argsort(hashes, kind="stable")
-        self._hashes = np.array(hashes)[order]
-        self._offsets = np.array(offsets)[order]
+        # Rows are sorted by hash for a binary search. A stable sort keeps the order of the file
+        # among rows of the same URL.
+        order = np.argsort(url_hashes, kind="stable")
+        self._url_hashes = np.array(url_hashes)[order]
+        self._row_offsets = np.array(row_offsets)[order]
         self._is_used = np.zeros(len(order), dtype=bool)
 
     @property
-    def unused(self) -> int:
+    def n_unused_rows(self) -> int:
         """The number of rows whose URL was not given to `find`."""
         return int(np.count_nonzero(~self._is_used))
 
     def find(self, url: str) -> Captions | None:
-        """Return the captions of an image as lists of sentences, without empty ones.
+        """Return the captions of an image as lists of sentences, without empty captions.
 
         Return None if no row has the URL.
         """
-        url_hash = _hash(url)
-        first = int(np.searchsorted(self._hashes, url_hash, "left"))
-        end = int(np.searchsorted(self._hashes, url_hash, "right"))
+        url_hash = _hash_url(url)
+        first = int(np.searchsorted(self._url_hashes, url_hash, "left"))
+        end = int(np.searchsorted(self._url_hashes, url_hash, "right"))
         self._is_used[first:end] = True
-        for offset in self._offsets[first:end]:
-            row = next(csv.reader(_lines(self._file, int(offset))))
-            if row[self._url_column] == url:  # else another URL has the same hash
+        for offset in self._row_offsets[first:end]:
+            row = next(csv.reader(_read_lines(self._file, int(offset))))
+            # Two URLs can have the same hash, so the URL itself is compared.
+            if row[self._url_column] == url:
                 return self._captions_in_row(row)
         return None
 
     def _captions_in_row(self, row: list[str]) -> Captions:
+        """Return the captions in a row, without empty captions. A row may lack its last cells."""
         captions: Captions = {}
         for key, column in self._caption_columns.items():
             if column < len(row):
@@ -293,17 +343,22 @@ class CaptionFile:
         return captions
 
     def _read_header(self, header: list[str]) -> tuple[int, dict[str, int]]:
-        """Return the column of the URL, and the columns of the captions by their keys."""
+        """Return the index of the URL's column, and the indices of the caption columns by key.
+
+        Raises ValueError if the URL's column or all caption columns are missing.
+        """
+        # Files that Excel saves begin with a byte order mark.
         names = [name.strip().removeprefix("\ufeff") for name in header]
-        columns = {key: names.index(key) for key in DREAMLIP_KEYS if key in names}
-        if URL_COLUMN not in names or not columns:
+        caption_columns = {key: names.index(key) for key in DREAMLIP_KEYS if key in names}
+        if URL_COLUMN not in names or not caption_columns:
             raise ValueError(
                 f"{self._file.name}: not DreamLIP's captions: its columns are {', '.join(names)}; "
                 f"needed: {URL_COLUMN!r} and any of {', '.join(DREAMLIP_KEYS)}"
             )
-        return names.index(URL_COLUMN), columns
+        return names.index(URL_COLUMN), caption_columns
 
     def _require_url(self, cell: str) -> None:
+        """Raise ValueError if a cell of the URL's column holds something else, such as a path."""
         if "://" not in cell:
             raise ValueError(
                 f"{self._file.name}: {URL_COLUMN!r} holds {cell!r}, not a URL; paths of another "
@@ -311,8 +366,11 @@ class CaptionFile:
             )
 
 
-def _lines(file: BinaryIO, offset: int) -> Iterator[str]:
-    """Yield the lines from an offset on. A csv.reader reads no more lines than its row needs."""
+def _read_lines(file: BinaryIO, offset: int) -> Iterator[str]:
+    """Yield the lines of a file from a byte offset on.
+
+    The file is not read ahead: after a row of `csv.reader`, `file.tell()` is the row's end.
+    """
     file.seek(offset)
     while True:
         line = file.readline()
@@ -322,7 +380,11 @@ def _lines(file: BinaryIO, offset: int) -> Iterator[str]:
 
 
 def read_cell(cell: str) -> list[str]:
-    """Return the sentences of a caption: a text, or a list in files derived from DreamLIP's."""
+    """Return the sentences of a caption.
+
+    A caption is a text, as in `A dog. It runs.`, or a Python list, as in `['A dog.', 'It runs.']`.
+    Files that others derived from DreamLIP's have lists.
+    """
     if cell.startswith("[") and cell.endswith("]"):
         try:
             value = ast.literal_eval(cell)
@@ -334,6 +396,7 @@ def read_cell(cell: str) -> list[str]:
     return split_sentences(cell)
 
 
-def _hash(url: str) -> int:
+def _hash_url(url: str) -> int:
+    """Return a hash of 64 bits, the same in any process."""
     digest = hashlib.blake2b(url.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big")

@@ -82,6 +82,7 @@ class BadSampleError(ValueError):
 
 
 def _escape_surrogates(text: str) -> str:
+    """Return a text in which bytes that are not UTF-8, such as `\\udcff`, are spelled out."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -107,6 +108,11 @@ class StreamPosition(NamedTuple):
     whole: tuple[int, ...] = ()
     # Samples that were read of the next shard.
     begun: int = 0
+
+    @property
+    def n_entries_read(self) -> int:
+        """The number of samples of this pass that were read."""
+        return sum(self.whole) + self.begun
 
 
 class Batch(NamedTuple):
@@ -151,7 +157,7 @@ def caption_sentences(record: Mapping[str, Any]) -> list[str]:
     if any(key in record for key in DREAMLIP_KEYS):
         for key in DREAMLIP_KEYS:
             if key in record:
-                sentences += _sentences(key, record[key])
+                sentences += _dreamlip_sentences(key, record[key])
     elif any(key in record for key in PIXELPROSE_KEYS):
         original_key, text_key = PIXELPROSE_KEYS
         sentences.append(_require_text(original_key, record.get(original_key, "")))
@@ -166,7 +172,7 @@ def caption_sentences(record: Mapping[str, Any]) -> list[str]:
     return stripped_sentences
 
 
-def _sentences(key: str, value: Any) -> list[str]:
+def _dreamlip_sentences(key: str, value: Any) -> list[str]:
     """Return the sentences of a DreamLIP caption, which is a list of sentences or a text."""
     if isinstance(value, list):
         return [_require_text(key, sentence) for sentence in value]
@@ -200,6 +206,7 @@ def decode_sample(raw: RawSample) -> Sample:
 
 
 def _decode_image(data: bytes | None) -> PIL.Image.Image:
+    """Return an image file in RGB. Raises BadSampleError if it is missing or cannot be read."""
     if data is None:
         raise BadSampleError("image_missing", "no jpg, jpeg, png or webp")
     # Imported code may have set it, but half an image is another image.

@@ -206,19 +206,26 @@ class Draw(NamedTuple):
 class Schedule(NamedTuple):
     """The steps of a run that a process does, and its share of each batch."""
 
-    batch_size: int  # samples of all processes
-    steps: int  # of the whole run
+    # Samples in the batch of all processes.
+    batch_size: int
+    # The number of steps of the whole run.
+    steps: int
+    # The first step of this process: later than 0 if it resumes a snapshot.
     first_step: int = 0
+    # The number of this process, and the number of processes.
     rank: int = 0
     world_size: int = 1
 
 
 class BatchOrder(Sampler[list[Draw]]):
-    """The draws of a process's batches, its share of each global batch, from any step on.
+    """The samples of each batch of a process, as a list of draws per step.
 
-    Without weights, an epoch is a permutation of all samples. It is NumPy's or, if `keyed`, one
-    that needs no memory, and no time at the start of an epoch. A batch may continue into the next
-    epoch. It has no sample twice unless the data are smaller than three batches.
+    A process draws its share of each global batch. `sizes` are the numbers of samples in the sets.
+
+    Without weights, an epoch is a permutation of all samples. It is NumPy's permutation or, if
+    `keyed`, a KeyedPermutation, which needs no memory, and no time at the start of an epoch. A
+    batch may continue into the next epoch. It has no sample twice unless the data are smaller than
+    three batches.
 
     With one weight per set, an epoch is as many draws with replacement as there are samples. A set
     is drawn in proportion to its weight times its size, as by `--train-data-upsampling-factors` of
@@ -234,12 +241,13 @@ class BatchOrder(Sampler[list[Draw]]):
         *,
         keyed: bool = False,
     ) -> None:
-        self._sizes = np.array(sizes)
+        self._set_sizes = np.array(sizes)
+        self._n_samples = int(self._set_sizes.sum())
         self._weights = weights
         self._seed = seed
         self._schedule = schedule
-        self._keyed = keyed
-        # The epoch whose order was computed last, and that order.
+        self._is_keyed = keyed
+        # The epoch whose order was computed last, and that order. None was computed so far.
         self._epoch = -1
         self._order: Order = np.asarray
 
@@ -248,85 +256,105 @@ class BatchOrder(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         schedule = self._schedule
-        samples = schedule.batch_size // schedule.world_size
+        process_batch_size = schedule.batch_size // schedule.world_size
         for step in range(schedule.first_step, schedule.steps):
-            first = step * schedule.batch_size + schedule.rank * samples
-            yield self._draws(np.arange(first, first + samples))
+            first = step * schedule.batch_size + schedule.rank * process_batch_size
+            yield self._draws(np.arange(first, first + process_batch_size))
 
     def _draws(self, positions: npt.NDArray[np.int64]) -> list[Draw]:
         """Return the draws at ascending positions, which are counted over all epochs."""
-        epochs, offsets = np.divmod(positions, int(self._sizes.sum()))
+        epochs, epoch_positions = np.divmod(positions, self._n_samples)
         draws = []
-        for epoch in dict.fromkeys(epochs.tolist()):
+        for epoch in np.unique(epochs).tolist():
             if epoch != self._epoch:
                 self._order = self._order_of_epoch(epoch)
                 self._epoch = epoch
-            epoch_offsets = offsets[epochs == epoch]
-            numbers = self._order(epoch_offsets)
-            for number, offset in zip(numbers.tolist(), epoch_offsets.tolist(), strict=True):
+            positions_in_epoch = epoch_positions[epochs == epoch]
+            numbers = self._order(positions_in_epoch)
+            for number, position in zip(numbers.tolist(), positions_in_epoch.tolist(), strict=True):
                 seed: tuple[int, ...] = (self._seed, epoch, number)
                 if self._weights is not None:
                     # A sample can be drawn twice in an epoch; its views should then differ.
-                    seed = (*seed, offset)
+                    seed = (*seed, position)
                 draws.append(Draw(number, seed))
         return draws
 
     def _order_of_epoch(self, epoch: int) -> Order:
         """Return the order of an epoch, in which a batch that two epochs share has no sample twice.
 
-        Samples of the batch that the end of the epoch before has drawn already change places with
-        later samples of this epoch. The end of this epoch stays as it is, since the order of the
-        next epoch depends on it.
-        """
-        order = self._permutation(epoch)
-        batch_size, samples = self._schedule.batch_size, self._sizes.sum()
-        # Samples in the batch that the epoch shares with the one before, and with the next one.
-        shared_before = epoch * samples % batch_size
-        shared_after = (epoch + 1) * samples % batch_size
-        if not shared_before or self._weights is not None:
-            return order
-        is_next_epoch = self._epoch == epoch - 1
-        previous_order = self._order if is_next_epoch else self._permutation(epoch - 1)
-        previous_numbers = previous_order(np.arange(max(0, samples - shared_before), samples))
+        If the beginning of this epoch repeats samples that the end of the previous epoch has put
+        into the shared batch, they change places with later samples of this epoch. For batches of
+        four, and epochs of six samples A to F::
 
-        first_batch = batch_size - shared_before  # samples of the shared batch in this epoch
-        search_end = first_batch + 2 * batch_size
-        numbers = order(np.arange(min(samples, search_end)))
-        repeated = np.flatnonzero(np.isin(numbers[:first_batch], previous_numbers))
-        later_numbers = numbers[first_batch : min(samples - shared_after, search_end)]
-        is_new = ~np.isin(later_numbers, previous_numbers)
-        replacements = first_batch + np.flatnonzero(is_new)[: len(repeated)]
-        repeated = repeated[: len(replacements)]
-        numbers[repeated], numbers[replacements] = numbers[replacements], numbers[repeated]
+            previous epoch: A D B E | C F    shared batch: C F, and the next two samples
+            this epoch:     C A | E B F D    C is repeated, and changes places with E
+            its new order:  E A | C B F D
+
+        The end of this epoch is not changed, since the order of the next epoch depends on it.
+        """
+        order = self._epoch_permutation(epoch)
+        batch_size, n_samples = self._schedule.batch_size, self._n_samples
+        # The last samples of the previous epoch, and of this one, that are in a shared batch.
+        n_shared_of_previous = epoch * n_samples % batch_size
+        n_shared_of_this = (epoch + 1) * n_samples % batch_size
+        if n_shared_of_previous == 0 or self._weights is not None:
+            return order
+        has_previous_order = self._epoch == epoch - 1
+        previous_order = self._order if has_previous_order else self._epoch_permutation(epoch - 1)
+        first_shared = max(0, n_samples - n_shared_of_previous)
+        previous_numbers = previous_order(np.arange(first_shared, n_samples))
+
+        # The first samples of this epoch complete the shared batch. Substitutes for them are among
+        # the next two batches.
+        n_completing = batch_size - n_shared_of_previous
+        n_changeable = n_completing + 2 * batch_size
+        numbers = order(np.arange(min(n_samples, n_changeable)))
+        is_repeated = np.isin(numbers[:n_completing], previous_numbers)
+        repeated_positions = np.flatnonzero(is_repeated)
+        candidates = numbers[n_completing : min(n_samples - n_shared_of_this, n_changeable)]
+        is_unrepeated = ~np.isin(candidates, previous_numbers)
+        substitute_positions = n_completing + np.flatnonzero(is_unrepeated)
+
+        # Small data may have fewer substitutes than repeated samples.
+        n_swaps = min(len(repeated_positions), len(substitute_positions))
+        repeated_positions = repeated_positions[:n_swaps]
+        substitute_positions = substitute_positions[:n_swaps]
+        repeated_numbers = numbers[repeated_positions]
+        numbers[repeated_positions] = numbers[substitute_positions]
+        numbers[substitute_positions] = repeated_numbers
         return _ChangedStart(numbers, order)
 
-    def _permutation(self, epoch: int) -> Order:
-        """Return the order of an epoch, which does not depend on other epochs."""
-        samples = int(self._sizes.sum())
-        is_large = samples >= KeyedPermutation.MIN_SIZE
-        if self._keyed and self._weights is None and is_large:
-            return KeyedPermutation(samples, [self._seed, epoch])
+    def _epoch_permutation(self, epoch: int) -> Order:
+        """Return the order of an epoch, which does not depend on other epochs.
+
+        With weights, it is not a permutation but draws with replacement.
+        """
+        n_samples = self._n_samples
+        is_large = n_samples >= KeyedPermutation.MIN_SIZE
+        if self._is_keyed and self._weights is None and is_large:
+            return KeyedPermutation(n_samples, [self._seed, epoch])
         rng = np.random.default_rng([self._seed, epoch])
         if self._weights is None:
-            return rng.permutation(samples).astype(np.uint32).__getitem__
-        mass = self._sizes * np.array(self._weights)
-        sets = rng.choice(len(mass), size=samples, p=mass / mass.sum())
-        set_starts = np.cumsum(self._sizes) - self._sizes
-        numbers = set_starts[sets] + rng.integers(self._sizes[sets])
+            return rng.permutation(n_samples).astype(np.uint32).__getitem__
+        weighted_sizes = self._set_sizes * np.array(self._weights)
+        probabilities = weighted_sizes / weighted_sizes.sum()
+        drawn_sets = rng.choice(len(probabilities), size=n_samples, p=probabilities)
+        set_starts = np.cumsum(self._set_sizes) - self._set_sizes
+        numbers = set_starts[drawn_sets] + rng.integers(self._set_sizes[drawn_sets])
         return numbers.astype(np.uint32).__getitem__
 
 
 class _ChangedStart:
-    """An order whose first numbers are replaced by others."""
+    """An order that begins with `first_numbers`, and goes on as another order."""
 
     def __init__(self, first_numbers: npt.NDArray[Any], order: Order) -> None:
         self._first_numbers = first_numbers
         self._order = order
 
     def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        last = len(self._first_numbers) - 1
-        first_numbers = self._first_numbers[np.minimum(positions, last)]
-        return np.where(positions <= last, first_numbers, self._order(positions))
+        last_changed = len(self._first_numbers) - 1
+        first_numbers = self._first_numbers[np.minimum(positions, last_changed)]
+        return np.where(positions <= last_changed, first_numbers, self._order(positions))
 
 
 class KeyedPermutation:

@@ -50,12 +50,12 @@ class StreamSample(NamedTuple):
 
 
 class StreamBatches(IterableDataset[samples.Item]):
-    """The whole batches of a process, each made by one of its workers.
+    """The batches of a process, each of which is made by one of its workers.
 
-    Worker i of L workers, or lanes, makes the batches of the steps that leave i modulo L. PyTorch
-    takes turns among the workers, which puts the batches in order. A run that begins late goes on
-    from the `positions` of its lanes; a lane without a position reads all samples before. Raises
-    ShardError if a worker would have no shard.
+    Of L workers, also called lanes, lane i makes the batches of the steps i, i + L, i + 2 L and so
+    on. PyTorch takes batches from the workers in turn, which puts the steps in order. A resumed run
+    continues at the `positions` of its lanes. A lane without a position reads all earlier samples
+    again. Raises ShardError if a worker would have no shard.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class StreamBatches(IterableDataset[samples.Item]):
         positions: Mapping[int, samples.StreamPosition] | None = None,
     ) -> None:
         super().__init__()
-        shard_count, processes = len(shards.shards), schedule.world_size
-        if shards.weights is None and shard_count < processes * lanes:
+        n_shards, n_processes = len(shards.shards), schedule.world_size
+        if shards.weights is None and n_shards < n_processes * lanes:
             raise ShardError(
-                f"{shard_count} stream shards are too few for {processes} processes of {lanes} "
+                f"{n_shards} stream shards are too few for {n_processes} processes of {lanes} "
                 "workers: each reads its own; lower data.workers, or give weights"
             )
         self._shards = shards
@@ -85,6 +85,7 @@ class StreamBatches(IterableDataset[samples.Item]):
         schedule = self._schedule
         worker = get_worker_info()
         worker_number = worker.id if worker else 0
+        # PyTorch takes the first batch from worker 0, so this is the lane of the first step.
         lane = (worker_number + schedule.first_step) % self._lanes
         samples_per_batch = schedule.batch_size // schedule.world_size
         problems = list[samples.Problem]()
@@ -97,7 +98,8 @@ class StreamBatches(IterableDataset[samples.Item]):
                     continue
                 batch_samples = itertools.islice(good_samples, samples_per_batch)
                 if is_past:
-                    # Samples are decoded all the same: bad ones decide where a batch ends.
+                    # Samples are decoded although no batch is made: a batch ends after a number of
+                    # good samples.
                     for _ in batch_samples:
                         pass
                 else:
@@ -109,9 +111,10 @@ class StreamBatches(IterableDataset[samples.Item]):
             yield error
 
     def shards_of_pass(self, lane: int, number: int) -> list[str]:
-        """Return the shards that a worker reads in a pass.
+        """Return the shards that a worker reads in the pass with a number.
 
-        They are its share of a permutation of all shards or, with weights, as many random draws.
+        They are the worker's share of a permutation of all shards. With weights, they are as many
+        shards, drawn with replacement.
         """
         shards = self._shards.shards
         rank, world_size = self._schedule.rank, self._schedule.world_size
@@ -122,15 +125,20 @@ class StreamBatches(IterableDataset[samples.Item]):
         set_sizes = [len(set_shards) for set_shards in self._shards.sets]
         weights = np.repeat(self._shards.weights, set_sizes)
         rng = np.random.default_rng([self._seed, number, rank, lane])
-        draws = max(1, len(shards) // (world_size * self._lanes))
-        return [shards[i] for i in rng.choice(len(shards), draws, p=weights / weights.sum())]
+        n_draws = max(1, len(shards) // (world_size * self._lanes))
+        drawn_shards = rng.choice(len(shards), n_draws, p=weights / weights.sum())
+        return [shards[i] for i in drawn_shards]
 
     def shuffle_order(self, lane: int, number: int) -> random.Random:
         """Return the random generator of a worker's shuffle buffer in a pass."""
         return random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
 
     def view_seed(self, number: int, turn: int, key: str) -> tuple[int, ...]:
-        """Return the seed of the views of a sample, by the pass, the turn of its shard, its key."""
+        """Return the seed of a sample's views.
+
+        It depends on the number of the pass and the sample's key and, with weights, on the turn of
+        its shard in the pass.
+        """
         digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
         seed = (self._seed, number, int.from_bytes(digest, "big"))
         if self._shards.weights is None:
@@ -140,20 +148,23 @@ class StreamBatches(IterableDataset[samples.Item]):
 
 
 Entry = StreamSample | samples.Problem
-SeededEntry = tuple[Entry, tuple[int, ...]]  # an entry, and the seed of its views
+"""A sample of a shard, or the problem of a shard that cannot be read further."""
+SeededEntry = tuple[Entry, tuple[int, ...]]
+"""An entry, and the seed of its views."""
 
 
 class LaneReader:
     """Reads the samples of one worker, from a position on, through its shuffle buffer.
 
-    The place of an entry is its number in a pass, counted over the shards of the pass.
+    An entry is a sample, or the problem of a shard. The place of an entry is its number in a pass,
+    counted over the shards of the pass. The turn of a shard is its number in the pass.
     """
 
     def __init__(self, streams: StreamBatches, lane: int, start: samples.StreamPosition) -> None:
         self._streams = streams
         self._lane = lane
         self._start = start
-        # The fields of the current position.
+        # The fields of the current position; see StreamPosition.
         self._pass_number = start.number
         self._taken = 0
         self._good = 0
@@ -180,7 +191,7 @@ class LaneReader:
         last_problem: samples.Problem | None = None
         while True:
             self._good = start.good
-            for entry, seed in self._shuffled(start):
+            for entry, seed in self._shuffled_entries(start):
                 self._taken += 1
                 decoded = entry if isinstance(entry, samples.Problem) else entry.decode()
                 if isinstance(decoded, samples.Problem):
@@ -197,30 +208,37 @@ class LaneReader:
             self._pass_number += 1
             start = samples.StreamPosition(self._pass_number)
 
-    def _shuffled(self, start: samples.StreamPosition) -> Iterator[SeededEntry]:
+    def _shuffled_entries(self, start: samples.StreamPosition) -> Iterator[SeededEntry]:
         """Yield the entries of a pass in the order of the shuffle buffer, from a position on.
 
-        The order depends only on the seed and on the number of entries. So the buffer is first
-        filled with the places of the entries before the position, and those that have left it by
-        then are dropped. Only the entries that are still in the buffer are read again.
+        The order depends only on the seed and on the number of entries, not on their content. So
+        the entries before the position are replayed by their places in the pass, without reading
+        them. The places that leave the buffer before the position are dropped. Only the entries
+        whose places are still in the buffer then are read again.
         """
         rng = self._streams.shuffle_order(self._lane, self._pass_number)
         shuffle = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
-        shuffled = shuffle(self._places_and_entries(start))
-        is_in_buffer = np.ones(sum(start.whole) + start.begun, bool)
-        taken_places = itertools.islice(shuffled, start.taken)
-        is_in_buffer[np.fromiter(taken_places, np.int64, start.taken)] = False
+        shuffled_items = shuffle(self._places_and_entries(start))
+        is_in_buffer = np.ones(start.n_entries_read, bool)
+        for place in itertools.islice(shuffled_items, start.taken):
+            is_in_buffer[place] = False
         self._taken = start.taken
         buffered_places = set(np.flatnonzero(is_in_buffer).tolist())
         buffered_entries = self._read_again(start, buffered_places)
-        for item in shuffled:
-            yield buffered_entries.pop(item) if isinstance(item, int) else item
+        for item in shuffled_items:
+            if isinstance(item, int):  # a place
+                yield buffered_entries.pop(item)
+            else:
+                yield item
 
     def _places_and_entries(self, start: samples.StreamPosition) -> Iterator[int | SeededEntry]:
-        """Yield the places of the entries before a position, then the entries after it."""
+        """Yield the places of the entries before a position, then the entries after it.
+
+        The position of this reader moves with the entries.
+        """
         self._whole_shards = list(start.whole)
         self._begun = start.begun
-        yield from range(sum(start.whole) + start.begun)
+        yield from range(start.n_entries_read)
         shards = self._streams.shards_of_pass(self._lane, self._pass_number)
         for turn in range(len(start.whole), len(shards)):
             entries = self._open_shard or read_stream(shards[turn])
@@ -234,48 +252,50 @@ class LaneReader:
     def _read_again(
         self, start: samples.StreamPosition, places: set[int]
     ) -> dict[int, SeededEntry]:
-        """Return the entries at places before a position, and open the shard that it is in.
+        """Return the entries at some places before a position, by place.
 
-        Shards without such an entry are not read, and others only to the last one.
+        Of the shards that were read to their end, those without such an entry are not opened, and
+        the others are read up to the last such entry. The shard in which the position is stays
+        open: `_places_and_entries` goes on reading it.
         """
         shards = self._streams.shards_of_pass(self._lane, self._pass_number)
-        buffered_entries: dict[int, SeededEntry] = {}
-        first_place = 0
-        for turn, count in enumerate([*start.whole, start.begun]):
-            shard_places = places.intersection(range(first_place, first_place + count))
-            is_open_shard = turn == len(start.whole) and start.begun > 0
-            if is_open_shard:
-                entries_to_read = count
-            elif shard_places:
-                entries_to_read = max(shard_places) - first_place + 1
-            else:
-                entries_to_read = 0
-            if entries_to_read > 0:
+        entry_by_place: dict[int, SeededEntry] = {}
+        first_place = 0  # of the shard
+        for turn, n_entries in enumerate(start.whole):
+            shard_places = places.intersection(range(first_place, first_place + n_entries))
+            if shard_places:
                 stream = read_stream(shards[turn])
-                entries = _first_entries(stream, shards[turn], entries_to_read)
+                n_to_read = max(shard_places) - first_place + 1
+                entries = _first_entries(stream, shards[turn], n_to_read)
                 for place, entry in enumerate(entries, start=first_place):
                     if place in shard_places:
-                        buffered_entries[place] = self._with_seed(entry, turn)
-                if is_open_shard:
-                    self._open_shard = stream
-                else:
-                    stream.close()
-            first_place += count
-        return buffered_entries
+                        entry_by_place[place] = self._with_seed(entry, turn)
+                stream.close()
+            first_place += n_entries
+        if start.begun > 0:
+            turn = len(start.whole)
+            stream = read_stream(shards[turn])
+            entries = _first_entries(stream, shards[turn], start.begun)
+            for place, entry in enumerate(entries, start=first_place):
+                if place in places:
+                    entry_by_place[place] = self._with_seed(entry, turn)
+            self._open_shard = stream
+        return entry_by_place
 
     def _with_seed(self, entry: Entry, turn: int) -> SeededEntry:
+        """Return an entry of the shard that is read in a `turn` of the pass, with its seed."""
         return entry, self._streams.view_seed(self._pass_number, turn, entry.key)
 
 
 def _first_entries(stream: Iterator[Entry], shard: str, count: int) -> Iterator[Entry]:
     """Yield the first `count` entries of a shard. Raises UnreadableDataError if it has fewer."""
-    entries_read = 0
+    n_entries = 0
     for entry in itertools.islice(stream, count):
-        entries_read += 1
+        n_entries += 1
         yield entry
-    if entries_read < count:
+    if n_entries < count:
         raise samples.UnreadableDataError(
-            f"{shard} has {entries_read} samples, and had {count} or more when the snapshot was "
+            f"{shard} has {n_entries} samples, and had {count} or more when the snapshot was "
             "written"
         )
 
@@ -283,7 +303,7 @@ def _first_entries(stream: Iterator[Entry], shard: str, count: int) -> Iterator[
 def pack_positions(
     positions_by_rank: Sequence[Mapping[int, samples.StreamPosition]], lanes: int
 ) -> dict[str, Any]:
-    """Return the positions of the workers of all processes, as plain types for a snapshot."""
+    """Return the positions of the workers of all processes as lists and numbers for a snapshot."""
     packed = []
     for positions in positions_by_rank:
         packed.append([[lane, *position] for lane, position in positions.items()])
@@ -293,10 +313,10 @@ def pack_positions(
 def resumed_positions(
     stored: Mapping[str, Any], *, rank: int, world_size: int, lanes: int
 ) -> dict[int, samples.StreamPosition]:
-    """Return where the workers of a process go on, from the value of `pack_positions`.
+    """Return the positions of a process's workers by lane, from the value of `pack_positions`.
 
-    If the number of processes or of workers has changed, all workers go on at the beginning of a
-    pass that none of them has begun.
+    If the number of processes or of workers has changed, all workers continue at the beginning of
+    the first pass that no worker has begun.
     """
     positions_by_rank = []
     for packed_positions in stored["positions"]:
@@ -320,29 +340,30 @@ def resumed_positions(
 
 
 def read_stream(shard: str) -> Generator[Entry, None, None]:
-    """Yield the samples of a stream and, if it fails, the shard's problem as the last entry."""
+    """Yield the samples of a stream. If it fails, the last entry is the problem of the shard."""
     try:
         stream = RemoteFile(shard) if is_opened_by_fsspec(shard) else webdataset.gopen(shard)
     except (OSError, ValueError) as error:
         yield _shard_problem(shard, 0, error)
         return
-    # Without it the output of a command that fails is lost, depending on the moment.
+    # Otherwise webdataset may raise the error of a command before its output is read.
     set_options(stream, ignore_errors=True)
     failure: Exception | None = None
-    count = 0
+    n_samples = 0
     try:
         try:
             for key, raw_sample in _raw_samples(stream):
                 yield StreamSample(shard, key, raw_sample)
-                count += 1
+                n_samples += 1
         except _FAILURES as error:
             failure = error
+        # A command that failed is the cause of a damaged tar.
         failure = _close(stream) or failure
     finally:  # also if the caller stops early
         with suppress(OSError):
             stream.close()
     if failure is not None:
-        yield _shard_problem(shard, count, failure)
+        yield _shard_problem(shard, n_samples, failure)
 
 
 class RemoteFile:
@@ -371,6 +392,7 @@ class RemoteFile:
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
+    """Raise OSError for any error of the block."""
     try:
         yield
     except Exception as error:
@@ -394,37 +416,54 @@ class _StreamWithHead:
 
 
 def _raw_samples(stream: Any) -> Iterator[tuple[str, samples.RawSample]]:
-    """Yield the key and the files of each sample in a tar; its files must be neighbours.
+    """Yield the key and the contents of each sample in a tar.
 
-    The first of several files with the same extension is used.
+    Files with the same key are one sample if they follow each other in the tar. The first of
+    several files with the same extension is used.
     """
-    for key, group in itertools.groupby(_sample_files(stream), key=lambda file: file[0]):
-        contents: dict[str, bytes] = {}
-        for _, suffix, content in group:
-            contents.setdefault(suffix, content)
+    for key, files in itertools.groupby(_sample_files(stream), key=lambda file: file.key):
+        content_by_suffix: dict[str, bytes] = {}
+        for file in files:
+            content_by_suffix.setdefault(file.suffix, file.content)
         image = None
         for suffix in samples.IMAGE_SUFFIXES:
-            if suffix in contents:
-                image = contents[suffix]
+            if suffix in content_by_suffix:
+                image = content_by_suffix[suffix]
                 break
-        yield key, samples.RawSample(image, contents.get("json"))
+        yield key, samples.RawSample(image, content_by_suffix.get("json"))
 
 
-def _sample_files(stream: Any) -> Iterator[tuple[str, str, bytes]]:
-    """Yield key, extension and content of the files of samples in a tar, decompressed if needed."""
+class _SampleFile(NamedTuple):
+    """A file of a sample in a tar."""
+
+    key: str
+    # The extension in lower case, such as "jpg".
+    suffix: str
+    content: bytes
+
+
+def _sample_files(stream: Any) -> Iterator[_SampleFile]:
+    """Yield the images and the records in a tar, which is decompressed if necessary."""
     head = stream.read(2)
     tar = _StreamWithHead(stream, head)
     if head in _DECOMPRESS:
         tar = _StreamWithHead(_DECOMPRESS[head](tar))
     reader = TarReader(tar)
     for member in reader:
-        key, suffix = split_name(member.name) or ("", "")
+        key_and_suffix = split_name(member.name)
+        if key_and_suffix is None:
+            continue
+        key, suffix = key_and_suffix
         if suffix in samples.SAMPLE_SUFFIXES:
-            yield key, suffix, reader.read()
+            yield _SampleFile(key, suffix, reader.read())
 
 
 def _close(stream: Any) -> OSError | None:
-    """Close a stream; return the failure of its command, if all of its output was read."""
+    """Close a stream, and return its error, if it has one.
+
+    The exit status of a command counts only if all of its output was read: otherwise the command is
+    ended by the closed pipe.
+    """
     try:
         is_at_end = not stream.read(1)
         stream.close()
@@ -439,7 +478,7 @@ def _close(stream: Any) -> OSError | None:
 
 
 def _shard_problem(shard: str, count: int, error: Exception) -> samples.Problem:
-    """Describe a shard that failed after `count` samples."""
+    """Return the problem of a shard that failed after `count` samples."""
     kind = "truncated" if count else "unreadable"
     reason = str(error) or type(error).__name__
     bad_sample = samples.BadSampleError(kind, f"after {count} samples: {reason}")

@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 512
-_MAGIC_OFFSET = 257  # of "ustar" in a header
+# The bytes of a header's fields (POSIX.1-2017, pax, "ustar Interchange Format").
+_NAME = slice(0, 100)
+_SIZE = slice(124, 136)
+_SIZE_DIGITS = slice(124, 135)  # the field's last byte is zero or blank
+_CHECKSUM = slice(148, 156)
+_CHECKSUM_DIGITS = slice(148, 154)  # the field's last two bytes are zero or blank
+_KIND = 156
+_MAGIC_OFFSET = 257  # of "ustar"
+_PREFIX = slice(345, 500)  # of the name
 _ZEROS = bytes(BLOCK)
 # The padding of a file's last block, by its size.
 _PADDINGS = [bytes(size) for size in range(BLOCK)]
@@ -77,7 +85,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     and for metadata (`__meta__/...`).
     """
     key, _, suffix = name.partition(".")
-    if key.isalnum() and suffix.isalnum():  # most names are so simple
+    if key.isalnum() and suffix.isalnum():  # as in most names, which are quickly split
         return key, suffix.lower()
     name_match = _KEY.fullmatch(name)
     if name_match is None or _META.match(name):
@@ -86,9 +94,9 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def require_one_file(content: bytes) -> None:
-    """Raise TarError if a file's content holds headers of other files.
+    """Raise TarError if the content of a file holds headers of other files.
 
-    Then the file's size is too large, so that iteration has passed over these files.
+    The size in the file's header is then too large: the content reaches into the next files.
     """
     for magic in re.finditer(b"ustar", content):  # quicker than bytes.find in bytes of images
         start = magic.start() - _MAGIC_OFFSET
@@ -97,10 +105,10 @@ def require_one_file(content: bytes) -> None:
 
 
 def read_members(path: str) -> Iterable[tuple[str, int, int]]:
-    """Return the files of a local tar as plain tuples (name, offset, size).
+    """Return the files of a local tar as tuples (name, offset, size), the fields of Member.
 
-    It gives the same files as TarReader, and raises the same errors and OSError. Ordinary headers
-    are checked together, which takes a fraction of the time.
+    They are the files that TarReader yields. Raises its errors, and OSError. If all headers are
+    ordinary, they are checked together, which takes a fraction of the time.
     """
     with open(path, "rb", buffering=0) as file:
         members = _ordinary_members(file.fileno())
@@ -111,74 +119,85 @@ def read_members(path: str) -> Iterable[tuple[str, int, int]]:
 
 
 def _ordinary_members(file: int) -> Iterable[tuple[str, int, int]] | None:
-    """Return the files of a tar whose headers are all ordinary.
+    """Return the files of a tar whose headers are all ordinary; see `_are_ordinary`.
 
     `file` is a file descriptor. Return None for other headers and for any damage: TarReader then
     reads the tar, and finds the damage.
     """
-    content = _read_headers(file)
-    if content is None:
+    joined_headers = _read_headers(file)
+    if joined_headers is None:
         return None
-    headers = np.frombuffer(content, np.uint8).reshape(-1, BLOCK)
+    headers = np.frombuffer(joined_headers, np.uint8).reshape(-1, BLOCK)
     if not _are_ordinary(headers):
         return None
-    is_file = headers[:, 156] != ord("x")
-    if len(is_file) and not is_file[-1]:  # an extended header has no file
+    is_file = headers[:, _KIND] != ord("x")
+    if len(is_file) > 0 and not is_file[-1]:  # no file follows an extended header
         return None
     names = _header_names(headers[is_file])
     if names is None:
         return None
-    sizes = _octal(headers[:, 124:135])
+    # The contents fill whole blocks, and each follows its header.
+    sizes = _parse_octal(headers[:, _SIZE_DIGITS])
     padded_sizes = sizes + -sizes % BLOCK
-    offsets = np.cumsum(BLOCK + padded_sizes) - padded_sizes
+    ends = np.cumsum(BLOCK + padded_sizes)
+    offsets = ends - padded_sizes
     return zip(names, offsets[is_file].tolist(), sizes[is_file].tolist(), strict=True)
 
 
 def _header_names(headers: NDArray[np.uint8]) -> list[str] | None:
-    """Return the names in headers (N, 512); None if some are empty, equal, of folders, or odd."""
-    if not len(headers):
+    """Return the names in headers (N, 512).
+
+    Return None if a name is empty, holds a byte of zero, or belongs to a folder, and if two names
+    are equal.
+    """
+    if len(headers) == 0:
         return []
-    fields = np.ascontiguousarray(headers[:, :100]).view("S100").ravel().tolist()
-    # Joined, so that they are decoded at once. A name that holds a zero is split in two.
+    fields = np.ascontiguousarray(headers[:, _NAME]).view("S100").ravel().tolist()
+    # All names are decoded at once, which is quicker. A name that holds a zero is split in two.
     joined_names = b"\0".join(fields).decode("utf-8", "surrogateescape")
     names = joined_names.split("\0")
     if len(names) != len(fields) or len(set(names)) != len(names) or "" in names:
         return None
-    if "/\0" in f"{joined_names}\0":
-        return None
-    return names
+    has_folder = "/\0" in f"{joined_names}\0"
+    return None if has_folder else names
 
 
 def _read_headers(file: int) -> bytes | None:
-    """Return all headers of a tar, one after the other.
+    """Return all headers of a tar, joined. The contents of files are not read.
 
-    The sizes in them lead from each header to the next and to the end. Return None if they do not,
-    and for extended headers that state more than a time.
+    The size in a header leads to the next header. Return None if a size is not a number, if the
+    padding before a header or the end of the tar is wrong, and if an extended header states more
+    than a time.
     """
     reader = _WindowReader(file)
     headers = list[bytes]()
-    position = padding = 0
+    position = 0  # of the header in the tar
+    padding = 0  # bytes between the previous file's content and the header
     while True:
+        # Headers are near each other if the files so far are small.
         headers_are_near = position < _NEAR_HEADERS * len(headers)
         window, start = reader.window_at(position, padding, large=headers_are_near)
         if not window.startswith(_PADDINGS[padding], start - padding):
             return None
         header = window[start : start + BLOCK]
-        if len(header) < BLOCK or not header[0]:
+        is_end = len(header) < BLOCK or header[0] == 0
+        if is_end:
             break
         try:
-            size = int(header[124:135], 8)
+            size = int(header[_SIZE_DIGITS], 8)
         except ValueError:
             return None
-        if header[156] == ord("x"):
+        if header[_KIND] == ord("x"):
             content = window[start + BLOCK : start + BLOCK + size]
             if not _states_only_time(content, size):
                 return None
         headers.append(header)
         padding = -size % BLOCK
         position += BLOCK + size + padding
-    end = os.pread(file, _MAX_END_BYTES, position)
-    if end.strip(b"\0") or not 2 * BLOCK <= len(end) < _MAX_END_BYTES:
+    zeros = os.pread(file, _MAX_END_BYTES, position)
+    if zeros.strip(b"\0"):
+        return None
+    if len(zeros) < 2 * BLOCK or len(zeros) == _MAX_END_BYTES:
         return None
     return b"".join(headers)
 
@@ -213,31 +232,35 @@ def _states_only_time(content: bytes, size: int) -> bool:
 
 
 def _are_ordinary(headers: NDArray[np.uint8]) -> bool:
-    """Return whether headers (N, 512) have short names, plain numbers and right checksums.
+    """Return whether all headers (N, 512) are ordinary.
 
-    They must be of files, or extended headers.
+    An ordinary header belongs to a file, or is an extended header `x`. Its name has no prefix, its
+    numbers are octal digits that fill their fields, and its checksum is right.
     """
-    sizes, checksums = headers[:, 124:135], headers[:, 148:154]
-    for digits in (sizes, checksums):
+    size_digits, checksum_digits = headers[:, _SIZE_DIGITS], headers[:, _CHECKSUM_DIGITS]
+    for digits in (size_digits, checksum_digits):
         if not ((digits >= ord("0")) & (digits <= ord("7"))).all():
             return False
-    kinds = np.frombuffer(b"".join((*_FILE_KINDS, b"x")), np.uint8)
+    ordinary_kinds = np.frombuffer(b"".join((*_FILE_KINDS, b"x")), np.uint8)
+    if not np.isin(headers[:, _KIND], ordinary_kinds).all():
+        return False
+    has_prefix = headers[:, _PREFIX.start] != 0
+    if has_prefix.any():
+        return False
     zero_or_blank = (0, ord(" "))
-    if not np.isin(headers[:, 156], kinds).all():
+    size_ends = headers[:, _SIZE_DIGITS.stop : _SIZE.stop]
+    checksum_ends = headers[:, _CHECKSUM_DIGITS.stop : _CHECKSUM.stop]
+    if not np.isin(size_ends, zero_or_blank).all():
         return False
-    if headers[:, 345].any():  # a name has a prefix
+    if not np.isin(checksum_ends, zero_or_blank).all():
         return False
-    if not np.isin(headers[:, 135], zero_or_blank).all():  # the end of the size
-        return False
-    if not np.isin(headers[:, 154:156], zero_or_blank).all():  # the end of the checksum
-        return False
-    # The checksum is the sum of all bytes, with blanks in place of the checksum itself.
-    sums = headers.sum(axis=1, dtype=np.int64) - headers[:, 148:156].sum(axis=1, dtype=np.int64)
-    return bool((sums + 8 * ord(" ") == _octal(checksums)).all())
+    # The checksum is the sum of all bytes, with eight blanks in place of the checksum itself.
+    sums = headers.sum(axis=1, dtype=np.int64) - headers[:, _CHECKSUM].sum(axis=1, dtype=np.int64)
+    return bool((sums + 8 * ord(" ") == _parse_octal(checksum_digits)).all())
 
 
-def _octal(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the numbers (N,) whose octal digits are the rows of (N, D)."""
+def _parse_octal(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the numbers (N,) whose octal digits, as ASCII, are the rows of `digits` (N, D)."""
     powers = 8 ** np.arange(digits.shape[1] - 1, -1, -1)
     return (digits - np.uint8(ord("0"))) @ powers
 
@@ -375,15 +398,18 @@ class TarReader:
         return b"".join(chunks)
 
     def _cut_off(self) -> TarError:
+        """Return the error for a tar that ends here, in the middle."""
         if self._position < BLOCK:
             return _no_tar(f"{self._position} bytes")
         return TarError(f"cut off at byte {self._position}; fetch it again")
 
     def _damaged(self, reason: str) -> TarError:
+        """Return the error for damage that shows at this position."""
         return TarError(f"damaged before byte {self._position}: {reason}; fetch it again")
 
 
 def _no_tar(reason: str) -> TarError:
+    """Return the error for a file that is not a tar."""
     return TarError(f"not an uncompressed tar ({reason}); fetch it again, or uncompress it")
 
 
@@ -396,6 +422,7 @@ class _Header(NamedTuple):
 
 
 def _is_header(block: bytes) -> bool:
+    """Return whether a block is a header with the right checksum."""
     if len(block) != BLOCK:
         return False
     try:
@@ -407,19 +434,31 @@ def _is_header(block: bytes) -> bool:
 
 def _parse_header(block: bytes) -> _Header:
     """Parse a header. Raises ValueError for a wrong checksum or number."""
-    checksum = _parse_number(block[148:156])
+    checksum = _parse_number(block[_CHECKSUM])
     # The checksum is computed with blanks in its place. Old versions of Sun's tar add signed bytes.
-    summed = block[:148] + b" " * 8 + block[156:]
-    if sum(summed) != checksum and sum(memoryview(summed).cast("b")) != checksum:
+    summed_bytes = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
+    unsigned_sum = sum(summed_bytes)
+    if unsigned_sum != checksum and sum(memoryview(summed_bytes).cast("b")) != checksum:
         raise ValueError("bad checksum")
-    name = block[:100].partition(b"\0")[0]
-    if block.startswith(b"ustar\0", _MAGIC_OFFSET) and block[345]:  # GNU's format has no prefix
-        name = block[345:500].partition(b"\0")[0] + b"/" + name
-    return _Header(block[156:157], name, _parse_number(block[124:136]))
+    name = block[_NAME].partition(b"\0")[0]
+    # GNU's format, whose magic is "ustar  ", has other fields in place of the prefix.
+    is_posix = block.startswith(b"ustar\0", _MAGIC_OFFSET)
+    prefix = block[_PREFIX].partition(b"\0")[0]
+    if is_posix and prefix:
+        name = prefix + b"/" + name
+    return _Header(
+        kind=block[_KIND : _KIND + 1],
+        name=name,
+        size=_parse_number(block[_SIZE]),
+    )
 
 
 def _parse_number(field: bytes) -> int:
-    """Read octal digits, or one of GNU's large numbers: 0x80, then a big-endian integer."""
+    """Return the number in a field of a header. Raises ValueError if it is not a number.
+
+    It is written in octal digits or, if it is large, in GNU's form: the byte 0x80 and a big-endian
+    integer.
+    """
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0") or b"0"
@@ -429,13 +468,18 @@ def _parse_number(field: bytes) -> int:
 
 
 def _pax_records(content: bytes) -> dict[bytes, bytes]:
-    """Read the records `LENGTH KEYWORD=VALUE` of a pax header, which fill it to the byte."""
+    r"""Return the values in a pax header by their keywords.
+
+    A record is `LENGTH KEYWORD=VALUE\n`, as in `19 path=photo1.jpg\n`, whose length counts all of
+    its bytes. Raises ValueError if the records do not fill the content.
+    """
     records = {}
     start = 0
     while start < len(content):
-        length = content[start : start + 20].partition(b" ")[0]
-        end = start + (int(length) if length.isdigit() else 0)
-        record = content[start + len(length) + 1 : end - 1]
+        length_digits = content[start : start + 20].partition(b" ")[0]
+        length = int(length_digits) if length_digits.isdigit() else 0
+        end = start + length
+        record = content[start + len(length_digits) + 1 : end - 1]
         keyword, equals, value = record.partition(b"=")
         if not equals or content[end - 1 : end] != b"\n":
             raise ValueError("bad record")
@@ -445,7 +489,10 @@ def _pax_records(content: bytes) -> dict[bytes, bytes]:
 
 
 def _long_name(content: bytes) -> dict[bytes, bytes]:
-    """Read the name in one of GNU's extended headers, as a record of a pax header."""
+    """Return the name in one of GNU's extended headers in the form of `_pax_records`.
+
+    Raises ValueError for an empty name, and for one that holds a byte of zero.
+    """
     name = content.removesuffix(b"\0")
     if not name or b"\0" in name:
         raise ValueError("bad name")
@@ -453,9 +500,10 @@ def _long_name(content: bytes) -> dict[bytes, bytes]:
 
 
 def _path_and_size(header: _Header, records: dict[bytes, bytes]) -> tuple[str, int]:
-    """Return path and size of a file from extended headers, or else from its header.
+    """Return the path and the size of a file.
 
-    Raises TarError for an impossible path or size, and for a sparse file.
+    `records`, from extended headers, override the file's header. Raises TarError for an impossible
+    path or size, and for a sparse file.
     """
     path = records.get(b"path", header.name).decode("utf-8", "surrogateescape")
     digits = records.get(b"size", b"%d" % header.size)

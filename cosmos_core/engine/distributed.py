@@ -83,14 +83,14 @@ def join_world(device: str, timeout: float = 0) -> Iterator[World]:
 
 def _device_of_process(device: str) -> torch.device:
     """Return the device of this process, by its number on the machine, and select it."""
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    if device == "cuda" and not gpus:
+    n_gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    if device == "cuda" and n_gpus == 0:
         raise ValueError("this recipe needs a GPU, and there is none; --set compute.device=cpu")
-    if not gpus:
+    if n_gpus == 0:
         return _CPU
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if local_rank >= gpus:
-        raise ValueError(f"process {local_rank} of this machine has no GPU: there are {gpus}")
+    if local_rank >= n_gpus:
+        raise ValueError(f"process {local_rank} of this machine has no GPU: there are {n_gpus}")
     gpu = torch.device("cuda", local_rank)
     torch.cuda.set_device(gpu)
     return gpu
@@ -145,16 +145,19 @@ def _to_meta(tensor: Tensor) -> Tensor:
 
 def require_agreement(world: World, step: int, *models: nn.Module) -> None:
     """Raise RuntimeError in all processes if one is at another step or has other weights."""
-    checksums = [_checksum(tensor) for model in models for tensor in model.state_dict().values()]
-    weights = int(torch.stack(checksums).sum()) % 2**64
-    steps_and_weights = world.gather((step, weights))
-    first_step, first_weights = steps_and_weights[0]
-    for rank, (other_step, other_weights) in enumerate(steps_and_weights):
-        if (other_step, other_weights) != (first_step, first_weights):
+    tensor_checksums = []
+    for model in models:
+        for tensor in model.state_dict().values():
+            tensor_checksums.append(_checksum(tensor))
+    checksum = int(torch.stack(tensor_checksums).sum()) % 2**64
+    steps_and_checksums = world.gather((step, checksum))
+    first_step, first_checksum = steps_and_checksums[0]
+    for rank, (other_step, other_checksum) in enumerate(steps_and_checksums):
+        if (other_step, other_checksum) != (first_step, first_checksum):
             raise RuntimeError(
                 f"processes would train different models: process 0 is at step {first_step} with "
-                f"weights {first_weights:016x}, process {rank} at step {other_step} with weights "
-                f"{other_weights:016x}; use the same packages on all machines"
+                f"weights {first_checksum:016x}, process {rank} at step {other_step} with weights "
+                f"{other_checksum:016x}; use the same packages on all machines"
             )
 
 
@@ -209,13 +212,17 @@ class _GatherFromAll(Gather):
 
 
 def _unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Split rows (C, sum of V_i * D_i) into tensors (V_i, C, D_i) for `like`, (V_i, B, D_i)."""
-    row_sizes = [tensor.shape[0] * tensor.shape[2] for tensor in like]
-    unpacked = []
-    for columns, tensor in zip(rows.split(row_sizes, dim=1), like, strict=True):
-        views, _, width = tensor.shape
-        unpacked.append(columns.unflatten(1, (views, width)).transpose(0, 1))
-    return unpacked
+    """Split rows of samples into the features that were packed into them.
+
+    `rows` (C, X) hold the features of C samples, X values of each. `like` are the tensors
+    (V_i, B, D_i) that were packed, so X is the sum of V_i * D_i. Return tensors (V_i, C, D_i).
+    """
+    values_per_row = [tensor.shape[0] * tensor.shape[2] for tensor in like]
+    unpacked_tensors = []
+    for columns, tensor in zip(rows.split(values_per_row, dim=1), like, strict=True):
+        n_views, _, width = tensor.shape
+        unpacked_tensors.append(columns.unflatten(1, (n_views, width)).transpose(0, 1))
+    return unpacked_tensors
 
 
 class _AllGather(torch.autograd.Function):
@@ -230,7 +237,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         all_gradients = gradients[0].contiguous()
-        samples = len(all_gradients) // dist.get_world_size()
-        gradient = all_gradients.new_empty((samples, *all_gradients.shape[1:]))
+        n_samples = len(all_gradients) // dist.get_world_size()  # of this process
+        gradient = all_gradients.new_empty((n_samples, *all_gradients.shape[1:]))
         _reduce_scatter(gradient, all_gradients)
         return gradient

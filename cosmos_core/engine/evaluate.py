@@ -75,19 +75,22 @@ def check_datasets(evaluator: Evaluator, watch: WatchConfig, world: World, best:
 
 
 def _check_datasets(evaluator: Evaluator, watch: WatchConfig, best: str) -> None:
-    metrics = evaluator.check(dataset_names(watch), watch.data_root or None)
-    if not best or metrics is None:
+    """Raise ValueError for data sets that cannot be used, and if `best` is not a metric of them."""
+    metrics_by_dataset = evaluator.check(dataset_names(watch), watch.data_root or None)
+    if not best or metrics_by_dataset is None:
         return
+    # Names of metrics, or patterns, as `evaluate` returns them.
     full_names = []
-    for dataset, dataset_metrics in metrics.items():
-        for metric in dataset_metrics:
-            full_names += [f"{dataset}/{weights}/{metric}" for weights in WEIGHTS]
+    for dataset, metrics in metrics_by_dataset.items():
+        for metric in metrics:
+            for weights in WEIGHTS:
+                full_names.append(f"{dataset}/{weights}/{metric}")
     if any(fnmatchcase(best, name) for name in full_names):
         return
-    matches = difflib.get_close_matches(best, full_names, n=3, cutoff=0.3) or full_names[:3]
+    similar_names = difflib.get_close_matches(best, full_names, n=3, cutoff=0.3)
     raise ValueError(
         f"save.best={best} is not a metric of the evaluations of which higher values are better; "
-        f"nearest: {', '.join(matches)}"
+        f"nearest: {', '.join(similar_names or full_names[:3])}"
     )
 
 
@@ -98,11 +101,11 @@ def evaluate(
 
     The random generators are restored, so that the training goes on as without an evaluation.
     """
-    random_generators = random_state()
+    random_state_before = random_state()
     metrics: dict[str, float] = {}
     try:
         for weights in WEIGHTS:
-            results = evaluator.measure(
+            metrics_by_dataset = evaluator.measure(
                 checkpoint,
                 weights,
                 dataset_names(watch),
@@ -112,9 +115,9 @@ def evaluate(
                 world_size=world.world_size,
                 gather=world.gather,
             )
-            for dataset, dataset_metrics in results.items():
+            for dataset, dataset_metrics in metrics_by_dataset.items():
                 for metric, value in dataset_metrics.items():
                     metrics[f"{dataset}/{weights}/{metric}"] = value
     finally:
-        restore_random_state(random_generators)
+        restore_random_state(random_state_before)
     return metrics

@@ -47,8 +47,9 @@ def locked(output: Path) -> Iterator[None]:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _require_free(handle, path)
-            # Otherwise the former holder has just removed the file, and another one is needed.
-            if os.fstat(handle).st_nlink > 0:
+            # If the former holder has just removed the file, the next round creates another one.
+            was_removed = os.fstat(handle).st_nlink == 0
+            if not was_removed:
                 content = json.dumps(_new_entry()).encode()
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, content, 0)
@@ -79,6 +80,7 @@ class _Renewal(AbstractContextManager["_Renewal"]):
         self._thread.join()
 
     def _renew(self) -> None:
+        """Renew the time of the file every HEARTBEAT seconds, until the run ends or loses it."""
         while not self._ended.wait(HEARTBEAT):
             with suppress(OSError):  # the file system may answer again later
                 if os.pread(self._handle, MAX_BYTES, 0) != self._content:
@@ -106,15 +108,15 @@ def _require_free(handle: int, path: Path) -> None:
 
     Raises ValueError, which names the holder of the lock file, unless the holder's run has ended.
     """
-    is_locked = _is_locked(handle)
-    holder, entry = _read(handle), _new_entry()
+    has_system_lock = _take_system_lock(handle)
+    holder, entry = _read_entry(handle), _new_entry()
     description = _describe_holder(holder)
     is_on_this_machine = holder.get("host") == entry["host"]
-    if is_locked is None and is_on_this_machine:
-        # The file system has no locks.
+    is_held = has_system_lock is False
+    if has_system_lock is None and is_on_this_machine:
         is_other_process = holder.get("process") != entry["process"]
-        is_locked = is_other_process and _is_alive(holder.get("process"))
-    if is_locked:
+        is_held = is_other_process and _is_alive(holder.get("process"))
+    if is_held:
         raise ValueError(_in_use_message(path, description))
     # A restart by torchrun may be on another machine.
     is_restart = entry["run"] != "none" and holder.get("run") == entry["run"]
@@ -133,13 +135,14 @@ def _require_free(handle: int, path: Path) -> None:
 
 
 def _describe_holder(holder: dict[str, Any]) -> str:
-    """Return the holder of a lock file in words; the file is empty before a run has written it."""
-    if not holder:
+    """Return a description of the holder of a lock file for messages."""
+    if not holder:  # the run has not written its entry yet
         return "it starts"
     return f"process {holder.get('process')} on {holder.get('host')}, since {holder.get('since')}"
 
 
 def _in_use_message(path: Path, description: str) -> str:
+    """Return the error message for a folder that another run uses."""
     return (
         f"{path.parent} is in use by a run: {description}; wait for its end, stop it, or choose "
         "another folder by --output"
@@ -193,22 +196,24 @@ def _has_job_ended(holder: dict[str, Any], entry: dict[str, Any]) -> bool:
     return states <= {"PENDING"}  # no state, or the job waits to be started again
 
 
-def _is_locked(handle: int) -> bool | None:
-    """Take the lock; return whether another process has it, or None if there are no locks.
+def _take_system_lock(handle: int) -> bool | None:
+    """Try to take the system's lock of a file.
 
-    It is a POSIX lock: data workers do not inherit it, unlike a lock of `flock`, and NFS has it.
+    Return True if this process has it now, False if another process has it, and None if the file
+    system has no locks. It is a POSIX lock: data workers do not inherit it, unlike a lock of
+    `flock`, and NFS supports it.
     """
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        return True
+        return False
     except OSError:
         return None
-    return False
+    return True
 
 
-def _read(handle: int) -> dict[str, Any]:
-    """Return the content of a lock file; empty if it has none yet."""
+def _read_entry(handle: int) -> dict[str, Any]:
+    """Return the entry of the holder in a lock file; an empty one if it is not written yet."""
     try:
         content = json.loads(os.pread(handle, MAX_BYTES, 0))
     except ValueError:  # empty before its holder has written it
@@ -217,8 +222,9 @@ def _read(handle: int) -> dict[str, Any]:
 
 
 def _is_alive(process: Any) -> bool:
+    """Return whether a process of this machine is running, by its number in a lock file."""
     try:
-        os.kill(process, 0)
+        os.kill(process, 0)  # signal 0 is not sent: it only checks the process
     except (ProcessLookupError, TypeError):
         return False
     except PermissionError:  # the process of another user

@@ -28,13 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 class LostProcessError(RuntimeError):
-    """The others have waited in vain for a process; one line that names it."""
+    """A process has not come to an exchange before the timeout; one line that names it."""
 
 
 class _Entry(NamedTuple):
     """The entry of a process in the store."""
 
+    # The number of exchanges that the process has entered.
     exchanges: int
+    # How often the process has written its entry. It grows as long as the process lives.
     writes: int
 
 
@@ -97,6 +99,7 @@ class Presence(AbstractContextManager["Presence"]):
         return self._group.gather(item)
 
     def _waiting_seconds(self) -> float:
+        """Return the seconds since this process entered its last exchange."""
         return time.monotonic() - self._entered_at
 
     def _watch(self) -> None:

@@ -88,10 +88,14 @@ class HostCopy:
         former_leaves: list[Any] = tree_leaves(former._state) if former else []
         if len(former_leaves) != len(leaves):
             former_leaves = [None] * len(leaves)
-        copies = []
+        copied_leaves = []
         for leaf, former_leaf in zip(leaves, former_leaves, strict=True):
-            copies.append(_copy(leaf, former_leaf) if isinstance(leaf, Tensor) else leaf)
-        self._state: dict[str, Any] = tree_unflatten(copies, structure)
+            if isinstance(leaf, Tensor):
+                copied_leaves.append(_copy_to_host(leaf, former_leaf))
+            else:
+                copied_leaves.append(leaf)
+        self._state: dict[str, Any] = tree_unflatten(copied_leaves, structure)
+        # On a GPU: an event that is reached when all tensors are copied.
         self._copied: torch.cuda.Event | None = None
         if torch.cuda.is_initialized():
             self._copied = torch.cuda.Event()
@@ -104,12 +108,15 @@ class HostCopy:
         return self._state
 
 
-def _copy(tensor: Tensor, former_copy: Any) -> Tensor:
-    """Copy a tensor to the host, into the memory of a former copy if it fits."""
+def _copy_to_host(tensor: Tensor, former_copy: Any) -> Tensor:
+    """Return a copy of a tensor on the host.
+
+    The memory of `former_copy` is used again if it is a tensor of the same shape and dtype.
+    """
     tensor = tensor.detach()
-    # Sharded weights are of another type; their shards are small.
-    both_plain = type(tensor) is Tensor and type(former_copy) is Tensor
-    if both_plain and (tensor.shape, tensor.dtype) == (former_copy.shape, former_copy.dtype):
+    # Sharded weights are of another type. Their shards are small, so they get new memory.
+    are_plain_tensors = type(tensor) is Tensor and type(former_copy) is Tensor
+    if are_plain_tensors and (tensor.shape, tensor.dtype) == (former_copy.shape, former_copy.dtype):
         return former_copy.copy_(tensor, non_blocking=True)
     if tensor.is_cuda:
         return tensor.to("cpu", non_blocking=True)
@@ -155,8 +162,9 @@ class Snapshots:
         path, file = self._paths(step)
         tensors, other_values = divide(state)
         with errors_of(path), ExitStack() as stack:
-            own_folder = world.main_process_only(lambda: self._begin(stack, path))
-            temporary_folder = world.gather(own_folder)[0]
+            # The first process creates the folder, and tells the others its path.
+            created_folder = world.main_process_only(lambda: self._create_folder(stack, path))
+            temporary_folder = world.gather(created_folder)[0]
             files = write_parts(temporary_folder, tensors, world, world.group)
             other_values["format"] = FORMAT
             other_values["step"] = step
@@ -169,8 +177,8 @@ class Snapshots:
             self._remove_old()
         return path
 
-    def _begin(self, stack: ExitStack, path: Path) -> Path:
-        """Return a temporary folder that becomes `path` when the stack is closed."""
+    def _create_folder(self, stack: ExitStack, path: Path) -> Path:
+        """Create and return a temporary folder that is renamed to `path` when the stack closes."""
         # A folder of this name is damaged, else the run would have been resumed from it.
         remove(path)
         return stack.enter_context(appearing(path))
@@ -296,12 +304,11 @@ def require_same_data(stored: Fingerprint, current: Fingerprint) -> None:
     difference = _first_difference(stored, current)
     if difference is None:
         return
-    number, stored_shard, current_shard = difference
     raise SnapshotError(
-        f"the data differ from the data of the snapshot: shard {number} was "
-        f"{_describe_shard(stored_shard)} and is {_describe_shard(current_shard)}; there were "
-        f"{_count_samples(stored)} samples, and are {_count_samples(current)}; name the same tars "
-        "by --set data.shards=, or start again in another folder"
+        f"the data differ from the data of the snapshot: shard {difference.number} was "
+        f"{_describe_shard(difference.first)} and is {_describe_shard(difference.second)}; there "
+        f"were {_count_samples(stored)} samples, and are {_count_samples(current)}; name the same "
+        "tars by --set data.shards=, or start again in another folder"
     )
 
 
@@ -326,34 +333,40 @@ def require_same_data_everywhere(world: World, fingerprint: Fingerprint | None) 
     other_host, other_fingerprint = reports[other_rank]
     difference = _first_difference(first_fingerprint, other_fingerprint)
     assert difference is not None  # since the hashes differ
-    number, first_shard, other_shard = difference
     raise UnequalDataError(
         f"rank {other_rank} on {other_host} has other data than rank 0 on {first_host}: shard "
-        f"{number} is {_describe_shard(other_shard)}, not {_describe_shard(first_shard)}; copy the "
-        "same tars to all machines, and name them by --set data.shards="
+        f"{difference.number} is {_describe_shard(difference.second)}, not "
+        f"{_describe_shard(difference.first)}; copy the same tars to all machines, and name them "
+        "by --set data.shards="
     )
 
 
-def _first_difference(
-    first: Fingerprint, second: Fingerprint
-) -> tuple[int, Sequence[Any] | None, Sequence[Any] | None] | None:
-    """Return the number, from 1, of the first shard that differs, and both of its entries.
+class _ShardDifference(NamedTuple):
+    """A shard that differs between two fingerprints."""
 
-    An entry is None if a fingerprint has no such shard. Return None if there is no difference.
-    """
+    # Its number, counted from 1.
+    number: int
+    # Its entries in both fingerprints; None if a fingerprint has fewer shards.
+    first: Sequence[Any] | None
+    second: Sequence[Any] | None
+
+
+def _first_difference(first: Fingerprint, second: Fingerprint) -> _ShardDifference | None:
+    """Return the first shard that differs between two fingerprints, or None if none differs."""
     pairs = zip_longest(first, second)
     for number, (first_shard, second_shard) in enumerate(pairs, start=1):
         if first_shard != second_shard:
-            return number, first_shard, second_shard
+            return _ShardDifference(number, first_shard, second_shard)
     return None
 
 
 def _count_samples(fingerprint: Fingerprint) -> int:
-    return sum(samples for _, _, samples, _ in fingerprint)
+    """Return the number of samples in all shards of a fingerprint."""
+    return sum(n_samples for _, _, n_samples, _ in fingerprint)
 
 
 def _describe_shard(entry: Sequence[Any] | None) -> str:
-    """Return a shard's entry in a fingerprint in words."""
+    """Return a description of a shard for an error message, from its entry in a fingerprint."""
     if entry is None:
         return "missing"
     if len(entry) == 1:  # only the name of a stream is known

@@ -197,10 +197,14 @@ class Trainer:
             self._evaluate(evaluator, watch)
 
     def _is_due(self, every: int) -> bool:
-        """Return whether something that is done every so many steps, or never, is due now."""
+        """Return whether a task that is done every `every` steps is due after this step.
+
+        It is also due after the last step of the run. If `every` is 0, it is never due.
+        """
         if every == 0:
             return False
-        return self._steps_done % every == 0 or self._steps_done == self._config.optim.steps
+        is_last_step = self._steps_done == self._config.optim.steps
+        return self._steps_done % every == 0 or is_last_step
 
     def _end(self, watch: Watch) -> None:
         """Finish the last step, write the last snapshot, and wait until all files are written."""
@@ -221,6 +225,7 @@ class Trainer:
         return Remote(url, self._setting.output, watch.say)
 
     def _finish_remote(self) -> None:
+        """Wait in the first process until all snapshots are copied elsewhere, if they are."""
         if self._remote is not None:
             self._remote.finish()
 
@@ -260,6 +265,7 @@ class Trainer:
         self._saved_steps = self._steps_done = state["step"]
 
     def _load_weights(self, state: Mapping[str, Any]) -> None:
+        """Load weights and optimizer. Raises ValueError if values are not finite."""
         load_state(state, self._models, self._training.optimizer)
         require_finite(self._models, self._training.optimizer)
 
@@ -395,8 +401,10 @@ class Trainer:
             names = ", ".join(sorted(metrics))
             raise ValueError(f"save.best names {metric_name}, not among {names}")
         value = metrics[metric_name]
-        # The best value so far may be NaN; any number is better.
-        if not math.isnan(value) and (best is None or not value <= best.value):
+        if math.isnan(value):
+            return
+        # `not <=` and not `>`: the best value so far may be NaN, and any number is better.
+        if best is None or not value <= best.value:
             self._snapshots.note_best(snapshot.Best(self._steps_done, value))
 
     def _save(self) -> None:
@@ -418,7 +426,10 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         """Return everything that the next step depends on; all processes call it."""
-        problems = self._world.gather(self._problems.state())
+        problem_counts = self._world.gather(self._problems.state())  # kind -> count, by rank
+        total_counts = {}
+        for kind in problem_counts[0]:
+            total_counts[kind] = sum(counts[kind] for counts in problem_counts)
         return {
             "config": snapshot.plain(self._config),
             "student": self._models["student"].state_dict(),
@@ -426,7 +437,7 @@ class Trainer:
             "optimizer": self._training.optimizer.state_dict(),
             "scaler": self._training.scaler.state_dict(),
             "random": self._world.gather(snapshot.random_state()),
-            "problems": {kind: sum(counts[kind] for counts in problems) for kind in problems[0]},
+            "problems": total_counts,
             "seconds": self._seconds,
             "sample_flops": self._sample_flops,
             "data": self._data,
@@ -443,6 +454,7 @@ class Trainer:
         self._world.main_process_only(self._consolidate)
 
     def _consolidate(self) -> None:
+        """Write the checkpoint of the newest snapshot if it is sharded."""
         path = self._snapshots.path(self._steps_done)
         if path.is_dir():
             tensors, metadata = read_weights(path)

@@ -18,15 +18,22 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 class FlairFeatures(NamedTuple):
     """The features of a batch for FLAIR's losses."""
 
-    image: Tensor  # (1, B, D), L2-normalised
-    text: Tensor  # K captions of each image, (K, B, D), L2-normalised
-    queries: Tensor  # of the captions, (K, B, D)
-    keys: Tensor  # of the N patches, (N, B, D)
-    values: Tensor  # of the N patches, (N, B, D)
-    weight: Tensor  # of the pooling's output layer, (D, D)
-    bias: Tensor  # of the pooling's output layer, (D,)
-    logit_scale: Tensor  # 0-d, exponentiated
-    logit_bias: Tensor  # 0-d
+    # Images (1, B, D), L2-normalised.
+    image: Tensor
+    # The K captions of each image (K, B, D), L2-normalised.
+    text: Tensor
+    # The queries of the captions (K, B, D), with which images are pooled.
+    queries: Tensor
+    # The keys and the values of the N patches of each image (N, B, D).
+    keys: Tensor
+    values: Tensor
+    # The weight (D, D) and the bias (D,) of the pooling's output layer.
+    weight: Tensor
+    bias: Tensor
+    # 0-d, exponentiated.
+    logit_scale: Tensor
+    # 0-d.
+    logit_bias: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -50,16 +57,18 @@ class FlairMethod:
 
     def student_features(self, student: Flair, views: Views) -> FlairFeatures:
         image, keys, values = student.image_tokens_projected(views.global_images[0])
-        text = student.encode_text(views.texts.flatten(0, 1)).unflatten(0, views.texts.shape[:2])
-        queries = student.visual_proj.queries(text)
+        # The K captions of all images are encoded as one batch.
+        captions = views.texts.flatten(0, 1)
+        text = student.encode_text(captions).unflatten(0, views.texts.shape[:2])
+        output_layer = student.visual_proj.attn.out_proj
         return FlairFeatures(
-            normalize(image, dim=-1)[None],
-            normalize(text, dim=-1),
-            queries,
-            keys.transpose(0, 1),
-            values.transpose(0, 1),
-            student.visual_proj.attn.out_proj.weight,
-            student.visual_proj.attn.out_proj.bias,
+            image=normalize(image, dim=-1)[None],
+            text=normalize(text, dim=-1),
+            queries=student.visual_proj.queries(text),
+            keys=keys.transpose(0, 1),
+            values=values.transpose(0, 1),
+            weight=output_layer.weight,
+            bias=output_layer.bias,
             logit_scale=student.logit_scale.exp(),
             logit_bias=student.logit_bias,
         )
@@ -70,10 +79,16 @@ class FlairMethod:
     def loss(self, student: FlairFeatures, teacher: None, gather: Gather) -> LossTerms:
         """Return both losses, each with the published weight of 1/2."""
         texts, queries = gather([student.text, student.queries])
-        keys = full_precision(student.keys.transpose(0, 1))
-        values = full_precision(student.values.transpose(0, 1))
-        pooling = Pooling(keys, values, student.weight, student.bias)
-        scale, bias = student.logit_scale, student.logit_bias
-        tcs = pooled_sigmoid_loss(pooling.pool, queries, texts, scale, bias)
-        mps = sigmoid_loss(student.image[0], texts, scale, bias)
-        return LossTerms(tcs=tcs / 2, mps=mps / 2)
+        pooling = Pooling(
+            full_precision(student.keys.transpose(0, 1)),
+            full_precision(student.values.transpose(0, 1)),
+            student.weight,
+            student.bias,
+        )
+        text_conditioned_loss = pooled_sigmoid_loss(
+            pooling.pool, queries, texts, student.logit_scale, student.logit_bias
+        )
+        multi_positive_loss = sigmoid_loss(
+            student.image[0], texts, student.logit_scale, student.logit_bias
+        )
+        return LossTerms(tcs=text_conditioned_loss / 2, mps=multi_positive_loss / 2)

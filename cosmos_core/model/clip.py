@@ -21,8 +21,10 @@ HEAD = "head"  # the name of a module that is used only in training: checkpoints
 class Tokens(NamedTuple):
     """Features of images or texts, and the tokens of the first of them."""
 
-    features: Tensor  # (M, D), not normalised
-    tokens: Tensor  # (keep, N, width)
+    # The features of all M images or texts (M, D), not normalised.
+    features: Tensor
+    # The N tokens of each of the first `keep` images or texts (keep, N, width).
+    tokens: Tensor
 
 
 class MultiViewCLIP(open_clip.CLIP):
@@ -79,50 +81,65 @@ class MultiViewCLIP(open_clip.CLIP):
         of all other images in its last block.
         """
         visual = self.visual
-        embedded = self._embed_batches(batches, keep)
-        runs = [tokens.shape[:2] for tokens in embedded]  # (number of images, tokens of each)
-        x = visual.ln_pre(torch.cat([tokens.flatten(0, 1) for tokens in embedded]))
-        lengths = torch.cat([torch.full((count,), length) for count, length in runs])
-        longest = max(length for _, length in runs)
+        embedded_batches = self._embed_batches(batches, keep)
+        batch_shapes = [tokens.shape[:2] for tokens in embedded_batches]  # (images, tokens of each)
+        x = visual.ln_pre(torch.cat([tokens.flatten(0, 1) for tokens in embedded_batches]))
+        lengths = torch.cat([torch.full((n_images,), length) for n_images, length in batch_shapes])
+        longest = max(length for _, length in batch_shapes)
         one_call = attends_in_one_call(visual.transformer, x)
         packing = pack(lengths, longest, x, causal=False, one_call=one_call)
 
-        # Runs of which the last block computes every token.
+        # The first batches, of which the last block must compute every token.
         reads_class_token = visual.attn_pool is None and visual.pool_type == "tok"
         if not reads_class_token:
-            complete_runs = runs
+            complete_shapes = batch_shapes
         elif keep:
-            complete_runs = runs[:1]
+            complete_shapes = batch_shapes[:1]
         else:
-            complete_runs = []
-        complete_images = sum(count for count, _ in complete_runs)
-        run_sizes = [count * length for count, length in complete_runs]
+            complete_shapes = []
+        n_complete_images = sum(n_images for n_images, _ in complete_shapes)
+        tokens_per_batch = [n_images * length for n_images, length in complete_shapes]
+        # The class token is the first one of every other image.
         class_positions = torch.zeros(
-            len(lengths) - complete_images, dtype=torch.long, device=x.device
+            len(lengths) - n_complete_images, dtype=torch.long, device=x.device
         )
         complete_tokens, class_tokens = through_blocks(
-            visual.transformer, x, packing, complete_images, sum(run_sizes), class_positions
+            visual.transformer,
+            x,
+            packing,
+            n_complete_images,
+            sum(tokens_per_batch),
+            class_positions,
         )
 
-        sequences = []
-        for tokens, run in zip(complete_tokens.split(run_sizes), complete_runs, strict=True):
-            sequences.append(tokens.view(*run, -1))
-        sequences.append(class_tokens[:, None])
+        # Tensors (images, tokens of each, width); of the other images only the class token.
+        output_batches = []
+        for tokens, shape in zip(
+            complete_tokens.split(tokens_per_batch), complete_shapes, strict=True
+        ):
+            output_batches.append(tokens.view(*shape, -1))
+        output_batches.append(class_tokens[:, None])
         features, patch_tokens = [], []
-        for sequence in sequences:
-            sequence_features, sequence_patch_tokens = visual._pool(sequence)
-            features.append(sequence_features)
-            patch_tokens.append(sequence_patch_tokens)
+        for output_batch in output_batches:
+            batch_features, batch_patch_tokens = visual._pool(output_batch)
+            features.append(batch_features)
+            patch_tokens.append(batch_patch_tokens)
         return Tokens(torch.cat(features) @ visual.proj, patch_tokens[0][:keep])
 
     def _embed_batches(self, batches: Sequence[Tensor], keep: int) -> list[Tensor]:
-        """Embed batches of images; split the first into its first `keep` images and the others."""
-        first, *other_batches = [self._embed(images) for images in batches]
-        embedded = [first[:keep], first[keep:], *other_batches]
-        return [tokens for tokens in embedded if len(tokens)]
+        """Return the embedded tokens of batches of images, without empty batches.
+
+        The first batch is split in two: its first `keep` images, and its other images.
+        """
+        first_batch, *other_batches = [self._embed(images) for images in batches]
+        embedded_batches = [first_batch[:keep], first_batch[keep:], *other_batches]
+        return [tokens for tokens in embedded_batches if len(tokens) > 0]
 
     def _embed(self, images: Tensor) -> Tensor:
-        """Return class and patch tokens (M, 1 + N, width), with positions, of (M, 3, H, W)."""
+        """Return the embedded tokens (M, 1 + N, width) of images (M, 3, H, W).
+
+        These are the class token and N patch tokens, to which position embeddings are added.
+        """
         visual = self.visual
         patches = visual.conv1(images)
         grid = patches.shape[2], patches.shape[3]
@@ -197,14 +214,19 @@ def pack_texts(
     multiple of `step`. The first `keep` captions stay first, and keep all S positions. Return the
     order (M,), the lengths (M,) on the host, and the token ids and their positions (T,).
     """
-    lengths = ((ends // step + 1) * step).clamp(max=texts.shape[1])
+    context_length = texts.shape[1]
+    lengths = ((ends // step + 1) * step).clamp(max=context_length)
+    # With a length of 0 the first captions are sorted to the front.
     lengths[:keep] = 0
     order = lengths.argsort(stable=True)
     lengths = lengths[order]
-    lengths[:keep] = texts.shape[1]
+    lengths[:keep] = context_length
+    # The row and the position in `texts` of each token: for lengths 2 and 3 of the rows 5 and 1,
+    # the rows are 5 5 1 1 1 and the positions 0 1 0 1 2.
     rows = order.repeat_interleave(lengths)
-    starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    positions = torch.arange(len(rows), device=rows.device) - starts
+    first_tokens = lengths.cumsum(0) - lengths
+    positions = torch.arange(len(rows), device=rows.device)
+    positions = positions - first_tokens.repeat_interleave(lengths)
     return order, lengths.cpu(), texts[rows, positions], positions
 
 

@@ -21,11 +21,11 @@ Records = Sequence[Mapping[str, Any]]
 
 COLUMNS = 3
 WIDTH, HEIGHT, TITLE = 460, 300, 40  # width and height of a panel, height of the title, in pixels
-MOST = 1000  # points that are drawn of a line; a panel has fewer pixels
-LONG = 100  # a noisy line with so many points has a mean drawn over it
-WINDOW = 1 / 50  # the fraction of a line's points in a mean
-FEW = 50  # lines with so few points have markers
-COLOURS = 256  # of the file
+MOST = 1000  # the largest number of points that are drawn of a line; a panel has fewer pixels
+LONG = 100  # noisy lines of at least this number of points have a running mean drawn over them
+WINDOW = 1 / 50  # the window of a running mean, as a fraction of a line's points
+FEW = 50  # lines of at most this number of points have markers
+COLOURS = 256  # the number of colours in the file
 
 
 class Series(NamedTuple):
@@ -87,13 +87,13 @@ def panels(records: Records, terms: Sequence[str]) -> list[Panel]:
     all_panels = [_with_series(loss_panel, step_records)]
     for panel in PANELS:
         panel_with_series = _with_series(panel, step_records)
-        if _changes(panel_with_series):
+        if _is_informative(panel_with_series):
             all_panels.append(panel_with_series)
     all_panels += _evaluation_panels(evaluation_records)
     return [panel for panel in all_panels if panel.series]
 
 
-def _changes(panel: Panel) -> bool:
+def _is_informative(panel: Panel) -> bool:
     """Return whether a line of a panel has different values, or only one point."""
     for series in panel.series:
         if len(series.values) == 1:
@@ -123,29 +123,29 @@ def _with_series(panel: Panel, records: Records) -> Panel:
 
 
 def _evaluation_panels(records: Records) -> list[Panel]:
-    """Return two panels per data set: for fractions, and for metrics with values above 1, ranks.
+    """Return two panels per data set, for fractions, and for metrics that exceed 1, such as ranks.
 
     The names of metrics in the log are `dataset/weights/metric`.
     """
     steps = np.array([record["step"] for record in records], float)
-    fractions: dict[str, list[Series]] = {}
-    larger: dict[str, list[Series]] = {}
+    fraction_series_by_dataset: dict[str, list[Series]] = {}
+    other_series_by_dataset: dict[str, list[Series]] = {}
     names = dict.fromkeys(name for record in records for name in record["evaluation"])
     for name in names:
         values = np.array([record["evaluation"].get(name) for record in records], float)
         dataset, weights, metric = name.rsplit("/", 2)
         series = Series(metric, steps, values, dashed=weights == "student")
-        dataset_fractions = fractions.setdefault(dataset, [])
-        dataset_larger = larger.setdefault(dataset, [])
+        fraction_series = fraction_series_by_dataset.setdefault(dataset, [])
+        other_series = other_series_by_dataset.setdefault(dataset, [])
         if (values > 1).any():
-            dataset_larger.append(series)
+            other_series.append(series)
         else:
-            dataset_fractions.append(series)
+            fraction_series.append(series)
     dataset_panels = []
-    for dataset in fractions:
-        dataset_panels.append(Panel(dataset, "fraction", series=fractions[dataset]))
-        title = f"{dataset}, not fractions"
-        dataset_panels.append(Panel(title, "", series=larger[dataset]))
+    for dataset, fraction_series in fraction_series_by_dataset.items():
+        other_series = other_series_by_dataset[dataset]
+        dataset_panels.append(Panel(dataset, "fraction", series=fraction_series))
+        dataset_panels.append(Panel(f"{dataset}, not fractions", "", series=other_series))
     return dataset_panels
 
 
@@ -175,11 +175,15 @@ def _meanings_of_lines(all_panels: Sequence[Panel]) -> list[str]:
 
 
 def _window(series: Series) -> int:
-    """Return the number of points of a noisy line in a mean, an odd number; 1 for a short line."""
-    count = len(series.steps)
-    if count < LONG:
+    """Return the number of points in the window of a line's running mean, an odd number.
+
+    It is 1, which means no running mean, for lines of fewer than LONG points.
+    """
+    n_points = len(series.steps)
+    if n_points < LONG:
         return 1
-    return 1 + 2 * round(count * WINDOW / 2)
+    points_per_side = round(n_points * WINDOW / 2)
+    return 1 + 2 * points_per_side
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -238,17 +242,23 @@ def running_mean(values: Floats, window: int) -> Floats:
 
 
 def thinned(series: Series, most: int = MOST) -> Series:
-    """Return at most `most` points that look like all points: the extremes of every section."""
-    count = len(series.values)
-    if count <= most:
+    """Return a line of at most `most` points that looks like the whole line.
+
+    The line is cut into `most // 2` sections of equal length. The lowest and the highest point of
+    each section are returned.
+    """
+    n_points = len(series.values)
+    if n_points <= most:
         return series
-    sections = most // 2
-    length = math.ceil(count / sections)
-    padded = np.pad(series.values, (0, sections * length - count), constant_values=np.nan)
-    rows = padded.reshape(sections, length)
-    lowest = np.where(np.isnan(rows), np.inf, rows).argmin(1)
-    highest = np.where(np.isnan(rows), -np.inf, rows).argmax(1)
-    section_starts = length * np.arange(sections)
+    n_sections = most // 2
+    section_length = math.ceil(n_points / n_sections)
+    n_padding = n_sections * section_length - n_points
+    padded_values = np.pad(series.values, (0, n_padding), constant_values=np.nan)
+    sections = padded_values.reshape(n_sections, section_length)
+    lowest = np.where(np.isnan(sections), np.inf, sections).argmin(1)
+    highest = np.where(np.isnan(sections), -np.inf, sections).argmax(1)
+    section_starts = section_length * np.arange(n_sections)
     indices = np.unique(np.stack([lowest, highest]) + section_starts)
-    indices = indices[indices < count]
+    # A section that has only padding points behind the line.
+    indices = indices[indices < n_points]
     return series._replace(steps=series.steps[indices], values=series.values[indices])

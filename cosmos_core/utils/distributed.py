@@ -16,7 +16,8 @@ Result = TypeVar("Result")
 _TIMEOUT = timedelta(days=7)
 
 
-def _gather_alone(item: Any) -> list[Any]:
+def _gather_in_single_process(item: Any) -> list[Any]:
+    """Return what `gather` returns if there is only one process."""
     return [item]
 
 
@@ -28,7 +29,7 @@ class Distributed:
     rank: int = 0
     world_size: int = 1
     # Returns an object of every process by rank; all processes call it.
-    gather: Callable[[Any], list[Any]] = _gather_alone
+    gather: Callable[[Any], list[Any]] = _gather_in_single_process
 
     def map_sharded(
         self,
@@ -36,25 +37,27 @@ class Distributed:
         items: Sequence[Item],
         unit: int = 1,
     ) -> list[Result]:
-        """Return the results of `work` for all items, one per item, in order, in every process.
+        """Return the results of `work` for all items, in their order, in every process.
 
-        All processes call it with the same items. Items are split into runs of `unit` items, and a
-        process works on every `world_size`-th run. An error in one process is raised in all, so
-        that none waits for ever.
+        `work` returns one result per item. All processes call this with the same items, and each
+        works on its share: groups of `unit` items are dealt to the processes in turn. For `unit` 2
+        and two processes, items 0, 1, 4, 5 are the first process's. An error in one process is
+        raised in all of them, so that none waits for ever.
         """
-        rank_of_item = [number // unit % self.world_size for number in range(len(items))]
+        rank_by_item = [number // unit % self.world_size for number in range(len(items))]
         my_items = [
-            item for item, rank in zip(items, rank_of_item, strict=True) if rank == self.rank
+            item for item, rank in zip(items, rank_by_item, strict=True) if rank == self.rank
         ]
-        outcomes = self.gather(_result_or_error(lambda: work(my_items)))
-        _raise_first_error(outcomes)
-        results_of_rank = [iter(outcome) for outcome in outcomes]
-        return [next(results_of_rank[rank]) for rank in rank_of_item]
+        outcome_by_rank = self.gather(_result_or_error(lambda: work(my_items)))
+        _raise_first_error(outcome_by_rank)
+        # The results of a process are in the order of its items, so they are taken in turn.
+        remaining_results_by_rank = [iter(results) for results in outcome_by_rank]
+        return [next(remaining_results_by_rank[rank]) for rank in rank_by_item]
 
     def synchronized(self, act: Callable[[], Result]) -> Result:
-        """Return the result of `act` in this process, once it has ended in all processes.
+        """Call `act` in all processes, and return its result in this one when all have ended.
 
-        `act` must not communicate. An error in one process is raised in all.
+        `act` must not communicate with other processes. An error in one process is raised in all.
         """
         outcome = _result_or_error(act)
         error = outcome if isinstance(outcome, Exception) else None
@@ -164,6 +167,7 @@ def gather_objects(item: Any, group: Any = None) -> list[Any]:
 
 
 def _result_or_error(act: Callable[[], Result]) -> Result | Exception:
+    """Call `act`, and return its result, or the exception that it raises."""
     try:
         return act()
     except Exception as error:
@@ -171,6 +175,7 @@ def _result_or_error(act: Callable[[], Result]) -> Result | Exception:
 
 
 def _raise_first_error(outcomes: Sequence[Any]) -> None:
+    """Raise the first exception among results and exceptions, if there is one."""
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome

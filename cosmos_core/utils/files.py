@@ -246,14 +246,14 @@ def _is_special(path: Path) -> bool:
 @contextmanager
 def _temporary(folder: Path, *, is_folder: bool = False) -> Iterator[tuple[Path, int]]:
     """Yield a temporary file or folder and the handle of its lock; remove it after the block."""
-    _clear(folder)
+    _remove_temporary_files(folder)
     while True:
         path = folder / f".{_MACHINE}-{uuid4().hex}.tmp"
         if is_folder:
             path.mkdir()
         flags = os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
         handle = os.open(path, flags, 0o666)
-        if _is_held(handle):
+        if _lock_new_file(handle):
             break
         os.close(handle)
         remove(path)
@@ -272,8 +272,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_held(handle: int) -> bool:
-    """Lock a new file; return False if another process took it for abandoned before."""
+def _lock_new_file(handle: int) -> bool:
+    """Lock a file that this process has just created, and return whether it can be used.
+
+    Return False if another process has removed it, or is about to: before it is locked it looks
+    like a file of a killed process.
+    """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -283,11 +287,11 @@ def _is_held(handle: int) -> bool:
     return os.fstat(handle).st_nlink > 0
 
 
-def _clear(folder: Path) -> None:
+def _remove_temporary_files(folder: Path) -> None:
     """Remove temporary files of killed processes from a folder, once for each folder in a process.
 
     On some network file systems a lock is only known to one machine. So files of another machine,
-    whose writer may be alive, are removed when they are a day old.
+    whose writer may be alive, are removed only if they are older than a day.
     """
     name = os.path.abspath(folder)
     if name in _cleared:
@@ -302,7 +306,10 @@ def _clear(folder: Path) -> None:
 
 
 def _remove_abandoned(path: Path, *, is_of_this_machine: bool) -> None:
-    """Remove a temporary file that nobody has locked; one of another machine if it is old."""
+    """Remove a temporary file unless a process has locked it.
+
+    A file of another machine is removed only if it is older than a day.
+    """
     with suppress(OSError):
         # NFS locks a file only if it is open for writing.
         mode = os.O_RDONLY if path.is_dir() else os.O_RDWR

@@ -78,7 +78,10 @@ def training_identity(training: Any) -> dict[str, Any]:
 
 
 def _group_name(config: Mapping[str, Any], recipe_sha256: str, steps: int | None) -> str:
-    """Return the name of a group of trainings."""
+    """Return the name of a group of trainings, such as `cosmos-1a2b3c4d`.
+
+    Trainings that were not completed have another one, such as `cosmos-1a2b3c4d at step 400`.
+    """
     recipe_name = str(config.get("recipe") or "training").encode(errors="replace").decode()
     all_steps = dict(_flat_options(config)).get("optim.steps")
     progress = ""
@@ -134,8 +137,10 @@ def _flat_options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
 
 
 def _count_or_none(value: Any) -> int | None:
+    """Return a value if it is an integer from 0 on, else None."""
     return value if type(value) is int and value >= 0 else None
 
 
 def _sha256_or_none(value: Any) -> str | None:
+    """Return a value if it is a hexadecimal SHA-256, else None."""
     return value if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else None

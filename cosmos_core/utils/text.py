@@ -52,6 +52,7 @@ def without_commands(text: str) -> str:
 
 
 def _escape_first_character(match: re.Match[str]) -> str:
+    """Return a match with its first character replaced by its code."""
     return code(match) + match[0][1:]
 
 
@@ -115,4 +116,5 @@ def _object_of_distinct_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(constant: str) -> NoReturn:
+    """Raise ValueError for NaN, Infinity or -Infinity in JSON."""
     raise ValueError(f"{constant} is no number")

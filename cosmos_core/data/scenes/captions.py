@@ -151,7 +151,7 @@ RAW_PATTERNS = (
 
 
 class _Draw:
-    """Random choices from one block of random numbers, which is faster than many single draws."""
+    """A source of random choices. It draws all random numbers at once, which is faster."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._values = iter(rng.random(192).tolist())
@@ -168,6 +168,7 @@ class _Draw:
 def place_of(box: Box) -> str:
     """Return the place of a box's centre, a key of PLACE_PHRASES."""
     x0, y0, x1, y1 = box
+    # The centre is at (x0 + x1) / 2, and a third of the image is SIDE / 3 pixels.
     column = min(2, (x0 + x1) * 3 // (2 * SIDE))
     row = min(2, (y0 + y1) * 3 // (2 * SIDE))
     return _PLACES[3 * row + column]
@@ -188,33 +189,49 @@ def relation_of(box: Box, other: Box) -> str | None:
 
 
 def describe(rng: np.random.Generator, things: Sequence[Thing], stuff: Sequence[Stuff]) -> Captions:
-    """Return the captions of a scene; `things` has the dominant thing first, then small things."""
+    """Return the captions of a scene: a raw one, and a short and a long one of each captioner.
+
+    `things` has the dominant thing first, then at least two small things.
+    """
     draw = _Draw(rng)
-    bare = things[0].kind if draw.chance(0.2) else _bare(things[0], draw)
-    raw = draw.pick(RAW_PATTERNS).format(a=_with_article(bare), bare=bare)
-    captions: Captions = {"raw_caption": [raw]}
+    bare_phrase = things[0].kind if draw.chance(0.2) else _bare_phrase(things[0], draw)
+    raw_pattern = draw.pick(RAW_PATTERNS)
+    raw_caption = raw_pattern.format(a=_with_article(bare_phrase), bare=bare_phrase)
+    captions: Captions = {"raw_caption": [raw_caption]}
     for name, style in STYLES.items():
-        captions[f"short{name}_captions"] = [_short(style, things, stuff, draw)]
-        captions[f"long{name}_captions"] = _long(style, things, stuff, draw)
+        captions[f"short{name}_captions"] = [_short_caption(style, things, stuff, draw)]
+        captions[f"long{name}_captions"] = _long_caption(style, things, stuff, draw)
     return captions
 
 
-def _short(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw) -> str:
-    """Return a caption of the dominant thing, and perhaps of another element."""
+def _short_caption(
+    style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw
+) -> str:
+    """Return a caption of the dominant thing and, in some patterns, of another element."""
     small_thing = things[2] if draw.chance(0.5) else things[1]
     pattern = draw.pick(style.short)
     return pattern.format(
-        a=_with_article(_bare(things[0], draw)),
-        b=_small_phrase(style, small_thing, draw),
+        a=_with_article(_bare_phrase(things[0], draw)),
+        b=_phrase_with_size(style, small_thing, draw),
         place=PLACE_PHRASES[things[0].place],
         s=stuff[-1].kind,
     )
 
 
-def _long(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw) -> list[str]:
-    """Return the sentences of a long caption, one for each element that the captioner notices."""
-    bare, place = _bare(things[0], draw), PLACE_PHRASES[things[0].place]
-    sentences = [draw.pick(style.large).format(a=_with_article(bare), bare=bare, place=place)]
+def _long_caption(
+    style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw
+) -> list[str]:
+    """Return the sentences of a long caption, at most _MAX_SENTENCES.
+
+    The first sentence is about the dominant thing. The others are about a small thing or a region
+    of stuff each. Some of these elements are left out, by the chance `style.omission`, as long as
+    at least _MIN_SENTENCES sentences remain. A sentence about a relation may come last.
+    """
+    bare_phrase, place_phrase = _bare_phrase(things[0], draw), PLACE_PHRASES[things[0].place]
+    large_pattern = draw.pick(style.large)
+    sentences = [
+        large_pattern.format(a=_with_article(bare_phrase), bare=bare_phrase, place=place_phrase)
+    ]
     all_elements: list[Thing | Stuff] = [*things[1:], *stuff]
     noticed_elements = list(all_elements)
     for element in all_elements:
@@ -223,100 +240,113 @@ def _long(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _
             noticed_elements.remove(element)
     for element in noticed_elements:
         if isinstance(element, Thing):
-            phrase = _small_phrase(style, element, draw)
-            place = PLACE_PHRASES[element.place]
-            sentences.append(draw.pick(style.small).format(a=phrase, place=place))
+            phrase = _phrase_with_size(style, element, draw)
+            place_phrase = PLACE_PHRASES[element.place]
+            sentences.append(draw.pick(style.small).format(a=phrase, place=place_phrase))
         else:
             # The left and the right side share the patterns `beside`.
             patterns = getattr(style, element.where, style.beside)
             sentences.append(draw.pick(patterns).format(s=element.kind, side=element.where))
-    sentences += _relation(style, things, draw)
+    relation_sentence = _relation_sentence(style, things, draw)
+    if relation_sentence is not None:
+        sentences.append(relation_sentence)
     return sentences[:_MAX_SENTENCES]
 
 
-def _relation(style: Style, things: Sequence[Thing], draw: _Draw) -> list[str]:
-    """Return at most one sentence that relates a small thing to the dominant thing.
+def _relation_sentence(style: Style, things: Sequence[Thing], draw: _Draw) -> str | None:
+    """Return a sentence that relates a small thing to the dominant thing, or None.
 
-    The kind of the dominant thing is unique in a scene.
+    An example is "we see a tiny red ball left of the house". The dominant thing is named by its
+    kind, which is unique in a scene.
     """
     if not style.relation or not draw.chance(0.4):
-        return []
+        return None
     small_thing = draw.pick(things[1:])
-    side = relation_of(small_thing.box, things[0].box)
-    if side is None:
-        return []
-    phrase = _small_phrase(style, small_thing, draw)
-    return [draw.pick(style.relation).format(a=phrase, side=side, b=things[0].kind)]
+    relation = relation_of(small_thing.box, things[0].box)
+    if relation is None:
+        return None
+    phrase = _phrase_with_size(style, small_thing, draw)
+    return draw.pick(style.relation).format(a=phrase, side=relation, b=things[0].kind)
 
 
-def _small_phrase(style: Style, thing: Thing, draw: _Draw) -> str:
-    """Return a thing with an article, and mostly with an adjective for its size."""
+def _phrase_with_size(style: Style, thing: Thing, draw: _Draw) -> str:
+    """Return a phrase for a thing, such as "a tiny red ball"; now and then without the size."""
     adjective = style.small_adjective if thing.size == SMALL and draw.chance(0.8) else ""
-    return _with_article(_bare(thing, draw, adjective))
+    return _with_article(_bare_phrase(thing, draw, adjective))
 
 
-def _bare(thing: Thing, draw: _Draw, adjective: str = "") -> str:
-    """Return a thing without article, mostly with its colour."""
+def _bare_phrase(thing: Thing, draw: _Draw, adjective: str = "") -> str:
+    """Return a phrase without article, such as "red ball"; now and then without the colour."""
     colour = "" if draw.chance(0.08) else thing.colour
     return " ".join(word for word in (adjective, colour, thing.kind) if word)
 
 
-def _with_article(words: str) -> str:
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+def _with_article(phrase: str) -> str:
+    """Return "a red ball" for "red ball", and "an apple" for "apple"."""
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
 
 
 def join(sentences: Sequence[str], most_tokens: int) -> str:
-    """Join sentences with ". ", without the last ones that would exceed `most_tokens`."""
-    tokens = 0
-    kept_sentences = []
+    """Join the first sentences that fit into `most_tokens` tokens with ". ".
+
+    Each word and each full stop is a token.
+    """
+    n_tokens = 0
+    fitting_sentences = []
     for sentence in sentences:
-        tokens += len(sentence.split())
-        if tokens > most_tokens:
+        n_tokens += len(sentence.split())
+        if n_tokens > most_tokens:
             break
-        kept_sentences.append(sentence)
-        tokens += 1  # the full stop
-    return ". ".join(kept_sentences)
+        fitting_sentences.append(sentence)
+        n_tokens += 1  # the full stop
+    return ". ".join(fitting_sentences)
 
 
 def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) -> tuple[str, str]:
-    """Return a right and a wrong caption that differ in one of ATTRIBUTES.
+    """Return a correct and a false caption that differ in one of ATTRIBUTES.
+
+    For the attribute "colour" they may be "a small red ball on the left. a small blue car at the
+    top" and "a small blue ball on the left. a small red car at the top".
 
     `things` has the dominant thing first, and at least two small ones. Both captions are two
-    sentences of captioner IB, joined as in its long captions, with colours that the kinds come in:
-    models trained on scenes know texts like both. The wrong caption swaps the attribute between two
-    things, which keeps the words. If every swap in a scene could be true, the attribute of one
-    thing is replaced. One of all possible pairs of captions is drawn.
+    sentences as captioner IB writes them, with colours that the kinds come in: models trained on
+    scenes know texts like both. The false caption swaps the attribute between two things, which
+    keeps the words. If every swap in a scene could be true, the attribute of one thing is replaced.
+    One of all possible pairs of captions is drawn.
     """
-    options = _swaps(things, attribute) or _replacements(things, attribute)
-    right, wrong = options[int(rng.integers(len(options)))]
-    return _caption(right), _caption(wrong)
+    options = _swapped_pairs(things, attribute) or _replaced_pairs(things, attribute)
+    correct_pair, false_pair = options[int(rng.integers(len(options)))]
+    return _pair_caption(correct_pair), _pair_caption(false_pair)
 
 
-def _swaps(things: Sequence[Thing], attribute: str) -> list[tuple[_Pair, _Pair]]:
-    """Return pairs of things, and the same pairs with the attribute swapped and clearly wrong."""
+def _swapped_pairs(things: Sequence[Thing], attribute: str) -> list[tuple[_Pair, _Pair]]:
+    """Return pairs of things, and the same pairs with the attribute swapped between the two.
+
+    A pair is left out unless both changed things are clearly false.
+    """
     options = []
     for first, second in combinations(things, 2):
         first_value, second_value = getattr(first, attribute), getattr(second, attribute)
         swapped_first = first._replace(**{attribute: second_value})
         swapped_second = second._replace(**{attribute: first_value})
-        if _is_wrong(swapped_first, things) and _is_wrong(swapped_second, things):
+        if _is_clearly_false(swapped_first, things) and _is_clearly_false(swapped_second, things):
             options.append(((first, second), (swapped_first, swapped_second)))
     return options
 
 
-def _replacements(things: Sequence[Thing], attribute: str) -> list[tuple[_Pair, _Pair]]:
-    """Return pairs of things, and the same pairs with a clearly wrong value in the second thing."""
+def _replaced_pairs(things: Sequence[Thing], attribute: str) -> list[tuple[_Pair, _Pair]]:
+    """Return pairs of things, and the same pairs with a clearly false value in the second thing."""
     options = []
     for first, second in combinations(things, 2):
         for value in ATTRIBUTES[attribute]:
             changed_second = second._replace(**{attribute: value})
-            if _is_wrong(changed_second, things):
+            if _is_clearly_false(changed_second, things):
                 options.append(((first, second), (first, changed_second)))
     return options
 
 
-def _caption(pair: Sequence[Thing]) -> str:
-    """Describe two things as captioner IB does, whose long captions begin with the large thing."""
+def _pair_caption(pair: Sequence[Thing]) -> str:
+    """Return a sentence about each of two things, the large thing first, as captioner IB writes."""
     large_first = sorted(pair, key=lambda thing: thing.size != LARGE)
     sentences = [
         f"a {thing.size} {thing.colour} {thing.kind} {PLACE_PHRASES[thing.place]}"
@@ -325,21 +355,30 @@ def _caption(pair: Sequence[Thing]) -> str:
     return ". ".join(sentences)
 
 
-def _is_wrong(claimed_thing: Thing, things: Sequence[Thing]) -> bool:
-    """Return whether such a thing could be in a scene and is clearly not in this one."""
+def _is_clearly_false(claimed_thing: Thing, things: Sequence[Thing]) -> bool:
+    """Return whether a thing is clearly not in a scene, although its kind comes in its colour.
+
+    It is not clear if a thing of the same kind, colour and size is near the claimed place.
+    """
     if claimed_thing.colour not in COLOURS[claimed_thing.kind]:
         return False
+    claimed_look = (claimed_thing.kind, claimed_thing.colour, claimed_thing.size)
     for thing in things:
-        is_same = thing[:3] == claimed_thing[:3]  # in kind, colour and size
-        if is_same and _distance(thing, claimed_thing.place) < _MIN_WRONG_DISTANCE:
+        has_same_look = (thing.kind, thing.colour, thing.size) == claimed_look
+        if has_same_look and _distance_to_place(thing, claimed_thing.place) < _MIN_WRONG_DISTANCE:
             return False
     return True
 
 
-def _distance(thing: Thing, place: str) -> float:
-    """Return the distance in pixels from a thing's centre to a place, along the farther axis."""
+def _distance_to_place(thing: Thing, place: str) -> float:
+    """Return the distance in pixels from a thing's centre to a place, a ninth of the image.
+
+    It is the larger one of the distances in x and in y, and 0 inside of the place.
+    """
     row, column = divmod(_PLACES.index(place), 3)
     x0, y0, x1, y1 = thing.box
-    # The centre, in thirds of the image.
+    # In thirds of the image the centre is (x, y), and the place is from column to column + 1, and
+    # from row to row + 1.
     x, y = 1.5 * (x0 + x1) / SIDE, 1.5 * (y0 + y1) / SIDE
-    return max(column - x, x - column - 1, row - y, y - row - 1, 0.0) * SIDE / 3
+    thirds = max(column - x, x - column - 1, row - y, y - row - 1, 0.0)
+    return thirds * SIDE / 3

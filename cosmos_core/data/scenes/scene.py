@@ -13,10 +13,18 @@ from cosmos_core.data.scenes.captions import LARGE, SMALL, Box, Stuff, Thing, de
 from cosmos_core.data.scenes.stuff import Image, Rng, sample_texture
 from cosmos_core.data.scenes.things import SPRITE_SIDES, VARIANTS, sprite
 
-_SIDES = {LARGE: (0.42, 0.56), SMALL: (0.18, 0.26)}  # as fractions of the scene's side
-# The largest turn to either side in degrees. Things that are not named stand upright, nearly.
+# The smallest and the largest side of a thing, as fractions of the scene's side.
+_SIDE_RANGES = {LARGE: (0.42, 0.56), SMALL: (0.18, 0.26)}
+# The largest turn to either side in degrees. Other kinds of things stand nearly upright.
 _MAX_TURNS = {"ball": 180.0, "ladybird": 60.0, "fish": 18.0, "apple": 18.0}
 _OTHER_MAX_TURN = 9.0
+_OPAQUE = 128  # a pixel belongs to a thing if its alpha is at least this
+# The chances that a scene has one region of stuff, or two of which one is above the other;
+# otherwise they are side by side.
+_ONE_REGION_CHANCE = 0.1
+_TWO_REGIONS_ABOVE_CHANCE = 0.68
+_SKY_CHANCE = 0.1  # of the upper region
+_SAME_KIND_CHANCE = 0.08  # that two small things are of the same kind
 _GROUND = tuple(kind for kind in STUFF if kind != "sky")
 # The chance of the commonest colour of a kind; its other colours have equal chances.
 _COMMON_COLOUR_CHANCE = 0.34
@@ -47,24 +55,29 @@ def render_scene(seed: int, index: int) -> Scene:
     """Render a scene, which follows from seed and index. Dominant things take turns by index."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
     label = index % len(THINGS)
-    region_map, regions = _regions(rng)
+    region_map, regions = _draw_regions(rng)
     image = sample_texture(rng, regions[0].kind)
     if len(regions) == 2:
         image = cv2.copyTo(sample_texture(rng, regions[1].kind), region_map, image)
     # The number of the thing at each pixel, from 1; 0 for stuff.
     thing_map = np.zeros((SIDE, SIDE), np.uint8)
     plans = _place_things(rng, _plan_things(rng, label), image, thing_map)
-    things = tuple(_record(plan, thing_map == number) for number, plan in enumerate(plans, start=1))
+    things = tuple(
+        _describe_thing(plan, is_visible=thing_map == number)
+        for number, plan in enumerate(plans, start=1)
+    )
     region_labels = [CLASSES.index(region.kind) for region in regions]
     label_map = np.where(region_map > 0, region_labels[-1], region_labels[0]).astype(np.uint8)
-    label_of_thing = np.array([0, *[CLASSES.index(plan.kind) for plan in plans]], np.uint8)
-    label_map = np.where(thing_map > 0, label_of_thing[thing_map], label_map)
-    areas = (np.bincount(label_map.ravel(), minlength=len(CLASSES)) / SIDE**2).tolist()
+    thing_labels = [CLASSES.index(plan.kind) for plan in plans]
+    label_of_number = np.array([0, *thing_labels], np.uint8)
+    label_map = np.where(thing_map > 0, label_of_number[thing_map], label_map)
+    area_of_label = (np.bincount(label_map.ravel(), minlength=len(CLASSES)) / SIDE**2).tolist()
     stuff = tuple(
-        Stuff(region.kind, region.where, areas[region_label])
+        Stuff(region.kind, region.where, area_of_label[region_label])
         for region, region_label in zip(regions, region_labels, strict=True)
     )
-    return Scene(image, label_map, label, things, stuff, describe(rng, things, stuff))
+    captions = describe(rng, things, stuff)
+    return Scene(image, label_map, label, things, stuff, captions)
 
 
 class _Region(NamedTuple):
@@ -74,35 +87,41 @@ class _Region(NamedTuple):
     where: str  # as in `Stuff`
 
 
-def _regions(rng: Rng) -> tuple[Image, list[_Region]]:
-    """Return one or two random regions of stuff, and a map (SIDE, SIDE) of them.
+def _draw_regions(rng: Rng) -> tuple[Image, list[_Region]]:
+    """Draw one or two regions of stuff at random.
 
-    The map is 0 in the first region and 255 in the second.
+    Return a map (SIDE, SIDE), which is 0 in the first region and 255 in the second, and the
+    regions.
     """
-    draw = rng.random()
-    if draw < 0.1:
+    layout_draw = rng.random()
+    if layout_draw < _ONE_REGION_CHANCE:
         kind = STUFF[int(rng.integers(len(STUFF)))]
         return np.zeros((SIDE, SIDE), np.uint8), [_Region(kind, "everywhere")]
-    lines = np.arange(SIDE)
-    if draw < 0.78:
+    pixels = np.arange(SIDE)
+    if layout_draw < _ONE_REGION_CHANCE + _TWO_REGIONS_ABOVE_CHANCE:
         ground = _GROUND[int(rng.integers(len(_GROUND)))]
         other_kinds = [kind for kind in STUFF if kind != ground]
         # The sky can only be above, so it is drawn more often there.
-        if rng.random() < 0.1:
+        if rng.random() < _SKY_CHANCE:
             background = "sky"
         else:
             background = other_kinds[int(rng.integers(len(other_kinds)))]
-        is_below = lines[:, None] >= _border(rng, rng.uniform(0.35, 0.65))[None]
+        horizon = _draw_border(rng, rng.uniform(0.35, 0.65))  # y for each x
+        is_below = pixels[:, None] >= horizon[None, :]
         regions = [_Region(background, "background"), _Region(ground, "ground")]
         return is_below.astype(np.uint8) * 255, regions
     left_kind, right_kind = rng.permutation(len(_GROUND))[:2]
-    is_right = lines[None] >= _border(rng, rng.uniform(0.38, 0.62))[:, None]
+    divide = _draw_border(rng, rng.uniform(0.38, 0.62))  # x for each y
+    is_right = pixels[None, :] >= divide[:, None]
     regions = [_Region(_GROUND[left_kind], "left"), _Region(_GROUND[right_kind], "right")]
     return is_right.astype(np.uint8) * 255, regions
 
 
-def _border(rng: Rng, middle: float) -> npt.NDArray[np.float64]:
-    """Return an irregular border: for each of SIDE columns, a height in pixels."""
+def _draw_border(rng: Rng, middle: float) -> npt.NDArray[np.float64]:
+    """Return an irregular line across a scene: its height in pixels at each of SIDE columns.
+
+    `middle` is its mean height as a fraction of the scene.
+    """
     knots = rng.normal(0, 3.2, 9).astype(np.float32)[None]
     wobble = cv2.resize(knots, (SIDE, 1), interpolation=cv2.INTER_CUBIC)[0]
     slope = rng.uniform(-0.12, 0.12) * (np.arange(SIDE) - SIDE / 2)
@@ -118,10 +137,13 @@ class _Plan(NamedTuple):
 
 
 def _plan_things(rng: Rng, label: int) -> list[_Plan]:
-    """Draw kinds and colours: the dominant thing first, then two to four small things."""
-    count = int(rng.integers(2, 5))
-    small_kinds = [THINGS[i] for i in rng.permutation(len(THINGS)) if i != label][:count]
-    if rng.random() < 0.08:
+    """Draw the kinds and colours of a scene's things.
+
+    The dominant thing, of the class `label`, comes first, then two to four small things.
+    """
+    n_small = int(rng.integers(2, 5))
+    small_kinds = [THINGS[i] for i in rng.permutation(len(THINGS)) if i != label][:n_small]
+    if rng.random() < _SAME_KIND_CHANCE:
         small_kinds[-1] = small_kinds[0]
     plans = list[_Plan]()
     for kind in (THINGS[label], *small_kinds):
@@ -130,56 +152,78 @@ def _plan_things(rng: Rng, label: int) -> list[_Plan]:
         colour = common_colour
         if common_draw >= _COMMON_COLOUR_CHANCE:
             colour = other_colours[int(other_draw * len(other_colours))]
-        plans.append(_Plan(kind, colour, SMALL if plans else LARGE))
+        size = SMALL if plans else LARGE
+        plans.append(_Plan(kind, colour, size))
     return plans
 
 
 def _place_things(rng: Rng, plans: list[_Plan], image: Image, thing_map: Image) -> list[_Plan]:
-    """Draw the things into the image and the map, in order, and return those that fit."""
+    """Paint things onto the image, and write their numbers, from 1, into the thing map.
+
+    Both are changed in place. Return the plans of the things that were painted: a small thing is
+    left out if there is no free position for it.
+    """
     placed_plans = list[_Plan]()
     boxes = list[Box]()
     for plan in plans:
-        patch = _patch(rng, plan)
+        patch = _render_thing(rng, plan)
         height, width = patch.shape[:2]
-        x, y, overlap = _position(rng, height, width, boxes)
+        x, y, covered_fraction = _find_free_position(rng, height, width, boxes)
         # Two small things stay in any case: a scene has at least two.
-        if overlap > _MAX_OVERLAP and len(placed_plans) > 2:
+        if covered_fraction > _MAX_OVERLAP and len(placed_plans) > 2:
             continue
         placed_plans.append(plan)
         boxes.append((x, y, x + width, y + height))
-        pixels, alpha = image[y : y + height, x : x + width], patch[..., 3:]
+        rows, columns = slice(y, y + height), slice(x, x + width)
+        # Blending of premultiplied colours, rounded: thing + (1 - alpha) * background.
+        pixels = image[rows, columns]
+        colours, alpha = patch[..., :3], patch[..., 3:]
         background = (pixels.astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 127) // 255
-        pixels[:] = np.minimum(patch[..., :3] + background, 255)
-        thing_map[y : y + height, x : x + width][alpha[..., 0] >= 128] = len(placed_plans)
+        pixels[:] = np.minimum(colours + background, 255)
+        is_thing = alpha[..., 0] >= _OPAQUE
+        thing_map[rows, columns][is_thing] = len(placed_plans)
     return placed_plans
 
 
-def _patch(rng: Rng, plan: _Plan) -> Image:
-    """Return the thing at its final size, premultiplied RGBA (h, w, 4)."""
-    source = sprite(plan.kind, plan.colour, int(rng.integers(VARIANTS)))[plan.size]
-    size, turn, aspect, light = rng.random(4).tolist()
-    low, high = _SIDES[plan.size]
-    side = (low + (high - low) * size) * SIDE
-    stretch = 0.92 + 0.16 * aspect
-    flip = -1.0 if rng.random() < 0.5 else 1.0
-    stretched = np.diag([flip * min(1.0, stretch), min(1.0, 1 / stretch)])
-    scale = stretched * side / SPRITE_SIDES[plan.size]
-    angle = np.radians((2 * turn - 1) * _MAX_TURNS.get(plan.kind, _OTHER_MAX_TURN))
+def _render_thing(rng: Rng, plan: _Plan) -> Image:
+    """Return a thing in premultiplied RGBA (h, w, 4), cropped to its pixels.
+
+    Its variant, size, proportions, turn and brightness are random, and it may be mirrored.
+    """
+    variant = int(rng.integers(VARIANTS))
+    source = sprite(plan.kind, plan.colour, variant)[plan.size]
+    size_draw, turn_draw, aspect_draw, light_draw = rng.random(4).tolist()
+    min_side, max_side = _SIDE_RANGES[plan.size]
+    side = (min_side + (max_side - min_side) * size_draw) * SIDE  # in pixels
+    aspect = 0.92 + 0.16 * aspect_draw  # width / height
+    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    # The longer side has the scale 1.
+    aspect_matrix = np.diag([mirror * min(1.0, aspect), min(1.0, 1 / aspect)])
+    scale_matrix = aspect_matrix * side / SPRITE_SIDES[plan.size]
+    max_turn = _MAX_TURNS.get(plan.kind, _OTHER_MAX_TURN)
+    angle = np.radians((2 * turn_draw - 1) * max_turn)
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
-    matrix = np.array([[cos, -sin], [sin, cos]]) @ scale
-    canvas = int(side * 1.25) + 4
-    offset = (canvas - 1) / 2 - matrix @ np.full(2, (source.shape[0] - 1) / 2)
-    patch = cv2.warpAffine(source, np.column_stack([matrix, offset]), (canvas, canvas))
-    gain = 0.88 + 0.2 * light
-    patch = cv2.multiply(patch, (gain, gain, gain, 1.0))
-    x, y, w, h = cv2.boundingRect((patch[..., 3] >= 128).view(np.uint8))
-    return np.ascontiguousarray(patch[y : y + h, x : x + w])
+    matrix = np.array([[cos, -sin], [sin, cos]]) @ scale_matrix
+    # A canvas that holds the turned thing and its light. The matrix maps the centre of the sprite
+    # to the centre of the canvas.
+    canvas_side = int(side * 1.25) + 4
+    source_centre = np.full(2, (source.shape[0] - 1) / 2)
+    offset = (canvas_side - 1) / 2 - matrix @ source_centre
+    affine_matrix = np.column_stack([matrix, offset])
+    canvas = cv2.warpAffine(source, affine_matrix, (canvas_side, canvas_side))
+    gain = 0.88 + 0.2 * light_draw
+    canvas = cv2.multiply(canvas, (gain, gain, gain, 1.0))
+    x, y, width, height = cv2.boundingRect((canvas[..., 3] >= _OPAQUE).view(np.uint8))
+    return np.ascontiguousarray(canvas[y : y + height, x : x + width])
 
 
-def _position(rng: Rng, height: int, width: int, boxes: list[Box]) -> tuple[int, int, float]:
-    """Return x and y of the freest of some random positions, and its covered fraction.
+def _find_free_position(
+    rng: Rng, height: int, width: int, boxes: list[Box]
+) -> tuple[int, int, float]:
+    """Draw some positions for a thing, and return the one at which it covers least of other things.
 
-    `boxes` belong to the things that are placed already.
+    Return x and y of its corner at the top left, and the weighted overlap with `boxes`, those of
+    the things so far, as a fraction of its area. The first box is the dominant thing's.
     """
     x = rng.integers(0, SIDE - width + 1, _POSITIONS)
     y = rng.integers(0, SIDE - height + 1, _POSITIONS)
@@ -194,8 +238,11 @@ def _position(rng: Rng, height: int, width: int, boxes: list[Box]) -> tuple[int,
     return int(x[best]), int(y[best]), float(overlap[best]) / (height * width)
 
 
-def _record(plan: _Plan, is_visible: npt.NDArray[np.bool_]) -> Thing:
-    """Return the record of a thing whose visible pixels are given by a mask (SIDE, SIDE)."""
+def _describe_thing(plan: _Plan, is_visible: npt.NDArray[np.bool_]) -> Thing:
+    """Return the record of a thing, with the box and the area of its visible pixels.
+
+    `is_visible` is a mask (SIDE, SIDE) of these pixels.
+    """
     x, y, width, height = cv2.boundingRect(is_visible.view(np.uint8))
     box = (x, y, x + width, y + height)
     area = int(np.count_nonzero(is_visible)) / SIDE**2

@@ -23,14 +23,18 @@ Rng = np.random.Generator
 VARIANTS = 12
 SPRITE_SIDES = {LARGE: 92, SMALL: 46}  # pixels of a sprite without its margin
 _BANK_SEED = 7002  # differs from the seeds of scenes: drawings belong to no split
-_RESOLUTION = 240
-_BITS = 4  # sub-pixel bits of OpenCV's drawing functions
-_OUTLINE = 3  # pixels
-# A sprite is enlarged by a margin for its light: three pixels around a small one.
-_WIDENED = 1 + 2 * 3 / SPRITE_SIDES[SMALL]
+_RESOLUTION = 240  # pixels of a canvas
+_FILLED_FRACTION = 0.94  # of a canvas, by the square from -1 to 1
+_SUBPIXEL_BITS = 4  # of coordinates in OpenCV's drawing functions
+_OUTLINE_WIDTH = 3  # pixels of a canvas
+# The width of an outline and the light around it, in pixels before a sprite is shrunk.
+_RIM_WIDTHS = {LARGE: 9, SMALL: 7}
+# The factor by which a margin for the light enlarges a sprite: three pixels around a small one.
+_MARGIN_FACTOR = 1 + 2 * 3 / SPRITE_SIDES[SMALL]
 
 _DARK: Colour = (34, 28, 34)
 _WHITE: Colour = (246, 246, 242)
+_HIGHLIGHT: Colour = (255, 255, 255)
 _CREAM: Colour = (240, 226, 196)
 _BARK: Colour = (112, 72, 42)
 _LEAF: Colour = (62, 142, 52)
@@ -39,40 +43,56 @@ _GLASS: Colour = (168, 214, 240)
 
 @cache
 def sprite(kind: str, colour: str, variant: int) -> dict[str, Image]:
-    """Return images of one thing, the same in any process, by their size, `large` or `small`.
+    """Return the images of one drawing of a thing by their size, `large` or `small`.
 
-    They are premultiplied RGBA (S, S, 4). Alpha below 128 is light around the thing.
+    They are premultiplied RGBA (S, S, 4), and the same in any process. Pixels whose alpha is below
+    128 are light around the thing.
     """
-    number, pen = THINGS.index(kind), Canvas()
+    number = THINGS.index(kind)
+    canvas = Canvas()
     rng = np.random.default_rng([_BANK_SEED, number, COLOURS[kind].index(colour), variant])
-    _PAINTERS[number](pen, PALETTE[colour], rng)
-    x, y, w, h = cv2.boundingRect(pen.rgba[..., 3])
-    # The square round the centre that holds the thing and the margin.
-    half = int(np.ceil(max(w, h) / 2 * _WIDENED))
-    padded = np.pad(pen.rgba, ((half, half), (half, half), (0, 0)))
-    square = padded[y + h // 2 :, x + w // 2 :][: 2 * half, : 2 * half]
-    # A small sprite is shrunk more, so its outline is relatively wider.
-    small = cv2.resize(square, (half, half), interpolation=cv2.INTER_NEAREST)
-    return {LARGE: _finished(square, 9, LARGE), SMALL: _finished(small, 7, SMALL)}
+    paint = _PAINTERS[number]
+    paint(canvas, PALETTE[colour], rng)
+    x, y, width, height = cv2.boundingRect(canvas.rgba[..., 3])
+    # The square around the thing's centre that holds the thing and the margin.
+    half = int(np.ceil(max(width, height) / 2 * _MARGIN_FACTOR))
+    padded = np.pad(canvas.rgba, ((half, half), (half, half), (0, 0)))
+    # Padding moves the centre by `half`, so this is where the square begins.
+    square_x, square_y = x + width // 2, y + height // 2
+    square = padded[square_y:, square_x:][: 2 * half, : 2 * half]
+    # A small sprite is shrunk more, so that its outline is relatively wider.
+    small_square = cv2.resize(square, (half, half), interpolation=cv2.INTER_NEAREST)
+    return {LARGE: _finish_sprite(square, LARGE), SMALL: _finish_sprite(small_square, SMALL)}
 
 
 def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> npt.NDArray[np.float64]:
-    """Return an ellipse round (x, y), turned by an angle in degrees."""
-    turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    """Return 40 points of an ellipse around (x, y) with radii rx and ry, turned by `angle` degrees.
+
+    They begin at the right end, and go on by the lower end if the ellipse is not turned.
+    """
+    turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    along, across = rx * np.cos(turn), ry * np.sin(turn)
+    along, across = rx * np.cos(turns), ry * np.sin(turns)
     return np.stack([x + along * cos - across * sin, y + along * sin + across * cos], 1)
 
 
+def circle(x: float, y: float, radius: float) -> npt.NDArray[np.float64]:
+    """Return 40 points of a circle around (x, y)."""
+    return oval(x, y, radius, radius)
+
+
 def box(x0: float, y0: float, x1: float, y1: float) -> Shape:
-    """Return an upright rectangle."""
+    """Return the corners of an upright rectangle from (x0, y0) to (x1, y1)."""
     return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
 
 def shade(colour: Colour, level: float) -> Colour:
-    """Darken (level < 1) or lighten towards white (level > 1) a colour."""
-    end, distance = (0, level) if level <= 1 else (255, 2 - level)
-    return tuple(end - (end - c) * distance for c in colour)  # type: ignore[return-value]
+    """Return a colour darkened towards black (level < 1) or lightened towards white (level > 1).
+
+    Level 0 is black, 1 the colour itself, and 2 white.
+    """
+    target, distance = (0, level) if level <= 1 else (255, 2 - level)
+    return tuple(target - (target - c) * distance for c in colour)  # type: ignore[return-value]
 
 
 class Canvas:
@@ -81,243 +101,370 @@ class Canvas:
     def __init__(self) -> None:
         self.rgba: Image = np.zeros((_RESOLUTION, _RESOLUTION, 4), np.uint8)
 
-    def _pixels(self, points: Shape) -> npt.NDArray[np.int32]:
+    def _to_pixels(self, points: Shape) -> npt.NDArray[np.int32]:
+        """Return the pixel coordinates of points as fixed-point numbers, as OpenCV draws them."""
         half = _RESOLUTION / 2
-        return np.rint((np.asarray(points) * half * 0.94 + half) * 2**_BITS).astype(np.int32)
+        pixels = np.asarray(points) * half * _FILLED_FRACTION + half
+        return np.rint(pixels * 2**_SUBPIXEL_BITS).astype(np.int32)
 
     def fill(self, points: Shape, colour: Colour, edge: int = 0) -> None:
-        """Fill a shape; `edge` > 0 also draws its border that many pixels wide, darker."""
-        pixels = self._pixels(points)
-        cv2.fillPoly(self.rgba, [pixels], (*colour, 255), cv2.LINE_8, _BITS)
+        """Fill a shape, and draw a darker border, `edge` pixels wide, if `edge` > 0."""
+        pixels = self._to_pixels(points)
+        cv2.fillPoly(self.rgba, [pixels], (*colour, 255), cv2.LINE_8, _SUBPIXEL_BITS)
         if edge:
             dark = (*shade(colour, 0.5), 255)
-            cv2.polylines(self.rgba, [pixels], True, dark, edge, cv2.LINE_8, _BITS)
+            cv2.polylines(self.rgba, [pixels], True, dark, edge, cv2.LINE_8, _SUBPIXEL_BITS)
 
     def line(self, points: Shape, colour: Colour, width: int) -> None:
         """Draw an open line through points, `width` pixels wide."""
-        pixels = self._pixels(points)
-        cv2.polylines(self.rgba, [pixels], False, (*colour, 255), width, cv2.LINE_8, _BITS)
+        pixels = self._to_pixels(points)
+        cv2.polylines(self.rgba, [pixels], False, (*colour, 255), width, cv2.LINE_8, _SUBPIXEL_BITS)
 
     @contextmanager
     def inside(self, points: Shape, colour: Colour | None = None, edge: int = 0) -> Iterator[None]:
-        """Clip drawings in this context to a shape, which is first filled if a colour is given."""
+        """Clip what is drawn in this context to a shape.
+
+        If a colour is given, the shape is first filled, as by `fill`.
+        """
         if colour is not None:
             self.fill(points, colour, edge)
         before = self.rgba.copy()
         yield
         outside = np.full(self.rgba.shape[:2], 255, np.uint8)
-        cv2.fillPoly(outside, [self._pixels(points)], 0, cv2.LINE_8, _BITS)
+        cv2.fillPoly(outside, [self._to_pixels(points)], 0, cv2.LINE_8, _SUBPIXEL_BITS)
         cv2.copyTo(before, outside, self.rgba)
 
 
-def _finished(rgba: Image, rim: int, size: str) -> Image:
-    """Add a dark outline and, up to `rim` pixels away, a light of alpha below half, and shrink."""
-    away = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
-    rings = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
-    ring = (away > _OUTLINE).astype(np.intp) + (away > rim)
-    # One 32-bit word per pixel is much quicker to look up than four bytes.
-    around = rings.view(np.uint32)[:, 0][ring].view(np.uint8).reshape(rgba.shape)
-    side = round(SPRITE_SIDES[size] * _WIDENED)
-    with_rim = cv2.copyTo(rgba, rgba[..., 3], around)
-    small: Image = cv2.resize(with_rim, (side, side), interpolation=cv2.INTER_AREA)
-    small.flags.writeable = False
-    return small
+def _finish_sprite(rgba: Image, size: str) -> Image:
+    """Return a drawing with a dark outline and a half-transparent light around it, shrunk.
+
+    The light reaches as far as `_RIM_WIDTHS` from the thing. The result has the side of a sprite of
+    this size, with its margin.
+    """
+    distance = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
+    # Premultiplied colours of the outline, the light, and the pixels further away.
+    rim_colours = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
+    is_beyond_outline = distance > _OUTLINE_WIDTH
+    is_beyond_light = distance > _RIM_WIDTHS[size]
+    colour_index = is_beyond_outline.astype(np.intp) + is_beyond_light
+    # A pixel is looked up as one 32-bit word, which is much quicker than four bytes.
+    rim_words = rim_colours.view(np.uint32)[:, 0]
+    rim = rim_words[colour_index].view(np.uint8).reshape(rgba.shape)
+    with_rim = cv2.copyTo(rgba, rgba[..., 3], rim)
+    side = round(SPRITE_SIDES[size] * _MARGIN_FACTOR)
+    shrunk: Image = cv2.resize(with_rim, (side, side), interpolation=cv2.INTER_AREA)
+    shrunk.flags.writeable = False
+    return shrunk
 
 
-def _apple(pen: Canvas, colour: Colour, rng: Rng) -> None:
-    turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
-    dip = rng.uniform(0.28, 0.4)
-    radius = 0.78 - dip * np.exp(-((np.angle(np.exp(1j * (turn + np.pi / 2))) / 0.42) ** 2))
+# The painters draw one kind of thing each. They share the names `x` and `y` for the place of a
+# repeated detail, and `side` for the left (-1) or the right (1) one of two.
+
+
+def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw a speckled apple with a stem and a leaf. The body is a circle with a dip at the top."""
+    turns = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    dip_depth = rng.uniform(0.28, 0.4)
+    turns_from_top = np.angle(np.exp(1j * (turns + np.pi / 2)))  # between -pi and pi
+    radii = 0.78 - dip_depth * np.exp(-((turns_from_top / 0.42) ** 2))
     width = rng.uniform(1.0, 1.12)
-    body = np.stack([radius * width * np.cos(turn), 0.16 + radius * np.sin(turn)], 1)
-    with pen.inside(body, colour):
-        pen.fill(oval(0.34, 0.42, 0.72, 0.66), shade(colour, 0.86))
-        pen.fill(oval(-0.08, 0.1, 0.72, 0.66), colour)
-        for x, y in rng.uniform(-0.75, 0.75, (int(rng.integers(18, 40)), 2)):
-            pen.fill(oval(x, y + 0.16, 0.03, 0.03), shade(colour, 1.45))
-    pen.fill(oval(-0.42, -0.12, 0.1, 0.2, 28), shade(colour, 1.8))
-    pen.line([(0, -0.22), (0.03, -0.55), (0.12, -0.86)], _BARK, 15)
-    pen.fill(oval(0.38, -0.7, 0.3, 0.13, -22), _LEAF, 3)
-    pen.line([(0.14, -0.6), (0.6, -0.8)], shade(_LEAF, 0.6), 3)
+    body = np.stack([radii * width * np.cos(turns), 0.16 + radii * np.sin(turns)], 1)
+    with canvas.inside(body, colour):
+        shadow = oval(0.34, 0.42, 0.72, 0.66)
+        canvas.fill(shadow, shade(colour, 0.86))
+        lit_side = oval(-0.08, 0.1, 0.72, 0.66)
+        canvas.fill(lit_side, colour)
+        n_speckles = int(rng.integers(18, 40))
+        for x, y in rng.uniform(-0.75, 0.75, (n_speckles, 2)):
+            canvas.fill(circle(x, y + 0.16, 0.03), shade(colour, 1.45))
+    highlight = oval(-0.42, -0.12, 0.1, 0.2, 28)
+    canvas.fill(highlight, shade(colour, 1.8))
+    stem = [(0, -0.22), (0.03, -0.55), (0.12, -0.86)]
+    canvas.line(stem, _BARK, 15)
+    leaf = oval(0.38, -0.7, 0.3, 0.13, -22)
+    canvas.fill(leaf, _LEAF, 3)
+    leaf_vein = [(0.14, -0.6), (0.6, -0.8)]
+    canvas.line(leaf_vein, shade(_LEAF, 0.6), 3)
 
 
-def _ball(pen: Canvas, colour: Colour, rng: Rng) -> None:
+def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw a beach ball: coloured wedges around a pole on white."""
     pole = rng.uniform(-0.3, 0.3, 2)
-    wedges = int(rng.choice([3, 4]))
-    start = rng.uniform(0, 2 * np.pi)
-    with pen.inside(oval(0, 0, 0.9, 0.9), _WHITE):
-        for wedge in range(wedges):
-            turn = start + (wedge + np.linspace(0, 0.5, 9)) / wedges * 2 * np.pi
-            rim = np.stack([1.6 * np.cos(turn), 1.6 * np.sin(turn)], 1)
-            pen.fill(np.vstack([pole, rim]), colour, 4)
-        pen.fill(oval(pole[0], pole[1], 0.17, 0.17), shade(colour, 0.7), 4)
-        pen.fill(oval(-0.45, -0.5, 0.16, 0.09, -45), (255, 255, 255))
+    n_wedges = int(rng.choice([3, 4]))
+    first_turn = rng.uniform(0, 2 * np.pi)
+    with canvas.inside(circle(0, 0, 0.9), _WHITE):
+        for wedge in range(n_wedges):
+            # A wedge takes half of its share of the circle. It ends outside of the ball.
+            turns = first_turn + (wedge + np.linspace(0, 0.5, 9)) / n_wedges * 2 * np.pi
+            arc = np.stack([1.6 * np.cos(turns), 1.6 * np.sin(turns)], 1)
+            canvas.fill(np.vstack([pole, arc]), colour, 4)
+        canvas.fill(circle(pole[0], pole[1], 0.17), shade(colour, 0.7), 4)
+        canvas.fill(oval(-0.45, -0.5, 0.16, 0.09, -45), _HIGHLIGHT)
 
 
-def _boat(pen: Canvas, colour: Colour, rng: Rng) -> None:
-    mast = rng.uniform(-0.12, 0.08)
-    sail = PALETTE["white"] if colour != PALETTE["white"] else _CREAM
-    pen.fill(box(mast - 0.035, -0.9, mast + 0.035, 0.4), _BARK)
-    main = [(mast + 0.07, -0.82), (mast + 0.07, 0.33), (rng.uniform(0.62, 0.8), 0.33)]
-    jib = [(mast - 0.07, -0.7), (mast - 0.07, 0.33), (rng.uniform(-0.72, -0.5), 0.33)]
-    stripes = rng.integers(2, 5)
-    for part in (main, jib):
-        with pen.inside(part, sail):
-            for y in np.linspace(-0.45, 0.2, stripes):
-                pen.line([(-1, y), (1, y)], shade(colour, 0.72), 9)
-    with pen.inside([(-0.95, 0.36), (0.95, 0.36), (0.62, 0.84), (-0.66, 0.84)], colour):
-        pen.fill(box(-1, 0.36, 1, 0.47), shade(colour, 0.6))
-        pen.fill(box(-1, 0.72, 1, 0.9), shade(colour, 0.75))
-    for x in np.linspace(-0.45, 0.45, int(rng.integers(2, 5))):
-        pen.fill(oval(x, 0.59, 0.075, 0.075), _GLASS, 4)
-    pen.fill([(mast, -0.98), (mast, -0.78), (mast + 0.3, -0.88)], shade(colour, 0.8))
+def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw a sailing boat: a coloured hull and flag, and two striped sails."""
+    mast_x = rng.uniform(-0.12, 0.08)
+    sail_colour = PALETTE["white"] if colour != PALETTE["white"] else _CREAM
+    canvas.fill(box(mast_x - 0.035, -0.9, mast_x + 0.035, 0.4), _BARK)
+    mainsail_end, jib_end = rng.uniform(0.62, 0.8), rng.uniform(-0.72, -0.5)
+    mainsail = [(mast_x + 0.07, -0.82), (mast_x + 0.07, 0.33), (mainsail_end, 0.33)]
+    jib = [(mast_x - 0.07, -0.7), (mast_x - 0.07, 0.33), (jib_end, 0.33)]
+    n_stripes = rng.integers(2, 5)
+    for sail in (mainsail, jib):
+        with canvas.inside(sail, sail_colour):
+            for y in np.linspace(-0.45, 0.2, n_stripes):
+                canvas.line([(-1, y), (1, y)], shade(colour, 0.72), 9)
+    hull = [(-0.95, 0.36), (0.95, 0.36), (0.62, 0.84), (-0.66, 0.84)]
+    with canvas.inside(hull, colour):
+        gunwale, keel = box(-1, 0.36, 1, 0.47), box(-1, 0.72, 1, 0.9)
+        canvas.fill(gunwale, shade(colour, 0.6))
+        canvas.fill(keel, shade(colour, 0.75))
+    n_portholes = int(rng.integers(2, 5))
+    for x in np.linspace(-0.45, 0.45, n_portholes):
+        canvas.fill(circle(x, 0.59, 0.075), _GLASS, 4)
+    flag = [(mast_x, -0.98), (mast_x, -0.78), (mast_x + 0.3, -0.88)]
+    canvas.fill(flag, shade(colour, 0.8))
 
 
-def _car(pen: Canvas, colour: Colour, rng: Rng) -> None:
-    back, roof = rng.uniform(-0.62, -0.42), rng.uniform(-0.56, -0.46)
-    front = rng.uniform(0.22, 0.36)
-    cabin = [(back - 0.18, -0.06), (back, roof), (front, roof), (front + 0.26, -0.06)]
+def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw a car that drives to the right, with two windows and two wheels."""
+    roof_back, roof_y = rng.uniform(-0.62, -0.42), rng.uniform(-0.56, -0.46)
+    roof_front = rng.uniform(0.22, 0.36)
+    cabin = [
+        (roof_back - 0.18, -0.06),
+        (roof_back, roof_y),
+        (roof_front, roof_y),
+        (roof_front + 0.26, -0.06),
+    ]
     body = [(-0.95, 0.38), (-0.95, 0.02), (-0.86, -0.1), (0.62, -0.1), (0.95, 0.08), (0.95, 0.38)]
-    pen.fill(cabin, colour, 4)
-    pen.fill(body, colour)
-    middle, top = (back + front) / 2, roof + 0.09
-    for x0, x1, x2, x3 in (
-        (back - 0.06, back + 0.05, middle - 0.05, middle - 0.05),
-        (middle + 0.05, middle + 0.05, front - 0.04, front + 0.14),
-    ):
-        pen.fill([(x0, -0.1), (x1, top), (x2, top), (x3, -0.1)], _GLASS, 3)
-    pen.fill(box(-0.95, 0.24, 0.95, 0.38), shade(colour, 0.68))
-    pen.line([(middle, -0.06), (middle, 0.24)], shade(colour, 0.5), 4)
-    pen.line([(middle + 0.1, 0.04), (middle + 0.22, 0.04)], shade(colour, 0.4), 6)
-    pen.fill(oval(0.86, 0.1, 0.08, 0.07), (255, 240, 150), 3)
-    pen.fill(box(-0.95, 0.02, -0.86, 0.16), (190, 30, 40))
-    radius = rng.uniform(0.21, 0.26)
+    canvas.fill(cabin, colour, 4)
+    canvas.fill(body, colour)
+    middle = (roof_back + roof_front) / 2
+    window_top, window_bottom = roof_y + 0.09, -0.1
+    back_window = [
+        (roof_back - 0.06, window_bottom),
+        (roof_back + 0.05, window_top),
+        (middle - 0.05, window_top),
+        (middle - 0.05, window_bottom),
+    ]
+    front_window = [
+        (middle + 0.05, window_bottom),
+        (middle + 0.05, window_top),
+        (roof_front - 0.04, window_top),
+        (roof_front + 0.14, window_bottom),
+    ]
+    canvas.fill(back_window, _GLASS, 3)
+    canvas.fill(front_window, _GLASS, 3)
+    sill = box(-0.95, 0.24, 0.95, 0.38)
+    canvas.fill(sill, shade(colour, 0.68))
+    door_edge = [(middle, -0.06), (middle, 0.24)]
+    canvas.line(door_edge, shade(colour, 0.5), 4)
+    door_handle = [(middle + 0.1, 0.04), (middle + 0.22, 0.04)]
+    canvas.line(door_handle, shade(colour, 0.4), 6)
+    head_light, tail_light = oval(0.86, 0.1, 0.08, 0.07), box(-0.95, 0.02, -0.86, 0.16)
+    canvas.fill(head_light, (255, 240, 150), 3)
+    canvas.fill(tail_light, (190, 30, 40))
+    tyre_radius = rng.uniform(0.21, 0.26)
     for x in (-0.54, 0.52):
-        pen.fill(oval(x, 0.4, radius, radius), (38, 38, 42))
-        pen.fill(oval(x, 0.4, radius * 0.52, radius * 0.52), (190, 194, 200), 3)
-        pen.fill(oval(x, 0.4, radius * 0.18, radius * 0.18), (90, 92, 98))
+        canvas.fill(circle(x, 0.4, tyre_radius), (38, 38, 42))
+        canvas.fill(circle(x, 0.4, tyre_radius * 0.52), (190, 194, 200), 3)
+        canvas.fill(circle(x, 0.4, tyre_radius * 0.18), (90, 92, 98))
 
 
-def _fish(pen: Canvas, colour: Colour, rng: Rng) -> None:
-    dark, tall = shade(colour, 0.72), rng.uniform(0.42, 0.54)
-    pen.fill([(-0.48, 0), (-0.96, -0.44), (-0.84, 0), (-0.96, 0.44)], dark, 4)
-    pen.fill([(-0.3, -tall * 0.7), (0.02, -tall - 0.28), (0.34, -tall * 0.7)], dark, 4)
-    pen.fill([(-0.1, tall * 0.7), (-0.14, tall + 0.2), (0.2, tall * 0.8)], dark, 4)
-    striped = rng.random() < 0.4
-    with pen.inside(oval(0.14, 0, 0.76, tall), colour):
-        pen.fill(oval(0.14, tall, 0.8, tall * 0.75), shade(colour, 1.5))
+def _paint_fish(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw a fish that swims to the right, with scales and, sometimes, two white stripes."""
+    fin_colour = shade(colour, 0.72)
+    height = rng.uniform(0.42, 0.54)  # from the middle of the body to its upper end
+    tail_fin = [(-0.48, 0), (-0.96, -0.44), (-0.84, 0), (-0.96, 0.44)]
+    upper_fin = [(-0.3, -height * 0.7), (0.02, -height - 0.28), (0.34, -height * 0.7)]
+    lower_fin = [(-0.1, height * 0.7), (-0.14, height + 0.2), (0.2, height * 0.8)]
+    for fin in (tail_fin, upper_fin, lower_fin):
+        canvas.fill(fin, fin_colour, 4)
+    has_stripes = rng.random() < 0.4
+    with canvas.inside(oval(0.14, 0, 0.76, height), colour):
+        belly = oval(0.14, height, 0.8, height * 0.75)
+        canvas.fill(belly, shade(colour, 1.5))
         for row, y in enumerate(np.arange(-0.5, 0.5, 0.17)):
+            # Every other row of scales begins half a scale later.
             for x in np.arange(-0.62 + 0.11 * (row % 2), 0.4, 0.22):
-                pen.line(oval(x, y, 0.11, 0.11)[30:], dark, 4)
-                pen.line(oval(x, y, 0.11, 0.11)[:11], dark, 4)
-        for x in (-0.32, 0.04) if striped else ():
-            pen.fill([(x, -1), (x + 0.16, -1), (x + 0.12, 1), (x - 0.04, 1)], _WHITE)
-        pen.line(oval(0.34, 0, 0.24, tall * 1.1)[30:], dark, 6)
-        pen.line(oval(0.34, 0, 0.24, tall * 1.1)[:11], dark, 6)
-    pen.fill(oval(0.68, -0.1, 0.11, 0.11), (255, 255, 255), 3)
-    pen.fill(oval(0.7, -0.1, 0.055, 0.055), (16, 16, 20))
-    pen.line([(0.86, 0.12), (0.76, 0.17), (0.68, 0.15)], _DARK, 5)
+                _draw_right_half(canvas, circle(x, y, 0.11), fin_colour, 4)
+        if has_stripes:
+            for x in (-0.32, 0.04):
+                stripe = [(x, -1), (x + 0.16, -1), (x + 0.12, 1), (x - 0.04, 1)]
+                canvas.fill(stripe, _WHITE)
+        gill = oval(0.34, 0, 0.24, height * 1.1)
+        _draw_right_half(canvas, gill, fin_colour, 6)
+    canvas.fill(circle(0.68, -0.1, 0.11), _HIGHLIGHT, 3)
+    canvas.fill(circle(0.7, -0.1, 0.055), (16, 16, 20))
+    mouth = [(0.86, 0.12), (0.76, 0.17), (0.68, 0.15)]
+    canvas.line(mouth, _DARK, 5)
 
 
-def _house(pen: Canvas, colour: Colour, rng: Rng) -> None:
-    roof: Colour = ((122, 52, 40), (78, 82, 96), (96, 60, 36))[int(rng.integers(3))]
-    eaves, wall = rng.uniform(-0.2, -0.08), rng.uniform(0.66, 0.76)
-    chimney = rng.uniform(0.3, 0.46)
-    pen.fill(box(chimney, -0.86, chimney + 0.2, -0.3), shade(roof, 0.8))
-    pen.fill(box(-wall, eaves, wall, 0.88), colour, 4)
-    for y in np.arange(eaves + 0.14, 0.86, 0.14):
-        pen.line([(-wall, y), (wall, y)], shade(colour, 0.86), 3)
-    with pen.inside([(-wall - 0.2, eaves), (0, -0.92), (wall + 0.2, eaves)], roof):
-        for y in np.arange(-0.8, eaves, 0.13):
-            pen.line([(-1, y), (1, y)], shade(roof, 0.65), 4)
-    pen.fill(box(-0.15, 0.36, 0.15, 0.88), (104, 62, 34), 4)
-    pen.fill(oval(0.09, 0.62, 0.03, 0.03), (240, 210, 90))
-    for x in (-wall + 0.27, wall - 0.27):
-        y, half = rng.uniform(0.2, 0.34), 0.17  # of a window
-        pen.fill(box(x - half, y - half, x + half, y + half), _WHITE)
-        for dx, dy in product((-0.45, 0.45), repeat=2):
-            cx, cy, r = x + dx * half, y + dy * half, half * 0.33
-            pen.fill(box(cx - r, cy - r, cx + r, cy + r), (70, 130, 190))
+def _draw_right_half(
+    canvas: Canvas, ellipse: npt.NDArray[np.float64], colour: Colour, width: int
+) -> None:
+    """Draw the right half of an upright ellipse of 40 points, which begin at its right end."""
+    canvas.line(ellipse[30:], colour, width)
+    canvas.line(ellipse[:11], colour, width)
 
 
-def _ladybird(pen: Canvas, colour: Colour, rng: Rng) -> None:
+def _paint_house(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw a house: coloured walls, a roof with a chimney, a door and two windows."""
+    roof_colours: tuple[Colour, ...] = ((122, 52, 40), (78, 82, 96), (96, 60, 36))
+    roof_colour = roof_colours[int(rng.integers(3))]
+    eaves_y = rng.uniform(-0.2, -0.08)
+    wall_x = rng.uniform(0.66, 0.76)  # of the right wall; the left one is at -wall_x
+    chimney_x = rng.uniform(0.3, 0.46)
+    canvas.fill(box(chimney_x, -0.86, chimney_x + 0.2, -0.3), shade(roof_colour, 0.8))
+    canvas.fill(box(-wall_x, eaves_y, wall_x, 0.88), colour, 4)
+    for y in np.arange(eaves_y + 0.14, 0.86, 0.14):
+        canvas.line([(-wall_x, y), (wall_x, y)], shade(colour, 0.86), 3)
+    roof = [(-wall_x - 0.2, eaves_y), (0, -0.92), (wall_x + 0.2, eaves_y)]
+    with canvas.inside(roof, roof_colour):
+        for y in np.arange(-0.8, eaves_y, 0.13):
+            canvas.line([(-1, y), (1, y)], shade(roof_colour, 0.65), 4)
+    canvas.fill(box(-0.15, 0.36, 0.15, 0.88), (104, 62, 34), 4)
+    door_knob = circle(0.09, 0.62, 0.03)
+    canvas.fill(door_knob, (240, 210, 90))
+    half_window = 0.17
+    half_pane = half_window * 0.33
+    for x in (-wall_x + 0.27, wall_x - 0.27):
+        y = rng.uniform(0.2, 0.34)
+        canvas.fill(_square(x, y, half_window), _WHITE)
+        for pane_side_x, pane_side_y in product((-0.45, 0.45), repeat=2):
+            pane_x, pane_y = x + pane_side_x * half_window, y + pane_side_y * half_window
+            canvas.fill(_square(pane_x, pane_y, half_pane), (70, 130, 190))
+
+
+def _square(x: float, y: float, half_side: float) -> Shape:
+    """Return the corners of an upright square around (x, y)."""
+    return box(x - half_side, y - half_side, x + half_side, y + half_side)
+
+
+def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw a ladybird from above: legs, feelers, head, and coloured wings with spots."""
     for y in (-0.22, 0.12, 0.46):
-        reach = rng.uniform(0.86, 0.96)
+        foot_x = rng.uniform(0.86, 0.96)
         for side in (-1, 1):
-            pen.line([(0, y), (side * 0.78, y), (side * reach, y + 0.14)], _DARK, 11)
+            leg = [(0, y), (side * 0.78, y), (side * foot_x, y + 0.14)]
+            canvas.line(leg, _DARK, 11)
     for side in (-1, 1):
-        pen.line([(0, -0.6), (side * 0.2, -0.84), (side * 0.36, -0.94)], _DARK, 8)
-    pen.fill(oval(0, -0.56, 0.4, 0.28), (30, 28, 32))
+        feeler = [(0, -0.6), (side * 0.2, -0.84), (side * 0.36, -0.94)]
+        canvas.line(feeler, _DARK, 8)
+    head = oval(0, -0.56, 0.4, 0.28)
+    canvas.fill(head, (30, 28, 32))
     for side in (-1, 1):
-        pen.fill(oval(side * 0.2, -0.62, 0.09, 0.08), _WHITE)
-    with pen.inside(oval(0, 0.16, 0.7, 0.72), colour):
-        pen.fill(oval(-0.3, -0.14, 0.2, 0.13, -35), shade(colour, 1.5))
-        spots = ((0.34, -0.2), (0.42, 0.26), (0.2, 0.6), (0.14, 0.08))
-        radius = rng.uniform(0.11, 0.15)
-        for x, y in spots[: int(rng.integers(3, 5))]:
+        eye = oval(side * 0.2, -0.62, 0.09, 0.08)
+        canvas.fill(eye, _WHITE)
+    wings = oval(0, 0.16, 0.7, 0.72)
+    with canvas.inside(wings, colour):
+        highlight = oval(-0.3, -0.14, 0.2, 0.13, -35)
+        canvas.fill(highlight, shade(colour, 1.5))
+        spot_places = ((0.34, -0.2), (0.42, 0.26), (0.2, 0.6), (0.14, 0.08))
+        spot_radius = rng.uniform(0.11, 0.15)
+        n_spots = int(rng.integers(3, 5))  # on each wing
+        for x, y in spot_places[:n_spots]:
             for side in (-1, 1):
-                pen.fill(oval(side * x, y, radius, radius), _DARK)
-        pen.line([(0, -0.6), (0, 0.9)], _DARK, 8)
+                canvas.fill(circle(side * x, y, spot_radius), _DARK)
+        canvas.line([(0, -0.6), (0, 0.9)], _DARK, 8)
 
 
-def _mushroom(pen: Canvas, colour: Colour, rng: Rng) -> None:
-    thin = rng.uniform(0.17, 0.25)
-    stem = [(-thin, -0.1), (thin, -0.1), (thin + 0.12, 0.84), (-thin - 0.12, 0.84)]
-    with pen.inside(stem, _CREAM):
-        pen.fill(box(thin * 0.35, -0.1, 1, 0.9), shade(_CREAM, 0.84))
-        pen.fill(oval(0, 0.3, 0.5, 0.07), shade(_CREAM, 0.7))
-    tall = rng.uniform(0.86, 1.02)
-    dome = oval(0, 0.06, 0.9, tall)
-    with pen.inside(oval(0, 0.06, 0.9, 0.16), shade(_CREAM, 0.82)):
+def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw a mushroom: a stem with a ring, gills, and a coloured cap with white spots."""
+    stem_x = rng.uniform(0.17, 0.25)  # of the stem's right edge at its top
+    stem = [(-stem_x, -0.1), (stem_x, -0.1), (stem_x + 0.12, 0.84), (-stem_x - 0.12, 0.84)]
+    with canvas.inside(stem, _CREAM):
+        shadow, ring = box(stem_x * 0.35, -0.1, 1, 0.9), oval(0, 0.3, 0.5, 0.07)
+        canvas.fill(shadow, shade(_CREAM, 0.84))
+        canvas.fill(ring, shade(_CREAM, 0.7))
+    cap_height = rng.uniform(0.86, 1.02)
+    dome = oval(0, 0.06, 0.9, cap_height)
+    underside = oval(0, 0.06, 0.9, 0.16)
+    with canvas.inside(underside, shade(_CREAM, 0.82)):
         for x in np.linspace(-0.8, 0.8, 15):
-            pen.line([(x * 0.3, -0.1), (x, 0.3)], shade(_CREAM, 0.55), 3)
-    # The half ellipse starts at its right end, goes over the top and comes back by a chord.
-    cap = dome[dome[:, 1] <= 0.07]
-    cap = cap[np.argsort(-cap[:, 0], kind="stable")]
-    pen.fill(np.vstack([cap, oval(0, 0.04, 0.9, 0.1)[:20][::-1]]), colour)
-    spots = ((-0.5, -0.22), (0.04, -0.42), (0.52, -0.2), (-0.2, -0.7), (0.3, -0.66), (0.02, -0.1))
-    with pen.inside(dome):
-        for x, y in spots[: int(rng.integers(4, 7))]:
+            gill = [(x * 0.3, -0.1), (x, 0.3)]
+            canvas.line(gill, shade(_CREAM, 0.55), 3)
+    # The cap is the upper half of the dome, from the right end to the left. The lower half of a
+    # flat ellipse, from the left end to the right, closes it.
+    upper_half = dome[dome[:, 1] <= 0.07]
+    upper_half = upper_half[np.argsort(-upper_half[:, 0], kind="stable")]
+    rim = oval(0, 0.04, 0.9, 0.1)[:20][::-1]
+    canvas.fill(np.vstack([upper_half, rim]), colour)
+    spot_places = (
+        (-0.5, -0.22),
+        (0.04, -0.42),
+        (0.52, -0.2),
+        (-0.2, -0.7),
+        (0.3, -0.66),
+        (0.02, -0.1),
+    )
+    n_spots = int(rng.integers(4, 7))
+    with canvas.inside(dome):
+        for x, y in spot_places[:n_spots]:
             radius = rng.uniform(0.09, 0.15)
-            pen.fill(oval(x + rng.uniform(-0.06, 0.06), y * tall, radius, radius * 0.85), _WHITE)
+            spot_x = x + rng.uniform(-0.06, 0.06)
+            canvas.fill(oval(spot_x, y * cap_height, radius, radius * 0.85), _WHITE)
 
 
-def _sunflower(pen: Canvas, colour: Colour, rng: Rng) -> None:
+def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw a sunflower: a stem with two leaves, coloured petals, and a disc of seeds."""
     sway = rng.uniform(-0.12, 0.12)
-    pen.line([(0, -0.3), (sway, 0.4), (0, 0.95)], _LEAF, 19)
+    stem = [(0, -0.3), (sway, 0.4), (0, 0.95)]
+    canvas.line(stem, _LEAF, 19)
     for side in (-1, 1):
-        y = rng.uniform(0.5, 0.72)
-        pen.fill(oval(side * 0.32, y, 0.3, 0.12, -side * 28), _LEAF, 4)
-        pen.line([(0, y + 0.14), (side * 0.52, y - 0.1)], shade(_LEAF, 0.6), 3)
-    count = int(rng.integers(11, 16))
-    for i, t in enumerate(np.arange(count) * 2 * np.pi / count):
-        petal = oval(0.42 * np.cos(t), -0.34 + 0.42 * np.sin(t), 0.24, 0.12, float(np.degrees(t)))
-        pen.fill(petal, shade(colour, (1.0, 0.86)[i % 2]), 4)
-    with pen.inside(oval(0, -0.34, 0.31, 0.31), (94, 54, 26), 4):
+        leaf_y = rng.uniform(0.5, 0.72)
+        leaf = oval(side * 0.32, leaf_y, 0.3, 0.12, -side * 28)
+        canvas.fill(leaf, _LEAF, 4)
+        leaf_vein = [(0, leaf_y + 0.14), (side * 0.52, leaf_y - 0.1)]
+        canvas.line(leaf_vein, shade(_LEAF, 0.6), 3)
+    n_petals = int(rng.integers(11, 16))
+    for petal, turn in enumerate(np.arange(n_petals) * 2 * np.pi / n_petals):
+        x, y = 0.42 * np.cos(turn), -0.34 + 0.42 * np.sin(turn)
+        level = 1.0 if petal % 2 == 0 else 0.86
+        canvas.fill(oval(x, y, 0.24, 0.12, float(np.degrees(turn))), shade(colour, level), 4)
+    with canvas.inside(circle(0, -0.34, 0.31), (94, 54, 26), 4):
         for row, y in enumerate(np.arange(-0.66, 0, 0.09)):
+            # Every other row of seeds begins half a step later.
             for x in np.arange(-0.4 + 0.05 * (row % 2), 0.4, 0.1):
-                pen.fill(oval(x, y, 0.024, 0.024), (176, 118, 60))
+                canvas.fill(circle(x, y, 0.024), (176, 118, 60))
 
 
-def _tree(pen: Canvas, colour: Colour, rng: Rng) -> None:
-    foot = rng.uniform(0.2, 0.28)
-    trunk = [(-0.12, 0), (0.12, 0), (0.14, 0.7), (foot, 0.92), (-foot, 0.92), (-0.14, 0.7)]
-    with pen.inside(trunk, _BARK):
+def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw a tree: a trunk, and a coloured crown of several ovals with specks of leaves."""
+    foot_x = rng.uniform(0.2, 0.28)
+    trunk = [(-0.12, 0), (0.12, 0), (0.14, 0.7), (foot_x, 0.92), (-foot_x, 0.92), (-0.14, 0.7)]
+    with canvas.inside(trunk, _BARK):
         for x in (-0.08, 0.0, 0.07):
-            pen.line([(x, 0), (x * 1.3, 1)], shade(_BARK, 0.6), 4)
-    crown = [oval(0, -0.32, 0.5, 0.42)]
-    for t in np.linspace(0, 2 * np.pi, int(rng.integers(6, 9)), endpoint=False):
-        x, y = 0.44 * np.cos(t), -0.32 + 0.3 * np.sin(t)
-        crown.append(oval(x, y, *rng.uniform(0.27, 0.36, 2)))
-    for blob in crown:
-        pen.fill(blob, shade(colour, 0.78), 5)
-    for blob in crown:
-        pen.fill(blob * 0.92 + np.array([-0.01, -0.05]), shade(colour, 0.88))
-    for x, y, light in rng.uniform(0, 1, (70, 3)):
-        t, r = x * 2 * np.pi, np.sqrt(y)
-        tone = shade(colour, 0.55 if light < 0.5 else 1.3)
-        pen.fill(oval(0.66 * r * np.cos(t), -0.34 + 0.52 * r * np.sin(t), 0.06, 0.035, 30), tone)
+            canvas.line([(x, 0), (x * 1.3, 1)], shade(_BARK, 0.6), 4)
+    crown_ovals = [oval(0, -0.32, 0.5, 0.42)]
+    n_outer_ovals = int(rng.integers(6, 9))
+    for turn in np.linspace(0, 2 * np.pi, n_outer_ovals, endpoint=False):
+        x, y = 0.44 * np.cos(turn), -0.32 + 0.3 * np.sin(turn)
+        rx, ry = rng.uniform(0.27, 0.36, 2)
+        crown_ovals.append(oval(x, y, rx, ry))
+    for crown_oval in crown_ovals:
+        canvas.fill(crown_oval, shade(colour, 0.78), 5)
+    # Lighter ovals, slightly smaller and moved up, leave dark edges only around the crown.
+    for crown_oval in crown_ovals:
+        canvas.fill(crown_oval * 0.92 + np.array([-0.01, -0.05]), shade(colour, 0.88))
+    for turn_draw, radius_draw, light_draw in rng.uniform(0, 1, (70, 3)):
+        turn, radius = turn_draw * 2 * np.pi, np.sqrt(radius_draw)
+        level = 0.55 if light_draw < 0.5 else 1.3
+        x, y = 0.66 * radius * np.cos(turn), -0.34 + 0.52 * radius * np.sin(turn)
+        canvas.fill(oval(x, y, 0.06, 0.035, 30), shade(colour, level))
 
 
 # In the order of THINGS.
-_PAINTERS = (_apple, _ball, _boat, _car, _fish, _house, _ladybird, _mushroom, _sunflower, _tree)
+_PAINTERS = (
+    _paint_apple,
+    _paint_ball,
+    _paint_boat,
+    _paint_car,
+    _paint_fish,
+    _paint_house,
+    _paint_ladybird,
+    _paint_mushroom,
+    _paint_sunflower,
+    _paint_tree,
+)

@@ -232,12 +232,12 @@ def test_rows_are_found_among_many(tmp_path):
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + last)
     with path.open("rb") as file:
         table = CaptionFile(file)
-        assert table.unused == 301
+        assert table.n_unused_rows == 301
         for number in (299, 0, 150):
             assert table.find(url(number))["raw_caption"] == [f"raw_caption of {number}"]
         assert table.find(url(300)) == {"raw_caption": ["short"]}
         assert table.find("https://host/none.jpg") is None
-        assert table.unused == 297
+        assert table.n_unused_rows == 297
 
 
 def test_odd_first_rows(tmp_path):

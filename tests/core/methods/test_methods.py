@@ -79,11 +79,11 @@ def test_a_new_method_is_trained(parts):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_a_method_is_a_file_under_80_lines():
+def test_a_method_is_a_file_under_120_lines():
     files = list(Path(package.__file__).parent.glob("*.py"))
     assert len(files) > len(METHODS)
-    assert all(len(file.read_text().splitlines()) < 80 for file in files)
-    assert len(inspect.getsource(ToyMethod).splitlines()) < 80
+    assert all(len(file.read_text().splitlines()) < 120 for file in files)
+    assert len(inspect.getsource(ToyMethod).splitlines()) < 120
 
 
 def test_every_method_has_its_name():
