@@ -153,8 +153,9 @@ def test_the_first_page_lists_every_page():
 
 
 def test_the_message_about_system_libraries_names_a_part_of_the_readme():
-    message = _ending_of(ImportError("libGL.so.1: cannot open shared object file")).message
-    (heading,) = re.findall(r"see (\w+) in README.md", message)
+    ending = _ending_of(ImportError("libGL.so.1: cannot open shared object file"))
+    assert ending is not None
+    (heading,) = re.findall(r"see (\w+) in README.md", ending.message)
     assert f"<summary>{heading}:" in README.read_text("utf-8")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_core.utils import files
-from cosmos_eval.data.readers import FileError, faults_of, read_bytes
+from cosmos_eval.data.readers import FileError, MissingFileError, read_bytes
 from cosmos_eval.results.filenames import file_stem, samples_name, set_aside
 from cosmos_eval.results.identity import model_label
 from cosmos_eval.results.labels import Stored, distinguish
@@ -181,8 +181,12 @@ def read_record(path: Path) -> Record:
 
 def _read_content(path: Path) -> bytes:
     """Return the content of a file. Raises UsageError if it cannot be read."""
-    with faults_of(f"{path}: cannot be read as a result: it "):
+    try:
         return read_bytes(path)
+    except MissingFileError:
+        raise UsageError(f"{path}: there is no such file or folder of results") from None
+    except FileError as error:
+        raise UsageError(f"{path}: cannot be read as a result: it {error}") from error
 
 
 def _parse(content: bytes, path: Path) -> Record:
