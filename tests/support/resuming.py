@@ -166,7 +166,7 @@ def hold_elsewhere(output: Path, ready: Any) -> None:
     with (
         patch.object(lock, "HEARTBEAT", 0.01),
         patch.object(lock.platform, "node", return_value="node7"),
-        patch.object(lock, "_is_locked", return_value=None),
+        patch.object(lock, "_take_system_lock", return_value=None),
         locked(output),
     ):
         ready.put(os.getpid())

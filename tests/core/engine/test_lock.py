@@ -61,7 +61,7 @@ def elsewhere(tmp_path, monkeypatch):
     process = context.Process(target=hold_elsewhere, args=(tmp_path / "run", ready))
     process.start()
     ready.get(timeout=60)
-    monkeypatch.setattr(lock, "_is_locked", lambda handle: None)
+    monkeypatch.setattr(lock, "_take_system_lock", lambda handle: None)
     yield process
     process.kill()
     process.join()
