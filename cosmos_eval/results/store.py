@@ -184,7 +184,9 @@ def _read_content(path: Path) -> bytes:
     try:
         return read_bytes(path)
     except MissingFileError:
-        raise UsageError(f"{path}: cannot be read as a result: there is no such file or folder") from None
+        raise UsageError(
+            f"{path}: cannot be read as a result: there is no such file or folder"
+        ) from None
     except FileError as error:
         raise UsageError(f"{path}: cannot be read as a result: it {error}") from error
 
