@@ -41,8 +41,7 @@ class ImageRetrieval(Task):
         queries, gallery = ([ImageFile(p) for p in sorted(f.glob("*/*"))] for f in folders)
         missing = {q.path.parent.name for q in queries} - {g.path.parent.name for g in gallery}
         if missing or not queries:
-            lacking = ", ".join(sorted(missing)) or "pictures in folders"
-            raise UsageError(f"{protocol.dataset}: the queries or the gallery lack {lacking}")
+            raise UsageError(f"{protocol.dataset}: no gallery of {sorted(missing) or 'any class'}")
         return [sorted(queries, key=lambda query: query.path.name)[: options.limit], gallery]
 
     def measure(
