@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -57,9 +57,6 @@ ARRAYS = (
 HITS = "hits"  # (N, 5) derived: whether each prediction is the label
 _LOGIT_SCALE = 100  # CLIP's (Radford et al. 2021, section 2.5), which CLIP Benchmark uses for all
 
-Score = Callable[[Features, Features], types.Samples]
-"""Returns samples from the features of images (N, D) and the embeddings of classes (C, D)."""
-
 
 class Prompts(NamedTuple):
     """The names of classes, and the templates that they are put into."""
@@ -67,11 +64,6 @@ class Prompts(NamedTuple):
     names: Sequence[str]
     # Texts with one `{}`, or the name of a known set of them.
     templates: tuple[str, ...] | str
-
-
-def prompts_of(protocol: types.ClassificationProtocol, data: ClassData) -> Prompts:
-    """Return the prompts of all classes of a data set."""
-    return Prompts(class_names(protocol, data), templates_of(protocol, data))
 
 
 class ClassTask(Task):
@@ -115,34 +107,57 @@ class ClassTask(Task):
     def fetch(self, protocol: types.ClassificationProtocol, options: types.RunOptions) -> None:
         class_data.fetch(protocol, options)
 
-    def measure_prompts(
+    def prompts(self, protocol: types.ClassificationProtocol, data: ClassData) -> Sequence[Prompts]:
+        """Return the prompts of each question that is asked about an image: of one by default."""
+        return [Prompts(class_names(protocol, data), templates_of(protocol, data))]
+
+    @abstractmethod
+    def make_samples(
+        self,
+        protocol: Any,
+        data: ClassData,
+        image_features: Features,
+        class_embeddings: Features,
+    ) -> types.Samples:
+        """Return the arrays to store, from image features (N, D) and class embeddings (C, D).
+
+        The classes of all questions follow each other.
+        """
+
+    def measure(
+        self,
+        encoder: Encoder,
+        protocols: Sequence[types.ClassificationProtocol],
+        data: Sequence[ClassData],
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Iterator[types.Measurement]:
+        """Yield the measurement of every protocol, from its images and prompts."""
+        for protocol, images in zip(protocols, data, strict=True):
+            yield self._measure_protocol(encoder, protocol, images, options, progress)
+
+    def _measure_protocol(
         self,
         encoder: Encoder,
         protocol: types.ClassificationProtocol,
         data: ClassData,
-        prompts: Sequence[Prompts],
-        score: Score,
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> types.Measurement:
-        """Embed the images and the prompts, and return the measurement.
-
-        `prompts` holds an entry for each question that is asked about an image. Most tasks ask one.
-        `score` computes the samples from the image features (N, D) and the class embeddings (C, D)
-        of all questions in turn.
-        """
         from cosmos_eval.embedding.embed import embed_images
         from cosmos_eval.tasks.prompts import prompt_embeddings
 
         started = perf_counter()
-        class_embeddings = [
+        prompts = self.prompts(protocol, data)
+        embeddings_of_questions = [
             prompt_embeddings(encoder, question.names, question.templates, options, progress)
             for question in prompts
         ]
+        class_embeddings = np.concatenate(embeddings_of_questions)
         prompts_done = perf_counter()
         images = embed_images(encoder, data.images, options, progress)
         return self.measurement(
-            score(images.features, np.concatenate(class_embeddings)),
+            self.make_samples(protocol, data, images.features, class_embeddings),
             options,
             names=data.names,
             content=content_hash(images.image_sha256s, data.labels),
@@ -269,25 +284,28 @@ class Classification(ClassTask):
     checked = "class folders or lists, and how many images are there"
     arrays = ARRAYS
 
-    def measure(
+    def make_samples(
         self,
-        encoder: Encoder,
-        protocols: Sequence[types.ClassificationProtocol],
-        data: Sequence[ClassData],
-        options: types.RunOptions,
-        progress: types.OnProgress,
-    ) -> Iterator[types.Measurement]:
-        """Yield the accuracy and recall of every protocol."""
-        for protocol, images in zip(protocols, data, strict=True):
-            yield self.measure_prompts(
-                encoder,
-                protocol,
-                images,
-                [prompts_of(protocol, images)],
-                partial(_classify, protocol, images),
-                options,
-                progress,
-            )
+        protocol: types.ClassificationProtocol,
+        data: ClassData,
+        image_features: Features,
+        class_embeddings: Features,
+    ) -> types.Samples:
+        best_classes = choices.top_classes(image_features, class_embeddings)
+        n_missing = TOP - best_classes.shape[1]
+        samples = {
+            LABELS: data.labels,
+            TOP5: np.pad(best_classes, ((0, 0), (0, n_missing)), constant_values=-1),
+            CONFIDENCE: choices.top_confidences(image_features, class_embeddings, _LOGIT_SCALE),
+            CLASSES: np.array(data.classes),
+            **displayed_names_array(protocol, data),
+        }
+        if protocol.metrics:
+            samples[METRICS] = np.array(protocol.metrics)
+        if data.group is not None:
+            samples[GROUP] = data.group
+            samples[GROUPS] = np.array(data.groups)
+        return samples
 
     def derive(self, samples: types.Samples) -> Derived:
         return {**samples, HITS: samples[TOP5] == samples[LABELS][:, None]}
@@ -363,30 +381,6 @@ class Classification(ClassTask):
         if GROUP in samples:
             columns["group"] = samples[GROUPS][samples[GROUP]]
         return columns
-
-
-def _classify(
-    protocol: types.ClassificationProtocol,
-    data: ClassData,
-    image_features: Features,
-    class_embeddings: Features,
-) -> types.Samples:
-    """Return the arrays to store, from image features (N, D) and class embeddings (C, D)."""
-    best_classes = choices.top_classes(image_features, class_embeddings)
-    n_missing = TOP - best_classes.shape[1]
-    samples = {
-        LABELS: data.labels,
-        TOP5: np.pad(best_classes, ((0, 0), (0, n_missing)), constant_values=-1),
-        CONFIDENCE: choices.top_confidences(image_features, class_embeddings, _LOGIT_SCALE),
-        CLASSES: np.array(data.classes),
-        **displayed_names_array(protocol, data),
-    }
-    if protocol.metrics:
-        samples[METRICS] = np.array(protocol.metrics)
-    if data.group is not None:
-        samples[GROUP] = data.group
-        samples[GROUPS] = np.array(data.groups)
-    return samples
 
 
 TASK = Classification()

@@ -6,8 +6,7 @@ github.com/mlfoundations/datacomp, commit 274dbee), after tables 3 to 6 of Radfo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy as np
 from cosmos_eval import types
 from cosmos_eval.data import classification as class_data
 from cosmos_eval.data.class_names import ClassData
-from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import top_classes
 from cosmos_eval.stats.estimates import Features, Ints, Proportion
 from cosmos_eval.tasks.arrays import SampleArray
@@ -137,32 +135,34 @@ class Faces(ClassTask):
                     raise UsageError(f"{protocol.dataset}: no {kind} begin with `{question}:`")
         return data
 
-    def measure(
-        self,
-        encoder: Encoder,
-        protocols: Sequence[types.FacesProtocol],
-        data: Sequence[ClassData],
-        options: types.RunOptions,
-        progress: types.OnProgress,
-    ) -> Iterator[types.Measurement]:
-        """Yield the answers to all questions; `options.limit` keeps the first images."""
-        for protocol, images in zip(protocols, data, strict=True):
-            prompts = [
-                Prompts(
-                    _texts_of_question(question, images.prompts),
-                    _texts_of_question(question, images.templates),
-                )
-                for question in _QUESTIONS
-            ]
-            yield self.measure_prompts(
-                encoder,
-                protocol,
-                images,
-                prompts,
-                partial(_answer_questions, images, prompts),
-                options,
-                progress,
+    def prompts(self, protocol: types.ClassificationProtocol, data: ClassData) -> Sequence[Prompts]:
+        """Return the class names and templates of each question."""
+        return [
+            Prompts(
+                _texts_of_question(question, data.prompts),
+                _texts_of_question(question, data.templates),
             )
+            for question in _QUESTIONS
+        ]
+
+    def make_samples(
+        self,
+        protocol: types.FacesProtocol,
+        data: ClassData,
+        image_features: Features,
+        class_embeddings: Features,
+    ) -> types.Samples:
+        """Return labels, answers and class names. The best class of a question is the answer."""
+        n_classes = [len(question.names) for question in self.prompts(protocol, data)]
+        first_class_of_next_questions = np.cumsum(n_classes)[:-1]
+        answers = []
+        for embeddings in np.split(class_embeddings, first_class_of_next_questions):
+            answers.append(top_classes(image_features, embeddings, 1)[:, 0])
+        return {
+            LABELS: data.labels,
+            PREDICTED: np.stack(answers, axis=1),
+            CLASSES: np.array(data.classes),
+        }
 
     def derive(self, samples: types.Samples) -> Derived:
         """Add, for each image (N,), whether each answer is correct, and whether it is harmful."""
@@ -211,30 +211,6 @@ def _require_below(n_classes: int, indices: Ints, array: str, field: str) -> Non
     """Raise ValueError if class indices (N,) of a field in `array` are not below `n_classes`."""
     if len(indices) and indices.max() >= n_classes:
         raise ValueError(f"`{array}` holds {indices.max()} for {field}, of {n_classes}")
-
-
-def _answer_questions(
-    data: ClassData,
-    prompts: Sequence[Prompts],
-    image_features: Features,
-    class_embeddings: Features,
-) -> types.Samples:
-    """Return labels, answers and class names, the arrays to store.
-
-    `image_features` are (N, D). `class_embeddings` (C, D) holds the classes of the first question,
-    followed by the classes of the second one, and so on. The best class of a question is the
-    answer.
-    """
-    n_classes = [len(question.names) for question in prompts]
-    first_class_of_next_questions = np.cumsum(n_classes)[:-1]
-    answers = []
-    for embeddings in np.split(class_embeddings, first_class_of_next_questions):
-        answers.append(top_classes(image_features, embeddings, 1)[:, 0])
-    return {
-        LABELS: data.labels,
-        PREDICTED: np.stack(answers, axis=1),
-        CLASSES: np.array(data.classes),
-    }
 
 
 TASK = Faces()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from cosmos_eval import types
 from cosmos_eval.data.class_names import ClassData
-from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import class_scores
 from cosmos_eval.stats.estimates import Features, FunctionOfWeights
 from cosmos_eval.stats.precision import average_precisions, mean_average_precision
@@ -44,25 +42,19 @@ class Multilabel(classification.ClassTask):
     checked = "lists or archives, and how many images are there"
     arrays = ARRAYS
 
-    def measure(
+    def make_samples(
         self,
-        encoder: Encoder,
-        protocols: Sequence[types.MultilabelProtocol],
-        data: Sequence[ClassData],
-        options: types.RunOptions,
-        progress: types.OnProgress,
-    ) -> Iterator[types.Measurement]:
-        """Yield the average precision of every protocol."""
-        for protocol, images in zip(protocols, data, strict=True):
-            yield self.measure_prompts(
-                encoder,
-                protocol,
-                images,
-                [classification.prompts_of(protocol, images)],
-                partial(_score_classes, protocol, images),
-                options,
-                progress,
-            )
+        protocol: types.MultilabelProtocol,
+        data: ClassData,
+        image_features: Features,
+        class_embeddings: Features,
+    ) -> types.Samples:
+        return {
+            LABELS: data.labels,
+            SCORES: class_scores(image_features, class_embeddings),
+            CLASSES: np.array(data.classes),
+            **classification.displayed_names_array(protocol, data),
+        }
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
         """Return the average precision and the number of images of every class.
@@ -99,21 +91,6 @@ class Multilabel(classification.ClassTask):
         columns["score"] = scores.ravel()
         columns["rank"] = rank_from_zero.ravel() + 1
         return columns
-
-
-def _score_classes(
-    protocol: types.MultilabelProtocol,
-    data: ClassData,
-    image_features: Features,
-    class_embeddings: Features,
-) -> types.Samples:
-    """Return the arrays to store, from image features (N, D) and class embeddings (C, D)."""
-    return {
-        LABELS: data.labels,
-        SCORES: class_scores(image_features, class_embeddings),
-        CLASSES: np.array(data.classes),
-        **classification.displayed_names_array(protocol, data),
-    }
 
 
 TASK = Multilabel()
