@@ -3,6 +3,7 @@
 Shapes: K models, N samples.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ _LEAST_SHARE = 0.001  # a class is a sample if it has at least this share of the
 _RIGHT_IOU = 0.5  # a model is right on a class of an image if its IoU is at least this
 
 
-class Judgement:
+class Judgement(ABC):
     """The outcomes of models on the samples of a data set; each task has a subclass.
 
     Attributes:
@@ -42,17 +43,17 @@ class Judgement:
     right: NDArray[np.bool_]
     kind: NDArray[Any]
 
+    @abstractmethod
     def image(self, sample: int) -> Image.Image:
         """Return the image of a sample. Raises UsageError if it is damaged."""
-        raise NotImplementedError
 
+    @abstractmethod
     def description(self, sample: int) -> dict[str, Any]:
         """Return the text of a sample, and its class, number of words or size if it has them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, model: int, sample: int) -> str:
         """Return what a model answered on a sample, as text."""
-        raise NotImplementedError
 
 
 class ClassJudgement(Judgement):

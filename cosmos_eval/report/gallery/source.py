@@ -5,6 +5,7 @@ Imports torch only to load a model.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -204,7 +205,7 @@ def _user_protocols(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_Se
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(ABC):
     """Outputs that a model has to compute before examples can be drawn."""
 
     # A result of the model.
@@ -216,9 +217,9 @@ class Request:
     # The data set in notes.
     dataset: str
 
+    @abstractmethod
     def run(self, encoder: Encoder, progress: OnProgress) -> None:
         """Compute the outputs. Raises UsageError if that is impossible."""
-        raise NotImplementedError
 
 
 class ImageWithText(NamedTuple):
@@ -231,7 +232,7 @@ class ImageWithText(NamedTuple):
     text: str
 
 
-class Source:
+class Source(ABC):
     """A source of examples: it requests outputs of models, then returns what can be drawn."""
 
     def __init__(self) -> None:
@@ -240,9 +241,9 @@ class Source:
         # One line for each thing that cannot be shown.
         self.notes: list[str] = []
 
+    @abstractmethod
     def candidates(self) -> Iterable[Candidate]:
         """Return the examples that can be drawn, once all requests have run."""
-        raise NotImplementedError
 
 
 class OpenedResult(NamedTuple):
@@ -264,17 +265,17 @@ class ResultSource(Source):
         # A few images with texts, for attention maps.
         self.images_with_texts: list[ImageWithText] = []
 
+    @abstractmethod
     def open_data(self, options: RunOptions) -> Any:
         """Open the data of the group's protocol. Raises UsageError if they cannot be opened."""
-        raise NotImplementedError
 
+    @abstractmethod
     def was_measured_on(self, result: SampledResult, data: Any) -> bool:
         """Return whether a result was measured on the opened data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self, data: Any, samples: Sequence[Samples]) -> Judgement:
         """Judge the samples of several results on the same data."""
-        raise NotImplementedError
 
     def open_results(self, *, whole: bool = False) -> list[OpenedResult]:
         """Return the results of the group with the data that they were measured on.
