@@ -1,8 +1,8 @@
 """`python benchmarks/hops.py [--json] [--quick]`: functions that a command runs through.
 
 Runs each command in a process of its own, and counts the named functions of this project that it
-calls, each once, and the files that they are in. Comprehensions, generator expressions and lambdas
-are not counted. The runs measure scenes-cosmos with an empty cache of embeddings.
+calls, each once, and the files that they are in. Comprehensions, generator expressions, lambdas and
+the bodies of classes are not counted. The runs measure scenes-cosmos with an empty cache of embeddings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from _report import Measurement, measurement, parser, report
 RESULTS = str(Path(__file__).parents[1] / "results")
 # Runs the command of its arguments, and writes the functions that it called to the first argument.
 COUNTER = """
-import json, sys, threading
+import inspect, json, sys, threading
 from pathlib import Path
 import cosmos_core, cosmos_eval
 
@@ -29,7 +29,10 @@ called = set()
 
 def count(frame, event, argument):
     code = frame.f_code
-    if event == "call" and code.co_filename.startswith(ROOTS) and "<" not in code.co_name:
+    if event != "call" or not code.co_filename.startswith(ROOTS) or "<" in code.co_name:
+        return
+    # The body of a class also runs in a frame with a name, but has no optimised local variables.
+    if code.co_flags & inspect.CO_OPTIMIZED:
         called.add((code.co_filename, code.co_firstlineno, code.co_name))
 
 from cosmos_eval.cli.app import main
