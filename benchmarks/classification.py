@@ -174,7 +174,7 @@ def write_photographs(root: Path, count: int) -> ClassificationProtocol:
         (folder / f"{number:05}.jpg").write_bytes(content + number.to_bytes(4, "big"))
     return ClassificationProtocol(
         dataset="photographs",
-        family="benchmark",
+        protocol_name="benchmark",
         root=str(root),
         folder="val",
         templates=("a photo of a {}.",),

@@ -2,7 +2,8 @@
 
 Runs each command in a process of its own, and counts the named functions of this project that it
 calls, each once, and the files that they are in. Comprehensions, generator expressions, lambdas and
-the bodies of classes are not counted. The runs measure scenes-cosmos with an empty cache of embeddings.
+the bodies of classes are not counted. The runs measure scenes-cosmos with an empty cache of
+embeddings.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ def streamed(encoder: Any, data: Set) -> int:
     """Stream the set; return how many archives lay on the disk at a time."""
     protocol = ClassificationProtocol(
         dataset="photographs",
-        family="made-up",
+        protocol_name="made-up",
         repository=REPOSITORY,
         revision=COMMIT,
         folder=".",

@@ -115,7 +115,7 @@ def run(
                 suite=suite,
                 task=task,
                 datasets=datasets,
-                families=protocol or (),
+                protocol_names=protocol or (),
                 models=models,
                 names=names,
                 arch=arch,
@@ -198,7 +198,7 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
         return
     model_names = sorted({result.pair.model for result in results})
     models = model_names[0] if len(model_names) == 1 else f"{len(model_names)} models"
-    datasets = sorted({f"{result.pair.dataset} ({result.pair.family})" for result in results})
+    datasets = sorted({f"{result.pair.dataset} ({result.pair.protocol})" for result in results})
     progress.print(f"failed: {models} on {', '.join(datasets)}: {reason_of(error)}")
 
 
@@ -253,7 +253,7 @@ def _score(name: str, entries: Sequence[Entry]) -> SuiteScore | None:
     from cosmos_eval.runner.suites import read_suite
 
     suite = read_suite(name, with_models=False)
-    members = {(member.task, member.dataset, member.family) for member in suite.members}
+    members = {(member.task, member.dataset, member.protocol) for member in suite.members}
     for entry in entries:
         if entry.is_ranked and (entry.task, entry.dataset_name, entry.protocol) in members:
             return suite_score(suite, entries)

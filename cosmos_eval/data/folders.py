@@ -58,7 +58,7 @@ def remedy_of(protocol: Protocol) -> str | None:
     """Return the command that downloads a data set, or the page that its files come from."""
     if protocol.repository is None:
         return protocol.download
-    data_set = f"--dataset {protocol.dataset} --protocol {protocol.family}"
+    data_set = f"--dataset {protocol.dataset} --protocol {protocol.protocol_name}"
     return f"cosmos-eval run {data_set} --download"
 
 

@@ -18,13 +18,13 @@ from cosmos_eval.data.readers import CONFIG, LIST, TEXT, FileError, Text, read_t
 from cosmos_eval.types import (
     LabelMapProtocol,
     Protocol,
-    family_of_pairs,
-    family_of_sentences,
     nearest,
+    protocol_name_with_pairs,
+    protocol_name_with_sentences,
     yaml_fields,
 )
 
-FAMILY = "user"
+PROTOCOL_NAME = "user"
 
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 _NUMBER = Annotated[float, Field(ge=-_MAX_FLOAT, le=_MAX_FLOAT, allow_inf_nan=False)]
@@ -100,9 +100,11 @@ def _parse_protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) ->
         fields["queries"] = tuple(entry.queries or (entry.name,) for entry in classes)
         _check_class_names(fields["class_names"], fields.get("groups", {}))
     dataset = fields.pop("name", path.stem)
-    family = family_of_sentences(FAMILY, fields.get("sentences"))
-    family = family_of_pairs(family, fields.get("pairs"))
-    return cls(dataset=dataset, family=family, root=str(path.parent.absolute()), **fields)
+    protocol_name = protocol_name_with_sentences(PROTOCOL_NAME, fields.get("sentences"))
+    protocol_name = protocol_name_with_pairs(protocol_name, fields.get("pairs"))
+    return cls(
+        dataset=dataset, protocol_name=protocol_name, root=str(path.parent.absolute()), **fields
+    )
 
 
 def _file_model(cls: type[Protocol]) -> type[pydantic.BaseModel]:

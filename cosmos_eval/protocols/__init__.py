@@ -6,11 +6,11 @@ from dataclasses import replace
 from cosmos_eval.protocols import scenes, segmentation
 from cosmos_eval.protocols.classification import (
     CLASSIFICATION,
-    CLASSIFICATION_FAMILIES,
+    CLASSIFICATION_BY_PROTOCOL,
     PROBES,
     ROBUSTNESS,
 )
-from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_FAMILIES
+from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.protocols.sets import read_set, set_names
@@ -20,8 +20,8 @@ from cosmos_eval.types import (
     RetrievalProtocol,
     SelectionProtocol,
     UsageError,
-    family_of_pairs,
     nearest,
+    protocol_name_with_pairs,
 )
 
 RERANKED = 100
@@ -50,16 +50,16 @@ def named_protocols() -> Mapping[str, Protocol]:
     return protocols
 
 
-def published_error(dataset: str, family: str) -> str | None:
+def published_error(dataset: str, protocol_name: str) -> str | None:
     """Return a misspelt class name in the published lists of a data set, or None.
 
-    Only the lists of family `cosmos` have such names, for example "trafficlight".
+    Only the lists of `cosmos` have such names, for example "trafficlight".
     """
-    if family != "cosmos":
+    if protocol_name != "cosmos":
         return None
     if dataset in CLASSIFICATION:
         return next(iter((CLASSIFICATION[dataset].class_names or {}).values()), None)
-    fixed_names = segmentation.SEGMENTATION_FAMILIES["fixed-names"]
+    fixed_names = segmentation.SEGMENTATION_BY_PROTOCOL["fixed-names"]
     if dataset not in fixed_names:
         return None
     published_queries = SEGMENTATION[dataset].queries
@@ -72,7 +72,7 @@ def published_error(dataset: str, family: str) -> str | None:
 
 def webdatasets() -> Mapping[str, Protocol]:
     """Return the webdatasets on the hub by name, each in its usual protocol."""
-    return {name: next(iter(families.values())) for name, families in WEBDATASETS.items()}
+    return {name: next(iter(protocols.values())) for name, protocols in WEBDATASETS.items()}
 
 
 def described_sets() -> Mapping[str, Protocol]:
@@ -98,26 +98,28 @@ def is_embedded(protocol: Protocol) -> bool:
     return embedded is not None and embedded.root == protocol.root
 
 
-def known_families(dataset: str) -> Mapping[str, Protocol]:
-    """Return the protocols of a known data set by their family, the usual one first."""
+def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
+    """Return the protocols of a known data set by their names, the usual one first."""
     if dataset in set_names():
         described = read_set(dataset)
-        return {described.family: described}
+        return {described.protocol_name: described}
     if dataset in WEBDATASETS:
         protocols = list(WEBDATASETS[dataset].values())
     else:
         protocols = [named_protocols()[dataset]]
-    for families in (
-        CLASSIFICATION_FAMILIES,
-        RETRIEVAL_FAMILIES,
-        segmentation.SEGMENTATION_FAMILIES,
-        segmentation.LOCALISATION_FAMILIES,
+    for sets_by_protocol in (
+        CLASSIFICATION_BY_PROTOCOL,
+        RETRIEVAL_BY_PROTOCOL,
+        segmentation.SEGMENTATION_BY_PROTOCOL,
+        segmentation.LOCALISATION_BY_PROTOCOL,
     ):
-        protocols.extend(sets[dataset] for sets in families.values() if dataset in sets)
+        protocols.extend(sets[dataset] for sets in sets_by_protocol.values() if dataset in sets)
     if dataset == "scenes-loc":
-        protocols.extend(scenes.scenes_localisation(family) for family in segmentation.MAPS)
+        protocols.extend(
+            scenes.scenes_localisation(protocol_name) for protocol_name in segmentation.MAPS
+        )
     protocols.extend(_with_scored_pairs(protocols))
-    return {protocol.family: protocol for protocol in protocols}
+    return {protocol.protocol_name: protocol for protocol in protocols}
 
 
 def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
@@ -125,19 +127,19 @@ def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
     variants: list[Protocol] = []
     for protocol in protocols:
         if isinstance(protocol, RetrievalProtocol):
-            reranked = family_of_pairs(protocol.family, RERANKED)
-            variants.append(replace(protocol, family=reranked, pairs=RERANKED))
+            reranked = protocol_name_with_pairs(protocol.protocol_name, RERANKED)
+            variants.append(replace(protocol, protocol_name=reranked, pairs=RERANKED))
         if isinstance(protocol, RetrievalProtocol | SelectionProtocol):
-            all_pairs = family_of_pairs(protocol.family, "all")
-            variants.append(replace(protocol, family=all_pairs, pairs="all"))
+            all_pairs = protocol_name_with_pairs(protocol.protocol_name, "all")
+            variants.append(replace(protocol, protocol_name=all_pairs, pairs="all"))
     return variants
 
 
-def find_known(name: str, family: str | None = None) -> Protocol:
-    """Return a known data set in a family of protocols (None: the usual one).
+def find_known(name: str, protocol_name: str | None = None) -> Protocol:
+    """Return a known data set under a protocol (None: the usual one).
 
     A webdataset may be named with a revision: NAME@REVISION. Raise UsageError with the nearest
-    names for an unknown data set or family.
+    names for an unknown data set or protocol.
     """
     known_names = [*named_protocols(), *set_names()]
     dataset, at, revision = name.partition("@")
@@ -147,12 +149,14 @@ def find_known(name: str, family: str | None = None) -> Protocol:
             f"unknown data set {name!r}; known: {nearest(name, known_names)}; "
             "or a .yaml file that describes your own"
         )
-    families = known_families(dataset)
-    if family is None:
-        family = next(iter(families))
-    if family not in families:
-        raise UsageError(f"{dataset} has no protocol {family!r}; it has: {', '.join(families)}")
-    protocol = families[family]
+    protocols = protocols_of_dataset(dataset)
+    if protocol_name is None:
+        protocol_name = next(iter(protocols))
+    if protocol_name not in protocols:
+        raise UsageError(
+            f"{dataset} has no protocol {protocol_name!r}; it has: {', '.join(protocols)}"
+        )
+    protocol = protocols[protocol_name]
     return replace(protocol, dataset=name, revision=revision) if revision else protocol
 
 

@@ -1,6 +1,6 @@
 """Zero-shot classification sets that classification.yaml and robustness.yaml declare.
 
-Their families are `cosmos` and `clip-benchmark`. Imports no torch.
+Their protocols are `cosmos` and `clip-benchmark`. Imports no torch.
 """
 
 from collections.abc import Mapping
@@ -39,40 +39,40 @@ CLASS_LISTS: Mapping[str, ClassList] = {
 CLASSIFICATION: Mapping[str, ClassificationProtocol] = read_protocols(
     "classification",
     ClassificationProtocol,
-    family="cosmos",
+    protocol_name="cosmos",
     source="github.com/ExplainableML/cosmos",
 )
 _CLIP_BENCHMARK = "https://github.com/LAION-AI/CLIP_benchmark (datasets/builder.py)"
 ROBUSTNESS: Mapping[str, ClassificationProtocol] = read_protocols(
-    "robustness", ClassificationProtocol, family="clip-benchmark", source=_CLIP_BENCHMARK
+    "robustness", ClassificationProtocol, protocol_name="clip-benchmark", source=_CLIP_BENCHMARK
 )
-"""Sets of ImageNet's classes, which only have the family `clip-benchmark`."""
+"""Sets of ImageNet's classes, which only have the protocol `clip-benchmark`."""
 
 
 def _as_clip_benchmark(protocol: ClassificationProtocol) -> ClassificationProtocol:
-    """Return the protocol of the same set in the family `clip-benchmark`."""
+    """Return the protocol of the same set under `clip-benchmark`."""
     changes = _DECLARED[".clip-benchmark"].get(protocol.dataset, {})
-    return replace(protocol, family="clip-benchmark", source=_CLIP_BENCHMARK, **changes)
+    return replace(protocol, protocol_name="clip-benchmark", source=_CLIP_BENCHMARK, **changes)
 
 
-CLASSIFICATION_FAMILIES: Mapping[str, Mapping[str, ClassificationProtocol]] = {
+CLASSIFICATION_BY_PROTOCOL: Mapping[str, Mapping[str, ClassificationProtocol]] = {
     "cosmos": CLASSIFICATION,
     "clip-benchmark": {
         name: _as_clip_benchmark(protocol) for name, protocol in CLASSIFICATION.items()
     },
 }
-"""Protocols of the sets of `cosmos` by family, then by data set."""
+"""Protocols of the sets of `cosmos` by protocol_name, then by data set."""
 
 
 def _probe(name: str, n_training_images: int) -> ProbeProtocol:
     """Return the protocol of a probe on the training and test images of a known set."""
-    # This family has no errors in names of classes, which a probe does not read.
-    test = replace(CLASSIFICATION_FAMILIES["clip-benchmark"][name], dataset=f"{name}-probe")
+    # This protocol has no errors in names of classes, which a probe does not read.
+    test = replace(CLASSIFICATION_BY_PROTOCOL["clip-benchmark"][name], dataset=f"{name}-probe")
     training_images = _DECLARED[".training_folders"].get(name, {"torchvision": f"{name}/train"})
     train = replace(test, n_images=n_training_images, **fields_of(training_images))
     return ProbeProtocol(
         dataset=test.dataset,
-        family="probe",
+        protocol_name="probe",
         source="Radford et al. 2021, arXiv 2103.00020, table 9; torchvision.datasets",
         download=test.download,
         train="training images",

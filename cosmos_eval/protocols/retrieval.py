@@ -4,23 +4,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cosmos_eval.protocols.declared import read_protocols
-from cosmos_eval.types import RetrievalProtocol, Sentences, family_of_sentences
+from cosmos_eval.types import RetrievalProtocol, Sentences, protocol_name_with_sentences
 
 RETRIEVAL: Mapping[str, RetrievalProtocol] = read_protocols("retrieval", RetrievalProtocol)
 
 
 def _with_sentences(sentences: Sentences) -> dict[str, RetrievalProtocol]:
-    """Return the sets of family `long`, with captions that are split into sentences."""
-    family = family_of_sentences("long", sentences)
+    """Return the sets of the protocol `long`, with captions that are split into sentences."""
+    protocol_name = protocol_name_with_sentences("long", sentences)
     return {
-        name: replace(protocol, family=family, sentences=sentences)
+        name: replace(protocol, protocol_name=protocol_name, sentences=sentences)
         for name, protocol in RETRIEVAL.items()
-        if protocol.family == "long"
+        if protocol.protocol_name == "long"
     }
 
 
-RETRIEVAL_FAMILIES: Mapping[str, Mapping[str, RetrievalProtocol]] = {
-    family_of_sentences("long", "joined"): _with_sentences("joined"),
-    family_of_sentences("long", "each"): _with_sentences("each"),
+RETRIEVAL_BY_PROTOCOL: Mapping[str, Mapping[str, RetrievalProtocol]] = {
+    protocol_name_with_sentences("long", "joined"): _with_sentences("joined"),
+    protocol_name_with_sentences("long", "each"): _with_sentences("each"),
 }
-"""Protocols of captions in sentences by family, then by data set."""
+"""Protocols of captions in sentences by protocol_name, then by data set."""

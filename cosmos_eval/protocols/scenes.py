@@ -27,7 +27,7 @@ TRAINING = "scenes-seg-train"
 ON_REQUEST = ("scenes-loc", PROBE)
 """Data sets that are only measured if their task is named."""
 
-FAMILY = "scenes"
+PROTOCOL_NAME = "scenes"
 TEST_IMAGES = 500
 PROBE_IMAGES = 1000  # on which probes are trained
 TRAINING_IMAGES = 100  # on which settings are chosen
@@ -70,7 +70,7 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
         # cosmos_core.data.scenes.captions says how the wrong captions are made.
         types.SelectionProtocol(
             dataset="scenes-select",
-            family=FAMILY,
+            protocol_name=PROTOCOL_NAME,
             root=root,
             images=_COCO_IMAGES,
             annotations="choices",
@@ -84,7 +84,7 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
         scenes_localisation(LOCALISATION),
         types.ProbeProtocol(
             dataset=PROBE,
-            family=FAMILY,
+            protocol_name=PROTOCOL_NAME,
             root=root,
             train=f"{_PROBE}/folder/train",
             test="folder/test",
@@ -93,16 +93,22 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
     return {protocol.dataset: protocol for protocol in protocols}
 
 
-def scenes_localisation(family: str) -> types.LocalisationProtocol:
-    """Return the protocol of a family of localisation on the scenes."""
+def scenes_localisation(protocol_name: str) -> types.LocalisationProtocol:
+    """Return one of the protocols of localisation on the scenes."""
     segmentation = _segmentation("scenes-seg", str(_root()), "voc/SegmentationClass")
-    return localisation_of(segmentation, family, dataset="scenes-loc", small=_SMALL, large=_LARGE)
+    return localisation_of(
+        segmentation, protocol_name, dataset="scenes-loc", small=_SMALL, large=_LARGE
+    )
 
 
 def _retrieval(dataset: str, root: str, annotations: str) -> types.RetrievalProtocol:
     """Return the protocol of captions in a COCO file of the scenes."""
     return types.RetrievalProtocol(
-        dataset=dataset, family=FAMILY, root=root, images=_COCO_IMAGES, annotations=annotations
+        dataset=dataset,
+        protocol_name=PROTOCOL_NAME,
+        root=root,
+        images=_COCO_IMAGES,
+        annotations=annotations,
     )
 
 
@@ -111,7 +117,7 @@ def _classification(
 ) -> types.ClassificationProtocol:
     """Return the protocol of class folders of the scenes."""
     return types.ClassificationProtocol(
-        dataset=dataset, family=FAMILY, root=root, folder=folder, templates=templates
+        dataset=dataset, protocol_name=PROTOCOL_NAME, root=root, folder=folder, templates=templates
     )
 
 
@@ -121,7 +127,7 @@ def _segmentation(
     """Return the protocol of a folder of label maps of the scenes."""
     return types.SegmentationProtocol(
         dataset=dataset,
-        family=FAMILY,
+        protocol_name=PROTOCOL_NAME,
         root=root,
         images="voc/JPEGImages",
         masks=masks,

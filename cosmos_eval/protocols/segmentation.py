@@ -1,8 +1,8 @@
-"""The eight zero-shot segmentation sets that segmentation.yaml declares, and families of settings.
+"""The eight zero-shot segmentation sets that segmentation.yaml declares, under each protocol.
 
-Only numbers of one family can be compared with each other. Families of localisation use the prompts
-of `fixed-names`; no published numbers are known for them. `localisation` takes the preferred map of
-each model, `localisation-KIND` one kind of map for all models that have it.
+Only numbers of one protocol can be compared with each other. Protocols of localisation use the
+prompts of `fixed-names`; no published numbers are known for them. `localisation` takes the
+preferred map of each model, `localisation-KIND` one kind of map for all models that have it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,57 +77,59 @@ def _clearclip_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], .
     return tuple((renamed.get(name, name),) for name in protocol.class_names)
 
 
-def _in_family(family: str, protocol: SegmentationProtocol) -> SegmentationProtocol:
-    """Return the protocol of the same set with the settings and the prompts of a family."""
-    settings = dict(_DECLARED[".families"][family])
-    settings.update(_DECLARED[".of_sets"].get(family, {}).get(protocol.dataset, {}))
+def _under_protocol(protocol_name: str, protocol: SegmentationProtocol) -> SegmentationProtocol:
+    """Return the protocol of the same set with the settings and the prompts of a protocol."""
+    settings = dict(_DECLARED[".protocols"][protocol_name])
+    settings.update(_DECLARED[".of_sets"].get(protocol_name, {}).get(protocol.dataset, {}))
     queries = protocol.queries
-    if family == "fixed-names":
+    if protocol_name == "fixed-names":
         queries = _fixed_names(protocol)
-    elif family == "clearclip":
+    elif protocol_name == "clearclip":
         queries = _clearclip_names(protocol)
-    return replace(protocol, family=family, queries=queries, **settings)
+    return replace(protocol, protocol_name=protocol_name, queries=queries, **settings)
 
 
-SEGMENTATION_FAMILIES: Mapping[str, Mapping[str, SegmentationProtocol]] = {
-    family: {name: _in_family(family, protocol) for name, protocol in SEGMENTATION.items()}
-    for family in _DECLARED[".families"]
+SEGMENTATION_BY_PROTOCOL: Mapping[str, Mapping[str, SegmentationProtocol]] = {
+    protocol_name: {
+        name: _under_protocol(protocol_name, protocol) for name, protocol in SEGMENTATION.items()
+    }
+    for protocol_name in _DECLARED[".protocols"]
 }
-"""Protocols of every set by family, then by data set."""
+"""Protocols of every set by protocol_name, then by data set."""
 
 LOCALISATION = "localisation"
 
 
-def _map_families() -> dict[str, MapKind | None]:
-    """Return the kind of map of each family of localisation."""
-    families: dict[str, MapKind | None] = {LOCALISATION: None}
+def _map_kinds() -> dict[str, MapKind | None]:
+    """Return the kind of map of each protocol of localisation."""
+    map_kinds: dict[str, MapKind | None] = {LOCALISATION: None}
     for name, kind in MAP_KINDS.items():
-        families[f"{LOCALISATION}-{name}"] = kind
-    return families
+        map_kinds[f"{LOCALISATION}-{name}"] = kind
+    return map_kinds
 
 
-MAPS: Mapping[str, MapKind | None] = _map_families()
-"""The kind of map of each family of localisation; None: the preferred kind of each model."""
+MAPS: Mapping[str, MapKind | None] = _map_kinds()
+"""The kind of map of each protocol of localisation; None: the preferred kind of each model."""
 
 
 def localisation_of(
-    protocol: SegmentationProtocol, family: str, **changes: Any
+    protocol: SegmentationProtocol, protocol_name: str, **changes: Any
 ) -> LocalisationProtocol:
     """Return a localisation protocol with the images, label maps, names and templates of a set.
 
     `changes` replace fields of it.
     """
     values = {field.name: getattr(protocol, field.name) for field in fields(LabelMapProtocol)}
-    values.update(family=family, source="", map=MAPS[family])
+    values.update(protocol_name=protocol_name, source="", map=MAPS[protocol_name])
     values.update(changes)
     return LocalisationProtocol(**values)
 
 
-LOCALISATION_FAMILIES: Mapping[str, Mapping[str, LocalisationProtocol]] = {
-    family: {
-        name: localisation_of(protocol, family)
-        for name, protocol in SEGMENTATION_FAMILIES["fixed-names"].items()
+LOCALISATION_BY_PROTOCOL: Mapping[str, Mapping[str, LocalisationProtocol]] = {
+    protocol_name: {
+        name: localisation_of(protocol, protocol_name)
+        for name, protocol in SEGMENTATION_BY_PROTOCOL["fixed-names"].items()
     }
-    for family in MAPS
+    for protocol_name in MAPS
 }
-"""Protocols of every set by family, then by data set."""
+"""Protocols of every set by protocol_name, then by data set."""

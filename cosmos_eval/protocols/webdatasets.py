@@ -1,4 +1,4 @@
-"""Webdatasets of the Hugging Face hub by name, in the families `clip-benchmark` and `datacomp`.
+"""Webdatasets of the Hugging Face hub by name, under the protocols `clip-benchmark` and `datacomp`.
 
 facts/webdatasets.csv has names, sizes and main metrics with their sources; unknown numbers are
 empty. Repositories are clip-benchmark/wds_NAME, as in CLIP Benchmark's benchmark/README.md, and
@@ -38,7 +38,7 @@ def _protocol(row: Mapping[str, str]) -> Protocol:
     repository = _repository(row)
     fields: dict[str, Any] = {
         "dataset": f"wds/{row['name']}",
-        "family": row["family"],
+        "protocol_name": row["protocol_name"],
         "source": f"https://{row['source']}",
         "download": f"https://huggingface.co/datasets/{repository}",
         "repository": repository,
@@ -69,7 +69,9 @@ def _repository(row: Mapping[str, str]) -> str:
     name = row["name"]
     if row["files"]:
         return f"nlphuji/{name.partition('/')[2]}"
-    return _REPOSITORIES[row["family"]].format(name.removeprefix("fairness/").replace("/", "-"))
+    return _REPOSITORIES[row["protocol_name"]].format(
+        name.removeprefix("fairness/").replace("/", "-")
+    )
 
 
 def _file_fields(row: Mapping[str, str]) -> dict[str, Any]:
@@ -88,19 +90,19 @@ def _file_fields(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _read_webdatasets() -> Mapping[str, Mapping[str, Protocol]]:
-    """Return the protocols of all rows of the table by data set, then by family."""
+    """Return the protocols of all rows of the table by data set, then by protocol."""
     protocols: dict[str, dict[str, Protocol]] = {}
     for row in read_table("webdatasets.csv"):
         protocol = _protocol(row)
-        protocols.setdefault(protocol.dataset, {})[protocol.family] = protocol
+        protocols.setdefault(protocol.dataset, {})[protocol.protocol_name] = protocol
     return protocols
 
 
 WEBDATASETS: Mapping[str, Mapping[str, Protocol]] = _read_webdatasets()
-"""Protocols of every webdataset by name, then by family; CLIP Benchmark's first."""
+"""Protocols of every webdataset by name, then by protocol; CLIP Benchmark's first."""
 
 
-def main_metric(dataset: str, family: str) -> str | None:
+def main_metric(dataset: str, protocol_name: str) -> str | None:
     """Return the metric that the benchmark of a webdataset reports, or None for other data sets."""
-    protocol = WEBDATASETS.get(dataset.partition("@")[0], {}).get(family)
+    protocol = WEBDATASETS.get(dataset.partition("@")[0], {}).get(protocol_name)
     return protocol.main_metric if protocol else None

@@ -19,7 +19,7 @@ from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm
 from cosmos_eval.tasks import Metric, metric_of, task_named
-from cosmos_eval.types import Samples, UsageError, base_family
+from cosmos_eval.types import Samples, UsageError, base_protocol_name
 
 _TUNED = ("attention", "hashes.constants", "hashes.queries", "hashes.templates")
 """Fields of a setting that a search has chosen for each model, whose protocol names the search."""
@@ -386,7 +386,7 @@ def _setting_without_scores(result: Stored) -> dict[str, Any]:
     Another way to score pairs of images and texts makes another protocol. The results can still be
     compared, because they were measured on the same samples.
     """
-    return setting(result.row) | {"protocol": base_family(result.row.protocol)}
+    return setting(result.row) | {"protocol": base_protocol_name(result.row.protocol)}
 
 
 def _tests_of_pair(

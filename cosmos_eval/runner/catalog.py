@@ -5,15 +5,15 @@ from itertools import chain
 from typing import Any
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
-from cosmos_eval.protocols import described_sets, known_families, named_protocols
+from cosmos_eval.protocols import described_sets, named_protocols, protocols_of_dataset
 from cosmos_eval.protocols.declared import read_yaml
 from cosmos_eval.tasks import known_tasks, name_faults, packages_of, task_named
-from cosmos_eval.types import Suite, UsageError, base_family
+from cosmos_eval.types import Suite, UsageError, base_protocol_name
 
 Record = dict[str, str]
 
-FAMILIES: dict[str, str] = read_yaml("families")
-"""The numbers with which the results of a protocol family can be compared."""
+COMPARABLE_WITH: dict[str, str] = read_yaml("protocols")
+"""The numbers with which the results of a protocol can be compared."""
 
 _OTHER_MODELS = {
     "cosmos:PATH": "a COSMOS checkpoint; --arch where it does not state its architecture",
@@ -52,34 +52,35 @@ def tasks() -> list[Record]:
 
 
 def datasets() -> list[Record]:
-    """List known data sets with their task and usual protocol family."""
+    """List known data sets with their task and usual protocol."""
     protocols_by_name = dict(named_protocols())
     protocols_by_name.update(described_sets())
     records = []
     for name, protocol in protocols_by_name.items():
-        records.append({"dataset": name, "task": protocol.task, "protocol": protocol.family})
+        records.append({"dataset": name, "task": protocol.task, "protocol": protocol.protocol_name})
     return records
 
 
 def protocols() -> list[Record]:
-    """List protocol families, what their numbers can be compared with, and their data sets."""
-    meanings = dict(FAMILIES)
-    datasets_of_family: dict[str, list[str]] = defaultdict(list)
+    """List protocols, what their numbers can be compared with, and their data sets."""
+    meanings = dict(COMPARABLE_WITH)
+    datasets_by_protocol: dict[str, list[str]] = defaultdict(list)
     for dataset in (*named_protocols(), *described_sets()):
-        for family, protocol in known_families(dataset).items():
-            datasets_of_family[family].append(dataset)
-            if family != base_family(family):
+        for protocol_name, protocol in protocols_of_dataset(dataset).items():
+            datasets_by_protocol[protocol_name].append(dataset)
+            if protocol_name != base_protocol_name(protocol_name):
                 pairs = _scored_pairs(protocol)
-                meanings[family] = (
-                    f"itself: `{base_family(family)}`, scored by a PairScorer, {pairs}"
+                meanings[protocol_name] = (
+                    f"itself: `{base_protocol_name(protocol_name)}`, scored by a PairScorer, "
+                    f"{pairs}"
                 )
     return [
         {
-            "protocol": family,
+            "protocol": protocol_name,
             "comparable with": meaning,
-            "datasets": ", ".join(datasets_of_family[family]),
+            "datasets": ", ".join(datasets_by_protocol[protocol_name]),
         }
-        for family, meaning in meanings.items()
+        for protocol_name, meaning in meanings.items()
     ]
 
 
@@ -122,11 +123,14 @@ def _score_text(suite: Suite) -> str:
 
 
 def _datasets_text(suite: Suite) -> str:
-    """Return the data sets of a suite by protocol family, then the ones that are left out."""
-    datasets_of_family: dict[str, list[str]] = defaultdict(list)
+    """Return the data sets of a suite by protocol, then the ones that are left out."""
+    datasets_by_protocol: dict[str, list[str]] = defaultdict(list)
     for protocol in suite.protocols:
-        datasets_of_family[protocol.family].append(protocol.dataset)
-    texts = [f"{family}: {', '.join(names)}" for family, names in datasets_of_family.items()]
+        datasets_by_protocol[protocol.protocol_name].append(protocol.dataset)
+    texts = [
+        f"{protocol_name}: {', '.join(names)}"
+        for protocol_name, names in datasets_by_protocol.items()
+    ]
     if suite.left_out:
         texts.append(f"left out: {', '.join(suite.left_out)}")
     return "; ".join(texts)

@@ -80,12 +80,12 @@ def evaluate(
     )
     folder = None if output is None else Path(output)
     plans.require_outputs(options, folder)
-    families = [protocol] if protocol else []
+    protocol_names = [protocol] if protocol else []
     with bars(shown=progress) as watch:
         if isinstance(model, str):
             plan = plans.make_plan(
                 datasets=[dataset],
-                families=families,
+                protocol_names=protocol_names,
                 models=[model],
                 names=[] if name is None else [name],
                 arch=arch,
@@ -99,7 +99,9 @@ def evaluate(
                 raise types.UsageError(
                     "arch, weights, auxiliary, device, precision go with a named model"
                 )
-            plan = plans.make_plan(datasets=[dataset], families=families, options=options)
+            plan = plans.make_plan(
+                datasets=[dataset], protocol_names=protocol_names, options=options
+            )
             result = _measure_encoder(model, plan, name, watch, folder)
     assert result.row is not None  # an error would have been raised
     return result.row

@@ -30,16 +30,16 @@ def unwatched(title: str, progress: types.Progress) -> None:
 
 
 class Pair(NamedTuple):
-    """The key of one result: the names of a model, a data set and its protocol family."""
+    """The key of one result: the names of a model, a data set and its protocol."""
 
     model: str
     dataset: str
-    family: str
+    protocol: str
 
 
 def pair_of(spec: types.ModelSpec, protocol: types.Protocol) -> Pair:
     """Return the key of the result of a model on a data set."""
-    return Pair(spec.called, protocol.dataset, protocol.family)
+    return Pair(spec.called, protocol.dataset, protocol.protocol_name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def make_plan(
     suite: str | None = None,
     task: str = "all",
     datasets: Sequence[str | Mapping[str, Any] | types.Protocol] = (),
-    families: Sequence[str] = (),
+    protocol_names: Sequence[str] = (),
     models: Sequence[str] = (),
     names: Sequence[str | None] = (),
     arch: str | None = None,
@@ -123,8 +123,8 @@ def make_plan(
     """Return the plan to measure models on data sets, both named as on the command line.
 
     Without `models`, the bundled models are measured. Without `datasets`, the embedded data sets of
-    the task are. `families` names the protocols by which every data set is measured, and defaults
-    to its usual one. A `suite` names the data sets in place of these arguments, and the models if
+    the task are. Every data set is measured by each of `protocol_names`, which defaults to its
+    usual protocol. A `suite` names the data sets in place of these arguments, and the models if
     `models` does not. `names` are the names of the models in results, one for each. `trainings` is
     a file that states how models were trained.
 
@@ -136,8 +136,8 @@ def make_plan(
         raise types.UsageError("--overlays needs --save-predictions DIR: where the pictures go")
     protocols: Sequence[types.Protocol]
     if suite is None:
-        protocols = _choose_protocols(task, datasets, families)
-    elif task != "all" or datasets or families:
+        protocols = _choose_protocols(task, datasets, protocol_names)
+    elif task != "all" or datasets or protocol_names:
         raise types.UsageError(
             "--suite names data sets: leave --task, --dataset and --protocol out"
         )
@@ -157,7 +157,7 @@ def _check_protocols(protocols: Sequence[types.Protocol], options: types.RunOpti
     """Raise UsageError for repeated protocols, and for protocols that do not fit the options."""
     if options.auxiliary is not None:
         _require_guidable(options.auxiliary, protocols)
-    refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
+    refuse_repeated([f"{protocol.dataset} ({protocol.protocol_name})" for protocol in protocols])
     if options.stream:
         _require_streamable(protocols, options)
 
@@ -168,8 +168,10 @@ def _require_streamable(protocols: Sequence[types.Protocol], options: types.RunO
     if not streamed:
         raise types.UsageError("--stream is for archives of the hub (wds/NAME), and none is named")
     for protocol in streamed:
-        if protocol.family != types.base_family(protocol.family):
-            raise types.UsageError(f"{protocol.family} needs images twice: --stream cannot do that")
+        if protocol.protocol_name != types.base_protocol_name(protocol.protocol_name):
+            raise types.UsageError(
+                f"{protocol.protocol_name} needs images twice: --stream cannot do that"
+            )
 
 
 def model_specs(
@@ -204,7 +206,7 @@ def _require_guidable(auxiliary: str, protocols: Sequence[types.Protocol]) -> No
 def _choose_protocols(
     task: str,
     datasets: Sequence[str | Mapping[str, Any] | types.Protocol],
-    families: Sequence[str],
+    protocol_names: Sequence[str],
 ) -> Sequence[types.Protocol]:
     """Return the protocols of data sets, or of the embedded data sets if none is named.
 
@@ -212,15 +214,15 @@ def _choose_protocols(
     """
     if task != "all":
         task_named(task)  # raises UsageError for an unknown task
-    if families and not datasets:
+    if protocol_names and not datasets:
         raise types.UsageError("--protocol needs --dataset: the data sets to be measured by it")
     if not datasets:
         return _embedded_protocols_of(task)
-    usual_family: list[str | None] = [None]
+    usual_protocol: list[str | None] = [None]
     protocols = []
     for dataset in datasets:
-        for family in families or usual_family:
-            protocols.append(find_protocol(dataset, family))
+        for protocol_name in protocol_names or usual_protocol:
+            protocols.append(find_protocol(dataset, protocol_name))
     for protocol in protocols:
         if task not in ("all", protocol.task):
             raise types.UsageError(

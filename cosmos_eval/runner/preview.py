@@ -73,7 +73,7 @@ def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[P
                 Preview(
                     model=pair.model,
                     dataset=pair.dataset,
-                    protocol=pair.family,
+                    protocol=pair.protocol,
                     task=protocol.task,
                     data=protocol.root or protocol.repository or options.data_root,
                     data_state=_data_state(protocol, options),
@@ -126,7 +126,7 @@ def _n_samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow
     if not count:
         count = None
         for row in rows:
-            is_same = (row.dataset, row.protocol) == (protocol.dataset, protocol.family)
+            is_same = (row.dataset, row.protocol) == (protocol.dataset, protocol.protocol_name)
             if is_same and not is_partial(row):
                 count = row.n_samples
     if count is None or options.limit is None:

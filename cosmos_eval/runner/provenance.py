@@ -52,7 +52,7 @@ def make_row(
         model=_model_record(model),
         task=protocol.task,
         dataset=protocol.dataset,
-        protocol=protocol.family,
+        protocol=protocol.protocol_name,
         metrics=dict(measurement.metrics),
         intervals={name: value._asdict() for name, value in measurement.intervals.items()},
         per_class=measurement.per_class,

@@ -1,4 +1,4 @@
-"""Suites: YAML files that list data sets by protocol family. Imports no torch.
+"""Suites: YAML files that list data sets by protocol. Imports no torch.
 
 A suite may also list models, every one of which is measured on every data set, and state how a
 score is computed. Files that a suite names are relative to it.
@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
 from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
-from cosmos_eval.data.user_yaml import FAMILY as USER_FAMILY
+from cosmos_eval.data.user_yaml import PROTOCOL_NAME as USER_PROTOCOL
 from cosmos_eval.models.specs import labelled, located, parse_model_spec
 from cosmos_eval.tasks import find_protocol, metric_of, task_named
 from cosmos_eval.types import Protocol, Suite, SuiteMember, UsageError, nearest
@@ -27,8 +27,11 @@ class _Score(BaseModel):
 
     model_config = CONFIG
 
-    # The protocol families whose data sets are members of the mean; None for all families.
-    families: _Names | None = None
+    # The protocols whose data sets are members of the mean; None for all protocols.
+    # `families` is an older name of the key.
+    protocols: _Names | None = Field(
+        default=None, validation_alias=AliasChoices("protocols", "families")
+    )
     # The metric of all data sets; None for each data set's main metric, or else for the primary
     # metrics of its task.
     metric: Text | None = None
@@ -63,7 +66,7 @@ class _SuiteFile(BaseModel):
     model_config = CONFIG
 
     models: Annotated[list[_ModelOrText], Field(min_length=1)] | None = None
-    # The names or YAML files of data sets by protocol family.
+    # The names or YAML files of data sets by protocol.
     datasets: Annotated[dict[Text, _Names], Field(min_length=1)]
     score: _Score | None = None
     # Data sets that the suite's source has and the suite has not, and why.
@@ -142,33 +145,36 @@ def _make_suite(content: _SuiteFile, path: Path, models: Sequence[_Model]) -> Su
 def _find_protocols(content: _SuiteFile, folder: Path) -> tuple[Protocol, ...]:
     """Return the protocols of all data sets of a suite. Files are relative to `folder`."""
     protocols = []
-    for family, names in content.datasets.items():
+    for protocol_name, names in content.datasets.items():
         for name in names:
-            protocols.append(_find_protocol(name, family, folder))
-    dataset_names = [f"{protocol.dataset} ({protocol.family})" for protocol in protocols]
+            protocols.append(_find_protocol(name, protocol_name, folder))
+    dataset_names = [f"{protocol.dataset} ({protocol.protocol_name})" for protocol in protocols]
     refuse_repeated(dataset_names, "datasets: ")
     return tuple(protocols)
 
 
-def _find_protocol(name: str, family: str, folder: Path) -> Protocol:
+def _find_protocol(name: str, protocol_name: str, folder: Path) -> Protocol:
     """Return the protocol of a known data set, or of a data set that a YAML file describes."""
     if Path(name).suffix not in _SUFFIXES:
-        return find_protocol(name, family)
-    if family != USER_FAMILY:
+        return find_protocol(name, protocol_name)
+    if protocol_name != USER_PROTOCOL:
         raise FileError(
-            f"{name} states its own protocol: list it under `{USER_FAMILY}`, not `{family}`"
+            f"{name} states its own protocol: list it under `{USER_PROTOCOL}`, "
+            f"not `{protocol_name}`"
         )
     return find_protocol(str(folder / name))
 
 
 def _make_members(score: _Score, protocols: Sequence[Protocol]) -> tuple[SuiteMember, ...]:
     """Return the members of a mean. Raises UsageError for unknown names and for mixed metrics."""
-    families = list(dict.fromkeys(protocol.family for protocol in protocols))
-    chosen_families = score.families or families
-    chosen_protocols = [protocol for protocol in protocols if protocol.family in chosen_families]
+    protocol_names = list(dict.fromkeys(protocol.protocol_name for protocol in protocols))
+    chosen_protocol_names = score.protocols or protocol_names
+    chosen_protocols = [
+        protocol for protocol in protocols if protocol.protocol_name in chosen_protocol_names
+    ]
     datasets = [protocol.dataset for protocol in chosen_protocols]
     datasets_as_one = list(chain.from_iterable(score.as_one))
-    _require_known("score.families", chosen_families, families)
+    _require_known("score.protocols", chosen_protocol_names, protocol_names)
     _require_known("score.metrics", score.metrics, datasets)
     _require_known("score.as_one", datasets_as_one, datasets)
     refuse_repeated(datasets_as_one, "score.as_one: ")
@@ -202,7 +208,7 @@ def _make_member(protocol: Protocol, metric_name: str | None, weight: float) -> 
         metrics = tuple(metric.name for metric in task_metrics if metric.primary)
     else:
         metrics = (single_metric,)
-    return SuiteMember(protocol.task, protocol.dataset, protocol.family, metrics, weight)
+    return SuiteMember(protocol.task, protocol.dataset, protocol.protocol_name, metrics, weight)
 
 
 def _require_one_kind_of_metric(members: Sequence[SuiteMember]) -> None:

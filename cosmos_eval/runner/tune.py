@@ -129,7 +129,7 @@ def make_search(
     ]
     record = {
         "dataset": protocol.dataset,
-        "protocol": protocol.family,
+        "protocol": protocol.protocol_name,
         "protocol_sha256": tuning.protocol_sha256(protocol),
         "space_sha256": json_sha256(space),
         "budget": len(order),
@@ -333,7 +333,7 @@ def tuned_plan(
         )
     dataset = datasets[0] if datasets else search["dataset"]
     is_file = Path(dataset).suffix in (".yaml", ".yml")
-    family = None if is_file else search["protocol"]
-    protocol = require_segmentation(find_protocol(dataset, family))
+    protocol_name = None if is_file else search["protocol"]
+    protocol = require_segmentation(find_protocol(dataset, protocol_name))
     tuned_protocol = tuning.tuned_protocol(record, protocol, spec.text)
     return Plan(specs=[spec], protocols=[tuned_protocol], options=options)

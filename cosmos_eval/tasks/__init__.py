@@ -178,20 +178,20 @@ def metric_of(task: str, name: str) -> Metric:
 
 
 def find_protocol(
-    dataset: str | Mapping[str, Any] | Protocol, family: str | None = None
+    dataset: str | Mapping[str, Any] | Protocol, protocol_name: str | None = None
 ) -> Protocol:
     """Return the protocol of a data set.
 
     `dataset` is the name of a known data set, a YAML file, a mapping with the keys of such a file,
-    or a protocol. `family` is the protocol of a known data set; None: the usual one. Raises
+    or a protocol. `protocol_name` is the protocol of a known data set; None: the usual one. Raises
     UsageError with the nearest known names, or with the fault of the file.
     """
     from cosmos_eval.data.user_yaml import parse_protocol, read_protocol
     from cosmos_eval.protocols import find_known  # which makes images
 
     if isinstance(dataset, str) and Path(dataset).suffix not in (".yaml", ".yml"):
-        return find_known(dataset, family)
-    if family is not None:
+        return find_known(dataset, protocol_name)
+    if protocol_name is not None:
         raise UsageError(f"{dataset} states its own protocol: leave --protocol out")
     if isinstance(dataset, Protocol):
         return dataset

@@ -45,9 +45,9 @@ from cosmos_eval.types.protocols import (
     SelectionLayout,
     SelectionProtocol,
     Sentences,
-    base_family,
-    family_of_pairs,
-    family_of_sentences,
+    base_protocol_name,
+    protocol_name_with_pairs,
+    protocol_name_with_sentences,
     yaml_fields,
 )
 from cosmos_eval.types.suites import Suite, SuiteMember
@@ -93,10 +93,10 @@ __all__ = [
     "SuiteMember",
     "UsageError",
     "Weights",
-    "base_family",
-    "family_of_pairs",
-    "family_of_sentences",
+    "base_protocol_name",
     "nearest",
     "no_progress",
+    "protocol_name_with_pairs",
+    "protocol_name_with_sentences",
     "yaml_fields",
 ]

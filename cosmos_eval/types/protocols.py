@@ -40,7 +40,7 @@ _FIXED = {"in_yaml": False}
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How one data set is measured. Numbers of one `family` are comparable.
+    """How one data set is measured. Numbers of one `protocol_name` are comparable.
 
     Paths are relative to `root` if the data set has one, or to the snapshot of its `repository`, or
     else to the data root.
@@ -50,7 +50,7 @@ class Protocol:
     """The name of the task that the protocol belongs to."""
 
     dataset: str = field(metadata=_FIXED)
-    family: str = field(metadata=_FIXED)
+    protocol_name: str = field(metadata=_FIXED)
     source: str = ""
     root: str | None = field(default=None, metadata=_FIXED)
     # The page that the files come from.
@@ -409,20 +409,20 @@ class ProbeProtocol(Protocol):
     temperature: float = 0.07
 
 
-def family_of_sentences(family: str, sentences: Sentences) -> str:
-    """Return the name of a protocol family with captions that are split into sentences."""
+def protocol_name_with_sentences(protocol_name: str, sentences: Sentences) -> str:
+    """Return the name of a protocol with captions that are split into sentences."""
     suffix = {None: "", "each": "-sentences", "joined": "-joined"}[sentences]
-    return family + suffix
+    return protocol_name + suffix
 
 
-def family_of_pairs(family: str, pairs: ScoredPairs) -> str:
-    """Return the name of a protocol family in which pairs are scored: `cosmos-pairs100`."""
+def protocol_name_with_pairs(protocol_name: str, pairs: ScoredPairs) -> str:
+    """Return the name of a protocol in which pairs are scored: `cosmos-pairs100`."""
     if pairs is None:
-        return family
+        return protocol_name
     n_candidates = "" if pairs == "all" else pairs
-    return f"{family}-pairs{n_candidates}"
+    return f"{protocol_name}-pairs{n_candidates}"
 
 
-def base_family(family: str) -> str:
-    """Return the name of the family without scored pairs: `cosmos` for `cosmos-pairs100`."""
-    return family.partition("-pairs")[0]
+def base_protocol_name(protocol_name: str) -> str:
+    """Return the name of the protocol without scored pairs: `cosmos` for `cosmos-pairs100`."""
+    return protocol_name.partition("-pairs")[0]

@@ -11,7 +11,7 @@ class SuiteMember(NamedTuple):
 
     task: str
     dataset: str
-    family: str
+    protocol: str
     # The metric that counts, or the metrics whose mean counts.
     metrics: tuple[str, ...]
     # Below 1 if several data sets count as one.

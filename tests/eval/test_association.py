@@ -149,7 +149,12 @@ def test_damaged_zip_files(damage, tmp_path, colour_encoder):
     (tmp_path / "images.zip").write_bytes(damaged)
     (tmp_path / "items.csv").write_text(table([["red", FIVE, ["r"]]]))
     protocol = AssociationProtocol(
-        **{"dataset": "mine", "family": "user", "root": str(tmp_path), "image_suffix": ".png"},
+        **{
+            "dataset": "mine",
+            "protocol_name": "user",
+            "root": str(tmp_path),
+            "image_suffix": ".png",
+        },
         images="images.zip",
         annotations="items.csv",
     )

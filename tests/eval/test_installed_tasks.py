@@ -70,7 +70,7 @@ def test_an_installed_task_is_one_as_any_other(bring, tmp_path):
     assert packages_of("third") == {"thirds": "1.2"}
     (tmp_path / "my.yaml").write_text("kind: third\nplaces: 4\n")
     protocol = find_protocol(str(tmp_path / "my.yaml"))
-    assert (protocol.dataset, protocol.family, protocol.places) == ("my", "user", 4)
+    assert (protocol.dataset, protocol.protocol_name, protocol.places) == ("my", "user", 4)
     assert protocol.task == "third"
 
 

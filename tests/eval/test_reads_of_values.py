@@ -88,7 +88,7 @@ def segmenter(tiny_encoder: ClipEncoder) -> Segmenter:
     rows = np.random.default_rng(1).normal(size=(5, 16)).astype(np.float32)
     protocol = SegmentationProtocol(
         dataset="noise",
-        family="user",
+        protocol_name="user",
         images="images",
         masks="masks",
         class_names=("wall", "cat", "dog"),

@@ -83,7 +83,7 @@ def write_faces(root: Path, first_colour: str) -> None:
 def protocol_of(task: str, root: Path) -> Protocol:
     """Return the protocol by which a task measures the set."""
     if task == "faces":
-        return FacesProtocol(dataset="faces", family="test", root=str(root), folder="faces")
+        return FacesProtocol(dataset="faces", protocol_name="test", root=str(root), folder="faces")
     return find_protocol(str(root / f"{task}.yaml"))
 
 

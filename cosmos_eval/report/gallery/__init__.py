@@ -7,7 +7,7 @@ from typing import Any
 
 from cosmos_eval.data.retrieval import open_data
 from cosmos_eval.protocols import prepare
-from cosmos_eval.protocols.scenes import FAMILY as SCENES
+from cosmos_eval.protocols.scenes import PROTOCOL_NAME as SCENES
 from cosmos_eval.report.gallery.attention import AttentionSource
 from cosmos_eval.report.gallery.classification import ClassificationSource
 from cosmos_eval.report.gallery.pictures import Candidate, select
@@ -25,7 +25,7 @@ from cosmos_eval.report.gallery.source import (
 )
 from cosmos_eval.runner.plan import Watch, unwatched
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.types import Progress, RunOptions, base_family
+from cosmos_eval.types import Progress, RunOptions, base_protocol_name
 
 BUDGET = 3_000_000
 """The most bytes of all pictures. A page that holds them as base64 text is a third larger."""
@@ -107,7 +107,7 @@ def attention_examples(sources: Sequence[ResultSource], options: RunOptions) -> 
     prompted: list[ImageWithText] = []
     has_scenes = False
     for source in sources:
-        if base_family(source.protocol.family) == SCENES:
+        if base_protocol_name(source.protocol.protocol_name) == SCENES:
             has_scenes = True
         elif source.task == "retrieval":
             captioned += source.images_with_texts

@@ -149,7 +149,9 @@ class SegmentationSource(ResultSource):
         auxiliary = auxiliary_of(record)
         model_folder = predictions / predictions_name(result.stored.identity.name, auxiliary)
         protocol_attention = record.get("protocol_attention", self.protocol.attention)
-        protocol = replace(self.protocol, family=self.group.family, attention=protocol_attention)
+        protocol = replace(
+            self.protocol, protocol_name=self.group.protocol, attention=protocol_attention
+        )
         attention = None if auxiliary else record["attention"]
         return pictures.predictions_folder(model_folder, protocol, attention)
 
@@ -211,7 +213,7 @@ class SegmentationSource(ResultSource):
                 f"{self.group.name}: label maps of {listed(models_that_differ)} are not shown, as "
                 "they come out otherwise than measured"
             )
-        protocol = replace(self.protocol, family=self.group.family)
+        protocol = replace(self.protocol, protocol_name=self.group.protocol)
         for turn, image in enumerate(self._images):
             maps = {}
             for model in models:
@@ -310,7 +312,7 @@ class _LabelMapDrawing(NamedTuple):
             predictions[model] = canvas.label_map(classes, palette, size)
         return SegmentationExample(
             dataset=protocol.dataset,
-            protocol=protocol.family,
+            protocol=protocol.protocol_name,
             name=sample.name,
             image=canvas.large(rgb_image),
             truth=canvas.label_map(self.image.label, palette, size),

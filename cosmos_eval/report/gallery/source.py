@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL import Image
 
 from cosmos_core.utils.distributed import own_device
-from cosmos_eval.data.user_yaml import FAMILY as USER
+from cosmos_eval.data.user_yaml import PROTOCOL_NAME as USER
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.report.content import SampledResult
@@ -62,12 +62,12 @@ class _SetName(NamedTuple):
 
     task: str
     dataset: str
-    family: str
+    protocol: str
 
 
-def _is_user_family(family: str) -> bool:
-    """Return whether data sets of a protocol family are described by users' YAML files."""
-    return family.partition("-")[0] == USER
+def _is_user_protocol(protocol_name: str) -> bool:
+    """Return whether data sets of a protocol are described by users' YAML files."""
+    return protocol_name.partition("-")[0] == USER
 
 
 def _measured_set(row: ResultRow) -> _SetName:
@@ -81,8 +81,8 @@ def _described_set(row: ResultRow) -> _SetName:
     Settings that were tuned for a model have a protocol of their own, but do not change the data.
     """
     tuned = row.provenance.get("tuned")
-    family = tuned["search"]["protocol"] if tuned else row.protocol
-    return _SetName(row.task, row.dataset, family)
+    protocol_name = tuned["search"]["protocol"] if tuned else row.protocol
+    return _SetName(row.task, row.dataset, protocol_name)
 
 
 class ResultGroup(NamedTuple):
@@ -95,20 +95,20 @@ class ResultGroup(NamedTuple):
     results: tuple[SampledResult, ...]
 
     @property
-    def family(self) -> str:
+    def protocol_name(self) -> str:
         return self.results[0].row.protocol
 
     @property
     def name(self) -> str:
         """The name in notes."""
-        return f"{self.protocol.dataset} ({self.family})"
+        return f"{self.protocol.dataset} ({self.protocol})"
 
     def missing_data_note(self, error: UsageError) -> str:
         """Return a note which says that the data cannot be opened."""
         dataset = self.protocol.dataset
         reason = str(error).removeprefix(f"{dataset}: ")
         hint = ""
-        if not _is_user_family(self.protocol.family):
+        if not _is_user_protocol(self.protocol.protocol_name):
             hint = f" (see `cosmos-eval data doctor {dataset}`)"
         return f"{self.name}: no pictures: {reason}{hint}"
 
@@ -163,8 +163,8 @@ def _usable_results(stored_results: Sequence[Stored]) -> list[Stored]:
 
 def _find_protocol(set_name: _SetName, user_protocols: Mapping[_SetName, Protocol]) -> Protocol:
     """Return a protocol that is ready to be used. Raises UsageError if it is not known."""
-    if not _is_user_family(set_name.family):
-        protocol = find_protocol(set_name.dataset, set_name.family)
+    if not _is_user_protocol(set_name.protocol):
+        protocol = find_protocol(set_name.dataset, set_name.protocol)
     elif set_name in user_protocols:
         protocol = user_protocols[set_name]
     else:
@@ -194,7 +194,7 @@ def _user_protocols(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_Se
     protocols = {}
     for file in files:
         protocol = find_protocol(file)
-        set_name = _SetName(protocol.task, protocol.dataset, protocol.family)
+        set_name = _SetName(protocol.task, protocol.dataset, protocol.protocol_name)
         protocols[set_name] = protocol
     for set_name in protocols:
         if set_name not in measured_sets:

@@ -1,1 +1,1 @@
-"""Results side by side: one table per protocol family, never two families in one ranking."""
+"""Results side by side: one table per protocol, never two protocols in one ranking."""

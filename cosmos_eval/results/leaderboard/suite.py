@@ -239,7 +239,7 @@ def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:
     member_entries = [
         entry
         for entry in entries
-        if (entry.task, entry.protocol) == (member.task, member.family)
+        if (entry.task, entry.protocol) == (member.task, member.protocol)
         and member.dataset in (entry.dataset, entry.dataset_name)
     ]
     if len(member_entries) > 1:
@@ -261,7 +261,7 @@ def _published_rows(members: Sequence[SuiteMember], entries: Iterable[Entry]) ->
     for model, model_entries in published.items():
         values, urls = [], set()
         for member in members:
-            entry = model_entries.get((member.task, member.dataset, member.family))
+            entry = model_entries.get((member.task, member.dataset, member.protocol))
             value = _published_value(member, entry) if entry else None
             if entry and value is not None:
                 values.append(value)
@@ -348,7 +348,7 @@ class _Ranking:
 
 def _names_of_members(members: Iterable[SuiteMember]) -> str:
     """Return the members as text: `coco (karpathy), flickr30k (karpathy)`."""
-    return ", ".join(f"{member.dataset} ({member.family})" for member in members)
+    return ", ".join(f"{member.dataset} ({member.protocol})" for member in members)
 
 
 def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -> Iterator[str]:
@@ -414,7 +414,7 @@ def _exception_notes(
     if unpaired_members:
         reason = "lists of samples, or their content, differ or are not recorded"
         yield f"Not paired, since {reason}: {_names_of_members(unpaired_members)}."
-    member_sets = {(member.dataset, member.family) for member in members}
+    member_sets = {(member.dataset, member.protocol) for member in members}
     for entry in entries:
         is_counted = entry.is_ranked or not entry.stored
         if not is_counted and (entry.dataset_name, entry.protocol) in member_sets:

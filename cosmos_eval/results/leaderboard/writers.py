@@ -137,7 +137,7 @@ def _csv_lines_of_suite(score: SuiteScore) -> Iterator[dict[str, Any]]:
 
 def _suite_columns(score: SuiteScore, row: Row) -> dict[str, Any]:
     """Return the columns with the model and the suite of a line."""
-    protocols = ", ".join(dict.fromkeys(member.family for member in score.suite.members))
+    protocols = ", ".join(dict.fromkeys(member.protocol for member in score.suite.members))
     return {
         "model": row.model,
         "source": row.source,

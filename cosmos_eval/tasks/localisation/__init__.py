@@ -143,8 +143,8 @@ class Localisation(Task):
     def image_pass(
         self, protocol: LocalisationProtocol, options: RunOptions, data: LabelMaps
     ) -> Hashable:
-        """Return the data set and the protocol family: every family is measured by itself."""
-        return protocol.dataset, protocol.family
+        """Return the data set and the protocol: every protocol_name is measured by itself."""
+        return protocol.dataset, protocol.protocol_name
 
     def derive(self, samples: Samples) -> Derived:
         """Add the sums over the pairs of every image, (N, sizes)."""

@@ -242,7 +242,10 @@ def _splits(
         return protocol.splits
     train, test = (
         types.ClassificationProtocol(
-            dataset=protocol.dataset, family=protocol.family, root=protocol.root, folder=folder
+            dataset=protocol.dataset,
+            protocol_name=protocol.protocol_name,
+            root=protocol.root,
+            folder=folder,
         )
         for folder in (protocol.train, protocol.test)
     )

@@ -124,8 +124,8 @@ class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignor
         return self._records
 
 
-def _segmentation_protocol(dataset: str, family: str | None = None) -> SegmentationProtocol:
+def _segmentation_protocol(dataset: str, protocol_name: str | None = None) -> SegmentationProtocol:
     """Return the protocol of a segmentation data set. Raises UsageError for another data set."""
-    protocol = require_segmentation(find_protocol(dataset, family))
+    protocol = require_segmentation(find_protocol(dataset, protocol_name))
     check_constants(protocol)
     return protocol

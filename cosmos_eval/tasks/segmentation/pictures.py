@@ -132,7 +132,7 @@ def predictions_folder(
     Another form of attention than the protocol's has a folder of its own.
     """
     suffix = "" if attention in (None, protocol.attention) else f"__{attention}"
-    return folder / f"{protocol.dataset}__{protocol.family}{suffix}"
+    return folder / f"{protocol.dataset}__{protocol.protocol_name}{suffix}"
 
 
 def prediction_file(folder: Path, name: str) -> Path:

@@ -246,16 +246,16 @@ def tuned_protocol(
 ) -> SegmentationProtocol:
     """Return the protocol of a data set with tuned settings, by which a model is measured.
 
-    Its family names the search: only models with equal space, budget, seed and split are ranked
-    together. Settings that were tuned for another model are a family of their own. Raises
+    Its protocol names the search: only models with equal space, budget, seed and split are ranked
+    together. Settings that were tuned for another model have a protocol of their own. Raises
     UsageError for another data set.
     """
     search, dataset = record["search"], protocol.dataset
-    if (dataset, protocol.family) != (search["dataset"], search["protocol"]):
+    if (dataset, protocol.protocol_name) != (search["dataset"], search["protocol"]):
         raise UsageError(f"these settings were chosen for {search['dataset']}, not {dataset}")
     if protocol_sha256(protocol) != search["protocol_sha256"]:
         raise UsageError(f"{dataset} has other constants or prompts now: tune again")
     tuned_model = record["model"]["spec"]
     identity = json_sha256([search, None if model == tuned_model else tuned_model])
     changed_protocol = with_setting(protocol, record["settings"])
-    return replace(changed_protocol, family=f"tuned-{identity[:12]}", tuned=record)
+    return replace(changed_protocol, protocol_name=f"tuned-{identity[:12]}", tuned=record)

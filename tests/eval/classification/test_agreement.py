@@ -47,7 +47,7 @@ def test_metrics_are_clip_benchmarks(root, tiny_encoder, monkeypatch):
     # It calls float() on arrays of one element, which NumPy 2.4 refuses.
     monkeypatch.setattr(theirs, "float", lambda array: array.item(), raising=False)
     protocol = ClassificationProtocol(
-        dataset="noise", family="test", folder="test", class_names=NAMES, templates=TEMPLATES
+        dataset="noise", protocol_name="test", folder="test", class_names=NAMES, templates=TEMPLATES
     )
     ours = classification.TASK.measure_one(tiny_encoder, protocol, RunOptions(data_root=str(root)))
     data = ImageFolder(root / "test", transform=tiny_encoder.transform)

@@ -28,7 +28,7 @@ from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 NAMES = {"c_one": "red", "c_two": "green", "c_three": "blue"}
 PROTOCOL = ClassificationProtocol(
     dataset="colours",
-    family="test",
+    protocol_name="test",
     folder="test",
     class_names=NAMES,
     templates=("a {}.", "the {} one"),

@@ -155,7 +155,7 @@ def test_results_that_do_not_name_a_metric_have_none() -> None:
 def test_groups_that_a_protocol_does_not_have() -> None:
     def opened(**fields: Any) -> None:
         protocol = ClassificationProtocol(
-            dataset="x", family="user", root=".", folder=".", **fields
+            dataset="x", protocol_name="user", root=".", folder=".", **fields
         )
         classification.TASK.open_data(protocol, RunOptions())
 

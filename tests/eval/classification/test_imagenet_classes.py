@@ -18,7 +18,7 @@ from support.fuzzing import run_command
 
 from cosmos_eval.data.class_names import class_names
 from cosmos_eval.data.classification import open_data
-from cosmos_eval.protocols import find_known, known_families
+from cosmos_eval.protocols import find_known, protocols_of_dataset
 from cosmos_eval.protocols.classification import CLASS_LISTS, ROBUSTNESS
 from cosmos_eval.runner.doctor import examine
 from cosmos_eval.tasks import find_protocol
@@ -207,4 +207,4 @@ def test_these_sets_have_the_family_of_clip_benchmark_alone():
     sizes = {"imagenet-a": 7500, "imagenet-r": 30000, "imagenet-sketch": 50889, "objectnet": 18574}
     assert {name: protocol.n_images for name, protocol in ROBUSTNESS.items()} == sizes
     for name in ROBUSTNESS:
-        assert list(known_families(name)) == ["clip-benchmark"]
+        assert list(protocols_of_dataset(name)) == ["clip-benchmark"]

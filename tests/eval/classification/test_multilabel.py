@@ -119,7 +119,9 @@ def test_labels_of_another_form(labels, message, tmp_path):
     beside = {"cls": "0"} if labels is None else {"npy": labels}
     (tmp_path / "test/0.tar").write_bytes(shard_of(("red", beside)))
     protocol = MultilabelProtocol(
-        **{"dataset": "x", "family": "user", "root": str(tmp_path)}, folder=".", layout="webdataset"
+        **{"dataset": "x", "protocol_name": "user", "root": str(tmp_path)},
+        folder=".",
+        layout="webdataset",
     )
     with pytest.raises(UsageError, match=message):
         multilabel.TASK.open_data(protocol, RunOptions())
@@ -175,6 +177,6 @@ def test_bad_lists(table, more, message, protocol_of):
 
 
 def test_a_set_needs_a_list_or_archives(tmp_path):
-    protocol = MultilabelProtocol(dataset="x", family="user", root=str(tmp_path), folder=".")
+    protocol = MultilabelProtocol(dataset="x", protocol_name="user", root=str(tmp_path), folder=".")
     with pytest.raises(UsageError, match="x: give `annotations`, or `layout: webdataset`"):
         multilabel.TASK.open_data(protocol, RunOptions())

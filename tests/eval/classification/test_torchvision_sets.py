@@ -26,11 +26,11 @@ from cosmos_eval.data import torchvision_sets
 from cosmos_eval.data.class_names import ClassData, class_names, list_names, templates_of
 from cosmos_eval.data.classification import open_data
 from cosmos_eval.data.torchvision_sets import READERS
-from cosmos_eval.protocols import known_families
+from cosmos_eval.protocols import protocols_of_dataset
 from cosmos_eval.protocols.classification import (
     CLASS_LISTS,
     CLASSIFICATION,
-    CLASSIFICATION_FAMILIES,
+    CLASSIFICATION_BY_PROTOCOL,
 )
 from cosmos_eval.tasks import classification, find_protocol
 from cosmos_eval.tasks.prompts import resolve_templates
@@ -71,8 +71,8 @@ N_CLASSES = {
 THEIR_NAMES = {"stanford_cars": "cars", "oxford_pets": "pets", "flowers102": "flowers"}
 
 
-def of_any_size(name: str, family: str = "cosmos") -> ClassificationProtocol:
-    protocol = find_protocol(name, family)
+def of_any_size(name: str, protocol_name: str = "cosmos") -> ClassificationProtocol:
+    protocol = find_protocol(name, protocol_name)
     assert isinstance(protocol, ClassificationProtocol)
     return replace(protocol, n_classes=None, n_images=None)
 
@@ -205,29 +205,29 @@ def test_the_published_part_of_caltech101(tmp_path):
 def test_quirks_of_the_published_names_stay_in_their_family(tmp_path, monkeypatch):
     write_class_set("oxford_pets", tmp_path, monkeypatch)
     named = {}
-    for family in ("cosmos", "clip-benchmark"):
-        protocol = of_any_size("oxford_pets", family)
-        named[family] = class_names(protocol, read(protocol, tmp_path))
+    for protocol_name in ("cosmos", "clip-benchmark"):
+        protocol = of_any_size("oxford_pets", protocol_name)
+        named[protocol_name] = class_names(protocol, read(protocol, tmp_path))
     assert named == {
         "cosmos": ("Abyssinian", "American Bulldog", "Persian'", "Yorkshire Terrie"),
         "clip-benchmark": ("Abyssinian", "American Bulldog", "Persian", "Yorkshire Terrier"),
     }
     write_class_set("cifar100", tmp_path, monkeypatch)
     fish = {
-        family: class_names(
-            of_any_size("cifar100", family), read(of_any_size("cifar100"), tmp_path)
+        protocol_name: class_names(
+            of_any_size("cifar100", protocol_name), read(of_any_size("cifar100"), tmp_path)
         )
-        for family in named
+        for protocol_name in named
     }
     assert (fish["cosmos"][1], fish["clip-benchmark"][1]) == ("aquarium fish", "aquarium_fish")
 
 
-def test_every_set_has_both_families_and_its_size():
+def test_every_set_has_both_protocols_and_its_size():
     for name, protocol in CLASSIFICATION.items():
-        families = known_families(name)
-        assert list(families) == ["cosmos", "clip-benchmark"]
-        assert families["cosmos"] is protocol
-        assert families["clip-benchmark"].n_images
+        protocols = protocols_of_dataset(name)
+        assert list(protocols) == ["cosmos", "clip-benchmark"]
+        assert protocols["cosmos"] is protocol
+        assert protocols["clip-benchmark"].n_images
         assert (protocol.download or "").startswith("https://")
         assert protocol.torchvision is None or protocol.torchvision in READERS
         resolve_templates(protocol.templates or "")
@@ -237,7 +237,7 @@ def test_every_set_has_both_families_and_its_size():
     assert list_names("imagenet1k").count("missile") == 2
     for name, known in CLASS_LISTS.items():
         assert len(list_names(name)) == known.n_classes
-    for protocol in CLASSIFICATION_FAMILIES["clip-benchmark"].values():
+    for protocol in CLASSIFICATION_BY_PROTOCOL["clip-benchmark"].values():
         assert protocol.torchvision is None or protocol.torchvision in READERS
 
 
@@ -253,10 +253,10 @@ def write_pets(root: Path, breeds: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 2])
-@pytest.mark.parametrize("family", ["cosmos", "clip-benchmark"])
-def test_oxford_pets_without_some_breeds(family, limit, tmp_path):
+@pytest.mark.parametrize("protocol_name", ["cosmos", "clip-benchmark"])
+def test_oxford_pets_without_some_breeds(protocol_name, limit, tmp_path):
     """Of two breeds it would be another task; without the second breed labels are no classes."""
-    protocol = known_families("oxford_pets")[family]
+    protocol = protocols_of_dataset("oxford_pets")[protocol_name]
     options = RunOptions(data_root=str(tmp_path), limit=limit)
     write_pets(tmp_path, {"Abyssinian": 1, "Persian": 24})
     message = (

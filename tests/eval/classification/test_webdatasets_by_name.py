@@ -15,7 +15,7 @@ from support.hub import COMMIT, Hub
 from support.webdatasets import padded, put, refused, shard
 
 from cosmos_eval.data.classification import open_data
-from cosmos_eval.protocols import find_known, known_families, webdatasets
+from cosmos_eval.protocols import find_known, protocols_of_dataset, webdatasets
 from cosmos_eval.types import ClassificationProtocol, RetrievalProtocol, RunOptions, UsageError
 
 MODEL = f"python:{Path(__file__).parents[3] / 'examples/own_model.py'}"
@@ -171,7 +171,12 @@ def test_a_class_without_a_name_is_one_where_the_number_of_classes_is_known(hub:
     (folder / "test/nshards.txt").write_text("1")
     (folder / "test/0.tar").write_bytes(shard(("lime", "2")))
     protocol = ClassificationProtocol(
-        dataset="set", family="x", root=str(folder), folder=".", layout="webdataset", n_classes=3
+        dataset="set",
+        protocol_name="x",
+        root=str(folder),
+        folder=".",
+        layout="webdataset",
+        n_classes=3,
     )
     data = open_data(protocol, RunOptions())
     assert data.prompts == ("red", "", "green")
@@ -185,13 +190,13 @@ def test_the_known_sets_are_those_of_the_table() -> None:
     """Names and repositories as CLIP Benchmark's and DataComp's own lists have them."""
     table = files("cosmos_eval.protocols.facts").joinpath("webdatasets.csv").read_text("utf-8")
     listed = [*csv.DictReader(table.splitlines())]
-    families = [row["family"] for row in listed]
+    families = [row["protocol_name"] for row in listed]
     assert (families.count("clip-benchmark"), families.count("datacomp")) == (41, 40)
     known = webdatasets()
     assert {f"wds/{row['name']}" for row in listed} == known.keys()
     assert isinstance(known["wds/mscoco_captions"], RetrievalProtocol)
-    assert [*known_families("wds/vtab/dtd")] == ["clip-benchmark", "datacomp"]
-    assert [*known_families("wds/food101")] == ["datacomp"]
+    assert [*protocols_of_dataset("wds/vtab/dtd")] == ["clip-benchmark", "datacomp"]
+    assert [*protocols_of_dataset("wds/food101")] == ["datacomp"]
     assert find_known("wds/imagenet-a", "datacomp").repository == "djghosh/wds_imagenet-a_test"
     assert find_known("wds/vtab/dtd").repository == "clip-benchmark/wds_vtab-dtd"
     with pytest.raises(UsageError, match="has no protocol 'cosmos'"):

@@ -93,7 +93,7 @@ def test_classification(model, encoder, paths, tmp_path):
     theirs["ece"] = expected_calibration_error(logits.softmax(dim=1), target)
     protocol = ClassificationProtocol(
         dataset="made",
-        family="user",
+        protocol_name="user",
         folder="classes",
         templates=tuple(template.replace("{c}", "{}") for template in TEMPLATES),
     )
@@ -132,7 +132,7 @@ def test_retrieval(model, encoder, paths, tmp_path):
     }
     (tmp_path / "captions.json").write_text(json.dumps(annotations))
     protocol = RetrievalProtocol(
-        dataset="made", family="user", images=".", annotations="captions.json"
+        dataset="made", protocol_name="user", images=".", annotations="captions.json"
     )
     ours = retrieval.TASK.measure_one(encoder, protocol, RunOptions(data_root=str(tmp_path)))
     for k in (1, 5, 10):

@@ -11,7 +11,7 @@ import cloudpickle
 import pytest
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS
-from cosmos_eval.protocols import known_families, named_protocols
+from cosmos_eval.protocols import named_protocols, protocols_of_dataset
 from cosmos_eval.protocols.sets import set_names
 from cosmos_eval.runner.execute import engine_of, execute, reason_of
 from cosmos_eval.runner.plan import Result, pair_of
@@ -77,7 +77,7 @@ def test_or_it_is_reported_in_its_place(plan, tmp_path):
 
 def test_every_known_protocol_can_be_sent_to_another_process():
     for name in (*named_protocols(), *set_names()):
-        for protocol in known_families(name).values():
+        for protocol in protocols_of_dataset(name).values():
             assert pickle.loads(cloudpickle.dumps(protocol)) == protocol
 
 

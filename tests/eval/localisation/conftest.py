@@ -20,7 +20,7 @@ def protocol(tmp_path: Path) -> LocalisationProtocol:
     """Synonyms and several templates; images and masks in two folders."""
     return LocalisationProtocol(
         dataset="pets",
-        family="user",
+        protocol_name="user",
         root=str(tmp_path / "data"),
         mmseg_type=None,
         images="images",

@@ -1,4 +1,4 @@
-"""The known sets by their families, the embedded scenes, and users' own files."""
+"""The known sets by their protocols, the embedded scenes, and users' own files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import open_data, read_label
-from cosmos_eval.protocols import is_embedded, known_families, prepare, segmentation
+from cosmos_eval.protocols import is_embedded, prepare, protocols_of_dataset, segmentation
 from cosmos_eval.runner.suites import read_suite
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.localisation import TASK
@@ -20,29 +20,33 @@ from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, RunOptions
 PARITY = Path(__file__).parents[2] / "parity"
 
 
-@pytest.mark.parametrize("family", segmentation.MAPS)
+@pytest.mark.parametrize("protocol_name", segmentation.MAPS)
 @pytest.mark.parametrize("dataset", segmentation.SEGMENTATION)
-def test_every_segmentation_set_is_one_of_localisation(dataset, family):
-    found = find_protocol(dataset, family)
+def test_every_segmentation_set_is_one_of_localisation(dataset, protocol_name):
+    found = find_protocol(dataset, protocol_name)
     assert isinstance(found, LocalisationProtocol)
-    assert (found.task, found.family, found.map) == ("loc", family, segmentation.MAPS[family])
-    segmented = segmentation.SEGMENTATION_FAMILIES["fixed-names"][dataset]
+    assert (found.task, found.protocol_name, found.map) == (
+        "loc",
+        protocol_name,
+        segmentation.MAPS[protocol_name],
+    )
+    segmented = segmentation.SEGMENTATION_BY_PROTOCOL["fixed-names"][dataset]
     for field in fields(LabelMapProtocol):
-        if field.name not in ("family", "source"):
+        if field.name not in ("protocol_name", "source"):
             assert getattr(found, field.name) == getattr(segmented, field.name)
     check_constants(found)
     assert find_protocol(dataset).task == "seg"
 
 
 def test_the_usual_bounds_are_cocos():
-    voc = segmentation.LOCALISATION_FAMILIES["localisation"]["voc21"]
+    voc = segmentation.LOCALISATION_BY_PROTOCOL["localisation"]["voc21"]
     assert (round(voc.small, 5), round(voc.large, 5)) == (0.00333, 0.03)
 
 
 def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff():
-    families = known_families("scenes-loc")
-    assert list(families) == list(segmentation.MAPS)
-    protocol = families["localisation"]
+    protocols = protocols_of_dataset("scenes-loc")
+    assert list(protocols) == list(segmentation.MAPS)
+    protocol = protocols["localisation"]
     assert isinstance(protocol, LocalisationProtocol)
     assert is_embedded(protocol)
     prepare(protocol)
@@ -58,9 +62,9 @@ def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff():
     assert np.mean(np.array(stuff) >= protocol.large) > 0.99
 
 
-def test_families_that_all_models_have_are_in_the_suite_of_scenes():
+def test_protocols_that_all_models_have_are_in_the_suite_of_scenes():
     listed = [p for p in read_suite("scenes").protocols if p.task == "loc"]
-    assert [(p.dataset, p.family) for p in listed] == [
+    assert [(p.dataset, p.protocol_name) for p in listed] == [
         ("scenes-loc", "localisation"),
         ("scenes-loc", "localisation-similarity"),
     ]
@@ -82,7 +86,7 @@ def test_a_users_file(tmp_path):
     found = own(tmp_path, OWN)
     assert found == LocalisationProtocol(
         dataset="mine",
-        family="user",
+        protocol_name="user",
         root=str(tmp_path),
         mmseg_type=None,
         images="images",

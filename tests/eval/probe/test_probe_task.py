@@ -28,7 +28,7 @@ from cosmos_eval.types import ProbeProtocol, RunOptions, UsageError
 
 PROTOCOL = ProbeProtocol(
     dataset="photos",
-    family="user",
+    protocol_name="user",
     train="train",
     test="test",
     shots=(1, 4),

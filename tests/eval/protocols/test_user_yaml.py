@@ -35,7 +35,7 @@ def test_segmentation_with_defaults(read, tmp_path):
     text = SEG + "classes: [sky, {name: car, queries: [car, van]}, 'no']\nignore_index: 11\n"
     assert read(text) == SegmentationProtocol(
         dataset="mine",
-        family="user",
+        protocol_name="user",
         root=str(tmp_path),
         mmseg_type=None,
         images="images",

@@ -10,7 +10,7 @@ import open_clip
 import pytest
 from support.rows import make_row
 
-from cosmos_eval.protocols import known_families
+from cosmos_eval.protocols import protocols_of_dataset
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import DATACOMP, measured, published, published_beside
 from cosmos_eval.results.leaderboard.ranking import rank_entries
@@ -400,6 +400,6 @@ def test_numbers_can_be_measured_under_their_names():
     unknown = {
         (entry.dataset, entry.protocol)
         for entry in published()
-        if entry.protocol not in known_families(entry.dataset)
+        if entry.protocol not in protocols_of_dataset(entry.dataset)
     }
     assert unknown == {("caltech101", "clip-benchmark-vtab")}  # a split that no set here has

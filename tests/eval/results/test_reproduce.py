@@ -158,7 +158,7 @@ def test_a_file_with_the_hash_of_a_released_checkpoint_counts_wherever_it_lies()
 
 def test_the_suite_makes_the_rows_that_are_listed():
     suite = read_suite("released")
-    rows = {(model, p.dataset, p.family) for model in suite.models for p in suite.protocols}
+    rows = {(model, p.dataset, p.protocol_name) for model in suite.models for p in suite.protocols}
     listed = {(r["model"], r["dataset"], r["protocol"]) for r in records([])}
     assert rows == listed
     assert len(rows) == 30

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cosmos_eval.data.retrieval import RetrievalData, open_data
-from cosmos_eval.protocols import find_known, known_families
+from cosmos_eval.protocols import find_known, protocols_of_dataset
 from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
@@ -192,7 +192,7 @@ def images_of(dataset: str, images: list[str]) -> list[str]:
 
 
 def test_sizes():
-    long = {name: p for name, p in RETRIEVAL.items() if p.family == "long"}
+    long = {name: p for name, p in RETRIEVAL.items() if p.protocol_name == "long"}
     assert {name: (p.n_images, p.n_captions) for name, p in long.items()} == SIZES
     assert {p.captions_per_image for p in long.values() if p.n_captions} == {None}
     assert (long["sharegpt4v-1k"].first, long["sharegpt4v-10k"].first) == (1000, 10_000)
@@ -243,7 +243,7 @@ JOINED = ("A red wall. It is 2. 5 m high. Nothing else", "Grass")
 def test_captions_in_sentences(at, kind, captions, write, read):
     dataset, files, images, _ = LAYOUTS[at]
     write(files, images_of(dataset, images))
-    protocol = known_families(dataset)[f"long-{kind}"]
+    protocol = protocols_of_dataset(dataset)[f"long-{kind}"]
     data = read(small(protocol, 2))
     assert data.captions == captions
     last = len(captions) - 1
@@ -251,9 +251,9 @@ def test_captions_in_sentences(at, kind, captions, write, read):
 
 
 def test_every_family_has_scores_of_pairs():
-    for protocol in known_families("docci").values():
-        assert find_known("docci", protocol.family) is not None
-    assert known_families("iiw")["long-sentences-pairs100"].sentences == "each"
+    for protocol in protocols_of_dataset("docci").values():
+        assert find_known("docci", protocol.protocol_name) is not None
+    assert protocols_of_dataset("iiw")["long-sentences-pairs100"].sentences == "each"
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_what_is_wrong_with_a_list(file, change, message, write, read):
 
 def test_what_is_wrong_with_a_folder_of_texts(tmp_path, write, read):
     write({"a/1.txt": " \n", "b/1.txt": "red", "c/1.md": "red"}, ["1.jpg"])
-    protocol = RetrievalProtocol(dataset="own", family="user", image_suffix=".jpg")
+    protocol = RetrievalProtocol(dataset="own", protocol_name="user", image_suffix=".jpg")
     for folder, message in (("a", "a/1.txt: an image without captions"), ("c", "lists no images")):
         with pytest.raises(UsageError, match=message):
             read(replace(protocol, annotations=folder))
@@ -304,7 +304,7 @@ def test_a_set_of_the_users_own(tmp_path, write):
     (tmp_path / "set.yaml").write_text(yaml)
     (tmp_path / "sentences.yaml").write_text(f"{yaml}sentences: each\n")
     plain, sentences = (find_protocol(str(tmp_path / f"{n}.yaml")) for n in ("set", "sentences"))
-    assert (plain.family, sentences.family) == ("user", "user-sentences")
+    assert (plain.protocol_name, sentences.protocol_name) == ("user", "user-sentences")
     assert open_data(plain, RunOptions()).captions == ("Red. A wall", "A photo", "Dots...")
     data = open_data(sentences, RunOptions())
     assert data.captions == ("Red", "A wall", "A photo", "Dots")

@@ -14,7 +14,7 @@ from support.scene_files import write_scenes
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.encoder import PairScorer
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.protocols import find_known, known_families
+from cosmos_eval.protocols import find_known, protocols_of_dataset
 from cosmos_eval.tasks import find_protocol, retrieval, selection
 from cosmos_eval.types import RetrievalProtocol, RunOptions, SelectionProtocol, UsageError
 
@@ -62,7 +62,7 @@ def captions(save_colour, tmp_path: Path) -> RetrievalProtocol:
         listed.append({"image": f"{colour}.png", "caption": texts})
     (tmp_path / "captions.json").write_text(json.dumps(listed))
     return RetrievalProtocol(
-        dataset="colours", family="test", root=str(tmp_path), annotations="captions.json"
+        dataset="colours", protocol_name="test", root=str(tmp_path), annotations="captions.json"
     )
 
 
@@ -94,7 +94,7 @@ def test_selection_solved_by_hand(knowing, save_colour, tmp_path):
         {"image": "red.png", "caption": "green, by mistake", "negatives": ["green", "blue"]},
     ]
     (tmp_path / "items.json").write_text(json.dumps(items))
-    given = {"dataset": "mine", "family": "test", "root": str(tmp_path), "images": "."}
+    given = {"dataset": "mine", "protocol_name": "test", "root": str(tmp_path), "images": "."}
     by_pairs = [
         selection.TASK.measure_one(
             knowing,
@@ -118,22 +118,26 @@ def test_models_with_cross_attention_score_pairs(captions):
         retrieval.TASK.measure_one(without, protocol, RunOptions())
 
 
-def test_families_of_known_sets():
-    assert [*known_families("coco-karpathy")] == ["karpathy", "karpathy-pairs100", "karpathy-pairs"]
-    assert [*known_families("winoground")] == ["winoground", "winoground-pairs"]
-    assert [*known_families("imagenet1k")] == ["cosmos", "clip-benchmark"]
+def test_protocols_of_known_sets():
+    assert [*protocols_of_dataset("coco-karpathy")] == [
+        "karpathy",
+        "karpathy-pairs100",
+        "karpathy-pairs",
+    ]
+    assert [*protocols_of_dataset("winoground")] == ["winoground", "winoground-pairs"]
+    assert [*protocols_of_dataset("imagenet1k")] == ["cosmos", "clip-benchmark"]
     assert find_known("coco-karpathy", "karpathy-pairs100").pairs == 100
     assert find_known("coco-karpathy").pairs is None
 
 
 @pytest.mark.parametrize(
-    ("line", "family"),
+    ("line", "protocol_name"),
     [("pairs: 3", "user-pairs3"), ("pairs: all", "user-pairs"), ("pairs: null", "user")],
 )
-def test_families_of_own_sets(line, family, tmp_path):
+def test_protocols_of_own_sets(line, protocol_name, tmp_path):
     (path,) = write_scenes(tmp_path / "scenes", 3, "found")
     Path(path).write_text(f"{Path(path).read_text()}{line}\n")
-    assert find_protocol(path).family == family
+    assert find_protocol(path).protocol_name == protocol_name
 
 
 @pytest.mark.parametrize("line", ["pairs: 0", "pairs: -2", "pairs: some", "pairs: 2.5"])
@@ -149,8 +153,8 @@ def test_wrong_numbers_of_pairs(line, tmp_path, command):
 def test_by_the_commands(tmp_path, command):
     """Both protocols side by side, never in one ranking; compared sample by sample on request."""
     of = ["--model", "scenes-cosmos", "--dataset", "scenes-retrieval", "--dataset", "scenes-select"]
-    families = ["--protocol", "scenes", "--protocol", "scenes-pairs"]
-    ended = command("run", *of, *families, "--limit", "24", "--output", "results", "--no-cache")
+    protocols = ["--protocol", "scenes", "--protocol", "scenes-pairs"]
+    ended = command("run", *of, *protocols, "--limit", "24", "--output", "results", "--no-cache")
     assert ended.status == 0, ended.err
     stem = "scenes-cosmos__scenes-retrieval__scenes"
     plain, paired = sorted(Path("results").glob(f"{stem}*.json"), key=lambda p: len(p.name))

@@ -53,7 +53,9 @@ def test_recalls_are_clip_benchmarks(root, tiny_encoder, tiny_archs):
         amp=False,
         recall_k_list=[1, 5, 10],
     )
-    protocol = RetrievalProtocol(dataset="noise", family="test", annotations=annotations.name)
+    protocol = RetrievalProtocol(
+        dataset="noise", protocol_name="test", annotations=annotations.name
+    )
     ours = retrieval.TASK.measure_one(tiny_encoder, protocol, RunOptions(data_root=str(root)))
     for k in (1, 5, 10):
         assert ours.metrics[f"image_to_text_R@{k}"] == pytest.approx(

@@ -18,7 +18,7 @@ from cosmos_eval.data.retrieval import open_data
 from cosmos_eval.tasks import find_protocol, retrieval
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
 
-PROTOCOL = RetrievalProtocol(dataset="colours", family="test", images="images")
+PROTOCOL = RetrievalProtocol(dataset="colours", protocol_name="test", images="images")
 
 CAPTIONS = {
     "green.jpg": ("a green one", "green"),

@@ -131,8 +131,10 @@ def examined(protocol: RetrievalProtocol, root: Path) -> Diagnosis:
 
 
 def test_families_and_sizes():
-    short = [protocol for protocol in RETRIEVAL.values() if protocol.family != "long"]
-    assert {p.dataset: (p.family, p.n_images, p.n_captions) for p in short} == FAMILY_AND_SIZES
+    short = [protocol for protocol in RETRIEVAL.values() if protocol.protocol_name != "long"]
+    assert {
+        p.dataset: (p.protocol_name, p.n_images, p.n_captions) for p in short
+    } == FAMILY_AND_SIZES
     assert {p.captions_per_image for p in short} == {None}
 
 
@@ -212,5 +214,5 @@ def test_the_doctor_names_all_paths(tmp_path):
 
 
 def test_medians_are_floored_in_the_parity_family_alone() -> None:
-    assert {p.family for p in RETRIEVAL.values() if p.floor_median} == {"cosmos"}
-    assert all(p.floor_median for p in RETRIEVAL.values() if p.family == "cosmos")
+    assert {p.protocol_name for p in RETRIEVAL.values() if p.floor_median} == {"cosmos"}
+    assert all(p.floor_median for p in RETRIEVAL.values() if p.protocol_name == "cosmos")

@@ -14,7 +14,7 @@ from cosmos_eval.tasks import retrieval
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
 
 PROTOCOL = RetrievalProtocol(
-    dataset="colours", family="test", images="images", annotations="captions.json"
+    dataset="colours", protocol_name="test", images="images", annotations="captions.json"
 )
 
 IMAGES = {20: "red", 3: "green", 11: "blue"}

@@ -15,7 +15,7 @@ from support.rows import make_row
 from support.sets import LAYOUTS, save_map, write_images, write_masks
 
 import cosmos_eval
-from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILIES
+from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_BY_PROTOCOL
 from cosmos_eval.results.compare import mismatches, setting
 from cosmos_eval.results.filenames import file_stem
 from cosmos_eval.results.identity import model_label
@@ -59,7 +59,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def mine(kind: type[Any], root: Path, **fields: Any) -> Any:
-    return kind(dataset="mine", family="test", root=str(root), **fields)
+    return kind(dataset="mine", protocol_name="test", root=str(root), **fields)
 
 
 def of_label_maps(kind: type[Any], root: Path, known: int) -> Protocol:
@@ -223,7 +223,7 @@ def test_a_partial_result_is_marked_wherever_it_is_shown(command, cityscapes, ti
 
 def test_a_whole_set_is_not_marked(cityscapes, tiny_archs, monkeypatch):
     whole = replace(SEGMENTATION["cityscapes"], n_images=3)
-    monkeypatch.setitem(SEGMENTATION_FAMILIES["cosmos"], "cityscapes", whole)
+    monkeypatch.setitem(SEGMENTATION_BY_PROTOCOL["cosmos"], "cityscapes", whole)
     options = {"data_root": str(cityscapes), "allow_partial": True, "cache": False}
     model = f"openclip:{tiny_archs['tiny']}/random"
     row = cosmos_eval.evaluate(model, "cityscapes", device="cpu", **options)

@@ -78,8 +78,8 @@ def test_images_per_second_are_those_of_images_that_were_encoded(photos, loads, 
     # Two protocols of one data set are one job; the second finds what the first has encoded.
     Image.new("RGB", (9, 9), "blue").save(photos.parent / "photos" / "blue" / "new.png")
     (dataset,) = open_datasets(plan)
-    family = dataset._replace(protocol=replace(dataset.protocol, family="other"))
-    (job,) = jobs_of(plan, [dataset, family])
+    protocol_name = dataset._replace(protocol=replace(dataset.protocol, protocol_name="other"))
+    (job,) = jobs_of(plan, [dataset, protocol_name])
     first, second = (result.row.provenance["images_per_second"] for result in Worker().run(job))
     assert first > 0
     assert second is None

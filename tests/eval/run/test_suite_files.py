@@ -49,7 +49,7 @@ def measured(name: str) -> dict[str, list[str]]:
     """Data sets by family."""
     found: dict[str, list[str]] = {}
     for protocol in read_suite(name).protocols:
-        found.setdefault(protocol.family, []).append(protocol.dataset)
+        found.setdefault(protocol.protocol_name, []).append(protocol.dataset)
     return found
 
 
@@ -66,7 +66,7 @@ def test_the_suites_of_the_package():
 
 def test_scores_of_the_package():
     members = read_score("paper-classification").members
-    assert {(m.task, m.family, m.metrics) for m in members} == {("cls", "cosmos", ("acc1",))}
+    assert {(m.task, m.protocol, m.metrics) for m in members} == {("cls", "cosmos", ("acc1",))}
     assert [member.dataset for member in members] == ELEVEN
     members = read_score("paper-segmentation").members
     assert [(m.dataset, m.metrics) for m in members] == [(name, ("mIoU",)) for name in SEGMENTATION]
@@ -86,12 +86,14 @@ def test_datacomp_is_its_list_of_tasks():
 
 def test_vtab_plus_is_what_clip_benchmark_measures_without_two_of_its_list():
     """Its webdatasets.txt also has ImageNet-O and one more label of dSprites."""
-    rows = [row for row in read_table("webdatasets.csv") if row["family"] == "clip-benchmark"]
+    rows = [
+        row for row in read_table("webdatasets.csv") if row["protocol_name"] == "clip-benchmark"
+    ]
     listed = {f"wds/{row['name']}" for row in rows if row["task"] == "cls"}
     members = read_score("vtab+").members
     more = {"wds/imagenet-o", "wds/vtab/dsprites_label_y_position"}
     assert {member.dataset for member in members} == listed - more
-    assert {(m.family, m.metrics) for m in members} == {("clip-benchmark", ("acc1",))}
+    assert {(m.protocol, m.metrics) for m in members} == {("clip-benchmark", ("acc1",))}
     assert len(members) == 35
 
 
@@ -159,10 +161,17 @@ def test_mess_is_the_mean_of_22_sets_and_of_those_of_each_domain():
 def test_a_score_is_of_primary_metrics_by_default(tmp_path):
     path = tmp_path / "own.yaml"
     sets = "{cosmos: [voc20, dtd], karpathy: [coco-karpathy], datacomp: [wds/vtab/pets]}"
-    more = "score: {families: [karpathy, cosmos, datacomp], metrics: {dtd: acc5}}\n"
+    more = "score: {protocols: [karpathy, cosmos, datacomp], metrics: {dtd: acc5}}\n"
     path.write_text(f"models: [cosmos:lost.pt]\ndatasets: {sets}\n{more}")
     found = [member.metrics for member in read_score(str(path)).members]
     assert found == [("mIoU",), ("acc5",), RECALLS, ("mean_per_class_recall",)]
+
+
+def test_the_older_key_of_protocols_is_read(tmp_path):
+    path = tmp_path / "own.yaml"
+    sets = "{cosmos: [voc20, dtd], karpathy: [coco-karpathy]}"
+    path.write_text(f"datasets: {sets}\nscore: {{families: [karpathy]}}\n")
+    assert [member.dataset for member in read_score(str(path)).members] == ["coco-karpathy"]
 
 
 @pytest.mark.parametrize("kind", ["classification", "retrieval", "segmentation"])
@@ -196,7 +205,7 @@ def test_files_are_relative_to_the_suite(tmp_path: Path):
         "openclip:ViT-B-32/openai",
     )
     assert (own.dataset, own.root) == ("own", str(folder))
-    assert (known.dataset, known.family) == ("voc20", "cosmos")
+    assert (known.dataset, known.protocol_name) == ("voc20", "cosmos")
 
 
 @pytest.mark.parametrize(

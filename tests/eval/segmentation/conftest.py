@@ -38,7 +38,7 @@ def protocol() -> SegmentationProtocol:
     """Small windows, synonyms, both thresholds; images and masks in two folders."""
     return SegmentationProtocol(
         dataset="pets",
-        family="user",
+        protocol_name="user",
         mmseg_type=None,
         images="images",
         masks="masks",

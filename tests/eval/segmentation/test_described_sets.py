@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cosmos_eval.data.label_map_checks import check_constants
-from cosmos_eval.protocols import find_known, known_families
+from cosmos_eval.protocols import find_known, protocols_of_dataset
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.sets import class_ids, read_set, set_names
 from cosmos_eval.runner.doctor import examine
@@ -49,7 +49,9 @@ def test_a_description(name):
     assert shared_prompts(protocol) == ()
     assert protocol.source.startswith("http")
     assert find_known(name) == protocol
-    assert list(known_families(name)) == ["mess" if name.startswith("mess/") else "open-vocabulary"]
+    assert list(protocols_of_dataset(name)) == [
+        "mess" if name.startswith("mess/") else "open-vocabulary"
+    ]
     if name.startswith("mess/"):
         assert protocol.queries == tuple((cls,) for cls in protocol.class_names)
         assert (protocol.prob_thd, protocol.area_thd) == (0, None)
@@ -96,7 +98,7 @@ def test_pascal_contexts_59_classes_are_among_all():
 
 
 def test_voc_2007_has_the_constants_of_voc_2012():
-    own = ("dataset", "family", "source", "download", "n_images", "usual_folder", "split")
+    own = ("dataset", "protocol_name", "source", "download", "n_images", "usual_folder", "split")
     for name in ("voc20", "voc21"):
         usual = SEGMENTATION[name]
         changed = {field: getattr(usual, field) for field in own}

@@ -21,7 +21,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_eight_sets_are_here():
-    assert set(PRESENT) >= {name for name, p in SEGMENTATION.items() if p.family == "cosmos"}
+    assert set(PRESENT) >= {name for name, p in SEGMENTATION.items() if p.protocol_name == "cosmos"}
     assert len(PRESENT) == 8
 
 

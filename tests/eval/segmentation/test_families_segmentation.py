@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from cosmos_eval.data.label_map_checks import check_constants
-from cosmos_eval.protocols import known_families
-from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILIES
+from cosmos_eval.protocols import protocols_of_dataset
+from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_BY_PROTOCOL
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import RunOptions, UsageError
@@ -36,21 +36,25 @@ NACLIP = {
 }
 
 
-@pytest.mark.parametrize(("family", "table"), [("clearclip", CLEARCLIP), ("naclip", NACLIP)])
-def test_constants_are_those_of_the_authors_configurations(family, table):
-    protocols = SEGMENTATION_FAMILIES[family]
+@pytest.mark.parametrize(("protocol_name", "table"), [("clearclip", CLEARCLIP), ("naclip", NACLIP)])
+def test_constants_are_those_of_the_authors_configurations(protocol_name, table):
+    protocols = SEGMENTATION_BY_PROTOCOL[protocol_name]
     described = {
         name: (p.short_side, p.long_side, p.window, p.stride, p.scale, p.prob_thd)
         for name, p in protocols.items()
     }
     assert described == table
     for protocol in protocols.values():
-        assert (protocol.family, protocol.attention, protocol.area_thd) == (family, family, None)
-        assert protocol.refinement == ("pamr" if family == "naclip" else None)
+        assert (protocol.protocol_name, protocol.attention, protocol.area_thd) == (
+            protocol_name,
+            protocol_name,
+            None,
+        )
+        assert protocol.refinement == ("pamr" if protocol_name == "naclip" else None)
 
 
 def test_clearclip_names_one_prompt_a_class_of_voc21():
-    queries = SEGMENTATION_FAMILIES["clearclip"]["voc21"].queries
+    queries = SEGMENTATION_BY_PROTOCOL["clearclip"]["voc21"].queries
     assert (queries[0], queries[4], queries[11]) == (("background",), ("ship",), ("table",))
     assert all(len(prompts) == 1 for prompts in queries)
 
@@ -61,29 +65,29 @@ def test_clearclip_has_plain_names_for_voc20():
         aeroplane bicycle bird ship bottle bus car cat chair cow table dog horse motorbike person
         pottedplant sheep sofa train tvmonitor
     """
-    queries = SEGMENTATION_FAMILIES["clearclip"]["voc20"].queries
+    queries = SEGMENTATION_BY_PROTOCOL["clearclip"]["voc20"].queries
     assert queries == tuple((name,) for name in expected.split())
 
 
 def test_clearclip_names_coco_objects_with_spaces():
     """Its cls_coco_object.txt: the background and COCO's 80 names, one prompt per class."""
-    protocol = SEGMENTATION_FAMILIES["clearclip"]["coco_object"]
+    protocol = SEGMENTATION_BY_PROTOCOL["clearclip"]["coco_object"]
     assert len(protocol.queries) == 81
     assert protocol.queries == tuple((name,) for name in protocol.class_names)
     names = ("background", "person", "boat", "traffic light")
     assert tuple(protocol.queries[i] for i in (0, 1, 9, 10)) == tuple((name,) for name in names)
 
 
-@pytest.mark.parametrize("family", ["clearclip", "naclip"])
-def test_other_lists_are_those_of_sclip(family):
-    own = {"clearclip": ("voc21", "voc20", "coco_object"), "naclip": ()}[family]
-    for name, protocol in SEGMENTATION_FAMILIES[family].items():
-        same = protocol.queries == SEGMENTATION_FAMILIES["sclip"][name].queries
+@pytest.mark.parametrize("protocol_name", ["clearclip", "naclip"])
+def test_other_lists_are_those_of_sclip(protocol_name):
+    own = {"clearclip": ("voc21", "voc20", "coco_object"), "naclip": ()}[protocol_name]
+    for name, protocol in SEGMENTATION_BY_PROTOCOL[protocol_name].items():
+        same = protocol.queries == SEGMENTATION_BY_PROTOCOL["sclip"][name].queries
         assert same == (name not in own)
 
 
 def test_sclip_has_the_settings_of_cosmos():
-    for name, protocol in SEGMENTATION_FAMILIES["sclip"].items():
+    for name, protocol in SEGMENTATION_BY_PROTOCOL["sclip"].items():
         usual = SEGMENTATION[name]
         same = ("queries", "short_side", "window", "stride", "scale", "prob_thd", "area_thd")
         assert [getattr(protocol, field) for field in same] == [
@@ -94,7 +98,7 @@ def test_sclip_has_the_settings_of_cosmos():
 
 @pytest.mark.parametrize("name", SEGMENTATION)
 def test_fixed_names_have_spaces_and_one_class_a_prompt(name):
-    fixed, usual = SEGMENTATION_FAMILIES["fixed-names"][name], SEGMENTATION[name]
+    fixed, usual = SEGMENTATION_BY_PROTOCOL["fixed-names"][name], SEGMENTATION[name]
     prompts = [prompt for queries in fixed.queries for prompt in queries]
     assert max(Counter(prompts).values()) == 1
     joined = {cls.replace(" ", "") for cls in fixed.class_names if " " in cls}
@@ -104,7 +108,7 @@ def test_fixed_names_have_spaces_and_one_class_a_prompt(name):
 
 
 def test_fixed_names_by_hand():
-    fixed = SEGMENTATION_FAMILIES["fixed-names"]
+    fixed = SEGMENTATION_BY_PROTOCOL["fixed-names"]
     coco = dict(zip(fixed["coco_object"].class_names, fixed["coco_object"].queries, strict=True))
     assert "bed" not in coco["background"]
     assert len(coco["background"]) == 25
@@ -114,16 +118,16 @@ def test_fixed_names_by_hand():
     assert fixed["context60"].queries[0] == ("background",)
 
 
-@pytest.mark.parametrize("family", SEGMENTATION_FAMILIES)
-def test_constants_of_every_family_make_sense_together(family):
-    for protocol in SEGMENTATION_FAMILIES[family].values():
+@pytest.mark.parametrize("protocol_name", SEGMENTATION_BY_PROTOCOL)
+def test_constants_of_every_family_make_sense_together(protocol_name):
+    for protocol in SEGMENTATION_BY_PROTOCOL[protocol_name].values():
         check_constants(protocol)
 
 
 def test_a_family_is_chosen_by_name(tmp_path):
-    assert find_protocol("voc20").family == "cosmos"
+    assert find_protocol("voc20").protocol_name == "cosmos"
     assert find_protocol("voc20", "naclip").attention == "naclip"
-    assert list(known_families("coco_object")) == [
+    assert list(protocols_of_dataset("coco_object")) == [
         *("cosmos", "fixed-names", "sclip", "clearclip", "naclip"),
         "localisation",
         *("localisation-cross-attention", "localisation-empty-ratio", "localisation-texts-ratio"),
@@ -131,11 +135,11 @@ def test_a_family_is_chosen_by_name(tmp_path):
     ]
     plan = make_plan(
         datasets=["voc20", "voc21"],
-        families=["cosmos", "clearclip"],
+        protocol_names=["cosmos", "clearclip"],
         models=["scenes-clip"],
         options=RunOptions(data_root=str(tmp_path)),
     )
-    assert [(p.dataset, p.family) for p in plan.protocols] == [
+    assert [(p.dataset, p.protocol_name) for p in plan.protocols] == [
         *(("voc20", "cosmos"), ("voc20", "clearclip")),
         *(("voc21", "cosmos"), ("voc21", "clearclip")),
     ]
@@ -151,10 +155,10 @@ def test_wrong_families_are_refused(tmp_path):
     ):
         find_protocol(str(tmp_path / "mine.yaml"), "cosmos")
     with pytest.raises(UsageError, match="--protocol needs --dataset"):
-        make_plan(families=["cosmos"])
+        make_plan(protocol_names=["cosmos"])
     with pytest.raises(UsageError, match=r"voc20 \(cosmos\) is given twice"):
         make_plan(
             datasets=["voc20"],
-            families=["cosmos", "cosmos"],
+            protocol_names=["cosmos", "cosmos"],
             options=RunOptions(data_root=str(tmp_path)),
         )

@@ -33,7 +33,7 @@ def test_metrics_are_those_of_the_saved_predictions(encoder, protocol, options, 
     options = replace(options, save_predictions=str(folder))
     check(protocol, options)
     measurement = measure(encoder, protocol, options)
-    folder = folder / f"{protocol.dataset}__{protocol.family}"
+    folder = folder / f"{protocol.dataset}__{protocol.protocol_name}"
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == {
         f"{name}.png" for name in SIZES
     }
@@ -153,7 +153,7 @@ def test_constants_that_are_not_stated_are_the_models(encoder, protocol):
 
 def test_the_published_and_the_scenes_protocols_state_their_own():
     protocols = [p for p in known_protocols().values() if isinstance(p, SegmentationProtocol)]
-    own = [p for p in protocols if p.family in ("cosmos", "scenes")]
+    own = [p for p in protocols if p.protocol_name in ("cosmos", "scenes")]
     assert len(own) == 11
     published = ((122.771, 116.746, 104.094), (68.501, 66.632, 70.323))
     assert {(protocol.mean, protocol.std) for protocol in own} == {published}

@@ -17,7 +17,7 @@ from support.segmenting import measure
 
 from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILIES
+from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_BY_PROTOCOL
 from cosmos_eval.tasks.segmentation import constants, inference
 from cosmos_eval.tasks.segmentation.merge import placement, tiles
 from cosmos_eval.tasks.segmentation.pictures import decode
@@ -49,10 +49,10 @@ def photograph(path: Path, size: tuple[int, int]) -> Path:
 
 
 def segmenter_of(
-    dataset: str, encoder: ClipEncoder, path: Path, family: str = "cosmos"
+    dataset: str, encoder: ClipEncoder, path: Path, protocol_name: str = "cosmos"
 ) -> inference.Segmenter:
     """Queries about the image's own patches, close to each other: thresholds decide."""
-    protocol = SEGMENTATION_FAMILIES[family][dataset]
+    protocol = SEGMENTATION_BY_PROTOCOL[protocol_name][dataset]
     rng = np.random.default_rng(1)
     pixels = inference.normalised(decode(path), protocol)[None, :, :224, :224]
     centre = encoder.encode_patches(pixels, protocol.attention).mean((0, 1, 2)).numpy()
@@ -159,13 +159,13 @@ def test_a_long_side_of_448_pixels(size, wide_encoder, tmp_path):
 def test_a_whole_image_under_one_patch_is_refused(wide_encoder, tmp_path):
     path = photograph(tmp_path / "a.png", (1, 300))  # 7 x 2048 px after the resize
     segmenter = segmenter_of("voc20", wide_encoder, photograph(tmp_path / "b.png", (9, 9)))
-    whole = segmenter._replace(protocol=SEGMENTATION_FAMILIES["naclip"]["voc20"])
+    whole = segmenter._replace(protocol=SEGMENTATION_BY_PROTOCOL["naclip"]["voc20"])
     with pytest.raises(UsageError, match=r"is 2048x7 px after the resize, but a patch .* 16"):
         list(inference.predict(whole, [load(path, whole)]))
 
 
 def test_the_stride_of_a_whole_image_does_not_change_its_hash():
-    protocol = SEGMENTATION_FAMILIES["naclip"]["voc20"]
+    protocol = SEGMENTATION_BY_PROTOCOL["naclip"]["voc20"]
     described = constants(protocol, "naclip")
     assert (described["window"], described["stride"]) == (None, None)
     assert described == constants(replace(protocol, stride=1), "naclip")

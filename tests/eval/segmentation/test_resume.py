@@ -144,7 +144,7 @@ def test_label_maps_that_are_wanted_must_be_there_as_saved(encoder, protocol, op
     assert notes == []  # the former run saved none
     pictures = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.png")}
     assert len(pictures) == 7
-    folder = tmp_path / "out" / f"{protocol.dataset}__{protocol.family}"
+    folder = tmp_path / "out" / f"{protocol.dataset}__{protocol.protocol_name}"
     (folder / "0.png").unlink()
     (folder / "6.png").write_bytes(b"another run's")
     start(encoder, protocol, saving, notes)

@@ -150,8 +150,8 @@ def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
     assert not [note for note in gallery.notes if "label maps" in note]
     command("run", *given, "--model", halves["--model"])
     board = command("leaderboard", "--format", "json")
-    families = {row["protocol"] for row in json.loads(board.out)}
-    assert families == {"user", result["protocol"]}
+    protocols = {row["protocol"] for row in json.loads(board.out)}
+    assert protocols == {"user", result["protocol"]}
 
 
 def test_only_equal_searches_are_compared(tuned, halves, command):

@@ -39,7 +39,7 @@ def make_set(tmp_path: Path, save_colour: Callable[..., Path]) -> Callable[..., 
         fields = {"layout": "items", **fields}
         return SelectionProtocol(
             dataset="mine",
-            family="test",
+            protocol_name="test",
             root=str(tmp_path),
             images="images",
             annotations=file,
