@@ -30,8 +30,3 @@ def resolve(name: str) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_the_page_exist(name):
     assert callable(resolve(name)), name
-
-
-def test_a_run_passes_at_most_twelve_hops():
-    walk = PAGE.split("## From `cosmos-eval run`")[1].split("\n## ")[0]
-    assert 0 < len(re.findall(r"^\d+\. ", walk, re.MULTILINE)) <= 12
