@@ -419,7 +419,7 @@ class Worker:
         self.start("cosmos_eval", [*run, *(w for name in names for w in ("--dataset", name))], log)
         if not job.trial and job.tune:
             settings = self.tune(job, model, self.output / job.folder / "settings", log)
-            self.start("cosmos_eval", [*run, "--settings", str(settings)], log)
+            self.start("cosmos_eval", [*run, "--tuned", str(settings)], log)
         if {*CROSS_ATTENTION} <= {*job.metrics}:
             attention = ["--dataset", "scenes-seg", "--attention", "crossmodal"]
             self.start("cosmos_eval", [*run, *attention], log)

@@ -106,7 +106,7 @@ HELP_ONLY = (
 @pytest.mark.parametrize("command", MEASURED, ids=str)
 def test_measuring_commands(command, users_folder, capsys):
     arguments = [re.sub("^~", str(users_folder), word) for word in command.arguments]
-    if arguments[0] in HELP_ONLY or "--settings" in arguments:  # which tune writes
+    if arguments[0] in HELP_ONLY or "--tuned" in arguments:  # which tune writes
         arguments.append("--help")
     elif arguments[0] == "run":
         arguments.append("--dry-run")

@@ -1,6 +1,7 @@
 """Options and arguments: one name, help text and panel for the same thing in every command."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,12 +22,15 @@ class _Spelling(NamedTuple):
     name: str
     # The value that the spelling stands for; None if a value follows it.
     value: Any
+    # Whether the option had this name in earlier versions. Its use prints the new name.
+    is_former_name: bool = False
 
 
 _HIDDEN_SPELLINGS = {
     "--format": _Spelling("--json", "json"),
     "--no-cache": _Spelling("--cache", False),
-    "--output": _Spelling("--out", None),  # the former name
+    "--output": _Spelling("--out", None, is_former_name=True),
+    "--tuned": _Spelling("--settings", None, is_former_name=True),
 }
 
 
@@ -56,6 +60,16 @@ class Command(TyperCommand):
                         parameter, [spelling.name], parameter.name, action, const=spelling.value
                     )
         return parser
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments of the command, and print the new name of every former option."""
+        own_options = {name for parameter in self.params for name in parameter.opts}
+        used_options = {argument.partition("=")[0] for argument in args}
+        for option_name, spelling in _HIDDEN_SPELLINGS.items():
+            is_used = option_name in own_options and spelling.name in used_options
+            if is_used and spelling.is_former_name:
+                print(f"note: {spelling.name} is now called {option_name}", file=sys.stderr)
+        return super().parse_args(ctx, args)
 
 
 def option(metavar: str, help: str, panel: str | None = None, **settings: Any) -> Any:

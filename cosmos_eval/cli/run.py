@@ -45,8 +45,8 @@ def run(
     trainings: Annotated[File, option("FILE", "Groups and seeds of the trainings.", MODELS)] = None,
     attention: options.Attention = None,
     auxiliary: options.Auxiliary = None,
-    settings: Annotated[File, option("FILE", "Settings by `cosmos-eval tune`.", MODELS)] = None,
-    transfer: Annotated[bool, flag("--transfer", "Allow --settings of others.", MODELS)] = False,
+    tuned: Annotated[File, option("FILE", "Values by `cosmos-eval tune`.", MODELS)] = None,
+    transfer: Annotated[bool, flag("--transfer", "Allow --tuned of others.", MODELS)] = False,
     data_root: options.DataRoot = None,
     download: Annotated[bool, flag("--download", "Fetch wds/ and cls sets.", DATA)] = False,
     stream: Annotated[bool, flag("--stream", "Measure wds/ sets without storing.", DATA)] = False,
@@ -85,8 +85,8 @@ def run(
     with process_group() as distributed:
         if executor != "local" and distributed.world_size > 1:
             raise UsageError("torchrun needs --executor local")
-        if settings is not None:
-            _require_settings_alone(suite, task, protocol)
+        if tuned is not None:
+            _require_tuned_alone(suite, task, protocol)
         run_options = RunOptions(
             data_root=data_root,
             download=download,
@@ -108,9 +108,9 @@ def run(
         datasets, models, names = dataset or (), model or (), name or ()
 
         def plan_run() -> Plan:
-            if settings is not None:
+            if tuned is not None:
                 specs = model_specs(models, names, arch, weights, trainings)
-                return tuned_plan(settings, datasets, specs, run_options, transfer=transfer)
+                return tuned_plan(tuned, datasets, specs, run_options, transfer=transfer)
             return make_plan(
                 suite=suite,
                 task=task,
@@ -142,10 +142,10 @@ def run(
             raise Exit(1)
 
 
-def _require_settings_alone(suite: Text, task: str, protocols: Texts) -> None:
-    """Raise UsageError for options that contradict `--settings`."""
+def _require_tuned_alone(suite: Text, task: str, protocols: Texts) -> None:
+    """Raise UsageError for options that contradict `--tuned`."""
     if suite or protocols or task not in ("all", "seg"):
-        raise UsageError("--settings is for --task seg, without --suite and --protocol")
+        raise UsageError("--tuned is for --task seg, without --suite and --protocol")
 
 
 def _execute(

@@ -35,7 +35,7 @@ def tune(
 ) -> None:
     """Choose settings of a segmentation data set for each model, by equal budgets.
 
-    `cosmos-eval run --settings FILE` measures by them. An interrupted search is resumed.
+    `cosmos-eval run --tuned FILE` measures by them. An interrupted search is resumed.
     """
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder

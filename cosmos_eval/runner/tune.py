@@ -325,7 +325,7 @@ def tuned_plan(
     record = tuning.read_settings(path)
     tuned_model, search = record["model"]["spec"], record["search"]
     if len(datasets) > 1 or len(models) > 1 or options.attention is not None:
-        raise UsageError("--settings FILE takes one --model and one --dataset, and no --attention")
+        raise UsageError("--tuned FILE takes one --model and one --dataset, and no --attention")
     spec = models[0] if models else parse_model_spec(tuned_model)
     if spec.text != tuned_model and not transfer:
         raise UsageError(

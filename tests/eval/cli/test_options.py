@@ -16,7 +16,8 @@ def test_former_spellings(command, tmp_path):
     listed = command("list", "suites", "--format", "json").out
     assert listed == command("list", "suites", "--json").out
     assert listed.startswith("[")
-    assert command("leaderboard", RESULTS, "--format", "csv", "--out", "board.csv").status == 0
+    ended = command("leaderboard", RESULTS, "--format", "csv", "--out", "board.csv")
+    assert (ended.status, ended.err.splitlines()[0]) == (0, "note: --out is now called --output")
     assert (tmp_path / "board.csv").read_text("utf-8").startswith("model,task")
 
 

@@ -163,5 +163,5 @@ def test_results_of_one_sample_are_verified_and_shown(name, command, tmp_path):
     assert "100.0" in shown.out
     for form in ("csv", "json", "html", "tex"):
         assert command("leaderboard", str(tmp_path), "--format", form).status == 0
-    report = command("report", str(tmp_path), "--out", str(tmp_path / "report.html"))
+    report = command("report", str(tmp_path), "--output", str(tmp_path / "report.html"))
     assert report.status == 0, report.err

@@ -132,14 +132,14 @@ def test_trials_in_another_layout_are_the_same(tuned, halves, command):
 def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
     given = ["--dataset", halves["--dataset"]]
     chosen = yaml.safe_load(tuned.read_text())
-    ended = command("run", *given, "--settings", tuned, "--json")
+    ended = command("run", *given, "--tuned", tuned, "--json")
     (result,) = json.loads(ended.out)
     assert result["metrics"]["mIoU"] == 1
     assert result["provenance"]["tuned"] == chosen
     assert (chosen["search"]["budget"], chosen["search"]["images"], chosen["score"]) == (3, 2, 1)
     assert result["protocol"].startswith("tuned-")
     assert command("verify").status == 0
-    planned = command("run", *given, "--settings", tuned, "--dry-run", "--json")
+    planned = command("run", *given, "--tuned", tuned, "--dry-run", "--json")
     assert json.loads(planned.out)[0]["protocol"] == result["protocol"]
     # A report predicts by the chosen settings: others would not give the measured label maps.
     gallery = collect(
@@ -156,7 +156,7 @@ def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
 
 def test_only_equal_searches_are_compared(tuned, halves, command):
     def run(settings, output):
-        ended = command("run", *given, "--settings", settings, "--output", output, "--json")
+        ended = command("run", *given, "--tuned", settings, "--output", output, "--json")
         return json.loads(ended.out)[0]["protocol"]
 
     given = ["--dataset", halves["--dataset"]]
@@ -186,7 +186,7 @@ def test_only_equal_searches_are_compared(tuned, halves, command):
 
 def test_settings_of_another_model_are_refused_unless_stated(tuned, halves, command):
     shutil.copy("colours.py", "others.py")
-    given = ["run", "--dataset", halves["--dataset"], "--settings", tuned, "--json"]
+    given = ["run", "--dataset", halves["--dataset"], "--tuned", tuned, "--json"]
     given += ["--model", "python:others.py"]
     ended = command(*given)
     assert ended.status == 2
@@ -210,7 +210,7 @@ def test_settings_of_another_model_are_refused_unless_stated(tuned, halves, comm
 )
 def test_other_files_are_no_settings(tuned, halves, command, change, fault):
     tuned.write_text(change(tuned.read_text()))
-    ended = command("run", "--dataset", halves["--dataset"], "--settings", tuned)
+    ended = command("run", "--dataset", halves["--dataset"], "--tuned", tuned)
     assert ended.status == 2
     assert fault in ended.err
 
