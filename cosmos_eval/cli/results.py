@@ -282,7 +282,7 @@ def report(
                 datasets=dataset or (),
                 predictions=predictions,
                 budget=room_for_pictures(content),
-                watch=progress.step,
+                show_progress=progress.step,
             )
     page = to_page(content, gallery)
     write_file(output, page.content)

@@ -168,7 +168,7 @@ def _execute(
             engine_of(executor),
             skip=frozenset(results),
             keep_going=keep_going,
-            watch=progress.step,
+            show_progress=progress.step,
         ):
             _report(batch, progress)
             results.update({result.pair: result for result in batch})

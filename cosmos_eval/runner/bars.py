@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cosmos_eval.runner.plan import Watch, unwatched
+from cosmos_eval.runner.plan import ShowProgress, show_no_progress
 from cosmos_eval.types import Progress
 
 
 @contextmanager
-def bars(*, shown: bool) -> Iterator[Watch]:
-    """Give a watch that draws a bar for the current phase, or that does nothing unless `shown`."""
+def bars(*, shown: bool) -> Iterator[ShowProgress]:
+    """Yield a function that draws a bar for the current phase, or nothing unless `shown`."""
     if not shown:
-        yield unwatched
+        yield show_no_progress
         return
     bar = _Bar()
     try:
-        yield bar.watch
+        yield bar.show
     finally:
         bar.close()
 
@@ -35,7 +35,7 @@ class _Bar:
         self._bar: Any = None
         self._title = ""
 
-    def watch(self, subject: str, step: Progress) -> None:
+    def show(self, subject: str, step: Progress) -> None:
         """Show how far a phase is, and its note; `subject` is a model and its data sets."""
         title = f"{subject}: {step.phase}"
         if step.note:

@@ -66,10 +66,13 @@ def embed(
         workers=workers,
         cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
     )
-    with _loaded(model, arch, weights, device, precision) as encoder, bars(shown=progress) as watch:
+    with (
+        _loaded(model, arch, weights, device, precision) as encoder,
+        bars(shown=progress) as show_progress,
+    ):
 
         def report(step: types.Progress) -> None:
-            watch(encoder.info.spec, step)
+            show_progress(encoder.info.spec, step)
 
         if images:
             return embed_images(encoder, images, options, report).features

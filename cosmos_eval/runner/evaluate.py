@@ -81,7 +81,7 @@ def evaluate(
     folder = None if output is None else Path(output)
     plans.require_outputs(options, folder)
     protocol_names = [protocol] if protocol else []
-    with bars(shown=progress) as watch:
+    with bars(shown=progress) as show_progress:
         if isinstance(model, str):
             plan = plans.make_plan(
                 datasets=[dataset],
@@ -92,7 +92,7 @@ def evaluate(
                 weights=weights,
                 options=options,
             )
-            (result,) = run_all(plan, watch, folder)
+            (result,) = run_all(plan, show_progress, folder)
         else:
             model_options = (arch, weights, auxiliary, device, precision)
             if model_options != (None, "teacher", None, "auto", "fp32"):  # the default values
@@ -102,7 +102,7 @@ def evaluate(
             plan = plans.make_plan(
                 datasets=[dataset], protocol_names=protocol_names, options=options
             )
-            result = _measure_encoder(model, plan, name, watch, folder)
+            result = _measure_encoder(model, plan, name, show_progress, folder)
     assert result.row is not None  # an error would have been raised
     return result.row
 
@@ -111,7 +111,7 @@ def _measure_encoder(
     encoder: Encoder,
     plan: plans.Plan,
     label: str | None,
-    watch: plans.Watch,
+    show_progress: plans.ShowProgress,
     output: Path | None,
 ) -> plans.Result:
     """Return the result of an encoder on the one data set of a plan, whose models are ignored.
@@ -120,11 +120,13 @@ def _measure_encoder(
     """
     name = type(encoder).__name__
     (spec,) = labelled([types.ModelSpec(text=name, kind="python", name=name)], [label])
-    datasets = plans.open_datasets(plan, watch)
+    datasets = plans.open_datasets(plan, show_progress)
     from cosmos_eval.models.live import evaluation_mode  # which imports torch
 
     with evaluation_mode(encoder):
         require_encoder(encoder, name)
         (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets, output=output)
-        (result,) = measure(LoadedModel(encoder, job.spec, job.options, watch), job, watch)
+        (result,) = measure(
+            LoadedModel(encoder, job.spec, job.options, show_progress), job, show_progress
+        )
     return result

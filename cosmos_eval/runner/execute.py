@@ -27,7 +27,7 @@ from cosmos_eval.tasks import task_for
 Outcomes = Generator[tuple[int, list[plans.Result]], None, None]
 """Yields each job's index and results when the job ends. Closing it cancels the other jobs."""
 
-Engine = Callable[[Sequence[plans.Job], plans.Watch], Outcomes]
+Engine = Callable[[Sequence[plans.Job], plans.ShowProgress], Outcomes]
 """Runs one job or more. It decides where and when; `Worker` measures and writes."""
 
 
@@ -45,9 +45,9 @@ def engine_of(executor: types.Executor) -> Engine:
     return engine
 
 
-def run_here(jobs: Sequence[plans.Job], watch: plans.Watch) -> Outcomes:
+def run_here(jobs: Sequence[plans.Job], show_progress: plans.ShowProgress) -> Outcomes:
     """Run jobs one after the other in this process; the processes of torchrun share each job."""
-    worker = Worker(watch)
+    worker = Worker(show_progress)
     for index, job in enumerate(jobs):
         yield index, worker.run(job)
 
@@ -86,7 +86,7 @@ def execute(
     *,
     skip: Container[plans.Pair] = (),
     keep_going: bool = False,
-    watch: plans.Watch = plans.unwatched,
+    show_progress: plans.ShowProgress = plans.show_no_progress,
 ) -> Iterator[list[plans.Result]]:
     """Measure and store the pairs of a plan, except those to `skip`, job by job in their order.
 
@@ -108,7 +108,7 @@ def execute(
 
     plan.options.distributed.main_process_first(require_outputs)
     plan_to_measure = replace(plan, protocols=protocols)
-    datasets = plans.open_datasets(plan_to_measure, watch, raising=False)
+    datasets = plans.open_datasets(plan_to_measure, show_progress, raising=False)
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
     if len(errors) == 1 and not keep_going:
         raise errors[0]
@@ -123,7 +123,7 @@ def execute(
     readable_datasets = [dataset for dataset in datasets if dataset.error is None]
     jobs = plans.jobs_of(plan, readable_datasets, skip, output)
     if jobs:
-        with closing(engine(jobs, watch)) as outcomes:
+        with closing(engine(jobs, show_progress)) as outcomes:
             yield from _in_order_of_jobs(outcomes, raising=not keep_going)
 
 

@@ -20,13 +20,13 @@ from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.suites import read_suite, refuse_repeated
 from cosmos_eval.tasks import find_protocol, task_for, task_named
 
-Watch = Callable[[str, types.Progress], None]
-"""A callback that shows progress. It is called with a title, such as `MODEL on DATASET`, and the
-progress under this title."""
+ShowProgress = Callable[[str, types.Progress], None]
+"""A function that shows progress. It is called with a title, such as `scenes-cosmos on scenes-cls`,
+and with how far the work under this title is."""
 
 
-def unwatched(title: str, progress: types.Progress) -> None:
-    """Show no progress: the `Watch` that is used by default."""
+def show_no_progress(title: str, progress: types.Progress) -> None:
+    """Do nothing: the default of all functions that take a `show_progress`."""
 
 
 class Pair(NamedTuple):
@@ -276,7 +276,9 @@ def require_outputs(options: types.RunOptions, output: Path | None) -> None:
             raise types.UsageError(f"{error}; choose another folder by {option}") from error
 
 
-def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True) -> list[Dataset]:
+def open_datasets(
+    plan: Plan, show_progress: ShowProgress = show_no_progress, *, raising: bool = True
+) -> list[Dataset]:
     """Check and open every data set of a plan, in the order of its protocols.
 
     If `raising` is False, a data set that cannot be opened is returned with its error. Raises
@@ -287,14 +289,14 @@ def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True)
     datasets = []
     n_datasets = len(plan.protocols)
     for n_done, protocol in enumerate(plan.protocols):
-        watch("data", types.Progress("check", n_done, n_datasets))
+        show_progress("data", types.Progress("check", n_done, n_datasets))
         try:
             datasets.append(open_dataset(protocol, plan.options))
         except Exception as error:
             if raising:
                 raise
             datasets.append(Dataset(protocol, error=error))
-    watch("data", types.Progress("check", n_datasets, n_datasets))
+    show_progress("data", types.Progress("check", n_datasets, n_datasets))
     return datasets
 
 

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from cosmos_eval.runner.execute import Outcomes, run_remote
-from cosmos_eval.runner.plan import Job, Watch
+from cosmos_eval.runner.plan import Job, ShowProgress
 from cosmos_eval.types import CosmosEvalError, Progress
 
 RETRIES = 3
@@ -25,7 +25,7 @@ _INTERVAL = 5.0  # seconds between two checks of the cluster's head, and for its
 _ATTEMPTS = 4  # connections to the head that fail before it is taken for lost
 
 
-def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
+def execute(jobs: Sequence[Job], show_progress: ShowProgress) -> Outcomes:
     """Yield the results of jobs as they end."""
     with connected():
         on_gpu = any(job.options.device != "cpu" for job in jobs)
@@ -37,7 +37,7 @@ def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
         waiting = {remote_function.remote(job): index for index, job in enumerate(jobs)}
         try:
             while waiting:
-                watch("ray", Progress("jobs", len(jobs) - len(waiting), len(jobs)))
+                show_progress("ray", Progress("jobs", len(jobs) - len(waiting), len(jobs)))
                 ended_job = _wait_for_one(list(waiting))
                 index = waiting.pop(ended_job)
                 try:

@@ -25,7 +25,7 @@ from cosmos_eval.tasks import task_for
 
 def run_all(
     plan: plans.Plan,
-    watch: plans.Watch = plans.unwatched,
+    show_progress: plans.ShowProgress = plans.show_no_progress,
     output: Path | None = None,
     datasets: Sequence[plans.Dataset] | None = None,
 ) -> Iterator[plans.Result]:
@@ -37,8 +37,8 @@ def run_all(
     resumes, are then removed. Raises UsageError for bad data or models, in all processes.
     """
     if datasets is None:
-        datasets = plans.open_datasets(plan, watch)
-    worker = Worker(watch)
+        datasets = plans.open_datasets(plan, show_progress)
+    worker = Worker(show_progress)
     for job in plans.jobs_of(plan, datasets, output=output):
         yield from worker.measure(job)
 
@@ -46,8 +46,8 @@ def run_all(
 class Worker:
     """Runs jobs one after the other, and keeps the loaded model if the next job has the same."""
 
-    def __init__(self, watch: plans.Watch = plans.unwatched) -> None:
-        self._watch = watch
+    def __init__(self, show_progress: plans.ShowProgress = plans.show_no_progress) -> None:
+        self._show_progress = show_progress
         self._model: LoadedModel | None = None
         # The fields of a job that decide which model is loaded.
         self._model_key: tuple[Any, ...] = ()
@@ -79,13 +79,13 @@ class Worker:
             self._load_error = None
             self._model_key = model_key
             try:
-                self._model = _load_model(job, self._watch)
+                self._model = _load_model(job, self._show_progress)
             except Exception as error:
                 self._load_error = error
         if self._model is None:
             assert self._load_error is not None
             raise self._load_error
-        yield from measure(self._model, job, self._watch)
+        yield from measure(self._model, job, self._show_progress)
 
 
 class LoadedModel:
@@ -100,14 +100,14 @@ class LoadedModel:
         encoder: Encoder,
         spec: types.ModelSpec,
         options: types.RunOptions,
-        watch: plans.Watch = plans.unwatched,
+        show_progress: plans.ShowProgress = plans.show_no_progress,
         load_seconds: float = 0.0,
     ) -> None:
         self.encoder = encoder
         self.spec = spec
         self.load_seconds = load_seconds
         self._options = options
-        self._watch = watch
+        self._show_progress = show_progress
         self._training: Mapping[str, Any] | None = None
         self._facts: Mapping[str, Any] | None = None
 
@@ -126,10 +126,10 @@ class LoadedModel:
         return self._facts
 
     def _report(self, note: str) -> None:
-        self._watch(self.spec.called, types.Progress("facts", 0, 1, note=note))
+        self._show_progress(self.spec.called, types.Progress("facts", 0, 1, note=note))
 
 
-def _load_model(job: plans.Job, watch: plans.Watch) -> LoadedModel:
+def _load_model(job: plans.Job, show_progress: plans.ShowProgress) -> LoadedModel:
     """Load the model of a job, in all processes, and show its notes."""
     from cosmos_eval.models import load_encoder
 
@@ -144,11 +144,11 @@ def _load_model(job: plans.Job, watch: plans.Watch) -> LoadedModel:
             auxiliary=options.auxiliary,
         )
 
-    watch(job.spec.called, types.Progress("load", 0, 1))
+    show_progress(job.spec.called, types.Progress("load", 0, 1))
     encoder = options.distributed.synchronized(load)
     for note in ("", *notes_of(encoder)):
-        watch(job.spec.called, types.Progress("load", 1, 1, note))
-    return LoadedModel(encoder, job.spec, options, watch, time.perf_counter() - started)
+        show_progress(job.spec.called, types.Progress("load", 1, 1, note))
+    return LoadedModel(encoder, job.spec, options, show_progress, time.perf_counter() - started)
 
 
 @dataclass
@@ -163,7 +163,7 @@ class OpenedJob:
 
 
 def measure(
-    model: LoadedModel, job: plans.Job, watch: plans.Watch = plans.unwatched
+    model: LoadedModel, job: plans.Job, show_progress: plans.ShowProgress = plans.show_no_progress
 ) -> Iterator[plans.Result]:
     """Yield a result per protocol of a job, in their order, from one pass over their images.
 
@@ -172,7 +172,7 @@ def measure(
     describe_environment()  # records the state of the code now, before it can be edited
     started = time.perf_counter()
     options = _with_predictions_folder(job)
-    encoded = Encoded(partial(watch, _title(job)))
+    encoded = Encoded(partial(show_progress, _title(job)))
     opened = _open_job(model.encoder, job, options, encoded)
     task = task_for(opened.protocols[0])
     measurements = task.measure(model.encoder, opened.protocols, opened.data, options, encoded)

@@ -13,7 +13,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from cosmos_eval.runner.execute import Outcomes, run_remote
-from cosmos_eval.runner.plan import Job, Result, Watch
+from cosmos_eval.runner.plan import Job, Result, ShowProgress
 from cosmos_eval.types import CosmosEvalError, Progress, UsageError
 
 RETRIES = 3
@@ -27,7 +27,7 @@ _REQUEUE_SECONDS = 120
 """How long a job may be PREEMPTED: SLURM queues it again within a minute, or not at all."""
 
 
-def execute(jobs: Sequence[Job], watch: Watch, cluster: str = "slurm") -> Outcomes:
+def execute(jobs: Sequence[Job], show_progress: ShowProgress, cluster: str = "slurm") -> Outcomes:
     """Yield the results of jobs as they end. Raises UsageError if SLURM is missing.
 
     `cluster` is a name of submitit's; `local` starts processes on this machine instead.
@@ -37,7 +37,7 @@ def execute(jobs: Sequence[Job], watch: Watch, cluster: str = "slurm") -> Outcom
     retries_left = dict.fromkeys(running, RETRIES)
     try:
         while running:
-            watch(cluster, Progress("jobs", len(jobs) - len(running), len(jobs)))
+            show_progress(cluster, Progress("jobs", len(jobs) - len(running), len(jobs)))
             ended = [index for index, submitted in running.items() if submitted.has_ended()]
             for index in ended:
                 submitted = running.pop(index)

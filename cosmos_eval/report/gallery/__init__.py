@@ -23,7 +23,7 @@ from cosmos_eval.report.gallery.source import (
     group_results,
     run_requests,
 )
-from cosmos_eval.runner.plan import Watch, unwatched
+from cosmos_eval.runner.plan import ShowProgress, show_no_progress
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions, base_protocol_name
 
@@ -41,7 +41,7 @@ def collect(
     datasets: Sequence[str] = (),
     predictions: Path | None = None,
     budget: int = BUDGET,
-    watch: Watch = unwatched,
+    show_progress: ShowProgress = show_no_progress,
 ) -> Gallery:
     """Return examples with pictures of the results in files. Equal input gives equal bytes.
 
@@ -55,7 +55,7 @@ def collect(
         datasets: YAML files that describe users' data sets.
         predictions: A folder of `--save-predictions` with label maps, which then need no model.
         budget: The most bytes of all pictures.
-        watch: Called with the progress.
+        show_progress: Called with the progress.
 
     Raises:
         UsageError: for files that are not results, and YAML files of data sets without a result.
@@ -63,7 +63,7 @@ def collect(
     groups, notes = group_results(results, datasets)
     result_sources: list[ResultSource] = []
     for done, group in enumerate(groups):
-        watch("pictures", Progress("data sets", done, len(groups)))
+        show_progress("pictures", Progress("data sets", done, len(groups)))
         result_sources.append(_source_of(group, options, predictions))
     images_with_texts = attention_examples(result_sources, options)
     sources: list[Source] = [*result_sources, AttentionSource(groups, images_with_texts)]
@@ -71,12 +71,12 @@ def collect(
     requests: list[Request] = []
     for source in sources:
         requests += source.requests
-    refusals = run_requests(requests, options.device, watch)
+    refusals = run_requests(requests, options.device, show_progress)
 
     candidates: list[Candidate] = []
     for source in sources:
         candidates += source.candidates()
-    progress = partial(watch, "pictures")
+    progress = partial(show_progress, "pictures")
     examples, omissions = select(candidates, budget, options.workers, progress)
 
     for source in sources:

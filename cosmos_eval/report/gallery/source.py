@@ -28,7 +28,7 @@ from cosmos_eval.results.identity import auxiliary_of
 from cosmos_eval.results.labels import Stored, distinct
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
-from cosmos_eval.runner.plan import Watch
+from cosmos_eval.runner.plan import ShowProgress
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import (
     OnProgress,
@@ -351,7 +351,9 @@ def spread_indices(n: int, most: int = IMAGES_WITH_TEXTS) -> list[int]:
     return list(dict.fromkeys(indices))[:most]
 
 
-def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> list[str]:
+def run_requests(
+    requests: Iterable[Request], device: str, show_progress: ShowProgress
+) -> list[str]:
     """Run all requests, loading one model after the other and each only once.
 
     Models are not downloaded. Returns one line for each thing that could not be computed.
@@ -363,15 +365,17 @@ def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> list
     for model_requests in requests_by_model.values():
         row = model_requests[0].row
         model_spec = row.model["spec"]
-        watch(model_spec, Progress("load", 0, 1))
+        show_progress(model_spec, Progress("load", 0, 1))
         try:
             encoder = _load_measured_model(row, device)
         except UsageError as error:
             refusals += [_Refusal(request, str(error)) for request in model_requests]
             continue
-        watch(model_spec, Progress("load", 1, 1))
+        show_progress(model_spec, Progress("load", 1, 1))
         for request in model_requests:
-            progress = partial(_report_warnings, watch, f"{request.label} on {request.dataset}")
+            progress = partial(
+                _report_warnings, show_progress, f"{request.label} on {request.dataset}"
+            )
             try:
                 request.run(encoder, progress)
             except UsageError as error:
@@ -385,10 +389,10 @@ def _model_identity(row: ResultRow) -> tuple[Any, ...]:
     return (*fields, row.provenance["precision"], auxiliary_of(row.provenance))
 
 
-def _report_warnings(watch: Watch, name: str, step: Progress) -> None:
-    """Pass progress on to `watch`, without its notes unless they are warnings."""
+def _report_warnings(show_progress: ShowProgress, name: str, step: Progress) -> None:
+    """Pass progress on to `show_progress`, without its notes unless they are warnings."""
     is_warning = step.note.startswith("warning: ")
-    watch(name, step if is_warning else step._replace(note=""))
+    show_progress(name, step if is_warning else step._replace(note=""))
 
 
 def _load_measured_model(row: ResultRow, device: str) -> Encoder:

@@ -32,7 +32,7 @@ def done(job, count=None):
     return [Result(pair_of(job.spec, one), path=Path(one.dataset)) for one in protocols]
 
 
-def backwards(jobs, watch):
+def backwards(jobs, show_progress):
     """An engine whose last job ends first."""
     for index, job in reversed([*enumerate(jobs)]):
         yield index, done(job)
@@ -50,7 +50,7 @@ class Failing:
 
     closed = False
 
-    def __call__(self, jobs, watch):
+    def __call__(self, jobs, show_progress):
         try:
             yield 1, jobs[1].failed(UsageError("no such\nimage"))
             yield 0, done(jobs[0], 1) + jobs[0].failed(ValueError("odd"), 1)

@@ -13,7 +13,7 @@ from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.report.gallery import collect
 from cosmos_eval.report.gallery.records import Gallery
 from cosmos_eval.results.store import result_paths
-from cosmos_eval.runner.plan import unwatched
+from cosmos_eval.runner.plan import show_no_progress
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions
 
@@ -119,10 +119,10 @@ def test_again_and_with_less_room(found: Gallery, paths: list[Path]) -> None:
 
 def test_progress_is_told(paths: list[Path]) -> None:
     reported: list[tuple[str, Progress]] = []
-    of(paths, watch=lambda what, step: reported.append((what, step)))
+    of(paths, show_progress=lambda what, step: reported.append((what, step)))
     assert {"scenes-clip", "scenes-cosmos", "pictures"} <= {what for what, _ in reported}
     assert {"load", "data sets", "pictures"} <= {step.phase for _, step in reported}
-    assert unwatched("pictures", reported[0][1]) is None
+    assert show_no_progress("pictures", reported[0][1]) is None
 
 
 def test_the_students_weights_show_the_student(tmp_path) -> None:
