@@ -101,7 +101,7 @@ class ResultGroup(NamedTuple):
     @property
     def name(self) -> str:
         """The name in notes."""
-        return f"{self.protocol.dataset} ({self.protocol})"
+        return f"{self.protocol.dataset} ({self.protocol_name})"
 
     def missing_data_note(self, error: UsageError) -> str:
         """Return a note which says that the data cannot be opened."""
