@@ -100,7 +100,8 @@ def test_wilson_of_clusters_covers_where_captions_of_an_image_depend_on_each_oth
 
 
 def test_jackknife_of_miou_covers() -> None:
-    assert 0.93 <= miou_coverage(500, 0.3, blocks=10) <= 0.97
+    # Fewer studies than benchmarks/coverage.py has.
+    assert 0.92 <= miou_coverage(500, 0.3, blocks=3) <= 0.98
 
 
 def test_cluster_median_equals_medians_of_the_same_draws() -> None:

@@ -38,10 +38,10 @@ def update(command, tmp_path):
 
 
 def test_equal_models_raise_an_alarm_as_rarely_as_stated():
-    # Of 36 checks at the nominal 2.5%, four or more raise an alarm in 2% of all studies;
+    # Of 18 checks at the nominal 2.5%, three or more raise an alarm in 1% of all studies;
     # benchmarks/coverage.md has the rates of many more checks.
-    checks = chain.from_iterable(studies(12, same, seed=3) for same in (0.0, 0.5, 0.95))
-    assert sum(report.status == 1 for report in checks) <= 3
+    checks = chain.from_iterable(studies(6, same, seed=3) for same in (0.0, 0.5, 0.95))
+    assert sum(report.status == 1 for report in checks) <= 2
 
 
 def test_worse_models_are_found():

@@ -57,7 +57,7 @@ def shared_page(open_shared_page, file):
 
 
 def names(page, selector):
-    return [one.evaluate(NAME) for one in page.locator(selector).all()]
+    return page.locator(selector).evaluate_all(f"(elements) => elements.map({NAME})")
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_regions_are_told_apart(shared_page):
 
 
 def levels(page, within):
-    found = page.locator(f"{within} :is(h1, h2, h3, h4, h5)").all()
-    return [int(one.evaluate("one => one.tagName[1]")) for one in found]
+    headings = page.locator(f"{within} :is(h1, h2, h3, h4, h5)")
+    return headings.evaluate_all("(elements) => elements.map((one) => Number(one.tagName[1]))")
 
 
 def test_headings_are_in_order(page):

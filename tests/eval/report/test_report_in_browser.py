@@ -258,7 +258,8 @@ def test_classes_of_two_models(page, made_up):
         assert number(difference) == pytest.approx(expected[0] - expected[1], abs=0.051)
 
 
-@pytest.mark.parametrize("odd", [*ODD, "w" * 400])
+# tests/eval/report/test_report_page.py has all odd texts.
+@pytest.mark.parametrize("odd", [*[text for text in ODD if "__pwned" in text], "w" * 400])
 def test_texts_from_data_are_shown_and_not_run(open_page, tmp_path, odd):
     published = PUBLISHED._replace(dataset=odd, protocol=odd, model=odd, url=f"https://x/{odd}")
     path = tmp_path / "report.html"

@@ -160,12 +160,12 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     path = store_result(tmp_path, "cls")
     archive = io.BytesIO()
     with (
-        zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as members,
+        zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as members,
         members.open("labels.npy", "w", force_zip64=True) as file,
     ):
         for _ in range(1100):
             file.write(bytes(1 << 20))
-    assert len(archive.getvalue()) < 2 << 20
+    assert len(archive.getvalue()) < 8 << 20
     forge(path, archive.getvalue())
     assert "unpacked it has 1,100 MiB, more than 1,024" in verify(path).obstacle
 

@@ -218,7 +218,7 @@ def test_readers_see_whole_results_while_one_is_replaced(tmp_path):
     finished = Event()
 
     def write() -> None:
-        for number in range(1, 60):
+        for number in range(1, 16):
             write_result(tmp_path, *numbered(number))
         finished.set()
 
