@@ -51,7 +51,10 @@ class ShardSets(NamedTuple):
 
     @property
     def fingerprint(self) -> str | None:
-        """The SHA-256 of the names and sizes of the files of every set; None for streams."""
+        """The hexadecimal SHA-256 of the names and sizes of all files; None for streams.
+
+        It does not depend on the folders of the files.
+        """
         if self.streams:
             return None
         names_and_sizes = [
