@@ -9,7 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cosmos_core.data.scenes import CLASSES, COLOURS, SIDE, SPLIT_SEEDS, STUFF, THINGS
-from cosmos_core.data.scenes.captions import LARGE, SMALL, Box, Stuff, Thing, describe, place_of
+from cosmos_core.data.scenes.captions import (
+    LARGE,
+    SMALL,
+    Box,
+    Stuff,
+    Thing,
+    describe_scene,
+    place_of,
+)
 from cosmos_core.data.scenes.stuff import Image, Rng, sample_texture
 from cosmos_core.data.scenes.things import SPRITE_SIDES, VARIANTS, sprite
 
@@ -76,7 +84,7 @@ def render_scene(seed: int, index: int) -> Scene:
         Stuff(region.kind, region.where, area_of_label[region_label])
         for region, region_label in zip(regions, region_labels, strict=True)
     )
-    captions = describe(rng, things, stuff)
+    captions = describe_scene(rng, things, stuff)
     return Scene(image, label_map, label, things, stuff, captions)
 
 
