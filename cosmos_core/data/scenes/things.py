@@ -42,33 +42,38 @@ _GLASS: Colour = (168, 214, 240)
 
 
 @cache
-def sprite(kind: str, colour: str, variant: int) -> dict[str, Image]:
-    """Return the images of one drawing of a thing by their size, `large` or `small`.
+def draw_sprites(kind: str, colour: str, variant: int) -> dict[str, Image]:
+    """Return a large and a small image of one drawing of a thing, such as a red car.
 
-    They are premultiplied RGBA (S, S, 4), and the same in any process. Pixels whose alpha is below
-    128 are light around the thing.
+    The keys are LARGE and SMALL. The images are premultiplied RGBA (S, S, 4). Pixels whose alpha is
+    below 128 are light around the thing. There are VARIANTS drawings of each kind and colour. They
+    are the same in any process, and must not be changed.
     """
-    number = THINGS.index(kind)
+    kind_index = THINGS.index(kind)
+    colour_index = COLOURS[kind].index(colour)
+    rng = np.random.default_rng([_BANK_SEED, kind_index, colour_index, variant])
     canvas = Canvas()
-    rng = np.random.default_rng([_BANK_SEED, number, COLOURS[kind].index(colour), variant])
-    paint = _PAINTERS[number]
+    paint = _PAINTERS[kind_index]
     paint(canvas, PALETTE[colour], rng)
+
+    # Crop the square around the thing's centre that holds the thing and a margin.
     x, y, width, height = cv2.boundingRect(canvas.rgba[..., 3])
-    # The square around the thing's centre that holds the thing and the margin.
     half = int(np.ceil(max(width, height) / 2 * _MARGIN_FACTOR))
     padded = np.pad(canvas.rgba, ((half, half), (half, half), (0, 0)))
-    # Padding moves the centre by `half`, so this is where the square begins.
+    # The square begins at `centre - half`. In the padded image that is the centre itself.
     square_x, square_y = x + width // 2, y + height // 2
-    square = padded[square_y:, square_x:][: 2 * half, : 2 * half]
-    # A small sprite is shrunk more, so that its outline is relatively wider.
+    square = padded[square_y : square_y + 2 * half, square_x : square_x + 2 * half]
+
+    # A small sprite is shrunk before its outline is drawn, so that its outline is relatively wider.
     small_square = cv2.resize(square, (half, half), interpolation=cv2.INTER_NEAREST)
     return {LARGE: _finish_sprite(square, LARGE), SMALL: _finish_sprite(small_square, SMALL)}
 
 
 def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> npt.NDArray[np.float64]:
-    """Return 40 points of an ellipse around (x, y) with radii rx and ry, turned by `angle` degrees.
+    """Return 40 points (40, 2) of an ellipse around (x, y), which is turned by `angle` degrees.
 
-    They begin at the right end, and go on by the lower end if the ellipse is not turned.
+    Its radii are rx and ry. If it is not turned, the points begin at the right end, and the lower
+    end comes next.
     """
     turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
@@ -77,38 +82,50 @@ def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> npt.ND
 
 
 def circle(x: float, y: float, radius: float) -> npt.NDArray[np.float64]:
-    """Return 40 points of a circle around (x, y)."""
+    """Return 40 points (40, 2) of a circle around (x, y)."""
     return oval(x, y, radius, radius)
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> Shape:
-    """Return the corners of an upright rectangle from (x0, y0) to (x1, y1)."""
+    """Return the four corners of the upright rectangle between (x0, y0) and (x1, y1)."""
     return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
 
 def shade(colour: Colour, level: float) -> Colour:
-    """Return a colour darkened towards black (level < 1) or lightened towards white (level > 1).
+    """Return a colour that is darkened (level < 1) or lightened (level > 1).
 
-    Level 0 is black, 1 the colour itself, and 2 white.
+    Level 0 is black, 0.5 half as bright as the colour, 1 the colour itself, and 2 white.
     """
+    # The result lies between the target, black or white, and the colour.
     target, distance = (0, level) if level <= 1 else (255, 2 - level)
-    return tuple(target - (target - c) * distance for c in colour)  # type: ignore[return-value]
+    red, green, blue = colour
+    return (
+        target - (target - red) * distance,
+        target - (target - green) * distance,
+        target - (target - blue) * distance,
+    )
 
 
 class Canvas:
-    """A transparent square to draw one thing on."""
+    """A transparent square image to draw one thing on, in coordinates from -1 to 1."""
 
     def __init__(self) -> None:
         self.rgba: Image = np.zeros((_RESOLUTION, _RESOLUTION, 4), np.uint8)
 
     def _to_pixels(self, points: Shape) -> npt.NDArray[np.int32]:
-        """Return the pixel coordinates of points as fixed-point numbers, as OpenCV draws them."""
+        """Convert points (N, 2) between -1 and 1 to pixels, in OpenCV's fixed-point numbers.
+
+        A pixel is 16 units: on a canvas of 240 pixels, the point (0, 0) is at (1920, 1920).
+        """
         half = _RESOLUTION / 2
         pixels = np.asarray(points) * half * _FILLED_FRACTION + half
         return np.rint(pixels * 2**_SUBPIXEL_BITS).astype(np.int32)
 
     def fill(self, points: Shape, colour: Colour, edge: int = 0) -> None:
-        """Fill a shape, and draw a darker border, `edge` pixels wide, if `edge` > 0."""
+        """Fill the polygon through some points, with a darker border if `edge` > 0.
+
+        `edge` is the width of the border in pixels.
+        """
         pixels = self._to_pixels(points)
         cv2.fillPoly(self.rgba, [pixels], (*colour, 255), cv2.LINE_8, _SUBPIXEL_BITS)
         if edge:
@@ -116,38 +133,40 @@ class Canvas:
             cv2.polylines(self.rgba, [pixels], True, dark, edge, cv2.LINE_8, _SUBPIXEL_BITS)
 
     def line(self, points: Shape, colour: Colour, width: int) -> None:
-        """Draw an open line through points, `width` pixels wide."""
+        """Draw an open line through some points, `width` pixels wide."""
         pixels = self._to_pixels(points)
         cv2.polylines(self.rgba, [pixels], False, (*colour, 255), width, cv2.LINE_8, _SUBPIXEL_BITS)
 
     @contextmanager
     def inside(self, points: Shape, colour: Colour | None = None, edge: int = 0) -> Iterator[None]:
-        """Clip what is drawn in this context to a shape.
+        """Clip everything that is drawn in the block to the polygon through some points.
 
-        If a colour is given, the shape is first filled, as by `fill`.
+        If a colour is given, the polygon is first filled, as by `fill`.
         """
         if colour is not None:
             self.fill(points, colour, edge)
-        before = self.rgba.copy()
+        rgba_before = self.rgba.copy()
         yield
-        outside = np.full(self.rgba.shape[:2], 255, np.uint8)
-        cv2.fillPoly(outside, [self._to_pixels(points)], 0, cv2.LINE_8, _SUBPIXEL_BITS)
-        cv2.copyTo(before, outside, self.rgba)
+        # Outside of the polygon, restore the pixels as they were before the block.
+        outside_mask = np.full(self.rgba.shape[:2], 255, np.uint8)
+        cv2.fillPoly(outside_mask, [self._to_pixels(points)], 0, cv2.LINE_8, _SUBPIXEL_BITS)
+        cv2.copyTo(rgba_before, outside_mask, self.rgba)
 
 
 def _finish_sprite(rgba: Image, size: str) -> Image:
-    """Return a drawing with a dark outline and a half-transparent light around it, shrunk.
+    """Return a sprite of a size from a drawing (S, S, 4) of a thing.
 
-    The light reaches as far as `_RIM_WIDTHS` from the thing. The result has the side of a sprite of
-    this size, with its margin.
+    The thing gets a dark outline and a half-transparent light around it, which reaches as far as
+    `_RIM_WIDTHS` from the thing. Then the drawing is shrunk to SPRITE_SIDES and the margin.
     """
+    # The distance in pixels from each transparent pixel to the thing.
     distance = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
     # Premultiplied colours of the outline, the light, and the pixels further away.
     rim_colours = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
     is_beyond_outline = distance > _OUTLINE_WIDTH
     is_beyond_light = distance > _RIM_WIDTHS[size]
     colour_index = is_beyond_outline.astype(np.intp) + is_beyond_light
-    # A pixel is looked up as one 32-bit word, which is much quicker than four bytes.
+    # The four bytes of a pixel are looked up as one 32-bit word, which is much quicker.
     rim_words = rim_colours.view(np.uint32)[:, 0]
     rim = rim_words[colour_index].view(np.uint8).reshape(rgba.shape)
     with_rim = cv2.copyTo(rgba, rgba[..., 3], rim)
@@ -157,12 +176,13 @@ def _finish_sprite(rgba: Image, size: str) -> Image:
     return shrunk
 
 
-# The painters draw one kind of thing each. They share the names `x` and `y` for the place of a
-# repeated detail, and `side` for the left (-1) or the right (1) one of two.
+# The painters draw one kind of thing each on a canvas, whose coordinates are from -1 to 1 with y
+# downwards. They share the names `x` and `y` for the place of a repeated detail, and `side` for the
+# left (-1) or the right (1) one of two. Numbers are chosen by eye.
 
 
 def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a speckled apple with a stem and a leaf. The body is a circle with a dip at the top."""
+    """Draw a speckled apple with a stem and a leaf. Its body is a circle with a dip at the top."""
     turns = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     dip_depth = rng.uniform(0.28, 0.4)
     turns_from_top = np.angle(np.exp(1j * (turns + np.pi / 2)))  # between -pi and pi
@@ -304,7 +324,11 @@ def _paint_fish(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 def _draw_right_half(
     canvas: Canvas, ellipse: npt.NDArray[np.float64], colour: Colour, width: int
 ) -> None:
-    """Draw the right half of an upright ellipse of 40 points, which begin at its right end."""
+    """Draw the right half of an upright ellipse (40, 2), as `oval` returns it.
+
+    The points go from the right end (0) to the lower end (10), the left end (20) and the upper end
+    (30). So the upper right quarter is the last ten points, and the lower right one the first.
+    """
     canvas.line(ellipse[30:], colour, width)
     canvas.line(ellipse[:11], colour, width)
 
@@ -338,7 +362,7 @@ def _paint_house(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _square(x: float, y: float, half_side: float) -> Shape:
-    """Return the corners of an upright square around (x, y)."""
+    """Return the four corners of an upright square around (x, y), with sides of 2 * half_side."""
     return box(x - half_side, y - half_side, x + half_side, y + half_side)
 
 
@@ -455,7 +479,7 @@ def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         canvas.fill(oval(x, y, 0.06, 0.035, 30), shade(colour, level))
 
 
-# In the order of THINGS.
+# The painters of the kinds of things, in the order of THINGS.
 _PAINTERS = (
     _paint_apple,
     _paint_ball,
