@@ -251,9 +251,9 @@ def _scan_shards(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardEr
 
 
 def tar_rows(shard: str) -> Rows | ShardError:
-    """Return the index rows (samples, 4) of a tar: the stored ones, or those of a scan.
+    """Return the index rows (samples, 4) of a tar, from its stored index or from a scan.
 
-    The rows of a scan are stored. For an unreadable tar, ShardError is returned, not raised, so
+    The index of a scanned tar is stored. For an unreadable tar, ShardError is returned, not raised, so
     that a pool of processes goes on with the other tars.
     """
     stored_rows = cached_rows(shard)

@@ -73,7 +73,7 @@ def open_data(
 ) -> OpenedData:
     """Return the batches of `make_loader`, and the index of local tars.
 
-    The parameters and errors are the same as those of `make_loader`.
+    The parameters and the errors are the same as in `make_loader`.
     """
     batch_size = config.optim.batch_size
     if batch_size % world_size:

@@ -241,9 +241,9 @@ class Draw(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The steps of a run that a process does, and its share of each batch."""
+    """The steps of a training run that a process does, and its share of each batch."""
 
-    # Samples in the batch of all processes.
+    # The number of samples in a global batch, which all processes share.
     batch_size: int
     # The number of steps of the whole run.
     steps: int
@@ -255,12 +255,13 @@ class Schedule(NamedTuple):
 
 
 class BatchOrder(Sampler[list[Draw]]):
-    """The samples of each batch of a process, as a list of draws per step.
+    """A PyTorch sampler of the batches of a process: a list of drawn samples for each step.
 
-    A process draws its share of each global batch. `sizes` are the numbers of samples in the sets.
+    A process draws its share of each global batch. `sizes` has the number of samples of each set of
+    shards. The draws depend only on the seed, the step and the numbers of processes.
 
-    Without weights, an epoch is a permutation of all samples. It is NumPy's permutation or, if
-    `keyed`, a KeyedPermutation, which needs no memory, and no time at the start of an epoch. A
+    Without weights, an epoch is a random permutation of all samples. It is NumPy's permutation or,
+    if `keyed`, a KeyedPermutation, which needs no memory, and no time at the start of an epoch. A
     batch may continue into the next epoch. It has no sample twice unless the data are smaller than
     three batches.
 
@@ -337,34 +338,32 @@ class BatchOrder(Sampler[list[Draw]]):
         """
         order = self._epoch_permutation(epoch)
         batch_size, n_samples = self._schedule.batch_size, self._n_samples
-        # The last samples of the previous epoch, and of this one, that are in a shared batch.
-        n_shared_of_previous = epoch * n_samples % batch_size
-        n_shared_of_this = (epoch + 1) * n_samples % batch_size
-        if n_shared_of_previous == 0 or self._weights is not None:
+        # The number of the previous epoch's last samples that are in a batch with this epoch's.
+        n_shared = epoch * n_samples % batch_size
+        if n_shared == 0 or self._weights is not None:
             return order
-        has_previous_order = self._epoch == epoch - 1
-        previous_order = self._order if has_previous_order else self._epoch_permutation(epoch - 1)
-        first_shared = max(0, n_samples - n_shared_of_previous)
-        previous_numbers = previous_order(np.arange(first_shared, n_samples))
+        previous_order = self._order
+        if self._epoch != epoch - 1:
+            previous_order = self._epoch_permutation(epoch - 1)
+        first_shared = max(0, n_samples - n_shared)
+        shared_numbers = previous_order(np.arange(first_shared, n_samples))
 
-        # The first samples of this epoch complete the shared batch. If they repeat samples, the
-        # substitutes are among the samples of the next two batches.
-        n_completing = batch_size - n_shared_of_previous
-        n_changeable = n_completing + 2 * batch_size
-        numbers = order(np.arange(min(n_samples, n_changeable)))
-        is_repeated = np.isin(numbers[:n_completing], previous_numbers)
-        repeated_positions = np.flatnonzero(is_repeated)
-        candidates = numbers[n_completing : min(n_samples - n_shared_of_this, n_changeable)]
-        is_unrepeated = ~np.isin(candidates, previous_numbers)
-        substitute_positions = n_completing + np.flatnonzero(is_unrepeated)
+        # The first samples of this epoch complete the shared batch. Substitutes for repeated ones
+        # are among the samples of the next two batches, but not at the end of this epoch, which may
+        # share a batch with the next epoch.
+        n_completing = batch_size - n_shared
+        n_changeable = min(n_samples, n_completing + 2 * batch_size)
+        n_shared_with_next_epoch = (epoch + 1) * n_samples % batch_size
+        substitutes_end = min(n_samples - n_shared_with_next_epoch, n_changeable)
+        numbers = order(np.arange(n_changeable))
+        is_repeated = np.isin(numbers, shared_numbers)
+        repeated_positions = np.flatnonzero(is_repeated[:n_completing])
+        is_substitute = ~is_repeated[n_completing:substitutes_end]
+        substitute_positions = n_completing + np.flatnonzero(is_substitute)
 
         # Small data may have fewer substitutes than repeated samples.
-        n_swaps = min(len(repeated_positions), len(substitute_positions))
-        repeated_positions = repeated_positions[:n_swaps]
-        substitute_positions = substitute_positions[:n_swaps]
-        repeated_numbers = numbers[repeated_positions]
-        numbers[repeated_positions] = numbers[substitute_positions]
-        numbers[substitute_positions] = repeated_numbers
+        for repeated, substitute in zip(repeated_positions, substitute_positions, strict=False):
+            numbers[repeated], numbers[substitute] = numbers[substitute], numbers[repeated]
         return _ChangedStart(numbers, order)
 
     def _epoch_permutation(self, epoch: int) -> Order:

@@ -241,7 +241,7 @@ class _WindowReader:
 
 
 def _states_only_time(content: bytes, size: int) -> bool:
-    r"""Return whether an extended header states only a time, as those of webdataset do.
+    r"""Return whether an extended header states only a time, as webdataset writes them.
 
     Its content of `size` bytes is then such as `22 mtime=1700000000.5\n`, which begins with this
     size. A header with a longer content is not recognised.

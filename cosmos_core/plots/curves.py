@@ -34,7 +34,7 @@ class Series(NamedTuple):
     name: str
     steps: Floats  # (N,)
     values: Floats  # (N,); NaN if the log has null
-    dashed: bool = False  # whether the values are those of the student's weights
+    dashed: bool = False  # whether the line is for the student's weights
 
 
 class Panel(NamedTuple):
@@ -109,7 +109,7 @@ def _is_informative(series: Series) -> bool:
 def _with_series(panel: Panel, records: Records) -> Panel:
     """Return a panel with a line for each of its fields that has finite values in the log.
 
-    The records are those of steps, such as `{"step": 10, "lr": 0.001, "timing": {"mfu": 0.4}}`.
+    A record of a step is `{"step": 10, "lr": 0.001, "timing": {"mfu": 0.4}}`.
     """
     steps = np.array([record["step"] for record in records], float)
     all_series = []

@@ -157,8 +157,8 @@ def guarded_output() -> Iterator[None]:
             try:
                 stream.flush()
             except OSError:
-                # From here on, what is still in the stream's buffer goes to the null device. Some
-                # streams have no file descriptor, which is an OSError too.
+                # The rest of the stream's buffer goes to the null device at the exit. A stream
+                # without a file descriptor raises an OSError too.
                 with suppress(OSError):
                     null_device = os.open(os.devnull, os.O_WRONLY)
                     os.dup2(null_device, stream.fileno())
@@ -176,7 +176,7 @@ class _GuardedStream:
             return self._stream.write(text)
 
     def flush(self) -> None:
-        """Write what is still in the buffer of the stream."""
+        """Write the text that is still in the buffer of the stream."""
         with _output_errors():
             self._stream.flush()
 

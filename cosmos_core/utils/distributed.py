@@ -124,7 +124,7 @@ def process_group(
 ) -> Iterator[Distributed]:
     """Join the processes that torchrun started during the block, and yield this one's place.
 
-    Yields SINGLE_PROCESS if torchrun did not start several processes. The arguments are those of
+    Yields SINGLE_PROCESS if torchrun did not start several processes. The arguments are passed to
     `torch.distributed.init_process_group`. The backend "gloo" exchanges Python objects, whether the
     processes compute on CPUs or on GPUs.
     """

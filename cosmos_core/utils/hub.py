@@ -162,7 +162,7 @@ class _LimitedStream:
         return getattr(self._stream, name)
 
     def _slow_error(self, fault: str) -> SlowHubError:
-        """Return an error that says what is too slow, and what the user can do."""
+        """Return an error with the fault of the hub, and with advice for the user."""
         hub = constants.ENDPOINT
         remedy = "try again later, or set HF_HUB_DOWNLOAD_TIMEOUT to more seconds"
         return SlowHubError(f"{hub} is too slow: {fault}; {remedy}")

@@ -20,7 +20,7 @@ JPEG_QUALITY = 95
 SHARD_SIZE = 1000
 IGNORED = 255  # the label of ignored pixels, as in PASCAL VOC
 
-_MAX_TOKENS = CONTEXT_LENGTH - 2  # without those of start and end
+_MAX_TOKENS = CONTEXT_LENGTH - 2  # without the start and the end token
 
 
 class _Entry(NamedTuple):
@@ -241,7 +241,7 @@ def _write_choices(entries: _Entries, root: Path, split: str) -> _Entries:
     """Write pairs of a correct and a false caption as SugarCrepe does, and yield the entries.
 
     There is a file for each attribute in which the captions differ, such as `colour.json`. The
-    images are those of the COCO layout.
+    images are in the COCO layout.
     """
     # For each attribute, the items of its file, by their numbers as texts.
     items_by_attribute: dict[str, dict[str, dict[str, str]]] = {name: {} for name in ATTRIBUTES}
