@@ -253,8 +253,8 @@ def _scan_shards(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardEr
 def tar_rows(shard: str) -> Rows | ShardError:
     """Return the index rows (samples, 4) of a tar, from its stored index or from a scan.
 
-    The index of a scanned tar is stored. For an unreadable tar, ShardError is returned, not raised, so
-    that a pool of processes goes on with the other tars.
+    The index of a scanned tar is stored. For an unreadable tar, ShardError is returned, not raised,
+    so that a pool of processes goes on with the other tars.
     """
     stored_rows = cached_rows(shard)
     if stored_rows is not None:
