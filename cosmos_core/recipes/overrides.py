@@ -162,7 +162,7 @@ def _similar_options(config: TrainConfig, key: str) -> list[str]:
     """
     last_name = key.rpartition(".")[2]
     possible_last_names = (last_name, SYNONYMS.get(last_name))
-    option_names = [option_name for option_name, _ in values(config)]
+    option_names = [option_name for option_name, _ in option_values(config)]
     same_last_name = []
     for option_name in option_names:
         if option_name.rpartition(".")[2] in possible_last_names:
@@ -172,7 +172,7 @@ def _similar_options(config: TrainConfig, key: str) -> list[str]:
     return difflib.get_close_matches(key, option_names, n=3, cutoff=0.5)
 
 
-def values(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def option_values(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the full name and the value of every option of a configuration.
 
     Examples are `("optim.lr", 0.001)` and `("seed", 0)`. Of the method, its options are yielded,
@@ -181,12 +181,14 @@ def values(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in _option_names(record):
         value = getattr(record, name)
         if dataclasses.is_dataclass(value):
-            yield from values(value, f"{prefix}{name}.")
+            yield from option_values(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def sources(recipe: TrainConfig, config: TrainConfig, assignments: Sequence[str]) -> dict[str, str]:
+def option_sources(
+    recipe: TrainConfig, config: TrainConfig, assignments: Sequence[str]
+) -> dict[str, str]:
     """Return where the method and each option of a configuration come from, by full name.
 
     `config` is the result of `override(recipe, assignments)`. A source is
@@ -199,9 +201,9 @@ def sources(recipe: TrainConfig, config: TrainConfig, assignments: Sequence[str]
     """
     assigned_keys = {assignment.partition("=")[0] for assignment in assignments}
     is_method_assigned = "method" in assigned_keys
-    recipe_values = dict(values(recipe))
+    recipe_values = dict(option_values(recipe))
     source_by_name = {"method": "--set" if is_method_assigned else "recipe"}
-    for name, value in values(config):
+    for name, value in option_values(config):
         is_changed = name in recipe_values and recipe_values[name] != value
         is_from_method = is_method_assigned and name.startswith("method.")
         if name in assigned_keys:

@@ -1,6 +1,6 @@
 """Run a command, guard its output, and end it with an exit status and a line for an error.
 
-This module imports little: `start` imports the command.
+This module imports little: `import_and_run` imports the command.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import typer
 
 
-def start(module: str, program: str) -> None:
+def import_and_run(module: str, program: str) -> None:
     """Import a module and call its `main`, which exits with the status of the command.
 
     `program` is the name of the command in messages, such as "cosmos-eval". While the module is

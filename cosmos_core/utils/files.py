@@ -158,7 +158,7 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[bool]:
+def folder_lock(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder during the block, so that one thread or process at a time runs it.
 
     The others wait. The kernel releases the lock when a process dies. Yields True if the lock is
