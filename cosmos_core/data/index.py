@@ -229,7 +229,7 @@ def _store_set_index(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows
     checksum = np.array(zlib.crc32(rows.data))
     head = pack_arrays({"states": _file_states(shards), "starts": starts, "checksum": checksum})
     content_by_suffix = {".rows": rows.data.cast("B"), "": head}
-    _write_to_first_writable(_index_paths("data-sets", *shards), content_by_suffix)
+    _store_files(_index_paths("data-sets", *shards), content_by_suffix)
 
 
 def _scan_shards(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardError]:
@@ -270,7 +270,7 @@ def tar_rows(shard: str) -> Rows | ShardError:
     except OSError as error:
         return ShardError(f"{shard}: cannot be read ({error.strerror})")
     content = pack_arrays({"state": state, "rows": rows})
-    _write_to_first_writable(_index_paths("shards", shard), {"": content})
+    _store_files(_index_paths("shards", shard), {"": content})
     return rows
 
 
@@ -336,13 +336,14 @@ def _names_sha256(names: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
-def _write_to_first_writable(
+def _store_files(
     paths: Sequence[Path], content_by_suffix: Mapping[str, bytes | memoryview]
 ) -> None:
-    """Write files beside each other at the first of `paths` that can be written.
+    """Store the files of an index at the first of several paths that can be written.
 
-    The contents of the files are given by the suffixes of their names. If no path can be written, a
-    warning is logged.
+    `content_by_suffix` has the content of each file by the suffix that is added to the path: for
+    `{".rows": b"...", "": b"..."}`, the files are `PATH.rows` and `PATH`. If no path can be
+    written, a warning is logged.
     """
     for path in paths:
         try:

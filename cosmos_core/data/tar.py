@@ -317,7 +317,10 @@ class TarReader:
         self._padding = 0
 
     def __iter__(self) -> Iterator[Member]:
-        """Yield the name, the offset and the size of each file in the tar."""
+        """Yield the name, the offset and the size of each file in the tar.
+
+        While an entry is handled, `read` returns the content of its file.
+        """
         names: set[str] = set()
         # The values that extended headers state about the next file, by keyword, such as b"path".
         records: dict[bytes, bytes] = {}
@@ -326,10 +329,13 @@ class TarReader:
             if header is None:
                 break
             if header.kind in _EXTENDED_KINDS:
+                # It describes the next file, for example with a long name.
                 self._read_extended_header(header, records)
                 continue
+
             path, size = _path_and_size(header, records)
-            if header.kind in _FILE_KINDS and not path.endswith("/"):
+            is_file = header.kind in _FILE_KINDS and not path.endswith("/")
+            if is_file:
                 if path in names:
                     raise TarError(f"two files are called {path!r}; pack it again")
                 names.add(path)
@@ -494,11 +500,15 @@ def _parse_header(block: bytes) -> _TarHeader:
     Raises ValueError for a wrong checksum, and for a size that is not a number.
     """
     checksum = _parse_number(block[_CHECKSUM])
-    # The checksum is computed with blanks in its place. Old versions of Sun's tar add signed bytes.
+    # The checksum is the sum of all bytes, with blanks in place of the checksum itself. Old versions
+    # of Sun's tar add signed bytes.
     summed_bytes = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
     unsigned_sum = sum(summed_bytes)
-    if unsigned_sum != checksum and sum(memoryview(summed_bytes).cast("b")) != checksum:
+    signed_sum = sum(memoryview(summed_bytes).cast("b"))
+    if checksum not in (unsigned_sum, signed_sum):
         raise ValueError("bad checksum")
+
+    # A name of more than 100 bytes has its beginning in another field, the prefix.
     name = block[_NAME].partition(b"\0")[0]
     # GNU's format, whose magic is "ustar  ", has other fields in place of the prefix.
     is_posix = block.startswith(b"ustar\0", _MAGIC_OFFSET)

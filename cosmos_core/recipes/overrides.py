@@ -175,8 +175,9 @@ def _similar_options(config: TrainConfig, key: str) -> list[str]:
 def option_values(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the full name and the value of every option of a configuration.
 
-    Examples are `("optim.lr", 0.001)` and `("seed", 0)`. Of the method, its options are yielded,
-    not its name. `prefix` is the full name of the section that `record` is, such as "optim.".
+    Examples are `("optim.lr", 0.001)` and `("seed", 0)`. The options of the method are among them,
+    but not its name. `record` is a whole configuration, or a section of it. Then `prefix` is the
+    full name of the section, such as "optim.".
     """
     for name in _option_names(record):
         value = getattr(record, name)
