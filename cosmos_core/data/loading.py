@@ -86,10 +86,12 @@ def open_data(
     view_maker = samples.ViewMaker(config, tokenizer)
     schedule = Schedule(batch_size, config.optim.steps, first_step, rank, world_size)
     if shards.streams:
+        # Streams are read from their beginnings, in an order of their own.
         workers = stream_workers(config)
         streams = StreamBatches(shards, config.seed, schedule, workers, view_maker, positions)
         return OpenedData(_load(config, streams, None, workers), None)
 
+    # Samples of local tars are read in a random order, by their places in an index.
     workers = config.data.workers
     index = index_shards(shards.shards, workers=workers, rank=rank, world_size=world_size)
     order = BatchOrder(

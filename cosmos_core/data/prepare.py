@@ -314,6 +314,7 @@ class CaptionFile:
     """
 
     def __init__(self, file: BinaryIO) -> None:
+        """Read a file once, and keep the hash of the URL and the byte offset of each row."""
         self._file = file
         url_hashes = array("Q")
         row_offsets = array("Q")
@@ -325,7 +326,7 @@ class CaptionFile:
             for row in rows:
                 if len(row) > self._url_column:
                     url = row[self._url_column]
-                    is_first_row = not url_hashes
+                    is_first_row = len(url_hashes) == 0
                     if is_first_row and "://" not in url:
                         raise ValueError(
                             f"{file.name}: {URL_COLUMN!r} holds {url!r}, not a URL; paths of "

@@ -300,6 +300,7 @@ class ProblemCounter:
     """
 
     def __init__(self, limit: float, *, minimum: int = 200) -> None:
+        """Start to count. `limit` is a fraction from 0 to 1, and `minimum` a number of samples."""
         self._limit = limit
         self._minimum = minimum
         self._n_good = 0

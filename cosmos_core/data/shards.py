@@ -257,8 +257,8 @@ class Schedule(NamedTuple):
 class BatchOrder(Sampler[list[Draw]]):
     """A PyTorch sampler of the batches of a process: a list of drawn samples for each step.
 
-    A process draws its share of each global batch. `sizes` has the number of samples of each set of
-    shards. The draws depend only on the seed, the step and the numbers of processes.
+    A process draws its share of each global batch. The global batches depend only on the seed and
+    the step.
 
     Without weights, an epoch is a random permutation of all samples. It is NumPy's permutation or,
     if `keyed`, a KeyedPermutation, which needs no memory, and no time at the start of an epoch. A
@@ -279,6 +279,11 @@ class BatchOrder(Sampler[list[Draw]]):
         *,
         keyed: bool = False,
     ) -> None:
+        """Create the order of a run.
+
+        `sizes` and `weights` have a number for each set of shards. `schedule` says which batches
+        this process draws.
+        """
         self._set_sizes = np.array(sizes)
         self._n_samples = int(self._set_sizes.sum())
         self._weights = weights

@@ -70,6 +70,11 @@ class StreamBatches(IterableDataset[samples.Item]):
         view_maker: samples.ViewMaker,
         positions: Mapping[int, samples.StreamPosition] | None = None,
     ) -> None:
+        """Create the batches of a process, which `lanes` workers make.
+
+        `seed` decides the order of shards and samples, and the random views. `schedule` says which
+        steps of the run the process does.
+        """
         super().__init__()
         n_shards = len(shards.shards)
         n_processes = schedule.world_size
@@ -179,6 +184,7 @@ class LaneReader:
     """
 
     def __init__(self, streams: StreamBatches, lane: int, start: samples.StreamPosition) -> None:
+        """Create the reader of a lane, which starts at the position `start`."""
         self._streams = streams
         self._lane = lane
         self._start = start

@@ -304,6 +304,7 @@ class TarReader:
     """
 
     def __init__(self, file: Readable) -> None:
+        """Start at the beginning of a tar. `file` is open for reading."""
         self._file = file
         # The method to seek with, if the file can.
         self._seek: Callable[[int], object] | None = None
@@ -500,8 +501,8 @@ def _parse_header(block: bytes) -> _TarHeader:
     Raises ValueError for a wrong checksum, and for a size that is not a number.
     """
     checksum = _parse_number(block[_CHECKSUM])
-    # The checksum is the sum of all bytes, with blanks in place of the checksum itself. Old versions
-    # of Sun's tar add signed bytes.
+    # The checksum is the sum of all bytes, with blanks in place of the checksum itself. Old
+    # versions of Sun's tar add signed bytes.
     summed_bytes = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
     unsigned_sum = sum(summed_bytes)
     signed_sum = sum(memoryview(summed_bytes).cast("b"))

@@ -93,7 +93,10 @@ def scenes_cosmos() -> config.TrainConfig:
 
 
 def scenes_small() -> config.TrainConfig:
-    """Return COSMOS with a smaller model and fewer samples, to compare methods in quick runs."""
+    """Return a recipe with a smaller model and fewer samples, to compare methods in quick runs.
+
+    Its method is COSMOS, which can be replaced by another one (`method=clip`).
+    """
     architecture = scenes_architecture()
     architecture["embed_dim"] = 64
     architecture["vision_cfg"].update(width=64, layers=3)
@@ -119,9 +122,9 @@ def scenes_lit() -> config.TrainConfig:
 
 
 def debug() -> config.TrainConfig:
-    """Return COSMOS on 256 scenes for tests of a set-up.
+    """Return a recipe of COSMOS on 256 scenes, for quick tests of an installation.
 
-    It uses everything that `scenes_cosmos` uses, and takes half a minute on one core.
+    It uses every feature that `scenes_cosmos` uses, and takes half a minute on one CPU core.
     """
     recipe = scenes_cosmos()
     steps = DEBUG_EPOCHS * DEBUG_SCENES // recipe.optim.batch_size

@@ -52,7 +52,7 @@ class _LimitedClients:
         """Return a client of the former factory whose connections are limited."""
         client = self._make_client()
         client.event_hooks["response"].append(_limit_unstated_size)
-        # `_mounts` are the transports of proxies.
+        # The transport of direct connections, and the transports of proxies (`_mounts`).
         for transport in (client._transport, *client._mounts.values()):
             if transport is not None:
                 pool = transport._pool

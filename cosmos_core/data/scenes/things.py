@@ -183,12 +183,14 @@ def _finish_sprite(rgba: Image, size: str) -> Image:
 
 def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     """Draw a speckled apple with a stem and a leaf. Its body is a circle with a dip at the top."""
+    # The body, as 60 points whose distance from the middle is shorter around the top.
     turns = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     dip_depth = rng.uniform(0.28, 0.4)
     turns_from_top = np.angle(np.exp(1j * (turns + np.pi / 2)))  # between -pi and pi
     radii = 0.78 - dip_depth * np.exp(-((turns_from_top / 0.42) ** 2))
     width = rng.uniform(1.0, 1.12)
     body = np.stack([radii * width * np.cos(turns), 0.16 + radii * np.sin(turns)], 1)
+
     with canvas.inside(body, colour):
         shadow = oval(0.34, 0.42, 0.72, 0.66)
         canvas.fill(shadow, shade(colour, 0.86))
@@ -196,7 +198,9 @@ def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         canvas.fill(lit_side, colour)
         n_speckles = int(rng.integers(18, 40))
         for x, y in rng.uniform(-0.75, 0.75, (n_speckles, 2)):
-            canvas.fill(circle(x, y + 0.16, 0.03), shade(colour, 1.45))
+            speckle = circle(x, y + 0.16, 0.03)
+            canvas.fill(speckle, shade(colour, 1.45))
+
     highlight = oval(-0.42, -0.12, 0.1, 0.2, 28)
     canvas.fill(highlight, shade(colour, 1.8))
     stem = [(0, -0.22), (0.03, -0.55), (0.12, -0.86)]
@@ -208,7 +212,7 @@ def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a beach ball: coloured wedges around a pole on white."""
+    """Draw a white beach ball with coloured wedges, which meet at a pole near its middle."""
     pole = rng.uniform(-0.3, 0.3, 2)
     n_wedges = int(rng.choice([3, 4]))
     first_turn = rng.uniform(0, 2 * np.pi)
@@ -218,15 +222,20 @@ def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
             turns = first_turn + (wedge + np.linspace(0, 0.5, 9)) / n_wedges * 2 * np.pi
             arc = np.stack([1.6 * np.cos(turns), 1.6 * np.sin(turns)], 1)
             canvas.fill(np.vstack([pole, arc]), colour, 4)
-        canvas.fill(circle(pole[0], pole[1], 0.17), shade(colour, 0.7), 4)
-        canvas.fill(oval(-0.45, -0.5, 0.16, 0.09, -45), _HIGHLIGHT)
+        pole_disc = circle(pole[0], pole[1], 0.17)
+        canvas.fill(pole_disc, shade(colour, 0.7), 4)
+        highlight = oval(-0.45, -0.5, 0.16, 0.09, -45)
+        canvas.fill(highlight, _HIGHLIGHT)
 
 
 def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     """Draw a sailing boat: a coloured hull and flag, and two striped sails."""
     mast_x = rng.uniform(-0.12, 0.08)
     sail_colour = PALETTE["white"] if colour != PALETTE["white"] else _CREAM
-    canvas.fill(box(mast_x - 0.035, -0.9, mast_x + 0.035, 0.4), _BARK)
+    mast = box(mast_x - 0.035, -0.9, mast_x + 0.035, 0.4)
+    canvas.fill(mast, _BARK)
+
+    # The sails, to the right and to the left of the mast.
     mainsail_end, jib_end = rng.uniform(0.62, 0.8), rng.uniform(-0.72, -0.5)
     mainsail = [(mast_x + 0.07, -0.82), (mast_x + 0.07, 0.33), (mainsail_end, 0.33)]
     jib = [(mast_x - 0.07, -0.7), (mast_x - 0.07, 0.33), (jib_end, 0.33)]
@@ -234,7 +243,9 @@ def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     for sail in (mainsail, jib):
         with canvas.inside(sail, sail_colour):
             for y in np.linspace(-0.45, 0.2, n_stripes):
-                canvas.line([(-1, y), (1, y)], shade(colour, 0.72), 9)
+                stripe = [(-1, y), (1, y)]
+                canvas.line(stripe, shade(colour, 0.72), 9)
+
     hull = [(-0.95, 0.36), (0.95, 0.36), (0.62, 0.84), (-0.66, 0.84)]
     with canvas.inside(hull, colour):
         gunwale, keel = box(-1, 0.36, 1, 0.47), box(-1, 0.72, 1, 0.9)
@@ -242,7 +253,8 @@ def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         canvas.fill(keel, shade(colour, 0.75))
     n_portholes = int(rng.integers(2, 5))
     for x in np.linspace(-0.45, 0.45, n_portholes):
-        canvas.fill(circle(x, 0.59, 0.075), _GLASS, 4)
+        porthole = circle(x, 0.59, 0.075)
+        canvas.fill(porthole, _GLASS, 4)
     flag = [(mast_x, -0.98), (mast_x, -0.78), (mast_x + 0.3, -0.88)]
     canvas.fill(flag, shade(colour, 0.8))
 
@@ -260,6 +272,8 @@ def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     body = [(-0.95, 0.38), (-0.95, 0.02), (-0.86, -0.1), (0.62, -0.1), (0.95, 0.08), (0.95, 0.38)]
     canvas.fill(cabin, colour, 4)
     canvas.fill(body, colour)
+
+    # The windows, on both sides of the middle of the roof.
     middle = (roof_back + roof_front) / 2
     window_top, window_bottom = roof_y + 0.09, -0.1
     back_window = [
@@ -276,6 +290,7 @@ def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     ]
     canvas.fill(back_window, _GLASS, 3)
     canvas.fill(front_window, _GLASS, 3)
+
     sill = box(-0.95, 0.24, 0.95, 0.38)
     canvas.fill(sill, shade(colour, 0.68))
     door_edge = [(middle, -0.06), (middle, 0.24)]
@@ -285,6 +300,8 @@ def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     head_light, tail_light = oval(0.86, 0.1, 0.08, 0.07), box(-0.95, 0.02, -0.86, 0.16)
     canvas.fill(head_light, (255, 240, 150), 3)
     canvas.fill(tail_light, (190, 30, 40))
+
+    # The wheels: a tyre, a rim and a hub, at the back and at the front.
     tyre_radius = rng.uniform(0.21, 0.26)
     for x in (-0.54, 0.52):
         canvas.fill(circle(x, 0.4, tyre_radius), (38, 38, 42))
@@ -301,6 +318,8 @@ def _paint_fish(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     lower_fin = [(-0.1, height * 0.7), (-0.14, height + 0.2), (0.2, height * 0.8)]
     for fin in (tail_fin, upper_fin, lower_fin):
         canvas.fill(fin, fin_colour, 4)
+
+    # The body: a belly, scales, stripes and a gill.
     has_stripes = rng.random() < 0.4
     with canvas.inside(oval(0.14, 0, 0.76, height), colour):
         belly = oval(0.14, height, 0.8, height * 0.75)
@@ -308,15 +327,18 @@ def _paint_fish(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for row, y in enumerate(np.arange(-0.5, 0.5, 0.17)):
             # Every other row of scales begins half a scale later.
             for x in np.arange(-0.62 + 0.11 * (row % 2), 0.4, 0.22):
-                _draw_right_half(canvas, circle(x, y, 0.11), fin_colour, 4)
+                scale = circle(x, y, 0.11)
+                _draw_right_half(canvas, scale, fin_colour, 4)
         if has_stripes:
             for x in (-0.32, 0.04):
                 stripe = [(x, -1), (x + 0.16, -1), (x + 0.12, 1), (x - 0.04, 1)]
                 canvas.fill(stripe, _WHITE)
         gill = oval(0.34, 0, 0.24, height * 1.1)
         _draw_right_half(canvas, gill, fin_colour, 6)
-    canvas.fill(circle(0.68, -0.1, 0.11), _HIGHLIGHT, 3)
-    canvas.fill(circle(0.7, -0.1, 0.055), (16, 16, 20))
+
+    eye, pupil = circle(0.68, -0.1, 0.11), circle(0.7, -0.1, 0.055)
+    canvas.fill(eye, _HIGHLIGHT, 3)
+    canvas.fill(pupil, (16, 16, 20))
     mouth = [(0.86, 0.12), (0.76, 0.17), (0.68, 0.15)]
     canvas.line(mouth, _DARK, 5)
 
@@ -340,17 +362,26 @@ def _paint_house(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     eaves_y = rng.uniform(-0.2, -0.08)
     wall_x = rng.uniform(0.66, 0.76)  # of the right wall; the left one is at -wall_x
     chimney_x = rng.uniform(0.3, 0.46)
-    canvas.fill(box(chimney_x, -0.86, chimney_x + 0.2, -0.3), shade(roof_colour, 0.8))
-    canvas.fill(box(-wall_x, eaves_y, wall_x, 0.88), colour, 4)
+    chimney = box(chimney_x, -0.86, chimney_x + 0.2, -0.3)
+    canvas.fill(chimney, shade(roof_colour, 0.8))
+
+    walls = box(-wall_x, eaves_y, wall_x, 0.88)
+    canvas.fill(walls, colour, 4)
     for y in np.arange(eaves_y + 0.14, 0.86, 0.14):
-        canvas.line([(-wall_x, y), (wall_x, y)], shade(colour, 0.86), 3)
+        board = [(-wall_x, y), (wall_x, y)]
+        canvas.line(board, shade(colour, 0.86), 3)
+
     roof = [(-wall_x - 0.2, eaves_y), (0, -0.92), (wall_x + 0.2, eaves_y)]
     with canvas.inside(roof, roof_colour):
         for y in np.arange(-0.8, eaves_y, 0.13):
-            canvas.line([(-1, y), (1, y)], shade(roof_colour, 0.65), 4)
-    canvas.fill(box(-0.15, 0.36, 0.15, 0.88), (104, 62, 34), 4)
-    door_knob = circle(0.09, 0.62, 0.03)
+            row_of_tiles = [(-1, y), (1, y)]
+            canvas.line(row_of_tiles, shade(roof_colour, 0.65), 4)
+
+    door, door_knob = box(-0.15, 0.36, 0.15, 0.88), circle(0.09, 0.62, 0.03)
+    canvas.fill(door, (104, 62, 34), 4)
     canvas.fill(door_knob, (240, 210, 90))
+
+    # The windows: white squares with four blue panes each.
     half_window = 0.17
     half_pane = half_window * 0.33
     for x in (-wall_x + 0.27, wall_x - 0.27):
@@ -373,6 +404,7 @@ def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for side in (-1, 1):
             leg = [(0, y), (side * 0.78, y), (side * foot_x, y + 0.14)]
             canvas.line(leg, _DARK, 11)
+
     for side in (-1, 1):
         feeler = [(0, -0.6), (side * 0.2, -0.84), (side * 0.36, -0.94)]
         canvas.line(feeler, _DARK, 8)
@@ -381,6 +413,7 @@ def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     for side in (-1, 1):
         eye = oval(side * 0.2, -0.62, 0.09, 0.08)
         canvas.fill(eye, _WHITE)
+
     wings = oval(0, 0.16, 0.7, 0.72)
     with canvas.inside(wings, colour):
         highlight = oval(-0.3, -0.14, 0.2, 0.13, -35)
@@ -390,8 +423,10 @@ def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         n_spots = int(rng.integers(3, 5))  # on each wing
         for x, y in spot_places[:n_spots]:
             for side in (-1, 1):
-                canvas.fill(circle(side * x, y, spot_radius), _DARK)
-        canvas.line([(0, -0.6), (0, 0.9)], _DARK, 8)
+                spot = circle(side * x, y, spot_radius)
+                canvas.fill(spot, _DARK)
+        seam = [(0, -0.6), (0, 0.9)]  # between the wings
+        canvas.line(seam, _DARK, 8)
 
 
 def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -402,6 +437,7 @@ def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         shadow, ring = box(stem_x * 0.35, -0.1, 1, 0.9), oval(0, 0.3, 0.5, 0.07)
         canvas.fill(shadow, shade(_CREAM, 0.84))
         canvas.fill(ring, shade(_CREAM, 0.7))
+
     cap_height = rng.uniform(0.86, 1.02)
     dome = oval(0, 0.06, 0.9, cap_height)
     underside = oval(0, 0.06, 0.9, 0.16)
@@ -409,12 +445,15 @@ def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for x in np.linspace(-0.8, 0.8, 15):
             gill = [(x * 0.3, -0.1), (x, 0.3)]
             canvas.line(gill, shade(_CREAM, 0.55), 3)
+
     # The cap is the upper half of the dome, from the right end to the left. The lower half of a
     # flat ellipse, from the left end to the right, closes it.
     upper_half = dome[dome[:, 1] <= 0.07]
     upper_half = upper_half[np.argsort(-upper_half[:, 0], kind="stable")]
     rim = oval(0, 0.04, 0.9, 0.1)[:20][::-1]
-    canvas.fill(np.vstack([upper_half, rim]), colour)
+    cap = np.vstack([upper_half, rim])
+    canvas.fill(cap, colour)
+
     spot_places = (
         (-0.5, -0.22),
         (0.04, -0.42),
@@ -428,7 +467,8 @@ def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for x, y in spot_places[:n_spots]:
             radius = rng.uniform(0.09, 0.15)
             spot_x = x + rng.uniform(-0.06, 0.06)
-            canvas.fill(oval(spot_x, y * cap_height, radius, radius * 0.85), _WHITE)
+            spot = oval(spot_x, y * cap_height, radius, radius * 0.85)
+            canvas.fill(spot, _WHITE)
 
 
 def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -442,16 +482,22 @@ def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         canvas.fill(leaf, _LEAF, 4)
         leaf_vein = [(0, leaf_y + 0.14), (side * 0.52, leaf_y - 0.1)]
         canvas.line(leaf_vein, shade(_LEAF, 0.6), 3)
+
+    # The petals, in a circle around (0, -0.34); every other one is darker.
     n_petals = int(rng.integers(11, 16))
     for petal, turn in enumerate(np.arange(n_petals) * 2 * np.pi / n_petals):
         x, y = 0.42 * np.cos(turn), -0.34 + 0.42 * np.sin(turn)
         level = 1.0 if petal % 2 == 0 else 0.86
-        canvas.fill(oval(x, y, 0.24, 0.12, float(np.degrees(turn))), shade(colour, level), 4)
-    with canvas.inside(circle(0, -0.34, 0.31), (94, 54, 26), 4):
+        petal_shape = oval(x, y, 0.24, 0.12, float(np.degrees(turn)))
+        canvas.fill(petal_shape, shade(colour, level), 4)
+
+    disc = circle(0, -0.34, 0.31)
+    with canvas.inside(disc, (94, 54, 26), 4):
         for row, y in enumerate(np.arange(-0.66, 0, 0.09)):
             # Every other row of seeds begins half a step later.
             for x in np.arange(-0.4 + 0.05 * (row % 2), 0.4, 0.1):
-                canvas.fill(circle(x, y, 0.024), (176, 118, 60))
+                seed = circle(x, y, 0.024)
+                canvas.fill(seed, (176, 118, 60))
 
 
 def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -460,7 +506,10 @@ def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     trunk = [(-0.12, 0), (0.12, 0), (0.14, 0.7), (foot_x, 0.92), (-foot_x, 0.92), (-0.14, 0.7)]
     with canvas.inside(trunk, _BARK):
         for x in (-0.08, 0.0, 0.07):
-            canvas.line([(x, 0), (x * 1.3, 1)], shade(_BARK, 0.6), 4)
+            crack = [(x, 0), (x * 1.3, 1)]
+            canvas.line(crack, shade(_BARK, 0.6), 4)
+
+    # The crown: an oval in the middle, and others in a circle around it.
     crown_ovals = [oval(0, -0.32, 0.5, 0.42)]
     n_outer_ovals = int(rng.integers(6, 9))
     for turn in np.linspace(0, 2 * np.pi, n_outer_ovals, endpoint=False):
@@ -472,11 +521,14 @@ def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     # Lighter ovals, slightly smaller and moved up, leave dark edges only around the crown.
     for crown_oval in crown_ovals:
         canvas.fill(crown_oval * 0.92 + np.array([-0.01, -0.05]), shade(colour, 0.88))
+
+    # Specks of leaves at random places inside of the crown; half of them are light.
     for turn_draw, radius_draw, light_draw in rng.uniform(0, 1, (70, 3)):
         turn, radius = turn_draw * 2 * np.pi, np.sqrt(radius_draw)
         level = 0.55 if light_draw < 0.5 else 1.3
         x, y = 0.66 * radius * np.cos(turn), -0.34 + 0.52 * radius * np.sin(turn)
-        canvas.fill(oval(x, y, 0.06, 0.035, 30), shade(colour, level))
+        speck = oval(x, y, 0.06, 0.035, 30)
+        canvas.fill(speck, shade(colour, level))
 
 
 # The painters of the kinds of things, in the order of THINGS.
