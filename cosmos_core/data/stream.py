@@ -91,10 +91,11 @@ class StreamBatches(IterableDataset[samples.Item]):
         self._position_by_lane = positions or {}
 
     def __iter__(self) -> Iterator[samples.Item]:
-        """Yield the batches of this worker's lane.
+        """Yield the batches that this worker makes, from the first step of a resumed run on.
 
-        If there are no good samples, the last item is an UnreadableDataError. It is not raised
-        here, because PyTorch would add the traceback of a worker to its message.
+        With L workers, they are the batches of the steps lane, lane + L, lane + 2 L and so on. If
+        there are no good samples, the last item is an UnreadableDataError. It is not raised here,
+        because PyTorch would add the traceback of a worker to its message.
         """
         schedule = self._schedule
         worker = get_worker_info()
@@ -115,8 +116,8 @@ class StreamBatches(IterableDataset[samples.Item]):
                     continue
                 batch_samples = itertools.islice(good_samples, samples_per_batch)
                 if is_before_first_step:
-                    # Samples are decoded although no batch is made: a batch ends after a number of
-                    # good samples.
+                    # Read the samples of the step, but make no batch. Samples have to be decoded,
+                    # because a batch ends after a number of good samples.
                     for _ in batch_samples:
                         pass
                 else:

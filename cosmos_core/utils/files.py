@@ -336,6 +336,7 @@ def _remove_temporary_files(folder: Path) -> None:
     _cleared.add(absolute_path)
     with suppress(OSError), os.scandir(absolute_path) as entries:
         for entry in entries:
+            # The name of a temporary file is `.MACHINE-RANDOM.tmp`.
             name_match = _TEMPORARY_NAME.fullmatch(entry.name)
             if name_match is not None:
                 is_of_this_machine = name_match[1] == _MACHINE

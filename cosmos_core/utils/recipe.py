@@ -109,11 +109,13 @@ def _recipe_options(
     of the data, since their folder may differ. `processes` is the number of processes.
     """
     ignored_prefixes = (*FREE, *_RUN_OPTIONS)
+    config_of_earlier_versions = without_added(config)
     options = {}
-    for name, value in _flat_options(without_added(config)):
+    for name, value in _flat_options(config_of_earlier_versions):
         if value and not name.startswith(ignored_prefixes):
             options[name] = value
-    if data_sha256 is not None and not str(options.get(SHARDS)).startswith(SCENES):
+    is_on_scenes = str(options.get(SHARDS)).startswith(SCENES)
+    if data_sha256 is not None and not is_on_scenes:
         options[SHARDS] = data_sha256
     if options.get("optim.gradient") == "published":
         # This gradient is divided by the number of processes.
@@ -122,11 +124,12 @@ def _recipe_options(
 
 
 def without_added(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a configuration without the options of ADDED that have the value stated there.
+    """Return a configuration without added options that do nothing.
 
-    `{"model": {"init": ""}, "seed": 1}` -> `{"seed": 1}`: a section is left out with its last
-    option. `prefix` is the full name of the section that `config` is, such as "model.", or "" for a
-    whole configuration.
+    These are the options of ADDED, which an earlier version lacks, if they have the value that is
+    stated there: `{"model": {"init": ""}, "seed": 1}` -> `{"seed": 1}`. A section is left out with
+    its last option. `prefix` is the full name of the section that `config` is, such as "model.", or
+    "" for a whole configuration.
     """
     options: dict[str, Any] = {}
     for name, value in config.items():
