@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cosmos_core.utils.figures import new_page, plain_style, png
+from cosmos_core.utils.figures import figure_to_png, new_page, plain_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +75,7 @@ def draw_curves(records: Records, title: str, terms: Sequence[str]) -> bytes:
     `records` has one record or more, and `terms` the names of the loss terms.
     """
     with plain_style():
-        return png(lay_out(panels(records, terms), title), colours=COLOURS)
+        return figure_to_png(lay_out(panels(records, terms), title), colours=COLOURS)
 
 
 def panels(records: Records, terms: Sequence[str]) -> list[Panel]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cosmos_core.types import ViewCounts, Views
-from cosmos_core.utils.figures import new_page, plain_style, png
+from cosmos_core.utils.figures import figure_to_png, new_page, plain_style
 from cosmos_core.views import Pixels
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def draw_views(samples: Sequence[Sequence[SampleView]], title: str) -> bytes:
     All samples have the same kinds of views.
     """
     with plain_style():
-        return png(lay_out(samples, title))
+        return figure_to_png(lay_out(samples, title))
 
 
 def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:

@@ -42,7 +42,7 @@ def new_page(width: int, height: int, colour: str = "white") -> Figure:
     return Figure(figsize=size_in_inches, dpi=DPI, facecolor=colour)
 
 
-def png(page: Figure, *, colours: int | None = None) -> bytes:
+def figure_to_png(page: Figure, *, colours: int | None = None) -> bytes:
     """Return the content of a PNG file with a figure.
 
     With `colours`, at most 256, the image is reduced to this number of colours. A line drawing in

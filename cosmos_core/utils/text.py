@@ -42,18 +42,18 @@ def one_line(text: str) -> str:
     commands of CI systems are escaped: "a\nb\x1b[2J" -> r"a b\x1b[2J".
     """
     line = text if text.isprintable() else _LINE_BREAKS.sub(" ", text)
-    return without_commands(visible(line.strip()))
+    return escape_commands(escape_controls(line.strip()))
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     r"""Return a text with its control characters replaced by codes such as `\x1b`.
 
     White space, line breaks included, stays.
     """
-    return text if text.isprintable() else _CONTROL.sub(code, text)
+    return text if text.isprintable() else _CONTROL.sub(escape_code, text)
 
 
-def without_commands(text: str) -> str:
+def escape_commands(text: str) -> str:
     r"""Return a text in which nothing is a command for the log of a CI system.
 
     The first character of a command is replaced by its code: "::error title=a::b" ->
@@ -64,10 +64,10 @@ def without_commands(text: str) -> str:
 
 def _escape_first_character(match: re.Match[str]) -> str:
     r"""Return the text of a match with its first character as a code: "::" -> r"\x3a:"."""
-    return code(match) + match[0][1:]
+    return escape_code(match) + match[0][1:]
 
 
-def code(match: re.Match[str]) -> str:
+def escape_code(match: re.Match[str]) -> str:
     r"""Return the code of the first character of a match, such as `\x1b` or `\u200b`."""
     code_point = ord(match[0][0])
     return f"\\x{code_point:02x}" if code_point < 0x100 else f"\\u{code_point:04x}"
