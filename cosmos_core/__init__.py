@@ -25,8 +25,8 @@ __all__ += ["Checkpoint", "CheckpointError", "load_model", "read_checkpoint"]
 __all__ += ["Cosmos", "clamp_logit_scales", "create_teacher", "update_teacher"]
 __all__ += ["Features", "LossTerms", "Views"]
 
-# The modules of the public names.
-_MODULES = {
+# The public names that each module of cosmos_core defines.
+_NAMES_BY_MODULE = {
     "bundled": ("BundledModel", "bundled_models"),
     "engine.build": ("param_groups",),
     "model.build": ("create_model",),
@@ -34,16 +34,22 @@ _MODULES = {
     "model.cosmos": ("Cosmos", "clamp_logit_scales", "create_teacher", "update_teacher"),
     "types": ("Features", "LossTerms", "Views"),
 }
-_MODULE_OF_NAME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    """Import the module that defines a public name, when the name is first used.
+
+    Python calls this for names that this module does not have yet, as in `cosmos_core.load_model`.
+    """
     if name == "losses":
         return import_module("cosmos_core.losses")
-    if name not in _MODULE_OF_NAME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"cosmos_core.{_MODULE_OF_NAME[name]}"), name)
+    for module_name, names in _NAMES_BY_MODULE.items():
+        if name in names:
+            module = import_module(f"cosmos_core.{module_name}")
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
+    """Return the public names, which are not attributes of this module before they are used."""
     return sorted(__all__)

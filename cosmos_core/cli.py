@@ -33,7 +33,7 @@ from cosmos_core.model.export import export as export_model
 from cosmos_core.model.export import preprocess_config
 from cosmos_core.plots.views import Inverse
 from cosmos_core.recipes import RECIPES
-from cosmos_core.recipes.overrides import override, sources, values
+from cosmos_core.recipes.overrides import option_sources, option_values, override
 from cosmos_core.utils.command import Ending, run_command
 from cosmos_core.utils.distributed import is_main_process, restarts
 from cosmos_core.utils.files import require_writable
@@ -137,7 +137,7 @@ def _configure(recipe: str, assignments: list[str]) -> TrainConfig:
     """
     base = _find_recipe(recipe)
     config = override(base, assignments)
-    warmup_source = sources(base, config, assignments)[WARMUP]
+    warmup_source = option_sources(base, config, assignments)[WARMUP]
     if warmup_source == "optim.steps" and is_main_process():
         logger.info(
             f"{config.optim.warmup_steps} steps of warm-up for a shortened run; --set {WARMUP}=N "
@@ -158,9 +158,9 @@ def show(recipe: RecipeName, assignments: Assignments = None, debug: Debug = Fal
     assignments = assignments or []
     base = _find_recipe(recipe)
     config = override(base, assignments)
-    value_by_name = dict(values(config))
+    value_by_name = dict(option_values(config))
     value_by_name["method"] = config.method.name
-    for name, source in sources(base, config, assignments).items():
+    for name, source in option_sources(base, config, assignments).items():
         value = value_by_name[name]
         # Text is printed without quotes, unless it is empty.
         text = value if isinstance(value, str) and value else json.dumps(value)

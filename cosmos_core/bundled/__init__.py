@@ -7,18 +7,26 @@ FOLDER = Path(__file__).parent
 
 
 class BundledModel(NamedTuple):
-    """Files of a bundled model; the weights (our layout) state their own architecture."""
+    """The files of a bundled model.
+
+    The file of weights also states the architecture of the model.
+    """
 
     name: str
     weights_path: Path
-    merges_path: Path  # vocabulary of the tokenizer
-    card_path: Path  # how it was trained
+    merges_path: Path  # the vocabulary of the tokenizer: its byte pair merges
+    card_path: Path  # the model card, which says how the model was trained
 
 
 def bundled_models() -> dict[str, BundledModel]:
-    """Return the bundled models by name, e.g. `scenes-cosmos`."""
-    merges = FOLDER / "scenes_merges.txt.gz"
-    return {
-        path.stem: BundledModel(path.stem, path, merges, path.with_suffix(".md"))
-        for path in sorted(FOLDER.glob("*.safetensors"))
-    }
+    """Return the models that come with the package by their names, such as `scenes-cosmos`."""
+    models = {}
+    for weights_path in sorted(FOLDER.glob("*.safetensors")):
+        name = weights_path.stem
+        models[name] = BundledModel(
+            name=name,
+            weights_path=weights_path,
+            merges_path=FOLDER / "scenes_merges.txt.gz",
+            card_path=weights_path.with_suffix(".md"),
+        )
+    return models

@@ -31,19 +31,21 @@ from cosmos_core.data.workers import worker_lifetime
 from cosmos_core.utils.files import pack_arrays, unpack_arrays, write_atomically
 
 COLUMNS = 4
-BESIDE = ".cosmos-index"  # a folder beside tars
-_VERSION = 3  # of the format of a stored index
+BESIDE = ".cosmos-index"  # the folder beside the tars in which their indices are stored
+_VERSION = 3  # the version of the format of a stored index
 _MAX_INT32 = np.iinfo(np.int32).max
 Rows = npt.NDArray[np.int32]
+"""The index of a tar, (samples, 4): image block, image bytes, record block, record bytes."""
 
 _log = logging.getLogger(__name__)
 
 
 class SampleIndex:
-    """The samples of tars, in order.
+    """The places of all samples in a list of tars, for random access by sample number.
 
-    `rows` (N, 4) has a row for each sample. `starts` (shards + 1,) has the number of each shard's
-    first sample, and N at the end. Worker processes share the rows.
+    Samples are numbered through all tars, from 0. `rows` (N, 4) has a row for each sample: the
+    block and the bytes of its image, then of its JSON record. `starts` (shards + 1,) has the number
+    of each shard's first sample, and N at the end. Worker processes share the rows.
     """
 
     def __init__(self, shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
@@ -52,12 +54,14 @@ class SampleIndex:
         self._rows = torch.from_numpy(rows)
 
     def __len__(self) -> int:
+        """Return the number of samples in all shards."""
         return len(self._rows)
 
     def fingerprint(self) -> list[list[Any]]:
-        """Return an entry of plain types for each shard: name, bytes, samples, SHA-256 of its rows.
+        """Return a list for each shard: file name, bytes, samples, SHA-256 of its rows.
 
-        The entries do not depend on the folder of the shards.
+        An entry is `["00000.tar", 1048576, 1000, "9f86d0..."]`. The values have plain types and do
+        not depend on the folder of the shards.
         """
         shard_rows = np.split(self._rows.numpy(), self._starts[1:-1])
         entries: list[list[Any]] = []
@@ -66,15 +70,18 @@ class SampleIndex:
             entries.append([Path(shard).name, os.path.getsize(shard), len(rows), sha256])
         return entries
 
-    def start(self, shards: int) -> int:
-        """Return the number of samples in the first `shards` shards."""
-        return int(self._starts[shards])
+    def count_samples(self, n_shards: int) -> int:
+        """Return the number of samples in the first `n_shards` shards."""
+        return int(self._starts[n_shards])
 
-    def read(self, number: int) -> RawSample:
-        """Read the files of a sample. Raises BadSampleError."""
-        image_block, image_bytes, record_block, record_bytes = self._rows[number].tolist()
+    def read(self, sample_number: int) -> RawSample:
+        """Read the image file and the JSON record of a sample from its tar.
+
+        Raises BadSampleError if they cannot be read.
+        """
+        image_block, image_bytes, record_block, record_bytes = self._rows[sample_number].tolist()
         try:
-            with open(self._shard(number), "rb", buffering=0) as file:
+            with open(self._shard_of_sample(sample_number), "rb", buffering=0) as file:
                 image = _read_file(file, image_block, image_bytes)
                 record = _read_file(file, record_block, record_bytes)
         except (TarError, OSError) as error:
@@ -82,29 +89,43 @@ class SampleIndex:
             raise BadSampleError("unreadable", str(reason)) from error
         return RawSample(image, record)
 
-    def name(self, number: int) -> tuple[str, str]:
-        """Return the shard and the key of a sample; the key is read from the tar."""
-        shard = self._shard(number)
-        image_block, _, record_block, _ = self._rows[number].tolist()
-        header_block = (image_block or record_block) - 1
+    def shard_and_key(self, sample_number: int) -> tuple[str, str]:
+        """Return the path of a sample's shard, and the sample's key.
+
+        The key is the name of its first file up to the first full stop, which is read from the tar:
+        "folder/000123.jpg" has the key "folder/000123". If it cannot be read, the key is
+        `sample NUMBER`.
+        """
+        shard = self._shard_of_sample(sample_number)
+        image_block, _, record_block, _ = self._rows[sample_number].tolist()
+        # The header of a file is one block long, and lies before the file's first block.
+        first_block = image_block or record_block
+        header_block = first_block - 1
         try:
             with open(shard, "rb") as file:
                 file.seek(header_block * BLOCK)
                 header = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
         except (OSError, tarfile.TarError):
-            return shard, f"sample {number}"
+            return shard, f"sample {sample_number}"
         folder, slash, file_name = header.name.rpartition("/")
         key = folder + slash + file_name.partition(".")[0]
         return shard, key
 
-    def _shard(self, number: int) -> str:
-        """Return the shard of a sample."""
-        shard_number = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return self._shards[shard_number]
+    def _shard_of_sample(self, sample_number: int) -> str:
+        """Return the path of the shard that holds a sample.
+
+        For `starts` [0, 3, 5], samples 0 to 2 are in the first shard, and 3 and 4 in the second.
+        """
+        n_shards_begun = int(np.searchsorted(self._starts, sample_number, side="right"))
+        return self._shards[n_shards_begun - 1]
 
 
 def _read_file(file: io.FileIO, block: int, size: int) -> bytes | None:
-    """Read a file in a tar; None for block 0."""
+    """Read `size` bytes from the tar `file`, from the block with number `block` on.
+
+    Return None for block 0, which stands for a file that the sample lacks. Raises BadSampleError if
+    the tar ends too early, and TarError if the content reaches into other files.
+    """
     if block == 0:
         return None
     file.seek(block * BLOCK)
@@ -119,27 +140,40 @@ def _read_file(file: io.FileIO, block: int, size: int) -> bytes | None:
 def index_shards(
     shards: Sequence[str], *, workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> SampleIndex:
-    """Index local tars; those without a stored index are scanned by `workers` processes.
+    """Return the index of the samples in local tars.
 
-    Each of `world_size` processes begins at another shard, so that they divide the scanning. Raises
+    Tars without a stored index are scanned by `workers` processes, and their index is stored. Each
+    of `world_size` processes begins at another shard, so that they divide the scanning. Raises
     ShardError for an unreadable tar, and if there is no sample.
     """
     stored_index = _read_set_index(shards)
     if stored_index is not None:
         return stored_index
-    rows_by_shard = _all_rows(shards, workers, rank, world_size)
+
+    rows_by_shard = _read_or_scan_shards(shards, workers, rank, world_size)
     shard_rows = [rows_by_shard[shard] for shard in shards]
+    # For shards of 3 and 2 samples, the starts are [0, 3, 5].
     starts = np.cumsum([0, *[len(rows) for rows in shard_rows]])
     rows = np.concatenate([np.empty((0, COLUMNS), np.int32), *shard_rows])
     if len(rows) == 0:
         raise ShardError(f"no sample in {len(shards)} shards, of which the first is {shards[0]}")
+
     _store_set_index(shards, starts, rows)
-    # If it could be stored, it is mapped, and this process's own copy of the rows is dropped.
-    return _read_set_index(shards) or SampleIndex(shards, starts, rows)
+    # If the index could be stored, it is mapped from its file. All processes of the machine share
+    # that memory, and this process's copy of the rows is dropped.
+    mapped_index = _read_set_index(shards)
+    if mapped_index is not None:
+        return mapped_index
+    return SampleIndex(shards, starts, rows)
 
 
-def _all_rows(shards: Sequence[str], workers: int, rank: int, world_size: int) -> dict[str, Rows]:
-    """Return the rows of all shards, stored or scanned. Raises ShardError for unreadable ones."""
+def _read_or_scan_shards(
+    shards: Sequence[str], workers: int, rank: int, world_size: int
+) -> dict[str, Rows]:
+    """Return the index rows of each tar by its path, stored or scanned.
+
+    Raises ShardError, which names the first unreadable tar and counts the others.
+    """
     rows_by_shard: dict[str, Rows] = {}
     missing_shards = []
     for shard in dict.fromkeys(shards):
@@ -148,7 +182,9 @@ def _all_rows(shards: Sequence[str], workers: int, rank: int, world_size: int) -
             missing_shards.append(shard)
         else:
             rows_by_shard[shard] = rows
-    # Each process begins at another shard. Rows that another process has stored are not scanned.
+
+    # Each process begins at another shard. Rows that another process has stored in the meantime
+    # are read, not scanned. For 6 shards and 2 processes, the second scans 3, 4, 5, 0, 1, 2.
     first = rank * len(missing_shards) // world_size
     missing_shards = missing_shards[first:] + missing_shards[:first]
     errors = []
@@ -158,6 +194,7 @@ def _all_rows(shards: Sequence[str], workers: int, rank: int, world_size: int) -
             errors.append(rows_or_error)
         else:
             rows_by_shard[shard] = rows_or_error
+
     if len(errors) > 1:
         raise ShardError(f"{errors[0]} ({len(errors) - 1} other shards fail as well)")
     if errors:
@@ -166,7 +203,10 @@ def _all_rows(shards: Sequence[str], workers: int, rank: int, world_size: int) -
 
 
 def _read_set_index(shards: Sequence[str]) -> SampleIndex | None:
-    """Map the stored rows of all shards; None unless they are whole and no tar has changed."""
+    """Return the stored index of a whole list of tars, with its rows mapped from their file.
+
+    Return None if there is no such index, if it is damaged, or if a tar has changed since.
+    """
     for path in _index_paths("data-sets", *shards):
         with suppress(OSError, ValueError, KeyError):
             head = unpack_arrays(path.read_bytes())
@@ -181,14 +221,22 @@ def _read_set_index(shards: Sequence[str]) -> SampleIndex | None:
 
 
 def _store_set_index(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
-    """Store the rows of all shards in a file, and the states of the tars in another file."""
+    """Store the index of a whole list of tars, so that `_read_set_index` can map it.
+
+    `NAME.rows` holds the rows as they are in memory. `NAME` holds the number of each shard's first
+    sample, a checksum of the rows, and the states of the tars for which they are valid.
+    """
     checksum = np.array(zlib.crc32(rows.data))
     head = pack_arrays({"states": _file_states(shards), "starts": starts, "checksum": checksum})
-    _store(_index_paths("data-sets", *shards), {".rows": rows.data.cast("B"), "": head})
+    content_by_suffix = {".rows": rows.data.cast("B"), "": head}
+    _store_files(_index_paths("data-sets", *shards), content_by_suffix)
 
 
 def _scan_shards(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardError]:
-    """Yield the rows of each shard, or its error, from a pool of processes if there are workers."""
+    """Yield the index rows of each tar in order, or the error of an unreadable one.
+
+    The tars are scanned by a pool of `workers` processes, or in this process if there are none.
+    """
     if not shards or not workers:
         for shard in shards:
             yield tar_rows(shard)
@@ -203,7 +251,11 @@ def _scan_shards(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardEr
 
 
 def tar_rows(shard: str) -> Rows | ShardError:
-    """Return the stored rows of a tar, or scan it and store them; an error if it is unreadable."""
+    """Return the index rows (samples, 4) of a tar, from its stored index or from a scan.
+
+    The index of a scanned tar is stored. For an unreadable tar, ShardError is returned, not raised,
+    so that a pool of processes goes on with the other tars.
+    """
     stored_rows = cached_rows(shard)
     if stored_rows is not None:
         return stored_rows
@@ -218,12 +270,15 @@ def tar_rows(shard: str) -> Rows | ShardError:
     except OSError as error:
         return ShardError(f"{shard}: cannot be read ({error.strerror})")
     content = pack_arrays({"state": state, "rows": rows})
-    _store(_index_paths("shards", shard), {"": content})
+    _store_files(_index_paths("shards", shard), {"": content})
     return rows
 
 
 def cached_rows(shard: str) -> Rows | None:
-    """Return the stored rows of a tar; None unless they are whole and the tar has not changed."""
+    """Return the stored index rows (samples, 4) of a tar.
+
+    Return None if none are stored, if they are damaged, or if the tar has changed since.
+    """
     for path in _index_paths("shards", shard):
         with suppress(OSError, ValueError, KeyError):
             stored = unpack_arrays(path.read_bytes())
@@ -233,10 +288,14 @@ def cached_rows(shard: str) -> Rows | None:
 
 
 def scan_tar(shard: str) -> Rows:
-    """Read the rows of a tar from its headers; samples are in the order of their first files.
+    """Return the index rows (samples, 4) of a tar, which are computed from its headers.
 
     Files whose names are the same up to the first full stop are one sample. Its first image and its
-    first JSON record are used. Raises TarError, OSError, and OverflowError for 1 TiB or more.
+    first JSON record are used. Samples are in the order of their first files. An example is a tar
+    in which the image `a.jpg` of 700 bytes begins at block 1, and the record `a.json` of 90 bytes
+    at block 4: it has the row [1, 700, 4, 90].
+
+    Raises TarError, OSError, and OverflowError for a tar of 1 TiB or more.
     """
     row_by_key: dict[str, list[int]] = {}
     for name, offset, size in read_members(shard):
@@ -244,20 +303,23 @@ def scan_tar(shard: str) -> Rows:
         if suffix not in SAMPLE_SUFFIXES:
             continue
         row = row_by_key.setdefault(key, [0] * COLUMNS)
-        block_column = 2 if suffix == "json" else 0  # the size is in the next column
+        block_column = 2 if suffix == "json" else 0
+        size_column = block_column + 1
         if row[block_column] == 0:
             row[block_column] = offset // BLOCK
-            row[block_column + 1] = min(size, _MAX_INT32)
+            row[size_column] = min(size, _MAX_INT32)
     if not row_by_key:
         _log.warning("%s: has no samples", shard)
     return np.array(list(row_by_key.values()), dtype=np.int32).reshape(-1, COLUMNS)
 
 
 def _index_paths(kind: str, *shards: str) -> list[Path]:
-    """Return the paths where an index of shards may be: beside the first shard, and in the cache.
+    """Return the paths at which an index of some tars may be stored, the best one first.
 
-    The path beside the shards stays valid if their folder is mounted elsewhere, because its name is
-    a hash of relative paths.
+    The first path is beside the first tar, the second is in the user's cache folder. `kind` is the
+    folder there: "shards" for the index of a tar, or "data-sets" for the index of a list of tars.
+    The name of the file is a hash of the tars' paths. Beside the tars, these are relative paths, so
+    that the index stays valid if their folder is mounted elsewhere.
     """
     paths = [os.path.realpath(shard) for shard in shards]
     folder = os.path.dirname(paths[0])
@@ -270,15 +332,22 @@ def _index_paths(kind: str, *shards: str) -> list[Path]:
 
 
 def _names_sha256(names: Sequence[str]) -> str:
-    """Return the SHA-256 of several names, in order."""
+    """Return the hexadecimal SHA-256 of a list of names, joined by zero bytes."""
     return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
-def _store(paths: Sequence[Path], contents: Mapping[str, bytes | memoryview]) -> None:
-    """Write files, named by suffix, to the first of `paths` that can be written."""
+def _store_files(
+    paths: Sequence[Path], content_by_suffix: Mapping[str, bytes | memoryview]
+) -> None:
+    """Store the files of an index at the first of several paths that can be written.
+
+    `content_by_suffix` has the content of each file by the suffix that is added to the path: for
+    `{".rows": b"...", "": b"..."}`, the files are `PATH.rows` and `PATH`. If no path can be
+    written, a warning is logged.
+    """
     for path in paths:
         try:
-            for suffix, content in contents.items():
+            for suffix, content in content_by_suffix.items():
                 write_atomically(path.with_suffix(suffix), content)
             return
         except OSError as error:
@@ -287,11 +356,14 @@ def _store(paths: Sequence[Path], contents: Mapping[str, bytes | memoryview]) ->
 
 
 def _file_states(shards: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the states (shards, 3) of tars; see `_file_state`."""
+    """Return the states (shards, 3) of tars, as by `_file_state`."""
     return np.array([_file_state(shard) for shard in shards])
 
 
 def _file_state(shard: str) -> npt.NDArray[np.int64]:
-    """Return the state of a tar for which an index is valid: version, bytes, time of change."""
+    """Return the state (3,) of a tar: index version, size in bytes, time of change in ns.
+
+    A stored index is valid as long as the state of its tar is the same.
+    """
     stat = os.stat(shard)
     return np.array([_VERSION, stat.st_size, stat.st_mtime_ns])

@@ -17,13 +17,15 @@ from cosmos_core.data.shards import BatchOrder, Draw, Schedule, ShardSets, parse
 from cosmos_core.data.stream import StreamBatches
 from cosmos_core.data.workers import worker_lifetime
 
-MAX_SUBSTITUTES = 100  # for one sample
+MAX_SUBSTITUTES = 100  # how many samples are tried in place of one bad sample
 
 
 class OpenedData(NamedTuple):
-    """The batches of a process, and the index of local tars, which is None for streams."""
+    """The opened training data of a process."""
 
+    # This process's share of each batch.
     batches: Iterator[samples.Batch]
+    # The index of local tars; None for streams.
     sample_index: SampleIndex | None
 
 
@@ -36,13 +38,18 @@ def make_loader(
     first_step: int = 0,
     positions: Mapping[int, samples.StreamPosition] | None = None,
 ) -> Iterator[samples.Batch]:
-    """Return this process's batches of uint8 views, from a global step to the last of the run.
+    """Return this process's batches of uint8 views, from step `first_step` to the last of the run.
 
     The batches of local tars depend only on the seed and the step. Those of streams depend on the
-    numbers of processes and workers too. They go on at `positions` of this process's workers, by
-    lane; a lane without a position reads all samples that come before. No global random generator
-    is used. Raises ValueError at once for unfit shards or numbers, and later UnreadableDataError if
-    there is no good sample, and ChildProcessError for a worker that died.
+    numbers of processes and workers too. No global random generator is used.
+
+    A resumed run reads streams from `positions` on. These are the positions of this process's
+    workers, by the number of the worker (its lane). A worker without a position reads all samples
+    that come before `first_step` again.
+
+    Raises ValueError at once for shards or numbers that do not fit the configuration. While batches
+    are read, raises UnreadableDataError if there is no good sample, and ChildProcessError if a
+    worker died.
     """
     data = open_data(
         config,
@@ -64,24 +71,31 @@ def open_data(
     first_step: int = 0,
     positions: Mapping[int, samples.StreamPosition] | None = None,
 ) -> OpenedData:
-    """Return the batches of `make_loader`, and the index of local tars."""
+    """Return the batches of `make_loader`, and the index of local tars.
+
+    The parameters and the errors are the same as in `make_loader`.
+    """
     batch_size = config.optim.batch_size
     if batch_size % world_size:
         raise ValueError(
             f"optim.batch_size={batch_size} cannot be dealt to {world_size} processes evenly; "
             "give a multiple"
         )
+
     shards = parse_shards(config.data)
     view_maker = samples.ViewMaker(config, tokenizer)
     schedule = Schedule(batch_size, config.optim.steps, first_step, rank, world_size)
     if shards.streams:
+        # Streams are read from their beginnings, in an order of their own.
         workers = stream_workers(config)
         streams = StreamBatches(shards, config.seed, schedule, workers, view_maker, positions)
         return OpenedData(_load(config, streams, None, workers), None)
+
+    # Samples of local tars are read in a random order, by their places in an index.
     workers = config.data.workers
     index = index_shards(shards.shards, workers=workers, rank=rank, world_size=world_size)
     order = BatchOrder(
-        _set_sizes(shards, index),
+        _count_samples_by_set(shards, index),
         shards.weights,
         config.seed,
         schedule,
@@ -91,37 +105,49 @@ def open_data(
     return OpenedData(batches, index)
 
 
-def _set_sizes(shards: ShardSets, index: SampleIndex) -> list[int]:
-    """Return the number of samples in each set of shards."""
-    sizes = []
+def _count_samples_by_set(shards: ShardSets, index: SampleIndex) -> list[int]:
+    """Return the number of samples in each set of shards.
+
+    The index has the shards of all sets, one set after the other. For sets of two shards and one
+    shard with 10, 20 and 30 samples, the numbers are [30, 30].
+    """
+    n_samples_by_set = []
     first_shard = 0
     for set_shards in shards.sets:
         end_shard = first_shard + len(set_shards)
-        sizes.append(index.start(end_shard) - index.start(first_shard))
+        n_samples = index.count_samples(end_shard) - index.count_samples(first_shard)
+        n_samples_by_set.append(n_samples)
         first_shard = end_shard
-    return sizes
+    return n_samples_by_set
 
 
 def stream_workers(config: TrainConfig) -> int:
-    """Return the number of workers of a process that read streams.
+    """Return the number of worker processes with which a process reads streams.
 
-    There is at least one: a command can stall, and the processes that it started can only be ended
-    if they have a process group of their own.
+    It is `data.workers`, but at least 1. A command such as `pipe:curl URL` can stall. The processes
+    that it started can only be ended if they belong to the process group of a worker.
     """
     return max(1, config.data.workers)
 
 
 class LocalBatches(Dataset[samples.Item]):
-    """A data set whose items are whole batches; its indices are lists of draws.
+    """The batches of local tars as a PyTorch data set, whose items are whole batches.
 
-    A bad sample is replaced by another, which the draw's seed chooses, up to MAX_SUBSTITUTES times.
+    The index of an item is the list of draws of the batch. A bad sample is replaced by a random
+    other one, up to MAX_SUBSTITUTES times. The draw's seed decides which one.
     """
 
-    def __init__(self, index: SampleIndex, maker: samples.ViewMaker) -> None:
-        self._index, self._view_maker = index, maker
+    def __init__(self, index: SampleIndex, view_maker: samples.ViewMaker) -> None:
+        self._index = index
+        self._view_maker = view_maker
 
     def __getitem__(self, draws: Sequence[Draw]) -> samples.Item:
-        problems = list[samples.Problem]()
+        """Return the batch of the drawn samples.
+
+        If too many samples are bad, return UnreadableDataError. It is not raised here, because
+        PyTorch would add the traceback of a worker to its message.
+        """
+        problems: list[samples.Problem] = []
         try:
             views = [self._views(draw, problems) for draw in draws]
             return self._view_maker.batch(views, problems)
@@ -129,15 +155,20 @@ class LocalBatches(Dataset[samples.Item]):
             return error
 
     def _views(self, draw: Draw, problems: list[samples.Problem]) -> samples.SampleViews:
-        """Return the views of a draw's sample or its substitute; append bad ones to `problems`."""
-        number = draw.number
-        for substitute in range(1, MAX_SUBSTITUTES + 1):
+        """Return the views of the drawn sample, or of a substitute if it is bad.
+
+        The problems of bad samples are appended to `problems`. Raises UnreadableDataError after
+        MAX_SUBSTITUTES bad samples in a row.
+        """
+        sample_number = draw.number
+        for attempt in range(1, MAX_SUBSTITUTES + 1):
             try:
-                sample = samples.decode_sample(self._index.read(number))
-            except samples.BadSampleError as bad:
-                problems.append(bad.problem(*self._index.name(number)))
-                rng = np.random.default_rng((*draw.seed, substitute))
-                number = int(rng.integers(len(self._index)))
+                sample = samples.decode_sample(self._index.read(sample_number))
+            except samples.BadSampleError as error:
+                shard, key = self._index.shard_and_key(sample_number)
+                problems.append(error.problem(shard, key))
+                rng = np.random.default_rng((*draw.seed, attempt))
+                sample_number = int(rng.integers(len(self._index)))
             else:
                 return self._view_maker.views(sample, draw.seed)
         raise samples.UnreadableDataError(
@@ -148,10 +179,15 @@ class LocalBatches(Dataset[samples.Item]):
 def _load(
     config: TrainConfig, dataset: Dataset[samples.Item], order: BatchOrder | None, workers: int
 ) -> Iterator[samples.Batch]:
-    """Yield the batches of a data set, in the given order, or in its own order for streams."""
-    reads_streams = order is None
+    """Yield the batches of a data set, which `workers` processes make.
+
+    `order` gives the draws of each batch of local tars. It is None for streams, which have an order
+    of their own. Raises UnreadableDataError if a worker returns it, and ChildProcessError if a
+    worker died.
+    """
+    is_stream = order is None
     try:
-        with worker_lifetime(commands=reads_streams) as init_worker:
+        with worker_lifetime(commands=is_stream) as init_worker:
             loader = DataLoader(
                 dataset,
                 batch_size=None,  # an item is a batch
@@ -180,16 +216,23 @@ def _load(
 
 @contextmanager
 def _one_opencv_thread() -> Iterator[None]:
-    """Stop OpenCV's threads while workers are forked; a fork of a process with them may hang."""
-    threads = cv2.getNumThreads()
+    """Use a single OpenCV thread in the block, and the former number of threads after it.
+
+    Workers are forked in the block: a fork of a process that has OpenCV's threads may hang.
+    """
+    former_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         yield
     finally:
-        cv2.setNumThreads(threads)
+        cv2.setNumThreads(former_threads)
 
 
-def _init_worker(init_worker: Callable[[int], None], number: int) -> None:
+def _init_worker(init_worker: Callable[[int], None], worker_number: int) -> None:
+    """Prepare a worker of the DataLoader: it uses one OpenCV thread, and ends with its parent.
+
+    `init_worker` is the function that `worker_lifetime` yields.
+    """
     if cv2.getNumThreads() != 1:  # in a worker that was spawned, not forked
         cv2.setNumThreads(1)
-    init_worker(number)
+    init_worker(worker_number)

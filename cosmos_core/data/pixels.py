@@ -20,7 +20,11 @@ warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
 
 def open_image(file: Path | io.BytesIO) -> PIL.Image.Image:
-    """Open an image of one of the FORMATS. Raises Pillow's errors."""
+    """Open an image file with Pillow, which reads its pixels when they are used.
+
+    Raises `PIL.UnidentifiedImageError`, which lists the FORMATS, for a file in another format, and
+    Pillow's other errors for a damaged file.
+    """
     try:
         return PIL.Image.open(file, formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
@@ -31,9 +35,12 @@ def open_image(file: Path | io.BytesIO) -> PIL.Image.Image:
 
 
 def require_moderate_shape(image: PIL.Image.Image) -> None:
-    """Raise ValueError for an image so thin that it would fill the memory once it is resized."""
-    shorter, longer = sorted(image.size)
-    if longer > MOST_ELONGATED * shorter:
+    """Raise ValueError if an image is so thin that it would fill the memory once it is resized.
+
+    The longer side may be at most MOST_ELONGATED times as long as the shorter one.
+    """
+    shorter_side, longer_side = sorted(image.size)
+    if longer_side > MOST_ELONGATED * shorter_side:
         raise ValueError(
             f"{image.width}x{image.height} pixels: its longer side is more than {MOST_ELONGATED} "
             "times the shorter one, and would be resized to gigabytes"
@@ -41,55 +48,49 @@ def require_moderate_shape(image: PIL.Image.Image) -> None:
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Convert an image to 8-bit RGB as `Image.convert` does, but 16-bit grey by its high byte.
+    """Convert an image to 8-bit RGB, as `Image.convert` does, but with the right greys.
 
-    `convert` clips 16-bit greyscale at 255, which makes all but the darkest greys white. The high
-    byte is what Pillow itself reads from 16-bit colours (its raw mode `RGB;16B`), and OpenCV from
-    16-bit PNG files. EXIF tags stay. Raises ValueError for pixels whose white is not defined:
-    32-bit integers, floats and unusual TIFF encodings.
+    `convert` clips 16-bit greyscale at 255, which makes all but the darkest greys white. Here the
+    high byte of each grey is taken: 65535 becomes 255, and 256 becomes 1. Pillow itself reads
+    16-bit colours in this way (its raw mode `RGB;16B`), and OpenCV 16-bit PNG files. EXIF tags
+    stay. Raises ValueError for pixels whose white is not defined: 32-bit integers, floats and
+    unusual TIFF encodings.
     """
     if not has_deep_pixels(image):
-        return _without_palette_alpha(image).convert("RGB")
-    if not _has_sixteen_bits(image) or _is_unusual_tiff(image):
+        has_palette_alpha = isinstance(image.info.get("transparency"), bytes)
+        if image.mode == "P" and has_palette_alpha:
+            # `convert` would drop the transparency of the palette too, but with a warning.
+            image = image.copy()
+            del image.info["transparency"]
+        return image.convert("RGB")
+
+    # The mode of 16-bit PGM files, and in older releases of Pillow of 16-bit PNG files, is `I`.
+    is_sixteen_bit_file = image.mode == "I" and image.format in ("PNG", "PPM")
+    has_sixteen_bits = image.mode.startswith("I;16") or is_sixteen_bit_file
+    if not has_sixteen_bits or _is_unusual_tiff(image):
         raise ValueError(
             f"its white is not defined in Pillow's mode {image.mode}: save it with 8 or 16 bits"
         )
-    grey = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    high_bytes = (np.asarray(image) >> 8).astype(np.uint8)
+    grey_image = PIL.Image.fromarray(high_bytes)
     if "exif" in image.info:
-        grey.info["exif"] = image.info["exif"]
-    return grey.convert("RGB")
-
-
-def _has_sixteen_bits(image: PIL.Image.Image) -> bool:
-    """Return whether pixels are 16-bit greyscale.
-
-    The mode of 16-bit PGM files, and in older releases of Pillow of 16-bit PNG files, is `I`.
-    """
-    if image.mode.startswith("I;16"):
-        return True
-    return image.mode == "I" and image.format in ("PNG", "PPM")
+        grey_image.info["exif"] = image.info["exif"]
+    return grey_image.convert("RGB")
 
 
 def _is_unusual_tiff(image: PIL.Image.Image) -> bool:
-    """Return whether a TIFF file has other than 16 bits, such as 12, or 0 for white."""
+    """Return whether an image is a TIFF file that has not 16 bits, or whose white is 0.
+
+    An example are the 12 bits of some cameras. Images without TIFF tags are not unusual.
+    """
     tags = getattr(image, "tag_v2", {})
     if tags.get(ExifTags.Base.BitsPerSample, (16,)) != (16,):
         return True
-    return bool(tags.get(ExifTags.Base.PhotometricInterpretation, 1) != 1)
-
-
-def _without_palette_alpha(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Return an image without the transparency of its palette.
-
-    `convert` would drop it too, but with a warning.
-    """
-    if image.mode != "P" or not isinstance(image.info.get("transparency"), bytes):
-        return image
-    opaque_image = image.copy()
-    del opaque_image.info["transparency"]
-    return opaque_image
+    black_is_zero = 1
+    interpretation = tags.get(ExifTags.Base.PhotometricInterpretation, black_is_zero)
+    return bool(interpretation != black_is_zero)
 
 
 def has_deep_pixels(image: PIL.Image.Image) -> bool:
-    """Return whether pixels have more than 8 bits: modes I, I;16, I;16B, F."""
+    """Return whether pixels have more than 8 bits: Pillow's modes I, I;16, I;16B and F."""
     return image.mode.startswith(("I", "F"))

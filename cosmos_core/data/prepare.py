@@ -32,7 +32,7 @@ from cosmos_core.utils.text import split_sentences
 
 MANIFEST = "prepared.json"
 URL_COLUMN = "Image Path"
-_FORMAT = 1
+_FORMAT = 1  # the version of the format of the manifest
 Captions = dict[str, list[str]]  # key as in DreamLIP's releases -> sentences
 _ReadFile = Callable[[], bytes]  # returns the content of a file
 
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class PreparedReport(NamedTuple):
-    """The numbers of samples and shards in a folder, and of images and captions left out."""
+    """The numbers of samples and shards in the output folder, and of inputs that were left out."""
 
     # Images with captions. Each is a sample.
     samples: int = 0
@@ -59,11 +59,13 @@ class PreparedReport(NamedTuple):
 def prepare(
     images: Path, captions: Path, output: Path, *, shard_size: int = 10_000
 ) -> PreparedReport:
-    """Join images and captions by URL, and write them as tars of `shard_size` samples.
+    """Join images and captions by URL, and write them to `output` as tars for training.
 
-    `images` is a folder that img2dataset wrote, and `captions` is one of DreamLIP's files. The same
-    inputs give the same bytes. If a call was killed, the next call writes the missing tars. Raises
-    ValueError for inputs that do not fit, and if `output` holds shards of other inputs.
+    `images` is a folder that img2dataset wrote, and `captions` is one of DreamLIP's CSV files. Each
+    tar (a shard) has `shard_size` samples, the last one maybe fewer. The same inputs give the same
+    bytes. If a call was killed, the next call writes the missing tars.
+
+    Raises ValueError for inputs that do not fit, and if `output` holds shards of other inputs.
     """
     if shard_size < 1:
         raise ValueError(f"a shard size of {shard_size}; at least 1 sample per shard")
@@ -103,7 +105,10 @@ class _CaptionedImage(NamedTuple):
 
 
 class _CaptionJoin:
-    """Joins images and captions by URL, and counts the images with and without captions."""
+    """Joins images and captions by URL, and counts the images with and without captions.
+
+    `sources` are the tars or folders of images. The counts grow while `captioned_images` is read.
+    """
 
     def __init__(self, sources: list[Path], caption_file: CaptionFile) -> None:
         self._sources = sources
@@ -113,7 +118,7 @@ class _CaptionJoin:
         self.n_unreadable_images = 0
 
     def captioned_images(self) -> Iterator[_CaptionedImage]:
-        """Yield the images that have captions, in the order of the sources."""
+        """Yield the images that have captions, with these captions, in the order of the sources."""
         for source in self._sources:
             for image in read_source(source):
                 if image.url is None:
@@ -128,9 +133,15 @@ class _CaptionJoin:
 
 
 def _write_shard(path: Path, samples: Sequence[_CaptionedImage], first_number: int) -> None:
-    """Write samples as a tar, atomically. Their keys are numbers from `first_number` on."""
+    """Write samples as a tar that appears at `path` when it is complete.
+
+    The keys of the samples are numbers from `first_number` on: 000000012.jpg and 000000012.json are
+    the files of a sample. The JSON record holds the URL, img2dataset's key and the captions.
+    """
     with ExitStack() as stack:
-        tar = TarWriter(stack.enter_context(replacing(path)), user="", group="", mtime=0)
+        file = stack.enter_context(replacing(path))
+        tar = TarWriter(file, user="", group="", mtime=0)
+        # If an error ends the block, the tar is closed before its file is removed.
         stack.callback(_close_quietly, tar)
         for number, (image, captions) in enumerate(samples, start=first_number):
             image_content = image.read()
@@ -150,22 +161,23 @@ def _write_shard(path: Path, samples: Sequence[_CaptionedImage], first_number: i
 
 
 def _close_quietly(tar: TarWriter) -> None:
-    """Close a tar without raising OSError.
+    """Close a tar, and ignore an OSError.
 
-    The disk may be full. An earlier write has reported it then.
+    If the disk is full, an earlier write has already reported it.
     """
     with suppress(OSError):
         tar.close()
 
 
 def _claim_output(output: Path, sources: list[Path], captions: Path, shard_size: int) -> None:
-    """Create the output folder with a manifest of the inputs.
+    """Create the output folder, and write a manifest of the inputs into it.
 
-    Raises ValueError if the folder has a manifest of other inputs, or shards without a manifest.
+    The manifest states the names and sizes of the inputs. Raises ValueError if the folder has a
+    manifest of other inputs, or shards without a manifest.
     """
     names_and_sizes = []
     for source in sources:
-        # The size of a tar in bytes, or of a folder in files.
+        # The size of a folder is its number of files, and the size of a tar its number of bytes.
         size = len(list(source.iterdir())) if source.is_dir() else source.stat().st_size
         names_and_sizes.append((source.name, size))
     content = {
@@ -204,8 +216,9 @@ class DownloadedImage(NamedTuple):
 def list_sources(images: Path) -> list[Path]:
     """Return the tars in a folder that img2dataset wrote, sorted by name.
 
-    If there are no tars, return its subfolders, which img2dataset's format `files` has. Raises
-    ValueError if there are neither, and for a damaged tar.
+    If there are no tars, return the subfolders, into which img2dataset's output format `files`
+    writes the images. All tars are read once to check them. Raises ValueError if there are neither
+    tars nor subfolders, and for a damaged tar.
     """
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; give the one that img2dataset wrote")
@@ -221,24 +234,34 @@ def list_sources(images: Path) -> list[Path]:
 
 
 def read_source(source: Path) -> Iterator[DownloadedImage]:
-    """Yield the images of a tar or a folder, with the URLs in their JSON records."""
-    # key -> extension -> the function that reads this file
-    files_by_key: dict[str, dict[str, _ReadFile]] = {}
+    """Yield the images in a tar or a folder, with the URLs that their JSON records state.
+
+    The image `000012.jpg` has the record `000012.json`. Its URL is None if there is no record.
+    """
+    # For each key, the functions that read its files, by the extensions of the files.
+    readers_by_key: dict[str, dict[str, _ReadFile]] = {}
     for name, read in _list_files(source):
         key_and_suffix = split_name(name)
         if key_and_suffix is not None:
             key, suffix = key_and_suffix
-            files_by_key.setdefault(key, {})[suffix] = read
-    for key, files in files_by_key.items():
-        for suffix in IMAGE_SUFFIXES:
-            if suffix in files:
-                url = _read_url(files["json"]) if "json" in files else None
-                yield DownloadedImage(key, url, suffix, files[suffix])
-                break
+            readers_by_key.setdefault(key, {})[suffix] = read
+
+    for key, reader_by_suffix in readers_by_key.items():
+        image_suffixes = [suffix for suffix in IMAGE_SUFFIXES if suffix in reader_by_suffix]
+        if not image_suffixes:
+            continue
+        url = None
+        if "json" in reader_by_suffix:
+            url = _read_url(reader_by_suffix["json"])
+        suffix = image_suffixes[0]
+        yield DownloadedImage(key, url, suffix, reader_by_suffix[suffix])
 
 
 def _read_url(read_record: _ReadFile) -> str | None:
-    """Return the URL in a JSON record; None if the record is damaged or has no URL."""
+    """Return the URL that a JSON record states, or None if the record is damaged or has no URL.
+
+    `read_record` returns the content of the record's file.
+    """
     try:
         record = json.loads(read_record())
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -250,9 +273,9 @@ def _read_url(read_record: _ReadFile) -> str | None:
 
 
 def _list_files(source: Path) -> Iterator[tuple[str, _ReadFile]]:
-    """Yield the name of each file in a tar or a folder, and a function that reads the file.
+    """Yield the name of each file in a tar or a folder, and a function that returns its content.
 
-    Raises ValueError if a tar is damaged.
+    Files in a folder are sorted by name. Raises ValueError if a tar is damaged.
     """
     if source.is_dir():
         for path in sorted(source.iterdir()):
@@ -268,7 +291,10 @@ def _list_files(source: Path) -> Iterator[tuple[str, _ReadFile]]:
 
 
 def _read_member(source: Path, member: Member) -> bytes:
-    """Return the content of a file in the tar `source`. Raises ValueError if it is damaged."""
+    """Return the content of a file in the tar `source`.
+
+    Raises ValueError if the content reaches into the next file, as in a damaged tar.
+    """
     with source.open("rb") as file:
         file.seek(member.offset)
         content = file.read(member.size)
@@ -280,30 +306,39 @@ def _read_member(source: Path, member: Member) -> bytes:
 
 
 class CaptionFile:
-    """A file of DreamLIP's captions, in which captions are looked up by URL.
+    """A CSV file of DreamLIP's captions, in which the captions of an image are found by its URL.
 
-    If several rows have the same URL, the first one counts. Memory holds the hash of each URL and
-    the offset of its row. Raises ValueError for a file that has other columns, or that is not CSV.
+    If several rows have the same URL, the first one counts. The file is read once at the start.
+    Then memory holds only the hash of each URL and the offset of its row. Raises ValueError for a
+    file that is not CSV, that lacks columns, or that has paths in place of URLs.
     """
 
     def __init__(self, file: BinaryIO) -> None:
+        """Read a file once, and keep the hash of the URL and the byte offset of each row."""
         self._file = file
         url_hashes = array("Q")
         row_offsets = array("Q")
         rows = csv.reader(_read_lines(file, 0))
         try:
-            self._url_column, self._caption_columns = self._read_header(next(rows, []))
+            header = next(rows, [])
+            self._url_column, self._column_by_key = self._find_columns(header)
             offset = file.tell()
             for row in rows:
                 if len(row) > self._url_column:
                     url = row[self._url_column]
-                    if not url_hashes:
-                        self._require_url(url)
+                    is_first_row = len(url_hashes) == 0
+                    if is_first_row and "://" not in url:
+                        raise ValueError(
+                            f"{file.name}: {URL_COLUMN!r} holds {url!r}, not a URL; paths of "
+                            "another download do not state which image is meant: take the file "
+                            "*_captions_url.csv"
+                        )
                     url_hashes.append(_hash_url(url))
                     row_offsets.append(offset)
                 offset = file.tell()
         except csv.Error as error:
             raise ValueError(f"{file.name}, line {rows.line_num}: {error}") from error
+
         # Rows are sorted by hash for a binary search. A stable sort keeps the order of the file
         # among rows of the same URL.
         order = np.argsort(url_hashes, kind="stable")
@@ -313,15 +348,17 @@ class CaptionFile:
 
     @property
     def n_unused_rows(self) -> int:
-        """The number of rows whose URL was not given to `find`."""
+        """The number of rows whose URL was not given to `find` so far."""
         return int(np.count_nonzero(~self._is_used))
 
     def find(self, url: str) -> Captions | None:
-        """Return the captions of an image as lists of sentences, without empty captions.
+        """Return the captions of the image with a URL: lists of sentences by DreamLIP's keys.
 
-        Return None if no row has the URL.
+        Empty captions are left out: `{"raw_caption": ["A dog"], "longIB_captions": ["a brown dog",
+        "it runs"]}`. Return None if no row has the URL.
         """
         url_hash = _hash_url(url)
+        # The rows with this hash follow each other, because rows are sorted by hash.
         first = int(np.searchsorted(self._url_hashes, url_hash, "left"))
         end = int(np.searchsorted(self._url_hashes, url_hash, "right"))
         self._is_used[first:end] = True
@@ -333,37 +370,33 @@ class CaptionFile:
         return None
 
     def _captions_in_row(self, row: list[str]) -> Captions:
-        """Return the captions in a row, without empty captions. A row may lack its last cells."""
+        """Return the captions in a row by their keys, without empty captions.
+
+        A row may lack its last cells, which count as empty.
+        """
         captions: Captions = {}
-        for key, column in self._caption_columns.items():
+        for key, column in self._column_by_key.items():
             if column < len(row):
                 sentences = read_cell(row[column])
                 if sentences:
                     captions[key] = sentences
         return captions
 
-    def _read_header(self, header: list[str]) -> tuple[int, dict[str, int]]:
-        """Return the index of the URL's column, and the indices of the caption columns by key.
+    def _find_columns(self, header: list[str]) -> tuple[int, dict[str, int]]:
+        """Return the index of the column of URLs, and the index of each caption column by its key.
 
-        Raises ValueError if the URL's column or all caption columns are missing.
+        The header `["Image Path", "raw_caption"]` gives `(0, {"raw_caption": 1})`. Raises
+        ValueError if the column of URLs or all caption columns are missing.
         """
         # Files that Excel saves begin with a byte order mark.
         names = [name.strip().removeprefix("\ufeff") for name in header]
-        caption_columns = {key: names.index(key) for key in DREAMLIP_KEYS if key in names}
-        if URL_COLUMN not in names or not caption_columns:
+        column_by_key = {key: names.index(key) for key in DREAMLIP_KEYS if key in names}
+        if URL_COLUMN not in names or not column_by_key:
             raise ValueError(
                 f"{self._file.name}: not DreamLIP's captions: its columns are {', '.join(names)}; "
                 f"needed: {URL_COLUMN!r} and any of {', '.join(DREAMLIP_KEYS)}"
             )
-        return names.index(URL_COLUMN), caption_columns
-
-    def _require_url(self, cell: str) -> None:
-        """Raise ValueError if a cell of the URL's column holds something else, such as a path."""
-        if "://" not in cell:
-            raise ValueError(
-                f"{self._file.name}: {URL_COLUMN!r} holds {cell!r}, not a URL; paths of another "
-                "download do not state which image is meant: take the file *_captions_url.csv"
-            )
+        return names.index(URL_COLUMN), column_by_key
 
 
 def _read_lines(file: BinaryIO, offset: int) -> Iterator[str]:
@@ -380,10 +413,11 @@ def _read_lines(file: BinaryIO, offset: int) -> Iterator[str]:
 
 
 def read_cell(cell: str) -> list[str]:
-    """Return the sentences of a caption.
+    """Return the sentences of a caption in a cell of the CSV file, without empty ones.
 
-    A caption is a text, as in `A dog. It runs.`, or a Python list, as in `['A dog.', 'It runs.']`.
-    Files that others derived from DreamLIP's have lists.
+    A caption is a text, which is split: `A dog. It runs.` -> `["A dog", "It runs"]`. In files that
+    others derived from DreamLIP's it is a Python list, whose sentences keep their full stops:
+    `['A dog.', 'It runs.']` -> `["A dog.", "It runs."]`.
     """
     if cell.startswith("[") and cell.endswith("]"):
         try:
@@ -397,6 +431,6 @@ def read_cell(cell: str) -> list[str]:
 
 
 def _hash_url(url: str) -> int:
-    """Return a hash of 64 bits, the same in any process."""
+    """Return a hash of a URL, an integer of 64 bits, which is the same in any process."""
     digest = hashlib.blake2b(url.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big")

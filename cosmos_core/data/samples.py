@@ -45,7 +45,7 @@ KINDS = (
     "truncated",  # the tar ends before the sample does
     "unreadable",  # the system failed to open or to read a shard
 )
-# So many problems of each kind are logged, and after that one each time their number has doubled.
+# The first LOGGED problems of each kind are logged, and after them the 4th, 8th, 16th and so on.
 LOGGED = 3
 
 _log = logging.getLogger(__name__)
@@ -55,13 +55,14 @@ SampleViews = tuple[ImageViews, list[str]]  # the views of one sample: uint8 ima
 
 
 class Problem(NamedTuple):
-    """A description of a sample that cannot be read."""
+    """The problem of a sample, or of a whole shard, that cannot be read."""
 
     kind: str  # one of KINDS
     key: str
     detail: str  # the shard and the reason, in one line
 
     def __str__(self) -> str:
+        """Return the problem in one line, such as `000123: image_broken: 00000.tar: 0 bytes`."""
         return f"{self.key}: {self.kind}: {self.detail}"
 
 
@@ -73,16 +74,20 @@ class BadSampleError(ValueError):
         self.kind = kind
 
     def problem(self, shard: str, key: str) -> Problem:
-        """Return the error as a problem of a sample.
+        """Return this error as the problem of the sample `key` in a shard.
 
-        Names in tars may hold bytes that are not valid text; they are escaped.
+        Names in tars may hold bytes that are not valid text. They are escaped.
         """
         detail = " ".join(f"{shard}: {self}".split())
         return Problem(self.kind, _escape_surrogates(key), _escape_surrogates(detail))
 
 
 def _escape_surrogates(text: str) -> str:
-    """Return a text in which bytes that are not UTF-8, such as `\\udcff`, are spelled out."""
+    r"""Return a text that can be encoded as UTF-8, with other bytes spelled out as `\udcff`.
+
+    Python represents a byte that is not valid UTF-8, such as 0xFF in a file's name, by half of a
+    surrogate pair, which cannot be written to a log.
+    """
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -91,7 +96,7 @@ class UnreadableDataError(ValueError):
 
 
 class StreamPosition(NamedTuple):
-    """The position of a worker in its stream, in plain numbers.
+    """The position of a worker in its stream of samples, in plain numbers for a snapshot.
 
     In a pass the worker reads all of its shards once. The order in which samples leave the shuffle
     buffer follows from the seed and from the numbers of samples that have come in and gone out. So
@@ -99,20 +104,20 @@ class StreamPosition(NamedTuple):
     """
 
     # The number of the pass, counted from 0.
-    number: int = 0
-    # Samples of this pass that have left the buffer.
-    taken: int = 0
-    # Samples among them that could be decoded.
-    good: int = 0
+    pass_number: int = 0
+    # The number of samples of this pass that have left the shuffle buffer.
+    n_taken: int = 0
+    # The number of samples among them that could be decoded.
+    n_good: int = 0
     # The number of samples in each shard of this pass that was read to its end.
-    whole: tuple[int, ...] = ()
-    # Samples that were read of the next shard.
-    begun: int = 0
+    finished_shard_sizes: tuple[int, ...] = ()
+    # The number of samples that were read of the next shard.
+    n_read_of_open_shard: int = 0
 
     @property
     def n_entries_read(self) -> int:
-        """The number of samples of this pass that were read."""
-        return sum(self.whole) + self.begun
+        """The number of samples of this pass that have entered the shuffle buffer."""
+        return sum(self.finished_shard_sizes) + self.n_read_of_open_shard
 
 
 class Batch(NamedTuple):
@@ -120,21 +125,23 @@ class Batch(NamedTuple):
 
     # The uint8 views.
     views: Views
-    # Bad samples that were read on the way to the good ones.
+    # The problems of bad samples that were read on the way to the good ones.
     problems: tuple[Problem, ...]
-    # The worker that read the batch from streams, and its position after it.
+    # For streams: the number of the worker that read the batch, and its position after the batch.
     lane: int = 0
     position: StreamPosition | None = None
 
 
 Item = Batch | UnreadableDataError
-"""The result of a worker. An error is returned, because a raised one has a worker's traceback."""
+"""The result of a data worker. An error is returned, not raised, because PyTorch would add the
+traceback of the worker to its message."""
 
 
 class RawSample(NamedTuple):
-    """The contents of a sample's files; None for a missing file."""
+    """The undecoded files of a sample. A missing file is None."""
 
     image: bytes | None
+    # JSON, which holds the captions.
     record: bytes | None
 
 
@@ -146,41 +153,55 @@ class Sample(NamedTuple):
 
 
 def caption_sentences(record: Mapping[str, Any]) -> list[str]:
-    """Return all sentences of a sample's JSON record, stripped; at least one.
+    """Return all caption sentences of a sample's JSON record, stripped. There is at least one.
 
     A caption of DreamLIP is a list of sentences, or a text that is split into sentences, as FLAIR's
     presplit_captions.py does (github.com/ExplainableML/flair). PixelProse has an original caption,
-    which is not split, and a text, which is. Raises BadSampleError for missing captions and for
-    other types.
+    which is not split, and a long caption, which is split::
+
+        {"raw_caption": "A dog. It runs.", "longIB_captions": ["a dog"]}
+            -> ["A dog", "It runs", "a dog"]
+        {"original_caption": "Mr. Dog", "caption": "A dog. It runs."}
+            -> ["Mr. Dog", "A dog", "It runs"]
+
+    Raises BadSampleError if there are no captions, and for captions that are not text.
     """
     sentences = []
     if any(key in record for key in DREAMLIP_KEYS):
         for key in DREAMLIP_KEYS:
             if key in record:
-                sentences += _dreamlip_sentences(key, record[key])
+                sentences += _split_dreamlip_caption(key, record[key])
     elif any(key in record for key in PIXELPROSE_KEYS):
-        original_key, text_key = PIXELPROSE_KEYS
+        original_key, long_key = PIXELPROSE_KEYS
         sentences.append(_require_text(original_key, record.get(original_key, "")))
-        sentences += split_sentences(_require_text(text_key, record.get(text_key, "")))
+        sentences += split_sentences(_require_text(long_key, record.get(long_key, "")))
     else:
         keys = ", ".join(sorted(record)) or "none"
         raise BadSampleError("captions_missing", f"no caption key among: {keys}")
+
     stripped_sentences = [sentence.strip() for sentence in sentences]
-    stripped_sentences = [sentence for sentence in stripped_sentences if sentence]
-    if not stripped_sentences:
+    non_empty_sentences = [sentence for sentence in stripped_sentences if sentence]
+    if not non_empty_sentences:
         raise BadSampleError("captions_missing", "every caption is empty")
-    return stripped_sentences
+    return non_empty_sentences
 
 
-def _dreamlip_sentences(key: str, value: Any) -> list[str]:
-    """Return the sentences of a DreamLIP caption, which is a list of sentences or a text."""
-    if isinstance(value, list):
-        return [_require_text(key, sentence) for sentence in value]
-    return split_sentences(_require_text(key, value))
+def _split_dreamlip_caption(key: str, caption: Any) -> list[str]:
+    """Return the sentences of a DreamLIP caption: a list of sentences, or a text to split.
+
+    `key` names the caption in errors. Raises BadSampleError if a sentence is not text.
+    """
+    if isinstance(caption, list):
+        return [_require_text(key, sentence) for sentence in caption]
+    return split_sentences(_require_text(key, caption))
 
 
 def _require_text(key: str, value: Any) -> str:
-    """Return a value that is valid text. Raises BadSampleError for other values."""
+    """Return the value of a record's key, if it is valid text.
+
+    Raises BadSampleError, which names the key, for a value of another type, and for text that
+    cannot be encoded as UTF-8.
+    """
     if not isinstance(value, str):
         raise BadSampleError("captions_wrong", f"{key} holds a {type(value).__name__}, not text")
     try:
@@ -191,7 +212,10 @@ def _require_text(key: str, value: Any) -> str:
 
 
 def decode_sample(raw: RawSample) -> Sample:
-    """Decode both files of a sample. Raises BadSampleError, and no other error, if it is broken."""
+    """Decode the image and the captions of a sample.
+
+    Raises BadSampleError, and no other error, if a file is missing or broken.
+    """
     if raw.record is None:
         raise BadSampleError("record_missing", "no json")
     try:
@@ -206,10 +230,13 @@ def decode_sample(raw: RawSample) -> Sample:
 
 
 def _decode_image(data: bytes | None) -> PIL.Image.Image:
-    """Return an image file in RGB. Raises BadSampleError if it is missing or cannot be read."""
+    """Decode the content of an image file to 8-bit RGB.
+
+    Raises BadSampleError if the file is missing (None), broken or too large.
+    """
     if data is None:
         raise BadSampleError("image_missing", "no jpg, jpeg, png or webp")
-    # Imported code may have set it, but half an image is another image.
+    # Other imported code may have switched this on. A truncated image shall be an error.
     PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of harmless oddities in metadata
@@ -228,7 +255,7 @@ def _decode_image(data: bytes | None) -> PIL.Image.Image:
 
 
 class ViewMaker:
-    """Makes views of decoded samples, and batches of views."""
+    """Makes the random views (crops and captions) of decoded samples, and batches of views."""
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
         self._text_config = config.text
@@ -237,76 +264,91 @@ class ViewMaker:
         self._tokenizer = tokenizer
 
     def views(self, sample: Sample, seed: Sequence[int]) -> SampleViews:
-        """Return views of a sample that follow from a seed, a sequence of integers >= 0."""
+        """Return the image views and the caption views of a sample.
+
+        They depend only on the sample and on the seed, a sequence of integers >= 0.
+        """
         rng = np.random.default_rng(seed)
         captions = caption_views(sample.sentences, self._text_config, rng, self._view_counts)
         return self._make_image_views(sample.image, rng), captions
 
     def batch(self, samples: Sequence[SampleViews], problems: Sequence[Problem]) -> Batch:
-        """Stack the views of B samples to (G, B, 3, H, W), (L, B, 3, h, w) and (T, B, S)."""
+        """Stack the views of B samples, and return them with the problems of bad samples.
+
+        With G global and L local image views, and T caption views of S tokens per sample, the
+        shapes are (G, B, 3, H, W), (L, B, 3, h, w) and (T, B, S).
+        """
         captions = []
         for _, sample_captions in samples:
             captions += sample_captions
+        # The captions of a sample follow each other: (B * T, S) -> (B, T, S) -> (T, B, S).
         tokens = self._tokenizer(captions)
+        texts = tokens.unflatten(0, (len(samples), -1)).transpose(0, 1)
         views = Views(
             global_images=torch.stack([images.global_images for images, _ in samples], 1),
             local_images=torch.stack([images.local_images for images, _ in samples], 1),
-            texts=tokens.unflatten(0, (len(samples), -1)).transpose(0, 1).contiguous(),
+            texts=texts.contiguous(),
         )
         return Batch(views, tuple(problems))
 
 
 class ProblemCounter:
-    """Counts bad samples of this process by kind, and logs some of them.
+    """Counts the bad samples of this process by kind, and logs some of them.
 
     It stops a run if more than the fraction `limit` of all samples are bad, once `minimum` samples
     have been read.
     """
 
     def __init__(self, limit: float, *, minimum: int = 200) -> None:
+        """Start to count. `limit` is a fraction from 0 to 1, and `minimum` a number of samples."""
         self._limit = limit
         self._minimum = minimum
-        self._good = 0
-        # The number of bad samples by kind, and the key of the last one.
-        self._counts = Counter[str]()
-        self._last_keys: dict[str, str] = {}
+        self._n_good = 0
+        self._count_by_kind = Counter[str]()
+        # The key of the last bad sample of each kind.
+        self._last_key_by_kind: dict[str, str] = {}
 
     @property
     def bad(self) -> int:
         """The number of bad samples so far."""
-        return self._counts.total()
+        return self._count_by_kind.total()
 
     def add(self, problems: Iterable[Problem], *, seen: int) -> None:
-        """Count bad samples, and `seen` good ones that were read with them.
+        """Count bad samples, and the `seen` good ones that were read with them.
 
-        Raises UnreadableDataError if too many samples are bad.
+        The first bad samples of each kind are logged, then the 4th, 8th, 16th and so on. Raises
+        UnreadableDataError if too many of all samples so far are bad.
         """
-        self._good += seen
+        self._n_good += seen
         for problem in problems:
-            self._counts[problem.kind] += 1
-            self._last_keys[problem.kind] = problem.key
-            count = self._counts[problem.kind]
+            self._count_by_kind[problem.kind] += 1
+            self._last_key_by_kind[problem.kind] = problem.key
+            count = self._count_by_kind[problem.kind]
             is_power_of_two = count.bit_count() == 1
             if count <= LOGGED or is_power_of_two:
-                so_far = f" ({count} of this kind so far)" if count > 1 else ""
-                _log.warning("bad sample %s%s", problem, so_far)
-        total = self._good + self.bad
-        if total >= self._minimum and self.bad > self._limit * total:
-            kind = max(KINDS, key=self._counts.__getitem__)
-            example = f", as in {self._last_keys[kind]}" if kind in self._last_keys else ""
+                count_text = f" ({count} of this kind so far)" if count > 1 else ""
+                _log.warning("bad sample %s%s", problem, count_text)
+
+        n_samples = self._n_good + self.bad
+        if n_samples >= self._minimum and self.bad > self._limit * n_samples:
+            kind = max(KINDS, key=self._count_by_kind.__getitem__)
+            example = ""
+            if kind in self._last_key_by_kind:
+                example = f", as in {self._last_key_by_kind[kind]}"
             raise UnreadableDataError(
-                f"{self.bad} of {total} samples could not be read ({self.bad / total:.1%}), more "
-                f"than data.max_bad={self._limit:g} allows; most often {kind}{example}"
+                f"{self.bad} of {n_samples} samples could not be read "
+                f"({self.bad / n_samples:.1%}), more than data.max_bad={self._limit:g} allows; "
+                f"most often {kind}{example}"
             )
 
     def state(self) -> dict[str, int]:
-        """Return the counts as plain numbers for a snapshot."""
-        state = {"read": self._good}
+        """Return the number of good samples (`read`) and of bad ones by kind, for a snapshot."""
+        state = {"read": self._n_good}
         for kind in KINDS:
-            state[kind] = self._counts[kind]
+            state[kind] = self._count_by_kind[kind]
         return state
 
     def load(self, state: Mapping[str, int]) -> None:
-        """Continue from the counts of a snapshot."""
-        self._good = state["read"]
-        self._counts = Counter({kind: state.get(kind, 0) for kind in KINDS})
+        """Continue from the counts that `state` returned for a snapshot."""
+        self._n_good = state["read"]
+        self._count_by_kind = Counter({kind: state.get(kind, 0) for kind in KINDS})

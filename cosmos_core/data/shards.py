@@ -31,13 +31,13 @@ _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 
 
 class ShardError(ValueError):
-    """Shards cannot be used; one line."""
+    """The shards of a configuration cannot be used. The message is one line."""
 
 
 class ShardSets(NamedTuple):
-    """The sets of shards that a configuration names."""
+    """The sets of shards (tars) that a configuration names."""
 
-    # The shards of each set: local paths, or streams (`pipe:`, URLs).
+    # The shards of each set: local paths, or streams (`pipe:COMMAND` or URLs).
     sets: tuple[tuple[str, ...], ...]
     # A weight for each set, or None.
     weights: tuple[float, ...] | None
@@ -46,12 +46,15 @@ class ShardSets(NamedTuple):
 
     @property
     def shards(self) -> list[str]:
-        """The shards of all sets, in order."""
+        """The shards of all sets, one set after the other."""
         return [shard for set_shards in self.sets for shard in set_shards]
 
     @property
     def fingerprint(self) -> str | None:
-        """The SHA-256 of the names and sizes of the files of every set; None for streams."""
+        """The hexadecimal SHA-256 of the names and sizes of all files; None for streams.
+
+        It does not depend on the folders of the files.
+        """
         if self.streams:
             return None
         names_and_sizes = [
@@ -62,35 +65,48 @@ class ShardSets(NamedTuple):
 
 
 def parse_shards(config: DataConfig) -> ShardSets:
-    """Find the shards of a configuration; every local path must exist, and none is opened.
+    """Return the shards that `data.shards` names, with the weights of `data.weights`.
 
-    Sets are joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`), `pipe:COMMAND` or a URL
-    of webdataset or fsspec. Braces are expanded as webdataset does. Raises ShardError.
+    Sets of shards are joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`),
+    `pipe:COMMAND` or a URL of webdataset or fsspec. Braces are expanded as webdataset does:
+    `a-{0..1}.tar::b.tar` -> `(("a-0.tar", "a-1.tar"), ("b.tar",))`. Local paths must exist. No
+    shard is opened. Raises ShardError.
     """
-    sets = [_expand(specification) for specification in config.shards.split(SEPARATOR)]
-    are_streams = {_SCHEME.match(shard) is not None for shards in sets for shard in shards}
-    if len(are_streams) > 1:
+    sets = [_expand_braces(specification) for specification in config.shards.split(SEPARATOR)]
+    n_streams = 0
+    n_local_shards = 0
+    for shards in sets:
+        for shard in shards:
+            if _SCHEME.match(shard):
+                n_streams += 1
+            else:
+                n_local_shards += 1
+    if n_streams and n_local_shards:
         raise ShardError(
             "data.shards mixes local tars with streams, whose order differs in kind; "
             "name the local ones as pipe:cat PATH, or fetch the others"
         )
-    streams = True in are_streams
-    if streams:
+
+    if n_streams:
         for shards in sets:
             _require_file_system(shards[0])
-    elif False in are_streams:
+    elif n_local_shards:
         sets = [_find_local_shards(shards) for shards in sets]
     weights = _parse_weights(config.weights, len(sets))
-    return ShardSets(tuple(tuple(shards) for shards in sets), weights, streams)
+    return ShardSets(tuple(tuple(shards) for shards in sets), weights, n_streams > 0)
 
 
 def is_opened_by_fsspec(shard: str) -> bool:
-    """Return whether fsspec opens a stream: webdataset itself cannot open its scheme."""
-    return shard.partition(":")[0] not in (*gopen_schemes, "file")
+    """Return whether fsspec opens a stream, because webdataset cannot open its scheme.
+
+    It opens `s3://BUCKET/0.tar`, for example, but neither `pipe:COMMAND` nor `https://HOST/0.tar`.
+    """
+    scheme = shard.partition(":")[0]
+    return scheme not in (*gopen_schemes, "file")
 
 
 def _require_file_system(shard: str) -> None:
-    """Raise ShardError, which names the package to install, if fsspec cannot open a stream."""
+    """Raise ShardError, which names the package to install, if no package can open a stream."""
     if not is_opened_by_fsspec(shard):
         return
     scheme = shard.partition(":")[0]
@@ -98,53 +114,63 @@ def _require_file_system(shard: str) -> None:
         get_filesystem_class(scheme)
     except (ImportError, ValueError) as error:
         hint = "; pip install 'cosmos-eval[s3]'" if scheme == "s3" else ""
-        raise ShardError(f"data.shards {shard}: {' '.join(str(error).split())}{hint}") from error
+        reason = " ".join(str(error).split())
+        raise ShardError(f"data.shards {shard}: {reason}{hint}") from error
 
 
-def _expand(specification: str) -> list[str]:
-    """Expand the variables and braces of a set, as webdataset does."""
+def _expand_braces(specification: str) -> list[str]:
+    """Return the shards of a set, with its variables and braces expanded as webdataset does.
+
+    With the environment variable DIR=/data, `${DIR}/{0..2}.tar` -> `["/data/0.tar", "/data/1.tar",
+    "/data/2.tar"]`. Patterns such as `*.tar` are not resolved. Raises ShardError for an empty set,
+    for one that cannot be expanded, and for more than MAX_SHARDS shards.
+    """
     pattern = specification.strip()
     if not pattern:
         raise ShardError("data.shards is empty or has an empty set; name tars, as in data/*.tar")
-    shards: list[str] | None = None
     try:
         for _ in range(10):  # as webdataset does: a variable may hold other variables
             pattern = envsubst(pattern)
-        if not _has_large_braces(pattern):
+        has_too_many_shards = _has_too_many_shards(pattern)
+        shards: list[str] = []
+        if not has_too_many_shards:
             shards = list(itertools.islice(braceexpand(pattern), MAX_SHARDS + 1))
     except (ValueError, AssertionError) as error:  # unbalanced braces; an unknown ${variable}
         raise ShardError(f"data.shards {specification!r} cannot be expanded: {error}") from error
-    if shards is None or len(shards) > MAX_SHARDS:
+    if has_too_many_shards or len(shards) > MAX_SHARDS:
         raise ShardError(f"data.shards {specification!r} names more than {MAX_SHARDS} shards")
     return shards
 
 
-def _has_large_braces(pattern: str) -> bool:
+def _has_too_many_shards(pattern: str) -> bool:
     """Return whether the braces of a pattern clearly have more than MAX_SHARDS combinations.
 
-    braceexpand lists each range in full, and is slow on the product of many braces, so this is
-    checked before. Nested braces are not counted.
+    This is checked before braceexpand is called, which lists each range in full, and is slow on the
+    product of many braces. For example, `{0..9}/{0..99}.tar` has 10 * 100 combinations. Nested
+    braces are not counted.
     """
+    max_digits = len(str(MAX_SHARDS)) + 1
     for first, last, step in _RANGE.findall(pattern):
-        if _is_large_range(first, last, step):
+        if max(len(first), len(last), len(step)) > max_digits:
             return True
-    if _NESTED.search(pattern):
+        # A step that is missing or 0 counts as 1.
+        step_size = int(step or 1) or 1
+        n_numbers = abs(int(last) - int(first)) // step_size + 1
+        if n_numbers > MAX_SHARDS:
+            return True
+
+    has_nested_braces = _NESTED.search(pattern) is not None
+    if has_nested_braces:
         return False
     counts = [len(list(braceexpand(braces))) for braces in _BRACES.findall(pattern)]
     return math.prod(counts) > MAX_SHARDS
 
 
-def _is_large_range(first: str, last: str, step: str) -> bool:
-    """Return whether a range has more than MAX_SHARDS numbers, or numbers with too many digits."""
-    max_digits = len(str(MAX_SHARDS)) + 1
-    if max(len(first), len(last), len(step)) > max_digits:
-        return True
-    step_size = int(step or 1) or 1
-    return abs(int(last) - int(first)) // step_size >= MAX_SHARDS
-
-
 def _find_local_shards(shards: Sequence[str]) -> list[str]:
-    """Return the paths of local shards, patterns resolved. Raises ShardError for missing ones."""
+    """Return the paths of local shards, with patterns such as `data/*.tar` resolved.
+
+    Raises ShardError for missing files, and for folders that cannot be read.
+    """
     paths = []
     try:
         for shard in shards:
@@ -154,12 +180,17 @@ def _find_local_shards(shards: Sequence[str]) -> list[str]:
     return paths
 
 
-def _find_files(shard: str) -> list[str]:
-    """Return the files that a path or a pattern names."""
-    path = Path(shard).expanduser()
-    if _PATTERN.search(shard) and not path.exists():
+def _find_files(path_or_pattern: str) -> list[str]:
+    """Return the files that a path or a pattern (`*`, `?`, `[...]`) names, sorted.
+
+    An existing file whose name looks like a pattern is taken as it is. Raises ShardError if there
+    is no such file, or if a folder cannot be read.
+    """
+    path = Path(path_or_pattern).expanduser()
+    is_pattern = _PATTERN.search(path_or_pattern) is not None and not path.exists()
+    if is_pattern:
         for folder in glob.glob(str(path.parent)):
-            # `glob` itself would leave out its tars without an error.
+            # `glob` itself would leave out the tars of an unreadable folder without an error.
             if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
                 raise ShardError(f"cannot read folder {folder}: permission denied")
         names = sorted(glob.glob(str(path)))
@@ -174,17 +205,21 @@ def _find_files(shard: str) -> list[str]:
     return names
 
 
-def _parse_weights(specification: str, sets: int) -> tuple[float, ...] | None:
-    """Parse `data.weights`, one weight for each of `sets` sets; None if it is empty."""
+def _parse_weights(specification: str, n_sets: int) -> tuple[float, ...] | None:
+    """Return the weights that `data.weights` states, one for each set of shards.
+
+    They are joined by `::`, as in `1::0.5`. Return None if the option is empty. Raises ShardError
+    if there are not `n_sets` weights, or if one is not a finite number greater than 0.
+    """
     if not specification:
         return None
     try:
         weights = tuple(float(weight) for weight in specification.split(SEPARATOR))
     except ValueError as error:
         raise ShardError(f"data.weights {specification!r}: a weight is not a number") from error
-    if len(weights) != sets:
+    if len(weights) != n_sets:
         raise ShardError(
-            f"data.weights has {len(weights)} weights for {sets} sets in data.shards; "
+            f"data.weights has {len(weights)} weights for {n_sets} sets in data.shards; "
             "give one per set, joined by ::"
         )
     if not all(weight > 0 and math.isfinite(weight) for weight in weights):
@@ -197,16 +232,18 @@ Order = Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]
 
 
 class Draw(NamedTuple):
-    """A sample's number, and the seed of its random views."""
+    """A sample that is drawn for a batch."""
 
+    # The number of the sample in the index of all samples.
     number: int
+    # The seed of its random views.
     seed: tuple[int, ...]
 
 
 class Schedule(NamedTuple):
-    """The steps of a run that a process does, and its share of each batch."""
+    """The steps of a training run that a process does, and its share of each batch."""
 
-    # Samples in the batch of all processes.
+    # The number of samples in a global batch, which all processes share.
     batch_size: int
     # The number of steps of the whole run.
     steps: int
@@ -218,12 +255,13 @@ class Schedule(NamedTuple):
 
 
 class BatchOrder(Sampler[list[Draw]]):
-    """The samples of each batch of a process, as a list of draws per step.
+    """A PyTorch sampler of the batches of a process: a list of drawn samples for each step.
 
-    A process draws its share of each global batch. `sizes` are the numbers of samples in the sets.
+    A process draws its share of each global batch. The global batches depend only on the seed and
+    the step.
 
-    Without weights, an epoch is a permutation of all samples. It is NumPy's permutation or, if
-    `keyed`, a KeyedPermutation, which needs no memory, and no time at the start of an epoch. A
+    Without weights, an epoch is a random permutation of all samples. It is NumPy's permutation or,
+    if `keyed`, a KeyedPermutation, which needs no memory, and no time at the start of an epoch. A
     batch may continue into the next epoch. It has no sample twice unless the data are smaller than
     three batches.
 
@@ -241,6 +279,11 @@ class BatchOrder(Sampler[list[Draw]]):
         *,
         keyed: bool = False,
     ) -> None:
+        """Create the order of a run.
+
+        `sizes` and `weights` have a number for each set of shards. `schedule` says which batches
+        this process draws.
+        """
         self._set_sizes = np.array(sizes)
         self._n_samples = int(self._set_sizes.sum())
         self._weights = weights
@@ -252,17 +295,23 @@ class BatchOrder(Sampler[list[Draw]]):
         self._order: Order = np.asarray
 
     def __len__(self) -> int:
+        """Return the number of batches that this process still draws."""
         return max(0, self._schedule.steps - self._schedule.first_step)
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        """Yield this process's draws for each step, from the first step to the last of the run."""
         schedule = self._schedule
         process_batch_size = schedule.batch_size // schedule.world_size
         for step in range(schedule.first_step, schedule.steps):
-            first = step * schedule.batch_size + schedule.rank * process_batch_size
+            batch_start = step * schedule.batch_size
+            first = batch_start + schedule.rank * process_batch_size
             yield self._draws(np.arange(first, first + process_batch_size))
 
     def _draws(self, positions: npt.NDArray[np.int64]) -> list[Draw]:
-        """Return the draws at ascending positions, which are counted over all epochs."""
+        """Return the draws at ascending positions (N,), which are counted over all epochs.
+
+        With 10 samples, position 23 is the fourth one of the epoch with number 2.
+        """
         epochs, epoch_positions = np.divmod(positions, self._n_samples)
         draws = []
         for epoch in np.unique(epochs).tolist():
@@ -274,17 +323,17 @@ class BatchOrder(Sampler[list[Draw]]):
             for number, position in zip(numbers.tolist(), positions_in_epoch.tolist(), strict=True):
                 seed: tuple[int, ...] = (self._seed, epoch, number)
                 if self._weights is not None:
-                    # A sample can be drawn twice in an epoch; its views should then differ.
+                    # A sample can be drawn twice in an epoch. Its views should then differ.
                     seed = (*seed, position)
                 draws.append(Draw(number, seed))
         return draws
 
     def _order_of_epoch(self, epoch: int) -> Order:
-        """Return the order of an epoch, in which a batch that two epochs share has no sample twice.
+        """Return the order of an epoch, changed so that no batch has a sample twice.
 
-        If the beginning of this epoch repeats samples that the end of the previous epoch has put
-        into the shared batch, they change places with later samples of this epoch. For batches of
-        four, and epochs of six samples A to F::
+        Only a batch that two epochs share could have one. If the beginning of this epoch repeats
+        samples that the end of the previous epoch has put into the shared batch, they change places
+        with later samples of this epoch. For batches of four, and epochs of six samples A to F::
 
             previous epoch: A D B E | C F    shared batch: C F, and the next two samples
             this epoch:     C A | E B F D    C is repeated, and changes places with E
@@ -294,40 +343,39 @@ class BatchOrder(Sampler[list[Draw]]):
         """
         order = self._epoch_permutation(epoch)
         batch_size, n_samples = self._schedule.batch_size, self._n_samples
-        # The last samples of the previous epoch, and of this one, that are in a shared batch.
-        n_shared_of_previous = epoch * n_samples % batch_size
-        n_shared_of_this = (epoch + 1) * n_samples % batch_size
-        if n_shared_of_previous == 0 or self._weights is not None:
+        # The number of the previous epoch's last samples that are in a batch with this epoch's.
+        n_shared = epoch * n_samples % batch_size
+        if n_shared == 0 or self._weights is not None:
             return order
-        has_previous_order = self._epoch == epoch - 1
-        previous_order = self._order if has_previous_order else self._epoch_permutation(epoch - 1)
-        first_shared = max(0, n_samples - n_shared_of_previous)
-        previous_numbers = previous_order(np.arange(first_shared, n_samples))
+        previous_order = self._order
+        if self._epoch != epoch - 1:
+            previous_order = self._epoch_permutation(epoch - 1)
+        first_shared = max(0, n_samples - n_shared)
+        shared_numbers = previous_order(np.arange(first_shared, n_samples))
 
-        # The first samples of this epoch complete the shared batch. Substitutes for them are among
-        # the next two batches.
-        n_completing = batch_size - n_shared_of_previous
-        n_changeable = n_completing + 2 * batch_size
-        numbers = order(np.arange(min(n_samples, n_changeable)))
-        is_repeated = np.isin(numbers[:n_completing], previous_numbers)
-        repeated_positions = np.flatnonzero(is_repeated)
-        candidates = numbers[n_completing : min(n_samples - n_shared_of_this, n_changeable)]
-        is_unrepeated = ~np.isin(candidates, previous_numbers)
-        substitute_positions = n_completing + np.flatnonzero(is_unrepeated)
+        # The first samples of this epoch complete the shared batch. Substitutes for repeated ones
+        # are among the samples of the next two batches, but not at the end of this epoch, which may
+        # share a batch with the next epoch.
+        n_completing = batch_size - n_shared
+        n_changeable = min(n_samples, n_completing + 2 * batch_size)
+        n_shared_with_next_epoch = (epoch + 1) * n_samples % batch_size
+        substitutes_end = min(n_samples - n_shared_with_next_epoch, n_changeable)
+        numbers = order(np.arange(n_changeable))
+        is_repeated = np.isin(numbers, shared_numbers)
+        repeated_positions = np.flatnonzero(is_repeated[:n_completing])
+        is_substitute = ~is_repeated[n_completing:substitutes_end]
+        substitute_positions = n_completing + np.flatnonzero(is_substitute)
 
         # Small data may have fewer substitutes than repeated samples.
-        n_swaps = min(len(repeated_positions), len(substitute_positions))
-        repeated_positions = repeated_positions[:n_swaps]
-        substitute_positions = substitute_positions[:n_swaps]
-        repeated_numbers = numbers[repeated_positions]
-        numbers[repeated_positions] = numbers[substitute_positions]
-        numbers[substitute_positions] = repeated_numbers
+        for repeated, substitute in zip(repeated_positions, substitute_positions, strict=False):
+            numbers[repeated], numbers[substitute] = numbers[substitute], numbers[repeated]
         return _ChangedStart(numbers, order)
 
     def _epoch_permutation(self, epoch: int) -> Order:
-        """Return the order of an epoch, which does not depend on other epochs.
+        """Return the random order of an epoch, as a function from positions to sample numbers.
 
-        With weights, it is not a permutation but draws with replacement.
+        It depends on the seed and on the number of the epoch. With weights, it is not a permutation
+        but draws with replacement.
         """
         n_samples = self._n_samples
         is_large = n_samples >= KeyedPermutation.MIN_SIZE
@@ -336,33 +384,41 @@ class BatchOrder(Sampler[list[Draw]]):
         rng = np.random.default_rng([self._seed, epoch])
         if self._weights is None:
             return rng.permutation(n_samples).astype(np.uint32).__getitem__
+
+        # First draw a set for each position, then one of the samples of this set.
         weighted_sizes = self._set_sizes * np.array(self._weights)
         probabilities = weighted_sizes / weighted_sizes.sum()
         drawn_sets = rng.choice(len(probabilities), size=n_samples, p=probabilities)
         set_starts = np.cumsum(self._set_sizes) - self._set_sizes
-        numbers = set_starts[drawn_sets] + rng.integers(self._set_sizes[drawn_sets])
+        numbers_in_set = rng.integers(self._set_sizes[drawn_sets])
+        numbers = set_starts[drawn_sets] + numbers_in_set
         return numbers.astype(np.uint32).__getitem__
 
 
 class _ChangedStart:
-    """An order that begins with `first_numbers`, and goes on as another order."""
+    """An order that begins with `first_numbers`, and goes on as another order.
+
+    For the order A B C D E and the first numbers B A, it is B A C D E.
+    """
 
     def __init__(self, first_numbers: npt.NDArray[Any], order: Order) -> None:
         self._first_numbers = first_numbers
         self._order = order
 
     def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return the sample numbers (N,) at positions (N,)."""
         last_changed = len(self._first_numbers) - 1
         first_numbers = self._first_numbers[np.minimum(positions, last_changed)]
         return np.where(positions <= last_changed, first_numbers, self._order(positions))
 
 
 class KeyedPermutation:
-    """A permutation of `size` numbers, each of which is computed when it is needed.
+    """A random permutation of the numbers below `size`, which is not held in memory.
 
-    It is a Feistel network on the bits of positions (Luby and Rackoff, 1988), applied again to
-    results that exceed the size (cycle walking; Black and Rogaway, 2002). The round function is the
-    mixing function of splitmix64 (Steele et al., 2014).
+    Each number is computed when it is needed. The permutation is a Feistel network on the bits of
+    positions (Luby and Rackoff, 1988), applied again to results that exceed the size (cycle
+    walking; Black and Rogaway, 2002). The round function is the mixing function of splitmix64
+    (Steele et al., 2014).
     """
 
     ROUNDS = 6
@@ -370,11 +426,14 @@ class KeyedPermutation:
 
     def __init__(self, size: int, seed: Sequence[int]) -> None:
         self._size = size
-        self._half_bits = np.uint64(((size - 1).bit_length() + 1) // 2)
-        self._keys = np.random.default_rng(seed).integers(2**64, size=self.ROUNDS, dtype=np.uint64)
+        # Half the number of bits that the largest number has, rounded up.
+        n_bits = (size - 1).bit_length()
+        self._half_bits = np.uint64((n_bits + 1) // 2)
+        rng = np.random.default_rng(seed)
+        self._keys = rng.integers(2**64, size=self.ROUNDS, dtype=np.uint64)
 
     def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-        """Return the numbers at positions (N,)."""
+        """Return the numbers (N,) of the permutation at positions (N,)."""
         numbers = self._encrypt(positions.astype(np.uint64))
         while True:
             is_outside = numbers >= self._size
@@ -383,16 +442,22 @@ class KeyedPermutation:
             numbers[is_outside] = self._encrypt(numbers[is_outside])
 
     def _encrypt(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        """Apply the network, a permutation of all numbers of `2 * half_bits` bits."""
+        """Apply the Feistel network, a permutation of all numbers of `2 * half_bits` bits.
+
+        A number is split into a left and a right half of its bits. In each round, the right half
+        and a key are mixed and change the left half, and then the halves change places.
+        """
         mask = (np.uint64(1) << self._half_bits) - np.uint64(1)
-        left, right = numbers >> self._half_bits, numbers & mask
+        left = numbers >> self._half_bits
+        right = numbers & mask
         for key in self._keys:
-            left, right = right, left ^ (_mix(right + key) & mask)
+            changed_left = left ^ (_mix(right + key) & mask)
+            left, right = right, changed_left
         return left << self._half_bits | right
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return the output function of splitmix64, which mixes the bits of each value."""
+    """Return 64-bit values whose bits are mixed by the output function of splitmix64."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values = (values ^ values >> np.uint64(shift)) * np.uint64(factor)
     return values ^ values >> np.uint64(31)

@@ -35,27 +35,30 @@ _FAILURES = (TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 class StreamSample(NamedTuple):
-    """An undecoded sample."""
+    """An undecoded sample of a shard."""
 
     shard: str
     key: str
     raw: samples.RawSample
 
     def decode(self) -> samples.Sample | samples.Problem:
-        """Decode the sample, or describe its problem."""
+        """Return the decoded sample, or its problem if it cannot be decoded."""
         try:
             return samples.decode_sample(self.raw)
-        except samples.BadSampleError as bad:
-            return bad.problem(self.shard, self.key)
+        except samples.BadSampleError as error:
+            return error.problem(self.shard, self.key)
 
 
 class StreamBatches(IterableDataset[samples.Item]):
-    """The batches of a process, each of which is made by one of its workers.
+    """The batches that a process reads from streams. Each is made by one of its workers.
 
-    Of L workers, also called lanes, lane i makes the batches of the steps i, i + L, i + 2 L and so
-    on. PyTorch takes batches from the workers in turn, which puts the steps in order. A resumed run
-    continues at the `positions` of its lanes. A lane without a position reads all earlier samples
-    again. Raises ShardError if a worker would have no shard.
+    A worker of this data set is also called a lane. With 4 lanes, lane 0 makes the batches of steps
+    0, 4, 8 and so on, and lane 1 those of steps 1, 5, 9. PyTorch takes batches from the workers in
+    turn, which puts the steps in order.
+
+    A resumed run continues at the `positions` of its lanes, by the number of the lane. A lane
+    without a position reads all earlier samples again. Raises ShardError if a worker would have no
+    shard.
     """
 
     def __init__(
@@ -64,11 +67,17 @@ class StreamBatches(IterableDataset[samples.Item]):
         seed: int,
         schedule: Schedule,
         lanes: int,
-        maker: samples.ViewMaker,
+        view_maker: samples.ViewMaker,
         positions: Mapping[int, samples.StreamPosition] | None = None,
     ) -> None:
+        """Create the batches of a process, which `lanes` workers make.
+
+        `seed` decides the order of shards and samples, and the random views. `schedule` says which
+        steps of the run the process does.
+        """
         super().__init__()
-        n_shards, n_processes = len(shards.shards), schedule.world_size
+        n_shards = len(shards.shards)
+        n_processes = schedule.world_size
         if shards.weights is None and n_shards < n_processes * lanes:
             raise ShardError(
                 f"{n_shards} stream shards are too few for {n_processes} processes of {lanes} "
@@ -77,29 +86,38 @@ class StreamBatches(IterableDataset[samples.Item]):
         self._shards = shards
         self._seed = seed
         self._schedule = schedule
-        self._lanes = lanes
-        self._view_maker = maker
-        self._positions = positions or {}
+        self._n_lanes = lanes
+        self._view_maker = view_maker
+        self._position_by_lane = positions or {}
 
     def __iter__(self) -> Iterator[samples.Item]:
+        """Yield the batches that this worker makes, from the first step of a resumed run on.
+
+        With L workers, they are the batches of the steps lane, lane + L, lane + 2 L and so on. If
+        there are no good samples, the last item is an UnreadableDataError. It is not raised here,
+        because PyTorch would add the traceback of a worker to its message.
+        """
         schedule = self._schedule
         worker = get_worker_info()
         worker_number = worker.id if worker else 0
-        # PyTorch takes the first batch from worker 0, so this is the lane of the first step.
-        lane = (worker_number + schedule.first_step) % self._lanes
+        # PyTorch takes the first batch from worker 0, so worker 0 has the lane of the first step.
+        lane = (worker_number + schedule.first_step) % self._n_lanes
+        has_position = lane in self._position_by_lane
+        position = self._position_by_lane.get(lane, samples.StreamPosition())
+
         samples_per_batch = schedule.batch_size // schedule.world_size
-        problems = list[samples.Problem]()
-        reader = LaneReader(self, lane, self._positions.get(lane, samples.StreamPosition()))
+        problems: list[samples.Problem] = []
+        reader = LaneReader(self, lane, position)
         good_samples = reader.good_samples(problems)
         try:
-            for step in range(lane, schedule.steps, self._lanes):
-                is_past = step < schedule.first_step
-                if is_past and lane in self._positions:
+            for step in range(lane, schedule.steps, self._n_lanes):
+                is_before_first_step = step < schedule.first_step
+                if is_before_first_step and has_position:
                     continue
                 batch_samples = itertools.islice(good_samples, samples_per_batch)
-                if is_past:
-                    # Samples are decoded although no batch is made: a batch ends after a number of
-                    # good samples.
+                if is_before_first_step:
+                    # Read the samples of the step, but make no batch. Samples have to be decoded,
+                    # because a batch ends after a number of good samples.
                     for _ in batch_samples:
                         pass
                 else:
@@ -110,41 +128,44 @@ class StreamBatches(IterableDataset[samples.Item]):
         except samples.UnreadableDataError as error:
             yield error
 
-    def shards_of_pass(self, lane: int, number: int) -> list[str]:
-        """Return the shards that a worker reads in the pass with a number.
+    def shards_of_pass(self, lane: int, pass_number: int) -> list[str]:
+        """Return the shards that a worker reads in a pass, in order.
 
-        They are the worker's share of a permutation of all shards. With weights, they are as many
-        shards, drawn with replacement.
+        They are the worker's share of a random permutation of all shards. With weights, they are as
+        many shards, drawn with replacement. For shards A to F in the order C A F B E D, two
+        processes and one worker each, the first process reads C F E, and the second A B D.
         """
         shards = self._shards.shards
         rank, world_size = self._schedule.rank, self._schedule.world_size
         if self._shards.weights is None:
-            order = np.random.default_rng([self._seed, number]).permutation(len(shards))
-            process_order = order[rank::world_size]
-            return [shards[i] for i in process_order[lane :: self._lanes]]
-        set_sizes = [len(set_shards) for set_shards in self._shards.sets]
-        weights = np.repeat(self._shards.weights, set_sizes)
-        rng = np.random.default_rng([self._seed, number, rank, lane])
-        n_draws = max(1, len(shards) // (world_size * self._lanes))
+            rng = np.random.default_rng([self._seed, pass_number])
+            process_order = rng.permutation(len(shards))[rank::world_size]
+            lane_order = process_order[lane :: self._n_lanes]
+            return [shards[i] for i in lane_order]
+
+        n_shards_by_set = [len(set_shards) for set_shards in self._shards.sets]
+        weights = np.repeat(self._shards.weights, n_shards_by_set)
+        rng = np.random.default_rng([self._seed, pass_number, rank, lane])
+        n_draws = max(1, len(shards) // (world_size * self._n_lanes))
         drawn_shards = rng.choice(len(shards), n_draws, p=weights / weights.sum())
         return [shards[i] for i in drawn_shards]
 
-    def shuffle_order(self, lane: int, number: int) -> random.Random:
+    def buffer_rng(self, lane: int, pass_number: int) -> random.Random:
         """Return the random generator of a worker's shuffle buffer in a pass."""
-        return random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
+        return random.Random(f"{self._seed} {pass_number} {self._schedule.rank} {lane}")
 
-    def view_seed(self, number: int, turn: int, key: str) -> tuple[int, ...]:
-        """Return the seed of a sample's views.
+    def view_seed(self, pass_number: int, turn: int, key: str) -> tuple[int, ...]:
+        """Return the seed of the random views of a sample.
 
-        It depends on the number of the pass and the sample's key and, with weights, on the turn of
-        its shard in the pass.
+        It depends on the number of the pass and on the sample's key. With weights, it also depends
+        on the turn of the sample's shard, which is the number of the shard in the pass.
         """
         digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
-        seed = (self._seed, number, int.from_bytes(digest, "big"))
+        key_hash = int.from_bytes(digest, "big")
         if self._shards.weights is None:
-            return seed
-        # With weights a shard can be drawn twice in a pass; its views should then differ.
-        return (*seed, turn)
+            return (self._seed, pass_number, key_hash)
+        # With weights a shard can be drawn twice in a pass. Its views should then differ.
+        return (self._seed, pass_number, key_hash, turn)
 
 
 Entry = StreamSample | samples.Problem
@@ -154,53 +175,62 @@ SeededEntry = tuple[Entry, tuple[int, ...]]
 
 
 class LaneReader:
-    """Reads the samples of one worker, from a position on, through its shuffle buffer.
+    """Reads the samples of one worker (a lane) through its shuffle buffer.
 
-    An entry is a sample, or the problem of a shard. The place of an entry is its number in a pass,
-    counted over the shards of the pass. The turn of a shard is its number in the pass.
+    It starts at a position. The terms used here are:
+
+    - entry: a sample, or the problem of a shard.
+    - place: the number of an entry in a pass, counted over all shards of the pass.
+    - turn: the number of a shard in a pass.
     """
 
     def __init__(self, streams: StreamBatches, lane: int, start: samples.StreamPosition) -> None:
+        """Create the reader of a lane, which starts at the position `start`."""
         self._streams = streams
         self._lane = lane
         self._start = start
         # The fields of the current position; see StreamPosition.
-        self._pass_number = start.number
-        self._taken = 0
-        self._good = 0
-        self._whole_shards = list[int]()
-        self._begun = 0
+        self._pass_number = start.pass_number
+        self._n_taken = 0
+        self._n_good = 0
+        self._finished_shard_sizes: list[int] = []
+        self._n_read_of_open_shard = 0
         # The shard in which a resumed pass goes on.
         self._open_shard: Generator[Entry, None, None] | None = None
 
     def position(self) -> samples.StreamPosition:
-        """Return the position after the last sample."""
+        """Return the position after the sample that was yielded last."""
         return samples.StreamPosition(
-            self._pass_number, self._taken, self._good, tuple(self._whole_shards), self._begun
+            pass_number=self._pass_number,
+            n_taken=self._n_taken,
+            n_good=self._n_good,
+            finished_shard_sizes=tuple(self._finished_shard_sizes),
+            n_read_of_open_shard=self._n_read_of_open_shard,
         )
 
     def good_samples(
         self, problems: list[samples.Problem]
     ) -> Iterator[tuple[samples.Sample, tuple[int, ...]]]:
-        """Yield good samples and their seeds without end, and append bad samples to `problems`.
+        """Yield decoded samples and the seeds of their views, pass after pass, without end.
 
-        Raises UnreadableDataError after a pass without a good sample, and if a shard no longer has
-        the samples that the position names.
+        The problems of bad samples are appended to `problems`. Raises UnreadableDataError after a
+        pass without a good sample, and if a shard no longer has the samples that the position
+        counts.
         """
         start = self._start
         last_problem: samples.Problem | None = None
         while True:
-            self._good = start.good
+            self._n_good = start.n_good
             for entry, seed in self._shuffled_entries(start):
-                self._taken += 1
+                self._n_taken += 1
                 decoded = entry if isinstance(entry, samples.Problem) else entry.decode()
                 if isinstance(decoded, samples.Problem):
                     problems.append(decoded)
                     last_problem = decoded
                 else:
-                    self._good += 1
+                    self._n_good += 1
                     yield decoded, seed
-            if self._good == 0:
+            if self._n_good == 0:
                 detail = "" if last_problem is None else f"; the last problem: {last_problem}"
                 raise samples.UnreadableDataError(
                     f"no good sample in the shards of a worker{detail}"
@@ -212,56 +242,63 @@ class LaneReader:
         """Yield the entries of a pass in the order of the shuffle buffer, from a position on.
 
         The order depends only on the seed and on the number of entries, not on their content. So
-        the entries before the position are replayed by their places in the pass, without reading
-        them. The places that leave the buffer before the position are dropped. Only the entries
-        whose places are still in the buffer then are read again.
+        the entries before the position are replayed by their places (0, 1, 2 and so on), without
+        reading them. The places that leave the buffer before the position are dropped. Only the
+        entries whose places are still in the buffer then are read again.
         """
-        rng = self._streams.shuffle_order(self._lane, self._pass_number)
+        rng = self._streams.buffer_rng(self._lane, self._pass_number)
         shuffle = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
         shuffled_items = shuffle(self._places_and_entries(start))
+
+        # Drop the places that have left the buffer before the position.
         is_in_buffer = np.ones(start.n_entries_read, bool)
-        for place in itertools.islice(shuffled_items, start.taken):
+        for place in itertools.islice(shuffled_items, start.n_taken):
             is_in_buffer[place] = False
-        self._taken = start.taken
+        self._n_taken = start.n_taken
+
         buffered_places = set(np.flatnonzero(is_in_buffer).tolist())
-        buffered_entries = self._read_again(start, buffered_places)
+        entry_by_place = self._read_again(start, buffered_places)
         for item in shuffled_items:
             if isinstance(item, int):  # a place
-                yield buffered_entries.pop(item)
+                yield entry_by_place.pop(item)
             else:
                 yield item
 
     def _places_and_entries(self, start: samples.StreamPosition) -> Iterator[int | SeededEntry]:
         """Yield the places of the entries before a position, then the entries after it.
 
-        The position of this reader moves with the entries.
+        This is the input of the shuffle buffer. The position of this reader moves with the entries.
         """
-        self._whole_shards = list(start.whole)
-        self._begun = start.begun
+        self._finished_shard_sizes = list(start.finished_shard_sizes)
+        self._n_read_of_open_shard = start.n_read_of_open_shard
         yield from range(start.n_entries_read)
+
         shards = self._streams.shards_of_pass(self._lane, self._pass_number)
-        for turn in range(len(start.whole), len(shards)):
+        first_turn = len(start.finished_shard_sizes)
+        for turn in range(first_turn, len(shards)):
+            # `_read_again` has opened the first of these shards if it was read in part.
             entries = self._open_shard or read_stream(shards[turn])
             self._open_shard = None
             for entry in entries:
-                self._begun += 1
+                self._n_read_of_open_shard += 1
                 yield self._with_seed(entry, turn)
-            self._whole_shards.append(self._begun)
-            self._begun = 0
+            self._finished_shard_sizes.append(self._n_read_of_open_shard)
+            self._n_read_of_open_shard = 0
 
     def _read_again(
         self, start: samples.StreamPosition, places: set[int]
     ) -> dict[int, SeededEntry]:
-        """Return the entries at some places before a position, by place.
+        """Read the entries at some places before a position, and return them by place.
 
-        Of the shards that were read to their end, those without such an entry are not opened, and
-        the others are read up to the last such entry. The shard in which the position is stays
-        open: `_places_and_entries` goes on reading it.
+        A shard that was read to its end is opened only if it has such an entry, and is read up to
+        the last such entry. For shards of 3, 4 and 5 entries and the places {1, 8}, two entries of
+        the first shard and two of the third are read. The shard in which the position lies is left
+        open in `self._open_shard`: `_places_and_entries` goes on reading it.
         """
         shards = self._streams.shards_of_pass(self._lane, self._pass_number)
         entry_by_place: dict[int, SeededEntry] = {}
-        first_place = 0  # of the shard
-        for turn, n_entries in enumerate(start.whole):
+        first_place = 0  # the place of the first entry of the shard
+        for turn, n_entries in enumerate(start.finished_shard_sizes):
             shard_places = places.intersection(range(first_place, first_place + n_entries))
             if shard_places:
                 stream = read_stream(shards[turn])
@@ -272,10 +309,11 @@ class LaneReader:
                         entry_by_place[place] = self._with_seed(entry, turn)
                 stream.close()
             first_place += n_entries
-        if start.begun > 0:
-            turn = len(start.whole)
+
+        if start.n_read_of_open_shard > 0:
+            turn = len(start.finished_shard_sizes)
             stream = read_stream(shards[turn])
-            entries = _first_entries(stream, shards[turn], start.begun)
+            entries = _first_entries(stream, shards[turn], start.n_read_of_open_shard)
             for place, entry in enumerate(entries, start=first_place):
                 if place in places:
                     entry_by_place[place] = self._with_seed(entry, turn)
@@ -283,12 +321,15 @@ class LaneReader:
         return entry_by_place
 
     def _with_seed(self, entry: Entry, turn: int) -> SeededEntry:
-        """Return an entry of the shard that is read in a `turn` of the pass, with its seed."""
+        """Return an entry and the seed of its views. `turn` is the number of its shard."""
         return entry, self._streams.view_seed(self._pass_number, turn, entry.key)
 
 
 def _first_entries(stream: Iterator[Entry], shard: str, count: int) -> Iterator[Entry]:
-    """Yield the first `count` entries of a shard. Raises UnreadableDataError if it has fewer."""
+    """Yield the first `count` entries of an opened shard, which stays open.
+
+    Raises UnreadableDataError, which names the shard, if it has fewer.
+    """
     n_entries = 0
     for entry in itertools.islice(stream, count):
         n_entries += 1
@@ -303,36 +344,46 @@ def _first_entries(stream: Iterator[Entry], shard: str, count: int) -> Iterator[
 def pack_positions(
     positions_by_rank: Sequence[Mapping[int, samples.StreamPosition]], lanes: int
 ) -> dict[str, Any]:
-    """Return the positions of the workers of all processes as lists and numbers for a snapshot."""
-    packed = []
-    for positions in positions_by_rank:
-        packed.append([[lane, *position] for lane, position in positions.items()])
-    return {"lanes": lanes, "positions": packed}
+    """Return the positions of the workers of all processes as lists and numbers for a snapshot.
+
+    `positions_by_rank` has the positions of each process by the number of the worker (the lane). A
+    position is packed as `[lane, *fields]`. For one process of two workers, of which only the first
+    has begun, the result is `{"lanes": 2, "positions": [[[0, 1, 5, 5, (3, 2), 1]]]}`.
+    """
+    packed_by_rank = []
+    for position_by_lane in positions_by_rank:
+        packed_positions = [[lane, *position] for lane, position in position_by_lane.items()]
+        packed_by_rank.append(packed_positions)
+    return {"lanes": lanes, "positions": packed_by_rank}
 
 
 def resumed_positions(
     stored: Mapping[str, Any], *, rank: int, world_size: int, lanes: int
 ) -> dict[int, samples.StreamPosition]:
-    """Return the positions of a process's workers by lane, from the value of `pack_positions`.
+    """Return the positions at which the workers of process `rank` continue, by lane.
 
-    If the number of processes or of workers has changed, all workers continue at the beginning of
-    the first pass that no worker has begun.
+    `stored` is the value of `pack_positions` in a snapshot. If the number of processes or of
+    workers (lanes) has changed since, all workers continue at the beginning of the first pass that
+    no worker has begun. The process of rank 0 logs a warning then.
     """
     positions_by_rank = []
     for packed_positions in stored["positions"]:
-        positions = {lane: samples.StreamPosition(*values) for lane, *values in packed_positions}
-        positions_by_rank.append(positions)
-    stored_lanes = stored["lanes"]
-    if (world_size, lanes) == (len(positions_by_rank), stored_lanes):
+        position_by_lane = {
+            lane: samples.StreamPosition(*fields) for lane, *fields in packed_positions
+        }
+        positions_by_rank.append(position_by_lane)
+    stored_world_size, stored_lanes = len(positions_by_rank), stored["lanes"]
+    if (world_size, lanes) == (stored_world_size, stored_lanes):
         return positions_by_rank[rank]
-    begun_passes = [
-        position.number for positions in positions_by_rank for position in positions.values()
-    ]
-    next_pass = max(begun_passes, default=-1) + 1
+
+    next_pass = 0
+    for position_by_lane in positions_by_rank:
+        for position in position_by_lane.values():
+            next_pass = max(next_pass, position.pass_number + 1)
     if rank == 0:
         _log.warning(
             f"the streams go on at the beginning of pass {next_pass + 1}: "
-            f"{len(positions_by_rank)} processes of {stored_lanes} workers wrote the snapshot, and "
+            f"{stored_world_size} processes of {stored_lanes} workers wrote the snapshot, and "
             f"this run has {world_size} of {lanes}; with the same numbers it goes on at the next "
             "sample"
         )
@@ -340,7 +391,10 @@ def resumed_positions(
 
 
 def read_stream(shard: str) -> Generator[Entry, None, None]:
-    """Yield the samples of a stream. If it fails, the last entry is the problem of the shard."""
+    """Yield the undecoded samples of a stream, such as `pipe:curl URL` or `s3://BUCKET/0.tar`.
+
+    If the stream cannot be opened or read to its end, the last entry is the problem of the shard.
+    """
     try:
         stream = RemoteFile(shard) if is_opened_by_fsspec(shard) else webdataset.gopen(shard)
     except (OSError, ValueError) as error:
@@ -357,8 +411,10 @@ def read_stream(shard: str) -> Generator[Entry, None, None]:
                 n_samples += 1
         except _FAILURES as error:
             failure = error
-        # A command that failed is the cause of a damaged tar.
-        failure = _close(stream) or failure
+        # If a command failed, this is the cause of a damaged tar, and is reported in its place.
+        command_failure = _close(stream)
+        if command_failure is not None:
+            failure = command_failure
     finally:  # also if the caller stops early
         with suppress(OSError):
             stream.close()
@@ -379,20 +435,20 @@ class RemoteFile:
             self._file = files.open(path, "rb")
 
     def read(self, size: int, /) -> bytes:
-        """Return `size` bytes, fewer only at the end."""
+        """Return `size` bytes, or fewer at the end of the file."""
         with _as_os_error():
             content: bytes = self._file.read(size)
             return content
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. Raises OSError if that fails."""
         with _as_os_error():
             self._file.close()
 
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """Raise OSError for any error of the block."""
+    """Raise every error of the block as an OSError, whose message has the error's type."""
     try:
         yield
     except Exception as error:
@@ -402,24 +458,30 @@ def _as_os_error() -> Iterator[None]:
 
 
 class _StreamWithHead:
-    """A stream whose first bytes, the head, have been read already."""
+    """A stream whose first bytes, the head, have been read already.
+
+    Its `read` returns the head first, as if nothing had been read.
+    """
 
     def __init__(self, stream: Any, head: bytes = b"") -> None:
-        self._stream, self._head = stream, head
+        self._stream = stream
+        self._unread_head = head
 
     def read(self, size: int, /) -> bytes:
-        """Return `size` bytes, or fewer at the end."""
-        head, self._head = self._head[:size], self._head[size:]
-        if size <= len(head):
-            return head
-        return head + self._stream.read(size - len(head))
+        """Return `size` bytes of the head and the stream, or fewer at the end."""
+        head_bytes = self._unread_head[:size]
+        self._unread_head = self._unread_head[size:]
+        if len(head_bytes) == size:
+            return head_bytes
+        return head_bytes + self._stream.read(size - len(head_bytes))
 
 
 def _raw_samples(stream: Any) -> Iterator[tuple[str, samples.RawSample]]:
-    """Yield the key and the contents of each sample in a tar.
+    """Yield the key and the undecoded files of each sample in a tar.
 
-    Files with the same key are one sample if they follow each other in the tar. The first of
-    several files with the same extension is used.
+    Files with the same key are one sample if they follow each other in the tar: `a.jpg`, `a.json`
+    and `b.jpg` are the samples "a" and "b". The first of several files with the same extension is
+    used.
     """
     for key, files in itertools.groupby(_sample_files(stream), key=lambda file: file.key):
         content_by_suffix: dict[str, bytes] = {}
@@ -443,7 +505,11 @@ class _SampleFile(NamedTuple):
 
 
 def _sample_files(stream: Any) -> Iterator[_SampleFile]:
-    """Yield the images and the records in a tar, which is decompressed if necessary."""
+    """Yield the image files and the JSON records in a tar, in their order.
+
+    A tar that gzip, bzip2 or xz has compressed is decompressed. Other files are skipped.
+    """
+    # The first two bytes tell the format of a compressed stream.
     head = stream.read(2)
     tar = _StreamWithHead(stream, head)
     if head in _DECOMPRESS:
@@ -459,10 +525,10 @@ def _sample_files(stream: Any) -> Iterator[_SampleFile]:
 
 
 def _close(stream: Any) -> OSError | None:
-    """Close a stream, and return its error, if it has one.
+    """Close a stream, and return its error: None if all is well.
 
-    The exit status of a command counts only if all of its output was read: otherwise the command is
-    ended by the closed pipe.
+    For a `pipe:` command, an exit status other than 0 is an error. The status counts only if all of
+    the output was read: otherwise the closed pipe has ended the command.
     """
     try:
         is_at_end = not stream.read(1)
@@ -481,5 +547,5 @@ def _shard_problem(shard: str, count: int, error: Exception) -> samples.Problem:
     """Return the problem of a shard that failed after `count` samples."""
     kind = "truncated" if count else "unreadable"
     reason = str(error) or type(error).__name__
-    bad_sample = samples.BadSampleError(kind, f"after {count} samples: {reason}")
-    return bad_sample.problem(shard, shard)
+    shard_error = samples.BadSampleError(kind, f"after {count} samples: {reason}")
+    return shard_error.problem(shard, key=shard)

@@ -17,26 +17,30 @@ _guards: list[subprocess.Popen[bytes]] = []
 
 @contextmanager
 def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yield a `worker_init_fn` whose workers end with this context, or when this process is killed.
+    """Yield a `worker_init_fn` for a DataLoader whose workers never outlive this context.
 
-    With `commands`, the commands that a worker has started, and all processes that these have
-    started, end with it too.
+    The workers end at the end of the block, and also if this process is killed. If `commands` is
+    true, the commands that a worker has started, and all processes that these have started, end
+    with the worker.
     """
     # Workers wait to read from the pipe. This process has the only writing end. It is closed here,
     # or by the system when this process dies, and then the workers end.
     read_end, write_end = multiprocessing.Pipe(duplex=False)
     try:
-        yield partial(_start_worker, read_end, write_end, commands)
+        yield partial(_prepare_worker, read_end, write_end, commands)
     finally:
         write_end.close()
         read_end.close()
 
 
-def _start_worker(read_end: Connection, write_end: Connection, commands: bool, number: int) -> None:
-    """Prepare a worker: it and its commands form a process group.
+def _prepare_worker(
+    read_end: Connection, write_end: Connection, commands: bool, worker_number: int
+) -> None:
+    """Make this worker process end when the writing end of the pipe is closed.
 
-    Signals to the main process's group, such as by Ctrl-C, do not reach the worker. The main
-    process ends its workers.
+    The worker and its commands get a process group of their own. So signals to the group of the
+    main process, as by Ctrl-C, do not reach the worker: the main process ends its workers. If
+    `commands` is true, the whole group is killed when the worker ends.
     """
     write_end.close()  # the worker's copy, which would keep the pipe open
     # A handler that does nothing. Commands do not inherit it, as they would inherit SIG_IGN.
@@ -55,12 +59,15 @@ def _start_worker(read_end: Connection, write_end: Connection, commands: bool, n
     threading.Thread(target=_exit_when_closed, args=(read_end,), daemon=True).start()
 
 
-def _ignore_signal(number: int, frame: FrameType | None) -> None:
-    pass
+def _ignore_signal(signal_number: int, frame: FrameType | None) -> None:
+    """Do nothing, as the handler of a signal."""
 
 
 def _exit_when_closed(read_end: Connection) -> None:
-    """End this process when the writing end of the pipe is closed."""
+    """Wait until the writing end of the pipe is closed, then end this process.
+
+    Nothing is ever written to the pipe, so that reading from it waits until then.
+    """
     with suppress(EOFError, OSError):
         read_end.recv_bytes()
     os._exit(0)

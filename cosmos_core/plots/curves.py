@@ -1,4 +1,4 @@
-"""Draw the log of a run: one panel for values of the same kind, over the steps."""
+"""Draw the log of a training run: one panel for values of the same kind, over the steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cosmos_core.utils.figures import new_page, plain_style, png
+from cosmos_core.utils.figures import figure_to_png, new_page, plain_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,36 +20,37 @@ Floats = npt.NDArray[np.float64]
 Records = Sequence[Mapping[str, Any]]
 
 COLUMNS = 3
-WIDTH, HEIGHT, TITLE = 460, 300, 40  # width and height of a panel, height of the title, in pixels
-MOST = 1000  # the largest number of points that are drawn of a line; a panel has fewer pixels
-LONG = 100  # noisy lines of at least this number of points have a running mean drawn over them
-WINDOW = 1 / 50  # the window of a running mean, as a fraction of a line's points
-FEW = 50  # lines of at most this number of points have markers
+PANEL_WIDTH, PANEL_HEIGHT, TITLE_HEIGHT = 460, 300, 40  # in pixels
+MAX_POINTS = 1000  # the largest number of points that are drawn of a line; a panel has fewer pixels
+MIN_POINTS_FOR_MEAN = 100  # noisy lines of this length or more have a running mean over them
+WINDOW_FRACTION = 1 / 50  # the window of a running mean, as a fraction of a line's points
+MAX_POINTS_WITH_MARKERS = 50  # lines of at most this number of points have markers
 COLOURS = 256  # the number of colours in the file
 
 
 class Series(NamedTuple):
-    """A line of values over steps."""
+    """A line of values over the steps of a training."""
 
     name: str
     steps: Floats  # (N,)
     values: Floats  # (N,); NaN if the log has null
-    dashed: bool = False  # for the student
+    dashed: bool = False  # whether the line is for the student's weights
 
 
 class Panel(NamedTuple):
-    """Lines on the same axes."""
+    """A panel of the picture: lines on the same axes."""
 
     title: str
     unit: str
-    # Fields of the log; those inside of another field have a name with a dot.
+    # The fields of the log that are drawn. `timing.mfu` is the field "mfu" inside of "timing".
     names: tuple[str, ...] = ()
-    # Whether a mean is drawn over long lines.
+    # Whether a running mean is drawn over long lines.
     noisy: bool = False
-    # Whether values may range over powers of ten.
+    # Whether values may range over powers of ten, so that the axis may be logarithmic.
     wide: bool = False
-    # Values are multiplied by it.
+    # The factor by which values are multiplied.
     factor: float = 1.0
+    # The lines; none before the log is read.
     series: Sequence[Series] = ()
 
 
@@ -69,52 +70,57 @@ OPTIONAL = "bad_samples"  # is not drawn if it is always zero
 
 
 def draw_curves(records: Records, title: str, terms: Sequence[str]) -> bytes:
-    """Draw the records of a log, at least one, with loss terms of these names; return a PNG."""
+    """Draw the log of a training run as curves over the steps, and return a PNG file.
+
+    `records` has one record or more, and `terms` the names of the loss terms.
+    """
     with plain_style():
-        return png(lay_out(panels(records, terms), title), colours=COLOURS)
+        return figure_to_png(lay_out(panels(records, terms), title), colours=COLOURS)
 
 
 def panels(records: Records, terms: Sequence[str]) -> list[Panel]:
-    """Return the panels of a log that have something to show: the loss first, data sets last.
+    """Return the panels of a log: the loss first, then the PANELS, and data sets last.
 
-    Panels whose values never change over several records are left out, except the loss.
+    `terms` are the names of the loss terms. Panels without values are left out, and also panels
+    whose values never change over several records, except the loss.
     """
     step_records = [record for record in records if "evaluation" not in record]
     evaluation_records = [record for record in records if "evaluation" in record]
-    # With a single term the total is the same.
+    # If there is a single term, the total is the same.
     loss_names = ("total", *terms) if len(terms) > 1 else tuple(terms)
     loss_panel = Panel("loss before the step", "nats", loss_names, noisy=True)
     all_panels = [_with_series(loss_panel, step_records)]
     for panel in PANELS:
         panel_with_series = _with_series(panel, step_records)
-        if _is_informative(panel_with_series):
+        if any(_is_informative(series) for series in panel_with_series.series):
             all_panels.append(panel_with_series)
     all_panels += _evaluation_panels(evaluation_records)
     return [panel for panel in all_panels if panel.series]
 
 
-def _is_informative(panel: Panel) -> bool:
-    """Return whether a line of a panel has different values, or only one point."""
-    for series in panel.series:
-        if len(series.values) == 1:
-            return True
-        finite_values = series.values[np.isfinite(series.values)]
-        if finite_values.size and finite_values.min() < finite_values.max():
-            return True
-    return False
+def _is_informative(series: Series) -> bool:
+    """Return whether a line has different values, or only one point."""
+    if len(series.values) == 1:
+        return True
+    finite_values = series.values[np.isfinite(series.values)]
+    return finite_values.size > 0 and bool(finite_values.min() < finite_values.max())
 
 
 def _with_series(panel: Panel, records: Records) -> Panel:
-    """Return a panel with the lines of its fields that have finite values."""
+    """Return a panel with a line for each of its fields that has finite values in the log.
+
+    A record of a step is `{"step": 10, "lr": 0.001, "timing": {"mfu": 0.4}}`.
+    """
     steps = np.array([record["step"] for record in records], float)
     all_series = []
     for field in panel.names:
+        # "timing.mfu" is the value "mfu" of the section "timing", and "lr" has no section.
         section, _, name = field.rpartition(".")
-        numbers = []
+        logged_values = []
         for record in records:
-            values_by_name = record.get(section, {}) if section else record
-            numbers.append(values_by_name.get(name))
-        values = np.array(numbers, float)
+            value_by_name = record.get(section, {}) if section else record
+            logged_values.append(value_by_name.get(name))
+        values = np.array(logged_values, float)
         finite_values = values[np.isfinite(values)]
         is_drawn = finite_values.any() if name == OPTIONAL else finite_values.size > 0
         if is_drawn:
@@ -123,9 +129,11 @@ def _with_series(panel: Panel, records: Records) -> Panel:
 
 
 def _evaluation_panels(records: Records) -> list[Panel]:
-    """Return two panels per data set, for fractions, and for metrics that exceed 1, such as ranks.
+    """Return two panels for each data set on which the model was evaluated during the training.
 
-    The names of metrics in the log are `dataset/weights/metric`.
+    The first has metrics that are fractions, such as recalls. The second has metrics that exceed 1,
+    such as ranks. A record is `{"step": 400, "evaluation": {"scenes-cls/student/acc1": 0.7}}`: a
+    name in it states the data set, the weights and the metric.
     """
     steps = np.array([record["step"] for record in records], float)
     fraction_series_by_dataset: dict[str, list[Series]] = {}
@@ -141,6 +149,7 @@ def _evaluation_panels(records: Records) -> list[Panel]:
             other_series.append(series)
         else:
             fraction_series.append(series)
+
     dataset_panels = []
     for dataset, fraction_series in fraction_series_by_dataset.items():
         other_series = other_series_by_dataset[dataset]
@@ -150,65 +159,75 @@ def _evaluation_panels(records: Records) -> list[Panel]:
 
 
 def lay_out(all_panels: Sequence[Panel], title: str) -> Figure:
-    """Return a figure of all panels, the first twice as wide as the others."""
-    rows = math.ceil((len(all_panels) + 1) / COLUMNS)
-    page = new_page(COLUMNS * WIDTH, rows * HEIGHT + TITLE)
+    """Return a figure with all panels in a grid of COLUMNS columns, below a title.
+
+    The first panel, the loss, takes two columns. The title also says what thick and pale lines are.
+    """
+    n_rows = math.ceil((len(all_panels) + 1) / COLUMNS)
+    page = new_page(COLUMNS * PANEL_WIDTH, n_rows * PANEL_HEIGHT + TITLE_HEIGHT)
     page.set_layout_engine("constrained")
-    heading = "; ".join([title, *_meanings_of_lines(all_panels)])
-    page.suptitle(heading, x=0.01, ha="left", fontsize="medium", parse_math=False)
-    grid = page.add_gridspec(rows, COLUMNS)
-    _draw(page.add_subplot(grid[0, :2]), all_panels[0])
-    for number, panel in enumerate(all_panels[1:], start=2):
-        row, column = divmod(number, COLUMNS)
-        _draw(page.add_subplot(grid[row, column]), panel)
+
+    window_sizes: set[int] = set()
+    for panel in all_panels:
+        if panel.noisy:
+            window_sizes.update(_window_size(series) for series in panel.series)
+    window_sizes.discard(1)  # stands for no running mean
+    headings = [title]
+    for size in window_sizes:
+        headings.append(f"thick: means over {size} lines of the log, pale: every line")
+    page.suptitle("; ".join(headings), x=0.01, ha="left", fontsize="medium", parse_math=False)
+
+    grid = page.add_gridspec(n_rows, COLUMNS)
+    _draw_panel(page.add_subplot(grid[0, :2]), all_panels[0])
+    # The first two places are taken, so the next panel is at place 2, which is row 0, column 2.
+    for place, panel in enumerate(all_panels[1:], start=2):
+        row, column = divmod(place, COLUMNS)
+        _draw_panel(page.add_subplot(grid[row, column]), panel)
     return page
 
 
-def _meanings_of_lines(all_panels: Sequence[Panel]) -> list[str]:
-    """Return the meanings of thick and pale lines, if there are any."""
-    windows: set[int] = set()
-    for panel in all_panels:
-        if panel.noisy:
-            windows.update(_window(series) for series in panel.series)
-    windows.discard(1)
-    return [f"thick: means over {size} lines of the log, pale: every line" for size in windows]
+def _window_size(series: Series) -> int:
+    """Return the number of points in the window of a line's running mean, which is odd.
 
-
-def _window(series: Series) -> int:
-    """Return the number of points in the window of a line's running mean, an odd number.
-
-    It is 1, which means no running mean, for lines of fewer than LONG points.
+    It is a fiftieth of the points: 21 for a line of 1000 points. It is 1, which means no running
+    mean, for lines of fewer than MIN_POINTS_FOR_MEAN points.
     """
     n_points = len(series.steps)
-    if n_points < LONG:
+    if n_points < MIN_POINTS_FOR_MEAN:
         return 1
-    points_per_side = round(n_points * WINDOW / 2)
+    points_per_side = round(n_points * WINDOW_FRACTION / 2)
     return 1 + 2 * points_per_side
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
-    """Draw a panel; lines of the same name have the same colour."""
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    """Draw the lines of a panel, its legend and its axes. Lines of one name have one colour."""
     from matplotlib.ticker import MaxNLocator
 
     names = dict.fromkeys(series.name for series in panel.series)
-    colours = {name: f"C{number}" for number, name in enumerate(names)}
-    lines: dict[str, Line2D] = {}
+    colour_by_name = {name: f"C{number}" for number, name in enumerate(names)}
+    line_by_name: dict[str, Line2D] = {}
     for series in panel.series:
-        line = _draw_series(axes, series, colours[series.name], noisy=panel.noisy)
-        lines.setdefault(series.name, line)
+        line = _draw_series(axes, series, colour_by_name[series.name], noisy=panel.noisy)
+        line_by_name.setdefault(series.name, line)
     if len(panel.series) > 1:
-        title = "dashed: student" if any(series.dashed for series in panel.series) else None
+        has_dashed_lines = any(series.dashed for series in panel.series)
         axes.legend(
-            [*lines.values()],
-            [*lines],
-            title=title,
+            [*line_by_name.values()],
+            [*line_by_name],
+            title="dashed: student" if has_dashed_lines else None,
             framealpha=0.5,
             fontsize=8,
             title_fontsize=8,
         )
+
     values = np.concatenate([series.values for series in panel.series])
-    positive = values[values > 0]
-    if panel.wide and positive.size and positive.max() > 10 * positive.min():
+    positive_values = values[values > 0]
+    is_logarithmic = (
+        panel.wide
+        and positive_values.size > 0
+        and positive_values.max() > 10 * positive_values.min()
+    )
+    if is_logarithmic:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_formatter("{x:g}")
@@ -221,31 +240,41 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_series(axes: Axes, series: Series, colour: str, *, noisy: bool) -> Line2D:
-    """Draw a line and return it; a long noisy line is pale, and its mean over it is returned."""
-    window = _window(series) if noisy else 1
+    """Draw a line, and return the Matplotlib line that stands for it in the legend.
+
+    A long line is drawn pale if it is `noisy`, and a thick running mean is drawn over it. Then the
+    running mean is returned.
+    """
     points = thinned(series)
     style = "--" if series.dashed else "-"
-    marker = "." if len(series.steps) <= FEW else ""
+    marker = "." if len(series.steps) <= MAX_POINTS_WITH_MARKERS else ""
     (line,) = axes.plot(points.steps, points.values, style, color=colour, marker=marker)
-    if window > 1:
-        line.set(alpha=0.3, linewidth=0.7)
-        mean = thinned(series._replace(values=running_mean(series.values, window)))
-        (line,) = axes.plot(mean.steps, mean.values, color=colour)
-    return line
+    window_size = _window_size(series) if noisy else 1
+    if window_size == 1:
+        return line
+    line.set(alpha=0.3, linewidth=0.7)
+    mean_values = running_mean(series.values, window_size)
+    mean_points = thinned(series._replace(values=mean_values))
+    (mean_line,) = axes.plot(mean_points.steps, mean_points.values, color=colour)
+    return mean_line
 
 
 def running_mean(values: Floats, window: int) -> Floats:
-    """Return the mean of finite values in a centred window, which is narrower at the ends."""
+    """Return the running mean (N,) of values (N,), in which NaN is skipped.
+
+    The window is centred, and narrower at the ends: [1, 2, 6] with a window of 3 points ->
+    [1.5, 3, 4].
+    """
     import pandas as pd
 
     return pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()
 
 
-def thinned(series: Series, most: int = MOST) -> Series:
+def thinned(series: Series, most: int = MAX_POINTS) -> Series:
     """Return a line of at most `most` points that looks like the whole line.
 
-    The line is cut into `most // 2` sections of equal length. The lowest and the highest point of
-    each section are returned.
+    The line is cut into `most // 2` sections of equal length, and the lowest and the highest point
+    of each section are kept: with `most` 4, the values [1, 5, 3 | 2, 0, 2] become [1, 5, 2, 0].
     """
     n_points = len(series.values)
     if n_points <= most:
@@ -255,10 +284,11 @@ def thinned(series: Series, most: int = MOST) -> Series:
     n_padding = n_sections * section_length - n_points
     padded_values = np.pad(series.values, (0, n_padding), constant_values=np.nan)
     sections = padded_values.reshape(n_sections, section_length)
+    # The indices of the lowest and the highest point inside of each section.
     lowest = np.where(np.isnan(sections), np.inf, sections).argmin(1)
     highest = np.where(np.isnan(sections), -np.inf, sections).argmax(1)
     section_starts = section_length * np.arange(n_sections)
     indices = np.unique(np.stack([lowest, highest]) + section_starts)
-    # A section that has only padding points behind the line.
+    # In a section that is only padding, the index lies behind the end of the line.
     indices = indices[indices < n_points]
     return series._replace(steps=series.steps[indices], values=series.values[indices])

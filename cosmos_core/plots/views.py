@@ -1,4 +1,4 @@
-"""Draw the views of a batch: one row of views per sample, each with a caption view below it."""
+"""Draw the views of a training batch: for each sample its image views, with captions below."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cosmos_core.types import ViewCounts, Views
-from cosmos_core.utils.figures import new_page, plain_style, png
+from cosmos_core.utils.figures import figure_to_png, new_page, plain_style
 from cosmos_core.views import Pixels
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ Decoder = Callable[[list[int]], str]
 START, END = "<start_of_text>", "<end_of_text>"  # OpenCLIP's SimpleTokenizer
 
 # Sizes in pixels of the picture.
-READABLE = 192  # views are enlarged so that the largest have about this size
-TEXT_COLUMN = 168  # the smallest width of a view's column, so that captions fit
+READABLE_SIZE = 192  # views are enlarged so that the largest have about this size
+MIN_COLUMN_WIDTH = 168  # the smallest width of a view's column, so that captions fit
 PAGE_WIDTH = 1500  # samples are side by side up to this width
 GAP = 16
-LINE = 14  # the height of a line of text
-LETTER = 7  # the width of a letter, rounded up
+LINE_HEIGHT = 14  # of text
+LETTER_WIDTH = 7  # rounded up
 FONT_POINTS = 8
 MONOSPACE = "DejaVu Sans Mono"  # comes with Matplotlib
 BLACK, GREY, RED = "black", "dimgrey", "firebrick"
@@ -49,27 +49,35 @@ class Caption(NamedTuple):
     """The text of a caption view."""
 
     text: str
-    tokens: int  # with those of start and end
-    of: int  # the context length
+    n_tokens: int  # start and end included
+    context_length: int  # the largest number of tokens
 
 
 class SampleView(NamedTuple):
-    """An image view and the caption view of the same number; None if there are fewer of them."""
+    """An image view of a sample, and the caption view of the same number.
 
-    name: str
-    pixels: Pixels | None  # (H, W, 3)
+    One of them is None if the sample has more views of the other kind.
+    """
+
+    name: str  # such as "global 1"
+    pixels: Pixels | None  # (H, W, 3), uint8
     caption: Caption | None
 
 
 def read_samples(
     views: Views, counts: ViewCounts, inverse: Inverse, *, most: int
 ) -> list[list[SampleView]]:
-    """Return the views of at most `most` samples of a normalised batch: globals, then locals."""
+    """Return the views of the first `most` samples of a batch, as images and texts to be drawn.
+
+    The views of a sample are its global views, then its local ones. `counts` says how many global
+    views there are, and `inverse` how normalised images and tokens are turned back.
+    """
     texts = views.texts[:, :most].tolist()
     global_images = denormalise(views.global_images[:, :most], inverse).numpy()
     local_images = denormalise(views.local_images[:, :most], inverse).numpy()
+    n_samples = global_images.shape[1]
     samples = []
-    for number in range(global_images.shape[1]):
+    for number in range(n_samples):
         captions = [read_caption(token_ids[number], inverse.decode) for token_ids in texts]
         global_captions = captions[: counts.global_texts]
         local_captions = captions[counts.global_texts :]
@@ -80,7 +88,11 @@ def read_samples(
 
 
 def _pair_views(kind: str, images: Pixels, captions: Sequence[Caption]) -> list[SampleView]:
-    """Pair image and caption views by their number, from 1; either may have more."""
+    """Pair the image views (V, H, W, 3) of a sample with its caption views, in order.
+
+    They are named by their kind and number: "global 1", "global 2". If there are more images than
+    captions, the last views have no caption, and the other way round.
+    """
     pairs = itertools.zip_longest(images, captions)
     return [
         SampleView(f"{kind} {number}", pixels, caption)
@@ -97,116 +109,149 @@ def denormalise(images: Tensor, inverse: Inverse) -> Tensor:
 
 
 def read_caption(ids: Sequence[int], decode: Decoder) -> Caption:
-    """Return the text of zero-padded token ids, without start and end.
+    """Return the text of token ids that are padded with zeros, without its start and end tokens.
 
     If an id is not in the vocabulary, the text has all ids as numbers.
     """
-    token_count = len(ids)
-    while token_count and not ids[token_count - 1]:
-        token_count -= 1
-    tokens = list(ids[:token_count])
+    n_tokens = len(ids)
+    while n_tokens > 0 and ids[n_tokens - 1] == 0:
+        n_tokens -= 1
+    token_ids = list(ids[:n_tokens])
     try:
-        text = decode(tokens)
+        text = decode(token_ids)
     except KeyError:
-        text = f"not in the vocabulary: {' '.join(str(token) for token in tokens)}"
+        numbers = " ".join(str(token_id) for token_id in token_ids)
+        text = f"not in the vocabulary: {numbers}"
     if text.startswith(START) and text.endswith(END):
         text = text[len(START) : -len(END)]
-    return Caption(text.strip(), token_count, len(ids))
+    return Caption(text.strip(), n_tokens, context_length=len(ids))
 
 
 def draw_views(samples: Sequence[Sequence[SampleView]], title: str) -> bytes:
-    """Draw samples, at least one, all with the same kinds of views; return a PNG."""
+    """Draw the views of one or more samples, and return a PNG file.
+
+    All samples have the same kinds of views.
+    """
     with plain_style():
-        return png(lay_out(samples, title))
+        return figure_to_png(lay_out(samples, title))
 
 
 def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
-    """Return a figure of samples side by side; all views are enlarged by the same factor."""
+    """Return a figure of samples below a title, as many side by side as fit.
+
+    The views of a sample are side by side too. All views are enlarged by the same factor.
+    """
     view_sizes = [0 if view.pixels is None else len(view.pixels) for view in samples[0]]
-    factor = max(1, round(READABLE / (max(view_sizes) or 1)))
-    widths = [max(TEXT_COLUMN, size * factor) for size in view_sizes]
+    largest_size = max(view_sizes) or 1  # 1 if there are no image views
+    factor = max(1, round(READABLE_SIZE / largest_size))
+
+    # The columns of the views inside of a sample.
+    widths = [max(MIN_COLUMN_WIDTH, size * factor) for size in view_sizes]
     lefts = []
     sample_width = GAP
     for width in widths:
         lefts.append(sample_width)
         sample_width += width + GAP
-    columns = max(1, min(len(samples), PAGE_WIDTH // sample_width))
-    page_width = columns * sample_width
-    heading = _lines(_heading(samples[0], title, factor), page_width - 2 * GAP, BLACK)
 
-    rows = [samples[start : start + columns] for start in range(0, len(samples), columns)]
+    # The rows of samples on the page.
+    n_columns = max(1, min(len(samples), PAGE_WIDTH // sample_width))
+    page_width = n_columns * sample_width
+    heading = _wrap(_heading(samples[0], title, factor), page_width - 2 * GAP, BLACK)
+    rows = [samples[start : start + n_columns] for start in range(0, len(samples), n_columns)]
     tops = []
-    page_height = 2 * GAP + LINE * len(heading)
+    page_height = 2 * GAP + LINE_HEIGHT * len(heading)
     for row in rows:
         tops.append(page_height)
-        page_height += max(_height(sample, widths, factor) for sample in row)
+        page_height += max(_sample_height(sample, widths, factor) for sample in row)
 
     page = new_page(page_width, page_height, PAPER)
-    _write(page, GAP, GAP, heading)
+    _write_lines(page, GAP, GAP, heading)
     for row, top in zip(rows, tops, strict=True):
         for number, sample in enumerate(row):
+            sample_left = number * sample_width
             for view, left, width in zip(sample, lefts, widths, strict=True):
-                _draw_view(page, view, factor, number * sample_width + left, top, width)
+                _draw_view(page, view, factor, sample_left + left, top, width)
     return page
 
 
 def _heading(sample: Sequence[SampleView], title: str, factor: int) -> str:
-    """Return the title, and the sizes of the views in pixels."""
-    sizes = {}
+    """Return the title of a picture with the sizes of the views in pixels.
+
+    An example is "step 10; global views 64 px, local views 32 px, drawn 3 times as large".
+    """
+    size_by_kind = {}
     for view in sample:
         if view.pixels is not None:
-            kind = view.name.split()[0]
-            sizes[kind] = len(view.pixels)
-    heading = f"{title}; " + ", ".join(f"{kind} views {size} px" for kind, size in sizes.items())
+            kind = view.name.split()[0]  # "global" or "local"
+            size_by_kind[kind] = len(view.pixels)
+    sizes = ", ".join(f"{kind} views {size} px" for kind, size in size_by_kind.items())
+    heading = f"{title}; {sizes}"
     if factor > 1:
         heading += f", drawn {factor} times as large"
     return heading
 
 
-def _height(sample: Sequence[SampleView], widths: Sequence[int], factor: int) -> int:
-    """Return the height of a sample: the height of its highest view with name and caption."""
+def _sample_height(sample: Sequence[SampleView], widths: Sequence[int], factor: int) -> int:
+    """Return the height of a sample in pixels of the picture.
+
+    It is the height of its highest view, with the lines of its name and its caption, and two gaps.
+    `widths` are the widths of the views' columns.
+    """
     heights = []
     for view, width in zip(sample, widths, strict=True):
-        image_height = LINE if view.pixels is None else len(view.pixels) * factor
-        caption_lines = _caption_lines(view, width)
-        heights.append(image_height + LINE * (1 + len(caption_lines)))
+        image_height = LINE_HEIGHT if view.pixels is None else len(view.pixels) * factor
+        n_lines = 1 + len(_caption_lines(view, width))
+        heights.append(image_height + LINE_HEIGHT * n_lines)
     return 2 * GAP + max(heights)
 
 
 def _draw_view(page: Figure, view: SampleView, factor: int, x: int, y: int, width: int) -> None:
-    """Draw a view below its name and above its caption."""
-    _write(page, x, y, [(view.name, GREY)])
-    y += LINE + 2
+    """Draw a view's name, below it the enlarged image, and below that its caption.
+
+    (x, y) is the upper left corner in pixels, and `width` the width of the column.
+    """
+    _write_lines(page, x, y, [(view.name, GREY)])
+    y += LINE_HEIGHT + 2
     if view.pixels is None:
-        _write(page, x, y, [("no image view", GREY)])
-        y += LINE
+        _write_lines(page, x, y, [("no image view", GREY)])
+        y += LINE_HEIGHT
     else:
-        pixels = np.ascontiguousarray(view.pixels.repeat(factor, 0).repeat(factor, 1))
-        y += len(pixels)
-        page.figimage(pixels, x, int(page.bbox.height) - y, origin="upper")
-    _write(page, x, y + 4, _caption_lines(view, width))
+        enlarged = view.pixels.repeat(factor, 0).repeat(factor, 1)
+        y += len(enlarged)
+        # Matplotlib counts from the bottom of the page.
+        distance_from_bottom = int(page.bbox.height) - y
+        page.figimage(np.ascontiguousarray(enlarged), x, distance_from_bottom, origin="upper")
+    _write_lines(page, x, y + 4, _caption_lines(view, width))
 
 
 def _caption_lines(view: SampleView, width: int) -> list[Line]:
-    """Return the number of tokens of a view's caption, and its text, wrapped to a width."""
+    """Return the lines below a view: its caption's number of tokens, and the wrapped caption.
+
+    `width` is the width of a line in pixels. The number is red if the caption may have been cut.
+    """
     if view.caption is None:
         return [("no caption", GREY)]
-    text, tokens, context_length = view.caption
-    count_line = (f"{tokens} of {context_length} tokens", GREY)
-    if tokens >= context_length:
+    text, n_tokens, context_length = view.caption
+    count_line = (f"{n_tokens} of {context_length} tokens", GREY)
+    if n_tokens >= context_length:
         # Such a text was cut, unless it fits exactly, which is rare.
-        count_line = (f"{tokens} of {context_length} tokens: cut?", RED)
-    return [count_line, *_lines(text, width, BLACK)]
+        count_line = (f"{n_tokens} of {context_length} tokens: cut?", RED)
+    return [count_line, *_wrap(text, width, BLACK)]
 
 
-def _lines(text: str, width: int, colour: str) -> list[Line]:
-    """Wrap a text to a width in pixels."""
-    return [(line, colour) for line in textwrap.wrap(text, width // LETTER)]
+def _wrap(text: str, width: int, colour: str) -> list[Line]:
+    """Return the lines of a text that is wrapped to a width in pixels, with their colour."""
+    return [(line, colour) for line in textwrap.wrap(text, width // LETTER_WIDTH)]
 
 
-def _write(page: Figure, left: int, top: int, lines: Sequence[Line]) -> None:
-    """Write lines of text whose upper left corner is at pixel (left, top)."""
+def _write_lines(page: Figure, left: int, top: int, lines: Sequence[Line]) -> None:
+    """Write lines of text below each other. The first has its upper left corner at (left, top).
+
+    Both are in pixels from the upper left corner of the page.
+    """
     for number, (line, colour) in enumerate(lines):
-        x, y = left / page.bbox.width, 1 - (top + LINE * number) / page.bbox.height
+        # Matplotlib takes fractions of the page, and counts from the bottom.
+        x = left / page.bbox.width
+        y = 1 - (top + LINE_HEIGHT * number) / page.bbox.height
         font: dict[str, Any] = {"size": FONT_POINTS, "family": MONOSPACE, "color": colour}
         page.text(x, y, line, va="top", parse_math=False, **font)

@@ -41,9 +41,10 @@ TRAINING_SETS = {
 
 
 def published(name: str, architecture: str) -> TrainConfig:
-    """Return COSMOS's recipe for one of TRAINING_SETS; the shards are left for the user to name.
+    """Return COSMOS's published recipe for one of TRAINING_SETS, such as "cc3m".
 
-    The published `--precision amp` is float16 with a gradient scaler.
+    `architecture` is an OpenCLIP name, one of SUFFIXES. The user has to name the shards of the
+    training set (`data.shards`). The published `--precision amp` is float16 with a gradient scaler.
     """
     training_set = TRAINING_SETS[name]
     optim = OptimConfig(
@@ -62,16 +63,18 @@ def published(name: str, architecture: str) -> TrainConfig:
 
 
 def published_steps(training_set: TrainingSet) -> int:
-    """Return the number of steps of a published run.
+    """Return the number of optimizer steps of a published run of EPOCHS epochs.
 
-    The batches of an epoch are rounded up to a multiple of the workers, as in OpenCLIP
-    (src/training/data.py, get_wds_dataset).
+    The batches of an epoch are rounded up to a multiple of the number of workers, as in OpenCLIP
+    (src/training/data.py, get_wds_dataset). For 2757 batches and 16 workers, each worker reads 173
+    batches, so that an epoch has 2768 steps.
     """
     batches_per_epoch = math.ceil(training_set.samples / training_set.batch_size)
     batches_per_worker = math.ceil(batches_per_epoch / WORKERS)
     return EPOCHS * batches_per_worker * WORKERS
 
 
+# Every recipe by its name, such as "cc3m_vitb32": functions that return its configuration.
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     name + suffix: partial(published, name, architecture)
     for name in TRAINING_SETS

@@ -23,10 +23,10 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_core.utils.recipe import SCENES
 from cosmos_core.utils.text import parse_json
 
-# The largest fraction of a shortened run's steps that the warm-up takes.
+# If a run is shortened, its warm-up takes at most this fraction of its steps.
 MAX_WARMUP_FRACTION = 0.2
 
-# Names that other training programs give to options, and the names here.
+# The last names of options in other training programs, and the names of the same options here.
 SYNONYMS = {
     "learning_rate": "lr",
     "epochs": "steps",
@@ -42,43 +42,48 @@ SYNONYMS = {
 
 
 def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
-    """Return a configuration with the values that the assignments set.
+    """Return a configuration with values that the user has assigned, such as `optim.lr=1e-3`.
 
     An assignment of the method is applied first, the others in their order. Another method brings
     its own image views and its own momentum, except on scenes: their captions name colours and
     sides, so the views of the recipe stay. If the number of steps is lowered and no warm-up is
-    set, the warm-up is shortened too. Raises ValueError, one line, for wrong keys and values.
+    assigned, the warm-up is shortened too.
+
+    Raises ValueError, with a message of one line, for unknown options and unfit values.
     """
     recipe = config
-    on_scenes = recipe.data.shards.startswith(SCENES)
-    warmup_is_set = False
-    for assignment in sorted(assignments, key=lambda text: not text.startswith("method=")):
+    is_on_scenes = recipe.data.shards.startswith(SCENES)
+    is_warmup_assigned = False
+    method_first = sorted(assignments, key=lambda text: not text.startswith("method="))
+    for assignment in method_first:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set takes key=value, not {assignment!r}")
         if key == "optim.warmup_steps":
-            warmup_is_set = True
+            is_warmup_assigned = True
         try:
             _require_option(config, key)
             config = _replace_value(config, key.split("."), text)
-            if key == "method" and not on_scenes:
+            if key == "method" and not is_on_scenes:
                 config = _with_method_views(config, recipe)
         except ValueError as error:
             raise ValueError(f"--set {key}: {error}") from error
-    if warmup_is_set:
+    if is_warmup_assigned:
         return config
     return _with_shortened_warmup(config, recipe)
 
 
 def _with_shortened_warmup(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
-    """Limit the warm-up of a run that has fewer steps than its recipe.
+    """Return a configuration whose warm-up is not too long for its number of steps.
 
-    The limit is MAX_WARMUP_FRACTION of the steps, or the recipe's own fraction if it is larger.
+    Only a configuration with fewer steps than its recipe is changed. Its warm-up takes at most
+    MAX_WARMUP_FRACTION of the steps, or the fraction that it takes in the recipe if that is larger.
     """
     if config.optim.steps >= recipe.optim.steps:
         return config
     recipe_fraction = recipe.optim.warmup_steps / recipe.optim.steps
-    max_warmup_steps = round(config.optim.steps * max(MAX_WARMUP_FRACTION, recipe_fraction))
+    max_fraction = max(MAX_WARMUP_FRACTION, recipe_fraction)
+    max_warmup_steps = round(config.optim.steps * max_fraction)
     if config.optim.warmup_steps <= max_warmup_steps:
         return config
     optim = dataclasses.replace(config.optim, warmup_steps=max_warmup_steps)
@@ -86,9 +91,10 @@ def _with_shortened_warmup(config: TrainConfig, recipe: TrainConfig) -> TrainCon
 
 
 def _with_method_views(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
-    """Take image views and momentum from the method, and image sizes from the recipe.
+    """Return a configuration with the image views and the momentum of its method.
 
-    If the method is the recipe's own, the views and the optimizer of the recipe are restored.
+    The sizes of images stay those of the recipe. If the method is the one of the recipe, its image
+    views and its optimizer are restored.
     """
     method = config.method
     if method.name == recipe.method.name:
@@ -105,32 +111,41 @@ def _with_method_views(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
 
 
 def _replace_value(record: Any, path: Sequence[str], text: str) -> Any:
-    """Return a configuration record with the value at `path` parsed from `text`."""
+    """Return a configuration record in which one option has the value that `text` spells.
+
+    `path` has the names of the option from the outside in: `["optim", "lr"]`. A method and an
+    architecture are read from a name or a file. Raises ValueError if the text is not a valid value,
+    or if the path does not lead to a single value.
+    """
     name = path[0]
     old_value = getattr(record, name)
-    changes: dict[str, Any]
+    is_whole_config = isinstance(record, TrainConfig)
+    new_values: dict[str, Any]
     if len(path) > 1:
         if not dataclasses.is_dataclass(old_value):
             raise ValueError(f"{name!r} has no parts")
-        changes = {name: _replace_value(old_value, path[1:], text)}
-    elif isinstance(record, TrainConfig) and name == "method":
+        new_values = {name: _replace_value(old_value, path[1:], text)}
+    elif is_whole_config and name == "method":
         method, file_hash = _read_method(text)
-        changes = {"method": method, "method_sha256": file_hash}
-    elif isinstance(record, TrainConfig) and name == "architecture":
-        changes = {"architecture": _read_architecture(text)}
+        new_values = {"method": method, "method_sha256": file_hash}
+    elif is_whole_config and name == "architecture":
+        new_values = {"architecture": _read_architecture(text)}
     elif dataclasses.is_dataclass(old_value):
         option_names = ", ".join(_option_names(old_value))
         raise ValueError(f"{name!r} is not one value; its parts: {option_names}")
     else:
-        changes = {name: _parse_as_type_of(old_value, text)}
+        new_values = {name: _parse_as_type_of(old_value, text)}
     try:
-        return dataclasses.replace(record, **changes)
+        return dataclasses.replace(record, **new_values)
     except ValidationError as error:
         raise ValueError(_validation_message(error, old_value)) from error
 
 
 def _require_option(config: TrainConfig, key: str) -> None:
-    """Raise ValueError, with the nearest option names, if `key` does not name an option."""
+    """Raise ValueError, which suggests similar options, if a key does not name an option.
+
+    An example of a key is "optim.lr".
+    """
     record: Any = config
     for name in key.split("."):
         if dataclasses.is_dataclass(record) and name not in _option_names(record):
@@ -140,63 +155,88 @@ def _require_option(config: TrainConfig, key: str) -> None:
 
 
 def _similar_options(config: TrainConfig, key: str) -> list[str]:
-    """Return full names of options: those with the same last name or its synonym, else similar."""
+    """Return the full names of options that the user may have meant by an unknown key.
+
+    These are the options with the same last name or its synonym: for "learning_rate" and for
+    "model.lr", "optim.lr". If there are none, they are up to three options with a similar spelling.
+    """
     last_name = key.rpartition(".")[2]
-    option_names = [name for name, _ in values(config)]
-    same_last_name = [
-        option_name
-        for option_name in option_names
-        if option_name.rpartition(".")[2] in (last_name, SYNONYMS.get(last_name))
-    ]
+    possible_last_names = (last_name, SYNONYMS.get(last_name))
+    option_names = [option_name for option_name, _ in option_values(config)]
+    same_last_name = []
+    for option_name in option_names:
+        if option_name.rpartition(".")[2] in possible_last_names:
+            same_last_name.append(option_name)
     if same_last_name:
         return same_last_name
     return difflib.get_close_matches(key, option_names, n=3, cutoff=0.5)
 
 
-def values(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the full name and the value of every option except the method itself."""
+def option_values(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full name and the value of every option of a configuration.
+
+    Examples are `("optim.lr", 0.001)` and `("seed", 0)`. The options of the method are among them,
+    but not its name. `record` is a whole configuration, or a section of it. Then `prefix` is the
+    full name of the section, such as "optim.".
+    """
     for name in _option_names(record):
         value = getattr(record, name)
         if dataclasses.is_dataclass(value):
-            yield from values(value, f"{prefix}{name}.")
+            yield from option_values(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def sources(recipe: TrainConfig, config: TrainConfig, assignments: Sequence[str]) -> dict[str, str]:
-    """Return where the method and each option of `values(config)` come from.
+def option_sources(
+    recipe: TrainConfig, config: TrainConfig, assignments: Sequence[str]
+) -> dict[str, str]:
+    """Return where the method and each option of a configuration come from, by full name.
 
-    A source is "--set", "method NAME" if the assigned method brought the value, "optim.steps" for
-    a shortened warm-up, "recipe", or "default".
+    `config` is the result of `override(recipe, assignments)`. A source is
+
+    - "--set" if the option was assigned,
+    - "method NAME" if the assigned method brought the value,
+    - "optim.steps" for a warm-up that was shortened with the number of steps,
+    - "default" for the default value,
+    - "recipe" for any other value.
     """
     assigned_keys = {assignment.partition("=")[0] for assignment in assignments}
-    recipe_values = dict(values(recipe))
-    origins = {"method": "--set" if "method" in assigned_keys else "recipe"}
-    for name, value in values(config):
-        changed = name in recipe_values and recipe_values[name] != value
-        option_of_assigned_method = name.startswith("method.") and "method" in assigned_keys
+    is_method_assigned = "method" in assigned_keys
+    recipe_values = dict(option_values(recipe))
+    source_by_name = {"method": "--set" if is_method_assigned else "recipe"}
+    for name, value in option_values(config):
+        is_changed = name in recipe_values and recipe_values[name] != value
+        is_from_method = is_method_assigned and name.startswith("method.")
         if name in assigned_keys:
-            origins[name] = "--set"
-        elif name == "optim.warmup_steps" and changed:
-            origins[name] = "optim.steps"
-        elif changed or option_of_assigned_method:
-            origins[name] = f"method {config.method.name}"
+            source = "--set"
+        elif name == "optim.warmup_steps" and is_changed:
+            source = "optim.steps"
+        elif is_changed or is_from_method:
+            source = f"method {config.method.name}"
         elif value == _default_value(config, name):
-            origins[name] = "default"
+            source = "default"
         else:
-            origins[name] = "recipe"
-    return origins
+            source = "recipe"
+        source_by_name[name] = source
+    return source_by_name
 
 
 def _default_value(config: TrainConfig, name: str) -> Any:
-    """Return the default of an option by its full name, or None if it has no default."""
+    """Return the default of an option by its full name, or None if it has no default.
+
+    For "optim.lr" it is `OptimConfig.lr`.
+    """
     section, _, option = name.rpartition(".")
     record = getattr(config, section) if section else config
     return getattr(type(record), option, None)
 
 
 def _option_names(record: Any) -> list[str]:
-    """Return the fields that can be set; name and file hash of a method follow from the method."""
+    """Return the names of the fields of a record that the user can assign.
+
+    The name of a method and the hash of its file are left out, since they follow from the method.
+    The list is empty if `record` is not a dataclass.
+    """
     if not dataclasses.is_dataclass(record):
         return []
     names = [field.name for field in dataclasses.fields(record)]
@@ -209,7 +249,11 @@ def _option_names(record: Any) -> list[str]:
 
 
 def _read_method(text: str) -> tuple[Method, str]:
-    """Return a method with default options, and its file's SHA-256 or "" for a built-in method."""
+    """Return a method with default options, and the SHA-256 of its file.
+
+    `text` is the name of a built-in method, such as "slip", whose hash is "", or the path of a
+    Python file. Raises ValueError, which suggests a name, if it is neither.
+    """
     if text in METHODS:
         return METHODS[text](), ""
     path = Path(text)
@@ -220,30 +264,40 @@ def _read_method(text: str) -> tuple[Method, str]:
 
 
 def _read_architecture(text: str) -> Any:
-    """Return an OpenCLIP name as it is, and the content of JSON or of a JSON file.
+    """Return an architecture: the name of an OpenCLIP model, or a mapping of its options.
 
-    A file is read so that a checkpoint of the run states its whole content.
+    `text` is a name such as "ViT-B-16", JSON, or the path of a JSON file. The file is read, so that
+    a checkpoint of the run states its whole content. Raises ValueError for an unknown name.
     """
     value = _parse_json_or_text(text)
     if isinstance(value, dict):
         return model_config(value)
-    config = model_config(text)
-    return config if text.endswith(".json") else text
+    architecture_config = model_config(text)
+    if text.endswith(".json"):
+        return architecture_config
+    return text
 
 
 def _parse_as_type_of(old_value: Any, text: str) -> Any:
-    """Parse a text to the type that `old_value` has; pydantic checks the result."""
+    """Return the value that a text spells, if possible of the type that `old_value` has.
+
+    Texts need no quotes, and tuples need no brackets: for the old value (0.4, 1.0),
+    "0.5, 1" -> `(0.5, 1)`, and for ("a", "b"), "c d" -> `("c", "d")`. The type of the result is not
+    checked here: pydantic does it.
+    """
     if isinstance(old_value, str):
         return text
     if not isinstance(old_value, tuple):
         return _parse_json_or_text(text)
     if old_value and isinstance(old_value[0], str):
+        # Words between blanks, commas, brackets and quotes.
         return tuple(re.findall(r"[^\s,\[\]\"']+", text))
     value = _parse_json_or_text(text if text.startswith("[") else f"[{text}]")
     return tuple(value) if isinstance(value, list) else value
 
 
 def _parse_json_or_text(text: str) -> Any:
+    """Return the value of a JSON text, or the text itself if it is not valid JSON."""
     try:
         return parse_json(text)
     except ValueError:
@@ -251,7 +305,12 @@ def _parse_json_or_text(text: str) -> Any:
 
 
 def _validation_message(error: ValidationError, old_value: Any) -> str:
-    """Return pydantic's first message with the nearest choice, or with the old value as example."""
+    """Return an error message for a value that pydantic has refused, in one line.
+
+    It is pydantic's first message and the value. For an option with named choices, the most similar
+    choice is added, for other options the old value as an example: "Input should be greater than 0,
+    not -1; for example 0.001".
+    """
     first_error = error.errors()[0]
     message, value = first_error["msg"], first_error["input"]
     if first_error["type"] == "literal_error":
@@ -265,6 +324,9 @@ def _validation_message(error: ValidationError, old_value: Any) -> str:
 
 
 def _nearest_choice(text: str, choices: Sequence[str]) -> str:
-    """Return the end of an error message that names the choice most like `text`, if any is."""
+    """Return the end of an error message with the choice that is most similar to a text.
+
+    An example is "; nearest: slip". It is empty if no choice is similar.
+    """
     matches = difflib.get_close_matches(text, choices, n=1)
     return f"; nearest: {matches[0]}" if matches else ""

@@ -18,9 +18,9 @@ from cosmos_core.types import Method
 
 TRAIN_SCENES = 20_000
 SAMPLES = 160_000  # samples that each training sees, except the two below
-# Samples with which CLIP takes as many FLOPs as COSMOS; a test counts them.
+# The number of samples with which CLIP takes as many FLOPs as COSMOS; a test counts the FLOPs.
 LONG_SAMPLES = 810_048
-# Samples with which COSMOS without distillation takes as many FLOPs as COSMOS.
+# The number of samples with which COSMOS without distillation takes as many FLOPs as COSMOS.
 LONG_MULTI_VIEW_SAMPLES = 259_200
 # The batch sizes with which COSMOS, and the other methods, learn best (docs/log.md).
 COSMOS_BATCH_SIZE = 32
@@ -31,7 +31,10 @@ DEBUG_SCENES, DEBUG_EPOCHS = 256, 3
 
 
 def scenes_architecture() -> dict[str, Any]:
-    """Return a small OpenCLIP architecture: a ViT of 4 blocks at 64 px, 3 blocks for text."""
+    """Return a small OpenCLIP architecture for images of the embedded scenes.
+
+    It has a ViT of 4 blocks for images of 64 x 64 pixels, and a text transformer of 3 blocks.
+    """
     vision_config = {
         "image_size": 64,
         "patch_size": 8,
@@ -52,10 +55,10 @@ def scenes_architecture() -> dict[str, Any]:
 def _recipe(
     name: str, method: Method, samples: int = SAMPLES, batch_size: int = BATCH_SIZE
 ) -> config.TrainConfig:
-    """Return a recipe on the embedded scenes.
+    """Return a recipe on the embedded scenes for one CPU, which sees `samples` samples.
 
-    Views are only cropped and slightly changed in brightness, because captions name colours, and
-    left and right.
+    Image views are only cropped and slightly changed in brightness. They are not flipped, and keep
+    their colours, because captions name colours, and left and right.
     """
     return config.TrainConfig(
         recipe=name,
@@ -85,12 +88,15 @@ def _recipe(
 
 
 def scenes_cosmos() -> config.TrainConfig:
-    """COSMOS with batches of 32."""
+    """Return the recipe of COSMOS, with batches of 32 samples."""
     return _recipe("scenes_cosmos", CosmosMethod(), batch_size=COSMOS_BATCH_SIZE)
 
 
 def scenes_small() -> config.TrainConfig:
-    """COSMOS with a smaller model and fewer samples, to compare methods in many quick runs."""
+    """Return a recipe with a smaller model and fewer samples, to compare methods in quick runs.
+
+    Its method is COSMOS, which can be replaced by another one (`method=clip`).
+    """
     architecture = scenes_architecture()
     architecture["embed_dim"] = 64
     architecture["vision_cfg"].update(width=64, layers=3)
@@ -100,20 +106,26 @@ def scenes_small() -> config.TrainConfig:
 
 
 def scenes_flair() -> config.TrainConfig:
-    """FLAIR, whose captions have up to 3 sentences (arXiv 2412.03561)."""
+    """Return the recipe of FLAIR, whose captions have up to 3 sentences (arXiv 2412.03561)."""
     recipe = _recipe("scenes_flair", FlairMethod(bias=BIAS))
     return replace(recipe, text=config.TextViewConfig(max_sentences=3))
 
 
 def scenes_lit() -> config.TrainConfig:
-    """LiT from the bundled CLIP, whose text tower a learning rate of 1e-3 harms (docs/log.md)."""
+    """Return the recipe of LiT, which starts from the weights of the bundled CLIP.
+
+    Its learning rate is 1e-4, because 1e-3 harms the trained text tower (docs/log.md).
+    """
     recipe = _recipe("scenes_lit", LitMethod())
     optim = replace(recipe.optim, lr=1e-4)
     return replace(recipe, optim=optim, model=config.ModelConfig(init="scenes-clip"))
 
 
 def debug() -> config.TrainConfig:
-    """COSMOS on 256 scenes: the features of `scenes_cosmos` in half a minute on one core."""
+    """Return a recipe of COSMOS on 256 scenes, for quick tests of an installation.
+
+    It uses every feature that `scenes_cosmos` uses, and takes half a minute on one CPU core.
+    """
     recipe = scenes_cosmos()
     steps = DEBUG_EPOCHS * DEBUG_SCENES // recipe.optim.batch_size
     return replace(
@@ -127,26 +139,30 @@ def debug() -> config.TrainConfig:
 
 
 def scenes_clip() -> config.TrainConfig:
+    """Return the recipe of CLIP, which sees as many samples as `scenes_cosmos`."""
     return _recipe("scenes_clip", ClipMethod())
 
 
 def scenes_clip_long() -> config.TrainConfig:
-    """CLIP with as many FLOPs as `scenes_cosmos`; the other recipes see as many samples as it."""
+    """Return the recipe of CLIP that takes as many FLOPs as `scenes_cosmos`.
+
+    It sees five times as many samples.
+    """
     return _recipe("scenes_clip_long", ClipMethod(), LONG_SAMPLES)
 
 
 def scenes_slip() -> config.TrainConfig:
-    """SLIP with a head of the scenes' size."""
+    """Return the recipe of SLIP, whose projection head has a size for the small model."""
     return _recipe("scenes_slip", SlipMethod(hidden=512, out=128))
 
 
 def scenes_silc() -> config.TrainConfig:
-    """SILC with a head of the scenes' size."""
+    """Return the recipe of SILC, whose projection head has a size for the small model."""
     return _recipe("scenes_silc", SilcMethod(hidden=512, bottleneck=128, prototypes=1024))
 
 
 def scenes_siglip() -> config.TrainConfig:
-    """SigLIP with a bias that fits the batch size."""
+    """Return the recipe of SigLIP, whose initial bias fits the batch size."""
     return _recipe("scenes_siglip", SiglipMethod(bias=BIAS))
 
 

@@ -1,6 +1,6 @@
-"""Start a command, guard its output, and end it with a status and a line for an error.
+"""Run a command, guard its output, and end it with an exit status and a line for an error.
 
-This module imports little: `start` imports the command.
+This module imports little: `import_and_run` imports the command.
 """
 
 from __future__ import annotations
@@ -22,34 +22,36 @@ if TYPE_CHECKING:
     import typer
 
 
-def start(module: str, program: str) -> None:
-    """Import a module and run its `main`, which exits with the status of the command.
+def import_and_run(module: str, program: str) -> None:
+    """Import a module and call its `main`, which exits with the status of the command.
 
-    While it is imported, SIGINT ends the process at once with status 130: some libraries drop an
+    `program` is the name of the command in messages, such as "cosmos-eval". While the module is
+    imported, Ctrl-C (SIGINT) ends the process at once with status 130: some libraries drop an
     exception that interrupts their import, and then fail in another way.
     """
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def end_at_once(signal_number: int, frame: FrameType | None) -> None:
+        """Write a message to standard error, and end the process without any clean-up."""
         os.write(2, f"{program}: interrupted\n".encode())
         os._exit(130)
 
     former_handler = signal.getsignal(signal.SIGINT)
-    # In a background job SIGINT is ignored, which is not changed.
+    # A background job ignores SIGINT, and keeps ignoring it.
     if former_handler is signal.default_int_handler:
-        signal.signal(signal.SIGINT, end)
+        signal.signal(signal.SIGINT, end_at_once)
     main = import_module(module).main
     signal.signal(signal.SIGINT, former_handler)
     main()
 
 
 class Ending(NamedTuple):
-    """How a command ends with an error."""
+    """The end of a command that has failed: its message and its exit status."""
 
-    # The error line; empty if none is printed.
+    # The message in one line; empty if none is printed.
     message: str
     # The exit status.
     status: int
-    # Whether all processes of torchrun have the same error: the first one prints it.
+    # Whether all processes of torchrun have the same error. Then only the first one prints it.
     everywhere: bool = False
 
 
@@ -59,12 +61,17 @@ def run_command(
     arguments: Sequence[str],
     describe: Callable[[BaseException], Ending | None],
 ) -> NoReturn:
-    """Run a command and exit with its status.
+    """Run a command with its arguments, print an error in one line, and exit with a status.
 
-    The status is 0 for success, 1 for a failure, 2 for an error of usage, input or output, 130 for
-    an interrupt, and 141, as by the signal, if the reader of a pipe has gone. An error is one line
-    on standard error; --debug shows its traceback. `describe` returns the ending for errors of the
-    program itself.
+    `program` is the name of the command in messages, and `app` is its Typer app. `describe` returns
+    the ending for errors of the program itself, and None for others. The option --debug prints the
+    traceback of an error. The exit status is
+
+    - 0 for success,
+    - 1 for a failure,
+    - 2 for an error of usage, input or output,
+    - 130 for an interrupt (Ctrl-C),
+    - 141 if the reader of a pipe has gone, as if SIGPIPE had ended the command.
     """
     debug = "--debug" in arguments
     app_arguments = [argument for argument in arguments if argument != "--debug"]
@@ -79,23 +86,31 @@ def run_command(
             if ending is None:
                 ending = Ending(f"{type(error).__name__}: {error} (--debug shows where)", 1)
             status = ending.status
+            another_process_prints = ending.everywhere and not is_main_process()
             with suppress(OutputError):  # there is no other stream to write to
                 if debug:
                     traceback.print_exc()
-                if ending.message and (is_main_process() or not ending.everywhere):
+                if ending.message and not another_process_prints:
                     print(f"{program}: {one_line(ending.message)}", file=sys.stderr)
     end_process(status)
 
 
 def _common_ending(error: BaseException) -> Ending | None:
-    """Return the ending for errors that all programs have in common."""
+    """Return the ending for an error that all programs handle alike, else None.
+
+    These are interrupts, errors of usage, and output that cannot be written.
+    """
     import typer
 
-    # Some versions of Typer bring their own copy of Click, whose class is an ancestor of this one.
-    ancestors = typer.BadParameter.__mro__
-    parse_error: Any = next(kind for kind in ancestors if kind.__name__ == "ClickException")
+    # Some versions of Typer bring their own copy of Click. So the class of usage errors is looked
+    # up by its name among the ancestors of a class of Typer.
+    parse_error: Any = None
+    for ancestor in typer.BadParameter.__mro__:
+        if ancestor.__name__ == "ClickException":
+            parse_error = ancestor
+            break
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
-        # The end of a file. Typer aborts for it as if it were the end of a prompt.
+        # A file has ended too early. Typer aborts as if the input at a prompt had ended.
         return Ending(f"EOFError: {error.__cause__} (--debug shows where)", 1)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Ending("interrupted; files written so far are complete", 130, everywhere=True)
@@ -111,20 +126,23 @@ def _common_ending(error: BaseException) -> Ending | None:
 class OutputError(OSError):
     """Standard output or standard error cannot be written.
 
-    It has no `errno`, because Typer ends a program with status 1 for the errno of a closed pipe.
+    This error has no `errno`: for the errno of a closed pipe, Typer would end the program with
+    status 1.
     """
 
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Raise OutputError in the block if a standard stream cannot be written, up to its last byte.
+    """Make standard output and standard error raise OutputError in the block if a write fails.
 
-    Text that a stream cannot encode is escaped. Text that cannot be written at the end is dropped:
-    the interpreter would otherwise try again, and replace the exit status.
+    Characters that a stream cannot encode are escaped. At the end of the block, text that still
+    cannot be written is dropped. Otherwise the interpreter would try again at its exit, and replace
+    the exit status.
     """
     former_streams = sys.stdout, sys.stderr
-    # Python has None for a stream that was closed at the start. A replacement that is open for
-    # reading refuses to be written; messages for a closed standard error are meant to get lost.
+    # Python has None for a stream that was closed when the process started. In place of a closed
+    # standard output, a file that is open for reading refuses to be written. Messages for a closed
+    # standard error are meant to get lost.
     stdout = sys.stdout or open(os.devnull)  # noqa: SIM115
     stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (stdout, stderr):
@@ -139,32 +157,37 @@ def guarded_output() -> Iterator[None]:
             try:
                 stream.flush()
             except OSError:
-                # Some streams have no file descriptor.
+                # The rest of the stream's buffer goes to the null device at the exit. A stream
+                # without a file descriptor raises an OSError too.
                 with suppress(OSError):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                    null_device = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(null_device, stream.fileno())
 
 
 class _GuardedStream:
-    """A text stream that raises OutputError instead of other kinds of OSError."""
+    """A text stream whose `write` and `flush` raise OutputError for every OSError."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write a text, and return its number of characters."""
         with _output_errors():
             return self._stream.write(text)
 
     def flush(self) -> None:
+        """Write the text that is still in the buffer of the stream."""
         with _output_errors():
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
+        """Return any other attribute of the guarded stream, such as `encoding`."""
         return getattr(self._stream, name)
 
 
 @contextmanager
 def _output_errors() -> Iterator[None]:
-    """Raise OutputError for an OSError of the block."""
+    """Raise OutputError in place of every OSError of the block."""
     try:
         yield
     except OSError as error:

@@ -17,18 +17,22 @@ _TIMEOUT = timedelta(days=7)
 
 
 def _gather_in_single_process(item: Any) -> list[Any]:
-    """Return what `gather` returns if there is only one process."""
+    """Return a list of the item: the items of all processes if there is only one process."""
     return [item]
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """This process as one of several."""
+    """This process as one of several that work together.
 
-    # The number of this process, and the number of processes.
+    The defaults are for a single process.
+    """
+
+    # The number of this process, from 0, and the number of processes.
     rank: int = 0
     world_size: int = 1
-    # Returns an object of every process by rank; all processes call it.
+    # Takes an object of this process, and returns a list of the objects of all processes, by rank.
+    # All processes call it together.
     gather: Callable[[Any], list[Any]] = _gather_in_single_process
 
     def map_sharded(
@@ -39,56 +43,78 @@ class Distributed:
     ) -> list[Result]:
         """Return the results of `work` for all items, in their order, in every process.
 
-        `work` returns one result per item. All processes call this with the same items, and each
-        works on its share: groups of `unit` items are dealt to the processes in turn. For `unit` 2
-        and two processes, items 0, 1, 4, 5 are the first process's. An error in one process is
-        raised in all of them, so that none waits for ever.
+        `work` takes some of the items, and returns one result per item. All processes call this
+        with the same items. They take chunks of `unit` items in turn: for `unit` 2 and two
+        processes, the first process has items 0, 1, 4, 5, and the second has items 2, 3, 6, 7. An
+        error in one process is raised in all of them, so that none waits for ever.
         """
         rank_by_item = [number // unit % self.world_size for number in range(len(items))]
-        my_items = [
-            item for item, rank in zip(items, rank_by_item, strict=True) if rank == self.rank
-        ]
-        outcome_by_rank = self.gather(_result_or_error(lambda: work(my_items)))
+        my_items = []
+        for item, rank in zip(items, rank_by_item, strict=True):
+            if rank == self.rank:
+                my_items.append(item)
+        outcome: Any
+        try:
+            outcome = work(my_items)
+        except Exception as error:
+            outcome = error
+        outcome_by_rank = self.gather(outcome)
         _raise_first_error(outcome_by_rank)
+
         # The results of a process are in the order of its items, so they are taken in turn.
-        remaining_results_by_rank = [iter(results) for results in outcome_by_rank]
-        return [next(remaining_results_by_rank[rank]) for rank in rank_by_item]
+        results_by_rank = [iter(results) for results in outcome_by_rank]
+        return [next(results_by_rank[rank]) for rank in rank_by_item]
 
     def synchronized(self, act: Callable[[], Result]) -> Result:
-        """Call `act` in all processes, and return its result in this one when all have ended.
+        """Call `act` in every process, wait until all have ended, and return this one's result.
 
         `act` must not communicate with other processes. An error in one process is raised in all.
         """
-        outcome = _result_or_error(act)
-        error = outcome if isinstance(outcome, Exception) else None
+        error = None
+        try:
+            result = act()
+        except Exception as raised_error:
+            error = raised_error
+        # If `act` has failed here or in another process, this raises the error.
         _raise_first_error(self.gather(error))
-        assert not isinstance(outcome, Exception)  # it would have been raised
-        return outcome
+        return result
 
     def main_process_only(self, act: Callable[[], Result]) -> Result | None:
-        """Run `act` in the first process while the others wait; they return None."""
+        """Call `act` in the first process while the others wait.
+
+        Return its result in the first process, and None in the others.
+        """
         return self.synchronized(act if self.rank == 0 else _do_nothing)
 
     def main_process_first(self, act: Callable[[], None]) -> None:
-        """Run `act` in the first process, then in all others, which may find its files."""
+        """Call `act` in the first process, and then in all others.
+
+        So the others find the files that the first process has written, such as a download.
+        """
         self.main_process_only(act)
         self.synchronized(act if self.rank > 0 else _do_nothing)
 
 
 def _do_nothing() -> None:
-    pass
+    """Do nothing, in a process that waits for another one."""
 
 
 SINGLE_PROCESS = Distributed()  # a process that is not one of several
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the first, which prints and writes for all."""
+    """Return whether this process is the first of those that torchrun started, or the only one.
+
+    The first process prints and writes files for all.
+    """
     return os.environ.get("RANK", "0") == "0"
 
 
 def restarts() -> int:
-    """Return how many times torchrun has started the processes again (`--max-restarts`)."""
+    """Return how many times torchrun has started the processes again after a failure.
+
+    It does so up to `--max-restarts` times. The number is 0 in a process that it did not start.
+    """
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
@@ -96,10 +122,11 @@ def restarts() -> int:
 def process_group(
     backend: str = "gloo", timeout: timedelta | None = _TIMEOUT, device_id: Any = None
 ) -> Iterator[Distributed]:
-    """Join the processes that torchrun started, and leave them at the end of the block.
+    """Join the processes that torchrun started during the block, and yield this one's place.
 
-    Yields SINGLE_PROCESS if torchrun started no others. Gloo exchanges Python objects for GPUs too.
-    The arguments are passed to `torch.distributed.init_process_group`.
+    Yields SINGLE_PROCESS if torchrun did not start several processes. The arguments are passed to
+    `torch.distributed.init_process_group`. The backend "gloo" exchanges Python objects, whether the
+    processes compute on CPUs or on GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE_PROCESS
@@ -124,10 +151,11 @@ def process_group(
 
 
 def end_process(status: int) -> NoReturn:
-    """End this process with a status; if it is one of several, without the interpreter's clean-up.
+    """End this process with an exit status.
 
-    Threads that a process group leaves behind sometimes abort the interpreter at its exit
-    ("terminate called without an active exception", PyTorch 2.13), with another status.
+    If it is one of several processes, the interpreter does not clean up. Threads that a process
+    group leaves behind sometimes abort the interpreter at its exit, with another status ("terminate
+    called without an active exception", PyTorch 2.13).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
@@ -137,9 +165,11 @@ def end_process(status: int) -> NoReturn:
 
 
 def own_device(device: str) -> str:
-    """Return the device of this process for `auto`, and for `cuda` if there are several processes.
+    """Return the device on which this process computes, such as `cpu`, `cuda` or `cuda:1`.
 
-    Processes take the GPUs in turn, by their number on the machine.
+    "auto" is a GPU if there is one, else the CPU. With several processes on a machine, "auto" and
+    "cuda" give each process a GPU in turn: with two GPUs, its fourth process has `cuda:1`. Other
+    names of devices are returned as they are.
     """
     if device not in ("auto", "cuda"):
         return device
@@ -147,17 +177,20 @@ def own_device(device: str) -> str:
         return "cpu"
     import torch
 
-    gpus = torch.cuda.device_count()
-    if not gpus:
+    n_gpus = torch.cuda.device_count()
+    if n_gpus == 0:
         return "cpu" if device == "auto" else device
-    local_rank = os.environ.get("LOCAL_RANK")
-    return "cuda" if local_rank is None else f"cuda:{int(local_rank) % gpus}"
+    local_rank = os.environ.get("LOCAL_RANK")  # the number of the process on this machine
+    if local_rank is None:
+        return "cuda"
+    return f"cuda:{int(local_rank) % n_gpus}"
 
 
 def gather_objects(item: Any, group: Any = None) -> list[Any]:
-    """Return an object of every process of a group by rank; all of them call it.
+    """Return a list of the objects of all processes, in the order of their ranks.
 
-    The default group has all processes.
+    All processes of the process group call this together, each with its own `item`. The default
+    `group` is the one of all processes.
     """
     import torch.distributed as dist
 
@@ -166,16 +199,8 @@ def gather_objects(item: Any, group: Any = None) -> list[Any]:
     return items
 
 
-def _result_or_error(act: Callable[[], Result]) -> Result | Exception:
-    """Call `act`, and return its result, or the exception that it raises."""
-    try:
-        return act()
-    except Exception as error:
-        return error
-
-
 def _raise_first_error(outcomes: Sequence[Any]) -> None:
-    """Raise the first exception among results and exceptions, if there is one."""
+    """Raise the first exception in a list of results and exceptions, if there is one."""
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome

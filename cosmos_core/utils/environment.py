@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Distributions that can change a number.
+# Installed packages whose version can change a result.
 PACKAGES = (
     "torch",
     "torchvision",
@@ -39,11 +39,11 @@ class CodeState(NamedTuple):
 
 
 def code_state(package: Path = _PACKAGE) -> CodeState:
-    """Return the state of the checkout that the folder of a package belongs to.
+    """Return the git commit of the running code, and whether the code was edited since.
 
-    Only this project's own checkout counts. A copy that is installed into an environment inside of
-    another repository must not report that repository's commit. Changed results and documents do
-    not make the code dirty.
+    `package` is the folder of the package. Only a checkout of this project counts: a copy that is
+    installed into an environment inside of another repository must not report the commit of that
+    repository. Changed results and documents do not make the code dirty.
     """
     root = package.parent
     project = root / "pyproject.toml"
@@ -52,13 +52,18 @@ def code_state(package: Path = _PACKAGE) -> CodeState:
     if 'name = "cosmos-eval"' not in project.read_text("utf-8"):
         return CodeState(None, None)
     commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--", *_CODE)
-    return CodeState(commit, None if changes is None else bool(changes))
+    changed_files = _git(root, "status", "--porcelain", "--", *_CODE)
+    if changed_files is None:
+        return CodeState(commit, None)
+    return CodeState(commit, changed_files != "")
 
 
-def _git(root: Path, *arguments: str) -> str | None:
-    """Return the output of a git command; None if git is missing or there is no commit yet."""
-    command = ["git", "-C", str(root), *arguments]
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Run a git command in a folder, and return its output without white space at the ends.
+
+    Return None if git is not installed, or if the command fails.
+    """
+    command = ["git", "-C", str(folder), *arguments]
     try:
         process = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -67,7 +72,10 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def package_version(distribution: str) -> str | None:
-    """Return the version of an installed distribution; None if it is not installed."""
+    """Return the version of an installed package, or None if it is not installed.
+
+    `distribution` is the name by which pip installs it, such as `open_clip_torch`.
+    """
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -75,22 +83,28 @@ def package_version(distribution: str) -> str | None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident memory of this process so far."""
+    """Return the largest resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # getrusage(2): kilobytes on Linux, bytes on macOS.
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def command_line() -> str:
-    """Return the command as it was typed, without the folder of the program."""
+    """Return the command line of this process, without the folder of the program.
+
+    An example is `cosmos-eval run --task retrieval`. Arguments are quoted for a shell.
+    """
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def user_name() -> str:
-    """Return the name that git signs with, else the login name."""
-    name = _git(Path.cwd(), "config", "user.name")
-    if name:
-        return name
+    """Return the name of the user: the one that git signs commits with, else the login name.
+
+    Return "unknown" if there is neither.
+    """
+    git_name = _git(Path.cwd(), "config", "user.name")
+    if git_name:
+        return git_name
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # in some containers a user has only a number
@@ -98,12 +112,15 @@ def user_name() -> str:
 
 
 def utc_now() -> str:
-    """Return the time as ISO 8601 in UTC to the second."""
+    """Return the present time in UTC to the second, such as `2025-01-31T12:00:00+00:00`."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def describe(version: str) -> dict[str, Any]:
-    """Return code, packages and machine, which are the same for all results of a run."""
+    """Return where the results of this process come from: code, packages, machine and command.
+
+    `version` is the version of the program. The provenance is the same for all results of a run.
+    """
     code = code_state()
     return {
         "version": version,

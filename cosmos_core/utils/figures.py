@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
-SPARE = 0.25  # pixels, without which Matplotlib makes 112 pixels of 1.13 inches
+SPARE = 0.25  # pixels; without them Matplotlib would make 112 pixels of 1.13 inches
 
 
 @contextmanager
 def plain_style(style: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
-    """Use Matplotlib's defaults and `style` in the block, and ignore a user's matplotlibrc.
+    """Use Matplotlib's default style in the block, and ignore the user's matplotlibrc.
 
-    Log messages about fonts, and warnings of characters that the font lacks, are dropped.
+    `style` has values of rcParams that differ from the defaults. Log messages about fonts, and
+    warnings of characters that the font lacks, are dropped.
     """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
@@ -34,17 +35,18 @@ def plain_style(style: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[Non
 
 
 def new_page(width: int, height: int, colour: str = "white") -> Figure:
-    """Return an empty figure of `width` x `height` pixels."""
+    """Return an empty Matplotlib figure of `width` x `height` pixels."""
     from matplotlib.figure import Figure
 
-    size = (width + SPARE) / DPI, (height + SPARE) / DPI
-    return Figure(figsize=size, dpi=DPI, facecolor=colour)
+    size_in_inches = (width + SPARE) / DPI, (height + SPARE) / DPI
+    return Figure(figsize=size_in_inches, dpi=DPI, facecolor=colour)
 
 
-def png(page: Figure, *, colours: int | None = None) -> bytes:
-    """Return a figure as a PNG file, with at most so many `colours`, up to 256, or with all.
+def figure_to_png(page: Figure, *, colours: int | None = None) -> bytes:
+    """Return the content of a PNG file with a figure.
 
-    A line drawing in 256 colours takes a third of the bytes and looks the same.
+    With `colours`, at most 256, the image is reduced to this number of colours. A line drawing in
+    256 colours takes a third of the bytes and looks the same.
     """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg

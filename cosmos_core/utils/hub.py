@@ -17,32 +17,42 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
 MIN_SPEED = 1024  # bytes per second, on average over a window
-WINDOW_TIMEOUTS = 3  # the window, in multiples of HF_HUB_DOWNLOAD_TIMEOUT, which is 10 s by default
-# The time for an answer that does not state its size, in multiples of HF_HUB_DOWNLOAD_TIMEOUT.
+# The length of a window of time, and the longest time for an answer that does not state its size.
+# Both are multiples of HF_HUB_DOWNLOAD_TIMEOUT, which is 10 seconds by default.
+WINDOW_TIMEOUTS = 3
 UNKNOWN_SIZE_TIMEOUTS = 30
 
 
 class SlowHubError(OSError):
-    """An answer would take too long; the client does not try again."""
+    """The hub is too slow or does not finish its answer. The client does not try again."""
 
 
 def limit_waiting() -> None:
-    """Make the hub's client give up if the hub does not answer, is very slow, or never ends."""
+    """Make the client of the Hugging Face hub give up if an answer would take too long.
+
+    This is so if the hub does not answer, sends its answer very slowly, or never ends it. Further
+    calls of this function change nothing.
+    """
     make_client = _http._GLOBAL_CLIENT_FACTORY
     if not isinstance(make_client, _LimitedClients):
         huggingface_hub.set_client_factory(_LimitedClients(make_client))
 
 
 class _LimitedClients:
-    """A factory of clients with limits; the hub's library makes another client after errors."""
+    """A factory of HTTP clients with time limits, for `huggingface_hub.set_client_factory`.
+
+    It is a factory because huggingface_hub makes another client after some errors. `make_client` is
+    the former factory.
+    """
 
     def __init__(self, make_client: Callable[[], Any]) -> None:
         self._make_client = make_client
 
     def __call__(self) -> Any:
+        """Return a client of the former factory whose connections are limited."""
         client = self._make_client()
         client.event_hooks["response"].append(_limit_unstated_size)
-        # `_mounts` are the transports of proxies.
+        # The transport of direct connections, and the transports of proxies (`_mounts`).
         for transport in (client._transport, *client._mounts.values()):
             if transport is not None:
                 pool = transport._pool
@@ -51,26 +61,31 @@ class _LimitedClients:
 
 
 def _limit_unstated_size(response: Any) -> None:
-    """Limit the time of an answer that does not state its size."""
+    """Set the time at which an answer must have ended if it does not state its size.
+
+    The client calls this for each answer, before it reads the content.
+    """
     stream = response.extensions["network_stream"]
     if "content-length" not in response.headers and isinstance(stream, _LimitedStream):
         seconds = UNKNOWN_SIZE_TIMEOUTS * constants.HF_HUB_DOWNLOAD_TIMEOUT
         stream.ends_at = time.monotonic() + seconds
 
 
-def _seconds_for(timeout: float | None) -> float:
-    """Return a time-out that is not longer than the user's.
+def _limited_timeout(timeout: float | None) -> float:
+    """Return a time-out in seconds, which is at most as long as the user's settings allow.
 
-    After a first time-out the client would ask again with 60 seconds.
+    These are the environment variables HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT. After a
+    first time-out, the client itself would ask again and wait 60 seconds. `timeout` is the client's
+    time-out, or None if it has none.
     """
     if timeout is None:
         return constants.HF_HUB_ETAG_TIMEOUT
-    longest = max(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
-    return min(timeout, longest)
+    max_timeout = max(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    return min(timeout, max_timeout)
 
 
 class _LimitedNetwork:
-    """A backend of the HTTP library that opens connections with limits."""
+    """A network backend of the HTTP library (httpcore) that opens connections with limits."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -78,57 +93,76 @@ class _LimitedNetwork:
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, **options: Any
     ) -> _LimitedStream:
-        limit = _seconds_for(timeout)
-        return _LimitedStream(self._backend.connect_tcp(host, port, timeout=limit, **options))
+        """Open a connection to a host, whose answers are limited."""
+        limited_timeout = _limited_timeout(timeout)
+        stream = self._backend.connect_tcp(host, port, timeout=limited_timeout, **options)
+        return _LimitedStream(stream)
 
     def __getattr__(self, name: str) -> Any:
+        """Return any other attribute of the HTTP library's own backend."""
         return getattr(self._backend, name)
 
 
 class _LimitedStream:
-    """A connection of the HTTP library, which measures the speed of each answer."""
+    """A connection of the HTTP library (httpcore) that measures the speed of each answer."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._start_request()
 
     def _start_request(self) -> None:
-        # Seconds spent waiting for data in the current window, and bytes received in it.
-        self._seconds = 0.0
-        self._received = 0
-        # When an answer that does not state its size must have ended.
+        """Begin to measure the answer to a new request."""
+        # The seconds spent waiting for data in the current window, and the bytes received in it.
+        self._waited_seconds = 0.0
+        self._received_bytes = 0
+        # When an answer that does not state its size must have ended, by `time.monotonic`.
         self.ends_at = math.inf
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send some bytes of a request."""
         self._start_request()
         if buffer:
-            self._stream.write(buffer, _seconds_for(timeout))
+            self._stream.write(buffer, _limited_timeout(timeout))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read at most `max_bytes` bytes of an answer.
+
+        Raises SlowHubError if the answer has not ended in time, or if fewer than MIN_SPEED bytes
+        per second have come in a window of time.
+        """
         started = time.monotonic()
-        data: bytes = self._stream.read(max_bytes, _seconds_for(timeout))
+        data: bytes = self._stream.read(max_bytes, _limited_timeout(timeout))
         now = time.monotonic()
-        self._seconds += now - started
-        self._received += len(data)
+        self._waited_seconds += now - started
+        self._received_bytes += len(data)
         if now > self.ends_at:
             limit = UNKNOWN_SIZE_TIMEOUTS * constants.HF_HUB_DOWNLOAD_TIMEOUT
-            raise self._slow(f"an answer of unknown size has not ended within {limit:g} seconds")
-        window = WINDOW_TIMEOUTS * constants.HF_HUB_DOWNLOAD_TIMEOUT
-        if self._seconds > window:
-            if self._received < MIN_SPEED * self._seconds:
-                speed = f"{self._received} bytes in {self._seconds:.0f} seconds"
-                raise self._slow(f"it sent no more than {speed}")
-            self._seconds = 0.0
-            self._received = 0
+            raise self._slow_error(
+                f"an answer of unknown size has not ended within {limit:g} seconds"
+            )
+
+        window_seconds = WINDOW_TIMEOUTS * constants.HF_HUB_DOWNLOAD_TIMEOUT
+        if self._waited_seconds > window_seconds:
+            if self._received_bytes < MIN_SPEED * self._waited_seconds:
+                raise self._slow_error(
+                    f"it sent no more than {self._received_bytes} bytes in "
+                    f"{self._waited_seconds:.0f} seconds"
+                )
+            # The next window begins.
+            self._waited_seconds = 0.0
+            self._received_bytes = 0
         return data
 
     def start_tls(self, *arguments: Any, **options: Any) -> _LimitedStream:
+        """Encrypt the connection, and return the encrypted one, which is limited too."""
         return _LimitedStream(self._stream.start_tls(*arguments, **options))
 
     def __getattr__(self, name: str) -> Any:
+        """Return any other attribute of the HTTP library's own connection."""
         return getattr(self._stream, name)
 
-    def _slow(self, fault: str) -> SlowHubError:
+    def _slow_error(self, fault: str) -> SlowHubError:
+        """Return an error with the fault of the hub, and with advice for the user."""
         hub = constants.ENDPOINT
         remedy = "try again later, or set HF_HUB_DOWNLOAD_TIMEOUT to more seconds"
         return SlowHubError(f"{hub} is too slow: {fault}; {remedy}")

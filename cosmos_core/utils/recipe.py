@@ -1,6 +1,7 @@
-"""The identity of a training: its recipe, data and cost. This module imports no torch.
+"""The identity of a training run: its recipe, data and cost. This module imports no torch.
 
-Trainings of one recipe with several seeds form a group.
+Trainings of one recipe that differ only in their seeds have the same group name, and are compared
+together.
 """
 
 import math
@@ -10,6 +11,7 @@ from typing import Any
 
 from cosmos_core.utils.files import json_sha256
 
+# The values that `training_identity` returns.
 IDENTITY = ("group", "seed", "recipe_sha256", "data_sha256", "samples", "flops")
 SCENES = "scenes:"  # the prefix of `data.shards` that asks for a number of embedded scenes
 SHARDS = "data.shards"
@@ -49,21 +51,27 @@ ADDED = {
 
 
 def training_identity(training: Any) -> dict[str, Any]:
-    """Return the values of IDENTITY for a training, from metadata of any version of cosmos-train.
+    """Return the identity of a training from the metadata of its checkpoint.
 
-    Unknown values are None. Without a configuration the result is empty. Trainings of a group
-    differ only in their seeds: `group` is the name of the recipe and the beginning of its hash, and
-    the number of steps if the training is not complete.
+    `training` is the mapping that any version of cosmos-train has written. The result is, for
+    example::
+
+        {"group": "scenes_cosmos-1a2b3c4d", "seed": 0, "recipe_sha256": "1a2b3c4d...",
+         "data_sha256": "5e6f...", "samples": 160000, "flops": 1.2e15}
+
+    Unknown values are None. Without a configuration the result is empty. Trainings with the same
+    `group` differ only in their seeds: see `_group_name`.
     """
     config = training.get("config") if isinstance(training, Mapping) else None
     if not isinstance(config, Mapping) or not config:
         return {}
     data_sha256 = _sha256_or_none(training.get("data_sha256"))
     options = _recipe_options(config, data_sha256, training.get("processes"))
-    if "model.init" in options:
-        # A path, or a name whose weights may change, is replaced by the hash of the weights.
-        init_sha256 = _sha256_or_none(training.get("init_sha256"))
-        options["model.init"] = init_sha256 or options["model.init"]
+    init_sha256 = _sha256_or_none(training.get("init_sha256"))
+    if "model.init" in options and init_sha256 is not None:
+        # The initial weights are given by a path, or by a name whose weights may change. Their hash
+        # says which weights they are.
+        options["model.init"] = init_sha256
     recipe_sha256 = json_sha256(options)
     flops = training.get("flops")
     has_flops = isinstance(flops, float) and 0 < flops < math.inf
@@ -78,9 +86,10 @@ def training_identity(training: Any) -> dict[str, Any]:
 
 
 def _group_name(config: Mapping[str, Any], recipe_sha256: str, steps: int | None) -> str:
-    """Return the name of a group of trainings, such as `cosmos-1a2b3c4d`.
+    """Return the name that trainings of one recipe share, such as `cosmos-1a2b3c4d`.
 
-    Trainings that were not completed have another one, such as `cosmos-1a2b3c4d at step 400`.
+    It is the name of the recipe and the beginning of its hash. If a training has not done all of
+    its steps, the name has their number too, as in `cosmos-1a2b3c4d at step 400`.
     """
     recipe_name = str(config.get("recipe") or "training").encode(errors="replace").decode()
     all_steps = dict(_flat_options(config)).get("optim.steps")
@@ -93,16 +102,20 @@ def _group_name(config: Mapping[str, Any], recipe_sha256: str, steps: int | None
 def _recipe_options(
     config: Mapping[str, Any], data_sha256: str | None, processes: Any
 ) -> dict[str, Any]:
-    """Return the options that decide the weights, except the seed.
+    """Return the options of a training that decide its weights, except the seed, by full name.
 
-    An option that is off or empty is left out: then an option of a later version that is off
-    changes no group. Shards are replaced by their hash, since their folder may differ.
+    An option that is off, zero or empty is left out. So an option that a later version adds, and
+    that is off, does not change the hash of a recipe. The paths of shards are replaced by the hash
+    of the data, since their folder may differ. `processes` is the number of processes.
     """
+    ignored_prefixes = (*FREE, *_RUN_OPTIONS)
+    config_of_earlier_versions = without_added(config)
     options = {}
-    for name, value in _flat_options(without_added(config)):
-        if value and not name.startswith((*FREE, *_RUN_OPTIONS)):
+    for name, value in _flat_options(config_of_earlier_versions):
+        if value and not name.startswith(ignored_prefixes):
             options[name] = value
-    if data_sha256 is not None and not str(options.get(SHARDS)).startswith(SCENES):
+    is_on_scenes = str(options.get(SHARDS)).startswith(SCENES)
+    if data_sha256 is not None and not is_on_scenes:
         options[SHARDS] = data_sha256
     if options.get("optim.gradient") == "published":
         # This gradient is divided by the number of processes.
@@ -111,9 +124,12 @@ def _recipe_options(
 
 
 def without_added(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a configuration without those options of ADDED that have the value stated there.
+    """Return a configuration without added options that do nothing.
 
-    Sections in which no other option is left are left out too.
+    These are the options of ADDED, which an earlier version lacks, if they have the value that is
+    stated there: `{"model": {"init": ""}, "seed": 1}` -> `{"seed": 1}`. A section is left out with
+    its last option. `prefix` is the full name of the section that `config` is, such as "model.", or
+    "" for a whole configuration.
     """
     options: dict[str, Any] = {}
     for name, value in config.items():
@@ -128,7 +144,11 @@ def without_added(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
 
 
 def _flat_options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the full name and the value of every option."""
+    """Yield the full name and the value of every option of a configuration.
+
+    `{"optim": {"lr": 0.1}, "seed": 1}` -> `("optim.lr", 0.1), ("seed", 1)`. `prefix` is the full
+    name of the section that `config` is, such as "optim.".
+    """
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _flat_options(value, f"{prefix}{name}.")
@@ -137,7 +157,7 @@ def _flat_options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
 
 
 def _count_or_none(value: Any) -> int | None:
-    """Return a value if it is an integer from 0 on, else None."""
+    """Return a value if it is an integer >= 0 and not a boolean, else None."""
     return value if type(value) is int and value >= 0 else None
 
 

@@ -30,40 +30,54 @@ _COMMAND = re.compile(r"::(?=[A-Za-z-]+(?: |::))|(?<=#)#(?=(?:vso)?\[)")
 # dataloaders (github.com/wuw2019/LoTLIP) and FLAIR (github.com/ExplainableML/flair) have it too.
 _SENTENCE_END = re.compile(r"\n|</s>|[.]")
 
-# Escapes in a JSON text that may stand for half a character.
+# Escapes in a JSON text that may stand for half of a surrogate pair.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_NAME_LENGTH = 60  # in an error message
 
 
 def one_line(text: str) -> str:
-    r"""Return text on one line that is safe in a terminal: control characters become `\x1b`."""
-    flat = text if text.isprintable() else _LINE_BREAKS.sub(" ", text)
-    return without_commands(visible(flat.strip()))
+    r"""Return a text as one line that is safe in a terminal and in the log of a CI system.
+
+    Line breaks and tabs become blanks, control characters become codes such as `\x1b`, and
+    commands of CI systems are escaped: "a\nb\x1b[2J" -> r"a b\x1b[2J".
+    """
+    line = text if text.isprintable() else _LINE_BREAKS.sub(" ", text)
+    return escape_commands(escape_controls(line.strip()))
 
 
-def visible(text: str) -> str:
-    """Replace control characters by their codes; white space stays."""
-    return text if text.isprintable() else _CONTROL.sub(code, text)
+def escape_controls(text: str) -> str:
+    r"""Return a text with its control characters replaced by codes such as `\x1b`.
+
+    White space, line breaks included, stays.
+    """
+    return text if text.isprintable() else _CONTROL.sub(escape_code, text)
 
 
-def without_commands(text: str) -> str:
-    """Escape text that a CI system would read as a command."""
+def escape_commands(text: str) -> str:
+    r"""Return a text in which nothing is a command for the log of a CI system.
+
+    The first character of a command is replaced by its code: "::error title=a::b" ->
+    r"\x3a:error title=a::b".
+    """
     return _COMMAND.sub(_escape_first_character, text)
 
 
 def _escape_first_character(match: re.Match[str]) -> str:
-    """Return a match with its first character replaced by its code."""
-    return code(match) + match[0][1:]
+    r"""Return the text of a match with its first character as a code: "::" -> r"\x3a:"."""
+    return escape_code(match) + match[0][1:]
 
 
-def code(match: re.Match[str]) -> str:
-    r"""Return the first character of a match as its code, such as `\x1b`."""
-    number = ord(match[0][0])
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+def escape_code(match: re.Match[str]) -> str:
+    r"""Return the code of the first character of a match, such as `\x1b` or `\u200b`."""
+    code_point = ord(match[0][0])
+    return f"\\x{code_point:02x}" if code_point < 0x100 else f"\\u{code_point:04x}"
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:
-    """Return the first `most` names of a list for a message, and how many more there are."""
+    """Return the first `most` names of a list for a message, and how many more there are.
+
+    For five names and `most=3` it is "a, b, c and 2 more".
+    """
     text = ", ".join(names[:most])
     if len(names) > most:
         text += f" and {len(names) - most} more"
@@ -71,24 +85,35 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Split a text into stripped sentences without full stops; leave out blank ones."""
+    """Split a text into sentences, which are stripped and have no full stops.
+
+    "A dog. It runs." -> ["A dog", "It runs"]. Sentences also end at line breaks and at `</s>`.
+    Empty ones are left out.
+    """
     sentences = [sentence.strip() for sentence in _SENTENCE_END.split(text)]
     return [sentence for sentence in sentences if sentence]
 
 
 class OneLineFormatter(logging.Formatter):
-    """Format log messages, which may name files and samples, on one line each."""
+    """A formatter of log messages that puts each on one line, which is safe in a terminal.
+
+    Messages may hold names of files and samples, with any characters in them.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """Return the message without a traceback, which the logging package appends."""
+        """Return the message of a record on one line.
+
+        The logging package appends the traceback, if there is one, as further lines.
+        """
         return one_line(super().formatMessage(record))
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parse JSON strictly; bytes are UTF-8, UTF-16 or UTF-32. Raises ValueError.
+    """Parse JSON strictly. Bytes are UTF-8, UTF-16 or UTF-32.
 
-    Python's parser also accepts NaN and infinities, names that are given twice (the last one
-    counts), and characters that no text can hold. They are refused here, and so is deep nesting.
+    Raises ValueError for invalid JSON, for deep nesting, and for three things that Python's parser
+    accepts: NaN and infinities, a name that is given twice in an object, and halves of surrogate
+    pairs, which no text can hold.
     """
     text = content if isinstance(content, str) else content.decode(json.detect_encoding(content))
     try:
@@ -98,13 +123,16 @@ def parse_json(content: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if _SURROGATE.search(text):
-        # Raises UnicodeEncodeError, a ValueError, for half a character.
+        # Raises UnicodeEncodeError, a ValueError, for half of a surrogate pair.
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
 
 def _object_of_distinct_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object. Raises ValueError if a name is given twice."""
+    """Return the JSON object with these pairs of names and values.
+
+    Raises ValueError, with the name, if a name is given twice.
+    """
     values = dict(pairs)
     if len(values) == len(pairs):
         return values
@@ -116,5 +144,5 @@ def _object_of_distinct_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    """Raise ValueError for NaN, Infinity or -Infinity in JSON."""
+    """Raise ValueError for `NaN`, `Infinity` or `-Infinity`, which the JSON parser has found."""
     raise ValueError(f"{constant} is no number")

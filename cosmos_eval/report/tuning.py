@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosmos_core.utils.figures import new_page, plain_style, png
+from cosmos_core.utils.figures import figure_to_png, new_page, plain_style
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.runner.tune import Search, Tuned
 from cosmos_eval.stats.estimates import Values
@@ -42,7 +42,7 @@ def draw(search: Search, tuned_models: Sequence[Tuned], path: Path) -> Path:
             for panel, (name, values) in zip(panels[1:], factors.items(), strict=True):
                 _draw_factor(panel, name, values, percents)
         page.tight_layout()
-        write_atomically(path, png(page))
+        write_atomically(path, figure_to_png(page))
     return path
 
 

@@ -97,7 +97,7 @@ def _write_files(stored: Stored, archive: bytes, text: bytes) -> Path | None:
     path = stored.path
     moved_before = set_aside(path, stored.row)  # where this model may have been moved before
     moved_to = None
-    with files.exclusive(path.parent) as is_locked:
+    with files.folder_lock(path.parent) as is_locked:
         former_samples = _samples_named_by(path)
         with suppress(UsageError):
             aside = set_aside(path, read_result(path))

@@ -13,7 +13,13 @@ from collections.abc import Iterable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
-from cosmos_core.utils.text import CONTROLS, LINE_BREAK, code, visible, without_commands
+from cosmos_core.utils.text import (
+    CONTROLS,
+    LINE_BREAK,
+    escape_code,
+    escape_commands,
+    escape_controls,
+)
 from cosmos_core.utils.text import one_line as one_line
 
 if TYPE_CHECKING:
@@ -100,7 +106,7 @@ def csv_text(text: str) -> str:
     Text that begins like a formula, or with an apostrophe, gets an apostrophe in front. Control
     characters and line breaks become `\x0a`; spaces stay.
     """
-    line = without_commands(visible(LINE_BREAK.sub(code, text)))
+    line = escape_commands(escape_controls(LINE_BREAK.sub(escape_code, text)))
     is_formula = line.lstrip().startswith(_FORMULA) or line.startswith("'")
     return f"'{line}" if is_formula else line
 
@@ -123,7 +129,7 @@ def script_json(content: Any) -> str:
 
 def html_value(value: Any) -> Any:
     """Return a value for a template of a web page, which escapes HTML by itself."""
-    return visible(value) if type(value) is str else value
+    return escape_controls(value) if type(value) is str else value
 
 
 def annotation(kind: str, title: str, message: str) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 
 from cosmos_core.data.scenes import CLASSES, TEST, THINGS
-from cosmos_core.data.scenes.captions import ATTRIBUTES, STYLES, choose, join
+from cosmos_core.data.scenes.captions import ATTRIBUTES, STYLES, join_sentences, make_caption_pair
 from cosmos_core.data.scenes.scene import Scene, split_scenes
 from cosmos_core.data.scenes.vocabulary import CONTEXT_LENGTH
 from cosmos_core.utils.files import appearing, errors_of
@@ -20,14 +20,14 @@ JPEG_QUALITY = 95
 SHARD_SIZE = 1000
 IGNORED = 255  # the label of ignored pixels, as in PASCAL VOC
 
-_MAX_TOKENS = CONTEXT_LENGTH - 2  # without those of start and end
+_MAX_TOKENS = CONTEXT_LENGTH - 2  # without the start and the end token
 
 
 class _Entry(NamedTuple):
     """A scene that is to be written."""
 
     number: int  # counted from 1, as COCO's image ids are
-    id: str  # the number in twelve digits
+    id: str  # the number in twelve digits, such as "000000000001"
     scene: Scene
     jpeg: bytes
 
@@ -43,9 +43,10 @@ def write_layouts(
     start: int = 0,
     layouts: Sequence[str] | None = None,
 ) -> Path:
-    """Write `count` scenes of a split, from index `start` on, under `root`; return `root`.
+    """Write `count` scenes of a split into a new folder `root`, and return `root`.
 
-    `layouts` are by default all of LAYOUTS. All files appear at once or not at all. Raises
+    `start` is the index of the first scene. `layouts` names the layouts to write, such as "coco"
+    and "voc"; all of LAYOUTS if it is None or empty. All files appear at once or not at all. Raises
     FileExistsError if `root` exists, and ValueError for an unknown split or layout.
     """
     layouts = layouts or LAYOUTS
@@ -55,28 +56,34 @@ def write_layouts(
     if root.exists():
         raise FileExistsError(f"{root} exists already")
     with errors_of(root), appearing(root) as folder:
-        entries = _render(split, count, start)
+        # A chain of generators: each writer writes an entry and yields it to the next writer. So
+        # every scene is rendered once, and one scene at a time is in memory.
+        entries = _render_entries(split, count, start)
         for name in layouts:
             entries = _WRITERS[name](entries, folder, split)
-        # Each writer writes an entry as it passes on, so that scenes are rendered one at a time.
         for _ in entries:
             pass
     return root
 
 
 def image_captions(scene: Scene) -> list[str]:
-    """Return five captions of a scene: three long ones joined, and two short ones."""
-    long = [join(scene.captions[f"long{name}_captions"], _MAX_TOKENS) for name in STYLES]
-    return long + scene.captions["shortSV_captions"] + scene.captions["shortLLA_captions"]
+    """Return five captions of a scene: three long captions as one text each, and two short ones."""
+    captions = []
+    for captioner in STYLES:
+        sentences = scene.captions[f"long{captioner}_captions"]
+        captions.append(join_sentences(sentences, _MAX_TOKENS))
+    captions += scene.captions["shortSV_captions"]
+    captions += scene.captions["shortLLA_captions"]
+    return captions
 
 
 def joined_caption(scene: Scene) -> str:
-    """Return one description of a scene: all sentences of one captioner."""
-    return join(scene.captions["longIB_captions"], _MAX_TOKENS)
+    """Return one long description of a scene: the joined sentences of one captioner."""
+    return join_sentences(scene.captions["longIB_captions"], _MAX_TOKENS)
 
 
-def _render(split: str, count: int, start: int) -> _Entries:
-    """Yield the scenes of a split, with their JPEG files."""
+def _render_entries(split: str, count: int, start: int) -> _Entries:
+    """Yield `count` scenes of a split, from index `start` on, with their JPEG files."""
     for number, scene in enumerate(split_scenes(split, count, start), start=1):
         buffer = io.BytesIO()
         image = PILImage.fromarray(scene.image)
@@ -84,16 +91,22 @@ def _render(split: str, count: int, start: int) -> _Entries:
         yield _Entry(number, f"{number:012d}", scene, buffer.getvalue())
 
 
-# Each of the following functions yields all entries again, and writes its layout of them.
+# Each of the following functions writes one layout of the entries below the folder `root`, and
+# yields every entry after it has written it, for the next function.
 
 
 def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write COCO captions: five per image, and in a second file one joined caption per image."""
+    """Write images and COCO's caption files, and yield the entries.
+
+    `captions_SPLIT.json` has five captions per image, and `captions_SPLIT_joined.json` one long
+    caption per image.
+    """
     folder = root / "coco" / "images" / split
     folder.mkdir(parents=True)
-    images = list[dict[str, object]]()
-    captions = list[tuple[int, str]]()
-    joined_captions = list[tuple[int, str]]()
+    images: list[dict[str, object]] = []
+    # The number of the image, and the caption.
+    captions: list[tuple[int, str]] = []
+    joined_captions: list[tuple[int, str]] = []
     for entry in entries:
         name, side = f"{entry.id}.jpg", entry.scene.image.shape[0]
         (folder / name).write_bytes(entry.jpeg)
@@ -102,22 +115,25 @@ def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
             captions.append((entry.number, caption))
         joined_captions.append((entry.number, joined_caption(entry.scene)))
         yield entry
-    for suffix, numbered_captions in (("", captions), ("_joined", joined_captions)):
-        annotations = [
-            {"id": number, "image_id": image, "caption": caption}
-            for number, (image, caption) in enumerate(numbered_captions, start=1)
-        ]
+
+    for suffix, captions_of_file in (("", captions), ("_joined", joined_captions)):
+        annotations = []
+        for caption_id, (image_id, caption) in enumerate(captions_of_file, start=1):
+            annotations.append({"id": caption_id, "image_id": image_id, "caption": caption})
         content = {
             "info": {"description": f"scenes, {split} split"},
             "licenses": [],
             "images": images,
             "annotations": annotations,
         }
-        _dump(root / "coco" / "annotations" / f"captions_{split}{suffix}.json", content)
+        _write_json(root / "coco" / "annotations" / f"captions_{split}{suffix}.json", content)
 
 
 def _write_folder(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write one folder per class of dominant thing, as torchvision's ImageFolder reads them."""
+    """Write one folder of images per kind of dominant thing, and yield the entries.
+
+    torchvision's ImageFolder reads them.
+    """
     folders = [root / "folder" / split / kind for kind in THINGS]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -127,13 +143,17 @@ def _write_folder(entries: _Entries, root: Path, split: str) -> _Entries:
 
 
 def _write_voc(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write PASCAL VOC: label maps, and label maps in which the dominant thing is ignored."""
+    """Write images and label maps as in PASCAL VOC, and yield the entries.
+
+    In a second folder of label maps, the pixels of the dominant thing are ignored, so that only
+    small things and stuff count.
+    """
     voc = root / "voc"
     images, lists = voc / "JPEGImages", voc / "ImageSets" / "Segmentation"
     label_maps, small_label_maps = voc / "SegmentationClass", voc / "SegmentationClassSmall"
     for folder in (images, label_maps, small_label_maps, lists):
         folder.mkdir(parents=True)
-    ids = list[str]()
+    ids: list[str] = []
     for entry in entries:
         ids.append(entry.id)
         (images / f"{entry.id}.jpg").write_bytes(entry.jpeg)
@@ -148,19 +168,33 @@ def _write_voc(entries: _Entries, root: Path, split: str) -> _Entries:
 
 
 def _write_labels(path: Path, labels: npt.NDArray[np.uint8]) -> None:
+    """Write a label map (H, W) as a PNG file with PASCAL VOC's palette."""
     image = PILImage.fromarray(labels).convert("P")
     image.putpalette(palette())
     image.save(path)
 
 
 def palette() -> list[int]:
-    """Return PASCAL VOC's palette, 256 RGB triples flat: bits of the index, interleaved."""
-    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1, 9, "little")
-    return (np.array([128, 64, 32]) @ bits.reshape(256, 3, 3)).ravel().tolist()
+    """Return PASCAL VOC's palette: 256 colours as a flat list of 768 values, R, G, B, R, G, B...
+
+    The colour of an index follows from its bits. Red has bits 0, 3 and 6, the lowest bit first, as
+    128, 64 and 32. Green has bits 1, 4 and 7, and blue has bits 2 and 5. So index 1 is (128, 0, 0),
+    and index 9 (bits 0 and 3) is (192, 0, 0).
+    """
+    indices = np.arange(256, dtype=np.uint8)
+    # Nine bits of each index, the lowest first; the ninth is 0.
+    bits = np.unpackbits(indices[:, None], axis=1, count=9, bitorder="little")
+    bits_by_triple_and_channel = bits.reshape(256, 3, 3)
+    colours = np.array([128, 64, 32]) @ bits_by_triple_and_channel
+    return colours.ravel().tolist()
 
 
 def _write_shards(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write webdataset tars of `<id>.jpg` and `<id>.json`; the same scenes give the same bytes."""
+    """Write webdataset tars with an image and a JSON record per scene, and yield the entries.
+
+    `000000000001.json` holds the captions by DreamLIP's keys, and the label. The same scenes give
+    the same bytes.
+    """
     # Imported here: it is slow to import, and only this layout needs it.
     from webdataset import ShardWriter
 
@@ -184,9 +218,9 @@ def _write_shards(entries: _Entries, root: Path, split: str) -> _Entries:
 
 
 def _write_records(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write `annotations.json`: the elements of each scene and their places.
+    """Write `annotations.json`, the things and the stuff of each scene, and yield the entries.
 
-    With it, figures can be computed for small things only.
+    With it, metrics can be computed for small things only.
     """
     records = []
     for entry in entries:
@@ -200,32 +234,39 @@ def _write_records(entries: _Entries, root: Path, split: str) -> _Entries:
             }
         )
         yield entry
-    _dump(root / "annotations.json", {"split": split, "classes": CLASSES, "scenes": records})
+    _write_json(root / "annotations.json", {"split": split, "classes": CLASSES, "scenes": records})
 
 
 def _write_choices(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write a file per attribute in SugarCrepe's form, about the images of the COCO layout."""
-    records: dict[str, dict[str, dict[str, str]]] = {name: {} for name in ATTRIBUTES}
+    """Write pairs of a correct and a false caption as SugarCrepe does, and yield the entries.
+
+    There is a file for each attribute in which the captions differ, such as `colour.json`. The
+    images are in the COCO layout.
+    """
+    # For each attribute, the items of its file, by their numbers as texts.
+    items_by_attribute: dict[str, dict[str, dict[str, str]]] = {name: {} for name in ATTRIBUTES}
     for entry in entries:
         # A random generator of its own: the captions of scenes do not depend on this layout.
         rng = np.random.default_rng(entry.number)
-        for attribute, items in records.items():
-            caption, negative = choose(rng, entry.scene.things, attribute)
+        for attribute, items in items_by_attribute.items():
+            caption, negative_caption = make_caption_pair(rng, entry.scene.things, attribute)
             items[str(len(items))] = {
                 "filename": f"{entry.id}.jpg",
                 "caption": caption,
-                "negative_caption": negative,
+                "negative_caption": negative_caption,
             }
         yield entry
-    for attribute, items in records.items():
-        _dump(root / "choices" / f"{attribute}.json", items)
+    for attribute, items in items_by_attribute.items():
+        _write_json(root / "choices" / f"{attribute}.json", items)
 
 
-def _dump(path: Path, content: object) -> None:
+def _write_json(path: Path, content: object) -> None:
+    """Write a JSON file, and create its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
+# The functions that write the layouts, by the names of the layouts.
 _WRITERS = {
     "coco": _write_coco,
     "folder": _write_folder,

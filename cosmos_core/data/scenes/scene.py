@@ -9,9 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cosmos_core.data.scenes import CLASSES, COLOURS, SIDE, SPLIT_SEEDS, STUFF, THINGS
-from cosmos_core.data.scenes.captions import LARGE, SMALL, Box, Stuff, Thing, describe, place_of
+from cosmos_core.data.scenes.captions import (
+    LARGE,
+    SMALL,
+    Box,
+    Stuff,
+    Thing,
+    describe_scene,
+    place_of,
+)
 from cosmos_core.data.scenes.stuff import Image, Rng, sample_texture
-from cosmos_core.data.scenes.things import SPRITE_SIDES, VARIANTS, sprite
+from cosmos_core.data.scenes.things import SPRITE_SIDES, VARIANTS, draw_sprites
 
 # The smallest and the largest side of a thing, as fractions of the scene's side.
 _SIDE_RANGES = {LARGE: (0.42, 0.56), SMALL: (0.18, 0.26)}
@@ -19,8 +27,8 @@ _SIDE_RANGES = {LARGE: (0.42, 0.56), SMALL: (0.18, 0.26)}
 _MAX_TURNS = {"ball": 180.0, "ladybird": 60.0, "fish": 18.0, "apple": 18.0}
 _OTHER_MAX_TURN = 9.0
 _OPAQUE = 128  # a pixel belongs to a thing if its alpha is at least this
-# The chances that a scene has one region of stuff, or two of which one is above the other;
-# otherwise they are side by side.
+# The chances that a scene has one region of stuff, and that it has two regions, one above the
+# other. Otherwise it has two regions side by side.
 _ONE_REGION_CHANCE = 0.1
 _TWO_REGIONS_ABOVE_CHANCE = 0.68
 _SKY_CHANCE = 0.1  # of the upper region
@@ -28,7 +36,7 @@ _SAME_KIND_CHANCE = 0.08  # that two small things are of the same kind
 _GROUND = tuple(kind for kind in STUFF if kind != "sky")
 # The chance of the commonest colour of a kind; its other colours have equal chances.
 _COMMON_COLOUR_CHANCE = 0.34
-_POSITIONS = 48  # random positions among which the freest is taken
+_N_POSITIONS = 48  # how many random positions are tried for a thing; the freest is taken
 _MAX_OVERLAP = 0.25  # a small thing is left out if other things cover more of it
 
 
@@ -45,58 +53,71 @@ class Scene:
 
 
 def split_scenes(split: str, count: int, start: int = 0) -> Iterator[Scene]:
-    """Yield scenes of a split, from index `start` on. Raises ValueError for unknown splits."""
+    """Yield `count` scenes of a split ("train" or "test"), from index `start` on.
+
+    Raises ValueError at once for another split.
+    """
     if split not in SPLIT_SEEDS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLIT_SEEDS)}")
     return (render_scene(SPLIT_SEEDS[split], index) for index in range(start, start + count))
 
 
 def render_scene(seed: int, index: int) -> Scene:
-    """Render a scene, which follows from seed and index. Dominant things take turns by index."""
+    """Render the scene with an index; it depends only on the seed and the index.
+
+    The kinds of dominant things take turns by index: scenes 0, 10 and 20 show an apple.
+    """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
     label = index % len(THINGS)
+
+    # Stuff, which fills the whole image.
     region_map, regions = _draw_regions(rng)
     image = sample_texture(rng, regions[0].kind)
     if len(regions) == 2:
         image = cv2.copyTo(sample_texture(rng, regions[1].kind), region_map, image)
-    # The number of the thing at each pixel, from 1; 0 for stuff.
+
+    # Things on top of it. The map has the number of the thing at each pixel, from 1; 0 for stuff.
     thing_map = np.zeros((SIDE, SIDE), np.uint8)
-    plans = _place_things(rng, _plan_things(rng, label), image, thing_map)
-    things = tuple(
-        _describe_thing(plan, is_visible=thing_map == number)
-        for number, plan in enumerate(plans, start=1)
-    )
+    planned_things = _plan_things(rng, label)
+    painted_things = _paint_things(rng, planned_things, image, thing_map)
+    things = []
+    for number, planned_thing in enumerate(painted_things, start=1):
+        things.append(_describe_thing(planned_thing, is_visible=thing_map == number))
+
+    # The class of each pixel: first of the stuff, then of the things that cover it.
     region_labels = [CLASSES.index(region.kind) for region in regions]
     label_map = np.where(region_map > 0, region_labels[-1], region_labels[0]).astype(np.uint8)
-    thing_labels = [CLASSES.index(plan.kind) for plan in plans]
-    label_of_number = np.array([0, *thing_labels], np.uint8)
-    label_map = np.where(thing_map > 0, label_of_number[thing_map], label_map)
-    area_of_label = (np.bincount(label_map.ravel(), minlength=len(CLASSES)) / SIDE**2).tolist()
-    stuff = tuple(
-        Stuff(region.kind, region.where, area_of_label[region_label])
-        for region, region_label in zip(regions, region_labels, strict=True)
-    )
-    captions = describe(rng, things, stuff)
-    return Scene(image, label_map, label, things, stuff, captions)
+    thing_labels = [CLASSES.index(planned_thing.kind) for planned_thing in painted_things]
+    label_by_thing_number = np.array([0, *thing_labels], np.uint8)
+    label_map = np.where(thing_map > 0, label_by_thing_number[thing_map], label_map)
+
+    pixel_counts = np.bincount(label_map.ravel(), minlength=len(CLASSES))
+    area_by_label = (pixel_counts / SIDE**2).tolist()
+    stuff = []
+    for region, region_label in zip(regions, region_labels, strict=True):
+        stuff.append(Stuff(region.kind, region.where, area_by_label[region_label]))
+    captions = describe_scene(rng, things, stuff)
+    return Scene(image, label_map, label, tuple(things), tuple(stuff), captions)
 
 
 class _Region(NamedTuple):
-    """A region of stuff."""
+    """A region of stuff in a scene."""
 
     kind: str
-    where: str  # as in `Stuff`
+    where: str  # `ground`, `background`, `left`, `right` or `everywhere`
 
 
 def _draw_regions(rng: Rng) -> tuple[Image, list[_Region]]:
-    """Draw one or two regions of stuff at random.
+    """Return one or two random regions of stuff, and a map of the pixels that they fill.
 
-    Return a map (SIDE, SIDE), which is 0 in the first region and 255 in the second, and the
-    regions.
+    The map comes first. It has the shape (SIDE, SIDE), and is 0 in the first region and 255 in the
+    second.
     """
     layout_draw = rng.random()
     if layout_draw < _ONE_REGION_CHANCE:
         kind = STUFF[int(rng.integers(len(STUFF)))]
         return np.zeros((SIDE, SIDE), np.uint8), [_Region(kind, "everywhere")]
+
     pixels = np.arange(SIDE)
     if layout_draw < _ONE_REGION_CHANCE + _TWO_REGIONS_ABOVE_CHANCE:
         ground = _GROUND[int(rng.integers(len(_GROUND)))]
@@ -110,6 +131,7 @@ def _draw_regions(rng: Rng) -> tuple[Image, list[_Region]]:
         is_below = pixels[:, None] >= horizon[None, :]
         regions = [_Region(background, "background"), _Region(ground, "ground")]
         return is_below.astype(np.uint8) * 255, regions
+
     left_kind, right_kind = rng.permutation(len(_GROUND))[:2]
     divide = _draw_border(rng, rng.uniform(0.38, 0.62))  # x for each y
     is_right = pixels[None, :] >= divide[:, None]
@@ -118,9 +140,10 @@ def _draw_regions(rng: Rng) -> tuple[Image, list[_Region]]:
 
 
 def _draw_border(rng: Rng, middle: float) -> npt.NDArray[np.float64]:
-    """Return an irregular line across a scene: its height in pixels at each of SIDE columns.
+    """Return an irregular line across a scene: its y in pixels at each of SIDE values of x.
 
-    `middle` is its mean height as a fraction of the scene.
+    `middle` is its mean y as a fraction of the scene's side. For a line from top to bottom, x and y
+    change places.
     """
     knots = rng.normal(0, 3.2, 9).astype(np.float32)[None]
     wobble = cv2.resize(knots, (SIDE, 1), interpolation=cv2.INTER_CUBIC)[0]
@@ -128,122 +151,142 @@ def _draw_border(rng: Rng, middle: float) -> npt.NDArray[np.float64]:
     return middle * SIDE + slope + wobble
 
 
-class _Plan(NamedTuple):
-    """A thing that is to be placed in a scene."""
+class _PlannedThing(NamedTuple):
+    """A thing that is to be painted into a scene."""
 
     kind: str
     colour: str
-    size: str
+    size: str  # LARGE or SMALL
 
 
-def _plan_things(rng: Rng, label: int) -> list[_Plan]:
-    """Draw the kinds and colours of a scene's things.
+def _plan_things(rng: Rng, label: int) -> list[_PlannedThing]:
+    """Return things of random kinds and colours for a scene.
 
-    The dominant thing, of the class `label`, comes first, then two to four small things.
+    The dominant thing, whose kind has the index `label` in THINGS, comes first, then two to four
+    small things of other kinds.
     """
     n_small = int(rng.integers(2, 5))
-    small_kinds = [THINGS[i] for i in rng.permutation(len(THINGS)) if i != label][:n_small]
+    other_kinds = [THINGS[i] for i in rng.permutation(len(THINGS)) if i != label]
+    small_kinds = other_kinds[:n_small]
     if rng.random() < _SAME_KIND_CHANCE:
         small_kinds[-1] = small_kinds[0]
-    plans = list[_Plan]()
+    planned_things: list[_PlannedThing] = []
     for kind in (THINGS[label], *small_kinds):
         common_colour, *other_colours = COLOURS[kind]
         common_draw, other_draw = rng.random(2).tolist()
         colour = common_colour
         if common_draw >= _COMMON_COLOUR_CHANCE:
             colour = other_colours[int(other_draw * len(other_colours))]
-        size = SMALL if plans else LARGE
-        plans.append(_Plan(kind, colour, size))
-    return plans
+        size = SMALL if planned_things else LARGE
+        planned_things.append(_PlannedThing(kind, colour, size))
+    return planned_things
 
 
-def _place_things(rng: Rng, plans: list[_Plan], image: Image, thing_map: Image) -> list[_Plan]:
-    """Paint things onto the image, and write their numbers, from 1, into the thing map.
+def _paint_things(
+    rng: Rng, planned_things: list[_PlannedThing], image: Image, thing_map: Image
+) -> list[_PlannedThing]:
+    """Paint things onto the image, and write their numbers, from 1, into the map of things.
 
-    Both are changed in place. Return the plans of the things that were painted: a small thing is
-    left out if there is no free position for it.
+    The image (SIDE, SIDE, 3) and the map (SIDE, SIDE) are changed in place. Return the things that
+    were painted, in order. A small thing is left out if there is no free position for it, unless
+    the scene would have fewer than two small things.
     """
-    placed_plans = list[_Plan]()
-    boxes = list[Box]()
-    for plan in plans:
-        patch = _render_thing(rng, plan)
+    painted_things: list[_PlannedThing] = []
+    boxes: list[Box] = []
+    for planned_thing in planned_things:
+        patch = _render_thing(rng, planned_thing)
         height, width = patch.shape[:2]
         x, y, covered_fraction = _find_free_position(rng, height, width, boxes)
-        # Two small things stay in any case: a scene has at least two.
-        if covered_fraction > _MAX_OVERLAP and len(placed_plans) > 2:
+        has_two_small_things = len(painted_things) > 2
+        if covered_fraction > _MAX_OVERLAP and has_two_small_things:
             continue
-        placed_plans.append(plan)
+        painted_things.append(planned_thing)
         boxes.append((x, y, x + width, y + height))
+
+        # Blend premultiplied colours, rounded: thing + (1 - alpha) * background.
         rows, columns = slice(y, y + height), slice(x, x + width)
-        # Blending of premultiplied colours, rounded: thing + (1 - alpha) * background.
         pixels = image[rows, columns]
         colours, alpha = patch[..., :3], patch[..., 3:]
         background = (pixels.astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 127) // 255
         pixels[:] = np.minimum(colours + background, 255)
         is_thing = alpha[..., 0] >= _OPAQUE
-        thing_map[rows, columns][is_thing] = len(placed_plans)
-    return placed_plans
+        thing_map[rows, columns][is_thing] = len(painted_things)
+    return painted_things
 
 
-def _render_thing(rng: Rng, plan: _Plan) -> Image:
-    """Return a thing in premultiplied RGBA (h, w, 4), cropped to its pixels.
+def _render_thing(rng: Rng, planned_thing: _PlannedThing) -> Image:
+    """Return the image of a thing in premultiplied RGBA (h, w, 4), cropped to its pixels.
 
-    Its variant, size, proportions, turn and brightness are random, and it may be mirrored.
+    It is one of the drawings of its kind and colour. Its size, proportions, turn and brightness are
+    random, and it may be mirrored.
     """
     variant = int(rng.integers(VARIANTS))
-    source = sprite(plan.kind, plan.colour, variant)[plan.size]
+    sprite_by_size = draw_sprites(planned_thing.kind, planned_thing.colour, variant)
+    sprite = sprite_by_size[planned_thing.size]
     size_draw, turn_draw, aspect_draw, light_draw = rng.random(4).tolist()
-    min_side, max_side = _SIDE_RANGES[plan.size]
+
+    # A matrix that scales, mirrors and turns the sprite. The longer side has the scale 1 before it
+    # is scaled to `side` pixels.
+    min_side, max_side = _SIDE_RANGES[planned_thing.size]
     side = (min_side + (max_side - min_side) * size_draw) * SIDE  # in pixels
     aspect = 0.92 + 0.16 * aspect_draw  # width / height
     mirror = -1.0 if rng.random() < 0.5 else 1.0
-    # The longer side has the scale 1.
     aspect_matrix = np.diag([mirror * min(1.0, aspect), min(1.0, 1 / aspect)])
-    scale_matrix = aspect_matrix * side / SPRITE_SIDES[plan.size]
-    max_turn = _MAX_TURNS.get(plan.kind, _OTHER_MAX_TURN)
+    scale_matrix = aspect_matrix * side / SPRITE_SIDES[planned_thing.size]
+    max_turn = _MAX_TURNS.get(planned_thing.kind, _OTHER_MAX_TURN)
     angle = np.radians((2 * turn_draw - 1) * max_turn)
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     matrix = np.array([[cos, -sin], [sin, cos]]) @ scale_matrix
-    # A canvas that holds the turned thing and its light. The matrix maps the centre of the sprite
-    # to the centre of the canvas.
+
+    # A canvas that holds the turned thing and the light around it. The offset moves the centre of
+    # the sprite to the centre of the canvas.
     canvas_side = int(side * 1.25) + 4
-    source_centre = np.full(2, (source.shape[0] - 1) / 2)
-    offset = (canvas_side - 1) / 2 - matrix @ source_centre
+    sprite_centre = np.full(2, (sprite.shape[0] - 1) / 2)
+    offset = (canvas_side - 1) / 2 - matrix @ sprite_centre
     affine_matrix = np.column_stack([matrix, offset])
-    canvas = cv2.warpAffine(source, affine_matrix, (canvas_side, canvas_side))
+    canvas = cv2.warpAffine(sprite, affine_matrix, (canvas_side, canvas_side))
+
     gain = 0.88 + 0.2 * light_draw
     canvas = cv2.multiply(canvas, (gain, gain, gain, 1.0))
-    x, y, width, height = cv2.boundingRect((canvas[..., 3] >= _OPAQUE).view(np.uint8))
+    is_opaque = canvas[..., 3] >= _OPAQUE
+    x, y, width, height = cv2.boundingRect(is_opaque.view(np.uint8))
     return np.ascontiguousarray(canvas[y : y + height, x : x + width])
 
 
 def _find_free_position(
     rng: Rng, height: int, width: int, boxes: list[Box]
 ) -> tuple[int, int, float]:
-    """Draw some positions for a thing, and return the one at which it covers least of other things.
+    """Return the best of some random positions for a thing: where it covers least of other things.
 
-    Return x and y of its corner at the top left, and the weighted overlap with `boxes`, those of
-    the things so far, as a fraction of its area. The first box is the dominant thing's.
+    The result is x and y of its upper left corner in pixels, and the covered fraction of its area.
+    `boxes` are the boxes of the things so far, with the dominant thing's first. An overlap with a
+    small thing counts three times, so that the fraction can exceed 1.
     """
-    x = rng.integers(0, SIDE - width + 1, _POSITIONS)
-    y = rng.integers(0, SIDE - height + 1, _POSITIONS)
-    overlap = np.zeros(_POSITIONS)
+    x = rng.integers(0, SIDE - width + 1, _N_POSITIONS)
+    y = rng.integers(0, SIDE - height + 1, _N_POSITIONS)
+    overlap = np.zeros(_N_POSITIONS)
     for number, (x0, y0, x1, y1) in enumerate(boxes):
         shared_width = np.minimum(x + width, x1) - np.maximum(x, x0)
         shared_height = np.minimum(y + height, y1) - np.maximum(y, y0)
-        # Small things hide each other more than the corner of the large thing's box does.
+        # Small things hide each other. The corner of the large thing's box is often empty.
         weight = 1.0 if number == 0 else 3.0
         overlap += weight * np.maximum(shared_width, 0) * np.maximum(shared_height, 0)
     best = int(overlap.argmin())
     return int(x[best]), int(y[best]), float(overlap[best]) / (height * width)
 
 
-def _describe_thing(plan: _Plan, is_visible: npt.NDArray[np.bool_]) -> Thing:
-    """Return the record of a thing, with the box and the area of its visible pixels.
+def _describe_thing(planned_thing: _PlannedThing, is_visible: npt.NDArray[np.bool_]) -> Thing:
+    """Return the record of a painted thing, with its place, its box and its visible area.
 
-    `is_visible` is a mask (SIDE, SIDE) of these pixels.
+    `is_visible` is a mask (SIDE, SIDE) of the pixels of the thing that no other thing covers.
     """
     x, y, width, height = cv2.boundingRect(is_visible.view(np.uint8))
     box = (x, y, x + width, y + height)
-    area = int(np.count_nonzero(is_visible)) / SIDE**2
-    return Thing(plan.kind, plan.colour, plan.size, place_of(box), box, area)
+    return Thing(
+        kind=planned_thing.kind,
+        colour=planned_thing.colour,
+        size=planned_thing.size,
+        place=place_of(box),
+        box=box,
+        area=int(np.count_nonzero(is_visible)) / SIDE**2,
+    )

@@ -18,7 +18,10 @@ _BANK_SEED = 7001  # differs from the seeds of scenes: textures belong to no spl
 
 
 def sample_texture(rng: Rng, kind: str) -> Image:
-    """Return a random crop (SIDE, SIDE, 3) of a kind of stuff, randomly tinted and mirrored."""
+    """Return a random image (SIDE, SIDE, 3) of a kind of stuff, such as "grass".
+
+    It is a crop of one of the textures of this kind, randomly tinted, and sometimes mirrored.
+    """
     variant, y, x, is_mirrored = rng.integers((VARIANTS, TILE - SIDE, TILE - SIDE, 2)).tolist()
     crop = texture(kind, variant)[y : y + SIDE, x : x + SIDE]
     if is_mirrored:
@@ -31,49 +34,56 @@ def sample_texture(rng: Rng, kind: str) -> Image:
 
 @cache
 def texture(kind: str, variant: int) -> Image:
-    """Return the texture (TILE, TILE, 3) RGB of one kind and variant, the same in any process."""
-    number = STUFF.index(kind)
-    rng = np.random.default_rng([_BANK_SEED, number, variant])
+    """Return a texture (TILE, TILE, 3) in RGB of one kind of stuff. It must not be changed.
+
+    There are VARIANTS textures of each kind. Each is the same in any process.
+    """
+    kind_index = STUFF.index(kind)
+    rng = np.random.default_rng([_BANK_SEED, kind_index, variant])
     scale = float(rng.uniform(0.8, 1.25))
-    paint = _PAINTERS[number]
+    paint = _PAINTERS[kind_index]
     tile = paint(rng, scale)
     tile.flags.writeable = False
     return tile
 
 
 def _smooth_noise(rng: Rng, cells: int, stretch: float = 1.0) -> Floats:
-    """Return smooth noise (TILE, TILE), interpolated from normal values in a grid.
+    """Return smooth noise (TILE, TILE), which is interpolated from a coarse grid of normal values.
 
-    The grid has `cells` rows. With `stretch` > 1 it has fewer columns, so that the noise is drawn
-    out sideways.
+    The grid has `cells` rows and columns. With `stretch` > 1 it has fewer columns, so that the
+    noise is drawn out sideways.
     """
-    columns = max(2, int(cells / stretch))
-    grid = rng.standard_normal((cells, columns)).astype(np.float32)
+    n_columns = max(2, int(cells / stretch))
+    grid = rng.standard_normal((cells, n_columns)).astype(np.float32)
     return cv2.resize(grid, (TILE, TILE), interpolation=cv2.INTER_CUBIC)
 
 
 def _to_image(values: npt.NDArray[np.floating]) -> Image:
-    """Return values as uint8, clipped to 0..255."""
+    """Return values as uint8: clipped to 0..255, and rounded down."""
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _darken_pixels(tile: Image, rng: Rng, max_depth: int) -> Image:
-    """Darken each pixel by a random amount below `max_depth`."""
+    """Return a tile in which each pixel is darker by a random amount below `max_depth`."""
     depth = rng.integers(0, max_depth, (TILE, TILE, 1), dtype=np.uint8)
     return np.maximum(tile, depth) - depth
 
 
 def _shaded_tile(colour: tuple[int, int, int], brightness: Floats) -> Image:
-    """Return a tile of one colour, to which `brightness` (TILE, TILE) is added."""
+    """Return a tile (TILE, TILE, 3) of one RGB colour with an uneven brightness.
+
+    `brightness` (TILE, TILE) is added to all channels.
+    """
     return _to_image(np.array(colour, np.float32) + brightness[..., None])
 
 
-# The painters return the texture (TILE, TILE, 3) of one kind of stuff each. `scale` enlarges its
-# elements, such as blades, bricks and clouds. Draws are numbers from 0 to 1.
+# The painters return a texture (TILE, TILE, 3) of one kind of stuff each. `scale` enlarges its
+# elements, such as blades, bricks and clouds. Variables called `..._draw` are random numbers from 0
+# to 1.
 
 
 def _paint_grass(rng: Rng, scale: float) -> Image:
-    """Draw blades of grass, lines that lean to either side, on a green ground."""
+    """Return a texture of grass: blades that lean to either side, on a green ground."""
     tile = _shaded_tile((70, 132, 42), 9 * _smooth_noise(rng, 10))
     n_blades = int(1500 / scale)
     for x_draw, y_draw, lean_draw, height_draw, light_draw in rng.random((n_blades, 5)):
@@ -88,7 +98,7 @@ def _paint_grass(rng: Rng, scale: float) -> Image:
 
 
 def _paint_water(rng: Rng, scale: float) -> Image:
-    """Draw rows of waves with dark shadows below them."""
+    """Return a texture of water: rows of waves with dark shadows below them."""
     tile = _shaded_tile((26, 104, 168), 7 * _smooth_noise(rng, 6, stretch=2.0))
     x = np.arange(0, TILE + 4, 4)
     row_distance = 11 * scale
@@ -104,7 +114,7 @@ def _paint_water(rng: Rng, scale: float) -> Image:
 
 
 def _paint_brick(rng: Rng, scale: float) -> Image:
-    """Draw rows of bricks on mortar. Every other row begins with half a brick."""
+    """Return a texture of bricks on mortar. Every other row begins with half a brick."""
     tile = _shaded_tile((206, 196, 184), 6 * _smooth_noise(rng, 40))
     height, width = int(11 * scale), int(25 * scale)
     for row, top in enumerate(range(0, TILE, height)):
@@ -118,7 +128,7 @@ def _paint_brick(rng: Rng, scale: float) -> Image:
 
 
 def _paint_sand(rng: Rng, scale: float) -> Image:
-    """Draw ripples and grains of sand, with dark and light pebbles."""
+    """Return a texture of sand: ripples and grains, with dark and light pebbles."""
     y = np.arange(TILE, dtype=np.float32)[:, None]
     ripples = 9 * np.sin(y / (3.4 * scale) + 2.2 * _smooth_noise(rng, 5))
     grains = rng.normal(0, 11, (TILE, TILE)).astype(np.float32)
@@ -130,7 +140,7 @@ def _paint_sand(rng: Rng, scale: float) -> Image:
 
 
 def _paint_wood(rng: Rng, scale: float) -> Image:
-    """Draw planks of different brightness, with a grain, gaps between them, and two nails each."""
+    """Return a texture of wood: planks of different brightness with gaps, a grain and nails."""
     y = np.arange(TILE, dtype=np.float32)[:, None]
     grain = 11 * np.sin(y / (1.1 * scale) + 3.5 * _smooth_noise(rng, 12, stretch=6.0))
     plank_height = int(22 * scale)
@@ -149,7 +159,7 @@ def _paint_wood(rng: Rng, scale: float) -> Image:
 
 
 def _paint_snow(rng: Rng, scale: float) -> Image:
-    """Draw snow with bluish hollows, and flakes of six arms in a disturbed grid."""
+    """Return a texture of snow: bluish hollows, and flakes with six arms in an irregular grid."""
     drifts = _smooth_noise(rng, int(7 / scale), stretch=2.0)
     hollow_depth = np.clip(-drifts, 0, 1.5)[..., None]
     shadow = hollow_depth * np.array([30, 19, 5], np.float32)
@@ -171,10 +181,10 @@ def _paint_snow(rng: Rng, scale: float) -> Image:
 
 
 def _paint_stone(rng: Rng, scale: float) -> Image:
-    """Draw rows of irregular grey stones of nine corners, each with a lighter top."""
+    """Return a texture of stone: rows of irregular grey stones, each with a lighter top."""
     tile = _shaded_tile((62, 62, 64), 4 * _smooth_noise(rng, 30))
     step = int(21 * scale)
-    angles = np.arange(9) / 9 * 2 * np.pi
+    angles = np.arange(9) / 9 * 2 * np.pi  # of the nine corners of a stone
     for row, y in enumerate(range(0, TILE + step, step)):
         for x in range((row % 2) * step // 2, TILE + step, step):
             radii = step * rng.uniform(0.4, 0.53, 9)
@@ -189,7 +199,10 @@ def _paint_stone(rng: Rng, scale: float) -> Image:
 
 
 def _paint_sky(rng: Rng, scale: float) -> Image:
-    """Draw clouds, groups of six blurred discs, on a sky that is lighter at the bottom."""
+    """Return a texture of a sky that is lighter at the bottom, with clouds.
+
+    A cloud is a heap of six blurred discs.
+    """
     gradient = np.linspace(-18, 18, TILE, dtype=np.float32)[:, None]
     tile = _shaded_tile((128, 186, 240), np.repeat(gradient, TILE, 1))
     clouds = np.zeros((TILE, TILE), np.float32)
@@ -205,7 +218,7 @@ def _paint_sky(rng: Rng, scale: float) -> Image:
     return _to_image(tile + (cloud_brightness - tile.astype(np.float32)) * cloud_alpha)
 
 
-# In the order of STUFF.
+# The painters of the kinds of stuff, in the order of STUFF.
 _PAINTERS = (
     _paint_grass,
     _paint_water,

@@ -42,33 +42,38 @@ _GLASS: Colour = (168, 214, 240)
 
 
 @cache
-def sprite(kind: str, colour: str, variant: int) -> dict[str, Image]:
-    """Return the images of one drawing of a thing by their size, `large` or `small`.
+def draw_sprites(kind: str, colour: str, variant: int) -> dict[str, Image]:
+    """Return a large and a small image of one drawing of a thing, such as a red car.
 
-    They are premultiplied RGBA (S, S, 4), and the same in any process. Pixels whose alpha is below
-    128 are light around the thing.
+    The keys are LARGE and SMALL. The images are premultiplied RGBA (S, S, 4). Pixels whose alpha is
+    below 128 are light around the thing. There are VARIANTS drawings of each kind and colour. They
+    are the same in any process, and must not be changed.
     """
-    number = THINGS.index(kind)
+    kind_index = THINGS.index(kind)
+    colour_index = COLOURS[kind].index(colour)
+    rng = np.random.default_rng([_BANK_SEED, kind_index, colour_index, variant])
     canvas = Canvas()
-    rng = np.random.default_rng([_BANK_SEED, number, COLOURS[kind].index(colour), variant])
-    paint = _PAINTERS[number]
+    paint = _PAINTERS[kind_index]
     paint(canvas, PALETTE[colour], rng)
+
+    # Crop the square around the thing's centre that holds the thing and a margin.
     x, y, width, height = cv2.boundingRect(canvas.rgba[..., 3])
-    # The square around the thing's centre that holds the thing and the margin.
     half = int(np.ceil(max(width, height) / 2 * _MARGIN_FACTOR))
     padded = np.pad(canvas.rgba, ((half, half), (half, half), (0, 0)))
-    # Padding moves the centre by `half`, so this is where the square begins.
+    # The square begins at `centre - half`. In the padded image that is the centre itself.
     square_x, square_y = x + width // 2, y + height // 2
-    square = padded[square_y:, square_x:][: 2 * half, : 2 * half]
-    # A small sprite is shrunk more, so that its outline is relatively wider.
+    square = padded[square_y : square_y + 2 * half, square_x : square_x + 2 * half]
+
+    # A small sprite is shrunk before its outline is drawn, so that its outline is relatively wider.
     small_square = cv2.resize(square, (half, half), interpolation=cv2.INTER_NEAREST)
     return {LARGE: _finish_sprite(square, LARGE), SMALL: _finish_sprite(small_square, SMALL)}
 
 
 def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> npt.NDArray[np.float64]:
-    """Return 40 points of an ellipse around (x, y) with radii rx and ry, turned by `angle` degrees.
+    """Return 40 points (40, 2) of an ellipse around (x, y), which is turned by `angle` degrees.
 
-    They begin at the right end, and go on by the lower end if the ellipse is not turned.
+    Its radii are rx and ry. If it is not turned, the points begin at the right end, and the lower
+    end comes next.
     """
     turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
@@ -77,38 +82,50 @@ def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> npt.ND
 
 
 def circle(x: float, y: float, radius: float) -> npt.NDArray[np.float64]:
-    """Return 40 points of a circle around (x, y)."""
+    """Return 40 points (40, 2) of a circle around (x, y)."""
     return oval(x, y, radius, radius)
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> Shape:
-    """Return the corners of an upright rectangle from (x0, y0) to (x1, y1)."""
+    """Return the four corners of the upright rectangle between (x0, y0) and (x1, y1)."""
     return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
 
 def shade(colour: Colour, level: float) -> Colour:
-    """Return a colour darkened towards black (level < 1) or lightened towards white (level > 1).
+    """Return a colour that is darkened (level < 1) or lightened (level > 1).
 
-    Level 0 is black, 1 the colour itself, and 2 white.
+    Level 0 is black, 0.5 half as bright as the colour, 1 the colour itself, and 2 white.
     """
+    # The result lies between the target, black or white, and the colour.
     target, distance = (0, level) if level <= 1 else (255, 2 - level)
-    return tuple(target - (target - c) * distance for c in colour)  # type: ignore[return-value]
+    red, green, blue = colour
+    return (
+        target - (target - red) * distance,
+        target - (target - green) * distance,
+        target - (target - blue) * distance,
+    )
 
 
 class Canvas:
-    """A transparent square to draw one thing on."""
+    """A transparent square image to draw one thing on, in coordinates from -1 to 1."""
 
     def __init__(self) -> None:
         self.rgba: Image = np.zeros((_RESOLUTION, _RESOLUTION, 4), np.uint8)
 
     def _to_pixels(self, points: Shape) -> npt.NDArray[np.int32]:
-        """Return the pixel coordinates of points as fixed-point numbers, as OpenCV draws them."""
+        """Convert points (N, 2) between -1 and 1 to pixels, in OpenCV's fixed-point numbers.
+
+        A pixel is 16 units: on a canvas of 240 pixels, the point (0, 0) is at (1920, 1920).
+        """
         half = _RESOLUTION / 2
         pixels = np.asarray(points) * half * _FILLED_FRACTION + half
         return np.rint(pixels * 2**_SUBPIXEL_BITS).astype(np.int32)
 
     def fill(self, points: Shape, colour: Colour, edge: int = 0) -> None:
-        """Fill a shape, and draw a darker border, `edge` pixels wide, if `edge` > 0."""
+        """Fill the polygon through some points, with a darker border if `edge` > 0.
+
+        `edge` is the width of the border in pixels.
+        """
         pixels = self._to_pixels(points)
         cv2.fillPoly(self.rgba, [pixels], (*colour, 255), cv2.LINE_8, _SUBPIXEL_BITS)
         if edge:
@@ -116,38 +133,40 @@ class Canvas:
             cv2.polylines(self.rgba, [pixels], True, dark, edge, cv2.LINE_8, _SUBPIXEL_BITS)
 
     def line(self, points: Shape, colour: Colour, width: int) -> None:
-        """Draw an open line through points, `width` pixels wide."""
+        """Draw an open line through some points, `width` pixels wide."""
         pixels = self._to_pixels(points)
         cv2.polylines(self.rgba, [pixels], False, (*colour, 255), width, cv2.LINE_8, _SUBPIXEL_BITS)
 
     @contextmanager
     def inside(self, points: Shape, colour: Colour | None = None, edge: int = 0) -> Iterator[None]:
-        """Clip what is drawn in this context to a shape.
+        """Clip everything that is drawn in the block to the polygon through some points.
 
-        If a colour is given, the shape is first filled, as by `fill`.
+        If a colour is given, the polygon is first filled, as by `fill`.
         """
         if colour is not None:
             self.fill(points, colour, edge)
-        before = self.rgba.copy()
+        rgba_before = self.rgba.copy()
         yield
-        outside = np.full(self.rgba.shape[:2], 255, np.uint8)
-        cv2.fillPoly(outside, [self._to_pixels(points)], 0, cv2.LINE_8, _SUBPIXEL_BITS)
-        cv2.copyTo(before, outside, self.rgba)
+        # Outside of the polygon, restore the pixels as they were before the block.
+        outside_mask = np.full(self.rgba.shape[:2], 255, np.uint8)
+        cv2.fillPoly(outside_mask, [self._to_pixels(points)], 0, cv2.LINE_8, _SUBPIXEL_BITS)
+        cv2.copyTo(rgba_before, outside_mask, self.rgba)
 
 
 def _finish_sprite(rgba: Image, size: str) -> Image:
-    """Return a drawing with a dark outline and a half-transparent light around it, shrunk.
+    """Return a sprite of a size from a drawing (S, S, 4) of a thing.
 
-    The light reaches as far as `_RIM_WIDTHS` from the thing. The result has the side of a sprite of
-    this size, with its margin.
+    The thing gets a dark outline and a half-transparent light around it, which reaches as far as
+    `_RIM_WIDTHS` from the thing. Then the drawing is shrunk to SPRITE_SIDES and the margin.
     """
+    # The distance in pixels from each transparent pixel to the thing.
     distance = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
     # Premultiplied colours of the outline, the light, and the pixels further away.
     rim_colours = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
     is_beyond_outline = distance > _OUTLINE_WIDTH
     is_beyond_light = distance > _RIM_WIDTHS[size]
     colour_index = is_beyond_outline.astype(np.intp) + is_beyond_light
-    # A pixel is looked up as one 32-bit word, which is much quicker than four bytes.
+    # The four bytes of a pixel are looked up as one 32-bit word, which is much quicker.
     rim_words = rim_colours.view(np.uint32)[:, 0]
     rim = rim_words[colour_index].view(np.uint8).reshape(rgba.shape)
     with_rim = cv2.copyTo(rgba, rgba[..., 3], rim)
@@ -157,18 +176,21 @@ def _finish_sprite(rgba: Image, size: str) -> Image:
     return shrunk
 
 
-# The painters draw one kind of thing each. They share the names `x` and `y` for the place of a
-# repeated detail, and `side` for the left (-1) or the right (1) one of two.
+# The painters draw one kind of thing each on a canvas, whose coordinates are from -1 to 1 with y
+# downwards. They share the names `x` and `y` for the place of a repeated detail, and `side` for the
+# left (-1) or the right (1) one of two. Numbers are chosen by eye.
 
 
 def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a speckled apple with a stem and a leaf. The body is a circle with a dip at the top."""
+    """Draw a speckled apple with a stem and a leaf. Its body is a circle with a dip at the top."""
+    # The body, as 60 points whose distance from the middle is shorter around the top.
     turns = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     dip_depth = rng.uniform(0.28, 0.4)
     turns_from_top = np.angle(np.exp(1j * (turns + np.pi / 2)))  # between -pi and pi
     radii = 0.78 - dip_depth * np.exp(-((turns_from_top / 0.42) ** 2))
     width = rng.uniform(1.0, 1.12)
     body = np.stack([radii * width * np.cos(turns), 0.16 + radii * np.sin(turns)], 1)
+
     with canvas.inside(body, colour):
         shadow = oval(0.34, 0.42, 0.72, 0.66)
         canvas.fill(shadow, shade(colour, 0.86))
@@ -176,7 +198,9 @@ def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         canvas.fill(lit_side, colour)
         n_speckles = int(rng.integers(18, 40))
         for x, y in rng.uniform(-0.75, 0.75, (n_speckles, 2)):
-            canvas.fill(circle(x, y + 0.16, 0.03), shade(colour, 1.45))
+            speckle = circle(x, y + 0.16, 0.03)
+            canvas.fill(speckle, shade(colour, 1.45))
+
     highlight = oval(-0.42, -0.12, 0.1, 0.2, 28)
     canvas.fill(highlight, shade(colour, 1.8))
     stem = [(0, -0.22), (0.03, -0.55), (0.12, -0.86)]
@@ -188,7 +212,7 @@ def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a beach ball: coloured wedges around a pole on white."""
+    """Draw a white beach ball with coloured wedges, which meet at a pole near its middle."""
     pole = rng.uniform(-0.3, 0.3, 2)
     n_wedges = int(rng.choice([3, 4]))
     first_turn = rng.uniform(0, 2 * np.pi)
@@ -198,15 +222,20 @@ def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
             turns = first_turn + (wedge + np.linspace(0, 0.5, 9)) / n_wedges * 2 * np.pi
             arc = np.stack([1.6 * np.cos(turns), 1.6 * np.sin(turns)], 1)
             canvas.fill(np.vstack([pole, arc]), colour, 4)
-        canvas.fill(circle(pole[0], pole[1], 0.17), shade(colour, 0.7), 4)
-        canvas.fill(oval(-0.45, -0.5, 0.16, 0.09, -45), _HIGHLIGHT)
+        pole_disc = circle(pole[0], pole[1], 0.17)
+        canvas.fill(pole_disc, shade(colour, 0.7), 4)
+        highlight = oval(-0.45, -0.5, 0.16, 0.09, -45)
+        canvas.fill(highlight, _HIGHLIGHT)
 
 
 def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     """Draw a sailing boat: a coloured hull and flag, and two striped sails."""
     mast_x = rng.uniform(-0.12, 0.08)
     sail_colour = PALETTE["white"] if colour != PALETTE["white"] else _CREAM
-    canvas.fill(box(mast_x - 0.035, -0.9, mast_x + 0.035, 0.4), _BARK)
+    mast = box(mast_x - 0.035, -0.9, mast_x + 0.035, 0.4)
+    canvas.fill(mast, _BARK)
+
+    # The sails, to the right and to the left of the mast.
     mainsail_end, jib_end = rng.uniform(0.62, 0.8), rng.uniform(-0.72, -0.5)
     mainsail = [(mast_x + 0.07, -0.82), (mast_x + 0.07, 0.33), (mainsail_end, 0.33)]
     jib = [(mast_x - 0.07, -0.7), (mast_x - 0.07, 0.33), (jib_end, 0.33)]
@@ -214,7 +243,9 @@ def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     for sail in (mainsail, jib):
         with canvas.inside(sail, sail_colour):
             for y in np.linspace(-0.45, 0.2, n_stripes):
-                canvas.line([(-1, y), (1, y)], shade(colour, 0.72), 9)
+                stripe = [(-1, y), (1, y)]
+                canvas.line(stripe, shade(colour, 0.72), 9)
+
     hull = [(-0.95, 0.36), (0.95, 0.36), (0.62, 0.84), (-0.66, 0.84)]
     with canvas.inside(hull, colour):
         gunwale, keel = box(-1, 0.36, 1, 0.47), box(-1, 0.72, 1, 0.9)
@@ -222,7 +253,8 @@ def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         canvas.fill(keel, shade(colour, 0.75))
     n_portholes = int(rng.integers(2, 5))
     for x in np.linspace(-0.45, 0.45, n_portholes):
-        canvas.fill(circle(x, 0.59, 0.075), _GLASS, 4)
+        porthole = circle(x, 0.59, 0.075)
+        canvas.fill(porthole, _GLASS, 4)
     flag = [(mast_x, -0.98), (mast_x, -0.78), (mast_x + 0.3, -0.88)]
     canvas.fill(flag, shade(colour, 0.8))
 
@@ -240,6 +272,8 @@ def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     body = [(-0.95, 0.38), (-0.95, 0.02), (-0.86, -0.1), (0.62, -0.1), (0.95, 0.08), (0.95, 0.38)]
     canvas.fill(cabin, colour, 4)
     canvas.fill(body, colour)
+
+    # The windows, on both sides of the middle of the roof.
     middle = (roof_back + roof_front) / 2
     window_top, window_bottom = roof_y + 0.09, -0.1
     back_window = [
@@ -256,6 +290,7 @@ def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     ]
     canvas.fill(back_window, _GLASS, 3)
     canvas.fill(front_window, _GLASS, 3)
+
     sill = box(-0.95, 0.24, 0.95, 0.38)
     canvas.fill(sill, shade(colour, 0.68))
     door_edge = [(middle, -0.06), (middle, 0.24)]
@@ -265,6 +300,8 @@ def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     head_light, tail_light = oval(0.86, 0.1, 0.08, 0.07), box(-0.95, 0.02, -0.86, 0.16)
     canvas.fill(head_light, (255, 240, 150), 3)
     canvas.fill(tail_light, (190, 30, 40))
+
+    # The wheels: a tyre, a rim and a hub, at the back and at the front.
     tyre_radius = rng.uniform(0.21, 0.26)
     for x in (-0.54, 0.52):
         canvas.fill(circle(x, 0.4, tyre_radius), (38, 38, 42))
@@ -281,6 +318,8 @@ def _paint_fish(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     lower_fin = [(-0.1, height * 0.7), (-0.14, height + 0.2), (0.2, height * 0.8)]
     for fin in (tail_fin, upper_fin, lower_fin):
         canvas.fill(fin, fin_colour, 4)
+
+    # The body: a belly, scales, stripes and a gill.
     has_stripes = rng.random() < 0.4
     with canvas.inside(oval(0.14, 0, 0.76, height), colour):
         belly = oval(0.14, height, 0.8, height * 0.75)
@@ -288,15 +327,18 @@ def _paint_fish(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for row, y in enumerate(np.arange(-0.5, 0.5, 0.17)):
             # Every other row of scales begins half a scale later.
             for x in np.arange(-0.62 + 0.11 * (row % 2), 0.4, 0.22):
-                _draw_right_half(canvas, circle(x, y, 0.11), fin_colour, 4)
+                scale = circle(x, y, 0.11)
+                _draw_right_half(canvas, scale, fin_colour, 4)
         if has_stripes:
             for x in (-0.32, 0.04):
                 stripe = [(x, -1), (x + 0.16, -1), (x + 0.12, 1), (x - 0.04, 1)]
                 canvas.fill(stripe, _WHITE)
         gill = oval(0.34, 0, 0.24, height * 1.1)
         _draw_right_half(canvas, gill, fin_colour, 6)
-    canvas.fill(circle(0.68, -0.1, 0.11), _HIGHLIGHT, 3)
-    canvas.fill(circle(0.7, -0.1, 0.055), (16, 16, 20))
+
+    eye, pupil = circle(0.68, -0.1, 0.11), circle(0.7, -0.1, 0.055)
+    canvas.fill(eye, _HIGHLIGHT, 3)
+    canvas.fill(pupil, (16, 16, 20))
     mouth = [(0.86, 0.12), (0.76, 0.17), (0.68, 0.15)]
     canvas.line(mouth, _DARK, 5)
 
@@ -304,7 +346,11 @@ def _paint_fish(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 def _draw_right_half(
     canvas: Canvas, ellipse: npt.NDArray[np.float64], colour: Colour, width: int
 ) -> None:
-    """Draw the right half of an upright ellipse of 40 points, which begin at its right end."""
+    """Draw the right half of an upright ellipse (40, 2), as `oval` returns it.
+
+    The points go from the right end (0) to the lower end (10), the left end (20) and the upper end
+    (30). So the upper right quarter is the last ten points, and the lower right one the first.
+    """
     canvas.line(ellipse[30:], colour, width)
     canvas.line(ellipse[:11], colour, width)
 
@@ -316,17 +362,26 @@ def _paint_house(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     eaves_y = rng.uniform(-0.2, -0.08)
     wall_x = rng.uniform(0.66, 0.76)  # of the right wall; the left one is at -wall_x
     chimney_x = rng.uniform(0.3, 0.46)
-    canvas.fill(box(chimney_x, -0.86, chimney_x + 0.2, -0.3), shade(roof_colour, 0.8))
-    canvas.fill(box(-wall_x, eaves_y, wall_x, 0.88), colour, 4)
+    chimney = box(chimney_x, -0.86, chimney_x + 0.2, -0.3)
+    canvas.fill(chimney, shade(roof_colour, 0.8))
+
+    walls = box(-wall_x, eaves_y, wall_x, 0.88)
+    canvas.fill(walls, colour, 4)
     for y in np.arange(eaves_y + 0.14, 0.86, 0.14):
-        canvas.line([(-wall_x, y), (wall_x, y)], shade(colour, 0.86), 3)
+        board = [(-wall_x, y), (wall_x, y)]
+        canvas.line(board, shade(colour, 0.86), 3)
+
     roof = [(-wall_x - 0.2, eaves_y), (0, -0.92), (wall_x + 0.2, eaves_y)]
     with canvas.inside(roof, roof_colour):
         for y in np.arange(-0.8, eaves_y, 0.13):
-            canvas.line([(-1, y), (1, y)], shade(roof_colour, 0.65), 4)
-    canvas.fill(box(-0.15, 0.36, 0.15, 0.88), (104, 62, 34), 4)
-    door_knob = circle(0.09, 0.62, 0.03)
+            row_of_tiles = [(-1, y), (1, y)]
+            canvas.line(row_of_tiles, shade(roof_colour, 0.65), 4)
+
+    door, door_knob = box(-0.15, 0.36, 0.15, 0.88), circle(0.09, 0.62, 0.03)
+    canvas.fill(door, (104, 62, 34), 4)
     canvas.fill(door_knob, (240, 210, 90))
+
+    # The windows: white squares with four blue panes each.
     half_window = 0.17
     half_pane = half_window * 0.33
     for x in (-wall_x + 0.27, wall_x - 0.27):
@@ -338,7 +393,7 @@ def _paint_house(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _square(x: float, y: float, half_side: float) -> Shape:
-    """Return the corners of an upright square around (x, y)."""
+    """Return the four corners of an upright square around (x, y), with sides of 2 * half_side."""
     return box(x - half_side, y - half_side, x + half_side, y + half_side)
 
 
@@ -349,6 +404,7 @@ def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for side in (-1, 1):
             leg = [(0, y), (side * 0.78, y), (side * foot_x, y + 0.14)]
             canvas.line(leg, _DARK, 11)
+
     for side in (-1, 1):
         feeler = [(0, -0.6), (side * 0.2, -0.84), (side * 0.36, -0.94)]
         canvas.line(feeler, _DARK, 8)
@@ -357,6 +413,7 @@ def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     for side in (-1, 1):
         eye = oval(side * 0.2, -0.62, 0.09, 0.08)
         canvas.fill(eye, _WHITE)
+
     wings = oval(0, 0.16, 0.7, 0.72)
     with canvas.inside(wings, colour):
         highlight = oval(-0.3, -0.14, 0.2, 0.13, -35)
@@ -366,8 +423,10 @@ def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         n_spots = int(rng.integers(3, 5))  # on each wing
         for x, y in spot_places[:n_spots]:
             for side in (-1, 1):
-                canvas.fill(circle(side * x, y, spot_radius), _DARK)
-        canvas.line([(0, -0.6), (0, 0.9)], _DARK, 8)
+                spot = circle(side * x, y, spot_radius)
+                canvas.fill(spot, _DARK)
+        seam = [(0, -0.6), (0, 0.9)]  # between the wings
+        canvas.line(seam, _DARK, 8)
 
 
 def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -378,6 +437,7 @@ def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         shadow, ring = box(stem_x * 0.35, -0.1, 1, 0.9), oval(0, 0.3, 0.5, 0.07)
         canvas.fill(shadow, shade(_CREAM, 0.84))
         canvas.fill(ring, shade(_CREAM, 0.7))
+
     cap_height = rng.uniform(0.86, 1.02)
     dome = oval(0, 0.06, 0.9, cap_height)
     underside = oval(0, 0.06, 0.9, 0.16)
@@ -385,12 +445,15 @@ def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for x in np.linspace(-0.8, 0.8, 15):
             gill = [(x * 0.3, -0.1), (x, 0.3)]
             canvas.line(gill, shade(_CREAM, 0.55), 3)
+
     # The cap is the upper half of the dome, from the right end to the left. The lower half of a
     # flat ellipse, from the left end to the right, closes it.
     upper_half = dome[dome[:, 1] <= 0.07]
     upper_half = upper_half[np.argsort(-upper_half[:, 0], kind="stable")]
     rim = oval(0, 0.04, 0.9, 0.1)[:20][::-1]
-    canvas.fill(np.vstack([upper_half, rim]), colour)
+    cap = np.vstack([upper_half, rim])
+    canvas.fill(cap, colour)
+
     spot_places = (
         (-0.5, -0.22),
         (0.04, -0.42),
@@ -404,7 +467,8 @@ def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for x, y in spot_places[:n_spots]:
             radius = rng.uniform(0.09, 0.15)
             spot_x = x + rng.uniform(-0.06, 0.06)
-            canvas.fill(oval(spot_x, y * cap_height, radius, radius * 0.85), _WHITE)
+            spot = oval(spot_x, y * cap_height, radius, radius * 0.85)
+            canvas.fill(spot, _WHITE)
 
 
 def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -418,16 +482,22 @@ def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         canvas.fill(leaf, _LEAF, 4)
         leaf_vein = [(0, leaf_y + 0.14), (side * 0.52, leaf_y - 0.1)]
         canvas.line(leaf_vein, shade(_LEAF, 0.6), 3)
+
+    # The petals, in a circle around (0, -0.34); every other one is darker.
     n_petals = int(rng.integers(11, 16))
     for petal, turn in enumerate(np.arange(n_petals) * 2 * np.pi / n_petals):
         x, y = 0.42 * np.cos(turn), -0.34 + 0.42 * np.sin(turn)
         level = 1.0 if petal % 2 == 0 else 0.86
-        canvas.fill(oval(x, y, 0.24, 0.12, float(np.degrees(turn))), shade(colour, level), 4)
-    with canvas.inside(circle(0, -0.34, 0.31), (94, 54, 26), 4):
+        petal_shape = oval(x, y, 0.24, 0.12, float(np.degrees(turn)))
+        canvas.fill(petal_shape, shade(colour, level), 4)
+
+    disc = circle(0, -0.34, 0.31)
+    with canvas.inside(disc, (94, 54, 26), 4):
         for row, y in enumerate(np.arange(-0.66, 0, 0.09)):
             # Every other row of seeds begins half a step later.
             for x in np.arange(-0.4 + 0.05 * (row % 2), 0.4, 0.1):
-                canvas.fill(circle(x, y, 0.024), (176, 118, 60))
+                seed = circle(x, y, 0.024)
+                canvas.fill(seed, (176, 118, 60))
 
 
 def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -436,7 +506,10 @@ def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     trunk = [(-0.12, 0), (0.12, 0), (0.14, 0.7), (foot_x, 0.92), (-foot_x, 0.92), (-0.14, 0.7)]
     with canvas.inside(trunk, _BARK):
         for x in (-0.08, 0.0, 0.07):
-            canvas.line([(x, 0), (x * 1.3, 1)], shade(_BARK, 0.6), 4)
+            crack = [(x, 0), (x * 1.3, 1)]
+            canvas.line(crack, shade(_BARK, 0.6), 4)
+
+    # The crown: an oval in the middle, and others in a circle around it.
     crown_ovals = [oval(0, -0.32, 0.5, 0.42)]
     n_outer_ovals = int(rng.integers(6, 9))
     for turn in np.linspace(0, 2 * np.pi, n_outer_ovals, endpoint=False):
@@ -448,14 +521,17 @@ def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     # Lighter ovals, slightly smaller and moved up, leave dark edges only around the crown.
     for crown_oval in crown_ovals:
         canvas.fill(crown_oval * 0.92 + np.array([-0.01, -0.05]), shade(colour, 0.88))
+
+    # Specks of leaves at random places inside of the crown; half of them are light.
     for turn_draw, radius_draw, light_draw in rng.uniform(0, 1, (70, 3)):
         turn, radius = turn_draw * 2 * np.pi, np.sqrt(radius_draw)
         level = 0.55 if light_draw < 0.5 else 1.3
         x, y = 0.66 * radius * np.cos(turn), -0.34 + 0.52 * radius * np.sin(turn)
-        canvas.fill(oval(x, y, 0.06, 0.035, 30), shade(colour, level))
+        speck = oval(x, y, 0.06, 0.035, 30)
+        canvas.fill(speck, shade(colour, level))
 
 
-# In the order of THINGS.
+# The painters of the kinds of things, in the order of THINGS.
 _PAINTERS = (
     _paint_apple,
     _paint_ball,

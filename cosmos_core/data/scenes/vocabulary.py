@@ -35,7 +35,7 @@ _PROMPT_WORDS = """
 
 @lru_cache(maxsize=1)
 def words() -> tuple[str, ...]:
-    """Return every word that captions and usual prompts can contain, sorted."""
+    """Return every word that captions of scenes and usual prompts can contain, sorted."""
     vocabulary = {*CLASSES, *PALETTE, *_PROMPT_WORDS.split()}
     patterns = [*RAW_PATTERNS, *PLACE_PHRASES.values(), *SIDES.values(), "and a an left right"]
     for style in STYLES.values():
@@ -44,15 +44,18 @@ def words() -> tuple[str, ...]:
             if isinstance(field, tuple):
                 patterns += field
     for pattern in patterns:
+        # "{a} on the ground" has the literal text " on the ground".
         for literal, *_ in string.Formatter().parse(pattern):
             vocabulary.update(literal.split())
     return tuple(sorted(vocabulary))
 
 
 def merges() -> list[tuple[str, str]]:
-    """Return byte pair merges, in order, that make each of `words()` one token.
+    """Return the byte pair merges, in order, that make each of `words()` one token.
 
-    In each round the pair of symbols that occurs in most words is merged.
+    A word begins as its letters and an end mark: "red" as `r e d</w>`. In each round, the pair of
+    neighbouring symbols that occurs in most words is merged in all of them, as ("e", "d</w>") to
+    `r ed</w>`, until every word is one symbol.
     """
     # Words as symbols with blanks between them.
     spelled_words = {" ".join(word) + "</w>" for word in words()}
@@ -61,8 +64,11 @@ def merges() -> list[tuple[str, str]]:
         spelled_words = {word for word in spelled_words if " " in word}
         if not spelled_words:
             return merged_pairs
-        counts = Counter(pair for word in spelled_words for pair in pairwise(word.split()))
-        # Of equally frequent pairs the first by spelling, so that all processes agree.
+        counts: Counter[tuple[str, str]] = Counter()
+        for word in spelled_words:
+            counts.update(pairwise(word.split()))
+        # If several pairs are equally frequent, the first by spelling is taken: sets of words have
+        # another order in each process.
         best_pair = min(counts, key=lambda pair: (-counts[pair], pair))
         merged_pairs.append(best_pair)
         pattern = re.compile(rf"(?<!\S){re.escape(' '.join(best_pair))}(?!\S)")
@@ -70,15 +76,24 @@ def merges() -> list[tuple[str, str]]:
 
 
 def write_merges(path: Path) -> None:
-    """Write the merges as OpenCLIP's SimpleTokenizer reads them, without a time stamp."""
+    """Write the merges to a gzip file that OpenCLIP's SimpleTokenizer reads.
+
+    The file has no time stamp, so that the same merges give the same bytes.
+    """
     header = "#version: scenes, byte pairs of the scenes' captions and of prompt templates"
-    text = "\n".join([header, *map(" ".join, merges())])
+    lines = [header]
+    for pair in merges():
+        lines.append(" ".join(pair))
+    text = "\n".join(lines)
     with open(path, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
         file.write(text.encode())
 
 
 def scenes_tokenizer(context_length: int = CONTEXT_LENGTH) -> SimpleTokenizer:
-    """Return OpenCLIP's tokenizer with the bundled vocabulary: texts -> int64 (N, length)."""
+    """Return OpenCLIP's tokenizer with the bundled vocabulary.
+
+    It converts a list of N texts to token ids, int64 (N, context_length).
+    """
     # Imported here: it imports torch, which pictures and captions do not need.
     from open_clip.tokenizer import SimpleTokenizer
 

@@ -422,7 +422,7 @@ def _write_files(
     Samples that only the former baseline named are removed. Returns the keys of its results.
     """
     folder = path.with_suffix("")
-    with files.exclusive(path.parent) as is_locked:
+    with files.folder_lock(path.parent) as is_locked:
         former_entries = read_baseline(path).results if path.exists() else []
         for name, content in archives.items():
             files.write_atomically(folder / name, content)

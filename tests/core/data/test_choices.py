@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cosmos_core.data.scenes import COLOURS, SIDE, TEST, TRAIN
-from cosmos_core.data.scenes.captions import ATTRIBUTES, PLACE_PHRASES, choose
+from cosmos_core.data.scenes.captions import ATTRIBUTES, PLACE_PHRASES, make_caption_pair
 from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.data.scenes.scene import Scene, split_scenes
 from cosmos_core.data.scenes.vocabulary import words
@@ -34,7 +34,9 @@ def some() -> list[Scene]:
 @pytest.fixture(scope="module", params=ATTRIBUTES)
 def chosen(request, some) -> tuple[str, list[tuple[Scene, tuple[str, str]]]]:
     rng = np.random.default_rng(0)
-    return request.param, [(scene, choose(rng, scene.things, request.param)) for scene in some]
+    return request.param, [
+        (scene, make_caption_pair(rng, scene.things, request.param)) for scene in some
+    ]
 
 
 def read(caption: str) -> list[Claim]:
@@ -87,7 +89,7 @@ def test_most_wrong_captions_have_the_words_of_the_right_one(chosen):
 def test_a_wrong_place_is_clearly_wrong(some):
     rng = np.random.default_rng(1)
     for scene in some:
-        choice = choose(rng, scene.things, "place")
+        choice = make_caption_pair(rng, scene.things, "place")
         for size, colour, kind, place in set(read(choice[1])) - set(read(choice[0])):
             column = next((COLUMNS[word] for word in place.split() if word in COLUMNS), 1)
             row = next((ROWS[word] for word in place.split() if word in ROWS), 1)

@@ -20,7 +20,7 @@ from cosmos_core.data.tar import BLOCK
 
 
 def contents(index):
-    return {index.name(number)[1]: index.read(number) for number in range(len(index))}
+    return {index.shard_and_key(number)[1]: index.read(number) for number in range(len(index))}
 
 
 def entries(shard, kind="shards"):
@@ -31,13 +31,13 @@ def test_every_sample_is_read_as_it_was_written(tmp_path):
     folder = write_shards(tmp_path, [5, 0, 4])
     shards = [str(folder / f"{name}.tar") for name in range(3)]
     index = index_shards(shards)
-    assert [index.start(count) for count in range(4)] == [0, 5, 5, 9]
+    assert [index.count_samples(count) for count in range(4)] == [0, 5, 5, 9]
     assert len(index) == 9
     for number in range(9):
         raw = index.read(number)
         assert raw.image == jpeg(number)
         assert json.loads(raw.record) == sample(number)["json"]
-        assert index.name(number) == (shards[0 if number < 5 else 2], f"{number:06d}")
+        assert index.shard_and_key(number) == (shards[0 if number < 5 else 2], f"{number:06d}")
 
 
 def test_a_shard_may_be_named_twice(tmp_path):
@@ -100,7 +100,7 @@ def test_a_tar_that_was_cut_after_it_was_indexed_is_reported(tmp_path):
     with pytest.raises(BadSampleError) as error:
         index.read(3)
     assert error.value.kind == "truncated"
-    assert index.name(3)[1] == "000003"
+    assert index.shard_and_key(3)[1] == "000003"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -137,7 +137,7 @@ def test_a_tar_that_vanished_is_a_bad_sample(tmp_path):
     with pytest.raises(BadSampleError, match="No such file") as error:
         index.read(0)
     assert error.value.kind == "unreadable"
-    assert index.name(0) == (str(shard), "sample 0")
+    assert index.shard_and_key(0) == (str(shard), "sample 0")
 
 
 def test_an_index_is_scanned_once_and_again_after_a_change(tmp_path):

@@ -95,7 +95,7 @@ def test_images_are_joined_with_their_captions(tmp_path, captions, write):
     images, output = write(tmp_path / "images"), tmp_path / "out" / "shards"
     assert prepare(images, captions, output, shard_size=4) == REPORT
     index = index_shards([str(path) for path in sorted(output.glob("*.tar"))])
-    assert [index.start(count) for count in range(4)] == [0, 4, 8, 9]
+    assert [index.count_samples(count) for count in range(4)] == [0, 4, 8, 9]
     for number, image in enumerate([0, 1, 2, 4, 5, 6, 8, 9, 10]):
         raw = index.read(number)
         assert raw.image == jpeg(image)

@@ -66,7 +66,7 @@ def test_every_step_of_three_passes_can_be_gone_on_from(folder, weights):
         shards = f"pipe:cat {folder}/{{0..3}}.tar::pipe:cat {folder}/{{4..7}}.tar"
     config = train_config(shards, steps=24, batch_size=4, weights=weights)
     whole = list(in_this_process(config))
-    assert max(batch.position.number for batch in whole) >= 2
+    assert max(batch.position.pass_number for batch in whole) >= 2
     problems = Counter(problem.kind for batch in whole for problem in batch.problems)
     assert problems.keys() == {"image_broken", "truncated"}
     for first_step in range(1, 24):
@@ -110,7 +110,7 @@ def test_a_late_step_opens_the_shards_of_the_buffer_alone(tmp_path, work):
     config = train_config(f"pipe:cat {tmp_path}/{{0..39}}.tar", steps=200, batch_size=4)
     whole = list(in_this_process(config))
     positions = {0: whole[189].position}  # in the third pass
-    assert (positions[0].number, len(positions[0].whole)) == (2, 15)
+    assert (positions[0].pass_number, len(positions[0].finished_shard_sizes)) == (2, 15)
     work.clear()
     (batch,) = itertools.islice(in_this_process(config, 190, positions), 1)
     assert_same_batches([batch], [whole[190]])
@@ -150,6 +150,6 @@ def test_a_pass_that_is_begun_with_other_workers_has_every_sample(folder):
     config = train_config(spec(folder), steps=12, batch_size=2, workers=2)
     positions = {lane: StreamPosition(1) for lane in range(2)}
     resumed = load(config, first_step=3, positions=positions)
-    assert {batch.position.number for batch in resumed[:4]} == {1}
+    assert {batch.position.pass_number for batch in resumed[:4]} == {1}
     numbers = [number for batch in resumed for number in numbers_in(batch)]
-    assert len(set(numbers)) == len(numbers) or max(b.position.number for b in resumed) > 1
+    assert len(set(numbers)) == len(numbers) or max(b.position.pass_number for b in resumed) > 1

@@ -127,7 +127,7 @@ def test_evaluations_have_a_panel_a_data_set():
 
 
 def test_a_long_noisy_line_has_its_mean_over_it():
-    noise = np.random.default_rng(0).normal(3, 0.5, 4 * curves.LONG)
+    noise = np.random.default_rng(0).normal(3, 0.5, 4 * curves.MIN_POINTS_FOR_MEAN)
     axes = drawn([record(step, clip=value) for step, value in enumerate(noise)])
     loss = axes["loss before the step"]
     raw, mean = (line for line in loss.lines if line.get_color() == "C1")
@@ -152,26 +152,28 @@ def test_the_running_mean_leaves_out_what_is_not_finite():
     assert curves.running_mean(values, 3) == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize("count", [curves.MOST + 1, 12_345, 100_000])
+@pytest.mark.parametrize("count", [curves.MAX_POINTS + 1, 12_345, 100_000])
 def test_a_thinned_line_keeps_every_peak(count):
     values = np.random.default_rng(0).normal(size=count)
     values[count // 3], values[count // 2], values[7] = 50.0, -50.0, np.nan
     steps = np.arange(count, dtype=float) * 10
-    found = curves.thinned(curves.Series("clip", steps, values), curves.MOST)
-    assert 0.6 * curves.MOST <= len(found.values) <= curves.MOST
+    found = curves.thinned(curves.Series("clip", steps, values), curves.MAX_POINTS)
+    assert 0.6 * curves.MAX_POINTS <= len(found.values) <= curves.MAX_POINTS
     places = (found.steps / 10).astype(int)
     assert (np.diff(places) > 0).all()
     assert found.values == pytest.approx(values[places], nan_ok=True)
     assert {count // 3, count // 2} <= set(places)
-    near = 2 * count / curves.MOST + 1
+    near = 2 * count / curves.MAX_POINTS + 1
     for place in np.linspace(10, count - 1, 300).astype(int):
         around = found.values[abs(places - place) < near]
         assert np.nanmin(around) <= values[place] <= np.nanmax(around)
 
 
 def test_a_short_line_is_not_thinned():
-    series = curves.Series("clip", np.arange(curves.MOST, dtype=float), np.zeros(curves.MOST))
-    assert curves.thinned(series, curves.MOST) is series
+    series = curves.Series(
+        "clip", np.arange(curves.MAX_POINTS, dtype=float), np.zeros(curves.MAX_POINTS)
+    )
+    assert curves.thinned(series, curves.MAX_POINTS) is series
 
 
 def test_a_hundred_thousand_lines_make_a_small_file():

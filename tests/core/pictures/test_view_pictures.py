@@ -9,7 +9,7 @@ import pytest
 from support.pixels import find_pixels
 
 from cosmos_core.plots.views import Caption, SampleView, draw_views, lay_out
-from cosmos_core.utils.figures import new_page, plain_style, png
+from cosmos_core.utils.figures import figure_to_png, new_page, plain_style
 
 TITLE = "scenes (cosmos)"
 LONG = " ".join(["several words"] * 20)
@@ -78,7 +78,7 @@ def boxes(samples):
     """Where texts and images lie on the page: (left, bottom, right, top), with what they are."""
     with plain_style():
         page = lay_out(samples, TITLE)
-        png(page)
+        figure_to_png(page)
         texts = [(text.get_text(), text.get_window_extent().extents) for text in page.texts]
     for image in page.images:
         height, width = image.get_size()
@@ -151,7 +151,7 @@ def test_a_white_view_is_visible_on_the_page():
 @pytest.mark.parametrize("side", [29, 57, 113, 435, 1000])  # 113 / 100 * 100 is less than 113
 def test_a_page_has_the_requested_pixels(side):
     with plain_style():
-        assert read(png(new_page(side, side + 1))).shape == (side + 1, side, 3)
+        assert read(figure_to_png(new_page(side, side + 1))).shape == (side + 1, side, 3)
 
 
 def test_a_users_style_changes_nothing():

@@ -8,7 +8,7 @@ import pytest
 from cosmos_core.methods.silc import SilcMethod
 from cosmos_core.methods.slip import SlipMethod
 from cosmos_core.recipes import RECIPES
-from cosmos_core.recipes.overrides import override, sources
+from cosmos_core.recipes.overrides import option_sources, override
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_shortened_run_has_a_shorter_warm_up(recipe, assignments, warmup, sour
     base = RECIPES[recipe]()
     changed = override(base, assignments)
     assert changed.optim.warmup_steps == warmup
-    assert sources(base, changed, assignments)["optim.warmup_steps"] == source
+    assert option_sources(base, changed, assignments)["optim.warmup_steps"] == source
 
 
 def test_values_are_replaced_and_nothing_else(config):
