@@ -116,7 +116,7 @@ def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> Mult
     except _BUILD_ERRORS as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"a model of this architecture cannot be built: {reason}") from error
-    model.own_keys = frozenset(model.state_dict())
+    model.architecture_keys = frozenset(model.state_dict())
     return model
 
 

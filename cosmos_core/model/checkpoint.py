@@ -197,8 +197,10 @@ def describe(model: nn.Module, method: str, architecture: Any, training: Any) ->
     """Return the metadata of a model's checkpoint; the weights of the model are not read."""
     kind = next(kind for kind, model_class in MODELS.items() if isinstance(model, model_class))
     state_keys = list(model.state_dict())
-    own_keys = getattr(model, "own_keys", state_keys)
-    added_keys = [key for key in state_keys if key not in own_keys and not _is_in_head(key)]
+    architecture_keys = getattr(model, "own_keys", state_keys)
+    added_keys = [
+        key for key in state_keys if key not in architecture_keys and not _is_in_head(key)
+    ]
     metadata = {"format": "cosmos", "model": kind, "method": method}
     if added_keys:
         metadata["added"] = json.dumps(added_keys)

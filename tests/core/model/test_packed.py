@@ -185,7 +185,7 @@ def test_attention_in_one_call_is_that_of_a_padded_batch(transformers, causal, e
     given = projections(ends, "cuda", torch.bfloat16)
     assert attends_in_one_call(transformers[1], given[0])
     packing = pack(torch.tensor(LENGTHS), 7, given[0], causal=causal, one_call=True)
-    ours = module._attention(*given, packing._replace(ends=ends))
+    ours = module._attend_packed(*given, packing._replace(query_positions=ends))
     exact = [x.detach().float().requires_grad_() for x in given]
     assert_same(ours, padded(*exact, LENGTHS, ends, causal), given, exact, tolerance=0.05)
 
