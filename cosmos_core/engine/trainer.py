@@ -362,7 +362,7 @@ class Trainer:
             self._gather,
             momentum=momentum,
             precision=compute.precision,
-            parts=compute.accumulate,
+            n_chunks=compute.accumulate,
             clip_norm=optim.clip_norm,
         )
         settings = {"lr": lr, "momentum": momentum, "bad_samples": self._problems.bad}

@@ -43,7 +43,9 @@ def steps(
         reports = []
         for step in range(first, first + count):
             views = share(tiny_views(method, seed=step), world)
-            report = train_step(training, views, gather, momentum=0.9, parts=parts, clip_norm=1.0)
+            report = train_step(
+                training, views, gather, momentum=0.9, n_chunks=parts, clip_norm=1.0
+            )
             reports.append(report.check())
         if output and is_sharded(config, world):
             state = HostCopy(_state(training)).state()

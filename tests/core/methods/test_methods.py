@@ -75,7 +75,7 @@ class ToyMethod:
 def test_a_new_method_is_trained(parts):
     training = make_training(tiny_config(ToyMethod(), lr=0.05, accumulate=parts), SINGLE_PROCESS)
     views = tiny_views(training.method)
-    losses = [step(training, views, parts=parts).terms["clip"] for _ in range(30)]
+    losses = [step(training, views, n_chunks=parts).terms["clip"] for _ in range(30)]
     assert losses[-1] < 0.8 * losses[0]
 
 
