@@ -77,8 +77,8 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         loss = compile_step(loss, student_encoder, teacher_encoder, blocks=is_sharded)
     if is_sharded:
         mesh = sharding.make_mesh(world, config.parallel)
-        sharding.shard(student_encoder, mesh)
-        sharding.shard(teacher_encoder, mesh, reshard=True)
+        sharding.shard_model(student_encoder, mesh)
+        sharding.shard_model(teacher_encoder, mesh, reshard_after_forward=True)
 
     groups = param_groups(model, optim.weight_decay, optim.layer_decay)
     sharding.sort_parameters(groups, model, parameter_names)

@@ -237,25 +237,25 @@ class Trainer:
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a snapshot. Raises SnapshotError if it cannot be used."""
-        with snapshot.reading(state, "weights or optimizer"):
+        with snapshot.restoring(state, "weights or optimizer"):
             self._world.synchronized(lambda: self._load_weights(state))
-        with snapshot.reading(state, "scaler"):
+        with snapshot.restoring(state, "scaler"):
             self._training.scaler.load_state_dict(state["scaler"])
-        with snapshot.reading(state, "problems"):
+        with snapshot.restoring(state, "problems"):
             # The state has the sum over processes, with which the first one continues.
             if self._world.rank == 0:
                 self._problems.load(state["problems"])
-        with snapshot.reading(state, "random"):
+        with snapshot.restoring(state, "random"):
             self._random_state = state["random"][self._world.rank % len(state["random"])]
             snapshot.restore_random_state(self._random_state)
-        with snapshot.reading(state, "seconds"):
+        with snapshot.restoring(state, "seconds"):
             self._seconds = float(state["seconds"])
         # Older snapshots lack these values.
         self._sample_flops = state.get("sample_flops")
         self._init_sha256 = state.get("init_sha256")
         self._data = state.get("data")
         if state.get("streams") is not None:
-            with snapshot.reading(state, "streams"):
+            with snapshot.restoring(state, "streams"):
                 self._positions = resumed_positions(
                     state["streams"],
                     rank=self._world.rank,
@@ -431,7 +431,7 @@ class Trainer:
         for kind in problem_counts[0]:
             total_counts[kind] = sum(counts[kind] for counts in problem_counts)
         return {
-            "config": snapshot.plain(self._config),
+            "config": snapshot.plain_config(self._config),
             "student": self._models["student"].state_dict(),
             "teacher": self._models["teacher"].state_dict(),
             "optimizer": self._training.optimizer.state_dict(),
