@@ -190,12 +190,12 @@ class Trainer:
                 if self._sample_flops is None and world.rank == 0:
                     self._sample_flops = sample_flops(config, views)
                 watch.flops = self._sample_flops
-                pictures.batch(views)
+                pictures.draw_first_batch(views)
                 trace.before(self._steps_done)
                 self._train_step(views, watch, start)
                 self._save_and_evaluate_if_due(watch)
                 if self._saved_steps == self._steps_done:
-                    pictures.curves()
+                    pictures.draw_curves_if_due()
             self._end(watch)
         return self._steps_done
 
@@ -430,7 +430,7 @@ class Trainer:
         record.update(scheduled_values)
         record.update(values)
         record["total"] = sum(report.terms.values())
-        watch.step(step, record)
+        watch.show_step(step, record)
 
     def _evaluate(self, evaluator: Evaluator, watch: Watch) -> None:
         """Evaluate the newest checkpoint, and log the metrics.
@@ -441,7 +441,7 @@ class Trainer:
         self._wait_for_snapshot()
         self._write_checkpoint_if_sharded()
         metrics = evaluate(evaluator, self._checkpoint, self._config.watch, self._world)
-        watch.evaluation(self._steps_done - 1, metrics)
+        watch.show_evaluation(self._steps_done - 1, metrics)
 
         # The first process compares the metric with the best one so far.
         metric_name, best = self._config.save.best, self._snapshots.best()
