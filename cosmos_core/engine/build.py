@@ -183,7 +183,7 @@ def compile_step(loss: Loss, *models: nn.Module, blocks: bool, backend: str = "i
 
     The keys of state dicts stay. With `blocks` only the transformer blocks of the models are
     compiled, and not the whole models. This is for sharded weights, which are gathered between the
-    blocks. `backend` is that of `torch.compile`.
+    blocks. `backend` is an argument of `torch.compile`.
     """
     # The custom operator that concatenates captions has outputs whose size depends on data.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True

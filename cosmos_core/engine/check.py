@@ -169,7 +169,8 @@ def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
 def make_tokenizer(shards: str, context_length: int) -> open_clip.SimpleTokenizer:
     """Return the tokenizer for the captions of the training data.
 
-    It is CLIP's tokenizer, or that of the rendered scenes if `shards` is "scenes:N".
+    It is CLIP's tokenizer, or the scenes' own one if `shards` asks for rendered scenes
+    ("scenes:N").
     """
     if shards.startswith(SCENES):
         return scenes_tokenizer(context_length=context_length)

@@ -215,7 +215,7 @@ class _GatherFromAll(Gather):
     world: World
     # The factor of the gradient of features: 1, or 1 / number of processes as published.
     gradient_factor: float
-    # Whether features and their gradients are rounded to bfloat16.
+    # If true, features and their gradients are rounded to bfloat16.
     narrow: bool = False
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:

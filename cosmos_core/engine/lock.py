@@ -205,9 +205,9 @@ def _is_renewed(handle: int, path: Path, description: str) -> bool:
 def _has_job_ended(holder: dict[str, Any], entry: dict[str, Any]) -> bool:
     """Return whether SLURM knows that the job of a lock file's holder has ended.
 
-    `holder` is the entry in the lock file, and `entry` is that of this process. The result is also
-    true if SLURM has restarted the job, as this process or to run later. It is false if the holder
-    had no job, or if SLURM cannot be asked.
+    `holder` is the entry in the lock file, and `entry` is what this process would write. The result
+    is also true if SLURM has restarted the job, as this process or to run later. It is false if the
+    holder had no job, or if SLURM cannot be asked.
     """
     job = holder.get("job")
     if not job or holder.get("cluster") != entry["cluster"]:

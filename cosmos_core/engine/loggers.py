@@ -1,7 +1,7 @@
 """The log of a training, OUTPUT/log.jsonl, and writers that pass its values to other programs.
 
 A writer is created from the configuration, the output folder and the first step. If the training
-was resumed, the values of this and later steps replace those of the interrupted one. The method
+was resumed, the values of this and later steps replace the ones written before. The method
 `write` takes the values of a step, and `close` takes whether the training has failed.
 """
 

@@ -35,7 +35,7 @@ class LostProcessError(RuntimeError):
 
 
 class _Entry(NamedTuple):
-    """What a process writes to the store to show that it is alive."""
+    """An entry that a process writes to the store to show that it is alive."""
 
     # The number of exchanges that the process has entered.
     exchanges: int

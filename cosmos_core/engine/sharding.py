@@ -113,7 +113,7 @@ def sort_parameters(
 ) -> None:
     """Sort the parameters in each parameter group of an optimizer by their names, in place.
 
-    `parameter_names` states the order, which is that of an unsharded training. An optimizer numbers
+    `parameter_names` states the order of an unsharded training. An optimizer numbers
     its states by the order of parameters, so that snapshots of sharded and unsharded trainings have
     the same numbers.
     """
@@ -229,7 +229,7 @@ def _flatten_tensors(
 ) -> dict[str, Tensor]:
     """Return the weights of models and the moments of an optimizer in one dictionary.
 
-    The keys are those of a sharded snapshot: {"student": {"visual.proj": ...}} gives
+    The keys are the ones in a sharded snapshot: {"student": {"visual.proj": ...}} gives
     "student.visual.proj", and {7: {"exp_avg": ...}} gives "optimizer.7.exp_avg".
     """
     tensors = {}

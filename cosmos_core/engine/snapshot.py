@@ -350,11 +350,11 @@ def find_state(
 
 
 def require_same_data(stored: Fingerprint, current: Fingerprint) -> None:
-    """Raise SnapshotError if the training data differ from those of the snapshot.
+    """Raise SnapshotError if the training data differ from the data of the snapshot.
 
-    `stored` is the fingerprint in the snapshot, and `current` that of the data now. All shards must
-    be the same, because the order of samples depends on all of them. The error names the first
-    difference.
+    `stored` is the fingerprint in the snapshot, and `current` is the data's fingerprint now. All
+    shards must be the same, because the order of samples depends on all of them. The error names
+    the first difference.
     """
     difference = _first_difference(stored, current)
     if difference is None:
@@ -374,8 +374,8 @@ class UnequalDataError(ValueError):
 def require_same_data_everywhere(world: World, fingerprint: Fingerprint | None) -> None:
     """Raise UnequalDataError in all processes if one has other training data than the first.
 
-    `fingerprint` is that of this process. If it is None in any process, because the process was
-    asked to stop before it had read its data, nothing is compared.
+    `fingerprint` describes the data of this process. If it is None in any process, because the
+    process was asked to stop before it had read its data, nothing is compared.
     """
     hashes = world.gather(None if fingerprint is None else json_sha256(fingerprint))
     if None in hashes or len(set(hashes)) == 1:

@@ -80,7 +80,7 @@ class Training:
     scaler: torch.amp.GradScaler
     # The method's loss, which may be compiled.
     loss: Loss
-    # Which pretrained weights were loaded at the start, or None.
+    # A record of the pretrained weights that were loaded at the start, or None.
     audit: Audit | None = None
 
 
@@ -153,7 +153,8 @@ class StepReport:
 def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:
     """Convert the uint8 images of a batch to float32, and normalise them.
 
-    `mean` and `std` (3,) are those of pixels on the scale from 0 to 1.
+    `mean` and `std` (3,) are the mean and the standard deviation of pixels on the scale from 0 to
+    1.
     """
     mean, std = mean[:, None, None], std[:, None, None]
     return Views(
@@ -175,7 +176,7 @@ def train_step(
 ) -> StepReport:
     """Train the student on one batch, and move the teacher towards the student.
 
-    The order is that of the published code: forward, backward, update of the teacher, step of the
+    The order is the published one: forward, backward, update of the teacher, step of the
     optimizer, clamping of the logit scales. If a gradient scaler is enabled and the gradient is not
     finite, the optimizer skips the step, and the scaler halves its scale.
 

@@ -35,9 +35,9 @@ class StopRequest:
         # The time of the first signal, in seconds of `time.monotonic`.
         self._requested_at = 0.0
         self._previous_handlers: dict[signal.Signals, Any] = {}
-        # Whether a signal interrupts a block of `interrupting`.
+        # True in a block of `interrupting`, which a signal interrupts.
         self._is_waiting = False
-        # Whether this process has received a signal.
+        # True once this process has received a signal.
         self.requested = False
 
     def __enter__(self) -> StopRequest:

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 class Setting(NamedTuple):
-    """What a training needs besides its configuration: where, how and with whom it runs."""
+    """The objects that a training needs besides its configuration."""
 
     # Turns captions into token ids.
     tokenizer: Tokenizer
@@ -334,7 +334,7 @@ class Trainer:
         config = replace(self._config, data=replace(self._config.data, shards=shards))
         data = self._world.synchronized(lambda: self._open_data_of_process(config, stop))
 
-        # Compare the data of all processes, and then with those of the snapshot.
+        # Compare the data of all processes with each other, and then with the snapshot's data.
         fingerprint = self._world.synchronized(lambda: _data_fingerprint(data, config))
         snapshot.require_same_data_everywhere(self._world, fingerprint)
         if data.sample_index is not None and fingerprint is not None:
@@ -607,7 +607,7 @@ def _next_batch(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
 def _data_fingerprint(data: OpenedData, config: TrainConfig) -> list[list[Any]] | None:
     """Return a list with an entry for each shard, by which training data can be compared.
 
-    For local tars the entries are those of `SampleIndex.fingerprint`. For streams they are the
+    For local tars the list is `SampleIndex.fingerprint`. For streams the entries are the
     names of the shards: [["a.tar"], ["b.tar"]]. The result is None if a signal asked to stop before
     local tars were indexed.
     """

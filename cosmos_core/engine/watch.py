@@ -228,7 +228,7 @@ class Watch:
 def _device_peak_flops(config: TrainConfig, device: torch.device) -> float | None:
     """Return the peak operations per second of a device, or None if they are unknown.
 
-    They are those that `watch.peak_tflops` states, or those of the GPU's data sheet.
+    The option `watch.peak_tflops` states them. Otherwise they are looked up by the GPU's name.
     """
     if config.watch.peak_tflops:
         return config.watch.peak_tflops * 1e12

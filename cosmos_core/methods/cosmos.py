@@ -17,11 +17,11 @@ class CosmosMethod:
     """
 
     name: str = "cosmos"
-    # Whether there are local captions besides the two global ones.
+    # If true, there are local captions besides the two global ones.
     local_texts: bool = True
-    # Whether the loss distils into cross-modal features, and not into plain features.
+    # If true, the loss distils into cross-modal features, and otherwise into plain features.
     cross_attention: bool = True
-    # Whether the loss has a distillation term besides CLIP's term.
+    # If true, the loss has a distillation term besides CLIP's term.
     distillation: bool = True
 
     @property

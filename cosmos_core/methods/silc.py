@@ -31,7 +31,7 @@ class SilcTeacher(NamedTuple):
 class SilcMethod:
     """SILC: CLIP, and DINO's self-distillation of images.
 
-    The sizes of the head are those of github.com/facebookresearch/dino.
+    The head has the sizes of github.com/facebookresearch/dino.
     """
 
     name: str = "silc"

@@ -20,7 +20,7 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 class SlipMethod(ClipMethod):
     """SLIP: CLIP, and SimCLR's self-supervised loss of images.
 
-    The sizes of the head are those of github.com/facebookresearch/SLIP.
+    The head has the sizes of github.com/facebookresearch/SLIP.
     """
 
     name: str = "slip"

@@ -20,7 +20,7 @@ MODELS: dict[ModelKind, type[MultiViewCLIP]] = {
     "flair": Flair,
     "clip": MultiViewCLIP,  # comes last, since the other kinds are subclasses of it
 }
-# Keys of a configuration that `open_clip.CLIP` takes, and those of the evaluation transform.
+# The keys of a configuration that `open_clip.CLIP` takes, and the key of the evaluation transform.
 MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 OTHER_KEYS = {"preprocess"}
 # Keys of towers that OpenCLIP builds from files that it downloads from the Hugging Face Hub.

@@ -198,7 +198,7 @@ def _require_floating(state: Mapping[str, Tensor], source: str) -> None:
 def _require_same_keys_and_shapes(
     model: nn.Module, state: Mapping[str, Tensor], source: str
 ) -> None:
-    """Raise CheckpointError if the keys or shapes of a state dict differ from those of a model."""
+    """Raise CheckpointError if a state dict has other keys or shapes than a model."""
     _require_floating(state, source)
     model_state = model.state_dict()
     missing_keys = [key for key in model_state if key not in state]
@@ -269,7 +269,7 @@ def describe(model: nn.Module, method: str, architecture: Any, training: Any) ->
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors to a safetensors file, atomically; leave out those of heads.
+    """Write tensors to a safetensors file, atomically; leave out the tensors of heads.
 
     The keys of `tensors` are `student.KEY` and `teacher.KEY`, with the keys of the models.
     """
@@ -317,8 +317,8 @@ def _split_models(
 ) -> Checkpoint:
     """Return the checkpoint of tensors whose keys are `student.KEY` and `teacher.KEY`.
 
-    `metadata` are those of the file, and `path` names it in error messages. Tensors of heads are
-    left out.
+    `metadata` is read from the same file, and `path` names the file in error messages. Tensors of
+    heads are left out.
     """
     weights: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

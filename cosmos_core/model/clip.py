@@ -172,7 +172,7 @@ class MultiViewCLIP(open_clip.CLIP):
         """Encode captions of different lengths in one pass through the text transformer.
 
         The attention is causal, so that tokens after the end-of-text token do not change the
-        feature. They are cut off, except those of the first `keep` captions. The other tokens are
+        feature. They are cut off, except in the first `keep` captions. The other tokens are
         sorted by caption length and concatenated to one sequence without padding. The host reads
         the lengths: if `texts` are on a GPU, this waits for the GPU.
 
@@ -238,8 +238,8 @@ def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, i
     `grid` (6, 6) resizes (1 + 14 * 14, width) to (1 + 6 * 6, width).
 
     The embedding of the class token stays. The others are resized by bicubic interpolation without
-    antialiasing. The scale factor of the height is (rows + 0.1) / sqrt(N), and that of the width is
-    (columns + 0.1) / sqrt(N). `F.interpolate` samples at places that follow from the factor and not
+    antialiasing. The scale factors are (rows + 0.1) / sqrt(N) for the height and (columns + 0.1) /
+    sqrt(N) for the width. `F.interpolate` samples at places that follow from the factor and not
     from the size, so published features can only be reproduced with these factors
     (github.com/ExplainableML/cosmos, after DINO).
     """

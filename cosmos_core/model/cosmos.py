@@ -26,7 +26,7 @@ class CrossAttentionPooler(nn.Module):
     """Cross-attention that pools the tokens of one modality (section 3.2 of the paper).
 
     The queries are features of the other modality. For example, the feature of a caption pools the
-    patches of an image. The names of the parameters are those of the published checkpoints.
+    patches of an image. The parameters have the names of the published checkpoints.
     """
 
     def __init__(self, embed_dim: int, heads: int = CROSS_ATTENTION_HEADS) -> None:
@@ -82,7 +82,7 @@ class CrossAttentionPooler(nn.Module):
 class Cosmos(MultiViewCLIP):
     """The student or the teacher of COSMOS: CLIP with a cross-attention module per modality.
 
-    The keys of the state dict are those of the published checkpoints.
+    The state dict has the keys of the published checkpoints.
     """
 
     def __init__(self, embed_dim: int, *args: object, **kwargs: object) -> None:
@@ -142,7 +142,7 @@ class Cosmos(MultiViewCLIP):
     def encode_globals(self, views: Views) -> Features:
         """Return the teacher's features of two global views and two captions, without gradient.
 
-        There are no cross-modal features, because the loss uses only those of the student.
+        There are no cross-modal features, because the loss uses only the student's.
         """
         image, text = self.encode_pairs(views.global_images, views.texts[:2])
         return Features(
@@ -225,8 +225,8 @@ class Cosmos(MultiViewCLIP):
         """Return a score (B, T) of every pair of B images and T texts.
 
         `images` is the result of `image_parts`, and `texts` is the result of `text_parts`. Let i be
-        the feature of an image and t that of a text. i pools the tokens of the text to p_i, and t
-        pools the patches of the image to p_t. The score is the mean of three cosines:
+        the feature of an image and t the feature of a text. i pools the tokens of the text to p_i,
+        and t pools the patches of the image to p_t. The score is the mean of three cosines:
 
             (cos(i, t) + cos(i + p_i, i) + cos(t + p_t, t)) / 3
 
@@ -265,7 +265,7 @@ def clamp_logit_scales(model: nn.Module) -> None:
 def scalars(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
     """Return the scalar parameters of a model by name; leave out names that it does not have.
 
-    Only parameters of the model itself are returned, not those of its submodules. In a sharded
+    Parameters of submodules are not returned. In a sharded
     training a scalar is stored as a parametrization of the shape (1,), which is returned then.
     """
     parameters = dict(model.named_parameters(recurse=False))
@@ -286,7 +286,7 @@ def create_teacher(student: Model) -> Model:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Move the weights of the teacher towards those of the student, in place.
+    """Move the weights of the teacher towards the weights of the student, in place.
 
         teacher <- momentum * teacher + (1 - momentum) * student
 

@@ -113,7 +113,7 @@ def export(
 def preprocess_config(architecture: Architecture) -> dict[str, Any]:
     """Return OpenCLIP's configuration of image preprocessing for an architecture.
 
-    The mean and the standard deviation are those of the architecture, or OpenAI's. The image size
+    The mean and the standard deviation are the architecture's, or else OpenAI's. The image size
     is left out, because OpenCLIP takes it from the model.
     """
     preprocess = model_config(architecture).get("preprocess", {})
@@ -197,7 +197,7 @@ def model_card(name: str, checkpoint: Checkpoint, config: dict[str, Any], weight
 def _tokenizer_code(config: Mapping[str, Any]) -> str:
     """Return Python code that creates the tokenizer of a model, for the model card.
 
-    A vocabulary of another size than CLIP's is that of the rendered scenes. OpenCLIP's
+    A vocabulary of another size than CLIP's belongs to the rendered scenes. OpenCLIP's
     configuration cannot name its tokenizer, so the code imports it from cosmos_core.
     """
     text_config = config["text_cfg"]

@@ -114,7 +114,8 @@ class Flair(MultiViewCLIP):
         """Return a score (B, T) of every pair of B images and T texts.
 
         It is the cosine similarity of the text's feature and the feature that the text pools from
-        the image. `images` is the result of `image_parts`, and `texts` that of `text_parts`.
+        the image. `images` is the result of `image_parts`, and `texts` is the result of
+        `text_parts`.
         """
         keys, values = images
         text_features, queries = texts

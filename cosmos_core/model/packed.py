@@ -49,10 +49,10 @@ class Packing(NamedTuple):
     offsets: Tensor
     # The largest length that a sequence may have.
     longest: int
-    # Whether a token attends only to itself and to earlier tokens.
+    # If true, a token attends only to itself and to earlier tokens.
     causal: bool
-    # Whether `varlen_attn` computes all sequences in one call. If each sequence has only one query,
-    # a causal sequence must then end at it.
+    # If true, `varlen_attn` computes all sequences in one call. If each sequence has only one
+    # query, a causal sequence must then end at it.
     one_call: bool
     # The position of the only query in each sequence (M,), or None if all tokens are queries.
     query_positions: Tensor | None = None
@@ -222,7 +222,7 @@ def _call_block(
 ) -> Tensor:
     """Call a block, with activation checkpointing if the transformer is configured for it.
 
-    The arguments after `block` are those of `PackedBlock.forward`.
+    The arguments after `block` are passed to `PackedBlock.forward`.
     """
     if transformer.grad_checkpointing and torch.is_grad_enabled():
         return checkpoint(block, q_x, k_x, packing=packing, use_reentrant=False)
@@ -504,7 +504,7 @@ def attend(
 def _attention_weights(q: Tensor, k: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
     """Return the attention weights softmax(q k' / sqrt(d)), of the shape (n, h, m, l).
 
-    The arguments are those of `attend`.
+    The arguments are described in `attend`.
     """
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if causal:

@@ -72,7 +72,7 @@ class Pretrained(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """What `initialise` did with every key of the model and of the source of pretrained weights."""
+    """A record of what `initialise` did with each key of the model and of the source."""
 
     # Keys that were loaded as they are.
     loaded: list[str]
@@ -176,7 +176,7 @@ def initialise(model: nn.Module, architecture: Any, source: str, *, partial: boo
     with torch.random.fork_rng(devices=[]):
         pretrained = read_pretrained(source)
 
-    # Compare the keys and shapes of the source with those of the model.
+    # Compare the keys and shapes of the source with the model's.
     model_state = model.state_dict()
     source_state = dict(pretrained.state)
     source_sha256 = _tensors_sha256(source_state)
@@ -457,10 +457,10 @@ def _load_file(path: Path) -> dict[str, Any]:
 
 
 def _without_prefixes(state: Mapping[str, Tensor]) -> State:
-    """Rename the keys of a state dict to those of `open_clip.CLIP`.
+    """Rename the keys of a state dict to the keys that `open_clip.CLIP` has.
 
-    "module." is the prefix of DistributedDataParallel, and "text." that of OpenCLIP's models with a
-    separate text tower. For example, "module.text.ln_final.bias" becomes "ln_final.bias". The
+    DistributedDataParallel adds the prefix "module.", and OpenCLIP's models with a separate text
+    tower add "text.". For example, "module.text.ln_final.bias" becomes "ln_final.bias". The
     attention mask is left out, because it is a constant.
     """
     tensors = {}

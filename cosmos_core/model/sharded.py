@@ -130,7 +130,7 @@ def read_state(path: Path) -> dict[str, Any]:
 def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the whole weights of the models in a sharded snapshot, and the models' metadata.
 
-    The keys of weights are `student.KEY` and `teacher.KEY`. The metadata are those of a checkpoint
+    The keys of weights are `student.KEY` and `teacher.KEY`. The metadata are like in a checkpoint
     file. Raises the errors of `read_state`.
     """
     state = read_state(folder)
