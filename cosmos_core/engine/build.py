@@ -14,7 +14,7 @@ from cosmos_core.engine import sharding
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import Loss, StudentEncoder, TeacherEncoder, Training
 from cosmos_core.model.cosmos import create_teacher
-from cosmos_core.model.pretrained import freeze, initialise, layers_above
+from cosmos_core.model.pretrained import Audit, freeze, initialise, layers_above
 
 # Parameters whose names contain one of these have no weight decay.
 NO_DECAY_NAMES = ("bn", "ln", "bias", "logit_scale")
@@ -47,14 +47,7 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
     if world.device.type == "cuda":
         _set_gpu_arithmetic(compute)
 
-    # Create the student's model, load pretrained weights into it, and freeze a tower.
-    model = method.create_student(config.architecture)
-    audit = None
-    if config.model.init and pretrained:
-        audit = initialise(
-            model, config.architecture, config.model.init, partial=config.model.partial
-        )
-    freeze(model, config.model.freeze)
+    model, audit = _create_model(config, pretrained=pretrained)
     model = model.to(world.device)
     if compute.accumulate > 1:
         _refuse_dropout(model)
@@ -98,6 +91,22 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         loss=loss,
         audit=audit,
     )
+
+
+def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, Audit | None]:
+    """Create the student's model, load pretrained weights into it, and freeze a tower.
+
+    All three depend on the configuration. Without `pretrained` the weights stay random. Return the
+    model, and a record of the weights that were loaded, or None.
+    """
+    model = config.method.create_student(config.architecture)
+    audit = None
+    if config.model.init and pretrained:
+        audit = initialise(
+            model, config.architecture, config.model.init, partial=config.model.partial
+        )
+    freeze(model, config.model.freeze)
+    return model, audit
 
 
 def _set_gpu_arithmetic(compute: ComputeConfig) -> None:

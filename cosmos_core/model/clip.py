@@ -99,22 +99,14 @@ class MultiViewCLIP(open_clip.CLIP):
             N, width) of the first images.
         """
         visual = self.visual
-        # Embed the patches. The first `keep` images become a batch of their own.
-        first_batch, *other_batches = [self._embed_patches(images) for images in batches]
-        embedded_batches = []
-        for embedded_batch in (first_batch[:keep], first_batch[keep:], *other_batches):
-            if len(embedded_batch) > 0:
-                embedded_batches.append(embedded_batch)
+        embedded_batches = self._embed_batches(batches, keep)
 
-        # Concatenate the tokens of all images, and note the number of tokens of each image.
-        x = torch.cat([embedded_batch.flatten(0, 1) for embedded_batch in embedded_batches])
-        x = visual.ln_pre(x)
-        batch_lengths = []
-        for embedded_batch in embedded_batches:
-            n_images, n_tokens = embedded_batch.shape[:2]
-            batch_lengths.append(torch.full((n_images,), n_tokens))
-        lengths = torch.cat(batch_lengths)
-        longest = max(embedded_batch.shape[1] for embedded_batch in embedded_batches)
+        # Concatenate the tokens of all images, and list the number of tokens of each image.
+        x = visual.ln_pre(torch.cat([batch.flatten(0, 1) for batch in embedded_batches]))
+        lengths = torch.cat(
+            [torch.full((batch.shape[0],), batch.shape[1]) for batch in embedded_batches]
+        )
+        longest = max(batch.shape[1] for batch in embedded_batches)
         one_call = attends_in_one_call(visual.transformer, x)
         packing = pack(lengths, longest, x, causal=False, one_call=one_call)
 
@@ -140,19 +132,28 @@ class MultiViewCLIP(open_clip.CLIP):
             positions_to_read=class_positions,
         )
 
-        # Pool each batch. The images of which only the class token is left are the last batch.
+        # Shape the tokens to batches (images, tokens of each image, width). The images of which
+        # only the class token is left are the last batch.
         output_batches = []
         for tokens, batch in zip(
             complete_tokens.split(tokens_per_batch), complete_batches, strict=True
         ):
             output_batches.append(tokens.view(batch.shape[0], batch.shape[1], -1))
         output_batches.append(class_tokens[:, None])
-        features, patch_tokens = [], []
-        for output_batch in output_batches:
-            batch_features, batch_patch_tokens = visual._pool(output_batch)
-            features.append(batch_features)
-            patch_tokens.append(batch_patch_tokens)
-        return FeaturesAndTokens(torch.cat(features) @ visual.proj, patch_tokens[0][:keep])
+
+        pooled_batches = [visual._pool(output_batch) for output_batch in output_batches]
+        pooled = torch.cat([pooled_tokens for pooled_tokens, _ in pooled_batches])
+        _, first_patch_tokens = pooled_batches[0]
+        return FeaturesAndTokens(pooled @ visual.proj, first_patch_tokens[:keep])
+
+    def _embed_batches(self, batches: Sequence[Tensor], keep: int) -> list[Tensor]:
+        """Embed batches of images, with the first `keep` images as a batch of their own.
+
+        Return tensors (images, tokens of each image, width) of the batches that are not empty.
+        """
+        first_batch, *other_batches = [self._embed_patches(images) for images in batches]
+        embedded_batches = [first_batch[:keep], first_batch[keep:], *other_batches]
+        return [batch for batch in embedded_batches if len(batch) > 0]
 
     def _embed_patches(self, images: Tensor) -> Tensor:
         """Return the input tokens (M, 1 + N, width) of the ViT for images (M, 3, H, W).
