@@ -113,9 +113,8 @@ def sort_parameters(
 ) -> None:
     """Sort the parameters in each parameter group of an optimizer by their names, in place.
 
-    `parameter_names` states the order of an unsharded training. An optimizer numbers
-    its states by the order of parameters, so that snapshots of sharded and unsharded trainings have
-    the same numbers.
+    `parameter_names` states the order of an unsharded training. An optimizer numbers its states by
+    the order of parameters, so snapshots of sharded and unsharded trainings have the same numbers.
     """
     position_by_name = {name: position for position, name in enumerate(parameter_names)}
     position_by_id = {}

@@ -85,7 +85,7 @@ class Trainer:
         self._config = config
         self._setting = setting
         self._world = setting.world
-        self._checkpoint = setting.output / CHECKPOINT
+        self._checkpoint_path = setting.output / CHECKPOINT
         self._snapshots = snapshot.Snapshots(setting.output, config.save.keep)
         # The state to resume from, or None for a new training.
         state = self._find_state(resume=resume)
@@ -96,12 +96,12 @@ class Trainer:
             self._world, config.optim.gradient, narrow=config.compute.gather_bf16
         )
         # How threads that write a sharded snapshot communicate; None if weights are not sharded.
-        self._background: World | None = None
+        self._background_world: World | None = None
         if is_sharded(config, self._world):
-            self._background = self._world.in_background()
+            self._background_world = self._world.in_background()
         self._audit = self._training.audit
-        self._init_sha256 = self._audit.sha256 if self._audit else None
-        self._problems = ProblemCounter(config.data.max_bad)
+        self._pretrained_sha256 = self._audit.sha256 if self._audit else None
+        self._problem_counter = ProblemCounter(config.data.max_bad)
         # Mean and standard deviation of pixels on the scale from 0 to 1, (3,).
         self._mean = torch.tensor(setting.inverse.mean, device=self._world.device)
         self._std = torch.tensor(setting.inverse.std, device=self._world.device)
@@ -109,8 +109,8 @@ class Trainer:
         # Steps and seconds of training so far, including those before the training was resumed.
         self._steps_done = 0
         self._seconds = 0.0
-        # The step that was started last, until its values have been read.
-        self._started_step: _StartedStep | None = None
+        # The step that was started last, until `_finish_step` has read its values.
+        self._unfinished_step: _StartedStep | None = None
         self._random_state = snapshot.random_state()
         # The FLOPs of a training step per sample, once they are known.
         self._sample_flops: float | None = None
@@ -121,16 +121,16 @@ class Trainer:
         self._host_copy: snapshot.HostCopy | None = None
         # The thread that writes snapshots, and the result of its last task.
         self._writer = ThreadPoolExecutor(1)
-        self._written = Future[None]()
-        self._written.set_result(None)
+        self._write_result = Future[None]()
+        self._write_result.set_result(None)
         # Copies snapshots to another place, if configured. Only the first process has it.
-        self._remote: Remote | None = None
+        self._remote_copies: Remote | None = None
 
         self._data_sha256: str | None = None
         # The fingerprint of the shards, by which a resumed training knows them again.
-        self._data: list[list[Any]] | None = None
+        self._data_fingerprint: list[list[Any]] | None = None
         # How far each data worker of this process has read its stream, by the worker's number.
-        self._positions: dict[int, StreamPosition] = {}
+        self._stream_positions: dict[int, StreamPosition] = {}
         if state is not None:
             self._resume(state)
         require_agreement(self._world, self._steps_done, *self._models.values())
@@ -178,7 +178,7 @@ class Trainer:
         pictures = RunPictures(watch, self._setting.inverse)
         trace = Trace(watch)
         with (
-            self._open_remote(watch) as self._remote,
+            self._open_remote(watch) as self._remote_copies,
             self._writer,
             StopRequest(world) as stop,
             watch,
@@ -206,7 +206,7 @@ class Trainer:
         """
         started_step = self._start_step(views)
         self._finish_step(watch)
-        self._started_step = started_step
+        self._unfinished_step = started_step
         self._steps_done += 1
         self._seconds = time.monotonic() - start
         if self._world.device.type == "cpu":  # a CPU has computed the step already
@@ -259,8 +259,8 @@ class Trainer:
 
     def _finish_remote(self) -> None:
         """Wait until all snapshots are copied to another place, if this process copies them."""
-        if self._remote is not None:
-            self._remote.finish()
+        if self._remote_copies is not None:
+            self._remote_copies.finish()
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         """Restore the training from the state of a snapshot.
@@ -274,7 +274,7 @@ class Trainer:
         with snapshot.restoring(state, "problems"):
             # The state has the total of all processes, which the first process continues to count.
             if self._world.rank == 0:
-                self._problems.load(state["problems"])
+                self._problem_counter.load(state["problems"])
         with snapshot.restoring(state, "random"):
             self._random_state = state["random"][self._world.rank % len(state["random"])]
             snapshot.restore_random_state(self._random_state)
@@ -282,11 +282,11 @@ class Trainer:
             self._seconds = float(state["seconds"])
         # Snapshots of older versions lack these values.
         self._sample_flops = state.get("sample_flops")
-        self._init_sha256 = state.get("init_sha256")
-        self._data = state.get("data")
+        self._pretrained_sha256 = state.get("init_sha256")
+        self._data_fingerprint = state.get("data")
         if state.get("streams") is not None:
             with snapshot.restoring(state, "streams"):
-                self._positions = resumed_positions(
+                self._stream_positions = resumed_positions(
                     state["streams"],
                     rank=self._world.rank,
                     world_size=self._world.world_size,
@@ -314,11 +314,11 @@ class Trainer:
         while self._steps_done < self._config.optim.steps:
             with watch.waiting():
                 batch = _next_batch(batches, stop)
-            write_failed = self._written.done() and self._written.exception() is not None
+            write_failed = self._write_result.done() and self._write_result.exception() is not None
             if stop.agreed(failed=write_failed) or batch is None:
                 return
             if batch.position is not None:
-                self._positions[batch.lane] = batch.position
+                self._stream_positions[batch.lane] = batch.position
             yield batch
 
     def _open_data(self, shards: str, stop: StopRequest) -> Iterator[Batch]:
@@ -338,9 +338,9 @@ class Trainer:
         fingerprint = self._world.synchronized(lambda: _data_fingerprint(data, config))
         snapshot.require_same_data_everywhere(self._world, fingerprint)
         if data.sample_index is not None and fingerprint is not None:
-            if self._data is not None:
-                snapshot.require_same_data(self._data, fingerprint)
-            self._data = fingerprint
+            if self._data_fingerprint is not None:
+                snapshot.require_same_data(self._data_fingerprint, fingerprint)
+            self._data_fingerprint = fingerprint
         return data.batches
 
     def _open_data_of_process(self, config: TrainConfig, stop: StopRequest) -> OpenedData:
@@ -355,7 +355,7 @@ class Trainer:
                 rank=self._world.rank,
                 world_size=self._world.world_size,
                 first_step=self._steps_done,
-                positions=self._positions,
+                positions=self._stream_positions,
             )
         return OpenedData(iter(()), None)
 
@@ -367,7 +367,7 @@ class Trainer:
         """
         if self._saved_steps != self._steps_done:
             return
-        is_outdated = trained_steps(self._checkpoint) != self._steps_done
+        is_outdated = trained_steps(self._checkpoint_path) != self._steps_done
         is_sharded_snapshot = self._snapshots.path(self._steps_done).is_dir()
         # The first process decides for all.
         if self._world.gather(is_outdated and not is_sharded_snapshot)[0]:
@@ -380,7 +380,7 @@ class Trainer:
         Captions stay on the host, where their lengths are needed. Bad samples, which were left out
         of the batch, are counted.
         """
-        self._problems.add(batch.problems, seen=batch.views.texts.shape[1])
+        self._problem_counter.add(batch.problems, seen=batch.views.texts.shape[1])
         device = self._world.device
         views = Views(
             global_images=batch.views.global_images.to(device, non_blocking=True),
@@ -408,7 +408,11 @@ class Trainer:
             n_chunks=compute.accumulate,
             clip_norm=optim.clip_norm,
         )
-        scheduled_values = {"lr": lr, "momentum": momentum, "bad_samples": self._problems.bad}
+        scheduled_values = {
+            "lr": lr,
+            "momentum": momentum,
+            "bad_samples": self._problem_counter.bad,
+        }
         return _StartedStep(step, scheduled_values, report)
 
     def _finish_step(self, watch: Watch) -> None:
@@ -418,10 +422,10 @@ class Trainer:
         written. Raises FloatingPointError, in all processes, if a loss or the gradient is not
         finite.
         """
-        if self._started_step is None:
+        if self._unfinished_step is None:
             return
-        step, scheduled_values, report = self._started_step
-        self._started_step = None
+        step, scheduled_values, report = self._unfinished_step
+        self._unfinished_step = None
         try:
             values = report.check()
         except FloatingPointError as error:
@@ -440,7 +444,7 @@ class Trainer:
         """
         self._wait_for_snapshot()
         self._write_checkpoint_if_sharded()
-        metrics = evaluate(evaluator, self._checkpoint, self._config.watch, self._world)
+        metrics = evaluate(evaluator, self._checkpoint_path, self._config.watch, self._world)
         watch.show_evaluation(self._steps_done - 1, metrics)
 
         # The first process compares the metric with the best one so far.
@@ -466,10 +470,10 @@ class Trainer:
         self._wait_for_snapshot()
         state = self._collect_state()
         is_main = self._world.rank == 0
-        if is_main or self._background is not None:
+        if is_main or self._background_world is not None:
             self._host_copy = snapshot.HostCopy(state, self._host_copy)
             metadata = self._training_metadata() if is_main else {}
-            self._written = self._writer.submit(
+            self._write_result = self._writer.submit(
                 self._write_snapshot, self._steps_done, self._host_copy, metadata
             )
         self._saved_steps = self._steps_done
@@ -477,15 +481,15 @@ class Trainer:
     def _collect_state(self) -> dict[str, Any]:
         """Return everything that the next step depends on. All processes must call this method."""
         # Add up the bad samples of all processes, by the kind of problem.
-        counts_by_rank = self._world.gather(self._problems.state())
+        counts_by_rank = self._world.gather(self._problem_counter.state())
         total_counts = {}
         for kind in counts_by_rank[0]:
             total_counts[kind] = sum(counts[kind] for counts in counts_by_rank)
 
         # Collect how far the data workers of all processes have read; local tars have no positions.
         streams = None
-        if self._positions:
-            positions_by_rank = self._world.gather(self._positions)
+        if self._stream_positions:
+            positions_by_rank = self._world.gather(self._stream_positions)
             streams = pack_positions(positions_by_rank, stream_workers(self._config))
         return {
             "config": snapshot.plain_config(self._config),
@@ -497,8 +501,8 @@ class Trainer:
             "problems": total_counts,
             "seconds": self._seconds,
             "sample_flops": self._sample_flops,
-            "data": self._data,
-            "init_sha256": self._init_sha256,
+            "data": self._data_fingerprint,
+            "init_sha256": self._pretrained_sha256,
             "streams": streams,
         }
 
@@ -507,7 +511,7 @@ class Trainer:
 
         If it has failed in any process, all processes raise its error.
         """
-        self._world.synchronized(self._written.result)
+        self._world.synchronized(self._write_result.result)
 
     def _write_checkpoint_if_sharded(self) -> None:
         """Write the checkpoint of the newest snapshot, if that is sharded.
@@ -520,7 +524,7 @@ class Trainer:
             path = self._snapshots.path(self._steps_done)
             if path.is_dir():
                 tensors, metadata = read_weights(path)
-                write_weights(self._checkpoint, tensors, metadata)
+                write_weights(self._checkpoint_path, tensors, metadata)
 
         self._world.main_process_only(write_checkpoint)
 
@@ -534,18 +538,18 @@ class Trainer:
         """
         state = host_copy.state()
         metadata = self._model_metadata(training_metadata)
-        if self._background is not None:
-            self._snapshots.save_sharded(step, state, metadata, self._background)
+        if self._background_world is not None:
+            self._snapshots.save_sharded(step, state, metadata, self._background_world)
         else:
             self._snapshots.save(step, state)
-        if self._remote is not None:
-            self._remote.start()
-        if self._background is None:
+        if self._remote_copies is not None:
+            self._remote_copies.start()
+        if self._background_world is None:
             tensors = {}
             for name in self._models:
                 for key, tensor in state[name].items():
                     tensors[f"{name}.{key}"] = tensor
-            write_weights(self._checkpoint, tensors, metadata)
+            write_weights(self._checkpoint_path, tensors, metadata)
 
     def _model_metadata(self, training_metadata: Mapping[str, Any]) -> dict[str, str]:
         """Return the metadata of a checkpoint: the model, the method, and how it was trained."""
@@ -573,7 +577,7 @@ class Trainer:
             "data_sha256": self._data_sha256,
             "date": utc_now(),
             "flops": samples_seen * self._sample_flops if self._sample_flops else None,
-            "init_sha256": self._init_sha256,
+            "init_sha256": self._pretrained_sha256,
             "processes": self._world.world_size,
             "samples_seen": samples_seen,
             "seconds": round(self._seconds, 1),

@@ -246,9 +246,12 @@ def save_checkpoint(
 
 
 def describe(model: nn.Module, method: str, architecture: Any, training: Any) -> dict[str, str]:
-    """Return the metadata for the checkpoint of a model, as the head of this file lists them.
+    """Return the metadata that a checkpoint file states about its model.
 
-    The model is read only for its class and its keys, not for its weights.
+    For example: {"format": "cosmos", "model": "clip", "method": "siglip", "added":
+    '["logit_bias"]', "architecture": "{...}", "training": "{...}"}. The last three are JSON.
+    "added" lists the keys that the training method added to this kind of model, and is left out if
+    there are none. The values of weights are not read.
     """
     kind = next(kind for kind, model_class in MODELS.items() if isinstance(model, model_class))
     metadata = {"format": "cosmos", "model": kind, "method": method}
@@ -337,8 +340,8 @@ def _parse_metadata(
 ) -> Checkpoint:
     """Return the checkpoint of state dicts ("student", "teacher") and the metadata of their file.
 
-    Raises:
-        KeyError, TypeError, ValueError: If `describe` does not write such metadata.
+    `metadata` has the keys and values that `describe` returns. Raises KeyError, TypeError or
+    ValueError if a value is missing or damaged.
     """
     method = metadata["method"]
     # Older files do not state the kind of model. There it has the name of the method.
@@ -355,7 +358,14 @@ def _parse_metadata(
         for state in weights.values():
             if key not in state:
                 raise ValueError("`added` names parameters that are not there")
-    return Checkpoint(weights, model_kind, method, architecture, training, tuple(added_keys))
+    return Checkpoint(
+        weights=weights,
+        model_kind=model_kind,
+        method=method,
+        architecture=architecture,
+        training=training,
+        added=tuple(added_keys),
+    )
 
 
 def _read_published(path: Path) -> Checkpoint:
@@ -376,4 +386,6 @@ def _read_published(path: Path) -> Checkpoint:
                 weights[name][str(key).removeprefix(DISTRIBUTED_PREFIX)] = value
     if not weights:
         raise CheckpointError(f"{path}: holds neither `student` nor `teacher` weights")
-    return Checkpoint(weights, "cosmos", "cosmos", architecture=None, training=None)
+    return Checkpoint(
+        weights, model_kind="cosmos", method="cosmos", architecture=None, training=None
+    )

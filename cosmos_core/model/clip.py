@@ -110,8 +110,8 @@ class MultiViewCLIP(open_clip.CLIP):
         one_call = attends_in_one_call(visual.transformer, x)
         packing = pack(lengths, longest, x, causal=False, one_call=one_call)
 
-        # Choose the first batches whose tokens are all needed from the last block. The first token
-        # of each other image, its class token, is needed too.
+        # The last block computes all tokens of the images in `complete_batches`. Of all other
+        # images it computes only the class token, which is the first token.
         reads_class_token = visual.attn_pool is None and visual.pool_type == "tok"
         if not reads_class_token:
             complete_batches = embedded_batches

@@ -165,7 +165,8 @@ def initialise(model: nn.Module, architecture: Any, source: str, *, partial: boo
     Args:
         model: The model whose weights are replaced.
         architecture: The architecture of the model.
-        source: The name of the weights, as the head of this file describes.
+        source: The value of `model.init`: `openclip:ARCH/TAG`, `hf:ORG/NAME`, the path of a file,
+            or the name of a bundled model.
         partial: Whether a tower may be loaded partly.
 
     Raises:
@@ -184,8 +185,8 @@ def initialise(model: nn.Module, architecture: Any, source: str, *, partial: boo
     audit = _compare_keys(model_state, source_state, resized, source_sha256)
     _require_towers(audit, model_state, source_state, source, partial=partial)
     loaded_towers = _towers(audit.loaded)
-    model_options = model_config(architecture)
-    _require_same_options(pretrained.config, model_options, loaded_towers, source)
+    model_architecture = model_config(architecture)
+    _require_same_options(pretrained.config, model_architecture, loaded_towers, source)
     _require_finite(source_state, model_state, audit, source)
 
     for key in (*audit.loaded, *audit.resized):
@@ -290,7 +291,7 @@ def _describe_mismatch(key: str, model_state: State, source_state: State) -> str
 
 def _require_same_options(
     source_config: Mapping[str, Any] | None,
-    model_options: Mapping[str, Any],
+    model_architecture: Mapping[str, Any],
     loaded_towers: set[Tower],
     source: str,
 ) -> None:
@@ -302,7 +303,7 @@ def _require_same_options(
     if source_config is None:
         return
     source_values = _options_to_compare(source_config, loaded_towers)
-    model_values = _options_to_compare(model_options, loaded_towers)
+    model_values = _options_to_compare(model_architecture, loaded_towers)
     differences = []
     for name, model_value in model_values.items():
         if source_values[name] != model_value:
