@@ -538,13 +538,14 @@ class Trainer:
         """
         state = host_copy.state()
         metadata = self._model_metadata(training_metadata)
+        weights_are_sharded = self._background_world is not None
         if self._background_world is not None:
             self._snapshots.save_sharded(step, state, metadata, self._background_world)
         else:
             self._snapshots.save(step, state)
         if self._remote_copies is not None:
             self._remote_copies.start()
-        if self._background_world is None:
+        if not weights_are_sharded:
             tensors = {}
             for name in self._models:
                 for key, tensor in state[name].items():

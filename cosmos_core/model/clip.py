@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cosmos_core.model.packed import attends_in_one_call, pack, pack_blocks, through_blocks
+from cosmos_core.model.packed import pack, pack_blocks, run_blocks, supports_varlen
 
 # The lengths of captions are rounded up to multiples of a step, and captions of the same length are
 # encoded together. The step depends on the type of the device. A small step saves tokens. A large
@@ -107,8 +107,8 @@ class MultiViewCLIP(open_clip.CLIP):
             [torch.full((batch.shape[0],), batch.shape[1]) for batch in embedded_batches]
         )
         longest = max(batch.shape[1] for batch in embedded_batches)
-        one_call = attends_in_one_call(visual.transformer, x)
-        packing = pack(lengths, longest, x, causal=False, one_call=one_call)
+        uses_varlen = supports_varlen(visual.transformer, x)
+        packing = pack(lengths, longest, x, causal=False, uses_varlen=uses_varlen)
 
         # The last block computes all tokens of the images in `complete_batches`. Of all other
         # images it computes only the class token, which is the first token.
@@ -123,7 +123,7 @@ class MultiViewCLIP(open_clip.CLIP):
         tokens_per_batch = [batch.shape[0] * batch.shape[1] for batch in complete_batches]
         n_other_images = len(lengths) - n_complete_images
         class_positions = torch.zeros(n_other_images, dtype=torch.long, device=x.device)
-        complete_tokens, class_tokens = through_blocks(
+        complete_tokens, class_tokens = run_blocks(
             visual.transformer,
             x,
             packing,
@@ -196,11 +196,11 @@ class MultiViewCLIP(open_clip.CLIP):
             end_positions = texts.argmax(dim=-1)
 
         # Cut the captions and sort them by length.
-        one_call = attends_in_one_call(self.transformer, self.positional_embedding)
-        length_step = 1 if one_call else LENGTH_STEPS.get(device.type, OTHER_LENGTH_STEP)
+        uses_varlen = supports_varlen(self.transformer, self.positional_embedding)
+        length_step = 1 if uses_varlen else LENGTH_STEPS.get(device.type, OTHER_LENGTH_STEP)
         order, lengths, token_ids, positions = pack_texts(texts, end_positions, keep, length_step)
         packing = pack(
-            lengths, context_length, self.positional_embedding, causal=True, one_call=one_call
+            lengths, context_length, self.positional_embedding, causal=True, uses_varlen=uses_varlen
         )
 
         # Embed the tokens, and read all tokens of the first captions and the last token of others.
@@ -210,7 +210,7 @@ class MultiViewCLIP(open_clip.CLIP):
         positions = positions.to(device, non_blocking=True)
         x = self.token_embedding(token_ids) + F.embedding(positions, self.positional_embedding)
         sorted_end_positions = end_positions[order[keep:]]
-        complete_tokens, end_tokens = through_blocks(
+        complete_tokens, end_tokens = run_blocks(
             self.transformer,
             x,
             packing,

@@ -53,12 +53,14 @@ class Packing(NamedTuple):
     causal: bool
     # If true, `varlen_attn` computes all sequences in one call. If each sequence has only one
     # query, a causal sequence must then end at it.
-    one_call: bool
+    uses_varlen: bool
     # The position of the only query in each sequence (M,), or None if all tokens are queries.
     query_positions: Tensor | None = None
 
 
-def pack(lengths: Tensor, longest: int, like: Tensor, *, causal: bool, one_call: bool) -> Packing:
+def pack(
+    lengths: Tensor, longest: int, like: Tensor, *, causal: bool, uses_varlen: bool
+) -> Packing:
     """Describe sequences that are concatenated to one tensor.
 
     Args:
@@ -66,14 +68,14 @@ def pack(lengths: Tensor, longest: int, like: Tensor, *, causal: bool, one_call:
         longest: The largest length that a sequence may have.
         like: A tensor on the device on which the attention is computed.
         causal: Whether a token attends only to itself and to earlier tokens.
-        one_call: Whether one call of `varlen_attn` computes the attention.
+        uses_varlen: Whether one call of PyTorch's `varlen_attn` computes the attention.
     """
     # The cumulative sums with a zero in front: [2, 3] -> [0, 2, 5].
     offsets = F.pad(lengths.cumsum(0), (1, 0)).int().to(like.device, non_blocking=True)
-    return Packing(lengths, offsets, longest, causal, one_call)
+    return Packing(lengths, offsets, longest, causal, uses_varlen)
 
 
-def attends_in_one_call(transformer: Transformer, like: Tensor) -> bool:
+def supports_varlen(transformer: Transformer, like: Tensor) -> bool:
     """Return whether PyTorch's `varlen_attn` can compute the attention of a transformer.
 
     It needs an NVIDIA GPU of the Ampere generation or later, float16 or bfloat16, and heads whose
@@ -155,7 +157,7 @@ def pack_blocks(transformer: Transformer) -> None:
         block.__class__ = PackedBlock
 
 
-def through_blocks(
+def run_blocks(
     transformer: Transformer,
     x: Tensor,
     packing: Packing,
@@ -253,7 +255,7 @@ def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     Keys and values are (T, h, d). Queries are (T, h, d) if all tokens are queries, or (M, h, d) if
     each sequence has one query. The result has the shape of the queries.
     """
-    if not packing.one_call:
+    if not packing.uses_varlen:
         lengths, query_positions = packing.lengths, packing.query_positions
         if torch.compiler.is_compiling():
             # The loop over runs has another number of iterations in each training step, and would

@@ -181,8 +181,8 @@ def initialise(model: nn.Module, architecture: Any, source: str, *, partial: boo
     model_state = model.state_dict()
     source_state = dict(pretrained.state)
     source_sha256 = _tensors_sha256(source_state)
-    resized = _resize_positions(source_state, model, model_state)
-    audit = _compare_keys(model_state, source_state, resized, source_sha256)
+    resized_keys = _resize_positions(source_state, model, model_state)
+    audit = _compare_keys(model_state, source_state, resized_keys, source_sha256)
     _require_towers(audit, model_state, source_state, source, partial=partial)
     loaded_towers = _towers(audit.loaded)
     model_architecture = model_config(architecture)
@@ -223,25 +223,30 @@ def _resize_positions(source_state: State, model: nn.Module, model_state: State)
 
 
 def _compare_keys(
-    model_state: State, source_state: State, resized: Sequence[str], source_sha256: str
+    model_state: State, source_state: State, resized_keys: Sequence[str], source_sha256: str
 ) -> Audit:
-    """Find out which keys of a model can be loaded from a source.
+    """Find out which keys of a model can be loaded from the source of pretrained weights.
 
-    A tensor can be loaded if the source has its key with the same shape. `resized` are the keys of
-    position embeddings that have been resized before.
+    A tensor can be loaded if the source has its key with the same shape. `resized_keys` are the
+    keys of position embeddings that have been resized to the model's shape before.
     """
-    loaded, new = [], []
+    loaded_keys, new_keys = [], []
     for key, parameter in model_state.items():
         if key not in source_state or source_state[key].shape != parameter.shape:
-            new.append(key)
-        elif key not in resized:
-            loaded.append(key)
-    left_over = [
-        key
-        for key, tensor in source_state.items()
-        if key not in model_state or model_state[key].shape != tensor.shape
-    ]
-    return Audit(loaded, list(resized), new, left_over, source_sha256)
+            new_keys.append(key)
+        elif key not in resized_keys:
+            loaded_keys.append(key)
+    left_over_keys = []
+    for key, tensor in source_state.items():
+        if key not in model_state or model_state[key].shape != tensor.shape:
+            left_over_keys.append(key)
+    return Audit(
+        loaded=loaded_keys,
+        resized=list(resized_keys),
+        new=new_keys,
+        left_over=left_over_keys,
+        sha256=source_sha256,
+    )
 
 
 def _towers(keys: Iterable[str]) -> set[Tower]:
