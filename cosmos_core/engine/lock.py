@@ -80,6 +80,11 @@ class _Renewal(AbstractContextManager["_Renewal"]):
     """
 
     def __init__(self, handle: int, content: bytes, path: Path) -> None:
+        """Prepare the thread for an open lock file.
+
+        `handle` is the descriptor of the file, `content` is what its holder wrote, and `path` names
+        it.
+        """
         self._handle = handle
         self._content = content
         self._path = path

@@ -31,6 +31,7 @@ class TensorBoard:
     """
 
     def __init__(self, config: TrainConfig, output: Path, first_step: int) -> None:
+        """Open event files in which the values of `first_step` and later steps are replaced."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = output / "tensorboard"
@@ -70,6 +71,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, config: TrainConfig, output: Path, first_step: int) -> None:
+        """Start a W&B run, or go on with the run of a training that was resumed at `first_step`."""
         import wandb
 
         # Read the id of the run, or draw a new one.
@@ -132,6 +134,7 @@ class RunLog:
     """
 
     def __init__(self, output: Path, first_step: int, writers: Sequence[Writer] = ()) -> None:
+        """Open the log in the folder `output`, and remove the records from `first_step` on."""
         self._path = output / LOG
         self._writers = writers
         # Write the records of earlier steps again, without those that are removed.

@@ -57,6 +57,7 @@ class Presence(AbstractContextManager["Presence"]):
     """
 
     def __init__(self, processes: Distributed, timeout: float, *, reports: bool) -> None:
+        """Connect to the store of the processes, and exchange the names of their machines."""
         self._processes = processes
         self._timeout = timeout
         self._reports = reports

@@ -45,6 +45,7 @@ class Remote(AbstractContextManager["Remote"]):
     """
 
     def __init__(self, url: str, output: Path, say: Callable[[str], None] = logger.warning) -> None:
+        """Open the place `url` for the snapshots in `output`."""
         self._url = url
         self._output = output
         self._snapshots = Snapshots(output, keep=1)

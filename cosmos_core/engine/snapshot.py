@@ -98,6 +98,7 @@ class HostCopy:
     """
 
     def __init__(self, state: Mapping[str, Any], previous_copy: "HostCopy | None" = None) -> None:
+        """Copy all tensors of a nested state to the host, without waiting for a GPU."""
         leaves, structure = tree_flatten(dict(state))
         previous_leaves: list[Any] = tree_leaves(previous_copy._state) if previous_copy else []
         if len(previous_leaves) != len(leaves):
@@ -146,6 +147,7 @@ class Snapshots:
     """
 
     def __init__(self, output: Path, keep: int) -> None:
+        """Describe the snapshots of a training in the folder `output`, of which `keep` stay."""
         self._folder = output / SNAPSHOTS
         self._keep = keep
 

@@ -39,6 +39,7 @@ class StudentEncoder(nn.Module):
     """A module whose forward returns the student's features, so that DDP and FSDP can wrap it."""
 
     def __init__(self, method: Method, model: nn.Module) -> None:
+        """Wrap a model, whose features a training method computes."""
         super().__init__()
         self.method = method
         self.model = model
@@ -94,6 +95,13 @@ class StepReport:
     def __init__(
         self, terms: Terms, other_values: dict[str, Tensor], *, uses_gradient_scaler: bool
     ) -> None:
+        """Start to copy the values of a step to the host.
+
+        Args:
+            terms: The loss terms by name.
+            other_values: Other values of the step by name, such as "gradient_norm".
+            uses_gradient_scaler: Whether a gradient scaler handles gradients that are not finite.
+        """
         self._term_names = list(terms)
         self._names = [*terms, *other_values]
         # A gradient scaler handles gradients that are not finite.

@@ -31,6 +31,7 @@ class StopRequest:
     """
 
     def __init__(self, world: World) -> None:
+        """Prepare for signals to this process, one of the processes of `world`."""
         self._world = world
         # The time of the first signal, in seconds of `time.monotonic`.
         self._requested_at = 0.0

@@ -16,6 +16,7 @@ class Trace(AbstractContextManager["Trace"]):
     """
 
     def __init__(self, watch: Watch) -> None:
+        """Prepare a trace of the training that `watch` shows."""
         self._watch = watch
         self._profiler = profile()
         # Without the option the last step is before the first one, so that no step is traced.

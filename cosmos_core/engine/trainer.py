@@ -82,6 +82,13 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
+        """Build the models and the optimizer, or restore them from the newest snapshot.
+
+        Args:
+            config: The configuration of the training.
+            setting: The output folder, the tokenizer and the processes.
+            resume: Whether to go on from the newest snapshot.
+        """
         self._config = config
         self._setting = setting
         self._world = setting.world

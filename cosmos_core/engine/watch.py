@@ -52,6 +52,7 @@ class Watch:
     """
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
+        """Prepare the progress bar of a training, which starts or resumes at `first_step`."""
         self.config = config
         self.output = output
         self.world = world
@@ -255,6 +256,7 @@ class _Meter:
     """Counts training steps, and the seconds of waiting for data, since its creation."""
 
     def __init__(self) -> None:
+        """Start to measure now."""
         # The time of the creation, which is moved on by pauses.
         self.start = time.monotonic()
         # The number of steps.
@@ -282,6 +284,10 @@ class RunPictures(AbstractContextManager["RunPictures"]):
     """
 
     def __init__(self, watch: Watch, inverse: Inverse) -> None:
+        """Prepare the pictures of the training that `watch` shows.
+
+        `inverse` turns normalised images and token ids back into pictures and captions.
+        """
         self._watch = watch
         self._inverse = inverse
         self._config = watch.config

@@ -42,6 +42,7 @@ class MultiViewCLIP(open_clip.CLIP):
     architecture_keys: frozenset[str]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
+        """Create a model with random weights; the arguments are OpenCLIP's."""
         super().__init__(*args, **kwargs)
         if not isinstance(self.visual, open_clip.transformer.VisionTransformer):
             raise ValueError("COSMOS needs a ViT image tower: the config names another kind")
@@ -332,6 +333,7 @@ class ProjectionHead(nn.Sequential):
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int, out_dim: int) -> None:
+        """Create a head with random weights."""
         super().__init__(
             nn.Linear(embed_dim, hidden_dim),
             nn.GELU(),
@@ -354,6 +356,7 @@ class PrototypeHead(nn.Module):
     def __init__(
         self, embed_dim: int, hidden_dim: int, bottleneck_dim: int, n_prototypes: int
     ) -> None:
+        """Create a head with random weights, and a mean of the teacher's logits that is zero."""
         super().__init__()
         self.mlp = ProjectionHead(embed_dim, hidden_dim, bottleneck_dim)
         self.prototypes = nn.Parameter(torch.randn(n_prototypes, bottleneck_dim))

@@ -30,6 +30,7 @@ class CrossAttentionPooler(nn.Module):
     """
 
     def __init__(self, embed_dim: int, heads: int = CROSS_ATTENTION_HEADS) -> None:
+        """Create a module with random weights for features of the width `embed_dim`."""
         super().__init__()
         self.attn = nn.MultiheadAttention(embed_dim, heads, batch_first=True)
         self.ln_q = nn.LayerNorm(embed_dim)
@@ -86,6 +87,7 @@ class Cosmos(MultiViewCLIP):
     """
 
     def __init__(self, embed_dim: int, *args: object, **kwargs: object) -> None:
+        """Create a model with random weights; the arguments are OpenCLIP's."""
         super().__init__(embed_dim, *args, **kwargs)
         self.distill_logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
         self.image_token_mapping = nn.Linear(self.visual.ln_post.weight.shape[0], embed_dim)

@@ -54,6 +54,7 @@ class TextConditionedPooler(nn.Module):
     """The norms and projections of the pooling, named as in the published checkpoints."""
 
     def __init__(self, embed_dim: int) -> None:
+        """Create a module with random weights for features of the width `embed_dim`."""
         super().__init__()
         self.attn = nn.MultiheadAttention(embed_dim, HEADS, batch_first=True, add_zero_attn=True)
         self.ln_q = nn.LayerNorm(embed_dim)
@@ -80,6 +81,7 @@ class Flair(MultiViewCLIP):
     """
 
     def __init__(self, embed_dim: int, *args: object, **kwargs: object) -> None:
+        """Create a model with random weights; the arguments are OpenCLIP's."""
         super().__init__(embed_dim, *args, **kwargs)
         self.visual_proj = TextConditionedPooler(embed_dim)
 
