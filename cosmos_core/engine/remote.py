@@ -50,18 +50,18 @@ class Remote(AbstractContextManager["Remote"]):
         self._output = output
         self._snapshots = Snapshots(output, keep=1)
         self._say = say
-        self._thread = ThreadPoolExecutor(1)
+        self._executor = ThreadPoolExecutor(1)
         with _explaining_errors(url):
-            self._files, self._root = url_to_fs(
+            self._file_system, self._root = url_to_fs(
                 url, use_listings_cache=False, skip_instance_cache=True
             )
         # Local file systems must create the folders of files. Object stores have no folders.
-        if hasattr(self._files, "auto_mkdir"):
-            self._files.auto_mkdir = True
+        if hasattr(self._file_system, "auto_mkdir"):
+            self._file_system.auto_mkdir = True
 
     def __exit__(self, *_: object) -> None:
         """Wait for the thread, and end it."""
-        self._thread.shutdown()
+        self._executor.shutdown()
 
     def prepare(self, *, resume: bool) -> None:
         """Prepare the place for a training, before the training starts.
@@ -74,8 +74,8 @@ class Remote(AbstractContextManager["Remote"]):
             SnapshotError: If a new training would find copies of another one.
         """
         with _explaining_errors(self._url):
-            self._files.pipe_file(f"{self._root}/{PROBE}", b"-")
-            self._files.rm_file(f"{self._root}/{PROBE}")
+            self._file_system.pipe_file(f"{self._root}/{PROBE}", b"-")
+            self._file_system.rm_file(f"{self._root}/{PROBE}")
             newest_step = max(self.steps(), default=-1)
         if newest_step >= 0 and not resume:
             raise SnapshotError(
@@ -91,7 +91,7 @@ class Remote(AbstractContextManager["Remote"]):
         """Return the training steps of the complete copies, in ascending order."""
         complete_steps = []
         for step in self._started_steps():
-            if self._files.exists(f"{self._folder(step)}/{COMPLETE}"):
+            if self._file_system.exists(f"{self._folder(step)}/{COMPLETE}"):
                 complete_steps.append(step)
         return complete_steps
 
@@ -100,7 +100,7 @@ class Remote(AbstractContextManager["Remote"]):
 
         If this fails, a line reports it, and the next call tries again.
         """
-        self._thread.submit(self._try_to_update)
+        self._executor.submit(self._try_to_update)
 
     def finish(self) -> None:
         """Copy new snapshots, and wait until this is done.
@@ -108,7 +108,7 @@ class Remote(AbstractContextManager["Remote"]):
         Raises OSError, which names the place, if a snapshot cannot be copied.
         """
         try:
-            self._thread.submit(self.update).result()
+            self._executor.submit(self.update).result()
         except Exception as error:
             reason = f"the newest snapshot has no copy ({_describe_error(error)})"
             raise OSError(EIO, reason, self._url) from error
@@ -130,8 +130,8 @@ class Remote(AbstractContextManager["Remote"]):
             if path.exists():
                 # Copy under a temporary name first, so that the copy is never incomplete.
                 temporary_copy = f"{self._root}/.{path.name}.tmp"
-                self._files.put_file(str(path), temporary_copy)
-                self._files.mv(temporary_copy, f"{self._root}/{name}")
+                self._file_system.put_file(str(path), temporary_copy)
+                self._file_system.mv(temporary_copy, f"{self._root}/{name}")
 
         steps_to_keep = self._snapshots.steps()
         best = self._snapshots.best()
@@ -165,28 +165,28 @@ class Remote(AbstractContextManager["Remote"]):
             name = path.relative_to(snapshot.parent).as_posix()
             copy = f"{self._folder(step)}/{name}"
             sizes[name] = path.stat().st_size
-            self._files.put_file(str(path), copy)
-            _require_size(copy, self._files.size(copy), sizes[name])
-        self._files.pipe_file(f"{self._folder(step)}/{COMPLETE}", json.dumps(sizes).encode())
+            self._file_system.put_file(str(path), copy)
+            _require_size(copy, self._file_system.size(copy), sizes[name])
+        self._file_system.pipe_file(f"{self._folder(step)}/{COMPLETE}", json.dumps(sizes).encode())
 
     def _fetch(self, step: int) -> None:
         """Copy the snapshot of a step and the other files from the place to the output folder.
 
         The snapshot appears in the folder of snapshots only when it is complete.
         """
-        sizes = json.loads(self._files.cat_file(f"{self._folder(step)}/{COMPLETE}"))
+        sizes = json.loads(self._file_system.cat_file(f"{self._folder(step)}/{COMPLETE}"))
         (self._output / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
         with temporary_folder(self._output) as folder:
             for name, size in sizes.items():
                 path = folder / name
                 path.parent.mkdir(exist_ok=True)
                 copy = f"{self._folder(step)}/{name}"
-                self._files.get_file(copy, str(path))
+                self._file_system.get_file(copy, str(path))
                 _require_size(copy, path.stat().st_size, size)
             for name in OTHER_FILES:
                 copy = f"{self._root}/{name}"
-                if self._files.exists(copy):
-                    write_atomically(self._output / name, self._files.cat_file(copy))
+                if self._file_system.exists(copy):
+                    write_atomically(self._output / name, self._file_system.cat_file(copy))
             # The folder has one entry: the snapshot as a file or as a folder.
             for path in folder.iterdir():
                 path.replace(self._output / SNAPSHOTS / path.name)
@@ -198,8 +198,8 @@ class Remote(AbstractContextManager["Remote"]):
         complete.
         """
         for path in (f"{self._folder(step)}/{COMPLETE}", self._folder(step)):
-            if self._files.exists(path):
-                self._files.rm(path, recursive=True)
+            if self._file_system.exists(path):
+                self._file_system.rm(path, recursive=True)
 
     def _folder(self, step: int) -> str:
         """Return the path of the folder of a copy: 400 -> "BUCKET/RUN/step-00000400"."""
@@ -207,10 +207,10 @@ class Remote(AbstractContextManager["Remote"]):
 
     def _started_steps(self) -> list[int]:
         """Return the training steps of all copies, complete or not, in ascending order."""
-        if not self._files.exists(self._root):
+        if not self._file_system.exists(self._root):
             return []
         steps = []
-        for path in self._files.ls(self._root, detail=False):
+        for path in self._file_system.ls(self._root, detail=False):
             name_match = re.search(r"/step-(\d{8})/?$", path)
             if name_match:
                 steps.append(int(name_match[1]))

@@ -33,7 +33,7 @@ from cosmos_core.engine.stop import StopRequest, StopWaiting
 from cosmos_core.engine.trace import Trace
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
-from cosmos_core.model.checkpoint import CHECKPOINT, describe, trained_steps, write_weights
+from cosmos_core.model.checkpoint import CHECKPOINT, describe, read_trained_steps, write_weights
 from cosmos_core.model.sharded import read_weights
 from cosmos_core.plots.views import Inverse
 from cosmos_core.types import Views
@@ -374,7 +374,7 @@ class Trainer:
         """
         if self._saved_steps != self._steps_done:
             return
-        is_outdated = trained_steps(self._checkpoint_path) != self._steps_done
+        is_outdated = read_trained_steps(self._checkpoint_path) != self._steps_done
         is_sharded_snapshot = self._snapshots.path(self._steps_done).is_dir()
         # The first process decides for all.
         if self._world.gather(is_outdated and not is_sharded_snapshot)[0]:

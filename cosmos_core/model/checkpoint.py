@@ -89,7 +89,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return _read_published(path)
 
 
-def trained_steps(path: Path) -> int | None:
+def read_trained_steps(path: Path) -> int | None:
     """Return how many training steps the metadata of a checkpoint file state.
 
     Return None if the file is missing or damaged, or if it does not state the number.
