@@ -137,21 +137,21 @@ def _require_free(handle: int, path: Path) -> None:
     has_system_lock = _take_system_lock(handle)
     holder, entry = _read_entry(handle), _new_entry()
     if holder:
-        description = (
+        holder_name = (
             f"process {holder.get('process')} on {holder.get('host')}, since {holder.get('since')}"
         )
     else:
         # The holder has not written its entry yet.
-        description = "it starts"
+        holder_name = "it starts"
 
     # On this machine the system's lock decides or, if the file system has none, the process.
     is_on_this_machine = holder.get("host") == entry["host"]
-    is_held = has_system_lock is False
+    is_held_here = has_system_lock is False
     if has_system_lock is None and is_on_this_machine:
         is_other_process = holder.get("process") != entry["process"]
-        is_held = is_other_process and _is_process_alive(holder.get("process"))
-    if is_held:
-        raise ValueError(_in_use_message(path, description))
+        is_held_here = is_other_process and _is_process_alive(holder.get("process"))
+    if is_held_here:
+        raise ValueError(_in_use_message(path, holder_name))
 
     # The holder has ended if it was here, if torchrun has restarted it as this process (perhaps on
     # another machine), or if SLURM says so.
@@ -163,31 +163,31 @@ def _require_free(handle: int, path: Path) -> None:
     if "heartbeat" not in holder:
         raise ValueError(
             f"{path.parent} has the lock of a run on another machine, of a version that does not "
-            f"renew it: {description}; if that process has ended, remove {path}"
+            f"renew it: {holder_name}; if that process has ended, remove {path}"
         )
-    if _is_renewed(handle, path, description):
-        raise ValueError(_in_use_message(path, description))
+    if _is_renewed(handle, path, holder_name):
+        raise ValueError(_in_use_message(path, holder_name))
     logger.warning(
-        f"{path.parent}: took over the lock of {description}, which is no longer renewed"
+        f"{path.parent}: took over the lock of {holder_name}, which is no longer renewed"
     )
 
 
-def _in_use_message(path: Path, description: str) -> str:
+def _in_use_message(path: Path, holder_name: str) -> str:
     """Return the error message for a folder that another training uses.
 
-    `path` is the lock file, and `description` names the process that holds it.
+    `path` is the lock file, and `holder_name` names the process that holds it.
     """
     return (
-        f"{path.parent} is in use by a run: {description}; wait for its end, stop it, or choose "
+        f"{path.parent} is in use by a run: {holder_name}; wait for its end, stop it, or choose "
         "another folder by --output"
     )
 
 
-def _is_renewed(handle: int, path: Path, description: str) -> bool:
+def _is_renewed(handle: int, path: Path, holder_name: str) -> bool:
     """Return whether the holder of a lock file renews it, after waiting for a renewal.
 
     The wait ends when the file has not been renewed for EXPIRY seconds. It takes at least two
-    heartbeats, because a machine that was suspended may go on. `description` names the holder.
+    heartbeats, because a machine that was suspended may go on. `holder_name` names the holder.
     """
     renewed_at = os.fstat(handle).st_mtime
     # A new file has the current time of the file system, which may be the time of a server.
@@ -196,7 +196,7 @@ def _is_renewed(handle: int, path: Path, description: str) -> bool:
     age = current_time - renewed_at
     seconds = max(EXPIRY - age, 2 * HEARTBEAT)
     logger.info(
-        f"{path.parent} has the lock of {description}: it is taken over unless it is renewed in "
+        f"{path.parent} has the lock of {holder_name}: it is taken over unless it is renewed in "
         f"the next {seconds:.0f} s"
     )
     start = time.monotonic()

@@ -114,7 +114,7 @@ class Remote(AbstractContextManager["Remote"]):
             raise OSError(EIO, reason, self._url) from error
 
     def update(self) -> None:
-        """Make the copies like the snapshots in the output folder.
+        """Bring the copies up to date with the output folder.
 
         New snapshots are copied, the newest first, and then the log and the record of the best
         evaluation. Copies of snapshots that are gone are removed, except the one with the best
