@@ -41,7 +41,7 @@ from cosmos_core.config import TrainConfig
 from cosmos_core.data.scenes import TRAIN
 from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.engine.loggers import LOG
-from cosmos_core.engine.snapshot import CHECKPOINT, FREE, Snapshots, plain
+from cosmos_core.engine.snapshot import CHECKPOINT, FREE, Snapshots, plain_config
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 from cosmos_core.recipes.scenes import LONG_MULTI_VIEW_SAMPLES, LONG_SAMPLES, SAMPLES, TRAIN_SCENES
@@ -182,7 +182,9 @@ def _config(command: str) -> TrainConfig:
 @cache
 def identity(command: str) -> str:
     """The hash of all in a command of `cosmos-train` that decides the weights."""
-    config = {key: value for key, value in plain(_config(command)).items() if key != "recipe"}
+    config = {
+        key: value for key, value in plain_config(_config(command)).items() if key != "recipe"
+    }
     for name in FREE:
         part, _, key = name.partition(".")
         if part in config:

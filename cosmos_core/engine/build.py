@@ -12,10 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
 from cosmos_core.engine import sharding
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.step import Loss, Student, Teacher, Training
+from cosmos_core.engine.step import Loss, StudentEncoder, TeacherEncoder, Training
 from cosmos_core.model.cosmos import create_teacher
 from cosmos_core.model.pretrained import Audit, freeze, initialise, layers_above
 
+# Parameters whose names contain one of these have no weight decay.
 NO_DECAY_NAMES = ("bn", "ln", "bias", "logit_scale")
 # The option of DistributedDataParallel that broadcasts buffers in each step. PyTorch 2.13 renamed
 # it, and warns of the old name.
@@ -26,23 +27,32 @@ else:
 
 
 def make_training(config: TrainConfig, world: World, *, pretrained: bool = True) -> Training:
-    """Build student, teacher, optimizer and gradient scaler on this process's device.
+    """Build the student, the teacher, the optimizer and the gradient scaler of a training.
 
-    Random weights follow from the seed. They are drawn on the CPU, so that they are the same for
-    every device. With `pretrained` the weights that the configuration names are loaded. Random
-    numbers that are drawn later differ by process. Raises ValueError for an unknown or unfit
-    architecture, for unfit pretrained weights, and for dropout if a batch is encoded in parts.
+    Random weights depend only on the seed. They are drawn on the CPU, so that they are the same on
+    every device and in every process. Random numbers that are drawn later differ by process.
+
+    Args:
+        config: The configuration of the training.
+        world: This process and its device, on which the models are built.
+        pretrained: Whether to load the pretrained weights that the configuration names. A training
+            that resumes from a snapshot does not need them.
+
+    Raises:
+        ValueError: If no model can be built on the architecture, if the pretrained weights do not
+            fit it, or if a batch is encoded in chunks and the model has dropout.
     """
     method, compute, optim = config.method, config.compute, config.optim
     torch.manual_seed(config.seed)
     if world.device.type == "cuda":
-        _set_rounding(compute)
-    model, audit = _make_student(config, pretrained=pretrained)
+        _set_gpu_arithmetic(compute)
+
+    model, audit = _create_model(config, pretrained=pretrained)
     model = model.to(world.device)
     if compute.accumulate > 1:
         _refuse_dropout(model)
 
-    # Names in the order of an unsharded training, by which optimizer states are numbered.
+    # Sharding changes the order of parameters. The optimizer keeps the order that they have now.
     parameter_names = [name for name, _ in model.named_parameters()]
     is_sharded = sharding.is_sharded(config, world)
     if is_sharded:
@@ -52,38 +62,55 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         if isinstance(module, Transformer):
             module.grad_checkpointing = compute.checkpointing
 
-    student_module, teacher_module = Student(method, model), Teacher(method, teacher)
+    # Compile the models and the loss, and divide the weights over the processes, if configured.
+    student_encoder = StudentEncoder(method, model)
+    teacher_encoder = TeacherEncoder(method, teacher)
     loss: Loss = method.loss
     if compute.compile:
-        loss = compile_step(loss, student_module, teacher_module, blocks=is_sharded)
+        loss = compile_step(loss, student_encoder, teacher_encoder, blocks=is_sharded)
     if is_sharded:
         mesh = sharding.make_mesh(world, config.parallel)
-        sharding.shard(student_module, mesh)
-        sharding.shard(teacher_module, mesh, reshard=True)
+        sharding.shard_model(student_encoder, mesh)
+        sharding.shard_model(teacher_encoder, mesh, reshard_after_forward=True)
+
     groups = param_groups(model, optim.weight_decay, optim.layer_decay)
     sharding.sort_parameters(groups, model, parameter_names)
     if world.rank > 0:
-        # As in OpenCLIP: each process drops other patches.
+        # As in OpenCLIP, patch dropout differs by process. The first process keeps its state.
         torch.manual_seed(config.seed + world.rank)
-    student = student_module if is_sharded else _distributed(student_module, world)
+    wrapped_student = student_encoder if is_sharded else _wrap_in_ddp(student_encoder, world)
     optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
-    scaler = torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16")
-    return Training(method, model, student, teacher, teacher_module, optimizer, scaler, loss, audit)
+    return Training(
+        method=method,
+        model=model,
+        student_encoder=wrapped_student,
+        teacher=teacher,
+        teacher_encoder=teacher_encoder,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16"),
+        loss=loss,
+        audit=audit,
+    )
 
 
-def _make_student(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, Audit | None]:
-    """Return the model to train, with a frozen tower if configured, and what was loaded into it."""
-    start = config.model
+def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, Audit | None]:
+    """Create the student's model, load pretrained weights into it, and freeze a tower.
+
+    All three depend on the configuration. Without `pretrained` the weights stay random. Return the
+    model, and a record of the weights that were loaded, or None.
+    """
     model = config.method.create_student(config.architecture)
     audit = None
-    if start.init and pretrained:
-        audit = initialise(model, config.architecture, start.init, partial=start.partial)
-    freeze(model, start.freeze)
+    if config.model.init and pretrained:
+        audit = initialise(
+            model, config.architecture, config.model.init, partial=config.model.partial
+        )
+    freeze(model, config.model.freeze)
     return model, audit
 
 
-def _set_rounding(compute: ComputeConfig) -> None:
-    """Set how a GPU rounds float32 products, and whether it measures convolutions."""
+def _set_gpu_arithmetic(compute: ComputeConfig) -> None:
+    """Configure whether a GPU rounds float32 products to TF32, and benchmarks convolutions."""
     torch.set_float32_matmul_precision("high" if compute.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = compute.tf32
     torch.backends.cudnn.benchmark = compute.cudnn_benchmark
@@ -92,42 +119,56 @@ def _set_rounding(compute: ComputeConfig) -> None:
 def param_groups(
     model: nn.Module, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Return parameter groups for `torch.optim.AdamW`, without and with weight decay.
+    """Return parameter groups for `torch.optim.AdamW`.
 
-    Parameters whose names contain one of NO_DECAY_NAMES, or that have fewer than two dimensions,
-    are not decayed, as in github.com/ExplainableML/cosmos, after OpenCLIP. There are two groups
-    for each number of `layers_above`. The learning rate of a group is to be multiplied by its
-    `lr_scale`, `layer_decay ** layers_above`. Frozen parameters are left out.
+    As in github.com/ExplainableML/cosmos, after OpenCLIP, there is no weight decay for parameters
+    with fewer than two dimensions, and for those whose names contain one of NO_DECAY_NAMES. With
+    `layer_decay` 1 there are two groups: first the parameters without weight decay, then those with
+    it. Frozen parameters are left out.
+
+    If `layer_decay` is below 1, there are two groups for each layer. Their "lr_scale" is
+    `layer_decay` to the power of the number of layers above. The caller multiplies the learning
+    rate of a group by it.
     """
     parameters = dict(model.named_parameters())
-    layers = dict.fromkeys(parameters, 0)
+    n_layers_above = dict.fromkeys(parameters, 0)
     if layer_decay < 1:
-        layers = layers_above(parameters)
+        n_layers_above = layers_above(parameters)
+
+    # Collect the parameters without and with weight decay by the number of layers above them.
     not_decayed: dict[int, list[nn.Parameter]] = {}
     decayed: dict[int, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         if not parameter.requires_grad:
             continue
-        exempt = parameter.ndim < 2 or any(pattern in name for pattern in NO_DECAY_NAMES)
-        layer_parameters = not_decayed if exempt else decayed
-        layer_parameters.setdefault(layers[name], []).append(parameter)
+        is_exempt = parameter.ndim < 2 or any(pattern in name for pattern in NO_DECAY_NAMES)
+        parameters_by_layer = not_decayed if is_exempt else decayed
+        parameters_by_layer.setdefault(n_layers_above[name], []).append(parameter)
+
     groups: list[dict[str, Any]] = []
-    for layer in sorted(not_decayed.keys() | decayed.keys()):
-        for layer_parameters, decay in ((not_decayed, 0.0), (decayed, weight_decay)):
-            groups.append(
-                {
-                    "params": layer_parameters.get(layer, []),
-                    "weight_decay": decay,
-                    "lr_scale": layer_decay**layer,
-                }
-            )
+    for n_layers in sorted(not_decayed.keys() | decayed.keys()):
+        lr_scale = layer_decay**n_layers
+        groups.append(
+            {
+                "params": not_decayed.get(n_layers, []),
+                "weight_decay": 0.0,
+                "lr_scale": lr_scale,
+            }
+        )
+        groups.append(
+            {
+                "params": decayed.get(n_layers, []),
+                "weight_decay": weight_decay,
+                "lr_scale": lr_scale,
+            }
+        )
     return groups
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:
-    """Return the learning rate of a step, counted from 0.
+    """Return the learning rate of a training step, where steps are counted from 0.
 
-    It rises linearly to `optim.lr` in the warm-up, then falls by a half cosine to zero.
+    It rises linearly to `optim.lr` during the warm-up, and then falls along a half cosine to zero.
     """
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
@@ -136,20 +177,27 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
 
 
 def teacher_momentum(step: int, optim: OptimConfig) -> float:
-    """Return the teacher's momentum: fixed, or raised to 1 by a half cosine over the run."""
+    """Return the momentum with which the teacher is updated after a step, counted from 0.
+
+    It is `optim.momentum` in all steps. With `optim.momentum_ramp` it rises from there to 1 along a
+    half cosine.
+    """
     if not optim.momentum_ramp:
         return optim.momentum
     return 1 - (1 - optim.momentum) * 0.5 * (1 + math.cos(math.pi * step / optim.steps))
 
 
 def compile_step(loss: Loss, *models: nn.Module, blocks: bool, backend: str = "inductor") -> Loss:
-    """Compile models in place, and return the compiled loss; state-dict keys stay.
+    """Compile models in place, and return the compiled loss.
 
-    With `blocks` only the transformer blocks of the models are compiled: sharded weights are
-    gathered between them.
+    The keys of state dicts stay. With `blocks` only the transformer blocks of the models are
+    compiled, and not the whole models. This is for sharded weights, which are gathered between the
+    blocks. `backend` is an argument of `torch.compile`.
     """
-    torch._dynamo.config.capture_dynamic_output_shape_ops = True  # for `pack_texts`
-    torch._dynamo.config.cache_size_limit = 16  # graphs of a block; PyTorch's default is 8
+    # The custom operator that concatenates captions has outputs whose size depends on data.
+    torch._dynamo.config.capture_dynamic_output_shape_ops = True
+    # A block may be compiled for so many kinds of inputs. PyTorch's default is 8.
+    torch._dynamo.config.cache_size_limit = 16
     for model in models:
         if not blocks:
             model.compile(backend=backend)
@@ -160,14 +208,16 @@ def compile_step(loss: Loss, *models: nn.Module, blocks: bool, backend: str = "i
     return torch.compile(loss, backend=backend)
 
 
-def _distributed(student: Student, world: World) -> Student | DistributedDataParallel:
-    """Wrap the student so that several processes exchange its gradients."""
+def _wrap_in_ddp(
+    student_encoder: StudentEncoder, world: World
+) -> StudentEncoder | DistributedDataParallel:
+    """Wrap the student in DDP, so that processes exchange its gradients, if there are several."""
     if world.world_size == 1:
-        return student
-    # The student's buffers are constants.
+        return student_encoder
+    # Buffers need not be broadcast in each step, because the student's are constant.
     options: dict[str, Any] = {_SYNC_BUFFERS_OPTION: False}
     return DistributedDataParallel(
-        student,
+        student_encoder,
         device_ids=[world.device] if world.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         **options,
@@ -175,7 +225,10 @@ def _distributed(student: Student, world: World) -> Student | DistributedDataPar
 
 
 def _refuse_dropout(model: nn.Module) -> None:
-    """Raise ValueError if a module of the model drops units or patches at random."""
+    """Raise ValueError if a module of the model drops units or patches at random.
+
+    If a batch is encoded in chunks, each chunk is encoded twice, and must give the same features.
+    """
     for name, module in model.named_modules():
         drops_patches = isinstance(module, PatchDropout) and module.prob > 0
         drops_units = isinstance(module, nn.Dropout) and module.p > 0

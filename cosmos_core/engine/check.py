@@ -1,4 +1,4 @@
-"""Check that a configuration can be trained, before any work is done."""
+"""Check that a configuration can be trained, before the training starts."""
 
 import os
 import shutil
@@ -20,21 +20,24 @@ TOKEN_BYTES = 8  # int64
 
 
 def check_config(config: TrainConfig, *, world_size: int) -> None:
-    """Raise ValueError, one line, if `world_size` processes cannot train the configuration.
+    """Raise ValueError, with a message of one line, if a configuration cannot be trained.
 
-    `cosmos_core.config` checks each value by itself, `join_world` checks devices, and the evaluator
-    checks data sets. A warm-up that is longer than the run is allowed: the learning rate then rises
-    to the end.
+    This function checks that the options fit each other, the data, the machine and the number of
+    processes, `world_size`. Other functions check each value (`cosmos_core.config`), devices
+    (`join_world`) and the data sets of evaluations. A warm-up that is longer than the training is
+    allowed: the learning rate then rises until the end.
     """
     _check_data(config.data)
+    # This raises ValueError if a logger that is not a default one lacks its package.
     missing_packages(config.watch)
     batch_size, accumulate = config.optim.batch_size, config.compute.accumulate
-    if batch_size % (world_size * accumulate):
+    n_chunks = world_size * accumulate
+    if batch_size % n_chunks:
         raise ValueError(
             f"optim.batch_size={batch_size} cannot be dealt to {world_size} processes in "
-            f"{accumulate} parts each; give a multiple of {world_size * accumulate}"
+            f"{accumulate} parts each; give a multiple of {n_chunks}"
         )
-    _check_start(config)
+    _check_pretrained(config)
     _check_model(config, world_size)
     if config.parallel != "ddp" and config.compute.precision == "fp16":
         raise ValueError(
@@ -46,19 +49,21 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
         raise ValueError("save.best needs evaluations: set watch.evaluate_every, watch.datasets")
 
 
-def _check_start(config: TrainConfig) -> None:
-    """Check options that need pretrained weights."""
-    start = config.model
-    if start.init:
+def _check_pretrained(config: TrainConfig) -> None:
+    """Raise ValueError if an option needs pretrained weights, and `model.init` names none."""
+    if config.model.init:
         return
-    if config.method.name == "lit" or start.freeze:
+    if config.method.name == "lit" or config.model.freeze:
         raise ValueError("a frozen tower needs pretrained weights: name some by model.init")
-    if start.partial:
+    if config.model.partial:
         raise ValueError("model.partial=true needs pretrained weights: name some by model.init")
 
 
 def _check_data(data: DataConfig) -> None:
-    """Check that shards exist, or that a number of scenes is named."""
+    """Raise ValueError if the training data do not exist.
+
+    `data.shards` names tar files, or a number of rendered scenes, such as "scenes:1000".
+    """
     if not data.shards:
         raise ValueError("no training data: name its shards, --set data.shards='FOLDER/*.tar'")
     if not data.shards.startswith(SCENES):
@@ -72,7 +77,7 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_model(config: TrainConfig, world_size: int) -> None:
-    """Check that the model can be built, and that it fits the memory and the data."""
+    """Raise ValueError if the model cannot be built, or does not fit the memory or the data."""
     width = model_config(config.architecture)["embed_dim"]
     if config.method.name in ("cosmos", "flair") and width % CROSS_ATTENTION_HEADS:
         raise ValueError(
@@ -92,38 +97,45 @@ def _check_model(config: TrainConfig, world_size: int) -> None:
 
 
 def _check_memory(config: TrainConfig, model: MultiViewCLIP, world_size: int) -> None:
-    """Check that weights, and one process's views of a batch, fit into this machine's memory."""
+    """Raise ValueError if the memory of this machine is too small for the training.
+
+    It must hold the weights of the model, and the views of a batch in one process.
+    """
     weight_bytes = WEIGHT_BYTES * sum(parameter.numel() for parameter in model.parameters())
     batch_size = config.optim.batch_size
-    view_bytes = _sample_bytes(config, model.context_length) * batch_size // world_size
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for needs, size in (
+    view_bytes = _bytes_of_sample(config, model.context_length) * batch_size // world_size
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for description, n_bytes in (
         ("the model has weights of", weight_bytes),
         (f"the views of a batch (optim.batch_size={batch_size}) take", view_bytes),
     ):
-        if size > memory:
+        if n_bytes > memory_bytes:
             raise ValueError(
-                f"{needs} {size / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB"
+                f"{description} {n_bytes / 1e9:.3g} GB, and this machine has "
+                f"{memory_bytes / 1e9:.3g} GB"
             )
 
 
-def _sample_bytes(config: TrainConfig, context_length: int) -> int:
-    """Return the bytes of all views of a sample, uint8 images and token ids."""
+def _bytes_of_sample(config: TrainConfig, context_length: int) -> int:
+    """Return the number of bytes of all views of a sample.
+
+    Images have 3 bytes per pixel, and captions have an integer of 8 bytes per token.
+    """
     image, counts = config.image, config.method.counts
-    large_views = counts.global_images
+    n_global_images = counts.global_images
     if image.caption_scale:
-        large_views += 1
-    pixels = large_views * image.global_size**2
+        n_global_images += 1
+    n_pixels = n_global_images * image.global_size**2
     if counts.local_images:
-        pixels += image.locals * image.local_size**2
-    texts = counts.global_texts
+        n_pixels += image.locals * image.local_size**2
+    n_texts = counts.global_texts
     if counts.local_texts:
-        texts += config.text.locals
-    return 3 * pixels + texts * TOKEN_BYTES * context_length
+        n_texts += config.text.locals
+    return 3 * n_pixels + n_texts * TOKEN_BYTES * context_length
 
 
 def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
-    """Check that the sizes and kinds of views fit the architecture and the method."""
+    """Raise ValueError if the views of images do not fit the architecture or the method."""
     image, counts = config.image, config.method.counts
     height, width = model.visual.image_size
     if not height == width == image.global_size:
@@ -144,7 +156,7 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
 
 
 def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
-    """Check that the model has the vocabulary of the tokenizer."""
+    """Raise ValueError if the vocabularies of the model and the tokenizer differ in size."""
     vocab_size = make_tokenizer(data.shards, model.context_length).vocab_size
     if model.vocab_size != vocab_size:
         kind = "scenes" if data.shards.startswith(SCENES) else "shards"
@@ -155,7 +167,11 @@ def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
 
 
 def make_tokenizer(shards: str, context_length: int) -> open_clip.SimpleTokenizer:
-    """Return the tokenizer for captions of scenes, or for captions of shards."""
+    """Return the tokenizer for the captions of the training data.
+
+    It is CLIP's tokenizer, or the scenes' own one if `shards` asks for rendered scenes
+    ("scenes:N").
+    """
     if shards.startswith(SCENES):
         return scenes_tokenizer(context_length=context_length)
     return open_clip.SimpleTokenizer(context_length=context_length)

@@ -1,4 +1,4 @@
-"""Processes that train together, and the tensors that they exchange."""
+"""The processes of a training, and the tensors that they exchange."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -24,25 +24,27 @@ from cosmos_core.utils.distributed import Distributed, gather_objects, process_g
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
-NCCL_TIMEOUT = 600.0  # seconds, PyTorch's default
+# PyTorch's default timeout for GPUs, in seconds.
+NCCL_TIMEOUT = 600.0
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class World(Distributed):
-    """The processes of a training."""
+    """This process as one of the processes of a training, and how it communicates with them."""
 
     # The device of this process.
     device: torch.device = _CPU
     # The process group, or None for PyTorch's default group.
     group: Any = None
-    # Finds processes that no longer answer; None if there is one process.
+    # Finds processes that no longer answer, or None if there is only one process.
     presence: Presence | None = None
 
     def in_background(self) -> "World":
-        """Return the same processes with a group of their own, for a thread of each process.
+        """Return a World of the same processes for a background thread of each process.
 
-        The threads can then exchange objects while the training goes on. All processes call it.
+        It has a new process group, so that the threads can exchange objects while the training goes
+        on. All processes must call this method.
         """
         group = dist.new_group(backend="gloo")
         return replace(
@@ -52,37 +54,50 @@ class World(Distributed):
 
 @contextmanager
 def join_world(device: str, timeout: float = 0) -> Iterator[World]:
-    """Join the processes that torchrun started, and leave them at the end of the block.
+    """Join the processes that torchrun has started, and leave them at the end of the block.
 
-    Tensors on the host are exchanged by Gloo, those on GPUs by NCCL. `device` is "auto", "cpu" or
-    "cuda". `timeout` is in seconds; 0 means PyTorch's default. Raises ValueError for "cuda" if
-    there is no GPU, or too few of them. Raises LostProcessError, at the end of the block, after a
-    timeout in which a process did not answer.
+    Tensors on the host are exchanged by Gloo, and tensors on GPUs by NCCL.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        timeout: The seconds after which a process that does not answer is lost. 0 means PyTorch's
+            default.
+
+    Yields:
+        This process as one of them. A process that torchrun did not start is a single one.
+
+    Raises:
+        ValueError: If `device` is "cuda", and there are fewer GPUs than processes.
+        LostProcessError: At the end of the block, if a process did not answer.
     """
-    this_device = _device_of_process(device)
-    on_gpu = this_device.type == "cuda"
+    process_device = _select_device(device)
+    on_gpu = process_device.type == "cuda"
     with process_group(
         backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         timeout=timedelta(seconds=timeout) if timeout else None,
-        device_id=this_device if on_gpu else None,
+        device_id=process_device if on_gpu else None,
     ) as processes:
         if processes.world_size == 1:
-            yield World(device=this_device)
+            yield World(device=process_device)
             return
         if not timeout:
             timeout = NCCL_TIMEOUT if on_gpu else default_pg_timeout.total_seconds()
         with Presence(processes, timeout, reports=on_gpu) as presence:
             yield World(
-                processes.rank,
-                processes.world_size,
-                presence.gather,
-                this_device,
+                rank=processes.rank,
+                world_size=processes.world_size,
+                gather=presence.gather,
+                device=process_device,
                 presence=presence,
             )
 
 
-def _device_of_process(device: str) -> torch.device:
-    """Return the device of this process, by its number on the machine, and select it."""
+def _select_device(device: str) -> torch.device:
+    """Return the device of this process for "auto", "cpu" or "cuda".
+
+    Each process of a machine takes the GPU of its number, which becomes PyTorch's current device.
+    Without GPUs "auto" is the CPU. Raises ValueError if there are fewer GPUs than processes.
+    """
     n_gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if device == "cuda" and n_gpus == 0:
         raise ValueError("this recipe needs a GPU, and there is none; --set compute.device=cpu")
@@ -97,10 +112,13 @@ def _device_of_process(device: str) -> torch.device:
 
 
 def make_gather(world: World, gradient: str, *, narrow: bool = False) -> Gather:
-    """Return a `Gather` that gathers features from all processes.
+    """Return the object by which a loss gathers features from all processes.
 
-    `gradient` is `OptimConfig.gradient`. With `narrow`, features and their gradients are rounded to
-    bfloat16 before they are exchanged.
+    Args:
+        world: The processes.
+        gradient: The option `optim.gradient`. With "true" features have the gradient of the loss.
+            Otherwise it is divided by the number of processes, as in the published training.
+        narrow: Whether features and their gradients are rounded to bfloat16 before the exchange.
     """
     if world.world_size == 1:
         return gather_locally
@@ -109,7 +127,7 @@ def make_gather(world: World, gradient: str, *, narrow: bool = False) -> Gather:
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """Return the mean of a tensor over all processes: one all-reduce."""
+    """Return the mean of a tensor over all processes, by one all-reduce."""
     if not dist.is_initialized():
         return values
     total = values.clone()
@@ -120,31 +138,40 @@ def mean_over_processes(values: Tensor) -> Tensor:
 def broadcast(world: World, state: Any) -> Any:
     """Return the nested state of the first process in all processes.
 
-    Tensors are sent one by one, so that a device holds one of them at a time.
+    `state` may hold dictionaries, lists, plain values and tensors. Other processes pass anything.
+    Tensors are sent one by one, so that the device holds only one at a time, and returned on the
+    CPU.
     """
     if world.world_size == 1:
         return state
-    # The same state with tensors that have a shape but no content.
-    meta_state = tree_map_only(Tensor, _to_meta, state)
+
+    # Send the state without the content of tensors: meta tensors have only a shape and a dtype.
+    meta_state = tree_map_only(Tensor, _without_content, state)
     leaves, structure = tree_flatten(world.gather(meta_state)[0])
-    sent_leaves = tree_leaves(state) if world.rank == 0 else leaves
-    for number, leaf in enumerate(sent_leaves):
+
+    # Send the content of the tensors. The first process has it, and others allocate memory for it.
+    local_leaves = tree_leaves(state) if world.rank == 0 else leaves
+    for index, leaf in enumerate(local_leaves):
         if not isinstance(leaf, Tensor):
             continue
         if leaf.is_meta:
             leaf = torch.empty_like(leaf, device=world.device)
         tensor = leaf.to(world.device).contiguous()
         dist.broadcast(tensor, 0)
-        leaves[number] = tensor.to(_CPU)
+        leaves[index] = tensor.to(_CPU)
     return tree_unflatten(leaves, structure)
 
 
-def _to_meta(tensor: Tensor) -> Tensor:
+def _without_content(tensor: Tensor) -> Tensor:
+    """Return a meta tensor, which has the shape and the dtype of a tensor but no content."""
     return tensor.to("meta")
 
 
 def require_agreement(world: World, step: int, *models: nn.Module) -> None:
-    """Raise RuntimeError in all processes if one is at another step or has other weights."""
+    """Raise RuntimeError in all processes if one is at another step or has other weights.
+
+    The weights of the models are compared by a checksum of their bits.
+    """
     tensor_checksums = []
     for model in models:
         for tensor in model.state_dict().values():
@@ -162,82 +189,94 @@ def require_agreement(world: World, step: int, *models: nn.Module) -> None:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return a whole tensor, from its shards if processes hold some; all of them call it."""
+    """Return the whole tensor if this process holds a shard of it; otherwise the tensor itself.
+
+    All processes must call this function.
+    """
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """Return the sum of a tensor's bits, read as integers."""
+    """Return the sum of the integers that the bits of a tensor encode (32-bit, or else bytes)."""
     dtype = torch.int32 if tensor.element_size() % 4 == 0 else torch.uint8
     return full_tensor(tensor.detach()).flatten().view(dtype).sum(dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class _GatherFromAll(Gather):
-    """Gathers all features at once, packed as rows of samples; backward is one reduce-scatter.
+    """Gathers all features of a batch from all processes by one all-gather.
 
-    The released models were trained with features that were gathered without gradient, and with the
-    whole loss in every process. Under DDP, features then have the true gradient divided by the
-    number of processes, and scales the undivided one.
+    The backward pass is one reduce-scatter. The released models were trained with features that
+    were gathered without gradient, while every process computed the whole loss. Under DDP, features
+    then have the true gradient divided by the number of processes, and logit scales have the
+    undivided one. `gradient_factor` reproduces this.
     """
 
     world: World
-    # Factor of the gradient in features: 1, or 1 / number of processes as published.
-    factor: float
-    # Whether features and their gradients are rounded to bfloat16.
+    # The factor of the gradient of features: 1, or 1 / number of processes as published.
+    gradient_factor: float
+    # If true, features and their gradients are rounded to bfloat16.
     narrow: bool = False
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
+        """Gather features (V_i, B, D_i) of B samples from all processes."""
+        # Concatenate all features of a sample to one row: (B, V_1 * D_1 + V_2 * D_2 + ...).
         rows = torch.cat([tensor.transpose(0, 1).flatten(1) for tensor in tensors], dim=1)
-        if self.factor != 1.0 and rows.requires_grad:
+        if self.gradient_factor != 1.0 and rows.requires_grad:
             rows.register_hook(self._scale_gradient)
         if self.narrow:
             # This process's own rows are rounded too, so that all processes use the same values.
             rows = rows.bfloat16()
         all_rows = _AllGather.apply(rows)
-        offset = self.world.rank * len(rows)
-        exact_gather = replace(self, factor=1.0, narrow=False)
+
+        # Tensors that a loss gathers later are neither scaled nor rounded.
+        exact_gather = replace(self, gradient_factor=1.0, narrow=False)
+        first_own_row = self.world.rank * len(rows)
         gathered = []
         for local, everywhere in zip(
-            _unpack(rows, tensors), _unpack(all_rows, tensors), strict=True
+            _split_rows(rows, tensors), _split_rows(all_rows, tensors), strict=True
         ):
-            gathered.append(Gathered(local, everywhere, offset, exact_gather))
+            gathered.append(Gathered(local, everywhere, first_own_row, exact_gather))
         return gathered
 
     def _scale_gradient(self, gradient: Tensor) -> Tensor:
-        return gradient * self.factor
+        """Return the gradient of features that is carried on to the model."""
+        return gradient * self.gradient_factor
 
     def mean(self, tensor: Tensor) -> Tensor:
+        """Return the mean of a tensor over all processes, without gradient."""
         return mean_over_processes(tensor.detach())
 
 
-def _unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Split rows of samples into the features that were packed into them.
+def _split_rows(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Split rows, which hold all features of a sample one after another, into tensors of features.
 
-    `rows` (C, X) hold the features of C samples, X values of each. `like` are the tensors
-    (V_i, B, D_i) that were packed, so X is the sum of V_i * D_i. Return tensors (V_i, C, D_i).
+    For example, the rows (C, 2 * 8 + 1 * 4) and `like` tensors (2, B, 8) and (1, B, 4) give tensors
+    (2, C, 8) and (1, C, 4).
     """
     values_per_row = [tensor.shape[0] * tensor.shape[2] for tensor in like]
-    unpacked_tensors = []
+    feature_tensors = []
     for columns, tensor in zip(rows.split(values_per_row, dim=1), like, strict=True):
         n_views, _, width = tensor.shape
-        unpacked_tensors.append(columns.unflatten(1, (n_views, width)).transpose(0, 1))
-    return unpacked_tensors
+        feature_tensors.append(columns.unflatten(1, (n_views, width)).transpose(0, 1))
+    return feature_tensors
 
 
 class _AllGather(torch.autograd.Function):
-    """Gathers rows (B, X) of W processes to (W * B, X); gradients are summed over processes."""
+    """An all-gather that gradients can pass."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
+        """Concatenate the rows (B, X) of W processes to (W * B, X) in all processes."""
         all_rows = rows.new_empty((dist.get_world_size() * len(rows), *rows.shape[1:]))
         _all_gather(all_rows, rows.contiguous())
         return all_rows
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Sum the gradients (W * B, X) over processes, and return the rows (B, X) of this one."""
         all_gradients = gradients[0].contiguous()
-        n_samples = len(all_gradients) // dist.get_world_size()  # of this process
-        gradient = all_gradients.new_empty((n_samples, *all_gradients.shape[1:]))
-        _reduce_scatter(gradient, all_gradients)
-        return gradient
+        n_own_rows = len(all_gradients) // dist.get_world_size()
+        own_gradient = all_gradients.new_empty((n_own_rows, *all_gradients.shape[1:]))
+        _reduce_scatter(own_gradient, all_gradients)
+        return own_gradient

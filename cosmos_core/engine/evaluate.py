@@ -1,4 +1,7 @@
-"""Evaluations in training, by the first entry point of the group `cosmos_core.evaluators`."""
+"""Evaluate checkpoints during a training.
+
+Another package provides the evaluator, as an entry point of the group `cosmos_core.evaluators`.
+"""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +20,18 @@ WEIGHTS: tuple[Weights, ...] = ("teacher", "student")
 
 
 class Evaluator(Protocol):
-    """An evaluator of checkpoints: a module or object with two functions, named by entry points."""
+    """The interface of an evaluator of checkpoints: a module or an object with two functions."""
 
     def check(
         self, datasets: Sequence[str], data_root: str | None
     ) -> Mapping[str, Sequence[str]] | None:
-        """Raise ValueError, one line, for unknown data sets and data that cannot be used.
+        """Raise ValueError, with a message of one line, if a data set is unknown or unusable.
 
-        Return by data set the names, or patterns of names (`R@*`), of those metrics of which higher
-        values are better. If None is returned, `save.best` is not checked.
+        `datasets` are names of data sets, and `data_root` is the folder that holds them.
+
+        Return the metrics of each data set of which higher values are better, as names or patterns
+        of names: {"flickr30k": ["R@*", "mean_recall"]}. If None is returned, the option `save.best`
+        is not checked.
         """
 
     def measure(
@@ -40,15 +46,31 @@ class Evaluator(Protocol):
         world_size: int,
         gather: Callable[[Any], list[Any]],
     ) -> Mapping[str, Mapping[str, float]]:
-        """Return metrics by data set, in all processes.
+        """Measure a checkpoint, and return metrics by data set and name, in all processes.
 
-        `gather` returns an object of every process by rank. Raises ValueError for errors that a
-        user can correct.
+        For example: {"flickr30k": {"R@1": 0.51}}.
+
+        Args:
+            checkpoint: The checkpoint file.
+            weights: The model in it, "teacher" or "student".
+            datasets: The names of the data sets.
+            data_root: The folder that holds the data sets, or None for the default one.
+            device: The device of this process, such as "cuda:0".
+            rank: The number of this process.
+            world_size: The number of processes.
+            gather: A function that all processes call with an object, and that returns a list of
+                the objects of all of them.
+
+        Raises:
+            ValueError: If there is an error that the user can correct.
         """
 
 
 def find_evaluator() -> Evaluator:
-    """Load the installed evaluator. Raises ValueError if there is none."""
+    """Load the evaluator that is installed, the first one by name if there are several.
+
+    Raises ValueError if none is installed.
+    """
     evaluators = sorted(entry_points(group=GROUP), key=lambda entry_point: entry_point.name)
     if not evaluators:
         raise ValueError(
@@ -59,7 +81,10 @@ def find_evaluator() -> Evaluator:
 
 
 def dataset_names(watch: WatchConfig) -> list[str]:
-    """Return the names in `watch.datasets`. Raises ValueError if there are none."""
+    """Return the names of data sets in the option `watch.datasets`: "a, b" -> ["a", "b"].
+
+    Raises ValueError if there are none.
+    """
     names = [name.strip() for name in watch.datasets.split(",") if name.strip()]
     if not names:
         raise ValueError("watch.evaluate_every is set, but watch.datasets names no data set")
@@ -67,19 +92,24 @@ def dataset_names(watch: WatchConfig) -> list[str]:
 
 
 def check_datasets(evaluator: Evaluator, watch: WatchConfig, world: World, best: str = "") -> None:
-    """Check all data sets, and the metric `best`, before any training.
+    """Check, before the training, that its evaluations can be done.
 
-    The first process checks; a ValueError is raised in all processes.
+    Raises ValueError, in all processes, if a data set cannot be used, or if the option `save.best`,
+    here `best`, is not a metric of the evaluations. Only the first process checks it.
     """
     world.main_process_only(lambda: _check_datasets(evaluator, watch, best))
 
 
 def _check_datasets(evaluator: Evaluator, watch: WatchConfig, best: str) -> None:
-    """Raise ValueError for data sets that cannot be used, and if `best` is not a metric of them."""
+    """Raise ValueError if a data set cannot be used, or if `best` is not a metric of any data set.
+
+    `best` is the full name of a metric, such as "flickr30k/teacher/R@1", or empty.
+    """
     metrics_by_dataset = evaluator.check(dataset_names(watch), watch.data_root or None)
     if not best or metrics_by_dataset is None:
         return
-    # Names of metrics, or patterns, as `evaluate` returns them.
+
+    # List the full names of all metrics, or patterns of them.
     full_names = []
     for dataset, metrics in metrics_by_dataset.items():
         for metric in metrics:
@@ -97,9 +127,10 @@ def _check_datasets(evaluator: Evaluator, watch: WatchConfig, best: str) -> None
 def evaluate(
     evaluator: Evaluator, checkpoint: Path, watch: WatchConfig, world: World
 ) -> dict[str, float]:
-    """Return metrics of a checkpoint, named `dataset/weights/metric`.
+    """Measure the teacher and the student of a checkpoint.
 
-    The random generators are restored, so that the training goes on as without an evaluation.
+    Return the values of metrics by full names, such as "flickr30k/teacher/R@1". The random
+    generators are restored, so that the training goes on as without an evaluation.
     """
     random_state_before = random_state()
     metrics: dict[str, float] = {}

@@ -9,10 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosmos_core.config import ComputeConfig, TrainConfig
 from cosmos_core.types import Views
 
-SAMPLES = 8  # samples of a batch whose operations are counted
-# TFLOP/s of dense products in bf16 or fp16, in tf32, and in fp32; half of the number for sparse
-# products. Compared with specs.md of github.com/winston-zhang-orz/gpu-specs (A100, H100 PCIe, L40S,
-# L4, A10), not with NVIDIA's own data sheets. A name comes after longer names that contain it.
+# The operations of so many samples of a batch are counted.
+SAMPLES = 8
+# The peak TFLOP/s of GPUs for dense products in bf16 or fp16, in tf32, and in fp32. The data sheets
+# state twice as much for sparse products. The numbers were compared with specs.md of
+# github.com/winston-zhang-orz/gpu-specs (A100, H100 PCIe, L40S, L4, A10), not with NVIDIA's own
+# data sheets. A name comes after longer names that contain it.
 PEAKS = {
     "A100": (312, 156, 19.5),
     "H100 PCIe": (756, 378, 51.2),
@@ -24,25 +26,30 @@ PEAKS = {
     "L4": (121, 60, 30.3),
     "A10": (125, 62.5, 31.2),
 }
+# The first parameters of both towers. A tower is frozen if its first parameter is.
 INPUT_LAYERS = ("visual.conv1.weight", "token_embedding.weight")
 
 
 def sample_flops(config: TrainConfig, views: Views) -> float:
-    """Return the floating-point operations of a training step per sample.
+    """Return the number of floating-point operations of a training step per sample.
 
-    The student's forward pass over all views counts three times, since backward takes twice as many
-    operations, and the teacher's forward pass counts once. If a tower is frozen, backward takes
-    fewer operations, and they are counted instead. PyTorch counts 2 operations per
-    multiply-accumulate of matrix products, convolutions and attention. The loss, the optimizer and
-    activations that are computed again are left out.
+    This is 3 times the student's forward pass over all views, because the backward pass takes twice
+    as many operations, plus the teacher's forward pass. If a tower is frozen, the backward pass
+    takes fewer operations, and is measured.
+
+    PyTorch counts 2 operations for each multiply-accumulate of matrix products, convolutions and
+    attention. The loss, the optimizer and recomputed activations are not counted.
     """
     few_views = Views(*[tensor[:, :SAMPLES] for tensor in views])
+
+    # Create a model without initialising its weights, whose values do not matter.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = config.method.create_student(config.architecture)
-    model.to_empty(device=few_views.global_images.device)  # the values of weights do not matter
+    model.to_empty(device=few_views.global_images.device)
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     has_frozen_tower = not all(trainable.get(name, True) for name in INPUT_LAYERS)
-    # The math backend, since fused attention is not counted.
+
+    # PyTorch does not count the operations of fused attention, so plain products are used.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         with torch.set_grad_enabled(has_frozen_tower):
             features = config.method.student_features(model, few_views)
@@ -54,18 +61,20 @@ def sample_flops(config: TrainConfig, views: Views) -> float:
             backward_flops = 2 * counter.get_total_flops()
         with torch.no_grad():
             config.method.teacher_features(model, few_views)
-    return float(backward_flops + counter.get_total_flops()) / few_views.texts.shape[1]
+    n_samples = few_views.texts.shape[1]
+    return float(backward_flops + counter.get_total_flops()) / n_samples
 
 
 def peak_flops(name: str, compute: ComputeConfig) -> float | None:
-    """Return the peak operations per second of a GPU by its name, in the configured precision.
+    """Return the peak operations per second of a GPU in the configured precision.
 
-    Return None for names that are not in PEAKS, and for partitions of a GPU (MIG).
+    `name` is the name that PyTorch reports, such as "NVIDIA H100 PCIe". Return None if PEAKS does
+    not have the GPU, and for a partition of a GPU (MIG).
     """
     if "MIG" in name:
         return None
-    for gpu, (half_tflops, tf32_tflops, fp32_tflops) in PEAKS.items():
-        if not re.search(rf"\b{gpu}\b", name):
+    for gpu_name, (half_tflops, tf32_tflops, fp32_tflops) in PEAKS.items():
+        if not re.search(rf"\b{gpu_name}\b", name):
             continue
         if compute.precision != "fp32":
             return half_tflops * 1e12

@@ -1,9 +1,10 @@
-"""The lock of an output folder, by which one run at a time writes to it.
+"""The lock of an output folder, so that only one training at a time writes to it.
 
-The system releases the lock of a file when its process ends, also when it is killed. On some file
-systems locks are known to one machine only. So there are two other signs of a run on another
-machine: it renews the time of its lock file every HEARTBEAT seconds, and, if SLURM is installed,
-`squeue` knows whether its job has ended. Times are compared by the clock of the file system.
+A training holds the operating system's lock on the file `run.lock`. The system releases it when the
+process ends, also if it is killed. On some file systems other machines do not see this lock. So
+there are two other signs that a training on another machine is running: it renews the modification
+time of the file every HEARTBEAT seconds, and, if SLURM is installed, `squeue` knows its job. Times
+are compared by the clock of the file system.
 """
 
 import fcntl
@@ -24,30 +25,39 @@ from typing import Any
 from cosmos_core.utils.environment import utc_now
 from cosmos_core.utils.files import errors_of
 
-LOCK = "run.lock"  # a file in the output folder, during a run
-HEARTBEAT = 15.0  # seconds from one renewal of a lock to the next
-EXPIRY = 180.0  # a run on another machine has ended if it has not renewed its lock for so long
-MAX_BYTES = 1000  # of a lock file
+# The lock file, which exists in the output folder during a training.
+LOCK = "run.lock"
+# The seconds from one renewal of a lock file to the next.
+HEARTBEAT = 15.0
+# A training on another machine has ended if it has not renewed its lock file for so many seconds.
+EXPIRY = 180.0
+# The largest number of bytes in a lock file.
+MAX_BYTES = 1000
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Hold the lock of an output folder, which is created if it is missing.
+    """Hold the lock of an output folder during the block; create the folder if it is missing.
 
-    The lock of a run that has ended is taken over. If that run was on this machine, or of the same
-    call of torchrun, it is taken over at once. If it was on another machine, it is taken over if
-    SLURM knows that its job has ended, or after EXPIRY seconds in which it was not renewed. Raises
-    ValueError, which names the holder, if another run uses the folder.
+    The lock file of a training that has ended is taken over:
+
+    - at once if that training was on this machine, or belonged to the same call of torchrun
+    - at once if SLURM knows that its job has ended
+    - otherwise after EXPIRY seconds in which the file was not renewed
+
+    Raises:
+        ValueError: If another training uses the folder. The message names its process.
     """
-    path, content = output / LOCK, b""
+    path = output / LOCK
     output.mkdir(parents=True, exist_ok=True)
+    content = b""
     while not content:
         with errors_of(path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _require_free(handle, path)
-            # If the former holder has just removed the file, the next round creates another one.
+            # If the previous holder has just removed the file, the next round creates another one.
             was_removed = os.fstat(handle).st_nlink == 0
             if not was_removed:
                 content = json.dumps(_new_entry()).encode()
@@ -56,32 +66,44 @@ def locked(output: Path) -> Iterator[None]:
                 with _Renewal(handle, content, path):
                     yield
         finally:
+            # Remove the file unless another training has taken it over.
             if content and os.pread(handle, MAX_BYTES, 0) == content:
                 path.unlink(missing_ok=True)
             os.close(handle)
 
 
 class _Renewal(AbstractContextManager["_Renewal"]):
-    """A thread that renews the time of a lock file, as long as it has the content of its holder."""
+    """A thread that renews the modification time of a lock file every HEARTBEAT seconds.
+
+    `content` is what the holder wrote to the file. If the content changes, another training has
+    taken the file over, and the thread ends.
+    """
 
     def __init__(self, handle: int, content: bytes, path: Path) -> None:
+        """Prepare the thread for an open lock file.
+
+        `handle` is the descriptor of the file, `content` is what its holder wrote, and `path` names
+        it.
+        """
         self._handle = handle
         self._content = content
         self._path = path
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._has_ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew_until_end, daemon=True)
 
     def __enter__(self) -> "_Renewal":
+        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
+        """End the thread, and wait for it."""
+        self._has_ended.set()
         self._thread.join()
 
-    def _renew(self) -> None:
-        """Renew the time of the file every HEARTBEAT seconds, until the run ends or loses it."""
-        while not self._ended.wait(HEARTBEAT):
+    def _renew_until_end(self) -> None:
+        """Renew the time of the file regularly, until the context ends or the lock is lost."""
+        while not self._has_ended.wait(HEARTBEAT):
             with suppress(OSError):  # the file system may answer again later
                 if os.pread(self._handle, MAX_BYTES, 0) != self._content:
                     logger.error(f"another run has taken {self._path}: stop one of the two")
@@ -90,12 +112,15 @@ class _Renewal(AbstractContextManager["_Renewal"]):
 
 
 def _new_entry() -> dict[str, Any]:
-    """Return the content of a lock file that this process holds; `run` is the call of torchrun."""
+    """Return the entry that this process writes to its lock file.
+
+    "run" identifies the call of torchrun, and is "none" if torchrun did not start this process.
+    """
     return {
         "host": platform.node(),
         "process": os.getpid(),
         "since": utc_now(),
-        "run": os.environ.get("TORCHELASTIC_RUN_ID", "none"),  # "none" also by default
+        "run": os.environ.get("TORCHELASTIC_RUN_ID", "none"),
         "cluster": os.environ.get("SLURM_CLUSTER_NAME"),
         "job": os.environ.get("SLURM_JOB_ID"),
         "restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
@@ -104,61 +129,74 @@ def _new_entry() -> dict[str, Any]:
 
 
 def _require_free(handle: int, path: Path) -> None:
-    """Take the system's lock of a lock file.
+    """Take the system's lock on a lock file, and raise ValueError if another training holds it.
 
-    Raises ValueError, which names the holder of the lock file, unless the holder's run has ended.
+    This may wait to see whether a training on another machine renews the file. The error names the
+    holder's process.
     """
     has_system_lock = _take_system_lock(handle)
     holder, entry = _read_entry(handle), _new_entry()
-    description = _describe_holder(holder)
+    if holder:
+        holder_name = (
+            f"process {holder.get('process')} on {holder.get('host')}, since {holder.get('since')}"
+        )
+    else:
+        # The holder has not written its entry yet.
+        holder_name = "it starts"
+
+    # On this machine the system's lock decides or, if the file system has none, the process.
     is_on_this_machine = holder.get("host") == entry["host"]
-    is_held = has_system_lock is False
+    is_held_here = has_system_lock is False
     if has_system_lock is None and is_on_this_machine:
         is_other_process = holder.get("process") != entry["process"]
-        is_held = is_other_process and _is_alive(holder.get("process"))
-    if is_held:
-        raise ValueError(_in_use_message(path, description))
-    # A restart by torchrun may be on another machine.
+        is_held_here = is_other_process and _is_process_alive(holder.get("process"))
+    if is_held_here:
+        raise ValueError(_in_use_message(path, holder_name))
+
+    # The holder has ended if it was here, if torchrun has restarted it as this process (perhaps on
+    # another machine), or if SLURM says so.
     is_restart = entry["run"] != "none" and holder.get("run") == entry["run"]
     if not holder or is_on_this_machine or is_restart or _has_job_ended(holder, entry):
         return
+
+    # Otherwise the holder may run on another machine, and renews the file then.
     if "heartbeat" not in holder:
         raise ValueError(
             f"{path.parent} has the lock of a run on another machine, of a version that does not "
-            f"renew it: {description}; if that process has ended, remove {path}"
+            f"renew it: {holder_name}; if that process has ended, remove {path}"
         )
-    if _is_renewed(handle, path, description):
-        raise ValueError(_in_use_message(path, description))
+    if _is_renewed(handle, path, holder_name):
+        raise ValueError(_in_use_message(path, holder_name))
     logger.warning(
-        f"{path.parent}: took over the lock of {description}, which is no longer renewed"
+        f"{path.parent}: took over the lock of {holder_name}, which is no longer renewed"
     )
 
 
-def _describe_holder(holder: dict[str, Any]) -> str:
-    """Return a description of the holder of a lock file for messages."""
-    if not holder:  # the run has not written its entry yet
-        return "it starts"
-    return f"process {holder.get('process')} on {holder.get('host')}, since {holder.get('since')}"
+def _in_use_message(path: Path, holder_name: str) -> str:
+    """Return the error message for a folder that another training uses.
 
-
-def _in_use_message(path: Path, description: str) -> str:
-    """Return the error message for a folder that another run uses."""
+    `path` is the lock file, and `holder_name` names the process that holds it.
+    """
     return (
-        f"{path.parent} is in use by a run: {description}; wait for its end, stop it, or choose "
+        f"{path.parent} is in use by a run: {holder_name}; wait for its end, stop it, or choose "
         "another folder by --output"
     )
 
 
-def _is_renewed(handle: int, path: Path, description: str) -> bool:
-    """Wait until the holder of a lock renews it, or has not renewed it for EXPIRY seconds.
+def _is_renewed(handle: int, path: Path, holder_name: str) -> bool:
+    """Return whether the holder of a lock file renews it, after waiting for a renewal.
 
-    The lock is watched for at least two heartbeats, since a machine that slept may go on.
+    The wait ends when the file has not been renewed for EXPIRY seconds. It takes at least two
+    heartbeats, because a machine that was suspended may go on. `holder_name` names the holder.
     """
     renewed_at = os.fstat(handle).st_mtime
-    age = _file_system_time(path.parent) - renewed_at
+    # A new file has the current time of the file system, which may be the time of a server.
+    with tempfile.TemporaryFile(dir=path.parent) as file:
+        current_time = os.fstat(file.fileno()).st_mtime
+    age = current_time - renewed_at
     seconds = max(EXPIRY - age, 2 * HEARTBEAT)
     logger.info(
-        f"{path.parent} has the lock of {description}: it is taken over unless it is renewed in "
+        f"{path.parent} has the lock of {holder_name}: it is taken over unless it is renewed in "
         f"the next {seconds:.0f} s"
     )
     start = time.monotonic()
@@ -169,19 +207,20 @@ def _is_renewed(handle: int, path: Path, description: str) -> bool:
     return False
 
 
-def _file_system_time(folder: Path) -> float:
-    """Return the time that a file system gives a new file; it may be the time of a server."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.fstat(file.fileno()).st_mtime
-
-
 def _has_job_ended(holder: dict[str, Any], entry: dict[str, Any]) -> bool:
-    """Return whether SLURM knows that a holder's job has ended, or was restarted as this one."""
+    """Return whether SLURM knows that the job of a lock file's holder has ended.
+
+    `holder` is the entry in the lock file, and `entry` is what this process would write. The result
+    is also true if SLURM has restarted the job, as this process or to run later. It is false if the
+    holder had no job, or if SLURM cannot be asked.
+    """
     job = holder.get("job")
     if not job or holder.get("cluster") != entry["cluster"]:
         return False
     if job == entry["job"]:
         return holder.get("restarts") != entry["restarts"]
+
+    # Ask SLURM for the states of the job. It has none if it has ended.
     squeue = shutil.which("squeue")
     if squeue is None:
         return False
@@ -193,15 +232,16 @@ def _has_job_ended(holder: dict[str, Any], entry: dict[str, Any]) -> bool:
     if process.returncode:
         return "Invalid job id" in process.stderr
     states = set(process.stdout.split())
-    return states <= {"PENDING"}  # no state, or the job waits to be started again
+    # A pending job waits to be started again.
+    return not states or states == {"PENDING"}
 
 
 def _take_system_lock(handle: int) -> bool | None:
-    """Try to take the system's lock of a file.
+    """Try to take the operating system's lock on a file.
 
-    Return True if this process has it now, False if another process has it, and None if the file
-    system has no locks. It is a POSIX lock: data workers do not inherit it, unlike a lock of
-    `flock`, and NFS supports it.
+    Return True if this process has the lock now, False if another process has it, and None if the
+    file system does not support locks. It is a POSIX lock, which NFS supports, and which data
+    workers do not inherit, unlike a lock of `flock`.
     """
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,18 +253,21 @@ def _take_system_lock(handle: int) -> bool | None:
 
 
 def _read_entry(handle: int) -> dict[str, Any]:
-    """Return the entry of the holder in a lock file; an empty one if it is not written yet."""
+    """Return the entry of the holder of a lock file, or {} if the holder has not written it yet."""
     try:
         content = json.loads(os.pread(handle, MAX_BYTES, 0))
-    except ValueError:  # empty before its holder has written it
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _is_alive(process: Any) -> bool:
-    """Return whether a process of this machine is running, by its number in a lock file."""
+def _is_process_alive(process_id: Any) -> bool:
+    """Return whether a process of this machine is running.
+
+    The id is from a lock file, so it may be missing or of another type than an integer.
+    """
     try:
-        os.kill(process, 0)  # signal 0 is not sent: it only checks the process
+        os.kill(process_id, 0)  # signal 0 is not sent: it only checks the process
     except (ProcessLookupError, TypeError):
         return False
     except PermissionError:  # the process of another user

@@ -1,8 +1,8 @@
-"""The log of a run, OUTPUT/log.jsonl, and writers that give its numbers to other programs.
+"""The log of a training, OUTPUT/log.jsonl, and writers that pass its values to other programs.
 
-A writer is made from the configuration, the output folder and the first step. Values of an earlier
-part of the run, from that step on, are replaced. `write` takes the values of a step, and `close`
-whether the run has failed.
+A writer is created from the configuration, the output folder and the first step. If the training
+was resumed, the values of this and later steps replace the ones written before. The method
+`write` takes the values of a step, and `close` takes whether the training has failed.
 """
 
 import importlib.util
@@ -20,47 +20,61 @@ from uuid import uuid4
 from cosmos_core.config import TrainConfig, WatchConfig
 from cosmos_core.utils.files import errors_of, write_atomically
 
+# The name of the log in the output folder.
 LOG = "log.jsonl"
 
 
 class TensorBoard:
-    """Event files in OUTPUT/tensorboard. Raises OSError, with the folder, on a full disk."""
+    """A writer of event files for TensorBoard, in OUTPUT/tensorboard.
+
+    Raises OSError, which names the folder, if the files cannot be written.
+    """
 
     def __init__(self, config: TrainConfig, output: Path, first_step: int) -> None:
+        """Open event files in which the values of `first_step` and later steps are replaced."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = output / "tensorboard"
-        self._former_hook = threading.excepthook
+        self._previous_hook = threading.excepthook
         threading.excepthook = self._handle_thread_error
         with errors_of(self._folder):
             self.events = SummaryWriter(str(self._folder), purge_step=first_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values of a step by name."""
         with errors_of(self._folder):
             for name, value in values.items():
                 self.events.add_scalar(name, value, step)
 
     def close(self, *, failed: bool = False) -> None:
-        with ExitStack() as closing, errors_of(self._folder):
-            closing.callback(setattr, threading, "excepthook", self._former_hook)
-            self.events.close()
+        """Close the event files, and restore the hook for errors of threads."""
+        try:
+            with errors_of(self._folder):
+                self.events.close()
+        finally:
+            threading.excepthook = self._previous_hook
 
     def _handle_thread_error(self, error: threading.ExceptHookArgs) -> None:
-        """Print errors of other threads: the next call of TensorBoard raises its own again."""
+        """Handle an error that ends a thread, as before, unless it is a thread of TensorBoard.
+
+        Errors of TensorBoard's thread need not be printed: its next call raises them again.
+        """
         if type(error.thread).__name__ != "_AsyncWriterThread":
-            self._former_hook(error)
+            self._previous_hook(error)
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases, configured by its own variables (WANDB_MODE, WANDB_PROJECT).
+    """A writer to Weights & Biases (W&B), whose variables, such as WANDB_PROJECT, configure it.
 
-    A resumed run goes on in the run whose id is in OUTPUT/wandb/id; W&B ignores steps that it has
-    already. Raises ValueError if W&B cannot start.
+    A resumed training goes on in the W&B run whose id is in OUTPUT/wandb/id. W&B ignores steps that
+    it already has. Raises ValueError if W&B cannot start.
     """
 
     def __init__(self, config: TrainConfig, output: Path, first_step: int) -> None:
+        """Start a W&B run, or go on with the run of a training that was resumed at `first_step`."""
         import wandb
 
+        # Read the id of the run, or draw a new one.
         id_file = output / "wandb" / "id"
         is_resumed = first_step > 0 and id_file.exists()
         run_id = id_file.read_text() if is_resumed else uuid4().hex
@@ -82,20 +96,23 @@ class WeightsAndBiases:
             ) from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values of a step by name."""
         self._run.log(dict(values), step=step)
 
     def close(self, *, failed: bool = False) -> None:
+        """End the W&B run, and mark it as failed if the training has failed."""
         self._run.finish(exit_code=int(failed))
 
 
 Writer = TensorBoard | WeightsAndBiases
+# The classes of writers, by their names in the option `watch.loggers`.
 WRITERS: dict[str, type[Writer]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 def missing_packages(watch: WatchConfig) -> list[str]:
-    """Return a line for each of `watch.loggers` whose package is not installed.
+    """Return a message for each logger in `watch.loggers` whose package is not installed.
 
-    Raises ValueError with the first line if the loggers are not the default ones.
+    Raises ValueError with the first message if the user has changed the default loggers.
     """
     lines = []
     for name in watch.loggers:
@@ -110,39 +127,49 @@ def missing_packages(watch: WatchConfig) -> list[str]:
 
 
 class RunLog:
-    """The log of a run from `first_step` on; existing records from this step on are dropped."""
+    """The log of a training, to which records are appended.
+
+    Records of the step `first_step` and later ones, which a training before it was resumed has
+    written, are removed from the file. The values of new records are passed to `writers` too.
+    """
 
     def __init__(self, output: Path, first_step: int, writers: Sequence[Writer] = ()) -> None:
+        """Open the log in the folder `output`, and remove the records from `first_step` on."""
         self._path = output / LOG
         self._writers = writers
+        # Write the records of earlier steps again, without those that are removed.
         earlier_records = read_log(self._path, before=first_step)
         lines = [json.dumps(record) + "\n" for record in earlier_records]
         write_atomically(self._path, "".join(lines).encode())
         self._lines = self._path.open("a", encoding="utf-8")
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
-        """Append a record of numbers, or of mappings to numbers.
+        """Append the record of a step, which holds numbers by name, and may be nested.
 
-        NaN and infinities become null in JSON.
+        For example: {"clip": 2.3, "timing": {"data_wait": 0.02}}. NaN and infinities become null in
+        the file.
         """
-        json_record = _finite_or_null({"step": step, **record})
+        json_record = _replace_non_finite({"step": step, **record})
         with errors_of(self._path):
             self._lines.write(json.dumps(json_record, allow_nan=False) + "\n")
             self._lines.flush()
-        values = dict(_named_numbers(record))
+        values = dict(_flatten_record(record))
         for writer in self._writers:
             writer.write(step, values)
 
     def close(self, *, failed: bool = False) -> None:
-        """Close all files, also if one of them fails."""
-        with ExitStack() as closing, errors_of(self._path):
+        """Close the log and all writers, also if closing one of them raises an error."""
+        with ExitStack() as closing_writers, errors_of(self._path):
             for writer in self._writers:
-                closing.callback(writer.close, failed=failed)
+                closing_writers.callback(writer.close, failed=failed)
             self._lines.close()
 
 
 def open_log(config: TrainConfig, output: Path, first_step: int) -> RunLog:
-    """Return the log of a run with the writers of `watch.loggers` that are installed."""
+    """Open the log of a training, with those writers of `watch.loggers` that are installed.
+
+    `first_step` is the step at which the training starts or resumes.
+    """
     writers = []
     for name in config.watch.loggers:
         if importlib.util.find_spec(name) is not None:
@@ -151,9 +178,10 @@ def open_log(config: TrainConfig, output: Path, first_step: int) -> RunLog:
 
 
 def read_log(path: Path, before: float = math.inf) -> list[dict[str, Any]]:
-    """Return the complete records of a log for steps below `before`, in order.
+    """Return the records of a log for steps below `before`, in order.
 
-    A line that a killed process has cut is left out. Without a file there are no records.
+    A line that a killed process has not written completely is left out. If the file does not exist,
+    there are no records.
     """
     if not path.exists():
         return []
@@ -167,7 +195,7 @@ def read_log(path: Path, before: float = math.inf) -> list[dict[str, Any]]:
 
 
 def _parse_line(line: str) -> dict[str, Any] | None:
-    """Return the record in a line; None for a line that is not whole."""
+    """Return the record in a line of a log, or None if the line is not complete."""
     if not line.endswith("\n"):
         return None
     try:
@@ -179,17 +207,21 @@ def _parse_line(line: str) -> dict[str, Any] | None:
     return record
 
 
-def _finite_or_null(value: Any) -> Any:
-    """Replace NaN and infinities by None, in nested mappings too."""
+def _replace_non_finite(value: Any) -> Any:
+    """Replace NaN and infinities by None in a number, or in all numbers of a nested mapping."""
     if isinstance(value, Mapping):
-        return {name: _finite_or_null(inner_value) for name, inner_value in value.items()}
+        return {name: _replace_non_finite(inner_value) for name, inner_value in value.items()}
     return value if math.isfinite(value) else None
 
 
-def _named_numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers of nested mappings by names such as `timing/data_wait` or `train/lr`."""
+def _flatten_record(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the names and values of all numbers in a nested record.
+
+    For example, {"lr": 0.1, "timing": {"data_wait": 0.02}} gives "train/lr" and "timing/data_wait".
+    `prefix` is the name of the mapping in which `record` is nested, and a slash.
+    """
     for name, value in record.items():
         if isinstance(value, Mapping):
-            yield from _named_numbers(value, f"{prefix}{name}/")
+            yield from _flatten_record(value, f"{prefix}{name}/")
         else:
             yield f"{prefix or 'train/'}{name}", value

@@ -1,8 +1,8 @@
-"""Copies of the snapshots of a run in a folder that fsspec opens, such as `s3://BUCKET/RUN`.
+"""Copy the snapshots of a training to a place that fsspec can open, such as `s3://BUCKET/RUN`.
 
-The folder step-00000400 has a snapshot and `complete.json`, which is written last and holds the
-sizes of the snapshot's files. A folder without it was interrupted, and counts as absent. The log
-and the record of the best evaluation are copied too.
+There, the folder step-00000400 has the snapshot after 400 steps, and the file `complete.json`. This
+file is written last, and holds the sizes of the snapshot's files. A copy without it was
+interrupted, and counts as missing. The log and the record of the best evaluation are copied too.
 """
 
 import json
@@ -21,109 +21,142 @@ from cosmos_core.engine.snapshot import BEST, SnapshotError, Snapshots
 from cosmos_core.model.checkpoint import SNAPSHOTS
 from cosmos_core.utils.files import temporary_folder, write_atomically
 
+# The file that marks a complete copy.
 COMPLETE = "complete.json"
-# Files beside the snapshots, whose copies are replaced by newer ones.
-NOTES = (LOG, f"{SNAPSHOTS}/{BEST}")
-PROBE = ".write-test"  # a file that is written to test a folder
+# Other files in the output folder that are copied, again with each snapshot.
+OTHER_FILES = (LOG, f"{SNAPSHOTS}/{BEST}")
+# A file that is written and removed, to test whether the place can be written.
+PROBE = ".write-test"
 logger = logging.getLogger(__name__)
 
 
 class Remote(AbstractContextManager["Remote"]):
-    """The copies at `url` of the snapshots in `output`.
+    """The copies of a training's snapshots at another place.
 
-    A thread makes the copies, so that the training does not wait for them before its end. Raises
-    ValueError, one line, for a place that cannot be opened.
+    A thread copies, so that the training waits for the copies only at its end.
+
+    Args:
+        url: The place, such as "s3://BUCKET/RUN" or a folder.
+        output: The output folder of the training.
+        say: A function that shows a line to the user.
+
+    Raises:
+        ValueError: If the place cannot be opened.
     """
 
     def __init__(self, url: str, output: Path, say: Callable[[str], None] = logger.warning) -> None:
+        """Open the place `url` for the snapshots in `output`."""
         self._url = url
         self._output = output
         self._snapshots = Snapshots(output, keep=1)
         self._say = say
-        self._thread = ThreadPoolExecutor(1)
-        with _opening(url):
-            self._files, self._root = url_to_fs(
+        self._executor = ThreadPoolExecutor(1)
+        with _explaining_errors(url):
+            self._file_system, self._root = url_to_fs(
                 url, use_listings_cache=False, skip_instance_cache=True
             )
-        # Local files need folders, object stores have none.
-        if hasattr(self._files, "auto_mkdir"):
-            self._files.auto_mkdir = True
+        # Local file systems must create the folders of files. Object stores have no folders.
+        if hasattr(self._file_system, "auto_mkdir"):
+            self._file_system.auto_mkdir = True
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
+        """Wait for the thread, and end it."""
+        self._executor.shutdown()
 
     def prepare(self, *, resume: bool) -> None:
-        """Test that the place can be written, and fetch the newest copy for a run that is resumed.
+        """Prepare the place for a training, before the training starts.
 
-        The copy is fetched if it is complete and newer than the snapshots of the folder. Raises
-        ValueError if either fails, and SnapshotError if a new run would meet copies of another run.
+        Test whether the place can be written. If the training is resumed, and the newest complete
+        copy is newer than the snapshots in the output folder, fetch it.
+
+        Raises:
+            ValueError: If the place cannot be written, or the copy cannot be fetched.
+            SnapshotError: If a new training would find copies of another one.
         """
-        with _opening(self._url):
-            self._files.pipe_file(f"{self._root}/{PROBE}", b"-")
-            self._files.rm_file(f"{self._root}/{PROBE}")
-            newest = max(self.steps(), default=-1)
-        if newest >= 0 and not resume:
+        with _explaining_errors(self._url):
+            self._file_system.pipe_file(f"{self._root}/{PROBE}", b"-")
+            self._file_system.rm_file(f"{self._root}/{PROBE}")
+            newest_step = max(self.steps(), default=-1)
+        if newest_step >= 0 and not resume:
             raise SnapshotError(
-                f"{self._url} holds a run of {newest} steps: go on by --resume, or choose another"
+                f"{self._url} holds a run of {newest_step} steps: go on by --resume, or choose "
+                "another"
             )
-        if newest > max(self._snapshots.steps(), default=-1):
-            with _opening(self._url):
-                self._fetch(newest)
-            logger.info(f"fetched the snapshot of step {newest} from {self._url}")
+        if newest_step > max(self._snapshots.steps(), default=-1):
+            with _explaining_errors(self._url):
+                self._fetch(newest_step)
+            logger.info(f"fetched the snapshot of step {newest_step} from {self._url}")
 
     def steps(self) -> list[int]:
-        """Return the steps of the complete copies, ascending."""
-        return [
-            step
-            for step in self._started_steps()
-            if self._files.exists(f"{self._folder(step)}/{COMPLETE}")
-        ]
+        """Return the training steps of the complete copies, in ascending order."""
+        complete_steps = []
+        for step in self._started_steps():
+            if self._file_system.exists(f"{self._folder(step)}/{COMPLETE}"):
+                complete_steps.append(step)
+        return complete_steps
 
     def start(self) -> None:
-        """Update in the thread. A failure is reported in a line; the next update tries again."""
-        self._thread.submit(self._try_to_update)
+        """Let the thread copy new snapshots, without waiting for it.
+
+        If this fails, a line reports it, and the next call tries again.
+        """
+        self._executor.submit(self._try_to_update)
 
     def finish(self) -> None:
-        """Wait until every snapshot has a copy. Raises OSError, which names the place."""
+        """Copy new snapshots, and wait until this is done.
+
+        Raises OSError, which names the place, if a snapshot cannot be copied.
+        """
         try:
-            self._thread.submit(self.update).result()
+            self._executor.submit(self.update).result()
         except Exception as error:
-            reason = f"the newest snapshot has no copy ({_reason(error)})"
+            reason = f"the newest snapshot has no copy ({_describe_error(error)})"
             raise OSError(EIO, reason, self._url) from error
 
     def update(self) -> None:
-        """Copy new snapshots, the newest first, and the log; remove copies of removed snapshots.
+        """Bring the copies up to date with the output folder.
 
-        The copy of the best snapshot is kept. Raises errors of any kind.
+        New snapshots are copied, the newest first, and then the log and the record of the best
+        evaluation. Copies of snapshots that are gone are removed, except the one with the best
+        evaluation. A file system may raise errors of any kind.
         """
         complete_steps = self.steps()
         for step in reversed(self._snapshots.steps()):
             if step not in complete_steps and self._snapshots.path(step).exists():
                 self._copy(step)
-        for name in NOTES:
-            self._copy_note(name)
-        kept_steps = self._snapshots.steps()
+
+        for name in OTHER_FILES:
+            path = self._output / name
+            if path.exists():
+                # Copy under a temporary name first, so that the copy is never incomplete.
+                temporary_copy = f"{self._root}/.{path.name}.tmp"
+                self._file_system.put_file(str(path), temporary_copy)
+                self._file_system.mv(temporary_copy, f"{self._root}/{name}")
+
+        steps_to_keep = self._snapshots.steps()
         best = self._snapshots.best()
         if best is not None:
-            kept_steps.append(best.step)
-        # Without any snapshot nothing is removed.
-        newest_step = max(kept_steps, default=-1)
+            steps_to_keep.append(best.step)
+        # Newer copies stay, and so do all copies if there is no snapshot.
+        newest_step = max(steps_to_keep, default=-1)
         for step in self._started_steps():
-            if step < newest_step and step not in kept_steps:
+            if step < newest_step and step not in steps_to_keep:
                 self._remove(step)
 
     def _try_to_update(self) -> None:
+        """Copy new snapshots, and report an error in a line."""
         try:
             self.update()
         except Exception as error:  # a file system raises errors of any kind
             self._say(
                 f"{self._url}: a snapshot was not copied, it is tried again with the next "
-                f"snapshot ({_reason(error)})"
+                f"snapshot ({_describe_error(error)})"
             )
 
     def _copy(self, step: int) -> None:
-        """Copy the snapshot of a step, and write `complete.json` last."""
-        self._remove(step)  # an interrupted copy may have left files
+        """Copy the snapshot of a step, a file or a folder, and write `complete.json` last."""
+        # An interrupted copy may have left files.
+        self._remove(step)
         snapshot = self._snapshots.path(step)
         sizes = {}
         for path in [snapshot, *snapshot.rglob("*")]:
@@ -132,50 +165,52 @@ class Remote(AbstractContextManager["Remote"]):
             name = path.relative_to(snapshot.parent).as_posix()
             copy = f"{self._folder(step)}/{name}"
             sizes[name] = path.stat().st_size
-            self._files.put_file(str(path), copy)
-            _require_size(copy, self._files.size(copy), sizes[name])
-        self._files.pipe_file(f"{self._folder(step)}/{COMPLETE}", json.dumps(sizes).encode())
-
-    def _copy_note(self, name: str) -> None:
-        """Copy a file of NOTES, if it exists, under a temporary name first."""
-        path = self._output / name
-        if path.exists():
-            temporary = f"{self._root}/.{path.name}.tmp"
-            self._files.put_file(str(path), temporary)
-            self._files.mv(temporary, f"{self._root}/{name}")
+            self._file_system.put_file(str(path), copy)
+            _require_size(copy, self._file_system.size(copy), sizes[name])
+        self._file_system.pipe_file(f"{self._folder(step)}/{COMPLETE}", json.dumps(sizes).encode())
 
     def _fetch(self, step: int) -> None:
-        """Copy a snapshot and the notes to the output folder."""
-        sizes = json.loads(self._files.cat_file(f"{self._folder(step)}/{COMPLETE}"))
+        """Copy the snapshot of a step and the other files from the place to the output folder.
+
+        The snapshot appears in the folder of snapshots only when it is complete.
+        """
+        sizes = json.loads(self._file_system.cat_file(f"{self._folder(step)}/{COMPLETE}"))
         (self._output / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
-        with temporary_folder(self._output) as temporary:
+        with temporary_folder(self._output) as folder:
             for name, size in sizes.items():
-                path = temporary / name
+                path = folder / name
                 path.parent.mkdir(exist_ok=True)
-                self._files.get_file(f"{self._folder(step)}/{name}", str(path))
-                _require_size(f"{self._folder(step)}/{name}", path.stat().st_size, size)
-            for name in NOTES:
+                copy = f"{self._folder(step)}/{name}"
+                self._file_system.get_file(copy, str(path))
+                _require_size(copy, path.stat().st_size, size)
+            for name in OTHER_FILES:
                 copy = f"{self._root}/{name}"
-                if self._files.exists(copy):
-                    write_atomically(self._output / name, self._files.cat_file(copy))
-            for path in temporary.iterdir():  # the file or the folder of the snapshot
+                if self._file_system.exists(copy):
+                    write_atomically(self._output / name, self._file_system.cat_file(copy))
+            # The folder has one entry: the snapshot as a file or as a folder.
+            for path in folder.iterdir():
                 path.replace(self._output / SNAPSHOTS / path.name)
 
     def _remove(self, step: int) -> None:
-        """Remove the copy of a step, `complete.json` first: a partial copy must not seem whole."""
+        """Remove the copy of a step, if it exists.
+
+        `complete.json` is removed first, so that a copy that is partly removed does not count as
+        complete.
+        """
         for path in (f"{self._folder(step)}/{COMPLETE}", self._folder(step)):
-            if self._files.exists(path):
-                self._files.rm(path, recursive=True)
+            if self._file_system.exists(path):
+                self._file_system.rm(path, recursive=True)
 
     def _folder(self, step: int) -> str:
+        """Return the path of the folder of a copy: 400 -> "BUCKET/RUN/step-00000400"."""
         return f"{self._root}/step-{step:08d}"
 
     def _started_steps(self) -> list[int]:
-        """Return the steps of all copies, also of those that are not complete, ascending."""
-        if not self._files.exists(self._root):
+        """Return the training steps of all copies, complete or not, in ascending order."""
+        if not self._file_system.exists(self._root):
             return []
         steps = []
-        for path in self._files.ls(self._root, detail=False):
+        for path in self._file_system.ls(self._root, detail=False):
             name_match = re.search(r"/step-(\d{8})/?$", path)
             if name_match:
                 steps.append(int(name_match[1]))
@@ -183,21 +218,26 @@ class Remote(AbstractContextManager["Remote"]):
 
 
 @contextmanager
-def _opening(url: str) -> Iterator[None]:
-    """Raise ValueError, one line with a remedy, for any error of the block."""
+def _explaining_errors(url: str) -> Iterator[None]:
+    """Turn any error of the block into a ValueError that names the option `save.remote`.
+
+    The message has one line. If the package for S3 is missing, it says how to install it.
+    """
     try:
         yield
     except Exception as error:
         hint = ""
         if isinstance(error, ImportError) and url.startswith("s3:"):
             hint = "; pip install 'cosmos-eval[s3]'"
-        raise ValueError(f"save.remote={url}: {_reason(error)}{hint}") from error
+        raise ValueError(f"save.remote={url}: {_describe_error(error)}{hint}") from error
 
 
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
+    """Return the class and the message of an error in one line of at most 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _require_size(name: str, size: int | None, expected_size: int) -> None:
+    """Raise OSError if a copied file does not have the expected size in bytes."""
     if size != expected_size:
         raise OSError(EIO, f"{name} has {size} of {expected_size} bytes")

@@ -1,9 +1,9 @@
-"""Weights, gradients and optimizer states sharded over processes, by PyTorch's `fully_shard`.
+"""Divide weights, gradients and optimizer states over processes, by PyTorch's `fully_shard`.
 
-FSDP gathers the weights of a block when the block is computed. HSDP shards weights within a
-machine, and all machines hold the same weights. 0-d parameters cannot be sharded: scales are stored
-in the shape (1,), and are 0-d wherever a model or a state is read. Snapshots have the names and
-shapes of an unsharded training.
+With FSDP each process holds a shard of the weights, and the weights of a block are gathered when
+the block is computed. With HSDP weights are sharded within a machine, and all machines hold the
+same weights. FSDP cannot shard 0-d parameters, such as logit scales. They are stored in the shape
+(1,), and read as 0-d tensors. Snapshots have the names and shapes of an unsharded training.
 """
 
 import os
@@ -21,45 +21,60 @@ from torch.nn.utils import parametrize
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.distributed import World
-from cosmos_core.model.sharded import MODELS, read_parts, stored_tensors
+from cosmos_core.model.sharded import MODELS, read_shards, read_tensor_metadata
 
 
 class _Scalar(nn.Module):
-    """A parameter of shape (1,) that is read as 0-d."""
+    """A parametrization that stores a parameter in the shape (1,) and reads it as a 0-d tensor."""
 
-    def forward(self, stored: Tensor) -> Tensor:
-        return stored[0]
+    def forward(self, stored_value: Tensor) -> Tensor:
+        """Return the 0-d value of a stored tensor (1,)."""
+        return stored_value[0]
 
     def right_inverse(self, value: Tensor) -> Tensor:
+        """Return the tensor (1,) that stores a 0-d value."""
         return value[None]
 
 
 def widen_scalars(model: nn.Module) -> None:
-    """Store the model's own 0-d parameters in the shape (1,)."""
+    """Store the 0-d parameters of a model in the shape (1,), in place, so that FSDP can shard them.
+
+    Parameters of submodules are left as they are. The model still reads 0-d values.
+    """
     for name, parameter in list(model.named_parameters(recurse=False)):
         if parameter.ndim == 0:
             parametrize.register_parametrization(model, name, _Scalar())
-            stored = model.get_parameter(f"parametrizations.{name}.original")
-            stored.requires_grad_(parameter.requires_grad)
+            stored_parameter = model.get_parameter(f"parametrizations.{name}.original")
+            stored_parameter.requires_grad_(parameter.requires_grad)
 
 
-def public_name(name: str) -> str:
-    """Return the name that a parameter has in an unsharded training."""
+def unsharded_name(name: str) -> str:
+    """Return the name that a parameter of a sharded model has in an unsharded training.
+
+    It differs only for scalars: "parametrizations.logit_scale.original" -> "logit_scale".
+    """
     return name.removeprefix("parametrizations.").removesuffix(".original")
 
 
 def is_sharded(config: TrainConfig, world: World) -> bool:
-    """Return whether each process holds only a part of the weights."""
+    """Return whether each process holds only a shard of the weights."""
     return config.parallel != "ddp" and world.world_size > 1
 
 
 def make_mesh(world: World, parallel: str) -> DeviceMesh:
-    """Return the mesh of processes over which weights are sharded; `parallel` is fsdp or hsdp.
+    """Return the mesh of processes over which weights are sharded.
 
-    For "hsdp" raises ValueError if the number of processes of a machine is unknown or differs.
+    `parallel` is "fsdp" or "hsdp". The mesh of "hsdp" has a row for each machine. For example, two
+    machines of four processes have a mesh of the shape (2, 4).
+
+    Raises:
+        ValueError: If `parallel` is "hsdp", and the machines do not have the same number of
+            processes, or if torchrun did not state the number.
     """
     if parallel == "fsdp":
         return init_device_mesh(world.device.type, (world.world_size,))
+
+    # The number of processes on this machine.
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     if not local_size or world.world_size % local_size:
         raise ValueError(
@@ -74,128 +89,166 @@ def make_mesh(world: World, parallel: str) -> DeviceMesh:
     )
 
 
-def shard(wrapper: nn.Module, mesh: DeviceMesh, *, reshard: bool | None = None) -> None:
-    """Shard the transformer blocks of a model one by one, and all other weights together.
+def shard_model(
+    encoder: nn.Module, mesh: DeviceMesh, *, reshard_after_forward: bool | None = None
+) -> None:
+    """Shard the weights of a model over a mesh of processes, in place.
 
-    `wrapper` is the module whose forward runs the model. With `reshard` the weights outside blocks
-    are freed after forward as well, for a teacher, which has no backward pass.
+    Each transformer block is gathered separately, and all other weights are gathered together.
+
+    Args:
+        encoder: The module that holds the model, and whose forward runs it.
+        mesh: The processes.
+        reshard_after_forward: Whether the weights outside blocks are freed after forward. This
+            suits a teacher, which has no backward pass. None is the default of `fully_shard`.
     """
-    for module in wrapper.modules():
+    for module in encoder.modules():
         if isinstance(module, ResidualAttentionBlock):
             fully_shard(module, mesh=mesh)
-    fully_shard(wrapper, mesh=mesh, reshard_after_forward=reshard)
+    fully_shard(encoder, mesh=mesh, reshard_after_forward=reshard_after_forward)
 
 
-def sort_parameters(groups: list[dict[str, Any]], model: nn.Module, order: Sequence[str]) -> None:
-    """Sort the parameters of an optimizer's groups by the order of names in an unsharded training.
+def sort_parameters(
+    groups: list[dict[str, Any]], model: nn.Module, parameter_names: Sequence[str]
+) -> None:
+    """Sort the parameters in each parameter group of an optimizer by their names, in place.
 
-    Optimizer states are numbered by this order.
+    `parameter_names` states the order of an unsharded training. An optimizer numbers its states by
+    the order of parameters, so snapshots of sharded and unsharded trainings have the same numbers.
     """
-    positions = {name: number for number, name in enumerate(order)}
-    parameter_positions = {}
+    position_by_name = {name: position for position, name in enumerate(parameter_names)}
+    position_by_id = {}
     for name, parameter in model.named_parameters():
-        parameter_positions[id(parameter)] = positions[public_name(name)]
+        position_by_id[id(parameter)] = position_by_name[unsharded_name(name)]
     for group in groups:
-        group["params"].sort(key=lambda parameter: parameter_positions[id(parameter)])
+        group["params"].sort(key=lambda parameter: position_by_id[id(parameter)])
 
 
-def divide(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split a state into the tensors of models and optimizer, and all other values.
+def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split a training state into the tensors of models and optimizer, and all other values.
 
-    The tensors, of which this process may hold shards, have keys of an unsharded training. In the
-    other values, the shapes of weights replace the weights.
+    Both parts are stored in different files of a sharded snapshot. The tensors have the keys that
+    they have in the folder, and may be shards. In the other values, the shape of each weight takes
+    the place of the weight.
     """
+    tensors = _flatten_tensors(state, state["optimizer"]["state"])
+
     other_values = dict(state)
     other_values["optimizer"] = {"param_groups": state["optimizer"]["param_groups"]}
-    for name in MODELS:
-        shapes = {}
-        for key, tensor in state[name].items():
-            is_scalar = key != public_name(key)  # stored as (1,)
-            shapes[public_name(key)] = [] if is_scalar else list(tensor.shape)
-        other_values[name] = shapes
-    return _flat_tensors(state, state["optimizer"]["state"]), other_values
+    for model_name in MODELS:
+        shapes: dict[str, list[int]] = {}
+        for key, tensor in state[model_name].items():
+            # Only scalars have another name in a sharded training. They are stored as (1,).
+            is_scalar = key != unsharded_name(key)
+            shapes[unsharded_name(key)] = [] if is_scalar else list(tensor.shape)
+        other_values[model_name] = shapes
+    return tensors, other_values
 
 
 def load_state(
     state: Mapping[str, Any], models: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Load a snapshot into the models and the optimizer, of which this process may hold shards.
+    """Load the training state of a snapshot into the models and the optimizer, in place.
 
-    The snapshot may be from any number of processes. Processes do not communicate. Raises
-    ValueError, or another error, if the snapshot does not fit.
+    This process may hold shards of the weights, and any number of processes may have written the
+    snapshot. The processes do not communicate. Raises ValueError, or another error, if the snapshot
+    does not fit.
     """
+    # A sharded snapshot is a folder, whose tensors have not been read yet.
     folder = Path(state["folder"]) if "folder" in state else None
-    stored: Mapping[str, Any]
+    stored_tensors: Mapping[str, Any]
     if folder is None:
-        stored = _flat_tensors(state, state["optimizer"]["state"])
+        stored_tensors = _flatten_tensors(state, state["optimizer"]["state"])
     else:
-        stored = stored_tensors(folder)
-    moments = _empty_moments(stored, optimizer)
+        stored_tensors = read_tensor_metadata(folder)
+
+    # Collect the tensors to fill: the weights of the models, and new tensors for the optimizer.
+    moments = _allocate_moments(stored_tensors, optimizer)
     weights = {name: model.state_dict() for name, model in models.items()}
-    tensors = _flat_tensors(weights, moments)
-    unmatched_keys = stored.keys() ^ tensors.keys()
+    tensors = _flatten_tensors(weights, moments)
+    unmatched_keys = stored_tensors.keys() ^ tensors.keys()
     if unmatched_keys:
         raise ValueError(
             f"{len(unmatched_keys)} missing or unexpected keys, first: {min(unmatched_keys)}"
         )
+
     if folder is None:
         for key, tensor in tensors.items():
-            tensor.copy_(_shard_like(stored[key], tensor))
+            tensor.copy_(_take_shard(stored_tensors[key], tensor))
     else:
-        read_parts(folder, tensors)
+        read_shards(folder, tensors)
     param_groups = state["optimizer"]["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": param_groups})
 
 
-def _empty_moments(
+def _allocate_moments(
     stored_keys: Iterable[str], optimizer: torch.optim.Optimizer
 ) -> dict[int, dict[str, Tensor]]:
-    """Return tensors for the moments that a snapshot has, by the number of the parameter."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    """Allocate tensors for the optimizer's moments that a snapshot has.
+
+    The key "optimizer.7.exp_avg" gives a tensor under [7]["exp_avg"] that has the shape of the
+    optimizer's parameter number 7. The tensor of "step" is 0-d.
+    """
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters.extend(group["params"])
+
     moments: dict[int, dict[str, Tensor]] = {}
     for key in stored_keys:
         if not key.startswith("optimizer."):
             continue
-        _, number, name = key.split(".")
+        _, number, moment_name = key.split(".")
         parameter = parameters[int(number)]
-        tensor = torch.zeros(()) if name == "step" else torch.zeros_like(parameter)
-        moments.setdefault(int(number), {})[name] = tensor
+        moment = torch.zeros(()) if moment_name == "step" else torch.zeros_like(parameter)
+        moments.setdefault(int(number), {})[moment_name] = moment
     return moments
 
 
 def require_finite(models: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError, with the first key, if weights or moments held here are not finite."""
+    """Raise ValueError if a weight or a moment of the optimizer is NaN or infinite.
+
+    Only the shards that this process holds are checked. The error names the first tensor.
+    """
     tensors = {}
-    for name, model in models.items():
+    for model_name, model in models.items():
         for key, parameter in model.named_parameters():
-            tensors[f"{name}.{public_name(key)}"] = parameter.detach()
+            tensors[f"{model_name}.{unsharded_name(key)}"] = parameter.detach()
     for number, moments in optimizer.state_dict()["state"].items():
-        for key, moment in moments.items():
-            tensors[f"optimizer.{number}.{key}"] = moment
+        for moment_name, moment in moments.items():
+            tensors[f"optimizer.{number}.{moment_name}"] = moment
+
     for key, tensor in tensors.items():
         local_tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         if not local_tensor.isfinite().all():
             raise ValueError(f"{key} has values that are NaN or infinite")
 
 
-def _flat_tensors(
+def _flatten_tensors(
     weights: Mapping[str, Mapping[str, Tensor]], moments: Mapping[int, Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return tensors by their keys in a folder: `student.KEY`, `optimizer.NUMBER.KEY`."""
+    """Return the weights of models and the moments of an optimizer in one dictionary.
+
+    The keys are the ones in a sharded snapshot: {"student": {"visual.proj": ...}} gives
+    "student.visual.proj", and {7: {"exp_avg": ...}} gives "optimizer.7.exp_avg".
+    """
     tensors = {}
-    for name in MODELS:
-        for key, weight in weights[name].items():
-            tensors[f"{name}.{public_name(key)}"] = weight
+    for model_name in MODELS:
+        for key, weight in weights[model_name].items():
+            tensors[f"{model_name}.{unsharded_name(key)}"] = weight
     for number, parameter_moments in moments.items():
-        for key, moment in parameter_moments.items():
-            tensors[f"optimizer.{number}.{public_name(key)}"] = moment
+        for moment_name, moment in parameter_moments.items():
+            tensors[f"optimizer.{number}.{unsharded_name(moment_name)}"] = moment
     return tensors
 
 
-def _shard_like(full_value: Tensor, like: Tensor) -> Tensor:
-    """Return the shard of a full tensor that this process holds of `like`."""
+def _take_shard(full_value: Tensor, like: Tensor) -> Tensor:
+    """Return the shard of a whole tensor that this process needs to fill `like`.
+
+    If `like` is not sharded, return the whole tensor. Raises ValueError if the shapes differ then.
+    """
     if not isinstance(like, DTensor):
-        if full_value.shape != like.shape:  # `copy_` would repeat values to fill the shape
+        # Without this check `copy_` would repeat values to fill a larger shape.
+        if full_value.shape != like.shape:
             raise ValueError(f"{tuple(full_value.shape)} does not fit {tuple(like.shape)}")
         return full_value
     full_value = full_value.reshape(like.shape).to(like.device)

@@ -1,8 +1,9 @@
-"""Snapshots of a run: everything that its next step depends on, so that it can be resumed exactly.
+"""Snapshots of a training, from which it can be resumed exactly.
 
-OUTPUT/snapshots/step-00000400.pt holds the state after 400 steps. A snapshot of sharded weights is
-the folder step-00000400, with a file of each process. Both are written atomically, synchronised to
-the disk, and read with `weights_only=True`.
+A snapshot holds everything that the next step depends on. OUTPUT/snapshots/step-00000400.pt holds
+the state after 400 steps. If processes hold shards of the weights, the snapshot is a folder,
+step-00000400, with a file from each process. Both are written atomically, synchronised to the disk,
+and read with `weights_only=True`.
 """
 
 import json
@@ -26,9 +27,14 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.loggers import LOG
-from cosmos_core.engine.sharding import divide
+from cosmos_core.engine.sharding import split_state
 from cosmos_core.model.checkpoint import CHECKPOINT, SNAPSHOTS
-from cosmos_core.model.sharded import REST, read_state, require_shared, write_parts
+from cosmos_core.model.sharded import (
+    STATE_FILE,
+    read_state,
+    require_shared_folder,
+    write_shards,
+)
 from cosmos_core.utils.files import (
     appearing,
     errors_of,
@@ -39,13 +45,16 @@ from cosmos_core.utils.files import (
 )
 from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, without_added
 
+# The file in the folder of snapshots that records the best evaluation.
 BEST = "best.json"
 REMEDY = "remove it, and --resume goes on from the one before"
+# The version of the format of snapshots.
 FORMAT = 1
+# The name of a file or folder in the folder of snapshots.
 _NAME = re.compile(r"step-(\d{8})(\.pt)?")
 
-# Keys that every snapshot has.
-PARTS = (
+# The keys that every snapshot has.
+REQUIRED_KEYS = (
     "config",
     "student",
     "teacher",
@@ -61,76 +70,89 @@ logger = logging.getLogger(__name__)
 
 
 class SnapshotError(ValueError):
-    """A folder that cannot be resumed, with the reason in one line."""
+    """A training cannot be resumed or started in a folder. The message states why in one line."""
 
 
 class Best(NamedTuple):
-    """The best evaluation so far."""
+    """The best evaluation of a training so far."""
 
+    # The number of training steps before the evaluation.
     step: int
-    value: float  # of the metric `save.best`
+    # The value of the metric that `save.best` names.
+    value: float
 
 
-# An entry for each shard: (name, bytes, samples, hash), or (name,) for a stream.
+# A description of the training data by which two sets of shards can be compared. It has an entry
+# for each shard: (name, size in bytes, number of samples, hash), or (name,) for a stream.
 Fingerprint = Sequence[Sequence[Any]]
 
 
 class HostCopy:
-    """A copy of a nested state on the host.
+    """A copy, in host memory, of the nested state of a training.
 
-    The device copies in the order of its work, and the process does not wait for the copy until it
-    asks for the state. Memory of a `former` copy is used again for tensors of the same shapes,
-    because to allocate memory takes longer than to copy. The former copy must no longer be used.
+    The GPU copies the tensors after the work that it has already been given. The process does not
+    wait for this until it calls `state`.
+
+    The memory of `previous_copy` is used again for tensors of the same shapes, because to allocate
+    memory takes longer than to copy. `previous_copy` must not be used any more.
     """
 
-    def __init__(self, state: Mapping[str, Any], former: "HostCopy | None" = None) -> None:
+    def __init__(self, state: Mapping[str, Any], previous_copy: "HostCopy | None" = None) -> None:
+        """Copy all tensors of a nested state to the host, without waiting for a GPU."""
         leaves, structure = tree_flatten(dict(state))
-        former_leaves: list[Any] = tree_leaves(former._state) if former else []
-        if len(former_leaves) != len(leaves):
-            former_leaves = [None] * len(leaves)
+        previous_leaves: list[Any] = tree_leaves(previous_copy._state) if previous_copy else []
+        if len(previous_leaves) != len(leaves):
+            previous_leaves = [None] * len(leaves)
         copied_leaves = []
-        for leaf, former_leaf in zip(leaves, former_leaves, strict=True):
+        for leaf, previous_leaf in zip(leaves, previous_leaves, strict=True):
             if isinstance(leaf, Tensor):
-                copied_leaves.append(_copy_to_host(leaf, former_leaf))
+                copied_leaves.append(_copy_to_host(leaf, previous_leaf))
             else:
                 copied_leaves.append(leaf)
         self._state: dict[str, Any] = tree_unflatten(copied_leaves, structure)
-        # On a GPU: an event that is reached when all tensors are copied.
-        self._copied: torch.cuda.Event | None = None
+
+        # The GPU reaches this event when it has copied all tensors.
+        self._copy_event: torch.cuda.Event | None = None
         if torch.cuda.is_initialized():
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+            self._copy_event = torch.cuda.Event()
+            self._copy_event.record()
 
     def state(self) -> dict[str, Any]:
-        """Return the state, with all tensors on the host."""
-        if self._copied is not None:
-            self._copied.synchronize()
+        """Wait until all tensors are copied, and return the state on the host."""
+        if self._copy_event is not None:
+            self._copy_event.synchronize()
         return self._state
 
 
-def _copy_to_host(tensor: Tensor, former_copy: Any) -> Tensor:
-    """Return a copy of a tensor on the host.
+def _copy_to_host(tensor: Tensor, previous_copy: Any) -> Tensor:
+    """Return a copy of a tensor in host memory; a GPU may still be copying.
 
-    The memory of `former_copy` is used again if it is a tensor of the same shape and dtype.
+    If `previous_copy` is a tensor of the same shape and dtype, it is overwritten and returned.
     """
     tensor = tensor.detach()
-    # Sharded weights are of another type. Their shards are small, so they get new memory.
-    are_plain_tensors = type(tensor) is Tensor and type(former_copy) is Tensor
-    if are_plain_tensors and (tensor.shape, tensor.dtype) == (former_copy.shape, former_copy.dtype):
-        return former_copy.copy_(tensor, non_blocking=True)
+    # Sharded weights have a subclass of Tensor. Their shards are small, so they get new memory.
+    if type(tensor) is Tensor and type(previous_copy) is Tensor:
+        has_same_shape = previous_copy.shape == tensor.shape
+        if has_same_shape and previous_copy.dtype == tensor.dtype:
+            return previous_copy.copy_(tensor, non_blocking=True)
     if tensor.is_cuda:
         return tensor.to("cpu", non_blocking=True)
     return tensor.clone()
 
 
 class Snapshots:
-    """The snapshots of one run, in OUTPUT/snapshots."""
+    """The snapshots of one training, in OUTPUT/snapshots.
+
+    The newest `keep` snapshots stay, and the one with the best evaluation.
+    """
 
     def __init__(self, output: Path, keep: int) -> None:
-        self._folder, self._keep = output / SNAPSHOTS, keep
+        """Describe the snapshots of a training in the folder `output`, of which `keep` stay."""
+        self._folder = output / SNAPSHOTS
+        self._keep = keep
 
     def steps(self) -> list[int]:
-        """Return the steps of the snapshots that exist, ascending."""
+        """Return the training steps of all snapshots in the folder, in ascending order."""
         steps = set()
         for path in self._folder.glob("step-*"):
             name_match = _NAME.fullmatch(path.name)
@@ -139,14 +161,15 @@ class Snapshots:
         return sorted(steps)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Write the state after `step` steps, and remove old snapshots.
+        """Write the state of a training after `step` steps, and remove old snapshots.
 
-        Raises OSError, with the path.
+        Return the path of the file. Raises OSError, with the path, if it cannot be written.
         """
         folder, path = self._paths(step)
         with errors_of(path), replacing(path) as file:
             torch.save({**state, "format": FORMAT, "step": step}, file)
         _synchronise(self._folder)
+        # Remove the sharded snapshot of this step that an earlier run may have left.
         remove(folder)
         self._remove_old()
         return path
@@ -154,40 +177,56 @@ class Snapshots:
     def save_sharded(
         self, step: int, state: Mapping[str, Any], model: Mapping[str, str], world: World
     ) -> Path:
-        """Write the state after `step` steps; all processes of `world` call it.
+        """Write the state after `step` steps as a folder, and remove old snapshots.
 
-        Each process writes its shards, and the first one completes the folder. `model` describes
-        the weights. Raises OSError in all processes.
+        All processes call this function. Each writes its shards, and the first one completes the
+        folder.
+
+        Args:
+            step: The number of training steps.
+            state: The state, whose tensors may be shards.
+            model: The metadata of the model, as in a checkpoint file.
+            world: The processes.
+
+        Returns:
+            The path of the folder.
+
+        Raises:
+            OSError: If a process cannot write. All processes raise it.
         """
         path, file = self._paths(step)
-        tensors, other_values = divide(state)
+        tensors, other_values = split_state(state)
         with errors_of(path), ExitStack() as stack:
+
+            def create_folder() -> Path:
+                """Create a temporary folder, which is renamed to `path` when the stack closes."""
+                # A folder of this name is damaged: otherwise the training had resumed from it.
+                remove(path)
+                return stack.enter_context(appearing(path))
+
             # The first process creates the folder, and tells the others its path.
-            created_folder = world.main_process_only(lambda: self._create_folder(stack, path))
+            created_folder = world.main_process_only(create_folder)
             temporary_folder = world.gather(created_folder)[0]
-            files = write_parts(temporary_folder, tensors, world, world.group)
             other_values["format"] = FORMAT
             other_values["step"] = step
-            other_values["files"] = files
+            other_values["files"] = write_shards(temporary_folder, tensors, world, world.group)
             other_values["model"] = dict(model)
-            world.main_process_only(lambda: _complete(temporary_folder, other_values))
+            world.main_process_only(lambda: _write_state_file(temporary_folder, other_values))
         if world.rank == 0:
             _synchronise(self._folder)
             remove(file)
             self._remove_old()
         return path
 
-    def _create_folder(self, stack: ExitStack, path: Path) -> Path:
-        """Create and return a temporary folder that is renamed to `path` when the stack closes."""
-        # A folder of this name is damaged, else the run would have been resumed from it.
-        remove(path)
-        return stack.enter_context(appearing(path))
+    def newest(self, required_keys: Sequence[str] = ()) -> dict[str, Any] | None:
+        """Return the state in the newest snapshot that is whole, on the CPU.
 
-    def newest(self, parts: Sequence[str] = ()) -> dict[str, Any] | None:
-        """Return the newest snapshot that has all `parts`, on the CPU, with its path as `path`.
+        The state has the path of the snapshot under the key "path". Snapshots that are damaged or
+        lack one of `required_keys` are passed over with a warning. Return None if no snapshot is
+        whole.
 
-        Damaged snapshots are passed over, with a warning. Return None if there is no whole one.
-        Raises SnapshotError for another format, and if a snapshot has another step than its name.
+        Raises:
+            SnapshotError: If a snapshot has another format, or another step than its name.
         """
         for step in reversed(self.steps()):
             path = self.path(step)
@@ -199,9 +238,9 @@ class Snapshots:
                 continue
             if not isinstance(state, dict) or state.get("format") != FORMAT:
                 raise SnapshotError(f"{path}: not a snapshot of this version of cosmos-train")
-            missing_parts = [name for name in parts if name not in state]
-            if missing_parts:
-                names = ", ".join(missing_parts)
+            missing_keys = [key for key in required_keys if key not in state]
+            if missing_keys:
+                names = ", ".join(missing_keys)
                 logger.warning(f"{path}: damaged, passed over (lacks {names})")
                 continue
             if type(state.get("step")) is not int or state["step"] != step:
@@ -212,7 +251,7 @@ class Snapshots:
         return None
 
     def best(self) -> Best | None:
-        """Return the best evaluation that `note_best` recorded, or None.
+        """Return the best evaluation that `note_best` has recorded, or None before the first one.
 
         Raises SnapshotError if the record is damaged.
         """
@@ -228,39 +267,47 @@ class Snapshots:
             ) from error
 
     def note_best(self, best: Best) -> None:
-        """Record the best evaluation, and keep its snapshot instead of the former best one."""
+        """Record the best evaluation so far, whose snapshot is then kept."""
         write_atomically(self._folder / BEST, json.dumps(best._asdict()).encode())
         self._remove_old()
 
     def path(self, step: int) -> Path:
-        """Return the path of the snapshot of a step: a file, or a folder."""
+        """Return the path of the snapshot of a step: the file if it exists, or else the folder."""
         folder, file = self._paths(step)
         return file if file.exists() else folder
 
     def _paths(self, step: int) -> tuple[Path, Path]:
-        """Return the folder and the file that a snapshot of a step could be."""
+        """Return the paths of the snapshot of a step as a folder and as a file.
+
+        For example: step-00000400 if the weights are sharded, and step-00000400.pt otherwise.
+        """
         folder = self._folder / f"step-{step:08d}"
         return folder, folder.with_suffix(".pt")
 
     def _remove_old(self) -> None:
-        """Remove old snapshots; the last `keep` and the best one stay."""
+        """Remove all snapshots but the newest ones and the one with the best evaluation."""
         best = self.best()
-        for step in self.steps()[: -self._keep]:
+        old_steps = self.steps()[: -self._keep]
+        for step in old_steps:
             if best is None or step != best.step:
                 for path in self._paths(step):
                     remove(path)
 
 
-def _complete(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write the values of a sharded snapshot that are not tensors, once all files are there."""
-    require_shared(folder, values["files"])
-    with replacing(folder / REST) as file:
+def _write_state_file(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write the file of a sharded snapshot that holds all values but tensors.
+
+    `values["files"]` names the files that all processes have written. Raises ValueError if one of
+    them is not in the folder.
+    """
+    require_shared_folder(folder, values["files"])
+    with replacing(folder / STATE_FILE) as file:
         torch.save(values, file)
     _synchronise(folder)
 
 
 def _synchronise(folder: Path) -> None:
-    """Write the names in a folder to the disk, so that they survive a loss of power."""
+    """Flush the entries of a folder to the disk, so that its files survive a loss of power."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -271,22 +318,30 @@ def _synchronise(folder: Path) -> None:
 def find_state(
     snapshots: Snapshots, output: Path, config: TrainConfig, *, resume: bool
 ) -> dict[str, Any] | None:
-    """Return the state to resume from, or None for a new run.
+    """Return the state from which a training resumes, or None for a new training.
 
-    Raises SnapshotError if a new run would meet an older run in its folder, if there is nothing to
-    resume, and if the snapshot belongs to another run.
+    Args:
+        snapshots: The snapshots in the output folder.
+        output: The output folder of the training.
+        config: The configuration of the training.
+        resume: Whether to resume. Otherwise this is a new training, which needs an unused folder.
+
+    Raises:
+        SnapshotError: If the folder of a new training has files of another one, if there is nothing
+            to resume, or if the snapshot belongs to a training with another configuration.
     """
     if not resume:
         _require_unused(snapshots, output)
         return None
-    state = snapshots.newest(PARTS)
+    state = snapshots.newest(REQUIRED_KEYS)
     if state is None:
         raise SnapshotError(f"{output}: no whole snapshot to resume from")
+
+    # Compare the configurations. Shards may have been moved: their fingerprint is compared later.
     allowed_differences: tuple[str, ...] = FREE
     if state.get("data") and not config.data.shards.startswith(SCENES):
-        # Shards may be elsewhere: their fingerprint is compared later.
         allowed_differences = (*FREE, SHARDS)
-    difference = _difference(state["config"], plain(config), allowed_differences)
+    difference = _describe_difference(state["config"], plain_config(config), allowed_differences)
     if difference:
         raise SnapshotError(f"{output} holds another run: {difference}")
     if state["step"] > config.optim.steps:
@@ -297,9 +352,11 @@ def find_state(
 
 
 def require_same_data(stored: Fingerprint, current: Fingerprint) -> None:
-    """Raise SnapshotError unless two fingerprints of `SampleIndex` are the same.
+    """Raise SnapshotError if the training data differ from the data of the snapshot.
 
-    The order of the samples depends on all shards. The error names the first difference.
+    `stored` is the fingerprint in the snapshot, and `current` is the data's fingerprint now. All
+    shards must be the same, because the order of samples depends on all of them. The error names
+    the first difference.
     """
     difference = _first_difference(stored, current)
     if difference is None:
@@ -313,14 +370,14 @@ def require_same_data(stored: Fingerprint, current: Fingerprint) -> None:
 
 
 class UnequalDataError(ValueError):
-    """Processes would train together with different data. All of them raise it."""
+    """The processes of a training have different data. All of them raise this error."""
 
 
 def require_same_data_everywhere(world: World, fingerprint: Fingerprint | None) -> None:
-    """Raise UnequalDataError in all processes if one has other shards than the first.
+    """Raise UnequalDataError in all processes if one has other training data than the first.
 
-    `fingerprint` is from `SampleIndex`, or has the names of streams. It is None if a process has
-    not read its data: then nothing is compared.
+    `fingerprint` describes the data of this process. If it is None in any process, because the
+    process was asked to stop before it had read its data, nothing is compared.
     """
     hashes = world.gather(None if fingerprint is None else json_sha256(fingerprint))
     if None in hashes or len(set(hashes)) == 1:
@@ -344,10 +401,11 @@ def require_same_data_everywhere(world: World, fingerprint: Fingerprint | None) 
 class _ShardDifference(NamedTuple):
     """A shard that differs between two fingerprints."""
 
-    # Its number, counted from 1.
+    # The number of the shard, counted from 1.
     number: int
-    # Its entries in both fingerprints; None if a fingerprint has fewer shards.
+    # The entry of the shard in the first fingerprint, or None if it has fewer shards.
     first: Sequence[Any] | None
+    # The entry of the shard in the second fingerprint, or None if it has fewer shards.
     second: Sequence[Any] | None
 
 
@@ -366,7 +424,11 @@ def _count_samples(fingerprint: Fingerprint) -> int:
 
 
 def _describe_shard(entry: Sequence[Any] | None) -> str:
-    """Return a description of a shard for an error message, from its entry in a fingerprint."""
+    """Describe the entry of a shard in a fingerprint, for an error message.
+
+    For example: "a.tar of 2048 bytes with 5 samples (positions 01234567)". A stream is described
+    only by its name. None stands for a missing shard.
+    """
     if entry is None:
         return "missing"
     if len(entry) == 1:  # only the name of a stream is known
@@ -376,7 +438,7 @@ def _describe_shard(entry: Sequence[Any] | None) -> str:
 
 
 def _require_unused(snapshots: Snapshots, output: Path) -> None:
-    """Raise SnapshotError if the output folder has files of another run."""
+    """Raise SnapshotError if the output folder has files of another training."""
     steps = snapshots.steps()
     if steps:
         raise SnapshotError(
@@ -396,19 +458,26 @@ def _require_unused(snapshots: Snapshots, output: Path) -> None:
 
 
 @contextmanager
-def reading(state: Mapping[str, Any], part: str) -> Iterator[None]:
-    """Raise SnapshotError for any error of the block, which uses a part of a snapshot."""
+def restoring(state: Mapping[str, Any], content: str) -> Iterator[None]:
+    """Turn any error of the block into a SnapshotError that says which content caused it.
+
+    The block restores something from a snapshot, whose state is `state`. `content` names it, such
+    as "optimizer".
+    """
     try:
         yield
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise SnapshotError(
-            f"{state['path']}: cannot be resumed from ({part}: {reason:.200}); {REMEDY}"
+            f"{state['path']}: cannot be resumed from ({content}: {reason:.200}); {REMEDY}"
         ) from error
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of all random generators of this process, as plain types and tensors."""
+    """Return the states of the random generators of PyTorch, Python and NumPy in this process.
+
+    The result has only plain types and tensors, so that it can be stored in a snapshot.
+    """
     name, keys, *other_values = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
@@ -421,7 +490,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Set every random generator to a state that `random_state` returned."""
+    """Set all random generators of this process to a state that `random_state` has returned."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     name, keys, *other_values = state["numpy"]
@@ -430,19 +499,23 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def plain(config: TrainConfig) -> dict[str, Any]:
-    """Convert a configuration to the types of JSON: tuples become lists.
+def plain_config(config: TrainConfig) -> dict[str, Any]:
+    """Return a configuration as a dictionary with only the types of JSON; tuples become lists.
 
-    Options that an earlier version lacks are left out if they have no effect, so that the result
-    equals a configuration of the earlier version.
+    Options that were added in later versions are left out if they have no effect. The result then
+    equals the one that an earlier version has stored.
     """
     return without_added(json.loads(json.dumps(asdict(config))))
 
 
-def _difference(stored: Any, current: Any, allowed: tuple[str, ...], name: str = "") -> str | None:
-    """Return the first option, in words, in which two configurations differ.
+def _describe_difference(
+    stored: Any, current: Any, allowed: tuple[str, ...], name: str = ""
+) -> str | None:
+    """Describe the first option in which two configurations differ; return None if none differs.
 
-    Options whose full names start with one of `allowed` may differ.
+    For example: "optim.lr is 0.1 there and 0.2 here". Options may differ if their names start with
+    one of `allowed`. The function calls itself for each option of a dictionary. `name` is then the
+    option's name.
     """
     if name.startswith(allowed):
         return None
@@ -452,7 +525,7 @@ def _difference(stored: Any, current: Any, allowed: tuple[str, ...], name: str =
         return f"{name} is {stored!r} there and {current!r} here"
     for key in sorted(stored.keys() | current.keys()):
         full_name = f"{name}.{key}" if name else key
-        difference = _difference(stored.get(key), current.get(key), allowed, full_name)
+        difference = _describe_difference(stored.get(key), current.get(key), allowed, full_name)
         if difference:
             return difference
     return None

@@ -1,11 +1,11 @@
-"""One training step, free of files, logs and loops.
+"""One training step, without files, logs and loops over batches.
 
-A batch may be encoded in parts and still have the gradient of the whole batch. The gradient of the
-loss in all features is computed once, and carried back through the model part by part, as in
-GradCache (arXiv 2101.06983).
+To save memory, a batch may be encoded in chunks and still have the gradient of the whole batch. The
+gradient of the loss with respect to all features is computed once. Then it is carried back through
+the model chunk by chunk, as in GradCache (arXiv 2101.06983).
 
-Features are a method's NamedTuple. Tensors (V, B, D) have one row per sample. Other tensors, such
-as scales or the centre of prototypes, belong to the whole batch.
+The features of a batch are a NamedTuple that the training method defines. Tensors (V, B, D) have
+one row per sample. Other tensors, such as logit scales, belong to the whole batch.
 """
 
 import math
@@ -26,91 +26,113 @@ from cosmos_core.model.pretrained import Audit
 from cosmos_core.types import Gather, LossTerms, Method, Views
 
 Loss = Callable[[Any, Any, Gather], LossTerms]
-Terms = dict[str, Tensor]  # loss terms by name: 0-d tensors, means over all processes
+# The terms of a loss by name: 0-d tensors, means over all processes.
+Terms = dict[str, Tensor]
 
 
 def _is_sharded(module: nn.Module) -> TypeGuard[FSDPModule]:
+    """Return whether FSDP shards the weights of a module over processes."""
     return isinstance(module, FSDPModule)
 
 
-class Student(nn.Module):
-    """The student as a module whose forward returns the features; DDP wraps it."""
+class StudentEncoder(nn.Module):
+    """A module whose forward returns the student's features, so that DDP and FSDP can wrap it."""
 
     def __init__(self, method: Method, model: nn.Module) -> None:
+        """Wrap a model, whose features a training method computes."""
         super().__init__()
-        self.method, self.model = method, model
+        self.method = method
+        self.model = model
 
     def forward(self, views: Views) -> Any:
+        """Return the features of a batch, as the training method defines them."""
         features = self.method.student_features(self.model, views)
         if _is_sharded(self):
-            # If a loss changed a feature in place, FSDP's hook on it, which gathers weights in
-            # backward, would be lost.
+            # FSDP registers a hook on the features, which gathers the weights in backward. A loss
+            # that changed a feature in place would remove the hook, so copies are returned.
             return tree_map_only(Tensor, torch.clone, features)
         return features
 
 
-class Teacher(Student):
-    """The teacher as a module whose forward returns its features, without gradient."""
+class TeacherEncoder(StudentEncoder):
+    """A module whose forward returns the teacher's features, without gradient."""
 
     def forward(self, views: Views) -> Any:
+        """Return the features of a batch, or None if the training method needs no teacher."""
         return self.method.teacher_features(self.model, views)
 
 
 @dataclass
 class Training:
-    """The state that a training step changes."""
+    """The models, the optimizer and the loss of a training. A training step changes them."""
 
+    # The training method, such as CLIP or COSMOS.
     method: Method
     # The student's model.
     model: nn.Module
-    # `model` as `Student`, which is under DDP or sharded if there are several processes.
-    student: nn.Module
-    # The teacher's model.
+    # A StudentEncoder of `model`, which DDP wraps or FSDP shards if there are several processes.
+    student_encoder: nn.Module
+    # The teacher's model, a moving average of the student's.
     teacher: nn.Module
-    # `teacher` as `Teacher`.
-    averaged: nn.Module
+    # A TeacherEncoder of `teacher`.
+    teacher_encoder: nn.Module
     optimizer: torch.optim.Optimizer
+    # The gradient scaler, which is enabled only in float16.
     scaler: torch.amp.GradScaler
     # The method's loss, which may be compiled.
     loss: Loss
-    # The pretrained weights that the model started from, or None.
+    # A record of the pretrained weights that were loaded at the start, or None.
     audit: Audit | None = None
 
 
 class StepReport:
-    """The loss terms, scales and gradient norm of a step.
+    """The loss terms, the logit scales and the gradient norm of a training step.
 
-    The values are copied to the host as the device computes them. Reading them waits for this step,
-    and not for work that was started since.
+    A GPU may still compute the step when this object is created. The values are copied to the host
+    as soon as they are ready. Reading them waits for this step, but not for later ones.
     """
 
-    def __init__(self, terms: Terms, other_values: dict[str, Tensor], *, scaled: bool) -> None:
+    def __init__(
+        self, terms: Terms, other_values: dict[str, Tensor], *, uses_gradient_scaler: bool
+    ) -> None:
+        """Start to copy the values of a step to the host.
+
+        Args:
+            terms: The loss terms by name.
+            other_values: Other values of the step by name, such as "gradient_norm".
+            uses_gradient_scaler: Whether a gradient scaler handles gradients that are not finite.
+        """
         self._term_names = list(terms)
         self._names = [*terms, *other_values]
-        # Whether a gradient scaler is used: it handles gradients that are not finite.
-        self._scaled = scaled
-        tensors = [*terms.values(), *other_values.values()]
-        first = tensors[0]
-        values = torch.stack([first, *[tensor.detach().to(first) for tensor in tensors[1:]]])
+        # A gradient scaler handles gradients that are not finite.
+        self._uses_gradient_scaler = uses_gradient_scaler
+
+        # Stack all values to one tensor of the first one's type, and start to copy it to the host.
+        first_tensor, *other_tensors = [*terms.values(), *other_values.values()]
+        tensors = [first_tensor]
+        for tensor in other_tensors:
+            tensors.append(tensor.detach().to(first_tensor))
+        values = torch.stack(tensors)
         self._values = values.to("cpu", non_blocking=True)
-        self._copied: torch.cuda.Event | None = None
+        self._copy_event: torch.cuda.Event | None = None
         if values.is_cuda:
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+            self._copy_event = torch.cuda.Event()
+            self._copy_event.record()
 
     def read(self) -> dict[str, float]:
-        """Return all values by name.
+        """Return all values by name, after the device has computed them.
 
-        These are the loss terms before the step, as means over all processes, the exponentiated
-        scales after the step, and `gradient_norm`, the norm of the gradient before clipping.
+        For example: {"clip": 6.9, "logit_scale": 14.3, "gradient_norm": 0.8}. The loss terms are
+        means over all processes before the step, the scales are exponentiated after the step, and
+        the norm of the gradient is the one before clipping.
         """
-        if self._copied is not None:
-            self._copied.synchronize()
+        if self._copy_event is not None:
+            self._copy_event.synchronize()
         return dict(zip(self._names, self._values.tolist(), strict=True))
 
     @property
     def terms(self) -> dict[str, float]:
-        """The loss terms by name."""
+        """The loss terms by name, as means over all processes."""
         values = self.read()
         return {name: values[name] for name in self._term_names}
 
@@ -120,23 +142,28 @@ class StepReport:
         return self.read()["gradient_norm"]
 
     def check(self) -> dict[str, float]:
-        """Return all values by name, as `read` does.
+        """Return all values by name, as `read` does, after checking that they are finite.
 
-        Raises FloatingPointError, in every process, if a loss term is not finite in any process.
-        Raises it also if the gradient is not finite, unless a gradient scaler is used.
+        Raises:
+            FloatingPointError: If a loss term is not finite in any process, or if the gradient is
+                not finite and no gradient scaler is used. Every process raises it.
         """
         values = self.read()
         for name in self._term_names:
             if not math.isfinite(values[name]):
                 raise FloatingPointError(f"the {name} loss is {values[name]}")
         norm = values["gradient_norm"]
-        if not self._scaled and not math.isfinite(norm):
+        if not self._uses_gradient_scaler and not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
         return values
 
 
 def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:
-    """Convert uint8 images to normalised float32; `mean` and `std` (3,) are on the 0-1 scale."""
+    """Convert the uint8 images of a batch to float32, and normalise them.
+
+    `mean` and `std` (3,) are the mean and the standard deviation of pixels on the scale from 0 to
+    1.
+    """
     mean, std = mean[:, None, None], std[:, None, None]
     return Views(
         global_images=(views.global_images.float() / 255 - mean) / std,
@@ -152,92 +179,113 @@ def train_step(
     *,
     momentum: float,
     precision: str = "fp32",
-    parts: int = 1,
+    n_chunks: int = 1,
     clip_norm: float = 0.0,
 ) -> StepReport:
-    """Run forward, backward, teacher, optimizer and clamping, in the published order.
+    """Train the student on one batch, and move the teacher towards the student.
 
-    `views` hold normalised images of this process. Captions may be on the host: then nothing waits
-    for the device. The batch is encoded in `parts` parts. `StepReport.check` says, later, whether
-    loss terms and gradient were finite. With a gradient scaler, the optimizer skips a gradient that
-    is not finite, and the scaler halves its scale.
+    The order is the published one: forward, backward, update of the teacher, step of the
+    optimizer, clamping of the logit scales. If a gradient scaler is enabled and the gradient is not
+    finite, the optimizer skips the step, and the scaler halves its scale.
+
+    Args:
+        training: The models, the optimizer and the loss, which are changed.
+        views: The batch of this process, with normalised images. If the captions are on the host,
+            this function does not wait for the GPU.
+        gather: Collects the features of all processes for the loss.
+        momentum: The momentum of the teacher's moving average.
+        precision: "fp32", "bf16" or "fp16".
+        n_chunks: The number of chunks in which the batch is encoded to save memory.
+        clip_norm: The largest norm of the gradient. 0 means that it is not clipped.
+
+    Returns:
+        The values of the step. Its method `check` states whether they are finite.
     """
+    # Compute the gradient. Only the models run under autocast, not the loss and the backward pass.
     training.optimizer.zero_grad(set_to_none=True)
-    # Only the models run under autocast; losses and backward do not. Recomputed activations restore
-    # it in backward.
     autocast = torch.autocast(
         views.global_images.device.type,
         torch.float16 if precision == "fp16" else torch.bfloat16,
         enabled=precision != "fp32",
     )
-    if parts == 1:
-        terms = _backward(training, views, gather, autocast)
+    if n_chunks == 1:
+        with autocast:
+            student_features = training.student_encoder(views)
+            teacher_features = training.teacher_encoder(views)
+        terms = _backward_from_loss(training, student_features, teacher_features, gather)
     else:
-        terms = _backward_in_parts(training, views, gather, autocast, parts)
+        terms = _backward_in_chunks(training, views, gather, autocast, n_chunks)
     training.scaler.unscale_(training.optimizer)
     max_norm = clip_norm if clip_norm > 0 else math.inf
     norm = full_tensor(nn.utils.clip_grad_norm_(training.model.parameters(), max_norm))
+
+    # Update the teacher and the student.
     update_teacher(training.teacher, training.model, momentum)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     clamp_logit_scales(training.model)
     clamp_logit_scales(training.teacher)
 
+    # Report the scales after the step, and the norm of the gradient.
     other_values = {}
     for name, parameter in scalars(training.model, (*SCALES, "logit_bias")).items():
         value = full_tensor(parameter.detach()).squeeze()
         other_values[name] = value.exp() if name in SCALES else value
     other_values["gradient_norm"] = norm
-    return StepReport(terms, other_values, scaled=training.scaler.is_enabled())
+    return StepReport(terms, other_values, uses_gradient_scaler=training.scaler.is_enabled())
 
 
-def _backward(training: Training, views: Views, gather: Gather, autocast: torch.autocast) -> Terms:
-    """Compute the gradient of a batch at once; return the loss terms."""
-    with autocast:
-        student = training.student(views)
-        teacher = training.averaged(views)
-    return _loss_backward(training, student, teacher, gather)
-
-
-def _backward_in_parts(
-    training: Training, views: Views, gather: Gather, autocast: torch.autocast, parts: int
+def _backward_in_chunks(
+    training: Training, views: Views, gather: Gather, autocast: torch.autocast, n_chunks: int
 ) -> Terms:
-    """Compute the gradient of the whole batch with the activations of one part; return the terms.
+    """Compute the gradient of a whole batch, with the memory for the activations of one chunk.
 
-    Student features are computed twice: first without gradient, for the loss and its gradient in
-    all features, then part by part, to carry that gradient back. Processes exchange the model's
-    gradient once, with the last part.
+    The student encodes each chunk twice. The first time is without gradient: from the features of
+    all chunks follow the loss and its gradient with respect to the features. The second time
+    carries this gradient back to the weights. Return the loss terms of the whole batch.
     """
-    view_chunks = split_views(views, parts)
+    view_chunks = split_views(views, n_chunks)
     with torch.no_grad(), autocast:
-        student_leaves = [as_leaves(training.student(chunk)) for chunk in view_chunks]
-        teacher_features = [training.averaged(chunk) for chunk in view_chunks]
-    terms = _loss_backward(
-        training, join_features(student_leaves), join_features(teacher_features), gather
-    )
-    for number, (chunk, leaves) in enumerate(zip(view_chunks, student_leaves, strict=True), 1):
-        with _gradient_exchange(training.student, enabled=number == parts):
+        student_leaves = [as_leaves(training.student_encoder(chunk)) for chunk in view_chunks]
+        teacher_chunks = [training.teacher_encoder(chunk) for chunk in view_chunks]
+    student_features = join_features(student_leaves)
+    teacher_features = join_features(teacher_chunks)
+    terms = _backward_from_loss(training, student_features, teacher_features, gather)
+
+    for index, (chunk, leaves) in enumerate(zip(view_chunks, student_leaves, strict=True)):
+        is_last_chunk = index == n_chunks - 1
+        # Processes exchange the accumulated gradient once.
+        with _gradient_exchange(training.student_encoder, enabled=is_last_chunk):
             with autocast:
-                features = training.student(chunk)
+                features = training.student_encoder(chunk)
             carry_back(features, leaves)
     return terms
 
 
 @contextmanager
-def _gradient_exchange(student: nn.Module, *, enabled: bool) -> Iterator[None]:
-    """Let processes exchange gradients in the backward pass of the block, or keep their own."""
-    if _is_sharded(student):
-        student.set_requires_gradient_sync(enabled)
-    if isinstance(student, DistributedDataParallel) and not enabled:
-        with student.no_sync():
+def _gradient_exchange(student_encoder: nn.Module, *, enabled: bool) -> Iterator[None]:
+    """Return a context in which processes exchange gradients in backward only if `enabled`.
+
+    Otherwise each process adds its gradients to those that it has.
+    """
+    if _is_sharded(student_encoder):
+        student_encoder.set_requires_gradient_sync(enabled)
+    if isinstance(student_encoder, DistributedDataParallel) and not enabled:
+        with student_encoder.no_sync():
             yield
     else:
         yield
 
 
-def _loss_backward(training: Training, student: Any, teacher: Any, gather: Gather) -> Terms:
-    """Run backward from the loss of features; return the loss terms, as means over processes."""
-    terms = training.loss(student, teacher, gather)
+def _backward_from_loss(
+    training: Training, student_features: Any, teacher_features: Any, gather: Gather
+) -> Terms:
+    """Compute the loss of features, and run backward from it.
+
+    Return the loss terms as means over all processes. Raises ValueError if the loss does not return
+    the terms that the training method names.
+    """
+    terms = training.loss(student_features, teacher_features, gather)
     names = training.method.terms
     if set(terms) != set(names):
         raise ValueError(f"the method has the terms {names}, and its loss returned {[*terms]}")
@@ -247,38 +295,57 @@ def _loss_backward(training: Training, student: Any, teacher: Any, gather: Gathe
     return means
 
 
-def split_views(views: Views, parts: int) -> list[Views]:
-    """Split a batch into `parts` batches, in order. Raises ValueError if it does not divide."""
-    samples = views.texts.shape[1]
-    if samples % parts:
-        raise ValueError(f"{samples} samples of a process cannot be split in {parts} equal parts")
-    chunks = [tensor.chunk(parts, dim=1) for tensor in views]
-    return [Views(*tensors) for tensors in zip(*chunks, strict=True)]
+def split_views(views: Views, n_chunks: int) -> list[Views]:
+    """Split a batch of B samples into batches of B / n_chunks samples, in order.
 
-
-def join_features(parts: Sequence[Any]) -> Any:
-    """Join the features of all parts of a batch.
-
-    Return None if the method has no features. Tensors that belong to the whole batch are taken from
-    the last part, with which DDP exchanges their gradients.
+    Raises ValueError if B is not a multiple of `n_chunks`.
     """
-    if parts[0] is None:
+    n_samples = views.texts.shape[1]
+    if n_samples % n_chunks:
+        raise ValueError(
+            f"{n_samples} samples of a process cannot be split in {n_chunks} equal parts"
+        )
+    # The second dimension of images and texts is the batch.
+    global_images = views.global_images.chunk(n_chunks, dim=1)
+    local_images = views.local_images.chunk(n_chunks, dim=1)
+    texts = views.texts.chunk(n_chunks, dim=1)
+    return [Views(*tensors) for tensors in zip(global_images, local_images, texts, strict=True)]
+
+
+def join_features(feature_chunks: Sequence[Any]) -> Any:
+    """Concatenate the features of chunks of a batch to the features of the batch.
+
+    Each chunk is a NamedTuple of tensors. Tensors (V, B, D) are concatenated along B. Other tensors
+    and None belong to the whole batch, and are taken from the last chunk, with which DDP exchanges
+    gradients. If the chunks are None, because the method needs no features, return None.
+    """
+    if feature_chunks[0] is None:
         return None
     joined = []
-    for tensors in zip(*parts, strict=True):
-        has_rows = tensors[0] is not None and tensors[0].ndim == 3
-        joined.append(torch.cat(tensors, dim=1) if has_rows else tensors[-1])
-    return type(parts[0])(*joined)
+    for tensors in zip(*feature_chunks, strict=True):
+        has_row_per_sample = tensors[0] is not None and tensors[0].ndim == 3
+        if has_row_per_sample:
+            joined.append(torch.cat(tensors, dim=1))
+        else:
+            joined.append(tensors[-1])
+    features_class = type(feature_chunks[0])
+    return features_class(*joined)
 
 
 def as_leaves(features: Any) -> Any:
-    """Copy features to leaf tensors whose gradients a backward pass collects."""
-    leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in features]
-    return type(features)(*leaves)
+    """Return features as leaf tensors, in whose `grad` a backward pass stores their gradients.
+
+    `features` is a NamedTuple of tensors and None.
+    """
+    leaves = []
+    for tensor in features:
+        leaves.append(None if tensor is None else tensor.detach().requires_grad_())
+    features_class = type(features)
+    return features_class(*leaves)
 
 
 def carry_back(features: Any, leaves: Any) -> None:
-    """Run backward from features, with the gradients that their leaves have collected."""
+    """Run backward from features, with the gradients that `as_leaves` of them have collected."""
     tensors, gradients = [], []
     for tensor, leaf in zip(features, leaves, strict=True):
         if tensor is not None and tensor.requires_grad and leaf.grad is not None:

@@ -14,63 +14,75 @@ import torch
 from cosmos_core.engine.distributed import World, mean_over_processes
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-REPEAT_SECONDS = 2.0  # after a signal, within which torchrun may send it again
+# torchrun may send a signal again within so many seconds.
+REPEAT_SECONDS = 2.0
 
 
 class StopWaiting(BaseException):
-    """Raised by a signal while a run waits for data, which may never come."""
+    """A signal asked to stop while the training waited for data, which may never come."""
 
 
 class StopRequest:
-    """Records the first signal in its context, so that a run can stop after a step.
+    """A context that records a signal to stop, so that the training can stop after a step.
 
-    A later SIGINT interrupts the run, unless it follows at once: a signal from a terminal reaches
-    the processes twice, directly and through torchrun.
+    A second SIGINT interrupts the training at once. It does not if it follows the first signal
+    immediately, because a signal from a terminal reaches each process twice, directly and through
+    torchrun.
     """
 
     def __init__(self, world: World) -> None:
+        """Prepare for signals to this process, one of the processes of `world`."""
         self._world = world
+        # The time of the first signal, in seconds of `time.monotonic`.
         self._requested_at = 0.0
         self._previous_handlers: dict[signal.Signals, Any] = {}
-        self._waiting = False
+        # True in a block of `interrupting`, which a signal interrupts.
+        self._is_waiting = False
+        # True once this process has received a signal.
         self.requested = False
 
     def __enter__(self) -> StopRequest:
+        """Replace the handlers of the signals to stop."""
         for number in STOP_SIGNALS:
             self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Restore the previous handlers."""
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Raise StopWaiting in the block at the first signal, or at once if there was one."""
-        self._waiting = True
+        """Return a context in which the first signal raises StopWaiting.
+
+        If there was a signal before, StopWaiting is raised at the start of the block.
+        """
+        self._is_waiting = True
         try:
             if self.requested:
                 raise StopWaiting
             yield
         finally:
-            self._waiting = False
+            self._is_waiting = False
 
     def agreed(self, *, failed: bool = False) -> bool:
-        """Return whether any process has received a signal or has `failed`.
+        """Return, in all processes, whether any process must stop.
 
-        All processes must call it after the same step. The hosts exchange the answer, so that no
-        device is waited for.
+        A process must stop if it has received a signal or has `failed`. All processes must call
+        this method after the same step. They exchange the answer on the host, so that they do not
+        wait for a GPU.
         """
-        stops = self.requested or failed
+        must_stop = self.requested or failed
         if self._world.world_size == 1:
-            return stops
+            return must_stop
         if self._world.presence is not None:
             self._world.presence.enter()
-        share_of_processes = mean_over_processes(torch.tensor([float(stops)]))
-        return bool(share_of_processes.item() > 0)
+        fraction_of_processes = mean_over_processes(torch.tensor([float(must_stop)]))
+        return bool(fraction_of_processes.item() > 0)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: record the first one, and let a later SIGINT interrupt the run."""
+        """Handle a signal: record the first one, and let a later SIGINT interrupt the training."""
         if self.requested:
             seconds = time.monotonic() - self._requested_at
             is_repeated = seconds <= REPEAT_SECONDS and self._world.world_size > 1
@@ -81,5 +93,5 @@ class StopRequest:
             return
         self.requested = True
         self._requested_at = time.monotonic()
-        if self._waiting:
+        if self._is_waiting:
             raise StopWaiting

@@ -1,4 +1,4 @@
-"""A trace of some training steps, which shows their time on the CPU and on a GPU."""
+"""A trace of some training steps, which shows how they spend their time on the CPU and the GPU."""
 
 from contextlib import AbstractContextManager
 
@@ -8,33 +8,41 @@ from cosmos_core.engine.watch import Watch
 
 
 class Trace(AbstractContextManager["Trace"]):
-    """Traces the steps of `watch.profile` in this process, by torch.profiler.
+    """A context in which torch.profiler traces some training steps of this process.
 
-    The trace is written to OUTPUT/profile/steps-100-110-rank-0.json, for chrome://tracing and
-    Perfetto. If it cannot be written, a line says so and the training goes on.
+    The option `watch.profile` states the first and the last step. The trace is written to a file
+    such as OUTPUT/profile/steps-100-110-rank-0.json, for chrome://tracing and Perfetto. If it
+    cannot be written, a line says so, and the training goes on.
     """
 
     def __init__(self, watch: Watch) -> None:
-        self._watch, self._profiler = watch, profile()
+        """Prepare a trace of the training that `watch` shows."""
+        self._watch = watch
+        self._profiler = profile()
+        # Without the option the last step is before the first one, so that no step is traced.
         self._first_step, self._last_step = watch.config.watch.profile or (0, -1)
-        self._running = False
+        self._is_running = False
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        """Write the trace if the training ends before the last step to trace."""
+        self._write_if_running()
 
     def before(self, step: int) -> None:
-        """Start or end the trace, as the next step asks for."""
-        if step > self._last_step:
-            self._end()
-        elif step >= self._first_step and not self._running:
-            self._profiler.start()
-            self._running = True
+        """Start the trace before its first step, and write it after its last step.
 
-    def _end(self) -> None:
-        """End the trace, if it is running, and write it."""
-        if not self._running:
+        `step` is the training step that will start now.
+        """
+        if step > self._last_step:
+            self._write_if_running()
+        elif step >= self._first_step and not self._is_running:
+            self._profiler.start()
+            self._is_running = True
+
+    def _write_if_running(self) -> None:
+        """Stop the trace and write it to its file, if it is running."""
+        if not self._is_running:
             return
-        self._running = False
+        self._is_running = False
         rank = self._watch.world.rank
         name = f"steps-{self._first_step}-{self._last_step}-rank-{rank}.json"
         path = self._watch.output / "profile" / name

@@ -1,4 +1,4 @@
-"""The training loop, which reads batches and writes snapshots, a checkpoint and a log."""
+"""The training loop, which reads batches, and writes snapshots, a checkpoint and a log."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ from cosmos_core.engine.stop import StopRequest, StopWaiting
 from cosmos_core.engine.trace import Trace
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
-from cosmos_core.model.checkpoint import CHECKPOINT, describe, trained_steps, write_weights
-from cosmos_core.model.pretrained import Audit
+from cosmos_core.model.checkpoint import CHECKPOINT, describe, read_trained_steps, write_weights
 from cosmos_core.model.sharded import read_weights
 from cosmos_core.plots.views import Inverse
 from cosmos_core.types import Views
@@ -42,43 +41,60 @@ from cosmos_core.utils.environment import CodeState, code_state, utc_now
 from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.recipe import training_identity
 
-INIT = "init.json"  # in the output folder: the keys of pretrained weights
+# The file in the output folder that lists which pretrained weights were loaded.
+INIT = "init.json"
 logger = logging.getLogger(__name__)
 
 
 class Setting(NamedTuple):
-    """The parts of a run that its configuration does not hold."""
+    """The objects that a training needs besides its configuration."""
 
+    # Turns captions into token ids.
     tokenizer: Tokenizer
-    # Turns normalised images and tokens back into images and captions, for pictures.
+    # Turns normalised images and token ids back into pictures and captions.
     inverse: Inverse
     # The output folder.
     output: Path
     # The command line, which is stored beside the weights.
     command: str
+    # The processes of the training.
     world: World
     # Measures checkpoints during the training, or None.
     evaluator: Evaluator | None = None
 
 
 class _StartedStep(NamedTuple):
-    """A step that the device may still compute."""
+    """A training step that has been started, and that the device may still compute."""
 
+    # The number of the step, counted from 0.
     step: int
-    # Values of its log line that are known before it is computed.
-    settings: dict[str, float]
+    # The values for the log that are known before the step is computed, such as "lr".
+    scheduled_values: dict[str, float]
+    # The values that the device computes, such as the loss.
     report: StepReport
 
 
 class Trainer:
-    """Trains from the start or the newest snapshot. Raises SnapshotError for an unfit folder."""
+    """Trains a model from the start, or from the newest snapshot in the output folder.
+
+    Raises SnapshotError if the folder cannot be used: if a new training finds files of another one,
+    or if there is no snapshot to resume from.
+    """
 
     def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
+        """Build the models and the optimizer, or restore them from the newest snapshot.
+
+        Args:
+            config: The configuration of the training.
+            setting: The output folder, the tokenizer and the processes.
+            resume: Whether to go on from the newest snapshot.
+        """
         self._config = config
         self._setting = setting
         self._world = setting.world
-        self._checkpoint = setting.output / CHECKPOINT
+        self._checkpoint_path = setting.output / CHECKPOINT
         self._snapshots = snapshot.Snapshots(setting.output, config.save.keep)
+        # The state to resume from, or None for a new training.
         state = self._find_state(resume=resume)
 
         self._training = make_training(config, self._world, pretrained=state is None)
@@ -86,75 +102,90 @@ class Trainer:
         self._gather = make_gather(
             self._world, config.optim.gradient, narrow=config.compute.gather_bf16
         )
-        # The processes for threads that write a sharded snapshot; None without sharding.
-        self._background: World | None = None
+        # How threads that write a sharded snapshot communicate; None if weights are not sharded.
+        self._background_world: World | None = None
         if is_sharded(config, self._world):
-            self._background = self._world.in_background()
+            self._background_world = self._world.in_background()
         self._audit = self._training.audit
-        self._init_sha256 = self._audit.sha256 if self._audit else None
-        self._problems = ProblemCounter(config.data.max_bad)
-        # Mean and standard deviation of images, (3,), on the 0-1 scale.
+        self._pretrained_sha256 = self._audit.sha256 if self._audit else None
+        self._problem_counter = ProblemCounter(config.data.max_bad)
+        # Mean and standard deviation of pixels on the scale from 0 to 1, (3,).
         self._mean = torch.tensor(setting.inverse.mean, device=self._world.device)
         self._std = torch.tensor(setting.inverse.std, device=self._world.device)
 
-        # Steps and seconds of training so far, in all runs that this one continues.
+        # Steps and seconds of training so far, including those before the training was resumed.
         self._steps_done = 0
         self._seconds = 0.0
-        # The step that was started last, until its values have been read.
-        self._started_step: _StartedStep | None = None
+        # The step that was started last, until `_finish_step` has read its values.
+        self._unfinished_step: _StartedStep | None = None
         self._random_state = snapshot.random_state()
-        # FLOPs of a sample, once they are known.
+        # The FLOPs of a training step per sample, once they are known.
         self._sample_flops: float | None = None
 
-        # The steps of the newest snapshot, and the copy of the state that is written to it.
+        # The number of steps of the newest snapshot.
         self._saved_steps: int | None = None
+        # The copy of the state that is written to the newest snapshot.
         self._host_copy: snapshot.HostCopy | None = None
-        # The thread that writes snapshots, and its last task.
+        # The thread that writes snapshots, and the result of its last task.
         self._writer = ThreadPoolExecutor(1)
-        self._written = Future[None]()
-        self._written.set_result(None)
-        # Copies snapshots elsewhere; only in the first process, and only if configured.
-        self._remote: Remote | None = None
+        self._write_result = Future[None]()
+        self._write_result.set_result(None)
+        # Copies snapshots to another place, if configured. Only the first process has it.
+        self._remote_copies: Remote | None = None
 
         self._data_sha256: str | None = None
-        # The fingerprint of local shards.
-        self._data: list[list[Any]] | None = None
-        # Where the workers of this process are in their streams, by lane.
-        self._positions: dict[int, StreamPosition] = {}
+        # The fingerprint of the shards, by which a resumed training knows them again.
+        self._data_fingerprint: list[list[Any]] | None = None
+        # How far each data worker of this process has read its stream, by the worker's number.
+        self._stream_positions: dict[int, StreamPosition] = {}
         if state is not None:
             self._resume(state)
         require_agreement(self._world, self._steps_done, *self._models.values())
 
     def _find_state(self, *, resume: bool) -> dict[str, Any] | None:
-        """Return the state to resume from in all processes, or None for a new run.
+        """Return the state to resume from, or None for a new training, in all processes.
 
-        Only the first process reads it: another process could find other snapshots, or fail to read
-        the newest.
+        Only the first process reads it from a snapshot, because other processes could choose
+        another snapshot.
         """
 
-        def find() -> dict[str, Any] | None:
+        def find_state() -> dict[str, Any] | None:
+            """Read the state from the newest snapshot."""
             return snapshot.find_state(
                 self._snapshots, self._setting.output, self._config, resume=resume
             )
 
-        return broadcast(self._world, self._world.main_process_only(find))
+        return broadcast(self._world, self._world.main_process_only(find_state))
 
     def run(self, shards: str) -> int:
-        """Train on `shards` to the end, or until a signal asks to stop; return the steps done.
+        """Train until the last step, or until a signal asks to stop.
 
-        Raises FloatingPointError for losses that are not finite, ValueError for bad samples.
+        Args:
+            shards: The training data, as in the option `data.shards`.
+
+        Returns:
+            The number of steps of the training so far.
+
+        Raises:
+            FloatingPointError: If a loss or a gradient is not finite.
+            ValueError: If there are too many bad samples.
         """
         config, output, world = self._config, self._setting.output, self._world
         output.mkdir(parents=True, exist_ok=True)
         if self._audit is not None and world.rank == 0:
-            self._report_start(self._audit)
+            # Report the pretrained weights, and list their keys in a file.
+            init_path = output / INIT
+            logger.info(f"{self._audit.summary(config.model.init)}, named in {init_path}")
+            write_atomically(init_path, json.dumps(self._audit._asdict(), indent=1).encode())
         self._data_sha256 = parse_shards(replace(config.data, shards=shards)).fingerprint
+
+        # The time at which the training would have started without interruptions.
         start = time.monotonic() - self._seconds
         watch = Watch(config, output, world, first_step=self._steps_done)
         pictures = RunPictures(watch, self._setting.inverse)
         trace = Trace(watch)
         with (
-            self._open_remote(watch) as self._remote,
+            self._open_remote(watch) as self._remote_copies,
             self._writer,
             StopRequest(world) as stop,
             watch,
@@ -166,27 +197,33 @@ class Trainer:
                 if self._sample_flops is None and world.rank == 0:
                     self._sample_flops = sample_flops(config, views)
                 watch.flops = self._sample_flops
-                pictures.batch(views)
+                pictures.draw_first_batch(views)
                 trace.before(self._steps_done)
                 self._train_step(views, watch, start)
                 self._save_and_evaluate_if_due(watch)
                 if self._saved_steps == self._steps_done:
-                    pictures.curves()
+                    pictures.draw_curves_if_due()
             self._end(watch)
         return self._steps_done
 
     def _train_step(self, views: Views, watch: Watch, start: float) -> None:
-        """Start a step, and finish the one before while the device computes this one."""
+        """Start a training step, and log the step before while the device computes this one.
+
+        `start` is the time of the start of the training, in seconds of `time.monotonic`.
+        """
         started_step = self._start_step(views)
         self._finish_step(watch)
-        self._started_step = started_step
+        self._unfinished_step = started_step
         self._steps_done += 1
         self._seconds = time.monotonic() - start
         if self._world.device.type == "cpu":  # a CPU has computed the step already
             self._finish_step(watch)
 
     def _save_and_evaluate_if_due(self, watch: Watch) -> None:
-        """Write a snapshot and evaluate, each if the configuration asks for it after this step."""
+        """Write a snapshot and evaluate the model, each if it is due after this step.
+
+        An evaluation needs a snapshot, whose checkpoint is measured.
+        """
         evaluator = self._setting.evaluator
         if not self._is_due(self._config.watch.evaluate_every):
             evaluator = None
@@ -199,7 +236,7 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         """Return whether a task that is done every `every` steps is due after this step.
 
-        It is also due after the last step of the run. If `every` is 0, it is never due.
+        It is also due after the last step of the training. If `every` is 0, it is never due.
         """
         if every == 0:
             return False
@@ -209,54 +246,54 @@ class Trainer:
     def _end(self, watch: Watch) -> None:
         """Finish the last step, write the last snapshot, and wait until all files are written."""
         self._finish_step(watch)
-        # A run that stops before its first step has a snapshot too, so that it can be resumed.
+        # A training that stops before its first step is saved too, so that it can be resumed.
         if self._saved_steps != self._steps_done:
             self._save()
-        self._await_write()
-        self._write_consolidated()
+        self._wait_for_snapshot()
+        self._write_checkpoint_if_sharded()
         if self._config.save.remote:
             self._world.synchronized(self._finish_remote)
 
     def _open_remote(self, watch: Watch) -> AbstractContextManager[Remote | None]:
-        """Return the copier of snapshots, or an empty context if this process has none."""
+        """Return the context that copies snapshots to another place.
+
+        It is an empty context if no place is configured, and in other processes than the first.
+        """
         url = self._config.save.remote
         if not url or self._world.rank > 0:
             return nullcontext()
         return Remote(url, self._setting.output, watch.say)
 
     def _finish_remote(self) -> None:
-        """Wait in the first process until all snapshots are copied elsewhere, if they are."""
-        if self._remote is not None:
-            self._remote.finish()
-
-    def _report_start(self, audit: Audit) -> None:
-        """Log how many pretrained weights were loaded, and write their keys to OUTPUT/init.json."""
-        path = self._setting.output / INIT
-        logger.info(f"{audit.summary(self._config.model.init)}, named in {path}")
-        write_atomically(path, json.dumps(audit._asdict(), indent=1).encode())
+        """Wait until all snapshots are copied to another place, if this process copies them."""
+        if self._remote_copies is not None:
+            self._remote_copies.finish()
 
     def _resume(self, state: Mapping[str, Any]) -> None:
-        """Continue from the state of a snapshot. Raises SnapshotError if it cannot be used."""
-        with snapshot.reading(state, "weights or optimizer"):
+        """Restore the training from the state of a snapshot.
+
+        Raises SnapshotError, which names the snapshot, if a value cannot be used.
+        """
+        with snapshot.restoring(state, "weights or optimizer"):
             self._world.synchronized(lambda: self._load_weights(state))
-        with snapshot.reading(state, "scaler"):
+        with snapshot.restoring(state, "scaler"):
             self._training.scaler.load_state_dict(state["scaler"])
-        with snapshot.reading(state, "problems"):
-            # The state has the sum over processes, with which the first one continues.
+        with snapshot.restoring(state, "problems"):
+            # The state has the total of all processes, which the first process continues to count.
             if self._world.rank == 0:
-                self._problems.load(state["problems"])
-        with snapshot.reading(state, "random"):
+                self._problem_counter.load(state["problems"])
+        with snapshot.restoring(state, "random"):
             self._random_state = state["random"][self._world.rank % len(state["random"])]
             snapshot.restore_random_state(self._random_state)
-        with snapshot.reading(state, "seconds"):
+        with snapshot.restoring(state, "seconds"):
             self._seconds = float(state["seconds"])
-        # Older snapshots lack these values.
+        # Snapshots of older versions lack these values.
         self._sample_flops = state.get("sample_flops")
-        self._init_sha256 = state.get("init_sha256")
-        self._data = state.get("data")
+        self._pretrained_sha256 = state.get("init_sha256")
+        self._data_fingerprint = state.get("data")
         if state.get("streams") is not None:
-            with snapshot.reading(state, "streams"):
-                self._positions = resumed_positions(
+            with snapshot.restoring(state, "streams"):
+                self._stream_positions = resumed_positions(
                     state["streams"],
                     rank=self._world.rank,
                     world_size=self._world.world_size,
@@ -265,44 +302,59 @@ class Trainer:
         self._saved_steps = self._steps_done = state["step"]
 
     def _load_weights(self, state: Mapping[str, Any]) -> None:
-        """Load weights and optimizer. Raises ValueError if values are not finite."""
+        """Load the weights of the models and the state of the optimizer.
+
+        Raises ValueError if they do not fit or are not finite.
+        """
         load_state(state, self._models, self._training.optimizer)
         require_finite(self._models, self._training.optimizer)
 
     def _batches(self, shards: str, watch: Watch, stop: StopRequest) -> Iterator[Batch]:
-        """Yield the batches from the current step on, until a process is asked to stop."""
+        """Yield the batches of the remaining steps, until any process is asked to stop.
+
+        If the thread that writes snapshots fails, the training stops too.
+        """
         batches = self._open_data(shards, stop)
         # Opening the data may have drawn random numbers.
         snapshot.restore_random_state(self._random_state)
-        self._update_checkpoint()
+        self._write_missing_checkpoint()
         while self._steps_done < self._config.optim.steps:
             with watch.waiting():
                 batch = _next_batch(batches, stop)
-            write_failed = self._written.done() and self._written.exception() is not None
+            write_failed = self._write_result.done() and self._write_result.exception() is not None
             if stop.agreed(failed=write_failed) or batch is None:
                 return
             if batch.position is not None:
-                self._positions[batch.lane] = batch.position
+                self._stream_positions[batch.lane] = batch.position
             yield batch
 
     def _open_data(self, shards: str, stop: StopRequest) -> Iterator[Batch]:
-        """Return the batches from the current step on; none if a signal comes first.
+        """Open the training data, and return the batches of the remaining steps.
 
-        Raises ValueError in all processes if one cannot read its data or has other data than the
-        first process, and SnapshotError if the snapshot was trained on other data.
+        There are no batches if a signal asks to stop before the data are open.
+
+        Raises:
+            ValueError: If a process cannot read its data, or has other data than the first process.
+                All processes raise it.
+            SnapshotError: If the snapshot was trained on other data.
         """
         config = replace(self._config, data=replace(self._config.data, shards=shards))
-        data = self._world.synchronized(lambda: self._open_data_here(config, stop))
-        fingerprint = self._world.synchronized(lambda: _fingerprint(data, config))
+        data = self._world.synchronized(lambda: self._open_data_of_process(config, stop))
+
+        # Compare the data of all processes with each other, and then with the snapshot's data.
+        fingerprint = self._world.synchronized(lambda: _data_fingerprint(data, config))
         snapshot.require_same_data_everywhere(self._world, fingerprint)
         if data.sample_index is not None and fingerprint is not None:
-            if self._data is not None:
-                snapshot.require_same_data(self._data, fingerprint)
-            self._data = fingerprint
+            if self._data_fingerprint is not None:
+                snapshot.require_same_data(self._data_fingerprint, fingerprint)
+            self._data_fingerprint = fingerprint
         return data.batches
 
-    def _open_data_here(self, config: TrainConfig, stop: StopRequest) -> OpenedData:
-        """Return the data of this process; no batches and no index if a signal comes first."""
+    def _open_data_of_process(self, config: TrainConfig, stop: StopRequest) -> OpenedData:
+        """Open the training data of this process.
+
+        The result has no batches and no index if a signal asks to stop before the data are open.
+        """
         with suppress(StopWaiting), stop.interrupting():
             return open_data(
                 config,
@@ -310,37 +362,32 @@ class Trainer:
                 rank=self._world.rank,
                 world_size=self._world.world_size,
                 first_step=self._steps_done,
-                positions=self._positions,
+                positions=self._stream_positions,
             )
         return OpenedData(iter(()), None)
 
-    def _update_checkpoint(self) -> None:
-        """Write the checkpoint of the snapshot that the run resumes from, if it is missing.
+    def _write_missing_checkpoint(self) -> None:
+        """Write the checkpoint of the snapshot from which the training resumes, if it is missing.
 
-        The run may have been killed after it wrote the snapshot, or the snapshot may have been
-        fetched without a checkpoint. The checkpoint of a sharded snapshot is written at the end.
+        The training may have been killed after it wrote the snapshot, or the snapshot may have been
+        copied from another place. The checkpoint of a sharded snapshot is written at the end.
         """
-        is_outdated = trained_steps(self._checkpoint) != self._steps_done
-        is_sharded_snapshot = self._snapshots.path(self._steps_done).is_dir()
         if self._saved_steps != self._steps_done:
             return
+        is_outdated = read_trained_steps(self._checkpoint_path) != self._steps_done
+        is_sharded_snapshot = self._snapshots.path(self._steps_done).is_dir()
+        # The first process decides for all.
         if self._world.gather(is_outdated and not is_sharded_snapshot)[0]:
             self._save()
-            self._await_write()
-
-    def _stream_state(self) -> dict[str, Any] | None:
-        """Return the positions of the workers of all processes in streams; None for local tars."""
-        if not self._positions:
-            return None
-        positions_by_rank = self._world.gather(self._positions)
-        return pack_positions(positions_by_rank, stream_workers(self._config))
+            self._wait_for_snapshot()
 
     def _prepare_views(self, batch: Batch) -> Views:
-        """Move images to the device and normalise them; count bad samples.
+        """Move the images of a batch to the device, and normalise them.
 
-        Captions stay on the host, where their lengths are needed.
+        Captions stay on the host, where their lengths are needed. Bad samples, which were left out
+        of the batch, are counted.
         """
-        self._problems.add(batch.problems, seen=batch.views.texts.shape[1])
+        self._problem_counter.add(batch.problems, seen=batch.views.texts.shape[1])
         device = self._world.device
         views = Views(
             global_images=batch.views.global_images.to(device, non_blocking=True),
@@ -350,7 +397,10 @@ class Trainer:
         return normalise(views, self._mean, self._std)
 
     def _start_step(self, views: Views) -> _StartedStep:
-        """Start a step; `_finish_step` reads its values."""
+        """Start a training step with the learning rate and the momentum of this step.
+
+        A GPU computes the step after this method has returned. `_finish_step` reads its values.
+        """
         optim, compute, step = self._config.optim, self._config.compute, self._steps_done
         lr = learning_rate(step, optim)
         momentum = teacher_momentum(step, optim)
@@ -362,38 +412,49 @@ class Trainer:
             self._gather,
             momentum=momentum,
             precision=compute.precision,
-            parts=compute.accumulate,
+            n_chunks=compute.accumulate,
             clip_norm=optim.clip_norm,
         )
-        settings = {"lr": lr, "momentum": momentum, "bad_samples": self._problems.bad}
-        return _StartedStep(step, settings, report)
+        scheduled_values = {
+            "lr": lr,
+            "momentum": momentum,
+            "bad_samples": self._problem_counter.bad,
+        }
+        return _StartedStep(step, scheduled_values, report)
 
     def _finish_step(self, watch: Watch) -> None:
-        """Check, show and log the step that was started last, if it is not finished.
+        """Wait for the step that was started last, check its values, and log them.
 
-        A step is always finished before a snapshot is written. Raises FloatingPointError, in all
-        processes, if a loss or the gradient is not finite.
+        Nothing is done if this has happened before. A step is always finished before a snapshot is
+        written. Raises FloatingPointError, in all processes, if a loss or the gradient is not
+        finite.
         """
-        if self._started_step is None:
+        if self._unfinished_step is None:
             return
-        step, settings, report = self._started_step
-        self._started_step = None
+        step, scheduled_values, report = self._unfinished_step
+        self._unfinished_step = None
         try:
             values = report.check()
         except FloatingPointError as error:
             raise FloatingPointError(f"step {step}: {error}; no snapshot has this step") from error
         record: dict[str, float] = {"samples_seen": (step + 1) * self._config.optim.batch_size}
-        record.update(settings)
+        record.update(scheduled_values)
         record.update(values)
         record["total"] = sum(report.terms.values())
-        watch.step(step, record)
+        watch.show_step(step, record)
 
     def _evaluate(self, evaluator: Evaluator, watch: Watch) -> None:
-        """Measure the checkpoint that was just written, and keep its snapshot if it is the best."""
-        self._await_write()
-        self._write_consolidated()
-        metrics = evaluate(evaluator, self._checkpoint, self._config.watch, self._world)
-        watch.evaluation(self._steps_done - 1, metrics)
+        """Evaluate the newest checkpoint, and log the metrics.
+
+        If the metric that `save.best` names is the best so far, its snapshot is kept. Raises
+        ValueError if there is no such metric.
+        """
+        self._wait_for_snapshot()
+        self._write_checkpoint_if_sharded()
+        metrics = evaluate(evaluator, self._checkpoint_path, self._config.watch, self._world)
+        watch.show_evaluation(self._steps_done - 1, metrics)
+
+        # The first process compares the metric with the best one so far.
         metric_name, best = self._config.save.best, self._snapshots.best()
         if not metric_name or self._world.rank > 0:
             return
@@ -403,7 +464,7 @@ class Trainer:
         value = metrics[metric_name]
         if math.isnan(value):
             return
-        # `not <=` and not `>`: the best value so far may be NaN, and any number is better.
+        # `not value <= best` is also true if the best value so far is NaN, unlike `value > best`.
         if best is None or not value <= best.value:
             self._snapshots.note_best(snapshot.Best(self._steps_done, value))
 
@@ -411,27 +472,34 @@ class Trainer:
         """Copy the state to the host, and let a thread write it while the training goes on.
 
         The first process writes a snapshot and a checkpoint of the weights. If weights are sharded,
-        each process writes its part of the snapshot.
+        each process writes its shards to the snapshot.
         """
-        self._await_write()
-        state = self._state()
+        self._wait_for_snapshot()
+        state = self._collect_state()
         is_main = self._world.rank == 0
-        if is_main or self._background is not None:
+        if is_main or self._background_world is not None:
             self._host_copy = snapshot.HostCopy(state, self._host_copy)
             metadata = self._training_metadata() if is_main else {}
-            self._written = self._writer.submit(
-                self._write, self._steps_done, self._host_copy, metadata
+            self._write_result = self._writer.submit(
+                self._write_snapshot, self._steps_done, self._host_copy, metadata
             )
         self._saved_steps = self._steps_done
 
-    def _state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on; all processes call it."""
-        problem_counts = self._world.gather(self._problems.state())  # kind -> count, by rank
+    def _collect_state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on. All processes must call this method."""
+        # Add up the bad samples of all processes, by the kind of problem.
+        counts_by_rank = self._world.gather(self._problem_counter.state())
         total_counts = {}
-        for kind in problem_counts[0]:
-            total_counts[kind] = sum(counts[kind] for counts in problem_counts)
+        for kind in counts_by_rank[0]:
+            total_counts[kind] = sum(counts[kind] for counts in counts_by_rank)
+
+        # Collect how far the data workers of all processes have read; local tars have no positions.
+        streams = None
+        if self._stream_positions:
+            positions_by_rank = self._world.gather(self._stream_positions)
+            streams = pack_positions(positions_by_rank, stream_workers(self._config))
         return {
-            "config": snapshot.plain(self._config),
+            "config": snapshot.plain_config(self._config),
             "student": self._models["student"].state_dict(),
             "teacher": self._models["teacher"].state_dict(),
             "optimizer": self._training.optimizer.state_dict(),
@@ -440,58 +508,72 @@ class Trainer:
             "problems": total_counts,
             "seconds": self._seconds,
             "sample_flops": self._sample_flops,
-            "data": self._data,
-            "init_sha256": self._init_sha256,
-            "streams": self._stream_state(),
+            "data": self._data_fingerprint,
+            "init_sha256": self._pretrained_sha256,
+            "streams": streams,
         }
 
-    def _await_write(self) -> None:
-        """Wait for the snapshot that is being written; raise its error in all processes."""
-        self._world.synchronized(self._written.result)
+    def _wait_for_snapshot(self) -> None:
+        """Wait until the thread has written the newest snapshot.
 
-    def _write_consolidated(self) -> None:
-        """Write the checkpoint of a sharded snapshot, if the newest is one; all processes wait."""
-        self._world.main_process_only(self._consolidate)
+        If it has failed in any process, all processes raise its error.
+        """
+        self._world.synchronized(self._write_result.result)
 
-    def _consolidate(self) -> None:
-        """Write the checkpoint of the newest snapshot if it is sharded."""
-        path = self._snapshots.path(self._steps_done)
-        if path.is_dir():
-            tensors, metadata = read_weights(path)
-            write_weights(self._checkpoint, tensors, metadata)
+    def _write_checkpoint_if_sharded(self) -> None:
+        """Write the checkpoint of the newest snapshot, if that is sharded.
 
-    def _write(
+        The first process writes it from the shards, and the other processes wait.
+        """
+
+        def write_checkpoint() -> None:
+            """Read the whole weights from the snapshot, and write them to the checkpoint."""
+            path = self._snapshots.path(self._steps_done)
+            if path.is_dir():
+                tensors, metadata = read_weights(path)
+                write_weights(self._checkpoint_path, tensors, metadata)
+
+        self._world.main_process_only(write_checkpoint)
+
+    def _write_snapshot(
         self, step: int, host_copy: snapshot.HostCopy, training_metadata: Mapping[str, Any]
     ) -> None:
-        """Write a snapshot and, if weights are not sharded, a checkpoint; called in a thread."""
+        """Write a snapshot, and also a checkpoint if weights are not sharded.
+
+        A thread calls this method. `step` is the number of steps, and `training_metadata` says how
+        the model was trained.
+        """
         state = host_copy.state()
         metadata = self._model_metadata(training_metadata)
-        if self._background is not None:
-            self._snapshots.save_sharded(step, state, metadata, self._background)
+        weights_are_sharded = self._background_world is not None
+        if self._background_world is not None:
+            self._snapshots.save_sharded(step, state, metadata, self._background_world)
         else:
             self._snapshots.save(step, state)
-        if self._remote is not None:
-            self._remote.start()
-        if self._background is None:
+        if self._remote_copies is not None:
+            self._remote_copies.start()
+        if not weights_are_sharded:
             tensors = {}
             for name in self._models:
                 for key, tensor in state[name].items():
                     tensors[f"{name}.{key}"] = tensor
-            write_weights(self._checkpoint, tensors, metadata)
+            write_weights(self._checkpoint_path, tensors, metadata)
 
     def _model_metadata(self, training_metadata: Mapping[str, Any]) -> dict[str, str]:
-        """Return the metadata of a checkpoint."""
+        """Return the metadata of a checkpoint: the model, the method, and how it was trained."""
         method, architecture = self._config.method, self._config.architecture
+        # A model without memory is enough to describe it.
         with torch.device("meta"):
             model = method.create_student(architecture)
         return describe(model, method.name, model_config(architecture), training_metadata)
 
     @cached_property
     def _code(self) -> CodeState:
+        """The commit of the code that trains, and whether it was changed since."""
         return code_state()
 
     def _training_metadata(self) -> dict[str, Any]:
-        """Return how the model was trained so far."""
+        """Return how the model was trained so far, as a checkpoint states it."""
         samples_seen = self._steps_done * self._config.optim.batch_size
         commit = self._code.commit
         if commit and self._code.dirty:
@@ -503,7 +585,7 @@ class Trainer:
             "data_sha256": self._data_sha256,
             "date": utc_now(),
             "flops": samples_seen * self._sample_flops if self._sample_flops else None,
-            "init_sha256": self._init_sha256,
+            "init_sha256": self._pretrained_sha256,
             "processes": self._world.world_size,
             "samples_seen": samples_seen,
             "seconds": round(self._seconds, 1),
@@ -519,7 +601,10 @@ class Trainer:
 
 
 def _next_batch(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
-    """Return the next batch; None if a signal to stop comes first, or loaders died of it."""
+    """Return the next batch, or None if a signal asks to stop before.
+
+    The signal may also reach the data workers. If they end because of it, the result is None too.
+    """
     try:
         with stop.interrupting():
             return next(batches)
@@ -531,15 +616,17 @@ def _next_batch(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
         raise
 
 
-def _fingerprint(data: OpenedData, config: TrainConfig) -> list[list[Any]] | None:
-    """Return an entry for each shard, by which the data of two processes are compared.
+def _data_fingerprint(data: OpenedData, config: TrainConfig) -> list[list[Any]] | None:
+    """Return a list with an entry for each shard, by which training data can be compared.
 
-    It is `SampleIndex.fingerprint` for local tars, and the names of the shards for streams. It is
-    None if a signal came before local tars were indexed.
+    For local tars the list is `SampleIndex.fingerprint`. For streams the entries are the
+    names of the shards: [["a.tar"], ["b.tar"]]. The result is None if a signal asked to stop before
+    local tars were indexed.
     """
     if data.sample_index is not None:
         return data.sample_index.fingerprint()
     shard_sets = parse_shards(config.data)
     if not shard_sets.streams:
         return None
-    return [[shard.rpartition("/")[2]] for shard in shard_sets.shards]
+    file_names = [shard.rpartition("/")[2] for shard in shard_sets.shards]
+    return [[name] for name in file_names]

@@ -1,4 +1,4 @@
-"""Show a run: a progress bar or plain lines on standard error, the log, and pictures."""
+"""Show a training: a progress bar or plain lines on standard error, the log, and pictures."""
 
 from __future__ import annotations
 
@@ -27,36 +27,49 @@ from cosmos_core.utils import environment
 from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.text import one_line
 
-LINE_SECONDS = 30  # between the plain lines of a run that is not in a terminal
+# The seconds between two plain lines, which are printed if standard error is not a terminal.
+LINE_SECONDS = 30
+# The picture of the first batch, and the one that a resumed training draws instead.
 VIEWS = "views.png"
-RESUMED_VIEWS = "views-resumed.png"  # a resumed run does not replace the picture of the start
+RESUMED_VIEWS = "views-resumed.png"
+# The picture of the curves of the losses.
 CURVES = "losses.png"
-SAMPLES = 4  # samples in the picture of the first batch
-MAX_DRAWING_SHARE = 0.01  # the largest fraction of a run's time that goes into drawing curves
-FIRST_DRAWING_SECONDS = 1.0  # the expected duration of the first drawing
+# The number of samples in the picture of the first batch.
+SAMPLES = 4
+# The largest fraction of the time of a training that drawing curves may take.
+MAX_DRAWING_SHARE = 0.01
+# The expected duration of the first drawing of curves, in seconds.
+FIRST_DRAWING_SECONDS = 1.0
 
 
 class Watch:
-    """Shows and logs the steps of a run, in the first process; all processes call it.
+    """A context that shows and logs the steps of a training.
 
-    In OUTPUT/log.jsonl, `timing` holds the values in which equal runs may differ. If `flops`, the
-    operations of a sample, and the peak of the device are known, it has the model FLOPs utilisation
-    (MFU).
+    All processes call its methods, but only the first one prints and writes. OUTPUT/log.jsonl has a
+    record for each logged step. Its entry "timing" holds the values in which equal trainings may
+    differ. If `flops` and the peak performance of the device are known, it has the model FLOPs
+    utilisation (MFU).
     """
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
+        """Prepare the progress bar of a training, which starts or resumes at `first_step`."""
         self.config = config
         self.output = output
         self.world = world
         self.first_step = first_step
+        # The FLOPs of a training step per sample. The training loop sets it once it is known.
         self.flops: float | None = None
-        self._peak_flops = _peak_flops(config, world.device)
+        # The peak FLOPs per second of the device, or None if it is unknown.
+        self._peak_flops = _device_peak_flops(config, world.device)
+        # The log, which only the first process has.
         self._log: RunLog | None = None
         self._stack = ExitStack()
-        self._since_start, self._since_line = _Meter(), _Meter()
-        # Names the process that waited longest for data, once it is known.
+        # The pace since the start or the last evaluation, and since the last logged step.
+        self._since_start = _Meter()
+        self._since_line = _Meter()
+        # Text that names the process that waited longest for data, once it is known.
         self._slowest_process = ""
-        # When the next plain line may be printed.
+        # The time from which on the next plain line may be printed.
         self._next_line_at = -math.inf
         self._console = Console(
             stderr=True,
@@ -71,28 +84,33 @@ class Watch:
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            # The one column that is wrapped in a narrow terminal.
-            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=False)),
+            # Only this column is wrapped in a narrow terminal.
+            TextColumn("{task.fields[values]}", table_column=Column(no_wrap=False)),
             console=self._console,
         )
         self._task = self._bar.add_task(
-            config.recipe, total=config.optim.steps, completed=first_step, figures=""
+            config.recipe, total=config.optim.steps, completed=first_step, values=""
         )
 
     def __enter__(self) -> Watch:
-        self._log = self.world.main_process_only(self._open_log)
-        # In a file the bar would leave an empty line.
+        """Open the log, and start the progress bar in a terminal."""
+
+        def open_run_log() -> RunLog:
+            """Open the log from the first step on."""
+            return open_log(self.config, self.output, self.first_step)
+
+        self._log = self.world.main_process_only(open_run_log)
+        # If standard error is a file, the bar would leave an empty line in it.
         if self._log is not None and self._console.is_terminal:
             self._stack.enter_context(self._bar)
         for line in missing_packages(self.config.watch):
             self.say(line)
-        self._since_start, self._since_line = _Meter(), _Meter()
+        self._since_start = _Meter()
+        self._since_line = _Meter()
         return self
 
-    def _open_log(self) -> RunLog:
-        return open_log(self.config, self.output, self.first_step)
-
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the progress bar, and close the log."""
         try:
             self._stack.close()
         finally:
@@ -101,7 +119,7 @@ class Watch:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time of the block as waiting for data."""
+        """Return a context whose time counts as waiting for data."""
         start = time.monotonic()
         try:
             yield
@@ -112,7 +130,7 @@ class Watch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of the block out of the pace."""
+        """Return a context whose time does not count for the pace of the training."""
         start = time.monotonic()
         try:
             yield
@@ -121,58 +139,74 @@ class Watch:
             self._since_start.start += seconds
             self._since_line.start += seconds
 
-    def step(self, step: int, record: Mapping[str, float]) -> None:
-        """Show and log a finished step, counted from 0; `record` holds its values by name."""
+    def show_step(self, step: int, record: Mapping[str, float]) -> None:
+        """Show a finished training step, and log it if `watch.log_every` asks for it.
+
+        `step` is counted from 0. `record` holds the values of the step by name, such as "lr".
+        """
         self._since_start.steps += 1
         self._since_line.steps += 1
         if step % self.config.watch.log_every == 0 or step == self.config.optim.steps - 1:
             self._log_step(step, record)
-        self._show(step + 1, record)
+        self._show_progress(step + 1, record)
 
-    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show and log metrics named `dataset/weights/metric`, and start to measure the pace again.
+    def show_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show and log the metrics of an evaluation after a training step.
 
-        Metrics of the same data set and weights, which follow each other, are shown in one line.
+        Metrics have names such as "flickr30k/teacher/R@1". A line shows all metrics of a data set
+        and a model: "step 99: flickr30k/teacher: R@1 51, R@5 77". The measurement of the pace
+        starts again.
         """
         if self._log is not None:
             self._log.write(step, {"evaluation": metrics})
+        # Metrics with the same data set and model follow each other.
         for prefix, names in groupby(metrics, key=lambda name: name.rpartition("/")[0]):
             values = [f"{name.rpartition('/')[2]} {metrics[name]:.4g}" for name in names]
             self.say(f"step {step}: {prefix}: {', '.join(values)}")
-        self._since_start, self._since_line = _Meter(), _Meter()
+        self._since_start = _Meter()
+        self._since_line = _Meter()
 
     def say(self, text: str) -> None:
-        """Print a line on standard error, in a terminal above the bar."""
+        """Print a line on standard error, above the progress bar if there is one."""
         self._console.print(one_line(text))
 
-    def _show(self, steps_done: int, record: Mapping[str, float]) -> None:
-        """Show the loss terms of the last step, the pace and the remaining time."""
+    def _show_progress(self, steps_done: int, record: Mapping[str, float]) -> None:
+        """Show the loss terms of the last step, the pace and the remaining time.
+
+        For example: "clip 2.310  812 images/s  MFU 41.0%  data wait 2%".
+        """
         optim, recipe = self.config.optim, self.config.recipe
         pace = self._pace(self._since_start)
         speed = pace["samples_per_second"]
-        columns = [
-            f"{name} {record[name]:.3f}" for name in self.config.method.terms if name in record
-        ]
+        columns = []
+        for name in self.config.method.terms:
+            if name in record:
+                columns.append(f"{name} {record[name]:.3f}")
         columns.append(f"{speed:.0f} images/s")
         if "mfu" in pace:
             columns.append(f"MFU {pace['mfu']:.1%}")
         columns.append(f"data wait {pace['data_wait']:.0%}{self._slowest_process}")
-        figures = "  ".join(columns)
+        values = "  ".join(columns)
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=steps_done, figures=figures)
+            self._bar.update(self._task, completed=steps_done, values=values)
         elif steps_done == optim.steps or time.monotonic() >= self._next_line_at:
             self._next_line_at = time.monotonic() + LINE_SECONDS
             remaining_samples = (optim.steps - steps_done) * optim.batch_size
-            remaining = timedelta(seconds=round(remaining_samples / speed))
-            self.say(f"{recipe} {steps_done}/{optim.steps}  {figures}  {remaining} left")
+            remaining_time = timedelta(seconds=round(remaining_samples / speed))
+            self.say(f"{recipe} {steps_done}/{optim.steps}  {values}  {remaining_time} left")
 
     def _log_step(self, step: int, record: Mapping[str, float]) -> None:
-        """Log a step, with the waits, the peak memory and the bad samples of all processes."""
+        """Log a step, with the time that processes waited, their memory and their bad samples.
+
+        All processes must call this method. Of the waits and of the memory the largest values are
+        logged, and of the bad samples the sum.
+        """
         timing = self._pace(self._since_line)
         process_values = (timing["data_wait"], _peak_memory(), record.get("bad_samples", 0))
-        waits, memory, bad_samples = zip(*self.world.gather(process_values), strict=True)
-        for name in memory[0]:
-            timing[name] = max(process_memory[name] for process_memory in memory)
+        # Each of these has a value for each process.
+        waits, memories, bad_samples = zip(*self.world.gather(process_values), strict=True)
+        for name in memories[0]:
+            timing[name] = max(memory[name] for memory in memories)
         if len(waits) > 1:
             slowest_rank = waits.index(max(waits))
             timing["data_wait"] = waits[slowest_rank]
@@ -184,7 +218,7 @@ class Watch:
         self._since_line = _Meter()
 
     def _pace(self, meter: _Meter) -> dict[str, Any]:
-        """Return the pace of a meter, with the MFU if FLOPs and peak are known."""
+        """Return "samples_per_second", "data_wait" and, if it can be computed, "mfu" of a meter."""
         pace: dict[str, Any] = dict(meter.pace(self.config.optim.batch_size))
         if self.flops and self._peak_flops:
             flops_per_second = pace["samples_per_second"] * self.flops
@@ -192,8 +226,11 @@ class Watch:
         return pace
 
 
-def _peak_flops(config: TrainConfig, device: torch.device) -> float | None:
-    """Return the peak operations per second of a device, as configured or by its name, if known."""
+def _device_peak_flops(config: TrainConfig, device: torch.device) -> float | None:
+    """Return the peak operations per second of a device, or None if they are unknown.
+
+    The option `watch.peak_tflops` states them. Otherwise they are looked up by the GPU's name.
+    """
     if config.watch.peak_tflops:
         return config.watch.peak_tflops * 1e12
     if device.type != "cuda":
@@ -202,9 +239,10 @@ def _peak_flops(config: TrainConfig, device: torch.device) -> float | None:
 
 
 def _peak_memory() -> dict[str, int]:
-    """Return the peak memory of this process in bytes.
+    """Return the peak memory of this process in bytes, by the names that the log uses.
 
-    On a GPU it is the memory of tensors, and the memory that PyTorch reserves for them.
+    Without a GPU this is the memory of the process. With a GPU it is the memory of tensors, and the
+    memory that PyTorch has reserved for them.
     """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return {
@@ -215,17 +253,21 @@ def _peak_memory() -> dict[str, int]:
 
 
 class _Meter:
-    """Counts steps, and the seconds spent waiting for batches, since a start."""
+    """Counts training steps, and the seconds of waiting for data, since its creation."""
 
     def __init__(self) -> None:
+        """Start to measure now."""
+        # The time of the creation, which is moved on by pauses.
         self.start = time.monotonic()
+        # The number of steps.
         self.steps = 0
+        # The seconds that this process has waited for data.
         self.waiting_seconds = 0.0
 
     def pace(self, batch_size: int) -> dict[str, float]:
-        """Return the samples of all processes per second, and the fraction of time spent waiting.
+        """Return the number of samples per second, and the fraction of time spent waiting for data.
 
-        `batch_size` counts the samples of all processes.
+        `batch_size` is the number of samples of all processes in a step.
         """
         seconds = max(time.monotonic() - self.start, 1e-9)
         return {
@@ -235,29 +277,37 @@ class _Meter:
 
 
 class RunPictures(AbstractContextManager["RunPictures"]):
-    """Draws the first batch of a run, and the curves of its log, in the first process.
+    """A context that draws pictures of a training: its first batch, and the curves of its log.
 
-    It uses no random generator, and reports errors in a line, so that the training stays the same.
+    Only the first process draws. Pictures do not change the training: they use no random generator,
+    and an error is reported in a line.
     """
 
     def __init__(self, watch: Watch, inverse: Inverse) -> None:
+        """Prepare the pictures of the training that `watch` shows.
+
+        `inverse` turns normalised images and token ids back into pictures and captions.
+        """
         self._watch = watch
         self._inverse = inverse
         self._config = watch.config
         self._enabled = watch.config.watch.pictures and watch.world.rank == 0
         self._is_first_batch = True
-        # When curves were drawn last, and the seconds that it took.
+        # The time at which curves were drawn last, and how many seconds this took.
         self._drawn_at = time.monotonic()
         self._drawing_seconds = FIRST_DRAWING_SECONDS
         self._title = f"{self._config.recipe} ({self._config.method.name})"
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Draw the final curves, also of a run that failed, but not if a user interrupted it."""
+        """Draw the final curves, unless a user interrupted the training.
+
+        They are also drawn if the training failed.
+        """
         if kind is None or issubclass(kind, Exception):
             self._draw_curves()
 
-    def batch(self, views: Views) -> None:
-        """Draw a batch as the model sees it, if it is the first."""
+    def draw_first_batch(self, views: Views) -> None:
+        """Draw the views of some samples as the model sees them, if this is the first batch."""
         if not self._enabled or not self._is_first_batch:
             return
         self._is_first_batch = False
@@ -273,15 +323,19 @@ class RunPictures(AbstractContextManager["RunPictures"]):
                 f"pictures: {path} shows the first batch; {CURVES} beside it will follow"
             )
             if name == VIEWS:
-                # Remove the picture of another run that was resumed in this folder.
+                # Remove the picture of an earlier training that was resumed in this folder.
                 (self._watch.output / RESUMED_VIEWS).unlink(missing_ok=True)
 
-    def curves(self) -> None:
-        """Draw the log so far, unless the last drawing is too recent to be worth the time."""
+    def draw_curves_if_due(self) -> None:
+        """Draw the curves of the log so far, unless this would take too much of the time.
+
+        If the last drawing took 1 second, the next one is made after 100 seconds.
+        """
         if time.monotonic() - self._drawn_at >= self._drawing_seconds / MAX_DRAWING_SHARE:
             self._draw_curves()
 
     def _draw_curves(self) -> None:
+        """Draw the curves of the log so far, and note how long this takes."""
         if not self._enabled:
             return
         start = time.monotonic()
@@ -298,10 +352,13 @@ class RunPictures(AbstractContextManager["RunPictures"]):
 
     @contextmanager
     def _reporting_errors(self, name: str) -> Iterator[None]:
-        """Report errors of the block in a line, and leave its time out of the pace."""
+        """Return a context for drawing a picture, which turns any error into a printed line.
+
+        `name` is the name of the picture. The time of the block does not count for the pace.
+        """
         with self._watch.paused():
             try:
                 yield
-            except Exception as error:  # no error of a picture is worth a training
+            except Exception as error:  # an error in a picture must not end the training
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._watch.say(f"{name} could not be drawn, the training goes on ({reason})")

@@ -1,7 +1,7 @@
-"""Training methods, one per file: the views of a sample, a model, and a loss of its features.
+"""Training methods, one in each file: which views of a sample they need, their model, their loss.
 
-A file holds one class that satisfies `cosmos_core.types.Method`, a frozen dataclass. Methods of
-this package are named by their files. Other files are found by their paths.
+Each file defines one class that satisfies `cosmos_core.types.Method`, a frozen dataclass. METHODS
+holds the methods of this package under the names of their files. `load_method` reads other files.
 """
 
 import inspect
@@ -14,21 +14,29 @@ from typing import Any
 
 from cosmos_core.types import Method
 
+# The names of the methods and properties that every training method has.
 MEMBERS = [name for name in vars(Method) if not name.startswith("_")]
 
 
-def method_of(module: Mapping[str, Any], source: str) -> Callable[[], Method]:
-    """Return the method class that a module defines; `module` holds the module's names.
+def find_method_class(namespace: Mapping[str, Any], source: str) -> Callable[[], Method]:
+    """Return the class of the training method that a Python module defines.
 
-    Raises ValueError, with `source`, unless the module defines exactly one, complete class.
+    `namespace` holds the values of the module by name, as `vars(module)` does. `source` names the
+    module in error messages.
+
+    Raises:
+        ValueError: If the module does not define exactly one class with a method `loss`, or if this
+            class lacks one of MEMBERS.
     """
+    # Imported classes are left out: they state another module.
     classes: list[Any] = []
-    for value in module.values():
+    for value in namespace.values():
         is_method = inspect.isclass(value) and hasattr(value, "loss")
-        if is_method and value.__module__ == module["__name__"]:
+        if is_method and value.__module__ == namespace["__name__"]:
             classes.append(value)
     if len(classes) != 1:
         raise ValueError(f"{source} defines {len(classes)} classes with a `loss`: it takes one")
+
     method_class = classes[0]
     missing_members = [name for name in MEMBERS if not hasattr(method_class, name)]
     if missing_members:
@@ -37,19 +45,26 @@ def method_of(module: Mapping[str, Any], source: str) -> Callable[[], Method]:
     return method_class
 
 
-METHODS: dict[str, Callable[[], Method]] = {
-    module.name: method_of(vars(import_module(f"{__name__}.{module.name}")), module.name)
-    for module in iter_modules(__path__)
-}
+def _import_methods() -> dict[str, Callable[[], Method]]:
+    """Import the files of this package, and return their method classes by the files' names."""
+    methods = {}
+    for module_info in iter_modules(__path__):
+        module = import_module(f"{__name__}.{module_info.name}")
+        methods[module_info.name] = find_method_class(vars(module), module_info.name)
+    return methods
+
+
+METHODS = _import_methods()
 
 
 def load_method(path: Path) -> Method:
-    """Run a Python file and return the method that it defines, with default options.
+    """Run a Python file, and return the training method that it defines, with default options.
 
-    Raises ValueError, one line, if the file cannot be run or defines no method.
+    Raises ValueError, with a message of one line, if the file raises an error or defines no method.
     """
     try:
-        module = runpy.run_path(str(path), run_name="cosmos_method")
-    except Exception as error:  # the user's code can raise any kind
+        namespace = runpy.run_path(str(path), run_name="cosmos_method")
+    except Exception as error:  # the user's code can raise errors of any kind
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
-    return method_of(module, str(path))()
+    method_class = find_method_class(namespace, str(path))
+    return method_class()

@@ -13,28 +13,36 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 
 class ClipFeatures(NamedTuple):
-    """The features of a batch for CLIP's loss, and for methods that extend it."""
+    """The features of a batch for CLIP's loss, and for methods that extend CLIP."""
 
-    image: Tensor  # (G, B, D), L2-normalised
-    text: Tensor  # (T, B, D), L2-normalised
-    logit_scale: Tensor  # 0-d, exponentiated
-    head: Tensor | None = None  # outputs (V, B, K) of a method's head for views of the image
+    # The features of G global views of each of B images (G, B, D), L2-normalised.
+    image: Tensor
+    # The features of T captions of each image (T, B, D), L2-normalised.
+    text: Tensor
+    # The exponentiated scale of the logits, 0-d.
+    logit_scale: Tensor
+    # The outputs (V, B, K) of a method's projection head for V views, or None without a head.
+    head: Tensor | None = None
 
 
 def clip_features(model: MultiViewCLIP, views: Views) -> ClipFeatures:
-    """Encode all global images in one batch, and all captions in another."""
+    """Encode the global images and the captions of a batch, without a projection head.
+
+    All global images are encoded in one pass, and all captions in another.
+    """
     image, text = model.encode_pairs(views.global_images, views.texts)
     return ClipFeatures(image, text, model.logit_scale.exp())
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ClipMethod:
-    """CLIP, with one view of each image and one caption, and without a teacher's loss."""
+    """CLIP: the contrastive loss of one view and one caption of each image, without a teacher."""
 
     name: str = "clip"
     counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
     terms: ClassVar[tuple[str, ...]] = ("clip",)
-    # OpenCLIP's transform.py, AugmentationCfg: only a crop of nearly the whole image.
+    # As in OpenCLIP (AugmentationCfg in transform.py), the only augmentation is a crop of nearly
+    # the whole image.
     image: ClassVar[ImageViewConfig] = ImageViewConfig(
         global_scale=(0.9, 1.0),
         flip_p=0.0,
@@ -45,13 +53,16 @@ class ClipMethod:
     )
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
+        """Create OpenCLIP's CLIP with random weights."""
         return create_model(architecture, "clip")
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> ClipFeatures:
+        """Return the features of the global images and of the captions."""
         return clip_features(student, views)
 
     def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> None:
-        """Return nothing: the moving average serves evaluation only."""
+        """Return None, because the loss does not use the teacher. It is only evaluated."""
 
     def loss(self, student: ClipFeatures, teacher: None, gather: Gather) -> LossTerms:
+        """Return CLIP's symmetric cross-entropy of images and captions, over all processes."""
         return clip_loss(student.image, student.text, student.logit_scale, gather)

@@ -11,27 +11,37 @@ from cosmos_core.types import EVERY_VIEW, Features, Gather, LossTerms, ViewCount
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CosmosMethod:
-    """COSMOS, whose components can be switched off for ablations."""
+    """COSMOS: CLIP, and distillation of a teacher's features into cross-modal features.
+
+    Its components can be switched off for ablations.
+    """
 
     name: str = "cosmos"
-    # Whether there are local captions.
+    # If true, there are local captions besides the two global ones.
     local_texts: bool = True
-    # Whether cross-modal features are distilled; otherwise plain features are.
+    # If true, the loss distils into cross-modal features, and otherwise into plain features.
     cross_attention: bool = True
-    # Whether there is a distillation term; otherwise only the CLIP term is left.
+    # If true, the loss has a distillation term besides CLIP's term.
     distillation: bool = True
 
     @property
     def counts(self) -> ViewCounts:
-        """Two global views of each modality; local image views only serve distillation."""
+        """The views of a sample: two global images and captions, and local ones if used.
+
+        Local images are used only for distillation.
+        """
         return EVERY_VIEW._replace(local_images=self.distillation, local_texts=self.local_texts)
 
     @property
     def terms(self) -> tuple[str, ...]:
+        """The names of the loss terms."""
         return ("clip", "distill") if self.distillation else ("clip",)
 
     def create_student(self, architecture: Architecture) -> Cosmos:
-        """Create the complete model, and freeze parameters that the loss does not depend on."""
+        """Create COSMOS's model with random weights, and freeze the parameters without gradient.
+
+        These are the parameters of components that are switched off.
+        """
         student = create_model(architecture, "cosmos")
         assert isinstance(student, Cosmos)
         if not self.distillation:
@@ -42,17 +52,24 @@ class CosmosMethod:
         return student
 
     def student_features(self, student: Cosmos, views: Views) -> Features:
-        crossmodal = self.cross_attention and self.distillation
-        features = student.encode_views(views, crossmodal=crossmodal)
-        if crossmodal:
+        """Return the features of all views of a batch.
+
+        Without cross-attention the plain features take the place of the cross-modal features, so
+        that the loss distils into them.
+        """
+        is_crossmodal = self.cross_attention and self.distillation
+        features = student.encode_views(views, crossmodal=is_crossmodal)
+        if is_crossmodal:
             return features
-        # The loss then distils into the plain features.
         return features._replace(image_crossmodal=features.image, text_crossmodal=features.text)
 
     def teacher_features(self, teacher: Cosmos, views: Views) -> Features | None:
+        """Return the teacher's features of the global views, or None without distillation."""
         return teacher.encode_globals(views) if self.distillation else None
 
     def loss(self, student: Features, teacher: Features | None, gather: Gather) -> LossTerms:
+        """Return the loss of COSMOS, or only CLIP's loss of the global views without a teacher."""
         if teacher is None:
-            return clip_loss(student.image[:2], student.text, student.logit_scale, gather)
+            global_images = student.image[:2]
+            return clip_loss(global_images, student.text, student.logit_scale, gather)
         return cosmos_loss(student, teacher, gather)

@@ -18,46 +18,60 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 class FlairFeatures(NamedTuple):
     """The features of a batch for FLAIR's losses."""
 
-    # Images (1, B, D), L2-normalised.
+    # The features of the B images (1, B, D), L2-normalised.
     image: Tensor
-    # The K captions of each image (K, B, D), L2-normalised.
+    # The features of the K captions of each image (K, B, D), L2-normalised.
     text: Tensor
-    # The queries of the captions (K, B, D), with which images are pooled.
+    # The queries of the captions (K, B, D), with which the patches of images are pooled.
     queries: Tensor
-    # The keys and the values of the N patches of each image (N, B, D).
+    # The keys of the N patches of each image (N, B, D).
     keys: Tensor
+    # The values of the N patches of each image (N, B, D).
     values: Tensor
-    # The weight (D, D) and the bias (D,) of the pooling's output layer.
+    # The weight of the output layer of the pooling (D, D).
     weight: Tensor
+    # The bias of the output layer of the pooling (D,).
     bias: Tensor
-    # 0-d, exponentiated.
+    # The exponentiated scale of the logits, 0-d.
     logit_scale: Tensor
-    # 0-d.
+    # The bias that is added to the logits, 0-d.
     logit_bias: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FlairMethod:
-    """One view against several captions, each of 1 to `text.max_sentences` (3) sentences."""
+    """FLAIR: sigmoid losses of one view of an image and several captions, without a teacher.
+
+    A caption has 1 to `text.max_sentences` sentences. The first loss compares it with a feature
+    that it pools from the patches of the image, and the second one with the image's feature.
+    """
 
     name: str = "flair"
-    bias: float = INITIAL_BIAS  # of the logits at the start, as in SigLIP
-    captions: Positive = 8  # of each image
-    terms = ("tcs", "mps")  # the paper's names: text-conditioned and multi-positive sigmoid loss
+    # The bias of the logits at the start, as in SigLIP.
+    bias: float = INITIAL_BIAS
+    # The number of captions of each image.
+    captions: Positive = 8
+    # The paper's names of the text-conditioned and of the multi-positive sigmoid loss.
+    terms = ("tcs", "mps")
     image = ClipMethod.image
 
     @property
     def counts(self) -> ViewCounts:
-        return ViewCounts(1, local_images=False, global_texts=self.captions, local_texts=False)
+        """The views of a sample: one global image and several captions."""
+        return ViewCounts(
+            global_images=1, local_images=False, global_texts=self.captions, local_texts=False
+        )
 
     def create_student(self, architecture: Architecture) -> Flair:
+        """Create FLAIR's model with random weights and SigLIP's initial scale."""
         student = add_bias(create_model(architecture, "flair"), self.bias)
         assert isinstance(student, Flair)
         return student
 
     def student_features(self, student: Flair, views: Views) -> FlairFeatures:
+        """Return the features of images and captions, and the projections for the pooling."""
         image, keys, values = student.image_tokens_projected(views.global_images[0])
-        # The K captions of all images are encoded as one batch.
+        # Encode the K captions of all images as one batch: (K, B, S) -> (K * B, S).
         captions = views.texts.flatten(0, 1)
         text = student.encode_text(captions).unflatten(0, views.texts.shape[:2])
         output_layer = student.visual_proj.attn.out_proj
@@ -74,10 +88,13 @@ class FlairMethod:
         )
 
     def teacher_features(self, teacher: Flair, views: Views) -> None:
-        """Return nothing: the moving average serves evaluation only."""
+        """Return None, because the loss does not use the teacher. It is only evaluated."""
 
     def loss(self, student: FlairFeatures, teacher: None, gather: Gather) -> LossTerms:
-        """Return both losses, each with the published weight of 1/2."""
+        """Return FLAIR's two losses, each with the published weight of 1/2.
+
+        The images of this process are compared with the captions of all processes.
+        """
         texts, queries = gather([student.text, student.queries])
         pooling = Pooling(
             full_precision(student.keys.transpose(0, 1)),

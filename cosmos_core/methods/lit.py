@@ -13,11 +13,12 @@ from cosmos_core.model.clip import MultiViewCLIP
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LitMethod(ClipMethod):
-    """LiT; the frozen image tower keeps no activations for backward."""
+    """LiT: CLIP whose image tower is frozen, so that it stores no activations for backward."""
 
     name: str = "lit"
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
+        """Create OpenCLIP's CLIP with random weights, and freeze its image tower."""
         student = super().create_student(architecture)
         student.visual.requires_grad_(False)
         return student

@@ -1,8 +1,8 @@
 """SLIP (arXiv 2112.12750): CLIP on a weakly augmented view, SimCLR on two strongly augmented views.
 
-If there is no view for captions (`image.caption_scale`), as in the recipes on scenes, CLIP uses the
-two strongly augmented views. Unlike the paper's, the head has no batch normalisation, and reads the
-joint embedding, not the tower's last layer.
+The option `image.caption_scale` configures the weakly augmented view. Without it, as in the recipes
+on scenes, CLIP uses the two strongly augmented views. In the paper the head has batch normalisation
+and reads the last layer of the image tower. Here it has none and reads the joint embedding.
 """
 
 import torch.nn.functional as F
@@ -18,10 +18,15 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SlipMethod(ClipMethod):
-    """SLIP, with the widths of the head in github.com/facebookresearch/SLIP."""
+    """SLIP: CLIP, and SimCLR's self-supervised loss of images.
+
+    The head has the sizes of github.com/facebookresearch/SLIP.
+    """
 
     name: str = "slip"
+    # The width of the head's hidden layers.
     hidden: Positive = 4096
+    # The width of the head's output.
     out: Positive = 256
     counts = ViewCounts(global_images=2, local_images=False, global_texts=1, local_texts=False)
     terms = ("clip", "simclr")
@@ -35,21 +40,27 @@ class SlipMethod(ClipMethod):
     )
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
+        """Create OpenCLIP's CLIP with random weights, and add a projection head to it."""
         student = create_model(architecture, "clip")
-        width = model_config(architecture)["embed_dim"]
-        student.add_module(HEAD, ProjectionHead(width, self.hidden, self.out))
+        embed_dim = model_config(architecture)["embed_dim"]
+        student.add_module(HEAD, ProjectionHead(embed_dim, self.hidden, self.out))
         return student
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> ClipFeatures:
+        """Return the features for CLIP's loss, and the strong views' projections for SimCLR's loss.
+
+        The last two global images are the strongly augmented views. The image before them, if there
+        is one, is the weakly augmented view for CLIP.
+        """
         features = clip_features(student, views)
-        strong_views = self.counts.global_images
-        strong = features.image[-strong_views:]
-        has_caption_view = len(features.image) > strong_views
-        caption_views = features.image[:-strong_views] if has_caption_view else strong
-        projections = student.get_submodule(HEAD)(strong)
-        return features._replace(image=caption_views, head=F.normalize(projections, dim=-1))
+        n_strong_views = self.counts.global_images
+        strong_features = features.image[-n_strong_views:]
+        weak_features = features.image[:-n_strong_views]
+        clip_image_features = weak_features if len(weak_features) > 0 else strong_features
+        projections = F.normalize(student.get_submodule(HEAD)(strong_features), dim=-1)
+        return features._replace(image=clip_image_features, head=projections)
 
     def loss(self, student: ClipFeatures, teacher: None, gather: Gather) -> LossTerms:
-        """Return CLIP plus SimCLR, unweighted as published."""
+        """Return CLIP's loss and SimCLR's loss, which have the same weight as published."""
         assert student.head is not None
         return slip_loss(student.image, student.text, student.logit_scale, student.head, gather)

@@ -20,7 +20,7 @@ MODELS: dict[ModelKind, type[MultiViewCLIP]] = {
     "flair": Flair,
     "clip": MultiViewCLIP,  # comes last, since the other kinds are subclasses of it
 }
-# Keys of a configuration that `open_clip.CLIP` takes, and those of the evaluation transform.
+# The keys of a configuration that `open_clip.CLIP` takes, and the key of the evaluation transform.
 MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 OTHER_KEYS = {"preprocess"}
 # Keys of towers that OpenCLIP builds from files that it downloads from the Hugging Face Hub.
@@ -41,16 +41,29 @@ MAX_SIZE = 10_000_000
 
 
 def model_config(architecture: Architecture) -> dict[str, Any]:
-    """Return the OpenCLIP configuration of an architecture.
+    """Return the OpenCLIP configuration of an architecture, after checking it.
 
-    Raises ValueError if there is no such architecture, or if no model can be built on it.
+    `architecture` is a name of OpenCLIP such as "ViT-B-16", the path of a JSON file, or a
+    configuration. The result has the keys "embed_dim", "vision_cfg" and "text_cfg", and may have
+    "quick_gelu" and "preprocess".
+
+    Raises:
+        ValueError: If there is no such architecture, or if no model can be built on it.
     """
+    # `source` names the architecture in error messages.
     if isinstance(architecture, Mapping):
-        config, source = dict(architecture), "architecture"
+        source = "architecture"
+        config = dict(architecture)
     elif Path(architecture).suffix == ".json":
-        config, source = _read_json(Path(architecture)), str(Path(architecture))
+        source = str(Path(architecture))
+        config = _read_json(Path(architecture))
     else:
-        config, source = _named_config(str(architecture)), str(architecture)
+        source = str(architecture)
+        config = open_clip.get_model_config(source)
+        if config is None:
+            matches = difflib.get_close_matches(source, open_clip.list_models(), n=3, cutoff=0.3)
+            raise ValueError(f"unknown architecture {source!r}; nearest: {', '.join(matches)}")
+
     unknown_keys = sorted(set(config) - MODEL_KEYS - OTHER_KEYS)
     if unknown_keys:
         raise ValueError(f"{source}: COSMOS cannot be built on {', '.join(unknown_keys)}")
@@ -65,7 +78,11 @@ def model_config(architecture: Architecture) -> dict[str, Any]:
 
 
 def _require_tower(tower_config: Any, name: str) -> None:
-    """Raise ValueError for towers that OpenCLIP would download, and impossible sizes."""
+    """Raise ValueError unless the configuration of a tower is one of OpenCLIP's own towers.
+
+    Towers that OpenCLIP would download and sizes that are impossible are refused. `name`, such as
+    "ViT-B-16: vision_cfg", says in error messages which configuration it is.
+    """
     if not isinstance(tower_config, Mapping):
         raise ValueError(f"{name} must be an object, not {tower_config!r:.60}")
     other_towers = [key for key in OTHER_TOWERS if tower_config.get(key) is not None]
@@ -79,36 +96,45 @@ def _require_tower(tower_config: Any, name: str) -> None:
 
 
 def _require_size(value: Any, name: str) -> None:
-    """Raise ValueError for an integer that is negative or too large; other values are allowed."""
+    """Raise ValueError if a value is an integer that is negative or larger than MAX_SIZE.
+
+    Values of other types pass. `name` is the option's name for the error message.
+    """
     if isinstance(value, int) and not 0 <= value <= MAX_SIZE:
         raise ValueError(f"{name} must be from 0 to {MAX_SIZE}, not {value}"[:200])
 
 
 def _require_preprocess(preprocess: Any, name: str) -> None:
-    """Raise ValueError unless `mean` and `std`, if they are given, are three numbers each."""
+    """Raise ValueError unless `mean` and `std` are three finite numbers, and `std` is positive.
+
+    Both may be missing or empty. `name` says in error messages which configuration it is.
+    """
     if not isinstance(preprocess, Mapping):
         raise ValueError(f"{name} must be an object, not {preprocess!r:.60}")
     for key in ("mean", "std"):
         values = preprocess.get(key)
         if not values:
             continue
-        is_valid = _are_three_numbers(values)
+        is_valid = isinstance(values, list | tuple) and len(values) == 3
+        if is_valid:
+            # A boolean is an instance of int, but not a number here.
+            is_valid = all(type(value) in (int, float) and math.isfinite(value) for value in values)
         if is_valid and key == "std":
             is_valid = min(values) > 0
         if not is_valid:
             raise ValueError(f"{name}.{key} must be three numbers, not {values!r:.60}")
 
 
-def _are_three_numbers(values: Any) -> bool:
-    if not isinstance(values, list | tuple) or len(values) != 3:
-        return False
-    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
-
-
 def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> MultiViewCLIP:
-    """Return a model of this kind with random weights.
+    """Create a model with random weights.
 
-    Raises ValueError if the architecture is unknown, or if no model can be built on it.
+    Args:
+        architecture: A name of OpenCLIP such as "ViT-B-16", the path of a JSON file, or a
+            configuration.
+        kind: "clip" is OpenCLIP's CLIP. "cosmos" and "flair" add the modules of these methods.
+
+    Raises:
+        ValueError: If the architecture is unknown, or if no model can be built on it.
     """
     config = openclip_config(architecture)
     try:
@@ -116,17 +142,24 @@ def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> Mult
     except _BUILD_ERRORS as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"a model of this architecture cannot be built: {reason}") from error
-    model.own_keys = frozenset(model.state_dict())
+    model.architecture_keys = frozenset(model.state_dict())
     return model
 
 
 def openclip_config(architecture: Architecture) -> dict[str, Any]:
-    """Return the part of an architecture's configuration that `open_clip.CLIP` takes."""
+    """Return the configuration of an architecture with only the keys that `open_clip.CLIP` takes.
+
+    Compared with `model_config`, "preprocess" is left out.
+    """
     config = model_config(architecture)
     return {key: value for key, value in config.items() if key in MODEL_KEYS}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """Read the configuration of an architecture from a JSON file.
+
+    Raises ValueError if it is not a readable file that holds one JSON object.
+    """
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a file")
@@ -137,12 +170,4 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a JSON architecture ({error})") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path}: an architecture is a JSON object")
-    return config
-
-
-def _named_config(name: str) -> dict[str, Any]:
-    config = open_clip.get_model_config(name)
-    if config is None:
-        matches = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
-        raise ValueError(f"unknown architecture {name!r}; nearest: {', '.join(matches)}")
     return config

@@ -29,22 +29,26 @@ from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.text import parse_json
 
 Weights = Literal["teacher", "student"]
-DISTRIBUTED_PREFIX = "module."  # left by DistributedDataParallel in published files
-NAMED_KEYS = 3  # keys that an error message names
-SNAPSHOTS = "snapshots"  # a folder in the folder of a run
-CHECKPOINT = "checkpoint.safetensors"  # a file in it: the weights of the newest snapshot
+# DistributedDataParallel left this prefix in published files.
+DISTRIBUTED_PREFIX = "module."
+# An error message names at most so many keys.
+MAX_NAMED_KEYS = 3
+# The folder of snapshots in the output folder of a training, and the file in the output folder that
+# holds the weights of the newest snapshot.
+SNAPSHOTS = "snapshots"
+CHECKPOINT = "checkpoint.safetensors"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, with the reason in one line."""
+    """A checkpoint cannot be used. The message states the reason in one line."""
 
 
 class Checkpoint(NamedTuple):
-    """The content of a checkpoint."""
+    """The weights in a checkpoint file, and what the file states about them."""
 
-    # State dicts by name: "student", "teacher", or both.
+    # The state dicts of models, under the names "student" and "teacher" or one of them.
     weights: dict[str, dict[str, Tensor]]
-    # The kind of model that the weights fit.
+    # The kind of model that the weights fit: "cosmos", "flair" or "clip".
     model_kind: ModelKind
     # The name of the method that trained the model.
     method: str
@@ -52,20 +56,32 @@ class Checkpoint(NamedTuple):
     architecture: dict[str, Any] | None
     # How the model was trained, or None if the file does not state it.
     training: dict[str, Any] | None
-    # Keys of parameters that the method added to the model.
+    # Keys of parameters that the method added to this kind of model, such as "logit_bias".
     added: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of either layout, or the newest weights in the folder of a run.
+    """Read a checkpoint from a file or a folder.
 
-    A sharded snapshot can be read too. Raises CheckpointError for other paths. Nothing is
-    unpickled.
+    `path` is one of:
+
+    - a safetensors file that cosmos-train wrote
+    - a file in the published layout, which torch saved; nothing is unpickled but tensors
+    - a folder that holds a sharded snapshot
+    - the output folder of a training, whose newest weights are read
+
+    Raises:
+        CheckpointError: If the path is none of these.
     """
-    path = _newest_weights(Path(path))
+    path = Path(path)
+    # Find the newest weights in the output folder of a training: the last snapshot if it is
+    # sharded, which means a folder, and the checkpoint file otherwise.
+    snapshots = sorted((path / SNAPSHOTS).glob("step-*"))
+    if snapshots:
+        path = snapshots[-1] if snapshots[-1].is_dir() else path / CHECKPOINT
+
     if path.is_dir():
-        tensors, metadata = _read_sharded(path)
-        return _split_models(path, tensors, metadata)
+        return _read_sharded(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":
@@ -73,8 +89,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return _read_published(path)
 
 
-def trained_steps(path: Path) -> int | None:
-    """Return the number of steps that a checkpoint states; None if it is missing or damaged."""
+def read_trained_steps(path: Path) -> int | None:
+    """Return how many training steps the metadata of a checkpoint file state.
+
+    Return None if the file is missing or damaged, or if it does not state the number.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -87,11 +106,18 @@ def trained_steps(path: Path) -> int | None:
 def load_model(
     path: str | Path, architecture: Architecture | None = None, weights: Weights = "teacher"
 ) -> MultiViewCLIP:
-    """Return the student or teacher of a checkpoint, in float32 and evaluation mode.
+    """Load the student or the teacher from a checkpoint, in float32 and evaluation mode.
 
-    `architecture` may be left out if the file states it. Raises CheckpointError if keys are
-    missing, unexpected or wrongly shaped (the first three are named), and ValueError for an unknown
-    architecture.
+    Args:
+        path: Any path that `read_checkpoint` reads.
+        architecture: An OpenCLIP architecture name, a configuration, or the path of a JSON file. It
+            may be left out if the checkpoint states it.
+        weights: "teacher" or "student".
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read, or if its keys or shapes do not fit the
+            architecture.
+        ValueError: If the architecture is unknown.
     """
     return build_model(read_checkpoint(path), weights, architecture, str(path)).eval()
 
@@ -99,10 +125,18 @@ def load_model(
 def build_model(
     checkpoint: Checkpoint, weights: str, architecture: Architecture | None, source: str
 ) -> MultiViewCLIP:
-    """Return a model with weights of a checkpoint, in training mode.
+    """Build the student or the teacher of a checkpoint, in training mode.
 
-    `weights` is "student" or "teacher", and `source` names the checkpoint in error messages. Raises
-    the errors of `load_model`.
+    Args:
+        checkpoint: The content of a checkpoint.
+        weights: "teacher" or "student".
+        architecture: As in `load_model`. If it is None, the one that the checkpoint states is used.
+        source: The path of the checkpoint, for error messages.
+
+    Raises:
+        CheckpointError: If the checkpoint lacks the weights or the architecture, or if they do not
+            fit each other.
+        ValueError: If the architecture is unknown.
     """
     architecture = architecture or checkpoint.architecture
     if architecture is None:
@@ -111,35 +145,42 @@ def build_model(
         available = ", ".join(checkpoint.weights)
         raise CheckpointError(f"{source}: no {weights} weights, only {available}")
     state = checkpoint.weights[weights]
-    # Compare keys and shapes without allocating memory: an architecture that does not belong to
-    # the file may be of any size.
+
+    # Compare keys and shapes with a model that allocates no memory, because the model of a wrong
+    # architecture may be too large for this machine.
     with torch.device("meta"):
         meta_model = create_model(architecture, checkpoint.model_kind)
-    model_state = {key: value for key, value in state.items() if key not in checkpoint.added}
-    _require_fit(meta_model, model_state, source)
+    architecture_state = {key: value for key, value in state.items() if key not in checkpoint.added}
+    _require_same_keys_and_shapes(meta_model, architecture_state, source)
+
+    # Create the model with the parameters that the training method added, and load all weights.
     model = create_model(architecture, checkpoint.model_kind)
     for key in checkpoint.added:
-        _add_parameter(model, key, state[key], source)
+        _require_floating({key: state[key]}, source)
+        _add_parameter(model, key, state[key].shape)
     model.load_state_dict(state)
     return model
 
 
-def _add_parameter(model: nn.Module, key: str, value: Tensor, source: str) -> None:
-    """Add a parameter of the shape of `value`, in empty modules if its key names some."""
-    _require_floating({key: value}, source)
+def _add_parameter(model: nn.Module, key: str, shape: torch.Size) -> None:
+    """Add an uninitialised parameter to a model, and the modules that its key names.
+
+    For example, the key "pooler.proj.weight" adds the module "pooler", in it the module "proj", and
+    in this the parameter "weight". Modules that exist stay.
+    """
     *module_names, parameter_name = key.split(".")
     module = model
     for name in module_names:
         if not hasattr(module, name):
             module.add_module(name, nn.Module())
         module = module.get_submodule(name)
-    setattr(module, parameter_name, nn.Parameter(torch.empty(value.shape)))
+    setattr(module, parameter_name, nn.Parameter(torch.empty(shape)))
 
 
 def _require_floating(state: Mapping[str, Tensor], source: str) -> None:
-    """Raise CheckpointError for other values than floating-point tensors.
+    """Raise CheckpointError if a value of a state dict is not a dense floating-point tensor.
 
-    PyTorch would load integers and booleans into parameters.
+    Without this check PyTorch would convert integers and booleans, and load them.
     """
     unfit_keys = []
     for key, value in state.items():
@@ -148,14 +189,16 @@ def _require_floating(state: Mapping[str, Tensor], source: str) -> None:
         elif not value.is_floating_point() or value.is_sparse:
             unfit_keys.append(f"{key} ({value.dtype})")
     if unfit_keys:
-        names = ", ".join(unfit_keys[:NAMED_KEYS])
+        names = ", ".join(unfit_keys[:MAX_NAMED_KEYS])
         raise CheckpointError(
             f"{source}: {len(unfit_keys)} keys hold no floating-point weights: {names}"
         )
 
 
-def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Raise CheckpointError unless a state has the keys and shapes of a model."""
+def _require_same_keys_and_shapes(
+    model: nn.Module, state: Mapping[str, Tensor], source: str
+) -> None:
+    """Raise CheckpointError if a state dict has other keys or shapes than a model."""
     _require_floating(state, source)
     model_state = model.state_dict()
     missing_keys = [key for key in model_state if key not in state]
@@ -171,7 +214,7 @@ def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         ("wrongly shaped", wrong_shapes),
     ):
         if keys:
-            names = ", ".join(keys[:NAMED_KEYS])
+            names = ", ".join(keys[:MAX_NAMED_KEYS])
             raise CheckpointError(f"{source}: {len(keys)} {problem} keys, first: {names}")
 
 
@@ -183,32 +226,56 @@ def save_checkpoint(
     training: Mapping[str, Any] | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write models (`student`, `teacher`) in the layout of cosmos-train, atomically."""
-    tensors = {
-        f"{name}.{key}": value.detach().to("cpu", dtype)
-        for name, model in weights.items()
-        for key, value in model.state_dict().items()
-    }
-    model = next(iter(weights.values()))
-    write_weights(Path(path), tensors, describe(model, method, architecture, training))
+    """Write models to a checkpoint file in the layout of cosmos-train, atomically.
+
+    Args:
+        path: The safetensors file to write.
+        weights: Models under the names "student" and "teacher" or one of them.
+        method: The name of the method that trained the models.
+        architecture: Their OpenCLIP configuration.
+        training: How the models were trained, if it is known.
+        dtype: The data type in which tensors are stored.
+    """
+    tensors = {}
+    for name, model in weights.items():
+        for key, tensor in model.state_dict().items():
+            tensors[f"{name}.{key}"] = tensor.detach().to("cpu", dtype)
+    first_model = next(iter(weights.values()))
+    metadata = describe(first_model, method, architecture, training)
+    write_weights(Path(path), tensors, metadata)
 
 
 def describe(model: nn.Module, method: str, architecture: Any, training: Any) -> dict[str, str]:
-    """Return the metadata of a model's checkpoint; the weights of the model are not read."""
+    """Return the metadata that a checkpoint file states about its model.
+
+    For example: {"format": "cosmos", "model": "clip", "method": "siglip", "added":
+    '["logit_bias"]', "architecture": "{...}", "training": "{...}"}. The last three are JSON.
+    "added" lists the keys that the training method added to this kind of model, and is left out if
+    there are none. The values of weights are not read.
+    """
     kind = next(kind for kind, model_class in MODELS.items() if isinstance(model, model_class))
-    state_keys = list(model.state_dict())
-    own_keys = getattr(model, "own_keys", state_keys)
-    added_keys = [key for key in state_keys if key not in own_keys and not _is_in_head(key)]
     metadata = {"format": "cosmos", "model": kind, "method": method}
+
+    # List the keys that the training method added. A head is left out of checkpoints.
+    state_keys = list(model.state_dict())
+    architecture_keys = getattr(model, "architecture_keys", state_keys)
+    added_keys = []
+    for key in state_keys:
+        if key not in architecture_keys and not _is_in_head(key):
+            added_keys.append(key)
     if added_keys:
         metadata["added"] = json.dumps(added_keys)
+
     metadata["architecture"] = json.dumps(architecture, sort_keys=True)
     metadata["training"] = json.dumps(training, sort_keys=True)
     return metadata
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors (`student.KEY`, `teacher.KEY`), except heads, atomically."""
+    """Write tensors to a safetensors file, atomically; leave out the tensors of heads.
+
+    The keys of `tensors` are `student.KEY` and `teacher.KEY`, with the keys of the models.
+    """
     content = {}
     for key, tensor in tensors.items():
         _, _, model_key = key.partition(".")
@@ -217,37 +284,26 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     write_atomically(path, safetensors.torch.save(content, metadata))
 
 
-def _newest_weights(path: Path) -> Path:
-    """Return the path of the newest weights in the folder of a run; other paths as they are.
-
-    It is the last snapshot if that is sharded, a folder, and the checkpoint otherwise.
-    """
-    if not (path / SNAPSHOTS).is_dir():
-        return path
-    snapshots = sorted((path / SNAPSHOTS).glob("step-*"))
-    if not snapshots:
-        return path
-    return snapshots[-1] if snapshots[-1].is_dir() else path / CHECKPOINT
-
-
-def _read_sharded(snapshot: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a sharded snapshot, and the metadata of their model."""
+def _read_sharded(snapshot: Path) -> Checkpoint:
+    """Read a snapshot whose tensors several processes wrote in shards, which is a folder."""
     # Imported here, since it takes a tenth of a second and is needed only here.
     from cosmos_core.model.sharded import read_weights
 
     try:
-        return read_weights(snapshot)
+        tensors, metadata = read_weights(snapshot)
     except Exception as error:  # damaged files raise errors of any kind
         reason = " ".join(f"{error or type(error).__name__}".split())
         raise CheckpointError(f"{snapshot}: no whole sharded snapshot ({reason:.200})") from error
+    return _split_models(snapshot, tensors, metadata)
 
 
 def _is_in_head(key: str) -> bool:
-    """Return whether a parameter belongs to a head, which only the training uses."""
+    """Return whether the key of a model belongs to a projection head, which only training uses."""
     return key.startswith(f"{HEAD}.")
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
+    """Read a safetensors file that cosmos-train wrote."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -262,55 +318,74 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _split_models(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> Checkpoint:
-    """Return a checkpoint from tensors with keys `student.KEY` and `teacher.KEY`."""
+    """Return the checkpoint of tensors whose keys are `student.KEY` and `teacher.KEY`.
+
+    `metadata` is read from the same file, and `path` names the file in error messages. Tensors of
+    heads are left out.
+    """
     weights: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
+        # "student.visual.proj" -> "student" and "visual.proj"
         name, _, model_key = key.partition(".")
         if not _is_in_head(model_key):
             weights.setdefault(name, {})[model_key] = tensor
     try:
-        return _with_metadata(weights, metadata)
+        return _parse_metadata(weights, metadata)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged ({error})") from error
 
 
-def _with_metadata(
+def _parse_metadata(
     weights: dict[str, dict[str, Tensor]], metadata: Mapping[str, str]
 ) -> Checkpoint:
-    """Return a checkpoint of weights and metadata.
+    """Return the checkpoint of state dicts ("student", "teacher") and the metadata of their file.
 
-    Raises KeyError or ValueError for metadata that `save_checkpoint` does not write.
+    `metadata` has the keys and values that `describe` returns. Raises KeyError, TypeError or
+    ValueError if a value is missing or damaged.
     """
     method = metadata["method"]
+    # Older files do not state the kind of model. There it has the name of the method.
     model_kind = metadata.get("model", method)
     if model_kind not in MODELS:
-        raise ValueError(f"{model_kind!r} is no kind of model; known: {', '.join(MODELS)}")
+        raise ValueError(f"{model_kind!r} is not a kind of model; known: {', '.join(MODELS)}")
     architecture = parse_json(metadata["architecture"])
     training = parse_json(metadata["training"])
     for value in (architecture, training):
         if value is not None and not isinstance(value, dict):
             raise ValueError("architecture and training are JSON objects")
-    added = parse_json(metadata.get("added", "[]"))
-    for key in added:
-        if not all(key in state for state in weights.values()):
-            raise ValueError("`added` names parameters that are not there")
-    return Checkpoint(weights, model_kind, method, architecture, training, tuple(added))
+    added_keys = parse_json(metadata.get("added", "[]"))
+    for key in added_keys:
+        for state in weights.values():
+            if key not in state:
+                raise ValueError("`added` names parameters that are not there")
+    return Checkpoint(
+        weights=weights,
+        model_kind=model_kind,
+        method=method,
+        architecture=architecture,
+        training=training,
+        added=tuple(added_keys),
+    )
 
 
 def _read_published(path: Path) -> Checkpoint:
-    """Read a checkpoint in the published layout."""
+    """Read a checkpoint in the published layout: a file of two state dicts that torch saved."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are not a pickle raise errors of any kind
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
-    weights = {}
+    if not isinstance(content, Mapping):
+        content = {}
+    weights: dict[str, dict[str, Tensor]] = {}
     for name in ("student", "teacher"):
-        state = content.get(name) if isinstance(content, Mapping) else None
+        state = content.get(name)
         if isinstance(state, Mapping):
-            weights[name] = {
-                str(key).removeprefix(DISTRIBUTED_PREFIX): value for key, value in state.items()
-            }
+            weights[name] = {}
+            for key, value in state.items():
+                weights[name][str(key).removeprefix(DISTRIBUTED_PREFIX)] = value
     if not weights:
         raise CheckpointError(f"{path}: holds neither `student` nor `teacher` weights")
-    return Checkpoint(weights, "cosmos", "cosmos", architecture=None, training=None)
+    return Checkpoint(
+        weights, model_kind="cosmos", method="cosmos", architecture=None, training=None
+    )

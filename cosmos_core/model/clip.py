@@ -8,36 +8,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cosmos_core.model.packed import attends_in_one_call, pack, pack_blocks, through_blocks
+from cosmos_core.model.packed import pack, pack_blocks, run_blocks, supports_varlen
 
-# Lengths of captions are rounded up to multiples of a step, by type of device, and captions of the
-# same length are encoded together. A small step saves tokens. A large step saves calls of the
-# attention, each of which launches kernels on a GPU, and costs little on a CPU.
+# The lengths of captions are rounded up to multiples of a step, and captions of the same length are
+# encoded together. The step depends on the type of the device. A small step saves tokens. A large
+# step saves calls of the attention, which cost much on a GPU and little on a CPU.
 LENGTH_STEPS = {"cpu": 4}
 OTHER_LENGTH_STEP = 16
-HEAD = "head"  # the name of a module that is used only in training: checkpoints leave it out
+# The name of a module that only the training uses. Checkpoints leave it out.
+HEAD = "head"
 
 
-class Tokens(NamedTuple):
-    """Features of images or texts, and the tokens of the first of them."""
+class FeaturesAndTokens(NamedTuple):
+    """The features of all images or captions of a batch, and the tokens of the first of them."""
 
-    # The features of all M images or texts (M, D), not normalised.
+    # The features of all M images or captions (M, D), not normalised.
     features: Tensor
-    # The N tokens of each of the first `keep` images or texts (keep, N, width).
+    # The N tokens of each of the first `keep` images or captions (keep, N, width).
     tokens: Tensor
 
 
 class MultiViewCLIP(open_clip.CLIP):
-    """OpenCLIP's CLIP, with its state-dict keys, for images and captions of several sizes.
+    """OpenCLIP's CLIP, for batches of images of several sizes and captions of several lengths.
 
-    The image tower must be a ViT with a class token, and the text tower must be causal and read at
-    the end of text. Raises ValueError for other towers.
+    The keys of the state dict are OpenCLIP's. The image tower must be a ViT with a class token. The
+    text tower must be causal, and must read the feature at the end-of-text token.
+
+    Raises:
+        ValueError: If the configuration names another kind of tower.
     """
 
-    # Keys of the state dict before a method adds parameters.
-    own_keys: frozenset[str]
+    # The keys of the state dict that follow from the architecture. A method may add other keys.
+    architecture_keys: frozenset[str]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
+        """Create a model with random weights; the arguments are OpenCLIP's."""
         super().__init__(*args, **kwargs)
         if not isinstance(self.visual, open_clip.transformer.VisionTransformer):
             raise ValueError("COSMOS needs a ViT image tower: the config names another kind")
@@ -49,23 +54,29 @@ class MultiViewCLIP(open_clip.CLIP):
         pack_blocks(self.transformer)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """Return the features (B, D) of images (B, 3, H, W)."""
+        """Return the features (B, D) of images (B, 3, H, W), L2-normalised if `normalize`."""
         features = self.image_tokens([image]).features
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Return the features (B, D) of token ids (B, S)."""
+        """Return the features (B, D) of token ids (B, S), L2-normalised if `normalize`."""
         if text.is_cuda and not torch.is_grad_enabled():
-            # `text_tokens` reads the lengths of captions on the host, and would wait for the GPU.
-            # It would gain little: an evaluation sorts and cuts its texts, so has little padding.
+            # `text_tokens` would copy the lengths of the captions to the host, and wait for the
+            # GPU. It would save little time: an evaluation sorts its texts by length and cuts off
+            # most of the padding before it calls this function.
             return super().encode_text(text, normalize)
         features = self.text_tokens(text).features
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_pairs(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised features (V, B, D) of views and (T, B, D) of captions.
+        """Encode several views of each image, and several captions of each image.
 
-        The views `images` are (V, B, 3, H, W), the captions `texts` are token ids (T, B, S).
+        Args:
+            images: Pixels (V, B, 3, H, W) of V views of each of B images.
+            texts: Token ids (T, B, S) of T captions of each of B images.
+
+        Returns:
+            The L2-normalised features (V, B, D) of the views and (T, B, D) of the captions.
         """
         image_features = self.encode_image(images.flatten(0, 1), normalize=True)
         text_features = self.encode_text(texts.flatten(0, 1), normalize=True)
@@ -73,72 +84,83 @@ class MultiViewCLIP(open_clip.CLIP):
         text_features = text_features.unflatten(0, texts.shape[:2])
         return image_features, text_features
 
-    def image_tokens(self, batches: Sequence[Tensor], keep: int = 0) -> Tokens:
-        """Encode batches of images (M_i, 3, H_i, W_i), which may differ in size, in one pass.
+    def image_tokens(self, batches: Sequence[Tensor], keep: int = 0) -> FeaturesAndTokens:
+        """Encode batches of images of different sizes in one pass through the ViT.
 
-        Return the features of all images, in order, and the patch tokens of the first `keep`
-        images of the first batch. A tower that reads only the class token computes only that token
-        of all other images in its last block.
+        The tokens of all images are concatenated to one sequence without padding, and an image
+        attends only to its own tokens. If the tower reads only the class token, the last block
+        computes only this token for all images but the first `keep` ones.
+
+        Args:
+            batches: Pixels (M_i, 3, H_i, W_i) of each batch.
+            keep: The number of images of the first batch whose patch tokens are returned.
+
+        Returns:
+            The features (M, D) of the images of all batches, in order, and the patch tokens (keep,
+            N, width) of the first images.
         """
         visual = self.visual
         embedded_batches = self._embed_batches(batches, keep)
-        batch_shapes = [tokens.shape[:2] for tokens in embedded_batches]  # (images, tokens of each)
-        x = visual.ln_pre(torch.cat([tokens.flatten(0, 1) for tokens in embedded_batches]))
-        lengths = torch.cat([torch.full((n_images,), length) for n_images, length in batch_shapes])
-        longest = max(length for _, length in batch_shapes)
-        one_call = attends_in_one_call(visual.transformer, x)
-        packing = pack(lengths, longest, x, causal=False, one_call=one_call)
 
-        # The first batches, of which the last block must compute every token.
+        # Concatenate the tokens of all images, and list the number of tokens of each image.
+        x = visual.ln_pre(torch.cat([batch.flatten(0, 1) for batch in embedded_batches]))
+        lengths = torch.cat(
+            [torch.full((batch.shape[0],), batch.shape[1]) for batch in embedded_batches]
+        )
+        longest = max(batch.shape[1] for batch in embedded_batches)
+        uses_varlen = supports_varlen(visual.transformer, x)
+        packing = pack(lengths, longest, x, causal=False, uses_varlen=uses_varlen)
+
+        # The last block computes all tokens of the images in `complete_batches`. Of all other
+        # images it computes only the class token, which is the first token.
         reads_class_token = visual.attn_pool is None and visual.pool_type == "tok"
         if not reads_class_token:
-            complete_shapes = batch_shapes
+            complete_batches = embedded_batches
         elif keep:
-            complete_shapes = batch_shapes[:1]
+            complete_batches = embedded_batches[:1]
         else:
-            complete_shapes = []
-        n_complete_images = sum(n_images for n_images, _ in complete_shapes)
-        tokens_per_batch = [n_images * length for n_images, length in complete_shapes]
-        # The class token is the first one of every other image.
-        class_positions = torch.zeros(
-            len(lengths) - n_complete_images, dtype=torch.long, device=x.device
-        )
-        complete_tokens, class_tokens = through_blocks(
+            complete_batches = []
+        n_complete_images = sum(len(batch) for batch in complete_batches)
+        tokens_per_batch = [batch.shape[0] * batch.shape[1] for batch in complete_batches]
+        n_other_images = len(lengths) - n_complete_images
+        class_positions = torch.zeros(n_other_images, dtype=torch.long, device=x.device)
+        complete_tokens, class_tokens = run_blocks(
             visual.transformer,
             x,
             packing,
-            n_complete_images,
-            sum(tokens_per_batch),
-            class_positions,
+            n_complete=n_complete_images,
+            n_complete_tokens=sum(tokens_per_batch),
+            positions_to_read=class_positions,
         )
 
-        # Tensors (images, tokens of each, width); of the other images only the class token.
+        # Shape the tokens to batches (images, tokens of each image, width). The images of which
+        # only the class token is left are the last batch.
         output_batches = []
-        for tokens, shape in zip(
-            complete_tokens.split(tokens_per_batch), complete_shapes, strict=True
+        for tokens, batch in zip(
+            complete_tokens.split(tokens_per_batch), complete_batches, strict=True
         ):
-            output_batches.append(tokens.view(*shape, -1))
+            output_batches.append(tokens.view(batch.shape[0], batch.shape[1], -1))
         output_batches.append(class_tokens[:, None])
-        features, patch_tokens = [], []
-        for output_batch in output_batches:
-            batch_features, batch_patch_tokens = visual._pool(output_batch)
-            features.append(batch_features)
-            patch_tokens.append(batch_patch_tokens)
-        return Tokens(torch.cat(features) @ visual.proj, patch_tokens[0][:keep])
+
+        pooled_batches = [visual._pool(output_batch) for output_batch in output_batches]
+        pooled = torch.cat([pooled_tokens for pooled_tokens, _ in pooled_batches])
+        _, first_patch_tokens = pooled_batches[0]
+        return FeaturesAndTokens(pooled @ visual.proj, first_patch_tokens[:keep])
 
     def _embed_batches(self, batches: Sequence[Tensor], keep: int) -> list[Tensor]:
-        """Return the embedded tokens of batches of images, without empty batches.
+        """Embed batches of images, with the first `keep` images as a batch of their own.
 
-        The first batch is split in two: its first `keep` images, and its other images.
+        Return tensors (images, tokens of each image, width) of the batches that are not empty.
         """
-        first_batch, *other_batches = [self._embed(images) for images in batches]
+        first_batch, *other_batches = [self._embed_patches(images) for images in batches]
         embedded_batches = [first_batch[:keep], first_batch[keep:], *other_batches]
-        return [tokens for tokens in embedded_batches if len(tokens) > 0]
+        return [batch for batch in embedded_batches if len(batch) > 0]
 
-    def _embed(self, images: Tensor) -> Tensor:
-        """Return the embedded tokens (M, 1 + N, width) of images (M, 3, H, W).
+    def _embed_patches(self, images: Tensor) -> Tensor:
+        """Return the input tokens (M, 1 + N, width) of the ViT for images (M, 3, H, W).
 
-        These are the class token and N patch tokens, to which position embeddings are added.
+        They are the class token and the N embedded patches, plus position embeddings, which are
+        resized to the number of patches along the height and the width.
         """
         visual = self.visual
         patches = visual.conv1(images)
@@ -148,131 +170,199 @@ class MultiViewCLIP(open_clip.CLIP):
         x = torch.cat([class_token, patches.flatten(2).transpose(1, 2)], dim=1)
         return visual.patch_dropout(x + positions.to(x.dtype))
 
-    def text_tokens(self, texts: Tensor, keep: int = 0) -> Tokens:
-        """Encode captions (M, S), S up to the context length, in one pass, in their order.
+    def text_tokens(self, texts: Tensor, keep: int = 0) -> FeaturesAndTokens:
+        """Encode captions of different lengths in one pass through the text transformer.
 
-        A caption is cut near its end, since later positions do not change its feature. The first
-        `keep` captions are not cut: their tokens at all S positions, after `ln_final`, are
-        returned. The host reads the lengths; for captions on the host it does not wait for the
-        model's device.
+        The attention is causal, so that tokens after the end-of-text token do not change the
+        feature. They are cut off, except in the first `keep` captions. The other tokens are
+        sorted by caption length and concatenated to one sequence without padding. The host reads
+        the lengths: if `texts` are on a GPU, this waits for the GPU.
+
+        Args:
+            texts: Token ids (M, S) of the captions, padded to S, at most the context length.
+            keep: The number of captions whose tokens are returned.
+
+        Returns:
+            The features (M, D) of all captions, in the order of `texts`, and the tokens (keep, S,
+            width) of the first captions after `ln_final`, padding included.
         """
-        weight, context = self.positional_embedding, texts.shape[1]
-        device = weight.device
-        # The id of the end of text is the highest, unless the configuration names it.
-        if self.text_pool_type == "eos":
-            ends = (texts == self.text_eos_id).int().argmax(dim=-1)
-        else:
-            ends = texts.argmax(dim=-1)
-        one_call = attends_in_one_call(self.transformer, weight)
-        step = 1 if one_call else LENGTH_STEPS.get(device.type, OTHER_LENGTH_STEP)
-        order, lengths, token_ids, positions = pack_texts(texts, ends, keep, step)
-        packing = pack(lengths, context, weight, causal=True, one_call=one_call)
+        context_length = texts.shape[1]
+        device = self.positional_embedding.device
 
-        ends = ends.to(device, non_blocking=True)
+        # Find the end of text in each caption. Its id is the highest in CLIP's vocabulary, unless
+        # the configuration names another id.
+        if self.text_pool_type == "eos":
+            end_positions = (texts == self.text_eos_id).int().argmax(dim=-1)
+        else:
+            end_positions = texts.argmax(dim=-1)
+
+        # Cut the captions and sort them by length.
+        uses_varlen = supports_varlen(self.transformer, self.positional_embedding)
+        length_step = 1 if uses_varlen else LENGTH_STEPS.get(device.type, OTHER_LENGTH_STEP)
+        order, lengths, token_ids, positions = pack_texts(texts, end_positions, keep, length_step)
+        packing = pack(
+            lengths, context_length, self.positional_embedding, causal=True, uses_varlen=uses_varlen
+        )
+
+        # Embed the tokens, and read all tokens of the first captions and the last token of others.
+        end_positions = end_positions.to(device, non_blocking=True)
         order = order.to(device, non_blocking=True)
         token_ids = token_ids.to(device, non_blocking=True)
         positions = positions.to(device, non_blocking=True)
-        x = self.token_embedding(token_ids) + F.embedding(positions, weight)
-        complete_tokens, end_tokens = through_blocks(
-            self.transformer, x, packing, keep, keep * context, ends[order[keep:]]
+        x = self.token_embedding(token_ids) + F.embedding(positions, self.positional_embedding)
+        sorted_end_positions = end_positions[order[keep:]]
+        complete_tokens, end_tokens = run_blocks(
+            self.transformer,
+            x,
+            packing,
+            n_complete=keep,
+            n_complete_tokens=keep * context_length,
+            positions_to_read=sorted_end_positions,
         )
 
-        tokens = self.ln_final(complete_tokens).view(keep, context, complete_tokens.shape[-1])
-        first_ends = tokens[torch.arange(keep, device=device), ends[:keep]]
-        pooled = torch.cat([first_ends, self.ln_final(end_tokens)])
-        return Tokens(pooled[order.argsort()] @ self.text_projection, tokens)
+        # Project the token at the end of text of every caption.
+        tokens = self.ln_final(complete_tokens).view(
+            keep, context_length, complete_tokens.shape[-1]
+        )
+        first_end_tokens = tokens[torch.arange(keep, device=device), end_positions[:keep]]
+        sorted_end_tokens = torch.cat([first_end_tokens, self.ln_final(end_tokens)])
+        # The inverse permutation restores the order of `texts`: order [2, 0, 1] -> [1, 2, 0].
+        restored_order = order.argsort()
+        features = sorted_end_tokens[restored_order] @ self.text_projection
+        return FeaturesAndTokens(features, tokens)
 
 
 def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize position embeddings (1 + N, width) of a square grid to (1 + h*w, width) of `grid`.
+    """Resize the position embeddings of a ViT to another number of patches.
 
-    The class token keeps its embedding. Those of patches are resized by bicubic interpolation
-    without antialiasing, with a scale factor of (side + 0.1) / sqrt(N) per axis. The factor, and
-    not the size, decides where samples are taken, so the published features need exactly this form
+    The embeddings (1 + N, width) belong to the class token and to a square grid of N patches. The
+    result is (1 + rows * columns, width) for `grid`, the rows and columns of patches. For example,
+    `grid` (6, 6) resizes (1 + 14 * 14, width) to (1 + 6 * 6, width).
+
+    The embedding of the class token stays. The others are resized by bicubic interpolation without
+    antialiasing. The scale factors are (rows + 0.1) / sqrt(N) for the height and (columns + 0.1) /
+    sqrt(N) for the width. `F.interpolate` samples at places that follow from the factor and not
+    from the size, so published features can only be reproduced with these factors
     (github.com/ExplainableML/cosmos, after DINO).
     """
-    class_embedding, patches = positional_embedding[:1], positional_embedding[1:]
-    side = round(patches.shape[0] ** 0.5)
+    class_embedding, patch_embeddings = positional_embedding[:1], positional_embedding[1:]
+    side = round(patch_embeddings.shape[0] ** 0.5)
     if grid == (side, side):
         return positional_embedding
-    precise = patches.to(torch.promote_types(patches.dtype, torch.float32))
-    square = precise.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    factor = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
-    resized = F.interpolate(square, scale_factor=factor, mode="bicubic")
-    resized = resized.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)
-    return torch.cat([class_embedding, resized.to(patches.dtype)])
+
+    # Interpolate in float32 at least, with the channels in front: (1, width, side, side).
+    dtype = torch.promote_types(patch_embeddings.dtype, torch.float32)
+    square = patch_embeddings.to(dtype).reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    rows, columns = grid
+    scale_factor = ((rows + 0.1) / side, (columns + 0.1) / side)
+    resized = F.interpolate(square, scale_factor=scale_factor, mode="bicubic")
+
+    resized = resized.permute(0, 2, 3, 1).reshape(rows * columns, -1)
+    return torch.cat([class_embedding, resized.to(patch_embeddings.dtype)])
 
 
-# An operator, since compiled code cannot have a size that depends on data.
+# This is a custom operator, because `torch.compile` cannot trace a tensor whose size depends on the
+# values of another tensor.
 @torch.library.custom_op("cosmos_core::pack_texts", mutates_args=())
 def pack_texts(
-    texts: Tensor, ends: Tensor, keep: int, step: int
+    texts: Tensor, end_positions: Tensor, keep: int, length_step: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sort captions (M, S) by length, cut them to their lengths, and concatenate them.
+    """Cut captions after their end of text, sort them by length, and concatenate them.
 
-    The length of a caption is its last position, from `ends` (M,), plus one, rounded up to a
-    multiple of `step`. The first `keep` captions stay first, and keep all S positions. Return the
-    order (M,), the lengths (M,) on the host, and the token ids and their positions (T,).
+    The first `keep` captions stay in front, and are not cut. The length of another caption is its
+    end position plus one, rounded up to a multiple of `length_step`, and at most S.
+
+    For example, `texts` [[1, 2, 9, 0], [1, 9, 0, 0]] with the end positions [2, 1], `keep` 0 and
+    `length_step` 1 give the order [1, 0], the lengths [2, 3], the token ids [1, 9, 1, 2, 9] and the
+    positions [0, 1, 0, 1, 2].
+
+    Args:
+        texts: Token ids (M, S), padded.
+        end_positions: The position of the end-of-text token in each caption (M,).
+        keep: The number of captions that are not cut.
+        length_step: Lengths are multiples of this number.
+
+    Returns:
+        The indices of the captions in their new order (M,), their lengths in this order (M,) on the
+        host, and the token ids and the positions in their captions of all T tokens (T,).
     """
     context_length = texts.shape[1]
-    lengths = ((ends // step + 1) * step).clamp(max=context_length)
-    # With a length of 0 the first captions are sorted to the front.
+    n_steps = end_positions // length_step + 1
+    lengths = (n_steps * length_step).clamp(max=context_length)
+
+    # A length of 0 sorts the first captions to the front. Afterwards they get their real length.
     lengths[:keep] = 0
     order = lengths.argsort(stable=True)
     lengths = lengths[order]
     lengths[:keep] = context_length
-    # The row and the position in `texts` of each token: for lengths 2 and 3 of the rows 5 and 1,
-    # the rows are 5 5 1 1 1 and the positions 0 1 0 1 2.
-    rows = order.repeat_interleave(lengths)
-    first_tokens = lengths.cumsum(0) - lengths
-    positions = torch.arange(len(rows), device=rows.device)
-    positions = positions - first_tokens.repeat_interleave(lengths)
-    return order, lengths.cpu(), texts[rows, positions], positions
+
+    # Find the caption of each token, and the token's position in it. With the lengths [2, 3] and
+    # the order [1, 0], the captions are [1, 1, 0, 0, 0]. The tokens are numbered [0, 1, 2, 3, 4],
+    # the captions start at the tokens [0, 2], and the positions are [0, 1, 0, 1, 2].
+    caption_indices = order.repeat_interleave(lengths)
+    caption_starts = lengths.cumsum(0) - lengths
+    token_numbers = torch.arange(len(caption_indices), device=caption_indices.device)
+    positions = token_numbers - caption_starts.repeat_interleave(lengths)
+    return order, lengths.cpu(), texts[caption_indices, positions], positions
 
 
 @pack_texts.register_fake
-def _(texts: Tensor, ends: Tensor, keep: int, step: int) -> tuple[Tensor, ...]:
-    """Return empty tensors of the shapes that `pack_texts` returns, for the compiler."""
-    complete_tokens = keep * texts.shape[1]
-    total_tokens: int | torch.SymInt = complete_tokens
+def _(texts: Tensor, end_positions: Tensor, keep: int, length_step: int) -> tuple[Tensor, ...]:
+    """Return empty tensors of the shapes that `pack_texts` returns.
+
+    `torch.compile` calls this function instead of `pack_texts` to learn the shapes. The number of
+    tokens is known only if no caption is cut. Otherwise it is a symbol, which is at least the
+    number of tokens of the first `keep` captions.
+    """
+    n_complete_tokens = keep * texts.shape[1]
+    n_tokens: int | torch.SymInt = n_complete_tokens
     if keep != len(texts):
-        total_tokens = torch.library.get_ctx().new_dynamic_size(min=complete_tokens)
-    order = ends.new_empty(len(texts))
-    lengths = ends.new_empty(len(texts), device="cpu")
-    token_ids = ends.new_empty(total_tokens)
-    positions = ends.new_empty(total_tokens)
+        n_tokens = torch.library.get_ctx().new_dynamic_size(min=n_complete_tokens)
+    order = end_positions.new_empty(len(texts))
+    lengths = end_positions.new_empty(len(texts), device="cpu")
+    token_ids = end_positions.new_empty(n_tokens)
+    positions = end_positions.new_empty(n_tokens)
     return order, lengths, token_ids, positions
 
 
 class ProjectionHead(nn.Sequential):
-    """Three linear layers with GELU, (..., embed_dim) -> (..., out).
+    """An MLP of three linear layers with GELU, which maps (..., embed_dim) to (..., out_dim).
 
-    Unlike SLIP's head, it has no batch normalisation, so that projections do not depend on how a
-    batch is split.
+    Unlike SLIP's head, it has no batch normalisation. Its outputs therefore do not change if a
+    batch is split over several processes.
     """
 
-    def __init__(self, embed_dim: int, hidden: int, out: int) -> None:
+    def __init__(self, embed_dim: int, hidden_dim: int, out_dim: int) -> None:
+        """Create a head with random weights."""
         super().__init__(
-            nn.Linear(embed_dim, hidden),
+            nn.Linear(embed_dim, hidden_dim),
             nn.GELU(),
-            nn.Linear(hidden, hidden),
+            nn.Linear(hidden_dim, hidden_dim),
             nn.GELU(),
-            nn.Linear(hidden, out),
+            nn.Linear(hidden_dim, out_dim),
         )
 
 
 class PrototypeHead(nn.Module):
-    """DINO's head (arXiv 2104.14294): an MLP to a bottleneck, then cosines with K prototypes."""
+    """DINO's head (arXiv 2104.14294), whose logits are cosines with K learned prototypes.
 
-    center: Tensor  # (K,), the running mean of the teacher's logits
+    An MLP maps a feature to a vector of `bottleneck_dim` values, which is compared with the
+    prototypes.
+    """
 
-    def __init__(self, embed_dim: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+    # The running mean of the teacher's logits (K,).
+    center: Tensor
+
+    def __init__(
+        self, embed_dim: int, hidden_dim: int, bottleneck_dim: int, n_prototypes: int
+    ) -> None:
+        """Create a head with random weights, and a mean of the teacher's logits that is zero."""
         super().__init__()
-        self.mlp = ProjectionHead(embed_dim, hidden, bottleneck)
-        self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck))
-        self.register_buffer("center", torch.zeros(prototypes))
+        self.mlp = ProjectionHead(embed_dim, hidden_dim, bottleneck_dim)
+        self.prototypes = nn.Parameter(torch.randn(n_prototypes, bottleneck_dim))
+        self.register_buffer("center", torch.zeros(n_prototypes))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the cosines (..., K) of features (..., D) with the prototypes."""
-        bottleneck = F.normalize(self.mlp(features), dim=-1)
-        return bottleneck @ F.normalize(self.prototypes, dim=-1).T
+        """Return the cosine similarities (..., K) of features (..., D) with the prototypes."""
+        vectors = F.normalize(self.mlp(features), dim=-1)
+        return vectors @ F.normalize(self.prototypes, dim=-1).T

@@ -15,6 +15,7 @@ from cosmos_core.model.packed import attend, project_keys, project_queries
 from cosmos_core.types import Features, Views
 
 CROSS_ATTENTION_HEADS = 8  # github.com/ExplainableML/cosmos, both modalities
+# The scales of logits, which are stored as logarithms.
 SCALES = ("logit_scale", "distill_logit_scale")
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # arXiv 2103.00020; both scales of COSMOS start here
 
@@ -22,56 +23,71 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class CrossAttentionPooler(nn.Module):
-    """Pool the tokens of one modality with the features of the other as queries (section 3.2).
+    """Cross-attention that pools the tokens of one modality (section 3.2 of the paper).
 
-    The published checkpoints have the same parameter names (`attn`, `ln_q`, `ln_k`).
+    The queries are features of the other modality. For example, the feature of a caption pools the
+    patches of an image. The parameters have the names of the published checkpoints.
     """
 
     def __init__(self, embed_dim: int, heads: int = CROSS_ATTENTION_HEADS) -> None:
+        """Create a module with random weights for features of the width `embed_dim`."""
         super().__init__()
         self.attn = nn.MultiheadAttention(embed_dim, heads, batch_first=True)
         self.ln_q = nn.LayerNorm(embed_dim)
         self.ln_k = nn.LayerNorm(embed_dim)
 
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Pool tokens (B, N, D), which are projected once, with queries (B, V, D): (B, V, D)."""
+        """Pool tokens (B, N, D) once for each of V queries (B, V, D), and return (B, V, D)."""
         return self.pool(queries, self.keys(tokens))
 
     def keys(self, tokens: Tensor) -> Tensor:
-        """Return the keys and values of tokens: (B, N, D) -> (B, N, 2D)."""
+        """Return the keys and values, concatenated to (B, N, 2D), of tokens (B, N, D)."""
         return project_keys(self.attn, self.ln_k(tokens))
 
     def pool(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Pool tokens by their `keys` (B, N, 2D) with queries (B, V, D): (B, V, D)."""
+        """Pool tokens once for each of V queries (B, V, D), and return (B, V, D).
+
+        `keys` (B, N, 2D) are the keys and values of the tokens, from the method of this name.
+        """
         q, k, v = self._split_heads(queries, keys)
         pooled = attend(q, k, v)
         return self.attn.out_proj(pooled.transpose(1, 2).flatten(2))
 
     def weights(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Return the attention weights of `forward`, (B, heads, V, N); each row sums to 1."""
+        """Return the attention weights (B, heads, V, N) of `forward`. They sum to 1 over tokens."""
         q, k, _ = self._split_heads(queries, self.keys(tokens))
         return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
 
     def values(self, keys: Tensor) -> Tensor:
-        """Return the output W_o v + b_o (B, N, D) of every token, from `keys` (B, N, 2D).
+        """Return the output (B, N, D) of `pool` if all attention weight were on a single token.
 
-        `pool` returns it if all attention weight is on that token.
+        For a token with the value v this is W_o v + b_o, the output projection of v. `keys`
+        (B, N, 2D) are the keys and values of the tokens.
         """
         _, v = keys.chunk(2, dim=-1)
         return self.attn.out_proj(v)
 
     def _split_heads(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries (B, heads, V, d), and keys and values (B, heads, N, d)."""
-        heads = self.attn.num_heads
+        """Project queries (B, V, D), and split them and `keys` (B, N, 2D) into attention heads.
+
+        Return queries (B, heads, V, d), keys (B, heads, N, d) and values (B, heads, N, d).
+        """
+        n_heads = self.attn.num_heads
         q = project_queries(self.attn, self.ln_q(queries))
-        k, v = keys.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
-        return q.unflatten(-1, (heads, -1)).transpose(1, 2), k, v
+        q = q.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+        # (B, N, 2D) -> (B, N, 2, heads, d) -> (2, B, heads, N, d)
+        k, v = keys.unflatten(-1, (2, n_heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
 
 
 class Cosmos(MultiViewCLIP):
-    """COSMOS's student or teacher, with the state-dict keys of the published checkpoints."""
+    """The student or the teacher of COSMOS: CLIP with a cross-attention module per modality.
+
+    The state dict has the keys of the published checkpoints.
+    """
 
     def __init__(self, embed_dim: int, *args: object, **kwargs: object) -> None:
+        """Create a model with random weights; the arguments are OpenCLIP's."""
         super().__init__(embed_dim, *args, **kwargs)
         self.distill_logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
         self.image_token_mapping = nn.Linear(self.visual.ln_post.weight.shape[0], embed_dim)
@@ -80,7 +96,7 @@ class Cosmos(MultiViewCLIP):
         self.text_attn_cross_pool = CrossAttentionPooler(embed_dim)
 
     def cross_attention_modules(self) -> tuple[nn.Module, ...]:
-        """Return the modules that only the cross-modal features use."""
+        """Return the modules that are used only for cross-modal features."""
         return (
             self.image_token_mapping,
             self.text_token_mapping,
@@ -89,24 +105,30 @@ class Cosmos(MultiViewCLIP):
         )
 
     def encode_views(self, views: Views, *, crossmodal: bool = True) -> Features:
-        """Return the student's features of all views, with cross-modal ones if `crossmodal`.
+        """Return the student's features of all views of a batch.
 
-        The cross-attention is over the tokens of the *first global view* of the other modality: the
-        patch tokens without the class token, and all tokens of the caption. Padding is not masked.
+        If `crossmodal` is true, there are cross-modal features too: each feature pools the tokens
+        of the *first global view* of the other modality, and the result is added to the feature.
+        The tokens of an image are its patches without the class token. The tokens of a caption
+        include the padding, which is not masked.
         """
+        # Encode all views, shaped (V * B, ...), view after view. The first B are the first view.
         batch_size = views.texts.shape[1]
         image_batches = [views.global_images.flatten(0, 1)]
         if len(views.local_images):
             image_batches.append(views.local_images.flatten(0, 1))
-        image, image_tokens = self.image_tokens(image_batches, keep=batch_size)
-        text, text_tokens = self.text_tokens(views.texts.flatten(0, 1), keep=batch_size)
-        image, text = image.unflatten(0, (-1, batch_size)), text.unflatten(0, (-1, batch_size))
+        image, patch_tokens = self.image_tokens(image_batches, keep=batch_size)
+        text, word_tokens = self.text_tokens(views.texts.flatten(0, 1), keep=batch_size)
+        image = image.unflatten(0, (-1, batch_size))
+        text = text.unflatten(0, (-1, batch_size))
+
         image_crossmodal = text_crossmodal = None
         if crossmodal:
-            text_keys = self.text_token_mapping(text_tokens)
-            image_keys = self.image_token_mapping(image_tokens)
-            image_pooled = self.text_attn_cross_pool(image.transpose(0, 1), text_keys)
-            text_pooled = self.visual.attn_cross_pool(text.transpose(0, 1), image_keys)
+            # Images pool the first caption, and captions pool the first view of the image.
+            text_tokens = self.text_token_mapping(word_tokens)
+            image_tokens = self.image_token_mapping(patch_tokens)
+            image_pooled = self.text_attn_cross_pool(image.transpose(0, 1), text_tokens)
+            text_pooled = self.visual.attn_cross_pool(text.transpose(0, 1), image_tokens)
             image_crossmodal = F.normalize(image + image_pooled.transpose(0, 1), dim=-1)
             text_crossmodal = F.normalize(text + text_pooled.transpose(0, 1), dim=-1)
         return Features(
@@ -120,7 +142,10 @@ class Cosmos(MultiViewCLIP):
 
     @torch.no_grad()
     def encode_globals(self, views: Views) -> Features:
-        """Return the teacher's features of the two global views, without gradient."""
+        """Return the teacher's features of two global views and two captions, without gradient.
+
+        There are no cross-modal features, because the loss uses only the student's.
+        """
         image, text = self.encode_pairs(views.global_images, views.texts[:2])
         return Features(
             image=image,
@@ -132,10 +157,14 @@ class Cosmos(MultiViewCLIP):
         )
 
     def patch_attention(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Return the attention weights of texts over the h x w patches of images.
+        """Return the cross-attention weights of texts over the patches of images.
 
-        Images are (B, 3, H, W); `texts` (T, D) are features, not normalised. The weights (B, heads,
-        T, h, w) of `visual.attn_cross_pool` sum to 1 over the patches.
+        Args:
+            images: Pixels (B, 3, H, W).
+            texts: Features (T, D) of texts, not normalised.
+
+        Returns:
+            The weights (B, heads, T, h, w) for h x w patches. They sum to 1 over the patches.
         """
         image_tokens = self.image_tokens([images], keep=len(images)).tokens
         patches = self.image_token_mapping(image_tokens)
@@ -144,25 +173,29 @@ class Cosmos(MultiViewCLIP):
         return weights.unflatten(-1, self._patch_grid(images))
 
     def patch_values(self, images: Tensor) -> Tensor:
-        """Return the values (B, h, w, D) of patches of images (B, 3, H, W), not normalised.
+        """Return the feature (B, h, w, D) that a text pools if it attends only to one patch.
 
-        They are the outputs of `visual.attn_cross_pool` for single patches, in the space of the
-        features. A text pools a weighted mean of them per head.
+        Images are (B, 3, H, W) and have h x w patches. The features are not normalised, and are in
+        the joint space of images and texts.
         """
         _, keys = self.image_parts(images)
         return self.visual.attn_cross_pool.values(keys).unflatten(1, self._patch_grid(images))
 
     def _patch_grid(self, images: Tensor) -> tuple[int, int]:
-        """Return the number of patches, (rows, columns), of images (B, 3, H, W)."""
+        """Return the numbers of rows and columns of patches in images (B, 3, H, W)."""
         height, width = images.shape[2:]
         patch_height, patch_width = self.visual.patch_size
         return height // patch_height, width // patch_width
 
     def token_attention(self, texts: Tensor, images: Tensor) -> Tensor:
-        """Return the attention weights of images over the S tokens of texts.
+        """Return the cross-attention weights of images over the tokens of texts.
 
-        Texts are token ids (T, S); `images` (B, D) are features, not normalised. The weights (T,
-        heads, B, S) of `text_attn_cross_pool` sum to 1 over the tokens, padding included.
+        Args:
+            texts: Token ids (T, S).
+            images: Features (B, D) of images, not normalised.
+
+        Returns:
+            The weights (T, heads, B, S). They sum to 1 over the S tokens, padding included.
         """
         text_tokens = self.text_tokens(texts, keep=len(texts)).tokens
         tokens = self.text_token_mapping(text_tokens)
@@ -170,54 +203,72 @@ class Cosmos(MultiViewCLIP):
         return self.text_attn_cross_pool.weights(queries, tokens)
 
     def image_parts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs of `pair_scores` for images (B, 3, H, W).
+        """Return the features (B, D) of images (B, 3, H, W), and the keys of their patches.
 
-        These are features (B, D), not normalised, and the keys and values of patches (B, N, 2D).
+        `pair_scores` takes both. The features are not normalised. The keys (B, N, 2D) hold the keys
+        and the values of the cross-attention.
         """
-        features, patches = self.image_tokens([images], keep=len(images))
-        return features, self.visual.attn_cross_pool.keys(self.image_token_mapping(patches))
+        features, patch_tokens = self.image_tokens([images], keep=len(images))
+        image_tokens = self.image_token_mapping(patch_tokens)
+        return features, self.visual.attn_cross_pool.keys(image_tokens)
 
     def text_parts(self, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs of `pair_scores` for token ids (T, S).
+        """Return the features (T, D) of texts, and the keys of their tokens.
 
-        These are features (T, D), not normalised, and the keys and values of tokens (T, S, 2D). S
-        must be the whole context length, since padding is attended to.
+        `pair_scores` takes both. `texts` are token ids (T, S), where S must be the whole context
+        length, because images attend to the padding too. The features are not normalised. The keys
+        (T, S, 2D) hold the keys and the values of the cross-attention.
         """
-        features, tokens = self.text_tokens(texts, keep=len(texts))
-        return features, self.text_attn_cross_pool.keys(self.text_token_mapping(tokens))
+        features, word_tokens = self.text_tokens(texts, keep=len(texts))
+        text_tokens = self.text_token_mapping(word_tokens)
+        return features, self.text_attn_cross_pool.keys(text_tokens)
 
     def pair_scores(self, images: tuple[Tensor, Tensor], texts: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the scores (B, T) of pairs of `image_parts` and `text_parts`.
+        """Return a score (B, T) of every pair of B images and T texts.
 
-        With the image feature i, the text feature t, the tokens of the text that i pools, p_i, and
-        the patches of the image that t pools, p_t, the score is the mean of three cosines:
+        `images` is the result of `image_parts`, and `texts` is the result of `text_parts`. Let i be
+        the feature of an image and t the feature of a text. i pools the tokens of the text to p_i,
+        and t pools the patches of the image to p_t. The score is the mean of three cosines:
 
             (cos(i, t) + cos(i + p_i, i) + cos(t + p_t, t)) / 3
 
         Neither the paper nor its code ranks by cross-modal features. This score was chosen on
         scenes that no model was trained on (docs/log.md).
         """
-        image, patch_keys = images
-        text, token_keys = texts
-        image_pooled = self.text_attn_cross_pool.pool(image.expand(len(text), -1, -1), token_keys)
-        text_pooled = self.visual.attn_cross_pool.pool(text.expand(len(image), -1, -1), patch_keys)
-        image_agreement = F.cosine_similarity(image + image_pooled, image, dim=-1).T
-        text_agreement = F.cosine_similarity(text + text_pooled, text, dim=-1)
-        cosines = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+        image_features, patch_keys = images
+        text_features, token_keys = texts
+        n_images, n_texts = len(image_features), len(text_features)
+        cosines = F.normalize(image_features, dim=-1) @ F.normalize(text_features, dim=-1).T
+
+        # Every image pools the tokens of each text: (T, B, D), compared with (B, D).
+        image_queries = image_features.expand(n_texts, -1, -1)
+        image_pooled = self.text_attn_cross_pool.pool(image_queries, token_keys)
+        image_agreement = F.cosine_similarity(
+            image_features + image_pooled, image_features, dim=-1
+        ).T
+
+        # Every text pools the patches of each image: (B, T, D), compared with (T, D).
+        text_queries = text_features.expand(n_images, -1, -1)
+        text_pooled = self.visual.attn_cross_pool.pool(text_queries, patch_keys)
+        text_agreement = F.cosine_similarity(text_features + text_pooled, text_features, dim=-1)
         return (cosines + (image_agreement + text_agreement)) / 3
 
 
 @torch.no_grad()
 def clamp_logit_scales(model: nn.Module) -> None:
-    """Clamp `logit_scale` and, if the model has it, `distill_logit_scale` to [0, ln 100]."""
+    """Clamp the logit scales of a model in place, so that the exponentiated ones are 1 to 100.
+
+    These are `logit_scale` and, if the model has it, `distill_logit_scale`. Both are logarithms.
+    """
     for scale in scalars(model, SCALES).values():
         scale.clamp_(0, math.log(100))
 
 
 def scalars(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return the parameters with these names that the model itself has, not its submodules.
+    """Return the scalar parameters of a model by name; leave out names that it does not have.
 
-    A sharded training stores 0-d parameters as parametrizations of the shape (1,).
+    Parameters of submodules are not returned. In a sharded
+    training a scalar is stored as a parametrization of the shape (1,), which is returned then.
     """
     parameters = dict(model.named_parameters(recurse=False))
     parametrizations = getattr(model, "parametrizations", {})
@@ -231,23 +282,25 @@ def scalars(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def create_teacher(student: Model) -> Model:
-    """Return a copy of a student whose parameters take no gradients."""
+    """Return a copy of the student whose parameters do not require gradients."""
     return copy.deepcopy(student).requires_grad_(False)
 
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Move the teacher towards the student, in place.
+    """Move the weights of the teacher towards the weights of the student, in place.
 
         teacher <- momentum * teacher + (1 - momentum) * student
 
-    Parameters that the student does not train are left out, because rounding would move them. The
-    foreach form is bitwise equal to a loop over the tensors; `lerp` is not.
+    Frozen parameters of the student are left out, because rounding would change the teacher's.
     """
-    targets, sources = [], []
-    for target, source in zip(teacher.parameters(), student.parameters(), strict=True):
-        if source.requires_grad:
-            targets.append(target.data)
-            sources.append(source.data)
-    torch._foreach_mul_(targets, momentum)
-    torch._foreach_add_(targets, sources, alpha=1 - momentum)
+    teacher_tensors, student_tensors = [], []
+    for teacher_parameter, student_parameter in zip(
+        teacher.parameters(), student.parameters(), strict=True
+    ):
+        if student_parameter.requires_grad:
+            teacher_tensors.append(teacher_parameter.data)
+            student_tensors.append(student_parameter.data)
+    # This is bitwise equal to a loop over the tensors; `lerp` is not.
+    torch._foreach_mul_(teacher_tensors, momentum)
+    torch._foreach_add_(teacher_tensors, student_tensors, alpha=1 - momentum)

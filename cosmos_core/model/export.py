@@ -1,8 +1,11 @@
-"""Export a checkpoint as a folder that OpenCLIP loads and the Hugging Face Hub takes as it is.
+"""Export a checkpoint as a folder that OpenCLIP can load and the Hugging Face Hub can store.
 
-open_clip_config.json and open_clip_model.safetensors hold the weights that CLIP has, in the layout
-of `open_clip.push_to_hf_hub` (3.3). cosmos.safetensors holds all weights, in the layout of
-cosmos-train. README.md is the model card.
+The folder has the following files:
+
+- open_clip_config.json and open_clip_model.safetensors: the configuration and the weights of CLIP,
+  in the layout of `open_clip.push_to_hf_hub` (3.3)
+- cosmos.safetensors: all weights, in the layout of cosmos-train
+- README.md: the model card
 """
 
 import json
@@ -29,7 +32,8 @@ from cosmos_core.utils.files import appearing, require_new_folder, write_atomica
 
 ALL_WEIGHTS_NAME = "cosmos.safetensors"
 CARD_NAME = "README.md"
-# Names of facts on the model card -> paths in the `training` metadata of a checkpoint.
+# The names of facts on the model card, and where each is found in the `training` metadata of a
+# checkpoint. "config.optim.batch_size" stands for ["config"]["optim"]["batch_size"].
 TRAINING_FACTS = {
     "Command": "command",
     "Group": "group",
@@ -56,19 +60,32 @@ def export(
     weights: Weights = "teacher",
     architecture: Architecture | None = None,
 ) -> list[Path]:
-    """Write a checkpoint of either layout as a folder, atomically; return the paths of its files.
+    """Export a checkpoint as a folder for OpenCLIP, which is written atomically.
 
-    OpenCLIP will load `weights`. `architecture` may be left out if the checkpoint states it. Raises
-    ValueError if the folder is not empty, or if checkpoint or architecture are unusable.
+    Args:
+        checkpoint: Any path that `read_checkpoint` reads.
+        output: The folder to write. It must be empty or not exist.
+        weights: The model that OpenCLIP will load, "teacher" or "student".
+        architecture: The architecture of the model. It may be left out if the checkpoint states it.
+
+    Returns:
+        The paths of the files in the folder.
+
+    Raises:
+        ValueError: If the folder is not empty, or if the checkpoint or the architecture cannot be
+            used.
     """
     output = output.resolve()
     require_new_folder(output)
+
+    # Build all models of the checkpoint, beginning with the one for OpenCLIP, which may be missing.
     content = read_checkpoint(checkpoint)
     models: dict[str, MultiViewCLIP] = {}
-    for name in dict.fromkeys([weights, *content.weights]):  # `weights` first: it may be missing
+    for name in dict.fromkeys([weights, *content.weights]):
         models[name] = build_model(content, name, architecture, str(checkpoint))
+
     architecture = architecture or content.architecture
-    assert architecture is not None  # else no model could be built
+    assert architecture is not None  # otherwise no model could be built
     openclip_model_config = openclip_config(architecture)
     if "logit_bias" in content.added:
         # OpenCLIP creates the bias if its configuration states an initial value.
@@ -78,6 +95,7 @@ def export(
         "model_cfg": openclip_model_config,
         "preprocess_cfg": preprocess_config(architecture),
     }
+
     with appearing(output) as folder:
         _write_openclip(folder, models[weights], config)
         save_checkpoint(
@@ -93,7 +111,11 @@ def export(
 
 
 def preprocess_config(architecture: Architecture) -> dict[str, Any]:
-    """Return OpenCLIP's configuration of image preprocessing; the image size is the model's."""
+    """Return OpenCLIP's configuration of image preprocessing for an architecture.
+
+    The mean and the standard deviation are the architecture's, or else OpenAI's. The image size
+    is left out, because OpenCLIP takes it from the model.
+    """
     preprocess = model_config(architecture).get("preprocess", {})
     return {
         "mean": list(preprocess.get("mean") or constants.OPENAI_DATASET_MEAN),
@@ -104,7 +126,7 @@ def preprocess_config(architecture: Architecture) -> dict[str, Any]:
 
 
 def _write_openclip(folder: Path, model: MultiViewCLIP, config: Mapping[str, Any]) -> None:
-    """Write the configuration, and those tensors that OpenCLIP's own CLIP has."""
+    """Write open_clip_config.json, and the tensors that OpenCLIP's CLIP has, to a folder."""
     with torch.device("meta"):
         keys = open_clip.CLIP(**config["model_cfg"]).state_dict().keys()
     state = model.state_dict()
@@ -116,7 +138,11 @@ def _write_openclip(folder: Path, model: MultiViewCLIP, config: Mapping[str, Any
 
 
 def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return how a model was trained as values by TRAINING_FACTS; None for unknown ones."""
+    """Return how a model was trained, under the names of TRAINING_FACTS and "Method".
+
+    A value is None if the checkpoint does not state it. For example: {"Method": "cosmos", "Seed":
+    0, "Steps": 1000, "FLOPs": None, ...}.
+    """
     facts = {"Method": checkpoint.method}
     for name, path in TRAINING_FACTS.items():
         value: Any = checkpoint.training or {}
@@ -127,7 +153,10 @@ def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:
-    """Return facts as a Markdown table without a header; leave out those that are None."""
+    """Return facts as the rows of a Markdown table, whose header is empty.
+
+    Facts that are None are left out. For example, {"Seed": 0} gives the row "| Seed | 0 |".
+    """
     lines = ["| | |", "| --- | --- |"]
     for name, value in facts.items():
         if value is not None:
@@ -137,7 +166,11 @@ def facts_table(facts: Mapping[str, Any]) -> str:
 
 
 def model_card(name: str, checkpoint: Checkpoint, config: dict[str, Any], weights: Weights) -> str:
-    """Return a card in the Hub's layout for a folder that `export` writes."""
+    """Return the model card, in the layout of the Hugging Face Hub, of an exported checkpoint.
+
+    `name` is the name of the folder, `config` is OpenCLIP's configuration, and `weights` says which
+    model OpenCLIP will load.
+    """
     metadata = ModelCardData(
         license="mit",
         library_name="open_clip",
@@ -162,9 +195,10 @@ def model_card(name: str, checkpoint: Checkpoint, config: dict[str, Any], weight
 
 
 def _tokenizer_code(config: Mapping[str, Any]) -> str:
-    """Return Python code that creates the tokenizer of a model.
+    """Return Python code that creates the tokenizer of a model, for the model card.
 
-    OpenCLIP's configuration can name only OpenCLIP's own tokenizers.
+    A vocabulary of another size than CLIP's belongs to the rendered scenes. OpenCLIP's
+    configuration cannot name its tokenizer, so the code imports it from cosmos_core.
     """
     text_config = config["text_cfg"]
     vocab_size = text_config.get("vocab_size", open_clip.CLIPTextCfg.vocab_size)

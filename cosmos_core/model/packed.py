@@ -1,13 +1,20 @@
-"""Sequences of several lengths in one pass through OpenCLIP's transformer blocks.
+"""Attention over concatenated sequences of different lengths, for OpenCLIP's transformer blocks.
 
-Sequences are concatenated, without padding, to one tensor (T, W). Only the attention needs to know
-where a sequence begins and ends. It is computed in one call of `torch.nn.attention.varlen` if that
-can be used. Otherwise neighbouring sequences of equal length, a run, are computed in one call. If
-only one token of a sequence is read, the last block computes only that token. The results are
-exact.
+The tokens of all sequences are concatenated, without padding, to one tensor (T, W). For example,
+sequences of 2 and 3 tokens become one tensor of 5 tokens. Linear layers and norms need no change.
+Only the attention needs to know where a sequence begins and ends. If possible, it is computed in
+one call of `torch.nn.attention.varlen`. Otherwise it is computed in one call for each run, which is
+a series of neighbouring sequences of equal length. If only one token of a sequence is read, the
+last block computes only that token. The results are exact.
 
-Letters in shapes: T tokens of all sequences, M sequences, W width, n sequences of a run, l tokens
-of each, m queries of each, h heads, d width of a head.
+Letters in shapes:
+
+- T: the number of tokens of all sequences
+- M: the number of sequences
+- W: the width of a token
+- n: the number of sequences in a run
+- l, m: the number of tokens and the number of queries in each sequence of a run
+- h, d: the number of attention heads, and the width of a head
 """
 
 import inspect
@@ -30,36 +37,50 @@ HAS_VARLEN = varlen_attn is not None and "window_size" in inspect.signature(varl
 
 
 class Packing(NamedTuple):
-    """A description of the sequences that are concatenated in a tensor (T, W)."""
+    """The lengths of sequences that are concatenated to one tensor, and how they are attended to.
 
-    # Lengths of the sequences (M,), on the host.
+    T is the number of all tokens, and M is the number of sequences.
+    """
+
+    # The length of each sequence (M,), on the host.
     lengths: Tensor
-    # The first token of each sequence, and T (M + 1,), int32 on the device. For the lengths 2 and 3
-    # these are 0, 2, 5.
-    bounds: Tensor
+    # The index of the first token of each sequence, followed by T (M + 1,), int32 on the device.
+    # For the lengths [2, 3] these are [0, 2, 5].
+    offsets: Tensor
     # The largest length that a sequence may have.
     longest: int
-    # True if a token attends only to itself and to earlier tokens.
+    # If true, a token attends only to itself and to earlier tokens.
     causal: bool
-    # True if `varlen_attn` computes all sequences in one call. If each sequence has only one query,
-    # a causal sequence must then end at it.
-    one_call: bool
+    # If true, `varlen_attn` computes all sequences in one call. If each sequence has only one
+    # query, a causal sequence must then end at it.
+    uses_varlen: bool
     # The position of the only query in each sequence (M,), or None if all tokens are queries.
-    ends: Tensor | None = None
+    query_positions: Tensor | None = None
 
 
-def pack(lengths: Tensor, longest: int, like: Tensor, *, causal: bool, one_call: bool) -> Packing:
-    """Return the packing of sequences of `lengths` (M,), with bounds on the device of `like`."""
-    bounds = F.pad(lengths.cumsum(0), (1, 0)).int().to(like.device, non_blocking=True)
-    return Packing(lengths, bounds, longest, causal, one_call)
+def pack(
+    lengths: Tensor, longest: int, like: Tensor, *, causal: bool, uses_varlen: bool
+) -> Packing:
+    """Describe sequences that are concatenated to one tensor.
+
+    Args:
+        lengths: The number of tokens of each sequence (M,), on the host.
+        longest: The largest length that a sequence may have.
+        like: A tensor on the device on which the attention is computed.
+        causal: Whether a token attends only to itself and to earlier tokens.
+        uses_varlen: Whether one call of PyTorch's `varlen_attn` computes the attention.
+    """
+    # The cumulative sums with a zero in front: [2, 3] -> [0, 2, 5].
+    offsets = F.pad(lengths.cumsum(0), (1, 0)).int().to(like.device, non_blocking=True)
+    return Packing(lengths, offsets, longest, causal, uses_varlen)
 
 
-def attends_in_one_call(transformer: Transformer, like: Tensor) -> bool:
+def supports_varlen(transformer: Transformer, like: Tensor) -> bool:
     """Return whether PyTorch's `varlen_attn` can compute the attention of a transformer.
 
-    It needs an NVIDIA GPU of Ampere or later, float16 or bfloat16, and a head width that is a
-    multiple of 8 up to 256. The tokens have the device and the dtype of `like`. If autocast is
-    enabled, they have its dtype instead.
+    It needs an NVIDIA GPU of the Ampere generation or later, float16 or bfloat16, and heads whose
+    width is a multiple of 8 up to 256. The tokens are assumed to have the device and the dtype of
+    `like`. If autocast is enabled, they have the dtype of autocast instead.
     """
     if not HAS_VARLEN or not like.is_cuda or torch.version.cuda is None:
         return False
@@ -78,7 +99,10 @@ def attends_in_one_call(transformer: Transformer, like: Tensor) -> bool:
 
 
 class PackedBlock(ResidualAttentionBlock):
-    """OpenCLIP's block, which can also be called with a packing. `pack_blocks` creates it."""
+    """OpenCLIP's transformer block, which can also process concatenated sequences.
+
+    `pack_blocks` turns the blocks of a transformer into blocks of this class.
+    """
 
     def forward(
         self,
@@ -88,32 +112,44 @@ class PackedBlock(ResidualAttentionBlock):
         attn_mask: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Tensor:
-        """Return the block's output for the tokens of a packing.
+        """Return the output of the block: the attention and the MLP, with residual connections.
 
-        If `k_x` is None, `q_x` holds all tokens: (T, W) -> (T, W). Otherwise `k_x` holds all tokens
-        (T, W), and `q_x` the tokens at the packing's ends: (M, W) -> (M, W). Without a packing this
-        is OpenCLIP's forward.
+        Without `packing` this is OpenCLIP's forward. With `packing` there are two cases:
+
+        - If `k_x` is None, `q_x` holds the tokens of all sequences (T, W), and the output is
+          (T, W).
+        - Otherwise only one token of each sequence is computed. `q_x` holds these tokens (M, W),
+          `k_x` holds the tokens of all sequences (T, W), and the output is (M, W).
         """
         if packing is None:
             return super().forward(q_x, k_x, v_x, attn_mask)
-        heads, queries = self.attn.num_heads, self.ln_1(q_x)
+
+        # Project to queries, keys and values, each (tokens, heads, width of a head).
+        n_heads = self.attn.num_heads
+        normalised_queries = self.ln_1(q_x)
         if k_x is None:
-            qkv = F.linear(queries, self.attn.in_proj_weight, self.attn.in_proj_bias)
-            q, k, v = qkv.unflatten(1, (3, heads, -1)).unbind(1)
+            qkv = F.linear(normalised_queries, self.attn.in_proj_weight, self.attn.in_proj_bias)
+            q, k, v = qkv.unflatten(1, (3, n_heads, -1)).unbind(1)
         else:
-            q = project_queries(self.attn, queries).unflatten(1, (heads, -1))
+            q = project_queries(self.attn, normalised_queries).unflatten(1, (n_heads, -1))
             kv = project_keys(self.attn, self.ln_1(k_x))
-            k, v = kv.unflatten(1, (2, heads, -1)).unbind(1)
-        attended = _attention(q, k, v, packing).flatten(1)
-        # Both summands get one dtype: a CPU adds tensors of two dtypes several times slower.
+            k, v = kv.unflatten(1, (2, n_heads, -1)).unbind(1)
+
+        attended = _attend_packed(q, k, v, packing).flatten(1)
+        # Under autocast the summands differ in dtype. They are converted to one dtype, since a CPU
+        # adds tensors of two dtypes several times slower.
         x = q_x + self.ls_1(self.attn.out_proj(attended)).to(q_x.dtype)
         return x + self.ls_2(self.mlp(self.ln_2(x))).to(x.dtype)
 
 
 def pack_blocks(transformer: Transformer) -> None:
-    """Convert OpenCLIP's blocks to PackedBlock in place; their hooks stay.
+    """Turn the blocks of OpenCLIP's transformer into PackedBlock, in place.
 
-    Raises ValueError for other kinds of blocks.
+    Parameters and hooks of the blocks stay.
+
+    Raises:
+        ValueError: If a block is not OpenCLIP's standard block, for example if it scales its
+            attention.
     """
     for block in transformer.resblocks:
         if type(block) is not ResidualAttentionBlock:
@@ -121,39 +157,62 @@ def pack_blocks(transformer: Transformer) -> None:
         block.__class__ = PackedBlock
 
 
-def through_blocks(
+def run_blocks(
     transformer: Transformer,
     x: Tensor,
     packing: Packing,
-    complete: int,
-    complete_tokens: int,
-    ends: Tensor,
+    n_complete: int,
+    n_complete_tokens: int,
+    positions_to_read: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Map embedded tokens (T, W) through all blocks of a transformer.
+    """Pass concatenated sequences through all blocks of a transformer.
 
-    Return two tensors. The first has all tokens (T', W) of the first `complete` sequences, which
-    have T' tokens together, `complete_tokens`. The second has one token of every other sequence,
-    (M - complete, W). `ends` (M - complete,) states its position in the sequence.
+    The output of the first `n_complete` sequences has all their tokens. Of each other sequence only
+    one token is needed, and the last block computes only this one.
+
+    For example, sequences of 2, 3 and 4 tokens with `n_complete` 1, `n_complete_tokens` 2 and
+    `positions_to_read` [2, 0] give both tokens of the first sequence, and two more tokens: the
+    third of the second sequence, and the first of the third sequence.
+
+    Args:
+        transformer: A transformer whose blocks are PackedBlock.
+        x: The tokens of all M sequences (T, W).
+        packing: The lengths of the sequences.
+        n_complete: The number of the first sequences of which all tokens are returned.
+        n_complete_tokens: How many tokens these sequences have together.
+        positions_to_read: The position of the token that is returned of each other sequence
+            (M - n_complete,), counted from the start of the sequence.
+
+    Returns:
+        The tokens of the first sequences (n_complete_tokens, W), and one token of each other
+        sequence (M - n_complete, W).
     """
     *early_blocks, last_block = transformer.resblocks
     for block in early_blocks:
         x = _call_block(transformer, block, x, None, packing)
-    complete_x, other_x = x.split([complete_tokens, len(x) - complete_tokens])
-    if complete > 0:
+
+    # The last block computes all tokens of the first sequences.
+    complete_x, other_x = x.split([n_complete_tokens, len(x) - n_complete_tokens])
+    if n_complete > 0:
         complete_packing = packing._replace(
-            lengths=packing.lengths[:complete], bounds=packing.bounds[: complete + 1]
+            lengths=packing.lengths[:n_complete], offsets=packing.offsets[: n_complete + 1]
         )
         complete_x = _call_block(transformer, last_block, complete_x, None, complete_packing)
-    if len(ends) == 0:
+    if len(positions_to_read) == 0:
         return complete_x, other_x
-    other_bounds = packing.bounds[complete:] - complete_tokens
+
+    # It computes one token of each other sequence. Their offsets are counted from `other_x` on: if
+    # the offsets are [0, 2, 5, 9] and the first sequence is complete, they become [0, 3, 7].
+    other_offsets = packing.offsets[n_complete:] - n_complete_tokens
     other_packing = packing._replace(
-        lengths=packing.lengths[complete:], bounds=other_bounds, ends=ends
+        lengths=packing.lengths[n_complete:],
+        offsets=other_offsets,
+        query_positions=positions_to_read,
     )
-    sequence_starts = other_bounds[:-1]
-    queries = other_x[sequence_starts + ends]
-    end_x = _call_block(transformer, last_block, queries, other_x, other_packing)
-    return complete_x, end_x
+    sequence_starts = other_offsets[:-1]
+    queries = other_x[sequence_starts + positions_to_read]
+    read_tokens = _call_block(transformer, last_block, queries, other_x, other_packing)
+    return complete_x, read_tokens
 
 
 def _call_block(
@@ -163,66 +222,87 @@ def _call_block(
     k_x: Tensor | None,
     packing: Packing,
 ) -> Tensor:
-    """Call a block, with activation checkpointing if the transformer is set to it."""
+    """Call a block, with activation checkpointing if the transformer is configured for it.
+
+    The arguments after `block` are passed to `PackedBlock.forward`.
+    """
     if transformer.grad_checkpointing and torch.is_grad_enabled():
         return checkpoint(block, q_x, k_x, packing=packing, use_reentrant=False)
     return block(q_x, k_x, packing=packing)
 
 
 def project_queries(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Project (..., W) to queries (..., W)."""
+    """Return the query projections (..., W) of tokens (..., W).
+
+    The first third of the rows of `in_proj_weight` projects queries.
+    """
     width = x.shape[-1]
     return F.linear(x, attn.in_proj_weight[:width], attn.in_proj_bias[:width])
 
 
 def project_keys(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Project (..., W) to keys and values (..., 2W)."""
+    """Return the key and value projections, concatenated to (..., 2W), of tokens (..., W).
+
+    The second and the last third of the rows of `in_proj_weight` project keys and values.
+    """
     width = x.shape[-1]
     return F.linear(x, attn.in_proj_weight[width:], attn.in_proj_bias[width:])
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
-    """Return the attention of every query to the keys and values of its sequence.
+def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+    """Return the attention output of every query, which attends to the tokens of its sequence.
 
-    Queries are (T, h, d), or (M, h, d) at the packing's ends. Keys and values are (T, h, d). The
-    result has the shape of the queries.
+    Keys and values are (T, h, d). Queries are (T, h, d) if all tokens are queries, or (M, h, d) if
+    each sequence has one query. The result has the shape of the queries.
     """
-    if not packing.one_call:
-        lengths, ends, causal = packing.lengths, packing.ends, packing.causal
+    if not packing.uses_varlen:
+        lengths, query_positions = packing.lengths, packing.query_positions
         if torch.compiler.is_compiling():
-            # The number of runs changes from step to step, and with it the loop over them. A
-            # compiled loop would be compiled again for each number, so it is hidden in an operator.
-            return attend_by_length(q, k, v, lengths, ends, causal)
-        return _attend_by_length(q, k, v, lengths, ends, causal)
-    # A window (left, right) says how many tokens a query sees before and after it; -1 is all.
-    window = (-1, -1)
-    if packing.ends is None:
-        query_bounds, longest_query = packing.bounds, packing.longest
+            # The loop over runs has another number of iterations in each training step, and would
+            # be compiled again for each number. The operator hides the loop from the compiler.
+            return attend_by_length(q, k, v, lengths, query_positions, packing.causal)
+        return _attend_by_length(q, k, v, lengths, query_positions, packing.causal)
+
+    # A window states how many tokens a query sees before and after itself. -1 means all.
+    window_size = (-1, -1)
+    if packing.query_positions is None:
+        query_offsets, longest_query = packing.offsets, packing.longest
         if packing.causal:
-            window = (-1, 0)
+            window_size = (-1, 0)
     else:
-        # One query per sequence. In a causal sequence it is the last token, which sees all others.
-        query_bounds = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device)
+        # Each sequence has one query. If the attention is causal, the query is the last token, and
+        # it sees all tokens without a window.
+        query_offsets = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device)
         longest_query = 1
     attended = varlen_attn(
         q,
         k,
         v,
-        query_bounds,
-        packing.bounds,
+        query_offsets,
+        packing.offsets,
         longest_query,
         packing.longest,
-        window_size=window,
+        window_size=window_size,
     )
     assert isinstance(attended, Tensor)
     return attended
 
 
 def _attend_by_length(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, ends: Tensor | None, causal: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    query_positions: Tensor | None,
+    causal: bool,
 ) -> Tensor:
-    """Return `_attention`, computed in one call for each run of sequences of equal length."""
-    runs = _find_runs(lengths, ends, causal)
+    """Compute the attention within sequences, with one call for neighbours of equal length.
+
+    Keys and values are (T, h, d). Queries are (T, h, d), or (M, h, d) if `query_positions` states
+    the position of the only query in each sequence. Sequences of the lengths 3, 3 and 5 are
+    computed in two calls: one for a batch of two sequences, and one for a batch of one.
+    """
+    runs = _find_runs(lengths, query_positions, causal)
     q_by_run = _split_queries(q, runs)
     k_by_run, v_by_run = _split_keys(k, runs), _split_keys(v, runs)
     run_outputs = []
@@ -232,96 +312,121 @@ def _attend_by_length(
 
 
 def _concatenate_runs(run_tensors: Sequence[Tensor]) -> Tensor:
-    """Concatenate the tensors (n, h, m, d) of all runs to one tensor (T, h, d)."""
-    return torch.cat([tensor.transpose(1, 2).flatten(0, 1) for tensor in run_tensors])
+    """Concatenate one tensor (n, h, m, d) for each run to one tensor (tokens, h, d)."""
+    token_tensors = []
+    for tensor in run_tensors:
+        # (n, h, m, d) -> (n, m, h, d) -> (n * m, h, d)
+        token_tensors.append(tensor.transpose(1, 2).flatten(0, 1))
+    return torch.cat(token_tensors)
 
 
 class _Run(NamedTuple):
-    """Neighbouring sequences of equal length in a tensor of all tokens."""
+    """Neighbouring sequences of equal length, whose attention is computed as one batch."""
 
     # The number of sequences, n.
     n_sequences: int
-    # The number of their tokens, and how many of these are queries.
+    # The number of tokens of all these sequences.
     n_tokens: int
+    # The number of queries among these tokens.
     n_queries: int
     # True if all tokens are queries, and a token attends only to itself and to earlier tokens.
     causal: bool
-    # If a causal sequence has only one query: a mask (n, 1, 1, l), true for the keys up to it.
-    # Otherwise None.
+    # If a causal sequence has only one query: a mask (n, 1, 1, l), which is true for the keys up to
+    # the query. Otherwise None.
     mask: Tensor | None
 
 
-def _find_runs(lengths: Tensor, ends: Tensor | None, causal: bool) -> list[_Run]:
-    """Return the runs of sequences of equal length: lengths 3, 3, 5, 3 have the runs 3 3, 5, 3.
+def _find_runs(lengths: Tensor, query_positions: Tensor | None, causal: bool) -> list[_Run]:
+    """Group neighbouring sequences of equal length: the lengths 3, 3, 5, 3 give 3 3, 5 and 3.
 
-    `ends` (M,) are the positions of the only queries, or None if all tokens are queries.
+    `query_positions` (M,) states the position of the only query in each sequence. If it is None,
+    all tokens are queries.
     """
     runs = []
     first_sequence = 0
     run_lengths, run_sizes = lengths.unique_consecutive(return_counts=True)
     for length, n_sequences in zip(run_lengths.tolist(), run_sizes.tolist(), strict=True):
         n_tokens = length * n_sequences
-        if ends is None:
+        if query_positions is None:
             runs.append(_Run(n_sequences, n_tokens, n_tokens, causal, mask=None))
         else:
             mask = None
             if causal:
-                run_ends = ends[first_sequence : first_sequence + n_sequences]
-                positions = torch.arange(length, device=ends.device)
-                mask = positions <= run_ends[:, None, None, None]
+                # The query attends to the keys up to its own position.
+                run_positions = query_positions[first_sequence : first_sequence + n_sequences]
+                key_positions = torch.arange(length, device=query_positions.device)
+                mask = key_positions <= run_positions[:, None, None, None]
             runs.append(_Run(n_sequences, n_tokens, n_sequences, causal=False, mask=mask))
         first_sequence += n_sequences
     return runs
 
 
 def _split_queries(queries: Tensor, runs: Sequence[_Run]) -> list[Tensor]:
-    """Split queries, (T, h, d) or (M, h, d), into one tensor (n, h, m, d) per run."""
-    # Not slices: the gradient of each slice would be a tensor of the size of all queries.
+    """Split the queries of all sequences (queries, h, d) into one tensor (n, h, m, d) per run."""
+    # `split`, because the gradient of a slice would be a tensor of the size of all queries.
     run_queries = queries.split([run.n_queries for run in runs])
     return [_to_batch(tensor, run) for tensor, run in zip(run_queries, runs, strict=True)]
 
 
 def _split_keys(keys: Tensor, runs: Sequence[_Run]) -> list[Tensor]:
-    """Split keys or values (T, h, d) into one tensor (n, h, l, d) per run."""
+    """Split the keys or values of all tokens (T, h, d) into one tensor (n, h, l, d) per run."""
     run_keys = keys.split([run.n_tokens for run in runs])
     return [_to_batch(tensor, run) for tensor, run in zip(run_keys, runs, strict=True)]
 
 
 def _to_batch(tokens: Tensor, run: _Run) -> Tensor:
-    """Reshape the tokens (n * l, h, d) of a run to (n, h, l, d)."""
+    """Reshape the tokens (n * l, h, d) of a run of n sequences to a batch (n, h, l, d)."""
     return tokens.unflatten(0, (run.n_sequences, -1)).transpose(1, 2)
 
 
 @torch.library.custom_op("cosmos_core::attend_by_length", mutates_args=())
 def attend_by_length(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, ends: Tensor | None, causal: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    query_positions: Tensor | None,
+    causal: bool,
 ) -> Tensor:
-    """Return `_attend_by_length` as an operator that compiled code can call.
+    """Call `_attend_by_length` as an operator that compiled code can call.
 
-    Its gradient computes the attention weights again.
+    The backward pass computes the attention weights again, instead of storing them.
     """
-    return _attend_by_length(q, k, v, lengths, ends, causal)
+    return _attend_by_length(q, k, v, lengths, query_positions, causal)
 
 
 @torch.library.custom_op("cosmos_core::attend_by_length_backward", mutates_args=())
-def _attend_backward(
-    out: Tensor, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, ends: Tensor | None, causal: bool
+def _attend_by_length_backward(
+    output_gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    query_positions: Tensor | None,
+    causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of queries, keys and values, from the gradient `out` of the output."""
-    q_gradients, k_gradients, v_gradients = [], [], []
-    runs = _find_runs(lengths, ends, causal)
-    q_by_run, out_by_run = _split_queries(q, runs), _split_queries(out, runs)
+    """Return the gradients of the queries, keys and values of `attend_by_length`.
+
+    For each run, with the attention weights w = softmax(s), s = q k' / sqrt(d), and the output
+    o = w v:
+
+        dw = do v',  ds = softmax_backward(dw, w) / sqrt(d)
+        dq = ds k,   dk = ds' q,   dv = w' do
+    """
+    runs = _find_runs(lengths, query_positions, causal)
+    q_by_run, gradients_by_run = _split_queries(q, runs), _split_queries(output_gradient, runs)
     k_by_run, v_by_run = _split_keys(k, runs), _split_keys(v, runs)
-    for run, run_q, output_gradient, run_k, run_v in zip(
-        runs, q_by_run, out_by_run, k_by_run, v_by_run, strict=True
+    q_gradients, k_gradients, v_gradients = [], [], []
+    for run, run_q, run_k, run_v, run_gradient in zip(
+        runs, q_by_run, k_by_run, v_by_run, gradients_by_run, strict=True
     ):
         weights = _attention_weights(run_q, run_k, run.causal, run.mask)
-        weights_gradient = output_gradient @ run_v.mT
+        weights_gradient = run_gradient @ run_v.mT
         scores_gradient = torch._softmax_backward_data(weights_gradient, weights, -1, weights.dtype)
         scores_gradient = scores_gradient / math.sqrt(q.shape[-1])
         q_gradients.append(scores_gradient @ run_k)
         k_gradients.append(scores_gradient.mT @ run_q)
-        v_gradients.append(weights.mT @ output_gradient)
+        v_gradients.append(weights.mT @ run_gradient)
     return (
         _concatenate_runs(q_gradients),
         _concatenate_runs(k_gradients),
@@ -329,64 +434,79 @@ def _attend_backward(
     )
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Save the arguments of `attend_by_length`."""
+def _save_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save the arguments of `attend_by_length` for `_compute_gradients`."""
     *tensors, causal = inputs
     ctx.causal = causal
     ctx.save_for_backward(*tensors)
 
 
-def _argument_gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradient of each argument of `attend_by_length`.
+def _compute_gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Return one gradient for each argument of `attend_by_length`.
 
-    `lengths`, `ends` and `causal` have the gradient None.
+    Queries, keys and values have gradients. `lengths`, `query_positions` and `causal` have None.
     """
-    q, k, v, lengths, ends = ctx.saved_tensors
-    q_gradient, k_gradient, v_gradient = _attend_backward(
-        output_gradient, q, k, v, lengths, ends, ctx.causal
+    q, k, v, lengths, query_positions = ctx.saved_tensors
+    q_gradient, k_gradient, v_gradient = _attend_by_length_backward(
+        output_gradient, q, k, v, lengths, query_positions, ctx.causal
     )
     return q_gradient, k_gradient, v_gradient, None, None, None
 
 
+attend_by_length.register_autograd(_compute_gradients, setup_context=_save_arguments)
+
+
 @attend_by_length.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, ends: Tensor | None, causal: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    query_positions: Tensor | None,
+    causal: bool,
 ) -> Tensor:
-    """Return an empty tensor of the output's shape, for the compiler."""
+    """Return an empty tensor of the output's shape, from which `torch.compile` learns it."""
     return q.new_empty(q.shape)
 
 
-@_attend_backward.register_fake
+@_attend_by_length_backward.register_fake
 def _(
-    out: Tensor, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, ends: Tensor | None, causal: bool
+    output_gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    query_positions: Tensor | None,
+    causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return empty tensors of the gradients' shapes, for the compiler."""
+    """Return empty tensors of the gradients' shapes, from which `torch.compile` learns them."""
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-
-
-attend_by_length.register_autograd(_argument_gradients, setup_context=_save_for_backward)
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tensor | None = None
 ) -> Tensor:
-    """Return softmax(q k' / sqrt(d)) v for queries (n, h, m, d), keys and values (n, h, l, d).
+    """Return the attention output softmax(q k' / sqrt(d)) v, of the shape of `q`.
 
-    `mask` broadcasts to (n, h, m, l), and is true if the query attends to the key. With `causal` a
-    query attends to the keys up to its position.
+    Args:
+        q: Queries (n, h, m, d).
+        k: Keys (n, h, l, d).
+        v: Values (n, h, l, d).
+        causal: Whether a query attends only to the keys up to its own position.
+        mask: Booleans that broadcast to (n, h, m, l) and are true if a query attends to a key.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # PyTorch's fused attention is slow here: forward takes up to twice, backward three to
-        # eight times as long as plain products and a softmax (docs/log.md).
+        # PyTorch's fused attention is slow here. Its forward pass takes up to twice, and its
+        # backward pass three to eight times as long as plain products and a softmax (docs/log.md).
         weights = _attention_weights(q.contiguous(), k.contiguous(), causal, mask)
         return weights @ v.contiguous()
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 def _attention_weights(q: Tensor, k: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
-    """Return the attention weights softmax(q k' / sqrt(d)), (n, h, m, l).
+    """Return the attention weights softmax(q k' / sqrt(d)), of the shape (n, h, m, l).
 
-    `causal` and `mask` mean the same as in `attend`.
+    The arguments are described in `attend`.
     """
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if causal:

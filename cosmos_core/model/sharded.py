@@ -1,15 +1,15 @@
-"""Folders of states whose tensors are divided over processes, by `torch.distributed.checkpoint`.
+"""Sharded snapshots: folders of training states whose tensors are divided over processes.
 
-Each process writes its shards of the tensors as one safetensors file. Any number of processes can
-read the folder, and each reads only the shards that it needs. `state.pt` holds all other values,
-the SHA-256 of the safetensors files and, instead of weights, their shapes by key. Tensors without
-dimensions are stored in the shape (1,).
+`torch.distributed.checkpoint` writes and reads the tensors. Each process writes its shards as one
+safetensors file. Any number of processes can read the folder, and each reads only the shards that
+it needs. `state.pt` holds all other values, the SHA-256 of the safetensors files and, instead of
+weights, their shapes by key. Tensors without dimensions are stored in the shape (1,).
 """
 
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,106 +21,136 @@ from torch import Tensor
 from cosmos_core.utils.distributed import Distributed
 from cosmos_core.utils.files import file_sha256
 
-REST = "state.pt"
+# The file of a sharded snapshot that holds everything but tensors.
+STATE_FILE = "state.pt"
+# The names of models in a state.
 MODELS = ("student", "teacher")
 
 
-def write_parts(
-    folder: Path, parts: Mapping[str, Tensor], world: Distributed, group: Any
+def write_shards(
+    folder: Path, shards: Mapping[str, Tensor], world: Distributed, process_group: Any
 ) -> dict[str, str]:
-    """Write the shards of this process, which is one of a process group, to a folder.
+    """Write the shards of this process to a folder, while all processes do the same.
 
-    Return the SHA-256 of the files of all processes by name. If processes have errors, all
-    raise the first one.
+    Args:
+        folder: The folder, which all processes share.
+        shards: The tensors of this process by key. A tensor may be a shard of a larger one.
+        world: This process and its communication with others.
+        process_group: The group of processes that write.
+
+    Returns:
+        The SHA-256 of the files of all processes, by file name.
+
+    If a process fails, all processes raise its error.
     """
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    _call_checkpoint(dcp.save, parts, storage_writer=writer, process_group=group)
+    _call_checkpoint(dcp.save, shards, storage_writer=writer, process_group=process_group)
 
-    def hash_files() -> dict[str, str]:
+    def hash_own_files() -> dict[str, str]:
+        """Return the SHA-256 of the files that this process has written."""
         files = folder.glob(f"shard-{world.rank + 1:05}-*")
         return {file.name: file_sha256(file) for file in files}
 
     all_hashes: dict[str, str] = {}
-    for process_hashes in world.gather(world.synchronized(hash_files)):
+    for process_hashes in world.gather(world.synchronized(hash_own_files)):
         all_hashes.update(process_hashes)
     return all_hashes
 
 
-def read_parts(folder: Path, parts: Mapping[str, Tensor]) -> None:
-    """Fill tensors, which may be shards of whole ones, from a folder of any number of processes.
+def read_shards(folder: Path, shards: Mapping[str, Tensor]) -> None:
+    """Read tensors from a folder into `shards`, in place.
 
-    Raises ValueError or RuntimeError if the folder lacks a key or has a tensor of another shape.
+    A tensor may be a shard of a larger one, and the folder may have been written by another number
+    of processes.
+
+    Raises:
+        ValueError, RuntimeError: If the folder lacks a key, or has a tensor of another shape.
     """
     reader = dcp.HuggingFaceStorageReader(str(folder))
     with warnings.catch_warnings():
         # PyTorch warns that this process reads without the others.
         warnings.simplefilter("ignore", UserWarning)
-        _call_checkpoint(dcp.load, parts, storage_reader=reader, no_dist=True)
+        _call_checkpoint(dcp.load, shards, storage_reader=reader, no_dist=True)
 
 
 def _call_checkpoint(
     function: Callable[..., object], tensors: Mapping[str, Tensor], **options: Any
 ) -> None:
-    """Call `dcp.save` or `dcp.load` with tensors, and raise the first error of a process."""
-    tensors = {key: tensor if tensor.ndim else tensor.view(1) for key, tensor in tensors.items()}
+    """Call `dcp.save` or `dcp.load` with tensors, and raise the first error of a process.
+
+    Tensors without dimensions get the shape (1,), in which they are stored.
+    """
+    stored_tensors = {}
+    for key, tensor in tensors.items():
+        stored_tensors[key] = tensor if tensor.ndim else tensor.view(1)
     try:
-        function(tensors, **options)
+        function(stored_tensors, **options)
     except dcp.CheckpointException as error:
-        # It has many lines, and is not an Exception.
+        # This class has messages of many lines, and is not a subclass of Exception.
         first_error, _ = next(iter(error.failures.values()))
         raise first_error from None
 
 
-def stored_tensors(folder: Path) -> dict[str, Any]:
-    """Return the metadata of a folder's whole tensors by key: `size` and `properties.dtype`."""
+def read_tensor_metadata(folder: Path) -> dict[str, Any]:
+    """Return the metadata of the tensors in a folder by key.
+
+    Each entry describes a whole tensor, by `size` and `properties.dtype`.
+    """
     return dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the state in a file, or in a folder together with the folder's path as `folder`.
+    """Return the training state in a snapshot, which is a file, or a folder if it is sharded.
 
-    The tensors of a folder are not read. Raises an error of any kind for files that are not as they
-    were written. Nothing is unpickled.
+    The tensors of a folder are not read, but their files are compared with the stored SHA-256. The
+    state then has the path of the folder under the key "folder". Nothing is unpickled but tensors
+    and plain values. Damaged files raise errors of any kind.
     """
-    file = path / REST if path.is_dir() else path
-    with zipfile.ZipFile(file) as archive:  # torch itself compares no checksums
+    file = path / STATE_FILE if path.is_dir() else path
+    # Compare the checksums of the zip file, because `torch.load` does not.
+    with zipfile.ZipFile(file) as archive:
         damaged_member = archive.testzip()
         if damaged_member:
             raise ValueError(f"{damaged_member} is not as it was written")
     state = torch.load(file, map_location="cpu", weights_only=True)
+
     if path.is_dir():
-        _require_hashes(path, state["files"])
+        expected_hashes = state["files"]
+        shard_files = [path / name for name in expected_hashes]
+        with ThreadPoolExecutor(8) as pool:
+            for shard_file, sha256 in zip(
+                shard_files, pool.map(file_sha256, shard_files), strict=True
+            ):
+                if sha256 != expected_hashes[shard_file.name]:
+                    raise ValueError(f"{shard_file.name} is not as it was written")
         state["folder"] = str(path)
     return state
 
 
-def _require_hashes(folder: Path, expected_hashes: Mapping[str, str]) -> None:
-    """Raise ValueError if a file of a folder does not have the SHA-256 of its name."""
-    files = [folder / name for name in expected_hashes]
-    with ThreadPoolExecutor(8) as pool:
-        for file, sha256 in zip(files, pool.map(file_sha256, files), strict=True):
-            if sha256 != expected_hashes[file.name]:
-                raise ValueError(f"{file.name} is not as it was written")
-
-
 def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the whole weights of a folder, and the metadata that describe their model.
+    """Read the whole weights of the models in a sharded snapshot, and the models' metadata.
 
-    The keys of weights are `student.KEY` and `teacher.KEY`. Raises the errors of `read_state`.
+    The keys of weights are `student.KEY` and `teacher.KEY`. The metadata are like in a checkpoint
+    file. Raises the errors of `read_state`.
     """
-    state, tensor_metadata = read_state(folder), stored_tensors(folder)
+    state = read_state(folder)
+    tensor_metadata = read_tensor_metadata(folder)
+    # Allocate tensors of the stored shapes, and fill them.
     weights = {}
     for name in MODELS:
         for model_key, shape in state[name].items():
             key = f"{name}.{model_key}"
             weights[key] = torch.empty(shape, dtype=tensor_metadata[key].properties.dtype)
-    read_parts(folder, weights)
+    read_shards(folder, weights)
     return weights, state["model"]
 
 
-def require_shared(folder: Path, files: Mapping[str, str]) -> None:
-    """Raise ValueError if a process has written its file to a folder of another machine."""
-    missing_files = files.keys() - set(os.listdir(folder))
+def require_shared_folder(folder: Path, file_names: Iterable[str]) -> None:
+    """Raise ValueError if the folder lacks a file that a process has written to its own folder.
+
+    This happens if the machines of a training do not share the output folder.
+    """
+    missing_files = set(file_names) - set(os.listdir(folder))
     if missing_files:
         name = min(missing_files)
         raise ValueError(f"{folder} has no {name}: all machines must share --output")

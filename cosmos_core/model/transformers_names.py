@@ -1,14 +1,18 @@
-"""Names of the tensors of CLIP in OpenCLIP (3.3) and in transformers (5), for ViT image towers."""
+"""Convert state dicts of CLIP between the names of OpenCLIP (3.3) and of transformers (5).
+
+The image tower must be a ViT.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+# The names in transformers of each tensor, by its name in OpenCLIP.
 Names = Mapping[str, Sequence[str]]
 
-# OpenCLIP's name -> transformers' names. A name that ends with `.` or `_` is the prefix of a weight
-# and of a bias.
+# The names outside the transformer blocks. A name that ends with `.` or `_` is the prefix of the
+# names of a weight and of a bias.
 _NAMES = {
     "logit_scale": ["logit_scale"],
     "visual.class_embedding": ["vision_model.embeddings.class_embedding"],
@@ -24,10 +28,12 @@ _NAMES = {
 }
 # OpenCLIP's names of tensors that transformers stores transposed.
 _TRANSPOSED = ("visual.proj", "text_projection")
+# The prefixes of the blocks of the image and text towers.
 _TOWERS = {
     "visual.transformer.resblocks": "vision_model.encoder.layers",
     "transformer.resblocks": "text_model.encoder.layers",
 }
+# The names in a block, without the prefix of the block.
 _BLOCK = {
     "ln_1.": ["layer_norm1."],
     "attn.in_proj_": ["self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."],
@@ -39,32 +45,37 @@ _BLOCK = {
 
 
 def tensor_names(vision_layers: int, text_layers: int) -> dict[str, list[str]]:
-    """Map OpenCLIP's name of each tensor to its names in transformers.
+    """Return the names in transformers of each tensor of a CLIP model, by its name in OpenCLIP.
 
-    Queries, keys and values are one tensor in OpenCLIP and three in transformers. All other tensors
-    have one name.
+    For example, "visual.proj" has the names ["visual_projection.weight"]. Projections to queries,
+    keys and values are one tensor in OpenCLIP and three in transformers, so they have three names.
     """
-    names = dict(_NAMES)
-    for (openclip_tower, transformers_tower), layers in zip(
+    # Repeat the names of a block for each layer of both towers.
+    prefixes = dict(_NAMES)
+    for (openclip_tower, transformers_tower), n_layers in zip(
         _TOWERS.items(), (vision_layers, text_layers), strict=True
     ):
-        for layer in range(layers):
+        for layer in range(n_layers):
             for openclip_name, transformers_names in _BLOCK.items():
-                names[f"{openclip_tower}.{layer}.{openclip_name}"] = [
+                prefixes[f"{openclip_tower}.{layer}.{openclip_name}"] = [
                     f"{transformers_tower}.{layer}.{name}" for name in transformers_names
                 ]
-    full_names = {}
-    for openclip_name, transformers_names in names.items():
-        kinds = ("weight", "bias") if openclip_name[-1] in "._" else ("",)
-        for kind in kinds:
-            full_names[f"{openclip_name}{kind}"] = [f"{name}{kind}" for name in transformers_names]
-    return full_names
+
+    # Complete prefixes: "visual.ln_pre." -> "visual.ln_pre.weight" and "visual.ln_pre.bias".
+    names = {}
+    for openclip_prefix, transformers_prefixes in prefixes.items():
+        is_prefix = openclip_prefix[-1] in "._"
+        endings = ("weight", "bias") if is_prefix else ("",)
+        for ending in endings:
+            names[openclip_prefix + ending] = [name + ending for name in transformers_prefixes]
+    return names
 
 
 def to_transformers(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Return OpenCLIP's tensors under transformers' names; leave out tensors without such a name.
+    """Convert a state dict of OpenCLIP to one of transformers.
 
-    `names` is the result of `tensor_names`.
+    `names` is the result of `tensor_names`. Tensors that it does not name are left out. Projections
+    to queries, keys and values are split into three tensors.
     """
     renamed: dict[str, Tensor] = {}
     for openclip_name, transformers_names in names.items():
@@ -81,12 +92,16 @@ def to_transformers(state: Mapping[str, Tensor], names: Names) -> dict[str, Tens
 
 
 def to_openclip(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Return transformers' tensors under OpenCLIP's names. `names` is from `tensor_names`."""
-    joined = {}
+    """Convert a state dict of transformers to one of OpenCLIP.
+
+    `names` is the result of `tensor_names`. Tensors that it does not name are left out. Projections
+    to queries, keys and values are concatenated to one tensor.
+    """
+    renamed = {}
     for openclip_name, transformers_names in names.items():
         tensors = [state[name] for name in transformers_names]
         tensor = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
         if openclip_name in _TRANSPOSED:
             tensor = tensor.T
-        joined[openclip_name] = tensor.contiguous()
-    return joined
+        renamed[openclip_name] = tensor.contiguous()
+    return renamed

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cosmos_core
-from cosmos_core.engine.step import Student, Teacher, Training, train_step
+from cosmos_core.engine.step import StudentEncoder, TeacherEncoder, Training, train_step
 from cosmos_core.losses import gather_locally
 from cosmos_core.methods import METHODS
 
@@ -51,8 +51,8 @@ def ours():
         eps=SETTINGS["eps"],
     )
     teacher.requires_grad_(False)
-    averaged = Teacher(method, teacher)
-    own = Student(method, student)
+    averaged = TeacherEncoder(method, teacher)
+    own = StudentEncoder(method, student)
     return Training(method, student, own, teacher, averaged, optimizer, scaler, method.loss)
 
 

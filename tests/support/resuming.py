@@ -128,7 +128,7 @@ def stay_in_a_snapshot(output: Path, ready: Any) -> None:
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     snapshots, world = snapshot.Snapshots(output, keep=3), World().in_background()
-    with patch.object(snapshot, "_complete", wait):
+    with patch.object(snapshot, "_write_state_file", wait):
         snapshots.save_sharded(3, divided_state(3), {}, world)
 
 

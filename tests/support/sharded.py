@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from cosmos_core.engine.build import make_training
 from cosmos_core.engine.distributed import World, full_tensor, make_gather
-from cosmos_core.engine.sharding import divide, is_sharded, load_state
+from cosmos_core.engine.sharding import is_sharded, load_state, split_state
 from cosmos_core.engine.snapshot import HostCopy, Snapshots
 from cosmos_core.engine.step import Training, train_step
 
@@ -43,13 +43,15 @@ def steps(
         reports = []
         for step in range(first, first + count):
             views = share(tiny_views(method, seed=step), world)
-            report = train_step(training, views, gather, momentum=0.9, parts=parts, clip_norm=1.0)
+            report = train_step(
+                training, views, gather, momentum=0.9, n_chunks=parts, clip_norm=1.0
+            )
             reports.append(report.check())
         if output and is_sharded(config, world):
             state = HostCopy(_state(training)).state()
             snapshots.save_sharded(first + count, state, {}, world.in_background())
         whole_state = {
-            key: full_tensor(value) for key, value in divide(_state(training))[0].items()
+            key: full_tensor(value) for key, value in split_state(_state(training))[0].items()
         }
         return reports, {k: v.detach().clone() for k, v in whole_state.items()}, _held(training)
 

@@ -37,7 +37,7 @@ def wait_by_rank(world: World, output: Path) -> None:
         with watch.waiting():
             time.sleep(0.5 * world.rank)
         time.sleep(0.5 * (1 - world.rank))
-        watch.step(0, {**TERMS, "bad_samples": 1 + world.rank})
+        watch.show_step(0, {**TERMS, "bad_samples": 1 + world.rank})
 
 
 def evaluate_together(world: World, checkpoint: Path, datasets: str) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def one_step(world: World, case: Case) -> Stepped:
         training, views = make_training(config, world), share(tiny_views(method), world)
         gather = make_gather(world, gradient)
         with Recorder() as recorder:
-            report = train_step(training, views, gather, momentum=0.9, parts=parts)
+            report = train_step(training, views, gather, momentum=0.9, n_chunks=parts)
         states = (dict(model.state_dict()) for model in (training.model, training.teacher))
         return Stepped(report, gradients(training.model), *states, recorder.collectives)
 

@@ -37,7 +37,7 @@ def stepped(name, *, parts, precision="fp32"):
     method = EVERY_METHOD[name]
     config = tiny_config(method, accumulate=parts, precision=precision)
     training = make_training(config, SINGLE_PROCESS)
-    report = step(training, tiny_views(method), parts=parts, precision=precision)
+    report = step(training, tiny_views(method), n_chunks=parts, precision=precision)
     return report, training
 
 
@@ -73,7 +73,7 @@ def test_the_activations_of_one_part_are_held_at_a_time():
     training = make_training(tiny_config(method), SINGLE_PROCESS)
     views = tiny_views(method)
     sizes = [
-        kept_for_backward(training.model, partial(training.student, piece))
+        kept_for_backward(training.model, partial(training.student_encoder, piece))
         for piece in (views, *split_views(views, 4))
     ]
     assert max(sizes[1:]) < 0.3 * sizes[0]

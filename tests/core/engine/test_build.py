@@ -79,7 +79,7 @@ def test_recomputed_blocks_keep_less_for_backward():
     for checkpointing in (False, True):
         config = tiny_config(METHOD, checkpointing=checkpointing)
         training = build.make_training(config, SINGLE_PROCESS)
-        kept.append(kept_for_backward(training.model, partial(training.student, views)))
+        kept.append(kept_for_backward(training.model, partial(training.student_encoder, views)))
     assert kept[1] < 0.4 * kept[0]
 
 
@@ -134,7 +134,7 @@ def test_float32_on_a_gpu_is_rounded_as_in_the_published_training(monkeypatch):
     monkeypatch.setattr(cudnn, "benchmark", cudnn.benchmark)
     try:
         for options, wanted in (({}, True), ({"tf32": False, "cudnn_benchmark": False}, False)):
-            build._set_rounding(ComputeConfig(**options))
+            build._set_gpu_arithmetic(ComputeConfig(**options))
             assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (wanted,) * 3
     finally:
         torch.set_float32_matmul_precision(precision)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosmos_core.bundled import bundled_models
 from cosmos_core.engine.build import make_training
 from cosmos_core.engine.flops import sample_flops
-from cosmos_core.engine.snapshot import plain
+from cosmos_core.engine.snapshot import plain_config
 from cosmos_core.engine.trainer import Trainer
 from cosmos_core.model.checkpoint import read_checkpoint
 from cosmos_core.recipes import RECIPES
@@ -99,7 +99,7 @@ def test_options_that_a_version_added_count_where_they_are_used():
     older = {k: v for k, v in config.items() if k not in ("method_sha256", "model", "parallel")}
     older["optim"] = {k: v for k, v in config["optim"].items() if k != "layer_decay"}
     assert training_identity({"config": config}) == training_identity({"config": older})
-    assert plain(override(RECIPES["scenes_cosmos"](), [])).keys() == older.keys()
+    assert plain_config(override(RECIPES["scenes_cosmos"](), [])).keys() == older.keys()
     assert without_added({"a": {}, "b": {"c": 1}, "method_sha256": "1"}) == {
         **{"a": {}, "b": {"c": 1}, "method_sha256": "1"}
     }

@@ -23,8 +23,8 @@ config = replace(config, watch=replace(config.watch, loggers=("wandb",)))
 first = int(sys.argv[3])
 with Watch(config, Path(sys.argv[1]), World(), first_step=first) as watch:
     for step in range(first, first + 3):
-        watch.step(step, {**TERMS, "clip": 2.5 - step / 8})
-    watch.evaluation(first + 2, {"cats/teacher/acc1": 0.5})
+        watch.show_step(step, {**TERMS, "clip": 2.5 - step / 8})
+    watch.show_evaluation(first + 2, {"cats/teacher/acc1": 0.5})
     assert first == 0, "a failure"
 """
 

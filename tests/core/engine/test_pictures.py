@@ -175,7 +175,7 @@ def test_other_processes_draw_nothing(setting):
         world = World(rank=rank, world_size=2)
         watch = Watch(chosen, setting.output, world, first_step=0)
         with RunPictures(watch, setting.inverse) as drawing:
-            drawing.batch(views)
+            drawing.draw_first_batch(views)
         assert names(setting.output) == ([] if rank else ["losses.png", "views.png"])
 
 
@@ -183,15 +183,15 @@ def test_curves_are_drawn_again_only_when_that_costs_little(setting, monkeypatch
     setting.output.mkdir()
     curves = setting.output / "losses.png"
     with Watch(config(), setting.output, SINGLE_PROCESS, first_step=0) as watch:
-        watch.step(0, {"clip": 2.0})
+        watch.show_step(0, {"clip": 2.0})
         with RunPictures(watch, setting.inverse) as drawing:
-            drawing.curves()
+            drawing.draw_curves_if_due()
             assert not curves.exists()  # a second's work within the first hundred seconds
             monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 100)
-            drawing.curves()
+            drawing.draw_curves_if_due()
             first = curves.read_bytes()
-            watch.step(1, {"clip": 1.0})
-            drawing.curves()
+            watch.show_step(1, {"clip": 1.0})
+            drawing.draw_curves_if_due()
             assert curves.read_bytes() == first
     assert curves.read_bytes() != first  # at the end
 
@@ -199,7 +199,7 @@ def test_curves_are_drawn_again_only_when_that_costs_little(setting, monkeypatch
 def test_an_interrupted_user_does_not_wait_for_a_picture(setting):
     setting.output.mkdir()
     with Watch(config(), setting.output, SINGLE_PROCESS, first_step=0) as watch:
-        watch.step(0, {"clip": 2.0})
+        watch.show_step(0, {"clip": 2.0})
         with pytest.raises(KeyboardInterrupt), RunPictures(watch, setting.inverse):
             raise KeyboardInterrupt
     assert not (setting.output / "losses.png").exists()

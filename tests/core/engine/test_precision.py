@@ -65,13 +65,13 @@ def test_an_overflow_skips_the_optimizer_and_halves_the_scale(parts):
     training, views = start(precision="fp16", accumulate=parts)
     training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
     before = weights(training)
-    report = step(training, views, precision="fp16", parts=parts)
+    report = step(training, views, precision="fp16", n_chunks=parts)
     assert not math.isfinite(report.gradient_norm)
     assert unchanged(training, before)
     assert training.scaler.get_scale() == 2.0**29
     while not math.isfinite(report.gradient_norm):
         assert unchanged(training, before)
-        report = step(training, views, precision="fp16", parts=parts)
+        report = step(training, views, precision="fp16", n_chunks=parts)
     assert not unchanged(training, before)
     assert training.scaler.get_scale() > 1
 

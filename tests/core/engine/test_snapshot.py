@@ -118,22 +118,22 @@ def test_random_generators_go_on_where_they_were(tmp_path):
     assert (random.random(), np.random.standard_normal(), torch.rand(3).tolist()) == first
 
 
-@pytest.mark.parametrize("part", snapshot.PARTS)
+@pytest.mark.parametrize("part", snapshot.REQUIRED_KEYS)
 def test_a_snapshot_without_a_part_is_damaged(tmp_path, part, caplog):
     snapshots = snapshot.Snapshots(tmp_path, keep=2)
-    whole = dict.fromkeys(snapshot.PARTS, 0)
+    whole = dict.fromkeys(snapshot.REQUIRED_KEYS, 0)
     snapshots.save(1, whole)
     newest = snapshots.save(2, whole)
     state = torch.load(newest, weights_only=True)
     del state[part]
     torch.save(state, newest)
-    assert snapshots.newest(snapshot.PARTS)["step"] == 1
+    assert snapshots.newest(snapshot.REQUIRED_KEYS)["step"] == 1
     assert caplog.messages == [f"{newest}: damaged, passed over (lacks {part})"]
 
 
 def test_a_snapshot_with_more_steps_than_the_run_is_refused(tmp_path):
     snapshots, config = snapshot.Snapshots(tmp_path, keep=1), tiny_config(METHODS["clip"])
-    state = {**dict.fromkeys(snapshot.PARTS, 0), "config": snapshot.plain(config)}
+    state = {**dict.fromkeys(snapshot.REQUIRED_KEYS, 0), "config": snapshot.plain_config(config)}
     path = snapshots.save(config.optim.steps + 1, state)
     with pytest.raises(snapshot.SnapshotError, match=f"{path}: has more steps than the run"):
         snapshot.find_state(snapshots, tmp_path, config, resume=True)

@@ -52,7 +52,7 @@ def test_scales_are_clamped():
 def test_a_loss_that_is_not_finite_is_named(parts):
     training, broken = start(), tiny_views(METHOD)
     broken.global_images[0, 0] = float("nan")
-    report = step(training, broken, parts=parts)
+    report = step(training, broken, n_chunks=parts)
     with pytest.raises(FloatingPointError, match="the clip loss is nan"):
         report.check()
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from cosmos_core.data.scenes import TRAIN
 from cosmos_core.data.scenes.layouts import write_layouts
-from cosmos_core.engine.snapshot import Best, SnapshotError, Snapshots, plain
+from cosmos_core.engine.snapshot import Best, SnapshotError, Snapshots, plain_config
 from cosmos_core.engine.trainer import Trainer
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
@@ -51,7 +51,7 @@ def local_run(setting, tmp_path):
     Trainer(short, setting).run(short.data.shards)
     path = setting.output / "snapshots" / "step-00000001.pt"
     state = torch.load(path, weights_only=True)
-    torch.save({**state, "config": plain(config)}, path)
+    torch.save({**state, "config": plain_config(config)}, path)
     return config
 
 

@@ -37,7 +37,7 @@ def watched(output, steps, *, log_every=1, first_step=0, world=SINGLE_PROCESS):
     """The first `steps` steps of a run of six, from `first_step` on."""
     with Watch(config(log_every=log_every), output, world, first_step=first_step) as watch:
         for step in range(first_step, steps):
-            watch.step(step, {**TERMS, "clip": 2.5 - step / 8})
+            watch.show_step(step, {**TERMS, "clip": 2.5 - step / 8})
 
 
 def read_scalars(output):
@@ -62,13 +62,13 @@ def test_every_so_many_steps_and_the_last_are_logged(tmp_path):
 def test_pace_and_wait_are_those_since_the_last_line(tmp_path):
     with Watch(config(log_every=2), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         time.sleep(0.5)
-        watch.step(0, TERMS)
+        watch.show_step(0, TERMS)
         start = time.monotonic()
         for step in (1, 2):
             with watch.waiting():
                 time.sleep(0.15)
             time.sleep(0.05)
-            watch.step(step, TERMS)
+            watch.show_step(step, TERMS)
         seconds = time.monotonic() - start
     first, second = (record["timing"] for record in read_log(tmp_path))
     assert first["data_wait"] == 0
@@ -83,7 +83,7 @@ def test_the_mfu_is_the_flops_of_the_images_over_those_of_the_peak(tmp_path, cap
     chosen = dataclasses.replace(config(), watch=options)
     with Watch(chosen, tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         watch.flops = 2e9  # of an image
-        watch.step(0, TERMS)
+        watch.show_step(0, TERMS)
     timing = read_log(tmp_path)[0]["timing"]
     found = timing.get("mfu")
     assert found == (mfu and pytest.approx(mfu * timing["samples_per_second"]))
@@ -93,10 +93,10 @@ def test_the_mfu_is_the_flops_of_the_images_over_those_of_the_peak(tmp_path, cap
 def test_the_time_of_an_evaluation_counts_in_no_pace(tmp_path):
     with Watch(config(log_every=3), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         for step in (0, 1):
-            watch.step(step, TERMS)
+            watch.show_step(step, TERMS)
         time.sleep(1)
-        watch.evaluation(1, {"cats/teacher/acc1": 0.5})
-        watch.step(3, TERMS)
+        watch.show_evaluation(1, {"cats/teacher/acc1": 0.5})
+        watch.show_step(3, TERMS)
     assert read_log(tmp_path)[-1]["timing"]["samples_per_second"] > BATCH
 
 
@@ -104,7 +104,7 @@ def test_a_pause_counts_in_no_pace(tmp_path):
     with Watch(config(), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         with watch.paused():
             time.sleep(1)
-        watch.step(0, TERMS)
+        watch.show_step(0, TERMS)
     assert read_log(tmp_path)[0]["timing"]["samples_per_second"] > BATCH
 
 
@@ -121,8 +121,8 @@ def test_a_log_is_read_up_to_a_line_that_was_cut(tmp_path):
 def test_evaluations_are_logged_beside_the_steps(tmp_path, capsys):
     metrics = {"cats/teacher/acc1": 0.5, "cats/teacher/acc5": 0.75, "cats/student/acc1": 0.25}
     with Watch(config(), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
-        watch.step(0, TERMS)
-        watch.evaluation(0, metrics)
+        watch.show_step(0, TERMS)
+        watch.show_evaluation(0, metrics)
     assert read_log(tmp_path)[1] == {"step": 0, "evaluation": metrics}
     lines = capsys.readouterr().err.splitlines()
     teacher, student = (
@@ -179,7 +179,7 @@ def test_a_logger_that_is_requested_and_not_installed_is_an_error(monkeypatch):
 
 def test_a_number_that_is_not_finite_is_null(tmp_path):
     with Watch(config(), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
-        watch.step(0, {**TERMS, "gradient_norm": float("inf")})
+        watch.show_step(0, {**TERMS, "gradient_norm": float("inf")})
     text = (tmp_path / "log.jsonl").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["gradient_norm"] is None
 
@@ -198,7 +198,7 @@ def test_other_processes_write_and_show_nothing(tmp_path, capsys):
     watched(tmp_path, 6, world=SECOND)
     with Watch(config(), tmp_path, SECOND, first_step=0) as watch:
         watch.say("unheard")
-        watch.evaluation(0, {"cats/teacher/acc1": 0.5})
+        watch.show_evaluation(0, {"cats/teacher/acc1": 0.5})
     assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -211,7 +211,7 @@ from support.watching import TERMS, Watch, World, watch_config
 config = watch_config(steps=6, log_every=1)
 with Watch(config, Path(sys.argv[1]), World(), first_step=0) as watch:
     for step in range(6):
-        watch.step(step, TERMS)
+        watch.show_step(step, TERMS)
     watch.say("a line [of] its own")
 """
 

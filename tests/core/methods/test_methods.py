@@ -75,7 +75,7 @@ class ToyMethod:
 def test_a_new_method_is_trained(parts):
     training = make_training(tiny_config(ToyMethod(), lr=0.05, accumulate=parts), SINGLE_PROCESS)
     views = tiny_views(training.method)
-    losses = [step(training, views, parts=parts).terms["clip"] for _ in range(30)]
+    losses = [step(training, views, n_chunks=parts).terms["clip"] for _ in range(30)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -141,7 +141,7 @@ def test_teachers_features_carry_no_gradient(name):
 
 def test_prototypes_and_bottleneck_have_unit_length():
     torch.manual_seed(0)
-    head = PrototypeHead(embed_dim=8, hidden=16, bottleneck=6, prototypes=10)
+    head = PrototypeHead(embed_dim=8, hidden_dim=16, bottleneck_dim=6, n_prototypes=10)
     logits = head(torch.randn(2, 3, 8))
     inner, prototypes = head.mlp(torch.zeros(8)), head.prototypes
     expected = [F.cosine_similarity(inner, prototype, dim=0).item() for prototype in prototypes]

@@ -157,8 +157,8 @@ def test_a_training_that_is_not_known_stays_so(save):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "blip"}, "'blip' is no kind of model; known: cosmos, flair, clip"),
-        ({"model": None, "method": "slip"}, "'slip' is no kind of model"),
+        ({"model": "blip"}, "'blip' is not a kind of model; known: cosmos, flair, clip"),
+        ({"model": None, "method": "slip"}, "'slip' is not a kind of model"),
         ({"method": None}, "'method'"),
         ({"architecture": '{"embed_dim": 1'}, "Expecting"),
         ({"architecture": None}, "'architecture'"),

@@ -47,7 +47,7 @@ def test_training_size_equals_openclip(models):
 def test_texts_in_one_pass_equal_openclip_at_full_length(models, one_call, monkeypatch):
     """Captions of many lengths in any order: features come in the order given. `one_call` is as on
     a GPU, by the definition of PyTorch's attention over variable lengths."""
-    monkeypatch.setattr(clip, "attends_in_one_call", lambda *_: one_call)
+    monkeypatch.setattr(clip, "supports_varlen", lambda *_: one_call)
     monkeypatch.setattr(packed, "varlen_attn", written_out)
     ours, plain = models
     texts = captions(lengths=(12, 3, 7, 2, 12, 5, 3, 9))
@@ -68,7 +68,7 @@ def test_texts_shorter_than_the_context(models):
 @pytest.mark.parametrize("one_call", [False, True])
 @pytest.mark.parametrize("pool_type", ["tok", "avg"])
 def test_images_of_two_sizes_in_one_pass_equal_openclip_on_each(pool_type, one_call, monkeypatch):
-    monkeypatch.setattr(clip, "attends_in_one_call", lambda *_: one_call)
+    monkeypatch.setattr(clip, "supports_varlen", lambda *_: one_call)
     monkeypatch.setattr(packed, "varlen_attn", written_out)
     torch.manual_seed(0)
     config = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "pool_type": pool_type}}

@@ -15,10 +15,10 @@ from cosmos_core.model.packed import (
     HAS_VARLEN,
     attend,
     attend_by_length,
-    attends_in_one_call,
     pack,
     pack_blocks,
-    through_blocks,
+    run_blocks,
+    supports_varlen,
 )
 
 WIDTH, HEADS = 16, 2
@@ -78,8 +78,8 @@ def test_features_and_gradients_are_those_of_single_sequences(
         *(x[end : end + 1] for x, end in zip(outputs[kept:], ends[kept:], strict=True)),
     ]
     ends, x = torch.tensor(ends[kept:], dtype=torch.long), torch.cat(tokens)
-    packing = pack(torch.tensor(LENGTHS), 7, x, causal=causal, one_call=one_call)
-    mixed = through_blocks(packed, x, packing, kept, sum(LENGTHS[:kept]), ends)
+    packing = pack(torch.tensor(LENGTHS), 7, x, causal=causal, uses_varlen=one_call)
+    mixed = run_blocks(packed, x, packing, kept, sum(LENGTHS[:kept]), ends)
     ours, theirs = torch.cat(mixed), torch.cat(expected)
     torch.testing.assert_close(ours, theirs)
     ours.sin().sum().backward()
@@ -183,9 +183,9 @@ def test_attention_in_one_call_is_that_of_a_padded_batch(transformers, causal, e
     assert HAS_VARLEN
     ends = ends and torch.tensor(ends, device="cuda")
     given = projections(ends, "cuda", torch.bfloat16)
-    assert attends_in_one_call(transformers[1], given[0])
-    packing = pack(torch.tensor(LENGTHS), 7, given[0], causal=causal, one_call=True)
-    ours = module._attention(*given, packing._replace(ends=ends))
+    assert supports_varlen(transformers[1], given[0])
+    packing = pack(torch.tensor(LENGTHS), 7, given[0], causal=causal, uses_varlen=True)
+    ours = module._attend_packed(*given, packing._replace(query_positions=ends))
     exact = [x.detach().float().requires_grad_() for x in given]
     assert_same(ours, padded(*exact, LENGTHS, ends, causal), given, exact, tolerance=0.05)
 
@@ -193,7 +193,7 @@ def test_attention_in_one_call_is_that_of_a_padded_batch(transformers, causal, e
 def test_what_one_call_needs(transformers):
     """Half precision on a GPU: neither here."""
     for dtype in (torch.float32, torch.bfloat16):
-        assert not attends_in_one_call(transformers[1], torch.zeros(1, dtype=dtype))
+        assert not supports_varlen(transformers[1], torch.zeros(1, dtype=dtype))
 
 
 @pytest.mark.slow
@@ -209,7 +209,7 @@ def test_another_packing_does_not_compile_a_block_again(transformers):
     for lengths in ((7, 7, 4, 4), (7, 7, 3, 2), (7, 7, 6, 6), (7, 7, 5, 2)):
         ends = torch.zeros(2, dtype=torch.long)
         x = torch.randn(sum(lengths), WIDTH, dtype=torch.float64)
-        packing = pack(torch.tensor(lengths), 7, x, causal=True, one_call=False)
-        through_blocks(packed, x, packing, 2, 14, ends)
+        packing = pack(torch.tensor(lengths), 7, x, causal=True, uses_varlen=False)
+        run_blocks(packed, x, packing, 2, 14, ends)
         compiled.append(counter.frame_count)
     assert 0 < compiled[0] < compiled[1] == compiled[2] == compiled[3]
