@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data import folders
 from cosmos_eval.data.readers import FileError, faults_of, parse_list, read_records, shortened
 from cosmos_eval.data.sources import ImageFile, ImageSource, open_image_place
-from cosmos_eval.types import AssociationProtocol, Part, RunOptions, UsageError
+from cosmos_eval.types import AssociationProtocol, FoundSamples, RunOptions, UsageError
 
 
 class AssociationData(NamedTuple):
@@ -26,7 +26,7 @@ class AssociationData(NamedTuple):
     # candidate is associated with the cue (n,).
     items: tuple[tuple[int, NDArray[np.int64], NDArray[np.bool_]], ...]
     # How many items there are, if a known set is incomplete.
-    part: Part | None = None
+    found_samples: FoundSamples | None = None
 
 
 class _Item(NamedTuple):
@@ -65,7 +65,7 @@ def list_data(
     counts = folders.known_counts(items=(len(all_items), protocol.n_items))
     data = _make_data(items, index_by_image, images)
     return folders.Listing(
-        data=data._replace(part=folders.first_shortfall(counts)),
+        data=data._replace(found_samples=folders.first_shortfall(counts)),
         path=list_path,
         counts=counts,
         survey=folders.Survey(

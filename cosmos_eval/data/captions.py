@@ -14,7 +14,7 @@ import pydantic
 
 from cosmos_core.utils.text import split_sentences
 from cosmos_eval.data import readers, sources
-from cosmos_eval.data.folders import several
+from cosmos_eval.data.folders import as_tuple
 from cosmos_eval.data.readers import FileError, faults_of, parse
 from cosmos_eval.types import RetrievalProtocol, UsageError
 
@@ -448,7 +448,7 @@ def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:
     A single folder, such as a snapshot of the hub, must be in CLIP Benchmark's layout
     (clip_benchmark/datasets/builder.py) and stands for the archives of its split.
     """
-    patterns = several(protocol.archives)
+    patterns = as_tuple(protocol.archives)
     folder = root / patterns[0]
     if len(patterns) == 1 and folder.is_dir():
         kind = sources.read_layout_file(folder / "dataset_type.txt")

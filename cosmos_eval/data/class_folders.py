@@ -23,7 +23,7 @@ from cosmos_eval.data.class_names import (
     listed_classes,
     make_data,
 )
-from cosmos_eval.data.folders import folder_entries, number_distinct, root_of, several, walk
+from cosmos_eval.data.folders import as_tuple, folder_entries, number_distinct, root_of, walk
 from cosmos_eval.data.readers import faults_of, read_json
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
@@ -291,7 +291,7 @@ def _group_name(sample: sources.ArchiveSample, protocol: ClassificationProtocol)
     """
     metadata = sample.vector(len(protocol.metadata), exact=False)
     labels = []
-    for key in several(protocol.group_keys):
+    for key in as_tuple(protocol.group_keys):
         value = metadata[protocol.metadata.index(key)]
         if value < 0 or value != int(value):
             raise UsageError(f"{sample.name}.npy: `{key}` must be 0, 1, 2..., not {value}")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cosmos_core.utils.text import first_of
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.protocols.classification import CLASS_LISTS
-from cosmos_eval.types import ClassificationProtocol, Part, UsageError, nearest
+from cosmos_eval.types import ClassificationProtocol, FoundSamples, UsageError, nearest
 
 OPENAI = "openai-imagenet"
 """The name of OpenAI's templates for ImageNet."""
@@ -45,7 +45,7 @@ class ClassData(NamedTuple):
     # Prompt templates with one `{}` each, if the data state them.
     templates: tuple[str, ...] | None = None
     # How many images there are, if a known set is incomplete.
-    part: Part | None = None
+    found_samples: FoundSamples | None = None
     # Names of the groups of images, if there are any.
     groups: tuple[str, ...] = ()
     # (N,) the index of each image's group.

@@ -171,7 +171,7 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
     chosen_indices = folders.choose_in_turn(class_of_image, options.limit)
     chosen_data = data.select(chosen_indices.tolist())
     return folders.Listing(
-        data=chosen_data._replace(part=folders.first_shortfall(counts)),
+        data=chosen_data._replace(found_samples=folders.first_shortfall(counts)),
         path=folder,
         counts=counts,
         survey=folders.Survey(
@@ -200,7 +200,7 @@ def _check_class_list(protocol: ClassificationProtocol) -> None:
 
 def _check_groups(protocol: ClassificationProtocol) -> None:
     """Raise UsageError for fields about groups of images that contradict each other."""
-    metadata, group_keys = protocol.metadata, folders.several(protocol.group_keys)
+    metadata, group_keys = protocol.metadata, folders.as_tuple(protocol.group_keys)
     if metadata:
         if protocol.group_file is not None or protocol.layout != "webdataset":
             raise UsageError(
@@ -327,7 +327,7 @@ def _with_groups(
     group_by_image: dict[str, str] = {}
     with faults_of(f"{protocol.dataset}: `group_file`: {path}: "):
         for image, record, location in _image_records(path, protocol):
-            keys = folders.several(protocol.group_keys)
+            keys = folders.as_tuple(protocol.group_keys)
             group_by_image[image] = ", ".join(_parse_text(record, key, location) for key in keys)
     for name in data.names:
         if name not in group_by_image:

@@ -12,7 +12,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.types import LabelMapProtocol, Part, Protocol, RunOptions, UsageError
+from cosmos_eval.types import FoundSamples, LabelMapProtocol, Protocol, RunOptions, UsageError
 
 Data = TypeVar("Data")
 Paths = tuple[str, ...] | str
@@ -73,18 +73,18 @@ def fetch_repository(protocol: Protocol, _: RunOptions) -> None:
         fetch_dataset(protocol)
 
 
-def several(paths: Paths) -> tuple[str, ...]:
+def as_tuple(paths: Paths) -> tuple[str, ...]:
     """Return one path or several as a tuple."""
     return (paths,) if isinstance(paths, str) else paths
 
 
-def exist_in(root: Path, *required: Paths) -> bool:
+def all_exist(root: Path, *required: Paths) -> bool:
     """Return whether all required files exist below `root`.
 
     An argument of several alternative paths is satisfied if one of them exists.
     """
     for paths in required:
-        alternatives = [root / path for path in several(paths)]
+        alternatives = [root / path for path in as_tuple(paths)]
         if not any(path.exists() for path in alternatives):
             return False
     return True
@@ -112,7 +112,7 @@ def root_of(protocol: Protocol, options: RunOptions, contents: Paths) -> Path:
         return dataset_folder(protocol)
     root = protocol.root or options.data_root
     if root is None:
-        names = " or ".join(several(contents))
+        names = " or ".join(as_tuple(contents))
         raise UsageError(f"{protocol.dataset}: give --data-root DIR, the folder that holds {names}")
     return Path(root)
 
@@ -123,10 +123,10 @@ def data_path(protocol: Protocol, options: RunOptions, paths: Paths, kind: str =
     `kind` says in the message what the path should hold, such as `images`.
     """
     root = root_of(protocol, options, paths)
-    for path in several(paths):
+    for path in as_tuple(paths):
         if (root / path).exists():
             return root / path
-    raise missing_path_error(protocol, root, several(paths), kind)
+    raise missing_path_error(protocol, root, as_tuple(paths), kind)
 
 
 def missing_path_error(
@@ -229,7 +229,7 @@ class Listing(Generic[Data]):
     # The file or folder that lists the samples, which error messages name.
     path: Path
     # The numbers of samples in the list and in the complete set.
-    counts: Sequence[Part]
+    counts: Sequence[FoundSamples]
     # What is on the disk, and all faults except wrong numbers of samples.
     survey: Survey = field(default_factory=Survey)
 
@@ -253,12 +253,12 @@ class Listing(Generic[Data]):
         if options.limit is not None:
             return
         for count in self.counts:
-            if count.found > count.known:
+            if count.n_found > count.n_expected:
                 yield (
-                    f"{self.path} has {count.found} {count.unit}, more than the {count.known} "
-                    f"of {protocol.dataset}{advice(protocol, options)}"
+                    f"{self.path} has {count.n_found} {count.unit}, more than the "
+                    f"{count.n_expected} of {protocol.dataset}{advice(protocol, options)}"
                 )
-            elif count.found < count.known and not options.allow_partial:
+            elif count.n_found < count.n_expected and not options.allow_partial:
                 yield f"{self.path} has {count} of {protocol.dataset}{advice(protocol, options)}"
 
 
@@ -273,7 +273,7 @@ def number_distinct(values: Iterable[Any]) -> dict[Any, int]:
     return {value: number for number, value in enumerate(dict.fromkeys(values))}
 
 
-def known_counts(**found_and_known: tuple[int, int | None]) -> list[Part]:
+def known_counts(**found_and_known: tuple[int, int | None]) -> list[FoundSamples]:
     """Return the counts of samples of sets whose complete number is known.
 
     The name of an argument is a unit. Its value is the number of samples on the disk and in the
@@ -282,14 +282,14 @@ def known_counts(**found_and_known: tuple[int, int | None]) -> list[Part]:
     counts = []
     for unit, (n_found, n_known) in found_and_known.items():
         if n_known is not None:
-            counts.append(Part(n_found, n_known, unit))
+            counts.append(FoundSamples(n_found, n_known, unit))
     return counts
 
 
-def first_shortfall(counts: Sequence[Part]) -> Part | None:
+def first_shortfall(counts: Sequence[FoundSamples]) -> FoundSamples | None:
     """Return the first count that is less than the number in the complete set, or None."""
     for count in counts:
-        if count.found < count.known:
+        if count.n_found < count.n_expected:
             return count
     return None
 

@@ -20,7 +20,7 @@ from cosmos_core.data.pixels import open_image
 from cosmos_eval.data.folders import Listing, find_root, first_shortfall, known_counts, walk
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
-from cosmos_eval.types import LabelMapProtocol, Part, RunOptions, UsageError, nearest
+from cosmos_eval.types import FoundSamples, LabelMapProtocol, RunOptions, UsageError, nearest
 
 Label = NDArray[np.integer[Any]]
 """Classes (H, W), uint8 or uint16."""
@@ -51,7 +51,7 @@ class LabelMaps(NamedTuple):
     # An RGB colour (0-255) for each class.
     palette: tuple[tuple[int, int, int], ...]
     # How many samples there are, if a known set is incomplete.
-    part: Part | None = None
+    found_samples: FoundSamples | None = None
 
 
 def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
@@ -63,7 +63,7 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
         if complete:
             data = data._replace(samples=tuple(complete))
     counts = known_counts(images=(len(data.samples), protocol.n_images))
-    data = data._replace(part=first_shortfall(counts))
+    data = data._replace(found_samples=first_shortfall(counts))
     image_folder = find_root(protocol, options.data_root) / protocol.images
     return Listing(data=data, path=image_folder, counts=counts).require(protocol, options)
 

@@ -22,7 +22,7 @@ from cosmos_eval.data.sources import (
     holds_images,
     open_image_place,
 )
-from cosmos_eval.types import Part, RetrievalProtocol, RunOptions, UsageError
+from cosmos_eval.types import FoundSamples, RetrievalProtocol, RunOptions, UsageError
 
 
 class RetrievalData(NamedTuple):
@@ -32,7 +32,9 @@ class RetrievalData(NamedTuple):
     images: tuple[ImageSource, ...]  # (N,)
     captions: tuple[str, ...]  # (M,)
     image_of_text: NDArray[np.int64]  # (M,) index of each caption's image
-    part: Part | None = None  # how many samples there are, if a known set is incomplete
+    found_samples: FoundSamples | None = (
+        None  # how many samples there are, if a known set is incomplete
+    )
 
 
 class _ListedImages(NamedTuple):
@@ -145,7 +147,7 @@ def _locate_images(
     Of the protocol's alternative folders, the one that lacks the fewest images is returned. A list
     of several `parts` may have its images in all of the folders. The first one is returned then.
     """
-    paths = folders.several(protocol.images)
+    paths = folders.as_tuple(protocol.images)
     places = [root / path for path in paths if holds_images(root / path)]
     if not places:
         raise folders.missing_path_error(protocol, root, paths, "images")
@@ -185,7 +187,7 @@ def _find_image(
 
 
 def _make_data(
-    listed_images: _ListedImages, protocol: RetrievalProtocol, part: Part | None
+    listed_images: _ListedImages, protocol: RetrievalProtocol, found_samples: FoundSamples | None
 ) -> RetrievalData:
     """Return the images and the captions that the protocol measures."""
     captions: list[str] = []
@@ -200,7 +202,7 @@ def _make_data(
         images=tuple(listed_images.sources),
         captions=tuple(captions),
         image_of_text=np.repeat(np.arange(n_images), n_captions_of_image),
-        part=part,
+        found_samples=found_samples,
     )
 
 

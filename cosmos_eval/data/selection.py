@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data import folders
 from cosmos_eval.data.selection_layouts import Chosen, Item, Picture, read_items
 from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource, PixelFile
-from cosmos_eval.types import Part, RunOptions, SelectionProtocol, UsageError
+from cosmos_eval.types import FoundSamples, RunOptions, SelectionProtocol, UsageError
 
 
 class SelectionData(NamedTuple):
@@ -42,7 +42,7 @@ class SelectionData(NamedTuple):
     # Whether items choose captions, images or both.
     chosen: Chosen
     # How many items there are, if a known set is incomplete.
-    part: Part | None = None
+    found_samples: FoundSamples | None = None
 
 
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
@@ -75,7 +75,7 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
         n_known = len(listed_items)  # the whole list is expected
     counts = folders.known_counts(items=(len(items), n_known))
     return folders.Listing(
-        data=data._replace(part=folders.first_shortfall(counts)),
+        data=data._replace(found_samples=folders.first_shortfall(counts)),
         path=list_path,
         counts=_subset_counts(protocol, items) or counts,
         survey=folders.Survey(
@@ -177,11 +177,11 @@ def _items_with_images(items: Sequence[Item], image_folder: Path) -> list[Item]:
     return complete_items
 
 
-def _subset_counts(protocol: SelectionProtocol, items: Sequence[Item]) -> list[Part]:
+def _subset_counts(protocol: SelectionProtocol, items: Sequence[Item]) -> list[FoundSamples]:
     """Return the numbers of items of every subset whose size is known."""
     counts = Counter(item.subset for item in items)
     return [
-        Part(counts[name], expected, f"items of {name}")
+        FoundSamples(counts[name], expected, f"items of {name}")
         for name, expected in protocol.subset_items.items()
     ]
 

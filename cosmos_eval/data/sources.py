@@ -63,12 +63,12 @@ class ImageSource(Protocol):
         """Decode the bytes that `read` returned into an RGB image."""
 
 
-def decoded(source: ImageSource) -> Image.Image:
+def decode_source(source: ImageSource) -> Image.Image:
     """Read and decode an image."""
     return source.decode(source.read())
 
 
-def as_shown(image: Image.Image) -> Image.Image:
+def to_displayed_rgb(image: Image.Image) -> Image.Image:
     """Return an RGB image as viewers show it.
 
     It is turned upright by its EXIF orientation, and transparent pixels are drawn over white.
@@ -139,7 +139,7 @@ class ImageFile(_EncodedImage):
 class ShownImage(ImageFile):
     """An image file as viewers show it: its first frame, upright, and white if transparent."""
 
-    _to_rgb = staticmethod(as_shown)
+    _to_rgb = staticmethod(to_displayed_rgb)
 
 
 class PixelFile(ImageFile):

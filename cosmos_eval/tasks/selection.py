@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval import types
 from cosmos_eval.data import selection as selection_data
-from cosmos_eval.data.folders import Survey, exist_in, fingerprint
+from cosmos_eval.data.folders import Survey, all_exist, fingerprint
 from cosmos_eval.data.selection import SelectionData
 from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
 from cosmos_eval.stats import choices
@@ -283,7 +283,7 @@ class Selection(Task):
         return selection_data.list_data(protocol, options).surveyed(protocol, options)
 
     def is_there(self, protocol: types.SelectionProtocol, root: Path) -> bool:
-        return exist_in(root, protocol.annotations, protocol.images)
+        return all_exist(root, protocol.annotations, protocol.images)
 
     def n_samples(self, protocol: types.SelectionProtocol) -> int | None:
         return protocol.n_items

@@ -67,13 +67,16 @@ class Measurement(Figures):
     notes: tuple[str, ...] = ()
 
 
-class Part(NamedTuple):
-    """How many samples of an incomplete data set there are."""
+class FoundSamples(NamedTuple):
+    """How many of a data set's samples are on the disk, such as 499 of 500 images."""
 
-    found: int
-    known: int
-    # `images`, `captions` or `items`.
+    # How many samples the files on the disk hold.
+    n_found: int
+    # How many samples the complete data set has.
+    n_expected: int
+    # The unit of both numbers: `images`, `captions` or `items`.
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.found} of {self.known} {self.unit}"
+        """Return a phrase such as `499 of 500 images`."""
+        return f"{self.n_found} of {self.n_expected} {self.unit}"

@@ -14,7 +14,7 @@ from PIL import Image
 from cosmos_eval.data.class_names import ClassData, shown_names
 from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.retrieval import RetrievalData
-from cosmos_eval.data.sources import decoded
+from cosmos_eval.data.sources import decode_source
 from cosmos_eval.report.content import SampledResult
 from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import Outcome, SampleExample
@@ -73,7 +73,7 @@ class ClassJudgement(Judgement):
         self.kind = self._labels
 
     def image(self, sample: int) -> Image.Image:
-        return decoded(self._data.images[sample])
+        return decode_source(self._data.images[sample])
 
     def description(self, sample: int) -> dict[str, Any]:
         name = self._class_names[self._labels[sample]]
@@ -98,7 +98,7 @@ class CaptionJudgement(Judgement):
         self.kind = np.digitize(self._n_words, quartiles)
 
     def image(self, sample: int) -> Image.Image:
-        return decoded(self._data.images[self._data.image_of_text[sample]])
+        return decode_source(self._data.images[self._data.image_of_text[sample]])
 
     def description(self, sample: int) -> dict[str, Any]:
         return {"text": self._data.captions[sample], "words": int(self._n_words[sample])}
