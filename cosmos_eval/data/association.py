@@ -49,8 +49,8 @@ def list_data(
     protocol: AssociationProtocol, options: RunOptions
 ) -> folders.Listing[AssociationData]:
     """List items and images with all faults. Raise UsageError if the items cannot be read."""
-    list_path = folders.data_path(protocol, options, protocol.annotations, "items")
-    image_place = folders.data_path(protocol, options, protocol.images, "images")
+    list_path = folders.find_path(protocol, options, protocol.annotations, "items")
+    image_place = folders.find_path(protocol, options, protocol.images, "images")
     all_items = _read_items(list_path)
     items = all_items[: options.limit]
     index_by_image = folders.number_distinct(name for item in items for name in item.candidates)
@@ -62,7 +62,7 @@ def list_data(
             f"{len(missing_files)} of the {len(files)} images of {list_path} are not there, "
             f"first: {missing_files[0]}{folders.similar_file(missing_files[0])}"
         )
-    counts = folders.known_counts(items=(len(all_items), protocol.n_items))
+    counts = folders.compare_counts(items=(len(all_items), protocol.n_items))
     data = _make_data(items, index_by_image, images)
     return folders.Listing(
         data=data._replace(found_samples=folders.first_shortfall(counts)),

@@ -165,7 +165,7 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
         data = data.select(present_indices)
         missing_files = {}
     n_images = len(data.images)
-    counts = folders.known_counts(images=(n_images, protocol.n_images))
+    counts = folders.compare_counts(images=(n_images, protocol.n_images))
     # A limit takes images from the classes in turn. Images with several labels are one class here.
     class_of_image = data.labels if data.labels.ndim == 1 else np.zeros(n_images, np.int64)
     chosen_indices = folders.choose_in_turn(class_of_image, options.limit)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cosmos_core.data.pixels import open_image
-from cosmos_eval.data.folders import Listing, find_root, first_shortfall, known_counts, walk
+from cosmos_eval.data.folders import Listing, compare_counts, find_root, first_shortfall, walk
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
 from cosmos_eval.types import FoundSamples, LabelMapProtocol, RunOptions, UsageError, nearest
@@ -62,7 +62,7 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
         # If no sample is complete, keep all of them, so that a missing file is reported.
         if complete:
             data = data._replace(samples=tuple(complete))
-    counts = known_counts(images=(len(data.samples), protocol.n_images))
+    counts = compare_counts(images=(len(data.samples), protocol.n_images))
     data = data._replace(found_samples=first_shortfall(counts))
     image_folder = find_root(protocol, options.data_root) / protocol.images
     return Listing(data=data, path=image_folder, counts=counts).require(protocol, options)

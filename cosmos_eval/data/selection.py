@@ -73,7 +73,7 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
     n_known = protocol.n_items
     if n_known is None and protocol.is_published:
         n_known = len(listed_items)  # the whole list is expected
-    counts = folders.known_counts(items=(len(items), n_known))
+    counts = folders.compare_counts(items=(len(items), n_known))
     return folders.Listing(
         data=data._replace(found_samples=folders.first_shortfall(counts)),
         path=list_path,
@@ -94,7 +94,7 @@ def _read_items(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path,
     if protocol.template.count("{}") != 1:
         raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
     try:
-        list_path = folders.data_path(protocol, options, protocol.annotations, "items")
+        list_path = folders.find_path(protocol, options, protocol.annotations, "items")
     except UsageError as error:
         raise UsageError(f"{error}{_download_page(protocol)}") from None
     items = read_items(protocol, list_path)
@@ -114,7 +114,7 @@ def _locate_image_folder(
     If it is missing, return the path of the list, below which no image will be found.
     """
     try:
-        return folders.data_path(protocol, options, protocol.images, "images"), []
+        return folders.find_path(protocol, options, protocol.images, "images"), []
     except UsageError as error:
         fault = str(error).removeprefix(f"{protocol.dataset}: ")
         return list_path, [f"{fault}{_download_page(protocol)}"]

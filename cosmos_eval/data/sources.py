@@ -232,7 +232,7 @@ class ZippedImage(_EncodedImage):
             raise UsageError(f"cannot read {self.name}: {error}; fetch it again") from error
 
 
-def holds_images(place: Path) -> bool:
+def stores_images(place: Path) -> bool:
     """Return whether a path is a folder or a zip file."""
     return place.is_dir() or (place.suffix == ".zip" and place.is_file())
 
