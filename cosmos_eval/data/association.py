@@ -14,7 +14,11 @@ from cosmos_eval.types import AssociationProtocol, FoundSamples, RunOptions, Usa
 
 
 class AssociationData(NamedTuple):
-    """Every distinct image and prompt once, and the items that refer to them by index."""
+    """The items of an association set: cues, each with candidate images.
+
+    Some of the candidates are associated with the cue. Every distinct image and prompt is stored
+    once, and items refer to them by index.
+    """
 
     # Names of the I images, as the file has them.
     names: tuple[str, ...]
@@ -22,25 +26,29 @@ class AssociationData(NamedTuple):
     images: tuple[ImageSource, ...]
     # The prompts of the cues.
     captions: tuple[str, ...]
-    # The index of the item's prompt, the indices of its candidate images (n,), and whether each
-    # candidate is associated with the cue (n,).
+    # For each item: the index of its prompt, the indices of its n candidate images (n,), and
+    # whether each candidate is associated with the cue (n,).
     items: tuple[tuple[int, NDArray[np.int64], NDArray[np.bool_]], ...]
-    # How many items there are, if a known set is incomplete.
+    # How many items are in the file, if the complete data set has more.
     found_samples: FoundSamples | None = None
 
 
 class _Item(NamedTuple):
-    """A cue as a prompt, and its candidate images by name."""
+    """An item of the file: a prompt, and n candidate images for it."""
 
+    # The cue in a prompt, such as `A snow`.
     prompt: str
+    # Names of the candidate images.
     candidates: list[str]
-    is_associated: NDArray[np.bool_]  # (n,) one for each candidate
+    # (n,) whether each candidate is associated with the cue.
+    is_associated: NDArray[np.bool_]
 
 
 def open_data(protocol: AssociationProtocol, options: RunOptions) -> AssociationData:
-    """Read all items, or those with images if the options allow a partial set.
+    """Return the items of an association set, with their images and prompts.
 
-    Raise UsageError for any fault.
+    `options.limit` keeps only the first items. `options.allow_partial` accepts a file with fewer
+    items than the complete data set. Raise UsageError if anything else is wrong with the data set.
     """
     return list_data(protocol, options).require(protocol, options)
 
@@ -48,7 +56,11 @@ def open_data(protocol: AssociationProtocol, options: RunOptions) -> Association
 def list_data(
     protocol: AssociationProtocol, options: RunOptions
 ) -> folders.Listing[AssociationData]:
-    """List items and images with all faults. Raise UsageError if the items cannot be read."""
+    """Return the items of a data set, together with everything wrong with them.
+
+    Missing images and a wrong number of items are recorded in the listing and not raised. Raise
+    UsageError if the items cannot be read.
+    """
     list_path = folders.find_path(protocol, options, protocol.annotations, "items")
     image_place = folders.find_path(protocol, options, protocol.images, "images")
     all_items = _read_items(list_path)
@@ -82,9 +94,9 @@ def list_data(
 def _make_data(
     items: Sequence[_Item], index_by_image: Mapping[str, int], images: Sequence[ImageSource]
 ) -> AssociationData:
-    """Return the data of the items, which refer to images and prompts by index.
+    """Return the data of items in which every image and prompt is stored once.
 
-    `index_by_image` maps names of images to their indices in `images`.
+    `index_by_image` maps the name of each image to its index in `images`.
     """
     index_by_prompt = folders.number_distinct(item.prompt for item in items)
     numbered_items = []
@@ -100,19 +112,22 @@ def _make_data(
 
 
 def _read_items(path: Path) -> list[_Item]:
-    """Read the items of a file. Raise UsageError for a broken item or an empty file."""
+    """Return the items of a file. Raise UsageError for a broken item or an empty file."""
+    items = []
     with faults_of(f"{path}: "):
-        items = [_parse_item(record, location) for location, record in read_records(path)]
+        for location, record in read_records(path):
+            items.append(_parse_item(record, location))
     if not items:
         raise UsageError(f"{path} holds no items")
     return items
 
 
 def _parse_item(record: Any, location: str) -> _Item:
-    """Return the item of a record. Raise FileError if a field is missing or wrong.
+    """Return the item of a record `{"cue": "Snow", "candidates": [...], "associations": [...]}`.
 
-    The message begins with `location`. The prompt is made as in DataComp's
-    eval_utils/wino_eval.py (get_clip_prompt): "An" or "A", and the cue in lower case.
+    The prompt of the cue `Snow` is `A snow`, and that of `Ice` is `An ice`, as in DataComp's
+    eval_utils/wino_eval.py (get_clip_prompt). Raise FileError, which begins with `location`, if a
+    field is missing or wrong.
     """
     if not isinstance(record, dict):
         record = {}
@@ -129,17 +144,24 @@ def _parse_item(record: Any, location: str) -> _Item:
 
 
 def _parse_names(value: Any, key: str, location: str) -> list[str]:
-    """Return the list of names in a field. Raise FileError for any other value."""
+    """Return the names of images in the field `key`, whose value is a list or the text of one.
+
+    Raise FileError, which begins with `location`, for any other value and for blank names.
+    """
     names = parse_list(value)
-    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
+    are_names = isinstance(names, list) and all(
+        isinstance(name, str) and name.strip() for name in names
+    )
+    if not are_names:
         raise FileError(f"{location}: `{key}` must be a list of names, not {shortened(names)}")
-    return names
+    return list(names)
 
 
 def _locate_images(place: Path, files: Sequence[str]) -> tuple[list[ImageSource], list[Path]]:
-    """Return an image for every file name in a folder or zip file, and the missing paths.
+    """Return the source of every image file, and the paths of those that are missing.
 
-    A missing image is returned as a file that does not exist.
+    `place` is the folder or the zip file of the images. The source of a missing image is a file
+    that does not exist.
     """
     image_place = open_image_place(place)
     images: list[ImageSource] = []
