@@ -204,8 +204,8 @@ def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         )
 
 
-# The ends of the names of the two images and captions of a pair: image_0 and image_1 in Winoground's
-# examples.jsonl, image_1 and image_2 in ColorSwap's test.json, image0 and image1 in EqBen's file.
+# The ends of the names of the two images and captions of a pair: image_0 and image_1 in Winoground,
+# image_1 and image_2 in ColorSwap, image0 and image1 in EqBen.
 _PAIR_SUFFIXES = (("_0", "_1"), ("_1", "_2"), ("0", "1"))
 
 
