@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    # At run time it would take a third of the time that --help has.
+    # Importing NumPy at run time would slow down `--help`.
     import numpy as np
     from numpy.typing import NDArray
 
@@ -25,13 +25,13 @@ class Interval(NamedTuple):
 
 
 class Mistakes(NamedTuple):
-    """The confusions of C classes, in P pairs of different classes."""
+    """The confusions of C classes: P pairs of a true class and another, predicted class."""
 
     # The unit of the amounts: `images` or `pixels`.
     unit: str
     # (C,) names.
     classes: Sequence[str]
-    # (P,) the true class of each pair, and the class that was predicted instead.
+    # (P,) the index of the true class of each pair, and of the class that was predicted instead.
     true: NDArray[np.integer]
     predicted: NDArray[np.integer]
     # (P,) how many images or pixels of each pair there are.
@@ -42,11 +42,13 @@ class Mistakes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """The figures that follow from samples and a seed."""
+    """The metrics that are computed from stored samples and a seed."""
 
     metrics: Mapping[str, float]
+    # Confidence intervals by the names of metrics.
     intervals: Mapping[str, Interval]
     n_samples: int
+    # For each class, its metrics by name.
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     # The most frequent mistakes of a classification.
     confusion_pairs: Sequence[Mapping[str, Any]] = ()
@@ -54,10 +56,10 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Figures):
-    """The figures that a task measured, and the samples that they follow from."""
+    """The metrics that a task measured, and the samples that they are computed from."""
 
     samples: Samples
-    # SHA-256 of everything that defines the number: class names, templates, the list of samples.
+    # SHA-256s of everything that defines the number: class names, templates, the list of samples.
     hashes: Mapping[str, str]
     # Fields that are added to the provenance.
     settings: Mapping[str, Any] = field(default_factory=dict)
