@@ -31,7 +31,7 @@ from cosmos_eval.data.class_names import (
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, faults_of, read_records, shortened
 from cosmos_eval.data.sources import ImageFile
-from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_of
+from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_name
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -451,7 +451,7 @@ def _list_faults(
     if missing_files:
         page = f"; from: {protocol.download}" if protocol.download else ""
         yield (
-            f"{len(missing_files)} of {len(data.images)} {split_of(protocol)} images are not "
+            f"{len(missing_files)} of {len(data.images)} {split_name(protocol)} images are not "
             f"there, the first: {missing_files[0]}{page}{folders.similar_file(missing_files[0])}"
         )
     yield from _class_count_faults(protocol, folder, data)

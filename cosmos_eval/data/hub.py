@@ -44,7 +44,9 @@ def dataset_folder(protocol: Protocol) -> Path:
             "--download fetches it"
         ) from error
     except Exception as error:
-        raise UsageError(f"{repository} cannot be read from the cache ({reason(error)})") from error
+        raise UsageError(
+            f"{repository} cannot be read from the cache ({describe_error(error)})"
+        ) from error
 
     # A data set on the hub is a file of annotations with a file of images, or tar archives.
     annotations = str(getattr(protocol, "annotations", "") or "")
@@ -147,7 +149,8 @@ def _client_errors_reported(protocol: Protocol) -> Iterator[None]:
         yield
     except Exception as error:  # of huggingface_hub, of the system, or of an HTTP library
         raise UsageError(
-            f"{protocol.dataset}: cannot fetch {_repository_name(protocol)} ({reason(error)})"
+            f"{protocol.dataset}: cannot fetch {_repository_name(protocol)} "
+            f"({describe_error(error)})"
         ) from error
 
 
@@ -219,7 +222,7 @@ def was_not_fetched(error: BaseException) -> bool:
     return any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _causes(error))
 
 
-def reason(error: BaseException, remedy: str = "") -> str:
+def describe_error(error: BaseException, remedy: str = "") -> str:
     """Return a description of an error in one line, with what the user can do about it.
 
     Errors of the hub, the connection and the disk are explained. Any other error is described by
@@ -232,7 +235,7 @@ def reason(error: BaseException, remedy: str = "") -> str:
         # huggingface_hub also raises LocalEntryNotFoundError if the hub refuses a file. Its cause
         # then says why.
         if isinstance(cause, errors.LocalEntryNotFoundError) and cause.__cause__ is not None:
-            return reason(cause.__cause__, remedy)
+            return describe_error(cause.__cause__, remedy)
     message = str(error) or type(error).__name__
     return textwrap.shorten(message, _MAX_REASON).rstrip(".") + remedy
 

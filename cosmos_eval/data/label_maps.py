@@ -171,7 +171,7 @@ def _bits_per_pixel(image: Image.Image) -> int | None:
     return None
 
 
-def values_of(label: Label) -> NDArray[np.bool_]:
+def find_occurring_values(label: Label) -> NDArray[np.bool_]:
     """Return which values occur in a label map, as truth values for 0 to 65535 (VALUES,)."""
     return np.bincount(label.ravel(), minlength=VALUES) > 0
 
@@ -190,7 +190,7 @@ def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -
 
     Declared are the indices of the classes, and `ignore_index` for pixels without a class.
     """
-    is_undeclared = values_of(label)
+    is_undeclared = find_occurring_values(label)
     is_undeclared[: len(protocol.class_names)] = False
     is_undeclared[protocol.ignore_index] = False
     if is_undeclared.any():

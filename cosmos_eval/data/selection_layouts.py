@@ -75,14 +75,14 @@ class _Record(NamedTuple):
         """Return the text of a field. Raise UsageError if it is missing or blank."""
         return self._require_text(self._field(name), name)
 
-    def optional(self, name: str) -> str:
+    def optional_text(self, name: str) -> str:
         """Return the text of a field, or an empty text if the record does not have the field.
 
         Raise UsageError if it is blank or not text.
         """
         return self.text(name) if name in self.fields else ""
 
-    def identity(self, name: str) -> str:
+    def identifier(self, name: str) -> str:
         """Return the value of a field as text, or an empty text if it is missing or null.
 
         The value may have any type, such as a number, because it is only compared with others.
@@ -196,11 +196,11 @@ def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         yield Item(
             pictures=_make_pictures(protocol, [record.text("image"), *wrong_images]),
             captions=(*correct_captions, *wrong_captions),
-            subset=record.optional(protocol.subset_key),
+            subset=record.optional_text(protocol.subset_key),
             location=record.location,
             n_correct=len(correct_captions),
-            pair=record.identity("pair_id"),
-            set=record.identity("set_id"),
+            pair=record.identifier("pair_id"),
+            set=record.identifier("set_id"),
         )
 
 
@@ -223,7 +223,7 @@ def _read_pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
                 break
         images = [record.text(f"image{suffix}") for suffix in suffixes]
         captions = tuple(record.text(f"caption{suffix}") for suffix in suffixes)
-        subset = record.optional(protocol.subset_key)
+        subset = record.optional_text(protocol.subset_key)
         yield Item(_make_pictures(protocol, images), captions, subset, record.location)
 
 

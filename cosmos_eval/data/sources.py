@@ -317,7 +317,7 @@ class ImageArray:
         return image
 
 
-def array_of(image: Image.Image, name: str) -> ImageArray:
+def to_image_array(image: Image.Image, name: str) -> ImageArray:
     """Return a Pillow image as an image source that is called `name`.
 
     Raise UsageError if its pixels cannot be read.

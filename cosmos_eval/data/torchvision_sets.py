@@ -45,7 +45,7 @@ _REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def split_of(protocol: ClassificationProtocol) -> str:
+def split_name(protocol: ClassificationProtocol) -> str:
     """Return `training` or `test`, depending on which images of a data set a protocol reads."""
     return "training" if str(protocol.torchvision).endswith(TRAIN) else "test"
 
@@ -59,7 +59,7 @@ def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
     try:
         data = READERS[str(protocol.torchvision)].read(root, download=False)
         if not data.images:
-            raise ValueError(f"it has no {split_of(protocol)} images")
+            raise ValueError(f"it has no {split_name(protocol)} images")
         return data
     except _TORCHVISION_ERRORS as error:
         folder = root / protocol.folder

@@ -59,16 +59,16 @@ _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
 
 def scenes_protocols() -> Mapping[str, types.Protocol]:
     """Return the protocols of the embedded data sets by name. Their files may not exist yet."""
-    return _protocols_below(str(_root()))
+    return _protocols_below(str(_scenes_folder()))
 
 
 @cache
 def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
     """Return the protocols of the embedded data sets, by name, with files below `root`."""
     protocols: tuple[types.Protocol, ...] = (
-        _retrieval("scenes-retrieval", root, f"{_COCO}/captions_test_joined.json"),
-        _classification("scenes-cls", root, "folder/test", _THING_TEMPLATES),
-        _segmentation("scenes-seg", root, "voc/SegmentationClass"),
+        _retrieval_protocol("scenes-retrieval", root, f"{_COCO}/captions_test_joined.json"),
+        _classification_protocol("scenes-cls", root, "folder/test", _THING_TEMPLATES),
+        _segmentation_protocol("scenes-seg", root, "voc/SegmentationClass"),
         # cosmos_core.data.scenes.captions says how the wrong captions are made.
         types.SelectionProtocol(
             dataset="scenes-select",
@@ -78,11 +78,11 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
             annotations="choices",
             layout="sugarcrepe",
         ),
-        _classification("scenes-cls-small", root, _SMALL_FOLDER, ("a {}",)),
-        _retrieval("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
-        _retrieval("scenes-retrieval-small", root, _SMALL_CAPTIONS),
-        _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
-        _segmentation(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
+        _classification_protocol("scenes-cls-small", root, _SMALL_FOLDER, ("a {}",)),
+        _retrieval_protocol("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
+        _retrieval_protocol("scenes-retrieval-small", root, _SMALL_CAPTIONS),
+        _segmentation_protocol("scenes-seg-small", root, "voc/SegmentationClassSmall"),
+        _segmentation_protocol(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
         scenes_localisation(LOCALISATION),
         types.ProbeProtocol(
             dataset=PROBE,
@@ -97,13 +97,15 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
 
 def scenes_localisation(protocol_name: str) -> types.LocalisationProtocol:
     """Return the localisation protocol of this name on the test scenes."""
-    segmentation = _segmentation("scenes-seg", str(_root()), "voc/SegmentationClass")
+    segmentation = _segmentation_protocol(
+        "scenes-seg", str(_scenes_folder()), "voc/SegmentationClass"
+    )
     return localisation_of(
         segmentation, protocol_name, dataset="scenes-loc", small=_SMALL, large=_LARGE
     )
 
 
-def _retrieval(dataset: str, root: str, annotations: str) -> types.RetrievalProtocol:
+def _retrieval_protocol(dataset: str, root: str, annotations: str) -> types.RetrievalProtocol:
     """Return a retrieval protocol on the scenes; `annotations` is COCO's file of captions."""
     return types.RetrievalProtocol(
         dataset=dataset,
@@ -114,7 +116,7 @@ def _retrieval(dataset: str, root: str, annotations: str) -> types.RetrievalProt
     )
 
 
-def _classification(
+def _classification_protocol(
     dataset: str, root: str, folder: str, templates: tuple[str, ...]
 ) -> types.ClassificationProtocol:
     """Return a classification protocol on the scenes; `folder` has a folder per class."""
@@ -123,7 +125,7 @@ def _classification(
     )
 
 
-def _segmentation(
+def _segmentation_protocol(
     dataset: str, root: str, masks: str, split: str = "test"
 ) -> types.SegmentationProtocol:
     """Return a segmentation protocol on the scenes; `masks` is the folder of the label maps."""
@@ -152,11 +154,11 @@ def prepare_scenes() -> None:
     The folder gets its name when it is complete. A run that is killed, or that renders at the same
     time, therefore does no harm. Raise UsageError if the folder cannot be written.
     """
-    root = _root()
+    root = _scenes_folder()
     if root.is_dir():
         return
     with _write_errors_reported(root), appearing(root) as temporary_folder:
-        _render(temporary_folder)
+        _render_test_scenes(temporary_folder)
 
 
 def prepare_training(dataset: str) -> None:
@@ -171,10 +173,10 @@ def prepare_training(dataset: str) -> None:
     from cosmos_core.recipes.scenes import TRAIN_SCENES
 
     if dataset == PROBE:
-        root, layout = _root() / _PROBE, "folder"
+        root, layout = _scenes_folder() / _PROBE, "folder"
         start, count = TRAIN_SCENES, PROBE_IMAGES
     else:
-        root, layout = _root() / _TRAINING, "voc"
+        root, layout = _scenes_folder() / _TRAINING, "voc"
         start, count = TRAIN_SCENES + PROBE_IMAGES, TRAINING_IMAGES
     if root.is_dir():
         return
@@ -199,7 +201,7 @@ def _write_errors_reported(root: Path) -> Iterator[None]:
         ) from error
 
 
-def _render(folder: Path) -> None:
+def _render_test_scenes(folder: Path) -> None:
     """Write the test scenes to an empty folder, with captions and crops of small things.
 
     The captions of small things replace those of whole scenes in a second COCO file: `a small red
@@ -253,18 +255,18 @@ def _write_crop(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
         crop.save(target)
 
 
-def _root() -> Path:
+def _scenes_folder() -> Path:
     """Return the folder of the scenes in the cache.
 
     It is named by a hash of everything that decides its content, so that other code renders other
     folders.
     """
-    sha256 = _code_hash(TEST_IMAGES, PROBE_IMAGES, TRAINING_IMAGES)
+    sha256 = _hash_code(TEST_IMAGES, PROBE_IMAGES, TRAINING_IMAGES)
     return cache_folder() / f"scenes-{sha256[:12]}"
 
 
 @cache
-def _code_hash(*counts: int) -> str:
+def _hash_code(*counts: int) -> str:
     """Return the SHA-256 of numbers of images and of all code that renders scenes.
 
     The files of cosmos_core are found without importing the package, which would import torch.

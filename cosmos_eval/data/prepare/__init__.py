@@ -37,7 +37,7 @@ def prepare(
     already are kept. Raise UsageError for an unknown name, and if originals are missing or damaged.
     """
     if name == "imagenet":
-        return imagenet.organise(data_root, progress)
+        return imagenet.move_into_class_folders(data_root, progress)
     if name not in _LABEL_MAPS:
         nearest_names = nearest(name, (*_LABEL_MAPS, "imagenet"))
         raise UsageError(f"nothing is known to prepare as {name!r}; known: {nearest_names}")

@@ -33,7 +33,7 @@ _CLASS_FILE_FOLDERS = (".", "data", "ILSVRC2012_devkit_t12/data")
 _LINE = re.compile(r"(ILSVRC2012_val_\d{8}\.JPEG)\s+(n\d{8})")
 
 
-def organise(data_root: str | None, progress: OnProgress) -> Counts:
+def move_into_class_folders(data_root: str | None, progress: OnProgress) -> Counts:
     """Move ImageNet's validation images into one folder for each class, and count them.
 
     A call that was interrupted can be repeated. Raise UsageError, before any image is moved, if the
