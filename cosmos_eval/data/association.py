@@ -125,7 +125,7 @@ def _read_items(path: Path) -> list[_Item]:
 def _parse_item(record: Any, location: str) -> _Item:
     """Return the item of a record `{"cue": "Snow", "candidates": [...], "associations": [...]}`.
 
-    The prompt of the cue `Snow` is `A snow`, and that of `Ice` is `An ice`, as in DataComp's
+    The prompt of the cue `Snow` is `A snow`, and the prompt of `Ice` is `An ice`, as in DataComp's
     eval_utils/wino_eval.py (get_clip_prompt). Raise FileError, which begins with `location`, if a
     field is missing or wrong.
     """

@@ -164,11 +164,19 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
         )
     if not content["images"]:
         return []
-    first_image = content["images"][0]
-    has_sentences = isinstance(first_image, dict) and "sentences" in first_image
-    if has_sentences and "annotations" not in content:
+    if _is_karpathy_format(content):
         return _parse_karpathy(content, path, protocol.split)
     return _parse_coco(content, path)
+
+
+def _is_karpathy_format(content: Mapping[str, Any]) -> bool:
+    """Return whether the content of a JSON file is in the format of Karpathy's splits.
+
+    There, the captions of an image are beside it. In COCO's format, they are in `annotations`.
+    """
+    first_image = content["images"][0]
+    has_sentences = isinstance(first_image, dict) and "sentences" in first_image
+    return has_sentences and "annotations" not in content
 
 
 def _read_records(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
@@ -424,7 +432,7 @@ def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned
 def _read_flickr_lines(path: Path) -> list[_FlickrLine]:
     """Return the lines of a list of captions that are below its header.
 
-    Raise FileError if there is no header, and for a line that is not `IMAGE.jpg,caption`.
+    Raise FileError if the header is missing, and for a line that is not `IMAGE.jpg,caption`.
     """
     numbered_lines = list(readers.lines(readers.read_text(path)))
     if not numbered_lines:
@@ -515,7 +523,7 @@ def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:
 
     It holds paths and patterns such as `test/*.tar`, or a single folder in CLIP Benchmark's layout
     (clip_benchmark/datasets/builder.py). The folder stands for the archives of the protocol's
-    split. Raise UsageError if there is no archive, and for a folder in another layout.
+    split. Raise UsageError if a pattern matches no archive, and for a folder in another layout.
     """
     patterns = as_tuple(protocol.archives)
     folder = root / patterns[0]
@@ -602,8 +610,8 @@ def _format_keys(record: Mapping[str, Any]) -> str:
 def _check_captions(value: Any, location: str) -> tuple[str, ...]:
     """Return the captions of one image, which are a text or a list of texts, as a tuple.
 
-    Raise UsageError, which names the `location` in the file, if there are no captions, or if one is
-    blank or not text.
+    Raise UsageError, which names the `location` in the file, if captions are missing, or if one of
+    them is blank or not text.
     """
     captions = (value,) if isinstance(value, str) else value
     if not isinstance(captions, list | tuple):

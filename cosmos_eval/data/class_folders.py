@@ -116,8 +116,8 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
     """Return the images of a data set with a folder for each class: `FOLDER/CLASS/IMAGE`.
 
     ImageNet's validation images may also lie in one folder, if their names end with their class.
-    Images are listed and not read. Raise UsageError if there are no class folders, and if they are
-    not those of the protocol's class list.
+    Images are listed and not read. Raise UsageError if class folders are missing, and if they do
+    not match the protocol's class list.
     """
     if protocol.class_list == "imagenet1k":
         flat_images = list_flat_images(folder)
@@ -199,7 +199,7 @@ def _read_flat(
     """Return ImageNet's validation images in one folder, whose names end with their class.
 
     They get the names and the order that they would have in class folders. Raise UsageError if an
-    image does not name its class, and if the classes are not those of the protocol.
+    image does not name its class, and if the classes do not match the protocol's class list.
     """
     if must_be_moved(folder, flat_images):
         root = shlex.quote(str(protocol.root or options.data_root))
@@ -234,7 +234,7 @@ def is_subset_of_list(protocol: ClassificationProtocol, classes: Sequence[str]) 
 def _require_listed_classes(
     protocol: ClassificationProtocol, folder: Path, classes: list[str], origin: str
 ) -> None:
-    """Raise UsageError unless the classes of the data are those of the protocol's class list.
+    """Raise UsageError unless the classes of the data match the protocol's class list.
 
     They are compared by their hash, except that a user's data may have a subset of the list. The
     message says by `origin` where the classes were read, for example `class folders`.

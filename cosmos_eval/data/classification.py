@@ -89,7 +89,7 @@ def _remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None
 
 
 def require_choice(protocol: ClassificationProtocol, _: RunOptions, data: ClassData) -> None:
-    """Raise UsageError for data of a single class, since there is no class to choose from."""
+    """Raise UsageError for data of a single class, which leaves nothing to choose."""
     for fault in _choice_faults(protocol, data):
         raise UsageError(f"{protocol.dataset}: {fault}")
 
@@ -472,7 +472,7 @@ def _class_count_faults(
 ) -> Iterator[str]:
     """Yield a fault if the data do not have the number of classes that the protocol expects.
 
-    The number is that of the protocol's class list, or else its `n_classes`. A user's data may have
+    The protocol's class list states the number, or else its `n_classes`. A user's data may have
     a subset of the classes of a list.
     """
     class_list = CLASS_LISTS.get(protocol.class_list or "")

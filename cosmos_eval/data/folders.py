@@ -44,7 +44,7 @@ class SampleCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey(SampleCounts):
-    """What `cosmos-eval data doctor` reports about a data set: its files and their faults."""
+    """The report of `cosmos-eval data doctor` about a data set: its files and their faults."""
 
     # One line for each fault.
     faults: tuple[str, ...] = ()

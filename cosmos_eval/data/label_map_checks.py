@@ -20,7 +20,7 @@ from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.types import LabelMapProtocol, OnProgress, Progress, RunOptions, UsageError
 
 CHECKED = "every file, the size of every image, every pixel of every label map"
-"""What `survey` has looked at, for the report of the doctor."""
+"""The files and pixels that `survey` has looked at, for the report of the doctor."""
 
 _MAX_CLASSES = 2**15 - 1  # predicted label maps are int16 on a device
 _REDUCED_ZERO = 255  # the value that MMSegmentation turns zero into if it reduces labels
@@ -69,11 +69,7 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
     except UsageError as error:
         return Survey(faults=(str(error),), remedy=_remedy(protocol, options, ()))
     n_expected = len(samples) if protocol.n_images is None else protocol.n_images
-    faults_by_kind: dict[str, list[str]] = {}
-    if fault := _missing_images_fault(samples, protocol, root, n_expected):
-        faults_by_kind[_MISSING_IMAGES] = [fault]
-    if fault := _missing_masks_fault(samples, protocol):
-        faults_by_kind[_MISSING_MASKS] = [fault]
+    faults_by_kind = _missing_file_faults(samples, protocol, root, n_expected)
 
     # Check the samples that are there, and collect the values in all label maps.
     has_value = np.zeros(label_maps.VALUES, np.bool_)
@@ -85,7 +81,7 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
 
     # The survey reports values as the files have them. Loading subtracted 1 from all values if the
     # protocol reduces labels, so that class 0 is value 1 of the files.
-    value_of_class_0 = 1 if protocol.reduce_zero_label else 0
+    value_of_class_0 = int(protocol.reduce_zero_label)
     file_values = (np.flatnonzero(has_value) + value_of_class_0).tolist()
     return Survey(
         faults=tuple(_summarise(faults) for faults in faults_by_kind.values()),
@@ -99,6 +95,23 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
         classes=(value_of_class_0, value_of_class_0 + len(protocol.class_names) - 1),
         n_classes=len(protocol.class_names),
     )
+
+
+def _missing_file_faults(
+    samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path, n_expected: int
+) -> dict[str, list[str]]:
+    """Return the faults about missing images and label maps, by their kinds.
+
+    The dictionary is empty if all `n_expected` images and their label maps are there.
+    """
+    faults_by_kind: dict[str, list[str]] = {}
+    images_fault = _missing_images_fault(samples, protocol, root, n_expected)
+    if images_fault:
+        faults_by_kind[_MISSING_IMAGES] = [images_fault]
+    masks_fault = _missing_masks_fault(samples, protocol)
+    if masks_fault:
+        faults_by_kind[_MISSING_MASKS] = [masks_fault]
+    return faults_by_kind
 
 
 def _summarise(faults: Sequence[str]) -> str:

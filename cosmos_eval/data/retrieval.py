@@ -207,7 +207,7 @@ def _find_in_places(
 
 
 def _make_data(listed_images: _ListedImages, protocol: RetrievalProtocol) -> RetrievalData:
-    """Return the images, and those of their captions that the protocol measures."""
+    """Return the listed images, and the captions of them that the protocol measures."""
     captions: list[str] = []
     image_of_text: list[int] = []
     for image_index, image in enumerate(listed_images.captioned_images):

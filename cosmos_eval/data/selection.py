@@ -43,7 +43,7 @@ class SelectionData(NamedTuple):
     # For each kind of group of items that the file has, "pair" or "set": (N,) the number of each
     # item's group. It is -1 if the item has no group, or if items of its group are missing.
     groups: Mapping[str, NDArray[np.int64]]
-    # Whether items choose captions, images or both.
+    # The kind of choice: among captions, among images, or among both.
     chosen: Chosen
     # How many items can be measured, if the complete data set has more.
     found_samples: FoundSamples | None = None
@@ -72,11 +72,7 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
         # If no item is complete, keep all of them, so that a missing image is reported.
         items = _items_with_images(listed_items, image_folder) or listed_items
     data = _make_data(protocol, options, image_folder, items, listed_items)
-
-    # Look for the image files. Several pictures may be boxes of the same file.
-    files = dict.fromkeys(picture.file for picture in data.pictures)
-    image_paths = [image_folder / file for file in files]
-    missing_paths = [path for path in image_paths if not path.is_file()]
+    image_paths, missing_paths = _find_image_files(data, image_folder)
     if missing_paths and not faults:
         first_missing = missing_paths[0]
         faults.append(
@@ -84,7 +80,7 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
             f"first: {first_missing}{_download_page(protocol)}{folders.similar_file(first_missing)}"
         )
 
-    # Compare the number of items with that of the complete data set, if it is known.
+    # A published list without a known number of items is complete.
     n_expected = protocol.n_items
     if n_expected is None and protocol.is_published:
         n_expected = len(listed_items)
@@ -102,6 +98,17 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
             items=len(items),
         ),
     )
+
+
+def _find_image_files(data: SelectionData, image_folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the paths of all image files of the data, and the paths that do not exist.
+
+    Several pictures may be boxes of the same file, which is listed once.
+    """
+    files = dict.fromkeys(picture.file for picture in data.pictures)
+    image_paths = [image_folder / file for file in files]
+    missing_paths = [path for path in image_paths if not path.is_file()]
+    return image_paths, missing_paths
 
 
 def _read_items(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path, list[Item]]:
@@ -225,9 +232,9 @@ def _make_data(
     items: Sequence[Item],
     listed_items: Sequence[Item],
 ) -> SelectionData:
-    """Return the data of up to `options.limit` items, in which every image and caption is once.
+    """Return the data of up to `options.limit` items, with every image and caption stored once.
 
-    `items` are those that can be measured. `listed_items` are all items of the file, which show
+    `items` are all items that can be measured. `listed_items` are all items of the file, which show
     whether a pair or a set of items is complete.
     """
     subsets, subset_of_item, subset_sizes = np.unique(
@@ -300,7 +307,7 @@ def _number_complete_groups(names: Sequence[str], listed_names: Sequence[str]) -
     """Return the number of each item's group (N,), or -1 if the group is incomplete.
 
     `names` holds the name of the group of each of the N items that are measured, and `listed_names`
-    those of all items in the file. An item with an empty name belongs to no group. The names
+    the same for all items in the file. An item with an empty name belongs to no group. The names
     `["a", "a", "b", ""]` give `[0, 0, -1, -1]` if the file has two items of `a` and two of `b`.
     """
     sizes = Counter(name for name in names if name)

@@ -46,7 +46,7 @@ class Item(NamedTuple):
 
     @property
     def chosen(self) -> Chosen:
-        """What is chosen: captions for an image, an image for a caption, or both in a pair."""
+        """The kind of choice: captions for an image, an image for a caption, or both."""
         if len(self.pictures) == 1:
             return "captions"
         if len(self.captions) == 1:
@@ -375,7 +375,7 @@ def _read_negbench(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield the items of NegBench: an image with four captions, one of which is correct.
 
     The captions are `caption_0` to `caption_3`, and `correct_answer` is the number of the correct
-    one. The folders in `image_path` are those of the authors and are dropped. The subset is the
+    one. The folders in `image_path` exist only for the authors and are dropped. The subset is the
     kind of the answer, `correct_answer_template`.
     """
     for record in _read_records(path):

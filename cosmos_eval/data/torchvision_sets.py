@@ -211,7 +211,7 @@ class _Caltech101:
     background: bool
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """Return all images, with or without those of the folder BACKGROUND_Google."""
+        """Return all images, with or without the folder BACKGROUND_Google."""
         if download:
             _open_data_set("Caltech101", root, download)
         folder = root / "caltech101" / "101_ObjectCategories"

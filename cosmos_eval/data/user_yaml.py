@@ -53,8 +53,8 @@ def parse_protocol(
 ) -> Protocol:
     """Return the protocol that a mapping with the keys of a user's YAML file describes.
 
-    Paths in it are relative to the current folder. It must have a `name`, since there is no file to
-    name the data set. Raise UsageError as `read_protocol` does.
+    Paths in it are relative to the current folder. It must have a `name`, since no file names the
+    data set. Raise UsageError as `read_protocol` does.
     """
     with readers.faults_of("the mapping of a data set: "):
         if not isinstance(content.get("name"), str):

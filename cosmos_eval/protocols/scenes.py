@@ -204,8 +204,8 @@ def _write_errors_reported(root: Path) -> Iterator[None]:
 def _render_test_scenes(folder: Path) -> None:
     """Write the test scenes to an empty folder, with captions and crops of small things.
 
-    The captions of small things replace those of whole scenes in a second COCO file: `a small red
-    ball on the left. a small green car in the center`.
+    A second COCO file has captions of the small things only: `a small red ball on the left. a small
+    green car in the center`.
     """
     from cosmos_core.data.scenes import TEST
     from cosmos_core.data.scenes.captions import PLACE_PHRASES

@@ -42,7 +42,7 @@ class ModelSpec:
     # An OpenCLIP architecture, a JSON file, or JSON itself.
     arch: str | None = None
     weights: Weights = "teacher"
-    # What a checkpoint states about its training, such as the seed.
+    # The facts about its training that a checkpoint states, such as the seed.
     training: Mapping[str, Any] | None = field(default=None, hash=False)
     # The name of the model in results, if the user gives it another one.
     label: str | None = None
@@ -56,7 +56,7 @@ class ModelSpec:
 
 
 class EncoderInfo(NamedTuple):
-    """What identifies a loaded model. It is stored with every result."""
+    """The identity of a loaded model, which is stored with every result."""
 
     # The specification as the user typed it.
     spec: str
@@ -74,7 +74,7 @@ class EncoderInfo(NamedTuple):
     code_sha256: str | None = None
     # The commit of the repository on the Hugging Face hub, if `hf:` names one.
     revision: str | None = None
-    # What identifies the encoder that guides the attention of the last block, if there is one.
+    # The record of the encoder that guides the attention of the last block, if there is one.
     auxiliary: Mapping[str, Any] | None = None
 
 

@@ -54,7 +54,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(DataOptions, ModelOptions):
-    """All options of a run: those of data and models, and how results are computed and stored.
+    """All options of a run: of data, of models, and how results are computed and stored.
 
     Raises UsageError for options that contradict each other.
     """
@@ -88,7 +88,7 @@ class RunOptions(DataOptions, ModelOptions):
 class Progress(NamedTuple):
     """How far a long loop has come, such as 3 of 10 label maps."""
 
-    # What the loop does or makes, such as `label maps`.
+    # The work or the product of the loop, such as `label maps`.
     phase: str
     # How many steps are done, and how many there are.
     done: int

@@ -392,7 +392,7 @@ class SegmentationProtocol(LabelMapProtocol):
             yield "stride must not exceed window: pixels between windows would have no prediction"
 
     def _background_faults(self) -> Iterator[str]:
-        """Yield what is wrong with the thresholds below which pixels become background."""
+        """Yield the faults of the thresholds below which pixels become background."""
         has_thresholds = self.prob_thd > 0 or self.area_thd is not None
         if has_thresholds and self.reduce_zero_label:
             yield "prob_thd and area_thd need a background class 0, which reduce_zero_label removes"

@@ -133,7 +133,7 @@ def _read_class_file(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]
 
     The file is looked for beside the images, in folders above them up to the data root `root`, and
     in the usual subfolders of these. The classes are WordNet ids by the names of images. Raise
-    UsageError if there is no such file, or if it has other classes than ImageNet-1k.
+    UsageError if the file is missing, or if it has other classes than ImageNet-1k.
     """
     base_folders = [folder]
     for parent in folder.parents:

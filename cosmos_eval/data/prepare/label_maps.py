@@ -228,7 +228,7 @@ def list_translated_maps(protocol: LabelMapProtocol, data_root: str | None) -> W
     """Return how to make a label map for every image, from originals beside the label maps.
 
     Only values are translated: a label map is an original with other class numbers. Raise
-    UsageError if there are no images, or if an original is missing.
+    UsageError if images or an original are missing.
     """
     root = find_root(protocol, data_root, (protocol.images, protocol.masks))
     image_folder = root / protocol.images

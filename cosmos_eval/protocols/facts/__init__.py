@@ -17,7 +17,7 @@ from typing import Any
 def profile_of(architecture: str) -> dict[str, Any]:
     """Return the numbers of parameters and the GFLOPs of an architecture of OpenCLIP.
 
-    The keys are those of results. Return an empty dictionary for other architectures.
+    The keys are the names of facts in results. Return an empty dictionary for other architectures.
     """
     row_by_model = {row["model"]: row for row in read_table("openclip_profile.csv")}
     # The activation QuickGELU changes none of these facts.
