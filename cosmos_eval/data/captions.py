@@ -506,7 +506,11 @@ def read_archives(
 def _read_captions_of_sample(
     sample: sources.ArchiveSample, extension: str, protocol: RetrievalProtocol
 ) -> tuple[str, ...]:
-    """Return the captions of an archive's sample, from its file with the extension txt or json."""
+    """Return the captions of a sample in an archive.
+
+    With the extension `txt`, they are the lines of the sample's text file. With `json`, they are in
+    a record such as `{"caption": "A dog"}`. Raise UsageError if they are missing or broken.
+    """
     location = f"{sample.name}.{extension}"
     content = sample.text(extension)
     if extension == "txt":

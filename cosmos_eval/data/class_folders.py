@@ -90,7 +90,10 @@ class FlatImage(NamedTuple):
 
 
 def list_flat_images(folder: Path) -> list[FlatImage]:
-    """Return ImageNet's validation images that lie directly in a folder, sorted by name."""
+    """Return ImageNet's validation images that lie directly in a folder, sorted by name.
+
+    Other files, and images in folders below, are ignored.
+    """
     images = []
     for entry in folder_entries(folder):
         match = _FLAT_NAME.fullmatch(entry.name)

@@ -164,7 +164,10 @@ def _check_complete_samples(
 
 
 def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _SampleCheck:
-    """Read the label map of a sample, and check its classes and its size."""
+    """Read the label map of a sample, and check its classes and its size.
+
+    A sample may have several faults. If its label map cannot be read, nothing else is checked.
+    """
     try:
         label = label_maps.load_label(sample, protocol)
     except UsageError as error:
@@ -225,14 +228,17 @@ def _images_of_unused_masks(
 
 
 def _missing_masks_fault(samples: Sequence[Sample], protocol: LabelMapProtocol) -> str:
-    """Return a message if label maps are missing; otherwise an empty text."""
+    """Return a message if label maps are missing; otherwise an empty text.
+
+    If all of them are missing, the message names a file in their folder, which may have another
+    suffix.
+    """
     missing_masks = [sample.mask for sample in samples if not sample.mask.is_file()]
     if not missing_masks:
         return ""
     first_missing = missing_masks[0]
     fault = f"{len(missing_masks)} of {len(samples)} label maps missing, first: {first_missing}"
     if len(missing_masks) == len(samples):
-        # The label maps may only have another suffix: name a file that is there.
         fault += f"; none ends in {protocol.mask_suffix}"
         present_files = [path for path in first_missing.parent.glob("[!.]*") if path.is_file()]
         if present_files:

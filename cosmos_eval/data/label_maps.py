@@ -138,7 +138,12 @@ def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
 
 
 def load_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
-    """Return the classes (H, W) in a label map as `read_label` does, without checking them."""
+    """Return the classes (H, W) in the label map of a sample, without checking them.
+
+    Label maps of 8 bits are loaded by MMSegmentation, which may reduce their values by 1. Raise
+    UsageError if the file cannot be read, is in a lossy format, or does not have the protocol's 8
+    or 16 bits per pixel.
+    """
     load_annotations = mmseg_module("datasets").transforms.LoadAnnotations()
     bits = protocol.label_bits
     try:
@@ -245,7 +250,10 @@ def _build_dataset(protocol: LabelMapProtocol, root: Path, limit: int | None) ->
 
 @functools.cache
 def _registry() -> Any:
-    """Return MMSegmentation's registry of data set classes, after adding COCO-Object to it."""
+    """Return MMSegmentation's registry of data set classes, with COCO-Object in it.
+
+    The first call adds the class `COCOObjectDataset`, which MMSegmentation lacks.
+    """
     base = mmseg_module("datasets").BaseSegDataset
     from mmseg.registry import DATASETS
 
@@ -322,7 +330,10 @@ class _Placeholder(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
-        """Return a function that stands for an operation, and raises RuntimeError if called."""
+        """Return a function in place of the operation `name`, which raises RuntimeError if called.
+
+        Raise AttributeError for names such as `__file__`.
+        """
         if name.startswith("__"):  # the import system and inspect look for such names
             raise AttributeError(name)
 

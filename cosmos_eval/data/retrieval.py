@@ -117,7 +117,10 @@ def _check_protocol(protocol: RetrievalProtocol) -> None:
 
 
 def _list_archives(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImages:
-    """Read captions from tar archives, which also contain the images."""
+    """Read captions from tar archives, which also contain the images.
+
+    Raise UsageError if an archive is missing or damaged. No image can be missing from an archive.
+    """
     root = folders.root_of(protocol, options, protocol.archives)
     captioned_images, members = read_archives(root, protocol)
     archive_folder = members[0].archive.parent

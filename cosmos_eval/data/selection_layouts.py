@@ -4,6 +4,7 @@ Imports no torch.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -93,14 +94,12 @@ class _Record(NamedTuple):
     def number(self, name: str) -> int:
         """Return a field as an integer, if it is a whole number or its text such as "12".
 
-        Raise UsageError for any other value.
+        Raise UsageError for any other value, also for true and false.
         """
         value = self._field(name)
         if isinstance(value, str | int) and not isinstance(value, bool):
-            try:
+            with suppress(ValueError):
                 return int(value)
-            except ValueError:
-                pass
         raise UsageError(f"{self.location}: `{name}` must be a whole number, not {value!r}")
 
     def texts(self, prefix: str, *, excluded_prefix: str | None = None) -> tuple[str, ...]:

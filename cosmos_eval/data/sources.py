@@ -105,7 +105,11 @@ class _EncodedImage:
     _to_rgb = staticmethod(to_rgb)
 
     def decode(self, content: bytes) -> Image.Image:
-        """Decode the bytes of an image file. Raise UsageError if it is damaged or cut off."""
+        """Decode the bytes of an image file to RGB.
+
+        Raise UsageError if the file is damaged, cut off, or too long and thin to be resized. Also
+        make Pillow refuse cut files in the whole process.
+        """
         # The code of a model may have set this to True. Pillow would then replace the missing end
         # of a cut file by grey pixels without an error.
         PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -145,7 +145,10 @@ class _FileSet:
     paths_attribute: str = "_image_files"
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """Return the images of the split, or of the whole data set if it has no splits."""
+        """Return the images of the split, or of the whole data set if it has no splits.
+
+        torchvision keeps the paths and labels in attributes whose names differ between data sets.
+        """
         arguments = dict(self.arguments or {})
         if self.split is not None:
             arguments["split"] = self.split

@@ -33,7 +33,11 @@ def set_names() -> tuple[str, ...]:
 
 @cache
 def read_set(name: str) -> SegmentationProtocol:
-    """Return the protocol that the YAML file of a data set describes."""
+    """Return the protocol that the YAML file of a data set describes.
+
+    The file has fields of the protocol, and two other keys: `classes` holds the class names with
+    their prompts, and `like` names a data set from which all other fields are taken.
+    """
     fields = dict(read_yaml(f"sets/{name}"))
     classes = fields.pop("classes", None)
     if classes:
