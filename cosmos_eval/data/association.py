@@ -61,8 +61,8 @@ def list_data(
     Missing images and a wrong number of items are recorded in the listing and not raised. Raise
     UsageError if the items cannot be read.
     """
-    list_path = folders.find_path(protocol, options, protocol.annotations, "items")
-    image_place = folders.find_path(protocol, options, protocol.images, "images")
+    list_path = folders.data_path(protocol, options, protocol.annotations, "items")
+    image_place = folders.data_path(protocol, options, protocol.images, "images")
     all_items = _read_items(list_path)
     items = all_items[: options.limit]
     index_by_image = folders.number_distinct(name for item in items for name in item.candidates)

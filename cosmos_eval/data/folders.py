@@ -136,7 +136,7 @@ def root_of(protocol: Protocol, options: RunOptions, contents: Paths) -> Path:
     return Path(root)
 
 
-def find_path(protocol: Protocol, options: RunOptions, paths: Paths, kind: str = "data") -> Path:
+def data_path(protocol: Protocol, options: RunOptions, paths: Paths, kind: str = "data") -> Path:
     """Return the first of several alternative paths of a data set that exists.
 
     Raise UsageError if none exists. Its message calls the missing files by `kind`, for example

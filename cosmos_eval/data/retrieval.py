@@ -140,7 +140,7 @@ def _list_files(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImag
     all images are missing, none is left out, so that the fault is reported.
     """
     root = folders.root_of(protocol, options, protocol.annotations)
-    list_path = folders.find_path(protocol, options, protocol.annotations, "captions")
+    list_path = folders.data_path(protocol, options, protocol.annotations, "captions")
     captioned_images = read_captions(list_path, protocol)[: options.limit]
     image_folder, sources = _locate_images(root, protocol, captioned_images)
 

@@ -119,7 +119,7 @@ def _read_items(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path,
     if protocol.template.count("{}") != 1:
         raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
     try:
-        list_path = folders.find_path(protocol, options, protocol.annotations, "items")
+        list_path = folders.data_path(protocol, options, protocol.annotations, "items")
     except UsageError as error:
         raise UsageError(f"{error}{_download_page(protocol)}") from None
     items = read_items(protocol, list_path)
@@ -140,7 +140,7 @@ def _locate_image_folder(
     be found below it.
     """
     try:
-        return folders.find_path(protocol, options, protocol.images, "images"), []
+        return folders.data_path(protocol, options, protocol.images, "images"), []
     except UsageError as error:
         fault = str(error).removeprefix(f"{protocol.dataset}: ")
         return list_path, [f"{fault}{_download_page(protocol)}"]
