@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
-from cosmos_eval.data.readers import FileError, faults_of, parse_list, read_records, shortened
+from cosmos_eval.data.readers import (
+    FileError,
+    parse_list,
+    read_records,
+    report_faults_at,
+    shortened,
+)
 from cosmos_eval.data.sources import ImageFile, ImageSource, open_image_place
 from cosmos_eval.types import AssociationProtocol, FoundSamples, RunOptions, UsageError
 
@@ -50,7 +56,7 @@ def open_data(protocol: AssociationProtocol, options: RunOptions) -> Association
     `options.limit` keeps only the first items. `options.allow_partial` accepts a file with fewer
     items than the complete data set. Raise UsageError if anything else is wrong with the data set.
     """
-    return list_data(protocol, options).require(protocol, options)
+    return list_data(protocol, options).checked_data(protocol, options)
 
 
 def list_data(
@@ -114,7 +120,7 @@ def _make_data(
 def _read_items(path: Path) -> list[_Item]:
     """Return the items of a file. Raise UsageError for a broken item or an empty file."""
     items = []
-    with faults_of(f"{path}: "):
+    with report_faults_at(f"{path}: "):
         for location, record in read_records(path):
             items.append(_parse_item(record, location))
     if not items:

@@ -14,7 +14,7 @@ import pydantic
 from cosmos_core.utils.text import split_sentences
 from cosmos_eval.data import readers, sources
 from cosmos_eval.data.folders import as_tuple
-from cosmos_eval.data.readers import FileError, faults_of, parse
+from cosmos_eval.data.readers import FileError, parse, report_faults_at
 from cosmos_eval.types import RetrievalProtocol, UsageError
 
 # Usual keys of records and columns of tables. They are used by the lists of BLIP
@@ -225,7 +225,7 @@ def _read_captions_of_record(
     if "conversations" in record and captions is record["conversations"]:
         captions = _read_reply(captions, location, protocol)
     if protocol.listed_captions:
-        with faults_of(f"{location}: captions "):
+        with report_faults_at(f"{location}: captions "):
             captions = readers.parse_list(captions)
     return _check_captions(captions, location)
 
@@ -278,7 +278,7 @@ def _read_dense_captions(content: dict[str, Any], path: Path) -> list[CaptionedI
     for file_names in content.values():
         for file_name in file_names:
             file = path.parent / "annotations" / str(file_name)
-            with faults_of(f"{file}: "):
+            with report_faults_at(f"{file}: "):
                 entry = parse(_DenseCaption, readers.read_json(file))
             caption = f"{entry.short_caption}\n{entry.extra_caption}"
             images.append(CaptionedImage(entry.image, _check_captions(caption, str(file))))
@@ -515,7 +515,7 @@ def _read_captions_of_sample(
     content = sample.text(extension)
     if extension == "txt":
         return _check_captions(content.splitlines(), location)
-    with faults_of(f"{location} "):
+    with report_faults_at(f"{location} "):
         record = readers.parse_json(content)
     if not isinstance(record, dict):
         raise UsageError(f"{location}: must be a record with captions")

@@ -24,7 +24,7 @@ from cosmos_eval.data.class_names import (
     make_data,
 )
 from cosmos_eval.data.folders import as_tuple, folder_entries, number_distinct, root_of, walk
-from cosmos_eval.data.readers import faults_of, read_json
+from cosmos_eval.data.readers import read_json, report_faults_at
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -160,7 +160,7 @@ def _read_mapping(path: Path) -> dict[str, str]:
 
     Raise UsageError if the file cannot be read or has any other content.
     """
-    with faults_of(f"cannot read {path}: "):
+    with report_faults_at(f"cannot read {path}: "):
         content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
         raise UsageError(f"{path} must hold names and texts")
@@ -274,7 +274,7 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
     data = make_data(_make_names_distinct(prompt_names), labelled_images)
     data = data._replace(prompts=tuple(prompt_names), templates=templates or None)
     if protocol.metadata:
-        data = data.grouped([_group_name(sample, protocol) for sample in samples])
+        data = data.with_groups([_group_name(sample, protocol) for sample in samples])
     return data
 
 

@@ -63,7 +63,7 @@ class ClassData(NamedTuple):
             group=None if self.group is None else self.group[indices],
         )
 
-    def grouped(self, groups: Sequence[str]) -> ClassData:
+    def with_groups(self, groups: Sequence[str]) -> ClassData:
         """Return the data with the group of each image, whose names are given in order of images.
 
         `["asia", "africa", "asia"]` sets the names `("africa", "asia")` and the indices
@@ -124,7 +124,7 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
     return tuple(names)
 
 
-def shown_names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
+def displayed_class_names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
     """Return the names of the classes for display, which are all different.
 
     They are the names in prompts. If several classes share a name, the name of each class in the

@@ -29,7 +29,7 @@ from cosmos_eval.data.class_names import (
     unnamed_classes,
 )
 from cosmos_eval.data.prepare import can_prepare
-from cosmos_eval.data.readers import FileError, faults_of, read_records, shortened
+from cosmos_eval.data.readers import FileError, read_records, report_faults_at, shortened
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_name
 from cosmos_eval.protocols.classification import CLASS_LISTS
@@ -56,7 +56,7 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
     leaves out images whose files are missing. Raise UsageError if anything else is wrong with the
     data set.
     """
-    return _list_data(protocol, options).require(protocol, options)
+    return _list_data(protocol, options).checked_data(protocol, options)
 
 
 def survey(
@@ -68,7 +68,7 @@ def survey(
     """
     try:
         listing = _list_data(protocol, options)
-        listing_survey = listing.surveyed(protocol, options)
+        listing_survey = listing.complete_survey(protocol, options)
         prompt_faults = _prompt_faults(protocol, listing.data)
         return replace(listing_survey, faults=(*listing_survey.faults, *prompt_faults))
     except UsageError as error:
@@ -300,7 +300,7 @@ def _read_multilabel_list(
     root = folders.root_of(protocol, options, protocol.annotations)
     path = root / protocol.annotations
     classes_by_image: dict[str, list[str]] = {}
-    with faults_of(f"{protocol.dataset}: {path}: "):
+    with report_faults_at(f"{protocol.dataset}: {path}: "):
         for image, record, location in _image_records(path, protocol):
             classes_by_image[image] = _parse_classes(record, protocol.label_key, location)
     listed_classes = set(chain.from_iterable(classes_by_image.values()))
@@ -367,7 +367,7 @@ def _with_groups(
     """
     group_keys = folders.as_tuple(protocol.group_keys)
     group_by_image: dict[str, str] = {}
-    with faults_of(f"{protocol.dataset}: `group_file`: {path}: "):
+    with report_faults_at(f"{protocol.dataset}: `group_file`: {path}: "):
         for image, record, location in _image_records(path, protocol):
             group_values = [_parse_text(record, key, location) for key in group_keys]
             group_by_image[image] = ", ".join(group_values)
@@ -380,7 +380,7 @@ def _with_groups(
             f"{protocol.dataset}: {path} lists {len(unknown_images)} images that {folder} does not "
             f"have, first: {unknown_images[0]}; nearest: {nearest(unknown_images[0], data.names)}"
         )
-    return data.grouped([group_by_image[name] for name in data.names])
+    return data.with_groups([group_by_image[name] for name in data.names])
 
 
 def _image_records(path: Path, protocol: ClassificationProtocol) -> Iterator[tuple[str, Any, str]]:

@@ -260,7 +260,8 @@ def content_hash(sha256s: Iterable[bytes], labels: NDArray[Any] | None = None) -
 class Listing(Generic[Data]):
     """The samples that the files of a data set list, and everything that is wrong with them.
 
-    A run requires that nothing is wrong (`require`). The doctor reports all faults (`surveyed`).
+    A run needs data without faults (`checked_data`). The doctor reports all faults
+    (`complete_survey`).
     """
 
     # The data set in the form of its task, such as `RetrievalData`.
@@ -272,13 +273,13 @@ class Listing(Generic[Data]):
     # The files on the disk, and all faults except wrong numbers of samples.
     survey: Survey = field(default_factory=Survey)
 
-    def require(self, protocol: Protocol, options: RunOptions) -> Data:
+    def checked_data(self, protocol: Protocol, options: RunOptions) -> Data:
         """Return the data, or raise UsageError with the first fault."""
         for fault in self._faults(protocol, options):
             raise UsageError(f"{protocol.dataset}: {fault}")
         return self.data
 
-    def surveyed(self, protocol: Protocol, options: RunOptions) -> Survey:
+    def complete_survey(self, protocol: Protocol, options: RunOptions) -> Survey:
         """Return the survey with all faults, and if there are any, with their remedy."""
         faults = tuple(self._faults(protocol, options))
         remedy = remedy_of(protocol) if faults else None

@@ -66,7 +66,7 @@ def dataset_folder(protocol: Protocol) -> Path:
     return folder
 
 
-def pinned(
+def pin_revision(
     protocol: Protocol, find_folder: Callable[[Protocol], Path] = dataset_folder
 ) -> Protocol:
     """Return the protocol with the commit of its snapshot as its revision.

@@ -77,7 +77,7 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     counts = compare_counts(images=(len(data.samples), protocol.n_images))
     data = data._replace(found_samples=first_shortfall(counts))
     image_folder = find_root(protocol, options.data_root) / protocol.images
-    return Listing(data=data, path=image_folder, counts=counts).require(protocol, options)
+    return Listing(data=data, path=image_folder, counts=counts).checked_data(protocol, options)
 
 
 def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:

@@ -59,10 +59,10 @@ class MissingFileError(FileError):
 
 
 @contextmanager
-def faults_of(location: str) -> Iterator[None]:
+def report_faults_at(location: str) -> Iterator[None]:
     """Turn a FileError in the block into a UsageError whose message begins with `location`.
 
-    `with faults_of("a.json: "):` turns `is not JSON` into `a.json: is not JSON`.
+    `with report_faults_at("a.json: "):` turns `is not JSON` into `a.json: is not JSON`.
     """
     try:
         yield

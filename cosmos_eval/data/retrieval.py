@@ -59,7 +59,7 @@ def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData
     `options.limit` keeps only the first images. `options.allow_partial` leaves out images whose
     files are missing. Raise UsageError if anything else is wrong with the data set.
     """
-    return list_data(protocol, options).require(protocol, options)
+    return list_data(protocol, options).checked_data(protocol, options)
 
 
 def sample_list_hash(data: RetrievalData) -> str:

@@ -56,7 +56,7 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
     leaves out items of a published data set whose images are missing. Raise UsageError if anything
     else is wrong with the data set.
     """
-    return list_data(protocol, options).require(protocol, options)
+    return list_data(protocol, options).checked_data(protocol, options)
 
 
 def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listing[SelectionData]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from cosmos_eval.data.readers import faults_of, read_records
+from cosmos_eval.data.readers import read_records, report_faults_at
 from cosmos_eval.types import SelectionProtocol, UsageError
 
 Chosen = Literal["captions", "images", "both"]
@@ -164,7 +164,7 @@ def _read_entries(path: Path) -> list[tuple[str, Any]]:
     Raise UsageError if the file cannot be read.
     """
     entries = []
-    with faults_of(f"cannot read {path}: "):
+    with report_faults_at(f"cannot read {path}: "):
         for place, entry in read_records(path):
             entries.append((f"{path}, {place}", entry))
     return entries

@@ -34,7 +34,13 @@ from cosmos_core.data.tar import (
     require_one_file,
     split_name,
 )
-from cosmos_eval.data.readers import FileError, MissingFileError, faults_of, read_bytes, read_text
+from cosmos_eval.data.readers import (
+    FileError,
+    MissingFileError,
+    read_bytes,
+    read_text,
+    report_faults_at,
+)
 from cosmos_eval.types import UsageError
 
 # Names of formats and of compressions in Pillow. JPEG 2000 may be lossless, but its header does
@@ -614,5 +620,5 @@ def read_layout_file(path: Path) -> str:
 
     Raise UsageError if it cannot be read.
     """
-    with faults_of(f"cannot read {path}, which CLIP Benchmark's layout has: "):
+    with report_faults_at(f"cannot read {path}, which CLIP Benchmark's layout has: "):
         return read_text(path).strip()

@@ -43,7 +43,7 @@ def read_protocol(
     of protocol for a kind, such as `SegmentationProtocol`. Raise UsageError if the file cannot be
     read or has a wrong key or value.
     """
-    with readers.faults_of(f"{path}: "):
+    with readers.report_faults_at(f"{path}: "):
         content = readers.read_yaml(path, "kind: seg")
         return _protocol_of_kind(content, path, kinds, type_of)
 
@@ -56,7 +56,7 @@ def parse_protocol(
     Paths in it are relative to the current folder. It must have a `name`, since no file names the
     data set. Raise UsageError as `read_protocol` does.
     """
-    with readers.faults_of("the mapping of a data set: "):
+    with readers.report_faults_at("the mapping of a data set: "):
         if not isinstance(content.get("name"), str):
             raise FileError("`name`, which results call the data set by, is missing")
         # Only the folder of this path is used.

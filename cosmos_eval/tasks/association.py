@@ -121,7 +121,7 @@ class Association(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
-        return association_data.list_data(protocol, options).surveyed(protocol, options)
+        return association_data.list_data(protocol, options).complete_survey(protocol, options)
 
     def is_there(self, protocol: types.AssociationProtocol, root: Path) -> bool:
         return all_exist(root, protocol.annotations, protocol.images)

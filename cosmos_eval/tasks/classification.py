@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cosmos_eval import types
 from cosmos_eval.data import classification as class_data
 from cosmos_eval.data.class_folders import find_folder
-from cosmos_eval.data.class_names import class_names, shown_names, templates_of
+from cosmos_eval.data.class_names import class_names, displayed_class_names, templates_of
 from cosmos_eval.data.classification import ClassData
 from cosmos_eval.data.folders import Survey, content_hash, fingerprint
 from cosmos_eval.models.encoder import Encoder
@@ -194,7 +194,7 @@ def displayed_names_array(
     Return an empty dict if the names in the data are displayed.
     """
     if protocol.class_names or protocol.class_list:
-        return {SHOWN: np.array(shown_names(protocol, data))}
+        return {SHOWN: np.array(displayed_class_names(protocol, data))}
     return {}
 
 

@@ -222,7 +222,7 @@ class Retrieval(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
-        return retrieval_data.list_data(protocol, options).surveyed(protocol, options)
+        return retrieval_data.list_data(protocol, options).complete_survey(protocol, options)
 
     def is_there(self, protocol: types.RetrievalProtocol, root: Path) -> bool:
         if protocol.archives:

@@ -280,7 +280,7 @@ class Selection(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
-        return selection_data.list_data(protocol, options).surveyed(protocol, options)
+        return selection_data.list_data(protocol, options).complete_survey(protocol, options)
 
     def is_there(self, protocol: types.SelectionProtocol, root: Path) -> bool:
         return all_exist(root, protocol.annotations, protocol.images)

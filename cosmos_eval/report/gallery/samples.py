@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosmos_eval.data.class_names import ClassData, shown_names
+from cosmos_eval.data.class_names import ClassData, displayed_class_names
 from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.retrieval import RetrievalData
 from cosmos_eval.data.sources import decode_source
@@ -67,7 +67,7 @@ class ClassJudgement(Judgement):
     ) -> None:
         self._data = data
         self._labels = samples[0][LABELS]
-        self._class_names = shown_names(protocol, data)
+        self._class_names = displayed_class_names(protocol, data)
         self._predicted = np.stack([model_samples[TOP5][:, 0] for model_samples in samples])
         self.right = self._predicted == self._labels
         self.kind = self._labels
