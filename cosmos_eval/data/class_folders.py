@@ -23,7 +23,13 @@ from cosmos_eval.data.class_names import (
     listed_classes,
     make_data,
 )
-from cosmos_eval.data.folders import as_tuple, folder_entries, number_distinct, root_of, walk
+from cosmos_eval.data.folders import (
+    as_tuple,
+    folder_entries,
+    number_distinct,
+    root_of,
+    walk_folders,
+)
 from cosmos_eval.data.readers import read_json, report_faults_at
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
@@ -174,7 +180,7 @@ def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
     `folder`, such as `CLASS/subfolder/1.jpg`. Raise UsageError for a class without images.
     """
     paths_by_class: dict[str, list[str]] = {name: [] for name in classes}
-    for subfolder, file_names in sorted(walk(folder), key=lambda entry: str(entry[0])):
+    for subfolder, file_names in sorted(walk_folders(folder), key=lambda entry: str(entry[0])):
         relative_folder = subfolder.relative_to(folder)
         # The class is the first folder of the path; the data set's own folder has none.
         class_name = relative_folder.parts[0] if relative_folder.parts else None

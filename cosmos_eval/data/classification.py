@@ -72,10 +72,10 @@ def survey(
         prompt_faults = _prompt_faults(protocol, listing.data)
         return replace(listing_survey, faults=(*listing_survey.faults, *prompt_faults))
     except UsageError as error:
-        return folders.Survey(faults=(str(error),), remedy=_remedy(protocol, options))
+        return folders.Survey(faults=(str(error),), remedy=_find_remedy(protocol, options))
 
 
-def _remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None:
+def _find_remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None:
     """Return the command that completes a data set, or the page that its files come from.
 
     The command either moves images that are already on the disk, or downloads the data set.

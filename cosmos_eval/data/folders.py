@@ -201,7 +201,7 @@ def find_root(
     raise UsageError(f"{protocol.dataset}: expected {expected}, which is not there")
 
 
-def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield a folder and all folders below it, each with the names of its files.
 
     Links to folders are followed. Raise UsageError for a folder that cannot be read, and for a
@@ -310,8 +310,8 @@ def advice(protocol: Protocol, options: RunOptions) -> str:
     It is, for example: `; see `cosmos-eval data doctor flickr30k`, or measure the samples found
     with --partial, the first N with --limit N`.
     """
-    partial = "" if options.allow_partial else "the samples found with --partial, "
-    return f"{ADVICE}{protocol.dataset}`, or measure {partial}the first N with --limit N"
+    partial_option = "" if options.allow_partial else "the samples found with --partial, "
+    return f"{ADVICE}{protocol.dataset}`, or measure {partial_option}the first N with --limit N"
 
 
 def number_distinct(values: Iterable[Any]) -> dict[Any, int]:

@@ -67,7 +67,7 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
         root = find_root(protocol, options.data_root)
         samples = label_maps.list_data(protocol, options).samples
     except UsageError as error:
-        return Survey(faults=(str(error),), remedy=_remedy(protocol, options, ()))
+        return Survey(faults=(str(error),), remedy=_find_remedy(protocol, options, ()))
     n_expected = len(samples) if protocol.n_images is None else protocol.n_images
     faults_by_kind = _missing_file_faults(samples, protocol, root, n_expected)
 
@@ -85,7 +85,7 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
     file_values = (np.flatnonzero(has_value) + value_of_class_0).tolist()
     return Survey(
         faults=tuple(_summarise(faults) for faults in faults_by_kind.values()),
-        remedy=_remedy(protocol, options, faults_by_kind) if faults_by_kind else None,
+        remedy=_find_remedy(protocol, options, faults_by_kind) if faults_by_kind else None,
         folder=str(root),
         expected=n_expected,
         images=sum(sample.image.is_file() for sample in samples),
@@ -120,7 +120,9 @@ def _summarise(faults: Sequence[str]) -> str:
     return f"{faults[0]} (and {n_more} more)" if n_more else faults[0]
 
 
-def _remedy(protocol: LabelMapProtocol, options: RunOptions, kinds: Iterable[str]) -> str | None:
+def _find_remedy(
+    protocol: LabelMapProtocol, options: RunOptions, kinds: Iterable[str]
+) -> str | None:
     """Return the command that repairs a data set, or the page that its files come from.
 
     The command makes the label maps again from the originals on the disk. It is returned if it

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cosmos_core.data.pixels import open_image
-from cosmos_eval.data.folders import Listing, compare_counts, find_root, first_shortfall, walk
+from cosmos_eval.data.folders import (
+    Listing,
+    compare_counts,
+    find_root,
+    first_shortfall,
+    walk_folders,
+)
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
 from cosmos_eval.types import FoundSamples, LabelMapProtocol, RunOptions, UsageError, nearest
@@ -88,9 +94,9 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     root = find_root(protocol, options.data_root)
     folder = root / protocol.images
     if protocol.split is None:
-        # MMSegmentation would follow links to folders in circles. `walk` raises UsageError for
-        # them, also if its results are not used.
-        for _ in walk(folder):
+        # MMSegmentation would follow links to folders in circles. `walk_folders` raises UsageError
+        # for them, also if its results are not used.
+        for _ in walk_folders(folder):
             pass
     # If unlabelled images are left out, the limit is applied after that.
     limit = None if protocol.only_labelled else options.limit

@@ -423,9 +423,10 @@ def _read_aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     joined as in aro_datasets.py: `brown_white`.
     """
     for record in _read_records(path):
-        x, y = record.number("bbox_x"), record.number("bbox_y")
+        left, top = record.number("bbox_x"), record.number("bbox_y")
         width, height = record.number("bbox_w"), record.number("bbox_h")
-        picture = Picture(record.text("image_path"), (x, y, x + width, y + height))
+        box = (left, top, left + width, top + height)
+        picture = Picture(record.text("image_path"), box)
         captions = (record.text("true_caption"), record.text("false_caption"))
         subset_names = record.texts("relation_name") or record.texts("attributes")
         if not subset_names:

@@ -86,13 +86,14 @@ def to_displayed_rgb(image: Image.Image) -> Image.Image:
     """
     if has_deep_pixels(image):  # more than 8 bits per channel, which Pillow would clip
         image = to_rgb(image)
-    upright = ImageOps.exif_transpose(image)
-    if not upright.has_transparency_data:
-        return to_rgb(upright)
-    rgba = upright.convert("RGBA")
-    on_white = Image.new("RGB", rgba.size, "white")
-    on_white.paste(rgba, mask=rgba.getchannel("A"))
-    return on_white
+    upright_image = ImageOps.exif_transpose(image)
+    if not upright_image.has_transparency_data:
+        return to_rgb(upright_image)
+    # Paste the image on a white one, with its alpha channel as the mask.
+    rgba_image = upright_image.convert("RGBA")
+    white_image = Image.new("RGB", rgba_image.size, "white")
+    white_image.paste(rgba_image, mask=rgba_image.getchannel("A"))
+    return white_image
 
 
 def _require_moderate_shape(image: Image.Image, name: str) -> None:

@@ -163,22 +163,25 @@ def find_known(name: str, protocol_name: str | None = None) -> Protocol:
     UsageError, with the nearest names, for an unknown data set or protocol.
     """
     known_names = [*named_protocols(), *set_names()]
-    dataset, at, revision = name.partition("@")
-    has_invalid_revision = bool(at) and (not revision or dataset not in WEBDATASETS)
-    if dataset not in known_names or has_invalid_revision:
+    dataset, separator, revision = name.partition("@")
+    # Only webdatasets have revisions, and a revision must not be empty.
+    can_have_revision = revision != "" and dataset in WEBDATASETS
+    if dataset not in known_names or (separator and not can_have_revision):
         raise UsageError(
             f"unknown data set {name!r}; known: {nearest(name, known_names)}; "
             "or a .yaml file that describes your own"
         )
     protocols = protocols_of_dataset(dataset)
     if protocol_name is None:
-        protocol_name = next(iter(protocols))
+        protocol_name = next(iter(protocols))  # the usual one is the first
     if protocol_name not in protocols:
         raise UsageError(
             f"{dataset} has no protocol {protocol_name!r}; it has: {', '.join(protocols)}"
         )
     protocol = protocols[protocol_name]
-    return replace(protocol, dataset=name, revision=revision) if revision else protocol
+    if not revision:
+        return protocol
+    return replace(protocol, dataset=name, revision=revision)
 
 
 def prepare(protocol: Protocol) -> None:

@@ -102,6 +102,7 @@ def _plan_moves(
     for image in flat_images:
         source = folder / image.name
         target = folder / wordnet_id_by_image[image.name] / image.official_name
+        # The same image may be in its class folder already, or in this list under another name.
         duplicate = target if target.exists() else source_by_target.get(target)
         if duplicate is not None:
             raise UsageError(
