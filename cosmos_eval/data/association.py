@@ -78,12 +78,12 @@ def list_data(
     if missing_files:
         faults.append(
             f"{len(missing_files)} of the {len(files)} images of {list_path} are not there, "
-            f"first: {missing_files[0]}{folders.similar_file(missing_files[0])}"
+            f"first: {missing_files[0]}{folders.describe_similar_file(missing_files[0])}"
         )
     counts = folders.compare_counts(items=(len(all_items), protocol.n_items))
     data = _make_data(items, index_by_image, images)
     return folders.Listing(
-        data=data._replace(found_samples=folders.first_shortfall(counts)),
+        data=data._replace(found_samples=folders.find_shortfall(counts)),
         path=list_path,
         counts=counts,
         survey=folders.Survey(

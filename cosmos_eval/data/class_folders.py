@@ -19,9 +19,9 @@ from cosmos_eval.data import sources
 from cosmos_eval.data.class_names import (
     WORDNET_ID,
     ClassData,
-    class_differences,
-    listed_classes,
+    describe_class_differences,
     make_data,
+    read_folder_names,
 )
 from cosmos_eval.data.folders import (
     as_tuple,
@@ -237,7 +237,7 @@ def is_subset_of_list(protocol: ClassificationProtocol, classes: Sequence[str]) 
     is_known_set = protocol.n_classes is not None
     if protocol.class_list is None or is_known_set:
         return False
-    return set(classes) <= set(listed_classes(protocol.class_list))
+    return set(classes) <= set(read_folder_names(protocol.class_list))
 
 
 def _require_listed_classes(
@@ -255,9 +255,10 @@ def _require_listed_classes(
         return
     sha256 = hashlib.sha256("\n".join(classes).encode(errors="surrogateescape")).hexdigest()
     if sha256 != class_list.classes_sha256:
+        differences = describe_class_differences(protocol, classes)
         raise UsageError(
             f"{folder} has {len(classes)} {origin}, which are not the {class_list.n_classes} "
-            f"{class_list.classes} of {protocol.class_list}{class_differences(protocol, classes)}"
+            f"{class_list.classes} of {protocol.class_list}{differences}"
         )
 
 
@@ -280,7 +281,7 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
     data = make_data(_make_names_distinct(prompt_names), labelled_images)
     data = data._replace(prompts=tuple(prompt_names), templates=templates or None)
     if protocol.metadata:
-        data = data.with_groups([_group_name(sample, protocol) for sample in samples])
+        data = data.with_groups([_format_group_name(sample, protocol) for sample in samples])
     return data
 
 
@@ -317,7 +318,7 @@ def _read_templates(path: Path) -> tuple[str, ...]:
     return tuple(template.replace("{c}", "{}") for template in templates)
 
 
-def _group_name(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> str:
+def _format_group_name(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> str:
     """Return the name of the group that a sample belongs to, such as `region 3, year 2`.
 
     The .npy file of the sample holds a number for each name in `protocol.metadata`. The numbers

@@ -108,8 +108,8 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
     4. the names in the data, with separators replaced by spaces.
     """
     if protocol.class_list is not None:
-        prompt_names = list_names(protocol.class_list)
-        list_classes = listed_classes(protocol.class_list)
+        prompt_names = read_prompt_names(protocol.class_list)
+        list_classes = read_folder_names(protocol.class_list)
         if set(data.classes) <= set(list_classes):
             # The data may have only some of the listed classes.
             prompt_name_by_class = dict(zip(list_classes, prompt_names, strict=True))
@@ -196,7 +196,7 @@ def clip_benchmark_templates(key: str) -> tuple[str, ...]:
     return tuple(template.replace("{c}", "{}") for template in templates)
 
 
-def list_names(class_list: str) -> tuple[str, ...]:
+def read_prompt_names(class_list: str) -> tuple[str, ...]:
     """Return the names in prompts of the classes of a class list, in the order of the list.
 
     The names come from CLIP Benchmark, which names the classes of whole lists such as ImageNet-1k.
@@ -207,11 +207,11 @@ def list_names(class_list: str) -> tuple[str, ...]:
     names = tuple(_read_clip_benchmark("en_classnames.json")[record.names])[record.skipped :]
     if record.n_classes == len(names):
         return names
-    name_by_wordnet_id = dict(zip(listed_classes(record.names), names, strict=True))
-    return tuple(name_by_wordnet_id[wordnet_id] for wordnet_id in listed_classes(class_list))
+    name_by_wordnet_id = dict(zip(read_folder_names(record.names), names, strict=True))
+    return tuple(name_by_wordnet_id[wordnet_id] for wordnet_id in read_folder_names(class_list))
 
 
-def listed_classes(class_list: str) -> Sequence[str]:
+def read_folder_names(class_list: str) -> Sequence[str]:
     """Return the names of the folders of a class list's classes: WordNet ids, or 0, 1, 2...
 
     WordNet ids are read from the files of timm. Return an empty list if timm is not installed or
@@ -231,7 +231,7 @@ def listed_classes(class_list: str) -> Sequence[str]:
     return []
 
 
-def unnamed_classes(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
+def unnamed_class_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
     """Yield a fault if prompts would call classes by WordNet ids or numbers instead of names.
 
     The fault says how to name them.
@@ -253,7 +253,7 @@ def unnamed_classes(protocol: ClassificationProtocol, data: ClassData) -> Iterat
     if not unnamed:
         return
     remedy = f"name them by `class_names: {{{unnamed[0]!r}: NAME, ...}}`"
-    if set(data.classes) <= set(listed_classes(imagenet_list)):
+    if set(data.classes) <= set(read_folder_names(imagenet_list)):
         remedy += f", or if they are ImageNet's by `class_list: {imagenet_list}`"
     yield (
         f"{len(unnamed)} classes are called by {kind}, such as {unnamed[0]}, in "
@@ -261,7 +261,9 @@ def unnamed_classes(protocol: ClassificationProtocol, data: ClassData) -> Iterat
     )
 
 
-def class_differences(protocol: ClassificationProtocol, data_classes: Sequence[str]) -> str:
+def describe_class_differences(
+    protocol: ClassificationProtocol, data_classes: Sequence[str]
+) -> str:
     """Return the end of a message about wrong classes, which lists how they differ.
 
     For example `; missing: beagle, boxer; not of this set: tiger`. Only the first classes are
@@ -271,7 +273,7 @@ def class_differences(protocol: ClassificationProtocol, data_classes: Sequence[s
     if protocol.torchvision == "oxford_pets":
         expected_classes = _read_clip_benchmark("en_classnames.json")["pets"]
     elif protocol.class_list is not None:
-        expected_classes = listed_classes(protocol.class_list)
+        expected_classes = read_folder_names(protocol.class_list)
     if not expected_classes:
         return ""
     missing_names = [name for name in expected_classes if name not in data_classes]

@@ -22,11 +22,11 @@ from cosmos_eval.data.class_folders import (
 )
 from cosmos_eval.data.class_names import (
     ClassData,
-    class_differences,
+    describe_class_differences,
     make_data,
     template_faults,
     templates_of,
-    unnamed_classes,
+    unnamed_class_faults,
 )
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, read_records, report_faults_at, shortened
@@ -106,7 +106,7 @@ def require_prompts(protocol: ClassificationProtocol, _: RunOptions, data: Class
 def _prompt_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
     """Yield the reasons why images cannot be classified by prompts of their classes."""
     yield from _choice_faults(protocol, data)
-    yield from unnamed_classes(protocol, data)
+    yield from unnamed_class_faults(protocol, data)
 
 
 def _choice_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
@@ -192,7 +192,7 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
     chosen_data = data.select(chosen_indices.tolist())
     missing_files = list(missing_file_by_index.values())
     return folders.Listing(
-        data=chosen_data._replace(found_samples=folders.first_shortfall(counts)),
+        data=chosen_data._replace(found_samples=folders.find_shortfall(counts)),
         path=folder,
         counts=counts,
         survey=folders.Survey(
@@ -301,7 +301,7 @@ def _read_multilabel_list(
     path = root / protocol.annotations
     classes_by_image: dict[str, list[str]] = {}
     with report_faults_at(f"{protocol.dataset}: {path}: "):
-        for image, record, location in _image_records(path, protocol):
+        for image, record, location in _read_image_records(path, protocol):
             classes_by_image[image] = _parse_classes(record, protocol.label_key, location)
     listed_classes = set(chain.from_iterable(classes_by_image.values()))
     _check_listed_classes(protocol, path, listed_classes)
@@ -368,7 +368,7 @@ def _with_groups(
     group_keys = folders.as_tuple(protocol.group_keys)
     group_by_image: dict[str, str] = {}
     with report_faults_at(f"{protocol.dataset}: `group_file`: {path}: "):
-        for image, record, location in _image_records(path, protocol):
+        for image, record, location in _read_image_records(path, protocol):
             group_values = [_parse_text(record, key, location) for key in group_keys]
             group_by_image[image] = ", ".join(group_values)
     for name in data.names:
@@ -383,7 +383,9 @@ def _with_groups(
     return data.with_groups([group_by_image[name] for name in data.names])
 
 
-def _image_records(path: Path, protocol: ClassificationProtocol) -> Iterator[tuple[str, Any, str]]:
+def _read_image_records(
+    path: Path, protocol: ClassificationProtocol
+) -> Iterator[tuple[str, Any, str]]:
     """Yield the image's name, the record and its location for every entry of a file.
 
     The location, such as `line 3`, is for error messages. Raise FileError for an image that is
@@ -450,16 +452,17 @@ def _list_faults(
     """Yield everything that is wrong with the listed data, except a wrong number of images."""
     if missing_files:
         page = f"; from: {protocol.download}" if protocol.download else ""
+        similar = folders.describe_similar_file(missing_files[0])
         yield (
             f"{len(missing_files)} of {len(data.images)} {split_name(protocol)} images are not "
-            f"there, the first: {missing_files[0]}{page}{folders.similar_file(missing_files[0])}"
+            f"there, the first: {missing_files[0]}{page}{similar}"
         )
     yield from _class_count_faults(protocol, folder, data)
     yield from template_faults(templates_of(protocol, data))
     yield from _label_faults(protocol, folder, data)
 
 
-def _whole_set_page(protocol: ClassificationProtocol) -> str:
+def _format_whole_set_page(protocol: ClassificationProtocol) -> str:
     """Return the end of an error about wrong classes, which names the page of the whole set.
 
     Return an empty text if no page is known.
@@ -481,10 +484,10 @@ def _class_count_faults(
     if has_expected_number or is_subset_of_list(protocol, data.classes):
         return
     kind = "" if class_list is None else f" {class_list.classes} of {protocol.class_list}"
-    differences = class_differences(protocol, data.classes)
+    differences = describe_class_differences(protocol, data.classes)
     yield (
         f"{folder} has {len(data.classes)} classes, not the {n_expected}{kind}{differences}"
-        f"{_whole_set_page(protocol)}"
+        f"{_format_whole_set_page(protocol)}"
     )
 
 
@@ -498,5 +501,5 @@ def _label_faults(protocol: ClassificationProtocol, folder: Path, data: ClassDat
         first = invalid_indices[0]
         yield (
             f"{folder} gives {data.names[first]} the class number {data.labels[first] + 1}, "
-            f"but has {n_classes} classes{_whole_set_page(protocol)}"
+            f"but has {n_classes} classes{_format_whole_set_page(protocol)}"
         )

@@ -104,7 +104,7 @@ def all_exist(root: Path, *required_paths: Paths) -> bool:
     return True
 
 
-def similar_file(path: Path) -> str:
+def describe_similar_file(path: Path) -> str:
     """Return the end of a message about a missing file, which names a similar file.
 
     The similar file lies in the same folder and has another suffix. If `1.jpg` is missing, the
@@ -298,13 +298,14 @@ class Listing(Generic[Data]):
             if count.n_found > count.n_expected:
                 yield (
                     f"{self.path} has {count.n_found} {count.unit}, more than the "
-                    f"{count.n_expected} of {protocol.dataset}{advice(protocol, options)}"
+                    f"{count.n_expected} of {protocol.dataset}{format_advice(protocol, options)}"
                 )
             elif count.n_found < count.n_expected and not options.allow_partial:
-                yield f"{self.path} has {count} of {protocol.dataset}{advice(protocol, options)}"
+                advice = format_advice(protocol, options)
+                yield f"{self.path} has {count} of {protocol.dataset}{advice}"
 
 
-def advice(protocol: Protocol, options: RunOptions) -> str:
+def format_advice(protocol: Protocol, options: RunOptions) -> str:
     """Return the end of an error about an incomplete data set, which says what to do.
 
     It is, for example: `; see `cosmos-eval data doctor flickr30k`, or measure the samples found
@@ -340,7 +341,7 @@ def compare_counts(**found_and_expected: tuple[int, int | None]) -> list[FoundSa
     return counts
 
 
-def first_shortfall(counts: Sequence[FoundSamples]) -> FoundSamples | None:
+def find_shortfall(counts: Sequence[FoundSamples]) -> FoundSamples | None:
     """Return the first count of which samples are missing, or None if all are complete."""
     for count in counts:
         if count.n_found < count.n_expected:

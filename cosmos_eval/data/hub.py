@@ -37,7 +37,7 @@ def dataset_folder(protocol: Protocol) -> Path:
     """
     repository = f"{protocol.dataset}: {_repository_name(protocol)}"
     try:
-        folder = Path(_snapshot(protocol, offline=True))
+        folder = Path(_get_snapshot(protocol, offline=True))
     except errors.LocalEntryNotFoundError as error:
         raise UsageError(
             f"{repository} is not, or not completely, in {constants.HF_HUB_CACHE}: "
@@ -83,8 +83,8 @@ def fetch_dataset(protocol: Protocol) -> None:
     Files that are in the cache already are not downloaded again, and an interrupted download is
     continued. Raise UsageError if the download fails or if a file is damaged.
     """
-    with _client_errors_reported(protocol):
-        folder = Path(_snapshot(protocol))
+    with _report_client_errors(protocol):
+        folder = Path(_get_snapshot(protocol))
     for path in sorted(folder.rglob("*")):
         require_intact(protocol, path, f"remove {path.resolve()} and use --download again")
 
@@ -94,8 +94,8 @@ def fetch_texts(protocol: Protocol) -> Path:
 
     Raise UsageError if the download fails.
     """
-    with _client_errors_reported(protocol):
-        return Path(_snapshot(protocol, ["*.txt"]))
+    with _report_client_errors(protocol):
+        return Path(_get_snapshot(protocol, ["*.txt"]))
 
 
 def archives_of(protocol: Protocol, folder: Path) -> dict[str, str]:
@@ -106,7 +106,7 @@ def archives_of(protocol: Protocol, folder: Path) -> dict[str, str]:
     that fails, or if the repository lacks one of the archives.
     """
     names = [str(path.relative_to(folder)) for path in numbered_archives(folder / "test")]
-    with _client_errors_reported(protocol):
+    with _report_client_errors(protocol):
         entries = list(
             client.HfApi().list_repo_tree(path_in_repo="test", **_repository_arguments(protocol))
         )
@@ -137,12 +137,12 @@ def fetch_file(protocol: Protocol, file: str, folder: Path | None = None) -> Pat
     is_cached = isinstance(client.try_to_load_from_cache(**arguments), str)
     if is_cached:
         folder = None
-    with _client_errors_reported(protocol):
+    with _report_client_errors(protocol):
         return Path(client.hf_hub_download(**arguments, cache_dir=folder))
 
 
 @contextmanager
-def _client_errors_reported(protocol: Protocol) -> Iterator[None]:
+def _report_client_errors(protocol: Protocol) -> Iterator[None]:
     """Turn any error in the block, which uses huggingface_hub, into a UsageError of one line."""
     limit_waiting()
     try:
@@ -168,7 +168,7 @@ def require_intact(protocol: Protocol, path: Path, remedy: str) -> None:
         )
 
 
-def _snapshot(
+def _get_snapshot(
     protocol: Protocol, patterns: Sequence[str] = _FILE_PATTERNS, *, offline: bool = False
 ) -> str:
     """Return the folder of a repository's snapshot, with the files that match `patterns`.
@@ -219,7 +219,7 @@ def quiet() -> Iterator[None]:
 
 def was_not_fetched(error: BaseException) -> bool:
     """Return whether an error was raised because offline mode forbids to download a file."""
-    return any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _causes(error))
+    return any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _iterate_causes(error))
 
 
 def describe_error(error: BaseException, remedy: str = "") -> str:
@@ -228,8 +228,8 @@ def describe_error(error: BaseException, remedy: str = "") -> str:
     Errors of the hub, the connection and the disk are explained. Any other error is described by
     its own message, followed by `remedy`.
     """
-    for cause in _causes(error):
-        text = _access_reason(cause) or _connection_reason(cause)
+    for cause in _iterate_causes(error):
+        text = _explain_access_error(cause) or _explain_connection_error(cause)
         if text is not None:
             return text
         # huggingface_hub also raises LocalEntryNotFoundError if the hub refuses a file. Its cause
@@ -240,7 +240,7 @@ def describe_error(error: BaseException, remedy: str = "") -> str:
     return textwrap.shorten(message, _MAX_REASON).rstrip(".") + remedy
 
 
-def _access_reason(error: BaseException) -> str | None:
+def _explain_access_error(error: BaseException) -> str | None:
     """Return why the hub gives no access to a file and what to do, or None for other errors."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
     if isinstance(error, SlowHubError):
@@ -249,17 +249,17 @@ def _access_reason(error: BaseException) -> str | None:
         return f"not in {cache}, and offline mode is enabled: unset HF_HUB_OFFLINE to fetch it"
     if isinstance(error, errors.GatedRepoError):
         return f"{hub} gives access on request: accept the terms on its page there, set HF_TOKEN"
-    if isinstance(error, errors.RepositoryNotFoundError) or _status_code(error) in (401, 403):
+    if isinstance(error, errors.RepositoryNotFoundError) or _get_status_code(error) in (401, 403):
         return f"{hub} has no such repository, or a private one: correct its name, or set HF_TOKEN"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{hub} has no such revision of it: name a branch, tag or commit"
     return None
 
 
-def _connection_reason(error: BaseException) -> str | None:
+def _explain_connection_error(error: BaseException) -> str | None:
     """Return how the connection or the disk fails and what to do, or None for other errors."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
-    status = _status_code(error)
+    status = _get_status_code(error)
     if status == 429 or status >= 500:
         return f"{hub} answers with status {status}: try again later"
     if not status and type(error).__module__.startswith(_HTTP_PACKAGES):
@@ -272,13 +272,13 @@ def _connection_reason(error: BaseException) -> str | None:
     return None
 
 
-def _status_code(error: BaseException) -> int:
+def _get_status_code(error: BaseException) -> int:
     """Return the status of the HTTP response that an error holds, or 0 without a response."""
     response = getattr(error, "response", None)
     return getattr(response, "status_code", 0)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error, its cause, the cause of the cause, and so on."""
     while error is not None:
         yield error

@@ -24,7 +24,7 @@ from cosmos_eval.data.folders import (
     Listing,
     compare_counts,
     find_root,
-    first_shortfall,
+    find_shortfall,
     walk_folders,
 )
 from cosmos_eval.data.sources import require_lossless
@@ -81,7 +81,7 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
         if complete_samples:
             data = data._replace(samples=tuple(complete_samples))
     counts = compare_counts(images=(len(data.samples), protocol.n_images))
-    data = data._replace(found_samples=first_shortfall(counts))
+    data = data._replace(found_samples=find_shortfall(counts))
     image_folder = find_root(protocol, options.data_root) / protocol.images
     return Listing(data=data, path=image_folder, counts=counts).checked_data(protocol, options)
 
@@ -114,16 +114,18 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
         suffixes = sorted({path.suffix for path in folder.rglob("*.*") if path.is_file()})
         hint = f", only of {', '.join(suffixes)}: set `image_suffix`" if suffixes else ""
         raise UsageError(f"{protocol.dataset}: no image *{protocol.image_suffix} in {folder}{hint}")
-    return LabelMaps(tuple(samples), _class_colours(dataset.metainfo["palette"], protocol))
+    return LabelMaps(tuple(samples), _select_class_colours(dataset.metainfo["palette"], protocol))
 
 
 def palette(protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
     """Return MMSegmentation's RGB colour (0-255) of every class; none for plain folders."""
     cls = dataset_class(protocol.mmseg_type or "BaseSegDataset")
-    return _class_colours(cls.METAINFO.get("palette", ()), protocol)
+    return _select_class_colours(cls.METAINFO.get("palette", ()), protocol)
 
 
-def _class_colours(colours: Any, protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
+def _select_class_colours(
+    colours: Any, protocol: LabelMapProtocol
+) -> tuple[tuple[int, int, int], ...]:
     """Return one colour for each class of a protocol, from the colours of MMSegmentation's classes.
 
     A protocol may leave out MMSegmentation's first class, the background. Its classes therefore
@@ -255,7 +257,7 @@ def _build_dataset(protocol: LabelMapProtocol, root: Path, limit: int | None) ->
 
 
 @functools.cache
-def _registry() -> Any:
+def _get_registry() -> Any:
     """Return MMSegmentation's registry of data set classes, with COCO-Object in it.
 
     The first call adds the class `COCOObjectDataset`, which MMSegmentation lacks.
@@ -277,9 +279,9 @@ def dataset_class(name: str) -> Any:
 
     Raise UsageError with the nearest names if there is none.
     """
-    cls = _registry().get(name)
+    cls = _get_registry().get(name)
     if cls is None:
-        nearest_names = nearest(name, list(_registry().module_dict))
+        nearest_names = nearest(name, list(_get_registry().module_dict))
         raise UsageError(f"MMSegmentation has no data set class '{name}'; known: {nearest_names}")
     return cls
 

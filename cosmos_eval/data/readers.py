@@ -143,7 +143,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
             except FileError as error:
                 raise FileError(f"line {number}: {error}") from error
     elif suffix in (".csv", ".tsv"):
-        yield from _table_rows(read_text(path))
+        yield from _read_table_rows(read_text(path))
     elif suffix == ".json":
         content = read_json(path)
         if isinstance(content, list):
@@ -185,7 +185,7 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the location and the fields of every row of a table with a header.
 
     The table with the lines `image,caption` and `1.jpg,A dog` gives

@@ -90,7 +90,7 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
         faults.append(_missing_images_fault(listed_images, protocol, options))
     data = _make_data(listed_images, protocol)
     return folders.Listing(
-        data=data._replace(found_samples=folders.first_shortfall(counts)),
+        data=data._replace(found_samples=folders.find_shortfall(counts)),
         path=listed_images.list_path,
         counts=counts,
         survey=folders.Survey(
@@ -233,12 +233,12 @@ def _missing_images_fault(
     n_listed = len(listed_images.captioned_images)
     first_missing = listed_images.missing_files[0]
     fault = f"{n_missing} of {n_listed} images missing, first: {first_missing}"
-    similar = folders.similar_file(first_missing)
+    similar = folders.describe_similar_file(first_missing)
     if similar:
         fault += f"{similar}: mend the names, or set `image_suffix`"
     if n_missing == n_listed and not isinstance(protocol.images, str):
         # The folder may only have another name.
         fault += f"; images are looked for in {', '.join(protocol.images)}"
     if protocol.n_images is not None:
-        fault += folders.advice(protocol, options)
+        fault += folders.format_advice(protocol, options)
     return fault

@@ -75,9 +75,11 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
     image_paths, missing_paths = _find_image_files(data, image_folder)
     if missing_paths and not faults:
         first_missing = missing_paths[0]
+        page = _format_download_page(protocol)
+        similar = folders.describe_similar_file(first_missing)
         faults.append(
             f"{len(missing_paths)} of the {len(image_paths)} images of {list_path} are not there, "
-            f"first: {first_missing}{_download_page(protocol)}{folders.similar_file(first_missing)}"
+            f"first: {first_missing}{page}{similar}"
         )
 
     # A published list without a known number of items is complete.
@@ -86,7 +88,7 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
         n_expected = len(listed_items)
     counts = folders.compare_counts(items=(len(items), n_expected))
     return folders.Listing(
-        data=data._replace(found_samples=folders.first_shortfall(counts)),
+        data=data._replace(found_samples=folders.find_shortfall(counts)),
         path=list_path,
         counts=_compare_subset_counts(protocol, items) or counts,
         survey=folders.Survey(
@@ -121,7 +123,7 @@ def _read_items(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path,
     try:
         list_path = folders.data_path(protocol, options, protocol.annotations, "items")
     except UsageError as error:
-        raise UsageError(f"{error}{_download_page(protocol)}") from None
+        raise UsageError(f"{error}{_format_download_page(protocol)}") from None
     items = read_items(protocol, list_path)
     if not items:
         raise UsageError(f"{list_path} holds no items")
@@ -143,10 +145,10 @@ def _locate_image_folder(
         return folders.data_path(protocol, options, protocol.images, "images"), []
     except UsageError as error:
         fault = str(error).removeprefix(f"{protocol.dataset}: ")
-        return list_path, [f"{fault}{_download_page(protocol)}"]
+        return list_path, [f"{fault}{_format_download_page(protocol)}"]
 
 
-def _download_page(protocol: SelectionProtocol) -> str:
+def _format_download_page(protocol: SelectionProtocol) -> str:
     """Return the end of an error about missing files, which names their page, or an empty text."""
     return f"; from: {protocol.download}" if protocol.download else ""
 

@@ -548,13 +548,13 @@ def archive_notes(data: Any) -> list[str]:
     for archive in dict.fromkeys(archives):  # every archive once, in their order
         if not archive.is_file():
             continue  # a streamed archive is removed after the measurement
-        note = _zeros_note(archive)
+        note = _describe_trailing_zeros(archive)
         if note is not None:
             notes.append(note)
     return notes
 
 
-def _zeros_note(archive: Path) -> str | None:
+def _describe_trailing_zeros(archive: Path) -> str | None:
     """Return a note if a tar archive ends with more zeros than tar writes, or else None.
 
     After the last file, tar writes two blocks of zeros, and then zeros up to the end of the record.

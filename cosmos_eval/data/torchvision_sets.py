@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cosmos_eval.data.class_names import ClassData, list_names, make_data
+from cosmos_eval.data.class_names import ClassData, make_data, read_prompt_names
 from cosmos_eval.data.sources import ImageArray, ImageFile
 from cosmos_eval.types import ClassificationProtocol, UsageError
 
@@ -69,7 +69,7 @@ def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
         if missing_paths:
             reason = f"expected {missing_paths[0]}, which is not there"
         else:
-            reason = _torchvision_message(error)
+            reason = _format_error(error)
         raise UsageError(
             f"{protocol.dataset}: torchvision cannot read {folder}: {reason}"
         ) from error
@@ -87,11 +87,11 @@ def download_torchvision(protocol: ClassificationProtocol, root: Path) -> None:
     except _TORCHVISION_ERRORS as error:
         raise UsageError(
             f"{protocol.dataset}: torchvision cannot fetch {root / protocol.folder}: "
-            f"{_torchvision_message(error)}; from: {protocol.download}"
+            f"{_format_error(error)}; from: {protocol.download}"
         ) from error
 
 
-def _torchvision_message(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     """Return the message of torchvision's error on one line.
 
     Its advice to pass `download=True`, which users of this package cannot do, is left out.
@@ -155,7 +155,7 @@ class _FileSet:
         data_set = _open_data_set(self.class_name, root, download, **arguments)
         # Neither the files nor older releases of torchvision have names of flowers.
         is_flowers = self.class_name == "Flowers102"
-        classes = list_names("flowers102") if is_flowers else data_set.classes
+        classes = read_prompt_names("flowers102") if is_flowers else data_set.classes
         if self.class_name == "StanfordCars":
             labelled_paths = data_set._samples
         else:

@@ -45,7 +45,7 @@ def read_protocol(
     """
     with readers.report_faults_at(f"{path}: "):
         content = readers.read_yaml(path, "kind: seg")
-        return _protocol_of_kind(content, path, kinds, type_of)
+        return _make_protocol_of_kind(content, path, kinds, type_of)
 
 
 def parse_protocol(
@@ -61,10 +61,10 @@ def parse_protocol(
             raise FileError("`name`, which results call the data set by, is missing")
         # Only the folder of this path is used.
         path = Path.cwd() / "mapping.yaml"
-        return _protocol_of_kind(dict(content), path, kinds, type_of)
+        return _make_protocol_of_kind(dict(content), path, kinds, type_of)
 
 
-def _protocol_of_kind(
+def _make_protocol_of_kind(
     content: dict[str, Any],
     path: Path,
     kinds: Sequence[str],
@@ -139,16 +139,16 @@ def _make_file_model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         )
         default = ... if is_required else None
-        fields[field.name] = (_strict_type(hint_by_name[field.name]), default)
+        fields[field.name] = (_make_strict_type(hint_by_name[field.name]), default)
     return pydantic.create_model(cls.__name__, __config__=CONFIG, **fields)
 
 
-def _tag_of(value: Any) -> str:
+def _choose_type_tag(value: Any) -> str:
     """Return the tag of the type by which pydantic checks a value: a list, or else a text."""
     return LIST if isinstance(value, list) else TEXT
 
 
-def _strict_type(hint: Any) -> Any:
+def _make_strict_type(hint: Any) -> Any:
     """Return the pydantic type that checks a field with this type hint.
 
     It is stricter than the hint. It refuses blank texts, empty lists, negative whole numbers, and
@@ -158,32 +158,32 @@ def _strict_type(hint: Any) -> Any:
     if hint in _SIMPLE_TYPES:
         return _SIMPLE_TYPES[hint]
     if origin is tuple:
-        return _strict_tuple(arguments)
+        return _make_strict_tuple(arguments)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         key, value = arguments
-        return dict[_strict_type(key), _strict_type(value)]  # type: ignore[misc]
+        return dict[_make_strict_type(key), _make_strict_type(value)]  # type: ignore[misc]
     if NoneType in arguments:
         # `X | None`: check X, or allow null.
         alternatives = tuple(argument for argument in arguments if argument is not NoneType)
-        return _strict_type(Union[alternatives]) | None  # noqa: UP007 for a tuple of types
+        return _make_strict_type(Union[alternatives]) | None  # noqa: UP007 for a tuple of types
     if set(arguments) == {str, tuple[str, ...]}:
         # The type of the value decides which of both types it is checked by, so that an error is
         # about that type only.
-        texts: Any = Annotated[_strict_type(tuple[str, ...]), Tag(LIST)]
-        return Annotated[texts | Annotated[Text, Tag(TEXT)], Discriminator(_tag_of)]
+        texts: Any = Annotated[_make_strict_type(tuple[str, ...]), Tag(LIST)]
+        return Annotated[texts | Annotated[Text, Tag(TEXT)], Discriminator(_choose_type_tag)]
     return hint
 
 
-def _strict_tuple(arguments: Sequence[Any]) -> Any:
+def _make_strict_tuple(arguments: Sequence[Any]) -> Any:
     """Return the pydantic type of a tuple with these type arguments.
 
     YAML files write a tuple as a list. A tuple of any length, such as `tuple[str, ...]`, must not
     be empty.
     """
     if arguments[-1] is ...:
-        repeated: Any = tuple[_strict_type(arguments[0]), ...]  # type: ignore[misc]
+        repeated: Any = tuple[_make_strict_type(arguments[0]), ...]  # type: ignore[misc]
         return Annotated[repeated, Strict(False), Field(min_length=1)]
-    entries: Any = tuple[tuple(_strict_type(argument) for argument in arguments)]  # type: ignore[misc]
+    entries: Any = tuple[tuple(_make_strict_type(argument) for argument in arguments)]  # type: ignore[misc]
     return Annotated[entries, Strict(False)]
 
 

@@ -157,7 +157,7 @@ def prepare_scenes() -> None:
     root = _scenes_folder()
     if root.is_dir():
         return
-    with _write_errors_reported(root), appearing(root) as temporary_folder:
+    with _report_write_errors(root), appearing(root) as temporary_folder:
         _render_test_scenes(temporary_folder)
 
 
@@ -180,12 +180,12 @@ def prepare_training(dataset: str) -> None:
         start, count = TRAIN_SCENES + PROBE_IMAGES, TRAINING_IMAGES
     if root.is_dir():
         return
-    with _write_errors_reported(root):
+    with _report_write_errors(root):
         write_layouts(root, split=TRAIN, count=count, start=start, layouts=[layout])
 
 
 @contextmanager
-def _write_errors_reported(root: Path) -> Iterator[None]:
+def _report_write_errors(root: Path) -> Iterator[None]:
     """Turn an OSError in the block, which writes the folder `root`, into a UsageError.
 
     Ignore the error if the folder exists after it.

@@ -52,7 +52,7 @@ COCO_THINGS = SEGMENTATION["coco_object"].class_names[1:]
 _SPACED_NAMES = ("dining table", "playing field", "potted plant", "tv monitor", "water drops")
 
 
-def _fixed_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
+def _fix_prompts(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
     """Return the prompts of every class, without two errors of the published lists.
 
     Words that are written together are separated: `trafficlight` becomes `traffic light`. Prompts
@@ -72,7 +72,7 @@ def _fixed_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
     return tuple(prompts_of_classes)
 
 
-def _clearclip_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
+def _clearclip_prompts(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
     """Return the prompts of every class as in ClearCLIP's lists.
 
     For three data sets, they differ from the lists of SCLIP, which other protocols use: a class has
@@ -96,9 +96,9 @@ def _with_protocol(protocol: SegmentationProtocol, protocol_name: str) -> Segmen
     constants.update(constants_by_dataset.get(protocol.dataset, {}))
     queries = protocol.queries
     if protocol_name == "fixed-names":
-        queries = _fixed_names(protocol)
+        queries = _fix_prompts(protocol)
     elif protocol_name == "clearclip":
-        queries = _clearclip_names(protocol)
+        queries = _clearclip_prompts(protocol)
     return replace(protocol, protocol_name=protocol_name, queries=queries, **constants)
 
 

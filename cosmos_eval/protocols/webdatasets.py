@@ -48,7 +48,7 @@ def _make_protocol(row: Mapping[str, str]) -> Protocol:
         "repository": repository,
         "main_metric": row["main_metric"] or None,
     }
-    fields.update(_file_fields(row))
+    fields.update(_make_file_fields(row))
     n_samples = int(row["n_images"]) if row["n_images"] else None
     if row["task"] == "assoc":
         return AssociationProtocol(**fields, n_items=n_samples)
@@ -83,7 +83,7 @@ def _repository_name(row: Mapping[str, str]) -> str:
     return _REPOSITORIES[row["protocol_name"]].format(name_in_repository)
 
 
-def _file_fields(row: Mapping[str, str]) -> dict[str, Any]:
+def _make_file_fields(row: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields of a protocol that say where its images and captions or classes are.
 
     They are in tar archives, unless the row names a file of annotations and a file of images.

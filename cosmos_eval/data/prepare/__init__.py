@@ -20,7 +20,7 @@ _TRANSLATED = ("coco_object", "coco_stuff", "cityscapes")
 _LABEL_MAPS = (*_TRANSLATED, "context", "context459", label_maps.ADE20K_847)
 
 
-def _protocol_of(name: str) -> LabelMapProtocol:
+def _find_protocol(name: str) -> LabelMapProtocol:
     """Return the protocol of the data set whose label maps a preparation makes."""
     if name in set_names():
         return read_set(name)
@@ -41,7 +41,7 @@ def prepare(
     if name not in _LABEL_MAPS:
         nearest_names = nearest(name, (*_LABEL_MAPS, "imagenet"))
         raise UsageError(f"nothing is known to prepare as {name!r}; known: {nearest_names}")
-    protocol = _protocol_of(name)
+    protocol = _find_protocol(name)
     progress(Progress("originals", 0, 1))
     try:
         work = _list_work(name, data_root)
@@ -72,7 +72,7 @@ def can_prepare(name: str, data_root: str | None) -> bool:
     """
     if name == "imagenet":
         return imagenet.is_flat(data_root)
-    protocol = _protocol_of(name)
+    protocol = _find_protocol(name)
     # Each alternative is a tuple of paths, all of which must exist.
     alternatives: list[tuple[str, ...]]
     if name == label_maps.ADE20K_847:

@@ -146,14 +146,14 @@ def _read_class_file(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]
             if (base_folder / subfolder).is_dir():
                 search_folders.append(base_folder / subfolder)
     for search_folder in search_folders:
-        for path, read_classes in _class_files(search_folder):
+        for path, read_classes in _find_class_files(search_folder):
             wordnet_id_by_image = read_classes(path)
             _require_imagenet_classes(path, wordnet_id_by_image)
             return path, wordnet_id_by_image
     raise UsageError(
         f"{folder} needs to know the classes of its images: put {_GROUND_TRUTH} and {_META} "
         f"(development kit), {_KAGGLE} (Kaggle) or a text file with lines `NAME.JPEG nXXXXXXXX` "
-        f"into {root}{_incomplete_devkit(search_folders)}; from: {_PROTOCOL.download}"
+        f"into {root}{_describe_incomplete_devkit(search_folders)}; from: {_PROTOCOL.download}"
     )
 
 
@@ -169,7 +169,7 @@ def _require_imagenet_classes(path: Path, wordnet_id_by_image: Mapping[str, str]
         )
 
 
-def _incomplete_devkit(folders: Sequence[Path]) -> str:
+def _describe_incomplete_devkit(folders: Sequence[Path]) -> str:
     """Return a note about a folder that has only one of the two files of the development kit.
 
     It is, for example: ` (found meta.mat, but no ILSVRC2012_validation_ground_truth.txt beside
@@ -182,7 +182,7 @@ def _incomplete_devkit(folders: Sequence[Path]) -> str:
     return ""
 
 
-def _class_files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:
+def _find_class_files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:
     """Yield the path of each file in a folder that states classes, and the function to read it."""
     if (folder / _GROUND_TRUTH).is_file() and (folder / _META).is_file():
         yield folder / _GROUND_TRUTH, _read_devkit

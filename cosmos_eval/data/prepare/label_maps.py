@@ -194,7 +194,7 @@ def _map_stuff_values() -> dict[int, int]:
     return index_by_value
 
 
-def _object_index(stuff_index: int) -> int:
+def _to_object_index(stuff_index: int) -> int:
     """Return the class index of COCO-Object for a class index of COCO-Stuff.
 
     COCO-Stuff has 80 things first and then stuff. COCO-Object has the background as class 0, which
@@ -205,10 +205,10 @@ def _object_index(stuff_index: int) -> int:
 
 _STUFF_INDEX_BY_VALUE = _map_stuff_values()
 _OBJECT_INDEX_BY_VALUE = {
-    value: _object_index(index) for value, index in _STUFF_INDEX_BY_VALUE.items()
+    value: _to_object_index(index) for value, index in _STUFF_INDEX_BY_VALUE.items()
 }
 _OBJECT_INDEX_BY_STUFF_INDEX = {
-    index: _object_index(index) for index in _STUFF_INDEX_BY_VALUE.values()
+    index: _to_object_index(index) for index in _STUFF_INDEX_BY_VALUE.values()
 }
 
 # For each data set, the suffixes of the originals beside its label maps, and the class index of
