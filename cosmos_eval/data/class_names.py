@@ -50,17 +50,20 @@ class ClassData(NamedTuple):
     # How many images are on the disk, if the complete data set has more.
     found_samples: FoundSamples | None = None
     # Names of groups of images, such as regions, if there are any.
-    groups: tuple[str, ...] = ()
-    # (N,) the index of each image's group.
-    group: NDArray[np.int64] | None = None
+    group_names: tuple[str, ...] = ()
+    # (N,) the index of each image's group; None without groups.
+    group_of_image: NDArray[np.int64] | None = None
 
     def select(self, indices: Sequence[int]) -> ClassData:
         """Return the data with only the images at these indices. The classes stay the same."""
+        group_of_image = self.group_of_image
+        if group_of_image is not None:
+            group_of_image = group_of_image[indices]
         return self._replace(
             names=tuple(self.names[i] for i in indices),
             images=tuple(self.images[i] for i in indices),
             labels=self.labels[indices],
-            group=None if self.group is None else self.group[indices],
+            group_of_image=group_of_image,
         )
 
     def with_groups(self, groups: Sequence[str]) -> ClassData:
@@ -70,7 +73,9 @@ class ClassData(NamedTuple):
         `[1, 0, 1]`.
         """
         distinct_names, group_indices = np.unique(groups, return_inverse=True)
-        return self._replace(groups=tuple(distinct_names.tolist()), group=group_indices)
+        return self._replace(
+            group_names=tuple(distinct_names.tolist()), group_of_image=group_indices
+        )
 
 
 def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, Any]]) -> ClassData:

@@ -39,7 +39,7 @@ class SelectionData(NamedTuple):
     # (N,) the index of each item's subset.
     subset_of_item: NDArray[np.int64]
     # (S,) whether each subset counts in the mean over subsets.
-    averaged: NDArray[np.bool_]
+    counts_in_mean: NDArray[np.bool_]
     # For each kind of group of items that the file has, "pair" or "set": (N,) the number of each
     # item's group. It is -1 if the item has no group, or if items of its group are missing.
     groups: Mapping[str, NDArray[np.int64]]
@@ -257,7 +257,7 @@ def _make_data(
         n_correct_of_item=np.array([item.n_correct for item in chosen_items]),
         subsets=tuple(subsets.tolist()),
         subset_of_item=subset_of_item[chosen_indices],
-        averaged=~is_left_out & (subset_sizes >= protocol.smallest),
+        counts_in_mean=~is_left_out & (subset_sizes >= protocol.smallest),
         groups=_number_groups(chosen_items, listed_items),
         chosen=chosen_items[0].chosen,
     )

@@ -181,8 +181,8 @@ def _hashes(data: ClassData, prompts: Sequence[Prompts]) -> dict[str, str]:
         "templates": fingerprint(templates),
         "sample_list": class_data.sample_list_hash(data),
     }
-    if data.group is not None:
-        hashes["groups"] = fingerprint([data.groups, data.group.tolist()])
+    if data.group_of_image is not None:
+        hashes["groups"] = fingerprint([data.group_names, data.group_of_image.tolist()])
     return hashes
 
 
@@ -302,9 +302,9 @@ class Classification(ClassTask):
         }
         if protocol.metrics:
             samples[METRICS] = np.array(protocol.metrics)
-        if data.group is not None:
-            samples[GROUP] = data.group
-            samples[GROUPS] = np.array(data.groups)
+        if data.group_of_image is not None:
+            samples[GROUP] = data.group_of_image
+            samples[GROUPS] = np.array(data.group_names)
         return samples
 
     def derive(self, samples: types.Samples) -> Derived:

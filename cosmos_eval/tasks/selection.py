@@ -324,7 +324,7 @@ def _score_items(
         **hits,
         SUBSET: data.subset_of_item,
         SUBSETS: np.array(data.subsets),
-        AVERAGED: data.averaged,
+        AVERAGED: data.counts_in_mean,
         CLUSTER: _cluster_items(data),
         **data.groups,
         **baselines,
