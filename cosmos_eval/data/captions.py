@@ -44,24 +44,19 @@ def read_captions(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImag
     listed_images: list[CaptionedImage] = []
     for list_path in list_paths:
         listed_images.extend(_read_list(list_path, protocol))
+    # With the suffix `.jpg`, the name `a/b` becomes `a/b.jpg`. If the protocol drops the folders of
+    # names, it becomes `b.jpg`, and `a/b.jpg` is kept as the path of the image.
     images = []
     for listed_image in listed_images[: protocol.first]:
-        images.append(_complete_name(listed_image, protocol))
+        name = listed_image.name.removesuffix(protocol.image_suffix) + protocol.image_suffix
+        if protocol.bare_names:
+            file_name = PurePosixPath(name).name
+            images.append(CaptionedImage(file_name, listed_image.captions, path=name))
+        else:
+            images.append(CaptionedImage(name, listed_image.captions))
     if repeated := readers.first_repeated(image.name for image in images):
         raise UsageError(f"{path}: image {repeated[0]} is listed twice")
     return images
-
-
-def _complete_name(image: CaptionedImage, protocol: RetrievalProtocol) -> CaptionedImage:
-    """Return the image with the protocol's suffix at the end of its name.
-
-    With the suffix `.jpg`, the name `a/b` becomes `a/b.jpg`. If the protocol drops the folders of
-    names (`bare_names`), it becomes `b.jpg`, and `a/b.jpg` is kept as the path of the image.
-    """
-    path = image.name.removesuffix(protocol.image_suffix) + protocol.image_suffix
-    if protocol.bare_names:
-        return CaptionedImage(PurePosixPath(path).name, image.captions, path=path)
-    return CaptionedImage(path, image.captions)
 
 
 def _read_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:

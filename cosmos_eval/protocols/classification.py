@@ -36,12 +36,14 @@ _DECLARED = read_yaml("classification")
 CLASS_LISTS: Mapping[str, ClassList] = {
     name: ClassList(**fields) for name, fields in _DECLARED[".class_lists"].items()
 }
+"""Known lists of classes by name, such as `imagenet1k`."""
 CLASSIFICATION: Mapping[str, ClassificationProtocol] = read_protocols(
     "classification",
     ClassificationProtocol,
     protocol_name="cosmos",
     source="github.com/ExplainableML/cosmos",
 )
+"""Classification data sets by name, under the protocol `cosmos`."""
 _CLIP_BENCHMARK = "https://github.com/LAION-AI/CLIP_benchmark (datasets/builder.py)"
 ROBUSTNESS: Mapping[str, ClassificationProtocol] = read_protocols(
     "robustness", ClassificationProtocol, protocol_name="clip-benchmark", source=_CLIP_BENCHMARK

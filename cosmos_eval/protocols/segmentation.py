@@ -46,7 +46,9 @@ def _make_protocol(
 
 _DECLARED = read_yaml("segmentation")
 SEGMENTATION = read_protocols("segmentation", _make_protocol)
+"""Segmentation data sets by name, each in its usual protocol."""
 COCO_THINGS = SEGMENTATION["coco_object"].class_names[1:]
+"""The names of the 80 classes of COCO that are things."""
 
 # Names that COCO-Stuff, PASCAL VOC and PASCAL-Context write without spaces.
 _SPACED_NAMES = ("dining table", "playing field", "potted plant", "tv monitor", "water drops")
