@@ -65,6 +65,7 @@ def _read_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     The suffix of the file decides how it is read. Raise UsageError if it is not known, if the file
     is broken, and if it lists no images.
     """
+    read_list: Callable[[Path, RetrievalProtocol], list[CaptionedImage]]
     if path.is_dir():
         read_list = _read_texts
     elif path.suffix.lower() in _READERS:

@@ -276,8 +276,9 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
     labelled_images = []
     for sample in samples:
         name = f"{sample.archive.relative_to(folder)}:{sample.key}"
+        image = sample.image()
         label = _read_label(sample, protocol, len(prompt_names))
-        labelled_images.append((name, sample.image(), label))
+        labelled_images.append((name, image, label))
     data = make_data(_make_names_distinct(prompt_names), labelled_images)
     data = data._replace(prompts=tuple(prompt_names), templates=templates or None)
     if protocol.metadata:
