@@ -84,10 +84,14 @@ class Work(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many files a preparation has made, and how many were there already."""
+    """How many files a preparation has made, and how many were there already.
+
+    The names of the fields are keys of the output of `cosmos-eval data prepare --json`.
+    """
 
     # Files that were made, or moved to the folders where they belong.
     made: int
+    # Files that were there already.
     kept: int
 
 
