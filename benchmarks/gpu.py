@@ -34,7 +34,7 @@ from torch import Tensor
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval.data.label_maps import open_data
 from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.data.sources import ImageFile, decoded
+from cosmos_eval.data.sources import ImageFile, decode_source
 from cosmos_eval.embedding.cache import ShardStore
 from cosmos_eval.embedding.embed import embed_images
 from cosmos_eval.models import load_encoder
@@ -119,12 +119,14 @@ def _embedding_lines(name: str, effort: Effort, options: RunOptions) -> Iterator
     with tempfile.TemporaryDirectory() as folder:
         protocol = write_photographs(Path(folder), count)
         files = [ImageFile(path) for path in sorted(Path(folder).rglob("*.jpg"))]
-        images = [encoder.transform(decoded(file)) for file in files[:IN_MEMORY]]
+        images = [encoder.transform(decode_source(file)) for file in files[:IN_MEMORY]]
         batch = torch.stack([images[n % len(images)] for n in range(effort.batch_size)])
         encode = partial(run, encoder.info, encoder.model.encode_image)
         functions: dict[str, Callable[[], object]] = {
             BARE: partial(_encode_all, encode, to_device(batch, options.device), count),
-            DECODING: lambda: _use_up(files, lambda f: encoder.transform(decoded(f)), options),
+            DECODING: lambda: _use_up(
+                files, lambda f: encoder.transform(decode_source(f)), options
+            ),
             "embedding without decoding": _embedding(encoder, images, count, options),
             FILES: lambda: classification.TASK.measure_one(encoder, protocol, options),
         }

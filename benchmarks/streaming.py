@@ -39,7 +39,7 @@ from support.shards import tar_of
 
 from cosmos_eval.data.classification import open_data
 from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.data.sources import ImageSource, decoded, open_archives
+from cosmos_eval.data.sources import ImageSource, decode_source, open_archives
 from cosmos_eval.embedding.stream import ON_DISK, stream
 from cosmos_eval.models.encoder import stacked
 from cosmos_eval.types import ClassificationProtocol, EncoderInfo, RunOptions, no_progress
@@ -170,7 +170,7 @@ def decode(encoder: Encoder, data: Set) -> None:
     """Decode and transform all images by as many threads as a run has."""
 
     def pixels(image: ImageSource) -> torch.Tensor:
-        return encoder.transform(decoded(image))
+        return encoder.transform(decode_source(image))
 
     for _ in prefetch(data.images, pixels, workers=OPTIONS.workers):
         pass

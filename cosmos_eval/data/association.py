@@ -8,13 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
-from cosmos_eval.data.readers import FileError, faults_of, parse_list, read_records, shortened
+from cosmos_eval.data.readers import (
+    FileError,
+    parse_list,
+    read_records,
+    report_faults_at,
+    shortened,
+)
 from cosmos_eval.data.sources import ImageFile, ImageSource, open_image_place
-from cosmos_eval.types import AssociationProtocol, Part, RunOptions, UsageError
+from cosmos_eval.types import AssociationProtocol, FoundSamples, RunOptions, UsageError
 
 
 class AssociationData(NamedTuple):
-    """Every distinct image and prompt once, and the items that refer to them by index."""
+    """The items of an association set: cues, each with candidate images.
+
+    Some of the candidates are associated with the cue. Every distinct image and prompt is stored
+    once, and items refer to them by index.
+    """
 
     # Names of the I images, as the file has them.
     names: tuple[str, ...]
@@ -22,33 +32,41 @@ class AssociationData(NamedTuple):
     images: tuple[ImageSource, ...]
     # The prompts of the cues.
     captions: tuple[str, ...]
-    # The index of the item's prompt, the indices of its candidate images (n,), and whether each
-    # candidate is associated with the cue (n,).
+    # For each item: the index of its prompt, the indices of its n candidate images (n,), and
+    # whether each candidate is associated with the cue (n,).
     items: tuple[tuple[int, NDArray[np.int64], NDArray[np.bool_]], ...]
-    # How many items there are, if a known set is incomplete.
-    part: Part | None = None
+    # How many items are in the file, if the complete data set has more.
+    found_samples: FoundSamples | None = None
 
 
 class _Item(NamedTuple):
-    """A cue as a prompt, and its candidate images by name."""
+    """An item of the file: a prompt, and n candidate images for it."""
 
+    # The cue in a prompt, such as `A snow`.
     prompt: str
+    # Names of the candidate images.
     candidates: list[str]
-    is_associated: NDArray[np.bool_]  # (n,) one for each candidate
+    # (n,) whether each candidate is associated with the cue.
+    is_associated: NDArray[np.bool_]
 
 
 def open_data(protocol: AssociationProtocol, options: RunOptions) -> AssociationData:
-    """Read all items, or those with images if the options allow a partial set.
+    """Return the items of an association set, with their images and prompts.
 
-    Raise UsageError for any fault.
+    `options.limit` keeps only the first items. `options.allow_partial` accepts a file with fewer
+    items than the complete data set. Raise UsageError if anything else is wrong with the data set.
     """
-    return list_data(protocol, options).require(protocol, options)
+    return list_data(protocol, options).checked_data(protocol, options)
 
 
 def list_data(
     protocol: AssociationProtocol, options: RunOptions
 ) -> folders.Listing[AssociationData]:
-    """List items and images with all faults. Raise UsageError if the items cannot be read."""
+    """Return the items of a data set, together with everything wrong with them.
+
+    Missing images and a wrong number of items are recorded in the listing and not raised. Raise
+    UsageError if the items cannot be read.
+    """
     list_path = folders.data_path(protocol, options, protocol.annotations, "items")
     image_place = folders.data_path(protocol, options, protocol.images, "images")
     all_items = _read_items(list_path)
@@ -60,12 +78,12 @@ def list_data(
     if missing_files:
         faults.append(
             f"{len(missing_files)} of the {len(files)} images of {list_path} are not there, "
-            f"first: {missing_files[0]}{folders.similar_file(missing_files[0])}"
+            f"first: {missing_files[0]}{folders.describe_similar_file(missing_files[0])}"
         )
-    counts = folders.known_counts(items=(len(all_items), protocol.n_items))
+    counts = folders.compare_counts(items=(len(all_items), protocol.n_items))
     data = _make_data(items, index_by_image, images)
     return folders.Listing(
-        data=data._replace(part=folders.first_shortfall(counts)),
+        data=data._replace(found_samples=folders.find_shortfall(counts)),
         path=list_path,
         counts=counts,
         survey=folders.Survey(
@@ -82,9 +100,9 @@ def list_data(
 def _make_data(
     items: Sequence[_Item], index_by_image: Mapping[str, int], images: Sequence[ImageSource]
 ) -> AssociationData:
-    """Return the data of the items, which refer to images and prompts by index.
+    """Return the data of items in which every image and prompt is stored once.
 
-    `index_by_image` maps names of images to their indices in `images`.
+    `index_by_image` maps the name of each image to its index in `images`.
     """
     index_by_prompt = folders.number_distinct(item.prompt for item in items)
     numbered_items = []
@@ -100,19 +118,22 @@ def _make_data(
 
 
 def _read_items(path: Path) -> list[_Item]:
-    """Read the items of a file. Raise UsageError for a broken item or an empty file."""
-    with faults_of(f"{path}: "):
-        items = [_parse_item(record, location) for location, record in read_records(path)]
+    """Return the items of a file. Raise UsageError for a broken item or an empty file."""
+    items = []
+    with report_faults_at(f"{path}: "):
+        for location, record in read_records(path):
+            items.append(_parse_item(record, location))
     if not items:
         raise UsageError(f"{path} holds no items")
     return items
 
 
 def _parse_item(record: Any, location: str) -> _Item:
-    """Return the item of a record. Raise FileError if a field is missing or wrong.
+    """Return the item of a record `{"cue": "Snow", "candidates": [...], "associations": [...]}`.
 
-    The message begins with `location`. The prompt is made as in DataComp's
-    eval_utils/wino_eval.py (get_clip_prompt): "An" or "A", and the cue in lower case.
+    The prompt of the cue `Snow` is `A snow`, and the prompt of `Ice` is `An ice`, as in DataComp's
+    eval_utils/wino_eval.py (get_clip_prompt). Raise FileError, which begins with `location`, if a
+    field is missing or wrong.
     """
     if not isinstance(record, dict):
         record = {}
@@ -129,17 +150,24 @@ def _parse_item(record: Any, location: str) -> _Item:
 
 
 def _parse_names(value: Any, key: str, location: str) -> list[str]:
-    """Return the list of names in a field. Raise FileError for any other value."""
+    """Return the names of images in the field `key`, whose value is a list or the text of one.
+
+    Raise FileError, which begins with `location`, for any other value and for blank names.
+    """
     names = parse_list(value)
-    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
+    are_names = isinstance(names, list) and all(
+        isinstance(name, str) and name.strip() for name in names
+    )
+    if not are_names:
         raise FileError(f"{location}: `{key}` must be a list of names, not {shortened(names)}")
-    return names
+    return list(names)
 
 
 def _locate_images(place: Path, files: Sequence[str]) -> tuple[list[ImageSource], list[Path]]:
-    """Return an image for every file name in a folder or zip file, and the missing paths.
+    """Return the source of every image file, and the paths of those that are missing.
 
-    A missing image is returned as a file that does not exist.
+    `place` is the folder or the zip file of the images. The source of a missing image is a file
+    that does not exist.
     """
     image_place = open_image_place(place)
     images: list[ImageSource] = []

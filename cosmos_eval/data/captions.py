@@ -5,7 +5,6 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -14,8 +13,8 @@ import pydantic
 
 from cosmos_core.utils.text import split_sentences
 from cosmos_eval.data import readers, sources
-from cosmos_eval.data.folders import several
-from cosmos_eval.data.readers import FileError, faults_of, parse
+from cosmos_eval.data.folders import as_tuple
+from cosmos_eval.data.readers import FileError, parse, report_faults_at
 from cosmos_eval.types import RetrievalProtocol, UsageError
 
 # Usual keys of records and columns of tables. They are used by the lists of BLIP
@@ -26,50 +25,60 @@ _CAPTION_KEYS = ("caption", "captions", "title", "conversations")
 
 
 class CaptionedImage(NamedTuple):
-    """An image by its name, and its captions."""
+    """The name of an image, and its captions."""
 
     name: str
     captions: tuple[str, ...]
-    path: str = ""  # the path of the image, if it differs from the name
+    # The path of the image in the list, if it differs from the name.
+    path: str = ""
 
 
 def read_captions(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read captioned images from a file, or from the `parts` of the protocol in a folder.
+    """Read the captioned images that a file lists.
 
-    The suffix and the content of a file tell its form. Raise UsageError for any fault.
+    The suffix and the content of the file tell its format, such as COCO's JSON. If the list is
+    spread over several files (`protocol.parts`), `path` is their folder. Raise UsageError if the
+    list cannot be read or names an image twice.
     """
-    list_paths = [path / name for name in protocol.parts] or [path]
+    list_paths = [path / file_name for file_name in protocol.parts] or [path]
     listed_images: list[CaptionedImage] = []
     for list_path in list_paths:
         listed_images.extend(_read_list(list_path, protocol))
-    images = [_with_image_path(image, protocol) for image in listed_images[: protocol.first]]
+    # With the suffix `.jpg`, the name `a/b` becomes `a/b.jpg`. If the protocol drops the folders of
+    # names, it becomes `b.jpg`, and `a/b.jpg` is kept as the path of the image.
+    images = []
+    for listed_image in listed_images[: protocol.first]:
+        name = listed_image.name.removesuffix(protocol.image_suffix) + protocol.image_suffix
+        if protocol.bare_names:
+            file_name = PurePosixPath(name).name
+            images.append(CaptionedImage(file_name, listed_image.captions, path=name))
+        else:
+            images.append(CaptionedImage(name, listed_image.captions))
     if repeated := readers.first_repeated(image.name for image in images):
         raise UsageError(f"{path}: image {repeated[0]} is listed twice")
     return images
 
 
-def _with_image_path(image: CaptionedImage, protocol: RetrievalProtocol) -> CaptionedImage:
-    """Return the image with the protocol's suffix at the end of its name.
-
-    With `bare_names`, the name is the last part of the path: `a/b` becomes `b.jpg`.
-    """
-    name = image.name.removesuffix(protocol.image_suffix) + protocol.image_suffix
-    if protocol.bare_names:
-        return CaptionedImage(PurePosixPath(name).name, image.captions, path=name)
-    return CaptionedImage(name, image.captions)
-
-
 def _read_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read one file of captions, or a folder of text files. Raise UsageError for any fault."""
-    read = _read_texts if path.is_dir() else _READERS.get(path.suffix.lower())
-    if read is None:
+    """Read one file of captions, or a folder of text files.
+
+    The suffix of the file decides how it is read. Raise UsageError if it is not known, if the file
+    is broken, and if it lists no images.
+    """
+    read_list: Callable[[Path, RetrievalProtocol], list[CaptionedImage]]
+    if path.is_dir():
+        read_list = _read_texts
+    elif path.suffix.lower() in _READERS:
+        read_list = _READERS[path.suffix.lower()]
+    else:
         raise UsageError(
             f"{path} has no known form of captions: {', '.join(_READERS)}; "
             "tar archives are named by `archives`"
         )
     try:
-        captioned_images = read(path, protocol)
+        captioned_images = read_list(path, protocol)
     except FileError as error:
+        # `FILE, line 3: ...`, but `FILE is not JSON`.
         comma = "," if str(error).startswith("line ") else ""
         raise UsageError(f"{path}{comma} {error}") from error
     if not captioned_images:
@@ -80,9 +89,14 @@ def _read_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
 def measured_captions(image: CaptionedImage, protocol: RetrievalProtocol) -> tuple[str, ...]:
     """Return the captions of an image that a protocol measures.
 
-    `protocol.sentences` says how captions are split: not at all (None), into sentences that are a
-    caption each ("each"), or into sentences that are joined with ". " again ("joined"). Raise
-    UsageError for a caption that has no sentence.
+    The protocol may take only the first captions (`captions_per_image`), and may split captions
+    into sentences (`sentences`). The caption "A dog. It sleeps." becomes
+
+    - `("A dog. It sleeps.",)` for None: captions are not split,
+    - `("A dog", "It sleeps")` for "each": every sentence is a caption,
+    - `("A dog. It sleeps",)` for "joined": the sentences are joined again with ". ".
+
+    Raise UsageError for a caption that has no sentence.
     """
     captions = image.captions[: protocol.captions_per_image]
     if protocol.sentences is None:
@@ -100,9 +114,10 @@ def measured_captions(image: CaptionedImage, protocol: RetrievalProtocol) -> tup
 
 
 def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read a folder of text files: each holds the captions of the image with the same name.
+    """Read a folder of text files, one for each image.
 
-    Every line is a caption.
+    Every line of `1.txt` is a caption of the image `1`, to which the suffix of images is added
+    later.
     """
     paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
     if paths and not protocol.image_suffix:
@@ -110,15 +125,19 @@ def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[CaptionedImag
     images = []
     for path in paths:
         captions = [line for _, line in readers.lines(readers.read_text(path))]
-        images.append(CaptionedImage(path.stem, _checked_captions(captions, str(path))))
+        images.append(CaptionedImage(path.stem, _check_captions(captions, str(path))))
     return images
 
 
 def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read captioned images from a JSON file.
+    """Read captioned images from a JSON file in one of four formats.
 
-    It has one of four forms: the lists of the Densely Captioned Images, Karpathy's splits, COCO's
-    annotations, or a list of records. Raise FileError for any other form.
+    - Densely Captioned Images: `{"train": [...], "valid": [...], "test": [...]}`.
+    - COCO: `{"images": [...], "annotations": [...]}`.
+    - Karpathy's splits: `{"images": [{"filename", "split", "sentences"}, ...]}`.
+    - A list of records: `[{"image", "caption"}, ...]`, also as `{"annotations": [...]}`.
+
+    Raise FileError for any other format.
     """
     try:
         content = readers.read_json(path)
@@ -130,7 +149,9 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
         # FLAIR's files hold the list of records in `annotations`.
         content = content.get("annotations", content)
     if isinstance(content, list):
-        records = [(f"record {index}", record) for index, record in enumerate(content)]
+        records = []
+        for index, record in enumerate(content):
+            records.append((f"record {index}", record))
         return _parse_records(records, path, protocol)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise FileError(
@@ -139,81 +160,98 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
         )
     if not content["images"]:
         return []
-    if _is_karpathy(content):
+    if _is_karpathy_format(content):
         return _parse_karpathy(content, path, protocol.split)
     return _parse_coco(content, path)
 
 
-def _is_karpathy(content: Mapping[str, Any]) -> bool:
-    """Return whether the images of a file hold their captions, as in Karpathy's splits."""
+def _is_karpathy_format(content: Mapping[str, Any]) -> bool:
+    """Return whether the content of a JSON file is in the format of Karpathy's splits.
+
+    There, the captions of an image are beside it. In COCO's format, they are in `annotations`.
+    """
     first_image = content["images"][0]
     has_sentences = isinstance(first_image, dict) and "sentences" in first_image
     return has_sentences and "annotations" not in content
 
 
 def _read_records(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read the records of a table or of a file of JSON lines."""
+    """Read captioned images from a table (.csv, .tsv) or from JSON lines."""
     return _parse_records(readers.read_records(path), path, protocol)
 
 
 def _parse_records(
     records: Iterable[tuple[str, Any]], path: Path, protocol: RetrievalProtocol
 ) -> list[CaptionedImage]:
-    """Return the captioned images of records {image: path, caption: text or texts}.
+    """Return the captioned images of records such as `{"image": "1.jpg", "caption": "A dog"}`.
 
-    `records` are pairs of a location in the file, such as `line 3`, and a record.
+    `records` yields the place of each record in the file at `path`, such as `line 3`, and the
+    record. The captions of all records of the same image are joined. If the protocol names a
+    `split_key`, only records of its split are kept. Raise UsageError for a broken record, and
+    FileError if the file has no records of the split.
     """
     images = []
-    split_counts: Counter[str] = Counter()
+    n_images_of_split: Counter[str] = Counter()
     for place, record in records:
         location = f"{path}, {place}"
         if not isinstance(record, Mapping):
             raise UsageError(f"{location}: must be a record with an image and its captions")
         if protocol.split_key is not None:
-            split = str(_stated_field(record, protocol.split_key, location))
-            split_counts[split] += 1
+            split = str(_require_key(record, protocol.split_key, location))
+            n_images_of_split[split] += 1
             if split != protocol.split:
                 continue
-        name = _image_field(record, protocol, location)
-        captions = _record_captions(record, protocol, location)
+        name = _read_image_name(record, protocol, location)
+        captions = _read_captions_of_record(record, protocol, location)
         images.append(CaptionedImage(name, captions))
-    if split_counts and not images:
-        raise _missing_split_error(protocol.split, split_counts)
+    if n_images_of_split and not images:
+        raise _missing_split_error(protocol.split, n_images_of_split)
     return _merge_by_name(images)
 
 
-def _record_captions(
+def _read_captions_of_record(
     record: Mapping[str, Any], protocol: RetrievalProtocol, location: str
 ) -> tuple[str, ...]:
-    """Return the captions of a record. Raise UsageError if they are not text."""
-    captions = _caption_field(record, protocol, location)
+    """Return the captions of a record. Raise UsageError if they are missing or not text.
+
+    The value is a text or a list of texts, the text of such a list (`protocol.listed_captions`), or
+    one of LLaVA's conversations. `location` names the record in error messages.
+    """
+    captions = _read_caption_value(record, protocol, location)
     if "conversations" in record and captions is record["conversations"]:
-        captions = _reply(captions, location, protocol)
+        captions = _read_reply(captions, location, protocol)
     if protocol.listed_captions:
-        with faults_of(f"{location}: captions "):
+        with report_faults_at(f"{location}: captions "):
             captions = readers.parse_list(captions)
-    return _checked_captions(captions, location)
+    return _check_captions(captions, location)
 
 
-def _missing_split_error(split: str, split_counts: Counter[str]) -> FileError:
-    """Return the error for a file without images of a split, which lists its splits."""
-    splits = ", ".join(f"{name} ({count})" for name, count in split_counts.items())
+def _missing_split_error(split: str, n_images_of_split: Counter[str]) -> FileError:
+    """Return the error for a file without images of `split`, which lists the splits it has."""
+    splits = ", ".join(f"{name} ({count})" for name, count in n_images_of_split.items())
     return FileError(f"has no images of split {split!r}, only of {splits}: set `split`")
 
 
-def _reply(turns: Any, location: str, protocol: RetrievalProtocol) -> str:
-    """Return the caption in a conversation: the reply, which is its second turn.
+def _read_reply(conversation: Any, location: str, protocol: RetrievalProtocol) -> str:
+    """Return the reply in a conversation, which is the caption of an image.
 
-    Its lines are joined with spaces, as in train/sharegpt4v.py of
-    github.com/beichenzbc/Long-CLIP. They are kept if the protocol splits captions into sentences.
+    A conversation is `[{"from": "human", "value": QUESTION}, {"from": "gpt", "value": REPLY}]`. The
+    lines of the reply are joined with spaces, as in train/sharegpt4v.py of
+    github.com/beichenzbc/Long-CLIP, unless the protocol splits captions into sentences. Raise
+    UsageError for a value in another form.
     """
-    turn = turns[1] if isinstance(turns, list) and len(turns) > 1 else None
-    text = turn.get("value") if isinstance(turn, Mapping) else None
-    if not isinstance(text, str):
+    reply = None
+    if isinstance(conversation, list) and len(conversation) > 1:
+        second_turn = conversation[1]
+        if isinstance(second_turn, Mapping):
+            reply = second_turn.get("value")
+    if not isinstance(reply, str):
         raise UsageError(
             f"{location}: `conversations` must be a question and a reply {{from, value}}"
         )
-    return text if protocol.sentences else text.replace("\n", " ")
+    if protocol.sentences:
+        return reply
+    return reply.replace("\n", " ")
 
 
 class _DenseCaption(pydantic.BaseModel, strict=True):
@@ -225,18 +263,21 @@ class _DenseCaption(pydantic.BaseModel, strict=True):
 
 
 def _read_dense_captions(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
-    """Read the files of all splits that a list of the Densely Captioned Images names.
+    """Read the images that a list of the Densely Captioned Images names, with one caption each.
 
-    dataloaders/dci_retrieval.py of LoTLIP takes all splits too. A caption is made as by
-    DenseCaptionedImage.get_extended_caption of github.com/facebookresearch/DCI.
+    `content` maps splits to names of JSON files in the folder `annotations` beside the list. All
+    splits are read, as in dataloaders/dci_retrieval.py of LoTLIP. A caption is the short caption
+    and the extra caption on two lines, as in DenseCaptionedImage.get_extended_caption of
+    github.com/facebookresearch/DCI.
     """
     images = []
-    for name in chain.from_iterable(content.values()):
-        file = path.parent / "annotations" / str(name)
-        with faults_of(f"{file}: "):
-            entry = parse(_DenseCaption, readers.read_json(file))
-        caption = f"{entry.short_caption}\n{entry.extra_caption}"
-        images.append(CaptionedImage(entry.image, _checked_captions(caption, str(file))))
+    for file_names in content.values():
+        for file_name in file_names:
+            file = path.parent / "annotations" / str(file_name)
+            with report_faults_at(f"{file}: "):
+                entry = parse(_DenseCaption, readers.read_json(file))
+            caption = f"{entry.short_caption}\n{entry.extra_caption}"
+            images.append(CaptionedImage(entry.image, _check_captions(caption, str(file))))
     return images
 
 
@@ -258,10 +299,14 @@ class _Coco(pydantic.BaseModel, strict=True):
 
 
 def _parse_coco(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
-    """Return images in the order of their ids, and their captions in the order of the file."""
+    """Return the captioned images of COCO's captions file.
+
+    Images are sorted by their ids. The captions of an image are in the order of the file. Raise
+    FileError for another format, inconsistent ids, and images without captions.
+    """
     coco = parse(_Coco, content)
     captioned_ids = [annotation.image_id for annotation in coco.annotations]
-    _require_sound_ids([image.id for image in coco.images], captioned_ids)
+    _check_image_ids([image.id for image in coco.images], captioned_ids)
     captions_by_image: dict[Any, list[str]] = {image.id: [] for image in coco.images}
     for annotation in coco.annotations:
         captions_by_image[annotation.image_id].append(annotation.caption)
@@ -273,28 +318,30 @@ def _parse_coco(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
         )
     captioned_images = []
     for image in images:
-        captions = _checked_captions(captions_by_image[image.id], f"{path}: image id {image.id}")
+        location = f"{path}: image id {image.id}"
+        captions = _check_captions(captions_by_image[image.id], location)
         captioned_images.append(CaptionedImage(image.file_name, captions))
     return captioned_images
 
 
-def _require_sound_ids(ids: Sequence[Any], captioned_ids: Sequence[Any]) -> None:
-    """Raise FileError unless ids are distinct, and all whole numbers or all text.
+def _check_image_ids(image_ids: Sequence[Any], ids_of_captions: Sequence[Any]) -> None:
+    """Raise FileError unless ids of images are distinct, and captions refer only to these ids.
 
-    `ids` are the ids of images, and `captioned_ids` the image ids of captions, which must be among
-    them. Ids are keys of a dictionary, in which 1, true and 1.0 would be the same key, and 1 and
-    "1" would be different keys.
+    `ids_of_captions` holds the id of the image of every caption. All ids must be whole numbers, or
+    all must be text, because they become the keys of a dictionary: there, the ids 1, true and 1.0
+    would be the same key, and 1 and "1" different keys.
     """
-    type_counts = Counter(type(image_id) for image_id in [*ids, *captioned_ids])
-    if len(type_counts) > 1 or type_counts.keys() - {int, str}:
-        types = ", ".join(f"{kind.__name__} ({count})" for kind, count in type_counts.items())
+    n_ids_by_type = Counter(type(image_id) for image_id in [*image_ids, *ids_of_captions])
+    has_other_types = bool(n_ids_by_type.keys() - {int, str})
+    if has_other_types or len(n_ids_by_type) > 1:
+        types = ", ".join(f"{kind.__name__} ({count})" for kind, count in n_ids_by_type.items())
         raise FileError(f"has image ids that are not all whole numbers or all text, but {types}")
-    if repeated := readers.first_repeated(ids):
+    if repeated := readers.first_repeated(image_ids):
         raise FileError(f"has image id {repeated[0]} twice")
-    unlisted = sorted(set(captioned_ids) - set(ids))
-    if unlisted:
+    unlisted_ids = sorted(set(ids_of_captions) - set(image_ids))
+    if unlisted_ids:
         raise FileError(
-            f"has captions of {len(unlisted)} images not listed, first: id {unlisted[0]}"
+            f"has captions of {len(unlisted_ids)} images not listed, first: id {unlisted_ids[0]}"
         )
 
 
@@ -318,7 +365,11 @@ class _Karpathy(pydantic.BaseModel, strict=True):
 
 
 def _parse_karpathy(content: dict[str, Any], path: Path, split: str) -> list[CaptionedImage]:
-    """Return the images of a split, in the order of the file (cs.stanford.edu/people/karpathy)."""
+    """Return the captioned images of a split from a file of Karpathy's splits, in its order.
+
+    The format is from cs.stanford.edu/people/karpathy. Raise FileError for another format, and if
+    the file has no images of the split.
+    """
     images = parse(_Karpathy, content).images
     captioned_images = []
     for number, image in enumerate(images):
@@ -326,7 +377,7 @@ def _parse_karpathy(content: dict[str, Any], path: Path, split: str) -> list[Cap
             continue
         name = f"{image.filepath}/{image.filename}" if image.filepath else image.filename
         sentences = [sentence.raw for sentence in image.sentences]
-        captions = _checked_captions(sentences, f"{path}, images[{number}]")
+        captions = _check_captions(sentences, f"{path}, images[{number}]")
         captioned_images.append(CaptionedImage(name, captions))
     if not captioned_images:
         raise _missing_split_error(split, Counter(image.split for image in images))
@@ -334,54 +385,72 @@ def _parse_karpathy(content: dict[str, Any], path: Path, split: str) -> list[Cap
 
 
 class _FlickrLine(NamedTuple):
-    """A line `IMAGE.jpg,caption` of a list."""
+    """A line such as `1.jpg,"A dog, asleep"` of a list of captions."""
 
+    # The number of the line in the file.
     number: int
+    # The name of the image without `.jpg`: `1`.
     image: str
-    text: str  # everything after the comma
-    field: str | None  # the caption if the text is one CSV field, else None
+    # Everything after the first comma: `"A dog, asleep"`.
+    text: str
+    # The text without quotes if it is one field of a CSV file, or else None: `A dog, asleep`.
+    csv_field: str | None
 
 
 def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read a list of a header and lines `IMAGE.jpg,caption`, as CLIP Benchmark and Kaggle have it.
+    """Read a list of captions of Flickr as CLIP Benchmark and Kaggle distribute it.
 
-    If every caption is one CSV field, the file is read as CSV: `1.jpg,"A dog, asleep"` holds the
-    caption `A dog, asleep`. Otherwise a caption is all text after the first comma, as in
-    clip_benchmark/datasets/flickr.py. Raise FileError if some lines need one rule and other lines
-    the other.
+    It has a header, and then lines such as `1.jpg,A dog`. There are two ways to write a caption
+    that holds a comma:
+
+    - as a CSV field: `1.jpg,"A dog, asleep"`. This is assumed if every caption is one CSV field.
+    - as it is: `1.jpg,A dog, asleep`. Otherwise a caption is all text after the first comma, as in
+      clip_benchmark/datasets/flickr.py.
+
+    Raise FileError if some lines can only be read in one way and others only in the other way.
     """
-    rows = _read_flickr_lines(path)
-    unquoted_rows = [row for row in rows if row.field is None]
-    quoted_rows = [row for row in rows if row.field is not None and row.field != row.text]
-    if unquoted_rows and quoted_rows:
+    lines = _read_flickr_lines(path)
+    plain_lines = [line for line in lines if line.csv_field is None]
+    quoted_lines = [line for line in lines if line.csv_field not in (None, line.text)]
+    if plain_lines and quoted_lines:
         raise FileError(
-            f"line {unquoted_rows[0].number}: the caption holds a comma or a quote and is not a "
-            f"CSV field, but line {quoted_rows[0].number} has a CSV field; write all lines as CSV"
+            f"line {plain_lines[0].number}: the caption holds a comma or a quote and is not a "
+            f"CSV field, but line {quoted_lines[0].number} has a CSV field; write all lines as CSV"
         )
     images = []
-    for row in rows:
-        caption = row.text if unquoted_rows else row.field
-        captions = _checked_captions(caption, f"{path}, line {row.number}")
-        images.append(CaptionedImage(f"{row.image}.jpg", captions))
+    for line in lines:
+        caption = line.text if plain_lines else line.csv_field
+        captions = _check_captions(caption, f"{path}, line {line.number}")
+        images.append(CaptionedImage(f"{line.image}.jpg", captions))
     return _merge_by_name(images)
 
 
 def _read_flickr_lines(path: Path) -> list[_FlickrLine]:
-    """Read the lines below the header. Raise FileError for a line in another form."""
+    """Return the lines of a list of captions that are below its header.
+
+    Raise FileError if the header is missing, and for a line that is not `IMAGE.jpg,caption`.
+    """
     numbered_lines = list(readers.lines(readers.read_text(path)))
-    if numbered_lines and ".jpg," in numbered_lines[0][1]:
-        raise FileError(f"line {numbered_lines[0][0]}: must be a header, not an image")
-    rows = []
+    if not numbered_lines:
+        return []
+    header_number, header = numbered_lines[0]
+    if ".jpg," in header:
+        raise FileError(f"line {header_number}: must be a header, not an image")
+    lines = []
     for number, line in numbered_lines[1:]:
-        image, suffix, text = line.partition(".jpg,")
-        if not (image and suffix):
+        image, separator, text = line.partition(".jpg,")
+        if not image or not separator:
             raise FileError(f"line {number}: expected IMAGE.jpg,caption")
-        rows.append(_FlickrLine(number, image, text, _csv_field(text)))
-    return rows
+        lines.append(_FlickrLine(number, image, text, _parse_csv_field(text)))
+    return lines
 
 
-def _csv_field(text: str) -> str | None:
-    """Return the content of a text that is one CSV field, or None for any other text."""
+def _parse_csv_field(text: str) -> str | None:
+    """Return the content of a text that is one field of a CSV file, or None for any other text.
+
+    `A dog` gives `A dog`, `"A dog, asleep"` in quotes gives `A dog, asleep`, and without quotes
+    `A dog, asleep` gives None, since it would be two fields.
+    """
     try:
         fields = next(csv.reader([text], strict=True)) or [""]
     except csv.Error:
@@ -402,53 +471,61 @@ _READERS: Mapping[str, Callable[[Path, RetrievalProtocol], list[CaptionedImage]]
 def read_archives(
     root: Path, protocol: RetrievalProtocol
 ) -> tuple[list[CaptionedImage], list[sources.ArchiveMember]]:
-    """Return the captioned samples of tar archives, and their images.
+    """Return the captioned images of tar archives, and the sources of the images.
 
-    A sample is named by the path of its archive below `root` and its key. Captions are the lines of
-    .txt members, as CLIP Benchmark's webdataset_builder.py writes them, or in .json members.
+    A sample of an archive is an image such as `00012.jpg` with its captions beside it: the lines of
+    `00012.txt`, as CLIP Benchmark's webdataset_builder.py writes them, or a record `00012.json`. It
+    is named by its archive below `root` and by its key: `test/0.tar:00012`. Raise UsageError if
+    captions are missing, or if a sample occurs twice.
     """
     samples = sources.open_archives(_find_archives(root, protocol))
-    first = samples[0]
-    if "txt" in first.members:
+    first_sample = samples[0]
+    if "txt" in first_sample.members:
         extension = "txt"
-    elif "json" in first.members:
+    elif "json" in first_sample.members:
         extension = "json"
     else:
         raise UsageError(
-            f"{first.name} has neither a .txt of captions, one per line, nor a .json record "
-            f"with them, only {', '.join(first.members)}"
+            f"{first_sample.name} has neither a .txt of captions, one per line, nor a .json record "
+            f"with them, only {', '.join(first_sample.members)}"
         )
     captioned_images = []
     for sample in samples:
         name = f"{os.path.relpath(sample.archive, root)}:{sample.key}"
-        captions = _archived_captions(sample, extension, protocol)
+        captions = _read_captions_of_sample(sample, extension, protocol)
         captioned_images.append(CaptionedImage(name, captions))
     if repeated := readers.first_repeated(image.name for image in captioned_images):
         raise UsageError(f"sample {repeated[0]} is listed twice")
     return captioned_images, [sample.image() for sample in samples]
 
 
-def _archived_captions(
+def _read_captions_of_sample(
     sample: sources.ArchiveSample, extension: str, protocol: RetrievalProtocol
 ) -> tuple[str, ...]:
-    """Return the captions of a sample from its .txt or .json member."""
-    location, content = f"{sample.name}.{extension}", sample.text(extension)
+    """Return the captions of a sample in an archive.
+
+    With the extension `txt`, they are the lines of the sample's text file. With `json`, they are in
+    a record such as `{"caption": "A dog"}`. Raise UsageError if they are missing or broken.
+    """
+    location = f"{sample.name}.{extension}"
+    content = sample.text(extension)
     if extension == "txt":
-        return _checked_captions(content.splitlines(), location)
-    with faults_of(f"{location} "):
+        return _check_captions(content.splitlines(), location)
+    with report_faults_at(f"{location} "):
         record = readers.parse_json(content)
     if not isinstance(record, dict):
         raise UsageError(f"{location}: must be a record with captions")
-    return _checked_captions(_caption_field(record, protocol, location), location)
+    return _check_captions(_read_caption_value(record, protocol, location), location)
 
 
 def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:
-    """Return the archives that the protocol's patterns name.
+    """Return the paths of the tar archives that `protocol.archives` names, below `root`.
 
-    A single folder, such as a snapshot of the hub, must be in CLIP Benchmark's layout
-    (clip_benchmark/datasets/builder.py) and stands for the archives of its split.
+    It holds paths and patterns such as `test/*.tar`, or a single folder in CLIP Benchmark's layout
+    (clip_benchmark/datasets/builder.py). The folder stands for the archives of the protocol's
+    split. Raise UsageError if a pattern matches no archive, and for a folder in another layout.
     """
-    patterns = several(protocol.archives)
+    patterns = as_tuple(protocol.archives)
     folder = root / patterns[0]
     if len(patterns) == 1 and folder.is_dir():
         kind = sources.read_layout_file(folder / "dataset_type.txt")
@@ -460,45 +537,57 @@ def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:
         return sources.numbered_archives(folder / protocol.split)
     archives: list[Path] = []
     for pattern in patterns:
-        exists = (root / pattern).exists()
-        names = [pattern] if exists else sorted(glob.glob(pattern, root_dir=root))
+        if (root / pattern).exists():  # a file name may have brackets, which glob would expand
+            names = [pattern]
+        else:
+            names = sorted(glob.glob(pattern, root_dir=root))
         if not names:
             raise UsageError(f"no archive {root / pattern}")
         archives.extend(root / name for name in names)
     return archives
 
 
-def _image_field(record: Mapping[str, Any], protocol: RetrievalProtocol, location: str) -> str:
-    """Return the path of a record's image. Raise UsageError if it is missing or not text."""
+def _read_image_name(record: Mapping[str, Any], protocol: RetrievalProtocol, location: str) -> str:
+    """Return the path of a record's image. Raise UsageError if it is missing or not text.
+
+    The key of the path is `protocol.image_key`, or else one of the usual keys such as `image`.
+    """
     if protocol.image_key is not None:
-        name = _stated_field(record, protocol.image_key, location)
+        name = _require_key(record, protocol.image_key, location)
     else:
-        name = _usual_field(record, _IMAGE_KEYS, "image_key", location)
+        name = _require_one_key(record, _IMAGE_KEYS, "image_key", location)
     if not isinstance(name, str) or not name.strip():
         raise UsageError(f"{location}: the image must be a path, not {name!r}")
     return name
 
 
-def _caption_field(record: Mapping[str, Any], protocol: RetrievalProtocol, location: str) -> Any:
-    """Return the captions of a record, unchecked. Raise UsageError if they are missing."""
+def _read_caption_value(
+    record: Mapping[str, Any], protocol: RetrievalProtocol, location: str
+) -> Any:
+    """Return the value of a record that holds its captions, without checking it.
+
+    The key of the value is `protocol.caption_key`, or else one of the usual keys such as
+    `caption`. Raise UsageError if the record does not have it.
+    """
     if protocol.caption_key is not None:
-        return _stated_field(record, protocol.caption_key, location)
-    return _usual_field(record, _CAPTION_KEYS, "caption_key", location)
+        return _require_key(record, protocol.caption_key, location)
+    return _require_one_key(record, _CAPTION_KEYS, "caption_key", location)
 
 
-def _stated_field(record: Mapping[str, Any], key: str, location: str) -> Any:
-    """Return the value of the key that the user stated. Raise UsageError if it is missing."""
+def _require_key(record: Mapping[str, Any], key: str, location: str) -> Any:
+    """Return the value of a key. Raise UsageError if the record at `location` lacks it."""
     if key not in record:
-        raise UsageError(f"{location}: no `{key}`, only {_listed_keys(record)}")
+        raise UsageError(f"{location}: no `{key}`, only {_format_keys(record)}")
     return record[key]
 
 
-def _usual_field(
+def _require_one_key(
     record: Mapping[str, Any], usual_keys: Sequence[str], option: str, location: str
 ) -> Any:
-    """Return the value of the only usual key in a record.
+    """Return the value of the one usual key that a record has.
 
-    Raise UsageError if there is none or several; the field `option` then has to name the key.
+    Raise UsageError if the record has none or several of them. The user then has to name the key by
+    the protocol's field `option`, which is `image_key` or `caption_key`.
     """
     present_keys = [key for key in usual_keys if key in record]
     if len(present_keys) > 1:
@@ -507,21 +596,22 @@ def _usual_field(
     if not present_keys:
         keys = " or ".join(f"`{key}`" for key in usual_keys)
         raise UsageError(
-            f"{location}: no {keys}, only {_listed_keys(record)}; name the one that is meant "
+            f"{location}: no {keys}, only {_format_keys(record)}; name the one that is meant "
             f"by `{option}`"
         )
     return record[present_keys[0]]
 
 
-def _listed_keys(record: Mapping[str, Any]) -> str:
-    """Return the keys of a record for an error message."""
+def _format_keys(record: Mapping[str, Any]) -> str:
+    """Return the keys of a record for an error message: `image, text`, or `nothing`."""
     return ", ".join(map(str, record)) or "nothing"
 
 
-def _checked_captions(value: Any, location: str) -> tuple[str, ...]:
-    """Return one caption, or a list of captions, as a tuple.
+def _check_captions(value: Any, location: str) -> tuple[str, ...]:
+    """Return the captions of one image, which are a text or a list of texts, as a tuple.
 
-    Raise UsageError for a blank caption, for no captions, and for values that are not text.
+    Raise UsageError, which names the `location` in the file, if captions are missing, or if one of
+    them is blank or not text.
     """
     captions = (value,) if isinstance(value, str) else value
     if not isinstance(captions, list | tuple):
@@ -535,7 +625,10 @@ def _checked_captions(value: Any, location: str) -> tuple[str, ...]:
 
 
 def _merge_by_name(records: Iterable[CaptionedImage]) -> list[CaptionedImage]:
-    """Return every image once, with the captions of all records of its name, in their order."""
+    """Return every image once, with the captions of all records that name it.
+
+    The images are in the order in which they occur first, and captions in the order of the records.
+    """
     captions_by_image: dict[str, list[str]] = {}
     for record in records:
         captions_by_image.setdefault(record.name, []).extend(record.captions)

@@ -19,12 +19,18 @@ from cosmos_eval.data import sources
 from cosmos_eval.data.class_names import (
     WORDNET_ID,
     ClassData,
-    class_differences,
-    listed_classes,
+    describe_class_differences,
     make_data,
+    read_folder_names,
 )
-from cosmos_eval.data.folders import folder_entries, number_distinct, root_of, several, walk
-from cosmos_eval.data.readers import faults_of, read_json
+from cosmos_eval.data.folders import (
+    as_tuple,
+    folder_entries,
+    number_distinct,
+    root_of,
+    walk_folders,
+)
+from cosmos_eval.data.readers import read_json, report_faults_at
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -45,33 +51,33 @@ _FLAT_NAME = re.compile(r"(ILSVRC2012_val_\d{8})(?:_(n\d{8}))?\.JPEG")
 # 1.tar...; the `.cls` member of a sample holds the index of its class.
 _CLASSES_FILE = "classnames.txt"
 _TEMPLATES_FILE = "zeroshot_classification_templates.txt"
-_MAX_DIGITS = 9  # of the index of a class
+_MAX_INDEX_DIGITS = 9  # digits of the index of a class
 
 
 def find_folder(protocol: ClassificationProtocol, options: RunOptions) -> Path:
-    """Return the first of the set's usual folders that exists.
+    """Return the folder of a data set, which is the first of its usual folders that exists.
 
-    Raise UsageError that names all of them if none exists.
+    Raise UsageError, which names all usual folders, if none of them exists.
     """
     root = root_of(protocol, options, protocol.folder)
     paths = [root / path for path in (protocol.folder, *protocol.usual_folders)]
     for path in paths:
         if not path.is_dir():
             continue
-        # Any folder may be the data root. It is the set itself only if the protocol says so, or
-        # if it holds ImageNet's images or class folders.
-        if path != root or protocol.folder == "." or _holds_imagenet(root):
+        # The data root exists for every data set. It is the folder of this one only if the protocol
+        # says so, or if ImageNet's images or class folders are in it.
+        if path != root or protocol.folder == "." or _contains_imagenet(root):
             return path
     if len(paths) == 1:
         if paths[0].exists():
             raise UsageError(f"{paths[0]} is not a folder")
         raise UsageError(f"{protocol.dataset}: expected {paths[0]}, which is not there")
-    listed = ", ".join(map(str, paths))
-    raise UsageError(f"{protocol.dataset}: expected one of {listed}, none of which is there")
+    candidates = ", ".join(map(str, paths))
+    raise UsageError(f"{protocol.dataset}: expected one of {candidates}, none of which is there")
 
 
-def _holds_imagenet(folder: Path) -> bool:
-    """Return whether a folder holds ImageNet's class folders or its validation images."""
+def _contains_imagenet(folder: Path) -> bool:
+    """Return whether a folder contains class folders or validation images of ImageNet."""
     for entry in folder_entries(folder):
         if WORDNET_ID.fullmatch(entry.name) or _FLAT_NAME.fullmatch(entry.name):
             return True
@@ -79,27 +85,35 @@ def _holds_imagenet(folder: Path) -> bool:
 
 
 class FlatImage(NamedTuple):
-    """One of ImageNet's validation images outside class folders."""
+    """An ImageNet validation image that does not lie in the folder of its class."""
 
+    # The name of the file, such as `ILSVRC2012_val_00000293_n01440764.JPEG`.
     name: str
-    official_name: str  # its name in ILSVRC2012_img_val.tar
-    wordnet_id: str | None  # its class, if it is the end of the name
+    # Its name in ILSVRC2012_img_val.tar: `ILSVRC2012_val_00000293.JPEG`.
+    official_name: str
+    # Its class `n01440764`; None if the name does not end with it.
+    wordnet_id: str | None
 
 
 def list_flat_images(folder: Path) -> list[FlatImage]:
-    """List ImageNet's validation images that lie in the folder itself, sorted by name."""
+    """Return ImageNet's validation images that lie directly in a folder, sorted by name.
+
+    Other files, and images in folders below, are ignored.
+    """
     images = []
     for entry in folder_entries(folder):
         match = _FLAT_NAME.fullmatch(entry.name)
         if match is not None:
-            images.append(FlatImage(match[0], f"{match[1]}.JPEG", match[2]))
+            official_stem, wordnet_id = match.groups()
+            images.append(FlatImage(entry.name, f"{official_stem}.JPEG", wordnet_id))
     return sorted(images)
 
 
 def must_be_moved(folder: Path, flat_images: Sequence[FlatImage]) -> bool:
     """Return whether flat images must be moved into class folders before they can be read.
 
-    This is so if the name of an image lacks its class, or if the folder has class folders too.
+    They can stay in `folder` if all their names end with their class, and if the folder has no
+    class folders besides.
     """
     if not flat_images:
         return False
@@ -108,9 +122,11 @@ def must_be_moved(folder: Path, flat_images: Sequence[FlatImage]) -> bool:
 
 
 def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
-    """List the images of every class folder, without decoding them.
+    """Return the images of a data set with a folder for each class: `FOLDER/CLASS/IMAGE`.
 
-    Raise UsageError for another layout or other classes than the protocol's.
+    ImageNet's validation images may also lie in one folder, if their names end with their class.
+    Images are listed and not read. Raise UsageError if class folders are missing, and if they do
+    not match the protocol's class list.
     """
     if protocol.class_list == "imagenet1k":
         flat_images = list_flat_images(folder)
@@ -121,15 +137,17 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
     if not classes:
         raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
     if class_list and class_list.numeric and all(map(str.isdecimal, classes)):
-        classes.sort(key=int)
+        classes.sort(key=int)  # 2 before 10
     _require_listed_classes(protocol, folder, classes, "class folders")
     return _read_class_folders(folder, classes)
 
 
 def read_objectnet(folder: Path) -> ClassData:
-    """List the images of the ObjectNet classes that are also classes of ImageNet.
+    """Return the images of the ObjectNet classes that are also classes of ImageNet.
 
-    CLIP Benchmark does the same in objectnet.py. Raise UsageError for another layout.
+    Two files of ObjectNet map its folders to labels (`air_freshener` to `Air freshener`), and these
+    labels to classes of ImageNet. The label in lower case is the name in prompts. CLIP Benchmark
+    does the same in objectnet.py. Raise UsageError if a file or a class folder is missing.
     """
     label_by_folder = _read_mapping(folder / "mappings" / "folder_to_objectnet_label.json")
     imagenet_class_by_label = _read_mapping(folder / "mappings" / "objectnet_to_imagenet_1k.json")
@@ -144,27 +162,34 @@ def read_objectnet(folder: Path) -> ClassData:
 
 
 def _read_mapping(path: Path) -> dict[str, str]:
-    """Read a JSON object that maps names to texts. Raise UsageError for any other content."""
-    with faults_of(f"cannot read {path}: "):
+    """Return the content of a JSON file that maps names to texts.
+
+    Raise UsageError if the file cannot be read or has any other content.
+    """
+    with report_faults_at(f"cannot read {path}: "):
         content = read_json(path)
-    if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
         raise UsageError(f"{path} must hold names and texts")
     return content
 
 
 def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
-    """List the images below the folders of classes, at any depth, in ImageFolder's order.
+    """Return the images below the folders of classes, in the order of torchvision's ImageFolder.
 
-    Raise UsageError for a class without images.
+    Images may lie at any depth below the folder of their class. Their names are their paths below
+    `folder`, such as `CLASS/subfolder/1.jpg`. Raise UsageError for a class without images.
     """
     paths_by_class: dict[str, list[str]] = {name: [] for name in classes}
-    for subfolder, file_names in sorted(walk(folder), key=lambda entry: str(entry[0])):
-        relative = subfolder.relative_to(folder)
-        if not relative.parts or relative.parts[0] not in paths_by_class:
+    for subfolder, file_names in sorted(walk_folders(folder), key=lambda entry: str(entry[0])):
+        relative_folder = subfolder.relative_to(folder)
+        # The class is the first folder of the path; the data set's own folder has none.
+        class_name = relative_folder.parts[0] if relative_folder.parts else None
+        if class_name is None or class_name not in paths_by_class:
             continue
         for file_name in sorted(file_names):
             if file_name.lower().endswith(SUFFIXES):
-                paths_by_class[relative.parts[0]].append((relative / file_name).as_posix())
+                path = (relative_folder / file_name).as_posix()
+                paths_by_class[class_name].append(path)
     samples = []
     for index, name in enumerate(classes):
         if not paths_by_class[name]:
@@ -180,10 +205,10 @@ def _read_flat(
     protocol: ClassificationProtocol,
     options: RunOptions,
 ) -> ClassData:
-    """Read images whose names end in their class.
+    """Return ImageNet's validation images in one folder, whose names end with their class.
 
     They get the names and the order that they would have in class folders. Raise UsageError if an
-    image does not name its class, and if the protocol has other classes.
+    image does not name its class, and if the classes do not match the protocol's class list.
     """
     if must_be_moved(folder, flat_images):
         root = shlex.quote(str(protocol.root or options.data_root))
@@ -204,19 +229,24 @@ def _read_flat(
 
 
 def is_subset_of_list(protocol: ClassificationProtocol, classes: Sequence[str]) -> bool:
-    """Return whether a user's YAML names a class list that has all classes of the data."""
-    if protocol.class_list is None or protocol.n_classes is not None:
+    """Return whether the classes of a user's data are some or all classes of a known class list.
+
+    The list is the one that the user's YAML file names. Return False for known data sets, which
+    must have all classes of their list.
+    """
+    is_known_set = protocol.n_classes is not None
+    if protocol.class_list is None or is_known_set:
         return False
-    return {*classes} <= {*listed_classes(protocol.class_list)}
+    return set(classes) <= set(read_folder_names(protocol.class_list))
 
 
 def _require_listed_classes(
     protocol: ClassificationProtocol, folder: Path, classes: list[str], origin: str
 ) -> None:
-    """Raise UsageError unless the classes are those in the class list of the protocol.
+    """Raise UsageError unless the classes of the data match the protocol's class list.
 
-    `origin` says in the message where the classes were read. A user's data may have a subset of
-    a list's classes.
+    They are compared by their hash, except that a user's data may have a subset of the list. The
+    message says by `origin` where the classes were read, for example `class folders`.
     """
     class_list = CLASS_LISTS.get(protocol.class_list or "")
     if class_list is None or class_list.classes_sha256 is None:
@@ -225,22 +255,24 @@ def _require_listed_classes(
         return
     sha256 = hashlib.sha256("\n".join(classes).encode(errors="surrogateescape")).hexdigest()
     if sha256 != class_list.classes_sha256:
+        differences = describe_class_differences(protocol, classes)
         raise UsageError(
             f"{folder} has {len(classes)} {origin}, which are not the {class_list.n_classes} "
-            f"{class_list.classes} of {protocol.class_list}{class_differences(protocol, classes)}"
+            f"{class_list.classes} of {protocol.class_list}{differences}"
         )
 
 
 def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData:
-    """List the samples of the test split in the order of the archives.
+    """Return the images of the test split of a data set in CLIP Benchmark's webdataset layout.
 
-    Names of classes may be blank if there are exactly `protocol.n_classes` of them. Raise
-    UsageError for any fault.
+    The folder has a text file of class names, perhaps one of prompt templates, and tar archives of
+    samples. An image is named by its archive and its key: `test/0.tar:00012`. A class name may be
+    blank if there are exactly `protocol.n_classes` lines. Raise UsageError if anything is missing
+    or broken.
     """
     prompt_names = _read_lines(folder / _CLASSES_FILE, protocol.n_classes)
     templates = _read_templates(folder / _TEMPLATES_FILE)
-    archives = sources.numbered_archives(folder / "test")
-    samples = sources.open_archives(archives)
+    samples = sources.open_archives(sources.numbered_archives(folder / "test"))
     labelled_images = []
     for sample in samples:
         name = f"{sample.archive.relative_to(folder)}:{sample.key}"
@@ -250,27 +282,31 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
     data = make_data(_make_names_distinct(prompt_names), labelled_images)
     data = data._replace(prompts=tuple(prompt_names), templates=templates or None)
     if protocol.metadata:
-        data = data.grouped([_group_name(sample, protocol) for sample in samples])
+        data = data.with_groups([_format_group_name(sample, protocol) for sample in samples])
     return data
 
 
 def _make_names_distinct(names: Sequence[str]) -> list[str]:
-    """Return the names, with the class index added to those that are blank or not unique.
+    """Return the names of classes, with the index of the class added if a name is not unique.
 
-    `["crane", "crane", ""]` gives `["crane (0)", "crane (1)", "(2)"]`. Several classes of ImageNet
-    have the same name, and the fourth distance of CLEVR has none.
+    `["crane", "crane", ""]` gives `["crane (0)", "crane (1)", "(2)"]`. Some classes of ImageNet
+    share a name, and a class of CLEVR has a blank one.
     """
-    distinct = []
+    distinct_names = []
     for index, name in enumerate(names):
         if name and names.count(name) == 1:
-            distinct.append(name)
+            distinct_names.append(name)
         else:
-            distinct.append(f"{name} ({index})".strip())
-    return distinct
+            distinct_names.append(f"{name} ({index})".strip())
+    return distinct_names
 
 
 def _read_templates(path: Path) -> tuple[str, ...]:
-    """Read prompt templates, with `{}` for the class, if the file exists."""
+    """Return the prompt templates in a file, with `{}` for the class; none without the file.
+
+    The file has a template on each line, with `{c}` for the class: `a photo of a {c}.`. Raise
+    UsageError for other templates.
+    """
     if not path.exists():
         return ()
     templates = _read_lines(path)
@@ -283,26 +319,31 @@ def _read_templates(path: Path) -> tuple[str, ...]:
     return tuple(template.replace("{c}", "{}") for template in templates)
 
 
-def _group_name(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> str:
-    """Return the name of a sample's group, such as `region 3`, from numbers in its .npy member.
+def _format_group_name(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> str:
+    """Return the name of the group that a sample belongs to, such as `region 3, year 2`.
 
-    The member holds one number for each of `protocol.metadata`. The numbers of
-    `protocol.group_keys` make the name.
+    The .npy file of the sample holds a number for each name in `protocol.metadata`. The numbers
+    that `protocol.group_keys` select make the name of the group. Raise UsageError for a number that
+    is not 0, 1, 2...
     """
-    metadata = sample.vector(len(protocol.metadata), exact=False)
-    labels = []
-    for key in several(protocol.group_keys):
-        value = metadata[protocol.metadata.index(key)]
+    numbers = sample.vector(len(protocol.metadata), exact=False)
+    descriptions = []
+    for key in as_tuple(protocol.group_keys):
+        value = numbers[protocol.metadata.index(key)]
         if value < 0 or value != int(value):
             raise UsageError(f"{sample.name}.npy: `{key}` must be 0, 1, 2..., not {value}")
-        labels.append(f"{key} {int(value)}")
-    return ", ".join(labels)
+        descriptions.append(f"{key} {int(value)}")
+    return ", ".join(descriptions)
 
 
 def _read_label(
     sample: sources.ArchiveSample, protocol: ClassificationProtocol, n_classes: int
 ) -> Any:
-    """Return the label of a sample, in the form that ClassData.labels has for the protocol."""
+    """Return the label of a sample in a webdataset archive, in the form of the protocol.
+
+    It is the index of the class (classification), or whether the image shows each of the classes
+    (several labels), or four indices (faces). Raise UsageError for a broken label.
+    """
     if isinstance(protocol, MultilabelProtocol):
         return _read_multilabel(sample, n_classes)
     if isinstance(protocol, FacesProtocol):
@@ -311,7 +352,10 @@ def _read_label(
 
 
 def _read_multilabel(sample: sources.ArchiveSample, n_classes: int) -> NDArray[Any]:
-    """Return whether the image shows each class (C,)."""
+    """Return whether the image of a sample shows each class, as an array (C,) of truth values.
+
+    The .npy file of the sample holds a 1 or a 0 for each class. Raise UsageError for other numbers.
+    """
     labels = sample.vector(n_classes)
     if not np.isin(labels, (0, 1)).all():
         raise UsageError(f"{sample.name}.npy must hold 0 and 1, not {labels.min()}, {labels.max()}")
@@ -319,9 +363,10 @@ def _read_multilabel(sample: sources.ArchiveSample, n_classes: int) -> NDArray[A
 
 
 def _read_face_labels(sample: sources.ArchiveSample) -> NDArray[Any]:
-    """Return the labels (4,) of a face.
+    """Return the labels (4,) of a face, which are the first numbers in the sample's .npy file.
 
-    They are the indices of age, gender and race, and last 0 for white or 1 for any other race.
+    They are the indices of age, gender and race, and then 0 for white or 1 for any other race.
+    Raise UsageError for numbers that are not 0, 1, 2...
     """
     labels = sample.vector(4, exact=False)[:4]
     if (labels < 0).any() or (labels != labels.astype(np.int64)).any():
@@ -330,21 +375,26 @@ def _read_face_labels(sample: sources.ArchiveSample) -> NDArray[Any]:
 
 
 def _read_class_index(sample: sources.ArchiveSample, n_classes: int) -> int:
-    """Return the index of the sample's class. Raise UsageError for any other number."""
+    """Return the index of the class, which is the text of the sample's .cls file.
+
+    Raise UsageError if it is not the index of one of the `n_classes` classes.
+    """
     text = sample.text("cls").strip()
-    if not text.isdecimal() or len(text) > _MAX_DIGITS or int(text) >= n_classes:
+    if not text.isdecimal() or len(text) > _MAX_INDEX_DIGITS or int(text) >= n_classes:
         raise UsageError(
             f"{sample.name}.cls holds {text[:40]!r}, which is not a class from 0 to {n_classes - 1}"
         )
     return int(text)
 
 
-def _read_lines(path: Path, n_with_blanks: int | None = None) -> list[str]:
-    """Read the lines of a file. Raise UsageError for a blank line or an empty file.
+def _read_lines(path: Path, n_lines_with_blanks: int | None = None) -> list[str]:
+    """Return the stripped lines of a text file.
 
-    A file of exactly `n_with_blanks` lines may have blank ones.
+    Raise UsageError if the file is empty or has a blank line. Blank lines are allowed in a file of
+    exactly `n_lines_with_blanks` lines.
     """
     lines = [line.strip() for line in sources.read_layout_file(path).splitlines()]
-    if not lines or ("" in lines and len(lines) != n_with_blanks):
+    has_forbidden_blank = "" in lines and len(lines) != n_lines_with_blanks
+    if not lines or has_forbidden_blank:
         raise UsageError(f"{path} is empty or has a blank line")
     return lines

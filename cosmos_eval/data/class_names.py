@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from cosmos_core.utils.text import first_of
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.protocols.classification import CLASS_LISTS
-from cosmos_eval.types import ClassificationProtocol, Part, UsageError, nearest
+from cosmos_eval.types import ClassificationProtocol, FoundSamples, UsageError, nearest
 
 OPENAI = "openai-imagenet"
 """The name of OpenAI's templates for ImageNet."""
 CLIP_BENCHMARK = "clip-benchmark/"
-"""The beginning of the name of the templates of a data set in CLIP Benchmark."""
+"""The prefix of names of CLIP Benchmark's templates, such as `clip-benchmark/food101`."""
 WORDNET_ID = re.compile(r"n\d{8}")
+"""The form of names of ImageNet's class folders, such as `n02012849`."""
 _MAX_LISTED = 5  # classes that an error message lists
 
 
@@ -37,38 +38,54 @@ class ClassData(NamedTuple):
     names: tuple[str, ...]
     # The N images.
     images: tuple[ImageSource, ...]
-    # (N,) the index of each image's class; (N, C) whether an image shows each of the classes; or
-    # (N, 4) the indices of a face's age, gender and race, and 0 for white or 1.
+    # In one of three forms:
+    # - (N,) the index of each image's class,
+    # - (N, C) whether each image shows each class, if images have several labels,
+    # - (N, 4) for faces: the indices of age, gender and race, and 0 for white or 1 for any other.
     labels: NDArray[Any]
     # Names of the C classes in prompts, if the data state them.
     prompts: tuple[str, ...] | None = None
     # Prompt templates with one `{}` each, if the data state them.
     templates: tuple[str, ...] | None = None
-    # How many images there are, if a known set is incomplete.
-    part: Part | None = None
-    # Names of the groups of images, if there are any.
-    groups: tuple[str, ...] = ()
-    # (N,) the index of each image's group.
-    group: NDArray[np.int64] | None = None
+    # How many images are on the disk, if the complete data set has more.
+    found_samples: FoundSamples | None = None
+    # Names of groups of images, such as regions, if there are any.
+    group_names: tuple[str, ...] = ()
+    # (N,) the index of each image's group; None without groups.
+    group_of_image: NDArray[np.int64] | None = None
 
     def select(self, indices: Sequence[int]) -> ClassData:
-        """Return the data of the images with these indices."""
+        """Return the data with only the images at these indices. The classes stay the same."""
+        group_of_image = self.group_of_image
+        if group_of_image is not None:
+            group_of_image = group_of_image[indices]
         return self._replace(
             names=tuple(self.names[i] for i in indices),
             images=tuple(self.images[i] for i in indices),
             labels=self.labels[indices],
-            group=None if self.group is None else self.group[indices],
+            group_of_image=group_of_image,
         )
 
-    def grouped(self, groups: Sequence[str]) -> ClassData:
-        """Return the data with the name of each image's group."""
-        names, group = np.unique(groups, return_inverse=True)
-        return self._replace(groups=tuple(names.tolist()), group=group)
+    def with_groups(self, groups: Sequence[str]) -> ClassData:
+        """Return the data with the group of each image, whose names are given in order of images.
+
+        `["asia", "africa", "asia"]` sets the names `("africa", "asia")` and the indices
+        `[1, 0, 1]`.
+        """
+        distinct_names, group_indices = np.unique(groups, return_inverse=True)
+        return self._replace(
+            group_names=tuple(distinct_names.tolist()), group_of_image=group_indices
+        )
 
 
 def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, Any]]) -> ClassData:
-    """Make data of samples (name, image, label). Raise UsageError if a class is not UTF-8 text."""
+    """Return the data of classes and of samples, which are tuples (name, image, label).
+
+    A label is the index of a class, or an array with one entry per class or question. Raise
+    UsageError if the name of a class is not UTF-8 text, as for some names of folders.
+    """
     for class_name in classes:
+        # Names of folders that are not UTF-8 have surrogates, which cannot be encoded.
         if class_name != class_name.encode(errors="ignore").decode():
             raise UsageError(f"class folder {class_name!r}: its name is not UTF-8; rename it")
     names: list[str] = []
@@ -79,22 +96,27 @@ def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, 
         images.append(image)
         labels.append(label)
     label_array = np.array(labels)
-    if label_array.ndim != 2:
+    if label_array.ndim != 2:  # indices of classes, or no samples at all
         label_array = label_array.astype(np.int64)
     return ClassData(tuple(classes), tuple(names), tuple(images), label_array)
 
 
 def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...]:
-    """Return the names of the classes in prompts, in the order of the classes.
+    """Return the names by which prompts call the classes, in the order of the classes.
 
-    They come from the protocol's class list, or else from its `class_names`, or else from the
-    prompts that the data state. A class without any of these is called as in the data, with the
-    protocol's separators replaced by spaces: `great_white_shark` becomes `great white shark`.
+    The first source that exists gives the names:
+
+    1. the class list that the protocol names, such as `imagenet1k`,
+    2. the protocol's `class_names`. A class without an entry there is called as in the data, with
+       separators replaced by spaces: `great_white_shark` becomes `great white shark`,
+    3. the names in prompts that the data state,
+    4. the names in the data, with separators replaced by spaces.
     """
     if protocol.class_list is not None:
-        prompt_names = list_names(protocol.class_list)
-        list_classes = listed_classes(protocol.class_list)
-        if {*data.classes} <= {*list_classes}:  # the data may have a subset of the listed classes
+        prompt_names = read_prompt_names(protocol.class_list)
+        list_classes = read_folder_names(protocol.class_list)
+        if set(data.classes) <= set(list_classes):
+            # The data may have only some of the listed classes.
             prompt_name_by_class = dict(zip(list_classes, prompt_names, strict=True))
             return tuple(prompt_name_by_class[class_name] for class_name in data.classes)
         return prompt_names
@@ -107,11 +129,11 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
     return tuple(names)
 
 
-def shown_names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
-    """Return the displayed names of classes, all of which differ.
+def displayed_class_names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
+    """Return the names of the classes for display, which are all different.
 
-    They are the names in prompts. If several classes share one, the name of the class in the data
-    is added: `crane (n02012849)`.
+    They are the names in prompts. If several classes share a name, the name of each class in the
+    data is added: `crane (n02012849)` and `crane (n03126707)`.
     """
     prompt_names = class_names(protocol, data)
     n_classes_by_name = Counter(prompt_names)
@@ -127,12 +149,19 @@ def shown_names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
 
 
 def templates_of(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...] | str:
-    """Return the protocol's templates, or else the data's, or else the name of OpenAI's."""
+    """Return the prompt templates of a data set, or the name of a known set of templates.
+
+    They come from the protocol, or else from the data, or else they are OpenAI's for ImageNet.
+    """
     return protocol.templates or data.templates or OPENAI
 
 
 def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
-    """Yield the faults of templates, or of the name of a set of templates."""
+    """Yield everything that is wrong with prompt templates.
+
+    `templates` holds templates such as `a photo of a {}.`, or is the name of a known set of
+    templates: `openai-imagenet`, or `clip-benchmark/NAME`.
+    """
     if isinstance(templates, tuple):
         if not templates:
             yield "no prompt templates: give at least one, such as 'a photo of a {}.'"
@@ -157,9 +186,10 @@ def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
 
 
 def clip_benchmark_templates(key: str) -> tuple[str, ...]:
-    """Return CLIP Benchmark's templates of a data set, with one `{}` each.
+    """Return CLIP Benchmark's prompt templates of a data set, such as `a photo of a {}.`.
 
-    Raise UsageError for an unknown data set, and for templates that differ between classes.
+    `key` is CLIP Benchmark's name of the data set, such as `food101`. Raise UsageError if it is
+    unknown, and if the templates differ from class to class.
     """
     templates_by_set = _read_clip_benchmark("en_zeroshot_classification_templates.json")
     if key not in templates_by_set:
@@ -171,29 +201,31 @@ def clip_benchmark_templates(key: str) -> tuple[str, ...]:
     return tuple(template.replace("{c}", "{}") for template in templates)
 
 
-def list_names(class_list: str) -> tuple[str, ...]:
-    """Return the prompt names of a class list. Raise KeyError for an unknown list.
+def read_prompt_names(class_list: str) -> tuple[str, ...]:
+    """Return the names in prompts of the classes of a class list, in the order of the list.
 
-    CLIP Benchmark names the classes of whole lists, in their order. A class list with fewer classes
-    is a subset of the list `names` of its record, and has the names of its classes there.
+    The names come from CLIP Benchmark, which names the classes of whole lists such as ImageNet-1k.
+    A list with fewer classes, such as ImageNet-A, is a subset of a whole list. Its names are then
+    looked up by WordNet ids. Raise KeyError for an unknown list.
     """
     record = CLASS_LISTS[class_list]
     names = tuple(_read_clip_benchmark("en_classnames.json")[record.names])[record.skipped :]
     if record.n_classes == len(names):
         return names
-    name_by_wordnet_id = dict(zip(listed_classes(record.names), names, strict=True))
-    return tuple(name_by_wordnet_id[wordnet_id] for wordnet_id in listed_classes(class_list))
+    name_by_wordnet_id = dict(zip(read_folder_names(record.names), names, strict=True))
+    return tuple(name_by_wordnet_id[wordnet_id] for wordnet_id in read_folder_names(class_list))
 
 
-def listed_classes(class_list: str) -> Sequence[str]:
-    """Return the names that the classes of a list have on the disk, such as WordNet ids.
+def read_folder_names(class_list: str) -> Sequence[str]:
+    """Return the names of the folders of a class list's classes: WordNet ids, or 0, 1, 2...
 
-    Return an empty list if no installed package lists them.
+    WordNet ids are read from the files of timm. Return an empty list if timm is not installed or
+    does not have them.
     """
     record = CLASS_LISTS[class_list]
     if record.numeric:
         return [str(number) for number in range(record.n_classes)]
-    # The ids are read from timm's files, without importing timm and torch.
+    # Find timm's files without importing timm, which would import torch.
     package = find_spec("timm") if record.ids else None
     if package is None:
         return []
@@ -204,37 +236,53 @@ def listed_classes(class_list: str) -> Sequence[str]:
     return []
 
 
-def unnamed_classes(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
-    """Yield a fault if prompts would hold WordNet ids or numbers instead of names."""
+def unnamed_class_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
+    """Yield a fault if prompts would call classes by WordNet ids or numbers instead of names.
+
+    The fault says how to name them.
+    """
+    # Classes that are called by a WordNet id.
+    unnamed = []
     prompt_names = class_names(protocol, data)
-    classes_without_name = []
     for data_name, prompt_name in zip(data.classes, prompt_names, strict=True):
         if data_name == prompt_name and WORDNET_ID.fullmatch(data_name):
-            classes_without_name.append(data_name)
-    has_names = protocol.class_names or protocol.class_list or data.prompts
-    if not classes_without_name and not has_names and all(map(str.isdecimal, data.classes)):
-        classes_without_name = list(data.classes)
-    if not classes_without_name:
+            unnamed.append(data_name)
+    kind, imagenet_list = "WordNet ids", "imagenet1k"
+
+    # Classes that are called by numbers. If names are stated, a number may be a name.
+    has_stated_names = protocol.class_names or protocol.class_list or data.prompts
+    if not unnamed and not has_stated_names and all(map(str.isdecimal, data.classes)):
+        unnamed = list(data.classes)
+        kind, imagenet_list = "numbers", "imagenet1k-numbers"
+
+    if not unnamed:
         return
-    first = classes_without_name[0]
-    if WORDNET_ID.fullmatch(first):
-        kind, class_list = "WordNet ids", "imagenet1k"
-    else:
-        kind, class_list = "numbers", "imagenet1k-numbers"
-    remedy = f"name them by `class_names: {{{first!r}: NAME, ...}}`"
-    if {*data.classes} <= {*listed_classes(class_list)}:
-        remedy += f", or if they are ImageNet's by `class_list: {class_list}`"
+    remedy = f"name them by `class_names: {{{unnamed[0]!r}: NAME, ...}}`"
+    if set(data.classes) <= set(read_folder_names(imagenet_list)):
+        remedy += f", or if they are ImageNet's by `class_list: {imagenet_list}`"
     yield (
-        f"{len(classes_without_name)} classes are called by {kind}, such as {first}, in "
+        f"{len(unnamed)} classes are called by {kind}, such as {unnamed[0]}, in "
         f"prompts too: {remedy}"
     )
 
 
-def class_differences(protocol: ClassificationProtocol, data_classes: Sequence[str]) -> str:
-    """Return the end of a message that lists missing and unexpected classes of a known set."""
-    expected = _expected_classes(protocol)
-    missing_names = [name for name in expected if name not in data_classes]
-    unexpected_names = [name for name in data_classes if expected and name not in expected]
+def describe_class_differences(
+    protocol: ClassificationProtocol, data_classes: Sequence[str]
+) -> str:
+    """Return the end of a message about wrong classes, which lists how they differ.
+
+    For example `; missing: beagle, boxer; not of this set: tiger`. Only the first classes are
+    listed. Return an empty text if no installed package lists the classes of the data set.
+    """
+    expected_classes: Sequence[str] = ()
+    if protocol.torchvision == "oxford_pets":
+        expected_classes = _read_clip_benchmark("en_classnames.json")["pets"]
+    elif protocol.class_list is not None:
+        expected_classes = read_folder_names(protocol.class_list)
+    if not expected_classes:
+        return ""
+    missing_names = [name for name in expected_classes if name not in data_classes]
+    unexpected_names = [name for name in data_classes if name not in expected_classes]
     text = ""
     if missing_names:
         text += f"; missing: {first_of(missing_names, _MAX_LISTED)}"
@@ -243,14 +291,8 @@ def class_differences(protocol: ClassificationProtocol, data_classes: Sequence[s
     return text
 
 
-def _expected_classes(protocol: ClassificationProtocol) -> Sequence[str]:
-    """Return the classes of a known set as data name them; none if no package lists them."""
-    if protocol.torchvision == "oxford_pets":
-        return list(_read_clip_benchmark("en_classnames.json")["pets"])
-    return () if protocol.class_list is None else listed_classes(protocol.class_list)
-
-
 @cache
 def _read_clip_benchmark(name: str) -> dict[str, Any]:
-    """Return the content of a JSON file of CLIP Benchmark's data sets."""
-    return dict(json.loads(files("clip_benchmark").joinpath("datasets", name).read_text("utf-8")))
+    """Return the content of a JSON file in the folder `datasets` of the package clip_benchmark."""
+    path = files("clip_benchmark").joinpath("datasets", name)
+    return dict(json.loads(path.read_text("utf-8")))

@@ -22,16 +22,16 @@ from cosmos_eval.data.class_folders import (
 )
 from cosmos_eval.data.class_names import (
     ClassData,
-    class_differences,
+    describe_class_differences,
     make_data,
     template_faults,
     templates_of,
-    unnamed_classes,
+    unnamed_class_faults,
 )
 from cosmos_eval.data.prepare import can_prepare
-from cosmos_eval.data.readers import FileError, faults_of, read_records, shortened
+from cosmos_eval.data.readers import FileError, read_records, report_faults_at, shortened
 from cosmos_eval.data.sources import ImageFile
-from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_of
+from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_name
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -42,36 +42,44 @@ from cosmos_eval.types import (
     nearest,
 )
 
-# As in clip_benchmark/datasets/imagenetv2.py, URLS.
-_IMAGENETV2 = (
+# The address of ImageNet-V2, as in clip_benchmark/datasets/imagenetv2.py (URLS).
+_IMAGENETV2_URL = (
     "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/"
     "imagenetv2-matched-frequency.tar.gz"
 )
 
 
 def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
-    """List the images of every class, or those found of a partial set.
+    """Return the images of a classification data set, with their labels and classes.
 
-    Raise UsageError for any fault.
+    `options.limit` keeps that many images, taken from the classes in turn. `options.allow_partial`
+    leaves out images whose files are missing. Raise UsageError if anything else is wrong with the
+    data set.
     """
-    return _list_data(protocol, options).require(protocol, options)
+    return _list_data(protocol, options).checked_data(protocol, options)
 
 
 def survey(
     protocol: ClassificationProtocol, options: RunOptions, progress: OnProgress
 ) -> folders.Survey:
-    """Count the test images, and list all faults of the set."""
+    """Return the number of images, and everything that is wrong with the data set.
+
+    `progress` is not used, since only paths are listed: all surveys have the same signature.
+    """
     try:
         listing = _list_data(protocol, options)
-        listing_survey = listing.surveyed(protocol, options)
-        faults = (*listing_survey.faults, *_prompt_faults(protocol, listing.data))
-        return replace(listing_survey, faults=faults)
+        listing_survey = listing.complete_survey(protocol, options)
+        prompt_faults = _prompt_faults(protocol, listing.data)
+        return replace(listing_survey, faults=(*listing_survey.faults, *prompt_faults))
     except UsageError as error:
-        return folders.Survey(faults=(str(error),), remedy=_remedy(protocol, options))
+        return folders.Survey(faults=(str(error),), remedy=_find_remedy(protocol, options))
 
 
-def _remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None:
-    """Return the command or the page that completes a set which cannot be listed."""
+def _find_remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None:
+    """Return the command that completes a data set, or the page that its files come from.
+
+    The command either moves images that are already on the disk, or downloads the data set.
+    """
     root = shlex.quote(str(options.data_root))
     if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
         return f"cosmos-eval data prepare imagenet --data-root {root}"
@@ -81,25 +89,28 @@ def _remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None
 
 
 def require_choice(protocol: ClassificationProtocol, _: RunOptions, data: ClassData) -> None:
-    """Raise UsageError for data of a single class, which leave nothing to choose."""
+    """Raise UsageError for data of a single class, which leaves nothing to choose."""
     for fault in _choice_faults(protocol, data):
         raise UsageError(f"{protocol.dataset}: {fault}")
 
 
 def require_prompts(protocol: ClassificationProtocol, _: RunOptions, data: ClassData) -> None:
-    """Raise UsageError for data of a single class, and for classes without names for prompts."""
+    """Raise UsageError if prompts cannot tell the classes of the data apart.
+
+    That is so for a single class, and for classes that are called by WordNet ids or numbers.
+    """
     for fault in _prompt_faults(protocol, data):
         raise UsageError(f"{protocol.dataset}: {fault}")
 
 
 def _prompt_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
-    """Yield the faults of data that are to be classified by prompts."""
+    """Yield the reasons why images cannot be classified by prompts of their classes."""
     yield from _choice_faults(protocol, data)
-    yield from unnamed_classes(protocol, data)
+    yield from unnamed_class_faults(protocol, data)
 
 
 def _choice_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
-    """Yield a fault for data of a single class, unless images have several labels each."""
+    """Yield a fault if there is only one class, unless images have several labels each."""
     if len(data.classes) == 1 and data.labels.ndim == 1:
         yield f"{protocol.folder} has one class, {data.classes[0]}: a choice needs two or more"
 
@@ -110,9 +121,9 @@ def sample_list_hash(data: ClassData) -> str:
 
 
 def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
-    """Download the set unless it is there or has no known download.
+    """Download the data set unless it is on the disk already.
 
-    Raise UsageError if the download fails.
+    Do nothing if no download is known. Raise UsageError if the download fails.
     """
     folders.fetch_repository(protocol, options)
     if not _can_fetch(protocol):
@@ -121,17 +132,19 @@ def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
     if protocol.torchvision is not None:
         download_torchvision(protocol, root)
         return
-    with contextlib.suppress(UsageError):
+    try:
         find_folder(protocol, options)
-        return
-    _fetch_imagenetv2(protocol, root)
+    except UsageError:
+        _fetch_imagenetv2(protocol, root)
 
 
 def _can_fetch(protocol: ClassificationProtocol) -> bool:
-    """Return whether torchvision or this module can download the set."""
+    """Return whether torchvision or this module can download the data set."""
     if protocol.torchvision is not None:
+        # "stanford_cars/train" names the training images of Stanford Cars, whose download page no
+        # longer exists.
         set_name = protocol.torchvision.partition("/")[0]
-        return set_name != "stanford_cars"  # its page no longer exists
+        return set_name != "stanford_cars"
     return protocol.dataset == "imagenetv2" and protocol.root is None
 
 
@@ -142,40 +155,48 @@ def _fetch_imagenetv2(protocol: ClassificationProtocol, root: Path) -> None:
     try:
         # torchvision prints on standard output, which belongs to the results.
         with contextlib.redirect_stdout(sys.stderr):
-            download_and_extract_archive(_IMAGENETV2, str(root))
+            download_and_extract_archive(_IMAGENETV2_URL, str(root))
     except (OSError, EOFError, RuntimeError, tarfile.TarError) as error:
-        archive = root / _IMAGENETV2.rpartition("/")[2]
+        archive = root / _IMAGENETV2_URL.rpartition("/")[2]
         raise UsageError(
-            f"{protocol.dataset}: cannot download or unpack {_IMAGENETV2}: {error}; remove "
+            f"{protocol.dataset}: cannot download or unpack {_IMAGENETV2_URL}: {error}; remove "
             f"{archive} if it is there, and try again"
         ) from error
 
 
 def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders.Listing[ClassData]:
-    """List classes and images with all faults. Raise UsageError if they cannot be read."""
+    """Return the classes and images of a data set, together with everything wrong with them.
+
+    Missing images and wrong numbers are recorded in the listing and not raised. Raise UsageError
+    if classes and images cannot be listed at all.
+    """
     _check_class_list(protocol)
     _check_groups(protocol)
     folder, data = _read_data(protocol, options)
     if protocol.group_file is not None:
         group_file = folders.root_of(protocol, options, protocol.group_file) / protocol.group_file
         data = _with_groups(protocol, folder, data, group_file)
-    missing_files = _missing_files(protocol, data)
-    if options.allow_partial and 0 < len(missing_files) < len(data.images):
-        present_indices = [index for index in range(len(data.images)) if index not in missing_files]
-        data = data.select(present_indices)
-        missing_files = {}
+
+    # Leave out missing images if that is allowed and some images are there.
+    missing_file_by_index = _find_missing_files(protocol, data)
+    if options.allow_partial and 0 < len(missing_file_by_index) < len(data.images):
+        all_indices = range(len(data.images))
+        data = data.select([index for index in all_indices if index not in missing_file_by_index])
+        missing_file_by_index = {}
     n_images = len(data.images)
-    counts = folders.known_counts(images=(n_images, protocol.n_images))
-    # A limit takes images from the classes in turn. Images with several labels are one class here.
+    counts = folders.compare_counts(images=(n_images, protocol.n_images))
+
+    # A limit takes images from the classes in turn, or if images have several labels, the first.
     class_of_image = data.labels if data.labels.ndim == 1 else np.zeros(n_images, np.int64)
     chosen_indices = folders.choose_in_turn(class_of_image, options.limit)
     chosen_data = data.select(chosen_indices.tolist())
+    missing_files = list(missing_file_by_index.values())
     return folders.Listing(
-        data=chosen_data._replace(part=folders.first_shortfall(counts)),
+        data=chosen_data._replace(found_samples=folders.find_shortfall(counts)),
         path=folder,
         counts=counts,
         survey=folders.Survey(
-            faults=tuple(_faults(protocol, folder, data, list(missing_files.values()))),
+            faults=tuple(_list_faults(protocol, folder, data, missing_files)),
             folder=str(folder),
             expected=protocol.n_images or n_images,
             images=n_images - len(missing_files),
@@ -185,7 +206,7 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
 
 
 def _check_class_list(protocol: ClassificationProtocol) -> None:
-    """Raise UsageError for an unknown class list, or for one beside names of classes."""
+    """Raise UsageError for an unknown class list, and for a list with `class_names` beside it."""
     if protocol.class_list is None:
         return
     if protocol.class_names:
@@ -199,8 +220,13 @@ def _check_class_list(protocol: ClassificationProtocol) -> None:
 
 
 def _check_groups(protocol: ClassificationProtocol) -> None:
-    """Raise UsageError for fields about groups of images that contradict each other."""
-    metadata, group_keys = protocol.metadata, folders.several(protocol.group_keys)
+    """Raise UsageError if the protocol's fields about groups of images contradict each other.
+
+    Groups of images, such as regions, come from a `group_file` or from numbers in archives, whose
+    names are `metadata`. The values of `group_keys` make the name of a group.
+    """
+    metadata = protocol.metadata
+    group_keys = folders.as_tuple(protocol.group_keys)
     if metadata:
         if protocol.group_file is not None or protocol.layout != "webdataset":
             raise UsageError(
@@ -221,9 +247,11 @@ def _check_groups(protocol: ClassificationProtocol) -> None:
 
 
 def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, ClassData]:
-    """Return the folder of a set, and its images in the layout of the protocol.
+    """Return the folder of a data set, and its classes and images.
 
-    Raise UsageError if the set is missing or in another layout.
+    They are read by torchvision, from a list of images with several labels, from webdataset
+    archives, or from class folders, as the protocol says. Raise UsageError if the data set is
+    missing or has another layout.
     """
     try:
         folder = find_folder(protocol, options)
@@ -246,7 +274,11 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
 
 
 def _download_advice(protocol: ClassificationProtocol) -> str:
-    """Return the end of an error about a missing set: where to get it, or nothing."""
+    """Return the end of an error about a missing data set, which says where to get it.
+
+    Return an empty text if no page is known, and for data sets on the Hugging Face hub, whose
+    errors name the hub already.
+    """
     if protocol.download is None or protocol.repository is not None:
         return ""
     if _can_fetch(protocol):
@@ -257,41 +289,48 @@ def _download_advice(protocol: ClassificationProtocol) -> str:
 def _read_multilabel_list(
     protocol: MultilabelProtocol, options: RunOptions, folder: Path
 ) -> ClassData:
-    """Read a list of images with several classes each.
+    """Read the file that lists the images in a folder with several classes for each.
 
-    The classes are the keys of `class_names`, or else all classes in the list. Raise UsageError
-    for any fault.
+    The classes are the keys of the protocol's `class_names`, or else all classes in the list,
+    sorted. The label of an image is a row of truth values, one for each class. Raise UsageError if
+    the list cannot be read.
     """
     if protocol.annotations is None:
         raise UsageError(f"{protocol.dataset}: give `annotations`, or `layout: webdataset`")
     root = folders.root_of(protocol, options, protocol.annotations)
     path = root / protocol.annotations
     classes_by_image: dict[str, list[str]] = {}
-    with faults_of(f"{protocol.dataset}: {path}: "):
-        for image, record, location in _image_records(path, protocol):
+    with report_faults_at(f"{protocol.dataset}: {path}: "):
+        for image, record, location in _read_image_records(path, protocol):
             classes_by_image[image] = _parse_classes(record, protocol.label_key, location)
     listed_classes = set(chain.from_iterable(classes_by_image.values()))
     _check_listed_classes(protocol, path, listed_classes)
     classes = list(protocol.class_names) or sorted(listed_classes)
     samples = []
     for image, image_classes in classes_by_image.items():
-        samples.append((image, ImageFile(folder / image), np.isin(classes, image_classes)))
+        has_class = np.isin(classes, image_classes)  # (C,)
+        samples.append((image, ImageFile(folder / image), has_class))
     return make_data(classes, samples)
 
 
 def _check_listed_classes(
     protocol: MultilabelProtocol, path: Path, listed_classes: set[str]
 ) -> None:
-    """Raise UsageError for classes that are separated by commas or that `class_names` lacks."""
+    """Raise UsageError if a list of images has no classes, or has wrong ones.
+
+    A class is wrong if it is in fact several classes, such as `cat, dog` instead of `cat | dog`, or
+    if the protocol's `class_names` lack it.
+    """
     if not listed_classes:
         raise UsageError(f"{protocol.dataset}: {path} lists no image with a class")
     for name in sorted(listed_classes):
-        # A name may hold a comma, but not the names of other classes.
-        comma_separated = [text.strip() for text in name.split(",")]
-        if len(comma_separated) > 1 and not listed_classes.isdisjoint(comma_separated):
+        # The name of a class may have a comma: "fox, red". But "cat, dog" are two classes if "cat"
+        # is listed as a class too.
+        possible_classes = [text.strip() for text in name.split(",")]
+        if len(possible_classes) > 1 and not listed_classes.isdisjoint(possible_classes):
             raise UsageError(
                 f"{protocol.dataset}: {path}: '{name}' names classes: write "
-                f"'{' | '.join(comma_separated)}'"
+                f"'{' | '.join(possible_classes)}'"
             )
     if not protocol.class_names:
         return
@@ -303,16 +342,17 @@ def _check_listed_classes(
 
 
 def _parse_classes(record: Any, key: str, location: str) -> list[str]:
-    """Return the classes in a field, which is a list, or text such as `a|b`.
+    """Return the names of classes in a field: `"cat | dog"` or `["cat", "dog"]`.
 
-    Raise FileError for a missing field and for any other value.
+    An empty text or list gives no classes. Raise FileError, which begins with `location`, if the
+    record lacks the field, and for any other value.
     """
     value = record.get(key) if isinstance(record, dict) else None
-    names = value or []  # an image may have no class
+    names = value or []
     if isinstance(names, str):
         names = names.split("|")
-    is_text = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if value is None or not is_text:
+    are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if value is None or not are_texts:
         raise FileError(f"{location}: `{key}` must be classes, such as a|b, not {shortened(value)}")
     return [name.strip() for name in names]
 
@@ -322,13 +362,15 @@ def _with_groups(
 ) -> ClassData:
     """Return the data with the group of each image, which the file at `path` lists.
 
-    Raise UsageError if the file does not list exactly the images of the data.
+    The name of a group joins the values of all `group_keys`: `Europe, 2015` for the keys `region`
+    and `year`. Raise UsageError if the file does not list exactly the images of the data.
     """
+    group_keys = folders.as_tuple(protocol.group_keys)
     group_by_image: dict[str, str] = {}
-    with faults_of(f"{protocol.dataset}: `group_file`: {path}: "):
-        for image, record, location in _image_records(path, protocol):
-            keys = folders.several(protocol.group_keys)
-            group_by_image[image] = ", ".join(_parse_text(record, key, location) for key in keys)
+    with report_faults_at(f"{protocol.dataset}: `group_file`: {path}: "):
+        for image, record, location in _read_image_records(path, protocol):
+            group_values = [_parse_text(record, key, location) for key in group_keys]
+            group_by_image[image] = ", ".join(group_values)
     for name in data.names:
         if name not in group_by_image:
             raise UsageError(f"{protocol.dataset}: {path} gives image {name} of {folder} no group")
@@ -338,25 +380,31 @@ def _with_groups(
             f"{protocol.dataset}: {path} lists {len(unknown_images)} images that {folder} does not "
             f"have, first: {unknown_images[0]}; nearest: {nearest(unknown_images[0], data.names)}"
         )
-    return data.grouped([group_by_image[name] for name in data.names])
+    return data.with_groups([group_by_image[name] for name in data.names])
 
 
-def _image_records(path: Path, protocol: ClassificationProtocol) -> Iterator[tuple[str, Any, str]]:
-    """Yield the image, the record and its location for every entry of a file.
+def _read_image_records(
+    path: Path, protocol: ClassificationProtocol
+) -> Iterator[tuple[str, Any, str]]:
+    """Yield the image's name, the record and its location for every entry of a file.
 
-    Raise FileError for an image that is listed twice.
+    The location, such as `line 3`, is for error messages. Raise FileError for an image that is
+    listed twice.
     """
-    images = set()
+    listed_images = set()
     for location, record in read_records(path):
         image = _parse_text(record, protocol.image_key, location)
-        if image in images:
+        if image in listed_images:
             raise FileError(f"{location}: image {image} is listed twice")
-        images.add(image)
+        listed_images.add(image)
         yield image, record, location
 
 
 def _parse_text(record: Any, key: str, location: str) -> str:
-    """Return a field that is text or a whole number. Raise FileError for any other value."""
+    """Return a field of a record as text, if it is text or a whole number.
+
+    Raise FileError, which begins with `location`, if it is missing, blank or another value.
+    """
     value = record.get(key) if isinstance(record, dict) else None
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
         return str(value)
@@ -366,7 +414,10 @@ def _parse_text(record: Any, key: str, location: str) -> str:
 def _require_same_classes(
     protocol: ClassificationProtocol, folder: Path, classes: Sequence[str]
 ) -> None:
-    """Raise UsageError unless `class_names` names exactly the classes of the data."""
+    """Raise UsageError unless the protocol's `class_names` name exactly the classes of the data.
+
+    `classes` are the classes of the data, for example the names of folders.
+    """
     named_classes = list(protocol.class_names)
     for name in classes:
         if name not in named_classes:
@@ -379,60 +430,70 @@ def _require_same_classes(
             raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
 
 
-def _missing_files(protocol: ClassificationProtocol, data: ClassData) -> dict[int, Path]:
-    """Return the missing files of the data by the index of the image.
+def _find_missing_files(protocol: ClassificationProtocol, data: ClassData) -> dict[int, Path]:
+    """Return the paths of missing image files by the indices of the images.
 
-    Only lists of torchvision and of users name images that may be missing.
+    Images can only be missing if a list names them: one of torchvision's, or a user's list of
+    images with several labels. Other images were found by looking into folders or archives.
     """
     is_user_list = isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset"
     if protocol.torchvision is None and not is_user_list:
         return {}
-    missing_files = {}
+    missing_file_by_index = {}
     for index, image in enumerate(data.images):
         if isinstance(image, ImageFile) and not image.path.is_file():
-            missing_files[index] = image.path
-    return missing_files
+            missing_file_by_index[index] = image.path
+    return missing_file_by_index
 
 
-def _faults(
+def _list_faults(
     protocol: ClassificationProtocol, folder: Path, data: ClassData, missing_files: Sequence[Path]
 ) -> Iterator[str]:
-    """Yield the faults of listed data, except a wrong number of images."""
+    """Yield everything that is wrong with the listed data, except a wrong number of images."""
     if missing_files:
         page = f"; from: {protocol.download}" if protocol.download else ""
+        similar = folders.describe_similar_file(missing_files[0])
         yield (
-            f"{len(missing_files)} of {len(data.images)} {split_of(protocol)} images are not "
-            f"there, the first: {missing_files[0]}{page}{folders.similar_file(missing_files[0])}"
+            f"{len(missing_files)} of {len(data.images)} {split_name(protocol)} images are not "
+            f"there, the first: {missing_files[0]}{page}{similar}"
         )
     yield from _class_count_faults(protocol, folder, data)
     yield from template_faults(templates_of(protocol, data))
     yield from _label_faults(protocol, folder, data)
 
 
-def _whole_set_page(protocol: ClassificationProtocol) -> str:
-    """Return the end of an error about a set of other classes, or nothing."""
+def _format_whole_set_page(protocol: ClassificationProtocol) -> str:
+    """Return the end of an error about wrong classes, which names the page of the whole set.
+
+    Return an empty text if no page is known.
+    """
     return f"; get the whole set from {protocol.download}" if protocol.download else ""
 
 
 def _class_count_faults(
     protocol: ClassificationProtocol, folder: Path, data: ClassData
 ) -> Iterator[str]:
-    """Yield a fault if the set or its class list has another number of classes."""
+    """Yield a fault if the data do not have the number of classes that the protocol expects.
+
+    The protocol's class list states the number, or else its `n_classes`. A user's data may have
+    a subset of the classes of a list.
+    """
     class_list = CLASS_LISTS.get(protocol.class_list or "")
     n_expected = protocol.n_classes if class_list is None else class_list.n_classes
-    if n_expected in (None, len(data.classes)) or is_subset_of_list(protocol, data.classes):
+    has_expected_number = n_expected is None or n_expected == len(data.classes)
+    if has_expected_number or is_subset_of_list(protocol, data.classes):
         return
     kind = "" if class_list is None else f" {class_list.classes} of {protocol.class_list}"
-    differences = class_differences(protocol, data.classes)
+    differences = describe_class_differences(protocol, data.classes)
     yield (
         f"{folder} has {len(data.classes)} classes, not the {n_expected}{kind}{differences}"
-        f"{_whole_set_page(protocol)}"
+        f"{_format_whole_set_page(protocol)}"
     )
 
 
 def _label_faults(protocol: ClassificationProtocol, folder: Path, data: ClassData) -> Iterator[str]:
-    """Yield a fault for the first image whose label is not the index of a class."""
-    if data.labels.ndim != 1:
+    """Yield a fault if the label of an image is not the index of a class; name the first image."""
+    if data.labels.ndim != 1:  # several labels for each image
         return
     n_classes = len(data.classes)
     invalid_indices = np.flatnonzero((data.labels < 0) | (data.labels >= n_classes))
@@ -440,5 +501,5 @@ def _label_faults(protocol: ClassificationProtocol, folder: Path, data: ClassDat
         first = invalid_indices[0]
         yield (
             f"{folder} gives {data.names[first]} the class number {data.labels[first] + 1}, "
-            f"but has {n_classes} classes{_whole_set_page(protocol)}"
+            f"but has {n_classes} classes{_format_whole_set_page(protocol)}"
         )

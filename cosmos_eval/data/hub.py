@@ -17,92 +17,104 @@ from cosmos_core.utils.hub import SlowHubError, limit_waiting
 from cosmos_eval.data.sources import numbered_archives
 from cosmos_eval.types import Protocol, UsageError
 
+# Errors of the system if a disk is full or cannot be written.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_HTTP_PACKAGES = ("http", "requests", "urllib3")  # HTTP libraries of versions of the client
+# The HTTP libraries of all versions of the client, by the beginnings of their modules' names.
+_HTTP_PACKAGES = ("http", "requests", "urllib3")
 
-_FILE_PATTERNS = ("*.txt", "*.csv", "*.zip", "test/*")  # the files of a set's test split
+_FILE_PATTERNS = ("*.txt", "*.csv", "*.zip", "test/*")  # the files of a data set's test split
 _SHA256_DIGITS = 64
 _MAX_LISTED = 5  # missing files that an error message lists
-_MAX_REASON = 300  # characters of an error's message
+_MAX_REASON = 300  # characters of the reason in an error message
 
 
 def dataset_folder(protocol: Protocol) -> Path:
-    """Return the folder of a data set's repository in the client's cache, without any request.
+    """Return the folder of a data set's repository in the cache of huggingface_hub.
 
-    The folder is a snapshot of the repository, and is named by its commit. Raise UsageError if it
-    is missing, or lacks the annotations and images, or one of the archives, of the data set.
+    The folder is a snapshot of the repository and is named by its commit. No request is made. Raise
+    UsageError if the snapshot is not in the cache, or lacks files of the data set: its annotations
+    and images, or else one of its archives.
     """
     repository = f"{protocol.dataset}: {_repository_name(protocol)}"
     try:
-        folder = Path(_snapshot(protocol, offline=True))
+        folder = Path(_get_snapshot(protocol, offline=True))
     except errors.LocalEntryNotFoundError as error:
         raise UsageError(
             f"{repository} is not, or not completely, in {constants.HF_HUB_CACHE}: "
             "--download fetches it"
         ) from error
     except Exception as error:
-        raise UsageError(f"{repository} cannot be read from the cache ({reason(error)})") from error
+        raise UsageError(
+            f"{repository} cannot be read from the cache ({describe_error(error)})"
+        ) from error
+
+    # A data set on the hub is a file of annotations with a file of images, or tar archives.
     annotations = str(getattr(protocol, "annotations", "") or "")
     if annotations:
         images = str(getattr(protocol, "images", "") or "")
-        files = [folder / annotations, folder / images]
-        listed = ""
+        required_files = [folder / annotations, folder / images]
+        list_description = ""
     else:
-        files = numbered_archives(folder / "test")
-        listed = f"lists {len(files)} archives in test/nshards.txt, and "
-    missing_names = [path.name for path in files if not path.is_file()]
+        required_files = numbered_archives(folder / "test")
+        list_description = f"lists {len(required_files)} archives in test/nshards.txt, and "
+    missing_names = [path.name for path in required_files if not path.is_file()]
     if missing_names:
         raise UsageError(
-            f"{repository} {listed}lacks {', '.join(missing_names[:_MAX_LISTED])}: "
+            f"{repository} {list_description}lacks {', '.join(missing_names[:_MAX_LISTED])}: "
             "--download fetches what the repository has"
         )
     return folder
 
 
-def pinned(
+def pin_revision(
     protocol: Protocol, find_folder: Callable[[Protocol], Path] = dataset_folder
 ) -> Protocol:
-    """Return the protocol with the commit of its snapshot as revision.
+    """Return the protocol with the commit of its snapshot as its revision.
 
-    A branch may move during a run; a commit does not. `find_folder` returns the snapshot of a
-    protocol, whose name is the commit.
+    A branch may change during a run, and a commit does not. `find_folder` returns the folder of the
+    snapshot, which is named by the commit.
     """
     return replace(protocol, revision=find_folder(protocol).name)
 
 
 def fetch_dataset(protocol: Protocol) -> None:
-    """Download the files of a set's test split that the cache lacks, and check their SHA-256s.
+    """Download the test split of a data set into the cache, and check the SHA-256s of its files.
 
-    Files of an interrupted download are kept. Raise UsageError if the download fails or if a file
-    is damaged.
+    Files that are in the cache already are not downloaded again, and an interrupted download is
+    continued. Raise UsageError if the download fails or if a file is damaged.
     """
-    with _client_errors_reported(protocol):
-        folder = Path(_snapshot(protocol))
+    with _report_client_errors(protocol):
+        folder = Path(_get_snapshot(protocol))
     for path in sorted(folder.rglob("*")):
         require_intact(protocol, path, f"remove {path.resolve()} and use --download again")
 
 
 def fetch_texts(protocol: Protocol) -> Path:
-    """Download the text files of a set that the cache lacks, and return the snapshot."""
-    with _client_errors_reported(protocol):
-        return Path(_snapshot(protocol, ["*.txt"]))
+    """Download the text files of a data set into the cache, and return the snapshot's folder.
+
+    Raise UsageError if the download fails.
+    """
+    with _report_client_errors(protocol):
+        return Path(_get_snapshot(protocol, ["*.txt"]))
 
 
 def archives_of(protocol: Protocol, folder: Path) -> dict[str, str]:
-    """Return the archives of a set, each with the hash by which the hub identifies its content.
+    """Return the names of a data set's archives, each with the hub's hash of its content.
 
-    nshards.txt in `folder` says how many archives there are. Raise UsageError if the repository
-    lacks one of them.
+    The names are, for example, `test/0.tar`. The file test/nshards.txt in `folder`, a snapshot of
+    the repository, says how many there are. The hashes are asked from the hub. Raise UsageError if
+    that fails, or if the repository lacks one of the archives.
     """
     names = [str(path.relative_to(folder)) for path in numbered_archives(folder / "test")]
-    with _client_errors_reported(protocol):
+    with _report_client_errors(protocol):
         entries = list(
             client.HfApi().list_repo_tree(path_in_repo="test", **_repository_arguments(protocol))
         )
-    file_by_path = {
-        entry.path: entry for entry in entries if isinstance(entry, client.hf_api.RepoFile)
-    }
-    hashes = {}
+    file_by_path = {}
+    for entry in entries:
+        if isinstance(entry, client.hf_api.RepoFile):  # and not a folder
+            file_by_path[entry.path] = entry
+    hash_by_name = {}
     for name in names:
         if name not in file_by_path:
             raise UsageError(
@@ -110,53 +122,59 @@ def archives_of(protocol: Protocol, folder: Path) -> dict[str, str]:
                 f"and lacks {name}"
             )
         file = file_by_path[name]
-        hashes[name] = getattr(file.lfs, "sha256", file.blob_id)
-    return hashes
+        # Large files have a SHA-256, small ones only the id of their Git object.
+        hash_by_name[name] = getattr(file.lfs, "sha256", file.blob_id)
+    return hash_by_name
 
 
 def fetch_file(protocol: Protocol, file: str, folder: Path | None = None) -> Path:
-    """Return the path of a file of the repository, and fetch it if the cache lacks it.
+    """Return the path of a file of a data set's repository, after downloading it if needed.
 
-    It is fetched to a cache at `folder` (None: the client's own cache).
+    A file that huggingface_hub's own cache lacks is downloaded to a cache at `folder` (None: its
+    own cache). Raise UsageError if the download fails.
     """
     arguments = {"filename": file, **_repository_arguments(protocol)}
     is_cached = isinstance(client.try_to_load_from_cache(**arguments), str)
     if is_cached:
         folder = None
-    with _client_errors_reported(protocol):
+    with _report_client_errors(protocol):
         return Path(client.hf_hub_download(**arguments, cache_dir=folder))
 
 
 @contextmanager
-def _client_errors_reported(protocol: Protocol) -> Iterator[None]:
-    """Turn all errors of the client in the block into a UsageError of one line."""
+def _report_client_errors(protocol: Protocol) -> Iterator[None]:
+    """Turn any error in the block, which uses huggingface_hub, into a UsageError of one line."""
     limit_waiting()
     try:
         yield
-    except Exception as error:  # of the client, of the system, or of the client's HTTP library
+    except Exception as error:  # of huggingface_hub, of the system, or of an HTTP library
         raise UsageError(
-            f"{protocol.dataset}: cannot fetch {_repository_name(protocol)} ({reason(error)})"
+            f"{protocol.dataset}: cannot fetch {_repository_name(protocol)} "
+            f"({describe_error(error)})"
         ) from error
 
 
 def require_intact(protocol: Protocol, path: Path, remedy: str) -> None:
-    """Raise UsageError if the content of a large file in the cache does not match its name.
+    """Raise UsageError if a large file in the cache of huggingface_hub is damaged.
 
-    The client names large files by their SHA-256.
+    The entries of a snapshot are links, and large files behind them are named by their SHA-256. The
+    message ends with `remedy`.
     """
-    expected = path.resolve().name
-    if len(expected) == _SHA256_DIGITS and file_sha256(path) != expected:
+    name_in_cache = path.resolve().name
+    is_named_by_sha256 = len(name_in_cache) == _SHA256_DIGITS
+    if is_named_by_sha256 and file_sha256(path) != name_in_cache:
         raise UsageError(
             f"{protocol.dataset}: {path} is damaged, its SHA-256 is not the hub's: {remedy}"
         )
 
 
-def _snapshot(
+def _get_snapshot(
     protocol: Protocol, patterns: Sequence[str] = _FILE_PATTERNS, *, offline: bool = False
 ) -> str:
-    """Return the path of a repository's snapshot with the files that match `patterns`.
+    """Return the folder of a repository's snapshot, with the files that match `patterns`.
 
-    Fetch the files that the cache lacks unless `offline` is set.
+    Files that the cache lacks are downloaded, unless `offline` is set. Training images are left
+    out.
     """
     with quiet():
         return snapshot_download(
@@ -168,21 +186,25 @@ def _snapshot(
 
 
 def _repository_arguments(protocol: Protocol) -> dict[str, Any]:
-    """Return the arguments of the client's functions that name a repository."""
+    """Return the arguments by which functions of huggingface_hub name a repository."""
     return {"repo_id": protocol.repository, "repo_type": "dataset", "revision": protocol.revision}
 
 
 def _repository_name(protocol: Protocol) -> str:
-    """Return the name of a repository for messages, with its revision if the protocol has one."""
+    """Return the name of a data set's repository for messages: `owner/name at v1`.
+
+    The revision is left out if the protocol has none.
+    """
     revision = f" at {protocol.revision}" if protocol.revision else ""
     return f"{protocol.repository}{revision}"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep libraries from logging the errors that they raise in the block.
+    """Keep libraries from logging errors in the block, since they also raise them.
 
-    OpenCLIP sets up the root logger if it has no handler. It is given one in the block.
+    OpenCLIP would set up logging if the root logger had no handler. It therefore gets a handler
+    that does nothing, until the block ends.
     """
     disabled_level = logging.root.manager.disable
     handler = logging.NullHandler()
@@ -196,27 +218,30 @@ def quiet() -> Iterator[None]:
 
 
 def was_not_fetched(error: BaseException) -> bool:
-    """Return whether an error comes from a file that is missing because of the offline mode."""
-    return any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _causes(error))
+    """Return whether an error was raised because offline mode forbids to download a file."""
+    return any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _iterate_causes(error))
 
 
-def reason(error: BaseException, remedy: str = "") -> str:
-    """Return a description of an error in one line.
+def describe_error(error: BaseException, remedy: str = "") -> str:
+    """Return a description of an error in one line, with what the user can do about it.
 
-    `remedy` is added to an error that comes neither from the hub nor from its client.
+    Errors of the hub, the connection and the disk are explained. Any other error is described by
+    its own message, followed by `remedy`.
     """
-    for cause in _causes(error):
-        text = _access_reason(cause) or _connection_reason(cause)
+    for cause in _iterate_causes(error):
+        text = _explain_access_error(cause) or _explain_connection_error(cause)
         if text is not None:
             return text
-        # The client also raises LocalEntryNotFoundError if the hub refused a file.
+        # huggingface_hub also raises LocalEntryNotFoundError if the hub refuses a file. Its cause
+        # then says why.
         if isinstance(cause, errors.LocalEntryNotFoundError) and cause.__cause__ is not None:
-            return reason(cause.__cause__, remedy)
-    return textwrap.shorten(str(error) or type(error).__name__, _MAX_REASON).rstrip(".") + remedy
+            return describe_error(cause.__cause__, remedy)
+    message = str(error) or type(error).__name__
+    return textwrap.shorten(message, _MAX_REASON).rstrip(".") + remedy
 
 
-def _access_reason(error: BaseException) -> str | None:
-    """Return what to do if the hub does not give access to a file, or None for other errors."""
+def _explain_access_error(error: BaseException) -> str | None:
+    """Return why the hub gives no access to a file and what to do, or None for other errors."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
     if isinstance(error, SlowHubError):
         return str(error)
@@ -224,17 +249,17 @@ def _access_reason(error: BaseException) -> str | None:
         return f"not in {cache}, and offline mode is enabled: unset HF_HUB_OFFLINE to fetch it"
     if isinstance(error, errors.GatedRepoError):
         return f"{hub} gives access on request: accept the terms on its page there, set HF_TOKEN"
-    if isinstance(error, errors.RepositoryNotFoundError) or _status_code(error) in (401, 403):
+    if isinstance(error, errors.RepositoryNotFoundError) or _get_status_code(error) in (401, 403):
         return f"{hub} has no such repository, or a private one: correct its name, or set HF_TOKEN"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{hub} has no such revision of it: name a branch, tag or commit"
     return None
 
 
-def _connection_reason(error: BaseException) -> str | None:
-    """Return what to do if the connection or the disk fails, or None for other errors."""
+def _explain_connection_error(error: BaseException) -> str | None:
+    """Return how the connection or the disk fails and what to do, or None for other errors."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
-    status = _status_code(error)
+    status = _get_status_code(error)
     if status == 429 or status >= 500:
         return f"{hub} answers with status {status}: try again later"
     if not status and type(error).__module__.startswith(_HTTP_PACKAGES):
@@ -247,12 +272,13 @@ def _connection_reason(error: BaseException) -> str | None:
     return None
 
 
-def _status_code(error: BaseException) -> int:
-    """Return the status of the HTTP response that an error holds, or 0."""
-    return getattr(getattr(error, "response", None), "status_code", 0)
+def _get_status_code(error: BaseException) -> int:
+    """Return the status of the HTTP response that an error holds, or 0 without a response."""
+    response = getattr(error, "response", None)
+    return getattr(response, "status_code", 0)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error, its cause, the cause of the cause, and so on."""
     while error is not None:
         yield error

@@ -20,18 +20,19 @@ from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.types import LabelMapProtocol, OnProgress, Progress, RunOptions, UsageError
 
 CHECKED = "every file, the size of every image, every pixel of every label map"
+"""The files and pixels that `survey` has looked at, for the report of the doctor."""
 
-_MAX_CLASSES = 2**15 - 1  # of predicted label maps, which a device holds in int16
+_MAX_CLASSES = 2**15 - 1  # predicted label maps are int16 on a device
 _REDUCED_ZERO = 255  # the value that MMSegmentation turns zero into if it reduces labels
 
-# Faults that are mended by making the label maps again, by their kind.
+# Kinds of faults. The first three are repaired by making the label maps again.
 _MISSING_MASKS, _UNREADABLE, _UNDECLARED = "label maps", "unreadable", "labels"
 _PREPARED_KINDS = frozenset({_MISSING_MASKS, _UNREADABLE, _UNDECLARED})
 _MISSING_IMAGES, _OTHER_SIZE = "images", "sizes"
 
 
 def is_there(protocol: LabelMapProtocol, root: Path) -> bool:
-    """Return whether the folders of a set are below a root."""
+    """Return whether the images and label maps of a data set are below `root`."""
     try:
         find_root(protocol, str(root))
     except UsageError:
@@ -40,47 +41,51 @@ def is_there(protocol: LabelMapProtocol, root: Path) -> bool:
 
 
 def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | None = None) -> None:
-    """Raise UsageError if data are missing or inconsistent, before any model is loaded.
+    """Raise UsageError if a data set is missing or inconsistent.
 
-    Every label map is read, because a class that the protocol does not declare would otherwise show
-    after hours.
+    Every label map is read in threads, before any model is loaded: a class that the protocol does
+    not declare would otherwise stop a run after hours. `data` is the opened data set, if it was
+    opened before.
     """
     check_constants(protocol)
     data = data or label_maps.open_data(protocol, options)
     check_sample = partial(_check_sample, protocol=protocol)
     for sample_check in prefetch(data.samples, check_sample, workers=options.workers):
-        for fault in sample_check.faults.values():
-            raise UsageError(fault)
+        if sample_check.fault_by_kind:
+            first_fault = next(iter(sample_check.fault_by_kind.values()))
+            raise UsageError(first_fault)
 
 
 def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress) -> Survey:
-    """Check every file, the headers of images and every pixel of label maps."""
+    """Return everything that is wrong with the images and label maps of a data set.
+
+    Check every file, the size of every image, and every pixel of every label map. `progress` is
+    called after each sample.
+    """
     try:
         check_constants(protocol)
         root = find_root(protocol, options.data_root)
         samples = label_maps.list_data(protocol, options).samples
     except UsageError as error:
-        return Survey(faults=(str(error),), remedy=_remedy(protocol, options, ()))
+        return Survey(faults=(str(error),), remedy=_find_remedy(protocol, options, ()))
     n_expected = len(samples) if protocol.n_images is None else protocol.n_images
-    # Messages by kind of fault.
-    faults: dict[str, list[str]] = {}
-    if fault := _missing_images_fault(samples, protocol, root, n_expected):
-        faults[_MISSING_IMAGES] = [fault]
-    if fault := _missing_masks_fault(samples, protocol):
-        faults[_MISSING_MASKS] = [fault]
+    faults_by_kind = _missing_file_faults(samples, protocol, root, n_expected)
+
+    # Check the samples that are there, and collect the values in all label maps.
     has_value = np.zeros(label_maps.VALUES, np.bool_)
     for sample_check in _check_complete_samples(samples, protocol, options, progress):
         has_value |= sample_check.has_value
-        for kind, fault in sample_check.faults.items():
-            faults.setdefault(kind, []).append(fault)
+        for kind, fault in sample_check.fault_by_kind.items():
+            faults_by_kind.setdefault(kind, []).append(fault)
     has_value[protocol.ignore_index] = False
+
     # The survey reports values as the files have them. Loading subtracted 1 from all values if the
     # protocol reduces labels, so that class 0 is value 1 of the files.
     value_of_class_0 = int(protocol.reduce_zero_label)
     file_values = (np.flatnonzero(has_value) + value_of_class_0).tolist()
     return Survey(
-        faults=tuple(_summarise(messages) for messages in faults.values()),
-        remedy=_remedy(protocol, options, faults) if faults else None,
+        faults=tuple(_summarise(faults) for faults in faults_by_kind.values()),
+        remedy=_find_remedy(protocol, options, faults_by_kind) if faults_by_kind else None,
         folder=str(root),
         expected=n_expected,
         images=sum(sample.image.is_file() for sample in samples),
@@ -92,30 +97,51 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
     )
 
 
-def _summarise(messages: Sequence[str]) -> str:
-    """Return the first message, followed by the number of the others: `MESSAGE (and 3 more)`."""
-    n_more = len(messages) - 1
-    return f"{messages[0]} (and {n_more} more)" if n_more else messages[0]
+def _missing_file_faults(
+    samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path, n_expected: int
+) -> dict[str, list[str]]:
+    """Return the faults about missing images and label maps, by their kinds.
+
+    The dictionary is empty if all `n_expected` images and their label maps are there.
+    """
+    faults_by_kind: dict[str, list[str]] = {}
+    images_fault = _missing_images_fault(samples, protocol, root, n_expected)
+    if images_fault:
+        faults_by_kind[_MISSING_IMAGES] = [images_fault]
+    masks_fault = _missing_masks_fault(samples, protocol)
+    if masks_fault:
+        faults_by_kind[_MISSING_MASKS] = [masks_fault]
+    return faults_by_kind
 
 
-def _remedy(protocol: LabelMapProtocol, options: RunOptions, kinds: Iterable[str]) -> str | None:
-    """Return the command that makes the label maps, if making them mends all kinds of faults.
+def _summarise(faults: Sequence[str]) -> str:
+    """Return one line for all faults of a kind: `FIRST FAULT (and 3 more)`."""
+    n_more = len(faults) - 1
+    return f"{faults[0]} (and {n_more} more)" if n_more else faults[0]
 
-    Return the download page of the data set otherwise.
+
+def _find_remedy(
+    protocol: LabelMapProtocol, options: RunOptions, kinds: Iterable[str]
+) -> str | None:
+    """Return the command that repairs a data set, or the page that its files come from.
+
+    The command makes the label maps again from the originals on the disk. It is returned if it
+    repairs all `kinds` of faults of the data set.
     """
     name = protocol.preparation
-    if name and _PREPARED_KINDS.issuperset(kinds) and can_prepare(name, options.data_root):
+    is_repaired = _PREPARED_KINDS.issuperset(kinds)
+    if name and is_repaired and can_prepare(name, options.data_root):
         return f"cosmos-eval data prepare {name} --data-root {shlex.quote(str(options.data_root))}"
     return protocol.download
 
 
 class _SampleCheck(NamedTuple):
-    """The values in a sample's label map, and the faults of the sample."""
+    """The values in a sample's label map, and everything that is wrong with the sample."""
 
-    # (VALUES,) whether the label map, as loaded, holds each value.
+    # (VALUES,) which of the values 0 to 65535 occur in the label map after it is loaded.
     has_value: NDArray[np.bool_]
-    # Messages by kind of fault.
-    faults: Mapping[str, str]
+    # A message for each kind of fault that the sample has.
+    fault_by_kind: Mapping[str, str]
 
 
 def _check_complete_samples(
@@ -124,55 +150,63 @@ def _check_complete_samples(
     options: RunOptions,
     progress: OnProgress,
 ) -> Iterator[_SampleCheck]:
-    """Yield the checks of all samples whose image and label map exist, made in threads.
+    """Check all samples whose image and label map exist, in threads, and yield the results.
 
-    `progress` is called after each.
+    `progress` is called after each sample.
     """
-    complete = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
+    complete_samples = []
+    for sample in samples:
+        if sample.image.is_file() and sample.mask.is_file():
+            complete_samples.append(sample)
     check_sample = partial(_check_sample, protocol=protocol)
-    checks = prefetch(complete, check_sample, workers=options.workers)
-    for done, sample_check in enumerate(checks, start=1):
+    sample_checks = prefetch(complete_samples, check_sample, workers=options.workers)
+    for n_checked, sample_check in enumerate(sample_checks, start=1):
         yield sample_check
-        progress(Progress("look", done, len(complete)))
+        progress(Progress("look", n_checked, len(complete_samples)))
 
 
 def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _SampleCheck:
-    """Read a label map and check its classes and its size."""
+    """Read the label map of a sample, and check its classes and its size.
+
+    A sample may have several faults. If its label map cannot be read, nothing else is checked.
+    """
     try:
         label = label_maps.load_label(sample, protocol)
     except UsageError as error:
-        return _SampleCheck(np.zeros(label_maps.VALUES, np.bool_), {_UNREADABLE: str(error)})
-    faults = {}
+        no_values = np.zeros(label_maps.VALUES, np.bool_)
+        return _SampleCheck(no_values, {_UNREADABLE: str(error)})
+    fault_by_kind = {}
     try:
         label_maps.require_declared(label, sample, protocol)
     except UsageError as error:
-        faults[_UNDECLARED] = str(error)
+        fault_by_kind[_UNDECLARED] = str(error)
     try:
         label_maps.require_same_size(sample, label_maps.displayed_size(sample.image), label)
     except UsageError as error:
-        faults[_OTHER_SIZE] = str(error)
-    return _SampleCheck(label_maps.values_of(label), faults)
+        fault_by_kind[_OTHER_SIZE] = str(error)
+    return _SampleCheck(label_maps.find_occurring_values(label), fault_by_kind)
 
 
 def _missing_images_fault(
     samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path, n_expected: int
 ) -> str:
-    """Return a message if images are missing, or if there are too many, or else an empty text.
+    """Return a message if images are missing or if there are too many; otherwise an empty text.
 
-    If the set has no list of images, images whose label maps exist count as missing.
+    `samples` are the listed samples, and `n_expected` is the number of the complete data set. If
+    the protocol has no list of images, a label map without an image shows which image is missing.
     """
-    missing = [sample.image for sample in samples if not sample.image.is_file()]
-    n_present = len(samples) - len(missing)
+    missing_images = [sample.image for sample in samples if not sample.image.is_file()]
+    n_present = len(samples) - len(missing_images)
     image_folder = root / protocol.images
     if protocol.split is None and len(samples) < n_expected:
-        missing.extend(_images_of_unused_masks(samples, protocol, root))
-    if missing or n_present < n_expected:
-        n_missing = max(n_expected - n_present, len(missing))
-        example = f", first: {missing[0]}" if missing else f" from {image_folder}"
-        labelled = ""
-        if protocol.only_labelled:
-            labelled = f" with label maps in {root / protocol.masks}"
-        return f"{n_missing} of {n_expected} images{labelled} missing{example}"
+        missing_images.extend(_images_of_unused_masks(samples, protocol, root))
+    if missing_images or n_present < n_expected:
+        n_missing = max(n_expected - n_present, len(missing_images))
+        labelled = f" with label maps in {root / protocol.masks}" if protocol.only_labelled else ""
+        fault = f"{n_missing} of {n_expected} images{labelled} missing"
+        if missing_images:
+            return f"{fault}, first: {missing_images[0]}"
+        return f"{fault} from {image_folder}"
     if n_present > n_expected:
         return f"{n_present} images, {n_expected} expected, in {image_folder}"
     return ""
@@ -181,67 +215,80 @@ def _missing_images_fault(
 def _images_of_unused_masks(
     samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path
 ) -> list[Path]:
-    """Return the paths of images that are missing although their label maps are there."""
+    """Return the expected paths of images whose label maps exist but belong to no sample.
+
+    For the label map `masks/a/1.png`, the expected path is `images/a/1.jpg`.
+    """
     mask_folder = root / protocol.masks
-    used_masks = {sample.mask for sample in samples}
+    all_masks = set(mask_folder.rglob(f"*{protocol.mask_suffix}"))
+    unused_masks = all_masks - {sample.mask for sample in samples}
     images = []
-    for mask in sorted({*mask_folder.rglob(f"*{protocol.mask_suffix}")} - used_masks):
+    for mask in sorted(unused_masks):
         name = str(mask.relative_to(mask_folder)).removesuffix(protocol.mask_suffix)
         images.append(root / protocol.images / f"{name}{protocol.image_suffix}")
     return images
 
 
 def _missing_masks_fault(samples: Sequence[Sample], protocol: LabelMapProtocol) -> str:
-    """Return a message if label maps are missing, or else an empty text."""
-    missing = [sample.mask for sample in samples if not sample.mask.is_file()]
-    if not missing:
+    """Return a message if label maps are missing; otherwise an empty text.
+
+    If all of them are missing, the message names a file in their folder, which may have another
+    suffix.
+    """
+    missing_masks = [sample.mask for sample in samples if not sample.mask.is_file()]
+    if not missing_masks:
         return ""
-    fault = f"{len(missing)} of {len(samples)} label maps missing, first: {missing[0]}"
-    if len(missing) == len(samples):
-        # The label maps may only have another suffix: name a file that is there.
+    first_missing = missing_masks[0]
+    fault = f"{len(missing_masks)} of {len(samples)} label maps missing, first: {first_missing}"
+    if len(missing_masks) == len(samples):
         fault += f"; none ends in {protocol.mask_suffix}"
-        files = [path for path in missing[0].parent.glob("[!.]*") if path.is_file()]
-        if files:
-            fault += f", there is {min(files).name}"
+        present_files = [path for path in first_missing.parent.glob("[!.]*") if path.is_file()]
+        if present_files:
+            fault += f", there is {min(present_files).name}"
     return fault
 
 
 def check_constants(protocol: LabelMapProtocol) -> None:
-    """Raise UsageError, naming the data set, for constants that contradict each other."""
-    faults = itertools.chain(
-        _class_faults(protocol),
-        _label_faults(protocol),
-        template_faults(protocol.templates),
-        protocol.faults(),
-    )
-    for fault in faults:
+    """Raise UsageError if constants of a protocol are wrong or contradict each other."""
+    for fault in _constant_faults(protocol):
         raise UsageError(f"{protocol.dataset}: {fault}")
 
 
+def _constant_faults(protocol: LabelMapProtocol) -> Iterator[str]:
+    """Yield everything that is wrong with the constants of a protocol."""
+    yield from _class_faults(protocol)
+    yield from _label_faults(protocol)
+    yield from template_faults(protocol.templates)
+    yield from protocol.faults()
+
+
 def _class_faults(protocol: LabelMapProtocol) -> Iterator[str]:
-    """Yield the faults of the names and prompts of the classes."""
-    names, queries = protocol.class_names, protocol.queries
-    if not 0 < len(names) <= _MAX_CLASSES:
-        yield f"{len(names)} classes; label maps hold 1 to {_MAX_CLASSES}"
-    if len(set(names)) < len(names):
+    """Yield everything that is wrong with the names and prompts of the classes."""
+    class_names = protocol.class_names
+    prompts_of_classes = protocol.queries
+    if not 0 < len(class_names) <= _MAX_CLASSES:
+        yield f"{len(class_names)} classes; label maps hold 1 to {_MAX_CLASSES}"
+    if len(set(class_names)) < len(class_names):
         yield "two classes have the same name"
-    if not all(name.strip() for name in [*names, *itertools.chain.from_iterable(queries)]):
+    all_names = [*class_names, *itertools.chain.from_iterable(prompts_of_classes)]
+    if not all(name.strip() for name in all_names):
         yield "a class or a prompt has a blank name"
-    if len(queries) != len(names):
-        yield f"{len(names)} class names but prompts for {len(queries)} classes"
-    for name, prompts in zip(names, queries, strict=True):
+    if len(prompts_of_classes) != len(class_names):
+        yield f"{len(class_names)} class names but prompts for {len(prompts_of_classes)} classes"
+    for class_name, prompts in zip(class_names, prompts_of_classes, strict=True):
         if not prompts:
-            yield f"class '{name}' has no prompt name"
+            yield f"class '{class_name}' has no prompt name"
 
 
 def _label_faults(protocol: LabelMapProtocol) -> Iterator[str]:
-    """Yield the faults of the constants about values of label maps, and of `scale`."""
-    n_classes, ignore_index = len(protocol.class_names), protocol.ignore_index
-    highest = label_maps.VALUES - 1
-    if not n_classes <= ignore_index <= highest:
+    """Yield everything that is wrong with `ignore_index`, `reduce_zero_label` and `scale`."""
+    n_classes = len(protocol.class_names)
+    ignore_index = protocol.ignore_index
+    highest_value = label_maps.VALUES - 1
+    if not n_classes <= ignore_index <= highest_value:
         yield (
             f"ignore_index {ignore_index} must be above the {n_classes} class indices, at most "
-            f"{highest}"
+            f"{highest_value}"
         )
     if protocol.reduce_zero_label and ignore_index != _REDUCED_ZERO:
         yield f"reduce_zero_label turns 0 into {_REDUCED_ZERO}, so ignore_index must be that too"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-_ITEMS_PER_WORKER = 4  # items ahead, by default
+_ITEMS_PER_WORKER = 4  # how far threads work ahead by default
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -14,10 +14,11 @@ Result = TypeVar("Result")
 def prefetch(
     items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, window: int = 0
 ) -> Iterator[Result]:
-    """Yield the result of `work` for every item, in order, while threads work ahead.
+    """Yield `work(item)` for every item, in the order of the items, while threads work ahead.
 
-    `workers` is the number of threads. If it is 0, the caller's thread does the work. The threads
-    are at most `window` items ahead of the caller (0: four items for each thread).
+    It gives the same results as `map(work, items)`. `workers` is the number of threads; if it is 0,
+    the caller's thread does the work. The threads are at most `window` items ahead of the caller
+    (0: four items for each thread), so that memory stays bounded.
     """
     if workers < 1:
         yield from map(work, items)

@@ -32,11 +32,11 @@ CONFIG = ConfigDict(
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 """Text that is not blank."""
 
-# Tags of the two types of a field that is a text or a list of texts. Pydantic adds them to the path
-# of a field; error messages leave them out.
+# Tags that tell pydantic which type to check if a field may be a text or a list of texts. Pydantic
+# adds them to the path of a field in its errors; error messages leave them out.
 LIST, TEXT = "<list>", "<text>"
 
-# Messages by the type of pydantic's error, if they say more than pydantic's.
+# Our messages for pydantic's types of errors, if they say more than pydantic's own.
 _MESSAGES = {
     "string_type": "must be text (write yes, no and numbers in quotes)",
     "string_pattern_mismatch": "must be text that is not blank",
@@ -51,7 +51,7 @@ _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 
 class FileError(ValueError):
-    """A fault in a file. The message does not name the file."""
+    """Raised for a fault in a file. The message says what is wrong and does not name the file."""
 
 
 class MissingFileError(FileError):
@@ -59,8 +59,11 @@ class MissingFileError(FileError):
 
 
 @contextmanager
-def faults_of(location: str) -> Iterator[None]:
-    """Turn a FileError in the block into a UsageError whose message begins with `location`."""
+def report_faults_at(location: str) -> Iterator[None]:
+    """Turn a FileError in the block into a UsageError whose message begins with `location`.
+
+    `with report_faults_at("a.json: "):` turns `is not JSON` into `a.json: is not JSON`.
+    """
     try:
         yield
     except FileError as error:
@@ -68,8 +71,12 @@ def faults_of(location: str) -> Iterator[None]:
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """Read a regular file of at most `largest` bytes. Raise FileError if it cannot be read."""
-    if "\0" in str(path):
+    """Return the bytes of a file.
+
+    Raise FileError if the file cannot be read, is larger than `largest` bytes, or is not a regular
+    file. Raise MissingFileError if it does not exist.
+    """
+    if "\0" in str(path):  # for which the system calls raise ValueError
         raise MissingFileError("no such file")
     try:
         status = path.stat()
@@ -87,7 +94,10 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:
-    """Read a file of UTF-8 text, with or without a byte order mark. Raise FileError for others."""
+    """Return the text of a UTF-8 file, with or without a byte order mark.
+
+    Raise FileError if the file is not UTF-8, and for every reason of `read_bytes`.
+    """
     try:
         return read_bytes(path, largest).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -95,7 +105,10 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parse JSON as `cosmos_core.utils.text.parse_json` does. Raise FileError for other text."""
+    """Return the value of a JSON text as `cosmos_core.utils.text.parse_json` does.
+
+    Raise FileError, and not ValueError, for text that is not JSON.
+    """
     try:
         return text.parse_json(content)
     except ValueError as error:
@@ -103,21 +116,34 @@ def parse_json(content: str | bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file in UTF-8, UTF-16 or UTF-32. Raise FileError if it cannot be read."""
+    """Return the value of a JSON file in UTF-8, UTF-16 or UTF-32.
+
+    Raise FileError if the file cannot be read or is not JSON.
+    """
     return parse_json(read_bytes(path))
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of a file, each after its location, such as `line 3` or `record 2`.
+    """Yield the location and the value of every entry of a table, JSON lines, or JSON file.
 
-    An entry of a table is a dictionary of texts; an entry of a JSON file may be any value. Raise
-    FileError for a broken file.
+    The suffix decides how a file is read:
+
+    - .csv, .tsv: `("line 2", {"image": "1.jpg", "caption": "A dog"})`, a dictionary of texts,
+    - .jsonl, .jsonlines: `("line 1", value)`,
+    - .json with a list: `("record 0", value)`,
+    - .json with an object: `("record KEY", value)`.
+
+    Raise FileError for another suffix and for a broken file.
     """
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".jsonlines"):
-        yield from _json_lines(read_text(path))
+        for number, line in lines(read_text(path)):
+            try:
+                yield f"line {number}", parse_json(line)
+            except FileError as error:
+                raise FileError(f"line {number}: {error}") from error
     elif suffix in (".csv", ".tsv"):
-        yield from _table_rows(read_text(path))
+        yield from _read_table_rows(read_text(path))
     elif suffix == ".json":
         content = read_json(path)
         if isinstance(content, list):
@@ -133,9 +159,10 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def parse_list(cell: Any) -> Any:
-    """Parse the text of a list in a cell of a table, in JSON's or Python's syntax.
+    """Return the list that is written in a cell of a table: `["a", "b"]` or `['a', 'b']`.
 
-    Return any value that is not text as it is. Raise FileError for text in another syntax.
+    The text may be in JSON's or in Python's syntax. A value that is not text, such as a list, is
+    returned as it is. Raise FileError for text in another syntax.
     """
     if not isinstance(cell, str):
         return cell
@@ -148,30 +175,25 @@ def parse_list(cell: Any) -> Any:
 
 
 def lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the number and the stripped text of every line that is not blank.
+    """Yield the number, from 1, and the stripped text of every line that is not blank.
 
-    Only a line feed ends a line.
+    Only a line feed ends a line, unlike for `str.splitlines`, since a caption may hold other
+    separators such as U+2028.
     """
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.strip()
 
 
-def _json_lines(text: str) -> Iterator[tuple[str, Any]]:
-    """Yield the location and the value of every line of JSON."""
-    for number, line in lines(text):
-        try:
-            yield f"line {number}", parse_json(line)
-        except FileError as error:
-            raise FileError(f"line {number}: {error}") from error
+def _read_table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the location and the fields of every row of a table with a header.
 
-
-def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the location and the fields of every row of a table.
-
-    Columns are separated by commas, or by tabs as in OpenCLIP's .csv files.
+    The table with the lines `image,caption` and `1.jpg,A dog` gives
+    `("line 2", {"image": "1.jpg", "caption": "A dog"})`. Columns are separated by commas, or by
+    tabs if the header has a tab, as in OpenCLIP's .csv files. Raise FileError for a broken table.
     """
-    separator = "\t" if "\t" in text.partition("\n")[0] else ","
+    first_line = text.partition("\n")[0]
+    separator = "\t" if "\t" in first_line else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = next(reader, [])
@@ -179,7 +201,9 @@ def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
             raise FileError("line 1: columns are separated by semicolons: use commas or tabs")
         if repeated := first_repeated(header):
             raise FileError(f"line 1: column {repeated[0]} is listed twice")
-        for row in filter(None, reader):
+        for row in reader:
+            if not row:  # a blank line
+                continue
             if len(row) != len(header):
                 raise FileError(
                     f"line {reader.line_num}: {len(row)} fields, but the header has "
@@ -191,9 +215,10 @@ def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def read_yaml(path: Path, example: str) -> dict[str, Any]:
-    """Read the keys and values of a YAML file. Raise FileError if it holds anything else.
+    """Return the keys and values of a YAML file.
 
-    `example` is a line of such a file, for the error message.
+    Raise FileError if the file cannot be read or holds anything else. The message shows `example`,
+    a line of such a file.
     """
     try:
         content = yaml.load(read_text(path, _MAX_YAML_BYTES), _Loader)
@@ -208,12 +233,13 @@ def read_yaml(path: Path, example: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader of YAML that refuses repeated keys and too many values."""
+    """A YAML loader that refuses repeated keys, broken scalars, and too many values."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Make a value. Raise FileError for a scalar that is not valid, such as a date 2024-99-99.
+        """Return the value of a node.
 
-        PyYAML raises errors of many types for them.
+        Raise FileError for a scalar that is not valid, such as the date 2024-99-99. PyYAML raises
+        errors of many types for such scalars.
         """
         if not isinstance(node, yaml.ScalarNode):
             return super().construct_object(node, deep)
@@ -228,15 +254,17 @@ class _Loader(yaml.SafeLoader):
             ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Make a dictionary. Raise FileError for a key that is given twice."""
-        pairs = list(node.value)  # before PyYAML replaces merge keys
+        """Return the dictionary of a node. Raise FileError for a key that is given twice."""
+        # PyYAML replaces merge keys (`<<`) by the keys that they stand for, which may be repeated.
+        written_pairs = list(node.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=True)
-        if repeated := first_repeated(self.construct_object(key) for key, _ in pairs):
+        written_keys = [self.construct_object(key) for key, _ in written_pairs]
+        if repeated := first_repeated(written_keys):
             raise FileError(f"key {shortened(repeated[0])} is given twice")
         return mapping
 
     def get_single_node(self) -> yaml.Node | None:
-        """Read the nodes. Raise FileError if they stand for too many values."""
+        """Return the root node. Raise FileError if it stands for too many values."""
         node = super().get_single_node()
         if node is not None:
             _count_values(node, {})
@@ -244,15 +272,17 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
-    """Return the number of values in a node. An alias counts every time that it is used.
+    """Return the number of values that a YAML node stands for, if aliases are written out.
 
-    `counts` holds the counts of the nodes that were counted before, by their ids. Raise FileError
-    for too many values. A short file can stand for them by aliases of aliases.
+    A short file can stand for very many values by aliases of aliases. Raise FileError for more than
+    a million. `counts` remembers the results by the ids of nodes, so that every node is visited
+    only once.
     """
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in counts:
-        # A node that contains itself is endless. It has this count when it is reached again.
+        # A node that contains itself stands for endlessly many values. When it is reached again
+        # below, this count makes it exceed the limit.
         counts[id(node)] = _MAX_YAML_VALUES
         count = 1
         for child in node.value:
@@ -270,32 +300,39 @@ def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
 
 
 def parse(model: type[_Model], content: Mapping[str, Any]) -> _Model:
-    """Validate the content of a file. Raise FileError, on one line, for the first fault."""
+    """Return the content of a file as an instance of a pydantic model.
+
+    Raise FileError with a message on one line if the content does not fit the model. The message
+    describes the first fault, or the first unknown key if there is one.
+    """
     try:
         return model.model_validate(content)
     except pydantic.ValidationError as error:
         faults = error.errors(include_url=False)
-    # Prefer an unknown key: if it is misspelt, the fault of a missing key follows from it.
+    # If a key is misspelt, a fault for the missing key follows from it: report the unknown key.
     unknown_keys = [fault for fault in faults if fault["type"] == "extra_forbidden"]
     fault = (unknown_keys or faults)[0]
-    path = _field_path(fault["loc"])
+    path = _format_field_path(fault["loc"])
     if fault["type"] == "missing":
         raise FileError(f"`{path}` is missing")
     if fault["type"] == "extra_forbidden":
-        is_outermost = path == fault["loc"][0]
-        keys = list(model.model_fields) if is_outermost else ["name", "queries"]
-        nearest_keys = nearest(path.rpartition(".")[2], keys)
+        is_top_level = path == fault["loc"][0]
+        # The only records below the top level are the classes of a label map.
+        known_keys = list(model.model_fields) if is_top_level else ["name", "queries"]
+        unknown_key = path.rpartition(".")[2]
+        nearest_keys = nearest(unknown_key, known_keys)
         raise FileError(f"unknown key `{path}`; nearest known: {nearest_keys}")
     message = _MESSAGES.get(fault["type"])
     if message is None:
+        # "Input should be less than 1" becomes "must be less than 1".
         message = fault["msg"].removeprefix("Input ").replace("should", "must", 1)
     raise FileError(f"`{path}` {message}, not {shortened(fault['input'])}")
 
 
-def _field_path(location: Sequence[int | str]) -> str:
-    """Return the path of a field from pydantic's location.
+def _format_field_path(location: Sequence[int | str]) -> str:
+    """Return the path of a field as users write it, from the location in pydantic's error.
 
-    The location `("classes", 2, "queries")` becomes `classes[2].queries`.
+    `("classes", 2, "queries")` becomes `classes[2].queries`. Tags of types are left out.
     """
     path = str(location[0])
     for step in location[1:]:
@@ -307,15 +344,16 @@ def _field_path(location: Sequence[int | str]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return a value as Python writes it, with `...` after its first 60 characters if longer."""
+    """Return the `repr` of a value for an error message, cut to 60 characters and `...`."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def first_repeated(values: Iterable[Any]) -> list[Any]:
-    """Return the first value that occurs more than once, in a list, or else an empty list.
+    """Return a list with the first value that occurs more than once, or an empty list.
 
-    A list tells a repeated value that is None or empty from no repeated value.
+    `["a", "b", "b"]` gives `["b"]`. The result is a list because the repeated value itself may be
+    None or empty.
     """
     for value, count in Counter(values).items():
         if count > 1:

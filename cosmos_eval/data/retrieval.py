@@ -16,41 +16,50 @@ from cosmos_eval.data.captions import (
 )
 from cosmos_eval.data.sources import (
     ImageFile,
-    ImageFolder,
     ImageSource,
-    ImageZip,
-    holds_images,
     open_image_place,
+    stores_images,
 )
-from cosmos_eval.types import Part, RetrievalProtocol, RunOptions, UsageError
+from cosmos_eval.types import FoundSamples, RetrievalProtocol, RunOptions, UsageError
 
 
 class RetrievalData(NamedTuple):
-    """Images and captions in the order of the file, or of the image ids for a COCO file."""
+    """N images and their M captions, in the order of the file that lists them.
 
-    names: tuple[str, ...]  # (N,) paths of the images as the file has them
-    images: tuple[ImageSource, ...]  # (N,)
-    captions: tuple[str, ...]  # (M,)
-    image_of_text: NDArray[np.int64]  # (M,) index of each caption's image
-    part: Part | None = None  # how many samples there are, if a known set is incomplete
+    A COCO file has no order of its own. Its images are sorted by their ids.
+    """
+
+    # (N,) paths of the images, as the file writes them.
+    names: tuple[str, ...]
+    # (N,) the images themselves, which are read when they are needed.
+    images: tuple[ImageSource, ...]
+    # (M,)
+    captions: tuple[str, ...]
+    # (M,) the index of each caption's image.
+    image_of_text: NDArray[np.int64]
+    # How many samples are on the disk, if the complete data set has more.
+    found_samples: FoundSamples | None = None
 
 
 class _ListedImages(NamedTuple):
-    """Images with captions, and the places where their files are looked for."""
+    """The images that a list of captions names, and where their files are expected."""
 
-    list_path: Path  # the file of captions, or the folder of the archives
+    # The file of captions, or the folder of the archives.
+    list_path: Path
     image_folder: Path
     captioned_images: list[CaptionedImage]
-    sources: list[ImageSource]  # one for each captioned image, also if its file is missing
+    # One source for each captioned image, also if its file is missing.
+    sources: list[ImageSource]
     missing_files: list[Path]
 
 
 def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData:
-    """List the images and captions, or those found of a partial set. Raise UsageError for faults.
+    """Return the images and captions of a retrieval data set.
 
-    `options.allow_partial` and `options.limit` say how much of the set is measured.
+    `options.limit` keeps only the first images. `options.allow_partial` leaves out images whose
+    files are missing. Raise UsageError if anything else is wrong with the data set.
     """
-    return list_data(protocol, options).require(protocol, options)
+    return list_data(protocol, options).checked_data(protocol, options)
 
 
 def sample_list_hash(data: RetrievalData) -> str:
@@ -59,7 +68,11 @@ def sample_list_hash(data: RetrievalData) -> str:
 
 
 def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listing[RetrievalData]:
-    """List images and captions with all faults. Raise UsageError if captions cannot be read."""
+    """Return the images and captions of a data set, together with everything wrong with them.
+
+    Missing images and wrong numbers of samples are recorded in the listing and not raised. Raise
+    UsageError if the captions cannot be read.
+    """
     _check_protocol(protocol)
     if protocol.archives:
         listed_images = _list_archives(protocol, options)
@@ -67,14 +80,17 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
         listed_images = _list_files(protocol, options)
     n_images = len(listed_images.captioned_images)
     n_captions = sum(len(image.captions) for image in listed_images.captioned_images)
-    counts = folders.known_counts(
+
+    # Compare with the numbers of the complete data set, if they are known.
+    counts = folders.compare_counts(
         images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
     )
     faults = []
     if listed_images.missing_files:
         faults.append(_missing_images_fault(listed_images, protocol, options))
+    data = _make_data(listed_images, protocol)
     return folders.Listing(
-        data=_make_data(listed_images, protocol, folders.first_shortfall(counts)),
+        data=data._replace(found_samples=folders.find_shortfall(counts)),
         path=listed_images.list_path,
         counts=counts,
         survey=folders.Survey(
@@ -90,7 +106,9 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
 
 def _check_protocol(protocol: RetrievalProtocol) -> None:
     """Raise UsageError for fields that contradict each other or are out of range."""
-    if bool(protocol.annotations) == bool(protocol.archives):
+    has_annotations = bool(protocol.annotations)
+    has_archives = bool(protocol.archives)
+    if has_annotations == has_archives:
         raise UsageError(f"{protocol.dataset}: give `annotations` or `archives`, one of them")
     if protocol.captions_per_image == 0:
         raise UsageError(f"{protocol.dataset}: `captions_per_image` must be 1 or more, or null")
@@ -99,7 +117,10 @@ def _check_protocol(protocol: RetrievalProtocol) -> None:
 
 
 def _list_archives(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImages:
-    """Read captions from tar archives, which hold the images too."""
+    """Read captions from tar archives, which also contain the images.
+
+    Raise UsageError if an archive is missing or damaged. No image can be missing from an archive.
+    """
     root = folders.root_of(protocol, options, protocol.archives)
     captioned_images, members = read_archives(root, protocol)
     archive_folder = members[0].archive.parent
@@ -115,14 +136,17 @@ def _list_archives(protocol: RetrievalProtocol, options: RunOptions) -> _ListedI
 def _list_files(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImages:
     """Read captions from a file, and locate the images that it names.
 
-    With `options.allow_partial`, leave out missing images of a known set unless all are missing.
+    With `options.allow_partial`, images that are missing from a known data set are left out. If
+    all images are missing, none is left out, so that the fault is reported.
     """
     root = folders.root_of(protocol, options, protocol.annotations)
     list_path = folders.data_path(protocol, options, protocol.annotations, "captions")
     captioned_images = read_captions(list_path, protocol)[: options.limit]
     image_folder, sources = _locate_images(root, protocol, captioned_images)
+
     all_missing = all(source is None for source in sources)
-    skip_missing = options.allow_partial and protocol.n_images is not None and not all_missing
+    is_known_set = protocol.n_images is not None
+    skip_missing = options.allow_partial and is_known_set and not all_missing
     listed_images = _ListedImages(list_path, image_folder, [], [], [])
     for image, source in zip(captioned_images, sources, strict=True):
         if source is None and skip_missing:
@@ -140,18 +164,21 @@ def _list_files(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImag
 def _locate_images(
     root: Path, protocol: RetrievalProtocol, captioned_images: Sequence[CaptionedImage]
 ) -> tuple[Path, list[ImageSource | None]]:
-    """Return the image folder, and the source of every captioned image, None if it is missing.
+    """Return the folder of the images, and the source of every image (None if it is missing).
 
-    Of the protocol's alternative folders, the one that lacks the fewest images is returned. A list
-    of several `parts` may have its images in all of the folders. The first one is returned then.
+    `protocol.images` may name several folders or zip files below `root`. They are alternatives:
+    the one that lacks the fewest images is returned. Only a list of captions in several files
+    (`protocol.parts`) has its images spread over all of the folders. Then every folder is
+    searched, and the first one is returned.
     """
-    paths = folders.several(protocol.images)
-    places = [root / path for path in paths if holds_images(root / path)]
+    paths = folders.as_tuple(protocol.images)
+    places = [root / path for path in paths if stores_images(root / path)]
     if not places:
         raise folders.missing_path_error(protocol, root, paths, "images")
     if protocol.parts:
         return places[0], _find_in_places(places, captioned_images)
-    best_place, best_sources = places[0], _find_in_places(places[:1], captioned_images)
+    best_place = places[0]
+    best_sources = _find_in_places([best_place], captioned_images)
     for place in places[1:]:
         if best_sources.count(None) == 0:
             break
@@ -164,59 +191,54 @@ def _locate_images(
 def _find_in_places(
     places: Sequence[Path], captioned_images: Sequence[CaptionedImage]
 ) -> list[ImageSource | None]:
-    """Look for every image in folders or zip files; return None for a missing one."""
+    """Return the source of every image in the first folder or zip file that has it, or None.
+
+    An image is looked up by its name, and if it has another path in the list, also by that path.
+    """
     image_places = [open_image_place(place) for place in places]
     sources: list[ImageSource | None] = []
     for image in captioned_images:
-        sources.append(_find_image(image, image_places))
+        source = None
+        for place in image_places:
+            source = place.find(image.name)
+            if source is None and image.path:
+                source = place.find(image.path)
+            if source is not None:
+                break
+        sources.append(source)
     return sources
 
 
-def _find_image(
-    image: CaptionedImage, image_places: Sequence[ImageFolder | ImageZip]
-) -> ImageSource | None:
-    """Return the first image in the places that has the name or the path, or None."""
-    for place in image_places:
-        for name in (image.name, image.path):
-            source = place.find(name) if name else None
-            if source is not None:
-                return source
-    return None
-
-
-def _make_data(
-    listed_images: _ListedImages, protocol: RetrievalProtocol, part: Part | None
-) -> RetrievalData:
-    """Return the images and the captions that the protocol measures."""
+def _make_data(listed_images: _ListedImages, protocol: RetrievalProtocol) -> RetrievalData:
+    """Return the listed images, and the captions of them that the protocol measures."""
     captions: list[str] = []
-    n_captions_of_image: list[int] = []
-    for image in listed_images.captioned_images:
+    image_of_text: list[int] = []
+    for image_index, image in enumerate(listed_images.captioned_images):
         image_captions = measured_captions(image, protocol)
         captions.extend(image_captions)
-        n_captions_of_image.append(len(image_captions))
-    n_images = len(listed_images.captioned_images)
+        image_of_text.extend([image_index] * len(image_captions))
     return RetrievalData(
         names=tuple(image.name for image in listed_images.captioned_images),
         images=tuple(listed_images.sources),
         captions=tuple(captions),
-        image_of_text=np.repeat(np.arange(n_images), n_captions_of_image),
-        part=part,
+        image_of_text=np.array(image_of_text, np.int64),
     )
 
 
 def _missing_images_fault(
     listed_images: _ListedImages, protocol: RetrievalProtocol, options: RunOptions
 ) -> str:
-    """Return a message that says how many images are missing, and what may mend it."""
-    n_missing, n_listed = len(listed_images.missing_files), len(listed_images.captioned_images)
-    first = listed_images.missing_files[0]
-    fault = f"{n_missing} of {n_listed} images missing, first: {first}"
-    similar = folders.similar_file(first)
+    """Return a message that says how many images are missing, and what the user can do."""
+    n_missing = len(listed_images.missing_files)
+    n_listed = len(listed_images.captioned_images)
+    first_missing = listed_images.missing_files[0]
+    fault = f"{n_missing} of {n_listed} images missing, first: {first_missing}"
+    similar = folders.describe_similar_file(first_missing)
     if similar:
         fault += f"{similar}: mend the names, or set `image_suffix`"
     if n_missing == n_listed and not isinstance(protocol.images, str):
         # The folder may only have another name.
         fault += f"; images are looked for in {', '.join(protocol.images)}"
     if protocol.n_images is not None:
-        fault += folders.advice(protocol, options)
+        fault += folders.format_advice(protocol, options)
     return fault

@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from cosmos_eval.data import folders
 from cosmos_eval.data.selection_layouts import Chosen, Item, Picture, read_items
 from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource, PixelFile
-from cosmos_eval.types import Part, RunOptions, SelectionProtocol, UsageError
+from cosmos_eval.types import FoundSamples, RunOptions, SelectionProtocol, UsageError
 
 
 class SelectionData(NamedTuple):
-    """Every distinct image and caption once, and N items that refer to them by index."""
+    """The N items of a caption selection set.
 
-    # The I images by their paths below the image folder.
+    An item is a question: which caption belongs to this image, or which image to this caption?
+    Every distinct image and caption is stored once, and items refer to them by index.
+    """
+
+    # The I distinct images, by their paths below the image folder.
     pictures: tuple[Picture, ...]
-    # The I images.
+    # The sources of the I images.
     images: tuple[ImageSource, ...]
     # The distinct captions, each in the protocol's template.
     captions: tuple[str, ...]
@@ -34,27 +38,33 @@ class SelectionData(NamedTuple):
     subsets: tuple[str, ...]
     # (N,) the index of each item's subset.
     subset_of_item: NDArray[np.int64]
-    # (S,) whether a subset counts in the mean over subsets.
-    averaged: NDArray[np.bool_]
-    # (N,) the number of each item's group by the kind of group, "pair" or "set". It is -1 if the
-    # group is incomplete. Kinds that the file lacks are left out.
+    # (S,) whether each subset counts in the mean over subsets.
+    counts_in_mean: NDArray[np.bool_]
+    # For each kind of group of items that the file has, "pair" or "set": (N,) the number of each
+    # item's group. It is -1 if the item has no group, or if items of its group are missing.
     groups: Mapping[str, NDArray[np.int64]]
-    # Whether items choose captions, images or both.
+    # The kind of choice: among captions, among images, or among both.
     chosen: Chosen
-    # How many items there are, if a known set is incomplete.
-    part: Part | None = None
+    # How many items can be measured, if the complete data set has more.
+    found_samples: FoundSamples | None = None
 
 
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
-    """Read all items, or those with images if the options allow a partial set.
+    """Return the items of a caption selection set, with their images and captions.
 
-    Raise UsageError for any fault.
+    `options.limit` keeps that many items, taken from the subsets in turn. `options.allow_partial`
+    leaves out items of a published data set whose images are missing. Raise UsageError if anything
+    else is wrong with the data set.
     """
-    return list_data(protocol, options).require(protocol, options)
+    return list_data(protocol, options).checked_data(protocol, options)
 
 
 def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listing[SelectionData]:
-    """List items and images with all faults. Raise UsageError if the items cannot be read."""
+    """Return the items of a data set, together with everything wrong with them.
+
+    Missing images and wrong numbers of items are recorded in the listing and not raised. Raise
+    UsageError if the items cannot be read.
+    """
     list_path, listed_items = _read_items(protocol, options)
     image_folder, faults = _locate_image_folder(protocol, options, list_path)
     items = listed_items
@@ -62,41 +72,58 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
         # If no item is complete, keep all of them, so that a missing image is reported.
         items = _items_with_images(listed_items, image_folder) or listed_items
     data = _make_data(protocol, options, image_folder, items, listed_items)
-    files = dict.fromkeys(picture.file for picture in data.pictures)  # boxes share a file
-    paths = [image_folder / file for file in files]
-    missing_files = [path for path in paths if not path.is_file()]
-    if missing_files and not faults:
+    image_paths, missing_paths = _find_image_files(data, image_folder)
+    if missing_paths and not faults:
+        first_missing = missing_paths[0]
+        page = _format_download_page(protocol)
+        similar = folders.describe_similar_file(first_missing)
         faults.append(
-            f"{len(missing_files)} of the {len(paths)} images of {list_path} are not there, first: "
-            f"{missing_files[0]}{_download_page(protocol)}{folders.similar_file(missing_files[0])}"
+            f"{len(missing_paths)} of the {len(image_paths)} images of {list_path} are not there, "
+            f"first: {first_missing}{page}{similar}"
         )
-    n_known = protocol.n_items
-    if n_known is None and protocol.is_published:
-        n_known = len(listed_items)  # the whole list is expected
-    counts = folders.known_counts(items=(len(items), n_known))
+
+    # A published list without a known number of items is complete.
+    n_expected = protocol.n_items
+    if n_expected is None and protocol.is_published:
+        n_expected = len(listed_items)
+    counts = folders.compare_counts(items=(len(items), n_expected))
     return folders.Listing(
-        data=data._replace(part=folders.first_shortfall(counts)),
+        data=data._replace(found_samples=folders.find_shortfall(counts)),
         path=list_path,
-        counts=_subset_counts(protocol, items) or counts,
+        counts=_compare_subset_counts(protocol, items) or counts,
         survey=folders.Survey(
             faults=tuple(faults),
             folder=str(image_folder),
-            expected=len(paths),
-            images=len(paths) - len(missing_files),
-            expected_items=n_known or len(items),
+            expected=len(image_paths),
+            images=len(image_paths) - len(missing_paths),
+            expected_items=n_expected or len(items),
             items=len(items),
         ),
     )
 
 
+def _find_image_files(data: SelectionData, image_folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the paths of all image files of the data, and the paths that do not exist.
+
+    Several pictures may be boxes of the same file, which is listed once.
+    """
+    files = dict.fromkeys(picture.file for picture in data.pictures)
+    image_paths = [image_folder / file for file in files]
+    missing_paths = [path for path in image_paths if not path.is_file()]
+    return image_paths, missing_paths
+
+
 def _read_items(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path, list[Item]]:
-    """Return the file or folder of the items, and all its items. Raise UsageError for faults."""
+    """Return the path of the file or folder that lists the items, and all items in it.
+
+    Raise UsageError if the file is missing or broken, or if an item is not a valid question.
+    """
     if protocol.template.count("{}") != 1:
         raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
     try:
         list_path = folders.data_path(protocol, options, protocol.annotations, "items")
     except UsageError as error:
-        raise UsageError(f"{error}{_download_page(protocol)}") from None
+        raise UsageError(f"{error}{_format_download_page(protocol)}") from None
     items = read_items(protocol, list_path)
     if not items:
         raise UsageError(f"{list_path} holds no items")
@@ -109,62 +136,71 @@ def _read_items(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path,
 def _locate_image_folder(
     protocol: SelectionProtocol, options: RunOptions, list_path: Path
 ) -> tuple[Path, list[str]]:
-    """Return the folder of the images, and the faults of its location.
+    """Return the folder of the images, and a list with the fault if it is missing.
 
-    If it is missing, return the path of the list, below which no image will be found.
+    If the folder is missing, the path of the list of items is returned in its place. No image will
+    be found below it.
     """
     try:
         return folders.data_path(protocol, options, protocol.images, "images"), []
     except UsageError as error:
         fault = str(error).removeprefix(f"{protocol.dataset}: ")
-        return list_path, [f"{fault}{_download_page(protocol)}"]
+        return list_path, [f"{fault}{_format_download_page(protocol)}"]
 
 
-def _download_page(protocol: SelectionProtocol) -> str:
-    """Return the end of an error that names the page of the set's files, or nothing."""
+def _format_download_page(protocol: SelectionProtocol) -> str:
+    """Return the end of an error about missing files, which names their page, or an empty text."""
     return f"; from: {protocol.download}" if protocol.download else ""
 
 
-def _check_item(item: Item, first: Item, protocol: SelectionProtocol) -> None:
-    """Raise UsageError for an item that leaves no choice, or has another form than the first item.
+def _check_item(item: Item, first_item: Item, protocol: SelectionProtocol) -> None:
+    """Raise UsageError for an item that is not a valid question.
 
-    Unless the data set is published, also raise it for an item that cannot be solved: a caption is
-    both correct and wrong, or both images are the same.
+    Every item needs a wrong answer, and must have the same form as the first item of the file. In a
+    user's data set, an item must also be solvable: no caption is both correct and wrong, and no
+    image occurs twice. A published data set is measured as it is. Items in it that cannot be solved
+    count as wrong.
     """
     correct_captions = set(item.captions[: item.n_correct])
     wrong_captions = set(item.captions[item.n_correct :])
     if not wrong_captions and item.chosen == "captions":
         raise UsageError(f"{item.location} has no wrong caption: give it a `negative`")
-    if item.chosen != first.chosen:
+    if item.chosen != first_item.chosen:
         raise UsageError(
-            f"{item.location} chooses other things than {first.location}: make two sets"
+            f"{item.location} chooses other things than {first_item.location}: make two sets"
         )
     if protocol.is_published:
-        return  # a published set is measured as it is: items that cannot be solved count as wrong
-    ambiguous = correct_captions & wrong_captions
-    if ambiguous:
+        return
+    ambiguous_captions = correct_captions & wrong_captions
+    if ambiguous_captions:
         raise UsageError(
-            f"{item.location}: {ambiguous.pop()!r} is the right caption and a wrong one"
+            f"{item.location}: {ambiguous_captions.pop()!r} is the right caption and a wrong one"
         )
     if len(set(item.pictures)) != len(item.pictures):
         raise UsageError(f"{item.location}: both images are {item.pictures[0].file}")
 
 
 def _check_subsets(protocol: SelectionProtocol, items: Sequence[Item], path: Path) -> None:
-    """Raise UsageError if items lack a subset, or if a published set has other subsets."""
-    counts = Counter(item.subset for item in items)
-    if "" in counts and len(counts) > 1:
+    """Raise UsageError if some items have no subset, or if a known data set has other subsets.
+
+    `path` is the file of the items.
+    """
+    n_items_by_subset = Counter(item.subset for item in items)
+    if "" in n_items_by_subset and len(n_items_by_subset) > 1:
         raise UsageError(
-            f"{path}: {counts['']} items have no `{protocol.subset_key}`, the others have one"
+            f"{path}: {n_items_by_subset['']} items have no `{protocol.subset_key}`, the others "
+            "have one"
         )
-    expected = protocol.subset_items
-    if not expected:
+    expected_subsets = protocol.subset_items.keys()
+    if not expected_subsets:
         return
-    for name in sorted(counts.keys() ^ expected.keys()):
-        article = "no" if name in expected else "a"
+    missing_or_unexpected = sorted(n_items_by_subset.keys() ^ expected_subsets)
+    if missing_or_unexpected:
+        name = missing_or_unexpected[0]
+        article = "no" if name in expected_subsets else "a"
         raise UsageError(
             f"{protocol.dataset}: {path} has {article} subset {name!r}; the data set has: "
-            f"{', '.join(expected)}"
+            f"{', '.join(expected_subsets)}"
         )
 
 
@@ -177,13 +213,18 @@ def _items_with_images(items: Sequence[Item], image_folder: Path) -> list[Item]:
     return complete_items
 
 
-def _subset_counts(protocol: SelectionProtocol, items: Sequence[Item]) -> list[Part]:
-    """Return the numbers of items of every subset whose size is known."""
-    counts = Counter(item.subset for item in items)
-    return [
-        Part(counts[name], expected, f"items of {name}")
-        for name, expected in protocol.subset_items.items()
-    ]
+def _compare_subset_counts(
+    protocol: SelectionProtocol, items: Sequence[Item]
+) -> list[FoundSamples]:
+    """Return how many items each subset has, and how many it should have.
+
+    Only subsets whose size the protocol states are compared.
+    """
+    n_items_by_subset = Counter(item.subset for item in items)
+    counts = []
+    for name, n_expected in protocol.subset_items.items():
+        counts.append(FoundSamples(n_items_by_subset[name], n_expected, f"items of {name}"))
+    return counts
 
 
 def _make_data(
@@ -193,39 +234,42 @@ def _make_data(
     items: Sequence[Item],
     listed_items: Sequence[Item],
 ) -> SelectionData:
-    """Return the data of up to `options.limit` items, which refer to images and captions by index.
+    """Return the data of up to `options.limit` items, with every image and caption stored once.
 
-    `listed_items` are all items of the file. They tell which pairs and sets are complete.
+    `items` are all items that can be measured. `listed_items` are all items of the file, which show
+    whether a pair or a set of items is complete.
     """
     subsets, subset_of_item, subset_sizes = np.unique(
         [item.subset for item in items], return_inverse=True, return_counts=True
     )
     chosen_indices = folders.choose_in_turn(subset_of_item, options.limit)
-    items = [items[index] for index in chosen_indices]
-    pictures, images_of_item = _number_values([item.pictures for item in items])
-    captions, captions_of_item = _number_values([item.captions for item in items])
+    chosen_items = [items[index] for index in chosen_indices]
+    pictures, images_of_item = _number_values([item.pictures for item in chosen_items])
+    captions, captions_of_item = _number_values([item.captions for item in chosen_items])
+    # Subsets count in the mean over subsets unless the protocol leaves them out or they are small.
     is_left_out = np.isin(subsets, protocol.left_out)
     return SelectionData(
         pictures=tuple(pictures),
-        images=tuple(_image_source(image_folder, picture) for picture in pictures),
+        images=tuple(_make_source(image_folder, picture) for picture in pictures),
         captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
         images_of_item=images_of_item,
         captions_of_item=captions_of_item,
-        n_correct_of_item=np.array([item.n_correct for item in items]),
+        n_correct_of_item=np.array([item.n_correct for item in chosen_items]),
         subsets=tuple(subsets.tolist()),
         subset_of_item=subset_of_item[chosen_indices],
-        averaged=~is_left_out & (subset_sizes >= protocol.smallest),
-        groups=_number_groups(items, listed_items),
-        chosen=items[0].chosen,
+        counts_in_mean=~is_left_out & (subset_sizes >= protocol.smallest),
+        groups=_number_groups(chosen_items, listed_items),
+        chosen=chosen_items[0].chosen,
     )
 
 
 def _number_values(
     values_of_items: Sequence[Sequence[Any]],
 ) -> tuple[list[Any], list[NDArray[np.int64]]]:
-    """Return the distinct values of all items, and the indices of each item's values in them.
+    """Return the distinct values of all items, and for each item the indices of its values.
 
-    `[["a", "b"], ["b", "c"]]` gives `["a", "b", "c"]` and `[[0, 1], [1, 2]]`.
+    `[["a", "b"], ["b", "c"]]` gives the values `["a", "b", "c"]` and the indices
+    `[[0, 1], [1, 2]]`.
     """
     index_by_value = folders.number_distinct(chain.from_iterable(values_of_items))
     indices_of_items = []
@@ -234,36 +278,39 @@ def _number_values(
     return list(index_by_value), indices_of_items
 
 
-def _image_source(image_folder: Path, picture: Picture) -> ImageSource:
-    """Return the source of a picture: an image file or an array, or a box of it."""
+def _make_source(image_folder: Path, picture: Picture) -> ImageSource:
+    """Return the image source of a picture: a file of the image folder, or a box of the file."""
     path = image_folder / picture.file
-    image = PixelFile(path) if path.suffix == ".npy" else ImageFile(path)
-    return image if picture.box is None else CroppedImage(image, picture.box)
+    whole_image = PixelFile(path) if path.suffix == ".npy" else ImageFile(path)
+    if picture.box is None:
+        return whole_image
+    return CroppedImage(whole_image, picture.box)
 
 
 def _number_groups(
     items: Sequence[Item], listed_items: Sequence[Item]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the number of each item's pair (N,) and set (N,), if the file has any.
+    """Return the number of each item's pair (N,) and of its set (N,), if the file has any.
 
-    The number is -1 if an item belongs to no group, and if some of the `listed_items` of its group
-    are not among the items.
+    The keys are `pair` and `set`. The number is -1 if an item belongs to no pair or set, and if
+    some of the `listed_items` of its pair or set are not among the items.
     """
     groups = {}
-    if any(item.pair for item in listed_items):
-        names, listed_names = [item.pair for item in items], [item.pair for item in listed_items]
-        groups["pair"] = _number_complete_groups(names, listed_names)
-    if any(item.set for item in listed_items):
-        names, listed_names = [item.set for item in items], [item.set for item in listed_items]
-        groups["set"] = _number_complete_groups(names, listed_names)
+    listed_pairs = [item.pair for item in listed_items]
+    if any(listed_pairs):
+        groups["pair"] = _number_complete_groups([item.pair for item in items], listed_pairs)
+    listed_sets = [item.set for item in listed_items]
+    if any(listed_sets):
+        groups["set"] = _number_complete_groups([item.set for item in items], listed_sets)
     return groups
 
 
 def _number_complete_groups(names: Sequence[str], listed_names: Sequence[str]) -> NDArray[np.int64]:
     """Return the number of each item's group (N,), or -1 if the group is incomplete.
 
-    `names` holds the group of each of the N items that are measured, `listed_names` the group of
-    every item in the file. An item with an empty name belongs to no group.
+    `names` holds the name of the group of each of the N items that are measured, and `listed_names`
+    the same for all items in the file. An item with an empty name belongs to no group. The names
+    `["a", "a", "b", ""]` give `[0, 0, -1, -1]` if the file has two items of `a` and two of `b`.
     """
     sizes = Counter(name for name in names if name)
     listed_sizes = Counter(listed_names)

@@ -4,19 +4,23 @@ Imports no torch.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from cosmos_eval.data.readers import faults_of, read_records
+from cosmos_eval.data.readers import read_records, report_faults_at
 from cosmos_eval.types import SelectionProtocol, UsageError
 
 Chosen = Literal["captions", "images", "both"]
+"""The kind of choice in an item: among captions, among images, or among both."""
 
 
 class Picture(NamedTuple):
-    """An image file below the folder of images, or a box (left, top, right, bottom) of it."""
+    """An image file, or a box of it."""
 
+    # The path below the folder of images.
     file: str
+    # (left, top, right, bottom) in pixels; None: the whole image.
     box: tuple[int, int, int, int] | None = None
 
 
@@ -43,54 +47,68 @@ class Item(NamedTuple):
 
     @property
     def chosen(self) -> Chosen:
-        """The kind of choice: captions for an image, an image for a caption, or both in a pair."""
+        """The kind of choice: captions for an image, an image for a caption, or both."""
         if len(self.pictures) == 1:
             return "captions"
-        return "images" if len(self.captions) == 1 else "both"
+        if len(self.captions) == 1:
+            return "images"
+        return "both"
 
 
 def read_items(protocol: SelectionProtocol, path: Path) -> list[Item]:
-    """Read the items of a file, or of a folder of files. Raise UsageError for a broken one."""
-    return list(_LAYOUTS[protocol.layout](protocol, path))
+    """Return the items in a file, or in a folder of files.
+
+    The protocol's `layout` names the form of the file. Raise UsageError for a broken file.
+    """
+    read_layout = _LAYOUTS[protocol.layout]
+    return list(read_layout(protocol, path))
 
 
 class _Record(NamedTuple):
-    """The fields of a record or row, and its location for error messages."""
+    """A record of a JSON file or a row of a table, whose fields are checked when they are read."""
 
+    # The values of the record by their keys.
     fields: Mapping[str, Any]
+    # The file and the line or number of the record, for error messages.
     location: str
 
     def text(self, name: str) -> str:
         """Return the text of a field. Raise UsageError if it is missing or blank."""
         return self._require_text(self._field(name), name)
 
-    def optional(self, name: str) -> str:
-        """Return the text of a field, or an empty text if it is missing."""
+    def optional_text(self, name: str) -> str:
+        """Return the text of a field, or an empty text if the record does not have the field.
+
+        Raise UsageError if it is blank or not text.
+        """
         return self.text(name) if name in self.fields else ""
 
-    def identity(self, name: str) -> str:
-        """Return an identifier of any type as text, or an empty text if it is missing."""
+    def identifier(self, name: str) -> str:
+        """Return the value of a field as text, or an empty text if it is missing or null.
+
+        The value may have any type, such as a number, because it is only compared with others.
+        """
         value = self.fields.get(name)
         return "" if value is None else str(value)
 
     def number(self, name: str) -> int:
-        """Return a field that is a whole number, or the text of one such as "12".
+        """Return a field as an integer, if it is a whole number or its text such as "12".
 
-        Raise UsageError for any other value.
+        Raise UsageError for any other value, also for true and false.
         """
         value = self._field(name)
         if isinstance(value, str | int) and not isinstance(value, bool):
-            try:
+            with suppress(ValueError):
                 return int(value)
-            except ValueError:
-                pass
         raise UsageError(f"{self.location}: `{name}` must be a whole number, not {value!r}")
 
     def texts(self, prefix: str, *, excluded_prefix: str | None = None) -> tuple[str, ...]:
         """Return the texts of all fields whose names begin with `prefix`.
 
-        A field is a text or a list of texts. Skip empty cells of a table, and fields whose names
-        begin with `excluded_prefix`.
+        The fields `{"negative": "A cat", "negative_2": ["A cow", "A pig"]}` give
+        `("A cat", "A cow", "A pig")` for the prefix `negative`. Empty values, and fields whose
+        names begin with `excluded_prefix`, are skipped. Raise UsageError for values that are not
+        text.
         """
         texts: list[str] = []
         for name, value in self.fields.items():
@@ -110,14 +128,14 @@ class _Record(NamedTuple):
         return self.fields[name]
 
     def _require_text(self, value: Any, name: str) -> str:
-        """Return a value that is text. Raise UsageError if it is not, or if it is blank."""
+        """Return the value of the field `name`. Raise UsageError if it is blank or not text."""
         if not isinstance(value, str) or not value.strip():
             raise UsageError(f"{self.location}: `{name}` must be text, not {value!r}")
         return value
 
 
 def _read_records(path: Path) -> list[_Record]:
-    """Read the records of a file. Raise UsageError for an entry that is not a record."""
+    """Return the records of a file. Raise UsageError for an entry that is not a record."""
     records = []
     for location, entry in _read_entries(path):
         if not isinstance(entry, dict):
@@ -129,7 +147,8 @@ def _read_records(path: Path) -> list[_Record]:
 def _read_subset_files(path: Path) -> Iterator[tuple[str, _Record]]:
     """Yield the subset and the record, for every record of every .json file in a folder.
 
-    The subset is the name of the file without its suffix.
+    The subset is the name of the file without its suffix: `swap_obj` for `swap_obj.json`. Raise
+    UsageError if the folder has no such file.
     """
     files = sorted(path.glob("*.json"))
     if not files:
@@ -140,22 +159,29 @@ def _read_subset_files(path: Path) -> Iterator[tuple[str, _Record]]:
 
 
 def _read_entries(path: Path) -> list[tuple[str, Any]]:
-    """Return the entries of a file, each with its location."""
-    with faults_of(f"cannot read {path}: "):
-        return [(f"{path}, {number}", entry) for number, entry in read_records(path)]
+    """Return the location, such as `items.csv, line 3`, and the value of every entry of a file.
+
+    Raise UsageError if the file cannot be read.
+    """
+    entries = []
+    with report_faults_at(f"cannot read {path}: "):
+        for place, entry in read_records(path):
+            entries.append((f"{path}, {place}", entry))
+    return entries
 
 
-def _with_suffix(protocol: SelectionProtocol, files: Sequence[str]) -> tuple[Picture, ...]:
-    """Return the pictures of file names, to which the protocol's suffix is added."""
-    return tuple(Picture(file + protocol.image_suffix) for file in files)
+def _make_pictures(protocol: SelectionProtocol, names: Sequence[str]) -> tuple[Picture, ...]:
+    """Return the pictures of images by their names, which lack the protocol's suffix."""
+    return tuple(Picture(name + protocol.image_suffix) for name in names)
 
 
 def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read the layout for data sets of users.
+    """Yield the items of a user's data set.
 
     A record has an `image` and its `caption`. Fields whose names begin with `positive` hold more
     correct captions, `negative` wrong captions, and `negative_image` wrong images. A `pair_id`, a
-    `set_id` and a subset are optional.
+    `set_id` and a subset are optional. For example, `{"image": "1.jpg", "caption": "A dog",
+    "negative": "A cat"}` is an image with a correct and a wrong caption.
     """
     for record in _read_records(path):
         correct_captions = (record.text("caption"), *record.texts("positive"))
@@ -167,56 +193,61 @@ def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
                 "it"
             )
         yield Item(
-            pictures=_with_suffix(protocol, [record.text("image"), *wrong_images]),
+            pictures=_make_pictures(protocol, [record.text("image"), *wrong_images]),
             captions=(*correct_captions, *wrong_captions),
-            subset=record.optional(protocol.subset_key),
+            subset=record.optional_text(protocol.subset_key),
             location=record.location,
             n_correct=len(correct_captions),
-            pair=record.identity("pair_id"),
-            set=record.identity("set_id"),
+            pair=record.identifier("pair_id"),
+            set=record.identifier("set_id"),
         )
 
 
-# The suffixes of the two fields `image` and the two fields `caption`: in Winoground's
-# examples.jsonl, in ColorSwap's test.json, and in EqBen's file.
+# The ends of the names of the two images and captions of a pair: image_0 and image_1 in Winoground,
+# image_1 and image_2 in ColorSwap, image0 and image1 in EqBen.
 _PAIR_SUFFIXES = (("_0", "_1"), ("_1", "_2"), ("0", "1"))
 
 
 def _read_pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read two images, two captions and a subset, with the names of one of `_PAIR_SUFFIXES`.
+    """Yield pairs of two images and two captions, of which the first belong together.
 
-    With the first suffixes, for example, the fields are `image_0`, `image_1`, `caption_0` and
-    `caption_1`.
+    The fields are, for example, `image_0`, `image_1`, `caption_0` and `caption_1`. Other names end
+    with one of `_PAIR_SUFFIXES`. A subset is optional.
     """
     for record in _read_records(path):
-        suffixes = _PAIR_SUFFIXES[0]
-        for candidate_suffixes in _PAIR_SUFFIXES:
-            if f"image{candidate_suffixes[0]}" in record.fields:
-                suffixes = candidate_suffixes
+        suffixes = _PAIR_SUFFIXES[0]  # which the error about a missing field then names
+        for possible_suffixes in _PAIR_SUFFIXES:
+            if f"image{possible_suffixes[0]}" in record.fields:
+                suffixes = possible_suffixes
                 break
         images = [record.text(f"image{suffix}") for suffix in suffixes]
         captions = tuple(record.text(f"caption{suffix}") for suffix in suffixes)
-        subset = record.optional(protocol.subset_key)
-        yield Item(_with_suffix(protocol, images), captions, subset, record.location)
+        subset = record.optional_text(protocol.subset_key)
+        yield Item(_make_pictures(protocol, images), captions, subset, record.location)
 
 
 def _read_eqben(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read pairs. The subset of a pair is the first folder of its first image."""
+    """Yield the pairs of EqBen, whose subset is the first folder of their first image.
+
+    The subset of `eqbenag/1/2.npy` is `eqbenag`.
+    """
     for item in _read_pairs(protocol, path):
-        yield item._replace(subset=item.pictures[0].file.partition("/")[0])
+        first_folder = item.pictures[0].file.partition("/")[0]
+        yield item._replace(subset=first_folder)
 
 
 def _read_sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `filename`, `caption` and `negative_caption`.
+    """Yield the items of SugarCrepe: an image with a correct and a wrong caption.
 
-    SugarCrepe++ has a second correct caption in `caption2`.
+    The fields are `filename`, `caption` and `negative_caption`. SugarCrepe++ has a second correct
+    caption in `caption2`.
     """
     for subset, record in _read_subset_files(path):
         correct_captions = [record.text("caption")]
         if "caption2" in record.fields:
             correct_captions.append(record.text("caption2"))
         yield Item(
-            pictures=_with_suffix(protocol, [record.text("filename")]),
+            pictures=_make_pictures(protocol, [record.text("filename")]),
             captions=(*correct_captions, record.text("negative_caption")),
             subset=subset,
             location=record.location,
@@ -225,16 +256,18 @@ def _read_sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
 
 def _read_valse(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `image_file`, `caption` and `foil` of the valid items.
+    """Yield the valid items of VALSE: an image with a correct and a wrong caption.
 
-    An item is valid if two or more of its three annotators, in `mturk`, chose the caption and not
-    the foil (README.md of VALSE).
+    The fields are `image_file`, `caption` and `foil`. An item is valid if two or more of its three
+    annotators chose the caption and not the foil (README.md of VALSE): `mturk` counts their votes.
     """
     for subset, record in _read_subset_files(path):
         votes = record.fields.get("mturk")
         if not isinstance(votes, dict):
             raise UsageError(f"{record.location} has no votes `mturk`")
-        if _Record(votes, f"{record.location}, `mturk`").number("caption") < 2:
+        vote_record = _Record(votes, f"{record.location}, `mturk`")
+        n_votes_for_caption = vote_record.number("caption")
+        if n_votes_for_caption < 2:
             continue
         captions = (record.text("caption"), record.text("foil"))
         yield Item((Picture(record.text("image_file")),), captions, subset, record.location)
@@ -244,14 +277,14 @@ _SVO_SUBSET_BY_FLAG = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "ob
 
 
 def _read_svo(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `sentence`, `pos_image_id` and `neg_image_id` of the rows of SVO-Probes.
+    """Yield the items of SVO-Probes: a sentence with a correct and a wrong image.
 
-    The flags `subj_neg`, `verb_neg` and `obj_neg` say in which words the wrong image differs from
-    the sentence. Rows without exactly one true flag are skipped, as in
-    probing_image_text_models.ipynb of the authors.
+    The fields are `sentence`, `pos_image_id` and `neg_image_id`. The flags `subj_neg`, `verb_neg`
+    and `obj_neg` say in which words the wrong image differs from the sentence. Rows without exactly
+    one true flag are skipped, as in probing_image_text_models.ipynb of the authors.
     """
     for record in _read_records(path):
-        differing_subsets = []
+        differing_words = []
         for flag, subset in _SVO_SUBSET_BY_FLAG.items():
             value = record.text(flag)
             if value not in ("True", "False"):
@@ -259,12 +292,12 @@ def _read_svo(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
                     f"{record.location}: {', '.join(_SVO_SUBSET_BY_FLAG)} must be True or False"
                 )
             if value == "True":
-                differing_subsets.append(subset)
-        if len(differing_subsets) != 1:
+                differing_words.append(subset)
+        if len(differing_words) != 1:
             continue
         image_ids = [str(record.number("pos_image_id")), str(record.number("neg_image_id"))]
-        pictures = _with_suffix(protocol, image_ids)
-        yield Item(pictures, (record.text("sentence"),), differing_subsets[0], record.location)
+        pictures = _make_pictures(protocol, image_ids)
+        yield Item(pictures, (record.text("sentence"),), differing_words[0], record.location)
 
 
 _AXIS_BY_PREPOSITION = {
@@ -278,14 +311,16 @@ _AXIS_BY_PREPOSITION = {
 
 
 def _read_whatsup(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `image_path` and `caption_options`, whose first caption is correct.
+    """Yield the items of What'sUp: an image with captions that differ in a preposition.
 
-    Files are named OBJECT_PREPOSITION_OBJECT.jpeg, such as `mug_left_of_plate.jpeg`. All images of
-    two objects are a set, and those on one axis, such as left and right, are a pair. It is the same
-    in evaluate_scores of dataset_zoo/aro_datasets.py.
+    The fields are `image_path` and `caption_options`, whose first caption is correct. Files are
+    named OBJECT_PREPOSITION_OBJECT.jpeg: `mug_left_of_plate.jpeg` has the subset `left_of`, the set
+    `mug plate` with all images of these objects, and the pair `mug plate side` with the images that
+    differ in left and right. It is the same in evaluate_scores of dataset_zoo/aro_datasets.py.
     """
     for record in _read_records(path):
         name = PurePosixPath(record.text("image_path"))
+        # "mug_left_of_plate" becomes "mug", ["left", "of"] and "plate".
         first_object, *preposition, second_object = name.stem.split("_")
         axis = _AXIS_BY_PREPOSITION.get(preposition[0]) if preposition else None
         if axis is None:
@@ -304,21 +339,22 @@ def _read_whatsup(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
 
 def _read_coco_spatial(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read What'sUp's items on COCO, whose files are named by ids of 12 digits."""
-    return _read_spatial(path, digits=12)
+    """Yield What'sUp's items on COCO, whose files are named by 12 digits: `000000000139.jpg`."""
+    return _read_spatial(path, n_digits=12)
 
 
 def _read_gqa_spatial(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read What'sUp's items on GQA, whose files are named by plain ids."""
-    return _read_spatial(path, digits=0)
+    """Yield What'sUp's items on GQA, whose files are named by plain numbers: `139.jpg`."""
+    return _read_spatial(path, n_digits=0)
 
 
-def _read_spatial(path: Path, digits: int) -> Iterator[Item]:
-    """Read lists [image id, correct caption, wrong caption] of What'sUp.
+def _read_spatial(path: Path, n_digits: int) -> Iterator[Item]:
+    """Yield items of What'sUp on COCO or GQA: an image with a correct and a wrong caption.
 
-    `path` is the file about one object, with `one` in its name. The file about two objects lies
-    beside it, with `two` in its place. In the names of images, ids are padded with zeros to at
-    least `digits` digits.
+    An entry is a list `[139, CORRECT CAPTION, WRONG CAPTION]` with the id of the image. `path` is
+    the file about one object, such as `coco_qa_one_obj.json`. The file about two objects lies
+    beside it and has `two` in its name. The file name of an image is its id, padded with zeros to
+    `n_digits` digits.
     """
     for objects in ("one", "two"):
         file = path.with_name(path.name.replace("one", objects))
@@ -328,16 +364,18 @@ def _read_spatial(path: Path, digits: int) -> Iterator[Item]:
                     f"{location} must list an image id and two captions, not {entry!r}"
                 )
             record = _Record({"id": entry[0], "caption": entry[1], "wrong": entry[2]}, location)
-            picture = Picture(f"{record.number('id'):0{digits}}.jpg")
+            image_id = str(record.number("id")).zfill(n_digits)
+            picture = Picture(f"{image_id}.jpg")
             captions = (record.text("caption"), record.text("wrong"))
             yield Item((picture,), captions, f"{objects}_obj", location)
 
 
 def _read_negbench(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `image_path`, four captions `caption_0` to `caption_3`, and `correct_answer`: 0 to 3.
+    """Yield the items of NegBench: an image with four captions, one of which is correct.
 
-    The folders in `image_path` depend on the user and are dropped. The subset is the kind of the
-    answer, `correct_answer_template`.
+    The captions are `caption_0` to `caption_3`, and `correct_answer` is the number of the correct
+    one. The folders in `image_path` exist only for the authors and are dropped. The subset is the
+    kind of the answer, `correct_answer_template`.
     """
     for record in _read_records(path):
         captions = [record.text(f"caption_{number}") for number in range(4)]
@@ -351,11 +389,16 @@ def _read_negbench(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
 
 def _read_mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read two rows per pair: `Question ID`, `Type`, `Statement`. Images are at TYPE/ID.jpg."""
+    """Yield the pairs of MMVP-VLM: two images and two statements, from two rows of the table.
+
+    The columns are `Question ID`, `Type` and `Statement`. The first two name the image:
+    `TYPE/ID.jpg`. The subset is the type.
+    """
     records = _read_records(path)
     if len(records) % 2:
         raise UsageError(f"{path} has {len(records)} rows: two are a pair, so one is missing")
-    for first, second in zip(records[::2], records[1::2], strict=True):
+    first_records, second_records = records[::2], records[1::2]
+    for first, second in zip(first_records, second_records, strict=True):
         first_kind, second_kind = first.text("Type"), second.text("Type")
         first_id, second_id = first.number("Question ID"), second.number("Question ID")
         # Pairs are 1 and 2, 3 and 4, ...: evaluate_vlm.py finds the correct image by this rule.
@@ -373,14 +416,17 @@ def _read_mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
 
 def _read_aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Read `image_path`, `bbox_x|y|w|h`, `true_caption` and `false_caption`.
+    """Yield the items of ARO: a box of an image with a correct and a wrong caption.
 
-    The subset is the `relation_name`, or the two `attributes` joined as in aro_datasets.py.
+    The fields are `image_path`, the box `bbox_x`, `bbox_y`, `bbox_w` and `bbox_h` in pixels, and
+    `true_caption` and `false_caption`. The subset is the `relation_name`, or the two `attributes`
+    joined as in aro_datasets.py: `brown_white`.
     """
     for record in _read_records(path):
-        x, y = record.number("bbox_x"), record.number("bbox_y")
+        left, top = record.number("bbox_x"), record.number("bbox_y")
         width, height = record.number("bbox_w"), record.number("bbox_h")
-        picture = Picture(record.text("image_path"), (x, y, x + width, y + height))
+        box = (left, top, left + width, top + height)
+        picture = Picture(record.text("image_path"), box)
         captions = (record.text("true_caption"), record.text("false_caption"))
         subset_names = record.texts("relation_name") or record.texts("attributes")
         if not subset_names:
@@ -388,6 +434,7 @@ def _read_aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         yield Item((picture,), captions, "_".join(subset_names), record.location)
 
 
+# The readers of files by the name of the layout in a protocol.
 _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "items": _read_items,
     "pairs": _read_pairs,

@@ -34,58 +34,70 @@ from cosmos_core.data.tar import (
     require_one_file,
     split_name,
 )
-from cosmos_eval.data.readers import FileError, MissingFileError, faults_of, read_bytes, read_text
+from cosmos_eval.data.readers import (
+    FileError,
+    MissingFileError,
+    read_bytes,
+    read_text,
+    report_faults_at,
+)
 from cosmos_eval.types import UsageError
 
 # Names of formats and of compressions in Pillow. JPEG 2000 may be lossless, but its header does
-# not tell.
+# not say so.
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "JPEG2000"})
 _LOSSY_TIFF_COMPRESSIONS = frozenset({"jpeg", "tiff_jpeg", "webp"})
 
 # Extensions of the image of a sample, as CLIP Benchmark's webdataset_builder.py and builder.py
 # read them.
 _IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
-_MAX_DIGITS = 6  # of the number of archives
-_RECORD = 20 * BLOCK  # bytes; tar fills an archive up to a multiple of a record
+_MAX_DIGITS_OF_ARCHIVES = 6  # digits of the number of archives in nshards.txt
+# tar fills an archive with zeros up to a multiple of a record (in bytes).
+_RECORD = 20 * BLOCK
 
 
 class ImageSource(Protocol):
-    """One image of a data set. Both methods raise a UsageError that names the image."""
+    """One image of a data set, wherever it is stored.
+
+    Reading and decoding are separate, so that the bytes can be hashed before they are decoded. Both
+    methods raise a UsageError that names the image.
+    """
 
     @property
     def name(self) -> str:
         """The name of the image in error messages."""
 
     def read(self) -> bytes:
-        """Return all bytes that decide the pixels."""
+        """Return the stored bytes, which fully determine the pixels."""
 
     def decode(self, content: bytes) -> Image.Image:
         """Decode the bytes that `read` returned into an RGB image."""
 
 
-def decoded(source: ImageSource) -> Image.Image:
-    """Read and decode an image."""
+def decode_source(source: ImageSource) -> Image.Image:
+    """Read an image and decode it to RGB. Raise UsageError if that fails."""
     return source.decode(source.read())
 
 
-def as_shown(image: Image.Image) -> Image.Image:
-    """Return an RGB image as viewers show it.
+def to_displayed_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in RGB as image viewers display it.
 
     It is turned upright by its EXIF orientation, and transparent pixels are drawn over white.
     """
-    if has_deep_pixels(image):
+    if has_deep_pixels(image):  # more than 8 bits per channel, which Pillow would clip
         image = to_rgb(image)
-    upright = ImageOps.exif_transpose(image)
-    if not upright.has_transparency_data:
-        return to_rgb(upright)
-    rgba = upright.convert("RGBA")
-    on_white = Image.new("RGB", rgba.size, "white")
-    on_white.paste(rgba, mask=rgba.getchannel("A"))
-    return on_white
+    upright_image = ImageOps.exif_transpose(image)
+    if not upright_image.has_transparency_data:
+        return to_rgb(upright_image)
+    # Paste the image on a white one, with its alpha channel as the mask.
+    rgba_image = upright_image.convert("RGBA")
+    white_image = Image.new("RGB", rgba_image.size, "white")
+    white_image.paste(rgba_image, mask=rgba_image.getchannel("A"))
+    return white_image
 
 
 def _require_moderate_shape(image: Image.Image, name: str) -> None:
-    """Raise UsageError for an image that is too thin to be resized."""
+    """Raise UsageError, with the name of the image, if it is too long and thin to be resized."""
     try:
         require_moderate_shape(image)
     except ValueError as error:
@@ -93,23 +105,28 @@ def _require_moderate_shape(image: Image.Image, name: str) -> None:
 
 
 class _EncodedImage:
-    """Base class of the sources whose content is an image file that Pillow decodes."""
+    """Base class of the sources whose bytes are an image file that Pillow decodes."""
 
     name: str
-    # The function that converts a decoded image to RGB.
+    # The function that converts the image that Pillow opened to RGB. Subclasses may replace it.
     _to_rgb = staticmethod(to_rgb)
 
     def decode(self, content: bytes) -> Image.Image:
-        """Decode an image file. Raise UsageError if it is damaged or cut off."""
-        # The code of a model may have set this, and Pillow would then fill up a cut file silently.
+        """Decode the bytes of an image file to RGB.
+
+        Raise UsageError if the file is damaged, cut off, or too long and thin to be resized. Also
+        make Pillow refuse cut files in the whole process.
+        """
+        # The code of a model may have set this to True. Pillow would then replace the missing end
+        # of a cut file by grey pixels without an error.
         PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
         try:
             with open_image(io.BytesIO(content)) as image:
                 require_moderate_shape(image)
                 return self._to_rgb(image)
         except Exception as error:
-            # Pillow does not document the errors of its decoders for damaged files. Some messages
-            # end with the address of the buffer.
+            # Pillow does not document which errors its decoders raise for damaged files. Some
+            # messages end with the memory address of the buffer, which is removed.
             reason = str(error).partition(" <_io.BytesIO")[0] or type(error).__name__
             raise UsageError(
                 f"cannot decode image {self.name}: {reason}; replace or remove it"
@@ -124,6 +141,7 @@ class ImageFile(_EncodedImage):
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """The path of the file."""
         return str(self.path)
 
     def read(self) -> bytes:
@@ -137,19 +155,23 @@ class ImageFile(_EncodedImage):
 
 
 class ShownImage(ImageFile):
-    """An image file as viewers show it: its first frame, upright, and white if transparent."""
+    """An image file as viewers show it: the first frame, turned upright, over white."""
 
-    _to_rgb = staticmethod(as_shown)
+    _to_rgb = staticmethod(to_displayed_rgb)
 
 
 class PixelFile(ImageFile):
     """A .npy file with pixels (H, W, 3) uint8 in OpenCV's order BGR, as EqBen stores frames."""
 
     def decode(self, content: bytes) -> Image.Image:
-        """Return the pixels as an RGB image. Raise UsageError for any other array."""
+        """Return the pixels of a .npy file as an RGB image.
+
+        Raise UsageError if the array has another shape or type.
+        """
         try:
-            bgr = np.load(io.BytesIO(content), allow_pickle=False)
-            image = Image.fromarray(bgr[:, :, [2, 1, 0]])
+            bgr_pixels = np.load(io.BytesIO(content), allow_pickle=False)
+            rgb_pixels = bgr_pixels[:, :, [2, 1, 0]]
+            image = Image.fromarray(rgb_pixels)
         except (ValueError, EOFError, IndexError, TypeError) as error:
             raise UsageError(f"{self.name} holds no pixels (H, W, 3) uint8: {error}") from error
         _require_moderate_shape(image, self.name)
@@ -157,7 +179,11 @@ class PixelFile(ImageFile):
 
 
 def shard_images(shard: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the key and the content of every image in a tar. Raise UsageError if it is damaged."""
+    """Yield the key and the bytes of every image in a tar of training samples.
+
+    The key is the member's name without its extension: `00012` for `00012.jpg`. Raise UsageError
+    if the tar is damaged.
+    """
     try:
         with shard.open("rb") as file:
             reader = TarReader(file)
@@ -177,16 +203,18 @@ class ArchiveMember(_EncodedImage):
     """A file inside an uncompressed tar archive: `size` bytes that begin at `offset`."""
 
     archive: Path
+    # The name of the file in the archive.
     member: str
     offset: int
     size: int
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """The archive and the file in it: `test/0.tar:00012.jpg`."""
         return f"{self.archive}:{self.member}"
 
     def read(self) -> bytes:
-        """Return the content of the file. Raise UsageError if the archive is damaged."""
+        """Return the bytes of the file. Raise UsageError if the archive is damaged."""
         try:
             with self.archive.open("rb") as file:
                 file.seek(self.offset)
@@ -203,25 +231,27 @@ class ArchiveMember(_EncodedImage):
 
 @dataclass(frozen=True)
 class ImageContent(_EncodedImage):
-    """An image file whose content was read before."""
+    """An image file whose bytes are already in memory."""
 
     name: str
     content: bytes
 
     def read(self) -> bytes:
-        """Return the content."""
+        """Return the bytes of the file."""
         return self.content
 
 
 @dataclass(frozen=True)
 class ZippedImage(_EncodedImage):
-    """A file inside a zip archive, which threads may read at the same time."""
+    """An image file inside a zip archive. Several threads may read from the same archive."""
 
     archive: ZipFile
+    # The name of the file in the archive.
     member: str
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """The archive and the file in it: `val2017.zip:val2017/1.jpg`."""
         return f"{self.archive.filename}:{self.member}"
 
     def read(self) -> bytes:
@@ -232,37 +262,40 @@ class ZippedImage(_EncodedImage):
             raise UsageError(f"cannot read {self.name}: {error}; fetch it again") from error
 
 
-def holds_images(place: Path) -> bool:
-    """Return whether a path is a folder or a zip file."""
+def stores_images(place: Path) -> bool:
+    """Return whether a path is a place that can store images: a folder or a zip file."""
     return place.is_dir() or (place.suffix == ".zip" and place.is_file())
 
 
 class ImageFolder:
-    """A folder in which images are found by their paths below it."""
+    """A folder of images, which are looked up by their paths below it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def find(self, name: str) -> ImageSource | None:
-        """Return the image of this path, or None if it is missing."""
+        """Return the image at the path `name` below the folder, or None if it is missing."""
         path = self.folder / name
         return ImageFile(path) if path.is_file() else None
 
 
 class ImageZip:
-    """A zip file in which images are found by their names, in any of its folders."""
+    """A zip file of images, which are looked up by their file names, in any folder inside it."""
 
     def __init__(self, path: Path) -> None:
+        """Read the list of files. Raise UsageError if the zip file is damaged or missing."""
         try:
             self.archive = ZipFile(path)
         except (BadZipFile, OSError) as error:
             raise UsageError(f"cannot read {path}: {error}; fetch it again") from error
-        members = self.archive.namelist()
-        self.members = {PurePosixPath(member).name: member for member in members}
+        # For example {"1.jpg": "val2017/1.jpg"}.
+        self.member_by_file_name: dict[str, str] = {}
+        for member in self.archive.namelist():
+            self.member_by_file_name[PurePosixPath(member).name] = member
 
     def find(self, name: str) -> ImageSource | None:
-        """Return the image of this name, or None if the zip file does not hold it."""
-        member = self.members.get(name)
+        """Return the image with the file name `name`, or None if the zip file has none."""
+        member = self.member_by_file_name.get(name)
         return None if member is None else ZippedImage(self.archive, member)
 
 
@@ -273,26 +306,33 @@ def open_image_place(place: Path) -> ImageFolder | ImageZip:
 
 @dataclass(frozen=True)
 class ImageArray:
-    """Pixels (H, W, 3) uint8 that a data set holds in memory."""
+    """An image whose pixels (H, W, 3), uint8 in RGB, are already in memory."""
 
     name: str
     pixels: NDArray[np.uint8]
 
     def read(self) -> bytes:
-        """Return height and width as two 64-bit integers, followed by the pixels."""
-        return np.array(self.pixels.shape[:2], "<i8").tobytes() + self.pixels.tobytes()
+        """Return 16 bytes for height and width (64-bit integers), followed by the pixels."""
+        height_and_width = np.array(self.pixels.shape[:2], "<i8")
+        return height_and_width.tobytes() + self.pixels.tobytes()
 
     def decode(self, content: bytes) -> Image.Image:
-        """Return the pixels as an image. Raise UsageError for a very thin one."""
+        """Return the bytes that `read` returned as an image.
+
+        Raise UsageError if the image is too long and thin to be resized.
+        """
         height, width = np.frombuffer(content, "<i8", 2)
-        pixels = np.frombuffer(content, np.uint8, offset=16).reshape(height, width, 3)
-        image = Image.fromarray(pixels)
+        flat_pixels = np.frombuffer(content, np.uint8, offset=16)
+        image = Image.fromarray(flat_pixels.reshape(height, width, 3))
         _require_moderate_shape(image, self.name)
         return image
 
 
-def array_of(image: Image.Image, name: str) -> ImageArray:
-    """Return the RGB pixels of a Pillow image. Raise UsageError if they cannot be read."""
+def to_image_array(image: Image.Image, name: str) -> ImageArray:
+    """Return a Pillow image as an image source that is called `name`.
+
+    Raise UsageError if its pixels cannot be read.
+    """
     try:
         return ImageArray(name, np.asarray(to_rgb(image)))
     except (ValueError, OSError) as error:
@@ -301,28 +341,32 @@ def array_of(image: Image.Image, name: str) -> ImageArray:
 
 @dataclass(frozen=True)
 class CroppedImage:
-    """A box of another image; the pixels of the box outside that image are black.
-
-    `box` is (left, top, right, bottom) in pixels.
-    """
+    """A rectangular box of another image. Pixels of the box outside that image are black."""
 
     image: ImageSource
+    # (left, top, right, bottom) in pixels.
     box: tuple[int, int, int, int]
 
     @property
     def name(self) -> str:
+        """The name of the whole image and the box: `1.jpg [0, 10, 20, 40]`."""
         return f"{self.image.name} {list(self.box)}"
 
     def read(self) -> bytes:
-        """Return a line with the box, followed by the content of the whole image."""
+        """Return one line with the box as JSON, followed by the bytes of the whole image."""
         return json.dumps(self.box).encode() + b"\n" + self.image.read()
 
     def decode(self, content: bytes) -> Image.Image:
-        """Decode the image and cut out the box. Raise UsageError if the box is not in it."""
+        """Decode the whole image and cut out the box.
+
+        Raise UsageError if the box and the image do not overlap, or if the box is too large.
+        """
         _, _, image_content = content.partition(b"\n")
         image = self.image.decode(image_content)
         left, top, right, bottom = self.box
-        if max(left, 0) >= min(right, image.width) or max(top, 0) >= min(bottom, image.height):
+        overlap_width = min(right, image.width) - max(left, 0)
+        overlap_height = min(bottom, image.height) - max(top, 0)
+        if overlap_width <= 0 or overlap_height <= 0:
             raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
         try:
             cropped = image.crop(self.box)
@@ -333,8 +377,11 @@ class CroppedImage:
 
 
 def require_lossless(image: Image.Image, path: Path) -> None:
-    """Raise UsageError for a label map in a lossy format, also under a lossless one's suffix."""
-    compression = str(image.info.get("compression", ""))  # of a TIFF file
+    """Raise UsageError if an opened label map is in a lossy format such as JPEG.
+
+    The content of the file decides and not its suffix. A TIFF file is lossy if its compression is.
+    """
+    compression = str(image.info.get("compression", ""))  # only TIFF files state it
     if image.format in _LOSSY_FORMATS or compression in _LOSSY_TIFF_COMPRESSIONS:
         raise UsageError(
             f"label map {path} is a {image.format} file, whose compression changes classes: "
@@ -343,18 +390,19 @@ def require_lossless(image: Image.Image, path: Path) -> None:
 
 
 class ArchiveSample(NamedTuple):
-    """Adjacent members of an archive with the same key, such as `1.jpg` and `1.cls`.
+    """A sample of a webdataset: adjacent files of a tar archive that share their key.
 
-    `members` maps extensions in lower case to members.
+    The files `00012.jpg` and `00012.cls`, for example, are the sample with the key `00012`.
     """
 
     archive: Path
     key: str
+    # The files by their extensions in lower case, such as `jpg` and `cls`.
     members: dict[str, ArchiveMember]
 
     @property
     def name(self) -> str:
-        """The name of the sample in error messages."""
+        """The name of the sample in error messages: `test/0.tar:00012`."""
         return f"{self.archive}:{self.key}"
 
     def image(self) -> ArchiveMember:
@@ -365,20 +413,23 @@ class ArchiveSample(NamedTuple):
         raise UsageError(f"{self.name} has no image ({', '.join(_IMAGE_EXTENSIONS)})")
 
     def text(self, extension: str) -> str:
-        """Return a member as text. Raise UsageError if it is missing or not UTF-8 text."""
+        """Return the text of the file with this extension.
+
+        Raise UsageError if the sample has no such file, or if it is not UTF-8 text.
+        """
         try:
             text = self._read(extension).decode()
         except UnicodeDecodeError as error:
             raise UsageError(f"{self.name}.{extension} is not UTF-8 text") from error
-        if "\0" in text:  # for example in a tar that is partly overwritten with zeros
+        if "\0" in text:  # for example if a part of the tar was overwritten with zeros
             raise UsageError(f"{self.name}.{extension} has zero bytes: it is not text")
         return text
 
     def vector(self, size: int, *, exact: bool = True) -> NDArray[Any]:
-        """Return the numbers (size,) of the .npy member.
+        """Return the numbers (size,) in the sample's .npy file.
 
-        There may be more than `size` numbers if `exact` is False. Raise UsageError for another
-        shape, and for values that are not finite numbers.
+        If `exact` is False, the file may have more than `size` numbers, and all are returned. Raise
+        UsageError for an array of another shape, and for values that are not finite numbers.
         """
         try:
             vector = np.lib.format.read_array(io.BytesIO(self._read("npy")), allow_pickle=False)
@@ -386,25 +437,30 @@ class ArchiveSample(NamedTuple):
             raise UsageError(f"{self.name}.npy is not a NumPy array: {error}") from error
         if vector.dtype.kind not in "biuf" or not np.isfinite(vector).all():
             raise UsageError(f"{self.name}.npy must hold finite numbers")
-        has_size = vector.ndim == 1 and (len(vector) == size if exact else len(vector) >= size)
-        if not has_size:
-            expected = f"{size} numbers" if exact else f"{size} or more numbers"
+        if exact:
+            expected = f"{size} numbers"
+            has_expected_size = vector.shape == (size,)
+        else:
+            expected = f"{size} or more numbers"
+            has_expected_size = vector.ndim == 1 and len(vector) >= size
+        if not has_expected_size:
             raise UsageError(
                 f"{self.name}.npy must hold {expected}, not an array of {vector.shape}"
             )
         return vector
 
     def _read(self, extension: str) -> bytes:
-        """Return the content of a member. Raise UsageError if it is missing."""
+        """Return the bytes of the file with this extension. Raise UsageError if it is missing."""
         if extension not in self.members:
             raise UsageError(f"{self.name} has no .{extension}, only {', '.join(self.members)}")
         return self.members[extension].read()
 
 
 def open_archives(archives: Iterable[Path]) -> list[ArchiveSample]:
-    """List all samples of archives in their order, reading only headers.
+    """Return all samples of tar archives, in the order of the archives and of their files.
 
-    Raise UsageError for an archive that is missing, empty or damaged.
+    Only the headers are read, not the contents of files. Raise UsageError for an archive that is
+    missing, empty or damaged.
     """
     samples = []
     for archive in archives:
@@ -413,7 +469,10 @@ def open_archives(archives: Iterable[Path]) -> list[ArchiveSample]:
 
 
 def _list_samples(archive: Path) -> list[ArchiveSample]:
-    """List the samples of one archive. Raise UsageError if it is missing, empty or damaged."""
+    """Return the samples of one tar archive, in the order of its files.
+
+    Raise UsageError if the archive is missing, empty or damaged.
+    """
     if archive.exists() and not archive.is_file():
         raise UsageError(f"{archive} is a folder, a pipe or a device, not a tar archive")
     samples: list[ArchiveSample] = []
@@ -434,10 +493,10 @@ def _list_samples(archive: Path) -> list[ArchiveSample]:
 
 
 def _add_to_samples(samples: list[ArchiveSample], member: ArchiveMember) -> None:
-    """Add a member to the last sample if it has the same key, or else to a new sample.
+    """Add a file of an archive to the last sample, or to a new sample if it has another key.
 
-    Members whose names have no key and extension are left out. Raise UsageError if a sample has two
-    members with the same extension.
+    `samples` is changed in place. Files without a key and an extension in their names are skipped.
+    Raise UsageError if a sample would have two files with the same extension.
     """
     key_and_extension = split_name(member.member)
     if key_and_extension is None:
@@ -452,55 +511,69 @@ def _add_to_samples(samples: list[ArchiveSample], member: ArchiveMember) -> None
 
 
 def image_sources(data: Any) -> list[ImageSource]:
-    """Return the images of a task's opened data.
+    """Return the images of a data set that any task has opened.
 
-    They are in the attribute `images` of the data, or beside label maps in `samples`. For a list or
-    tuple, such as the training and test data of a probe, return the images of all its entries. For
-    an image source, return the source itself. Return an empty list for other data.
+    They are found by the form of `data`:
+
+    - data with an attribute `images`: these images,
+    - data with an attribute `samples`, which have label maps: the image of each sample,
+    - a list or tuple, such as the training and the test data of a probe: the images of all entries,
+    - an image source: this source,
+    - anything else: no images.
     """
     if hasattr(data, "images"):
         return list(data.images)
     if hasattr(data, "samples"):
         return [ImageFile(sample.image) for sample in data.samples]
     if isinstance(data, list | tuple):
-        return [source for entry in data for source in image_sources(entry)]
+        sources: list[ImageSource] = []
+        for entry in data:
+            sources.extend(image_sources(entry))
+        return sources
     if hasattr(data, "decode"):
         return [data]
     return []
 
 
 def archive_notes(data: Any) -> list[str]:
-    """Return a note for every archive of opened data that may have been cut and zero-filled."""
-    archives: dict[Path, None] = {}
-    for source in image_sources(data):
-        if isinstance(source, ArchiveMember):
-            archives[source.archive] = None
+    """Return a note for every tar archive that may lack samples at its end.
+
+    `data` is a data set that a task has opened. An archive is suspicious if it ends with many
+    zeros: an interrupted download may have reserved the space of the whole file.
+    """
+    archives = [
+        source.archive for source in image_sources(data) if isinstance(source, ArchiveMember)
+    ]
     notes = []
-    for archive in archives:
-        # A streamed archive is removed after the measurement.
-        note = _note_of_zeros(archive) if archive.is_file() else None
+    for archive in dict.fromkeys(archives):  # every archive once, in their order
+        if not archive.is_file():
+            continue  # a streamed archive is removed after the measurement
+        note = _describe_trailing_zeros(archive)
         if note is not None:
             notes.append(note)
     return notes
 
 
-def _note_of_zeros(archive: Path) -> str | None:
-    """Return a note if an archive ends with more zeros than tar writes, else None.
+def _describe_trailing_zeros(archive: Path) -> str | None:
+    """Return a note if a tar archive ends with more zeros than tar writes, or else None.
 
-    After the last file, tar writes two blocks of zeros, and more to fill up the last record. The
-    zeros are fewer than two blocks and a record.
+    After the last file, tar writes two blocks of zeros, and then zeros up to the end of the record.
+    That is always less than two blocks and a whole record.
     """
-    usual_zeros = 2 * BLOCK + _RECORD
-    size = archive.stat().st_size
+    max_usual_zeros = 2 * BLOCK + _RECORD
+    archive_size = archive.stat().st_size
     with archive.open("rb") as file:
-        file.seek(max(size - usual_zeros, 0))
-        end = file.read()
-    if end.strip(b"\0"):
+        file.seek(max(archive_size - max_usual_zeros, 0))
+        last_bytes = file.read()
+    has_only_zeros = not last_bytes.strip(b"\0")
+    if not has_only_zeros:
         return None
+
+    # The last file itself may end with zeros: count only the zeros after it.
     last_name, last_offset, last_size = list(read_members(str(archive)))[-1]
-    last_padding = -last_size % BLOCK  # fills up the last block of the last file
-    n_zeros = size - (last_offset + last_size + last_padding)
-    if n_zeros < usual_zeros:
+    last_padding = -last_size % BLOCK  # zeros that fill up the last block of the last file
+    n_zeros = archive_size - (last_offset + last_size + last_padding)
+    if n_zeros < max_usual_zeros:
         return None
     return (
         f"{archive} ends with {n_zeros:,} bytes of zeros after {last_name}, more than tar writes: "
@@ -509,10 +582,10 @@ def _note_of_zeros(archive: Path) -> str | None:
 
 
 def write_index(archive: Path, index: Path) -> list[ArchiveMember]:
-    """Write a tar that stands in for an archive: every image is replaced by its SHA-256.
+    """Write a small tar that stands in for an archive, and return the images of the archive.
 
-    The index has the same members; the content of an image is 32 bytes. Return the images of the
-    archive. Raise UsageError if the archive is damaged.
+    The index has the same files as the archive, but the content of every image is replaced by its
+    SHA-256 (32 bytes). Raise UsageError if the archive is damaged.
     """
     samples = open_archives([archive])
     images = [sample.image() for sample in samples]
@@ -530,19 +603,23 @@ def write_index(archive: Path, index: Path) -> list[ArchiveMember]:
 
 
 def numbered_archives(folder: Path) -> list[Path]:
-    """Return the paths 0.tar, 1.tar... in a folder, as many as its nshards.txt says.
+    """Return the paths of the archives in a folder of CLIP Benchmark's webdataset layout.
 
-    Raise UsageError if that file of CLIP Benchmark's layout does not hold a number.
+    The file nshards.txt in the folder says how many there are: for `2`, they are 0.tar and 1.tar.
+    Raise UsageError if the file does not hold a number above 0.
     """
     path = folder / "nshards.txt"
     text = read_layout_file(path)
     is_zero = not text.strip("0")
-    if not text.isdecimal() or is_zero or len(text) > _MAX_DIGITS:
+    if not text.isdecimal() or is_zero or len(text) > _MAX_DIGITS_OF_ARCHIVES:
         raise UsageError(f"{path} must hold the number of archives, not {text[:40]!r}")
     return [folder / f"{number}.tar" for number in range(int(text))]
 
 
 def read_layout_file(path: Path) -> str:
-    """Read a text file of CLIP Benchmark's layout. Raise UsageError if it cannot be read."""
-    with faults_of(f"cannot read {path}, which CLIP Benchmark's layout has: "):
+    """Return the stripped text of a file of CLIP Benchmark's webdataset layout.
+
+    Raise UsageError if it cannot be read.
+    """
+    with report_faults_at(f"cannot read {path}, which CLIP Benchmark's layout has: "):
         return read_text(path).strip()

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cosmos_eval.data.class_names import ClassData, list_names, make_data
+from cosmos_eval.data.class_names import ClassData, make_data, read_prompt_names
 from cosmos_eval.data.sources import ImageArray, ImageFile
 from cosmos_eval.types import ClassificationProtocol, UsageError
 
@@ -33,7 +33,8 @@ _TORCHVISION_ERRORS = (
     pickle.UnpicklingError,
     tarfile.TarError,
 )
-# Files and folders in the folder of a set, if torchvision does not name the missing one.
+# Files and folders that must be in the folder of a data set. Only data sets are listed for which
+# torchvision's error does not name the missing file.
 _REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
     "food101": ("meta", "images"),
     "cifar10": ("batches.meta", *(f"data_batch_{n}" for n in range(1, 6)), "test_batch"),
@@ -44,20 +45,21 @@ _REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def split_of(protocol: ClassificationProtocol) -> str:
-    """Return which images a protocol reads: `training` or `test`."""
+def split_name(protocol: ClassificationProtocol) -> str:
+    """Return `training` or `test`, depending on which images of a data set a protocol reads."""
     return "training" if str(protocol.torchvision).endswith(TRAIN) else "test"
 
 
 def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
-    """Return the images and labels that torchvision lists, without checking that the images exist.
+    """Return the images and labels of a data set that torchvision.datasets reads.
 
-    Raise UsageError if torchvision cannot read the set, or if it has no images.
+    `root` is the folder that torchvision takes. It is not checked that the files of the images
+    exist. Raise UsageError if torchvision cannot read the data set, or if it has no images.
     """
     try:
         data = READERS[str(protocol.torchvision)].read(root, download=False)
         if not data.images:
-            raise ValueError(f"it has no {split_of(protocol)} images")
+            raise ValueError(f"it has no {split_name(protocol)} images")
         return data
     except _TORCHVISION_ERRORS as error:
         folder = root / protocol.folder
@@ -67,14 +69,17 @@ def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
         if missing_paths:
             reason = f"expected {missing_paths[0]}, which is not there"
         else:
-            reason = _torchvision_message(error)
+            reason = _format_error(error)
         raise UsageError(
             f"{protocol.dataset}: torchvision cannot read {folder}: {reason}"
         ) from error
 
 
 def download_torchvision(protocol: ClassificationProtocol, root: Path) -> None:
-    """Download a set below `root` unless it is there. Raise UsageError if the download fails."""
+    """Let torchvision download a data set to the folder `root`, unless it is there already.
+
+    Raise UsageError if the download fails.
+    """
     try:
         # torchvision prints on standard output, which belongs to the results.
         with contextlib.redirect_stdout(sys.stderr):
@@ -82,25 +87,31 @@ def download_torchvision(protocol: ClassificationProtocol, root: Path) -> None:
     except _TORCHVISION_ERRORS as error:
         raise UsageError(
             f"{protocol.dataset}: torchvision cannot fetch {root / protocol.folder}: "
-            f"{_torchvision_message(error)}; from: {protocol.download}"
+            f"{_format_error(error)}; from: {protocol.download}"
         ) from error
 
 
-def _torchvision_message(error: Exception) -> str:
-    """Return torchvision's message on one line, without its advice to set an argument."""
+def _format_error(error: Exception) -> str:
+    """Return the message of torchvision's error on one line.
+
+    Its advice to pass `download=True`, which users of this package cannot do, is left out.
+    """
     text = " ".join(str(error).split()).replace(" You can use download=True to download it", "")
     return text.removesuffix(".") or type(error).__name__
 
 
 class Reader(Protocol):
-    """Reads the images of one split of a set."""
+    """Reads the images and labels of one split of a data set."""
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """List the images below `root`, and download them first if asked to."""
+        """Return the images below `root`, after downloading them if `download` is set."""
 
 
 def _open_data_set(class_name: str, root: Path, download: bool, **arguments: Any) -> Any:
-    """Return the data set of a class of torchvision.datasets."""
+    """Return a data set of torchvision: `torchvision.datasets.CLASS_NAME(root, ...)`.
+
+    `arguments` are further arguments of the class.
+    """
     from torchvision import datasets
 
     return getattr(datasets, class_name)(root, download=download, **arguments)
@@ -109,7 +120,10 @@ def _open_data_set(class_name: str, root: Path, download: bool, **arguments: Any
 def _make_file_data(
     classes: Sequence[str], root: Path, labelled_paths: Iterable[tuple[str | Path, int]]
 ) -> ClassData:
-    """Make data of image files, which are named by their paths below `root`."""
+    """Return the data of image files, given as pairs of a path and the index of a class.
+
+    Images are named by their paths below `root`.
+    """
     samples = []
     for path, label in labelled_paths:
         name = Path(path).relative_to(root).as_posix()
@@ -119,44 +133,49 @@ def _make_file_data(
 
 @dataclass(frozen=True)
 class _FileSet:
-    """A class of torchvision.datasets that lists the paths of its images."""
+    """Reads a data set for which torchvision keeps the paths of image files."""
 
+    # The name of the class in torchvision.datasets.
     class_name: str
-    # The split, or None for a set without splits.
+    # The split, or None for a data set without splits.
     split: str | None = None
-    # More arguments of the class.
+    # Further arguments of the class.
     arguments: Mapping[str, Any] | None = None
-    # The attribute that holds the paths.
+    # The attribute of torchvision's data set that holds the paths.
     paths_attribute: str = "_image_files"
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """List the images of the split, or of the whole set if it has no splits."""
+        """Return the images of the split, or of the whole data set if it has no splits.
+
+        torchvision keeps the paths and labels in attributes whose names differ between data sets.
+        """
         arguments = dict(self.arguments or {})
         if self.split is not None:
             arguments["split"] = self.split
         data_set = _open_data_set(self.class_name, root, download, **arguments)
         # Neither the files nor older releases of torchvision have names of flowers.
         is_flowers = self.class_name == "Flowers102"
-        classes = list_names("flowers102") if is_flowers else data_set.classes
+        classes = read_prompt_names("flowers102") if is_flowers else data_set.classes
         if self.class_name == "StanfordCars":
             labelled_paths = data_set._samples
         else:
             paths = getattr(data_set, self.paths_attribute)
             labelled_paths = list(zip(paths, data_set._labels, strict=True))
         if self.class_name == "SUN397":
-            # torchvision leaves the files in the order of the file system.
+            # torchvision lists the files in the order of the file system.
             labelled_paths = sorted(labelled_paths)
         return _make_file_data(classes, root, labelled_paths)
 
 
 @dataclass(frozen=True)
 class _TrainAndValSet:
-    """The images of the split `train`, followed by the images of the split `val`."""
+    """Reads the images of the split `train`, followed by the images of the split `val`."""
 
+    # The name of the class in torchvision.datasets.
     class_name: str
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """List the images of both splits."""
+        """Return the images of both splits."""
         train = _FileSet(self.class_name, "train").read(root, download=download)
         val = _FileSet(self.class_name, "val").read(root, download=download)
         return train._replace(
@@ -168,13 +187,15 @@ class _TrainAndValSet:
 
 @dataclass(frozen=True)
 class _ArraySet:
-    """A class of torchvision.datasets that holds its images in memory."""
+    """Reads a data set for which torchvision keeps all images in memory, such as CIFAR-10."""
 
+    # The name of the class in torchvision.datasets.
     class_name: str
+    # Whether the training images are read, and not the test images.
     train: bool = False
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """List the images of the split, which are named by split and number: `test/00012`."""
+        """Return the images of the split, which are named by split and number: `test/00012`."""
         data_set = _open_data_set(self.class_name, root, download, train=self.train)
         split = "train" if self.train else "test"
         samples = []
@@ -187,12 +208,13 @@ class _ArraySet:
 
 @dataclass(frozen=True)
 class _Caltech101:
-    """Folders and images in sorted order, as torchvision and CLIP Benchmark list them."""
+    """Reads Caltech-101 in sorted order of folders and files, as CLIP Benchmark lists it."""
 
+    # Whether the folder BACKGROUND_Google is a class.
     background: bool
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """List all images, with or without the folder BACKGROUND_Google."""
+        """Return all images, with or without the folder BACKGROUND_Google."""
         if download:
             _open_data_set("Caltech101", root, download)
         folder = root / "caltech101" / "101_ObjectCategories"
@@ -206,17 +228,18 @@ class _Caltech101:
         return _make_file_data(classes, root, labelled_paths)
 
 
+# Numbers of images of Caltech-101, and the seed of the split, in the COSMOS code.
 _CALTECH_TRAIN, _CALTECH_IMAGES, _CALTECH_SEED = 3_000, 8_677, 3072
 
 
 class _PublishedCaltech101:
-    """The images of Caltech-101 that the COSMOS code measures.
+    """Reads the images of Caltech-101 that the COSMOS code measures.
 
-    They are the second part of `torch.utils.data.random_split(images, [3000, 5677])`.
+    They are the second split of `torch.utils.data.random_split(images, [3000, 5677])`.
     """
 
     def read(self, root: Path, *, download: bool) -> ClassData:
-        """List the images. Raise ValueError if their number is not the published one."""
+        """Return the measured images. Raise ValueError unless there are 8,677 images in all."""
         import torch
 
         data = _Caltech101(background=False).read(root, download=download)
@@ -225,7 +248,7 @@ class _PublishedCaltech101:
                 f"{len(data.images)} images; the {_CALTECH_IMAGES - _CALTECH_TRAIN} that are "
                 f"measured are chosen from {_CALTECH_IMAGES}"
             )
-        # torch.utils.data.random_split does the same, which a test compares.
+        # torch.utils.data.random_split draws the same indices; a test compares both.
         generator = torch.Generator().manual_seed(_CALTECH_SEED)
         test_indices = torch.randperm(_CALTECH_IMAGES, generator=generator)[_CALTECH_TRAIN:]
         return data.select(test_indices.tolist())

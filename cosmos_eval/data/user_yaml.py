@@ -25,47 +25,55 @@ from cosmos_eval.types import (
 )
 
 PROTOCOL_NAME = "user"
+"""The name of the protocol of users' data sets."""
 
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 _NUMBER = Annotated[float, Field(ge=-_MAX_FLOAT, le=_MAX_FLOAT, allow_inf_nan=False)]
 
-# How types of fields are read; types that are not listed are read as they are.
+# The pydantic types by which fields of simple types are checked.
 _SIMPLE_TYPES: Mapping[Any, Any] = {str: Text, int: pydantic.NonNegativeInt, float: _NUMBER}
 
 
 def read_protocol(
     path: Path, kinds: Sequence[str], type_of: Callable[[str], type[Protocol]]
 ) -> Protocol:
-    """Read the description of a data set.
+    """Return the protocol that a user's YAML file describes.
 
-    `kinds` are the known values of the key `kind`, which are names of tasks. `type_of` returns the
-    type of a task's protocols. Raise UsageError for any fault.
+    `kinds` are the values that the key `kind` may have, such as `seg`. `type_of` returns the type
+    of protocol for a kind, such as `SegmentationProtocol`. Raise UsageError if the file cannot be
+    read or has a wrong key or value.
     """
-    with readers.faults_of(f"{path}: "):
+    with readers.report_faults_at(f"{path}: "):
         content = readers.read_yaml(path, "kind: seg")
-        return _protocol_of_kind(content, path, kinds, type_of)
+        return _make_protocol_of_kind(content, path, kinds, type_of)
 
 
 def parse_protocol(
     content: Mapping[str, Any], kinds: Sequence[str], type_of: Callable[[str], type[Protocol]]
 ) -> Protocol:
-    """Return the protocol of a mapping with the keys of a YAML file.
+    """Return the protocol that a mapping with the keys of a user's YAML file describes.
 
-    Paths are relative to the current folder. Raises UsageError as `read_protocol` does.
+    Paths in it are relative to the current folder. It must have a `name`, since no file names the
+    data set. Raise UsageError as `read_protocol` does.
     """
-    with readers.faults_of("the mapping of a data set: "):
+    with readers.report_faults_at("the mapping of a data set: "):
         if not isinstance(content.get("name"), str):
             raise FileError("`name`, which results call the data set by, is missing")
-        return _protocol_of_kind(dict(content), Path.cwd() / "mapping.yaml", kinds, type_of)
+        # Only the folder of this path is used.
+        path = Path.cwd() / "mapping.yaml"
+        return _make_protocol_of_kind(dict(content), path, kinds, type_of)
 
 
-def _protocol_of_kind(
+def _make_protocol_of_kind(
     content: dict[str, Any],
     path: Path,
     kinds: Sequence[str],
     type_of: Callable[[str], type[Protocol]],
 ) -> Protocol:
-    """Return the protocol of a file's content by its `kind`. Raise FileError for any fault."""
+    """Return the protocol of the type that the key `kind` of a file's content names.
+
+    `content` loses its key `kind`. Raise FileError if the kind is unknown or another key is wrong.
+    """
     kind = content.pop("kind", None)
     if kind not in kinds:
         fault = "is missing" if kind is None else f"cannot be {shortened(kind)}"
@@ -74,16 +82,21 @@ def _protocol_of_kind(
 
 
 class _Class(pydantic.BaseModel):
-    """An entry of `classes`."""
+    """An entry of the key `classes`: the name of a class, and its prompts."""
 
     model_config = CONFIG
 
     name: Text
+    # Prompt names; None: the name of the class.
     queries: Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)] | None = None
 
 
 def _parse_protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Protocol:
-    """Return the protocol of a file's content. Raise FileError for the first fault."""
+    """Return the protocol of the type `cls` with the content of a file at `path`.
+
+    The folder of the file becomes the root of the data set. Raise FileError for the first key or
+    value that is wrong.
+    """
     templates = content.get("templates")
     if isinstance(templates, dict):
         raise FileError(
@@ -92,7 +105,8 @@ def _parse_protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) ->
         )
     if issubclass(cls, LabelMapProtocol):
         content["classes"] = _read_classes(content.get("classes"), path.parent)
-    parsed = readers.parse(_file_model(cls), content)
+    parsed = readers.parse(_make_file_model(cls), content)
+    # Only the keys of the file: other fields keep their defaults.
     fields = {name: getattr(parsed, name) for name in parsed.model_fields_set}
     if issubclass(cls, LabelMapProtocol):
         classes: list[_Class] = fields.pop("classes")
@@ -100,6 +114,7 @@ def _parse_protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) ->
         fields["queries"] = tuple(entry.queries or (entry.name,) for entry in classes)
         _check_class_names(fields["class_names"], fields.get("groups", {}))
     dataset = fields.pop("name", path.stem)
+    # Options that change the numbers are part of the protocol's name: `user-sentences-pairs100`.
     protocol_name = protocol_name_with_sentences(PROTOCOL_NAME, fields.get("sentences"))
     protocol_name = protocol_name_with_pairs(protocol_name, fields.get("pairs"))
     return cls(
@@ -107,9 +122,15 @@ def _parse_protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) ->
     )
 
 
-def _file_model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
-    """Make the pydantic model of the files that describe a type of protocol."""
-    types = get_type_hints(cls)
+def _make_file_model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
+    """Return a pydantic model of the YAML files that describe protocols of the type `cls`.
+
+    Its fields are `name`, `classes` for data sets with label maps, and the fields of the protocol
+    that a user may set.
+    """
+    hint_by_name = get_type_hints(cls)
+    # Pydantic takes a type and a default for each field. A default that is an ellipsis (`...`)
+    # stands for a required field.
     fields: dict[str, Any] = {"name": (Text, None)}
     if issubclass(cls, LabelMapProtocol):
         fields["classes"] = (list[_Class], ...)
@@ -117,59 +138,68 @@ def _file_model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
         is_required = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         )
-        # Pydantic writes a required field as one whose default is an ellipsis.
-        fields[field.name] = (_strict_type(types[field.name]), ... if is_required else None)
+        default = ... if is_required else None
+        fields[field.name] = (_make_strict_type(hint_by_name[field.name]), default)
     return pydantic.create_model(cls.__name__, __config__=CONFIG, **fields)
 
 
-def _tag_of(value: Any) -> str:
-    """Return the tag of the type that pydantic checks a value with: a list, or else a text."""
+def _choose_type_tag(value: Any) -> str:
+    """Return the tag of the type by which pydantic checks a value: a list, or else a text."""
     return LIST if isinstance(value, list) else TEXT
 
 
-def _strict_type(hint: Any) -> Any:
-    """Return the pydantic type of a field's type hint.
+def _make_strict_type(hint: Any) -> Any:
+    """Return the pydantic type that checks a field with this type hint.
 
-    It refuses blank texts, empty lists, negative whole numbers, and numbers beyond float32.
+    It is stricter than the hint. It refuses blank texts, empty lists, negative whole numbers, and
+    numbers that float32 cannot hold. Texts in tuples, mappings and optional types are checked too.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint in _SIMPLE_TYPES:
         return _SIMPLE_TYPES[hint]
     if origin is tuple:
-        return _strict_tuple(arguments)
+        return _make_strict_tuple(arguments)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         key, value = arguments
-        return dict[_strict_type(key), _strict_type(value)]  # type: ignore[misc]
+        return dict[_make_strict_type(key), _make_strict_type(value)]  # type: ignore[misc]
     if NoneType in arguments:
+        # `X | None`: check X, or allow null.
         alternatives = tuple(argument for argument in arguments if argument is not NoneType)
-        return _strict_type(Union[alternatives]) | None  # noqa: UP007 for a tuple of types
+        return _make_strict_type(Union[alternatives]) | None  # noqa: UP007 for a tuple of types
     if set(arguments) == {str, tuple[str, ...]}:
-        texts: Any = Annotated[_strict_type(tuple[str, ...]), Tag(LIST)]
-        return Annotated[texts | Annotated[Text, Tag(TEXT)], Discriminator(_tag_of)]
+        # The type of the value decides which of both types it is checked by, so that an error is
+        # about that type only.
+        texts: Any = Annotated[_make_strict_type(tuple[str, ...]), Tag(LIST)]
+        return Annotated[texts | Annotated[Text, Tag(TEXT)], Discriminator(_choose_type_tag)]
     return hint
 
 
-def _strict_tuple(arguments: Sequence[Any]) -> Any:
-    """Return the pydantic type of a tuple, which YAML files write as a list.
+def _make_strict_tuple(arguments: Sequence[Any]) -> Any:
+    """Return the pydantic type of a tuple with these type arguments.
 
-    A tuple of any length, whose last argument is an ellipsis, must not be empty.
+    YAML files write a tuple as a list. A tuple of any length, such as `tuple[str, ...]`, must not
+    be empty.
     """
     if arguments[-1] is ...:
-        repeated: Any = tuple[_strict_type(arguments[0]), ...]  # type: ignore[misc]
+        repeated: Any = tuple[_make_strict_type(arguments[0]), ...]  # type: ignore[misc]
         return Annotated[repeated, Strict(False), Field(min_length=1)]
-    entries: Any = tuple[tuple(_strict_type(argument) for argument in arguments)]  # type: ignore[misc]
+    entries: Any = tuple[tuple(_make_strict_type(argument) for argument in arguments)]  # type: ignore[misc]
     return Annotated[entries, Strict(False)]
 
 
 def _read_classes(value: Any, folder: Path) -> list[Any]:
-    """Return the value of `classes` as a list of mappings with the keys `name` and `queries`.
+    """Return the value of the key `classes` as a list of `{"name": NAME, "queries": PROMPTS}`.
 
-    `value` is a list of names or mappings, or the name of a text file in `folder`. Every line of
-    the file holds the prompts of a class, separated by commas; the first one is its name. Raise
+    `value` is a list of names or of such mappings, or the name of a text file in `folder`. Every
+    line of the file holds the prompts of a class, separated by commas, and the first prompt is the
+    name of the class: `sea, water` gives `{"name": "sea", "queries": ["sea", "water"]}`. Raise
     FileError for any other value and for blank prompts.
     """
     if isinstance(value, list) and value:
-        return [entry if isinstance(entry, dict) else {"name": entry} for entry in value]
+        mappings = []
+        for entry in value:
+            mappings.append(entry if isinstance(entry, dict) else {"name": entry})
+        return mappings
     if not isinstance(value, str):
         raise FileError(
             "`classes` must list the class names in the order of the label map's indices, "
@@ -192,13 +222,16 @@ def _read_classes(value: Any, folder: Path) -> list[Any]:
 
 
 def _check_class_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
-    """Raise FileError for repeated class names, and for groups that name an unknown class."""
+    """Raise FileError for repeated class names, and for groups that name an unknown class.
+
+    `groups` maps the name of each group of classes to the names of its classes.
+    """
     if repeated := readers.first_repeated(names):
         raise FileError(f"`classes` names {repeated[0]!r} twice")
-    for group, members in groups.items():
-        for name in members:
+    for group_name, member_names in groups.items():
+        for name in member_names:
             if name not in names:
                 raise FileError(
-                    f"`groups.{group}` names no class {name!r}; nearest known: "
+                    f"`groups.{group_name}` names no class {name!r}; nearest known: "
                     f"{nearest(name, names)}"
                 )

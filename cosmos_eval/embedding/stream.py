@@ -69,7 +69,7 @@ def stream(
         message = re.sub(local_folder, str(protocol.repository), str(error))
         raise UsageError(message) from error
     except OSError as error:
-        raise UsageError(f"{protocol.dataset}: {hub.reason(error)}") from error
+        raise UsageError(f"{protocol.dataset}: {hub.describe_error(error)}") from error
 
 
 class _Archive(NamedTuple):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_core.utils.hub import limit_waiting
-from cosmos_eval.data.hub import quiet, reason
+from cosmos_eval.data.hub import describe_error, quiet
 from cosmos_eval.models import audit, hf_folder, user
 from cosmos_eval.models.attention import PROXY_BETA, PROXY_GAMMA
 from cosmos_eval.models.clip import ClipEncoder
@@ -90,7 +90,7 @@ def load(text: str, device: str) -> LoadedGuide:
     except UsageError as error:
         raise UsageError(f"'{text}' cannot be loaded: {error}") from error
     except Exception as error:  # the libraries and the hub's client raise errors of all types
-        raise UsageError(f"'{text}' cannot be loaded: {reason(error)}") from error
+        raise UsageError(f"'{text}' cannot be loaded: {describe_error(error)}") from error
 
 
 class Guide(ABC):

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
-from cosmos_eval.data.hub import quiet, reason
+from cosmos_eval.data.hub import describe_error, quiet
 from cosmos_eval.models.dense import encode_patches, patch_size
 from cosmos_eval.models.encoder import require_encoder
 from cosmos_eval.models.hf_folder import (
@@ -229,7 +229,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
         remedy = "; fetch its files again, or update transformers"
         if isinstance(error, ImportError):  # the error says which package is missing
             remedy = ""
-        why = reason(error, remedy)
+        why = describe_error(error, remedy)
         raise UsageError(f"'{spec.text}' cannot be loaded: {why}") from error
     return encoder
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from huggingface_hub import constants, errors, hf_hub_download
 
 from cosmos_core.utils.hub import limit_waiting
-from cosmos_eval.data.hub import reason
+from cosmos_eval.data.hub import describe_error
 from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.types import UsageError
 
@@ -29,7 +29,7 @@ def fetch(name: str) -> Path:
     except Exception as error:  # the client's, OSError, and those of the HTTP library it uses
         raise UsageError(
             f"cannot fetch {filename} of {RELEASED_REPOSITORY} on the Hugging Face hub "
-            f"({reason(error)}); try again, or download it elsewhere and use "
+            f"({describe_error(error)}); try again, or download it elsewhere and use "
             f"cosmos:PATH --arch {RELEASED[name]}"
         ) from error
 

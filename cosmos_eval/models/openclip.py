@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_core.utils.hub import limit_waiting
-from cosmos_eval.data.hub import quiet, reason
+from cosmos_eval.data.hub import describe_error, quiet
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder, Tokenizer
 from cosmos_eval.models.encoder import tensors_sha256
@@ -58,7 +58,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     except UsageError:
         raise
     except Exception as error:  # OpenCLIP downloads and unpickles: all are faults of the weights
-        raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
+        raise UsageError(f"'{spec.text}' cannot be loaded: {describe_error(error)}") from error
     is_random = source.pretrained == RANDOM
     if source.file:
         digest: str | None = file_sha256(source.file)

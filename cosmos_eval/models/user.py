@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
-from cosmos_eval.data.readers import faults_of, read_bytes
+from cosmos_eval.data.readers import read_bytes, report_faults_at
 from cosmos_eval.models import encoder as checks
 from cosmos_eval.models.encoder import Encoder, Parts, run, run_parts, tensors_sha256
 from cosmos_eval.models.specs import code_sha256
@@ -283,7 +283,7 @@ class UserModel(NamedTuple):
 def made_by(spec: ModelSpec, device: str, precision: Precision) -> UserModel:
     """Run a user's file and return its model. Raises UsageError for every error in the file."""
     path = Path(spec.name)
-    with faults_of(f"cannot read {path}: "):
+    with report_faults_at(f"cannot read {path}: "):
         content = read_bytes(path)
     code = str(code_sha256(spec, content))
     with errors_of(str(path)):

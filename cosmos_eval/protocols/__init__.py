@@ -25,11 +25,14 @@ from cosmos_eval.types import (
 )
 
 RERANKED = 100
-"""The number of candidates of a query whose pairs are scored by `pairs100` protocols."""
+"""How many candidates of each query a model scores again under `pairs100` protocols."""
 
 
 def known_protocols() -> Mapping[str, Protocol]:
-    """Return the data sets that the doctor examines if none is named, the embedded ones first."""
+    """Return the data sets that `data doctor` examines if none is named, by their names.
+
+    The embedded data sets come first. Every data set is in its usual protocol.
+    """
     protocols: dict[str, Protocol] = dict(scenes.scenes_protocols())
     protocols.update(RETRIEVAL)
     protocols.update(CLASSIFICATION)
@@ -40,9 +43,10 @@ def known_protocols() -> Mapping[str, Protocol]:
 
 
 def named_protocols() -> Mapping[str, Protocol]:
-    """Return the known data sets, the probes and the webdatasets, in their usual protocols.
+    """Return the known data sets, the probes and the webdatasets, by their names.
 
-    Only the `described_sets` are left out.
+    Every data set is in its usual protocol. The `described_sets` are left out, because each of them
+    has a YAML file that would have to be read.
     """
     protocols = dict(known_protocols())
     protocols.update(PROBES)
@@ -51,14 +55,17 @@ def named_protocols() -> Mapping[str, Protocol]:
 
 
 def published_error(dataset: str, protocol_name: str) -> str | None:
-    """Return a misspelt class name in the published lists of a data set, or None.
+    """Return a misspelt class name that a protocol has taken over from published lists, or None.
 
-    Only the lists of `cosmos` have such names, for example "trafficlight".
+    Only lists of the protocol `cosmos` have such names, for example `trafficlight`. If there are
+    several, the first one is returned.
     """
     if protocol_name != "cosmos":
         return None
     if dataset in CLASSIFICATION:
-        return next(iter((CLASSIFICATION[dataset].class_names or {}).values()), None)
+        # Under `cosmos`, a classification set has only misspelt names of its own.
+        misspelt_names = list(CLASSIFICATION[dataset].class_names.values())
+        return misspelt_names[0] if misspelt_names else None
     fixed_names = segmentation.SEGMENTATION_BY_PROTOCOL["fixed-names"]
     if dataset not in fixed_names:
         return None
@@ -71,19 +78,25 @@ def published_error(dataset: str, protocol_name: str) -> str | None:
 
 
 def webdatasets() -> Mapping[str, Protocol]:
-    """Return the webdatasets on the hub by name, each in its usual protocol."""
-    return {name: next(iter(protocols.values())) for name, protocols in WEBDATASETS.items()}
+    """Return the webdatasets on the Hugging Face hub by name, each in its usual protocol."""
+    usual_protocols = {}
+    for name, protocols in WEBDATASETS.items():
+        usual_protocols[name] = next(iter(protocols.values()))
+    return usual_protocols
 
 
 def described_sets() -> Mapping[str, Protocol]:
-    """Return the segmentation sets whose YAML files are read when they are named."""
+    """Return the segmentation data sets that have a YAML file each, by their names.
+
+    All files are read. To find one of the data sets, use `find_known`.
+    """
     return {name: read_set(name) for name in set_names()}
 
 
 def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
-    """Return the data sets that are measured if none is named; they need no download.
+    """Return the embedded data sets, which are measured if no data set is named.
 
-    `on_request` adds the sets that are only measured if their task is named.
+    They need no download. `on_request` adds those that are only measured if their task is named.
     """
     protocols = known_protocols()
     names = [*scenes.DEFAULT]
@@ -93,13 +106,16 @@ def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
 
 
 def is_embedded(protocol: Protocol) -> bool:
-    """Return whether a data set comes with this package."""
+    """Return whether a data set is one of the embedded scenes, and not another one of its name."""
     embedded = scenes.scenes_protocols().get(protocol.dataset)
     return embedded is not None and embedded.root == protocol.root
 
 
 def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
-    """Return the protocols of a known data set by their names, the usual one first."""
+    """Return all protocols of a known data set by their names, the usual one first.
+
+    Raise KeyError for an unknown data set.
+    """
     if dataset in set_names():
         described = read_set(dataset)
         return {described.protocol_name: described}
@@ -107,13 +123,14 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
         protocols = list(WEBDATASETS[dataset].values())
     else:
         protocols = [named_protocols()[dataset]]
-    for sets_by_protocol in (
-        CLASSIFICATION_BY_PROTOCOL,
-        RETRIEVAL_BY_PROTOCOL,
-        segmentation.SEGMENTATION_BY_PROTOCOL,
-        segmentation.LOCALISATION_BY_PROTOCOL,
+    for protocol_by_dataset in (
+        *CLASSIFICATION_BY_PROTOCOL.values(),
+        *RETRIEVAL_BY_PROTOCOL.values(),
+        *segmentation.SEGMENTATION_BY_PROTOCOL.values(),
+        *segmentation.LOCALISATION_BY_PROTOCOL.values(),
     ):
-        protocols.extend(sets[dataset] for sets in sets_by_protocol.values() if dataset in sets)
+        if dataset in protocol_by_dataset:
+            protocols.append(protocol_by_dataset[dataset])
     if dataset == "scenes-loc":
         protocols.extend(
             scenes.scenes_localisation(protocol_name) for protocol_name in segmentation.MAPS
@@ -123,45 +140,52 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
 
 
 def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
-    """Return variants of protocols in which a model scores pairs of images and texts."""
-    variants: list[Protocol] = []
+    """Return further protocols in which a model scores pairs of an image and a text together.
+
+    A retrieval protocol has two of them: the best 100 candidates of each query are scored, or all.
+    A caption selection protocol has the second one, and other protocols have none.
+    """
+    pair_protocols: list[Protocol] = []
     for protocol in protocols:
         if isinstance(protocol, RetrievalProtocol):
-            reranked = protocol_name_with_pairs(protocol.protocol_name, RERANKED)
-            variants.append(replace(protocol, protocol_name=reranked, pairs=RERANKED))
+            name = protocol_name_with_pairs(protocol.protocol_name, RERANKED)
+            pair_protocols.append(replace(protocol, protocol_name=name, pairs=RERANKED))
         if isinstance(protocol, RetrievalProtocol | SelectionProtocol):
-            all_pairs = protocol_name_with_pairs(protocol.protocol_name, "all")
-            variants.append(replace(protocol, protocol_name=all_pairs, pairs="all"))
-    return variants
+            name = protocol_name_with_pairs(protocol.protocol_name, "all")
+            pair_protocols.append(replace(protocol, protocol_name=name, pairs="all"))
+    return pair_protocols
 
 
 def find_known(name: str, protocol_name: str | None = None) -> Protocol:
-    """Return a known data set under a protocol (None: the usual one).
+    """Return a known data set under the protocol `protocol_name` (None: the usual one).
 
-    A webdataset may be named with a revision: NAME@REVISION. Raise UsageError with the nearest
-    names for an unknown data set or protocol.
+    A webdataset may be named with a revision of its repository, such as `wds/cars@v1`. Raise
+    UsageError, with the nearest names, for an unknown data set or protocol.
     """
     known_names = [*named_protocols(), *set_names()]
-    dataset, at, revision = name.partition("@")
-    has_invalid_revision = bool(at) and (not revision or dataset not in WEBDATASETS)
-    if dataset not in known_names or has_invalid_revision:
+    dataset, separator, revision = name.partition("@")
+    # Only webdatasets have revisions, and a revision must not be empty.
+    can_have_revision = revision != "" and dataset in WEBDATASETS
+    if dataset not in known_names or (separator and not can_have_revision):
         raise UsageError(
             f"unknown data set {name!r}; known: {nearest(name, known_names)}; "
             "or a .yaml file that describes your own"
         )
     protocols = protocols_of_dataset(dataset)
     if protocol_name is None:
-        protocol_name = next(iter(protocols))
+        protocol_name = next(iter(protocols))  # the usual one is the first
     if protocol_name not in protocols:
         raise UsageError(
             f"{dataset} has no protocol {protocol_name!r}; it has: {', '.join(protocols)}"
         )
     protocol = protocols[protocol_name]
-    return replace(protocol, dataset=name, revision=revision) if revision else protocol
+    if not revision:
+        return protocol
+    return replace(protocol, dataset=name, revision=revision)
 
 
 def prepare(protocol: Protocol) -> None:
-    """Make sure that an embedded data set is on the disk; leave other data as they are."""
+    """Render an embedded data set unless it is on the disk; do nothing for other data sets."""
     if is_embedded(protocol):
         scenes.prepare_scenes()
         if protocol.dataset in (scenes.PROBE, scenes.TRAINING):

@@ -17,7 +17,7 @@ class ClassList(NamedTuple):
     A user's set may have a subset of the classes, if their names on the disk are known.
     """
 
-    # The key of the names for prompts in clip_benchmark's en_classnames.json.
+    # The key of the names in prompts in clip_benchmark's en_classnames.json.
     names: str
     # A description of the names on the disk for error messages, such as "WordNet ids".
     classes: str
@@ -36,12 +36,14 @@ _DECLARED = read_yaml("classification")
 CLASS_LISTS: Mapping[str, ClassList] = {
     name: ClassList(**fields) for name, fields in _DECLARED[".class_lists"].items()
 }
+"""Known lists of classes by name, such as `imagenet1k`."""
 CLASSIFICATION: Mapping[str, ClassificationProtocol] = read_protocols(
     "classification",
     ClassificationProtocol,
     protocol_name="cosmos",
     source="github.com/ExplainableML/cosmos",
 )
+"""Classification data sets by name, under the protocol `cosmos`."""
 _CLIP_BENCHMARK = "https://github.com/LAION-AI/CLIP_benchmark (datasets/builder.py)"
 ROBUSTNESS: Mapping[str, ClassificationProtocol] = read_protocols(
     "robustness", ClassificationProtocol, protocol_name="clip-benchmark", source=_CLIP_BENCHMARK
@@ -49,8 +51,11 @@ ROBUSTNESS: Mapping[str, ClassificationProtocol] = read_protocols(
 """Sets of ImageNet's classes, which only have the protocol `clip-benchmark`."""
 
 
-def _as_clip_benchmark(protocol: ClassificationProtocol) -> ClassificationProtocol:
-    """Return the protocol of the same set under `clip-benchmark`."""
+def _with_clip_benchmark(protocol: ClassificationProtocol) -> ClassificationProtocol:
+    """Return the same data set under the protocol `clip-benchmark`.
+
+    It has other names and templates for some data sets, which classification.yaml declares.
+    """
     changes = _DECLARED[".clip-benchmark"].get(protocol.dataset, {})
     return replace(protocol, protocol_name="clip-benchmark", source=_CLIP_BENCHMARK, **changes)
 
@@ -58,15 +63,15 @@ def _as_clip_benchmark(protocol: ClassificationProtocol) -> ClassificationProtoc
 CLASSIFICATION_BY_PROTOCOL: Mapping[str, Mapping[str, ClassificationProtocol]] = {
     "cosmos": CLASSIFICATION,
     "clip-benchmark": {
-        name: _as_clip_benchmark(protocol) for name, protocol in CLASSIFICATION.items()
+        name: _with_clip_benchmark(protocol) for name, protocol in CLASSIFICATION.items()
     },
 }
-"""Protocols of the sets of `cosmos` by protocol_name, then by data set."""
+"""Protocols of classification sets by the name of the protocol, then by the data set."""
 
 
-def _probe(name: str, n_training_images: int) -> ProbeProtocol:
-    """Return the protocol of a probe on the training and test images of a known set."""
-    # This protocol has no errors in names of classes, which a probe does not read.
+def _make_probe(name: str, n_training_images: int) -> ProbeProtocol:
+    """Return the protocol of a probe on the training and the test images of a known data set."""
+    # Class names do not matter for probes. Under `clip-benchmark`, they have no errors.
     test = replace(CLASSIFICATION_BY_PROTOCOL["clip-benchmark"][name], dataset=f"{name}-probe")
     training_images = _DECLARED[".training_folders"].get(name, {"torchvision": f"{name}/train"})
     train = replace(test, n_images=n_training_images, **fields_of(training_images))
@@ -82,7 +87,7 @@ def _probe(name: str, n_training_images: int) -> ProbeProtocol:
 
 
 PROBES: Mapping[str, ProbeProtocol] = {
-    f"{name}-probe": _probe(name, n_images)
+    f"{name}-probe": _make_probe(name, n_images)
     for name, n_images in _DECLARED[".training_images"].items()
 }
 """Probes on the training and test images of known sets, by name."""

@@ -7,20 +7,24 @@ from cosmos_eval.protocols.declared import read_protocols
 from cosmos_eval.types import RetrievalProtocol, Sentences, protocol_name_with_sentences
 
 RETRIEVAL: Mapping[str, RetrievalProtocol] = read_protocols("retrieval", RetrievalProtocol)
+"""Retrieval data sets by name, each in its usual protocol."""
 
 
-def _with_sentences(sentences: Sentences) -> dict[str, RetrievalProtocol]:
-    """Return the sets of the protocol `long`, with captions that are split into sentences."""
+def _long_captions_in_sentences(sentences: Sentences) -> dict[str, RetrievalProtocol]:
+    """Return the data sets of the protocol `long`, with captions that are split into sentences.
+
+    `sentences` says whether each sentence is a caption, or whether they are joined again.
+    """
     protocol_name = protocol_name_with_sentences("long", sentences)
-    return {
-        name: replace(protocol, protocol_name=protocol_name, sentences=sentences)
-        for name, protocol in RETRIEVAL.items()
-        if protocol.protocol_name == "long"
-    }
+    protocols = {}
+    for name, protocol in RETRIEVAL.items():
+        if protocol.protocol_name == "long":
+            protocols[name] = replace(protocol, protocol_name=protocol_name, sentences=sentences)
+    return protocols
 
 
 RETRIEVAL_BY_PROTOCOL: Mapping[str, Mapping[str, RetrievalProtocol]] = {
-    protocol_name_with_sentences("long", "joined"): _with_sentences("joined"),
-    protocol_name_with_sentences("long", "each"): _with_sentences("each"),
+    protocol_name_with_sentences("long", "joined"): _long_captions_in_sentences("joined"),
+    protocol_name_with_sentences("long", "each"): _long_captions_in_sentences("each"),
 }
-"""Protocols of captions in sentences by protocol_name, then by data set."""
+"""Protocols of captions in sentences by the name of the protocol, then by the data set."""

@@ -22,15 +22,16 @@ DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select")
 """Data sets that a run without arguments measures."""
 
 PROBE = "scenes-probe"
+"""The data set on which probes are trained and measured."""
 TRAINING = "scenes-seg-train"
 """The training scenes on which settings of scenes-seg are chosen: never a test set."""
 ON_REQUEST = ("scenes-loc", PROBE)
 """Data sets that are only measured if their task is named."""
 
 PROTOCOL_NAME = "scenes"
-TEST_IMAGES = 500
-PROBE_IMAGES = 1000  # on which probes are trained
-TRAINING_IMAGES = 100  # on which settings are chosen
+TEST_IMAGES = 500  # how many scenes are measured
+PROBE_IMAGES = 1000  # how many scenes probes are trained on
+TRAINING_IMAGES = 100  # how many scenes settings are chosen on
 
 # The classes in the order of the label maps, as in cosmos_core.data.scenes.CLASSES, which a test
 # compares. They are written out, because importing cosmos_core imports torch.
@@ -48,6 +49,7 @@ _QUERIES = (*(f"we see a {name}" for name in THINGS), *(f"with {name}" for name 
 # and more. Two small things of the same kind are one class.
 _SMALL, _LARGE = 0.06, 0.2
 
+# Paths below the folder of the scenes.
 _COCO = "coco/annotations"
 _COCO_IMAGES = "coco/images/test"
 _SMALL_FOLDER = "folder/small"
@@ -56,17 +58,17 @@ _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
 
 
 def scenes_protocols() -> Mapping[str, types.Protocol]:
-    """Return the embedded data sets by name; their files may not exist yet."""
-    return _protocols_below(str(_root()))
+    """Return the protocols of the embedded data sets by name. Their files may not exist yet."""
+    return _protocols_below(str(_scenes_folder()))
 
 
 @cache
 def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
-    """Return the embedded data sets whose files are below `root`."""
+    """Return the protocols of the embedded data sets, by name, with files below `root`."""
     protocols: tuple[types.Protocol, ...] = (
-        _retrieval("scenes-retrieval", root, f"{_COCO}/captions_test_joined.json"),
-        _classification("scenes-cls", root, "folder/test", _THING_TEMPLATES),
-        _segmentation("scenes-seg", root, "voc/SegmentationClass"),
+        _retrieval_protocol("scenes-retrieval", root, f"{_COCO}/captions_test_joined.json"),
+        _classification_protocol("scenes-cls", root, "folder/test", _THING_TEMPLATES),
+        _segmentation_protocol("scenes-seg", root, "voc/SegmentationClass"),
         # cosmos_core.data.scenes.captions says how the wrong captions are made.
         types.SelectionProtocol(
             dataset="scenes-select",
@@ -76,11 +78,11 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
             annotations="choices",
             layout="sugarcrepe",
         ),
-        _classification("scenes-cls-small", root, _SMALL_FOLDER, ("a {}",)),
-        _retrieval("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
-        _retrieval("scenes-retrieval-small", root, _SMALL_CAPTIONS),
-        _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
-        _segmentation(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
+        _classification_protocol("scenes-cls-small", root, _SMALL_FOLDER, ("a {}",)),
+        _retrieval_protocol("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
+        _retrieval_protocol("scenes-retrieval-small", root, _SMALL_CAPTIONS),
+        _segmentation_protocol("scenes-seg-small", root, "voc/SegmentationClassSmall"),
+        _segmentation_protocol(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
         scenes_localisation(LOCALISATION),
         types.ProbeProtocol(
             dataset=PROBE,
@@ -94,15 +96,17 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
 
 
 def scenes_localisation(protocol_name: str) -> types.LocalisationProtocol:
-    """Return one of the protocols of localisation on the scenes."""
-    segmentation = _segmentation("scenes-seg", str(_root()), "voc/SegmentationClass")
+    """Return the localisation protocol of this name on the test scenes."""
+    segmentation = _segmentation_protocol(
+        "scenes-seg", str(_scenes_folder()), "voc/SegmentationClass"
+    )
     return localisation_of(
         segmentation, protocol_name, dataset="scenes-loc", small=_SMALL, large=_LARGE
     )
 
 
-def _retrieval(dataset: str, root: str, annotations: str) -> types.RetrievalProtocol:
-    """Return the protocol of captions in a COCO file of the scenes."""
+def _retrieval_protocol(dataset: str, root: str, annotations: str) -> types.RetrievalProtocol:
+    """Return a retrieval protocol on the scenes; `annotations` is COCO's file of captions."""
     return types.RetrievalProtocol(
         dataset=dataset,
         protocol_name=PROTOCOL_NAME,
@@ -112,19 +116,19 @@ def _retrieval(dataset: str, root: str, annotations: str) -> types.RetrievalProt
     )
 
 
-def _classification(
+def _classification_protocol(
     dataset: str, root: str, folder: str, templates: tuple[str, ...]
 ) -> types.ClassificationProtocol:
-    """Return the protocol of class folders of the scenes."""
+    """Return a classification protocol on the scenes; `folder` has a folder per class."""
     return types.ClassificationProtocol(
         dataset=dataset, protocol_name=PROTOCOL_NAME, root=root, folder=folder, templates=templates
     )
 
 
-def _segmentation(
+def _segmentation_protocol(
     dataset: str, root: str, masks: str, split: str = "test"
 ) -> types.SegmentationProtocol:
-    """Return the protocol of a folder of label maps of the scenes."""
+    """Return a segmentation protocol on the scenes; `masks` is the folder of the label maps."""
     return types.SegmentationProtocol(
         dataset=dataset,
         protocol_name=PROTOCOL_NAME,
@@ -136,7 +140,7 @@ def _segmentation(
         queries=tuple((query,) for query in _QUERIES),
         templates=("{}",),
         short_side=128,
-        window=40,  # as much content as a local crop: a thing fills the window, as in training
+        window=40,  # a thing fills the window, as it fills a local crop in training
         stride=20,
         mean=MEAN,
         std=STD,
@@ -147,41 +151,45 @@ def _segmentation(
 def prepare_scenes() -> None:
     """Render the test scenes into the cache folder unless they are there.
 
-    The folder appears when it is complete, so that a killed or a simultaneous run does no harm.
-    Raise UsageError if it cannot be written.
+    The folder gets its name when it is complete. A run that is killed, or that renders at the same
+    time, therefore does no harm. Raise UsageError if the folder cannot be written.
     """
-    root = _root()
+    root = _scenes_folder()
     if root.is_dir():
         return
-    with _write_errors_reported(root), appearing(root) as temporary:
-        _render(temporary)
+    with _report_write_errors(root), appearing(root) as temporary_folder:
+        _render_test_scenes(temporary_folder)
 
 
 def prepare_training(dataset: str) -> None:
-    """Render the training images of probes or of tuning beside the test scenes.
+    """Render the training scenes of a data set, unless they are there.
 
-    They are the scenes of the training split after those that the bundled models were trained on.
-    Raise UsageError if they cannot be written.
+    `dataset` is PROBE, for images on which probes are trained, or TRAINING, for images on which
+    settings are chosen. Both are scenes of the training split that the bundled models were not
+    trained on. Raise UsageError if they cannot be written.
     """
     from cosmos_core.data.scenes import TRAIN
     from cosmos_core.data.scenes.layouts import write_layouts
     from cosmos_core.recipes.scenes import TRAIN_SCENES
 
     if dataset == PROBE:
-        root, layout = _root() / _PROBE, "folder"
+        root, layout = _scenes_folder() / _PROBE, "folder"
         start, count = TRAIN_SCENES, PROBE_IMAGES
     else:
-        root, layout = _root() / _TRAINING, "voc"
+        root, layout = _scenes_folder() / _TRAINING, "voc"
         start, count = TRAIN_SCENES + PROBE_IMAGES, TRAINING_IMAGES
     if root.is_dir():
         return
-    with _write_errors_reported(root):
+    with _report_write_errors(root):
         write_layouts(root, split=TRAIN, count=count, start=start, layouts=[layout])
 
 
 @contextmanager
-def _write_errors_reported(root: Path) -> Iterator[None]:
-    """Turn an OSError in the block into a UsageError, unless `root` is there nevertheless."""
+def _report_write_errors(root: Path) -> Iterator[None]:
+    """Turn an OSError in the block, which writes the folder `root`, into a UsageError.
+
+    Ignore the error if the folder exists after it.
+    """
     try:
         yield
     except OSError as error:
@@ -193,17 +201,24 @@ def _write_errors_reported(root: Path) -> Iterator[None]:
         ) from error
 
 
-def _render(folder: Path) -> None:
-    """Fill an empty folder with the test scenes, and with captions and crops of small things."""
+def _render_test_scenes(folder: Path) -> None:
+    """Write the test scenes to an empty folder, with captions and crops of small things.
+
+    A second COCO file has captions of the small things only: `a small red ball on the left. a small
+    green car in the center`.
+    """
     from cosmos_core.data.scenes import TEST
     from cosmos_core.data.scenes.captions import PLACE_PHRASES
     from cosmos_core.data.scenes.layouts import write_layouts
 
     layouts = ("coco", "folder", "voc", "records", "choices")
-    written = write_layouts(folder / "new", split=TEST, count=TEST_IMAGES, layouts=layouts)
-    for path in written.iterdir():
+    # The folder to write must not exist yet: write a subfolder, and move its content up.
+    subfolder = write_layouts(folder / "new", split=TEST, count=TEST_IMAGES, layouts=layouts)
+    for path in subfolder.iterdir():
         path.rename(folder / path.name)
-    written.rmdir()
+    subfolder.rmdir()
+
+    # Describe and crop the small things of every scene.
     scenes = json.loads((folder / "annotations.json").read_text("utf-8"))["scenes"]
     coco = json.loads((folder / _COCO / "captions_test_joined.json").read_text("utf-8"))
     for annotation, scene in zip(coco["annotations"], scenes, strict=True):
@@ -218,33 +233,44 @@ def _render(folder: Path) -> None:
 
 
 def _write_crop(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
-    """Write a crop around a thing of a scene to the folder of the thing's kind.
+    """Write a square crop around a thing of a scene to the class folder of the thing's kind.
 
-    The crop is a square 1.5 times as long as the thing, moved to lie inside the picture.
+    The side of the square is 1.5 times the longer side of the thing, but at most the side of the
+    picture. The thing is in the middle, unless the square would then leave the picture.
     """
-    from cosmos_core.data.pixels import open_image  # which imports NumPy; lists do without
+    from cosmos_core.data.pixels import open_image  # here, since it imports NumPy, which is slow
 
     left, top, right, bottom = thing["box"]
     target = folder / _SMALL_FOLDER / thing["kind"] / f"{scene_id}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     with open_image(folder / _COCO_IMAGES / f"{scene_id}.jpg") as picture:
-        side = min(round(1.5 * max(right - left, bottom - top)), *picture.size)
-        x = min(max((left + right - side) // 2, 0), picture.width - side)
-        y = min(max((top + bottom - side) // 2, 0), picture.height - side)
-        picture.crop((x, y, x + side, y + side)).save(target)
+        longer_side = max(right - left, bottom - top)
+        side = min(round(1.5 * longer_side), picture.width, picture.height)
+        # Centre the square on the thing, and then move it into the picture.
+        crop_left = (left + right - side) // 2
+        crop_left = min(max(crop_left, 0), picture.width - side)
+        crop_top = (top + bottom - side) // 2
+        crop_top = min(max(crop_top, 0), picture.height - side)
+        crop = picture.crop((crop_left, crop_top, crop_left + side, crop_top + side))
+        crop.save(target)
 
 
-def _root() -> Path:
-    """Return the folder of the scenes, which is named by a hash of all that decides its content."""
-    sha256 = _code_hash(TEST_IMAGES, PROBE_IMAGES, TRAINING_IMAGES)
+def _scenes_folder() -> Path:
+    """Return the folder of the scenes in the cache.
+
+    It is named by a hash of everything that decides its content, so that other code renders other
+    folders.
+    """
+    sha256 = _hash_code(TEST_IMAGES, PROBE_IMAGES, TRAINING_IMAGES)
     return cache_folder() / f"scenes-{sha256[:12]}"
 
 
 @cache
-def _code_hash(*counts: int) -> str:
-    """Return the SHA-256 of numbers of images and of all code that makes scenes.
+def _hash_code(*counts: int) -> str:
+    """Return the SHA-256 of numbers of images and of all code that renders scenes.
 
-    The code is found without importing it, since that would import torch.
+    The files of cosmos_core are found without importing the package, which would import torch.
+    Raise UsageError if the package is missing.
     """
     package = importlib.util.find_spec("cosmos_core")
     folders = package.submodule_search_locations if package else None

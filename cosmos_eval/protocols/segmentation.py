@@ -18,25 +18,26 @@ MEAN = (122.771, 116.746, 104.094)
 STD = (68.501, 66.632, 70.323)
 
 
-def _protocol(
+def _make_protocol(
     classes: Sequence[str],
     prompts: Mapping[str, Sequence[Any]] | None = None,
     joined: Sequence[str] = (),
     **fields: Any,
 ) -> SegmentationProtocol:
-    """Make the protocol that an entry of the YAML file declares.
+    """Return the protocol that an entry of segmentation.yaml declares.
 
-    The prompt of a class is its name, without spaces for the classes in `joined`, or else the texts
-    in `prompts`. `fields` are other fields of the protocol.
+    The prompt of a class is its name by default. It is written without spaces for the classes in
+    `joined`: `traffic light` becomes `trafficlight`. `prompts` holds the prompts of other classes.
+    `fields` are further fields of the protocol.
     """
-    queries: dict[str, tuple[str, ...]] = {name: (name,) for name in classes}
+    prompts_by_class: dict[str, tuple[str, ...]] = {name: (name,) for name in classes}
     for name in joined:
-        queries[name] = (name.replace(" ", ""),)
+        prompts_by_class[name] = (name.replace(" ", ""),)
     for name, texts in (prompts or {}).items():
-        queries[name] = tuple(flat(texts))
+        prompts_by_class[name] = tuple(flat(texts))
     return SegmentationProtocol(
         class_names=tuple(classes),
-        queries=tuple(queries[name] for name in classes),
+        queries=tuple(prompts_by_class[name] for name in classes),
         mean=MEAN,
         std=STD,
         **fields,
@@ -44,85 +45,100 @@ def _protocol(
 
 
 _DECLARED = read_yaml("segmentation")
-SEGMENTATION = read_protocols("segmentation", _protocol)
+SEGMENTATION = read_protocols("segmentation", _make_protocol)
+"""Segmentation data sets by name, each in its usual protocol."""
 COCO_THINGS = SEGMENTATION["coco_object"].class_names[1:]
+"""The names of the 80 classes of COCO that are things."""
 
 # Names that COCO-Stuff, PASCAL VOC and PASCAL-Context write without spaces.
 _SPACED_NAMES = ("dining table", "playing field", "potted plant", "tv monitor", "water drops")
 
 
-def _fixed_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
-    """Return the prompts of a protocol with two errors of the published lists corrected.
+def _fix_prompts(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
+    """Return the prompts of every class, without two errors of the published lists.
 
-    Words that are written together are separated: "trafficlight" becomes "traffic light". Prompts
-    of the background that are also classes are left out, such as "bed" in coco_object.
+    Words that are written together are separated: `trafficlight` becomes `traffic light`. Prompts
+    of the background that are also classes are left out, such as `bed` in coco_object.
     """
-    spaced_by_joined = {
-        name.replace(" ", ""): name for name in (*protocol.class_names, *_SPACED_NAMES)
-    }
-    queries = []
+    name_by_joined_name = {}
+    for name in (*protocol.class_names, *_SPACED_NAMES):
+        name_by_joined_name[name.replace(" ", "")] = name
+    prompts_of_classes = []
     for prompts in protocol.queries:
-        queries.append(tuple(spaced_by_joined.get(prompt, prompt) for prompt in prompts))
+        fixed_prompts = [name_by_joined_name.get(prompt, prompt) for prompt in prompts]
+        prompts_of_classes.append(tuple(fixed_prompts))
     if protocol.class_names[0] == "background":
         other_classes = protocol.class_names[1:]
-        queries[0] = tuple(prompt for prompt in queries[0] if prompt not in other_classes)
-    return tuple(queries)
+        background_prompts = [name for name in prompts_of_classes[0] if name not in other_classes]
+        prompts_of_classes[0] = tuple(background_prompts)
+    return tuple(prompts_of_classes)
 
 
-def _clearclip_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
-    """Return the prompts of ClearCLIP, whose lists differ from SCLIP's for three sets."""
+def _clearclip_prompts(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
+    """Return the prompts of every class as in ClearCLIP's lists.
+
+    For three data sets, they differ from the lists of SCLIP, which other protocols use: a class has
+    one prompt, its name, and two classes of PASCAL VOC have other names.
+    """
     if protocol.dataset not in ("voc21", "voc20", "coco_object"):
         return protocol.queries
-    renamed = {"boat": "ship", "diningtable": "table"} if "voc" in protocol.dataset else {}
-    return tuple((renamed.get(name, name),) for name in protocol.class_names)
+    new_names = {}
+    if protocol.dataset in ("voc21", "voc20"):
+        new_names = {"boat": "ship", "diningtable": "table"}
+    return tuple((new_names.get(name, name),) for name in protocol.class_names)
 
 
-def _under_protocol(protocol_name: str, protocol: SegmentationProtocol) -> SegmentationProtocol:
-    """Return the protocol of the same set with the settings and the prompts of a protocol."""
-    settings = dict(_DECLARED[".protocols"][protocol_name])
-    settings.update(_DECLARED[".of_sets"].get(protocol_name, {}).get(protocol.dataset, {}))
+def _with_protocol(protocol: SegmentationProtocol, protocol_name: str) -> SegmentationProtocol:
+    """Return the same data set under another protocol, with its constants and its prompts.
+
+    segmentation.yaml declares the constants of each protocol, and other ones for some data sets.
+    """
+    constants = dict(_DECLARED[".protocols"][protocol_name])
+    constants_by_dataset = _DECLARED[".of_sets"].get(protocol_name, {})
+    constants.update(constants_by_dataset.get(protocol.dataset, {}))
     queries = protocol.queries
     if protocol_name == "fixed-names":
-        queries = _fixed_names(protocol)
+        queries = _fix_prompts(protocol)
     elif protocol_name == "clearclip":
-        queries = _clearclip_names(protocol)
-    return replace(protocol, protocol_name=protocol_name, queries=queries, **settings)
+        queries = _clearclip_prompts(protocol)
+    return replace(protocol, protocol_name=protocol_name, queries=queries, **constants)
 
 
 SEGMENTATION_BY_PROTOCOL: Mapping[str, Mapping[str, SegmentationProtocol]] = {
     protocol_name: {
-        name: _under_protocol(protocol_name, protocol) for name, protocol in SEGMENTATION.items()
+        name: _with_protocol(protocol, protocol_name) for name, protocol in SEGMENTATION.items()
     }
     for protocol_name in _DECLARED[".protocols"]
 }
-"""Protocols of every set by protocol_name, then by data set."""
+"""Protocols of every data set by the name of the protocol, then by the data set."""
 
 LOCALISATION = "localisation"
+"""The name of the protocol of localisation that takes the preferred map of each model."""
 
+MAPS: Mapping[str, MapKind | None] = {
+    LOCALISATION: None,
+    **{f"{LOCALISATION}-{name}": kind for name, kind in MAP_KINDS.items()},
+}
+"""The kind of attention map of each protocol of localisation, by the protocol's name.
 
-def _map_kinds() -> dict[str, MapKind | None]:
-    """Return the kind of map of each protocol of localisation."""
-    map_kinds: dict[str, MapKind | None] = {LOCALISATION: None}
-    for name, kind in MAP_KINDS.items():
-        map_kinds[f"{LOCALISATION}-{name}"] = kind
-    return map_kinds
-
-
-MAPS: Mapping[str, MapKind | None] = _map_kinds()
-"""The kind of map of each protocol of localisation; None: the preferred kind of each model."""
+None stands for the preferred kind of each model.
+"""
 
 
 def localisation_of(
     protocol: SegmentationProtocol, protocol_name: str, **changes: Any
 ) -> LocalisationProtocol:
-    """Return a localisation protocol with the images, label maps, names and templates of a set.
+    """Return a localisation protocol on the data set of a segmentation protocol.
 
-    `changes` replace fields of it.
+    It has the same images, label maps, class names and templates. `protocol_name` is one of `MAPS`,
+    and `changes` are fields that get another value.
     """
-    values = {field.name: getattr(protocol, field.name) for field in fields(LabelMapProtocol)}
-    values.update(protocol_name=protocol_name, source="", map=MAPS[protocol_name])
-    values.update(changes)
-    return LocalisationProtocol(**values)
+    value_by_field = {}
+    for shared_field in fields(LabelMapProtocol):
+        value_by_field[shared_field.name] = getattr(protocol, shared_field.name)
+    value_by_field.update(protocol_name=protocol_name, source="", map=MAPS[protocol_name])
+    value_by_field.update(changes)
+    return LocalisationProtocol(**value_by_field)
 
 
 LOCALISATION_BY_PROTOCOL: Mapping[str, Mapping[str, LocalisationProtocol]] = {
@@ -132,4 +148,4 @@ LOCALISATION_BY_PROTOCOL: Mapping[str, Mapping[str, LocalisationProtocol]] = {
     }
     for protocol_name in MAPS
 }
-"""Protocols of every set by protocol_name, then by data set."""
+"""Protocols of every data set by the name of the protocol, then by the data set."""

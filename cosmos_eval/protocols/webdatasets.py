@@ -25,6 +25,7 @@ from cosmos_eval.types import (
     RetrievalProtocol,
 )
 
+# The names of repositories by protocol, with `{}` for the name of the data set.
 _REPOSITORIES = {"clip-benchmark": "clip-benchmark/wds_{}", "datacomp": "djghosh/wds_{}_test"}
 # Main metrics that are only measured if the protocol names them.
 _NAMED_METRICS: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = (
@@ -33,9 +34,12 @@ _NAMED_METRICS: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = (
 )
 
 
-def _protocol(row: Mapping[str, str]) -> Protocol:
-    """Return the protocol that a row of the table describes."""
-    repository = _repository(row)
+def _make_protocol(row: Mapping[str, str]) -> Protocol:
+    """Return the protocol that a row of facts/webdatasets.csv describes.
+
+    `row` maps the columns of the table to texts. Its `task` decides the type of the protocol.
+    """
+    repository = _repository_name(row)
     fields: dict[str, Any] = {
         "dataset": f"wds/{row['name']}",
         "protocol_name": row["protocol_name"],
@@ -44,7 +48,7 @@ def _protocol(row: Mapping[str, str]) -> Protocol:
         "repository": repository,
         "main_metric": row["main_metric"] or None,
     }
-    fields.update(_file_fields(row))
+    fields.update(_make_file_fields(row))
     n_samples = int(row["n_images"]) if row["n_images"] else None
     if row["task"] == "assoc":
         return AssociationProtocol(**fields, n_items=n_samples)
@@ -64,18 +68,26 @@ def _protocol(row: Mapping[str, str]) -> Protocol:
     )
 
 
-def _repository(row: Mapping[str, str]) -> str:
-    """Return the name of the set's repository on the hub."""
+def _repository_name(row: Mapping[str, str]) -> str:
+    """Return the name of a data set's repository on the Hugging Face hub.
+
+    The data set `vtab/caltech101` is in `clip-benchmark/wds_vtab-caltech101`, or under the protocol
+    `datacomp` in `djghosh/wds_vtab-caltech101_test`. A data set without tar archives, such as
+    `misc/winogavil`, is in `nlphuji/winogavil`.
+    """
     name = row["name"]
     if row["files"]:
-        return f"nlphuji/{name.partition('/')[2]}"
-    return _REPOSITORIES[row["protocol_name"]].format(
-        name.removeprefix("fairness/").replace("/", "-")
-    )
+        name_without_folder = name.partition("/")[2]
+        return f"nlphuji/{name_without_folder}"
+    name_in_repository = name.removeprefix("fairness/").replace("/", "-")
+    return _REPOSITORIES[row["protocol_name"]].format(name_in_repository)
 
 
-def _file_fields(row: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields of a protocol that locate its images and their captions or classes."""
+def _make_file_fields(row: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a protocol that say where its images and captions or classes are.
+
+    They are in tar archives, unless the row names a file of annotations and a file of images.
+    """
     if not row["files"]:
         if row["task"] == "retrieval":
             return {"archives": "."}
@@ -83,19 +95,24 @@ def _file_fields(row: Mapping[str, str]) -> dict[str, Any]:
     annotations, images = row["files"].split()
     fields: dict[str, Any] = {"annotations": annotations, "images": images}
     if row["task"] == "retrieval":
-        # The columns and the form of the tables in these repositories.
+        # The tables in these repositories have the columns `filename` and `raw`. A cell of `raw`
+        # holds a list of captions.
         fields.update(image_key="filename", caption_key="raw")
         fields.update(bare_names=True, listed_captions=True)
     return fields
 
 
 def _read_webdatasets() -> Mapping[str, Mapping[str, Protocol]]:
-    """Return the protocols of all rows of the table by data set, then by protocol."""
-    protocols: dict[str, dict[str, Protocol]] = {}
+    """Return the protocols of facts/webdatasets.csv by the data set, then by the protocol's name.
+
+    For example `{"wds/cars": {"clip-benchmark": ..., "datacomp": ...}}`.
+    """
+    protocols_by_dataset: dict[str, dict[str, Protocol]] = {}
     for row in read_table("webdatasets.csv"):
-        protocol = _protocol(row)
-        protocols.setdefault(protocol.dataset, {})[protocol.protocol_name] = protocol
-    return protocols
+        protocol = _make_protocol(row)
+        protocol_by_name = protocols_by_dataset.setdefault(protocol.dataset, {})
+        protocol_by_name[protocol.protocol_name] = protocol
+    return protocols_by_dataset
 
 
 WEBDATASETS: Mapping[str, Mapping[str, Protocol]] = _read_webdatasets()
@@ -103,6 +120,11 @@ WEBDATASETS: Mapping[str, Mapping[str, Protocol]] = _read_webdatasets()
 
 
 def main_metric(dataset: str, protocol_name: str) -> str | None:
-    """Return the metric that the benchmark of a webdataset reports, or None for other data sets."""
-    protocol = WEBDATASETS.get(dataset.partition("@")[0], {}).get(protocol_name)
+    """Return the name of the metric that the benchmark of a webdataset reports.
+
+    `dataset` may have a revision, such as `wds/cars@v1`. Return None for other data sets, and if
+    the benchmark does not state a metric.
+    """
+    name_without_revision = dataset.partition("@")[0]
+    protocol = WEBDATASETS.get(name_without_revision, {}).get(protocol_name)
     return protocol.main_metric if protocol else None

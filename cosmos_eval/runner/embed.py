@@ -16,7 +16,7 @@ from PIL import Image
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval import models, types
 from cosmos_eval.data.class_folders import SUFFIXES
-from cosmos_eval.data.sources import ImageFile, ImageSource, array_of
+from cosmos_eval.data.sources import ImageFile, ImageSource, to_image_array
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.models.encoder import Encoder, require_encoder
 from cosmos_eval.models.specs import parse_model_spec
@@ -112,7 +112,7 @@ def _image_or_text(value: Input, name: str) -> ImageSource | str:
     Raises UsageError, in which the input is called `name`, for blank texts and other types.
     """
     if isinstance(value, Image.Image):
-        return array_of(value, name)
+        return to_image_array(value, name)
     if isinstance(value, os.PathLike):
         return ImageFile(Path(value))
     if not isinstance(value, str):

@@ -223,7 +223,7 @@ def _require_same_model(spec: types.ModelSpec, record: Mapping[str, Any], path: 
         raise types.UsageError(f"{path} is a result of {record['spec']}, not {spec.text}")
 
 
-def found_part(protocol: types.Protocol, options: types.RunOptions) -> types.Part | None:
+def found_part(protocol: types.Protocol, options: types.RunOptions) -> types.FoundSamples | None:
     """Return how much of an incomplete data set is there, if incomplete ones are allowed.
 
     Return None for a complete data set. Also for one that cannot be read: only a run reports that.
@@ -231,6 +231,6 @@ def found_part(protocol: types.Protocol, options: types.RunOptions) -> types.Par
     if not options.allow_partial:
         return None
     try:
-        return getattr(task_for(protocol).open_data(protocol, options), "part", None)
+        return getattr(task_for(protocol).open_data(protocol, options), "found_samples", None)
     except types.UsageError:
         return None

@@ -318,7 +318,7 @@ def open_dataset(
         from cosmos_eval.data import hub  # which imports the hub's client
 
         find_folder = hub.fetch_texts if streamed else hub.dataset_folder
-        protocol = processes.synchronized(partial(hub.pinned, protocol, find_folder))
+        protocol = processes.synchronized(partial(hub.pin_revision, protocol, find_folder))
     if streamed:
         return Dataset(protocol)
     data = processes.synchronized(partial(task.open_data, protocol, options))

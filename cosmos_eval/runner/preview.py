@@ -121,7 +121,7 @@ def _n_samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow
     """
     part = found_part(protocol, options)
     if part is not None and part.unit in ("images", "items"):
-        return part.found
+        return part.n_found
     count = task_for(protocol).n_samples(protocol)
     if not count:
         count = None

@@ -36,7 +36,7 @@ def make_row(
     job: plans.Job,
     protocol: types.Protocol,
     measurement: types.Measurement,
-    part: types.Part | None,
+    part: types.FoundSamples | None,
     seconds: Mapping[str, float],
     images_per_second: float | None,
 ) -> ResultRow:
@@ -87,7 +87,7 @@ def _model_record(model: LoadedModel) -> dict[str, Any]:
 
 
 def settings_of(
-    protocol: types.Protocol, options: types.RunOptions, part: types.Part | None
+    protocol: types.Protocol, options: types.RunOptions, part: types.FoundSamples | None
 ) -> dict[str, Any]:
     """Return the part of a provenance that says under which options a result was measured.
 
@@ -111,7 +111,7 @@ def _provenance(
     job: plans.Job,
     protocol: types.Protocol,
     measurement: types.Measurement,
-    part: types.Part | None,
+    part: types.FoundSamples | None,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Return the provenance of a measurement, without its speed."""

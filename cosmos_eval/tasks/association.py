@@ -18,7 +18,7 @@ import numpy as np
 from cosmos_eval import types
 from cosmos_eval.data import association as association_data
 from cosmos_eval.data.association import AssociationData
-from cosmos_eval.data.folders import Survey, exist_in, fetch_repository, fingerprint
+from cosmos_eval.data.folders import Survey, all_exist, fetch_repository, fingerprint
 from cosmos_eval.stats.choices import jaccard_indices, products
 from cosmos_eval.stats.estimates import Mean
 from cosmos_eval.tasks.arrays import SampleArray
@@ -121,10 +121,10 @@ class Association(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
-        return association_data.list_data(protocol, options).surveyed(protocol, options)
+        return association_data.list_data(protocol, options).complete_survey(protocol, options)
 
     def is_there(self, protocol: types.AssociationProtocol, root: Path) -> bool:
-        return exist_in(root, protocol.annotations, protocol.images)
+        return all_exist(root, protocol.annotations, protocol.images)
 
     def n_samples(self, protocol: types.AssociationProtocol) -> int | None:
         return protocol.n_items

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cosmos_eval import types
 from cosmos_eval.data import classification as class_data
 from cosmos_eval.data.class_folders import find_folder
-from cosmos_eval.data.class_names import class_names, shown_names, templates_of
+from cosmos_eval.data.class_names import class_names, displayed_class_names, templates_of
 from cosmos_eval.data.classification import ClassData
 from cosmos_eval.data.folders import Survey, content_hash, fingerprint
 from cosmos_eval.models.encoder import Encoder
@@ -181,8 +181,8 @@ def _hashes(data: ClassData, prompts: Sequence[Prompts]) -> dict[str, str]:
         "templates": fingerprint(templates),
         "sample_list": class_data.sample_list_hash(data),
     }
-    if data.group is not None:
-        hashes["groups"] = fingerprint([data.groups, data.group.tolist()])
+    if data.group_of_image is not None:
+        hashes["groups"] = fingerprint([data.group_names, data.group_of_image.tolist()])
     return hashes
 
 
@@ -194,7 +194,7 @@ def displayed_names_array(
     Return an empty dict if the names in the data are displayed.
     """
     if protocol.class_names or protocol.class_list:
-        return {SHOWN: np.array(shown_names(protocol, data))}
+        return {SHOWN: np.array(displayed_class_names(protocol, data))}
     return {}
 
 
@@ -302,9 +302,9 @@ class Classification(ClassTask):
         }
         if protocol.metrics:
             samples[METRICS] = np.array(protocol.metrics)
-        if data.group is not None:
-            samples[GROUP] = data.group
-            samples[GROUPS] = np.array(data.groups)
+        if data.group_of_image is not None:
+            samples[GROUP] = data.group_of_image
+            samples[GROUPS] = np.array(data.group_names)
         return samples
 
     def derive(self, samples: types.Samples) -> Derived:

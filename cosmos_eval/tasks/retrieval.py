@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval import types
 from cosmos_eval.data import retrieval as retrieval_data
-from cosmos_eval.data.folders import Survey, exist_in, fetch_repository, several
+from cosmos_eval.data.folders import Survey, all_exist, as_tuple, fetch_repository
 from cosmos_eval.data.retrieval import RetrievalData
 from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
 from cosmos_eval.stats.estimates import Mean, MeanRank, Median
@@ -222,12 +222,12 @@ class Retrieval(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
-        return retrieval_data.list_data(protocol, options).surveyed(protocol, options)
+        return retrieval_data.list_data(protocol, options).complete_survey(protocol, options)
 
     def is_there(self, protocol: types.RetrievalProtocol, root: Path) -> bool:
         if protocol.archives:
-            return any(any(root.glob(pattern)) for pattern in several(protocol.archives))
-        return exist_in(root, protocol.annotations, protocol.images)
+            return any(any(root.glob(pattern)) for pattern in as_tuple(protocol.archives))
+        return all_exist(root, protocol.annotations, protocol.images)
 
     def n_samples(self, protocol: types.RetrievalProtocol) -> int | None:
         return protocol.n_images

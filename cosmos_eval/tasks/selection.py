@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval import types
 from cosmos_eval.data import selection as selection_data
-from cosmos_eval.data.folders import Survey, exist_in, fingerprint
+from cosmos_eval.data.folders import Survey, all_exist, fingerprint
 from cosmos_eval.data.selection import SelectionData
 from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
 from cosmos_eval.stats import choices
@@ -280,10 +280,10 @@ class Selection(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
-        return selection_data.list_data(protocol, options).surveyed(protocol, options)
+        return selection_data.list_data(protocol, options).complete_survey(protocol, options)
 
     def is_there(self, protocol: types.SelectionProtocol, root: Path) -> bool:
-        return exist_in(root, protocol.annotations, protocol.images)
+        return all_exist(root, protocol.annotations, protocol.images)
 
     def n_samples(self, protocol: types.SelectionProtocol) -> int | None:
         return protocol.n_items
@@ -324,7 +324,7 @@ def _score_items(
         **hits,
         SUBSET: data.subset_of_item,
         SUBSETS: np.array(data.subsets),
-        AVERAGED: data.averaged,
+        AVERAGED: data.counts_in_mean,
         CLUSTER: _cluster_items(data),
         **data.groups,
         **baselines,

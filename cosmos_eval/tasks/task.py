@@ -82,8 +82,8 @@ class Task(ABC):
     def open_data(self, protocol: Any, options: RunOptions) -> Any:
         """Return the data, before any model is loaded.
 
-        The `part` of the data is how many samples of an incomplete known data set there are. Raises
-        UsageError for data that are missing or inconsistent.
+        The `found_samples` of the data say how many samples of an incomplete known data set there
+        are. Raises UsageError for data that are missing or inconsistent.
         """
 
     @abstractmethod

@@ -3,10 +3,10 @@
 from cosmos_eval.types.errors import CosmosEvalError, UsageError, nearest
 from cosmos_eval.types.measurements import (
     Figures,
+    FoundSamples,
     Interval,
     Measurement,
     Mistakes,
-    Part,
     Samples,
 )
 from cosmos_eval.types.models import (
@@ -64,6 +64,7 @@ __all__ = [
     "Executor",
     "FacesProtocol",
     "Figures",
+    "FoundSamples",
     "Interval",
     "LabelMapProtocol",
     "LocalisationProtocol",
@@ -75,7 +76,6 @@ __all__ = [
     "ModelSpec",
     "MultilabelProtocol",
     "OnProgress",
-    "Part",
     "Precision",
     "ProbeProtocol",
     "Progress",

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 
 
 class CosmosEvalError(Exception):
-    """A user-facing error: one line that names the fault, its place, and the remedy."""
+    """An error for users: one line that says what is wrong, where, and what to do about it."""
 
 
 class UsageError(CosmosEvalError):
-    """Bad input or bad usage; the command line ends with status 2."""
+    """An error in the user's input or options. The command line ends with status 2."""
 
 
 def nearest(name: str, known_names: Sequence[str]) -> str:
-    """Return the known names that are closest to an unknown name, separated by commas."""
+    """Return the known names that are most similar to a misspelt name, separated by commas.
+
+    `nearest("imagenet", ["imagenet1k", "voc20"])` gives `imagenet1k`. If no name is similar, the
+    first ten known names are returned.
+    """
     import difflib
 
     close_names = difflib.get_close_matches(name, known_names, n=3, cutoff=0.4)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    # At run time it would take a third of the time that --help has.
+    # Importing NumPy at run time would slow down `--help`.
     import numpy as np
     from numpy.typing import NDArray
 
@@ -25,13 +25,13 @@ class Interval(NamedTuple):
 
 
 class Mistakes(NamedTuple):
-    """The confusions of C classes, in P pairs of different classes."""
+    """The confusions of C classes: P pairs of a true class and another, predicted class."""
 
     # The unit of the amounts: `images` or `pixels`.
     unit: str
     # (C,) names.
     classes: Sequence[str]
-    # (P,) the true class of each pair, and the class that was predicted instead.
+    # (P,) the index of the true class of each pair, and of the class that was predicted instead.
     true: NDArray[np.integer]
     predicted: NDArray[np.integer]
     # (P,) how many images or pixels of each pair there are.
@@ -42,11 +42,13 @@ class Mistakes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """The figures that follow from samples and a seed."""
+    """The metrics that are computed from stored samples and a seed."""
 
     metrics: Mapping[str, float]
+    # Confidence intervals by the names of metrics.
     intervals: Mapping[str, Interval]
     n_samples: int
+    # For each class, its metrics by name.
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     # The most frequent mistakes of a classification.
     confusion_pairs: Sequence[Mapping[str, Any]] = ()
@@ -54,10 +56,10 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Figures):
-    """The figures that a task measured, and the samples that they follow from."""
+    """The metrics that a task measured, and the samples that they are computed from."""
 
     samples: Samples
-    # SHA-256 of everything that defines the number: class names, templates, the list of samples.
+    # SHA-256s of everything that defines the number: class names, templates, the list of samples.
     hashes: Mapping[str, str]
     # Fields that are added to the provenance.
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -67,13 +69,16 @@ class Measurement(Figures):
     notes: tuple[str, ...] = ()
 
 
-class Part(NamedTuple):
-    """How many samples of an incomplete data set there are."""
+class FoundSamples(NamedTuple):
+    """How many of a data set's samples are on the disk, such as 499 of 500 images."""
 
-    found: int
-    known: int
-    # `images`, `captions` or `items`.
+    # How many samples the files on the disk hold.
+    n_found: int
+    # How many samples the complete data set has.
+    n_expected: int
+    # The unit of both numbers: `images`, `captions` or `items`.
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.found} of {self.known} {self.unit}"
+        """Return a phrase such as `499 of 500 images`."""
+        return f"{self.n_found} of {self.n_expected} {self.unit}"

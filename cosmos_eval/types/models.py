@@ -20,18 +20,19 @@ MapKind = Literal[
     "values of cross-attention",
     "text-to-patch similarity",
 ]
-"""The quantity that a map over an image shows; `cosmos_eval.models.maps` has the formulas.
+"""The quantity that an attention map over an image shows.
 
-Every model has the last kind, only models with a cross-attention module have the others.
+`cosmos_eval.models.maps` has the formulas. Every model has the last kind. Only models with a
+cross-attention module have the others.
 """
 MapName = Literal["cross-attention", "empty-ratio", "texts-ratio", "values", "similarity"]
 MAPS: Mapping[MapName, MapKind] = dict(zip(get_args(MapName), get_args(MapKind), strict=True))
-"""The kinds of maps by their short names, which options and protocols use."""
+"""The kinds of attention maps by their short names, which options and protocols use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model as the user specifies it."""
+    """The model that a user names on the command line or in Python, before it is loaded."""
 
     # The specification as it was typed, such as `openclip:ViT-B-32/openai`.
     text: str
@@ -41,32 +42,35 @@ class ModelSpec:
     # An OpenCLIP architecture, a JSON file, or JSON itself.
     arch: str | None = None
     weights: Weights = "teacher"
-    # The record of the training that a checkpoint states.
+    # The facts about its training that a checkpoint states, such as the seed.
     training: Mapping[str, Any] | None = field(default=None, hash=False)
-    # The name that results give the model.
+    # The name of the model in results, if the user gives it another one.
     label: str | None = None
     # The arguments of the function in a Python file.
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def called(self) -> str:
-        """The name of the model in results: its label, or else the specification."""
+        """The name of the model in results: the user's label, or else the specification."""
         return self.label or self.text
 
 
 class EncoderInfo(NamedTuple):
-    """The identity of a loaded model, for provenance."""
+    """The identity of a loaded model, which is stored with every result."""
 
+    # The specification as the user typed it.
     spec: str
+    # The name of the architecture, such as `ViT-B-16`.
     architecture: str
     # None if the model has only one set of weights.
     weights: Weights | None
-    # None for random weights.
+    # The SHA-256 of the weights; None for random weights.
     weights_sha256: str | None
+    # Whether the weights are random.
     random: bool
     precision: Precision
     device: str
-    # None unless a Python file of the user made the model.
+    # The SHA-256 of the user's Python file that made the model; None for other models.
     code_sha256: str | None = None
     # The commit of the repository on the Hugging Face hub, if `hf:` names one.
     revision: str | None = None
@@ -78,9 +82,9 @@ class CaptionWord(NamedTuple):
     """A word of a text, and the positions of its tokens in the context."""
 
     text: str
-    # The tokens are at start, ..., stop - 1. Position 0 is the start of text. Words of a text that
-    # was cut may lie past the context.
+    # The tokens are at the positions start, ..., stop - 1. Position 0 is the start-of-text token.
+    # If the text was cut to fit the context, words may lie beyond it.
     start: int
     stop: int
-    # Whether white space precedes the word.
+    # Whether white space precedes the word in the text.
     spaced: bool

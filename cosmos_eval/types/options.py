@@ -16,31 +16,36 @@ Executor = Literal["local", "ray", "slurm"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Options of data sets: the samples that are measured, and where they are read from."""
+    """Options that decide which samples of data sets are measured, and where they are read."""
 
     # The folder that data sets are read from.
     data_root: str | None = None
-    # Whether missing data sets are downloaded, and archives measured while they are fetched.
+    # Whether missing data sets are downloaded.
     download: bool = False
+    # Whether archives are measured while they are downloaded, without being kept.
     stream: bool = False
-    # The first samples to measure; None: all.
+    # How many samples are measured, from the first one on; None: all.
     limit: int | None = None
-    # Whether the samples of a known data set that is incomplete are measured.
+    # Whether an incomplete data set is measured on the samples that are on the disk.
     allow_partial: bool = False
 
     def streams(self, protocol: Protocol) -> bool:
-        """Return whether a data set is measured while its archives are fetched."""
-        has_list = bool(getattr(protocol, "annotations", ""))
-        return self.stream and protocol.repository is not None and not has_list
+        """Return whether a data set is measured while its archives are downloaded.
+
+        Only data sets on the Hugging Face hub that consist of tar archives can be streamed.
+        """
+        is_on_hub = protocol.repository is not None
+        has_annotation_file = bool(getattr(protocol, "annotations", ""))
+        return self.stream and is_on_hub and not has_annotation_file
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """The form in which a model is measured."""
+    """Options that decide how a model is run."""
 
     # The form of attention of the last block; None: the protocol's own.
     attention: Attention | None = None
-    # The encoder that guides attention `proxy`, as `--auxiliary` takes it.
+    # The specification of the encoder that guides attention `proxy`.
     auxiliary: str | None = None
     # `auto` is the first CUDA device, or else the CPU.
     device: str = "auto"
@@ -49,26 +54,29 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(DataOptions, ModelOptions):
-    """All options of a run: data, model, and how results are computed and stored.
+    """All options of a run: of data, of models, and how results are computed and stored.
 
     Raises UsageError for options that contradict each other.
     """
 
+    # How many images or texts are encoded at once.
     batch_size: int = 32
-    # Threads that read images.
+    # How many threads read images.
     workers: int = 2
-    # The folder for predicted label maps, and whether they are also drawn over the images.
+    # The folder for predicted label maps; None: they are not written.
     save_predictions: str | None = None
+    # Whether predicted label maps are also drawn over the images.
     overlays: bool = False
     # The folder for the finished parts of a measurement, from which a killed run resumes.
     unfinished: str | None = None
     # The folder for embeddings; None: they are not cached.
     cache: str | None = None
     seed: int = 0
-    # The processes that share the work.
+    # The processes that share the work; by default, there is only one.
     distributed: Distributed = SINGLE_PROCESS
 
     def __post_init__(self) -> None:
+        """Raise UsageError for options that contradict each other."""
         if self.allow_partial and self.limit is not None:
             raise UsageError("--partial measures all samples found and --limit the first: give one")
         if (self.attention == "proxy") != (self.auxiliary is not None):
@@ -78,16 +86,20 @@ class RunOptions(DataOptions, ModelOptions):
 
 
 class Progress(NamedTuple):
-    """One step of a long loop: `done` of `total` units of `phase`, and a line for the user."""
+    """How far a long loop has come, such as 3 of 10 label maps."""
 
+    # The work or the product of the loop, such as `label maps`.
     phase: str
+    # How many steps are done, and how many there are.
     done: int
     total: int
+    # A line for the user.
     note: str = ""
 
 
 OnProgress = Callable[[Progress], None]
+"""A function that is called after each step of a long loop."""
 
 
 def no_progress(step: Progress) -> None:
-    """Show nothing."""
+    """Ignore the progress of a loop. It is the default of functions that report progress."""

@@ -35,23 +35,28 @@ SelectionLayout = Literal[
 Rgb = tuple[float, float, float]
 
 _FIXED = {"in_yaml": False}
-"""The metadata of fields that a user's YAML file does not set under their own names."""
+"""The metadata of fields that a user's YAML file cannot set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How one data set is measured. Numbers of one `protocol_name` are comparable.
+    """How one data set is measured: where its files are, and all constants of the measurement.
 
-    Paths are relative to `root` if the data set has one, or to the snapshot of its `repository`, or
-    else to the data root.
+    Only numbers of the same data set and the same `protocol_name` are comparable. All paths are
+    relative to the snapshot of the `repository` if the data set has one, or else to its `root`, or
+    else to the folder of all data sets (`--data-root`).
     """
 
     task: ClassVar[str]
     """The name of the task that the protocol belongs to."""
 
+    # The name of the data set, such as `voc20`.
     dataset: str = field(metadata=_FIXED)
+    # The name of the protocol, such as `cosmos`.
     protocol_name: str = field(metadata=_FIXED)
+    # Where the constants are from, such as a paper or a repository.
     source: str = ""
+    # The folder of the data set, if it is not below the folder of all data sets.
     root: str | None = field(default=None, metadata=_FIXED)
     # The page that the files come from.
     download: str | None = field(default=None, metadata=_FIXED)
@@ -64,100 +69,117 @@ class Protocol:
 
 def yaml_fields(protocol: type[Protocol]) -> list[dataclasses.Field[Any]]:
     """Return the fields of a type of protocol that a user's YAML file may set."""
-    return [item for item in dataclasses.fields(protocol) if item.metadata.get("in_yaml", True)]
+    all_fields = dataclasses.fields(protocol)
+    return [entry for entry in all_fields if entry.metadata.get("in_yaml", True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionFiles(Protocol):
-    """Images and their captions, listed in a file or side by side in tar archives."""
+    """Where the images and captions of a retrieval data set are.
 
-    # Folders that image names are relative to, or zip files; the first that exists is read.
+    They are listed in a file, or lie side by side in tar archives.
+    """
+
+    # The folder or zip file of the images. Of several alternatives, the first that exists is read.
     images: tuple[str, ...] | str = "."
-    # The file that lists the captions, or a folder of texts; the first that exists is read.
+    # The file that lists the captions, or a folder of text files. Of several alternatives, the
+    # first that exists is read.
     annotations: tuple[str, ...] | str = ()
-    # Tar archives, by patterns or by a folder in CLIP Benchmark's layout, in place of both.
+    # Tar archives in place of images and annotations: patterns such as `test/*.tar`, or a folder in
+    # CLIP Benchmark's layout.
     archives: tuple[str, ...] | str = ()
-    # Whether the folders of image names are dropped.
+    # Whether folders in the names of images are dropped: `a/1.jpg` becomes `1.jpg`.
     bare_names: bool = field(default=False, metadata=_FIXED)
-    # Whether the captions of a table are lists as JSON or Python writes them.
+    # Whether a cell of a table holds a list of captions, as JSON or Python writes it.
     listed_captions: bool = field(default=False, metadata=_FIXED)
-    # Files below `annotations` that together are the list. Their images are in several folders.
+    # The names of files below the folder `annotations`, if the list is spread over several files.
+    # The images may then be in all of the folders `images`.
     parts: tuple[str, ...] = field(default=(), metadata=_FIXED)
-    # Unusual names of the columns of images and captions.
+    # The keys or columns of images and captions, if they have unusual names.
     image_key: str | None = None
     caption_key: str | None = None
-    # The suffix that the names of images lack.
+    # A suffix such as `.jpg` that the list leaves out of the names of images.
     image_suffix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalProtocol(CaptionFiles):
-    """The captions that are measured, and how their ranks are made."""
+    """How image-text retrieval is measured on a data set."""
 
     task: ClassVar[str] = "retrieval"
 
-    # The first images to keep; None: all.
+    # How many of the listed images are measured, from the first one on; None: all.
     first: int | None = field(default=None, metadata=_FIXED)
-    # The split that is kept, and the unusual name of the column that holds it.
+    # The split that is measured, and the key or column that states the split of each image.
     split: str = "test"
     split_key: str | None = None
-    # The first captions of each image to keep; None: all.
+    # How many captions of each image are measured, from the first one on; None: all.
     captions_per_image: int | None = None
+    # Whether captions are split into sentences.
     sentences: Sentences = None
-    # Whether a median rank between two whole numbers is the lower one, as in published code.
+    # Whether the median of 2 and 3 is 2, as in some published code, and not 2.5.
     floor_median: bool = field(default=False, metadata=_FIXED)
+    # How many candidates of each query a model scores together with the query.
     pairs: ScoredPairs = None
+    # The numbers of the complete data set, if they are known.
     n_images: int | None = field(default=None, metadata=_FIXED)
     n_captions: int | None = field(default=None, metadata=_FIXED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFiles(Protocol):
-    """Images with the class of each, and perhaps with a group of each."""
+    """Where the images of a classification data set are, and where their classes are stated.
 
-    # The folder with a folder per class, or with archives, or ObjectNet as it unpacks.
+    Images may also be in groups, such as regions, whose accuracies are compared.
+    """
+
+    # The folder of the data set, with a folder per class, tar archives, or the files of ObjectNet.
     folder: str
     layout: Literal["folders", "webdataset", "objectnet"] = "folders"
-    # A key of `cosmos_eval.data.torchvision_sets`, in place of the folder.
+    # The name of a data set that torchvision reads, such as `food101`.
     torchvision: str | None = field(default=None, metadata=_FIXED)
-    # Other places of the folder.
+    # Other paths at which the folder may be.
     usual_folders: tuple[str, ...] = field(default=(), metadata=_FIXED)
-    # The file that gives each image, named by `image_key`, a group: the values of `group_keys`.
+    # The file that states the group of each image. A record has the image under `image_key`, and
+    # the values that make its group under `group_keys`.
     group_file: str | None = None
     group_keys: tuple[str, ...] | str = "group"
     image_key: str = "image"
-    # Names of the numbers in the .npy of each sample of an archive, in place of the group file.
+    # In place of the group file: names of the numbers in the .npy file of each archived sample.
     metadata: tuple[str, ...] = ()
+    # The number of images of the complete data set, if it is known.
     n_images: int | None = field(default=None, metadata=_FIXED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationProtocol(ClassFiles):
-    """The prompts of the classes, and the metrics that are measured."""
+    """How zero-shot classification is measured on a data set."""
 
     task: ClassVar[str] = "cls"
 
-    # Prompt names by class; others are the class with each character of `separators` as a space.
+    # The name in prompts of each class. A class that is not here is called as in the data, with
+    # every character of `separators` replaced by a space.
     class_names: Mapping[str, str] = field(default_factory=dict)
     separators: str = field(default="_", metadata=_FIXED)
-    # A key of `protocols.classification.CLASS_LISTS`, in place of `class_names`.
+    # In place of `class_names`: the name of a known list of classes, such as `imagenet1k`.
     class_list: str | None = None
-    # Prompts with one `{}`, or the name of a known set of them; None: the templates of the data, or
-    # else OpenAI's for ImageNet.
+    # Prompt templates such as `a photo of a {}.`, or the name of a known set of templates. None:
+    # the templates that the data state, or else OpenAI's for ImageNet.
     templates: tuple[str, ...] | str | None = None
-    # Metrics beside the usual ones.
+    # Metrics that are measured besides the usual ones.
     metrics: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = ()
+    # The number of classes of the complete data set, if it is known.
     n_classes: int | None = field(default=None, metadata=_FIXED)
-    # A note for readers of the numbers.
+    # A note for those who read the numbers.
     remark: str = field(default="", metadata=_FIXED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultilabelProtocol(ClassificationProtocol):
-    """Images and the classes of each, of which there may be several.
+    """How zero-shot classification is measured if an image may show several classes.
 
-    In webdataset archives, the .npy beside an image holds a 1 for each of its classes and a 0 for
-    every other class.
+    In webdataset archives, the .npy file beside an image holds a 1 for each class that it shows and
+    a 0 for every other class.
     """
 
     task: ClassVar[str] = "multilabel"
@@ -169,18 +191,19 @@ class MultilabelProtocol(ClassificationProtocol):
     metrics: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = field(
         default=(), metadata=_FIXED
     )
-    # The file that lists images below `folder`, named by `image_key`, with their classes in
-    # `label_key`, separated by `|` or as a list.
+    # The file that lists the images below `folder`. A record has the path of an image under
+    # `image_key`, and its classes under `label_key`: `cat | dog`, or a list.
     annotations: str | None = None
     label_key: str = "labels"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FacesProtocol(ClassificationProtocol):
-    """Faces in webdataset archives, about which several questions are asked.
+    """How several questions about faces are measured, such as age and race.
 
-    Class names and templates begin with a question, such as `race:`. The .npy of an image holds its
-    age, gender and race as indices of classes, and then 0 for white or 1.
+    The images are in webdataset archives. Class names and templates begin with a question, such as
+    `race:`. The .npy file beside an image holds the indices of its age, gender and race, and then 0
+    for white or 1 for any other race.
     """
 
     task: ClassVar[str] = "faces"
@@ -199,100 +222,120 @@ class FacesProtocol(ClassificationProtocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionFiles(Protocol):
-    """The files of a caption selection set, and how many items they hold."""
+    """Where the items of a caption selection set are, and how many there are."""
 
+    # The folder of the images. Of several alternatives, the first that exists is read.
     images: tuple[str, ...] | str
-    # The file in the form of `layout`, or a folder with a file per subset.
+    # The file of the items in the form `layout`, or a folder with a file for each subset.
     annotations: tuple[str, ...] | str
     layout: SelectionLayout
+    # A suffix such as `.jpg` that the file leaves out of the names of images.
     image_suffix: str = ""
+    # The key that states the subset of an item.
     subset_key: str = "subset"
+    # The number of items of the complete data set, and of each subset, if they are known.
     n_items: int | None = field(default=None, metadata=_FIXED)
     subset_items: Mapping[str, int] = field(default_factory=dict, metadata=_FIXED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionProtocol(SelectionFiles):
-    """Items of which a model chooses the correct caption or the correct image.
+    """How it is measured whether a model chooses the correct caption or the correct image.
 
     An item has one of three forms: an image with captions, one or more of which are correct; a
-    caption with images, one of which is correct; or a pair of two images and two captions.
+    caption with images, one of which is correct; or two images and two captions that belong
+    together in pairs.
     """
 
     task: ClassVar[str] = "select"
 
-    # The prompt that captions are put into.
+    # The prompt that a caption is put into, with `{}` for the caption.
     template: str = "{}"
-    # The rule for a correct pair. `image`: each caption finds its image. `group`: each image also
-    # finds its caption.
+    # When two images and two captions count as correct. `image`: each caption finds its image.
+    # `group`: each image also finds its caption.
     pair_accuracy: Literal["group", "image"] = "group"
-    # Subsets that the mean over subsets leaves out, and the number of items that it requires.
+    # Names of subsets that the mean over subsets leaves out.
     left_out: tuple[str, ...] = field(default=(), metadata=_FIXED)
+    # Subsets with fewer items are left out of the mean too.
     smallest: int = field(default=1, metadata=_FIXED)
-    # `all`: a PairScorer scores every caption with its images.
+    # `all`: a model that scores pairs (PairScorer) scores every caption with its images.
     pairs: Literal["all"] | None = None
 
     @property
     def is_published(self) -> bool:
-        """True for a published data set, which is measured as it is."""
+        """True for a published data set, which is measured even if items cannot be solved."""
         return self.n_items is not None or self.download is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class AssociationProtocol(Protocol):
-    """Cues, each with candidate images, some of which are associated with it."""
+    """How it is measured whether a model finds the images that are associated with a cue.
+
+    Every item is a cue with several candidate images, some of which are associated with it.
+    """
 
     task: ClassVar[str] = "assoc"
 
-    # A folder of images, or a zip file.
+    # The folder or the zip file of the images.
     images: str
     # The file whose records have a `cue` and names of images in `candidates` and `associations`.
     annotations: str
-    # The suffix that the names of images lack.
+    # The suffix that the file leaves out of the names of images.
     image_suffix: str = ".jpg"
+    # The number of items of the complete data set, if it is known.
     n_items: int | None = field(default=None, metadata=_FIXED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMapFiles(Protocol):
-    """Images with a label map each."""
+    """Where the images of a data set and their label maps are.
 
-    # A data set class of MMSegmentation; None: plain folders.
+    A label map is an image file whose pixel values are classes.
+    """
+
+    # The data set class of MMSegmentation that reads the files; None: plain folders.
     mmseg_type: str | None = field(default=None, metadata=_FIXED)
+    # The folders of images and of label maps.
     images: str
     masks: str
-    # The file that lists the images; None: all in the folder.
+    # The file that lists the names of the images; None: all images in the folder.
     split: str | None = None
     # The folder in which MMSegmentation's documentation keeps the data set.
     usual_folder: str | None = field(default=None, metadata=_FIXED)
+    # The number of images of the complete data set, if it is known.
     n_images: int | None = field(default=None, metadata=_FIXED)
     # The name under which `cosmos-eval data prepare` makes the label maps.
     preparation: str | None = field(default=None, metadata=_FIXED)
     # Whether images without a label map are left out.
     only_labelled: bool = False
+    # The ends of the file names of images and of label maps.
     image_suffix: str = ".jpg"
     mask_suffix: str = ".png"
+    # Whether 1 is subtracted from all values of label maps, and 0 becomes 255.
     reduce_zero_label: bool = False
-    # Above 255 if label maps have 16 bits.
+    # The value of pixels without a class. It is above 255 if label maps have 16 bits.
     ignore_index: int = 255
 
     @property
     def label_bits(self) -> int:
-        """Bits of a pixel of the label maps: 8 or 16."""
+        """The number of bits of a pixel in the label maps, 8 or 16."""
         return 16 if self.ignore_index > 255 else 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMapProtocol(LabelMapFiles):
-    """The prompts of the classes in label maps."""
+    """The classes of label maps, and the prompts by which they are found in images."""
 
+    # The names of the classes, in the order of their values in label maps.
     class_names: tuple[str, ...] = field(metadata=_FIXED)
-    # The prompt names (synonyms) of every class.
+    # For every class, the names (synonyms) that are put into prompts.
     queries: tuple[tuple[str, ...], ...] = field(metadata=_FIXED)
+    # Prompt templates such as `a photo of a {}.`, or the name of a known set of templates.
     templates: tuple[str, ...] | str = "openai-imagenet"
-    # The factor of similarities before a softmax.
+    # The factor of cosine similarities before a softmax.
     scale: float = 40.0
-    # The form of attention of the last block that the other settings were made for.
+    # The form of attention in the last block of the image encoder that the other constants were
+    # chosen for.
     attention: Attention = "csa"
 
     @property
@@ -301,40 +344,42 @@ class LabelMapProtocol(LabelMapFiles):
         return self.class_names[0].lower() == "background"
 
     def faults(self) -> Iterable[str]:
-        """Return contradictions among the constants that a subclass adds."""
+        """Return a line for each contradiction among the constants that a subclass adds."""
         return ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationProtocol(LabelMapProtocol):
-    """A segmentation data set and every constant of its zero-shot protocol.
+    """How zero-shot segmentation is measured on a data set.
 
-    `scale`, `prob_thd` and `area_thd` are constants of the COSMOS evaluation code.
+    `scale`, `prob_thd` and `area_thd` have the names that the COSMOS evaluation code gives them.
     """
 
     task: ClassVar[str] = "seg"
 
-    # Bounds of the sides of a resized image, in pixels.
+    # Images are resized to this length of the short side, unless the long side gets too long
+    # (pixels).
     short_side: int = 336
     long_side: int = 2048
     # The side of the sliding window (None: the whole image) and its step, in pixels.
     window: int | None = 224
     stride: int = 112
-    # A pixel below this probability becomes background.
+    # A pixel whose highest class probability is below this becomes background.
     prob_thd: float = 0.0
     # A class that covers a smaller fraction of an image becomes background.
     area_thd: float | None = None
-    # RGB on the 0-255 scale; None: the model's own.
+    # The mean and standard deviation that normalise pixels, RGB from 0 to 255; None: the model's.
     mean: Rgb | None = None
     std: Rgb | None = None
+    # How label maps are refined after prediction.
     refinement: Literal["pamr"] | None = None
     # Groups of classes that have a mean IoU of their own, such as things and stuff.
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    # The content of the file of tuned settings, if the settings were tuned for a model.
+    # The content of the file of tuned constants, if they were tuned for a model.
     tuned: Mapping[str, Any] | None = field(default=None, metadata=_FIXED)
 
     def faults(self) -> Iterator[str]:
-        """Return contradictions among the constants, one line each."""
+        """Yield a line for each contradiction among the constants."""
         yield from self._background_faults()
         for name in ("short_side", "long_side", "window", "stride"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
@@ -347,7 +392,7 @@ class SegmentationProtocol(LabelMapProtocol):
             yield "stride must not exceed window: pixels between windows would have no prediction"
 
     def _background_faults(self) -> Iterator[str]:
-        """Return the faults of the thresholds below which a pixel becomes background."""
+        """Yield the faults of the thresholds below which pixels become background."""
         has_thresholds = self.prob_thd > 0 or self.area_thd is not None
         if has_thresholds and self.reduce_zero_label:
             yield "prob_thd and area_thd need a background class 0, which reduce_zero_label removes"
@@ -356,67 +401,82 @@ class SegmentationProtocol(LabelMapProtocol):
                 "prob_thd and area_thd turn pixels into class 0, and here that is "
                 f"'{self.class_names[0]}': set them only if class 0 is named 'background'"
             )
-        if not 0 <= self.prob_thd < 1 or not 0 <= (self.area_thd or 0) < 1:
+        area_threshold = self.area_thd or 0
+        if not 0 <= self.prob_thd < 1 or not 0 <= area_threshold < 1:
             yield "prob_thd and area_thd must be in [0, 1)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalisationProtocol(LabelMapProtocol):
-    """Images with label maps, and how maps of class names are compared with them.
+    """How attention maps of class names are compared with the label maps of a data set.
 
-    Every kind of map except cross-attention becomes a distribution over the patches by a softmax of
-    the cosines times `scale`. A class 0 named `background` is not a thing.
+    Every kind of attention map except cross-attention becomes a distribution over the patches of an
+    image by a softmax of cosines times `scale`. A class 0 named `background` is left out.
     """
 
     task: ClassVar[str] = "loc"
 
-    # The kind of map of every model; None: values of cross-attention if a model has them, or else
-    # similarity.
+    # The kind of attention map of every model. None: the values of cross-attention if a model has
+    # them, or else the similarity of text and patches.
     map: MapKind | None = None
-    # A thing is small below the first fraction of the image, and large from the second one on:
-    # COCO's 32 x 32 and 96 x 96 pixels (pycocotools, cocoeval.py) in images of 640 x 480.
+    # A thing is small if it covers less than the first fraction of the image, and large if it
+    # covers at least the second one: 32 x 32 and 96 x 96 pixels, as for COCO (pycocotools,
+    # cocoeval.py), in images of 640 x 480.
     small: float = 32**2 / (640 * 480)
     large: float = 96**2 / (640 * 480)
 
     def faults(self) -> Iterator[str]:
-        """Return contradictions among the constants, one line each."""
+        """Yield a line for each contradiction among the constants."""
         if not 0 < self.small < self.large < 1:
             yield "small and large must be shares of the image, small below large"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeProtocol(Protocol):
-    """Training and test images of the same classes, on which probes are fitted and measured."""
+    """How probes are measured: classifiers that are trained on the image features of a model.
+
+    They are trained on the training images of a data set, and measured on test images of the same
+    classes.
+    """
 
     task: ClassVar[str] = "probe"
 
-    # Folders with a folder per class.
+    # The folders of training and of test images, each with a folder per class.
     train: str
     test: str
-    # The training and the test images of a known data set, in place of the folders.
+    # In place of the folders: the training and the test images of a known data set.
     splits: tuple[ClassificationProtocol, ClassificationProtocol] | None = field(
         default=None, metadata=_FIXED
     )
-    # Candidates of scikit-learn's C.
+    # The candidates for C, the inverse strength of regularisation in scikit-learn.
     c_values: tuple[float, ...] = tuple(10.0**power for power in range(-3, 7))
-    # The fraction of the training images that C is chosen by.
+    # The fraction of the training images on which C is chosen.
     validation: float = 0.2
-    # Training images per class of few-shot probes, and the draws of each number of them.
+    # The numbers of training images per class of few-shot probes, and how often they are drawn.
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     draws: int = 3
-    # Neighbours vote with weights exp(similarity / temperature): DINO's (arXiv 2104.14294).
+    # How many nearest neighbours vote for a class. As in DINO (arXiv 2104.14294), the weight of a
+    # vote is exp(similarity / temperature).
     neighbours: int = 20
     temperature: float = 0.07
 
 
 def protocol_name_with_sentences(protocol_name: str, sentences: Sentences) -> str:
-    """Return the name of a protocol with captions that are split into sentences."""
+    """Return the name of a protocol whose captions are split into sentences: `long-sentences`.
+
+    If the sentences are joined again, it is `long-joined`. If captions are not split (None), the
+    name stays `long`.
+    """
     suffix = {None: "", "each": "-sentences", "joined": "-joined"}[sentences]
     return protocol_name + suffix
 
 
 def protocol_name_with_pairs(protocol_name: str, pairs: ScoredPairs) -> str:
-    """Return the name of a protocol in which pairs are scored: `cosmos-pairs100`."""
+    """Return the name of a protocol in which a model scores pairs of images and texts.
+
+    For 100 candidates of each query, `cosmos` becomes `cosmos-pairs100`. For all candidates, it
+    becomes `cosmos-pairs`. Without scored pairs (None), it stays `cosmos`.
+    """
     if pairs is None:
         return protocol_name
     n_candidates = "" if pairs == "all" else pairs

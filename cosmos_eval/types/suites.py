@@ -19,23 +19,27 @@ class SuiteMember(NamedTuple):
 
 
 class Suite(NamedTuple):
-    """The models and data sets of a suite."""
+    """Models, the data sets that they are measured on, and the mean over these data sets."""
 
     name: str
-    # As `--model` takes them; empty if `--model` has to name them.
+    # The specifications of models, as for `--model`; empty if the user has to name the models.
     models: tuple[str, ...]
-    # The name of each model in results; None: the specification.
+    # The name of each model in results; None: its specification.
     names: tuple[str | None, ...]
-    # The protocols by which each model is measured.
+    # The protocols of the data sets that every model is measured on.
     protocols: tuple[Protocol, ...]
-    # The members of the mean; empty if the suite has no `score`.
+    # The data sets that count in the mean; empty if the suite has no mean.
     members: tuple[SuiteMember, ...]
-    # Data sets of the source that the suite lacks, with the reason. Each counts as a member that no
-    # model has.
+    # Data sets that the publication of the suite has and the suite lacks, with the reason. Each
+    # counts as a member for which every model lacks a result.
     left_out: Mapping[str, str]
+    # The publication that the suite is from.
     source: str
 
     def present(self, n_present: int) -> str:
-        """Return a text such as `3 of 38`; the data sets that are left out count in the total."""
+        """Return how many data sets of the suite are present as a text, such as `3 of 38`.
+
+        Data sets that are left out count in the total.
+        """
         n_total = len(self.members or self.protocols) + len(self.left_out)
         return f"{n_present} of {n_total}"

@@ -14,14 +14,14 @@ from cosmos_eval.types import (
     no_progress,
 )
 
-# Names of preparations of label maps: those that are translated from originals beside them, and
-# those that have a function of their own.
+# Names of preparations that make label maps. The first ones only replace values of originals that
+# lie beside the label maps; each of the others has a function of its own.
 _TRANSLATED = ("coco_object", "coco_stuff", "cityscapes")
 _LABEL_MAPS = (*_TRANSLATED, "context", "context459", label_maps.ADE20K_847)
 
 
-def _protocol_of(name: str) -> LabelMapProtocol:
-    """Return the protocol of the set whose label maps a preparation makes."""
+def _find_protocol(name: str) -> LabelMapProtocol:
+    """Return the protocol of the data set whose label maps a preparation makes."""
     if name in set_names():
         return read_set(name)
     return SEGMENTATION["context60" if name == "context" else name]
@@ -30,16 +30,18 @@ def _protocol_of(name: str) -> LabelMapProtocol:
 def prepare(
     name: str, data_root: str | None, *, workers: int = 2, progress: OnProgress = no_progress
 ) -> Counts:
-    """Make the files that a set lacks. An interrupted call can be repeated.
+    """Make the files that the download of a data set lacks, and count them.
 
-    Raise UsageError for an unknown name, and if originals are missing or damaged.
+    `name` is `imagenet`, or the name of a preparation of label maps such as `coco_stuff`, which
+    `workers` threads make. A call that was interrupted can be repeated: files that are there
+    already are kept. Raise UsageError for an unknown name, and if originals are missing or damaged.
     """
     if name == "imagenet":
-        return imagenet.organise(data_root, progress)
+        return imagenet.move_into_class_folders(data_root, progress)
     if name not in _LABEL_MAPS:
         nearest_names = nearest(name, (*_LABEL_MAPS, "imagenet"))
         raise UsageError(f"nothing is known to prepare as {name!r}; known: {nearest_names}")
-    protocol = _protocol_of(name)
+    protocol = _find_protocol(name)
     progress(Progress("originals", 0, 1))
     try:
         work = _list_work(name, data_root)
@@ -50,7 +52,10 @@ def prepare(
 
 
 def _list_work(name: str, data_root: str | None) -> Work:
-    """List the label maps that a preparation makes. Raise UsageError if originals are missing."""
+    """Return which label maps a preparation makes, and how.
+
+    Raise UsageError if originals are missing.
+    """
     if name in _TRANSLATED:
         return label_maps.list_translated_maps(SEGMENTATION[name], data_root)
     if name == "context":
@@ -61,10 +66,14 @@ def _list_work(name: str, data_root: str | None) -> Work:
 
 
 def can_prepare(name: str, data_root: str | None) -> bool:
-    """Return whether the originals of a set exist, without reading them."""
+    """Return whether the originals from which a preparation makes files exist.
+
+    Originals are only looked for and not read.
+    """
     if name == "imagenet":
         return imagenet.is_flat(data_root)
-    protocol = _protocol_of(name)
+    protocol = _find_protocol(name)
+    # Each alternative is a tuple of paths, all of which must exist.
     alternatives: list[tuple[str, ...]]
     if name == label_maps.ADE20K_847:
         alternatives = [(label_maps.ADE20K_ORIGINALS,)]
@@ -74,9 +83,9 @@ def can_prepare(name: str, data_root: str | None) -> bool:
     else:
         # The originals lie beside the label maps.
         alternatives = [(protocol.images, protocol.masks)]
-    for required in alternatives:
+    for required_paths in alternatives:
         try:
-            find_root(protocol, data_root, required)
+            find_root(protocol, data_root, required_paths)
         except UsageError:
             continue
         return True

@@ -28,16 +28,16 @@ from cosmos_eval.types import OnProgress, Progress, RunOptions, UsageError
 _PROTOCOL = CLASSIFICATION["imagenet1k"]
 _GROUND_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 _KAGGLE = "LOC_val_solution.csv"
-# Places of the file of classes, below the folder of images or a folder above it.
+# Where the file of classes may lie, below the folder of the images or a folder above it.
 _CLASS_FILE_FOLDERS = (".", "data", "ILSVRC2012_devkit_t12/data")
 _LINE = re.compile(r"(ILSVRC2012_val_\d{8}\.JPEG)\s+(n\d{8})")
 
 
-def organise(data_root: str | None, progress: OnProgress) -> Counts:
-    """Move every image outside class folders into the folder of its class.
+def move_into_class_folders(data_root: str | None, progress: OnProgress) -> Counts:
+    """Move ImageNet's validation images into one folder for each class, and count them.
 
-    An interrupted call can be repeated. Raise UsageError, before any image is moved, if a class is
-    unknown or an image exists twice.
+    A call that was interrupted can be repeated. Raise UsageError, before any image is moved, if the
+    class of an image is unknown or if an image exists twice.
     """
     folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     n_in_class_folders = sum(1 for _ in folder.glob("n*/*.JPEG"))
@@ -46,12 +46,17 @@ def organise(data_root: str | None, progress: OnProgress) -> Counts:
         source, wordnet_id_by_image = _find_classes(folder, flat_images, Path(str(data_root)))
         note = f"classes of {len(flat_images)} images from {source}"
         progress(Progress("images", 0, len(flat_images), note))
-        _move_images(_plan_moves(folder, flat_images, wordnet_id_by_image), progress)
+        source_by_target = _plan_moves(folder, flat_images, wordnet_id_by_image)
+        _move_images(source_by_target, progress)
     return Counts(made=len(flat_images), kept=n_in_class_folders)
 
 
 def is_flat(data_root: str | None) -> bool:
-    """Return whether there are images outside class folders that must be moved before reading."""
+    """Return whether ImageNet's validation images must be moved before they can be read.
+
+    This is so if they lie in one folder and their names lack the class. Return False if the images
+    are missing.
+    """
     try:
         folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     except UsageError:
@@ -62,35 +67,42 @@ def is_flat(data_root: str | None) -> bool:
 def _find_classes(
     folder: Path, flat_images: Sequence[FlatImage], root: Path
 ) -> tuple[str, Mapping[str, str]]:
-    """Return the source of the WordNet ids, and the id of every flat image by its file name.
+    """Return where the classes of flat images are stated, and the class of each image.
 
-    The source is the path of a file, or `their names` if all names end in the id. Raise UsageError
-    if the class of an image is unknown.
+    The first value, for a message, is the path of a file, or `their names` if the names of all
+    images end with their class. The second one maps file names of images to WordNet ids. Raise
+    UsageError if the class of an image is unknown.
     """
-    wordnet_id_by_named_image = {
+    id_by_image_from_names = {
         image.name: image.wordnet_id for image in flat_images if image.wordnet_id
     }
-    if len(wordnet_id_by_named_image) == len(flat_images):
-        return "their names", wordnet_id_by_named_image
-    path, wordnet_id_by_listed_image = _read_class_file(folder, root)
-    wordnet_id_by_image = {**wordnet_id_by_listed_image, **wordnet_id_by_named_image}
-    unknown = [image.name for image in flat_images if image.name not in wordnet_id_by_image]
-    if unknown:
-        raise UsageError(f"{path} has no class for {len(unknown)} images, first: {unknown[0]}")
+    if len(id_by_image_from_names) == len(flat_images):
+        return "their names", id_by_image_from_names
+    path, id_by_image_from_file = _read_class_file(folder, root)
+    # If an image has its class in its name and in the file, the name counts.
+    wordnet_id_by_image = {**id_by_image_from_file, **id_by_image_from_names}
+    unknown_images = [image.name for image in flat_images if image.name not in wordnet_id_by_image]
+    if unknown_images:
+        raise UsageError(
+            f"{path} has no class for {len(unknown_images)} images, first: {unknown_images[0]}"
+        )
     return str(path), wordnet_id_by_image
 
 
 def _plan_moves(
     folder: Path, flat_images: Sequence[FlatImage], wordnet_id_by_image: Mapping[str, str]
 ) -> dict[Path, Path]:
-    """Return the present path of every image by its new path, in the folder of its class.
+    """Return the present path of every image by its new path in the folder of its class.
 
-    Raise UsageError if two images would have the same path.
+    For the class n01440764, `folder/ILSVRC2012_val_00000293.JPEG` gets the new path
+    `folder/n01440764/ILSVRC2012_val_00000293.JPEG`. Raise UsageError if two images would get the
+    same new path.
     """
     source_by_target: dict[Path, Path] = {}
     for image in flat_images:
         source = folder / image.name
         target = folder / wordnet_id_by_image[image.name] / image.official_name
+        # The same image may be in its class folder already, or in this list under another name.
         duplicate = target if target.exists() else source_by_target.get(target)
         if duplicate is not None:
             raise UsageError(
@@ -101,8 +113,11 @@ def _plan_moves(
 
 
 def _move_images(source_by_target: Mapping[Path, Path], progress: OnProgress) -> None:
-    """Move every image in `source_by_target` from its present path to its new path."""
-    for done, (target, source) in enumerate(source_by_target.items(), start=1):
+    """Move every image from its present path to its new path in `source_by_target`.
+
+    Raise UsageError if an image cannot be moved. The images before it stay moved.
+    """
+    for n_moved, (target, source) in enumerate(source_by_target.items(), start=1):
         try:
             target.parent.mkdir(exist_ok=True)
             source.rename(target)
@@ -111,61 +126,71 @@ def _move_images(source_by_target: Mapping[Path, Path], progress: OnProgress) ->
                 f"cannot move {source} to {target}: {error.strerror}; the same command goes on "
                 "when that is mended"
             ) from error
-        progress(Progress("images", done, len(source_by_target)))
+        progress(Progress("images", n_moved, len(source_by_target)))
 
 
 def _read_class_file(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
-    """Return the first file of classes, and the WordNet ids in it by the names of the images.
+    """Return the path of the file that states the classes, and the class of each image in it.
 
-    The file lies in the folder of images or in a folder above it, up to the data root. Raise
-    UsageError if there is none or if it has other classes than ImageNet-1k.
+    The file is looked for beside the images, in folders above them up to the data root `root`, and
+    in the usual subfolders of these. The classes are WordNet ids by the names of images. Raise
+    UsageError if the file is missing, or if it has other classes than ImageNet-1k.
     """
-    bases = [folder]
-    bases.extend(parent for parent in folder.parents if parent == root or root in parent.parents)
-    places = [base / name for base in bases for name in _CLASS_FILE_FOLDERS]
-    places = [place for place in places if place.is_dir()]
-    for place in places:
-        for path, read in _class_files(place):
-            wordnet_id_by_image = read(path)
+    base_folders = [folder]
+    for parent in folder.parents:
+        if parent == root or root in parent.parents:
+            base_folders.append(parent)
+    search_folders = []
+    for base_folder in base_folders:
+        for subfolder in _CLASS_FILE_FOLDERS:
+            if (base_folder / subfolder).is_dir():
+                search_folders.append(base_folder / subfolder)
+    for search_folder in search_folders:
+        for path, read_classes in _find_class_files(search_folder):
+            wordnet_id_by_image = read_classes(path)
             _require_imagenet_classes(path, wordnet_id_by_image)
             return path, wordnet_id_by_image
     raise UsageError(
         f"{folder} needs to know the classes of its images: put {_GROUND_TRUTH} and {_META} "
         f"(development kit), {_KAGGLE} (Kaggle) or a text file with lines `NAME.JPEG nXXXXXXXX` "
-        f"into {root}{_incomplete_devkit(places)}; from: {_PROTOCOL.download}"
+        f"into {root}{_describe_incomplete_devkit(search_folders)}; from: {_PROTOCOL.download}"
     )
 
 
 def _require_imagenet_classes(path: Path, wordnet_id_by_image: Mapping[str, str]) -> None:
-    """Raise UsageError if a file does not have exactly the classes of ImageNet-1k."""
+    """Raise UsageError unless a file of classes has exactly the classes of ImageNet-1k."""
     classes = sorted(set(wordnet_id_by_image.values()))
     imagenet = CLASS_LISTS["imagenet1k"]
-    if hashlib.sha256("\n".join(classes).encode()).hexdigest() != imagenet.classes_sha256:
+    sha256 = hashlib.sha256("\n".join(classes).encode()).hexdigest()
+    if sha256 != imagenet.classes_sha256:
         raise UsageError(
             f"{path} has {len(classes)} classes, which are not the {imagenet.n_classes} of "
             "ImageNet-1k"
         )
 
 
-def _incomplete_devkit(places: Sequence[Path]) -> str:
-    """Return a part of an error message, which names a missing file of the development kit.
+def _describe_incomplete_devkit(folders: Sequence[Path]) -> str:
+    """Return a note about a folder that has only one of the two files of the development kit.
 
-    Return an empty text if both of its files are missing.
+    It is, for example: ` (found meta.mat, but no ILSVRC2012_validation_ground_truth.txt beside
+    it)`. Return an empty text if no folder has one of the files.
     """
-    for place in places:
+    for folder in folders:
         for name, missing_name in ((_GROUND_TRUTH, _META), (_META, _GROUND_TRUTH)):
-            if (place / name).is_file():
-                return f" (found {place / name}, but no {missing_name} beside it)"
+            if (folder / name).is_file():
+                return f" (found {folder / name}, but no {missing_name} beside it)"
     return ""
 
 
-def _class_files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:
-    """Yield the files of classes in a folder, each with the function that reads it."""
+def _find_class_files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:
+    """Yield the path of each file in a folder that states classes, and the function to read it."""
     if (folder / _GROUND_TRUTH).is_file() and (folder / _META).is_file():
         yield folder / _GROUND_TRUTH, _read_devkit
     if (folder / _KAGGLE).is_file():
         yield folder / _KAGGLE, _read_kaggle
-    for path in sorted(path for path in folder.glob("*.txt") if path.is_file()):
+    for path in sorted(folder.glob("*.txt")):
+        if not path.is_file():
+            continue
         with path.open(encoding="utf-8", errors="replace") as file:
             first_line = file.readline(200).strip()
         if _LINE.fullmatch(first_line):
@@ -173,32 +198,44 @@ def _class_files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[
 
 
 def _read_devkit(path: Path) -> Mapping[str, str]:
-    """Read the ground truth of the development kit, and meta.mat beside it."""
+    """Return the WordNet ids of all images by their names, from ImageNet's development kit.
+
+    Line i of the ground truth at `path` is the number of the class of image i, and meta.mat beside
+    it has the WordNet id of each number. Raise UsageError if a file is damaged.
+    """
     from scipy.io import loadmat
 
     meta = path.with_name(_META)
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
-        leaves = synsets[synsets["num_children"] == 0]
+        leaves = synsets[synsets["num_children"] == 0]  # and not groups of classes
         wordnet_id_by_number = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
     except Exception as error:  # SciPy and zlib raise many types for a damaged file
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot read {meta} ({reason}); fetch it again") from error
     wordnet_id_by_image = {}
     try:
-        for number, imagenet_id in enumerate(path.read_text("utf-8").split(), start=1):
-            image = f"ILSVRC2012_val_{number:08d}.JPEG"
-            wordnet_id_by_image[image] = wordnet_id_by_number[int(imagenet_id)]
+        class_numbers = path.read_text("utf-8").split()
+        for image_number, class_number in enumerate(class_numbers, start=1):
+            image = f"ILSVRC2012_val_{image_number:08d}.JPEG"
+            wordnet_id_by_image[image] = wordnet_id_by_number[int(class_number)]
     except (ValueError, KeyError) as error:
         raise UsageError(f"{path} holds a value that is not an id of {meta}: {error}") from error
     return wordnet_id_by_image
 
 
 def _read_kaggle(path: Path) -> Mapping[str, str]:
-    """Read Kaggle's table of images, and the WordNet id of the first box in each."""
+    """Return the WordNet ids of all images by their names, from Kaggle's LOC_val_solution.csv.
+
+    A row has the image in `ImageId` and its boxes in `PredictionString`: `n01440764 1 2 30 40`. The
+    class of the first box is taken. Raise UsageError if the file is another table.
+    """
+    wordnet_id_by_image = {}
     try:
-        rows = [row for _, row in read_records(path)]
-        return {f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0] for row in rows}
+        for _, row in read_records(path):
+            first_class = row["PredictionString"].split()[0]
+            wordnet_id_by_image[f"{row['ImageId']}.JPEG"] = first_class
+        return wordnet_id_by_image
     except (FileError, KeyError, IndexError) as error:
         raise UsageError(
             f"{path} is not Kaggle's list with ImageId and PredictionString: {error!r}"
@@ -206,11 +243,15 @@ def _read_kaggle(path: Path) -> Mapping[str, str]:
 
 
 def _read_lines(path: Path) -> Mapping[str, str]:
-    """Read a text file with the name of an image and its WordNet id on every line."""
+    """Return the WordNet ids of images by their names, from a text file.
+
+    Every line is `ILSVRC2012_val_00000001.JPEG n01751748`. Raise UsageError for any other line.
+    """
     wordnet_id_by_image = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         match = _LINE.fullmatch(line.strip())
         if match is None:
             raise UsageError(f"{path}, line {number} is not `NAME.JPEG nXXXXXXXX`: {line[:60]!r}")
-        wordnet_id_by_image[match[1]] = match[2]
+        image, wordnet_id = match.groups()
+        wordnet_id_by_image[image] = wordnet_id
     return wordnet_id_by_image

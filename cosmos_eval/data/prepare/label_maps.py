@@ -41,79 +41,98 @@ from cosmos_eval.protocols.sets import class_ids, read_set
 from cosmos_eval.types import LabelMapProtocol, OnProgress, Progress, UsageError
 
 Label = NDArray[np.uint8] | NDArray[np.uint16]
+"""Classes (H, W), or the pixels of an image (H, W, 3)."""
 
 _IGNORE = 255  # the value of pixels without a label in label maps of 8 bits
 _INDEXED = ("L", "P")  # modes of PIL whose pixels are 8-bit indices
+# The PIL modes that label maps may have, by the suffix of the file.
 _MASK_MODES: Mapping[str, Sequence[str]] = {".png": _INDEXED, ".tif": ("I;16",)}
 
 # Cityscapes has the label ids 0 to 33. The ids that are evaluated are listed in the order of the
 # classes: `labels` in cityscapesscripts/helpers/labels.py of github.com/mcordts/cityscapesScripts.
 # The id of licence plates there, -1, is 255 in 8 bits.
-_CITYSCAPES_IDS = 34
+_N_CITYSCAPES_IDS = 34
 _EVALUATED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
-_STUFF_VALUES = 182  # values of COCO-Stuff's raw maps, besides 255
+_N_STUFF_VALUES = 182  # COCO-Stuff's raw maps hold 0 to 181, and 255
 # Things that have a category id but no pixels: street sign, hat, shoe, eye glasses, plate, mirror,
 # window, desk, door, blender, hair brush.
 _EMPTY_VALUES = frozenset({11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})
 
 
 class Maker(Protocol):
-    """Makes one label map (H, W), or one RGB image (H, W, 3)."""
+    """Makes one label map (H, W), or one RGB image (H, W, 3), from an original file."""
 
     @property
     def original(self) -> Path:
-        """The file that it is made from."""
+        """The file that the label map or image is made from."""
 
     def make(self) -> Label:
-        """Return the pixels. Raise UsageError if the original cannot be read."""
+        """Return the pixels of the label map or image.
+
+        Raise UsageError if the original cannot be read.
+        """
 
 
 class Work(NamedTuple):
-    """The files that a set lacks."""
+    """The files that are to be made for a data set."""
 
-    # Label maps and images by their paths, whose suffixes tell the formats.
+    # How each label map or image is made, by its path. The suffix of the path tells the format.
     maps: Mapping[Path, Maker]
-    # Texts by their paths; they are written when all maps are there.
+    # The contents of text files by their paths. They are written after all maps.
     lists: Mapping[Path, str] = {}
 
 
 class Counts(NamedTuple):
-    """How many files were made, or moved to their places, and how many were there already."""
+    """How many files a preparation has made, and how many were there already.
 
+    The names of the fields are keys of the output of `cosmos-eval data prepare --json`.
+    """
+
+    # Files that were made, or moved to the folders where they belong.
     made: int
+    # Files that were there already.
     kept: int
 
 
 def execute(work: Work, n_classes: int, *, workers: int, progress: OnProgress) -> Counts:
-    """Make every label map that is missing or damaged, in `workers` threads; then the lists."""
+    """Make every label map that is missing or damaged, and then write the text files.
+
+    Label maps of `n_classes` classes are made by `workers` threads. Return how many were made, and
+    how many were there already. Raise UsageError if a file cannot be read or written.
+    """
     n_made = 0
     write_map = partial(_write_map, n_classes=n_classes)
-    for done, is_new in enumerate(prefetch(work.maps.items(), write_map, workers=workers), start=1):
-        if is_new:
+    results = prefetch(work.maps.items(), write_map, workers=workers)
+    for n_done, was_made in enumerate(results, start=1):
+        if was_made:
             n_made += 1
-        progress(Progress("label maps", done, len(work.maps)))
+        progress(Progress("label maps", n_done, len(work.maps)))
     for path, text in work.lists.items():
         _write_file(path, text.encode())
     return Counts(made=n_made, kept=len(work.maps) - n_made)
 
 
 def _write_map(path_and_maker: tuple[Path, Maker], n_classes: int) -> bool:
-    """Make a label map unless it is there and whole. Return whether it was made."""
+    """Make a label map or image and write it, unless an undamaged one is there already.
+
+    The argument is a pair, because a thread takes one item. Return whether the file was made.
+    """
     path, maker = path_and_maker
-    if _is_whole(path, n_classes):
+    if _is_undamaged(path, n_classes):
         return False
+    image = Image.fromarray(maker.make())
     content = io.BytesIO()
-    Image.fromarray(maker.make()).save(content, format=Image.registered_extensions()[path.suffix])
+    image.save(content, format=Image.registered_extensions()[path.suffix])
     _write_file(path, content.getvalue())
     return True
 
 
-def _is_whole(path: Path, n_classes: int) -> bool:
-    """Return whether a label map, or an image (.jpg), exists and is not damaged.
+def _is_undamaged(path: Path, n_classes: int) -> bool:
+    """Return whether a label map or an image (.jpg) exists and can be used.
 
-    All values of a label map must be class indices, or the highest value of its type, which stands
-    for pixels without a label.
+    All values of a label map must be indices of the `n_classes` classes, or the highest value of
+    its type (255 or 65535), which stands for pixels without a label.
     """
     try:
         with open_image(path) as image:
@@ -124,8 +143,9 @@ def _is_whole(path: Path, n_classes: int) -> bool:
         return mode == "RGB"
     if mode not in _MASK_MODES[path.suffix]:
         return False
-    ignored = np.iinfo(values.dtype).max
-    return bool(((values < n_classes) | (values == ignored)).all())
+    is_class = values < n_classes
+    is_unlabelled = values == np.iinfo(values.dtype).max
+    return bool((is_class | is_unlabelled).all())
 
 
 def _write_file(path: Path, content: bytes) -> None:
@@ -137,9 +157,10 @@ def _write_file(path: Path, content: bytes) -> None:
 
 
 def _add_map(maps: dict[Path, Maker], path: Path, maker: Maker) -> None:
-    """Add a label map that is to be made, or that is there already.
+    """Add a label map with its path and its maker to `maps`, which is changed in place.
 
-    Raise UsageError if neither the label map nor its original exists.
+    Raise UsageError if it cannot be made and is not there: neither the file at `path` nor the
+    original exists.
     """
     if not (maker.original.is_file() or path.is_file()):
         raise UsageError(f"{maker.original} is missing")
@@ -147,9 +168,9 @@ def _add_map(maps: dict[Path, Maker], path: Path, maker: Maker) -> None:
 
 
 def _make_table(index_by_value: Mapping[int, int]) -> NDArray[np.int16]:
-    """Return an array (256,) of the class index of every value 0 to 255.
+    """Return an array (256,) with the class index of every value from 0 to 255.
 
-    It is -1 for values that `index_by_value` lacks.
+    It is -1 for values that `index_by_value` lacks: `{0: 5, 2: 7}` gives `[5, -1, 7, -1, ...]`.
     """
     table = np.full(256, -1, np.int16)
     for value, index in index_by_value.items():
@@ -158,38 +179,46 @@ def _make_table(index_by_value: Mapping[int, int]) -> NDArray[np.int16]:
 
 
 def _map_cityscapes_ids() -> dict[int, int]:
-    """Return the class index of every label id of Cityscapes."""
-    index_by_value = dict.fromkeys((*range(_CITYSCAPES_IDS), _IGNORE), _IGNORE)
+    """Return the class index of every label id of Cityscapes; 255 for ids without a class."""
+    all_ids = [*range(_N_CITYSCAPES_IDS), _IGNORE]
+    index_by_value = dict.fromkeys(all_ids, _IGNORE)
     for index, label_id in enumerate(_EVALUATED_IDS):
         index_by_value[label_id] = index
     return index_by_value
 
 
 def _map_stuff_values() -> dict[int, int]:
-    """Return the class index of every value in COCO-Stuff's raw maps."""
-    values = [value for value in range(_STUFF_VALUES) if value not in _EMPTY_VALUES]
-    index_by_value = {value: index for index, value in enumerate(values)}
+    """Return the class index of every value in COCO-Stuff's raw maps; 255 stays 255.
+
+    The classes are the values that have pixels, in their order.
+    """
+    class_values = [value for value in range(_N_STUFF_VALUES) if value not in _EMPTY_VALUES]
+    index_by_value = {value: index for index, value in enumerate(class_values)}
     index_by_value[_IGNORE] = _IGNORE
     return index_by_value
 
 
-def _object_index(stuff_index: int) -> int:
-    """Return the class of COCO-Object for a class of COCO-Stuff, in which things come first."""
+def _to_object_index(stuff_index: int) -> int:
+    """Return the class index of COCO-Object for a class index of COCO-Stuff.
+
+    COCO-Stuff has 80 things first and then stuff. COCO-Object has the background as class 0, which
+    includes stuff and pixels without a label, and then the things: 0 gives 1, and 80 or 255 give 0.
+    """
     return stuff_index + 1 if stuff_index < len(COCO_THINGS) else 0
 
 
 _STUFF_INDEX_BY_VALUE = _map_stuff_values()
 _OBJECT_INDEX_BY_VALUE = {
-    value: _object_index(index) for value, index in _STUFF_INDEX_BY_VALUE.items()
+    value: _to_object_index(index) for value, index in _STUFF_INDEX_BY_VALUE.items()
 }
 _OBJECT_INDEX_BY_STUFF_INDEX = {
-    index: _object_index(index) for index in _STUFF_INDEX_BY_VALUE.values()
+    index: _to_object_index(index) for index in _STUFF_INDEX_BY_VALUE.values()
 }
 
-# For each set, the suffixes of the originals beside its label maps and the class index of each
-# value in them. The first original that exists counts: coco_object is made from the label maps of
-# coco_stuff if the raw maps were not kept.
-_ORIGINALS: Mapping[str, Mapping[str, NDArray[np.int16]]] = {
+# For each data set, the suffixes of the originals beside its label maps, and the class index of
+# each value in them. The first original that exists is used: coco_object is made from the label
+# maps of coco_stuff if the raw maps were not kept.
+_TABLES_BY_SUFFIX: Mapping[str, Mapping[str, NDArray[np.int16]]] = {
     "cityscapes": {"_gtFine_labelIds.png": _make_table(_map_cityscapes_ids())},
     "coco_stuff": {".png": _make_table(_STUFF_INDEX_BY_VALUE)},
     "coco_object": {
@@ -200,40 +229,39 @@ _ORIGINALS: Mapping[str, Mapping[str, NDArray[np.int16]]] = {
 
 
 def list_translated_maps(protocol: LabelMapProtocol, data_root: str | None) -> Work:
-    """List the label maps of all images, made from originals that lie beside them.
+    """Return how to make a label map for every image, from originals beside the label maps.
 
-    Raise UsageError if an original is missing.
+    Only values are translated: a label map is an original with other class numbers. Raise
+    UsageError if images or an original are missing.
     """
     root = find_root(protocol, data_root, (protocol.images, protocol.masks))
-    folder, suffix = root / protocol.images, protocol.image_suffix
-    images = sorted(folder.rglob(f"*{suffix}"))
+    image_folder = root / protocol.images
+    images = sorted(image_folder.rglob(f"*{protocol.image_suffix}"))
     if not images:
-        raise UsageError(f"no image *{suffix} in {folder}")
+        raise UsageError(f"no image *{protocol.image_suffix} in {image_folder}")
+    table_by_suffix = _TABLES_BY_SUFFIX[protocol.dataset]
     maps: dict[Path, Maker] = {}
     for image in images:
-        stem = str(root / protocol.masks / image.relative_to(folder)).removesuffix(suffix)
-        maker = _translated_map(stem, _ORIGINALS[protocol.dataset])
-        _add_map(maps, Path(stem + protocol.mask_suffix), maker)
+        # The path of the label map without its suffix, for example `masks/val/1`.
+        path_without_suffix = str(
+            root / protocol.masks / image.relative_to(image_folder)
+        ).removesuffix(protocol.image_suffix)
+        # Use the first original that exists, or name the first one in the error if none exists.
+        makers = []
+        for suffix, index_by_value in table_by_suffix.items():
+            makers.append(_TranslatedMap(Path(path_without_suffix + suffix), index_by_value))
+        existing_makers = [maker for maker in makers if maker.original.is_file()]
+        maker = (existing_makers or makers)[0]
+        _add_map(maps, Path(path_without_suffix + protocol.mask_suffix), maker)
     return Work(maps)
-
-
-def _translated_map(stem: str, tables: Mapping[str, NDArray[np.int16]]) -> "_TranslatedMap":
-    """Return the maker for the first original that exists, or for the first if none exists.
-
-    `tables` maps suffixes of originals to the class index of each value in them.
-    """
-    candidates = [_TranslatedMap(Path(stem + suffix), tables[suffix]) for suffix in tables]
-    for candidate in candidates:
-        if candidate.original.is_file():
-            return candidate
-    return candidates[0]
 
 
 @dataclass(frozen=True, eq=False)
 class _TranslatedMap:
-    """A label map made from one of 8 bits, by the class index of each of its values (256,)."""
+    """Makes a label map from an original of 8 bits, by replacing each value by a class index."""
 
     original: Path
+    # (256,) the class index for each value of the original; -1 for values that are not labels.
     index_by_value: NDArray[np.int16]
 
     def make(self) -> Label:
@@ -263,7 +291,7 @@ _CONTEXT_CATEGORIES = (
     *(296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440),
     *(445, 454, 458),
 )
-# The value in a label map for each category, 0 for pixels without a category.
+# The value in a label map for each category: 1 to 59 for the classes, 0 for all others.
 _CONTEXT_VALUE_BY_CATEGORY: Label = np.zeros(_N_CATEGORIES + 1, np.uint8)
 _CONTEXT_VALUE_BY_CATEGORY[list(_CONTEXT_CATEGORIES)] = np.arange(1, len(_CONTEXT_CATEGORIES) + 1)
 # In label maps of all categories, pixels without a category are 65535.
@@ -279,28 +307,40 @@ _warning_filters_lock = threading.Lock()
 
 
 class _Segment(NamedTuple):
-    """The pixels of a category, as pycocotools encodes them."""
+    """The pixels of a category in an image."""
 
     category: int
-    code: Mapping[str, Any]
+    # The run-length code of the pixels, which pycocotools decodes.
+    run_lengths: Mapping[str, Any]
 
 
-class _Picture(NamedTuple):
+class _AnnotatedImage(NamedTuple):
     """An image of the annotation file, and its segments."""
 
+    # The file name without its suffix.
     name: str
+    # `train` or `val`.
     phase: str
+    # Height and width in pixels.
     size_hw: tuple[int, int]
     segments: list[_Segment]
 
 
 def list_context_maps(data_root: str | None) -> Work:
-    """List label maps of training and validation images, then `train.txt` and `val.txt`."""
+    """Return how to make Pascal-Context's label maps of 59 classes and the background.
+
+    They are made for training and validation images. The names of the images are listed in
+    `train.txt` and `val.txt`. Raise UsageError if the originals are missing.
+    """
     return _list_context_phases(_CONTEXT, data_root, _PHASES, _CONTEXT_VALUE_BY_CATEGORY)
 
 
 def list_context_459_maps(data_root: str | None) -> Work:
-    """List label maps of all categories of the validation images, then `val.txt`."""
+    """Return how to make Pascal-Context's label maps of all 459 categories.
+
+    They are made for validation images, whose names are listed in `val.txt`. Raise UsageError if
+    the originals are missing.
+    """
     return _list_context_phases(
         read_set("context459"), data_root, ("val",), _CONTEXT_459_VALUE_BY_CATEGORY
     )
@@ -312,68 +352,59 @@ def _list_context_phases(
     phases: Sequence[str],
     value_by_category: Label,
 ) -> Work:
-    """List the label maps of phases of Pascal-Context, and a list of names for each phase.
+    """Return how to make label maps of Pascal-Context, and a list of image names for each phase.
 
-    Raise UsageError if the originals are missing.
+    `phases` are `train` and `val`. `value_by_category` (460,) holds the value in a label map for
+    each category. Raise UsageError if the originals are missing.
     """
     root = find_root(protocol, data_root, (protocol.images,))
     annotation_file, matlab_folder = root / ORIGINALS[0], root / ORIGINALS[1]
     has_annotation_file = annotation_file.is_file()
     if not has_annotation_file and not matlab_folder.is_dir():
         raise UsageError(f"{annotation_file} is missing")
-    pictures = _read_annotation(annotation_file) if has_annotation_file else []
+    annotated_images = _read_annotations(annotation_file) if has_annotation_file else []
     maps: dict[Path, Maker] = {}
     lists: dict[Path, str] = {}
     for phase in phases:
         list_path = (root / str(_CONTEXT.split)).with_name(f"{phase}.txt")
-        makers: list[tuple[str, Maker]]
+        maker_by_name: dict[str, Maker] = {}
         if has_annotation_file:
-            makers = _drawn_maps(annotation_file, pictures, phase, value_by_category)
+            for image in annotated_images:
+                if image.phase == phase:
+                    maker_by_name[image.name] = _DrawnMap(annotation_file, image, value_by_category)
         else:
-            makers = _matlab_maps(matlab_folder, root, list_path, value_by_category)
-        for name, maker in makers:
+            for name in _read_image_names(root, list_path):
+                original = matlab_folder / f"{name}.mat"
+                maker_by_name[name] = _MatlabMap(original, value_by_category)
+        for name, maker in maker_by_name.items():
             _add_map(maps, root / protocol.masks / f"{name}{protocol.mask_suffix}", maker)
-        names = sorted(name for name, _ in makers)
-        lists[list_path] = "".join(f"{name}\n" for name in names)
+        lists[list_path] = "".join(f"{name}\n" for name in sorted(maker_by_name))
     return Work(maps, lists)
 
 
-def _drawn_maps(
-    annotation_file: Path, pictures: Sequence[_Picture], phase: str, value_by_category: Label
-) -> list[tuple[str, Maker]]:
-    """Return the names of a phase's pictures, and the makers of their label maps."""
-    makers: list[tuple[str, Maker]] = []
-    for picture in pictures:
-        if picture.phase == phase:
-            makers.append((picture.name, _DrawnMap(annotation_file, picture, value_by_category)))
-    return makers
+def _read_image_names(root: Path, list_path: Path) -> list[str]:
+    """Return the names of the images of a phase from the first list that exists.
 
-
-def _matlab_maps(
-    folder: Path, root: Path, list_path: Path, value_by_category: Label
-) -> list[tuple[str, Maker]]:
-    """Return the names of a phase's images, and the makers of their label maps from .mat files.
-
-    The names are read from the list that is made here, if it is there already, from CAT-Seg's for
-    all categories, or else from the list of VOC. Raise UsageError if there is none.
+    It is the list at `list_path`, if an earlier preparation has written it, or else CAT-Seg's list
+    for all categories, or else the list of VOC. Raise UsageError if none of them exists.
     """
-    candidates = (
+    possible_lists = (
         list_path,
         root / f"pascalcontext_{list_path.name}",
         root / "ImageSets/Main" / list_path.name,
     )
-    for path in candidates:
+    for path in possible_lists:
         if path.is_file():
-            names = path.read_text("utf-8").split()
-            return [(name, _MatlabMap(folder / f"{name}.mat", value_by_category)) for name in names]
-    raise UsageError(f"{candidates[-1]} is missing")
+            return path.read_text("utf-8").split()
+    raise UsageError(f"{possible_lists[-1]} is missing")
 
 
 @dataclass(frozen=True, eq=False)
 class _MatlabMap:
-    """A label map made from a .mat file of categories, by the value for each category."""
+    """Makes a label map from a .mat file with the category of each pixel."""
 
     original: Path
+    # (460,) the value in the label map for each category.
     value_by_category: Label
 
     def make(self) -> Label:
@@ -392,57 +423,69 @@ class _MatlabMap:
 def _translate_categories(
     categories: NDArray[np.uint16], location: str, value_by_category: Label
 ) -> Label:
-    """Return the label map of an array of categories (H, W). Raise UsageError for unknown ones."""
+    """Return the label map (H, W) of an array with the category of each pixel (H, W).
+
+    Raise UsageError, which begins with `location`, if there is an unknown category.
+    """
     highest = int(categories.max(initial=0))
     if highest > _N_CATEGORIES:
         raise UsageError(f"{location} holds category {highest}; there are {_N_CATEGORIES}")
     return value_by_category[categories]
 
 
-def _read_annotation(path: Path) -> list[_Picture]:
-    """Read the images of both phases and their segments. Raise UsageError for another file."""
+def _read_annotations(path: Path) -> list[_AnnotatedImage]:
+    """Return the training and validation images of an annotation file, with their segments.
+
+    Raise UsageError if the file is not the annotation file of the Detail API.
+    """
     try:
         content = read_json(path)
-        pictures = {}
-        for image in content["images"]:
-            if image["phase"] in _PHASES:
-                name, size_hw = Path(image["file_name"]).stem, (image["height"], image["width"])
-                pictures[image["image_id"]] = _Picture(name, image["phase"], size_hw, [])
-        for note in content["annos_segmentation"]:
-            if note["image_id"] in pictures:
-                segment = _Segment(note["category_id"], note["segmentation"])
-                pictures[note["image_id"]].segments.append(segment)
+        image_by_id: dict[Any, _AnnotatedImage] = {}
+        for entry in content["images"]:
+            if entry["phase"] in _PHASES:
+                image_by_id[entry["image_id"]] = _AnnotatedImage(
+                    name=Path(entry["file_name"]).stem,
+                    phase=entry["phase"],
+                    size_hw=(entry["height"], entry["width"]),
+                    segments=[],
+                )
+        for annotation in content["annos_segmentation"]:
+            image = image_by_id.get(annotation["image_id"])
+            if image is not None:
+                segment = _Segment(annotation["category_id"], annotation["segmentation"])
+                image.segments.append(segment)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"{path} is not the Detail API's annotation file ({reason})") from error
-    return list(pictures.values())
+    return list(image_by_id.values())
 
 
 @dataclass(frozen=True, eq=False)
 class _DrawnMap:
-    """A label map drawn from the segments of a picture, by the value for each category."""
+    """Makes a label map by drawing the segments of an image in the annotation file."""
 
     original: Path
-    picture: _Picture
+    image: _AnnotatedImage
+    # (460,) the value in the label map for each category.
     value_by_category: Label
 
     def make(self) -> Label:
-        """Draw the segments; later ones lie on top, as in the API's `getMask`.
+        """Return the label map (H, W), in which later segments lie on top of earlier ones.
 
-        Return the label map (H, W). Raise UsageError for a broken segment.
+        It is the same in the Detail API's `getMask`. Raise UsageError for a broken segment.
         """
         from pycocotools import mask
 
-        categories = np.zeros(self.picture.size_hw, np.uint16)
-        location = f"{self.original}: image {self.picture.name}"
+        categories = np.zeros(self.image.size_hw, np.uint16)
+        location = f"{self.original}: image {self.image.name}"
         try:
-            for segment in self.picture.segments:
+            for segment in self.image.segments:
                 with _warning_filters_lock, warnings.catch_warnings():
                     # pycocotools returns arrays in a way that NumPy 2 deprecates.
                     warnings.filterwarnings(
                         "ignore", message="__array__", category=DeprecationWarning
                     )
-                    is_inside = mask.decode(segment.code) > 0  # (H, W)
+                    is_inside = mask.decode(segment.run_lengths) > 0  # (H, W)
                 categories[is_inside] = segment.category
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -451,14 +494,16 @@ class _DrawnMap:
 
 
 ADE20K_847 = "ade20k_847"
+"""The name of the data set and of its preparation."""
 ADE20K_ORIGINALS = "images/ADE/validation"
+"""The folder of the full ADE20K's validation images, below the root of the data set."""
 
 _SHORT_SIDE = 512  # pixels
 _N_ADE20K_IDS = 256 * 26  # the red value over ten is at most 25
 
 
 def list_ade20k_847_files(data_root: str | None) -> Work:
-    """List the images and label maps of the validation images.
+    """Return how to make the validation images of ADE20K-847 and their label maps.
 
     Raise UsageError if the originals are missing.
     """
@@ -471,16 +516,17 @@ def list_ade20k_847_files(data_root: str | None) -> Work:
         raise UsageError(f"no image ADE_val_*.jpg in {root / ADE20K_ORIGINALS}")
     maps: dict[Path, Maker] = {}
     for image in images:
-        original = image.with_name(f"{image.stem}_seg.png")
-        _add_map(maps, root / protocol.images / image.name, _ShrunkImage(image))
-        target = root / protocol.masks / f"{image.stem}.tif"
-        _add_map(maps, target, _ShrunkMap(original, index_by_id))
+        segments_file = image.with_name(f"{image.stem}_seg.png")
+        image_target = root / protocol.images / image.name
+        map_target = root / protocol.masks / f"{image.stem}.tif"
+        _add_map(maps, image_target, _ShrunkImage(image))
+        _add_map(maps, map_target, _ShrunkMap(segments_file, index_by_id))
     return Work(maps)
 
 
 @dataclass(frozen=True)
 class _ShrunkImage:
-    """An image of ADE20K with at most 512 pixels on the short side."""
+    """Makes an image of ADE20K with at most 512 pixels on the short side."""
 
     original: Path
 
@@ -491,20 +537,23 @@ class _ShrunkImage:
 
 @dataclass(frozen=True, eq=False)
 class _ShrunkMap:
-    """A label map of ADE20K with at most 512 pixels on the short side."""
+    """Makes a label map of ADE20K with at most 512 pixels on the short side."""
 
+    # An RGB image, whose red and green values code the class of each pixel.
     original: Path
-    index_by_id: NDArray[np.uint16]  # the class index for each id
+    # The class index for each id of a class in the release.
+    index_by_id: NDArray[np.uint16]
 
     def make(self) -> Label:
         """Return the label map (H, W)."""
         pixels = _read_rgb(self.original).astype(np.int64)
-        ids = pixels[..., 0] // 10 * 256 + pixels[..., 1]
+        red, green = pixels[..., 0], pixels[..., 1]
+        ids = red // 10 * 256 + green
         return _shrink(self.index_by_id[ids], "INTER_NEAREST")
 
 
 def _read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read an image (H, W, 3). Raise UsageError if it cannot be read."""
+    """Return the RGB pixels (H, W, 3) of an image. Raise UsageError if it cannot be read."""
     try:
         with open_image(path) as image:
             return np.asarray(image.convert("RGB"))
@@ -513,12 +562,15 @@ def _read_rgb(path: Path) -> NDArray[np.uint8]:
 
 
 def _shrink(pixels: NDArray[Any], interpolation: str) -> NDArray[Any]:
-    """Resize an image or label map whose short side has over 512 pixels to that length."""
-    import cv2  # here, since checks of other sets do without
+    """Return an image or label map, reduced to 512 pixels on the short side if it is larger.
+
+    `interpolation` is the name of a constant of OpenCV, such as `INTER_LINEAR`.
+    """
+    import cv2  # here, since other data sets do not need it
 
     height, width = pixels.shape[:2]
     short_side = min(height, width)
     if short_side <= _SHORT_SIDE:
         return pixels
-    size = [round(side / short_side * _SHORT_SIDE) for side in (width, height)]
-    return cv2.resize(pixels, size, interpolation=getattr(cv2, interpolation))
+    new_size = [round(side / short_side * _SHORT_SIDE) for side in (width, height)]
+    return cv2.resize(pixels, new_size, interpolation=getattr(cv2, interpolation))

@@ -15,12 +15,14 @@ from typing import Any
 
 
 def profile_of(architecture: str) -> dict[str, Any]:
-    """Return the facts about an architecture of OpenCLIP, by their names in results.
+    """Return the numbers of parameters and the GFLOPs of an architecture of OpenCLIP.
 
-    Return an empty dictionary for other architectures.
+    The keys are the names of facts in results. Return an empty dictionary for other architectures.
     """
-    rows = {row["model"]: row for row in read_table("openclip_profile.csv")}
-    row = rows.get(architecture) or rows.get(architecture.removesuffix("-quickgelu"))
+    row_by_model = {row["model"]: row for row in read_table("openclip_profile.csv")}
+    # The activation QuickGELU changes none of these facts.
+    base_architecture = architecture.removesuffix("-quickgelu")
+    row = row_by_model.get(architecture) or row_by_model.get(base_architecture)
     if row is None:
         return {}
     return {
@@ -35,10 +37,15 @@ def profile_of(architecture: str) -> dict[str, Any]:
 
 
 def training_of(model: str) -> dict[str, Any]:
-    """Return the training data and the samples seen of a model by its name, if they are known."""
-    name = model.replace("-quickgelu/", "/")  # the same weights
+    """Return the training data and the number of samples seen of a model, if they are known.
+
+    `model` is its name, such as `openclip:ViT-B-32/openai`. The keys are `training_data` and
+    `samples_seen`.
+    """
+    # With the activation QuickGELU, an architecture is measured with the same weights.
+    name = model.replace("-quickgelu/", "/")
     for row in read_table("training.csv"):
-        # The `*` of a pattern would also match folders in the path of a file.
+        # A `*` in the pattern must not match a `/` in the name, as it does for fnmatch.
         has_same_depth = row["model"].count("/") == name.count("/")
         if has_same_depth and fnmatchcase(name, row["model"]):
             facts: dict[str, Any] = {}
@@ -51,7 +58,7 @@ def training_of(model: str) -> dict[str, Any]:
 
 
 def released_model(weights_sha256: str | None) -> str | None:
-    """Return the name of the released checkpoint with this SHA-256 of its file, or None."""
+    """Return the name of the released checkpoint whose file has this SHA-256, or None."""
     for row in read_table("released.csv"):
         if row["sha256"] == weights_sha256:
             return row["model"]
@@ -60,6 +67,6 @@ def released_model(weights_sha256: str | None) -> str | None:
 
 @cache
 def read_table(name: str) -> list[dict[str, str]]:
-    """Return the rows of a table of this package."""
+    """Return the rows of a .csv file of this package, each as texts by the names of columns."""
     lines = files(__name__).joinpath(name).read_text("utf-8").splitlines()
     return list(csv.DictReader(lines))

@@ -21,17 +21,27 @@ _FOLDER = Path(str(files(__name__)))
 
 @cache
 def set_names() -> tuple[str, ...]:
-    """Return the names of all described sets, without reading their files."""
-    paths = (path.relative_to(_FOLDER).with_suffix("") for path in _FOLDER.rglob("*.yaml"))
-    return tuple(sorted(path.as_posix() for path in paths))
+    """Return the sorted names of all data sets that have a YAML file here.
+
+    A name is the path of the file without `.yaml`, such as `mess/uavid`. The files are not read.
+    """
+    names = []
+    for path in _FOLDER.rglob("*.yaml"):
+        names.append(path.relative_to(_FOLDER).with_suffix("").as_posix())
+    return tuple(sorted(names))
 
 
 @cache
 def read_set(name: str) -> SegmentationProtocol:
-    """Return the protocol of a described set."""
+    """Return the protocol that the YAML file of a data set describes.
+
+    The file has fields of the protocol, and two other keys: `classes` holds the class names with
+    their prompts, and `like` names a data set from which all other fields are taken.
+    """
     fields = dict(read_yaml(f"sets/{name}"))
     classes = fields.pop("classes", None)
     if classes:
+        # The keys of a mapping are the ids of the classes in the release (`class_ids`).
         names = tuple(classes.values() if isinstance(classes, dict) else classes)
         fields["class_names"] = names
         fields["queries"] = _split_prompts(names)
@@ -42,26 +52,35 @@ def read_set(name: str) -> SegmentationProtocol:
 
 
 def class_ids(name: str) -> Sequence[int]:
-    """Return the ids of the classes in the release of a described set, in the order of classes."""
+    """Return the ids that the release of a data set gives its classes, in the order of classes.
+
+    They are the keys under `classes` in the YAML file of the data set.
+    """
     return list(read_yaml(f"sets/{name}")["classes"])
 
 
 def _split_prompts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Return the prompts of each class: its name, split at commas.
+    """Return the prompts of each class, which are the names in its name, separated by commas.
 
-    Every prompt belongs to one class only. A prompt that several classes share stays with the class
-    that has the fewest prompts, or the first of these. Otherwise the first class would always win
-    with it. `["sea, water", "water"]` gives `(("sea",), ("water",))`.
+    Every prompt belongs to one class only. If several classes share a prompt, the class with the
+    fewest prompts keeps it, or the first of these: `["sea, water", "water"]` gives
+    `(("sea",), ("water",))`. Otherwise the first class would win every pixel of the shared prompt.
     """
-    prompts_of_classes = [[prompt.strip() for prompt in name.split(",")] for name in names]
-    classes_by_n_prompts = sorted(
+    prompts_of_classes = []
+    for name in names:
+        prompts_of_classes.append([prompt.strip() for prompt in name.split(",")])
+
+    # Classes with few prompts choose first.
+    indices_by_n_prompts = sorted(
         range(len(names)), key=lambda index: len(prompts_of_classes[index])
     )
-    class_by_prompt: dict[str, int] = {}
-    for index in classes_by_n_prompts:
+    owner_by_prompt: dict[str, int] = {}
+    for index in indices_by_n_prompts:
         for prompt in prompts_of_classes[index]:
-            class_by_prompt.setdefault(prompt, index)
-    queries = []
+            owner_by_prompt.setdefault(prompt, index)
+
+    distinct_prompts = []
     for index, prompts in enumerate(prompts_of_classes):
-        queries.append(tuple(prompt for prompt in prompts if class_by_prompt[prompt] == index))
-    return tuple(queries)
+        kept_prompts = [prompt for prompt in prompts if owner_by_prompt[prompt] == index]
+        distinct_prompts.append(tuple(kept_prompts))
+    return tuple(distinct_prompts)

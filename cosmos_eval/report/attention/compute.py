@@ -16,7 +16,13 @@ from torch import Tensor
 
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval.data.readers import FileError, MissingFileError, read_text
-from cosmos_eval.data.sources import ImageArray, ImageSource, ShownImage, as_shown, decoded
+from cosmos_eval.data.sources import (
+    ImageArray,
+    ImageSource,
+    ShownImage,
+    decode_source,
+    to_displayed_rgb,
+)
 from cosmos_eval.models import load_encoder, maps
 from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder
 from cosmos_eval.types import (
@@ -170,8 +176,8 @@ def image_with_texts(image: Path | Image.Image, texts: Sequence[str]) -> list[Pa
         name = image.name
         source = ShownImage(image)
     else:
-        source = ImageArray(name, np.asarray(as_shown(image)))
-    decoded(source)  # to raise errors before any model is loaded
+        source = ImageArray(name, np.asarray(to_displayed_rgb(image)))
+    decode_source(source)  # to raise errors before any model is loaded
     return [Pair(name, source, text) for text in texts]
 
 
@@ -189,7 +195,7 @@ def _pairs_of_csv(file: Path) -> list[Pair]:
             raise UsageError(f"{place}, column image: no file is named")
         source = ShownImage(file.parent / name)
         try:
-            decoded(source)
+            decode_source(source)
         except UsageError as error:
             raise UsageError(f"{place}: {error}") from error
         pairs.append(Pair(name, source, text))
@@ -238,7 +244,7 @@ def compute_rows(
         raise UsageError("--attention is about similarity: add --kind similarity, or leave it out")
     rows = []
     for pair, looks in zip(pairs, looks_of_pairs, strict=True):
-        image = decoded(pair.source)
+        image = decode_source(pair.source)
         rows.append(Row(pair.name, pair.text, _row_picture(image), image.size, looks))
     return rows
 
@@ -266,7 +272,7 @@ def _looks_of_model(
     # An image with several texts is encoded once.
     for _, group in groupby(pairs, key=attrgetter("name")):
         image_pairs = list(group)
-        image = decoded(image_pairs[0].source)
+        image = decode_source(image_pairs[0].source)
         texts = [pair.text for pair in image_pairs]
         looks_of_texts: list[list[Look]] = [[] for _ in texts]
         for kind in kinds:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cosmos_eval.data.label_maps import VALUES, Label
 from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.data.sources import ImageSource, decoded
+from cosmos_eval.data.sources import ImageSource, decode_source
 from cosmos_eval.report.gallery.records import Example, Picture, pictures_of
 from cosmos_eval.types import OnProgress, Progress, UsageError
 
@@ -53,7 +53,7 @@ class Canvas:
     def thumbnail(self, source: ImageSource) -> Picture:
         """Encode an image of a data set as a small picture. Raises UsageError if it is damaged."""
         if source.name not in self._thumbnails:
-            self._thumbnails[source.name] = self.large(decoded(source), THUMBNAIL)
+            self._thumbnails[source.name] = self.large(decode_source(source), THUMBNAIL)
         return self._thumbnails[source.name]
 
     def large(self, image: Image.Image, longest: int = LARGE) -> Picture:

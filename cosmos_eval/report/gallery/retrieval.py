@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash
-from cosmos_eval.data.sources import decoded
+from cosmos_eval.data.sources import decode_source
 from cosmos_eval.report.content import SampledResult
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample
@@ -198,7 +198,7 @@ def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[ImageW
         yield ImageWithText(
             dataset=protocol.dataset,
             name=data.names[index],
-            read_image=partial(decoded, data.images[index]),
+            read_image=partial(decode_source, data.images[index]),
             text=data.captions[first_caption],
         )
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosmos_eval.data.class_names import ClassData, shown_names
+from cosmos_eval.data.class_names import ClassData, displayed_class_names
 from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.retrieval import RetrievalData
-from cosmos_eval.data.sources import decoded
+from cosmos_eval.data.sources import decode_source
 from cosmos_eval.report.content import SampledResult
 from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import Outcome, SampleExample
@@ -67,13 +67,13 @@ class ClassJudgement(Judgement):
     ) -> None:
         self._data = data
         self._labels = samples[0][LABELS]
-        self._class_names = shown_names(protocol, data)
+        self._class_names = displayed_class_names(protocol, data)
         self._predicted = np.stack([model_samples[TOP5][:, 0] for model_samples in samples])
         self.right = self._predicted == self._labels
         self.kind = self._labels
 
     def image(self, sample: int) -> Image.Image:
-        return decoded(self._data.images[sample])
+        return decode_source(self._data.images[sample])
 
     def description(self, sample: int) -> dict[str, Any]:
         name = self._class_names[self._labels[sample]]
@@ -98,7 +98,7 @@ class CaptionJudgement(Judgement):
         self.kind = np.digitize(self._n_words, quartiles)
 
     def image(self, sample: int) -> Image.Image:
-        return decoded(self._data.images[self._data.image_of_text[sample]])
+        return decode_source(self._data.images[self._data.image_of_text[sample]])
 
     def description(self, sample: int) -> dict[str, Any]:
         return {"text": self._data.captions[sample], "words": int(self._n_words[sample])}

@@ -49,9 +49,9 @@ class ProbeData(NamedTuple):
     test: ClassData
 
     @property
-    def part(self) -> types.Part | None:
+    def found_samples(self) -> types.FoundSamples | None:
         """How many test images of an incomplete known data set there are."""
-        return self.test.part
+        return self.test.found_samples
 
 
 def _linear_acc1(samples: Derived) -> Proportion:

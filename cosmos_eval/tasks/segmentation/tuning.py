@@ -24,7 +24,7 @@ from pydantic import Field, PositiveInt
 from cosmos_core.utils.files import json_sha256
 from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.data.readers import CONFIG, Text, faults_of, parse, read_yaml
+from cosmos_eval.data.readers import CONFIG, Text, parse, read_yaml, report_faults_at
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.segmentation import Areas, confusion, mean_iou
 from cosmos_eval.tasks import segmentation
@@ -78,7 +78,7 @@ class _Space(pydantic.BaseModel):
 
 def read_space(path: Path) -> dict[str, list[Any]]:
     """Read the values of every factor, as JSON has them. Raises UsageError for unknown factors."""
-    with faults_of(f"{path}: "):
+    with report_faults_at(f"{path}: "):
         space: _Space = parse(_Space, read_yaml(path, "window: [224, 336]"))
     if not space.model_fields_set:
         raise UsageError(f"{path} names no factor: {', '.join(_Space.model_fields)}")
@@ -225,7 +225,7 @@ def settings_file(record: Mapping[str, Any]) -> bytes:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a file of chosen settings. Raises UsageError for another file, and an edited one."""
-    with faults_of(f"{path}: "):
+    with report_faults_at(f"{path}: "):
         record = read_yaml(path, "settings: {window: 224}")
     if "sha256" not in record or "search" not in record:
         raise UsageError(f"{path} is not a settings file of `cosmos-eval tune`")

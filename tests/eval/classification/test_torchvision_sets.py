@@ -23,7 +23,7 @@ from support.excerpts import caltech101_images
 from torchvision import datasets
 
 from cosmos_eval.data import torchvision_sets
-from cosmos_eval.data.class_names import ClassData, class_names, list_names, templates_of
+from cosmos_eval.data.class_names import ClassData, class_names, read_prompt_names, templates_of
 from cosmos_eval.data.classification import open_data
 from cosmos_eval.data.torchvision_sets import READERS
 from cosmos_eval.protocols import protocols_of_dataset
@@ -153,11 +153,11 @@ def test_caltech101_with_background_is_clip_benchmarks(tmp_path, monkeypatch):
     assert found.labels.tolist() == theirs.y
     for image, (their_image, _) in zip(found.images, theirs, strict=True):
         np.testing.assert_array_equal(image.decode(image.read()), np.asarray(their_image))
-    names = list_names("caltech101-with-background")
+    names = read_prompt_names("caltech101-with-background")
     assert names[:6] == (
         *("background", "off-center face", "centered face", "leopard", "motorbike", "accordion"),
     )
-    assert list_names("caltech101") == names[1:]
+    assert read_prompt_names("caltech101") == names[1:]
     with pytest.raises(UsageError, match=r"has 4 classes, not the 102 folders of 101_Object"):
         read(of_any_size("caltech101", "clip-benchmark"), tmp_path)
 
@@ -173,8 +173,8 @@ def test_names_of_caltech101_are_in_the_order_of_its_folders():
     }
     folders = sorted(caltech101_images())
     expected = [other_names.get(name, name.replace("_", " ")) for name in folders]
-    assert list_names("caltech101-with-background") == tuple(expected)
-    assert list_names("caltech101") == tuple(expected[1:])
+    assert read_prompt_names("caltech101-with-background") == tuple(expected)
+    assert read_prompt_names("caltech101") == tuple(expected[1:])
 
 
 def test_the_published_part_of_caltech101(tmp_path):
@@ -233,10 +233,10 @@ def test_every_set_has_both_protocols_and_its_size():
         resolve_templates(protocol.templates or "")
         listed = CLASS_LISTS.get(protocol.class_list or "")
         assert (listed.n_classes if listed else protocol.n_classes) == N_CLASSES[name]
-    assert list_names("imagenet1k") == tuple(open_clip.IMAGENET_CLASSNAMES)
-    assert list_names("imagenet1k").count("missile") == 2
+    assert read_prompt_names("imagenet1k") == tuple(open_clip.IMAGENET_CLASSNAMES)
+    assert read_prompt_names("imagenet1k").count("missile") == 2
     for name, known in CLASS_LISTS.items():
-        assert len(list_names(name)) == known.n_classes
+        assert len(read_prompt_names(name)) == known.n_classes
     for protocol in CLASSIFICATION_BY_PROTOCOL["clip-benchmark"].values():
         assert protocol.torchvision is None or protocol.torchvision in READERS
 

@@ -13,7 +13,7 @@ from clip_benchmark.datasets.builder import build_wds_dataset
 from PIL import Image
 from support.shards import encoded, tar_of
 
-from cosmos_eval.data.class_names import class_names, list_names, templates_of
+from cosmos_eval.data.class_names import class_names, read_prompt_names, templates_of
 from cosmos_eval.data.classification import open_data
 from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.tasks import classification, find_protocol
@@ -122,7 +122,7 @@ def test_imagenetv2s_folders_are_sorted_as_numbers(tmp_path, save_colour):
     data = open_data(protocol, options)
     assert data.classes == tuple(str(number) for number in range(1000))
     assert data.names[2] == "2/a.jpeg"
-    assert class_names(protocol, data) == list_names("imagenet1k")
+    assert class_names(protocol, data) == read_prompt_names("imagenet1k")
     with pytest.raises(UsageError, match="has 1000 of 10000 images of"):
         open_data(protocol, replace(options, limit=None))
     folder = folder.rename(tmp_path / "ImageNetV2-matched-frequency")

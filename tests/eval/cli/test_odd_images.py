@@ -15,7 +15,7 @@ from support.fuzzed_images import measure, prepare_images
 from support.fuzzing import run_command
 
 from cosmos_core.data.pixels import open_image, to_rgb
-from cosmos_eval.data.sources import CroppedImage, ImageArray, ImageFile, PixelFile, decoded
+from cosmos_eval.data.sources import CroppedImage, ImageArray, ImageFile, PixelFile, decode_source
 from cosmos_eval.types import UsageError
 
 # As Pillow reads EPS: Ghostscript draws it.
@@ -66,7 +66,7 @@ def test_thin_boxes_and_arrays_are_refused(tmp_path):
     )
     for source in sources:
         with pytest.raises(UsageError, match=f"{source.name[:6]}.*600x1 pixels"):
-            decoded(source)
+            decode_source(source)
 
 
 def test_ghostscript_is_not_run(data, tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_ghostscript_is_not_run(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", ["BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "WEBP"])
 def test_formats_of_data_sets_are_read_by_any_name(form, tmp_path):
     Image.new("RGB", (8, 6), (255, 255, 255)).save(tmp_path / "image.png", form)
-    assert np.asarray(decoded(ImageFile(tmp_path / "image.png"))).min() > 250
+    assert np.asarray(decode_source(ImageFile(tmp_path / "image.png"))).min() > 250
 
 
 def save_palette(path: Path) -> None:

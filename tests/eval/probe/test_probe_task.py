@@ -189,7 +189,7 @@ def test_a_known_set_is_measured_whole(tmp_path, monkeypatch, colour_encoder):
     (tmp_path / "food-101/images/waffles/7.jpg").unlink()
     partial = replace(options, allow_partial=True)
     data = probe.TASK.open_data(of_any_size("food101-probe"), partial)
-    assert str(data.part) == "2 of 3 images"
+    assert str(data.found_samples) == "2 of 3 images"
     (tmp_path / "food-101/images/apple_pie/2.jpg").unlink()
     with pytest.raises(
         UsageError, match=r"1 of 4 training images are not there, the first: .*apple_pie/2"

@@ -229,7 +229,7 @@ def test_another_number_and_a_missing_image(dataset, files, images, captions, wr
         with pytest.raises(UsageError, match=rf"1 of {n} images missing, first: .*{last.name}"):
             read(small(RETRIEVAL[dataset], n))
         part = read(small(RETRIEVAL[dataset], n), allow_partial=True)
-        assert str(part.part) == f"{n - 1} of {n} images"
+        assert str(part.found_samples) == f"{n - 1} of {n} images"
         assert last.name not in part.names
 
 

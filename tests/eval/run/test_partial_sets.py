@@ -25,8 +25,8 @@ from cosmos_eval.runner.execute import found_part
 from cosmos_eval.tasks import task_for
 from cosmos_eval.types import (
     ClassificationProtocol,
+    FoundSamples,
     LocalisationProtocol,
-    Part,
     Protocol,
     RetrievalProtocol,
     RunOptions,
@@ -113,7 +113,7 @@ def test_a_part_is_accepted_where_that_is_allowed(task, root):
     unit = "items" if task == "select" else "images"
     less = KINDS[task](root, N + 1)
     check(less, allow_partial=True)
-    assert found_part(less, ALLOWED) == Part(N, N + 1, unit)
+    assert found_part(less, ALLOWED) == FoundSamples(N, N + 1, unit)
     assert found_part(less, RunOptions()) is None
     assert found_part(KINDS[task](root, N), ALLOWED) is None
     with pytest.raises(UsageError, match=r"more than the [13] of mine; .*`, or measure the first"):
@@ -128,7 +128,7 @@ def test_samples_whose_files_are_missing_are_left_out_of_a_part(task, root):
         check(protocol)
     check(protocol, allow_partial=True)
     unit = "items" if task == "select" else "images"
-    assert found_part(protocol, ALLOWED) == Part(3, 4, unit)
+    assert found_part(protocol, ALLOWED) == FoundSamples(3, 4, unit)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_label_maps_that_are_missing_are_left_out_as_well(root):
     protocol = KINDS["seg"](root, N)
     with pytest.raises(UsageError, match=r"cannot read label map .*masks/1\.png"):
         check(protocol)
-    assert found_part(protocol, ALLOWED) == Part(3, 4, "images")
+    assert found_part(protocol, ALLOWED) == FoundSamples(3, 4, "images")
     for number in range(N):
         (root / "masks" / f"{number}.png").unlink(missing_ok=True)
     with pytest.raises(UsageError, match=r"cannot read label map .*masks/0\.png"):

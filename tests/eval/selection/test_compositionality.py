@@ -99,9 +99,9 @@ def test_a_part_of_a_set_of_unknown_size_is_one(known_set):
     )
     with pytest.raises(UsageError, match=r"1 of the 3 images of .*svo_probes\.csv are not there"):
         open_data(protocol, RunOptions())
-    part = open_data(protocol, RunOptions(allow_partial=True)).part
+    part = open_data(protocol, RunOptions(allow_partial=True)).found_samples
     assert part is not None
-    assert (part.found, part.known) == (2, 3)
+    assert (part.n_found, part.n_expected) == (2, 3)
 
 
 def foil(image: str, caption: str, wrong: str, votes: int) -> dict[str, Any]:
