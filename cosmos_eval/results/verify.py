@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
-from cosmos_eval.results.filenames import file_stem, samples_name, set_aside
+from cosmos_eval.results.filenames import file_stem, samples_name, renamed_result_path
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import (
@@ -142,7 +142,7 @@ def _signs_of_swap(path: Path, row: ResultRow, archive: bytes | FileError) -> It
 
     Raises UsageError if the samples are missing.
     """
-    if path.stem not in (file_stem(row), set_aside(path, row).stem):
+    if path.stem not in (file_stem(row), renamed_result_path(path, row).stem):
         yield f"swapped file: it holds the result that is called {file_stem(row)}.json"
     recorded_hash = row.provenance["samples_sha256"]
     if row.samples != samples_name(row, recorded_hash):

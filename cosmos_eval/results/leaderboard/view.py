@@ -1,9 +1,9 @@
-"""The tables of a leaderboard as a view shows them: one per task.
+"""The tables of a leaderboard, one per task, with what a `View` asks for.
 
-Every column is a ranking of one data set, protocol and metric.
+Every column ranks models by one metric on one data set under one protocol.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 from statistics import fmean
@@ -36,30 +36,36 @@ _TITLES = {
 
 
 class _TableColumn(NamedTuple):
-    """A column of a table: a column of the board of one protocol."""
+    """A column of numbers in the table of a task: a column of a board, and the board's protocol."""
 
     protocol: str
     column: Column
 
 
 class _RowName(NamedTuple):
-    """The model of a row, and the source of its numbers."""
+    """What identifies a row of a table: the model, and the source of its numbers."""
 
     # The label of the model.
     model: str
     # `measured`, or how the numbers were published.
     source: str
-    # The address of published numbers; empty for measured ones.
+    # The address of the page with published numbers; empty for measured numbers.
     url: str
 
 
 def select(entries: Sequence[Entry], view: View) -> list[Entry]:
     """Return the entries that match the view's patterns, with only the metrics that match.
 
-    Raises UsageError for a pattern that matches nothing, and if no entry matches all patterns.
+    A pattern such as "coco*" matches names as file names are matched in a shell. Raises UsageError
+    for a pattern that matches nothing, and if no entry matches all patterns.
     """
-    _require_known_patterns(entries, view)
-    selected = [
+    models = [name for entry in entries for name in _model_names(entry)]
+    datasets = [name for entry in entries for name in _dataset_names(entry)]
+    protocols = [entry.protocol for entry in entries]
+    require_known("model", view.models, models)
+    require_known("data set", view.datasets, datasets)
+    require_known("protocol", view.protocols, protocols)
+    selected_entries = [
         entry
         for entry in entries
         if _matches(_model_names(entry), view.models)
@@ -67,34 +73,25 @@ def select(entries: Sequence[Entry], view: View) -> list[Entry]:
         and _matches([entry.protocol], view.protocols)
     ]
     if view.metrics:
-        metrics = [name for entry in selected for name in entry.metrics]
+        metrics = [name for entry in selected_entries for name in entry.metrics]
         require_known("metric", view.metrics, metrics)
-        entries_with_metrics = [_with_metrics(entry, view.metrics) for entry in selected]
-        selected = [entry for entry in entries_with_metrics if entry.metrics]
-    if entries and not selected:
+        reduced_entries = [_select_metrics(entry, view.metrics) for entry in selected_entries]
+        selected_entries = [entry for entry in reduced_entries if entry.metrics]
+    if entries and not selected_entries:
         raise UsageError("no result has these models, data sets, protocols and metrics together")
-    return selected
-
-
-def _require_known_patterns(entries: Sequence[Entry], view: View) -> None:
-    """Raise UsageError for a pattern of models, data sets or protocols that matches nothing."""
-    models = [name for entry in entries for name in _model_names(entry)]
-    datasets = [name for entry in entries for name in _dataset_names(entry)]
-    protocols = [entry.protocol for entry in entries]
-    require_known("model", view.models, models)
-    require_known("data set", view.datasets, datasets)
-    require_known("protocol", view.protocols, protocols)
+    return selected_entries
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Return whether any name matches any pattern. Without patterns every name matches."""
+    """Return whether any name matches any pattern. If there are no patterns, every name matches."""
     return not patterns or pattern_index(names, patterns) >= 0
 
 
 def _model_names(entry: Entry) -> list[str]:
-    """Return the names by which a user may mean the model of an entry.
+    """Return the names by which a user can select the model of an entry.
 
-    These are the label of its row, and the same label without the kind of attention map.
+    These are the label of the entry's row, and the label of the model in comparisons, which never
+    has the kind of attention map.
     """
     if entry.stored is None:
         return [entry.model]
@@ -102,14 +99,17 @@ def _model_names(entry: Entry) -> list[str]:
 
 
 def _dataset_names(entry: Entry) -> list[str]:
-    """Return the label of a data set's column, and the name of the data set."""
+    """Return the names by which a user can select the data set of an entry.
+
+    These are the label of its column, such as "coco (revision 1a2b3c4d)", and its name, "coco".
+    """
     return [entry.dataset, entry.dataset_name]
 
 
-def _with_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
+def _select_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
     """Return an entry with only the metrics that match a pattern, in the order of the patterns.
 
-    A metric without a title has its name as the title: `mean_rank` -> `mean rank`.
+    A metric that is not a headline metric gets its name as a title: "mean_rank" -> "mean rank".
     """
     metrics: dict[str, float] = {}
     for pattern in patterns:
@@ -122,21 +122,27 @@ def _with_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
 
 
 def tables_of(boards: Sequence[Board], view: View) -> list[Table]:
-    """Return the tables of boards: one per task, or one of all tasks if the view is transposed.
+    """Return one table per task, made from boards, which are tables of single protocols.
 
-    Results of other settings, such as a part of the samples or a student, have tables of their own.
-    Raises UsageError if the view sorts by a metric that the tables do not have.
+    A transposed view has one table of all tasks. Results with other settings than the protocol's,
+    such as a limited number of samples or a student, have separate tables. Raises UsageError if the
+    view sorts rows by a metric that no table has.
     """
-    _require_order(boards, view)
+    metrics = {column.metric for board in boards for column in board.columns}
+    if view.sort and view.sort not in (BY_NAME, BY_RANK, *metrics):
+        metric_names = ", ".join(sorted(metrics)) or "there is none"
+        raise UsageError(
+            f"--sort {view.sort}: give {BY_NAME}, {BY_RANK} or a metric of the tables: "
+            f"{metric_names}"
+        )
+
     tables = []
-    for aside in (False, True):
-        table_boards = [board for board in boards if board.aside == aside]
-        columns = [
-            _TableColumn(board.protocol, column)
-            for board in table_boards
-            for column in board.columns
-        ]
-        columns.sort(key=lambda column: _column_position(column, view))
+    for has_other_settings in (False, True):
+        table_boards = [board for board in boards if board.has_other_settings == has_other_settings]
+        columns = []
+        for board in table_boards:
+            columns += [_TableColumn(board.protocol, column) for column in board.columns]
+        columns.sort(key=lambda column: _column_sort_key(column, view))
         if view.transpose:
             if columns:
                 tables.append(transposed(_TaskTable(table_boards, columns, view).table()))
@@ -146,21 +152,12 @@ def tables_of(boards: Sequence[Board], view: View) -> list[Table]:
     return tables
 
 
-def _require_order(boards: Sequence[Board], view: View) -> None:
-    """Raise UsageError unless rows are sorted by name, by rank or by a metric of the tables."""
-    shown_metrics = {column.metric for board in boards for column in board.columns}
-    if view.sort and view.sort not in (BY_NAME, BY_RANK, *shown_metrics):
-        metrics = ", ".join(sorted(shown_metrics)) or "there is none"
-        raise UsageError(
-            f"--sort {view.sort}: give {BY_NAME}, {BY_RANK} or a metric of the tables: {metrics}"
-        )
+def _column_sort_key(table_column: _TableColumn, view: View) -> tuple[Any, ...]:
+    """Return the sort key by which columns are in order of task, data set, protocol and metric.
 
-
-def _column_position(table_column: _TableColumn, view: View) -> tuple[Any, ...]:
-    """Return the sort key of a column: by task, data set, protocol and metric.
-
-    Data sets, protocols and metrics are in the order of the view's patterns. If several match the
-    same pattern, they are in alphabetical order.
+    Data sets are in the order of the patterns of the view, so `--datasets flickr30k,coco` shows
+    flickr30k first. Data sets that match the same pattern are in alphabetical order. The same
+    applies to protocols and metrics.
     """
     protocol, column = table_column
     return (
@@ -179,7 +176,10 @@ class _TaskTable:
 
     Attributes:
         columns: The columns of numbers, from left to right.
+        view: The order of the rows, and the marks that are shown.
+        protocols: The names of the protocols of the columns.
         boards: The boards that the columns belong to.
+        has_other_settings: Whether the results have other settings than their protocol's.
         numbers: The numbers of the table as text, by row and column.
         entries: The entry behind each number, by row and column.
     """
@@ -187,17 +187,19 @@ class _TaskTable:
     def __init__(
         self, boards: Sequence[Board], columns: Sequence[_TableColumn], view: View
     ) -> None:
-        self.columns, self.view = columns, view
+        """Collect the numbers of the columns from the boards."""
+        self.columns = columns
+        self.view = view
         self.protocols = list(dict.fromkeys(column.protocol for column in columns))
         self.boards = [board for board in boards if board.protocol in self.protocols]
-        self.is_aside = boards[0].aside
+        self.has_other_settings = boards[0].has_other_settings
         self.numbers: dict[_RowName, dict[_TableColumn, Number]] = {}
         self.entries: dict[_RowName, dict[_TableColumn, Entry]] = {}
         for board in self.boards:
-            self._add_board(board)
+            self._add_numbers(board)
 
-    def _add_board(self, board: Board) -> None:
-        """Add the numbers of a board that are in the columns of the table."""
+    def _add_numbers(self, board: Board) -> None:
+        """Add the numbers of a board to `numbers` and `entries`, if the table has their columns."""
         for row, name in zip(board.rows, _row_names(board), strict=True):
             for column, number, entry in zip(board.columns, row.cells, row.entries, strict=True):
                 table_column = _TableColumn(board.protocol, column)
@@ -206,101 +208,102 @@ class _TaskTable:
                     self.entries.setdefault(name, {})[table_column] = entry
 
     def table(self) -> Table:
-        """Return the table, with its rows in the order of the view."""
+        """Return the table, with its rows in the order of the view.
+
+        There is a column for the source of numbers if not all numbers were measured here. The name
+        of the data set stands above the metrics.
+        """
         has_source = any(name.source != "measured" for name in self.numbers)
-        text_heads = [Head("model"), Head("source")] if has_source else [Head("model")]
+        text_heads = [Head("model")]
+        if has_source:
+            text_heads.append(Head("source"))
+        number_heads = []
+        for protocol, column in self.columns:
+            dataset = column.dataset
+            if len(self.protocols) > 1:
+                dataset = f"{dataset} ({protocol})"
+            number_heads.append(Head(column.title, dataset))
         rows = []
         for name in self._sorted_names():
             cells = [Cell(name.model)]
             if has_source:
                 cells.append(Cell(name.source, url=name.url))
             for column in self.columns:
-                cells.append(_cell(self.numbers[name].get(column), self.view))
+                cells.append(_number_cell(self.numbers[name].get(column), self.view))
             rows.append(tuple(cells))
+
+        label_words = self._task_names()
+        if self.has_other_settings:
+            label_words.append("other-settings")
         return Table(
             title=self._title(),
-            heads=(*text_heads, *self._number_heads()),
+            heads=(*text_heads, *number_heads),
             rows=tuple(rows),
             n_text_columns=len(text_heads),
             notes=tuple(dict.fromkeys(self._notes())),
-            label=self._label(),
+            label="-".join(label_words),
         )
 
-    def _number_heads(self) -> Iterator[Head]:
-        """Yield the heads of the columns of numbers: metrics, below the names of data sets.
-
-        If the table has several protocols, the protocol follows the data set in brackets.
-        """
-        for protocol, column in self.columns:
-            group = column.dataset
-            if len(self.protocols) > 1:
-                group = f"{column.dataset} ({protocol})"
-            yield Head(column.title, group)
-
-    def _tasks(self) -> list[str]:
-        """Return the names of the columns' tasks, `other` for tasks that are not installed."""
+    def _task_names(self) -> list[str]:
+        """Return the names of the tasks of the columns, and "other" for tasks not installed."""
         names = [*known_tasks(), "other"]
-        tasks = dict.fromkeys(column.task for _, column in self.columns)
-        return [names[task] for task in tasks]
+        task_positions = dict.fromkeys(column.task for _, column in self.columns)
+        return [names[position] for position in task_positions]
 
     def _title(self) -> str:
-        """Return the title: the tasks, and the protocol if there is a single one."""
-        title = ", ".join(_TITLES.get(task, task) for task in self._tasks())
+        """Return the title of the table, such as "Classification (%), protocol clip".
+
+        It names the protocol only if all columns have the same one.
+        """
+        title = ", ".join(_TITLES.get(task, task) for task in self._task_names())
         title = f"{title[:1].upper()}{title[1:]} (%)"
-        if self.is_aside:
+        if self.has_other_settings:
             title += ", other settings"
         if len(self.protocols) == 1:
             title += f", protocol {self.protocols[0]}"
         return title
 
-    def _label(self) -> str:
-        """Return the name of the table in LaTeX."""
-        words = self._tasks()
-        if self.is_aside:
-            words.append("other-settings")
-        return "-".join(words)
-
     def _notes(self) -> Iterator[str]:
-        """Yield the notes that the numbers of the table need."""
+        """Yield the notes that readers of the numbers in the table need."""
         numbers = [number for row in self.numbers.values() for number in row.values()]
         needless_notes = _needless_meanings(numbers, self.view)
         for board in self.boards:
             for note in board.notes:
                 if note not in needless_notes:
                     yield note
-        yield from _layout_notes(numbers, self.view)
+        if self.view.second and any(number.second for number in numbers):
+            yield "Underlined: the second best."
+        if self.view.intervals and any(number.ends for number in numbers):
+            yield "±, or + and -: how far the 95% interval reaches above and below the number."
         for board in self.boards:
             yield from _map_notes(board)
 
     def _sorted_names(self) -> list[_RowName]:
         """Return the names of the rows in the order of the view.
 
-        By default rows follow the order of the view's patterns for models, then their names. If
-        rows are sorted by rank or by a metric, the best row comes first. Its place is the mean,
-        over the columns, of the share of rows that are better. Rows without a number in any of
-        these columns come last.
+        By default, rows follow the order of the view's patterns of models, and then their names. If
+        they are sorted by rank, the row that is best on average over all columns comes first, see
+        `_mean_better_share`. If they are sorted by a metric, only the columns of this metric count.
         """
         sort = self.view.sort
-        columns = [
-            table_column
-            for table_column in self.columns
-            if sort in (BY_RANK, table_column.column.metric)
-        ]
-        losses_by_column = [self._losses(column) for column in columns]
-
-        def position(name: _RowName) -> tuple[float, int, _RowName]:
-            better_shares = []
-            for losses in losses_by_column:
-                if name in losses:
-                    n_better = sum(loss < losses[name] for loss in losses.values())
-                    better_shares.append(n_better / len(losses))
-            pattern = -1 if sort == BY_NAME else pattern_index([name.model], self.view.models)
-            return fmean(better_shares) if better_shares else 1.0, pattern, name
-
-        return sorted(self.entries, key=position)
+        losses_by_column = []
+        for table_column in self.columns:
+            if sort in (BY_RANK, table_column.column.metric):
+                losses_by_column.append(self._losses(table_column))
+        sort_keys = {}
+        for name in self.entries:
+            pattern_position = -1
+            if sort != BY_NAME:
+                pattern_position = pattern_index([name.model], self.view.models)
+            better_share = _mean_better_share(name, losses_by_column)
+            sort_keys[name] = (better_share, pattern_position, name)
+        return sorted(sort_keys, key=lambda name: sort_keys[name])
 
     def _losses(self, table_column: _TableColumn) -> dict[_RowName, float]:
-        """Return the numbers of a column by row, with a sign by which lower is always better."""
+        """Return the numbers of a column by row, negated if higher is better.
+
+        Lower is then always better.
+        """
         metric = table_column.column.metric
         losses = {}
         for name, row_entries in self.entries.items():
@@ -311,10 +314,28 @@ class _TaskTable:
         return losses
 
 
-def _row_names(board: Board) -> list[_RowName]:
-    """Return the name of each row of a board.
+def _mean_better_share(
+    name: _RowName, losses_by_column: Sequence[Mapping[_RowName, float]]
+) -> float:
+    """Return the share of rows that are better than a row, as the mean over columns.
 
-    The name has the kind of attention map only if the board has several kinds for its model.
+    `losses_by_column` has the numbers of each column by row, of which lower ones are better. A row
+    that is best of 4 rows in one column and second of 4 in another one has (0 + 1/4) / 2. A row
+    without a number in any column has 1, so that it is sorted to the end.
+    """
+    better_shares = []
+    for losses in losses_by_column:
+        if name in losses:
+            n_better = sum(loss < losses[name] for loss in losses.values())
+            better_shares.append(n_better / len(losses))
+    return fmean(better_shares) if better_shares else 1.0
+
+
+def _row_names(board: Board) -> list[_RowName]:
+    """Return the name of each row of a board, in the order of the rows.
+
+    The label of a model has its kind of attention map only if the board has several kinds for the
+    model, and so several rows.
     """
     models = []
     for row in board.rows:
@@ -328,7 +349,7 @@ def _row_names(board: Board) -> list[_RowName]:
 
 
 def _first_result(row: Row) -> Stored | None:
-    """Return the first measured result of a row, or None for published numbers."""
+    """Return the first result of a row that was measured here, or None for published numbers."""
     for entry in row.entries:
         if entry is not None and entry.stored is not None:
             return entry.stored
@@ -336,7 +357,10 @@ def _first_result(row: Row) -> Stored | None:
 
 
 def _map_notes(board: Board) -> Iterator[str]:
-    """Yield a note on the kinds of attention maps that are left out of the names of rows."""
+    """Yield one note on the kinds of attention maps that the names of rows leave out, if any do.
+
+    Example: "Maps by objects: clip: rollout; siglip: gradient."
+    """
     map_kinds = []
     for row, name in zip(board.rows, _row_names(board), strict=True):
         result = _first_result(row)
@@ -346,16 +370,8 @@ def _map_notes(board: Board) -> Iterator[str]:
         yield f"Maps by {board.protocol}: {'; '.join(map_kinds)}."
 
 
-def _layout_notes(numbers: Sequence[Number], view: View) -> Iterator[str]:
-    """Yield the meaning of underlined numbers, and of the signs before intervals."""
-    if view.second and any(number.second for number in numbers):
-        yield "Underlined: the second best."
-    if view.intervals and any(number.ends for number in numbers):
-        yield "±, or + and -: how far the 95% interval reaches above and below the number."
-
-
 def _needless_meanings(numbers: Sequence[Number], view: View) -> set[str]:
-    """Return the texts of MEANINGS that explain a mark or word that no number of a table has."""
+    """Return the notes of MEANINGS that explain a mark which no number of a table shows."""
     marks = {number.mark for number in numbers}
     is_needed = {
         "best": any(number.best for number in numbers),
@@ -368,8 +384,11 @@ def _needless_meanings(numbers: Sequence[Number], view: View) -> set[str]:
     return {MEANINGS[name] for name in is_needed if not is_needed[name]}
 
 
-def _cell(number: Number | None, view: View) -> Cell:
-    """Return the cell of a number with the marks that a view shows, empty without a number."""
+def _number_cell(number: Number | None, view: View) -> Cell:
+    """Return the cell of a number with the marks that the view asks for.
+
+    The cell is empty if `number` is None.
+    """
     if number is None:
         return Cell()
     details = []
