@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from cosmos_core.utils import files
 from cosmos_eval.data.readers import FileError, MissingFileError, read_bytes
-from cosmos_eval.results.filenames import file_stem, samples_name, renamed_result_path
+from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
 from cosmos_eval.results.identity import model_label
 from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, validate
