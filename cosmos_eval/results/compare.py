@@ -35,7 +35,7 @@ _ROUNDING = 1e-9  # sums in another order differ in their last bits
 
 
 class Measurement(NamedTuple):
-    """What comparisons need of a result, or of an entry of a baseline."""
+    """The contents of a result, or of an entry of a baseline, that comparisons need."""
 
     # The fields that decide which number is measured, from `setting`.
     setting: Mapping[str, Any]

@@ -208,11 +208,7 @@ def of_records(
 
     rows, sections = [], []
     for record in records:
-        cells = []
-        for key in columns:
-            value = record[key]
-            cells.append(Cell("" if value is None else str(value)))
-        rows.append(tuple(cells))
+        rows.append(tuple(_value_cell(record[key]) for key in columns))
         if section:
             section_names = [str(record[key]) for key in section if record[key]]
             sections.append(", ".join(section_names))
@@ -223,6 +219,11 @@ def of_records(
         n_text_columns=sum(key in name_keys for key in columns),
         sections=tuple(sections),
     )
+
+
+def _value_cell(value: Any) -> Cell:
+    """Return a cell with a value as text; the cell is empty for None."""
+    return Cell("" if value is None else str(value))
 
 
 def sorted_by(table: Table, column: str) -> Table:

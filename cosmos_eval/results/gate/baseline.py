@@ -335,10 +335,7 @@ def replace_baseline(
     training on one data set, and if the file cannot be written or holds something else.
     """
     results, notes = without_former(results)
-    faults = [*problems, *faults_of(results, strict=strict)]
-    if faults or not results:
-        fault_texts = "; ".join(str(fault) for fault in faults)
-        raise UsageError(f"no baseline of such results: {fault_texts}")
+    _require_usable(results, [*problems, *faults_of(results, strict=strict)])
     if path.suffix != ".json":
         raise UsageError(f"cannot write {path}: the name of a baseline ends with .json")
     repeated_keys = readers.first_repeated(result_key(result.row) for result in results)
@@ -366,6 +363,13 @@ def replace_baseline(
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     return _change_records(former_keys, {entry.key for entry in entries}), notes
+
+
+def _require_usable(results: Sequence[Verified], problems: Sequence[Problem]) -> None:
+    """Raise UsageError if there are problems, or if there are no results."""
+    if problems or not results:
+        problem_texts = "; ".join(str(problem) for problem in problems)
+        raise UsageError(f"no baseline of such results: {problem_texts}")
 
 
 def _change_records(former_keys: set[Key], new_keys: set[Key]) -> list[dict[str, str]]:

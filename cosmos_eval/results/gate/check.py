@@ -91,6 +91,19 @@ class Case(NamedTuple):
         settings += [setting(result.row) for result in self.results]
         return settings
 
+    @property
+    def baseline_metrics(self) -> set[str]:
+        """The names of the metrics that any result of the baseline has."""
+        return {name for entry in self.entries for name in entry.metrics}
+
+    @property
+    def result_metrics(self) -> set[str]:
+        """The names of the metrics that all new results have."""
+        names = set(self.results[0].row.metrics)
+        for result in self.results[1:]:
+            names &= set(result.row.metrics)
+        return names
+
     def require_same_settings(self) -> None:
         """Raise ValueError if any two results were measured with different settings."""
         try:
@@ -237,14 +250,10 @@ def examine(
         except (ValueError, UsageError) as error:
             all_problems.append(Problem(str(case.key), str(error)))
         # Metrics of the baseline that a result lacks are problems, and new metrics are only noted.
-        baseline_metrics = {name for entry in case.entries for name in entry.metrics}
-        result_metrics = set(case.results[0].row.metrics)
-        for result in case.results[1:]:
-            result_metrics &= set(result.row.metrics)
-        for name in sorted(baseline_metrics - result_metrics):
+        for name in sorted(case.baseline_metrics - case.result_metrics):
             message = f"the result lacks {name}, which the baseline has"
             all_problems.append(Problem(str(case.key), message))
-        new_metrics = sorted(result_metrics - baseline_metrics)
+        new_metrics = sorted(case.result_metrics - case.baseline_metrics)
         if new_metrics:
             notes.append(f"{case.key}: not in the baseline: {', '.join(new_metrics)}")
 

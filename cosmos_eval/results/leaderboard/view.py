@@ -43,7 +43,7 @@ class _TableColumn(NamedTuple):
 
 
 class _RowName(NamedTuple):
-    """What identifies a row of a table: the model, and the source of its numbers."""
+    """The model of a row, and the source of the numbers in the row."""
 
     # The label of the model.
     model: str
@@ -59,19 +59,18 @@ def select(entries: Sequence[Entry], view: View) -> list[Entry]:
     A pattern such as "coco*" matches names as file names are matched in a shell. Raises UsageError
     for a pattern that matches nothing, and if no entry matches all patterns.
     """
-    models = [name for entry in entries for name in _model_names(entry)]
-    datasets = [name for entry in entries for name in _dataset_names(entry)]
-    protocols = [entry.protocol for entry in entries]
+    models: list[str] = []
+    datasets: list[str] = []
+    protocols: list[str] = []
+    for entry in entries:
+        models += _model_names(entry)
+        datasets += _dataset_names(entry)
+        protocols.append(entry.protocol)
     require_known("model", view.models, models)
     require_known("data set", view.datasets, datasets)
     require_known("protocol", view.protocols, protocols)
-    selected_entries = [
-        entry
-        for entry in entries
-        if _matches(_model_names(entry), view.models)
-        and _matches(_dataset_names(entry), view.datasets)
-        and _matches([entry.protocol], view.protocols)
-    ]
+
+    selected_entries = [entry for entry in entries if _is_selected(entry, view)]
     if view.metrics:
         metrics = [name for entry in selected_entries for name in entry.metrics]
         require_known("metric", view.metrics, metrics)
@@ -80,6 +79,15 @@ def select(entries: Sequence[Entry], view: View) -> list[Entry]:
     if entries and not selected_entries:
         raise UsageError("no result has these models, data sets, protocols and metrics together")
     return selected_entries
+
+
+def _is_selected(entry: Entry, view: View) -> bool:
+    """Return whether the model, the data set and the protocol of an entry match the view."""
+    return (
+        _matches(_model_names(entry), view.models)
+        and _matches(_dataset_names(entry), view.datasets)
+        and _matches([entry.protocol], view.protocols)
+    )
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -128,14 +136,7 @@ def tables_of(boards: Sequence[Board], view: View) -> list[Table]:
     such as a limited number of samples or a student, have separate tables. Raises UsageError if the
     view sorts rows by a metric that no table has.
     """
-    metrics = {column.metric for board in boards for column in board.columns}
-    if view.sort and view.sort not in (BY_NAME, BY_RANK, *metrics):
-        metric_names = ", ".join(sorted(metrics)) or "there is none"
-        raise UsageError(
-            f"--sort {view.sort}: give {BY_NAME}, {BY_RANK} or a metric of the tables: "
-            f"{metric_names}"
-        )
-
+    _require_valid_order(boards, view)
     tables = []
     for has_other_settings in (False, True):
         table_boards = [board for board in boards if board.has_other_settings == has_other_settings]
@@ -150,6 +151,17 @@ def tables_of(boards: Sequence[Board], view: View) -> list[Table]:
         for _, task_columns in groupby(columns, key=lambda column: column.column.task):
             tables.append(_TaskTable(table_boards, list(task_columns), view).table())
     return tables
+
+
+def _require_valid_order(boards: Sequence[Board], view: View) -> None:
+    """Raise UsageError unless rows are sorted by name, by rank or by a metric of the boards."""
+    metrics = {column.metric for board in boards for column in board.columns}
+    if view.sort and view.sort not in (BY_NAME, BY_RANK, *metrics):
+        metric_names = ", ".join(sorted(metrics)) or "there is none"
+        raise UsageError(
+            f"--sort {view.sort}: give {BY_NAME}, {BY_RANK} or a metric of the tables: "
+            f"{metric_names}"
+        )
 
 
 def _column_sort_key(table_column: _TableColumn, view: View) -> tuple[Any, ...]:
@@ -265,7 +277,9 @@ class _TaskTable:
 
     def _notes(self) -> Iterator[str]:
         """Yield the notes that readers of the numbers in the table need."""
-        numbers = [number for row in self.numbers.values() for number in row.values()]
+        numbers: list[Number] = []
+        for row_numbers in self.numbers.values():
+            numbers += row_numbers.values()
         needless_notes = _needless_meanings(numbers, self.view)
         for board in self.boards:
             for note in board.notes:
