@@ -32,13 +32,15 @@ Level = Annotated[float, Field(gt=0, lt=1)]
 
 
 def metrics_type(most: float | None = None) -> Any:
-    """Return the type of a record's metrics by name, in which the task decides on valid values.
+    """Return the type of a field that holds metrics by name, for records that pydantic checks.
 
-    The task is a field of the record before the metrics, or a field of its `setting`. `most` bounds
-    the values of all metrics.
+    The task of the record decides which values a metric can have. The task must be a field of the
+    record before the metrics, or a field of its `setting`. `most` is the greatest absolute value of
+    all metrics; None for no limit.
     """
 
     def check(metrics: dict[str, float], info: pydantic.ValidationInfo) -> dict[str, float]:
+        """Return the metrics. Raise an error if a value is impossible for its metric."""
         task = info.data.get("task") or info.data.get("setting", {}).get("task")
         for name, value in metrics.items():
             fault = metric_of(str(task), name).fault(value)
@@ -56,17 +58,23 @@ def metrics_type(most: float | None = None) -> Any:
 
 
 def out_of_place(name: str, message: str) -> PydanticCustomError:
-    """Return the error of a field, for a validator of the whole record to raise."""
+    """Return the error that a validator of a whole record raises for its field `name`.
+
+    `message` says what is wrong with the field.
+    """
     return PydanticCustomError("refused", "{message}", {"message": message, "name": name})
 
 
 def as_type(kind: Any) -> pydantic.GetPydanticSchema:
-    """Return an annotation that has pydantic validate a value as `kind`."""
+    """Return an annotation by which pydantic validates a field as the type `kind`.
+
+    The field then may have another type for type checkers, such as Mapping in place of dict.
+    """
     return pydantic.GetPydanticSchema(lambda _, handler: handler(kind))
 
 
 def _doc(description: str, **limits: Any) -> Any:
-    """Return the description of a field, with limits of its value."""
+    """Return the description of a field for the schema, with limits of its value such as `ge=1`."""
     return Field(description=description, **limits)
 
 
@@ -135,8 +143,11 @@ class ModelRecord(TypedDict):
     training: NotRequired[TrainingRecord]
 
 
-def _with_weights(model: ModelRecord) -> ModelRecord:
-    """Return a model. Raises an error if it has no hash of its weights, unless these are random."""
+def _require_weights_hash(model: ModelRecord) -> ModelRecord:
+    """Return the record of a model unchanged, as a validator of pydantic has to.
+
+    Raises an error if the record has no hash of the weights though they are not random.
+    """
     if model["weights_sha256"] is None and not model["random"]:
         raise out_of_place("weights_sha256", "only random weights have no hash")
     return model
@@ -249,7 +260,7 @@ class Provenance(TypedDict):
     record_sha256: NotRequired[Annotated[Sha256, OWN_HASH]]
 
 
-_MODEL = as_type(Annotated[ModelRecord, AfterValidator(_with_weights)])
+_MODEL = as_type(Annotated[ModelRecord, AfterValidator(_require_weights_hash)])
 _CLASSES = as_type(dict[str, dict[str, int | float | None]])
 _PAIRS = as_type(list[ConfusionPair])
 _PER_CLASS = _doc("Figures by class name; null if a class has no sample.")
@@ -285,14 +296,17 @@ Content = TypeVar("Content")
 
 @cache
 def adapter(kind: Any) -> TypeAdapter[Any]:
-    """Return the reader of JSON of one kind, which checks it; building it takes milliseconds."""
+    """Return the object by which pydantic reads and checks JSON of a type.
+
+    It is cached, since building it takes milliseconds.
+    """
     return TypeAdapter(kind)
 
 
 def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> Content:
-    """Return JSON text as an object of a kind.
+    """Read JSON as an object of the type `kind`, and check it.
 
-    Raises UsageError with the first wrong field; `where` is the file, for the message.
+    Raises UsageError with the first wrong field. `where` is the file, for the message.
     """
     try:
         record: Content = adapter(kind).validate_json(content)
@@ -302,7 +316,10 @@ def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> 
 
 
 def _first_fault(error: pydantic.ValidationError) -> str:
-    """Return the first wrong field, its fault, and its value if that says more."""
+    """Return the first wrong field and what is wrong with it, such as "$.n_samples: ..., not 0".
+
+    The value is added if the message does not make it clear.
+    """
     details = error.errors(include_url=False)[0]
     context, value = details.get("ctx", {}), details["input"]
     path = ["$", *(str(key) for key in details["loc"] if key not in ("int", "float"))]
@@ -317,14 +334,15 @@ def _first_fault(error: pydantic.ValidationError) -> str:
 
 
 class _Schema(GenerateJsonSchema):
-    """Makes schemas without titles of fields, which would repeat their names."""
+    """A generator of JSON Schemas without titles of fields, which would repeat their names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
+        """Return that no field has a title."""
         return False
 
 
 def json_schema(kind: Callable[..., Any]) -> str:
-    """Return the text of the JSON Schema of a kind of file."""
+    """Return the JSON Schema of the type `kind`, as the text of a file."""
     schema = adapter(kind).json_schema(schema_generator=_Schema)
     document = {"$schema": GenerateJsonSchema.schema_dialect, **schema}
     return json.dumps(document, indent=2) + "\n"
