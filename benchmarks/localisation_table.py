@@ -30,7 +30,7 @@ from cosmos_eval.results.groups import moments
 from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
-from cosmos_eval.results.text import bounds, percent, shown_text
+from cosmos_eval.results.text import interval_text, metric_text, percent
 from cosmos_eval.tasks import metric_of, task_for
 from cosmos_eval.types import MAPS, RunOptions
 
@@ -95,7 +95,7 @@ def cell(found: pd.DataFrame, key: tuple[str, ...]) -> str:
     record = found.loc[key]
     interval = {name: float(record[name]) for name in ("low", "high")}
     metric = metric_of(record["task"], key[-1])
-    return f"{shown_text(metric, float(record['value']))} {bounds(metric, interval)}"
+    return f"{metric_text(metric, float(record['value']))} {interval_text(metric, interval)}"
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int = 1) -> str:
@@ -161,7 +161,7 @@ def _of_trainings(dataset: str, found: Mapping[str, Mapping[int, Stored]]) -> It
 def measured(name: str, task: str, metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> str:
     """A metric with its interval."""
     metric = metric_of(task, name)
-    return f"{shown_text(metric, metrics[name])} {bounds(metric, intervals[name])}"
+    return f"{metric_text(metric, metrics[name])} {interval_text(metric, intervals[name])}"
 
 
 def train(count: int) -> Iterator[str]:

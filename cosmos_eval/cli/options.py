@@ -8,7 +8,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand
 
 from cosmos_eval import types
-from cosmos_eval.results.table import View, patterns
+from cosmos_eval.results.table import View, split_patterns
 
 MODELS, DATA, COMPUTATION = "Models", "Data", "Computation"
 CONTENT, LAYOUT = "Content of tables", "Layout of tables"
@@ -94,7 +94,7 @@ def table_view(
 ) -> View:
     """Return the view of a table by the options that tables share."""
     return View(
-        metrics=patterns(metrics),
+        metrics=split_patterns(metrics),
         decimals=decimals,
         intervals=intervals is not False,
         sort=sort,

@@ -34,7 +34,7 @@ from cosmos_eval.cli.output import (
     write_text,
 )
 from cosmos_eval.results import RESULTS
-from cosmos_eval.results.table import View, of_metrics, patterns
+from cosmos_eval.results.table import View, select_metrics, split_patterns
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
@@ -123,10 +123,10 @@ def leaderboard(
 
     results = _read_results(directory)
     view = View(
-        models=patterns(models),
-        datasets=patterns(datasets),
-        protocols=patterns(protocols),
-        metrics=patterns(metrics),
+        models=split_patterns(models),
+        datasets=split_patterns(datasets),
+        protocols=split_patterns(protocols),
+        metrics=split_patterns(metrics),
         decimals=decimals,
         intervals=format != "tex" if intervals is None else intervals,
         ranks=ranks,
@@ -221,7 +221,7 @@ def reproduce(
         results = _read_results(directory or RESULTS)
     view = table_view(metrics, decimals, intervals, sort)
     all_numbers = reproduction.reproductions(entries_of(results))
-    numbers = list(of_metrics(all_numbers, view.metrics, lambda number: number.column.metric))
+    numbers = list(select_metrics(all_numbers, view.metrics, lambda number: number.column.metric))
     if format == "table":
         print_tables(partial(reproduction.to_texts, numbers, view=view))
     elif format == "md":
@@ -322,7 +322,7 @@ def compare(
     else:
         comparison = _compare_models(a, results_a, b or a, results_b, model)
     view = table_view(metrics, decimals, intervals, sort)
-    tests = of_metrics(comparison.tests, view.metrics, lambda test: test.metric)
+    tests = select_metrics(comparison.tests, view.metrics, lambda test: test.metric)
     comparison = comparison._replace(tests=tests)
     planned = groups.plan(comparison, difference, power) if plan else None
     notes = _notes_of_comparison(results_a, results_b, comparison)

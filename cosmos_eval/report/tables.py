@@ -11,7 +11,13 @@ from cosmos_eval.results.identity import is_partial
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.board import Board
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
-from cosmos_eval.results.text import bounds, difference, p_value_text, percent, shown
+from cosmos_eval.results.text import (
+    difference_text,
+    interval_text,
+    p_value_text,
+    percent,
+    round_metric,
+)
 from cosmos_eval.tasks import metric_of, usable_task
 
 _MARGIN = 0.06  # left and right of the numbers, relative to the distance between their ends
@@ -205,7 +211,7 @@ def figures_of(entry: Entry) -> Iterator[MetricFacts]:
             continue
         metric = metric_of(entry.task, name)
         value, interval = entry.metrics[name], entry.intervals.get(name)
-        value_text = str(shown(metric, value))
+        value_text = str(round_metric(metric, value))
         if metric.unit == "fraction":
             value_text += " %"
         method = ""
@@ -214,8 +220,8 @@ def figures_of(entry: Entry) -> Iterator[MetricFacts]:
         published = ""
         published_value = entry.published.get(name)
         if published_value is not None:
-            published = f"{percent(published_value)} ({difference(value, published_value)})"
-        yield MetricFacts(name, value_text, bounds(metric, interval), method, published)
+            published = f"{percent(published_value)} ({difference_text(value, published_value)})"
+        yield MetricFacts(name, value_text, interval_text(metric, interval), method, published)
 
 
 def summary_of(results: Sequence[Stored]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from itertools import groupby
 from math import ceil
 from typing import NamedTuple
 
-from cosmos_eval.results.table import Cell, Table, numbered, with_columns, without_sections
+from cosmos_eval.results.table import Cell, Table, number_links, sections_to_column, select_columns
 from cosmos_eval.results.text import latex_text, one_line
 
 PREAMBLE = "% needs \\usepackage{booktabs}\n"
@@ -39,10 +39,10 @@ def to_latex(table: Table) -> str:
     A table that is too wide is split between columns. A table that is longer than a page is split
     between rows.
     """
-    (table,) = numbered([table])
+    (table,) = number_links([table])
     pages: list[Table] = []
     for columns in _split_columns(table):
-        pages += _split_rows(with_columns(table, columns))
+        pages += _split_rows(select_columns(table, columns))
     floats = []
     for page_number, page in enumerate(pages, start=1):
         floats.append(_format_float(page, page_number, len(pages)))
@@ -53,7 +53,7 @@ def _split_rows(table: Table) -> Iterator[Table]:
     """Split a table between rows into tables of about equal height that fit on a page each."""
     # The height in lines of all rows above each row. The last value is the height of the table.
     heights_above = [0]
-    for height in _row_heights(without_sections(table)):
+    for height in _row_heights(sections_to_column(table)):
         heights_above.append(heights_above[-1] + height)
     table_height = heights_above[-1]
     n_pages = ceil(table_height / _LINES_PER_PAGE)
@@ -91,7 +91,7 @@ def _split_columns(table: Table) -> Iterator[range]:
     Example: a table with names in column 0 and six wide columns -> range(1, 4), range(4, 7).
     """
     names_width = 0.0
-    for name_width in _text_column_widths(without_sections(table)):
+    for name_width in _text_column_widths(sections_to_column(table)):
         names_width += min(name_width.full, name_width.limit) + _GAP
     available_width = _PAGE_WIDTH - names_width
 
@@ -169,7 +169,7 @@ def _format_float(page: Table, page_number: int, n_pages: int) -> str:
     Pages are numbered from 1. The first page has the notes of the table in its caption, and the
     others refer to it.
     """
-    table = without_sections(page)
+    table = sections_to_column(page)
     title = table.title
     if n_pages > 1:
         title += f", part {page_number} of {n_pages}"
@@ -372,7 +372,7 @@ def _format_value(cell: Cell) -> str:
 def _format_interval(ends: tuple[str, ...]) -> str:
     r"""Return an interval as LaTeX in small digits.
 
-    `ends` are from `results.text.ends`: ("1.9",) -> `$\pm$1.9`, ("1.8", "2.0") ->
+    `ends` are from `results.text.interval_ends`: ("1.9",) -> `$\pm$1.9`, ("1.8", "2.0") ->
     `$^{+1.8}_{-2.0}$`, and () -> an empty text.
     """
     if len(ends) == 0:

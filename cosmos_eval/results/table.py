@@ -66,7 +66,7 @@ class View(NamedTuple):
 USUAL = View()
 
 
-def patterns(values: Iterable[str] | None) -> list[str]:
+def split_patterns(values: Iterable[str] | None) -> list[str]:
     """Split the values of a repeatable option at commas that are not inside brackets.
 
     Blank pieces are left out. Example: ["a (b, c), d", "e"] -> ["a (b, c)", "d", "e"].
@@ -105,7 +105,7 @@ def pattern_index(names: Iterable[str], patterns: Sequence[str]) -> int:
     return -1
 
 
-def of_metrics(
+def select_metrics(
     items: Sequence[T], patterns: Sequence[str], name: Callable[[T], str]
 ) -> tuple[T, ...]:
     """Return the items whose metric matches a pattern, or all items if there are no patterns.
@@ -190,7 +190,7 @@ class Table(NamedTuple):
         return groups if any(name for name, _ in groups) else []
 
 
-def of_records(
+def table_of_records(
     records: Sequence[Mapping[str, Any]], *, section: Sequence[str] = (), n_text_columns: int = 1
 ) -> Table:
     """Return a table with one row per record and one column per key, without empty columns.
@@ -245,7 +245,7 @@ def sorted_by(table: Table, column: str) -> Table:
     sections: tuple[str, ...] = ()
     if table.sections:
         sections = tuple(table.sections[row_index] for row_index in order)
-    return without_sections(table._replace(rows=rows, sections=sections))
+    return sections_to_column(table._replace(rows=rows, sections=sections))
 
 
 def _sort_key(text: str) -> tuple[float, str]:
@@ -266,7 +266,7 @@ def is_number(texts: Iterable[str]) -> bool:
     return all(re.fullmatch(_NUMBER, text) for text in texts if text)
 
 
-def numbered(tables: Sequence[Table]) -> list[Table]:
+def number_links(tables: Sequence[Table]) -> list[Table]:
     """Return tables in which numbers replace links, for formats without links.
 
     A text with a URL is followed by the number of the URL, such as "published [1]". The notes of
@@ -295,7 +295,7 @@ def _add_url_number(cell: Cell, urls: Sequence[str]) -> Cell:
     return cell._replace(text=f"{cell.text} [{number}]")
 
 
-def with_columns(table: Table, columns: range) -> Table:
+def select_columns(table: Table, columns: range) -> Table:
     """Return a table with the names of rows and only the columns of values at these indices.
 
     Rows that have no value in these columns are left out.
@@ -332,7 +332,7 @@ def transposed(table: Table) -> Table:
     return table._replace(heads=tuple(heads), rows=tuple(rows), n_text_columns=1, sections=sections)
 
 
-def without_sections(table: Table) -> Table:
+def sections_to_column(table: Table) -> Table:
     """Return a table in which the names of sections are a first column instead of headings.
 
     The column has the name in the first row of each section, and is empty in the other rows. A
@@ -357,7 +357,7 @@ def to_markdown(table: Table) -> str:
 
     The best numbers are bold, the second best ones underlined, and sources are links.
     """
-    table = without_sections(table)
+    table = sections_to_column(table)
     titles = []
     for head in table.heads:
         words = [word for word in (head.group, head.title) if word]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
-from cosmos_eval.results.table import Cell, Head, Table, is_number, transposed, with_columns
+from cosmos_eval.results.table import Cell, Head, Table, is_number, select_columns, transposed
 from cosmos_eval.results.text import one_line
 
 if TYPE_CHECKING:
@@ -332,11 +332,11 @@ def _split_columns(table: Table, width: int) -> Iterator[Table]:
         # The current table has the columns from `start` to `stop - 1`. Check if one more would fit.
         is_complete = stop == n_columns
         if not is_complete:
-            wider_table = with_columns(table, range(start, stop + 1))
+            wider_table = select_columns(table, range(start, stop + 1))
             wider_columns = _measure_columns(wider_table, is_stacked=False)
             is_complete = _table_width(wider_columns) > width
         if is_complete:
-            yield with_columns(table, range(start, stop))
+            yield select_columns(table, range(start, stop))
             start = stop
 
 

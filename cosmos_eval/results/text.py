@@ -202,7 +202,7 @@ def _rounded(value: Decimal, decimals: int) -> Decimal:
     return value.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
 
 
-def shown(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
+def round_metric(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
     """Return the value of a metric as tables show it, rounded.
 
     Fractions are in percent with one decimal, so 0.6705 -> 67.1. Ranks, ratios and other numbers
@@ -216,13 +216,13 @@ def shown(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
     return _rounded(Decimal(repr(value)), 2 if decimals is None else decimals)
 
 
-def shown_text(metric: Metric, value: float, decimals: int | None = None) -> str:
+def metric_text(metric: Metric, value: float, decimals: int | None = None) -> str:
     """Return the value of a metric as text in tables: "67.1", or "1.91x" for a ratio."""
     unit = "x" if metric.unit == "ratio" else ""
-    return f"{shown(metric, value, decimals)}{unit}"
+    return f"{round_metric(metric, value, decimals)}{unit}"
 
 
-def ends(
+def interval_ends(
     metric: Metric, value: float, interval: Mapping[str, Any] | None, decimals: int | None = None
 ) -> tuple[str, ...]:
     """Return how far an interval reaches above and below a value, as texts for tables.
@@ -234,9 +234,9 @@ def ends(
     """
     if interval is None:
         return ()
-    low = shown(metric, interval["low"], decimals)
-    middle = shown(metric, value, decimals)
-    high = shown(metric, interval["high"], decimals)
+    low = round_metric(metric, interval["low"], decimals)
+    middle = round_metric(metric, value, decimals)
+    high = round_metric(metric, interval["high"], decimals)
     above, below = high - middle, middle - low
     if min(above, below) < 0:
         return (f"[{low}, {high}]",)
@@ -246,12 +246,14 @@ def ends(
     return str(above), str(below)
 
 
-def bounds(metric: Metric, interval: Mapping[str, Any] | None, decimals: int | None = None) -> str:
+def interval_text(
+    metric: Metric, interval: Mapping[str, Any] | None, decimals: int | None = None
+) -> str:
     """Return the interval of a metric as text, such as "[12.5, 50.0]"; empty without one."""
     if interval is None:
         return ""
-    low = shown(metric, interval["low"], decimals)
-    high = shown(metric, interval["high"], decimals)
+    low = round_metric(metric, interval["low"], decimals)
+    high = round_metric(metric, interval["high"], decimals)
     return f"[{low}, {high}]"
 
 
@@ -260,7 +262,7 @@ def exact_difference(fraction: float, other: float) -> Decimal:
     return Decimal(repr(fraction)) - Decimal(repr(other))
 
 
-def difference(fraction: float, other: float, decimals: int | None = None) -> str:
+def difference_text(fraction: float, other: float, decimals: int | None = None) -> str:
     """Return a fraction minus another one in percentage points, such as "+0.4" or "-1.2".
 
     Zero has no sign: "0.0".

@@ -15,7 +15,7 @@ from cosmos_eval.results.leaderboard.ranking import (
     Ties,
     rank_entries,
 )
-from cosmos_eval.results.text import bounds, ends, shown_text
+from cosmos_eval.results.text import interval_ends, interval_text, metric_text
 from cosmos_eval.tasks import known_tasks, metric_of, usable_task
 
 MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
@@ -64,7 +64,7 @@ class Number(NamedTuple):
     value: str = ""
     # The interval in brackets, such as `[65.2, 69.0]`.
     interval: str = ""
-    # How far the interval reaches above and below the number, see `results.text.ends`.
+    # How far the interval reaches above and below the number, see `results.text.interval_ends`.
     ends: tuple[str, ...] = ()
     # Whether it is the best, or the second best, number of its column after rounding.
     best: bool = False
@@ -193,9 +193,9 @@ def _format_number(
     # Ranks from 1 to 3 are "1-3". If only one rank is possible, it is given once.
     distinct_ranks = dict.fromkeys(rank.ranks or ())
     return Number(
-        value=shown_text(metric_record, value, decimals),
-        interval=bounds(metric_record, interval),
-        ends=ends(metric_record, value, interval, decimals),
+        value=metric_text(metric_record, value, decimals),
+        interval=interval_text(metric_record, interval),
+        ends=interval_ends(metric_record, value, interval, decimals),
         best=rank.best,
         second=rank.second,
         mark=MARKS[rank.tie],

@@ -13,7 +13,7 @@ from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
 from cosmos_eval.results.identity import is_partial
 from cosmos_eval.results.labels import Stored, distinct, distinguish
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.text import difference
+from cosmos_eval.results.text import difference_text
 from cosmos_eval.tasks import usable_task
 
 Source = Literal["measured", "published", "second-hand", "unverified"]
@@ -112,7 +112,7 @@ class Entry(NamedTuple):
         published_value = self.published.get(metric)
         if published_value is None:
             return ""
-        return difference(self.metrics[metric], published_value, decimals)
+        return difference_text(self.metrics[metric], published_value, decimals)
 
 
 def headlines_of(entry: Entry) -> Mapping[str, str]:

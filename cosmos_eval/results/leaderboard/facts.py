@@ -7,7 +7,7 @@ from typing import Any
 from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.protocols.facts import profile_of, training_of
 from cosmos_eval.results.leaderboard.entries import Entry
-from cosmos_eval.results.table import Table, of_records
+from cosmos_eval.results.table import Table, table_of_records
 
 COLUMNS = {
     "training_data": "training data",
@@ -89,7 +89,7 @@ def model_table(entries: Iterable[Entry]) -> Table:
     # The names of a row are the model and perhaps the source. The next column, which also holds
     # texts, is the training data.
     n_text_columns = 3 if has_source else 2
-    table = of_records(records, n_text_columns=n_text_columns)
+    table = table_of_records(records, n_text_columns=n_text_columns)
     notes = _NOTES if has_source else _NOTES[:2]
     return table._replace(title="Models", notes=notes, label="models")
 

@@ -10,8 +10,8 @@ from cosmos_eval.results.groups import moments_of, require_distinct
 from cosmos_eval.results.identity import group_label, training_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.store import read_samples
-from cosmos_eval.results.table import BY_RANK, USUAL, Table, View, of_records
-from cosmos_eval.results.text import bounds, shown_text
+from cosmos_eval.results.table import BY_RANK, USUAL, Table, View, table_of_records
+from cosmos_eval.results.text import metric_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import Interval
@@ -66,21 +66,21 @@ class GroupMean(NamedTuple):
         Fractions are in percent. The standard deviation between seeds is "-" for a single training.
         """
         metric = self.metric_record
-        seed_sd, interval_text = "-", ""
+        seed_sd, interval_cell = "-", ""
         if self.seed_sd is not None:
             seed_sd = view.fixed(metric.factor * self.seed_sd)
         if view.intervals:
-            interval_text = bounds(metric, self.interval._asdict(), view.decimals)
+            interval_cell = interval_text(metric, self.interval._asdict(), view.decimals)
         return {
             "group": self.group,
             "data set": self.dataset,
             "protocol": self.protocol,
             "metric": metric.label or self.metric,
             "trainings": str(len(self.seeds)),
-            "mean": shown_text(metric, self.estimate.a, view.decimals),
+            "mean": metric_text(metric, self.estimate.a, view.decimals),
             "seed sd": seed_sd,
             "image se": view.fixed(metric.factor * self.estimate.image_error),
-            "95% interval": interval_text,
+            "95% interval": interval_cell,
         }
 
     def record(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def group_table(
     sorted_means = sorted(means, key=lambda mean: _row_sort_key(mean, means, view.sort))
     records = [mean.cells(view) for mean in sorted_means]
     n_name_columns = 4 - len(section)  # group, data set, protocol and metric
-    table = of_records(records, section=section, n_text_columns=n_name_columns)
+    table = table_of_records(records, section=section, n_text_columns=n_name_columns)
     return table._replace(title="Groups of trainings (%)", notes=_NOTES, label="groups")
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import Entry, Key, headlines_of
 from cosmos_eval.results.store import read_samples
-from cosmos_eval.results.text import shown
+from cosmos_eval.results.text import round_metric
 from cosmos_eval.tasks import metric_of, task_named
 from cosmos_eval.types import UsageError
 
@@ -209,7 +209,7 @@ def _rank_column(column: _Column, ties: Ties, decimals: int | None) -> dict[Key,
     metric = metric_of(column.entries[0].task, column.metric)
     rounded_values = {}
     for entry in column.entries:
-        rounded_values[entry.key] = shown(metric, entry.metrics[column.metric], decimals)
+        rounded_values[entry.key] = round_metric(metric, entry.metrics[column.metric], decimals)
 
     # Find the best and the second best rounded number.
     best_value = rounded_values[column.best.key]

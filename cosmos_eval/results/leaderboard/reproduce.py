@@ -263,9 +263,9 @@ def _number_cells(reproduction: Reproduction, view: View) -> tuple[Cell, Cell, C
     value, interval = entry.metrics[metric], entry.intervals.get(metric)
     ends: tuple[str, ...] = ()
     if view.intervals:
-        ends = text.ends(metric_of(entry.task, metric), value, interval, decimals)
+        ends = text.interval_ends(metric_of(entry.task, metric), value, interval, decimals)
     measured_cell = Cell(str(text.percent(value, decimals)), ends)
-    difference = text.difference(value, reproduction.value, decimals)
+    difference = text.difference_text(value, reproduction.value, decimals)
     if reproduction.status in _MARKS:
         difference += f" {_MARKS[reproduction.status]}"
     return published_cell, measured_cell, Cell(difference)

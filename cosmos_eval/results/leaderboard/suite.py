@@ -21,7 +21,7 @@ from cosmos_eval.results.leaderboard.suite_means import (
 )
 from cosmos_eval.results.store import Read, read_samples
 from cosmos_eval.results.table import BY_NAME, BY_RANK, USUAL, Cell, Head, Table, View
-from cosmos_eval.results.text import ends, p_value_text, shown_text
+from cosmos_eval.results.text import interval_ends, metric_text, p_value_text
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, metric_of
@@ -156,8 +156,8 @@ def _mean_cell(metric: Metric, mean: Mean | None, view: View) -> Cell:
     if mean.interval and view.intervals:
         interval = mean.interval._asdict()
     return Cell(
-        text=shown_text(metric, mean.value, view.decimals),
-        ends=ends(metric, mean.value, interval, view.decimals),
+        text=metric_text(metric, mean.value, view.decimals),
+        ends=interval_ends(metric, mean.value, interval, view.decimals),
     )
 
 

@@ -25,7 +25,7 @@ from cosmos_eval.results.leaderboard.ranking import (
     rank_entries,
 )
 from cosmos_eval.results.leaderboard.view import tables_of as view_tables
-from cosmos_eval.results.table import Table, View, numbered, without_sections
+from cosmos_eval.results.table import Table, View, number_links, sections_to_column
 from cosmos_eval.results.table import to_markdown as markdown
 from cosmos_eval.results.terminal import notes_text, to_terminal
 
@@ -272,7 +272,7 @@ def to_markdown(leaderboard: Leaderboard) -> str:
 def to_html(leaderboard: Leaderboard) -> str:
     """Return the tables of a leaderboard as an HTML page that needs no other file."""
     page = text.html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
-    return page.render(tables=[without_sections(table) for table in tables_of(leaderboard)])
+    return page.render(tables=[sections_to_column(table) for table in tables_of(leaderboard)])
 
 
 def to_tex(leaderboard: Leaderboard) -> str:
@@ -294,7 +294,7 @@ def to_texts(leaderboard: Leaderboard, width: int) -> Iterator[Text]:
 
     They are at most `width` characters wide. Long paths in the names of models are shortened.
     """
-    tables = numbered(tables_of(leaderboard))
+    tables = number_links(tables_of(leaderboard))
     for table in tables:
         short_names = shortened(row[0].text for row in table.rows if row)
         rows = []

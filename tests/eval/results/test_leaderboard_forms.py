@@ -15,7 +15,7 @@ from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
 from cosmos_eval.results.leaderboard.view import select, tables_of
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_tex, to_texts
-from cosmos_eval.results.table import View, patterns
+from cosmos_eval.results.table import View, split_patterns
 from cosmos_eval.results.text import latex_text
 from cosmos_eval.types import UsageError
 
@@ -329,7 +329,7 @@ def test_decimals_are_those_of_numbers_and_intervals_and_decide_what_is_equal():
 
 
 def test_values_of_an_option():
-    assert patterns(["a, b", "x (student, amp),*"]) == ["a", "b", "x (student, amp)", "*"]
+    assert split_patterns(["a, b", "x (student, amp),*"]) == ["a", "b", "x (student, amp)", "*"]
 
 
 def test_transposed_tables_of_all_tasks_are_one():
