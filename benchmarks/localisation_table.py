@@ -26,7 +26,7 @@ from cosmos_eval.protocols import find_known
 from cosmos_eval.protocols.scenes import scenes_localisation
 from cosmos_eval.protocols.segmentation import LOCALISATION
 from cosmos_eval.results.compare import measurement_of, paired_differences
-from cosmos_eval.results.groups import moments
+from cosmos_eval.results.groups import estimate_moments
 from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
@@ -141,7 +141,7 @@ def _of_trainings(dataset: str, found: Mapping[str, Mapping[int, Stored]]) -> It
     seeds = sorted(sides[0].keys() & sides[1].keys())
     several = [side[seed] for side in sides for seed in seeds]
     read = [measurement_of(one.row, read_samples(one.path)) for one in several]
-    of_metrics = moments(read, OF_TRAININGS[dataset])
+    of_metrics = estimate_moments(read, OF_TRAININGS[dataset])
     for name in OF_TRAININGS[dataset]:
         one = of_metrics[name]
         assert one is not None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosmos_eval.results.groups import Moments, Sets, moments_of, sets_of
+from cosmos_eval.results.groups import Moments, Sets, common_sets, estimate_moments_of_results
 from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.store import read_samples, read_stored, result_paths
@@ -59,7 +59,7 @@ def permutations(results: Sequence[Stored]) -> Iterator[Row]:
     for one in results:
         if group := training_of(one.row).get("group"):
             groups.setdefault(group, []).append(one)
-    sets = {group: sets_of(members, group)[0] for group, members in sorted(groups.items())}
+    sets = {group: common_sets(members, group)[0] for group, members in sorted(groups.items())}
     for one in sets:
         yield from _rows(one, [sets[one]])
     for both in combinations(sets, 2):
@@ -73,7 +73,9 @@ def _rows(name: str, groups: Sequence[Sets]) -> Iterator[Row]:
         first = sizes[0] if len(groups) > 1 else sizes[0] // 2
         if min(first, len(stored) - first) < FEWEST:
             continue
-        found = moments_of(stored, read_samples, task_named(stored[0].row.task).headlines)
+        found = estimate_moments_of_results(
+            stored, read_samples, task_named(stored[0].row.task).headlines
+        )
         for metric, one in found.items():
             if one:
                 where = dict(zip(("data set", "protocol"), key, strict=True))

@@ -38,7 +38,7 @@ from cosmos_eval.report.page import to_page
 from cosmos_eval.results.compare import all_differences
 from cosmos_eval.results.identity import model_label
 from cosmos_eval.results.labels import Stored
-from cosmos_eval.results.leaderboard.entries import published
+from cosmos_eval.results.leaderboard.entries import read_published_entries
 from cosmos_eval.results.store import read_result, read_samples, result_paths
 from cosmos_eval.stats.paired import PairedDifference
 
@@ -134,7 +134,7 @@ def _page(results: Sequence[Stored], path: Path, rounds: int) -> Iterator[Measur
 
 
 def _content(results: Sequence[Stored]) -> Content:
-    return content_of(results, read_samples, published())
+    return content_of(results, read_samples, read_published_entries())
 
 
 def _ready(path: Path, rounds: int) -> Spread:

@@ -91,7 +91,7 @@ def difference_of(
 ) -> GroupDifference:
     """Return the mean of a metric over trainings A minus the mean over trainings B."""
     measured = [measurement_of(result.row, read_samples(result.path)) for result in (*a, *b)]
-    moments = groups.moments(measured, [metric])[metric]
+    moments = groups.estimate_moments(measured, [metric])[metric]
     assert moments is not None
     indices = np.arange(len(measured))
     return moments.difference(indices[: len(a)], indices[len(a) :], by_seed=by_seed)

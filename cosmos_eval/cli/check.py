@@ -122,12 +122,12 @@ def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report
     with status 2, is only reported as a problem.
     """
     from cosmos_eval.results.gate.baseline import Problem
-    from cosmos_eval.results.gate.check import Report, examine, read_results
+    from cosmos_eval.results.gate.check import Report, check_results, read_results
 
     problems: list[Problem] = []
     try:
         results, problems = read_results(paths)
-        return examine(results, baseline, strict=strict, problems=problems), None
+        return check_results(results, baseline, strict=strict, problems=problems), None
     except UsageError as error:
         problem = Problem("check", str(error))
         return Report(baseline, (), (*problems, problem)), None

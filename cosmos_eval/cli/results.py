@@ -60,9 +60,9 @@ def _read_results(path: Path) -> list[Stored]:
 
 def _print_warnings(results: Sequence[Stored]) -> None:
     """Print warnings on results, and on results that repeat other ones."""
-    from cosmos_eval.results.labels import repeats_of, warnings_of
+    from cosmos_eval.results.labels import repeat_notes, result_warnings
 
-    print_notes([*warnings_of(results), *repeats_of(results)])
+    print_notes([*result_warnings(results), *repeat_notes(results)])
 
 
 def leaderboard(
@@ -118,7 +118,7 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.view import select
+    from cosmos_eval.results.leaderboard.view import select_entries
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = _read_results(directory)
@@ -139,7 +139,7 @@ def leaderboard(
     all_entries = list(measured_entries)
     if with_published:
         all_entries += published_beside(results)
-    entries = select(all_entries, view)
+    entries = select_entries(all_entries, view)
     score = None
     if suite is not None:
         score = _score_suite(suite, measured_entries, with_published, groups, view.models)
@@ -154,7 +154,7 @@ def _write_board(
     board: Leaderboard, results: Sequence[Stored], format: str, output: Path | None
 ) -> None:
     """Print a leaderboard in a format, or write it to a file; then print notes on its results."""
-    from cosmos_eval.results.labels import repeats_of, warnings_of
+    from cosmos_eval.results.labels import repeat_notes, result_warnings
     from cosmos_eval.results.leaderboard.writers import WRITERS, to_texts
 
     if format == "table":
@@ -162,8 +162,8 @@ def _write_board(
     else:
         write_text(WRITERS[format](board), output)
     if format in ("csv", "json"):  # the other formats have the warnings below their tables
-        print_notes(warnings_of(results))
-    print_notes(repeats_of(results))
+        print_notes(result_warnings(results))
+    print_notes(repeat_notes(results))
 
 
 def _measured(entries: Sequence[Entry]) -> list[Entry]:
@@ -179,15 +179,17 @@ def _score_suite(
     models: Sequence[str],
 ) -> SuiteScore:
     """Return the score of a suite, for the models that match the patterns `models`."""
-    from cosmos_eval.results.leaderboard.entries import published
+    from cosmos_eval.results.leaderboard.entries import read_published_entries
     from cosmos_eval.results.leaderboard.suite import suite_score
-    from cosmos_eval.results.leaderboard.view import select
+    from cosmos_eval.results.leaderboard.view import select_entries
     from cosmos_eval.runner.suites import read_score
 
     entries = list(measured_entries)
     if with_published:
-        entries += published()
-    return suite_score(read_score(suite_name), select(entries, View(models)), by_group=by_group)
+        entries += read_published_entries()
+    return suite_score(
+        read_score(suite_name), select_entries(entries, View(models)), by_group=by_group
+    )
 
 
 def reproduce(
@@ -260,7 +262,7 @@ def report(
     from cosmos_eval.report.gallery.source import require_inputs
     from cosmos_eval.report.page import require_page_name, room_for_pictures, to_page
     from cosmos_eval.results.checked import read_checked
-    from cosmos_eval.results.leaderboard.entries import published
+    from cosmos_eval.results.leaderboard.entries import read_published_entries
     from cosmos_eval.results.store import read_samples, result_paths
     from cosmos_eval.runner.suites import read_score
 
@@ -269,7 +271,7 @@ def report(
     paths = result_paths(directory)
     results = read_checked(paths)
     require_inputs((result.row for result in results), data_root, dataset or (), predictions)
-    published_entries = published() if with_published else ()
+    published_entries = read_published_entries() if with_published else ()
     gallery = Gallery()
     with Progress() as progress:
         show_progress = progress.steps_of("report")
@@ -324,7 +326,7 @@ def compare(
     view = table_view(metrics, decimals, intervals, sort)
     tests = select_metrics(comparison.tests, view.metrics, lambda test: test.metric)
     comparison = comparison._replace(tests=tests)
-    planned = groups.plan(comparison, difference, power) if plan else None
+    planned = groups.plan_trainings(comparison, difference, power) if plan else None
     notes = _notes_of_comparison(results_a, results_b, comparison)
     if format == "json":
         document = comparisons.to_records(comparison)
@@ -372,8 +374,8 @@ def _compare_groups(
     from cosmos_eval.results import groups
     from cosmos_eval.results.store import read_samples
 
-    trainings_a = groups.choose(results, group_a)
-    trainings_b = groups.choose(results, group_b)
+    trainings_a = groups.select_group_results(results, group_a)
+    trainings_b = groups.select_group_results(results, group_b)
     return groups.compare(trainings_a, trainings_b, read_samples, by_seed=same_seeds)
 
 
@@ -394,9 +396,9 @@ def _compare_models(
     names: Sequence[str | None] = models or [None]
     if len(names) > 2:
         raise UsageError("--model is given at most twice: A's model, then B's")
-    chosen_a = comparisons.choose(results_a, names[0], str(path_a))
-    chosen_b = comparisons.choose(results_b, names[-1], str(path_b))
-    pairs, unpaired_notes = comparisons.pair(chosen_a, chosen_b)
+    chosen_a = comparisons.select_model_results(results_a, names[0], str(path_a))
+    chosen_b = comparisons.select_model_results(results_b, names[-1], str(path_b))
+    pairs, unpaired_notes = comparisons.pair_results(chosen_a, chosen_b)
     comparison = comparisons.compare(pairs, read_samples)
     return comparison._replace(notes=(*unpaired_notes, *comparison.notes))
 
@@ -405,11 +407,11 @@ def _notes_of_comparison(
     results_a: Sequence[Stored], results_b: Sequence[Stored], comparison: Comparison
 ) -> list[str]:
     """Return the warnings about the results of both sides, each once, then the other notes."""
-    from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.labels import result_warnings
 
-    warnings = list(warnings_of(results_a))
+    warnings = list(result_warnings(results_a))
     if results_b is not results_a:
-        warnings += warnings_of(results_b)
+        warnings += result_warnings(results_b)
     return [*dict.fromkeys(warnings), *comparison.notes]
 
 

@@ -207,7 +207,7 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
 
     Frequent mistakes and notes go to standard error.
     """
-    from cosmos_eval.results.labels import Stored, distinct, distinguish
+    from cosmos_eval.results.labels import Stored, distinct_results, label_results
     from cosmos_eval.results.leaderboard.entries import entries_of
     from cosmos_eval.results.leaderboard.ranking import find_ties
     from cosmos_eval.results.leaderboard.writers import Leaderboard, to_texts
@@ -221,7 +221,7 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     if as_json:
         print_json([to_record(row) for row in rows])
         return
-    stored = distinct(distinguish(stored))
+    stored = distinct_results(label_results(stored))
     entries = entries_of(stored)
     leaderboard = Leaderboard(
         entries,

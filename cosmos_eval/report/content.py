@@ -15,8 +15,8 @@ from cosmos_eval.report.groups import TrainingGroups, summarize_groups
 from cosmos_eval.report.overview import Overview, overview_of
 from cosmos_eval.report.training import Curve, curves_of
 from cosmos_eval.results import compare
-from cosmos_eval.results.labels import Stored, distinct, distinguish
-from cosmos_eval.results.leaderboard.board import Board, boards
+from cosmos_eval.results.labels import Stored, distinct_results, label_results
+from cosmos_eval.results.leaderboard.board import Board, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
 from cosmos_eval.results.leaderboard.ranking import Ties, close_pairs, p_value_of
 from cosmos_eval.results.record import ResultRow
@@ -187,7 +187,7 @@ def content_of(
     the `suite`, or else by the data sets that most of them share. Raises UsageError for two
     different results of the same model, data set and protocol.
     """
-    results = distinct(distinguish(results))
+    results = distinct_results(label_results(results))
     unedited_results = [result for result in results if not result.is_edited]
     measured_entries = entries_of(results)
     entries = [*measured_entries, *_published_beside(published_entries, measured_entries)]
@@ -216,7 +216,7 @@ def content_of(
         overview=overview,
         results=tuple(unedited_results),
         entries=tuple(sorted(entries, key=attrgetter("key"))),
-        boards=_sort_boards(boards(entries, ties)),
+        boards=_sort_boards(make_boards(entries, ties)),
         pairs=tuple(pair_models(contents.comparisons)),
         lengths=tuple(contents.lengths),
         mistakes=tuple(contents.mistakes),
@@ -369,7 +369,9 @@ def _set_comparison(
 
 def _obstacle_to_comparison(task_name: str, a: SampledResult, b: SampledResult) -> str:
     """Return the reason why two results cannot be compared; empty if they can."""
-    mismatches = compare.mismatches(compare.setting(a.row), compare.setting(b.row))
+    mismatches = compare.describe_mismatches(
+        compare.setting_of_result(a.row), compare.setting_of_result(b.row)
+    )
     if mismatches:
         return "; ".join(mismatches)
     try:
@@ -436,7 +438,7 @@ def _model_pair(models: ModelNames, comparisons: Sequence[SetComparison]) -> Mod
         is_main = test.adjusted is not None
         return not is_main, -sets_per_protocol[test.protocol]
 
-    tests = sorted(compare.adjust(_headline_tests(comparisons)), key=sort_key)
+    tests = sorted(compare.adjust_p_values(_headline_tests(comparisons)), key=sort_key)
     obstacles = [
         f"{comparison.dataset} ({comparison.protocol}): {comparison.obstacle}"
         for comparison in comparisons

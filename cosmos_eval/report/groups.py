@@ -10,9 +10,9 @@ from cosmos_eval.results import groups
 from cosmos_eval.results.compare import (
     Comparison,
     MetricTest,
-    adjust,
-    mismatches,
-    setting,
+    adjust_p_values,
+    describe_mismatches,
+    setting_of_result,
     to_cells,
 )
 from cosmos_eval.results.groups import Moments, Read
@@ -82,7 +82,7 @@ class _GroupSummary:
     def add_group(self, group: str, results: Sequence[Stored]) -> None:
         """Add all results of a group; a note states why a group cannot be used."""
         try:
-            sets, remarks = groups.sets_of(results, group)
+            sets, remarks = groups.common_sets(results, group)
         except UsageError as error:
             self.notes.append(f"{group}: {error}")
         else:
@@ -115,7 +115,9 @@ class _GroupSummary:
         results = [result for group_results in trainings.values() for result in group_results]
         task = results[0].row.task
         try:
-            moments = groups.moments_of(results, self._read_samples, task_named(task).headlines)
+            moments = groups.estimate_moments_of_results(
+                results, self._read_samples, task_named(task).headlines
+            )
         except CosmosEvalError as error:
             self.notes.append(f"{', '.join(trainings)}: not compared: {error}")
             if len(trainings) > 1:
@@ -134,13 +136,13 @@ class _GroupSummary:
         for (a, b), tests in sorted(self._tests.items()):
             if tests:
                 training_names = (self._training_names(a), self._training_names(b))
-                yield Comparison(a, b, adjust(tests), (), training_names)
+                yield Comparison(a, b, adjust_p_values(tests), (), training_names)
 
     def _training_names(self, group: str) -> tuple[str, ...]:
         """Return the names of a group's trainings, with their seeds."""
         # All data sets of a group have the same trainings.
         first_set = next(iter(self._sets_by_group[group].values()))
-        return groups.labels_of(first_set)
+        return groups.training_labels(first_set)
 
 
 def _split_by_settings(trainings: _Trainings) -> list[dict[str, Sequence[Stored]]]:
@@ -158,9 +160,9 @@ def _split_by_settings(trainings: _Trainings) -> list[dict[str, Sequence[Stored]
 
 def _have_same_settings(trainings: _Trainings, result: Stored) -> bool:
     """Return whether a result was measured with the settings of every group."""
-    result_setting = setting(result.row)
+    result_setting = setting_of_result(result.row)
     return not any(
-        mismatches(setting(group_results[0].row), result_setting)
+        describe_mismatches(setting_of_result(group_results[0].row), result_setting)
         for group_results in trainings.values()
     )
 

@@ -15,8 +15,8 @@ from cosmos_eval.results.labels import (
     EDITED_METRICS,
     EDITED_SAMPLES,
     Stored,
-    distinguish,
-    warnings_of,
+    label_results,
+    result_warnings,
 )
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, record_is_unchanged, result_paths, samples_of
@@ -35,7 +35,7 @@ def read_checked(paths: Iterable[Path]) -> list[Stored]:
 
     The hash of all samples is compared with the recorded hash. Metrics are recomputed from the
     smallest samples, up to RECOMPUTED_BYTES in total; the other results have `recomputed` False.
-    Results without samples are not checked. The labels are made unambiguous by `distinguish`.
+    Results without samples are not checked. The labels are made unambiguous by `label_results`.
     Raises UsageError for files that are not results.
     """
     # Compare hashes, and note the size of the samples from which metrics can be recomputed.
@@ -65,7 +65,7 @@ def read_checked(paths: Iterable[Path]) -> list[Stored]:
         elif result.path in recomputable_sizes:
             result = replace(result, recomputed=False)
         checked_results.append(result)
-    return distinguish(checked_results)
+    return label_results(checked_results)
 
 
 def read_results(directory: str | Path) -> list[ResultRow]:
@@ -75,7 +75,7 @@ def read_results(directory: str | Path) -> list[ResultRow]:
     folder has no results, or if a JSON file in it is not a result.
     """
     results = read_checked(result_paths(Path(directory)))
-    for line in warnings_of(results):
+    for line in result_warnings(results):
         warnings.warn(one_line(line), stacklevel=2)
     return [result.row for result in results]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_eval.results.identity import CONTENT
-from cosmos_eval.results.labels import Stored, distinct, distinguish
+from cosmos_eval.results.labels import Stored, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.table import USUAL, View
 from cosmos_eval.results.text import p_value_text
@@ -37,7 +37,7 @@ _ROUNDING = 1e-9  # sums in another order differ in their last bits
 class Measurement(NamedTuple):
     """The contents of a result, or of an entry of a baseline, that comparisons need."""
 
-    # The fields that decide which number is measured, from `setting`.
+    # The fields that decide which number is measured, from `setting_of_result`.
     setting: Mapping[str, Any]
     metrics: Mapping[str, float]
     # The per-sample arrays that the metrics follow from.
@@ -51,10 +51,10 @@ class Measurement(NamedTuple):
 
 def measurement_of(row: ResultRow, samples: Samples) -> Measurement:
     """Return what comparisons need of a result and its per-sample arrays."""
-    return Measurement(setting(row), row.metrics, samples)
+    return Measurement(setting_of_result(row), row.metrics, samples)
 
 
-def setting(row: ResultRow) -> dict[str, Any]:
+def setting_of_result(row: ResultRow) -> dict[str, Any]:
     """Return everything except the model that decides which number a result measures, by name.
 
     These are the task, the data set, the protocol, fields such as the number of samples, and hashes
@@ -74,7 +74,7 @@ def setting(row: ResultRow) -> dict[str, Any]:
     return fields
 
 
-def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+def describe_mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Return one line for each field in which two settings differ.
 
     Example: "limit is 100 and none". A field that only one setting has is a difference, except for
@@ -105,7 +105,7 @@ def require_same_settings(settings: Iterable[Mapping[str, Any]]) -> None:
     not record may still differ between two others.
     """
     for a, b in combinations(settings, 2):
-        differences = mismatches(a, b)
+        differences = describe_mismatches(a, b)
         if differences:
             raise ValueError("; ".join(differences))
 
@@ -224,9 +224,9 @@ class MetricTest(NamedTuple):
     metric: str
     # The metric of A minus the metric of B.
     difference: PairedDifference | GroupDifference
-    # The p-value by Holm's correction for all primary metrics, set by `adjust`; None for others.
+    # The p-value by Holm's correction for all primary metrics, set by `adjust_p_values`; None for others.
     adjusted: float | None = None
-    # The least true difference that the test finds with a probability of 80%, set by `adjust`.
+    # The least true difference that the test finds with a probability of 80%, set by `adjust_p_values`.
     detectable: float | None = None
 
     @property
@@ -249,7 +249,7 @@ class MetricTest(NamedTuple):
         return "A" if is_higher == self.record.higher_is_better else "B"
 
 
-def adjust(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
+def adjust_p_values(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
     """Return tests with `adjusted` p-values and `detectable` differences.
 
     The p-values of primary metrics are corrected by Holm's method for the number of primary
@@ -285,7 +285,7 @@ class Comparison(NamedTuple):
     trainings: tuple[tuple[str, ...], ...] = ()
 
 
-def choose(results: Sequence[Stored], model: str | None, place: str) -> list[Stored]:
+def select_model_results(results: Sequence[Stored], model: str | None, place: str) -> list[Stored]:
     """Return the results of the model that is called `model`, without repeated results.
 
     `model` is a label in tables, a name or a specification. If it is None, all results must belong
@@ -300,7 +300,7 @@ def choose(results: Sequence[Stored], model: str | None, place: str) -> list[Sto
             matching_results = [result for result in results if result.is_called(model)]
     labels = {result.model for result in matching_results}
     if len(labels) == 1:
-        model_results = distinct(result for result in results if result.model in labels)
+        model_results = distinct_results(result for result in results if result.model in labels)
         require_one_state_of_data(model_results)
         return model_results
     models = ", ".join(sorted({result.model for result in results}))
@@ -327,7 +327,7 @@ def require_one_state_of_data(results: Iterable[Stored]) -> None:
             )
 
 
-def pair(
+def pair_results(
     a: Sequence[Stored], b: Sequence[Stored]
 ) -> tuple[list[tuple[Stored, Stored]], tuple[str, ...]]:
     """Pair the results of A and B that have the same data set and protocol.
@@ -396,8 +396,8 @@ def compare(
         notes.insert(0, f"A and B are one model, of weights {weights}")
     elif a.model == b.model:
         # Two models with the same name, each from a separate folder: add hashes to their labels.
-        a, b = distinguish([a, b])
-    return Comparison(a.model, b.model, adjust(tests), tuple(dict.fromkeys(notes)))
+        a, b = label_results([a, b])
+    return Comparison(a.model, b.model, adjust_p_values(tests), tuple(dict.fromkeys(notes)))
 
 
 def require_comparable(*results: Stored) -> None:
@@ -424,7 +424,7 @@ def _setting_without_scores(result: Stored) -> dict[str, Any]:
     The way to score pairs of images and texts is a suffix of the protocol's name, which is removed.
     Results with other scores can be compared, because they were measured on the same samples.
     """
-    fields = setting(result.row)
+    fields = setting_of_result(result.row)
     fields["protocol"] = base_protocol_name(result.row.protocol)
     return fields
 
@@ -455,7 +455,7 @@ def differing_settings(a: Stored, b: Stored) -> Iterator[str]:
             yield f"{dataset}: not compared, since only one of both has it: {name}"
     if a.row.protocol != b.row.protocol:
         yield f"{dataset}: protocol is {a.row.protocol} and {b.row.protocol}"
-    if not (has_content(setting(a.row)) and has_content(setting(b.row))):
+    if not (has_content(setting_of_result(a.row)) and has_content(setting_of_result(b.row))):
         yield (
             f"{dataset}: the content of the images was not compared, since not all results record "
             "it (older versions did not)"
@@ -496,10 +496,10 @@ def _test_record(test: MetricTest) -> dict[str, Any]:
         "samples": difference.units,
         "better": test.better or None,
     }
-    return record | components(difference)
+    return record | error_components(difference)
 
 
-def components(difference: PairedDifference | GroupDifference) -> dict[str, Any]:
+def error_components(difference: PairedDifference | GroupDifference) -> dict[str, Any]:
     """Return the components of the error of a difference between groups of trainings, for JSON.
 
     These are the number of trainings `k` of each group, the standard deviation `seed_sd` between
@@ -539,7 +539,7 @@ def to_cells(test: MetricTest, view: View = USUAL) -> dict[str, str | None]:
     cells["p (Holm)"] = None if test.adjusted is None else p_value_text(test.adjusted)
     cells["better"] = test.better
     cells["detectable"] = _detectable_text(test, view)
-    return cells | component_cells(difference, factor, view)
+    return cells | error_component_cells(difference, factor, view)
 
 
 def _detectable_text(test: MetricTest, view: View) -> str | None:
@@ -557,12 +557,12 @@ def _detectable_text(test: MetricTest, view: View) -> str | None:
     return view.fixed(factor * test.detectable)
 
 
-def component_cells(
+def error_component_cells(
     difference: PairedDifference | GroupDifference, factor: float, view: View = USUAL
 ) -> dict[str, str]:
     """Return the components of the error of a difference as cells of a table, by column title.
 
-    See `components`. Errors are multiplied by `factor`, which is 100 for fractions. The numbers of
+    See `error_components`. Errors are multiplied by `factor`, which is 100 for fractions. The numbers of
     both groups are joined: "0.31 / 0.28", with "?" for a group of one training. The cells are empty
     for a difference of two results.
     """

@@ -12,7 +12,7 @@ from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results import RESULTS
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored, repeats_of, warnings_of
+from cosmos_eval.results.labels import Stored, repeat_notes, result_warnings
 from cosmos_eval.results.store import read_files, result_paths, samples_of
 from cosmos_eval.results.text import csv_text, one_line
 from cosmos_eval.tasks import task_named
@@ -54,7 +54,7 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     for place in places or (RESULTS,):
         paths += result_paths(Path(place))
     results = read_checked(paths)
-    for line in [*warnings_of(results), *repeats_of(results)]:
+    for line in [*result_warnings(results), *repeat_notes(results)]:
         warnings.warn(one_line(line), stacklevel=2)
     return table_of(results)
 

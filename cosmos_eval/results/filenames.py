@@ -34,7 +34,7 @@ def predictions_name(model: str, auxiliary: str | None) -> str:
     return safe_name(model if auxiliary is None else f"{model} {auxiliary}")
 
 
-def stem_of(model: str, dataset: str, protocol: str, variants: tuple[str, ...]) -> str:
+def make_file_stem(model: str, dataset: str, protocol: str, variants: tuple[str, ...]) -> str:
     """Return the file name of a result without its suffix.
 
     `variants` are words for the settings that differ from the defaults. The name is valid on every
@@ -45,9 +45,9 @@ def stem_of(model: str, dataset: str, protocol: str, variants: tuple[str, ...]) 
 
 
 def file_stem(row: ResultRow) -> str:
-    """Return the file name of a measured result without its suffix, as `stem_of` makes it."""
+    """Return the file name of a measured result without its suffix, see `make_file_stem`."""
     identity = model_identity(row)
-    return stem_of(identity.name, row.dataset, row.protocol, identity.variants)
+    return make_file_stem(identity.name, row.dataset, row.protocol, identity.variants)
 
 
 def renamed_result_path(path: Path, row: ResultRow) -> Path:

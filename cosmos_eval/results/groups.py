@@ -67,7 +67,7 @@ class Moments(NamedTuple):
         return group_difference(self.values[indices], np.zeros(1), covariance, self.units)
 
 
-def choose(results: Sequence[Stored], name: str) -> list[Stored]:
+def select_group_results(results: Sequence[Stored], name: str) -> list[Stored]:
     """Return all results of the group of trainings that is called `name`.
 
     `name` is the name of the group, or the name of a model in it. A model that states no group is a
@@ -99,8 +99,8 @@ def compare(
     same seed. Raises UsageError for a training that occurs twice, for edited results, for different
     settings, and for stored metrics that the samples do not give.
     """
-    sets_a, notes_a = sets_of(a, "A")
-    sets_b, notes_b = sets_of(b, "B")
+    sets_a, notes_a = common_sets(a, "A")
+    sets_b, notes_b = common_sets(b, "B")
     keys, key_notes = comparisons.common_keys(sets_a, sets_b)
     tests: list[MetricTest] = []
     notes = [*notes_a, *notes_b, *key_notes]
@@ -112,7 +112,7 @@ def compare(
             notes += comparisons.differing_settings(results[0], result)
         if by_seed:
             _require_same_seeds(dataset, results_a, results_b)
-        moments_by_metric = moments_of(results, read_samples)
+        moments_by_metric = estimate_moments_of_results(results, read_samples)
         undecided_metrics = [name for name, moments in moments_by_metric.items() if moments is None]
         if undecided_metrics:
             names = ", ".join(undecided_metrics)
@@ -126,9 +126,9 @@ def compare(
     return Comparison(
         a=_group_name(results_a[0]) or results_a[0].model,
         b=_group_name(results_b[0]) or results_b[0].model,
-        tests=comparisons.adjust(tests),
+        tests=comparisons.adjust_p_values(tests),
         notes=tuple(dict.fromkeys(notes)),
-        trainings=(labels_of(results_a), labels_of(results_b)),
+        trainings=(training_labels(results_a), training_labels(results_b)),
     )
 
 
@@ -154,7 +154,7 @@ def _require_same_seeds(dataset: str, a: Sequence[Stored], b: Sequence[Stored]) 
         raise UsageError(f"{dataset}: the trainings of A and B are not of the same seeds")
 
 
-def labels_of(results: Sequence[Stored]) -> tuple[str, ...]:
+def training_labels(results: Sequence[Stored]) -> tuple[str, ...]:
     """Return the label of each training with its seed, such as "ours, seed 3"."""
     labels = []
     for result in results:
@@ -163,7 +163,7 @@ def labels_of(results: Sequence[Stored]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def sets_of(results: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
+def common_sets(results: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
     """Return the results on each data set on which all trainings of a group were measured.
 
     `side` is "A" or "B", by which notes call the group. The second return value is a list of notes
@@ -234,23 +234,23 @@ def _training_notes(side: str, results: Sequence[Stored], n_trainings: int) -> I
             yield f"not all trainings of {side} state their {name}"
 
 
-def moments_of(
+def estimate_moments_of_results(
     results: Sequence[Stored], read_samples: Read, only: Collection[str] | None = None
 ) -> dict[str, Moments | None]:
     """Return the metrics that the results of trainings on one data set have in common, by name.
 
-    See `moments`. Raises UsageError for edited results, for different settings, and for stored
+    See `estimate_moments`. Raises UsageError for edited results, for different settings, and for stored
     metrics that the samples do not give.
     """
     comparisons.require_comparable(*results)
     try:
         measurements = [measurement_of(result.row, read_samples(result.path)) for result in results]
-        return moments(measurements, only)
+        return estimate_moments(measurements, only)
     except ValueError as error:
         raise UsageError(f"{results[0].row.dataset}: {error}") from error
 
 
-def moments(
+def estimate_moments(
     measurements: Sequence[Measurement], only: Collection[str] | None = None
 ) -> dict[str, Moments | None]:
     """Return the values and the covariance of each metric that several results have, by name.
@@ -301,7 +301,7 @@ def metric_tests(
     return sorted(tests, key=lambda test: not test.record.primary)
 
 
-def plan(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:
+def plan_trainings(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:
     """Return how many trainings a comparison needs, as rows of a table.
 
     There is a row for each primary metric and for each of three numbers of images: as many as
@@ -327,7 +327,7 @@ def plan(comparison: Comparison, points: float, power: float) -> list[dict[str, 
 def _plan_columns(test: MetricTest, images: float, points: float, power: float) -> dict[str, Any]:
     """Return the columns of the plan for a metric, with `images` times as many images as measured.
 
-    See `plan`.
+    See `plan_trainings`.
     """
     difference = test.difference
     factor = test.record.factor  # 100 for fractions, else 1

@@ -43,7 +43,7 @@ def model_identity(row: ResultRow) -> ModelIdentity:
         spec=spec,
         name=str(row.model.get("name") or spec),
         is_random=row.model["random"],
-        variants=variants(row),
+        variants=variant_words(row),
         sha256=model_sha256(row),
     )
 
@@ -89,7 +89,7 @@ def model_sha256(row: ResultRow) -> str:
     return json_sha256([component_hashes(row), model["weights"], spec_of_random_weights])
 
 
-def variants(row: ResultRow) -> tuple[str, ...]:
+def variant_words(row: ResultRow) -> tuple[str, ...]:
     """Return short words for the settings of a result that differ from the defaults.
 
     Example: ("student", "bf16"). See `overrides_of`.
@@ -153,7 +153,7 @@ def group_label(row: ResultRow) -> str | None:
     states no group.
     """
     group = training_of(row).get("group")
-    return labelled(group, list(variants(row))) if group else group
+    return labelled(group, list(variant_words(row))) if group else group
 
 
 def data_identity(row: ResultRow) -> dict[str, str]:

@@ -45,12 +45,12 @@ class Stored:
     contradiction: str = ""
     # Whether the metrics were recomputed from the samples; True if there are no samples.
     recomputed: bool = True
-    # Hashes that tell models of one name apart, set by `distinguish`.
+    # Hashes that tell models of one name apart, set by `label_results`.
     notes: tuple[str, ...] = ()
-    # All names of the model if its results have several, set by `distinguish`. Tables show the
+    # All names of the model if its results have several, set by `label_results`. Tables show the
     # first one.
     names: tuple[str, ...] = ()
-    # Words that tell several versions of one data set apart, set by `distinguish`.
+    # Words that tell several versions of one data set apart, set by `label_results`.
     data_notes: tuple[str, ...] = ()
     # The file to which the result of another model of the same name was moved, set by
     # `store_result`.
@@ -136,7 +136,7 @@ class Stored:
 _MODEL_WITHOUT_NOTES = attrgetter("model_without_notes")
 
 
-def distinguish(results: Iterable[Stored]) -> list[Stored]:
+def label_results(results: Iterable[Stored]) -> list[Stored]:
     """Return the results with labels that name each model and each data set unambiguously.
 
     - One model with several names: all its results get the label with the preferred name, unless
@@ -249,8 +249,8 @@ def _differing_components(results: Iterable[Stored]) -> dict[str, list[str]]:
     {"clip": ["weights"], "siglip": []} if two models with other weights are called "clip".
     """
     components_by_label = {}
-    for label, label_results in _group_unedited(results, _MODEL_WITHOUT_NOTES).items():
-        hashes_of_results = [component_hashes(result.row) for result in label_results]
+    for label, same_label_results in _group_unedited(results, _MODEL_WITHOUT_NOTES).items():
+        hashes_of_results = [component_hashes(result.row) for result in same_label_results]
         differing_components = []
         for component in hashes_of_results[0]:
             distinct_hashes = {hashes[component] for hashes in hashes_of_results}
@@ -314,7 +314,7 @@ def _have_same_metrics(first: ResultRow, second: ResultRow) -> bool:
     return first_hashes == second_hashes
 
 
-def distinct(results: Iterable[Stored]) -> list[Stored]:
+def distinct_results(results: Iterable[Stored]) -> list[Stored]:
     """Return the first result of each cell of a table, without equal results that repeat it.
 
     A cell is a model, a data set and a protocol. Raises UsageError if two results of one cell
@@ -333,11 +333,11 @@ def distinct(results: Iterable[Stored]) -> list[Stored]:
     return list(results_by_cell.values())
 
 
-def warnings_of(results: Iterable[Stored]) -> list[str]:
+def result_warnings(results: Iterable[Stored]) -> list[str]:
     """Return the warnings that readers of results should see, one line each.
 
     They are about names that several models share, models that have several names, edited results,
-    and results whose metrics were not recomputed. The results must come from `distinguish`.
+    and results whose metrics were not recomputed. The results must come from `label_results`.
     """
     results = list(results)
     warnings = [*_shared_name_warnings(results), *_several_names_warnings(results)]
@@ -397,10 +397,10 @@ def _several_names_warnings(results: list[Stored]) -> list[str]:
     return lines
 
 
-def repeats_of(results: Iterable[Stored]) -> list[str]:
-    """Return a list with one line that counts the results which `distinct` leaves out.
+def repeat_notes(results: Iterable[Stored]) -> list[str]:
+    """Return a list with one line that counts the results which `distinct_results` leaves out.
 
-    The list is empty if `distinct` leaves out none.
+    The list is empty if `distinct_results` leaves out none.
     """
     cells = [result.cell for result in results]
     n_repeats = len(cells) - len(set(cells))
@@ -412,7 +412,7 @@ def repeats_of(results: Iterable[Stored]) -> list[str]:
     ]
 
 
-def shortened(names: Iterable[str], longest: int = _LONGEST_NAME) -> dict[str, str]:
+def shorten_names(names: Iterable[str], longest: int = _LONGEST_NAME) -> dict[str, str]:
     """Return a short form of each name, by name.
 
     A name of more than `longest` characters loses as many of its first folders as possible, but

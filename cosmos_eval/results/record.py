@@ -45,7 +45,7 @@ def metrics_type(most: float | None = None) -> Any:
         for name, value in metrics.items():
             fault = metric_of(str(task), name).fault(value)
             if fault:
-                raise out_of_place(name, fault)
+                raise field_error(name, fault)
         return metrics
 
     value = Annotated[float, Field(ge=None if most is None else -most, le=most)]
@@ -54,10 +54,10 @@ def metrics_type(most: float | None = None) -> Any:
         "task decides which of these a metric is."
     )
     field = Field(min_length=1, description=description)
-    return as_type(Annotated[dict[str, value], field, AfterValidator(check)])
+    return validated_as(Annotated[dict[str, value], field, AfterValidator(check)])
 
 
-def out_of_place(name: str, message: str) -> PydanticCustomError:
+def field_error(name: str, message: str) -> PydanticCustomError:
     """Return the error that a validator of a whole record raises for its field `name`.
 
     `message` says what is wrong with the field.
@@ -65,7 +65,7 @@ def out_of_place(name: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": message, "name": name})
 
 
-def as_type(kind: Any) -> pydantic.GetPydanticSchema:
+def validated_as(kind: Any) -> pydantic.GetPydanticSchema:
     """Return an annotation by which pydantic validates a field as the type `kind`.
 
     The field then may have another type for type checkers, such as Mapping in place of dict.
@@ -149,7 +149,7 @@ def _require_weights_hash(model: ModelRecord) -> ModelRecord:
     Raises an error if the record has no hash of the weights though they are not random.
     """
     if model["weights_sha256"] is None and not model["random"]:
-        raise out_of_place("weights_sha256", "only random weights have no hash")
+        raise field_error("weights_sha256", "only random weights have no hash")
     return model
 
 
@@ -260,9 +260,9 @@ class Provenance(TypedDict):
     record_sha256: NotRequired[Annotated[Sha256, OWN_HASH]]
 
 
-_MODEL = as_type(Annotated[ModelRecord, AfterValidator(_require_weights_hash)])
-_CLASSES = as_type(dict[str, dict[str, int | float | None]])
-_PAIRS = as_type(list[ConfusionPair])
+_MODEL = validated_as(Annotated[ModelRecord, AfterValidator(_require_weights_hash)])
+_CLASSES = validated_as(dict[str, dict[str, int | float | None]])
+_PAIRS = validated_as(list[ConfusionPair])
 _PER_CLASS = _doc("Figures by class name; null if a class has no sample.")
 _MISTAKES = _doc("The most frequent mistakes of a classification, most frequent first.")
 _TITLE = "One (model, data set, protocol) result"
@@ -274,16 +274,16 @@ _HEADER: Any = {"$id": f"urn:cosmos-eval:result:{SCHEMA_VERSION}"}
 class ResultRow:
     """The result of one model on one data set under one protocol."""
 
-    schema_version: Annotated[int, as_type(Literal[2])]
+    schema_version: Annotated[int, validated_as(Literal[2])]
     model: Annotated[Mapping[str, Any], _MODEL]
     task: Annotated[TaskName, _doc("A name of `cosmos-eval list tasks`; packages may add tasks.")]
     dataset: Name
     protocol: Annotated[Name, _doc("The settings by which numbers are comparable.")]
     metrics: Annotated[Mapping[str, float], metrics_type()]
-    intervals: Annotated[Mapping[str, Mapping[str, Any]], as_type(dict[str, IntervalRecord])]
+    intervals: Annotated[Mapping[str, Mapping[str, Any]], validated_as(dict[str, IntervalRecord])]
     per_class: Annotated[Mapping[str, Mapping[str, float | None]], _CLASSES, _PER_CLASS]
     n_samples: Count
-    provenance: Annotated[Mapping[str, Any], as_type(Provenance)]
+    provenance: Annotated[Mapping[str, Any], validated_as(Provenance)]
     samples: Annotated[
         SamplesFile, _doc("The file beside this one with the samples behind the metrics.")
     ]
@@ -295,7 +295,7 @@ Content = TypeVar("Content")
 
 
 @cache
-def adapter(kind: Any) -> TypeAdapter[Any]:
+def type_adapter(kind: Any) -> TypeAdapter[Any]:
     """Return the object by which pydantic reads and checks JSON of a type.
 
     It is cached, since building it takes milliseconds.
@@ -309,7 +309,7 @@ def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> 
     Raises UsageError with the first wrong field. `where` is the file, for the message.
     """
     try:
-        record: Content = adapter(kind).validate_json(content)
+        record: Content = type_adapter(kind).validate_json(content)
     except pydantic.ValidationError as error:
         raise UsageError(f"{where}: {_first_fault(error)}") from error
     return record
@@ -343,6 +343,6 @@ class _Schema(GenerateJsonSchema):
 
 def json_schema(kind: Callable[..., Any]) -> str:
     """Return the JSON Schema of the type `kind`, as the text of a file."""
-    schema = adapter(kind).json_schema(schema_generator=_Schema)
+    schema = type_adapter(kind).json_schema(schema_generator=_Schema)
     document = {"$schema": GenerateJsonSchema.schema_dialect, **schema}
     return json.dumps(document, indent=2) + "\n"

@@ -19,7 +19,7 @@ from cosmos_core.utils import files
 from cosmos_eval.data.readers import FileError, MissingFileError, read_bytes
 from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
 from cosmos_eval.results.identity import model_label
-from cosmos_eval.results.labels import Stored, distinguish
+from cosmos_eval.results.labels import Stored, label_results
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, validate
 from cosmos_eval.tasks import known_tasks, metric_of, task_named
 from cosmos_eval.types import Samples, UsageError
@@ -194,7 +194,7 @@ def read_result(path: Path) -> ResultRow:
 
 
 def read_stored(paths: Iterable[Path]) -> list[Stored]:
-    """Read results without their samples, with labels that `distinguish` makes unambiguous.
+    """Read results without their samples, with labels that `label_results` makes unambiguous.
 
     Raises UsageError if a file cannot be read or is not a result.
     """
@@ -203,7 +203,7 @@ def read_stored(paths: Iterable[Path]) -> list[Stored]:
         content = _read_content(path)
         row = _to_row(content, path)
         results.append(Stored(path, row, record_is_unchanged(_parse(content, path))))
-    return distinguish(results)
+    return label_results(results)
 
 
 def read_record(path: Path) -> Record:

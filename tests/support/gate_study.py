@@ -15,7 +15,7 @@ import numpy as np
 from support.models import SAMPLES, make_result
 
 from cosmos_eval.results.gate.baseline import replace_baseline
-from cosmos_eval.results.gate.check import Report, examine
+from cosmos_eval.results.gate.check import Report, check_results
 from cosmos_eval.results.verify import Verified
 from cosmos_eval.types import Samples
 
@@ -56,7 +56,7 @@ def studies(n: int, same: float, loss: float = 0.0, seed: int = 0) -> Iterator[R
                 old.append(Verified(path, *make_result(task, samples=first)))
                 new.append(Verified(path, *make_result(task, samples=again)))
             replace_baseline(path, old, [], reason="study")
-            yield examine(new, path)
+            yield check_results(new, path)
 
 
 def main(n: int) -> None:

@@ -25,7 +25,7 @@ from cosmos_eval.report.gallery.records import SampleExample
 from cosmos_eval.report.gallery.samples import Judgement, SampleDrawing, choose_samples
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import auxiliary_of
-from cosmos_eval.results.labels import Stored, distinct
+from cosmos_eval.results.labels import Stored, distinct_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import Watch
@@ -156,7 +156,9 @@ def _usable_results(stored_results: Sequence[Stored]) -> list[Stored]:
     usable_results: list[Stored] = []
     for task in _TASKS:
         # Each task by itself: data sets of two tasks may have the same name.
-        task_results = distinct(stored for stored in stored_results if stored.row.task == task)
+        task_results = distinct_results(
+            stored for stored in stored_results if stored.row.task == task
+        )
         usable_results += [stored for stored in task_results if not stored.is_edited]
     return usable_results
 

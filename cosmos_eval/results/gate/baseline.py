@@ -22,11 +22,11 @@ from cosmos_core.utils.environment import user_name, utc_now
 from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
-from cosmos_eval.results.compare import setting
+from cosmos_eval.results.compare import setting_of_result
 from cosmos_eval.results.filenames import file_stem, safe_name
 from cosmos_eval.results.groups import require_distinct
 from cosmos_eval.results.identity import group_label, model_identity, training_of
-from cosmos_eval.results.labels import Stored, distinguish
+from cosmos_eval.results.labels import Stored, label_results
 from cosmos_eval.results.verify import Verified
 from cosmos_eval.tasks import known_tasks, metric_of
 from cosmos_eval.types import Samples, UsageError
@@ -59,7 +59,7 @@ def _require_hashes(fields: dict[str, Any]) -> dict[str, Any]:
     for name in fields.keys() - Setting.__annotations__.keys():
         value = fields[name]
         if not (name.startswith("hashes.") and isinstance(value, str) and value):
-            raise record.out_of_place(name, "neither a field of a setting nor a hash")
+            raise record.field_error(name, "neither a field of a setting nor a hash")
     return fields
 
 
@@ -137,18 +137,18 @@ class Entry:
     model: Annotated[record.Name, Field(description="The label of the model in tables.")]
     weights_sha256: record.Sha256
     setting: Annotated[
-        Mapping[str, Any], record.as_type(Annotated[Setting, AfterValidator(_require_hashes)])
+        Mapping[str, Any], record.validated_as(Annotated[Setting, AfterValidator(_require_hashes)])
     ]
     metrics: Annotated[Mapping[str, float], record.metrics_type(_LARGEST_VALUE)]
-    intervals: Annotated[Mapping[str, Mapping[str, Any]], record.as_type(dict[str, _Interval])]
-    samples: Annotated[Mapping[str, str] | None, record.as_type(SamplesRecord | None)]
+    intervals: Annotated[Mapping[str, Mapping[str, Any]], record.validated_as(dict[str, _Interval])]
+    samples: Annotated[Mapping[str, str] | None, record.validated_as(SamplesRecord | None)]
     commit: str | None
     utc: str
     model_sha256: Annotated[
         record.Sha256 | None, Field(description="Hash of everything that makes a model the same.")
     ] = None
     training: Annotated[
-        Mapping[str, Any] | None, record.as_type(Annotated[TrainingRecord | None, _TRAINING])
+        Mapping[str, Any] | None, record.validated_as(Annotated[TrainingRecord | None, _TRAINING])
     ] = None
 
     @property
@@ -170,7 +170,7 @@ class Baseline:
     """Results that new ones are checked against; the fields are the same as in the file."""
 
     schema_version: Annotated[int, _VERSION]
-    written: Annotated[Mapping[str, str], record.as_type(Written)]
+    written: Annotated[Mapping[str, str], record.validated_as(Written)]
     tolerance: Annotated[float, Field(ge=0, le=0.5, description=_LOSS)]
     results: Annotated[list[Entry], Field(min_length=1)]
     gated: Annotated[Literal["headline", "all"], Field(description=_GATED)] = "headline"
@@ -233,13 +233,13 @@ class Problem(NamedTuple):
         return f"{self.where}: {self.message}"
 
 
-def faults_of(results: Sequence[Verified], *, strict: bool) -> Iterator[Problem]:
+def result_problems(results: Sequence[Verified], *, strict: bool) -> Iterator[Problem]:
     """Yield a problem for each reason why a result cannot be trusted.
 
     The reasons are random weights, and a name that several models share. With `strict`, results
     must also state the commit of their code, and the code must not have been edited.
     """
-    for result in distinguish(result.stored for result in results):
+    for result in label_results(result.stored for result in results):
         if result.notes:
             label = result.identity.label
             message = (
@@ -267,7 +267,7 @@ def _provenance_problems(result: Verified, *, strict: bool) -> Iterator[Problem]
         yield Problem(path, "was measured with edited code (dirty), which --strict refuses")
 
 
-def without_former(results: Sequence[Verified]) -> tuple[list[Verified], list[str]]:
+def drop_renamed_results(results: Sequence[Verified]) -> tuple[list[Verified], list[str]]:
     """Leave out results that were renamed to make room for a later result, and note each of them.
 
     When another model with the same name is measured, the file of the former result is renamed. The
@@ -334,8 +334,8 @@ def replace_baseline(
     Raises UsageError for results that a check could not use, for two results of one model or
     training on one data set, and if the file cannot be written or holds something else.
     """
-    results, notes = without_former(results)
-    _require_usable(results, [*problems, *faults_of(results, strict=strict)])
+    results, notes = drop_renamed_results(results)
+    _require_usable(results, [*problems, *result_problems(results, strict=strict)])
     if path.suffix != ".json":
         raise UsageError(f"cannot write {path}: the name of a baseline ends with .json")
     repeated_keys = readers.first_repeated(result_key(result.row) for result in results)
@@ -444,7 +444,7 @@ def _make_entry(row: record.ResultRow, archive: bytes | None) -> Entry:
     return Entry(
         model=identity.label,
         weights_sha256=row.model["weights_sha256"],
-        setting=setting(row),
+        setting=setting_of_result(row),
         metrics=metrics,
         intervals=dict(row.intervals),
         samples=samples,

@@ -28,7 +28,7 @@ from cosmos_eval.results.compare import (
     has_content,
     measurement_of,
     require_same_settings,
-    setting,
+    setting_of_result,
 )
 from cosmos_eval.results.gate.baseline import (
     Baseline,
@@ -36,12 +36,12 @@ from cosmos_eval.results.gate.baseline import (
     Key,
     Problem,
     baseline_samples,
-    faults_of,
+    drop_renamed_results,
     read_baseline,
     result_key,
-    without_former,
+    result_problems,
 )
-from cosmos_eval.results.groups import moments, require_distinct
+from cosmos_eval.results.groups import estimate_moments, require_distinct
 from cosmos_eval.results.identity import group_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
@@ -86,9 +86,9 @@ class Case(NamedTuple):
 
     @property
     def settings(self) -> list[Mapping[str, Any]]:
-        """The `setting` of each result, which decides what is measured, the baseline's first."""
+        """What `setting_of_result` returns for each result, the baseline's first."""
         settings = [entry.setting for entry in self.entries]
-        settings += [setting(result.row) for result in self.results]
+        settings += [setting_of_result(result.row) for result in self.results]
         return settings
 
     @property
@@ -220,7 +220,7 @@ def read_results(places: Sequence[Path]) -> tuple[list[Verified], list[Problem]]
     return results, problems
 
 
-def examine(
+def check_results(
     results: Sequence[Verified],
     path: Path,
     *,
@@ -234,9 +234,9 @@ def examine(
     UsageError if the baseline cannot be read or was edited.
     """
     baseline = read_baseline(path)
-    results, notes = without_former(results)
-    cases = match(baseline, results)
-    all_problems = [*problems, *cases.problems, *faults_of(results, strict=strict)]
+    results, notes = drop_renamed_results(results)
+    cases = match_results(baseline, results)
+    all_problems = [*problems, *cases.problems, *result_problems(results, strict=strict)]
     all_problems += cases.unmatched()
 
     # Compare the metrics of each result of the baseline that has a new result.
@@ -309,12 +309,12 @@ class Cases(NamedTuple):
             yield Problem(str(key), "is not in the baseline: leave it out, or add it with --update")
 
 
-def match(baseline: Baseline, results: Sequence[Verified]) -> Cases:
+def match_results(baseline: Baseline, results: Sequence[Verified]) -> Cases:
     """Match each new result with the result, or the group, of the baseline to compare it with.
 
     A second result of the same model on the same data set is a problem.
     """
-    groups, problems = groups_of(baseline, results)
+    groups, problems = match_groups(baseline, results)
     grouped_keys = {entry.key for case in groups for entry in case.entries}
     grouped_paths = {result.path for case in groups for result in case.results}
     entries = [entry for entry in baseline.results if entry.key not in grouped_keys]
@@ -330,7 +330,9 @@ def match(baseline: Baseline, results: Sequence[Verified]) -> Cases:
     return Cases(groups, entries, results_by_key, problems)
 
 
-def groups_of(baseline: Baseline, results: Iterable[Verified]) -> tuple[list[Case], list[Problem]]:
+def match_groups(
+    baseline: Baseline, results: Iterable[Verified]
+) -> tuple[list[Case], list[Problem]]:
     """Return the groups of trainings that are compared as a whole, and problems of their results.
 
     In such a group, the baseline has several trainings, and the new results have at least one new
@@ -434,7 +436,7 @@ def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
     new_indices = np.arange(n_new)
     baseline_indices = np.arange(n_new, len(measurements))
     changes: dict[str, GroupDifference | None] = {}
-    for name, metric_moments in moments(measurements).items():
+    for name, metric_moments in estimate_moments(measurements).items():
         if metric_moments is None:
             changes[name] = None
         else:
@@ -499,7 +501,7 @@ def _decide_gated(
     ]
     decided_findings = {
         (finding.key, finding.metric): finding
-        for finding in decide(gated_findings, baseline.tolerance, n_gated)
+        for finding in decide_findings(gated_findings, baseline.tolerance, n_gated)
     }
     all_findings = []
     for finding in findings:
@@ -511,7 +513,7 @@ def _decide_gated(
     return tuple(all_findings)
 
 
-def decide(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
+def decide_findings(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
     """Yield gated findings with their corrected p-values and detectable losses.
 
     A p-value is one-sided: it is small if the loss is certainly greater than the tolerated loss.

@@ -4,7 +4,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from cosmos_eval.results import text
-from cosmos_eval.results.compare import component_cells, components
+from cosmos_eval.results.compare import error_component_cells, error_components
 from cosmos_eval.results.gate.check import ALPHA, Finding, Report
 from cosmos_eval.results.table import USUAL, View
 
@@ -33,7 +33,7 @@ def to_cells(finding: Finding, view: View = USUAL) -> dict[str, str]:
     cells |= view.change("change", factor * change.difference, (factor * low, factor * high))
     cells["p (Holm)"] = "" if p_value is None else text.p_value_text(p_value)
     cells["detectable"] = "" if detectable is None else view.fixed(factor * detectable)
-    cells |= component_cells(change, factor, view)
+    cells |= error_component_cells(change, factor, view)
     cells["decision"] = finding.status
     return cells
 
@@ -154,7 +154,7 @@ def _finding_record(finding: Finding) -> dict[str, Any]:
         "detectable": finding.detectable,
         "test": change.method,
     }
-    record |= components(change)
+    record |= error_components(change)
     record["decision"] = finding.status
     return record
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from cosmos_eval.protocols import published_error
 from cosmos_eval.results.identity import data_identity
-from cosmos_eval.results.labels import warnings_of
+from cosmos_eval.results.labels import result_warnings
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.ranking import (
     NO_TIES,
@@ -108,7 +108,7 @@ class Board(NamedTuple):
         return any(row.source != "measured" for row in self.rows)
 
 
-def boards(
+def make_boards(
     entries: Iterable[Entry], ties: Ties = NO_TIES, decimals: int | None = None
 ) -> list[Board]:
     """Return one board per protocol, in alphabetical order of the protocols.
@@ -215,7 +215,7 @@ def _notes(
     yield from dict.fromkeys(note for entry in entries for note in _condition_notes(entry))
     yield from _class_name_notes(entries)
     results = [entry.stored for entry in entries if entry.stored is not None]
-    for line in warnings_of(results):
+    for line in result_warnings(results):
         yield f"{line[:1].upper()}{line[1:]}."
 
 

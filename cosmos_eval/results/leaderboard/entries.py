@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
 from cosmos_eval.results.identity import is_partial
-from cosmos_eval.results.labels import Stored, distinct, distinguish
+from cosmos_eval.results.labels import Stored, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference_text
 from cosmos_eval.tasks import usable_task
@@ -134,12 +134,12 @@ def headlines_of(entry: Entry) -> Mapping[str, str]:
     return titles | dict(task.headlines)
 
 
-def measured(rows: Iterable[ResultRow]) -> list[Entry]:
+def entries_of_rows(rows: Iterable[ResultRow]) -> list[Entry]:
     """Return the entries of results that are not stored in files, such as those of tests.
 
     Raises UsageError if two results of one model on one data set differ.
     """
-    return entries_of(distinguish(Stored(Path(), row) for row in rows))
+    return entries_of(label_results(Stored(Path(), row) for row in rows))
 
 
 def entries_of(results: Iterable[Stored]) -> list[Entry]:
@@ -148,7 +148,7 @@ def entries_of(results: Iterable[Stored]) -> list[Entry]:
     A result that repeats an equal one has no entry. Raises UsageError if two results of one model
     on one data set differ.
     """
-    entries = [_make_entry(result) for result in distinct(results)]
+    entries = [_make_entry(result) for result in distinct_results(results)]
     return sorted(entries, key=lambda entry: entry.key)
 
 
@@ -178,7 +178,7 @@ def _make_entry(result: Stored) -> Entry:
 
 
 @cache
-def published() -> tuple[Entry, ...]:
+def read_published_entries() -> tuple[Entry, ...]:
     """Return the entries of all numbers that others published, sorted by key.
 
     They are read from the CSV files of this package. The source of an entry is `published` if it is
@@ -240,14 +240,16 @@ def published_beside(results: Iterable[Stored]) -> list[Entry]:
     was measured under DataComp's protocol.
     """
     has_datacomp = any(result.row.protocol == DATACOMP for result in results)
-    return [entry for entry in published() if has_datacomp or entry.protocol != DATACOMP]
+    return [
+        entry for entry in read_published_entries() if has_datacomp or entry.protocol != DATACOMP
+    ]
 
 
 @cache
 def _published_metrics() -> Mapping[tuple[str, str, str], Mapping[str, float]]:
     """Return the metrics that the authors of models published, by model, data set and protocol."""
     metrics = {}
-    for entry in published():
+    for entry in read_published_entries():
         if entry.source == "published":
             metrics[entry.model, entry.dataset, entry.protocol] = entry.metrics
     return metrics

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cosmos_eval.results.groups import moments_of, require_distinct
+from cosmos_eval.results.groups import estimate_moments_of_results, require_distinct
 from cosmos_eval.results.identity import group_label, training_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.table import BY_RANK, USUAL, Table, View, table_of_records
-from cosmos_eval.results.text import metric_text
+from cosmos_eval.results.text import interval_text, metric_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import Interval
@@ -126,7 +126,7 @@ def _means_of_group(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]
     require_distinct(results)
     seeds = tuple(training_of(result.row).get("seed") for result in results)
     headlines = headlines_of(entry)
-    moments_by_metric = moments_of(results, read_samples, headlines)
+    moments_by_metric = estimate_moments_of_results(results, read_samples, headlines)
     for name in headlines:
         moments = moments_by_metric.get(name)
         if moments is not None:

@@ -355,10 +355,14 @@ def _paired_p_values(best: Stored, other: Stored, pairs: Sequence[Pair]) -> dict
     settings, such as another list of samples.
     """
     # Imported here, since SciPy takes long.
-    from cosmos_eval.results.compare import paired_differences, require_same_settings, setting
+    from cosmos_eval.results.compare import (
+        paired_differences,
+        require_same_settings,
+        setting_of_result,
+    )
 
     try:
-        require_same_settings([setting(best.row), setting(other.row)])
+        require_same_settings([setting_of_result(best.row), setting_of_result(other.row)])
     except ValueError as error:
         models = f"{best.model} and {other.model} on {best.row.dataset}"
         raise UsageError(f"{models} cannot be compared: {error}") from error

@@ -10,7 +10,7 @@ from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.protocols.facts import released_model
 from cosmos_eval.results import table, text
 from cosmos_eval.results.leaderboard.board import Column, columns_of
-from cosmos_eval.results.leaderboard.entries import AMP, Entry, published
+from cosmos_eval.results.leaderboard.entries import AMP, Entry, read_published_entries
 from cosmos_eval.results.table import USUAL, Cell, Head, Table, View
 from cosmos_eval.results.terminal import notes_text, to_terminal
 from cosmos_eval.tasks import metric_of
@@ -104,7 +104,7 @@ def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
 
     models = [f"cosmos:{name}" for name in RELEASED]
     numbers = []
-    for published_entry in published():
+    for published_entry in read_published_entries():
         if published_entry.model not in models:
             continue
         key = published_entry.key._replace(source="measured", url="")

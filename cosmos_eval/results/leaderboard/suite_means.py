@@ -10,7 +10,7 @@ from cosmos_eval.results.compare import (
     SAMPLE_LISTS,
     require_comparable,
     require_metric_of_samples,
-    setting,
+    setting_of_result,
 )
 from cosmos_eval.results.groups import Moments, require_distinct
 from cosmos_eval.results.identity import group_label
@@ -258,7 +258,7 @@ def sample_list(stored: Stored) -> str:
     apart. For a result that records no hash, it is the model, the data set and the protocol, so no
     other result has the same text.
     """
-    fields = setting(stored.row)
+    fields = setting_of_result(stored.row)
     for name in SAMPLE_LISTS:
         if fields.get(name):
             return ", ".join([fields[name], *stored.data_notes])

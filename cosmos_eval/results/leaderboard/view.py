@@ -53,7 +53,7 @@ class _RowName(NamedTuple):
     url: str
 
 
-def select(entries: Sequence[Entry], view: View) -> list[Entry]:
+def select_entries(entries: Sequence[Entry], view: View) -> list[Entry]:
     """Return the entries that match the view's patterns, with only the metrics that match.
 
     A pattern such as "coco*" matches names as file names are matched in a shell. Raises UsageError

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.results import text
 from cosmos_eval.results.export import csv_of
-from cosmos_eval.results.labels import shortened
+from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.latex import PREAMBLE, to_latex
-from cosmos_eval.results.leaderboard.board import boards
+from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.facts import COLUMNS, facts_of, model_table
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
@@ -246,7 +246,7 @@ def tables_of(leaderboard: Leaderboard) -> list[Table]:
     if suite is not None:
         tables.append(suite.table(view))
     if suite is None or view.members:
-        task_boards = boards(leaderboard.entries, leaderboard.ties, view.decimals)
+        task_boards = make_boards(leaderboard.entries, leaderboard.ties, view.decimals)
         tables += view_tables(task_boards, view)
     if leaderboard.groups:
         tables.append(group_table(leaderboard.groups, view, ("data set", "protocol")))
@@ -296,7 +296,7 @@ def to_texts(leaderboard: Leaderboard, width: int) -> Iterator[Text]:
     """
     tables = number_links(tables_of(leaderboard))
     for table in tables:
-        short_names = shortened(row[0].text for row in table.rows if row)
+        short_names = shorten_names(row[0].text for row in table.rows if row)
         rows = []
         for name_cell, *other_cells in table.rows:
             short_name_cell = name_cell._replace(text=short_names[name_cell.text])

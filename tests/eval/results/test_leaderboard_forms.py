@@ -10,10 +10,10 @@ import pytest
 from support.html import Page
 from support.rows import make_row
 
-from cosmos_eval.results.labels import shortened
-from cosmos_eval.results.leaderboard.board import boards
-from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
-from cosmos_eval.results.leaderboard.view import select, tables_of
+from cosmos_eval.results.labels import shorten_names
+from cosmos_eval.results.leaderboard.board import make_boards
+from cosmos_eval.results.leaderboard.entries import Entry, entries_of_rows, published_beside
+from cosmos_eval.results.leaderboard.view import select_entries, tables_of
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_tex, to_texts
 from cosmos_eval.results.table import View, split_patterns
 from cosmos_eval.results.text import latex_text
@@ -37,7 +37,7 @@ def entries():
     rows = [make_row(), make_row(model={"spec": ODD}, metrics=metrics)]
     rows += [make_row(dataset="[100%]_set")]
     rows += [make_row(provenance={"limit": 2}, model={"spec": ODD})]
-    return [*measured(rows), *published_beside([])]
+    return [*entries_of_rows(rows), *published_beside([])]
 
 
 def small():
@@ -53,7 +53,7 @@ def small():
 
 
 def test_latex_of_a_small_board():
-    shown = Leaderboard(measured(small()), view=View(second=True))
+    shown = Leaderboard(entries_of_rows(small()), view=View(second=True))
     retrieval, cls = to_tex(shown).split("\n\n")
     assert retrieval.splitlines() == [
         r"% needs \usepackage{booktabs}",
@@ -83,7 +83,7 @@ def test_latex_of_a_small_board():
 
 def test_symmetric_intervals_of_latex():
     ends = {"acc1": {"low": 0.23, "high": 0.27, "method": "wilson", "level": 0.95}}
-    text = to_tex(Leaderboard(measured([make_row(intervals=ends)])))
+    text = to_tex(Leaderboard(entries_of_rows([make_row(intervals=ends)])))
     assert r"scenes-cosmos & 25.0\,{\scriptsize $\pm$2.0} \\" in text
 
 
@@ -98,7 +98,7 @@ def test_special_characters_of_latex():
 
 def test_a_table_wider_than_the_text_is_split_and_repeats_no_caption():
     rows = [make_row(dataset=f"a-long-name-of-a-data-set-{n}") for n in range(7)]
-    text = to_tex(Leaderboard(measured(rows)))
+    text = to_tex(Leaderboard(entries_of_rows(rows)))
     labels = re.findall(r"\\label\{(.*?)\}", text)
     assert labels == ["tab:cls", "tab:cls-2"] + [f"tab:cls-{n}" for n in range(3, 1 + len(labels))]
     assert len(labels) > 2
@@ -108,7 +108,9 @@ def test_a_table_wider_than_the_text_is_split_and_repeats_no_caption():
 
 def test_a_table_longer_than_a_page_is_split():
     rows = [make_row(model={"spec": f"m{n:03}"}) for n in range(90)]
-    bodies = re.findall(r"(?s)\\midrule\n(.*?)\\bottomrule", to_tex(Leaderboard(measured(rows))))
+    bodies = re.findall(
+        r"(?s)\\midrule\n(.*?)\\bottomrule", to_tex(Leaderboard(entries_of_rows(rows)))
+    )
     assert [len(body.splitlines()) for body in bodies] == [30, 30, 30]
 
 
@@ -171,7 +173,7 @@ def test_the_terminal_shows_number_interval_rank_and_difference():
         make_row(model={"spec": "cosmos:vitb16_cc3m"}, **where),
         make_row(model={"spec": "[red]x[/red]"}, **where, metrics={"acc1": 0.26}),
     ]
-    assert lines(measured(rows), 80, View(ranks=True))[:6] == [
+    assert lines(entries_of_rows(rows), 80, View(ranks=True))[:6] == [
         "Classification (%), protocol cosmos",
         "                              imagenet1k",
         "model                                         acc1",
@@ -183,7 +185,7 @@ def test_the_terminal_shows_number_interval_rank_and_difference():
 
 def test_a_narrow_table_is_transposed():
     rows = [make_row(dataset=f"{name}-of-images", intervals={}) for name in ("set", "other")]
-    wide, narrow = (lines(measured(rows), width)[1:-1] for width in (60, 26))
+    wide, narrow = (lines(entries_of_rows(rows), width)[1:-1] for width in (60, 26))
     assert wide == [
         "               other-of-images  set-of-images",
         "model                     acc1           acc1",
@@ -202,7 +204,7 @@ def test_a_narrow_table_is_transposed():
 
 def test_the_best_is_bold_in_the_terminal():
     rows = [make_row(model={"spec": "scenes-clip"}, metrics={"acc1": 0.26}), make_row()]
-    table, _ = to_texts(Leaderboard(measured(rows), view=View(second=True)), 80)
+    table, _ = to_texts(Leaderboard(entries_of_rows(rows), view=View(second=True)), 80)
     styles = {str(s.style): table.plain[s.start : s.end] for s in table.spans}
     assert (styles["bold green"], styles["underline"]) == ("26.0", "25.0")
 
@@ -232,7 +234,7 @@ def test_long_paths_are_cut_so_that_they_stay_apart():
         "cosmos:second/checkpoints/last.pt",
         "a name that is very long but has no folder in it at all",
     ]
-    assert list(shortened(names).values()) == [
+    assert list(shorten_names(names).values()) == [
         "cosmos:.../first/checkpoints/last.pt",
         "cosmos:.../second/checkpoints/last.pt",
         "cosmos:.../last.pt (student, bf16)",
@@ -245,7 +247,7 @@ def test_long_paths_are_cut_so_that_they_stay_apart():
 def test_shortened_names_are_unique_and_shorter():
     words = ["data", "runs", "a", "b"]
     names = [f"cosmos:/{'/'.join(path)}/x.pt" for path in itertools.product(words, repeat=4)]
-    short = shortened(names, longest=5)
+    short = shorten_names(names, longest=5)
     assert len(set(short.values())) == len(names)
     assert all(len(short[name]) <= len(name) for name in names)
 
@@ -256,7 +258,7 @@ def test_a_board_of_one_cell():
 
 
 def titles(found, view):
-    return [table.title for table in tables_of(boards(found), view)]
+    return [table.title for table in tables_of(make_boards(found), view)]
 
 
 def test_other_settings_have_tables_of_their_own():
@@ -264,7 +266,7 @@ def test_other_settings_have_tables_of_their_own():
     others = [{"limit": 2}, {"attention": "naclip"}, {"precision": "amp"}]
     rows = [make_row(), *(make_row(provenance) for provenance in others)]
     rows.append(make_row(model={"weights": "student"}))
-    plain, aside = tables_of(boards(measured(rows)), View())
+    plain, aside = tables_of(make_boards(entries_of_rows(rows)), View())
     assert [row[0].text for row in plain.rows] == ["scenes-cosmos", "scenes-cosmos (amp)"]
     assert aside.title == "Classification (%), other settings, protocol scenes"
     assert [row[0].text for row in aside.rows] == [
@@ -274,9 +276,9 @@ def test_other_settings_have_tables_of_their_own():
 
 def test_what_is_selected_is_shown_in_its_order():
     rows = [make_row(model={"spec": name}, dataset=d) for name in ("a", "b", "c") for d in "xyz"]
-    found = measured(rows)
+    found = entries_of_rows(rows)
     view = View(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",))
-    (table,) = tables_of(boards(select(found, view)), view)
+    (table,) = tables_of(make_boards(select_entries(found, view)), view)
     assert [row[0].text for row in table.rows] == ["c", "a"]
     assert [(head.group, head.title) for head in table.heads[1:]] == [("z", "acc5"), ("x", "acc5")]
     assert {cell.text for row in table.rows for cell in row[1:]} == {"75.0"}
@@ -294,7 +296,7 @@ def test_what_is_selected_is_shown_in_its_order():
 )
 def test_what_nothing_has_is_refused(view, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        select(measured(small()), view)
+        select_entries(entries_of_rows(small()), view)
 
 
 def test_rows_are_sorted_by_a_metric_or_by_all():
@@ -304,11 +306,11 @@ def test_rows_are_sorted_by_a_metric_or_by_all():
         rows.append(make_row(model={"spec": name}, metrics={"acc1": first}))
         if second is not None:
             rows.append(make_row(model={"spec": name}, dataset="z", metrics={"acc1": second}))
-    found = measured(rows)
+    found = entries_of_rows(rows)
 
     def order(sort, dataset="*"):
         view = View(datasets=(dataset,), sort=sort)
-        (table,) = tables_of(boards(select(found, view)), view)
+        (table,) = tables_of(make_boards(select_entries(found, view)), view)
         return "".join(row[0].text for row in table.rows)
 
     assert order("") == order("model") == "abcd"
@@ -322,7 +324,7 @@ def test_rows_are_sorted_by_a_metric_or_by_all():
 
 def test_decimals_are_those_of_numbers_and_intervals_and_decide_what_is_equal():
     rows = [make_row(metrics={"acc1": 0.25004}), make_row(model={"spec": "b"})]
-    (board,) = boards(measured(rows), decimals=3)
+    (board,) = make_boards(entries_of_rows(rows), decimals=3)
     first, second = (row.cells[0] for row in board.rows)
     assert (first.value, first.best, second.value, second.best) == ("25.000", False, "25.004", True)
     assert second.ends == ("24.996", "12.504")
@@ -334,7 +336,9 @@ def test_values_of_an_option():
 
 def test_transposed_tables_of_all_tasks_are_one():
     view = View(transpose=True)
-    (table,) = tables_of(boards(measured(small())), view)
+    (table,) = tables_of(make_boards(entries_of_rows(small())), view)
     assert [head.title for head in table.heads] == ["metric", "scenes-clip", "scenes-cosmos"]
     assert table.sections == ("my_set", "my_set", "scenes-cls")
-    assert titles(measured(small()), view) == ["Retrieval, classification (%), protocol scenes"]
+    assert titles(entries_of_rows(small()), view) == [
+        "Retrieval, classification (%), protocol scenes"
+    ]
