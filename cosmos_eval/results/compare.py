@@ -224,9 +224,9 @@ class MetricTest(NamedTuple):
     metric: str
     # The metric of A minus the metric of B.
     difference: PairedDifference | GroupDifference
-    # The p-value by Holm's correction for all primary metrics, set by `adjust_p_values`; None for others.
+    # The p-value of a primary metric by Holm's correction, set by `adjust_p_values`; else None.
     adjusted: float | None = None
-    # The least true difference that the test finds with a probability of 80%, set by `adjust_p_values`.
+    # The least true difference that the test finds with a probability of 80%, also set there.
     detectable: float | None = None
 
     @property
@@ -562,9 +562,9 @@ def error_component_cells(
 ) -> dict[str, str]:
     """Return the components of the error of a difference as cells of a table, by column title.
 
-    See `error_components`. Errors are multiplied by `factor`, which is 100 for fractions. The numbers of
-    both groups are joined: "0.31 / 0.28", with "?" for a group of one training. The cells are empty
-    for a difference of two results.
+    See `error_components`. Errors are multiplied by `factor`, which is 100 for fractions. The
+    numbers of both groups are joined: "0.31 / 0.28", with "?" for a group of one training. The
+    cells are empty for a difference of two results.
     """
     if not isinstance(difference, GroupDifference):
         return {"seed sd": "", "image se": "", "k": ""}

@@ -239,8 +239,8 @@ def estimate_moments_of_results(
 ) -> dict[str, Moments | None]:
     """Return the metrics that the results of trainings on one data set have in common, by name.
 
-    See `estimate_moments`. Raises UsageError for edited results, for different settings, and for stored
-    metrics that the samples do not give.
+    See `estimate_moments`. Raises UsageError for edited results, for different settings, and for
+    stored metrics that the samples do not give.
     """
     comparisons.require_comparable(*results)
     try:
