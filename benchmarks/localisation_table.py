@@ -28,7 +28,7 @@ from cosmos_eval.protocols.segmentation import LOCALISATION
 from cosmos_eval.results.compare import measurement_of, paired_differences
 from cosmos_eval.results.groups import estimate_moments
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
 from cosmos_eval.results.text import interval_text, metric_text, percent
 from cosmos_eval.tasks import metric_of, task_for
@@ -125,7 +125,7 @@ def forms(results: str) -> str:
 
 def trainings(folder: str) -> str:
     """The table of all trainings with cross-attention in Markdown."""
-    found: dict[str, dict[str, dict[int, Stored]]] = {name: {} for name in SIDES}
+    found: dict[str, dict[str, dict[int, StoredResult]]] = {name: {} for name in SIDES}
     for one in read_stored(result_paths(Path(folder))):
         row, training = one.row, training_of(one.row)
         side = row.provenance.get("attention") if row.protocol == "scenes" else row.protocol
@@ -136,7 +136,9 @@ def trainings(folder: str) -> str:
     return markdown(["", *titles], rows, 2)
 
 
-def _of_trainings(dataset: str, found: Mapping[str, Mapping[int, Stored]]) -> Iterator[list[str]]:
+def _of_trainings(
+    dataset: str, found: Mapping[str, Mapping[int, StoredResult]]
+) -> Iterator[list[str]]:
     sides = [found[name] for name in SIDES[dataset]]
     seeds = sorted(sides[0].keys() & sides[1].keys())
     several = [side[seed] for side in sides for seed in seeds]

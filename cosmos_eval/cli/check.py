@@ -13,7 +13,7 @@ from typer import Argument, Exit
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import File, Text, flag, option, table_view
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
-from cosmos_eval.results.table import View
+from cosmos_eval.results.table import TableOptions
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report
         return Report(baseline, (), (*problems, problem)), error
 
 
-def _print_report(report: Report, view: View, *, as_json: bool) -> None:
+def _print_report(report: Report, view: TableOptions, *, as_json: bool) -> None:
     """Print all metrics and the verdict, and on standard error the problems."""
     from cosmos_eval.results.gate.reports import to_cells, to_records, tolerance_text
 

@@ -8,7 +8,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand
 
 from cosmos_eval import types
-from cosmos_eval.results.table import View, split_patterns
+from cosmos_eval.results.table import TableOptions, split_patterns
 
 MODELS, DATA, COMPUTATION = "Models", "Data", "Computation"
 CONTENT, LAYOUT = "Content of tables", "Layout of tables"
@@ -91,9 +91,9 @@ def _require_writable(path: Path | None) -> Path | None:
 
 def table_view(
     metrics: list[str] | None, decimals: int | None, intervals: bool | None, sort: str
-) -> View:
+) -> TableOptions:
     """Return the view of a table by the options that tables share."""
-    return View(
+    return TableOptions(
         metrics=split_patterns(metrics),
         decimals=decimals,
         intervals=intervals is not False,

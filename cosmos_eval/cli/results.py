@@ -34,12 +34,12 @@ from cosmos_eval.cli.output import (
     write_text,
 )
 from cosmos_eval.results import RESULTS
-from cosmos_eval.results.table import View, select_metrics, split_patterns
+from cosmos_eval.results.table import TableOptions, select_metrics, split_patterns
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.results.compare import Comparison
-    from cosmos_eval.results.labels import Stored
+    from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
     from cosmos_eval.results.leaderboard.writers import Leaderboard
@@ -50,7 +50,7 @@ METHODS = "Methods, by groups of trainings"
 _FORMATS_WITH_ALL = ("csv", "json")  # beside the score of a suite, they have all results
 
 
-def _read_results(path: Path) -> list[Stored]:
+def _read_results(path: Path) -> list[StoredResult]:
     """Read a result or a folder of results, and check them."""
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.store import result_paths
@@ -58,7 +58,7 @@ def _read_results(path: Path) -> list[Stored]:
     return read_checked(result_paths(path))
 
 
-def _print_warnings(results: Sequence[Stored]) -> None:
+def _print_warnings(results: Sequence[StoredResult]) -> None:
     """Print warnings on results, and on results that repeat other ones."""
     from cosmos_eval.results.labels import repeat_notes, result_warnings
 
@@ -122,7 +122,7 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = _read_results(directory)
-    view = View(
+    view = TableOptions(
         models=split_patterns(models),
         datasets=split_patterns(datasets),
         protocols=split_patterns(protocols),
@@ -151,7 +151,7 @@ def leaderboard(
 
 
 def _write_board(
-    board: Leaderboard, results: Sequence[Stored], format: str, output: Path | None
+    board: Leaderboard, results: Sequence[StoredResult], format: str, output: Path | None
 ) -> None:
     """Print a leaderboard in a format, or write it to a file; then print notes on its results."""
     from cosmos_eval.results.labels import repeat_notes, result_warnings
@@ -188,7 +188,7 @@ def _score_suite(
     if with_published:
         entries += read_published_entries()
     return suite_score(
-        read_score(suite_name), select_entries(entries, View(models)), by_group=by_group
+        read_score(suite_name), select_entries(entries, TableOptions(models)), by_group=by_group
     )
 
 
@@ -218,11 +218,11 @@ def reproduce(
     from cosmos_eval.results.leaderboard import reproduce as reproduction
     from cosmos_eval.results.leaderboard.entries import entries_of
 
-    results: list[Stored] = []
+    results: list[StoredResult] = []
     if directory is not None or (RESULTS.exists() and any(RESULTS.iterdir())):
         results = _read_results(directory or RESULTS)
     view = table_view(metrics, decimals, intervals, sort)
-    all_numbers = reproduction.reproductions(entries_of(results))
+    all_numbers = reproduction.find_reproductions(entries_of(results))
     numbers = list(select_metrics(all_numbers, view.metrics, lambda number: number.column.metric))
     if format == "table":
         print_tables(partial(reproduction.to_texts, numbers, view=view))
@@ -360,7 +360,7 @@ def _require_two_sides(
         raise UsageError("Missing argument 'B': name it, or give --model or --group twice")
 
 
-def _read_unchecked(path: Path) -> list[Stored]:
+def _read_unchecked(path: Path) -> list[StoredResult]:
     """Read a result or a folder of results. Their metrics are checked when they are compared."""
     from cosmos_eval.results.store import read_stored, result_paths
 
@@ -368,7 +368,7 @@ def _read_unchecked(path: Path) -> list[Stored]:
 
 
 def _compare_groups(
-    results: Sequence[Stored], group_a: str, group_b: str, *, same_seeds: bool
+    results: Sequence[StoredResult], group_a: str, group_b: str, *, same_seeds: bool
 ) -> Comparison:
     """Compare two methods by all trainings of each."""
     from cosmos_eval.results import groups
@@ -381,9 +381,9 @@ def _compare_groups(
 
 def _compare_models(
     path_a: Path,
-    results_a: Sequence[Stored],
+    results_a: Sequence[StoredResult],
     path_b: Path,
-    results_b: Sequence[Stored],
+    results_b: Sequence[StoredResult],
     models: Texts,
 ) -> Comparison:
     """Compare two models; `models` names one model for both sides, or A's model, then B's.
@@ -404,7 +404,7 @@ def _compare_models(
 
 
 def _notes_of_comparison(
-    results_a: Sequence[Stored], results_b: Sequence[Stored], comparison: Comparison
+    results_a: Sequence[StoredResult], results_b: Sequence[StoredResult], comparison: Comparison
 ) -> list[str]:
     """Return the warnings about the results of both sides, each once, then the other notes."""
     from cosmos_eval.results.labels import result_warnings
@@ -427,7 +427,7 @@ def _side_text(name: str, trainings: Sequence[str]) -> str:
     return f"{name} ({'; '.join(trainings)})" if trainings else name
 
 
-def _planned_cells(record: Mapping[str, Any], view: View) -> dict[str, str]:
+def _planned_cells(record: Mapping[str, Any], view: TableOptions) -> dict[str, str]:
     """Return a row of the plan as texts, with the decimals of the view."""
     cells = {}
     for name, value in record.items():

@@ -15,9 +15,9 @@ from cosmos_eval.results.compare import (
     setting_of_result,
     to_cells,
 )
-from cosmos_eval.results.groups import Moments, Read
+from cosmos_eval.results.groups import Moments, ReadSamples
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
 from cosmos_eval.stats.estimates import Ints
 from cosmos_eval.tasks import task_named
@@ -28,7 +28,7 @@ _MARGIN = 4  # percent of a scale, left and right of its ends
 _SetKey = tuple[str, str]
 """A data set and its protocol."""
 
-_Trainings = Mapping[str, Sequence[Stored]]
+_Trainings = Mapping[str, Sequence[StoredResult]]
 """The results of trainings on one data set by group."""
 
 
@@ -43,13 +43,13 @@ class TrainingGroups(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def summarize_groups(results: Iterable[Stored], read_samples: Read) -> TrainingGroups:
+def summarize_groups(results: Iterable[StoredResult], read_samples: ReadSamples) -> TrainingGroups:
     """Return the means of all groups of trainings, and compare every two groups.
 
     Metrics are those that leaderboards show. Two groups of one training each are not compared.
     Results that cannot be read or compared have a note.
     """
-    results_by_group: dict[str, list[Stored]] = {}
+    results_by_group: dict[str, list[StoredResult]] = {}
     for result in results:
         group = training_of(result.row).get("group")
         if group:
@@ -71,15 +71,15 @@ def summarize_groups(results: Iterable[Stored], read_samples: Read) -> TrainingG
 class _GroupSummary:
     """Collects the means and tests of groups, data set by data set."""
 
-    def __init__(self, read_samples: Read) -> None:
+    def __init__(self, read_samples: ReadSamples) -> None:
         self.means: list[GroupMean] = []
         self.remarks: list[str] = []
         self.notes: list[str] = []
         self._read_samples = read_samples
-        self._sets_by_group: dict[str, groups.Sets] = {}
+        self._sets_by_group: dict[str, groups.ResultsByDataset] = {}
         self._tests: dict[tuple[str, str], list[MetricTest]] = {}  # by the names of both groups
 
-    def add_group(self, group: str, results: Sequence[Stored]) -> None:
+    def add_group(self, group: str, results: Sequence[StoredResult]) -> None:
         """Add all results of a group; a note states why a group cannot be used."""
         try:
             sets, remarks = groups.common_sets(results, group)
@@ -145,9 +145,9 @@ class _GroupSummary:
         return groups.training_labels(first_set)
 
 
-def _split_by_settings(trainings: _Trainings) -> list[dict[str, Sequence[Stored]]]:
+def _split_by_settings(trainings: _Trainings) -> list[dict[str, Sequence[StoredResult]]]:
     """Split groups into those whose trainings were measured with the same settings."""
-    comparable: list[dict[str, Sequence[Stored]]] = []
+    comparable: list[dict[str, Sequence[StoredResult]]] = []
     for group, group_results in trainings.items():
         for comparable_trainings in comparable:
             if _have_same_settings(comparable_trainings, group_results[0]):
@@ -158,7 +158,7 @@ def _split_by_settings(trainings: _Trainings) -> list[dict[str, Sequence[Stored]
     return comparable
 
 
-def _have_same_settings(trainings: _Trainings, result: Stored) -> bool:
+def _have_same_settings(trainings: _Trainings, result: StoredResult) -> bool:
     """Return whether a result was measured with the settings of every group."""
     result_setting = setting_of_result(result.row)
     return not any(

@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.suite import Row, SuiteScore, entry_of, suite_score
-from cosmos_eval.results.store import Read
+from cosmos_eval.results.store import ReadSamples
 from cosmos_eval.results.text import metric_text
 from cosmos_eval.stats.paired import difference_of_draws
 from cosmos_eval.tasks import metric_of, usable_task
@@ -66,7 +66,7 @@ class Overview(NamedTuple):
 
 
 def overview_of(
-    entries: Sequence[Entry], read_samples: Read, suite: Suite | None
+    entries: Sequence[Entry], read_samples: ReadSamples, suite: Suite | None
 ) -> Overview | None:
     """Rank models by the score of a suite.
 

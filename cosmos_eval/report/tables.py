@@ -8,7 +8,7 @@ from cosmos_eval.report.overview import Overview
 from cosmos_eval.report.training import Curve
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.identity import is_partial
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.board import Board
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.text import (
@@ -117,7 +117,7 @@ class ClassTable(NamedTuple):
     rows: tuple[ClassRow, ...]
 
 
-def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
+def class_tables(results: Sequence[StoredResult]) -> list[ClassTable]:
     """Return a table for each protocol, data set and figure, with classes as results order them.
 
     Bins of caption lengths are stored like classes, but have their own table.
@@ -134,7 +134,7 @@ def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
     return tables
 
 
-def _class_tables_of_set(results: Sequence[Stored]) -> Iterator[ClassTable]:
+def _class_tables_of_set(results: Sequence[StoredResult]) -> Iterator[ClassTable]:
     """Yield a table for each figure of the classes of one data set, IoU first."""
     classes = dict.fromkeys(name for result in results for name in result.row.per_class)
     figures, counts = _figures_and_counts(results)
@@ -161,7 +161,7 @@ def _class_tables_of_set(results: Sequence[Stored]) -> Iterator[ClassTable]:
         )
 
 
-def _figures_and_counts(results: Sequence[Stored]) -> tuple[list[str], list[str]]:
+def _figures_and_counts(results: Sequence[StoredResult]) -> tuple[list[str], list[str]]:
     """Return the names of the figures of classes, IoU first, and the names of their counts.
 
     Counts are stored as integers only; figures are floats, or None if a class has none.
@@ -179,7 +179,7 @@ def _figures_and_counts(results: Sequence[Stored]) -> tuple[list[str], list[str]
     return figures, counts
 
 
-def _class_values(results: Iterable[Stored], name: str, figure: str) -> list[float | None]:
+def _class_values(results: Iterable[StoredResult], name: str, figure: str) -> list[float | None]:
     """Return a figure of a class by result; None if a result lacks it."""
     return [result.row.per_class.get(name, {}).get(figure) for result in results]
 
@@ -224,7 +224,7 @@ def figures_of(entry: Entry) -> Iterator[MetricFacts]:
         yield MetricFacts(name, value_text, interval_text(metric, interval), method, published)
 
 
-def summary_of(results: Sequence[Stored]) -> dict[str, str]:
+def summary_of(results: Sequence[StoredResult]) -> dict[str, str]:
     """Return what was measured, when, where and by which code, as text by title.
 
     Everything follows from the results, so that equal results give an equal page.
@@ -251,7 +251,7 @@ def _provenance_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _unusual_counts(results: Sequence[Stored]) -> dict[str, str]:
+def _unusual_counts(results: Sequence[StoredResult]) -> dict[str, str]:
     """Return the numbers of results with edited code, random weights or a part of the samples."""
     n_edited = sum(bool(result.row.provenance["dirty"]) for result in results)
     n_random = sum(bool(result.row.model["random"]) for result in results)

@@ -14,7 +14,7 @@ from cosmos_eval.data.readers import FileError, MissingFileError
 from cosmos_eval.results.labels import (
     EDITED_METRICS,
     EDITED_SAMPLES,
-    Stored,
+    StoredResult,
     label_results,
     result_warnings,
 )
@@ -30,7 +30,7 @@ RECOMPUTED_BYTES = 16 << 20
 _OPENING_COST = 64 << 10  # opening a file takes as long as reading this many bytes
 
 
-def read_checked(paths: Iterable[Path]) -> list[Stored]:
+def read_checked(paths: Iterable[Path]) -> list[StoredResult]:
     """Read results, and note in `contradiction` which of them their samples contradict.
 
     The hash of all samples is compared with the recorded hash. Metrics are recomputed from the
@@ -47,7 +47,7 @@ def read_checked(paths: Iterable[Path]) -> list[Stored]:
         contradiction = _contradiction_of_hash(files.row, files.archive)
         if isinstance(files.archive, bytes) and not contradiction and unchanged is not False:
             recomputable_sizes[path] = len(files.archive)
-        results.append(Stored(path, files.row, unchanged, contradiction))
+        results.append(StoredResult(path, files.row, unchanged, contradiction))
 
     # Choose the smallest samples, as many as can be recomputed in about a second.
     recomputed_paths = set()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_eval.results.identity import CONTENT
-from cosmos_eval.results.labels import Stored, distinct_results, label_results
+from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.table import USUAL, View
+from cosmos_eval.results.table import USUAL, TableOptions
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.intervals import LEVEL
@@ -285,7 +285,9 @@ class Comparison(NamedTuple):
     trainings: tuple[tuple[str, ...], ...] = ()
 
 
-def select_model_results(results: Sequence[Stored], model: str | None, place: str) -> list[Stored]:
+def select_model_results(
+    results: Sequence[StoredResult], model: str | None, place: str
+) -> list[StoredResult]:
     """Return the results of the model that is called `model`, without repeated results.
 
     `model` is a label in tables, a name or a specification. If it is None, all results must belong
@@ -301,7 +303,7 @@ def select_model_results(results: Sequence[Stored], model: str | None, place: st
     labels = {result.model for result in matching_results}
     if len(labels) == 1:
         model_results = distinct_results(result for result in results if result.model in labels)
-        require_one_state_of_data(model_results)
+        require_one_data_version(model_results)
         return model_results
     models = ", ".join(sorted({result.model for result in results}))
     if model is None:
@@ -312,12 +314,12 @@ def select_model_results(results: Sequence[Stored], model: str | None, place: st
     raise UsageError(f"{place} has {problem}: choose one of {models}")
 
 
-def require_one_state_of_data(results: Iterable[Stored]) -> None:
+def require_one_data_version(results: Iterable[StoredResult]) -> None:
     """Raise UsageError if results of one model were measured on several versions of a data set.
 
     The results must be distinct, so two results of one data set and protocol differ in its files.
     """
-    first_results: dict[tuple[str, str], Stored] = {}
+    first_results: dict[tuple[str, str], StoredResult] = {}
     for result in results:
         first = first_results.setdefault((result.row.dataset, result.row.protocol), result)
         if first is not result:
@@ -328,8 +330,8 @@ def require_one_state_of_data(results: Iterable[Stored]) -> None:
 
 
 def pair_results(
-    a: Sequence[Stored], b: Sequence[Stored]
-) -> tuple[list[tuple[Stored, Stored]], tuple[str, ...]]:
+    a: Sequence[StoredResult], b: Sequence[StoredResult]
+) -> tuple[list[tuple[StoredResult, StoredResult]], tuple[str, ...]]:
     """Pair the results of A and B that have the same data set and protocol.
 
     Returns the pairs, and a note on each result without a partner. If each side has a single
@@ -373,7 +375,7 @@ def _keys_text(keys: Iterable[tuple[str, str]]) -> str:
 
 
 def compare(
-    pairs: Sequence[tuple[Stored, Stored]], read_samples: Callable[[Path], Samples]
+    pairs: Sequence[tuple[StoredResult, StoredResult]], read_samples: Callable[[Path], Samples]
 ) -> Comparison:
     """Compare model A with model B by pairs of their results on the same samples.
 
@@ -400,7 +402,7 @@ def compare(
     return Comparison(a.model, b.model, adjust_p_values(tests), tuple(dict.fromkeys(notes)))
 
 
-def require_comparable(*results: Stored) -> None:
+def require_comparable(*results: StoredResult) -> None:
     """Raise UsageError if any result was edited, or if two results have different settings.
 
     A single result is not checked at all.
@@ -418,7 +420,7 @@ def require_comparable(*results: Stored) -> None:
             raise UsageError(f"{a.path} and {b.path} cannot be compared: {error}") from error
 
 
-def _setting_without_scores(result: Stored) -> dict[str, Any]:
+def _setting_without_scores(result: StoredResult) -> dict[str, Any]:
     """Return the setting of a result, without the way in which images and texts were scored.
 
     The way to score pairs of images and texts is a suffix of the protocol's name, which is removed.
@@ -430,7 +432,7 @@ def _setting_without_scores(result: Stored) -> dict[str, Any]:
 
 
 def _tests_of_pair(
-    a: Stored, b: Stored, read_samples: Callable[[Path], Samples]
+    a: StoredResult, b: StoredResult, read_samples: Callable[[Path], Samples]
 ) -> list[MetricTest]:
     """Return the tests of the metrics that results A and B have in common, primary ones first."""
     row_a, row_b = a.row, b.row
@@ -443,7 +445,7 @@ def _tests_of_pair(
     return sorted(tests, key=lambda test: not test.record.primary)
 
 
-def differing_settings(a: Stored, b: Stored) -> Iterator[str]:
+def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
     """Yield notes on what differs between two results though they can be compared.
 
     These are metrics of only one result, the protocol's way of scoring, missing hashes of the
@@ -516,7 +518,7 @@ def error_components(difference: PairedDifference | GroupDifference) -> dict[str
     }
 
 
-def to_cells(test: MetricTest, view: View = USUAL) -> dict[str, str | None]:
+def to_cells(test: MetricTest, view: TableOptions = USUAL) -> dict[str, str | None]:
     """Return the test of a metric as a row of a table, by column title.
 
     Fractions are in percent. Ranks and ratios stay as they are. `view` says how many decimals
@@ -542,7 +544,7 @@ def to_cells(test: MetricTest, view: View = USUAL) -> dict[str, str | None]:
     return cells | error_component_cells(difference, factor, view)
 
 
-def _detectable_text(test: MetricTest, view: View) -> str | None:
+def _detectable_text(test: MetricTest, view: TableOptions) -> str | None:
     """Return the detectable difference of a test as text, or None if there is none.
 
     If it is greater than any difference that the metric can have, the text is "> 100".
@@ -558,7 +560,7 @@ def _detectable_text(test: MetricTest, view: View) -> str | None:
 
 
 def error_component_cells(
-    difference: PairedDifference | GroupDifference, factor: float, view: View = USUAL
+    difference: PairedDifference | GroupDifference, factor: float, view: TableOptions = USUAL
 ) -> dict[str, str]:
     """Return the components of the error of a difference as cells of a table, by column title.
 

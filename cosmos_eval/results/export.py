@@ -12,7 +12,7 @@ from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results import RESULTS
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored, repeat_notes, result_warnings
+from cosmos_eval.results.labels import StoredResult, repeat_notes, result_warnings
 from cosmos_eval.results.store import read_files, result_paths, samples_of
 from cosmos_eval.results.text import csv_text, one_line
 from cosmos_eval.tasks import task_named
@@ -59,7 +59,7 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     return table_of(results)
 
 
-def table_of(results: Iterable[Stored]) -> pd.DataFrame:
+def table_of(results: Iterable[StoredResult]) -> pd.DataFrame:
     """Return results as a table with one row per metric, see `load_results`."""
     import pandas as pd
 
@@ -75,7 +75,7 @@ def table_of(results: Iterable[Stored]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=list(COLUMNS)).astype({"seed": "Int64"})
 
 
-def _common_values(result: Stored) -> dict[str, Any]:
+def _common_values(result: StoredResult) -> dict[str, Any]:
     """Return the values that are the same for all metrics of a result, by column.
 
     There are more values than COLUMNS.

@@ -13,7 +13,7 @@ import numpy as np
 from cosmos_eval.results import compare as comparisons
 from cosmos_eval.results.compare import Comparison, Measurement, MetricTest, measurement_of
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
 from cosmos_eval.stats.planning import MOST_TRAININGS, range_of_trainings
@@ -24,10 +24,10 @@ from cosmos_eval.types import Samples, UsageError
 _IMAGE_FACTORS = {"these": 1.0, "4 x as many": 4.0, "unlimited": inf}
 _PLANNED_TRAININGS = range(2, 11)  # of each method
 
-Sets = dict[tuple[str, str], list[Stored]]
+ResultsByDataset = dict[tuple[str, str], list[StoredResult]]
 """The results of a group's trainings by data set and protocol, in the order of seeds."""
 
-Read = Callable[[Path], Samples]
+ReadSamples = Callable[[Path], Samples]
 """A function that returns the per-sample arrays of a result file. It raises UsageError if there are
 none."""
 
@@ -67,7 +67,7 @@ class Moments(NamedTuple):
         return group_difference(self.values[indices], np.zeros(1), covariance, self.units)
 
 
-def select_group_results(results: Sequence[Stored], name: str) -> list[Stored]:
+def select_group_results(results: Sequence[StoredResult], name: str) -> list[StoredResult]:
     """Return all results of the group of trainings that is called `name`.
 
     `name` is the name of the group, or the name of a model in it. A model that states no group is a
@@ -87,9 +87,9 @@ def select_group_results(results: Sequence[Stored], name: str) -> list[Stored]:
 
 
 def compare(
-    a: Sequence[Stored],
-    b: Sequence[Stored],
-    read_samples: Read,
+    a: Sequence[StoredResult],
+    b: Sequence[StoredResult],
+    read_samples: ReadSamples,
     *,
     by_seed: bool = False,
 ) -> Comparison:
@@ -132,12 +132,12 @@ def compare(
     )
 
 
-def _group_name(result: Stored) -> str | None:
+def _group_name(result: StoredResult) -> str | None:
     """Return the name of the group of trainings that a result's model states, or None."""
     return training_of(result.row).get("group")
 
 
-def _training_key(result: Stored) -> str:
+def _training_key(result: StoredResult) -> str:
     """Return a text that differs between the trainings of a group, and sorts them by seed.
 
     It is "seed 0000000003", or the name of the model if the seed is unknown.
@@ -146,7 +146,7 @@ def _training_key(result: Stored) -> str:
     return result.identity.name if seed is None else f"seed {seed:010}"
 
 
-def _require_same_seeds(dataset: str, a: Sequence[Stored], b: Sequence[Stored]) -> None:
+def _require_same_seeds(dataset: str, a: Sequence[StoredResult], b: Sequence[StoredResult]) -> None:
     """Raise UsageError unless groups A and B, which are sorted by seed, have the same seeds."""
     keys_a = [_training_key(result) for result in a]
     keys_b = [_training_key(result) for result in b]
@@ -154,7 +154,7 @@ def _require_same_seeds(dataset: str, a: Sequence[Stored], b: Sequence[Stored]) 
         raise UsageError(f"{dataset}: the trainings of A and B are not of the same seeds")
 
 
-def training_labels(results: Sequence[Stored]) -> tuple[str, ...]:
+def training_labels(results: Sequence[StoredResult]) -> tuple[str, ...]:
     """Return the label of each training with its seed, such as "ours, seed 3"."""
     labels = []
     for result in results:
@@ -163,7 +163,7 @@ def training_labels(results: Sequence[Stored]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def common_sets(results: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
+def common_sets(results: Sequence[StoredResult], side: str) -> tuple[ResultsByDataset, list[str]]:
     """Return the results on each data set on which all trainings of a group were measured.
 
     `side` is "A" or "B", by which notes call the group. The second return value is a list of notes
@@ -171,7 +171,7 @@ def common_sets(results: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
     occurs twice, and if the trainings have no data set in common.
     """
     # Settings that differ from the defaults, and the kind of attention map, also tell sets apart.
-    sets: Sets = {}
+    sets: ResultsByDataset = {}
     for result in sorted(results, key=_training_key):
         words = [result.row.protocol, *result.identity.variants]
         map_kind = result.row.provenance.get("map")
@@ -181,7 +181,7 @@ def common_sets(results: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
 
     n_trainings = len({_training_key(result) for result in results})
     notes = list(_training_notes(side, results, n_trainings))
-    complete_sets: Sets = {}
+    complete_sets: ResultsByDataset = {}
     for key, set_results in sets.items():
         require_distinct(set_results)
         if len(set_results) == n_trainings:
@@ -197,12 +197,12 @@ def common_sets(results: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
     return complete_sets, notes
 
 
-def require_distinct(results: Sequence[Stored]) -> None:
+def require_distinct(results: Sequence[StoredResult]) -> None:
     """Raise UsageError if two results belong to one training, which has the same seed or weights.
 
     `results` are those of a group of trainings on one data set.
     """
-    first_results: dict[str, Stored] = {}
+    first_results: dict[str, StoredResult] = {}
     for result in results:
         weights = result.row.model["weights_sha256"] or str(result.path)
         for training_key in (_training_key(result), weights):
@@ -214,7 +214,7 @@ def require_distinct(results: Sequence[Stored]) -> None:
                 )
 
 
-def _training_notes(side: str, results: Sequence[Stored], n_trainings: int) -> Iterator[str]:
+def _training_notes(side: str, results: Sequence[StoredResult], n_trainings: int) -> Iterator[str]:
     """Yield notes on a group with few trainings, and on trainings that may follow other recipes.
 
     `side` is "A" or "B", by which notes call the group.
@@ -235,7 +235,7 @@ def _training_notes(side: str, results: Sequence[Stored], n_trainings: int) -> I
 
 
 def estimate_moments_of_results(
-    results: Sequence[Stored], read_samples: Read, only: Collection[str] | None = None
+    results: Sequence[StoredResult], read_samples: ReadSamples, only: Collection[str] | None = None
 ) -> dict[str, Moments | None]:
     """Return the metrics that the results of trainings on one data set have in common, by name.
 

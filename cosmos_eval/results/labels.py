@@ -24,7 +24,7 @@ _HASH_LENGTH = 8  # characters of a hash in a label
 _LONGEST_NAME = 40  # characters of a name that is not shortened
 
 EDITED_RECORD, EDITED_SAMPLES, EDITED_METRICS = "edited record", "edited samples", "edited metrics"
-"""What `Stored.contradiction` and tables say of results that are not what was measured."""
+"""What `StoredResult.contradiction` and tables say of results that are not what was measured."""
 
 _REASONS_BY_FAULT = {
     EDITED_RECORD: "the file was edited after it was written",
@@ -34,7 +34,7 @@ _REASONS_BY_FAULT = {
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredResult:
     """A result and the file that it was read from."""
 
     path: Path
@@ -136,7 +136,7 @@ class Stored:
 _MODEL_WITHOUT_NOTES = attrgetter("model_without_notes")
 
 
-def label_results(results: Iterable[Stored]) -> list[Stored]:
+def label_results(results: Iterable[StoredResult]) -> list[StoredResult]:
     """Return the results with labels that name each model and each data set unambiguously.
 
     - One model with several names: all its results get the label with the preferred name, unless
@@ -151,7 +151,7 @@ def label_results(results: Iterable[Stored]) -> list[Stored]:
     return _add_model_notes(labelled_results)
 
 
-def _add_data_notes(results: list[Stored]) -> list[Stored]:
+def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
     """Return results with `data_notes`, which tell versions of a data set apart.
 
     A note is the name and value of a field of `data_identity`, such as "revision 1a2b3c4d". A field
@@ -187,7 +187,7 @@ def _dataset_key(row: ResultRow) -> tuple[object, ...]:
     return row.task, row.dataset, row.protocol, limit, partial
 
 
-def _add_names(results: list[Stored]) -> list[Stored]:
+def _add_names(results: list[StoredResult]) -> list[StoredResult]:
     """Return results with `names`, which are all names of a model, the preferred one first.
 
     `names` stays empty for a model with a single name, and for a model whose results under several
@@ -207,7 +207,7 @@ def _add_names(results: list[Stored]) -> list[Stored]:
     return named_results
 
 
-def _add_model_notes(results: list[Stored]) -> list[Stored]:
+def _add_model_notes(results: list[StoredResult]) -> list[StoredResult]:
     """Return results with `notes`, which tell models of one name apart, or mark edited results.
 
     A note is a component in which the models differ and its hash, such as "weights 1a2b3c4d". The
@@ -226,23 +226,23 @@ def _add_model_notes(results: list[Stored]) -> list[Stored]:
     return noted_results
 
 
-def _group_by_model(results: Iterable[Stored]) -> dict[str, list[Stored]]:
+def _group_by_model(results: Iterable[StoredResult]) -> dict[str, list[StoredResult]]:
     """Return the unedited results by the hash of their model."""
     return _group_unedited(results, attrgetter("identity.sha256"))
 
 
 def _group_unedited(
-    results: Iterable[Stored], key: Callable[[Stored], str]
-) -> dict[str, list[Stored]]:
+    results: Iterable[StoredResult], key: Callable[[StoredResult], str]
+) -> dict[str, list[StoredResult]]:
     """Return the unedited results by the text that `key` returns for each of them."""
-    results_by_key: dict[str, list[Stored]] = {}
+    results_by_key: dict[str, list[StoredResult]] = {}
     for result in results:
         if not result.is_edited:
             results_by_key.setdefault(key(result), []).append(result)
     return results_by_key
 
 
-def _differing_components(results: Iterable[Stored]) -> dict[str, list[str]]:
+def _differing_components(results: Iterable[StoredResult]) -> dict[str, list[str]]:
     """Return the components in which models with the same label differ, by label.
 
     Components are the parts of a model that have a hash, such as its weights and its code. Example:
@@ -260,7 +260,7 @@ def _differing_components(results: Iterable[Stored]) -> dict[str, list[str]]:
     return components_by_label
 
 
-def _names_by_preference(results: Iterable[Stored]) -> tuple[str, ...]:
+def _names_by_preference(results: Iterable[StoredResult]) -> tuple[str, ...]:
     """Return the names under which a model has results, the preferred name first.
 
     Names that users chose come before specifications such as "openclip:ViT-B-32/openai". Short
@@ -283,7 +283,7 @@ def _length_and_name(name: str) -> tuple[int, str]:
     return len(name), name
 
 
-def _have_equal_repeats(results: Iterable[Stored]) -> bool:
+def _have_equal_repeats(results: Iterable[StoredResult]) -> bool:
     """Return whether all results of a model with equal settings have equal metrics.
 
     Results have equal settings if tables show them in the same cell.
@@ -314,13 +314,13 @@ def _have_same_metrics(first: ResultRow, second: ResultRow) -> bool:
     return first_hashes == second_hashes
 
 
-def distinct_results(results: Iterable[Stored]) -> list[Stored]:
+def distinct_results(results: Iterable[StoredResult]) -> list[StoredResult]:
     """Return the first result of each cell of a table, without equal results that repeat it.
 
     A cell is a model, a data set and a protocol. Raises UsageError if two results of one cell
     differ, since a table can show only one of them.
     """
-    results_by_cell: dict[tuple[str, str, str], Stored] = {}
+    results_by_cell: dict[tuple[str, str, str], StoredResult] = {}
     for result in results:
         first_result = results_by_cell.setdefault(result.cell, result)
         if not _have_same_metrics(first_result.row, result.row):
@@ -333,7 +333,7 @@ def distinct_results(results: Iterable[Stored]) -> list[Stored]:
     return list(results_by_cell.values())
 
 
-def result_warnings(results: Iterable[Stored]) -> list[str]:
+def result_warnings(results: Iterable[StoredResult]) -> list[str]:
     """Return the warnings that readers of results should see, one line each.
 
     They are about names that several models share, models that have several names, edited results,
@@ -359,7 +359,7 @@ def result_warnings(results: Iterable[Stored]) -> list[str]:
     return warnings
 
 
-def _shared_name_warnings(results: list[Stored]) -> list[str]:
+def _shared_name_warnings(results: list[StoredResult]) -> list[str]:
     """Return one line for each name that several models share, with the components that differ."""
     results_by_label = _group_unedited(results, _MODEL_WITHOUT_NOTES)
     components_by_label = _differing_components(result for result in results if result.notes)
@@ -374,7 +374,7 @@ def _shared_name_warnings(results: list[Stored]) -> list[str]:
     return lines
 
 
-def _several_names_warnings(results: list[Stored]) -> list[str]:
+def _several_names_warnings(results: list[StoredResult]) -> list[str]:
     """Return one line for each model that has results under several names."""
     consequences_by_names: dict[tuple[str, ...], str] = {}
 
@@ -397,7 +397,7 @@ def _several_names_warnings(results: list[Stored]) -> list[str]:
     return lines
 
 
-def repeat_notes(results: Iterable[Stored]) -> list[str]:
+def repeat_notes(results: Iterable[StoredResult]) -> list[str]:
     """Return a list with one line that counts the results which `distinct_results` leaves out.
 
     The list is empty if `distinct_results` leaves out none.

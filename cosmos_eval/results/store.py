@@ -19,7 +19,7 @@ from cosmos_core.utils import files
 from cosmos_eval.data.readers import FileError, MissingFileError, read_bytes
 from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
 from cosmos_eval.results.identity import model_label
-from cosmos_eval.results.labels import Stored, label_results
+from cosmos_eval.results.labels import StoredResult, label_results
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, validate
 from cosmos_eval.tasks import known_tasks, metric_of, task_named
 from cosmos_eval.types import Samples, UsageError
@@ -27,7 +27,7 @@ from cosmos_eval.types import Samples, UsageError
 Record = Mapping[str, Any]
 """A result as its JSON file holds it."""
 
-Read = Callable[[Path], Samples]
+ReadSamples = Callable[[Path], Samples]
 """A function that returns the per-sample arrays of a result file, such as `read_samples`. It raises
 UsageError if there are none."""
 
@@ -41,7 +41,7 @@ _FIELDS_OF_VERSION_2 = {
 _ARRAYS_OF_VERSION_2 = frozenset({"classes", "groups", "members", "subsets"})
 
 
-def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
+def store_result(directory: Path, row: ResultRow, samples: Samples) -> StoredResult:
     """Write a result and its samples to a folder. Return the result as the JSON file holds it.
 
     A former result of the same model is replaced. A result of another model with the same name is
@@ -66,7 +66,7 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
     record["provenance"]["record_sha256"] = record_sha256(record)
     path = directory / f"{file_stem(row)}.json"
     content = _to_json(record, indent=2).encode() + b"\n"
-    stored = Stored(path, validate(ResultRow, content, str(path)))
+    stored = StoredResult(path, validate(ResultRow, content, str(path)))
     try:
         directory.mkdir(parents=True, exist_ok=True)
         moved_to = _write_files(stored, archive, content)
@@ -101,7 +101,7 @@ def _to_plain_value(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value.item()
 
 
-def _write_files(stored: Stored, archive: bytes, content: bytes) -> Path | None:
+def _write_files(stored: StoredResult, archive: bytes, content: bytes) -> Path | None:
     """Write both files of a result, and remove the samples of the result that it replaces.
 
     `archive` is the content of the samples file, and `content` is the content of the JSON file. If
@@ -193,7 +193,7 @@ def read_result(path: Path) -> ResultRow:
     return _to_row(_read_content(path), path)
 
 
-def read_stored(paths: Iterable[Path]) -> list[Stored]:
+def read_stored(paths: Iterable[Path]) -> list[StoredResult]:
     """Read results without their samples, with labels that `label_results` makes unambiguous.
 
     Raises UsageError if a file cannot be read or is not a result.
@@ -202,7 +202,7 @@ def read_stored(paths: Iterable[Path]) -> list[Stored]:
     for path in paths:
         content = _read_content(path)
         row = _to_row(content, path)
-        results.append(Stored(path, row, record_is_unchanged(_parse(content, path))))
+        results.append(StoredResult(path, row, record_is_unchanged(_parse(content, path))))
     return label_results(results)
 
 

@@ -19,7 +19,7 @@ BY_NAME, BY_RANK = "model", "rank"
 _NUMBER = r"[<>+-]?\d[\d.,e+x%:/ \[\]-]*|\d[\d,]* of \d[\d,]*|-"
 
 
-class View(NamedTuple):
+class TableOptions(NamedTuple):
     """The choices of a user on tables: which rows, columns and marks they show, and how."""
 
     # Patterns of the models that are shown, in this order; empty for all models. The same holds for
@@ -63,7 +63,7 @@ class View(NamedTuple):
         return {f"{title} [95%]": f"{self.fixed(value, '+')} {interval}"}
 
 
-USUAL = View()
+USUAL = TableOptions()
 
 
 def split_patterns(values: Iterable[str] | None) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
 from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import (
     ImpossibleSamplesError,
@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
         return "not looked at" if self.obstacle else "verified"
 
 
-class Verified(NamedTuple):
+class VerifiedResult(NamedTuple):
     """A result whose metrics and other figures follow from its samples."""
 
     # The JSON file of the result.
@@ -68,9 +68,9 @@ class Verified(NamedTuple):
     figures: int = 0
 
     @property
-    def stored(self) -> Stored:
+    def stored(self) -> StoredResult:
         """The result and its file, without the samples."""
-        return Stored(self.path, self.row)
+        return StoredResult(self.path, self.row)
 
 
 def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
@@ -96,7 +96,7 @@ def verify(path: Path) -> Verdict:
     return Verdict(str(path), figures=result.figures, model=model)
 
 
-def read_verified(path: Path) -> Verified | Verdict:
+def read_verified(path: Path) -> VerifiedResult | Verdict:
     """Verify the result in a JSON file, and return it with its samples.
 
     If it differs from its samples or cannot be verified, the verdict is returned instead.
@@ -109,7 +109,7 @@ def read_verified(path: Path) -> Verified | Verdict:
         return Verdict(str(path), obstacle=f"cannot be verified: {type(error).__name__}: {error}")
 
 
-def _verify_files(path: Path, stored: ResultFiles) -> Verified | Verdict:
+def _verify_files(path: Path, stored: ResultFiles) -> VerifiedResult | Verdict:
     """Compare a result with the metrics and other figures that its samples give.
 
     `path` is the JSON file, and `stored` are the contents of both files. Returns the verified
@@ -144,7 +144,7 @@ def _verify_files(path: Path, stored: ResultFiles) -> Verified | Verdict:
         return Verdict(str(path), tuple(differences))
     n_figures = len(figures.metrics) + len(figures.intervals)
     n_figures += sum(len(class_figures) for class_figures in figures.per_class.values())
-    return Verified(path, row, samples, n_figures)
+    return VerifiedResult(path, row, samples, n_figures)
 
 
 def _without_later_figures(figures: Figures, row: ResultRow) -> Figures:

@@ -26,8 +26,8 @@ from cosmos_eval.results.compare import setting_of_result
 from cosmos_eval.results.filenames import file_stem, safe_name
 from cosmos_eval.results.groups import require_distinct
 from cosmos_eval.results.identity import group_label, model_identity, training_of
-from cosmos_eval.results.labels import Stored, label_results
-from cosmos_eval.results.verify import Verified
+from cosmos_eval.results.labels import StoredResult, label_results
+from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.tasks import known_tasks, metric_of
 from cosmos_eval.types import Samples, UsageError
 
@@ -131,7 +131,7 @@ _TRAINING = Field(description="Absent if unknown. Several trainings of a group a
 
 @with_config(record.STRICT)
 @dataclass(frozen=True)
-class Entry:
+class BaselineEntry:
     """A result of a baseline. If it has no samples, its intervals decide."""
 
     model: Annotated[record.Name, Field(description="The label of the model in tables.")]
@@ -172,11 +172,11 @@ class Baseline:
     schema_version: Annotated[int, _VERSION]
     written: Annotated[Mapping[str, str], record.validated_as(Written)]
     tolerance: Annotated[float, Field(ge=0, le=0.5, description=_LOSS)]
-    results: Annotated[list[Entry], Field(min_length=1)]
+    results: Annotated[list[BaselineEntry], Field(min_length=1)]
     gated: Annotated[Literal["headline", "all"], Field(description=_GATED)] = "headline"
     baseline_sha256: Annotated[record.Sha256, record.OWN_HASH] = ""
 
-    def gated_metrics(self, entry: Entry) -> set[str]:
+    def gated_metrics(self, entry: BaselineEntry) -> set[str]:
         """Return the names of the metrics of an entry that can fail a check.
 
         If `gated` is "all", these are all its metrics. Otherwise they are its primary metrics, or
@@ -195,7 +195,7 @@ class Baseline:
         return {metric.name for metric in metrics}
 
 
-def baseline_samples(path: Path, entry: Entry) -> Samples | None:
+def baseline_samples(path: Path, entry: BaselineEntry) -> Samples | None:
     """Return the per-sample arrays of an entry of a baseline, or None if it has none.
 
     `path` is the JSON file of the baseline. Raises ValueError if the arrays cannot be read, or are
@@ -233,7 +233,7 @@ class Problem(NamedTuple):
         return f"{self.where}: {self.message}"
 
 
-def result_problems(results: Sequence[Verified], *, strict: bool) -> Iterator[Problem]:
+def result_problems(results: Sequence[VerifiedResult], *, strict: bool) -> Iterator[Problem]:
     """Yield a problem for each reason why a result cannot be trusted.
 
     The reasons are random weights, and a name that several models share. With `strict`, results
@@ -251,7 +251,7 @@ def result_problems(results: Sequence[Verified], *, strict: bool) -> Iterator[Pr
         yield from _provenance_problems(verified, strict=strict)
 
 
-def _provenance_problems(result: Verified, *, strict: bool) -> Iterator[Problem]:
+def _provenance_problems(result: VerifiedResult, *, strict: bool) -> Iterator[Problem]:
     """Yield a problem for random weights, and with `strict` for code that is unknown or edited."""
     path, provenance = str(result.path), result.row.provenance
     if result.row.model["random"]:
@@ -267,7 +267,9 @@ def _provenance_problems(result: Verified, *, strict: bool) -> Iterator[Problem]
         yield Problem(path, "was measured with edited code (dirty), which --strict refuses")
 
 
-def drop_renamed_results(results: Sequence[Verified]) -> tuple[list[Verified], list[str]]:
+def drop_renamed_results(
+    results: Sequence[VerifiedResult],
+) -> tuple[list[VerifiedResult], list[str]]:
     """Leave out results that were renamed to make room for a later result, and note each of them.
 
     When another model with the same name is measured, the file of the former result is renamed. The
@@ -307,7 +309,7 @@ def read_baseline(path: Path) -> Baseline:
 
 def replace_baseline(
     path: Path,
-    results: Sequence[Verified],
+    results: Sequence[VerifiedResult],
     problems: Sequence[Problem],
     *,
     strict: bool = False,
@@ -343,7 +345,7 @@ def replace_baseline(
         raise UsageError(f"two results of {repeated_keys[0]}: give one of the files")
     _require_distinct_trainings(results)
 
-    entries: list[Entry] = []
+    entries: list[BaselineEntry] = []
     archives: dict[str, bytes] = {}
     for result in results:
         archive = files.pack_arrays(result.samples) if keep_samples else None
@@ -365,7 +367,7 @@ def replace_baseline(
     return _change_records(former_keys, {entry.key for entry in entries}), notes
 
 
-def _require_usable(results: Sequence[Verified], problems: Sequence[Problem]) -> None:
+def _require_usable(results: Sequence[VerifiedResult], problems: Sequence[Problem]) -> None:
     """Raise UsageError if there are problems, or if there are no results."""
     if problems or not results:
         problem_texts = "; ".join(str(problem) for problem in problems)
@@ -390,9 +392,9 @@ def _change_records(former_keys: set[Key], new_keys: set[Key]) -> list[dict[str,
     return changes
 
 
-def _require_distinct_trainings(results: Iterable[Verified]) -> None:
+def _require_distinct_trainings(results: Iterable[VerifiedResult]) -> None:
     """Raise UsageError if one training of a group has two results on one data set."""
-    results_by_group: dict[tuple[str, str, str], list[Stored]] = {}
+    results_by_group: dict[tuple[str, str, str], list[StoredResult]] = {}
     for result in results:
         group = group_label(result.row)
         if group:
@@ -403,7 +405,7 @@ def _require_distinct_trainings(results: Iterable[Verified]) -> None:
 
 
 def _make_document(
-    entries: Sequence[Entry], reason: str, gate_options: Mapping[str, Any]
+    entries: Sequence[BaselineEntry], reason: str, gate_options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the content of a baseline's JSON file, with a hash of everything else in it.
 
@@ -425,7 +427,7 @@ def _make_document(
     return document
 
 
-def _make_entry(row: record.ResultRow, archive: bytes | None) -> Entry:
+def _make_entry(row: record.ResultRow, archive: bytes | None) -> BaselineEntry:
     """Return the entry of a baseline for a result.
 
     `archive` holds the packed per-sample arrays. If it is None, the entry has no samples, and only
@@ -441,7 +443,7 @@ def _make_entry(row: record.ResultRow, archive: bytes | None) -> Entry:
         metrics = dict(row.metrics)
     group, identity = group_label(row), model_identity(row)
     training = {"group": group, "seed": training_of(row).get("seed")} if group else None
-    return Entry(
+    return BaselineEntry(
         model=identity.label,
         weights_sha256=row.model["weights_sha256"],
         setting=setting_of_result(row),

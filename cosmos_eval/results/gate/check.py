@@ -32,7 +32,7 @@ from cosmos_eval.results.compare import (
 )
 from cosmos_eval.results.gate.baseline import (
     Baseline,
-    Entry,
+    BaselineEntry,
     Key,
     Problem,
     baseline_samples,
@@ -45,7 +45,7 @@ from cosmos_eval.results.groups import estimate_moments, require_distinct
 from cosmos_eval.results.identity import group_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
-from cosmos_eval.results.verify import Verified, read_verified
+from cosmos_eval.results.verify import VerifiedResult, read_verified
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.paired import PairedDifference, holm, independent_difference
 from cosmos_eval.tasks import Metric, metric_of
@@ -70,9 +70,9 @@ class Case(NamedTuple):
     # The model or the group of trainings, the data set and the protocol.
     key: Key
     # The results of the baseline.
-    entries: list[Entry]
+    entries: list[BaselineEntry]
     # The new results.
-    results: list[Verified]
+    results: list[VerifiedResult]
 
     @property
     def is_group(self) -> bool:
@@ -199,20 +199,20 @@ class Report(NamedTuple):
         return f"cannot decide, for {n_problems} reason{plural}"
 
 
-def read_results(places: Sequence[Path]) -> tuple[list[Verified], list[Problem]]:
+def read_results(places: Sequence[Path]) -> tuple[list[VerifiedResult], list[Problem]]:
     """Read the new results in files and folders, and verify them.
 
     Returns the results whose metrics and intervals follow from their samples, and a problem for
     each other result and for each folder that cannot be read.
     """
-    results: list[Verified] = []
+    results: list[VerifiedResult] = []
     problems: list[Problem] = []
     for place in places:
         files, faults = list_results(place)
         problems += [Problem(str(place), fault) for fault in faults]
         for file in files:
             result = read_verified(file)
-            if isinstance(result, Verified):
+            if isinstance(result, VerifiedResult):
                 results.append(result)
             else:
                 reason = "; ".join(result.differences) or result.obstacle
@@ -221,7 +221,7 @@ def read_results(places: Sequence[Path]) -> tuple[list[Verified], list[Problem]]
 
 
 def check_results(
-    results: Sequence[Verified],
+    results: Sequence[VerifiedResult],
     path: Path,
     *,
     strict: bool = False,
@@ -272,9 +272,9 @@ class Cases(NamedTuple):
     # Groups of which the baseline has several trainings and the new results have others.
     groups: list[Case]
     # The other results of the baseline.
-    entries: list[Entry]
+    entries: list[BaselineEntry]
     # The other new results, by the key of the entry that they are compared with.
-    results: dict[Key, Verified]
+    results: dict[Key, VerifiedResult]
     # New results that must not be compared.
     problems: list[Problem]
 
@@ -309,7 +309,7 @@ class Cases(NamedTuple):
             yield Problem(str(key), "is not in the baseline: leave it out, or add it with --update")
 
 
-def match_results(baseline: Baseline, results: Sequence[Verified]) -> Cases:
+def match_results(baseline: Baseline, results: Sequence[VerifiedResult]) -> Cases:
     """Match each new result with the result, or the group, of the baseline to compare it with.
 
     A second result of the same model on the same data set is a problem.
@@ -318,7 +318,7 @@ def match_results(baseline: Baseline, results: Sequence[Verified]) -> Cases:
     grouped_keys = {entry.key for case in groups for entry in case.entries}
     grouped_paths = {result.path for case in groups for result in case.results}
     entries = [entry for entry in baseline.results if entry.key not in grouped_keys]
-    results_by_key: dict[Key, Verified] = {}
+    results_by_key: dict[Key, VerifiedResult] = {}
     for result in results:
         if result.path in grouped_paths:
             continue
@@ -331,7 +331,7 @@ def match_results(baseline: Baseline, results: Sequence[Verified]) -> Cases:
 
 
 def match_groups(
-    baseline: Baseline, results: Iterable[Verified]
+    baseline: Baseline, results: Iterable[VerifiedResult]
 ) -> tuple[list[Case], list[Problem]]:
     """Return the groups of trainings that are compared as a whole, and problems of their results.
 
@@ -366,7 +366,7 @@ def match_groups(
     return groups, problems
 
 
-def _matching_key(baseline: Baseline, result: Verified) -> Key:
+def _matching_key(baseline: Baseline, result: VerifiedResult) -> Key:
     """Return the key of the baseline's entry that a new result is compared with.
 
     It is the entry of the same name, or else the last entry of the same model under another name.
@@ -468,7 +468,7 @@ def _pair_findings(case: Case, path: Path) -> list[Finding]:
     return [Finding(entry.key, case.task, name, changes[name]) for name in names]
 
 
-def _independent_change(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
+def _independent_change(row: ResultRow, entry: BaselineEntry, metric: str) -> PairedDifference:
     """Return the change of a metric without samples, as if both results were independent.
 
     The standard error of a result is half the width of its interval, divided by the normal quantile
@@ -537,7 +537,7 @@ def decide_findings(findings: Sequence[Finding], tolerance: float, total: int) -
         yield finding._replace(adjusted=p_value, detectable=detectable)
 
 
-def _model_notes(results: Mapping[Key, Verified], baseline: Baseline) -> list[str]:
+def _model_notes(results: Mapping[Key, VerifiedResult], baseline: Baseline) -> list[str]:
     """Return one note for each model, which compares its weights and its name with the baseline's.
 
     `results` are the new results by the key of the entry that they are compared with.

@@ -6,12 +6,12 @@ from xml.etree import ElementTree as ET
 from cosmos_eval.results import text
 from cosmos_eval.results.compare import error_component_cells, error_components
 from cosmos_eval.results.gate.check import ALPHA, Finding, Report
-from cosmos_eval.results.table import USUAL, View
+from cosmos_eval.results.table import USUAL, TableOptions
 
 NAME = "cosmos-eval check"
 
 
-def to_cells(finding: Finding, view: View = USUAL) -> dict[str, str]:
+def to_cells(finding: Finding, view: TableOptions = USUAL) -> dict[str, str]:
     """Return the finding on a metric as a row of a table, by column title.
 
     Fractions are in percent. Ranks and ratios stay as they are. `view` says how many decimals

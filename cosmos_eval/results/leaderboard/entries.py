@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
 from cosmos_eval.results.identity import is_partial
-from cosmos_eval.results.labels import Stored, distinct_results, label_results
+from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference_text
 from cosmos_eval.tasks import usable_task
@@ -62,7 +62,7 @@ class Entry(NamedTuple):
     # What the model's authors published for the data set and protocol, beside a measured entry.
     published: Mapping[str, float] = MappingProxyType({})
     # The result of a measured entry.
-    stored: Stored | None = None
+    stored: StoredResult | None = None
     # The titles of the metrics that tables show, if metrics were chosen.
     titles: Mapping[str, str] = MappingProxyType({})
 
@@ -139,10 +139,10 @@ def entries_of_rows(rows: Iterable[ResultRow]) -> list[Entry]:
 
     Raises UsageError if two results of one model on one data set differ.
     """
-    return entries_of(label_results(Stored(Path(), row) for row in rows))
+    return entries_of(label_results(StoredResult(Path(), row) for row in rows))
 
 
-def entries_of(results: Iterable[Stored]) -> list[Entry]:
+def entries_of(results: Iterable[StoredResult]) -> list[Entry]:
     """Return one entry for each distinct result, sorted by key.
 
     A result that repeats an equal one has no entry. Raises UsageError if two results of one model
@@ -152,7 +152,7 @@ def entries_of(results: Iterable[Stored]) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.key)
 
 
-def _make_entry(result: Stored) -> Entry:
+def _make_entry(result: StoredResult) -> Entry:
     """Return the entry of a result, with the numbers that the model's authors published.
 
     An edited result has the source `unverified`, so that it has no rank.
@@ -233,7 +233,7 @@ def _read_published_lines(text: str) -> Iterator[Mapping[str, str]]:
             yield record | {"model": line["model"], "percent": percent}
 
 
-def published_beside(results: Iterable[Stored]) -> list[Entry]:
+def published_beside(results: Iterable[StoredResult]) -> list[Entry]:
     """Return the published entries that are shown beside results.
 
     These are all entries, except that DataComp's numbers of 112 models are left out if no result

@@ -10,7 +10,7 @@ from cosmos_eval.results.groups import estimate_moments_of_results, require_dist
 from cosmos_eval.results.identity import group_label, training_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.store import read_samples
-from cosmos_eval.results.table import BY_RANK, USUAL, Table, View, table_of_records
+from cosmos_eval.results.table import BY_RANK, USUAL, Table, TableOptions, table_of_records
 from cosmos_eval.results.text import interval_text, metric_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, metric_of
@@ -60,7 +60,7 @@ class GroupMean(NamedTuple):
         """The interval of the mean, within the values that the metric can have."""
         return self.metric_record.within(self.estimate.interval())
 
-    def cells(self, view: View) -> dict[str, str]:
+    def cells(self, view: TableOptions) -> dict[str, str]:
         """Return the mean as a row of a table, by column title.
 
         Fractions are in percent. The standard deviation between seeds is "-" for a single training.
@@ -143,7 +143,7 @@ def _means_of_group(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]
 
 
 def group_table(
-    means: Sequence[GroupMean], view: View = USUAL, section: Sequence[str] = ()
+    means: Sequence[GroupMean], view: TableOptions = USUAL, section: Sequence[str] = ()
 ) -> Table:
     """Return the table of the means of groups of trainings, with fractions in percent.
 

@@ -18,7 +18,7 @@ from statistics import NormalDist
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import Entry, Key, headlines_of
 from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.text import round_metric
@@ -348,7 +348,9 @@ def p_value_of(task: str, metric: str, difference: PairedDifference) -> float:
     return loss_difference.p_below(0)
 
 
-def _paired_p_values(best: Stored, other: Stored, pairs: Sequence[Pair]) -> dict[Pair, float]:
+def _paired_p_values(
+    best: StoredResult, other: StoredResult, pairs: Sequence[Pair]
+) -> dict[Pair, float]:
     """Return the p-values of several metrics of the same two results, by pair.
 
     `pairs` name the metrics. Raises UsageError if the results were measured with different

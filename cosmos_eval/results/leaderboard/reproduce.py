@@ -11,7 +11,7 @@ from cosmos_eval.protocols.facts import released_model
 from cosmos_eval.results import table, text
 from cosmos_eval.results.leaderboard.board import Column, columns_of
 from cosmos_eval.results.leaderboard.entries import AMP, Entry, read_published_entries
-from cosmos_eval.results.table import USUAL, Cell, Head, Table, View
+from cosmos_eval.results.table import USUAL, Cell, Head, Table, TableOptions
 from cosmos_eval.results.terminal import notes_text, to_terminal
 from cosmos_eval.tasks import metric_of
 
@@ -89,7 +89,7 @@ class Reproduction(NamedTuple):
         return self.published.metrics[self.column.metric]
 
 
-def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
+def find_reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
     """Return every published number of the released checkpoints with the number measured here.
 
     They are in the order of `RELEASED`, and then of data sets and metrics. A measured number must
@@ -163,7 +163,7 @@ def precision_note(reproductions: Sequence[Reproduction]) -> str | None:
     )
 
 
-def summary(reproductions: Sequence[Reproduction]) -> str:
+def summarize(reproductions: Sequence[Reproduction]) -> str:
     """Return a line that counts the numbers by their status, and explains the marks."""
     counts = Counter(reproduction.status for reproduction in reproductions)
     return (
@@ -207,13 +207,13 @@ def to_json(reproductions: Iterable[Reproduction]) -> str:
     return text.json_text(records, indent=2, sort_keys=True) + "\n"
 
 
-def to_markdown(reproductions: Sequence[Reproduction], view: View = USUAL) -> str:
+def to_markdown(reproductions: Sequence[Reproduction], view: TableOptions = USUAL) -> str:
     """Return the numbers as a table in Markdown, with a summary and the sources below it."""
     return table.to_markdown(_make_table(reproductions, view))
 
 
 def to_texts(
-    reproductions: Sequence[Reproduction], width: int, view: View = USUAL
+    reproductions: Sequence[Reproduction], width: int, view: TableOptions = USUAL
 ) -> Iterator[Text]:
     """Yield the table of the numbers for a terminal, and then its notes.
 
@@ -224,7 +224,7 @@ def to_texts(
     yield notes_text(number_table.notes, width)
 
 
-def _make_table(reproductions: Sequence[Reproduction], view: View) -> Table:
+def _make_table(reproductions: Sequence[Reproduction], view: TableOptions) -> Table:
     """Return the table of the numbers, with one row per number and one section per metric.
 
     Its notes are a summary, the precision of the measured numbers, and the sources.
@@ -233,7 +233,7 @@ def _make_table(reproductions: Sequence[Reproduction], view: View) -> Table:
     for reproduction in sorted(reproductions, key=lambda number: number.column):
         rows.append((Cell(reproduction.published.model), *_number_cells(reproduction, view)))
         sections.append(f"{reproduction.column.dataset}, {reproduction.column.title}")
-    notes = [f"{summary(reproductions)}."]
+    notes = [f"{summarize(reproductions)}."]
     note = precision_note(reproductions)
     if note:
         notes.append(f"{note}.")
@@ -251,7 +251,7 @@ def _make_table(reproductions: Sequence[Reproduction], view: View) -> Table:
     return table.sorted_by(number_table, view.sort)
 
 
-def _number_cells(reproduction: Reproduction, view: View) -> tuple[Cell, Cell, Cell]:
+def _number_cells(reproduction: Reproduction, view: TableOptions) -> tuple[Cell, Cell, Cell]:
     """Return three cells: the published number, the measured number, and their difference.
 
     Without a measured number, the second cell says so, and the third is empty.

@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
 from cosmos_eval.results.leaderboard.suite_means import (
     GroupDifferences,
     Mean,
-    Results,
+    ModelResults,
     SuiteMeans,
-    sample_list,
+    sample_list_key,
     weighted_mean,
 )
-from cosmos_eval.results.store import Read, read_samples
-from cosmos_eval.results.table import BY_NAME, BY_RANK, USUAL, Cell, Head, Table, View
+from cosmos_eval.results.store import ReadSamples, read_samples
+from cosmos_eval.results.table import BY_NAME, BY_RANK, USUAL, Cell, Head, Table, TableOptions
 from cosmos_eval.results.text import interval_ends, metric_text, p_value_text
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.groups import GroupDifference
@@ -72,7 +72,7 @@ class SuiteScore(NamedTuple):
     # The least number of clusters that a member was resampled by.
     clusters: int = 0
 
-    def table(self, view: View = USUAL) -> Table:
+    def table(self, view: TableOptions = USUAL) -> Table:
         """Return the table of the suite, with one row per model or group of trainings.
 
         Fractions are in percent, and a missing number is "-". Raises UsageError if the view sorts
@@ -111,7 +111,7 @@ class SuiteScore(NamedTuple):
         """True if a row has published numbers."""
         return any(row.source != "measured" for row in self.rows)
 
-    def _cells(self, row: Row, view: View) -> tuple[Cell, ...]:
+    def _cells(self, row: Row, view: TableOptions) -> tuple[Cell, ...]:
         """Return the cells of a row, in the order of the columns of `table`."""
         cells = [Cell(row.model)]
         if self.has_published:
@@ -148,7 +148,7 @@ class SuiteScore(NamedTuple):
         return record | {"models": models, "notes": self.notes}
 
 
-def _mean_cell(metric: Metric, mean: Mean | None, view: View) -> Cell:
+def _mean_cell(metric: Metric, mean: Mean | None, view: TableOptions) -> Cell:
     """Return the cell of a mean, with its interval if the view shows intervals."""
     if mean is None:
         return Cell(_ABSENT)
@@ -174,7 +174,7 @@ def _mean_record(mean: Mean | None) -> dict[str, Any] | None:
 def suite_score(
     suite: Suite,
     entries: Sequence[Entry],
-    read: Read = read_samples,
+    read: ReadSamples = read_samples,
     *,
     by_group: bool = False,
 ) -> SuiteScore:
@@ -239,13 +239,13 @@ def suite_score(
 
 def _results_by_model(
     members: Sequence[SuiteMember], entries: Iterable[Entry]
-) -> dict[str, dict[SuiteMember, Stored]]:
+) -> dict[str, dict[SuiteMember, StoredResult]]:
     """Return the results that count in means, by model and then by member, in the suite's order.
 
     A result counts if it is complete and unedited, and has all metrics of the member.
     """
     ranked_entries = [entry for entry in entries if entry.is_ranked and entry.stored]
-    results: dict[str, dict[SuiteMember, Stored]] = {}
+    results: dict[str, dict[SuiteMember, StoredResult]] = {}
     for model in sorted({entry.model for entry in ranked_entries}):
         model_entries = [entry for entry in ranked_entries if entry.model == model]
         for member in members:
@@ -441,7 +441,7 @@ def _describe_metrics(members: Sequence[SuiteMember]) -> Iterator[str]:
 
 
 def _exception_notes(
-    members: Sequence[SuiteMember], results: Mapping[str, Results], entries: Sequence[Entry]
+    members: Sequence[SuiteMember], results: Mapping[str, ModelResults], entries: Sequence[Entry]
 ) -> Iterator[str]:
     """Yield notes on members whose results are not on the same samples, and on unranked results.
 
@@ -452,7 +452,7 @@ def _exception_notes(
         sample_lists = set()
         for model_results in results.values():
             if member in model_results:
-                sample_lists.add(sample_list(model_results[member]))
+                sample_lists.add(sample_list_key(model_results[member]))
         if len(sample_lists) > 1:
             unpaired_members.append(member)
     if unpaired_members:

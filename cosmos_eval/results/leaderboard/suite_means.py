@@ -14,15 +14,15 @@ from cosmos_eval.results.compare import (
 )
 from cosmos_eval.results.groups import Moments, require_distinct
 from cosmos_eval.results.identity import group_label
-from cosmos_eval.results.labels import Stored
-from cosmos_eval.results.store import Read
+from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.store import ReadSamples
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import Estimate, Ints, Values
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, task_named
 from cosmos_eval.types import Interval, SuiteMember, UsageError
 
-Results = Mapping[SuiteMember, Stored]
+ModelResults = Mapping[SuiteMember, StoredResult]
 """The results of a model that count in its mean, by member of the suite."""
 
 
@@ -66,7 +66,9 @@ class SuiteMeans:
         clusters: The least number of independent clusters of images over all members.
     """
 
-    def __init__(self, results: Mapping[str, Results], read: Read, *, by_group: bool) -> None:
+    def __init__(
+        self, results: Mapping[str, ModelResults], read: ReadSamples, *, by_group: bool
+    ) -> None:
         """Resample the results of all models.
 
         Args:
@@ -172,7 +174,9 @@ def weighted_mean(values: Sequence[Any], members: Sequence[SuiteMember]) -> Valu
     return mean
 
 
-def _models_by_group(results: Mapping[str, Results], *, by_group: bool) -> dict[str, list[str]]:
+def _models_by_group(
+    results: Mapping[str, ModelResults], *, by_group: bool
+) -> dict[str, list[str]]:
     """Return the names of the models in every group of trainings, by group.
 
     A model that states no group is its own group. Without `by_group`, every model is its own group.
@@ -197,11 +201,11 @@ class _MemberResult(NamedTuple):
 
     model: str
     member: SuiteMember
-    stored: Stored
+    stored: StoredResult
 
 
 def _resample_all(
-    results: Mapping[str, Results], read: Read
+    results: Mapping[str, ModelResults], read: ReadSamples
 ) -> tuple[dict[str, dict[SuiteMember, Values]], int]:
     """Resample the results of all models.
 
@@ -213,7 +217,7 @@ def _resample_all(
     for model, model_results in results.items():
         for member, stored in model_results.items():
             member_result = _MemberResult(model, member, stored)
-            results_by_sample_list.setdefault(sample_list(stored), []).append(member_result)
+            results_by_sample_list.setdefault(sample_list_key(stored), []).append(member_result)
     resampled: dict[str, dict[SuiteMember, Values]] = {model: {} for model in results}
     cluster_counts = []
     for sample_list_text, member_results in results_by_sample_list.items():
@@ -225,7 +229,7 @@ def _resample_all(
 
 
 def _resample_together(
-    member_results: Sequence[_MemberResult], sample_list_text: str, read: Read
+    member_results: Sequence[_MemberResult], sample_list_text: str, read: ReadSamples
 ) -> tuple[list[Values], int]:
     """Resample results that have the same list of samples.
 
@@ -251,7 +255,7 @@ def _resample_together(
     return values, n_clusters
 
 
-def sample_list(stored: Stored) -> str:
+def sample_list_key(stored: StoredResult) -> str:
     """Return a text that is equal for results on the same samples, and differs for others.
 
     It is the hash of the list of samples, followed by the notes that tell versions of a data set
@@ -265,7 +269,9 @@ def sample_list(stored: Stored) -> str:
     return str((stored.model, stored.row.dataset, stored.row.protocol))
 
 
-def _member_estimates(member: SuiteMember, stored: Stored, read: Read) -> dict[str, Estimate]:
+def _member_estimates(
+    member: SuiteMember, stored: StoredResult, read: ReadSamples
+) -> dict[str, Estimate]:
     """Return the estimates of a member's metrics from the samples of a result, by name.
 
     An estimate can be resampled. Raises UsageError if the samples do not give the stored metrics.

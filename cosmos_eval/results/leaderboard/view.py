@@ -9,7 +9,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.board import MARKS, MEANINGS, Board, Column, Number, Row
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.table import (
@@ -18,7 +18,7 @@ from cosmos_eval.results.table import (
     Cell,
     Head,
     Table,
-    View,
+    TableOptions,
     pattern_index,
     require_known,
     transposed,
@@ -53,7 +53,7 @@ class _RowName(NamedTuple):
     url: str
 
 
-def select_entries(entries: Sequence[Entry], view: View) -> list[Entry]:
+def select_entries(entries: Sequence[Entry], view: TableOptions) -> list[Entry]:
     """Return the entries that match the view's patterns, with only the metrics that match.
 
     A pattern such as "coco*" matches names as file names are matched in a shell. Raises UsageError
@@ -81,7 +81,7 @@ def select_entries(entries: Sequence[Entry], view: View) -> list[Entry]:
     return selected_entries
 
 
-def _is_selected(entry: Entry, view: View) -> bool:
+def _is_selected(entry: Entry, view: TableOptions) -> bool:
     """Return whether the model, the data set and the protocol of an entry match the view."""
     return (
         _matches(_model_names(entry), view.models)
@@ -129,7 +129,7 @@ def _select_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
     return entry._replace(metrics=metrics, titles=titles)
 
 
-def tables_of(boards: Sequence[Board], view: View) -> list[Table]:
+def tables_of(boards: Sequence[Board], view: TableOptions) -> list[Table]:
     """Return one table per task, made from boards, which are tables of single protocols.
 
     A transposed view has one table of all tasks. Results with other settings than the protocol's,
@@ -153,7 +153,7 @@ def tables_of(boards: Sequence[Board], view: View) -> list[Table]:
     return tables
 
 
-def _require_valid_order(boards: Sequence[Board], view: View) -> None:
+def _require_valid_order(boards: Sequence[Board], view: TableOptions) -> None:
     """Raise UsageError unless rows are sorted by name, by rank or by a metric of the boards."""
     metrics = {column.metric for board in boards for column in board.columns}
     if view.sort and view.sort not in (BY_NAME, BY_RANK, *metrics):
@@ -164,7 +164,7 @@ def _require_valid_order(boards: Sequence[Board], view: View) -> None:
         )
 
 
-def _column_sort_key(table_column: _TableColumn, view: View) -> tuple[Any, ...]:
+def _column_sort_key(table_column: _TableColumn, view: TableOptions) -> tuple[Any, ...]:
     """Return the sort key by which columns are in order of task, data set, protocol and metric.
 
     Data sets are in the order of the patterns of the view, so `--datasets flickr30k,coco` shows
@@ -197,7 +197,7 @@ class _TaskTable:
     """
 
     def __init__(
-        self, boards: Sequence[Board], columns: Sequence[_TableColumn], view: View
+        self, boards: Sequence[Board], columns: Sequence[_TableColumn], view: TableOptions
     ) -> None:
         """Collect the numbers of the columns from the boards."""
         self.columns = columns
@@ -362,7 +362,7 @@ def _row_names(board: Board) -> list[_RowName]:
     return names
 
 
-def _first_result(row: Row) -> Stored | None:
+def _first_result(row: Row) -> StoredResult | None:
     """Return the first result of a row that was measured here, or None for published numbers."""
     for entry in row.entries:
         if entry is not None and entry.stored is not None:
@@ -384,7 +384,7 @@ def _map_notes(board: Board) -> Iterator[str]:
         yield f"Maps by {board.protocol}: {'; '.join(map_kinds)}."
 
 
-def _needless_meanings(numbers: Sequence[Number], view: View) -> set[str]:
+def _needless_meanings(numbers: Sequence[Number], view: TableOptions) -> set[str]:
     """Return the notes of MEANINGS that explain a mark which no number of a table shows."""
     marks = {number.mark for number in numbers}
     is_needed = {
@@ -398,7 +398,7 @@ def _needless_meanings(numbers: Sequence[Number], view: View) -> set[str]:
     return {MEANINGS[name] for name in is_needed if not is_needed[name]}
 
 
-def _number_cell(number: Number | None, view: View) -> Cell:
+def _number_cell(number: Number | None, view: TableOptions) -> Cell:
     """Return the cell of a number with the marks that the view asks for.
 
     The cell is empty if `number` is None.

@@ -25,7 +25,7 @@ from cosmos_eval.results.leaderboard.ranking import (
     rank_entries,
 )
 from cosmos_eval.results.leaderboard.view import tables_of as view_tables
-from cosmos_eval.results.table import Table, View, number_links, sections_to_column
+from cosmos_eval.results.table import Table, TableOptions, number_links, sections_to_column
 from cosmos_eval.results.table import to_markdown as markdown
 from cosmos_eval.results.terminal import notes_text, to_terminal
 
@@ -58,7 +58,7 @@ class Leaderboard(NamedTuple):
     # The means of groups of trainings; None if these are not shown.
     groups: Sequence[GroupMean] | None = None
     # The rows, columns and marks that tables show.
-    view: View = View()
+    view: TableOptions = TableOptions()
 
 
 def to_csv(leaderboard: Leaderboard) -> str:

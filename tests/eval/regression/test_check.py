@@ -14,7 +14,7 @@ from support.models import make_result, seal, store
 from cosmos_eval.results.gate import reports
 from cosmos_eval.results.gate.baseline import (
     Baseline,
-    Entry,
+    BaselineEntry,
     Key,
     Problem,
     baseline_samples,
@@ -22,7 +22,7 @@ from cosmos_eval.results.gate.baseline import (
     replace_baseline,
 )
 from cosmos_eval.results.gate.check import Finding, Report, check_results, decide_findings
-from cosmos_eval.results.verify import Verified
+from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.stats.paired import PairedDifference, matched_shares
 from cosmos_eval.types import UsageError
 
@@ -62,9 +62,9 @@ def test_a_loss_of_the_size_stated_is_found_with_the_power_stated(tmp_path):
 
 def test_holm_counts_metrics_that_could_not_be_compared(tmp_path):
     path = tmp_path / "base.json"
-    results = [Verified(path, *make_result(task)) for task in ("cls", "retrieval", "seg")]
+    results = [VerifiedResult(path, *make_result(task)) for task in ("cls", "retrieval", "seg")]
     replace_baseline(path, results, [], reason="x")
-    worse = Verified(path, *make_result("cls", 0.35, 2))
+    worse = VerifiedResult(path, *make_result("cls", 0.35, 2))
     report = check_results([worse], path)
     acc1 = next(f for f in report.findings if f.metric == "acc1")
     # Of acc1, R@1 in both directions and mIoU.
@@ -101,7 +101,7 @@ def test_metrics_beside_the_headlines_are_for_information(command, update, tmp_p
     ],
 )
 def test_the_metrics_that_can_fail_a_check(task, gated):
-    entry = Entry(
+    entry = BaselineEntry(
         "m", "1" * 64, {"task": task}, dict.fromkeys([*gated, "area"], 0.5), {}, None, None, ""
     )
     baseline = Baseline(schema_version=2, written={}, tolerance=0.0, results=[entry])
@@ -157,8 +157,10 @@ def test_one_problem_and_several():
 def test_without_samples_the_error_is_that_of_both_intervals(tmp_path):
     path = tmp_path / "base.json"
     rows = [make_result("cls", skill, seed) for seed, skill in enumerate((0.6, 0.7))]
-    replace_baseline(path, [Verified(path, *rows[0])], [], reason="x", keep_samples=False)
-    found = {f.metric: f.change for f in check_results([Verified(path, *rows[1])], path).findings}
+    replace_baseline(path, [VerifiedResult(path, *rows[0])], [], reason="x", keep_samples=False)
+    found = {
+        f.metric: f.change for f in check_results([VerifiedResult(path, *rows[1])], path).findings
+    }
     assert len(found) == 4
     for name, change in found.items():
         ends = [row.intervals[name] for row, _ in rows]
@@ -394,6 +396,6 @@ def test_what_nobody_foresaw_is_no_regression_either(command, update, tmp_path, 
 
 
 def test_writing_refuses_what_its_schema_does_not_have(tmp_path):
-    result = Verified(tmp_path, *make_result(metrics={"acc1": 2.0}))
+    result = VerifiedResult(tmp_path, *make_result(metrics={"acc1": 2.0}))
     with pytest.raises(UsageError, match=r"base.json: \$.results.0.metrics.acc1"):
         replace_baseline(tmp_path / "base.json", [result], [], reason="x", keep_samples=False)

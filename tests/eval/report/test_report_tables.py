@@ -17,7 +17,7 @@ from support.rows import make_row
 from cosmos_eval.report.content import mistakes_of, result_sets
 from cosmos_eval.report.page import to_page
 from cosmos_eval.report.tables import bars_of, class_tables, figures_of, page_data, summary_of
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import entries_of_rows
 from cosmos_eval.results.text import script_json
@@ -76,7 +76,7 @@ def test_a_task_that_is_not_installed_has_columns():
 
 
 def stored(*rows):
-    return [Stored(Path(path), row) for path, row in zip("abcdefgh", rows, strict=False)]
+    return [StoredResult(Path(path), row) for path, row in zip("abcdefgh", rows, strict=False)]
 
 
 def test_figures_a_class_side_by_side():

@@ -21,7 +21,7 @@ from cosmos_eval.results.leaderboard.writers import (
     to_json,
     to_markdown,
 )
-from cosmos_eval.results.table import View
+from cosmos_eval.results.table import TableOptions
 from cosmos_eval.types import UsageError
 
 R1 = {"image_to_text_R@1": 0.5, "text_to_image_R@1": 0.25, "image_to_text_R@5": 0.9}
@@ -86,7 +86,7 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number():
 
     # The authors of the first published 37.1.
     rows = [row("cosmos:vitb16_cc3m", 0.375, 0.37, 0.38), row("scenes-clip", 0.37, 0.365, 0.3752)]
-    shown = Leaderboard(entries_of_rows(rows), view=View(ranks=True))
+    shown = Leaderboard(entries_of_rows(rows), view=TableOptions(ranks=True))
     assert to_markdown(shown).splitlines()[4:] == [
         "| cosmos:vitb16_cc3m | **37.5** ±0.5 (1-2) Δ+0.4 |",
         "| scenes-clip | 37.0‡ ±0.5 (1-2) |",

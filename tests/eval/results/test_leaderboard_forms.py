@@ -15,12 +15,12 @@ from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of_rows, published_beside
 from cosmos_eval.results.leaderboard.view import select_entries, tables_of
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_tex, to_texts
-from cosmos_eval.results.table import View, split_patterns
+from cosmos_eval.results.table import TableOptions, split_patterns
 from cosmos_eval.results.text import latex_text
 from cosmos_eval.types import UsageError
 
 ODD = "cosmos:[a]\\b_c$d&e#f%g{h}~i^j<script>alert('k')</script>--l*m|\"n\" é"
-PLAIN = View()
+PLAIN = TableOptions()
 DOCUMENT = """\
 \\documentclass{article}
 \\usepackage{booktabs}
@@ -53,7 +53,7 @@ def small():
 
 
 def test_latex_of_a_small_board():
-    shown = Leaderboard(entries_of_rows(small()), view=View(second=True))
+    shown = Leaderboard(entries_of_rows(small()), view=TableOptions(second=True))
     retrieval, cls = to_tex(shown).split("\n\n")
     assert retrieval.splitlines() == [
         r"% needs \usepackage{booktabs}",
@@ -118,7 +118,9 @@ def test_a_table_longer_than_a_page_is_split():
     shutil.which("pdflatex") is None and not os.environ.get("COSMOS_EVAL_REQUIRE_LATEX"),
     reason="needs LaTeX with booktabs",
 )
-@pytest.mark.parametrize("view", [View(second=True, ranks=True), View(transpose=True)], ids=str)
+@pytest.mark.parametrize(
+    "view", [TableOptions(second=True, ranks=True), TableOptions(transpose=True)], ids=str
+)
 def test_latex_compiles_and_fits_the_text(tmp_path, entries, view):
     text = to_tex(Leaderboard(entries, facts=True, view=view))
     (tmp_path / "board.tex").write_text(DOCUMENT % text, "utf-8")
@@ -152,7 +154,7 @@ def test_names_are_text_in_html(entries):
 
 
 def test_html_shows_best_ties_ranks_and_sources(entries):
-    text = to_html(Leaderboard(entries, view=View(ranks=True)))
+    text = to_html(Leaderboard(entries, view=TableOptions(ranks=True)))
     assert "<td><b>26.0</b> <small>+24.0/-13.5</small> <small>(1-2)</small></td>" in text
     assert "<td>25.0‡ <small>+25.0/-12.5</small> <small>(1-2)</small></td>" in text
     url = (
@@ -173,7 +175,7 @@ def test_the_terminal_shows_number_interval_rank_and_difference():
         make_row(model={"spec": "cosmos:vitb16_cc3m"}, **where),
         make_row(model={"spec": "[red]x[/red]"}, **where, metrics={"acc1": 0.26}),
     ]
-    assert lines(entries_of_rows(rows), 80, View(ranks=True))[:6] == [
+    assert lines(entries_of_rows(rows), 80, TableOptions(ranks=True))[:6] == [
         "Classification (%), protocol cosmos",
         "                              imagenet1k",
         "model                                         acc1",
@@ -204,7 +206,7 @@ def test_a_narrow_table_is_transposed():
 
 def test_the_best_is_bold_in_the_terminal():
     rows = [make_row(model={"spec": "scenes-clip"}, metrics={"acc1": 0.26}), make_row()]
-    table, _ = to_texts(Leaderboard(entries_of_rows(rows), view=View(second=True)), 80)
+    table, _ = to_texts(Leaderboard(entries_of_rows(rows), view=TableOptions(second=True)), 80)
     styles = {str(s.style): table.plain[s.start : s.end] for s in table.spans}
     assert (styles["bold green"], styles["underline"]) == ("26.0", "25.0")
 
@@ -266,7 +268,7 @@ def test_other_settings_have_tables_of_their_own():
     others = [{"limit": 2}, {"attention": "naclip"}, {"precision": "amp"}]
     rows = [make_row(), *(make_row(provenance) for provenance in others)]
     rows.append(make_row(model={"weights": "student"}))
-    plain, aside = tables_of(make_boards(entries_of_rows(rows)), View())
+    plain, aside = tables_of(make_boards(entries_of_rows(rows)), TableOptions())
     assert [row[0].text for row in plain.rows] == ["scenes-cosmos", "scenes-cosmos (amp)"]
     assert aside.title == "Classification (%), other settings, protocol scenes"
     assert [row[0].text for row in aside.rows] == [
@@ -277,7 +279,7 @@ def test_other_settings_have_tables_of_their_own():
 def test_what_is_selected_is_shown_in_its_order():
     rows = [make_row(model={"spec": name}, dataset=d) for name in ("a", "b", "c") for d in "xyz"]
     found = entries_of_rows(rows)
-    view = View(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",))
+    view = TableOptions(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",))
     (table,) = tables_of(make_boards(select_entries(found, view)), view)
     assert [row[0].text for row in table.rows] == ["c", "a"]
     assert [(head.group, head.title) for head in table.heads[1:]] == [("z", "acc5"), ("x", "acc5")]
@@ -287,11 +289,20 @@ def test_what_is_selected_is_shown_in_its_order():
 @pytest.mark.parametrize(
     ("view", "message"),
     [
-        (View(models=("scenes-cosmo",)), "no model is called 'scenes-cosmo'; there are scenes-c"),
-        (View(datasets=("scenes",)), "no data set is called 'scenes'; there are scenes-cls"),
-        (View(protocols=("x",)), "no protocol is called 'x'; there are scenes"),
-        (View(metrics=("acc",)), "no metric is called 'acc'; there are acc"),
-        (View(models=("scenes-clip",), datasets=("my_set",), metrics=("acc1",)), "no metric"),
+        (
+            TableOptions(models=("scenes-cosmo",)),
+            "no model is called 'scenes-cosmo'; there are scenes-c",
+        ),
+        (
+            TableOptions(datasets=("scenes",)),
+            "no data set is called 'scenes'; there are scenes-cls",
+        ),
+        (TableOptions(protocols=("x",)), "no protocol is called 'x'; there are scenes"),
+        (TableOptions(metrics=("acc",)), "no metric is called 'acc'; there are acc"),
+        (
+            TableOptions(models=("scenes-clip",), datasets=("my_set",), metrics=("acc1",)),
+            "no metric",
+        ),
     ],
 )
 def test_what_nothing_has_is_refused(view, message):
@@ -309,7 +320,7 @@ def test_rows_are_sorted_by_a_metric_or_by_all():
     found = entries_of_rows(rows)
 
     def order(sort, dataset="*"):
-        view = View(datasets=(dataset,), sort=sort)
+        view = TableOptions(datasets=(dataset,), sort=sort)
         (table,) = tables_of(make_boards(select_entries(found, view)), view)
         return "".join(row[0].text for row in table.rows)
 
@@ -335,7 +346,7 @@ def test_values_of_an_option():
 
 
 def test_transposed_tables_of_all_tasks_are_one():
-    view = View(transpose=True)
+    view = TableOptions(transpose=True)
     (table,) = tables_of(make_boards(entries_of_rows(small())), view)
     assert [head.title for head in table.heads] == ["metric", "scenes-clip", "scenes-cosmos"]
     assert table.sections == ("my_set", "my_set", "scenes-cls")

@@ -11,7 +11,7 @@ from support.models import store
 from support.rows import make_row
 
 import cosmos_eval
-from cosmos_eval.results.labels import Stored, label_results, result_warnings
+from cosmos_eval.results.labels import StoredResult, label_results, result_warnings
 from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import entries_of_rows
 
@@ -44,7 +44,7 @@ NAMES = [f"{SPEC} (weights {state * 8})" for state in "ab"]
 )
 def test_a_name_gets_the_hash_of_what_differs(changes, notes):
     rows = [make_row(), make_row(model=changes, dataset="other")]
-    found = label_results(Stored(Path(), row) for row in rows)
+    found = label_results(StoredResult(Path(), row) for row in rows)
     assert tuple(note for one in found for note in one.notes) == notes
     assert len(result_warnings(found)) == (1 if notes else 0)
     # Another order, and the same again, change nothing.
@@ -53,8 +53,10 @@ def test_a_name_gets_the_hash_of_what_differs(changes, notes):
 
 
 def test_an_edited_record_changes_no_other_name():
-    good = Stored(Path("a.json"), make_row(), unchanged=True)
-    edited = Stored(Path("b.json"), make_row(model={"weights_sha256": "1" * 64}), unchanged=False)
+    good = StoredResult(Path("a.json"), make_row(), unchanged=True)
+    edited = StoredResult(
+        Path("b.json"), make_row(model={"weights_sha256": "1" * 64}), unchanged=False
+    )
     found = label_results([good, edited])
     assert [one.model for one in found] == ["scenes-cosmos", "scenes-cosmos (edited record)"]
     (line,) = result_warnings(found)
