@@ -89,10 +89,10 @@ def _require_writable(path: Path | None) -> Path | None:
     return path
 
 
-def table_view(
+def make_table_options(
     metrics: list[str] | None, decimals: int | None, intervals: bool | None, sort: str
 ) -> TableOptions:
-    """Return the view of a table by the options that tables share."""
+    """Return the options of a table from the command-line options that all tables share."""
     return TableOptions(
         metrics=split_patterns(metrics),
         decimals=decimals,

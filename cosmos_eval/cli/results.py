@@ -22,7 +22,7 @@ from cosmos_eval.cli.options import (
     flag,
     option,
     output_file,
-    table_view,
+    make_table_options,
 )
 from cosmos_eval.cli.output import (
     print_json,
@@ -122,7 +122,7 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = _read_results(directory)
-    view = TableOptions(
+    table_options = TableOptions(
         models=split_patterns(models),
         datasets=split_patterns(datasets),
         protocols=split_patterns(protocols),
@@ -139,13 +139,18 @@ def leaderboard(
     all_entries = list(measured_entries)
     if with_published:
         all_entries += published_beside(results)
-    entries = select_entries(all_entries, view)
+    entries = select_entries(all_entries, table_options)
     score = None
     if suite is not None:
-        score = _score_suite(suite, measured_entries, with_published, groups, view.models)
+        score = _score_suite(suite, measured_entries, with_published, groups, table_options.models)
     means = group_means(_measured(entries)) if groups else None
     board = Leaderboard(
-        entries, find_ties(entries, ties), facts=facts, suite=score, groups=means, view=view
+        entries,
+        find_ties(entries, ties),
+        facts=facts,
+        suite=score,
+        groups=means,
+        options=table_options,
     )
     _write_board(board, results, format, output)
 
@@ -221,13 +226,15 @@ def reproduce(
     results: list[StoredResult] = []
     if directory is not None or (RESULTS.exists() and any(RESULTS.iterdir())):
         results = _read_results(directory or RESULTS)
-    view = table_view(metrics, decimals, intervals, sort)
+    table_options = make_table_options(metrics, decimals, intervals, sort)
     all_numbers = reproduction.find_reproductions(entries_of(results))
-    numbers = list(select_metrics(all_numbers, view.metrics, lambda number: number.column.metric))
+    numbers = list(
+        select_metrics(all_numbers, table_options.metrics, lambda number: number.column.metric)
+    )
     if format == "table":
-        print_tables(partial(reproduction.to_texts, numbers, view=view))
+        print_tables(partial(reproduction.to_texts, numbers, options=table_options))
     elif format == "md":
-        write_text(reproduction.to_markdown(numbers, view))
+        write_text(reproduction.to_markdown(numbers, table_options))
     else:
         write_text(reproduction.to_json(numbers))
     _print_warnings(results)
@@ -323,8 +330,8 @@ def compare(
         comparison = _compare_groups(results_a, group[0], group[1], same_seeds=same_seeds)
     else:
         comparison = _compare_models(a, results_a, b or a, results_b, model)
-    view = table_view(metrics, decimals, intervals, sort)
-    tests = select_metrics(comparison.tests, view.metrics, lambda test: test.metric)
+    table_options = make_table_options(metrics, decimals, intervals, sort)
+    tests = select_metrics(comparison.tests, table_options.metrics, lambda test: test.metric)
     comparison = comparison._replace(tests=tests)
     planned = groups.plan_trainings(comparison, difference, power) if plan else None
     notes = _notes_of_comparison(results_a, results_b, comparison)
@@ -337,10 +344,10 @@ def compare(
         return
     _print_sides(comparison)
     if planned is None:
-        test_cells = [comparisons.to_cells(test, view) for test in tests]
+        test_cells = [comparisons.to_cells(test, table_options) for test in tests]
         print_records(test_cells, section=("data set", "protocol"), texts=2, sort=sort)
     else:
-        planned_cells = [_planned_cells(record, view) for record in planned]
+        planned_cells = [_planned_cells(record, table_options) for record in planned]
         print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
     print_notes(notes)
 
@@ -427,11 +434,11 @@ def _side_text(name: str, trainings: Sequence[str]) -> str:
     return f"{name} ({'; '.join(trainings)})" if trainings else name
 
 
-def _planned_cells(record: Mapping[str, Any], view: TableOptions) -> dict[str, str]:
-    """Return a row of the plan as texts, with the decimals of the view."""
+def _planned_cells(record: Mapping[str, Any], table_options: TableOptions) -> dict[str, str]:
+    """Return a row of the plan as texts, with the decimals of the options."""
     cells = {}
     for name, value in record.items():
-        cells[name] = view.fixed(value) if isinstance(value, float) else str(value)
+        cells[name] = table_options.fixed(value) if isinstance(value, float) else str(value)
     return cells
 
 

@@ -229,7 +229,7 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
         entries,
         find_ties(entries, "auto"),
         suite=None if suite is None else _score(suite, entries),
-        view=TableOptions(members=True),
+        options=TableOptions(members=True),
     )
     print_tables(partial(to_texts, leaderboard))
     for result in stored:

@@ -518,10 +518,10 @@ def error_components(difference: PairedDifference | GroupDifference) -> dict[str
     }
 
 
-def to_cells(test: MetricTest, view: TableOptions = USUAL) -> dict[str, str | None]:
+def to_cells(test: MetricTest, options: TableOptions = USUAL) -> dict[str, str | None]:
     """Return the test of a metric as a row of a table, by column title.
 
-    Fractions are in percent. Ranks and ratios stay as they are. `view` says how many decimals
+    Fractions are in percent. Ranks and ratios stay as they are. `options` say how many decimals
     numbers have, and whether intervals are shown.
     """
     difference = test.difference
@@ -533,18 +533,18 @@ def to_cells(test: MetricTest, view: TableOptions = USUAL) -> dict[str, str | No
         "protocol": test.protocol,
         "metric": test.metric,
         "test": f"{difference.method}, n = {difference.units}",
-        "A": view.fixed(factor * difference.a),
-        "B": view.fixed(factor * difference.b),
+        "A": options.fixed(factor * difference.a),
+        "B": options.fixed(factor * difference.b),
     }
-    cells |= view.change("A - B", factor * difference.difference, ends)
+    cells |= options.change("A - B", factor * difference.difference, ends)
     cells["p"] = p_value_text(difference.p_value)
     cells["p (Holm)"] = None if test.adjusted is None else p_value_text(test.adjusted)
     cells["better"] = test.better
-    cells["detectable"] = _detectable_text(test, view)
-    return cells | error_component_cells(difference, factor, view)
+    cells["detectable"] = _detectable_text(test, options)
+    return cells | error_component_cells(difference, factor, options)
 
 
-def _detectable_text(test: MetricTest, view: TableOptions) -> str | None:
+def _detectable_text(test: MetricTest, options: TableOptions) -> str | None:
     """Return the detectable difference of a test as text, or None if there is none.
 
     If it is greater than any difference that the metric can have, the text is "> 100".
@@ -556,11 +556,11 @@ def _detectable_text(test: MetricTest, view: TableOptions) -> str | None:
     largest_difference = most - least
     if test.detectable > largest_difference:
         return f"> {factor * largest_difference:g}"
-    return view.fixed(factor * test.detectable)
+    return options.fixed(factor * test.detectable)
 
 
 def error_component_cells(
-    difference: PairedDifference | GroupDifference, factor: float, view: TableOptions = USUAL
+    difference: PairedDifference | GroupDifference, factor: float, options: TableOptions = USUAL
 ) -> dict[str, str]:
     """Return the components of the error of a difference as cells of a table, by column title.
 
@@ -573,9 +573,9 @@ def error_component_cells(
     seed_sds = []
     for trainings in difference.groups:
         seed_sd = trainings.seed_sd
-        seed_sds.append("?" if seed_sd is None else view.fixed(factor * seed_sd))
+        seed_sds.append("?" if seed_sd is None else options.fixed(factor * seed_sd))
     return {
         "seed sd": " / ".join(seed_sds),
-        "image se": view.fixed(factor * difference.image_error),
+        "image se": options.fixed(factor * difference.image_error),
         "k": " / ".join(str(trainings.k) for trainings in difference.groups),
     }

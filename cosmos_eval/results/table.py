@@ -13,7 +13,7 @@ from cosmos_eval.results import text
 from cosmos_eval.types import UsageError, nearest
 
 T = TypeVar("T")
-# Values of `View.sort` that sort leaderboards by name and by rank.
+# Values of `TableOptions.sort` that sort leaderboards by name and by rank.
 BY_NAME, BY_RANK = "model", "rank"
 # A number with its interval, unit or p-value sign; a count such as `3 of 8`; or `-` for no number.
 _NUMBER = r"[<>+-]?\d[\d.,e+x%:/ \[\]-]*|\d[\d,]* of \d[\d,]*|-"
@@ -43,7 +43,7 @@ class TableOptions(NamedTuple):
     members: bool = False
 
     def fixed(self, value: float, sign: str = "") -> str:
-        """Format a number with the decimals of the view, or with two if the view sets none.
+        """Format a number with `decimals` digits after the point, or with two if it is None.
 
         With `sign` "+" positive numbers get a sign: 1.5 -> "+1.50".
         """
@@ -53,7 +53,7 @@ class TableOptions(NamedTuple):
     def change(self, title: str, value: float, ends: Iterable[float]) -> dict[str, str]:
         """Return a difference as one cell of a table, by the title of its column.
 
-        The cell has the interval with these `ends` if the view shows intervals:
+        The cell has the interval with these `ends` if tables show intervals:
         {"change [95%]": "+1.20 [+0.50, +1.90]"}, or {"change": "+1.20"} without intervals.
         """
         if not self.intervals:

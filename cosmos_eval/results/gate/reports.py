@@ -11,10 +11,10 @@ from cosmos_eval.results.table import USUAL, TableOptions
 NAME = "cosmos-eval check"
 
 
-def to_cells(finding: Finding, view: TableOptions = USUAL) -> dict[str, str]:
+def to_cells(finding: Finding, options: TableOptions = USUAL) -> dict[str, str]:
     """Return the finding on a metric as a row of a table, by column title.
 
-    Fractions are in percent. Ranks and ratios stay as they are. `view` says how many decimals
+    Fractions are in percent. Ranks and ratios stay as they are. `options` say how many decimals
     numbers have, and whether intervals are shown.
     """
     change = finding.change
@@ -27,13 +27,13 @@ def to_cells(finding: Finding, view: TableOptions = USUAL) -> dict[str, str]:
         "protocol": finding.key.protocol,
         "metric": finding.metric,
         "test": change.method,
-        "baseline": view.fixed(factor * change.b),
-        "new": view.fixed(factor * change.a),
+        "baseline": options.fixed(factor * change.b),
+        "new": options.fixed(factor * change.a),
     }
-    cells |= view.change("change", factor * change.difference, (factor * low, factor * high))
+    cells |= options.change("change", factor * change.difference, (factor * low, factor * high))
     cells["p (Holm)"] = "" if p_value is None else text.p_value_text(p_value)
-    cells["detectable"] = "" if detectable is None else view.fixed(factor * detectable)
-    cells |= error_component_cells(change, factor, view)
+    cells["detectable"] = "" if detectable is None else options.fixed(factor * detectable)
+    cells |= error_component_cells(change, factor, options)
     cells["decision"] = finding.status
     return cells
 

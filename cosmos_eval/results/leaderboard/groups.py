@@ -60,7 +60,7 @@ class GroupMean(NamedTuple):
         """The interval of the mean, within the values that the metric can have."""
         return self.metric_record.within(self.estimate.interval())
 
-    def cells(self, view: TableOptions) -> dict[str, str]:
+    def cells(self, options: TableOptions) -> dict[str, str]:
         """Return the mean as a row of a table, by column title.
 
         Fractions are in percent. The standard deviation between seeds is "-" for a single training.
@@ -68,18 +68,18 @@ class GroupMean(NamedTuple):
         metric = self.metric_record
         seed_sd, interval_cell = "-", ""
         if self.seed_sd is not None:
-            seed_sd = view.fixed(metric.factor * self.seed_sd)
-        if view.intervals:
-            interval_cell = interval_text(metric, self.interval._asdict(), view.decimals)
+            seed_sd = options.fixed(metric.factor * self.seed_sd)
+        if options.intervals:
+            interval_cell = interval_text(metric, self.interval._asdict(), options.decimals)
         return {
             "group": self.group,
             "data set": self.dataset,
             "protocol": self.protocol,
             "metric": metric.label or self.metric,
             "trainings": str(len(self.seeds)),
-            "mean": metric_text(metric, self.estimate.a, view.decimals),
+            "mean": metric_text(metric, self.estimate.a, options.decimals),
             "seed sd": seed_sd,
-            "image se": view.fixed(metric.factor * self.estimate.image_error),
+            "image se": options.fixed(metric.factor * self.estimate.image_error),
             "95% interval": interval_cell,
         }
 
@@ -143,15 +143,15 @@ def _means_of_group(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]
 
 
 def group_table(
-    means: Sequence[GroupMean], view: TableOptions = USUAL, section: Sequence[str] = ()
+    means: Sequence[GroupMean], options: TableOptions = USUAL, section: Sequence[str] = ()
 ) -> Table:
     """Return the table of the means of groups of trainings, with fractions in percent.
 
-    Rows are sorted by data set, and then by name or as `view.sort` says. The values of the columns
-    that `section` names, such as "data set", become headings.
+    Rows are sorted by data set, and then by name or as `options.sort` says. The values of the
+    columns that `section` names, such as "data set", become headings.
     """
-    sorted_means = sorted(means, key=lambda mean: _row_sort_key(mean, means, view.sort))
-    records = [mean.cells(view) for mean in sorted_means]
+    sorted_means = sorted(means, key=lambda mean: _row_sort_key(mean, means, options.sort))
+    records = [mean.cells(options) for mean in sorted_means]
     n_name_columns = 4 - len(section)  # group, data set, protocol and metric
     table = table_of_records(records, section=section, n_text_columns=n_name_columns)
     return table._replace(title="Groups of trainings (%)", notes=_NOTES, label="groups")

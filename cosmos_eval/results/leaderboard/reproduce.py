@@ -207,31 +207,31 @@ def to_json(reproductions: Iterable[Reproduction]) -> str:
     return text.json_text(records, indent=2, sort_keys=True) + "\n"
 
 
-def to_markdown(reproductions: Sequence[Reproduction], view: TableOptions = USUAL) -> str:
+def to_markdown(reproductions: Sequence[Reproduction], options: TableOptions = USUAL) -> str:
     """Return the numbers as a table in Markdown, with a summary and the sources below it."""
-    return table.to_markdown(_make_table(reproductions, view))
+    return table.to_markdown(_make_table(reproductions, options))
 
 
 def to_texts(
-    reproductions: Sequence[Reproduction], width: int, view: TableOptions = USUAL
+    reproductions: Sequence[Reproduction], width: int, options: TableOptions = USUAL
 ) -> Iterator[Text]:
     """Yield the table of the numbers for a terminal, and then its notes.
 
     They are at most `width` characters wide.
     """
-    number_table = _make_table(reproductions, view)
+    number_table = _make_table(reproductions, options)
     yield from to_terminal(number_table, width)
     yield notes_text(number_table.notes, width)
 
 
-def _make_table(reproductions: Sequence[Reproduction], view: TableOptions) -> Table:
+def _make_table(reproductions: Sequence[Reproduction], options: TableOptions) -> Table:
     """Return the table of the numbers, with one row per number and one section per metric.
 
     Its notes are a summary, the precision of the measured numbers, and the sources.
     """
     rows, sections = [], []
     for reproduction in sorted(reproductions, key=lambda number: number.column):
-        rows.append((Cell(reproduction.published.model), *_number_cells(reproduction, view)))
+        rows.append((Cell(reproduction.published.model), *_number_cells(reproduction, options)))
         sections.append(f"{reproduction.column.dataset}, {reproduction.column.title}")
     notes = [f"{summarize(reproductions)}."]
     note = precision_note(reproductions)
@@ -248,21 +248,21 @@ def _make_table(reproductions: Sequence[Reproduction], view: TableOptions) -> Ta
         sections=tuple(sections),
         section="metric",
     )
-    return table.sorted_by(number_table, view.sort)
+    return table.sorted_by(number_table, options.sort)
 
 
-def _number_cells(reproduction: Reproduction, view: TableOptions) -> tuple[Cell, Cell, Cell]:
+def _number_cells(reproduction: Reproduction, options: TableOptions) -> tuple[Cell, Cell, Cell]:
     """Return three cells: the published number, the measured number, and their difference.
 
     Without a measured number, the second cell says so, and the third is empty.
     """
-    metric, entry, decimals = reproduction.column.metric, reproduction.measured, view.decimals
+    metric, entry, decimals = reproduction.column.metric, reproduction.measured, options.decimals
     published_cell = Cell(str(text.percent(reproduction.value, decimals)))
     if entry is None:
         return published_cell, Cell(reproduction.status), Cell()
     value, interval = entry.metrics[metric], entry.intervals.get(metric)
     ends: tuple[str, ...] = ()
-    if view.intervals:
+    if options.intervals:
         ends = text.interval_ends(metric_of(entry.task, metric), value, interval, decimals)
     measured_cell = Cell(str(text.percent(value, decimals)), ends)
     difference = text.difference_text(value, reproduction.value, decimals)

@@ -72,14 +72,16 @@ class SuiteScore(NamedTuple):
     # The least number of clusters that a member was resampled by.
     clusters: int = 0
 
-    def table(self, view: TableOptions = USUAL) -> Table:
+    def table(self, options: TableOptions = USUAL) -> Table:
         """Return the table of the suite, with one row per model or group of trainings.
 
-        Fractions are in percent, and a missing number is "-". Raises UsageError if the view sorts
-        rows by a metric, since the table has only means.
+        Fractions are in percent, and a missing number is "-". Raises UsageError if rows are to be
+        sorted by a metric, since the table has only means.
         """
-        if view.sort not in ("", BY_NAME, BY_RANK) and not view.members:
-            raise UsageError(f"--sort {view.sort}: give {BY_NAME} or {BY_RANK}, or add --members")
+        if options.sort not in ("", BY_NAME, BY_RANK) and not options.members:
+            raise UsageError(
+                f"--sort {options.sort}: give {BY_NAME} or {BY_RANK}, or add --members"
+            )
         names = ["group" if self.has_groups else "model"]
         if self.has_published:
             names.append("source")
@@ -89,13 +91,13 @@ class SuiteScore(NamedTuple):
         if self.common:
             titles.append("mean over common members")
         rows = self.rows
-        if view.sort == BY_NAME:
+        if options.sort == BY_NAME:
             rows = tuple(sorted(rows, key=lambda row: row.model))
         unit = " (%)" if self.metric.unit == "fraction" else ""
         return Table(
             title=f"Suite {self.suite.name}{unit}",
             heads=tuple(Head(title) for title in titles),
-            rows=tuple(self._cells(row, view) for row in rows),
+            rows=tuple(self._cells(row, options) for row in rows),
             n_text_columns=len(names),
             notes=self.notes,
             label=f"suite-{self.suite.name}",
@@ -111,7 +113,7 @@ class SuiteScore(NamedTuple):
         """True if a row has published numbers."""
         return any(row.source != "measured" for row in self.rows)
 
-    def _cells(self, row: Row, view: TableOptions) -> tuple[Cell, ...]:
+    def _cells(self, row: Row, options: TableOptions) -> tuple[Cell, ...]:
         """Return the cells of a row, in the order of the columns of `table`."""
         cells = [Cell(row.model)]
         if self.has_published:
@@ -121,11 +123,11 @@ class SuiteScore(NamedTuple):
         # Ranks from 1 to 3 are "1-3". If only one rank is possible, it is given once.
         distinct_ranks = dict.fromkeys(row.ranks or [_ABSENT])
         cells.append(Cell("-".join(str(rank) for rank in distinct_ranks)))
-        cells.append(_mean_cell(self.metric, row.mean, view))
+        cells.append(_mean_cell(self.metric, row.mean, options))
         cells.append(Cell(self.suite.present(row.present)))
         cells.append(Cell(_ABSENT if row.p_next is None else p_value_text(row.p_next)))
         if self.common:
-            cells.append(_mean_cell(self.metric, row.common, view))
+            cells.append(_mean_cell(self.metric, row.common, options))
         return tuple(cells)
 
     def record(self) -> dict[str, Any]:
@@ -148,16 +150,16 @@ class SuiteScore(NamedTuple):
         return record | {"models": models, "notes": self.notes}
 
 
-def _mean_cell(metric: Metric, mean: Mean | None, view: TableOptions) -> Cell:
-    """Return the cell of a mean, with its interval if the view shows intervals."""
+def _mean_cell(metric: Metric, mean: Mean | None, options: TableOptions) -> Cell:
+    """Return the cell of a mean, with its interval if tables show intervals."""
     if mean is None:
         return Cell(_ABSENT)
     interval = None
-    if mean.interval and view.intervals:
+    if mean.interval and options.intervals:
         interval = mean.interval._asdict()
     return Cell(
-        text=metric_text(metric, mean.value, view.decimals),
-        ends=interval_ends(metric, mean.value, interval, view.decimals),
+        text=metric_text(metric, mean.value, options.decimals),
+        ends=interval_ends(metric, mean.value, interval, options.decimals),
     )
 
 

@@ -1,4 +1,4 @@
-"""The tables of a leaderboard, one per task, with what a `View` asks for.
+"""The tables of a leaderboard, one per task, with the rows and columns that users ask for.
 
 Every column ranks models by one metric on one data set under one protocol.
 """
@@ -53,8 +53,8 @@ class _RowName(NamedTuple):
     url: str
 
 
-def select_entries(entries: Sequence[Entry], view: TableOptions) -> list[Entry]:
-    """Return the entries that match the view's patterns, with only the metrics that match.
+def select_entries(entries: Sequence[Entry], options: TableOptions) -> list[Entry]:
+    """Return the entries that match the patterns of the options, with only the metrics that match.
 
     A pattern such as "coco*" matches names as file names are matched in a shell. Raises UsageError
     for a pattern that matches nothing, and if no entry matches all patterns.
@@ -66,27 +66,27 @@ def select_entries(entries: Sequence[Entry], view: TableOptions) -> list[Entry]:
         models += _model_names(entry)
         datasets += _dataset_names(entry)
         protocols.append(entry.protocol)
-    require_known("model", view.models, models)
-    require_known("data set", view.datasets, datasets)
-    require_known("protocol", view.protocols, protocols)
+    require_known("model", options.models, models)
+    require_known("data set", options.datasets, datasets)
+    require_known("protocol", options.protocols, protocols)
 
-    selected_entries = [entry for entry in entries if _is_selected(entry, view)]
-    if view.metrics:
+    selected_entries = [entry for entry in entries if _is_selected(entry, options)]
+    if options.metrics:
         metrics = [name for entry in selected_entries for name in entry.metrics]
-        require_known("metric", view.metrics, metrics)
-        reduced_entries = [_select_metrics(entry, view.metrics) for entry in selected_entries]
+        require_known("metric", options.metrics, metrics)
+        reduced_entries = [_select_metrics(entry, options.metrics) for entry in selected_entries]
         selected_entries = [entry for entry in reduced_entries if entry.metrics]
     if entries and not selected_entries:
         raise UsageError("no result has these models, data sets, protocols and metrics together")
     return selected_entries
 
 
-def _is_selected(entry: Entry, view: TableOptions) -> bool:
-    """Return whether the model, the data set and the protocol of an entry match the view."""
+def _is_selected(entry: Entry, options: TableOptions) -> bool:
+    """Return whether the model, the data set and the protocol of an entry match the options."""
     return (
-        _matches(_model_names(entry), view.models)
-        and _matches(_dataset_names(entry), view.datasets)
-        and _matches([entry.protocol], view.protocols)
+        _matches(_model_names(entry), options.models)
+        and _matches(_dataset_names(entry), options.datasets)
+        and _matches([entry.protocol], options.protocols)
     )
 
 
@@ -129,56 +129,56 @@ def _select_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
     return entry._replace(metrics=metrics, titles=titles)
 
 
-def tables_of(boards: Sequence[Board], view: TableOptions) -> list[Table]:
+def tables_of(boards: Sequence[Board], options: TableOptions) -> list[Table]:
     """Return one table per task, made from boards, which are tables of single protocols.
 
-    A transposed view has one table of all tasks. Results with other settings than the protocol's,
-    such as a limited number of samples or a student, have separate tables. Raises UsageError if the
-    view sorts rows by a metric that no table has.
+    With `options.transpose`, there is one table of all tasks. Results with other settings than the
+    protocol's, such as a limited number of samples or a student, have separate tables. Raises
+    UsageError if rows are to be sorted by a metric that no table has.
     """
-    _require_valid_order(boards, view)
+    _require_valid_order(boards, options)
     tables = []
     for has_other_settings in (False, True):
         table_boards = [board for board in boards if board.has_other_settings == has_other_settings]
         columns = []
         for board in table_boards:
             columns += [_TableColumn(board.protocol, column) for column in board.columns]
-        columns.sort(key=lambda column: _column_sort_key(column, view))
-        if view.transpose:
+        columns.sort(key=lambda column: _column_sort_key(column, options))
+        if options.transpose:
             if columns:
-                tables.append(transposed(_TaskTable(table_boards, columns, view).table()))
+                tables.append(transposed(_TaskTable(table_boards, columns, options).table()))
             continue
         for _, task_columns in groupby(columns, key=lambda column: column.column.task):
-            tables.append(_TaskTable(table_boards, list(task_columns), view).table())
+            tables.append(_TaskTable(table_boards, list(task_columns), options).table())
     return tables
 
 
-def _require_valid_order(boards: Sequence[Board], view: TableOptions) -> None:
+def _require_valid_order(boards: Sequence[Board], options: TableOptions) -> None:
     """Raise UsageError unless rows are sorted by name, by rank or by a metric of the boards."""
     metrics = {column.metric for board in boards for column in board.columns}
-    if view.sort and view.sort not in (BY_NAME, BY_RANK, *metrics):
+    if options.sort and options.sort not in (BY_NAME, BY_RANK, *metrics):
         metric_names = ", ".join(sorted(metrics)) or "there is none"
         raise UsageError(
-            f"--sort {view.sort}: give {BY_NAME}, {BY_RANK} or a metric of the tables: "
+            f"--sort {options.sort}: give {BY_NAME}, {BY_RANK} or a metric of the tables: "
             f"{metric_names}"
         )
 
 
-def _column_sort_key(table_column: _TableColumn, view: TableOptions) -> tuple[Any, ...]:
+def _column_sort_key(table_column: _TableColumn, options: TableOptions) -> tuple[Any, ...]:
     """Return the sort key by which columns are in order of task, data set, protocol and metric.
 
-    Data sets are in the order of the patterns of the view, so `--datasets flickr30k,coco` shows
+    Data sets are in the order of the patterns in the options: `--datasets flickr30k,coco` shows
     flickr30k first. Data sets that match the same pattern are in alphabetical order. The same
     applies to protocols and metrics.
     """
     protocol, column = table_column
     return (
         column.task,
-        pattern_index([column.dataset], view.datasets),
+        pattern_index([column.dataset], options.datasets),
         column.dataset,
-        pattern_index([protocol], view.protocols),
+        pattern_index([protocol], options.protocols),
         protocol,
-        pattern_index([column.metric], view.metrics),
+        pattern_index([column.metric], options.metrics),
         column,
     )
 
@@ -188,7 +188,7 @@ class _TaskTable:
 
     Attributes:
         columns: The columns of numbers, from left to right.
-        view: The order of the rows, and the marks that are shown.
+        options: The order of the rows, and the marks that are shown.
         protocols: The names of the protocols of the columns.
         boards: The boards that the columns belong to.
         has_other_settings: Whether the results have other settings than their protocol's.
@@ -197,11 +197,11 @@ class _TaskTable:
     """
 
     def __init__(
-        self, boards: Sequence[Board], columns: Sequence[_TableColumn], view: TableOptions
+        self, boards: Sequence[Board], columns: Sequence[_TableColumn], options: TableOptions
     ) -> None:
         """Collect the numbers of the columns from the boards."""
         self.columns = columns
-        self.view = view
+        self.options = options
         self.protocols = list(dict.fromkeys(column.protocol for column in columns))
         self.boards = [board for board in boards if board.protocol in self.protocols]
         self.has_other_settings = boards[0].has_other_settings
@@ -220,7 +220,7 @@ class _TaskTable:
                     self.entries.setdefault(name, {})[table_column] = entry
 
     def table(self) -> Table:
-        """Return the table, with its rows in the order of the view.
+        """Return the table, with its rows in the order that the options ask for.
 
         There is a column for the source of numbers if not all numbers were measured here. The name
         of the data set stands above the metrics.
@@ -241,7 +241,7 @@ class _TaskTable:
             if has_source:
                 cells.append(Cell(name.source, url=name.url))
             for column in self.columns:
-                cells.append(_number_cell(self.numbers[name].get(column), self.view))
+                cells.append(_number_cell(self.numbers[name].get(column), self.options))
             rows.append(tuple(cells))
 
         label_words = self._task_names()
@@ -280,26 +280,26 @@ class _TaskTable:
         numbers: list[Number] = []
         for row_numbers in self.numbers.values():
             numbers += row_numbers.values()
-        needless_notes = _needless_meanings(numbers, self.view)
+        needless_notes = _needless_meanings(numbers, self.options)
         for board in self.boards:
             for note in board.notes:
                 if note not in needless_notes:
                     yield note
-        if self.view.second and any(number.second for number in numbers):
+        if self.options.second and any(number.second for number in numbers):
             yield "Underlined: the second best."
-        if self.view.intervals and any(number.ends for number in numbers):
+        if self.options.intervals and any(number.ends for number in numbers):
             yield "±, or + and -: how far the 95% interval reaches above and below the number."
         for board in self.boards:
             yield from _map_notes(board)
 
     def _sorted_names(self) -> list[_RowName]:
-        """Return the names of the rows in the order of the view.
+        """Return the names of the rows in the order that the options ask for.
 
-        By default, rows follow the order of the view's patterns of models, and then their names. If
-        they are sorted by rank, the row that is best on average over all columns comes first, see
+        By default, rows follow the patterns of models in the options, and then their names. If they
+        are sorted by rank, the row that is best on average over all columns comes first, see
         `_mean_better_share`. If they are sorted by a metric, only the columns of this metric count.
         """
-        sort = self.view.sort
+        sort = self.options.sort
         losses_by_column = []
         for table_column in self.columns:
             if sort in (BY_RANK, table_column.column.metric):
@@ -308,7 +308,7 @@ class _TaskTable:
         for name in self.entries:
             pattern_position = -1
             if sort != BY_NAME:
-                pattern_position = pattern_index([name.model], self.view.models)
+                pattern_position = pattern_index([name.model], self.options.models)
             better_share = _mean_better_share(name, losses_by_column)
             sort_keys[name] = (better_share, pattern_position, name)
         return sorted(sort_keys, key=lambda name: sort_keys[name])
@@ -384,37 +384,37 @@ def _map_notes(board: Board) -> Iterator[str]:
         yield f"Maps by {board.protocol}: {'; '.join(map_kinds)}."
 
 
-def _needless_meanings(numbers: Sequence[Number], view: TableOptions) -> set[str]:
+def _needless_meanings(numbers: Sequence[Number], options: TableOptions) -> set[str]:
     """Return the notes of MEANINGS that explain a mark which no number of a table shows."""
     marks = {number.mark for number in numbers}
     is_needed = {
         "best": any(number.best for number in numbers),
         "paired": MARKS["paired"] in marks,
         "intervals": MARKS["intervals"] in marks,
-        "ranks": view.ranks and any(number.ranks for number in numbers),
-        "seeds": view.intervals and any(number.ends for number in numbers),
+        "ranks": options.ranks and any(number.ranks for number in numbers),
+        "seeds": options.intervals and any(number.ends for number in numbers),
         "delta": any(number.delta for number in numbers),
     }
     return {MEANINGS[name] for name in is_needed if not is_needed[name]}
 
 
-def _number_cell(number: Number | None, view: TableOptions) -> Cell:
-    """Return the cell of a number with the marks that the view asks for.
+def _number_cell(number: Number | None, options: TableOptions) -> Cell:
+    """Return the cell of a number with the marks that the options ask for.
 
     The cell is empty if `number` is None.
     """
     if number is None:
         return Cell()
     details = []
-    if number.ranks and view.ranks:
+    if number.ranks and options.ranks:
         details.append(f"({number.ranks})")
     if number.delta:
         details.append(f"Δ{number.delta}")
     return Cell(
         text=number.value,
-        ends=number.ends if view.intervals else (),
+        ends=number.ends if options.intervals else (),
         mark=number.mark,
         best=number.best,
-        second=number.second and view.second,
+        second=number.second and options.second,
         details=tuple(details),
     )

@@ -58,7 +58,7 @@ class Leaderboard(NamedTuple):
     # The means of groups of trainings; None if these are not shown.
     groups: Sequence[GroupMean] | None = None
     # The rows, columns and marks that tables show.
-    view: TableOptions = TableOptions()
+    options: TableOptions = TableOptions()
 
 
 def to_csv(leaderboard: Leaderboard) -> str:
@@ -239,17 +239,17 @@ def tables_of(leaderboard: Leaderboard) -> list[Table]:
     """Return the tables of a leaderboard.
 
     They are the table of a suite, one table per task, the table of groups of trainings, and the
-    table of facts of models. With a suite, tasks have tables only if the view asks for them.
+    table of facts of models. With a suite, tasks have tables only if the options ask for them.
     """
-    view, suite = leaderboard.view, leaderboard.suite
+    options, suite = leaderboard.options, leaderboard.suite
     tables = []
     if suite is not None:
-        tables.append(suite.table(view))
-    if suite is None or view.members:
-        task_boards = make_boards(leaderboard.entries, leaderboard.ties, view.decimals)
-        tables += view_tables(task_boards, view)
+        tables.append(suite.table(options))
+    if suite is None or options.members:
+        task_boards = make_boards(leaderboard.entries, leaderboard.ties, options.decimals)
+        tables += view_tables(task_boards, options)
     if leaderboard.groups:
-        tables.append(group_table(leaderboard.groups, view, ("data set", "protocol")))
+        tables.append(group_table(leaderboard.groups, options, ("data set", "protocol")))
     if leaderboard.facts:
         tables.append(model_table(leaderboard.entries))
     return tables

@@ -86,7 +86,7 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number():
 
     # The authors of the first published 37.1.
     rows = [row("cosmos:vitb16_cc3m", 0.375, 0.37, 0.38), row("scenes-clip", 0.37, 0.365, 0.3752)]
-    shown = Leaderboard(entries_of_rows(rows), view=TableOptions(ranks=True))
+    shown = Leaderboard(entries_of_rows(rows), options=TableOptions(ranks=True))
     assert to_markdown(shown).splitlines()[4:] == [
         "| cosmos:vitb16_cc3m | **37.5** ±0.5 (1-2) Δ+0.4 |",
         "| scenes-clip | 37.0‡ ±0.5 (1-2) |",

@@ -53,7 +53,7 @@ def small():
 
 
 def test_latex_of_a_small_board():
-    shown = Leaderboard(entries_of_rows(small()), view=TableOptions(second=True))
+    shown = Leaderboard(entries_of_rows(small()), options=TableOptions(second=True))
     retrieval, cls = to_tex(shown).split("\n\n")
     assert retrieval.splitlines() == [
         r"% needs \usepackage{booktabs}",
@@ -119,10 +119,10 @@ def test_a_table_longer_than_a_page_is_split():
     reason="needs LaTeX with booktabs",
 )
 @pytest.mark.parametrize(
-    "view", [TableOptions(second=True, ranks=True), TableOptions(transpose=True)], ids=str
+    "options", [TableOptions(second=True, ranks=True), TableOptions(transpose=True)], ids=str
 )
-def test_latex_compiles_and_fits_the_text(tmp_path, entries, view):
-    text = to_tex(Leaderboard(entries, facts=True, view=view))
+def test_latex_compiles_and_fits_the_text(tmp_path, entries, options):
+    text = to_tex(Leaderboard(entries, facts=True, options=options))
     (tmp_path / "board.tex").write_text(DOCUMENT % text, "utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "board.tex"],
@@ -154,7 +154,7 @@ def test_names_are_text_in_html(entries):
 
 
 def test_html_shows_best_ties_ranks_and_sources(entries):
-    text = to_html(Leaderboard(entries, view=TableOptions(ranks=True)))
+    text = to_html(Leaderboard(entries, options=TableOptions(ranks=True)))
     assert "<td><b>26.0</b> <small>+24.0/-13.5</small> <small>(1-2)</small></td>" in text
     assert "<td>25.0‡ <small>+25.0/-12.5</small> <small>(1-2)</small></td>" in text
     url = (
@@ -163,9 +163,9 @@ def test_html_shows_best_ties_ranks_and_sources(entries):
     assert f'<td class="text"><a href="{url}">published</a></td>' in text
 
 
-def lines(entries, width, view=PLAIN):
+def lines(entries, width, options=PLAIN):
     """What a terminal of a width shows."""
-    shown = to_texts(Leaderboard(entries, view=view), width)
+    shown = to_texts(Leaderboard(entries, options=options), width)
     return "\n\n".join(text.plain for text in shown).splitlines()
 
 
@@ -206,7 +206,7 @@ def test_a_narrow_table_is_transposed():
 
 def test_the_best_is_bold_in_the_terminal():
     rows = [make_row(model={"spec": "scenes-clip"}, metrics={"acc1": 0.26}), make_row()]
-    table, _ = to_texts(Leaderboard(entries_of_rows(rows), view=TableOptions(second=True)), 80)
+    table, _ = to_texts(Leaderboard(entries_of_rows(rows), options=TableOptions(second=True)), 80)
     styles = {str(s.style): table.plain[s.start : s.end] for s in table.spans}
     assert (styles["bold green"], styles["underline"]) == ("26.0", "25.0")
 
@@ -259,8 +259,8 @@ def test_a_board_of_one_cell():
     assert "m      50.0" in lines([entry], 14)
 
 
-def titles(found, view):
-    return [table.title for table in tables_of(make_boards(found), view)]
+def titles(found, options):
+    return [table.title for table in tables_of(make_boards(found), options)]
 
 
 def test_other_settings_have_tables_of_their_own():
@@ -279,15 +279,15 @@ def test_other_settings_have_tables_of_their_own():
 def test_what_is_selected_is_shown_in_its_order():
     rows = [make_row(model={"spec": name}, dataset=d) for name in ("a", "b", "c") for d in "xyz"]
     found = entries_of_rows(rows)
-    view = TableOptions(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",))
-    (table,) = tables_of(make_boards(select_entries(found, view)), view)
+    options = TableOptions(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",))
+    (table,) = tables_of(make_boards(select_entries(found, options)), options)
     assert [row[0].text for row in table.rows] == ["c", "a"]
     assert [(head.group, head.title) for head in table.heads[1:]] == [("z", "acc5"), ("x", "acc5")]
     assert {cell.text for row in table.rows for cell in row[1:]} == {"75.0"}
 
 
 @pytest.mark.parametrize(
-    ("view", "message"),
+    ("options", "message"),
     [
         (
             TableOptions(models=("scenes-cosmo",)),
@@ -305,9 +305,9 @@ def test_what_is_selected_is_shown_in_its_order():
         ),
     ],
 )
-def test_what_nothing_has_is_refused(view, message):
+def test_what_nothing_has_is_refused(options, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        select_entries(entries_of_rows(small()), view)
+        select_entries(entries_of_rows(small()), options)
 
 
 def test_rows_are_sorted_by_a_metric_or_by_all():
@@ -320,8 +320,8 @@ def test_rows_are_sorted_by_a_metric_or_by_all():
     found = entries_of_rows(rows)
 
     def order(sort, dataset="*"):
-        view = TableOptions(datasets=(dataset,), sort=sort)
-        (table,) = tables_of(make_boards(select_entries(found, view)), view)
+        options = TableOptions(datasets=(dataset,), sort=sort)
+        (table,) = tables_of(make_boards(select_entries(found, options)), options)
         return "".join(row[0].text for row in table.rows)
 
     assert order("") == order("model") == "abcd"
@@ -346,10 +346,10 @@ def test_values_of_an_option():
 
 
 def test_transposed_tables_of_all_tasks_are_one():
-    view = TableOptions(transpose=True)
-    (table,) = tables_of(make_boards(entries_of_rows(small())), view)
+    options = TableOptions(transpose=True)
+    (table,) = tables_of(make_boards(entries_of_rows(small())), options)
     assert [head.title for head in table.heads] == ["metric", "scenes-clip", "scenes-cosmos"]
     assert table.sections == ("my_set", "my_set", "scenes-cls")
-    assert titles(entries_of_rows(small()), view) == [
+    assert titles(entries_of_rows(small()), options) == [
         "Retrieval, classification (%), protocol scenes"
     ]

@@ -43,7 +43,7 @@ def reported(folder, rule):
     entries = entries_of(read_stored(result_paths(folder)))
     ties = find_ties(entries, rule)
     return {pair.other.model: tied for pair, tied in ties.items()}, to_markdown(
-        Leaderboard(entries, ties, view=TableOptions(ranks=True))
+        Leaderboard(entries, ties, options=TableOptions(ranks=True))
     )
 
 
