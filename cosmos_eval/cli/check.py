@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import File, Text, flag, option, make_table_options
+from cosmos_eval.cli.options import File, Text, flag, make_table_options, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
 from cosmos_eval.results.table import TableOptions
 from cosmos_eval.types import UsageError

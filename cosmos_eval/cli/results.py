@@ -20,9 +20,9 @@ from cosmos_eval.cli.options import (
     File,
     Texts,
     flag,
+    make_table_options,
     option,
     output_file,
-    make_table_options,
 )
 from cosmos_eval.cli.output import (
     print_json,
@@ -118,7 +118,7 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.view import select_entries
+    from cosmos_eval.results.leaderboard.task_tables import select_entries
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = _read_results(directory)
@@ -186,7 +186,7 @@ def _score_suite(
     """Return the score of a suite, for the models that match the patterns `models`."""
     from cosmos_eval.results.leaderboard.entries import read_published_entries
     from cosmos_eval.results.leaderboard.suite import suite_score
-    from cosmos_eval.results.leaderboard.view import select_entries
+    from cosmos_eval.results.leaderboard.task_tables import select_entries
     from cosmos_eval.runner.suites import read_score
 
     entries = list(measured_entries)

@@ -24,7 +24,7 @@ from cosmos_eval.results.leaderboard.ranking import (
     Ties,
     rank_entries,
 )
-from cosmos_eval.results.leaderboard.view import tables_of as view_tables
+from cosmos_eval.results.leaderboard.task_tables import tables_of as task_tables
 from cosmos_eval.results.table import Table, TableOptions, number_links, sections_to_column
 from cosmos_eval.results.table import to_markdown as markdown
 from cosmos_eval.results.terminal import notes_text, to_terminal
@@ -247,7 +247,7 @@ def tables_of(leaderboard: Leaderboard) -> list[Table]:
         tables.append(suite.table(options))
     if suite is None or options.members:
         task_boards = make_boards(leaderboard.entries, leaderboard.ties, options.decimals)
-        tables += view_tables(task_boards, options)
+        tables += task_tables(task_boards, options)
     if leaderboard.groups:
         tables.append(group_table(leaderboard.groups, options, ("data set", "protocol")))
     if leaderboard.facts:

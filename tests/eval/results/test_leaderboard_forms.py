@@ -13,7 +13,7 @@ from support.rows import make_row
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of_rows, published_beside
-from cosmos_eval.results.leaderboard.view import select_entries, tables_of
+from cosmos_eval.results.leaderboard.task_tables import select_entries, tables_of
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_tex, to_texts
 from cosmos_eval.results.table import TableOptions, split_patterns
 from cosmos_eval.results.text import latex_text
