@@ -131,7 +131,7 @@ _TRAINING = Field(description="Absent if unknown. Several trainings of a group a
 
 @with_config(record.STRICT)
 @dataclass(frozen=True)
-class BaselineEntry:
+class Entry:
     """A result of a baseline. If it has no samples, its intervals decide."""
 
     model: Annotated[record.Name, Field(description="The label of the model in tables.")]
@@ -172,11 +172,11 @@ class Baseline:
     schema_version: Annotated[int, _VERSION]
     written: Annotated[Mapping[str, str], record.validated_as(Written)]
     tolerance: Annotated[float, Field(ge=0, le=0.5, description=_LOSS)]
-    results: Annotated[list[BaselineEntry], Field(min_length=1)]
+    results: Annotated[list[Entry], Field(min_length=1)]
     gated: Annotated[Literal["headline", "all"], Field(description=_GATED)] = "headline"
     baseline_sha256: Annotated[record.Sha256, record.OWN_HASH] = ""
 
-    def gated_metrics(self, entry: BaselineEntry) -> set[str]:
+    def gated_metrics(self, entry: Entry) -> set[str]:
         """Return the names of the metrics of an entry that can fail a check.
 
         If `gated` is "all", these are all its metrics. Otherwise they are its primary metrics, or
@@ -195,7 +195,7 @@ class Baseline:
         return {metric.name for metric in metrics}
 
 
-def baseline_samples(path: Path, entry: BaselineEntry) -> Samples | None:
+def baseline_samples(path: Path, entry: Entry) -> Samples | None:
     """Return the per-sample arrays of an entry of a baseline, or None if it has none.
 
     `path` is the JSON file of the baseline. Raises ValueError if the arrays cannot be read, or are
@@ -345,7 +345,7 @@ def replace_baseline(
         raise UsageError(f"two results of {repeated_keys[0]}: give one of the files")
     _require_distinct_trainings(results)
 
-    entries: list[BaselineEntry] = []
+    entries: list[Entry] = []
     archives: dict[str, bytes] = {}
     for result in results:
         archive = files.pack_arrays(result.samples) if keep_samples else None
@@ -405,7 +405,7 @@ def _require_distinct_trainings(results: Iterable[VerifiedResult]) -> None:
 
 
 def _make_document(
-    entries: Sequence[BaselineEntry], reason: str, gate_options: Mapping[str, Any]
+    entries: Sequence[Entry], reason: str, gate_options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the content of a baseline's JSON file, with a hash of everything else in it.
 
@@ -427,7 +427,7 @@ def _make_document(
     return document
 
 
-def _make_entry(row: record.ResultRow, archive: bytes | None) -> BaselineEntry:
+def _make_entry(row: record.ResultRow, archive: bytes | None) -> Entry:
     """Return the entry of a baseline for a result.
 
     `archive` holds the packed per-sample arrays. If it is None, the entry has no samples, and only
@@ -443,7 +443,7 @@ def _make_entry(row: record.ResultRow, archive: bytes | None) -> BaselineEntry:
         metrics = dict(row.metrics)
     group, identity = group_label(row), model_identity(row)
     training = {"group": group, "seed": training_of(row).get("seed")} if group else None
-    return BaselineEntry(
+    return Entry(
         model=identity.label,
         weights_sha256=row.model["weights_sha256"],
         setting=setting_of_result(row),

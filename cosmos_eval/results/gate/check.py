@@ -32,7 +32,7 @@ from cosmos_eval.results.compare import (
 )
 from cosmos_eval.results.gate.baseline import (
     Baseline,
-    BaselineEntry,
+    Entry,
     Key,
     Problem,
     baseline_samples,
@@ -70,7 +70,7 @@ class Case(NamedTuple):
     # The model or the group of trainings, the data set and the protocol.
     key: Key
     # The results of the baseline.
-    entries: list[BaselineEntry]
+    entries: list[Entry]
     # The new results.
     results: list[VerifiedResult]
 
@@ -272,7 +272,7 @@ class Cases(NamedTuple):
     # Groups of which the baseline has several trainings and the new results have others.
     groups: list[Case]
     # The other results of the baseline.
-    entries: list[BaselineEntry]
+    entries: list[Entry]
     # The other new results, by the key of the entry that they are compared with.
     results: dict[Key, VerifiedResult]
     # New results that must not be compared.
@@ -468,7 +468,7 @@ def _pair_findings(case: Case, path: Path) -> list[Finding]:
     return [Finding(entry.key, case.task, name, changes[name]) for name in names]
 
 
-def _independent_change(row: ResultRow, entry: BaselineEntry, metric: str) -> PairedDifference:
+def _independent_change(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
     """Return the change of a metric without samples, as if both results were independent.
 
     The standard error of a result is half the width of its interval, divided by the normal quantile

@@ -14,7 +14,7 @@ from support.models import make_result, seal, store
 from cosmos_eval.results.gate import reports
 from cosmos_eval.results.gate.baseline import (
     Baseline,
-    BaselineEntry,
+    Entry,
     Key,
     Problem,
     baseline_samples,
@@ -101,7 +101,7 @@ def test_metrics_beside_the_headlines_are_for_information(command, update, tmp_p
     ],
 )
 def test_the_metrics_that_can_fail_a_check(task, gated):
-    entry = BaselineEntry(
+    entry = Entry(
         "m", "1" * 64, {"task": task}, dict.fromkeys([*gated, "area"], 0.5), {}, None, None, ""
     )
     baseline = Baseline(schema_version=2, written={}, tolerance=0.0, results=[entry])
