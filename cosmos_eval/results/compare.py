@@ -74,7 +74,7 @@ def setting_of_result(row: ResultRow) -> dict[str, Any]:
     return fields
 
 
-def describe_mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+def describe_mismatches(setting_a: Mapping[str, Any], setting_b: Mapping[str, Any]) -> list[str]:
     """Return one line for each field in which two settings differ.
 
     Example: "limit is 100 and none". A field that only one setting has is a difference, except for
@@ -83,17 +83,16 @@ def describe_mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]
     have the same samples.
     """
     differences = []
-    for name in dict.fromkeys([*a, *b]):
-        is_in_both = name in a and name in b
-        if is_in_both and a[name] == b[name]:
+    for name in dict.fromkeys([*setting_a, *setting_b]):
+        is_in_both = name in setting_a and name in setting_b
+        if is_in_both and setting_a[name] == setting_b[name]:
             continue
         if not is_in_both and name in _DATA_FIELDS:
             continue
         explanation = _EXPLANATIONS.get(name, "")
-        differences.append(
-            f"{name}{explanation} is {_field_text(a, name)} and {_field_text(b, name)}"
-        )
-    if not any(a.get(name) for name in SAMPLE_LISTS):
+        values = f"{_field_text(setting_a, name)} and {_field_text(setting_b, name)}"
+        differences.append(f"{name}{explanation} is {values}")
+    if not any(setting_a.get(name) for name in SAMPLE_LISTS):
         differences.append("hashes.sample_list is not recorded, so that the samples may differ")
     return differences
 

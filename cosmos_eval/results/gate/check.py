@@ -262,8 +262,8 @@ def check_results(
     notes += _content_notes([*cases.pairs, *cases.groups])
     if baseline.schema_version == 1:
         notes.append(f"{path} has version 1 and no hash of itself: write it with --update")
-    decided = _decide_gated(findings, cases, baseline)
-    return Report(path, decided, tuple(all_problems), tuple(notes), baseline.tolerance)
+    decided_findings = _decide_gated(findings, cases, baseline)
+    return Report(path, decided_findings, tuple(all_problems), tuple(notes), baseline.tolerance)
 
 
 class Cases(NamedTuple):
@@ -383,11 +383,12 @@ def _matching_key(baseline: Baseline, result: VerifiedResult) -> Key:
 
 
 def _key_without_name(key: Key, model_sha256: str | None) -> tuple[str | None, ...]:
-    """Return the fields of a key with the hash of the model in place of its name.
+    """Return the fields of a key, with the hash of the model in place of its name.
 
-    What differs from the default settings, in the brackets behind the name, still counts.
+    The words in brackets behind the name, which say how the settings differ from the defaults,
+    still count: "clip (student, bf16)" gives the hash and "student, bf16)".
     """
-    variants = key.model.partition(" (")[2]  # "clip (student, bf16)" -> "student, bf16)"
+    _, _, variants = key.model.partition(" (")
     return model_sha256, variants, key.dataset, key.protocol
 
 
@@ -454,17 +455,18 @@ def _pair_findings(case: Case, path: Path) -> list[Finding]:
     result, entry = case.results[0], case.entries[0]
     samples = baseline_samples(path, entry)
     case.require_same_settings()
-    names = [
-        name
-        for name in entry.metrics
-        if name in result.row.metrics and not metric_of(case.task, name).reference
-    ]
+    # Reference metrics, which only help to read the others, are not compared.
+    names = []
+    for name in entry.metrics:
+        if name in result.row.metrics and not metric_of(case.task, name).reference:
+            names.append(name)
     changes: Mapping[str, Change]
     if samples is None:
         changes = {name: _independent_change(result.row, entry, name) for name in names}
     else:
-        new = measurement_of(result.row, result.samples)
-        changes = differences_of(new, Measurement(entry.setting, entry.metrics, samples))
+        new_measurement = measurement_of(result.row, result.samples)
+        baseline_measurement = Measurement(entry.setting, entry.metrics, samples)
+        changes = differences_of(new_measurement, baseline_measurement)
     return [Finding(entry.key, case.task, name, changes[name]) for name in names]
 
 
@@ -490,7 +492,8 @@ def _decide_gated(
 ) -> tuple[Finding, ...]:
     """Return all findings with their detectable losses, and with p-values of gated metrics.
 
-    The p-values are corrected for all gated metrics of the baseline, compared or not.
+    Gated metrics can fail the check. Their p-values are corrected for the number of all gated
+    metrics in the baseline, even if some of them could not be compared.
     """
     gated_metrics = {entry.key: baseline.gated_metrics(entry) for entry in cases.entries}
     for case in cases.groups:

@@ -246,10 +246,13 @@ class _TieWithBest(NamedTuple):
 def _ties_with_best(column: _Column, ties: Ties) -> dict[Key, _TieWithBest]:
     """Compare each other entry of a column with the best entry. Return the outcomes by key.
 
-    Entries may be equally good if the p-value of their paired test in `ties` is large, or without
-    a test if their intervals overlap. K is the number of entries that have ranks. The marks of
-    ties come from K - 1 tests, each at level 0.05 / (K - 1). Ranks need all K (K - 1) / 2 pairs of
-    entries, which are two-sided tests at 0.05 in total and one-sided ones at 0.05 / (K (K - 1)).
+    An entry may be as good as the best one if the p-value of their paired test in `ties` is large.
+    If there is no test, it may be as good if both intervals overlap.
+
+    The levels are corrected for the number K of entries with ranks. Marks of ties compare K - 1
+    entries with the best one, so each one-sided test has the level 0.05 / (K - 1). Ranks compare
+    all K (K - 1) / 2 pairs by two-sided tests, so each one-sided test has the level
+    0.05 / (K (K - 1)).
     """
     best, widening = column.best, column.widening
     ranked_keys = column.ranks_by_intervals().keys()

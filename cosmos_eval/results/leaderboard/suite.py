@@ -322,7 +322,10 @@ def _published_value(member: SuiteMember, entry: Entry | None) -> float | None:
 def _common_members(
     members: Iterable[SuiteMember], members_by_group: Mapping[str, Sequence[SuiteMember]]
 ) -> list[SuiteMember]:
-    """Return the members that all groups have, or none if there is only one group."""
+    """Return the members of the suite that all groups have, or none if there is only one group.
+
+    `members_by_group` are the members of which each model or group of trainings has results.
+    """
     if len(members_by_group) < 2:
         return []
     return [
@@ -445,9 +448,10 @@ def _describe_metrics(members: Sequence[SuiteMember]) -> Iterator[str]:
 def _exception_notes(
     members: Sequence[SuiteMember], results: Mapping[str, ModelResults], entries: Sequence[Entry]
 ) -> Iterator[str]:
-    """Yield notes on members whose results are not on the same samples, and on unranked results.
+    """Yield notes on members that are not paired, and on results that do not count.
 
-    Models are compared by the same samples of a member, unless lists of samples differ.
+    A member, which is a data set of the suite, is not paired if models were measured on other lists
+    of samples. `results` are the results that count, by model and member.
     """
     unpaired_members = []
     for member in members:
