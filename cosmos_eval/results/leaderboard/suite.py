@@ -202,30 +202,19 @@ def suite_score(
             f"{_names_of_members(members)}"
         )
 
-    # Rank the groups that have all members. Without `by_group`, a group is a single model.
     suite_means = SuiteMeans(results, read, by_group=by_group)
-    members_by_group = {group: suite_means.members_of(group) for group in suite_means.groups}
-    means, differences = suite_means.over(members, metric)
-    ranking = _Ranking(means, metric, differences)
-    rows, warnings = ranking.rows(len(members), suite_means.clusters)
-
-    # Groups that lack members have no mean, but all groups have a mean over the common members.
-    incomplete_groups = sorted(members_by_group.keys() - means.keys())
-    rows += [Row(group, len(members_by_group[group])) for group in incomplete_groups]
-    common = _common_members(members, members_by_group) if incomplete_groups else []
-    if common:
-        common_means, _ = suite_means.over(common, metric)
-        rows = [row._replace(common=common_means[row.model]) for row in rows]
+    rows, common, warnings = _measured_rows(suite_means, members, metric)
     if by_group:
         rows = [row._replace(trainings=len(suite_means.groups[row.model])) for row in rows]
-    rows += published_rows
+    n_ranked = sum(row.mean is not None for row in rows)
+    incomplete_groups = [row.model for row in rows if row.mean is None]
 
-    notes = list(_column_notes(suite, common, is_ranked=len(means) > 1))
+    notes = list(_column_notes(suite, common, is_ranked=n_ranked > 1))
     if by_group:
         notes += _GROUP_NOTES
     notes += warnings
     for group in incomplete_groups:
-        notes.append(_incomplete_note(group, members, members_by_group[group]))
+        notes.append(_incomplete_note(group, members, suite_means.members_of(group)))
     notes += _exception_notes(members, results, entries)
     for url in dict.fromkeys(row.url for row in published_rows):
         notes.append(f"Published: {url}.")
@@ -233,10 +222,36 @@ def suite_score(
         suite=suite,
         metric=metric,
         common=tuple(common),
-        rows=tuple(rows),
+        rows=(*rows, *published_rows),
         notes=tuple(notes),
         clusters=suite_means.clusters,
     )
+
+
+def _measured_rows(
+    suite_means: SuiteMeans, members: Sequence[SuiteMember], metric: Metric
+) -> tuple[list[Row], list[SuiteMember], list[str]]:
+    """Return the rows of measured models or groups, common members, and warnings.
+
+    The rows are from the best mean down, followed by groups that lack members and have no mean. If
+    there are such groups, all groups also have a mean over the common members, which all of them
+    have. The warnings are about neighbouring rows that may be equal.
+    """
+    members_by_group = {group: suite_means.members_of(group) for group in suite_means.groups}
+    means, differences = suite_means.over(members, metric)
+    ranking = _Ranking(means, metric, differences)
+    rows, warnings = ranking.rows(len(members), suite_means.clusters)
+
+    incomplete_groups = sorted(members_by_group.keys() - means.keys())
+    for group in incomplete_groups:
+        rows.append(Row(group, len(members_by_group[group])))
+    common: list[SuiteMember] = []
+    if incomplete_groups:
+        common = _common_members(members, members_by_group)
+    if common:
+        common_means, _ = suite_means.over(common, metric)
+        rows = [row._replace(common=common_means[row.model]) for row in rows]
+    return rows, common, warnings
 
 
 def _results_by_model(
