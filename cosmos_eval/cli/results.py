@@ -438,7 +438,7 @@ def _planned_cells(record: Mapping[str, Any], table_options: TableOptions) -> di
     """Return a row of the plan as texts, with the decimals of the options."""
     cells = {}
     for name, value in record.items():
-        cells[name] = table_options.fixed(value) if isinstance(value, float) else str(value)
+        cells[name] = table_options.format_number(value) if isinstance(value, float) else str(value)
     return cells
 
 

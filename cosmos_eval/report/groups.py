@@ -238,7 +238,7 @@ def template_values(training_groups: TrainingGroups) -> dict[str, Any]:
 def _test_cells(test: MetricTest) -> dict[str, str | None]:
     """Return a test as a row of a table by column title, without the name of the test."""
     cells = to_cells(test)
-    cells["metric"] = test.record.label or test.metric
+    cells["metric"] = test.metric_record.label or test.metric
     del cells["test"]
     return cells
 
@@ -266,11 +266,11 @@ def difference_lines(tests: Sequence[MetricTest]) -> list[Line]:
     intervals = [test.difference.interval() for test in tests]
     largest: dict[str, float] = {}  # by unit
     for test, interval in zip(tests, intervals, strict=True):
-        unit = test.record.unit
+        unit = test.metric_record.unit
         largest[unit] = max(largest.get(unit, 0), abs(interval.low), abs(interval.high))
     lines = []
     for test, interval in zip(tests, intervals, strict=True):
-        end = largest[test.record.unit]
+        end = largest[test.metric_record.unit]
         scale = _Scale(-end, end)
         value = scale.place(test.difference.difference)
         lines.append(Line(value, scale.place(interval.low), scale.place(interval.high)))

@@ -340,8 +340,8 @@ def _metric_record(test: MetricTest) -> dict[str, Any]:
     return {
         "protocol": test.protocol,
         "dataset": test.dataset,
-        "title": test.record.label or test.metric,
-        "share": test.record.unit == "fraction",
+        "title": test.metric_record.label or test.metric,
+        "share": test.metric_record.unit == "fraction",
     }
 
 
@@ -387,7 +387,7 @@ def _test_record(test: MetricTest, metric_number: int) -> dict[str, Any]:
     """
     paired = test.difference
     interval = paired.interval()
-    factor = test.record.factor
+    factor = test.metric_record.factor
     only_a, only_b = getattr(paired, "changed", None) or (None, None)
     return {
         "metric": metric_number,

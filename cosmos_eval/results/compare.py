@@ -229,7 +229,7 @@ class MetricTest(NamedTuple):
     detectable: float | None = None
 
     @property
-    def record(self) -> Metric:
+    def metric_record(self) -> Metric:
         """The metric's definition: its unit, its bounds, and whether higher is better."""
         return metric_of(self.task, self.metric)
 
@@ -245,7 +245,7 @@ class MetricTest(NamedTuple):
         if isinstance(self.difference, GroupDifference) and not self.difference.compares_methods:
             return ""
         is_higher = self.difference.difference > 0
-        return "A" if is_higher == self.record.higher_is_better else "B"
+        return "A" if is_higher == self.metric_record.higher_is_better else "B"
 
 
 def adjust_p_values(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
@@ -257,12 +257,12 @@ def adjust_p_values(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
     difference of a single test at 0.05.
     """
     tests = list(tests)
-    p_values = [test.difference.p_value for test in tests if test.record.primary]
+    p_values = [test.difference.p_value for test in tests if test.metric_record.primary]
     adjusted_p_values = iter(holm(p_values))  # in the order of the primary metrics
     level = (1 - LEVEL) / max(1, len(p_values))
     adjusted_tests = []
     for test in tests:
-        if test.record.primary:
+        if test.metric_record.primary:
             detectable = test.difference.detectable(level)
             test = test._replace(adjusted=next(adjusted_p_values), detectable=detectable)
         else:
@@ -441,7 +441,7 @@ def _tests_of_pair(
     for name, difference in differences.items():
         if name in row_a.metrics and name in row_b.metrics:
             tests.append(MetricTest(row_a.dataset, protocol, row_a.task, name, difference))
-    return sorted(tests, key=lambda test: not test.record.primary)
+    return sorted(tests, key=lambda test: not test.metric_record.primary)
 
 
 def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
@@ -524,7 +524,7 @@ def to_cells(test: MetricTest, options: TableOptions = USUAL) -> dict[str, str |
     numbers have, and whether intervals are shown.
     """
     difference = test.difference
-    factor = test.record.factor  # 100 for fractions, else 1
+    factor = test.metric_record.factor  # 100 for fractions, else 1
     low, high = difference.interval()[:2]
     ends = (factor * low, factor * high)
     cells: dict[str, str | None] = {
@@ -532,10 +532,10 @@ def to_cells(test: MetricTest, options: TableOptions = USUAL) -> dict[str, str |
         "protocol": test.protocol,
         "metric": test.metric,
         "test": f"{difference.method}, n = {difference.units}",
-        "A": options.fixed(factor * difference.a),
-        "B": options.fixed(factor * difference.b),
+        "A": options.format_number(factor * difference.a),
+        "B": options.format_number(factor * difference.b),
     }
-    cells |= options.change("A - B", factor * difference.difference, ends)
+    cells |= options.format_change("A - B", factor * difference.difference, ends)
     cells["p"] = p_value_text(difference.p_value)
     cells["p (Holm)"] = None if test.adjusted is None else p_value_text(test.adjusted)
     cells["better"] = test.better
@@ -550,12 +550,12 @@ def _detectable_text(test: MetricTest, options: TableOptions) -> str | None:
     """
     if test.detectable is None:
         return None
-    least, most = test.record.bounds
-    factor = test.record.factor
+    least, most = test.metric_record.bounds
+    factor = test.metric_record.factor
     largest_difference = most - least
     if test.detectable > largest_difference:
         return f"> {factor * largest_difference:g}"
-    return options.fixed(factor * test.detectable)
+    return options.format_number(factor * test.detectable)
 
 
 def error_component_cells(
@@ -572,9 +572,9 @@ def error_component_cells(
     seed_sds = []
     for trainings in difference.groups:
         seed_sd = trainings.seed_sd
-        seed_sds.append("?" if seed_sd is None else options.fixed(factor * seed_sd))
+        seed_sds.append("?" if seed_sd is None else options.format_number(factor * seed_sd))
     return {
         "seed sd": " / ".join(seed_sds),
-        "image se": options.fixed(factor * difference.image_error),
+        "image se": options.format_number(factor * difference.image_error),
         "k": " / ".join(str(trainings.k) for trainings in difference.groups),
     }

@@ -298,7 +298,7 @@ def metric_tests(
         if moments is not None:
             difference = moments.difference(a, b, by_seed=by_seed)
             tests.append(MetricTest(dataset, protocol, task, name, difference))
-    return sorted(tests, key=lambda test: not test.record.primary)
+    return sorted(tests, key=lambda test: not test.metric_record.primary)
 
 
 def plan_trainings(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:
@@ -316,7 +316,7 @@ def plan_trainings(comparison: Comparison, points: float, power: float) -> list[
     """
     rows = []
     for test in comparison.tests:
-        if test.record.primary:
+        if test.metric_record.primary:
             for images_name, images in _IMAGE_FACTORS.items():
                 row = {"dataset": test.dataset, "protocol": test.protocol, "metric": test.metric}
                 row["images"] = images_name
@@ -330,7 +330,7 @@ def _plan_columns(test: MetricTest, images: float, points: float, power: float) 
     See `plan_trainings`.
     """
     difference = test.difference
-    factor = test.record.factor  # 100 for fractions, else 1
+    factor = test.metric_record.factor  # 100 for fractions, else 1
     if not isinstance(difference, GroupDifference) or not difference.compares_methods:
         raise UsageError("a plan needs two trainings of each method, to see how much seeds vary")
     columns: dict[str, Any] = {}

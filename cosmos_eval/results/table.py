@@ -42,7 +42,7 @@ class TableOptions(NamedTuple):
     # Whether the tables of single data sets follow the table of a suite.
     members: bool = False
 
-    def fixed(self, value: float, sign: str = "") -> str:
+    def format_number(self, value: float, sign: str = "") -> str:
         """Format a number with `decimals` digits after the point, or with two if it is None.
 
         With `sign` "+" positive numbers get a sign: 1.5 -> "+1.50".
@@ -50,17 +50,17 @@ class TableOptions(NamedTuple):
         decimals = 2 if self.decimals is None else self.decimals
         return f"{value:{sign}.{decimals}f}"
 
-    def change(self, title: str, value: float, ends: Iterable[float]) -> dict[str, str]:
+    def format_change(self, title: str, value: float, ends: Iterable[float]) -> dict[str, str]:
         """Return a difference as one cell of a table, by the title of its column.
 
         The cell has the interval with these `ends` if tables show intervals:
         {"change [95%]": "+1.20 [+0.50, +1.90]"}, or {"change": "+1.20"} without intervals.
         """
         if not self.intervals:
-            return {title: self.fixed(value, "+")}
+            return {title: self.format_number(value, "+")}
         low, high = ends
-        interval = f"[{self.fixed(low, '+')}, {self.fixed(high, '+')}]"
-        return {f"{title} [95%]": f"{self.fixed(value, '+')} {interval}"}
+        interval = f"[{self.format_number(low, '+')}, {self.format_number(high, '+')}]"
+        return {f"{title} [95%]": f"{self.format_number(value, '+')} {interval}"}
 
 
 USUAL = TableOptions()

@@ -127,14 +127,14 @@ class Finding(NamedTuple):
     detectable: float | None = None
 
     @property
-    def record(self) -> Metric:
+    def metric_record(self) -> Metric:
         """The metric's definition: its unit, its bounds, and whether higher is better."""
         return metric_of(self.task, self.metric)
 
     @property
     def gain(self) -> Change:
         """The change with a sign by which positive means better."""
-        return self.change if self.record.higher_is_better else self.change.flipped()
+        return self.change if self.metric_record.higher_is_better else self.change.flipped()
 
     @property
     def status(self) -> Literal["regression", "worse, not gated", "better", "no change shown"]:
@@ -526,7 +526,7 @@ def decide_findings(findings: Sequence[Finding], tolerance: float, total: int) -
     tolerated_losses = []
     p_values = []
     for finding in findings:
-        is_fraction = finding.record.unit == "fraction"
+        is_fraction = finding.metric_record.unit == "fraction"
         tolerated_loss = tolerance * (1.0 if is_fraction else abs(finding.change.b))
         tolerated_losses.append(tolerated_loss)
         p_values.append(finding.gain.p_below(-tolerated_loss))

@@ -18,7 +18,7 @@ def to_cells(finding: Finding, options: TableOptions = USUAL) -> dict[str, str]:
     numbers have, and whether intervals are shown.
     """
     change = finding.change
-    factor = finding.record.factor  # 100 for fractions, else 1
+    factor = finding.metric_record.factor  # 100 for fractions, else 1
     low, high = change.interval()[:2]
     p_value, detectable = finding.adjusted, finding.detectable
     cells = {
@@ -27,12 +27,15 @@ def to_cells(finding: Finding, options: TableOptions = USUAL) -> dict[str, str]:
         "protocol": finding.key.protocol,
         "metric": finding.metric,
         "test": change.method,
-        "baseline": options.fixed(factor * change.b),
-        "new": options.fixed(factor * change.a),
+        "baseline": options.format_number(factor * change.b),
+        "new": options.format_number(factor * change.a),
     }
-    cells |= options.change("change", factor * change.difference, (factor * low, factor * high))
+    ends = (factor * low, factor * high)
+    cells |= options.format_change("change", factor * change.difference, ends)
+        "change", factor * change.difference, (factor * low, factor * high)
+    )
     cells["p (Holm)"] = "" if p_value is None else text.p_value_text(p_value)
-    cells["detectable"] = "" if detectable is None else options.fixed(factor * detectable)
+    cells["detectable"] = "" if detectable is None else options.format_number(factor * detectable)
     cells |= error_component_cells(change, factor, options)
     cells["decision"] = finding.status
     return cells

@@ -68,7 +68,7 @@ class GroupMean(NamedTuple):
         metric = self.metric_record
         seed_sd, interval_cell = "-", ""
         if self.seed_sd is not None:
-            seed_sd = options.fixed(metric.factor * self.seed_sd)
+            seed_sd = options.format_number(metric.factor * self.seed_sd)
         if options.intervals:
             interval_cell = interval_text(metric, self.interval._asdict(), options.decimals)
         return {
@@ -79,7 +79,7 @@ class GroupMean(NamedTuple):
             "trainings": str(len(self.seeds)),
             "mean": metric_text(metric, self.estimate.a, options.decimals),
             "seed sd": seed_sd,
-            "image se": options.fixed(metric.factor * self.estimate.image_error),
+            "image se": options.format_number(metric.factor * self.estimate.image_error),
             "95% interval": interval_cell,
         }
 

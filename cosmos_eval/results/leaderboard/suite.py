@@ -238,7 +238,7 @@ def _measured_rows(
     have. The warnings are about neighbouring rows that may be equal.
     """
     members_by_group = {group: suite_means.members_of(group) for group in suite_means.groups}
-    means, differences = suite_means.over(members, metric)
+    means, differences = suite_means.means_over(members, metric)
     ranking = _Ranking(means, metric, differences)
     rows, warnings = ranking.rows(len(members), suite_means.clusters)
 
@@ -249,7 +249,7 @@ def _measured_rows(
     if incomplete_groups:
         common = _common_members(members, members_by_group)
     if common:
-        common_means, _ = suite_means.over(common, metric)
+        common_means, _ = suite_means.means_over(common, metric)
         rows = [row._replace(common=common_means[row.model]) for row in rows]
     return rows, common, warnings
 

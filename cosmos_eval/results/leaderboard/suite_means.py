@@ -96,7 +96,7 @@ class SuiteMeans:
             if all(member in self._results[model] for model in other_models)
         ]
 
-    def over(
+    def means_over(
         self, members: Sequence[SuiteMember], metric: Metric
     ) -> tuple[dict[str, Mean], GroupDifferences | None]:
         """Return the mean over some members of every group that has all of them, by group.
