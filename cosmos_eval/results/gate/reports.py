@@ -32,8 +32,6 @@ def to_cells(finding: Finding, options: TableOptions = USUAL) -> dict[str, str]:
     }
     ends = (factor * low, factor * high)
     cells |= options.format_change("change", factor * change.difference, ends)
-        "change", factor * change.difference, (factor * low, factor * high)
-    )
     cells["p (Holm)"] = "" if p_value is None else text.p_value_text(p_value)
     cells["detectable"] = "" if detectable is None else options.format_number(factor * detectable)
     cells |= error_component_cells(change, factor, options)
