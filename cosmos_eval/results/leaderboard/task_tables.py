@@ -240,8 +240,8 @@ class _TaskTable:
             cells = [Cell(name.model)]
             if has_source:
                 cells.append(Cell(name.source, url=name.url))
-            for column in self.columns:
-                cells.append(_number_cell(self.numbers[name].get(column), self.options))
+            for table_column in self.columns:
+                cells.append(_number_cell(self.numbers[name].get(table_column), self.options))
             rows.append(tuple(cells))
 
         label_words = self._task_names()
