@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, expit, logit, stdtrit
 
-from cosmos_eval.results.compare import MetricTest, adjust
+from cosmos_eval.results.compare import MetricTest, adjust_p_values
 from cosmos_eval.results.gate.check import ALPHA
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.ranking import close_pairs, p_value_of, rank_entries
@@ -558,7 +558,9 @@ def power(quick: bool) -> Iterator[Row]:
     rng, studies = np.random.default_rng(0), 500 if quick else 5000
     for sets in (1, 5, 20):
         pair = [matched_shares(800, 50, 50, 1000)] * sets
-        tests = adjust(MetricTest(str(n), "cosmos", "cls", "acc1", d) for n, d in enumerate(pair))
+        tests = adjust_p_values(
+            MetricTest(str(n), "cosmos", "cls", "acc1", d) for n, d in enumerate(pair)
+        )
         stated = {"alone": pair[0].detectable() or 0.0, "corrected": tests[0].detectable or 0.0}
         row = {"sets": str(sets)}
         for name, size in stated.items():
@@ -573,7 +575,7 @@ def _is_found(rng: np.random.Generator, shares: list[float], sets: int) -> bool:
     equal = rng.multinomial(1000, [0.05, 0.05, 0.9], sets - 1)
     counts = [rng.multinomial(1000, shares), *equal]
     differences = [matched_shares(0, only_a, only_b, 1000) for only_a, only_b, _ in counts]
-    found = adjust(MetricTest("", "cosmos", "cls", "acc1", one) for one in differences)
+    found = adjust_p_values(MetricTest("", "cosmos", "cls", "acc1", one) for one in differences)
     return found[0].better == "A"
 
 

@@ -112,7 +112,9 @@ def _groups(rounds: int) -> Iterator[Measurement]:
 
         def compare() -> None:
             stored = read_stored(result_paths(Path(folder)))
-            groups.compare(*(groups.choose(stored, name) for name in "ab"), read_samples)
+            groups.compare(
+                *(groups.select_group_results(stored, name) for name in "ab"), read_samples
+            )
 
         spread = interleave({"": compare}, rounds, warmup=0)[""]
     yield measurement(f"2 x 5 trainings, {CAPTIONS:,} captions", spread, "s", at_most=SECONDS)

@@ -26,11 +26,11 @@ from cosmos_eval.protocols import find_known
 from cosmos_eval.protocols.scenes import scenes_localisation
 from cosmos_eval.protocols.segmentation import LOCALISATION
 from cosmos_eval.results.compare import measurement_of, paired_differences
-from cosmos_eval.results.groups import moments
+from cosmos_eval.results.groups import estimate_moments
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
-from cosmos_eval.results.text import bounds, percent, shown_text
+from cosmos_eval.results.text import interval_text, metric_text, percent
 from cosmos_eval.tasks import metric_of, task_for
 from cosmos_eval.types import MAPS, RunOptions
 
@@ -95,7 +95,7 @@ def cell(found: pd.DataFrame, key: tuple[str, ...]) -> str:
     record = found.loc[key]
     interval = {name: float(record[name]) for name in ("low", "high")}
     metric = metric_of(record["task"], key[-1])
-    return f"{shown_text(metric, float(record['value']))} {bounds(metric, interval)}"
+    return f"{metric_text(metric, float(record['value']))} {interval_text(metric, interval)}"
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int = 1) -> str:
@@ -125,7 +125,7 @@ def forms(results: str) -> str:
 
 def trainings(folder: str) -> str:
     """The table of all trainings with cross-attention in Markdown."""
-    found: dict[str, dict[str, dict[int, Stored]]] = {name: {} for name in SIDES}
+    found: dict[str, dict[str, dict[int, StoredResult]]] = {name: {} for name in SIDES}
     for one in read_stored(result_paths(Path(folder))):
         row, training = one.row, training_of(one.row)
         side = row.provenance.get("attention") if row.protocol == "scenes" else row.protocol
@@ -136,12 +136,14 @@ def trainings(folder: str) -> str:
     return markdown(["", *titles], rows, 2)
 
 
-def _of_trainings(dataset: str, found: Mapping[str, Mapping[int, Stored]]) -> Iterator[list[str]]:
+def _of_trainings(
+    dataset: str, found: Mapping[str, Mapping[int, StoredResult]]
+) -> Iterator[list[str]]:
     sides = [found[name] for name in SIDES[dataset]]
     seeds = sorted(sides[0].keys() & sides[1].keys())
     several = [side[seed] for side in sides for seed in seeds]
     read = [measurement_of(one.row, read_samples(one.path)) for one in several]
-    of_metrics = moments(read, OF_TRAININGS[dataset])
+    of_metrics = estimate_moments(read, OF_TRAININGS[dataset])
     for name in OF_TRAININGS[dataset]:
         one = of_metrics[name]
         assert one is not None
@@ -161,7 +163,7 @@ def _of_trainings(dataset: str, found: Mapping[str, Mapping[int, Stored]]) -> It
 def measured(name: str, task: str, metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> str:
     """A metric with its interval."""
     metric = metric_of(task, name)
-    return f"{shown_text(metric, metrics[name])} {bounds(metric, intervals[name])}"
+    return f"{metric_text(metric, metrics[name])} {interval_text(metric, intervals[name])}"
 
 
 def train(count: int) -> Iterator[str]:

@@ -24,7 +24,7 @@ def table(results: str) -> str:
     pairs = [(a, b) for a, b in map(read_stored, files)]
     lines = ["| | by features | by pairs | difference |", "| --- | --: | --: | --: |"]
     for test in compare(pairs, read_samples).tests:
-        if test.record.primary:
+        if test.metric_record.primary:
             found, interval = test.difference, test.difference.interval()
             low, high, change = (100 * value for value in (*interval[:2], found.difference))
             title = f"{test.dataset}: {test.metric.replace('_', ' ')}"

@@ -18,9 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cosmos_eval.results.groups import Moments, Sets, moments_of, sets_of
+from cosmos_eval.results.groups import (
+    Moments,
+    ResultsByDataset,
+    common_sets,
+    estimate_moments_of_results,
+)
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_samples, read_stored, result_paths
 from cosmos_eval.results.text import markdown_table
 from cosmos_eval.stats.estimates import Ints
@@ -53,27 +58,29 @@ def table_of(rows: Sequence[Row]) -> str:
     return markdown_table(rows[0], (row.values() for row in rows), texts=4)
 
 
-def permutations(results: Sequence[Stored]) -> Iterator[Row]:
+def permutations(results: Sequence[StoredResult]) -> Iterator[Row]:
     """Yield a row per data set, metric, and group or two groups."""
-    groups: dict[str, list[Stored]] = {}
+    groups: dict[str, list[StoredResult]] = {}
     for one in results:
         if group := training_of(one.row).get("group"):
             groups.setdefault(group, []).append(one)
-    sets = {group: sets_of(members, group)[0] for group, members in sorted(groups.items())}
+    sets = {group: common_sets(members, group)[0] for group, members in sorted(groups.items())}
     for one in sets:
         yield from _rows(one, [sets[one]])
     for both in combinations(sets, 2):
         yield from _rows(" and ".join(both), [sets[group] for group in both])
 
 
-def _rows(name: str, groups: Sequence[Sets]) -> Iterator[Row]:
+def _rows(name: str, groups: Sequence[ResultsByDataset]) -> Iterator[Row]:
     for key in sorted(groups[0].keys() & groups[-1].keys()):
         sizes = [len(group[key]) for group in groups]
         stored = [one for group in groups for one in group[key]]
         first = sizes[0] if len(groups) > 1 else sizes[0] // 2
         if min(first, len(stored) - first) < FEWEST:
             continue
-        found = moments_of(stored, read_samples, task_named(stored[0].row.task).headlines)
+        found = estimate_moments_of_results(
+            stored, read_samples, task_named(stored[0].row.task).headlines
+        )
         for metric, one in found.items():
             if one:
                 where = dict(zip(("data set", "protocol"), key, strict=True))

@@ -37,8 +37,8 @@ from cosmos_eval.report.gallery.records import KINDS, pictures_of
 from cosmos_eval.report.page import to_page
 from cosmos_eval.results.compare import all_differences
 from cosmos_eval.results.identity import model_label
-from cosmos_eval.results.labels import Stored
-from cosmos_eval.results.leaderboard.entries import published
+from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.leaderboard.entries import read_published_entries
 from cosmos_eval.results.store import read_result, read_samples, result_paths
 from cosmos_eval.stats.paired import PairedDifference
 
@@ -59,7 +59,7 @@ def main() -> None:
     rounds = 1 if given.quick else 5
     with tempfile.TemporaryDirectory() as folder:
         write_results(Path(folder))
-        results = [Stored(path, read_result(path)) for path in result_paths(Path(folder))]
+        results = [StoredResult(path, read_result(path)) for path in result_paths(Path(folder))]
         lines = [
             *_command(folder, rounds),
             *_pictures(Path(folder), given.quick),
@@ -115,7 +115,7 @@ def _busy() -> Iterator[None]:
         yield
 
 
-def _page(results: Sequence[Stored], path: Path, rounds: int) -> Iterator[Measurement]:
+def _page(results: Sequence[StoredResult], path: Path, rounds: int) -> Iterator[Measurement]:
     gallery = make_gallery()
     examples = [example for kind in KINDS for example in getattr(gallery, kind)]
     shown = {picture for example in examples for picture in pictures_of(example)}
@@ -133,8 +133,8 @@ def _page(results: Sequence[Stored], path: Path, rounds: int) -> Iterator[Measur
         yield measurement("document ready", _ready(path, rounds + 2), "s", at_most=READY)
 
 
-def _content(results: Sequence[Stored]) -> Content:
-    return content_of(results, read_samples, published())
+def _content(results: Sequence[StoredResult]) -> Content:
+    return content_of(results, read_samples, read_published_entries())
 
 
 def _ready(path: Path, rounds: int) -> Spread:
@@ -150,7 +150,7 @@ def _ready(path: Path, rounds: int) -> Spread:
     return Spread(tuple(seconds[1:]))
 
 
-def _comparing(results: Sequence[Stored], rounds: int) -> Iterator[Measurement]:
+def _comparing(results: Sequence[StoredResult], rounds: int) -> Iterator[Measurement]:
     chosen = [one for one in results if one.row.dataset in COMPARED]
     if _together(chosen) != _by_pairs(chosen):
         raise AssertionError("comparing together does not find what comparing pair by pair does")
@@ -166,13 +166,13 @@ Differences = dict[tuple[str, str, str], Mapping[str, PairedDifference]]
 """By data set and models."""
 
 
-def _together(results: Sequence[Stored]) -> Differences:
+def _together(results: Sequence[StoredResult]) -> Differences:
     with threadpool_limits(1):
         found = [pair for one in result_sets(results, read_samples) for pair in compare_set(one)]
     return {(one.dataset, *one.models): one.differences for one in found}
 
 
-def _by_pairs(results: Sequence[Stored]) -> Differences:
+def _by_pairs(results: Sequence[StoredResult]) -> Differences:
     found: Differences = {}
     with threadpool_limits(1):
         for a, b in combinations(sorted(results, key=lambda one: model_label(one.row)), 2):

@@ -19,7 +19,7 @@ import numpy as np
 from cosmos_eval.results import groups
 from cosmos_eval.results.compare import measurement_of
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_samples, read_stored, result_paths
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.groups import GroupDifference
@@ -66,8 +66,12 @@ class HeadlineTest(NamedTuple):
 
 
 def results_of(
-    stored: Sequence[Stored], group: str, dataset: str, protocol: str, attention: str | None = None
-) -> list[Stored]:
+    stored: Sequence[StoredResult],
+    group: str,
+    dataset: str,
+    protocol: str,
+    attention: str | None = None,
+) -> list[StoredResult]:
     """Return the results of a group of trainings on a data set, in the order of seeds.
 
     `attention` is the form of the last block, or None for the protocol's own form.
@@ -87,17 +91,17 @@ def results_of(
 
 
 def difference_of(
-    a: Sequence[Stored], b: Sequence[Stored], metric: str, *, by_seed: bool = False
+    a: Sequence[StoredResult], b: Sequence[StoredResult], metric: str, *, by_seed: bool = False
 ) -> GroupDifference:
     """Return the mean of a metric over trainings A minus the mean over trainings B."""
     measured = [measurement_of(result.row, read_samples(result.path)) for result in (*a, *b)]
-    moments = groups.moments(measured, [metric])[metric]
+    moments = groups.estimate_moments(measured, [metric])[metric]
     assert moments is not None
     indices = np.arange(len(measured))
     return moments.difference(indices[: len(a)], indices[len(a) :], by_seed=by_seed)
 
 
-def tests(stored: Sequence[Stored]) -> list[HeadlineTest]:
+def tests(stored: Sequence[StoredResult]) -> list[HeadlineTest]:
     """Return all tests that the text draws on."""
     family = []
     for title, group in OTHER_METHODS.items():

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import File, Text, flag, option, table_view
+from cosmos_eval.cli.options import File, Text, flag, make_table_options, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
-from cosmos_eval.results.table import View
+from cosmos_eval.results.table import TableOptions
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def check(
     report, error = _examine(results, baseline, strict=strict)
     try:
         if as_json or error is None:
-            _print_report(report, table_view(None, decimals, intervals, sort), as_json=as_json)
+            _print_report(
+                report, make_table_options(None, decimals, intervals, sort), as_json=as_json
+            )
     finally:  # the files are written even if standard output cannot be written
         _write_reports(report, summary, junit)
     if error is not None:
@@ -122,12 +124,12 @@ def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report
     with status 2, is only reported as a problem.
     """
     from cosmos_eval.results.gate.baseline import Problem
-    from cosmos_eval.results.gate.check import Report, examine, read_results
+    from cosmos_eval.results.gate.check import Report, check_results, read_results
 
     problems: list[Problem] = []
     try:
         results, problems = read_results(paths)
-        return examine(results, baseline, strict=strict, problems=problems), None
+        return check_results(results, baseline, strict=strict, problems=problems), None
     except UsageError as error:
         problem = Problem("check", str(error))
         return Report(baseline, (), (*problems, problem)), None
@@ -136,7 +138,7 @@ def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report
         return Report(baseline, (), (*problems, problem)), error
 
 
-def _print_report(report: Report, view: View, *, as_json: bool) -> None:
+def _print_report(report: Report, table_options: TableOptions, *, as_json: bool) -> None:
     """Print all metrics and the verdict, and on standard error the problems."""
     from cosmos_eval.results.gate.reports import to_cells, to_records, tolerance_text
 
@@ -144,9 +146,9 @@ def _print_report(report: Report, view: View, *, as_json: bool) -> None:
         print_json(to_records(report))
     else:
         if report.findings:
-            cells = [to_cells(finding, view) for finding in report.findings]
+            cells = [to_cells(finding, table_options) for finding in report.findings]
             section = ("model", "data set", "protocol")
-            print_records(cells, section=section, texts=2, sort=view.sort)
+            print_records(cells, section=section, texts=2, sort=table_options.sort)
         print_line(f"baseline: {report.baseline}{tolerance_text(report)}")
         print_line(report.verdict)
     print_notes(report.notes)

@@ -9,7 +9,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand
 
 from cosmos_eval import types
-from cosmos_eval.results.table import View, patterns
+from cosmos_eval.results.table import TableOptions, split_patterns
 
 MODELS, DATA, COMPUTATION = "Models", "Data", "Computation"
 CONTENT, LAYOUT = "Content of tables", "Layout of tables"
@@ -103,12 +103,12 @@ def _require_writable(path: Path | None) -> Path | None:
     return path
 
 
-def table_view(
+def make_table_options(
     metrics: list[str] | None, decimals: int | None, intervals: bool | None, sort: str
-) -> View:
-    """Return the view of a table by the options that tables share."""
-    return View(
-        metrics=patterns(metrics),
+) -> TableOptions:
+    """Return the options of a table from the command-line options that all tables share."""
+    return TableOptions(
+        metrics=split_patterns(metrics),
         decimals=decimals,
         intervals=intervals is not False,
         sort=sort,

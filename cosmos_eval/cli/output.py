@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosmos_eval.results.table import of_records, sorted_by
+from cosmos_eval.results.table import sorted_by, table_of_records
 from cosmos_eval.results.terminal import to_terminal
 from cosmos_eval.results.text import json_text, one_line
 
@@ -51,7 +51,7 @@ def print_records(
     if as_json:
         print_json(records)
         return
-    table = sorted_by(of_records(records, section=section, n_text_columns=texts), sort)
+    table = sorted_by(table_of_records(records, section=section, n_text_columns=texts), sort)
     print_tables(lambda width: to_terminal(table, width, can_turn=False))
 
 

@@ -20,9 +20,9 @@ from cosmos_eval.cli.options import (
     File,
     Texts,
     flag,
+    make_table_options,
     option,
     output_file,
-    table_view,
 )
 from cosmos_eval.cli.output import (
     print_json,
@@ -34,12 +34,12 @@ from cosmos_eval.cli.output import (
     write_text,
 )
 from cosmos_eval.results import RESULTS
-from cosmos_eval.results.table import View, of_metrics, patterns
+from cosmos_eval.results.table import TableOptions, select_metrics, split_patterns
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.results.compare import Comparison
-    from cosmos_eval.results.labels import Stored
+    from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
     from cosmos_eval.results.leaderboard.writers import Leaderboard
@@ -50,7 +50,7 @@ METHODS = "Methods, by groups of trainings"
 _FORMATS_WITH_ALL = ("csv", "json")  # beside the score of a suite, they have all results
 
 
-def _read_results(path: Path) -> list[Stored]:
+def _read_results(path: Path) -> list[StoredResult]:
     """Read a result or a folder of results, and check them."""
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.store import result_paths
@@ -58,11 +58,11 @@ def _read_results(path: Path) -> list[Stored]:
     return read_checked(result_paths(path))
 
 
-def _print_warnings(results: Sequence[Stored]) -> None:
+def _print_warnings(results: Sequence[StoredResult]) -> None:
     """Print warnings on results, and on results that repeat other ones."""
-    from cosmos_eval.results.labels import repeats_of, warnings_of
+    from cosmos_eval.results.labels import repeat_notes, result_warnings
 
-    print_notes([*warnings_of(results), *repeats_of(results)])
+    print_notes([*result_warnings(results), *repeat_notes(results)])
 
 
 def leaderboard(
@@ -118,15 +118,15 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.view import select
+    from cosmos_eval.results.leaderboard.task_tables import select_entries
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = _read_results(directory)
-    view = View(
-        models=patterns(models),
-        datasets=patterns(datasets),
-        protocols=patterns(protocols),
-        metrics=patterns(metrics),
+    table_options = TableOptions(
+        models=split_patterns(models),
+        datasets=split_patterns(datasets),
+        protocols=split_patterns(protocols),
+        metrics=split_patterns(metrics),
         decimals=decimals,
         intervals=format != "tex" if intervals is None else intervals,
         ranks=ranks,
@@ -139,22 +139,27 @@ def leaderboard(
     all_entries = list(measured_entries)
     if with_published:
         all_entries += published_beside(results)
-    entries = select(all_entries, view)
+    entries = select_entries(all_entries, table_options)
     score = None
     if suite is not None:
-        score = _score_suite(suite, measured_entries, with_published, groups, view.models)
+        score = _score_suite(suite, measured_entries, with_published, groups, table_options.models)
     means = group_means(_measured(entries)) if groups else None
     board = Leaderboard(
-        entries, find_ties(entries, ties), facts=facts, suite=score, groups=means, view=view
+        entries,
+        find_ties(entries, ties),
+        facts=facts,
+        suite=score,
+        groups=means,
+        options=table_options,
     )
     _write_board(board, results, format, output)
 
 
 def _write_board(
-    board: Leaderboard, results: Sequence[Stored], format: str, output: Path | None
+    board: Leaderboard, results: Sequence[StoredResult], format: str, output: Path | None
 ) -> None:
     """Print a leaderboard in a format, or write it to a file; then print notes on its results."""
-    from cosmos_eval.results.labels import repeats_of, warnings_of
+    from cosmos_eval.results.labels import repeat_notes, result_warnings
     from cosmos_eval.results.leaderboard.writers import WRITERS, to_texts
 
     if format == "table":
@@ -162,8 +167,8 @@ def _write_board(
     else:
         write_text(WRITERS[format](board), output)
     if format in ("csv", "json"):  # the other formats have the warnings below their tables
-        print_notes(warnings_of(results))
-    print_notes(repeats_of(results))
+        print_notes(result_warnings(results))
+    print_notes(repeat_notes(results))
 
 
 def _measured(entries: Sequence[Entry]) -> list[Entry]:
@@ -179,15 +184,17 @@ def _score_suite(
     models: Sequence[str],
 ) -> SuiteScore:
     """Return the score of a suite, for the models that match the patterns `models`."""
-    from cosmos_eval.results.leaderboard.entries import published
+    from cosmos_eval.results.leaderboard.entries import read_published_entries
     from cosmos_eval.results.leaderboard.suite import suite_score
-    from cosmos_eval.results.leaderboard.view import select
+    from cosmos_eval.results.leaderboard.task_tables import select_entries
     from cosmos_eval.runner.suites import read_score
 
     entries = list(measured_entries)
     if with_published:
-        entries += published()
-    return suite_score(read_score(suite_name), select(entries, View(models)), by_group=by_group)
+        entries += read_published_entries()
+    return suite_score(
+        read_score(suite_name), select_entries(entries, TableOptions(models)), by_group=by_group
+    )
 
 
 def reproduce(
@@ -216,16 +223,18 @@ def reproduce(
     from cosmos_eval.results.leaderboard import reproduce as reproduction
     from cosmos_eval.results.leaderboard.entries import entries_of
 
-    results: list[Stored] = []
+    results: list[StoredResult] = []
     if directory is not None or (RESULTS.exists() and any(RESULTS.iterdir())):
         results = _read_results(directory or RESULTS)
-    view = table_view(metrics, decimals, intervals, sort)
-    all_numbers = reproduction.reproductions(entries_of(results))
-    numbers = list(of_metrics(all_numbers, view.metrics, lambda number: number.column.metric))
+    table_options = make_table_options(metrics, decimals, intervals, sort)
+    all_numbers = reproduction.find_reproductions(entries_of(results))
+    numbers = list(
+        select_metrics(all_numbers, table_options.metrics, lambda number: number.column.metric)
+    )
     if format == "table":
-        print_tables(partial(reproduction.to_texts, numbers, view=view))
+        print_tables(partial(reproduction.to_texts, numbers, options=table_options))
     elif format == "md":
-        write_text(reproduction.to_markdown(numbers, view))
+        write_text(reproduction.to_markdown(numbers, table_options))
     else:
         write_text(reproduction.to_json(numbers))
     _print_warnings(results)
@@ -260,7 +269,7 @@ def report(
     from cosmos_eval.report.gallery.source import require_inputs
     from cosmos_eval.report.page import require_page_name, room_for_pictures, to_page
     from cosmos_eval.results.checked import read_checked
-    from cosmos_eval.results.leaderboard.entries import published
+    from cosmos_eval.results.leaderboard.entries import read_published_entries
     from cosmos_eval.results.store import read_samples, result_paths
     from cosmos_eval.runner.suites import read_score
 
@@ -269,7 +278,7 @@ def report(
     paths = result_paths(directory)
     results = read_checked(paths)
     require_inputs((result.row for result in results), data_root, dataset or (), predictions)
-    published_entries = published() if with_published else ()
+    published_entries = read_published_entries() if with_published else ()
     gallery = Gallery()
     with Progress() as progress:
         show_progress = progress.steps_of("report")
@@ -321,10 +330,10 @@ def compare(
         comparison = _compare_groups(results_a, group[0], group[1], same_seeds=same_seeds)
     else:
         comparison = _compare_models(a, results_a, b or a, results_b, model)
-    view = table_view(metrics, decimals, intervals, sort)
-    tests = of_metrics(comparison.tests, view.metrics, lambda test: test.metric)
+    table_options = make_table_options(metrics, decimals, intervals, sort)
+    tests = select_metrics(comparison.tests, table_options.metrics, lambda test: test.metric)
     comparison = comparison._replace(tests=tests)
-    planned = groups.plan(comparison, difference, power) if plan else None
+    planned = groups.plan_trainings(comparison, difference, power) if plan else None
     notes = _notes_of_comparison(results_a, results_b, comparison)
     if format == "json":
         document = comparisons.to_records(comparison)
@@ -335,10 +344,10 @@ def compare(
         return
     _print_sides(comparison)
     if planned is None:
-        test_cells = [comparisons.to_cells(test, view) for test in tests]
+        test_cells = [comparisons.to_cells(test, table_options) for test in tests]
         print_records(test_cells, section=("data set", "protocol"), texts=2, sort=sort)
     else:
-        planned_cells = [_planned_cells(record, view) for record in planned]
+        planned_cells = [_planned_cells(record, table_options) for record in planned]
         print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
     print_notes(notes)
 
@@ -358,7 +367,7 @@ def _require_two_sides(
         raise UsageError("Missing argument 'B': name it, or give --model or --group twice")
 
 
-def _read_unchecked(path: Path) -> list[Stored]:
+def _read_unchecked(path: Path) -> list[StoredResult]:
     """Read a result or a folder of results. Their metrics are checked when they are compared."""
     from cosmos_eval.results.store import read_stored, result_paths
 
@@ -366,22 +375,22 @@ def _read_unchecked(path: Path) -> list[Stored]:
 
 
 def _compare_groups(
-    results: Sequence[Stored], group_a: str, group_b: str, *, same_seeds: bool
+    results: Sequence[StoredResult], group_a: str, group_b: str, *, same_seeds: bool
 ) -> Comparison:
     """Compare two methods by all trainings of each."""
     from cosmos_eval.results import groups
     from cosmos_eval.results.store import read_samples
 
-    trainings_a = groups.choose(results, group_a)
-    trainings_b = groups.choose(results, group_b)
+    trainings_a = groups.select_group_results(results, group_a)
+    trainings_b = groups.select_group_results(results, group_b)
     return groups.compare(trainings_a, trainings_b, read_samples, by_seed=same_seeds)
 
 
 def _compare_models(
     path_a: Path,
-    results_a: Sequence[Stored],
+    results_a: Sequence[StoredResult],
     path_b: Path,
-    results_b: Sequence[Stored],
+    results_b: Sequence[StoredResult],
     models: Texts,
 ) -> Comparison:
     """Compare two models; `models` names one model for both sides, or A's model, then B's.
@@ -394,22 +403,22 @@ def _compare_models(
     names: Sequence[str | None] = models or [None]
     if len(names) > 2:
         raise UsageError("--model is given at most twice: A's model, then B's")
-    chosen_a = comparisons.choose(results_a, names[0], str(path_a))
-    chosen_b = comparisons.choose(results_b, names[-1], str(path_b))
-    pairs, unpaired_notes = comparisons.pair(chosen_a, chosen_b)
+    chosen_a = comparisons.select_model_results(results_a, names[0], str(path_a))
+    chosen_b = comparisons.select_model_results(results_b, names[-1], str(path_b))
+    pairs, unpaired_notes = comparisons.pair_results(chosen_a, chosen_b)
     comparison = comparisons.compare(pairs, read_samples)
     return comparison._replace(notes=(*unpaired_notes, *comparison.notes))
 
 
 def _notes_of_comparison(
-    results_a: Sequence[Stored], results_b: Sequence[Stored], comparison: Comparison
+    results_a: Sequence[StoredResult], results_b: Sequence[StoredResult], comparison: Comparison
 ) -> list[str]:
     """Return the warnings about the results of both sides, each once, then the other notes."""
-    from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.labels import result_warnings
 
-    warnings = list(warnings_of(results_a))
+    warnings = list(result_warnings(results_a))
     if results_b is not results_a:
-        warnings += warnings_of(results_b)
+        warnings += result_warnings(results_b)
     return [*dict.fromkeys(warnings), *comparison.notes]
 
 
@@ -425,11 +434,11 @@ def _side_text(name: str, trainings: Sequence[str]) -> str:
     return f"{name} ({'; '.join(trainings)})" if trainings else name
 
 
-def _planned_cells(record: Mapping[str, Any], view: View) -> dict[str, str]:
-    """Return a row of the plan as texts, with the decimals of the view."""
+def _planned_cells(record: Mapping[str, Any], table_options: TableOptions) -> dict[str, str]:
+    """Return a row of the plan as texts, with the decimals of the options."""
     cells = {}
     for name, value in record.items():
-        cells[name] = view.fixed(value) if isinstance(value, float) else str(value)
+        cells[name] = table_options.format_number(value) if isinstance(value, float) else str(value)
     return cells
 
 

@@ -19,7 +19,7 @@ from cosmos_eval.types import Executor, RunOptions, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.results.labels import Stored
+    from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
     from cosmos_eval.runner.plan import Pair, Plan, Result
@@ -207,27 +207,29 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
 
     Frequent mistakes and notes go to standard error.
     """
-    from cosmos_eval.results.labels import Stored, distinct, distinguish
+    from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
     from cosmos_eval.results.leaderboard.entries import entries_of
     from cosmos_eval.results.leaderboard.ranking import find_ties
     from cosmos_eval.results.leaderboard.writers import Leaderboard, to_texts
     from cosmos_eval.results.store import to_record
-    from cosmos_eval.results.table import View
+    from cosmos_eval.results.table import TableOptions
 
     stored = [
-        Stored(result.path or Path(), result.row) for result in results if result.row is not None
+        StoredResult(result.path or Path(), result.row)
+        for result in results
+        if result.row is not None
     ]
     rows = [result.row for result in stored]
     if as_json:
         print_json([to_record(row) for row in rows])
         return
-    stored = distinct(distinguish(stored))
+    stored = distinct_results(label_results(stored))
     entries = entries_of(stored)
     leaderboard = Leaderboard(
         entries,
         find_ties(entries, "auto"),
         suite=None if suite is None else _score(suite, entries),
-        view=View(members=True),
+        options=TableOptions(members=True),
     )
     print_tables(partial(to_texts, leaderboard))
     for result in stored:
@@ -235,7 +237,7 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
 
 
-def _print_mistakes(result: Stored) -> None:
+def _print_mistakes(result: StoredResult) -> None:
     """Print the most frequent mistakes of a classification."""
     row = result.row
     mistakes = [

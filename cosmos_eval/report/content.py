@@ -15,12 +15,12 @@ from cosmos_eval.report.groups import TrainingGroups, summarize_groups
 from cosmos_eval.report.overview import Overview, overview_of
 from cosmos_eval.report.training import Curve, curves_of
 from cosmos_eval.results import compare
-from cosmos_eval.results.labels import Stored, distinct, distinguish
-from cosmos_eval.results.leaderboard.board import Board, boards
+from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
+from cosmos_eval.results.leaderboard.board import Board, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
 from cosmos_eval.results.leaderboard.ranking import Ties, close_pairs, p_value_of
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.store import Read
+from cosmos_eval.results.store import ReadSamples
 from cosmos_eval.results.text import percent
 from cosmos_eval.stats.intervals import clustered_wilson
 from cosmos_eval.stats.lengths import LengthBin
@@ -46,7 +46,7 @@ ModelNames = tuple[str, str]
 class SampledResult(NamedTuple):
     """A result and its samples."""
 
-    stored: Stored
+    stored: StoredResult
     samples: Samples
 
     @property
@@ -153,7 +153,7 @@ class Content(NamedTuple):
     # The ranking of the models; None if they cannot be ranked.
     overview: Overview | None
     # The results that were measured here and not edited.
-    results: tuple[Stored, ...]
+    results: tuple[StoredResult, ...]
     # All results that were measured here, and published numbers beside them.
     entries: tuple[Entry, ...]
     boards: tuple[Board, ...]
@@ -175,8 +175,8 @@ class Content(NamedTuple):
 
 
 def content_of(
-    results: Sequence[Stored],
-    read_samples: Read,
+    results: Sequence[StoredResult],
+    read_samples: ReadSamples,
     published_entries: Sequence[Entry] = (),
     progress: OnProgress = no_progress,
     suite: Suite | None = None,
@@ -187,7 +187,7 @@ def content_of(
     the `suite`, or else by the data sets that most of them share. Raises UsageError for two
     different results of the same model, data set and protocol.
     """
-    results = distinct(distinguish(results))
+    results = distinct_results(label_results(results))
     unedited_results = [result for result in results if not result.is_edited]
     measured_entries = entries_of(results)
     entries = [*measured_entries, *_published_beside(published_entries, measured_entries)]
@@ -216,7 +216,7 @@ def content_of(
         overview=overview,
         results=tuple(unedited_results),
         entries=tuple(sorted(entries, key=attrgetter("key"))),
-        boards=_sort_boards(boards(entries, ties)),
+        boards=_sort_boards(make_boards(entries, ties)),
         pairs=tuple(pair_models(contents.comparisons)),
         lengths=tuple(contents.lengths),
         mistakes=tuple(contents.mistakes),
@@ -262,7 +262,7 @@ class _DataSetContents:
 
 
 def _compare_sets(
-    results: Sequence[Stored], read_samples: Read, progress: OnProgress, n_sets: int
+    results: Sequence[StoredResult], read_samples: ReadSamples, progress: OnProgress, n_sets: int
 ) -> _DataSetContents:
     """Compute everything about the results, data set by data set."""
     contents = _DataSetContents()
@@ -282,7 +282,7 @@ def _sort_boards(leaderboards: Iterable[Board]) -> tuple[Board, ...]:
     return tuple(sorted(leaderboards, key=sort_key))
 
 
-def group_by_data_set(results: Sequence[Stored]) -> list[list[Stored]]:
+def group_by_data_set(results: Sequence[StoredResult]) -> list[list[StoredResult]]:
     """Group results by protocol and data set.
 
     Groups of the protocol with the most data sets come first. Every group is sorted by model.
@@ -290,7 +290,7 @@ def group_by_data_set(results: Sequence[Stored]) -> list[list[Stored]]:
     data_sets = {(result.row.protocol, result.dataset) for result in results}
     sets_per_protocol = Counter(protocol for protocol, _ in data_sets)
 
-    def sort_key(result: Stored) -> tuple[int, str, str, str]:
+    def sort_key(result: StoredResult) -> tuple[int, str, str, str]:
         protocol = result.row.protocol
         return -sets_per_protocol[protocol], protocol, result.dataset, result.model
 
@@ -299,7 +299,7 @@ def group_by_data_set(results: Sequence[Stored]) -> list[list[Stored]]:
     return [list(group) for _, group in groups]
 
 
-def result_sets(results: Sequence[Stored], read_samples: Read) -> Iterator[ResultSet]:
+def result_sets(results: Sequence[StoredResult], read_samples: ReadSamples) -> Iterator[ResultSet]:
     """Yield results by protocol and data set; samples of a set are read when it is reached."""
     for stored_results in group_by_data_set(results):
         sampled_results = []
@@ -369,7 +369,9 @@ def _set_comparison(
 
 def _obstacle_to_comparison(task_name: str, a: SampledResult, b: SampledResult) -> str:
     """Return the reason why two results cannot be compared; empty if they can."""
-    mismatches = compare.mismatches(compare.setting(a.row), compare.setting(b.row))
+    mismatches = compare.describe_mismatches(
+        compare.setting_of_result(a.row), compare.setting_of_result(b.row)
+    )
     if mismatches:
         return "; ".join(mismatches)
     try:
@@ -436,7 +438,7 @@ def _model_pair(models: ModelNames, comparisons: Sequence[SetComparison]) -> Mod
         is_main = test.adjusted is not None
         return not is_main, -sets_per_protocol[test.protocol]
 
-    tests = sorted(compare.adjust(_headline_tests(comparisons)), key=sort_key)
+    tests = sorted(compare.adjust_p_values(_headline_tests(comparisons)), key=sort_key)
     obstacles = [
         f"{comparison.dataset} ({comparison.protocol}): {comparison.obstacle}"
         for comparison in comparisons

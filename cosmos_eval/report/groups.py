@@ -10,14 +10,14 @@ from cosmos_eval.results import groups
 from cosmos_eval.results.compare import (
     Comparison,
     MetricTest,
-    adjust,
-    mismatches,
-    setting,
+    adjust_p_values,
+    describe_mismatches,
+    setting_of_result,
     to_cells,
 )
-from cosmos_eval.results.groups import Moments, Read
+from cosmos_eval.results.groups import Moments, ReadSamples
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
 from cosmos_eval.stats.estimates import Ints
 from cosmos_eval.tasks import task_named
@@ -28,7 +28,7 @@ _MARGIN = 4  # percent of a scale, left and right of its ends
 _SetKey = tuple[str, str]
 """A data set and its protocol."""
 
-_Trainings = Mapping[str, Sequence[Stored]]
+_Trainings = Mapping[str, Sequence[StoredResult]]
 """The results of trainings on one data set by group."""
 
 
@@ -43,13 +43,13 @@ class TrainingGroups(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def summarize_groups(results: Iterable[Stored], read_samples: Read) -> TrainingGroups:
+def summarize_groups(results: Iterable[StoredResult], read_samples: ReadSamples) -> TrainingGroups:
     """Return the means of all groups of trainings, and compare every two groups.
 
     Metrics are those that leaderboards show. Two groups of one training each are not compared.
     Results that cannot be read or compared have a note.
     """
-    results_by_group: dict[str, list[Stored]] = {}
+    results_by_group: dict[str, list[StoredResult]] = {}
     for result in results:
         group = training_of(result.row).get("group")
         if group:
@@ -71,18 +71,18 @@ def summarize_groups(results: Iterable[Stored], read_samples: Read) -> TrainingG
 class _GroupSummary:
     """Collects the means and tests of groups, data set by data set."""
 
-    def __init__(self, read_samples: Read) -> None:
+    def __init__(self, read_samples: ReadSamples) -> None:
         self.means: list[GroupMean] = []
         self.remarks: list[str] = []
         self.notes: list[str] = []
         self._read_samples = read_samples
-        self._sets_by_group: dict[str, groups.Sets] = {}
+        self._sets_by_group: dict[str, groups.ResultsByDataset] = {}
         self._tests: dict[tuple[str, str], list[MetricTest]] = {}  # by the names of both groups
 
-    def add_group(self, group: str, results: Sequence[Stored]) -> None:
+    def add_group(self, group: str, results: Sequence[StoredResult]) -> None:
         """Add all results of a group; a note states why a group cannot be used."""
         try:
-            sets, remarks = groups.sets_of(results, group)
+            sets, remarks = groups.common_sets(results, group)
         except UsageError as error:
             self.notes.append(f"{group}: {error}")
         else:
@@ -115,7 +115,9 @@ class _GroupSummary:
         results = [result for group_results in trainings.values() for result in group_results]
         task = results[0].row.task
         try:
-            moments = groups.moments_of(results, self._read_samples, task_named(task).headlines)
+            moments = groups.estimate_moments_of_results(
+                results, self._read_samples, task_named(task).headlines
+            )
         except CosmosEvalError as error:
             self.notes.append(f"{', '.join(trainings)}: not compared: {error}")
             if len(trainings) > 1:
@@ -134,18 +136,18 @@ class _GroupSummary:
         for (a, b), tests in sorted(self._tests.items()):
             if tests:
                 training_names = (self._training_names(a), self._training_names(b))
-                yield Comparison(a, b, adjust(tests), (), training_names)
+                yield Comparison(a, b, adjust_p_values(tests), (), training_names)
 
     def _training_names(self, group: str) -> tuple[str, ...]:
         """Return the names of a group's trainings, with their seeds."""
         # All data sets of a group have the same trainings.
         first_set = next(iter(self._sets_by_group[group].values()))
-        return groups.labels_of(first_set)
+        return groups.training_labels(first_set)
 
 
-def _split_by_settings(trainings: _Trainings) -> list[dict[str, Sequence[Stored]]]:
+def _split_by_settings(trainings: _Trainings) -> list[dict[str, Sequence[StoredResult]]]:
     """Split groups into those whose trainings were measured with the same settings."""
-    comparable: list[dict[str, Sequence[Stored]]] = []
+    comparable: list[dict[str, Sequence[StoredResult]]] = []
     for group, group_results in trainings.items():
         for comparable_trainings in comparable:
             if _have_same_settings(comparable_trainings, group_results[0]):
@@ -156,11 +158,11 @@ def _split_by_settings(trainings: _Trainings) -> list[dict[str, Sequence[Stored]
     return comparable
 
 
-def _have_same_settings(trainings: _Trainings, result: Stored) -> bool:
+def _have_same_settings(trainings: _Trainings, result: StoredResult) -> bool:
     """Return whether a result was measured with the settings of every group."""
-    result_setting = setting(result.row)
+    result_setting = setting_of_result(result.row)
     return not any(
-        mismatches(setting(group_results[0].row), result_setting)
+        describe_mismatches(setting_of_result(group_results[0].row), result_setting)
         for group_results in trainings.values()
     )
 
@@ -236,7 +238,7 @@ def template_values(training_groups: TrainingGroups) -> dict[str, Any]:
 def _test_cells(test: MetricTest) -> dict[str, str | None]:
     """Return a test as a row of a table by column title, without the name of the test."""
     cells = to_cells(test)
-    cells["metric"] = test.record.label or test.metric
+    cells["metric"] = test.metric_record.label or test.metric
     del cells["test"]
     return cells
 
@@ -264,11 +266,11 @@ def difference_lines(tests: Sequence[MetricTest]) -> list[Line]:
     intervals = [test.difference.interval() for test in tests]
     largest: dict[str, float] = {}  # by unit
     for test, interval in zip(tests, intervals, strict=True):
-        unit = test.record.unit
+        unit = test.metric_record.unit
         largest[unit] = max(largest.get(unit, 0), abs(interval.low), abs(interval.high))
     lines = []
     for test, interval in zip(tests, intervals, strict=True):
-        end = largest[test.record.unit]
+        end = largest[test.metric_record.unit]
         scale = _Scale(-end, end)
         value = scale.place(test.difference.difference)
         lines.append(Line(value, scale.place(interval.low), scale.place(interval.high)))

@@ -8,8 +8,8 @@ from scipy.stats import rankdata
 
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.suite import Row, SuiteScore, entry_of, suite_score
-from cosmos_eval.results.store import Read
-from cosmos_eval.results.text import shown_text
+from cosmos_eval.results.store import ReadSamples
+from cosmos_eval.results.text import metric_text
 from cosmos_eval.stats.paired import difference_of_draws
 from cosmos_eval.tasks import metric_of, usable_task
 from cosmos_eval.types import Suite, SuiteMember
@@ -47,7 +47,7 @@ class Overview(NamedTuple):
 
     def mean(self, row: Row) -> str:
         """Return the mean as text, in percent if it is a fraction; empty if there is none."""
-        return shown_text(self.score.metric, row.mean.value) if row.mean else ""
+        return metric_text(self.score.metric, row.mean.value) if row.mean else ""
 
     def difference(self, a: str, b: str) -> MeanDifference | None:
         """Return the mean of model A minus the mean of model B; None if one of them has no mean."""
@@ -66,7 +66,7 @@ class Overview(NamedTuple):
 
 
 def overview_of(
-    entries: Sequence[Entry], read_samples: Read, suite: Suite | None
+    entries: Sequence[Entry], read_samples: ReadSamples, suite: Suite | None
 ) -> Overview | None:
     """Rank models by the score of a suite.
 

@@ -18,7 +18,7 @@ from cosmos_eval.report.content import Content, ModelPair
 from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
 from cosmos_eval.report.gallery.samples import MOST_SAMPLES
 from cosmos_eval.report.models import cost_rows
-from cosmos_eval.results.labels import shortened
+from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.leaderboard.facts import model_table
 from cosmos_eval.results.text import html_templates, html_value, script_json
 from cosmos_eval.tasks import known_tasks
@@ -137,7 +137,7 @@ class _ModelNames:
 
     def __init__(self, content: Content) -> None:
         names = [*content.models, *(entry.model for entry in content.entries)]
-        self._short_names = shortened(names)
+        self._short_names = shorten_names(names)
         self._pairs = {pair.models: pair for pair in content.pairs}
 
     def short(self, model: str) -> str:

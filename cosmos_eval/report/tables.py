@@ -8,10 +8,16 @@ from cosmos_eval.report.overview import Overview
 from cosmos_eval.report.training import Curve
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.identity import is_partial
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.board import Board
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
-from cosmos_eval.results.text import bounds, difference, p_value_text, percent, shown
+from cosmos_eval.results.text import (
+    difference_text,
+    interval_text,
+    p_value_text,
+    percent,
+    round_metric,
+)
 from cosmos_eval.tasks import metric_of, usable_task
 
 _MARGIN = 0.06  # left and right of the numbers, relative to the distance between their ends
@@ -111,7 +117,7 @@ class ClassTable(NamedTuple):
     rows: tuple[ClassRow, ...]
 
 
-def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
+def class_tables(results: Sequence[StoredResult]) -> list[ClassTable]:
     """Return a table for each protocol, data set and figure, with classes as results order them.
 
     Bins of caption lengths are stored like classes, but have their own table.
@@ -128,7 +134,7 @@ def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
     return tables
 
 
-def _class_tables_of_set(results: Sequence[Stored]) -> Iterator[ClassTable]:
+def _class_tables_of_set(results: Sequence[StoredResult]) -> Iterator[ClassTable]:
     """Yield a table for each figure of the classes of one data set, IoU first."""
     classes = dict.fromkeys(name for result in results for name in result.row.per_class)
     figures, counts = _figures_and_counts(results)
@@ -155,7 +161,7 @@ def _class_tables_of_set(results: Sequence[Stored]) -> Iterator[ClassTable]:
         )
 
 
-def _figures_and_counts(results: Sequence[Stored]) -> tuple[list[str], list[str]]:
+def _figures_and_counts(results: Sequence[StoredResult]) -> tuple[list[str], list[str]]:
     """Return the names of the figures of classes, IoU first, and the names of their counts.
 
     Counts are stored as integers only; figures are floats, or None if a class has none.
@@ -173,7 +179,7 @@ def _figures_and_counts(results: Sequence[Stored]) -> tuple[list[str], list[str]
     return figures, counts
 
 
-def _class_values(results: Iterable[Stored], name: str, figure: str) -> list[float | None]:
+def _class_values(results: Iterable[StoredResult], name: str, figure: str) -> list[float | None]:
     """Return a figure of a class by result; None if a result lacks it."""
     return [result.row.per_class.get(name, {}).get(figure) for result in results]
 
@@ -205,7 +211,7 @@ def figures_of(entry: Entry) -> Iterator[MetricFacts]:
             continue
         metric = metric_of(entry.task, name)
         value, interval = entry.metrics[name], entry.intervals.get(name)
-        value_text = str(shown(metric, value))
+        value_text = str(round_metric(metric, value))
         if metric.unit == "fraction":
             value_text += " %"
         method = ""
@@ -214,11 +220,11 @@ def figures_of(entry: Entry) -> Iterator[MetricFacts]:
         published = ""
         published_value = entry.published.get(name)
         if published_value is not None:
-            published = f"{percent(published_value)} ({difference(value, published_value)})"
-        yield MetricFacts(name, value_text, bounds(metric, interval), method, published)
+            published = f"{percent(published_value)} ({difference_text(value, published_value)})"
+        yield MetricFacts(name, value_text, interval_text(metric, interval), method, published)
 
 
-def summary_of(results: Sequence[Stored]) -> dict[str, str]:
+def summary_of(results: Sequence[StoredResult]) -> dict[str, str]:
     """Return what was measured, when, where and by which code, as text by title.
 
     Everything follows from the results, so that equal results give an equal page.
@@ -245,7 +251,7 @@ def _provenance_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _unusual_counts(results: Sequence[Stored]) -> dict[str, str]:
+def _unusual_counts(results: Sequence[StoredResult]) -> dict[str, str]:
     """Return the numbers of results with edited code, random weights or a part of the samples."""
     n_edited = sum(bool(result.row.provenance["dirty"]) for result in results)
     n_random = sum(bool(result.row.model["random"]) for result in results)
@@ -334,8 +340,8 @@ def _metric_record(test: MetricTest) -> dict[str, Any]:
     return {
         "protocol": test.protocol,
         "dataset": test.dataset,
-        "title": test.record.label or test.metric,
-        "share": test.record.unit == "fraction",
+        "title": test.metric_record.label or test.metric,
+        "share": test.metric_record.unit == "fraction",
     }
 
 
@@ -381,7 +387,7 @@ def _test_record(test: MetricTest, metric_number: int) -> dict[str, Any]:
     """
     paired = test.difference
     interval = paired.interval()
-    factor = test.record.factor
+    factor = test.metric_record.factor
     only_a, only_b = getattr(paired, "changed", None) or (None, None)
     return {
         "metric": metric_number,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cosmos_eval.models.specs import local_weights, parse_model_spec
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.types import UsageError
 
 _LOG = "log.jsonl"
@@ -25,7 +25,7 @@ class Curve(NamedTuple):
     values: tuple[float, ...]
 
 
-def curves_of(results: Iterable[Stored]) -> tuple[Curve, ...]:
+def curves_of(results: Iterable[StoredResult]) -> tuple[Curve, ...]:
     """Return the curves of all models whose log is beside their weights on this machine."""
     logs: dict[str, Path] = {}
     for result in results:
@@ -38,7 +38,7 @@ def curves_of(results: Iterable[Stored]) -> tuple[Curve, ...]:
     return tuple(curves)
 
 
-def _log_file(result: Stored) -> Path | None:
+def _log_file(result: StoredResult) -> Path | None:
     """Return the log beside the weights of a result's model; None without weights or log."""
     model = result.row.model
     try:

@@ -14,9 +14,9 @@ from cosmos_eval.data.readers import FileError, MissingFileError
 from cosmos_eval.results.labels import (
     EDITED_METRICS,
     EDITED_SAMPLES,
-    Stored,
-    distinguish,
-    warnings_of,
+    StoredResult,
+    label_results,
+    result_warnings,
 )
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, record_is_unchanged, result_paths, samples_of
@@ -25,26 +25,39 @@ from cosmos_eval.tasks import task_named
 from cosmos_eval.types import UsageError
 
 RECOMPUTED_BYTES = 16 << 20
-"""The most bytes of samples that metrics are recomputed from, which takes about a second."""
+"""The most bytes of samples from which metrics are recomputed, which takes about a second."""
 
-_BYTES_OF_OPENING = 64 << 10  # opening a file takes as long as reading this many bytes
+_OPENING_COST = 64 << 10  # opening a file takes as long as reading this many bytes
 
 
-def read_checked(paths: Iterable[Path]) -> list[Stored]:
-    """Read results as `read_stored` does, and note which of them their samples contradict.
+def read_checked(paths: Iterable[Path]) -> list[StoredResult]:
+    """Read results, and note in `contradiction` which of them their samples contradict.
 
-    Results without samples stay as they are. Raises UsageError for files that are not results.
+    The hash of all samples is compared with the recorded hash. Metrics are recomputed from the
+    smallest samples, up to RECOMPUTED_BYTES in total; the other results have `recomputed` False.
+    Results without samples are not checked. The labels are made unambiguous by `label_results`.
+    Raises UsageError for files that are not results.
     """
+    # Compare hashes, and note the size of the samples from which metrics can be recomputed.
     results = []
-    recomputable_sizes: dict[Path, int] = {}  # bytes of the samples of results, by their file
+    recomputable_sizes: dict[Path, int] = {}  # in bytes, by the file of the result
     for path in paths:
         files = read_files(path)
         unchanged = record_is_unchanged(files.record)
         contradiction = _contradiction_of_hash(files.row, files.archive)
         if isinstance(files.archive, bytes) and not contradiction and unchanged is not False:
             recomputable_sizes[path] = len(files.archive)
-        results.append(Stored(path, files.row, unchanged, contradiction))
-    recomputed_paths = _smallest_files(recomputable_sizes)
+        results.append(StoredResult(path, files.row, unchanged, contradiction))
+
+    # Choose the smallest samples, as many as can be recomputed in about a second.
+    recomputed_paths = set()
+    total_cost = 0
+    for path in sorted(recomputable_sizes, key=lambda path: recomputable_sizes[path]):
+        total_cost += recomputable_sizes[path] + _OPENING_COST
+        if total_cost > RECOMPUTED_BYTES:
+            break
+        recomputed_paths.add(path)
+
     checked_results = []
     for result in results:
         if result.path in recomputed_paths:
@@ -52,44 +65,40 @@ def read_checked(paths: Iterable[Path]) -> list[Stored]:
         elif result.path in recomputable_sizes:
             result = replace(result, recomputed=False)
         checked_results.append(result)
-    return distinguish(checked_results)
+    return label_results(checked_results)
 
 
 def read_results(directory: str | Path) -> list[ResultRow]:
-    """Read every result of a folder, in the order of `result_paths`.
+    """Read all results in a folder and its subfolders, sorted by their paths.
 
-    Warns of edited results, and of different models of the same name. Raises UsageError if the
-    folder has no results or a file is not a result.
+    Warns of edited results, and of different models with the same name. Raises UsageError if the
+    folder has no results, or if a JSON file in it is not a result.
     """
     results = read_checked(result_paths(Path(directory)))
-    for line in warnings_of(results):
+    for line in result_warnings(results):
         warnings.warn(one_line(line), stacklevel=2)
     return [result.row for result in results]
 
 
 def _contradiction_of_hash(row: ResultRow, archive: bytes | FileError) -> str:
-    """Return how samples contradict a result by their hash; empty if they do not or are missing."""
+    """Return "edited samples" if the samples of a result do not have the recorded hash, else "".
+
+    `archive` holds the bytes of the samples file, or the error of reading it. Missing samples
+    contradict nothing. A file that cannot be read was damaged, which counts as edited.
+    """
+    if isinstance(archive, MissingFileError):
+        return ""
     if isinstance(archive, FileError):
-        return "" if isinstance(archive, MissingFileError) else EDITED_SAMPLES
-    digest = hashlib.sha256(archive).hexdigest()
-    return "" if digest == row.provenance["samples_sha256"] else EDITED_SAMPLES
-
-
-def _smallest_files(sizes: dict[Path, int]) -> set[Path]:
-    """Return as many of the smallest files as have RECOMPUTED_BYTES together, or fewer."""
-    chosen, total = set(), 0
-    for path in sorted(sizes, key=lambda path: sizes[path]):
-        total += sizes[path] + _BYTES_OF_OPENING
-        if total > RECOMPUTED_BYTES:
-            break
-        chosen.add(path)
-    return chosen
+        return EDITED_SAMPLES
+    archive_hash = hashlib.sha256(archive).hexdigest()
+    return "" if archive_hash == row.provenance["samples_sha256"] else EDITED_SAMPLES
 
 
 def contradiction_of_metrics(path: Path) -> str:
-    """Return how the samples contradict the result in a file by the metrics that they give.
+    """Return how the result in a file differs from the metrics that its samples give.
 
-    Empty if they give the same metrics, or if the task is not installed.
+    Returns "edited metrics" if a metric or the number of samples differs, "edited samples" if no
+    metrics can be computed, and an empty text if all is equal or if the task is not installed.
     """
     files = read_files(path)
     row = files.row

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_eval.results.identity import CONTENT
-from cosmos_eval.results.labels import Stored, distinct, distinguish
+from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.table import USUAL, View
+from cosmos_eval.results.table import USUAL, TableOptions
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.intervals import LEVEL
@@ -21,23 +21,23 @@ from cosmos_eval.stats.paired import PairedDifference, holm
 from cosmos_eval.tasks import Metric, metric_of, task_named
 from cosmos_eval.types import Samples, UsageError, base_protocol_name
 
-_TUNED = ("attention", "hashes.constants", "hashes.queries", "hashes.templates")
-"""Fields of a setting that a search has chosen for each model, whose protocol names the search."""
+_TUNED_FIELDS = ("attention", "hashes.constants", "hashes.queries", "hashes.templates")
+"""Fields of a setting that are left out if a search chose their values for each model."""
 SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 """Fields that may hold the hash of the list of samples. A setting has one of them."""
 _CONTENT = f"hashes.{CONTENT}"
-_DATA = ("repository", "revision", _CONTENT)
-"""Fields of a setting that are compared if both have them: not every result records them."""
-_RECORDED = ("attention", "limit", "partial", "repository", "revision")
+_DATA_FIELDS = ("repository", "revision", _CONTENT)
+"""Fields of a setting that are compared only if both have them: not every result records them."""
+_PROVENANCE_FIELDS = ("attention", "limit", "partial", "repository", "revision")
 _EXPLANATIONS = {_CONTENT: " (images, label maps and labels that were measured)"}
-_HASH = 12  # characters of a hash that is shown
+_HASH_LENGTH = 12  # characters of a hash that is shown
 _ROUNDING = 1e-9  # sums in another order differ in their last bits
 
 
 class Measurement(NamedTuple):
-    """A result, or an entry of a baseline, as it is compared with others."""
+    """The contents of a result, or of an entry of a baseline, that comparisons need."""
 
-    # The fields that decide which number is measured, by `setting`.
+    # The fields that decide which number is measured, from `setting_of_result`.
     setting: Mapping[str, Any]
     metrics: Mapping[str, float]
     # The per-sample arrays that the metrics follow from.
@@ -45,74 +45,82 @@ class Measurement(NamedTuple):
 
     @property
     def task(self) -> str:
+        """The name of the task that was measured."""
         return str(self.setting["task"])
 
 
 def measurement_of(row: ResultRow, samples: Samples) -> Measurement:
-    """Return a result and its samples as they are compared with others."""
-    return Measurement(setting(row), row.metrics, samples)
+    """Return what comparisons need of a result and its per-sample arrays."""
+    return Measurement(setting_of_result(row), row.metrics, samples)
 
 
-def setting(row: ResultRow) -> dict[str, Any]:
-    """Return the fields that decide which number is measured, except the model."""
+def setting_of_result(row: ResultRow) -> dict[str, Any]:
+    """Return everything except the model that decides which number a result measures, by name.
+
+    These are the task, the data set, the protocol, fields such as the number of samples, and hashes
+    such as "hashes.templates". Results can be compared if their settings agree.
+    """
     provenance = row.provenance
     fields: dict[str, Any] = {"task": row.task, "dataset": row.dataset, "protocol": row.protocol}
-    for name in _RECORDED:
+    for name in _PROVENANCE_FIELDS:
         if name in provenance:
             fields[name] = provenance[name]
     fields["n_samples"] = row.n_samples
     for name, digest in sorted(provenance["hashes"].items()):
         fields[f"hashes.{name}"] = digest
     if "tuned" in provenance:
-        for name in _TUNED:
+        for name in _TUNED_FIELDS:
             fields.pop(name, None)
     return fields
 
 
-def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Describe the fields in which two settings differ.
+def describe_mismatches(setting_a: Mapping[str, Any], setting_b: Mapping[str, Any]) -> list[str]:
+    """Return one line for each field in which two settings differ.
 
-    A field that only one of them has is a difference, except for repository, revision and content,
-    which older results do not record. Settings without a hash of their samples never match, since
-    it is unknown whether their samples are the same.
+    Example: "limit is 100 and none". A field that only one setting has is a difference, except for
+    the repository, the revision and the hash of the content, which older results do not record.
+    Settings without a hash of the list of samples never agree, since it is unknown whether they
+    have the same samples.
     """
     differences = []
-    for name in dict.fromkeys([*a, *b]):
-        is_in_both = name in a and name in b
-        if is_in_both and a[name] == b[name]:
+    for name in dict.fromkeys([*setting_a, *setting_b]):
+        is_in_both = name in setting_a and name in setting_b
+        if is_in_both and setting_a[name] == setting_b[name]:
             continue
-        if not is_in_both and name in _DATA:
+        if not is_in_both and name in _DATA_FIELDS:
             continue
         explanation = _EXPLANATIONS.get(name, "")
-        differences.append(
-            f"{name}{explanation} is {_field_text(a, name)} and {_field_text(b, name)}"
-        )
-    if not any(a.get(name) for name in SAMPLE_LISTS):
+        values = f"{_field_text(setting_a, name)} and {_field_text(setting_b, name)}"
+        differences.append(f"{name}{explanation} is {values}")
+    if not any(setting_a.get(name) for name in SAMPLE_LISTS):
         differences.append("hashes.sample_list is not recorded, so that the samples may differ")
     return differences
 
 
 def require_same_settings(settings: Iterable[Mapping[str, Any]]) -> None:
-    """Raise ValueError with the fields in which any two of several settings differ.
+    """Raise ValueError if any two of several settings differ, and name the fields.
 
-    All pairs are compared, since a field that one setting does not record may differ in others.
+    All pairs are compared. It is not enough to compare with the first setting: a field that it does
+    not record may still differ between two others.
     """
     for a, b in combinations(settings, 2):
-        differences = mismatches(a, b)
+        differences = describe_mismatches(a, b)
         if differences:
             raise ValueError("; ".join(differences))
 
 
 def has_content(fields: Mapping[str, Any]) -> bool:
-    """Return whether a setting has the hash of the content that was measured."""
+    """Return whether a setting has the hash of the images and labels themselves."""
     return bool(fields.get(_CONTENT))
 
 
 def _field_text(fields: Mapping[str, Any], name: str) -> str:
-    """Return the value of a field as text; a hash by its first characters."""
+    """Return the value of a field as text. A hash is cut to its first characters."""
     value = fields.get(name, "missing")
-    text = "none" if value is None else str(value)
-    return text[:_HASH] if name.startswith("hashes.") or name == "revision" else text
+    if value is None:
+        return "none"
+    is_hash = name.startswith("hashes.") or name == "revision"
+    return str(value)[:_HASH_LENGTH] if is_hash else str(value)
 
 
 def paired_differences(
@@ -122,9 +130,11 @@ def paired_differences(
     samples_b: Samples,
     only: Collection[str] | None = None,
 ) -> dict[str, PairedDifference]:
-    """Return the metrics of result A minus those of result B, by name.
+    """Return every metric of result A minus the same metric of result B, by name.
 
-    Raises UsageError in all cases in which `differences_of` raises ValueError.
+    The difference is paired: its error follows from the per-sample arrays of both. `only` selects
+    metrics by name. Raises UsageError if the samples are not of the same images and labels, and for
+    a stored metric that the samples do not give.
     """
     a, b = measurement_of(row_a, samples_a), measurement_of(row_b, samples_b)
     try:
@@ -136,10 +146,10 @@ def paired_differences(
 def differences_of(
     a: Measurement, b: Measurement, only: Collection[str] | None = None
 ) -> dict[str, PairedDifference]:
-    """Return every metric of A minus the metric of B, by name.
+    """Return every metric of measurement A minus the same metric of B, by name.
 
-    `only` selects metrics. Raises ValueError if the samples are not of the same images and labels,
-    and for a metric that does not follow from its samples.
+    `only` selects metrics by name. Raises ValueError if the samples are not of the same images and
+    labels, and for a stored metric that the samples do not give.
     """
     differences = all_differences(a.task, [a.samples, b.samples], only=only)[0, 1]
     values_a = {name: difference.a for name, difference in differences.items()}
@@ -149,20 +159,23 @@ def differences_of(
     return differences
 
 
-def _require_metrics_of_samples(measurement: Measurement, values: Mapping[str, float]) -> None:
-    """Raise ValueError for a stored metric that is not the value that the samples give.
+def _require_metrics_of_samples(
+    measurement: Measurement, computed_values: Mapping[str, float]
+) -> None:
+    """Raise ValueError if a stored metric of a measurement differs from what its samples give.
 
-    `values` are the metrics that are computed already. Metrics of other versions, and metrics that
-    were not compared, are missing in `values` and computed here.
+    `computed_values` are the metrics that were computed from the samples already. Others, such as
+    metrics that were not compared, are computed here.
     """
-    computed = dict(values)
-    if measurement.metrics.keys() - values.keys():
+    all_values = dict(computed_values)
+    missing_names = measurement.metrics.keys() - computed_values.keys()
+    if missing_names:
         task = task_named(measurement.task)
         estimates = task.estimates(task.derive(measurement.samples))
         for name, estimate in estimates.items():
-            computed.setdefault(name, estimate.value)
+            all_values.setdefault(name, estimate.value)
     for name, value in measurement.metrics.items():
-        require_metric_of_samples(name, value, computed.get(name))
+        require_metric_of_samples(name, value, all_values.get(name))
 
 
 def all_differences(
@@ -172,23 +185,27 @@ def all_differences(
     without_slow: bool = False,
     only: Collection[str] | None = None,
 ) -> dict[tuple[int, int], dict[str, PairedDifference]]:
-    """Return the differences of every two results, by the indices of both, then by metric.
+    """Return the differences of every two of several results, by their indices and by metric.
 
-    A difference is a metric of the earlier result minus the metric of the later one.
+    `samples` are the per-sample arrays of each result. `differences[0, 2]["mAP"]` is mAP of the
+    first result minus mAP of the third. Only pairs with the lower index first are there.
 
-    `only` selects metrics. Many results take little longer than two, except for a few slow
+    `only` selects metrics by name. Many results take little longer than two, except for a few slow
     metrics, which `without_slow` leaves out. Raises ValueError if the samples are not of the same
     images and labels.
     """
     compare_two = task_named(task).differences(samples, without_slow=without_slow, only=only)
-    return {(a, b): dict(compare_two(a, b)) for a, b in combinations(range(len(samples)), 2)}
+    differences = {}
+    for a, b in combinations(range(len(samples)), 2):
+        differences[a, b] = dict(compare_two(a, b))
+    return differences
 
 
 def require_metric_of_samples(name: str, value: float, computed: float | None) -> None:
-    """Raise ValueError if a stored metric differs from the value that the samples give.
+    """Raise ValueError if a stored metric differs from the value computed from the samples.
 
-    `value` is the stored metric. `computed` is the value from the samples, or None if they do not
-    give the metric.
+    `name` and `value` are the stored metric. `computed` is the value from the samples, or None if
+    the metric cannot be computed. Differences by rounding are allowed.
     """
     if computed is None:
         raise ValueError(f"the samples do not give {name}")
@@ -198,48 +215,54 @@ def require_metric_of_samples(name: str, value: float, computed: float | None) -
 
 
 class MetricTest(NamedTuple):
-    """A metric of two models, or of two methods, on one data set."""
+    """The test whether two models, or two methods, differ in one metric on one data set."""
 
     dataset: str
     protocol: str
     task: str
     metric: str
-    # A minus B.
+    # The metric of A minus the metric of B.
     difference: PairedDifference | GroupDifference
-    # Holm's p-value over all primary metrics, set by `adjust`; None for other metrics.
+    # The p-value of a primary metric by Holm's correction, set by `adjust_p_values`; else None.
     adjusted: float | None = None
-    # The difference that the test finds with a probability of 80%, set by `adjust`.
+    # The least true difference that the test finds with a probability of 80%, also set there.
     detectable: float | None = None
 
     @property
-    def record(self) -> Metric:
+    def metric_record(self) -> Metric:
+        """The metric's definition: its unit, its bounds, and whether higher is better."""
         return metric_of(self.task, self.metric)
 
     @property
     def better(self) -> str:
-        """The side that a primary metric shows to be better: `A`, `B`, or empty for neither."""
+        """The side that the test shows to be better: "A", "B", or empty for neither.
+
+        Only primary metrics decide, at the level of 5% after Holm's correction. A difference of
+        single trainings shows nothing about methods.
+        """
         if self.adjusted is None or self.adjusted > 1 - LEVEL:
             return ""
         if isinstance(self.difference, GroupDifference) and not self.difference.compares_methods:
             return ""
         is_higher = self.difference.difference > 0
-        return "A" if is_higher == self.record.higher_is_better else "B"
+        return "A" if is_higher == self.metric_record.higher_is_better else "B"
 
 
-def adjust(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
-    """Return tests with their adjusted p-values and detectable differences.
+def adjust_p_values(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
+    """Return tests with `adjusted` p-values and `detectable` differences.
 
-    Primary metrics have Holm's p-value over all of them, and the difference that they can detect at
-    the level of Holm's first step. Other metrics only illustrate. They have no adjusted p-value,
-    and the difference that a single test can detect.
+    The p-values of primary metrics are corrected by Holm's method for the number of primary
+    metrics. Their detectable differences are for the strictest level of this method, 0.05 divided
+    by that number. Other metrics only illustrate: they have no adjusted p-value, and the detectable
+    difference of a single test at 0.05.
     """
     tests = list(tests)
-    p_values = [test.difference.p_value for test in tests if test.record.primary]
-    adjusted_p_values = iter(holm(p_values))
+    p_values = [test.difference.p_value for test in tests if test.metric_record.primary]
+    adjusted_p_values = iter(holm(p_values))  # in the order of the primary metrics
     level = (1 - LEVEL) / max(1, len(p_values))
     adjusted_tests = []
     for test in tests:
-        if test.record.primary:
+        if test.metric_record.primary:
             detectable = test.difference.detectable(level)
             test = test._replace(adjusted=next(adjusted_p_values), detectable=detectable)
         else:
@@ -255,27 +278,31 @@ class Comparison(NamedTuple):
     a: str
     b: str
     tests: tuple[MetricTest, ...]
-    # What a reader should know of the results, one line each.
+    # What a reader should know about the results, one line each.
     notes: tuple[str, ...]
     # The labels of the trainings of A and of B; empty for models.
     trainings: tuple[tuple[str, ...], ...] = ()
 
 
-def choose(results: Sequence[Stored], model: str | None, place: str) -> list[Stored]:
-    """Return the results of `model`, which is a specification, name, or label in tables.
+def select_model_results(
+    results: Sequence[StoredResult], model: str | None, place: str
+) -> list[StoredResult]:
+    """Return the results of the model that is called `model`, without repeated results.
 
-    Without `model` all results must have the same model. Raises UsageError if none or several
-    models are called so; `place` is where the results were read, for the message.
+    `model` is a label in tables, a name or a specification. If it is None, all results must belong
+    to the same model. Raises UsageError if no model or several models are called so. `place` is
+    where the results were read from, for the message.
     """
-    chosen = list(results)
+    matching_results = list(results)
     if model is not None:
-        chosen = [result for result in results if result.model == model]
-        if not chosen:
-            chosen = [result for result in results if result.is_called(model)]
-    labels = {result.model for result in chosen}
+        # A label belongs to one model, but models can share names and specifications.
+        matching_results = [result for result in results if result.model == model]
+        if not matching_results:
+            matching_results = [result for result in results if result.is_called(model)]
+    labels = {result.model for result in matching_results}
     if len(labels) == 1:
-        model_results = distinct(result for result in results if result.model in labels)
-        require_one_state_of_data(model_results)
+        model_results = distinct_results(result for result in results if result.model in labels)
+        require_one_data_version(model_results)
         return model_results
     models = ", ".join(sorted({result.model for result in results}))
     if model is None:
@@ -286,9 +313,12 @@ def choose(results: Sequence[Stored], model: str | None, place: str) -> list[Sto
     raise UsageError(f"{place} has {problem}: choose one of {models}")
 
 
-def require_one_state_of_data(results: Iterable[Stored]) -> None:
-    """Raise UsageError if a model has results on different files of one data set."""
-    first_results: dict[tuple[str, str], Stored] = {}
+def require_one_data_version(results: Iterable[StoredResult]) -> None:
+    """Raise UsageError if results of one model were measured on several versions of a data set.
+
+    The results must be distinct, so two results of one data set and protocol differ in its files.
+    """
+    first_results: dict[tuple[str, str], StoredResult] = {}
     for result in results:
         first = first_results.setdefault((result.row.dataset, result.row.protocol), result)
         if first is not result:
@@ -298,13 +328,14 @@ def require_one_state_of_data(results: Iterable[Stored]) -> None:
             )
 
 
-def pair(
-    a: Sequence[Stored], b: Sequence[Stored]
-) -> tuple[list[tuple[Stored, Stored]], tuple[str, ...]]:
-    """Pair results of the same data set and protocol; also return a note on each unpaired result.
+def pair_results(
+    a: Sequence[StoredResult], b: Sequence[StoredResult]
+) -> tuple[list[tuple[StoredResult, StoredResult]], tuple[str, ...]]:
+    """Pair the results of A and B that have the same data set and protocol.
 
-    A single result on each side is always a pair, also if data sets and protocols differ. Raises
-    UsageError if no two results belong together.
+    Returns the pairs, and a note on each result without a partner. If each side has a single
+    result, they are a pair even if their data sets or protocols differ. Raises UsageError if there
+    is no pair.
     """
     if len(a) == len(b) == 1:
         return [(a[0], b[0])], ()
@@ -317,9 +348,9 @@ def pair(
 def common_keys(
     keys_a: Collection[tuple[str, str]], keys_b: Collection[tuple[str, str]]
 ) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
-    """Return the data sets and protocols that both A and B have, and a note on each other one.
+    """Return the keys that both A and B have, and a note on each key that only one of them has.
 
-    Raises UsageError if they have none in common.
+    A key is a data set and a protocol. Raises UsageError if A and B have no key in common.
     """
     common = [key for key in keys_a if key in keys_b]
     if not common:
@@ -338,35 +369,43 @@ def common_keys(
 
 
 def _keys_text(keys: Iterable[tuple[str, str]]) -> str:
+    """Return data sets and protocols as text: "coco (karpathy), flickr30k (karpathy)"."""
     return ", ".join(f"{dataset} ({protocol})" for dataset, protocol in sorted(keys))
 
 
 def compare(
-    pairs: Sequence[tuple[Stored, Stored]], read_samples: Callable[[Path], Samples]
+    pairs: Sequence[tuple[StoredResult, StoredResult]], read_samples: Callable[[Path], Samples]
 ) -> Comparison:
-    """Compare two models by pairs of their results on the same samples.
+    """Compare model A with model B by pairs of their results on the same samples.
 
-    Raises UsageError for edited results, for pairs of different settings, and for metrics that do
-    not follow from their samples.
+    `read_samples` returns the per-sample arrays of a result file. Raises UsageError for edited
+    results, for pairs with different settings, and for stored metrics that the samples do not give.
     """
+    # Check all pairs before samples are read, which takes longer.
     for a, b in pairs:
         require_comparable(a, b)
+
     tests: list[MetricTest] = []
     notes: list[str] = []
     for a, b in pairs:
         tests += _tests_of_pair(a, b, read_samples)
         notes += differing_settings(a, b)
+
     a, b = pairs[0]
     if a.identity.sha256 == b.identity.sha256:
-        weights = str(a.row.model["weights_sha256"])[:_HASH]
+        weights = str(a.row.model["weights_sha256"])[:_HASH_LENGTH]
         notes.insert(0, f"A and B are one model, of weights {weights}")
     elif a.model == b.model:
-        a, b = distinguish([a, b])  # two states of one checkpoint, each from a folder of its own
-    return Comparison(a.model, b.model, adjust(tests), tuple(dict.fromkeys(notes)))
+        # Two models with the same name, each from a separate folder: add hashes to their labels.
+        a, b = label_results([a, b])
+    return Comparison(a.model, b.model, adjust_p_values(tests), tuple(dict.fromkeys(notes)))
 
 
-def require_comparable(*results: Stored) -> None:
-    """Raise UsageError for edited results, and for results of different settings."""
+def require_comparable(*results: StoredResult) -> None:
+    """Raise UsageError if any result was edited, or if two results have different settings.
+
+    A single result is not checked at all.
+    """
     for a, b in combinations(results, 2):
         for result in (a, b):
             if result.is_edited:
@@ -380,19 +419,21 @@ def require_comparable(*results: Stored) -> None:
             raise UsageError(f"{a.path} and {b.path} cannot be compared: {error}") from error
 
 
-def _setting_without_scores(result: Stored) -> dict[str, Any]:
-    """Return the setting of a result, with a protocol that does not say how pairs were scored.
+def _setting_without_scores(result: StoredResult) -> dict[str, Any]:
+    """Return the setting of a result, without the way in which images and texts were scored.
 
-    Another way to score pairs of images and texts makes another protocol. The results can still be
-    compared, because they were measured on the same samples.
+    The way to score pairs of images and texts is a suffix of the protocol's name, which is removed.
+    Results with other scores can be compared, because they were measured on the same samples.
     """
-    return setting(result.row) | {"protocol": base_protocol_name(result.row.protocol)}
+    fields = setting_of_result(result.row)
+    fields["protocol"] = base_protocol_name(result.row.protocol)
+    return fields
 
 
 def _tests_of_pair(
-    a: Stored, b: Stored, read_samples: Callable[[Path], Samples]
+    a: StoredResult, b: StoredResult, read_samples: Callable[[Path], Samples]
 ) -> list[MetricTest]:
-    """Return the tests of the metrics that two results have, primary ones first."""
+    """Return the tests of the metrics that results A and B have in common, primary ones first."""
     row_a, row_b = a.row, b.row
     differences = paired_differences(row_a, read_samples(a.path), row_b, read_samples(b.path))
     protocol = " and ".join(dict.fromkeys([row_a.protocol, row_b.protocol]))
@@ -400,18 +441,22 @@ def _tests_of_pair(
     for name, difference in differences.items():
         if name in row_a.metrics and name in row_b.metrics:
             tests.append(MetricTest(row_a.dataset, protocol, row_a.task, name, difference))
-    return sorted(tests, key=lambda test: not test.record.primary)
+    return sorted(tests, key=lambda test: not test.metric_record.primary)
 
 
-def differing_settings(a: Stored, b: Stored) -> Iterator[str]:
-    """Yield notes on everything in which two comparable results differ."""
+def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
+    """Yield notes on what differs between two results though they can be compared.
+
+    These are metrics of only one result, the protocol's way of scoring, missing hashes of the
+    images, and provenance such as the precision and the device.
+    """
     dataset, task = a.row.dataset, a.row.task
     for name in sorted(set(a.row.metrics) ^ set(b.row.metrics)):
         if not metric_of(task, name).reference:
             yield f"{dataset}: not compared, since only one of both has it: {name}"
     if a.row.protocol != b.row.protocol:
         yield f"{dataset}: protocol is {a.row.protocol} and {b.row.protocol}"
-    if not (has_content(setting(a.row)) and has_content(setting(b.row))):
+    if not (has_content(setting_of_result(a.row)) and has_content(setting_of_result(b.row))):
         yield (
             f"{dataset}: the content of the images was not compared, since not all results record "
             "it (older versions did not)"
@@ -423,7 +468,10 @@ def differing_settings(a: Stored, b: Stored) -> Iterator[str]:
 
 
 def to_records(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as JSON holds it."""
+    """Return a comparison as a record for JSON, with one record per test.
+
+    The labels of trainings are left out in a comparison of two models.
+    """
     content = comparison._asdict()
     content["tests"] = [_test_record(test) for test in comparison.tests]
     if not comparison.trainings:
@@ -432,7 +480,7 @@ def to_records(comparison: Comparison) -> dict[str, Any]:
 
 
 def _test_record(test: MetricTest) -> dict[str, Any]:
-    """Return a test as JSON holds it."""
+    """Return the test of a metric as a record for JSON."""
     difference = test.difference
     record = {
         "dataset": test.dataset,
@@ -449,14 +497,15 @@ def _test_record(test: MetricTest) -> dict[str, Any]:
         "samples": difference.units,
         "better": test.better or None,
     }
-    return record | components(difference)
+    return record | error_components(difference)
 
 
-def components(difference: PairedDifference | GroupDifference) -> dict[str, Any]:
-    """Return what a difference of two groups of trainings has beyond other differences, for JSON.
+def error_components(difference: PairedDifference | GroupDifference) -> dict[str, Any]:
+    """Return the components of the error of a difference between groups of trainings, for JSON.
 
-    These are the numbers of trainings, and both components of the error: by seeds and by images. A
-    difference of two results has none of them.
+    These are the number of trainings `k` of each group, the standard deviation `seed_sd` between
+    seeds in each group, and the standard error `image_error` by the draw of images. The dictionary
+    is empty for a difference of two results, which has no such components.
     """
     if not isinstance(difference, GroupDifference):
         return {}
@@ -468,9 +517,14 @@ def components(difference: PairedDifference | GroupDifference) -> dict[str, Any]
     }
 
 
-def to_cells(test: MetricTest, view: View = USUAL) -> dict[str, str | None]:
-    """Return a test as a row of a table: fractions in percent, ranks and ratios as they are."""
-    difference, factor = test.difference, test.record.factor
+def to_cells(test: MetricTest, options: TableOptions = USUAL) -> dict[str, str | None]:
+    """Return the test of a metric as a row of a table, by column title.
+
+    Fractions are in percent. Ranks and ratios stay as they are. `options` say how many decimals
+    numbers have, and whether intervals are shown.
+    """
+    difference = test.difference
+    factor = test.metric_record.factor  # 100 for fractions, else 1
     low, high = difference.interval()[:2]
     ends = (factor * low, factor * high)
     cells: dict[str, str | None] = {
@@ -478,40 +532,49 @@ def to_cells(test: MetricTest, view: View = USUAL) -> dict[str, str | None]:
         "protocol": test.protocol,
         "metric": test.metric,
         "test": f"{difference.method}, n = {difference.units}",
-        "A": view.fixed(factor * difference.a),
-        "B": view.fixed(factor * difference.b),
+        "A": options.format_number(factor * difference.a),
+        "B": options.format_number(factor * difference.b),
     }
-    cells |= view.change("A - B", factor * difference.difference, ends)
+    cells |= options.format_change("A - B", factor * difference.difference, ends)
     cells["p"] = p_value_text(difference.p_value)
     cells["p (Holm)"] = None if test.adjusted is None else p_value_text(test.adjusted)
     cells["better"] = test.better
-    cells["detectable"] = _detectable_text(test, view)
-    return cells | component_cells(difference, factor, view)
+    cells["detectable"] = _detectable_text(test, options)
+    return cells | error_component_cells(difference, factor, options)
 
 
-def _detectable_text(test: MetricTest, view: View) -> str | None:
-    """Return the detectable difference, or that it is more than any two models can differ by."""
+def _detectable_text(test: MetricTest, options: TableOptions) -> str | None:
+    """Return the detectable difference of a test as text, or None if there is none.
+
+    If it is greater than any difference that the metric can have, the text is "> 100".
+    """
     if test.detectable is None:
         return None
-    least, most = test.record.bounds
-    factor = test.record.factor
-    if test.detectable > most - least:
-        return f"> {factor * (most - least):g}"
-    return view.fixed(factor * test.detectable)
+    least, most = test.metric_record.bounds
+    factor = test.metric_record.factor
+    largest_difference = most - least
+    if test.detectable > largest_difference:
+        return f"> {factor * largest_difference:g}"
+    return options.format_number(factor * test.detectable)
 
 
-def component_cells(
-    difference: PairedDifference | GroupDifference, factor: float, view: View = USUAL
+def error_component_cells(
+    difference: PairedDifference | GroupDifference, factor: float, options: TableOptions = USUAL
 ) -> dict[str, str]:
-    """Return `components` as text, times a factor; empty texts for a difference of two results."""
+    """Return the components of the error of a difference as cells of a table, by column title.
+
+    See `error_components`. Errors are multiplied by `factor`, which is 100 for fractions. The
+    numbers of both groups are joined: "0.31 / 0.28", with "?" for a group of one training. The
+    cells are empty for a difference of two results.
+    """
     if not isinstance(difference, GroupDifference):
         return {"seed sd": "", "image se": "", "k": ""}
     seed_sds = []
     for trainings in difference.groups:
         seed_sd = trainings.seed_sd
-        seed_sds.append("?" if seed_sd is None else view.fixed(factor * seed_sd))
+        seed_sds.append("?" if seed_sd is None else options.format_number(factor * seed_sd))
     return {
         "seed sd": " / ".join(seed_sds),
-        "image se": view.fixed(factor * difference.image_error),
+        "image se": options.format_number(factor * difference.image_error),
         "k": " / ".join(str(trainings.k) for trainings in difference.groups),
     }

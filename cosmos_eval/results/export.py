@@ -1,4 +1,4 @@
-"""Results, and the samples of one, as a table: a pandas.DataFrame, CSV or Parquet."""
+"""Results, and the samples of a single result, as a pandas.DataFrame, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results import RESULTS
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored, repeats_of, warnings_of
+from cosmos_eval.results.labels import StoredResult, repeat_notes, result_warnings
 from cosmos_eval.results.store import read_files, result_paths, samples_of
 from cosmos_eval.results.text import csv_text, one_line
 from cosmos_eval.tasks import task_named
@@ -29,7 +29,7 @@ COLUMNS = (
     *("weights_sha256", "code_sha256", "unchanged", "group", "seed"),
     *("name", "model_sha256"),
 )
-"""Columns of `load_results`."""
+"""The columns of `load_results`."""
 
 
 def load_results(*places: str | Path) -> pd.DataFrame:
@@ -54,13 +54,13 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     for place in places or (RESULTS,):
         paths += result_paths(Path(place))
     results = read_checked(paths)
-    for line in [*warnings_of(results), *repeats_of(results)]:
+    for line in [*result_warnings(results), *repeat_notes(results)]:
         warnings.warn(one_line(line), stacklevel=2)
     return table_of(results)
 
 
-def table_of(results: Iterable[Stored]) -> pd.DataFrame:
-    """Return the table that `load_results` returns."""
+def table_of(results: Iterable[StoredResult]) -> pd.DataFrame:
+    """Return results as a table with one row per metric, see `load_results`."""
     import pandas as pd
 
     records = []
@@ -68,20 +68,26 @@ def table_of(results: Iterable[Stored]) -> pd.DataFrame:
         common_values = _common_values(result)
         for metric, value in sorted(result.row.metrics.items()):
             interval = result.row.intervals.get(metric, {})
-            values = common_values | dict(interval) | {"metric": metric, "value": value}
+            values = common_values | dict(interval)
+            values["metric"] = metric
+            values["value"] = value
             records.append([values.get(column) for column in COLUMNS])
     return pd.DataFrame(records, columns=list(COLUMNS)).astype({"seed": "Int64"})
 
 
-def _common_values(result: Stored) -> dict[str, Any]:
-    """Return the values that all metrics of a result have in common, by column."""
-    row, training = result.row, training_of(result.row)
+def _common_values(result: StoredResult) -> dict[str, Any]:
+    """Return the values that are the same for all metrics of a result, by column.
+
+    There are more values than COLUMNS.
+    """
+    row = result.row
+    training = training_of(row)
     values = dict(row.provenance) | dict(row.model) | vars(row)
     values["model"] = row.model["spec"]
     values["group"] = training.get("group")
     values["seed"] = training.get("seed")
     values["variant"] = ", ".join(result.identity.variants)
-    # A table is UTF-8, a path need not be.
+    # A table is UTF-8, but a path need not be.
     values["file"] = os.fsencode(result.path).decode(errors="backslashreplace")
     values["unchanged"] = False if result.is_edited else result.unchanged
     values["model_sha256"] = result.identity.sha256
@@ -128,8 +134,8 @@ def load_samples(result: str | Path) -> pd.DataFrame:
 def export(table: pd.DataFrame, path: Path) -> int:
     """Write a table to a .csv or .parquet file, with exact floats.
 
-    Returns how many texts a CSV file holds with escapes, as `csv_of` does. Raises UsageError for
-    another suffix, if pyarrow is missing, and if the file cannot be written.
+    Returns the number of texts that were escaped in a CSV file, see `csv_of`; 0 for Parquet. Raises
+    UsageError for another suffix, if pyarrow is missing, and if the file cannot be written.
     """
     n_escaped = 0
     if path.suffix == ".csv":
@@ -153,17 +159,18 @@ def export(table: pd.DataFrame, path: Path) -> int:
 
 
 def csv_of(table: pd.DataFrame, signed: Sequence[str] = ()) -> tuple[str, int]:
-    """Return a table as CSV, and how many of its texts `csv_text` escaped.
+    """Return a table as CSV, and the number of texts in it that were escaped.
 
-    Numbers and the columns `signed`, whose texts may begin with a sign, stay as they are.
+    Texts are escaped so that no spreadsheet takes them for formulas. Numbers stay as they are, and
+    so do the columns `signed`, whose texts may begin with a sign, such as "+0.4".
     """
     text_columns = table.select_dtypes(exclude="number").drop(columns=list(signed))
-    safe_columns = text_columns.map(_csv_value)
-    is_escaped = (safe_columns != text_columns) & text_columns.notna()
-    content = table.assign(**safe_columns).to_csv(index=False, lineterminator="\n")
+    escaped_columns = text_columns.map(_escape_csv_value)
+    is_escaped = (escaped_columns != text_columns) & text_columns.notna()
+    content = table.assign(**escaped_columns).to_csv(index=False, lineterminator="\n")
     return content, int(is_escaped.to_numpy().sum())
 
 
-def _csv_value(value: Any) -> Any:
-    """Return a value of a table for CSV, escaped if it is text."""
+def _escape_csv_value(value: Any) -> Any:
+    """Return a text with escapes for CSV, and any other value as it is."""
     return csv_text(value) if isinstance(value, str) else value

@@ -1,4 +1,7 @@
-"""Two methods by the results of all their trainings, and how many trainings would show more."""
+"""Compare two methods by all their trainings, and plan how many trainings a comparison needs.
+
+The trainings of a group follow one recipe and differ only in their seeds.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import inf
@@ -10,7 +13,7 @@ import numpy as np
 from cosmos_eval.results import compare as comparisons
 from cosmos_eval.results.compare import Comparison, Measurement, MetricTest, measurement_of
 from cosmos_eval.results.identity import training_of
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
 from cosmos_eval.stats.planning import MOST_TRAININGS, range_of_trainings
@@ -21,19 +24,20 @@ from cosmos_eval.types import Samples, UsageError
 _IMAGE_FACTORS = {"these": 1.0, "4 x as many": 4.0, "unlimited": inf}
 _PLANNED_TRAININGS = range(2, 11)  # of each method
 
-Sets = dict[tuple[str, str], list[Stored]]
-"""Results by data set and protocol, in the order of seeds."""
+ResultsByDataset = dict[tuple[str, str], list[StoredResult]]
+"""The results of a group's trainings by data set and protocol, in the order of seeds."""
 
-Read = Callable[[Path], Samples]
-"""Returns the per-sample arrays of a result file; raises UsageError if there are none."""
+ReadSamples = Callable[[Path], Samples]
+"""A function that returns the per-sample arrays of a result file. It raises UsageError if there are
+none."""
 
 
 class Moments(NamedTuple):
-    """A metric of S trainings on the same images."""
+    """The values of a metric of S trainings on the same images, and their covariance."""
 
     # The values of the metric, (S,).
     values: Values
-    # Their covariance by the draw of the images, (S, S).
+    # The covariance of the values over other draws of the images, (S, S).
     covariance: Values
     # The number of images.
     units: int
@@ -41,9 +45,10 @@ class Moments(NamedTuple):
     def difference(
         self, a: Ints, b: Ints, *, by_seed: bool = False, pooled: bool = False
     ) -> GroupDifference:
-        """Return the mean of trainings `a`, by index, minus the mean of trainings `b`.
+        """Return the mean of the trainings `a` minus the mean of the trainings `b`.
 
-        `by_seed` and `pooled` have the same meaning as for `group_difference`.
+        Both are indices of trainings. `by_seed` pairs trainings of the same seed, and `pooled`
+        takes the variance between seeds to be the same in both groups, see `group_difference`.
         """
         indices = np.concatenate([a, b])
         covariance = self.covariance[np.ix_(indices, indices)]
@@ -53,21 +58,28 @@ class Moments(NamedTuple):
         )
 
     def mean(self, indices: Ints) -> GroupDifference:
-        """Return the mean of some trainings as a difference from 0, which has no variance."""
-        covariance = np.pad(self.covariance[np.ix_(indices, indices)], (0, 1))
+        """Return the mean of the trainings with these indices, as a difference from 0.
+
+        The 0 counts as another group with a single training, whose value has no variance.
+        """
+        training_covariance = self.covariance[np.ix_(indices, indices)]
+        covariance = np.pad(training_covariance, (0, 1))  # a row and a column of zeros
         return group_difference(self.values[indices], np.zeros(1), covariance, self.units)
 
 
-def choose(results: Sequence[Stored], name: str) -> list[Stored]:
-    """Return all results of a group of trainings.
+def select_group_results(results: Sequence[StoredResult], name: str) -> list[StoredResult]:
+    """Return all results of the group of trainings that is called `name`.
 
-    `name` is the name of the group, or of a model in it. A model that states no group is a group of
-    one training. Raises UsageError if no group or several groups are called so.
+    `name` is the name of the group, or the name of a model in it. A model that states no group is a
+    group with a single training. Raises UsageError if no group or several groups are called so.
     """
-    named = [result for result in results if _group_name(result) == name or result.is_called(name)]
-    groups = {_group_name(result) for result in named}
+    named_results = []
+    for result in results:
+        if _group_name(result) == name or result.is_called(name):
+            named_results.append(result)
+    groups = {_group_name(result) for result in named_results}
     if groups == {None}:
-        return named
+        return named_results
     if len(groups) == 1:
         return [result for result in results if _group_name(result) in groups]
     names = ", ".join(sorted({_group_name(result) or result.model for result in results}))
@@ -75,65 +87,75 @@ def choose(results: Sequence[Stored], name: str) -> list[Stored]:
 
 
 def compare(
-    a: Sequence[Stored],
-    b: Sequence[Stored],
-    read_samples: Read,
+    a: Sequence[StoredResult],
+    b: Sequence[StoredResult],
+    read_samples: ReadSamples,
     *,
     by_seed: bool = False,
 ) -> Comparison:
-    """Compare two groups on every data set on which all trainings of both were measured.
+    """Compare group A with group B on every data set on which all their trainings were measured.
 
-    `by_seed` pairs trainings of the same seed. Raises UsageError for a training that occurs twice,
-    for edited results, different settings, and metrics that do not follow from their samples.
+    `a` and `b` are the results of all trainings of each group. `by_seed` pairs trainings of the
+    same seed. Raises UsageError for a training that occurs twice, for edited results, for different
+    settings, and for stored metrics that the samples do not give.
     """
-    (sets_a, notes_a), (sets_b, notes_b) = sets_of(a, "A"), sets_of(b, "B")
-    keys, notes_of_keys = comparisons.common_keys(sets_a, sets_b)
+    sets_a, notes_a = common_sets(a, "A")
+    sets_b, notes_b = common_sets(b, "B")
+    keys, key_notes = comparisons.common_keys(sets_a, sets_b)
     tests: list[MetricTest] = []
-    notes = [*notes_a, *notes_b, *notes_of_keys]
+    notes = [*notes_a, *notes_b, *key_notes]
     for key in keys:
-        dataset, results = key[0], [*sets_a[key], *sets_b[key]]
+        dataset, _ = key
+        results_a, results_b = sets_a[key], sets_b[key]
+        results = [*results_a, *results_b]
         for result in results[1:]:
             notes += comparisons.differing_settings(results[0], result)
         if by_seed:
-            _require_same_seeds(dataset, sets_a[key], sets_b[key])
-        metrics = moments_of(results, read_samples)
-        unknown = [name for name, moments in metrics.items() if moments is None]
-        if unknown:
-            names = ", ".join(unknown)
+            _require_same_seeds(dataset, results_a, results_b)
+        moments_by_metric = estimate_moments_of_results(results, read_samples)
+        undecided_metrics = [name for name, moments in moments_by_metric.items() if moments is None]
+        if undecided_metrics:
+            names = ", ".join(undecided_metrics)
             notes.append(f"{dataset}: not compared, since one image decides whether it is: {names}")
-        indices = np.arange(len(results))
-        indices_a, indices_b = np.split(indices, [len(sets_a[key])])
+        # The trainings of A come first in `results`.
+        indices_a = np.arange(len(results_a))
+        indices_b = np.arange(len(results_a), len(results))
         task = results[0].row.task
-        tests += metric_tests(key, task, metrics, indices_a, indices_b, by_seed=by_seed)
+        tests += metric_tests(key, task, moments_by_metric, indices_a, indices_b, by_seed=by_seed)
     results_a, results_b = sets_a[keys[0]], sets_b[keys[0]]
     return Comparison(
         a=_group_name(results_a[0]) or results_a[0].model,
         b=_group_name(results_b[0]) or results_b[0].model,
-        tests=comparisons.adjust(tests),
+        tests=comparisons.adjust_p_values(tests),
         notes=tuple(dict.fromkeys(notes)),
-        trainings=(labels_of(results_a), labels_of(results_b)),
+        trainings=(training_labels(results_a), training_labels(results_b)),
     )
 
 
-def _group_name(result: Stored) -> str | None:
+def _group_name(result: StoredResult) -> str | None:
     """Return the name of the group of trainings that a result's model states, or None."""
     return training_of(result.row).get("group")
 
 
-def _training_key(result: Stored) -> str:
-    """Return a text that differs between the trainings of a group, and sorts them by seed."""
+def _training_key(result: StoredResult) -> str:
+    """Return a text that differs between the trainings of a group, and sorts them by seed.
+
+    It is "seed 0000000003", or the name of the model if the seed is unknown.
+    """
     seed = training_of(result.row).get("seed")
     return result.identity.name if seed is None else f"seed {seed:010}"
 
 
-def _require_same_seeds(dataset: str, a: Sequence[Stored], b: Sequence[Stored]) -> None:
-    """Raise UsageError if two groups, sorted by seed, do not have the same seeds."""
-    if [_training_key(result) for result in a] != [_training_key(result) for result in b]:
+def _require_same_seeds(dataset: str, a: Sequence[StoredResult], b: Sequence[StoredResult]) -> None:
+    """Raise UsageError unless groups A and B, which are sorted by seed, have the same seeds."""
+    keys_a = [_training_key(result) for result in a]
+    keys_b = [_training_key(result) for result in b]
+    if keys_a != keys_b:
         raise UsageError(f"{dataset}: the trainings of A and B are not of the same seeds")
 
 
-def labels_of(results: Sequence[Stored]) -> tuple[str, ...]:
-    """Return the labels of trainings, with their seeds."""
+def training_labels(results: Sequence[StoredResult]) -> tuple[str, ...]:
+    """Return the label of each training with its seed, such as "ours, seed 3"."""
     labels = []
     for result in results:
         seed = training_of(result.row).get("seed")
@@ -141,23 +163,25 @@ def labels_of(results: Sequence[Stored]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def sets_of(results: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
-    """Return the data sets and protocols that all trainings of a group were measured on.
+def common_sets(results: Sequence[StoredResult], side: str) -> tuple[ResultsByDataset, list[str]]:
+    """Return the results on each data set on which all trainings of a group were measured.
 
-    Also returns notes on the trainings, and on data sets that some of them lack; `side` is what the
-    notes call the group. Raises UsageError for a training that occurs twice, and if the trainings
-    have no data set in common.
+    `side` is "A" or "B", by which notes call the group. The second return value is a list of notes
+    on the trainings, and on data sets that some of them lack. Raises UsageError for a training that
+    occurs twice, and if the trainings have no data set in common.
     """
-    sets: Sets = {}
+    # Settings that differ from the defaults, and the kind of attention map, also tell sets apart.
+    sets: ResultsByDataset = {}
     for result in sorted(results, key=_training_key):
         words = [result.row.protocol, *result.identity.variants]
         map_kind = result.row.provenance.get("map")
         if map_kind:
             words.append(map_kind)
         sets.setdefault((result.row.dataset, ", ".join(words)), []).append(result)
+
     n_trainings = len({_training_key(result) for result in results})
     notes = list(_training_notes(side, results, n_trainings))
-    complete_sets: Sets = {}
+    complete_sets: ResultsByDataset = {}
     for key, set_results in sets.items():
         require_distinct(set_results)
         if len(set_results) == n_trainings:
@@ -173,13 +197,16 @@ def sets_of(results: Sequence[Stored], side: str) -> tuple[Sets, list[str]]:
     return complete_sets, notes
 
 
-def require_distinct(results: Sequence[Stored]) -> None:
-    """Raise UsageError for two results of one training, by its seed or weights."""
-    first_results: dict[str, Stored] = {}
+def require_distinct(results: Sequence[StoredResult]) -> None:
+    """Raise UsageError if two results belong to one training, which has the same seed or weights.
+
+    `results` are those of a group of trainings on one data set.
+    """
+    first_results: dict[str, StoredResult] = {}
     for result in results:
         weights = result.row.model["weights_sha256"] or str(result.path)
-        for training in (_training_key(result), weights):
-            first = first_results.setdefault(training, result)
+        for training_key in (_training_key(result), weights):
+            first = first_results.setdefault(training_key, result)
             if first is not result:
                 raise UsageError(
                     f"{first.path} and {result.path} belong to one training, by its seed or "
@@ -187,8 +214,11 @@ def require_distinct(results: Sequence[Stored]) -> None:
                 )
 
 
-def _training_notes(side: str, results: Sequence[Stored], n_trainings: int) -> Iterator[str]:
-    """Yield notes on few trainings in a group, and on trainings that may differ in their recipe."""
+def _training_notes(side: str, results: Sequence[StoredResult], n_trainings: int) -> Iterator[str]:
+    """Yield notes on a group with few trainings, and on trainings that may follow other recipes.
+
+    `side` is "A" or "B", by which notes call the group.
+    """
     if n_trainings == 1:
         yield (
             f"{side} has one training: the result of another seed is unknown, and differences are "
@@ -204,48 +234,48 @@ def _training_notes(side: str, results: Sequence[Stored], n_trainings: int) -> I
             yield f"not all trainings of {side} state their {name}"
 
 
-def moments_of(
-    results: Sequence[Stored], read_samples: Read, only: Collection[str] | None = None
+def estimate_moments_of_results(
+    results: Sequence[StoredResult], read_samples: ReadSamples, only: Collection[str] | None = None
 ) -> dict[str, Moments | None]:
-    """Return the metrics that results on one data set have in common, as `moments` does.
+    """Return the metrics that the results of trainings on one data set have in common, by name.
 
-    Raises UsageError for edited results, different settings, and metrics that do not follow from
-    their samples.
+    See `estimate_moments`. Raises UsageError for edited results, for different settings, and for
+    stored metrics that the samples do not give.
     """
     comparisons.require_comparable(*results)
     try:
         measurements = [measurement_of(result.row, read_samples(result.path)) for result in results]
-        return moments(measurements, only)
+        return estimate_moments(measurements, only)
     except ValueError as error:
         raise UsageError(f"{results[0].row.dataset}: {error}") from error
 
 
-def moments(
+def estimate_moments(
     measurements: Sequence[Measurement], only: Collection[str] | None = None
 ) -> dict[str, Moments | None]:
-    """Return the metrics that several results have in common, by name.
+    """Return the values and the covariance of each metric that several results have, by name.
 
-    `only` selects metrics. A metric is None if one image decides whether it has a value. Raises
-    ValueError if the samples are not of the same images, and for a metric that does not follow from
-    its samples.
+    `only` selects metrics by name. The moments are None for a metric of which a single image
+    decides whether it has a value, since its covariance is then unknown. Raises ValueError if the
+    samples are not of the same images, and for a stored metric that the samples do not give.
     """
     task = task_named(measurements[0].task)
     samples = [measurement.samples for measurement in measurements]
-    estimates = task.compared_estimates(samples, only)  # by metric, for each result
-    metrics: dict[str, Moments | None] = {}
-    for name in estimates[0]:
+    estimates_by_result = task.compared_estimates(samples, only)
+    moments_by_metric: dict[str, Moments | None] = {}
+    for name in estimates_by_result[0]:
         is_measured = all(name in measurement.metrics for measurement in measurements)
-        is_estimated = all(name in result_estimates for result_estimates in estimates)
+        is_estimated = all(name in estimates for estimates in estimates_by_result)
         if not (is_measured and is_estimated):
             continue
-        metric_estimates = [result_estimates[name] for result_estimates in estimates]
+        metric_estimates = [estimates[name] for estimates in estimates_by_result]
         values = np.array([measurement.metrics[name] for measurement in measurements])
         for value, estimate in zip(values, metric_estimates, strict=True):
             comparisons.require_metric_of_samples(name, value, estimate.value)
         covariance, units = image_covariance(metric_estimates)
         is_known = np.isfinite(covariance).all()
-        metrics[name] = Moments(values, covariance, units) if is_known else None
-    return metrics
+        moments_by_metric[name] = Moments(values, covariance, units) if is_known else None
+    return moments_by_metric
 
 
 def metric_tests(
@@ -257,9 +287,10 @@ def metric_tests(
     *,
     by_seed: bool = False,
 ) -> list[MetricTest]:
-    """Return the tests of trainings `a`, by index, against trainings `b`; primary ones first.
+    """Return the tests of the trainings `a` against the trainings `b`, primary metrics first.
 
-    `key` is the data set and protocol. A metric that is None has no test.
+    `key` is the data set and the protocol, and `metrics` are the moments of each metric. `a` and
+    `b` are indices of trainings in the moments. A metric whose moments are None has no test.
     """
     dataset, protocol = key
     tests = []
@@ -267,20 +298,25 @@ def metric_tests(
         if moments is not None:
             difference = moments.difference(a, b, by_seed=by_seed)
             tests.append(MetricTest(dataset, protocol, task, name, difference))
-    return sorted(tests, key=lambda test: not test.record.primary)
+    return sorted(tests, key=lambda test: not test.metric_record.primary)
 
 
-def plan(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:
-    """Return how many trainings a comparison needs, by primary metric and number of images.
+def plan_trainings(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:
+    """Return how many trainings a comparison needs, as rows of a table.
 
-    The column `k = 5` has the difference that five trainings of each method find with a probability
-    of `power`. The column `k for 0.5` has the range of k that find a difference of 0.5 `points`, by
-    the 5% and 95% quantiles of the variance between trainings. Differences are in percent, ranks or
-    ratios. Raises UsageError unless both methods have two trainings or more.
+    There is a row for each primary metric and for each of three numbers of images: as many as
+    measured, four times as many, and unlimited.
+    - The column `k = 5` has the least difference that five trainings of each method find with a
+      probability of `power`.
+    - The column `k for 0.5` has the number of trainings that find a difference of 0.5 `points`, as
+      a range by the 5% and 95% quantiles of the variance between trainings: "4 to 9".
+
+    Differences are in percent, ranks or ratios. Raises UsageError unless both methods have at least
+    two trainings.
     """
     rows = []
     for test in comparison.tests:
-        if test.record.primary:
+        if test.metric_record.primary:
             for images_name, images in _IMAGE_FACTORS.items():
                 row = {"dataset": test.dataset, "protocol": test.protocol, "metric": test.metric}
                 row["images"] = images_name
@@ -289,16 +325,21 @@ def plan(comparison: Comparison, points: float, power: float) -> list[dict[str, 
 
 
 def _plan_columns(test: MetricTest, images: float, points: float, power: float) -> dict[str, Any]:
-    """Return the planned columns of a metric, if there are `images` times as many images."""
-    difference, factor = test.difference, test.record.factor
+    """Return the columns of the plan for a metric, with `images` times as many images as measured.
+
+    See `plan_trainings`.
+    """
+    difference = test.difference
+    factor = test.metric_record.factor  # 100 for fractions, else 1
     if not isinstance(difference, GroupDifference) or not difference.compares_methods:
         raise UsageError("a plan needs two trainings of each method, to see how much seeds vary")
     columns: dict[str, Any] = {}
     for k in _PLANNED_TRAININGS:
         detectable = difference.detectable(power=power, k=k, images=images)
         columns[f"k = {k}"] = factor * (detectable or 0.0)
-    ends = []
+    range_ends = []
     for k in range_of_trainings(difference, points / factor, power, images):
-        ends.append(f"over {MOST_TRAININGS}" if k > MOST_TRAININGS else f"{k}")
-    columns[f"k for {points:g}"] = " to ".join(dict.fromkeys(ends))
+        range_ends.append(f"over {MOST_TRAININGS}" if k > MOST_TRAININGS else f"{k}")
+    distinct_ends = dict.fromkeys(range_ends)  # one end if both are equal
+    columns[f"k for {points:g}"] = " to ".join(distinct_ends)
     return columns

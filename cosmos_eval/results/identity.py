@@ -8,11 +8,11 @@ from cosmos_core.utils.files import json_sha256
 from cosmos_eval.results.record import ResultRow
 
 CONTENT = "content"
-"""Name of the hash of the content that was measured; results of older versions lack it."""
+"""The key of a result's hash of the images and labels themselves, which older results lack."""
 
 
 class ModelIdentity(NamedTuple):
-    """The names of a model in a result, and the hash by which models are the same."""
+    """The names of a model in a result, and the hash that equal models share."""
 
     # The specification that `--model` was given.
     spec: str
@@ -20,49 +20,55 @@ class ModelIdentity(NamedTuple):
     name: str
     # Whether the weights are random.
     is_random: bool
-    # What differs from the default settings, such as `student` or `bf16`; empty for a plain result.
+    # The settings that differ from the defaults, such as `student` or `bf16`, in short words.
     variants: tuple[str, ...]
-    # The hash of everything that makes the model the same, `model_sha256`.
+    # The hash that is equal for the same model under any name, see `model_sha256`.
     sha256: str
 
     @property
     def label(self) -> str:
-        """The name, followed in brackets by everything that differs from the defaults."""
+        """The name with everything that differs from the defaults: "clip (student, bf16)"."""
         return labelled(self.name, [*self.random_words, *self.variants])
 
     @property
     def random_words(self) -> list[str]:
+        """The words in labels that say that the weights are random, if they are."""
         return ["random weights"] if self.is_random else []
 
 
 def model_identity(row: ResultRow) -> ModelIdentity:
-    """Return the identity of the model that a result was measured with."""
+    """Return the names and the hash of the model that a result was measured with."""
     spec = str(row.model["spec"])
     return ModelIdentity(
         spec=spec,
         name=str(row.model.get("name") or spec),
         is_random=row.model["random"],
-        variants=variants(row),
+        variants=variant_words(row),
         sha256=model_sha256(row),
     )
 
 
 def labelled(name: str, words: list[str]) -> str:
-    """Return a name with words in brackets: "clip" and ["student"] -> "clip (student)".
+    """Return a name with words in brackets: "clip", ["student"] -> "clip (student)".
 
-    Without words it is just the name.
+    If there are no words, it is just the name.
     """
     return f"{name} ({', '.join(words)})" if words else name
 
 
 def model_label(row: ResultRow) -> str:
-    """Return the label of the model of a result, which is its `ModelIdentity.label`."""
+    """Return the label of the model of a result, such as "clip (student, bf16)"."""
     return model_identity(row).label
 
 
 def component_hashes(row: ResultRow) -> dict[str, str]:
-    """Return a hash of each component of a model, `none` for a component that it does not have."""
-    model, auxiliary = row.model, row.provenance.get("auxiliary")
+    """Return the hash of each component of a result's model, by the name of the component.
+
+    The components are the weights, the user's Python code, the architecture, and the auxiliary
+    encoder that guides the attention. The hash is "none" if the model does not have the component.
+    """
+    model = row.model
+    auxiliary = row.provenance.get("auxiliary")
     architecture = model["architecture"].encode(errors="replace")
     return {
         "weights": model["weights_sha256"] or "none",
@@ -73,29 +79,30 @@ def component_hashes(row: ResultRow) -> dict[str, str]:
 
 
 def model_sha256(row: ResultRow) -> str:
-    """Return the hash that is equal for results of the same model, under any path or name.
+    """Return the hash that all results of one model share, under any path or name.
 
-    It covers the weights and whether they are a student's, the Python file with its arguments, the
-    architecture and the auxiliary encoder. Random weights have no hash, so the specification is
-    hashed instead.
+    It covers the components of the model, and whether the weights are a student's or a teacher's.
+    Random weights have no hash, so the specification of the model is hashed in their place.
     """
     model = row.model
-    return json_sha256([component_hashes(row), model["weights"], model["random"] and model["spec"]])
+    spec_of_random_weights = model["spec"] if model["random"] else False
+    return json_sha256([component_hashes(row), model["weights"], spec_of_random_weights])
 
 
-def variants(row: ResultRow) -> tuple[str, ...]:
-    """Return in short words the settings of a result that differ from the defaults.
+def variant_words(row: ResultRow) -> tuple[str, ...]:
+    """Return short words for the settings of a result that differ from the defaults.
 
-    See `overrides_of`. Example: ("student", "bf16").
+    Example: ("student", "bf16"). See `overrides_of`.
     """
     return overrides_of(row.provenance, student=row.model["weights"] == "student")
 
 
 def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ...]:
-    """Return in short words the settings that differ from the defaults; empty without any.
+    """Return short words for the settings that differ from the defaults.
 
-    `settings` are a provenance, or the same fields of a result that is planned. Labels and file
-    names have these words, so a result of other settings never overwrites the usual one.
+    `settings` is the provenance of a result, or the same fields of a planned result. Labels and
+    file names contain these words, so that a result with other settings never overwrites the result
+    with the default settings. Example: ("student", "bf16", "first 100 only").
     """
     words = ["student"] if student else []
     attention = settings["attention"]
@@ -114,31 +121,47 @@ def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ..
 
 
 def auxiliary_of(settings: Mapping[str, Any]) -> str | None:
-    """Return the specification of the encoder that guides the model, or None without one."""
+    """Return the specification of the encoder that guides the attention, or None if there is none.
+
+    `settings` is the provenance of a result, or the same fields of a planned result.
+    """
     record = settings.get("auxiliary")
     return None if record is None else str(record["spec"])
 
 
 def is_partial(row: ResultRow) -> bool:
-    """Return whether a result was measured on a part of the samples only."""
+    """Return whether a result was measured on some of the samples only.
+
+    Either the number of samples was limited, or the data set on disk was incomplete.
+    """
     return row.provenance["limit"] is not None or "partial" in row.provenance
 
 
 def training_of(row: ResultRow) -> Mapping[str, Any]:
-    """Return the record of the training of a result's model, which is empty if it has none."""
+    """Return what a result records of its model's training, such as group and seed.
+
+    The mapping is empty if the training is unknown.
+    """
     return row.model.get("training") or {}
 
 
 def group_label(row: ResultRow) -> str | None:
-    """Return the name of the group of trainings that a result's model belongs to, with what differs
-    from the defaults in brackets; None if the model states no group."""
+    """Return the label of the group of trainings that a result's model belongs to.
+
+    The trainings of a group differ only in their seeds. The label is the name of the group, with
+    the settings that differ from the defaults in brackets: "ours (bf16)". Returns None if the model
+    states no group.
+    """
     group = training_of(row).get("group")
-    return labelled(group, list(variants(row))) if group else group
+    return labelled(group, list(variant_words(row))) if group else group
 
 
 def data_identity(row: ResultRow) -> dict[str, str]:
-    """Return what identifies the files that were measured: the repository of the hub, its commit
-    and the hash of the content. A field that the result does not record is empty."""
+    """Return what identifies the version of the data set that a result was measured on.
+
+    These are the repository on the Hugging Face hub, the commit of the repository, and the hash of
+    the images and labels. A field that the result does not record is empty.
+    """
     provenance = row.provenance
     return {
         "repository": provenance.get("repository", ""),

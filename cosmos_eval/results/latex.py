@@ -12,7 +12,7 @@ from itertools import groupby
 from math import ceil
 from typing import NamedTuple
 
-from cosmos_eval.results.table import Cell, Table, numbered, with_columns, without_sections
+from cosmos_eval.results.table import Cell, Table, number_links, sections_to_column, select_columns
 from cosmos_eval.results.text import latex_text, one_line
 
 PREAMBLE = "% needs \\usepackage{booktabs}\n"
@@ -34,128 +34,154 @@ _MARKS = {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}
 
 
 def to_latex(table: Table) -> str:
-    r"""Write a table as floats with captions and `\label`, several if one is too large."""
-    (table,) = numbered([table])
+    r"""Return a table as LaTeX floats with `\caption` and `\label`, several if one is too large.
+
+    A table that is too wide is split between columns. A table that is longer than a page is split
+    between rows.
+    """
+    (table,) = number_links([table])
     pages: list[Table] = []
-    for columns in _column_ranges(table):
-        pages += _pages(with_columns(table, columns))
-    floats = [_float(page, number, len(pages)) for number, page in enumerate(pages, start=1)]
+    for columns in _split_columns(table):
+        pages += _split_rows(select_columns(table, columns))
+    floats = []
+    for page_number, page in enumerate(pages, start=1):
+        floats.append(_format_float(page, page_number, len(pages)))
     return "\n".join(floats)
 
 
-def _pages(table: Table) -> Iterator[Table]:
-    """Yield parts of a table that are no longer than a page and of about the same height."""
-    # The height in lines of the rows above each row, and of all rows at the end.
+def _split_rows(table: Table) -> Iterator[Table]:
+    """Split a table between rows into tables of about equal height that fit on a page each."""
+    # The height in lines of all rows above each row. The last value is the height of the table.
     heights_above = [0]
-    for n_lines in _lines_of_rows(without_sections(table)):
-        heights_above.append(heights_above[-1] + n_lines)
-    height = heights_above[-1]
-    n_pages = ceil(height / _LINES_PER_PAGE)
-    # The index of the first row of each page, and the number of rows at the end.
-    starts = [bisect_left(heights_above, height * page / n_pages) for page in range(n_pages + 1)]
+    for height in _row_heights(sections_to_column(table)):
+        heights_above.append(heights_above[-1] + height)
+    table_height = heights_above[-1]
+    n_pages = ceil(table_height / _LINES_PER_PAGE)
+
+    # The first row of each page is the first one with enough height above it. For 100 lines on 3
+    # pages, these are the rows with at least 0, 33.3 and 66.7 lines above them.
+    page_starts = []
+    for page in range(n_pages + 1):
+        page_starts.append(bisect_left(heights_above, table_height * page / n_pages))
     for page in range(n_pages):
-        rows = slice(starts[page], starts[page + 1])
+        rows = slice(page_starts[page], page_starts[page + 1])
         yield table._replace(rows=table.rows[rows], sections=table.sections[rows])
 
 
-def _lines_of_rows(table: Table) -> list[int]:
-    """Return the height of each row in lines, which depends on its longest text."""
-    widths = _text_column_widths(table)
+def _row_heights(table: Table) -> list[int]:
+    """Return the estimated height of each row in lines.
+
+    A row is as high as its longest text is when it is broken over lines in its column.
+    """
+    column_widths = _text_column_widths(table)
     heights = []
     for row in table.rows:
-        n_lines = 1
-        for cell, width in zip(row[: table.n_text_columns], widths, strict=True):
-            n_lines = max(n_lines, ceil(_BREAKING_LOSS * _points(cell.text) / width.limit))
-        heights.append(n_lines)
+        height = 1
+        for cell, width in zip(row[: table.n_text_columns], column_widths, strict=True):
+            text_height = ceil(_BREAKING_LOSS * _text_width(cell.text) / width.limit)
+            height = max(height, text_height)
+        heights.append(height)
     return heights
 
 
-def _column_ranges(table: Table) -> Iterator[range]:
-    """Split the columns of values into ranges that fit beside the names of rows.
+def _split_columns(table: Table) -> Iterator[range]:
+    """Yield ranges of the columns of values, so that each fits on a page beside the names of rows.
 
-    A range consists of whole groups of columns, unless a group is wider than a page.
+    Columns that share a name above their titles stay together, unless they are wider than a page.
+    Example: a table with names in column 0 and six wide columns -> range(1, 4), range(4, 7).
     """
     names_width = 0.0
-    for column_width in _text_column_widths(without_sections(table)):
-        names_width += min(column_width.full, column_width.limit) + _GAP
-    available = _PAGE_WIDTH - names_width
-    groups = _column_groups(table)
-    if any(_group_width(table, group) > available for group in groups):
-        groups = [[column] for group in groups for column in group]
+    for name_width in _text_column_widths(sections_to_column(table)):
+        names_width += min(name_width.full, name_width.limit) + _GAP
+    available_width = _PAGE_WIDTH - names_width
+
+    # The blocks of columns that stay together.
+    blocks = _column_blocks(table)
+    if any(_block_width(table, block) > available_width for block in blocks):
+        blocks = [[column] for block in blocks for column in block]
+
+    # Each range has as many blocks as fit.
     range_start = table.n_text_columns
     range_width = 0.0
-    for group in groups:
-        group_width = _group_width(table, group)
-        is_first_of_range = group[0] == range_start
-        if not is_first_of_range and range_width + group_width > available:
-            yield range(range_start, group[0])
-            range_start = group[0]
+    for block in blocks:
+        block_width = _block_width(table, block)
+        block_start = block[0]
+        is_first_block = block_start == range_start
+        if not is_first_block and range_width + block_width > available_width:
+            yield range(range_start, block_start)
+            range_start = block_start
             range_width = 0.0
-        range_width += group_width
+        range_width += block_width
     yield range(range_start, len(table.heads))
 
 
-def _column_groups(table: Table) -> list[list[int]]:
-    """Return the indices of the columns of values by group, from left to right.
+def _column_blocks(table: Table) -> list[list[int]]:
+    """Return the indices of neighbouring columns of values that share a name above their titles.
 
-    A column without a group is a group of its own.
+    A column without such a name is a block by itself. With names in column 0 and columns called
+    "coco", "coco" and "" the blocks are [[1, 2], [3]].
     """
     columns = range(table.n_text_columns, len(table.heads))
-    groups = groupby(columns, key=lambda column: table.heads[column].group or column)
-    return [list(group) for _, group in groups]
+    blocks = groupby(columns, key=lambda column: table.heads[column].group or column)
+    return [list(block) for _, block in blocks]
 
 
-def _group_width(table: Table, columns: Sequence[int]) -> float:
-    """Return the width of columns with their gaps, or of the name above them if that is wider."""
-    columns_width = sum(_width(table, column) + _GAP for column in columns)
+def _block_width(table: Table, columns: Sequence[int]) -> float:
+    """Return the width in points of columns and their gaps, or of the name above them if wider."""
+    columns_width = sum(_column_width(table, column) + _GAP for column in columns)
     name_lines = _name_and_protocol(table.heads[columns[0]].group)
-    name_width = max(_points(line) for line in name_lines)
+    name_width = max(_text_width(line) for line in name_lines)
     return max(columns_width, _GAP + name_width)
 
 
-def _width(table: Table, column: int) -> float:
-    """Return the width of a column in points, without its gap."""
+def _column_width(table: Table, column: int) -> float:
+    """Return the width in points of a column, without its gap and without breaking texts."""
     is_text = column < table.n_text_columns
-    widths = [_points(line) for line in _title_lines(table.heads[column].title, is_text=is_text)]
+    title_lines = _title_lines(table.heads[column].title, is_text=is_text)
+    widths = [_text_width(line) for line in title_lines]
     for row in table.rows:
-        cell = row[column]
-        widths.append(_points(cell.text) + _width_behind(cell))
+        widths.append(_cell_width(row[column]))
     return max(widths)
 
 
-def _width_behind(cell: Cell) -> float:
-    """Return the width of what follows the number of a cell: its mark, interval and details."""
+def _cell_width(cell: Cell) -> float:
+    """Return the estimated width in points of a cell: its text, mark, interval and details."""
     words = list(cell.details)
     if cell.mark:
         words.append("x")  # about as wide as a mark
     thin_space = 0.2 * _EM
-    width = thin_space + _points(" ".join(words))
+    width_behind = thin_space + _text_width(" ".join(words))
     if cell.ends:
-        sign = _EM  # the width of a plus-minus sign
-        width += _INTERVAL_SCALE * (sign + max(_points(end) for end in cell.ends))
-    return width
+        sign_width = _EM  # of a plus-minus sign
+        ends_width = max(_text_width(end) for end in cell.ends)
+        width_behind += _INTERVAL_SCALE * (sign_width + ends_width)
+    return _text_width(cell.text) + width_behind
 
 
-def _points(text: str) -> float:
-    """Return the estimated width of a text in points."""
+def _text_width(text: str) -> float:
+    """Return the estimated width of a text in points, by the widths of its characters."""
     return _EM * sum(_CHARACTER_WIDTHS.get(character, _OTHER_WIDTH) for character in text)
 
 
-def _float(page: Table, number: int, n_pages: int) -> str:
-    """Return one page of a table as a float. `number` is the number of the page, from 1."""
-    table = without_sections(page)
+def _format_float(page: Table, page_number: int, n_pages: int) -> str:
+    """Return one page of a table as a LaTeX float.
+
+    Pages are numbered from 1. The first page has the notes of the table in its caption, and the
+    others refer to it.
+    """
+    table = sections_to_column(page)
     title = table.title
     if n_pages > 1:
-        title += f", part {number} of {n_pages}"
+        title += f", part {page_number} of {n_pages}"
     caption_title = latex_text(title)
-    if number == 1:
-        notes = " ".join(_sentence(note) for note in table.notes)
+    if page_number == 1:
+        notes = " ".join(_format_note(note) for note in table.notes)
     else:
         notes = rf"Signs as in Table~\ref{{tab:{table.label}}}."
     caption = rf"\caption{{{caption_title}.}}"
     if notes:
         caption = rf"\caption[{{{caption_title}}}]{{{caption_title}. {notes}}}"
-    label = table.label if number == 1 else f"{table.label}-{number}"
+    label = table.label if page_number == 1 else f"{table.label}-{page_number}"
     lines = [
         r"\begin{table*}",
         r"\centering",
@@ -166,9 +192,9 @@ def _float(page: Table, number: int, n_pages: int) -> str:
         rf"\setlength{{\tabcolsep}}{{{_GAP / 2:g}pt}}",
         rf"\begin{{tabular}}{{@{{}}{_column_types(table)}@{{}}}}",
         r"\toprule",
-        *_header(table),
+        *_format_header(table),
         r"\midrule",
-        *_body(table, has_sections=bool(page.sections)),
+        *_format_body(table, has_sections=bool(page.sections)),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table*}",
@@ -177,37 +203,40 @@ def _float(page: Table, number: int, n_pages: int) -> str:
 
 
 def _column_types(table: Table) -> str:
-    """Return the types of columns, such as `lp{90pt}rr`.
+    """Return the types of the columns for LaTeX's `tabular`, such as "lp{90pt}rr".
 
-    Columns of texts are set left, in a fixed width if lines must be broken. Values are set right.
+    Columns of texts are set left, or in a fixed width if texts must be broken over lines. Columns
+    of values are set right.
     """
     types = ""
     for width in _text_column_widths(table):
         types += f"p{{{width.limit:.0f}pt}}" if width.is_broken else "l"
-    return types + "r" * (len(table.heads) - table.n_text_columns)
+    n_value_columns = len(table.heads) - table.n_text_columns
+    return types + "r" * n_value_columns
 
 
 class _TextColumnWidth(NamedTuple):
     """The width of a column of texts in points."""
 
-    # The width that the texts need if no line is broken.
+    # The width in which no text is broken over lines.
     full: float
-    # The width that the column may have.
+    # The greatest width that the column may have.
     limit: float
 
     @property
     def is_broken(self) -> bool:
-        """True if lines must be broken."""
+        """True if texts must be broken over lines."""
         return self.full > self.limit
 
 
 def _text_column_widths(table: Table) -> list[_TextColumnWidth]:
-    """Return the widths of the columns of texts.
+    """Return the widths of the columns of texts, which share a bit more than half of the page.
 
-    A column is short if it needs no more than an equal share of the room for all of them. Short
-    columns have the width that they need. Long columns share the remaining room.
+    A column is short if it needs no more than an equal share of this room. Short columns get the
+    width that they need. Long columns share the remaining room equally. With room for 190 points,
+    columns that need 40, 100 and 200 points may have 40, 75 and 75.
     """
-    widths = [_width(table, column) for column in range(table.n_text_columns)]
+    widths = [_column_width(table, column) for column in range(table.n_text_columns)]
     equal_share = _TEXT_COLUMNS_WIDTH / len(widths)
     short_widths = [width for width in widths if width <= equal_share]
     n_long = len(widths) - len(short_widths)
@@ -219,16 +248,16 @@ def _text_column_widths(table: Table) -> list[_TextColumnWidth]:
     return column_widths
 
 
-def _sentence(note: str) -> str:
-    """Return a note as LaTeX; an address may be broken after its slashes."""
+def _format_note(note: str) -> str:
+    """Return a note as LaTeX, in which an address may be broken after its slashes."""
     text = latex_text(note)
     return text.replace("/", r"/\allowbreak{}") if "://" in note else text
 
 
-def _header(table: Table) -> Iterator[str]:
-    """Yield the lines above the first rule: the names of groups, if there are any, then titles."""
+def _format_header(table: Table) -> Iterator[str]:
+    """Yield the lines of LaTeX with the titles of columns, below the names that columns share."""
     if table.groups:
-        yield from _group_header(table)
+        yield from _format_shared_names(table)
     titles = []
     for column, head in enumerate(table.heads):
         is_text = column < table.n_text_columns
@@ -236,18 +265,18 @@ def _header(table: Table) -> Iterator[str]:
     yield _latex_row(titles)
 
 
-def _group_header(table: Table) -> Iterator[str]:
-    r"""Yield the line of the names of groups, and the line of the rules below them.
+def _format_shared_names(table: Table) -> Iterator[str]:
+    r"""Yield the line with the names that columns share, and the line with the rules below them.
 
-    A group that spans columns 2 to 4 has `\multicolumn{3}{c}{name}` and `\cmidrule(lr){2-4}`.
+    A name above columns 2 to 4 gives `\multicolumn{3}{c}{name}` and `\cmidrule(lr){2-4}`.
     """
     cells = [""] * table.n_text_columns
     rules = ""
     first_column = table.n_text_columns + 1  # LaTeX counts columns from 1
-    for group, n_columns in table.groups:
+    for name, n_columns in table.groups:
         last_column = first_column + n_columns - 1
-        name = _stacked(_name_and_protocol(group), "c")
-        cells.append(rf"\multicolumn{{{n_columns}}}{{c}}{{{name}}}")
+        stacked_name = _stacked(_name_and_protocol(name), "c")
+        cells.append(rf"\multicolumn{{{n_columns}}}{{c}}{{{stacked_name}}}")
         rules += rf"\cmidrule(lr){{{first_column}-{last_column}}}"
         first_column = last_column + 1
     yield _latex_row(cells)
@@ -255,13 +284,15 @@ def _group_header(table: Table) -> Iterator[str]:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    r"""Return cells as a row of a table: `first & second \\`."""
+    r"""Return cells as a row of a LaTeX table: ["a", "b"] -> `a & b \\`."""
     return f"{' & '.join(cells)} \\\\"
 
 
 def _title_lines(title: str, *, is_text: bool) -> list[str]:
-    """Split the title of a column of numbers into short lines: "image to text" -> ["image to",
-    "text"]. Numbers are narrow. The title of a column of texts stays one line.
+    """Split the title of a column into lines.
+
+    The title of a column of numbers has short lines, since numbers are narrow: "image to text" ->
+    ["image to", "text"]. The title of a column of texts stays on one line.
     """
     if is_text or not title:
         return [title]
@@ -276,57 +307,74 @@ def _title_lines(title: str, *, is_text: bool) -> list[str]:
 
 
 def _stacked(lines: Sequence[str], side: str) -> str:
-    """Return lines of text above each other. `side` aligns them: `l`, `r` or `c` for centred."""
+    r"""Return LaTeX that sets lines of text above each other: `\shortstack[c]{coco \\ (karpathy)}`.
+
+    `side` aligns the lines: "l" is left, "r" is right, and "c" is centred.
+    """
     text = r" \\ ".join(latex_text(line) for line in lines)
     return text if len(lines) == 1 else rf"\shortstack[{side}]{{{text}}}"
 
 
-def _name_and_protocol(group: str) -> list[str]:
-    """Split the name of a group into two lines: "coco (karpathy)" -> ["coco", "(karpathy)"].
+def _name_and_protocol(shared_name: str) -> list[str]:
+    """Split the name above columns into two lines: "coco (karpathy)" -> ["coco", "(karpathy)"].
 
-    A name without a protocol in brackets stays one line.
+    A name without a protocol in brackets stays on one line.
     """
-    name, bracket, protocol = group.partition(" (")
+    name, bracket, protocol = shared_name.partition(" (")
     return [name, f"({protocol}"] if bracket else [name]
 
 
-def _body(table: Table, *, has_sections: bool) -> Iterator[str]:
-    """Yield the rows of a table, with space above each row that begins a section."""
-    widths = _text_column_widths(table)
-    for number, row in enumerate(table.rows):
-        if has_sections and number > 0 and row[0].text:
+def _format_body(table: Table, *, has_sections: bool) -> Iterator[str]:
+    """Yield the rows of a table as LaTeX, with space above each row that begins a section.
+
+    The names of sections are in the first column, which is empty in the other rows of a section.
+    """
+    column_widths = _text_column_widths(table)
+    for row_index, row in enumerate(table.rows):
+        begins_section = has_sections and row[0].text != ""
+        if begins_section and row_index > 0:
             yield r"\addlinespace"
         cells = []
         for column, cell in enumerate(row):
             if column < table.n_text_columns:
-                cells.append(_name(cell, is_broken=widths[column].is_broken))
+                cells.append(_format_name(cell, is_broken=column_widths[column].is_broken))
             else:
-                cells.append(_cell(cell))
+                cells.append(_format_value(cell))
         yield _latex_row(cells)
 
 
-def _name(cell: Cell, *, is_broken: bool) -> str:
-    """Return the name of a row, in which lines may be broken at separators."""
+def _format_name(cell: Cell, *, is_broken: bool) -> str:
+    """Return the name of a row as LaTeX, which may be broken over lines at separators.
+
+    `is_broken` says whether the column is so narrow that names must be broken.
+    """
     pieces = re.split(r"(?<=[^\w\s([-])(?=\w)|(?<=_)(?=\w)", one_line(cell.text))
     name = r"\allowbreak{}".join(latex_text(piece) for piece in pieces)
     return rf"{{\raggedright {name}\par}}" if is_broken else name
 
 
-def _cell(cell: Cell) -> str:
-    """Return a number with its marks, interval and details as LaTeX."""
+def _format_value(cell: Cell) -> str:
+    """Return a number as LaTeX, with its mark, interval and details.
+
+    The best number is bold, and the second best is underlined.
+    """
     value = latex_text(cell.text)
     if cell.best:
         value = rf"\textbf{{{value}}}"
     elif cell.second:
         value = rf"\underline{{{value}}}"
-    value += _MARKS.get(cell.mark, "") + _interval(cell.ends)
+    value += _MARKS.get(cell.mark, "") + _format_interval(cell.ends)
     for detail in cell.details:
         value += rf" {{\scriptsize {latex_text(detail)}}}"
     return value
 
 
-def _interval(ends: tuple[str, ...]) -> str:
-    r"""Return `$\pm$1.9` in small digits, or how far an interval reaches above and below."""
+def _format_interval(ends: tuple[str, ...]) -> str:
+    r"""Return an interval as LaTeX in small digits.
+
+    `ends` are from `results.text.interval_ends`: ("1.9",) -> `$\pm$1.9`, ("1.8", "2.0") ->
+    `$^{+1.8}_{-2.0}$`, and () -> an empty text.
+    """
     if len(ends) == 0:
         return ""
     if len(ends) == 2:

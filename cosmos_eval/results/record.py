@@ -32,18 +32,20 @@ Level = Annotated[float, Field(gt=0, lt=1)]
 
 
 def metrics_type(most: float | None = None) -> Any:
-    """Return the type of a record's metrics by name, in which the task decides on valid values.
+    """Return the type of a field that holds metrics by name, for records that pydantic checks.
 
-    The task is a field of the record before the metrics, or a field of its `setting`. `most` bounds
-    the values of all metrics.
+    The task of the record decides which values a metric can have. The task must be a field of the
+    record before the metrics, or a field of its `setting`. `most` is the greatest absolute value of
+    all metrics; None for no limit.
     """
 
     def check(metrics: dict[str, float], info: pydantic.ValidationInfo) -> dict[str, float]:
+        """Return the metrics. Raise an error if a value is impossible for its metric."""
         task = info.data.get("task") or info.data.get("setting", {}).get("task")
         for name, value in metrics.items():
             fault = metric_of(str(task), name).fault(value)
             if fault:
-                raise out_of_place(name, fault)
+                raise field_error(name, fault)
         return metrics
 
     value = Annotated[float, Field(ge=None if most is None else -most, le=most)]
@@ -52,21 +54,27 @@ def metrics_type(most: float | None = None) -> Any:
         "task decides which of these a metric is."
     )
     field = Field(min_length=1, description=description)
-    return as_type(Annotated[dict[str, value], field, AfterValidator(check)])
+    return validated_as(Annotated[dict[str, value], field, AfterValidator(check)])
 
 
-def out_of_place(name: str, message: str) -> PydanticCustomError:
-    """Return the error of a field, for a validator of the whole record to raise."""
+def field_error(name: str, message: str) -> PydanticCustomError:
+    """Return the error that a validator of a whole record raises for its field `name`.
+
+    `message` says what is wrong with the field.
+    """
     return PydanticCustomError("refused", "{message}", {"message": message, "name": name})
 
 
-def as_type(kind: Any) -> pydantic.GetPydanticSchema:
-    """Return an annotation that has pydantic validate a value as `kind`."""
+def validated_as(kind: Any) -> pydantic.GetPydanticSchema:
+    """Return an annotation by which pydantic validates a field as the type `kind`.
+
+    The field then may have another type for type checkers, such as Mapping in place of dict.
+    """
     return pydantic.GetPydanticSchema(lambda _, handler: handler(kind))
 
 
 def _doc(description: str, **limits: Any) -> Any:
-    """Return the description of a field, with limits of its value."""
+    """Return the description of a field for the schema, with limits of its value such as `ge=1`."""
     return Field(description=description, **limits)
 
 
@@ -135,10 +143,13 @@ class ModelRecord(TypedDict):
     training: NotRequired[TrainingRecord]
 
 
-def _with_weights(model: ModelRecord) -> ModelRecord:
-    """Return a model. Raises an error if it has no hash of its weights, unless these are random."""
+def _require_weights_hash(model: ModelRecord) -> ModelRecord:
+    """Return the record of a model unchanged, as a validator of pydantic has to.
+
+    Raises an error if the record has no hash of the weights though they are not random.
+    """
     if model["weights_sha256"] is None and not model["random"]:
-        raise out_of_place("weights_sha256", "only random weights have no hash")
+        raise field_error("weights_sha256", "only random weights have no hash")
     return model
 
 
@@ -249,9 +260,9 @@ class Provenance(TypedDict):
     record_sha256: NotRequired[Annotated[Sha256, OWN_HASH]]
 
 
-_MODEL = as_type(Annotated[ModelRecord, AfterValidator(_with_weights)])
-_CLASSES = as_type(dict[str, dict[str, int | float | None]])
-_PAIRS = as_type(list[ConfusionPair])
+_MODEL = validated_as(Annotated[ModelRecord, AfterValidator(_require_weights_hash)])
+_CLASSES = validated_as(dict[str, dict[str, int | float | None]])
+_PAIRS = validated_as(list[ConfusionPair])
 _PER_CLASS = _doc("Figures by class name; null if a class has no sample.")
 _MISTAKES = _doc("The most frequent mistakes of a classification, most frequent first.")
 _TITLE = "One (model, data set, protocol) result"
@@ -263,16 +274,16 @@ _HEADER: Any = {"$id": f"urn:cosmos-eval:result:{SCHEMA_VERSION}"}
 class ResultRow:
     """The result of one model on one data set under one protocol."""
 
-    schema_version: Annotated[int, as_type(Literal[2])]
+    schema_version: Annotated[int, validated_as(Literal[2])]
     model: Annotated[Mapping[str, Any], _MODEL]
     task: Annotated[TaskName, _doc("A name of `cosmos-eval list tasks`; packages may add tasks.")]
     dataset: Name
     protocol: Annotated[Name, _doc("The settings by which numbers are comparable.")]
     metrics: Annotated[Mapping[str, float], metrics_type()]
-    intervals: Annotated[Mapping[str, Mapping[str, Any]], as_type(dict[str, IntervalRecord])]
+    intervals: Annotated[Mapping[str, Mapping[str, Any]], validated_as(dict[str, IntervalRecord])]
     per_class: Annotated[Mapping[str, Mapping[str, float | None]], _CLASSES, _PER_CLASS]
     n_samples: Count
-    provenance: Annotated[Mapping[str, Any], as_type(Provenance)]
+    provenance: Annotated[Mapping[str, Any], validated_as(Provenance)]
     samples: Annotated[
         SamplesFile, _doc("The file beside this one with the samples behind the metrics.")
     ]
@@ -284,25 +295,31 @@ Content = TypeVar("Content")
 
 
 @cache
-def adapter(kind: Any) -> TypeAdapter[Any]:
-    """Return the reader of JSON of one kind, which checks it; building it takes milliseconds."""
+def type_adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return the object by which pydantic reads and checks JSON of a type.
+
+    It is cached, since building it takes milliseconds.
+    """
     return TypeAdapter(kind)
 
 
 def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> Content:
-    """Return JSON text as an object of a kind.
+    """Read JSON as an object of the type `kind`, and check it.
 
-    Raises UsageError with the first wrong field; `where` is the file, for the message.
+    Raises UsageError with the first wrong field. `where` is the file, for the message.
     """
     try:
-        record: Content = adapter(kind).validate_json(content)
+        record: Content = type_adapter(kind).validate_json(content)
     except pydantic.ValidationError as error:
         raise UsageError(f"{where}: {_first_fault(error)}") from error
     return record
 
 
 def _first_fault(error: pydantic.ValidationError) -> str:
-    """Return the first wrong field, its fault, and its value if that says more."""
+    """Return the first wrong field and what is wrong with it, such as "$.n_samples: ..., not 0".
+
+    The value is added if the message does not make it clear.
+    """
     details = error.errors(include_url=False)[0]
     context, value = details.get("ctx", {}), details["input"]
     path = ["$", *(str(key) for key in details["loc"] if key not in ("int", "float"))]
@@ -317,14 +334,15 @@ def _first_fault(error: pydantic.ValidationError) -> str:
 
 
 class _Schema(GenerateJsonSchema):
-    """Makes schemas without titles of fields, which would repeat their names."""
+    """A generator of JSON Schemas without titles of fields, which would repeat their names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
+        """Return that no field has a title."""
         return False
 
 
 def json_schema(kind: Callable[..., Any]) -> str:
-    """Return the text of the JSON Schema of a kind of file."""
-    schema = adapter(kind).json_schema(schema_generator=_Schema)
+    """Return the JSON Schema of the type `kind`, as the text of a file."""
+    schema = type_adapter(kind).json_schema(schema_generator=_Schema)
     document = {"$schema": GenerateJsonSchema.schema_dialect, **schema}
     return json.dumps(document, indent=2) + "\n"

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from cosmos_core.utils import files
 from cosmos_eval.data.readers import FileError, MissingFileError, read_bytes
-from cosmos_eval.results.filenames import file_stem, samples_name, set_aside
+from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
 from cosmos_eval.results.identity import model_label
-from cosmos_eval.results.labels import Stored, distinguish
+from cosmos_eval.results.labels import StoredResult, label_results
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, validate
 from cosmos_eval.tasks import known_tasks, metric_of, task_named
 from cosmos_eval.types import Samples, UsageError
@@ -27,10 +27,11 @@ from cosmos_eval.types import Samples, UsageError
 Record = Mapping[str, Any]
 """A result as its JSON file holds it."""
 
-Read = Callable[[Path], Samples]
-"""Returns the per-sample arrays of a result file; raises UsageError if there are none."""
+ReadSamples = Callable[[Path], Samples]
+"""A function that returns the per-sample arrays of a result file, such as `read_samples`. It raises
+UsageError if there are none."""
 
-_LARGEST = 1 << 30  # bytes of samples; 5,000 images with 171 classes take 1.3 MB packed
+_MOST_BYTES = 1 << 30  # of samples; 5,000 images with 171 classes take 1.3 MB packed
 _TASKS_OF_VERSION_1 = frozenset({"retrieval", "cls", "seg", "select"})
 # The fields of records, by section, and the arrays of samples that version 2 added.
 _FIELDS_OF_VERSION_2 = {
@@ -40,12 +41,15 @@ _FIELDS_OF_VERSION_2 = {
 _ARRAYS_OF_VERSION_2 = frozenset({"classes", "groups", "members", "subsets"})
 
 
-def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
-    """Write a result and its samples; return the result as the JSON file holds it.
+def store_result(directory: Path, row: ResultRow, samples: Samples) -> StoredResult:
+    """Write a result and its samples to a folder. Return the result as the JSON file holds it.
 
-    A former result of the same model is replaced. A result of another model of the same name is
-    moved aside. The samples are written first and have their hash in their name, so that a JSON
-    file always names its own samples. Raises UsageError for values that the schema does not allow,
+    A former result of the same model is replaced. A result of another model with the same name is
+    renamed, and the returned `aside` is its new path. The samples are written first and have their
+    hash in their name, so that a JSON file always names its own samples, even if the process is
+    killed in between.
+
+    Raises UsageError for metrics that are not finite, for values that the schema does not allow,
     and if the files cannot be written.
     """
     for name, value in row.metrics.items():
@@ -55,78 +59,92 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
                 "look for NaN in the model's features"
             )
     archive = files.pack_arrays(samples)
-    digest = hashlib.sha256(archive).hexdigest()
+    archive_hash = hashlib.sha256(archive).hexdigest()
     record = to_record(row)
-    record["samples"] = samples_name(row, digest)
-    record["provenance"]["samples_sha256"] = digest
+    record["samples"] = samples_name(row, archive_hash)
+    record["provenance"]["samples_sha256"] = archive_hash
     record["provenance"]["record_sha256"] = record_sha256(record)
     path = directory / f"{file_stem(row)}.json"
-    text = _to_text(record, indent=2).encode() + b"\n"
-    stored = Stored(path, validate(ResultRow, text, str(path)))
+    content = _to_json(record, indent=2).encode() + b"\n"
+    stored = StoredResult(path, validate(ResultRow, content, str(path)))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        return replace(stored, aside=_write_files(stored, archive, text))
+        moved_to = _write_files(stored, archive, content)
     except OSError as error:
         raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
+    return replace(stored, aside=moved_to)
 
 
 def to_record(row: ResultRow) -> dict[str, Any]:
-    """Return a result as JSON holds it."""
-    record: dict[str, Any] = json.loads(_to_text(vars(row)))
+    """Return a result as its JSON file holds it: a dictionary of plain Python values.
+
+    The field `confusion_pairs` is left out if it is empty.
+    """
+    record: dict[str, Any] = json.loads(_to_json(vars(row)))
     if not row.confusion_pairs:
         del record["confusion_pairs"]
     return record
 
 
-def _to_text(content: Any, indent: int | None = None) -> str:
-    """Return content as JSON with sorted keys, including NumPy scalars and any kind of mapping."""
+def _to_json(content: Any, indent: int | None = None) -> str:
+    """Return content as JSON with sorted keys. It may hold NumPy scalars and any mappings.
 
-    def to_plain(value: Any) -> Any:
-        return dict(value) if isinstance(value, Mapping) else value.item()
+    Raises ValueError for NaN and infinity.
+    """
+    return json.dumps(
+        content, sort_keys=True, allow_nan=False, default=_to_plain_value, indent=indent
+    )
 
-    return json.dumps(content, sort_keys=True, allow_nan=False, default=to_plain, indent=indent)
+
+def _to_plain_value(value: Any) -> Any:
+    """Return a mapping as a dictionary, and a NumPy scalar as a Python number."""
+    return dict(value) if isinstance(value, Mapping) else value.item()
 
 
-def _write_files(stored: Stored, archive: bytes, text: bytes) -> Path | None:
+def _write_files(stored: StoredResult, archive: bytes, content: bytes) -> Path | None:
     """Write both files of a result, and remove the samples of the result that it replaces.
 
-    Returns the file to which the result of another model was moved, or None if there was none.
-    Samples are removed only if the folder could be locked: otherwise another process may write a
-    result that names them.
+    `archive` is the content of the samples file, and `content` is the content of the JSON file. If
+    the JSON file holds a result of another model, that file is renamed first. Returns its new path,
+    or None if there was no such result.
+
+    Samples are removed only if the folder could be locked. Without a lock, another process might be
+    writing a result that names them.
     """
     path = stored.path
-    moved_before = set_aside(path, stored.row)  # where this model may have been moved before
+    # The path that a result of this model has if a result of another model took its place before.
+    own_renamed_path = renamed_result_path(path, stored.row)
     moved_to = None
     with files.folder_lock(path.parent) as is_locked:
-        former_samples = _samples_named_by(path)
-        with suppress(UsageError):
-            aside = set_aside(path, read_result(path))
-            if aside != moved_before:
-                moved_to = aside
+        former_samples = _referenced_samples(path)
+        with suppress(UsageError):  # there is no result in the file yet
+            former_renamed_path = renamed_result_path(path, read_result(path))
+            is_other_model = former_renamed_path != own_renamed_path
+            if is_other_model:
+                moved_to = former_renamed_path
+
         files.write_atomically(path.with_name(stored.row.samples), archive)
         if moved_to is not None:
             path.replace(moved_to)
-        files.write_atomically(path, text)
-        with suppress(OSError):  # the new result is complete already
-            moved_before.unlink(missing_ok=True)
+        files.write_atomically(path, content)
+
+        # Clean up. The new result is complete already, so errors do not matter.
+        with suppress(OSError):
+            own_renamed_path.unlink(missing_ok=True)
             if is_locked:
-                _remove_samples(path, former_samples - _samples_named_by(path))
+                unused_samples = former_samples - _referenced_samples(path)
+                samples_pattern = re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz"
+                for name in unused_samples:
+                    if re.fullmatch(samples_pattern, name):
+                        path.with_name(name).unlink(missing_ok=True)
     return moved_to
 
 
-def _remove_samples(path: Path, names: Iterable[str]) -> None:
-    """Remove the named samples that belong to the result in a file."""
-    pattern = re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz"
-    for name in names:
-        if re.fullmatch(pattern, name):
-            path.with_name(name).unlink(missing_ok=True)
+def _referenced_samples(path: Path) -> set[str]:
+    """Return the names of the samples files that the result in `path` and its relatives refer to.
 
-
-def _samples_named_by(path: Path) -> set[str]:
-    """Return the names of the samples that results in the folder of a file refer to.
-
-    These are the result in the file itself, results that were moved aside from it, and all others
-    whose file names begin with the same text.
+    Relatives are all results in the folder whose file names begin with the same text, such as a
+    result of another model that was renamed.
     """
     names = set()
     for result_path in path.parent.glob(f"{path.stem}*.json"):
@@ -136,23 +154,31 @@ def _samples_named_by(path: Path) -> set[str]:
 
 
 def record_sha256(record: Record) -> str:
-    """Return the hash that a record holds of itself, which covers everything else in it."""
-    provenance = {
-        name: value for name, value in record["provenance"].items() if name != "record_sha256"
-    }
-    return files.json_sha256({**record, "provenance": provenance})
+    """Return the hash of everything in a record except the field that holds this hash.
+
+    The field is `record["provenance"]["record_sha256"]`.
+    """
+    provenance = dict(record["provenance"])
+    provenance.pop("record_sha256", None)
+    hashed_record = dict(record)
+    hashed_record["provenance"] = provenance
+    return files.json_sha256(hashed_record)
 
 
 def record_is_unchanged(record: Record) -> bool | None:
-    """Return whether a record still has the content whose hash it holds.
+    """Return whether a record is as it was written, judged by the hash that it holds of itself.
 
-    Returns None for a record of version 1, which holds no hash of itself.
+    Returns None for a record of version 1, which holds no such hash, so nothing is known. A record
+    of a later version without a hash was edited.
     """
     provenance = record.get("provenance")
-    stored_hash = provenance.get("record_sha256") if isinstance(provenance, Mapping) else None
+    stored_hash = None
+    if isinstance(provenance, Mapping):
+        stored_hash = provenance.get("record_sha256")
     if stored_hash is None:
         version = record.get("schema_version")
-        return None if version == 1 and version is not True else False
+        is_version_1 = version == 1 and version is not True
+        return None if is_version_1 else False
     try:
         return bool(stored_hash == record_sha256(record))
     except ValueError:  # NaN, which no record holds
@@ -160,22 +186,31 @@ def record_is_unchanged(record: Record) -> bool | None:
 
 
 def read_result(path: Path) -> ResultRow:
-    """Read a result of any version so far. Raises UsageError for other files."""
+    """Read a result from its JSON file, which may have been written by an older version.
+
+    Raises UsageError if the file cannot be read or is not a result.
+    """
     return _to_row(_read_content(path), path)
 
 
-def read_stored(paths: Iterable[Path]) -> list[Stored]:
-    """Read results, with labels by `distinguish`. Raises UsageError for other files."""
+def read_stored(paths: Iterable[Path]) -> list[StoredResult]:
+    """Read results without their samples, with labels that `label_results` makes unambiguous.
+
+    Raises UsageError if a file cannot be read or is not a result.
+    """
     results = []
     for path in paths:
         content = _read_content(path)
         row = _to_row(content, path)
-        results.append(Stored(path, row, record_is_unchanged(_parse(content, path))))
-    return distinguish(results)
+        results.append(StoredResult(path, row, record_is_unchanged(_parse(content, path))))
+    return label_results(results)
 
 
 def read_record(path: Path) -> Record:
-    """Read the content of a result's JSON file, of any version. Raises UsageError."""
+    """Read the JSON file of a result as a dictionary, without checking more than its version.
+
+    Raises UsageError if the file cannot be read or has no `schema_version`.
+    """
     return _parse(_read_content(path), path)
 
 
@@ -192,7 +227,10 @@ def _read_content(path: Path) -> bytes:
 
 
 def _parse(content: bytes, path: Path) -> Record:
-    """Return the content of a JSON file as a record. Raises UsageError if it is not a result."""
+    """Return the content of a JSON file as a dictionary. `path` is the file, for messages.
+
+    Raises UsageError if the content is not JSON or has no `schema_version`.
+    """
     try:
         record = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -204,7 +242,12 @@ def _parse(content: bytes, path: Path) -> Record:
 
 
 def _to_row(content: bytes, path: Path) -> ResultRow:
-    """Return the content of a JSON file as a result of this version. Raises UsageError."""
+    """Return the content of a JSON file as a result of the current version.
+
+    A result of version 1 is converted. `path` is the file, for messages. Raises UsageError if the
+    content is not a valid result, if a newer version wrote it, and if it says version 1 but has
+    fields of version 2.
+    """
     try:
         return validate(ResultRow, content, str(path))  # in half the time of Python's json
     except UsageError:
@@ -217,7 +260,7 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
             ) from None
         if version != 1:
             raise
-    # A forged result could say version 1, because version 1 has no hash of the record.
+    # Version 1 has no hash of the record, so a forged result could claim to have version 1.
     additions = list(_additions_of_version_2(record))
     if additions:
         raise _version_error(str(path), additions[0])
@@ -225,9 +268,10 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
 
 
 def _upgrade_samples(samples: Samples, record: Record, place: str) -> Samples:
-    """Return samples as this version holds them.
+    """Return the samples of a result as the current version holds them.
 
-    Raises UsageError if samples of version 1 lack what this version needs.
+    Samples of version 1 are converted by the task of the result. Raises UsageError if they lack
+    what the current version needs. `place` is the file, for messages.
     """
     if record["schema_version"] != 1:
         return samples
@@ -246,7 +290,10 @@ def _upgrade_samples(samples: Samples, record: Record, place: str) -> Samples:
 
 
 def _additions_of_version_2(record: Record) -> Iterator[str]:
-    """Yield the names of everything in a record that version 1 did not have."""
+    """Yield the names of the fields, tasks and intervals in a record that version 1 did not have.
+
+    `_FIELDS_OF_VERSION_2` has the fields by section, which are mappings in the record.
+    """
     sections = {name: value for name, value in record.items() if isinstance(value, Mapping)}
     for section, names in _FIELDS_OF_VERSION_2.items():
         yield from sorted(names & sections.get(section, {}).keys())
@@ -259,7 +306,7 @@ def _additions_of_version_2(record: Record) -> Iterator[str]:
 
 
 def _version_error(place: str, addition: str) -> UsageError:
-    """Return the error for a result that says version 1 but has an addition of version 2."""
+    """Return the error for a result that says version 1, but has `addition` of version 2."""
     return UsageError(
         f"{place}: its schema_version is 1, but it has {addition}, which came with a later "
         "version: restore the file or measure again"
@@ -275,47 +322,61 @@ class ResultFiles(NamedTuple):
 
     # The content of the JSON file.
     record: Record
-    # The same content as a result of this version.
+    # The same content as a result of the current version.
     row: ResultRow
-    # The content of the samples file, or the error of reading it.
+    # The bytes of the samples file, or the error if it could not be read.
     archive: bytes | FileError
 
 
 def read_files(path: Path) -> ResultFiles:
-    """Read the JSON file of a result and its samples. Raises UsageError for another JSON file."""
+    """Read the JSON file of a result and the samples file that it names.
+
+    Another process may replace the result after the JSON file was read, and remove the old samples.
+    Both files are then read again. Raises UsageError if the JSON file is not a result.
+    """
     content = _read_content(path)
     while True:
-        record, row = _parse(content, path), _to_row(content, path)
+        record = _parse(content, path)
+        row = _to_row(content, path)
         try:
-            return ResultFiles(record, row, read_bytes(path.with_name(row.samples), _LARGEST))
+            archive = read_bytes(path.with_name(row.samples), _MOST_BYTES)
+            return ResultFiles(record, row, archive)
         except FileError as error:
-            former_content, content = content, _read_content(path)
-            if content == former_content:  # another process did not replace the result meanwhile
+            former_content = content
+            content = _read_content(path)
+            was_replaced = content != former_content
+            if not was_replaced:
                 return ResultFiles(record, row, error)
 
 
 def read_samples(path: Path) -> Samples:
-    """Read the per-sample arrays of a result. Raises UsageError for samples of another result."""
+    """Read the per-sample arrays of the result in the JSON file `path`, by name.
+
+    Raises UsageError if they cannot be read or belong to another result.
+    """
     return samples_of(path, read_files(path))
 
 
 def samples_of(path: Path, stored: ResultFiles) -> Samples:
-    """Return the samples of a result that was read from the JSON file `path`.
+    """Return the per-sample arrays of a result, by name, from the files that `read_files` read.
 
-    Raises UsageError if the samples cannot be read or belong to another result, and
-    ImpossibleSamplesError if they are its own, but hold what samples of the task cannot.
+    `path` is the JSON file. Raises UsageError if the samples cannot be read or belong to another
+    result. Raises ImpossibleSamplesError if they are the samples that were stored, but have values
+    that the task cannot give.
     """
-    record, row, content = stored
-    if isinstance(content, FileError):
-        raise UsageError(f"{path}: its samples {row.samples} cannot be read: {content}")
-    archive = path.with_name(row.samples)
-    if hashlib.sha256(content).hexdigest() != row.provenance["samples_sha256"]:
-        raise UsageError(f"{archive} is not what was stored with {path.name}: measure again")
+    record, row, archive = stored
+    if isinstance(archive, FileError):
+        raise UsageError(f"{path}: its samples {row.samples} cannot be read: {archive}")
+    samples_path = path.with_name(row.samples)
+    if hashlib.sha256(archive).hexdigest() != row.provenance["samples_sha256"]:
+        raise UsageError(f"{samples_path} is not what was stored with {path.name}: measure again")
     try:
-        arrays = files.unpack_arrays(content, _LARGEST)
+        arrays = files.unpack_arrays(archive, _MOST_BYTES)
     except ValueError as error:
-        raise UsageError(f"{archive} holds no arrays: measure again ({error})") from error
+        raise UsageError(f"{samples_path} holds no arrays: measure again ({error})") from error
     samples = _upgrade_samples(arrays, record, str(path))
+
+    # Samples of a task that is not installed cannot be checked.
     tasks = known_tasks()
     if row.task not in tasks:
         return samples
@@ -325,38 +386,44 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
         tasks[row.task].require_valid(samples, row.provenance["hashes"], has_names=has_names)
     except ValueError as error:
         raise ImpossibleSamplesError(
-            f"{archive} holds no samples of task {row.task}: {error}"
+            f"{samples_path} holds no samples of task {row.task}: {error}"
         ) from error
     return samples
 
 
 def list_results(place: Path) -> tuple[list[Path], list[str]]:
-    """Return the result files in a folder and its subfolders, sorted, and messages on faults.
+    """Return the sorted JSON files in a folder and its subfolders, and messages on faults.
 
-    If `place` is a file, it is the only result. Hidden files, which killed runs may leave, are not
-    results. Symbolic links to folders are not followed: the results would be listed twice.
+    If `place` is a file, it is returned without a check. Hidden files are left out, since killed
+    runs may leave them, and so are hidden folders. Symbolic links to folders are not followed,
+    since results would then be listed twice. The faults are folders that cannot be read, and a
+    folder without any results.
     """
     if not os.path.isdir(place):
         return [place], []
     paths: list[Path] = []
     errors: list[OSError] = []
-    for folder, folders, names in os.walk(place, onerror=errors.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
+    for folder, subfolders, file_names in os.walk(place, onerror=errors.append):
+        # os.walk visits only the subfolders that stay in this list.
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in file_names:
             if name.endswith(".json") and not name.startswith("."):
                 paths.append(Path(folder, name))
-    faults = [
-        f"cannot read folder {error.filename}: {error.strerror}"
-        for error in errors
-        if not isinstance(error, FileNotFoundError)
-    ]
+    faults = []
+    for error in errors:
+        # A folder that is missing by now was removed while it was searched.
+        if not isinstance(error, FileNotFoundError):
+            faults.append(f"cannot read folder {error.filename}: {error.strerror}")
     if not paths and not faults:
         faults = [_no_results_in(place)]
     return sorted(paths), faults
 
 
 def result_paths(place: Path) -> list[Path]:
-    """Return the files of `list_results`. Raises UsageError for its errors and missing folders."""
+    """Return the sorted JSON files of the results in a folder, as `list_results` does.
+
+    Raises UsageError if the folder is missing, has no results or cannot be read.
+    """
     if not os.path.lexists(place):
         raise UsageError(_no_results_in(place))
     paths, faults = list_results(place)
@@ -366,4 +433,5 @@ def result_paths(place: Path) -> list[Path]:
 
 
 def _no_results_in(place: Path) -> str:
+    """Return the message for a folder without results."""
     return f"no results (*.json) in {place}: run `cosmos-eval run` first"

@@ -13,14 +13,14 @@ from cosmos_eval.results import text
 from cosmos_eval.types import UsageError, nearest
 
 T = TypeVar("T")
-# Values of `View.sort` that sort leaderboards by name and by rank.
+# Values of `TableOptions.sort` that sort leaderboards by name and by rank.
 BY_NAME, BY_RANK = "model", "rank"
 # A number with its interval, unit or p-value sign; a count such as `3 of 8`; or `-` for no number.
 _NUMBER = r"[<>+-]?\d[\d.,e+x%:/ \[\]-]*|\d[\d,]* of \d[\d,]*|-"
 
 
-class View(NamedTuple):
-    """The rows, columns and marks that tables show."""
+class TableOptions(NamedTuple):
+    """The choices of a user on tables: which rows, columns and marks they show, and how."""
 
     # Patterns of the models that are shown, in this order; empty for all models. The same holds for
     # data sets and protocols.
@@ -42,32 +42,34 @@ class View(NamedTuple):
     # Whether the tables of single data sets follow the table of a suite.
     members: bool = False
 
-    def fixed(self, value: float, sign: str = "") -> str:
-        """Format a number with the decimals of the view, or two without any.
+    def format_number(self, value: float, sign: str = "") -> str:
+        """Format a number with `decimals` digits after the point, or with two if it is None.
 
-        `sign` is "+" for a number that always has a sign.
+        With `sign` "+" positive numbers get a sign: 1.5 -> "+1.50".
         """
         decimals = 2 if self.decimals is None else self.decimals
         return f"{value:{sign}.{decimals}f}"
 
-    def change(self, title: str, value: float, ends: Iterable[float]) -> dict[str, str]:
-        """Return a difference as a column by its title, with its interval if the view shows it.
+    def format_change(self, title: str, value: float, ends: Iterable[float]) -> dict[str, str]:
+        """Return a difference as one cell of a table, by the title of its column.
 
-        `ends` are the ends of the interval: {"change [95%]": "+1.20 [+0.50, +1.90]"}.
+        The cell has the interval with these `ends` if tables show intervals:
+        {"change [95%]": "+1.20 [+0.50, +1.90]"}, or {"change": "+1.20"} without intervals.
         """
         if not self.intervals:
-            return {title: self.fixed(value, "+")}
-        low, high = (self.fixed(end, "+") for end in ends)
-        return {f"{title} [95%]": f"{self.fixed(value, '+')} [{low}, {high}]"}
+            return {title: self.format_number(value, "+")}
+        low, high = ends
+        interval = f"[{self.format_number(low, '+')}, {self.format_number(high, '+')}]"
+        return {f"{title} [95%]": f"{self.format_number(value, '+')} {interval}"}
 
 
-USUAL = View()
+USUAL = TableOptions()
 
 
-def patterns(values: Iterable[str] | None) -> list[str]:
-    """Split the values of an option at commas outside brackets.
+def split_patterns(values: Iterable[str] | None) -> list[str]:
+    """Split the values of a repeatable option at commas that are not inside brackets.
 
-    Example: ["a (b, c), d", "e"] -> ["a (b, c)", "d", "e"].
+    Blank pieces are left out. Example: ["a (b, c), d", "e"] -> ["a (b, c)", "d", "e"].
     """
     stripped_patterns = []
     for value in values or ():
@@ -78,9 +80,10 @@ def patterns(values: Iterable[str] | None) -> list[str]:
 
 
 def require_known(kind: str, patterns: Iterable[str], known_names: Iterable[str]) -> None:
-    """Raise UsageError for a pattern that no known name matches.
+    """Raise UsageError for a pattern, such as "ViT*", that none of `known_names` matches.
 
-    `kind` is the kind of names, such as "model", for the message.
+    `kind` is what the names are names of, such as "model", for the message. Without known names
+    nothing is raised.
     """
     names = sorted(set(known_names))
     for pattern in patterns:
@@ -91,7 +94,10 @@ def require_known(kind: str, patterns: Iterable[str], known_names: Iterable[str]
 
 
 def pattern_index(names: Iterable[str], patterns: Sequence[str]) -> int:
-    """Return the index of the first pattern that any of several names matches, or -1."""
+    """Return the index of the first pattern that at least one of the names matches, or -1.
+
+    Example: names ["coco"] and patterns ["flickr*", "co*"] give 1.
+    """
     names = list(names)
     for index, pattern in enumerate(patterns):
         if any(fnmatchcase(name, pattern) for name in names):
@@ -99,13 +105,13 @@ def pattern_index(names: Iterable[str], patterns: Sequence[str]) -> int:
     return -1
 
 
-def of_metrics(
+def select_metrics(
     items: Sequence[T], patterns: Sequence[str], name: Callable[[T], str]
 ) -> tuple[T, ...]:
-    """Return the items whose metric matches a pattern, or all items without patterns.
+    """Return the items whose metric matches a pattern, or all items if there are no patterns.
 
-    `name` returns the name of the metric of an item. Raises UsageError for a pattern that no metric
-    matches.
+    `name` is a function that returns the name of the metric of an item. Raises UsageError for a
+    pattern that no metric matches.
     """
     require_known("metric", patterns, [name(item) for item in items])
     if not patterns:
@@ -114,24 +120,25 @@ def of_metrics(
 
 
 class Cell(NamedTuple):
-    """A text, or a number with its marks."""
+    """A cell of a table: a text, or a number with its marks."""
 
     text: str = ""
-    # How far the interval reaches above and below the number: one text if both are equal as
-    # rounded, or the interval in brackets if the number lies outside.
+    # How far the interval reaches above and below the number, such as ("1.8", "2.0"). It is one
+    # text if both are equal after rounding, or the interval in brackets if the number lies outside.
     ends: tuple[str, ...] = ()
-    # The mark of a tie with the best.
+    # The mark of a tie with the best number.
     mark: str = ""
+    # Whether the number is the best, or the second best, of its column.
     best: bool = False
     second: bool = False
     # Words behind the number, such as its ranks.
     details: tuple[str, ...] = ()
-    # The source of a published number.
+    # The address of the source of a published number.
     url: str = ""
 
     @property
     def interval(self) -> str:
-        """The interval in one word: `±1.9`, `+1.8/-2.0` or `[90.1, 92.3]`."""
+        """The interval as one word: "±1.9", "+1.8/-2.0" or "[90.1, 92.3]"; empty without one."""
         if len(self.ends) == 0:
             return ""
         if len(self.ends) == 2:
@@ -141,25 +148,26 @@ class Cell(NamedTuple):
 
     @property
     def plain(self) -> str:
-        """Everything that the cell shows, in one line."""
+        """Everything that the cell shows, in one line: "67.1† ±1.9 (1-2)"."""
         words = [self.text + self.mark, self.interval, *self.details]
         return " ".join(word for word in words if word)
 
 
 class Head(NamedTuple):
-    """The title of a column, and the name above it that it shares with its neighbours."""
+    """The title of a column, and a name above the title that neighbouring columns share."""
 
     title: str
+    # The shared name, such as the data set of several metrics; empty without one.
     group: str = ""
 
 
 class Table(NamedTuple):
-    """A table, before it is written in any form."""
+    """A table, before it is written in any format."""
 
     title: str
     heads: tuple[Head, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    # The number of first columns whose texts name a row; the other columns are values.
+    # The number of columns on the left whose texts name a row; the other columns are values.
     n_text_columns: int = 1
     notes: tuple[str, ...] = ()
     # The section of each row; empty for a table without sections.
@@ -171,9 +179,10 @@ class Table(NamedTuple):
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """The name of each group of columns, with its number of columns, from left to right.
+        """The names that columns of values share, each with its number of columns.
 
-        The columns of texts have no group. Empty if no column of values has a group.
+        They are in order from left to right: [("coco", 2), ("flickr30k", 3)]. The list is empty if
+        no column has such a name.
         """
         groups = []
         for name, heads in groupby(self.heads[self.n_text_columns :], key=lambda head: head.group):
@@ -181,13 +190,13 @@ class Table(NamedTuple):
         return groups if any(name for name, _ in groups) else []
 
 
-def of_records(
+def table_of_records(
     records: Sequence[Mapping[str, Any]], *, section: Sequence[str] = (), n_text_columns: int = 1
 ) -> Table:
-    """Return a table of records that have the same keys, without its empty columns.
+    """Return a table with one row per record and one column per key, without empty columns.
 
-    The first keys of a record are those in `section`. Their values become headings. The next
-    `n_text_columns` keys name a row, and the other keys are its values.
+    All records have the same keys, in this order: first the keys in `section`, whose values become
+    headings between the rows, then `n_text_columns` keys that name a row, and then its values.
     """
     keys = list(records[0]) if records else []
     name_keys = keys[: len(section) + n_text_columns]
@@ -196,11 +205,13 @@ def of_records(
         is_empty = all(record[key] in ("", None) for record in records)
         if key not in section and not is_empty:
             columns.append(key)
+
     rows, sections = [], []
     for record in records:
-        rows.append(tuple(Cell(_record_text(record[key])) for key in columns))
+        rows.append(tuple(_value_cell(record[key]) for key in columns))
         if section:
-            sections.append(", ".join(str(record[key]) for key in section if record[key]))
+            section_names = [str(record[key]) for key in section if record[key]]
+            sections.append(", ".join(section_names))
     return Table(
         title="",
         heads=tuple(Head(key) for key in columns),
@@ -210,49 +221,64 @@ def of_records(
     )
 
 
-def _record_text(value: Any) -> str:
-    return "" if value is None else str(value)
+def _value_cell(value: Any) -> Cell:
+    """Return a cell with a value as text; the cell is empty for None."""
+    return Cell("" if value is None else str(value))
 
 
 def sorted_by(table: Table, column: str) -> Table:
-    """Return a table in the order of a column: numbers from the least, then texts.
+    """Return a table with its rows sorted by a column: numbers in ascending order, then texts.
 
-    Sections become a column. Raises UsageError for a column that the table does not have.
+    `column` is the title of the column, without "[95%]". If it is empty, the table stays as it is.
+    Sections become a column, since rows of several sections mix. Raises UsageError for a column
+    that the table does not have.
     """
     if not column or not table.rows:
         return table
     titles = [head.title.partition(" [")[0] for head in table.heads]
     if column not in titles:
         raise UsageError(f"--sort {column}: give a column of the table: {', '.join(titles)}")
-    index = titles.index(column)
-    order = sorted(range(len(table.rows)), key=lambda row: _sort_key(table.rows[row][index].text))
-    sections = tuple(table.sections[row] for row in order) if table.sections else ()
-    rows = tuple(table.rows[row] for row in order)
-    return without_sections(table._replace(rows=rows, sections=sections))
+    column_index = titles.index(column)
+    sort_keys = [_sort_key(row[column_index].text) for row in table.rows]
+    order = sorted(range(len(table.rows)), key=lambda row_index: sort_keys[row_index])
+    rows = tuple(table.rows[row_index] for row_index in order)
+    sections: tuple[str, ...] = ()
+    if table.sections:
+        sections = tuple(table.sections[row_index] for row_index in order)
+    return sections_to_column(table._replace(rows=rows, sections=sections))
 
 
 def _sort_key(text: str) -> tuple[float, str]:
-    """Return the sort key of a text: numbers from the least, then texts, then empty texts."""
+    """Return the key that sorts numbers in ascending order, then texts, then empty texts.
+
+    The number that a text begins with counts: "67.1 [65.2, 69.0]" -> (67.1, ...).
+    """
     number = re.match(r"<?([+-]?[\d.]+(?:e-?\d+)?)", text)
-    return float(number[1]) if number else math.inf, text or "\uffff"
+    last_character = "\uffff"  # sorts after every other text
+    return float(number[1]) if number else math.inf, text or last_character
 
 
 def is_number(texts: Iterable[str]) -> bool:
-    """Return whether a column holds only numbers, which are set right and never broken."""
+    """Return whether all texts of a column are numbers. Empty texts do not count.
+
+    Numbers may have a unit, a sign or an interval, such as "<1e-06" and "67.1 [65.2, 69.0]".
+    """
     return all(re.fullmatch(_NUMBER, text) for text in texts if text)
 
 
-def numbered(tables: Sequence[Table]) -> list[Table]:
-    """Return tables with numbers in place of links: "CLIP [1]" for a text with a URL.
+def number_links(tables: Sequence[Table]) -> list[Table]:
+    """Return tables in which numbers replace links, for formats without links.
 
-    The notes of the last table list the URLs by their numbers.
+    A text with a URL is followed by the number of the URL, such as "published [1]". The notes of
+    the last table list the URLs by their numbers.
     """
-    urls = sorted({cell.url for table in tables for row in table.rows for cell in row if cell.url})
+    cells = [cell for table in tables for row in table.rows for cell in row]
+    urls = sorted({cell.url for cell in cells if cell.url})
     numbered_tables = []
     for table in tables:
         rows = []
         for row in table.rows:
-            rows.append(tuple(_with_number(cell, urls) for cell in row))
+            rows.append(tuple(_add_url_number(cell, urls) for cell in row))
         numbered_tables.append(table._replace(rows=tuple(rows)))
     if numbered_tables:
         last = numbered_tables[-1]
@@ -261,28 +287,37 @@ def numbered(tables: Sequence[Table]) -> list[Table]:
     return numbered_tables
 
 
-def _with_number(cell: Cell, urls: Sequence[str]) -> Cell:
-    """Return a cell with the number of its URL behind the text."""
+def _add_url_number(cell: Cell, urls: Sequence[str]) -> Cell:
+    """Return a cell with the number of its URL, counted from 1 in `urls`, behind the text."""
     if not cell.url:
         return cell
-    return cell._replace(text=f"{cell.text} [{urls.index(cell.url) + 1}]")
+    number = urls.index(cell.url) + 1
+    return cell._replace(text=f"{cell.text} [{number}]")
 
 
-def with_columns(table: Table, columns: range) -> Table:
-    """Return a table with only some columns of values, and with the rows that have any of them."""
-    table_columns = [*range(table.n_text_columns), *columns]
-    heads = tuple(table.heads[column] for column in table_columns)
+def select_columns(table: Table, columns: range) -> Table:
+    """Return a table with the names of rows and only the columns of values at these indices.
+
+    Rows that have no value in these columns are left out.
+    """
+    kept_columns = [*range(table.n_text_columns), *columns]
+    heads = tuple(table.heads[column] for column in kept_columns)
     rows, sections = [], []
-    for index, row in enumerate(table.rows):
-        if any(row[column].text for column in columns):
-            rows.append(tuple(row[column] for column in table_columns))
+    for row_index, row in enumerate(table.rows):
+        has_values = any(row[column].text for column in columns)
+        if has_values:
+            rows.append(tuple(row[column] for column in kept_columns))
             if table.sections:
-                sections.append(table.sections[index])
+                sections.append(table.sections[row_index])
     return table._replace(heads=heads, rows=tuple(rows), sections=tuple(sections))
 
 
 def transposed(table: Table) -> Table:
-    """Return a table with rows and columns exchanged. Groups of columns become sections of rows."""
+    """Return a table with rows and columns exchanged.
+
+    The titles of columns become names of rows. Names that several columns share, such as a data
+    set, become sections of rows.
+    """
     sections: tuple[str, ...] = ()
     if table.groups:
         sections = tuple(head.group for head in table.heads[table.n_text_columns :])
@@ -297,10 +332,11 @@ def transposed(table: Table) -> Table:
     return table._replace(heads=tuple(heads), rows=tuple(rows), n_text_columns=1, sections=sections)
 
 
-def without_sections(table: Table) -> Table:
-    """Return a table in which sections are the first column instead of headings.
+def sections_to_column(table: Table) -> Table:
+    """Return a table in which the names of sections are a first column instead of headings.
 
-    Only the first row of a section has its name. A table without sections stays as it is.
+    The column has the name in the first row of each section, and is empty in the other rows. A
+    table without sections stays as it is.
     """
     if not table.sections:
         return table
@@ -317,8 +353,11 @@ def without_sections(table: Table) -> Table:
 
 
 def to_markdown(table: Table) -> str:
-    """Write a table as GitHub's Markdown, the best numbers in bold, with links to sources."""
-    table = without_sections(table)
+    """Return a table as GitHub's Markdown, with its title above and its notes below.
+
+    The best numbers are bold, the second best ones underlined, and sources are links.
+    """
+    table = sections_to_column(table)
     titles = []
     for head in table.heads:
         words = [word for word in (head.group, head.title) if word]
@@ -331,7 +370,7 @@ def to_markdown(table: Table) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    """Return a cell with its marks and interval as Markdown."""
+    """Return a cell as Markdown: "**67.1** ±1.9", or "[published](<https://...>)" for a link."""
     value = text.markdown_text(cell.text)
     if cell.url:
         return f"[{value}](<{cell.url}>)"

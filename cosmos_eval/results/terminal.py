@@ -2,7 +2,7 @@
 
 The first layout that fits is taken: the table as it is; transposed, if its columns may become rows;
 every row's name on a line above its numbers; one value per line. A table of numbers that fits
-in none is split into parts, each with some of the columns.
+in no layout is split into several tables, each with some of the columns.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
-from cosmos_eval.results.table import Cell, Head, Table, is_number, transposed, with_columns
+from cosmos_eval.results.table import Cell, Head, Table, is_number, select_columns, transposed
 from cosmos_eval.results.text import one_line
 
 if TYPE_CHECKING:
@@ -32,16 +32,18 @@ Spans = list[tuple[str, str]]
 
 
 class _Column(NamedTuple):
-    """A column before it has a width. Widths are in characters."""
+    """A column that has no final width yet. Widths are in characters."""
 
+    # The name above the title, which neighbouring columns share; empty without a name.
     group: str
     title: str
+    # The styled text of each cell, from top to bottom.
     cells: list[Spans]
     # Whether it is a column of numbers, which are set right and never broken over lines.
     is_numeric: bool
     # The least width that the column can have, with texts broken over lines.
     least_width: int
-    # The width in which no text is broken.
+    # The least width in which no text is broken over lines.
     full_width: int
 
 
@@ -54,20 +56,28 @@ class _Layout(NamedTuple):
     columns: list[_Column]
 
     def width(self, *, is_whole: bool) -> int:
-        """Return the least width; with `is_whole` no text is broken over lines."""
+        """Return the least width of the table in characters.
+
+        With `is_whole`, it is the least width in which no text is broken over lines.
+        """
         return _table_width(self.columns, is_whole=is_whole)
 
 
 def to_terminal(table: Table, width: int, *, can_turn: bool = True) -> list[Text]:
-    """Return a table as texts at most `width` characters wide, one per part, without its notes.
+    """Draw a table as texts at most `width` characters wide, without its notes.
 
-    With `can_turn` the table may be transposed or split into parts. A table whose columns have
-    different kinds of values cannot: if it is too wide, it has one value per line instead.
+    The first layout that fits is taken, see the top of this module. There are several texts only if
+    the table had to be split into several tables.
+
+    `can_turn` says whether the table may be transposed or split. If it is false, as for a table
+    whose columns have different kinds of values, a table that is too wide is drawn as a list with
+    one value per line.
     """
-    table = _on_one_line(table)
+    table = _without_line_breaks(table)
     if not table.rows:
-        return [_joined_lines([[(f"{table.title}: none", "italic")]])]
-    layouts = _layouts(table, can_turn=can_turn)
+        return [_join_lines([[(f"{table.title}: none", "italic")]])]
+    layouts = _possible_layouts(table, can_turn=can_turn)
+
     # A transposed table is better than one in which names of rows are broken over lines.
     for layout in layouts:
         if not layout.is_stacked and layout.width(is_whole=True) <= width:
@@ -77,34 +87,44 @@ def to_terminal(table: Table, width: int, *, can_turn: bool = True) -> list[Text
             return [_draw(layout, width)]
     if not can_turn:
         return [_draw_as_list(table, width)]
-    splits = [_draw_in_parts(layout.table, width) for layout in layouts if not layout.is_stacked]
-    return min(splits, key=_number_of_lines)
+
+    # No layout fits. Split the table, or the transposed table if that takes fewer lines.
+    splits = [_draw_split(layout.table, width) for layout in layouts if not layout.is_stacked]
+    return min(splits, key=_count_lines)
 
 
-def _number_of_lines(texts: Iterable[Text]) -> int:
-    """Return the number of lines of texts, with a blank line after each text."""
-    return sum(text.plain.count("\n") + 2 for text in texts)
+def _count_lines(texts: Iterable[Text]) -> int:
+    """Return the number of lines of several texts, with a blank line after each text."""
+    n_lines = 0
+    for text in texts:
+        n_lines += text.plain.count("\n") + 1
+        n_lines += 1  # the blank line
+    return n_lines
 
 
-def _layouts(table: Table, *, can_turn: bool) -> list[_Layout]:
-    """Return the layouts of a table, the best first.
+def _possible_layouts(table: Table, *, can_turn: bool) -> list[_Layout]:
+    """Return the layouts in which a table can be drawn, the best layout first.
 
-    They are the table itself, the transposed table, and both of them stacked. With `can_turn`
-    false, or if the rows have sections, the table is not transposed.
+    They are the table itself, the transposed table, and both of them stacked, that is, with the
+    name of each row on a line above its numbers. The table is not transposed if `can_turn` is false
+    or if its rows have sections.
     """
     tables = [table]
     if can_turn and not table.sections:
         tables.append(transposed(table))
     layouts = []
     for layout_table in tables:
-        layouts.append(_Layout(layout_table, False, _columns(layout_table, is_stacked=False)))
+        columns = _measure_columns(layout_table, is_stacked=False)
+        layouts.append(_Layout(layout_table, False, columns))
     for layout_table in tables:
-        if layout_table.n_text_columns < len(layout_table.heads):
-            layouts.append(_Layout(layout_table, True, _columns(layout_table, is_stacked=True)))
+        has_values = layout_table.n_text_columns < len(layout_table.heads)
+        if has_values:
+            columns = _measure_columns(layout_table, is_stacked=True)
+            layouts.append(_Layout(layout_table, True, columns))
     return layouts
 
 
-def _on_one_line(table: Table) -> Table:
+def _without_line_breaks(table: Table) -> Table:
     """Return a table in which every text is on one line and has no control characters."""
     rows = []
     for row in table.rows:
@@ -117,37 +137,55 @@ def _on_one_line(table: Table) -> Table:
     )
 
 
-def _columns(table: Table, *, is_stacked: bool) -> list[_Column]:
-    """Return the columns of a table. A stacked table has no columns for the names of rows."""
+def _measure_columns(table: Table, *, is_stacked: bool) -> list[_Column]:
+    """Return the columns of a table with the least and the full width of each.
+
+    A stacked table has no columns for the names of rows, which stand above the numbers.
+    """
     columns = []
     for index, head in enumerate(table.heads):
-        is_name = index < table.n_text_columns
-        if is_name and is_stacked:
+        is_row_name = index < table.n_text_columns
+        if is_row_name and is_stacked:
             continue
         cells = [row[index] for row in table.rows]
-        if is_name:
+        if is_row_name:
             indent = "  " if index == 0 and table.sections else ""
-            columns.append(_name_column(head, cells, indent))
+            column = _text_column(head, cells, indent)
+            if column.full_width <= _SHORT_NAME:
+                column = column._replace(least_width=column.full_width)  # is never broken
         elif is_number(cell.text for cell in cells):
-            columns.append(_number_column(head, cells))
+            column = _number_column(head, cells)
         else:
-            columns.append(_text_column(head, cells))
+            column = _text_column(head, cells)
+        columns.append(column)
+
+    # The columns that share a name above their titles must be at least as wide as the name.
     widened_columns = []
-    for _, group_columns in _by_group(columns):
-        widened_columns += _widened(group_columns)
+    for _, neighbours in _group_columns(columns):
+        widened_columns += _fit_below_group_name(neighbours)
     return widened_columns
 
 
-def _by_group(columns: Sequence[_Column]) -> list[tuple[str, list[_Column]]]:
-    """Return the groups of consecutive columns, from left to right, with their names."""
-    return [(group, list(run)) for group, run in groupby(columns, key=lambda column: column.group)]
+def _group_columns(columns: Sequence[_Column]) -> list[tuple[str, list[_Column]]]:
+    """Return the neighbouring columns that share a name above their titles, each with the name.
+
+    Columns with the names A, A and B give [("A", [first, second]), ("B", [third])].
+    """
+    groups = []
+    for name, neighbours in groupby(columns, key=lambda column: column.group):
+        groups.append((name, list(neighbours)))
+    return groups
 
 
-def _widened(columns: list[_Column]) -> list[_Column]:
-    """Widen the last column of a group if the group's name does not fit above its columns."""
+def _fit_below_group_name(columns: list[_Column]) -> list[_Column]:
+    """Widen the last of several columns if they are narrower than the name that they share.
+
+    The least width is enough for the name if it is broken over lines, and the full width for the
+    whole name.
+    """
     *other_columns, last = columns
     gaps = _GAP * len(other_columns)
-    # The width that the last column needs for the name, broken over lines or not.
+    # What the other columns leave of the name's width must fit into the last column.
     least_width = _widest(_split_at_line_ends(last.group)) - gaps
     full_width = _text_width(last.group) - gaps
     for column in other_columns:
@@ -158,22 +196,20 @@ def _widened(columns: list[_Column]) -> list[_Column]:
     return [*other_columns, last._replace(least_width=least_width, full_width=full_width)]
 
 
-def _name_column(head: Head, cells: Sequence[Cell], indent: str) -> _Column:
-    """Return a column of names of rows. Short names are never broken over lines."""
-    column = _text_column(head, cells, indent)
-    if column.full_width <= _SHORT_NAME:
-        return column._replace(least_width=column.full_width)
-    return column
-
-
 def _number_column(head: Head, cells: Sequence[Cell]) -> _Column:
-    """Return a column of numbers, whose marks and intervals are aligned below each other."""
-    words_of_cells = [_cell_words(cell) for cell in cells]
-    # The width of the numbers, marks, intervals and details.
-    word_widths = [max(len(word) for word in words) for words in zip(*words_of_cells, strict=True)]
-    lines = [_spans(cell, word_widths) for cell in cells]
+    """Return a column of numbers, in which numbers, marks and intervals are each aligned."""
+    # The greatest width of the numbers, of the marks, of the intervals and of the details.
+    word_widths = [0, 0, 0, 0]
+    for cell in cells:
+        for index, word in enumerate(_cell_words(cell)):
+            word_widths[index] = max(word_widths[index], len(word))
+
+    lines = [_styled_cell(cell, word_widths) for cell in cells]
     cell_width = max(_line_width(line) for line in lines)
-    title_lines = head.title.split(" ") if len(head.title) > _SHORT_TITLE else [head.title]
+    # Only long titles are broken over lines, since numbers are narrow.
+    title_lines = [head.title]
+    if len(head.title) > _SHORT_TITLE:
+        title_lines = head.title.split(" ")
     return _Column(
         group=head.group,
         title=head.title,
@@ -185,8 +221,9 @@ def _number_column(head: Head, cells: Sequence[Cell]) -> _Column:
 
 
 def _text_column(head: Head, cells: Sequence[Cell], indent: str = "") -> _Column:
-    """Return a column of texts, with `indent` before each of them."""
-    lines = [[(indent, ""), *_spans(cell, [0, 0, 0, 0])] for cell in cells]
+    """Return a column of texts, with the spaces `indent` before each text."""
+    no_padding = [0, 0, 0, 0]
+    lines = [[(indent, ""), *_styled_cell(cell, no_padding)] for cell in cells]
     longest_word = max(_widest(_split_at_line_ends(cell.text)) for cell in cells)
     word_width = len(indent) + min(_SHORT_WORD, longest_word)
     return _Column(
@@ -200,32 +237,39 @@ def _text_column(head: Head, cells: Sequence[Cell], indent: str = "") -> _Column
 
 
 def _cell_words(cell: Cell) -> tuple[str, str, str, str]:
-    """Return the number or name of a cell, its mark, its interval and its details."""
+    """Return the words of a cell: its number or text, its mark, its interval and its details.
+
+    Example: ("67.1", "†", " ±1.9", " (1-2)"). Words that the cell does not have are empty.
+    """
     interval = f" {cell.interval}" if cell.interval else ""
     details = "".join(f" {detail}" for detail in cell.details)
     return cell.text, cell.mark, interval, details
 
 
-def _spans(cell: Cell, widths: Sequence[int]) -> Spans:
-    """Return the number or text of a cell, with its style, and what follows it.
+def _styled_cell(cell: Cell, word_widths: Sequence[int]) -> Spans:
+    """Return the words of a cell, padded to the widths of the column, with their styles.
 
-    `widths` are the widths of the number, mark, interval and details in the column. Spaces fill
-    them up, so numbers are aligned to the right and the other three to the left.
+    The best number is bold and green, the second best is underlined. `word_widths` are the widths
+    of the number, mark, interval and details. The number is set right, and the other words left:
+    "67.1" in widths [5, 1, 5, 0] -> " 67.1† ±1.9".
     """
     style = ""
     if cell.best:
         style = "bold green"
     elif cell.second:
         style = "underline"
-    text_width, mark_width, interval_width, details_width = widths
+    text_width, mark_width, interval_width, details_width = word_widths
     text, mark, interval, details = _cell_words(cell)
     padding = " " * (text_width - len(text))
-    behind = f"{mark:<{mark_width}}{interval:<{interval_width}}{details:<{details_width}}"
-    return [(padding, ""), (text, style), (behind, "")]
+    other_words = f"{mark:<{mark_width}}{interval:<{interval_width}}{details:<{details_width}}"
+    return [(padding, ""), (text, style), (other_words, "")]
 
 
 def _text_width(text: str) -> int:
-    """Return the width of a text without the spaces around it."""
+    """Return the width of a text in characters, without the spaces around it.
+
+    Wide characters, such as Chinese ones, count twice.
+    """
     from rich.cells import cell_len
 
     return cell_len(text.strip())
@@ -237,7 +281,7 @@ def _widest(texts: Iterable[str]) -> int:
 
 
 def _line_width(spans: Spans) -> int:
-    """Return the width of a line, with all spaces."""
+    """Return the width of a line in characters, with the spaces around it."""
     from rich.cells import cell_len
 
     return sum(cell_len(text) for text, _ in spans)
@@ -249,127 +293,151 @@ def _split_at_line_ends(text: str) -> list[str]:
 
 
 def _table_width(columns: Sequence[_Column], *, is_whole: bool = False) -> int:
-    """Return the least width of columns; with `is_whole` no text is broken over lines."""
+    """Return the least width of a table with these columns and the gaps between them.
+
+    With `is_whole`, texts are not broken over lines. The titles of numbers still may be.
+    """
     width = _GAP * (len(columns) - 1)
     for column in columns:
-        width += column.full_width if is_whole and not column.is_numeric else column.least_width
+        if is_whole and not column.is_numeric:
+            width += column.full_width
+        else:
+            width += column.least_width
     return width
 
 
-def _draw_in_parts(table: Table, width: int) -> list[Text]:
-    """Draw a table in parts, each with the names of rows and some of the columns of values."""
-    tables = list(_narrow_tables(table, width))
+def _draw_split(table: Table, width: int) -> list[Text]:
+    """Draw a table as several tables, each with the names of rows and some columns of values.
+
+    Their titles are numbered: "Retrieval, part 1 of 3".
+    """
+    narrow_tables = list(_split_columns(table, width))
     texts = []
-    for number, narrow_table in enumerate(tables, start=1):
-        title = f"{table.title}, part {number} of {len(tables)}"
+    for number, narrow_table in enumerate(narrow_tables, start=1):
+        title = f"{table.title}, part {number} of {len(narrow_tables)}"
         titled_table = narrow_table._replace(title=title)
-        columns = _columns(titled_table, is_stacked=False)
+        columns = _measure_columns(titled_table, is_stacked=False)
         texts.append(_draw(_Layout(titled_table, False, columns), width))
     return texts
 
 
-def _narrow_tables(table: Table, width: int) -> Iterator[Table]:
-    """Yield tables of as many columns of values as fit beside the names, at least one each."""
-    start = table.n_text_columns
+def _split_columns(table: Table, width: int) -> Iterator[Table]:
+    """Yield tables with as many of the columns of values as fit into `width`, from left to right.
+
+    Every table has all columns with names of rows, and at least one column of values.
+    """
     n_columns = len(table.heads)
+    start = table.n_text_columns  # the first column of the current table
     for stop in range(start + 1, n_columns + 1):
-        is_full = stop == n_columns
-        if not is_full:
-            wider_table = with_columns(table, range(start, stop + 1))
-            is_full = _table_width(_columns(wider_table, is_stacked=False)) > width
-        if is_full:
-            yield with_columns(table, range(start, stop))
+        # The current table has the columns from `start` to `stop - 1`. Check if one more would fit.
+        is_complete = stop == n_columns
+        if not is_complete:
+            wider_table = select_columns(table, range(start, stop + 1))
+            wider_columns = _measure_columns(wider_table, is_stacked=False)
+            is_complete = _table_width(wider_columns) > width
+        if is_complete:
+            yield select_columns(table, range(start, stop))
             start = stop
 
 
 def _draw(layout: _Layout, width: int) -> Text:
-    """Return a table as text: its title, the titles of groups and columns, a rule, and the rows."""
+    """Draw a table, from top to bottom: title, names and titles of columns, a rule, and the rows.
+
+    A section name stands above the first row of its section. In a stacked layout, the name of each
+    row stands above its numbers.
+    """
     table, columns = layout.table, layout.columns
-    widths = _column_widths(columns, width)
+    widths = _choose_column_widths(columns, width)
     lines: list[Spans] = []
     if table.title:
         lines.append([(table.title, "italic")])
-    lines += _group_lines(columns, widths)
+    lines += _group_name_lines(columns, widths)
     lines += _title_lines(columns, widths)
     rule_width = sum(widths) + _GAP * (len(widths) - 1)
     lines.append([("─" * rule_width, "dim")])
+
     section = ""
     for index, row in enumerate(table.rows):
         if table.sections and table.sections[index] != section:
             section = table.sections[index]
             lines += [[(line, "bold")] for line in _wrap(section, width)]
         if layout.is_stacked:
-            lines += _stacked_name(table, row, width)
+            names = [cell.text for cell in row[: table.n_text_columns] if cell.text]
+            indent = "  " if table.sections else ""
+            for line in _wrap(", ".join(names), width - len(indent)):
+                lines.append([(indent + line, "")])
         cells = []
         for column, column_width in zip(columns, widths, strict=True):
-            cells.append(_broken_cell(column.cells[index], column_width))
+            cells.append(_wrap_cell(column.cells[index], column_width))
         lines += _row_lines(columns, widths, cells)
-    return _joined_lines(lines)
+    return _join_lines(lines)
 
 
-def _stacked_name(table: Table, row: Sequence[Cell], width: int) -> Iterator[Spans]:
-    """Yield the lines with the name of a row, which stand above its numbers."""
-    names = [cell.text for cell in row[: table.n_text_columns] if cell.text]
-    indent = "  " if table.sections else ""
-    for line in _wrap(", ".join(names), width - len(indent)):
-        yield [(indent + line, "")]
+def _group_name_lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[Spans]:
+    """Yield the lines above the titles, with each shared name centred above its columns.
 
-
-def _group_lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[Spans]:
-    """Yield the lines of the names of groups, each centred above its columns.
-
-    Yields nothing if no column has a group.
+    Yields nothing if no column has such a name. `widths` are the widths of the columns.
     """
     if not any(column.group for column in columns):
         return
-    names: list[list[str]] = []  # the lines of each name
-    group_widths = []
+    lines_of_names: list[list[str]] = []
+    name_widths = []
     start = 0
-    for name, group_columns in _by_group(columns):
-        stop = start + len(group_columns)
-        group_width = sum(widths[start:stop]) + _GAP * (len(group_columns) - 1)
-        names.append(_wrap(name, group_width))
-        group_widths.append(group_width)
+    for name, neighbours in _group_columns(columns):
+        stop = start + len(neighbours)
+        name_width = sum(widths[start:stop]) + _GAP * (len(neighbours) - 1)
+        lines_of_names.append(_wrap(name, name_width))
+        name_widths.append(name_width)
         start = stop
-    for name_lines in zip(*_with_equal_heights(names), strict=True):
-        centred = []
-        for line, group_width in zip(name_lines, group_widths, strict=True):
-            centred.append(f"{line:^{group_width}}")
-        yield [((" " * _GAP).join(centred), "bold")]
+    for name_lines in zip(*_pad_above(lines_of_names), strict=True):
+        centred_lines = []
+        for line, name_width in zip(name_lines, name_widths, strict=True):
+            centred_lines.append(f"{line:^{name_width}}")
+        yield [((" " * _GAP).join(centred_lines), "bold")]
 
 
-def _with_equal_heights(texts: Sequence[list[str]]) -> list[list[str]]:
-    """Return texts of several lines with blank lines above the shorter ones."""
+def _pad_above(texts: Sequence[list[str]]) -> list[list[str]]:
+    """Return texts of equally many lines, with blank lines above the shorter texts.
+
+    Example: [["a"], ["b", "c"]] -> [["", "a"], ["b", "c"]].
+    """
     height = max(len(lines) for lines in texts)
-    return [[""] * (height - len(lines)) + lines for lines in texts]
+    padded_texts = []
+    for lines in texts:
+        blank_lines = [""] * (height - len(lines))
+        padded_texts.append(blank_lines + lines)
+    return padded_texts
 
 
-def _column_widths(columns: Sequence[_Column], width: int) -> list[int]:
+def _choose_column_widths(columns: Sequence[_Column], width: int) -> list[int]:
     """Return the widths of the columns of a table that is at most `width` wide.
 
-    Every column has its least width. The remaining room is shared equally between the columns that
-    would otherwise break texts over lines. No column is wider than its texts.
+    Every column has at least its least width. The remaining room is shared equally between the
+    columns that would otherwise break texts over lines. No column is wider than its texts.
     """
     widths = [column.least_width for column in columns]
-    lacking = [column.full_width - column.least_width for column in columns]
+    missing_widths = [column.full_width - column.least_width for column in columns]
     room = max(0, width - _table_width(columns))
-    # Columns that lack least come first: what they do not need goes to the others.
-    order = sorted(range(len(columns)), key=lambda index: lacking[index])
+    # Columns that miss least come first: the room that they do not need goes to the next columns.
+    order = sorted(range(len(columns)), key=lambda index: missing_widths[index])
     for n_done, index in enumerate(order):
         equal_share = room // (len(order) - n_done)
-        added_width = min(equal_share, lacking[index])
+        added_width = min(equal_share, missing_widths[index])
         widths[index] += added_width
         room -= added_width
     return widths
 
 
 def _title_lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[Spans]:
-    """Yield the lines of the titles of columns; short titles are in the last lines."""
+    """Yield the lines with the titles of columns. The last line of each title is in the last line.
+
+    `widths` are the widths of the columns, in which the titles are broken over lines.
+    """
     titles = []
     for column, column_width in zip(columns, widths, strict=True):
         titles.append(_wrap(column.title, column_width))
     cells: list[list[Spans]] = []
-    for title_lines in _with_equal_heights(titles):
+    for title_lines in _pad_above(titles):
         cells.append([[(line, "bold")] for line in title_lines])
     yield from _row_lines(columns, widths, cells)
 
@@ -377,9 +445,10 @@ def _title_lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[
 def _row_lines(
     columns: Sequence[_Column], widths: Sequence[int], cells: Sequence[list[Spans]]
 ) -> Iterator[Spans]:
-    """Yield the lines of a row, each with one line of every cell.
+    """Yield the lines of a row of a table, each with one line of every cell.
 
-    Numbers are set right and texts left. Cells with fewer lines than others end in blank lines.
+    `cells` are the lines of each cell. Numbers are set right and texts left. Cells with fewer lines
+    than others end with blank lines.
     """
     blank_line: Spans = [("", "")]
     for cell_lines in zip_longest(*cells, fillvalue=blank_line):
@@ -391,61 +460,60 @@ def _row_lines(
         yield line
 
 
-def _broken_cell(spans: Spans, width: int) -> list[Spans]:
-    """Return the lines of a cell, which is broken over several lines if it is too wide.
+def _wrap_cell(spans: Spans, width: int) -> list[Spans]:
+    """Return the lines of a cell, which is broken over several lines if it is wider than `width`.
 
-    Only texts can be too wide: columns of numbers are as wide as their numbers. The first span of a
-    text is its indent, which every line gets.
+    Only texts can be too wide, since columns of numbers are as wide as their numbers. The spans of
+    a text are its indent, an empty padding, the text itself and the words behind it. Every line
+    begins with the indent.
     """
     if _line_width(spans) <= width:
         return [spans]
-    indent = spans[0][0]
-    text = "".join(piece for piece, _ in spans[1:])
-    style = spans[2][1]
-    return [[(indent + line, style)] for line in _wrap(text, width - len(indent))]
+    (indent, _), padding, (text, style), other_words = spans
+    whole_text = padding[0] + text + other_words[0]
+    return [[(indent + line, style)] for line in _wrap(whole_text, width - len(indent))]
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """Break a text into lines.
+    """Break a text into lines that are at most `width` wide.
 
-    Lines end at spaces. A word longer than a line is broken at separators, and a piece of it that
-    is still longer is broken anywhere.
+    Lines end at spaces. A word longer than a line is broken at separators, and a piece that is
+    still longer is broken anywhere.
+
+    With `width` 9: "a openclip:ViT-B" -> ["a", "openclip:", "ViT-B"].
     """
+    # Split the text into pieces that fit into a line where possible.
     pieces: list[str] = []
     for word in re.findall(r"\S*\s*", text):
         if _text_width(word) > width:
             pieces += _split_at_line_ends(word)
         else:
             pieces.append(word)
+    # Fill each line with as many pieces as fit.
     lines, line = [], ""
     for piece in pieces:
         if line and _text_width(line + piece) > width:
             lines.append(line.rstrip())
             line = ""
         line += piece
+        # A piece that is too long takes several lines, with at least one character each.
         while _text_width(line) > width:
-            n_fitting = _n_characters_within(line, width)
+            n_fitting = len(line)
+            while n_fitting > 1 and _text_width(line[:n_fitting]) > width:
+                n_fitting -= 1
             lines.append(line[:n_fitting])
             line = line[n_fitting:]
     return [*lines, line.rstrip()]
 
 
-def _n_characters_within(text: str, width: int) -> int:
-    """Return how many of the first characters of a text fit into `width`, but at least 1.
-
-    Some characters, such as Chinese ones, are two wide.
-    """
-    n_characters = len(text)
-    while n_characters > 1 and _text_width(text[:n_characters]) > width:
-        n_characters -= 1
-    return n_characters
-
-
 def _draw_as_list(table: Table, width: int) -> Text:
-    """Draw every value of a table on a line of its own, behind the title of its column."""
+    """Draw a table as a list, with every value on a line behind the title of its column.
+
+    A blank line separates the rows of the table. Empty values are left out.
+    """
     titles = [head.title for head in table.heads]
-    indent = max(_text_width(title) for title in titles) + _GAP
-    value_width = max(_LEAST_VALUE_WIDTH, width - indent)
+    title_width = max(_text_width(title) for title in titles) + _GAP
+    value_width = max(_LEAST_VALUE_WIDTH, width - title_width)
     lines: list[Spans] = []
     for index, row in enumerate(table.rows):
         if index > 0:
@@ -455,16 +523,16 @@ def _draw_as_list(table: Table, width: int) -> Text:
         for title, cell in zip(titles, row, strict=True):
             if not cell.plain:
                 continue
-            padded_title = title + " " * (indent - _text_width(title))
+            padded_title = title + " " * (title_width - _text_width(title))
             first_line, *other_lines = _wrap(cell.plain, value_width)
             lines.append([(padded_title, "bold"), (first_line, "")])
             for line in other_lines:
-                lines.append([(" " * indent, "bold"), (line, "")])
-    return _joined_lines(lines)
+                lines.append([(" " * title_width, "bold"), (line, "")])
+    return _join_lines(lines)
 
 
-def _joined_lines(lines: Iterable[Spans]) -> Text:
-    """Return lines as one text, without spaces at the ends of lines."""
+def _join_lines(lines: Iterable[Spans]) -> Text:
+    """Join styled lines to one text, without spaces at the ends of lines."""
     from rich.text import Text
 
     texts = []
@@ -476,7 +544,10 @@ def _joined_lines(lines: Iterable[Spans]) -> Text:
 
 
 def notes_text(notes: Iterable[str], width: int) -> Text:
-    """Return the notes below tables as a text at most `width` wide, each note once."""
+    """Return the notes below tables as a text at most `width` characters wide.
+
+    A note that several tables have is in the text once.
+    """
     from rich.text import Text
 
     lines = []

@@ -1,8 +1,7 @@
-"""Escape texts for each output format, so that nothing in them is interpreted.
+"""Escape texts for each output format, so that nothing in them is interpreted, and format numbers.
 
 Names come from users, downloads and other people's results. `one_line` is for terminals, errors and
-XML, whose library does the rest, and `html_value` for templates of web pages. Also numbers as
-tables show them.
+XML, whose library does the rest, and `html_value` for templates of web pages.
 """
 
 from __future__ import annotations
@@ -60,51 +59,64 @@ _LATEX = str.maketrans(
 
 
 def markdown_text(text: str) -> str:
-    """Return text that GitHub's Markdown shows as it is, also in a cell of a table."""
-    return _MARKDOWN.sub(_escaped_for_markdown, one_line(text))
+    """Escape a text so that GitHub's Markdown shows exactly its characters, also in tables.
+
+    Example: "a*b" -> "a\\*b", "a<b" -> "a&lt;b".
+    """
+    return _MARKDOWN.sub(_escape_markdown_match, one_line(text))
 
 
-def _escaped_for_markdown(match: re.Match[str]) -> str:
-    """Return an entity of HTML, or put a backslash before the last character."""
-    matched = match[0]
-    return _ENTITIES.get(matched, f"{matched[:-1]}\\{matched[-1]}")
+def _escape_markdown_match(match: re.Match[str]) -> str:
+    """Return the escaped form of the special characters that were found in a text.
+
+    It is the HTML entity, or else the characters with a backslash before the last one: "1." ->
+    "1\\.".
+    """
+    characters = match[0]
+    if characters in _ENTITIES:
+        return _ENTITIES[characters]
+    return f"{characters[:-1]}\\{characters[-1]}"
 
 
 def markdown_code(text: str) -> str:
-    """Return text as inline code of Markdown.
+    """Return a text as inline code of Markdown.
 
-    It stands between more backticks than the text has in a row: "a`b" -> "`` a`b ``".
+    The text stands between more backticks than it has in a row: "a`b" -> "`` a`b ``".
     """
     line = one_line(text)
-    longest_run = max((len(run) for run in re.findall("`+", line)), default=0)
+    longest_run = 0
+    for backticks in re.findall("`+", line):
+        longest_run = max(longest_run, len(backticks))
     fence = "`" * (longest_run + 1)
-    space = " " if longest_run else ""
+    space = " " if longest_run > 0 else ""
     return f"{fence}{space}{line}{space}{fence}"
 
 
 def markdown_table(
     header: Iterable[str], rows: Iterable[Iterable[str]], n_text_columns: int
 ) -> str:
-    """Return a table whose cells are Markdown.
+    """Return a table in Markdown from cells that are Markdown already.
 
-    The first `n_text_columns` columns are set left, and the others, which hold numbers, right.
+    The first `n_text_columns` columns are set left. The other columns, which hold numbers, are set
+    right.
     """
     titles = list(header)
     alignments = ["---"] * n_text_columns + ["--:"] * (len(titles) - n_text_columns)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (titles, alignments, *rows))
+    lines = [f"| {' | '.join(cells)} |\n" for cells in (titles, alignments, *rows)]
+    return "".join(lines)
 
 
 def latex_text(text: str) -> str:
-    """Return text with escapes by which LaTeX prints exactly its characters."""
+    """Escape a text so that LaTeX prints exactly its characters: "a_b" -> "a\\_b"."""
     line = one_line(text).translate(_LATEX)
     return line.replace("--", "-{}-").replace("--", "-{}-")  # two in a row would become a dash
 
 
 def csv_text(text: str) -> str:
-    r"""Return text as a cell on one line that no spreadsheet takes for a formula.
+    r"""Return a text as a cell on one line that no spreadsheet takes for a formula.
 
-    Text that begins like a formula, or with an apostrophe, gets an apostrophe in front. Control
-    characters and line breaks become `\x0a`; spaces stay.
+    A text that begins like a formula, or with an apostrophe, gets an apostrophe in front: "=1+1" ->
+    "'=1+1". Line breaks and control characters become codes such as `\x0a`. Spaces stay.
     """
     line = escape_commands(escape_controls(LINE_BREAK.sub(escape_code, text)))
     is_formula = line.lstrip().startswith(_FORMULA) or line.startswith("'")
@@ -112,30 +124,43 @@ def csv_text(text: str) -> str:
 
 
 def json_text(content: Any, **form: Any) -> str:
-    """Return content as JSON in which control characters are escaped.
+    """Return content as JSON in which control characters are escaped, and other letters are not.
 
-    Terminals and CI logs then show it and interpret nothing. `form` are arguments of `json.dumps`.
+    Terminals and CI logs then show the text and interpret nothing in it. `form` holds further
+    arguments of `json.dumps`, such as `indent`.
     """
-    text = json.dumps(content, **({"ensure_ascii": False} | form))
-    return _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    form.setdefault("ensure_ascii", False)
+    return _NOT_IN_JSON.sub(_json_escape, json.dumps(content, **form))
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    r"""Return the JSON escape of a single character that was found in a text: `\u001b`."""
+    return f"\\u{ord(match[0]):04x}"
 
 
 def script_json(content: Any) -> str:
-    """Return JSON that may be inside an HTML script element. Raises ValueError for NaN."""
+    """Return content as JSON that can stand inside a script element of an HTML page.
+
+    Raises ValueError for NaN and infinity.
+    """
     text = json_text(_visible_content(content), separators=(",", ":"), allow_nan=False)
     # Escape the characters that could end the element, or begin a comment or a tag in it.
-    return text.translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"})
+    return re.sub("[<>&]", _json_escape, text)
 
 
 def html_value(value: Any) -> Any:
-    """Return a value for a template of a web page, which escapes HTML by itself."""
+    """Return a value for a template of a web page, with control characters of texts made visible.
+
+    The template itself escapes the characters of HTML.
+    """
     return escape_controls(value) if type(value) is str else value
 
 
 def annotation(kind: str, title: str, message: str) -> str:
-    """Return a workflow command of GitHub Actions, which shows a message as an annotation.
+    """Return a workflow command by which GitHub Actions shows a message as an annotation.
 
-    The escaping follows github.com/actions/toolkit, packages/core/src/command.ts.
+    Example: "::error title=check: regression::mAP was 31.2". `kind` is "error" or "notice". The
+    escaping follows github.com/actions/toolkit, packages/core/src/command.ts.
     """
     escaped_message = one_line(message).replace("%", "%25")
     escaped_title = one_line(title).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
@@ -143,7 +168,7 @@ def annotation(kind: str, title: str, message: str) -> str:
 
 
 def _visible_content(content: Any) -> Any:
-    """Return content of JSON whose texts have no control characters."""
+    """Return JSON content in which control characters of all texts are made visible."""
     if isinstance(content, Mapping):
         return {html_value(name): _visible_content(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -152,7 +177,10 @@ def _visible_content(content: Any) -> Any:
 
 
 def html_templates(package: str, folder: str = ".") -> Environment:
-    """Return the HTML templates in a folder of a package; undefined names are errors."""
+    """Return an environment that loads the HTML templates in a folder of a package.
+
+    Values are escaped. A name that is not defined raises an error.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
@@ -167,21 +195,25 @@ def html_templates(package: str, folder: str = ".") -> Environment:
 
 
 def percent(fraction: float, decimals: int | None = None) -> Decimal:
-    """Return percent with one decimal, or with `decimals`, half up as people round: 0.6705 -> 67.1.
+    """Return a fraction as percent with `decimals` digits after the point, by default one.
 
-    The shortest text of the float is rounded, since 0.6705 itself is a little less.
+    Halves are rounded up, as people do: 0.6705 -> 67.1. For that, the shortest decimal text of the
+    float is rounded, since the float 0.6705 itself is a little less.
     """
     return _rounded(Decimal(repr(fraction)) * 100, 1 if decimals is None else decimals)
 
 
 def _rounded(value: Decimal, decimals: int) -> Decimal:
+    """Round a number to `decimals` digits after the point, and halves away from zero."""
     return value.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
 
 
-def shown(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
-    """Return a metric as tables show it: a fraction in percent, ranks and ratios in hundredths.
+def round_metric(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
+    """Return the value of a metric as tables show it, rounded.
 
-    With `decimals` all units have as many.
+    Fractions are in percent with one decimal, so 0.6705 -> 67.1. Ranks, ratios and other numbers
+    have two decimals, and metrics of unknown tasks have up to four. If `decimals` is set, all of
+    them have this number of decimals.
     """
     if metric.unit == "fraction":
         return percent(value, decimals)
@@ -190,54 +222,64 @@ def shown(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
     return _rounded(Decimal(repr(value)), 2 if decimals is None else decimals)
 
 
-def shown_text(metric: Metric, value: float, decimals: int | None = None) -> str:
-    """Return a metric as text as tables show it: `67.1`, or `1.91x` for a ratio."""
-    return f"{shown(metric, value, decimals)}{'x' if metric.unit == 'ratio' else ''}"
+def metric_text(metric: Metric, value: float, decimals: int | None = None) -> str:
+    """Return the value of a metric as text in tables: "67.1", or "1.91x" for a ratio."""
+    unit = "x" if metric.unit == "ratio" else ""
+    return f"{round_metric(metric, value, decimals)}{unit}"
 
 
-def ends(
+def interval_ends(
     metric: Metric, value: float, interval: Mapping[str, Any] | None, decimals: int | None = None
 ) -> tuple[str, ...]:
-    """Return how far an interval reaches above and below a value, as tables show it.
+    """Return how far an interval reaches above and below a value, as texts for tables.
 
-    Usually these are two texts, such as ("1.8", "2.0"). They are one text if both distances differ
-    by at most one unit of the last digit: ("1.9",). If the value lies outside the interval, they
-    are the interval in brackets: ("[90.1, 92.3]",). Without an interval they are empty.
+    - ("1.8", "2.0"): from 2.0 below the value to 1.8 above it
+    - ("1.9",): equally far on both sides, up to one unit of the last digit
+    - ("[90.1, 92.3]",): the interval itself, since the value lies outside
+    - (): no interval
     """
     if interval is None:
         return ()
-    low = shown(metric, interval["low"], decimals)
-    middle = shown(metric, value, decimals)
-    high = shown(metric, interval["high"], decimals)
+    low = round_metric(metric, interval["low"], decimals)
+    middle = round_metric(metric, value, decimals)
+    high = round_metric(metric, interval["high"], decimals)
     above, below = high - middle, middle - low
     if min(above, below) < 0:
         return (f"[{low}, {high}]",)
-    unit = Decimal(1).scaleb(int(middle.as_tuple().exponent))
-    if abs(above - below) <= unit:
+    last_digit_unit = Decimal(1).scaleb(int(middle.as_tuple().exponent))  # 0.1 for 67.1
+    if abs(above - below) <= last_digit_unit:
         return (str(max(above, below)),)
     return str(above), str(below)
 
 
-def bounds(metric: Metric, interval: Mapping[str, Any] | None, decimals: int | None = None) -> str:
-    """Return an interval of a metric, `[12.5, 50.0]`; empty without one."""
+def interval_text(
+    metric: Metric, interval: Mapping[str, Any] | None, decimals: int | None = None
+) -> str:
+    """Return the interval of a metric as text, such as "[12.5, 50.0]"; empty without one."""
     if interval is None:
         return ""
-    low = shown(metric, interval["low"], decimals)
-    high = shown(metric, interval["high"], decimals)
+    low = round_metric(metric, interval["low"], decimals)
+    high = round_metric(metric, interval["high"], decimals)
     return f"[{low}, {high}]"
 
 
 def exact_difference(fraction: float, other: float) -> Decimal:
-    """Return the exact difference of two fractions as they are written: 0.3 - 0.2 is 0.1."""
+    """Return the difference of two fractions without errors of floats: 0.3 - 0.2 = 0.1."""
     return Decimal(repr(fraction)) - Decimal(repr(other))
 
 
-def difference(fraction: float, other: float, decimals: int | None = None) -> str:
-    """Return by how many percentage points a fraction is above another, as `+0.4`."""
+def difference_text(fraction: float, other: float, decimals: int | None = None) -> str:
+    """Return a fraction minus another one in percentage points, such as "+0.4" or "-1.2".
+
+    Zero has no sign: "0.0".
+    """
     points = percent(float(exact_difference(fraction, other)), decimals)
     return f"{points:+}" if points else f"{abs(points)}"
 
 
 def p_value_text(value: float) -> str:
-    """Return a p-value with two digits, or "<1e-06": a bootstrap cannot tell smaller ones apart."""
+    """Return a p-value with two digits, such as "0.031", or "<1e-06" if it is smaller.
+
+    A bootstrap cannot tell smaller p-values apart.
+    """
     return f"{value:.2g}" if value >= 1e-6 else "<1e-06"

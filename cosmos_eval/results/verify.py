@@ -1,7 +1,8 @@
-"""Verify stored results: every figure, computed again from the samples, must be the same float.
+"""Verify stored results: everything that is computed from the samples must be the same again.
 
-Ends of intervals may differ by a rounding: BLAS adds resampled sums in the order that is best for
-the processor. Imports no torch.
+These are metrics, intervals, values by class and frequent mistakes, which a result calls figures.
+They must be the same floats. Only the ends of intervals may differ by a rounding, since BLAS adds
+resampled sums in the order that is best for the processor. Imports no torch.
 """
 
 import hashlib
@@ -15,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
-from cosmos_eval.results.filenames import file_stem, samples_name, set_aside
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import (
     ImpossibleSamplesError,
@@ -30,7 +31,7 @@ from cosmos_eval.results.store import (
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Figures, Interval, Samples, UsageError
 
-_HASH = 8  # characters of a hash that is shown
+_HASH_LENGTH = 8  # characters of a hash that is shown
 
 
 class Verdict(NamedTuple):
@@ -38,38 +39,45 @@ class Verdict(NamedTuple):
 
     # The result file, or the folder that could not be read.
     path: str
-    # Everything in which the result differs from its samples; empty for a verified one.
+    # Everything in which the result differs from its samples; empty for a verified result.
     differences: tuple[str, ...] = ()
     # Why the result could not be verified; empty if it could.
     obstacle: str = ""
-    # The number of figures that were compared.
+    # The number of metrics and other figures that were compared.
     figures: int = 0
     # The label of the model, with the first digits of the hash of its weights.
     model: str = ""
 
     @property
     def outcome(self) -> Literal["verified", "differs", "not looked at"]:
+        """The outcome in words."""
         if self.differences:
             return "differs"
         return "not looked at" if self.obstacle else "verified"
 
 
-class Verified(NamedTuple):
-    """A result whose figures follow from its samples."""
+class VerifiedResult(NamedTuple):
+    """A result whose metrics and other figures follow from its samples."""
 
+    # The JSON file of the result.
     path: Path
     row: ResultRow
+    # The per-sample arrays by name.
     samples: Samples
-    # The number of figures that were compared.
+    # The number of metrics and other figures that were compared.
     figures: int = 0
 
     @property
-    def stored(self) -> Stored:
-        return Stored(self.path, self.row)
+    def stored(self) -> StoredResult:
+        """The result and its file, without the samples."""
+        return StoredResult(self.path, self.row)
 
 
 def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
-    """Yield verdicts on results in files and folders, sorted, and on folders without results."""
+    """Yield a verdict on each result in files and folders, sorted by path.
+
+    A folder that has no results, or that cannot be read, has a verdict as well.
+    """
     for place in places:
         paths, faults = list_results(place)
         for fault in faults:
@@ -79,17 +87,20 @@ def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
 
 
 def verify(path: Path) -> Verdict:
-    """Return the verdict on the result in a JSON file."""
+    """Verify the result in a JSON file, and return the verdict."""
     result = read_verified(path)
     if isinstance(result, Verdict):
         return result
-    weights = (result.row.model["weights_sha256"] or "none")[:_HASH]
+    weights = (result.row.model["weights_sha256"] or "none")[:_HASH_LENGTH]
     model = f"{result.stored.identity.label}, weights {weights}"
     return Verdict(str(path), figures=result.figures, model=model)
 
 
-def read_verified(path: Path) -> Verified | Verdict:
-    """Return the result in a JSON file with its samples, or the verdict if it is not verified."""
+def read_verified(path: Path) -> VerifiedResult | Verdict:
+    """Verify the result in a JSON file, and return it with its samples.
+
+    If it differs from its samples or cannot be verified, the verdict is returned instead.
+    """
     try:
         return _verify_files(path, read_files(path))
     except UsageError as error:
@@ -98,9 +109,15 @@ def read_verified(path: Path) -> Verified | Verdict:
         return Verdict(str(path), obstacle=f"cannot be verified: {type(error).__name__}: {error}")
 
 
-def _verify_files(path: Path, stored: ResultFiles) -> Verified | Verdict:
-    """Compare a result with what its samples give. Raises UsageError without samples."""
+def _verify_files(path: Path, stored: ResultFiles) -> VerifiedResult | Verdict:
+    """Compare a result with the metrics and other figures that its samples give.
+
+    `path` is the JSON file, and `stored` are the contents of both files. Returns the verified
+    result, or the verdict if something differs. Raises UsageError if the samples are missing.
+    """
     row = stored.row
+
+    # Check that both files belong together, and that the samples are possible.
     swaps = list(_signs_of_swap(path, row, stored.archive))
     if swaps:
         return Verdict(str(path), tuple(swaps))
@@ -108,6 +125,8 @@ def _verify_files(path: Path, stored: ResultFiles) -> Verified | Verdict:
         samples = samples_of(path, stored)
     except ImpossibleSamplesError as error:
         return Verdict(str(path), (f"impossible samples: {error}",))
+
+    # Compute all figures again, and compare them.
     methods = {name: interval["method"] for name, interval in row.intervals.items()}
     try:
         figures = task_named(row.task).figures(samples, row.provenance["seed"], methods)
@@ -115,7 +134,7 @@ def _verify_files(path: Path, stored: ResultFiles) -> Verified | Verdict:
         difference = f"impossible samples: {row.samples} gives no figures: {error!r}"
         return Verdict(str(path), (difference,))
     if stored.record["schema_version"] < SCHEMA_VERSION:
-        figures = _figures_of_version_1(figures, row)
+        figures = _without_later_figures(figures, row)
     differences = list(_differences(row, figures))
     if not differences and record_is_unchanged(stored.record) is False:
         differences.append(
@@ -125,24 +144,26 @@ def _verify_files(path: Path, stored: ResultFiles) -> Verified | Verdict:
         return Verdict(str(path), tuple(differences))
     n_figures = len(figures.metrics) + len(figures.intervals)
     n_figures += sum(len(class_figures) for class_figures in figures.per_class.values())
-    return Verified(path, row, samples, n_figures)
+    return VerifiedResult(path, row, samples, n_figures)
 
 
-def _figures_of_version_1(figures: Figures, row: ResultRow) -> Figures:
-    """Return figures without those that a result of version 1 does not have."""
-    return replace(
-        figures,
-        intervals={name: ends for name, ends in figures.intervals.items() if name in row.intervals},
-        confusion_pairs=figures.confusion_pairs if row.confusion_pairs else (),
-    )
+def _without_later_figures(figures: Figures, row: ResultRow) -> Figures:
+    """Return figures without intervals and mistakes that a result of an older version lacks."""
+    intervals = {}
+    for name, interval in figures.intervals.items():
+        if name in row.intervals:
+            intervals[name] = interval
+    confusion_pairs = figures.confusion_pairs if row.confusion_pairs else ()
+    return replace(figures, intervals=intervals, confusion_pairs=confusion_pairs)
 
 
 def _signs_of_swap(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
-    """Yield the signs that the result or its samples belong to another result.
+    """Yield a line for each sign that a file of a result was swapped or edited.
 
-    Raises UsageError if the samples are missing.
+    The file names must be those of the result, and `archive`, the content of the samples file, must
+    have the recorded hash. Raises UsageError if the samples are missing.
     """
-    if path.stem not in (file_stem(row), set_aside(path, row).stem):
+    if path.stem not in (file_stem(row), renamed_result_path(path, row).stem):
         yield f"swapped file: it holds the result that is called {file_stem(row)}.json"
     recorded_hash = row.provenance["samples_sha256"]
     if row.samples != samples_name(row, recorded_hash):
@@ -164,7 +185,7 @@ def _signs_of_swap(path: Path, row: ResultRow, archive: bytes | FileError) -> It
 
 
 def _result_with_samples(folder: Path, digest: str) -> str | None:
-    """Return the file name of the result in a folder whose samples have a hash, or None."""
+    """Return the name of the file in a folder whose result has samples with this hash, or None."""
     for path in sorted(folder.glob("[!.]*.json")):
         with suppress(UsageError):  # a file that is not a result has no samples
             provenance = read_record(path).get("provenance")
@@ -174,12 +195,15 @@ def _result_with_samples(folder: Path, digest: str) -> str | None:
 
 
 def _differences(row: ResultRow, figures: Figures) -> Iterator[str]:
-    """Yield every stored figure that is not what the samples give."""
+    """Yield a line for each stored figure that differs from what the samples give.
+
+    `figures` are computed from the samples.
+    """
     yield from _differing_figures("metric", row.metrics, figures.metrics)
-    intervals = {
-        name: _with_stored_ends(interval, row.intervals.get(name, {}))
-        for name, interval in figures.intervals.items()
-    }
+
+    intervals = {}
+    for name, interval in figures.intervals.items():
+        intervals[name] = _ignore_rounding(interval, row.intervals.get(name, {}))
     # NumPy does not promise that another version of it draws the same random numbers (NEP 19).
     stored_numpy = row.provenance["packages"].get("numpy")
     note = ""
@@ -187,6 +211,7 @@ def _differences(row: ResultRow, figures: Figures) -> Iterator[str]:
         note = f" (by NumPy {np.__version__}, stored: by {stored_numpy})"
     for line in _differing_figures("interval of", row.intervals, intervals):
         yield f"{line}{note}"
+
     yield from _differing_figures("class", row.per_class, figures.per_class)
     if list(row.confusion_pairs) != list(figures.confusion_pairs):
         yield "edited confusion_pairs: not the most frequent mistakes of its samples"
@@ -197,12 +222,14 @@ def _differences(row: ResultRow, figures: Figures) -> Iterator[str]:
 def _differing_figures(
     kind: str, stored_figures: Mapping[str, Any], figures: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield a line for each figure in which a result differs from what its samples give.
+    """Yield a line for each stored figure that differs from the one that the samples give.
 
-    `kind` is the kind of figures, such as `metric`. A figure may also be missing on one side.
+    `kind` is the kind of figures, such as "metric". A figure may also be missing on one side.
+    Example: "edited metric mAP: 0.5, its samples give 0.4".
     """
     for name in sorted(stored_figures.keys() | figures.keys()):
-        stored, recomputed = stored_figures.get(name, "missing"), figures.get(name, "none")
+        stored = stored_figures.get(name, "missing")
+        recomputed = figures.get(name, "none")
         if stored != recomputed:
             yield (
                 f"edited {kind} {name}: {_figure_text(stored)}, "
@@ -210,17 +237,21 @@ def _differing_figures(
             )
 
 
-def _with_stored_ends(interval: Interval, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an interval as a record, with the stored ends if they differ only by rounding."""
+def _ignore_rounding(interval: Interval, stored_interval: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an interval as a record, with the stored ends if they differ only by rounding.
+
+    `stored_interval` may be empty.
+    """
     record = interval._asdict()
     for end in ("low", "high"):
-        if math.isclose(record[end], stored.get(end, math.nan), rel_tol=1e-12, abs_tol=1e-12):
-            record[end] = stored[end]
+        stored_end = stored_interval.get(end, math.nan)  # NaN is close to no number
+        if math.isclose(record[end], stored_end, rel_tol=1e-12, abs_tol=1e-12):
+            record[end] = stored_end
     return record
 
 
 def _figure_text(figure: Any) -> str:
-    """Return a figure as text, or several of them by name."""
+    """Return a number as text, or a record of numbers as "high 0.5, low 0.3"."""
     if not isinstance(figure, Mapping):
         return str(figure)
     return ", ".join(f"{name} {value}" for name, value in sorted(figure.items()))

@@ -15,7 +15,7 @@ from typing import Any
 from cosmos_eval import types
 from cosmos_eval.models import specs
 from cosmos_eval.results.checked import contradiction_of_metrics
-from cosmos_eval.results.filenames import stem_of
+from cosmos_eval.results.filenames import make_file_stem
 from cosmos_eval.results.identity import overrides_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, record_is_unchanged, samples_of
@@ -180,7 +180,7 @@ def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.R
         part = found_part(protocol, plan.options)
         settings = settings_of(protocol, plan.options, part)
         is_student = spec.kind in specs.TWO_SETS and spec.weights == "student"
-        stem = stem_of(*pair, overrides_of(settings, student=is_student))
+        stem = make_file_stem(*pair, overrides_of(settings, student=is_student))
         path = output / f"{stem}.json"
         if path.exists():
             try:

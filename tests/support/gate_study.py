@@ -15,8 +15,8 @@ import numpy as np
 from support.models import SAMPLES, make_result
 
 from cosmos_eval.results.gate.baseline import replace_baseline
-from cosmos_eval.results.gate.check import Report, examine
-from cosmos_eval.results.verify import Verified
+from cosmos_eval.results.gate.check import Report, check_results
+from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.types import Samples
 
 TASKS = ("cls", "retrieval", "select", "seg")  # those that benchmarks/coverage.md has rates of
@@ -53,10 +53,10 @@ def studies(n: int, same: float, loss: float = 0.0, seed: int = 0) -> Iterator[R
                 make = SAMPLES[task]
                 first, second = make(0.65, rng), make(0.65 - loss, rng)
                 again = mixed(task, first, second, rng.random(120) < same)
-                old.append(Verified(path, *make_result(task, samples=first)))
-                new.append(Verified(path, *make_result(task, samples=again)))
+                old.append(VerifiedResult(path, *make_result(task, samples=first)))
+                new.append(VerifiedResult(path, *make_result(task, samples=again)))
             replace_baseline(path, old, [], reason="study")
-            yield examine(new, path)
+            yield check_results(new, path)
 
 
 def main(n: int) -> None:

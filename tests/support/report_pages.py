@@ -26,7 +26,7 @@ from cosmos_eval.report.gallery.records import (
     SampleExample,
     SegmentationExample,
 )
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.types import Samples, Suite
@@ -64,13 +64,13 @@ class MadeUpResults:
     """Results and samples in memory, as if they had been read from files."""
 
     def __init__(self) -> None:
-        self.results: list[Stored] = []
+        self.results: list[StoredResult] = []
         self._samples: dict[Path, Samples] = {}
 
     def add(self, row: ResultRow, samples: Samples) -> None:
         """Another result."""
         path = Path(f"result-{len(self.results)}.json")
-        self.results.append(Stored(path, row))
+        self.results.append(StoredResult(path, row))
         self._samples[path] = samples
 
     def read(self, path: Path) -> Samples:

@@ -25,7 +25,7 @@ from cosmos_eval.report.gallery.records import SampleExample
 from cosmos_eval.report.gallery.samples import Judgement, SampleDrawing, choose_samples
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import auxiliary_of
-from cosmos_eval.results.labels import Stored, distinct
+from cosmos_eval.results.labels import StoredResult, distinct_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import ShowProgress
@@ -151,12 +151,14 @@ def _sort_key(set_name: _SetName) -> tuple[int, _SetName]:
     return _TASKS.index(set_name.task), set_name
 
 
-def _usable_results(stored_results: Sequence[Stored]) -> list[Stored]:
+def _usable_results(stored_results: Sequence[StoredResult]) -> list[StoredResult]:
     """Return the results of tasks with examples that were not edited, without repeated ones."""
-    usable_results: list[Stored] = []
+    usable_results: list[StoredResult] = []
     for task in _TASKS:
         # Each task by itself: data sets of two tasks may have the same name.
-        task_results = distinct(stored for stored in stored_results if stored.row.task == task)
+        task_results = distinct_results(
+            stored for stored in stored_results if stored.row.task == task
+        )
         usable_results += [stored for stored in task_results if not stored.is_edited]
     return usable_results
 

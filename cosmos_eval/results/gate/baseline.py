@@ -22,24 +22,24 @@ from cosmos_core.utils.environment import user_name, utc_now
 from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
-from cosmos_eval.results.compare import setting
+from cosmos_eval.results.compare import setting_of_result
 from cosmos_eval.results.filenames import file_stem, safe_name
 from cosmos_eval.results.groups import require_distinct
 from cosmos_eval.results.identity import group_label, model_identity, training_of
-from cosmos_eval.results.labels import Stored, distinguish
-from cosmos_eval.results.verify import Verified
+from cosmos_eval.results.labels import StoredResult, label_results
+from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.tasks import known_tasks, metric_of
 from cosmos_eval.types import Samples, UsageError
 
 SCHEMA_VERSION = 2
 
-_LARGEST = 1e12  # value of a rank or ratio, or end of their intervals
-# Names of samples that only a baseline of this version has.
-_OWN_SAMPLES = re.compile(r".+\.[0-9a-f]{8}\.baseline\.npz")
+_LARGEST_VALUE = 1e12  # of a rank or ratio, or of an end of their intervals
+# Names of samples files as baselines have them since version 2, and no result has them.
+_BASELINE_SAMPLES = re.compile(r".+\.[0-9a-f]{8}\.baseline\.npz")
 
 
 class Key(NamedTuple):
-    """The fields that a result shares with the entry of a baseline that it is compared with."""
+    """The fields by which a result is matched with the entry of a baseline."""
 
     # The label of the model in tables, or the name of a group of trainings.
     model: str
@@ -50,12 +50,16 @@ class Key(NamedTuple):
         return f"{self.model} on {self.dataset} ({self.protocol})"
 
 
-def _only_hashes(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a setting. Raises an error if an extra field is not a hash."""
+def _require_hashes(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a setting unchanged, as a validator of pydantic has to.
+
+    Raises an error if a field that `Setting` does not name is not a hash, such as
+    "hashes.templates".
+    """
     for name in fields.keys() - Setting.__annotations__.keys():
         value = fields[name]
         if not (name.startswith("hashes.") and isinstance(value, str) and value):
-            raise record.out_of_place(name, "neither a field of a setting nor a hash")
+            raise record.field_error(name, "neither a field of a setting nor a hash")
     return fields
 
 
@@ -83,7 +87,7 @@ class Setting(TypedDict):
     n_samples: record.Count
 
 
-_End = Annotated[float, Field(ge=-1, le=_LARGEST)]
+_End = Annotated[float, Field(ge=-1, le=_LARGEST_VALUE)]
 
 
 @with_config(record.STRICT)
@@ -133,23 +137,23 @@ class Entry:
     model: Annotated[record.Name, Field(description="The label of the model in tables.")]
     weights_sha256: record.Sha256
     setting: Annotated[
-        Mapping[str, Any], record.as_type(Annotated[Setting, AfterValidator(_only_hashes)])
+        Mapping[str, Any], record.validated_as(Annotated[Setting, AfterValidator(_require_hashes)])
     ]
-    metrics: Annotated[Mapping[str, float], record.metrics_type(_LARGEST)]
-    intervals: Annotated[Mapping[str, Mapping[str, Any]], record.as_type(dict[str, _Interval])]
-    samples: Annotated[Mapping[str, str] | None, record.as_type(SamplesRecord | None)]
+    metrics: Annotated[Mapping[str, float], record.metrics_type(_LARGEST_VALUE)]
+    intervals: Annotated[Mapping[str, Mapping[str, Any]], record.validated_as(dict[str, _Interval])]
+    samples: Annotated[Mapping[str, str] | None, record.validated_as(SamplesRecord | None)]
     commit: str | None
     utc: str
     model_sha256: Annotated[
         record.Sha256 | None, Field(description="Hash of everything that makes a model the same.")
     ] = None
     training: Annotated[
-        Mapping[str, Any] | None, record.as_type(Annotated[TrainingRecord | None, _TRAINING])
+        Mapping[str, Any] | None, record.validated_as(Annotated[TrainingRecord | None, _TRAINING])
     ] = None
 
     @property
     def key(self) -> Key:
-        """The key of the results that are checked against it."""
+        """The model, data set and protocol by which new results are matched with the entry."""
         return Key(self.model, self.setting["dataset"], self.setting["protocol"])
 
 
@@ -166,20 +170,24 @@ class Baseline:
     """Results that new ones are checked against; the fields are the same as in the file."""
 
     schema_version: Annotated[int, _VERSION]
-    written: Annotated[Mapping[str, str], record.as_type(Written)]
+    written: Annotated[Mapping[str, str], record.validated_as(Written)]
     tolerance: Annotated[float, Field(ge=0, le=0.5, description=_LOSS)]
     results: Annotated[list[Entry], Field(min_length=1)]
     gated: Annotated[Literal["headline", "all"], Field(description=_GATED)] = "headline"
     baseline_sha256: Annotated[record.Sha256, record.OWN_HASH] = ""
 
     def gated_metrics(self, entry: Entry) -> set[str]:
-        """Return the metrics of an entry that can fail a check.
+        """Return the names of the metrics of an entry that can fail a check.
 
-        These are all metrics if the baseline says so, otherwise its primary metrics. An entry
-        without primary metrics has the metrics that tables show instead, or without these all.
+        If `gated` is "all", these are all its metrics. Otherwise they are its primary metrics, or
+        if it has none, the metrics that tables show, or if there are none either, all its metrics.
+        Reference metrics, which only help to read the others, never count.
         """
-        metrics = [metric_of(entry.setting["task"], name) for name in entry.metrics]
-        metrics = [metric for metric in metrics if not metric.reference]
+        metrics = []
+        for name in entry.metrics:
+            metric = metric_of(entry.setting["task"], name)
+            if not metric.reference:
+                metrics.append(metric)
         if self.gated == "headline":
             primary = [metric for metric in metrics if metric.primary]
             headlines = [metric for metric in metrics if metric.headline]
@@ -188,9 +196,10 @@ class Baseline:
 
 
 def baseline_samples(path: Path, entry: Entry) -> Samples | None:
-    """Return the per-sample arrays of an entry of the baseline in a file, or None without any.
+    """Return the per-sample arrays of an entry of a baseline, or None if it has none.
 
-    Raises ValueError for arrays that are not those that the baseline was written with.
+    `path` is the JSON file of the baseline. Raises ValueError if the arrays cannot be read, or are
+    not the ones that the baseline was written with.
     """
     if entry.samples is None:
         return None
@@ -209,13 +218,14 @@ def baseline_samples(path: Path, entry: Entry) -> Samples | None:
 
 
 def result_key(row: record.ResultRow) -> Key:
-    """Return the key of a result."""
+    """Return the model, data set and protocol by which a result is matched with a baseline."""
     return Key(model_identity(row).label, row.dataset, row.protocol)
 
 
 class Problem(NamedTuple):
     """Why something could not be decided."""
 
+    # The file, or the key of the result.
     where: str
     message: str
 
@@ -223,30 +233,13 @@ class Problem(NamedTuple):
         return f"{self.where}: {self.message}"
 
 
-def faults_of(results: Sequence[Verified], *, strict: bool) -> Iterator[Problem]:
-    """Yield the reasons why results cannot be trusted.
+def result_problems(results: Sequence[VerifiedResult], *, strict: bool) -> Iterator[Problem]:
+    """Yield a problem for each reason why a result cannot be trusted.
 
-    With `strict`, results must also state the commit of their code, and the code must be unedited.
+    The reasons are random weights, and a name that several models share. With `strict`, results
+    must also state the commit of their code, and the code must not have been edited.
     """
-    yield from _shared_name_problems(results)
-    for result in results:
-        path, provenance = str(result.path), result.row.provenance
-        if result.row.model["random"]:
-            yield Problem(path, "has random weights, which measure nothing")
-        if not strict:
-            continue
-        if "record_sha256" not in provenance:
-            message = "has version 1, without a hash by which --strict could trust its commit"
-            yield Problem(path, message)
-        elif provenance["commit"] is None:
-            yield Problem(path, "does not state its commit, which --strict requires")
-        elif provenance["dirty"] is not False:
-            yield Problem(path, "was measured with edited code (dirty), which --strict refuses")
-
-
-def _shared_name_problems(results: Iterable[Verified]) -> Iterator[Problem]:
-    """Yield a problem for each result whose model has the name of another model."""
-    for result in distinguish(result.stored for result in results):
+    for result in label_results(result.stored for result in results):
         if result.notes:
             label = result.identity.label
             message = (
@@ -254,13 +247,34 @@ def _shared_name_problems(results: Iterable[Verified]) -> Iterator[Problem]:
                 "the results of one model"
             )
             yield Problem(str(result.path), message)
+    for verified in results:
+        yield from _provenance_problems(verified, strict=strict)
 
 
-def without_former(results: Sequence[Verified]) -> tuple[list[Verified], list[str]]:
-    """Return the results that were not replaced by later ones, and a note on each other result.
+def _provenance_problems(result: VerifiedResult, *, strict: bool) -> Iterator[Problem]:
+    """Yield a problem for random weights, and with `strict` for code that is unknown or edited."""
+    path, provenance = str(result.path), result.row.provenance
+    if result.row.model["random"]:
+        yield Problem(path, "has random weights, which measure nothing")
+    if not strict:
+        return
+    if "record_sha256" not in provenance:
+        message = "has version 1, without a hash by which --strict could trust its commit"
+        yield Problem(path, message)
+    elif provenance["commit"] is None:
+        yield Problem(path, "does not state its commit, which --strict requires")
+    elif provenance["dirty"] is not False:
+        yield Problem(path, "was measured with edited code (dirty), which --strict refuses")
 
-    When another model of the same name is measured, the former result is moved to another file. It
-    is left out if the later result is among `results` as well.
+
+def drop_renamed_results(
+    results: Sequence[VerifiedResult],
+) -> tuple[list[VerifiedResult], list[str]]:
+    """Leave out results that were renamed to make room for a later result, and note each of them.
+
+    When another model with the same name is measured, the file of the former result is renamed. The
+    former result is left out only if the later one is among `results` as well. Returns the other
+    results and the notes.
     """
     paths = {result.path for result in results}
     latest_results, notes = [], []
@@ -274,7 +288,10 @@ def without_former(results: Sequence[Verified]) -> tuple[list[Verified], list[st
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Read a baseline. Raises UsageError if the file is not a baseline or was edited."""
+    """Read a baseline from its JSON file, without its samples.
+
+    Raises UsageError if the file is missing, is not a baseline or was edited.
+    """
     try:
         content = readers.read_bytes(path)
         document = readers.parse_json(content)
@@ -292,7 +309,7 @@ def read_baseline(path: Path) -> Baseline:
 
 def replace_baseline(
     path: Path,
-    results: Sequence[Verified],
+    results: Sequence[VerifiedResult],
     problems: Sequence[Problem],
     *,
     strict: bool = False,
@@ -301,33 +318,46 @@ def replace_baseline(
     keep_samples: bool = True,
     all_gated: bool = False,
 ) -> tuple[list[dict[str, str]], list[str]]:
-    """Write results as the whole baseline in a file; return a record per change, and notes.
+    """Write results as a baseline, in place of a former baseline in the file `path`.
 
-    `problems` arose when the results were read. Without samples only metrics that have an interval
-    are written, since nothing could be decided of the others. Raises UsageError for results that a
-    check could not use, for two results of one model or training on one data set, for a file that
-    is not called *.json, and if the file cannot be written or is not a baseline.
+    Args:
+        path: The JSON file, whose name ends with .json.
+        results: The results, which become the entries of the baseline.
+        problems: The problems that arose when the results were read; there must be none.
+        strict: Whether results must state their commit, and be measured with unedited code.
+        reason: Why the baseline is written, in words for its readers.
+        tolerance: The loss that a check tolerates, see `Baseline.tolerance`.
+        keep_samples: Whether the per-sample arrays are written too. If not, only metrics that have
+            an interval are written, since a check could not decide on the others.
+        all_gated: Whether all metrics can fail a check, not only the primary ones.
+
+    Returns a record of what changed for each result, and notes on results that were left out.
+
+    Raises UsageError for results that a check could not use, for two results of one model or
+    training on one data set, and if the file cannot be written or holds something else.
     """
-    results, notes = without_former(results)
-    _require_usable(results, [*problems, *faults_of(results, strict=strict)])
+    results, notes = drop_renamed_results(results)
+    _require_usable(results, [*problems, *result_problems(results, strict=strict)])
     if path.suffix != ".json":
         raise UsageError(f"cannot write {path}: the name of a baseline ends with .json")
     repeated_keys = readers.first_repeated(result_key(result.row) for result in results)
     if repeated_keys:
         raise UsageError(f"two results of {repeated_keys[0]}: give one of the files")
     _require_distinct_trainings(results)
+
     entries: list[Entry] = []
     archives: dict[str, bytes] = {}
     for result in results:
         archive = files.pack_arrays(result.samples) if keep_samples else None
-        entry = _entry_of(result.row, archive)
+        entry = _make_entry(result.row, archive)
         entries.append(entry)
         if entry.samples is not None and archive is not None:
             archives[entry.samples["file"]] = archive
-    settings: dict[str, Any] = {"tolerance": tolerance}
+    gate_options: dict[str, Any] = {"tolerance": tolerance}
     if all_gated:
-        settings["gated"] = "all"
-    document = _document(sorted(entries, key=lambda entry: entry.key), reason, settings)
+        gate_options["gated"] = "all"
+    sorted_entries = sorted(entries, key=lambda entry: entry.key)
+    document = _make_document(sorted_entries, reason, gate_options)
     record.validate(Baseline, json.dumps(document), str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -337,15 +367,19 @@ def replace_baseline(
     return _change_records(former_keys, {entry.key for entry in entries}), notes
 
 
-def _require_usable(results: Sequence[Verified], faults: Sequence[Problem]) -> None:
-    """Raise UsageError if results have faults, or if there are none."""
-    if faults or not results:
-        listed = "; ".join(str(fault) for fault in faults)
-        raise UsageError(f"no baseline of such results: {listed}")
+def _require_usable(results: Sequence[VerifiedResult], problems: Sequence[Problem]) -> None:
+    """Raise UsageError if there are problems, or if there are no results."""
+    if problems or not results:
+        problem_texts = "; ".join(str(problem) for problem in problems)
+        raise UsageError(f"no baseline of such results: {problem_texts}")
 
 
 def _change_records(former_keys: set[Key], new_keys: set[Key]) -> list[dict[str, str]]:
-    """Return a record per result, sorted, that says whether it was added, replaced or removed."""
+    """Return one record for each result, sorted, with how the baseline has changed.
+
+    Example: {"result": "clip on coco (karpathy)", "change": "added"}. The other changes are
+    "replaced" and "removed".
+    """
     changes = []
     for key in sorted(former_keys | new_keys):
         if key not in new_keys:
@@ -358,20 +392,25 @@ def _change_records(former_keys: set[Key], new_keys: set[Key]) -> list[dict[str,
     return changes
 
 
-def _require_distinct_trainings(results: Iterable[Verified]) -> None:
-    """Raise UsageError for two results of one training of a group on one data set."""
-    trainings: dict[tuple[str, str, str], list[Stored]] = {}
+def _require_distinct_trainings(results: Iterable[VerifiedResult]) -> None:
+    """Raise UsageError if one training of a group has two results on one data set."""
+    results_by_group: dict[tuple[str, str, str], list[StoredResult]] = {}
     for result in results:
         group = group_label(result.row)
         if group:
             key = (group, result.row.dataset, result.row.protocol)
-            trainings.setdefault(key, []).append(result.stored)
-    for group_results in trainings.values():
+            results_by_group.setdefault(key, []).append(result.stored)
+    for group_results in results_by_group.values():
         require_distinct(group_results)
 
 
-def _document(entries: Sequence[Entry], reason: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a baseline's file, with the hash of itself."""
+def _make_document(
+    entries: Sequence[Entry], reason: str, gate_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the content of a baseline's JSON file, with a hash of everything else in it.
+
+    `reason` says why it is written. `gate_options` are its fields `tolerance` and `gated`.
+    """
     records = []
     for entry in entries:
         entry_record = dict(vars(entry))
@@ -382,14 +421,18 @@ def _document(entries: Sequence[Entry], reason: str, settings: Mapping[str, Any]
         "schema_version": SCHEMA_VERSION,
         "written": {"by": user_name(), "utc": utc_now(), "reason": reason, "version": __version__},
     }
-    document |= settings
+    document |= gate_options
     document["results"] = records
     document["baseline_sha256"] = files.json_sha256(document)
     return document
 
 
-def _entry_of(row: record.ResultRow, archive: bytes | None) -> Entry:
-    """Return the entry of a result, whose packed samples are `archive`; None leaves them out."""
+def _make_entry(row: record.ResultRow, archive: bytes | None) -> Entry:
+    """Return the entry of a baseline for a result.
+
+    `archive` holds the packed per-sample arrays. If it is None, the entry has no samples, and only
+    the metrics that have an interval.
+    """
     if archive is None:
         samples = None
         metrics = {name: value for name, value in row.metrics.items() if name in row.intervals}
@@ -403,7 +446,7 @@ def _entry_of(row: record.ResultRow, archive: bytes | None) -> Entry:
     return Entry(
         model=identity.label,
         weights_sha256=row.model["weights_sha256"],
-        setting=setting(row),
+        setting=setting_of_result(row),
         metrics=metrics,
         intervals=dict(row.intervals),
         samples=samples,
@@ -417,9 +460,11 @@ def _entry_of(row: record.ResultRow, archive: bytes | None) -> Entry:
 def _write_files(
     path: Path, document: Mapping[str, Any], archives: Mapping[str, bytes]
 ) -> set[Key]:
-    """Write the samples and then the file of a baseline, in place of a former baseline.
+    """Write the samples and then the JSON file of a baseline, in place of a former baseline.
 
-    Samples that only the former baseline named are removed. Returns the keys of its results.
+    `document` is the content of the JSON file, and `archives` are the contents of the samples files
+    by name. Samples that only the former baseline needs are removed. Returns the keys of the former
+    baseline's results, which are none if there was no baseline.
     """
     folder = path.with_suffix("")
     with files.folder_lock(path.parent) as is_locked:
@@ -428,16 +473,22 @@ def _write_files(
             files.write_atomically(folder / name, content)
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
         files.write_atomically(path, text.encode())
+
         former_names = {entry.samples["file"] for entry in former_entries if entry.samples}
         for name in former_names - archives.keys():
-            # Other names may be those of a result: in version 1 they were the same.
-            if is_locked and _OWN_SAMPLES.fullmatch(name):
+            # In version 1, a baseline and a result could name the same samples file, so files with
+            # old names are kept.
+            if is_locked and _BASELINE_SAMPLES.fullmatch(name):
                 (folder / name).unlink(missing_ok=True)
     return {entry.key for entry in former_entries}
 
 
 def _require_unchanged(baseline: Baseline, document: Mapping[str, Any], path: Path) -> None:
-    """Raise UsageError if a baseline was edited, as far as its version can tell."""
+    """Raise UsageError if a baseline was edited after it was written.
+
+    `document` is the content of its JSON file. Since version 2 it has a hash of itself. A baseline
+    that says version 1, which has no hash, must not have anything that came with version 2.
+    """
     if baseline.schema_version == SCHEMA_VERSION:
         content = {name: value for name, value in document.items() if name != "baseline_sha256"}
         if baseline.baseline_sha256 != files.json_sha256(content):
@@ -447,7 +498,10 @@ def _require_unchanged(baseline: Baseline, document: Mapping[str, Any], path: Pa
             )
         return
     samples = [entry.samples for entry in baseline.results]
-    has_new_names = any(names and _OWN_SAMPLES.fullmatch(names["file"]) for names in samples)
+    has_new_names = any(
+        entry_samples and _BASELINE_SAMPLES.fullmatch(entry_samples["file"])
+        for entry_samples in samples
+    )
     if baseline.baseline_sha256 or has_new_names:
         raise UsageError(f"{path} was edited: it says version 1, but has what version 2 brought")
     if None in samples:

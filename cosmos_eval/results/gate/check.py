@@ -28,7 +28,7 @@ from cosmos_eval.results.compare import (
     has_content,
     measurement_of,
     require_same_settings,
-    setting,
+    setting_of_result,
 )
 from cosmos_eval.results.gate.baseline import (
     Baseline,
@@ -36,59 +36,76 @@ from cosmos_eval.results.gate.baseline import (
     Key,
     Problem,
     baseline_samples,
-    faults_of,
+    drop_renamed_results,
     read_baseline,
     result_key,
-    without_former,
+    result_problems,
 )
-from cosmos_eval.results.groups import moments, require_distinct
+from cosmos_eval.results.groups import estimate_moments, require_distinct
 from cosmos_eval.results.identity import group_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
-from cosmos_eval.results.verify import Verdict, Verified, read_verified
+from cosmos_eval.results.verify import VerifiedResult, read_verified
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.paired import PairedDifference, holm, independent_difference
 from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import UsageError
 
-_HASH = 8  # characters of a hash that is shown
-_LEAST_TRAININGS = 4  # of both sides: the variance by seeds then has two degrees of freedom
+_HASH_LENGTH = 8  # characters of a hash that is shown
+_LEAST_TRAININGS = 4  # in total: the variance between seeds then has two degrees of freedom
 ALPHA = 0.025
-"""One-sided probability of a false alarm on any gated metric of a whole check."""
+"""The probability of a false alarm on any gated metric of a whole check, by one-sided tests."""
 
 Change = PairedDifference | GroupDifference
 """A metric of new results minus the same metric of the baseline."""
 
 
 class Case(NamedTuple):
-    """Results that are compared on one data set.
+    """Results of the baseline and new results that are compared on one data set.
 
     Either one result of the baseline is compared with a new one, or several trainings of the
     baseline with new trainings of the same group.
     """
 
-    # The `model` of the key is the model, or the group of trainings.
+    # The model or the group of trainings, the data set and the protocol.
     key: Key
+    # The results of the baseline.
     entries: list[Entry]
-    results: list[Verified]
+    # The new results.
+    results: list[VerifiedResult]
 
     @property
     def is_group(self) -> bool:
+        """True if groups of trainings are compared, not two results."""
         return len(self.entries) > 1
 
     @property
     def task(self) -> str:
+        """The name of the task that was measured."""
         return str(self.entries[0].setting["task"])
 
     @property
     def settings(self) -> list[Mapping[str, Any]]:
-        """The settings of all results, the baseline's first."""
+        """What `setting_of_result` returns for each result, the baseline's first."""
         settings = [entry.setting for entry in self.entries]
-        settings += [setting(result.row) for result in self.results]
+        settings += [setting_of_result(result.row) for result in self.results]
         return settings
 
+    @property
+    def baseline_metrics(self) -> set[str]:
+        """The names of the metrics that any result of the baseline has."""
+        return {name for entry in self.entries for name in entry.metrics}
+
+    @property
+    def result_metrics(self) -> set[str]:
+        """The names of the metrics that all new results have."""
+        names = set(self.results[0].row.metrics)
+        for result in self.results[1:]:
+            names &= set(result.row.metrics)
+        return names
+
     def require_same_settings(self) -> None:
-        """Raise ValueError if any two results were measured by different settings."""
+        """Raise ValueError if any two results were measured with different settings."""
         try:
             require_same_settings(self.settings)
         except ValueError as error:
@@ -96,30 +113,36 @@ class Case(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A metric of a new result and of the baseline."""
+    """How a metric of new results has changed from the baseline, and what that means."""
 
+    # The model or the group of trainings, the data set and the protocol.
     key: Key
     task: str
     metric: str
-    # The new value, `a`, minus the baseline's, `b`.
+    # The new value, `a`, minus the baseline's value, `b`.
     change: Change
-    # Holm's one-sided p-value of a regression; None for a metric that is not gated.
+    # The one-sided p-value of a regression, corrected by Holm; None for a metric that is not gated.
     adjusted: float | None = None
-    # The loss that the test finds with a probability of 80%.
+    # The least loss that the test finds with a probability of 80%.
     detectable: float | None = None
 
     @property
-    def record(self) -> Metric:
+    def metric_record(self) -> Metric:
+        """The metric's definition: its unit, its bounds, and whether higher is better."""
         return metric_of(self.task, self.metric)
 
     @property
     def gain(self) -> Change:
-        """The change, positive for a better metric."""
-        return self.change if self.record.higher_is_better else self.change.flipped()
+        """The change with a sign by which positive means better."""
+        return self.change if self.metric_record.higher_is_better else self.change.flipped()
 
     @property
     def status(self) -> Literal["regression", "worse, not gated", "better", "no change shown"]:
-        """The decision; all but a regression are by the 95% interval of this metric only."""
+        """The decision on the metric.
+
+        Only a gated metric can be a regression, by its corrected p-value. Other decisions follow
+        from the 95% interval of this metric, without correction for the number of metrics.
+        """
         if self.adjusted is not None and self.adjusted <= ALPHA:
             return "regression"
         if self.adjusted is None and self.gain.p_below(0) <= ALPHA:
@@ -128,18 +151,22 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The outcome of a check."""
+    """The outcome of a check of new results against a baseline."""
 
     # The file of the baseline.
     baseline: Path
+    # The metrics that were compared.
     findings: tuple[Finding, ...]
+    # Why something could not be decided.
     problems: tuple[Problem, ...]
+    # What a reader should know about the results, one line each.
     notes: tuple[str, ...] = ()
     # The tolerance of the baseline; None if the baseline could not be read.
     tolerance: float | None = None
 
     @property
     def regressions(self) -> list[Finding]:
+        """The gated metrics that became worse."""
         return [finding for finding in self.findings if finding.status == "regression"]
 
     @property
@@ -149,14 +176,17 @@ class Report(NamedTuple):
 
     @property
     def status(self) -> int:
-        """The exit status: 1 if a regression is shown, 2 if something is undecided, 0 otherwise."""
+        """The exit status: 1 for a regression, else 2 if anything is undecided, else 0.
+
+        A check without any gated metric decides nothing, so its status is 2.
+        """
         if self.regressions:
             return 1
         return 2 if self.problems or not self.gated else 0
 
     @property
     def verdict(self) -> str:
-        """The outcome in one line."""
+        """The outcome in one line, such as "no regression shown, of 12 metrics"."""
         n_problems, n_ungated = len(self.problems), len(self.findings) - self.gated
         total = f"{self.gated} metrics"
         if n_ungated:
@@ -165,66 +195,75 @@ class Report(NamedTuple):
             return f"no regression shown, of {total}"
         if self.status == 1:
             return f"regression shown: {len(self.regressions)} of {total}"
-        return f"cannot decide, for {n_problems} reason{'s' if n_problems > 1 else ''}"
+        plural = "s" if n_problems > 1 else ""
+        return f"cannot decide, for {n_problems} reason{plural}"
 
 
-def read_results(places: Sequence[Path]) -> tuple[list[Verified], list[Problem]]:
-    """Read results whose figures follow from their samples; report the faults of others."""
-    results: list[Verified] = []
+def read_results(places: Sequence[Path]) -> tuple[list[VerifiedResult], list[Problem]]:
+    """Read the new results in files and folders, and verify them.
+
+    Returns the results whose metrics and intervals follow from their samples, and a problem for
+    each other result and for each folder that cannot be read.
+    """
+    results: list[VerifiedResult] = []
     problems: list[Problem] = []
     for place in places:
         files, faults = list_results(place)
         problems += [Problem(str(place), fault) for fault in faults]
         for file in files:
             result = read_verified(file)
-            if isinstance(result, Verified):
+            if isinstance(result, VerifiedResult):
                 results.append(result)
             else:
-                problems.append(_problem_of(result))
+                reason = "; ".join(result.differences) or result.obstacle
+                problems.append(Problem(result.path, reason))
     return results, problems
 
 
-def _problem_of(verdict: Verdict) -> Problem:
-    """Return the problem of a result that was not verified."""
-    return Problem(verdict.path, "; ".join(verdict.differences) or verdict.obstacle)
-
-
-def examine(
-    results: Sequence[Verified],
+def check_results(
+    results: Sequence[VerifiedResult],
     path: Path,
     *,
     strict: bool = False,
     problems: Sequence[Problem] = (),
 ) -> Report:
-    """Return the outcome of checking results against the baseline in the file `path`.
+    """Check new results against the baseline in the file `path`, and return the outcome.
 
-    `problems` are the faults of results that could not be read. `strict` refuses results of edited
-    code or of an unknown commit. Raises UsageError for a faulty baseline.
+    `problems` are those of results that could not be read, see `read_results`. With `strict`,
+    results that were measured with edited code, or from an unknown commit, are problems too. Raises
+    UsageError if the baseline cannot be read or was edited.
     """
     baseline = read_baseline(path)
-    results, notes = without_former(results)
-    cases = match(baseline, results)
-    all_problems = [*problems, *cases.problems, *faults_of(results, strict=strict)]
+    results, notes = drop_renamed_results(results)
+    cases = match_results(baseline, results)
+    all_problems = [*problems, *cases.problems, *result_problems(results, strict=strict)]
     all_problems += cases.unmatched()
+
+    # Compare the metrics of each result of the baseline that has a new result.
     findings: list[Finding] = []
     for case in (*cases.pairs, *cases.groups):
         try:
-            findings += _group_findings(case, path) if case.is_group else _pair_findings(case, path)
+            if case.is_group:
+                findings += _group_findings(case, path)
+            else:
+                findings += _pair_findings(case, path)
         except (ValueError, UsageError) as error:
             all_problems.append(Problem(str(case.key), str(error)))
-        missing_metrics, new_metrics = _metrics_of_one_side(case)
-        for name in missing_metrics:
+        # Metrics of the baseline that a result lacks are problems, and new metrics are only noted.
+        for name in sorted(case.baseline_metrics - case.result_metrics):
             message = f"the result lacks {name}, which the baseline has"
             all_problems.append(Problem(str(case.key), message))
+        new_metrics = sorted(case.result_metrics - case.baseline_metrics)
         if new_metrics:
             notes.append(f"{case.key}: not in the baseline: {', '.join(new_metrics)}")
+
     notes += _model_notes(cases.results, baseline)
     notes += _training_notes(cases.pairs)
     notes += _content_notes([*cases.pairs, *cases.groups])
     if baseline.schema_version == 1:
         notes.append(f"{path} has version 1 and no hash of itself: write it with --update")
-    decided = _decide_gated(findings, cases, baseline)
-    return Report(path, decided, tuple(all_problems), tuple(notes), baseline.tolerance)
+    decided_findings = _decide_gated(findings, cases, baseline)
+    return Report(path, decided_findings, tuple(all_problems), tuple(notes), baseline.tolerance)
 
 
 class Cases(NamedTuple):
@@ -235,13 +274,13 @@ class Cases(NamedTuple):
     # The other results of the baseline.
     entries: list[Entry]
     # The other new results, by the key of the entry that they are compared with.
-    results: dict[Key, Verified]
+    results: dict[Key, VerifiedResult]
     # New results that must not be compared.
     problems: list[Problem]
 
     @property
     def pairs(self) -> list[Case]:
-        """One result of the baseline and a new one each."""
+        """The cases that compare one result of the baseline with one new result."""
         return [
             Case(entry.key, [entry], [self.results[entry.key]])
             for entry in self.entries
@@ -249,14 +288,18 @@ class Cases(NamedTuple):
         ]
 
     def unmatched(self) -> Iterator[Problem]:
-        """Yield a problem for each result that only the baseline has, or only the new results."""
+        """Yield a problem for each result without a partner, in the baseline or among new results.
+
+        The problem of a result of the baseline names the new models that were measured on the same
+        data set, since the model may have been renamed.
+        """
         entry_keys = {entry.key for entry in self.entries}
         keys_without_entry = [key for key in self.results if key not in entry_keys]
         for key in sorted(entry_keys - self.results.keys()):
             models_on_same_data = [
-                other.model
-                for other in keys_without_entry
-                if (other.dataset, other.protocol) == (key.dataset, key.protocol)
+                new_key.model
+                for new_key in keys_without_entry
+                if (new_key.dataset, new_key.protocol) == (key.dataset, key.protocol)
             ]
             hint = ""
             if models_on_same_data:
@@ -266,13 +309,16 @@ class Cases(NamedTuple):
             yield Problem(str(key), "is not in the baseline: leave it out, or add it with --update")
 
 
-def match(baseline: Baseline, results: Sequence[Verified]) -> Cases:
-    """Match each new result with the result of the baseline that it is compared with."""
-    groups, problems = groups_of(baseline, results)
+def match_results(baseline: Baseline, results: Sequence[VerifiedResult]) -> Cases:
+    """Match each new result with the result, or the group, of the baseline to compare it with.
+
+    A second result of the same model on the same data set is a problem.
+    """
+    groups, problems = match_groups(baseline, results)
     grouped_keys = {entry.key for case in groups for entry in case.entries}
     grouped_paths = {result.path for case in groups for result in case.results}
     entries = [entry for entry in baseline.results if entry.key not in grouped_keys]
-    results_by_key: dict[Key, Verified] = {}
+    results_by_key: dict[Key, VerifiedResult] = {}
     for result in results:
         if result.path in grouped_paths:
             continue
@@ -284,12 +330,14 @@ def match(baseline: Baseline, results: Sequence[Verified]) -> Cases:
     return Cases(groups, entries, results_by_key, problems)
 
 
-def groups_of(baseline: Baseline, results: Iterable[Verified]) -> tuple[list[Case], list[Problem]]:
-    """Return the groups whose trainings in the baseline are compared with new trainings.
+def match_groups(
+    baseline: Baseline, results: Iterable[VerifiedResult]
+) -> tuple[list[Case], list[Problem]]:
+    """Return the groups of trainings that are compared as a whole, and problems of their results.
 
-    The baseline must have several trainings of the group, and the results at least one new one: a
-    result with other weights than any of the baseline's. In such a group, a result with the weights
-    of a training of the baseline is a problem. Problems are the second return value.
+    In such a group, the baseline has several trainings, and the new results have at least one new
+    training, whose weights the baseline does not have. A result of the group that repeats a
+    training of the baseline is a problem.
     """
     cases: dict[Key, Case] = {}  # by the name of the group, the data set and the protocol
     for entry in baseline.results:
@@ -303,24 +351,26 @@ def groups_of(baseline: Baseline, results: Iterable[Verified]) -> tuple[list[Cas
     groups: list[Case] = []
     problems: list[Problem] = []
     for case in cases.values():
-        weights = {entry.weights_sha256 for entry in case.entries}
-        repeated = [
-            result for result in case.results if result.row.model["weights_sha256"] in weights
+        baseline_weights = {entry.weights_sha256 for entry in case.entries}
+        repeated_results = [
+            result
+            for result in case.results
+            if result.row.model["weights_sha256"] in baseline_weights
         ]
-        has_new_trainings = len(repeated) < len(case.results)
+        has_new_trainings = len(repeated_results) < len(case.results)
         if case.is_group and has_new_trainings:
             groups.append(case)
-            for result in repeated:
+            for result in repeated_results:
                 message = "is a training of the baseline: check it apart from others"
                 problems.append(Problem(str(result.path), message))
     return groups, problems
 
 
-def _matching_key(baseline: Baseline, result: Verified) -> Key:
-    """Return the key of the entry that a result is compared with.
+def _matching_key(baseline: Baseline, result: VerifiedResult) -> Key:
+    """Return the key of the baseline's entry that a new result is compared with.
 
-    The entry has the same model, though perhaps under another name. A result without such an entry
-    has its own key.
+    It is the entry of the same name, or else the last entry of the same model under another name.
+    If there is no such entry, the key of the result itself is returned.
     """
     key = result_key(result.row)
     if any(entry.key == key for entry in baseline.results):
@@ -333,43 +383,41 @@ def _matching_key(baseline: Baseline, result: Verified) -> Key:
 
 
 def _key_without_name(key: Key, model_sha256: str | None) -> tuple[str | None, ...]:
-    """Return a key with the hash of the model in place of its name."""
-    variants = key.model.partition(" (")[2]  # "clip (student, bf16)" -> "student, bf16)"
+    """Return the fields of a key, with the hash of the model in place of its name.
+
+    The words in brackets behind the name, which say how the settings differ from the defaults,
+    still count: "clip (student, bf16)" gives the hash and "student, bf16)".
+    """
+    _, _, variants = key.model.partition(" (")
     return model_sha256, variants, key.dataset, key.protocol
 
 
-def _metrics_of_one_side(case: Case) -> tuple[list[str], list[str]]:
-    """Return two lists: the metrics that only the baseline has, and that only all results have."""
-    baseline_metrics = {name for entry in case.entries for name in entry.metrics}
-    result_metrics = set(case.results[0].row.metrics)
-    for result in case.results[1:]:
-        result_metrics &= set(result.row.metrics)
-    return sorted(baseline_metrics - result_metrics), sorted(result_metrics - baseline_metrics)
-
-
 def _group_findings(case: Case, path: Path) -> list[Finding]:
-    """Return a finding per metric of a group of trainings.
+    """Return one finding for each metric of a group of trainings.
 
-    Raises ValueError or UsageError as `group_changes` does, and ValueError for a metric whose value
-    depends on a single image.
+    `path` is the file of the baseline. Raises ValueError or UsageError as `group_changes` does, and
+    ValueError if a single image decides whether a metric has a value.
     """
-    changes = group_changes(case, path)
-    unknown = [name for name, change in changes.items() if change is None]
-    if unknown:
-        raise ValueError(f"one image decides whether there is a value of {', '.join(unknown)}")
-    return [
-        Finding(case.key, case.task, name, change)
-        for name, change in changes.items()
-        if change is not None
-    ]
+    findings = []
+    undecided_metrics = []
+    for name, change in group_changes(case, path).items():
+        if change is None:
+            undecided_metrics.append(name)
+        else:
+            findings.append(Finding(case.key, case.task, name, change))
+    if undecided_metrics:
+        names = ", ".join(undecided_metrics)
+        raise ValueError(f"one image decides whether there is a value of {names}")
+    return findings
 
 
 def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
-    """Return the metrics of new trainings minus the metrics of the baseline's trainings.
+    """Return the mean metrics of new trainings minus those of the baseline's trainings, by name.
 
-    `path` is the file of the baseline. A metric is None if one image decides whether it has a
-    value. Raises ValueError or UsageError for a training that occurs twice, for different settings,
-    and for samples that are missing or do not give the metrics.
+    `path` is the file of the baseline. The change is None for a metric of which a single image
+    decides whether it has a value. Raises ValueError or UsageError for too few trainings, for a
+    training that occurs twice, for different settings, and for samples that are missing or do not
+    give the metrics.
     """
     if len(case.results) + len(case.entries) < _LEAST_TRAININGS:
         raise ValueError(
@@ -384,10 +432,12 @@ def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
         if samples is None:
             raise ValueError("trainings are compared by samples, which --metrics-only left out")
         measurements.append(Measurement(entry.setting, entry.metrics, samples))
-    indices = np.arange(len(measurements))
-    new_indices, baseline_indices = np.split(indices, [len(case.results)])
+    # The new trainings come first in `measurements`.
+    n_new = len(case.results)
+    new_indices = np.arange(n_new)
+    baseline_indices = np.arange(n_new, len(measurements))
     changes: dict[str, GroupDifference | None] = {}
-    for name, metric_moments in moments(measurements).items():
+    for name, metric_moments in estimate_moments(measurements).items():
         if metric_moments is None:
             changes[name] = None
         else:
@@ -396,31 +446,36 @@ def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
 
 
 def _pair_findings(case: Case, path: Path) -> list[Finding]:
-    """Return a finding per metric of one new result.
+    """Return one finding for each metric that a new result and the baseline's result have.
 
-    Raises ValueError for different settings, and for samples of the baseline that were changed.
+    `path` is the file of the baseline. If the baseline has no samples, the error of a change
+    follows from both intervals, otherwise from the paired samples. Raises ValueError for different
+    settings, and if the baseline's samples were changed.
     """
     result, entry = case.results[0], case.entries[0]
     samples = baseline_samples(path, entry)
     case.require_same_settings()
-    names = [
-        name
-        for name in entry.metrics
-        if name in result.row.metrics and not metric_of(case.task, name).reference
-    ]
+    # Reference metrics, which only help to read the others, are not compared.
+    names = []
+    for name in entry.metrics:
+        if name in result.row.metrics and not metric_of(case.task, name).reference:
+            names.append(name)
     changes: Mapping[str, Change]
     if samples is None:
         changes = {name: _independent_change(result.row, entry, name) for name in names}
     else:
-        new = measurement_of(result.row, result.samples)
-        changes = differences_of(new, Measurement(entry.setting, entry.metrics, samples))
+        new_measurement = measurement_of(result.row, result.samples)
+        baseline_measurement = Measurement(entry.setting, entry.metrics, samples)
+        changes = differences_of(new_measurement, baseline_measurement)
     return [Finding(entry.key, case.task, name, changes[name]) for name in names]
 
 
 def _independent_change(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
-    """Return the change of a metric by the intervals of both results, without samples.
+    """Return the change of a metric without samples, as if both results were independent.
 
-    Each standard error is half the width of the interval over the normal quantile of its level.
+    The standard error of a result is half the width of its interval, divided by the normal quantile
+    of its level, which is 1.96 for 95%. The error of the change is the root of the sum of squares.
+    Raises ValueError if an interval is missing.
     """
     if metric not in row.intervals or metric not in entry.intervals:
         raise ValueError(f"{metric} has no interval, and the baseline no samples")
@@ -435,38 +490,46 @@ def _independent_change(row: ResultRow, entry: Entry, metric: str) -> PairedDiff
 def _decide_gated(
     findings: Sequence[Finding], cases: Cases, baseline: Baseline
 ) -> tuple[Finding, ...]:
-    """Return all findings with their detectable losses, and p-values if their metric is gated."""
+    """Return all findings with their detectable losses, and with p-values of gated metrics.
+
+    Gated metrics can fail the check. Their p-values are corrected for the number of all gated
+    metrics in the baseline, even if some of them could not be compared.
+    """
     gated_metrics = {entry.key: baseline.gated_metrics(entry) for entry in cases.entries}
     for case in cases.groups:
         gated_metrics[case.key] = baseline.gated_metrics(case.entries[0])
-    total = sum(len(names) for names in gated_metrics.values())  # also of those not compared
-    gated = [finding for finding in findings if finding.metric in gated_metrics[finding.key]]
-    decided = {
+    n_gated = sum(len(names) for names in gated_metrics.values())
+    gated_findings = [
+        finding for finding in findings if finding.metric in gated_metrics[finding.key]
+    ]
+    decided_findings = {
         (finding.key, finding.metric): finding
-        for finding in decide(gated, baseline.tolerance, total)
+        for finding in decide_findings(gated_findings, baseline.tolerance, n_gated)
     }
     all_findings = []
     for finding in findings:
-        if (finding.key, finding.metric) in decided:
-            all_findings.append(decided[finding.key, finding.metric])
+        if (finding.key, finding.metric) in decided_findings:
+            all_findings.append(decided_findings[finding.key, finding.metric])
         else:
             detectable = finding.change.detectable(2 * ALPHA)
             all_findings.append(finding._replace(detectable=detectable))
     return tuple(all_findings)
 
 
-def decide(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
-    """Yield gated findings with their p-values and detectable losses.
+def decide_findings(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
+    """Yield gated findings with their corrected p-values and detectable losses.
 
-    `total` is the number of gated metrics, also of those without a finding. The tolerance is
-    absolute for fractions, and relative to the baseline for ranks and ratios.
+    A p-value is one-sided: it is small if the loss is certainly greater than the tolerated loss.
+    `tolerance` is absolute for fractions, and relative to the baseline for ranks and ratios.
+    `total` is the number of gated metrics, including those without a finding.
     """
     tolerated_losses = []
     p_values = []
     for finding in findings:
-        scale = 1.0 if finding.record.unit == "fraction" else abs(finding.change.b)
-        tolerated_losses.append(tolerance * scale)
-        p_values.append(finding.gain.p_below(-tolerance * scale))
+        is_fraction = finding.metric_record.unit == "fraction"
+        tolerated_loss = tolerance * (1.0 if is_fraction else abs(finding.change.b))
+        tolerated_losses.append(tolerated_loss)
+        p_values.append(finding.gain.p_below(-tolerated_loss))
     # Gated metrics without a finding count in Holm's correction as tests that show nothing.
     p_values += [1.0] * (total - len(findings))
     adjusted_p_values = holm(p_values)[: len(findings)]
@@ -477,26 +540,34 @@ def decide(findings: Sequence[Finding], tolerance: float, total: int) -> Iterato
         yield finding._replace(adjusted=p_value, detectable=detectable)
 
 
-def _model_notes(results: Mapping[Key, Verified], baseline: Baseline) -> list[str]:
-    """Return a note per model on its weights now and in the baseline, and on its name."""
+def _model_notes(results: Mapping[Key, VerifiedResult], baseline: Baseline) -> list[str]:
+    """Return one note for each model, which compares its weights and its name with the baseline's.
+
+    `results` are the new results by the key of the entry that they are compared with.
+    """
     notes = []
     for entry in baseline.results:
         if entry.key not in results:
             continue
         result = results[entry.key]
-        weights = str(result.row.model["weights_sha256"])[:_HASH]
-        baseline_weights = entry.weights_sha256[:_HASH]
+        weights = str(result.row.model["weights_sha256"])[:_HASH_LENGTH]
+        baseline_weights = entry.weights_sha256[:_HASH_LENGTH]
         if weights == baseline_weights:
             note = f"{entry.model}: weights {weights}, as in the baseline"
         else:
             note = f"{entry.model}: weights {weights}, in the baseline {baseline_weights}"
         label = result.stored.identity.label
-        notes.append(note if label == entry.model else f"{note}, called {label} in the results")
+        if label != entry.model:
+            note += f", called {label} in the results"
+        notes.append(note)
     return list(dict.fromkeys(notes))
 
 
 def _training_notes(pairs: Iterable[Case]) -> list[str]:
-    """Return a note on the new trainings that are compared with a single training."""
+    """Return a list with one note on models whose weights differ from the single baseline training.
+
+    The list is empty if all models have the weights of the baseline.
+    """
     keys = []
     for case in pairs:
         weights = case.results[0].row.model["weights_sha256"]
@@ -511,10 +582,15 @@ def _training_notes(pairs: Iterable[Case]) -> list[str]:
 
 
 def _content_notes(cases: Iterable[Case]) -> list[str]:
-    """Return a note on the data sets that may have other images under the same names."""
-    keys = [
-        str(case.key) for case in cases if not all(has_content(fields) for fields in case.settings)
-    ]
+    """Return a list with one note on the data sets whose images may differ from the baseline's.
+
+    They have the same names of images, but a result records no hash of the images themselves. The
+    list is empty if all results record it.
+    """
+    keys = []
+    for case in cases:
+        if not all(has_content(fields) for fields in case.settings):
+            keys.append(str(case.key))
     if not keys:
         return []
     return [

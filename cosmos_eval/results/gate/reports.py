@@ -1,19 +1,24 @@
-"""Reports of the gate: Markdown, JUnit XML, GitHub's annotations, JSON."""
+"""Reports of a check against a baseline: Markdown, JUnit XML, GitHub's annotations, JSON."""
 
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from cosmos_eval.results import text
-from cosmos_eval.results.compare import component_cells, components
+from cosmos_eval.results.compare import error_component_cells, error_components
 from cosmos_eval.results.gate.check import ALPHA, Finding, Report
-from cosmos_eval.results.table import USUAL, View
+from cosmos_eval.results.table import USUAL, TableOptions
 
 NAME = "cosmos-eval check"
 
 
-def to_cells(finding: Finding, view: View = USUAL) -> dict[str, str]:
-    """Return a finding as a row of a table: fractions in percent, ranks and ratios as they are."""
-    change, factor = finding.change, finding.record.factor
+def to_cells(finding: Finding, options: TableOptions = USUAL) -> dict[str, str]:
+    """Return the finding on a metric as a row of a table, by column title.
+
+    Fractions are in percent. Ranks and ratios stay as they are. `options` say how many decimals
+    numbers have, and whether intervals are shown.
+    """
+    change = finding.change
+    factor = finding.metric_record.factor  # 100 for fractions, else 1
     low, high = change.interval()[:2]
     p_value, detectable = finding.adjusted, finding.detectable
     cells = {
@@ -22,19 +27,24 @@ def to_cells(finding: Finding, view: View = USUAL) -> dict[str, str]:
         "protocol": finding.key.protocol,
         "metric": finding.metric,
         "test": change.method,
-        "baseline": view.fixed(factor * change.b),
-        "new": view.fixed(factor * change.a),
+        "baseline": options.format_number(factor * change.b),
+        "new": options.format_number(factor * change.a),
     }
-    cells |= view.change("change", factor * change.difference, (factor * low, factor * high))
+    ends = (factor * low, factor * high)
+    cells |= options.format_change("change", factor * change.difference, ends)
     cells["p (Holm)"] = "" if p_value is None else text.p_value_text(p_value)
-    cells["detectable"] = "" if detectable is None else view.fixed(factor * detectable)
-    cells |= component_cells(change, factor, view)
+    cells["detectable"] = "" if detectable is None else options.format_number(factor * detectable)
+    cells |= error_component_cells(change, factor, options)
     cells["decision"] = finding.status
     return cells
 
 
 def tolerance_text(report: Report) -> str:
-    """Return the tolerance as text after the baseline's name; empty if it is unknown."""
+    """Return the tolerance of a check as a text that follows the name of the baseline.
+
+    Example: ", tolerance 0.005 (0.5 points of a share, 0.5% of a rank or ratio)". The text is empty
+    if the baseline could not be read.
+    """
     if report.tolerance is None:
         return ""
     if report.tolerance == 0:
@@ -45,7 +55,7 @@ def tolerance_text(report: Report) -> str:
 
 
 def to_records(report: Report) -> dict[str, Any]:
-    """Return a report as JSON holds it."""
+    """Return a report as a record for JSON."""
     return {
         "status": report.status,
         "verdict": report.verdict,
@@ -53,30 +63,36 @@ def to_records(report: Report) -> dict[str, Any]:
         "notes": report.notes,
         "baseline": str(report.baseline),
         "alpha": ALPHA,
-        "findings": [_record(finding) for finding in report.findings],
+        "findings": [_finding_record(finding) for finding in report.findings],
         "problems": [problem._asdict() for problem in report.problems],
     }
 
 
 def to_markdown(report: Report) -> str:
-    """Write a section for a pull request: the verdict, the problems, and all metrics."""
-    escaped = text.markdown_text
-    baseline = f"{text.markdown_code(str(report.baseline))}{escaped(tolerance_text(report))}"
-    lines = [f"### {NAME}: {escaped(report.verdict)}", "", f"Baseline: {baseline}", ""]
-    lines += [f"- **cannot decide** {escaped(str(problem))}" for problem in report.problems]
-    lines += [f"- note: {escaped(note)}" for note in report.notes]
+    """Return a report as a section of Markdown for a pull request.
+
+    It has the verdict as a heading, then the problems and notes, and a table of all metrics without
+    its empty columns.
+    """
+    escape = text.markdown_text
+    baseline = f"{text.markdown_code(str(report.baseline))}{escape(tolerance_text(report))}"
+    lines = [f"### {NAME}: {escape(report.verdict)}", "", f"Baseline: {baseline}", ""]
+    lines += [f"- **cannot decide** {escape(str(problem))}" for problem in report.problems]
+    lines += [f"- note: {escape(note)}" for note in report.notes]
     if report.findings:
         rows = [to_cells(finding) for finding in report.findings]
         titles = [title for title in rows[0] if any(row[title] for row in rows)]
-        cells = [[escaped(row[title]) for title in titles] for row in rows]
-        lines += ["", text.markdown_table(titles, cells, n_text_columns=len(titles)).rstrip("\n")]
+        cells = [[escape(row[title]) for title in titles] for row in rows]
+        table = text.markdown_table(titles, cells, n_text_columns=len(titles))
+        lines += ["", table.rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
 def to_junit(report: Report) -> str:
-    """Write JUnit XML, with a test case per metric and per problem.
+    """Return a report as JUnit XML, which CI systems show as results of tests.
 
-    The case of a metric fails if it has regressed. The case of a problem is an error.
+    Each metric is a test case, which fails if the metric has regressed. Each problem is a test case
+    with an error.
     """
     counts = {
         "tests": str(len(report.findings) + len(report.problems)),
@@ -91,37 +107,39 @@ def to_junit(report: Report) -> str:
         ET.SubElement(properties, "property", tolerance)
     for finding in report.findings:
         key = finding.key
-        case = _case(suite, key.model, f"{key.dataset} ({key.protocol}) {finding.metric}")
+        case = _add_case(suite, key.model, f"{key.dataset} ({key.protocol}) {finding.metric}")
         if finding.status == "regression":
-            ET.SubElement(case, "failure", {"message": text.one_line(_sentence(finding))})
+            message = text.one_line(_regression_sentence(finding))
+            ET.SubElement(case, "failure", {"message": message})
     for problem in report.problems:
-        case = _case(suite, NAME, problem.where)
+        case = _add_case(suite, NAME, problem.where)
         ET.SubElement(case, "error", {"message": text.one_line(problem.message)})
     ET.indent(suites)
     return ET.tostring(suites, "unicode", xml_declaration=True) + "\n"
 
 
 def to_annotations(report: Report) -> list[str]:
-    """Return workflow commands of GitHub Actions, which show annotations.
+    """Return workflow commands by which GitHub Actions shows annotations, one line each.
 
-    Each regression and each problem is an error. Without any of them there is one notice.
+    Each regression and each problem is an error. If there are none, there is a single notice.
     """
     errors = []
     for finding in report.regressions:
-        errors.append(text.annotation("error", f"{NAME}: regression", _sentence(finding)))
+        sentence = _regression_sentence(finding)
+        errors.append(text.annotation("error", f"{NAME}: regression", sentence))
     for problem in report.problems:
         errors.append(text.annotation("error", f"{NAME}: cannot decide", str(problem)))
     return errors or [text.annotation("notice", f"{NAME}: no regression", report.verdict)]
 
 
-def _case(suite: ET.Element, group: str, name: str) -> ET.Element:
-    """Add a test case to a suite of JUnit XML."""
-    names = {"classname": text.one_line(group), "name": text.one_line(name)}
+def _add_case(suite: ET.Element, class_name: str, name: str) -> ET.Element:
+    """Add a test case to a test suite of JUnit XML, and return it."""
+    names = {"classname": text.one_line(class_name), "name": text.one_line(name)}
     return ET.SubElement(suite, "testcase", names)
 
 
-def _record(finding: Finding) -> dict[str, Any]:
-    """Return a finding as JSON holds it."""
+def _finding_record(finding: Finding) -> dict[str, Any]:
+    """Return the finding on a metric as a record for JSON."""
     change = finding.change
     record = {
         "model": finding.key.model,
@@ -137,13 +155,16 @@ def _record(finding: Finding) -> dict[str, Any]:
         "detectable": finding.detectable,
         "test": change.method,
     }
-    record |= components(change)
+    record |= error_components(change)
     record["decision"] = finding.status
     return record
 
 
-def _sentence(finding: Finding) -> str:
-    """Return a sentence that says which metric became worse, and by how much."""
+def _regression_sentence(finding: Finding) -> str:
+    """Return a sentence that says which metric became worse, and by how much.
+
+    Example: "clip on coco (karpathy): recall@1 was 40.10, is 38.00: -2.10 [-3.00, -1.20]".
+    """
     cells = to_cells(finding)
     return (
         f"{finding.key}: {finding.metric} was {cells['baseline']}, is {cells['new']}: "

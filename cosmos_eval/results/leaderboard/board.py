@@ -1,11 +1,11 @@
-"""The tables of a leaderboard before they are written: one per protocol."""
+"""The boards of a leaderboard: for each protocol, the results with ranks, marks and notes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from cosmos_eval.protocols import published_error
 from cosmos_eval.results.identity import data_identity
-from cosmos_eval.results.labels import warnings_of
+from cosmos_eval.results.labels import result_warnings
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.ranking import (
     NO_TIES,
@@ -15,7 +15,7 @@ from cosmos_eval.results.leaderboard.ranking import (
     Ties,
     rank_entries,
 )
-from cosmos_eval.results.text import bounds, ends, shown_text
+from cosmos_eval.results.text import interval_ends, interval_text, metric_text
 from cosmos_eval.tasks import known_tasks, metric_of, usable_task
 
 MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
@@ -46,12 +46,12 @@ MEANINGS = {
 
 
 class Column(NamedTuple):
-    """A data set's metric; columns are sorted as tables show them."""
+    """A metric on a data set. Sorted columns are in the order in which tables show them."""
 
-    # The position of the task among the known tasks.
+    # The position of the task among the installed tasks.
     task: int
     dataset: str
-    # The position of the metric among those that tables show of the task.
+    # The position of the metric among the headline metrics of the task.
     position: int
     metric: str
     title: str
@@ -60,11 +60,11 @@ class Column(NamedTuple):
 class Number(NamedTuple):
     """A number of a table as text, with its marks. All fields are empty if it is unknown."""
 
-    # Such as `67.1`.
+    # The number itself, such as `67.1`.
     value: str = ""
-    # The interval in brackets: `[65.2, 69.0]`.
+    # The interval in brackets, such as `[65.2, 69.0]`.
     interval: str = ""
-    # How far the interval reaches above and below the number, see `results.text.ends`.
+    # How far the interval reaches above and below the number, see `results.text.interval_ends`.
     ends: tuple[str, ...] = ()
     # Whether it is the best, or the second best, number of its column after rounding.
     best: bool = False
@@ -94,12 +94,13 @@ class Board(NamedTuple):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-    # Whether the results were measured with other settings than the protocol's, see `Entry.aside`.
-    aside: bool = False
+    # Whether the results have other settings than the protocol's, see `Entry.has_other_settings`.
+    has_other_settings: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.protocol}, other settings" if self.aside else self.protocol
+        """The protocol, and whether the results have other settings: "clip, other settings"."""
+        return f"{self.protocol}, other settings" if self.has_other_settings else self.protocol
 
     @property
     def shows_source(self) -> bool:
@@ -107,53 +108,58 @@ class Board(NamedTuple):
         return any(row.source != "measured" for row in self.rows)
 
 
-def boards(
+def make_boards(
     entries: Iterable[Entry], ties: Ties = NO_TIES, decimals: int | None = None
 ) -> list[Board]:
-    """Return one table per protocol, in alphabetical order.
+    """Return one board per protocol, in alphabetical order of the protocols.
 
-    Results of other settings have a table of their own, after the table of their protocol. Numbers
-    have `decimals` digits after the point, or the usual number of digits without it.
+    Results with other settings than their protocol's have a separate board, which follows the board
+    of the protocol. `ties` are the p-values of paired tests that tell close results apart. Numbers
+    have `decimals` digits after the point, or the usual digits of their metric if it is None.
     """
     entries_by_board: dict[tuple[str, bool], list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.key):
-        entries_by_board.setdefault((entry.protocol, entry.aside), []).append(entry)
-    return [
-        _board(protocol, aside, entries_by_board[protocol, aside], ties, decimals)
-        for protocol, aside in sorted(entries_by_board)
-    ]
+        board_key = (entry.protocol, entry.has_other_settings)
+        entries_by_board.setdefault(board_key, []).append(entry)
+    all_boards = []
+    for board_key in sorted(entries_by_board):
+        protocol, has_other_settings = board_key
+        board = _make_board(protocol, entries_by_board[board_key], ties, decimals)
+        all_boards.append(board._replace(has_other_settings=has_other_settings))
+    return all_boards
 
 
-def _board(
-    protocol: str, aside: bool, entries: Sequence[Entry], ties: Ties, decimals: int | None
-) -> Board:
-    """Return the table of the entries of a protocol.
+def _make_board(protocol: str, entries: Sequence[Entry], ties: Ties, decimals: int | None) -> Board:
+    """Return the board of the entries of a protocol.
 
-    `entries` are sorted by their keys, and rows keep this order.
+    A row has the numbers of one model from one source. Rows are in the order of `entries`, which
+    are sorted by their keys.
     """
     columns = sorted({column for entry in entries for column in columns_of(entry)})
-    ranked = rank_entries(entries, ties, decimals)
+    ranks = rank_entries(entries, ties, decimals)
     entries_by_key = {entry.key: entry for entry in entries}
+    # The keys of the entries of one row differ only in the data set.
+    row_keys = dict.fromkeys(entry.key._replace(dataset="") for entry in entries)
     rows = []
-    for row_key in dict.fromkeys(entry.key._replace(dataset="") for entry in entries):
+    for row_key in row_keys:
         row_entries = []
         numbers = []
         for column in columns:
             entry = entries_by_key.get(row_key._replace(dataset=column.dataset))
             row_entries.append(entry)
-            numbers.append(_number(entry, column.metric, ranked, decimals))
+            numbers.append(_format_number(entry, column.metric, ranks, decimals))
         rows.append(
             Row(row_key.model, row_key.source, row_key.url, tuple(numbers), tuple(row_entries))
         )
-    notes = tuple(_notes(entries, rows, ranked))
-    return Board(protocol, tuple(columns), tuple(rows), notes, aside)
+    notes = tuple(_notes(entries, rows, ranks))
+    return Board(protocol, tuple(columns), tuple(rows), notes)
 
 
 def columns_of(entry: Entry) -> list[Column]:
-    """Return the columns that hold the numbers of an entry.
+    """Return one column for each number of an entry that tables show.
 
-    A reference metric, which only helps to read the others, has no column if it is 0. Tasks that
-    are not installed come last.
+    A reference metric, such as the share of captions that were cut, only helps to read the other
+    metrics, and has no column if it is 0. Tasks that are not installed come after all others.
     """
     tasks = list(known_tasks())
     is_installed = entry.task in tasks
@@ -165,54 +171,60 @@ def columns_of(entry: Entry) -> list[Column]:
         is_reference = metric_of(entry.task, metric).reference
         if is_reference and entry.metrics[metric] == 0:
             continue
-        # Entries of a task that is not installed may have other metrics: they are in order of name.
+        # Without the task, the order of its metrics is unknown. They are then sorted by name.
         column_position = position if is_installed else 0
         columns.append(Column(task, entry.dataset, column_position, metric, title))
     return columns
 
 
-def _number(
-    entry: Entry | None, metric: str, ranked: Mapping[RankedNumber, Rank], decimals: int | None
+def _format_number(
+    entry: Entry | None, metric: str, ranks: Mapping[RankedNumber, Rank], decimals: int | None
 ) -> Number:
-    """Return a number of an entry as text, with its marks.
+    """Return a metric of an entry as text, with its interval, marks and ranks.
 
-    It is empty without an entry, or if the entry lacks the metric.
+    The number is empty if there is no entry, or if the entry lacks the metric.
     """
     if entry is None or metric not in entry.metrics:
         return Number()
-    rank = ranked.get((entry.key, metric), Rank())
-    metric_record, interval = metric_of(entry.task, metric), entry.intervals.get(metric)
     value = entry.metrics[metric]
+    interval = entry.intervals.get(metric)
+    metric_record = metric_of(entry.task, metric)
+    rank = ranks.get((entry.key, metric), Rank())
+    # Ranks from 1 to 3 are "1-3". If only one rank is possible, it is given once.
+    distinct_ranks = dict.fromkeys(rank.ranks or ())
     return Number(
-        value=shown_text(metric_record, value, decimals),
-        interval=bounds(metric_record, interval),
-        ends=ends(metric_record, value, interval, decimals),
+        value=metric_text(metric_record, value, decimals),
+        interval=interval_text(metric_record, interval),
+        ends=interval_ends(metric_record, value, interval, decimals),
         best=rank.best,
         second=rank.second,
         mark=MARKS[rank.tie],
-        ranks="-".join(str(end) for end in dict.fromkeys(rank.ranks or ())),
+        ranks="-".join(str(possible_rank) for possible_rank in distinct_ranks),
         delta=entry.delta(metric, decimals),
     )
 
 
 def _notes(
-    entries: Sequence[Entry], rows: Sequence[Row], ranked: Mapping[RankedNumber, Rank]
+    entries: Sequence[Entry], rows: Sequence[Row], ranks: Mapping[RankedNumber, Rank]
 ) -> Iterator[str]:
-    """Yield the notes below a table: the meaning of its marks, then warnings on its results."""
-    meanings = _meanings_of_numbers(rows, ranked) | _meanings_of_entries(entries)
+    """Yield the notes below a board: the meaning of its marks, then warnings on its results."""
+    meanings = _meanings_of_numbers(rows, ranks) | _meanings_of_entries(entries)
     for name, meaning in MEANINGS.items():
         if name in meanings:
             yield meaning
     yield from dict.fromkeys(note for entry in entries for note in _condition_notes(entry))
     yield from _class_name_notes(entries)
     results = [entry.stored for entry in entries if entry.stored is not None]
-    for line in warnings_of(results):
+    for line in result_warnings(results):
         yield f"{line[:1].upper()}{line[1:]}."
 
 
-def _meanings_of_numbers(rows: Sequence[Row], ranked: Mapping[RankedNumber, Rank]) -> set[str]:
-    """Return the names of the MEANINGS that the numbers of a table need."""
-    names: set[str] = {rank.tie for rank in ranked.values() if rank.tie}
+def _meanings_of_numbers(rows: Sequence[Row], ranks: Mapping[RankedNumber, Rank]) -> set[str]:
+    """Return the keys of the MEANINGS that explain the marks of the numbers of a board.
+
+    The note on seeds is left out if a board has a single row, since nothing is compared.
+    """
+    names: set[str] = {rank.tie for rank in ranks.values() if rank.tie}
     for row in rows:
         for number in row.cells:
             if number.best:
@@ -227,7 +239,7 @@ def _meanings_of_numbers(rows: Sequence[Row], ranked: Mapping[RankedNumber, Rank
 
 
 def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
-    """Return the names of the MEANINGS that the entries of a table need."""
+    """Return the keys of the MEANINGS that explain special entries, such as unranked ones."""
     names = set()
     for entry in entries:
         if entry.partial:
@@ -248,7 +260,10 @@ def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
 
 
 def _is_content_unknown(entries: Iterable[Entry]) -> bool:
-    """Return whether a data set has several results, and one of them has no hash of its images."""
+    """Return whether it is unknown if the results on any data set were measured on equal images.
+
+    This is so if the data set has several results, and one of them records no hash of its images.
+    """
     contents_by_column: dict[str, list[str]] = {}
     for entry in entries:
         if entry.stored is not None:
@@ -258,7 +273,11 @@ def _is_content_unknown(entries: Iterable[Entry]) -> bool:
 
 
 def _condition_notes(entry: Entry) -> Iterator[str]:
-    """Yield a note for each choice that intervals of an entry take as given, such as prompts."""
+    """Yield a note for each choice, such as the prompts, that intervals of an entry do not cover.
+
+    Example: "Intervals of top-1 and top-5 are for the prompts that were used: they do not cover the
+    choice of prompts."
+    """
     titles_by_condition: dict[str, list[str]] = {}
     for name, title in headlines_of(entry).items():
         condition = metric_of(entry.task, name).conditional_on
@@ -272,7 +291,10 @@ def _condition_notes(entry: Entry) -> Iterator[str]:
 
 
 def _class_name_notes(entries: Iterable[Entry]) -> Iterator[str]:
-    """Yield a note on the data sets whose published class names have an error."""
+    """Yield one note on the data sets whose published class names have errors, if there are any.
+
+    The errors are kept, so that numbers are comparable with the published ones.
+    """
     errors: dict[str, str] = {}
     for entry in entries:
         error = published_error(entry.dataset_name, entry.protocol)

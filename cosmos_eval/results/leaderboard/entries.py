@@ -11,25 +11,25 @@ from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
 from cosmos_eval.results.identity import is_partial
-from cosmos_eval.results.labels import Stored, distinct, distinguish
+from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.text import difference
+from cosmos_eval.results.text import difference_text
 from cosmos_eval.tasks import usable_task
 
 Source = Literal["measured", "published", "second-hand", "unverified"]
 
 DATACOMP = "datacomp"
 MEAN_RECALL = "mean_recall@1"
-"""The mean of R@1 in both directions, which DataComp publishes instead of them."""
+"""The mean of R@1 from image to text and from text to image, which DataComp publishes."""
 
 _OPENCLIP_TABLE = "f862f86cd92123615a8695ce8bcb6ecc066af452/docs/openclip_results.csv"
-_OPENCLIP = {
+_OPENCLIP_SOURCE = {
     "source": "published",
     "url": f"https://github.com/mlfoundations/open_clip/blob/{_OPENCLIP_TABLE}",
 }
 
 AMP = " (amp)"
-"""How a model's name ends if a plain result was measured in mixed precision."""
+"""The end of a model's label if mixed precision is all that differs from the defaults."""
 
 
 class Key(NamedTuple):
@@ -62,14 +62,17 @@ class Entry(NamedTuple):
     # What the model's authors published for the data set and protocol, beside a measured entry.
     published: Mapping[str, float] = MappingProxyType({})
     # The result of a measured entry.
-    stored: Stored | None = None
+    stored: StoredResult | None = None
     # The titles of the metrics that tables show, if metrics were chosen.
     titles: Mapping[str, str] = MappingProxyType({})
 
     @property
-    def aside(self) -> bool:
-        """True for settings that are not the protocol's, such as a part of the samples, a student
-        or another attention. Such entries have tables and rankings of their own."""
+    def has_other_settings(self) -> bool:
+        """True if the result was measured with other settings than the protocol's.
+
+        Examples are a limited number of samples, the student of a distillation, or another form of
+        attention. The precision does not count. Such entries have tables and ranks of their own.
+        """
         if self.stored is None:
             return False
         precision = self.stored.row.provenance["precision"]
@@ -77,74 +80,83 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> Key:
+        """The fields that tell the entry from all others, which also sort entries."""
         return Key(self.protocol, self.model, self.source, self.url, self.dataset)
 
     @property
     def is_ranked(self) -> bool:
+        """True if the numbers count in ranks: complete, and measured here or by the authors."""
         return not self.partial and self.source in ("measured", "published")
 
     @property
     def dataset_name(self) -> str:
-        """The data set's name without the words that its column's label adds."""
+        """The name of the data set, such as "coco" if the label is "coco (revision 1a2b3c4d)"."""
         return self.stored.row.dataset if self.stored else self.dataset
 
     @property
     def spec_label(self) -> str:
-        """The label of the row with the model's specification in place of its name.
+        """The label of the row with the model's specification in place of a name of the user.
 
-        Published numbers name models by their specification.
+        It is needed to find published numbers, which name models by their specification, such as
+        "openclip:ViT-B-32/openai".
         """
         if self.stored is None:
             return self.model
         return replace(self.stored, names=(self.stored.identity.spec,)).label
 
     def delta(self, metric: str, decimals: int | None = None) -> str:
-        """Return a metric minus the number that the model's authors published, as `+0.4`.
+        """Return a metric minus its published value in percentage points, such as "+0.4".
 
-        Returns an empty text if they published none.
+        The text is empty if the model's authors did not publish the metric.
         """
         published_value = self.published.get(metric)
         if published_value is None:
             return ""
-        return difference(self.metrics[metric], published_value, decimals)
+        return difference_text(self.metrics[metric], published_value, decimals)
 
 
 def headlines_of(entry: Entry) -> Mapping[str, str]:
-    """Return the titles of the metrics that tables show, by metric.
+    """Return the metrics that tables show of an entry, in order, with their titles.
 
-    The metric that a webdataset's own benchmark reports comes first. If the task cannot be used,
-    tables show all metrics.
+    These are the metrics that were chosen, or else the headline metrics of the task. The main
+    metric of a webdataset's own benchmark comes first. All metrics are shown if the task is not
+    installed or its package is broken.
     """
     if entry.titles:
         return entry.titles
     task = usable_task(entry.task)
     if task is None:
         return {metric: metric for metric in sorted(entry.metrics)}
+    titles: dict[str, str] = {}
     main = main_metric(entry.dataset_name, entry.protocol)
-    titles = {main: main} if main else {}
+    if main:
+        titles[main] = main
     return titles | dict(task.headlines)
 
 
-def measured(rows: Iterable[ResultRow]) -> list[Entry]:
-    """Return entries of results that have no files, such as results made by tests.
+def entries_of_rows(rows: Iterable[ResultRow]) -> list[Entry]:
+    """Return the entries of results that are not stored in files, such as those of tests.
 
-    Raises UsageError if two results of a model differ.
+    Raises UsageError if two results of one model on one data set differ.
     """
-    return entries_of(distinguish(Stored(Path(), row) for row in rows))
+    return entries_of(label_results(StoredResult(Path(), row) for row in rows))
 
 
-def entries_of(results: Iterable[Stored]) -> list[Entry]:
-    """Return the entries of stored results, sorted by key.
+def entries_of(results: Iterable[StoredResult]) -> list[Entry]:
+    """Return one entry for each distinct result, sorted by key.
 
-    A result that repeats another one has no entry. Raises UsageError if two results of a model on
-    one data set differ.
+    A result that repeats an equal one has no entry. Raises UsageError if two results of one model
+    on one data set differ.
     """
-    entries = [_entry(result) for result in distinct(results)]
+    entries = [_make_entry(result) for result in distinct_results(results)]
     return sorted(entries, key=lambda entry: entry.key)
 
 
-def _entry(result: Stored) -> Entry:
-    """Return the entry of a result, with the numbers that the model's authors published."""
+def _make_entry(result: StoredResult) -> Entry:
+    """Return the entry of a result, with the numbers that the model's authors published.
+
+    An edited result has the source `unverified`, so that it has no rank.
+    """
     row = result.row
     entry = Entry(
         model=result.label,
@@ -157,29 +169,32 @@ def _entry(result: Stored) -> Entry:
         partial=is_partial(row),
         stored=result,
     )
-    # Most authors measured in mixed precision. Results in it and in float32 are compared with the
-    # published numbers, so the precision is cut off the label. OpenCLIP loads weights that were
-    # trained with QuickGELU by the name of the architecture with or without `-quickgelu`.
+    # Most authors measured in mixed precision. Their numbers are compared with results in mixed
+    # precision and in float32, so the precision is cut off the label. OpenCLIP loads weights that
+    # were trained with QuickGELU by the name of the architecture with or without `-quickgelu`.
     model = entry.spec_label.removesuffix(AMP).replace("-quickgelu/", "/")
     published_metrics = _published_metrics().get((model, row.dataset, row.protocol), {})
     return entry._replace(published=published_metrics)
 
 
 @cache
-def published() -> tuple[Entry, ...]:
-    """Return the published numbers, each with the address of its source.
+def read_published_entries() -> tuple[Entry, ...]:
+    """Return the entries of all numbers that others published, sorted by key.
 
-    A number is `published` if its source is a page of the authors, or names one. It is
-    `second-hand` if somebody quotes a table of the paper, and `unverified` otherwise.
+    They are read from the CSV files of this package. The source of an entry is `published` if it is
+    a page of the model's authors or names such a page, `second-hand` if somebody else quotes a
+    table of the paper, and `unverified` otherwise.
     """
+    # A line of a file has one metric. Join the metrics of each model, data set and source.
+    key_columns = ("model", "task", "dataset", "protocol", "source", "url")
     metrics_by_entry: dict[tuple[str, ...], dict[str, float]] = {}
     for file in files("cosmos_eval.protocols").joinpath("published").iterdir():
-        for line in _published_lines(file.read_text("utf-8")):
-            names = ("model", "task", "dataset", "protocol", "source", "url")
-            key = tuple(line[name] for name in names)
+        for line in _read_published_lines(file.read_text("utf-8")):
+            key = tuple(line[column] for column in key_columns)
             # The sources give at most two decimals of a percentage.
             value = round(float(line["percent"]) / 100, 4)
             metrics_by_entry.setdefault(key, {})[line["metric"]] = value
+
     entries = []
     for (model, task, dataset, protocol, source, url), metrics in metrics_by_entry.items():
         entry_source = cast(Source, source)
@@ -187,47 +202,54 @@ def published() -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: entry.key))
 
 
-def _published_lines(text: str) -> Iterator[Mapping[str, str]]:
-    """Yield one record per published metric of a CSV file.
+def _read_published_lines(text: str) -> Iterator[Mapping[str, str]]:
+    """Yield one record for each published metric in the text of a CSV file.
 
-    Most files have one line per metric. The table of DataComp's data sets has one line per model
-    and one column per data set, with the main metric of the data set as a fraction.
+    A record has the keys model, task, dataset, protocol, source, url, metric and percent. Most
+    files have one line per metric with just these columns. OpenCLIP's table of DataComp's data sets
+    has one line per model and one column per data set, with the data set's main metric as a
+    fraction.
     """
     lines = csv.DictReader(text.splitlines())
-    names = lines.fieldnames or ()
-    if "metric" in names:
+    column_names = lines.fieldnames or ()
+    if "metric" in column_names:
         yield from lines
         return
-    columns: dict[str, dict[str, str]] = {}
-    for dataset in names:
+
+    # Every column that is named after a data set of DataComp holds one metric of that data set.
+    records_by_dataset: dict[str, dict[str, str]] = {}
+    for dataset in column_names:
         protocol = WEBDATASETS.get(dataset, {}).get(DATACOMP)
         if protocol:
-            columns[dataset] = _OPENCLIP | {
+            records_by_dataset[dataset] = _OPENCLIP_SOURCE | {
                 "dataset": dataset,
                 "protocol": DATACOMP,
                 "task": protocol.task,
                 "metric": protocol.main_metric or MEAN_RECALL,
             }
     for line in lines:
-        for dataset, column in columns.items():
+        for dataset, record in records_by_dataset.items():
             percent = str(100 * float(line[dataset]))
-            yield column | {"model": line["model"], "percent": percent}
+            yield record | {"model": line["model"], "percent": percent}
 
 
-def published_beside(results: Iterable[Stored]) -> list[Entry]:
-    """Return the published numbers that are shown beside results.
+def published_beside(results: Iterable[StoredResult]) -> list[Entry]:
+    """Return the published entries that are shown beside results.
 
-    DataComp published numbers of 112 models. They are left out if no result is by its protocol.
+    These are all entries, except that DataComp's numbers of 112 models are left out if no result
+    was measured under DataComp's protocol.
     """
     has_datacomp = any(result.row.protocol == DATACOMP for result in results)
-    return [entry for entry in published() if has_datacomp or entry.protocol != DATACOMP]
+    return [
+        entry for entry in read_published_entries() if has_datacomp or entry.protocol != DATACOMP
+    ]
 
 
 @cache
 def _published_metrics() -> Mapping[tuple[str, str, str], Mapping[str, float]]:
-    """Return the metrics that authors published, by model, data set and protocol."""
-    return {
-        (entry.model, entry.dataset, entry.protocol): entry.metrics
-        for entry in published()
-        if entry.source == "published"
-    }
+    """Return the metrics that the authors of models published, by model, data set and protocol."""
+    metrics = {}
+    for entry in read_published_entries():
+        if entry.source == "published":
+            metrics[entry.model, entry.dataset, entry.protocol] = entry.metrics
+    return metrics

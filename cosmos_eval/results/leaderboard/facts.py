@@ -7,7 +7,7 @@ from typing import Any
 from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.protocols.facts import profile_of, training_of
 from cosmos_eval.results.leaderboard.entries import Entry
-from cosmos_eval.results.table import Table, of_records
+from cosmos_eval.results.table import Table, table_of_records
 
 COLUMNS = {
     "training_data": "training data",
@@ -20,7 +20,7 @@ COLUMNS = {
     "embedding_size": "embedding",
     "images_per_second": "images/s",
 }
-"""The titles of the facts that tables show, by their names in results."""
+"""The titles of the facts that tables show, by the names of the facts in results."""
 
 _NOTES = (
     "GFLOPs: 2 operations per multiply-accumulate, of one image and of one text that fills the "
@@ -31,9 +31,10 @@ _NOTES = (
 
 
 def facts_of(entry: Entry) -> dict[str, Any]:
-    """Return the known facts of an entry's model, by name.
+    """Return the known facts of an entry's model, such as its number of parameters, by name.
 
-    They come from the result, or if it has none, from what is published about the model.
+    They come from the result. For a published entry, and for a result without facts, they are what
+    is published about the model.
     """
     row = entry.stored.row if entry.stored else None
     if row is None or "facts" not in row.model:
@@ -44,22 +45,32 @@ def facts_of(entry: Entry) -> dict[str, Any]:
 
 
 def stated_facts(model: str) -> dict[str, Any]:
-    """Return the facts that are published about a model of this name.
+    """Return the facts that are published about a model, by name.
 
-    They are OpenCLIP's profile of its architecture, and the data and length of its training.
+    `model` is a specification such as "openclip:ViT-B-32/openai". The facts are OpenCLIP's profile
+    of the architecture, and the data and length of the training. They are empty for models that are
+    neither OpenCLIP's nor released by COSMOS.
     """
     kind, _, name = model.partition(":")
+    facts: dict[str, Any] = {}
     if kind == "openclip":
-        return dict(profile_of(name.partition("/")[0])) | dict(training_of(model))
-    profile = dict(profile_of(RELEASED.get(name, ""))) if kind == "cosmos" else {}
-    # COSMOS adds a module with parameters to the architecture of the profile. The features of
-    # images and texts do not use it, so the GFLOPs stay valid.
-    profile.pop("parameters", None)
-    return profile | dict(training_of(model))
+        architecture = name.partition("/")[0]
+        facts |= profile_of(architecture)
+    elif kind == "cosmos":
+        facts |= profile_of(RELEASED.get(name, ""))
+        # COSMOS adds a module with parameters to the architecture of the profile. The features of
+        # images and texts do not use it, so the GFLOPs stay valid.
+        facts.pop("parameters", None)
+    facts |= training_of(model)
+    return facts
 
 
 def model_table(entries: Iterable[Entry]) -> Table:
-    """Return the table of all models of which any fact is known, with one row per model."""
+    """Return the table of the facts of models, with one row per model and source of its results.
+
+    Models without any known fact are left out. The source is a column if not all models were
+    measured here.
+    """
     facts_by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         model = entry.stored.model if entry.stored else entry.model
@@ -75,16 +86,19 @@ def model_table(entries: Iterable[Entry]) -> Table:
         for name, title in COLUMNS.items():
             record[title] = _fact_text(name, facts.get(name))
         records.append(record)
-    n_names = 2 if has_source else 1
-    table = of_records(records, n_text_columns=n_names + 1)
+    # The names of a row are the model and perhaps the source. The next column, which also holds
+    # texts, is the training data.
+    n_text_columns = 3 if has_source else 2
+    table = table_of_records(records, n_text_columns=n_text_columns)
     notes = _NOTES if has_source else _NOTES[:2]
     return table._replace(title="Models", notes=notes, label="models")
 
 
 def _join_facts(facts_of_results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join the facts of all results of a model. Results of older versions may lack facts.
+    """Join the facts that the results of one model have, by name.
 
-    The speed is the median over the results.
+    Results of older versions may lack facts that other results have. The speed in images per second
+    is the median over the results. Of other facts, the last result's count.
     """
     joined: dict[str, Any] = {}
     speeds = []
@@ -98,7 +112,11 @@ def _join_facts(facts_of_results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _fact_text(name: str, value: Any) -> str:
-    """Return a fact as text; empty if it is unknown."""
+    """Return a fact as text for the table, which is empty if the fact is unknown.
+
+    `name` is the name of the fact in results. Examples: 151277313 parameters -> "151.3" (millions),
+    the image size [224, 224] -> "224".
+    """
     if value is None:
         return ""
     if name == "samples_seen":
@@ -106,13 +124,14 @@ def _fact_text(name: str, value: Any) -> str:
     if name == "parameters":
         return f"{value / 1e6:.1f}"
     if name == "image_size":
-        return "x".join(str(side) for side in dict.fromkeys(value))
+        distinct_sides = dict.fromkeys(value)  # one side for a square
+        return "x".join(str(side) for side in distinct_sides)
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _count_text(count: float) -> str:
-    """Return a count in three digits with a unit: 34B, 861M, 160k."""
+    """Return a count with three digits and a unit: 34e9 -> "34B", 861.2e6 -> "861M"."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= 0.9995 * size:
+        if count >= 0.9995 * size:  # rounds to at least 1.00 of the unit
             return f"{count / size:.3g}{unit}"
     return f"{count:.3g}"

@@ -1,4 +1,4 @@
-"""Groups of trainings: the mean of several seeds, with an interval over seeds and images."""
+"""Groups of trainings, which differ only in their seeds: the means of their metrics."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cosmos_eval.results.groups import moments_of, require_distinct
+from cosmos_eval.results.groups import estimate_moments_of_results, require_distinct
 from cosmos_eval.results.identity import group_label, training_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.store import read_samples
-from cosmos_eval.results.table import BY_RANK, USUAL, Table, View, of_records
-from cosmos_eval.results.text import bounds, shown_text
+from cosmos_eval.results.table import BY_RANK, USUAL, Table, TableOptions, table_of_records
+from cosmos_eval.results.text import interval_text, metric_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import Interval
@@ -25,8 +25,9 @@ _NOTES = (
 
 
 class GroupMean(NamedTuple):
-    """A metric of the trainings of one recipe, and its mean."""
+    """A metric of all trainings of a group on one data set, and its mean."""
 
+    # The label of the group.
     group: str
     task: str
     dataset: str
@@ -41,16 +42,17 @@ class GroupMean(NamedTuple):
 
     @property
     def seed_sd(self) -> float | None:
-        """The standard deviation between seeds; None for one training, which does not show it."""
+        """The standard deviation of the metric between seeds; None for a single training."""
         return self.estimate.groups[0].seed_sd
 
     @property
     def metric_record(self) -> Metric:
+        """The metric's definition: its unit, its bounds, and whether higher is better."""
         return metric_of(self.task, self.metric)
 
     @property
     def loss(self) -> float:
-        """The mean, negative if higher is better."""
+        """The mean, negated if higher is better, so that lower is always better."""
         return -self.estimate.a if self.metric_record.higher_is_better else self.estimate.a
 
     @property
@@ -58,26 +60,31 @@ class GroupMean(NamedTuple):
         """The interval of the mean, within the values that the metric can have."""
         return self.metric_record.within(self.estimate.interval())
 
-    def cells(self, view: View) -> dict[str, str]:
-        """Return a row of the table by column title, with fractions in percent.
+    def cells(self, options: TableOptions) -> dict[str, str]:
+        """Return the mean as a row of a table, by column title.
 
-        The standard deviation between seeds is `-` for a single training.
+        Fractions are in percent. The standard deviation between seeds is "-" for a single training.
         """
-        metric, interval = self.metric_record, self.interval._asdict()
+        metric = self.metric_record
+        seed_sd, interval_cell = "-", ""
+        if self.seed_sd is not None:
+            seed_sd = options.format_number(metric.factor * self.seed_sd)
+        if options.intervals:
+            interval_cell = interval_text(metric, self.interval._asdict(), options.decimals)
         return {
             "group": self.group,
             "data set": self.dataset,
             "protocol": self.protocol,
             "metric": metric.label or self.metric,
             "trainings": str(len(self.seeds)),
-            "mean": shown_text(metric, self.estimate.a, view.decimals),
-            "seed sd": "-" if self.seed_sd is None else view.fixed(metric.factor * self.seed_sd),
-            "image se": view.fixed(metric.factor * self.estimate.image_error),
-            "95% interval": bounds(metric, interval, view.decimals) if view.intervals else "",
+            "mean": metric_text(metric, self.estimate.a, options.decimals),
+            "seed sd": seed_sd,
+            "image se": options.format_number(metric.factor * self.estimate.image_error),
+            "95% interval": interval_cell,
         }
 
     def record(self) -> dict[str, Any]:
-        """Return the mean as JSON holds it, as a fraction."""
+        """Return the mean as a record for JSON, in which metrics are fractions."""
         record = self._asdict()
         del record["estimate"]
         record["trainings"] = len(self.seeds)
@@ -88,13 +95,13 @@ class GroupMean(NamedTuple):
 
 
 def group_means(entries: Iterable[Entry]) -> list[GroupMean]:
-    """Return the means of headline metrics by group of trainings and data set.
+    """Return the mean of each headline metric of each group of trainings on each data set.
 
-    A model that states no group is a group of its own. Raises UsageError for a training that occurs
-    twice, if the trainings of a group were measured by different settings, and for samples that are
-    missing or do not give the metrics.
+    The means are sorted by protocol, data set and group. A model that states no group is a group
+    with a single training. Raises UsageError for a training that occurs twice, if the trainings of
+    a group were measured with different settings, and for samples that are missing or do not give
+    the metrics.
     """
-    # By protocol, data set and group.
     entries_by_group: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
         if entry.stored is not None and entry.is_ranked:
@@ -104,20 +111,24 @@ def group_means(entries: Iterable[Entry]) -> list[GroupMean]:
     means: list[GroupMean] = []
     for key in sorted(entries_by_group):
         _, _, group = key
-        means += _means(group, entries_by_group[key])
+        means += _means_of_group(group, entries_by_group[key])
     return means
 
 
-def _means(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]:
-    """Yield the means of the headline metrics of a group's entries on one data set."""
+def _means_of_group(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]:
+    """Yield the mean of each headline metric of a group on one data set.
+
+    `entries` are the results of the trainings. A metric of which a single image decides whether it
+    has a value is left out.
+    """
     entry = entries[0]
     results = [entry.stored for entry in entries if entry.stored is not None]
     require_distinct(results)
     seeds = tuple(training_of(result.row).get("seed") for result in results)
     headlines = headlines_of(entry)
-    metrics = moments_of(results, read_samples, headlines)
+    moments_by_metric = estimate_moments_of_results(results, read_samples, headlines)
     for name in headlines:
-        moments = metrics.get(name)
+        moments = moments_by_metric.get(name)
         if moments is not None:
             yield GroupMean(
                 group=group,
@@ -132,38 +143,39 @@ def _means(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]:
 
 
 def group_table(
-    means: Sequence[GroupMean], view: View = USUAL, section: Sequence[str] = ()
+    means: Sequence[GroupMean], options: TableOptions = USUAL, section: Sequence[str] = ()
 ) -> Table:
-    """Return the table of groups of trainings, with fractions in percent.
+    """Return the table of the means of groups of trainings, with fractions in percent.
 
-    Rows are sorted by data set, then by name or by `view.sort`. The values of the columns that
-    `section` names become headings.
+    Rows are sorted by data set, and then by name or as `options.sort` says. The values of the
+    columns that `section` names, such as "data set", become headings.
     """
-    ordered = sorted(means, key=lambda mean: _position(mean, means, view.sort))
-    table = of_records(
-        [mean.cells(view) for mean in ordered], section=section, n_text_columns=4 - len(section)
-    )
+    sorted_means = sorted(means, key=lambda mean: _row_sort_key(mean, means, options.sort))
+    records = [mean.cells(options) for mean in sorted_means]
+    n_name_columns = 4 - len(section)  # group, data set, protocol and metric
+    table = table_of_records(records, section=section, n_text_columns=n_name_columns)
     return table._replace(title="Groups of trainings (%)", notes=_NOTES, label="groups")
 
 
-def _position(
+def _row_sort_key(
     mean: GroupMean, means: Sequence[GroupMean], sort: str
 ) -> tuple[str, str, float, str]:
-    """Return the sort key of a row: by protocol and data set, then from the best group down.
+    """Return the sort key of a row: protocol, data set, number of better groups, name of the group.
 
-    If rows are sorted by rank, the place of a group is the number of better groups, in the mean
-    over all metrics. If they are sorted by a metric, it is the number of better groups in this
-    metric. Otherwise groups are in the order of their names.
+    If `sort` is "rank", the number of better groups is the mean over all metrics of the data set.
+    If it is a metric, only this metric counts. Otherwise the number is 0, so that groups are in
+    alphabetical order.
     """
-    means_on_data_set = [
-        other for other in means if (other.protocol, other.dataset) == (mean.protocol, mean.dataset)
-    ]
-    counts = []
+    means_on_data_set = []
+    for other_mean in means:
+        if (other_mean.protocol, other_mean.dataset) == (mean.protocol, mean.dataset):
+            means_on_data_set.append(other_mean)
+    better_counts = []
     for group_mean in means_on_data_set:
         if group_mean.group == mean.group and sort in (BY_RANK, group_mean.metric):
-            n_better = sum(
-                other.metric == group_mean.metric and other.loss < group_mean.loss
-                for other in means_on_data_set
-            )
-            counts.append(n_better)
-    return mean.protocol, mean.dataset, fmean(counts) if counts else 0.0, mean.group
+            losses = [
+                other.loss for other in means_on_data_set if other.metric == group_mean.metric
+            ]
+            better_counts.append(sum(loss < group_mean.loss for loss in losses))
+    mean_n_better = fmean(better_counts) if better_counts else 0.0
+    return mean.protocol, mean.dataset, mean_n_better, mean.group

@@ -18,10 +18,10 @@ from statistics import NormalDist
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import Entry, Key, headlines_of
 from cosmos_eval.results.store import read_samples
-from cosmos_eval.results.text import shown
+from cosmos_eval.results.text import round_metric
 from cosmos_eval.tasks import metric_of, task_named
 from cosmos_eval.types import UsageError
 
@@ -37,19 +37,20 @@ _LEVEL = 0.05  # the probability of an error anywhere in a column
 
 
 class Pair(NamedTuple):
-    """The best result of a column and another one."""
+    """The best result of a column and another result of the column."""
 
     best: Key
     other: Key
+    # The metric of the column.
     metric: str
 
 
 RankedNumber = tuple[Key, str]
-"""An entry and a metric."""
+"""The key of an entry, and a metric of the entry."""
 
 Ties = Mapping[Pair, float]
-"""The one-sided p-value of each pair, by the same samples: if it is small, the best result of the
-column is better than the other one."""
+"""The one-sided p-values of paired tests on the samples. If the p-value of a pair is small, the
+best result of the column is truly better than the other one."""
 
 NO_TIES: Ties = MappingProxyType({})
 
@@ -76,23 +77,26 @@ class _Column(NamedTuple):
 
     @property
     def higher_is_better(self) -> bool:
+        """True for metrics such as accuracies, false for metrics such as mean ranks."""
         return metric_of(self.entries[0].task, self.metric).higher_is_better
 
     @property
     def best(self) -> Entry:
-        """The entry with the best number; of equal ones the first by its key."""
+        """The entry with the best number. Of equally good entries, it is the first by key."""
         sign = -1 if self.higher_is_better else 1
         return min(self.entries, key=lambda entry: (sign * entry.metrics[self.metric], entry.key))
 
     @property
     def widening(self) -> float:
-        """The factor by which 95% intervals must be wider to hold all K values at once.
+        """The factor that widens 95% intervals until all K of them hold at once with 95%.
 
-        It is z(1 - 0.025 / K) / z(1 - 0.025), where z is the quantile of the normal distribution.
+        It is z(1 - 0.025 / K) / z(1 - 0.025), in which z is the quantile of the normal
+        distribution. Example: 1.14 for K = 2, and 1.43 for K = 10.
         """
         n_intervals = sum(self.metric in entry.intervals for entry in self.entries)
         quantile = NormalDist().inv_cdf
-        return quantile(1 - _LEVEL / 2 / max(1, n_intervals)) / quantile(1 - _LEVEL / 2)
+        simultaneous_level = _LEVEL / max(1, n_intervals)
+        return quantile(1 - simultaneous_level / 2) / quantile(1 - _LEVEL / 2)
 
     def overlaps(self, best: Entry, other: Entry, widening: float) -> bool:
         """Return whether the widened intervals of the best entry and another one overlap.
@@ -106,31 +110,34 @@ class _Column(NamedTuple):
         return other_high >= best_low
 
     def interval(self, entry: Entry, widening: float) -> tuple[float, float]:
-        """Return the ends of an entry's widened interval, low before high.
+        """Return both ends of an entry's interval, made wider by the factor `widening`.
 
-        If lower is better, both ends change their sign, so greater is always better.
+        The worse end comes first. If lower is better, both ends change their sign, so that greater
+        is always better: the interval from 3 to 5 of a mean rank is (-5, -3). An entry without an
+        interval has its value as both ends.
         """
         value = entry.metrics[self.metric]
         interval = entry.intervals.get(self.metric, {"low": value, "high": value})
         low = value + widening * (interval["low"] - value)
         high = value + widening * (interval["high"] - value)
-        return (low, high) if self.higher_is_better else (-high, -low)
+        if self.higher_is_better:
+            return low, high
+        return -high, -low
 
     def ranks_by_intervals(self) -> dict[Key, tuple[int, int]]:
         """Return the first and last rank that each measured entry with an interval can have.
 
-        The entry ranks behind all entries whose intervals lie above its own, and before all
-        entries whose intervals lie below. Empty for fewer than two such entries.
+        An entry ranks behind all entries whose widened intervals lie above its own, and before all
+        entries whose widened intervals lie below. Intervals (1, 2), (3, 5) and (4, 6) give the
+        ranks (3, 3), (1, 2) and (1, 2). The ranks are empty for fewer than two such entries.
         """
-        ranked = [
-            entry
-            for entry in self.entries
-            if entry.source == "measured" and self.metric in entry.intervals
-        ]
-        if len(ranked) < 2:
-            return {}
         widening = self.widening
-        intervals = {entry.key: self.interval(entry, widening) for entry in ranked}
+        intervals = {}
+        for entry in self.entries:
+            if entry.source == "measured" and self.metric in entry.intervals:
+                intervals[entry.key] = self.interval(entry, widening)
+        if len(intervals) < 2:
+            return {}
         lows = sorted(low for low, _ in intervals.values())
         highs = sorted(high for _, high in intervals.values())
         ranks = {}
@@ -142,9 +149,10 @@ class _Column(NamedTuple):
 
 
 def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
-    """Return the pairs of results that a paired test of their samples could tell apart.
+    """Return the pairs of results that are so close that only a paired test can tell them apart.
 
-    They are the best result of each column with every other result whose interval overlaps.
+    A pair is the best result of a column and another result whose widened interval overlaps with
+    its interval. Both must be measured here, since the test needs their samples.
     """
     pairs = []
     for column in _columns(entries):
@@ -162,10 +170,12 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
 def rank_entries(
     entries: Iterable[Entry], ties: Ties = NO_TIES, decimals: int | None = None
 ) -> dict[RankedNumber, Rank]:
-    """Return the rank of each number by the key of its entry and its metric.
+    """Return the rank of each number, by the key of its entry and the metric.
 
-    Partial results, unverified numbers, facts and metrics of unknown tasks have no rank. Numbers
-    are compared after rounding to `decimals`, or to the usual number of digits without it.
+    A number is ranked among the numbers of the same data set, protocol and metric. Partial results,
+    unverified numbers, and metrics that are not ranked have no rank. Numbers are compared after
+    rounding to `decimals`, or to the usual digits of the metric if it is None. `ties` are the
+    p-values of paired tests from `find_ties`; without them, intervals decide on ties.
     """
     ranks: dict[RankedNumber, Rank] = {}
     for column in _columns(entries):
@@ -175,38 +185,48 @@ def rank_entries(
 
 
 def _columns(entries: Iterable[Entry]) -> list[_Column]:
-    """Return every column of headline metrics that has several ranked entries."""
+    """Return every column of a headline metric that has at least two ranked entries.
+
+    A column is a metric on one data set under one protocol. Entries with other settings than the
+    protocol's have columns of their own.
+    """
     columns: dict[tuple[str, str, str, bool], _Column] = {}
     for entry in entries:
         if not entry.is_ranked:
             continue
         for metric in headlines_of(entry):
             if metric in entry.metrics and metric_of(entry.task, metric).is_ranked:
-                key = (entry.protocol, entry.dataset, metric, entry.aside)
+                key = (entry.protocol, entry.dataset, metric, entry.has_other_settings)
                 columns.setdefault(key, _Column(metric, [])).entries.append(entry)
     return [column for column in columns.values() if len(column.entries) > 1]
 
 
 def _rank_column(column: _Column, ties: Ties, decimals: int | None) -> dict[Key, Rank]:
-    """Return the ranks of the numbers of a column by the keys of their entries."""
+    """Return the rank of each number of a column, by the key of its entry.
+
+    Numbers that are equal after rounding are equally good, so several can be the best.
+    """
     metric = metric_of(column.entries[0].task, column.metric)
-    rounded_values = {
-        entry.key: shown(metric, entry.metrics[column.metric], decimals) for entry in column.entries
-    }
+    rounded_values = {}
+    for entry in column.entries:
+        rounded_values[entry.key] = round_metric(metric, entry.metrics[column.metric], decimals)
+
+    # Find the best and the second best rounded number.
     best_value = rounded_values[column.best.key]
     other_values = [value for value in rounded_values.values() if value != best_value]
     second_value = None
     if other_values:
         second_value = max(other_values) if metric.higher_is_better else min(other_values)
+
     best_ties = _ties_with_best(column, ties)
-    ranks = _possible_ranks(column, best_ties)
+    possible_ranks = _possible_ranks(column, best_ties)
     column_ranks = {}
     for key, value in rounded_values.items():
         is_best = value == best_value
         column_ranks[key] = Rank(
             best=is_best,
             tie="" if is_best else best_ties[key].tie,
-            ranks=ranks.get(key),
+            ranks=possible_ranks.get(key),
             second=value == second_value,
         )
     return column_ranks
@@ -215,7 +235,7 @@ def _rank_column(column: _Column, ties: Ties, decimals: int | None) -> dict[Key,
 class _TieWithBest(NamedTuple):
     """Whether an entry of a column may be as good as the best one."""
 
-    # The mark of the number in tables.
+    # Why the number is marked as tied in tables: "paired" or "intervals"; empty if it is not.
     tie: Tie
     # Whether the entry can have rank 1, at the stricter level that ranks need.
     can_be_first: bool
@@ -224,14 +244,21 @@ class _TieWithBest(NamedTuple):
 
 
 def _ties_with_best(column: _Column, ties: Ties) -> dict[Key, _TieWithBest]:
-    """Compare each entry of a column, except the best one, with the best entry.
+    """Compare each other entry of a column with the best entry. Return the outcomes by key.
 
-    A paired test decides if `ties` has one. Marks test K - 1 pairs at once, at level
-    0.05 / (K - 1), and ranks test all K (K - 1) / 2 pairs.
+    An entry may be as good as the best one if the p-value of their paired test in `ties` is large.
+    If there is no test, it may be as good if both intervals overlap.
+
+    The levels are corrected for the number K of entries with ranks. Marks of ties compare K - 1
+    entries with the best one, so each one-sided test has the level 0.05 / (K - 1). Ranks compare
+    all K (K - 1) / 2 pairs by two-sided tests, so each one-sided test has the level
+    0.05 / (K (K - 1)).
     """
     best, widening = column.best, column.widening
     ranked_keys = column.ranks_by_intervals().keys()
     k = max(2, len(ranked_keys))
+    tie_level = min(_LEVEL / 2, _LEVEL / (k - 1))
+    rank_level = _LEVEL / (k * (k - 1))
     ties_with_best = {}
     for entry in column.entries:
         if entry is best:
@@ -242,9 +269,9 @@ def _ties_with_best(column: _Column, ties: Ties) -> dict[Key, _TieWithBest]:
             tie: Tie = "intervals" if is_overlapping else ""
             ties_with_best[entry.key] = _TieWithBest(tie, is_overlapping, is_paired=False)
             continue
-        tie = "paired" if p_value > min(_LEVEL / 2, _LEVEL / (k - 1)) else ""
+        tie = "paired" if p_value > tie_level else ""
         is_paired = best.key in ranked_keys and entry.key in ranked_keys
-        can_be_first = p_value > _LEVEL / (k * (k - 1)) if is_paired else is_overlapping
+        can_be_first = p_value > rank_level if is_paired else is_overlapping
         ties_with_best[entry.key] = _TieWithBest(tie, can_be_first, is_paired)
     return ties_with_best
 
@@ -252,13 +279,14 @@ def _ties_with_best(column: _Column, ties: Ties) -> dict[Key, _TieWithBest]:
 def _possible_ranks(
     column: _Column, ties_with_best: Mapping[Key, _TieWithBest]
 ) -> dict[Key, tuple[int, int]]:
-    """Return the first and last rank that each entry of a column can have.
+    """Return the first and last rank that each entry of a column can have, by key.
 
-    Ranks follow from intervals. The first rank of an entry is corrected by its paired test with the
-    best entry, if there is one. The best entry can be as low as all entries that can be first.
+    Intervals give the ranks. A paired test with the best entry, which finds more, then decides
+    whether the first rank of an entry is 1. The last rank of the best entry is the number of
+    entries, including itself, that are not certainly worse.
     """
     ranks = column.ranks_by_intervals()
-    n_worse = 0  # entries that are certainly worse than the best one
+    n_worse = 0  # the number of entries that are certainly worse than the best one
     for key, tie_with_best in ties_with_best.items():
         if key not in ranks:
             continue
@@ -274,18 +302,23 @@ def _possible_ranks(
 
 
 def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "intervals"]) -> Ties:
-    """Return the paired p-value of each close pair.
+    """Return the p-value of the paired test of each close pair, see `close_pairs`.
 
-    `paired` compares all samples, and raises UsageError if that is impossible. `auto` compares the
-    samples that can be compared, unless there are many. `intervals` reads no samples.
+    The rule says which pairs are tested:
+    - `intervals`: none, so no samples are read.
+    - `paired`: all of them. Raises UsageError if the results of a pair cannot be compared.
+    - `auto`: those that can be compared, unless that would take long.
     """
     if rule == "intervals":
         return NO_TIES
     results = {entry.key: entry.stored for entry in entries if entry.stored is not None}
-    # Two results may be close in several metrics, which one comparison covers.
+
+    # Two results may be close in several metrics. One comparison covers them all.
     pairs_by_results: dict[tuple[Key, Key], list[Pair]] = {}
     for pair in close_pairs(entries):
         pairs_by_results.setdefault((pair.best, pair.other), []).append(pair)
+
+    # Resampling many samples, or comparing many results, takes long.
     n_resampled = 0
     for best, _ in pairs_by_results:
         row = results[best].row
@@ -294,6 +327,7 @@ def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "interva
     is_slow = len(pairs_by_results) > _MOST_PAIRS or n_resampled > _MOST_SAMPLES
     if rule == "auto" and is_slow:
         return NO_TIES
+
     ties: dict[Pair, float] = {}
     for (best, other), pairs in pairs_by_results.items():
         try:
@@ -305,27 +339,35 @@ def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "interva
 
 
 def p_value_of(task: str, metric: str, difference: PairedDifference) -> float:
-    """Return the one-sided p-value that `Ties` holds for a pair.
+    """Return the one-sided p-value of the hypothesis that the best result is not better.
 
     `difference` is the metric of the best result minus the metric of the other one.
     """
-    # As a loss, the metric of the best result is lower. The p-value is against 0 or more.
+    # As a loss, for which lower is better, the metric of the best result is lower. The difference
+    # of losses is tested to be below 0.
     loss_difference = difference
     if metric_of(task, metric).higher_is_better:
         loss_difference = difference.flipped()
     return loss_difference.p_below(0)
 
 
-def _paired_p_values(best: Stored, other: Stored, pairs: Sequence[Pair]) -> dict[Pair, float]:
-    """Return the p-value of each pair, which compares one metric of the same two results.
+def _paired_p_values(
+    best: StoredResult, other: StoredResult, pairs: Sequence[Pair]
+) -> dict[Pair, float]:
+    """Return the p-values of several metrics of the same two results, by pair.
 
-    Raises UsageError if the results were measured by different settings.
+    `pairs` name the metrics. Raises UsageError if the results were measured with different
+    settings, such as another list of samples.
     """
     # Imported here, since SciPy takes long.
-    from cosmos_eval.results.compare import paired_differences, require_same_settings, setting
+    from cosmos_eval.results.compare import (
+        paired_differences,
+        require_same_settings,
+        setting_of_result,
+    )
 
     try:
-        require_same_settings([setting(best.row), setting(other.row)])
+        require_same_settings([setting_of_result(best.row), setting_of_result(other.row)])
     except ValueError as error:
         models = f"{best.model} and {other.model} on {best.row.dataset}"
         raise UsageError(f"{models} cannot be compared: {error}") from error

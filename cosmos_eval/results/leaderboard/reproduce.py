@@ -1,4 +1,4 @@
-"""The published numbers of the released checkpoints, each beside the number measured here."""
+"""Compare the published numbers of the released checkpoints with the numbers measured here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.protocols.facts import released_model
 from cosmos_eval.results import table, text
 from cosmos_eval.results.leaderboard.board import Column, columns_of
-from cosmos_eval.results.leaderboard.entries import AMP, Entry, published
-from cosmos_eval.results.table import USUAL, Cell, Head, Table, View
+from cosmos_eval.results.leaderboard.entries import AMP, Entry, read_published_entries
+from cosmos_eval.results.table import USUAL, Cell, Head, Table, TableOptions
 from cosmos_eval.results.terminal import notes_text, to_terminal
 from cosmos_eval.tasks import metric_of
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 TITLE = "Released checkpoints: published and measured (%)"
 TOLERANCE = 0.001
-"""How far a true reproduction may lie from the unrounded published value, as a fraction.
+"""The tolerated distance of a true reproduction from the unrounded published value, a fraction.
 
 Model and images are the same, so that only the arithmetic differs: half precision changes the order
 of a few nearly equal scores. 0.1 points are one of the 1,014 images of flickr30k-val.
 """
 ROUNDING = 0.0005
-"""How far rounding to 0.1% may move a published number, as a fraction."""
+"""The most by which rounding to 0.1% moves a published number, as a fraction."""
 
 _MARKS = {"near": "?", "differs": "!"}
 # github.com/ExplainableML/cosmos: the default of `--precision` in its params.py is `amp`, and its
@@ -38,7 +38,7 @@ Status = Literal["reproduced", "near", "differs", "unverified"]
 
 
 class Reproduction(NamedTuple):
-    """A published number of a released checkpoint and the one measured here."""
+    """A published number of a released checkpoint, and the number that was measured here."""
 
     # The entry of the published number.
     published: Entry
@@ -71,7 +71,10 @@ class Reproduction(NamedTuple):
 
     @property
     def precision(self) -> str | None:
-        """The precision of the measured number, for `amp` with its type; None without a number."""
+        """The precision of the measured number: "fp32", "bf16" or "amp float16"; None without it.
+
+        Mixed precision (amp) computes in float16 on a GPU and in bfloat16 on a CPU.
+        """
         if self.measured is None or self.measured.stored is None:
             return None
         provenance = self.measured.stored.row.provenance
@@ -82,37 +85,41 @@ class Reproduction(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The published number."""
+        """The published number, as a fraction."""
         return self.published.metrics[self.column.metric]
 
 
-def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
+def find_reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
     """Return every published number of the released checkpoints with the number measured here.
 
-    Checkpoints are in the order of `RELEASED`. A measurement must be of the teacher and of all
-    samples. It is in mixed precision, like the published number, or in float32 if there is none. A
-    checkpoint is recognized by its released name, or by the SHA-256 of its file under any path.
+    They are in the order of `RELEASED`, and then of data sets and metrics. A measured number must
+    be of the teacher and of all samples. It is in mixed precision like the published number, or in
+    float32 if there is none in mixed precision. A checkpoint is recognized by its released name, or
+    by the SHA-256 of its file under any path.
     """
     measured_entries = {}
     for entry in entries:
-        key = entry.key._replace(model=_released_label(entry), dataset=entry.dataset_name)
+        key = entry.key._replace(model=_label_by_release(entry), dataset=entry.dataset_name)
         measured_entries[key] = entry
+
     models = [f"cosmos:{name}" for name in RELEASED]
     numbers = []
-    for entry in published():
-        if entry.model not in models:
+    for published_entry in read_published_entries():
+        if published_entry.model not in models:
             continue
-        key = entry.key._replace(source="measured", url="")
-        amp_key = key._replace(model=entry.model + AMP)
-        measured = measured_entries.get(amp_key, measured_entries.get(key))
-        numbers += [Reproduction(entry, column, measured) for column in columns_of(entry)]
+        key = published_entry.key._replace(source="measured", url="")
+        amp_key = key._replace(model=published_entry.model + AMP)
+        measured_entry = measured_entries.get(amp_key, measured_entries.get(key))
+        for column in columns_of(published_entry):
+            numbers.append(Reproduction(published_entry, column, measured_entry))
     return sorted(numbers, key=lambda number: (models.index(number.published.model), number.column))
 
 
-def _released_label(entry: Entry) -> str:
-    """Return the label of an entry with the released name of its weights as the model's name.
+def _label_by_release(entry: Entry) -> str:
+    """Return the label of an entry with the released name of its checkpoint as the model's name.
 
-    Entries whose weights were not released have the model's specification instead.
+    "cosmos:/data/downloaded.pt (amp)" -> "cosmos:vitb32_cc3m (amp)" if the file has the hash of
+    this release. Labels of other checkpoints have the model's specification.
     """
     if entry.stored is None:
         return entry.spec_label
@@ -123,7 +130,11 @@ def _released_label(entry: Entry) -> str:
 
 
 def exit_status(reproductions: Sequence[Reproduction]) -> int:
-    """Return 0 if all numbers are reproduced, 1 if one differs or is only near, else 2."""
+    """Return the exit status of the command that compares the numbers.
+
+    It is 0 if all numbers are reproduced, 1 if any number differs or is only near, and 2 if numbers
+    were not measured.
+    """
     statuses = {reproduction.status for reproduction in reproductions}
     if statuses & {"near", "differs"}:
         return 1
@@ -131,9 +142,9 @@ def exit_status(reproductions: Sequence[Reproduction]) -> int:
 
 
 def precision_note(reproductions: Sequence[Reproduction]) -> str | None:
-    """Return a line that counts the numbers measured in another precision than published.
+    """Return a line that counts the numbers by the precision in which they were measured.
 
-    Returns None if there are no such numbers.
+    Returns None if all numbers were measured in the precision of the published numbers.
     """
     counts = Counter(
         reproduction.precision
@@ -143,15 +154,17 @@ def precision_note(reproductions: Sequence[Reproduction]) -> str | None:
     counts.pop(_PUBLISHED_PRECISION, None)
     if not counts:
         return None
-    listed = ", ".join(f"{count} in {precision}" for precision, count in sorted(counts.items()))
+    counts_text = ", ".join(
+        f"{count} in {precision}" for precision, count in sorted(counts.items())
+    )
     return (
-        f"Published in {_PUBLISHED_PRECISION}, measured here: {listed}; "
+        f"Published in {_PUBLISHED_PRECISION}, measured here: {counts_text}; "
         "--precision amp on a GPU measures as published"
     )
 
 
-def summary(reproductions: Sequence[Reproduction]) -> str:
-    """Return a line that counts the numbers by their status."""
+def summarize(reproductions: Sequence[Reproduction]) -> str:
+    """Return a line that counts the numbers by their status, and explains the marks."""
     counts = Counter(reproduction.status for reproduction in reproductions)
     return (
         f"{len(reproductions)} published numbers: {counts['reproduced']} reproduced (within "
@@ -163,7 +176,10 @@ def summary(reproductions: Sequence[Reproduction]) -> str:
 
 
 def to_json(reproductions: Iterable[Reproduction]) -> str:
-    """Write a list of records, one per published number: fractions, null if not measured."""
+    """Return the numbers as JSON: a list of records, one per published number.
+
+    Numbers are fractions. The measured number and the difference are null if there is none.
+    """
     records = []
     for reproduction in reproductions:
         metric = reproduction.column.metric
@@ -191,27 +207,33 @@ def to_json(reproductions: Iterable[Reproduction]) -> str:
     return text.json_text(records, indent=2, sort_keys=True) + "\n"
 
 
-def to_markdown(reproductions: Sequence[Reproduction], view: View = USUAL) -> str:
-    """Write a table with one row per number, with its sources and a summary."""
-    return table.to_markdown(_table(reproductions, view))
+def to_markdown(reproductions: Sequence[Reproduction], options: TableOptions = USUAL) -> str:
+    """Return the numbers as a table in Markdown, with a summary and the sources below it."""
+    return table.to_markdown(_make_table(reproductions, options))
 
 
 def to_texts(
-    reproductions: Sequence[Reproduction], width: int, view: View = USUAL
+    reproductions: Sequence[Reproduction], width: int, options: TableOptions = USUAL
 ) -> Iterator[Text]:
-    """Yield the table for the terminal, at most `width` characters wide, then its notes."""
-    number_table = _table(reproductions, view)
+    """Yield the table of the numbers for a terminal, and then its notes.
+
+    They are at most `width` characters wide.
+    """
+    number_table = _make_table(reproductions, options)
     yield from to_terminal(number_table, width)
     yield notes_text(number_table.notes, width)
 
 
-def _table(reproductions: Sequence[Reproduction], view: View) -> Table:
-    """Return a table with one row per number and a section per metric."""
+def _make_table(reproductions: Sequence[Reproduction], options: TableOptions) -> Table:
+    """Return the table of the numbers, with one row per number and one section per metric.
+
+    Its notes are a summary, the precision of the measured numbers, and the sources.
+    """
     rows, sections = [], []
-    for reproduction in sorted(reproductions, key=lambda item: item.column):
-        rows.append((Cell(reproduction.published.model), *_cells(reproduction, view)))
+    for reproduction in sorted(reproductions, key=lambda number: number.column):
+        rows.append((Cell(reproduction.published.model), *_number_cells(reproduction, options)))
         sections.append(f"{reproduction.column.dataset}, {reproduction.column.title}")
-    notes = [f"{summary(reproductions)}."]
+    notes = [f"{summarize(reproductions)}."]
     note = precision_note(reproductions)
     if note:
         notes.append(f"{note}.")
@@ -226,17 +248,24 @@ def _table(reproductions: Sequence[Reproduction], view: View) -> Table:
         sections=tuple(sections),
         section="metric",
     )
-    return table.sorted_by(number_table, view.sort)
+    return table.sorted_by(number_table, options.sort)
 
 
-def _cells(reproduction: Reproduction, view: View) -> tuple[Cell, Cell, Cell]:
-    """Return three cells: the published number, the measured number, and their difference."""
-    metric, entry, decimals = reproduction.column.metric, reproduction.measured, view.decimals
-    published = Cell(str(text.percent(reproduction.value, decimals)))
+def _number_cells(reproduction: Reproduction, options: TableOptions) -> tuple[Cell, Cell, Cell]:
+    """Return three cells: the published number, the measured number, and their difference.
+
+    Without a measured number, the second cell says so, and the third is empty.
+    """
+    metric, entry, decimals = reproduction.column.metric, reproduction.measured, options.decimals
+    published_cell = Cell(str(text.percent(reproduction.value, decimals)))
     if entry is None:
-        return published, Cell(reproduction.status), Cell()
+        return published_cell, Cell(reproduction.status), Cell()
     value, interval = entry.metrics[metric], entry.intervals.get(metric)
-    ends = text.ends(metric_of(entry.task, metric), value, interval, decimals)
-    measured = Cell(str(text.percent(value, decimals)), ends if view.intervals else ())
-    mark = f" {_MARKS[reproduction.status]}" if reproduction.status in _MARKS else ""
-    return published, measured, Cell(text.difference(value, reproduction.value, decimals) + mark)
+    ends: tuple[str, ...] = ()
+    if options.intervals:
+        ends = text.interval_ends(metric_of(entry.task, metric), value, interval, decimals)
+    measured_cell = Cell(str(text.percent(value, decimals)), ends)
+    difference = text.difference_text(value, reproduction.value, decimals)
+    if reproduction.status in _MARKS:
+        difference += f" {_MARKS[reproduction.status]}"
+    return published_cell, measured_cell, Cell(difference)

@@ -1,23 +1,27 @@
-"""The score of a suite: the mean over its members of every model that has them all, with ranks."""
+"""The score of a suite: the mean of each model over the members of the suite, with ranks.
+
+A suite is a list of data sets with their protocols and metrics, which are its members. Only models
+with results of all members have a mean and ranks.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
 from cosmos_eval.results.leaderboard.suite_means import (
     GroupDifferences,
     Mean,
-    Results,
+    ModelResults,
     SuiteMeans,
-    sample_list,
+    sample_list_key,
     weighted_mean,
 )
-from cosmos_eval.results.store import Read, read_samples
-from cosmos_eval.results.table import BY_NAME, BY_RANK, USUAL, Cell, Head, Table, View
-from cosmos_eval.results.text import ends, p_value_text, shown_text
+from cosmos_eval.results.store import ReadSamples, read_samples
+from cosmos_eval.results.table import BY_NAME, BY_RANK, USUAL, Cell, Head, Table, TableOptions
+from cosmos_eval.results.text import interval_ends, metric_text, p_value_text
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, metric_of
@@ -37,15 +41,15 @@ class Row(NamedTuple):
 
     # The label of the model, or the name of the group.
     model: str
-    # The number of members that it has.
+    # The number of members of the suite that the model has results of.
     present: int
-    # The mean over all members; None if it lacks one.
+    # The mean over all members; None if the model lacks a member.
     mean: Mean | None = None
-    # The ranks that it can have, from the best; None if it lacks a member.
+    # The first and last rank that the model can have; None if it lacks a member.
     ranks: tuple[int, int] | None = None
     # The p-value of the difference from the next row; None for the last row.
     p_next: float | None = None
-    # The mean over the members that all models have; None unless a model lacks a member.
+    # The mean over the members that all models have; None if no model lacks a member.
     common: Mean | None = None
     source: Source = "measured"
     # The addresses of published numbers.
@@ -55,26 +59,29 @@ class Row(NamedTuple):
 
 
 class SuiteScore(NamedTuple):
-    """The table of a suite."""
+    """The means of models over a suite, before they are written in any format."""
 
     suite: Suite
-    # A metric of a member: the metrics of all members have its unit and direction.
+    # A metric of a member. The metrics of all members have the same unit and direction.
     metric: Metric
-    # The members that all models have; empty unless a model lacks a member.
+    # The members that all models have; empty if no model lacks a member.
     common: tuple[SuiteMember, ...]
-    # From the best mean down, then models that lack members, then published ones.
+    # Models from the best mean down, then models that lack members, then published numbers.
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     # The least number of clusters that a member was resampled by.
     clusters: int = 0
 
-    def table(self, view: View = USUAL) -> Table:
-        """Return the table: percent for fractions, `-` for a missing number.
+    def table(self, options: TableOptions = USUAL) -> Table:
+        """Return the table of the suite, with one row per model or group of trainings.
 
-        Raises UsageError for an order that the table does not have.
+        Fractions are in percent, and a missing number is "-". Raises UsageError if rows are to be
+        sorted by a metric, since the table has only means.
         """
-        if view.sort not in ("", BY_NAME, BY_RANK) and not view.members:
-            raise UsageError(f"--sort {view.sort}: give {BY_NAME} or {BY_RANK}, or add --members")
+        if options.sort not in ("", BY_NAME, BY_RANK) and not options.members:
+            raise UsageError(
+                f"--sort {options.sort}: give {BY_NAME} or {BY_RANK}, or add --members"
+            )
         names = ["group" if self.has_groups else "model"]
         if self.has_published:
             names.append("source")
@@ -84,13 +91,13 @@ class SuiteScore(NamedTuple):
         if self.common:
             titles.append("mean over common members")
         rows = self.rows
-        if view.sort == BY_NAME:
+        if options.sort == BY_NAME:
             rows = tuple(sorted(rows, key=lambda row: row.model))
         unit = " (%)" if self.metric.unit == "fraction" else ""
         return Table(
             title=f"Suite {self.suite.name}{unit}",
             heads=tuple(Head(title) for title in titles),
-            rows=tuple(self._cells(row, view) for row in rows),
+            rows=tuple(self._cells(row, options) for row in rows),
             n_text_columns=len(names),
             notes=self.notes,
             label=f"suite-{self.suite.name}",
@@ -98,30 +105,33 @@ class SuiteScore(NamedTuple):
 
     @property
     def has_groups(self) -> bool:
+        """True if rows are groups of trainings."""
         return any(row.trainings is not None for row in self.rows)
 
     @property
     def has_published(self) -> bool:
+        """True if a row has published numbers."""
         return any(row.source != "measured" for row in self.rows)
 
-    def _cells(self, row: Row, view: View) -> tuple[Cell, ...]:
-        """Return a row of the table."""
+    def _cells(self, row: Row, options: TableOptions) -> tuple[Cell, ...]:
+        """Return the cells of a row, in the order of the columns of `table`."""
         cells = [Cell(row.model)]
         if self.has_published:
             cells.append(Cell(row.source))
         if self.has_groups:
             cells.append(Cell(str(row.trainings or _ABSENT)))
-        ranks = dict.fromkeys(row.ranks or [_ABSENT])
-        cells.append(Cell("-".join(str(rank) for rank in ranks)))
-        cells.append(_mean_cell(self.metric, row.mean, view))
+        # Ranks from 1 to 3 are "1-3". If only one rank is possible, it is given once.
+        distinct_ranks = dict.fromkeys(row.ranks or [_ABSENT])
+        cells.append(Cell("-".join(str(rank) for rank in distinct_ranks)))
+        cells.append(_mean_cell(self.metric, row.mean, options))
         cells.append(Cell(self.suite.present(row.present)))
         cells.append(Cell(_ABSENT if row.p_next is None else p_value_text(row.p_next)))
         if self.common:
-            cells.append(_mean_cell(self.metric, row.common, view))
+            cells.append(_mean_cell(self.metric, row.common, options))
         return tuple(cells)
 
     def record(self) -> dict[str, Any]:
-        """Return the table as JSON holds it, as fractions."""
+        """Return the suite and its means as a record for JSON, in which means are fractions."""
         models = []
         for row in self.rows:
             model = row._asdict()
@@ -140,68 +150,71 @@ class SuiteScore(NamedTuple):
         return record | {"models": models, "notes": self.notes}
 
 
-def _mean_cell(metric: Metric, mean: Mean | None, view: View) -> Cell:
-    """Return a mean with its interval as a view shows them."""
+def _mean_cell(metric: Metric, mean: Mean | None, options: TableOptions) -> Cell:
+    """Return the cell of a mean, with its interval if tables show intervals."""
     if mean is None:
         return Cell(_ABSENT)
-    interval = mean.interval._asdict() if mean.interval and view.intervals else None
-    value = shown_text(metric, mean.value, view.decimals)
-    return Cell(value, ends(metric, mean.value, interval, view.decimals))
+    interval = None
+    if mean.interval and options.intervals:
+        interval = mean.interval._asdict()
+    return Cell(
+        text=metric_text(metric, mean.value, options.decimals),
+        ends=interval_ends(metric, mean.value, interval, options.decimals),
+    )
 
 
 def _mean_record(mean: Mean | None) -> dict[str, Any] | None:
-    """Return a mean and its interval as JSON holds them."""
+    """Return a mean and its interval as a record for JSON, or None if there is no mean."""
     if mean is None:
         return None
-    record = {"value": mean.value}
-    return record | mean.interval._asdict() if mean.interval else record
+    record: dict[str, Any] = {"value": mean.value}
+    if mean.interval:
+        record |= mean.interval._asdict()
+    return record
 
 
 def suite_score(
     suite: Suite,
     entries: Sequence[Entry],
-    read: Read = read_samples,
+    read: ReadSamples = read_samples,
     *,
     by_group: bool = False,
 ) -> SuiteScore:
-    """Return the table of a suite, with one row per model.
+    """Return the means of models over a suite, with their ranks.
 
-    With `by_group`, trainings of one group share a row.
+    Args:
+        suite: The members, which are data sets with their protocols and metrics.
+        entries: The results and published numbers of all models.
+        read: A function that returns the per-sample arrays of a result file.
+        by_group: Whether the trainings of a group, which differ in their seeds, share a row.
 
     Raises UsageError if no model has a number of any member, for samples that are missing or do not
     give the metrics of their result, for a training that occurs twice, and if the trainings of a
-    group were measured by different settings.
+    group were measured with different settings.
     """
     members = suite.members
     results = _results_by_model(members, entries)
-    published_rows = _published_rows(members, entries)
+    metric = metric_of(members[0].task, members[0].metrics[0])
+    published_rows = _published_rows(members, entries, metric)
     if not results and not published_rows:
         raise UsageError(
             f"suite {suite.name}: no complete and unedited result of any member, which are "
             f"{_names_of_members(members)}"
         )
-    metric = metric_of(members[0].task, members[0].metrics[0])
+
     suite_means = SuiteMeans(results, read, by_group=by_group)
-    members_by_group = {group: suite_means.members_of(group) for group in suite_means.groups}
-    means, differences = suite_means.over(members, metric)
-    ranking = _Ranking(means, metric, differences)
-    rows, warnings = ranking.rows(len(members), suite_means.clusters)
-    incomplete_groups = sorted(members_by_group.keys() - means.keys())
-    rows += [Row(group, len(members_by_group[group])) for group in incomplete_groups]
-    common = _common_members(members, members_by_group) if incomplete_groups else []
-    if common:
-        common_means, _ = suite_means.over(common, metric)
-        rows = [row._replace(common=common_means[row.model]) for row in rows]
+    rows, common, warnings = _measured_rows(suite_means, members, metric)
     if by_group:
         rows = [row._replace(trainings=len(suite_means.groups[row.model])) for row in rows]
-    rows += _sorted_by_mean(published_rows, metric)
+    n_ranked = sum(row.mean is not None for row in rows)
+    incomplete_groups = [row.model for row in rows if row.mean is None]
 
-    notes = list(_column_notes(suite, common, is_ranked=len(means) > 1))
+    notes = list(_column_notes(suite, common, is_ranked=n_ranked > 1))
     if by_group:
         notes += _GROUP_NOTES
     notes += warnings
     for group in incomplete_groups:
-        notes.append(_incomplete_note(group, members, members_by_group[group]))
+        notes.append(_incomplete_note(group, members, suite_means.members_of(group)))
     notes += _exception_notes(members, results, entries)
     for url in dict.fromkeys(row.url for row in published_rows):
         notes.append(f"Published: {url}.")
@@ -209,18 +222,47 @@ def suite_score(
         suite=suite,
         metric=metric,
         common=tuple(common),
-        rows=tuple(rows),
+        rows=(*rows, *published_rows),
         notes=tuple(notes),
         clusters=suite_means.clusters,
     )
 
 
+def _measured_rows(
+    suite_means: SuiteMeans, members: Sequence[SuiteMember], metric: Metric
+) -> tuple[list[Row], list[SuiteMember], list[str]]:
+    """Return the rows of measured models or groups, common members, and warnings.
+
+    The rows are from the best mean down, followed by groups that lack members and have no mean. If
+    there are such groups, all groups also have a mean over the common members, which all of them
+    have. The warnings are about neighbouring rows that may be equal.
+    """
+    members_by_group = {group: suite_means.members_of(group) for group in suite_means.groups}
+    means, differences = suite_means.means_over(members, metric)
+    ranking = _Ranking(means, metric, differences)
+    rows, warnings = ranking.rows(len(members), suite_means.clusters)
+
+    incomplete_groups = sorted(members_by_group.keys() - means.keys())
+    for group in incomplete_groups:
+        rows.append(Row(group, len(members_by_group[group])))
+    common: list[SuiteMember] = []
+    if incomplete_groups:
+        common = _common_members(members, members_by_group)
+    if common:
+        common_means, _ = suite_means.means_over(common, metric)
+        rows = [row._replace(common=common_means[row.model]) for row in rows]
+    return rows, common, warnings
+
+
 def _results_by_model(
     members: Sequence[SuiteMember], entries: Iterable[Entry]
-) -> dict[str, dict[SuiteMember, Stored]]:
-    """Return the results that count in the means, by model and member in the order of the suite."""
+) -> dict[str, dict[SuiteMember, StoredResult]]:
+    """Return the results that count in means, by model and then by member, in the suite's order.
+
+    A result counts if it is complete and unedited, and has all metrics of the member.
+    """
     ranked_entries = [entry for entry in entries if entry.is_ranked and entry.stored]
-    results: dict[str, dict[SuiteMember, Stored]] = {}
+    results: dict[str, dict[SuiteMember, StoredResult]] = {}
     for model in sorted({entry.model for entry in ranked_entries}):
         model_entries = [entry for entry in ranked_entries if entry.model == model]
         for member in members:
@@ -231,10 +273,10 @@ def _results_by_model(
 
 
 def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:
-    """Return the entry of a member among the entries of a model, or None.
+    """Return the entry of a suite's member among the entries of one model, or None.
 
-    The member's data set may be the label of a column. Raises UsageError for two entries, which
-    are on different files of the data set.
+    The member names a data set such as "coco", or one version of it such as "coco (revision
+    1a2b3c4d)". Raises UsageError for two entries, which are results on different versions.
     """
     member_entries = [
         entry
@@ -250,46 +292,55 @@ def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:
     return member_entries[0] if member_entries else None
 
 
-def _published_rows(members: Sequence[SuiteMember], entries: Iterable[Entry]) -> list[Row]:
-    """Return a row for each model of which others published numbers of all members."""
-    published: dict[str, dict[tuple[str, str, str], Entry]] = {}
-    for published_entry in entries:
-        if published_entry.source == "published" and not published_entry.stored:
-            key = published_entry.task, published_entry.dataset, published_entry.protocol
-            published.setdefault(published_entry.model, {})[key] = published_entry
-    rows = []
-    for model, model_entries in published.items():
+def _published_rows(
+    members: Sequence[SuiteMember], entries: Iterable[Entry], metric: Metric
+) -> list[Row]:
+    """Return a row for each model with published numbers of all members, from the best mean down.
+
+    `metric` says whether higher is better.
+    """
+    entries_by_model: dict[str, dict[tuple[str, str, str], Entry]] = {}
+    for entry in entries:
+        if entry.source == "published" and not entry.stored:
+            key = entry.task, entry.dataset, entry.protocol
+            entries_by_model.setdefault(entry.model, {})[key] = entry
+    sign = -1 if metric.higher_is_better else 1
+    rows_by_sort_key = {}
+    for model, model_entries in entries_by_model.items():
         values, urls = [], set()
         for member in members:
-            entry = model_entries.get((member.task, member.dataset, member.protocol))
-            value = _published_value(member, entry) if entry else None
-            if entry and value is not None:
+            member_entry = model_entries.get((member.task, member.dataset, member.protocol))
+            value = _published_value(member, member_entry)
+            if member_entry and value is not None:
                 values.append(value)
-                urls.add(entry.url)
+                urls.add(member_entry.url)
         if len(values) == len(members):
             mean = Mean(float(weighted_mean(values, members)))
             url = ", ".join(sorted(urls))
-            rows.append(Row(model, len(members), mean, source="published", url=url))
-    return rows
+            row = Row(model, len(members), mean, source="published", url=url)
+            rows_by_sort_key[sign * mean.value, model] = row
+    return [rows_by_sort_key[sort_key] for sort_key in sorted(rows_by_sort_key)]
 
 
-def _published_value(member: SuiteMember, entry: Entry) -> float | None:
-    """Return the published mean of a member's metrics, or None if it is not published."""
+def _published_value(member: SuiteMember, entry: Entry | None) -> float | None:
+    """Return the published mean of a member's metrics, or None if it is not published.
+
+    DataComp publishes the mean recall of retrieval in place of the recalls of both directions.
+    """
+    if entry is None:
+        return None
     if all(name in entry.metrics for name in member.metrics):
         return float(np.mean([entry.metrics[name] for name in member.metrics]))
     return entry.metrics.get(MEAN_RECALL)
 
 
-def _sorted_by_mean(rows: Iterable[Row], metric: Metric) -> list[Row]:
-    """Return rows from the best mean down."""
-    sign = -1 if metric.higher_is_better else 1
-    return sorted(rows, key=lambda row: (sign * row.mean.value if row.mean else 0, row.model))
-
-
 def _common_members(
     members: Iterable[SuiteMember], members_by_group: Mapping[str, Sequence[SuiteMember]]
 ) -> list[SuiteMember]:
-    """Return the members that all groups have; none if there is a single group."""
+    """Return the members of the suite that all groups have, or none if there is only one group.
+
+    `members_by_group` are the members of which each model or group of trainings has results.
+    """
     if len(members_by_group) < 2:
         return []
     return [
@@ -300,7 +351,13 @@ def _common_members(
 
 
 class _Ranking:
-    """Models, or groups of trainings, from the best mean down."""
+    """The order of models, or of groups of trainings, from the best mean down.
+
+    Args:
+        means: The means by model or group.
+        metric: A metric of the suite, which says whether higher is better.
+        differences: The differences between groups of trainings; None for models.
+    """
 
     def __init__(
         self, means: Mapping[str, Mean], metric: Metric, differences: GroupDifferences | None
@@ -312,18 +369,19 @@ class _Ranking:
         self._order = sorted(means, key=lambda name: (-self._sign * means[name].value, name))
 
     def rows(self, n_members: int, clusters: int) -> tuple[list[Row], list[str]]:
-        """Return the rows from the best mean down, and warnings of neighbours that may be equal.
+        """Return the rows from the best mean down, and a warning if neighbours may be equal.
 
-        If there are several rows, each has the ranks that it can have. `clusters` is the least
-        number of clusters that a member was resampled by.
+        `clusters` is the least number of independent clusters of images over all members. If there
+        are several rows, each has the ranks that it can have and the p-value of the difference from
+        the next row. The list of warnings is empty if all neighbours differ.
         """
         rows = [Row(name, n_members, self._means[name]) for name in self._order]
         if len(rows) < 2:
             return rows, []
         values = [self._sign * self._means[name].value for name in self._order]
-        draws = [self._sign * self._means[name].drawn for name in self._order]
+        resampled_values = [self._sign * self._means[name].drawn for name in self._order]
         gain = None if self._differences is None else self._gain
-        standings = suites.standings(values, draws, clusters, gain)
+        standings = suites.standings(values, resampled_values, clusters, gain)
         tied_neighbours = []
         for index, standing in enumerate(standings):
             rows[index] = rows[index]._replace(ranks=standing.ranks, p_next=standing.p_next)
@@ -338,7 +396,7 @@ class _Ranking:
         return rows, [warning] if tied_neighbours else []
 
     def _gain(self, a: int, b: int) -> GroupDifference:
-        """Return by how much the group at index `a` is better than the group at index `b`."""
+        """Return by how much the group at rank `a` is better than the group at rank `b`, from 0."""
         assert self._differences is not None
         name_a, name_b = self._order[a], self._order[b]
         if self._sign == 1:
@@ -347,14 +405,20 @@ class _Ranking:
 
 
 def _names_of_members(members: Iterable[SuiteMember]) -> str:
-    """Return the members as text: `coco (karpathy), flickr30k (karpathy)`."""
+    """Return the members of a suite as text: "coco (karpathy), flickr30k (karpathy)"."""
     return ", ".join(f"{member.dataset} ({member.protocol})" for member in members)
 
 
 def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -> Iterator[str]:
-    """Yield notes on the meaning of the columns of the table."""
+    """Yield notes on the meaning of the columns of the table of a suite.
+
+    `common` are the members that all models have. `is_ranked` says whether rows have ranks.
+    """
     members = suite.members
-    yield f"Mean: over {_number_of_members(suite)} members, {'; '.join(_counted_metrics(members))}."
+    n_members = f"all {len(members)}"
+    if suite.left_out:
+        n_members = suite.present(len(members))
+    yield f"Mean: over {n_members} members, {'; '.join(_describe_metrics(members))}."
     weighted_members = [member for member in members if member.weight < 1]
     if weighted_members:
         yield f"Counted in part, as several of them are one: {_names_of_members(weighted_members)}."
@@ -381,34 +445,35 @@ def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: boo
 def _incomplete_note(
     group: str, members: Sequence[SuiteMember], group_members: Sequence[SuiteMember]
 ) -> str:
-    """Return a note on the members that a group lacks."""
-    missing = [member for member in members if member not in group_members]
-    return f"Not ranked: {group} lacks {_names_of_members(missing)}."
+    """Return a note that names the members of the suite that a group or model lacks."""
+    missing_members = [member for member in members if member not in group_members]
+    return f"Not ranked: {group} lacks {_names_of_members(missing_members)}."
 
 
-def _number_of_members(suite: Suite) -> str:
-    """Return the number of members as text."""
-    n_members = len(suite.members)
-    return suite.present(n_members) if suite.left_out else f"all {n_members}"
+def _describe_metrics(members: Sequence[SuiteMember]) -> Iterator[str]:
+    """Yield texts that say which metrics of which members count in the mean.
 
-
-def _counted_metrics(members: Sequence[SuiteMember]) -> Iterator[str]:
-    """Yield texts that name metrics and the members whose means count these metrics."""
+    Members with the same metrics share a text: "top-1 of imagenet1k (clip), pets (clip)".
+    """
     for metrics in dict.fromkeys(member.metrics for member in members):
         metric_members = [member for member in members if member.metrics == metrics]
         yield f"{' and '.join(metrics)} of {_names_of_members(metric_members)}"
 
 
 def _exception_notes(
-    members: Sequence[SuiteMember], results: Mapping[str, Results], entries: Sequence[Entry]
+    members: Sequence[SuiteMember], results: Mapping[str, ModelResults], entries: Sequence[Entry]
 ) -> Iterator[str]:
-    """Yield notes on members that are not paired, and on results that do not count."""
+    """Yield notes on members that are not paired, and on results that do not count.
+
+    A member, which is a data set of the suite, is not paired if models were measured on other lists
+    of samples. `results` are the results that count, by model and member.
+    """
     unpaired_members = []
     for member in members:
         sample_lists = set()
         for model_results in results.values():
             if member in model_results:
-                sample_lists.add(sample_list(model_results[member]))
+                sample_lists.add(sample_list_key(model_results[member]))
         if len(sample_lists) > 1:
             unpaired_members.append(member)
     if unpaired_members:

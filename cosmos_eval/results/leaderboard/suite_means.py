@@ -10,64 +10,74 @@ from cosmos_eval.results.compare import (
     SAMPLE_LISTS,
     require_comparable,
     require_metric_of_samples,
-    setting,
+    setting_of_result,
 )
 from cosmos_eval.results.groups import Moments, require_distinct
 from cosmos_eval.results.identity import group_label
-from cosmos_eval.results.labels import Stored
-from cosmos_eval.results.store import Read
+from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.store import ReadSamples
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import Estimate, Ints, Values
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, task_named
 from cosmos_eval.types import Interval, SuiteMember, UsageError
 
-Results = Mapping[SuiteMember, Stored]
-"""The results of a model that count in the mean."""
+ModelResults = Mapping[SuiteMember, StoredResult]
+"""The results of a model that count in its mean, by member of the suite."""
 
 
 class Mean(NamedTuple):
-    """A mean over members."""
+    """A mean over the members of a suite."""
 
     value: float
-    # The interval, of a mean of measured results.
+    # The interval of the mean; None for published numbers.
     interval: Interval | None = None
-    # The resampled values (R,), of a mean of measured results.
+    # The values (R,) of the mean in R resampled test sets; empty for published numbers.
     drawn: Values = np.empty(0)
 
     def within(self, metric: Metric) -> "Mean":
-        """Cut the interval off at the values that the metric can have."""
+        """Return the mean with an interval that ends at the least and greatest possible value.
+
+        For an accuracy, these are 0 and 1.
+        """
         if self.interval is None:
             return self
         return self._replace(interval=metric.within(self.interval))
 
 
 class GroupDifferences(NamedTuple):
-    """Differences of two groups, whose errors cover images and seeds."""
+    """The differences between groups of trainings, whose errors cover images and seeds."""
 
-    # The mean over members of every training.
+    # The means of all trainings over the suite, with their covariance.
     moments: Moments
-    # The indices of the trainings of each group.
+    # The indices of the trainings of each group in `moments`.
     indices: dict[str, Ints]
 
     def difference(self, a: str, b: str) -> GroupDifference:
-        """Return the mean of group A minus the mean of group B."""
+        """Return the mean of the group called `a` minus the mean of the group called `b`."""
         return self.moments.difference(self.indices[a], self.indices[b])
 
 
 class SuiteMeans:
-    """The measured results of a suite, which are resampled once for all means.
+    """The means of models over a suite. The results are resampled once for all of them.
 
     Attributes:
-        groups: The models by group of trainings. Without groups each model is its own group.
-        clusters: The least number of clusters that a member was resampled by.
+        groups: The models by group of trainings. Without groups, each model is its own group.
+        clusters: The least number of independent clusters of images over all members.
     """
 
-    def __init__(self, results: Mapping[str, Results], read: Read, *, by_group: bool) -> None:
+    def __init__(
+        self, results: Mapping[str, ModelResults], read: ReadSamples, *, by_group: bool
+    ) -> None:
         """Resample the results of all models.
 
+        Args:
+            results: The results that count in the means, by model and member.
+            read: A function that returns the per-sample arrays of a result file.
+            by_group: Whether the trainings of a group have a common mean.
+
         Raises UsageError for samples that are missing or do not give the metrics, for a training
-        that occurs twice, and if the trainings of a group were measured by different settings.
+        that occurs twice, and if the trainings of a group were measured with different settings.
         """
         self._results = results
         self._by_group = by_group
@@ -78,7 +88,7 @@ class SuiteMeans:
         self.groups = _models_by_group(results, by_group=by_group)
 
     def members_of(self, group: str) -> list[SuiteMember]:
-        """Return the members that all models of a group have."""
+        """Return the members of the suite of which all models of a group have a result."""
         first_model, *other_models = self.groups[group]
         return [
             member
@@ -86,22 +96,26 @@ class SuiteMeans:
             if all(member in self._results[model] for model in other_models)
         ]
 
-    def over(
+    def means_over(
         self, members: Sequence[SuiteMember], metric: Metric
     ) -> tuple[dict[str, Mean], GroupDifferences | None]:
-        """Return the mean over members of every group that has all of them, by group.
+        """Return the mean over some members of every group that has all of them, by group.
 
-        Also returns the differences of groups of trainings, or None for single models. Intervals
-        are cut off at the bounds of `metric`.
+        Also returns the differences between groups of trainings, or None if groups are single
+        models. Intervals end at the bounds of `metric`.
         """
         means = self._model_means(members)
         differences = None
         if self._by_group and means:
             means, differences = self._group_means(means)
-        return {name: mean.within(metric) for name, mean in means.items()}, differences
+        bounded_means = {group: mean.within(metric) for group, mean in means.items()}
+        return bounded_means, differences
 
     def _model_means(self, members: Sequence[SuiteMember]) -> dict[str, Mean]:
-        """Return the means over members of the models that have all of them."""
+        """Return the weighted mean over members of each model that has all of them, by model.
+
+        The value of a member is the mean of its metrics.
+        """
         means = {}
         for model, results in self._results.items():
             if not all(member in results for member in members):
@@ -110,22 +124,30 @@ class SuiteMeans:
             for member in members:
                 metrics = results[member].row.metrics
                 values.append(np.mean([metrics[name] for name in member.metrics]))
-            draws = weighted_mean([self._draws[model][member] for member in members], members)
-            mean = float(weighted_mean(values, members))
-            means[model] = Mean(mean, suites.interval_of(mean, draws, self.clusters), draws)
+            value = float(weighted_mean(values, members))
+            drawn = weighted_mean([self._draws[model][member] for member in members], members)
+            interval = suites.interval_of(value, drawn, self.clusters)
+            means[model] = Mean(value, interval, drawn)
         return means
 
     def _group_means(
         self, model_means: Mapping[str, Mean]
     ) -> tuple[dict[str, Mean], GroupDifferences]:
-        """Return the means of the groups whose every training has a mean, and their differences."""
+        """Return the means of groups whose trainings all have a mean, and the groups' differences.
+
+        The interval of a single training covers only images. The interval of several trainings
+        covers seeds and images.
+        """
         model_indices = {model: index for index, model in enumerate(model_means)}
+
+        # Estimate the covariance between the means of models from the resampled values.
         draws = np.stack([mean.drawn for mean in model_means.values()])  # (models, R)
-        is_known = ~np.isnan(draws).any(axis=0)  # draws in which every model has a value
-        covariance = np.atleast_2d(np.cov(draws[:, is_known]))
+        has_all_values = ~np.isnan(draws).any(axis=0)  # (R,)
+        covariance = np.atleast_2d(np.cov(draws[:, has_all_values]))
         covariance = covariance * self.clusters / (self.clusters - 1)
         values = np.array([mean.value for mean in model_means.values()])
         moments = Moments(values, covariance, self.clusters)
+
         means: dict[str, Mean] = {}
         indices: dict[str, Ints] = {}
         for group, models in self.groups.items():
@@ -143,17 +165,22 @@ class SuiteMeans:
 
 
 def weighted_mean(values: Sequence[Any], members: Sequence[SuiteMember]) -> Values:
-    """Return the mean of the values of members, by their weights."""
+    """Return the mean of the values of members, weighted by the weights of the members.
+
+    A value may be an array, such as the values in R draws.
+    """
     weights = [member.weight for member in members]
     mean: Values = np.average(values, axis=0, weights=weights)
     return mean
 
 
-def _models_by_group(results: Mapping[str, Results], *, by_group: bool) -> dict[str, list[str]]:
-    """Return the models of every group of trainings.
+def _models_by_group(
+    results: Mapping[str, ModelResults], *, by_group: bool
+) -> dict[str, list[str]]:
+    """Return the names of the models in every group of trainings, by group.
 
-    A model that states no group is its own group; without `by_group` every model is. Raises
-    UsageError for a training that occurs twice, and for different settings within a group.
+    A model that states no group is its own group. Without `by_group`, every model is its own group.
+    Raises UsageError for a training that occurs twice, and for different settings in a group.
     """
     groups: dict[str, list[str]] = {}
     first_results = {model: next(iter(results[model].values())) for model in results}
@@ -174,25 +201,27 @@ class _MemberResult(NamedTuple):
 
     model: str
     member: SuiteMember
-    stored: Stored
+    stored: StoredResult
 
 
 def _resample_all(
-    results: Mapping[str, Results], read: Read
+    results: Mapping[str, ModelResults], read: ReadSamples
 ) -> tuple[dict[str, dict[SuiteMember, Values]], int]:
-    """Return resampled values (R,) by model and member, and the least number of clusters.
+    """Resample the results of all models.
 
-    Results with the same list of samples are resampled together, by the same random draws.
+    Returns the values (R,) in R resampled test sets by model and member, and the least number of
+    clusters that a test set was resampled by. Results with the same list of samples are resampled
+    together, by the same random draws, so that differences between models are paired.
     """
     results_by_sample_list: dict[str, list[_MemberResult]] = {}
     for model, model_results in results.items():
         for member, stored in model_results.items():
             member_result = _MemberResult(model, member, stored)
-            results_by_sample_list.setdefault(sample_list(stored), []).append(member_result)
+            results_by_sample_list.setdefault(sample_list_key(stored), []).append(member_result)
     resampled: dict[str, dict[SuiteMember, Values]] = {model: {} for model in results}
     cluster_counts = []
-    for samples, member_results in results_by_sample_list.items():
-        values, n_clusters = _resample_together(member_results, samples, read)
+    for sample_list_text, member_results in results_by_sample_list.items():
+        values, n_clusters = _resample_together(member_results, sample_list_text, read)
         cluster_counts.append(n_clusters)
         for member_result, member_values in zip(member_results, values, strict=True):
             resampled[member_result.model][member_result.member] = member_values
@@ -200,18 +229,21 @@ def _resample_all(
 
 
 def _resample_together(
-    member_results: Sequence[_MemberResult], samples: str, read: Read
+    member_results: Sequence[_MemberResult], sample_list_text: str, read: ReadSamples
 ) -> tuple[list[Values], int]:
-    """Resample results that have the same list of samples, whose hash is `samples`.
+    """Resample results that have the same list of samples.
 
-    Returns the mean of the member's metrics in each draw (R,) for every result, and the number of
-    clusters. Raises UsageError if the samples cannot be resampled.
+    `sample_list_text`, from `sample_list`, seeds the random draws. Returns the mean of the member's
+    metrics in each draw (R,) for every result, and the number of clusters that were drawn. Raises
+    UsageError if the samples cannot be resampled.
     """
+    # All metrics of all results are resampled at once, under names such as "0 recall@1".
     estimates: dict[str, Estimate] = {}
     for index, (_, member, stored) in enumerate(member_results):
-        for name, estimate in _estimates(member, stored, read).items():
+        for name, estimate in _member_estimates(member, stored, read).items():
             estimates[f"{index} {name}"] = estimate
-    seed = int(hashlib.sha256(samples.encode()).hexdigest()[:16], 16)
+    text_hash = hashlib.sha256(sample_list_text.encode()).hexdigest()
+    seed = int(text_hash[:16], 16)
     try:
         draws, n_clusters = suites.resample(estimates, seed=seed)
     except ValueError as error:
@@ -223,23 +255,26 @@ def _resample_together(
     return values, n_clusters
 
 
-def sample_list(stored: Stored) -> str:
-    """Return a text that is equal for results on the same samples.
+def sample_list_key(stored: StoredResult) -> str:
+    """Return a text that is equal for results on the same samples, and differs for others.
 
-    It is the hash of the list of samples, with the notes that tell versions of a data set apart. A
-    result without a hash has a text that no other result has.
+    It is the hash of the list of samples, followed by the notes that tell versions of a data set
+    apart. For a result that records no hash, it is the model, the data set and the protocol, so no
+    other result has the same text.
     """
-    fields = setting(stored.row)
+    fields = setting_of_result(stored.row)
     for name in SAMPLE_LISTS:
         if fields.get(name):
             return ", ".join([fields[name], *stored.data_notes])
     return str((stored.model, stored.row.dataset, stored.row.protocol))
 
 
-def _estimates(member: SuiteMember, stored: Stored, read: Read) -> dict[str, Estimate]:
-    """Return the estimates of a member's metrics from the samples of a result.
+def _member_estimates(
+    member: SuiteMember, stored: StoredResult, read: ReadSamples
+) -> dict[str, Estimate]:
+    """Return the estimates of a member's metrics from the samples of a result, by name.
 
-    Raises UsageError if the samples do not give the stored metrics.
+    An estimate can be resampled. Raises UsageError if the samples do not give the stored metrics.
     """
     task, samples = task_named(member.task), read(stored.path)
     try:

@@ -1,4 +1,4 @@
-"""Leaderboards as tables for the terminal, CSV, JSON, Markdown, HTML and LaTeX.
+"""Write leaderboards for the terminal, and as CSV, JSON, Markdown, HTML and LaTeX.
 
 Equal entries give equal bytes.
 """
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.results import text
 from cosmos_eval.results.export import csv_of
-from cosmos_eval.results.labels import shortened
+from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.latex import PREAMBLE, to_latex
-from cosmos_eval.results.leaderboard.board import boards
+from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.facts import COLUMNS, facts_of, model_table
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
@@ -24,8 +24,8 @@ from cosmos_eval.results.leaderboard.ranking import (
     Ties,
     rank_entries,
 )
-from cosmos_eval.results.leaderboard.view import tables_of as view_tables
-from cosmos_eval.results.table import Table, View, numbered, without_sections
+from cosmos_eval.results.leaderboard.task_tables import tables_of as task_tables
+from cosmos_eval.results.table import Table, TableOptions, number_links, sections_to_column
 from cosmos_eval.results.table import to_markdown as markdown
 from cosmos_eval.results.terminal import notes_text, to_terminal
 
@@ -45,28 +45,32 @@ _GROUP_COLUMNS = ("trainings", "seed_sd", "image_error")
 
 
 class Leaderboard(NamedTuple):
-    """Everything that the writers of a leaderboard need."""
+    """The contents of a leaderboard, and how tables show them."""
 
+    # The results, and the numbers that others published.
     entries: Sequence[Entry]
-    # The p-values by which numbers are tied with the best.
+    # The p-values of paired tests, which decide on ties with the best numbers.
     ties: Ties = NO_TIES
-    # Whether facts of the models are added.
+    # Whether facts of the models are added, such as their numbers of parameters.
     facts: bool = False
-    # The score of a suite; None without a suite.
+    # The means over a suite; None without a suite.
     suite: SuiteScore | None = None
     # The means of groups of trainings; None if these are not shown.
     groups: Sequence[GroupMean] | None = None
-    # What tables show, and how.
-    view: View = View()
+    # The rows, columns and marks that tables show.
+    options: TableOptions = TableOptions()
 
 
 def to_csv(leaderboard: Leaderboard) -> str:
-    """Write one line per entry and metric, as a fraction.
+    """Return a leaderboard as CSV, with one line per entry and metric.
 
-    `best` is `yes` or empty. `tie` is what ties a number with the best: `paired` or `intervals`.
-    `delta` is in percentage points above the number that its authors published. Means of groups
-    follow, which have `trainings`, then the means of a suite, whose task is `suite`. The columns of
-    facts come last.
+    Metrics are fractions. Some columns are:
+    - `best`: `yes` for the best number of a data set and metric, else empty
+    - `tie`: why a number is tied with the best: `paired` test or overlapping `intervals`
+    - `delta`: the number minus the number that the model's authors published, in percentage points
+
+    The means of groups of trainings follow, and then the means over a suite, whose task is `suite`.
+    The columns of facts come last.
     """
     import pandas as pd
 
@@ -90,37 +94,44 @@ def to_csv(leaderboard: Leaderboard) -> str:
 
 
 def _csv_lines_of_entries(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
-    """Yield a line of CSV, by column, for each entry and metric."""
+    """Yield the values of a line of CSV, by column, for each entry and metric.
+
+    There are more values than columns. The writer of CSV ignores the others.
+    """
     entries = sorted(leaderboard.entries, key=lambda entry: entry.key)
     ranks = rank_entries(entries, leaderboard.ties)
     for entry in entries:
         facts = facts_of(entry) if leaderboard.facts else {}
-        fact_texts = {name: _fact_text(facts.get(name)) for name in COLUMNS}
+        fact_texts = {name: _exact_fact_text(facts.get(name)) for name in COLUMNS}
         for metric, value in sorted(entry.metrics.items()):
             rank = ranks.get((entry.key, metric), Rank())
-            line = entry._asdict() | {"metric": metric, "value": value}
+            line = entry._asdict()
+            line["metric"] = metric
+            line["value"] = value
             line |= entry.intervals.get(metric, {})
-            line |= {"best": "yes" if rank.best else "", "tie": rank.tie}
+            line["best"] = "yes" if rank.best else ""
+            line["tie"] = rank.tie
             line |= _rank_columns(rank.ranks)
             line["delta"] = entry.delta(metric)
             yield line | fact_texts
 
 
 def _rank_columns(ranks: tuple[int, int] | None) -> dict[str, int | None]:
-    """Return the columns of the ranks that a number can have."""
+    """Return the columns with the first and last rank that a number can have, or None for both."""
     low, high = ranks or (None, None)
     return {"rank_low": low, "rank_high": high}
 
 
 def _csv_lines_of_suite(score: SuiteScore) -> Iterator[dict[str, Any]]:
-    """Yield the lines of CSV for a suite, by column.
+    """Yield the values of each line of CSV for the means over a suite, by column.
 
     There is one line per model with the mean over all members. If some models lack members, there
     is another line per measured model, with the mean over the members that all models have.
     """
     suite = score.suite
     for row in score.rows:
-        line = row._asdict() | _suite_columns(score, row) | {"metric": "mean"}
+        line = row._asdict() | _suite_columns(score, row)
+        line["metric"] = "mean"
         line |= _mean_columns(row.mean)
         line |= _rank_columns(row.ranks)
         line["members"] = suite.present(row.present)
@@ -129,14 +140,18 @@ def _csv_lines_of_suite(score: SuiteScore) -> Iterator[dict[str, Any]]:
         return
     for row in score.rows:
         if row.source == "measured":
-            line = _suite_columns(score, row) | {"metric": "mean_of_common"}
+            line = _suite_columns(score, row)
+            line["metric"] = "mean_of_common"
             line |= _mean_columns(row.common)
             line["members"] = suite.present(len(score.common))
             yield line
 
 
 def _suite_columns(score: SuiteScore, row: Row) -> dict[str, Any]:
-    """Return the columns with the model and the suite of a line."""
+    """Return the columns that name the model of a row and the suite.
+
+    The suite is in the column of the data set, and the task is "suite".
+    """
     protocols = ", ".join(dict.fromkeys(member.protocol for member in score.suite.members))
     return {
         "model": row.model,
@@ -149,25 +164,30 @@ def _suite_columns(score: SuiteScore, row: Row) -> dict[str, Any]:
 
 
 def _mean_columns(mean: Mean | None) -> dict[str, Any]:
-    """Return the columns of a mean and its interval."""
+    """Return the columns of a mean and the ends of its interval."""
     if mean is None:
         return {"value": None}
-    interval = mean.interval._asdict() if mean.interval else {}
-    return {"value": mean.value} | interval
+    columns: dict[str, Any] = {"value": mean.value}
+    if mean.interval:
+        columns |= mean.interval._asdict()
+    return columns
 
 
-def _fact_text(fact: Any) -> str:
-    """Return a fact as text with all digits; empty if it is unknown."""
+def _exact_fact_text(fact: Any) -> str:
+    """Return a fact as text with all digits: [224, 224] -> "224x224".
+
+    The text is empty if the fact is unknown.
+    """
     if isinstance(fact, list):
         return "x".join(str(side) for side in fact)
     return "" if fact is None else str(fact)
 
 
 def to_json(leaderboard: Leaderboard) -> str:
-    """Write a list of records, one per entry, with metrics as fractions.
+    """Return a leaderboard as JSON: a list of records, one per entry, with metrics as fractions.
 
-    With a suite or groups of trainings, the output is an object instead. Its `results` are the
-    list, and it has `suite` or `groups` beside them.
+    With a suite or with groups of trainings, it is an object instead, which has this list as
+    `results`, and `suite` or `groups` beside it.
     """
     entries = sorted(leaderboard.entries, key=lambda entry: entry.key)
     ranks = rank_entries(entries, leaderboard.ties)
@@ -188,7 +208,10 @@ def to_json(leaderboard: Leaderboard) -> str:
 
 
 def _entry_record(entry: Entry, ranks: Mapping[RankedNumber, Rank]) -> dict[str, Any]:
-    """Return an entry as a record for JSON, with the ranks of its metrics as `standings`."""
+    """Return an entry as a record for JSON.
+
+    The ranks of its metrics are `standings`. Fields that are empty are left out.
+    """
     record: dict[str, Any] = {
         "model": entry.model,
         "task": entry.task,
@@ -213,25 +236,29 @@ def _entry_record(entry: Entry, ranks: Mapping[RankedNumber, Rank]) -> dict[str,
 
 
 def tables_of(leaderboard: Leaderboard) -> list[Table]:
-    """Return the tables: a suite's, then one per task, of groups of trainings, and of models."""
-    view, suite = leaderboard.view, leaderboard.suite
+    """Return the tables of a leaderboard.
+
+    They are the table of a suite, one table per task, the table of groups of trainings, and the
+    table of facts of models. With a suite, tasks have tables only if the options ask for them.
+    """
+    options, suite = leaderboard.options, leaderboard.suite
     tables = []
     if suite is not None:
-        tables.append(suite.table(view))
-    if suite is None or view.members:
-        task_boards = boards(leaderboard.entries, leaderboard.ties, view.decimals)
-        tables += view_tables(task_boards, view)
+        tables.append(suite.table(options))
+    if suite is None or options.members:
+        task_boards = make_boards(leaderboard.entries, leaderboard.ties, options.decimals)
+        tables += task_tables(task_boards, options)
     if leaderboard.groups:
-        tables.append(group_table(leaderboard.groups, view, ("data set", "protocol")))
+        tables.append(group_table(leaderboard.groups, options, ("data set", "protocol")))
     if leaderboard.facts:
         tables.append(model_table(leaderboard.entries))
     return tables
 
 
 def to_markdown(leaderboard: Leaderboard) -> str:
-    """Write tables as GitHub's Markdown, best in bold, with links to published numbers.
+    """Return the tables of a leaderboard as GitHub's Markdown, with links to published numbers.
 
-    The notes of all tables follow the last one.
+    The best numbers are bold. The notes of all tables follow the last table.
     """
     tables = tables_of(leaderboard)
     content = "\n".join(markdown(table._replace(notes=())) for table in tables)
@@ -243,29 +270,36 @@ def to_markdown(leaderboard: Leaderboard) -> str:
 
 
 def to_html(leaderboard: Leaderboard) -> str:
-    """Write one page that needs no other file, best in bold."""
+    """Return the tables of a leaderboard as an HTML page that needs no other file."""
     page = text.html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
-    return page.render(tables=[without_sections(table) for table in tables_of(leaderboard)])
+    return page.render(tables=[sections_to_column(table) for table in tables_of(leaderboard)])
 
 
 def to_tex(leaderboard: Leaderboard) -> str:
-    r"""Write floats, best in bold; the document needs `\usepackage{booktabs}`."""
+    r"""Return the tables of a leaderboard as floats for a LaTeX document.
+
+    The document needs `\usepackage{booktabs}`. The best numbers are bold.
+    """
     return PREAMBLE + "\n".join(to_latex(table) for table in tables_of(leaderboard))
 
 
 WRITERS: Mapping[str, Callable[[Leaderboard], str]] = MappingProxyType(
     {"md": to_markdown, "csv": to_csv, "tex": to_tex, "html": to_html, "json": to_json}
 )
-"""The writers of every form except the terminal's."""
+"""The functions that write a leaderboard to a file, by the suffix of the file."""
 
 
 def to_texts(leaderboard: Leaderboard, width: int) -> Iterator[Text]:
-    """Yield the tables at most `width` characters wide, best in bold, then the notes of all."""
-    tables = numbered(tables_of(leaderboard))
+    """Yield the tables of a leaderboard for a terminal, and then the notes of all tables.
+
+    They are at most `width` characters wide. Long paths in the names of models are shortened.
+    """
+    tables = number_links(tables_of(leaderboard))
     for table in tables:
-        names = shortened(row[0].text for row in table.rows if row)
+        short_names = shorten_names(row[0].text for row in table.rows if row)
         rows = []
-        for first_cell, *cells in table.rows:
-            rows.append((first_cell._replace(text=names[first_cell.text]), *cells))
+        for name_cell, *other_cells in table.rows:
+            short_name_cell = name_cell._replace(text=short_names[name_cell.text])
+            rows.append((short_name_cell, *other_cells))
         yield from to_terminal(table._replace(rows=tuple(rows)), width)
     yield notes_text([note for table in tables for note in table.notes], width)

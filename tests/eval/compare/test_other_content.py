@@ -12,7 +12,7 @@ from support.models import store
 from support.webdatasets import put, refused, shard
 
 import cosmos_eval
-from cosmos_eval.results.labels import distinct
+from cosmos_eval.results.labels import distinct_results
 from cosmos_eval.results.leaderboard.entries import entries_of
 from cosmos_eval.results.leaderboard.suite import suite_score
 from cosmos_eval.results.store import read_stored, result_paths
@@ -167,7 +167,7 @@ def test_one_model_on_two_contents(command: Any, tmp_path: Path) -> None:
 def test_an_older_result_of_the_same_measurement_repeats_it(tmp_path: Path) -> None:
     store(tmp_path / "a", hashes={"content": A})
     store(tmp_path / "b", hashes=NO_CONTENT)
-    assert len(distinct(read_stored(result_paths(tmp_path)))) == 1
+    assert len(distinct_results(read_stored(result_paths(tmp_path)))) == 1
 
 
 def test_an_edited_hash_moves_no_other_result(command: Any, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from cosmos_eval.models import auxiliary
 from cosmos_eval.models.dense import encode_patches
 from cosmos_eval.models.hub import offline
 from cosmos_eval.protocols import find_known
-from cosmos_eval.results.labels import Stored, distinguish, warnings_of
+from cosmos_eval.results.labels import StoredResult, label_results, result_warnings
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.tasks.segmentation.inference import make_segmenter
 from cosmos_eval.types import RunOptions, UsageError
@@ -226,9 +226,9 @@ def test_results_name_the_other_encoder(
     changed = json.loads(json.dumps(found[own]))
     changed["provenance"]["auxiliary"]["code_sha256"] = "0" * 64
     rows = [ResultRow(**{**row, "samples": "a.npz"}) for row in (found[own], changed)]
-    listed = distinguish(Stored(Path(), row) for row in rows)
+    listed = label_results(StoredResult(Path(), row) for row in rows)
     assert len({one.model for one in listed}) == 2
-    assert "their auxiliary differ" in warnings_of(listed)[0]
+    assert "their auxiliary differ" in result_warnings(listed)[0]
 
 
 def test_neither_batch_size_nor_autocast_changes_what_is_measured(timm_name: str) -> None:

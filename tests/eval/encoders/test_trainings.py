@@ -12,7 +12,7 @@ from cosmos_eval import evaluate, load_results
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.models.training import training_record
 from cosmos_eval.results.export import table_of
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.types import UsageError
@@ -52,7 +52,7 @@ def test_a_result_states_the_training_of_its_model(tmp_path):
 def test_a_result_without_a_training_is_as_it_was(tmp_path):
     path = write_result(tmp_path, make_row(), {})
     assert "training" not in json.loads(path.read_text())["model"]
-    table = table_of([Stored(path, read_result(path))])
+    table = table_of([StoredResult(path, read_result(path))])
     assert table[["group", "seed"]].isna().to_numpy().all()
     assert training_record(parse_model_spec("openclip:ViT-B-32/openai")) == {}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from support.models import store
 
 from cosmos_eval.results.identity import model_label
-from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_result
 from cosmos_eval.tasks import metric_of
 
@@ -60,7 +60,7 @@ def test_tables_tell_the_kinds_of_maps_apart(command, tmp_path):
 def test_the_kind_is_no_part_of_what_a_model_is_called(tmp_path):
     row = read_result(of_own_map(tmp_path, 0.4, 1, "cross-attention"))
     assert model_label(row) == "scenes-cosmos"
-    assert Stored(Path(), row).label == "scenes-cosmos (cross-attention)"
+    assert StoredResult(Path(), row).label == "scenes-cosmos (cross-attention)"
     assert {name for name in row.metrics if metric_of("loc", name).unit == "ratio"} == {
         f"mass_over_{what}{size}"
         for what in ("area", "other_names")

@@ -7,8 +7,8 @@ import pytest
 from support.models import retrieval_samples
 from support.rows import make_row
 
-from cosmos_eval.results.leaderboard.board import boards
-from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.leaderboard.board import make_boards
+from cosmos_eval.results.leaderboard.entries import entries_of_rows
 from cosmos_eval.results.leaderboard.ranking import rank_entries
 from cosmos_eval.stats.intervals import intervals, wilson
 from cosmos_eval.stats.lengths import length_bins
@@ -132,15 +132,15 @@ def entries_with(**cut: float):
         )
         for name, share in cut.items()
     ]
-    return measured(rows)
+    return entries_of_rows(rows)
 
 
 def test_the_share_cut_is_shown_where_it_is_not_0_and_never_ranked():
-    (board,) = boards(entries_with(a=0.0, b=0.0))
+    (board,) = make_boards(entries_with(a=0.0, b=0.0))
     assert [column.metric for column in board.columns] == [*FIGURES]
     assert not any("cut" in note for note in board.notes)
     entries = entries_with(a=0.931, b=0.0)
-    (board,) = boards(entries)
+    (board,) = make_boards(entries)
     assert [column.title for column in board.columns][-1] == "captions cut"
     assert [(row.cells[-1].value, row.cells[-1].best) for row in board.rows] == [
         ("93.1", False),
@@ -155,11 +155,11 @@ def test_recall_of_random_ties_stands_beside_recall():
     entries = entries_with(a=0.0, b=0.0)
     name = "image_to_text_R@1_random_ties"
     tied = entries[0]._replace(metrics={**entries[0].metrics, name: 0.625})
-    (board,) = boards([tied, entries[1]])
+    (board,) = make_boards([tied, entries[1]])
     assert [column.metric for column in board.columns] == [FIGURES[0], name, FIGURES[1]]
     assert [row.cells[1].value for row in board.rows] == ["62.5", ""]
     assert board.columns[1].title == "image to text R@1, random ties"
     assert any(note.startswith("Random ties: ") for note in board.notes)
     assert {metric for _, metric in rank_entries([tied, entries[1]])} == {*FIGURES}
-    (plain,) = boards(entries)
+    (plain,) = make_boards(entries)
     assert not any(note.startswith("Random ties: ") for note in plain.notes)

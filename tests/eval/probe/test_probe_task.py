@@ -16,8 +16,8 @@ from cosmos_core.data.scenes import SPLIT_SEEDS, TRAIN
 from cosmos_core.data.scenes.scene import render_scene
 from cosmos_core.recipes.scenes import TRAIN_SCENES
 from cosmos_eval.protocols import find_known, prepare, scenes
-from cosmos_eval.results.leaderboard.board import boards
-from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.leaderboard.board import make_boards
+from cosmos_eval.results.leaderboard.entries import entries_of_rows
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import CrossedMean, Mean, Proportion, without
 from cosmos_eval.stats.intervals import intervals
@@ -262,7 +262,7 @@ def test_means_of_draws_are_part_of_a_suites_resamples():
 def test_tables_say_that_intervals_are_for_these_training_images():
     """A note names what was fitted once, and not the mean over draws."""
     rows = [make_result(task, 0.5, 0)[0] for task in ("probe", "cls")]
-    probed, classified = ("\n".join(boards(measured([row]))[0].notes) for row in rows)
+    probed, classified = ("\n".join(make_boards(entries_of_rows([row]))[0].notes) for row in rows)
     assert (
         "Intervals of linear probe acc1 and kNN acc1 are for the training images that were used: "
         "they do not cover the choice of training images." in probed

@@ -9,7 +9,7 @@ from support.bench import Bench
 from support.models import make_result, store
 
 from cosmos_eval.results.gate.baseline import replace_baseline
-from cosmos_eval.results.verify import Verified
+from cosmos_eval.results.verify import VerifiedResult
 
 TASKS: Sequence[str] = ("cls", "retrieval", "seg", "select", "loc")
 
@@ -17,7 +17,7 @@ TASKS: Sequence[str] = ("cls", "retrieval", "seg", "select", "loc")
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
-    results = [Verified(store(folder / "new", task), *make_result(task)) for task in TASKS]
+    results = [VerifiedResult(store(folder / "new", task), *make_result(task)) for task in TASKS]
     replace_baseline(folder / "base" / "line.json", results, [], reason="the first one")
     return folder
 

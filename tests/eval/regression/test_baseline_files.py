@@ -10,7 +10,7 @@ import pytest
 from support.models import make_result, store
 
 from cosmos_eval.results.gate.baseline import baseline_samples, read_baseline, replace_baseline
-from cosmos_eval.results.verify import Verified, verify_all
+from cosmos_eval.results.verify import VerifiedResult, verify_all
 from cosmos_eval.types import UsageError
 
 WHY = ["--update", "--reason", "a test"]
@@ -81,7 +81,7 @@ def test_a_baseline_that_cannot_be_written_is_named(command, tmp_path):
 
 def test_of_two_writers_of_one_baseline_one_wins_with_its_samples(tmp_path):
     path = tmp_path / "base.json"
-    results = [[Verified(path, *make_result("cls", skill))] for skill in (0.4, 0.8)]
+    results = [[VerifiedResult(path, *make_result("cls", skill))] for skill in (0.4, 0.8)]
     barrier = Barrier(2)
 
     def write(number: int) -> None:
@@ -116,7 +116,7 @@ def test_baseline_samples_version_1_are_left_when_it_is_replaced(command, tmp_pa
 
 
 def test_the_schema_allows_what_update_does():
-    results = [Verified(Path("x"), *make_result("cls"))]
+    results = [VerifiedResult(Path("x"), *make_result("cls"))]
     with pytest.raises(UsageError, match=r"\$.tolerance"):
         replace_baseline(Path("never.json"), results, [], reason="x", tolerance=0.5000001)
     assert not Path("never.json").exists()

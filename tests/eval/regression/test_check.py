@@ -21,8 +21,8 @@ from cosmos_eval.results.gate.baseline import (
     read_baseline,
     replace_baseline,
 )
-from cosmos_eval.results.gate.check import Finding, Report, decide, examine
-from cosmos_eval.results.verify import Verified
+from cosmos_eval.results.gate.check import Finding, Report, check_results, decide_findings
+from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.stats.paired import PairedDifference, matched_shares
 from cosmos_eval.types import UsageError
 
@@ -62,10 +62,10 @@ def test_a_loss_of_the_size_stated_is_found_with_the_power_stated(tmp_path):
 
 def test_holm_counts_metrics_that_could_not_be_compared(tmp_path):
     path = tmp_path / "base.json"
-    results = [Verified(path, *make_result(task)) for task in ("cls", "retrieval", "seg")]
+    results = [VerifiedResult(path, *make_result(task)) for task in ("cls", "retrieval", "seg")]
     replace_baseline(path, results, [], reason="x")
-    worse = Verified(path, *make_result("cls", 0.35, 2))
-    report = examine([worse], path)
+    worse = VerifiedResult(path, *make_result("cls", 0.35, 2))
+    report = check_results([worse], path)
     acc1 = next(f for f in report.findings if f.metric == "acc1")
     # Of acc1, R@1 in both directions and mIoU.
     assert acc1.adjusted == pytest.approx(4 * acc1.change.p_below(0))
@@ -136,15 +136,15 @@ def test_the_tolerance_is_relative_for_ranks_and_absolute_for_fractions():
     fraction = rank._replace(metric="image_to_text_R@1")
     fraction = fraction._replace(change=lost._replace(a=0.3, b=0.5, center=-0.2))
     for found, loss in ((rank, 3), (fraction, 0.3)):
-        (within,) = decide([found], 0.3, 1)
+        (within,) = decide_findings([found], 0.3, 1)
         assert within.adjusted > 1 - 1e-6
         assert within.detectable == pytest.approx(loss, abs=0.05)
-        assert next(decide([found], 0.1, 1)).adjusted < 1e-6
+        assert next(decide_findings([found], 0.1, 1)).adjusted < 1e-6
 
 
 def test_what_a_check_could_find_is_corrected_for_all_metrics():
     change = matched_shares(200, 20, 20, 400)
-    (found,) = decide([Finding(Key("m", "s", "p"), "cls", "acc1", change)], 0.01, 4)
+    (found,) = decide_findings([Finding(Key("m", "s", "p"), "cls", "acc1", change)], 0.01, 4)
     assert found.detectable == change.detectable(alpha=0.05 / 4) + 0.01
 
 
@@ -157,8 +157,10 @@ def test_one_problem_and_several():
 def test_without_samples_the_error_is_that_of_both_intervals(tmp_path):
     path = tmp_path / "base.json"
     rows = [make_result("cls", skill, seed) for seed, skill in enumerate((0.6, 0.7))]
-    replace_baseline(path, [Verified(path, *rows[0])], [], reason="x", keep_samples=False)
-    found = {f.metric: f.change for f in examine([Verified(path, *rows[1])], path).findings}
+    replace_baseline(path, [VerifiedResult(path, *rows[0])], [], reason="x", keep_samples=False)
+    found = {
+        f.metric: f.change for f in check_results([VerifiedResult(path, *rows[1])], path).findings
+    }
     assert len(found) == 4
     for name, change in found.items():
         ends = [row.intervals[name] for row, _ in rows]
@@ -387,13 +389,13 @@ def test_reports_are_also_written_where_nothing_can_be_compared(command, tmp_pat
 def test_what_nobody_foresaw_is_no_regression_either(command, update, tmp_path, monkeypatch):
     store(tmp_path / "new")
     update("new")
-    monkeypatch.setattr("cosmos_eval.results.gate.check.examine", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("cosmos_eval.results.gate.check.check_results", lambda *_, **__: 1 / 0)
     ended = command("check", "new", "--baseline", "base.json")
     assert ended.status == 2
     assert ended.err == "cosmos-eval: cannot decide: ZeroDivisionError: division by zero\n"
 
 
 def test_writing_refuses_what_its_schema_does_not_have(tmp_path):
-    result = Verified(tmp_path, *make_result(metrics={"acc1": 2.0}))
+    result = VerifiedResult(tmp_path, *make_result(metrics={"acc1": 2.0}))
     with pytest.raises(UsageError, match=r"base.json: \$.results.0.metrics.acc1"):
         replace_baseline(tmp_path / "base.json", [result], [], reason="x", keep_samples=False)

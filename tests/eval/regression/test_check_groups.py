@@ -9,7 +9,7 @@ from support.groups import Design, trainings
 from support.models import HASHES, seal, store
 
 from cosmos_eval.results.gate.baseline import Key
-from cosmos_eval.results.gate.check import ALPHA, Finding, decide
+from cosmos_eval.results.gate.check import ALPHA, Finding, decide_findings
 from cosmos_eval.stats.groups import group_difference, image_covariance
 
 FACTS = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops"])
@@ -100,7 +100,7 @@ def test_a_new_seed_is_rarely_a_regression_in_any_of_twenty_metrics():
             covariance, n = image_covariance(drawn)
             change = group_difference(values[:1], values[1:], covariance, n, pooled=True)
             findings.append(Finding(Key("m", "set", "cosmos"), "cls", "acc1", change))
-        decided = decide(findings, 0.0, metrics)
+        decided = decide_findings(findings, 0.0, metrics)
         alarms += any(finding.adjusted <= ALPHA for finding in decided)
     assert alarms / 120 <= 0.054
 

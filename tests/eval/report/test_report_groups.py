@@ -9,7 +9,7 @@ from support.report_pages import ODD, MadeUpResults
 
 from cosmos_eval.report.groups import difference_lines, mean_lines, summarize_groups
 from cosmos_eval.report.page import to_page
-from cosmos_eval.results.groups import choose, compare
+from cosmos_eval.results.groups import compare, select_group_results
 
 FACTS = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops"])
 
@@ -39,7 +39,7 @@ def test_comparisons_and_means_are_those_of_compare():
         ("cosmos", "slips"),
     ]
     for one in view.comparisons:
-        both = (choose(made_up.results, group) for group in one[:2])
+        both = (select_group_results(made_up.results, group) for group in one[:2])
         expected = compare(*both, made_up.read)
         shown = {(test.dataset, test.metric) for test in one.tests}
         assert {metric for _, metric in shown} == {"acc1", "mIoU", "mIoU_things"}

@@ -12,8 +12,8 @@ from support.rows import make_row
 
 from cosmos_eval.report.models import cost_rows
 from cosmos_eval.report.page import to_page
-from cosmos_eval.results.leaderboard.board import boards
-from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.leaderboard.board import make_boards
+from cosmos_eval.results.leaderboard.entries import entries_of_rows
 from cosmos_eval.results.record import ResultRow
 
 NAMES = (
@@ -42,7 +42,7 @@ def tables(*rows: ResultRow) -> dict[str, dict[str, list[tuple[str, bool] | None
             ]
             for index, _, on_front in found
         }
-        for board in boards(measured(rows))
+        for board in make_boards(entries_of_rows(rows))
         if (found := cost_rows(board))
     }
 

@@ -10,7 +10,7 @@ from support.rows import make_row
 
 from cosmos_eval.report.content import content_of
 from cosmos_eval.report.overview import choose_members
-from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.leaderboard.entries import entries_of_rows
 from cosmos_eval.types import Suite, SuiteMember, UsageError
 
 RIGHT = {"a": 30, "b": 60, "c": 60, "d": 100}  # of 120 images
@@ -74,7 +74,7 @@ def entries(**sets):
         for dataset, models in sets.items()
         for model in models
     ]
-    return measured(rows)
+    return entries_of_rows(rows)
 
 
 @pytest.mark.parametrize(

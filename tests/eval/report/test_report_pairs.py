@@ -11,7 +11,7 @@ from support.report_pages import TASKS, MadeUpResults, made_up_results
 
 from cosmos_eval.report.content import compare_set, pair_models, result_sets
 from cosmos_eval.report.page import to_page
-from cosmos_eval.results.compare import compare, pair
+from cosmos_eval.results.compare import compare, pair_results
 from cosmos_eval.types import UsageError
 
 
@@ -29,7 +29,7 @@ def test_pairs_are_those_of_compare():
             [stored for stored in made_up.results if stored.row.model["spec"] == model]
             for model in (first, second)
         )
-        expected = compare(pair(own, others)[0], made_up.read).tests
+        expected = compare(pair_results(own, others)[0], made_up.read).tests
         reported = {(test.dataset, test.metric): test for test in expected}
         assert {(t.dataset, t.metric): t for t in one.tests} == {
             key: reported[key] for key in ((t.dataset, t.metric) for t in one.tests)

@@ -17,15 +17,15 @@ from support.rows import make_row
 from cosmos_eval.report.content import mistakes_of, result_sets
 from cosmos_eval.report.page import to_page
 from cosmos_eval.report.tables import bars_of, class_tables, figures_of, page_data, summary_of
-from cosmos_eval.results.labels import Stored
-from cosmos_eval.results.leaderboard.board import boards
-from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.leaderboard.board import make_boards
+from cosmos_eval.results.leaderboard.entries import entries_of_rows
 from cosmos_eval.results.text import script_json
 from cosmos_eval.types import UsageError
 
 
 def board_of(*rows):
-    (board,) = boards(measured(rows))
+    (board,) = make_boards(entries_of_rows(rows))
     return board
 
 
@@ -60,7 +60,7 @@ def test_ratios_are_no_percentages():
     assert (ratio.value, ratio.interval, share.value) == ("1.91x", "[1.50, 2.25]", "50.0")
     exact = [bar.exact for bar in bars_of(board)[0]]
     assert exact == [("1.914", "1.5", "2.25"), ("50", "50", "50")]
-    figures = {name: texts for name, *texts in figures_of(*measured([row]))}
+    figures = {name: texts for name, *texts in figures_of(*entries_of_rows([row]))}
     assert figures["mass_over_area"][:2] == ["1.91", "[1.50, 2.25]"]
     assert figures["pointing_game"][0] == "50.0 %"
 
@@ -69,14 +69,14 @@ def test_a_task_that_is_not_installed_has_columns():
     """Such as one that another package brings, where the results were measured."""
     row = make_row(task="elsewhere", metrics={"hits": 0.5}, intervals={})
     assert board_of(row).columns[0].title == "hits"
-    assert [texts[1] for texts in figures_of(*measured([row]))] == ["0.5"]
+    assert [texts[1] for texts in figures_of(*entries_of_rows([row]))] == ["0.5"]
     made_up = MadeUpResults()
     made_up.add(row, {})
     assert 'data-task="other" data-metric="hits"' in to_page(made_up.content()).content.decode()
 
 
 def stored(*rows):
-    return [Stored(Path(path), row) for path, row in zip("abcdefgh", rows, strict=False)]
+    return [StoredResult(Path(path), row) for path, row in zip("abcdefgh", rows, strict=False)]
 
 
 def test_figures_a_class_side_by_side():
@@ -164,7 +164,7 @@ def test_provenance_holds_what_the_result_says():
     assert facts["SHA-256 of the weights"] == "0" * 64
     assert facts["result"] == "result-0.json"
     assert "attention" not in facts
-    (entry,) = measured([row])
+    (entry,) = entries_of_rows([row])
     entry = entry._replace(published={first_found: 0.2})
     first, second, third = figures_of(entry)
     assert first == (first_found, "25.0 %", "[12.5, 50.0]", "wilson, 95%", "20.0 (+5.0)")

@@ -11,8 +11,8 @@ import sys
 import pytest
 from support.rows import make_row
 
-from cosmos_eval.results.leaderboard.board import boards
-from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
+from cosmos_eval.results.leaderboard.board import make_boards
+from cosmos_eval.results.leaderboard.entries import Entry, entries_of_rows, published_beside
 from cosmos_eval.results.leaderboard.ranking import find_ties, rank_entries
 from cosmos_eval.results.leaderboard.writers import (
     WRITERS,
@@ -21,7 +21,7 @@ from cosmos_eval.results.leaderboard.writers import (
     to_json,
     to_markdown,
 )
-from cosmos_eval.results.table import View
+from cosmos_eval.results.table import TableOptions
 from cosmos_eval.types import UsageError
 
 R1 = {"image_to_text_R@1": 0.5, "text_to_image_R@1": 0.25, "image_to_text_R@5": 0.9}
@@ -50,13 +50,13 @@ def test_a_note_says_by_which_map_a_partial_result_was_measured():
         intervals={},
         provenance={"map": "cross-attention", "protocol_map": None, "limit": 5},
     )
-    markdown = to_markdown(Leaderboard(measured([row])))
+    markdown = to_markdown(Leaderboard(entries_of_rows([row])))
     assert "| scenes-cosmos (first 5 only) | 1.50x |" in markdown
     assert "- Maps by localisation: scenes-cosmos (first 5 only): cross-attention.\n" in markdown
 
 
 def test_markdown(rows):
-    assert to_markdown(Leaderboard(measured(rows))) == (
+    assert to_markdown(Leaderboard(entries_of_rows(rows))) == (
         "### Retrieval (%), protocol scenes\n\n"
         "| model | scenes-retrieval image to text R@1 | scenes-retrieval text to image R@1 |\n"
         "| --- | --: | --: |\n"
@@ -86,7 +86,7 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number():
 
     # The authors of the first published 37.1.
     rows = [row("cosmos:vitb16_cc3m", 0.375, 0.37, 0.38), row("scenes-clip", 0.37, 0.365, 0.3752)]
-    shown = Leaderboard(measured(rows), view=View(ranks=True))
+    shown = Leaderboard(entries_of_rows(rows), options=TableOptions(ranks=True))
     assert to_markdown(shown).splitlines()[4:] == [
         "| cosmos:vitb16_cc3m | **37.5** ±0.5 (1-2) Δ+0.4 |",
         "| scenes-clip | 37.0‡ ±0.5 (1-2) |",
@@ -105,7 +105,7 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number():
 
 def test_names_are_text_in_markdown():
     odd = "cosmos:a|b_c/_d*`<script>alert(1)</script>[x](y)&amp;\n# e"
-    text = to_markdown(Leaderboard(measured([make_row(model={"spec": odd}, dataset="a|b")])))
+    text = to_markdown(Leaderboard(entries_of_rows([make_row(model={"spec": odd}, dataset="a|b")])))
     assert (
         "| cosmos:a\\|b_c/\\_d\\*\\`&lt;script&gt;alert(1)&lt;/script&gt;\\[x\\](y)&amp;amp; # e |"
         in text
@@ -114,9 +114,12 @@ def test_names_are_text_in_markdown():
 
 
 def test_the_order_of_the_input_changes_nothing(rows):
-    once, again = measured(rows), measured(rows[::-1])
+    once, again = entries_of_rows(rows), entries_of_rows(rows[::-1])
     for form in WRITERS.values():
-        entries, turned = [*once, *published_beside([])], [*published_beside([]), *again][::-1]
+        entries, turned = (
+            [*once, *published_beside([])],
+            [*published_beside([]), *again][::-1],
+        )
         assert form(Leaderboard(entries)) == form(Leaderboard(turned))
 
 
@@ -137,7 +140,7 @@ def test_every_process_writes_the_same_bytes(tmp_path):
 
 
 def test_json_holds_fractions_and_the_documented_keys(rows):
-    records = json.loads(to_json(Leaderboard(measured(rows))))
+    records = json.loads(to_json(Leaderboard(entries_of_rows(rows))))
     assert len(records) == 6
     keys = {"model", "task", "dataset", "protocol", "metrics", "intervals", "source"}
     assert all(keys <= set(record) <= {*keys, "standings"} for record in records)
@@ -154,7 +157,7 @@ def test_json_says_where_a_published_number_stands():
 
 
 def test_csv_has_every_metric_its_interval_and_its_standing(rows):
-    lines = list(csv.DictReader(io.StringIO(to_csv(Leaderboard(measured(rows))))))
+    lines = list(csv.DictReader(io.StringIO(to_csv(Leaderboard(entries_of_rows(rows))))))
     shown = [
         (line["metric"], line["value"], line["low"], line["high"], line["best"])
         for line in lines
@@ -167,20 +170,20 @@ def test_csv_has_every_metric_its_interval_and_its_standing(rows):
 def test_random_weights_and_variants_are_shown():
     model = {"random": True, "weights_sha256": None, "weights": None}
     row = make_row(model=model, provenance={"precision": "bf16", "attention": "vanilla"})
-    (entry,) = measured([row])
+    (entry,) = entries_of_rows([row])
     assert entry.model == "scenes-cosmos (random weights, vanilla, bf16)"
 
 
 def test_two_results_for_one_cell():
     with pytest.raises(UsageError, match="two results of scenes-cosmos on scenes-cls"):
-        measured([make_row(), make_row(n_samples=5)])
-    assert len(measured([make_row(), make_row()])) == 1  # the same again
+        entries_of_rows([make_row(), make_row(n_samples=5)])
+    assert len(entries_of_rows([make_row(), make_row()])) == 1  # the same again
 
 
 def test_a_variant_is_not_held_against_the_published_number():
     def entry(**provenance):
         model, where = {"spec": "cosmos:vitb16_cc3m"}, {"dataset": "imagenet1k"}
-        (found,) = measured([make_row(provenance, model, protocol="cosmos", **where)])
+        (found,) = entries_of_rows([make_row(provenance, model, protocol="cosmos", **where)])
         return found
 
     assert entry().published == {"acc1": 0.371}
@@ -193,7 +196,7 @@ def test_a_variant_is_not_held_against_the_published_number():
 def test_published_rows_stand_apart_with_their_sources():
     here = Entry("cosmos:vitb16_cc3m", "cls", "imagenet1k", "cosmos", {"acc1": 0.4}, {}, "measured")
     there = here._replace(metrics={"acc1": 0.371}, source="published", url="https://example.org")
-    (board,) = boards([here, there])
+    (board,) = make_boards([here, there])
     assert [row[:3] for row in board.rows] == [
         ("cosmos:vitb16_cc3m", "measured", ""),
         ("cosmos:vitb16_cc3m", "published", "https://example.org"),
@@ -211,7 +214,7 @@ def test_metrics_of_a_task_that_is_not_installed_are_shown_as_stored_and_not_ran
         common = {"task": "cook", "metrics": metrics, "intervals": {"mean_rank": ends}}
         return make_row(model={"spec": model}, **common)
 
-    entries = measured([row("a", 3.0), row("b", 2.5)])
+    entries = entries_of_rows([row("a", 3.0), row("b", 2.5)])
     assert rank_entries(entries) == {}
     assert find_ties(entries, "paired") == {}
     assert to_markdown(Leaderboard(entries)).splitlines()[2:] == [

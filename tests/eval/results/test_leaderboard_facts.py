@@ -13,7 +13,7 @@ from support.html import Page
 from support.models import store
 from support.rows import make_row, write_result
 
-from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
+from cosmos_eval.results.leaderboard.entries import Entry, entries_of_rows, published_beside
 from cosmos_eval.results.leaderboard.facts import model_table
 from cosmos_eval.results.leaderboard.writers import (
     WRITERS,
@@ -46,7 +46,7 @@ def entries() -> list[Entry]:
         make_row(model={"spec": "mine"}, dataset="older"),
         make_row(model={"spec": "yours"}),
     ]
-    return [*measured(rows), *published_beside([])]
+    return [*entries_of_rows(rows), *published_beside([])]
 
 
 def test_a_row_per_model(entries):
@@ -69,7 +69,7 @@ def test_a_row_per_model(entries):
 
 def test_an_older_result_has_the_facts_that_its_name_implies():
     spec = "openclip:ViT-B-32-quickgelu/laion400m_e31"
-    (row,) = model_table(measured([make_row(model={"spec": spec})])).rows
+    (row,) = model_table(entries_of_rows([make_row(model={"spec": spec})])).rows
     # Columns that are empty for all models are left out.
     assert [cell.text for cell in row] == [spec, "LAION-400M", *filter(None, OF_PROFILE[2:])]
 
@@ -79,7 +79,7 @@ def test_an_older_result_has_the_facts_that_its_name_implies():
     [(34 * 10**9, "34B"), (12_800_000_000, "12.8B"), (999_900_000, "1B"), (160_000, "160k")],
 )
 def test_samples_seen_have_three_digits(count, text):
-    entries = measured([make_row(model={"facts": {**FACTS, "samples_seen": count}})])
+    entries = entries_of_rows([make_row(model={"facts": {**FACTS, "samples_seen": count}})])
     assert model_table(entries).rows[0][2].text == text
 
 

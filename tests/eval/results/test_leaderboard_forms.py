@@ -10,17 +10,17 @@ import pytest
 from support.html import Page
 from support.rows import make_row
 
-from cosmos_eval.results.labels import shortened
-from cosmos_eval.results.leaderboard.board import boards
-from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
-from cosmos_eval.results.leaderboard.view import select, tables_of
+from cosmos_eval.results.labels import shorten_names
+from cosmos_eval.results.leaderboard.board import make_boards
+from cosmos_eval.results.leaderboard.entries import Entry, entries_of_rows, published_beside
+from cosmos_eval.results.leaderboard.task_tables import select_entries, tables_of
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_tex, to_texts
-from cosmos_eval.results.table import View, patterns
+from cosmos_eval.results.table import TableOptions, split_patterns
 from cosmos_eval.results.text import latex_text
 from cosmos_eval.types import UsageError
 
 ODD = "cosmos:[a]\\b_c$d&e#f%g{h}~i^j<script>alert('k')</script>--l*m|\"n\" é"
-PLAIN = View()
+PLAIN = TableOptions()
 DOCUMENT = """\
 \\documentclass{article}
 \\usepackage{booktabs}
@@ -37,7 +37,7 @@ def entries():
     rows = [make_row(), make_row(model={"spec": ODD}, metrics=metrics)]
     rows += [make_row(dataset="[100%]_set")]
     rows += [make_row(provenance={"limit": 2}, model={"spec": ODD})]
-    return [*measured(rows), *published_beside([])]
+    return [*entries_of_rows(rows), *published_beside([])]
 
 
 def small():
@@ -53,7 +53,7 @@ def small():
 
 
 def test_latex_of_a_small_board():
-    shown = Leaderboard(measured(small()), view=View(second=True))
+    shown = Leaderboard(entries_of_rows(small()), options=TableOptions(second=True))
     retrieval, cls = to_tex(shown).split("\n\n")
     assert retrieval.splitlines() == [
         r"% needs \usepackage{booktabs}",
@@ -83,7 +83,7 @@ def test_latex_of_a_small_board():
 
 def test_symmetric_intervals_of_latex():
     ends = {"acc1": {"low": 0.23, "high": 0.27, "method": "wilson", "level": 0.95}}
-    text = to_tex(Leaderboard(measured([make_row(intervals=ends)])))
+    text = to_tex(Leaderboard(entries_of_rows([make_row(intervals=ends)])))
     assert r"scenes-cosmos & 25.0\,{\scriptsize $\pm$2.0} \\" in text
 
 
@@ -98,7 +98,7 @@ def test_special_characters_of_latex():
 
 def test_a_table_wider_than_the_text_is_split_and_repeats_no_caption():
     rows = [make_row(dataset=f"a-long-name-of-a-data-set-{n}") for n in range(7)]
-    text = to_tex(Leaderboard(measured(rows)))
+    text = to_tex(Leaderboard(entries_of_rows(rows)))
     labels = re.findall(r"\\label\{(.*?)\}", text)
     assert labels == ["tab:cls", "tab:cls-2"] + [f"tab:cls-{n}" for n in range(3, 1 + len(labels))]
     assert len(labels) > 2
@@ -108,7 +108,9 @@ def test_a_table_wider_than_the_text_is_split_and_repeats_no_caption():
 
 def test_a_table_longer_than_a_page_is_split():
     rows = [make_row(model={"spec": f"m{n:03}"}) for n in range(90)]
-    bodies = re.findall(r"(?s)\\midrule\n(.*?)\\bottomrule", to_tex(Leaderboard(measured(rows))))
+    bodies = re.findall(
+        r"(?s)\\midrule\n(.*?)\\bottomrule", to_tex(Leaderboard(entries_of_rows(rows)))
+    )
     assert [len(body.splitlines()) for body in bodies] == [30, 30, 30]
 
 
@@ -116,9 +118,11 @@ def test_a_table_longer_than_a_page_is_split():
     shutil.which("pdflatex") is None and not os.environ.get("COSMOS_EVAL_REQUIRE_LATEX"),
     reason="needs LaTeX with booktabs",
 )
-@pytest.mark.parametrize("view", [View(second=True, ranks=True), View(transpose=True)], ids=str)
-def test_latex_compiles_and_fits_the_text(tmp_path, entries, view):
-    text = to_tex(Leaderboard(entries, facts=True, view=view))
+@pytest.mark.parametrize(
+    "options", [TableOptions(second=True, ranks=True), TableOptions(transpose=True)], ids=str
+)
+def test_latex_compiles_and_fits_the_text(tmp_path, entries, options):
+    text = to_tex(Leaderboard(entries, facts=True, options=options))
     (tmp_path / "board.tex").write_text(DOCUMENT % text, "utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "board.tex"],
@@ -150,7 +154,7 @@ def test_names_are_text_in_html(entries):
 
 
 def test_html_shows_best_ties_ranks_and_sources(entries):
-    text = to_html(Leaderboard(entries, view=View(ranks=True)))
+    text = to_html(Leaderboard(entries, options=TableOptions(ranks=True)))
     assert "<td><b>26.0</b> <small>+24.0/-13.5</small> <small>(1-2)</small></td>" in text
     assert "<td>25.0‡ <small>+25.0/-12.5</small> <small>(1-2)</small></td>" in text
     url = (
@@ -159,9 +163,9 @@ def test_html_shows_best_ties_ranks_and_sources(entries):
     assert f'<td class="text"><a href="{url}">published</a></td>' in text
 
 
-def lines(entries, width, view=PLAIN):
+def lines(entries, width, options=PLAIN):
     """What a terminal of a width shows."""
-    shown = to_texts(Leaderboard(entries, view=view), width)
+    shown = to_texts(Leaderboard(entries, options=options), width)
     return "\n\n".join(text.plain for text in shown).splitlines()
 
 
@@ -171,7 +175,7 @@ def test_the_terminal_shows_number_interval_rank_and_difference():
         make_row(model={"spec": "cosmos:vitb16_cc3m"}, **where),
         make_row(model={"spec": "[red]x[/red]"}, **where, metrics={"acc1": 0.26}),
     ]
-    assert lines(measured(rows), 80, View(ranks=True))[:6] == [
+    assert lines(entries_of_rows(rows), 80, TableOptions(ranks=True))[:6] == [
         "Classification (%), protocol cosmos",
         "                              imagenet1k",
         "model                                         acc1",
@@ -183,7 +187,7 @@ def test_the_terminal_shows_number_interval_rank_and_difference():
 
 def test_a_narrow_table_is_transposed():
     rows = [make_row(dataset=f"{name}-of-images", intervals={}) for name in ("set", "other")]
-    wide, narrow = (lines(measured(rows), width)[1:-1] for width in (60, 26))
+    wide, narrow = (lines(entries_of_rows(rows), width)[1:-1] for width in (60, 26))
     assert wide == [
         "               other-of-images  set-of-images",
         "model                     acc1           acc1",
@@ -202,7 +206,7 @@ def test_a_narrow_table_is_transposed():
 
 def test_the_best_is_bold_in_the_terminal():
     rows = [make_row(model={"spec": "scenes-clip"}, metrics={"acc1": 0.26}), make_row()]
-    table, _ = to_texts(Leaderboard(measured(rows), view=View(second=True)), 80)
+    table, _ = to_texts(Leaderboard(entries_of_rows(rows), options=TableOptions(second=True)), 80)
     styles = {str(s.style): table.plain[s.start : s.end] for s in table.spans}
     assert (styles["bold green"], styles["underline"]) == ("26.0", "25.0")
 
@@ -232,7 +236,7 @@ def test_long_paths_are_cut_so_that_they_stay_apart():
         "cosmos:second/checkpoints/last.pt",
         "a name that is very long but has no folder in it at all",
     ]
-    assert list(shortened(names).values()) == [
+    assert list(shorten_names(names).values()) == [
         "cosmos:.../first/checkpoints/last.pt",
         "cosmos:.../second/checkpoints/last.pt",
         "cosmos:.../last.pt (student, bf16)",
@@ -245,7 +249,7 @@ def test_long_paths_are_cut_so_that_they_stay_apart():
 def test_shortened_names_are_unique_and_shorter():
     words = ["data", "runs", "a", "b"]
     names = [f"cosmos:/{'/'.join(path)}/x.pt" for path in itertools.product(words, repeat=4)]
-    short = shortened(names, longest=5)
+    short = shorten_names(names, longest=5)
     assert len(set(short.values())) == len(names)
     assert all(len(short[name]) <= len(name) for name in names)
 
@@ -255,8 +259,8 @@ def test_a_board_of_one_cell():
     assert "m      50.0" in lines([entry], 14)
 
 
-def titles(found, view):
-    return [table.title for table in tables_of(boards(found), view)]
+def titles(found, options):
+    return [table.title for table in tables_of(make_boards(found), options)]
 
 
 def test_other_settings_have_tables_of_their_own():
@@ -264,7 +268,7 @@ def test_other_settings_have_tables_of_their_own():
     others = [{"limit": 2}, {"attention": "naclip"}, {"precision": "amp"}]
     rows = [make_row(), *(make_row(provenance) for provenance in others)]
     rows.append(make_row(model={"weights": "student"}))
-    plain, aside = tables_of(boards(measured(rows)), View())
+    plain, aside = tables_of(make_boards(entries_of_rows(rows)), TableOptions())
     assert [row[0].text for row in plain.rows] == ["scenes-cosmos", "scenes-cosmos (amp)"]
     assert aside.title == "Classification (%), other settings, protocol scenes"
     assert [row[0].text for row in aside.rows] == [
@@ -274,27 +278,36 @@ def test_other_settings_have_tables_of_their_own():
 
 def test_what_is_selected_is_shown_in_its_order():
     rows = [make_row(model={"spec": name}, dataset=d) for name in ("a", "b", "c") for d in "xyz"]
-    found = measured(rows)
-    view = View(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",))
-    (table,) = tables_of(boards(select(found, view)), view)
+    found = entries_of_rows(rows)
+    options = TableOptions(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",))
+    (table,) = tables_of(make_boards(select_entries(found, options)), options)
     assert [row[0].text for row in table.rows] == ["c", "a"]
     assert [(head.group, head.title) for head in table.heads[1:]] == [("z", "acc5"), ("x", "acc5")]
     assert {cell.text for row in table.rows for cell in row[1:]} == {"75.0"}
 
 
 @pytest.mark.parametrize(
-    ("view", "message"),
+    ("options", "message"),
     [
-        (View(models=("scenes-cosmo",)), "no model is called 'scenes-cosmo'; there are scenes-c"),
-        (View(datasets=("scenes",)), "no data set is called 'scenes'; there are scenes-cls"),
-        (View(protocols=("x",)), "no protocol is called 'x'; there are scenes"),
-        (View(metrics=("acc",)), "no metric is called 'acc'; there are acc"),
-        (View(models=("scenes-clip",), datasets=("my_set",), metrics=("acc1",)), "no metric"),
+        (
+            TableOptions(models=("scenes-cosmo",)),
+            "no model is called 'scenes-cosmo'; there are scenes-c",
+        ),
+        (
+            TableOptions(datasets=("scenes",)),
+            "no data set is called 'scenes'; there are scenes-cls",
+        ),
+        (TableOptions(protocols=("x",)), "no protocol is called 'x'; there are scenes"),
+        (TableOptions(metrics=("acc",)), "no metric is called 'acc'; there are acc"),
+        (
+            TableOptions(models=("scenes-clip",), datasets=("my_set",), metrics=("acc1",)),
+            "no metric",
+        ),
     ],
 )
-def test_what_nothing_has_is_refused(view, message):
+def test_what_nothing_has_is_refused(options, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        select(measured(small()), view)
+        select_entries(entries_of_rows(small()), options)
 
 
 def test_rows_are_sorted_by_a_metric_or_by_all():
@@ -304,11 +317,11 @@ def test_rows_are_sorted_by_a_metric_or_by_all():
         rows.append(make_row(model={"spec": name}, metrics={"acc1": first}))
         if second is not None:
             rows.append(make_row(model={"spec": name}, dataset="z", metrics={"acc1": second}))
-    found = measured(rows)
+    found = entries_of_rows(rows)
 
     def order(sort, dataset="*"):
-        view = View(datasets=(dataset,), sort=sort)
-        (table,) = tables_of(boards(select(found, view)), view)
+        options = TableOptions(datasets=(dataset,), sort=sort)
+        (table,) = tables_of(make_boards(select_entries(found, options)), options)
         return "".join(row[0].text for row in table.rows)
 
     assert order("") == order("model") == "abcd"
@@ -322,19 +335,21 @@ def test_rows_are_sorted_by_a_metric_or_by_all():
 
 def test_decimals_are_those_of_numbers_and_intervals_and_decide_what_is_equal():
     rows = [make_row(metrics={"acc1": 0.25004}), make_row(model={"spec": "b"})]
-    (board,) = boards(measured(rows), decimals=3)
+    (board,) = make_boards(entries_of_rows(rows), decimals=3)
     first, second = (row.cells[0] for row in board.rows)
     assert (first.value, first.best, second.value, second.best) == ("25.000", False, "25.004", True)
     assert second.ends == ("24.996", "12.504")
 
 
 def test_values_of_an_option():
-    assert patterns(["a, b", "x (student, amp),*"]) == ["a", "b", "x (student, amp)", "*"]
+    assert split_patterns(["a, b", "x (student, amp),*"]) == ["a", "b", "x (student, amp)", "*"]
 
 
 def test_transposed_tables_of_all_tasks_are_one():
-    view = View(transpose=True)
-    (table,) = tables_of(boards(measured(small())), view)
+    options = TableOptions(transpose=True)
+    (table,) = tables_of(make_boards(entries_of_rows(small())), options)
     assert [head.title for head in table.heads] == ["metric", "scenes-clip", "scenes-cosmos"]
     assert table.sections == ("my_set", "my_set", "scenes-cls")
-    assert titles(measured(small()), view) == ["Retrieval, classification (%), protocol scenes"]
+    assert titles(entries_of_rows(small()), options) == [
+        "Retrieval, classification (%), protocol scenes"
+    ]

@@ -18,7 +18,7 @@ from cosmos_eval.results.leaderboard.writers import (
     to_markdown,
 )
 from cosmos_eval.results.store import read_stored
-from cosmos_eval.results.table import View
+from cosmos_eval.results.table import TableOptions
 from cosmos_eval.types import UsageError
 
 TRAINING = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops"])
@@ -61,7 +61,7 @@ def test_a_group_is_one_row_with_its_seeds(tmp_path):
     shown = Leaderboard(entries_of(read_stored(paths)), groups=[alone, both])
     text = to_markdown(shown)
     assert "| clip | acc1 | 2 | 75.0 | 32.73 | 9.45 |" in text
-    assert [*alone.cells(View(decimals=2, intervals=False)).values()] == [
+    assert [*alone.cells(TableOptions(decimals=2, intervals=False)).values()] == [
         *("cosmos:c.pt", "scenes-cls", "scenes", "acc1"),
         *("1", "50.00", "-", "18.90", ""),
     ]
@@ -76,7 +76,7 @@ def test_groups_by_name_or_from_the_best_down(tmp_path):
     paths = [store(tmp_path, "a", HALF, seed=0, group="one")]
     paths.append(store(tmp_path, "b", ALL, seed=0, group="two"))
     for sort, expected in (("", "one two"), ("model", "one two"), ("acc1", "two one")):
-        rows = group_table(means(*paths), View(sort=sort)).rows
+        rows = group_table(means(*paths), TableOptions(sort=sort)).rows
         assert [row[0].text for row in rows] == expected.split()
 
 

@@ -9,7 +9,7 @@ from cosmos_eval.results.leaderboard.entries import entries_of
 from cosmos_eval.results.leaderboard.ranking import find_ties
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_markdown
 from cosmos_eval.results.store import read_stored, result_paths
-from cosmos_eval.results.table import View
+from cosmos_eval.results.table import TableOptions
 from cosmos_eval.types import UsageError
 
 N = 200
@@ -43,7 +43,7 @@ def reported(folder, rule):
     entries = entries_of(read_stored(result_paths(folder)))
     ties = find_ties(entries, rule)
     return {pair.other.model: tied for pair, tied in ties.items()}, to_markdown(
-        Leaderboard(entries, ties, view=View(ranks=True))
+        Leaderboard(entries, ties, options=TableOptions(ranks=True))
     )
 
 

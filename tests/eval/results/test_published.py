@@ -11,8 +11,13 @@ import pytest
 from support.rows import make_row
 
 from cosmos_eval.protocols import protocols_of_dataset
-from cosmos_eval.results.labels import Stored
-from cosmos_eval.results.leaderboard.entries import DATACOMP, measured, published, published_beside
+from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.leaderboard.entries import (
+    DATACOMP,
+    entries_of_rows,
+    published_beside,
+    read_published_entries,
+)
 from cosmos_eval.results.leaderboard.ranking import rank_entries
 from cosmos_eval.results.leaderboard.suite import suite_score
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_markdown
@@ -289,7 +294,7 @@ def test_the_other_name_of_the_same_model_meets_the_same_numbers(model):
             dataset="imagenet1k",
             protocol="clip-benchmark",
         )
-        (entry,) = measured([row])
+        (entry,) = entries_of_rows([row])
         number = OPENCLIP_CELLS[model, "cls", "imagenet1k", "clip-benchmark", "acc1"][0]
         assert entry.published == {"acc1": pytest.approx(float(number) / 100)}
 
@@ -302,7 +307,7 @@ def test_no_file_is_unchecked():
 def test_the_leaderboard_shows_exactly_these():
     found = {
         (*entry[:4], metric): (value, entry.source, entry.url)
-        for entry in published()
+        for entry in read_published_entries()
         if entry.protocol != DATACOMP
         for metric, value in entry.metrics.items()
     }
@@ -325,14 +330,18 @@ def test_the_leaderboard_shows_exactly_these():
 
 
 def test_links_of_published_numbers_name_a_commit():
-    code_hosts = {entry.url for entry in published() if entry.url.startswith("https://github.com")}
+    code_hosts = {
+        entry.url
+        for entry in read_published_entries()
+        if entry.url.startswith("https://github.com")
+    }
     assert len(code_hosts) >= 8
     for url in code_hosts:
         assert re.search("/blob/[0-9a-f]{40}/", url), url
 
 
 def test_second_hand_numbers_are_shown_and_never_ranked():
-    entries = [entry for entry in published() if entry.protocol == "cosmos"]
+    entries = [entry for entry in read_published_entries() if entry.protocol == "cosmos"]
     quoted = {entry.key for entry in entries if entry.source == "second-hand"}
     assert quoted
     assert quoted.isdisjoint(key for key, _ in rank_entries(entries))
@@ -366,7 +375,7 @@ def test_the_mean_over_the_members_is_the_published_one():
     """Cells and mean have four decimals: half a unit of each is the most that may lie between."""
     suite = read_score("datacomp-38")
     printed = {line["model"]: float(line["mean"]) for line in lines_of(WIDE)}
-    means = {row.model: row.mean.value for row in suite_score(suite, published()).rows}
+    means = {row.model: row.mean.value for row in suite_score(suite, read_published_entries()).rows}
     assert means == pytest.approx(printed, abs=1e-4)
     members = {member.dataset for member in suite.members}
     assert members == {name for name in lines_of(WIDE)[0] if name.startswith("wds/")}
@@ -374,7 +383,7 @@ def test_the_mean_over_the_members_is_the_published_one():
 
 def test_published_means_of_a_suite():
     """Of the group "IN dist. shifts", as Fang et al. 2023 (arXiv 2309.17425) print them."""
-    score = suite_score(read_score("robustness"), published())
+    score = suite_score(read_score("robustness"), read_published_entries())
     shown = [f"| {' | '.join(c.plain for c in row)} |" for row in score.table().rows]
     page = Path(__file__).parents[3] / "docs" / "suites.md"
     assert len([line for line in page.read_text("utf-8").splitlines() if line in shown]) == 1
@@ -389,7 +398,7 @@ def test_published_means_of_a_suite():
 def test_the_table_of_38_sets_is_shown_beside_results_of_its_protocol(tmp_path):
     def families(protocol):
         row = make_row(dataset="wds/imagenet1k", protocol=protocol)
-        return {entry.protocol for entry in published_beside([Stored(tmp_path, row)])}
+        return {entry.protocol for entry in published_beside([StoredResult(tmp_path, row)])}
 
     assert DATACOMP in families(DATACOMP)
     assert families("clip-benchmark") == families(DATACOMP) - {DATACOMP}
@@ -399,7 +408,7 @@ def test_numbers_can_be_measured_under_their_names():
     """A published number meets a measured one only if both call data set and protocol the same."""
     unknown = {
         (entry.dataset, entry.protocol)
-        for entry in published()
+        for entry in read_published_entries()
         if entry.protocol not in protocols_of_dataset(entry.dataset)
     }
     assert unknown == {("caltech101", "clip-benchmark-vtab")}  # a split that no set here has

@@ -8,8 +8,13 @@ from rich.console import Console
 from support.rows import make_row, write_result
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.results.leaderboard.entries import measured
-from cosmos_eval.results.leaderboard.reproduce import reproductions, to_json, to_markdown, to_texts
+from cosmos_eval.results.leaderboard.entries import entries_of_rows
+from cosmos_eval.results.leaderboard.reproduce import (
+    find_reproductions,
+    to_json,
+    to_markdown,
+    to_texts,
+)
 from cosmos_eval.runner.suites import read_suite
 
 
@@ -21,7 +26,7 @@ def row(model, value, low, high, **provenance):
 
 
 def records(rows):
-    return json.loads(to_json(reproductions(measured(rows))))
+    return json.loads(to_json(find_reproductions(entries_of_rows(rows))))
 
 
 def of(found, model, metric="acc1"):
@@ -104,7 +109,7 @@ def test_the_published_precision_is_taken_first():
 
 def test_another_precision_than_the_published_one_is_named():
     def shown(*rows):
-        numbers = reproductions(measured(rows))
+        numbers = find_reproductions(entries_of_rows(rows))
         texts = (printed(numbers, 200), to_markdown(numbers))
         return [" ".join(some.split()) for some in texts]
 
@@ -126,7 +131,7 @@ def test_markdown():
         row("cosmos:vitb32_cc3m", 0.331, 0.325, 0.335),
         row("cosmos:vitb32_cc12m", 0.464, 0.459, 0.469),
     ]
-    lines = to_markdown(reproductions(measured(rows))).splitlines()
+    lines = to_markdown(find_reproductions(entries_of_rows(rows))).splitlines()
     start = "| coco-val2017, image to text R@1 | cosmos:vitb16_cc3m | 53.1 | unverified |  |"
     assert lines[2:5] == ["| metric | model | published | measured | difference |", lines[3], start]
     assert "| imagenet1k, acc1 | cosmos:vitb16_cc3m | 37.1 | 38.0 ±0.5 | +0.9 ! |" in lines
@@ -215,6 +220,6 @@ def printed(numbers, width):
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_table_fits_the_terminal(width):
-    lines = printed(reproductions([]), width).splitlines()
+    lines = printed(find_reproductions([]), width).splitlines()
     assert max(map(len, lines)) <= width
     assert sum(line.endswith("  unverified") for line in lines) == 50

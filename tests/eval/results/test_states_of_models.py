@@ -11,9 +11,9 @@ from support.models import store
 from support.rows import make_row
 
 import cosmos_eval
-from cosmos_eval.results.labels import Stored, distinguish, warnings_of
-from cosmos_eval.results.leaderboard.board import boards
-from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.labels import StoredResult, label_results, result_warnings
+from cosmos_eval.results.leaderboard.board import make_boards
+from cosmos_eval.results.leaderboard.entries import entries_of_rows
 
 SPEC = "cosmos:last.pt"
 WARNING = f"2 models are called {SPEC}: their weights differ, and each has a row of its own"
@@ -44,27 +44,29 @@ NAMES = [f"{SPEC} (weights {state * 8})" for state in "ab"]
 )
 def test_a_name_gets_the_hash_of_what_differs(changes, notes):
     rows = [make_row(), make_row(model=changes, dataset="other")]
-    found = distinguish(Stored(Path(), row) for row in rows)
+    found = label_results(StoredResult(Path(), row) for row in rows)
     assert tuple(note for one in found for note in one.notes) == notes
-    assert len(warnings_of(found)) == (1 if notes else 0)
+    assert len(result_warnings(found)) == (1 if notes else 0)
     # Another order, and the same again, change nothing.
-    assert distinguish(found) == found
-    assert distinguish(reversed(found)) == found[::-1]
+    assert label_results(found) == found
+    assert label_results(reversed(found)) == found[::-1]
 
 
 def test_an_edited_record_changes_no_other_name():
-    good = Stored(Path("a.json"), make_row(), unchanged=True)
-    edited = Stored(Path("b.json"), make_row(model={"weights_sha256": "1" * 64}), unchanged=False)
-    found = distinguish([good, edited])
+    good = StoredResult(Path("a.json"), make_row(), unchanged=True)
+    edited = StoredResult(
+        Path("b.json"), make_row(model={"weights_sha256": "1" * 64}), unchanged=False
+    )
+    found = label_results([good, edited])
     assert [one.model for one in found] == ["scenes-cosmos", "scenes-cosmos (edited record)"]
-    (line,) = warnings_of(found)
+    (line,) = result_warnings(found)
     assert line.endswith(": b.json")
 
 
 def test_rows_of_a_board():
     state = {"weights_sha256": "1" * 64}
     rows = [make_row(), make_row(dataset="b"), make_row(model=state), make_row(dataset="c")]
-    (board,) = boards(measured(rows))
+    (board,) = make_boards(entries_of_rows(rows))
     assert [(row.model, sum(e is not None for e in row.entries)) for row in board.rows] == [
         ("scenes-cosmos (weights 00000000)", 3),
         ("scenes-cosmos (weights 11111111)", 1),

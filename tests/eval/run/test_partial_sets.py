@@ -16,10 +16,10 @@ from support.sets import LAYOUTS, save_map, write_images, write_masks
 
 import cosmos_eval
 from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_BY_PROTOCOL
-from cosmos_eval.results.compare import mismatches, setting
+from cosmos_eval.results.compare import describe_mismatches, setting_of_result
 from cosmos_eval.results.filenames import file_stem
 from cosmos_eval.results.identity import model_label
-from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.leaderboard.entries import entries_of_rows
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.execute import found_part
 from cosmos_eval.tasks import task_for
@@ -235,11 +235,11 @@ def test_a_partial_result_is_compared_only_with_one_of_the_same_part():
     hashes = {"sample_list": "a" * 64}
     complete = make_row(provenance={"hashes": hashes})
     part = make_row(provenance={"partial": "4 of 9 images", "hashes": hashes})
-    assert mismatches(setting(part), setting(part)) == []
-    (found,) = mismatches(setting(complete), setting(part))
+    assert describe_mismatches(setting_of_result(part), setting_of_result(part)) == []
+    (found,) = describe_mismatches(setting_of_result(complete), setting_of_result(part))
     assert str(found) == "partial is missing and 4 of 9 images"
     other = make_row(provenance={"partial": "4 of 8 images", "hashes": hashes})
-    (found,) = mismatches(setting(other), setting(part))
+    (found,) = describe_mismatches(setting_of_result(other), setting_of_result(part))
     assert found.startswith("partial is ")
 
 
@@ -247,6 +247,6 @@ def test_a_partial_result_is_shown_and_not_ranked():
     part = make_row(provenance={"partial": "4 of 9 images"})
     assert model_label(part).endswith("(partial (4 of 9 images))")
     assert file_stem(part).endswith("__partial-4-of-9-images")
-    (entry,) = measured([part])
+    (entry,) = entries_of_rows([part])
     assert entry.partial
-    assert not measured([make_row()])[0].partial
+    assert not entries_of_rows([make_row()])[0].partial
