@@ -40,16 +40,20 @@ class _Tasks(Mapping[str, Task]):
     """
 
     def __getitem__(self, name: str) -> Task:
+        """Return the task with a name. Raises KeyError for an unknown name."""
         return _load_task(name)
 
     def __iter__(self) -> Iterator[str]:
+        """Yield the names of all tasks."""
         yield from TASKS
         yield from _find_installed_tasks().entry_points
 
     def __len__(self) -> int:
+        """Return the number of tasks."""
         return len(TASKS) + len(_find_installed_tasks().entry_points)
 
     def __contains__(self, name: object) -> bool:
+        """Return whether there is a task with a name. It is not loaded."""
         return name in TASKS or name in _find_installed_tasks().entry_points
 
 
@@ -240,6 +244,7 @@ def find_protocol(
     tasks = known_tasks()
 
     def find_protocol_type(task_name: str) -> type[Protocol]:
+        """Return the class of the protocols of a task."""
         return tasks[task_name].protocol
 
     if isinstance(dataset, str):

@@ -92,6 +92,7 @@ class Association(Task):
     def open_data(
         self, protocol: types.AssociationProtocol, options: types.RunOptions
     ) -> AssociationData:
+        """List the items of a data set: cues, images to choose from, and correct images."""
         return association_data.open_data(protocol, options)
 
     def measure(
@@ -129,15 +130,19 @@ class Association(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
+        """Count the images that the items refer to, and report missing ones."""
         return association_data.list_data(protocol, options).surveyed(protocol, options)
 
     def is_there(self, protocol: types.AssociationProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the items' file and the image folder."""
         return exist_in(root, protocol.annotations, protocol.images)
 
     def n_samples(self, protocol: types.AssociationProtocol) -> int | None:
+        """Return the number of items of the complete data set, or None if it is unknown."""
         return protocol.n_items
 
     def fetch(self, protocol: types.AssociationProtocol, options: types.RunOptions) -> None:
+        """Download the data set if `options` ask for it and it is known where from."""
         fetch_repository(protocol, options)
 
 

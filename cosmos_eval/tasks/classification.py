@@ -87,6 +87,7 @@ class ClassTask(Task):
     def check(
         self, protocol: types.ClassificationProtocol, options: types.RunOptions, data: ClassData
     ) -> None:
+        """Raise UsageError for a single class, and for classes without a name for prompts."""
         class_data.require_prompts(protocol, options, data)
 
     def survey(
@@ -95,18 +96,22 @@ class ClassTask(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
+        """Count the images of a data set, and list everything that is wrong with its files."""
         return class_data.survey(protocol, options, progress)
 
     def is_there(self, protocol: types.ClassificationProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the class folders or archives of a data set."""
         try:
             return bool(find_folder(protocol, types.RunOptions(data_root=str(root))))
         except types.UsageError:
             return False
 
     def n_samples(self, protocol: types.ClassificationProtocol) -> int | None:
+        """Return the number of images of the complete data set, or None if it is unknown."""
         return protocol.n_images
 
     def fetch(self, protocol: types.ClassificationProtocol, options: types.RunOptions) -> None:
+        """Download the data set if `options` ask for it and it is known where from."""
         class_data.fetch(protocol, options)
 
     def prompts(self, protocol: types.ClassificationProtocol, data: ClassData) -> Sequence[Prompts]:

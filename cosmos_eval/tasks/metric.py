@@ -91,6 +91,6 @@ class Metric:
             return ""
         bounds = "from 0 to 1" if greatest == 1 else f"{least} or more"
         return (
-            f"{value} is no {self.unit}, which is {bounds}; "
+            f"{value} is not a {self.unit}, which is {bounds}; "
             "the unit of other metrics is declared as `number`"
         )

@@ -50,6 +50,7 @@ class Multilabel(classification.ClassTask):
         image_features: Features,
         class_embeddings: Features,
     ) -> types.Samples:
+        """Score every image with every class, and return the scores with the labels."""
         return {
             LABELS: data.labels,
             SCORES: class_scores(image_features, class_embeddings),

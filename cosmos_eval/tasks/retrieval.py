@@ -154,6 +154,7 @@ class Retrieval(Task):
     def open_data(
         self, protocol: types.RetrievalProtocol, options: types.RunOptions
     ) -> RetrievalData:
+        """List the images of a data set and their captions."""
         return retrieval_data.open_data(protocol, options)
 
     def measure(
@@ -248,17 +249,21 @@ class Retrieval(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
+        """Count the images that the captions belong to, and report missing ones."""
         return retrieval_data.list_data(protocol, options).surveyed(protocol, options)
 
     def is_there(self, protocol: types.RetrievalProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the archives, or the captions and images."""
         if protocol.archives:
             return any(any(root.glob(pattern)) for pattern in several(protocol.archives))
         return exist_in(root, protocol.annotations, protocol.images)
 
     def n_samples(self, protocol: types.RetrievalProtocol) -> int | None:
+        """Return the number of images of the complete data set, or None if it is unknown."""
         return protocol.n_images
 
     def fetch(self, protocol: types.RetrievalProtocol, options: types.RunOptions) -> None:
+        """Download the data set if `options` ask for it and it is known where from."""
         fetch_repository(protocol, options)
 
 

@@ -214,6 +214,7 @@ class Selection(Task):
     def open_data(
         self, protocol: types.SelectionProtocol, options: types.RunOptions
     ) -> SelectionData:
+        """List the items of a data set, with their images and captions."""
         return selection_data.open_data(protocol, options)
 
     def measure(
@@ -305,12 +306,15 @@ class Selection(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
+        """Count the images that the items refer to, and report missing ones."""
         return selection_data.list_data(protocol, options).surveyed(protocol, options)
 
     def is_there(self, protocol: types.SelectionProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the items' file and the image folder."""
         return exist_in(root, protocol.annotations, protocol.images)
 
     def n_samples(self, protocol: types.SelectionProtocol) -> int | None:
+        """Return the number of items of the complete data set, or None if it is unknown."""
         return protocol.n_items
 
 

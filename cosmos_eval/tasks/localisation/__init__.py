@@ -82,6 +82,7 @@ class _SizeEstimate:
     size: int | None
 
     def __call__(self, samples: Derived) -> FunctionOfSums:
+        """Return the estimate of the metric from samples with the derived sums."""
         return FunctionOfSums(samples[SUMS], self.value)
 
     def value(self, sums: stats.Sums) -> Values:
@@ -138,6 +139,7 @@ class Localisation(Task):
     names_hash = "samples"
 
     def open_data(self, protocol: LocalisationProtocol, options: RunOptions) -> LabelMaps:
+        """List the images of a data set and their label maps."""
         return label_maps.open_data(protocol, options)
 
     def measure(
@@ -215,20 +217,25 @@ class Localisation(Task):
         return columns
 
     def check(self, protocol: LocalisationProtocol, options: RunOptions, data: LabelMaps) -> None:
+        """Read every label map. Raises UsageError for one that does not fit the protocol."""
         label_map_checks.check(protocol, options, data)
 
     def survey(
         self, protocol: LocalisationProtocol, options: RunOptions, progress: OnProgress
     ) -> Survey:
+        """Check every image and label map, and report what is missing or damaged."""
         return label_map_checks.survey(protocol, options, progress)
 
     def is_there(self, protocol: LocalisationProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the images and label maps of a data set."""
         return label_map_checks.is_there(protocol, root)
 
     def n_samples(self, protocol: LocalisationProtocol) -> int | None:
+        """Return the number of images of the complete data set, or None if it is unknown."""
         return protocol.n_images
 
     def attention(self, protocol: LocalisationProtocol) -> Attention:
+        """Return the form of attention that the protocol prescribes for the last block."""
         return protocol.attention
 
 

@@ -239,6 +239,7 @@ class Probes(Task):
         )
 
     def is_there(self, protocol: types.ProbeProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds both the training and the test images."""
         options = types.RunOptions(data_root=str(root))
         try:
             return all(find_folder(split, options) for split in _train_and_test_split(protocol))
@@ -246,6 +247,7 @@ class Probes(Task):
             return False
 
     def fetch(self, protocol: types.ProbeProtocol, options: types.RunOptions) -> None:
+        """Download the training and test images of a known data set if `options` ask for it."""
         for split in protocol.splits or ():
             classification.fetch(split, options)
 

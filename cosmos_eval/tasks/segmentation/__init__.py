@@ -132,6 +132,7 @@ class Segmentation(Task):
     def open_data(
         self, protocol: types.SegmentationProtocol, options: types.RunOptions
     ) -> LabelMaps:
+        """List the images of a data set and their label maps."""
         return label_maps.open_data(protocol, options)
 
     def measure(
@@ -265,6 +266,7 @@ class Segmentation(Task):
     def check(
         self, protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
     ) -> None:
+        """Read every label map. Raises UsageError for one that does not fit the protocol."""
         label_map_checks.check(protocol, options, data)
 
     def survey(
@@ -273,20 +275,25 @@ class Segmentation(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
+        """Check every image and label map, and report what is missing or damaged."""
         return label_map_checks.survey(protocol, options, progress)
 
     def decode(self, source: ImageFile) -> Any:
+        """Read and decode an image by OpenCV, as it is decoded for the measurement."""
         from cosmos_eval.tasks.segmentation.pictures import decode  # which imports OpenCV
 
         return decode(source.path)
 
     def is_there(self, protocol: types.SegmentationProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the images and label maps of a data set."""
         return label_map_checks.is_there(protocol, root)
 
     def n_samples(self, protocol: types.SegmentationProtocol) -> int | None:
+        """Return the number of images of the complete data set, or None if it is unknown."""
         return protocol.n_images
 
     def attention(self, protocol: types.SegmentationProtocol) -> types.Attention:
+        """Return the form of attention that the protocol prescribes for the last block."""
         return protocol.attention
 
 

@@ -390,5 +390,5 @@ def test_values_of_metrics_are_those_of_their_units(tmp_path):
     # Of a task that is not installed here, whose units are unknown.
     row = make_row(task="correlation", metrics={"r": -0.5}, intervals={})
     assert read_result(write_result(tmp_path, row, SAMPLES)).metrics == {"r": -0.5}
-    with pytest.raises(UsageError, match=r"acc1.*-0\.5 is no fraction"):
+    with pytest.raises(UsageError, match=r"acc1.*-0\.5 is not a fraction"):
         write_result(tmp_path, make_row(metrics={"acc1": -0.5}, intervals={}), SAMPLES)
