@@ -182,10 +182,11 @@ class Sums(NamedTuple):
 
 
 def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
-    """Add up the areas and scores of all pairs with the same image and size, (N, S) each.
+    """Add up the areas and scores of the things of each size in each image, (N, S) each.
 
-    For example, a pair of image 1 and size 0 adds its mass to `mass[1, 0]`. A pair whose image has
-    no other things adds nothing to `mass_beside_others` and `other_names`.
+    A pair is an image and a thing in it. For example, a thing of size 0 in image 1 adds its mass to
+    `mass[1, 0]`. If the image has no other things, it adds nothing to `mass_beside_others` and
+    `other_names`.
     """
     scores = pairs.scores
     is_only_thing = np.isnan(scores.other_names)

@@ -57,7 +57,9 @@ def retrieval_ranks(
     if image_index.shape != (n_texts,):
         raise ValueError(f"{n_texts} texts need as many image numbers, not {image_index.shape}")
     if not np.array_equal(np.unique(image_index), np.arange(n_images)):
-        raise ValueError(f"every one of the {n_images} images needs a text, and no other")
+        raise ValueError(
+            f"every one of the {n_images} images needs a text, and no text may have another image"
+        )
     require_finite(image_features, text_features)
     # Compute ranks with the texts sorted by image, and undo the sorting at the end.
     order = np.argsort(image_index, kind="stable")
@@ -117,6 +119,7 @@ def _diagonal_bands(matrix: _ScoreMatrix) -> Iterator[_Band]:
     The bands lie on the diagonal of the score matrix, and hold all positive pairs. The sizes of
     their blocks are as even as possible, because BLAS rounds differently in much smaller blocks.
     """
+    # A score has 4 bytes. With 4 times as many rows as columns, a block has _BLOCK_BYTES.
     most_columns = max(1, math.isqrt(_BLOCK_BYTES // 16))
     most_rows = max(1, _BLOCK_BYTES // (4 * most_columns))
     for columns in _even_slices(0, len(matrix.images), most_columns):

@@ -137,8 +137,9 @@ def stratified(mean: GroupMean, level: float) -> Interval:
         # z^2 / n of the formula above.
         z2_over_n = float(ndtri((1 + level) / 2)) ** 2 * variance / (value * (1 - value))
         center = (value + z2_over_n / 2) / (1 + z2_over_n)
-        half = math.sqrt(value * (1 - value) * z2_over_n + z2_over_n**2 / 4) / (1 + z2_over_n)
-        low, high = min(low, center - half), max(high, center + half)
+        root = math.sqrt(value * (1 - value) * z2_over_n + z2_over_n**2 / 4)
+        half_width = root / (1 + z2_over_n)
+        low, high = min(low, center - half_width), max(high, center + half_width)
     return Interval(max(0.0, low), min(1.0, high), STRATIFIED, level)
 
 

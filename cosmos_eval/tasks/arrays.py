@@ -73,7 +73,8 @@ class SampleArray:
     def require_bounds(self, array: NDArray[Any], lengths: Mapping[str, int]) -> None:
         """Raise ValueError for a value that the array may not hold.
 
-        `lengths` maps the names of the axes of all arrays to their lengths.
+        `lengths` maps the names of the axes of all arrays to their lengths. They bound indices: an
+        index of an image must be below the length of the axis "images".
         """
         if self.kind == "text" or not array.size:
             return

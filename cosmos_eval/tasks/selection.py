@@ -237,7 +237,7 @@ class Selection(Task):
                 options,
                 progress,
                 partial(_score_items, encoder, protocol, items, options, progress),
-                hashes={"sample_list": _sample_list_hash(items)},
+                hashes={"sample_list": _hash_sample_list(items)},
                 names=[items.pictures[images[0]].file for images in items.images_of_item],
                 settings=settings_of_pairs(encoder, protocol.pairs),
                 notes=_notes(items),
@@ -401,6 +401,8 @@ def _hits_of_pairs(
     """
     images, captions = np.stack(data.images_of_item), np.stack(data.captions_of_item)
     hits = choices.pair_hits(score, images, captions)
+    # An item whose images, or captions, are the same cannot be solved. Other items are solved by a
+    # random order of the scores with a probability of 1 / n_orders.
     is_solvable = (images[:, 0] != images[:, 1]) & (captions[:, 0] != captions[:, 1])
     if pair_accuracy == "image":
         is_correct, n_orders = hits.image, _ORDERS[IMAGE]
@@ -550,7 +552,7 @@ def _cluster_items(data: SelectionData) -> NDArray[np.int64]:
     return component_of_node[:n_items].astype(np.int64)
 
 
-def _sample_list_hash(data: SelectionData) -> str:
+def _hash_sample_list(data: SelectionData) -> str:
     """Return a SHA-256 that identifies the images, the captions and the items.
 
     The numbers of correct captions are hashed only if an item has several, and pairs and sets only

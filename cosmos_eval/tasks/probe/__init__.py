@@ -19,7 +19,7 @@ from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.estimates import CrossedMean, GroupMean, Proportion, means_of_groups
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
-from cosmos_eval.tasks.probe.fits import MOST_HELD_OUT, LinearProbe, Probe
+from cosmos_eval.tasks.probe.fits import MOST_HELD_OUT, FewShotProbes, LinearProbe, Probe
 from cosmos_eval.tasks.task import NAME, Task
 
 # Stored arrays of N test images, C classes, S numbers of shots and D draws.
@@ -50,7 +50,7 @@ class ProbeData(NamedTuple):
 
     @property
     def part(self) -> types.Part | None:
-        """How many test images of an incomplete known data set there are."""
+        """How many test images there are, if a known data set is incomplete; otherwise None."""
         return self.test.part
 
 
@@ -151,7 +151,7 @@ class Probes(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> types.Measurement:
-        """Embed the images of a protocol, fit its probes, and return their accuracy."""
+        """Embed the images of a protocol, fit its probes, and return the measurement."""
         from cosmos_eval.embedding.embed import embed_images
 
         started = perf_counter()
@@ -178,15 +178,6 @@ class Probes(Task):
             CORRECT: few_shots_are_correct.transpose(0, 2, 1),
             CLASSES: np.array(data.test.classes),
         }
-        shots_as_text = [str(shots) for shots in protocol.shots]
-        record = {
-            "solver": "L-BFGS, float32",
-            "C": linear.c,
-            "training_images": len(data.train.labels),
-            "validation_images": linear.n_held_out,
-            "draw_seeds": probe.draw_seeds,
-            "fewshot_C": dict(zip(shots_as_text, few_shots.c_values, strict=True)),
-        }
         return self.measurement(
             samples,
             options,
@@ -197,7 +188,7 @@ class Probes(Task):
                 np.concatenate([data.train.labels, data.test.labels]),
             ),
             hashes={"probe": _hash_constants(protocol, options.seed)},
-            settings={"probe": record},
+            settings={"probe": _record_fits(probe, linear, few_shots)},
             seconds={
                 "images": images_done - started,
                 "probes": perf_counter() - images_done,
@@ -250,6 +241,25 @@ class Probes(Task):
         """Download the training and test images of a known data set if `options` ask for it."""
         for split in protocol.splits or ():
             classification.fetch(split, options)
+
+
+def _record_fits(probe: Probe, linear: LinearProbe, few_shots: FewShotProbes) -> dict[str, Any]:
+    """Return how the probes were fitted, as a result records it.
+
+    The record holds the solver, the numbers of training and held-out images, and each C that was
+    chosen: of the linear probe, and of every draw of few shots, by the number of shots as text.
+    """
+    c_by_shots = {}
+    for shots, c_of_draws in zip(probe.protocol.shots, few_shots.c_values, strict=True):
+        c_by_shots[str(shots)] = c_of_draws
+    return {
+        "solver": "L-BFGS, float32",
+        "C": linear.c,
+        "training_images": len(probe.train_labels),
+        "validation_images": linear.n_held_out,
+        "draw_seeds": probe.draw_seeds,
+        "fewshot_C": c_by_shots,
+    }
 
 
 def _train_and_test_split(

@@ -56,8 +56,9 @@ def measure_data(
 ) -> Iterator[Measurement]:
     """Segment the images of a data set, and yield the measurement of each protocol.
 
-    All protocols have the same images, and a model sees them in the same way. The data were
-    checked before. `options.batch_size` is the number of windows that are encoded together.
+    All protocols have the same images, and a model sees them in the same way. `data` holds the
+    images and label maps of each protocol, which were checked before. `options.batch_size` is the
+    number of windows that are encoded together.
 
     If `options.save_predictions` is set, the predicted label maps are saved below this folder, in
     a folder per protocol: as PNG files with a palette, named like the images. Images are measured

@@ -261,16 +261,18 @@ def _classify_pixels(windows: _Windows, patches: Tensor, segmenter: Segmenter) -
     n_classes = len(n_queries)
     dtype = torch.uint8 if n_classes <= 256 else torch.int16  # uint16 has few operations
     class_of_query = torch.arange(n_classes, dtype=dtype).repeat_interleave(n_queries)
+    height, width = label.shape
+    decision = Decision(
+        class_of_query=to_device(class_of_query, device),
+        scale=protocol.scale,
+        prob_thd=protocol.prob_thd,
+        area_thd=protocol.area_thd,
+    )
     return label_map(
         _arrange_windows(patches @ queries.T, windows),
-        to_device(placement(windows.rows, label.shape[0]), device),
-        to_device(placement(windows.columns, label.shape[1]), device),
-        Decision(
-            to_device(class_of_query, device),
-            protocol.scale,
-            protocol.prob_thd,
-            protocol.area_thd,
-        ),
+        to_device(placement(windows.rows, height), device),
+        to_device(placement(windows.columns, width), device),
+        decision,
         windows.pixels if protocol.refinement else None,
     )
 

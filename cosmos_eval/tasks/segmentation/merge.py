@@ -187,8 +187,9 @@ def _best_classes(
 ) -> Tensor:
     """Return the classes (H, W) of the best queries, by refined logits if there are `weights`.
 
-    `weights` (P, H, W) is what `affinities` returns. The class of a query that is `ruled_out`,
-    (Q,) bool, cannot be chosen, but the query still counts in the softmax.
+    `tokens` (Q, A, B), `rows` (H, A) and `columns` (W, B) are the arguments of `label_map`, and
+    `weights` (P, H, W) is what `affinities` returns. A query that is `ruled_out`, (Q,) bool, cannot
+    be the best one, but it still counts in the softmax.
     """
     if weights is None:
         return _best_unrefined_classes(tokens, rows, columns, decision, ruled_out)

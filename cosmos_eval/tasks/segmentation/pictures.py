@@ -140,9 +140,9 @@ def predictions_folder(
 ) -> Path:
     """Return the folder for the predictions on a data set, below the folder of the model.
 
-    It is called `voc20__usual`, for example. `attention` is the form of attention that images are
+    It is called `voc20__cosmos`, for example. `attention` is the form of attention that images are
     encoded with, None for the protocol's. Another form than the protocol's has a folder of its own,
-    such as `voc20__usual__csa`.
+    such as `voc20__cosmos__naclip`.
     """
     name = f"{protocol.dataset}__{protocol.protocol_name}"
     if attention is not None and attention != protocol.attention:

@@ -208,7 +208,10 @@ class Scorer:
         return [float(mean_iou(Areas(*areas_of_protocol))) for areas_of_protocol in areas]
 
     def _make_segmenter(self, protocol: SegmentationProtocol) -> Segmenter:
-        """Return a segmenter by a protocol. The model and the embedded prompts are kept."""
+        """Return a segmenter by a protocol.
+
+        The model with its form of attention, and the embedded prompts, are stored for later calls.
+        """
         from cosmos_eval.models.maps import with_patches
         from cosmos_eval.tasks.segmentation import inference
 
