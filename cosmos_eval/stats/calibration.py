@@ -92,6 +92,7 @@ class _ErrorTest:
     """
 
     def __init__(self, sums: CalibrationSums, significance: float) -> None:
+        """Draw noise for the test, from the terms of N samples. `significance` is its level."""
         self.significance = significance
         # The absolute gaps of the samples and their standard errors, (B,) each.
         self.gaps, self.standard_errors = _gaps_of_bins(sums)

@@ -161,6 +161,7 @@ class _WeightedMacroF1:
     """
 
     def __init__(self, samples: Ints) -> None:
+        """Find the samples that belong to each of C classes. `samples` are (N, 2)."""
         from scipy.sparse import csr_array
 
         labels, predicted = samples.T
@@ -382,6 +383,7 @@ class _Products:
     """Scores pairs of an image and a caption by the product of their features."""
 
     def __init__(self, images: Features, captions: Features) -> None:
+        """The features are (I, D) of all images and (T, D) of all captions."""
         self.images = images
         self.captions = captions
 

@@ -208,6 +208,7 @@ class _LikelihoodProfile:
     """
 
     def __init__(self, n_hits: NDArray[Any], n_samples: Values, loss: float) -> None:
+        """The hits and samples are (G,). `loss` is how far the log-likelihood may fall."""
         self.n_hits = n_hits
         self.n_samples = n_samples
         self.loss = loss  # how far the log-likelihood may lie below its maximum
@@ -220,11 +221,11 @@ class _LikelihoodProfile:
         """
         from scipy.optimize import brentq  # loading it takes long, and few commands need it
 
-        # Find the multiplier between 0 and a number that is far enough from it.
-        end = sign * float(self.n_samples.max())
-        while self._excess_loss(end) < 0:
-            end *= 2
-        multiplier = brentq(self._excess_loss, sign * 1e-9, end)
+        # The excess loss is below 0 near the multiplier 0, and above 0 far from it.
+        far_multiplier = sign * float(self.n_samples.max())
+        while self._excess_loss(far_multiplier) < 0:
+            far_multiplier *= 2
+        multiplier = brentq(self._excess_loss, sign * 1e-9, far_multiplier)
         return float(self._likeliest_proportions(multiplier).mean())
 
     def _excess_loss(self, multiplier: float) -> float:

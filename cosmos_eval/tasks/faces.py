@@ -65,6 +65,7 @@ class Rate:
     """
 
     def __init__(self, array: str, *groupings: Grouping) -> None:
+        """`array` is the name of an array (N,) of truth values that the task derives."""
         self._array = array
         self._groupings = groupings
 

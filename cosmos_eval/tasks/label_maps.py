@@ -60,6 +60,7 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         options: RunOptions,
         progress: OnProgress,
     ) -> None:
+        """`stores` holds a store per protocol, and `samples` an item per image of the data set."""
         self._stores = stores
         self._samples = samples
         self._options = options

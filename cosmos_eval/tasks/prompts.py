@@ -94,6 +94,7 @@ class _ClassPrompts(embedding.Inputs):
         options: RunOptions,
         text_queries: embedding.EncodeTokens | None,
     ) -> None:
+        """Describe the inputs to the cache: what decides a feature, and the hash of each name."""
         self.encoder = encoder
         self.names = names
         self.templates = templates

@@ -68,6 +68,7 @@ class Direction:
     """
 
     def __init__(self, name: str, rank_array: str, image_array: str) -> None:
+        """Name the direction, such as `image_to_text`, and the arrays of its queries."""
         # The name of the direction, with which the names of its metrics begin.
         self._name = name
         # The names of stored or derived arrays with an entry per query: the rank of its best

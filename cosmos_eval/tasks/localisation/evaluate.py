@@ -27,8 +27,7 @@ from cosmos_eval.models.encoder import (
     to_device,
 )
 from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
-from cosmos_eval.tasks import label_maps
-from cosmos_eval.tasks import localisation as fields
+from cosmos_eval.tasks import label_maps, localisation
 from cosmos_eval.tasks.prompts import prompt_embeddings
 
 ALONE = "alone"  # (N,) whether one class fills all labelled pixels of an image
@@ -90,7 +89,7 @@ def _measurement(
     UsageError if no other image has a thing.
     """
     dataset = protocol.dataset
-    if not len(arrays[fields.IMAGE]):
+    if not len(arrays[localisation.IMAGE]):
         raise types.UsageError(
             f"{dataset}: no image has a thing beside something else that is labelled"
         )
@@ -105,12 +104,12 @@ def _measurement(
     constants = {name: getattr(protocol, name) for name in _CONSTANTS}
     constants["attention"] = options.attention or protocol.attention
     samples = {
-        fields.NAME: np.array(names),
-        fields.CLASSES: np.array(protocol.class_names),
-        fields.BOUNDS: np.array([protocol.small, protocol.large]),
+        localisation.NAME: np.array(names),
+        localisation.CLASSES: np.array(protocol.class_names),
+        localisation.BOUNDS: np.array([protocol.small, protocol.large]),
         **arrays,
     }
-    return fields.TASK.measurement(
+    return localisation.TASK.measurement(
         samples,
         options,
         content=content,
@@ -137,6 +136,7 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> None:
+        """`kind` is the kind of maps, such as `similarity`, and `samples` lists all images."""
         super().__init__(stores, samples, options, progress)
         self._encoder = encoder
         self._kind = kind
@@ -224,14 +224,14 @@ def _join_images(
         classes.extend(image.classes)
         thing_pixels.extend(image.thing_pixels)
     return {
-        fields.PIXELS: np.array([image.image_pixels for image in images], np.int32),
-        fields.LABELLED: np.array([image.labelled_pixels for image in images], np.int32),
+        localisation.PIXELS: np.array([image.image_pixels for image in images], np.int32),
+        localisation.LABELLED: np.array([image.labelled_pixels for image in images], np.int32),
         ALONE: np.array([image.has_one_class for image in images]),
         label_maps.CONTENT: label_maps.content_array([image.sha256 for image in images]),
-        fields.IMAGE: np.repeat(np.array(shard, np.int32), n_things),
-        fields.CLASS: np.array(classes, np.int16),
-        fields.THING: np.array(thing_pixels, np.int32),
-        **dict(zip(fields.SCORES, scores_of_things, strict=True)),
+        localisation.IMAGE: np.repeat(np.array(shard, np.int32), n_things),
+        localisation.CLASS: np.array(classes, np.int16),
+        localisation.THING: np.array(thing_pixels, np.int32),
+        **dict(zip(localisation.SCORES, scores_of_things, strict=True)),
     }
 
 
@@ -315,6 +315,7 @@ class ClassMaps:
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> None:
+        """Encode the names of all classes. `kind` is the kind of maps, such as `similarity`."""
         self._encoder = encoder
         self._kind = kind
         self._attention = options.attention or protocol.attention

@@ -67,6 +67,7 @@ class Objective:
     """
 
     def __init__(self, data: Labelled, n_classes: int, c: float, device: str) -> None:
+        """`c` is the inverse strength of regularisation. Products are computed on `device`."""
         self.data = data
         self.n_classes = n_classes
         self.c = c

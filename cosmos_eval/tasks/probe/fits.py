@@ -94,6 +94,7 @@ class Probe:
         device: str,
         progress: types.OnProgress = types.no_progress,
     ) -> None:
+        """Labels are (F,), in the order of the training features. Fits run on `device`."""
         self.protocol = protocol
         self.train_features = train_features
         self.train_labels = train_labels

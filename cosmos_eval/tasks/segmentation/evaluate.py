@@ -185,6 +185,7 @@ class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
         options: RunOptions,
         progress: OnProgress,
     ) -> None:
+        """All jobs have the same images. `make_segmenters` returns a segmenter for each job."""
         samples = list(zip(*(job.data.samples for job in jobs), strict=True))
         super().__init__([job.store for job in jobs], samples, options, progress)
         self._jobs = jobs

@@ -208,12 +208,12 @@ def predict_together(
     info = segmenters[0].encoder.info
     for loaded_images, tensors in on_host(_segment_images(segmenters, images)):
         magnitude, *label_maps = tensors
-        image_name = loaded_images[0].sample.name
-        require_finite(magnitude, info, [image_name].__getitem__)
+        names_of_rows = [loaded_images[0].sample.name]
+        require_finite(magnitude, info, names_of_rows.__getitem__)
         predictions = []
         for loaded_image, classes in zip(loaded_images, label_maps, strict=True):
-            signed = classes.numpy()  # uint8 or int16
-            unsigned = signed.view(f"u{signed.itemsize}")
+            array = classes.numpy()  # uint8, or int16 that stands for uint16
+            unsigned = array.view(np.uint8 if array.itemsize == 1 else np.uint16)
             predictions.append((loaded_image, unsigned))
         yield predictions
 

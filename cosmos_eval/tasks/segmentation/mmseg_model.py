@@ -54,6 +54,7 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         batch_size: int = 32,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
+        """Load the model, and encode the prompts of the data set's protocol."""
         super().__init__(data_preprocessor=data_preprocessor)
         # Names are checked first: a model takes long to load.
         dataset_protocol = _segmentation_protocol(dataset, protocol)
@@ -116,6 +117,7 @@ class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignor
         pipeline: Sequence[Any] = (),
         allow_partial: bool = False,
     ) -> None:
+        """Find the protocol of the data set, and list its images and label maps."""
         protocol = _segmentation_protocol(dataset)
         if protocol.label_bits > 8:
             raise UsageError(f"{dataset}: MMSegmentation casts its label maps to 8 bits")

@@ -170,6 +170,7 @@ class Scorer:
     """
 
     def __init__(self, encoder: Encoder, data: LabelMaps, options: RunOptions) -> None:
+        """`data` holds the images and label maps that the settings are chosen by."""
         self._encoder = encoder
         self._data = data
         self._options = options
