@@ -294,8 +294,8 @@ def _rank_queries(
         if decide_any(ties.text_to_image):
             samples[TEXT_TIES] = ties.text_to_image
     else:
-        candidates = candidates_of(protocol.pairs, image_features, text_features)
-        pair_scores = scores_of(encoder, candidates, data, options, progress)
+        candidates = select_candidates(protocol.pairs, image_features, text_features)
+        pair_scores = score_candidates(encoder, candidates, data, options, progress)
         ranks = ranks_of_pairs(candidates, pair_scores, image_of_text, ranks)
     samples[IMAGE_RANK] = ranks.image_to_text
     samples[TEXT_RANK] = ranks.text_to_image
@@ -307,7 +307,7 @@ def _rank_queries(
     return samples
 
 
-def candidates_of(
+def select_candidates(
     pairs: int | str, image_features: Features, text_features: Features
 ) -> Candidates:
     """Return the candidates of every query, which a model is to score together with the query.
@@ -325,7 +325,7 @@ def candidates_of(
     )
 
 
-def scores_of(
+def score_candidates(
     encoder: Encoder,
     candidates: Candidates,
     data: RetrievalData,
