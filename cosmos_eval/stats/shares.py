@@ -208,7 +208,7 @@ class _LikelihoodProfile:
     """
 
     def __init__(self, n_hits: NDArray[Any], n_samples: Values, loss: float) -> None:
-        """The hits and samples are (G,). `loss` is how far the log-likelihood may fall."""
+        """Take the hits and the samples of each group, (G,) each, and the allowed `loss`."""
         self.n_hits = n_hits
         self.n_samples = n_samples
         self.loss = loss  # how far the log-likelihood may lie below its maximum
