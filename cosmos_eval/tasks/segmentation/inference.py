@@ -213,7 +213,7 @@ def predict_together(
         predictions = []
         for loaded_image, classes in zip(loaded_images, label_maps, strict=True):
             array = classes.numpy()  # uint8, or int16 that stands for uint16
-            unsigned = array.view(np.uint8 if array.itemsize == 1 else np.uint16)
+            unsigned = array.view(f"u{array.itemsize}")  # "u1" or "u2"
             predictions.append((loaded_image, unsigned))
         yield predictions
 
