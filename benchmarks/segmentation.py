@@ -121,7 +121,7 @@ def _merge_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
     pixels = torch.zeros(3, *resized_hw((height, width), protocol))
     image = LoadedImage(Sample("", Path(), Path(), {}), pixels, label)
     segmenter = Segmenter(_Sized(), queries, protocol, "csa", 32)  # type: ignore[arg-type]
-    windows = _inference._windows([image], segmenter)
+    windows = _inference._place_windows([image], segmenter)
     generator = torch.Generator().manual_seed(0)
     patches = torch.randn(
         windows.total, windows.rows.tokens, windows.columns.tokens, EMBEDDING, generator=generator
@@ -134,7 +134,7 @@ def _merge_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
         return plain_classes(logits, protocol)
 
     def ours() -> np.ndarray:
-        return _inference._label_map(windows, patches, segmenter).numpy()
+        return _inference._classify_pixels(windows, patches, segmenter).numpy()
 
     with torch.inference_mode():
         differing = float((plain() != ours()).mean()) * 1e6
@@ -160,7 +160,7 @@ def _pipeline_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
 
         def backbone() -> list[Tensor]:
             forms = [plain.attention]
-            return [of for one in batches for of in _inference._encode(one, plain, forms)]
+            return [of for one in batches for of in _inference._encode_windows(one, plain, forms)]
 
         def pipeline(precision: str) -> object:
             return count_images([job], lambda: [segmenters[precision]], options, no_progress)
@@ -213,8 +213,8 @@ def _random_queries(protocol: SegmentationProtocol) -> np.ndarray:
 
 def _batches(images: Sequence[LoadedImage], segmenter: Segmenter) -> list[Tensor]:
     """The windows as the pipeline puts them into batches."""
-    windows = [_inference._windows([image], segmenter) for image in images]
-    groups = _inference._groups(windows, segmenter.batch_size)
+    windows = [_inference._place_windows([image], segmenter) for image in images]
+    groups = _inference._batch_images(windows, segmenter.batch_size)
     return [torch.stack([pixels for one in group for pixels in one.cut()]) for group in groups]
 
 

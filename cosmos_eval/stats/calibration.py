@@ -38,139 +38,174 @@ class CalibrationSums(NamedTuple):
 def calibration_error(
     confidences: NDArray[np.float32], hits: NDArray[np.bool_], bins: int = BINS
 ) -> FunctionOfSums:
-    """Return the expected calibration error of confidences (N,) in (0, 1] and hits (N,).
+    """Return the expected calibration error of confidences (N,) and hits (N,).
 
-    It is the mean of |accuracy - mean confidence| over the bins ((m - 1) / bins, m / bins], each
-    weighted by its number of samples (Guo et al. 2017, arXiv:1706.04599, equation 3). Raises
-    ValueError for other confidences.
+    Samples are put into bins of confidence, such as from above 0.6 up to 0.8 for bin 4 of 5. The
+    error is the mean of |accuracy - mean confidence| over the bins, each weighted by its number of
+    samples (Guo et al. 2017, arXiv:1706.04599, equation 3). For example, if a hit has confidence
+    0.9 and a miss has 0.5, in two bins, the error is (|1 - 0.9| + |0 - 0.5|) / 2 = 0.3. Raises
+    ValueError for confidences that are not in (0, 1].
     """
     if not ((confidences > 0) & (confidences <= 1)).all():
         raise ValueError("confidences must lie in (0, 1]")
-    gaps = np.zeros((len(hits), bins))
+    n_samples = len(hits)
+    gaps = np.zeros((n_samples, bins))
     bin_of_sample = np.ceil(confidences.astype(np.float64) * bins).astype(int) - 1
-    gaps[np.arange(len(hits)), bin_of_sample] = hits - confidences.astype(np.float64)
-    sums = CalibrationSums(np.ones(len(hits)), gaps)
-    return FunctionOfSums(sums, _mean_gap, one_by_one=True, interval=calibration_interval)
+    gaps[np.arange(n_samples), bin_of_sample] = hits - confidences.astype(np.float64)
+    terms = CalibrationSums(np.ones(n_samples), gaps)
+    return FunctionOfSums(terms, _error_of_sums, one_by_one=True, interval=calibration_interval)
 
 
-def _mean_gap(sums: CalibrationSums) -> Values:
-    """Return the calibration error (...,) from sums of samples (...,) and of gaps (..., B)."""
-    gap: Values = np.abs(sums.gaps).sum(axis=-1) / sums.samples
-    return gap
+def _error_of_sums(sums: CalibrationSums) -> Values:
+    """Return the calibration error (...,) from sums over samples.
+
+    The sums are the numbers of samples (...,), and the gaps of bins (..., B).
+    """
+    error: Values = np.abs(sums.gaps).sum(axis=-1) / sums.samples
+    return error
 
 
 def calibration_interval(sums: CalibrationSums, level: float) -> Interval:
     """Return the interval of the population's calibration error.
 
-    It contains all errors that are neither too low nor too high. An error is too low if samples of
-    a population with that error have the observed error, or a larger one, with a probability below
-    (1 - level) / 2. An error is too high if they have the observed error, or a smaller one, with a
-    probability below (1 - level) / 2 times the same probability for a calibrated population.
-    Because of that factor, the interval of samples with a lucky, small error is not narrow. The
-    interval also contains the observed error.
+    `sums` holds the terms of N samples, before they are summed. The interval contains all errors
+    that are neither too low nor too high. An error is too low if samples of a population with that
+    error have the observed error, or a larger one, with a probability below (1 - level) / 2. An
+    error is too high if they have the observed error, or a smaller one, with a probability below
+    (1 - level) / 2 times the same probability for a calibrated population. Because of that factor,
+    the interval of samples with a lucky, small error is not narrow. The interval also contains the
+    observed error.
     """
     test = _ErrorTest(sums, (1 - level) / 2)
-    low, high = test.lowest(), test.highest()
     sample_error = test.sample_error
-    return Interval(min(low, sample_error), min(1.0, max(high, sample_error)), INVERTED_TEST, level)
+    low = min(test.lowest_error(), sample_error)
+    high = min(1.0, max(test.highest_error(), sample_error))
+    return Interval(low, high, INVERTED_TEST, level)
 
 
 class _ErrorTest:
     """A one-sided test of the calibration error of a population.
 
-    If the gaps of a population's bins are d (B,), its samples have an error of sum(|d + noise|).
+    The gap of a bin is the difference of its accuracy and its mean confidence, times its share of
+    all samples. If the gaps of a population's bins are d (B,), its samples have an error of
+    sum(|d + noise|), where the noise of each bin is normal.
     """
 
     def __init__(self, sums: CalibrationSums, significance: float) -> None:
+        """Draw noise for the test, from the terms of N samples. `significance` is its level."""
         self.significance = significance
         # The absolute gaps of the samples and their standard errors, (B,) each.
-        self.gaps, self.noise = _gaps_of_bins(sums)
+        self.gaps, self.standard_errors = _gaps_of_bins(sums)
         # (R, B): draws of noise with these standard errors.
-        normal_draws = np.random.default_rng(0).standard_normal((_N_DRAWS, len(self.noise)))
-        self.draws = self.noise * normal_draws
+        n_bins = len(self.standard_errors)
+        normal_draws = np.random.default_rng(0).standard_normal((_N_DRAWS, n_bins))
+        self.noise_draws = self.standard_errors * normal_draws
         self.sample_error = float(self.gaps.sum())
 
-    def lowest(self) -> float:
+    def lowest_error(self) -> float:
         """Return the least error of a population that the test does not reject.
 
-        Of all gaps of a population with an error, the likeliest are tested. These are the gaps of
-        the samples, each shrunk by the same multiple of its variance (Lagrange).
+        Many gaps add up to the same error. The likeliest of them are tested: the gaps of the
+        samples, each reduced by the same multiple of its variance (by Lagrange multipliers).
         """
         from scipy.optimize import bisect  # loading it takes long, and few commands need it
 
         # The multiple that shrinks all gaps to 0.
-        largest = float((self.gaps / np.square(self.noise)).max())
-        if self._too_low(largest) <= 0:
+        largest = float((self.gaps / np.square(self.standard_errors)).max())
+        if self._excess_if_too_low(largest) <= 0:
             return 0.0
-        shrinkage = bisect(self._too_low, 0.0, largest, xtol=_PRECISION * largest)
-        return float(self._shrunk(shrinkage).sum())
+        shrinkage = bisect(self._excess_if_too_low, 0.0, largest, xtol=_PRECISION * largest)
+        return float(self._shrink_gaps(shrinkage).sum())
 
-    def highest(self) -> float:
+    def highest_error(self) -> float:
         """Return the largest error of a population that the test does not reject.
 
-        Of all gaps of a population with an error, gaps in proportion to the noise are tested,
-        because noise adds least to these.
+        Many gaps add up to the same error. Gaps in proportion to their standard errors are tested,
+        because noise adds least to their error.
         """
         from scipy.optimize import bisect
 
-        if self._share_below(np.zeros(len(self.noise))) > _LEAST_PROBABILITY:
-            largest = self.sample_error + _NOISE_MULTIPLE * float(self.noise.sum())
-            return float(bisect(self._too_high, 0.0, largest, xtol=_PRECISION * largest))
+        no_gaps = np.zeros(len(self.standard_errors))
+        sum_of_noise = float(self.standard_errors.sum())
+        if self._probability_at_most_observed(no_gaps) > _LEAST_PROBABILITY:
+            largest = self.sample_error + _NOISE_MULTIPLE * sum_of_noise
+            return float(
+                bisect(self._excess_if_not_too_high, 0.0, largest, xtol=_PRECISION * largest)
+            )
         # The draws are too few to tell how improbable such a small error is. This is the limit for
         # samples that show no error at all: a ratio of normal densities.
-        factor = math.sqrt(-2 * math.log(self.significance) / len(self.noise))
-        return float(self.noise.sum()) * factor
+        factor = math.sqrt(-2 * math.log(self.significance) / len(self.standard_errors))
+        return sum_of_noise * factor
 
-    def _too_low(self, shrinkage: float) -> float:
-        """Return a number above 0 if shrunk gaps are rejected because their error is too low."""
-        return self._share_below(self._shrunk(shrinkage)) - (1 - self.significance)
+    def _excess_if_too_low(self, shrinkage: float) -> float:
+        """Return a number above 0 if the error of shrunk gaps is rejected as too low.
 
-    def _too_high(self, population_error: float) -> float:
-        """Return a number below 0 if an error is rejected because it is too high."""
-        calibrated = self._share_below(np.zeros(len(self.noise)))
-        gaps = population_error * self.noise / self.noise.sum()
-        return self._share_below(gaps) - self.significance * calibrated
+        It is the probability of at most the observed error, minus (1 - significance).
+        """
+        gaps = self._shrink_gaps(shrinkage)
+        return self._probability_at_most_observed(gaps) - (1 - self.significance)
 
-    def _shrunk(self, shrinkage: float) -> Values:
-        """Return the gaps of the samples (B,), shrunk by a multiple of their variances."""
-        gaps: Values = np.maximum(0, self.gaps - shrinkage * np.square(self.noise))
+    def _excess_if_not_too_high(self, population_error: float) -> float:
+        """Return a number below 0 if an error of the population is rejected as too high.
+
+        It is the probability of at most the observed error, minus the significance times the same
+        probability for a calibrated population, which has no gaps.
+        """
+        no_gaps = np.zeros(len(self.standard_errors))
+        probability_if_calibrated = self._probability_at_most_observed(no_gaps)
+        gaps = population_error * self.standard_errors / self.standard_errors.sum()
+        threshold = self.significance * probability_if_calibrated
+        return self._probability_at_most_observed(gaps) - threshold
+
+    def _shrink_gaps(self, shrinkage: float) -> Values:
+        """Return the gaps of the samples (B,), reduced by a multiple of their variances.
+
+        A gap that would fall below 0 becomes 0.
+        """
+        gaps: Values = np.maximum(0, self.gaps - shrinkage * np.square(self.standard_errors))
         return gaps
 
-    def _share_below(self, gaps: Values) -> float:
-        """Return the probability that samples of a population have at most the observed error.
+    def _probability_at_most_observed(self, gaps: Values) -> float:
+        """Return the probability that samples have at most the observed calibration error.
 
-        `gaps` (B,) are the gaps of the population's bins.
+        `gaps` (B,) are the gaps of the bins of their population.
         """
-        errors = np.abs(gaps + self.draws).sum(axis=1)
+        errors = np.abs(gaps + self.noise_draws).sum(axis=1)
         return float((errors <= self.sample_error).mean())
 
 
 def _gaps_of_bins(sums: CalibrationSums) -> tuple[Values, Values]:
     """Return the absolute gap of each bin that has samples, and its standard error, (B,) each.
 
-    Gaps are sums over a bin, divided by the number of all samples. For the standard error, the
-    accuracy of a bin has two more hits and two more misses (Agresti and Coull 1998, The American
-    Statistician 52). Otherwise, the standard error would be too small if all samples of a bin are
-    hits.
+    The gap of a bin is |sum over its samples of (hit - confidence)| / N, where N is the number of
+    all samples. For the standard error, the accuracy of a bin of n samples with h hits is taken to
+    be (h + 2) / (n + 4) (Agresti and Coull 1998, The American Statistician 52). Otherwise, the
+    standard error would be too small if all samples of a bin are hits.
     """
-    # The hits and confidences of samples follow from their gaps. A miss has a gap below 0, because
-    # confidences are above 0.
+    # Each row of `sums.gaps` has one entry: 1 - confidence of a hit, or -confidence of a miss.
+    # Hits and confidences follow from it, because confidences are above 0.
     gap_of_sample = sums.gaps.sum(axis=1)
     n_samples = len(gap_of_sample)
     hits = gap_of_sample >= 0
     confidences = np.abs(hits - gap_of_sample)
-    # A gap of 0 belongs to a hit of confidence 1, which is in the last bin.
+
+    # The bin is the column of the entry. An entry of 0 belongs to a hit of confidence 1, which is
+    # in the last bin.
     last_bin = sums.gaps.shape[1] - 1
-    first_nonzero = (sums.gaps != 0).argmax(axis=1)
-    bin_of_sample = np.where(gap_of_sample == 0, last_bin, first_nonzero)
-    # From here on, bins are those that have samples.
-    _, bin_of_sample, n = np.unique(bin_of_sample, return_inverse=True, return_counts=True)
+    column_of_entry = (sums.gaps != 0).argmax(axis=1)
+    bin_of_sample = np.where(gap_of_sample == 0, last_bin, column_of_entry)
+
+    # From here on, bins without samples are left out.
+    _, bin_of_sample, n_in_bin = np.unique(bin_of_sample, return_inverse=True, return_counts=True)
     n_hits = np.bincount(bin_of_sample, hits)
     sum_of_confidences = np.bincount(bin_of_sample, confidences)
     sum_of_squares = np.bincount(bin_of_sample, confidences**2)
-    accuracy = (n_hits + 2) / (n + 4)
-    # The moments, over all samples, of a sample's gap in each bin.
-    second_moments = (accuracy * (n - 2 * sum_of_confidences) + sum_of_squares) / n_samples
-    mean_gaps = (accuracy * n - sum_of_confidences) / n_samples
+    accuracy = (n_hits + 2) / (n_in_bin + 4)
+
+    # For a sample in the bin, E (hit - c)^2 = accuracy (1 - 2 c) + c^2, and for all others 0. The
+    # moments are means over all samples.
+    second_moments = (accuracy * (n_in_bin - 2 * sum_of_confidences) + sum_of_squares) / n_samples
+    mean_gaps = (accuracy * n_in_bin - sum_of_confidences) / n_samples
     variances = (second_moments - np.square(mean_gaps)) / n_samples
-    return np.abs(n_hits - sum_of_confidences) / n_samples, np.sqrt(variances)
+    absolute_gaps = np.abs(n_hits - sum_of_confidences) / n_samples
+    return absolute_gaps, np.sqrt(variances)

@@ -43,9 +43,9 @@ _BLOCK_BYTES = 64 << 20  # of float32 scores or products
 def top_classes(image_features: Features, class_embeddings: Features, k: int = TOP) -> Ints:
     """Return the indices of the k best classes of each image, the best class first, (N, k).
 
-    If there are fewer than k classes, all C classes are returned, (N, C). The score of an image and
-    a class is the product of their features, (N, D) and (C, D). Raises ValueError for features that
-    are not finite.
+    The score of an image and a class is the product of their features, (N, D) and (C, D): an image
+    with the scores [0.1, 0.3, 0.2] has the two best classes [1, 2]. If there are fewer than k
+    classes, all C classes are returned, (N, C). Raises ValueError for features that are not finite.
     """
     n_best = min(k, len(class_embeddings))
     best_classes = np.empty((len(image_features), n_best), np.int64)
@@ -55,7 +55,7 @@ def top_classes(image_features: Features, class_embeddings: Features, k: int = T
         for rank in range(n_best):
             best_class = scores.argmax(axis=1)
             best_classes[start + rows, rank] = best_class
-            scores[rows, best_class] = -np.inf
+            scores[rows, best_class] = -np.inf  # so that the next best class is found
     return best_classes
 
 
@@ -69,19 +69,21 @@ def top_confidences(
     """
     confidences = np.empty(len(image_features), np.float32)
     for start, scores in _score_blocks(image_features, class_embeddings):
-        scores -= scores.max(axis=1, keepdims=True)  # so that exp(scale * best score) is 1
-        confidences[start : start + len(scores)] = 1 / np.exp(scale * scores).sum(axis=1)
+        # With the best score at 0, the numerator of the softmax, exp(scale * best score), is 1.
+        scores -= scores.max(axis=1, keepdims=True)
+        denominators = np.exp(scale * scores).sum(axis=1)
+        confidences[start : start + len(scores)] = 1 / denominators
     return confidences
 
 
 def _score_blocks(
     image_features: Features, class_embeddings: Features
 ) -> Iterator[tuple[int, Features]]:
-    """Yield the index of the first image of each block, and the block's scores with all classes.
+    """Compute image_features @ class_embeddings.T, (N, C), a block of images at a time.
 
-    The blocks together are image_features @ class_embeddings.T, (N, C). A matrix product may round
-    equal columns differently. Therefore, classes with equal features get the scores of the first of
-    them. Raises ValueError for features that are not finite.
+    For each block, yields the index of its first image, and its scores with all classes. A matrix
+    product may round equal columns differently. Therefore, classes with equal features get the
+    scores of the first of them. Raises ValueError for features that are not finite.
     """
     require_finite(image_features, class_embeddings)
     first_equal_class = first_equal(class_embeddings)
@@ -95,9 +97,10 @@ def _score_blocks(
 
 
 def class_scores(image_features: Features, class_embeddings: Features) -> Features:
-    """Return the products (N, C) of images (N, D) with classes (C, D).
+    """Return the products (N, C) of the features of images (N, D) and classes (C, D).
 
-    Raises ValueError for features that are not finite.
+    Classes with equal features have equal scores, to the last bit. Raises ValueError for features
+    that are not finite.
     """
     blocks = _score_blocks(image_features, class_embeddings)
     return np.concatenate([scores for _, scores in blocks])
@@ -118,84 +121,102 @@ def confusion_pairs(labels: Ints, predicted: Ints, k: int = PAIRS) -> list[Confu
     """Return the k most frequent mistakes in labels (N,) and predictions (N,).
 
     The most frequent mistake comes first. Equally frequent mistakes are sorted by their true class,
-    then by their predicted class.
+    then by their predicted class. For example, the labels [0, 0, 1, 1] with the predictions
+    [2, 2, 1, 0] have the mistakes (true 0, predicted 2, 2 images) and (true 1, predicted 0,
+    1 image).
     """
     mistakes = np.stack([labels, predicted], axis=1)[labels != predicted]
     # np.unique sorts by true and predicted class. The stable sort keeps this order among equals.
-    pairs, counts = np.unique(mistakes, axis=0, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:k]
+    distinct_mistakes, n_images = np.unique(mistakes, axis=0, return_counts=True)
+    order = np.argsort(-n_images, kind="stable")[:k]
     confused_pairs = []
     for index in order:
-        true, predicted_class = pairs[index]
-        confused_pairs.append(ConfusedPair(int(true), int(predicted_class), int(counts[index])))
+        true_class, predicted_class = distinct_mistakes[index]
+        confused_pairs.append(
+            ConfusedPair(
+                true=int(true_class),
+                predicted=int(predicted_class),
+                images=int(n_images[index]),
+            )
+        )
     return confused_pairs
 
 
 def macro_f1(labels: Ints, predicted: Ints) -> FunctionOfWeights:
     """Return the mean F1 score of predictions (N,) over the classes that occur in labels (N,).
 
-    It is `sklearn.metrics.f1_score(..., average="macro", labels=np.unique(labels))`, as in WILDS
-    (github.com/p-lambda/wilds, wilds/common/metrics/all_metrics.py, F1).
+    The F1 score of a class is 2 hits / (labelled + predicted), where hits, labelled and predicted
+    are numbers of samples. It is `sklearn.metrics.f1_score(..., average="macro",
+    labels=np.unique(labels))`, as in WILDS (github.com/p-lambda/wilds,
+    wilds/common/metrics/all_metrics.py, F1).
     """
     samples = np.stack([labels, predicted], axis=1)
-    return FunctionOfWeights(samples, _macro_f1, macro_f1_interval)
+    return FunctionOfWeights(samples, _WeightedMacroF1, macro_f1_interval)
 
 
-def _macro_f1(samples: Ints) -> Callable[[Values], Values]:
-    """Return the function that maps weights (R, N) to macro F1 scores (R,).
+class _WeightedMacroF1:
+    """Computes macro F1 of samples for several weightings, such as resamples, at once.
 
     `samples` (N, 2) holds labels and predictions.
     """
-    from scipy.sparse import csr_array
 
-    true, predicted = samples.T
-    classes = np.unique(true)[:, None]
-    # (C, N): True if a sample has the class as its label, as its prediction, and as both.
-    is_labelled = csr_array(true == classes)
-    is_predicted = csr_array(predicted == classes)
-    is_hit = csr_array((true == classes) & (true == predicted))
+    def __init__(self, samples: Ints) -> None:
+        """Find the samples that belong to each of C classes. `samples` are (N, 2)."""
+        from scipy.sparse import csr_array
 
-    def macro_f1_of_weights(weights: Values) -> Values:
+        labels, predicted = samples.T
+        classes = np.unique(labels)[:, None]
+        # (C, N): True if a sample has the class as its label, as its prediction, and as both.
+        self._is_labelled = csr_array(labels == classes)
+        self._is_predicted = csr_array(predicted == classes)
+        self._is_hit = csr_array((labels == classes) & (labels == predicted))
+
+    def __call__(self, weights: Values) -> Values:
+        """Return the macro F1 scores (R,) for weights (R, N): how often each sample counts.
+
+        Classes without drawn samples do not count.
+        """
         weights_of_samples = np.ascontiguousarray(weights.T)
-        n_labelled = is_labelled @ weights_of_samples  # (C, R)
-        n_predicted = is_predicted @ weights_of_samples
-        n_hits = is_hit @ weights_of_samples
-        # A denominator of 0 gives NaN: classes without drawn samples do not count.
-        denominator = (n_labelled + n_predicted) * (n_labelled > 0)
+        n_labelled = self._is_labelled @ weights_of_samples  # (C, R)
+        n_predicted = self._is_predicted @ weights_of_samples
+        n_hits = self._is_hit @ weights_of_samples
+        # The score of a class without drawn samples is NaN, which a denominator of 0 gives.
+        denominator = np.where(n_labelled > 0, n_labelled + n_predicted, 0)
         return mean_of_known(ratio(2 * n_hits, denominator))
-
-    return macro_f1_of_weights
 
 
 def macro_f1_interval(samples: Ints, level: float) -> Interval:
     """Return the interval of macro F1 of samples (N, 2), which hold labels and predictions.
 
-    The jackknife needs macro F1 without each sample. Leaving out a
-    sample changes the F1 scores of two classes at most: its true class and its predicted class. For
-    the likelihood, the F1 score of a class counts as the share of hits among
-    (labelled + predicted) / 2 samples.
+    The jackknife needs macro F1 without each sample. Leaving out a sample changes the F1 scores of
+    two classes at most: its true class and its predicted class. For the likelihood, the F1 score of
+    a class counts as the share of hits among (labelled + predicted) / 2 samples.
     """
-    # Classes as indices 0, ..., C - 1.
+    # Number the classes 0, ..., C - 1, and count the samples of each.
     class_indices = np.unique(samples, return_inverse=True)[1].reshape(samples.shape)
-    true, predicted = class_indices.T
+    label, predicted = class_indices.T
     n_classes = int(class_indices.max()) + 1
-    is_hit = true == predicted
-    n_labelled = np.bincount(true, minlength=n_classes)
+    is_hit = label == predicted
+    n_labelled = np.bincount(label, minlength=n_classes)
     n_predicted = np.bincount(predicted, minlength=n_classes)
-    n_hits = np.bincount(true[is_hit], minlength=n_classes)
+    n_hits = np.bincount(label[is_hit], minlength=n_classes)
     f1 = _f1_scores(n_hits, n_labelled, n_predicted)
 
-    # (N,): the F1 scores of the true class and of the predicted class without the sample.
-    f1_of_true = _f1_scores(n_hits[true] - is_hit, n_labelled[true] - 1, n_predicted[true] - is_hit)
-    f1_of_predicted = _f1_scores(
+    # (N,): the F1 scores of the true class and of the predicted class without the sample. A hit
+    # has the same class as both, so that its predicted class has no change of its own.
+    f1_of_true_class = _f1_scores(
+        n_hits[label] - is_hit, n_labelled[label] - 1, n_predicted[label] - is_hit
+    )
+    f1_of_predicted_class = _f1_scores(
         n_hits[predicted], n_labelled[predicted], n_predicted[predicted] - 1
     )
-    change_of_true = f1_of_true - f1[true]
-    change_of_predicted = np.where(is_hit, 0, f1_of_predicted - f1[predicted])
-    changes = change_of_true + change_of_predicted
+    change_of_true_class = f1_of_true_class - f1[label]
+    change_of_predicted_class = np.where(is_hit, 0, f1_of_predicted_class - f1[predicted])
+    changes = change_of_true_class + change_of_predicted_class
 
+    # Without the only sample of a class, there is one class less to average over.
     has_samples = n_labelled > 0
-    is_only_sample_of_class = n_labelled[true] == 1
+    is_only_sample_of_class = n_labelled[label] == 1
     n_classes_without_sample = has_samples.sum() - is_only_sample_of_class
     mean = MeanWithoutEach(
         value=float(f1[has_samples].mean()),
@@ -207,8 +228,12 @@ def macro_f1_interval(samples: Ints, level: float) -> Interval:
 
 
 def _f1_scores(n_hits: Ints, n_labelled: Ints, n_predicted: Ints) -> Values:
-    """Return the F1 scores of classes from numbers of samples, 0 for classes without labels."""
-    denominator = (n_labelled + n_predicted) * (n_labelled > 0)
+    """Return 2 hits / (labelled + predicted) for each class, and 0 for a class without labels.
+
+    The arguments are numbers of samples. For example, 3 hits of 4 labelled and 5 predicted samples
+    have the F1 score 6 / 9.
+    """
+    denominator = np.where(n_labelled > 0, n_labelled + n_predicted, 0)
     return np.nan_to_num(ratio(2 * n_hits, denominator))
 
 
@@ -222,29 +247,33 @@ class PairHits(NamedTuple):
 
 
 def single_hits(
-    score: Score, image_of_item: Ints, captions_of_item: Sequence[Ints], right: Ints | int = 1
+    score: Score, image_of_item: Ints, captions_of_item: Sequence[Ints], n_correct: Ints | int = 1
 ) -> NDArray[np.bool_]:
     """Return whether each item's image scores all correct captions above all wrong ones, (N,).
 
     `image_of_item` (N,) holds the index of each item's image, and `captions_of_item` the indices of
-    its captions, correct ones first. `right` is the number of correct captions of each item (N,),
-    or of all items.
+    its captions, correct ones first. `n_correct` is the number of correct captions of each item
+    (N,), or of all items. In plain terms, an item is a hit if
+
+        scores = score([image] * len(captions), captions)
+        scores[:n_correct].min() > scores[n_correct:].max()
     """
     n_captions = np.array([len(captions) for captions in captions_of_item])
-    n_correct = np.broadcast_to(right, n_captions.shape)
-    # The captions of all items, one item after the other. `starts` is the first place of each item.
+    n_correct_of_item = np.broadcast_to(n_correct, n_captions.shape)
+    # Score the captions of all items, one item after the other. Two items with 2 and 3 captions
+    # start at the places [0, 2], and their captions have the places [0, 1, 0, 1, 2] in their item.
     starts = np.cumsum(n_captions) - n_captions
     images = np.repeat(image_of_item, n_captions)
     scores = score(images, np.concatenate(captions_of_item))
     place_in_item = np.arange(len(scores)) - np.repeat(starts, n_captions)
-    is_correct = place_in_item < np.repeat(n_correct, n_captions)
+    is_correct = place_in_item < np.repeat(n_correct_of_item, n_captions)
     lowest_correct = np.minimum.reduceat(np.where(is_correct, scores, np.inf), starts)
     highest_wrong = np.maximum.reduceat(np.where(is_correct, -np.inf, scores), starts)
     return lowest_correct > highest_wrong
 
 
 def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> PairHits:
-    """Return the hits of N items with two images (N, 2) and their captions (N, 2) each.
+    """Return the hits of N items with two images (N, 2) and two captions (N, 2) each.
 
     Images and captions are given by their indices. The first caption describes the first image, and
     the second caption the second image.
@@ -252,10 +281,12 @@ def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> Pai
     # The four pairs of each item: (i0, c0), (i0, c1), (i1, c0), (i1, c1).
     images = np.repeat(images_of_item, 2, axis=1).ravel()
     captions = np.tile(captions_of_item, (1, 2)).ravel()
-    s = score(images, captions).reshape(-1, 2, 2)  # s[:, image, caption]
+    scores = score(images, captions).reshape(-1, 2, 2)  # scores[item, image, caption]
+    i0_c0, i0_c1 = scores[:, 0, 0], scores[:, 0, 1]
+    i1_c0, i1_c1 = scores[:, 1, 0], scores[:, 1, 1]
     return PairHits(
-        text=(s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0]),
-        image=(s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1]),
+        text=(i0_c0 > i0_c1) & (i1_c1 > i1_c0),
+        image=(i0_c0 > i1_c0) & (i1_c1 > i0_c1),
     )
 
 
@@ -263,72 +294,85 @@ def jaccard_indices(score: Score, items: Sequence[tuple[int, Ints, NDArray[np.bo
     """Return the Jaccard index of the correct and the chosen images of each item, (N,).
 
     An item is a tuple of the index of a caption, the indices of n images (n,), and whether each
-    image is correct (n,). As many images as are correct are chosen: the images that score highest
-    with the caption. If scores are equal, wrong images are chosen first.
+    image is correct (n,). If m images are correct, the m images that score highest with the caption
+    are chosen. If scores are equal, wrong images are chosen first. With h hits among them, the
+    Jaccard index is h / (2 m - h): 2 hits of 3 correct images give 2 / 4.
     """
-    indices = []
+    jaccard_of_items = []
     for caption, images, is_correct in items:
         scores = score(images, np.full(len(images), caption))
         n_correct = is_correct.sum()
-        chosen = np.lexsort((is_correct, -scores))[:n_correct]  # by score, then wrong ones first
+        # Sort by falling score, and wrong images before correct ones of the same score.
+        best_first = np.lexsort((is_correct, -scores))
+        chosen = best_first[:n_correct]
         n_hits = is_correct[chosen].sum()
         n_in_union = 2 * n_correct - n_hits
-        indices.append(n_hits / n_in_union)
-    return np.array(indices)
+        jaccard_of_items.append(n_hits / n_in_union)
+    return np.array(jaccard_of_items)
 
 
-def text_hits(features: Features, captions_of_item: Sequence[Ints], right: Ints) -> list[bool]:
+def text_hits(features: Features, captions_of_item: Sequence[Ints], n_correct: Ints) -> list[bool]:
     """Return whether each item's correct captions are closer to each other than to wrong ones.
 
     The score of two captions is the product of their features. An item is a hit if all scores of
     two correct captions are above all scores of a correct and a wrong caption. `features` (T, D)
     belong to all captions. `captions_of_item` holds the indices of each item's captions, correct
-    ones first, and `right` (N,) the number of correct ones, two or more.
+    ones first, and `n_correct` (N,) the number of correct ones, two or more.
     """
     hits = []
-    for captions, n_correct in zip(captions_of_item, right, strict=True):
-        correct_features = features[captions[:n_correct]]
+    for captions, n_correct_captions in zip(captions_of_item, n_correct, strict=True):
+        # The scores of the correct captions (rows) with all captions of the item (columns).
+        correct_features = features[captions[:n_correct_captions]]
         scores = (correct_features[:, None] * features[captions]).sum(axis=-1)
-        scores_with_correct = scores[:, :n_correct][np.triu_indices(n_correct, 1)]
-        scores_with_wrong = scores[:, n_correct:]
-        hits.append(bool(scores_with_correct.min() > scores_with_wrong.max()))
+        pairs_of_correct = np.triu_indices(n_correct_captions, 1)
+        scores_of_correct = scores[:, :n_correct_captions][pairs_of_correct]
+        scores_with_wrong = scores[:, n_correct_captions:]
+        hits.append(bool(scores_of_correct.min() > scores_with_wrong.max()))
     return hits
 
 
-def expected_hits(values: Values, things_of_item: Sequence[Ints], right: Ints) -> Values:
+def expected_hits(values: Values, candidates_of_item: Sequence[Ints], n_correct: Ints) -> Values:
     """Return the probability that the correct candidates of an item have the highest values, (N,).
 
-    `values` (T,) belong to all candidates, such as captions. `things_of_item` holds the indices of
-    each item's candidates, correct ones first, and `right` (N,) the number of correct ones.
-    Candidates of equal values are in random order: if all n values are equal, the probability is
-    the chance level, one in C(n, r) for r correct candidates. A candidate that an item has twice
-    counts once. If a candidate is both correct and wrong, the probability is 0.
+    `values` (T,) belong to all candidates, such as captions. `candidates_of_item` holds the indices
+    of each item's candidates, correct ones first, and `n_correct` (N,) the number of correct ones.
+    Candidates with equal values are in random order. If all n values of an item are equal, the
+    probability is the chance level 1 / C(n, r) for r correct candidates: 1 / 4 for 1 of 4. A
+    candidate that an item has twice counts once. If a candidate is both correct and wrong, the
+    probability is 0.
     """
     probabilities = []
-    for candidates, n_correct in zip(things_of_item, right, strict=True):
-        correct, wrong = np.unique(candidates[:n_correct]), np.unique(candidates[n_correct:])
-        probabilities.append(_probability_of_first(values, correct, wrong))
+    for candidates, n_correct_candidates in zip(candidates_of_item, n_correct, strict=True):
+        correct = np.unique(candidates[:n_correct_candidates])
+        wrong = np.unique(candidates[n_correct_candidates:])
+        probabilities.append(_probability_of_highest(values, correct, wrong))
     return np.array(probabilities)
 
 
-def _probability_of_first(values: Values, correct: Ints, wrong: Ints) -> float:
-    """Return the probability that all correct candidates have higher values than all wrong ones.
+def _probability_of_highest(values: Values, correct: Ints, wrong: Ints) -> float:
+    """Return the probability that all correct candidates come before all wrong ones.
 
-    `correct` and `wrong` are indices into `values`. Candidates of equal values are in random order.
+    Candidates are sorted by their values, the highest first, and in random order if values are
+    equal. `correct` and `wrong` are indices into `values`. For example, a correct candidate of the
+    value 3 and wrong ones of the values 3, 3 and 1 give 1 / C(3, 1) = 1 / 3.
     """
     lowest_correct, highest_wrong = values[correct].min(), values[wrong].max()
-    if lowest_correct != highest_wrong or np.isin(correct, wrong).any():
+    is_tied = lowest_correct == highest_wrong
+    if not is_tied or np.isin(correct, wrong).any():
         return float(lowest_correct > highest_wrong)
+    # The tied correct candidates must come before the tied wrong ones.
     n_tied_correct = (values[correct] == lowest_correct).sum()
     n_tied_wrong = (values[wrong] == highest_wrong).sum()
     return 1 / math.comb(n_tied_correct + n_tied_wrong, n_tied_correct)
 
 
 def products(images: Features, captions: Features) -> Score:
-    """Return the score that multiplies the features of images (I, D) with captions (T, D).
+    """Return a function that scores pairs by the products of image and caption features.
 
-    It is (images[image_indices] * captions[caption_indices]).sum(axis=1). A matrix product may sum
-    its columns in different orders, so that equal features would not tie. Raises ValueError for
+    The features are (I, D) of images and (T, D) of captions. The function takes the indices (K,) of
+    images and (K,) of captions, and returns the scores (K,) of these K pairs:
+    (images[image_indices] * captions[caption_indices]).sum(axis=1). A matrix product may sum its
+    columns in different orders, so that equal features would not tie. Raises ValueError for
     features that are not finite.
     """
     require_finite(images, captions)
@@ -336,18 +380,20 @@ def products(images: Features, captions: Features) -> Score:
 
 
 class _Products:
-    """The score of a pair: the product of the features of its image and its caption."""
+    """Scores pairs of an image and a caption by the product of their features."""
 
     def __init__(self, images: Features, captions: Features) -> None:
+        """The features are (I, D) of all images and (T, D) of all captions."""
         self.images = images
         self.captions = captions
 
     def __call__(self, image_indices: Ints, caption_indices: Ints) -> NDArray[np.float32]:
-        """Return the products (K,) of pairs of images (K,) and captions (K,), by their indices."""
+        """Return the scores (K,) of K pairs, by the indices of their images and captions."""
         pairs_at_once = max(1, _BLOCK_BYTES // (4 * self.images.shape[1]))
         blocks = []
         for start in range(0, len(image_indices), pairs_at_once):
-            images = self.images[image_indices[start : start + pairs_at_once]]
-            captions = self.captions[caption_indices[start : start + pairs_at_once]]
+            pairs = slice(start, start + pairs_at_once)
+            images = self.images[image_indices[pairs]]
+            captions = self.captions[caption_indices[pairs]]
             blocks.append((images * captions).sum(axis=1))
         return np.concatenate(blocks)

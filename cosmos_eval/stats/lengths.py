@@ -30,38 +30,48 @@ class LengthBin(NamedTuple):
 def length_bins(
     words: Ints, cut: NDArray[np.bool_], hits: NDArray[np.bool_], image_of_text: Ints
 ) -> list[LengthBin]:
-    """Return the bins of M captions. The list is empty if all captions belong to one bin.
+    """Divide M captions into bins of similar length, and return recall and cut captions of each.
 
-    All arguments are (M,): the number of words of each caption, whether it was cut, whether its
-    image ranks first, and the index of the image.
+    All arguments are (M,): the number of words of each caption, whether it was cut to the model's
+    context, whether its image ranks first, and the index of the image. The list is empty if all
+    captions belong to one bin.
     """
-    ends = _ends(words)
-    if len(ends) < 2:
+    longest_of_bins = _longest_of_bins(words)
+    if len(longest_of_bins) < 2:
         return []
-    bin_of_caption = np.searchsorted(ends, words)
+    # With bins up to 9 and up to 24 words, captions of 9 and 10 words are in bins 0 and 1.
+    bin_of_caption = np.searchsorted(longest_of_bins, words)
     bins = []
-    for index, end in enumerate(ends):
+    for index, longest in enumerate(longest_of_bins):
         is_inside = bin_of_caption == index
-        start = int(words[is_inside].min())
-        name = f"{start}-{end} words" if start < end else f"{end} words"
-        recall = Mean(hits[is_inside], image_of_text[is_inside])
-        bins.append(LengthBin(name, int(is_inside.sum()), float(cut[is_inside].mean()), recall))
+        shortest = int(words[is_inside].min())
+        lengths = f"{shortest}-{longest}" if shortest < longest else f"{longest}"
+        length_bin = LengthBin(
+            name=f"{lengths} words",
+            captions=int(is_inside.sum()),
+            cut=float(cut[is_inside].mean()),
+            recall=Mean(hits[is_inside], image_of_text[is_inside]),
+        )
+        bins.append(length_bin)
     return bins
 
 
-def _ends(words: Ints) -> list[int]:
-    """Return the largest number of words in each bin, from the numbers of words of captions (M,).
+def _longest_of_bins(words: Ints) -> list[int]:
+    """Return the largest number of words in each bin, such as [9, 24, 70] for three bins.
 
-    Each bin has at least an eighth of the captions, and at least 100. Captions that would not fill
-    another bin belong to the last bin.
+    `words` (M,) holds the number of words of each caption. Lengths are added to a bin, from the
+    shortest on, until it has an eighth of all captions, and 100 captions at least. Captions that do
+    not fill another bin belong to the last one.
     """
     lengths, counts = np.unique(words, return_counts=True)
     least_captions = max(_LEAST_CAPTIONS, len(words) / _MOST_BINS)
-    ends, n_captions = [], 0
+    longest_of_bins = []
+    n_captions = 0  # in the current bin
     for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
         n_captions += count
         if n_captions >= least_captions:
-            ends.append(length)
+            longest_of_bins.append(length)
             n_captions = 0
-    # The last bin ends at the greatest length, even if the last captions do not fill a bin.
-    return [*ends[:-1], *lengths[-1:].tolist()]
+    # The last bin ends at the greatest length of all.
+    greatest_length = lengths[-1:].tolist()  # empty without captions
+    return [*longest_of_bins[:-1], *greatest_length]

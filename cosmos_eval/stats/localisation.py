@@ -31,40 +31,47 @@ class Cover(NamedTuple):
 
 
 def cover(label: Ints, classes: Sequence[int], grid: tuple[int, int], ignore_index: int) -> Cover:
-    """Return how a grid of h x w patches of the same size covers a label map (H, W).
+    """Return the numbers of pixels that lie under the patches of a grid over a label map (H, W).
 
-    `classes` are the labels of the K > 0 things. Pixels with the label `ignore_index` do not count.
+    `grid` is (h, w), the number of rows and columns of patches, which are stretched over the whole
+    label map. `classes` are the labels of the K > 0 things. Pixels with the label `ignore_index`
+    do not count.
     """
     (height, width), (n_rows, n_columns) = label.shape, grid
-    rows, columns = _overlaps(height, n_rows), _overlaps(width, n_columns)
-    middles = np.ix_(_middles(height, n_rows), _middles(width, n_columns))
-    things = np.stack([label == class_index for class_index in classes])
-    labelled = label != ignore_index
+    is_thing = np.stack([label == class_index for class_index in classes])  # (K, H, W)
+    is_labelled = label != ignore_index
+    # rows @ mask @ columns.T adds up the pixels of a mask (H, W) under each patch, (h, w).
+    rows, columns = _pixel_fractions(height, n_rows), _pixel_fractions(width, n_columns)
+    middle_pixels = np.ix_(_middle_pixels(height, n_rows), _middle_pixels(width, n_columns))
     return Cover(
-        things=rows @ things @ columns.T,
-        labelled=rows @ labelled @ columns.T,
-        thing_middles=np.stack([thing[middles] for thing in things]),
-        labelled_middles=labelled[middles],
+        things=rows @ is_thing @ columns.T,
+        labelled=rows @ is_labelled @ columns.T,
+        thing_middles=np.stack([mask[middle_pixels] for mask in is_thing]),
+        labelled_middles=is_labelled[middle_pixels],
     )
 
 
-def _middles(length: int, n_patches: int) -> Ints:
+def _middle_pixels(length: int, n_patches: int) -> Ints:
     """Return the index of the pixel in the middle of each patch, (n_patches,).
 
-    If two pixels are in the middle, it is the second one.
+    The patches divide a line of `length` pixels evenly. If two pixels are in the middle, it is the
+    second one. For example, 2 patches over 6 pixels have the middles [1, 4], and over 8 pixels
+    [2, 6].
     """
     return (2 * np.arange(n_patches) + 1) * length // (2 * n_patches)
 
 
-def _overlaps(length: int, n_patches: int) -> Values:
+def _pixel_fractions(length: int, n_patches: int) -> Values:
     """Return the fraction of each pixel that lies in each patch, (n_patches, length).
 
-    The patches are equal parts of a line of `length` pixels. For example, 2 patches over 3 pixels
-    give [[1, 0.5, 0], [0, 0.5, 1]].
+    The patches divide a line of `length` pixels evenly. For example, 2 patches over 3 pixels give
+    [[1, 0.5, 0], [0, 0.5, 1]].
     """
-    ends = np.arange(n_patches + 1) * length / n_patches
+    edges = np.arange(n_patches + 1) * length / n_patches
+    first_edges, last_edges = edges[:-1, None], edges[1:, None]
     pixels = np.arange(length)
-    overlaps = np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels)
+    # Pixel i goes from i to i + 1.
+    overlaps = np.minimum(last_edges, pixels + 1) - np.maximum(first_edges, pixels)
     return np.maximum(overlaps, 0)
 
 
@@ -83,21 +90,27 @@ class MapScores(NamedTuple):
 
 
 def score_maps(maps: Values, under: Cover) -> MapScores:
-    """Return the scores of K maps (K, h, w) of K things, whose values are 0 or more.
+    """Score the maps (K, h, w) of the K things of an image, whose values are 0 or more.
 
     Map i belongs to thing i. `under` holds the pixels under the patches. No thing may fill all
     labelled pixels.
+
+    For two things, let the first map fall with 80% of its weight on thing 0 and 20% on thing 1, and
+    the second map with 30% and 70%. The masses are [0.8, 0.7], and `other_names` is [0.3, 0.2].
     """
     n_things = len(maps)
-    # [m, t]: the weight of map m on thing t, and its share of the whole weight of map m.
+    # shares[m, t] is the share of the whole weight of map m that falls on thing t.
     weights_on_things = np.einsum("mhw,thw->mt", maps, under.things)
-    weights = np.einsum("mhw,hw->m", maps, under.labelled)[:, None]
+    whole_weights = np.einsum("mhw,hw->m", maps, under.labelled)[:, None]
     shares = np.zeros_like(weights_on_things)
-    np.divide(weights_on_things, weights, out=shares, where=weights > 0)
+    np.divide(weights_on_things, whole_weights, out=shares, where=whole_weights > 0)
+
+    # The diagonal holds each map on its own thing, the rest of a column the maps of other names.
     mass = shares.diagonal().copy()
     other_names = np.full(n_things, np.nan)
     if n_things > 1:
         other_names = (shares.sum(axis=0) - mass) / (n_things - 1)
+
     outside = under.labelled - under.things
     hits, aucs = np.empty(n_things), np.empty(n_things)
     for index, attention_map in enumerate(maps):
@@ -111,26 +124,32 @@ def pointing(
 ) -> float:
     """Return 1 if the highest point of a map (h, w) lies on the thing, else 0.
 
-    The point is the middle of the highest patch whose middle is labelled, where an upsampled map is
-    highest as well. If several patches are equally high, return the share of them that lies on the
-    thing. Return 0 if no middle is labelled.
+    `on_thing` and `labelled` (h, w) say for each patch whether the pixel in its middle belongs to
+    the thing, and whether it has a label. The highest point is the middle of the patch with the
+    largest value, among patches whose middle is labelled. (An upsampled map is highest there as
+    well.) If several patches are equally high, return the share of them that lies on the thing.
+    Return 0 if no middle is labelled.
     """
     if not labelled.any():
         return 0.0
-    highest = labelled & (attention_map == attention_map[labelled].max())
-    return float(on_thing[highest].mean())
+    largest_value = attention_map[labelled].max()
+    is_highest = labelled & (attention_map == largest_value)
+    return float(on_thing[is_highest].mean())
 
 
 def auc(values: Values, inside: Values, outside: Values) -> float:
     """Return the probability that a pixel inside has a higher value than a pixel outside.
 
-    Equal values count half. All arguments are (h, w): the value of each patch, which all its pixels
-    have, and the numbers of its pixels that are inside and outside.
+    Both pixels are drawn at random, and equal values count half. All arguments are (h, w): the
+    value of each patch, which all its pixels have, and the numbers of its pixels that are inside
+    and outside. For example, patches of the values [1, 2], with [1, 3] pixels inside and [4, 0]
+    outside, give (1 * 2 + 3 * 4) / (4 * 4) = 0.875.
     """
-    _, level = np.unique(values.ravel(), return_inverse=True)
-    # The numbers of pixels with each distinct value, from the lowest.
-    n_inside = np.bincount(level, weights=inside.ravel())
-    n_outside = np.bincount(level, weights=outside.ravel())
+    _, level_of_patch = np.unique(values.ravel(), return_inverse=True)
+    # The numbers of pixels with each distinct value, from the lowest value to the highest.
+    n_inside = np.bincount(level_of_patch, weights=inside.ravel())
+    n_outside = np.bincount(level_of_patch, weights=outside.ravel())
+    # The number of outside pixels with lower values, and half of those with the same value.
     n_outside_below = np.cumsum(n_outside) - n_outside / 2
     return float(n_inside @ n_outside_below / (n_inside.sum() * n_outside.sum()))
 
@@ -163,10 +182,15 @@ class Sums(NamedTuple):
 
 
 def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
-    """Return the sums over the pairs of each image and each size, (N, S)."""
+    """Add up the areas and scores of the things of each size in each image, (N, S) each.
+
+    A pair is an image and a thing in it. For example, a thing of size 0 in image 1 adds its mass to
+    `mass[1, 0]`. If the image has no other things, it adds nothing to `mass_beside_others` and
+    `other_names`.
+    """
     scores = pairs.scores
     is_only_thing = np.isnan(scores.other_names)
-    columns = Sums(
+    terms = Sums(
         pairs=np.ones(len(pairs.image)),
         area=pairs.area,
         mass=scores.mass,
@@ -176,35 +200,45 @@ def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
         other_names=np.where(is_only_thing, 0.0, scores.other_names),
     )
     n_sizes = len(SIZES)
-    cell_of_pair = pairs.image * n_sizes + pairs.size  # in the flattened table of N x S sums
+    # The place of each pair's image and size in a flattened table (N, S).
+    place_of_pair = pairs.image * n_sizes + pairs.size
     sums = []
-    for values in columns:
-        flat = np.bincount(cell_of_pair, weights=values, minlength=n_images * n_sizes)
-        sums.append(flat.reshape(n_images, n_sizes).astype(np.float64))
+    for values in terms:
+        flat_sums = np.bincount(place_of_pair, weights=values, minlength=n_images * n_sizes)
+        sums.append(flat_sums.reshape(n_images, n_sizes).astype(np.float64))
     return Sums(*sums)
 
 
 def _mean_mass(sums: Sums) -> Values:
+    """Return the mean share of a map that falls on its thing."""
     return ratio(sums.mass, sums.pairs)
 
 
 def _mean_area(sums: Sums) -> Values:
+    """Return the mean share of an image's labelled pixels that belong to a thing."""
     return ratio(sums.area, sums.pairs)
 
 
 def _mass_over_area(sums: Sums) -> Values:
+    """Return mean mass / mean area: 1 for an even map, and more for a map that finds the thing."""
     return ratio(sums.mass, sums.area)
 
 
 def _mass_over_other_names(sums: Sums) -> Values:
+    """Return how much more of its own map falls on a thing than of the maps of other things.
+
+    It is the ratio of the means, over things whose images have other things as well.
+    """
     return ratio(sums.mass_beside_others, sums.other_names)
 
 
-def _mean_hit(sums: Sums) -> Values:
+def _hit_rate(sums: Sums) -> Values:
+    """Return the fraction of maps whose highest point lies on the thing."""
     return ratio(sums.hits, sums.pairs)
 
 
 def _mean_auc(sums: Sums) -> Values:
+    """Return the mean probability that a map is higher on its thing than beside it."""
     return ratio(sums.auc, sums.pairs)
 
 
@@ -213,7 +247,7 @@ METRICS: Mapping[str, Callable[[Sums], Values]] = {
     "area": _mean_area,
     "mass_over_area": _mass_over_area,
     "mass_over_other_names": _mass_over_other_names,
-    "pointing_game": _mean_hit,
+    "pointing_game": _hit_rate,
     "AUC": _mean_auc,
 }
 """The metrics (...,) as functions of sums (...,): means over pairs, and two ratios of means.
@@ -221,7 +255,10 @@ They are NaN without pairs."""
 
 
 def of_size(size: int | None, sums: Sums) -> Sums:
-    """Return the sums (...,) of one size from sums (..., S). A size of None adds up all sizes."""
+    """Return the sums (...,) over the things of one size, from the sums (..., S) of each size.
+
+    `size` is an index of SIZES, or None for the sums over things of all sizes.
+    """
     if size is None:
-        return Sums(*(column.sum(-1) for column in sums))
-    return Sums(*(column[..., size] for column in sums))
+        return Sums(*(sums_of_sizes.sum(-1) for sums_of_sizes in sums))
+    return Sums(*(sums_of_sizes[..., size] for sums_of_sizes in sums))

@@ -25,31 +25,39 @@ _LEAST_SPREAD = 1e-12  # a lower spread, relative to the mean, is rounding
 def mean_rank_interval(mean: MeanRank, level: float) -> Interval | None:
     """Return Hall's interval of a mean rank, or None for a single cluster, which has no variance.
 
-    If all clusters have the same mean, the interval is value -+ share x 1 rank. The share is
-    Clopper and Pearson's upper limit for the share of queries that this sample happens to lack.
-    These queries are taken to be one rank away.
+    With the mean m of C clusters, its standard error e and the quantile t of Student's
+    distribution with C - 1 degrees of freedom, the interval goes from m - T(t) e to m - T(-t) e.
+    T inverts Hall's transformation h. Without skewness, T(t) = t, and the interval is Student's.
+
+    If all clusters have the same mean rank, nothing varies. The interval is then m -+ u, where u
+    is Clopper and Pearson's upper limit, 1 - ((1 - level) / 2)^(1 / C), for the share of queries
+    that this sample happens to lack, and that are taken to be one rank away.
     """
     _, cluster = np.unique(mean.clusters, return_inverse=True)
     sums, sizes = np.bincount(cluster, weights=mean.values), np.bincount(cluster)
-    n, value = len(sizes), mean.value
-    if n < 2:
+    n_clusters, value = len(sizes), mean.value
+    if n_clusters < 2:
         return None
     deviations = (sums - value * sizes) / sizes.mean()
     spread = math.sqrt(float(np.square(deviations).mean()))
     if spread < _LEAST_SPREAD * value:
-        unseen_share = 1 - ((1 - level) / 2) ** (1 / n)
+        unseen_share = 1 - ((1 - level) / 2) ** (1 / n_clusters)
         return Interval(max(1.0, value - unseen_share), value + unseen_share, HALL, level)
-    error = spread / math.sqrt(n - 1)
-    skewness = float((deviations**3).mean()) / spread**3 / math.sqrt(n)
-    quantile = float(stdtrit(n - 1, (1 + level) / 2))
-    low = value - _inverse(quantile, skewness) * error
-    high = value - _inverse(-quantile, skewness) * error
+    standard_error = spread / math.sqrt(n_clusters - 1)
+    scaled_skewness = float((deviations**3).mean()) / spread**3 / math.sqrt(n_clusters)
+    quantile = float(stdtrit(n_clusters - 1, (1 + level) / 2))
+    low = value - _invert_transformation(quantile, scaled_skewness) * standard_error
+    high = value - _invert_transformation(-quantile, scaled_skewness) * standard_error
     return Interval(max(1.0, low), high, HALL, level)
 
 
-def _inverse(quantile: float, skewness: float) -> float:
-    """Return the studentized mean T for which h(T) = quantile. `skewness` is g / sqrt(n)."""
-    if abs(skewness) < _LEAST_SKEWNESS:
+def _invert_transformation(quantile: float, scaled_skewness: float) -> float:
+    """Return the studentized mean T for which Hall's transformation h(T) equals a quantile.
+
+    `scaled_skewness` is s = g / sqrt(n). With it, h(T) = T + s T^2 / 3 + s^2 T^3 / 27 + s / 6,
+    which equals ((1 + s T / 3)^3 - 1) / s + s / 6.
+    """
+    if abs(scaled_skewness) < _LEAST_SKEWNESS:
         return quantile
-    cube = 1 + skewness * (quantile - skewness / 6)
-    return 3 / skewness * (float(np.cbrt(cube)) - 1)
+    cube = 1 + scaled_skewness * (quantile - scaled_skewness / 6)
+    return 3 / scaled_skewness * (float(np.cbrt(cube)) - 1)

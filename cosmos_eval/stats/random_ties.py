@@ -27,9 +27,10 @@ class RandomTies(NamedTuple):
 
 
 def decide_any(chances: Values) -> bool:
-    """Return whether the order of ties decides for any query if a correct item comes first.
+    """Return whether the order of ties decides, for any query, if a correct item comes first.
 
-    `chances` (Q,) are probabilities of `RandomTies`: it decides if one is neither 0 nor 1.
+    `chances` (Q,) are the probabilities of one direction in `RandomTies`. For example, the order
+    decides nothing for [0, 1, 1], and decides the second query of [0, 0.5, 1].
     """
     return bool(np.any((chances > 0) & (chances < 1)))
 
@@ -40,23 +41,30 @@ def random_ties(
     text_features: Features,
     image_of_text: NDArray[np.integer],
 ) -> RandomTies:
-    """Return the probability of each query that a correct item comes first.
+    """Return, for each query, the probability that a correct item comes first.
 
-    Queries are images (N, D) and texts (M, D). `ranks` is the result of `retrieval_ranks` for the
-    same features. Let g items be equal to the best correct item, p of them correct themselves. If
-    no other item ranks above them, the rank is 1 + g - p, and a correct item comes first with
-    probability p / g. Otherwise, the probability is 0.
+    Queries are images (N, D) and texts (M, D). `image_of_text` (M,) holds the index of each text's
+    image. `ranks` is the result of `retrieval_ranks` for the same features. For example, if the
+    correct text of an image has the same features as one wrong text, and all other texts score
+    lower, the rank is 2, and the probability is 1 / 2.
     """
+    n_images, n_texts = len(image_features), len(text_features)
+    # Rows with equal features have the same index here: the index of the first of them.
     first_text, first_image = first_equal(text_features), first_equal(image_features)
+
+    # Images as queries: count the texts that are equal to the best correct text of the image, and
+    # those of them that are correct themselves.
     best_text = _best_correct_text(image_features, text_features, image_of_text)
-    # Equal texts have the same index in `first_text`: the index of the first of them.
     first_best_text = first_text[best_text]
-    n_equal_texts = np.bincount(first_text, minlength=len(text_features))[first_best_text]
+    n_texts_by_first = np.bincount(first_text, minlength=n_texts)
+    n_equal_texts = n_texts_by_first[first_best_text]
     is_best = first_text == first_best_text[image_of_text]
-    n_correct_texts = np.bincount(image_of_text[is_best], minlength=len(image_features))
-    n_equal_to_image = np.bincount(first_image, minlength=len(image_features))[first_image]
-    n_equal_images = n_equal_to_image[image_of_text]
-    n_correct_images = np.ones_like(n_equal_images)  # a text has a single image
+    n_correct_texts = np.bincount(image_of_text[is_best], minlength=n_images)
+
+    # Texts as queries: count the images that are equal to the text's image, its only correct one.
+    n_images_by_first = np.bincount(first_image, minlength=n_images)
+    n_equal_images = n_images_by_first[first_image][image_of_text]
+    n_correct_images = np.ones_like(n_equal_images)
     return RandomTies(
         image_to_text=_chance_of_first(ranks.image_to_text, n_equal_texts, n_correct_texts),
         text_to_image=_chance_of_first(ranks.text_to_image, n_equal_images, n_correct_images),
@@ -64,25 +72,33 @@ def random_ties(
 
 
 def _chance_of_first(ranks: Ints, n_equal: Ints, n_correct: Ints) -> Values:
-    """Return the probability that a correct item comes first, (Q,).
+    """Return the probability that a correct item comes first if ties are in random order, (Q,).
 
-    `n_equal` (Q,) items are equal to the best correct item of each query, and `n_correct` (Q,) of
-    these are correct.
+    For each query, `n_equal` items are equal to the best correct item (which counts as well), and
+    `n_correct` of these are correct. The wrong ones rank above the correct ones, so the rank is
+    1 + n_equal - n_correct if no other item is better. Then the probability is n_correct / n_equal.
+    If another item is better, the rank is higher, and the probability is 0.
     """
-    return np.where(ranks == 1 + n_equal - n_correct, n_correct / n_equal, 0.0)
+    no_item_is_better = ranks == 1 + n_equal - n_correct
+    return np.where(no_item_is_better, n_correct / n_equal, 0.0)
 
 
 def _best_correct_text(
     image_features: Features, text_features: Features, image_of_text: NDArray[np.integer]
 ) -> Ints:
-    """Return the index of the best correct text of each image, (N,), by the highest score."""
+    """Return, for each image, the index of its own text with the highest score, (N,).
+
+    The score is the product of the features of the text and of its image.
+    """
     scores = np.empty(len(text_features), np.float32)
     for start in range(0, len(text_features), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        correct_images = image_features[image_of_text[rows]]
-        scores[rows] = np.einsum("md,md->m", text_features[rows], correct_images)
-    # Texts sorted by image, then by score: the best text of an image is the last of its texts.
+        features_of_image = image_features[image_of_text[rows]]
+        scores[rows] = np.einsum("md,md->m", text_features[rows], features_of_image)
+    # Sort texts by image, then by score. The last text of an image is its best one. For example,
+    # the images [0, 0, 1] and scores [0.3, 0.2, 0.5] give the order [1, 0, 2]. In this order, the
+    # last texts of images 0 and 1 are at the places 1 and 2, and the best texts are [0, 2].
     order = np.lexsort((scores, image_of_text))
     images = np.arange(len(image_features))
-    last_place = np.searchsorted(image_of_text[order], images, side="right") - 1
-    return order[last_place]
+    place_of_last_text = np.searchsorted(image_of_text[order], images, side="right") - 1
+    return order[place_of_last_text]

@@ -32,29 +32,31 @@ class GroupCounts(NamedTuple):
     """The counts of each group that has samples, (G,) each. Clusters make them fractions."""
 
     # The number of hits.
-    right: Values
+    n_hits: Values
     # The number of samples.
-    samples: Values
+    n_samples: Values
 
 
 def group_counts(mean: GroupMean) -> GroupCounts:
     """Return the number of hits and of samples of each group.
+
+    For example, the hits [1, 0, 1] in the groups [0, 0, 1] have the counts [1, 1] of [2, 1].
 
     With clusters, each cluster counts as one sample in all: all groups together have as many
     samples as there are clusters. They are divided in proportion to the number of clusters with
     samples in each group. The hits are scaled so that each group keeps its share of hits.
     """
     _, group, sizes = np.unique(mean.groups, return_inverse=True, return_counts=True)
-    right = np.bincount(group, weights=mean.hits).astype(np.float64)
+    n_hits = np.bincount(group, weights=mean.hits).astype(np.float64)
     if mean.clusters is None:
-        return GroupCounts(right, sizes.astype(np.float64))
+        return GroupCounts(n_hits, sizes.astype(np.float64))
     # The distinct pairs of a cluster and a group that have samples in common, (2, pairs).
     cluster_group_pairs = np.unique(np.stack([mean.clusters, group]), axis=1)
     n_pairs = cluster_group_pairs.shape[1]
     n_clusters = len(np.unique(cluster_group_pairs[0]))
     clusters_of_group = np.bincount(cluster_group_pairs[1]).astype(np.float64)
-    samples = clusters_of_group * n_clusters / n_pairs
-    return GroupCounts(right / sizes * samples, samples)
+    n_samples = clusters_of_group * n_clusters / n_pairs
+    return GroupCounts(n_hits / sizes * n_samples, n_samples)
 
 
 def all_or_none(mean: GroupMean, level: float) -> Interval:
@@ -62,17 +64,20 @@ def all_or_none(mean: GroupMean, level: float) -> Interval:
 
     One end is the value. The other end is the most extreme value of a population under which such
     samples have a probability of (1 - level) / 2. The misses (or hits) of that population may be
-    in any of its groups.
+    in any of its groups. For example, 10 hits of 10 samples have the 95% interval from
+    0.025^(1/10) = 0.69 to 1, because all of 10 samples are hits with a probability of 0.025 if the
+    share of the population is 0.69.
     """
-    right, n = group_counts(mean)
-    # A probability of (1 - level) / 2 as the log-likelihood that is lost.
-    loss = -math.log((1 - level) / 2)
+    n_hits, n_samples = group_counts(mean)
+    # A probability of (1 - level) / 2, as a distance of the log-likelihood from its maximum, 0.
+    log_likelihood_loss = -math.log((1 - level) / 2)
     is_all_hits = bool(mean.value)
     if mean.lowest:  # only in stored results: new results have the interval of `lowest_share`
-        n_deciding = n.min() if is_all_hits else n[right == 0].max()
-        width = -math.expm1(-loss / n_deciding)
+        n_deciding = n_samples.min() if is_all_hits else n_samples[n_hits == 0].max()
+        width = -math.expm1(-log_likelihood_loss / n_deciding)
     else:
-        width = 1 - _means_with_loss(n, n, loss)[0]
+        lowest_mean, _ = _likelihood_interval(n_samples, n_samples, log_likelihood_loss)
+        width = 1 - lowest_mean
     low, high = (1 - width, 1.0) if is_all_hits else (0.0, width)
     return Interval(float(low), float(high), ALL_OR_NONE, level)
 
@@ -80,50 +85,61 @@ def all_or_none(mean: GroupMean, level: float) -> Interval:
 def lowest_share(mean: GroupMean, level: float) -> Interval:
     """Return the interval of the lowest share of hits of a population's groups.
 
-    It goes from the lowest of all groups' lower bounds to the lowest of their upper bounds, by
-    Clopper and Pearson. The lower bounds need no correction for the number of groups. The upper
-    bounds are corrected for it (Sidak 1967), because the group with the worst luck is chosen: the
-    lowest share of samples lies below the lowest share of the population. The correction is exact
-    if all groups are equal, and too wide if one group is far below the others.
+    Each group has Clopper and Pearson's interval. The result goes from the lowest of their lower
+    bounds to the lowest of their upper bounds. For example, groups with 9 and 5 hits of 10 samples
+    have the lower bounds 0.55 and 0.19, and the upper bounds 0.999 and 0.84: the 95% interval is
+    0.19 to 0.84.
+
+    The lower bounds need no correction for the number of groups. The upper bounds are corrected for
+    it (Sidak 1967), because the group with the worst luck is chosen: the lowest share of samples
+    lies below the lowest share of the population. The correction is exact if all groups are equal,
+    and too wide if one group is far below the others.
     """
-    right, n = group_counts(mean)
-    wrong = n - right
+    n_hits, n_samples = group_counts(mean)
+    n_misses = n_samples - n_hits
+    n_groups = len(n_samples)
     tail = (1 - level) / 2
-    corrected_tail = -math.expm1(math.log1p(-tail) / len(n))  # 1 - (1 - tail)^(1 / groups)
-    has_hits, has_misses = right > 0, right < n
-    low_of_groups = np.zeros(len(n))
-    low_of_groups[has_hits] = betaincinv(right[has_hits], (wrong + 1)[has_hits], tail)
-    high_of_groups = np.ones(len(n))
+    corrected_tail = -math.expm1(math.log1p(-tail) / n_groups)  # 1 - (1 - tail)^(1 / n_groups)
+    has_hits, has_misses = n_hits > 0, n_hits < n_samples
+    # The lower bound of a group without hits is 0, the upper bound without misses is 1.
+    low_of_groups = np.zeros(n_groups)
+    low_of_groups[has_hits] = betaincinv(n_hits[has_hits], (n_misses + 1)[has_hits], tail)
+    high_of_groups = np.ones(n_groups)
     high_of_groups[has_misses] = betaincinv(
-        (right + 1)[has_misses], wrong[has_misses], 1 - corrected_tail
+        (n_hits + 1)[has_misses], n_misses[has_misses], 1 - corrected_tail
     )
     return Interval(float(low_of_groups.min()), float(high_of_groups.min()), LOWEST, level)
 
 
 def stratified(mean: GroupMean, level: float) -> Interval:
-    """Return the interval of the mean share of the groups that have samples.
+    """Return the interval of the mean share of hits of the groups that have samples.
 
-    At each end, it is the wider one of two intervals: Wilson's with the effective number of
-    samples, and the profile likelihood's. A group of one sample does not show its variance.
-    Therefore, each such group gets the variance p * (1 - p) of the share p of hits among all of
-    them. It is at least their mean variance.
+    At each end, it is the wider one of two intervals: the profile likelihood's, and Wilson's with
+    the effective number of samples n = m (1 - m) / variance, where m is the mean share. With the
+    quantile z of the normal distribution, Wilson's interval is
+
+        (m + z^2 / (2 n) -+ z sqrt(m (1 - m) / n + z^2 / (4 n^2))) / (1 + z^2 / n)
+
+    A group of one sample does not show its variance. Therefore, each such group gets the variance
+    p (1 - p) of the share p of hits among all of them. It is at least their mean variance.
     """
-    right, n = group_counts(mean)
-    shares, has_one_sample = right / n, n <= 1
-    variances = shares * (1 - shares) / np.where(has_one_sample, 1, n - 1)
+    n_hits, n_samples = group_counts(mean)
+    shares, has_one_sample = n_hits / n_samples, n_samples <= 1
+    variances = shares * (1 - shares) / np.where(has_one_sample, 1, n_samples - 1)
     if has_one_sample.any():
         # One hit and one miss are added, so that the variance is above 0.
-        share_of_singles = (right[has_one_sample].sum() + 1) / (has_one_sample.sum() + 2)
+        share_of_singles = (n_hits[has_one_sample].sum() + 1) / (has_one_sample.sum() + 2)
         variances[has_one_sample] = share_of_singles * (1 - share_of_singles)
     value = float(shares.mean())
-    variance = float(variances.sum()) / len(n) ** 2  # of the mean share
-    low, high = likely_means(right, n, level)
+    variance = float(variances.sum()) / len(n_samples) ** 2  # of the mean share
+    low, high = likely_means(n_hits, n_samples, level)
     if variance > 0:
-        # z^2 / n, where n = value * (1 - value) / variance is the effective number of samples.
+        # z^2 / n of the formula above.
         z2_over_n = float(ndtri((1 + level) / 2)) ** 2 * variance / (value * (1 - value))
         center = (value + z2_over_n / 2) / (1 + z2_over_n)
-        half = math.sqrt(value * (1 - value) * z2_over_n + z2_over_n**2 / 4) / (1 + z2_over_n)
-        low, high = min(low, center - half), max(high, center + half)
+        root = math.sqrt(value * (1 - value) * z2_over_n + z2_over_n**2 / 4)
+        half_width = root / (1 + z2_over_n)
+        low, high = min(low, center - half_width), max(high, center + half_width)
     return Interval(max(0.0, low), min(1.0, high), STRATIFIED, level)
 
 
@@ -133,80 +149,105 @@ def or_likelihood(drawn: Interval, mean: GroupMean, level: float) -> Interval:
     `drawn` is the bootstrap interval. It is too narrow if a group has only hits: no resample has
     misses in that group, although the population of the group may have some.
     """
-    low, high = likely_means(*group_counts(mean), level)
+    n_hits, n_samples = group_counts(mean)
+    low, high = likely_means(n_hits, n_samples, level)
     method = OR_LIKELIHOOD if mean.clusters is None else CLUSTERS_OR_LIKELIHOOD
     return Interval(min(drawn.low, low), max(drawn.high, high), method, level)
 
 
-def likely_means(right: NDArray[Any], n: Values, level: float) -> tuple[float, float]:
+def likely_means(n_hits: NDArray[Any], n_samples: Values, level: float) -> tuple[float, float]:
     """Return the least and the largest mean of G proportions under which the counts are likely.
 
-    `right` (G,) of `n` (G,) samples are hits. The two means are the ends of the profile
-    likelihood's interval. If all samples are hits, or none, they are the ends of `all_or_none`.
+    The counts are the hits (G,) among the samples (G,) of each group. The two means are the ends of
+    the profile likelihood's interval: means are likely if the best log-likelihood of any
+    proportions with this mean is at most z^2 / 2 below the maximum, where z is the quantile of the
+    normal distribution. If all samples are hits, or none, they are the ends of `all_or_none`.
+
+    For example, 9 and 5 hits of 10 samples each have a mean share of 0.7, and the 95% interval
+    (0.51, 0.86).
     """
-    if not right.any() or np.array_equal(right, n):
-        return _means_with_loss(right, n, -math.log((1 - level) / 2))
-    return _means_with_loss(right, n, float(ndtri((1 + level) / 2)) ** 2 / 2)
+    if not n_hits.any() or np.array_equal(n_hits, n_samples):
+        loss = -math.log((1 - level) / 2)
+    else:
+        loss = float(ndtri((1 + level) / 2)) ** 2 / 2
+    return _likelihood_interval(n_hits, n_samples, loss)
 
 
-def _means_with_loss(right: NDArray[Any], n: Values, loss: float) -> tuple[float, float]:
-    """Return the least and the largest mean of G proportions whose log-likelihood is high enough.
+def _likelihood_interval(
+    n_hits: NDArray[Any], n_samples: Values, loss: float
+) -> tuple[float, float]:
+    """Return the least and the largest mean of G proportions that explain the counts well enough.
 
-    `right` (G,) of `n` (G,) samples are hits. The log-likelihood may be `loss` below its maximum.
-    The least mean is 0 without hits, and the largest mean is 1 without misses.
+    The counts are the hits (G,) among the samples (G,) of each group. Proportions p (G,) have the
+    log-likelihood
+
+        sum over groups of (n_hits log p + (n_samples - n_hits) log(1 - p))
+
+    They explain the counts well enough if it is at most `loss` below its maximum, which the
+    proportions n_hits / n_samples have. For example, 10 hits of 10 samples have the maximum 0, and
+    the least proportion is exp(-loss / 10), for which 10 log p = -loss.
+
+    The least mean is 0 if there are no hits, and the largest mean is 1 if there are no misses.
     """
-    profile = _LikelihoodProfile(right, n, loss)
-    low, high = 0.0, 1.0
-    if right.any():
-        low = profile.mean_at_limit(sign=1.0)
-    if not np.array_equal(right, n):
-        high = profile.mean_at_limit(sign=-1.0)
-    return low, high
+    profile = _LikelihoodProfile(n_hits, n_samples, loss)
+    least_mean, largest_mean = 0.0, 1.0
+    if n_hits.any():
+        least_mean = profile.mean_at_limit(sign=1.0)
+    if not np.array_equal(n_hits, n_samples):
+        largest_mean = profile.mean_at_limit(sign=-1.0)
+    return least_mean, largest_mean
 
 
 class _LikelihoodProfile:
     """The largest log-likelihood of counts, for each mean of the G proportions behind them.
 
-    `right` (G,) of `n` (G,) samples are hits. Of all proportions p (G,) with a given mean, those
-    are likeliest for which right / p - (n - right) / (1 - p) is the same number in all groups, the
-    Lagrange multiplier. The multiplier 0 belongs to the proportions right / n, which have the
-    maximum of all log-likelihoods. The mean falls as the multiplier rises.
+    The counts are h hits among n samples in each group. Of all proportions p (G,) with the same
+    mean, those are likeliest for which h / p - (n - h) / (1 - p) is the same number in all groups:
+    the Lagrange multiplier of the mean. The multiplier 0 belongs to the proportions h / n, which
+    have the maximum of all log-likelihoods. The mean falls as the multiplier rises.
     """
 
-    def __init__(self, right: NDArray[Any], n: Values, loss: float) -> None:
-        self.right = right
-        self.n = n
+    def __init__(self, n_hits: NDArray[Any], n_samples: Values, loss: float) -> None:
+        """Take the hits and the samples of each group, (G,) each, and the allowed `loss`."""
+        self.n_hits = n_hits
+        self.n_samples = n_samples
         self.loss = loss  # how far the log-likelihood may lie below its maximum
 
     def mean_at_limit(self, sign: float) -> float:
-        """Return the mean of proportions whose log-likelihood is `loss` below the maximum.
+        """Return a mean whose largest log-likelihood is exactly `loss` below the maximum.
 
-        It is the mean below the maximum for sign 1, and the mean above it for sign -1.
+        There are two such means. For sign 1, it is the one below the likeliest mean, and for
+        sign -1 the one above it.
         """
         from scipy.optimize import brentq  # loading it takes long, and few commands need it
 
-        end = sign * float(self.n.max())
-        while self._excess_loss(end) < 0:
-            end *= 2
-        multiplier = brentq(self._excess_loss, sign * 1e-9, end)
-        return float(self._proportions(multiplier).mean())
+        # The excess loss is below 0 near the multiplier 0, and above 0 far from it.
+        far_multiplier = sign * float(self.n_samples.max())
+        while self._excess_loss(far_multiplier) < 0:
+            far_multiplier *= 2
+        multiplier = brentq(self._excess_loss, sign * 1e-9, far_multiplier)
+        return float(self._likeliest_proportions(multiplier).mean())
 
     def _excess_loss(self, multiplier: float) -> float:
-        """Return how far the log-likelihood is below its maximum, minus the allowed loss."""
-        right, wrong = self.right, self.n - self.right
-        share, proportion = right / self.n, self._proportions(multiplier)
-        loss = xlogy(right, share) - xlogy(right, proportion)
-        loss += xlogy(wrong, 1 - share) - xlogy(wrong, 1 - proportion)
+        """Return how far the log-likelihood is below its maximum, minus the allowed `loss`."""
+        n_hits, n_misses = self.n_hits, self.n_samples - self.n_hits
+        share = n_hits / self.n_samples
+        proportion = self._likeliest_proportions(multiplier)
+        loss = xlogy(n_hits, share) - xlogy(n_hits, proportion)
+        loss += xlogy(n_misses, 1 - share) - xlogy(n_misses, 1 - proportion)
         return float(loss.sum()) - self.loss
 
-    def _proportions(self, multiplier: float) -> Values:
-        """Return the likeliest proportions (G,) with this multiplier.
+    def _likeliest_proportions(self, multiplier: float) -> Values:
+        """Return the proportions p (G,) that belong to a Lagrange multiplier l.
 
-        They solve multiplier * p^2 - (n + multiplier) * p + right = 0. Its solution
-        (total - root) / (2 * multiplier) loses digits if the multiplier is small. The same number
-        is 2 * right / (total + root), which is used if total is above 0.
+        They solve l = h / p - (n - h) / (1 - p), which is l p^2 - (n + l) p + h = 0. The solution
+
+            p = (n + l - root) / (2 l)    with root = sqrt((n + l)^2 - 4 l h)
+
+        loses digits if l is small. The same number is 2 h / (n + l + root), which is used if n + l
+        is above 0.
         """
-        total = self.n + multiplier
-        root = np.sqrt(np.maximum(0, np.square(total) - 4 * multiplier * self.right))
+        total = self.n_samples + multiplier
+        root = np.sqrt(np.maximum(0, np.square(total) - 4 * multiplier * self.n_hits))
         proportions = (total - root) / (2 * multiplier)
-        return np.divide(2 * self.right, total + root, out=proportions, where=total > 0)
+        return np.divide(2 * self.n_hits, total + root, out=proportions, where=total > 0)

@@ -30,81 +30,110 @@ _MODULES: Mapping[str, str] = {
 TASKS = tuple(_MODULES)
 """The names of the tasks of this package, in the order of tables."""
 
-_NAME = re.compile("[a-z][a-z0-9_-]*")  # as schema.json has it
+_TASK_NAME_PATTERN = re.compile("[a-z][a-z0-9_-]*")  # as schema.json has it
 
 
 class _Tasks(Mapping[str, Task]):
-    """The tasks of this package and then the tasks of other packages, loaded on look-up."""
+    """A mapping from the names of all tasks to the tasks, which are loaded when looked up.
+
+    The tasks of this package come first, then the tasks that other packages bring.
+    """
 
     def __getitem__(self, name: str) -> Task:
-        return _load(name)
+        """Return the task with a name. Raises KeyError for an unknown name."""
+        return _load_task(name)
 
     def __iter__(self) -> Iterator[str]:
+        """Yield the names of all tasks."""
         yield from TASKS
-        yield from _find_installed().entry_points
+        yield from _find_installed_tasks().entry_points
 
     def __len__(self) -> int:
-        return len(TASKS) + len(_find_installed().entry_points)
+        """Return the number of tasks."""
+        return len(TASKS) + len(_find_installed_tasks().entry_points)
 
     def __contains__(self, name: object) -> bool:
-        return name in TASKS or name in _find_installed().entry_points
+        """Return whether there is a task with a name. It is not loaded."""
+        return name in TASKS or name in _find_installed_tasks().entry_points
 
 
 def known_tasks() -> Mapping[str, Task]:
     """Return all tasks by name, the tasks of this package first.
 
-    A look-up raises UsageError if the package that brings the task is broken. Tasks whose names
-    cannot be used are left out; `name_faults` says why.
+    A task is loaded when it is looked up. Looking it up raises UsageError if the package that
+    brings the task is broken. Tasks whose names cannot be used are left out; `name_faults` says
+    why.
     """
     return _Tasks()
 
 
 class _InstalledTasks(NamedTuple):
-    """The tasks that other packages bring, by name."""
+    """The tasks that other packages bring."""
 
+    # The entry points of the tasks whose names can be used, by name.
     entry_points: dict[str, EntryPoint]
-    # The reason why a name cannot be used.
+    # The reason why a name cannot be used, by name.
     faults: dict[str, str]
 
 
 @cache
-def _find_installed() -> _InstalledTasks:
-    """Return the tasks that other packages bring, without loading them.
+def _find_installed_tasks() -> _InstalledTasks:
+    """Find the tasks that other packages bring, without loading them.
 
-    A name that cannot be used is not an error here: it must not break the other tasks.
+    A name that cannot be used is recorded, but raises no error: it must not break other tasks.
     """
-    entries: dict[str, EntryPoint] = {}
-    faults: dict[str, str] = {}
-    for entry in entry_points(group="cosmos_eval.tasks"):
-        name, task = entry.name, f"{_describe_package(entry)} brings a task '{entry.name}'"
-        if not _NAME.fullmatch(name) or name == "all":
-            faults[name] = f"{task}: use small letters, digits, - and _, and not 'all'"
+    entry_point_by_name: dict[str, EntryPoint] = {}
+    fault_by_name: dict[str, str] = {}
+    for entry_point in entry_points(group="cosmos_eval.tasks"):
+        name = entry_point.name
+        package = _describe_package(entry_point)
+        if not _TASK_NAME_PATTERN.fullmatch(name) or name == "all":
+            fault_by_name[name] = (
+                f"{package} brings a task '{name}': "
+                "use small letters, digits, - and _, and not 'all'"
+            )
         elif name in TASKS:
-            faults[name] = f"{task}, which cosmos-eval has itself"
-        elif name in entries:
-            packages = f"{_describe_package(entries[name])} and {_describe_package(entry)}"
-            faults[name] = f"{packages} both bring a task '{name}': uninstall one of them"
+            fault_by_name[name] = f"{package} brings a task '{name}', which cosmos-eval has itself"
+        elif name in entry_point_by_name:
+            first_package = _describe_package(entry_point_by_name[name])
+            fault_by_name[name] = (
+                f"{first_package} and {package} both bring a task '{name}': uninstall one of them"
+            )
         else:
-            entries[name] = entry
-    usable = {name: entry for name, entry in entries.items() if name not in faults}
-    return _InstalledTasks(usable, faults)
+            entry_point_by_name[name] = entry_point
+    usable_entry_points = {
+        name: entry_point
+        for name, entry_point in entry_point_by_name.items()
+        if name not in fault_by_name
+    }
+    return _InstalledTasks(usable_entry_points, fault_by_name)
 
 
 def name_faults() -> Mapping[str, str]:
-    """Return the names of installed tasks that cannot be used, with the reason."""
-    return _find_installed().faults
+    """Return the installed tasks that cannot be used because of their names.
+
+    The keys are the names, and the values are messages that say what is wrong with them.
+    """
+    return _find_installed_tasks().faults
 
 
 @cache
-def _load(name: str) -> Task:
-    """Return a task. Raises KeyError for an unknown task, UsageError for one that is broken."""
+def _load_task(name: str) -> Task:
+    """Import the module or package of a task, and return the task.
+
+    Raises KeyError for an unknown task, and UsageError for a broken one.
+    """
     if name in TASKS:
         return cast(Task, import_module(_MODULES[name]).TASK)
-    return _load_installed(name, _find_installed().entry_points[name])
+    return _load_installed_task(name, _find_installed_tasks().entry_points[name])
 
 
-def _load_installed(name: str, entry: EntryPoint) -> Task:
-    """Return a task of another package. Raises UsageError if it is broken."""
+def _load_installed_task(name: str, entry: EntryPoint) -> Task:
+    """Load the class that an entry point of another package names, and return its task.
+
+    Raises UsageError if the class cannot be imported, is not a complete subclass of `Task`, or has
+    protocols that do not state the name of the task.
+    """
     origin = f"task '{name}' of {_describe_package(entry)}"
     try:
         task_class = entry.load()
@@ -127,20 +156,33 @@ def _load_installed(name: str, entry: EntryPoint) -> Task:
 
 
 def _describe_package(entry: EntryPoint) -> str:
-    """Return the name and version of an entry point's package, for messages."""
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+    """Return the name and version of an entry point's package, such as `my-tasks 1.2`.
+
+    If the package is unknown, return the object that the entry point names.
+    """
+    if entry.dist is None:
+        return entry.value
+    return f"{entry.dist.name} {entry.dist.version}"
 
 
 def packages_of(task: str) -> dict[str, str]:
-    """Return the package that brings a task, and its version; empty for a task of this package."""
+    """Return the version of the package that brings a task, by its name: `{"my-tasks": "1.2"}`.
+
+    The mapping is empty for a task of this package, and if the package is unknown.
+    """
     if task in TASKS:
         return {}
-    package = _find_installed().entry_points[task].dist
-    return {package.name: package.version} if package else {}
+    package = _find_installed_tasks().entry_points[task].dist
+    if package is None:
+        return {}
+    return {package.name: package.version}
 
 
 def task_named(name: str) -> Task:
-    """Return a task by its name. Raises UsageError for an unknown and for a broken one."""
+    """Return the task with a name.
+
+    Raises UsageError, with the nearest known names, for an unknown task, and for a broken one.
+    """
     tasks = known_tasks()
     if name in tasks:
         return tasks[name]
@@ -153,9 +195,9 @@ def task_named(name: str) -> Task:
 
 
 def usable_task(name: str) -> Task | None:
-    """Return a task by its name, or None if it is not installed or its package is broken.
+    """Return the task with a name, or None if it is not installed or its package is broken.
 
-    Tables use it to show results of such a task, without units and ranks, beside other results.
+    Tables call it, because they can show the results of a missing task without units and ranks.
     """
     try:
         return task_named(name)
@@ -164,32 +206,36 @@ def usable_task(name: str) -> Task | None:
 
 
 def task_for(protocol: Protocol) -> Task:
-    """Return the task that a protocol belongs to."""
+    """Return the task that measures a protocol. Raises UsageError if it cannot be used."""
     return task_named(protocol.task)
 
 
 def metric_of(task: str, name: str) -> Metric:
-    """Return a metric by the name of its task and its own name.
+    """Return the metric `name` of the task that is called `task`.
 
-    Its unit is `unknown` if the task cannot be used.
+    If the task is not installed or broken, return a metric whose unit is `unknown`.
     """
     loaded_task = usable_task(task)
-    return Metric(name, unit="unknown") if loaded_task is None else loaded_task.metric(name)
+    if loaded_task is None:
+        return Metric(name, unit="unknown")
+    return loaded_task.metric(name)
 
 
 def find_protocol(
     dataset: str | Mapping[str, Any] | Protocol, protocol_name: str | None = None
 ) -> Protocol:
-    """Return the protocol of a data set.
+    """Return the protocol by which a data set is measured: its classes, prompts and constants.
 
-    `dataset` is the name of a known data set, a YAML file, a mapping with the keys of such a file,
-    or a protocol. `protocol_name` is the protocol of a known data set; None: the usual one. Raises
-    UsageError with the nearest known names, or with the fault of the file.
+    `dataset` is the name of a known data set such as `voc20`, the path of a YAML file, a mapping
+    with the keys of such a file, or a protocol, which is returned as it is. A known data set may
+    have several protocols: `protocol_name` chooses one of them, and None the usual one. Raises
+    UsageError for an unknown name, with the nearest known ones, and for a faulty file.
     """
     from cosmos_eval.data.user_yaml import parse_protocol, read_protocol
     from cosmos_eval.protocols import find_known  # which makes images
 
-    if isinstance(dataset, str) and Path(dataset).suffix not in (".yaml", ".yml"):
+    is_path = isinstance(dataset, str) and Path(dataset).suffix in (".yaml", ".yml")
+    if isinstance(dataset, str) and not is_path:
         return find_known(dataset, protocol_name)
     if protocol_name is not None:
         raise UsageError(f"{dataset} states its own protocol: leave --protocol out")
@@ -197,9 +243,10 @@ def find_protocol(
         return dataset
     tasks = known_tasks()
 
-    def protocol_of(kind: str) -> type[Protocol]:
-        return tasks[kind].protocol
+    def find_protocol_type(task_name: str) -> type[Protocol]:
+        """Return the class of the protocols of a task."""
+        return tasks[task_name].protocol
 
     if isinstance(dataset, str):
-        return read_protocol(Path(dataset), list(tasks), protocol_of)
-    return parse_protocol(dataset, list(tasks), protocol_of)
+        return read_protocol(Path(dataset), list(tasks), find_protocol_type)
+    return parse_protocol(dataset, list(tasks), find_protocol_type)

@@ -47,10 +47,11 @@ class SampleArray:
     optional: bool = False
 
     def require_shape(self, array: NDArray[Any], lengths: dict[str, int]) -> None:
-        """Raise ValueError for an array of another type, number of axes, or length.
+        """Raise ValueError for an array with another data type, number of axes, or axis length.
 
-        `lengths` holds the lengths of the named axes of the arrays that were checked before. Those
-        of new axes are added to it.
+        `lengths` maps the names of axes to their lengths in the arrays that were checked before.
+        The lengths of axes that are new are added to it. For example, if `labels` has the axes
+        ("images",) and 50 entries, then "images" is 50 for all arrays that follow.
         """
         if array.dtype.kind not in _DTYPES[self.kind] or array.dtype == "uint64":
             raise ValueError(f"`{self.name}` holds {array.dtype}, not {self.kind}s")
@@ -62,13 +63,19 @@ class SampleArray:
         for axis, length in zip(self.axes, array.shape, strict=True):
             if axis is None:
                 continue
-            expected = axis if isinstance(axis, int) else lengths.setdefault(axis, length)
-            if length != expected:
-                noun = axis if isinstance(axis, str) else "columns"
-                raise ValueError(f"`{self.name}` has {length:,} {noun}, not {expected:,}")
+            if isinstance(axis, int):
+                expected_length, noun = axis, "columns"
+            else:
+                expected_length, noun = lengths.setdefault(axis, length), axis
+            if length != expected_length:
+                raise ValueError(f"`{self.name}` has {length:,} {noun}, not {expected_length:,}")
 
     def require_bounds(self, array: NDArray[Any], lengths: Mapping[str, int]) -> None:
-        """Raise ValueError for values out of bounds. `lengths` holds the lengths of all axes."""
+        """Raise ValueError for a value that the array may not hold.
+
+        `lengths` maps the names of the axes of all arrays to their lengths. They bound indices: an
+        index of an image must be below the length of the axis "images".
+        """
         if self.kind == "text" or not array.size:
             return
         if self.below:
@@ -81,7 +88,10 @@ class SampleArray:
             self._require_between(array, self.least, self.most)
 
     def _require_between(self, array: NDArray[Any], least: float, most: float) -> None:
-        """Raise ValueError for a value below `least` or above `most`, except by rounding."""
+        """Raise ValueError for a value below `least` or above `most`.
+
+        Numbers that are not whole may be out of bounds by a rounding error.
+        """
         import numpy as np
 
         rounding = ROUNDING if self.kind == "number" else 0
@@ -95,8 +105,12 @@ class SampleArray:
 
 
 def require_valid(arrays: Sequence[SampleArray], samples: Samples) -> None:
-    """Raise ValueError, one line, for samples that lack an array or hold an impossible value."""
-    lengths: dict[str, int] = {}
+    """Raise ValueError for samples that lack an array, or hold an impossible value.
+
+    `arrays` declares the arrays of the task. All shapes are checked before the values, because
+    a value may be limited by the length of another array. The message has one line.
+    """
+    lengths: dict[str, int] = {}  # of the axes by their names
     for array in arrays:
         if array.name in samples:
             array.require_shape(samples[array.name], lengths)

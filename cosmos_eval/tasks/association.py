@@ -42,28 +42,32 @@ ARRAYS = (
 )
 
 
-def _jaccard(samples: Derived) -> Mean:
+def _mean_jaccard(samples: Derived) -> Mean:
+    """Return the mean Jaccard index over all items."""
     return Mean(samples[JACCARD], samples[CLUSTER])
 
 
-def _jaccard_of_5_or_6(samples: Derived) -> Mean | None:
-    return _mean_jaccard(samples, (5, 6))
+def _mean_jaccard_of_5_or_6(samples: Derived) -> Mean | None:
+    """Return the mean Jaccard index over items with 5 or 6 images to choose from."""
+    return _mean_jaccard_by_candidates(samples, (5, 6))
 
 
-def _jaccard_of_10_or_12(samples: Derived) -> Mean | None:
-    return _mean_jaccard(samples, (10, 12))
+def _mean_jaccard_of_10_or_12(samples: Derived) -> Mean | None:
+    """Return the mean Jaccard index over items with 10 or 12 images to choose from."""
+    return _mean_jaccard_by_candidates(samples, (10, 12))
 
 
-def _mean_jaccard(samples: Derived, n_candidates: Sequence[int]) -> Mean | None:
-    """Return the mean Jaccard index of the items with one of these numbers of candidates.
+def _mean_jaccard_by_candidates(samples: Derived, n_candidates: Sequence[int]) -> Mean | None:
+    """Return the mean Jaccard index over items with one of these numbers of candidate images.
 
-    Return None if these items are in fewer than two clusters, which cannot be resampled.
+    Return None if the items have fewer than two different lists of candidates. Items with the same
+    list depend on each other, so that an interval needs several lists.
     """
-    has_n_candidates = np.isin(samples[CANDIDATES], n_candidates)
-    clusters = samples[CLUSTER][has_n_candidates]
+    is_selected = np.isin(samples[CANDIDATES], n_candidates)
+    clusters = samples[CLUSTER][is_selected]
     if len(np.unique(clusters)) < 2:
         return None
-    return Mean(samples[JACCARD][has_n_candidates], clusters)
+    return Mean(samples[JACCARD][is_selected], clusters)
 
 
 class Association(Task):
@@ -71,11 +75,11 @@ class Association(Task):
 
     protocol = types.AssociationProtocol
     metrics = (
-        Metric("jaccard", _jaccard, label="Jaccard", primary=True),
-        Metric("jaccard_5-6", _jaccard_of_5_or_6, label="Jaccard of 5 or 6"),
+        Metric("jaccard", _mean_jaccard, label="Jaccard", primary=True),
+        Metric("jaccard_5-6", _mean_jaccard_of_5_or_6, label="Jaccard of 5 or 6"),
         Metric(
             "jaccard_10-12",
-            _jaccard_of_10_or_12,
+            _mean_jaccard_of_10_or_12,
             label="Jaccard of 10 or 12",
             headline=True,
         ),
@@ -88,6 +92,7 @@ class Association(Task):
     def open_data(
         self, protocol: types.AssociationProtocol, options: types.RunOptions
     ) -> AssociationData:
+        """List the items of a data set: cues, images to choose from, and correct images."""
         return association_data.open_data(protocol, options)
 
     def measure(
@@ -98,11 +103,15 @@ class Association(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield the Jaccard indices of every protocol; `options.limit` keeps the first items."""
+        """Yield the measurement of every protocol: the Jaccard index of each item.
+
+        If `options.limit` is set, only the first items are measured.
+        """
         for associations in data:
+            # Everything that identifies the samples, to be hashed.
             items = [
-                (cue, images.tolist(), associated.tolist())
-                for cue, images, associated in associations.items
+                (cue, images.tolist(), is_associated.tolist())
+                for cue, images, is_associated in associations.items
             ]
             sample_list = [associations.names, associations.captions, *items]
             yield self.measure_captions(
@@ -121,29 +130,37 @@ class Association(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
+        """Count the images that the items refer to, and report missing ones."""
         return association_data.list_data(protocol, options).complete_survey(protocol, options)
 
     def is_there(self, protocol: types.AssociationProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the items' file and the image folder."""
         return all_exist(root, protocol.annotations, protocol.images)
 
     def n_samples(self, protocol: types.AssociationProtocol) -> int | None:
+        """Return the number of items of the complete data set, or None if it is unknown."""
         return protocol.n_items
 
     def fetch(self, protocol: types.AssociationProtocol, options: types.RunOptions) -> None:
+        """Download the data set if `options` ask for it and it is known where from."""
         fetch_repository(protocol, options)
 
 
 def _score_items(
     data: AssociationData, image_features: Features, cues: Embeddings
 ) -> types.Samples:
-    """Return the arrays to store, from image features (I, D) and embedded cues (T, D)."""
-    # Items are in one cluster if they have the same list of candidates.
+    """Compute the Jaccard index of every item, from image features (I, D) and cues (T, D).
+
+    Returns the arrays to store. Items with the same list of candidate images are in one cluster.
+    """
+    score = products(image_features, cues.features)
     candidates_of_items = [str(images.tolist()) for _, images, _ in data.items]
+    _, cluster_of_item = np.unique(candidates_of_items, return_inverse=True)
     return {
-        JACCARD: jaccard_indices(products(image_features, cues.features), data.items),
+        JACCARD: jaccard_indices(score, data.items),
         CANDIDATES: np.array([len(images) for _, images, _ in data.items]),
-        CLUSTER: np.unique(candidates_of_items, return_inverse=True)[1],
-        CUE: np.array([data.captions[cue] for cue, *_ in data.items]),
+        CLUSTER: cluster_of_item,
+        CUE: np.array([data.captions[cue] for cue, _, _ in data.items]),
     }
 
 

@@ -62,12 +62,12 @@ class Prompts(NamedTuple):
     """The names of classes, and the templates that they are put into."""
 
     names: Sequence[str]
-    # Texts with one `{}`, or the name of a known set of them.
+    # Texts with one `{}` each, such as "a photo of a {}.", or the name of a known set of them.
     templates: tuple[str, ...] | str
 
 
 class ClassTask(Task):
-    """The common part of tasks that compare images with prompts of classes."""
+    """The base class of tasks that compare image features with embeddings of class prompts."""
 
     by_image = True
     names_hash = "sample_list"
@@ -76,15 +76,18 @@ class ClassTask(Task):
     def open_data(
         self, protocol: types.ClassificationProtocol, options: types.RunOptions
     ) -> ClassData:
-        """List the images and labels; `options.limit` keeps the first images of classes in turn.
+        """List the images of a data set and their labels.
 
-        Raises UsageError for data that are missing or inconsistent.
+        If `options.limit` is set, the first image of every class is kept, then the second image of
+        every class, and so on until that many images are kept. Raises UsageError for data that are
+        missing or inconsistent.
         """
         return class_data.open_data(protocol, options)
 
     def check(
         self, protocol: types.ClassificationProtocol, options: types.RunOptions, data: ClassData
     ) -> None:
+        """Raise UsageError for a single class, and for classes without a name for prompts."""
         class_data.require_prompts(protocol, options, data)
 
     def survey(
@@ -93,22 +96,29 @@ class ClassTask(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
+        """Count the images of a data set, and list everything that is wrong with its files."""
         return class_data.survey(protocol, options, progress)
 
     def is_there(self, protocol: types.ClassificationProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the class folders or archives of a data set."""
         try:
             return bool(find_folder(protocol, types.RunOptions(data_root=str(root))))
         except types.UsageError:
             return False
 
     def n_samples(self, protocol: types.ClassificationProtocol) -> int | None:
+        """Return the number of images of the complete data set, or None if it is unknown."""
         return protocol.n_images
 
     def fetch(self, protocol: types.ClassificationProtocol, options: types.RunOptions) -> None:
+        """Download the data set if `options` ask for it and it is known where from."""
         class_data.fetch(protocol, options)
 
     def prompts(self, protocol: types.ClassificationProtocol, data: ClassData) -> Sequence[Prompts]:
-        """Return the prompts of each question that is asked about an image: of one by default."""
+        """Return the class names and templates of each question that is asked about an image.
+
+        Most data sets ask a single question: to which class the image belongs.
+        """
         return [Prompts(class_names(protocol, data), templates_of(protocol, data))]
 
     @abstractmethod
@@ -119,9 +129,10 @@ class ClassTask(Task):
         image_features: Features,
         class_embeddings: Features,
     ) -> types.Samples:
-        """Return the arrays to store, from image features (N, D) and class embeddings (C, D).
+        """Compute the arrays to store from image features (N, D) and class embeddings (C, D).
 
-        The classes of all questions follow each other.
+        The class embeddings are in the order of `prompts`: all classes of the first question, then
+        all classes of the next one.
         """
 
     def measure(
@@ -132,9 +143,9 @@ class ClassTask(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield the measurement of every protocol, from its images and prompts."""
-        for protocol, images in zip(protocols, data, strict=True):
-            yield self._measure_protocol(encoder, protocol, images, options, progress)
+        """Yield the measurement of every protocol, one after the other."""
+        for protocol, labelled_images in zip(protocols, data, strict=True):
+            yield self._measure_protocol(encoder, protocol, labelled_images, options, progress)
 
     def _measure_protocol(
         self,
@@ -144,36 +155,47 @@ class ClassTask(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> types.Measurement:
+        """Embed the prompts and the images of a protocol, and return the measurement."""
         from cosmos_eval.embedding.embed import embed_images
         from cosmos_eval.tasks.prompts import prompt_embeddings
 
         started = perf_counter()
-        prompts = self.prompts(protocol, data)
-        embeddings_of_questions = [
-            prompt_embeddings(encoder, question.names, question.templates, options, progress)
-            for question in prompts
-        ]
+        questions = self.prompts(protocol, data)
+        embeddings_of_questions = []
+        for question in questions:
+            embeddings = prompt_embeddings(
+                encoder, question.names, question.templates, options, progress
+            )
+            embeddings_of_questions.append(embeddings)
         class_embeddings = np.concatenate(embeddings_of_questions)
         prompts_done = perf_counter()
         images = embed_images(encoder, data.images, options, progress)
+        samples = self.make_samples(protocol, data, images.features, class_embeddings)
+        notes = []
+        if protocol.remark:
+            notes.append(f"{protocol.dataset}: {protocol.remark}")
         return self.measurement(
-            self.make_samples(protocol, data, images.features, class_embeddings),
+            samples,
             options,
             names=data.names,
             content=content_hash(images.image_sha256s, data.labels),
-            hashes=_hashes(data, prompts),
+            hashes=_hash_data_and_prompts(data, questions),
             seconds={"prompts": prompts_done - started, "images": perf_counter() - prompts_done},
-            notes=[f"{protocol.dataset}: {protocol.remark}"] if protocol.remark else [],
+            notes=notes,
         )
 
 
-def _hashes(data: ClassData, prompts: Sequence[Prompts]) -> dict[str, str]:
-    """Return the hashes of class names, templates, the list of samples, and groups."""
+def _hash_data_and_prompts(data: ClassData, questions: Sequence[Prompts]) -> dict[str, str]:
+    """Return the hashes that a result records, by name.
+
+    They are the hashes of the class names and the templates of all questions, of the list of
+    samples, and of the groups of the samples if there are any.
+    """
     from cosmos_eval.tasks.prompts import resolve_templates
 
     names: list[str] = []
     templates: list[str] = []
-    for question in prompts:
+    for question in questions:
         names.extend(question.names)
         templates.extend(resolve_templates(question.templates))
     hashes = {
@@ -189,9 +211,10 @@ def _hashes(data: ClassData, prompts: Sequence[Prompts]) -> dict[str, str]:
 def displayed_names_array(
     protocol: types.ClassificationProtocol, data: ClassData
 ) -> dict[str, NDArray[np.str_]]:
-    """Return the displayed names of classes as the array SHOWN (C,).
+    """Return the array SHOWN (C,) of displayed class names as a dict, to be stored.
 
-    Return an empty dict if the names in the data are displayed.
+    Return an empty dict if the protocol does not name the classes: then the names that the data
+    themselves have are displayed.
     """
     if protocol.class_names or protocol.class_list:
         return {SHOWN: np.array(displayed_class_names(protocol, data))}
@@ -199,53 +222,68 @@ def displayed_names_array(
 
 
 def displayed_names(samples: types.Samples) -> list[str]:
-    """Return the displayed names of the C classes."""
+    """Return the names of the C classes that tables show: the protocol's, or else the data's."""
     names: list[str] = samples.get(SHOWN, samples[CLASSES]).tolist()
     return names
 
 
 def _has_five_classes(samples: Derived) -> bool:
-    """Return whether every image has five predictions; -1 stands for a missing one."""
+    """Return whether there are at least five classes.
+
+    With fewer classes, the places of the missing predictions hold -1.
+    """
     return bool((samples[TOP5] >= 0).all())
 
 
-def _acc1(samples: Derived) -> Proportion:
+def _top1_accuracy(samples: Derived) -> Proportion:
+    """Return the fraction of images whose first prediction is correct."""
     return Proportion(samples[HITS][:, 0])
 
 
-def _acc5(samples: Derived) -> Proportion | None:
-    """Return the top-5 accuracy; None for fewer than five classes, as in CLIP Benchmark."""
+def _top5_accuracy(samples: Derived) -> Proportion | None:
+    """Return the fraction of images with the correct class among the first five predictions.
+
+    Return None for fewer than five classes, as CLIP Benchmark does.
+    """
     if not _has_five_classes(samples):
         return None
     return Proportion(samples[HITS].any(axis=1))
 
 
 def _mean_per_class_recall(samples: Derived) -> GroupMean:
+    """Return the mean over the classes of the top-1 accuracy on the images of each class."""
     return GroupMean(samples[HITS][:, 0], groups=samples[LABELS])
 
 
-def _ece(samples: Derived) -> FunctionOfSums | None:
+def _expected_calibration_error(samples: Derived) -> FunctionOfSums | None:
+    """Return how far the probabilities of first predictions are from their accuracy.
+
+    Return None for older results, which do not store the probabilities.
+    """
     if CONFIDENCE not in samples:
         return None
     return calibration_error(samples[CONFIDENCE], samples[HITS][:, 0])
 
 
-def _f1(samples: Derived) -> FunctionOfWeights | None:
+def _macro_f1(samples: Derived) -> FunctionOfWeights | None:
+    """Return the mean F1 score over the classes, or None if the protocol does not ask for it."""
     if "f1_macro" not in samples.get(METRICS, ()):
         return None
     return choices.macro_f1(samples[LABELS], samples[TOP5][:, 0])
 
 
 def _worst_group_acc1(samples: Derived) -> GroupMean | None:
+    """Return the lowest top-1 accuracy of any group of images, or None if there are no groups."""
     if GROUP not in samples:
         return None
     return GroupMean(samples[HITS][:, 0], groups=samples[GROUP], lowest=True)
 
 
 def _worst_group_acc5(samples: Derived) -> GroupMean | None:
-    """Return the lowest top-5 accuracy of a group.
+    """Return the lowest top-5 accuracy of any group of images.
 
-    Return None if the protocol does not ask for it, and for fewer than five classes.
+    Return None if there are no groups, if the protocol does not ask for it, and for fewer than
+    five classes.
     """
     if GROUP not in samples or "worst_group_acc5" not in samples.get(METRICS, ()):
         return None
@@ -254,16 +292,19 @@ def _worst_group_acc5(samples: Derived) -> GroupMean | None:
     return GroupMean(samples[HITS].any(axis=1), groups=samples[GROUP], lowest=True)
 
 
-def _acc1_of_group(samples: Derived, group: str) -> Proportion:
-    group_number = samples[GROUPS].tolist().index(group)
-    return Proportion(samples[HITS][samples[GROUP] == group_number, 0])
+def _acc1_of_group(samples: Derived, group_name: str) -> Proportion:
+    """Return the top-1 accuracy on the images of the group with a name."""
+    group_number = samples[GROUPS].tolist().index(group_name)
+    is_in_group = samples[GROUP] == group_number
+    return Proportion(samples[HITS][is_in_group, 0])
 
 
 def _groups_with_images(samples: Derived) -> Sequence[str]:
-    """Return the names of groups that have images."""
+    """Return the names of the groups that have images. There are none without groups."""
     if GROUP not in samples:
         return ()
-    return [str(name) for name in samples[GROUPS][np.unique(samples[GROUP])]]
+    group_numbers = np.unique(samples[GROUP])
+    return [str(name) for name in samples[GROUPS][group_numbers]]
 
 
 class Classification(ClassTask):
@@ -271,13 +312,13 @@ class Classification(ClassTask):
 
     protocol = types.ClassificationProtocol
     metrics = (
-        Metric("acc1", _acc1, primary=True),
-        Metric("acc5", _acc5),
+        Metric("acc1", _top1_accuracy, primary=True),
+        Metric("acc5", _top5_accuracy),
         Metric("mean_per_class_recall", _mean_per_class_recall),
-        Metric("ece", _ece, higher_is_better=False, label="ECE"),
+        Metric("ece", _expected_calibration_error, higher_is_better=False, label="ECE"),
         Metric("worst_group_acc1", _worst_group_acc1, label="worst-group acc1", headline=True),
         Metric("worst_group_acc5", _worst_group_acc5, label="worst-group acc5", headline=True),
-        Metric("f1_macro", _f1, label="macro F1", headline=True),
+        Metric("f1_macro", _macro_f1, label="macro F1", headline=True),
         Metric("acc1_*", _acc1_of_group, members=_groups_with_images),
     )
     truth = (LABELS,)
@@ -291,11 +332,15 @@ class Classification(ClassTask):
         image_features: Features,
         class_embeddings: Features,
     ) -> types.Samples:
+        """Predict five classes of every image, and return them with labels and groups.
+
+        With C < 5 classes, the last 5 - C predictions are -1.
+        """
         best_classes = choices.top_classes(image_features, class_embeddings)
-        n_missing = TOP - best_classes.shape[1]
+        n_missing_columns = TOP - best_classes.shape[1]
         samples = {
             LABELS: data.labels,
-            TOP5: np.pad(best_classes, ((0, 0), (0, n_missing)), constant_values=-1),
+            TOP5: np.pad(best_classes, ((0, 0), (0, n_missing_columns)), constant_values=-1),
             CONFIDENCE: choices.top_confidences(image_features, class_embeddings, _LOGIT_SCALE),
             CLASSES: np.array(data.classes),
             **displayed_names_array(protocol, data),
@@ -308,7 +353,9 @@ class Classification(ClassTask):
         return samples
 
     def derive(self, samples: types.Samples) -> Derived:
-        return {**samples, HITS: samples[TOP5] == samples[LABELS][:, None]}
+        """Add the array HITS (N, 5): True where a prediction is the label."""
+        hits = samples[TOP5] == samples[LABELS][:, None]
+        return {**samples, HITS: hits}
 
     def require_consistent(self, samples: types.Samples) -> None:
         """Raise ValueError for images without a prediction, and for groups without names."""
@@ -321,29 +368,38 @@ class Classification(ClassTask):
             raise ValueError(f"`{GROUP}` and `{GROUPS}` are stored together")
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return the recall and the number of images of every class."""
-        is_right = samples[TOP5][:, 0] == samples[LABELS]
+        """Return the recall and the number of images of every class, by its displayed name."""
+        is_correct = samples[TOP5][:, 0] == samples[LABELS]
         return means_of_groups(
-            displayed_names(samples), samples[LABELS], {"recall": is_right}, "images"
+            displayed_names(samples), samples[LABELS], {"recall": is_correct}, "images"
         )
 
     def confusion_pairs(self, samples: types.Samples) -> Sequence[Mapping[str, Any]]:
-        """Return the most frequent pairs of a true class and another, predicted class."""
+        """Return the most frequent mistakes, the most frequent one first.
+
+        For example, `{"true": "cat", "predicted": "dog", "images": 7}`.
+        """
         classes = displayed_names(samples)
-        pairs = choices.confusion_pairs(samples[LABELS], samples[TOP5][:, 0])
-        return [
-            {"true": classes[true], "predicted": classes[predicted], "images": n_images}
-            for true, predicted, n_images in pairs
-        ]
+        confused_pairs = []
+        for pair in choices.confusion_pairs(samples[LABELS], samples[TOP5][:, 0]):
+            confused_pairs.append(
+                {
+                    "true": classes[pair.true],
+                    "predicted": classes[pair.predicted],
+                    "images": pair.images,
+                }
+            )
+        return confused_pairs
 
     def mistakes(self, samples: types.Samples) -> types.Mistakes:
-        """Count the images of every class that were given another class."""
+        """Count the images of each true class for which each other class was predicted."""
         labels, predicted = samples[LABELS].astype(np.int64), samples[TOP5][:, 0]
         classes = displayed_names(samples)
-        # Each pair of a true and a predicted class is numbered true * C + predicted.
-        pair_numbers = labels * len(classes) + predicted
-        occurring_pairs, n_images = np.unique(pair_numbers, return_counts=True)
-        true_classes, predicted_classes = np.divmod(occurring_pairs, len(classes))
+        n_classes = len(classes)
+        # A pair of a true and a predicted class has the number true * C + predicted.
+        pair_of_image = labels * n_classes + predicted
+        occurring_pairs, n_images = np.unique(pair_of_image, return_counts=True)
+        true_classes, predicted_classes = np.divmod(occurring_pairs, n_classes)
         is_wrong = true_classes != predicted_classes
         return types.Mistakes(
             unit="images",
@@ -351,32 +407,37 @@ class Classification(ClassTask):
             true=true_classes[is_wrong],
             predicted=predicted_classes[is_wrong],
             amounts=n_images[is_wrong],
-            totals=np.bincount(labels, minlength=len(classes)),
+            totals=np.bincount(labels, minlength=n_classes),
         )
 
     def upgrade(self, samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
-        """Add the names of the classes, which records of version 1 hold in alphabetical order.
+        """Add the names of the classes to the samples of a result of format version 1.
 
-        Raises ValueError if the classes have other numbers of images in this order.
+        Version 1 stores the names only in `record`, and numbers the classes in alphabetical order.
+        Raises ValueError if the numbers of images by class show that the order is another one.
         """
         classes = sorted(record["per_class"])
-        n_images = [record["per_class"][name].get("images") for name in classes]
-        if n_images != np.bincount(samples[LABELS], minlength=len(classes)).tolist():
+        recorded_counts = [record["per_class"][name].get("images") for name in classes]
+        counted_labels = np.bincount(samples[LABELS], minlength=len(classes)).tolist()
+        if recorded_counts != counted_labels:
             raise ValueError("the order of the classes is unknown")
         return {**samples, CLASSES: np.array(classes)}
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return one row per image: label, prediction, score, and the rank of the label.
+        """Return a table with one row per image, as arrays (N,) by the names of the columns.
 
-        The rank is 1 to 5, or NaN if the label is not among the five predictions.
+        `label` and `prediction` are names of classes, and `score` is the probability of the
+        prediction. `rank` is the place of the label among the five predictions, from 1, or NaN if
+        it is not among them.
         """
         classes = np.array(displayed_names(samples))
         hits = samples[TOP5] == samples[LABELS][:, None]
+        rank_of_label = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.nan)
         columns = {
             "label": classes[samples[LABELS]],
             "prediction": classes[samples[TOP5][:, 0]],
             "score": samples.get(CONFIDENCE),
-            "rank": np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.nan),
+            "rank": rank_of_label,
         }
         if GROUP in samples:
             columns["group"] = samples[GROUPS][samples[GROUP]]

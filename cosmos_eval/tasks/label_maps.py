@@ -46,10 +46,11 @@ Joined = dict[str, NDArray[Any]]
 
 
 class ShardedMeasurement(ABC, Generic[Item, Image]):
-    """The measurement of all images of a data set, shard by shard, in all processes.
+    """Measures all images of a data set in shards of 32, so that a killed run can be resumed.
 
-    `samples` are the items to load. Every shard of samples yields arrays for each protocol that is
-    measured, which are stored in the protocol's own store.
+    A subclass says how an item of `samples` is loaded, and how a shard of loaded images is
+    measured. A shard has arrays for each store in `stores`, one per protocol. They are stored as
+    soon as they are computed, and read again by a resumed run.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         options: RunOptions,
         progress: OnProgress,
     ) -> None:
+        """`stores` holds a store per protocol, and `samples` an item per image of the data set."""
         self._stores = stores
         self._samples = samples
         self._options = options
@@ -69,7 +71,10 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Encode prompts. It is called in all processes if any shard is left to measure."""
+        """Encode the prompts.
+
+        It is called once in every process, before the first shard, if any shard must be measured.
+        """
 
     @abstractmethod
     def load(self, sample: Item) -> Image:
@@ -77,23 +82,29 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
 
     @abstractmethod
     def measure_shard(self, shard: range, images: Iterator[Image]) -> Sequence[Arrays]:
-        """Return the arrays of a shard for every store; call `image_done` after each image."""
+        """Measure the images of a shard, and return the arrays of the shard for every store.
+
+        `shard` holds the indices of the images. A subclass calls `image_done` after each image.
+        """
 
     def is_valid(self, shard: range, arrays: Sequence[Arrays]) -> bool:
-        """Return whether stored arrays of a shard can be used again."""
+        """Return whether the stored arrays of a shard, one set per store, can be used again.
+
+        By default, they can.
+        """
         return True
 
     def image_done(self) -> None:
-        """Report that one more image was measured."""
+        """Report progress: one more image was measured."""
         self._n_done += 1
         self._progress(Progress("images", self._n_done, self._n_total))
 
     def run(self) -> tuple[list[Joined], dict[str, float]]:
-        """Return the arrays of all images for each store, and the seconds by phase.
+        """Return the arrays of all images for each store, and the seconds of each phase.
 
-        Shards that are stored and valid are used again. Each process measures and stores its share
-        of the other shards, and all processes return the same. Raises UsageError for files that
-        cannot be used.
+        Shards that an earlier run stored are used again if they are valid. The other shards are
+        divided among the processes, and each process measures and stores its own. All processes
+        return the same. Raises UsageError for files that cannot be used.
         """
         started = perf_counter()
         n_images = len(self._samples)
@@ -113,24 +124,39 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         if missing_shards:
             self.prepare()
         prepared = perf_counter()
-        measured = distributed.map_sharded(self._measure, missing_shards)
-        measured_by_start = {
-            shard.start: arrays for shard, arrays in zip(missing_shards, measured, strict=True)
+
+        # Measure the missing shards, and put their arrays into the gaps.
+        measured_shards = distributed.map_sharded(self._measure, missing_shards)
+        arrays_by_start = {
+            shard.start: arrays
+            for shard, arrays in zip(missing_shards, measured_shards, strict=True)
         }
-        complete: list[Sequence[Arrays]] = []
+        complete_arrays: list[Sequence[Arrays]] = []
         for shard, arrays in zip(shards, arrays_of_shards, strict=True):
-            complete.append(measured_by_start[shard.start] if arrays is None else arrays)
-        shards_of_stores = zip(*complete, strict=True)
-        joined = [_concatenate(shards_of_store) for shards_of_store in shards_of_stores]
-        return joined, {"prompts": prepared - started, "images": perf_counter() - prepared}
+            complete_arrays.append(arrays_by_start[shard.start] if arrays is None else arrays)
+
+        # Concatenate the shards of each store.
+        joined_by_store: list[Joined] = []
+        for arrays_of_store in zip(*complete_arrays, strict=True):
+            names = arrays_of_store[0]
+            joined_by_store.append(
+                {
+                    name: np.concatenate([arrays[name] for arrays in arrays_of_store])
+                    for name in names
+                }
+            )
+        seconds = {"prompts": prepared - started, "images": perf_counter() - prepared}
+        return joined_by_store, seconds
 
     def _report(self, note: str) -> None:
+        """Show a note beside the progress."""
         self._progress(Progress("images", self._n_done, len(self._samples), note))
 
     def _read_stored(self, shards: Sequence[range]) -> list[Sequence[Arrays] | None]:
-        """Return the arrays of each shard for every store, or None for a shard to measure.
+        """Return the stored arrays of each shard for every store.
 
-        A shard is measured again if a store lacks its arrays, or if they are not valid.
+        The entry of a shard is None if it must be measured: a store does not have its arrays, or
+        they are not valid any more.
         """
         keys = [_key_of_shard(shard) for shard in shards]
         arrays_by_key_of_stores: list[dict[bytes, Arrays]] = []
@@ -146,43 +172,59 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
                 for arrays_by_key in arrays_by_key_of_stores
                 if key in arrays_by_key
             ]
-            is_complete = len(arrays) == len(self._stores) and self.is_valid(shard, arrays)
-            arrays_of_shards.append(arrays if is_complete else None)
+            all_stores_have_it = len(arrays) == len(self._stores)
+            if all_stores_have_it and self.is_valid(shard, arrays):
+                arrays_of_shards.append(arrays)
+            else:
+                arrays_of_shards.append(None)
         return arrays_of_shards
 
     def _measure(self, shards: Sequence[range]) -> list[Sequence[Arrays]]:
-        """Measure the shards of this process, store them, and return their arrays."""
+        """Measure the shards of this process one by one, and store each when it is done.
+
+        Returns the arrays of each shard for every store.
+        """
         samples = [self._samples[index] for shard in shards for index in shard]
         self._n_total = self._n_done + len(samples)
-        # Images of the next shard are read while the last ones of a shard are encoded.
+        # Threads read the images of the next shard while the model encodes the current one.
         images = prefetch(samples, self.load, workers=self._options.workers)
-        measured = []
+        measured_shards = []
         for shard in shards:
-            arrays = self.measure_shard(shard, islice(images, len(shard)))
+            images_of_shard = islice(images, len(shard))
+            arrays = self.measure_shard(shard, images_of_shard)
             for store, arrays_of_store in zip(self._stores, arrays, strict=True):
                 store.add([_key_of_shard(shard)], arrays_of_store)
-            measured.append(arrays)
-        return measured
+            measured_shards.append(arrays)
+        return measured_shards
 
 
-def _concatenate(shards: Sequence[Arrays]) -> Joined:
-    """Concatenate the arrays of shards by name."""
-    return {name: np.concatenate([arrays[name] for arrays in shards]) for name in shards[0]}
+def _concatenate_shards(arrays_of_shards: Sequence[Arrays]) -> Joined:
+    """Concatenate the arrays of all shards that have the same name."""
+    return {
+        name: np.concatenate([arrays[name] for arrays in arrays_of_shards])
+        for name in arrays_of_shards[0]
+    }
 
 
 def _key_of_shard(shard: range) -> bytes:
-    """Return the key under which the arrays of a shard are stored."""
+    """Return the key under which the arrays of a shard are stored: a hash of its first index."""
     return hashlib.sha256(f"images from {shard.start}".encode()).digest()
 
 
 def unfinished_store(
     info: EncoderInfo, protocol: LabelMapProtocol, options: RunOptions, samples: Sequence[Sample]
 ) -> ShardStore:
-    """Return the store of the finished shards of one measurement."""
+    """Return the store, below `options.unfinished`, for the finished shards of a measurement.
+
+    A later run finds the same store only if everything that decides the arrays is the same: the
+    code, the model, the protocol, the options, and the files. If `options.unfinished` is None, the
+    store keeps nothing.
+    """
     if options.unfinished is None:
         return ShardStore(None, {})
+    # Files whose content has changed have another size, or another time of the last change.
     files = []
-    for sample in samples:  # other content shows in size and time of the last change
+    for sample in samples:
         image, mask = sample.image.stat(), sample.mask.stat()
         files.append(
             (sample.name, image.st_size, image.st_mtime_ns, mask.st_size, mask.st_mtime_ns)
@@ -200,10 +242,10 @@ def unfinished_store(
 
 
 def content_sha256(image: bytes, sample: Sample) -> bytes:
-    """Return the SHA-256 of an image with its label map.
+    """Return a SHA-256 that identifies an image together with its label map.
 
     `image` is the content of the image file. The result is sha256(sha256(image) +
-    sha256(label map)). Raises UsageError for a label map that cannot be read.
+    sha256(label map)). The label map is read here. Raises UsageError if that fails.
     """
     try:
         label_map = read_bytes(sample.mask)
@@ -214,22 +256,32 @@ def content_sha256(image: bytes, sample: Sample) -> bytes:
 
 
 def content_array(sha256s: Sequence[bytes]) -> NDArray[np.uint8]:
-    """Return SHA-256s as an array (N, 32)."""
+    """Return N SHA-256s of 32 bytes each as an array (N, 32) uint8."""
     return np.frombuffer(b"".join(sha256s), np.uint8).reshape(len(sha256s), 32)
 
 
 def images_at_once(encoder: DenseEncoder, image_hw: tuple[int, int], batch_size: int) -> int:
-    """Return the number of images (H, W) in a batch, at least 1."""
-    if encoder.info.device.partition(":")[0] != "cpu":
+    """Return how many images, or windows, of one size a model encodes together, at least 1.
+
+    `image_hw` is their height and width. On a GPU, it is `batch_size`. On a CPU, it is at most as
+    many as have _CPU_PATCHES patches.
+    """
+    device_type = encoder.info.device.partition(":")[0]
+    if device_type != "cpu":
         return batch_size
-    patches = max(1, image_hw[0] * image_hw[1] // encoder.patch_size**2)
-    return max(1, min(batch_size, _CPU_PATCHES // patches))
+    height, width = image_hw
+    n_patches = max(1, height * width // encoder.patch_size**2)
+    return max(1, min(batch_size, _CPU_PATCHES // n_patches))
 
 
 def fingerprints(
     protocol: LabelMapProtocol, names: Sequence[str], constants: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return SHA-256s of classes, prompts, names of images, and constants that change numbers."""
+    """Return the SHA-256s that a result records, by name.
+
+    They are the hashes of the class names, the prompts, the templates, the `names` of the images,
+    and the `constants` of the protocol that decide its numbers.
+    """
     content = {
         "class_names": protocol.class_names,
         "queries": protocol.queries,

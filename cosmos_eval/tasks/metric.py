@@ -27,7 +27,7 @@ _BOUNDS = {"fraction": (0, 1), "rank": (1, math.inf), "ratio": (0, math.inf)}
 
 
 def no_estimate(samples: Derived) -> None:
-    """Return None: only the name of the metric is known."""
+    """Return None, for a metric whose name is known, but not how to compute it."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class Metric:
     """
 
     name: str
-    # A pure function of what the task's `derive` returns. The kind of estimate decides how the
-    # interval and the paired test are made. None: these samples do not have the metric.
+    # A pure function of what the task's `derive` returns. The type of the returned estimate decides
+    # how the interval and the paired test are computed. It returns None if these samples do not
+    # have the metric.
     estimate: Callable[..., Estimate | None] = no_estimate
     unit: Unit = "fraction"
     higher_is_better: bool = True
@@ -51,40 +52,45 @@ class Metric:
     headline: bool = False
     # Whether tables show the metric and comparisons of models are decided by it.
     primary: bool = False
-    # Whether other metrics are read beside this one, such as the chance level. It has no interval,
-    # is neither ranked nor compared, and tables leave out a column of it that is 0.
+    # Whether the metric only helps to judge other metrics, as the chance level does. It has no
+    # interval, and is neither ranked nor compared. Tables leave out its column if all values are 0.
     reference: bool = False
     # Whether stored results of earlier versions lack the metric, although their samples give it.
     later: bool = False
-    # What the interval takes as given, such as the training images of a probe. Tables note it.
+    # What the interval treats as fixed, such as the training images of a probe. Tables note it.
     conditional_on: str = ""
     members: Callable[[Derived], Sequence[str]] | None = None
 
     @property
     def is_ranked(self) -> bool:
-        """True if models are ranked by the metric."""
+        """True if models can be ranked by the metric, so that one of them is the best."""
         return not (self.reference or self.unit == "unknown")
 
     @property
     def factor(self) -> int:
-        """The factor of values where people read them: 100 for percent."""
+        """The number that values are multiplied by for display: 100 for percent, else 1."""
         return 100 if self.unit == "fraction" else 1
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the greatest possible value."""
+        """The least and the greatest possible value, such as (0, 1) for a fraction."""
         return _BOUNDS.get(self.unit, (-math.inf, math.inf))
 
     def within(self, interval: Interval) -> Interval:
-        """Return the part of an interval that lies within the possible values."""
+        """Return the interval without impossible values: -0.1 to 0.4 becomes 0 to 0.4."""
         least, greatest = self.bounds
         return interval._replace(low=max(least, interval.low), high=min(greatest, interval.high))
 
     def fault(self, value: float) -> str:
-        """Return why a value of this metric is not possible; empty if it is possible."""
+        """Return a message that says why a value is impossible for the unit of this metric.
+
+        Return an empty text for a possible value. For example, a fraction cannot be 1.5.
+        """
         least, greatest = self.bounds
         if least <= value <= greatest:
             return ""
         bounds = "from 0 to 1" if greatest == 1 else f"{least} or more"
-        hint = "; the unit of other metrics is declared as `number`"
-        return f"{value} is no {self.unit}, which is {bounds}{hint}"
+        return (
+            f"{value} is not a {self.unit}, which is {bounds}; "
+            "the unit of other metrics is declared as `number`"
+        )

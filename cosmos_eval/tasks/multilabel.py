@@ -30,6 +30,7 @@ ARRAYS = (
 
 
 def _mean_average_precision(samples: Derived) -> FunctionOfWeights:
+    """Return the mean over the classes of the average precision of ranking all images."""
     return mean_average_precision(samples[SCORES], samples[LABELS])
 
 
@@ -49,6 +50,7 @@ class Multilabel(classification.ClassTask):
         image_features: Features,
         class_embeddings: Features,
     ) -> types.Samples:
+        """Score every image with every class, and return the scores with the labels."""
         return {
             LABELS: data.labels,
             SCORES: class_scores(image_features, class_embeddings),
@@ -57,32 +59,34 @@ class Multilabel(classification.ClassTask):
         }
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return the average precision and the number of images of every class.
+        """Return the average precision and the number of images of every class, by its name.
 
-        The precision is None if a class has no image.
+        The average precision is None if no image has the class.
         """
         scores_and_labels = np.stack([samples[SCORES], samples[LABELS]], axis=1)
-        one_weight_each = np.ones((1, len(scores_and_labels)))
-        precisions = average_precisions(scores_and_labels)(one_weight_each)[:, 0]
+        compute_precisions = average_precisions(scores_and_labels)
+        # Every image has the weight 1, so that the precisions (C, 1) are those of all images.
+        weights = np.ones((1, len(scores_and_labels)))
+        precisions = compute_precisions(weights)[:, 0]
+        n_images_of_class = samples[LABELS].sum(axis=0).tolist()
         metrics_by_class: dict[str, dict[str, float | None]] = {}
-        for name, precision, n_images in zip(
-            classification.displayed_names(samples),
-            precisions,
-            samples[LABELS].sum(axis=0).tolist(),
-            strict=True,
-        ):
-            average_precision = float(precision) if n_images else None
+        for index, name in enumerate(classification.displayed_names(samples)):
+            n_images = n_images_of_class[index]
+            average_precision = float(precisions[index]) if n_images else None
             metrics_by_class[name] = {"average_precision": average_precision, "images": n_images}
         return metrics_by_class
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return one row per image and class: all classes of the first image, then of the next.
+        """Return a table with one row per image and class, as arrays (N * C,) by column names.
 
-        `rank` is the rank of the image among all images by their scores for the class, from 1.
+        All classes of the first image come first, then all classes of the next image. `rank` is
+        the rank of the image among all images, from 1, by their scores for the class.
         """
         scores, classes = samples[SCORES], classification.displayed_names(samples)
+        # The images from the highest score to the lowest, for each class: (N, C).
         order_by_score = np.argsort(-scores, axis=0, kind="stable")
-        rank_from_zero = np.argsort(order_by_score, axis=0)  # the inverse of the order
+        # Sorting an order inverts it: the place of each image in the order.
+        rank_from_zero = np.argsort(order_by_score, axis=0)
         columns = {}
         if NAME in samples:
             columns["image"] = np.repeat(samples[NAME], len(classes))

@@ -7,6 +7,7 @@ al. 2021 (CLIP), section 3.1.4, and the zero-shot classifier of github.com/opena
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,14 +20,19 @@ from cosmos_eval.embedding import embed as embedding
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.types import OnProgress, RunOptions, UsageError, no_progress
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # Prompts of the names that are encoded and cached together.
 PROMPTS_PER_SHARD = 4096
 
 
 def resolve_templates(templates: tuple[str, ...] | str) -> tuple[str, ...]:
-    """Return templates with one `{}` each. `templates` may be the name of a known set of them.
+    """Return prompt templates, such as `("a photo of a {}.",)`, with one `{}` in each.
 
-    Raises UsageError for an unknown name, and for templates without exactly one `{}`.
+    `templates` are the templates themselves, or the name of a known set: `openai-imagenet`, or
+    `clip-benchmark/NAME`. Raises UsageError for an unknown name, and for templates without exactly
+    one `{}`.
     """
     for fault in template_faults(templates):
         raise UsageError(fault)
@@ -47,23 +53,36 @@ def prompt_embeddings(
     progress: OnProgress = no_progress,
     text_queries: embedding.EncodeTokens | None = None,
 ) -> embedding.Features:
-    """Return one L2-normalised embedding per name, (N, D) float32.
+    """Return one L2-normalised text embedding per class name, (N, D) float32.
 
-    With the encoder's `text_queries`, return queries of cross-attention, which are not normalised.
-    Means over templates are cached. Raises UsageError for no names and features not finite.
+    Every name is put into every template. The embedding of a name is the mean over the templates,
+    normalised again. The means are read from the cache if they were computed before.
+
+    `text_queries` is the method of an encoder that turns tokens into queries of its
+    cross-attention. If it is given, these queries take the place of text embeddings, and their
+    means are not normalised. Raises UsageError if there are no names, and for features that are not
+    finite.
     """
     if not names:
         raise UsageError("no class names to build prompts from")
-    patterns = resolve_templates(templates)
-    inputs = _ClassPrompts(encoder, names, patterns, options, text_queries)
-    means = embedding.embed(inputs, options, progress)
-    prompts = [patterns[0].replace("{}", name) for name in names]
-    embedding.require_different_texts(encoder, prompts, means, inputs.phase, progress)
-    return means if text_queries else means / np.linalg.norm(means, axis=1, keepdims=True)
+    resolved_templates = resolve_templates(templates)
+    inputs = _ClassPrompts(encoder, names, resolved_templates, options, text_queries)
+    mean_embeddings = embedding.embed(inputs, options, progress)
+    # Names that all have the same embedding are a sign of a broken tokenizer or text tower.
+    first_prompts = [resolved_templates[0].replace("{}", name) for name in names]
+    embedding.require_different_texts(
+        encoder, first_prompts, mean_embeddings, inputs.phase, progress
+    )
+    if text_queries is not None:
+        return mean_embeddings
+    return mean_embeddings / np.linalg.norm(mean_embeddings, axis=1, keepdims=True)
 
 
 class _ClassPrompts(embedding.Inputs):
-    """The prompts of each class name; its feature is the mean over the templates."""
+    """Class names to encode. The feature of a name is the mean over its prompts, one per template.
+
+    The base class caches the features, and calls `encode` for the names that are not cached.
+    """
 
     phase = "prompts"
 
@@ -71,13 +90,14 @@ class _ClassPrompts(embedding.Inputs):
         self,
         encoder: Encoder,
         names: Sequence[str],
-        patterns: Sequence[str],
+        templates: Sequence[str],
         options: RunOptions,
         text_queries: embedding.EncodeTokens | None,
     ) -> None:
+        """Describe the inputs to the cache: what decides a feature, and the hash of each name."""
         self.encoder = encoder
         self.names = names
-        self.patterns = patterns
+        self.templates = templates
         self.batch_size = options.batch_size
         self.text_queries = text_queries
         self.info = encoder.info
@@ -85,31 +105,37 @@ class _ClassPrompts(embedding.Inputs):
             encoder,
             "query" if text_queries else "class",
             tokenizer=dict(encoder.tokenizer),
-            templates=list(patterns),
+            templates=list(templates),
         )
         self.keys = [hashlib.sha256(name.encode()).digest() for name in names]
-        self.shard_size = max(1, PROMPTS_PER_SHARD // len(patterns))
+        self.shard_size = max(1, PROMPTS_PER_SHARD // len(templates))
 
     def name(self, index: int) -> str:
+        """Return a description of a class name's prompts, for error messages."""
         return f"prompts of {embedding.quoted(self.names[index])}"
 
     def encode(
         self, shards: Iterable[Sequence[int]]
     ) -> Iterator[tuple[Sequence[int], embedding.Features]]:
-        """Yield the indices of each shard, and the mean features (n, D) of their classes."""
+        """Encode the prompts of class names, shard by shard.
+
+        A shard holds the indices of n class names. Yields each shard with the mean features (n, D)
+        of its names.
+        """
         shards = [*shards]
-        token_lists = (self.encoder.tokenize(self._prompts(indices)) for indices in shards)
+        token_lists = (self._tokenize_prompts(indices) for indices in shards)
         features_of_shards = embedding.encode_tokens(
             self.encoder, token_lists, self.batch_size, self.text_queries
         )
         for indices, features in zip(shards, features_of_shards, strict=True):
-            by_class = features.reshape(len(indices), len(self.patterns), -1)
-            yield indices, by_class.mean(axis=1)
+            # (n * templates, D) -> (n, templates, D)
+            features_of_names = features.reshape(len(indices), len(self.templates), -1)
+            yield indices, features_of_names.mean(axis=1)
 
-    def _prompts(self, indices: Sequence[int]) -> list[str]:
-        """Return all prompts of the first class, then all prompts of the next one."""
-        return [
-            pattern.replace("{}", self.names[index])
-            for index in indices
-            for pattern in self.patterns
-        ]
+    def _tokenize_prompts(self, indices: Sequence[int]) -> "Tensor":
+        """Return the tokens of all prompts of the first class name, then of the next name."""
+        prompts = []
+        for index in indices:
+            for template in self.templates:
+                prompts.append(template.replace("{}", self.names[index]))
+        return self.encoder.tokenize(prompts)

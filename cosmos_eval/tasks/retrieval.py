@@ -20,7 +20,6 @@ from cosmos_eval.stats.lengths import LengthBin, length_bins
 from cosmos_eval.stats.random_ties import decide_any, random_ties
 from cosmos_eval.stats.retrieval import (
     Candidates,
-    RetrievalRanks,
     best_candidates,
     ranks_of_pairs,
     retrieval_ranks,
@@ -62,18 +61,21 @@ _TEXT_R1, _CUT_FRACTION = "text_to_image_R@1", "captions_cut"  # metrics
 
 
 class Direction:
-    """The metrics of one direction of retrieval.
+    """The metrics of one direction of retrieval: images as queries, or captions as queries.
 
     An image and its captions are not independent. Intervals therefore resample images, each with
     all its captions.
     """
 
     def __init__(self, name: str, rank_array: str, image_array: str) -> None:
+        """Name the direction, such as `image_to_text`, and the arrays of its queries."""
+        # The name of the direction, with which the names of its metrics begin.
         self._name = name
-        # Names of arrays with an entry per query: its rank, its image, and the probability that a
-        # correct item ranks first if ties are broken at random.
+        # The names of stored or derived arrays with an entry per query: the rank of its best
+        # correct item, and the index of its image.
         self._rank_array = rank_array
         self._image_array = image_array
+        # The same for the probability that a correct item ranks first if ties are broken at random.
         self._tie_array = f"{name}_random_ties"
 
     def recall(self, k: int, samples: Derived) -> Mean:
@@ -81,20 +83,28 @@ class Direction:
         return Mean(samples[self._rank_array] <= k, samples[self._image_array])
 
     def recall_of_random_ties(self, samples: Derived) -> Mean | None:
-        """Return the expected R@1 if items with equal features are in random order."""
+        """Return the expected R@1 if items with equal features are in random order.
+
+        Return None if the samples do not have it, because ties do not decide any query.
+        """
         if self._tie_array not in samples:
             return None
         return Mean(samples[self._tie_array], samples[self._image_array])
 
     def mean_rank(self, samples: Derived) -> MeanRank:
+        """Return the mean over all queries of the rank of the best correct item, from 1."""
         return MeanRank(samples[self._rank_array], samples[self._image_array])
 
     def median_rank(self, samples: Derived) -> Median:
-        ranks, images = samples[self._rank_array], samples[self._image_array]
-        return Median(ranks, images, FLOOR_MEDIAN in samples)
+        """Return the median over all queries of the rank of the best correct item.
+
+        Of two middle ranks, the protocol may ask for the lower one instead of their mean.
+        """
+        takes_lower_rank = FLOOR_MEDIAN in samples
+        return Median(samples[self._rank_array], samples[self._image_array], takes_lower_rank)
 
     def metrics(self) -> Iterator[Metric]:
-        """Yield recall and ranks in the order of tables."""
+        """Yield the metrics R@1, R@5, R@10, mean rank and median rank, in the order of tables."""
         label = self._name.replace("_", " ")
         for k in (1, 5, 10):
             yield Metric(
@@ -116,8 +126,11 @@ class Direction:
         )
 
 
-def _captions_cut(samples: Derived) -> Mean | None:
-    """Return the fraction of captions that were cut; None for older results, which lack it."""
+def _cut_fraction(samples: Derived) -> Mean | None:
+    """Return the fraction of captions that did not fit the model's context and were cut.
+
+    Return None for older results, which do not store it.
+    """
     if CUT not in samples:
         return None
     return Mean(samples[CUT], samples[IMAGE_OF_TEXT])
@@ -130,7 +143,7 @@ class Retrieval(Task):
     metrics = (
         *Direction("image_to_text", IMAGE_RANK, _IMAGE).metrics(),
         *Direction("text_to_image", TEXT_RANK, IMAGE_OF_TEXT).metrics(),
-        Metric(_CUT_FRACTION, _captions_cut, label="captions cut", headline=True, reference=True),
+        Metric(_CUT_FRACTION, _cut_fraction, label="captions cut", headline=True, reference=True),
     )
     truth = (IMAGE_OF_TEXT,)
     per_sample = IMAGE_RANK
@@ -142,6 +155,7 @@ class Retrieval(Task):
     def open_data(
         self, protocol: types.RetrievalProtocol, options: types.RunOptions
     ) -> RetrievalData:
+        """List the images of a data set and their captions."""
         return retrieval_data.open_data(protocol, options)
 
     def measure(
@@ -152,21 +166,26 @@ class Retrieval(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield recall and ranks of every protocol; `options.limit` keeps the first images."""
-        for protocol, captioned in zip(protocols, data, strict=True):
+        """Yield the recall and the ranks of retrieval in both directions for every protocol.
+
+        If `options.limit` is set, only the first images and their captions are measured.
+        """
+        for protocol, captioned_images in zip(protocols, data, strict=True):
             yield self.measure_captions(
                 encoder,
-                captioned,
+                captioned_images,
                 options,
                 progress,
-                partial(_rank_queries, encoder, protocol, captioned, options, progress),
-                names=captioned.names,
-                hashes={"sample_list": retrieval_data.sample_list_hash(captioned)},
+                partial(_rank_queries, encoder, protocol, captioned_images, options, progress),
+                names=captioned_images.names,
+                hashes={"sample_list": retrieval_data.sample_list_hash(captioned_images)},
                 settings=settings_of_pairs(encoder, protocol.pairs),
             )
 
     def derive(self, samples: types.Samples) -> Derived:
-        return {**samples, _IMAGE: np.arange(len(samples[IMAGE_RANK]))}
+        """Add the index of every image, (N,), so that both directions have an array of images."""
+        n_images = len(samples[IMAGE_RANK])
+        return {**samples, _IMAGE: np.arange(n_images)}
 
     def require_consistent(self, samples: types.Samples) -> None:
         """Raise ValueError for an image without a caption."""
@@ -175,17 +194,20 @@ class Retrieval(Task):
             raise ValueError(f"image {n_captions.argmin()} has no text in `{IMAGE_OF_TEXT}`")
 
     def lengths(self, samples: types.Samples) -> Sequence[LengthBin]:
-        """Return text to image R@1 by the number of words; empty for results of older versions."""
+        """Return text to image R@1 for captions of similar length, counted in words.
+
+        The list is empty for results of older versions, which do not store the numbers of words.
+        """
         if WORDS not in samples:
             return []
-        return length_bins(
-            samples[WORDS], samples[CUT], samples[TEXT_RANK] <= 1, samples[IMAGE_OF_TEXT]
-        )
+        image_is_first = samples[TEXT_RANK] <= 1
+        return length_bins(samples[WORDS], samples[CUT], image_is_first, samples[IMAGE_OF_TEXT])
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return metrics by the length of captions.
+        """Return metrics by the length of captions, under names such as `25-49 words`.
 
-        They are text to image R@1, the fraction of captions that were cut, and their number.
+        They are text to image R@1, the fraction of captions that were cut, and the number of
+        captions.
         """
         return {
             length_bin.name: {
@@ -197,14 +219,20 @@ class Retrieval(Task):
         }
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return one row per query: all images, then all captions.
+        """Return a table with one row per query: all images, then all captions.
 
-        `caption` numbers the captions of each image, from 0. It is NaN for images.
+        The column `image` holds the name of the query's image. The column `caption` numbers the
+        captions of each image, from 0, and is NaN for images. If image a has two captions and
+        image b has one, the rows are
+
+            image    a      b      a        a        b
+            query    image  image  caption  caption  caption
+            caption  NaN    NaN    0        1        0
         """
         image_of_text, n_images = samples[IMAGE_OF_TEXT], len(samples[IMAGE_RANK])
         n_captions = len(image_of_text)
-        # The captions of an image follow each other, and images are in order: searching an image
-        # finds its first caption.
+        # `image_of_text` is sorted, such as [0, 0, 1]. Searching it for the image of each caption
+        # gives the image's first caption, [0, 0, 2], and the caption numbers [0, 1, 0].
         first_caption_of_image = np.searchsorted(image_of_text, image_of_text)
         caption_number = np.arange(n_captions) - first_caption_of_image
         columns: dict[str, Any] = {}
@@ -222,17 +250,21 @@ class Retrieval(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
+        """Count the images that the captions belong to, and report missing ones."""
         return retrieval_data.list_data(protocol, options).complete_survey(protocol, options)
 
     def is_there(self, protocol: types.RetrievalProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the archives, or the captions and images."""
         if protocol.archives:
             return any(any(root.glob(pattern)) for pattern in as_tuple(protocol.archives))
         return all_exist(root, protocol.annotations, protocol.images)
 
     def n_samples(self, protocol: types.RetrievalProtocol) -> int | None:
+        """Return the number of images of the complete data set, or None if it is unknown."""
         return protocol.n_images
 
     def fetch(self, protocol: types.RetrievalProtocol, options: types.RunOptions) -> None:
+        """Download the data set if `options` ask for it and it is known where from."""
         fetch_repository(protocol, options)
 
 
@@ -245,20 +277,26 @@ def _rank_queries(
     image_features: Features,
     captions: Embeddings,
 ) -> types.Samples:
-    """Return the arrays to store, from image features (N, D) and embedded captions (M, D).
+    """Rank the captions for every image, and the images for every caption.
 
-    If the protocol scores pairs, the best candidates by embeddings are ranked again by the scores
-    that the model gives to an image and a caption together.
+    `image_features` are (N, D), and the embeddings of `captions` (M, D). If the protocol asks for
+    scores of pairs, the best candidates by embeddings are ranked again by the scores that the model
+    gives to an image and a caption together. Returns the arrays to store.
     """
-    image_of_text = data.image_of_text
-    ranks = retrieval_ranks(image_features, captions.features, image_of_text)
+    text_features, image_of_text = captions.features, data.image_of_text
+    ranks = retrieval_ranks(image_features, text_features, image_of_text)
     samples: dict[str, NDArray[Any]] = {}
     if protocol.pairs is None:
-        samples |= _tie_probabilities(ranks, image_features, captions.features, image_of_text)
+        # Chances of random ties are stored only if ties decide a query.
+        ties = random_ties(ranks, image_features, text_features, image_of_text)
+        if decide_any(ties.image_to_text):
+            samples[IMAGE_TIES] = ties.image_to_text
+        if decide_any(ties.text_to_image):
+            samples[TEXT_TIES] = ties.text_to_image
     else:
-        candidates = candidates_of(protocol.pairs, image_features, captions.features)
-        scores = scores_of(encoder, candidates, data, options, progress)
-        ranks = ranks_of_pairs(candidates, scores, image_of_text, ranks)
+        candidates = select_candidates(protocol.pairs, image_features, text_features)
+        pair_scores = score_candidates(encoder, candidates, data, options, progress)
+        ranks = ranks_of_pairs(candidates, pair_scores, image_of_text, ranks)
     samples[IMAGE_RANK] = ranks.image_to_text
     samples[TEXT_RANK] = ranks.text_to_image
     if protocol.floor_median:
@@ -269,42 +307,25 @@ def _rank_queries(
     return samples
 
 
-def _tie_probabilities(
-    ranks: RetrievalRanks,
-    image_features: Features,
-    text_features: Features,
-    image_of_text: NDArray[np.int64],
-) -> dict[str, NDArray[Any]]:
-    """Return the arrays IMAGE_TIES (N,) and TEXT_TIES (M,).
-
-    An array is left out if the order of items with equal features does not decide any query.
-    """
-    samples = {}
-    ties = random_ties(ranks, image_features, text_features, image_of_text)
-    if decide_any(ties.image_to_text):
-        samples[IMAGE_TIES] = ties.image_to_text
-    if decide_any(ties.text_to_image):
-        samples[TEXT_TIES] = ties.text_to_image
-    return samples
-
-
-def candidates_of(
+def select_candidates(
     pairs: int | str, image_features: Features, text_features: Features
 ) -> Candidates:
-    """Return the items that are scored with each query, from features (N, D) and (M, D).
+    """Return the candidates of every query, which a model is to score together with the query.
 
-    `pairs` is the number of the best items to score, or `all`.
+    `pairs` is the number k of candidates: the items with the highest products of features (N, D)
+    and (M, D). If it is `all`, every image is scored with every text.
     """
     if isinstance(pairs, int):
         return best_candidates(image_features, text_features, pairs)
     n_images, n_texts = len(image_features), len(text_features)
+    all_texts, all_images = np.arange(n_texts), np.arange(n_images)
     return Candidates(
-        texts=np.broadcast_to(np.arange(n_texts), (n_images, n_texts)),
-        images=np.broadcast_to(np.arange(n_images), (n_texts, n_images)),
+        texts=np.broadcast_to(all_texts, (n_images, n_texts)),
+        images=np.broadcast_to(all_images, (n_texts, n_images)),
     )
 
 
-def scores_of(
+def score_candidates(
     encoder: Encoder,
     candidates: Candidates,
     data: RetrievalData,
@@ -312,24 +333,20 @@ def scores_of(
     progress: types.OnProgress,
     most: int | None = None,
 ) -> PairScores:
-    """Return the scores of every query, image or text, with its candidates.
+    """Score every query, image or text, together with its candidates by the model.
 
-    Raises TooManyError if more than `most` pairs are not cached.
+    The returned object maps indices of images and texts to the scores of these pairs. Scores are
+    cached. Raises TooManyError if more than `most` pairs are not in the cache.
     """
     from cosmos_eval.embedding.pairs import score_pairs
 
-    # The images that each text is scored with: its own candidates, and the images that have the
-    # text as a candidate.
+    # A text is scored with its own candidates, and with the images that have it as a candidate.
     images_of_text = [*candidates.images]
     has_all_pairs = candidates.images.shape[1] == len(data.images)
     if not has_all_pairs:
         querying_images_of_text = _images_by_candidate_text(candidates, len(data.images))
-        images_of_text = [
-            np.concatenate([candidate_images, querying_images])
-            for candidate_images, querying_images in zip(
-                images_of_text, querying_images_of_text, strict=True
-            )
-        ]
+        for text, querying_images in enumerate(querying_images_of_text):
+            images_of_text[text] = np.concatenate([images_of_text[text], querying_images])
     return score_pairs(
         with_pair_scores(encoder),
         data.images,
@@ -344,18 +361,19 @@ def scores_of(
 def _images_by_candidate_text(candidates: Candidates, n_images: int) -> list[NDArray[np.int64]]:
     """Return, for each text, the images that have it among their candidates.
 
-    If image 0 has the candidates [2, 0] and image 1 has [2, 1], texts 0, 1 and 2 have the images
-    [0], [1] and [0, 1].
+    If image 0 has the candidate texts [2, 0] and image 1 has [2, 1], then texts 0, 1 and 2 have
+    the images [0], [1] and [0, 1].
     """
-    # Row i of `candidates.texts` holds the texts of image i. The pairs (image, text) are sorted by
-    # text, and cut where the next text begins.
-    text_of_pair = candidates.texts.ravel()
+    # All pairs of an image and one of its candidate texts. In the example:
+    text_of_pair = candidates.texts.ravel()  # [2, 0, 2, 1]
     n_candidates = candidates.texts.shape[1]
-    image_of_pair = np.repeat(np.arange(n_images), n_candidates)
+    image_of_pair = np.repeat(np.arange(n_images), n_candidates)  # [0, 0, 1, 1]
+    # Sort the pairs by text, and split them where the next text begins.
     order_by_text = np.argsort(text_of_pair, kind="stable")
-    n_images_of_text = np.bincount(text_of_pair, minlength=len(candidates.images))
-    first_pair_of_next_texts = np.cumsum(n_images_of_text)[:-1]
-    return np.split(image_of_pair[order_by_text], first_pair_of_next_texts)
+    images_sorted_by_text = image_of_pair[order_by_text]  # [0, 1, 0, 1]
+    n_images_of_text = np.bincount(text_of_pair, minlength=len(candidates.images))  # [1, 1, 2]
+    ends = np.cumsum(n_images_of_text)  # [1, 2, 4]
+    return np.split(images_sorted_by_text, ends[:-1])
 
 
 TASK = Retrieval()

@@ -71,11 +71,13 @@ _ORDERS = {TEXT: 4, IMAGE: 4, _GROUP: 6}
 
 @dataclass(frozen=True)
 class ItemMean:
-    """The mean of an array over all items; None if the samples do not have the array."""
+    """Computes the mean of an array over all items."""
 
+    # The name of the array (N,).
     array: str
 
     def __call__(self, samples: Derived) -> Proportion | Mean | None:
+        """Return the mean, or None if the samples do not have the array."""
         if self.array not in samples:
             return None
         return _mean_of_items(samples[self.array], samples[CLUSTER])
@@ -83,52 +85,62 @@ class ItemMean:
 
 @dataclass(frozen=True)
 class AllCorrect:
-    """The fraction of complete groups (pairs or sets) all of whose items are correct.
+    """Computes the fraction of pairs (or sets) of items in which all items are correct.
 
-    For probabilities in place of truth values, it is the mean of their products over each group.
-    It is None if no group is complete or the samples lack one of the arrays.
+    Only complete pairs count. If the second array holds probabilities of being correct, it computes
+    the mean over the pairs of the product of the probabilities.
     """
 
-    # The name of the array (N,) with the number of each item's group, -1 for incomplete groups.
+    # The name of the array (N,) with the number of each item's pair, -1 for an incomplete pair.
     group_array: str
     # The name of the array (N,) that says whether each item is correct, or how probable that is.
     correct_array: str
 
     def __call__(self, samples: Derived) -> Proportion | Mean | None:
+        """Return the fraction, or None if the samples lack an array or no pair is complete."""
         if self.group_array not in samples or self.correct_array not in samples:
             return None
-        group_numbers, is_correct = samples[self.group_array], samples[self.correct_array]
-        if (group_numbers < 0).all():
+        pair_numbers, is_correct = samples[self.group_array], samples[self.correct_array]
+        if (pair_numbers < 0).all():
             return None
-        distinct_numbers, first_item, group_of_item = np.unique(
-            group_numbers, return_index=True, return_inverse=True
+        distinct_numbers, first_item_of_pair, pair_of_item = np.unique(
+            pair_numbers, return_index=True, return_inverse=True
         )
-        # The product over the items of a group is the logical "and" of truth values.
+        # The product over the items of a pair is the logical "and" of truth values.
         all_correct = np.ones(len(distinct_numbers), is_correct.dtype)
-        np.multiply.at(all_correct, group_of_item, is_correct)
+        np.multiply.at(all_correct, pair_of_item, is_correct)
+        # All items of a pair are in one cluster.
+        cluster_of_pair = samples[CLUSTER][first_item_of_pair]
         is_complete = distinct_numbers >= 0
-        clusters = samples[CLUSTER][first_item][is_complete]
-        return _mean_of_items(all_correct[is_complete], clusters)
+        return _mean_of_items(all_correct[is_complete], cluster_of_pair[is_complete])
 
 
 @dataclass(frozen=True)
 class SubsetMean:
-    """The mean of an array over the subsets that are averaged.
+    """Computes the mean over subsets of the mean of an array over the items of each subset.
 
-    It is None if the samples lack the array and if there is only one such subset. It is also None
-    if it would equal the mean over items: all subsets are averaged and have the same size.
+    Only the subsets count that the protocol averages over.
     """
 
+    # The name of the array (N,).
     array: str
 
     def __call__(self, samples: Derived) -> GroupMean | None:
+        """Return the mean over subsets, or None if the samples lack the array.
+
+        Return None also if fewer than two subsets are averaged, and if the mean would equal the
+        mean over items, since all subsets are averaged and have the same size.
+        """
         if self.array not in samples:
             return None
         subset_of_item, subset_is_averaged = samples[SUBSET], samples[AVERAGED]
         n_items_of_subset = np.bincount(subset_of_item, minlength=len(subset_is_averaged))
-        sizes = n_items_of_subset[subset_is_averaged & (n_items_of_subset > 0)]
-        equals_accuracy = sizes.sum() == len(subset_of_item) and len(np.unique(sizes)) == 1
-        if len(sizes) < 2 or equals_accuracy:
+        averaged_sizes = n_items_of_subset[subset_is_averaged & (n_items_of_subset > 0)]
+        if len(averaged_sizes) < 2:
+            return None
+        all_items_count = averaged_sizes.sum() == len(subset_of_item)
+        has_equal_sizes = len(np.unique(averaged_sizes)) == 1
+        if all_items_count and has_equal_sizes:
             return None
         item_is_averaged = subset_is_averaged[subset_of_item]
         return GroupMean(
@@ -139,23 +151,30 @@ class SubsetMean:
 
 
 def _mean_of_items(values: NDArray[Any], clusters: NDArray[np.int64]) -> Proportion | Mean:
-    """Return the mean of the values (N,) of items, whose clusters are (N,).
+    """Return the estimate of the mean of values (N,) of items.
 
-    Return a proportion of independent items if every item is a cluster of its own.
+    `clusters` (N,) numbers the clusters of items that depend on each other, for example since they
+    share an image. If every item is a cluster of its own, the items are independent, and the
+    estimate is a `Proportion`. Else it is a `Mean`, whose interval resamples clusters.
     """
-    every_item_is_a_cluster = len(np.unique(clusters)) == len(clusters)
-    return Proportion(values) if every_item_is_a_cluster else Mean(values, clusters)
+    are_independent = len(np.unique(clusters)) == len(clusters)
+    if are_independent:
+        return Proportion(values)
+    return Mean(values, clusters)
 
 
 def _headline(name: str, estimate: Callable[[Derived], Any], label: str = "") -> Metric:
-    """Return a metric that tables show."""
+    """Return a metric that tables show in a column called `label`."""
     return Metric(name, estimate, headline=True, label=label)
 
 
 def _baseline(
     name: str, estimate: Callable[[Derived], Any], label: str = "", *, headline: bool = False
 ) -> Metric:
-    """Return a reference metric, such as the chance level, which other metrics are read beside."""
+    """Return a metric that only helps to judge other metrics, such as the chance level.
+
+    Tables show it if `headline` is True.
+    """
     return Metric(name, estimate, reference=True, label=label, headline=headline)
 
 
@@ -195,6 +214,7 @@ class Selection(Task):
     def open_data(
         self, protocol: types.SelectionProtocol, options: types.RunOptions
     ) -> SelectionData:
+        """List the items of a data set, with their images and captions."""
         return selection_data.open_data(protocol, options)
 
     def measure(
@@ -205,10 +225,10 @@ class Selection(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield the accuracy of every protocol.
+        """Yield the measurement of every protocol: whether the choice of each item is correct.
 
-        With `options.limit`, the first item of each subset is kept, then the second of each, and so
-        on until that many items are kept.
+        If `options.limit` is set, the first item of each subset is kept, then the second item of
+        each subset, and so on until that many items are kept.
         """
         for protocol, items in zip(protocols, data, strict=True):
             yield self.measure_captions(
@@ -217,7 +237,7 @@ class Selection(Task):
                 options,
                 progress,
                 partial(_score_items, encoder, protocol, items, options, progress),
-                hashes={"sample_list": _sample_list_hash(items)},
+                hashes={"sample_list": _hash_sample_list(items)},
                 names=[items.pictures[images[0]].file for images in items.images_of_item],
                 settings=settings_of_pairs(encoder, protocol.pairs),
                 notes=_notes(items),
@@ -225,9 +245,10 @@ class Selection(Task):
             )
 
     def derive(self, samples: types.Samples) -> Derived:
-        """Add the group score of pairs and the chance level of their three scores.
+        """Add arrays for items with two images and two captions, as in Winoground.
 
-        Samples of items that are not pairs are returned as they are.
+        They are the group score, which needs both the text and the image score, and the chance
+        levels of the three scores. Samples of other items are returned as they are.
         """
         if TEXT not in samples:
             return samples
@@ -239,14 +260,15 @@ class Selection(Task):
         return derived
 
     def require_consistent(self, samples: types.Samples) -> None:
-        """Raise ValueError if only one of the two directions of pairs is stored."""
+        """Raise ValueError unless the text scores and the image scores are stored together."""
         if (TEXT in samples) != (IMAGE in samples):
             raise ValueError(f"`{TEXT}` and `{IMAGE}` are stored together")
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return the accuracy, the baselines and, for pairs, both scores of every subset by name.
+        """Return the accuracy, the baselines and the number of items of every subset, by its name.
 
-        Return an empty mapping if the data set has no subsets.
+        Items with two images and two captions have a text and an image score as well. The mapping
+        is empty if the data set has no subsets.
         """
         subsets = samples[SUBSETS].tolist()
         if subsets == [""]:
@@ -263,7 +285,7 @@ class Selection(Task):
         return means_of_groups(subsets, samples[SUBSET], columns, "items")
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return one row per item: the arrays (N,), with subsets by their names."""
+        """Return a table with a row per item: all arrays (N,), with the names of subsets."""
         columns: dict[str, Any] = {
             name: array for name, array in samples.items() if name not in (NAME, SUBSETS, AVERAGED)
         }
@@ -271,8 +293,12 @@ class Selection(Task):
         return columns
 
     def upgrade(self, samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
-        """Add the names of the subsets, which records of version 1 hold."""
-        return {**samples, SUBSETS: np.array(sorted(record["per_class"]) or [""])}
+        """Add the names of the subsets to the samples of a result of format version 1.
+
+        Version 1 stores them only in `record`.
+        """
+        subset_names = sorted(record["per_class"])
+        return {**samples, SUBSETS: np.array(subset_names or [""])}
 
     def survey(
         self,
@@ -280,17 +306,23 @@ class Selection(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
+        """Count the images that the items refer to, and report missing ones."""
         return selection_data.list_data(protocol, options).complete_survey(protocol, options)
 
     def is_there(self, protocol: types.SelectionProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the items' file and the image folder."""
         return all_exist(root, protocol.annotations, protocol.images)
 
     def n_samples(self, protocol: types.SelectionProtocol) -> int | None:
+        """Return the number of items of the complete data set, or None if it is unknown."""
         return protocol.n_items
 
 
 def _notes(data: SelectionData) -> list[str]:
-    """Return a note on the items that have a wrong caption equal to a correct one, if any."""
+    """Return a note on the number of items that have a wrong caption equal to a correct one.
+
+    Return an empty list if there are none.
+    """
     n_unsolvable = 0
     for captions, n_correct in zip(data.captions_of_item, data.n_correct_of_item, strict=True):
         if np.isin(captions[:n_correct], captions[n_correct:]).any():
@@ -309,17 +341,21 @@ def _score_items(
     image_features: Features,
     captions: Embeddings,
 ) -> types.Samples:
-    """Return the arrays to store, from image features (I, D) and embedded captions (T, D)."""
+    """Choose the best caption or image of every item, and return the arrays to store.
+
+    Pairs of an image and a caption are scored by the products of image features (I, D) and caption
+    embeddings (T, D), or by the model's own scores of pairs if the protocol asks for them.
+    """
     score: Score = products(image_features, captions.features)
     baselines = _baselines(data, image_features, captions.features)
     if protocol.pairs is not None:
-        # The blind choice is made by embeddings, which the model's own pair scores do not use.
+        # The blind choice is made by embeddings, which the model's own scores of pairs do not use.
         score = _joint_scores(encoder, data, options, progress)
         baselines.pop(BLIND, None)
     if data.chosen == "both":
-        hits = _pair_hits(protocol.pair_accuracy, data, score)
+        hits = _hits_of_pairs(protocol.pair_accuracy, data, score)
     else:
-        hits = {CORRECT: _single_hits(data, score)}
+        hits = {CORRECT: _hits_of_single_choices(data, score)}
     return {
         **hits,
         SUBSET: data.subset_of_item,
@@ -334,9 +370,9 @@ def _score_items(
 def _joint_scores(
     encoder: Encoder, data: SelectionData, options: types.RunOptions, progress: types.OnProgress
 ) -> Score:
-    """Return the scores that the model gives to an image and a caption together.
+    """Score every caption together with the images of its items, by the model.
 
-    Every caption is scored with the images of its items.
+    The returned object maps indices of images and captions to the scores of these pairs.
     """
     from cosmos_eval.embedding.pairs import score_pairs
 
@@ -354,14 +390,19 @@ def _joint_scores(
     )
 
 
-def _pair_hits(pair_accuracy: str, data: SelectionData, score: Score) -> dict[str, NDArray[Any]]:
-    """Return the arrays CORRECT, TEXT, IMAGE and CHANCE (N,) of pairs: two images, two captions.
+def _hits_of_pairs(
+    pair_accuracy: str, data: SelectionData, score: Score
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays CORRECT, TEXT, IMAGE and CHANCE (N,) of items with two images and captions.
 
-    `pair_accuracy` is the protocol's rule. If it is "image", an item is correct if each caption
-    finds its image. Otherwise each image must find its caption as well.
+    TEXT says whether each of the two images scores higher with its own caption, and IMAGE whether
+    each of the two captions scores higher with its own image. `pair_accuracy` is the protocol's
+    rule for CORRECT: if it is "image", IMAGE decides, otherwise both must be true.
     """
     images, captions = np.stack(data.images_of_item), np.stack(data.captions_of_item)
     hits = choices.pair_hits(score, images, captions)
+    # An item whose images, or captions, are the same cannot be solved. Other items are solved by a
+    # random order of the scores with a probability of 1 / n_orders.
     is_solvable = (images[:, 0] != images[:, 1]) & (captions[:, 0] != captions[:, 1])
     if pair_accuracy == "image":
         is_correct, n_orders = hits.image, _ORDERS[IMAGE]
@@ -375,17 +416,18 @@ def _pair_hits(pair_accuracy: str, data: SelectionData, score: Score) -> dict[st
     }
 
 
-def _single_hits(data: SelectionData, score: Score) -> NDArray[np.bool_]:
-    """Return whether each item is correct (N,), for items with one image or one caption.
+def _hits_of_single_choices(data: SelectionData, score: Score) -> NDArray[np.bool_]:
+    """Return whether each item is correct (N,), for items with a single image or caption.
 
-    An image must score higher with all of its correct captions than with any wrong one; a caption
-    must score higher with its image than with any other image.
+    A single image must score higher with all of its correct captions than with any wrong one. A
+    single caption must score higher with its image than with any other image.
     """
     if data.chosen == "captions":
         images = np.concatenate(data.images_of_item)
         return choices.single_hits(score, images, data.captions_of_item, data.n_correct_of_item)
 
     def score_images(captions: Ints, images: Ints) -> NDArray[np.float32]:
+        """Return the scores of pairs, with images and captions in exchanged roles."""
         return score(images, captions)
 
     captions = np.concatenate(data.captions_of_item)
@@ -395,15 +437,17 @@ def _single_hits(data: SelectionData, score: Score) -> NDArray[np.bool_]:
 def _baselines(
     data: SelectionData, image_features: Features, text_features: Features
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays (N,) of choices that ignore the query: the image, or the caption.
+    """Return how often choices would be correct that ignore the query of an item.
 
-    - CHANCE chooses at random.
-    - BLIND replaces every query by the mean of all queries, if there are several.
-    - SHORTER chooses the captions with the fewest words, if captions are chosen.
-    - TEXT_TO_TEXT and its chance level compare captions with each other, if every item has several
-      correct captions.
+    The query is the image, if a caption is chosen, or else the caption. The arrays (N,) are
 
-    Return an empty dict if items choose both captions and images.
+    - CHANCE, by which the choice is random,
+    - BLIND, by which every query is replaced by the mean of all queries, if there are several,
+    - SHORTER, by which the captions with the fewest words are chosen, if captions are chosen,
+    - TEXT_TO_TEXT and its chance level, which compare captions with each other, if every item has
+      several correct captions.
+
+    Return an empty dict for items with two images and two captions.
     """
     if data.chosen == "both":
         return {}
@@ -418,13 +462,15 @@ def _baselines(
             baselines |= _text_to_text(text_features, candidates_of_item, data.n_correct_of_item)
         if len(image_features) > 1:
             mean_image = np.broadcast_to(image_features.mean(axis=0), image_features.shape)
-            baselines[BLIND] = _single_hits(data, products(mean_image, text_features))
+            blind_score = products(mean_image, text_features)
+            baselines[BLIND] = _hits_of_single_choices(data, blind_score)
         n_candidates = len(text_features)
     else:
         candidates_of_item = data.images_of_item
         if len(text_features) > 1:
             mean_caption = np.broadcast_to(text_features.mean(axis=0), text_features.shape)
-            baselines[BLIND] = _single_hits(data, products(image_features, mean_caption))
+            blind_score = products(image_features, mean_caption)
+            baselines[BLIND] = _hits_of_single_choices(data, blind_score)
         n_candidates = len(image_features)
     # With equal scores, `expected_hits` returns the probability that a random choice is correct.
     equal_scores = np.zeros(n_candidates)
@@ -440,8 +486,8 @@ def _text_to_text(
     """Return TEXT_TO_TEXT (N,) and its chance level (N,), for items with several correct captions.
 
     TEXT_TO_TEXT is true if every similarity of two correct captions is above every similarity of a
-    correct and a wrong caption. `captions_of_item` holds the indices of each item's captions; the
-    first `n_correct` (N,) are correct.
+    correct and a wrong caption. `text_features` (T, D) belong to all captions. `captions_of_item`
+    holds the indices of each item's captions, of which the first `n_correct` (N,) are correct.
 
     An item with 2 correct and 1 wrong caption has 3 similarities, 1 of two correct captions. In a
     random order, this one is the highest with a probability of 1 / C(3, 1) = 1/3.
@@ -506,11 +552,11 @@ def _cluster_items(data: SelectionData) -> NDArray[np.int64]:
     return component_of_node[:n_items].astype(np.int64)
 
 
-def _sample_list_hash(data: SelectionData) -> str:
-    """Return the SHA-256 of pictures, captions and items.
+def _hash_sample_list(data: SelectionData) -> str:
+    """Return a SHA-256 that identifies the images, the captions and the items.
 
-    The numbers of correct captions are hashed only if an item has several, and groups only if there
-    are any. Otherwise the hash is the same as before these fields existed.
+    The numbers of correct captions are hashed only if an item has several, and pairs and sets only
+    if there are any. So other data sets keep the hash that they had before these fields existed.
     """
     sample_list: list[Any] = [
         data.pictures,

@@ -80,10 +80,11 @@ class Task(ABC):
 
     @abstractmethod
     def open_data(self, protocol: Any, options: RunOptions) -> Any:
-        """Return the data, before any model is loaded.
+        """Find and check the files of a data set, and return what `measure` needs of them.
 
-        The `found_samples` of the data say how many samples of an incomplete known data set there
-        are. Raises UsageError for data that are missing or inconsistent.
+        It is called before any model is loaded, so that missing files are reported at once. If a
+        known data set is incomplete, the attribute `found_samples` of the returned data says how
+        many of its samples there are. Raises UsageError for data that are missing or inconsistent.
         """
 
     @abstractmethod
@@ -95,21 +96,29 @@ class Task(ABC):
         options: RunOptions,
         progress: OnProgress,
     ) -> Iterator[Measurement]:
-        """Yield a measurement per protocol, in their order.
+        """Measure a model under several protocols, and yield a measurement for each, in order.
 
-        `data` are what `open_data` returned for each protocol; their `image_pass` are equal. A
-        measurement is stored before the iterator is resumed, so that a task may then remove the
-        unfinished parts that it stored.
+        `data` holds what `open_data` returned for each protocol. `image_pass` returns the same key
+        for all of them, so that images may be encoded once for all protocols. The caller stores a
+        measurement before it asks for the next one. After that, the task may remove the
+        intermediate results of the measurement that was stored.
         """
 
     # Methods for stored samples.
 
     def derive(self, samples: Samples) -> Derived:
-        """Return the samples with arrays that several metrics share."""
+        """Return the samples, with added arrays that several metrics are computed from.
+
+        By default, no array is added.
+        """
         return samples
 
     def per_class(self, samples: Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return metrics by class, or by another group of samples; empty if there are none."""
+        """Return the metrics of each class, such as `{"cat": {"recall": 0.5, "images": 20}}`.
+
+        A task may divide its samples by something else than classes. By default, the mapping is
+        empty.
+        """
         return {}
 
     def lengths(self, samples: Samples) -> Sequence[LengthBin]:
@@ -117,44 +126,65 @@ class Task(ABC):
         return ()
 
     def confusion_pairs(self, samples: Samples) -> Sequence[Mapping[str, Any]]:
-        """Return the most frequent mistakes; empty if the task does not count them."""
+        """Return the most frequent mistakes, the most frequent one first.
+
+        For example, `{"true": "cat", "predicted": "dog", "images": 7}`. By default, mistakes are
+        not counted.
+        """
         return ()
 
     def mistakes(self, samples: Samples) -> Mistakes | None:
-        """Return all mistakes; None if the task does not count them."""
+        """Return the numbers of all mistakes by true and predicted class.
+
+        Return None if the task does not count mistakes.
+        """
         return None
 
     def upgrade(self, samples: Samples, record: Mapping[str, Any]) -> Samples:
-        """Return samples of a result of version 1 as this version stores them.
+        """Return the samples of a result of format version 1 as this version stores them.
 
-        Raises ValueError or UsageError if that needs something that version 1 lacks.
+        `record` is the JSON record of the result. Raises ValueError or UsageError if the record
+        does not hold what this version needs.
         """
         return samples
 
     def columns(self, samples: Samples) -> Mapping[str, Any]:
-        """Return the columns of `load_samples`: the arrays with one entry per sample."""
-        shape = (self.count(samples),)
-        return {name: array for name, array in samples.items() if array.shape == shape}
+        """Return the columns of the table that `load_samples` returns, by name.
+
+        By default, they are all stored arrays with one entry per sample.
+        """
+        shape_of_column = (self.count(samples),)
+        return {name: array for name, array in samples.items() if array.shape == shape_of_column}
 
     def require_consistent(self, samples: Samples) -> None:
-        """Raise ValueError for arrays that contradict each other."""
+        """Raise ValueError for arrays that contradict each other.
+
+        Each array was checked against `arrays` before.
+        """
         return None
 
     # Methods for protocols and their data.
 
     def image_pass(self, protocol: Any, options: RunOptions, data: Any) -> Hashable:
-        """Return a key that is equal for protocols that are measured together."""
+        """Return a key that decides which protocols are measured together.
+
+        Protocols with equal keys are handed to one call of `measure`. By default, these are the
+        protocols of one data set.
+        """
         return protocol.dataset
 
     def check(self, protocol: Any, options: RunOptions, data: Any) -> None:
-        """Raise UsageError for opened data that cannot be measured, if finding out takes long."""
+        """Raise UsageError for opened data that cannot be measured.
+
+        These are the checks that take too long for `open_data`. By default, there are none.
+        """
         return None
 
     def survey(self, protocol: Any, options: RunOptions, progress: OnProgress) -> Survey:
-        """Return what `cosmos-eval data doctor` reports of a data set.
+        """Return what `cosmos-eval data doctor` reports about the files of a data set.
 
-        By default, data are checked as before a run, and images are counted. Raises UsageError for
-        data that cannot be opened.
+        By default, the data are checked as they are before a run, and their images are counted.
+        Raises UsageError for data that cannot be opened.
         """
         from cosmos_eval.data.folders import Survey
         from cosmos_eval.data.sources import image_sources
@@ -166,30 +196,37 @@ class Task(ABC):
         return Survey(folder=folder, expected=n_images, images=n_images)
 
     def decode(self, source: Any) -> Any:
-        """Return an image as the doctor decodes it."""
+        """Read and decode an image, to find out whether its file is damaged.
+
+        `cosmos-eval data doctor` calls it for every image. `source` is an `ImageSource`. Raises
+        UsageError for a damaged file.
+        """
         return source.decode(source.read())
 
     def is_there(self, protocol: Any, root: Path) -> bool:
-        """Return whether the folders or files of a data set are below a root."""
+        """Return whether the folder `root` holds the files of a data set."""
         return root.is_dir()
 
     def n_samples(self, protocol: Any) -> int | None:
-        """Return the number of samples of a data set; None if it is unknown."""
+        """Return the number of samples of the complete data set, or None if it is unknown."""
         return None
 
     def fetch(self, protocol: Any, options: RunOptions) -> None:
-        """Download a data set if the options ask for it."""
+        """Download the data set if `options` ask for it. By default, nothing can be downloaded."""
         return None
 
     def attention(self, protocol: Any) -> Attention | None:
-        """Return the form of attention of a protocol; None if the task uses global features."""
+        """Return the form of attention that the protocol prescribes for the last block.
+
+        Return None if the task uses global image features only.
+        """
         return None
 
     # Methods that every task has.
 
     @property
     def name(self) -> str:
-        """The name of the task, by which options and results call it."""
+        """The name of the task in options and results, such as `retrieval`."""
         return self.protocol.task
 
     @cached_property
@@ -199,19 +236,27 @@ class Task(ABC):
 
     @property
     def headlines(self) -> Mapping[str, str]:
-        """The titles of the metrics that tables show, by the name of the metric."""
-        return {
-            metric.name: metric.label or metric.name
-            for metric in self.metrics
-            if metric.headline or metric.primary
-        }
+        """The column titles of the metrics that tables show, by the name of the metric."""
+        titles = {}
+        for metric in self.metrics:
+            if metric.headline or metric.primary:
+                titles[metric.name] = metric.label or metric.name
+        return titles
 
     def metric(self, name: str) -> Metric:
-        """Return the metric of a name; an unknown one is a fraction."""
+        """Return the metric with a name.
+
+        If the task declares `acc1_*`, then `acc1_urban` is a metric with the properties of
+        `acc1_*`. An unknown name stands for a metric with default properties: a fraction, the
+        higher the better.
+        """
         if name in self.by_name:
             return self.by_name[name]
         for metric in self.metrics:
-            if metric.members and name.startswith(metric.name.removesuffix("*")):
+            if metric.members is None:
+                continue
+            prefix = metric.name.removesuffix("*")
+            if name.startswith(prefix):
                 return replace(metric, name=name)
         return Metric(name)
 
@@ -223,27 +268,35 @@ class Task(ABC):
         progress: OnProgress = no_progress,
         data: Any = None,
     ) -> Measurement:
-        """Return the measurement of one protocol, on its data if they are opened already."""
-        options = RunOptions() if options is None else options
-        data = self.open_data(protocol, options) if data is None else data
+        """Measure a model under one protocol, and return the measurement.
+
+        `data` is what `open_data` returned. If it is None, the data are opened here.
+        """
+        if options is None:
+            options = RunOptions()
+        if data is None:
+            data = self.open_data(protocol, options)
         (measurement,) = self.measure(encoder, [protocol], [data], options, progress)
         return measurement
 
     def require_valid(
         self, samples: Samples, hashes: Mapping[str, str], *, has_names: bool = False
     ) -> None:
-        """Raise ValueError, one line, for stored samples that cannot be of this task.
+        """Raise ValueError, with a message of one line, for samples that this task cannot have.
 
-        `hashes` are those that the result records. In a result that `has_names`, a hash of the list
-        of samples means that their names are stored.
+        The types, shapes and bounds of all arrays are checked, and that the names of the samples
+        belong to the hash in the result. `hashes` are the hashes that the result records.
+        `has_names` is False for results of older versions, which do not store the names.
         """
         from cosmos_eval.data.folders import fingerprint
         from cosmos_eval.tasks.arrays import require_valid
 
         require_valid(self.arrays, samples)
         self.require_consistent(samples)
-        stores_names = any(array.name == NAME for array in self.arrays)
-        if stores_names and has_names and "sample_list" in hashes and NAME not in samples:
+        # If the list of samples was hashed, the names must be stored as well.
+        task_stores_names = any(array.name == NAME for array in self.arrays)
+        must_have_names = task_stores_names and has_names and "sample_list" in hashes
+        if must_have_names and NAME not in samples:
             raise ValueError(f"there is no array `{NAME}`, though the list of samples was hashed")
         recorded_hash = hashes.get(self.names_hash)
         if recorded_hash and NAME in samples:
@@ -254,14 +307,19 @@ class Task(ABC):
                 )
 
     def estimates(self, derived: Derived) -> dict[str, Estimate]:
-        """Return the estimates of derived samples by the name of the metric."""
+        """Return the estimate of every metric, by name, from what `derive` returned.
+
+        Metrics that the samples do not have are left out. A metric such as `acc1_*` has an
+        estimate for each of its members, such as `acc1_urban` and `acc1_rural`.
+        """
         estimates: dict[str, Estimate | None] = {}
         for metric in self.metrics:
             if metric.members is None:
                 estimates[metric.name] = metric.estimate(derived)
                 continue
+            prefix = metric.name.removesuffix("*")
             for member in metric.members(derived):
-                name = metric.name.removesuffix("*") + member
+                name = prefix + member
                 if name not in self.by_name:
                     estimates[name] = metric.estimate(derived, member)
         return {name: estimate for name, estimate in estimates.items() if estimate is not None}
@@ -269,41 +327,48 @@ class Task(ABC):
     def values(
         self, estimates: Mapping[str, Estimate], methods: Mapping[str, str] | None = None
     ) -> dict[str, float]:
-        """Return the values of the metrics, without those that are NaN.
+        """Return the value of each estimate, by the name of the metric, without NaNs.
 
-        `methods` is explained in `figures`.
+        `methods` maps the metrics of a stored result to the methods of their intervals. Metrics
+        that were added to the task `later`, so that the result lacks them, are then left out.
         """
         values = {}
         for name, estimate in estimates.items():
-            is_stored = methods is None or name in methods or not self.metric(name).later
-            if is_stored and not math.isnan(estimate.value):
+            was_added_later = self.metric(name).later
+            if methods is not None and name not in methods and was_added_later:
+                continue
+            if not math.isnan(estimate.value):
                 values[name] = estimate.value
         return values
 
     def figures(
         self, samples: Samples, seed: int, methods: Mapping[str, str] | None = None
     ) -> Figures:
-        """Return metrics, intervals and metrics by class of samples. NaN metrics are left out.
+        """Compute metrics, their intervals, and metrics by class from samples.
 
-        `methods` maps the metrics of a stored result to the methods of their intervals. Intervals
-        are then computed by these methods again, and metrics that were added `later` are left out.
+        Metrics that are NaN are left out, and reference metrics have no interval. `seed` decides
+        the draws of the bootstrap. To compute the numbers of a stored result again, `methods` maps
+        its metrics to the methods of their intervals: the same methods are used, and metrics that
+        were added to the task `later` are left out.
         """
         estimates = self.estimates(self.derive(samples))
         metrics = self.values(estimates, methods)
-        with_interval = {
-            name: estimates[name] for name in metrics if not self.metric(name).reference
-        }
+        estimates_with_interval = {}
+        for name in metrics:
+            if not self.metric(name).reference:
+                estimates_with_interval[name] = estimates[name]
         return Figures(
             metrics=metrics,
-            intervals=self.intervals(with_interval, seed, methods),
+            intervals=self.intervals(estimates_with_interval, seed, methods),
             n_samples=self.count(samples),
             per_class=self.per_class(samples),
             confusion_pairs=self.confusion_pairs(samples),
         )
 
     def count(self, samples: Samples) -> int:
-        """Return the number of samples."""
-        return len(samples[self.per_sample or self.truth[0]])
+        """Return the number of samples: the length of the array `per_sample`."""
+        array_name = self.per_sample or self.truth[0]
+        return len(samples[array_name])
 
     def intervals(
         self,
@@ -311,19 +376,22 @@ class Task(ABC):
         seed: int,
         methods: Mapping[str, str] | None = None,
     ) -> dict[str, Interval]:
-        """Return the intervals of estimates by the name of the metric.
+        """Return the confidence interval of each estimate, by the name of the metric.
 
-        `methods` are the methods of a stored result. If all its samples are alike, it has only the
-        intervals that are named there.
+        `methods` maps the metrics of a stored result to the methods of their intervals, which are
+        used again. Older results have no interval if all samples are alike: such an interval is
+        left out unless `methods` names it.
         """
         from cosmos_eval.stats.intervals import ALL_ALIKE, intervals
 
         bounds = {name: self.metric(name).bounds for name in estimates}
         all_intervals = intervals(estimates, seed=seed, methods=methods or {}, bounds=bounds)
+        if methods is None:
+            return all_intervals
         return {
             name: interval
             for name, interval in all_intervals.items()
-            if methods is None or name in methods or interval.method != ALL_ALIKE
+            if name in methods or interval.method != ALL_ALIKE
         }
 
     def measure_captions(
@@ -335,12 +403,14 @@ class Task(ABC):
         score: Callable[[Features, Embeddings], Samples],
         *,
         notes: Sequence[str] = (),
-        **more: Any,
+        **measurement_arguments: Any,
     ) -> Measurement:
-        """Embed the images and the captions, and return the measurement.
+        """Embed the images and the captions of a data set, score them, and return the measurement.
 
-        `score` computes the samples from the features of all images (N, D) and the embedded
-        captions (M, D). `more` are arguments of `measurement`.
+        `score(image_features, captions)` returns the arrays to store. Its arguments are the
+        features (N, D) of all images, and the embeddings (M, D) of all captions. All other keyword
+        arguments are handed to the method `measurement`. If captions did not fit the model's
+        context and were cut, the measurement has a note with their number.
         """
         from cosmos_eval.data.folders import content_hash
         from cosmos_eval.embedding.embed import embed_images, embed_texts
@@ -351,10 +421,13 @@ class Task(ABC):
         captions = embed_texts(encoder, data.captions, options, progress, phase="captions")
         captions_done = perf_counter()
         samples = score(images.features, captions)
-        n_cut = captions.cut.sum()
-        if n_cut:
-            cut = f"{n_cut} of {len(data.captions)} captions did not fit the model's context"
-            notes = (f"{cut} and were cut", *notes)
+        n_cut_captions = captions.cut.sum()
+        if n_cut_captions:
+            note = (
+                f"{n_cut_captions} of {len(data.captions)} captions did not fit the model's "
+                "context and were cut"
+            )
+            notes = (note, *notes)
         return self.measurement(
             samples,
             options,
@@ -365,7 +438,7 @@ class Task(ABC):
                 "metrics": perf_counter() - captions_done,
             },
             notes=notes,
-            **more,
+            **measurement_arguments,
         )
 
     def measurement(
@@ -379,16 +452,18 @@ class Task(ABC):
         hashes: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
         unit: str = "images",
-        **more: Any,
+        **fields: Any,
     ) -> Measurement:
-        """Return the measurement of samples.
+        """Compute the metrics of samples, and return them as a measurement.
 
+        - `samples`: the arrays that are stored with the result.
         - `names`: the names of the samples, which are stored for readers of the result.
-        - `sample_list`: the names of all that was measured, of which the hash is recorded.
+        - `sample_list`: everything that identifies the samples. Its hash is recorded.
         - `content`: the `content_hash` of the files. It differs for other images of the same names.
-        - `hashes`: more hashes to record.
-        - `unit`: what `options.limit` counts.
-        - `more`: other fields of `Measurement`.
+        - `hashes`: more hashes to record, by name.
+        - `notes`: what a reader of the result should know, in sentences.
+        - `unit`: the noun for what `options.limit` counts.
+        - `fields`: other fields of `Measurement`.
         """
         import numpy as np
 
@@ -409,24 +484,28 @@ class Task(ABC):
             samples=samples,
             hashes=recorded_hashes,
             notes=tuple(notes),
-            **more,
+            **fields,
         )
 
-    def require_same_truth(self, a: Derived, b: Derived) -> None:
-        """Raise ValueError if derived samples belong to other images or labels."""
+    def require_same_truth(self, first: Derived, second: Derived) -> None:
+        """Raise ValueError unless two results were measured on the same images and labels.
+
+        `first` and `second` are what `derive` returned for their samples.
+        """
         import numpy as np
 
         for name in self.truth:
-            if not np.array_equal(a[name], b[name]):
+            if not np.array_equal(first[name], second[name]):
                 raise ValueError(f"`{name}` of the samples differs")
 
     def compared_estimates(
         self, results: Sequence[Samples], only: Collection[str] | None = None
     ) -> list[dict[str, Estimate]]:
-        """Return the estimates by which results are compared, for each result, by metric.
+        """Return, for each result, the estimates that are compared, by the name of the metric.
 
-        Reference metrics are left out. `only` names the metrics to keep; None keeps all. Raises
-        ValueError for samples of other images or labels, or of another task.
+        `results` holds the samples of each result. Reference metrics are left out. `only` names
+        the metrics to keep; None keeps all. Raises ValueError if the results were measured on
+        different images or labels, and for samples of another task.
         """
         try:
             derived_results = [self.derive(samples) for samples in results]
@@ -435,14 +514,15 @@ class Task(ABC):
             estimates = [self.estimates(derived) for derived in derived_results]
         except (KeyError, IndexError) as error:
             raise ValueError(f"samples that lack {error} are not of this task") from error
-        return [
-            {
-                name: estimate
-                for name, estimate in estimates_of_result.items()
-                if (only is None or name in only) and not self.metric(name).reference
-            }
-            for estimates_of_result in estimates
-        ]
+        compared: list[dict[str, Estimate]] = []
+        for estimates_of_result in estimates:
+            compared_by_name = {}
+            for name, estimate in estimates_of_result.items():
+                is_requested = only is None or name in only
+                if is_requested and not self.metric(name).reference:
+                    compared_by_name[name] = estimate
+            compared.append(compared_by_name)
+        return compared
 
     def differences(
         self,
@@ -453,10 +533,12 @@ class Task(ABC):
     ) -> Compare:
         """Return a function that compares two of the results by paired differences.
 
-        It takes the indices of both results. `without_slow` leaves out the slowest metrics. `only`
-        names the metrics to keep; None keeps all. Raises ValueError for samples of other images or
-        labels.
+        `results` holds the samples of each result. The returned function takes the indices of two
+        results: `compare(0, 1)` compares the first with the second. `without_slow` leaves out the
+        slowest metrics. `only` names the metrics to keep; None keeps all. Raises ValueError if the
+        results were measured on different images or labels.
         """
         from cosmos_eval.stats.paired import differences
 
-        return differences(self.compared_estimates(results, only), without_slow=without_slow)
+        estimates = self.compared_estimates(results, only)
+        return differences(estimates, without_slow=without_slow)

@@ -28,8 +28,8 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Metric], None]:
         more = copy.copy(known)
         more.__dict__.pop("by_name", None)
         more.metrics = (*known.metrics, metric)
-        load = tasks._load
-        monkeypatch.setattr(tasks, "_load", lambda name: more if name == task else load(name))
+        load = tasks._load_task
+        monkeypatch.setattr(tasks, "_load_task", lambda name: more if name == task else load(name))
 
     return to
 

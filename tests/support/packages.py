@@ -20,7 +20,7 @@ def install(folder: Path, name: str, tasks: Mapping[str, str], version: str = "0
 
 def forget_tasks(*modules: str) -> None:
     """Look for installed tasks again, and import these modules again."""
-    tasks._find_installed.cache_clear()
-    tasks._load.cache_clear()
+    tasks._find_installed_tasks.cache_clear()
+    tasks._load_task.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] in modules]:
         del sys.modules[name]

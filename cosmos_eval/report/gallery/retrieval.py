@@ -26,7 +26,7 @@ from cosmos_eval.report.gallery.source import (
     spread_indices,
 )
 from cosmos_eval.stats.retrieval import Candidates
-from cosmos_eval.tasks.retrieval import IMAGE_RANK, TEXT_RANK, candidates_of, scores_of
+from cosmos_eval.tasks.retrieval import IMAGE_RANK, TEXT_RANK, score_candidates, select_candidates
 from cosmos_eval.types import (
     OnProgress,
     Protocol,
@@ -154,8 +154,10 @@ class RetrievalSource(ResultSource):
         """
         if self._candidates_per_query is None:
             return None
-        candidates = candidates_of(self._candidates_per_query, images, texts)
-        scores = scores_of(encoder, candidates, data, self.options, progress, most=_MOST_PAIRS)
+        candidates = select_candidates(self._candidates_per_query, images, texts)
+        scores = score_candidates(
+            encoder, candidates, data, self.options, progress, most=_MOST_PAIRS
+        )
         return _PairRescoring(candidates, scores)
 
     def candidates(self) -> Iterator[Candidate]:

@@ -6,6 +6,7 @@ Importing this package imports no torch: figures follow from stored samples with
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,52 +63,69 @@ ARRAYS = (
 SUMS = "sums"  # derived: stats.localisation.Sums of every image
 
 
-def _areas(samples: Samples) -> NDArray[np.float64]:
-    """Return the fraction (P,) of the labelled pixels of the image that each thing covers."""
-    return np.divide(samples[THING], samples[LABELLED][samples[IMAGE]])
+def _areas_of_things(samples: Samples) -> NDArray[np.float64]:
+    """Return, for each pair of an image and a thing in it, the area of the thing, (P,).
 
-
-def _metric_of_size(
-    name: str, size: int | None, function: Callable[[stats.Sums], Values]
-) -> Metric:
-    """Return a metric of things of one size, an index of `stats.SIZES`, or of all things if None.
-
-    `function` computes the metric `name` from the sums of images. Only metrics of all things are
-    shown in tables.
+    It is a fraction of the labelled pixels of the image.
     """
+    labelled_pixels = samples[LABELLED][samples[IMAGE]]
+    return np.divide(samples[THING], labelled_pixels)
 
-    def value_of_size(sums: stats.Sums) -> Values:
-        return function(stats.of_size(size, sums))
 
-    def estimate(samples: Derived) -> FunctionOfSums:
-        return FunctionOfSums(samples[SUMS], value_of_size)
+@dataclass(frozen=True)
+class _SizeEstimate:
+    """Computes a metric from the samples, for the things of one size or for all things."""
 
-    unit: Unit = "ratio" if "_over_" in name else "fraction"
-    if size is not None:
-        return Metric(f"{name}_{stats.SIZES[size]}", estimate, unit)
-    if name == "area":
-        return Metric(name, estimate, unit)
-    return Metric(
-        name,
-        estimate,
-        unit,
-        label=name.replace("_over_", " / ").replace("_", " "),
-        headline=True,
-        primary=name in ("attention_mass", "AUC"),
-    )
+    # Computes the metric (...,) from sums (...,) over pairs of an image and a thing in it.
+    compute_metric: Callable[[stats.Sums], Values]
+    # An index of `stats.SIZES`; None: all things.
+    size: int | None
+
+    def __call__(self, samples: Derived) -> FunctionOfSums:
+        """Return the estimate of the metric from samples with the derived sums."""
+        return FunctionOfSums(samples[SUMS], self.value)
+
+    def value(self, sums: stats.Sums) -> Values:
+        """Return the metric from the sums of all sizes."""
+        return self.compute_metric(stats.of_size(self.size, sums))
 
 
 def _metrics() -> Iterator[Metric]:
-    """Yield the metrics of all things, and then the metrics of each size."""
-    for size in (None, *range(len(stats.SIZES))):
-        for name, function in stats.METRICS.items():
-            yield _metric_of_size(name, size, function)
-    yield Metric("pointing_game_by_class", _pointing_by_class, later=True)
+    """Yield the metrics of all things, and then the metrics of small, medium and large things.
+
+    Tables show only metrics of all things, and not their area, which is the same for all models.
+    """
+    for name, compute_metric in stats.METRICS.items():
+        yield Metric(
+            name,
+            _SizeEstimate(compute_metric, size=None),
+            _unit_of_metric(name),
+            label="" if name == "area" else name.replace("_over_", " / ").replace("_", " "),
+            headline=name != "area",
+            primary=name in ("attention_mass", "AUC"),
+        )
+    for size, size_name in enumerate(stats.SIZES):
+        for name, compute_metric in stats.METRICS.items():
+            yield Metric(
+                f"{name}_{size_name}", _SizeEstimate(compute_metric, size), _unit_of_metric(name)
+            )
+    yield Metric("pointing_game_by_class", _pointing_game_by_class, later=True)
 
 
-def _pointing_by_class(samples: Derived) -> GroupMean | None:
+def _unit_of_metric(name: str) -> Unit:
+    """Return the unit of a metric. Names such as `mass_over_area` belong to ratios."""
+    return "ratio" if "_over_" in name else "fraction"
+
+
+def _pointing_game_by_class(samples: Derived) -> GroupMean | None:
+    """Return the mean over the classes of the fraction of hits, or None if there are no things.
+
+    A hit is a map whose highest point lies on its thing.
+    """
     hits = samples[HIT].astype(np.float64)
-    return GroupMean(hits, samples[CLASS], samples[IMAGE]) if len(hits) else None
+    if not len(hits):
+        return None
+    return GroupMean(hits, samples[CLASS], samples[IMAGE])
 
 
 class Localisation(Task):
@@ -121,6 +139,7 @@ class Localisation(Task):
     names_hash = "samples"
 
     def open_data(self, protocol: LocalisationProtocol, options: RunOptions) -> LabelMaps:
+        """List the images of a data set and their label maps."""
         return label_maps.open_data(protocol, options)
 
     def measure(
@@ -131,7 +150,7 @@ class Localisation(Task):
         options: RunOptions,
         progress: OnProgress,
     ) -> Iterator[Measurement]:
-        """Yield a measurement per protocol, and store finished shards until then.
+        """Score the maps of all classes over the images, and yield a measurement per protocol.
 
         Raises UsageError for a model without the requested kind of map, and for damaged images.
         """
@@ -143,22 +162,34 @@ class Localisation(Task):
     def image_pass(
         self, protocol: LocalisationProtocol, options: RunOptions, data: LabelMaps
     ) -> Hashable:
-        """Return the data set and the protocol: every protocol_name is measured by itself."""
+        """Return the name of the data set and of the protocol.
+
+        So every protocol is measured by itself, because protocols do not share any computation.
+        """
         return protocol.dataset, protocol.protocol_name
 
     def derive(self, samples: Samples) -> Derived:
-        """Add the sums over the pairs of every image, (N, sizes)."""
-        # The size of a thing is the number of bounds that it reaches: 0 small, 1 medium, 2 large.
+        """Add the sums over the things of each size in each image, (N, sizes) each.
+
+        With the bounds 0.01 and 0.1, a thing is small (0) if it covers less than 1% of its image,
+        large (2) if it covers 10% or more, and else medium (1).
+        """
         fraction_of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
-        size = np.searchsorted(samples[BOUNDS], fraction_of_image, side="right")
-        scores = stats.MapScores(*(samples[name].astype(np.float64) for name in SCORES))
-        pairs = stats.Pairs(samples[IMAGE], size, _areas(samples), scores)
+        size_of_pair = np.searchsorted(samples[BOUNDS], fraction_of_image, side="right")
+        scores = stats.MapScores(
+            mass=samples[MASS].astype(np.float64),
+            hit=samples[HIT].astype(np.float64),
+            auc=samples[AUC].astype(np.float64),
+            other_names=samples[OTHER_NAMES].astype(np.float64),
+        )
+        pairs = stats.Pairs(samples[IMAGE], size_of_pair, _areas_of_things(samples), scores)
         return {**samples, SUMS: stats.sums_of_images(pairs, len(samples[NAME]))}
 
     def require_consistent(self, samples: Samples) -> None:
-        """Raise ValueError for pixels that do not fit into each other.
+        """Raise ValueError for numbers of pixels that contradict each other.
 
-        A thing lies within the labelled pixels of its image, and these lie within the image.
+        A thing cannot have more pixels than its image has labelled ones, and an image cannot have
+        more labelled pixels than pixels.
         """
         if (samples[LABELLED] > samples[PIXELS]).any():
             raise ValueError(f"`{LABELLED}` holds more than `{PIXELS}`")
@@ -166,17 +197,17 @@ class Localisation(Task):
             raise ValueError(f"`{THING}` holds more than `{LABELLED}` of its image")
 
     def per_class(self, samples: Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return means over the pairs of every class, and the number of its images."""
+        """Return the mean scores of the maps of every class, and the number of its images."""
         columns = {
             "attention_mass": samples[MASS],
-            "area": _areas(samples),
+            "area": _areas_of_things(samples),
             "pointing_game": samples[HIT],
             "AUC": samples[AUC],
         }
         return means_of_groups(samples[CLASSES].tolist(), samples[CLASS], columns, "images")
 
     def columns(self, samples: Samples) -> Mapping[str, Any]:
-        """Return one row per image and class in it."""
+        """Return a table with a row per image and class in it, as arrays (P,) by column names."""
         columns = {
             "image": samples[NAME][samples[IMAGE]],
             "class": samples[CLASSES][samples[CLASS]],
@@ -186,20 +217,25 @@ class Localisation(Task):
         return columns
 
     def check(self, protocol: LocalisationProtocol, options: RunOptions, data: LabelMaps) -> None:
+        """Read every label map. Raises UsageError for one that does not fit the protocol."""
         label_map_checks.check(protocol, options, data)
 
     def survey(
         self, protocol: LocalisationProtocol, options: RunOptions, progress: OnProgress
     ) -> Survey:
+        """Check every image and label map, and report what is missing or damaged."""
         return label_map_checks.survey(protocol, options, progress)
 
     def is_there(self, protocol: LocalisationProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the images and label maps of a data set."""
         return label_map_checks.is_there(protocol, root)
 
     def n_samples(self, protocol: LocalisationProtocol) -> int | None:
+        """Return the number of images of the complete data set, or None if it is unknown."""
         return protocol.n_images
 
     def attention(self, protocol: LocalisationProtocol) -> Attention:
+        """Return the form of attention that the protocol prescribes for the last block."""
         return protocol.attention
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +27,7 @@ from cosmos_eval.models.encoder import (
     to_device,
 )
 from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
-from cosmos_eval.tasks import label_maps
-from cosmos_eval.tasks import localisation as fields
+from cosmos_eval.tasks import label_maps, localisation
 from cosmos_eval.tasks.prompts import prompt_embeddings
 
 ALONE = "alone"  # (N,) whether one class fills all labelled pixels of an image
@@ -45,10 +43,13 @@ def measure_data(
     progress: types.OnProgress,
     data: LabelMaps,
 ) -> Iterator[types.Measurement]:
-    """Yield the measurement of checked data.
+    """Score the maps of all classes over the images of a data set, and yield the measurement.
 
-    Finished shards are removed when the iterator is resumed. Raises UsageError for a model without
-    the requested kind of map, and for damaged images.
+    The data were checked before. The kind of maps is the protocol's, or else the usual one of the
+    model. Images are measured in shards, which are stored below `options.unfinished`, so that an
+    interrupted run can be resumed. They are removed when the caller, who has stored the
+    measurement, asks for the next one. Raises UsageError for a model without the requested kind of
+    map, and for damaged images.
     """
     attention = options.attention or protocol.attention
     kind = protocol.map or maps.usual_kind(encoder)
@@ -59,13 +60,14 @@ def measure_data(
         )
 
     def find_dense_encoder() -> DenseEncoder:
+        """Return the encoder if it has the maps. Raises UsageError if not, in all processes."""
         if kind == maps.SIMILARITY:
             return maps.with_patches(encoder, attention=attention)
         return maps.with_cross_attention(encoder)
 
-    dense = options.distributed.synchronized(find_dense_encoder)
+    dense_encoder = options.distributed.synchronized(find_dense_encoder)
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
-    scoring = _Scoring(dense, kind, protocol, [store], data.samples, options, progress)
+    scoring = _Scoring(dense_encoder, kind, protocol, [store], data.samples, options, progress)
     (arrays,), seconds = scoring.run()
     names = [sample.name for sample in data.samples]
     yield _measurement(protocol, names, arrays, options, kind, seconds)
@@ -80,12 +82,14 @@ def _measurement(
     kind: types.MapKind,
     seconds: Mapping[str, float],
 ) -> types.Measurement:
-    """Return the measurement of the arrays of all shards.
+    """Compute the metrics from the arrays of all images, and return the measurement.
 
-    Raises UsageError if no image has a thing that does not fill all labelled pixels.
+    `arrays` are the arrays of `_join_images`, for all images. `kind` is the kind of the maps.
+    Images in which one class fills all labelled pixels were left out, which a note says. Raises
+    UsageError if no other image has a thing.
     """
     dataset = protocol.dataset
-    if not len(arrays[fields.IMAGE]):
+    if not len(arrays[localisation.IMAGE]):
         raise types.UsageError(
             f"{dataset}: no image has a thing beside something else that is labelled"
         )
@@ -100,12 +104,12 @@ def _measurement(
     constants = {name: getattr(protocol, name) for name in _CONSTANTS}
     constants["attention"] = options.attention or protocol.attention
     samples = {
-        fields.NAME: np.array(names),
-        fields.CLASSES: np.array(protocol.class_names),
-        fields.BOUNDS: np.array([protocol.small, protocol.large]),
+        localisation.NAME: np.array(names),
+        localisation.CLASSES: np.array(protocol.class_names),
+        localisation.BOUNDS: np.array([protocol.small, protocol.large]),
         **arrays,
     }
-    return fields.TASK.measurement(
+    return localisation.TASK.measurement(
         samples,
         options,
         content=content,
@@ -117,7 +121,10 @@ def _measurement(
 
 
 class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
-    """The maps of all things in all images, scored against the label maps."""
+    """Computes the maps of all classes over all images, and scores them by the label maps.
+
+    A thing is a class that an image contains. The base class hands out the images shard by shard.
+    """
 
     def __init__(
         self,
@@ -129,6 +136,7 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> None:
+        """`kind` is the kind of maps, such as `similarity`, and `samples` lists all images."""
         super().__init__(stores, samples, options, progress)
         self._encoder = encoder
         self._kind = kind
@@ -136,56 +144,72 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         self._class_maps: ClassMaps | None = None
 
     def prepare(self) -> None:
+        """Encode the names of the classes."""
         self._class_maps = ClassMaps(
             self._encoder, self._kind, self._protocol, self._options, self._progress
         )
 
     def load(self, sample: Sample) -> LoadedImage:
+        """Read an image and its label map, and find the things in it."""
         return load_image(sample, self._encoder, self._protocol)
 
     def measure_shard(self, shard: range, images: Iterator[LoadedImage]) -> list[Arrays]:
-        """Score the maps of the things in the images of a shard."""
-        loaded = list(images)
-        scores: list[MapScores | None] = [None] * len(loaded)
-        for indices, (maps_of_batch,) in on_host(self._encode(loaded)):
-            names = [loaded[index].name for index in indices]
+        """Score the maps of the things in the images of a shard, and return the arrays to store."""
+        loaded_images = list(images)
+        scores: list[MapScores | None] = [None] * len(loaded_images)
+        for indices, (maps_of_batch,) in on_host(self._compute_maps(loaded_images)):
+            names = [loaded_images[index].name for index in indices]
             require_finite(maps_of_batch, self._encoder.info, names.__getitem__)
-            for index, maps_of_image in zip(indices, maps_of_batch.numpy(), strict=True):
-                image = loaded[index]
+            for index, maps_of_classes in zip(indices, maps_of_batch.numpy(), strict=True):
+                image = loaded_images[index]
                 if image.cover is not None:
-                    scores[index] = score_maps(maps_of_image[image.classes], image.cover)
+                    maps_of_things = maps_of_classes[image.classes]
+                    scores[index] = score_maps(maps_of_things, image.cover)
                 self.image_done()
-        return [_arrays_of_shard(shard, loaded, scores)]
+        return [_join_images(shard, loaded_images, scores)]
 
-    def _encode(self, images: Sequence[LoadedImage]) -> Iterator[tuple[list[int], list[Tensor]]]:
-        """Yield indices of images, and the maps (B, C, h, w) of all classes over them."""
+    def _compute_maps(
+        self, images: Sequence[LoadedImage]
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Compute the maps of all classes over images, batch by batch, on the model's device.
+
+        For each batch, yields the indices of its B images, and a list with one tensor: the maps
+        (B, C, h, w).
+        """
         assert self._class_maps is not None  # shards are measured after `prepare`
-        for indices in _batches(self._encoder, images, self._options.batch_size):
+        for indices in _batch_by_size(self._encoder, images, self._options.batch_size):
             pixels = stacked([images[index].pixels for index in indices], self._encoder.info.device)
             yield indices, [self._class_maps(pixels)]
 
 
-def _batches(
+def _batch_by_size(
     encoder: DenseEncoder, images: Sequence[LoadedImage], batch_size: int
 ) -> Iterator[list[int]]:
-    """Yield indices of images of equal size, which are encoded together."""
+    """Yield the indices of images that are encoded together. All images of a batch have one size.
+
+    If images 0 and 2 are landscapes and image 1 is a portrait, the batches are [0, 2] and [1].
+    """
     indices_of_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, image in enumerate(images):
-        indices_of_size[image.pixels.shape[1], image.pixels.shape[2]].append(index)
-    for size, indices in indices_of_size.items():
-        n_at_once = label_maps.images_at_once(encoder, size, batch_size)
+        _, height, width = image.pixels.shape
+        indices_of_size[height, width].append(index)
+    for image_hw, indices in indices_of_size.items():
+        n_at_once = label_maps.images_at_once(encoder, image_hw, batch_size)
         n_batches = math.ceil(len(indices) / n_at_once)
         for batch in np.array_split(indices, n_batches):
             yield batch.tolist()
 
 
-def _arrays_of_shard(
+def _join_images(
     shard: range, images: Sequence[LoadedImage], scores: Sequence[MapScores | None]
 ) -> Arrays:
-    """Return the arrays of a shard: some with an entry per image, others with one per thing.
+    """Join the images of a shard to the arrays that are stored, by name.
 
-    `scores` holds the scores of the things in each image, None for an image without things.
+    Some arrays have an entry per image, others an entry per thing in an image. `shard` holds the
+    indices of the images in the data set. `scores` holds the scores of the maps of the things in
+    each image, or None for an image without things.
     """
+    # (4, P) for the P things of all images. The empty array serves shards without things.
     no_scores = np.zeros((len(MapScores._fields), 0), np.float32)
     scores_of_images = [
         np.stack(scores_of_image).astype(np.float32)
@@ -200,19 +224,19 @@ def _arrays_of_shard(
         classes.extend(image.classes)
         thing_pixels.extend(image.thing_pixels)
     return {
-        fields.PIXELS: np.array([image.image_pixels for image in images], np.int32),
-        fields.LABELLED: np.array([image.labelled_pixels for image in images], np.int32),
+        localisation.PIXELS: np.array([image.image_pixels for image in images], np.int32),
+        localisation.LABELLED: np.array([image.labelled_pixels for image in images], np.int32),
         ALONE: np.array([image.has_one_class for image in images]),
         label_maps.CONTENT: label_maps.content_array([image.sha256 for image in images]),
-        fields.IMAGE: np.repeat(np.array(shard, np.int32), n_things),
-        fields.CLASS: np.array(classes, np.int16),
-        fields.THING: np.array(thing_pixels, np.int32),
-        **dict(zip(fields.SCORES, scores_of_things, strict=True)),
+        localisation.IMAGE: np.repeat(np.array(shard, np.int32), n_things),
+        localisation.CLASS: np.array(classes, np.int16),
+        localisation.THING: np.array(thing_pixels, np.int32),
+        **dict(zip(localisation.SCORES, scores_of_things, strict=True)),
     }
 
 
 class LoadedImage(NamedTuple):
-    """The pixels of an image, and the things in it that have something else beside them."""
+    """The pixels of an image, and the things in it: the classes whose maps are scored."""
 
     name: str
     # (3, H, W) float32, resized and normalised.
@@ -235,33 +259,37 @@ def load_image(
 ) -> LoadedImage:
     """Read an image and its label map, and find the things in it.
 
-    Raises UsageError for a file that cannot be used.
+    A thing is a class, other than the background, that has pixels in the label map. If one class
+    fills all labelled pixels, the image counts as one without things. Raises UsageError for a file
+    that cannot be read, and for a label map whose size is not the image's.
     """
-    # Label maps are made of images as they are displayed.
     source = ImageFile(sample.image)
     content = source.read()
+    # Label maps are made for images as they are displayed, which EXIF data may rotate.
     image = ImageOps.exif_transpose(source.decode(content))
     label = read_label(sample, protocol)
     require_same_size(sample, (image.height, image.width), label)
     pixels = maps.whole_image(encoder, image)
-    height, width = (side // encoder.patch_size for side in pixels.shape[1:])
-    counts = np.bincount(label.ravel(), minlength=protocol.ignore_index + 1)
-    n_labelled = int(counts.sum() - counts[protocol.ignore_index])
+
+    # Find the classes by their numbers of pixels.
+    n_pixels_of_class = np.bincount(label.ravel(), minlength=protocol.ignore_index + 1)
+    n_labelled = int(n_pixels_of_class.sum() - n_pixels_of_class[protocol.ignore_index])
     first_thing = 1 if protocol.has_background else 0
     thing_classes = range(first_thing, len(protocol.class_names))
-    present_classes = [index for index in thing_classes if counts[index]]
-    has_one_class = any(counts[index] == n_labelled for index in present_classes)
+    present_classes = [index for index in thing_classes if n_pixels_of_class[index]]
+    has_one_class = any(n_pixels_of_class[index] == n_labelled for index in present_classes)
     classes = [] if has_one_class else present_classes
+
+    # The grid of patches is stretched over the whole label map.
     cover_of_things = None
     if classes:
-        # The grid of patches is stretched over the whole label map.
-        grid = (height, width)
-        cover_of_things = cover(label, classes, grid, protocol.ignore_index)
+        n_rows, n_columns = (side // encoder.patch_size for side in pixels.shape[1:])
+        cover_of_things = cover(label, classes, (n_rows, n_columns), protocol.ignore_index)
     return LoadedImage(
         name=sample.name,
         pixels=pixels,
         classes=classes,
-        thing_pixels=counts[classes].tolist(),
+        thing_pixels=n_pixels_of_class[classes].tolist(),
         image_pixels=label.size,
         labelled_pixels=n_labelled,
         cover=cover_of_things,
@@ -271,12 +299,12 @@ def load_image(
 
 
 class ClassMaps:
-    """Maps of all classes over images.
+    """Computes the maps of all classes over images.
 
-    A name of a class has a map per attention head. The map of the class is the mean over its names
-    and the heads. Weights of cross-attention are averaged as they are. Of log ratios and cosines,
-    the mean is multiplied by the protocol's `scale`, and a softmax over the patches is applied to
-    it. The feature of a name is the mean over the templates.
+    Every name of a class has a map per attention head. The map of the class is the mean over its
+    names and the heads. If the maps are weights of cross-attention, the mean is used as it is. If
+    they are log ratios or cosines, the mean is multiplied by the protocol's `scale`, and becomes
+    weights by a softmax over the patches. The feature of a name is the mean over the templates.
     """
 
     def __init__(
@@ -287,40 +315,48 @@ class ClassMaps:
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> None:
+        """Encode the names of all classes. `kind` is the kind of maps, such as `similarity`."""
         self._encoder = encoder
         self._kind = kind
         self._attention = options.attention or protocol.attention
-        encode = partial(prompt_embeddings, encoder, options=options, progress=progress)
+        # Maps of cross-attention compare patches with queries instead of text embeddings.
+        text_queries = None
+        self._scale = protocol.scale
         if kind in maps.OF_WEIGHTS:
+            text_queries = maps.with_cross_attention(encoder).text_queries
             self._scale = 1.0
-            queries = maps.with_cross_attention(encoder).text_queries
-            encode = partial(encode, text_queries=queries)
-        else:
-            self._scale = protocol.scale
         names = [name for synonyms in protocol.queries for name in synonyms]
-        features = encode(names, protocol.templates)
+        features = prompt_embeddings(
+            encoder, names, protocol.templates, options, progress, text_queries
+        )
         if kind == maps.EMPTY_RATIO:
-            features = np.concatenate([features, encode([""], ("{}",))])
+            # The maps are ratios to the map of the empty text, whose feature comes last.
+            empty_text = prompt_embeddings(encoder, [""], ("{}",), options, progress, text_queries)
+            features = np.concatenate([features, empty_text])
         self._features = to_device(torch.from_numpy(features), encoder.info.device)
-        self._mean_over_names = to_device(_mean_over_names(protocol), encoder.info.device)
+        self._averaging_matrix = to_device(_averaging_matrix(protocol), encoder.info.device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the maps (B, C, h, w) float64 of images (B, 3, H, W). Each map sums to 1."""
+        """Return the maps (B, C, h, w) float64 of C classes over images (B, 3, H, W).
+
+        The weights of a map sum to 1.
+        """
         maps_of_names = maps.heatmaps_of_features(
             self._encoder, images, self._features, kind=self._kind, attention=self._attention
         )
         mean_over_heads = maps_of_names.double().mean(dim=2)
-        maps_of_classes = torch.einsum("cq,bqhw->bchw", self._mean_over_names, mean_over_heads)
+        maps_of_classes = torch.einsum("cq,bqhw->bchw", self._averaging_matrix, mean_over_heads)
         if self._kind == "cross-attention":
             return maps_of_classes
         logits = self._scale * maps_of_classes
         return logits.flatten(2).softmax(-1).view_as(maps_of_classes)
 
 
-def _mean_over_names(protocol: types.LocalisationProtocol) -> Tensor:
-    """Return the matrix (C, Q) float64 that averages maps of Q names to maps of C classes.
+def _averaging_matrix(protocol: types.LocalisationProtocol) -> Tensor:
+    """Return the matrix (C, Q) float64 that averages the maps of Q names to maps of C classes.
 
-    For two classes, the first with two names, it is [[1/2, 1/2, 0], [0, 0, 1]].
+    If the first of two classes has two names, and the second has one, the matrix is
+    [[1/2, 1/2, 0], [0, 0, 1]].
     """
     weights_of_classes = [
         torch.full((len(synonyms), 1), 1 / len(synonyms)).double() for synonyms in protocol.queries

@@ -19,7 +19,7 @@ from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.estimates import CrossedMean, GroupMean, Proportion, means_of_groups
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
-from cosmos_eval.tasks.probe.fits import MOST_HELD_OUT, LinearProbe, Probe
+from cosmos_eval.tasks.probe.fits import MOST_HELD_OUT, FewShotProbes, LinearProbe, Probe
 from cosmos_eval.tasks.task import NAME, Task
 
 # Stored arrays of N test images, C classes, S numbers of shots and D draws.
@@ -50,30 +50,37 @@ class ProbeData(NamedTuple):
 
     @property
     def found_samples(self) -> types.FoundSamples | None:
-        """How many test images of an incomplete known data set there are."""
+        """How many test images there are, if a known data set is incomplete; otherwise None."""
         return self.test.found_samples
 
 
-def _linear_acc1(samples: Derived) -> Proportion:
+def _linear_accuracy(samples: Derived) -> Proportion:
+    """Return the accuracy of the linear probe on the test images."""
     return Proportion(samples[LINEAR] == samples[LABELS])
 
 
 def _linear_mean_per_class_recall(samples: Derived) -> GroupMean:
+    """Return the mean over the classes of the linear probe's accuracy on the images of a class."""
     return GroupMean(samples[LINEAR] == samples[LABELS], groups=samples[LABELS])
 
 
-def _knn_acc1(samples: Derived) -> Proportion:
+def _neighbours_accuracy(samples: Derived) -> Proportion:
+    """Return the accuracy of the votes of nearest training images, on the test images."""
     return Proportion(samples[NEIGHBOURS] == samples[LABELS])
 
 
-def _few_shot_acc1(samples: Derived, member: str) -> CrossedMean:
-    """Return the mean over test images and draws; `member` is `16_acc1` for 16 shots."""
+def _few_shot_accuracy(samples: Derived, member: str) -> CrossedMean:
+    """Return the accuracy of the probes of few shots, as the mean over test images and draws.
+
+    `member` completes the name of the metric: `16_acc1` stands for 16 training images per class.
+    """
     shots = int(member.removesuffix("_acc1"))
     row = samples[SHOTS].tolist().index(shots)
     return CrossedMean(samples[CORRECT][row])
 
 
 def _few_shot_members(samples: Derived) -> list[str]:
+    """Return what completes the names of the few-shot metrics, such as ["1_acc1", "16_acc1"]."""
     return [f"{shots}_acc1" for shots in samples[SHOTS]]
 
 
@@ -84,7 +91,7 @@ class Probes(Task):
     metrics = (
         Metric(
             "linear_acc1",
-            _linear_acc1,
+            _linear_accuracy,
             label="linear probe acc1",
             primary=True,
             conditional_on=_TRAINING,
@@ -94,22 +101,30 @@ class Probes(Task):
             _linear_mean_per_class_recall,
             conditional_on=_TRAINING,
         ),
-        Metric("knn_acc1", _knn_acc1, label="kNN acc1", headline=True, conditional_on=_TRAINING),
-        Metric("fewshot_*", _few_shot_acc1, members=_few_shot_members),
+        Metric(
+            "knn_acc1",
+            _neighbours_accuracy,
+            label="kNN acc1",
+            headline=True,
+            conditional_on=_TRAINING,
+        ),
+        Metric("fewshot_*", _few_shot_accuracy, members=_few_shot_members),
     )
     truth = (LABELS, SHOTS)
     checked = "class folders of training and test images, and how many images are there"
     arrays = ARRAYS
 
     def open_data(self, protocol: types.ProbeProtocol, options: types.RunOptions) -> ProbeData:
-        """List the images; `options.limit` keeps the first test images of classes in turn.
+        """List the training images and the test images of a data set.
 
-        Raises UsageError if the test images have other classes than the training images, and if a
-        class has too few training images.
+        If `options.limit` is set, the first test image of every class is kept, then the second one
+        of every class, and so on until that many are kept. All training images are always used.
+        Raises UsageError if training and test images have different classes, and if a class has too
+        few training images.
         """
         _require_valid(protocol)
-        train_split, test_split = _splits(protocol)
-        train = _open_training(train_split, replace(options, limit=None, allow_partial=False))
+        train_split, test_split = _train_and_test_split(protocol)
+        train = _open_training(train_split, options)
         test = classification.open_data(test_split, options)
         classification.require_choice(test_split, options, test)
         _require_same_classes(protocol, train, test)
@@ -125,8 +140,8 @@ class Probes(Task):
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
         """Yield the accuracy of all probes of every protocol on the test images."""
-        for protocol, images in zip(protocols, data, strict=True):
-            yield self._measure_protocol(encoder, protocol, images, options, progress)
+        for protocol, split_images in zip(protocols, data, strict=True):
+            yield self._measure_protocol(encoder, protocol, split_images, options, progress)
 
     def _measure_protocol(
         self,
@@ -136,7 +151,7 @@ class Probes(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> types.Measurement:
-        """Embed the images of a protocol, fit its probes, and return their accuracy."""
+        """Embed the images of a protocol, fit its probes, and return the measurement."""
         from cosmos_eval.embedding.embed import embed_images
 
         started = perf_counter()
@@ -154,22 +169,14 @@ class Probes(Task):
         )
         linear = probe.fit_linear()
         few_shots = probe.fit_few_shots()
+        few_shots_are_correct = few_shots.predicted == data.test.labels  # (S, D, N)
         samples = {
             LABELS: data.test.labels,
             LINEAR: linear.predicted,
             NEIGHBOURS: probe.predict_neighbours(),
             SHOTS: np.array(protocol.shots),
-            CORRECT: (few_shots.predicted == data.test.labels).transpose(0, 2, 1),
+            CORRECT: few_shots_are_correct.transpose(0, 2, 1),
             CLASSES: np.array(data.test.classes),
-        }
-        shots_as_text = [str(shots) for shots in protocol.shots]
-        record = {
-            "solver": "L-BFGS, float32",
-            "C": linear.c,
-            "training_images": len(data.train.labels),
-            "validation_images": linear.n_held_out,
-            "draw_seeds": probe.draw_seeds,
-            "fewshot_C": dict(zip(shots_as_text, few_shots.c_values, strict=True)),
         }
         return self.measurement(
             samples,
@@ -180,8 +187,8 @@ class Probes(Task):
                 [*train.image_sha256s, *test.image_sha256s],
                 np.concatenate([data.train.labels, data.test.labels]),
             ),
-            hashes={"probe": _constants_hash(protocol, options.seed)},
-            settings={"probe": record},
+            hashes={"probe": _hash_constants(protocol, options.seed)},
+            settings={"probe": _record_fits(probe, linear, few_shots)},
             seconds={
                 "images": images_done - started,
                 "probes": perf_counter() - images_done,
@@ -190,18 +197,18 @@ class Probes(Task):
         )
 
     def require_consistent(self, samples: types.Samples) -> None:
-        """Raise ValueError for a number of shots that is there twice."""
+        """Raise ValueError if two rows of few-shot probes have the same number of shots."""
         if len(np.unique(samples[SHOTS])) < len(samples[SHOTS]):
             raise ValueError(f"`{SHOTS}` holds a number twice")
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return the recall of the linear probe and the number of images of every class."""
-        is_right = samples[LINEAR] == samples[LABELS]
+        """Return, for every class, the recall of the linear probe and the number of test images."""
+        is_correct = samples[LINEAR] == samples[LABELS]
         classes = samples[CLASSES].tolist()
-        return means_of_groups(classes, samples[LABELS], {"recall": is_right}, "images")
+        return means_of_groups(classes, samples[LABELS], {"recall": is_correct}, "images")
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return one row per test image: the label and the predictions."""
+        """Return a table with a row per test image: its label and the predictions, as names."""
         classes = samples[CLASSES]
         return {
             "label": classes[samples[LABELS]],
@@ -212,7 +219,7 @@ class Probes(Task):
     def survey(
         self, protocol: types.ProbeProtocol, options: types.RunOptions, progress: types.OnProgress
     ) -> Survey:
-        """Count the images. Raises UsageError for images that `open_data` refuses."""
+        """Count the training and test images. Raises UsageError for data that cannot be opened."""
         train, test = self.open_data(protocol, options)
         n_images = len(train.images) + len(test.images)
         return Survey(
@@ -223,48 +230,73 @@ class Probes(Task):
         )
 
     def is_there(self, protocol: types.ProbeProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds both the training and the test images."""
         options = types.RunOptions(data_root=str(root))
         try:
-            return all(find_folder(split, options) for split in _splits(protocol))
+            return all(find_folder(split, options) for split in _train_and_test_split(protocol))
         except types.UsageError:
             return False
 
     def fetch(self, protocol: types.ProbeProtocol, options: types.RunOptions) -> None:
+        """Download the training and test images of a known data set if `options` ask for it."""
         for split in protocol.splits or ():
             classification.fetch(split, options)
 
 
-def _splits(
+def _record_fits(probe: Probe, linear: LinearProbe, few_shots: FewShotProbes) -> dict[str, Any]:
+    """Return how the probes were fitted, as a result records it.
+
+    The record holds the solver, the numbers of training and held-out images, and each C that was
+    chosen: of the linear probe, and of every draw of few shots, by the number of shots as text.
+    """
+    c_by_shots = {}
+    for shots, c_of_draws in zip(probe.protocol.shots, few_shots.c_values, strict=True):
+        c_by_shots[str(shots)] = c_of_draws
+    return {
+        "solver": "L-BFGS, float32",
+        "C": linear.c,
+        "training_images": len(probe.train_labels),
+        "validation_images": linear.n_held_out,
+        "draw_seeds": probe.draw_seeds,
+        "fewshot_C": c_by_shots,
+    }
+
+
+def _train_and_test_split(
     protocol: types.ProbeProtocol,
 ) -> tuple[types.ClassificationProtocol, types.ClassificationProtocol]:
-    """Return the protocols of the training and the test images."""
+    """Return how the training images and the test images of a data set are read.
+
+    Known data sets state two classification protocols. For a user's data set, they are made of its
+    folders of training and test images.
+    """
     if protocol.splits is not None:
         return protocol.splits
-    train, test = (
-        types.ClassificationProtocol(
-            dataset=protocol.dataset,
-            protocol_name=protocol.protocol_name,
-            root=protocol.root,
-            folder=folder,
-        )
-        for folder in (protocol.train, protocol.test)
+    train = types.ClassificationProtocol(
+        dataset=protocol.dataset,
+        protocol_name=protocol.protocol_name,
+        root=protocol.root,
+        folder=protocol.train,
     )
+    test = replace(train, folder=protocol.test)
     return train, test
 
 
 def _open_training(split: types.ClassificationProtocol, options: types.RunOptions) -> ClassData:
-    """List the training images, all of which must be there. Raises UsageError."""
+    """List the training images, without a limit. Raises UsageError unless all of them are there."""
     try:
-        return classification.open_data(split, options)
+        return classification.open_data(split, replace(options, limit=None, allow_partial=False))
     except types.UsageError as error:
-        fault, incomplete, _ = str(error).partition(ADVICE)
-        if incomplete:  # the advice to measure the images found does not hold for training
+        # The message for an incomplete data set ends with the advice to measure the images that
+        # there are. Training images cannot be measured so.
+        fault, advice, _ = str(error).partition(ADVICE)
+        if advice:
             fault += "; a probe needs all training images"
         raise types.UsageError(fault) from error
 
 
 def _require_valid(protocol: types.ProbeProtocol) -> None:
-    """Raise UsageError for constants by which no probe can be fitted."""
+    """Raise UsageError for constants of a protocol by which no probe can be fitted."""
     shots = protocol.shots
     fault = ""
     if protocol.train == protocol.test:
@@ -292,20 +324,24 @@ def _require_same_classes(protocol: types.ProbeProtocol, train: ClassData, test:
 
 
 def _require_enough_shots(protocol: types.ProbeProtocol, train: ClassData) -> None:
-    """Raise UsageError for a class with too few images for the largest number of shots."""
-    n_images = np.bincount(train.labels)
+    """Raise UsageError for a class with too few training images for the largest number of shots.
+
+    For 16 shots, a class needs 16 images to train on, and 4 more to choose C by.
+    """
+    n_images_of_class = np.bincount(train.labels)
     most_shots = max(protocol.shots)
     n_needed = most_shots + min(most_shots, MOST_HELD_OUT)
-    if n_images.min() < n_needed:
-        name = train.classes[n_images.argmin()]
+    smallest_class = n_images_of_class.argmin()
+    n_images = n_images_of_class[smallest_class]
+    if n_images < n_needed:
         raise types.UsageError(
-            f"{protocol.dataset}: class {name} has {n_images.min()} training images, and "
-            f"{most_shots} shots need {n_needed}, some to choose by: set `shots` lower"
+            f"{protocol.dataset}: class {train.classes[smallest_class]} has {n_images} training "
+            f"images, and {most_shots} shots need {n_needed}, some to choose by: set `shots` lower"
         )
 
 
-def _constants_hash(protocol: types.ProbeProtocol, seed: int) -> str:
-    """Return the hash of the constants that define the numbers of probes."""
+def _hash_constants(protocol: types.ProbeProtocol, seed: int) -> str:
+    """Return the hash of all constants, with the seed, that decide the metrics of probes."""
     return fingerprint(
         [
             protocol.shots,
@@ -320,14 +356,18 @@ def _constants_hash(protocol: types.ProbeProtocol, seed: int) -> str:
 
 
 def _notes(probe: Probe, linear: LinearProbe) -> list[str]:
-    """Return the notes that a reader of the numbers must know."""
+    """Return notes on what makes the metrics of the probes doubtful.
+
+    They tell of test images that are also training images, of a best C at the end of the values
+    that were tried, and of fits that did not converge.
+    """
     notes = []
     c_values = probe.protocol.c_values
     test_features = {row.tobytes() for row in probe.test_features}
     training_features = {row.tobytes() for row in probe.train_features}
-    shared_features = test_features & training_features
-    if shared_features:
-        notes.append(f"{len(shared_features)} test images have the features of training images")
+    n_shared = len(test_features & training_features)
+    if n_shared:
+        notes.append(f"{n_shared} test images have the features of training images")
     if linear.c in (min(c_values), max(c_values)):
         notes.append(
             f"C of the linear probe, {linear.c:g}, is at the end of c_values: others may be best"

@@ -25,17 +25,20 @@ _TOLERANCE = 1e-5
 
 
 class Labelled(NamedTuple):
-    """Features with labels, of which some rows are used."""
+    """Features with labels, and the rows of them that are used."""
 
     # (F, D)
     features: Features
-    # (F,)
+    # (F,) the class of each row.
     labels: Ints
-    # (N,)
+    # (N,) the indices of the rows that are used.
     rows: Ints
 
     def blocks(self, device: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (B, D) features and (B,) classes on a device."""
+        """Copy the used rows to a device, block by block.
+
+        For each block of B rows, yields the features (B, D) and the labels (B,).
+        """
         import torch
 
         for start in range(0, len(self.rows), BLOCK):
@@ -56,7 +59,7 @@ class Linear(NamedTuple):
 class Objective:
     """The loss of scikit-learn's `LogisticRegression(C=c)`, divided by the number N of rows.
 
-    With the weights W without the intercept, the loss is
+    W are the weights without the intercept. The loss is
 
         (sum of cross entropies + |W|^2 / (2 c)) / N
 
@@ -64,27 +67,31 @@ class Objective:
     """
 
     def __init__(self, data: Labelled, n_classes: int, c: float, device: str) -> None:
+        """`c` is the inverse strength of regularisation. Products are computed on `device`."""
         self.data = data
         self.n_classes = n_classes
         self.c = c
         self.device = device
 
     def __call__(self, flat_weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Return the loss and its gradient at the weights, both as flat arrays ((D + 1) * C,)."""
+        """Return the loss, and its gradient, for weights. Both arrays are flat ((D + 1) * C,)."""
         import torch
 
         weights = torch.from_numpy(flat_weights).view(-1, self.n_classes).to(self.device)
+
         # The term |W|^2 / (2 c) and its gradient W / c. The intercept, the last row, has none.
         loss = (weights[:-1] ** 2).sum() / (2 * self.c)
         gradient = weights / self.c
         gradient[-1] = 0
+
+        # The cross entropies of all rows and their gradients.
         weights_fp32 = weights.float()
         for features, labels in self.data.blocks(self.device):
             logits = torch.addmm(weights_fp32[-1], features, weights_fp32[:-1])
             log_probabilities = logits.log_softmax(dim=1)
             log_likelihoods = log_probabilities.gather(1, labels[:, None])
             loss -= log_likelihoods.sum(dtype=torch.float64)
-            # The gradient of the cross entropy by the logits: probabilities minus one-hot labels.
+            # The gradient with respect to the logits: probabilities minus one-hot labels.
             logit_gradient = log_probabilities.exp_()
             logit_gradient[torch.arange(len(labels)), labels] -= 1
             gradient[:-1] += features.T @ logit_gradient
@@ -94,25 +101,28 @@ class Objective:
 
 
 def fit(data: Labelled, n_classes: int, c: float, device: str = "cpu") -> Linear:
-    """Fit multinomial logistic regression by L-BFGS, starting from zeros.
+    """Fit multinomial logistic regression by L-BFGS, starting from zero weights.
 
-    Products are computed in float32, and sums in float64.
+    `c` is the inverse strength of regularisation, as in scikit-learn. Products are computed in
+    float32, and sums in float64.
     """
     from scipy.optimize import minimize
 
     objective = Objective(data, n_classes, c, device)
-    zeros = np.zeros((data.features.shape[1] + 1) * n_classes)
-    _, first_gradient = objective(zeros)
+    n_features = data.features.shape[1]
+    zero_weights = np.zeros((n_features + 1) * n_classes)
+    _, first_gradient = objective(zero_weights)
     tolerance = _TOLERANCE * np.abs(first_gradient).max()
     options = {"maxiter": ITERATIONS, "gtol": tolerance, "ftol": 0}
-    solution = minimize(objective, zeros, jac=True, method="L-BFGS-B", options=options)
-    # Status 2, no better point in float32, counts as converged.
+    solution = minimize(objective, zero_weights, jac=True, method="L-BFGS-B", options=options)
+    # Status 1 is the limit of iterations. Status 2, no better point in float32, counts as
+    # converged.
     reached_limit = solution.status == 1
     return Linear(solution.x.reshape(-1, n_classes), converged=not reached_limit)
 
 
 def predict(linear: Linear, features: Features, device: str = "cpu") -> Ints:
-    """Return the best class of (M, D) features, (M,)."""
+    """Return the class with the highest logit for each of the features (M, D), (M,)."""
     import torch
 
     weights = torch.from_numpy(linear.weights).float().to(device)
@@ -125,7 +135,7 @@ def predict(linear: Linear, features: Features, device: str = "cpu") -> Ints:
 
 
 class Choice(NamedTuple):
-    """The C that was chosen among candidates."""
+    """The regularisation C that was chosen among candidates."""
 
     c: float
     # Whether the fits of all candidates converged.
@@ -135,19 +145,21 @@ class Choice(NamedTuple):
 def choose(
     train: Labelled, held_out: Ints, n_classes: int, candidates: Sequence[float], device: str
 ) -> Choice:
-    """Choose the C with the highest accuracy on held-out rows, the smallest one of equals.
+    """Fit a classifier with each candidate C, and choose the C with the highest accuracy.
 
-    `held_out` (H,) are rows of the features of `train` that it does not use.
+    The accuracy is measured on the `held_out` rows (H,), which `train` does not use. Of several
+    values with the same accuracy, the smallest is chosen.
     """
     features, labels = train.features[held_out], train.labels[held_out]
     c_values = sorted(candidates)
-    n_correct_by_candidate = []
+    n_correct_of_candidates = []
     all_converged = True
     for c in c_values:
         linear = fit(train, n_classes, c, device)
-        n_correct_by_candidate.append(int((predict(linear, features, device) == labels).sum()))
+        is_correct = predict(linear, features, device) == labels
+        n_correct_of_candidates.append(int(is_correct.sum()))
         all_converged = all_converged and linear.converged
-    best = int(np.argmax(n_correct_by_candidate))  # the first of equals, which is the smallest C
+    best = int(np.argmax(n_correct_of_candidates))  # the first of equals, which is the smallest C
     return Choice(c_values[best], all_converged)
 
 
@@ -159,25 +171,28 @@ def nearest_classes(
     temperature: float,
     device: str = "cpu",
 ) -> Ints:
-    """Return the class (M,) of each of (M, D) queries, by the votes of its nearest rows.
+    """Return the class of each query (M, D) for which its nearest training rows vote, (M,).
 
-    `neighbours` is the number of rows that vote. A row votes with exp(cosine similarity /
-    temperature) for its class (Caron et al. 2021, arXiv 2104.14294, appendix F.1).
+    `neighbours` is the number of rows that vote. A row votes for its class with the weight
+    exp(cosine similarity / temperature): Caron et al. 2021, arXiv 2104.14294, appendix F.1.
     """
     import torch
 
     # The similarities and classes (M, neighbours) of the nearest rows in the blocks so far.
-    scores = torch.full((len(queries), neighbours), -torch.inf)
-    classes = torch.zeros((len(queries), neighbours), dtype=torch.int64)
+    nearest_similarities = torch.full((len(queries), neighbours), -torch.inf)
+    nearest_labels = torch.zeros((len(queries), neighbours), dtype=torch.int64)
     for features, labels in train.blocks(device):
+        n_in_block = min(neighbours, len(labels))
         for start in range(0, len(queries), BLOCK):
             rows = slice(start, start + BLOCK)
             similarities = torch.from_numpy(queries[rows]).to(device) @ features.T
-            block_scores, block_rows = similarities.topk(min(neighbours, len(labels)), dim=1)
-            candidate_scores = torch.cat([scores[rows], block_scores.cpu()], dim=1)
-            candidate_classes = torch.cat([classes[rows], labels[block_rows].cpu()], dim=1)
-            scores[rows], best = candidate_scores.topk(neighbours, dim=1)
-            classes[rows] = candidate_classes.gather(1, best)
+            # Join the nearest rows of this block with the nearest so far, and keep the best.
+            similarities_in_block, rows_in_block = similarities.topk(n_in_block, dim=1)
+            labels_in_block = labels[rows_in_block]
+            candidates = torch.cat([nearest_similarities[rows], similarities_in_block.cpu()], dim=1)
+            candidate_labels = torch.cat([nearest_labels[rows], labels_in_block.cpu()], dim=1)
+            nearest_similarities[rows], best = candidates.topk(neighbours, dim=1)
+            nearest_labels[rows] = candidate_labels.gather(1, best)
     votes = torch.zeros(len(queries), n_classes)
-    votes.scatter_add_(1, classes, (scores / temperature).softmax(dim=1))
+    votes.scatter_add_(1, nearest_labels, (nearest_similarities / temperature).softmax(dim=1))
     return votes.argmax(dim=1).numpy()

@@ -21,17 +21,21 @@ MOST_HELD_OUT = 4
 
 
 def in_random_order(labels: Ints, seed: int) -> list[Ints]:
-    """Return the rows of each class of (N,) labels, each list shuffled with the seed."""
+    """Return the rows of each class, in a random order that the seed decides.
+
+    The labels (N,) [0, 1, 0] give, for example, [[2, 0], [1]].
+    """
     rng = np.random.default_rng(seed)
     n_classes = labels.max() + 1
     return [rng.permutation(np.flatnonzero(labels == label)) for label in range(n_classes)]
 
 
 def few_shots(labels: Ints, shots: int, seed: int) -> tuple[Ints, Ints]:
-    """Return training rows and held-out rows that are drawn from (N,) labels.
+    """Draw training rows and held-out rows at random from rows with labels (N,).
 
-    There are `shots` training rows per class, and min(shots, MOST_HELD_OUT) held-out rows. With the
-    same seed, the training rows of more shots include all training rows of fewer shots.
+    For each class, `shots` rows are drawn to train on, and min(shots, MOST_HELD_OUT) other rows to
+    choose C by. With the same seed, the training rows of more shots include all training rows of
+    fewer shots.
     """
     n_held_out = min(shots, MOST_HELD_OUT)
     rows_of_classes = in_random_order(labels, seed)
@@ -41,9 +45,10 @@ def few_shots(labels: Ints, shots: int, seed: int) -> tuple[Ints, Ints]:
 
 
 def split(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
-    """Return training rows and held-out rows, which together are all rows of (N,) labels.
+    """Divide all rows, which have labels (N,), into training rows and held-out rows.
 
-    About a fraction of each class is held out: at least one row, and at most all rows but one.
+    About this fraction of the rows of each class is held out: at least one row, and at most all
+    rows but one. Both results are in ascending order.
     """
     training_rows, held_out_rows = [], []
     for rows in in_random_order(labels, seed):
@@ -58,9 +63,9 @@ class LinearProbe(NamedTuple):
 
     # (N,) predicted classes of the test images.
     predicted: Ints
-    # The regularisation that was chosen: scikit-learn's C.
+    # The strength of regularisation that was chosen, as scikit-learn's C.
     c: float
-    # The number of training images that C was chosen by.
+    # The number of training images that were held out to choose C.
     n_held_out: int
 
 
@@ -74,7 +79,10 @@ class FewShotProbes(NamedTuple):
 
 
 class Probe:
-    """The probes of one protocol on features of training (F, D) and test images (N, D)."""
+    """Fits the probes of one protocol to the features of training images, and applies them.
+
+    The features are (F, D) of training images, and (N, D) of test images.
+    """
 
     def __init__(
         self,
@@ -86,6 +94,7 @@ class Probe:
         device: str,
         progress: types.OnProgress = types.no_progress,
     ) -> None:
+        """Labels are (F,), in the order of the training features. Fits run on `device`."""
         self.protocol = protocol
         self.train_features = train_features
         self.train_labels = train_labels
@@ -99,14 +108,14 @@ class Probe:
 
     @property
     def draw_seeds(self) -> list[int]:
-        """The seed of each draw of few shots."""
+        """The seed of each random draw of training images for few-shot probes."""
         return [self.seed + draw for draw in range(self.protocol.draws)]
 
     def predict_neighbours(self) -> Ints:
-        """Return the classes (N,) that the nearest training images vote for."""
+        """Return the class of each test image that its nearest training images vote for, (N,)."""
         all_rows = np.arange(len(self.train_labels))
         return nearest_classes(
-            self._labelled(all_rows),
+            Labelled(self.train_features, self.train_labels, all_rows),
             self.test_features,
             self.n_classes,
             min(self.protocol.neighbours, len(all_rows)),
@@ -115,47 +124,47 @@ class Probe:
         )
 
     def fit_linear(self) -> LinearProbe:
-        """Choose C by held-out training images, and fit a probe to all training images."""
+        """Choose C by held-out training images, and fit a linear probe to all training images."""
         training_rows, held_out_rows = split(self.train_labels, self.protocol.validation, self.seed)
         all_rows = np.arange(len(self.train_labels))
-        predicted, c = self._fit(training_rows, held_out_rows, all_rows)
+        predicted, c = self._choose_and_fit(training_rows, held_out_rows, all_rows)
         return LinearProbe(predicted, c, len(held_out_rows))
 
     def fit_few_shots(self) -> FewShotProbes:
-        """Fit a probe to every draw of every number of shots."""
-        shots_of_protocol, n_draws = self.protocol.shots, self.protocol.draws
-        predicted: list[Ints] = []
+        """Fit a linear probe to every draw of every number of training images per class."""
+        n_numbers_of_shots, n_draws = len(self.protocol.shots), self.protocol.draws
+        n_probes = n_numbers_of_shots * n_draws
+        predictions_of_probes: list[Ints] = []
         c_values: list[list[float]] = []
-        for shots in shots_of_protocol:
+        for shots in self.protocol.shots:
             c_of_draws = []
             for seed in self.draw_seeds:
                 training_rows, held_out_rows = few_shots(self.train_labels, shots, seed)
-                classes, c = self._fit(training_rows, held_out_rows, training_rows)
-                predicted.append(classes)
+                predicted, c = self._choose_and_fit(training_rows, held_out_rows, training_rows)
+                predictions_of_probes.append(predicted)
                 c_of_draws.append(c)
-                total = len(shots_of_protocol) * n_draws
-                self.progress(types.Progress("few shots", len(predicted), total))
+                n_done = len(predictions_of_probes)
+                self.progress(types.Progress("few shots", n_done, n_probes))
             c_values.append(c_of_draws)
-        by_shots = np.stack(predicted).reshape(len(shots_of_protocol), n_draws, -1)
-        return FewShotProbes(by_shots, c_values)
+        predictions = np.stack(predictions_of_probes).reshape(n_numbers_of_shots, n_draws, -1)
+        return FewShotProbes(predictions, c_values)
 
-    def _labelled(self, rows: Ints) -> Labelled:
-        return Labelled(self.train_features, self.train_labels, rows)
-
-    def _fit(
+    def _choose_and_fit(
         self, training_rows: Ints, held_out_rows: Ints, final_rows: Ints
     ) -> tuple[Ints, float]:
-        """Choose C by held-out rows, and fit a probe to the final rows.
+        """Choose C by fits to training rows, and fit a probe with this C to the final rows.
 
-        Returns the classes (N,) of the test images, and C.
+        The fits are judged by the held-out rows. Returns the classes (N,) that the probe predicts
+        for the test images, and C. `self.converged` becomes False if a fit did not converge.
         """
         choice = choose(
-            self._labelled(training_rows),
+            Labelled(self.train_features, self.train_labels, training_rows),
             held_out_rows,
             self.n_classes,
             self.protocol.c_values,
             self.device,
         )
-        linear = fit(self._labelled(final_rows), self.n_classes, choice.c, self.device)
+        final_data = Labelled(self.train_features, self.train_labels, final_rows)
+        linear = fit(final_data, self.n_classes, choice.c, self.device)
         self.converged = self.converged and choice.converged and linear.converged
         return predict(linear, self.test_features, self.device), choice.c

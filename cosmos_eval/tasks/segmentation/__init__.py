@@ -56,42 +56,55 @@ _CONSTANTS = (
 
 
 def _estimate_from_areas(
-    samples: Derived, function: Callable[[stats.Areas], stats.Values]
+    samples: Derived, compute_metric: Callable[[stats.Areas], stats.Values]
 ) -> FunctionOfSums:
-    """Return the estimate of a function of the areas, summed over images."""
-    return FunctionOfSums(samples[AREAS], function, jackknife=True)
+    """Return the estimate of a metric that is computed from areas, summed over all images.
+
+    The areas of a class are its intersection, labelled and predicted pixels.
+    """
+    return FunctionOfSums(samples[AREAS], compute_metric, jackknife=True)
 
 
 def _mean_iou(samples: Derived) -> FunctionOfSums:
+    """Return mIoU: the mean over the classes of intersection over union."""
     return _estimate_from_areas(samples, stats.mean_iou)
 
 
 def _mean_accuracy(samples: Derived) -> FunctionOfSums:
+    """Return mAcc: the mean over the classes of the fraction of labelled pixels that are right."""
     return _estimate_from_areas(samples, stats.mean_accuracy)
 
 
 def _pixel_accuracy(samples: Derived) -> FunctionOfSums:
+    """Return aAcc: the fraction of all labelled pixels that are right."""
     return _estimate_from_areas(samples, stats.pixel_accuracy)
 
 
-def _mean_iou_of_group(samples: Derived, group: str) -> FunctionOfSums | None:
-    """Return the mean IoU of the classes of a group; None if the protocol does not have it."""
-    groups = samples[GROUPS].tolist()
-    if group not in groups:
+def _mean_iou_of_class_group(samples: Derived, group_name: str) -> FunctionOfSums | None:
+    """Return the mean IoU over the classes of a group, such as `things`.
+
+    Return None if the protocol does not have a group of this name.
+    """
+    group_names = samples[GROUPS].tolist()
+    if group_name not in group_names:
         return None
-    members = np.flatnonzero(samples[MEMBERS][groups.index(group)])
-    return _estimate_from_areas(samples, partial(stats.mean_iou, members=members))
+    is_member = samples[MEMBERS][group_names.index(group_name)]
+    classes = np.flatnonzero(is_member)
+    return _estimate_from_areas(samples, partial(stats.mean_iou, members=classes))
 
 
 def _mean_iou_of_things(samples: Derived) -> FunctionOfSums | None:
-    return _mean_iou_of_group(samples, "things")
+    """Return the mean IoU over classes that can be counted, such as cars, or None without them."""
+    return _mean_iou_of_class_group(samples, "things")
 
 
 def _mean_iou_of_stuff(samples: Derived) -> FunctionOfSums | None:
-    return _mean_iou_of_group(samples, "stuff")
+    """Return the mean IoU over classes such as sky, which cannot be counted, or None."""
+    return _mean_iou_of_class_group(samples, "stuff")
 
 
-def _names_of_groups(samples: Derived) -> list[str]:
+def _class_group_names(samples: Derived) -> list[str]:
+    """Return the names of the groups of classes that have a mean IoU of their own."""
     names: list[str] = samples[GROUPS].tolist()
     return names
 
@@ -106,7 +119,7 @@ class Segmentation(Task):
         Metric("aAcc", _pixel_accuracy),
         Metric("mIoU_things", _mean_iou_of_things, label="mIoU things", headline=True),
         Metric("mIoU_stuff", _mean_iou_of_stuff, label="mIoU stuff", headline=True),
-        Metric("mIoU_*", _mean_iou_of_group, members=_names_of_groups),
+        Metric("mIoU_*", _mean_iou_of_class_group, members=_class_group_names),
     )
     truth = (NAME, CLASSES, GROUPS, MEMBERS, LABELLED)
     checked = label_map_checks.CHECKED
@@ -119,6 +132,7 @@ class Segmentation(Task):
     def open_data(
         self, protocol: types.SegmentationProtocol, options: types.RunOptions
     ) -> LabelMaps:
+        """List the images of a data set and their label maps."""
         return label_maps.open_data(protocol, options)
 
     def measure(
@@ -129,7 +143,11 @@ class Segmentation(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Segment every image once, and compare it with the label maps of each protocol."""
+        """Segment the images, and yield the measurement of every protocol.
+
+        The protocols see the same images in the same way. Each image is encoded once, segmented by
+        the prompts of each protocol, and compared with the label map of each.
+        """
         from cosmos_eval.tasks.segmentation.evaluate import measure_data
 
         return measure_data(encoder, protocols, options, progress, data)
@@ -137,7 +155,11 @@ class Segmentation(Task):
     def image_pass(
         self, protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
     ) -> Hashable:
-        """Return everything that decides what a model sees of the images."""
+        """Return everything that decides what a model sees of the images.
+
+        Protocols with the same images, resize, windows, normalisation and form of attention are
+        measured together, since they can share the patch embeddings.
+        """
         return (
             protocol.short_side,
             protocol.long_side,
@@ -150,14 +172,21 @@ class Segmentation(Task):
         )
 
     def derive(self, samples: types.Samples) -> Derived:
-        """Add the areas of every image, and its labelled pixels."""
-        fields = stats.SparseConfusion._fields
-        confusion = stats.SparseConfusion(*(samples[field] for field in fields))
+        """Add the areas of each class in each image, and the labelled pixels, both (N, C).
+
+        They are sums of the stored confusion counts.
+        """
+        confusion = stats.SparseConfusion(
+            image=samples["image"], pair=samples["pair"], pixels=samples["pixels"]
+        )
         areas = stats.areas_of_images(confusion, len(samples[NAME]), len(samples[CLASSES]))
         return {**samples, AREAS: areas, LABELLED: areas.labelled}
 
     def require_consistent(self, samples: types.Samples) -> None:
-        """Raise ValueError for classes without a name, and for more areas than memory holds."""
+        """Raise ValueError for class numbers without a class, and for too many images and classes.
+
+        A pair of C classes is stored as the number label * C + prediction, which is below C * C.
+        """
         pairs = samples["pair"]
         n_images, n_classes = len(samples[NAME]), len(samples[CLASSES])
         if len(pairs) and pairs.max() >= n_classes**2:
@@ -170,30 +199,42 @@ class Segmentation(Task):
             )
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return IoU and accuracy of every class, None if it does not occur."""
-        areas = self.derive(samples)[AREAS]
-        total = stats.Areas(*(areas_of_images.sum(0) for areas_of_images in areas))
-        ious, accuracies = stats.class_scores(total)
-        return {
-            name: {"IoU": _number_or_none(iou), "Acc": _number_or_none(accuracy)}
-            for name, iou, accuracy in zip(
-                samples[CLASSES].tolist(), ious.tolist(), accuracies.tolist(), strict=True
-            )
-        }
+        """Return the IoU and the accuracy of every class over all images, by its name.
+
+        They are None if no image has the class.
+        """
+        areas_of_images = self.derive(samples)[AREAS]
+        areas = stats.Areas(
+            intersection=areas_of_images.intersection.sum(axis=0),
+            labelled=areas_of_images.labelled.sum(axis=0),
+            predicted=areas_of_images.predicted.sum(axis=0),
+        )
+        ious, accuracies = stats.class_scores(areas)
+        metrics_by_class = {}
+        for name, iou, accuracy in zip(
+            samples[CLASSES].tolist(), ious.tolist(), accuracies.tolist(), strict=True
+        ):
+            metrics_by_class[name] = {"IoU": _nan_to_none(iou), "Acc": _nan_to_none(accuracy)}
+        return metrics_by_class
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
-        """Return pixel accuracy and the mean IoU of the occurring classes for every image."""
+        """Return a table with one row per image, as arrays (N,) by the names of the columns.
+
+        The columns are the pixel accuracy, and the mean IoU of the classes that occur in the image.
+        """
         areas = self.derive(samples)[AREAS]
         return {"pixel_accuracy": stats.pixel_accuracy(areas), "mIoU": stats.mean_iou(areas)}
 
     def mistakes(self, samples: types.Samples) -> types.Mistakes:
-        """Count the pixels of every class that were given another class."""
+        """Count the pixels of each true class for which each other class was predicted."""
         classes = samples[CLASSES].tolist()
-        # A pair of a true and a predicted class is numbered true * C + predicted.
+        # A pair of a true and a predicted class has the number true * C + predicted, which is its
+        # place in the flattened matrix of true classes (rows) and predicted classes (columns).
         n_pixels_of_pair = np.zeros(len(classes) ** 2, np.int64)
         np.add.at(n_pixels_of_pair, samples["pair"], samples["pixels"])
         confusion = n_pixels_of_pair.reshape(len(classes), -1)
         totals = confusion.sum(axis=1)
+        # The diagonal holds the correct pixels.
         np.fill_diagonal(confusion, 0)
         true_classes, predicted_classes = np.nonzero(confusion)
         return types.Mistakes(
@@ -206,9 +247,11 @@ class Segmentation(Task):
         )
 
     def upgrade(self, samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
-        """Add the classes and groups of the known protocol.
+        """Add classes and groups of classes to the samples of a result of format version 1.
 
-        Raises UsageError for an unknown protocol, and ValueError for one with other classes.
+        Version 1 did not store them. They are taken from the protocol that `record` names. Raises
+        UsageError if there is no such protocol any more, and ValueError if its classes have
+        changed.
         """
         from cosmos_eval.protocols import find_known  # which takes longer than reading a result
 
@@ -223,6 +266,7 @@ class Segmentation(Task):
     def check(
         self, protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
     ) -> None:
+        """Read every label map. Raises UsageError for one that does not fit the protocol."""
         label_map_checks.check(protocol, options, data)
 
     def survey(
@@ -231,41 +275,56 @@ class Segmentation(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
+        """Check every image and label map, and report what is missing or damaged."""
         return label_map_checks.survey(protocol, options, progress)
 
     def decode(self, source: ImageFile) -> Any:
+        """Read and decode an image by OpenCV, as it is decoded for the measurement."""
         from cosmos_eval.tasks.segmentation.pictures import decode  # which imports OpenCV
 
         return decode(source.path)
 
     def is_there(self, protocol: types.SegmentationProtocol, root: Path) -> bool:
+        """Return whether the folder `root` holds the images and label maps of a data set."""
         return label_map_checks.is_there(protocol, root)
 
     def n_samples(self, protocol: types.SegmentationProtocol) -> int | None:
+        """Return the number of images of the complete data set, or None if it is unknown."""
         return protocol.n_images
 
     def attention(self, protocol: types.SegmentationProtocol) -> types.Attention:
+        """Return the form of attention that the protocol prescribes for the last block."""
         return protocol.attention
 
 
-def _number_or_none(value: float) -> float | None:
-    """Return None for NaN, which JSON does not have."""
+def _nan_to_none(value: float) -> float | None:
+    """Return None for NaN, which JSON cannot hold, and any other number as it is."""
     return None if np.isnan(value) else value
 
 
 def class_arrays(protocol: types.SegmentationProtocol) -> dict[str, NDArray[Any]]:
-    """Return the arrays CLASSES (C,), GROUPS (G,) and MEMBERS (G, C) of a protocol."""
+    """Return the names of classes (C,), the names of groups (G,), and the groups' members (G, C).
+
+    They are the stored arrays CLASSES, GROUPS and MEMBERS, by name. If the group `things` of the
+    classes `cat` and `sky` holds `cat`, MEMBERS is [[True, False]].
+    """
     classes, groups = protocol.class_names, protocol.groups
-    is_member = [[name in members for name in classes] for members in groups.values()]
+    is_member = np.zeros((len(groups), len(classes)), dtype=np.bool_)
+    for index, members in enumerate(groups.values()):
+        is_member[index] = [name in members for name in classes]
     return {
         CLASSES: np.array(classes),
         GROUPS: np.array(list(groups), dtype=np.str_),
-        MEMBERS: np.array(is_member, dtype=np.bool_).reshape(len(groups), len(classes)),
+        MEMBERS: is_member,
     }
 
 
 def constants(protocol: types.SegmentationProtocol, attention: types.Attention) -> dict[str, Any]:
-    """Return the constants of a protocol that define its numbers, and the form of attention."""
+    """Return the constants that decide the numbers of a protocol, by name, to be hashed.
+
+    `attention` is the form of attention that the images are encoded with, which may not be the
+    protocol's own. Class names, prompts and templates are hashed apart.
+    """
     values = {name: getattr(protocol, name) for name in _CONSTANTS}
     if protocol.window is None:
         values["stride"] = None  # it has no effect, so that its value must not change the hash
@@ -278,17 +337,21 @@ def constants(protocol: types.SegmentationProtocol, attention: types.Attention) 
 def shared_prompts(protocol: types.SegmentationProtocol) -> tuple[str, ...]:
     """Return a note for each prompt that several classes share.
 
-    A pixel that fits the prompt best is always given the first of these classes.
+    A pixel that fits such a prompt best is always given the first of these classes. An example is
+    "prompt 'person' belongs to man and woman: man always wins with it".
     """
     classes_by_prompt = defaultdict[str, list[str]](list)
-    for name, prompts in zip(protocol.class_names, protocol.queries, strict=True):
-        for prompt in dict.fromkeys(prompts):
-            classes_by_prompt[prompt].append(name)
+    for class_name, prompts in zip(protocol.class_names, protocol.queries, strict=True):
+        distinct_prompts = dict.fromkeys(prompts)
+        for prompt in distinct_prompts:
+            classes_by_prompt[prompt].append(class_name)
     notes = []
-    for prompt, names in classes_by_prompt.items():
-        if len(names) > 1:
-            classes = " and ".join(names)
-            notes.append(f"prompt '{prompt}' belongs to {classes}: {names[0]} always wins with it")
+    for prompt, class_names in classes_by_prompt.items():
+        if len(class_names) > 1:
+            notes.append(
+                f"prompt '{prompt}' belongs to {' and '.join(class_names)}: "
+                f"{class_names[0]} always wins with it"
+            )
     return tuple(notes)
 
 

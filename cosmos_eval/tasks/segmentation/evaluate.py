@@ -54,12 +54,17 @@ def measure_data(
     progress: OnProgress,
     data: Sequence[LabelMaps],
 ) -> Iterator[Measurement]:
-    """Yield a measurement per protocol, of checked data; `options.batch_size` counts windows.
+    """Segment the images of a data set, and yield the measurement of each protocol.
 
-    Predictions are palette PNG files named like the images, in a folder per protocol below
-    `options.save_predictions`. Finished shards are stored below `options.unfinished` until the
-    iterator is resumed after the last measurement. Raises UsageError for models without patches and
-    for damaged images.
+    All protocols have the same images, and a model sees them in the same way. `data` holds the
+    images and label maps of each protocol, which were checked before. `options.batch_size` is the
+    number of windows that are encoded together.
+
+    If `options.save_predictions` is set, the predicted label maps are saved below this folder, in
+    a folder per protocol: as PNG files with a palette, named like the images. Images are measured
+    in shards. The counts of finished shards are stored below `options.unfinished`, so that an
+    interrupted run can be resumed. They are removed after the last measurement was yielded. Raises
+    UsageError for models without patches and for damaged images.
     """
     synchronized = options.distributed.synchronized
     attention = options.attention or protocols[0].attention
@@ -69,12 +74,14 @@ def measure_data(
     fitted_protocols = [inference.fit_to_model(protocol, dense) for protocol in protocols]
 
     def make_jobs() -> list[Job]:
+        """Return the job of each protocol."""
         return [
             _make_job(dense, protocol, label_maps, options)
             for protocol, label_maps in zip(fitted_protocols, data, strict=True)
         ]
 
     def make_segmenters() -> list[Segmenter]:
+        """Encode the prompts of each protocol, and return its segmenter."""
         return [
             inference.make_segmenter(dense, protocol, options, progress)
             for protocol in fitted_protocols
@@ -89,33 +96,44 @@ def measure_data(
 
 
 def _require_tuned_model(protocol: SegmentationProtocol, info: EncoderInfo) -> None:
-    """Raise UsageError for settings that were tuned for other weights or code of the same name."""
+    """Raise UsageError if a protocol was tuned for a model of the same name with other weights.
+
+    Other code of the model counts as well. Tuned settings of a model with another name are allowed:
+    their protocol has a name of its own.
+    """
     if protocol.tuned is None:
         return
     tuned_model = protocol.tuned["model"]
-    if tuned_model.get("spec") == info.spec and tuned_model != tuning.model_record(info):
+    has_same_name = tuned_model.get("spec") == info.spec
+    if has_same_name and tuned_model != tuning.model_record(info):
         raise UsageError(f"the settings were chosen for another state of {info.spec}: tune again")
 
 
 def _make_job(
     encoder: Encoder, protocol: SegmentationProtocol, data: LabelMaps, options: RunOptions
 ) -> Job:
-    """Return the job of a protocol, with its stores below the folders of the options."""
-    folder = None
+    """Return the job of a protocol: its images, its store of finished shards, and its folder.
+
+    The folder is for predicted label maps, and lies below `options.save_predictions`. Without this
+    option, it is None.
+    """
+    picture_folder = None
     if options.save_predictions:
         # With an auxiliary encoder, the name of the model's folder states the attention.
         attention = None if options.auxiliary else options.attention
-        folder = pictures.predictions_folder(Path(options.save_predictions), protocol, attention)
+        model_folder = Path(options.save_predictions)
+        picture_folder = pictures.predictions_folder(model_folder, protocol, attention)
     store = unfinished_store(encoder.info, protocol, options, data.samples)
-    return Job(protocol, data, store, folder, options.overlays)
+    return Job(protocol, data, store, picture_folder, options.overlays)
 
 
 def _measurement(
     job: Job, counts: Joined, options: RunOptions, seconds: Mapping[str, float]
 ) -> Measurement:
-    """Return the measurement of a job from its counts.
+    """Compute the metrics of a job from its confusion counts, and return the measurement.
 
-    Raises UsageError if no pixel of any image is labelled.
+    `counts` holds the fields of `SparseConfusion` and the array CONTENT, by name. `seconds` holds
+    the time that each phase took. Raises UsageError if no pixel of any image is labelled.
     """
     protocol = job.protocol
     if not counts["pixels"].any():
@@ -140,10 +158,12 @@ def count_images(
     options: RunOptions,
     progress: OnProgress,
 ) -> tuple[list[Joined], dict[str, float]]:
-    """Return the confusion counts of all images for every job, and seconds by phase.
+    """Segment all images, and return the confusion counts for every job, and seconds by phase.
 
-    The counts come with the array CONTENT, and are the same in all processes. The segmenters, one
-    per job, are made if any image is left to count. Raises UsageError for damaged images.
+    The counts of a job are the fields of `SparseConfusion` by name, and the array CONTENT with
+    hashes of the files. All processes return the same. `make_segmenters` returns the segmenter of
+    each job. It is not called if the counts of all images were stored by an earlier run. Raises
+    UsageError for damaged images.
     """
     counts_of_jobs, seconds = _Counting(jobs, make_segmenters, options, progress).run()
     for counts in counts_of_jobs:
@@ -152,9 +172,10 @@ def count_images(
 
 
 class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
-    """The pixels of all images, counted by label and prediction for every job.
+    """Counts the pixels of all images by label and predicted class, for every job.
 
-    An item is the sample of an image for every job: the same image, with different label maps.
+    The base class hands out the images shard by shard. An item is a list with a sample for every
+    job: always the same image, each with the label map of the job.
     """
 
     def __init__(
@@ -164,6 +185,7 @@ class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
         options: RunOptions,
         progress: OnProgress,
     ) -> None:
+        """All jobs have the same images. `make_segmenters` returns a segmenter for each job."""
         samples = list(zip(*(job.data.samples for job in jobs), strict=True))
         super().__init__([job.store for job in jobs], samples, options, progress)
         self._jobs = jobs
@@ -171,76 +193,89 @@ class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
         self._segmenters: Sequence[Segmenter] = ()
 
     def prepare(self) -> None:
+        """Make the segmenters, for which prompts are encoded."""
         self._segmenters = self._make_segmenters()
 
-    def load(self, sample: Sequence[Sample]) -> list[LoadedImage]:
-        return inference.load_together(sample, [job.protocol for job in self._jobs])
+    def load(self, samples: Sequence[Sample]) -> list[LoadedImage]:
+        """Read an image, and the label map of every job."""
+        return inference.load_together(samples, [job.protocol for job in self._jobs])
 
     def is_valid(self, shard: range, arrays: Sequence[Arrays]) -> bool:
-        """Return whether all label maps of a shard are on disk as they were saved."""
+        """Return whether all label maps of a shard are on disk as they were saved.
+
+        `arrays` holds the stored arrays of the shard for every job. If a file is missing or was
+        changed, the shard is measured again.
+        """
         for job, arrays_of_job in zip(self._jobs, arrays, strict=True):
             if job.pictures is None:
                 continue
-            for index, digest in zip(shard, arrays_of_job[_PICTURES], strict=True):
+            for index, sha256 in zip(shard, arrays_of_job[_PICTURES], strict=True):
                 name = job.data.samples[index].name
-                if not pictures.is_saved(job.pictures, name, digest.tobytes()):
+                if not pictures.is_saved(job.pictures, name, sha256.tobytes()):
                     return False
         return True
 
     def measure_shard(self, shard: range, images: Iterator[list[LoadedImage]]) -> list[Arrays]:
-        """Segment the images of a shard, and return their counts for every job."""
+        """Segment the images of a shard, and return their counts for every job.
+
+        Label maps are saved on the way if they are requested.
+        """
         counted_images_of_jobs: list[list[_CountedImage]] = [[] for _ in self._jobs]
         for predictions in inference.predict_together(self._segmenters, images):
-            for counted_images, job, (image, classes) in zip(
-                counted_images_of_jobs, self._jobs, predictions, strict=True
-            ):
-                counted_images.append(_count_image(image, classes, job))
+            for index, (image, classes) in enumerate(predictions):
+                counted_image = _count_and_save(image, classes, self._jobs[index])
+                counted_images_of_jobs[index].append(counted_image)
             self.image_done()
         return [
-            _arrays_of_shard(shard, counted_images) for counted_images in counted_images_of_jobs
+            _join_counted_images(shard, counted_images) for counted_images in counted_images_of_jobs
         ]
 
 
 class _CountedImage(NamedTuple):
-    """The counts of one image, and the SHA-256s of its saved label map and of its files."""
+    """The pixels of one image, counted by label and prediction, and hashes of its files."""
 
     counts: SparseConfusion
+    # The SHA-256 of the saved label map, or 32 zero bytes if it is not saved.
     picture_sha256: bytes
+    # The SHA-256 of the image with its label map.
     content_sha256: bytes
 
 
-def _count_image(image: LoadedImage, classes: Label, job: Job) -> _CountedImage:
-    """Count the pixels of an image by label and prediction, and save its label map if requested."""
-    counts = confusion(
-        image.label, classes, len(job.protocol.class_names), job.protocol.ignore_index
+def _count_and_save(image: LoadedImage, classes: Label, job: Job) -> _CountedImage:
+    """Count the pixels of an image by label and prediction, and save the files that a job requests.
+
+    `classes` (H, W) are the predictions. The files are the predicted label map, and a picture of it
+    beside the image.
+    """
+    protocol = job.protocol
+    counts = confusion(image.label, classes, len(protocol.class_names), protocol.ignore_index)
+    picture_sha256 = bytes(32)
+    if job.pictures is not None:
+        name, palette = image.sample.name, job.data.palette
+        if job.overlays:
+            overlay_path = job.pictures / "overlays" / f"{name}.jpg"
+            pictures.save_overlay(overlay_path, image, classes, protocol.class_names, palette)
+        path = pictures.prediction_file(job.pictures, name)
+        picture_sha256 = pictures.save_label_map(path, classes, palette)
+    return _CountedImage(pack([counts]), picture_sha256, image.sha256)
+
+
+def _join_counted_images(shard: range, counted_images: Sequence[_CountedImage]) -> Arrays:
+    """Join the counts and hashes of the images of a shard to the arrays that are stored.
+
+    `shard` holds the indices of the images in the data set. The counts of each image have the image
+    index 0, which is replaced by its index in the data set.
+    """
+    image_indices = []
+    for index, counted_image in zip(shard, counted_images, strict=True):
+        image_indices.append(counted_image.counts.image + np.int32(index))
+    joined_counts = SparseConfusion(
+        image=np.concatenate(image_indices),
+        pair=np.concatenate([counted.counts.pair for counted in counted_images]),
+        pixels=np.concatenate([counted.counts.pixels for counted in counted_images]),
     )
-    return _CountedImage(pack([counts]), _save_pictures(image, classes, job), image.sha256)
-
-
-def _arrays_of_shard(shard: range, counted_images: Sequence[_CountedImage]) -> Arrays:
-    """Return the arrays of a shard, in which images have their index in the data set."""
-    confusions = []
-    for index, counted in zip(shard, counted_images, strict=True):
-        # The counts of a single image have the image index 0.
-        image_indices = counted.counts.image + np.int32(index)
-        confusions.append(counted.counts._replace(image=image_indices))
-    joined = SparseConfusion(*(np.concatenate(arrays) for arrays in zip(*confusions, strict=True)))
     return {
         _PICTURES: content_array([counted.picture_sha256 for counted in counted_images]),
         CONTENT: content_array([counted.content_sha256 for counted in counted_images]),
-        **joined._asdict(),
+        **joined_counts._asdict(),
     }
-
-
-def _save_pictures(image: LoadedImage, classes: Label, job: Job) -> bytes:
-    """Save the label map of an image, and the picture of it over the image, as the job requests.
-
-    Returns the SHA-256 of the label map's file, or 32 zero bytes if none is saved.
-    """
-    if job.pictures is None:
-        return bytes(32)
-    name, palette = image.sample.name, job.data.palette
-    if job.overlays:
-        path = job.pictures / "overlays" / f"{name}.jpg"
-        pictures.save_overlay(path, image, classes, job.protocol.class_names, palette)
-    return pictures.save_label_map(pictures.prediction_file(job.pictures, name), classes, palette)

@@ -13,7 +13,7 @@ Shapes: Q queries, A x B tokens of all windows, H x W original pixels, P neighbo
 """
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -66,37 +66,50 @@ class Axis(NamedTuple):
 
     @property
     def starts(self) -> list[int]:
-        """The first pixel of every window. A window that would pass the edge is moved inside."""
-        last = max(self.length - self.window, 0)
-        return [*range(0, last, self.stride), last]
+        """The first pixel of every window.
+
+        The last window ends at the edge. For example, windows of 4 pixels with stride 3 over 9
+        pixels start at [0, 3, 5]. If the image is smaller than a window, the only start is 0.
+        """
+        last_start = max(self.length - self.window, 0)
+        return [*range(0, last_start, self.stride), last_start]
 
 
 class Decision(NamedTuple):
-    """How logits become classes; the constants are the protocol's."""
+    """The constants by which the logits of queries become classes."""
 
-    # (Q,), ascending.
+    # (Q,) the class of each query, ascending.
     class_of_query: Tensor
+    # Logits are multiplied by this number before the softmax over the queries.
     scale: float
+    # A pixel whose best query has a lower probability gets class 0.
     prob_thd: float
+    # Classes that cover at most this fraction of the pixels outside class 0 are ruled out for the
+    # image. None: no class is ruled out.
     area_thd: float | None
 
 
 @lru_cache(maxsize=64)  # up to about 1 MB each
 def placement(axis: Axis, size: int) -> Tensor:
-    """Return the matrix (size, windows * tokens) from tokens of all windows to output pixels.
+    """Return the matrix that maps the tokens of all windows along one axis to output pixels.
 
-    Along one axis, it upsamples the tokens of each window to its pixels, takes the mean of the
-    windows that cover a pixel, and resizes the image to `size` pixels.
+    The matrix (size, windows * tokens) does three things at once: it upsamples the tokens of each
+    window to the pixels of the window, averages the windows that cover a pixel, and resizes the
+    image to `size` pixels. For example, without resizing, two windows of 4 pixels and one token
+    each, which start at 0 and 2 of 6 pixels, give
+
+        [[1, 0], [1, 0], [0.5, 0.5], [0.5, 0.5], [0, 1], [0, 1]]
     """
-    # Interpolating a unit vector gives the weights of one token, with the same rounding.
+    # All steps are linear. Interpolating a unit vector, a row of the identity matrix, gives the
+    # weights of one token in all pixels, with the same rounding as interpolating the tokens.
     if axis.is_whole:
         return _interpolate(torch.eye(axis.tokens), size).T.contiguous()
     window = min(axis.window, axis.length)
-    upsample = _interpolate(torch.eye(axis.tokens), window)
+    weights_in_window = _interpolate(torch.eye(axis.tokens), window)
     weights = torch.zeros(len(axis.starts), axis.tokens, axis.length)
     n_windows_of_pixel = torch.zeros(axis.length)
     for index, start in enumerate(axis.starts):
-        weights[index, :, start : start + window] = upsample
+        weights[index, :, start : start + window] = weights_in_window
         n_windows_of_pixel[start : start + window] += 1
     mean_weights = weights.flatten(0, 1) / n_windows_of_pixel
     return _interpolate(mean_weights, size).T.contiguous()
@@ -105,56 +118,93 @@ def placement(axis: Axis, size: int) -> Tensor:
 def label_map(
     tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, pixels: Tensor | None = None
 ) -> Tensor:
-    """Return classes (H, W) from token logits (Q, A, B), rows (H, A) and columns (W, B).
+    """Return the class of each pixel, (H, W), from the logits of tokens.
 
-    The logits are refined if `pixels` (3, h, w) of the resized image are given. A pixel has the
-    class of its best query, the first one of equals, or class 0 if the softmax of the best query is
-    below `prob_thd`. Classes that cover no more than `area_thd` of the pixels outside class 0 are
-    ruled out for the image.
+    `tokens` (Q, A, B) holds the logits of Q queries for the tokens of all windows, side by side.
+    `rows` (H, A) and `columns` (W, B) are the matrices that `placement` returns for both axes. The
+    logits of a query are rows @ tokens[query] @ columns.T, (H, W). If `pixels` (3, h, w) of the
+    resized image are given, the logits are refined by the colours of the image (PAMR).
+
+    A pixel has the class of its best query, the first one of equals. It has class 0 if the
+    probability of the best query is below `prob_thd`. With `area_thd`, small classes are ruled out:
+    the classes are computed once to measure them, and a second time without the small classes.
     """
-    if pixels is None:
-        best_classes = partial(_best_classes, tokens, rows, columns)
-    else:
+    weights = None
+    if pixels is not None:
         size = (len(rows), len(columns))
         image = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
-        best_classes = partial(_best_refined_classes, tokens, rows, columns, affinities(image))
+        weights = affinities(image)
     if decision.area_thd is None:
-        return best_classes(decision, None)
-    classes = best_classes(decision._replace(prob_thd=0.0), None)
+        return _best_classes(tokens, rows, columns, weights, decision, None)
+    without_threshold = decision._replace(prob_thd=0.0)
+    classes = _best_classes(tokens, rows, columns, weights, without_threshold, None)
     # The number of pixels of each class. `bincount` would do the same, but its checks make the CPU
     # wait for a GPU. There are at most as many classes as queries.
     areas = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
-    areas.index_add_(0, classes.flatten().int(), areas.new_ones(()).expand(classes.numel()))
+    one_per_pixel = areas.new_ones(()).expand(classes.numel())
+    areas.index_add_(0, classes.flatten().int(), one_per_pixel)
+    # Class 0 is never ruled out.
     is_small = areas <= decision.area_thd * areas[1:].sum()
     is_small[:1].fill_(False)
-    return best_classes(decision, is_small[decision.class_of_query.long()])
+    query_is_ruled_out = is_small[decision.class_of_query.long()]
+    return _best_classes(tokens, rows, columns, weights, decision, query_is_ruled_out)
 
 
 def tiles(
     tokens: Tensor, rows: Tensor, columns: Tensor
 ) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
-    """Yield rows and columns of tiles of about _TILE_VALUES logits, and the logits (Q, h, w)."""
-    n_queries, n_rows, _ = tokens.shape
+    """Compute the logits rows @ tokens @ columns.T (Q, H, W), one rectangle of pixels at a time.
+
+    For each tile of about _TILE_VALUES logits, yields its slices of rows and columns, and its
+    logits (Q, h, w). Shapes are the same as in `label_map`.
+    """
+    n_queries, n_token_rows, _ = tokens.shape
     tile_values = _GPU_TILE_VALUES if tokens.is_cuda else _TILE_VALUES
-    width = max(1, min(_BAND_VALUES // (n_queries * n_rows), tile_values // n_queries))
+    width = max(1, min(_BAND_VALUES // (n_queries * n_token_rows), tile_values // n_queries))
     for left in range(0, len(columns), width):
-        band = columns[left : left + width]
-        across = tokens @ band.T
-        height = max(1, tile_values // (n_queries * len(band)))
+        # First place the tokens along the columns, for a band of pixel columns.
+        columns_of_band = columns[left : left + width]
+        band = tokens @ columns_of_band.T  # (Q, A, w)
+        height = max(1, tile_values // (n_queries * len(columns_of_band)))
         for top in range(0, len(rows), height):
-            strip = rows[top : top + height]
+            rows_of_tile = rows[top : top + height]
             tile = (slice(top, top + height), slice(left, left + width))
-            # A strip uses few token rows. On a GPU, the CPU would have to wait to know which.
-            used = slice(None) if strip.is_cuda else strip.any(0).nonzero()[:, 0]
-            yield tile, strip[:, used] @ across[:, used]
+            if rows_of_tile.is_cuda:
+                yield tile, rows_of_tile @ band
+            else:
+                # A few pixel rows use few token rows. (A GPU would make the CPU wait for them.)
+                used_token_rows = rows_of_tile.any(0).nonzero()[:, 0]
+                yield tile, rows_of_tile[:, used_token_rows] @ band[:, used_token_rows]
 
 
 def _best_classes(
+    tokens: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    weights: Tensor | None,
+    decision: Decision,
+    ruled_out: Tensor | None,
+) -> Tensor:
+    """Return the classes (H, W) of the best queries, by refined logits if there are `weights`.
+
+    `tokens` (Q, A, B), `rows` (H, A) and `columns` (W, B) are the arguments of `label_map`, and
+    `weights` (P, H, W) is what `affinities` returns. A query that is `ruled_out`, (Q,) bool, cannot
+    be the best one, but it still counts in the softmax.
+    """
+    if weights is None:
+        return _best_unrefined_classes(tokens, rows, columns, decision, ruled_out)
+    return _best_refined_classes(tokens, rows, columns, weights, decision, ruled_out)
+
+
+def _best_unrefined_classes(
     tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, ruled_out: Tensor | None
 ) -> Tensor:
-    """Return classes (H, W).
+    """Return the classes (H, W) of the best queries, tile by tile.
 
-    Queries that are `ruled_out` (Q,) bool keep their probability in the softmax.
+    In plain terms, with logits (Q, H, W):
+
+        best, classes = logits.max(0).values, class_of_query[logits.max(0).indices]
+        classes[(scale * logits).softmax(0).max(0).values < prob_thd] = 0
     """
     classes = decision.class_of_query.new_empty(len(rows), len(columns))
     for tile, logits in tiles(tokens, rows, columns):
@@ -173,21 +223,26 @@ def _best_classes(
 
 
 def affinities(image: Tensor) -> Tensor:
-    """Return the weights (P, H, W) of the neighbours of every pixel of an image (C, H, W).
+    """Return the weights of the P neighbours of every pixel of an image (C, H, W), (P, H, W).
 
-    The weights of the neighbours n of a pixel x are the softmax over n of
+    A neighbour has more weight if its colour is similar to the pixel's. The weights of the
+    neighbours x_n of a pixel x are the softmax over n of
 
         -mean over channels of |x - x_n| / (0.1 s + 1e-8)
 
-    where s is the standard deviation of all x_n and of x, which counts once for each dilation.
+    where s is the standard deviation, for each channel, of all x_n and of x. The pixel x counts
+    once for each dilation.
     """
-    count = len(_OFFSETS) + len(DILATIONS)
-    mean = sum(_neighbours(image), len(DILATIONS) * image) / count
-    deviations = ((neighbour - mean).square() for neighbour in _neighbours(image))
-    squares = sum(deviations, len(DILATIONS) * (image - mean).square())
-    spread = _SHARPNESS * (squares / (count - 1)).sqrt() + _EPSILON
+    # Mean and standard deviation over the neighbours and the pixel itself.
+    n_values = len(_OFFSETS) + len(DILATIONS)
+    mean = sum(_shifted_maps(image), len(DILATIONS) * image) / n_values
+    deviations = ((neighbour - mean).square() for neighbour in _shifted_maps(image))
+    sum_of_squares = sum(deviations, len(DILATIONS) * (image - mean).square())
+    spread = _SHARPNESS * (sum_of_squares / (n_values - 1)).sqrt() + _EPSILON
+
+    # The exponents, and their softmax over the neighbours.
     weights = image.new_empty(len(_OFFSETS), *image.shape[1:])
-    for weight, neighbour in zip(weights, _neighbours(image), strict=True):
+    for weight, neighbour in zip(weights, _shifted_maps(image), strict=True):
         torch.mean(-(image - neighbour).abs() / spread, 0, out=weight)
     # Two of n values differ by at most sqrt(2 (n - 1)) standard deviations, so exponents are above
     # -60: their exponentials need no shift and can be formed in place.
@@ -196,19 +251,23 @@ def affinities(image: Tensor) -> Tensor:
 
 
 def refine(scores: Tensor, weights: Tensor) -> Tensor:
-    """Replace scores (Q, H, W) by the weighted mean of their neighbours, STEPS times."""
+    """Replace each score by the weighted mean of the scores of its neighbours, STEPS times.
+
+    `scores` are (Q, H, W). `weights` (P, H, W) is what `affinities` returns for the image.
+    """
     for _ in range(STEPS):
         refined = torch.zeros_like(scores)
-        for weight, neighbour in zip(weights, _neighbours(scores), strict=True):
+        for weight, neighbour in zip(weights, _shifted_maps(scores), strict=True):
             refined.addcmul_(neighbour, weight)
         scores = refined
     return scores
 
 
-def _neighbours(maps: Tensor) -> Iterator[Tensor]:
-    """Yield the neighbours of all pixels of maps (C, H, W) at every offset, (C, H, W) each.
+def _shifted_maps(maps: Tensor) -> Iterator[Tensor]:
+    """Yield maps (C, H, W) shifted by every offset, such that each pixel holds its neighbour.
 
-    The border is repeated outwards.
+    For the offset (0, 8), the value at row r and column c is that of row r and column c + 8.
+    Beyond the border, the values of the border are repeated.
     """
     height, width = maps.shape[1:]
     padded = F.pad(maps[None], [_REACH] * 4, mode="replicate")[0]
@@ -225,28 +284,42 @@ def _best_refined_classes(
     decision: Decision,
     ruled_out: Tensor | None,
 ) -> Tensor:
-    """Return classes (H, W) of the best refined queries; `affinities` returns the `weights`."""
+    """Return the classes (H, W) of the best queries by refined logits, a few queries at a time.
+
+    `weights` (P, H, W) is what `affinities` returns. In plain terms:
+
+        logits = scale * refine(rows @ tokens @ columns.T, weights)
+        classes = class_of_query[logits.max(0).indices]
+        classes[logits.softmax(0).max(0).values < prob_thd] = 0
+    """
+    # The best logits of the queries so far, their classes, and the logarithm of the sum of the
+    # exponentials of all logits so far, (H, W) each.
     best_logits = weights.new_full(weights.shape[1:], -torch.inf)
     log_total = torch.full_like(best_logits, -torch.inf)
     classes = torch.zeros_like(best_logits, dtype=decision.class_of_query.dtype)
-    step = max(1, _CHUNK_VALUES // best_logits.numel())
-    for start in range(0, len(tokens), step):
-        queries = slice(start, start + step)
+    n_queries_at_once = max(1, _CHUNK_VALUES // best_logits.numel())
+    for start in range(0, len(tokens), n_queries_at_once):
+        queries = slice(start, start + n_queries_at_once)
         logits = refine(rows @ tokens[queries] @ columns.T, weights).mul_(decision.scale)
         if decision.prob_thd > 0:
             log_total = torch.logaddexp(log_total, logits.logsumexp(0))
         if ruled_out is not None:
             logits.masked_fill_(ruled_out[queries][:, None, None], -torch.inf)
+        # Keep the best of these queries where it is better than all queries before.
         best = logits.max(0)
         is_better = best.values > best_logits
         best_logits = torch.where(is_better, best.values, best_logits)
-        best_classes = decision.class_of_query[queries][best.indices]
-        classes = torch.where(is_better, best_classes, classes)
+        classes_of_best = decision.class_of_query[queries][best.indices]
+        classes = torch.where(is_better, classes_of_best, classes)
     if decision.prob_thd > 0:
-        classes.masked_fill_((best_logits - log_total).exp_() < decision.prob_thd, 0)
+        best_probabilities = (best_logits - log_total).exp_()
+        classes.masked_fill_(best_probabilities < decision.prob_thd, 0)
     return classes
 
 
 def _interpolate(signals: Tensor, size: int) -> Tensor:
-    """Interpolate (N, L) linearly to (N, size); pixel centres are aligned as in image resizing."""
+    """Interpolate N signals of length L linearly, from (N, L) to (N, size).
+
+    Pixel centres are aligned as in image resizing: [0, 4] becomes [0, 1, 3, 4] for size 4.
+    """
     return F.interpolate(signals[None], size=size, mode="linear", align_corners=False)[0]

@@ -33,11 +33,12 @@ _MMSEG_IGNORE = 255
 
 @MODELS.register_module()
 class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[misc]
-    """A zero-shot model under a protocol of a data set.
+    """A zero-shot model that segments images by the protocol of a data set.
 
-    `cosmos_eval.evaluate` has the same arguments. `dataset` is a name or a YAML file, and gives
-    classes, prompts and every constant. The pipeline must leave images as LoadImageFromFile reads
-    them: BGR, 0-255, at their own size. Raises UsageError as `evaluate` does.
+    `cosmos_eval.evaluate` has the same arguments. `dataset` is the name of a data set or a YAML
+    file. It decides the classes, the prompts and every constant. The pipeline must leave images as
+    LoadImageFromFile reads them: BGR, 0 to 255, at their own size. Raises UsageError as `evaluate`
+    does.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         batch_size: int = 32,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
+        """Load the model, and encode the prompts of the data set's protocol."""
         super().__init__(data_preprocessor=data_preprocessor)
         # Names are checked first: a model takes long to load.
         dataset_protocol = _segmentation_protocol(dataset, protocol)
@@ -65,16 +67,26 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
     def predict(
         self, inputs: Sequence[Tensor], data_samples: Sequence[Any] | None = None
     ) -> list[Any]:
-        """Return SegDataSamples with `pred_sem_seg` (1, H, W) int64 for images (3, H, W)."""
-        samples = [SegDataSample() for _ in inputs] if data_samples is None else list(data_samples)
-        images = (self._load(image, sample) for image, sample in zip(inputs, samples, strict=True))
-        for sample, classes in zip(samples, inference.predict(self.segmenter, images), strict=True):
-            data = torch.from_numpy(classes.astype(np.int64))[None]
-            sample.set_data({"pred_sem_seg": PixelData(data=data)})
+        """Segment images (3, H, W), and store the classes in their data samples.
+
+        Returns the data samples, whose `pred_sem_seg` is (1, H, W) int64. They are created if
+        `data_samples` is None.
+        """
+        if data_samples is None:
+            data_samples = [SegDataSample() for _ in inputs]
+        samples = list(data_samples)
+        loaded_images = (
+            self._load_image(image, sample) for image, sample in zip(inputs, samples, strict=True)
+        )
+        predictions = inference.predict(self.segmenter, loaded_images)
+        for sample, classes in zip(samples, predictions, strict=True):
+            prediction = torch.from_numpy(classes.astype(np.int64))[None]
+            sample.set_data({"pred_sem_seg": PixelData(data=prediction)})
         return samples
 
-    def _load(self, image: Tensor, sample: Any) -> inference.LoadedImage:
-        """Return a BGR image (3, H, W) of the pipeline as the segmenter reads images."""
+    def _load_image(self, image: Tensor, sample: Any) -> inference.LoadedImage:
+        """Convert a BGR image (3, H, W) of the pipeline to what the segmenter takes."""
+        # (3, H, W) BGR -> (H, W, 3) RGB
         rgb = image.flip(0).permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy()
         path = Path(sample.metainfo.get("img_path", "an image of the batch"))
         unlabelled = np.full(rgb.shape[:2], _MMSEG_IGNORE, np.uint8)
@@ -92,8 +104,9 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
 class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignore[misc]
     """The images and label maps of a data set that `cosmos-eval` knows, or of a YAML file.
 
-    `cosmos_eval.evaluate` has the same `data_root`, `limit` and `allow_partial`, and raises the
-    same errors. Classes are the protocol's, and pixels to ignore become 255.
+    The arguments `data_root`, `limit` and `allow_partial` have the same meaning as in
+    `cosmos_eval.evaluate`, and the same errors are raised. The classes are the protocol's. Pixels
+    that do not count have the label 255.
     """
 
     def __init__(
@@ -104,6 +117,7 @@ class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignor
         pipeline: Sequence[Any] = (),
         allow_partial: bool = False,
     ) -> None:
+        """Find the protocol of the data set, and list its images and label maps."""
         protocol = _segmentation_protocol(dataset)
         if protocol.label_bits > 8:
             raise UsageError(f"{dataset}: MMSegmentation casts its label maps to 8 bits")
@@ -125,7 +139,10 @@ class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignor
 
 
 def _segmentation_protocol(dataset: str, protocol_name: str | None = None) -> SegmentationProtocol:
-    """Return the protocol of a segmentation data set. Raises UsageError for another data set."""
+    """Return the protocol of a segmentation data set, after checking its constants.
+
+    Raises UsageError for an unknown data set, and for a data set of another task.
+    """
     protocol = require_segmentation(find_protocol(dataset, protocol_name))
     check_constants(protocol)
     return protocol

@@ -41,18 +41,19 @@ Panel = tuple[str, Pixels, Label | None]
 
 @cache
 def distinct_colours(count: int) -> tuple[Colour, ...]:
-    """Return `count` RGB colours that are easy to tell apart.
+    """Return `count` RGB colours (0-255) that are easy to tell apart.
 
-    They are chosen greedily from a grid of colours of medium lightness. Each is as far as possible,
-    in CIELAB, from black, white and all colours before it.
+    They are chosen one by one from a grid of colours of medium lightness. Each is as far as
+    possible, in the colour space CIELAB, from black, white and all colours that were chosen before.
     """
     channel_values = np.arange(0, 256, _GRID_STEP)
     axes = np.meshgrid(channel_values, channel_values, channel_values)
     candidates = np.stack(axes, axis=-1).reshape(-1, 3)
-    lab = _lab(candidates)
-    is_medium = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1])
+    lab = _rgb_to_lab(candidates)
+    lightness = lab[:, 0]
+    is_medium = (lightness > _LIGHTNESS[0]) & (lightness < _LIGHTNESS[1])
     candidates, lab = candidates[is_medium], lab[is_medium]
-    black_and_white = _lab([(0, 0, 0), (255, 255, 255)])
+    black_and_white = _rgb_to_lab([(0, 0, 0), (255, 255, 255)])
     # The distance of each candidate to the nearest colour so far.
     distances = np.linalg.norm(lab[:, None] - black_and_white, axis=-1).min(axis=1)
     chosen_indices: list[int] = []
@@ -63,24 +64,23 @@ def distinct_colours(count: int) -> tuple[Colour, ...]:
     return tuple((red, green, blue) for red, green, blue in candidates[chosen_indices].tolist())
 
 
-def _lab(colours: Any) -> NDArray[np.float32]:
-    """Convert RGB (N, 3), 0-255, to CIELAB."""
-    scaled = np.asarray(colours, np.float32)[None] / 255
-    return cv2.cvtColor(scaled, cv2.COLOR_RGB2Lab)[0].astype(np.float32, copy=False)
-
-
-def _are_alike(colours: Sequence[Colour]) -> bool:
-    """Return whether any two colours are hard to tell apart."""
-    lab = _lab(colours)
-    distances = np.linalg.norm(lab[:, None] - lab, axis=-1)
-    return bool(distances[np.triu_indices(len(lab), 1)].min(initial=np.inf) < _ALIKE)
+def _rgb_to_lab(colours: Any) -> NDArray[np.float32]:
+    """Convert N colours from RGB (N, 3), 0-255, to CIELAB (N, 3)."""
+    one_row_image = np.asarray(colours, np.float32)[None] / 255
+    return cv2.cvtColor(one_row_image, cv2.COLOR_RGB2Lab)[0].astype(np.float32, copy=False)
 
 
 def shares(classes: Label, n_classes: int) -> dict[int, float]:
-    """Return the fraction of the pixels of every class that occurs, the largest first."""
+    """Return the fraction of the pixels of every class that occurs, the largest fraction first.
+
+    `classes` (H, W) holds the class of each pixel. Values of `n_classes` or more stand for no
+    class. For example, [[2, 2], [2, 0]] gives {2: 0.75, 0: 0.25}.
+    """
     counts = np.bincount(classes.ravel(), minlength=n_classes)[:n_classes]
-    ordered = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
-    return {index: counts[index] / classes.size for index in ordered}
+    n_occurring_classes = np.count_nonzero(counts)
+    most_frequent_first = np.argsort(-counts, kind="stable")
+    occurring_classes = most_frequent_first[:n_occurring_classes].tolist()
+    return {index: counts[index] / classes.size for index in occurring_classes}
 
 
 def picture(
@@ -89,16 +89,23 @@ def picture(
     colours: Sequence[Colour],
     shares: Mapping[int, float],
 ) -> Image.Image:
-    """Draw panels side by side, and a legend of the classes with `shares`, in their order."""
-    images = [_with_classes(image, classes, colours) for _, image, classes in panels]
+    """Draw panels side by side, with titles above and a legend of classes on the right.
+
+    `names` and `colours` belong to all classes. `shares` maps the indices of the classes in the
+    legend, in order, to their fractions of pixels, which the legend states.
+    """
+    images = [_draw_panel(image, classes, colours) for _, image, classes in panels]
     legend = [f"{names[index]}  {100 * share:.1f}%" for index, share in shares.items()]
     font = ImageFont.load_default(size=15)
+
+    # The page holds a row of panels and the legend, below a line with the titles.
     legend_width = max([font.getlength(line) for line in legend], default=0) + 2 * _LINE
     width = sum(image.width + _MARGIN for image in images) + _MARGIN + int(legend_width)
     content_height = max([*(image.height for image in images), _LINE * len(legend)])
     height = content_height + _LINE + 2 * _MARGIN
     page = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(page)
+
     left, top = _MARGIN, _MARGIN + _LINE
     for (title, *_), image in zip(panels, images, strict=True):
         draw.text((left, _MARGIN // 2), title, "black", font)
@@ -111,9 +118,13 @@ def picture(
     return page
 
 
-def _with_classes(image: Pixels, classes: Label | None, colours: Sequence[Colour]) -> Image.Image:
-    """Return an image at the size of a panel, with classes drawn over it."""
+def _draw_panel(image: Pixels, classes: Label | None, colours: Sequence[Colour]) -> Image.Image:
+    """Return an image at the size of a panel, with the colours of its classes drawn over it.
+
+    `classes` (H, W) may be None. Pixels without a class are not coloured.
+    """
     if classes is not None:
+        # A lookup table with an entry for every value that a label map can hold.
         colour_of_value = np.zeros((VALUES, 3), np.float32)
         colour_of_value[: len(colours)] = colours
         mixed = (1 - _OPACITY) * image + _OPACITY * colour_of_value[classes]
@@ -127,75 +138,101 @@ def _with_classes(image: Pixels, classes: Label | None, colours: Sequence[Colour
 def predictions_folder(
     folder: Path, protocol: SegmentationProtocol, attention: str | None = None
 ) -> Path:
-    """Return the folder of the predictions for a data set, below the folder of the model.
+    """Return the folder for the predictions on a data set, below the folder of the model.
 
-    Another form of attention than the protocol's has a folder of its own.
+    It is called `voc20__cosmos`, for example. `attention` is the form of attention that images are
+    encoded with, None for the protocol's. Another form than the protocol's has a folder of its own,
+    such as `voc20__cosmos__naclip`.
     """
-    suffix = "" if attention in (None, protocol.attention) else f"__{attention}"
-    return folder / f"{protocol.dataset}__{protocol.protocol_name}{suffix}"
+    name = f"{protocol.dataset}__{protocol.protocol_name}"
+    if attention is not None and attention != protocol.attention:
+        name += f"__{attention}"
+    return folder / name
 
 
 def prediction_file(folder: Path, name: str) -> Path:
-    """Return the file of a predicted label map in the folder of its data set."""
+    """Return the path of the label map that is predicted for the image with a name."""
     return folder / f"{name}.png"
 
 
 def colours(protocol: SegmentationProtocol) -> tuple[Colour, ...]:
-    """Return an RGB colour (0-255) per class: MMSegmentation's unless two of them look alike."""
+    """Return an RGB colour (0-255) for each class.
+
+    They are MMSegmentation's colours of the data set, or `distinct_colours` if it has none or if
+    two of them look alike.
+    """
+    n_classes = len(protocol.class_names)
     mmseg_palette = palette(protocol)
-    if mmseg_palette and not _are_alike(mmseg_palette):
-        return mmseg_palette
-    return distinct_colours(len(protocol.class_names))
+    if not mmseg_palette:
+        return distinct_colours(n_classes)
+    lab = _rgb_to_lab(mmseg_palette)
+    distances = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    distances_of_pairs = distances[np.triu_indices(len(lab), 1)]
+    if distances_of_pairs.min(initial=np.inf) < _ALIKE:
+        return distinct_colours(n_classes)
+    return mmseg_palette
 
 
 def save_label_map(path: Path, classes: Label, colours: Sequence[Colour]) -> bytes:
-    """Write class indices (H, W) as a PNG file, and return its SHA-256.
+    """Write the class indices (H, W) of an image as a PNG file, and return the file's SHA-256.
 
-    Indices of 8 bits have a palette of the colours.
+    Indices of 8 bits are written as a palette image, which viewers show in the colours of the
+    classes. Indices of 16 bits are written as grey values.
     """
     image = Image.fromarray(classes)
     if classes.dtype == np.uint8:
         image = image.convert("P")
-        image.putpalette([value for colour in colours for value in colour])
-    return hashlib.sha256(_write(path, image, "PNG")).digest()
+        image.putpalette([channel for colour in colours for channel in colour])
+    return hashlib.sha256(_write_image(path, image, "PNG")).digest()
 
 
 def save_overlay(
     path: Path, image: LoadedImage, classes: Label, names: Sequence[str], colours: Sequence[Colour]
 ) -> None:
-    """Write a JPEG of image, truth and prediction. Raises UsageError if it cannot be written."""
-    name, rgb = image.sample.image.name, decode(image.sample.image)
-    panels = [(name, rgb, None), ("truth", rgb, image.label), ("prediction", rgb, classes)]
-    shares_of_classes = shares(classes, len(names))
-    for index in sorted(shares(image.label, len(names))):
-        shares_of_classes.setdefault(index, 0.0)  # classes of the truth that were not predicted
-    _write(path, picture(panels, names, colours, shares_of_classes), "JPEG")
+    """Write a JPEG file that shows the image, its true classes and the predicted ones.
+
+    The three are drawn side by side, with a legend of the classes that occur. `names` and `colours`
+    belong to all classes. Raises UsageError if the file cannot be written.
+    """
+    rgb_image = decode(image.sample.image)
+    panels = [
+        (image.sample.image.name, rgb_image, None),
+        ("truth", rgb_image, image.label),
+        ("prediction", rgb_image, classes),
+    ]
+    # The predicted classes come first, then the true classes that were not predicted.
+    fractions = shares(classes, len(names))
+    for true_class in sorted(shares(image.label, len(names))):
+        fractions.setdefault(true_class, 0.0)
+    _write_image(path, picture(panels, names, colours, fractions), "JPEG")
 
 
 def is_saved(folder: Path, name: str, sha256: bytes) -> bool:
-    """Return whether the label map of an image is on disk as it was written."""
+    """Return whether the label map of the image with a name is on disk, and has this SHA-256."""
     try:
-        return hashlib.sha256(prediction_file(folder, name).read_bytes()).digest() == sha256
+        content = prediction_file(folder, name).read_bytes()
     except OSError:
         return False
+    return hashlib.sha256(content).digest() == sha256
 
 
-def _write(path: Path, image: Image.Image, form: str) -> bytes:
+def _write_image(path: Path, image: Image.Image, file_format: str) -> bytes:
     """Write an image file, and return its content. Raises UsageError if it cannot be written."""
-    content = io.BytesIO()
-    image.save(content, format=form)
+    buffer = io.BytesIO()
+    image.save(buffer, format=file_format)
+    content = buffer.getvalue()
     try:
-        write_atomically(path, content.getvalue())
+        write_atomically(path, content)
     except OSError as error:
         raise UsageError(f"cannot write prediction {path}: {error.strerror}") from error
-    return content.getvalue()
+    return content
 
 
 def decode(path: Path, content: bytes | None = None) -> Pixels:
-    """Decode an image file to (H, W, 3) RGB by OpenCV, as MMSegmentation does.
+    """Decode an image file to (H, W, 3) RGB uint8 by OpenCV, as MMSegmentation does.
 
-    `content` is the content of the file, if it was read before. Raises UsageError for a file that
-    is not an image.
+    `content` is the content of the file. If it is None, the file is read here. Raises UsageError
+    for a file that is not an image.
     """
     try:
         encoded = read_bytes(path) if content is None else content
@@ -208,5 +245,5 @@ def decode(path: Path, content: bytes | None = None) -> Pixels:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Return an image as it is evaluated: in RGB, rotated as its EXIF data state."""
+    """Return an image as models see it: in RGB, rotated as its EXIF data say."""
     return Image.fromarray(decode(path))

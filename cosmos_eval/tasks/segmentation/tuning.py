@@ -77,7 +77,11 @@ class _Space(pydantic.BaseModel):
 
 
 def read_space(path: Path) -> dict[str, list[Any]]:
-    """Read the values of every factor, as JSON has them. Raises UsageError for unknown factors."""
+    """Read a YAML file of the values to try for fields of a protocol, such as `stride: [16, 32]`.
+
+    Returns the list of values of each field that the file names, as JSON holds them. Raises
+    UsageError for an unknown field, a value that the field cannot have, and an empty file.
+    """
     with report_faults_at(f"{path}: "):
         space: _Space = parse(_Space, read_yaml(path, "window: [224, 336]"))
     if not space.model_fields_set:
@@ -86,30 +90,42 @@ def read_space(path: Path) -> dict[str, list[Any]]:
 
 
 def with_setting(protocol: SegmentationProtocol, setting: Setting) -> SegmentationProtocol:
-    """Return a protocol with other values. Raises UsageError for a class that it does not have."""
+    """Return a copy of a protocol with the values of a setting.
+
+    A setting maps fields of the protocol to values, such as `{"window": 224}`. Its `prompts` map
+    a class, or a group of classes, to the texts that it is named by. In these texts, `{}` stands
+    for the name of the class: `{"things": ["a {}"]}` gives the class `cat` of the group `things`
+    the prompt "a cat". The key `templates` of `prompts` holds prompt templates, or the name of a
+    known set of them. Raises UsageError for a class or group that the protocol does not have.
+    """
     fields = {name: value for name, value in setting.items() if name != _PROMPTS}
-    queries = dict(zip(protocol.class_names, protocol.queries, strict=True))
+    prompts_of_class = dict(zip(protocol.class_names, protocol.queries, strict=True))
     for name, texts in setting.get(_PROMPTS, {}).items():
         if name == _TEMPLATES:
-            names_known_set = len(texts) == 1 and "{}" not in texts[0]
-            fields[_TEMPLATES] = texts[0] if names_known_set else tuple(texts)
-        elif name in (*protocol.groups, *queries):
-            for member in protocol.groups.get(name, (name,)):
-                queries[member] = tuple(text.replace("{}", member) for text in texts)
+            is_known_set = len(texts) == 1 and "{}" not in texts[0]
+            fields[_TEMPLATES] = texts[0] if is_known_set else tuple(texts)
+        elif name in protocol.groups or name in prompts_of_class:
+            # A class is handled as a group with one member.
+            for class_name in protocol.groups.get(name, (name,)):
+                prompts_of_class[class_name] = tuple(
+                    text.replace("{}", class_name) for text in texts
+                )
         else:
-            known = nearest(name, [_TEMPLATES, *protocol.groups, *queries])
+            known = nearest(name, [_TEMPLATES, *protocol.groups, *prompts_of_class])
             raise UsageError(f"prompts: no class or group {name!r}; nearest known: {known}")
-    return replace(protocol, **fields, queries=tuple(queries.values()))
+    return replace(protocol, **fields, queries=tuple(prompts_of_class.values()))
 
 
 def settings_of(
     protocol: SegmentationProtocol, space: Mapping[str, Sequence[Any]]
 ) -> tuple[list[Setting], int]:
-    """Return the settings of a space that have different effects, and how many were left out.
+    """Return the settings to try, and the number of settings that contradict themselves.
 
-    A setting is left out if it contradicts itself.
-
-    Raises UsageError for a space with too many combinations, and if all contradict themselves.
+    A setting combines one value of each field in `space`: `{"window": [224, 336], "stride": [112]}`
+    gives `{"window": 224, "stride": 112}` and `{"window": 336, "stride": 112}`. A setting
+    contradicts itself if the protocol with its values is invalid. Such settings are left out. Of
+    several settings that give the same label maps, only the first is returned. Raises UsageError
+    for a space with too many combinations, and if all of them contradict themselves.
     """
     n_combinations = math.prod(len(values) for values in space.values())
     if n_combinations > _MOST_COMBINATIONS:
@@ -126,17 +142,18 @@ def settings_of(
         if faults:
             contradictions.append(faults[0])
         else:
-            setting_by_effect.setdefault(_effect(changed_protocol), setting)
+            effect = _describe_effect(changed_protocol)
+            setting_by_effect.setdefault(effect, setting)
     if not setting_by_effect:
         raise UsageError(f"every combination of the space contradicts itself: {contradictions[0]}")
     return list(setting_by_effect.values()), len(contradictions)
 
 
-def _effect(protocol: SegmentationProtocol) -> str:
-    """Return a text that is equal for protocols that give equal label maps.
+def _describe_effect(protocol: SegmentationProtocol) -> str:
+    """Return a text that is the same for protocols that give the same label maps.
 
-    It holds all constants and prompts. Without a threshold on probabilities, the scale is left out,
-    since it does not change which class is best.
+    It is a JSON list of all constants and prompts. Without a threshold on probabilities, the scale
+    of the softmax is left out, because it does not change which class is best.
     """
     constants = segmentation.constants(protocol, protocol.attention)
     if protocol.prob_thd == 0:
@@ -145,86 +162,115 @@ def _effect(protocol: SegmentationProtocol) -> str:
 
 
 class Scorer:
-    """Computes the mIoU of protocols on one data set, equal to the bit to the mIoU of `run`.
+    """Computes the mIoU of a model under several protocols on the images of one data set.
 
-    Prompts are encoded once for all calls. Raises UsageError for an attention that the model does
-    not have, and for damaged images.
+    The values are equal, to the last bit, to the mIoU that `cosmos-eval run` reports. Prompts are
+    encoded once for all calls of `mean_ious`. Raises UsageError for a form of attention that the
+    model does not have, and for damaged images.
     """
 
     def __init__(self, encoder: Encoder, data: LabelMaps, options: RunOptions) -> None:
+        """`data` holds the images and label maps that the settings are chosen by."""
         self._encoder = encoder
         self._data = data
         self._options = options
-        # Embeddings of queries by their names and templates.
-        self._queries: dict[tuple[Any, ...], NDArray[np.float32]] = {}
-        # The model with each form of attention.
-        self._dense_encoders: dict[Attention, DenseEncoder] = {}
+        # The embeddings (Q, D) of queries that were encoded, by the queries and the templates.
+        self._embeddings_by_queries: dict[tuple[Any, ...], NDArray[np.float32]] = {}
+        # The model with each form of attention that was tried.
+        self._encoder_by_attention: dict[Attention, DenseEncoder] = {}
 
     def mean_ious(self, protocols: Sequence[SegmentationProtocol]) -> list[float]:
-        """Return the mIoU of protocols that see the images alike, except for the attention.
+        """Return the mIoU under each protocol, with one pass over the images for all of them.
 
-        The blocks before the last one run once for all protocols.
+        The protocols have the same images, resize, windows and normalisation. They may have
+        different prompts and forms of attention: all blocks but the last run once per image.
         """
         from cosmos_eval.tasks.label_maps import IMAGES_PER_SHARD
         from cosmos_eval.tasks.segmentation import inference
 
-        segmenters = [self._segmenter(protocol) for protocol in protocols]
-        n_classes, ignored = len(protocols[0].class_names), protocols[0].ignore_index
+        segmenters = [self._make_segmenter(protocol) for protocol in protocols]
+        n_classes, ignore_index = len(protocols[0].class_names), protocols[0].ignore_index
         load = partial(inference.load_together, protocols=[segmenters[0].protocol])
         samples = [[sample] for sample in self._data.samples]
         images = prefetch(samples, load, workers=self._options.workers)
+        # (protocols, 3, C): intersection, labelled and predicted pixels of each class, as in Areas.
         areas = np.zeros((len(protocols), len(Areas._fields), n_classes), np.int64)
-        for _ in range(0, len(samples), IMAGES_PER_SHARD):  # batches as `run` makes them
-            # Every protocol compares with the same label map.
-            shard = (loaded * len(protocols) for loaded in islice(images, IMAGES_PER_SHARD))
-            for predictions in inference.predict_together(segmenters, shard):
-                for areas_of_protocol, (image, classes) in zip(areas, predictions, strict=True):
-                    counts = confusion(image.label, classes, n_classes, ignored)
-                    # Intersection, labelled and predicted pixels of each class, as in Areas.
-                    areas_of_protocol += np.diagonal(counts), counts.sum(1), counts.sum(0)
+        for _ in range(0, len(samples), IMAGES_PER_SHARD):
+            # `run` makes its batches from as many images. Batches of other sizes could change the
+            # last bits. Every protocol has the same label map of an image.
+            images_of_shard = islice(images, IMAGES_PER_SHARD)
+            repeated_images = (loaded * len(protocols) for loaded in images_of_shard)
+            for predictions in inference.predict_together(segmenters, repeated_images):
+                for index, (image, classes) in enumerate(predictions):
+                    counts = confusion(image.label, classes, n_classes, ignore_index)
+                    areas[index] += np.diagonal(counts), counts.sum(1), counts.sum(0)
         if not areas.any():
             raise UsageError("no pixel of any image of the split has a label to compare with")
         return [float(mean_iou(Areas(*areas_of_protocol))) for areas_of_protocol in areas]
 
-    def _segmenter(self, protocol: SegmentationProtocol) -> Segmenter:
-        """Return the segmenter of a protocol, whose encoder and queries are made once."""
+    def _make_segmenter(self, protocol: SegmentationProtocol) -> Segmenter:
+        """Return a segmenter by a protocol.
+
+        The model with its form of attention, and the embedded prompts, are stored for later calls.
+        """
         from cosmos_eval.models.maps import with_patches
         from cosmos_eval.tasks.segmentation import inference
 
         attention = protocol.attention
-        if attention not in self._dense_encoders:  # trying the attention takes a while
-            self._dense_encoders[attention] = with_patches(self._encoder, attention)
-        dense = self._dense_encoders[attention]
-        fitted = inference.fit_to_model(protocol, dense)
-        queries = self._embed_queries(protocol)
-        return inference.Segmenter(dense, queries, fitted, attention, self._options.batch_size)
+        if attention not in self._encoder_by_attention:  # trying the attention takes a while
+            self._encoder_by_attention[attention] = with_patches(self._encoder, attention)
+        encoder = self._encoder_by_attention[attention]
+        return inference.Segmenter(
+            encoder=encoder,
+            queries=self._embed_queries(protocol),
+            protocol=inference.fit_to_model(protocol, encoder),
+            attention=attention,
+            batch_size=self._options.batch_size,
+        )
 
     def _embed_queries(self, protocol: SegmentationProtocol) -> NDArray[np.float32]:
-        """Return the embeddings (Q, D) of the queries of a protocol, in the order of classes."""
+        """Return the embeddings (Q, D) of the names of all classes of a protocol.
+
+        All names of the first class come first, then the names of the next class.
+        """
         from cosmos_eval.tasks.segmentation import inference
 
         key = protocol.queries, protocol.templates
-        if key not in self._queries:
+        if key not in self._embeddings_by_queries:
             names = [name for synonyms in protocol.queries for name in synonyms]
-            self._queries[key] = inference.prompt_embeddings(
+            self._embeddings_by_queries[key] = inference.prompt_embeddings(
                 self._encoder, names, protocol.templates, self._options
             )
-        return self._queries[key]
+        return self._embeddings_by_queries[key]
 
 
 def model_record(info: EncoderInfo) -> dict[str, Any]:
-    """Return the fields that identify the model that settings are chosen for."""
-    return {name: getattr(info, name) for name in ("spec", "weights_sha256", "code_sha256")}
+    """Return the name of a model, and the hashes of its weights and its code.
+
+    A settings file records them, to identify the model that the settings were chosen for.
+    """
+    return {
+        "spec": info.spec,
+        "weights_sha256": info.weights_sha256,
+        "code_sha256": info.code_sha256,
+    }
 
 
 def settings_file(record: Mapping[str, Any]) -> bytes:
-    """Return the YAML file of chosen settings, with a hash of its content."""
+    """Return the content of the YAML file for a record of chosen settings.
+
+    The hash `sha256` of the record is added, by which `read_settings` notices that a file was
+    edited.
+    """
     content = {**record, "sha256": json_sha256(record)}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a file of chosen settings. Raises UsageError for another file, and an edited one."""
+    """Read a YAML file that `settings_file` made, and return its record with the hash.
+
+    Raises UsageError for another file, and for a file that was edited afterwards.
+    """
     with report_faults_at(f"{path}: "):
         record = read_yaml(path, "settings: {window: 224}")
     if "sha256" not in record or "search" not in record:
@@ -236,7 +282,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def protocol_sha256(protocol: SegmentationProtocol) -> str:
-    """Return the hash of the constants, classes and prompts of a protocol."""
+    """Return the SHA-256 of the constants, classes, prompts and templates of a protocol."""
     constants = segmentation.constants(protocol, protocol.attention)
     return json_sha256([constants, protocol.class_names, protocol.queries, protocol.templates])
 
@@ -244,11 +290,13 @@ def protocol_sha256(protocol: SegmentationProtocol) -> str:
 def tuned_protocol(
     record: Mapping[str, Any], protocol: SegmentationProtocol, model: str
 ) -> SegmentationProtocol:
-    """Return the protocol of a data set with tuned settings, by which a model is measured.
+    """Return a copy of a protocol with tuned settings, under a name such as `tuned-0123456789ab`.
 
-    Its protocol names the search: only models with equal space, budget, seed and split are ranked
-    together. Settings that were tuned for another model have a protocol of their own. Raises
-    UsageError for another data set.
+    `record` is what `read_settings` returned, and `model` the name of the model to measure. Only
+    models with the same protocol name are ranked together. So the name holds a hash of the search:
+    its space, budget, seed and split. If the settings were tuned for another model, that model is
+    hashed as well. Raises UsageError if the settings were chosen for another data set, or if its
+    protocol has changed since.
     """
     search, dataset = record["search"], protocol.dataset
     if (dataset, protocol.protocol_name) != (search["dataset"], search["protocol"]):
@@ -256,6 +304,7 @@ def tuned_protocol(
     if protocol_sha256(protocol) != search["protocol_sha256"]:
         raise UsageError(f"{dataset} has other constants or prompts now: tune again")
     tuned_model = record["model"]["spec"]
-    identity = json_sha256([search, None if model == tuned_model else tuned_model])
+    other_model = None if model == tuned_model else tuned_model
+    identity = json_sha256([search, other_model])
     changed_protocol = with_setting(protocol, record["settings"])
     return replace(changed_protocol, protocol_name=f"tuned-{identity[:12]}", tuned=record)

@@ -385,10 +385,10 @@ def test_facts_come_back_and_others_are_refused(tmp_path):
 def test_values_of_metrics_are_those_of_their_units(tmp_path):
     assert Metric("r", unit="number").fault(-0.5) == ""
     assert Metric("x", unit="ratio").fault(-0.5) == (
-        "-0.5 is no ratio, which is 0 or more; the unit of other metrics is declared as `number`"
+        "-0.5 is not a ratio, which is 0 or more; the unit of other metrics is declared as `number`"
     )
     # Of a task that is not installed here, whose units are unknown.
     row = make_row(task="correlation", metrics={"r": -0.5}, intervals={})
     assert read_result(write_result(tmp_path, row, SAMPLES)).metrics == {"r": -0.5}
-    with pytest.raises(UsageError, match=r"acc1.*-0\.5 is no fraction"):
+    with pytest.raises(UsageError, match=r"acc1.*-0\.5 is not a fraction"):
         write_result(tmp_path, make_row(metrics={"acc1": -0.5}, intervals={}), SAMPLES)

@@ -63,10 +63,10 @@ def segmenter_of(
 
 
 def our_logits(image: inference.LoadedImage, segmenter: inference.Segmenter) -> torch.Tensor:
-    windows = inference._windows([image], segmenter)
-    (patches,) = inference._patches([windows], segmenter, [segmenter.attention])
+    windows = inference._place_windows([image], segmenter)
+    (patches,) = inference._encode_patches([windows], segmenter, [segmenter.attention])
     own = patches[segmenter.attention]
-    tokens = inference._tiled(own @ torch.from_numpy(segmenter.queries).T, windows)
+    tokens = inference._arrange_windows(own @ torch.from_numpy(segmenter.queries).T, windows)
     height, width = image.label.shape
     logits = torch.full((len(tokens), height, width), torch.nan)
     placements = placement(windows.rows, height), placement(windows.columns, width)
