@@ -72,9 +72,9 @@ def limit_bytes() -> int:
 def fingerprint(*modules: str) -> str:
     """Return the SHA-256 of the code that computes an embedding.
 
-    The code are the sources of `modules` ("cosmos_core.model"), and the versions of the libraries
-    that decode, resize, tokenize and encode. If a module is a package, the sources of all its
-    modules are hashed.
+    The sources of `modules`, such as "cosmos_core.model", are hashed, and the versions of the
+    libraries that decode, resize, tokenize and encode. If a module is a package, the sources of all
+    its modules are hashed.
     """
     digest = hashlib.sha256()
     for library in _LIBRARIES:

@@ -15,7 +15,7 @@ from cosmos_eval.models.encoder import (
     DenseEncoder,
     Encoder,
     PairScorer,
-    methods,
+    public_members,
 )
 from cosmos_eval.models.specs import BUNDLED, local_weights
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
@@ -66,6 +66,6 @@ def _lazy_encoder(spec: ModelSpec, device: str, precision: Precision, *, is_cosm
     interfaces = (CrossAttentionEncoder, PairScorer) if is_cosmos else (DenseEncoder,)
     members: dict[str, Any] = {"built": cached_property(build)}
     for interface in interfaces:
-        for name in methods(interface):
+        for name in public_members(interface):
             members[name] = cached_property(attrgetter(f"built.{name}"))
     return type(f"Bundled{interfaces[0].__name__}", (), members)()

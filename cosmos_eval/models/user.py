@@ -317,7 +317,10 @@ def _run(path: Path, content: bytes, name: str) -> ModuleType:
 def _guard(encoder: Any, path: Path) -> None:
     """Wrap the methods of an encoder, so that errors and invalid outputs raise UsageError."""
     widths: set[int] = set()
-    names = {*checks.methods(checks.CrossAttentionEncoder), *checks.methods(checks.PairScorer)}
+    names = {
+        *checks.public_members(checks.CrossAttentionEncoder),
+        *checks.public_members(checks.PairScorer),
+    }
     for name in names:
         method = getattr(encoder, name, None)
         if callable(method):
