@@ -124,7 +124,7 @@ class Guide(ABC):
         normalised = normalised / _channels(self.image_std, images)
         cropped_images = whole_patches(normalised, self.patch_size)
         patches = self.encode(cropped_images)
-        user.require_grid(self.spec, cropped_images, patches, self.patch_size)
+        user.require_patch_grid(self.spec, cropped_images, patches, self.patch_size)
         return patches
 
 
@@ -218,7 +218,7 @@ class UserGuide(Guide):
     """A user's encoder with `encode_patches`, from a Python file."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
-        encoder, code_sha256, origin = user.made_by(spec, device, "fp32")
+        encoder, code_sha256, origin = user.load_user_model(spec, device, "fp32")
         weights = [*user.referred_weights([encoder.encode_patches], set())]
         modules = [weight for weight in weights if isinstance(weight, nn.Module)]
         for module in modules:
@@ -239,7 +239,7 @@ class UserGuide(Guide):
         }
 
     def encode(self, images: Tensor) -> Tensor:
-        with user.errors_of(f"{self.origin}: encode_patches"):
+        with user.errors_as_usage_errors(f"{self.origin}: encode_patches"):
             patches: Tensor = self.encoder.encode_patches(images)
         return patches
 
