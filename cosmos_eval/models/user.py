@@ -26,10 +26,10 @@ _MORE_WORDS = " and much more"  # that are appended to texts, to find out if the
 
 
 class TwoTower:
-    """An Encoder that calls functions of the user.
+    """An Encoder that is made of functions of the user. B are images, T texts, D the feature size.
 
     With `encode_patches` it is a DenseEncoder, which segmentation needs, and with `pair_scores` a
-    PairScorer.
+    PairScorer. The arguments are:
 
     encode_image: (B, 3, H, W) -> (B, D) on the model's device. Features are normalised here.
     encode_text: (B, L) -> (B, D) on the model's device.
@@ -77,6 +77,7 @@ class TwoTower:
         text_parts: Callable[[Tensor], Any] | None = None,
         pair_scores: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
+        """Keep the functions of a model, and hash its weights and its file for results."""
         # The weights are those that are given, or else those that the functions refer to.
         self._weight_sources: list[Any] = [weights]
         if weights is None:
