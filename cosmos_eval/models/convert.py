@@ -206,7 +206,7 @@ def _vocabulary(tokenizer: open_clip.SimpleTokenizer) -> dict[str, int]:
 
 def _write_openclip(source: HfEncoder, folder: Path, output: Path) -> list[str]:
     """Write a CLIPModel as a model of OpenCLIP. Return notes on differences."""
-    model, processor, tokenizer = source.parts
+    model, processor, tokenizer = source.components
     _require(isinstance(model, transformers.CLIPModel), f"OpenCLIP has no {type(model).__name__}")
     config, notes = _openclip_config(model.config), []
     if tokenizer.get_vocab() != _vocabulary(open_clip.SimpleTokenizer()):
