@@ -89,7 +89,7 @@ def fingerprint(*modules: str) -> str:
 def _find_sources(module: str) -> list[Path]:
     """Return the source files of a module or package. The packages above it are not imported.
 
-    For example, "cosmos_core.model" has the files cosmos_core/model/*.py and those of subfolders.
+    For example, "cosmos_core.model" has all Python files below the folder cosmos_core/model.
     Raises ModuleNotFoundError if there is no such module.
     """
     top_package, *submodules = module.split(".")
@@ -122,6 +122,7 @@ class ShardStore:
         limit: int | None = None,
         remedy: str = "",
     ) -> None:
+        """Find the folder of an identity below `root`, without reading or writing anything."""
         self._identity = json.dumps(identity, sort_keys=True, indent=1, default=dict)
         name = hashlib.sha256(self._identity.encode()).hexdigest()[:32]
         self._folder = None if root is None else Path(root) / name

@@ -139,11 +139,7 @@ def _embed_shards(
 
     requested_keys = [keys[index] for shard in shards for index in shard]
     features_by_key = read_cached_features(store, requested_keys, report_warning)
-    shards_to_encode = []
-    for shard in shards:
-        missing_indices = [index for index in shard if keys[index] not in features_by_key]
-        if missing_indices:
-            shards_to_encode.append(missing_indices)
+    shards_to_encode = _select_missing(shards, keys, features_by_key)
 
     n_missing = sum(map(len, shards_to_encode))
     if most is not None and n_missing > most:
@@ -159,6 +155,22 @@ def _embed_shards(
             n_done += len(indices)
             progress(Progress(phase, n_done, n_inputs))
     return [np.stack([features_by_key[keys[index]] for index in shard]) for shard in shards]
+
+
+def _select_missing(
+    shards: Sequence[Sequence[int]], keys: Sequence[bytes], features_by_key: FeaturesByKey
+) -> list[list[int]]:
+    """Return the indices of each shard whose features are missing. Complete shards are left out.
+
+    For example, if only input 1 has a feature, [[0, 1], [2, 3]] -> [[0], [2, 3]]. `keys` holds the
+    key of each input.
+    """
+    shards_with_missing = []
+    for shard in shards:
+        missing_indices = [index for index in shard if keys[index] not in features_by_key]
+        if missing_indices:
+            shards_with_missing.append(missing_indices)
+    return shards_with_missing
 
 
 def open_store(identity: Mapping[str, Any], options: RunOptions) -> ShardStore:
@@ -333,6 +345,7 @@ class ImageInputs(Inputs):
     def __init__(
         self, encoder: Encoder, images: Images, keys: Sequence[bytes], options: RunOptions
     ) -> None:
+        """Prepare to encode images. `keys` are the SHA-256s of their files."""
         self.encoder = encoder
         self.images = images
         self.keys = keys
@@ -475,6 +488,7 @@ class TextInputs(Inputs):
     def __init__(
         self, encoder: Encoder, texts: Sequence[str], options: RunOptions, phase: str
     ) -> None:
+        """Tokenize texts and sort them by their length. `phase` names them in progress lines."""
         self.encoder = encoder
         self.texts = texts
         self.batch_size = options.batch_size

@@ -202,6 +202,7 @@ class _ShardScorer:
         n_pairs: int,
         most: int | None,
     ) -> None:
+        """Keep the distinct images and texts. Nothing is encoded before `score` is called."""
         self.encoder = encoder
         self.images = images
         self.texts = texts

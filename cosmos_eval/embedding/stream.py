@@ -110,6 +110,7 @@ class _ArchiveFetcher:
         etag_by_file: Mapping[str, str],
         feature_store: ShardStore,
     ) -> None:
+        """Prepare to fetch. `feature_store` holds the features of images, in the cache."""
         self.protocol = protocol
         self.options = options
         self.progress = progress
@@ -188,6 +189,7 @@ class _IndexedSet:
         root: Path,
         n_archives: int,
     ) -> None:
+        """Keep the folder `root` of a set, and the function that opens the data of a set."""
         self.protocol = protocol
         self.options = options
         self.open_data = open_data
@@ -229,6 +231,7 @@ class _ArchiveEmbedder:
         progress: OnProgress,
         indexed_set: _IndexedSet,
     ) -> None:
+        """Start without any image. Images and features are added by `embed`."""
         self.progress = progress
         self.indexed_set = indexed_set
         # The keys of all distinct images so far.
@@ -323,6 +326,7 @@ class _Pipeline(Generic[Read]):
     """
 
     def __init__(self, files: Collection[str], fetch: Callable[[str], Callable[[], Read]]) -> None:
+        """Create the threads, which `start` starts. `fetch` returns the reader of a file."""
         self.files = files
         self.fetch = fetch
         # For each file, the function that reads it, once it is fetched, and then its content.

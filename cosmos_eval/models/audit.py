@@ -88,7 +88,7 @@ def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> s
 
 
 def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Return how a built model differs from what is stated for its weights, in words.
+    """Return how a built model differs from the description of its weights, in words.
 
     Both mappings hold the preprocessing and the activation, such as {"size": 224, "quick_gelu":
     True}. Keys that are not stated do not count. Return "" if nothing differs.

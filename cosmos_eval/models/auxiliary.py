@@ -144,6 +144,10 @@ class TimmGuide(Guide):
     """A ViT of timm, with timm's pretrained weights or with the weights of a file."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
+        """Load the ViT of timm that `spec` names, for timm:ARCH or timm:ARCH/PATH.
+
+        Raises UsageError if timm has no such ViT, and for weights that are not finite.
+        """
         arch, path = str(spec.arch), spec.name
         _require_timm_vit(arch, path)
         overlay = None
@@ -196,6 +200,10 @@ class TransformersGuide(Guide):
     """A ViT or DINO model of transformers, from a folder or the hub."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
+        """Load the model of transformers that `spec` names, a folder or a repository of the hub.
+
+        Raises UsageError if it is not one of `_TRANSFORMERS_TYPES`, and if its weights do not fit.
+        """
         folder, commit = hf_folder.snapshot(spec.name)
         config = transformers.AutoConfig.from_pretrained(folder, **hf_folder.OFFLINE)
         if config.model_type not in _TRANSFORMERS_TYPES:
@@ -236,6 +244,10 @@ class UserGuide(Guide):
     """A user's encoder with `encode_patches`, from a Python file."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
+        """Run the Python file that `spec` names, and move the modules of its encoder to a device.
+
+        Raises UsageError for every error in the file.
+        """
         encoder, code_sha256, origin = user.load_user_model(spec, device, "fp32")
         weights = [*user.referred_weights([encoder.encode_patches], set())]
         modules = [weight for weight in weights if isinstance(weight, nn.Module)]

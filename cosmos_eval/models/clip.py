@@ -42,6 +42,10 @@ class ClipEncoder:
     def __init__(
         self, model: Any, preprocessing: PreprocessCfg, tokenizer: Tokenizer, info: EncoderInfo
     ) -> None:
+        """Put a model of OpenCLIP into evaluation mode, and move it to the device in `info`.
+
+        `info` also has the precision, and everything that results record of the model.
+        """
         self.info = info
         self.model = model.eval().to(info.device)
         # This is faster on a CPU, but rounds differently from OpenCLIP's own forward, which `amp`

@@ -144,7 +144,7 @@ class CosmosEncoder(PooledEncoder):
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
         """Return the weights (B, heads, T, h, w) by which queries (T, D) attend to h x w patches.
 
-        The patches are those of images (B, 3, H, W), and the queries are the features of texts.
+        Each image (B, 3, H, W) is cut into patches. The queries are the features of texts.
         """
         return run(self.info, self.model.patch_attention, images, queries)
 

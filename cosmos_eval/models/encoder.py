@@ -381,7 +381,7 @@ def require_encoder(model: Any, model_name: str) -> None:
 
 
 def _find_info_faults(info: Any) -> list[str]:
-    """Return what is wrong with the `info` of a model, one sentence per fault."""
+    """Return the faults of the `info` of a model, one sentence per fault."""
     if not isinstance(info, EncoderInfo):
         return [f"`info` is {type(info).__name__}, not cosmos_eval.types.EncoderInfo"]
     faults = []
@@ -488,7 +488,7 @@ def require_output(
 
 
 def _find_shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None:
-    """Return what is wrong with the shape of an output, for an error message.
+    """Describe the fault of an output with a wrong shape, for an error message.
 
     Return None if the output is a tensor of `n_dimensions` dimensions and `n_rows` rows.
     """
@@ -501,7 +501,7 @@ def _find_shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None
 
 
 def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -> str | None:
-    """Return what is wrong with features, for an error message. Return None if they are valid.
+    """Describe the fault of features, for an error message. Return None if they are valid.
 
     Valid features are a tensor (n_inputs, D) of float32 without a gradient, finite and normalised.
     Values are checked on the CPU only. D is added to `feature_sizes`, which must not get a second
@@ -526,7 +526,7 @@ def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -
 
 
 def _find_value_fault(features: Tensor) -> str | None:
-    """Return what is wrong with the values of features (N, D), for an error message.
+    """Describe the fault of the values of features (N, D), for an error message.
 
     Return None if they are finite and have the length 1.
     """

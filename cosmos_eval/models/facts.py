@@ -190,7 +190,7 @@ def _measure_encoding_cost(encode: Encode, example: Tensor) -> _EncodingCost:
 
 
 class _ParameterReads(TorchDispatchMode):
-    """A context that collects the parameters that operations read, such as those of one tower."""
+    """A context that collects the parameters that operations read, for example by one tower."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -43,6 +43,10 @@ class HfEncoder(TwoTower):
     def __init__(
         self, components: Sequence[Any], sha256_by_file: dict[str, str], info: EncoderInfo
     ) -> None:
+        """Move the model to the device in `info`, and find out how it treats images and texts.
+
+        Raises UsageError for a tokenizer that does not fit the model.
+        """
         self._model, self._processor, self._tokenizer = components
         self.components = tuple(components)
         self._context_length = _find_context_length(self._model, self._tokenizer)
@@ -81,15 +85,7 @@ class HfEncoder(TwoTower):
         self.added_texts = 0  # texts that are added to each batch
 
         # Describe the inputs, for the cache of embeddings and for results.
-        pillow_filters = {2: "bilinear", 3: "bicubic"}
-        resample = getattr(self._processor, "resample", 0)
-        self.preprocessing = {
-            "class": type(self._processor).__name__,
-            "interpolation": pillow_filters.get(resample, "other"),
-        }
-        for name in IMAGE_FILES:
-            if name in sha256_by_file:
-                self.preprocessing[name] = sha256_by_file[name]
+        self.preprocessing = _describe_processor(self._processor, sha256_by_file)
         self.tokenizer = {"class": type(self._tokenizer).__name__, **sha256_by_file}
 
     def refresh_info(self) -> None:
@@ -269,6 +265,24 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
         why = reason(error, remedy)
         raise UsageError(f"'{spec.text}' cannot be loaded: {why}") from error
     return encoder
+
+
+def _describe_processor(processor: Any, sha256_by_file: dict[str, str]) -> dict[str, str]:
+    """Return everything that decides the pixels that an image processor of transformers returns.
+
+    These are its class, its interpolation, and the SHA-256s of its files. `sha256_by_file` has
+    other files of the model too, which are left out.
+    """
+    pillow_filters = {2: "bilinear", 3: "bicubic"}
+    resample = getattr(processor, "resample", 0)
+    description = {
+        "class": type(processor).__name__,
+        "interpolation": pillow_filters.get(resample, "other"),
+    }
+    for file_name in IMAGE_FILES:
+        if file_name in sha256_by_file:
+            description[file_name] = sha256_by_file[file_name]
+    return description
 
 
 def _find_context_length(model: nn.Module, tokenizer: Any) -> int:

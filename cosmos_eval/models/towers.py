@@ -136,6 +136,10 @@ class OpenClipTower(Tower):
     prefix = 1
 
     def __init__(self, visual: Any) -> None:
+        """Take apart the image tower of an OpenCLIP model.
+
+        Raises UsageError for a tower whose steps are not known here.
+        """
         self.visual = visual
         *self.early_blocks, self.block = visual.transformer.resblocks
         if getattr(visual, "attn_pool_contrastive", None) is not None:
@@ -226,6 +230,10 @@ class TimmTower(Tower):
     """timm's ViTs and EVAs in OpenCLIP: SigLIP, SigLIP 2, EVA, PE, MobileCLIP-B and L."""
 
     def __init__(self, visual: Any) -> None:
+        """Take apart an image tower of timm in an OpenCLIP model, whose `trunk` is timm's ViT.
+
+        Raises UsageError if it is not a ViT or EVA of two or more blocks.
+        """
         self.visual = visual
         self.trunk = visual.trunk
         if not isinstance(self.trunk, VisionTransformer | Eva) or len(self.trunk.blocks) < 2:

@@ -136,7 +136,7 @@ def _read_training_metadata(spec: ModelSpec) -> Any:
         return None
     from safetensors import SafetensorError, safe_open
 
-    # Loading the model reports what is wrong with a damaged file.
+    # A damaged file is reported when the model is loaded.
     with suppress(SafetensorError), safe_open(files[0], "numpy") as checkpoint:
         metadata = checkpoint.metadata() or {}
         return json.loads(metadata.get("training", "null"))

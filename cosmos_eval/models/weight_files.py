@@ -62,7 +62,7 @@ def count_values(shapes: Mapping[str, Sequence[int]]) -> int:
 
 
 def _find_other_content(first_bytes: bytes) -> str | None:
-    """Return what a file holds instead of weights, for an error message that begins with its path.
+    """Describe the content of a file without weights, for an error message after its path.
 
     Return None if its first bytes may belong to weights.
     """
@@ -82,7 +82,7 @@ def _find_other_content(first_bytes: bytes) -> str | None:
 
 
 def _find_safetensors_fault(first_bytes: bytes, file_size: int) -> str | None:
-    """Return what is wrong with a file whose name ends with .safetensors, for an error message.
+    """Describe the fault of a file whose name ends with .safetensors, for an error message.
 
     Return None if it begins like a safetensors file, with a header that is not too large.
     """
