@@ -266,7 +266,7 @@ def embed_images(
         features = embed(ImageInputs(encoder, images, keys, options), options, progress, most)
 
     n_distinct = len(set(keys))
-    if n_distinct >= 2 and all_the_same(features):
+    if n_distinct >= 2 and are_all_equal(features):
         # The pixels of embedded images are not at hand: different files count as different images.
         are_different = len(embedded_images) > 0 or _pixels_differ(encoder, images)
         if are_different:
@@ -278,7 +278,7 @@ def embed_images(
     return Embeddings(features, image_sha256s=keys)
 
 
-def all_the_same(features: Features) -> bool:
+def are_all_equal(features: Features) -> bool:
     """Return whether all rows of features (N, D) are equal, apart from rounding."""
     return all(np.abs(feature - features[0]).max() <= _FEATURE_TOLERANCE for feature in features)
 
@@ -567,7 +567,7 @@ def require_different_texts(
     `features` (N, D) belong to the N texts. If all texts have the same tokens too, the tokenizer
     does not know their words, and a warning is reported instead.
     """
-    if not all_the_same(features):
+    if not are_all_equal(features):
         return
     distinct_texts = [*dict.fromkeys(texts)]
     if len(distinct_texts) < 2:

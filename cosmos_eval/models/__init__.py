@@ -39,6 +39,6 @@ def load_encoder(
     encoder: Encoder = module.load(spec, device, precision)
     if auxiliary is None:
         return encoder
-    from cosmos_eval.models.auxiliary import guided
+    from cosmos_eval.models.auxiliary import add_guide
 
-    return guided(encoder, auxiliary)
+    return add_guide(encoder, auxiliary)

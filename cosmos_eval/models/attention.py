@@ -76,7 +76,7 @@ class Mixing(TorchFunctionMode):
             return v
         if self._form == "clearclip":
             return attend(q, q, v, scale=scale)
-        proximity = neighbourhood(self._grid_hw, self._prefix, k)
+        proximity = naclip_proximity(self._grid_hw, self._prefix, k)
         return attend(k, k, v, attn_mask=proximity, scale=scale)
 
 
@@ -117,7 +117,7 @@ def proxy_weights(features: Tensor) -> Tensor:
     return logits.masked_fill(is_ignored, -torch.inf).softmax(-1)
 
 
-def neighbourhood(grid_hw: Grid, prefix: int, like: Tensor) -> Tensor:
+def naclip_proximity(grid_hw: Grid, prefix: int, like: Tensor) -> Tensor:
     """Return the matrix (P + hw, P + hw) that NACLIP adds to the logits of attention.
 
     For two patches of the grid (h, w), it is exp(-distance^2 / (2 * 5^2)), with the distance in

@@ -62,7 +62,7 @@ def read_description(path: Path) -> dict[str, Any]:
     return config
 
 
-def published(arch: str) -> dict[str, Any]:
+def published_preprocessing(arch: str) -> dict[str, Any]:
     """Return the preprocessing and the activation that all published weights of `arch` agree on.
 
     For example, {"mean": [0.5, 0.5, 0.5], "quick_gelu": True}. A key is left out if the values of
@@ -78,7 +78,7 @@ def published(arch: str) -> dict[str, Any]:
     return agreed_values
 
 
-def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
+def describe_config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
     """Return how two OpenCLIP configurations of models differ, in words for an error message.
 
     For example, "vision_cfg.layers is 12, not 24": the first value is the stated one. Keys that are
@@ -87,7 +87,7 @@ def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> s
     return _describe_differences(_flatten_config(stated), _flatten_config(built))
 
 
-def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
+def describe_stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
     """Return how a built model differs from the description of its weights, in words.
 
     Both mappings hold the preprocessing and the activation, such as {"size": 224, "quick_gelu":
@@ -99,7 +99,7 @@ def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> s
     return _describe_differences(stated_values, built_values)
 
 
-def stored_tensors(path: Path) -> dict[str, Tensor]:
+def read_stored_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file of weights by their names.
 
     Names of nested mappings are joined by dots. The result is empty for NumPy's formats, .npz and
@@ -155,7 +155,7 @@ def _require_readable_names(path: Path, tensors: Mapping[str, Tensor]) -> None:
     )
 
 
-def unused_weights(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
+def notes_on_unused_weights(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
     """Return notes on weights of a file that OpenCLIP does not load, such as a moving average.
 
     `tensors` are the tensors of the file at `path`. A file may hold several sets of weights, each

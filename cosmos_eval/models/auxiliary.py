@@ -22,10 +22,10 @@ from cosmos_eval.data.hub import quiet, reason
 from cosmos_eval.models import audit, hf_folder, user
 from cosmos_eval.models.attention import PROXY_BETA, PROXY_GAMMA
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.dense import whole_patches
+from cosmos_eval.models.dense import crop_to_whole_patches
 from cosmos_eval.models.encoder import Encoder, tensors_sha256
-from cosmos_eval.models.specs import parse_auxiliary, saved_weights, weights_sha256
-from cosmos_eval.models.towers import sized
+from cosmos_eval.models.specs import find_saved_weights, parse_auxiliary, weights_sha256
+from cosmos_eval.models.towers import timm_input_size
 from cosmos_eval.models.weight_files import require_weights
 from cosmos_eval.types import ModelSpec, Rgb, UsageError, nearest
 
@@ -33,7 +33,7 @@ from cosmos_eval.types import ModelSpec, Rgb, UsageError, nearest
 _TRANSFORMERS_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 
 
-def guided(encoder: Encoder, text: str) -> ClipEncoder:
+def add_guide(encoder: Encoder, text: str) -> ClipEncoder:
     """Return a copy of an encoder that can compute attention `proxy`.
 
     With this attention, the features of another encoder, the guide, decide the weights of the last
@@ -126,7 +126,7 @@ class Guide(ABC):
         pixels = images * _per_channel(std, images) + _per_channel(mean, images)
         centred_pixels = pixels - _per_channel(self.image_mean, images)
         guide_images = centred_pixels / _per_channel(self.image_std, images)
-        cropped_images = whole_patches(guide_images, self.patch_size)
+        cropped_images = crop_to_whole_patches(guide_images, self.patch_size)
         features = self.encode(cropped_images)
         user.require_patch_grid(self.spec, cropped_images, features, self.patch_size)
         return features
@@ -170,7 +170,7 @@ class TimmGuide(Guide):
 
         They are the output of the last block after the norm.
         """
-        with sized(self.model, (images.shape[2], images.shape[3])):
+        with timm_input_size(self.model, (images.shape[2], images.shape[3])):
             # `indices=1` asks for the last block only.
             (features,) = self.model.forward_intermediates(
                 images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
@@ -204,7 +204,7 @@ class TransformersGuide(Guide):
 
         Raises UsageError if it is not one of `_TRANSFORMERS_TYPES`, and if its weights do not fit.
         """
-        folder, commit = hf_folder.snapshot(spec.name)
+        folder, commit = hf_folder.fetch_folder(spec.name)
         config = transformers.AutoConfig.from_pretrained(folder, **hf_folder.OFFLINE)
         if config.model_type not in _TRANSFORMERS_TYPES:
             supported = ", ".join(_TRANSFORMERS_TYPES)
@@ -223,7 +223,7 @@ class TransformersGuide(Guide):
         self.image_std = processor.image_std
         self.identity = {
             "architecture": type(config).__name__,
-            "weights_sha256": weights_sha256(saved_weights(folder)),
+            "weights_sha256": weights_sha256(find_saved_weights(folder)),
         }
         if commit:
             self.identity["revision"] = commit

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_eval.models.attention import project_in_one_piece
-from cosmos_eval.models.dense import encode_patches, patch_size
+from cosmos_eval.models.dense import encode_patches, find_patch_size
 from cosmos_eval.models.encoder import run
 from cosmos_eval.types import Attention, EncoderInfo
 
@@ -63,7 +63,7 @@ class ClipEncoder:
             self._encode_tokens = _TrimmedTextEncoder(model).encode
         else:
             self._encode_tokens = model.encode_text
-        self.patch_size = patch_size(model.visual)
+        self.patch_size = find_patch_size(model.visual)
 
     @cached_property
     def tokenizer(self) -> Mapping[str, Any]:

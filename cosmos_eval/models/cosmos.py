@@ -22,7 +22,7 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.dense import whole_patches
+from cosmos_eval.models.dense import crop_to_whole_patches
 from cosmos_eval.models.encoder import Parts, run, run_parts
 from cosmos_eval.models.hub import fetch
 from cosmos_eval.models.specs import RELEASED, local_weights
@@ -125,7 +125,7 @@ class CosmosEncoder(PooledEncoder):
         """
         if attention != "crossmodal":
             return super().encode_patches(images, attention)
-        cropped_images = whole_patches(images, self.patch_size)
+        cropped_images = crop_to_whole_patches(images, self.patch_size)
         values = run(self.info, self.model.patch_values, cropped_images)
         return F.normalize(values, dim=-1)
 
@@ -171,7 +171,7 @@ def _read_architecture(path: Path, arch: str | None) -> dict[str, Any]:
     named_config = model_config(parse_json(arch) if arch.startswith("{") else arch)
     if stated_architecture is None:
         return named_config
-    differences = audit.config_differences(stated_architecture, named_config)
+    differences = audit.describe_config_differences(stated_architecture, named_config)
     if differences:
         raise UsageError(
             f"{path} states another architecture than {arch}: {differences}; leave --arch out"
@@ -191,7 +191,7 @@ def _make_preprocessing(image_size: tuple[int, int], config: Mapping[str, Any]) 
         preprocessing = replace(preprocessing, mean=tuple(stated["mean"]))
     if stated.get("std"):
         preprocessing = replace(preprocessing, std=tuple(stated["std"]))
-    differences = audit.stated_differences(stated, asdict(preprocessing))
+    differences = audit.describe_stated_differences(stated, asdict(preprocessing))
     if differences:
         raise UsageError(
             f"'preprocess' of this architecture is not supported: {differences}; images are "

@@ -72,10 +72,10 @@ def encode_patches(
     are smaller than a patch.
     """
     tower = image_tower(model)
-    cropped_images = whole_patches(images, tower.patch_size)
+    cropped_images = crop_to_whole_patches(images, tower.patch_size)
     image_hw = (cropped_images.shape[2], cropped_images.shape[3])
     grid_hw = (image_hw[0] // tower.patch_size, image_hw[1] // tower.patch_size)
-    with tower.sized(image_hw):
+    with tower.input_size(image_hw):
         tokens = _run_early_blocks(model, tower, images, cropped_images)
         if attention == "proxy":
             guide_features = guide(images) if guide else None
@@ -108,7 +108,7 @@ def _run_early_blocks(
     return shared.tokens
 
 
-def whole_patches(images: Tensor, patch_size: int) -> Tensor:
+def crop_to_whole_patches(images: Tensor, patch_size: int) -> Tensor:
     """Return images (B, 3, H, W) cropped to whole patches, at the right and at the bottom.
 
     For example, images of 100 x 70 pixels and patches of 16 give images of 96 x 64 pixels. Raises
@@ -121,7 +121,7 @@ def whole_patches(images: Tensor, patch_size: int) -> Tensor:
     return images[..., :height, :width]
 
 
-def patch_size(model: nn.Module) -> int:
+def find_patch_size(model: nn.Module) -> int:
     """Return the side of a model's patches in pixels. It is 0 if `encode_patches` refuses it."""
     with suppress(UsageError):
         return image_tower(model).patch_size

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.hub import quiet, reason
-from cosmos_eval.models.dense import encode_patches, patch_size
+from cosmos_eval.models.dense import encode_patches, find_patch_size
 from cosmos_eval.models.encoder import require_encoder
 from cosmos_eval.models.hf_folder import (
     DESCRIBED,
     IMAGE_FILES,
     OFFLINE,
+    fetch_folder,
     load_model,
     read_config,
     require,
-    snapshot,
 )
-from cosmos_eval.models.specs import saved_weights, weights_sha256
+from cosmos_eval.models.specs import find_saved_weights, weights_sha256
 from cosmos_eval.models.user import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
@@ -69,7 +69,7 @@ class HfEncoder(TwoTower):
             encode_image=self._encode_pixels,
             encode_text=self._encode_tokens,
             encode_patches=partial(encode_patches, self._model),
-            patch_size=patch_size(self._model),
+            patch_size=find_patch_size(self._model),
             image_mean=image_mean,
             image_std=image_std,
         )
@@ -232,7 +232,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
     transformers.utils.logging.disable_progress_bar()
     try:
         with quiet():
-            folder, commit = snapshot(spec.name)
+            folder, commit = fetch_folder(spec.name)
             config = read_config(folder, spec.name)
             model, notes = load_model(folder, config)
             processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
@@ -245,7 +245,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
                 spec=spec.text,
                 architecture=type(config).__name__,
                 weights=None,
-                weights_sha256=weights_sha256(saved_weights(folder)),
+                weights_sha256=weights_sha256(find_saved_weights(folder)),
                 random=False,
                 precision=precision,
                 device=device,

@@ -21,7 +21,7 @@ from cosmos_core.utils.hub import limit_waiting
 from cosmos_core.utils.text import first_of
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models import audit
-from cosmos_eval.models.specs import DESCRIPTION, HUB, saved_weights
+from cosmos_eval.models.specs import DESCRIPTION, HUB, find_saved_weights
 from cosmos_eval.models.weight_files import count_values, tensor_shapes
 from cosmos_eval.types import UsageError
 
@@ -59,7 +59,7 @@ def require(condition: object, fault: str) -> None:
         raise UsageError(fault)
 
 
-def snapshot(name: str) -> tuple[Path, str | None]:
+def fetch_folder(name: str) -> tuple[Path, str | None]:
     """Return the folder of a model, and the commit that it was fetched at.
 
     `name` is a folder of this machine, whose commit is None, or a repository of the hub,
@@ -92,7 +92,9 @@ def read_config(folder: Path, name: str) -> Any:
     remedy = "name a revision with them (ORG/NAME@refs/pr/N), or convert them"
     if (folder / _ADAPTER).is_file():
         remedy = f"{_merge_advice(folder)}, or {remedy}"
-    require(saved_weights(folder), f"no model.safetensors (pickles are never opened): {remedy}")
+    require(
+        find_saved_weights(folder), f"no model.safetensors (pickles are never opened): {remedy}"
+    )
 
     config = transformers.AutoConfig.from_pretrained(folder, **OFFLINE)
     model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)
@@ -125,7 +127,7 @@ def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
     not use. Raises UsageError if the weights do not fit the configuration.
     """
     _require_all_files(folder)
-    _require_similar_size(config, tensor_shapes(saved_weights(folder)))
+    _require_similar_size(config, tensor_shapes(find_saved_weights(folder)))
     model, loading_info = transformers.AutoModel.from_pretrained(
         folder,
         config=config,

@@ -56,18 +56,18 @@ def usual_kind(encoder: Encoder) -> MapKind:
 def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
     """Return the pixels (3, H, W) of a whole image for a model, resized but not cropped.
 
-    They are normalised, float32 and on the CPU. `whole_size` decides H and W.
+    They are normalised, float32 and on the CPU. `whole_image_size` decides H and W.
     """
     from torchvision.transforms.functional import normalize, to_tensor
 
-    height, width = whole_size(encoder, (image.height, image.width))
+    height, width = whole_image_size(encoder, (image.height, image.width))
     is_bilinear = encoder.preprocessing.get("interpolation") == "bilinear"
     resampling = Image.Resampling.BILINEAR if is_bilinear else Image.Resampling.BICUBIC
     resized_image = image.convert("RGB").resize((width, height), resampling)
     return normalize(to_tensor(resized_image), encoder.image_mean, encoder.image_std)
 
 
-def whole_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[int, int]:
+def whole_image_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[int, int]:
     """Return the height and width, in pixels, to which an image is resized without a crop.
 
     The shorter side gets the size of the model's own images. The longer side keeps the aspect
@@ -168,7 +168,7 @@ def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseE
             f"{encoder.info.spec} has no patches to compare a text with: choose a COSMOS model or "
             "another ViT, such as ViT-B-16 or ViT-B-16-SigLIP"
         )
-    # `guided` has tried the attention of a guided encoder already.
+    # `add_guide` has tried the attention of a guided encoder already.
     if attention is not None and encoder.info.auxiliary is None:
         # An image of one patch is enough to raise the error. A patch size of 0 is a tower without
         # patches, whose error says which tower it is.

@@ -74,7 +74,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     preprocessing = _make_preprocessing(model.visual.preprocess_cfg)
     encoder = ClipEncoder(model, preprocessing, tokenizer, info)
     if source.file:
-        encoder.notes = audit.unused_weights(source.file, stored_tensors)
+        encoder.notes = audit.notes_on_unused_weights(source.file, stored_tensors)
     return encoder
 
 
@@ -123,12 +123,14 @@ def _find_file_source(arch: str, path: Path) -> _Source:
             pretrained=str(path),
             architecture=arch,
             description_name=f"all published weights of {arch}",
-            stated=audit.published(arch),
+            stated=audit.published_preprocessing(arch),
             remedy=f"state in {description} what this file needs, as OpenCLIP's hub layout does",
             file=path,
         )
     config = audit.read_description(description)
-    differences = audit.config_differences(config["model_cfg"], open_clip.get_model_config(arch))
+    differences = audit.describe_config_differences(
+        config["model_cfg"], open_clip.get_model_config(arch)
+    )
     if differences:
         raise UsageError(
             f"{description} describes another model than {arch}: {differences}; "
@@ -187,7 +189,7 @@ def _read_stored_tensors(file: Path | None, spec: ModelSpec) -> dict[str, Tensor
     if file is None:
         return {}
     try:
-        return audit.stored_tensors(file)
+        return audit.read_stored_tensors(file)
     except UsageError as error:
         raise UsageError(f"'{spec.text}' cannot be loaded: {error}") from error
 
@@ -206,7 +208,7 @@ def _build(source: _Source, stored_tensors: Mapping[str, Tensor]) -> tuple[Any, 
 
     # Compare the model with the description of its weights, and with the weights.
     built_values = {**model.visual.preprocess_cfg, "quick_gelu": quick_gelu}
-    differences = audit.stated_differences(source.stated, built_values)
+    differences = audit.describe_stated_differences(source.stated, built_values)
     if differences:
         raise UsageError(
             f"{source.description_name}: {differences} of {source.name}; {source.remedy}"

@@ -46,7 +46,7 @@ _FORMS = (
 _VALUES_OF_WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-def _bundled_files() -> dict[str, Path]:
+def _find_bundled_files() -> dict[str, Path]:
     """Return the files of the models that are part of the package, by the models' names.
 
     For example, the file scenes-clip.safetensors has the name "scenes-clip".
@@ -63,7 +63,7 @@ def _bundled_files() -> dict[str, Path]:
 _MODELS_OF_DEFAULT_RUN = ("scenes-cosmos", "scenes-clip")
 BUNDLED: tuple[str, ...] = (
     *_MODELS_OF_DEFAULT_RUN,
-    *sorted(set(_bundled_files()) - set(_MODELS_OF_DEFAULT_RUN)),
+    *sorted(set(_find_bundled_files()) - set(_MODELS_OF_DEFAULT_RUN)),
 )
 
 
@@ -296,9 +296,9 @@ def _expected_weights(spec: ModelSpec) -> list[Path]:
     if spec.kind == "python" or (spec.kind == "cosmos" and spec.name in RELEASED):
         return []
     if spec.kind == "bundled":
-        return [_bundled_files().get(spec.name, path)]
+        return [_find_bundled_files().get(spec.name, path)]
     if spec.kind == "hf" and path.is_dir():
-        return saved_weights(path)
+        return find_saved_weights(path)
     if spec.kind == "openclip" and spec.arch is None:
         for name in DESCRIBED:
             if (path / name).is_file():
@@ -307,7 +307,7 @@ def _expected_weights(spec: ModelSpec) -> list[Path]:
     return [path]
 
 
-def saved_weights(folder: Path) -> list[Path]:
+def find_saved_weights(folder: Path) -> list[Path]:
     """Return the files of weights that transformers saved in a folder.
 
     They are [model.safetensors], or several files model-00001-of-00002.safetensors... in order. The

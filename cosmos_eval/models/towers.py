@@ -28,8 +28,8 @@ Step = Callable[[Tensor], Tensor]
 class Tower(ABC):
     """The steps of an image tower, which run one after the other to encode patches.
 
-    All steps run within the context `sized`, which prepares the tower for a size of images. The
-    last block can run as a whole, or as its two branches, each of which is added to its input:
+    All steps run within the context `input_size`, which prepares the tower for a size of images.
+    The last block can run as a whole, or as its two branches, each of which is added to its input:
     tokens = tokens + attention_branch(tokens), then tokens = tokens + mlp_branch(tokens).
     """
 
@@ -65,7 +65,7 @@ class Tower(ABC):
         The feature of a token is the feature of an image whose tokens are all equal to that token.
         """
 
-    def sized(self, image_hw: Grid) -> AbstractContextManager[None]:
+    def input_size(self, image_hw: Grid) -> AbstractContextManager[None]:
         """Return a context in which the tower takes images of this height and width, in pixels.
 
         By default, a tower takes images of any size, and the context does nothing.
@@ -299,13 +299,13 @@ class TimmTower(Tower):
         """Return the features (n, D) of sequences of tokens (n, N, C) after the last norm."""
         return self.visual.head(self.trunk.forward_head(sequences))
 
-    def sized(self, image_hw: Grid) -> AbstractContextManager[None]:
+    def input_size(self, image_hw: Grid) -> AbstractContextManager[None]:
         """Return a context in which the tower takes images of this height and width, in pixels."""
-        return sized(self.trunk, image_hw)
+        return timm_input_size(self.trunk, image_hw)
 
 
 @contextmanager
-def sized(trunk: Any, image_hw: Grid) -> Iterator[None]:
+def timm_input_size(trunk: Any, image_hw: Grid) -> Iterator[None]:
     """Let an image tower of timm take images of another height and width, within the context.
 
     For this, timm resamples the tower's positional embeddings. They are restored afterwards.

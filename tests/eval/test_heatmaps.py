@@ -14,7 +14,14 @@ from torch.nn import functional as F
 
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.maps import heatmaps, scaled, upsample, usual_kind, whole_image, whole_size
+from cosmos_eval.models.maps import (
+    heatmaps,
+    scaled,
+    upsample,
+    usual_kind,
+    whole_image,
+    whole_image_size,
+)
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import MAPS, UsageError
 
@@ -129,7 +136,7 @@ def test_similarities_are_cosines(tiny_encoder: ClipEncoder) -> None:
 def test_size_of_a_whole_image(
     tiny_encoder: ClipEncoder, image_hw: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert whole_size(tiny_encoder, image_hw) == expected
+    assert whole_image_size(tiny_encoder, image_hw) == expected
     assert whole_image(tiny_encoder, noise(*image_hw)).shape == (3, *expected)
 
 
@@ -151,9 +158,9 @@ def test_square_pictures_are_as_the_model_sees_them(
 
 def test_a_model_with_an_input_that_is_not_square(tiny_encoder: ClipEncoder) -> None:
     encoder = transforming(tiny_encoder, PreprocessCfg(size=(24, 40)))
-    assert whole_size(encoder, (48, 80)) == (24, 40)
-    assert whole_size(encoder, (80, 80)) == (40, 40)
-    assert whole_size(encoder, (24, 80)) == (24, 80)
+    assert whole_image_size(encoder, (48, 80)) == (24, 40)
+    assert whole_image_size(encoder, (80, 80)) == (40, 40)
+    assert whole_image_size(encoder, (24, 80)) == (24, 80)
     image = noise(48, 80)
     torch.testing.assert_close(whole_image(encoder, image), encoder.transform(image))
 
