@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageContent, ImageSource
 from cosmos_eval.embedding.cache import EMBEDDING, Report, ShardStore, fingerprint, limit_bytes
-from cosmos_eval.models.encoder import Encoder, is_gpu, on_host, require_finite, stacked
+from cosmos_eval.models.encoder import Encoder, copy_to_host, is_gpu, require_finite, stack_on_host
 from cosmos_eval.types import EncoderInfo, OnProgress, Progress, RunOptions, UsageError, no_progress
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def add_features(
     features_by_key.update(zip(keys, features, strict=True))
 
 
-def identity(encoder: Encoder, role: str, **decisions: Any) -> dict[str, Any]:
+def embedding_identity(encoder: Encoder, role: str, **decisions: Any) -> dict[str, Any]:
     """Return everything that decides an embedding, besides the input itself, in JSON's types.
 
     The cache is keyed by it. `role` names the kind of computation ("image", "text", "pairs"...),
@@ -351,7 +351,9 @@ class ImageInputs(Inputs):
         self.keys = keys
         self.options = options
         self.info = encoder.info
-        self.identity = identity(encoder, "image", preprocessing=dict(encoder.preprocessing))
+        self.identity = embedding_identity(
+            encoder, "image", preprocessing=dict(encoder.preprocessing)
+        )
         # A shard has whole batches. With batches of 12 images, it has 2 batches, 24 images.
         batches_per_shard = max(1, IMAGES_PER_SHARD // options.batch_size)
         self.shard_size = options.batch_size * batches_per_shard
@@ -362,7 +364,7 @@ class ImageInputs(Inputs):
 
     def encode(self, shards: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], Features]]:
         """Yield the indices (n,) of each shard's images, and their features (n, D)."""
-        for indices, (features,) in on_host(self._encode_on_device(shards)):
+        for indices, (features,) in copy_to_host(self._encode_on_device(shards)):
             yield indices, features.numpy()
 
     def _encode_on_device(
@@ -473,7 +475,7 @@ class _ImageLoader:
         shapes = sorted({tuple(image.pixels.shape) for image in loaded_images})
         if len(shapes) > 1:
             raise UsageError(f"{info.spec}: images of one batch have shapes {shapes}")
-        pixels = stacked([image.pixels for image in loaded_images], info.device)
+        pixels = stack_on_host([image.pixels for image in loaded_images], info.device)
         indices = [image.place.image_index for image in loaded_images]
         ends_shard = loaded_images[-1].place.ends_shard
         return ImageBatch(indices, pixels, ends_shard)
@@ -494,7 +496,7 @@ class TextInputs(Inputs):
         self.batch_size = options.batch_size
         self.phase = phase
         self.info = encoder.info
-        self.identity = identity(encoder, "text", tokenizer=dict(encoder.tokenizer))
+        self.identity = embedding_identity(encoder, "text", tokenizer=dict(encoder.tokenizer))
         self.shard_size = TEXTS_PER_SHARD
         self.tokens = encoder.tokenize(texts)
         self.order = np.argsort(_text_lengths(encoder, self.tokens), kind="stable")
@@ -502,7 +504,7 @@ class TextInputs(Inputs):
 
     def name(self, index: int) -> str:
         """Return the text at an index of the sorted texts, quoted for an error message."""
-        return quoted(self.texts[self.order[index]])
+        return quote(self.texts[self.order[index]])
 
     def encode(self, shards: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], Features]]:
         """Yield the indices (n,) of each shard's sorted texts, and their features (n, D)."""
@@ -601,7 +603,7 @@ def encode_tokens(
     if encode_batch is None:
         encode_batch = encoder.encode_text
     encoded_tensors = _encode_sorted(encoder, token_tensors, batch_size, encode_batch)
-    for order, (sorted_features,) in on_host(encoded_tensors):
+    for order, (sorted_features,) in copy_to_host(encoded_tensors):
         original_order = np.argsort(order)  # the inverse permutation
         yield sorted_features.numpy()[original_order]
 
@@ -660,6 +662,6 @@ def _text_lengths(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
     return tokens.shape[1] - n_padding
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """Return a text in quotes for an error message, shortened to about 60 characters."""
     return repr(text if len(text) <= 60 else f"{text[:60]}...")

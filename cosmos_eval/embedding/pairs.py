@@ -246,7 +246,7 @@ class _ShardScorer:
 
     def _identity(self) -> dict[str, Any]:
         """Return everything that decides a score, besides the image and the text."""
-        return embed.identity(
+        return embed.embedding_identity(
             self.encoder,
             "pairs",
             pair_score=self.encoder.pair_score,
@@ -346,4 +346,4 @@ class _ShardScorer:
             for image in image_indices:
                 pairs.append((text, image))
         text, image = pairs[index]
-        return f"{embed.quoted(self.texts.items[text])} with {self.images.items[image].name}"
+        return f"{embed.quote(self.texts.items[text])} with {self.images.items[image].name}"

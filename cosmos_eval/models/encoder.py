@@ -160,7 +160,7 @@ class PairScorer(Encoder, Protocol):
         """
 
 
-def with_pair_scores(encoder: Encoder) -> PairScorer:
+def require_pair_scorer(encoder: Encoder) -> PairScorer:
     """Return the model itself. Raises UsageError if it cannot score an image and a text together.
 
     Type checkers know the returned model as a PairScorer.
@@ -173,7 +173,7 @@ def with_pair_scores(encoder: Encoder) -> PairScorer:
     return encoder
 
 
-def settings_of_pairs(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]:
+def describe_pair_scores(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]:
     """Return what a result records about scores of pairs: which pairs, and by which score.
 
     `pairs` says which pairs of an image and a text the model scores together. It is None if
@@ -182,7 +182,7 @@ def settings_of_pairs(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]:
     """
     if pairs is None:
         return {}
-    return {"pairs": pairs, "pair_score": with_pair_scores(encoder).pair_score}
+    return {"pairs": pairs, "pair_score": require_pair_scorer(encoder).pair_score}
 
 
 def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ def run_parts(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) 
     return tuple(tensor.float() for tensor in outputs)
 
 
-def stacked(tensors: Sequence[Tensor], device: str) -> Tensor:
+def stack_on_host(tensors: Sequence[Tensor], device: str) -> Tensor:
     """Return a stack of tensors of the same shape, on the CPU.
 
     If `device` is a GPU, the stack is in pinned memory, from which it is copied to the GPU faster.
@@ -252,7 +252,7 @@ def to_device(tensor: Tensor, device: str) -> Tensor:
     return moved_tensor
 
 
-def on_host(
+def copy_to_host(
     outputs: Iterable[tuple[Item, Sequence[Tensor]]],
 ) -> Iterator[tuple[Item, list[Tensor]]]:
     """Yield each item with its tensors on the CPU. All tensors of an item are on one device.

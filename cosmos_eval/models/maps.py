@@ -40,7 +40,7 @@ OF_WEIGHTS = (MAPS["cross-attention"], EMPTY_RATIO, TEXTS_RATIO)
 """Kinds of maps that have heads, and whose text features are not normalised."""
 
 
-def usual_kind(encoder: Encoder) -> MapKind:
+def default_map_kind(encoder: Encoder) -> MapKind:
     """Return the kind of maps between an image and a text that is the default for a model.
 
     It is the values of cross-attention if the model has it, and else the similarity of patches and
@@ -49,7 +49,7 @@ def usual_kind(encoder: Encoder) -> MapKind:
     """
     if isinstance(encoder, CrossAttentionEncoder):
         return VALUES
-    with_patches(encoder)
+    require_patches(encoder)
     return SIMILARITY
 
 
@@ -106,7 +106,7 @@ def heatmaps(
     all_texts = [*texts, ""] if kind == EMPTY_RATIO else texts
     tokens = encoder.tokenize(all_texts)
     if kind in OF_WEIGHTS:
-        features = with_cross_attention(encoder).text_queries(tokens)
+        features = require_cross_attention(encoder).text_queries(tokens)
     else:
         features = encoder.encode_text(tokens)
     maps = heatmaps_of_features(encoder, images, features, kind, attention).cpu()
@@ -125,16 +125,16 @@ def heatmaps_of_features(
     explains.
     """
     if kind in OF_WEIGHTS:
-        weights = with_cross_attention(encoder).patch_attention(images, features)
+        weights = require_cross_attention(encoder).patch_attention(images, features)
         weights = weights.transpose(1, 2)  # (B, T, heads, h, w)
         return weights if kind == "cross-attention" else _log_ratios(weights, kind)
     images = to_device(images, encoder.info.device)
     if kind == VALUES:
-        patches = with_cross_attention(encoder).encode_patches(images, "crossmodal")
+        patches = require_cross_attention(encoder).encode_patches(images, "crossmodal")
         if len(features) > 1:
             features = features - features.mean(0)
     else:
-        patches = with_patches(encoder).encode_patches(images, attention)
+        patches = require_patches(encoder).encode_patches(images, attention)
     cosines = torch.einsum("bhwd,td->bthw", patches, features.to(patches.device))
     return cosines[:, :, None]
 
@@ -156,7 +156,7 @@ def _log_ratios(weights: Tensor, kind: MapKind) -> Tensor:
     return log_weights.mean(1, keepdim=True) - log_weights
 
 
-def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseEncoder:
+def require_patches(encoder: Encoder, attention: Attention | None = None) -> DenseEncoder:
     """Return the model itself, which type checkers then know as a DenseEncoder.
 
     Raises UsageError if the model has no patches or, unless `attention` is None, if it cannot
@@ -177,7 +177,7 @@ def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseE
     return encoder
 
 
-def with_cross_attention(encoder: Encoder) -> CrossAttentionEncoder:
+def require_cross_attention(encoder: Encoder) -> CrossAttentionEncoder:
     """Return the model itself, which type checkers then know as a CrossAttentionEncoder.
 
     Raises UsageError if it has no cross-attention.
@@ -197,7 +197,7 @@ def upsample(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return resized_maps.view(*maps.shape[:-2], *size_hw)
 
 
-def scaled(maps: Tensor) -> Tensor:
+def scale_to_unit_range(maps: Tensor) -> Tensor:
     """Return maps (..., h, w) whose least value is scaled to 0, and whose largest value to 1.
 
     Each map is scaled by itself. A constant map becomes 0.

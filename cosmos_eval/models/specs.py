@@ -233,7 +233,7 @@ def parse_auxiliary(text: str) -> ModelSpec:
     return ModelSpec(text=text, kind="timm", name=path, arch=arch)
 
 
-def located(text: str, folder: Path) -> str:
+def with_complete_paths(text: str, folder: Path) -> str:
     """Return the name of a model with complete paths, from one with paths relative to `folder`.
 
     For example, in the folder /models, "python:a.py" -> "python:/models/a.py", and

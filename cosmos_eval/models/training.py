@@ -13,7 +13,13 @@ from pydantic_core import PydanticCustomError
 
 from cosmos_core.utils.recipe import IDENTITY, training_identity
 from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
-from cosmos_eval.models.specs import HUB, TWO_SETS, local_weights, located, parse_model_spec
+from cosmos_eval.models.specs import (
+    HUB,
+    TWO_SETS,
+    local_weights,
+    parse_model_spec,
+    with_complete_paths,
+)
 from cosmos_eval.protocols.facts import training_of
 from cosmos_eval.types import ModelSpec, UsageError
 
@@ -84,7 +90,7 @@ def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
         content = read_yaml(path, "cosmos:a.pt: {group: my-clip, seed: 1}")
         training_by_model: dict[str, dict[str, Any]] = {}
         for text, entry in content.items():
-            model = _file_or_name(parse_model_spec(located(text, path.parent)))
+            model = _file_or_name(parse_model_spec(with_complete_paths(text, path.parent)))
             if model in training_by_model:
                 raise FileError(f"{text} is given twice")
             training_by_model[model] = _parse_training(text, entry)

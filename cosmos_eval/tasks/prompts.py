@@ -81,7 +81,7 @@ class _ClassPrompts(embedding.Inputs):
         self.batch_size = options.batch_size
         self.text_queries = text_queries
         self.info = encoder.info
-        self.identity = embedding.identity(
+        self.identity = embedding.embedding_identity(
             encoder,
             "query" if text_queries else "class",
             tokenizer=dict(encoder.tokenizer),
@@ -91,7 +91,7 @@ class _ClassPrompts(embedding.Inputs):
         self.shard_size = max(1, PROMPTS_PER_SHARD // len(patterns))
 
     def name(self, index: int) -> str:
-        return f"prompts of {embedding.quoted(self.names[index])}"
+        return f"prompts of {embedding.quote(self.names[index])}"
 
     def encode(
         self, shards: Iterable[Sequence[int]]

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.maps import (
+    default_map_kind,
     heatmaps,
-    scaled,
+    scale_to_unit_range,
     upsample,
-    usual_kind,
     whole_image,
     whole_image_size,
 )
@@ -44,10 +44,10 @@ def test_kinds_that_models_have(
     cosmos: ClipEncoder, tiny_encoder: ClipEncoder, tiny_archs: dict[str, str]
 ) -> None:
     resnet = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny-resnet']}/random"))
-    assert usual_kind(cosmos) == "values of cross-attention"
-    assert usual_kind(tiny_encoder) == "text-to-patch similarity"
+    assert default_map_kind(cosmos) == "values of cross-attention"
+    assert default_map_kind(tiny_encoder) == "text-to-patch similarity"
     with pytest.raises(UsageError, match=r"tiny-resnet/random has no patches"):
-        usual_kind(resnet)
+        default_map_kind(resnet)
     for kind in MAPS.values():
         with pytest.raises(UsageError, match=r"has no (patches|cross-attention)"):
             heatmaps(resnet, torch.zeros(1, 3, 32, 32), TEXTS, kind=kind)
@@ -192,6 +192,6 @@ def test_upsampling_against_a_plain_formula() -> None:
 def test_scaling_by_hand() -> None:
     maps = torch.tensor([[[1.0, 2.0], [3.0, 5.0]], [[7.0, 7.0], [7.0, 7.0]], [[-1.0, 0.0], [0, 1]]])
     expected = [[[0, 0.25], [0.5, 1]], [[0, 0], [0, 0]], [[0, 0.5], [0.5, 1]]]
-    torch.testing.assert_close(scaled(maps), torch.tensor(expected))
-    tiny = scaled(torch.tensor([[1e-9, 3e-9, 2e-9]]))
+    torch.testing.assert_close(scale_to_unit_range(maps), torch.tensor(expected))
+    tiny = scale_to_unit_range(torch.tensor([[1e-9, 3e-9, 2e-9]]))
     torch.testing.assert_close(tiny, torch.tensor([[0, 1, 0.5]]))

@@ -22,9 +22,9 @@ from cosmos_eval.models import maps
 from cosmos_eval.models.encoder import (
     DenseEncoder,
     Encoder,
-    on_host,
+    copy_to_host,
     require_finite,
-    stacked,
+    stack_on_host,
     to_device,
 )
 from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
@@ -51,7 +51,7 @@ def measure_data(
     the requested kind of map, and for damaged images.
     """
     attention = options.attention or protocol.attention
-    kind = protocol.map or maps.usual_kind(encoder)
+    kind = protocol.map or maps.default_map_kind(encoder)
     if kind != maps.SIMILARITY and attention == "proxy":
         raise types.UsageError(
             "--attention proxy changes only text-to-patch similarity, and this model's maps are "
@@ -60,8 +60,8 @@ def measure_data(
 
     def find_dense_encoder() -> DenseEncoder:
         if kind == maps.SIMILARITY:
-            return maps.with_patches(encoder, attention=attention)
-        return maps.with_cross_attention(encoder)
+            return maps.require_patches(encoder, attention=attention)
+        return maps.require_cross_attention(encoder)
 
     dense = options.distributed.synchronized(find_dense_encoder)
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
@@ -147,7 +147,7 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         """Score the maps of the things in the images of a shard."""
         loaded = list(images)
         scores: list[MapScores | None] = [None] * len(loaded)
-        for indices, (maps_of_batch,) in on_host(self._encode(loaded)):
+        for indices, (maps_of_batch,) in copy_to_host(self._encode(loaded)):
             names = [loaded[index].name for index in indices]
             require_finite(maps_of_batch, self._encoder.info, names.__getitem__)
             for index, maps_of_image in zip(indices, maps_of_batch.numpy(), strict=True):
@@ -161,7 +161,9 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         """Yield indices of images, and the maps (B, C, h, w) of all classes over them."""
         assert self._class_maps is not None  # shards are measured after `prepare`
         for indices in _batches(self._encoder, images, self._options.batch_size):
-            pixels = stacked([images[index].pixels for index in indices], self._encoder.info.device)
+            pixels = stack_on_host(
+                [images[index].pixels for index in indices], self._encoder.info.device
+            )
             yield indices, [self._class_maps(pixels)]
 
 
@@ -293,7 +295,7 @@ class ClassMaps:
         encode = partial(prompt_embeddings, encoder, options=options, progress=progress)
         if kind in maps.OF_WEIGHTS:
             self._scale = 1.0
-            queries = maps.with_cross_attention(encoder).text_queries
+            queries = maps.require_cross_attention(encoder).text_queries
             encode = partial(encode, text_queries=queries)
         else:
             self._scale = protocol.scale

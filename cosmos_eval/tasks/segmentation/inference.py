@@ -23,8 +23,14 @@ from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import Label, Sample, read_label, require_same_size
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.models.dense import shared_blocks
-from cosmos_eval.models.encoder import DenseEncoder, Encoder, on_host, require_finite, to_device
-from cosmos_eval.models.maps import with_patches
+from cosmos_eval.models.encoder import (
+    DenseEncoder,
+    Encoder,
+    copy_to_host,
+    require_finite,
+    to_device,
+)
+from cosmos_eval.models.maps import require_patches
 from cosmos_eval.tasks.label_maps import content_sha256, images_at_once
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import pictures
@@ -182,7 +188,7 @@ def predict_together(
     not finite.
     """
     info = segmenters[0].encoder.info
-    for loaded, (largest, *maps) in on_host(_label_maps(segmenters, images)):
+    for loaded, (largest, *maps) in copy_to_host(_label_maps(segmenters, images)):
         require_finite(largest, info, [loaded[0].sample.name].__getitem__)
         predictions = []
         for image, classes in zip(loaded, maps, strict=True):
@@ -337,7 +343,7 @@ def draw_image(
     """
     check_constants(protocol)
     image = pictures.decode(path)
-    dense = with_patches(encoder, options.attention or protocol.attention)
+    dense = require_patches(encoder, options.attention or protocol.attention)
     segmenter = make_segmenter(dense, protocol, options)
     pixels = normalised(image, segmenter.protocol)
     unlabelled = np.full(image.shape[:2], protocol.ignore_index, np.uint16)
@@ -354,7 +360,7 @@ def predictions(
     encoder: Encoder, protocol: SegmentationProtocol, samples: Sequence[Sample], options: RunOptions
 ) -> Iterator[Label]:
     """Yield predicted classes (H, W) of images of a data set, each at its original size."""
-    dense = with_patches(encoder, options.attention or protocol.attention)
+    dense = require_patches(encoder, options.attention or protocol.attention)
     segmenter = make_segmenter(dense, protocol, options)
     images = (load_together([sample], [segmenter.protocol])[0] for sample in samples)
     return predict(segmenter, images)

@@ -188,12 +188,12 @@ class Scorer:
 
     def _segmenter(self, protocol: SegmentationProtocol) -> Segmenter:
         """Return the segmenter of a protocol, whose encoder and queries are made once."""
-        from cosmos_eval.models.maps import with_patches
+        from cosmos_eval.models.maps import require_patches
         from cosmos_eval.tasks.segmentation import inference
 
         attention = protocol.attention
         if attention not in self._dense_encoders:  # trying the attention takes a while
-            self._dense_encoders[attention] = with_patches(self._encoder, attention)
+            self._dense_encoders[attention] = require_patches(self._encoder, attention)
         dense = self._dense_encoders[attention]
         fitted = inference.fit_to_model(protocol, dense)
         queries = self._embed_queries(protocol)

@@ -413,4 +413,6 @@ def test_all_code_that_decides_an_embedding_is_part_of_its_identity():
     ]
     assert forgotten == []
     assert set(cache.EMBEDDING) <= {*graph.modules}
-    assert embed.identity(Counting(), "image")["code"] == cache.fingerprint(*cache.EMBEDDING)
+    assert embed.embedding_identity(Counting(), "image")["code"] == cache.fingerprint(
+        *cache.EMBEDDING
+    )
