@@ -90,7 +90,7 @@ class Inputs(ABC):
 
 
 def embed(
-    inputs: Inputs, options: RunOptions, progress: OnProgress, most: int | None = None
+    inputs: Inputs, options: RunOptions, progress: OnProgress, max_missing: int | None = None
 ) -> Features:
     """Return the features (N, D) of inputs, in their order. Equal inputs are encoded once.
 
@@ -98,8 +98,8 @@ def embed(
     example, inputs with the keys [a, b, a, c] and shards of 2 inputs have the shards [0, 1] and
     [3], and each process encodes one of them.
 
-    Raises TooManyError if more than `most` features are not cached (None allows any number), and
-    UsageError for features that are not finite.
+    Raises TooManyError if more than `max_missing` features are not cached (None allows any number),
+    and UsageError for features that are not finite.
     """
     # Find the first input with each key, and the row of its feature.
     row_by_key: dict[bytes, int] = {}
@@ -112,7 +112,7 @@ def embed(
     shards = []
     for start in range(0, len(distinct_indices), inputs.shard_size):
         shards.append(distinct_indices[start : start + inputs.shard_size])
-    embed_shards = partial(_embed_shards, inputs, options, progress, most)
+    embed_shards = partial(_embed_shards, inputs, options, progress, max_missing)
     features_of_shards = options.distributed.map_sharded(embed_shards, shards)
     distinct_features = np.concatenate(features_of_shards)
     return distinct_features[[row_by_key[key] for key in inputs.keys]]
@@ -122,13 +122,13 @@ def _embed_shards(
     inputs: Inputs,
     options: RunOptions,
     progress: OnProgress,
-    most: int | None,
+    max_missing: int | None,
     shards: Sequence[Sequence[int]],
 ) -> list[Features]:
     """Return the features (n, D) of each shard of this process, and cache new features.
 
-    `shards` holds the indices of each shard's inputs. Raises TooManyError if more than `most`
-    features are not cached.
+    `shards` holds the indices of each shard's inputs. Raises TooManyError if more than
+    `max_missing` features are not cached.
     """
     keys, phase = inputs.keys, inputs.phase
     n_inputs = sum(map(len, shards))
@@ -142,7 +142,7 @@ def _embed_shards(
     shards_to_encode = _select_missing(shards, keys, features_by_key)
 
     n_missing = sum(map(len, shards_to_encode))
-    if most is not None and n_missing > most:
+    if max_missing is not None and n_missing > max_missing:
         raise TooManyError(f"{n_missing:,} of {n_inputs:,} {phase} are not cached")
     n_done = n_inputs - n_missing
     if n_done:
@@ -244,7 +244,7 @@ def embed_images(
     images: Sequence[ImageSource],
     options: RunOptions,
     progress: OnProgress = no_progress,
-    most: int | None = None,
+    max_missing: int | None = None,
 ) -> Embeddings:
     """Return the features of images in their order. Threads read and decode ahead of the model.
 
@@ -253,7 +253,7 @@ def embed_images(
 
     Raises UsageError for an empty list, for an image that is missing, cannot be decoded or changes
     while it is read, and if many different images all have the same feature. Raises TooManyError if
-    more than `most` images are not cached.
+    more than `max_missing` images are not cached.
     """
     if not images:
         raise UsageError("no images to embed: the data set is empty")
@@ -263,7 +263,9 @@ def embed_images(
         keys = [image.content for image in embedded_images]
     else:
         keys = image_keys(images, options)
-        features = embed(ImageInputs(encoder, images, keys, options), options, progress, most)
+        features = embed(
+            ImageInputs(encoder, images, keys, options), options, progress, max_missing
+        )
 
     n_distinct = len(set(keys))
     if n_distinct >= 2 and are_all_equal(features):
@@ -520,7 +522,7 @@ def embed_texts(
     options: RunOptions,
     progress: OnProgress = no_progress,
     phase: str = "texts",
-    most: int | None = None,
+    max_missing: int | None = None,
 ) -> Embeddings:
     """Return the features of texts in their order, and whether each text was cut to the context.
 
@@ -528,12 +530,12 @@ def embed_texts(
     batches have about the same number of tokens. `phase` names the texts in progress lines.
 
     Raises UsageError for an empty list, and if different texts all have the same feature. Raises
-    TooManyError if more than `most` texts are not cached.
+    TooManyError if more than `max_missing` texts are not cached.
     """
     if not texts:
         raise UsageError("no texts to embed: the data set is empty")
     inputs = TextInputs(encoder, texts, options, phase)
-    sorted_features = embed(inputs, options, progress, most)
+    sorted_features = embed(inputs, options, progress, max_missing)
     # The argsort of a permutation is its inverse, which restores the order of `texts`.
     original_order = np.argsort(inputs.order)
     features = sorted_features[original_order]
@@ -639,11 +641,10 @@ def _text_batches(tokens: Tensor, lengths: NDArray[np.int64], batch_size: int) -
     token_budget = batch_size * tokens.shape[1]
     start = 0
     while start < len(tokens):
-        # A batch of n texts has n times as many tokens as its longest text, which is its last one.
-        n_texts_choices = np.arange(1, len(tokens) - start + 1)
-        n_tokens_choices = n_texts_choices * lengths[start:]
-        n_texts_within_budget = np.searchsorted(n_tokens_choices, token_budget, side="right")
-        stop = start + max(1, int(n_texts_within_budget))
+        # Add texts while the batch fits the budget. All its texts are as long as the last one.
+        stop = start + 1
+        while stop < len(tokens) and (stop + 1 - start) * lengths[stop] <= token_budget:
+            stop += 1
         longest = int(lengths[stop - 1])
         yield tokens[start:stop, :longest]
         start = stop

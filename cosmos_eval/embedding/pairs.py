@@ -67,7 +67,7 @@ def score_pairs(
     candidates: Sequence[Ints],
     options: RunOptions,
     progress: OnProgress = no_progress,
-    most: int | None = None,
+    max_missing: int | None = None,
 ) -> PairScores:
     """Return the scores of each text with its candidate images.
 
@@ -75,7 +75,7 @@ def score_pairs(
     images and equal texts are scored once.
 
     Raises UsageError for an image that cannot be read or changes while it is read, and for scores
-    that are not finite. Raises TooManyError if more than `most` pairs are not cached.
+    that are not finite. Raises TooManyError if more than `max_missing` pairs are not cached.
     """
     from scipy.sparse import csr_array
 
@@ -88,7 +88,7 @@ def score_pairs(
     # The processes of a distributed run share the shards.
     shards = [*_shards_of_pairs(images_by_text, len(distinct_images.items))]
     scorer = _ShardScorer(
-        encoder, distinct_images, distinct_texts, options, progress, sum(row_lengths), most
+        encoder, distinct_images, distinct_texts, options, progress, sum(row_lengths), max_missing
     )
     scores_of_shards = options.distributed.map_sharded(scorer.score, shards)
 
@@ -200,7 +200,7 @@ class _ShardScorer:
         options: RunOptions,
         progress: OnProgress,
         n_pairs: int,
-        most: int | None,
+        max_missing: int | None,
     ) -> None:
         """Keep the distinct images and texts. Nothing is encoded before `score` is called."""
         self.encoder = encoder
@@ -209,7 +209,8 @@ class _ShardScorer:
         self.options = options
         self.progress = progress
         self.n_pairs = n_pairs  # the number of pairs of all processes
-        self.most = most  # the largest number of pairs that may be scored, None for any number
+        # The largest number of pairs that may be scored, None for any number.
+        self.max_missing = max_missing
         # The block of images whose parts are in memory, and these parts.
         self.block = range(0)
         self.block_parts: Parts = ()
@@ -217,7 +218,7 @@ class _ShardScorer:
     def score(self, shards: Sequence[_Shard]) -> list[list[Scores]]:
         """Return the scores (n,) of each text of each shard, and add new scores to the cache.
 
-        Raises TooManyError if more than `most` pairs are not cached.
+        Raises TooManyError if more than `max_missing` pairs are not cached.
         """
         store = embed.open_store(self._identity(), self.options)
         keys = [self._shard_key(shard) for shard in shards]
@@ -227,7 +228,7 @@ class _ShardScorer:
         for shard, key in zip(shards, keys, strict=True):
             if key not in scores_by_key:
                 n_missing += sum(map(len, shard.images))
-        if self.most is not None and n_missing > self.most:
+        if self.max_missing is not None and n_missing > self.max_missing:
             raise embed.TooManyError(f"{n_missing:,} of {self.n_pairs:,} pairs are not cached")
 
         n_done, scores_of_shards = 0, []

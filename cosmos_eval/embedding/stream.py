@@ -129,9 +129,13 @@ class _ArchiveFetcher:
         if self.options.download:
             path = hub.fetch_file(self.protocol, file, None)
         else:
-            archive = self._open_cached(file, index_key)
-            if archive is not None:
-                return lambda: archive
+            cached_archive = self._open_cached(file, index_key)
+            if cached_archive is not None:
+
+                def return_cached() -> _Archive:
+                    return cached_archive
+
+                return return_cached
             folder = _download_folder(self.root, Path(file).stem)
             path = hub.fetch_file(self.protocol, file, folder)
         return partial(self._read, file, index_key, path)

@@ -189,7 +189,7 @@ def _parse_value(text: str) -> Any:
     return text if isinstance(value, dict | list) else value
 
 
-def labelled(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[ModelSpec]:
+def with_labels(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[ModelSpec]:
     """Return model specifications with labels, the names that tables display for the models.
 
     `labels` is empty, or has one label per model in the same order. A label of None leaves a model

@@ -106,13 +106,13 @@ def test_cached_scores_need_no_model(scorer, images, tmp_path, monkeypatch):
     options = RunOptions(cache=str(tmp_path / "cache"))
     score_pairs(scorer, images, TEXTS, WANTED, options)
     before = scorer.pairs
-    check(score_pairs(scorer, images, TEXTS, WANTED, options, most=0), images)
+    check(score_pairs(scorer, images, TEXTS, WANTED, options, max_missing=0), images)
     assert scorer.pairs == before
     with pytest.raises(TooManyError, match=r"of \d+ pairs are not cached"):
-        score_pairs(scorer, images, ["new", *TEXTS[1:]], WANTED, options, most=5)
+        score_pairs(scorer, images, ["new", *TEXTS[1:]], WANTED, options, max_missing=5)
     scorer.pair_score = "another"
     with pytest.raises(TooManyError):
-        score_pairs(scorer, images, TEXTS, WANTED, options, most=0)
+        score_pairs(scorer, images, TEXTS, WANTED, options, max_missing=0)
 
 
 def test_a_killed_run_goes_on_where_it_ended(scorer, images, tmp_path, monkeypatch):
