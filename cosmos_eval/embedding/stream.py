@@ -64,7 +64,7 @@ def stream(
             fetcher = _ArchiveFetcher(
                 protocol, options, progress, root, etag_by_file, embedder.feature_store
             )
-            with in_order(etag_by_file, fetcher.fetch) as archives:
+            with read_in_order(etag_by_file, fetcher.fetch) as archives:
                 embedder.embed(archives)
             return indexed_set.open_embedded(embedder.features_by_key)
     except UsageError as error:
@@ -138,7 +138,7 @@ class _ArchiveFetcher:
                 return return_cached
             folder = _download_folder(self.root, Path(file).stem)
             path = hub.fetch_file(self.protocol, file, folder)
-        return partial(self._read, file, index_key, path)
+        return partial(self._read_fetched, file, index_key, path)
 
     def _open_cached(self, file: str, index_key: bytes) -> _Archive | None:
         """Return an archive from its cached index, which is written below `root`.
@@ -153,7 +153,7 @@ class _ArchiveFetcher:
                 return archive
         return None
 
-    def _read(self, file: str, index_key: bytes, path: Path) -> _Archive:
+    def _read_fetched(self, file: str, index_key: bytes, path: Path) -> _Archive:
         """Return an archive that was fetched to `path`, and cache its index.
 
         Raises UsageError if the archive is damaged.
@@ -307,7 +307,7 @@ class _ArchiveEmbedder:
 
 
 @contextmanager
-def in_order(
+def read_in_order(
     files: Collection[str], fetch: Callable[[str], Callable[[], Read]]
 ) -> Iterator[Iterator[Read]]:
     """Fetch and read files in two threads, and return an iterator over the results in order.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_eval.models.attention import project_in_one_piece
 from cosmos_eval.models.dense import encode_patches, find_patch_size
-from cosmos_eval.models.encoder import run
+from cosmos_eval.models.encoder import run_on_device
 from cosmos_eval.types import Attention, EncoderInfo
 
 Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
@@ -81,12 +81,12 @@ class ClipEncoder:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return the L2-normalised features (B, D) of images (B, 3, H, W)."""
-        features = run(self.info, self.model.encode_image, images)
+        features = run_on_device(self.info, self.model.encode_image, images)
         return F.normalize(features, dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return the L2-normalised features (B, D) of tokens (B, L)."""
-        features = run(self.info, self._encode_tokens, tokens)
+        features = run_on_device(self.info, self._encode_tokens, tokens)
         return F.normalize(features, dim=-1)
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
@@ -98,7 +98,7 @@ class ClipEncoder:
         if self.guide is not None:
             guide = partial(self.guide, mean=self.image_mean, std=self.image_std)
         encode = partial(encode_patches, self.model.visual, attention=attention, guide=guide)
-        return run(self.info, encode, images)
+        return run_on_device(self.info, encode, images)
 
 
 class _TrimmedTextEncoder(nn.Module):

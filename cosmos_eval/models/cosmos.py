@@ -23,7 +23,7 @@ from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.dense import crop_to_whole_patches
-from cosmos_eval.models.encoder import Parts, run, run_parts
+from cosmos_eval.models.encoder import Parts, run_on_device, run_parts_on_device
 from cosmos_eval.models.hub import fetch
 from cosmos_eval.models.specs import RELEASED, local_weights
 from cosmos_eval.models.weight_files import require_weights
@@ -92,22 +92,22 @@ class PooledEncoder(ClipEncoder):
 
     def image_parts(self, images: Tensor) -> Parts:
         """Return the two tensors (B, ...) that `pair_scores` needs of images (B, 3, H, W)."""
-        return run_parts(self.info, self.model.image_parts, images)
+        return run_parts_on_device(self.info, self.model.image_parts, images)
 
     def text_parts(self, tokens: Tensor) -> Parts:
         """Return the two tensors (T, ...) that `pair_scores` needs of tokens (T, L)."""
-        return run_parts(self.info, self.model.text_parts, tokens)
+        return run_parts_on_device(self.info, self.model.text_parts, tokens)
 
     def pair_scores(self, images: Parts, texts: Parts) -> Tensor:
         """Return the scores (B, T) of B images and T texts, from two tensors of each of them."""
 
-        # `run` takes separate tensors, which it moves to the device.
         def score_tensors(
             first_image: Tensor, second_image: Tensor, first_text: Tensor, second_text: Tensor
         ) -> Tensor:
+            """Score separate tensors, as `run_on_device` passes them."""
             return self.model.pair_scores((first_image, second_image), (first_text, second_text))
 
-        return run(self.info, score_tensors, *images, *texts)
+        return run_on_device(self.info, score_tensors, *images, *texts)
 
 
 class CosmosEncoder(PooledEncoder):
@@ -126,7 +126,7 @@ class CosmosEncoder(PooledEncoder):
         if attention != "crossmodal":
             return super().encode_patches(images, attention)
         cropped_images = crop_to_whole_patches(images, self.patch_size)
-        values = run(self.info, self.model.patch_values, cropped_images)
+        values = run_on_device(self.info, self.model.patch_values, cropped_images)
         return F.normalize(values, dim=-1)
 
     def words(self, text: str) -> list[CaptionWord]:
@@ -135,25 +135,25 @@ class CosmosEncoder(PooledEncoder):
 
     def image_queries(self, images: Tensor) -> Tensor:
         """Return the features (B, D) of images (B, 3, H, W), which are not normalised."""
-        return run(self.info, self.model.encode_image, images)
+        return run_on_device(self.info, self.model.encode_image, images)
 
     def text_queries(self, tokens: Tensor) -> Tensor:
         """Return the features (T, D) of tokens (T, L), which are not normalised."""
-        return run(self.info, self._encode_tokens, tokens)
+        return run_on_device(self.info, self._encode_tokens, tokens)
 
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
         """Return the weights (B, heads, T, h, w) by which queries (T, D) attend to h x w patches.
 
         Each image (B, 3, H, W) is cut into patches. The queries are the features of texts.
         """
-        return run(self.info, self.model.patch_attention, images, queries)
+        return run_on_device(self.info, self.model.patch_attention, images, queries)
 
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
         """Return the weights (T, heads, B, L) by which queries (B, D) attend to tokens (T, L).
 
         The queries are the features of images.
         """
-        return run(self.info, self.model.token_attention, tokens, queries)
+        return run_on_device(self.info, self.model.token_attention, tokens, queries)
 
 
 def _read_architecture(path: Path, arch: str | None) -> dict[str, Any]:

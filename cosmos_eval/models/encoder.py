@@ -185,19 +185,21 @@ def describe_pair_scores(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]
     return {"pairs": pairs, "pair_score": require_pair_scorer(encoder).pair_score}
 
 
-def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def run_on_device(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Return `function(*inputs)` as float32, computed on the model's device in its precision.
 
     `info` states both. The inputs are moved to the device, and no gradients are recorded.
     """
-    (output,) = run_parts(info, function, *inputs)
+    (output,) = run_parts_on_device(info, function, *inputs)
     return output
 
 
-def run_parts(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) -> Parts:
-    """Call a function as `run` does, and return its outputs as a tuple of float32 tensors.
+def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) -> Parts:
+    """Return the outputs of `function(*inputs)` as a tuple of float32 tensors.
 
-    The function may return one tensor or a tuple of tensors. Raises TypeError for anything else.
+    They are computed on the model's device in its precision, which `info` states. The inputs are
+    moved to the device, and no gradients are recorded. The function may return one tensor or a
+    tuple of tensors. Raises TypeError for anything else.
     """
     import torch
 

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from cosmos_eval.models.encoder import Encoder, run
+from cosmos_eval.models.encoder import Encoder, run_on_device
 from cosmos_eval.models.user import referred_weights
 
 Encode: TypeAlias = Callable[[Tensor], Tensor]
@@ -149,14 +149,14 @@ class _OpenClipEncoder:
             run_guide = partial(
                 clip_encoder.guide, mean=clip_encoder.image_mean, std=clip_encoder.image_std
             )
-            run(clip_encoder.info, run_guide, images)
+            run_on_device(clip_encoder.info, run_guide, images)
         encode = partial(open_clip.CLIP.encode_image, clip_encoder.model)
-        return run(self.encoder.info, encode, images)
+        return run_on_device(self.encoder.info, encode, images)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return the features (B, D) of tokens (B, L)."""
         encode = partial(open_clip.CLIP.encode_text, self.clip_encoder.model)
-        return run(self.encoder.info, encode, tokens)
+        return run_on_device(self.encoder.info, encode, tokens)
 
 
 def _example_image(encoder: Encoder) -> Tensor | None:

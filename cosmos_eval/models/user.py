@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import faults_of, read_bytes
 from cosmos_eval.models import encoder as checks
-from cosmos_eval.models.encoder import Encoder, Parts, run, run_parts, tensors_sha256
+from cosmos_eval.models.encoder import (
+    Encoder,
+    Parts,
+    run_on_device,
+    run_parts_on_device,
+    tensors_sha256,
+)
 from cosmos_eval.models.specs import code_sha256
 from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
@@ -160,17 +166,17 @@ class TwoTower:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return the L2-normalised features (B, D) of images (B, 3, H, W)."""
-        features = run(self.info, self._encode_image, images)
+        features = run_on_device(self.info, self._encode_image, images)
         return F.normalize(features, dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return the L2-normalised features (B, D) of tokens (B, L)."""
-        features = run(self.info, self._encode_text, tokens)
+        features = run_on_device(self.info, self._encode_text, tokens)
         return F.normalize(features, dim=-1)
 
     def _run_parts(self, encode_parts: Callable[[Tensor], Any], inputs: Tensor) -> Parts:
         """Return the tensors that the user's `image_parts` or `text_parts` makes of inputs."""
-        return run_parts(self.info, encode_parts, inputs)
+        return run_parts_on_device(self.info, encode_parts, inputs)
 
     def _run_pair_scores(
         self, pair_scores: Callable[[Any, Any], Tensor], image_parts: Parts, text_parts: Parts
@@ -181,15 +187,15 @@ class TwoTower:
         have several. The same holds for texts.
         """
 
-        # `run` takes separate tensors, which it moves to the device.
         def score_tensors(*tensors: Tensor) -> Tensor:
+            """Score separate tensors of images, then of texts, as `run_on_device` passes them."""
             tensors_of_images = tensors[: len(image_parts)]
             tensors_of_texts = tensors[len(image_parts) :]
             images = tensors_of_images[0] if len(image_parts) == 1 else tensors_of_images
             texts = tensors_of_texts[0] if len(text_parts) == 1 else tensors_of_texts
             return pair_scores(images, texts)
 
-        return run(self.info, score_tensors, *image_parts, *text_parts)
+        return run_on_device(self.info, score_tensors, *image_parts, *text_parts)
 
     def _run_patches(
         self,
@@ -202,11 +208,11 @@ class TwoTower:
         `encode_patches` is the user's function. Raises UsageError if it returns another shape.
         """
 
-        # `run` moves the images to the device, and knows no argument that is not a tensor.
         def encode_images(images: Tensor) -> Tensor:
+            """Encode images on the device. `run_on_device` passes no argument but tensors."""
             return encode_patches(images, attention)
 
-        patches = run(self.info, encode_images, images)
+        patches = run_on_device(self.info, encode_images, images)
         require_patch_grid(self.info.spec, images, patches, self.patch_size)
         return F.normalize(patches, dim=-1)
 
