@@ -131,11 +131,11 @@ def find_patch_size(model: nn.Module) -> int:
 def _run_guided_block(
     tower: Tower, tokens: Tensor, grid_hw: Grid, guide_features: Tensor | None
 ) -> tuple[Tensor, Grid]:
-    """Run the last block with attention `proxy`. Return its patches (B, h'w', C), and (h', w').
+    """Run the last block with ProxyCLIP's attention. Return its patches (B, h'w', C), and (h', w').
 
     Only the attention of the block runs. Its weights are computed from another encoder's features
-    of patches (B, h', w', D'). `tokens` (B, P + hw, C) are the input of the block, and `grid_hw` is
-    (h, w).
+    of patches (B, h', w', D'). `tokens` (B, P + hw, C) are the input of the block: P tokens of the
+    prefix, and patches in the grid (h, w), which is `grid_hw`.
 
     Raises UsageError if `guide_features` is None, and for a block that cannot return another number
     of tokens than it is given.

@@ -337,7 +337,7 @@ def public_members(interface: type) -> list[str]:
 def require_finite(
     features: Tensor | NDArray[Any], info: EncoderInfo, name: Callable[[int], str]
 ) -> None:
-    """Raise UsageError for features (N, ...) that are NaN or infinite. Each row is one input's.
+    """Raise UsageError for features (N, ...) of N inputs that are NaN or infinite.
 
     The message names the model, by its `info`, and the first input with such features. `name` maps
     the index of an input to its name.

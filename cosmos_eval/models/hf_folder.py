@@ -75,7 +75,9 @@ def fetch_folder(name: str) -> tuple[Path, str | None]:
         allow_patterns=[*DESCRIBED, "README.md", "model*.safetensors"],
         ignore_patterns="*/*",
     )
-    return Path(folder), Path(folder).name  # snapshots/COMMIT in the client's cache
+    # The folder is snapshots/COMMIT in the cache of the hub's client.
+    commit = Path(folder).name
+    return Path(folder), commit
 
 
 def read_config(folder: Path, name: str) -> Any:
