@@ -37,10 +37,10 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     is_cosmos = metadata["model"] == "cosmos"
     encoder = _make_lazy_encoder(spec, device, precision, is_cosmos=is_cosmos)
     encoder.info = EncoderInfo(
-        spec.text,
-        json.dumps(config, sort_keys=True),
-        spec.weights,
-        file_sha256(path),
+        spec=spec.text,
+        architecture=json.dumps(config, sort_keys=True),
+        weights=spec.weights,
+        weights_sha256=file_sha256(path),
         random=False,
         precision=precision,
         device=device,

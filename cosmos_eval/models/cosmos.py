@@ -68,10 +68,10 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     if spec.arch in open_clip.list_models():
         architecture = str(spec.arch)
     info = EncoderInfo(
-        spec.text,
-        architecture,
-        spec.weights,
-        file_sha256(path),
+        spec=spec.text,
+        architecture=architecture,
+        weights=spec.weights,
+        weights_sha256=file_sha256(path),
         random=False,
         precision=precision,
         device=device,

@@ -70,7 +70,15 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         digest = file_sha256(source.file)
     elif not is_random:
         digest = tensors_sha256(model.state_dict())
-    info = EncoderInfo(spec.text, source.architecture, None, digest, is_random, precision, device)
+    info = EncoderInfo(
+        spec=spec.text,
+        architecture=source.architecture,
+        weights=None,
+        weights_sha256=digest,
+        random=is_random,
+        precision=precision,
+        device=device,
+    )
     preprocessing = _make_preprocessing(model.visual.preprocess_cfg)
     encoder = ClipEncoder(model, preprocessing, tokenizer, info)
     if source.file:

@@ -96,7 +96,16 @@ class TwoTower:
         # The code of the model is the file that calls this constructor.
         file = Path(sys._getframe(1).f_code.co_filename)
         code_hash = file_sha256(file) if file.is_file() else None
-        self.info = EncoderInfo(name, name, None, None, False, "fp32", "cpu", code_hash)
+        self.info = EncoderInfo(
+            spec=name,
+            architecture=name,
+            weights=None,
+            weights_sha256=None,  # set by `refresh_info`
+            random=False,
+            precision="fp32",
+            device="cpu",
+            code_sha256=code_hash,
+        )
         self.refresh_info()
 
         self._encode_image = encode_image
