@@ -262,7 +262,7 @@ def embed_images(
         features = np.stack([image.feature for image in embedded_images])
         keys = [image.content for image in embedded_images]
     else:
-        keys = image_keys(images, options)
+        keys = hash_image_files(images, options)
         features = embed(
             ImageInputs(encoder, images, keys, options), options, progress, max_missing
         )
@@ -300,16 +300,16 @@ def _pixels_differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
     return False
 
 
-def image_keys(images: Sequence[ImageSource], options: RunOptions) -> list[bytes]:
+def hash_image_files(images: Sequence[ImageSource], options: RunOptions) -> list[bytes]:
     """Return the SHA-256 of each image's file, in the order of the images.
 
     The processes of a distributed run share the images.
     """
-    hash_images = partial(_hash_images, options.workers)
-    return options.distributed.map_sharded(hash_images, images, unit=_IMAGES_PER_PROCESS)
+    hash_files = partial(_hash_with_threads, options.workers)
+    return options.distributed.map_sharded(hash_files, images, unit=_IMAGES_PER_PROCESS)
 
 
-def _hash_images(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
+def _hash_with_threads(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
     """Return the SHA-256 of each image's file. `workers` is the number of threads that read them.
 
     A thread takes several images at a time: handing an image to a thread takes longer than hashing

@@ -79,7 +79,7 @@ def score_pairs(
     """
     from scipy.sparse import csr_array
 
-    distinct_images = _distinct_inputs(images, embed.image_keys(images, options))
+    distinct_images = _distinct_inputs(images, embed.hash_image_files(images, options))
     text_keys = [hashlib.sha256(text.encode()).digest() for text in texts]
     distinct_texts = _distinct_inputs(texts, text_keys)
     images_by_text = _candidates_by_distinct_text(candidates, distinct_images, distinct_texts)

@@ -160,13 +160,13 @@ def test_scores_that_are_not_finite_or_of_another_shape(scorer, images):
 
 
 def test_an_image_that_changes_meanwhile_is_refused(scorer, images, monkeypatch):
-    keys = pairs.embed.image_keys
+    keys = pairs.embed.hash_image_files
 
     def changing(*given):
         found = keys(*given)
         Image.new("RGB", (4, 6)).save(images[2].path)
         return found
 
-    monkeypatch.setattr(pairs.embed, "image_keys", changing)
+    monkeypatch.setattr(pairs.embed, "hash_image_files", changing)
     with pytest.raises(UsageError, match=r"2\.png has changed"):
         score_pairs(scorer, images, TEXTS, WANTED, RunOptions())
