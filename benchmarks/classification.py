@@ -33,7 +33,7 @@ from _report import Measurement, interleave, measurement, parser, report
 
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile
-from cosmos_eval.embedding.embed import image_keys
+from cosmos_eval.embedding.embed import hash_image_files
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.specs import parse_model_spec
@@ -123,7 +123,7 @@ def _run_lines(encoder: ClipEncoder, effort: Effort, threads: int) -> Iterator[M
         functions: dict[str, Callable[[], object]] = {
             "model alone": _model_alone(encoder, paths, count, options),
             "decoding alone": lambda: _decode_all(encoder, paths, options),
-            "hashes alone": lambda: image_keys([*map(ImageFile, paths)], options),
+            "hashes alone": lambda: hash_image_files([*map(ImageFile, paths)], options),
             "files to metrics": lambda: classification.TASK.measure_one(encoder, protocol, options),
         }
         seconds = interleave(functions, effort.rounds, 0, effort.clock)

@@ -41,7 +41,7 @@ from cosmos_eval.data.classification import open_data
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageSource, decode_source, open_archives
 from cosmos_eval.embedding.stream import ON_DISK, stream
-from cosmos_eval.models.encoder import stacked
+from cosmos_eval.models.encoder import stack_on_host
 from cosmos_eval.types import ClassificationProtocol, EncoderInfo, RunOptions, no_progress
 
 TARGET = 0.9
@@ -180,7 +180,7 @@ def encode(encoder: Encoder, count: int) -> None:
     """Encode so many images that are ready."""
     batch = [torch.zeros(3, 224, 224)] * OPTIONS.batch_size
     for start in range(0, count, len(batch)):
-        encoder.encode_image(stacked(batch[: count - start], "cpu"))
+        encoder.encode_image(stack_on_host(batch[: count - start], "cpu"))
 
 
 def streamed(encoder: Any, data: Set) -> int:

@@ -53,35 +53,45 @@ def embeddings_folder() -> Path:
 
 
 def limit_bytes() -> int:
-    """Return the largest size of the embedding cache in bytes: 20 GB, or COSMOS_EVAL_CACHE_GB.
+    """Return the largest size of the embedding cache in bytes.
 
-    Raises UsageError if COSMOS_EVAL_CACHE_GB is not a number of gigabytes.
+    It is 20 GB, or the number of gigabytes in the environment variable COSMOS_EVAL_CACHE_GB:
+    "0.5" -> 500_000_000. Raises UsageError if the variable is not a number of gigabytes.
     """
-    limit = os.environ.get(LIMIT_VARIABLE, "20")
-    with suppress(ValueError):
-        gigabytes = float(limit)
-        if 0 <= gigabytes < float("inf"):
-            return int(gigabytes * 1e9)
-    raise UsageError(f"{LIMIT_VARIABLE} must be a number of gigabytes, not {limit!r}")
+    text = os.environ.get(LIMIT_VARIABLE, "20")
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 <= gigabytes < float("inf"):
+        raise UsageError(f"{LIMIT_VARIABLE} must be a number of gigabytes, not {text!r}")
+    return int(gigabytes * 1e9)
 
 
 @cache
 def fingerprint(*modules: str) -> str:
-    """Return the SHA-256 of the sources of modules and of the versions of libraries.
+    """Return the SHA-256 of the code that computes an embedding.
 
-    If a module is a package, the sources of all its modules are hashed.
+    The sources of `modules`, such as "cosmos_core.model", are hashed, and the versions of the
+    libraries that decode, resize, tokenize and encode. If a module is a package, the sources of all
+    its modules are hashed.
     """
     digest = hashlib.sha256()
-    for name in _LIBRARIES:
-        digest.update(f"{name} {package_version(name) or 'none'}\n".encode())
+    for library in _LIBRARIES:
+        version = package_version(library) or "none"
+        digest.update(f"{library} {version}\n".encode())
     for module in modules:
-        for path in _sources(module):
+        for path in _find_sources(module):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _sources(module: str) -> list[Path]:
-    """Return the source files of a module or package, without importing the packages above it."""
+def _find_sources(module: str) -> list[Path]:
+    """Return the source files of a module or package. The packages above it are not imported.
+
+    For example, "cosmos_core.model" has all Python files below the folder cosmos_core/model.
+    Raises ModuleNotFoundError if there is no such module.
+    """
     top_package, *submodules = module.split(".")
     spec = importlib.util.find_spec(top_package)
     folders = spec.submodule_search_locations if spec else None
@@ -97,10 +107,12 @@ def _sources(module: str) -> list[Path]:
 class ShardStore:
     """The shards of one identity, in a folder below `root`.
 
-    If `root` is None, the store is empty and stores nothing. If all stores below `root` together
-    grow beyond `limit` bytes, the least recently used shards are removed. The size is measured
-    from time to time, so that it may exceed the limit by a hundredth. `remedy` completes the error
-    message of a folder that cannot be written to.
+    `identity` is everything that decides the arrays of these shards. If `root` is None, the store
+    is empty and stores nothing.
+
+    If all stores below `root` together grow beyond `limit` bytes, the least recently used shards
+    are removed. The size is measured from time to time, so that it may exceed the limit by a
+    hundredth. `remedy` completes the error message of a folder that cannot be written to.
     """
 
     def __init__(
@@ -110,53 +122,66 @@ class ShardStore:
         limit: int | None = None,
         remedy: str = "",
     ) -> None:
+        """Find the folder of an identity below `root`, without reading or writing anything."""
         self._identity = json.dumps(identity, sort_keys=True, indent=1, default=dict)
         name = hashlib.sha256(self._identity.encode()).hexdigest()[:32]
         self._folder = None if root is None else Path(root) / name
         self._limit = limit
         self._remedy = remedy
         # The keys of each shard that was read so far, None for a damaged shard.
-        self._keys: dict[Path, set[bytes] | None] = {}
-        # Bytes that may be written before the folder is measured again.
-        self._unmeasured = 0
+        self._keys_by_path: dict[Path, set[bytes] | None] = {}
+        # The number of bytes that may be written before the folder is measured again.
+        self._bytes_before_measuring = 0
 
-    def find(self, keys: Sequence[bytes], report: Report) -> Iterator[tuple[list[bytes], Arrays]]:
+    def find(
+        self, keys: Sequence[bytes], report_warning: Report
+    ) -> Iterator[tuple[list[bytes], Arrays]]:
         """Yield the keys and arrays of each shard that holds any of `keys`, the oldest shard first.
 
-        Damaged shards are removed, and `report` is given a warning.
+        A shard may hold other keys as well. Row i of each of its arrays belongs to its key i.
+        Damaged shards are removed, and `report_warning` is called with a line for each of them.
         """
         if self._folder is None:
             return
         requested_keys = set(keys)
-        for _, _, path in sorted(_shards(self._folder)):
-            shard_keys = self._keys.get(path) or _keys_of(path)
-            self._keys[path] = shard_keys
-            if shard_keys is not None and requested_keys.isdisjoint(shard_keys):
+        for file in sorted(_list_shards(self._folder)):
+            path = file.path
+            shard_keys = self._keys_by_path.get(path) or _read_keys(path)
+            self._keys_by_path[path] = shard_keys
+            is_needed = shard_keys is None or not requested_keys.isdisjoint(shard_keys)
+            if not is_needed:
                 continue
             with suppress(FileNotFoundError):  # another run has removed the shard
                 content = path.read_bytes()
-                if shard_keys is None or hashlib.sha256(content).hexdigest() != path.stem:
+                content_sha256 = hashlib.sha256(content).hexdigest()
+                if shard_keys is None or content_sha256 != path.stem:
                     path.unlink(missing_ok=True)
-                    report(f"warning: {path} was damaged and is computed again")
+                    report_warning(f"warning: {path} was damaged and is computed again")
                     continue
                 if self._limit is not None:
-                    os.utime(path)
+                    os.utime(path)  # marks it as used now
                 arrays = load(content)
-                yield [row.tobytes() for row in arrays.pop("keys")], arrays
+                ordered_keys = [row.tobytes() for row in arrays.pop("keys")]
+                yield ordered_keys, arrays
 
     def add(self, keys: Sequence[bytes], arrays: Arrays) -> None:
-        """Store arrays, one row per key, as a shard. Raises UsageError if it cannot be written.
+        """Store arrays, one row per key, as a new shard. Remove old shards beyond the limit.
 
-        The shard is written atomically: another run finds it complete or not at all.
+        The shard is written atomically: another run finds it complete or not at all. Raises
+        UsageError if it cannot be written.
         """
         if self._folder is None:
             return
-        content = _shard_content(keys, arrays)
+        tensors = {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 32)}
+        for name, array in arrays.items():
+            tensors[name] = np.ascontiguousarray(array)
+        content = save(tensors)
+
         try:
             if not (self._folder / _IDENTITY).exists():
                 write_atomically(self._folder / _IDENTITY, self._identity.encode())
-            name = f"{hashlib.sha256(content).hexdigest()}{_SUFFIX}"
-            write_atomically(self._folder / name, content)
+            file_name = f"{hashlib.sha256(content).hexdigest()}{_SUFFIX}"
+            write_atomically(self._folder / file_name, content)
         except OSError as error:
             is_removed = isinstance(error, FileNotFoundError | FileExistsError)
             if is_removed and not self._folder.is_file():
@@ -164,26 +189,19 @@ class ShardStore:
             raise UsageError(
                 f"cannot write to {self._folder.parent}: {error.strerror}{self._remedy}"
             ) from error
-        self._unmeasured -= len(content)
-        if self._limit is not None and self._unmeasured < 0:
-            _evict(self._folder.parent, self._limit)
-            self._unmeasured = min(_MEASURED_EVERY, self._limit // 100)
+
+        self._bytes_before_measuring -= len(content)
+        if self._limit is not None and self._bytes_before_measuring < 0:
+            _remove_least_recently_used(self._folder.parent, self._limit)
+            self._bytes_before_measuring = min(_MEASURED_EVERY, self._limit // 100)
 
     def remove(self) -> None:
-        """Remove all shards of this identity."""
+        """Remove the folder of this identity with all its shards."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _shard_content(keys: Sequence[bytes], arrays: Arrays) -> bytes:
-    """Return the bytes of the file that holds keys and arrays."""
-    tensors = {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 32)}
-    for name, array in arrays.items():
-        tensors[name] = np.ascontiguousarray(array)
-    return save(tensors)
-
-
-class _File(NamedTuple):
+class _ShardFile(NamedTuple):
     """The file of a shard. Files sort by the time of their last use."""
 
     # The time of the last use, in nanoseconds since the epoch.
@@ -193,45 +211,51 @@ class _File(NamedTuple):
     path: Path
 
 
-def _shards(folder: Path) -> Iterator[_File]:
-    """Yield the files of a store's shards."""
-    for path in _entries(folder):
+def _list_shards(folder: Path) -> Iterator[_ShardFile]:
+    """Yield the files of the shards in a store's folder."""
+    for path in _list_folder(folder):
         with suppress(FileNotFoundError):  # another run has removed the shard
             if path.suffix == _SUFFIX:
-                state = path.stat()
-                yield _File(state.st_mtime_ns, state.st_size, path)
+                status = path.stat()
+                yield _ShardFile(status.st_mtime_ns, status.st_size, path)
 
 
-def _entries(folder: Path) -> list[Path]:
-    """List a folder. The list is empty if the folder is missing or is not a folder."""
+def _list_folder(folder: Path) -> list[Path]:
+    """Return the paths in a folder. The list is empty if there is no such folder."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return [*folder.iterdir()]
     return []
 
 
-def _keys_of(path: Path) -> set[bytes] | None:
-    """Return the keys of a shard.
+def _read_keys(path: Path) -> set[bytes] | None:
+    """Return the keys in the file of a shard, without reading its other arrays.
 
-    There are no keys if the shard was removed. Return None if it is damaged.
+    The set is empty if another run has removed the file. Return None if the file is damaged.
     """
     try:
         with safe_open(path, "numpy") as shard:
             return {row.tobytes() for row in shard.get_tensor("keys")}
-    except FileNotFoundError:  # another run has removed the shard
+    except FileNotFoundError:
         return set()
     except (SafetensorError, OSError, ValueError):
         return None
 
 
-def _evict(root: Path, limit: int) -> None:
-    """Remove the least recently used shards of all stores until they fit `limit` bytes."""
-    files = sorted(file for folder in _entries(root) for file in _shards(folder))
-    excess = sum(file.size for file in files) - limit
+def _remove_least_recently_used(root: Path, limit: int) -> None:
+    """Remove shards of all stores below `root` until the others fit into `limit` bytes.
+
+    The least recently used shards are removed first.
+    """
+    files: list[_ShardFile] = []
+    for folder in _list_folder(root):
+        files += _list_shards(folder)
+    files.sort()
+    excess_bytes = sum(file.size for file in files) - limit
     for file in files:
-        if excess <= 0:
+        if excess_bytes <= 0:
             return
         file.path.unlink(missing_ok=True)
-        excess -= file.size
+        excess_bytes -= file.size
 
 
 class Space(NamedTuple):
@@ -250,20 +274,23 @@ class Space(NamedTuple):
 def spaces(root: Path, **values: Any) -> list[Space]:
     """Return the spaces of all identities with these values, the most recently used first.
 
-    For example, spaces(root, role="image") are the spaces of image features.
+    An identity is a dictionary of everything that decides an embedding. For example,
+    spaces(root, role="image") returns the spaces of image features.
     """
     matching_spaces = []
-    for folder in _entries(root):
-        identity, files = _identity_of(folder), sorted(_shards(folder))
+    for folder in _list_folder(root):
+        identity = _read_identity(folder)
+        files = sorted(_list_shards(folder))
         if files and values.items() <= identity.items():
-            embeddings = sum(len(_keys_of(file.path) or ()) for file in files)
+            n_embeddings = sum(len(_read_keys(file.path) or ()) for file in files)
             size = sum(file.size for file in files)
-            matching_spaces.append(Space(identity, embeddings, size, files[-1].used_ns / 1e9))
+            last_used = files[-1].used_ns / 1e9
+            matching_spaces.append(Space(identity, n_embeddings, size, last_used))
     return sorted(matching_spaces, key=lambda space: -space.used)
 
 
-def _identity_of(folder: Path) -> dict[str, Any]:
-    """Return the identity of a store's folder. It is empty if it cannot be read."""
+def _read_identity(folder: Path) -> dict[str, Any]:
+    """Return the identity of a store from its folder. It is empty if it cannot be read."""
     try:
         identity = json.loads((folder / _IDENTITY).read_text("utf-8"))
     except (OSError, ValueError):
@@ -272,14 +299,14 @@ def _identity_of(folder: Path) -> dict[str, Any]:
 
 
 def clear(root: Path) -> int:
-    """Remove all shards and return the number of bytes. Runs at the same time are not disturbed.
+    """Remove all shards below `root`, and return how many bytes they had.
 
-    Raises UsageError for a file that cannot be removed.
+    Runs at the same time are not disturbed. Raises UsageError for a file that cannot be removed.
     """
     removed_bytes = 0
-    for folder in _entries(root):
-        removed_bytes += sum(file.size for file in _shards(folder))
-        for path in [*_entries(folder), folder]:
+    for folder in _list_folder(root):
+        removed_bytes += sum(file.size for file in _list_shards(folder))
+        for path in [*_list_folder(folder), folder]:
             try:
                 if not path.is_dir():
                     path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageContent, ImageSource
 from cosmos_eval.embedding.cache import EMBEDDING, Report, ShardStore, fingerprint, limit_bytes
-from cosmos_eval.models.encoder import Encoder, is_gpu, on_host, require_finite, stacked
+from cosmos_eval.models.encoder import Encoder, copy_to_host, is_gpu, require_finite, stack_on_host
 from cosmos_eval.types import EncoderInfo, OnProgress, Progress, RunOptions, UsageError, no_progress
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class TooManyError(UsageError):
 
 
 class Inputs(ABC):
-    """Inputs of one kind, and how a model encodes them."""
+    """Inputs of one kind, such as images, and how a model encodes them."""
 
     # Everything that decides a feature, besides the input itself.
     identity: Mapping[str, Any]
@@ -90,88 +90,109 @@ class Inputs(ABC):
 
 
 def embed(
-    inputs: Inputs, options: RunOptions, progress: OnProgress, most: int | None = None
+    inputs: Inputs, options: RunOptions, progress: OnProgress, max_missing: int | None = None
 ) -> Features:
     """Return the features (N, D) of inputs, in their order. Equal inputs are encoded once.
 
-    Raises TooManyError if more than `most` features are not cached (None allows any number), and
-    UsageError for features that are not finite.
+    Distinct inputs are cut into shards, which the processes of a distributed run share. For
+    example, inputs with the keys [a, b, a, c] and shards of 2 inputs have the shards [0, 1] and
+    [3], and each process encodes one of them.
+
+    Raises TooManyError if more than `max_missing` features are not cached (None allows any number),
+    and UsageError for features that are not finite.
     """
-    row_of_key: dict[bytes, int] = {}
+    # Find the first input with each key, and the row of its feature.
+    row_by_key: dict[bytes, int] = {}
     distinct_indices: list[int] = []
     for index, key in enumerate(inputs.keys):
-        if key not in row_of_key:
-            row_of_key[key] = len(distinct_indices)
+        if key not in row_by_key:
+            row_by_key[key] = len(distinct_indices)
             distinct_indices.append(index)
-    starts = range(0, len(distinct_indices), inputs.shard_size)
-    shards = [distinct_indices[start : start + inputs.shard_size] for start in starts]
-    embed_shards = partial(_embed_shards, inputs, options, progress, most)
-    features = np.concatenate(options.distributed.map_sharded(embed_shards, shards))
-    return features[[row_of_key[key] for key in inputs.keys]]
+
+    shards = []
+    for start in range(0, len(distinct_indices), inputs.shard_size):
+        shards.append(distinct_indices[start : start + inputs.shard_size])
+    embed_shards = partial(_embed_shards, inputs, options, progress, max_missing)
+    features_of_shards = options.distributed.map_sharded(embed_shards, shards)
+    distinct_features = np.concatenate(features_of_shards)
+    return distinct_features[[row_by_key[key] for key in inputs.keys]]
 
 
 def _embed_shards(
     inputs: Inputs,
     options: RunOptions,
     progress: OnProgress,
-    most: int | None,
+    max_missing: int | None,
     shards: Sequence[Sequence[int]],
 ) -> list[Features]:
     """Return the features (n, D) of each shard of this process, and cache new features.
 
-    `shards` holds the indices of each shard's inputs.
+    `shards` holds the indices of each shard's inputs. Raises TooManyError if more than
+    `max_missing` features are not cached.
     """
     keys, phase = inputs.keys, inputs.phase
     n_inputs = sum(map(len, shards))
-    store = store_of(inputs.identity, options)
+    store = open_store(inputs.identity, options)
 
-    def report(note: str) -> None:
-        progress(Progress(phase, 0, n_inputs, note))
+    def report_warning(warning: str) -> None:
+        progress(Progress(phase, 0, n_inputs, warning))
 
-    shard_keys = (keys[index] for shard in shards for index in shard)
-    features_by_key = cached_features(store, shard_keys, report)
-    missing_shards = _missing_shards(shards, keys, features_by_key)
-    n_missing = sum(map(len, missing_shards))
-    if most is not None and n_missing > most:
+    requested_keys = [keys[index] for shard in shards for index in shard]
+    features_by_key = read_cached_features(store, requested_keys, report_warning)
+    shards_to_encode = _select_missing(shards, keys, features_by_key)
+
+    n_missing = sum(map(len, shards_to_encode))
+    if max_missing is not None and n_missing > max_missing:
         raise TooManyError(f"{n_missing:,} of {n_inputs:,} {phase} are not cached")
     n_done = n_inputs - n_missing
     if n_done:
         note = f"{n_done} of {n_inputs} {phase} were embedded already"
         progress(Progress(phase, n_done, n_inputs, note))
-    if missing_shards:
-        for indices, features in inputs.encode(missing_shards):
+
+    if shards_to_encode:
+        for indices, features in inputs.encode(shards_to_encode):
             add_features(inputs, store, indices, features, features_by_key)
             n_done += len(indices)
             progress(Progress(phase, n_done, n_inputs))
     return [np.stack([features_by_key[keys[index]] for index in shard]) for shard in shards]
 
 
-def _missing_shards(
+def _select_missing(
     shards: Sequence[Sequence[int]], keys: Sequence[bytes], features_by_key: FeaturesByKey
 ) -> list[list[int]]:
-    """Return the indices of the inputs of each shard whose features are missing.
+    """Return the indices of each shard whose features are missing. Complete shards are left out.
 
-    Shards without missing features are left out.
+    For example, if only input 1 has a feature, [[0, 1], [2, 3]] -> [[0], [2, 3]]. `keys` holds the
+    key of each input.
     """
-    missing_shards = []
+    shards_with_missing = []
     for shard in shards:
         missing_indices = [index for index in shard if keys[index] not in features_by_key]
         if missing_indices:
-            missing_shards.append(missing_indices)
-    return missing_shards
+            shards_with_missing.append(missing_indices)
+    return shards_with_missing
 
 
-def store_of(identity: Mapping[str, Any], options: RunOptions) -> ShardStore:
-    """Return the cache's store of everything that was computed under an identity."""
+def open_store(identity: Mapping[str, Any], options: RunOptions) -> ShardStore:
+    """Return the cache's store of the arrays that were computed under an identity.
+
+    An identity is everything that decides these arrays besides the inputs: the model, its
+    preprocessing, the code. If `options` switch the cache off, the store is empty.
+    """
     remedy = "; set COSMOS_EVAL_CACHE to another folder, or use --no-cache"
     return ShardStore(options.cache, identity, limit_bytes(), remedy)
 
 
-def cached_features(store: ShardStore, keys: Iterable[bytes], report: Report) -> FeaturesByKey:
-    """Return the cached features of inputs with these keys, by key. `report` shows warnings."""
+def read_cached_features(
+    store: ShardStore, keys: Iterable[bytes], report_warning: Report
+) -> FeaturesByKey:
+    """Return the features (D,) of the inputs with these keys, by key, as far as they are cached.
+
+    `report_warning` is called with a line for each damaged file of the cache.
+    """
     requested_keys = set(keys)
     features_by_key = {}
-    for shard_keys, arrays in store.find([*requested_keys], report):
+    for shard_keys, arrays in store.find([*requested_keys], report_warning):
         for key, feature in zip(shard_keys, arrays["features"], strict=True):
             if key in requested_keys:
                 features_by_key[key] = feature
@@ -185,9 +206,10 @@ def add_features(
     features: Features,
     features_by_key: FeaturesByKey,
 ) -> None:
-    """Add the features (n, D) of the inputs at `indices` to the cache and to `features_by_key`.
+    """Add new features (n, D) to the cache, and to `features_by_key` in place.
 
-    Raises UsageError for features that are not finite.
+    The features belong to the inputs at `indices` (n,). Raises UsageError for features that are not
+    finite.
     """
     names = [inputs.name(index) for index in indices]
     require_finite(features, inputs.info, names.__getitem__)
@@ -196,11 +218,12 @@ def add_features(
     features_by_key.update(zip(keys, features, strict=True))
 
 
-def identity(encoder: Encoder, role: str, **decisions: Any) -> dict[str, Any]:
-    """Return everything that decides an embedding, besides the input itself, as JSON has it.
+def embedding_identity(encoder: Encoder, role: str, **decisions: Any) -> dict[str, Any]:
+    """Return everything that decides an embedding, besides the input itself, in JSON's types.
 
-    `role` names the kind of computation ("image", "text", "pairs"...), and `decisions` holds
-    everything that decides this role only, such as the preprocessing of images.
+    The cache is keyed by it. `role` names the kind of computation ("image", "text", "pairs"...),
+    and `decisions` holds everything that decides this role only, such as the preprocessing of
+    images.
     """
     info = encoder.info
     return {
@@ -209,7 +232,7 @@ def identity(encoder: Encoder, role: str, **decisions: Any) -> dict[str, Any]:
         "weights_sha256": info.weights_sha256 or "random",
         "weights": info.weights,
         "precision": info.precision,
-        "device": info.device.partition(":")[0],
+        "device": info.device.partition(":")[0],  # "cuda:1" -> "cuda"
         "code": fingerprint(*EMBEDDING),
         "code_of_model": info.code_sha256,
         **decisions,
@@ -221,12 +244,16 @@ def embed_images(
     images: Sequence[ImageSource],
     options: RunOptions,
     progress: OnProgress = no_progress,
-    most: int | None = None,
+    max_missing: int | None = None,
 ) -> Embeddings:
     """Return the features of images in their order. Threads read and decode ahead of the model.
 
-    Raises UsageError for an empty list, and for an image that is missing, cannot be decoded or
-    changes while it is read. Raises TooManyError if more than `most` images are not cached.
+    Images that are already embedded, `EmbeddedImage`, are not encoded again. A warning is reported
+    if a few different images all have the same feature.
+
+    Raises UsageError for an empty list, for an image that is missing, cannot be decoded or changes
+    while it is read, and if many different images all have the same feature. Raises TooManyError if
+    more than `max_missing` images are not cached.
     """
     if not images:
         raise UsageError("no images to embed: the data set is empty")
@@ -235,27 +262,33 @@ def embed_images(
         features = np.stack([image.feature for image in embedded_images])
         keys = [image.content for image in embedded_images]
     else:
-        keys = image_keys(images, options)
-        features = embed(ImageInputs(encoder, images, keys, options), options, progress, most)
+        keys = hash_image_files(images, options)
+        features = embed(
+            ImageInputs(encoder, images, keys, options), options, progress, max_missing
+        )
+
     n_distinct = len(set(keys))
-    if n_distinct < 2 or not all_the_same(features):
-        return Embeddings(features, image_sha256s=keys)
-    # The pixels of embedded images are not at hand: different files count as different images.
-    if embedded_images or _pixels_differ(encoder, images):
-        _report_same_feature(encoder, n_distinct, len(images), progress)
+    if n_distinct >= 2 and are_all_equal(features):
+        # The pixels of embedded images are not at hand: different files count as different images.
+        are_different = len(embedded_images) > 0 or _pixels_differ(encoder, images)
+        if are_different:
+            spec = encoder.info.spec
+            warning = f"{spec} returns the same feature for all {n_distinct} images, which differ"
+            if n_distinct >= _LEAST_IMAGES_FOR_ERROR:
+                raise UsageError(f"{warning}: check its image tower and its weights")
+            progress(Progress("images", len(images), len(images), warning))
     return Embeddings(features, image_sha256s=keys)
 
 
-def all_the_same(features: Features) -> bool:
-    """Return whether the features (N, D) of all inputs are equal but for rounding."""
+def are_all_equal(features: Features) -> bool:
+    """Return whether all rows of features (N, D) are equal, apart from rounding."""
     return all(np.abs(feature - features[0]).max() <= _FEATURE_TOLERANCE for feature in features)
 
 
 def _pixels_differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
-    """Return whether the pixels of any image differ from the first image's pixels.
+    """Return whether any of the first images has other pixels than the very first one.
 
-    Only the first images are compared. Different files may hold the same pixels, whose features are
-    equal for a good reason.
+    Different files may hold the same pixels. Then their features are equal for a good reason.
     """
     first_pixels: Tensor | None = None
     for image in images[:_N_COMPARED_IMAGES]:
@@ -267,28 +300,17 @@ def _pixels_differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
     return False
 
 
-def _report_same_feature(
-    encoder: Encoder, n_distinct: int, n_images: int, progress: OnProgress
-) -> None:
-    """Report a warning that all images have the same feature.
+def hash_image_files(images: Sequence[ImageSource], options: RunOptions) -> list[bytes]:
+    """Return the SHA-256 of each image's file, in the order of the images.
 
-    Raises UsageError instead if there are many distinct images.
+    The processes of a distributed run share the images.
     """
-    spec = encoder.info.spec
-    warning = f"{spec} returns the same feature for all {n_distinct} images, which differ"
-    if n_distinct >= _LEAST_IMAGES_FOR_ERROR:
-        raise UsageError(f"{warning}: check its image tower and its weights")
-    progress(Progress("images", n_images, n_images, warning))
+    hash_files = partial(_hash_with_threads, options.workers)
+    return options.distributed.map_sharded(hash_files, images, unit=_IMAGES_PER_PROCESS)
 
 
-def image_keys(images: Sequence[ImageSource], options: RunOptions) -> list[bytes]:
-    """Return the SHA-256 of each image's file."""
-    hash_images = partial(_hash_images, options.workers)
-    return options.distributed.map_sharded(hash_images, images, unit=_IMAGES_PER_PROCESS)
-
-
-def _hash_images(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
-    """Return the SHA-256 of each image's file, which `workers` threads read.
+def _hash_with_threads(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
+    """Return the SHA-256 of each image's file. `workers` is the number of threads that read them.
 
     A thread takes several images at a time: handing an image to a thread takes longer than hashing
     a small image.
@@ -296,13 +318,13 @@ def _hash_images(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
     starts = range(0, len(images), _IMAGES_PER_THREAD)
     chunks = (images[start : start + _IMAGES_PER_THREAD] for start in starts)
     digests: list[bytes] = []
-    for chunk_digests in prefetch(chunks, _hash_chunk, workers=workers):
-        digests += chunk_digests
+    for digests_of_chunk in prefetch(chunks, _hash_chunk, workers=workers):
+        digests += digests_of_chunk
     return digests
 
 
 def _hash_chunk(images: Sequence[ImageSource]) -> list[bytes]:
-    """Return the SHA-256 of each image's file."""
+    """Return the SHA-256 of each image's file, as 32 bytes."""
     return [hashlib.sha256(image.read()).digest() for image in images]
 
 
@@ -325,36 +347,45 @@ class ImageInputs(Inputs):
     def __init__(
         self, encoder: Encoder, images: Images, keys: Sequence[bytes], options: RunOptions
     ) -> None:
+        """Prepare to encode images. `keys` are the SHA-256s of their files."""
         self.encoder = encoder
         self.images = images
         self.keys = keys
         self.options = options
         self.info = encoder.info
-        self.identity = identity(encoder, "image", preprocessing=dict(encoder.preprocessing))
+        self.identity = embedding_identity(
+            encoder, "image", preprocessing=dict(encoder.preprocessing)
+        )
+        # A shard has whole batches. With batches of 12 images, it has 2 batches, 24 images.
         batches_per_shard = max(1, IMAGES_PER_SHARD // options.batch_size)
         self.shard_size = options.batch_size * batches_per_shard
 
     def name(self, index: int) -> str:
+        """Return the name of an image in error messages, such as its path."""
         return str(self.images[index].name)
 
     def encode(self, shards: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], Features]]:
-        for indices, (features,) in on_host(self._encoded_shards(shards)):
+        """Yield the indices (n,) of each shard's images, and their features (n, D)."""
+        for indices, (features,) in copy_to_host(self._encode_on_device(shards)):
             yield indices, features.numpy()
 
-    def _encoded_shards(
+    def _encode_on_device(
         self, shards: Iterable[Sequence[int]]
     ) -> Iterator[tuple[Sequence[int], list[Tensor]]]:
-        """Yield the indices of each shard's images, and their features on the model's device."""
+        """Yield the indices (n,) of each shard's images, and a list of one tensor.
+
+        The tensor holds their features (n, D), on the model's device.
+        """
         import torch
 
         indices: list[int] = []
-        features: list[Tensor] = []
+        features_of_batches: list[Tensor] = []
         for batch in image_batches(self.encoder, self.images, self.keys, self.options, shards):
             indices += batch.indices
-            features.append(self.encoder.encode_image(batch.pixels))
+            features_of_batches.append(self.encoder.encode_image(batch.pixels))
             if batch.ends_shard:
-                yield indices, [torch.cat(features)]
-                indices, features = [], []
+                yield indices, [torch.cat(features_of_batches)]
+                indices, features_of_batches = [], []
 
 
 def image_batches(
@@ -364,7 +395,10 @@ def image_batches(
     options: RunOptions,
     shards: Iterable[Sequence[int]],
 ) -> Iterator[ImageBatch]:
-    """Yield batches of the images at the indices in each shard; threads read ahead.
+    """Yield batches of the images at the indices in each shard. Threads read images ahead.
+
+    No batch has images of two shards: with batches of 2, the shards [0, 1, 2] and [3] give batches
+    of the images [0, 1], [2] and [3].
 
     Raises UsageError for an image whose SHA-256 is not its key, and for one that cannot be read.
     """
@@ -373,9 +407,9 @@ def image_batches(
     window = 2 * options.batch_size
     loaded_images = prefetch(places, loader.load, workers=options.workers, window=window)
     # A thread fills the next batch for a GPU, whose batches take milliseconds.
-    batches_ahead = 1 if is_gpu(encoder.info.device) else 0
-    batches = _group_by_batch(loaded_images)
-    return prefetch(batches, loader.stack, workers=batches_ahead, window=batches_ahead)
+    n_batches_ahead = 1 if is_gpu(encoder.info.device) else 0
+    image_lists = _group_by_batch(loaded_images)
+    return prefetch(image_lists, loader.stack, workers=n_batches_ahead, window=n_batches_ahead)
 
 
 class _ImagePlace(NamedTuple):
@@ -394,16 +428,21 @@ class _LoadedImage(NamedTuple):
 
 
 def _image_places(shards: Iterable[Sequence[int]], batch_size: int) -> Iterator[_ImagePlace]:
-    """Yield the place of each image in shards, which are cut into batches of `batch_size`."""
+    """Yield the place of each image in the batches that shards are cut into.
+
+    A batch ends after `batch_size` images, and with its shard. For example, the shard [7, 8, 9] and
+    batches of 2 give (7, False, False), (8, True, False) and (9, True, True): index, whether the
+    image ends its batch, and whether it ends its shard.
+    """
     for shard in shards:
-        for n_images, image_index in enumerate(shard, 1):
-            ends_shard = n_images == len(shard)
-            ends_batch = ends_shard or n_images % batch_size == 0
+        for position, image_index in enumerate(shard, start=1):
+            ends_shard = position == len(shard)
+            ends_batch = ends_shard or position % batch_size == 0
             yield _ImagePlace(image_index, ends_batch, ends_shard)
 
 
 def _group_by_batch(loaded_images: Iterable[_LoadedImage]) -> Iterator[list[_LoadedImage]]:
-    """Yield the images of each batch as a list."""
+    """Yield the images of each batch as a list, as soon as the last one of the batch is loaded."""
     batch = []
     for image in loaded_images:
         batch.append(image)
@@ -421,22 +460,27 @@ class _ImageLoader:
         self.keys = keys
 
     def load(self, place: _ImagePlace) -> _LoadedImage:
-        """Read and transform an image. Raises UsageError if its SHA-256 is not its key."""
+        """Read and transform the image at a place. Raises UsageError if its file has changed.
+
+        The image's key is the SHA-256 that its file had before.
+        """
         image = self.images[place.image_index]
         content = image.read()
         if hashlib.sha256(content).digest() != self.keys[place.image_index]:
             raise UsageError(f"{image.name} has changed while it was read; run again")
-        return _LoadedImage(self.encoder.transform(image.decode(content)), place)
+        pixels = self.encoder.transform(image.decode(content))
+        return _LoadedImage(pixels, place)
 
     def stack(self, loaded_images: Sequence[_LoadedImage]) -> ImageBatch:
-        """Stack images into a batch. Raises UsageError if their shapes differ."""
+        """Return the batch of images. Raises UsageError if their shapes differ."""
         info = self.encoder.info
         shapes = sorted({tuple(image.pixels.shape) for image in loaded_images})
         if len(shapes) > 1:
             raise UsageError(f"{info.spec}: images of one batch have shapes {shapes}")
-        pixels = stacked([image.pixels for image in loaded_images], info.device)
+        pixels = stack_on_host([image.pixels for image in loaded_images], info.device)
         indices = [image.place.image_index for image in loaded_images]
-        return ImageBatch(indices, pixels, loaded_images[-1].place.ends_shard)
+        ends_shard = loaded_images[-1].place.ends_shard
+        return ImageBatch(indices, pixels, ends_shard)
 
 
 class TextInputs(Inputs):
@@ -448,25 +492,28 @@ class TextInputs(Inputs):
     def __init__(
         self, encoder: Encoder, texts: Sequence[str], options: RunOptions, phase: str
     ) -> None:
+        """Tokenize texts and sort them by their length. `phase` names them in progress lines."""
         self.encoder = encoder
         self.texts = texts
         self.batch_size = options.batch_size
         self.phase = phase
         self.info = encoder.info
-        self.identity = identity(encoder, "text", tokenizer=dict(encoder.tokenizer))
+        self.identity = embedding_identity(encoder, "text", tokenizer=dict(encoder.tokenizer))
         self.shard_size = TEXTS_PER_SHARD
         self.tokens = encoder.tokenize(texts)
-        self.order = np.argsort(_lengths(encoder, self.tokens), kind="stable")
+        self.order = np.argsort(_text_lengths(encoder, self.tokens), kind="stable")
         self.keys = [hashlib.sha256(texts[index].encode()).digest() for index in self.order]
 
     def name(self, index: int) -> str:
-        return quoted(self.texts[self.order[index]])
+        """Return the text at an index of the sorted texts, quoted for an error message."""
+        return quote(self.texts[self.order[index]])
 
     def encode(self, shards: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], Features]]:
+        """Yield the indices (n,) of each shard's sorted texts, and their features (n, D)."""
         shards = [*shards]
-        token_lists = (self.tokens[self.order[indices]] for indices in shards)
-        features = encode_tokens(self.encoder, token_lists, self.batch_size)
-        yield from zip(shards, features, strict=True)
+        tokens_of_shards = (self.tokens[self.order[indices]] for indices in shards)
+        features_of_shards = encode_tokens(self.encoder, tokens_of_shards, self.batch_size)
+        yield from zip(shards, features_of_shards, strict=True)
 
 
 def embed_texts(
@@ -475,34 +522,41 @@ def embed_texts(
     options: RunOptions,
     progress: OnProgress = no_progress,
     phase: str = "texts",
-    most: int | None = None,
+    max_missing: int | None = None,
 ) -> Embeddings:
     """Return the features of texts in their order, and whether each text was cut to the context.
 
-    If the encoder trims padding, a batch of short texts holds more texts, so that all batches have
-    about the same number of tokens. Raises UsageError for an empty list, and TooManyError if more
-    than `most` texts are not cached.
+    If the padding of texts can be cut off, a batch of short texts holds more texts, so that all
+    batches have about the same number of tokens. `phase` names the texts in progress lines.
+
+    Raises UsageError for an empty list, and if different texts all have the same feature. Raises
+    TooManyError if more than `max_missing` texts are not cached.
     """
     if not texts:
         raise UsageError("no texts to embed: the data set is empty")
     inputs = TextInputs(encoder, texts, options, phase)
-    sorted_features = embed(inputs, options, progress, most)
-    features = sorted_features[np.argsort(inputs.order)]
+    sorted_features = embed(inputs, options, progress, max_missing)
+    # The argsort of a permutation is its inverse, which restores the order of `texts`.
+    original_order = np.argsort(inputs.order)
+    features = sorted_features[original_order]
     require_different_texts(encoder, texts, features, phase, progress)
-    return Embeddings(features, _cut_texts(encoder, texts, inputs.tokens))
+    return Embeddings(features, _find_cut_texts(encoder, texts, inputs.tokens))
 
 
-def _cut_texts(encoder: Encoder, texts: Sequence[str], tokens: Tensor) -> NDArray[np.bool_]:
-    """Return whether each text was cut to the model's context, (N,), from tokens (N, L)."""
-    may_be_cut = np.ones(len(texts), np.bool_)
-    if encoder.trims_text:
-        # Such an encoder pads texts by 0: a text whose last token is 0 was not cut.
-        may_be_cut = tokens[:, -1].numpy() != 0
-    cut = may_be_cut.copy()
-    if may_be_cut.any():
-        long_texts = [texts[index] for index in np.flatnonzero(may_be_cut).tolist()]
-        cut[may_be_cut] = encoder.overlong(long_texts).numpy()
-    return cut
+def _find_cut_texts(encoder: Encoder, texts: Sequence[str], tokens: Tensor) -> NDArray[np.bool_]:
+    """Return whether each of N texts was cut to the model's context, (N,).
+
+    `tokens` (N, L) are the tokens of the texts. They save work: if the encoder pads texts with 0,
+    only texts whose last token is not 0 are tokenized again.
+    """
+    is_cut = np.ones(len(texts), np.bool_)
+    if encoder.trims_text:  # such an encoder pads texts with 0
+        is_cut = tokens[:, -1].numpy() != 0
+    candidate_indices = np.flatnonzero(is_cut)
+    if len(candidate_indices):
+        candidate_texts = [texts[index] for index in candidate_indices.tolist()]
+        is_cut[candidate_indices] = encoder.overlong(candidate_texts).numpy()
+    return is_cut
 
 
 def require_different_texts(
@@ -514,80 +568,101 @@ def require_different_texts(
 ) -> None:
     """Raise UsageError if texts with different tokens all have the same feature.
 
-    `features` (N, D) belong to the texts. If different texts have the same tokens as well, the
-    tokenizer does not know their words. Then a warning is reported, and no error is raised.
+    `features` (N, D) belong to the N texts. If all texts have the same tokens too, the tokenizer
+    does not know their words, and a warning is reported instead.
     """
-    if not all_the_same(features):
+    if not are_all_equal(features):
         return
     distinct_texts = [*dict.fromkeys(texts)]
     if len(distinct_texts) < 2:
         return
-    spec, tokens = encoder.info.spec, encoder.tokenize(distinct_texts)
-    if not tokens.equal(tokens[:1].expand_as(tokens)):
+    spec = encoder.info.spec
+    tokens = encoder.tokenize(distinct_texts)
+    have_same_tokens = tokens.equal(tokens[:1].expand_as(tokens))
+    if not have_same_tokens:
         raise UsageError(
             f"{spec} returns the same feature for {len(distinct_texts)} different {phase}: check "
             "its text tower, and which token it reads the feature at (an end of text that never "
             "occurs)"
         )
-    note = (
+    warning = (
         f"{spec} has the same tokens for {len(distinct_texts)} different {phase}: it knows no word"
     )
-    progress(Progress(phase, len(texts), len(texts), note))
+    progress(Progress(phase, len(texts), len(texts), warning))
 
 
 def encode_tokens(
     encoder: Encoder,
-    token_lists: Iterable[Tensor],
+    token_tensors: Iterable[Tensor],
     batch_size: int,
-    encode: EncodeTokens | None = None,
+    encode_batch: EncodeTokens | None = None,
 ) -> Iterator[Features]:
     """Yield the features (N, D) of each tensor of tokens (N, L). They are not cached.
 
-    `encode` encodes one batch. It is the encoder's `encode_text` by default.
+    `encode_batch` maps the tokens of one batch to features. By default, it is the encoder's
+    `encode_text`.
+    """
+    if encode_batch is None:
+        encode_batch = encoder.encode_text
+    encoded_tensors = _encode_sorted(encoder, token_tensors, batch_size, encode_batch)
+    for order, (sorted_features,) in copy_to_host(encoded_tensors):
+        original_order = np.argsort(order)  # the inverse permutation
+        yield sorted_features.numpy()[original_order]
+
+
+def _encode_sorted(
+    encoder: Encoder,
+    token_tensors: Iterable[Tensor],
+    batch_size: int,
+    encode_batch: EncodeTokens,
+) -> Iterator[tuple[NDArray[np.int64], list[Tensor]]]:
+    """Yield, for each tensor of tokens (N, L), the order of its texts and a list of one tensor.
+
+    The order (N,) sorts texts by their length, so that a batch has little padding. The tensor holds
+    the features (N, D) of the texts in this order, on the model's device.
     """
     import torch
 
-    encode_batch = encode or encoder.encode_text
-
-    def encoded_lists() -> Iterator[tuple[NDArray[np.int64], list[Tensor]]]:
-        for tokens in token_lists:
-            lengths = _lengths(encoder, tokens)
-            order = np.argsort(lengths, kind="stable")  # so that a batch has little padding
-            batches = _text_batches(tokens[order], lengths[order], batch_size)
-            yield order, [torch.cat([encode_batch(batch) for batch in batches])]
-
-    for order, (sorted_features,) in on_host(encoded_lists()):
-        yield sorted_features.numpy()[np.argsort(order)]
+    for tokens in token_tensors:
+        lengths = _text_lengths(encoder, tokens)
+        order = np.argsort(lengths, kind="stable")
+        batches = _text_batches(tokens[order], lengths[order], batch_size)
+        yield order, [torch.cat([encode_batch(batch) for batch in batches])]
 
 
 def _text_batches(tokens: Tensor, lengths: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
-    """Yield batches of tokens (N, L), each with at most batch_size * L tokens.
+    """Yield batches of tokens (N, L), each cut to its longest text.
 
-    Texts are sorted by their length, and batches are trimmed to their longest text. `lengths` (N,)
-    holds the number of tokens of each text.
+    A batch has at most batch_size * L tokens. `lengths` (N,) holds the number of tokens of each
+    text, in ascending order. For example, for L = 8 and a batch size of 1, texts of 2, 2, 4 and 8
+    tokens give batches of shapes (2, 2), (1, 4) and (1, 8): three texts cut to 4 tokens would have
+    12 tokens, which is more than 8.
     """
     token_budget = batch_size * tokens.shape[1]
     start = 0
     while start < len(tokens):
-        # The tokens of a batch of 1, 2, ... texts: all texts are as long as the last one.
-        tokens_of_batch = np.arange(1, len(tokens) - start + 1) * lengths[start:]
-        n_texts = max(1, int(np.searchsorted(tokens_of_batch, token_budget, side="right")))
-        stop = start + n_texts
-        yield tokens[start:stop, : int(lengths[stop - 1])]
+        # Add texts while the batch fits the budget. All its texts are as long as the last one.
+        stop = start + 1
+        while stop < len(tokens) and (stop + 1 - start) * lengths[stop] <= token_budget:
+            stop += 1
+        longest = int(lengths[stop - 1])
+        yield tokens[start:stop, :longest]
         start = stop
 
 
-def _lengths(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
+def _text_lengths(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
     """Return the number of tokens of each text that are encoded, (N,), from tokens (N, L).
 
-    It is L, unless the encoder trims texts. Then the padding, tokens 0 at the end, does not count.
+    It is L, unless the encoder can trim texts. Then the padding, which are the tokens 0 at the end,
+    does not count: the tokens [49406, 320, 49407, 0, 0] have the length 3.
     """
     if not encoder.trims_text:
         return np.full(len(tokens), tokens.shape[1])
     is_token = tokens.numpy() != 0
-    return tokens.shape[1] - np.argmax(is_token[:, ::-1], axis=1)
+    n_padding = np.argmax(is_token[:, ::-1], axis=1)  # the first token from the right
+    return tokens.shape[1] - n_padding
 
 
-def quoted(text: str) -> str:
-    """Quote a text for an error message, shortened to about 60 characters."""
+def quote(text: str) -> str:
+    """Return a text in quotes for an error message, shortened to about 60 characters."""
     return repr(text if len(text) <= 60 else f"{text[:60]}...")

@@ -1,9 +1,10 @@
 """Score pairs of an image and a text with a PairScorer: each pair is scored once, or cached.
 
-A PairScorer first encodes each image and each text into parts, which are tensors. Then it scores a
-pair by the parts of its image and its text. Texts are scored in shards, with one block of images at
-a time. The parts of the block's images are in memory. Each shard is scored by one process, and a
-run that is resumed scores at most one shard again. So neither
+A PairScorer first encodes each image and each text into intermediate tensors, its parts, such as
+the tokens of patches and words. Then it scores a pair by the parts of its image and its text.
+
+Texts are scored in shards, with one block of images at a time, whose parts are in memory. Each
+shard is scored by one process, and a run that is resumed scores at most one shard again. So neither
 the number of processes nor an interruption changes a score.
 """
 
@@ -51,11 +52,12 @@ class PairScores:
     def __call__(self, images: Ints, texts: Ints) -> Scores:
         """Return the scores of pairs, given by the indices of their images and texts.
 
-        Indices are broadcast: (Q, 1) and (Q, k) give scores (Q, k). Pairs that were not scored have
-        the score 0.
+        The two arrays of indices are broadcast: images (Q, k) and texts (Q, 1) give scores (Q, k).
+        Pairs that were not scored have the score 0.
         """
         rows, columns = np.broadcast_arrays(self.text[texts], self.image[images])
-        return np.asarray(self.scores[rows.ravel(), columns.ravel()]).reshape(rows.shape)
+        scores = self.scores[rows.ravel(), columns.ravel()]
+        return np.asarray(scores).reshape(rows.shape)
 
 
 def score_pairs(
@@ -65,42 +67,48 @@ def score_pairs(
     candidates: Sequence[Ints],
     options: RunOptions,
     progress: OnProgress = no_progress,
-    most: int | None = None,
+    max_missing: int | None = None,
 ) -> PairScores:
     """Return the scores of each text with its candidate images.
 
-    `candidates` holds the indices of the candidate images of each text. Equal images and equal
-    texts are scored once. Raises UsageError for an image that cannot be read or changes while it is
-    read, and for scores that are not finite. Raises TooManyError if more than `most` pairs are not
-    cached.
+    `candidates` holds, for each text, the indices of the images that it is scored with. Equal
+    images and equal texts are scored once.
+
+    Raises UsageError for an image that cannot be read or changes while it is read, and for scores
+    that are not finite. Raises TooManyError if more than `max_missing` pairs are not cached.
     """
     from scipy.sparse import csr_array
 
-    distinct_images = _distinct(images, embed.image_keys(images, options))
+    distinct_images = _distinct_inputs(images, embed.hash_image_files(images, options))
     text_keys = [hashlib.sha256(text.encode()).digest() for text in texts]
-    distinct_texts = _distinct(texts, text_keys)
-    images_of_texts = _candidates_of_distinct_texts(candidates, distinct_images, distinct_texts)
-    shards = [*_shards(images_of_texts, len(distinct_images.items))]
-    n_pairs = sum(map(len, images_of_texts))
+    distinct_texts = _distinct_inputs(texts, text_keys)
+    images_by_text = _candidates_by_distinct_text(candidates, distinct_images, distinct_texts)
+    row_lengths = [len(image_indices) for image_indices in images_by_text]
+
+    # The processes of a distributed run share the shards.
+    shards = [*_shards_of_pairs(images_by_text, len(distinct_images.items))]
     scorer = _ShardScorer(
-        encoder, distinct_images, distinct_texts, options, progress, n_pairs, most
+        encoder, distinct_images, distinct_texts, options, progress, sum(row_lengths), max_missing
     )
     scores_of_shards = options.distributed.map_sharded(scorer.score, shards)
+
     # The images of a text are spread over the shards of several blocks.
-    scores_of_texts: list[list[Scores]] = [[] for _ in images_of_texts]
+    scores_by_text: list[list[Scores]] = [[] for _ in images_by_text]
     for shard, scores_of_shard in zip(shards, scores_of_shards, strict=True):
         for text, scores in zip(shard.texts, scores_of_shard, strict=True):
-            scores_of_texts[text].append(scores)
-    values = np.concatenate([scores for chunks in scores_of_texts for scores in chunks])
-    columns = np.concatenate(images_of_texts)
-    row_ends = np.cumsum([0, *map(len, images_of_texts)])
+            scores_by_text[text].append(scores)
+
+    # Row i of the sparse matrix has the scores of text i, in the columns of its images.
+    values = np.concatenate([scores for row in scores_by_text for scores in row])
+    columns = np.concatenate(images_by_text)
+    row_boundaries = np.cumsum([0, *row_lengths])
     shape = len(distinct_texts.items), len(distinct_images.items)
-    matrix = csr_array((values, columns, row_ends), shape=shape)
+    matrix = csr_array((values, columns, row_boundaries), shape=shape)
     return PairScores(matrix, distinct_images.index_of_input, distinct_texts.index_of_input)
 
 
 @dataclass(frozen=True)
-class _Distinct(Generic[Item]):
+class _DistinctInputs(Generic[Item]):
     """The n distinct images or texts among N inputs, in the order of their first occurrence."""
 
     # (N,): the index of each input among the distinct inputs.
@@ -111,27 +119,38 @@ class _Distinct(Generic[Item]):
     items: Sequence[Item]
 
 
-def _distinct(inputs: Sequence[Item], keys: Sequence[bytes]) -> _Distinct[Item]:
-    """Return the distinct inputs. Inputs with the same key (SHA-256) are equal."""
-    index_of_key: dict[bytes, int] = {}
+def _distinct_inputs(inputs: Sequence[Item], keys: Sequence[bytes]) -> _DistinctInputs[Item]:
+    """Return the distinct inputs. Inputs with the same key, a SHA-256, are equal.
+
+    For example, ["a", "b", "a"] has the distinct inputs ["a", "b"], whose `index_of_input` is
+    [0, 1, 0].
+    """
+    index_by_key: dict[bytes, int] = {}
     items: list[Item] = []
     for item, key in zip(inputs, keys, strict=True):
-        if key not in index_of_key:
-            index_of_key[key] = len(items)
+        if key not in index_by_key:
+            index_by_key[key] = len(items)
             items.append(item)
-    distinct_keys = np.frombuffer(b"".join(index_of_key), np.uint8).reshape(-1, 32)
-    index_of_input = np.array([index_of_key[key] for key in keys])
-    return _Distinct(index_of_input, distinct_keys, items)
+    index_of_input = np.array([index_by_key[key] for key in keys])
+    distinct_keys = np.frombuffer(b"".join(index_by_key), np.uint8).reshape(-1, 32)
+    return _DistinctInputs(index_of_input, distinct_keys, items)
 
 
-def _candidates_of_distinct_texts(
-    candidates: Sequence[Ints], images: _Distinct[ImageSource], texts: _Distinct[str]
+def _candidates_by_distinct_text(
+    candidates: Sequence[Ints],
+    images: _DistinctInputs[ImageSource],
+    texts: _DistinctInputs[str],
 ) -> list[Ints]:
-    """Return the sorted indices of the distinct images that each distinct text is scored with."""
-    images_of_texts: list[list[Ints]] = [[] for _ in texts.items]
-    for text, image_indices in zip(texts.index_of_input.tolist(), candidates, strict=True):
-        images_of_texts[text].append(images.index_of_input[image_indices])
-    return [np.unique(np.concatenate(chunks)) for chunks in images_of_texts]
+    """Return the sorted indices of the distinct images that each distinct text is scored with.
+
+    `candidates` holds, for each text before equal ones are merged, the indices of the images that
+    it is scored with. A distinct text is scored with the candidates of all texts that equal it.
+    """
+    chunks_by_text: list[list[Ints]] = [[] for _ in texts.items]
+    for distinct_text, image_indices in zip(texts.index_of_input.tolist(), candidates, strict=True):
+        distinct_image_indices = images.index_of_input[image_indices]
+        chunks_by_text[distinct_text].append(distinct_image_indices)
+    return [np.unique(np.concatenate(chunks)) for chunks in chunks_by_text]
 
 
 class _Shard(NamedTuple):
@@ -148,21 +167,25 @@ class _Shard(NamedTuple):
     images: Sequence[Ints]
 
 
-def _shards(images_of_texts: Sequence[Ints], n_images: int) -> Iterator[_Shard]:
+def _shards_of_pairs(images_by_text: Sequence[Ints], n_images: int) -> Iterator[_Shard]:
     """Yield the shards of all pairs, one block of images after the other.
 
-    `images_of_texts` holds the sorted indices of the images that each text is scored with.
+    `images_by_text` holds the sorted indices of the images that each text is scored with. For
+    example, with blocks of 4 images and shards of 2 texts, a text with the images [1, 2, 6] has the
+    images [1, 2] in a shard of the first block, 0 to 3, and [6] in a shard of the second block.
     """
+    n_texts = len(images_by_text)
     for first_image in range(0, n_images, IMAGES_PER_BLOCK):
         block = range(first_image, min(first_image + IMAGES_PER_BLOCK, n_images))
-        for first_text in range(0, len(images_of_texts), TEXTS_PER_SHARD):
-            texts = range(first_text, min(first_text + TEXTS_PER_SHARD, len(images_of_texts)))
+        for first_text in range(0, n_texts, TEXTS_PER_SHARD):
+            texts = range(first_text, min(first_text + TEXTS_PER_SHARD, n_texts))
             images_in_block = []
             for text in texts:
-                images = images_of_texts[text]
-                start, stop = np.searchsorted(images, [block.start, block.stop])
-                images_in_block.append(images[start:stop])
-            if any(len(images) for images in images_in_block):
+                image_indices = images_by_text[text]
+                start, stop = np.searchsorted(image_indices, [block.start, block.stop])
+                images_in_block.append(image_indices[start:stop])
+            has_pairs = any(len(image_indices) > 0 for image_indices in images_in_block)
+            if has_pairs:
                 yield _Shard(block, texts, images_in_block)
 
 
@@ -172,46 +195,59 @@ class _ShardScorer:
     def __init__(
         self,
         encoder: PairScorer,
-        images: _Distinct[ImageSource],
-        texts: _Distinct[str],
+        images: _DistinctInputs[ImageSource],
+        texts: _DistinctInputs[str],
         options: RunOptions,
         progress: OnProgress,
         n_pairs: int,
-        most: int | None,
+        max_missing: int | None,
     ) -> None:
+        """Keep the distinct images and texts. Nothing is encoded before `score` is called."""
         self.encoder = encoder
         self.images = images
         self.texts = texts
         self.options = options
         self.progress = progress
         self.n_pairs = n_pairs  # the number of pairs of all processes
-        self.most = most  # the largest number of pairs that may be scored, None for any number
+        # The largest number of pairs that may be scored, None for any number.
+        self.max_missing = max_missing
         # The block of images whose parts are in memory, and these parts.
         self.block = range(0)
         self.block_parts: Parts = ()
 
     def score(self, shards: Sequence[_Shard]) -> list[list[Scores]]:
-        """Return the scores (n,) of each text of each shard, and add new scores to the cache."""
-        store = embed.store_of(self._identity(), self.options)
-        keys = [self._key(shard) for shard in shards]
-        cached_scores = self._cached_scores(store, keys)
-        self._require_few_missing(shards, keys, cached_scores)
+        """Return the scores (n,) of each text of each shard, and add new scores to the cache.
+
+        Raises TooManyError if more than `max_missing` pairs are not cached.
+        """
+        store = embed.open_store(self._identity(), self.options)
+        keys = [self._shard_key(shard) for shard in shards]
+        scores_by_key = self._read_cached_scores(store, keys)
+
+        n_missing = 0
+        for shard, key in zip(shards, keys, strict=True):
+            if key not in scores_by_key:
+                n_missing += sum(map(len, shard.images))
+        if self.max_missing is not None and n_missing > self.max_missing:
+            raise embed.TooManyError(f"{n_missing:,} of {self.n_pairs:,} pairs are not cached")
+
         n_done, scores_of_shards = 0, []
         for shard, key in zip(shards, keys, strict=True):
-            if key in cached_scores:
-                scores = cached_scores.pop(key)
+            if key in scores_by_key:
+                scores = scores_by_key.pop(key)
             else:
-                scores = self._new_scores(shard)
+                scores = self._score_shard(shard)
                 store.add([key], {"scores": scores})
             n_done += len(scores)
             self.progress(Progress("pairs", n_done, self.n_pairs))
-            text_ends = np.cumsum([len(images) for images in shard.images])
+            # Texts with 2, 3 and 1 images have the scores [:2], [2:5] and [5:].
+            text_ends = np.cumsum([len(image_indices) for image_indices in shard.images])
             scores_of_shards.append(np.split(scores, text_ends[:-1]))
         return scores_of_shards
 
     def _identity(self) -> dict[str, Any]:
         """Return everything that decides a score, besides the image and the text."""
-        return embed.identity(
+        return embed.embedding_identity(
             self.encoder,
             "pairs",
             pair_score=self.encoder.pair_score,
@@ -219,68 +255,61 @@ class _ShardScorer:
             tokenizer=dict(self.encoder.tokenizer),
         )
 
-    def _key(self, shard: _Shard) -> bytes:
-        """Return the SHA-256 of a shard's texts and images."""
+    def _shard_key(self, shard: _Shard) -> bytes:
+        """Return the key of a shard in the cache: the SHA-256 of its texts and their images."""
         digest = hashlib.sha256()
-        for text, images in zip(shard.texts, shard.images, strict=True):
-            digest.update(self.texts.keys[text].tobytes() + self.images.keys[images].tobytes())
+        for text, image_indices in zip(shard.texts, shard.images, strict=True):
+            digest.update(self.texts.keys[text].tobytes())
+            digest.update(self.images.keys[image_indices].tobytes())
         return digest.digest()
 
-    def _cached_scores(self, store: ShardStore, keys: Sequence[bytes]) -> dict[bytes, Scores]:
-        """Return the scores of those shards that are cached, by their keys."""
+    def _read_cached_scores(self, store: ShardStore, keys: Sequence[bytes]) -> dict[bytes, Scores]:
+        """Return the scores of those shards that are cached, by the keys of the shards."""
 
-        def report(note: str) -> None:
-            self.progress(Progress("pairs", 0, self.n_pairs, note))
+        def report_warning(warning: str) -> None:
+            self.progress(Progress("pairs", 0, self.n_pairs, warning))
 
         scores_by_key = {}
-        for shard_keys, arrays in store.find(keys, report):
-            scores_by_key[shard_keys[0]] = arrays["scores"]  # a shard is stored under one key
+        for stored_keys, arrays in store.find(keys, report_warning):
+            (key,) = stored_keys  # all scores of a shard are stored under one key
+            scores_by_key[key] = arrays["scores"]
         return scores_by_key
 
-    def _require_few_missing(
-        self,
-        shards: Sequence[_Shard],
-        keys: Sequence[bytes],
-        cached_scores: dict[bytes, Scores],
-    ) -> None:
-        """Raise TooManyError if more pairs are not cached than may be scored."""
-        n_missing = 0
-        for shard, key in zip(shards, keys, strict=True):
-            if key not in cached_scores:
-                n_missing += sum(map(len, shard.images))
-        if self.most is not None and n_missing > self.most:
-            raise embed.TooManyError(f"{n_missing:,} of {self.n_pairs:,} pairs are not cached")
-
-    def _new_scores(self, shard: _Shard) -> Scores:
-        """Return the scores (n,) of a shard's texts, one text after the other.
+    def _score_shard(self, shard: _Shard) -> Scores:
+        """Return the scores (n,) of a shard's n pairs, one text after the other.
 
         Raises UsageError for scores that are not finite.
         """
         import torch
 
         if shard.block != self.block:
-            self.block, self.block_parts = shard.block, self._image_parts(shard.block)
+            self.block, self.block_parts = shard.block, self._encode_block(shard.block)
         tokens = self.encoder.tokenize([self.texts.items[text] for text in shard.texts])
-        text_parts = self.encoder.text_parts(tokens)
-        device = self.block_parts[0].device
-        # The rows of `block_parts` that hold the images of each text.
-        rows = torch.from_numpy(np.concatenate(shard.images) - shard.block.start).to(device)
-        rows_of_texts = rows.split([len(images) for images in shard.images])
-        score_chunks = []
-        for place, rows_of_text in enumerate(rows_of_texts):
-            parts_of_text = tuple(tensor[place : place + 1] for tensor in text_parts)
-            for chunk_rows in rows_of_text.split(_IMAGES_AT_ONCE):
-                if len(chunk_rows):
-                    parts_of_images = tuple(tensor[chunk_rows] for tensor in self.block_parts)
-                    score_chunks.append(self._scores(parts_of_images, parts_of_text))
-        scores = torch.cat(score_chunks).float().cpu()
-        require_finite(
-            scores[:, None], self.encoder.info, lambda index: self._pair_name(shard, index)
-        )
-        return scores.numpy()
+        parts_of_texts = self.encoder.text_parts(tokens)
 
-    def _image_parts(self, block: range) -> Parts:
-        """Return the parts of a block's n images, tensors (n, ...)."""
+        # `block_parts` has a row for each image of the block, and `rows_by_text` holds the rows of
+        # the images of each text.
+        device = self.block_parts[0].device
+        rows = np.concatenate(shard.images) - shard.block.start
+        n_images_by_text = [len(image_indices) for image_indices in shard.images]
+        rows_by_text = torch.from_numpy(rows).to(device).split(n_images_by_text)
+
+        chunks_of_scores = []
+        for position, rows_of_text in enumerate(rows_by_text):
+            parts_of_text = tuple(tensor[position : position + 1] for tensor in parts_of_texts)
+            for chunk_of_rows in rows_of_text.split(_IMAGES_AT_ONCE):
+                if len(chunk_of_rows):
+                    parts_of_images = tuple(tensor[chunk_of_rows] for tensor in self.block_parts)
+                    scores = self._score_images(parts_of_images, parts_of_text)
+                    chunks_of_scores.append(scores)
+        shard_scores = torch.cat(chunks_of_scores).float().cpu()
+        require_finite(
+            shard_scores[:, None], self.encoder.info, lambda index: self._pair_name(shard, index)
+        )
+        return shard_scores.numpy()
+
+    def _encode_block(self, block: range) -> Parts:
+        """Return the parts of a block's n images, a tuple of tensors (n, ...)."""
         import torch
 
         keys = [key.tobytes() for key in self.images.keys]
@@ -291,23 +320,31 @@ class _ShardScorer:
             parts_of_batches.append(self.encoder.image_parts(batch.pixels))
             n_done += len(batch.indices)
             self.progress(Progress("images for pairs", n_done, len(block)))
-        return tuple(torch.cat(batches) for batches in zip(*parts_of_batches, strict=True))
+        # From a tuple of parts for each batch to a tuple of all parts of the block.
+        return tuple(torch.cat(tensors) for tensors in zip(*parts_of_batches, strict=True))
 
-    def _scores(self, images: Parts, text: Parts) -> Tensor:
-        """Return the scores (B,) of images with one text. Raises UsageError for another shape."""
+    def _score_images(self, images: Parts, text: Parts) -> Tensor:
+        """Return the scores (B,) of B images with one text, from their parts.
+
+        Raises UsageError if the model returns scores of another shape than (B, 1).
+        """
         scores = self.encoder.pair_scores(images, text)
-        if tuple(scores.shape) != (len(images[0]), 1):
+        n_images = len(images[0])
+        if tuple(scores.shape) != (n_images, 1):
             raise UsageError(
                 f"{self.encoder.info.spec}: `pair_scores` returns {tuple(scores.shape)} for "
-                f"{len(images[0])} images and one text, not ({len(images[0])}, 1)"
+                f"{n_images} images and one text, not ({n_images}, 1)"
             )
         return scores[:, 0]
 
     def _pair_name(self, shard: _Shard, index: int) -> str:
-        """Return the name in error messages of the pair with this index in a shard."""
+        """Return the name of a pair in error messages, such as "'a dog' with dog.jpg".
+
+        `index` counts the pairs of the shard, one text after the other.
+        """
         pairs = []
-        for text, images in zip(shard.texts, shard.images, strict=True):
-            for image in images:
+        for text, image_indices in zip(shard.texts, shard.images, strict=True):
+            for image in image_indices:
                 pairs.append((text, image))
         text, image = pairs[index]
-        return f"{embed.quoted(self.texts.items[text])} with {self.images.items[image].name}"
+        return f"{embed.quote(self.texts.items[text])} with {self.images.items[image].name}"

@@ -41,7 +41,10 @@ def stream(
     progress: OnProgress,
     open_data: Callable[[Any, RunOptions], Any],
 ) -> Any:
-    """Fetch and embed a set. Return its data like a task's `open_data`, but with `EmbeddedImage`s.
+    """Fetch the archives of a data set of the hub, and embed their images while more arrive.
+
+    `protocol` describes the data set, and `open_data` opens the files of a set. Return the same
+    data as `open_data`, but with `EmbeddedImage`s in place of images.
 
     At most ON_DISK archives lie in a temporary folder at a time. If `options.download` is set, all
     archives are kept in the cache of the hub's client instead. Raises UsageError for a damaged
@@ -49,18 +52,19 @@ def stream(
     """
     disable_progress_bars()  # of the hub's client: this package draws its own
     texts_folder = hub.fetch_texts(protocol)
-    etags = hub.archives_of(protocol, texts_folder)
+    etag_by_file = hub.archives_of(protocol, texts_folder)
     temporary_name = ""
     try:
         folder = TemporaryDirectory(prefix="cosmos-eval-", ignore_cleanup_errors=True)
         with hub.quiet(), folder as temporary_name:
             root = Path(temporary_name, "set")
             shutil.copytree(texts_folder, root, ignore=shutil.ignore_patterns("*.tar"))
-            indexed_set = _IndexedSet(protocol, options, open_data, root, len(etags))
+            indexed_set = _IndexedSet(protocol, options, open_data, root, len(etag_by_file))
             embedder = _ArchiveEmbedder(encoder, options, progress, indexed_set)
-            feature_store = embedder.feature_store
-            fetcher = _ArchiveFetcher(protocol, options, progress, root, etags, feature_store)
-            with in_order(etags, fetcher.fetch) as archives:
+            fetcher = _ArchiveFetcher(
+                protocol, options, progress, root, etag_by_file, embedder.feature_store
+            )
+            with read_in_order(etag_by_file, fetcher.fetch) as archives:
                 embedder.embed(archives)
             return indexed_set.open_embedded(embedder.features_by_key)
     except UsageError as error:
@@ -82,13 +86,20 @@ class _Archive(NamedTuple):
     cached_features: embed.FeaturesByKey
 
 
-def _fetched_folder(root: Path, archive: str) -> Path:
-    """Return the temporary folder that an archive of the set at `root` is fetched into."""
-    return root.with_name(f"hub-{archive}")
+def _download_folder(root: Path, archive_name: str) -> Path:
+    """Return the temporary folder that one archive of the set at `root` is downloaded into.
+
+    It lies beside the set: for /tmp/x/set and the archive "3", it is /tmp/x/hub-3.
+    """
+    return root.with_name(f"hub-{archive_name}")
 
 
 class _ArchiveFetcher:
-    """Fetches the archives of a set, and leaves the index of each one below `root`."""
+    """Fetches the archives of a set, and leaves the index of each one below `root`.
+
+    An index is a small archive with the same labels and captions, and with the hashes of images in
+    place of the images. Indices are cached.
+    """
 
     def __init__(
         self,
@@ -96,69 +107,83 @@ class _ArchiveFetcher:
         options: RunOptions,
         progress: OnProgress,
         root: Path,
-        etags: Mapping[str, str],
+        etag_by_file: Mapping[str, str],
         feature_store: ShardStore,
     ) -> None:
+        """Prepare to fetch. `feature_store` holds the features of images, in the cache."""
         self.protocol = protocol
         self.options = options
         self.progress = progress
         self.root = root
-        self.etags = etags  # by the names of the archives' files
+        self.etag_by_file = etag_by_file  # the hub's hash of each archive, by its file
         self.feature_store = feature_store
         code = fingerprint("cosmos_eval.data.sources", "cosmos_core.data.tar")
-        self.index_store = embed.store_of({"role": "archive", "code": code}, options)
+        self.index_store = embed.open_store({"role": "archive", "code": code}, options)
 
     def fetch(self, file: str) -> Callable[[], _Archive]:
         """Fetch an archive, and return the function that reads it and returns an `_Archive`.
 
-        An archive is not fetched if its index and the features of all its images are cached.
+        Nothing is fetched if the archive's index and the features of all its images are cached.
         """
-        index_key = sha256(self.etags[file].encode()).digest()
+        index_key = sha256(self.etag_by_file[file].encode()).digest()
         if self.options.download:
             path = hub.fetch_file(self.protocol, file, None)
         else:
-            archive = self._cached_archive(file, index_key)
-            if archive is not None:
-                return lambda: archive
-            path = hub.fetch_file(self.protocol, file, _fetched_folder(self.root, Path(file).stem))
-        return partial(self._read, file, index_key, path)
+            cached_archive = self._open_cached(file, index_key)
+            if cached_archive is not None:
 
-    def _cached_archive(self, file: str, index_key: bytes) -> _Archive | None:
-        """Return an archive from its cached index.
+                def return_cached() -> _Archive:
+                    return cached_archive
 
-        Return None if the index is not cached, or if any image must be encoded.
+                return return_cached
+            folder = _download_folder(self.root, Path(file).stem)
+            path = hub.fetch_file(self.protocol, file, folder)
+        return partial(self._read_fetched, file, index_key, path)
+
+    def _open_cached(self, file: str, index_key: bytes) -> _Archive | None:
+        """Return an archive from its cached index, which is written below `root`.
+
+        Return None if the index is not cached, or if the feature of any image is not.
         """
-        for _, arrays in self.index_store.find([index_key], self._report):
-            (self.root / file).write_bytes(zlib.decompress(arrays["index"].tobytes()))
+        for _, arrays in self.index_store.find([index_key], self._report_warning):
+            index = zlib.decompress(arrays["index"].tobytes())
+            (self.root / file).write_bytes(index)
             archive = self._open_index(file)
             if set(archive.keys) <= archive.cached_features.keys():
                 return archive
         return None
 
-    def _read(self, file: str, index_key: bytes, path: Path) -> _Archive:
-        """Read an archive that was fetched, and cache its index. Raises UsageError for damage."""
-        if path.is_relative_to(self.root.parent):
-            remedy = "run again"
-        else:
-            remedy = f"remove {path.resolve()} and run again"
+    def _read_fetched(self, file: str, index_key: bytes, path: Path) -> _Archive:
+        """Return an archive that was fetched to `path`, and cache its index.
+
+        Raises UsageError if the archive is damaged.
+        """
+        is_temporary = path.is_relative_to(self.root.parent)
+        remedy = "run again" if is_temporary else f"remove {path.resolve()} and run again"
         hub.require_intact(self.protocol, path, remedy)
         images = sources.write_index(path, self.root / file)
-        content = zlib.compress((self.root / file).read_bytes())
-        self.index_store.add([index_key], {"index": np.frombuffer(content, np.uint8)})
-        return self._open_index(file)._replace(images=images)
+        index = zlib.compress((self.root / file).read_bytes())
+        self.index_store.add([index_key], {"index": np.frombuffer(index, np.uint8)})
+        archive = self._open_index(file)
+        return archive._replace(images=images)
 
     def _open_index(self, file: str) -> _Archive:
-        """Return the archive of an index, which holds the hashes of images instead of images."""
+        """Return the archive of an index below `root`. Its images hold hashes, not pixels."""
         images = [sample.image() for sample in sources.open_archives([self.root / file])]
         keys = [image.read() for image in images]
-        return _Archive(images, keys, embed.cached_features(self.feature_store, keys, self._report))
+        features = embed.read_cached_features(self.feature_store, keys, self._report_warning)
+        return _Archive(images, keys, features)
 
-    def _report(self, note: str) -> None:
-        self.progress(Progress("archives", 0, len(self.etags), note))
+    def _report_warning(self, warning: str) -> None:
+        """Show a warning about the cache to the user."""
+        self.progress(Progress("archives", 0, len(self.etag_by_file), warning))
 
 
 class _IndexedSet:
-    """A set whose archives are replaced by their indices, below `root`."""
+    """A data set whose archives are replaced by their indices, below `root`.
+
+    An index has the labels and captions of an archive, and hashes of images in place of images.
+    """
 
     def __init__(
         self,
@@ -168,6 +193,7 @@ class _IndexedSet:
         root: Path,
         n_archives: int,
     ) -> None:
+        """Keep the folder `root` of a set, and the function that opens the data of a set."""
         self.protocol = protocol
         self.options = options
         self.open_data = open_data
@@ -175,9 +201,10 @@ class _IndexedSet:
         self.n_archives = n_archives
 
     def open(self, n_archives: int) -> Any:
-        """Return the data of the first `n_archives` archives. Raises UsageError for faults in them.
+        """Return the data of the first `n_archives` archives.
 
-        The number of images must be the protocol's only if these are all archives.
+        If these are not all archives, the set may have fewer images than its protocol states.
+        Raises UsageError for faults in the data.
         """
         (self.root / "test/nshards.txt").write_text(str(n_archives))
         protocol: Any = replace(self.protocol, repository=None, root=str(self.root))
@@ -186,13 +213,16 @@ class _IndexedSet:
         return self.open_data(protocol, self.options)
 
     def open_embedded(self, features_by_key: embed.FeaturesByKey) -> Any:
-        """Return the data of the whole set. Its images are replaced by embedded images."""
+        """Return the data of the whole set, with embedded images in place of the hashes.
+
+        `features_by_key` holds the features (D,) of all images by the SHA-256s of their files.
+        """
         data = self.open(self.n_archives)
-        images = []
+        embedded_images = []
         for image in data.images:
             key = image.read()
-            images.append(embed.EmbeddedImage(image.name, key, features_by_key[key]))
-        return data._replace(images=tuple(images))
+            embedded_images.append(embed.EmbeddedImage(image.name, key, features_by_key[key]))
+        return data._replace(images=tuple(embedded_images))
 
 
 class _ArchiveEmbedder:
@@ -205,6 +235,7 @@ class _ArchiveEmbedder:
         progress: OnProgress,
         indexed_set: _IndexedSet,
     ) -> None:
+        """Start without any image. Images and features are added by `embed`."""
         self.progress = progress
         self.indexed_set = indexed_set
         # The keys of all distinct images so far.
@@ -214,7 +245,7 @@ class _ArchiveEmbedder:
         # The features of all images that are embedded.
         self.features_by_key: embed.FeaturesByKey = {}
         self.inputs = embed.ImageInputs(encoder, self.contents, self.keys, options)
-        self.feature_store = embed.store_of(self.inputs.identity, options)
+        self.feature_store = embed.open_store(self.inputs.identity, options)
 
     def embed(self, archives: Iterable[_Archive]) -> None:
         """Encode the images of archives whose features are not cached, in shards.
@@ -228,12 +259,16 @@ class _ArchiveEmbedder:
                 self.inputs, self.feature_store, indices, features, self.features_by_key
             )
             for index in indices:
-                del self.contents[index]
+                del self.contents[index]  # frees the memory of the image
             n_done += len(indices)
             self.progress(Progress("images", n_done, len(self.keys)))
 
     def _shards_to_encode(self, archives: Iterable[_Archive]) -> Iterator[list[int]]:
-        """Yield the indices of each shard's images that are not cached, if there are any."""
+        """Yield the indices of each shard's images that are not cached, if there are any.
+
+        Shards are cut from all distinct images. For example, with 3 images per shard, the images 0
+        to 2 are one shard, of which [0, 2] is yielded if image 1 is cached.
+        """
         shard: list[int] = []
         for index in self._distinct_images(archives):
             if index in self.contents:
@@ -267,12 +302,12 @@ class _ArchiveEmbedder:
                     self.contents[index] = sources.ImageContent(image.name, image.read())
                 self.keys.append(key)
                 yield index
-            folder = _fetched_folder(self.indexed_set.root, str(archive_index))
+            folder = _download_folder(self.indexed_set.root, str(archive_index))
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def in_order(
+def read_in_order(
     files: Collection[str], fetch: Callable[[str], Callable[[], Read]]
 ) -> Iterator[Iterator[Read]]:
     """Fetch and read files in two threads, and return an iterator over the results in order.
@@ -289,11 +324,16 @@ def in_order(
 
 
 class _Pipeline(Generic[Read]):
-    """One thread that fetches files, and one that reads them."""
+    """One thread that fetches files, and one that reads them.
+
+    `fetch` fetches a file and returns the function that reads it.
+    """
 
     def __init__(self, files: Collection[str], fetch: Callable[[str], Callable[[], Read]]) -> None:
+        """Create the threads, which `start` starts. `fetch` returns the reader of a file."""
         self.files = files
         self.fetch = fetch
+        # For each file, the function that reads it, once it is fetched, and then its content.
         self.readers: list[Future[Callable[[], Read]]] = [Future() for _ in files]
         self.contents: list[Future[Read]] = [Future() for _ in files]
         self.free_places = Semaphore(ON_DISK)  # for files that are fetched and not yet read
@@ -303,36 +343,45 @@ class _Pipeline(Generic[Read]):
         ]
 
     def start(self) -> None:
-        """Start to fetch and read files."""
+        """Start the threads that fetch and read files."""
         for thread in self.threads:
             thread.start()
 
     def results(self) -> Iterator[Read]:
-        """Yield the result of reading each file. Raises the error of a file that failed."""
+        """Yield the content of each file, in order. Raises the error of a file that failed."""
         for content in self.contents:
             yield content.result()
             self.free_places.release()
 
     def stop(self) -> None:
-        """Fetch no further file, and give the threads a moment to end."""
+        """Cancel the files that are not fetched yet, and give the threads a moment to end."""
         for reader in self.readers:
             reader.cancel()
-        self.free_places.release(len(self.files))
+        self.free_places.release(len(self.files))  # so that the fetching thread does not wait
         for thread in self.threads:
             thread.join(_PATIENCE)
 
     def _fetch_files(self) -> None:
-        """Fetch the files in order. The first thread runs this, and fills `readers`."""
+        """Fetch the files in order, each as soon as there is a free place for it.
+
+        The first thread runs this method, which sets the results of `readers`.
+        """
         for file, reader in zip(self.files, self.readers, strict=True):
             self.free_places.acquire()
-            if reader.set_running_or_notify_cancel():  # False if it was cancelled
-                try:
-                    reader.set_result(self.fetch(file))
-                except Exception as error:
-                    reader.set_exception(error)
+            is_cancelled = not reader.set_running_or_notify_cancel()
+            if is_cancelled:
+                continue
+            try:
+                reader.set_result(self.fetch(file))
+            except Exception as error:
+                reader.set_exception(error)
 
     def _read_files(self) -> None:
-        """Read the files that are fetched. The second thread runs this, and fills `contents`."""
+        """Read the files in order, each as soon as it is fetched.
+
+        The second thread runs this method, which sets the results of `contents`. The error of a
+        fetch is passed on to the file's content.
+        """
         for reader, content in zip(self.readers, self.contents, strict=True):
             try:
                 read = reader.result()

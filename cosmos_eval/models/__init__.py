@@ -18,14 +18,15 @@ def load_encoder(
     precision: Precision = "fp32",
     auxiliary: str | None = None,
 ) -> Encoder:
-    """Load a model to encode on a device.
+    """Load the model that a specification names, and return its encoder.
 
-    The model is a DenseEncoder, unless it is a user's own. `amp`, `bf16` and `fp16` run under
-    autocast, and the weights stay float32. `auxiliary` names the encoder that guides attention
-    `proxy`. Raises UsageError for unknown names, unusable files, a failed download and a missing
-    device.
+    The encoder is a DenseEncoder, unless the model is a user's own. The precisions `amp`, `bf16`
+    and `fp16` run under autocast, and the weights stay float32. `auxiliary` names another encoder,
+    which attention `proxy` needs.
+
+    Raises UsageError for unknown names, unusable files, a failed download and a missing device.
     """
-    if device != "cpu":  # the CPU is checked without torch
+    if device != "cpu":  # the CPU is always there, and torch is not imported for it
         import torch
 
         try:
@@ -38,6 +39,6 @@ def load_encoder(
     encoder: Encoder = module.load(spec, device, precision)
     if auxiliary is None:
         return encoder
-    from cosmos_eval.models.auxiliary import guided
+    from cosmos_eval.models.auxiliary import add_guide
 
-    return guided(encoder, auxiliary)
+    return add_guide(encoder, auxiliary)

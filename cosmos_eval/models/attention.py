@@ -35,10 +35,11 @@ Grid: TypeAlias = tuple[int, int]
 
 
 class Mixing(TorchFunctionMode):
-    """A context in which `scaled_dot_product_attention` mixes values by another form of attention.
+    """A context in which `scaled_dot_product_attention` computes another form of attention.
 
-    `prefix` is the number of tokens before the patches. `calls` counts the calls of the function.
-    If one block does not call it exactly once, its attention cannot be replaced by another form.
+    `prefix` is the number of tokens before the patches, and `grid_hw` is the number of patches
+    (h, w). `n_calls` counts the calls of the function. If a block does not call it exactly once,
+    its attention cannot be replaced by another form.
     """
 
     def __init__(self, form: Attention, prefix: int, grid_hw: Grid) -> None:
@@ -46,7 +47,7 @@ class Mixing(TorchFunctionMode):
         self._form = form
         self._prefix = prefix
         self._grid_hw = grid_hw
-        self.calls = 0
+        self.n_calls = 0
 
     def __torch_function__(
         self,
@@ -55,96 +56,117 @@ class Mixing(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        """Call a function of PyTorch, or compute the other form in place of attention."""
+        keyword_args = kwargs or {}
         if func is not attend:
-            return func(*args, **(kwargs or {}))
-        self.calls += 1
+            return func(*args, **keyword_args)
+        self.n_calls += 1
         q, k, v, *_ = args
-        return self._mix(q, k, v, (kwargs or {}).get("scale"))
+        return self._mix(q, k, v, keyword_args.get("scale"))
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-        """Return the mixed values of each head. All shapes are (B, heads, N, C / heads)."""
+        """Return the values of each head, mixed by this form of attention.
+
+        The queries, keys and values and the result have the shape (B, heads, N, C / heads). Logits
+        are multiplied by `scale`, or divided by the root of the head width if it is None.
+        """
         if self._form == "csa":  # weights sum to 2, as in SCLIP's code
             return attend(q, q, v, scale=scale) + attend(k, k, v, scale=scale)
         if self._form == "maskclip":
             return v
         if self._form == "clearclip":
             return attend(q, q, v, scale=scale)
-        proximity = neighbourhood(self._grid_hw, self._prefix, k)
+        proximity = naclip_proximity(self._grid_hw, self._prefix, k)
         return attend(k, k, v, attn_mask=proximity, scale=scale)
 
 
-def proxy_attention(attn: Any, x: Tensor, grid_hw: Grid, features: Tensor) -> Tensor:
-    """Return the patches (B, h'w', C) that `attn` makes of patches x (B, hw, C), by other weights.
+def proxy_attention(
+    attention: Any, patches: Tensor, grid_hw: Grid, guide_features: Tensor
+) -> Tensor:
+    """Return the patches (B, h'w', C) after ProxyCLIP's attention.
 
-    The weights are the `proxy_weights` of features (B, h', w', D). The values are resized to the
-    grid of the features by bilinear interpolation.
+    `attention` is the `nn.MultiheadAttention` of a block, which gives the projections of values and
+    outputs. `patches` (B, hw, C) are its input. The weights are the `proxy_weights` of another
+    encoder's features (B, h', w', D). The values are resized from the grid (h, w), which is
+    `grid_hw`, to (h', w') by bilinear interpolation.
     """
-    _, _, values = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-    value_grid = values.transpose(1, 2).unflatten(2, grid_hw)
-    resized = F.interpolate(value_grid, features.shape[1:3], mode="bilinear").flatten(2)
-    return attn.out_proj(proxy_weights(features).to(resized.dtype) @ resized.transpose(1, 2))
+    projected = F.linear(patches, attention.in_proj_weight, attention.in_proj_bias)
+    _, _, values = projected.chunk(3, dim=-1)
+    value_grid = values.transpose(1, 2).unflatten(2, grid_hw)  # (B, C, h, w)
+    resized_grid = F.interpolate(value_grid, guide_features.shape[1:3], mode="bilinear")
+    resized_values = resized_grid.flatten(2).transpose(1, 2)  # (B, h'w', C)
+    weights = proxy_weights(guide_features).to(resized_values.dtype)
+    return attention.out_proj(weights @ resized_values)
 
 
 def proxy_weights(features: Tensor) -> Tensor:
-    """Return attention weights (B, hw, hw) from the features (B, h, w, D) of patches.
+    """Return ProxyCLIP's attention weights (B, hw, hw) from the features (B, h, w, D) of patches.
 
     The weights are softmax(3 * (S - 1.2 * mean(S))), where S are the cosines of all pairs of an
-    image's patches. Negative entries get the weight 0, except that a patch always attends to
-    itself. In ProxyCLIP's code, a row whose entries are all negative is NaN. All other rows are the
-    same as in that code.
+    image's patches. Negative logits get the weight 0, except that a patch always attends to itself.
+    In ProxyCLIP's code, a row whose logits are all negative is NaN. All other rows are the same as
+    in that code.
     """
-    unit = F.normalize(features.flatten(1, 2).float(), dim=-1)
-    with torch.autocast(unit.device.type, enabled=False):
-        cosines = unit @ unit.mT
-    shifted = PROXY_GAMMA * (cosines - PROXY_BETA * cosines.mean((1, 2), keepdim=True))
-    is_same_patch = torch.eye(shifted.shape[1], dtype=torch.bool, device=shifted.device)
-    return shifted.masked_fill((shifted < 0) & ~is_same_patch, -torch.inf).softmax(-1)
+    unit_features = F.normalize(features.flatten(1, 2).float(), dim=-1)
+    with torch.autocast(unit_features.device.type, enabled=False):
+        cosines = unit_features @ unit_features.mT
+    mean_cosine = cosines.mean((1, 2), keepdim=True)
+    logits = PROXY_GAMMA * (cosines - PROXY_BETA * mean_cosine)
+    is_same_patch = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    is_ignored = (logits < 0) & ~is_same_patch
+    return logits.masked_fill(is_ignored, -torch.inf).softmax(-1)
 
 
-def neighbourhood(grid_hw: Grid, prefix: int, like: Tensor) -> Tensor:
-    """Return the term w (P + hw, P + hw) that NACLIP adds to the logits of attention.
+def naclip_proximity(grid_hw: Grid, prefix: int, like: Tensor) -> Tensor:
+    """Return the matrix (P + hw, P + hw) that NACLIP adds to the logits of attention.
 
-    It is exp(-distance^2 / (2 * 5^2)) for two patches, and 0 for the P tokens of the prefix. It has
+    For two patches of the grid (h, w), it is exp(-distance^2 / (2 * 5^2)), with the distance in
+    patches. For the P tokens of the prefix, which come before the patches, it is 0. The matrix has
     the dtype and the device of `like`.
     """
-    axes = (torch.arange(length, device=like.device) for length in grid_hw)
-    patches = torch.cartesian_prod(*axes).float()
-    distance_squared = (patches[:, None] - patches[None]).square().sum(-1)
+    rows = torch.arange(grid_hw[0], device=like.device)
+    columns = torch.arange(grid_hw[1], device=like.device)
+    positions = torch.cartesian_prod(rows, columns).float()  # (hw, 2)
+    distance_squared = (positions[:, None] - positions[None]).square().sum(-1)
     proximity = torch.exp(-distance_squared / (2 * NACLIP_STD**2))
     return F.pad(proximity, (prefix, 0, prefix, 0)).to(like.dtype)
 
 
-def self_attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the output (B, N, C) of self-attention for tokens (B, N, C).
+def self_attention(
+    attention: nn.MultiheadAttention, tokens: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Return the output (B, N, C) of a module's self-attention for tokens (B, N, C).
 
     `mask` (N, N) is added to the logits.
     """
-    projected = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-    q, k, v = projected.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    mixed = attend(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
-    return attn.out_proj(mixed.transpose(1, 2).flatten(2))
+    projected = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
+    heads = projected.unflatten(-1, (3, attention.num_heads, -1))  # (B, N, 3, heads, C / heads)
+    q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, N, C / heads)
+    if mask is not None:
+        mask = mask.to(q.dtype)
+    mixed_values = attend(q, k, v, attn_mask=mask)
+    return attention.out_proj(mixed_values.transpose(1, 2).flatten(2))
 
 
 def project_in_one_piece(model: nn.Module) -> None:
     """Make the self-attentions of a model faster in half precision, in place.
 
-    `nn.MultiheadAttention` projects a transposed view. For this, PyTorch multiplies sample by
-    sample and, in bf16 on a CPU, copies the weights for each sample, which is most of the time of a
-    ViT-B/16. The names and hooks of modules stay.
+    `nn.MultiheadAttention` projects a transposed view of its input. For this, PyTorch multiplies
+    sample by sample and, in bf16 on a CPU, copies the weights for each sample, which is most of the
+    time of a ViT-B/16. The classes of these modules are replaced, and their names and hooks stay.
     """
     for module in model.modules():
-        if type(module) is nn.MultiheadAttention and _is_plain(module):
+        if type(module) is not nn.MultiheadAttention:
+            continue
+        # `self_attention` lacks these options of the class.
+        is_plain = (
+            module.in_proj_bias is not None
+            and module.batch_first
+            and module.bias_k is None
+            and not module.add_zero_attn
+        )
+        if is_plain:
             module.__class__ = _SelfAttention
-
-
-def _is_plain(attention: nn.MultiheadAttention) -> bool:
-    """Return whether `self_attention` computes the same as this module."""
-    return (
-        attention.in_proj_bias is not None
-        and attention.batch_first
-        and attention.bias_k is None
-        and not attention.add_zero_attn
-    )
 
 
 class _SelfAttention(nn.MultiheadAttention):
@@ -157,13 +179,18 @@ class _SelfAttention(nn.MultiheadAttention):
     def forward(  # type: ignore[override]
         self, query: Tensor, key: Tensor, value: Tensor, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Return mixed tokens (B, N, C), and None; `attn_mask` (N, N) is added to the logits."""
+        """Return the output (B, N, C) of attention, and None or the weights of attention.
+
+        `options` are those of `nn.MultiheadAttention`. `attn_mask` (N, N) among them is added to
+        the logits. Inputs that `self_attention` does not know are left to the base class.
+        """
         mask = options.pop("attn_mask", None)
-        default_options = {"need_weights": False, "is_causal": False}
-        has_default_options = (default_options | options) == default_options
+        supported_options = {"need_weights": False, "is_causal": False}
+        has_supported_options = (supported_options | options) == supported_options
         is_self_attention = query is key is value and query.ndim == 3
         # CoCa's texts have a mask for each sample and head instead.
         has_shared_mask = mask is None or (mask.ndim == 2 and mask.is_floating_point())
-        if self.training or not (is_self_attention and has_shared_mask and has_default_options):
+        is_supported = is_self_attention and has_shared_mask and has_supported_options
+        if self.training or not is_supported:
             return super().forward(query, key, value, attn_mask=mask, **options)
         return self_attention(self, query, mask), None

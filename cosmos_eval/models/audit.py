@@ -41,8 +41,8 @@ _STATED_KEYS = ("size", "mean", "std", "interpolation", "resize_mode", "fill_col
 
 # Prefixes of names of tensors that OpenCLIP loads.
 _READ_PREFIXES = {"", "module.", "state_dict.", "state_dict.module."}
-# Parts of other prefixes, and who writes them.
-_ORIGINS = {
+# Texts that occur in other prefixes, and what writes them.
+_WRITERS = {
     "_orig_mod.": "torch.compile",
     "ema": "a moving average of the weights",
     "module.": "DistributedDataParallel",
@@ -50,25 +50,26 @@ _ORIGINS = {
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Read an open_clip_config.json, which has a `model_cfg` and may have a `preprocess_cfg`.
+    """Return the content of an open_clip_config.json, the description of an OpenCLIP model.
 
-    Raises UsageError for other content.
+    It has a `model_cfg`, and may have a `preprocess_cfg`. Raises UsageError for other content.
     """
     try:
         config = read_json(path)
-        _with_defaults(config["model_cfg"])
+        _flatten_config(config["model_cfg"])  # raises an error for other content
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} does not describe an OpenCLIP model ({error!r})") from error
     return config
 
 
-def published(arch: str) -> dict[str, Any]:
-    """Return the preprocessing and activation that all published weights of `arch` agree on.
+def published_preprocessing(arch: str) -> dict[str, Any]:
+    """Return the preprocessing and the activation that all published weights of `arch` agree on.
 
-    Its keys are in `_STATED_KEYS`. A key is left out if the values of two weights differ.
+    For example, {"mean": [0.5, 0.5, 0.5], "quick_gelu": True}. A key is left out if the values of
+    two weights differ, or if no weights state it.
     """
-    names = open_clip.list_pretrained_tags_by_model(arch)
-    tag_configs = [open_clip.get_pretrained_cfg(arch, name) for name in names]
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    tag_configs = [open_clip.get_pretrained_cfg(arch, tag) for tag in tags]
     agreed_values = {}
     for key in _STATED_KEYS:
         values = [config.get(key) for config in tag_configs]
@@ -77,19 +78,20 @@ def published(arch: str) -> dict[str, Any]:
     return agreed_values
 
 
-def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Describe how two OpenCLIP configurations differ. Return "" if they do not.
+def describe_config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
+    """Return how two OpenCLIP configurations of models differ, in words for an error message.
 
-    Keys that are left out have OpenCLIP's defaults.
+    For example, "vision_cfg.layers is 12, not 24": the first value is the stated one. Keys that are
+    left out have OpenCLIP's defaults. Return "" if nothing differs.
     """
-    return _describe_differences(_with_defaults(stated), _with_defaults(built))
+    return _describe_differences(_flatten_config(stated), _flatten_config(built))
 
 
-def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Describe how a built model differs from the values that are stated for its weights.
+def describe_stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
+    """Return how a built model differs from the description of its weights, in words.
 
-    Both mappings hold the preprocessing and the activation, with keys of `_STATED_KEYS`. Keys that
-    are not stated do not count. Return "" if nothing differs.
+    Both mappings hold the preprocessing and the activation, such as {"size": 224, "quick_gelu":
+    True}. Keys that are not stated do not count. Return "" if nothing differs.
     """
     keys = [key for key in _STATED_KEYS if stated.get(key) is not None]
     stated_values = {key: _json_value(key, stated[key]) for key in keys}
@@ -97,12 +99,12 @@ def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> s
     return _describe_differences(stated_values, built_values)
 
 
-def stored_tensors(path: Path) -> dict[str, Tensor]:
+def read_stored_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file of weights by their names.
 
-    Nested names are joined by dots. The result is empty for NumPy's formats, .npz and .npy. Raises
-    UsageError for files that do not hold weights, for pickles of other objects, and for weights
-    whose names OpenCLIP does not read.
+    Names of nested mappings are joined by dots. The result is empty for NumPy's formats, .npz and
+    .npy. Raises UsageError for files that do not hold weights, for pickles of other objects, and
+    for weights whose names OpenCLIP does not read.
     """
     if path.suffix in (".npz", ".npy"):
         return {}
@@ -118,7 +120,7 @@ def stored_tensors(path: Path) -> dict[str, Tensor]:
                 f"{path} is a pickle of other objects than tensors, which may run code and is not "
                 "opened: save the model's state_dict() with torch.save"
             ) from error
-        tensors = dict(_flat_tensors(content))
+        tensors = dict(_flatten_tensors(content))
     first_names = {name.partition(".")[0] for name in tensors}
     if first_names & {"student", "teacher"}:
         raise UsageError(f"{path} is a COSMOS checkpoint: name it as cosmos:{path}")
@@ -127,20 +129,23 @@ def stored_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _require_readable_names(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UsageError for names that OpenCLIP does not read, and for adapters."""
+    """Raise UsageError if OpenCLIP would not find the weights of a file by their names.
+
+    Adapters of LoRA are refused too. `tensors` are the tensors of the file at `path`.
+    """
     adapters = [name for name in tensors if "lora_" in name]
     if adapters:
         raise UsageError(
             f"{path} holds adapters of LoRA ({first_of(adapters)}): merge them into the weights, "
             "model.merge_and_unload() of peft, and save these"
         )
-    prefixes = _prefixes(tensors)
+    prefixes = _find_prefixes(tensors)
     if not prefixes or prefixes & _READ_PREFIXES:
         return
     prefix = min(prefixes)
     origin = "a training's checkpoint or a module around the model"
-    for part_of_prefix, writer in _ORIGINS.items():
-        if part_of_prefix in prefix:
+    for text, writer in _WRITERS.items():
+        if text in prefix:
             origin = writer
             break
     raise UsageError(
@@ -150,13 +155,17 @@ def _require_readable_names(path: Path, tensors: Mapping[str, Tensor]) -> None:
     )
 
 
-def unused_weights(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return notes on further weights of a file that OpenCLIP does not load."""
-    unread_prefixes = sorted(prefix.rstrip(".") for prefix in _prefixes(tensors) - _READ_PREFIXES)
-    return [
-        f"{path} also has weights under '{prefix}', which are not measured"
-        for prefix in unread_prefixes
-    ]
+def notes_on_unused_weights(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return notes on weights of a file that OpenCLIP does not load, such as a moving average.
+
+    `tensors` are the tensors of the file at `path`. A file may hold several sets of weights, each
+    with a prefix before the names of its tensors. There is one note per set.
+    """
+    notes = []
+    for prefix in sorted(_find_prefixes(tensors) - _READ_PREFIXES):
+        set_name = prefix.rstrip(".")
+        notes.append(f"{path} also has weights under '{set_name}', which are not measured")
+    return notes
 
 
 def has_logit_bias(tensors: Mapping[str, Tensor]) -> bool:
@@ -164,48 +173,65 @@ def has_logit_bias(tensors: Mapping[str, Tensor]) -> bool:
     return any(f"{prefix}logit_bias" in tensors for prefix in _READ_PREFIXES)
 
 
-def _prefixes(tensors: Mapping[str, Tensor]) -> set[str]:
-    """Return the prefixes of all sets of weights in a file, such as "" and "ema.".
+def _find_prefixes(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Return the prefixes of all sets of weights in a file.
 
-    Each set of weights has a tensor called `logit_scale`, with the set's prefix before that name.
+    Each set of weights has a tensor called `logit_scale`, with the set's prefix before that name:
+    {"logit_scale": ..., "ema.logit_scale": ...} -> {"", "ema."}.
     """
-    scale = "logit_scale"
-    return {name.removesuffix(scale) for name in tensors if f".{name}".endswith(f".{scale}")}
+    prefixes = set()
+    for name in tensors:
+        if name == "logit_scale" or name.endswith(".logit_scale"):
+            prefixes.add(name.removesuffix("logit_scale"))
+    return prefixes
 
 
-def _flat_tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the names and tensors of nested mappings: {"a": {"b": tensor}} has the name a.b."""
+def _flatten_tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the names and tensors of nested mappings.
+
+    Names are joined by dots: {"a": {"b": tensor}} -> ("a.b", tensor). They begin with `prefix`.
+    Values that are neither tensors nor mappings are left out.
+    """
     if not isinstance(content, Mapping):
         return
     for key, value in content.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{key}", value
         else:
-            yield from _flat_tensors(value, f"{prefix}{key}.")
+            yield from _flatten_tensors(value, f"{prefix}{key}.")
 
 
 def require_fit(
-    stored: Mapping[str, Tensor], model_state: Mapping[str, Tensor], source: str
+    stored_tensors: Mapping[str, Tensor], model_state: Mapping[str, Tensor], source: str
 ) -> None:
     """Raise UsageError if loading would interpolate positions or make up a logit bias.
 
-    `stored` holds the tensors of a file, and `model_state` the tensors of the model that loads it.
+    `stored_tensors` are the tensors of a file, and `model_state` is the state dict of the model
+    that loads it. `source` names the file in the message.
     """
+    # OpenCLIP drops these prefixes.
     prefixes = re.compile(r"^(state_dict\.)?(module\.)?")
-    shapes = {prefixes.sub("", name): tuple(tensor.shape) for name, tensor in stored.items()}
+    stored_shapes = {}
+    for name, tensor in stored_tensors.items():
+        stored_shapes[prefixes.sub("", name)] = tuple(tensor.shape)
+
     faults = []
-    for name in sorted(shapes.keys() & model_state.keys()):
-        tensor = model_state[name]
-        if shapes[name] != tensor.shape and tensor.numel() > 1:
-            faults.append(f"{name} is {shapes[name]}, not {tuple(tensor.shape)}")
-    if "logit_scale" in shapes and "logit_bias" in model_state and "logit_bias" not in shapes:
+    for name in sorted(stored_shapes.keys() & model_state.keys()):
+        model_tensor = model_state[name]
+        if stored_shapes[name] != model_tensor.shape and model_tensor.numel() > 1:
+            faults.append(f"{name} is {stored_shapes[name]}, not {tuple(model_tensor.shape)}")
+    holds_clip = "logit_scale" in stored_shapes
+    if holds_clip and "logit_bias" in model_state and "logit_bias" not in stored_shapes:
         faults.append("logit_bias is missing")
     if faults:
         raise UsageError(f"{source} does not fit the architecture: {first_of(faults)}")
 
 
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """Raise UsageError for weights that are NaN or infinite."""
+    """Raise UsageError if a state dict has weights that are NaN or infinite.
+
+    `source` names the file or the tag of the weights in the message.
+    """
     names = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if names:
         raise UsageError(
@@ -214,7 +240,10 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
 
 
 def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> None:
-    """Raise UsageError if OpenCLIP's own tokenizer has ids that a model does not know."""
+    """Raise UsageError if a tokenizer returns ids that a model of `vocab_size` tokens lacks.
+
+    Only OpenCLIP's own tokenizer is checked. `source` names the model in the message.
+    """
     if isinstance(tokenizer, open_clip.SimpleTokenizer) and tokenizer.vocab_size > vocab_size:
         raise UsageError(
             f"{source} knows {vocab_size} tokens, OpenCLIP's tokenizer has {tokenizer.vocab_size}: "
@@ -223,11 +252,12 @@ def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> No
         )
 
 
-def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an OpenCLIP configuration as a flat mapping, with keys such as vision_cfg.layers.
+def _flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all values of an OpenCLIP configuration as a flat mapping.
 
-    Keys that are left out get OpenCLIP's defaults. Keys that matter for training only are dropped.
-    Raises ValueError for anything that is not an OpenCLIP configuration.
+    For example, {"vision_cfg": {"layers": 12}, ...} has the key "vision_cfg.layers". Keys that are
+    left out get OpenCLIP's defaults. Keys that matter for training only are dropped. Raises
+    ValueError for anything that is not an OpenCLIP configuration.
     """
     values: dict[str, Any] = {}
     try:
@@ -248,7 +278,11 @@ def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
-    """Describe the first values that differ between two mappings. Return "" if none differs."""
+    """Return the first values that differ between two mappings, in words for an error message.
+
+    For example, ({"size": 224}, {"size": 336}) -> "size is 224, not 336". Return "" if no value
+    differs.
+    """
     differences = []
     for key in dict.fromkeys([*stated, *built]):
         if stated.get(key) != built.get(key):
@@ -257,7 +291,11 @@ def _describe_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -
 
 
 def _json_value(key: str, value: Any) -> Any:
-    """Return a value in JSON's types. A size of one number, 224, becomes two sides, [224, 224]."""
+    """Return the value of a key in JSON's types, so that equal values compare as equal.
+
+    A size of one number becomes two sides, and a tuple becomes a list: ("size", 224) ->
+    [224, 224], and ("mean", (0.5, 0.5, 0.5)) -> [0.5, 0.5, 0.5].
+    """
     if key in ("size", "image_size") and not isinstance(value, Sequence):
         return [value, value]
     return json.loads(json.dumps(value))

@@ -22,22 +22,23 @@ from cosmos_eval.data.hub import describe_error, quiet
 from cosmos_eval.models import audit, hf_folder, user
 from cosmos_eval.models.attention import PROXY_BETA, PROXY_GAMMA
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.dense import whole_patches
+from cosmos_eval.models.dense import crop_to_whole_patches
 from cosmos_eval.models.encoder import Encoder, tensors_sha256
-from cosmos_eval.models.specs import parse_auxiliary, saved_weights, weights_sha256
-from cosmos_eval.models.towers import sized
+from cosmos_eval.models.specs import find_saved_weights, parse_auxiliary, weights_sha256
+from cosmos_eval.models.towers import timm_input_size
 from cosmos_eval.models.weight_files import require_weights
 from cosmos_eval.types import ModelSpec, Rgb, UsageError, nearest
 
-# Models of transformers with patch tokens, by `model_type`.
-_TRANSFORMERS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
+# The `model_type` of transformers of each model with patch tokens.
+_TRANSFORMERS_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 
 
-def guided(encoder: Encoder, text: str) -> ClipEncoder:
-    """Return an encoder with attention `proxy`, guided by the encoder that `text` names.
+def add_guide(encoder: Encoder, text: str) -> ClipEncoder:
+    """Return a copy of an encoder that can compute attention `proxy`.
 
-    Raises UsageError if the guide cannot be loaded, or if `proxy` is not defined for the image
-    tower.
+    With this attention, the features of another encoder, the guide, decide the weights of the last
+    block. `text` names the guide, such as "timm:vit_base_patch8_224.dino". Raises UsageError if it
+    cannot be loaded, or if the attention is not defined for the image tower.
     """
     original: Any = getattr(encoder, "built", encoder)  # a bundled model is built when it is used
     if not isinstance(original, ClipEncoder):
@@ -66,9 +67,10 @@ class LoadedGuide(NamedTuple):
 
 
 def load(text: str, device: str) -> LoadedGuide:
-    """Load a guide by its name, never with random weights.
+    """Load an encoder that guides the attention of another one, never with random weights.
 
-    Raises UsageError if it is not a ViT, or if its files are missing, damaged or cannot be fetched.
+    `text` is its name, such as "timm:vit_base_patch8_224.dino" or "hf:ORG/NAME". Raises UsageError
+    if it is not a ViT, or if its files are missing, damaged or cannot be fetched.
     """
     spec = parse_auxiliary(text)
     limit_waiting()
@@ -84,6 +86,7 @@ def load(text: str, device: str) -> LoadedGuide:
                 "beta": PROXY_BETA,
                 "gamma": PROXY_GAMMA,
             }
+            # Two patches are enough to find out whether the guide can encode.
             example = torch.zeros(1, 3, 2 * guide.patch_size, guide.patch_size, device=device)
             guide.features(example, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
             return LoadedGuide(guide.features, record)
@@ -116,20 +119,24 @@ class Guide(ABC):
     def features(self, images: Tensor, mean: Rgb, std: Rgb) -> Tensor:
         """Return the features (B, H // patch, W // patch, D) of the patches of images (B, 3, H, W).
 
-        Images are normalised by `mean` and `std`, and are normalised again for the guide. Raises
-        UsageError for images that are smaller than a patch, and for features of another shape.
+        The images are normalised by `mean` and `std`, RGB on the 0-1 scale. They are normalised
+        again by the mean and std that the guide expects. Raises UsageError for images that are
+        smaller than a patch, and for features of another shape.
         """
-        pixels = images * _channels(std, images) + _channels(mean, images)
-        normalised = pixels - _channels(self.image_mean, images)
-        normalised = normalised / _channels(self.image_std, images)
-        cropped_images = whole_patches(normalised, self.patch_size)
-        patches = self.encode(cropped_images)
-        user.require_grid(self.spec, cropped_images, patches, self.patch_size)
-        return patches
+        pixels = images * _per_channel(std, images) + _per_channel(mean, images)
+        centred_pixels = pixels - _per_channel(self.image_mean, images)
+        guide_images = centred_pixels / _per_channel(self.image_std, images)
+        cropped_images = crop_to_whole_patches(guide_images, self.patch_size)
+        features = self.encode(cropped_images)
+        user.require_patch_grid(self.spec, cropped_images, features, self.patch_size)
+        return features
 
 
-def _channels(values: Sequence[float], images: Tensor) -> Tensor:
-    """Return a tensor (3, 1, 1) of one value per channel, with the dtype of `images`."""
+def _per_channel(values: Sequence[float], images: Tensor) -> Tensor:
+    """Return three values, one per colour, as a tensor (3, 1, 1) that broadcasts over images.
+
+    It has the dtype and the device of `images`.
+    """
     return images.new_tensor(values).view(3, 1, 1)
 
 
@@ -137,6 +144,10 @@ class TimmGuide(Guide):
     """A ViT of timm, with timm's pretrained weights or with the weights of a file."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
+        """Load the ViT of timm that `spec` names, for timm:ARCH or timm:ARCH/PATH.
+
+        Raises UsageError if timm has no such ViT, and for weights that are not finite.
+        """
         arch, path = str(spec.arch), spec.name
         _require_timm_vit(arch, path)
         overlay = None
@@ -155,17 +166,22 @@ class TimmGuide(Guide):
         self.identity = {"architecture": arch, "weights_sha256": digest}
 
     def encode(self, images: Tensor) -> Tensor:
-        with sized(self.model, (images.shape[2], images.shape[3])):
-            (patches,) = self.model.forward_intermediates(
+        """Return the features (B, h, w, D) of the patches of images (B, 3, h * patch, w * patch).
+
+        They are the output of the last block after the norm.
+        """
+        with timm_input_size(self.model, (images.shape[2], images.shape[3])):
+            # `indices=1` asks for the last block only.
+            (features,) = self.model.forward_intermediates(
                 images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
             )
-        return patches.permute(0, 2, 3, 1)
+        return features.permute(0, 2, 3, 1)
 
 
 def _require_timm_vit(arch: str, path: str) -> None:
-    """Raise UsageError unless timm has a ViT of this name.
+    """Raise UsageError unless timm has a ViT called `arch`.
 
-    Without a path to a file of weights, timm must have pretrained weights of it.
+    If `path`, a file of weights, is empty, timm must also have pretrained weights of it.
     """
     is_available = timm.is_model(arch) if path else timm.is_model_pretrained(arch)
     if not is_available:
@@ -184,10 +200,14 @@ class TransformersGuide(Guide):
     """A ViT or DINO model of transformers, from a folder or the hub."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
-        folder, commit = hf_folder.snapshot(spec.name)
+        """Load the model of transformers that `spec` names, a folder or a repository of the hub.
+
+        Raises UsageError if it is not one of `_TRANSFORMERS_TYPES`, and if its weights do not fit.
+        """
+        folder, commit = hf_folder.fetch_folder(spec.name)
         config = transformers.AutoConfig.from_pretrained(folder, **hf_folder.OFFLINE)
-        if config.model_type not in _TRANSFORMERS:
-            supported = ", ".join(_TRANSFORMERS)
+        if config.model_type not in _TRANSFORMERS_TYPES:
+            supported = ", ".join(_TRANSFORMERS_TYPES)
             raise UsageError(f"it is a {config.model_type}, but one of {supported} is needed")
         processor = transformers.AutoImageProcessor.from_pretrained(folder, **hf_folder.OFFLINE)
         self.is_vit = config.model_type == "vit"
@@ -195,30 +215,40 @@ class TransformersGuide(Guide):
         loaded = hf_folder.load_model(folder, config, **options)
         # from_pretrained leaves the model in evaluation mode
         self.model: Any = loaded.model.requires_grad_(False).to(device)
-        self.prefix = 1 + getattr(config, "num_register_tokens", 0)
+        # The class token and the registers come before the patches.
+        self.n_prefix_tokens = 1 + getattr(config, "num_register_tokens", 0)
         self.spec = spec.text
         self.patch_size = config.patch_size
         self.image_mean = processor.image_mean
         self.image_std = processor.image_std
         self.identity = {
             "architecture": type(config).__name__,
-            "weights_sha256": weights_sha256(saved_weights(folder)),
+            "weights_sha256": weights_sha256(find_saved_weights(folder)),
         }
         if commit:
             self.identity["revision"] = commit
 
     def encode(self, images: Tensor) -> Tensor:
+        """Return the features (B, h, w, D) of the patches of images (B, 3, h * patch, w * patch).
+
+        They are the output of the last block after the norm.
+        """
         options = {"interpolate_pos_encoding": True} if self.is_vit else {}
         tokens = self.model(pixel_values=images, **options).last_hidden_state
-        patches: Tensor = tokens[:, self.prefix :]
-        return patches.unflatten(1, (-1, images.shape[3] // self.patch_size))
+        patches: Tensor = tokens[:, self.n_prefix_tokens :]
+        n_columns = images.shape[3] // self.patch_size
+        return patches.unflatten(1, (-1, n_columns))
 
 
 class UserGuide(Guide):
     """A user's encoder with `encode_patches`, from a Python file."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
-        encoder, code_sha256, origin = user.made_by(spec, device, "fp32")
+        """Run the Python file that `spec` names, and move the modules of its encoder to a device.
+
+        Raises UsageError for every error in the file.
+        """
+        encoder, code_sha256, origin = user.load_user_model(spec, device, "fp32")
         weights = [*user.referred_weights([encoder.encode_patches], set())]
         modules = [weight for weight in weights if isinstance(weight, nn.Module)]
         for module in modules:
@@ -239,11 +269,16 @@ class UserGuide(Guide):
         }
 
     def encode(self, images: Tensor) -> Tensor:
-        with user.errors_of(f"{self.origin}: encode_patches"):
-            patches: Tensor = self.encoder.encode_patches(images)
-        return patches
+        """Return the features (B, h, w, D) of the patches of images (B, 3, h * patch, w * patch).
+
+        Raises UsageError for every error in the user's `encode_patches`.
+        """
+        with user.errors_as_usage_errors(f"{self.origin}: encode_patches"):
+            features: Tensor = self.encoder.encode_patches(images)
+        return features
 
 
+# The classes of guides by the kinds of their names.
 _GUIDES: dict[str, Callable[[ModelSpec, str], Guide]] = {
     "timm": TimmGuide,
     "hf": TransformersGuide,

@@ -15,14 +15,17 @@ from cosmos_eval.models.encoder import (
     DenseEncoder,
     Encoder,
     PairScorer,
-    methods,
+    public_members,
 )
 from cosmos_eval.models.specs import BUNDLED, local_weights
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
-    """Return an encoder that builds its model when it is first used."""
+    """Return an encoder of a bundled model, which is built when it is first used.
+
+    Only the header of its file is read here. Raises UsageError if the installation lacks the file.
+    """
     files = local_weights(spec)
     if not files:
         bundled = nearest(spec.name, BUNDLED)
@@ -31,12 +34,13 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     config = json.loads(metadata["architecture"])
-    encoder = _lazy_encoder(spec, device, precision, is_cosmos=metadata["model"] == "cosmos")
+    is_cosmos = metadata["model"] == "cosmos"
+    encoder = _make_lazy_encoder(spec, device, precision, is_cosmos=is_cosmos)
     encoder.info = EncoderInfo(
-        spec.text,
-        json.dumps(config, sort_keys=True),
-        spec.weights,
-        file_sha256(path),
+        spec=spec.text,
+        architecture=json.dumps(config, sort_keys=True),
+        weights=spec.weights,
+        weights_sha256=file_sha256(path),
         random=False,
         precision=precision,
         device=device,
@@ -51,14 +55,17 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     return encoder
 
 
-def _lazy_encoder(spec: ModelSpec, device: str, precision: Precision, *, is_cosmos: bool) -> Any:
-    """Return an encoder whose `built` is the model, and whose methods are the model's.
+def _make_lazy_encoder(
+    spec: ModelSpec, device: str, precision: Precision, *, is_cosmos: bool
+) -> Any:
+    """Return an encoder that builds its model when one of its methods is first used.
 
-    Its class has the methods of the interfaces that the model will have, so that checks for these
-    interfaces do not build the model.
+    The attribute `built` is the model's encoder. All other methods and attributes are taken from
+    it: `encoder.encode_image` is `encoder.built.encode_image`. The class of the encoder has the
+    members of the interfaces that the model will have, so that `isinstance` does not build it.
     """
 
-    def build(_: Any) -> Encoder:
+    def build(lazy_encoder: Any) -> Encoder:
         from cosmos_eval.models import cosmos
 
         return cosmos.load(spec, device, precision)
@@ -66,6 +73,7 @@ def _lazy_encoder(spec: ModelSpec, device: str, precision: Precision, *, is_cosm
     interfaces = (CrossAttentionEncoder, PairScorer) if is_cosmos else (DenseEncoder,)
     members: dict[str, Any] = {"built": cached_property(build)}
     for interface in interfaces:
-        for name in methods(interface):
+        for name in public_members(interface):
             members[name] = cached_property(attrgetter(f"built.{name}"))
-    return type(f"Bundled{interfaces[0].__name__}", (), members)()
+    lazy_class = type(f"Bundled{interfaces[0].__name__}", (), members)
+    return lazy_class()

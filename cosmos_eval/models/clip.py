@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_eval.models.attention import project_in_one_piece
-from cosmos_eval.models.dense import encode_patches, patch_size
-from cosmos_eval.models.encoder import run
+from cosmos_eval.models.dense import encode_patches, find_patch_size
+from cosmos_eval.models.encoder import run_on_device
 from cosmos_eval.types import Attention, EncoderInfo
 
 Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
@@ -33,15 +33,19 @@ class ClipEncoder:
     If the image tower has no patches, `patch_size` is 0 and `encode_patches` raises UsageError.
     """
 
-    # The function that guides attention `proxy`. It maps images, and the mean and std that
-    # normalised them, to features.
+    # Another encoder's features, which decide the weights of attention `proxy`. The function maps
+    # images, and the mean and std that normalised them, to features. None without such an encoder.
     guide: Callable[..., Tensor] | None = None
-    # Notes on files, for results.
+    # Notes on the files of the model, which results record.
     notes: Sequence[str] = ()
 
     def __init__(
         self, model: Any, preprocessing: PreprocessCfg, tokenizer: Tokenizer, info: EncoderInfo
     ) -> None:
+        """Put a model of OpenCLIP into evaluation mode, and move it to the device in `info`.
+
+        `info` also has the precision, and everything that results record of the model.
+        """
         self.info = info
         self.model = model.eval().to(info.device)
         # This is faster on a CPU, but rounds differently from OpenCLIP's own forward, which `amp`
@@ -49,116 +53,156 @@ class ClipEncoder:
         if info.precision in ("bf16", "fp16"):
             project_in_one_piece(self.model)
         self.transform = image_transform_v2(preprocessing, is_train=False)
+        # The round trip through JSON turns tuples into lists.
         self.preprocessing: Mapping[str, Any] = json.loads(json.dumps(asdict(preprocessing)))
         self.image_mean = tuple(preprocessing.mean)
         self.image_std = tuple(preprocessing.std)
         self.openclip_tokenizer = tokenizer
-        self.trims_text = _text_can_be_trimmed(model, tokenizer)
-        self._encode_tokens = _TrimmedText(model).encode if self.trims_text else model.encode_text
-        self.patch_size = patch_size(model.visual)
+        self.trims_text = _padding_can_be_cut(model, tokenizer)
+        if self.trims_text:
+            self._encode_tokens = _TrimmedTextEncoder(model).encode
+        else:
+            self._encode_tokens = model.encode_text
+        self.patch_size = find_patch_size(model.visual)
 
     @cached_property
     def tokenizer(self) -> Mapping[str, Any]:
+        """Return the description of the tokenizer by which embeddings are cached."""
         return describe_tokenizer(self.openclip_tokenizer)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return the token ids (B, context_length) of texts, int64."""
         return self.openclip_tokenizer(list(texts))
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        n_positions = torch.tensor(positions_needed(self.openclip_tokenizer, texts))
-        return n_positions > self.openclip_tokenizer.context_length
+        """Return whether each text has more tokens than the context, (B,) bool."""
+        n_tokens = torch.tensor(count_tokens(self.openclip_tokenizer, texts))
+        return n_tokens > self.openclip_tokenizer.context_length
 
     def encode_image(self, images: Tensor) -> Tensor:
-        return F.normalize(run(self.info, self.model.encode_image, images), dim=-1)
+        """Return the L2-normalised features (B, D) of images (B, 3, H, W)."""
+        features = run_on_device(self.info, self.model.encode_image, images)
+        return F.normalize(features, dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        return F.normalize(run(self.info, self._encode_tokens, tokens), dim=-1)
+        """Return the L2-normalised features (B, D) of tokens (B, L)."""
+        features = run_on_device(self.info, self._encode_tokens, tokens)
+        return F.normalize(features, dim=-1)
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
+        """Return the L2-normalised features of patches, (B, H // patch, W // patch, D).
+
+        `images` are (B, 3, H, W). `attention` is the form of attention in the last block.
+        """
         guide = None
         if self.guide is not None:
             guide = partial(self.guide, mean=self.image_mean, std=self.image_std)
         encode = partial(encode_patches, self.model.visual, attention=attention, guide=guide)
-        return run(self.info, encode, images)
+        return run_on_device(self.info, encode, images)
 
 
-class _TrimmedText(nn.Module):
-    """Encodes texts that are shorter than the context by a model of OpenCLIP with a causal mask."""
+class _TrimmedTextEncoder(nn.Module):
+    """Encodes tokens whose padding was cut off, with an OpenCLIP model that has a causal mask.
+
+    OpenCLIP's own `encode_text` adds positional embeddings and a mask that have the length of the
+    context, and fails for shorter tokens.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        # The path of the text tower's module.
-        self._path = "model" if isinstance(model, open_clip.CLIP) else "model.text"
+        # The path of the text tower within this module. OpenCLIP's CLIP is its own text tower.
+        self._tower_path = "model" if isinstance(model, open_clip.CLIP) else "model.text"
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Return the features (B, D) of tokens (B, L); L may be less than the context."""
+        """Return the features (B, D) of tokens (B, L), where L may be less than the context.
+
+        The model encodes them as usual, but with the first L positional embeddings, and the first
+        L rows and columns of its mask.
+        """
         length = tokens.shape[1]
-        tower: Any = self.get_submodule(self._path)
-        # The two tensors that have the length of the context are trimmed as well.
+        text_tower: Any = self.get_submodule(self._tower_path)
         trimmed_tensors = {
-            f"{self._path}.positional_embedding": tower.positional_embedding[:length],
-            f"{self._path}.attn_mask": tower.attn_mask[:length, :length],
+            f"{self._tower_path}.positional_embedding": text_tower.positional_embedding[:length],
+            f"{self._tower_path}.attn_mask": text_tower.attn_mask[:length, :length],
         }
+        # Calls `forward` with these tensors in place of the model's own.
         return torch.func.functional_call(self, trimmed_tensors, (tokens,))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return the features (B, D) of tokens (B, L), with the tensors that `encode` trims."""
         return self.model.encode_text(tokens)
 
 
-def _text_can_be_trimmed(model: Any, tokenizer: Tokenizer) -> bool:
+def _padding_can_be_cut(model: Any, tokenizer: Tokenizer) -> bool:
     """Return whether the padding of a text can be cut off without changing the text's feature.
 
-    It can if attention is causal, the feature is read at the end of text, and texts are padded by
-    0. Return False for models and tokenizers whose code is not known here.
+    This holds if attention is causal, the feature is read at the end of text, and texts are padded
+    with 0. The answer is False for models and tokenizers whose code is not known here.
     """
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return False
-    text = model.text if isinstance(model, open_clip.CustomTextCLIP) else None
+
+    # Find the settings of the text tower.
+    text_tower = model.text if isinstance(model, open_clip.CustomTextCLIP) else None
     if isinstance(model, open_clip.CLIP):
         mask, pool_type, end_id = model.attn_mask, model.text_pool_type, model.text_eos_id
-    elif isinstance(text, TextTransformer) and text.cls_emb is None:
-        mask, pool_type, end_id = text.attn_mask, text.pool_type, text.eos_id
+    elif isinstance(text_tower, TextTransformer) and text_tower.cls_emb is None:
+        mask, pool_type, end_id = text_tower.attn_mask, text_tower.pool_type, text_tower.eos_id
     else:
         return False
-    if mask is None or not torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1)):
-        return False  # attention is not causal
+
+    # Attention is causal if the mask is -inf above the diagonal, and 0 elsewhere.
+    if mask is None:
+        return False
+    causal_mask = torch.full_like(mask, -torch.inf).triu(1)
+    if not torch.equal(mask, causal_mask):
+        return False
+
     if pool_type == "eos":
-        # The feature is read at the first token with this id, which might be the padding's.
+        # The feature is read at the first token with this id, which might be the padding's id.
         return end_id == tokenizer.eot_token_id
-    return pool_type == "argmax"
+    return pool_type == "argmax"  # the end of text has the largest id
 
 
-def positions_needed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    """Return the number of tokens of each text before it is cut, with its special tokens.
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    """Return the number of tokens of each text before it is cut to the context.
 
-    The ids that a tokenizer returns do not always show this number. An end of text may look like
-    padding (SigLIP) or be replaced by padding (CLIPA), and a class token may come after padding.
+    Special tokens count too: OpenAI's tokenizer gives ["a dog"] -> [4], because it adds a start and
+    an end of text. The padded ids that a tokenizer returns do not always show this number: an end
+    of text may look like padding (SigLIP) or be replaced by padding (CLIPA), and a class token may
+    come after the padding.
     """
     if isinstance(tokenizer, SimpleTokenizer):
         return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end of text
+
+    # All other tokenizers are a tokenizer of transformers with a function that cleans texts first.
     if isinstance(tokenizer, SigLipTokenizer):
         cleaned_texts = [canonicalize_text(basic_clean(text)) for text in texts]
     else:
         cleaned_texts = [tokenizer.clean_fn(text) for text in texts]
     # In this mode, OpenCLIP adds three tokens itself: start, end, and a class token at the end.
-    added_tokens = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else 0
-    encoded = tokenizer.tokenizer(
+    n_added_tokens = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else 0
+    encoded_texts = tokenizer.tokenizer(
         cleaned_texts,
         padding=False,
         truncation=False,
-        add_special_tokens=added_tokens == 0,
+        add_special_tokens=n_added_tokens == 0,
         verbose=False,
     )
-    return [len(ids) + added_tokens for ids in encoded.input_ids]
+    return [len(token_ids) + n_added_tokens for token_ids in encoded_texts.input_ids]
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return everything that decides the ids of a text. It is the same in every process."""
+    """Return everything that decides the token ids of a text, in JSON's types.
+
+    Two tokenizers with the same description return the same ids. The description of a tokenizer is
+    the same in every process.
+    """
     description = {
         "class": type(tokenizer).__name__,
         "context_length": tokenizer.context_length,
-        "clean": _function_name(getattr(tokenizer, "clean_fn", None)),
+        "clean": _describe_function(getattr(tokenizer, "clean_fn", None)),
     }
     if isinstance(tokenizer, SimpleTokenizer):
         return description | _describe_simple_tokenizer(tokenizer)
@@ -166,55 +210,61 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _describe_simple_tokenizer(tokenizer: SimpleTokenizer) -> dict[str, Any]:
-    """Return everything that decides the ids of OpenCLIP's own tokenizer."""
-    merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
+    """Return everything that decides the ids of OpenCLIP's own tokenizer, a byte-pair encoding."""
+    merges_by_rank = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
     return {
         "vocabulary_sha256": json_sha256(tokenizer.encoder),
-        "merges_sha256": json_sha256(merges),
+        "merges_sha256": json_sha256(merges_by_rank),
         "special_ids": tokenizer.all_special_ids,
         "pattern": tokenizer.pat.pattern,
-        "reduction": _function_name(tokenizer.reduction_fn),
+        "reduction": _describe_function(tokenizer.reduction_fn),
     }
 
 
 def _describe_hf_tokenizer(tokenizer: HFTokenizer | SigLipTokenizer) -> dict[str, Any]:
-    """Return everything that decides the ids of a tokenizer of transformers."""
-    inner = tokenizer.tokenizer  # of transformers
-    special_tokens = ("bos", "eos", "unk", "sep", "pad", "cls")
+    """Return everything that decides the ids of OpenCLIP's wrapper of a transformers tokenizer."""
+    wrapped_tokenizer = tokenizer.tokenizer
+    special_ids = {}
+    for token_name in ("bos", "eos", "unk", "sep", "pad", "cls"):
+        special_ids[token_name] = getattr(wrapped_tokenizer, f"{token_name}_token_id")
     return {
         "mode": getattr(tokenizer, "tokenizer_mode", ""),
         "strip_sep_token": getattr(tokenizer, "strip_sep_token", False),
-        "backend": type(inner).__name__,
-        "vocabulary_sha256": json_sha256(inner.get_vocab()),
-        "rules_sha256": json_sha256(_rules(inner)),
-        "padding_side": inner.padding_side,
-        "truncation_side": inner.truncation_side,
-        "special_ids": {name: getattr(inner, f"{name}_token_id") for name in special_tokens},
+        "backend": type(wrapped_tokenizer).__name__,
+        "vocabulary_sha256": json_sha256(wrapped_tokenizer.get_vocab()),
+        "rules_sha256": json_sha256(_tokenizer_rules(wrapped_tokenizer)),
+        "padding_side": wrapped_tokenizer.padding_side,
+        "truncation_side": wrapped_tokenizer.truncation_side,
+        "special_ids": special_ids,
     }
 
 
-def _rules(tokenizer: Any) -> dict[str, Any]:
-    """Return the definition of a fast tokenizer of transformers.
+def _tokenizer_rules(tokenizer: Any) -> dict[str, Any]:
+    """Return the rules by which a tokenizer of transformers splits a text into tokens.
 
-    For a slow tokenizer, return the SHA-256s of its files by their names.
+    For a fast tokenizer, they are its definition, as in tokenizer.json. For a slow tokenizer, they
+    are the SHA-256s of its vocabulary files, by the names of these files.
     """
     if tokenizer.is_fast:
-        definition = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Each call of the tokenizer sets these two.
-        return {key: definition[key] for key in definition.keys() - {"truncation", "padding"}}
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Each call of the tokenizer sets these two, so they are not rules of its own.
+        rules.pop("truncation", None)
+        rules.pop("padding", None)
+        return rules
     with TemporaryDirectory() as folder:
-        files = [Path(file) for file in tokenizer.save_vocabulary(folder, "own")]
-        return {file.name: file_sha256(file) for file in files}
+        paths = [Path(name) for name in tokenizer.save_vocabulary(folder, "own")]
+        return {path.name: file_sha256(path) for path in paths}
 
 
-def _function_name(function: Callable[..., Any] | None) -> str | None:
-    """Return the name of a function, such as `strip`.
+def _describe_function(function: Callable[..., Any] | None) -> str | None:
+    """Return the name of a function, such as "strip". Return None for None.
 
-    For a partial, append the arguments that are bound to it, such as `clean({"lower": true})`.
+    For a partial, the keyword arguments that are bound to it are appended:
+    partial(clean, lower=True) -> 'clean({"lower": true})'.
     """
     if function is None:
         return None
     if isinstance(function, partial):
-        name = _function_name(function.func)
-        return f"{name}({json.dumps(function.keywords, sort_keys=True)})"
+        arguments = json.dumps(function.keywords, sort_keys=True)
+        return f"{_describe_function(function.func)}({arguments})"
     return function.__name__

@@ -47,8 +47,9 @@ _TOLERANCES = {"pixels": 1e-2, "image features": 1e-5, "text features": 1e-5}
 def convert(spec: ModelSpec, output: Path) -> list[str]:
     """Write a model to a new folder in the other library's layout, atomically.
 
-    Return notes on differences from the source. Raises UsageError if the other library cannot hold
-    the model, or computes other features.
+    A model of transformers becomes one of OpenCLIP, and any other model one of transformers. Return
+    notes on differences from the source. Raises UsageError if the other library cannot hold the
+    model, or computes other features.
     """
     output = output.resolve()
     try:
@@ -59,67 +60,75 @@ def convert(spec: ModelSpec, output: Path) -> list[str]:
     source = getattr(source, "built", source)  # a bundled model is built when it is used
     with errors_of(output), appearing(output) as folder:
         if isinstance(source, HfEncoder):
-            notes = _write_openclip(source, folder, output)
+            notes = _write_openclip_model(source, folder, output.name)
             written_name, library = f"openclip:{folder}", "open_clip"
         else:
-            notes = _write_transformers(source, folder)
+            notes = _write_transformers_model(source, folder)
             written_name, library = f"hf:{folder}", "transformers"
-        _require_same(source, load_encoder(parse_model_spec(written_name)))
+        written = load_encoder(parse_model_spec(written_name))
+        _require_same_outputs(source, written)
+
         template = Path(__file__).with_name("card.md").read_text("utf-8")
         card = template.format(
             info=source.info,
             weights=source.info.weights or "model",
             name=output.name,
             library=library,
-            notes=". ".join([*notes, ""]),
+            notes="".join(f"{note}. " for note in notes),
         )
         write_atomically(folder / "README.md", card.encode())
     return notes
 
 
 def _require(condition: object, fault: str) -> None:
-    """Raise UsageError with this fault unless the condition holds."""
+    """Raise UsageError, which says why a model cannot be converted, unless the condition holds."""
     if not condition:
         raise UsageError(f"the model cannot be converted: {fault}; use it as it is")
 
 
-def _write_transformers(source: ClipEncoder, folder: Path) -> list[str]:
-    """Write a model of OpenCLIP's as a CLIPModel. Return notes on differences."""
+def _write_transformers_model(source: ClipEncoder, folder: Path) -> list[str]:
+    """Write a model of OpenCLIP's to a folder as a CLIPModel of transformers.
+
+    The folder gets the configuration, the image processor, the tokenizer and the weights. Return
+    notes on modules that CLIPModel does not have.
+    """
     _require(isinstance(source, ClipEncoder), "it is code of your own")
-    names = _tensor_names(source)
-    model, source_tokenizer = source.model, source.openclip_tokenizer
-    ranks = source_tokenizer.bpe_ranks
+    hf_names = _map_tensor_names(source)
+    model, openclip_tokenizer = source.model, source.openclip_tokenizer
+    rank_by_merge = openclip_tokenizer.bpe_ranks
     tokenizer = transformers.CLIPTokenizer(
-        _vocabulary(source_tokenizer),
-        sorted(ranks, key=ranks.get),
+        _hf_vocabulary(openclip_tokenizer),
+        sorted(rank_by_merge, key=rank_by_merge.get),
         model_max_length=model.context_length,
     )
-    image_processor = _image_processor(source.preprocessing, model.visual.image_size[0])
-    _hf_config(model, source_tokenizer).save_pretrained(folder)
+    image_processor = _hf_image_processor(source.preprocessing, model.visual.image_size[0])
+    _hf_config(model, openclip_tokenizer).save_pretrained(folder)
     image_processor.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json, merges.txt, for older tools
     state = model.state_dict()
-    _save(folder / "model.safetensors", to_transformers(state, names))
+    _save_tensors(folder / "model.safetensors", to_transformers(state, hf_names))
+
     omitted_modules = []
     for module_name in _UNUSED_MODULES:
-        if any(key.startswith(module_name) for key in state):
+        if any(tensor_name.startswith(module_name) for tensor_name in state):
             omitted_modules.append(module_name)
     if not omitted_modules:
         return []
     return [f"CLIPModel has no place for {', '.join(omitted_modules)}"]
 
 
-def _tensor_names(source: ClipEncoder) -> dict[str, list[str]]:
-    """Return the names of a model's tensors, and their names in CLIPModel.
+def _map_tensor_names(source: ClipEncoder) -> dict[str, list[str]]:
+    """Return the names in CLIPModel of each tensor of a model, by the tensor's name in OpenCLIP.
 
-    Raises UsageError for a model that CLIPModel cannot hold.
+    CLIPModel splits some tensors into several. Raises UsageError for a model that CLIPModel cannot
+    hold.
     """
     model, visual = source.model, source.model.visual
     _require(not source.info.random, "its weights are random, which a folder would not show")
-    for module, module_class in ((model, open_clip.CLIP), (visual, VisionTransformer)):
+    for module, supported_class in ((model, open_clip.CLIP), (visual, VisionTransformer)):
         _require(
-            isinstance(module, module_class),
+            isinstance(module, supported_class),
             f"CLIPModel has no {type(module).__name__} of OpenCLIP's",
         )
     is_square = all(len(set(size)) == 1 for size in (visual.image_size, visual.patch_size))
@@ -129,27 +138,27 @@ def _tensor_names(source: ClipEncoder) -> dict[str, list[str]]:
         source.trims_text,
         "CLIPModel's text tower is causal and read at the end of text of OpenCLIP's tokenizer",
     )
-    names = tensor_names(visual.transformer.layers, model.transformer.layers)
-    needed_keys = {key for key in model.state_dict() if not key.startswith(_UNUSED_MODULES)}
-    different_keys = sorted(needed_keys ^ names.keys())
-    _require(not different_keys, f"CLIPModel has other weights: {', '.join(different_keys[:3])}")
-    return names
+
+    hf_names = tensor_names(visual.transformer.layers, model.transformer.layers)
+    used_names = {name for name in model.state_dict() if not name.startswith(_UNUSED_MODULES)}
+    different_names = sorted(used_names ^ hf_names.keys())
+    _require(not different_names, f"CLIPModel has other weights: {', '.join(different_names[:3])}")
+    return hf_names
 
 
 def _hf_config(model: Any, tokenizer: open_clip.SimpleTokenizer) -> Any:
     """Return the configuration of the CLIPModel that a model of OpenCLIP becomes."""
     visual = model.visual
-    vision_config = _hf_tower(visual.transformer, visual.output_dim)
-    vision_config |= {"image_size": visual.image_size[0], "patch_size": visual.patch_size[0]}
-    text_config = _hf_tower(model.transformer, visual.output_dim)
-    text_config |= {
-        "vocab_size": model.vocab_size,
-        "max_position_embeddings": model.context_length,
-        "bos_token_id": tokenizer.sot_token_id,
-        # The feature is read at this token; 2 would mean the highest id of a text.
-        "eos_token_id": tokenizer.eot_token_id,
-        "pad_token_id": tokenizer.eot_token_id,
-    }
+    vision_config = _hf_tower_config(visual.transformer, visual.output_dim)
+    vision_config["image_size"] = visual.image_size[0]
+    vision_config["patch_size"] = visual.patch_size[0]
+    text_config = _hf_tower_config(model.transformer, visual.output_dim)
+    text_config["vocab_size"] = model.vocab_size
+    text_config["max_position_embeddings"] = model.context_length
+    text_config["bos_token_id"] = tokenizer.sot_token_id
+    # The feature is read at this token; 2 would mean the highest id of a text.
+    text_config["eos_token_id"] = tokenizer.eot_token_id
+    text_config["pad_token_id"] = tokenizer.eot_token_id
     return transformers.CLIPConfig(
         vision_config=vision_config,
         text_config=text_config,
@@ -159,10 +168,10 @@ def _hf_config(model: Any, tokenizer: open_clip.SimpleTokenizer) -> Any:
     )
 
 
-def _hf_tower(transformer: Any, width: int) -> dict[str, Any]:
-    """Return the values that the configurations of both towers of a CLIPModel have.
+def _hf_tower_config(transformer: Any, feature_size: int) -> dict[str, Any]:
+    """Return the configuration of one tower of a CLIPModel, as far as both towers have it.
 
-    `width` is the size of features.
+    `transformer` is the transformer of the same tower of an OpenCLIP model.
     """
     block = transformer.resblocks[0]
     return {
@@ -172,20 +181,22 @@ def _hf_tower(transformer: Any, width: int) -> dict[str, Any]:
         "intermediate_size": block.mlp.c_fc.out_features,
         "hidden_act": "quick_gelu" if isinstance(block.mlp.gelu, QuickGELU) else "gelu",
         "layer_norm_eps": block.ln_1.eps,
-        "projection_dim": width,
+        "projection_dim": feature_size,
     }
 
 
-def _image_processor(preprocessing: Mapping[str, Any], side: int) -> Any:
-    """Return the image processor of transformers for a preprocessing of OpenCLIP.
+def _hf_image_processor(preprocessing: Mapping[str, Any], side: int) -> Any:
+    """Return the image processor of transformers that does the same as OpenCLIP's preprocessing.
 
-    `side` is the height and width of its images in pixels.
+    `side` is the height and width of its images in pixels. Raises UsageError for a way of resizing
+    that transformers lacks.
     """
-    resize_mode, square = preprocessing["resize_mode"], {"height": side, "width": side}
+    resize_mode = preprocessing["resize_mode"]
     _require(
         resize_mode in ("shortest", "squash"),
         f"CLIPImageProcessor has no resize_mode '{resize_mode}'",
     )
+    square = {"height": side, "width": side}
     return transformers.CLIPImageProcessor(
         size=square if resize_mode == "squash" else {"shortest_edge": side},
         crop_size=square,
@@ -196,42 +207,56 @@ def _image_processor(preprocessing: Mapping[str, Any], side: int) -> Any:
     )
 
 
-def _vocabulary(tokenizer: open_clip.SimpleTokenizer) -> dict[str, int]:
-    """Return the ids of tokens by their spelling in transformers."""
+def _hf_vocabulary(tokenizer: open_clip.SimpleTokenizer) -> dict[str, int]:
+    """Return the vocabulary of OpenCLIP's tokenizer, a mapping from tokens to ids.
+
+    Special tokens are spelled as in transformers: <|startoftext|>, not <start_of_text>.
+    """
     vocabulary = {}
     for token, token_id in tokenizer.encoder.items():
-        vocabulary[_SPECIAL_TOKENS.get(token, token)] = token_id
+        hf_token = _SPECIAL_TOKENS.get(token, token)
+        vocabulary[hf_token] = token_id
     return vocabulary
 
 
-def _write_openclip(source: HfEncoder, folder: Path, output: Path) -> list[str]:
-    """Write a CLIPModel as a model of OpenCLIP. Return notes on differences."""
-    model, processor, tokenizer = source.parts
+def _write_openclip_model(source: HfEncoder, folder: Path, output_name: str) -> list[str]:
+    """Write a CLIPModel of transformers to a folder as a model of OpenCLIP.
+
+    The folder gets the description, the weights, and the tokenizer if it is not OpenCLIP's own.
+    `output_name` is the name that the folder will have. Return notes on differences.
+    """
+    model, processor, tokenizer = source.components
     _require(isinstance(model, transformers.CLIPModel), f"OpenCLIP has no {type(model).__name__}")
-    config, notes = _openclip_config(model.config), []
-    if tokenizer.get_vocab() != _vocabulary(open_clip.SimpleTokenizer()):
+    config = _openclip_config(model.config)
+    notes = []
+    if tokenizer.get_vocab() != _hf_vocabulary(open_clip.SimpleTokenizer()):
         tokenizer.save_pretrained(folder)  # OpenCLIP reads it from the model's folder
-        config["text_cfg"]["hf_tokenizer_name"] = output.name
-        notes = ["On the hub, hf_tokenizer_name must name the repository, which has the tokenizer"]
-    description = {"model_cfg": config, "preprocess_cfg": _preprocessing(processor)}
+        config["text_cfg"]["hf_tokenizer_name"] = output_name
+        notes.append(
+            "On the hub, hf_tokenizer_name must name the repository, which has the tokenizer"
+        )
+    description = {"model_cfg": config, "preprocess_cfg": _openclip_preprocessing(processor)}
     content = f"{json.dumps(description, indent=2)}\n".encode()
     write_atomically(folder / HF_CONFIG_NAME, content)
-    names = tensor_names(config["vision_cfg"]["layers"], config["text_cfg"]["layers"])
-    _save(folder / HF_SAFE_WEIGHTS_NAME, to_openclip(model.state_dict(), names))
+    hf_names = tensor_names(config["vision_cfg"]["layers"], config["text_cfg"]["layers"])
+    _save_tensors(folder / HF_SAFE_WEIGHTS_NAME, to_openclip(model.state_dict(), hf_names))
     return notes
 
 
 def _openclip_config(config: Any) -> dict[str, Any]:
-    """Return OpenCLIP's configuration of a CLIPModel from that model's own configuration."""
+    """Return the `model_cfg` of OpenCLIP from the configuration of a CLIPModel of transformers.
+
+    Raises UsageError for activations that OpenCLIP lacks.
+    """
     vision, text = config.vision_config, config.text_config
     activations = f"{vision.hidden_act} and {text.hidden_act}"
-    supported = ("gelu and gelu", "quick_gelu and quick_gelu")
-    _require(activations in supported, f"OpenCLIP has no {activations}")
-    vision_cfg = _openclip_tower(vision)
+    supported_activations = ("gelu and gelu", "quick_gelu and quick_gelu")
+    _require(activations in supported_activations, f"OpenCLIP has no {activations}")
+    vision_cfg = _openclip_tower_config(vision)
     vision_cfg["image_size"] = vision.image_size
     vision_cfg["patch_size"] = vision.patch_size
     vision_cfg["head_width"] = vision.hidden_size // vision.num_attention_heads
-    text_cfg = _openclip_tower(text)
+    text_cfg = _openclip_tower_config(text)
     text_cfg["context_length"] = text.max_position_embeddings
     text_cfg["vocab_size"] = text.vocab_size
     text_cfg["heads"] = text.num_attention_heads
@@ -243,41 +268,47 @@ def _openclip_config(config: Any) -> dict[str, Any]:
     }
 
 
-def _openclip_tower(config: Any) -> dict[str, Any]:
-    """Return the values that OpenCLIP's configurations of image and text towers have."""
-    tower = {
+def _openclip_tower_config(config: Any) -> dict[str, Any]:
+    """Return OpenCLIP's configuration of one tower, as far as image and text towers share it.
+
+    `config` is the configuration of the same tower of a CLIPModel of transformers.
+    """
+    tower_config = {
         "width": config.hidden_size,
         "layers": config.num_hidden_layers,
         "mlp_ratio": config.intermediate_size / config.hidden_size,
     }
     if config.layer_norm_eps != 1e-5:
-        tower["norm_kwargs"] = {"eps": config.layer_norm_eps}
-    return tower
+        tower_config["norm_kwargs"] = {"eps": config.layer_norm_eps}
+    return tower_config
 
 
-def _preprocessing(processor: Any) -> dict[str, Any]:
-    """Return OpenCLIP's preprocessing for an image processor of transformers.
+def _openclip_preprocessing(processor: Any) -> dict[str, Any]:
+    """Return OpenCLIP's `preprocess_cfg` for an image processor of transformers.
 
-    Options of the processor that OpenCLIP lacks are dropped. If they matter, `_require_same` finds
-    different pixels.
+    Options of the processor that OpenCLIP lacks are dropped. If they matter,
+    `_require_same_outputs` finds different pixels.
     """
-    interpolations = {number: name for name, number in _RESAMPLE.items()}
-    _require(processor.resample in interpolations, f"OpenCLIP has no resample {processor.resample}")
+    interpolation_by_number = {number: name for name, number in _RESAMPLE.items()}
+    _require(
+        processor.resample in interpolation_by_number,
+        f"OpenCLIP has no resample {processor.resample}",
+    )
     return {
         "mean": list(processor.image_mean),
         "std": list(processor.image_std),
-        "interpolation": interpolations[processor.resample],
+        "interpolation": interpolation_by_number[processor.resample],
         "resize_mode": "shortest" if processor.size["shortest_edge"] else "squash",
     }
 
 
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors as a safetensors file, atomically."""
     write_atomically(path, safetensors.torch.save(tensors, {"format": "pt"}))
 
 
-def _require_same(source: Encoder, written: Encoder) -> None:
-    """Raise UsageError if two encoders return different pixels or features.
+def _require_same_outputs(source: Encoder, written: Encoder) -> None:
+    """Raise UsageError if a written model returns other pixels or features than its source.
 
     They are compared on an example picture and on example texts.
     """
@@ -285,22 +316,26 @@ def _require_same(source: Encoder, written: Encoder) -> None:
     # The margins of the crop are even: libraries round half a pixel differently.
     noise = np.random.default_rng(0).integers(0, 256, (2 * side, 6 * side, 3), np.uint8)
     picture = PIL.Image.fromarray(noise)
-    pixels, written_pixels = source.transform(picture)[None], written.transform(picture)[None]
-    _require_near("pixels", pixels, written_pixels)
+    pixels = source.transform(picture)[None]
+    written_pixels = written.transform(picture)[None]
+    _require_close("pixels", pixels, written_pixels)
     # Both encode the same pixels, so that differences of pixels do not add up.
-    _require_near("image features", source.encode_image(pixels), written.encode_image(pixels))
+    _require_close("image features", source.encode_image(pixels), written.encode_image(pixels))
     text_features = source.encode_text(source.tokenize(_TEXTS))
     written_text_features = written.encode_text(written.tokenize(_TEXTS))
-    _require_near("text features", text_features, written_text_features)
+    _require_close("text features", text_features, written_text_features)
 
 
-def _require_near(name: str, tensor: Tensor, written_tensor: Tensor) -> None:
-    """Raise UsageError if two tensors differ by more than rounding."""
-    tolerance = _TOLERANCES[name]
+def _require_close(output_name: str, tensor: Tensor, written_tensor: Tensor) -> None:
+    """Raise UsageError if an output of a written model differs from the source's beyond rounding.
+
+    `output_name` is a key of `_TOLERANCES`, such as "pixels".
+    """
+    tolerance = _TOLERANCES[output_name]
     distance = float("inf")
     if tensor.shape == written_tensor.shape:
         distance = float((tensor - written_tensor).norm() / tensor.norm())
     _require(
         distance <= tolerance,
-        f"its {name} would differ by {distance:.1e}, not at most {tolerance:.0e}",
+        f"its {output_name} would differ by {distance:.1e}, not at most {tolerance:.0e}",
     )

@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.dense import whole_patches
-from cosmos_eval.models.encoder import Parts, run, run_parts
+from cosmos_eval.models.dense import crop_to_whole_patches
+from cosmos_eval.models.encoder import Parts, run_on_device, run_parts_on_device
 from cosmos_eval.models.hub import fetch
 from cosmos_eval.models.specs import RELEASED, local_weights
 from cosmos_eval.models.weight_files import require_weights
@@ -36,14 +36,16 @@ from cosmos_eval.types import (
     UsageError,
 )
 
-_CONNECTING = ("-", "'", ".", "_")  # marks that join the letters or digits at both sides
+_CONNECTING_MARKS = ("-", "'", ".", "_")  # marks that join the letters or digits at both sides
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
-    """Load a checkpoint and return its encoder.
+    """Load a COSMOS checkpoint and return its encoder.
 
-    Raises UsageError if it is missing, cannot be fetched, or does not fit its architecture.
+    Released checkpoints are fetched from the hub. Raises UsageError if the checkpoint is missing,
+    cannot be fetched, or does not fit its architecture.
     """
+    # Find the file of the checkpoint.
     if spec.name in RELEASED:
         path = fetch(spec.name)
     else:
@@ -51,27 +53,31 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         path = files[0] if files else Path(spec.name)
     if path.is_file():
         require_weights(path)
+
+    # Load the model.
     try:
-        config = _config(path, spec.arch)
+        config = _read_architecture(path, spec.arch)
         model = cosmos_core.load_model(path, config, weights=spec.weights)
     except ValueError as error:
         raise UsageError(f"'{spec.text}': {error}") from error
     audit.require_finite(model.state_dict(), f"{spec.weights} of {path}")
-    # The path of a JSON file would say nothing in results: they get the whole configuration.
+
+    # Describe it for results. The path of a JSON file would say nothing there: they get the whole
+    # configuration, unless the architecture has a name.
     architecture = json.dumps(config, sort_keys=True)
     if spec.arch in open_clip.list_models():
         architecture = str(spec.arch)
     info = EncoderInfo(
-        spec.text,
-        architecture,
-        spec.weights,
-        file_sha256(path),
+        spec=spec.text,
+        architecture=architecture,
+        weights=spec.weights,
+        weights_sha256=file_sha256(path),
         random=False,
         precision=precision,
         device=device,
     )
-    preprocessing = _preprocessing(model.visual.image_size, config)
-    tokenizer = _tokenizer(model.vocab_size, model.context_length)
+    preprocessing = _make_preprocessing(model.visual.image_size, config)
+    tokenizer = _make_tokenizer(model.vocab_size, model.context_length)
     if isinstance(model, Flair):
         return PooledEncoder(model, preprocessing, tokenizer, info)
     if isinstance(model, cosmos_core.Cosmos):
@@ -80,21 +86,28 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
 
 
 class PooledEncoder(ClipEncoder):
-    """A PairScorer: a model with text-conditioned pooling, such as FLAIR."""
+    """A PairScorer: a model in which a text pools the tokens of an image, such as FLAIR."""
 
     pair_score = "cosine of the text and of what it pools from the image"
 
     def image_parts(self, images: Tensor) -> Parts:
-        return run_parts(self.info, self.model.image_parts, images)
+        """Return the two tensors (B, ...) that `pair_scores` needs of images (B, 3, H, W)."""
+        return run_parts_on_device(self.info, self.model.image_parts, images)
 
     def text_parts(self, tokens: Tensor) -> Parts:
-        return run_parts(self.info, self.model.text_parts, tokens)
+        """Return the two tensors (T, ...) that `pair_scores` needs of tokens (T, L)."""
+        return run_parts_on_device(self.info, self.model.text_parts, tokens)
 
     def pair_scores(self, images: Parts, texts: Parts) -> Tensor:
-        def scores_of_parts(*parts: Tensor) -> Tensor:
-            return self.model.pair_scores(parts[:2], parts[2:])
+        """Return the scores (B, T) of B images and T texts, from two tensors of each of them."""
 
-        return run(self.info, scores_of_parts, *images, *texts)
+        def score_tensors(
+            first_image: Tensor, second_image: Tensor, first_text: Tensor, second_text: Tensor
+        ) -> Tensor:
+            """Score separate tensors, as `run_on_device` passes them."""
+            return self.model.pair_scores((first_image, second_image), (first_text, second_text))
+
+        return run_on_device(self.info, score_tensors, *images, *texts)
 
 
 class CosmosEncoder(PooledEncoder):
@@ -104,64 +117,81 @@ class CosmosEncoder(PooledEncoder):
     openclip_tokenizer: SimpleTokenizer
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
-        """Return the features of the patches of images, (B, H // patch, W // patch, D).
+        """Return the L2-normalised features of patches, (B, H // patch, W // patch, D).
 
-        They are L2-normalised. With attention `crossmodal`, they are the values of the image's
-        pooler, W_o v + b_o, instead of the patches of the last block.
+        `images` are (B, 3, H, W). With attention `crossmodal`, the features are the values of the
+        cross-attention that pools the image, W_o v + b_o. With any other attention, they are those
+        of the last block.
         """
         if attention != "crossmodal":
             return super().encode_patches(images, attention)
-        cropped_images = whole_patches(images, self.patch_size)
-        return F.normalize(run(self.info, self.model.patch_values, cropped_images), dim=-1)
+        cropped_images = crop_to_whole_patches(images, self.patch_size)
+        values = run_on_device(self.info, self.model.patch_values, cropped_images)
+        return F.normalize(values, dim=-1)
 
     def words(self, text: str) -> list[CaptionWord]:
-        return words_of(self.openclip_tokenizer, text)
+        """Return all words of a text with the positions of their tokens."""
+        return split_words(self.openclip_tokenizer, text)
 
     def image_queries(self, images: Tensor) -> Tensor:
-        return run(self.info, self.model.encode_image, images)
+        """Return the features (B, D) of images (B, 3, H, W), which are not normalised."""
+        return run_on_device(self.info, self.model.encode_image, images)
 
     def text_queries(self, tokens: Tensor) -> Tensor:
-        return run(self.info, self._encode_tokens, tokens)
+        """Return the features (T, D) of tokens (T, L), which are not normalised."""
+        return run_on_device(self.info, self._encode_tokens, tokens)
 
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
-        return run(self.info, self.model.patch_attention, images, queries)
+        """Return the weights (B, heads, T, h, w) by which queries (T, D) attend to h x w patches.
+
+        Each image (B, 3, H, W) is cut into patches. The queries are the features of texts.
+        """
+        return run_on_device(self.info, self.model.patch_attention, images, queries)
 
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
-        return run(self.info, self.model.token_attention, tokens, queries)
+        """Return the weights (T, heads, B, L) by which queries (B, D) attend to tokens (T, L).
+
+        The queries are the features of images.
+        """
+        return run_on_device(self.info, self.model.token_attention, tokens, queries)
 
 
-def _config(path: Path, arch: str | None) -> dict[str, Any]:
-    """Return the configuration of a checkpoint's architecture.
+def _read_architecture(path: Path, arch: str | None) -> dict[str, Any]:
+    """Return OpenCLIP's configuration of a checkpoint's architecture.
 
-    It is the architecture that the file states, or else `arch`, which the user names. Raises
-    UsageError if there is neither, and if both are given and differ.
+    The file of the checkpoint may state it. The user may name it by `arch`, which is an OpenCLIP
+    name such as "ViT-B-16", the path of a JSON file, or JSON itself. Raises UsageError if neither
+    of them does, and if both do and differ.
     """
-    stated = cosmos_core.read_checkpoint(path).architecture
+    stated_architecture = cosmos_core.read_checkpoint(path).architecture
     if arch is None:
-        if stated is None:
+        if stated_architecture is None:
             raise UsageError(f"{path} does not state its architecture: name it with --arch")
-        return model_config(stated)
-    # A name, a JSON file, or JSON as in results.
-    named = model_config(parse_json(arch) if arch.startswith("{") else arch)
-    if stated is None:
-        return named
-    differences = audit.config_differences(stated, named)
+        return model_config(stated_architecture)
+    named_config = model_config(parse_json(arch) if arch.startswith("{") else arch)
+    if stated_architecture is None:
+        return named_config
+    differences = audit.describe_config_differences(stated_architecture, named_config)
     if differences:
         raise UsageError(
             f"{path} states another architecture than {arch}: {differences}; leave --arch out"
         )
-    return model_config(stated)
+    return model_config(stated_architecture)
 
 
-def _preprocessing(size: tuple[int, int], config: Mapping[str, Any]) -> PreprocessCfg:
-    """Return COSMOS's preprocessing, with the mean and std of a configuration.
+def _make_preprocessing(image_size: tuple[int, int], config: Mapping[str, Any]) -> PreprocessCfg:
+    """Return COSMOS's preprocessing for images of a size, with the mean and std of a configuration.
 
-    Raises UsageError if the configuration states another preprocessing.
+    Without them, OpenCLIP's default mean and std apply. Raises UsageError if the configuration
+    states another preprocessing, such as another interpolation.
     """
     stated = config.get("preprocess", {})
-    moments = {key: tuple(stated[key]) for key in ("mean", "std") if stated.get(key)}
-    preprocessing = PreprocessCfg(size, resize_mode="shortest", interpolation="bicubic", **moments)
-    differences = audit.stated_differences(stated, asdict(preprocessing))
+    preprocessing = PreprocessCfg(image_size, resize_mode="shortest", interpolation="bicubic")
+    if stated.get("mean"):
+        preprocessing = replace(preprocessing, mean=tuple(stated["mean"]))
+    if stated.get("std"):
+        preprocessing = replace(preprocessing, std=tuple(stated["std"]))
+    differences = audit.describe_stated_differences(stated, asdict(preprocessing))
     if differences:
         raise UsageError(
             f"'preprocess' of this architecture is not supported: {differences}; images are "
@@ -170,10 +200,11 @@ def _preprocessing(size: tuple[int, int], config: Mapping[str, Any]) -> Preproce
     return preprocessing
 
 
-def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
-    """Return the tokenizer with the model's vocabulary: OpenCLIP's or the scenes'.
+def _make_tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
+    """Return the tokenizer with a vocabulary of this size.
 
-    Raises UsageError for a vocabulary of another size.
+    It is OpenCLIP's own tokenizer, or the small one of the bundled models, which know only the
+    words of synthetic scenes. Raises UsageError for a vocabulary of another size.
     """
     tokenizers = [
         SimpleTokenizer(context_length=context_length),
@@ -186,62 +217,63 @@ def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
     raise UsageError(f"no tokenizer for a vocabulary of {vocab_size} tokens, only for {sizes}")
 
 
-def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
+def split_words(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
     """Return all words of a text with the positions of their tokens, and capitals if possible.
 
-    OpenCLIP's tokenizer cuts a text into letters, single digits, endings such as 's, and runs of
-    other marks. Here, letters and digits that touch are joined to one word again, also with a
-    connecting mark between them. Other marks are words of their own, because a model may attend to
-    a full stop. For example, "A t-shirt of 2024." has the words A, t-shirt, of, 2024 and ".".
+    OpenCLIP's tokenizer first cuts a text into pieces: letters, single digits, endings such as 's,
+    and runs of other marks. Each piece has one or more tokens. Here, letters and digits that touch
+    are joined to one word again, also with a connecting mark between them. Other marks are words of
+    their own, because a model may attend to a full stop.
+
+    For example, "A t-shirt of 2024." has the words A, t-shirt, of, 2024 and ".".
     """
-    cleaned = tokenizer.clean_fn(text)
-    spelling = _with_capitals(text, cleaned)
+    cleaned_text = tokenizer.clean_fn(text)  # in lower case
+    # The same text with the user's capitals, if it differs in nothing else. Some capitals become
+    # two characters in lower case, which would move the positions.
+    spelling = whitespace_clean(basic_clean(text))
+    if len(spelling) != len(cleaned_text) or spelling.lower() != cleaned_text:
+        spelling = cleaned_text
+
     words: list[CaptionWord] = []
     position = 1  # of the next token; position 0 is the start of text
-    for chunk in re.finditer(r"\S+", cleaned):
-        pieces = [*tokenizer.pat.finditer(cleaned, *chunk.span())]
-        is_joinable = _joinable([piece[0] for piece in pieces])
+    for unspaced_run in re.finditer(r"\S+", cleaned_text):
+        pieces = [*tokenizer.pat.finditer(cleaned_text, *unspaced_run.span())]
+        is_joinable = _find_joinable_pieces([piece[0] for piece in pieces])
         for index, piece in enumerate(pieces):
+            # The tokenizer spells each byte of a piece as a letter, and separates tokens by spaces.
             byte_letters = "".join(tokenizer.byte_encoder[byte] for byte in piece[0].encode())
             n_tokens = tokenizer.bpe(byte_letters).count(" ") + 1
-            piece_text = spelling[piece.start() : piece.end()]
+            piece_spelling = spelling[piece.start() : piece.end()]
             if index > 0 and is_joinable[index - 1] and is_joinable[index]:
                 word = words.pop()
-                word = word._replace(text=word.text + piece_text, stop=position + n_tokens)
+                word = word._replace(text=word.text + piece_spelling, stop=position + n_tokens)
             else:
                 is_spaced = index == 0 and len(words) > 0
-                word = CaptionWord(piece_text, position, position + n_tokens, is_spaced)
+                word = CaptionWord(piece_spelling, position, position + n_tokens, is_spaced)
             words.append(word)
             position += n_tokens
     return words
 
 
-def _joinable(pieces: Sequence[str]) -> list[bool]:
+def _find_joinable_pieces(pieces: Sequence[str]) -> list[bool]:
     """Return whether each piece of a text without spaces can be joined to its neighbours.
 
-    Letters (with vowel signs, category M) and digits can be joined, and so can a connecting mark
-    between them. For example, ["t", "-", "shirt", "."] gives [True, True, True, False].
+    Letters and digits can be joined, and so can a connecting mark between them. For example,
+    ["t", "-", "shirt", "."] -> [True, True, True, False].
     """
     has_letters = [_has_letters(piece) for piece in pieces]
     is_joinable = [*has_letters]
     for index in range(1, len(pieces) - 1):
         is_between_letters = has_letters[index - 1] and has_letters[index + 1]
-        if pieces[index] in _CONNECTING and is_between_letters:
+        if pieces[index] in _CONNECTING_MARKS and is_between_letters:
             is_joinable[index] = True
     return is_joinable
 
 
 def _has_letters(piece: str) -> bool:
-    """Return whether a piece of a text has letters, vowel signs (category M) or digits."""
-    return any(
-        character.isalnum() or unicodedata.category(character)[0] == "M" for character in piece
-    )
-
-
-def _with_capitals(text: str, cleaned: str) -> str:
-    """Return the cleaned text with the user's capitals, if it differs in nothing else."""
-    spelling = whitespace_clean(basic_clean(text))
-    # Some capitals become two characters in lower case, which moves the positions.
-    if len(spelling) == len(cleaned) and spelling.lower() == cleaned:
-        return spelling
-    return cleaned
+    """Return whether a piece of a text has letters, digits, or vowel signs as in Hindi."""
+    for character in piece:
+        is_vowel_sign = unicodedata.category(character).startswith("M")
+        if character.isalnum() or is_vowel_sign:
+            return True
+    return False

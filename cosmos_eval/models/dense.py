@@ -29,7 +29,7 @@ from cosmos_eval.types import Attention, UsageError
 
 
 class _SharedTokens:
-    """The tokens before the last block of the latest images, with these images and the model."""
+    """The latest images that a model encoded, and their tokens before the last block."""
 
     def __init__(self) -> None:
         self.model: nn.Module | None = None
@@ -42,10 +42,10 @@ _shared: ContextVar[_SharedTokens | None] = ContextVar("_shared", default=None)
 
 @contextmanager
 def shared_blocks() -> Iterator[None]:
-    """Share all blocks but the last between calls of `encode_patches`, within the context.
+    """Let calls of `encode_patches` within the context share all blocks but the last.
 
     If `encode_patches` is called again with the same tensor of images and the same model, but with
-    another attention, only the last block runs again.
+    another form of attention, only the last block runs again.
     """
     reset_token = _shared.set(_SharedTokens())
     try:
@@ -61,65 +61,84 @@ def encode_patches(
     """Return the embeddings (B, H // patch, W // patch, D) of the patches of images (B, 3, H, W).
 
     Embeddings are float32 and L2-normalised. Images may have any size. `model` is an image tower of
-    OpenCLIP or a model of transformers. With attention `proxy`, `guide` decides the grid, and
-    maps images to features (B, h', w', D'). Raises UsageError if the tower has no patch tokens or
-    not this attention, and if images are smaller than a patch.
+    OpenCLIP or a model of transformers. `attention` is the form of attention in the last block:
+    "vanilla" as trained, or another one that is better for patches.
+
+    Attention "proxy" needs a `guide`, which maps images to another encoder's features of patches
+    (B, h', w', D'). They decide the weights of attention, and the shape of the result is
+    (B, h', w', D).
+
+    Raises UsageError if the tower has no patch tokens or not this form of attention, and if images
+    are smaller than a patch.
     """
     tower = image_tower(model)
-    cropped_images = whole_patches(images, tower.patch_size)
+    cropped_images = crop_to_whole_patches(images, tower.patch_size)
     image_hw = (cropped_images.shape[2], cropped_images.shape[3])
     grid_hw = (image_hw[0] // tower.patch_size, image_hw[1] // tower.patch_size)
-    with tower.sized(image_hw):
-        tokens = _before_last(model, tower, images, cropped_images)
+    with tower.input_size(image_hw):
+        tokens = _run_early_blocks(model, tower, images, cropped_images)
         if attention == "proxy":
             guide_features = guide(images) if guide else None
-            patches, grid_hw = _guided_patches(tower, tokens, grid_hw, guide_features)
-        elif attention == "vanilla":
-            patches = tower.last_block(tokens)[:, tower.prefix :]
+            patches, grid_hw = _run_guided_block(tower, tokens, grid_hw, guide_features)
         else:
-            tokens = _run_last_block(tower, tokens, grid_hw, attention)
+            if attention == "vanilla":
+                tokens = tower.last_block(tokens)
+            else:
+                tokens = _run_last_block(tower, tokens, grid_hw, attention)
             patches = tokens[:, tower.prefix :]
         embeddings = tower.pool(patches).float()
     return F.normalize(embeddings, dim=-1).unflatten(1, grid_hw)
 
 
-def _before_last(model: nn.Module, tower: Tower, images: Tensor, cropped_images: Tensor) -> Tensor:
-    """Return the tokens (B, N, C) before the last block, from `shared_blocks` if possible."""
+def _run_early_blocks(
+    model: nn.Module, tower: Tower, images: Tensor, cropped_images: Tensor
+) -> Tensor:
+    """Return the tokens (B, N, C) before the last block of a model's image tower.
+
+    Within `shared_blocks`, they are kept, and returned at once if the model and the tensor of
+    images are the same as in the last call. `cropped_images` are cropped to whole patches.
+    """
     shared = _shared.get()
     if shared is None:
         return tower.before_last(cropped_images)
-    if shared.tokens is None or shared.model is not model or shared.images is not images:
+    are_same_inputs = shared.model is model and shared.images is images
+    if shared.tokens is None or not are_same_inputs:
         shared.tokens = tower.before_last(cropped_images)
         shared.model, shared.images = model, images
     return shared.tokens
 
 
-def whole_patches(images: Tensor, patch_size: int) -> Tensor:
-    """Return images (B, 3, h * patch, w * patch), cropped to whole patches from the top left.
+def crop_to_whole_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Return images (B, 3, H, W) cropped to whole patches, at the right and at the bottom.
 
-    Raises UsageError for images (B, 3, H, W) that are smaller than a patch.
+    For example, images of 100 x 70 pixels and patches of 16 give images of 96 x 64 pixels. Raises
+    UsageError for images that are smaller than a patch.
     """
-    height, width = (side // patch_size * patch_size for side in images.shape[2:])
-    if not height or not width:
+    height = images.shape[2] // patch_size * patch_size
+    width = images.shape[3] // patch_size * patch_size
+    if height == 0 or width == 0:
         raise UsageError(f"an image of {tuple(images.shape[2:])} px is smaller than one patch")
     return images[..., :height, :width]
 
 
-def patch_size(model: nn.Module) -> int:
-    """Return the side of a patch in pixels. It is 0 if `encode_patches` refuses the tower."""
+def find_patch_size(model: nn.Module) -> int:
+    """Return the side of a model's patches in pixels. It is 0 if `encode_patches` refuses it."""
     with suppress(UsageError):
         return image_tower(model).patch_size
     return 0
 
 
-def _guided_patches(
+def _run_guided_block(
     tower: Tower, tokens: Tensor, grid_hw: Grid, guide_features: Tensor | None
 ) -> tuple[Tensor, Grid]:
-    """Return patches (B, h'w', C) after the last block with attention `proxy`, and (h', w').
+    """Run the last block with ProxyCLIP's attention. Return its patches (B, h'w', C), and (h', w').
 
-    Only the attention of the block runs, with the weights of another encoder's features
-    (B, h', w', D'). Raises UsageError if `guide_features` is None, and for a block that cannot
-    return another number of tokens than it is given.
+    Only the attention of the block runs. Its weights are computed from another encoder's features
+    of patches (B, h', w', D'). `tokens` (B, P + hw, C) are the input of the block: P tokens of the
+    prefix, and patches in the grid (h, w), which is `grid_hw`.
+
+    Raises UsageError if `guide_features` is None, and for a block that cannot return another number
+    of tokens than it is given.
     """
     if guide_features is None:
         raise UsageError(
@@ -137,25 +156,26 @@ def _guided_patches(
 
 
 def _run_last_block(tower: Tower, tokens: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:
-    """Return the tokens (B, N, C) after the last block, with another form of attention.
+    """Return the tokens (B, N, C) after the last block, with a form of attention unlike "vanilla".
 
-    Raises UsageError if that form is not defined for the block.
+    `tokens` (B, N, C) are the input of the block, and `grid_hw` is the number of patches (h, w).
+    Raises UsageError if the form is not defined for the block.
     """
     if attention == "crossmodal":
         raise UsageError(
             "--attention crossmodal reads the values of COSMOS's cross-attention, which this model "
             "lacks: choose a COSMOS model or another form"
         )
-    undefined = UsageError(
+    undefined_form = UsageError(
         "no other attention than --attention vanilla is defined for this model's last "
         f"{type(tower.block).__name__}"
     )
     if not tower.has_branches:
-        raise undefined
+        raise undefined_form
     with Mixing(attention, tower.prefix, grid_hw) as mixing:
         mixed_tokens = tower.attention_branch(tokens)
-    if mixing.calls != 1:
-        raise undefined
+    if mixing.n_calls != 1:
+        raise undefined_form
     if attention in ("clearclip", "naclip"):  # neither residual nor MLP
         return mixed_tokens
     tokens = tokens + mixed_tokens

@@ -38,42 +38,49 @@ class Encoder(Protocol):
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
-        """Everything that decides what `transform` returns, in JSON's types, for the cache.
+        """Return everything that decides what `transform` returns, in JSON's types.
 
-        It must be the same in every process.
+        The cache is keyed by it. It must be the same in every process.
         """
 
     @property
     def tokenizer(self) -> Mapping[str, Any]:
-        """Everything that decides what `tokenize` returns, in JSON's types, for the cache.
+        """Return everything that decides what `tokenize` returns, in JSON's types.
 
-        It must be the same in every process.
+        The cache is keyed by it. It must be the same in every process.
         """
 
     def transform(self, image: PIL.Image.Image) -> Tensor:
-        """Apply the model's evaluation transform to an RGB image: (3, H, W) float32 on the CPU."""
+        """Return the pixels (3, H, W) float32 of an RGB image, on the CPU.
+
+        They are resized, cropped and normalised as the model is evaluated.
+        """
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Return token ids (B, context_length) int64, padded with 0 after the end of text."""
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        """Return whether `tokenize` cuts each text because it does not fit the context, (B,)."""
+        """Return whether `tokenize` cuts each text to the context, (B,) bool."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Encode images (B, 3, H, W) on the CPU: (B, D) float32, L2-normalised.
+        """Return the L2-normalised features (B, D) float32 of images (B, 3, H, W) on the CPU.
 
         Features may be on the CPU or on the model's device.
         """
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Encode tokens (B, L) as images are encoded: (B, D).
+        """Return the L2-normalised features (B, D) float32 of tokens (B, L) on the CPU.
 
-        L may be less than the context if `trims_text` is true.
+        L may be less than the context if `trims_text` is true. Features may be on the CPU or on the
+        model's device.
         """
 
     @property
     def trims_text(self) -> bool:
-        """True if positions after the end of text cannot change the feature."""
+        """Return whether the padding after the end of text can be cut off.
+
+        This must not change the feature of a text.
+        """
 
 
 @runtime_checkable
@@ -87,10 +94,11 @@ class DenseEncoder(Encoder, Protocol):
     image_std: Rgb
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
-        """Encode the patches of images (B, 3, H, W): (B, H // patch, W // patch, D) float32.
+        """Return the features (B, H // patch, W // patch, D) of the patches of images (B, 3, H, W).
 
-        They are L2-normalised and on the device of the images. `attention` is the form of the last
-        block. Raises UsageError for a tower without patches.
+        They are float32, L2-normalised and on the device of the images. `attention` is the form of
+        attention in the last block, such as "vanilla", as trained. Raises UsageError for a tower
+        without patches.
         """
 
 
@@ -115,13 +123,13 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
         """
 
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Return weights (B, heads, T, H // patch, W // patch) over the patches of images.
+        """Return attention weights (B, heads, T, H // patch, W // patch) over patches of images.
 
         `images` are (B, 3, H, W), and `queries` (T, D) belong to T texts.
         """
 
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
-        """Return weights (T, heads, B, L) over the tokens of texts.
+        """Return attention weights (T, heads, B, L) over the tokens of texts.
 
         `tokens` are (T, L) with their padding, and `queries` (B, D) belong to B images.
         """
@@ -133,8 +141,8 @@ class PairScorer(Encoder, Protocol):
 
     Such a score is more exact than the product of their features, which only finds candidates.
     Each image and each text is first encoded into its parts. The parts are computed once, and used
-    for the scores with many inputs of the other modality. Parts are tensors on the model's device,
-    with one entry per image or text.
+    for the scores with many inputs of the other modality. Parts are intermediate tensors, such as
+    tokens, on the model's device, with one entry per image or text.
     """
 
     pair_score: str  # a description of the score in a few words
@@ -152,8 +160,11 @@ class PairScorer(Encoder, Protocol):
         """
 
 
-def with_pair_scores(encoder: Encoder) -> PairScorer:
-    """Return the model itself. Raises UsageError if it has no scores of pairs."""
+def require_pair_scorer(encoder: Encoder) -> PairScorer:
+    """Return the model itself. Raises UsageError if it cannot score an image and a text together.
+
+    Type checkers know the returned model as a PairScorer.
+    """
     if not isinstance(encoder, PairScorer):
         raise UsageError(
             f"{encoder.info.spec} has no scores of pairs: choose a COSMOS model, another "
@@ -162,38 +173,43 @@ def with_pair_scores(encoder: Encoder) -> PairScorer:
     return encoder
 
 
-def settings_of_pairs(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]:
-    """Return the settings of scores of pairs that a result records.
+def describe_pair_scores(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]:
+    """Return what a result records about scores of pairs: which pairs, and by which score.
 
-    They are empty if the protocol has no such scores. Raises UsageError if the protocol has them,
-    but the model has not.
+    `pairs` says which pairs of an image and a text the model scores together. It is None if
+    retrieval ranks by the product of features only, and then nothing is recorded. Raises UsageError
+    if pairs are to be scored, but the model cannot do it.
     """
     if pairs is None:
         return {}
-    return {"pairs": pairs, "pair_score": with_pair_scores(encoder).pair_score}
+    return {"pairs": pairs, "pair_score": require_pair_scorer(encoder).pair_score}
 
 
-def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Call a function of a model on the model's device and in its precision, without gradients.
+def run_on_device(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Return `function(*inputs)` as float32, computed on the model's device in its precision.
 
-    The output is float32.
+    `info` states both. The inputs are moved to the device, and no gradients are recorded.
     """
-    (output,) = run_parts(info, function, *inputs)
+    (output,) = run_parts_on_device(info, function, *inputs)
     return output
 
 
-def run_parts(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) -> Parts:
-    """Call a function as `run` does, and return its outputs as a tuple of float32 tensors.
+def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) -> Parts:
+    """Return the outputs of `function(*inputs)` as a tuple of float32 tensors.
 
-    The function may return one tensor or a tuple of tensors. Raises TypeError for anything else.
+    They are computed on the model's device in its precision, which `info` states. The inputs are
+    moved to the device, and no gradients are recorded. The function may return one tensor or a
+    tuple of tensors. Raises TypeError for anything else.
     """
     import torch
 
     # None is PyTorch's usual type of the device, as in CLIP Benchmark's `torch.autocast(device)`.
-    dtypes = {"amp": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype_by_precision = {"amp": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     device_type = torch.device(info.device).type
     autocast = torch.autocast(
-        device_type, dtype=dtypes.get(info.precision), enabled=info.precision in dtypes
+        device_type,
+        dtype=dtype_by_precision.get(info.precision),
+        enabled=info.precision in dtype_by_precision,
     )
     with torch.inference_mode(), autocast:
         output = function(*(to_device(tensor, info.device) for tensor in inputs))
@@ -204,76 +220,81 @@ def run_parts(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) 
     return tuple(tensor.float() for tensor in outputs)
 
 
-def stacked(tensors: Sequence[Tensor], device: str) -> Tensor:
-    """Return a stack of tensors of one shape, on the CPU.
+def stack_on_host(tensors: Sequence[Tensor], device: str) -> Tensor:
+    """Return a stack of tensors of the same shape, on the CPU.
 
-    If `device` is a GPU, the stack is in pinned memory, from which copies are faster.
+    If `device` is a GPU, the stack is in pinned memory, from which it is copied to the GPU faster.
     """
     import torch
 
-    pinned = None
+    pinned_stack = None
     if is_gpu(device):
         shape = (len(tensors), *tensors[0].shape)
-        pinned = torch.empty(shape, dtype=tensors[0].dtype, pin_memory=True)
-    return torch.stack([*tensors], out=pinned)
+        pinned_stack = torch.empty(shape, dtype=tensors[0].dtype, pin_memory=True)
+    return torch.stack([*tensors], out=pinned_stack)
 
 
 def to_device(tensor: Tensor, device: str) -> Tensor:
     """Return a tensor on a device.
 
-    A GPU copies the tensor while it computes. The process waits neither for the copy nor for the
-    computation.
+    A GPU copies the tensor while it computes something else. The process waits neither for the copy
+    nor for the computation.
     """
     import torch
 
     if tensor.is_cuda or not is_gpu(device):
         return tensor.to(device)
-    computing_stream, copying_stream = torch.cuda.current_stream(device), _copying_stream(device)
+    copying_stream = _copying_stream(device)
     with torch.cuda.stream(copying_stream):
-        moved = tensor.pin_memory().to(device, non_blocking=True)
+        moved_tensor = tensor.pin_memory().to(device, non_blocking=True)
+    computing_stream = torch.cuda.current_stream(device)
     computing_stream.wait_stream(copying_stream)
-    moved.record_stream(computing_stream)  # keeps its memory until the computation has read it
-    return moved
+    # The memory of the tensor is not given to others before the computation has read it.
+    moved_tensor.record_stream(computing_stream)
+    return moved_tensor
 
 
-def on_host(
+def copy_to_host(
     outputs: Iterable[tuple[Item, Sequence[Tensor]]],
 ) -> Iterator[tuple[Item, list[Tensor]]]:
     """Yield each item with its tensors on the CPU. All tensors of an item are on one device.
 
-    The next item is taken from `outputs` before the copies of the last one are waited for. So a GPU
-    always has work.
+    While tensors are copied from a GPU, the next item is already taken from `outputs`, which makes
+    the GPU compute it. So a GPU always has work.
     """
     import torch
 
     waiting: deque[tuple[Item, list[Tensor], Any]] = deque()
     for item, tensors in outputs:
-        device, is_cuda = tensors[0].device, tensors[0].is_cuda
+        is_cuda = tensors[0].is_cuda
         copies = [tensor.to("cpu", non_blocking=is_cuda) for tensor in tensors]
-        copy_event = torch.cuda.current_stream(device).record_event() if is_cuda else None
-        waiting.append((item, copies, copy_event))
-        waiting_limit = 1 if is_cuda else 0
-        while len(waiting) > waiting_limit:
+        end_of_copies = None
+        if is_cuda:
+            end_of_copies = torch.cuda.current_stream(tensors[0].device).record_event()
+        waiting.append((item, copies, end_of_copies))
+        n_waiting_allowed = 1 if is_cuda else 0
+        while len(waiting) > n_waiting_allowed:
             yield _wait_for_copies(*waiting.popleft())
     while waiting:
         yield _wait_for_copies(*waiting.popleft())
 
 
 def _wait_for_copies(
-    item: Item, copies: list[Tensor], copy_event: Any
+    item: Item, copies: list[Tensor], end_of_copies: Any
 ) -> tuple[Item, list[Tensor]]:
-    """Return an item and its copied tensors after the event that ends their copies from a GPU.
+    """Wait until tensors are copied from a GPU, and return their item and the copies.
 
-    The event is None for tensors that were on the CPU already.
+    `end_of_copies` is the CUDA event after the copies. It is None for tensors that were on the CPU
+    already.
     """
-    if copy_event is None:
+    if end_of_copies is None:
         return item, copies
-    copy_event.synchronize()
+    end_of_copies.synchronize()
     return item, [copy.clone() for copy in copies]  # out of pinned memory, which is scarce
 
 
 def is_gpu(device: str) -> bool:
-    """Return whether a device is a CUDA device of this machine."""
+    """Return whether a device, such as "cuda:0", is a CUDA device of this machine."""
     import torch
 
     return torch.device(device).type == "cuda" and torch.cuda.is_available()
@@ -281,14 +302,14 @@ def is_gpu(device: str) -> bool:
 
 @lru_cache
 def _copying_stream(device: str) -> Any:
-    """Return the CUDA stream of a device in which tensors are copied."""
+    """Return the CUDA stream of a device in which tensors are copied. It is the same every time."""
     import torch
 
     return torch.cuda.Stream(device)
 
 
 def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of all tensors of state dicts, one state dict after the other.
+    """Return the SHA-256 of the values of all tensors of state dicts, one after the other.
 
     The tensors of a state dict are hashed in the order of their names.
     """
@@ -302,10 +323,13 @@ def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def methods(protocol: type) -> list[str]:
-    """List the public members of a protocol, except `info` and the descriptions of its inputs."""
-    names = set(dir(protocol))
-    for base in protocol.__mro__:
+def public_members(interface: type) -> list[str]:
+    """List the public methods and attributes of an interface, such as `encode_image` of Encoder.
+
+    `info` and the descriptions of the transform and the tokenizer are left out.
+    """
+    names = set(dir(interface))
+    for base in interface.__mro__:
         names.update(inspect.get_annotations(base))
     return sorted(name for name in names - set(_IDENTITY) if not name.startswith("_"))
 
@@ -313,51 +337,53 @@ def methods(protocol: type) -> list[str]:
 def require_finite(
     features: Tensor | NDArray[Any], info: EncoderInfo, name: Callable[[int], str]
 ) -> None:
-    """Raise UsageError for features that are NaN or infinite. Each row belongs to an input.
+    """Raise UsageError for features (N, ...) of N inputs that are NaN or infinite.
 
-    The message names the first such input: `name` maps the index of an input to its name.
+    The message names the model, by its `info`, and the first input with such features. `name` maps
+    the index of an input to its name.
     """
     import torch
 
-    is_finite = torch.isfinite(torch.as_tensor(features)).flatten(1).all(1)
-    if is_finite.all():
+    is_row_finite = torch.isfinite(torch.as_tensor(features)).flatten(1).all(1)
+    if is_row_finite.all():
         return
-    reason = "check its weights"
+    first_bad_row = int(is_row_finite.int().argmin())
+    remedy = "check its weights"
     if info.precision != "fp32":
-        reason += f", or use --precision fp32, as values may exceed the range of {info.precision}"
+        remedy += f", or use --precision fp32, as values may exceed the range of {info.precision}"
     raise UsageError(
         f"{info.spec} returns features that are not finite (NaN or infinity) for "
-        f"{name(int(is_finite.int().argmin()))}: {reason}"
+        f"{name(first_bad_row)}: {remedy}"
     )
 
 
-def require_encoder(model: Any, where: str) -> None:
+def require_encoder(model: Any, model_name: str) -> None:
     """Raise UsageError for an object that is not an Encoder, or that cannot encode an example.
 
-    `where` is the name of the object in error messages.
+    `model_name` is the name of the object in error messages.
     """
     try:
-        members = (*_IDENTITY, *methods(Encoder))
+        members = (*_IDENTITY, *public_members(Encoder))
         missing_members = [name for name in members if not hasattr(model, name)]
         if missing_members:
             raise UsageError(
-                f"{where} is not a cosmos_eval.Encoder: it has no {', '.join(missing_members)}"
+                f"{model_name} is not a cosmos_eval.Encoder: it has no {', '.join(missing_members)}"
             )
-        faults = _info_faults(model.info)
+        faults = _find_info_faults(model.info)
         if faults:
-            raise UsageError(f"{where} is not a valid Encoder: {'; '.join(faults)}")
-        _run_example(model, where)
+            raise UsageError(f"{model_name} is not a valid Encoder: {'; '.join(faults)}")
+        _check_with_example(model, model_name)
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(
-            f"{where} cannot encode a picture and texts: {type(error).__name__}: {error} "
+            f"{model_name} cannot encode a picture and texts: {type(error).__name__}: {error} "
             "(--debug shows where)"
         ) from error
 
 
-def _info_faults(info: Any) -> list[str]:
-    """Return the faults of the `info` of a model."""
+def _find_info_faults(info: Any) -> list[str]:
+    """Return the faults of the `info` of a model, one sentence per fault."""
     if not isinstance(info, EncoderInfo):
         return [f"`info` is {type(info).__name__}, not cosmos_eval.types.EncoderInfo"]
     faults = []
@@ -371,45 +397,54 @@ def _info_faults(info: Any) -> list[str]:
     return faults
 
 
-def _run_example(model: Encoder, where: str) -> None:
-    """Encode a picture and two texts to check a model.
+def _check_with_example(model: Encoder, model_name: str) -> None:
+    """Check a model by encoding a picture and two texts.
 
     Raises UsageError for an output of the wrong form, and for an output that changes if the same
-    input is given again.
+    input is given again. `model_name` names the model in error messages.
     """
+    import numpy as np
+    import PIL.Image
     import torch
 
-    json.dumps([dict(model.preprocessing), dict(model.tokenizer)])
-    example = _ExampleRun(model, where)
-    picture = _example_picture()
-    pixels = example.call("transform", picture)
+    json.dumps([dict(model.preprocessing), dict(model.tokenizer)])  # raises if this is not JSON
+    checker = _OutputChecker(model, model_name)
+
+    # The colours of the picture differ from pixel to pixel, so that every crop differs.
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    picture = PIL.Image.fromarray(noise)
+    pixels = checker.call("transform", picture)
     for _ in range(_TRANSFORM_REPEATS):
         if not model.transform(picture).equal(pixels):
             raise UsageError(
-                f"{where}: `transform` returns other pixels for the same image: it must not be "
-                "random; use the transform of the evaluation, not that of the training"
+                f"{model_name}: `transform` returns other pixels for the same image: it must not "
+                "be random; use the transform of the evaluation, not that of the training"
             )
+
     images = torch.stack([pixels, pixels])
-    tokens = example.call("tokenize", _TEXTS)
-    example.require_same_features("encode_image", images)
-    example.require_same_features("encode_text", tokens)
-    example.call("overlong", _TEXTS)
+    tokens = checker.call("tokenize", _TEXTS)
+    checker.require_same_features("encode_image", images)
+    checker.require_same_features("encode_text", tokens)
+    checker.call("overlong", _TEXTS)
     if isinstance(model, PairScorer):
         scores = model.pair_scores(model.image_parts(images), model.text_parts(tokens))
         if tuple(scores.shape) != (2, len(_TEXTS)):
             raise UsageError(
-                f"{where}: `pair_scores` returns {tuple(scores.shape)} for 2 images and "
+                f"{model_name}: `pair_scores` returns {tuple(scores.shape)} for 2 images and "
                 f"{len(_TEXTS)} texts, not one score per pair"
             )
 
 
-class _ExampleRun:
-    """Calls the methods of a model with an example, and checks their outputs."""
+class _OutputChecker:
+    """Calls the methods of a model with an example, and checks their outputs.
 
-    def __init__(self, model: Encoder, where: str) -> None:
+    `model_name` names the model in error messages.
+    """
+
+    def __init__(self, model: Encoder, model_name: str) -> None:
         self.model = model
-        self.where = where
-        self.widths: set[int] = set()  # the dimensions of features
+        self.model_name = model_name
+        self.feature_sizes: set[int] = set()  # D of all features so far, which must be the same
 
     def call(self, method: str, inputs: Any) -> Any:
         """Return the output of a method. Raises UsageError for an output of the wrong form."""
@@ -419,47 +454,46 @@ class _ExampleRun:
         # `require_output` reads the values of tensors on the CPU only, because it is called for
         # each batch of a measurement, which must not wait for a GPU.
         checked_output = output.cpu() if isinstance(output, Tensor) else output
-        require_output(method, inputs, checked_output, self.widths, self.where)
+        require_output(method, inputs, checked_output, self.feature_sizes, self.model_name)
         return output
 
     def require_same_features(self, method: str, inputs: Any) -> None:
-        """Raise UsageError if a method returns other features for the same inputs."""
-        features, repeated_features = self.call(method, inputs), self.call(method, inputs)
+        """Raise UsageError if a method returns other features when it is called a second time."""
+        features = self.call(method, inputs)
+        repeated_features = self.call(method, inputs)
         largest_distance = float((features - repeated_features).norm(dim=1).max())
         if largest_distance > _REPEAT_DISTANCE[self.model.info.precision]:
             raise UsageError(
-                f"{self.where}: `{method}` returns other features for the same input, by up to "
-                f"{largest_distance:.2g} of their length: set its evaluation mode, without "
+                f"{self.model_name}: `{method}` returns other features for the same input, by up "
+                f"to {largest_distance:.2g} of their length: set its evaluation mode, without "
                 "dropout or noise"
             )
 
 
-def _example_picture() -> PIL.Image.Image:
-    """Return a picture whose colours differ from pixel to pixel, so that every crop differs."""
-    import numpy as np
-    import PIL.Image
-
-    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    return PIL.Image.fromarray(pixels)
-
-
-def require_output(method: str, inputs: Any, output: Any, widths: set[int], where: str) -> None:
+def require_output(
+    method: str, inputs: Any, output: Any, feature_sizes: set[int], model_name: str
+) -> None:
     """Raise UsageError if a method of an encoder returned an output of the wrong form.
 
-    `widths` collects the dimensions of features, which must all be the same.
+    `method` is a name such as "encode_image", and the output is the one for `inputs`. The size D of
+    features is added to `feature_sizes`, which must not get a second value. `model_name` names the
+    model in error messages.
     """
     fault = None
     if method in ("encode_image", "encode_text"):
-        fault = _feature_fault(output, len(inputs), widths)
+        fault = _find_feature_fault(output, len(inputs), feature_sizes)
     elif method in _DIMENSIONS_BY_METHOD:
         n_rows = 3 if method == "transform" else len(inputs)  # a transform returns (3, H, W)
-        fault = _shape_fault(output, n_rows, _DIMENSIONS_BY_METHOD[method])
+        fault = _find_shape_fault(output, n_rows, _DIMENSIONS_BY_METHOD[method])
     if fault:
-        raise UsageError(f"{where}: `{method}` returns {fault}")
+        raise UsageError(f"{model_name}: `{method}` returns {fault}")
 
 
-def _shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None:
-    """Return the fault of an output that is not a tensor of this shape, or None if it is."""
+def _find_shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None:
+    """Describe the fault of an output with a wrong shape, for an error message.
+
+    Return None if the output is a tensor of `n_dimensions` dimensions and `n_rows` rows.
+    """
     from torch import Tensor
 
     if isinstance(output, Tensor) and output.ndim == n_dimensions and len(output) == n_rows:
@@ -468,11 +502,12 @@ def _shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None:
     return f"{shape}, not {n_rows} rows in {n_dimensions} dimensions"
 
 
-def _feature_fault(features: Any, n_inputs: int, widths: set[int]) -> str | None:
-    """Return the fault of features that are not valid, or None if they are.
+def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -> str | None:
+    """Describe the fault of features, for an error message. Return None if they are valid.
 
     Valid features are a tensor (n_inputs, D) of float32 without a gradient, finite and normalised.
-    D is added to `widths`, which must have a single value.
+    Values are checked on the CPU only. D is added to `feature_sizes`, which must not get a second
+    value.
     """
     import torch
 
@@ -484,20 +519,25 @@ def _feature_fault(features: Any, n_inputs: int, widths: set[int]) -> str | None
         return f"{features.dtype}, not float32"
     if features.requires_grad:
         return "features with a gradient: use torch.inference_mode()"
-    widths.add(features.shape[1])
-    if len(widths) > 1:
-        return f"features of other dimensions: {sorted(widths)}"
-    return None if features.is_cuda else _value_fault(features)
+    feature_sizes.add(features.shape[1])
+    if len(feature_sizes) > 1:
+        return f"features of other dimensions: {sorted(feature_sizes)}"
+    if features.is_cuda:
+        return None
+    return _find_value_fault(features)
 
 
-def _value_fault(features: Tensor) -> str | None:
-    """Return the fault of features that are not finite or not normalised, or None."""
+def _find_value_fault(features: Tensor) -> str | None:
+    """Describe the fault of the values of features (N, D), for an error message.
+
+    Return None if they are finite and have the length 1.
+    """
     import torch
 
     if not torch.isfinite(features).all():
         return "features that are not finite (NaN or infinity)"
-    norms = features.norm(dim=1)
-    wrong_norms = norms[~torch.isclose(norms, torch.ones(()), atol=1e-3)]
-    if len(wrong_norms):
-        return f"features of length {wrong_norms[0]:.3g}, not 1: normalise them"
+    lengths = features.norm(dim=1)
+    wrong_lengths = lengths[~torch.isclose(lengths, torch.ones(()), atol=1e-3)]
+    if len(wrong_lengths):
+        return f"features of length {wrong_lengths[0]:.3g}, not 1: normalise them"
     return None

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.hub import describe_error, quiet
-from cosmos_eval.models.dense import encode_patches, patch_size
+from cosmos_eval.models.dense import encode_patches, find_patch_size
 from cosmos_eval.models.encoder import require_encoder
 from cosmos_eval.models.hf_folder import (
     DESCRIBED,
     IMAGE_FILES,
     OFFLINE,
+    fetch_folder,
     load_model,
     read_config,
     require,
-    snapshot,
 )
-from cosmos_eval.models.specs import saved_weights, weights_sha256
+from cosmos_eval.models.specs import find_saved_weights, weights_sha256
 from cosmos_eval.models.user import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
@@ -35,15 +35,21 @@ _FEATURE_TOLERANCE = 1e-5  # rounding may change the value of a feature by this 
 class HfEncoder(TwoTower):
     """An Encoder around a model of transformers with two towers.
 
-    `parts` are the model, its image processor and its tokenizer. The model has the methods
-    `get_image_features` and `get_text_features`. `files` maps the names of the files of processor,
-    tokenizer and configurations to their SHA-256s.
+    `components` are the model, its image processor and its tokenizer. The model has the methods
+    `get_image_features` and `get_text_features`. `sha256_by_file` maps the names of the files of
+    the processor, the tokenizer and their configurations to their SHA-256s.
     """
 
-    def __init__(self, parts: Sequence[Any], files: dict[str, str], info: EncoderInfo) -> None:
-        self._model, self._processor, self._tokenizer = parts
-        self.parts = tuple(parts)
-        self._context = _context_length(self._model, self._tokenizer)
+    def __init__(
+        self, components: Sequence[Any], sha256_by_file: dict[str, str], info: EncoderInfo
+    ) -> None:
+        """Move the model to the device in `info`, and find out how it treats images and texts.
+
+        Raises UsageError for a tokenizer that does not fit the model.
+        """
+        self._model, self._processor, self._tokenizer = components
+        self.components = tuple(components)
+        self._context_length = _find_context_length(self._model, self._tokenizer)
         image_mean: Rgb = (0.0, 0.0, 0.0)
         image_std: Rgb = (1.0, 1.0, 1.0)
         if getattr(self._processor, "do_normalize", False):
@@ -52,57 +58,58 @@ class HfEncoder(TwoTower):
         super().__init__(
             name=info.spec,
             weights=self._model,
-            transform=self._pixels,
+            transform=self._transform_image,
             tokenize=partial(
                 self._tokenizer,
                 truncation=True,
                 padding="max_length",
-                max_length=self._context,
+                max_length=self._context_length,
                 return_tensors="pt",
             ),
-            encode_image=self._image_features,
-            encode_text=self._text_features,
+            encode_image=self._encode_pixels,
+            encode_text=self._encode_tokens,
             encode_patches=partial(encode_patches, self._model),
-            patch_size=patch_size(self._model),
+            patch_size=find_patch_size(self._model),
             image_mean=image_mean,
             image_std=image_std,
         )
         self.info = info
         self.to(info.device, info.precision)
+
+        # Decide how the padding of texts is treated.
         has_mask = "attention_mask" in self._tokenizer.model_input_names
-        self._is_masked = has_mask and self._model.config.model_type not in _UNMASKED
-        pads_right = not self._is_masked or self._tokenizer.padding_side == "right"
+        self._masks_padding = has_mask and self._model.config.model_type not in _UNMASKED
+        pads_right = not self._masks_padding or self._tokenizer.padding_side == "right"
         require(pads_right, "its tokenizer must pad on the right, padding_side")
-        self._trims_batches = self._is_masked
+        self._trims_batches = self._masks_padding
         self.added_texts = 0  # texts that are added to each batch
-        pillow_filters = {2: "bilinear", 3: "bicubic"}
-        resample = getattr(self._processor, "resample", 0)
-        self.preprocessing = {
-            "class": type(self._processor).__name__,
-            "interpolation": pillow_filters.get(resample, "other"),
-        }
-        for name in IMAGE_FILES:
-            if name in files:
-                self.preprocessing[name] = files[name]
-        self.tokenizer = {"class": type(self._tokenizer).__name__, **files}
+
+        # Describe the inputs, for the cache of embeddings and for results.
+        self.preprocessing = _describe_processor(self._processor, sha256_by_file)
+        self.tokenizer = {"class": type(self._tokenizer).__name__, **sha256_by_file}
 
     def refresh_info(self) -> None:
-        """Keep `info`, which has the hash of the files of the weights."""
+        """Leave `info` as it is: it has the hash of the files of the weights, not of tensors."""
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        encoded = self._tokenizer([*texts], padding=False, truncation=False, verbose=False)
-        return torch.tensor([len(ids) > self._context for ids in encoded["input_ids"]])
+        """Return whether each text has more tokens than the context, (B,) bool."""
+        encoded_texts = self._tokenizer([*texts], padding=False, truncation=False, verbose=False)
+        n_tokens = [len(token_ids) for token_ids in encoded_texts["input_ids"]]
+        return torch.tensor(n_tokens) > self._context_length
 
     def encode_text(self, tokens: Tensor) -> Tensor:
+        """Return the L2-normalised features (B, D) of tokens (B, L).
+
+        If padding cannot change the features, positions that are padding in all texts are cut off.
+        """
         if self._trims_batches:
-            # Positions that are padding in all texts are cut off. The tokens are still on the CPU,
-            # where counting them does not wait for a GPU.
-            longest = int(self._mask(tokens).sum(1).max())
+            # The tokens are still on the CPU, where counting them does not wait for a GPU.
+            longest = int(self._find_text_tokens(tokens).sum(1).max())
             tokens = tokens[:, :longest]
         return super().encode_text(tokens)
 
     def require_independent_texts(self) -> None:
-        """Choose settings with which features do not depend on the other texts of a batch.
+        """Make sure that the feature of a text does not depend on the other texts of its batch.
 
         Example texts are encoded one by one and together. If their features differ, padding is no
         longer cut off. If they still differ, a short text is added to each batch, so that there is
@@ -119,107 +126,133 @@ class HfEncoder(TwoTower):
         require(self._texts_are_independent(), f"{fault}; choose a model without that")
 
     def _texts_are_independent(self) -> bool:
-        """Return whether example texts have the same features one by one and in one batch."""
-        info = self.info
-        self.info = info._replace(precision="fp32")
+        """Return whether example texts have the same features one by one and in one batch.
+
+        They are encoded in float32, in which only rounding may differ.
+        """
+        original_info = self.info
+        self.info = original_info._replace(precision="fp32")
         try:
             tokens = self.tokenize(_EXAMPLE_TEXTS)
-            together = self.encode_text(tokens)
-            one_by_one = torch.cat([self.encode_text(row[None]) for row in tokens])
+            batch_features = self.encode_text(tokens)
+            single_features = torch.cat([self.encode_text(row[None]) for row in tokens])
         finally:
-            self.info = info
-        return float((together - one_by_one).abs().max()) <= _FEATURE_TOLERANCE
+            self.info = original_info
+        largest_difference = float((batch_features - single_features).abs().max())
+        return largest_difference <= _FEATURE_TOLERANCE
 
-    def _pixels(self, image: PIL.Image.Image) -> Tensor:
+    def _transform_image(self, image: PIL.Image.Image) -> Tensor:
         """Return the pixels (3, H, W) float32 of an RGB image."""
-        return self._processor(images=image, return_tensors="pt")["pixel_values"][0].float()
+        inputs = self._processor(images=image, return_tensors="pt")
+        return inputs["pixel_values"][0].float()
 
-    def _image_features(self, images: Tensor) -> Tensor:
+    def _encode_pixels(self, images: Tensor) -> Tensor:
         """Return the features (B, D) of images (B, 3, H, W), which are not normalised."""
         output = self._model.get_image_features(pixel_values=images)
         return getattr(output, "pooler_output", output)
 
-    def _text_features(self, tokens: Tensor) -> Tensor:
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """Return the features (B, D) of tokens (B, L), which are not normalised."""
         n_texts = len(tokens)
         if self.added_texts:
             short_text = self.tokenize(_EXAMPLE_TEXTS[:1])
             tokens = torch.cat([tokens, short_text.to(tokens.device)])
         inputs = {"input_ids": tokens}
-        if self._is_masked:
-            inputs["attention_mask"] = self._mask(tokens).long()
+        if self._masks_padding:
+            inputs["attention_mask"] = self._find_text_tokens(tokens).long()
         output = self._model.get_text_features(**inputs)
-        return getattr(output, "pooler_output", output)[:n_texts]
+        features = getattr(output, "pooler_output", output)
+        return features[:n_texts]  # without the short text
 
-    def _mask(self, tokens: Tensor) -> Tensor:
-        """Return whether each token belongs to its text and not to the padding, (B, L)."""
+    def _find_text_tokens(self, tokens: Tensor) -> Tensor:
+        """Return whether each token belongs to its text and not to the padding, (B, L) bool.
+
+        For example, if the padding is 0, [5, 0, 7, 0, 0] -> [True, True, True, False, False]. In
+        CLIP, the padding is the end of text, 9 in [5, 7, 9, 9, 9]. There, the first of these tokens
+        belongs to the text: [True, True, True, False, False].
+        """
         pad_id, end_id = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
-        # True up to the last token that is not the padding's.
-        mask = (tokens != pad_id).flip(1).cumsum(1).flip(1) > 0
-        if pad_id == end_id:  # in CLIP, the first of these tokens is the end of text
-            mask = nn.functional.pad(mask[:, :-1], (1, 0), value=True)
-        return mask
+        is_no_padding = tokens != pad_id
+        # The number of such tokens from each position to the last one.
+        n_following = is_no_padding.flip(1).cumsum(1).flip(1)
+        is_text_token = n_following > 0
+        if pad_id == end_id:
+            # Shift by one position, to include the first end of text.
+            is_text_token = nn.functional.pad(is_text_token[:, :-1], (1, 0), value=True)
+        return is_text_token
 
 
 class NaflexEncoder(HfEncoder):
     """SigLIP 2 for any size (NaFlex): an image keeps its aspect, and has as many patches as fit.
 
-    The tensor of an image is a row of patches side by side, (3, P, (N + 1) P) for at most N
-    patches. First come the patches of the image, row by row, then padding, and then one more patch:
-    the first two channels of its first pixel are the height and the width of the grid.
+    Images of different sizes have to fit into one batch. Therefore, the tensor of an image is a row
+    of P x P patches side by side, (3, P, (N + 1) P) for at most N patches. First come the patches
+    of the image, row by row, then padding, and then one more patch: the first two channels of its
+    first pixel are the height and the width of the image in patches.
     """
 
     has_image_size = False
 
-    def _pixels(self, image: PIL.Image.Image) -> Tensor:
-        """Return the row of patches (3, P, (N + 1) P) float32 of an RGB image."""
+    def _transform_image(self, image: PIL.Image.Image) -> Tensor:
+        """Return an RGB image as a row of patches, (3, P, (N + 1) P) float32.
+
+        The last of the N + 1 patches holds the height and the width of the image in patches.
+        """
         inputs = self._processor(images=image, return_tensors="pt")
         side = self._processor.patch_size
-        patches = inputs["pixel_values"][0].float().unflatten(1, (side, side, 3))
-        grid = torch.zeros_like(patches[:1])
-        grid[0, 0, 0, :2] = inputs["spatial_shapes"][0]
-        return torch.cat([patches, grid]).permute(3, 1, 0, 2).flatten(2)
+        patches = inputs["pixel_values"][0].float().unflatten(1, (side, side, 3))  # (N, P, P, 3)
+        size_patch = torch.zeros_like(patches[:1])
+        size_patch[0, 0, 0, :2] = inputs["spatial_shapes"][0]
+        all_patches = torch.cat([patches, size_patch])  # (N + 1, P, P, 3)
+        return all_patches.permute(3, 1, 0, 2).flatten(2)
 
-    def _image_features(self, images: Tensor) -> Tensor:
-        """Return the features (B, D) of rows of patches (B, 3, P, (N + 1) P), not normalised."""
+    def _encode_pixels(self, images: Tensor) -> Tensor:
+        """Return the features (B, D) of rows of patches (B, 3, P, (N + 1) P), not normalised.
+
+        The last patch of a row holds the height and the width of the image in patches.
+        """
         side = images.shape[2]
-        patches = images.unflatten(3, (-1, side)).permute(0, 3, 2, 4, 1)  # (B, N + 1, P, P, 3)
-        grids = patches[:, -1, 0, 0, :2].long()
-        pixels = patches[:, :-1].flatten(2)
-        positions = torch.arange(pixels.shape[1], device=images.device)
-        mask = positions < grids.prod(dim=1, keepdim=True)
+        all_patches = images.unflatten(3, (-1, side)).permute(0, 3, 2, 4, 1)  # (B, N + 1, P, P, 3)
+        grid_sizes = all_patches[:, -1, 0, 0, :2].long()  # (B, 2)
+        patches = all_patches[:, :-1].flatten(2)  # (B, N, P * P * 3)
+        n_patches = grid_sizes.prod(dim=1, keepdim=True)
+        is_patch = torch.arange(patches.shape[1], device=images.device) < n_patches  # (B, N)
         output = self._model.get_image_features(
-            pixel_values=pixels, pixel_attention_mask=mask.int(), spatial_shapes=grids
+            pixel_values=patches, pixel_attention_mask=is_patch.int(), spatial_shapes=grid_sizes
         )
         return output.pooler_output
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
-    """Load a model. Raises UsageError if a file is missing or does not fit the others."""
+    """Load a model of transformers from a folder or the hub, and return its encoder.
+
+    Raises UsageError if a file is missing or does not fit the others, and if the model cannot
+    encode an example.
+    """
     transformers.utils.logging.disable_progress_bar()
     try:
         with quiet():
-            folder, commit = snapshot(spec.name)
+            folder, commit = fetch_folder(spec.name)
             config = read_config(folder, spec.name)
             model, notes = load_model(folder, config)
             processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE)
-            files = {}
+            sha256_by_file = {}
             for pattern in DESCRIBED:
                 for file in folder.glob(pattern):
-                    files[file.name] = file_sha256(file)
+                    sha256_by_file[file.name] = file_sha256(file)
             info = EncoderInfo(
                 spec=spec.text,
                 architecture=type(config).__name__,
                 weights=None,
-                weights_sha256=weights_sha256(saved_weights(folder)),
+                weights_sha256=weights_sha256(find_saved_weights(folder)),
                 random=False,
                 precision=precision,
                 device=device,
                 revision=commit,
             )
             encoder_class = NaflexEncoder if config.model_type == "siglip2" else HfEncoder
-            encoder = encoder_class((model, processor, tokenizer), files, info)
+            encoder = encoder_class((model, processor, tokenizer), sha256_by_file, info)
             encoder.notes = notes
             require_encoder(encoder, "it")
             encoder.require_independent_texts()
@@ -234,26 +267,52 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
     return encoder
 
 
-def _context_length(model: nn.Module, tokenizer: Any) -> int:
-    """Return the number of tokens that fit the text tower and the tokenizer.
+def _describe_processor(processor: Any, sha256_by_file: dict[str, str]) -> dict[str, str]:
+    """Return everything that decides the pixels that an image processor of transformers returns.
 
-    Raises UsageError if the tokenizer has ids that the text tower lacks, and if neither of them
-    states a limit.
+    These are its class, its interpolation, and the SHA-256s of its files. `sha256_by_file` has
+    other files of the model too, which are left out.
     """
-    embeddings = {}  # of the text tower, by names such as position_embedding
+    pillow_filters = {2: "bilinear", 3: "bicubic"}
+    resample = getattr(processor, "resample", 0)
+    description = {
+        "class": type(processor).__name__,
+        "interpolation": pillow_filters.get(resample, "other"),
+    }
+    for file_name in IMAGE_FILES:
+        if file_name in sha256_by_file:
+            description[file_name] = sha256_by_file[file_name]
+    return description
+
+
+def _find_context_length(model: nn.Module, tokenizer: Any) -> int:
+    """Return the largest number of tokens that both the text tower and the tokenizer allow.
+
+    The text tower allows as many tokens as it has positional embeddings. Raises UsageError if the
+    tokenizer has ids that the text tower lacks, and if neither of them states a limit.
+    """
+    # The embeddings of the text tower: the module text_model.embeddings.position_embeddings has the
+    # key "position_embedding".
+    embeddings_by_name = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding) and ".text" in f".{path}":
-            embeddings[path.rpartition(".")[2].rstrip("s")] = module
-    token_embedding = embeddings.get("token_embedding", embeddings.get("word_embedding"))
-    if token_embedding:
+            name = path.rpartition(".")[2].rstrip("s")
+            embeddings_by_name[name] = module
+
+    token_embedding = embeddings_by_name.get("token_embedding")
+    if token_embedding is None:
+        token_embedding = embeddings_by_name.get("word_embedding")
+    if token_embedding is not None:
         fits = max(tokenizer.get_vocab().values()) < token_embedding.num_embeddings
         require(fits, "its tokenizer has ids that its text tower lacks; use that of its training")
-    position_embedding, length = embeddings.get("position_embedding"), tokenizer.model_max_length
-    if position_embedding:
+
+    length = tokenizer.model_max_length
+    position_embedding = embeddings_by_name.get("position_embedding")
+    if position_embedding is not None:
         padding_position = position_embedding.padding_idx
         # RoBERTa's positions begin after the position of the padding.
-        first = 0 if padding_position is None else padding_position + 1
-        length = min(length, position_embedding.num_embeddings - first)
-    # Without a limit, transformers has a larger number.
+        first_position = 0 if padding_position is None else padding_position + 1
+        length = min(length, position_embedding.num_embeddings - first_position)
+    # A tokenizer without a limit has a number far beyond this one.
     require(length < 1e6, "no context length: set model_max_length of its tokenizer")
     return length

@@ -21,7 +21,7 @@ from cosmos_core.utils.hub import limit_waiting
 from cosmos_core.utils.text import first_of
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models import audit
-from cosmos_eval.models.specs import DESCRIPTION, HUB, saved_weights
+from cosmos_eval.models.specs import DESCRIPTION, HUB, find_saved_weights
 from cosmos_eval.models.weight_files import count_values, tensor_shapes
 from cosmos_eval.types import UsageError
 
@@ -54,15 +54,16 @@ class LoadedModel(NamedTuple):
 
 
 def require(condition: object, fault: str) -> None:
-    """Raise UsageError with this fault unless the condition holds."""
+    """Raise UsageError unless the condition holds. `fault` is its message, such as "no weights"."""
     if not condition:
         raise UsageError(fault)
 
 
-def snapshot(name: str) -> tuple[Path, str | None]:
-    """Return the folder of a model, and its commit.
+def fetch_folder(name: str) -> tuple[Path, str | None]:
+    """Return the folder of a model, and the commit that it was fetched at.
 
-    A repository of the hub is fetched. The commit is None for a folder of this machine.
+    `name` is a folder of this machine, whose commit is None, or a repository of the hub,
+    ORG/NAME or ORG/NAME@REVISION, which is fetched.
     """
     if Path(name).is_dir():
         return Path(name), None
@@ -74,24 +75,29 @@ def snapshot(name: str) -> tuple[Path, str | None]:
         allow_patterns=[*DESCRIBED, "README.md", "model*.safetensors"],
         ignore_patterns="*/*",
     )
-    return Path(folder), Path(folder).name  # snapshots/COMMIT in the client's cache
+    # The folder is snapshots/COMMIT in the cache of the hub's client.
+    commit = Path(folder).name
+    return Path(folder), commit
 
 
 def read_config(folder: Path, name: str) -> Any:
-    """Return the configuration of a model with two towers.
+    """Return the configuration of a model with two towers, after checks of the files in its folder.
 
-    Raises UsageError if a file is missing or asks to run code, and for a model without two towers.
-    `name` is the name of the folder or repository that the user typed.
+    `name` is the folder or repository as the user typed it. Raises UsageError if a file is missing
+    or asks to run code, and for a model without two towers.
     """
-    require((folder / "config.json").is_file(), _missing_config(folder, name))
-    for file_name, key in _CLASS_KEYS.items():
-        _require_no_code(folder / file_name, key)
-    _require_any(folder, "image processor", IMAGE_FILES[1:])
-    _require_any(folder, "tokenizer", _VOCABULARIES)
+    require((folder / "config.json").is_file(), _missing_config_message(folder, name))
+    for file_name, class_key in _CLASS_KEYS.items():
+        _require_no_code(folder / file_name, class_key)
+    _require_any_file(folder, "image processor", IMAGE_FILES[1:])
+    _require_any_file(folder, "tokenizer", _VOCABULARIES)
     remedy = "name a revision with them (ORG/NAME@refs/pr/N), or convert them"
     if (folder / _ADAPTER).is_file():
         remedy = f"{_merge_advice(folder)}, or {remedy}"
-    require(saved_weights(folder), f"no model.safetensors (pickles are never opened): {remedy}")
+    require(
+        find_saved_weights(folder), f"no model.safetensors (pickles are never opened): {remedy}"
+    )
+
     config = transformers.AutoConfig.from_pretrained(folder, **OFFLINE)
     model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)
     has_image_tower = hasattr(model_class, "get_image_features")
@@ -103,21 +109,28 @@ def read_config(folder: Path, name: str) -> Any:
     return config
 
 
-def _require_any(folder: Path, kind: str, patterns: Sequence[str]) -> None:
-    """Raise UsageError unless a folder has a file with any of these names."""
-    exists = any(any(folder.glob(pattern)) for pattern in patterns)
-    require(exists, f"no {kind} ({patterns[0]}); save it with save_pretrained beside the weights")
+def _require_any_file(folder: Path, component: str, patterns: Sequence[str]) -> None:
+    """Raise UsageError unless a folder has a file whose name matches one of the patterns.
+
+    `component` is what these files hold, such as "tokenizer" for "vocab.*".
+    """
+    for pattern in patterns:
+        if any(folder.glob(pattern)):
+            return
+    raise UsageError(
+        f"no {component} ({patterns[0]}); save it with save_pretrained beside the weights"
+    )
 
 
 def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
-    """Load a model with float32 weights, and notes on tensors that it does not use.
+    """Load a model of transformers with float32 weights from a folder.
 
-    `options` are passed to `from_pretrained`. Raises UsageError if the weights do not fit the
-    configuration.
+    `options` are passed to `from_pretrained`. The result has notes on tensors that the model does
+    not use. Raises UsageError if the weights do not fit the configuration.
     """
-    _require_all_parts(folder)
-    _require_size(config, tensor_shapes(saved_weights(folder)))
-    model, report = transformers.AutoModel.from_pretrained(
+    _require_all_files(folder)
+    _require_similar_size(config, tensor_shapes(find_saved_weights(folder)))
+    model, loading_info = transformers.AutoModel.from_pretrained(
         folder,
         config=config,
         dtype=torch.float32,
@@ -129,65 +142,79 @@ def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
     )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UsageError(f"peft is installed and would apply an adapter: {_merge_advice(folder)}")
-    mismatched = [key for key, *_ in report["mismatched_keys"]]
-    missing = sorted([*report["missing_keys"], *mismatched])
-    unexpected = sorted(report["unexpected_keys"])
-    if missing:
-        prefix = _common_prefix(missing, unexpected)
-        raise _unfit(model, config, f"its weights lack or misshape {first_of(missing)}", prefix)
+    mismatched_names = [name for name, *_ in loading_info["mismatched_keys"]]
+    missing_names = sorted([*loading_info["missing_keys"], *mismatched_names])
+    unexpected_names = sorted(loading_info["unexpected_keys"])
+    if missing_names:
+        fault = f"its weights lack or misshape {first_of(missing_names)}"
+        prefix = _find_prefix(missing_names, unexpected_names)
+        raise _unfit_weights_error(model, config, fault, prefix)
     # Weights may hold heads of a training that the model lacks, but not layers, whose names have
     # numbers.
-    layers = [key for key in unexpected if any(name.isdigit() for name in key.split("."))]
-    if layers:
-        raise _unfit(model, config, f"its weights have, unlike config.json, {first_of(layers)}")
+    layer_names = []
+    for name in unexpected_names:
+        if any(segment.isdigit() for segment in name.split(".")):
+            layer_names.append(name)
+    if layer_names:
+        fault = f"its weights have, unlike config.json, {first_of(layer_names)}"
+        raise _unfit_weights_error(model, config, fault)
     audit.require_finite(model.state_dict(), str(folder))
-    return LoadedModel(model, [*_notes(folder, unexpected)])
+    return LoadedModel(model, _notes_on_unused_files(folder, unexpected_names))
 
 
-def _missing_config(folder: Path, name: str) -> str:
-    """Return the error message for a folder without config.json, with advice."""
+def _missing_config_message(folder: Path, name: str) -> str:
+    """Return the error message for a folder without config.json, with advice.
+
+    `name` is the folder or repository as the user typed it.
+    """
     if (folder / _ADAPTER).is_file():
         return f"no config.json: it holds only an adapter; {_merge_advice(folder)}"
     if (folder / DESCRIPTION).is_file():
-        openclip = name if Path(name).is_dir() else f"{HUB}{name.partition('@')[0]}"
-        return f"no config.json: use openclip:{openclip}"
+        openclip_name = name if Path(name).is_dir() else f"{HUB}{name.partition('@')[0]}"
+        return f"no config.json: use openclip:{openclip_name}"
     return "no config.json: name what save_pretrained wrote"
 
 
 def _merge_advice(folder: Path) -> str:
-    """Return the advice on how to merge a LoRA adapter into its weights."""
-    adapter = read_json(folder / _ADAPTER)
-    base = adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None
-    weights = f"the weights of {base}" if base else "the weights"
+    """Return the advice on how to merge the LoRA adapter in a folder into its weights."""
+    adapter_config = read_json(folder / _ADAPTER)
+    base_model = None
+    if isinstance(adapter_config, dict):
+        base_model = adapter_config.get("base_model_name_or_path")
+    weights = f"the weights of {base_model}" if base_model else "the weights"
     return (
         f"merge the LoRA adapter into {weights} (peft's model.merge_and_unload()) and "
         "save the result with save_pretrained"
     )
 
 
-def _require_no_code(file: Path, key: str) -> None:
-    """Raise UsageError if a file asks to run code.
+def _require_no_code(file: Path, class_key: str) -> None:
+    """Raise UsageError if a JSON file asks to run code of its repository, by `auto_map`.
 
-    Such a file is allowed if transformers has the class that the file names under `key`: then the
-    code is not run.
+    Such a file is allowed if transformers itself has the class that the file names under
+    `class_key`: then the code is not run. A missing file is allowed too.
     """
     if not file.is_file():
         return
     size = file.stat().st_size
     require(size <= _LARGEST_CONFIG, f"{file.name} has {size} bytes, at most {_LARGEST_CONFIG}")
-    needs_code = b'"auto_map"' in file.read_bytes() and not _has_class(read_json(file), key)
-    require(not needs_code, f"{file.name} asks to run code (auto_map): refused; use python:FILE.py")
+    if b'"auto_map"' not in file.read_bytes():
+        return
+    content: Any = read_json(file)
+    class_name = str(content.get(class_key))
+    is_known = class_name in transformers.CONFIG_MAPPING or hasattr(transformers, class_name)
+    # If the key is nested elsewhere in the file, it is not known what it does.
+    require(
+        "auto_map" in content and is_known,
+        f"{file.name} asks to run code (auto_map): refused; use python:FILE.py",
+    )
 
 
-def _has_class(content: Any, key: str) -> bool:
-    """Return whether transformers has the class that a file names beside the code to run."""
-    name = str(content.get(key))
-    is_in_transformers = name in transformers.CONFIG_MAPPING or hasattr(transformers, name)
-    return "auto_map" in content and is_in_transformers
+def _require_all_files(folder: Path) -> None:
+    """Raise FileNotFoundError if a file of the weights, or the index of the files, is missing.
 
-
-def _require_all_parts(folder: Path) -> None:
-    """Raise FileNotFoundError if a file of the weights, or the index of the files, is missing."""
+    The index maps the names of tensors to the names of files. A single file has no index.
+    """
     if (folder / "model.safetensors").is_file():
         return
     file_names = {_INDEX}
@@ -195,22 +222,23 @@ def _require_all_parts(folder: Path) -> None:
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if isinstance(weight_map, dict):
         file_names.update(str(name) for name in weight_map.values())
-    missing = sorted(name for name in file_names if not (folder / name).is_file())
-    if missing:
-        raise FileNotFoundError(f"its weights lack {first_of(missing)}")
+    missing_files = sorted(name for name in file_names if not (folder / name).is_file())
+    if missing_files:
+        raise FileNotFoundError(f"its weights lack {first_of(missing_files)}")
 
 
-def _require_size(config: Any, shapes: Mapping[str, Sequence[int]]) -> None:
+def _require_similar_size(config: Any, stored_shapes: Mapping[str, Sequence[int]]) -> None:
     """Raise UsageError if a configuration describes a far larger model than its weights hold.
 
-    Such a model would take minutes and all memory to build. Here, it is built without memory, and
-    given up as soon as it has too many tensors. `shapes` holds the shapes of the weights.
+    `stored_shapes` holds the shapes of the stored tensors by their names. A far larger model would
+    take minutes and all memory to build. Here, it is built without memory for its values, and given
+    up as soon as it has too many tensors.
     """
-    most_tensors = _LARGEST_RATIO * (len(shapes) + _MORE_TENSORS)
-    n_stored = count_values(shapes)
-    with _at_most_parameters(most_tensors), torch.device("meta"):
+    n_allowed_tensors = _LARGEST_RATIO * (len(stored_shapes) + _MORE_TENSORS)
+    with _at_most_parameters(n_allowed_tensors), torch.device("meta"):
         model = transformers.AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False)
     n_described = sum(parameter.numel() for parameter in model.parameters())
+    n_stored = count_values(stored_shapes)
     require(
         n_described <= _LARGEST_RATIO * n_stored,
         f"config.json describes a model of {n_described:,} parameters, its weights hold "
@@ -219,43 +247,59 @@ def _require_size(config: Any, shapes: Mapping[str, Sequence[int]]) -> None:
 
 
 @contextmanager
-def _at_most_parameters(most: int) -> Iterator[None]:
-    """Raise UsageError within the context as soon as modules have more than `most` parameters."""
-    n_parameters = 0
+def _at_most_parameters(limit: int) -> Iterator[None]:
+    """Raise UsageError within the context as soon as modules have more than `limit` parameters.
 
-    def count_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal n_parameters
-        n_parameters += 1
-        require(
-            n_parameters <= most,
-            f"config.json describes a model with more than {most:,} tensors, far more than its "
-            "weights: they belong to different models",
-        )
-
-    hook = register_module_parameter_registration_hook(count_parameter)
+    The parameters of all modules that are built within the context count together. A parameter is a
+    tensor here, not a single value.
+    """
+    counter = _ParameterCounter(limit)
+    hook = register_module_parameter_registration_hook(counter.count)
     try:
         yield
     finally:
         hook.remove()
 
 
-def _common_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """Return the prefix that names in the files have before the names of the model.
+class _ParameterCounter:
+    """Counts parameters as they are registered, up to a limit."""
 
-    For example, "clip." if the file has clip.logit_scale instead of logit_scale. Return "" if there
-    is no such prefix.
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.n_parameters = 0
+
+    def count(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        """Count a parameter. Raises UsageError if there are more of them than the limit allows.
+
+        PyTorch calls this hook whenever a module gets a parameter.
+        """
+        self.n_parameters += 1
+        require(
+            self.n_parameters <= self.limit,
+            f"config.json describes a model with more than {self.limit:,} tensors, far more than "
+            "its weights: they belong to different models",
+        )
+
+
+def _find_prefix(missing_names: Sequence[str], unexpected_names: Sequence[str]) -> str:
+    """Return the prefix that the names of stored tensors have before the names of the model.
+
+    For example, (["logit_scale"], ["clip.logit_scale"]) -> "clip.". `missing_names` are tensors of
+    the model that are not stored, and `unexpected_names` are stored tensors that the model does not
+    have. Return "" if there is no such prefix.
     """
-    for key in missing:
-        for name in unexpected:
-            if name.endswith(f".{key}"):
-                return name.removesuffix(key)
+    for missing_name in missing_names:
+        for unexpected_name in unexpected_names:
+            if unexpected_name.endswith(f".{missing_name}"):
+                return unexpected_name.removesuffix(missing_name)
     return ""
 
 
-def _unfit(model: nn.Module, config: Any, fault: str, prefix: str = "") -> UsageError:
+def _unfit_weights_error(model: nn.Module, config: Any, fault: str, prefix: str = "") -> UsageError:
     """Return the error for weights that do not fit a model, with advice.
 
-    `prefix` is the prefix of all names in the files, if another module was saved around the model.
+    `fault` says what does not fit. `prefix` is the prefix of all names of stored tensors, if
+    another module was saved around the model.
     """
     loaded_class = type(model).__name__
     architectures = getattr(config, "architectures", None)
@@ -274,9 +318,17 @@ def _unfit(model: nn.Module, config: Any, fault: str, prefix: str = "") -> Usage
     return UsageError(f"{fault}; fetch weights and config.json again")
 
 
-def _notes(folder: Path, unexpected: Sequence[str]) -> Iterator[str]:
-    """Yield notes on tensors and adapters that the model does not use."""
-    if unexpected:
-        yield f"tensors of the weights that the model does not use: {first_of(unexpected)}"
+def _notes_on_unused_files(folder: Path, unexpected_names: Sequence[str]) -> list[str]:
+    """Return notes on tensors and adapters in a folder that its model does not use.
+
+    `unexpected_names` are the names of stored tensors that the model does not have.
+    """
+    notes = []
+    if unexpected_names:
+        notes.append(
+            f"tensors of the weights that the model does not use: {first_of(unexpected_names)}"
+        )
     if (folder / _ADAPTER).is_file():
-        yield f"the adapter of {_ADAPTER} is not applied: {_merge_advice(folder)} to measure it"
+        advice = _merge_advice(folder)
+        notes.append(f"the adapter of {_ADAPTER} is not applied: {advice} to measure it")
+    return notes

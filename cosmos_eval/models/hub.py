@@ -17,8 +17,9 @@ RELEASED_REPOSITORY = "sankim2/cosmos"
 
 
 def fetch(name: str) -> Path:
-    """Return the file of a released model, from the cache of the hub's client or the network.
+    """Return the file of a released COSMOS model, such as "vitb16_cc3m".
 
+    It is taken from the cache of the hub's client, or downloaded. The environment variables
     HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN apply. A broken download is never used. Raises
     UsageError if the file cannot be fetched.
     """
@@ -26,7 +27,7 @@ def fetch(name: str) -> Path:
     limit_waiting()
     try:
         return Path(hf_hub_download(RELEASED_REPOSITORY, filename))
-    except Exception as error:  # the client's, OSError, and those of the HTTP library it uses
+    except Exception as error:  # of the client, of the HTTP library that it uses, and OSError
         raise UsageError(
             f"cannot fetch {filename} of {RELEASED_REPOSITORY} on the Hugging Face hub "
             f"({describe_error(error)}); try again, or download it elsewhere and use "
@@ -36,9 +37,13 @@ def fetch(name: str) -> Path:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Allow no downloads within the context: only files of this machine can be loaded."""
+    """Refuse all downloads within the context: only files of this machine can be loaded.
+
+    The settings of the hub's client and of urllib are changed, and restored afterwards.
+    """
 
     def refuse(url: Any, *_: Any, **__: Any) -> NoReturn:
+        """Take the place of `urllib.request.urlopen`, and raise an error."""
         raise errors.OfflineModeIsEnabled(f"{url} is not fetched")
 
     former_offline, former_urlopen = constants.HF_HUB_OFFLINE, urllib.request.urlopen

@@ -14,21 +14,29 @@ from cosmos_eval.models.user import TwoTower, referred_weights
 
 @contextmanager
 def evaluation_mode(encoder: Any) -> Iterator[None]:
-    """Put a live model into evaluation mode, and record its weights and device as they are now.
+    """Put a model that is being trained into evaluation mode, within the context.
 
-    Afterwards, also after an error, every submodule has its former mode, and the random generators
-    and the recording of gradients their former state.
+    The encoder records the model's weights and device as they are now. Afterwards, also after an
+    error, every submodule has its former mode, and the random generators and the recording of
+    gradients have their former states.
     """
     weights = [*referred_weights([getattr(encoder, "__dict__", {})], set())]
     modules = [module for module in weights if isinstance(module, nn.Module)]
+
+    # Keep the former states. A model may use the random generators of the GPUs that it is on.
     former_modes = []
+    gpu_indices = set()
     for module in modules:
         for submodule in module.modules():
             former_modes.append((submodule, submodule.training))
-    records_gradients = torch.is_grad_enabled()
+        for parameter in module.parameters():
+            if parameter.device.type == "cuda":
+                gpu_indices.add(parameter.device.index)
+    was_grad_enabled = torch.is_grad_enabled()
     python_state, numpy_state = random.getstate(), np.random.get_state()
+
     try:
-        with torch.random.fork_rng(devices=_gpus(modules)):
+        with torch.random.fork_rng(devices=sorted(gpu_indices)):
             for module in modules:
                 module.eval()
             if isinstance(encoder, TwoTower):
@@ -37,15 +45,6 @@ def evaluation_mode(encoder: Any) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-        torch.set_grad_enabled(records_gradients)
+        torch.set_grad_enabled(was_grad_enabled)
         for submodule, was_training in former_modes:
             submodule.training = was_training  # `train()` would change its submodules as well
-
-
-def _gpus(modules: list[nn.Module]) -> list[int]:
-    """Return the indices of the CUDA devices that hold parameters of modules.
-
-    A model may use the random generators of these devices.
-    """
-    devices = {parameter.device for module in modules for parameter in module.parameters()}
-    return sorted(device.index for device in devices if device.type == "cuda")

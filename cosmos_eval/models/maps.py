@@ -40,38 +40,40 @@ OF_WEIGHTS = (MAPS["cross-attention"], EMPTY_RATIO, TEXTS_RATIO)
 """Kinds of maps that have heads, and whose text features are not normalised."""
 
 
-def usual_kind(encoder: Encoder) -> MapKind:
-    """Return the default kind of maps: values of cross-attention, or else similarity.
+def default_map_kind(encoder: Encoder) -> MapKind:
+    """Return the kind of maps between an image and a text that is the default for a model.
 
-    Both were chosen on training scenes by benchmarks/localisation_table.py. Raises UsageError for a
-    model without patches.
+    It is the values of cross-attention if the model has it, and else the similarity of patches and
+    texts. Both were chosen on training scenes by benchmarks/localisation_table.py. Raises
+    UsageError for a model without patches.
     """
     if isinstance(encoder, CrossAttentionEncoder):
         return VALUES
-    with_patches(encoder)
+    require_patches(encoder)
     return SIMILARITY
 
 
 def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
-    """Return an image (3, H, W) that is resized and normalised without a crop.
+    """Return the pixels (3, H, W) of a whole image for a model, resized but not cropped.
 
-    It is float32, on the CPU. Its size is `whole_size`.
+    They are normalised, float32 and on the CPU. `whole_image_size` decides H and W.
     """
     from torchvision.transforms.functional import normalize, to_tensor
 
-    size = whole_size(encoder, (image.height, image.width))
+    height, width = whole_image_size(encoder, (image.height, image.width))
     is_bilinear = encoder.preprocessing.get("interpolation") == "bilinear"
     resampling = Image.Resampling.BILINEAR if is_bilinear else Image.Resampling.BICUBIC
-    resized = image.convert("RGB").resize(size[::-1], resampling)
-    return normalize(to_tensor(resized), encoder.image_mean, encoder.image_std)
+    resized_image = image.convert("RGB").resize((width, height), resampling)
+    return normalize(to_tensor(resized_image), encoder.image_mean, encoder.image_std)
 
 
-def whole_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return the height and width to which an image is resized as a whole.
+def whole_image_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width, in pixels, to which an image is resized without a crop.
 
-    The shorter side is the model's own. The longer side keeps the aspect ratio, but is at most
-    LONGEST times the model's own side. It is rounded, so that it exceeds the model's own side by a
-    whole number of patches.
+    The shorter side gets the size of the model's own images. The longer side keeps the aspect
+    ratio, but is at most LONGEST times the model's own side. It is rounded, so that it exceeds the
+    model's own side by a whole number of patches. For example, an image of 480 x 640 pixels becomes
+    224 x 304 for a ViT-B/16 at 224 pixels: 224 * 640 / 480 is 299, and 304 is 224 + 5 * 16.
     """
     model_hw = encoder.transform(Image.new("RGB", (64, 64))).shape[1:]
     factor = max(model_hw[0] / image_hw[0], model_hw[1] / image_hw[1])
@@ -91,17 +93,20 @@ def heatmaps(
     kind: MapKind,
     attention: Attention = "csa",
 ) -> Tensor:
-    """Return maps (B, T, heads, h, w) of images (B, 3, H, W) and texts, float32 on the CPU.
+    """Return one map over h x w patches for each image (B, 3, H, W) and each of T texts.
 
-    Maps are weights that sum to 1 over h x w, log ratios of weights, or cosines, which have one
-    head. For similarity, `attention` is the form of the last block of the image tower. Raises
-    UsageError for a kind that the model lacks, for a kind that needs several texts, and for maps
-    that are not finite.
+    The maps (B, T, heads, h, w) are float32, on the CPU. `kind` decides their values: weights of
+    cross-attention, which sum to 1 over h x w, log ratios of such weights, or cosines, which have
+    one head. For similarity, `attention` is the form of attention in the last block of the image
+    tower.
+
+    Raises UsageError for a kind that the model lacks, for a kind that needs several texts, and for
+    maps that are not finite.
     """
     all_texts = [*texts, ""] if kind == EMPTY_RATIO else texts
     tokens = encoder.tokenize(all_texts)
     if kind in OF_WEIGHTS:
-        features = with_cross_attention(encoder).text_queries(tokens)
+        features = require_cross_attention(encoder).text_queries(tokens)
     else:
         features = encoder.encode_text(tokens)
     maps = heatmaps_of_features(encoder, images, features, kind, attention).cpu()
@@ -112,47 +117,58 @@ def heatmaps(
 def heatmaps_of_features(
     encoder: Encoder, images: Tensor, features: Tensor, kind: MapKind, attention: Attention = "csa"
 ) -> Tensor:
-    """Return maps (B, T, heads, h, w), as `heatmaps` does, from the features of texts (T, D).
+    """Return the maps (B, T, heads, h, w) of images (B, 3, H, W) and of T texts.
 
-    Features are normalised, except for kinds in OF_WEIGHTS. For EMPTY_RATIO, the last feature
-    belongs to the empty text, which has no map. The maps are on the CPU or the model's device.
+    `features` (T, D) are the features of the texts. They are normalised, except for kinds in
+    OF_WEIGHTS. For EMPTY_RATIO, there is one more feature, the last one, of the empty text, which
+    has no map. The maps are on the CPU or the model's device, and have the values that `heatmaps`
+    explains.
     """
     if kind in OF_WEIGHTS:
-        weights = with_cross_attention(encoder).patch_attention(images, features).transpose(1, 2)
+        weights = require_cross_attention(encoder).patch_attention(images, features)
+        weights = weights.transpose(1, 2)  # (B, T, heads, h, w)
         return weights if kind == "cross-attention" else _log_ratios(weights, kind)
     images = to_device(images, encoder.info.device)
     if kind == VALUES:
-        patches = with_cross_attention(encoder).encode_patches(images, "crossmodal")
+        patches = require_cross_attention(encoder).encode_patches(images, "crossmodal")
         if len(features) > 1:
             features = features - features.mean(0)
     else:
-        patches = with_patches(encoder).encode_patches(images, attention)
-    return torch.einsum("bhwd,td->bthw", patches, features.to(patches.device))[:, :, None]
+        patches = require_patches(encoder).encode_patches(images, attention)
+    cosines = torch.einsum("bhwd,td->bthw", patches, features.to(patches.device))
+    return cosines[:, :, None]
 
 
 def _log_ratios(weights: Tensor, kind: MapKind) -> Tensor:
-    """Return the log ratios of weights (B, T, heads, h, w) to a reference.
+    """Return log(reference / weights) for the weights of texts, (B, T, heads, h, w).
 
-    For EMPTY_RATIO, the reference is the last text, which is empty, and the ratios have T - 1
-    texts. Otherwise, the reference is the mean over all T texts. Raises UsageError if that is a
-    single text.
+    For EMPTY_RATIO, the reference is the last text, which is empty, and the result has one text
+    less. Otherwise, the reference is the geometric mean over all texts. Raises UsageError if there
+    is only one text then.
     """
-    logs = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()  # a weight may underflow
+    smallest_weight = torch.finfo(weights.dtype).tiny  # a weight may underflow to 0
+    log_weights = weights.clamp_min(smallest_weight).log()
     if kind == EMPTY_RATIO:
-        return logs[:, -1:] - logs[:, :-1]
-    if logs.shape[1] < 2:
+        empty_text, texts = log_weights[:, -1:], log_weights[:, :-1]
+        return empty_text - texts
+    if log_weights.shape[1] < 2:
         raise UsageError(f"a {kind} needs at least two texts: name what else the image may show")
-    return logs.mean(1, keepdim=True) - logs
+    return log_weights.mean(1, keepdim=True) - log_weights
 
 
-def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseEncoder:
-    """Return the model itself. Raises UsageError if it has no patches or not this attention."""
+def require_patches(encoder: Encoder, attention: Attention | None = None) -> DenseEncoder:
+    """Return the model itself, which type checkers then know as a DenseEncoder.
+
+    Raises UsageError if the model has no patches or, unless `attention` is None, if it cannot
+    compute this form of attention.
+    """
+    # If a form of attention is given, `encode_patches` below raises the error.
     if not isinstance(encoder, DenseEncoder) or not (attention or encoder.patch_size):
         raise UsageError(
             f"{encoder.info.spec} has no patches to compare a text with: choose a COSMOS model or "
             "another ViT, such as ViT-B-16 or ViT-B-16-SigLIP"
         )
-    # `guided` has tried the attention of a guided encoder already.
+    # `add_guide` has tried the attention of a guided encoder already.
     if attention is not None and encoder.info.auxiliary is None:
         # An image of one patch is enough to raise the error. A patch size of 0 is a tower without
         # patches, whose error says which tower it is.
@@ -161,27 +177,36 @@ def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseE
     return encoder
 
 
-def with_cross_attention(encoder: Encoder) -> CrossAttentionEncoder:
-    """Return the model itself. Raises UsageError if it has no cross-attention."""
+def require_cross_attention(encoder: Encoder) -> CrossAttentionEncoder:
+    """Return the model itself, which type checkers then know as a CrossAttentionEncoder.
+
+    Raises UsageError if it has no cross-attention.
+    """
     if not isinstance(encoder, CrossAttentionEncoder):
         raise UsageError(f"{encoder.info.spec} has no cross-attention: choose a COSMOS model")
     return encoder
 
 
 def upsample(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize maps (..., h, w) to (..., H, W), linearly between the centres of patches.
+    """Return maps (..., h, w) that are resized to the height and width `size_hw`.
 
-    The values stay within the range of the map.
+    The interpolation is bilinear, and the values stay within the range of the map.
     """
-    flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    return F.interpolate(flat, size=size_hw, mode="bilinear").view(*maps.shape[:-2], *size_hw)
+    map_list = maps.reshape(-1, 1, *maps.shape[-2:])  # (n, 1, h, w)
+    resized_maps = F.interpolate(map_list, size=size_hw, mode="bilinear")
+    return resized_maps.view(*maps.shape[:-2], *size_hw)
 
 
-def scaled(maps: Tensor) -> Tensor:
-    """Scale maps (..., h, w) to [0, 1] by their least and largest values. A constant map is 0."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    # A constant map is 0 / 1. Because of the subtraction, the largest value is exactly 1.
-    return (maps - low) / torch.where(high > low, high - low, 1)
+def scale_to_unit_range(maps: Tensor) -> Tensor:
+    """Return maps (..., h, w) whose least value is scaled to 0, and whose largest value to 1.
+
+    Each map is scaled by itself. A constant map becomes 0.
+    """
+    least = maps.amin((-2, -1), keepdim=True)
+    largest = maps.amax((-2, -1), keepdim=True)
+    # The divisor of a constant map is 1, and not 0.
+    divisor = torch.where(largest > least, largest - least, 1)
+    return (maps - least) / divisor
 
 
 class WordMap(NamedTuple):
@@ -200,35 +225,41 @@ class WordMap(NamedTuple):
 
 
 def wordmaps(encoder: CrossAttentionEncoder, images: Tensor, texts: Sequence[str]) -> list[WordMap]:
-    """Return the attention of images (B, 3, H, W) to each text.
+    """Return, for each text, the attention of images (B, 3, H, W) to its words.
 
     Raises UsageError if it is not finite.
     """
     queries = encoder.image_queries(images)
-    weights = encoder.token_attention(encoder.tokenize(texts), queries).cpu()
+    weights = encoder.token_attention(encoder.tokenize(texts), queries).cpu()  # (T, heads, B, L)
     require_finite(weights, encoder.info, lambda index: repr(texts[index]))
-    return [
-        _wordmap(encoder.words(text), weights_of_text)
-        for text, weights_of_text in zip(texts, weights.transpose(1, 2), strict=True)
-    ]
+    word_maps = []
+    for text, weights_of_text in zip(texts, weights.transpose(1, 2), strict=True):
+        word_maps.append(_sum_over_words(encoder.words(text), weights_of_text))
+    return word_maps
 
 
-def _wordmap(words: Sequence[CaptionWord], weights: Tensor) -> WordMap:
-    """Return the attention to a text from the weights (B, heads, L) of its tokens.
+def _sum_over_words(words: Sequence[CaptionWord], weights: Tensor) -> WordMap:
+    """Return the attention to the words of a text from the weights (B, heads, L) of its tokens.
 
     The attention to a word is the sum over its tokens. A text has its start at position 0, its
-    words, and its end after them. If the text is cut, its end is at the last position.
+    words, and its end after them. If the text is cut, its end is at the last position. For example,
+    "a t-shirt" has the positions 0 (start), 1 (a), 2 to 4 (t-shirt), 5 (end), and padding from 6.
     """
     last_position = weights.shape[-1] - 1
-    end = min(words[-1].stop if words else 1, last_position)
+    position_after_words = words[-1].stop if words else 1
+    end = min(position_after_words, last_position)
+
     words_in_context = [word for word in words if word.start < end]
-    shares = []
+    cut_words = [word for word in words if word.stop > end]
+    weights_of_words = []
     for word in words_in_context:
-        shares.append(weights[..., word.start : min(word.stop, end)].sum(-1))
+        token_weights = weights[..., word.start : min(word.stop, end)]
+        weights_of_words.append(token_weights.sum(-1))
+    no_words = weights[..., :0]
     return WordMap(
         words=words_in_context,
-        cut=[word for word in words if word.stop > end],
-        shares=torch.stack(shares, -1) if shares else weights[..., :0],
+        cut=cut_words,
+        shares=torch.stack(weights_of_words, -1) if weights_of_words else no_words,
         start=weights[..., 0],
         end=weights[..., end],
         padding=weights[..., end + 1 :].sum(-1),

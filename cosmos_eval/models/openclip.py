@@ -28,7 +28,7 @@ _RANDOM_SEED = 0  # random weights are the same in every run
 
 
 class _Source(NamedTuple):
-    """The source of a model: arguments of open_clip.create_model, and a description of it."""
+    """Where a model comes from: the arguments to create it, and a description of its weights."""
 
     # The first two arguments of open_clip.create_model.
     name: str
@@ -43,39 +43,57 @@ class _Source(NamedTuple):
     remedy: str = ""
     # The file of the weights, if it is known.
     file: Path | None = None
-    # The part of the stated preprocessing that OpenCLIP would not find by itself.
+    # The stated preprocessing that OpenCLIP would not find by itself.
     preprocessing: Mapping[str, Any] = {}
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
-    """Load a model. Raises UsageError if its name is unknown or its weights fail the audit."""
+    """Load a model of OpenCLIP, and return its encoder.
+
+    Raises UsageError if its name is unknown, if its weights cannot be fetched or opened, and if
+    they do not fit the model or the description of their training.
+    """
     limit_waiting()
     try:
         with quiet():
-            source = _source(spec)
-            stored = _stored_tensors(source.file, spec)
-            model, tokenizer = _build(source, stored)
+            source = _find_source(spec)
+            stored_tensors = _read_stored_tensors(source.file, spec)
+            model, tokenizer = _build(source, stored_tensors)
     except UsageError:
         raise
     except Exception as error:  # OpenCLIP downloads and unpickles: all are faults of the weights
         raise UsageError(f"'{spec.text}' cannot be loaded: {describe_error(error)}") from error
+
     is_random = source.pretrained == RANDOM
+    digest: str | None = None
     if source.file:
-        digest: str | None = file_sha256(source.file)
-    else:
-        digest = None if is_random else tensors_sha256(model.state_dict())
-    info = EncoderInfo(spec.text, source.architecture, None, digest, is_random, precision, device)
-    encoder = ClipEncoder(model, _preprocessing(model.visual.preprocess_cfg), tokenizer, info)
+        digest = file_sha256(source.file)
+    elif not is_random:
+        digest = tensors_sha256(model.state_dict())
+    info = EncoderInfo(
+        spec=spec.text,
+        architecture=source.architecture,
+        weights=None,
+        weights_sha256=digest,
+        random=is_random,
+        precision=precision,
+        device=device,
+    )
+    preprocessing = _make_preprocessing(model.visual.preprocess_cfg)
+    encoder = ClipEncoder(model, preprocessing, tokenizer, info)
     if source.file:
-        encoder.notes = audit.unused_weights(source.file, stored)
+        encoder.notes = audit.notes_on_unused_weights(source.file, stored_tensors)
     return encoder
 
 
-def _source(spec: ModelSpec) -> _Source:
-    """Return the source of a model. Raises UsageError for unknown names."""
+def _find_source(spec: ModelSpec) -> _Source:
+    """Return where a model comes from: its architecture, and a tag, a file or a repository.
+
+    Raises UsageError for an unknown architecture, and for unknown weights.
+    """
     arch, weights = spec.arch, spec.name
     if arch is None:
-        return _described(spec)
+        return _find_described_source(spec)
     architectures = open_clip.list_models()
     if arch not in architectures:
         nearest_archs = nearest(arch, architectures)
@@ -83,22 +101,28 @@ def _source(spec: ModelSpec) -> _Source:
     if weights == RANDOM:
         return _Source(arch, RANDOM, arch, "random weights")
     if open_clip.is_pretrained_cfg(arch, weights):
-        tag = open_clip.get_pretrained_cfg(arch, weights)
-        remedy = "choose another architecture"
-        return _Source(arch, weights, arch, f"the weights '{weights}'", tag, remedy)
+        return _Source(
+            name=arch,
+            pretrained=weights,
+            architecture=arch,
+            description_name=f"the weights '{weights}'",
+            stated=open_clip.get_pretrained_cfg(arch, weights),
+            remedy="choose another architecture",
+        )
     if Path(weights).is_file():
-        return _from_file(arch, Path(weights))
+        return _find_file_source(arch, Path(weights))
     nearest_tags = nearest(weights, [*open_clip.list_pretrained_tags_by_model(arch), RANDOM])
     raise UsageError(
         f"'{weights}' is neither a file nor pretrained weights of {arch}; nearest: {nearest_tags}"
     )
 
 
-def _from_file(arch: str, path: Path) -> _Source:
-    """Return the source of a file of weights.
+def _find_file_source(arch: str, path: Path) -> _Source:
+    """Return the source of a model whose weights are the file at `path`.
 
-    The preprocessing and the activation are stated by a description in the same folder. Without
-    one, they are the values that all published weights of `arch` agree on.
+    The preprocessing and the activation are stated by open_clip_config.json in the same folder.
+    Without this file, they are the values that all published weights of `arch` agree on. Raises
+    UsageError if the file describes another architecture than `arch`.
     """
     description = path.with_name(DESCRIPTION)
     if not description.is_file():
@@ -107,12 +131,14 @@ def _from_file(arch: str, path: Path) -> _Source:
             pretrained=str(path),
             architecture=arch,
             description_name=f"all published weights of {arch}",
-            stated=audit.published(arch),
+            stated=audit.published_preprocessing(arch),
             remedy=f"state in {description} what this file needs, as OpenCLIP's hub layout does",
             file=path,
         )
     config = audit.read_description(description)
-    differences = audit.config_differences(config["model_cfg"], open_clip.get_model_config(arch))
+    differences = audit.describe_config_differences(
+        config["model_cfg"], open_clip.get_model_config(arch)
+    )
     if differences:
         raise UsageError(
             f"{description} describes another model than {arch}: {differences}; "
@@ -132,19 +158,25 @@ def _from_file(arch: str, path: Path) -> _Source:
     )
 
 
-def _described(spec: ModelSpec) -> _Source:
-    """Return the source of a model that describes itself, in a folder or on the hub."""
-    name = spec.name
-    if name.startswith(HUB):
+def _find_described_source(spec: ModelSpec) -> _Source:
+    """Return the source of a model that describes itself, in a folder or on the hub.
+
+    The description is open_clip_config.json beside the weights. On the hub, both files are fetched.
+    Raises UsageError for a folder without weights.
+    """
+    if spec.name.startswith(HUB):
         # Files are fetched here, because OpenCLIP goes on without files that it cannot fetch.
+        name = spec.name
         repository = name.removeprefix(HUB)
         description = Path(download_pretrained_from_hf(repository, filename=DESCRIPTION))
         file = Path(download_pretrained_from_hf(repository))
     else:
-        folder, files = Path(name), local_weights(spec)
+        folder, files = Path(spec.name), local_weights(spec)
         if not files:
             raise UsageError(f"{folder} holds no weights: one of {', '.join(DESCRIBED)}")
-        name, description, file = f"local-dir:{folder}", folder / DESCRIPTION, files[0]
+        name = f"local-dir:{folder}"
+        description = folder / DESCRIPTION
+        file = files[0]
     config = audit.read_description(description)
     return _Source(
         name=name,
@@ -157,50 +189,55 @@ def _described(spec: ModelSpec) -> _Source:
     )
 
 
-def _stored_tensors(file: Path | None, spec: ModelSpec) -> dict[str, Tensor]:
-    """Return the tensors of a model's file by name. They are empty if the file is not known.
+def _read_stored_tensors(file: Path | None, spec: ModelSpec) -> dict[str, Tensor]:
+    """Return the tensors in a model's file of weights, by name. They are empty without a file.
 
-    Raises UsageError for a file that cannot be used.
+    Raises UsageError, which names the model, for a file that cannot be used.
     """
+    if file is None:
+        return {}
     try:
-        return audit.stored_tensors(file) if file else {}
+        return audit.read_stored_tensors(file)
     except UsageError as error:
         raise UsageError(f"'{spec.text}' cannot be loaded: {error}") from error
 
 
-def _build(source: _Source, stored: Mapping[str, Tensor]) -> tuple[Any, Tokenizer]:
-    """Create the model and its tokenizer, audit them, and return both.
+def _build(source: _Source, stored_tensors: Mapping[str, Tensor]) -> tuple[Any, Tokenizer]:
+    """Create a model and its tokenizer, check that they fit the weights, and return both.
 
-    `stored` holds the tensors of the model's file. Raises UsageError if the model differs from the
-    description of its weights, or does not fit its weights.
+    `stored_tensors` are the tensors in the model's file. Raises UsageError if the model differs
+    from the description of its weights, or does not fit its weights.
     """
     # The activation is stated by the tag of the weights, or by the architecture.
     tag_config = open_clip.get_pretrained_cfg(source.name, source.pretrained or "")
     model_config = open_clip.get_model_config(source.name)
     quick_gelu = bool(model_config.get("quick_gelu")) or bool(tag_config.get("quick_gelu"))
-    model: Any = _create(source, quick_gelu, audit.has_logit_bias(stored))
-    built = {**model.visual.preprocess_cfg, "quick_gelu": quick_gelu}
-    differences = audit.stated_differences(source.stated, built)
+    model: Any = _create_model(source, quick_gelu, audit.has_logit_bias(stored_tensors))
+
+    # Compare the model with the description of its weights, and with the weights.
+    built_values = {**model.visual.preprocess_cfg, "quick_gelu": quick_gelu}
+    differences = audit.describe_stated_differences(source.stated, built_values)
     if differences:
         raise UsageError(
             f"{source.description_name}: {differences} of {source.name}; {source.remedy}"
         )
-    audit.require_fit(stored, model.state_dict(), str(source.file))
+    audit.require_fit(stored_tensors, model.state_dict(), str(source.file))
     # A random CoCa may have NaN: OpenCLIP does not initialise all of its decoder.
     if source.pretrained != RANDOM:
         audit.require_finite(model.state_dict(), str(source.file or source.pretrained))
+
     tokenizer = open_clip.get_tokenizer(source.name)
-    text: Any = model if isinstance(model, open_clip.CLIP) else model.text
-    audit.require_vocabulary(text.vocab_size, tokenizer, str(source.file or source.name))
+    text_tower: Any = model if isinstance(model, open_clip.CLIP) else model.text
+    audit.require_vocabulary(text_tower.vocab_size, tokenizer, str(source.file or source.name))
     return model, tokenizer
 
 
-def _create(source: _Source, quick_gelu: bool, has_logit_bias: bool) -> nn.Module:
-    """Create the model with its weights and return it.
+def _create_model(source: _Source, quick_gelu: bool, has_logit_bias: bool) -> nn.Module:
+    """Return the model with its weights. Random weights are the same in every run.
 
-    OpenCLIP opens files with weights_only, and refuses missing and unexpected tensors. A training
-    with SigLIP's loss adds a bias of logits to any architecture. Features do not depend on it, but
-    the model needs a place for it.
+    OpenCLIP opens files with weights_only, and refuses missing and unexpected tensors. If
+    `has_logit_bias` is true, the weights were trained with SigLIP's loss, which adds a bias of
+    logits to any architecture. Features do not depend on it, but the model needs a place for it.
     """
     if source.pretrained != RANDOM:
         options: dict[str, Any] = {
@@ -218,8 +255,11 @@ def _create(source: _Source, quick_gelu: bool, has_logit_bias: bool) -> nn.Modul
         return open_clip.create_model(source.name, pretrained_text=False)
 
 
-def _preprocessing(config: Mapping[str, Any]) -> PreprocessCfg:
-    """Return OpenCLIP's preprocessing, whose mean and std may be one number for all channels."""
+def _make_preprocessing(config: Mapping[str, Any]) -> PreprocessCfg:
+    """Return OpenCLIP's preprocessing from the configuration of a model.
+
+    There, the mean and the std may be one number for all channels: 0.5 -> (0.5, 0.5, 0.5).
+    """
     values = dict(config)
     for key in ("mean", "std"):
         value = config[key]

@@ -6,7 +6,6 @@ Names are checked without loading a model: torch is not imported here.
 import importlib.util
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -47,8 +46,11 @@ _FORMS = (
 _VALUES_OF_WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-def _bundled_files() -> dict[str, Path]:
-    """Return the files of the models that the package holds, by the models' names."""
+def _find_bundled_files() -> dict[str, Path]:
+    """Return the files of the models that are part of the package, by the models' names.
+
+    For example, the file scenes-clip.safetensors has the name "scenes-clip".
+    """
     package = importlib.util.find_spec("cosmos_core")
     folders = package.submodule_search_locations if package else None
     files: dict[str, Path] = {}
@@ -61,37 +63,45 @@ def _bundled_files() -> dict[str, Path]:
 _MODELS_OF_DEFAULT_RUN = ("scenes-cosmos", "scenes-clip")
 BUNDLED: tuple[str, ...] = (
     *_MODELS_OF_DEFAULT_RUN,
-    *sorted(set(_bundled_files()) - set(_MODELS_OF_DEFAULT_RUN)),
+    *sorted(set(_find_bundled_files()) - set(_MODELS_OF_DEFAULT_RUN)),
 )
 
 
 def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "teacher") -> ModelSpec:
     """Return the specification of a model from the name that a user types. Nothing is loaded.
 
-    `arch` is used for `cosmos:PATH` only. Raises UsageError for an unknown name, with the nearest
-    known names. OpenCLIP's architectures and tags are only checked when a model is loaded.
+    For example, "openclip:ViT-B-32/openai" has the kind "openclip", the architecture "ViT-B-32" and
+    the name "openai". `arch` is the architecture of a `cosmos:PATH`, and is ignored for all other
+    models. `weights` chooses between the teacher and the student of a COSMOS model.
+
+    Raises UsageError for an unknown name, with the nearest known names. OpenCLIP's architectures
+    and tags are only checked when a model is loaded.
     """
-    kind, separator, name = text.partition(":")
     if text != text.encode(errors="ignore").decode():
         raise UsageError(f"model {text!r}: its name is not UTF-8, as results need; rename the file")
     if text in BUNDLED:
         return ModelSpec(text=text, kind="bundled", name=text, weights=weights)
-    if separator and kind == "cosmos":
-        return _cosmos_spec(text, name, arch, weights)
-    if separator and kind == "openclip":
-        return _openclip_spec(text, name)
-    if separator and kind == "hf":
-        return _hf_spec(text, name)
-    if separator and kind == "python":
-        return _python_spec(text, name)
+    kind, colon, name = text.partition(":")
+    if colon and kind == "cosmos":
+        return _parse_cosmos_name(text, name, arch, weights)
+    if colon and kind == "openclip":
+        return _parse_openclip_name(text, name)
+    if colon and kind == "hf":
+        return _parse_hf_name(text, name)
+    if colon and kind == "python":
+        return _parse_python_name(text, name)
     known_names = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
     raise UsageError(
         f"unknown model '{text}'; nearest: {nearest(text, known_names)}; forms: {_FORMS}"
     )
 
 
-def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
-    """Parse cosmos:NAME and cosmos:PATH."""
+def _parse_cosmos_name(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
+    """Return the specification of cosmos:NAME, a released checkpoint, or cosmos:PATH, a file.
+
+    `text` is what the user types, and `name` what follows the colon. `arch` is the architecture of
+    a file. Raises UsageError if there is no such checkpoint and no such file.
+    """
     if name not in RELEASED and not Path(name).is_file():
         nearest_names = nearest(name, [*RELEASED])
         raise UsageError(f"'{text}': no such file and no released model; nearest: {nearest_names}")
@@ -99,8 +109,13 @@ def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> Mo
     return ModelSpec(text=text, kind="cosmos", name=name, arch=arch, weights=weights)
 
 
-def _openclip_spec(text: str, name: str) -> ModelSpec:
-    """Parse openclip:ARCH/TAG, openclip:ARCH/PATH, openclip:FOLDER and openclip:hf-hub:ORG/NAME."""
+def _parse_openclip_name(text: str, name: str) -> ModelSpec:
+    """Return the specification of a model of OpenCLIP.
+
+    `text` is what the user types: openclip:ARCH/TAG, openclip:ARCH/PATH, openclip:FOLDER or
+    openclip:hf-hub:ORG/NAME. `name` is what follows the first colon. Raises UsageError for any
+    other form.
+    """
     # A model that describes itself, in a folder or on the hub, needs no ARCH.
     if name.startswith(HUB) or (Path(name) / DESCRIPTION).is_file():
         return ModelSpec(text=text, kind="openclip", name=name)
@@ -113,8 +128,12 @@ def _openclip_spec(text: str, name: str) -> ModelSpec:
     return ModelSpec(text=text, kind="openclip", name=source, arch=arch)
 
 
-def _hf_spec(text: str, name: str) -> ModelSpec:
-    """Parse hf:FOLDER and hf:ORG/NAME[@REVISION]."""
+def _parse_hf_name(text: str, name: str) -> ModelSpec:
+    """Return the specification of a model of transformers.
+
+    `text` is what the user types: hf:FOLDER, hf:ORG/NAME or hf:ORG/NAME@REVISION. `name` is what
+    follows the colon. Raises UsageError for any other form.
+    """
     is_folder = bool(name) and Path(name).is_dir()
     is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name)
     if not is_folder and not is_repository:
@@ -122,21 +141,28 @@ def _hf_spec(text: str, name: str) -> ModelSpec:
     return ModelSpec(text=text, kind="hf", name=name)
 
 
-def _python_spec(text: str, name: str) -> ModelSpec:
-    """Parse python:FILE.py and python:FILE.py?NAME=VALUE&..."""
+def _parse_python_name(text: str, name: str) -> ModelSpec:
+    """Return the specification of a model that a user's Python file makes.
+
+    `text` is what the user types: python:FILE.py, or python:FILE.py?NAME=VALUE&NAME=VALUE with
+    arguments for the function `load` of the file. `name` is what follows the colon. Raises
+    UsageError if there is no such file, and for wrong arguments.
+    """
     file, query = name, ""
     if not Path(name).is_file():  # the name of a file may contain a question mark
         file, _, query = name.partition("?")
     if not Path(file).is_file():
         raise UsageError(f"'{text}': no such file; python:FILE.py is a file that makes a model")
-    return ModelSpec(text=text, kind="python", name=file, arguments=_arguments(text, query))
+    arguments = _parse_arguments(text, query)
+    return ModelSpec(text=text, kind="python", name=file, arguments=arguments)
 
 
-def _arguments(text: str, query: str) -> dict[str, Any]:
-    """Return the arguments of a function from a query `NAME=VALUE&NAME=VALUE`.
+def _parse_arguments(text: str, query: str) -> dict[str, Any]:
+    """Return the arguments of a function from a query NAME=VALUE&NAME=VALUE.
 
-    Values are numbers, true, false, none or else texts. For example, `depth=12&name=small` gives
-    {"depth": 12, "name": "small"}. `text` is the name of the model in error messages.
+    Values are numbers, true, false, none or else texts. For example, "depth=12&name=small" ->
+    {"depth": 12, "name": "small"}. `text` is the name of the model in error messages. Raises
+    UsageError if the query does not have this form.
     """
     if not query:
         return {}
@@ -151,15 +177,20 @@ def _arguments(text: str, query: str) -> dict[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
-    """Return the value of an argument: a number, true, false, None, or the text itself."""
-    with suppress(ValueError):
+    """Return the value that an argument of a model stands for.
+
+    Numbers and the words true, false, none and null become Python values. Everything else is a
+    text: "12" -> 12, "True" -> True, "none" -> None, "small" -> "small", "[1]" -> "[1]".
+    """
+    try:
         value = parse_json(text)
-        return text if isinstance(value, dict | list) else value
-    return _VALUES_OF_WORDS.get(text.lower(), text)
+    except ValueError:
+        return _VALUES_OF_WORDS.get(text.lower(), text)
+    return text if isinstance(value, dict | list) else value
 
 
-def labelled(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[ModelSpec]:
-    """Return model specifications with the names that tables display for the models.
+def with_labels(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[ModelSpec]:
+    """Return model specifications with labels, the names that tables display for the models.
 
     `labels` is empty, or has one label per model in the same order. A label of None leaves a model
     without one. Raises UsageError for another number of labels, and for a label that tables
@@ -173,24 +204,22 @@ def labelled(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[M
             "in their order"
         )
     for label in labels:
-        if label is not None:
-            _require_label(label)
+        if label is None:
+            continue
+        if not re.fullmatch(r"[^\s(][^(]{,99}", label) or not label.isprintable():
+            raise UsageError(
+                f"name {label!r}: use 1 to 100 printable characters without '(', which in tables "
+                "begins what differs from the defaults"
+            )
     return [replace(spec, label=label) for spec, label in zip(specs, labels, strict=True)]
 
 
-def _require_label(label: str) -> None:
-    """Raise UsageError for a label that tables cannot show."""
-    if not re.fullmatch(r"[^\s(][^(]{,99}", label) or not label.isprintable():
-        raise UsageError(
-            f"name {label!r}: use 1 to 100 printable characters without '(', which in tables "
-            "begins what differs from the defaults"
-        )
-
-
 def parse_auxiliary(text: str) -> ModelSpec:
-    """Parse the name of an encoder that guides another one. Nothing is loaded.
+    """Return the specification of an encoder that guides the attention of another one.
 
-    Raises UsageError for a name that does not have one of the forms, and for a missing file.
+    `text` is what the user types: timm:ARCH, timm:ARCH/PATH, or the name of a model of transformers
+    or of a Python file. Nothing is loaded. Raises UsageError for any other form, and for a missing
+    file.
     """
     kind, _, name = text.partition(":")
     if kind in ("hf", "python"):
@@ -204,18 +233,19 @@ def parse_auxiliary(text: str) -> ModelSpec:
     return ModelSpec(text=text, kind="timm", name=path, arch=arch)
 
 
-def located(text: str, folder: Path) -> str:
-    """Return the name of a model whose paths are relative to `folder`, with complete paths.
+def with_complete_paths(text: str, folder: Path) -> str:
+    """Return the name of a model with complete paths, from one with paths relative to `folder`.
 
-    For example, `python:a.py` becomes `python:FOLDER/a.py`. Names without a file or folder of this
-    machine are returned as they are.
+    For example, in the folder /models, "python:a.py" -> "python:/models/a.py", and
+    "openclip:ViT-B-32/a.pt" -> "openclip:ViT-B-32//models/a.pt". Names without a file or folder of
+    this machine are returned as they are.
     """
     kind, _, name = text.partition(":")
     path = folder / name
     if kind == "cosmos" and name not in RELEASED:
         return f"cosmos:{path}"
     if kind == "python":
-        return f"python:{path}" if path.is_file() else _located_arguments(name, folder)
+        return f"python:{path}" if path.is_file() else _locate_arguments(name, folder)
     if kind == "hf" and name and path.is_dir():
         return f"hf:{path}"
     if kind == "openclip":
@@ -227,10 +257,12 @@ def located(text: str, folder: Path) -> str:
     return text
 
 
-def _located_arguments(name: str, folder: Path) -> str:
-    """Return `python:FILE.py?NAME=VALUE` with complete paths.
+def _locate_arguments(name: str, folder: Path) -> str:
+    """Return python:FILE.py?NAME=VALUE&NAME=VALUE with complete paths.
 
-    FILE.py is relative to `folder`, and so are the values that are files below it.
+    `name` is the part after the colon. FILE.py is relative to `folder`, and so is each value that
+    is a file below it. For example, in the folder /models, "a.py?file=b.pt&depth=2" ->
+    "python:/models/a.py?file=/models/b.pt&depth=2".
     """
     file, question_mark, query = name.partition("?")
     arguments = []
@@ -244,24 +276,29 @@ def _located_arguments(name: str, folder: Path) -> str:
 
 
 def local_weights(spec: ModelSpec) -> list[Path]:
-    """Return the files of a model's weights that its name refers to.
+    """Return the files of a model's weights that its name refers to: cosmos:a.pt -> [a.pt].
 
     The list is empty if any file is missing, or if the name does not refer to files of this
     machine.
     """
-    files = _local_files(spec)
-    return files if all(file.is_file() for file in files) else []
+    files = _expected_weights(spec)
+    if not all(file.is_file() for file in files):
+        return []
+    return files
 
 
-def _local_files(spec: ModelSpec) -> list[Path]:
-    """Return the files that `local_weights` returns if all of them exist."""
+def _expected_weights(spec: ModelSpec) -> list[Path]:
+    """Return the files of this machine that a model's name refers to. They may be missing.
+
+    The list is empty if the name does not refer to files of weights.
+    """
     path = Path(spec.name)
     if spec.kind == "python" or (spec.kind == "cosmos" and spec.name in RELEASED):
         return []
     if spec.kind == "bundled":
-        return [_bundled_files().get(spec.name, path)]
+        return [_find_bundled_files().get(spec.name, path)]
     if spec.kind == "hf" and path.is_dir():
-        return saved_weights(path)
+        return find_saved_weights(path)
     if spec.kind == "openclip" and spec.arch is None:
         for name in DESCRIBED:
             if (path / name).is_file():
@@ -270,8 +307,12 @@ def _local_files(spec: ModelSpec) -> list[Path]:
     return [path]
 
 
-def saved_weights(folder: Path) -> list[Path]:
-    """Return the files of weights that transformers saved: one file, or several in their order."""
+def find_saved_weights(folder: Path) -> list[Path]:
+    """Return the files of weights that transformers saved in a folder.
+
+    They are [model.safetensors], or several files model-00001-of-00002.safetensors... in order. The
+    list is empty if there are none.
+    """
     single_file = folder / "model.safetensors"
     if single_file.is_file():
         return [single_file]
@@ -279,9 +320,15 @@ def saved_weights(folder: Path) -> list[Path]:
 
 
 def weights_sha256(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of a file of weights, or of the SHA-256s of several files in order."""
+    """Return one SHA-256 of a model's files of weights.
+
+    For a single file, it is the SHA-256 of the file. For several files, it is the SHA-256 of the
+    list of their SHA-256s, in order.
+    """
     digests = [file_sha256(file) for file in files]
-    return digests[0] if len(digests) == 1 else json_sha256(digests)
+    if len(digests) == 1:
+        return digests[0]
+    return json_sha256(digests)
 
 
 def code_sha256(spec: ModelSpec, content: bytes | None = None) -> str | None:
@@ -293,11 +340,17 @@ def code_sha256(spec: ModelSpec, content: bytes | None = None) -> str | None:
     """
     if spec.kind != "python":
         return None
-    code = file_sha256(Path(spec.name)) if content is None else sha256(content).hexdigest()
+    if content is None:
+        content = Path(spec.name).read_bytes()
+    code_hash = sha256(content).hexdigest()
     if not spec.arguments:
-        return code
-    arguments = {}
+        return code_hash
+
+    hashable_arguments = {}
     for name, value in spec.arguments.items():
-        is_file = Path(str(value)).is_file()
-        arguments[name] = [file_sha256(Path(value))] if is_file else value
-    return json_sha256([code, arguments])
+        if Path(str(value)).is_file():
+            # The list tells the hash of a file from an argument that is a text.
+            hashable_arguments[name] = [file_sha256(Path(value))]
+        else:
+            hashable_arguments[name] = value
+    return json_sha256([code_hash, hashable_arguments])

@@ -26,15 +26,16 @@ Step = Callable[[Tensor], Tensor]
 
 
 class Tower(ABC):
-    """The steps of an image tower. All of them run within `sized`, for images of that size.
+    """The steps of an image tower, which run one after the other to encode patches.
 
+    All steps run within the context `input_size`, which prepares the tower for a size of images.
     The last block can run as a whole, or as its two branches, each of which is added to its input:
-    tokens + attention_branch(tokens), then tokens + mlp_branch(tokens).
+    tokens = tokens + attention_branch(tokens), then tokens = tokens + mlp_branch(tokens).
     """
 
     # The side of a patch in pixels.
     patch_size: int
-    # P, the number of tokens before the patches.
+    # P, the number of tokens before the patches: the class token and registers.
     prefix: int
     # The last block.
     block: nn.Module
@@ -59,61 +60,74 @@ class Tower(ABC):
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, N, C) to features (B, N, D), which are not normalised.
+        """Return the features (B, N, D) of tokens (B, N, C), which are not normalised.
 
         The feature of a token is the feature of an image whose tokens are all equal to that token.
         """
 
-    def sized(self, image_hw: Grid) -> AbstractContextManager[None]:
-        """Prepare the tower for images of this height and width, within the context."""
+    def input_size(self, image_hw: Grid) -> AbstractContextManager[None]:
+        """Return a context in which the tower takes images of this height and width, in pixels.
+
+        By default, a tower takes images of any size, and the context does nothing.
+        """
         return nullcontext()
 
 
 def image_tower(model: nn.Module) -> Tower:
-    """Return the steps of a model's image tower. Raises UsageError if it has no patch tokens."""
+    """Return the steps of a model's image tower.
+
+    `model` is an image tower of OpenCLIP, or a model of transformers. Raises UsageError if the
+    tower has no patch tokens, or is not known here.
+    """
     if isinstance(model, transformer.VisionTransformer):
         return OpenClipTower(model)
     if isinstance(model, TimmModel):
         return TimmTower(model)
     config: Any = getattr(model, "config", None)
     model_type = getattr(config, "model_type", "")
-    if model_type in _TRANSFORMERS:
-        return _TRANSFORMERS[model_type](model)
-    raise _unsupported(type(model).__name__)
+    if model_type in _TRANSFORMERS_TOWERS:
+        return _TRANSFORMERS_TOWERS[model_type](model)
+    raise _unsupported_tower_error(type(model).__name__)
 
 
-def _unsupported(kind: str) -> UsageError:
-    """Return the error for an image tower of an unsupported kind."""
+def _unsupported_tower_error(description: str) -> UsageError:
+    """Return the error for an image tower without usable patches, such as "a ResNet"."""
     return UsageError(
-        f"this model's image tower, {kind}, has no patch embeddings for texts: choose a "
+        f"this model's image tower, {description}, has no patch embeddings for texts: choose a "
         "COSMOS model or another ViT, such as ViT-B-16 or ViT-B-16-SigLIP"
     )
 
 
 def _side_of_square(size: int | Sequence[int]) -> int:
-    """Return the side of a square patch. Raises UsageError for a patch that is not square."""
+    """Return the side of a square patch: 16 -> 16, (16, 16) -> 16.
+
+    Raises UsageError for a patch that is not square.
+    """
     if isinstance(size, int):
         return size
     sides = set(size)
     if len(sides) > 1:
-        raise _unsupported("a ViT with patches that are not square")
+        raise _unsupported_tower_error("a ViT with patches that are not square")
     return sides.pop()
 
 
 def _run_blocks(blocks: Sequence[nn.Module], tokens: Tensor) -> Tensor:
-    """Return the tokens (B, N, C) after blocks of OpenCLIP or transformers."""
+    """Return the tokens (B, N, C) after the given blocks of OpenCLIP or transformers."""
     for block in blocks:
         tokens = block(tokens, None)  # no mask
     return tokens
 
 
 def _pool_each_token(head: Step, tokens: Tensor, length: int = 1) -> Tensor:
-    """Return the features (B, N, D) that a head makes of each of the tokens (B, N, C).
+    """Return the features (B, N, D) that a pooling head returns for each of the tokens (B, N, C).
 
-    The head gets each token as a sequence of `length` equal tokens.
+    The head pools sequences of tokens. It is given each token as a sequence of its own, which
+    repeats the token `length` times.
     """
-    sequences = tokens.flatten(0, 1)[:, None].expand(-1, length, -1)
-    return head(sequences).unflatten(0, tokens.shape[:2])
+    single_tokens = tokens.flatten(0, 1)[:, None]  # (B * N, 1, C)
+    sequences = single_tokens.expand(-1, length, -1)
+    features = head(sequences)  # (B * N, D)
+    return features.unflatten(0, tokens.shape[:2])
 
 
 class OpenClipTower(Tower):
@@ -122,86 +136,108 @@ class OpenClipTower(Tower):
     prefix = 1
 
     def __init__(self, visual: Any) -> None:
+        """Take apart the image tower of an OpenCLIP model.
+
+        Raises UsageError for a tower whose steps are not known here.
+        """
         self.visual = visual
         *self.early_blocks, self.block = visual.transformer.resblocks
         if getattr(visual, "attn_pool_contrastive", None) is not None:
-            raise _unsupported("a ViT with two attentional poolings, which OpenCLIP calls untested")
+            raise _unsupported_tower_error(
+                "a ViT with two attentional poolings, which OpenCLIP calls untested"
+            )
         attention: Any = self.block.attn
         if getattr(attention, "logit_scale", None) is not None:
-            raise _unsupported(
+            raise _unsupported_tower_error(
                 "a ViT with scaled cosine attention, which OpenCLIP itself fails to run"
             )
         self.patch_size = _side_of_square(visual.patch_size)
 
     def before_last(self, images: Tensor) -> Tensor:
-        return _run_blocks(self.early_blocks, self._embed(images))
+        """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
+        tokens = self._embed(images)
+        return _run_blocks(self.early_blocks, tokens)
 
     def _embed(self, images: Tensor) -> Tensor:
-        """Return the tokens (B, N, C) before the first block."""
+        """Return the tokens (B, N, C) of images (B, 3, H, W) before the first block."""
         visual = self.visual
-        grid = visual.conv1(images)
-        cls = visual.class_embedding.to(grid.dtype).expand(len(images), 1, -1)
-        tokens = torch.cat([cls, grid.flatten(2).transpose(1, 2)], dim=1)
-        grid_hw = (grid.shape[2], grid.shape[3])
+        patch_grid = visual.conv1(images)  # (B, C, h, w)
+        patch_tokens = patch_grid.flatten(2).transpose(1, 2)
+        class_token = visual.class_embedding.to(patch_grid.dtype).expand(len(images), 1, -1)
+        tokens = torch.cat([class_token, patch_tokens], dim=1)
+        grid_hw = (patch_grid.shape[2], patch_grid.shape[3])
         positions = resize_positional_embedding(
             visual.positional_embedding, visual.grid_size, grid_hw
         )
         return visual.ln_pre(tokens + positions.to(tokens.dtype))
 
     def attention_branch(self, tokens: Tensor) -> Tensor:
+        """Return the output of the last block's attention (B, N, C), with its norms and scale."""
         block: Any = self.block
-        tokens = block.ln_1(tokens)
+        normed_tokens = block.ln_1(tokens)
         if isinstance(block.attn, nn.MultiheadAttention):
-            return block.ls_1(self_attention(block.attn, tokens))
-        return block.ls_1(block.ln_attn(block.attn(tokens)))
+            return block.ls_1(self_attention(block.attn, normed_tokens))
+        return block.ls_1(block.ln_attn(block.attn(normed_tokens)))
 
     def mlp_branch(self, tokens: Tensor) -> Tensor:
+        """Return the output of the last block's MLP (B, N, C), with its norm and scale."""
         block: Any = self.block
         return block.ls_2(block.mlp(block.ln_2(tokens)))
 
     def pool(self, tokens: Tensor) -> Tensor:
+        """Return the features (B, N, D) that the head makes of each of the tokens (B, N, C)."""
         if self.visual.attn_pool is not None:
             tokens = _pool_each_token(self._pool_by_attention, tokens)
         return self.visual.ln_post(tokens) @ self.visual.proj
 
     def _pool_by_attention(self, sequences: Tensor) -> Tensor:
-        """Return pooled sequences (n, C) of sequences (n, 1, C), which have one token each.
+        """Return the attentional pooling (n, C) of sequences (n, 1, C) of one token each.
 
-        All queries get the same value from a single token. Therefore, only the first query runs.
+        All queries of the pooling get the same value from a single token. Therefore, only the first
+        query runs.
         """
         pooler = self.visual.attn_pool
         first_query = {"query": pooler.query[:1]}
-        return torch.func.functional_call(pooler, first_query, (sequences,))[:, 0]
+        pooled_tokens = torch.func.functional_call(pooler, first_query, (sequences,))  # (n, 1, C)
+        return pooled_tokens[:, 0]
 
 
 def resize_positional_embedding(embedding: Tensor, trained_hw: Grid, grid_hw: Grid) -> Tensor:
-    """Return positional embeddings (1 + h * w, C), resized from an m x n grid, (1 + m * n, C).
+    """Return positional embeddings that are resized to another grid of patches.
 
-    `trained_hw` is (m, n), and `grid_hw` is (h, w). The class token keeps its embedding. The
-    interpolation is bicubic by the factors (h + 0.1) / m and (w + 0.1) / n. The 0.1 keeps the size
-    from being rounded down. It shifts samples a little, as in published numbers
+    `embedding` (1 + m * n, C) belongs to the class token and the m x n grid `trained_hw` of the
+    training. The result (1 + h * w, C) belongs to the h x w grid `grid_hw`. The class token keeps
+    its embedding.
+
+    The interpolation is bicubic by the factors (h + 0.1) / m and (w + 0.1) / n. The 0.1 keeps the
+    size from being rounded down. It shifts samples a little, as in published numbers
     (facebookresearch/dino, interpolate_pos_encoding).
     """
     if grid_hw == trained_hw:
         return embedding
-    cls, patches = embedding[:1], embedding[1:]
-    grid = patches.T.reshape(1, -1, *trained_hw).float()
-    factors = [
-        (length + 0.1) / trained_length
-        for length, trained_length in zip(grid_hw, trained_hw, strict=True)
-    ]
-    resized = F.interpolate(grid, scale_factor=factors, mode="bicubic")
-    return torch.cat([cls, resized[0].flatten(1).T.to(cls.dtype)])
+    class_embedding, patch_embeddings = embedding[:1], embedding[1:]
+    trained_grid = patch_embeddings.T.reshape(1, -1, *trained_hw).float()  # (1, C, m, n)
+    height_factor = (grid_hw[0] + 0.1) / trained_hw[0]
+    width_factor = (grid_hw[1] + 0.1) / trained_hw[1]
+    grid = F.interpolate(
+        trained_grid, scale_factor=[height_factor, width_factor], mode="bicubic"
+    )  # (1, C, h, w)
+    resized_embeddings = grid[0].flatten(1).T.to(embedding.dtype)
+    return torch.cat([class_embedding, resized_embeddings])
 
 
 class TimmTower(Tower):
     """timm's ViTs and EVAs in OpenCLIP: SigLIP, SigLIP 2, EVA, PE, MobileCLIP-B and L."""
 
     def __init__(self, visual: Any) -> None:
+        """Take apart an image tower of timm in an OpenCLIP model, whose `trunk` is timm's ViT.
+
+        Raises UsageError if it is not a ViT or EVA of two or more blocks.
+        """
         self.visual = visual
         self.trunk = visual.trunk
         if not isinstance(self.trunk, VisionTransformer | Eva) or len(self.trunk.blocks) < 2:
-            raise _unsupported(f"timm's {type(self.trunk).__name__}")
+            raise _unsupported_tower_error(f"timm's {type(self.trunk).__name__}")
         self.patch_size = _side_of_square(self.trunk.patch_embed.feat_ratio(as_scalar=False))
         self.prefix = self.trunk.num_prefix_tokens
         self.block = self.trunk.blocks[-1]
@@ -209,24 +245,27 @@ class TimmTower(Tower):
         self.has_branches = type(self.block) in (Block, EvaBlock)
 
     def before_last(self, images: Tensor) -> Tensor:
-        (tokens,) = self.trunk.forward_intermediates(
+        """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
+        last_but_one = len(self.trunk.blocks) - 2
+        (output,) = self.trunk.forward_intermediates(
             images,
-            indices=[len(self.trunk.blocks) - 2],
+            indices=[last_but_one],
             return_prefix_tokens=self.prefix > 0,
             stop_early=True,
             output_fmt="NLC",
             intermediates_only=True,
         )
         if self.prefix == 0:
-            return tokens
-        patches, prefix_tokens = tokens
+            return output
+        patches, prefix_tokens = output
         return torch.cat([prefix_tokens, patches], dim=1)
 
     def last_block(self, tokens: Tensor) -> Tensor:
-        return self.block(tokens, self._rope())
+        """Return the tokens (B, N, C) after the last block, as trained."""
+        return self.block(tokens, self._rotary_embedding())
 
-    def _rope(self) -> Tensor | None:
-        """Return the rotary position embedding of the last block, if there is one."""
+    def _rotary_embedding(self) -> Tensor | None:
+        """Return the rotary position embedding of the last block, or None if it has none."""
         if getattr(self.trunk, "rope", None) is None:
             return None
         embedding = self.trunk.rope.get_embed(shape=self.trunk.patch_embed.grid_size)
@@ -234,36 +273,42 @@ class TimmTower(Tower):
         return embedding[-1] if self.trunk.rope_mixed else embedding
 
     def attention_branch(self, tokens: Tensor) -> Tensor:
+        """Return the output of the last block's attention (B, N, C), with its norm and scale."""
         block: Any = self.block
+        normed_tokens = block.norm1(tokens)
         if isinstance(block, EvaBlock):
-            attention = block.attn(block.norm1(tokens), rope=self._rope())
-            return attention if block.gamma_1 is None else block.gamma_1 * attention
-        return block.ls1(block.attn(block.norm1(tokens)))
+            output = block.attn(normed_tokens, rope=self._rotary_embedding())
+            return output if block.gamma_1 is None else block.gamma_1 * output
+        return block.ls1(block.attn(normed_tokens))
 
     def mlp_branch(self, tokens: Tensor) -> Tensor:
+        """Return the output of the last block's MLP (B, N, C), with its norm and scale."""
         block: Any = self.block
+        output = block.mlp(block.norm2(tokens))
         if isinstance(block, EvaBlock):
-            output = block.mlp(block.norm2(tokens))
             return output if block.gamma_2 is None else block.gamma_2 * output
-        return block.ls2(block.mlp(block.norm2(tokens)))
+        return block.ls2(output)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        # The pooling may leave out the prefix: a sequence has one token more.
-        return _pool_each_token(self._head, self.trunk.norm(tokens), self.prefix + 1)
+        """Return the features (B, N, D) that the head makes of each of the tokens (B, N, C)."""
+        # The head may leave out the tokens of the prefix, so that one more token is needed.
+        length = self.prefix + 1
+        return _pool_each_token(self._run_head, self.trunk.norm(tokens), length)
 
-    def _head(self, sequences: Tensor) -> Tensor:
-        """Return the features (n, D) of sequences (n, N, C) after the last norm."""
+    def _run_head(self, sequences: Tensor) -> Tensor:
+        """Return the features (n, D) of sequences of tokens (n, N, C) after the last norm."""
         return self.visual.head(self.trunk.forward_head(sequences))
 
-    def sized(self, image_hw: Grid) -> AbstractContextManager[None]:
-        return sized(self.trunk, image_hw)
+    def input_size(self, image_hw: Grid) -> AbstractContextManager[None]:
+        """Return a context in which the tower takes images of this height and width, in pixels."""
+        return timm_input_size(self.trunk, image_hw)
 
 
 @contextmanager
-def sized(trunk: Any, image_hw: Grid) -> Iterator[None]:
-    """Set the input size of a tower of timm, within the context.
+def timm_input_size(trunk: Any, image_hw: Grid) -> Iterator[None]:
+    """Let an image tower of timm take images of another height and width, within the context.
 
-    timm resamples the tower's positional embeddings. They are restored afterwards.
+    For this, timm resamples the tower's positional embeddings. They are restored afterwards.
     """
     original_hw, original_positions = trunk.patch_embed.img_size, trunk.pos_embed
     if image_hw == original_hw:
@@ -287,18 +332,25 @@ class _TransformersTower(Tower):
         self.patch_size = _side_of_square(self.vision.config.patch_size)
 
     def before_last(self, images: Tensor) -> Tensor:
-        tokens = self.vision.embeddings(images, interpolate_pos_encoding=True)
-        return _run_blocks(self.early_blocks, self._before_first(tokens))
+        """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
+        embedded_tokens = self.vision.embeddings(images, interpolate_pos_encoding=True)
+        return _run_blocks(self.early_blocks, self._normalise_embedded(embedded_tokens))
 
-    def _before_first(self, tokens: Tensor) -> Tensor:
-        """Return the tokens (B, N, C) that the first block gets, from embedded tokens."""
+    def _normalise_embedded(self, tokens: Tensor) -> Tensor:
+        """Return the input of the first block (B, N, C), from embedded tokens (B, N, C).
+
+        By default, there is no norm before the first block.
+        """
         return tokens
 
     def attention_branch(self, tokens: Tensor) -> Tensor:
+        """Return the output of the last block's attention (B, N, C), with its norm."""
         block: Any = self.block
-        return block.self_attn(block.layer_norm1(tokens))[0]
+        output = block.self_attn(block.layer_norm1(tokens))[0]
+        return output
 
     def mlp_branch(self, tokens: Tensor) -> Tensor:
+        """Return the output of the last block's MLP (B, N, C), with its norm."""
         block: Any = self.block
         return block.mlp(block.layer_norm2(tokens))
 
@@ -308,10 +360,12 @@ class ClipTower(_TransformersTower):
 
     prefix = 1
 
-    def _before_first(self, tokens: Tensor) -> Tensor:
+    def _normalise_embedded(self, tokens: Tensor) -> Tensor:
+        """Return the input of the first block (B, N, C), from embedded tokens (B, N, C)."""
         return self.vision.pre_layrnorm(tokens)  # as transformers spells it
 
     def pool(self, tokens: Tensor) -> Tensor:
+        """Return the features (B, N, D) of tokens (B, N, C): the last norm and the projection."""
         return self.model.visual_projection(self.vision.post_layernorm(tokens))
 
 
@@ -321,6 +375,7 @@ class SiglipTower(_TransformersTower):
     prefix = 0
 
     def pool(self, tokens: Tensor) -> Tensor:
+        """Return the features (B, N, D) that the head makes of each of the tokens (B, N, C)."""
         return _pool_each_token(self.vision.head, self.vision.post_layernorm(tokens))
 
 
@@ -334,22 +389,27 @@ class Tipsv2Tower(Tower):
         self.prefix = 1 + self.vision.config.num_register_tokens
 
     def before_last(self, images: Tensor) -> Tensor:
+        """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
         return _run_blocks(self.early_blocks, self.vision.embeddings(images))
 
     def attention_branch(self, tokens: Tensor) -> Tensor:
+        """Return the output of the last block's attention (B, N, C), with its norm and scale."""
         block: Any = self.block
-        return block.layer_scale1(block.attention(block.norm1(tokens))[0])
+        output = block.attention(block.norm1(tokens))[0]
+        return block.layer_scale1(output)
 
     def mlp_branch(self, tokens: Tensor) -> Tensor:
+        """Return the output of the last block's MLP (B, N, C), with its norm and scale."""
         block: Any = self.block
         return block.layer_scale2(block.mlp(block.norm2(tokens)))
 
     def pool(self, tokens: Tensor) -> Tensor:
+        """Return the features (B, N, D) of tokens (B, N, C): the tokens after the last norm."""
         return self.vision.layernorm(tokens)
 
 
-# By `model_type` of transformers.
-_TRANSFORMERS: dict[str, Callable[[Any], Tower]] = {
+# The classes of towers by `model_type` of transformers.
+_TRANSFORMERS_TOWERS: dict[str, Callable[[Any], Tower]] = {
     "clip": ClipTower,
     "metaclip_2": ClipTower,
     "altclip": ClipTower,

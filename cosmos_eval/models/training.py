@@ -13,51 +13,59 @@ from pydantic_core import PydanticCustomError
 
 from cosmos_core.utils.recipe import IDENTITY, training_identity
 from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
-from cosmos_eval.models.specs import HUB, TWO_SETS, local_weights, located, parse_model_spec
+from cosmos_eval.models.specs import (
+    HUB,
+    TWO_SETS,
+    local_weights,
+    parse_model_spec,
+    with_complete_paths,
+)
 from cosmos_eval.protocols.facts import training_of
 from cosmos_eval.types import ModelSpec, UsageError
 
 
 def training_facts(spec: ModelSpec) -> dict[str, Any]:
-    """Return the training data and the samples seen of a model, None if unknown.
+    """Return the training data of a model and how many samples it saw, None if unknown.
 
+    They are stated by a table of published models, by the model's checkpoint, or by its model card.
     The model must have been loaded, because its card is not fetched here.
     """
-    unknown = {"training_data": None, "samples_seen": None}
-    stated = training_of(spec.text) or _checkpoint_facts(spec) or _card_facts(spec)
-    return unknown | stated
+    stated_facts = training_of(spec.text) or _checkpoint_facts(spec) or _card_facts(spec)
+    return {"training_data": None, "samples_seen": None, **stated_facts}
 
 
 def training_record(spec: ModelSpec) -> dict[str, Any]:
-    """Return the record of a training that a result has under `model.training`.
+    """Return what identifies the training of a model, as a result has it under `model.training`.
 
-    Its values are stated by the metadata of the checkpoint or by the user's file. The record is
-    empty if neither states anything. Raises UsageError if they contradict each other.
+    For example, {"group": "my-clip", "seed": 1, ...}. The values are stated by the metadata of the
+    checkpoint or by a file of the user. Values that neither of them states are None, and the record
+    is empty if there are no others. Raises UsageError if the two contradict each other.
     """
-    in_file = spec.training or {}
-    in_checkpoint = {}
-    for name, value in training_identity(_metadata(spec)).items():
+    values_of_user = spec.training or {}
+    values_of_checkpoint = {}
+    for name, value in training_identity(_read_training_metadata(spec)).items():
         if value is not None:
-            in_checkpoint[name] = value
-    for name in in_checkpoint.keys() & in_file.keys():
-        if in_checkpoint[name] != in_file[name]:
+            values_of_checkpoint[name] = value
+    for name in values_of_checkpoint.keys() & values_of_user.keys():
+        if values_of_checkpoint[name] != values_of_user[name]:
             raise UsageError(
-                f"{spec.text}: its {name} is said to be {in_file[name]}, and its checkpoint states "
-                f"{in_checkpoint[name]}"
+                f"{spec.text}: its {name} is said to be {values_of_user[name]}, and its checkpoint "
+                f"states {values_of_checkpoint[name]}"
             )
-    if not in_checkpoint and not in_file:
+    if not values_of_checkpoint and not values_of_user:
         return {}
-    return {**dict.fromkeys(IDENTITY), **in_file, **in_checkpoint}
+    unknown_values = dict.fromkeys(IDENTITY)
+    return {**unknown_values, **values_of_user, **values_of_checkpoint}
 
 
 def _require_sha256(text: str) -> str:
-    """Return a text that is a SHA-256. Raises PydanticCustomError for any other text."""
+    """Return the text itself if it is a SHA-256. Raises PydanticCustomError for any other text."""
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise PydanticCustomError("sha256", "must be 64 hexadecimal digits")
     return text
 
 
-class _Stated(BaseModel):
+class _StatedTraining(BaseModel):
     """A user's statement of how a model was trained, if its checkpoint does not state it."""
 
     model_config = CONFIG
@@ -70,70 +78,84 @@ class _Stated(BaseModel):
 
 
 def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
-    """Return model specifications with the trainings that a YAML file states for them.
+    """Return model specifications with the trainings that a user's YAML file states for them.
 
-    The file maps names of models to trainings. Paths in these names are relative to the file.
+    The file maps names of models to trainings, such as `cosmos:a.pt: {group: my-clip, seed: 1}`.
+    Paths in these names are relative to the file.
+
     Raises UsageError for other content, for an unknown model, for a model that is named twice, if
     none of the models is named, and if a checkpoint states otherwise.
     """
     try:
         content = read_yaml(path, "cosmos:a.pt: {group: my-clip, seed: 1}")
-        trainings: dict[str, dict[str, Any]] = {}
+        training_by_model: dict[str, dict[str, Any]] = {}
         for text, entry in content.items():
-            name = _file_or_name(parse_model_spec(located(text, path.parent)))
-            if name in trainings:
+            model = _file_or_name(parse_model_spec(with_complete_paths(text, path.parent)))
+            if model in training_by_model:
                 raise FileError(f"{text} is given twice")
-            trainings[name] = _parse_training(text, entry)
-        specs_with_trainings = [
-            replace(spec, training=trainings.get(_file_or_name(spec))) for spec in specs
-        ]
+            training_by_model[model] = _parse_training(text, entry)
+
+        specs_with_trainings = []
+        for spec in specs:
+            training = training_by_model.get(_file_or_name(spec))
+            specs_with_trainings.append(replace(spec, training=training))
         if not any(spec.training for spec in specs_with_trainings):
             raise FileError("names none of the models that are measured")
         for spec in specs_with_trainings:
-            training_record(spec)
+            training_record(spec)  # raises UsageError if the checkpoint states otherwise
     except (FileError, UsageError) as error:
         raise UsageError(f"{path}: {error}") from None
     return specs_with_trainings
 
 
 def _parse_training(text: str, entry: Any) -> dict[str, Any]:
-    """Return the values of an entry of the file, which describes the training of model `text`."""
+    """Return the values of the training that a user's file states for one model.
+
+    `text` is the name of the model in the file, and `entry` is its value. Raises FileError for an
+    entry that does not describe a training.
+    """
     if not isinstance(entry, dict):
         raise FileError(f"{text}: must map names to values, such as `group: my-clip`")
     try:
-        return parse(_Stated, entry).model_dump(exclude_none=True)
+        return parse(_StatedTraining, entry).model_dump(exclude_none=True)
     except FileError as error:
         raise FileError(f"{text}: {error}") from None
 
 
 def _file_or_name(spec: ModelSpec) -> str:
-    """Return the path of a model's weights, or the model's name if they are not a local file.
+    """Return the complete path of a model's weights, or the model's name if they are not a file.
 
-    Different names of a model have the same path.
+    Two names of the same file, such as "cosmos:a.pt" and "cosmos:./a.pt", have the same path.
     """
     files = local_weights(spec)
     return str(files[0].resolve()) if files else spec.text
 
 
-def _metadata(spec: ModelSpec) -> Any:
-    """Return the `training` that cosmos-train wrote into the metadata of a checkpoint.
+def _read_training_metadata(spec: ModelSpec) -> Any:
+    """Return the record of the training that cosmos-train wrote into the header of a checkpoint.
 
-    Return None for other models.
+    It is a dictionary with the keys "config" and "samples_seen", for example. Return None for other
+    models.
     """
     files = local_weights(spec)
     if spec.kind not in TWO_SETS or not files or files[0].suffix != ".safetensors":
         return None
     from safetensors import SafetensorError, safe_open
 
-    # Loading the model reports what is wrong with a damaged file.
-    with suppress(SafetensorError), safe_open(files[0], "numpy") as opened:
-        return json.loads((opened.metadata() or {}).get("training", "null"))
+    # A damaged file is reported when the model is loaded.
+    with suppress(SafetensorError), safe_open(files[0], "numpy") as checkpoint:
+        metadata = checkpoint.metadata() or {}
+        return json.loads(metadata.get("training", "null"))
     return None
 
 
 def _checkpoint_facts(spec: ModelSpec) -> dict[str, Any]:
-    """Return the training facts that a checkpoint of cosmos-train states."""
-    training = _metadata(spec)
+    """Return the training data and the samples seen that a checkpoint of cosmos-train states.
+
+    The data are named by the pattern of their files, `config.data.shards`. Values that are missing
+    or invalid are None. The result is empty for other checkpoints.
+    """
+    training = _read_training_metadata(spec)
     if training is None:
         return {}
     shards = training
@@ -142,34 +164,38 @@ def _checkpoint_facts(spec: ModelSpec) -> dict[str, Any]:
     samples_seen = training.get("samples_seen") if isinstance(training, Mapping) else None
     if type(samples_seen) is not int or samples_seen <= 0:
         samples_seen = None
-    return {"training_data": _valid_text(shards), "samples_seen": samples_seen}
+    return {"training_data": _valid_text_or_none(shards), "samples_seen": samples_seen}
 
 
 def _card_facts(spec: ModelSpec) -> dict[str, Any]:
-    """Return the training facts that the front matter of a model card states: its data sets."""
+    """Return the training data that a model card states: the names of its data sets.
+
+    The card is the README.md in the model's folder, or in the cache of the hub's client. For
+    example, it states {"training_data": "laion/laion400m"}. The result is empty without a card.
+    """
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
     from cosmos_eval.data.hub import quiet
 
     if spec.kind not in ("hf", "openclip") or spec.arch is not None:
         return {}
-    card: Any = Path(spec.name, "README.md")
-    if not card.parent.is_dir():
+    card_path: Any = Path(spec.name, "README.md")
+    if not card_path.parent.is_dir():
         repository, _, revision = spec.name.removeprefix(HUB).partition("@")
-        card = try_to_load_from_cache(repository, card.name, revision=revision or None)
+        card_path = try_to_load_from_cache(repository, "README.md", revision=revision or None)
     try:
         with quiet():
-            datasets = ModelCard.load(card, ignore_metadata_errors=True).data.datasets
+            datasets = ModelCard.load(card_path, ignore_metadata_errors=True).data.datasets
     except Exception:  # a missing card, or a card that does not have the hub's format
         return {}
     if not isinstance(datasets, list):
         datasets = [datasets]
     names = [dataset for dataset in datasets if isinstance(dataset, str)]
-    return {"training_data": _valid_text(", ".join(names))}
+    return {"training_data": _valid_text_or_none(", ".join(names))}
 
 
-def _valid_text(value: Any) -> str | None:
-    """Return a text in valid UTF-8, which results need.
+def _valid_text_or_none(value: Any) -> str | None:
+    """Return a text with all characters that UTF-8 lacks replaced by "?", as results need it.
 
     Return None if the value is empty or not a text.
     """

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import read_bytes, report_faults_at
 from cosmos_eval.models import encoder as checks
-from cosmos_eval.models.encoder import Encoder, Parts, run, run_parts, tensors_sha256
+from cosmos_eval.models.encoder import (
+    Encoder,
+    Parts,
+    run_on_device,
+    run_parts_on_device,
+    tensors_sha256,
+)
 from cosmos_eval.models.specs import code_sha256
 from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
@@ -26,10 +32,10 @@ _MORE_WORDS = " and much more"  # that are appended to texts, to find out if the
 
 
 class TwoTower:
-    """An Encoder that calls functions of the user.
+    """An Encoder that is made of functions of the user. B are images, T texts, D the feature size.
 
     With `encode_patches` it is a DenseEncoder, which segmentation needs, and with `pair_scores` a
-    PairScorer.
+    PairScorer. The arguments are:
 
     encode_image: (B, 3, H, W) -> (B, D) on the model's device. Features are normalised here.
     encode_text: (B, L) -> (B, D) on the model's device.
@@ -51,10 +57,14 @@ class TwoTower:
     function without weights.
     """
 
+    # The padding of texts cannot be cut off without changing their features.
     trims_text = False
-    notes: Sequence[str] = ()  # about files, for results
-    has_image_size = True  # the tensor of an image has a height and a width
-    added_texts = 0  # texts that are encoded with each batch
+    # Notes on the files of the model, which results record.
+    notes: Sequence[str] = ()
+    # Whether the tensor of an image has a height and a width in pixels.
+    has_image_size = True
+    # The number of texts that are encoded with each batch besides its own texts.
+    added_texts = 0
 
     def __init__(
         self,
@@ -73,23 +83,38 @@ class TwoTower:
         text_parts: Callable[[Tensor], Any] | None = None,
         pair_scores: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
+        """Keep the functions of a model, and hash its weights and its file for results."""
+        # The weights are those that are given, or else those that the functions refer to.
+        self._weight_sources: list[Any] = [weights]
         if weights is None:
             for function in (encode_image, encode_text):
                 if not [*referred_weights([function], set())]:
                     raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
-        functions: list[Any] = [encode_image, encode_text, encode_patches]
-        functions += [image_parts, text_parts, pair_scores]
-        self._weight_sources = functions if weights is None else [weights]
+            self._weight_sources = [encode_image, encode_text, encode_patches]
+            self._weight_sources += [image_parts, text_parts, pair_scores]
+
+        # The code of the model is the file that calls this constructor.
         file = Path(sys._getframe(1).f_code.co_filename)
-        code = file_sha256(file) if file.is_file() else None
-        self.info = EncoderInfo(name, name, None, None, False, "fp32", "cpu", code)
+        code_hash = file_sha256(file) if file.is_file() else None
+        self.info = EncoderInfo(
+            spec=name,
+            architecture=name,
+            weights=None,
+            weights_sha256=None,  # set by `refresh_info`
+            random=False,
+            precision="fp32",
+            device="cpu",
+            code_sha256=code_hash,
+        )
         self.refresh_info()
+
         self._encode_image = encode_image
         self._encode_text = encode_text
         self.transform = transform
         self._tokenize = tokenize
-        self.preprocessing = {"transform": _description(transform)}
-        self.tokenizer = {"tokenize": _description(tokenize)}
+        self.preprocessing = {"transform": _stable_repr(transform)}
+        self.tokenizer = {"tokenize": _stable_repr(tokenize)}
+        # Without the optional functions, the object lacks the methods of the larger interfaces.
         if encode_patches is not None:
             self.patch_size = patch_size
             self.image_mean = image_mean
@@ -98,122 +123,142 @@ class TwoTower:
         if pair_scores is not None:
             if image_parts is None or text_parts is None:
                 raise UsageError(f"{name}: pair_scores= needs image_parts= and text_parts=")
-            self._add_pair_scores(image_parts, text_parts, pair_scores)
-
-    def _add_pair_scores(
-        self,
-        image_parts: Callable[[Tensor], Any],
-        text_parts: Callable[[Tensor], Any],
-        pair_scores: Callable[[Any, Any], Tensor],
-    ) -> None:
-        """Add the members that make an encoder a PairScorer."""
-        self.pair_score = getattr(pair_scores, "__name__", type(pair_scores).__name__)
-        self.image_parts = partial(self._run_parts, image_parts)
-        self.text_parts = partial(self._run_parts, text_parts)
-        self.pair_scores = partial(self._run_pair_scores, pair_scores)
+            self.pair_score = getattr(pair_scores, "__name__", type(pair_scores).__name__)
+            self.image_parts = partial(self._run_parts, image_parts)
+            self.text_parts = partial(self._run_parts, text_parts)
+            self.pair_scores = partial(self._run_pair_scores, pair_scores)
 
     def refresh_info(self) -> None:
-        """Record the current hash of the weights, and their device."""
+        """Record in `info` the hash of the weights as they are now, and their device."""
         states = state_dicts(referred_weights(self._weight_sources, set()))
         tensors = [tensor for state in states for tensor in state.values()]
         device = str(tensors[0].device) if tensors else "cpu"
         self.info = self.info._replace(weights_sha256=tensors_sha256(*states), device=device)
 
     def to(self, device: str, precision: Precision) -> None:
-        """Move the model to a device, set the precision it runs in, and its evaluation mode."""
+        """Move the model's modules to a device, and put them into evaluation mode.
+
+        The model runs in `precision` from now on. `info` records the device and the precision.
+        """
         self.info = self.info._replace(device=device, precision=precision)
         for module in referred_weights(self._weight_sources, set()):
             if isinstance(module, nn.Module):
                 module.eval().to(device)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Return the tokens of texts, (B, L) int64.
+        """Return the tokens (B, L) of texts, int64.
 
-        The tokenizer may return them, or a batch of transformers with `input_ids`.
+        The user's tokenizer may return them itself, or an object of transformers that has them as
+        `input_ids`.
         """
         output = self._tokenize(list(texts))
-        return output if isinstance(output, Tensor) else getattr(output, "input_ids", output)
+        if isinstance(output, Tensor):
+            return output
+        return getattr(output, "input_ids", output)
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        """Return whether `tokenize` cuts each text, (B,).
+        """Return whether `tokenize` cuts each text to the context, (B,) bool.
 
-        A text is cut if its tokens stay the same both with more words at its end and without its
-        last character.
+        The user's tokenizer does not say so. A text counts as cut if its tokens stay the same both
+        with more words at its end and without its last character.
         """
-        tokens, stripped = self.tokenize(texts), [text.strip() for text in texts]
-        longer = self.tokenize([text + _MORE_WORDS for text in stripped])
-        shorter = self.tokenize([text[:-1] for text in stripped])
-        if longer.shape != tokens.shape or shorter.shape != tokens.shape:
-            return torch.zeros(len(texts), dtype=torch.bool)  # the tokenizer pads to the longest
-        return (longer == tokens).all(dim=1) & (shorter == tokens).all(dim=1)
+        tokens = self.tokenize(texts)
+        stripped_texts = [text.strip() for text in texts]
+        longer_tokens = self.tokenize([text + _MORE_WORDS for text in stripped_texts])
+        shorter_tokens = self.tokenize([text[:-1] for text in stripped_texts])
+        if longer_tokens.shape != tokens.shape or shorter_tokens.shape != tokens.shape:
+            # The tokenizer pads to the longest text, so it cuts none.
+            return torch.zeros(len(texts), dtype=torch.bool)
+        is_same_if_longer = (longer_tokens == tokens).all(dim=1)
+        is_same_if_shorter = (shorter_tokens == tokens).all(dim=1)
+        return is_same_if_longer & is_same_if_shorter
 
     def encode_image(self, images: Tensor) -> Tensor:
-        return F.normalize(run(self.info, self._encode_image, images), dim=-1)
+        """Return the L2-normalised features (B, D) of images (B, 3, H, W)."""
+        features = run_on_device(self.info, self._encode_image, images)
+        return F.normalize(features, dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        return F.normalize(run(self.info, self._encode_text, tokens), dim=-1)
+        """Return the L2-normalised features (B, D) of tokens (B, L)."""
+        features = run_on_device(self.info, self._encode_text, tokens)
+        return F.normalize(features, dim=-1)
 
-    def _run_parts(self, function: Callable[[Tensor], Any], inputs: Tensor) -> Parts:
-        return run_parts(self.info, function, inputs)
+    def _run_parts(self, encode_parts: Callable[[Tensor], Any], inputs: Tensor) -> Parts:
+        """Return the tensors that the user's `image_parts` or `text_parts` makes of inputs."""
+        return run_parts_on_device(self.info, encode_parts, inputs)
 
     def _run_pair_scores(
-        self, score: Callable[[Any, Any], Tensor], images: Parts, texts: Parts
+        self, pair_scores: Callable[[Any, Any], Tensor], image_parts: Parts, text_parts: Parts
     ) -> Tensor:
-        """Return the scores (B, T) of B images and T texts.
+        """Return the scores (B, T) of B images and T texts, from the tensors of each modality.
 
-        The user's function is given a tensor if images have a single part, and a tuple if they have
-        several. The same holds for texts.
+        The user's `pair_scores` is given a tensor if images have a single one, and a tuple if they
+        have several. The same holds for texts.
         """
 
-        def score_parts(*parts: Tensor) -> Tensor:
-            image_parts, text_parts = parts[: len(images)], parts[len(images) :]
-            image_argument = image_parts[0] if len(image_parts) == 1 else image_parts
-            text_argument = text_parts[0] if len(text_parts) == 1 else text_parts
-            return score(image_argument, text_argument)
+        def score_tensors(*tensors: Tensor) -> Tensor:
+            """Score separate tensors of images, then of texts, as `run_on_device` passes them."""
+            tensors_of_images = tensors[: len(image_parts)]
+            tensors_of_texts = tensors[len(image_parts) :]
+            images = tensors_of_images[0] if len(image_parts) == 1 else tensors_of_images
+            texts = tensors_of_texts[0] if len(text_parts) == 1 else tensors_of_texts
+            return pair_scores(images, texts)
 
-        return run(self.info, score_parts, *images, *texts)
+        return run_on_device(self.info, score_tensors, *image_parts, *text_parts)
 
     def _run_patches(
-        self, encode: Callable[[Tensor, Attention], Tensor], images: Tensor, attention: Attention
+        self,
+        encode_patches: Callable[[Tensor, Attention], Tensor],
+        images: Tensor,
+        attention: Attention,
     ) -> Tensor:
-        """Return the features of patches (B, H // patch, W // patch, D), L2-normalised."""
+        """Return the L2-normalised features of patches, (B, H // patch, W // patch, D).
 
-        def encode_with_attention(images: Tensor) -> Tensor:
-            return encode(images, attention)
+        `encode_patches` is the user's function. Raises UsageError if it returns another shape.
+        """
 
-        patches = run(self.info, encode_with_attention, images)
-        require_grid(self.info.spec, images, patches, self.patch_size)
+        def encode_images(images: Tensor) -> Tensor:
+            """Encode images on the device. `run_on_device` passes no argument but tensors."""
+            return encode_patches(images, attention)
+
+        patches = run_on_device(self.info, encode_images, images)
+        require_patch_grid(self.info.spec, images, patches, self.patch_size)
         return F.normalize(patches, dim=-1)
 
 
-def require_grid(origin: str, images: Tensor, patches: Tensor, patch_size: int) -> None:
-    """Raise UsageError unless there is one feature per complete patch of images (B, 3, H, W)."""
+def require_patch_grid(model_name: str, images: Tensor, features: Tensor, patch_size: int) -> None:
+    """Raise UsageError unless a user's model returned one feature per complete patch of images.
+
+    For images (B, 3, H, W), the features must be (B, H // patch_size, W // patch_size, D).
+    """
     height, width = images.shape[2:]
-    expected = (len(images), height // patch_size, width // patch_size)
-    if tuple(patches.shape[:-1]) != expected:
+    expected_shape = (len(images), height // patch_size, width // patch_size)
+    if tuple(features.shape[:-1]) != expected_shape:
         raise UsageError(
-            f"{origin}: `encode_patches` returns {tuple(patches.shape)} for {tuple(images.shape)}, "
-            f"not {expected} and the dimensions of features"
+            f"{model_name}: `encode_patches` returns {tuple(features.shape)} for "
+            f"{tuple(images.shape)}, not {expected_shape} and the dimensions of features"
         )
 
 
-def referred_weights(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor]:
+def referred_weights(values: Sequence[Any], seen_ids: set[int]) -> Iterator[nn.Module | Tensor]:
     """Yield the modules and tensors that values are, hold or refer to, each of them once.
 
-    The ids of all values that were looked at are added to `seen`. These values are skipped.
+    For example, [model.encode_image] refers to the module `model`, and so does [{"a": model}]. The
+    ids of all values that were looked at are added to `seen_ids` in place, and values with these
+    ids are skipped.
     """
     for value in values:
-        if id(value) in seen:
+        if id(value) in seen_ids:
             continue
-        seen.add(id(value))
+        seen_ids.add(id(value))
         if isinstance(value, nn.Module | Tensor):
             yield value
         else:
-            yield from referred_weights(_referred_values(value), seen)
+            yield from referred_weights(_referred_values(value), seen_ids)
 
 
 def state_dicts(weights: Iterable[nn.Module | Tensor]) -> list[dict[str, Tensor]]:
-    """Return the tensors of each module by their names; a lone tensor has the name ""."""
+    """Return the state dict of each module. A lone tensor gets the state dict {"": tensor}."""
     states = []
     for weight in weights:
         states.append(weight.state_dict() if isinstance(weight, nn.Module) else {"": weight})
@@ -221,10 +266,11 @@ def state_dicts(weights: Iterable[nn.Module | Tensor]) -> list[dict[str, Tensor]
 
 
 def _referred_values(value: Any) -> list[Any]:
-    """List the values that a container holds, or that a function refers to.
+    """Return the values that a container holds, or that a function refers to.
 
-    A function refers to the object it is bound to, its closure, and globals of its own file. For
-    other objects, the attributes that are modules or tensors are listed.
+    A function refers to the object it is bound to, the variables of its closure, and the globals of
+    its own file that it uses. Of any other object, the attributes that are modules or tensors are
+    returned.
     """
     if isinstance(value, Mapping):
         return [*value.values()]
@@ -237,6 +283,7 @@ def _referred_values(value: Any) -> list[Any]:
     if not inspect.isfunction(value):
         attributes = getattr(value, "__dict__", {}).values()
         return [attribute for attribute in attributes if isinstance(attribute, nn.Module | Tensor)]
+
     variables = inspect.getclosurevars(value)
     values = [*variables.nonlocals.values()]
     file = value.__code__.co_filename
@@ -247,24 +294,43 @@ def _referred_values(value: Any) -> list[Any]:
     return values
 
 
-def _description(function: Any) -> str:
-    """Return the repr of a function, without its address, which differs in every process."""
+def _stable_repr(function: Any) -> str:
+    """Return the repr of a function without its address, which differs in every process.
+
+    For example, "<function f at 0x7f12>" becomes "<function f>".
+    """
     return re.sub(r" at 0x[0-9a-f]+", "", repr(function))
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
-    """Run a user's file and check its model. Raises UsageError for every error in the file."""
+    """Run a user's Python file, check the model that it makes, and return it as an encoder.
+
+    Raises UsageError for every error in the file, and if the model describes itself in a way that
+    results cannot record.
+    """
     path = Path(spec.name)
-    encoder, code, origin = made_by(spec, device, precision)
-    with errors_of(origin):
+    encoder, code_hash, origin = load_user_model(spec, device, precision)
+    with errors_as_usage_errors(origin):
         if isinstance(encoder, TwoTower):
             encoder.to(device, precision)
         checks.require_encoder(encoder, origin)
-        _require_honest(encoder.info, precision, origin)
-    with errors_of(f"{origin}: setting its `info`"):
-        encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
-        _guard(encoder, path)
-    if encoder.info.code_sha256 != code:
+        info: EncoderInfo = encoder.info
+        if info.precision != precision:
+            raise UsageError(
+                f"{origin} made a model of precision {info.precision}: choose that one"
+            )
+        if info.weights is not None:
+            raise UsageError(
+                f"{origin}: `weights` is of COSMOS checkpoints with two sets: give None"
+            )
+        if info.weights_sha256 is None:
+            raise UsageError(
+                f"{origin} gives no `weights_sha256`: hash the weights, random ones too"
+            )
+    with errors_as_usage_errors(f"{origin}: setting its `info`"):
+        encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code_hash)
+        _check_every_output(encoder, path)
+    if encoder.info.code_sha256 != code_hash:
         raise UsageError(f"{origin}: its `info` cannot be set, and results would not name the file")
     return encoder
 
@@ -280,74 +346,89 @@ class UserModel(NamedTuple):
     origin: str
 
 
-def made_by(spec: ModelSpec, device: str, precision: Precision) -> UserModel:
-    """Run a user's file and return its model. Raises UsageError for every error in the file."""
+def load_user_model(spec: ModelSpec, device: str, precision: Precision) -> UserModel:
+    """Run a user's Python file and return its model.
+
+    It is the result of the file's `load(device, precision)`, or else the file's `model`. Raises
+    UsageError for every error in the file, and if the file has neither of them.
+    """
     path = Path(spec.name)
     with report_faults_at(f"cannot read {path}: "):
         content = read_bytes(path)
-    code = str(code_sha256(spec, content))
-    with errors_of(str(path)):
-        module = _run(path, content, f"cosmos_eval_model_{code[:16]}")
-    make: Any = getattr(module, "load", None)
+    code_hash = str(code_sha256(spec, content))
+    with errors_as_usage_errors(str(path)):
+        module = _run_file(path, content, f"cosmos_eval_model_{code_hash[:16]}")
+
+    load_function: Any = getattr(module, "load", None)
     model: Any = getattr(module, "model", None)
-    if not callable(make) and model is None:
-        raise UsageError(f"{path} has no function `load(device, precision)` and no `model`")
-    if spec.arguments and not callable(make):
-        raise UsageError(f"'{spec.text}': {path} has no function `load` to take arguments")
-    if not callable(make):
-        return UserModel(model, code, f"{path}: `model`")
+    if not callable(load_function):
+        if model is None:
+            raise UsageError(f"{path} has no function `load(device, precision)` and no `model`")
+        if spec.arguments:
+            raise UsageError(f"'{spec.text}': {path} has no function `load` to take arguments")
+        return UserModel(model, code_hash, f"{path}: `model`")
+
     arguments = [repr(device), repr(precision)]
     arguments += [f"{name}={value!r}" for name, value in spec.arguments.items()]
     origin = f"{path}: load({', '.join(arguments)})"
-    with errors_of(origin):
-        return UserModel(make(device, precision, **spec.arguments), code, origin)
+    with errors_as_usage_errors(origin):
+        model = load_function(device, precision, **spec.arguments)
+        return UserModel(model, code_hash, origin)
 
 
-def _run(path: Path, content: bytes, name: str) -> ModuleType:
-    """Run the content of a file as a module, and return the module.
+def _run_file(path: Path, content: bytes, module_name: str) -> ModuleType:
+    """Run the content of a Python file as a module, and return the module.
 
     The file cannot import files in its folder, because the hash of the code does not cover them.
     """
-    module = sys.modules[name] = ModuleType(name)  # where dataclasses and pickle look for it
+    module = ModuleType(module_name)
+    sys.modules[module_name] = module  # where dataclasses and pickle look for it
     module.__file__ = str(path)
     exec(compile(content, str(path), "exec"), module.__dict__)
     return module
 
 
-def _guard(encoder: Any, path: Path) -> None:
-    """Wrap the methods of an encoder, so that errors and invalid outputs raise UsageError."""
-    widths: set[int] = set()
-    names = {*checks.methods(checks.CrossAttentionEncoder), *checks.methods(checks.PairScorer)}
-    for name in names:
+def _check_every_output(encoder: Any, path: Path) -> None:
+    """Wrap the methods of a user's encoder in place, so that every call checks the output.
+
+    From now on, errors and invalid outputs raise UsageError, which names the file at `path`.
+    """
+    feature_sizes: set[int] = set()  # shared by all methods, because the sizes must be the same
+    method_names = set(checks.public_members(checks.CrossAttentionEncoder))
+    method_names.update(checks.public_members(checks.PairScorer))
+    for name in method_names:
         method = getattr(encoder, name, None)
         if callable(method):
             # `referred_weights` looks into a partial, and finds the method's weights.
-            setattr(encoder, name, partial(_call_guarded, path, name, method, widths))
+            checked_method = partial(_call_and_check, path, name, method, feature_sizes)
+            setattr(encoder, name, checked_method)
 
 
-def _call_guarded(
+def _call_and_check(
     path: Path,
     name: str,
     method: Callable[..., Any],
-    widths: set[int],
+    feature_sizes: set[int],
     inputs: Any,
     *arguments: Any,
 ) -> Any:
-    """Call a method of a user's encoder. Raises UsageError for errors and invalid outputs.
+    """Return the output of a method of a user's encoder for inputs and further arguments.
 
-    `widths` collects the dimensions of features.
+    Raises UsageError for errors of the method and for invalid outputs. The size D of features is
+    added to `feature_sizes`, which must not get a second value.
     """
-    with errors_of(f"{path}: {name}"):
+    with errors_as_usage_errors(f"{path}: {name}"):
         output = method(inputs, *arguments)
-        checks.require_output(name, inputs, output, widths, str(path))
+        checks.require_output(name, inputs, output, feature_sizes, str(path))
         return output
 
 
 @contextmanager
-def errors_of(origin: str) -> Iterator[None]:
-    """Raise UsageError for everything that the user's code in this context raises.
+def errors_as_usage_errors(origin: str) -> Iterator[None]:
+    """Raise UsageError for everything that the user's code within this context raises.
 
-    `sys.exit` counts as an error too. With --debug, the traceback is shown.
+    `origin` begins the message, and names the file or the function of the user. `sys.exit` counts
+    as an error too. With --debug, the traceback is shown.
     """
     try:
         yield
@@ -356,13 +437,3 @@ def errors_of(origin: str) -> Iterator[None]:
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise UsageError(f"{origin} failed: {reason} (--debug shows where)") from error
-
-
-def _require_honest(info: EncoderInfo, precision: Precision, origin: str) -> None:
-    """Raise UsageError if a user's model describes itself in a way that results cannot record."""
-    if info.precision != precision:
-        raise UsageError(f"{origin} made a model of precision {info.precision}: choose that one")
-    if info.weights is not None:
-        raise UsageError(f"{origin}: `weights` is of COSMOS checkpoints with two sets: give None")
-    if info.weights_sha256 is None:
-        raise UsageError(f"{origin} gives no `weights_sha256`: hash the weights, random ones too")

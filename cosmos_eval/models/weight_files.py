@@ -11,59 +11,69 @@ from cosmos_eval.types import UsageError
 LARGEST_HEADER = 16 << 20
 """The largest header of a safetensors file that is read, in bytes: about 100,000 tensors."""
 
-_FIRST_BYTES = 4096
-_LFS = b"version https://git-lfs.github.com/spec"
-_HTML = (b"<!doctype html", b"<html")
-_ZIP = b"PK\x03\x04"  # how torch.save begins a file
-_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+_N_FIRST_BYTES = 4096  # of a file, from which its kind is recognised
+# The first bytes of files of other kinds.
+_LFS_START = b"version https://git-lfs.github.com/spec"
+_HTML_STARTS = (b"<!doctype html", b"<html")
+_ZIP_START = b"PK\x03\x04"  # as torch.save writes files
+_PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 def require_weights(path: Path) -> None:
-    """Raise UsageError for a file that does not hold weights. The message names its content."""
+    """Raise UsageError for a file that does not hold weights. The message says what it holds.
+
+    The kind of a file is recognised by its first bytes. Files of NumPy are not checked.
+    """
     if path.suffix in (".npz", ".npy"):
         return
     with path.open("rb") as file:
-        start = file.read(_FIRST_BYTES)
-    size = path.stat().st_size
-    fault = _other_content(start)
+        first_bytes = file.read(_N_FIRST_BYTES)
+    file_size = path.stat().st_size
+    fault = _find_other_content(first_bytes)
     if fault is None and path.suffix == ".safetensors":
-        fault = _safetensors_fault(start, size)
-    elif fault is None and _is_safetensors(start, size):
+        fault = _find_safetensors_fault(first_bytes, file_size)
+    elif fault is None and _is_safetensors(first_bytes, file_size):
         fault = "is a safetensors file: rename it so that it ends with .safetensors"
     if fault is not None:
         raise UsageError(f"{path} {fault}")
 
 
 def tensor_shapes(files: Sequence[Path]) -> Mapping[str, Sequence[int]]:
-    """Return the shapes of the tensors of safetensors files by their names.
+    """Return the shapes of the tensors in safetensors files, by the names of the tensors.
 
     Only the headers are read. Raises UsageError for a file that does not hold weights.
     """
     shapes: dict[str, Sequence[int]] = {}
     for path in files:
         require_weights(path)
-        with safe_open(path, "numpy") as opened:
-            names = opened.keys()
-            for name in names:
-                shapes[name] = opened.get_slice(name).get_shape()
+        with safe_open(path, "numpy") as file:
+            tensor_names = file.keys()
+            for name in tensor_names:
+                shapes[name] = file.get_slice(name).get_shape()
     return shapes
 
 
 def count_values(shapes: Mapping[str, Sequence[int]]) -> int:
-    """Return the number of values of all tensors with these shapes."""
+    """Return the number of values of all tensors with these shapes: {"a": [2, 3], "b": [4]} -> 10.
+
+    A tensor without dimensions has one value.
+    """
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def _other_content(start: bytes) -> str | None:
-    """Return the fault of a file that cannot hold weights by its first bytes, or None."""
-    if not start:
+def _find_other_content(first_bytes: bytes) -> str | None:
+    """Describe the content of a file without weights, for an error message after its path.
+
+    Return None if its first bytes may belong to weights.
+    """
+    if not first_bytes:
         return "is empty: fetch it again"
-    if start.startswith(_LFS):
+    if first_bytes.startswith(_LFS_START):
         return "is a pointer of Git LFS, not the weights: fetch them with `git lfs pull`"
-    if start.lstrip().lower().startswith(_HTML):
+    if first_bytes.lstrip().lower().startswith(_HTML_STARTS):
         return "is an HTML page, such as a login or an error, not weights: fetch the file itself"
     try:
-        text = start.decode()
+        text = first_bytes.decode()
     except UnicodeDecodeError:
         return None
     if all(character.isprintable() or character.isspace() for character in text):
@@ -71,14 +81,17 @@ def _other_content(start: bytes) -> str | None:
     return None
 
 
-def _safetensors_fault(start: bytes, size: int) -> str | None:
-    """Return the fault of a .safetensors file by its first bytes and its size, or None."""
-    if _is_safetensors(start, size):
-        header_size = _header_size(start)
+def _find_safetensors_fault(first_bytes: bytes, file_size: int) -> str | None:
+    """Describe the fault of a file whose name ends with .safetensors, for an error message.
+
+    Return None if it begins like a safetensors file, with a header that is not too large.
+    """
+    if _is_safetensors(first_bytes, file_size):
+        header_size = _read_header_size(first_bytes)
         if header_size <= LARGEST_HEADER:
             return None
         return f"has a header of {header_size:,} bytes; at most {LARGEST_HEADER:,} are read"
-    if start.startswith((_ZIP, *_PICKLES)):
+    if first_bytes.startswith((_ZIP_START, *_PICKLE_STARTS)):
         return (
             "is a pickle, as torch.save writes it, and not the safetensors file that its name "
             "says: save it with safetensors.torch.save_file"
@@ -86,14 +99,16 @@ def _safetensors_fault(start: bytes, size: int) -> str | None:
     return "is damaged: it does not begin with the header of a safetensors file; fetch it again"
 
 
-def _is_safetensors(start: bytes, size: int) -> bool:
+def _is_safetensors(first_bytes: bytes, file_size: int) -> bool:
     """Return whether a file begins like a safetensors file.
 
-    It begins with the size of its header in 8 bytes, which must fit into the file, and with JSON.
+    Such a file begins with 8 bytes that state the size of its header. The header is JSON, which
+    begins with "{" and must fit into the file.
     """
-    return start[8:9] == b"{" and _header_size(start) <= size - 8
+    begins_with_json = first_bytes[8:9] == b"{"
+    return begins_with_json and _read_header_size(first_bytes) <= file_size - 8
 
 
-def _header_size(start: bytes) -> int:
-    """Return the size of the header that a safetensors file states."""
-    return int.from_bytes(start[:8], "little")
+def _read_header_size(first_bytes: bytes) -> int:
+    """Return the size in bytes of a safetensors file's header, which its first 8 bytes state."""
+    return int.from_bytes(first_bytes[:8], "little")

@@ -10,7 +10,7 @@ from typing import Any
 from cosmos_eval import types
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.models.encoder import Encoder, require_encoder
-from cosmos_eval.models.specs import labelled
+from cosmos_eval.models.specs import with_labels
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.bars import bars
@@ -119,7 +119,7 @@ def _measure_encoder(
     `label` is the name of the model in tables.
     """
     name = type(encoder).__name__
-    (spec,) = labelled([types.ModelSpec(text=name, kind="python", name=name)], [label])
+    (spec,) = with_labels([types.ModelSpec(text=name, kind="python", name=name)], [label])
     datasets = plans.open_datasets(plan, show_progress)
     from cosmos_eval.models.live import evaluation_mode  # which imports torch
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosmos_eval.embedding.cache import ShardStore, limit_bytes
-from cosmos_eval.embedding.embed import identity
+from cosmos_eval.embedding.embed import embedding_identity
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.training import training_facts
 from cosmos_eval.types import ModelSpec, OnProgress, Progress, RunOptions, UsageError
@@ -53,7 +53,7 @@ def facts_of(
         if not inputs["auxiliary"]["weights_sha256"]:
             unknown_facts += _IMAGE_FACTS
         training = dict.fromkeys(unknown_facts)
-    store = ShardStore(options.cache, identity(encoder, FACTS, **inputs), limit_bytes())
+    store = ShardStore(options.cache, embedding_identity(encoder, FACTS, **inputs), limit_bytes())
     facts = _cached_facts(store)
     if facts is None:
         from cosmos_eval.models.facts import model_facts

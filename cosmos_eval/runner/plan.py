@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from cosmos_core.utils import environment
 from cosmos_core.utils.files import require_writable
 from cosmos_eval import types
-from cosmos_eval.models.specs import BUNDLED, labelled, parse_auxiliary, parse_model_spec
+from cosmos_eval.models.specs import BUNDLED, parse_auxiliary, parse_model_spec, with_labels
 from cosmos_eval.models.training import state_trainings
 from cosmos_eval.protocols import embedded_protocols, prepare
 from cosmos_eval.results.record import ResultRow
@@ -187,7 +187,7 @@ def model_specs(
     """
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models]
     refuse_repeated([spec.text for spec in specs])
-    specs = labelled(specs, names)
+    specs = with_labels(specs, names)
     refuse_repeated([spec.called for spec in specs])
     return specs if trainings is None else state_trainings(trainings, specs)
 

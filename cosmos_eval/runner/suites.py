@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
 from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
 from cosmos_eval.data.user_yaml import PROTOCOL_NAME as USER_PROTOCOL
-from cosmos_eval.models.specs import labelled, located, parse_model_spec
+from cosmos_eval.models.specs import parse_model_spec, with_complete_paths, with_labels
 from cosmos_eval.tasks import find_protocol, metric_of, task_named
 from cosmos_eval.types import Protocol, Suite, SuiteMember, UsageError, nearest
 
@@ -118,9 +118,9 @@ def read_score(name_or_file: str) -> Suite:
 
 def _make_suite(content: _SuiteFile, path: Path, models: Sequence[_Model]) -> Suite:
     """Return the suite that a file describes, with its data sets and models found and checked."""
-    model_texts = tuple(located(model.model, path.parent) for model in models)
+    model_texts = tuple(with_complete_paths(model.model, path.parent) for model in models)
     model_names = tuple(model.name for model in models)
-    specs = labelled([parse_model_spec(text) for text in model_texts], model_names)
+    specs = with_labels([parse_model_spec(text) for text in model_texts], model_names)
     protocols = _find_protocols(content, path.parent)
     refuse_repeated(model_texts, "models: ")
     refuse_repeated([spec.called for spec in specs], "models: ")

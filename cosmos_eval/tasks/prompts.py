@@ -101,7 +101,7 @@ class _ClassPrompts(embedding.Inputs):
         self.batch_size = options.batch_size
         self.text_queries = text_queries
         self.info = encoder.info
-        self.identity = embedding.identity(
+        self.identity = embedding.embedding_identity(
             encoder,
             "query" if text_queries else "class",
             tokenizer=dict(encoder.tokenizer),
@@ -112,7 +112,7 @@ class _ClassPrompts(embedding.Inputs):
 
     def name(self, index: int) -> str:
         """Return a description of a class name's prompts, for error messages."""
-        return f"prompts of {embedding.quoted(self.names[index])}"
+        return f"prompts of {embedding.quote(self.names[index])}"
 
     def encode(
         self, shards: Iterable[Sequence[int]]

@@ -14,7 +14,7 @@ from cosmos_eval import types
 from cosmos_eval.data import retrieval as retrieval_data
 from cosmos_eval.data.folders import Survey, all_exist, as_tuple, fetch_repository
 from cosmos_eval.data.retrieval import RetrievalData
-from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
+from cosmos_eval.models.encoder import Encoder, describe_pair_scores, require_pair_scorer
 from cosmos_eval.stats.estimates import Mean, MeanRank, Median
 from cosmos_eval.stats.lengths import LengthBin, length_bins
 from cosmos_eval.stats.random_ties import decide_any, random_ties
@@ -179,7 +179,7 @@ class Retrieval(Task):
                 partial(_rank_queries, encoder, protocol, captioned_images, options, progress),
                 names=captioned_images.names,
                 hashes={"sample_list": retrieval_data.sample_list_hash(captioned_images)},
-                settings=settings_of_pairs(encoder, protocol.pairs),
+                settings=describe_pair_scores(encoder, protocol.pairs),
             )
 
     def derive(self, samples: types.Samples) -> Derived:
@@ -348,7 +348,7 @@ def score_candidates(
         for text, querying_images in enumerate(querying_images_of_text):
             images_of_text[text] = np.concatenate([images_of_text[text], querying_images])
     return score_pairs(
-        with_pair_scores(encoder),
+        require_pair_scorer(encoder),
         data.images,
         data.captions,
         images_of_text,

@@ -15,7 +15,7 @@ from cosmos_eval import types
 from cosmos_eval.data import selection as selection_data
 from cosmos_eval.data.folders import Survey, all_exist, fingerprint
 from cosmos_eval.data.selection import SelectionData
-from cosmos_eval.models.encoder import Encoder, settings_of_pairs, with_pair_scores
+from cosmos_eval.models.encoder import Encoder, describe_pair_scores, require_pair_scorer
 from cosmos_eval.stats import choices
 from cosmos_eval.stats.choices import Score, products
 from cosmos_eval.stats.estimates import GroupMean, Ints, Mean, Proportion, means_of_groups
@@ -239,7 +239,7 @@ class Selection(Task):
                 partial(_score_items, encoder, protocol, items, options, progress),
                 hashes={"sample_list": _hash_sample_list(items)},
                 names=[items.pictures[images[0]].file for images in items.images_of_item],
-                settings=settings_of_pairs(encoder, protocol.pairs),
+                settings=describe_pair_scores(encoder, protocol.pairs),
                 notes=_notes(items),
                 unit="items",
             )
@@ -381,7 +381,7 @@ def _joint_scores(
         for caption in captions:
             images_of_caption[caption] += images.tolist()
     return score_pairs(
-        with_pair_scores(encoder),
+        require_pair_scorer(encoder),
         data.images,
         data.captions,
         [np.array(images, np.int64) for images in images_of_caption],

@@ -11,7 +11,7 @@ from support.dense import FORMS, linear_axis, proxy_of, weights_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.models.attention import neighbourhood, proxy_weights
+from cosmos_eval.models.attention import naclip_proximity, proxy_weights
 from cosmos_eval.models.dense import encode_patches
 from cosmos_eval.models.towers import resize_positional_embedding
 from cosmos_eval.types import UsageError
@@ -214,7 +214,7 @@ def test_proxy_is_refused_for_other_attentions(name, images):
 
 
 def test_neighbourhood_by_hand():
-    near = neighbourhood((1, 2), 1, torch.zeros(1, dtype=torch.float64))
+    near = naclip_proximity((1, 2), 1, torch.zeros(1, dtype=torch.float64))
     e = math.exp(-1 / 50)
     torch.testing.assert_close(
         near, torch.tensor([[0, 0, 0], [0, 1, e], [0, e, 1]]).double(), atol=1e-7, rtol=0

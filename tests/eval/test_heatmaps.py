@@ -14,7 +14,14 @@ from torch.nn import functional as F
 
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.maps import heatmaps, scaled, upsample, usual_kind, whole_image, whole_size
+from cosmos_eval.models.maps import (
+    default_map_kind,
+    heatmaps,
+    scale_to_unit_range,
+    upsample,
+    whole_image,
+    whole_image_size,
+)
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import MAPS, UsageError
 
@@ -37,10 +44,10 @@ def test_kinds_that_models_have(
     cosmos: ClipEncoder, tiny_encoder: ClipEncoder, tiny_archs: dict[str, str]
 ) -> None:
     resnet = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny-resnet']}/random"))
-    assert usual_kind(cosmos) == "values of cross-attention"
-    assert usual_kind(tiny_encoder) == "text-to-patch similarity"
+    assert default_map_kind(cosmos) == "values of cross-attention"
+    assert default_map_kind(tiny_encoder) == "text-to-patch similarity"
     with pytest.raises(UsageError, match=r"tiny-resnet/random has no patches"):
-        usual_kind(resnet)
+        default_map_kind(resnet)
     for kind in MAPS.values():
         with pytest.raises(UsageError, match=r"has no (patches|cross-attention)"):
             heatmaps(resnet, torch.zeros(1, 3, 32, 32), TEXTS, kind=kind)
@@ -129,7 +136,7 @@ def test_similarities_are_cosines(tiny_encoder: ClipEncoder) -> None:
 def test_size_of_a_whole_image(
     tiny_encoder: ClipEncoder, image_hw: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert whole_size(tiny_encoder, image_hw) == expected
+    assert whole_image_size(tiny_encoder, image_hw) == expected
     assert whole_image(tiny_encoder, noise(*image_hw)).shape == (3, *expected)
 
 
@@ -151,9 +158,9 @@ def test_square_pictures_are_as_the_model_sees_them(
 
 def test_a_model_with_an_input_that_is_not_square(tiny_encoder: ClipEncoder) -> None:
     encoder = transforming(tiny_encoder, PreprocessCfg(size=(24, 40)))
-    assert whole_size(encoder, (48, 80)) == (24, 40)
-    assert whole_size(encoder, (80, 80)) == (40, 40)
-    assert whole_size(encoder, (24, 80)) == (24, 80)
+    assert whole_image_size(encoder, (48, 80)) == (24, 40)
+    assert whole_image_size(encoder, (80, 80)) == (40, 40)
+    assert whole_image_size(encoder, (24, 80)) == (24, 80)
     image = noise(48, 80)
     torch.testing.assert_close(whole_image(encoder, image), encoder.transform(image))
 
@@ -185,6 +192,6 @@ def test_upsampling_against_a_plain_formula() -> None:
 def test_scaling_by_hand() -> None:
     maps = torch.tensor([[[1.0, 2.0], [3.0, 5.0]], [[7.0, 7.0], [7.0, 7.0]], [[-1.0, 0.0], [0, 1]]])
     expected = [[[0, 0.25], [0.5, 1]], [[0, 0], [0, 0]], [[0, 0.5], [0.5, 1]]]
-    torch.testing.assert_close(scaled(maps), torch.tensor(expected))
-    tiny = scaled(torch.tensor([[1e-9, 3e-9, 2e-9]]))
+    torch.testing.assert_close(scale_to_unit_range(maps), torch.tensor(expected))
+    tiny = scale_to_unit_range(torch.tensor([[1e-9, 3e-9, 2e-9]]))
     torch.testing.assert_close(tiny, torch.tensor([[0, 1, 0.5]]))

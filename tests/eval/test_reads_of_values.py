@@ -21,7 +21,7 @@ from cosmos_eval.data.sources import ImageArray
 from cosmos_eval.embedding.embed import Features, embed_images, embed_texts
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.encoder import Encoder, on_host
+from cosmos_eval.models.encoder import Encoder, copy_to_host
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter, normalised, predict
 from cosmos_eval.types import RunOptions, SegmentationProtocol
@@ -126,7 +126,7 @@ def test_a_gpu_has_its_next_work_before_it_is_waited_for(device):
             taken.append(number)
             yield number, [torch.full((2,), number, device=device)]
 
-    for number, (tensor,) in on_host(outputs()):
+    for number, (tensor,) in copy_to_host(outputs()):
         assert taken[-1] == min(number + (device == "cuda"), 2)
         assert tensor.device.type == "cpu"
         assert tensor.tolist() == [number, number]

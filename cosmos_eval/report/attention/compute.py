@@ -285,7 +285,7 @@ def _looks_of_model(
 
 def _map_kinds(encoder: Encoder, options: AttendOptions) -> list[MapKind]:
     """Return the requested kinds of maps that a model has. Raises UsageError if it has none."""
-    usual_kind = maps.usual_kind(encoder)
+    usual_kind = maps.default_map_kind(encoder)
     if options.kind is None:
         requested = [usual_kind]
     elif options.kind == "both":
@@ -324,7 +324,7 @@ def looks_at_image(
     images = maps.whole_image(encoder, image)[None]
     attention = options.attention or "csa"
     values = maps.heatmaps(encoder, images, texts, kind=kind, attention=attention)[0]
-    usual_kind = maps.usual_kind(encoder)
+    usual_kind = maps.default_map_kind(encoder)
     looks: list[Look] = []
     if kind == maps.SIMILARITY:
         for text_values in values:
@@ -373,7 +373,7 @@ def _caption(word_map: maps.WordMap, shares: Tensor, context: int) -> CaptionSha
     *word_shares, start, end, padding = shares.tolist()
     scaled_shares: list[float | None] = [None] * len(word_shares)
     if len(set(word_shares)) > 1:
-        scaled_shares = maps.scaled(shares[None, :-3])[0].tolist()
+        scaled_shares = maps.scale_to_unit_range(shares[None, :-3])[0].tolist()
     words = []
     for word, share, scaled in zip(word_map.words, word_shares, scaled_shares, strict=True):
         words.append(WordShare(word.text, share, scaled, word.spaced))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cosmos_core.utils.figures import plain_style
-from cosmos_eval.models.maps import scaled, upsample
+from cosmos_eval.models.maps import scale_to_unit_range, upsample
 from cosmos_eval.report.attention import describe
 from cosmos_eval.report.attention.compute import CaptionShares, Level, Look, Row, View
 from cosmos_eval.types import UsageError
@@ -78,7 +78,7 @@ def colour_map() -> Colormap:
 def coloured(view: View, size: tuple[int, int]) -> Image.Image:
     """Draw a map in colours at a width and height: upsampled, then scaled to [0, 1]."""
     width, height = size
-    values = scaled(upsample(torch.from_numpy(view.map), (height, width))).numpy()
+    values = scale_to_unit_range(upsample(torch.from_numpy(view.map), (height, width))).numpy()
     return Image.fromarray(colour_map()(values, bytes=True)[..., :3])
 
 

@@ -63,10 +63,10 @@ class AttentionSource(Source):
 
         Raises UsageError for a model without patches and an image that cannot be used.
         """
-        from cosmos_eval.models.maps import usual_kind
+        from cosmos_eval.models.maps import default_map_kind
         from cosmos_eval.report.attention.compute import AttendOptions, looks_at_image
 
-        kind = usual_kind(encoder)
+        kind = default_map_kind(encoder)
         looks: list[Look] = []
         for example in self._images_by_set[dataset]:
             image = example.read_image()

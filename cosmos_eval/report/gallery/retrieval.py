@@ -134,9 +134,9 @@ class RetrievalSource(ResultSource):
         from cosmos_eval.embedding.embed import embed_images, embed_texts
 
         options = self.options
-        images = embed_images(encoder, data.images, options, progress, most=_MOST_IMAGES)
+        images = embed_images(encoder, data.images, options, progress, max_missing=_MOST_IMAGES)
         texts = embed_texts(
-            encoder, data.captions, options, progress, phase="captions", most=_MOST_CAPTIONS
+            encoder, data.captions, options, progress, phase="captions", max_missing=_MOST_CAPTIONS
         )
         return images.features, texts.features
 

@@ -21,9 +21,9 @@ from cosmos_eval.models import maps
 from cosmos_eval.models.encoder import (
     DenseEncoder,
     Encoder,
-    on_host,
+    copy_to_host,
     require_finite,
-    stacked,
+    stack_on_host,
     to_device,
 )
 from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
@@ -52,7 +52,7 @@ def measure_data(
     map, and for damaged images.
     """
     attention = options.attention or protocol.attention
-    kind = protocol.map or maps.usual_kind(encoder)
+    kind = protocol.map or maps.default_map_kind(encoder)
     if kind != maps.SIMILARITY and attention == "proxy":
         raise types.UsageError(
             "--attention proxy changes only text-to-patch similarity, and this model's maps are "
@@ -62,8 +62,8 @@ def measure_data(
     def find_dense_encoder() -> DenseEncoder:
         """Return the encoder if it has the maps. Raises UsageError if not, in all processes."""
         if kind == maps.SIMILARITY:
-            return maps.with_patches(encoder, attention=attention)
-        return maps.with_cross_attention(encoder)
+            return maps.require_patches(encoder, attention=attention)
+        return maps.require_cross_attention(encoder)
 
     dense_encoder = options.distributed.synchronized(find_dense_encoder)
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
@@ -157,7 +157,7 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         """Score the maps of the things in the images of a shard, and return the arrays to store."""
         loaded_images = list(images)
         scores: list[MapScores | None] = [None] * len(loaded_images)
-        for indices, (maps_of_batch,) in on_host(self._compute_maps(loaded_images)):
+        for indices, (maps_of_batch,) in copy_to_host(self._compute_maps(loaded_images)):
             names = [loaded_images[index].name for index in indices]
             require_finite(maps_of_batch, self._encoder.info, names.__getitem__)
             for index, maps_of_classes in zip(indices, maps_of_batch.numpy(), strict=True):
@@ -178,7 +178,7 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         """
         assert self._class_maps is not None  # shards are measured after `prepare`
         for indices in _batch_by_size(self._encoder, images, self._options.batch_size):
-            pixels = stacked([images[index].pixels for index in indices], self._encoder.info.device)
+            pixels = stack_on_host([images[index].pixels for index in indices], self._encoder.info.device)
             yield indices, [self._class_maps(pixels)]
 
 
@@ -323,7 +323,7 @@ class ClassMaps:
         text_queries = None
         self._scale = protocol.scale
         if kind in maps.OF_WEIGHTS:
-            text_queries = maps.with_cross_attention(encoder).text_queries
+            text_queries = maps.require_cross_attention(encoder).text_queries
             self._scale = 1.0
         names = [name for synonyms in protocol.queries for name in synonyms]
         features = prompt_embeddings(

@@ -10,7 +10,7 @@ from cosmos_eval.data.folders import content_hash
 from cosmos_eval.data.label_maps import Label, LabelMaps, Sample
 from cosmos_eval.embedding.cache import Arrays, ShardStore
 from cosmos_eval.models.encoder import Encoder
-from cosmos_eval.models.maps import with_patches
+from cosmos_eval.models.maps import require_patches
 from cosmos_eval.stats.segmentation import SparseConfusion, confusion, pack
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.label_maps import (
@@ -70,7 +70,7 @@ def measure_data(
     attention = options.attention or protocols[0].attention
     for protocol in protocols:
         _require_tuned_model(protocol, encoder.info)
-    dense = synchronized(lambda: with_patches(encoder, attention))
+    dense = synchronized(lambda: require_patches(encoder, attention))
     fitted_protocols = [inference.fit_to_model(protocol, dense) for protocol in protocols]
 
     def make_jobs() -> list[Job]:

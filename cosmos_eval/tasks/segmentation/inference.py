@@ -23,8 +23,14 @@ from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import Label, Sample, read_label, require_same_size
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.models.dense import shared_blocks
-from cosmos_eval.models.encoder import DenseEncoder, Encoder, on_host, require_finite, to_device
-from cosmos_eval.models.maps import with_patches
+from cosmos_eval.models.encoder import (
+    DenseEncoder,
+    Encoder,
+    copy_to_host,
+    require_finite,
+    to_device,
+)
+from cosmos_eval.models.maps import require_patches
 from cosmos_eval.tasks.label_maps import content_sha256, images_at_once
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import pictures
@@ -206,7 +212,7 @@ def predict_together(
     not finite.
     """
     info = segmenters[0].encoder.info
-    for loaded_images, tensors in on_host(_segment_images(segmenters, images)):
+    for loaded_images, tensors in copy_to_host(_segment_images(segmenters, images)):
         magnitude, *label_maps = tensors
         names_of_rows = [loaded_images[0].sample.name]
         require_finite(magnitude, info, names_of_rows.__getitem__)
@@ -393,7 +399,7 @@ def draw_image(
     """
     check_constants(protocol)
     image = pictures.decode(path)
-    dense_encoder = with_patches(encoder, options.attention or protocol.attention)
+    dense_encoder = require_patches(encoder, options.attention or protocol.attention)
     segmenter = make_segmenter(dense_encoder, protocol, options)
     # The image has no label map. An empty one states the size of the prediction.
     pixels = normalised(image, segmenter.protocol)
@@ -415,7 +421,7 @@ def predictions(
 
     Raises UsageError for a model without patches, and for damaged files.
     """
-    dense_encoder = with_patches(encoder, options.attention or protocol.attention)
+    dense_encoder = require_patches(encoder, options.attention or protocol.attention)
     segmenter = make_segmenter(dense_encoder, protocol, options)
     loaded_images = (load_together([sample], [segmenter.protocol])[0] for sample in samples)
     return predict(segmenter, loaded_images)

@@ -19,7 +19,7 @@ from torch import Tensor
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import Sample, mmseg_module, open_data
 from cosmos_eval.models import load_encoder
-from cosmos_eval.models.maps import with_patches
+from cosmos_eval.models.maps import require_patches
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.tasks import find_protocol
@@ -61,7 +61,7 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         spec = parse_model_spec(model, arch, weights)
         options = RunOptions(attention=attention, auxiliary=auxiliary, batch_size=batch_size)
         encoder = load_encoder(spec, device=get_device(), precision=precision, auxiliary=auxiliary)
-        dense = with_patches(encoder, attention or dataset_protocol.attention)
+        dense = require_patches(encoder, attention or dataset_protocol.attention)
         self.segmenter = inference.make_segmenter(dense, dataset_protocol, options)
 
     def predict(

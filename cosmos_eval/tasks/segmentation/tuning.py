@@ -213,12 +213,12 @@ class Scorer:
 
         The model with its form of attention, and the embedded prompts, are stored for later calls.
         """
-        from cosmos_eval.models.maps import with_patches
+        from cosmos_eval.models.maps import require_patches
         from cosmos_eval.tasks.segmentation import inference
 
         attention = protocol.attention
         if attention not in self._encoder_by_attention:  # trying the attention takes a while
-            self._encoder_by_attention[attention] = with_patches(self._encoder, attention)
+            self._encoder_by_attention[attention] = require_patches(self._encoder, attention)
         encoder = self._encoder_by_attention[attention]
         return inference.Segmenter(
             encoder=encoder,

@@ -21,7 +21,7 @@ from support.webdatasets import put, refused, shard
 
 import cosmos_eval
 from cosmos_core.utils.distributed import Distributed
-from cosmos_eval.embedding.stream import ON_DISK, in_order
+from cosmos_eval.embedding.stream import ON_DISK, read_in_order
 from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
 from cosmos_eval.runner.run import Worker
 from cosmos_eval.types import RunOptions, UsageError
@@ -225,7 +225,7 @@ def test_files_are_fetched_in_order_a_few_ahead_of_the_reader() -> None:
         return lambda: file
 
     files = [str(i) for i in range(9)]
-    with in_order(files, fetch) as read:
+    with read_in_order(files, fetch) as read:
         for number, file in enumerate(read):
             assert file == files[number]
             assert number > len(files) - ON_DISK or enough.acquire(timeout=9)

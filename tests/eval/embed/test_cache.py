@@ -107,14 +107,16 @@ def test_a_second_run_encodes_nothing(encoder, options, images):
 
 def test_no_more_is_encoded_than_the_caller_waits_for(encoder, options, images):
     with pytest.raises(TooManyError, match="11 of 11 images are not cached"):
-        embed_images(encoder, images, options, most=IMAGES - 1)
+        embed_images(encoder, images, options, max_missing=IMAGES - 1)
     with pytest.raises(TooManyError, match="20 of 20 texts"):
-        embed_texts(encoder, TEXTS, options, most=0)
+        embed_texts(encoder, TEXTS, options, max_missing=0)
     assert encoder.encoded == 0
     embed_images(encoder, images[:8], options)
-    whole = embed_images(encoder, images, options, most=3).features
+    whole = embed_images(encoder, images, options, max_missing=3).features
     assert encoder.encoded == IMAGES
-    np.testing.assert_array_equal(embed_images(encoder, images, options, most=0).features, whole)
+    np.testing.assert_array_equal(
+        embed_images(encoder, images, options, max_missing=0).features, whole
+    )
 
 
 def test_nothing_is_cached_without_a_folder_or_without_room(encoder, options, images, monkeypatch):
@@ -413,4 +415,6 @@ def test_all_code_that_decides_an_embedding_is_part_of_its_identity():
     ]
     assert forgotten == []
     assert set(cache.EMBEDDING) <= {*graph.modules}
-    assert embed.identity(Counting(), "image")["code"] == cache.fingerprint(*cache.EMBEDDING)
+    assert embed.embedding_identity(Counting(), "image")["code"] == cache.fingerprint(
+        *cache.EMBEDDING
+    )

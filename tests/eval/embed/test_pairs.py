@@ -106,13 +106,13 @@ def test_cached_scores_need_no_model(scorer, images, tmp_path, monkeypatch):
     options = RunOptions(cache=str(tmp_path / "cache"))
     score_pairs(scorer, images, TEXTS, WANTED, options)
     before = scorer.pairs
-    check(score_pairs(scorer, images, TEXTS, WANTED, options, most=0), images)
+    check(score_pairs(scorer, images, TEXTS, WANTED, options, max_missing=0), images)
     assert scorer.pairs == before
     with pytest.raises(TooManyError, match=r"of \d+ pairs are not cached"):
-        score_pairs(scorer, images, ["new", *TEXTS[1:]], WANTED, options, most=5)
+        score_pairs(scorer, images, ["new", *TEXTS[1:]], WANTED, options, max_missing=5)
     scorer.pair_score = "another"
     with pytest.raises(TooManyError):
-        score_pairs(scorer, images, TEXTS, WANTED, options, most=0)
+        score_pairs(scorer, images, TEXTS, WANTED, options, max_missing=0)
 
 
 def test_a_killed_run_goes_on_where_it_ended(scorer, images, tmp_path, monkeypatch):
@@ -160,13 +160,13 @@ def test_scores_that_are_not_finite_or_of_another_shape(scorer, images):
 
 
 def test_an_image_that_changes_meanwhile_is_refused(scorer, images, monkeypatch):
-    keys = pairs.embed.image_keys
+    keys = pairs.embed.hash_image_files
 
     def changing(*given):
         found = keys(*given)
         Image.new("RGB", (4, 6)).save(images[2].path)
         return found
 
-    monkeypatch.setattr(pairs.embed, "image_keys", changing)
+    monkeypatch.setattr(pairs.embed, "hash_image_files", changing)
     with pytest.raises(UsageError, match=r"2\.png has changed"):
         score_pairs(scorer, images, TEXTS, WANTED, RunOptions())

@@ -18,7 +18,7 @@ from support.encoders import CHECKPOINT, CONFIG, TINY, load, noise, refusal, sav
 import cosmos_core
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.model.export import export
-from cosmos_eval.models.audit import config_differences, published
+from cosmos_eval.models.audit import describe_config_differences, published_preprocessing
 from cosmos_eval.models.auxiliary import load as load_auxiliary
 from cosmos_eval.models.specs import BUNDLED
 from cosmos_eval.types import UsageError
@@ -356,14 +356,16 @@ def test_defaults_are_no_difference():
     short = {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}
     vision = {"layers": 12, "image_size": [224, 224], "timm_model_pretrained": True}
     long = {**short, "quick_gelu": False, "vision_cfg": vision, "text_cfg": {"vocab_size": 49408}}
-    assert config_differences(short, long) == ""
-    assert config_differences(short, {**long, "embed_dim": 16}) == "embed_dim is 512, not 16"
+    assert describe_config_differences(short, long) == ""
+    assert (
+        describe_config_differences(short, {**long, "embed_dim": 16}) == "embed_dim is 512, not 16"
+    )
 
 
 def test_what_published_weights_agree_on():
-    siglip = published("ViT-B-16-SigLIP")
+    siglip = published_preprocessing("ViT-B-16-SigLIP")
     assert siglip["resize_mode"] == "squash"
     assert "quick_gelu" not in siglip
-    assert published("RN50x64")["quick_gelu"] is True
-    assert "quick_gelu" not in published("ViT-B-32")  # its weights disagree
-    assert published("ViT-S-16") == {}
+    assert published_preprocessing("RN50x64")["quick_gelu"] is True
+    assert "quick_gelu" not in published_preprocessing("ViT-B-32")  # its weights disagree
+    assert published_preprocessing("ViT-S-16") == {}

@@ -23,8 +23,8 @@ import cosmos_eval
 from cosmos_eval.models.dense import encode_patches
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.models.facts import model_facts
-from cosmos_eval.models.maps import whole_image, with_patches
-from cosmos_eval.models.specs import located, parse_model_spec
+from cosmos_eval.models.maps import require_patches, whole_image
+from cosmos_eval.models.specs import parse_model_spec, with_complete_paths
 from cosmos_eval.types import UsageError
 
 TEXTS = ["a dog", "two dogs on the red sofa", "A photo of a CAT!", "", "dog " * 100]
@@ -295,7 +295,7 @@ def test_images_of_any_size(kinds: Any, command: Any) -> None:
     tokens = encoder.tokenize(TEXTS)
     assert_close(encoder.encode_text(tokens), expected.text_embeds, **close)
     with pytest.raises(UsageError, match="has no patches to compare a text with"):
-        with_patches(encoder)
+        require_patches(encoder)
     facts = model_facts(encoder)
     assert (facts["image_size"], facts["patch_size"], facts["context_length"]) == (None, 8, 64)
     assert all(facts[f"{tower}_gflops"] for tower in ("image", "text"))
@@ -523,7 +523,7 @@ def test_patches(kind: str, resample: int, kinds: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(folder, tmp_path / "copy")
     edit(folder / "preprocessor_config.json", resample=resample)
     encoder = load(f"hf:{folder}")
-    assert isinstance(with_patches(encoder, "csa"), DenseEncoder)
+    assert isinstance(require_patches(encoder, "csa"), DenseEncoder)
     assert encoder.patch_size == model.config.vision_config.patch_size
     assert encoder.image_mean == tuple(processor.image_mean or (0.0, 0.0, 0.0))
     assert encoder.image_std == tuple(processor.image_std or (1.0, 1.0, 1.0))
@@ -537,9 +537,9 @@ def test_patches(kind: str, resample: int, kinds: Any, tmp_path: Path) -> None:
 def test_requests_for_patches_are_refused(kinds: Any) -> None:
     encoder = load(f"hf:{kinds('align')[1]}")
     with pytest.raises(UsageError, match="has no patches to compare a text with"):
-        with_patches(encoder)
+        require_patches(encoder)
     with pytest.raises(UsageError, match="image tower, AlignModel, has no patch embeddings"):
-        with_patches(encoder, "vanilla")
+        require_patches(encoder, "vanilla")
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -753,8 +753,8 @@ def test_names(tmp_path: Path) -> None:
     for name in (str(tmp_path / "own"), "org/name", "org/name@v1.0"):
         spec = parse_model_spec(f"hf:{name}")
         assert (spec.kind, spec.name) == ("hf", name)
-    assert located("hf:own", tmp_path) == f"hf:{tmp_path / 'own'}"
-    assert located("hf:org/name", tmp_path) == "hf:org/name"
+    assert with_complete_paths("hf:own", tmp_path) == f"hf:{tmp_path / 'own'}"
+    assert with_complete_paths("hf:org/name", tmp_path) == "hf:org/name"
     for name in ("", "none", "no/such/folder", "org/name@"):
         with pytest.raises(UsageError, match="no such folder; use hf:FOLDER or hf:ORG/NAME"):
             parse_model_spec(f"hf:{name}")

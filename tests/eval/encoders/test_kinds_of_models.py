@@ -19,7 +19,7 @@ from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
 from support import encoders
 from support.encoders import noise
 
-from cosmos_eval.models.clip import ClipEncoder, positions_needed
+from cosmos_eval.models.clip import ClipEncoder, count_tokens
 
 TEXTS = ["a dog", "two dogs on the red sofa", "A photo of a CAT!", ""]
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
@@ -168,14 +168,14 @@ def test_which_texts_are_cut(name: str, tags: dict[str, Kind]) -> None:
 def test_other_modes_of_tokenizers(siglip_tokenizer: Path, bert_tokenizer: Path) -> None:
     texts = ["dog", "dog dog dog"]
     clips = HFTokenizer(bert_tokenizer, context_length=8, tokenizer_mode="clips")
-    for tokens, needed in zip(clips(texts), positions_needed(clips, texts), strict=True):
+    for tokens, needed in zip(clips(texts), count_tokens(clips, texts), strict=True):
         assert needed == int((tokens != 0).sum())  # padding is 0, and nothing is cut
     own = SigLipTokenizer.__new__(SigLipTokenizer)  # its constructor downloads
     own.tokenizer = HFTokenizer(siglip_tokenizer).tokenizer
-    assert positions_needed(own, ["Dog!", "a dog"]) == [2, 3]
+    assert count_tokens(own, ["Dog!", "a dog"]) == [2, 3]
 
 
 def test_an_exclamation_mark_is_no_padding() -> None:
     """Its id is 0, as the padding's is."""
     tokenizer = SimpleTokenizer(context_length=4)
-    assert positions_needed(tokenizer, ["a b", "a ! !"]) == [4, 5]
+    assert count_tokens(tokenizer, ["a b", "a ! !"]) == [4, 5]

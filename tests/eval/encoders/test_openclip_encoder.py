@@ -18,7 +18,7 @@ from open_clip.pretrained import _pcfg
 from PIL import Image
 from support.encoders import load, refusal
 
-from cosmos_eval.models.encoder import DenseEncoder, run
+from cosmos_eval.models.encoder import DenseEncoder, run_on_device
 from cosmos_eval.types import EncoderInfo, UsageError
 
 TEXTS = ["a dog", "two dogs on a sofa in front of a red brick wall", "!", ""]
@@ -145,7 +145,7 @@ def test_amp_is_the_type_that_pytorch_takes_on_a_device(device, expected, monkey
     autocast = Mock(return_value=nullcontext())
     monkeypatch.setattr(torch, "autocast", autocast)
     info = EncoderInfo("some", "some", None, None, True, "amp", f"{device}:0")
-    run(info, lambda: torch.zeros(1))
+    run_on_device(info, lambda: torch.zeros(1))
     autocast.assert_called_once_with(device, dtype=None, enabled=True)
     assert torch.get_autocast_dtype(device) == expected
 

@@ -15,7 +15,7 @@ from support.user_models import MODEL
 import cosmos_eval
 from cosmos_eval.embedding.cache import spaces
 from cosmos_eval.models.encoder import DenseEncoder
-from cosmos_eval.models.specs import located, parse_model_spec
+from cosmos_eval.models.specs import parse_model_spec, with_complete_paths
 from cosmos_eval.results.identity import model_sha256
 from cosmos_eval.results.store import read_record
 from cosmos_eval.runner.execute import existing_results
@@ -108,9 +108,9 @@ def test_a_changed_file_is_measured_again(own, tmp_path, photos):
 
 
 def test_in_a_suite_a_file_is_relative_to_the_suite(tmp_path):
-    assert located("python:mine.py", tmp_path) == f"python:{tmp_path / 'mine.py'}"
+    assert with_complete_paths("python:mine.py", tmp_path) == f"python:{tmp_path / 'mine.py'}"
     (tmp_path / "a b.pt").touch()
-    text = located("python:mine.py?file=a%20b.pt&width=2", tmp_path)
+    text = with_complete_paths("python:mine.py?file=a%20b.pt&width=2", tmp_path)
     assert text == f"python:{tmp_path}/mine.py?file={tmp_path}/a%20b.pt&width=2"
 
 

@@ -24,7 +24,7 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.models.dense import encode_patches, patch_size, shared_blocks
+from cosmos_eval.models.dense import encode_patches, find_patch_size, shared_blocks
 from cosmos_eval.models.towers import image_tower
 from cosmos_eval.types import Attention, UsageError
 
@@ -351,7 +351,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_towers_without_patches(kind: str) -> None:
     model = REFUSED[kind]()
-    assert patch_size(model) == 0
+    assert find_patch_size(model) == 0
     with pytest.raises(
         UsageError, match=f"image tower, {kind}, has no .* choose a COSMOS"
     ) as error:
@@ -362,7 +362,7 @@ def test_towers_without_patches(kind: str) -> None:
 @pytest.mark.parametrize("name", ["siglip", "eva02", "hf clip"])
 def test_an_image_under_one_patch(name: str) -> None:
     model = KINDS[name].make()
-    assert patch_size(model) == PATCH
+    assert find_patch_size(model) == PATCH
     assert encode_patches(model, torch.zeros(1, 3, PATCH, PATCH), "csa").shape[:3] == (1, 1, 1)
     with pytest.raises(UsageError, match="smaller than one patch"):
         encode_patches(model, torch.zeros(1, 3, PATCH - 1, SIDE), "csa")

@@ -6,14 +6,14 @@ import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
-from cosmos_eval.models.cosmos import words_of
+from cosmos_eval.models.cosmos import split_words
 
 OPENCLIP, SCENES = SimpleTokenizer(), scenes_tokenizer()
 
 
 def cut_up(tokenizer: SimpleTokenizer, text: str) -> list[tuple[str, int]]:
     """Words and their numbers of tokens."""
-    return [(word.text, word.stop - word.start) for word in words_of(tokenizer, text)]
+    return [(word.text, word.stop - word.start) for word in split_words(tokenizer, text)]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_capitals_that_cannot_be_put_back() -> None:
 
 
 def test_white_space_before_words() -> None:
-    spaced = [(word.text, word.spaced) for word in words_of(OPENCLIP, "Oh, a dog!")]
+    spaced = [(word.text, word.spaced) for word in split_words(OPENCLIP, "Oh, a dog!")]
     assert spaced == [("Oh", False), (",", False), ("a", True), ("dog", True), ("!", False)]
 
 
@@ -74,7 +74,7 @@ TEXTS = (
 def test_words_cover_the_tokens(tokenizer: SimpleTokenizer, text: str) -> None:
     """Each word's tokens spell it: decoded apart, they are the word in lower case."""
     tokens = tokenizer.encode(text)
-    words = words_of(tokenizer, text)
+    words = split_words(tokenizer, text)
     assert [word.start for word in words] == [1, *(word.stop for word in words[:-1])]
     assert words[-1].stop == len(tokens) + 1
     for word in words:

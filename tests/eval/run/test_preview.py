@@ -12,7 +12,7 @@ from support.rows import make_row, write_result
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.embedding.cache import EMBEDDING, ShardStore, fingerprint
-from cosmos_eval.embedding.embed import identity
+from cosmos_eval.embedding.embed import embedding_identity
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import local_weights, parse_model_spec
 from cosmos_eval.protocols import known_protocols
@@ -98,7 +98,7 @@ def test_cached_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
         options=RunOptions(cache=str(tmp_path)),
     )
     encoder = load_encoder(parse_model_spec("scenes-clip"))
-    own = identity(encoder, "image", preprocessing={})
+    own = embedding_identity(encoder, "image", preprocessing={})
     keys = [bytes([n]) * 32 for n in range(5)]
     ShardStore(tmp_path, own).add(keys, {"features": np.zeros((5, 2), np.float32)})
     for change in ({"code": "other"}, {"precision": "bf16"}, {"weights": "student"}):
