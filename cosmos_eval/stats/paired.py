@@ -202,7 +202,7 @@ class _Comparisons:
             for name, estimate in estimates.items():
                 if name not in values:
                     resampled[name] = estimate
-            estimates_by_sizes = intervals.by_clusters(resampled)
+            estimates_by_sizes = intervals.group_by_drawn_sizes(resampled)
             models_by_sizes.append(estimates_by_sizes)
             all_sizes.update(estimates_by_sizes)
         bootstraps = []

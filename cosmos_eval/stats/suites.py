@@ -60,7 +60,7 @@ def resample(
     clustered_estimates: dict[str, Estimate] = {}
     for name, estimate in estimates.items():
         clustered_estimates[name] = _with_clusters(estimate, shared_arrays)
-    estimates_by_sizes = intervals.by_clusters(clustered_estimates)
+    estimates_by_sizes = intervals.group_by_drawn_sizes(clustered_estimates)
     n_clusters = min(sizes[0] for sizes in estimates_by_sizes)  # sizes[1] is a number of draws
     if n_clusters < 2:
         raise ValueError("two images or more are needed to tell models apart")
