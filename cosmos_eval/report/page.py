@@ -65,8 +65,8 @@ class Page(NamedTuple):
 def to_page(content: Content, gallery: Gallery = NO_PICTURES) -> Page:
     """Return a page with as many examples as LIMIT allows, as HTML.
 
-    Examples are in rounds: each round has one more example of every data set. The page has as many
-    whole rounds as fit. Equal input gives equal bytes.
+    Examples come in rounds: each round adds one example, or a few small ones, to every section. The
+    page has as many whole rounds as fit. Equal input gives equal bytes.
     """
     for n_rounds in range(gallery.rounds, -1, -1):
         limited_gallery = gallery.limited(n_rounds)
