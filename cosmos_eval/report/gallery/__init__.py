@@ -122,7 +122,7 @@ def attention_examples(sources: Sequence[ResultSource], options: RunOptions) -> 
 def _read_small_scenes(options: RunOptions) -> list[ImageWithText]:
     """Return a few scenes of this package, each with a sentence that names one small thing.
 
-    The sentence is the first one of the caption: "A red ball lies on the grass. ...".
+    The caption names several small things, and its first sentence one of them.
     """
     protocol: Any = find_protocol(_SMALL_SCENES)
     prepare(protocol)
