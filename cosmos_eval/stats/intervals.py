@@ -75,9 +75,10 @@ def resample(
 ) -> list[dict[str, Values]]:
     """Draw clusters of samples with replacement, and compute statistics of each resample.
 
-    All statistics, for example one for each model, are computed from the same draws. For example,
-    three clusters may be drawn 2, 0 and 1 times: this is one row [2, 0, 1] of the weights (R, C)
-    that each statistic gets.
+    Each of the statistics, for example one for each model, is a function that maps weights to
+    values by name. Weights (R, C) say how often each of C clusters is drawn in each of R resamples:
+    three clusters that are drawn 2, 0 and 1 times are a row [2, 0, 1]. All statistics get the same
+    draws. Return the resampled values (R,) by name, for each statistic.
 
     Clusters may be given as kinds: clusters of one kind are equal, and `counts` (C,) holds how many
     there are of each kind. If all counts are 1, clusters are drawn one by one, which is ten times
@@ -86,8 +87,7 @@ def resample(
 
     `sizes` cuts the kinds into sections that are drawn independently of each other. For example,
     sizes (3, 2) stand for the first three and the last two of five kinds. By default, there is one
-    section. Return the resampled values (R,) by name, for each statistic. Raises ValueError if
-    there are no clusters.
+    section. Raises ValueError if there are no clusters.
     """
     if not counts.sum():
         raise ValueError("no samples to resample")
@@ -119,7 +119,7 @@ def resample(
 
 
 def _draw_kinds(rng: np.random.Generator, counts: NDArray[np.integer], n_resamples: int) -> Values:
-    """Return how often each kind of clusters is drawn in each resample, (R, C).
+    """Return how often each of C kinds of clusters is drawn in each of R resamples, (R, C).
 
     There are `counts` (C,) clusters of each kind. Each resample draws as many clusters as there are
     in all, with replacement. For example, one resample for the counts [3, 1] may be [[4, 0]].
@@ -130,7 +130,7 @@ def _draw_kinds(rng: np.random.Generator, counts: NDArray[np.integer], n_resampl
 
 
 def _draw_clusters(rng: np.random.Generator, n_clusters: int, n_resamples: int) -> Values:
-    """Return how often each of C clusters is drawn in each resample, (R, C).
+    """Return how often each of C clusters is drawn in each of R resamples, (R, C).
 
     Each resample draws C of the C clusters, with replacement. For example, one resample of three
     clusters may be [[2, 0, 1]].
@@ -158,12 +158,13 @@ def group_by_drawn_sizes(estimates: Estimates) -> dict[tuple[int, ...], dict[str
 
 
 def statistic_of(estimates: Estimates, products: dict[int, Product] | None = None) -> Statistic:
-    """Return the statistic that computes all estimates of a model from weights (R, C).
+    """Return the function that computes all estimates of a model in a bootstrap.
 
-    All estimates have C clusters. Estimates that share an array are computed together, by one
-    matrix product. `products` is a cache that the statistics of several models may share: terms of
-    sums that the models have in common, such as labelled pixels, are then multiplied with the
-    weights once for all models.
+    The function maps weights (R, C), how often each of C clusters is drawn in each of R resamples,
+    to values (R,) by names of estimates. All estimates have C clusters. Estimates that share an
+    array are computed together, by one matrix product. `products` is a cache that the functions of
+    several models may share: terms of sums that the models have in common, such as labelled pixels,
+    are then multiplied with the weights once for all models.
     """
     shared_products = {} if products is None else products
     statistics: list[Statistic] = []
@@ -220,7 +221,10 @@ class _JointStatistic:
         self.statistics = statistics
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
-        """Return the values (R,) of all estimates for weights (R, C)."""
+        """Return the values (R,) of all estimates by name, in the order of `names`.
+
+        The weights (R, C) say how often each of C clusters is drawn in each of R resamples.
+        """
         values: dict[str, Values] = {}
         for statistic in self.statistics:
             values.update(statistic(weights))
@@ -235,16 +239,22 @@ class _Means:
     """
 
     def __init__(self, means: Mapping[str, Mean]) -> None:
-        """Sum up the values of each mean by clusters."""
+        """Sum up the values of each mean by clusters, (C, number of means).
+
+        All means have the same C clusters, sets of samples that depend on each other.
+        """
         self.names = [*means]
         first_mean = next(iter(means.values()))
         cluster = _cluster_indices(first_mean.clusters)
         sums_of_means = [np.bincount(cluster, weights=mean.values) for mean in means.values()]
-        self.cluster_sums = np.stack(sums_of_means, axis=1)  # (C, number of means)
-        self.cluster_sizes = np.bincount(cluster).astype(np.float64)  # (C,)
+        self.cluster_sums = np.stack(sums_of_means, axis=1)
+        self.cluster_sizes = np.bincount(cluster).astype(np.float64)
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
-        """Return the means (R,) by name for weights (R, C)."""
+        """Return the means (R,) of R resamples by name.
+
+        The weights (R, C) say how often each of C clusters is drawn in each resample.
+        """
         n_drawn_samples = weights @ self.cluster_sizes
         values = (weights @ self.cluster_sums) / n_drawn_samples[:, None]
         return dict(zip(self.names, values.T, strict=True))
@@ -260,7 +270,11 @@ class _Median:
     """
 
     def __init__(self, name: str, median: Median) -> None:
-        """Sort the values, and keep where each distinct value begins in the sorted order."""
+        """Sort the values of the median, and find where each distinct value begins.
+
+        For example, the values [5, 2, 5] have the distinct values [2, 5], which begin at the places
+        [0, 1] of the sorted values. `name` is the name of the median among other estimates.
+        """
         self.name = name
         self.floor = median.floor
         order = np.argsort(median.values, kind="stable")
@@ -269,12 +283,18 @@ class _Median:
         self.cluster_of_sorted = _cluster_indices(median.clusters)[order]
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
-        """Return the medians (R,) by name for weights (R, C)."""
+        """Return the median (R,) of each of R resamples, under its name.
+
+        The weights (R, C) say how often each of C clusters is drawn in each resample. The median of
+        n drawn values in rising order is the mean of the values at the places floor((n + 1) / 2)
+        and floor(n / 2) + 1, counted from 1: the places 2 and 3 of four values.
+        """
         sample_weights = weights[:, self.cluster_of_sorted]
         # How many drawn values are not greater than each distinct value, (R, distinct values).
-        n_up_to = np.add.reduceat(sample_weights, self.starts, axis=1).cumsum(axis=1)
+        n_drawn_by_value = np.add.reduceat(sample_weights, self.starts, axis=1)
+        n_up_to = n_drawn_by_value.cumsum(axis=1)
         n_drawn = n_up_to[:, -1:]
-        # `argmax` finds the first distinct value that reaches the place.
+        # The value at a place is the first distinct value up to which so many values are drawn.
         lower_place = np.floor((n_drawn + 1) / 2)
         upper_place = np.floor(n_drawn / 2) + 1
         lower_index = (n_up_to >= lower_place).argmax(axis=1)
@@ -298,10 +318,11 @@ class _CrossedMean:
         self.hits = mean.hits.astype(np.float64)
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
-        """Return the means (R,) by name.
+        """Return the mean of the hits (N, D) in each of R resamples, (R,), under its name.
 
         The first N columns of the weights (R, N + D) say how often each sample is drawn, the last D
-        columns how often each draw is.
+        columns how often each draw of the classifier is. The mean is the sum of
+        sample weight * hit * draw weight, divided by N * D.
         """
         n_samples = len(self.hits)
         sample_weights = weights[:, :n_samples]
@@ -334,9 +355,10 @@ class _GroupMeans:
     """
 
     def __init__(self, means: Mapping[str, GroupMean], cluster: NDArray[np.integer]) -> None:
-        """Sort the hits of each mean by groups.
+        """Sort the hits of each mean by groups, which all means share.
 
-        `cluster` (N,) holds the index of each sample's cluster.
+        `cluster` (N,) holds the index of each sample's cluster. Lowest shares are kept apart from
+        means, because they are computed in another way.
         """
         groups = next(iter(means.values())).groups
         order = np.argsort(groups, kind="stable")
@@ -356,19 +378,24 @@ class _GroupMeans:
         self.hits_of_means = hits.T.astype(np.float64)  # (N, number of means)
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
-        """Return the means and the lowest shares (R,) by name for weights (R, C)."""
-        sample_weights = weights[:, self.cluster_of_sorted]  # (R, N)
-        n_drawn_samples = np.add.reduceat(sample_weights, self.starts, axis=1)  # (R, G)
+        """Return the mean, or the lowest, of the groups' shares of hits in R resamples, by name.
+
+        The weights (R, C) say how often each of C clusters is drawn in each resample. Groups that
+        are not drawn do not count.
+        """
+        # The weights (R, N) of the samples, sorted by group, and their sums (R, G) by group.
+        sample_weights = weights[:, self.cluster_of_sorted]
+        n_drawn_samples = np.add.reduceat(sample_weights, self.starts, axis=1)
         values = {}
         for name, hits in self.hits_of_lowest.items():
             n_drawn_hits = np.add.reduceat(sample_weights * hits, self.starts, axis=1)
             shares = ratio(n_drawn_hits, n_drawn_samples)  # NaN for groups that are not drawn
             values[name] = np.nanmin(shares, axis=1)
 
+        # The mean share is the sum of weight * hit / (drawn samples in group * drawn groups).
         is_drawn = n_drawn_samples > 0
         inverse = np.divide(1, n_drawn_samples, out=np.zeros(is_drawn.shape), where=is_drawn)
         n_drawn_groups = is_drawn.sum(axis=1, keepdims=True)
-        # Scale the weights by 1 / (drawn samples in the group * drawn groups).
         sample_weights *= np.repeat(inverse / n_drawn_groups, self.sizes, axis=1)
         means = (sample_weights @ self.hits_of_means).T
         values.update(zip(self.names_of_means, means, strict=True))
@@ -442,7 +469,10 @@ class _FunctionsOfSums:
             self.products.append(shared_product if is_equal else Product(term))
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
-        """Return the values (R,) of the functions by name for weights (R, N)."""
+        """Return the values (R,) of all functions in R resamples by name.
+
+        The weights (R, N) say how often each of N samples is drawn in each resample.
+        """
         sums = self.terms._make(product(weights) for product in self.products)
         return {name: estimate.function(sums) for name, estimate in self.functions.items()}
 

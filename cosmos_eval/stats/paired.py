@@ -93,11 +93,11 @@ class PairedDifference(NamedTuple):
     def detectable(self, alpha: float = 1 - intervals.LEVEL, power: float = POWER) -> float | None:
         """Return the true difference that a two-sided test finds with probability `power`.
 
-        It is (t(1 - alpha / 2) + t(power)) x standard error, for models that differ on as many
-        samples as these two. At the default alpha and power and many samples, the factor is
-        1.96 + 0.84 = 2.8. For McNemar's test, the result is at least factor^2 / n, because the
-        share of samples on which two models differ is at least their difference. Return None if the
-        standard error is 0.
+        It is (t(1 - alpha / 2) + t(power)) x standard error, with quantiles of Student's t, for
+        models that differ on as many samples as these two. At the default alpha and power and many
+        samples, the factor is 1.96 + 0.84 = 2.8. For McNemar's test, the result is at least
+        factor^2 / n, because the share of samples on which two models differ is at least their
+        difference. Return None if the standard error is 0.
         """
         factor = float(stdtrit(self.dof, [1 - alpha / 2, power]).sum())
         least = factor**2 / self.units if self.method == MCNEMAR else 0.0
@@ -105,7 +105,7 @@ class PairedDifference(NamedTuple):
         return detectable if detectable else None
 
     def flipped(self) -> PairedDifference:
-        """Return the difference of B minus A."""
+        """Return the difference of the same models with A and B exchanged: B minus A."""
         changed: tuple[int, int] | None = None
         if self.changed is not None:
             only_a, only_b = self.changed
@@ -220,8 +220,9 @@ class _Comparisons:
     def _draw_bootstraps(self) -> list[_Bootstrap]:
         """Draw one bootstrap for each number of clusters that the estimates have.
 
-        Estimates with as many clusters are computed from the same draws, for all models. Estimates
-        that are jackknifed are left out.
+        A cluster is a set of samples that depend on each other. Estimates with the same number of
+        clusters are computed from the same draws, for all models. Estimates that are jackknifed are
+        left out.
         """
         models_by_sizes = []  # for each model: its estimates by the sizes that are drawn
         all_sizes: set[tuple[int, ...]] = set()

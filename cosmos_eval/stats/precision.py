@@ -71,7 +71,12 @@ class _AveragePrecisions:
     """The function that maps weights (R, N) to the average precisions of C classes, (C, R)."""
 
     def __init__(self, samples: Features) -> None:
-        """Find the level of each image in each class. `samples` (N, 2, C) are scores and labels."""
+        """Find the level of each image in the ranking of each class.
+
+        `samples` (N, 2, C) holds the scores and labels of N images in C classes. Images are at the
+        same level if the same threshold of the score is the first one to retrieve them. The levels
+        become two sparse matrices, whose product with weights counts the drawn images of a level.
+        """
         from scipy.sparse import vstack
 
         images_of_classes, positives_of_classes, n_thresholds = [], [], []
@@ -87,9 +92,14 @@ class _AveragePrecisions:
         self.bounds_of_classes = np.cumsum([0, *n_thresholds])
 
     def __call__(self, weights: Values) -> Values:
-        """Return the average precisions (C, R) for weights (R, N)."""
+        """Return the average precision of each of C classes in each of R resamples, (C, R).
+
+        The weights (R, N) say how often each of N images is drawn in each resample. The average
+        precision is the mean of the precision over the drawn images of a class.
+        """
         weights_of_images = np.ascontiguousarray(weights.T)
-        # The numbers of drawn images at each level: all images, and images of the class.
+        # The numbers of drawn images at each level: all images, and images of the class. A level
+        # has the images that one threshold of the score retrieves, but no higher threshold.
         drawn_images = self.is_at_level @ weights_of_images
         drawn_positives = self.is_positive_at_level @ weights_of_images
         average_precisions = []
@@ -134,8 +144,9 @@ def _level_matrices(scores: Features, labels: NDArray[np.bool_]) -> tuple[Any, A
 def precision_interval(samples: Features, level: float) -> Interval:
     """Return the interval of mean average precision, by the jackknife or the likelihood.
 
-    `samples` (N, 2, C) holds scores and labels. For the likelihood, the average precision of a
-    class counts as a share of hits among the images of the class.
+    `samples` (N, 2, C) holds the scores and labels of N images in C classes. For the likelihood,
+    the average precision of a class counts as a share of hits among the images of the class. At
+    each end, the wider one of both intervals counts.
     """
     # The average precisions without each image, (N,): their sum over the classes that still have
     # images, and the number of these classes.
