@@ -229,10 +229,11 @@ class GroupDifference(NamedTuple):
     def _possible_variances(self, expected_variances: list[float], k: int | None) -> list[Any]:
         """Return the variances between trainings that a study with k trainings may estimate.
 
-        An estimated variance varies like chi-squared / dof around its expected value. Its possible
-        values are 50 equally probable quantiles. For two methods, all combinations of quantiles
-        occur: the result has one array (50, 50) for each method, and both are flat along the axis
-        of the other method. For one record of trainings, it has one array (50,).
+        An estimated variance is distributed like its expected value * chi-squared / dof, with
+        dof = k - 1 degrees of freedom. Its possible values are 50 equally probable quantiles. For
+        two methods, all combinations of quantiles occur: the result has one array (50, 50) for each
+        method, and each of them varies along one axis. If trainings are paired or pooled, it has
+        one array (50,). By default, k is the number of trainings that there are.
         """
         relative_quantiles = []
         for trainings in self._repeated_trainings:
@@ -407,7 +408,8 @@ def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[V
         if values_of_model is None:
             return _bootstrap_covariance(estimates, seed)
         jackknife_values.append(values_of_model)
-    values, n = np.stack(jackknife_values), len(jackknife_values[0])
+    values = np.stack(jackknife_values)  # (S, n)
+    n = values.shape[1]
     if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
     changes = values - values.mean(axis=1, keepdims=True)

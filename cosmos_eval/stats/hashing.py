@@ -68,16 +68,16 @@ class HashIndex:
     def __init__(self, hashes: Hashes) -> None:
         """Sort the items by each of the four runs of 16 bits of their hashes.
 
-        For each run, keep the items in the order of the run's value. Also keep the first place in
-        this order for each of the 2^16 possible values, and a last entry for the end. For example,
-        items with the values [2, 0, 2] have the order [1, 0, 2]. The value 0 begins at place 0, the
-        values 1 and 2 begin at place 1, and 3 at place 3.
+        For each run, keep the indices of the items, sorted by the run's value. Also keep the place
+        at which each of the 2^16 possible values begins among the sorted items, and a last entry
+        for the end. For example, items with the values [2, 0, 2] are sorted as [1, 0, 2]. The value
+        0 begins at place 0, the values 1 and 2 begin at place 1, and 3 at place 3.
         """
         self._hashes = hashes
-        self._item_orders, self._first_places = [], []
-        for run_values in _split_into_runs(hashes).T:
-            n_items_by_value = np.bincount(run_values, minlength=1 << 16)
-            self._item_orders.append(np.argsort(run_values, kind="stable"))
+        self._sorted_items, self._first_places = [], []
+        for values in _split_into_runs(hashes).T:
+            n_items_by_value = np.bincount(values, minlength=1 << 16)
+            self._sorted_items.append(np.argsort(values, kind="stable"))
             self._first_places.append(np.cumsum([0, *n_items_by_value]))
 
     def near(self, queries: Hashes) -> Near:
@@ -105,21 +105,23 @@ class HashIndex:
         bits: the run's bits of the query and of the item differ exactly by the pattern.
         """
         query_bits = _split_into_runs(queries)[:, run]
-        item_order, first_places = self._item_orders[run], self._first_places[run]
+        sorted_items, first_places = self._sorted_items[run], self._first_places[run]
         for flipped_bits in _FLIPPED_BITS[run]:
-            # The items with the wanted bits lie side by side in the order.
+            # The items whose run has these bits lie side by side among the sorted items.
             item_bits = query_bits ^ flipped_bits
             first_place = first_places[item_bits]
             n_items = first_places[item_bits.astype(np.int64) + 1] - first_place
-            query = np.repeat(np.arange(len(queries)), n_items)
-            # The places of each query's items in the order: first_place, first_place + 1 and so on.
-            # For example, first places [5, 8] and [2, 1] items have the places 5, 6, 8.
-            index_of_first_pair = np.cumsum(n_items) - n_items
-            place_minus_index = np.repeat(first_place - index_of_first_pair, n_items)
-            place = np.arange(len(query)) + place_minus_index
-            item = item_order[place]
-            is_near = differing_bits(queries[query], self._hashes[item]) <= RADIUS
-            yield np.stack([query[is_near], item[is_near]], axis=1)
+            # One pair for each query and each of its items. For example, two queries whose items
+            # begin at the places [5, 8], with [2, 1] items, have the queries 0, 0, 1 and the places
+            # 5, 6, 8. The first pairs of the queries have the indices 0 and 2.
+            query_indices = np.repeat(np.arange(len(queries)), n_items)
+            first_pairs = np.cumsum(n_items) - n_items
+            places = np.arange(len(query_indices)) + np.repeat(first_place - first_pairs, n_items)
+            item_indices = sorted_items[places]
+            # Keep the pairs that are near in all bits.
+            distances = differing_bits(queries[query_indices], self._hashes[item_indices])
+            pairs = np.stack([query_indices, item_indices], axis=1)
+            yield pairs[distances <= RADIUS]
 
 
 def _split_into_runs(hashes: Hashes) -> NDArray[np.uint16]:

@@ -173,38 +173,42 @@ def precision_interval(samples: Features, level: float) -> Interval:
 
 
 def _precision_without_each(scores: Values, labels: NDArray[np.bool_]) -> tuple[float, Values]:
-    """Return the average precision of a class without each image in turn.
+    """Return the sum of a class's precisions, and its average precision without each image, (N,).
 
-    `scores` (N,) and `labels` (N,) belong to one class. The first result is the sum of the
-    precisions at all images of the class. The second one, (N,), is the mean of the precisions
-    without each image. The mean without the only image of the class is NaN.
+    `scores` (N,) and `labels` (N,) belong to one class. The sum is over all images of the class.
+    The average precision without the only image of the class is NaN.
 
-    Let level s have new[s] images of the class, and let the levels 0 to s together retrieve
-    retrieved[s] images, positives[s] of them of the class. The sum is
+    An image is at the level of the first threshold, from the highest, that retrieves it. The
+    thresholds are the T distinct scores of the images of the class. Let level s have new[s] images
+    of the class, and let the levels 0 to s together retrieve retrieved[s] images, positives[s] of
+    them of the class. Then the sum of precisions is
         sum over all s of new[s] * positives[s] / retrieved[s].
+
     Without an image at level t, the terms of all s < t stay the same. From level t on, one image
-    less is retrieved. If the image has the class, there is also one positive less. For the example
-    at the top of this file, the sum is 1/1 + 2/3 + 3/4. Without the second image of the score 0.8,
-    it is 1/1 + 2/2 + 3/3, and the mean is 1.
+    less is retrieved. If the image has the class, there is also one positive less. For example:
+
+        scores  0.9  0.8  0.8  0.5
+        labels  yes  yes  no   yes     the sum is 1/1 + 2/3 + 3/4
+        levels  0    1    1    2       without the third image, it is 1/1 + 2/2 + 3/3
     """
     thresholds = np.unique(-scores[labels])  # negative, so that the highest score comes first
     n_levels, n_images_of_class = len(thresholds), int(labels.sum())
-    level = np.searchsorted(thresholds, -scores)  # (N,) in 0, ..., T
+    level = np.searchsorted(thresholds, -scores)  # (N,), T for images below all thresholds
     new = np.bincount(level[labels])
     positives = new.cumsum()
     retrieved = np.bincount(level, minlength=n_levels)[:n_levels].cumsum()
     # If the only retrieved image is left out, the numerator is 0, and 1 avoids a division by 0.
     retrieved_without = np.maximum(1, retrieved - 1)
-    # (T + 1,): the sum over all levels before t, for t = 0, ..., T.
+    # (T + 1,): the sum of the terms before level t, for t = 0, ..., T.
     sum_before = np.append(0, (new * positives / retrieved).cumsum())
 
-    # Without an image of another class: level T is below all thresholds and has no terms after it.
+    # Leave out an image of another class: one image less is retrieved from its level on.
     terms_without_negative = new * positives / retrieved_without
-    sum_from = np.append(terms_without_negative[::-1].cumsum()[::-1], 0)
+    sum_from = np.append(terms_without_negative[::-1].cumsum()[::-1], 0)  # no terms from level T on
     mean_by_level = (sum_before + sum_from) / n_images_of_class
     mean_without_image = mean_by_level[level]
 
-    # Without an image of the class, its own precision is not in the sum either.
+    # Leave out an image of the class: its own precision is not in the sum either.
     terms_without_positive = new * (positives - 1) / retrieved_without
     sum_from = terms_without_positive[::-1].cumsum()[::-1]
     own_precision = (positives - 1) / retrieved_without

@@ -40,7 +40,23 @@ def attend(
     The result has a tuple `views`: one view for the mean of all heads, or one view for each head.
     The `map` of a view has the values of the patches (h, w), whose meaning depends on `kind`. Its
     `caption` has the shares of words, padding, start and end of the text, or is None for
-    similarity. With `out`, the maps are also drawn to this file. Raises UsageError for bad input.
+    similarity.
+
+    Args:
+        image: A file, or an image in memory.
+        text: The text to look for.
+        model: A name, a checkpoint or a model of another library, as for `--model`.
+        kind: The kind of map, such as "cross-attention". By default, it is the model's usual kind.
+        heads: "mean" for the mean of all heads, or "each" for one map for each head.
+        attention: The form of the last block for similarity.
+        arch: The architecture, for checkpoints that do not state their own.
+        weights: The weights of a checkpoint that has several.
+        device: The device, or "auto".
+        precision: The precision of the model.
+        out: A .png, .svg or .html file that the maps are also drawn to.
+
+    Raises:
+        UsageError: for bad input.
     """
     options = compute.AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision

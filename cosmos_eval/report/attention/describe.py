@@ -187,7 +187,10 @@ def map_table(rows: Sequence[Row]) -> list[Mapping[str, str]]:
 
 
 def _map_cells(row: Row, look: Look, view: View) -> Mapping[str, str]:
-    """Return a map as a row of a table: the text of each cell by column title."""
+    """Return a map as a row of a table: the text of each cell by column title.
+
+    `view` is the map of a head, or of the mean of all heads, and `look` all maps of its model.
+    """
     text = printable(row.text)
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 1]}…"
@@ -292,7 +295,10 @@ def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _look_record(row: Row, look: Look) -> dict[str, Any]:
-    """Return the maps of a model, and how they were computed, for JSON."""
+    """Return the maps of a model for an image and a text, and how they were computed, for JSON.
+
+    It has one record for each head, or for the mean of all heads, with the values of the patches.
+    """
     info = look.info
     heads = []
     for view in look.views:

@@ -206,7 +206,7 @@ class _Sheet:
         self._set_title(artist, title)
 
     def chip(self, x: float, y: float, chip: _Chip) -> None:
-        """Write a word on its colour, with the upper left corner of the colour at (x, y)."""
+        """Draw a chip, a word on its colour, with its upper left corner at (x, y)."""
         from matplotlib.patches import FancyBboxPatch
 
         box = FancyBboxPatch(
@@ -452,7 +452,10 @@ def _image_size(row: Row, panel_side: float) -> tuple[float, float]:
 
 
 def _draw_image(sheet: _Sheet, y: float, row: Row, panel_side: float) -> float:
-    """Draw the image of a row with its name and size below, and return the lower edge."""
+    """Draw the image of a row at the left margin, from y on, with its name and size below.
+
+    `panel_side` is the longest side of the image in pixels. Return the lower edge.
+    """
     width, height = _image_size(row, panel_side)
     name = describe.printable(row.name)
     sheet.image(_MARGIN, y, row.picture, width, height, name)
@@ -482,7 +485,10 @@ def _draw_map(
 def _draw_heading(
     sheet: _Sheet, x: float, y: float, look: Look, view: View, panel_side: float
 ) -> float:
-    """Write the name of a model, and the kind and head of its map, and return the lower edge."""
+    """Write the heading of a map from (x, y) on: its model, its kind and its head.
+
+    Texts are at most `panel_side` pixels wide. Return the lower edge.
+    """
     model = shorten_start(describe.printable(look.info.spec), _SMALL, panel_side, bold=True)
     sheet.text(x, y, model, _SMALL, _INK, bold=True)
     kind = describe.title(look)
@@ -512,7 +518,10 @@ def _draw_captions(sheet: _Sheet, y: float, row: Row, width: float) -> float:
 
 
 def _draw_legend(sheet: _Sheet, y: float, rows: Sequence[Row], width: float) -> float:
-    """Draw the scale of colours, the colours of words, and notes, and return the lower edge."""
+    """Draw the legend below all rows: the scale of colours, the colours of words, and notes.
+
+    It begins at y and has a width in pixels. Return the lower edge.
+    """
     looks = [look for row in rows for look in row.looks]
     # The scale: a bar of all colours between 0 and 1, and the kinds of maps beside it.
     bar = Image.fromarray(colour_map()(np.arange(256), bytes=True)[None, :, :3])

@@ -108,7 +108,10 @@ class _AttentionDrawing(NamedTuple):
     look_by_model: Mapping[str, Look]
 
     def draw(self, canvas: Canvas) -> AttentionExample:
-        """Draw the image and the maps of all models. Raises UsageError for an unusable image."""
+        """Draw the image, and the attention map of each model.
+
+        Raises UsageError if the image cannot be read.
+        """
         image = self.image_with_text.read_image()
         size = canvas.size_of(image.size)
         maps, kinds, words = {}, {}, {}
