@@ -143,11 +143,12 @@ def _draw_clusters(rng: np.random.Generator, n_clusters: int, n_resamples: int) 
 
 
 def group_by_drawn_sizes(estimates: Estimates) -> dict[tuple[int, ...], dict[str, Estimate]]:
-    """Return estimates by the sizes of what a bootstrap draws, so that they can share draws.
+    """Group estimates by how many clusters a bootstrap draws, so that a group can share draws.
 
-    The sizes are the estimate's `drawn_sizes()`, usually the number of its clusters. For example,
-    {(500,): {"accuracy": ...}, (500, 10): {"few-shot accuracy": ...}}. Estimates that are not
-    resampled by clusters, whose sizes are None, are left out.
+    The keys are the `drawn_sizes()` of the estimates: the number of clusters, and the number of
+    draws of a classifier if they are drawn, too. For example, {(500,): {"accuracy": ...},
+    (500, 10): {"few-shot accuracy": ...}}. Estimates that are not resampled by clusters are left
+    out.
     """
     estimates_by_sizes: dict[tuple[int, ...], dict[str, Estimate]] = {}
     for name, estimate in estimates.items():
@@ -650,11 +651,11 @@ def _resampled_values_by_sizes(
     multinomial: bool = False,
     method: str = BOOTSTRAP,
 ) -> Iterator[tuple[str, Mapping[str, Values]]]:
-    """Yield the bootstrap method and the resampled values (R,) by name.
+    """Yield the name of the bootstrap method, and the resampled values (R,) by name of estimate.
 
     Estimates with equal numbers of clusters are drawn together, and yielded as one item. Estimates
-    with two sizes, whose samples and draws of a classifier are both resampled, have the method
-    CROSSED_BOOTSTRAP. All others have `method`.
+    whose samples and draws of a classifier are both resampled have the method CROSSED_BOOTSTRAP.
+    All others have `method`. For `multinomial`, see `resample`.
     """
     for sizes, estimates_of_sizes in group_by_drawn_sizes(estimates).items():
         (values_by_name,) = resample(

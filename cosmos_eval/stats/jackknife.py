@@ -54,6 +54,10 @@ def _group_mean_without_each(hits: NDArray[np.bool_], groups: Ints, clusters: In
     change. So the sum of the shares without a cluster is
 
         sum of all shares + sum over the cluster's groups of (share without cluster - share)
+
+    For example, the hits [1, 0, 1], the groups [0, 0, 1] and the clusters [0, 1, 1] give [0.5, 1].
+    Without cluster 0, the shares are 0 and 1. Without cluster 1, group 0 has the share 1, and group
+    1 is left out.
     """
     group = np.unique(groups, return_inverse=True)[1]
     cluster = np.unique(clusters, return_inverse=True)[1]

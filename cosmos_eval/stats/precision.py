@@ -61,8 +61,10 @@ def average_precisions(samples: Features) -> Callable[[Values], Values]:
     `samples` (N, 2, C) holds scores and labels. If each image is drawn once, the average precision
     of a class is the mean of a precision over the images of the class. The precision at an image is
     the share of images of the class among all images that score at least as high. For example, the
-    precisions for the scores at the top of this file are 1/1, 2/3 and 3/4. The average precision is
-    NaN for a class without drawn images.
+    scores [0.9, 0.8, 0.8, 0.5] with the labels [1, 1, 0, 1] have the precisions 1/1, 2/3 and 3/4.
+    The average precision is NaN for a class without drawn images.
+
+    The weights say how often each of N images is drawn in each of R resamples.
     """
     return _AveragePrecisions(samples)
 
